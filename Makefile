@@ -1,0 +1,36 @@
+# `make demo` and `make test` set themselves up on a fresh machine: Python 3.11 or newer and make are all they need.
+# PYTHON=python3.12 make demo picks another interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-all lint types setup clean
+
+demo: $(READY)
+	$(BIN)/velatura demo
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4
+
+test-all: lint types
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/basedpyright
+
+setup: $(READY)
+
+# The stamp is newer than what it was made from, so a second call does nothing.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("velatura needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
