@@ -1,0 +1,64 @@
+"""What can go wrong, as one tree: every message says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Self
+
+
+class VelaturaError(Exception):
+    """Anything a person can put right: shown as one line, never as a traceback."""
+
+
+class VelaturaWarning(UserWarning):
+    """Something odd that was let through."""
+
+
+class BadFile(VelaturaError):
+    """A file that is damaged, hostile, or of a kind nobody here reads."""
+
+
+class WrongBase(VelaturaError):
+    """An overlay made for bases of other widths."""
+
+
+class UnsupportedBase(VelaturaError):
+    """A base whose layers leave no room for an overlay."""
+
+
+class NoEffect(VelaturaError):
+    """Something asked for that would change nothing."""
+
+
+class BadPrompt(VelaturaError):
+    """A prompt that cannot be read; the message points at the place."""
+
+
+class BadRecipe(VelaturaError):
+    """A recipe with a field out of bounds, or a picture that carries none."""
+
+
+class BadPlan(VelaturaError):
+    """A training plan with a field out of bounds."""
+
+
+class BadDataset(VelaturaError):
+    """A folder that is missing, holds no pictures, or holds a broken or captionless one."""
+
+
+class UnknownName(VelaturaError):
+    """A name that is in no list: a sampler, an overlay, a base."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> Self:
+        """Build the error that names the nearest of the known names."""
+        names = sorted(known, key=str.lower)
+        if not names:
+            return cls(f"no {kind} is called {name!r}, and none is known at all: add one first")
+        by_lower = {each.lower(): each for each in names}
+        near = [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+        if near:
+            return cls(f"no {kind} is called {name!r}: did you mean {' or '.join(repr(each) for each in near)}?")
+        listed = ", ".join(repr(each) for each in names[:10]) + (", ..." if len(names) > 10 else "")
+        return cls(f"no {kind} is called {name!r}: choose one of {listed}")
