@@ -1,0 +1,1 @@
+"""The command line: `velatura`, or `python -m velatura`."""

@@ -1,0 +1,121 @@
+"""The command `velatura`: its verbs, and the one boundary where an error becomes a line and an exit status."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Annotated, NamedTuple
+
+import typer
+
+from velatura.errors import VelaturaError, VelaturaWarning
+
+MISTAKE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class Verb(NamedTuple):
+    """One line of `velatura --help`, and where the verb is found once it is called."""
+
+    panel: str
+    module: str
+    name: str
+    help: str
+
+    def load(self) -> Callable[..., object] | typer.Typer:
+        """Import the verb, and with it what it needs."""
+        return getattr(importlib.import_module(f"velatura.cli.{self.module}"), self.name)
+
+
+VERBS = {
+    "demo": Verb("Start here", "demo", "demo", "Train a hypernetwork on bundled pictures and see it at work."),
+    "generate": Verb("Pictures", "pictures", "generate", "Make pictures from a prompt."),
+    "grid": Verb("Pictures", "pictures", "grid", "Lay pictures side by side, changing one or two things."),
+    "train": Verb("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
+    "list": Verb("Files", "files", "list_", "List the overlays in folders."),
+    "show": Verb("Files", "files", "show", "Show the card of an overlay file: what it is and where it came from."),
+    "convert": Verb("Files", "files", "convert", "Write an overlay in another file format."),
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C.
+
+    words: what follows `velatura`; without it, those of this process.
+    """
+    words = list(sys.argv[1:] if words is None else words) or ["--help"]
+    with warnings.catch_warnings():
+        warnings.showwarning = _one_line(warnings.showwarning)
+        try:
+            status = app_for(words)(args=words, prog_name="velatura", standalone_mode=False)
+        except VelaturaError as error:
+            return _refuse(error)
+        except typer.TyperException as error:
+            return _refuse(f"{error.format_message().rstrip('.')}; --help lists what there is")
+        except PermissionError as error:
+            return _refuse(f"{error.filename}: permission denied; choose another place, or change its rights")
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+    if status == INTERRUPTED:
+        _say("interrupted")
+    return status or 0
+
+
+def app_for(words: Sequence[str]) -> typer.Typer:
+    """Build the application with all verbs listed, of which only the one that the words call is imported.
+
+    A verb's options can only be known by importing it, and most verbs bring torch or pydantic along.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_velatura)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name, verb in VERBS.items():
+        target = (
+            getattr(importlib.import_module(f"velatura.cli.{verb.module}"), verb.name) if name == called else _listed
+        )
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name)
+        else:
+            app.command(name, help=None if name == called else verb.help, rich_help_panel=verb.panel)(target)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        print(f"velatura {metadata.version('velatura')}")
+        raise typer.Exit
+
+
+def _velatura(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, share and use overlays for Stable Diffusion: small networks laid over a frozen base."""
+
+
+def _listed() -> None:
+    """Stand in the list for a verb that is not called."""
+
+
+def _one_line(show: Callable[..., None]) -> Callable[..., None]:
+    """Give a VelaturaWarning one plain line; all others are shown as before."""
+
+    def show_warning(message: Warning | str, category: type[Warning], *place: object) -> None:
+        if issubclass(category, VelaturaWarning):
+            _say(f"warning: {message}")
+        else:
+            show(message, category, *place)
+
+    return show_warning
+
+
+def _refuse(reason: object) -> int:
+    _say(f"error: {reason}")
+    return MISTAKE
+
+
+def _say(line: str) -> None:
+    print(" ".join(part.strip() for part in line.splitlines()), file=sys.stderr)

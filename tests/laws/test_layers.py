@@ -1,0 +1,158 @@
+"""Law 7: imports run down and in no circle, every door has one keeper, and `import velatura` is light."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[2] / "src"
+FILES = sorted((SRC / "velatura").rglob("*.py"))
+
+# From the top of the house to its ground. A module may import its own part and what stands on a lower floor.
+FLOORS = (
+    {"cli"},
+    {"velatura", "server"},
+    {"training", "compare"},
+    {"sampling", "datasets"},
+    {"library", "tiny"},
+    {"formats", "merging"},
+    {"overlays"},
+    {"base", "prompts"},
+    {"tensors"},
+    {"errors"},
+)
+FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}
+
+LONG_LOOPS = {"train"}  # the training loop is written in paragraphs
+TENSOR_FILES = re.compile(r"safe_open|safetensors|(torch\.|pickle\.)(load|save|dump)s?\b|zipfile|pickle")
+HOOKS = re.compile(r"\.register_\w*hook")
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """The room a module is in: `velatura.base.text` is in `base`, the package's own front in `velatura`."""
+    return module.split(".")[1] if "." in module else module
+
+
+MODULES = {dotted(path): path for path in FILES}
+NAMES = sorted(MODULES)
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+def imported(module: str) -> Iterator[str]:
+    """What a module imports from this package, in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name in MODULES)
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                yield inner if inner in MODULES else node.module
+
+
+def code(module: str) -> str:
+    """The module's source without docstrings and comments."""
+    bare = ast.parse(MODULES[module].read_text())
+    for node in ast.walk(bare):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            node.value.value = ""
+    return ast.unparse(bare)
+
+
+def run(program: str) -> str:
+    """Run a program in a fresh interpreter and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_stands_on_a_floor():
+    assert {part_of(name) for name in NAMES if name != "velatura.__main__"} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if name != "velatura.__main__"])
+def test_imports_run_down_only(module):
+    here = part_of(module)
+    upward = [other for other in imported(module) if part_of(other) != here and FLOOR[part_of(other)] >= FLOOR[here]]
+    assert not upward, f"{module} imports {upward}, which stand as high or higher: move what is shared down"
+
+
+def test_imports_form_no_circle():
+    try:
+        TopologicalSorter({name: set(imported(name)) for name in NAMES}).prepare()
+    except CycleError as circle:
+        pytest.fail(" -> ".join(circle.args[1]))
+
+
+def test_public_names_are_complete_and_sorted():
+    velatura = importlib.import_module("velatura")
+    assert list(velatura.__all__) == sorted(velatura.__all__)
+    assert set(velatura.__all__) <= set(dir(velatura))
+    for name in velatura.__all__:
+        assert getattr(velatura, name) is not None
+    shown = {name for name in dir(velatura) if not name.startswith("_")} - {part_of(module) for module in NAMES}
+    assert shown - set(velatura.__all__) <= {"TYPE_CHECKING", "Any", "annotations"}
+
+
+def test_importing_velatura_does_not_import_torch():
+    assert run("import sys, velatura; print('torch' in sys.modules)") == "False\n"
+
+
+@pytest.mark.parametrize("part", ["prompts", "sampling.recipe", "training.plan"])
+def test_prompts_recipes_and_plans_do_not_import_torch(part):
+    inside = [name for name in NAMES if name == f"velatura.{part}" or name.startswith(f"velatura.{part}.")]
+    assert inside
+    assert run(f"import sys, {', '.join(inside)}; print('torch' in sys.modules)") == "False\n"
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if name != "velatura.overlays.seams"])
+def test_only_seams_registers_hooks(module):
+    assert not HOOKS.search(code(module))
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if name != "velatura.tensors"])
+def test_only_tensors_opens_tensor_files(module):
+    assert not TENSOR_FILES.search(code(module))
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if part_of(name) not in {"cli", "server"}])
+def test_only_the_faces_know_of_screens(module):
+    screens = {"rich", "typer", "tqdm", "click"}
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            assert not screens & {name.name.split(".")[0] for name in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.module.split(".")[0] not in screens
+        if isinstance(node, ast.Name):
+            assert node.id not in {"print", "input"}
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"stdout", "stderr"}
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_files_and_functions_are_short(module):
+    assert len(MODULES[module].read_text().splitlines()) <= 300
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert body_lines(node) <= (80 if node.name in LONG_LOOPS else 40), node.name
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How long a function is below its signature and docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
