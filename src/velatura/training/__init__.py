@@ -1,0 +1,1 @@
+"""A plan in, an overlay out."""

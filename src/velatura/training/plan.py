@@ -1,0 +1,88 @@
+"""How an overlay is to be trained: every choice of a run as one value that is printed before it and kept beside it."""
+
+import math
+import tomllib
+from importlib.resources import files
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from velatura.errors import BadPlan
+from velatura.training.rates import Rates
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def _as_text(rate: object) -> object:
+    return repr(rate) if isinstance(rate, float | int) else rate
+
+
+class Plan(BaseModel):
+    """A training run: what is learned is the overlay's to say, how it is learned is said here.
+
+    One step takes batch_size pictures and moves the overlay once. What is drawn at a step (pictures, noise,
+    timesteps) depends on the seed and the step alone, so a plan has one outcome on one machine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    learning_rate: Annotated[str, BeforeValidator(_as_text)] = Field(
+        "1e-4", description='rates and the steps they hold until, "5e-5:100, 5e-6:1500, 5e-7"'
+    )
+    batch_size: int = Field(1, ge=1, description="pictures a step")
+    seed: int = Field(0, ge=0, lt=2**63, description="what all chance is drawn from")
+    pixels: int | None = Field(None, ge=16, description="width and height of the pictures; None: the base's own")
+    precision: Precision = Field("auto", description="of the frozen base; the overlay is always trained in float32")
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False, description="AdamW's")
+    gradient_norm: float | None = Field(1.0, gt=0, description="gradients longer than this are shortened to it")
+    min_snr: float | None = Field(None, gt=0, description="weigh each loss by min(snr, this) / snr; 5 is usual")
+    snapshot_every: int = Field(500, ge=0, description="steps between two snapshots; 0: only when stopped")
+    preview_every: int = Field(0, ge=0, description="steps between two previews; 0: none")
+    preview_prompt: str | None = Field(None, description="what previews show; None: the first caption")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_what_is_wrong(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            plan = validate(values)
+        except ValidationError as error:
+            raise BadPlan("; ".join(map(_complaint, error.errors()))) from None
+        rates = plan.rates()
+        if not all(math.isfinite(each.rate) and each.rate >= 0 for each in rates.segments):
+            raise BadPlan(f'the rate "{plan.learning_rate}" is not a positive number throughout; 1e-4 is a usual one')
+        if not any(each.rate for each in rates.segments):
+            raise BadPlan(f'the rate "{plan.learning_rate}" is zero: nothing would be learned; 1e-4 is a usual one')
+        return plan
+
+    @classmethod
+    def preset(cls, kind: str, family: str) -> Self:
+        """What serves a kind of overlay on a family of bases, from presets/KIND.toml."""
+        table = tomllib.loads((files("velatura.training") / "presets" / f"{kind}.toml").read_text("utf-8"))
+        return cls.model_validate(table["any"] | table.get(family, {}))
+
+    def but(self, **changes: object) -> Self:
+        """This plan with some fields changed, and checked again."""
+        return self.model_validate(self.model_dump() | changes)
+
+    def rates(self, *, start_step: int = 0) -> Rates:
+        """The learning rate of every step."""
+        return Rates.read(self.learning_rate, self.steps, start_step=start_step)
+
+
+def _complaint(error: ErrorDetails) -> str:
+    """One entry of pydantic's list of errors, in our words."""
+    name = ".".join(map(str, error["loc"]))
+    if name not in Plan.model_fields:
+        return f"a plan has no {name or repr(error['input'])}; it has {', '.join(Plan.model_fields)}"
+    meaning = Plan.model_fields[name].description
+    return f"the plan's {name} is {error['input']!r}: {error['msg'].lower()} ({meaning})"

@@ -1,0 +1,81 @@
+"""The rate grammar: a number that changes at given steps, such as "5e-5:100, 5e-6:1500, 5e-7"."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from velatura.errors import BadPlan
+
+TO_THE_END = -1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One rate and the steps it holds for, counted in steps done: first included, end excluded."""
+
+    rate: float
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a schedule text says, read as AUTOMATIC1111's webui reads it.
+
+    `5e-5:100, 5e-6` is 5e-5 for the first 100 steps and 5e-6 from there on; `:-1` means to the end. Parts that
+    start_step has passed are dropped, and what follows the part that reaches the last step is not read at all.
+    A schedule whose last part ends early ends the training early.
+    """
+
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def read(cls, text: str, steps: int, *, start_step: int = 0) -> Self:
+        """Read a schedule for a training that ends at `steps`; raises BadPlan for a text that names no rate."""
+        try:
+            pairs = tuple(_pairs(text, steps, start_step))
+        except ValueError as error:
+            raise BadPlan(f'the rate "{text}" cannot be read, {error}; write "5e-5", or "5e-5:100, 5e-6"') from None
+        if not pairs:
+            raise BadPlan(
+                f'the rate "{text}" says nothing of step {start_step + 1}; end it with one that lasts, "5e-5:100, 5e-6"'
+            )
+        return cls(tuple(_segments(pairs, steps, start_step)))
+
+    @property
+    def end(self) -> int:
+        """The count of steps at which the schedule, and so the training, is over."""
+        return self.segments[-1].end if self.segments else 0
+
+    def __getitem__(self, step: int) -> float:
+        """The rate of the step that is taken when `step` steps are done."""
+        return next(segment.rate for segment in self.segments if segment.first <= step < segment.end)
+
+
+def _pairs(text: str, steps: int, start_step: int) -> Iterator[tuple[float, int]]:
+    """The (rate, until) pairs that matter between start_step and steps."""
+    for part in filter(str.strip, text.split(",")):
+        pieces = part.split(":")
+        rate = float(pieces[0])
+        # Too many pieces say "to the end", as one rate does: so the webui reads them
+        until = int(pieces[1]) if len(pieces) == 2 else TO_THE_END
+        if until == TO_THE_END:
+            yield rate, steps
+            return
+        if until > start_step:
+            yield rate, min(until, steps)
+            if until > steps:
+                return
+
+
+def _segments(pairs: tuple[tuple[float, int], ...], steps: int, start_step: int) -> Iterator[Segment]:
+    """Make the pairs follow each other: one that should have ended before it began still gets a single step.
+
+    The webui gives such a pair its step even past the last one; here nothing runs past `steps`.
+    """
+    first = start_step
+    for index, (rate, until) in enumerate(pairs):
+        end = min(until if index == 0 else max(until, first + 1), steps)
+        if end > first:
+            yield Segment(rate, first, end)
+            first = end

@@ -1,0 +1,59 @@
+"""A plan says all of a run, refuses what cannot be meant, and survives being written down."""
+
+import pytest
+
+from velatura.errors import BadPlan
+from velatura.training.plan import Plan
+
+
+def test_a_plan_survives_being_written_down():
+    plan = Plan(steps=20, learning_rate="1e-3:10, 1e-4", batch_size=3, seed=7, min_snr=5)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_a_rate_may_be_a_number():
+    assert Plan(learning_rate=0.003).rates()[0] == 0.003
+
+
+def test_a_changed_plan_is_checked_again():
+    assert Plan().but(steps=5).rates().end == 5
+    with pytest.raises(BadPlan, match="steps is 0"):
+        Plan().but(steps=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"steps": 0}, r"steps is 0: .*greater than or equal to 1 \(optimizer steps\)"),
+        ({"steps": "many"}, "steps is 'many': .*valid integer"),
+        ({"batch_size": -1}, r"batch_size is -1: .*pictures a step"),
+        ({"precision": "int8"}, "precision is 'int8': .*'float32' or 'bfloat16'"),
+        ({"step": 5}, "a plan has no step; it has steps, learning_rate"),
+        ({"learning_rate": "fast"}, 'the rate "fast" cannot be read'),
+        ({"learning_rate": ""}, "says nothing of step 1"),
+        ({"learning_rate": "nan"}, "not a positive number"),
+        ({"learning_rate": "-0.1:3, 0.1"}, "not a positive number"),
+        ({"learning_rate": "inf"}, "not a positive number"),
+        ({"learning_rate": "0"}, "nothing would be learned"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"gradient_norm": 0}, "gradient_norm is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(fields, complaint):
+    with pytest.raises(BadPlan, match=complaint):
+        Plan(**fields)
+
+
+def test_every_wrong_field_is_named_at_once():
+    with pytest.raises(BadPlan, match=r"steps is 0.*; .*batch_size is 0"):
+        Plan(steps=0, batch_size=0)
+
+
+@pytest.mark.parametrize("family", ["tiny", "SD1", "a family of tomorrow"])
+def test_there_is_a_preset_for_every_family(family):
+    assert Plan.preset("hypernet", family).steps > 0
+
+
+def test_a_familys_preset_overrules_the_general_one():
+    assert Plan.preset("hypernet", "tiny") != Plan.preset("hypernet", "SD1")

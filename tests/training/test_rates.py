@@ -1,0 +1,57 @@
+"""The rate grammar against the webui's own answers (tests/data/lr_schedule.json: v1.8.0, run, 110 schedules)."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from velatura.errors import BadPlan
+from velatura.training.rates import Rates
+
+GOLDEN = Path(__file__).parents[1] / "data" / "lr_schedule.json"
+CASES = [case for case in json.loads(GOLDEN.read_text())["cases"] if isinstance(case["schedule"], str)]
+READABLE = [case for case in CASES if "error" not in case]
+REFUSED = [case for case in CASES if "error" in case]
+
+
+def name(case):
+    return f"{case['schedule']}|{case['start_step']}-{case['max_steps']}"
+
+
+def read(case):
+    return Rates.read(case["schedule"], case["max_steps"], start_step=case["start_step"])
+
+
+def expected_rates(case):
+    """The webui's rate of every step, less the one step it runs past the last (its bug, not copied)."""
+    last = case["max_steps"]
+    return [float(rate) for rate, first, end in case["lr_segments"] for _ in range(first, min(end, last))]
+
+
+@pytest.mark.parametrize("case", READABLE, ids=name)
+def test_every_step_has_the_rate_that_the_webui_gives_it(case):
+    rates = read(case)
+    ours = [rates[step] for segment in rates.segments for step in range(segment.first, segment.end)]
+    assert ours == pytest.approx(expected_rates(case), rel=0, abs=0, nan_ok=True)
+
+
+@pytest.mark.parametrize("case", READABLE, ids=name)
+def test_segments_follow_each_other_and_end_by_the_last_step(case):
+    rates = read(case)
+    assert rates.end <= case["max_steps"]
+    assert all(one.end == two.first for one, two in itertools.pairwise(rates.segments))
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=name)
+def test_what_the_webui_refuses_is_refused_with_an_example(case):
+    with pytest.raises(BadPlan, match="5e-5:100, 5e-6"):
+        read(case)
+
+
+def test_nothing_runs_past_the_last_step():
+    assert Rates.read("0.1:10, 0.2", 10).end == 10
+
+
+def test_text_after_the_part_that_reaches_the_end_is_not_read():
+    assert Rates.read("0.1, what ever:x", 5)[4] == 0.1
