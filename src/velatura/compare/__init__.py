@@ -1,0 +1,1 @@
+"""Pictures and figures side by side."""

@@ -1,0 +1,70 @@
+"""A loss curve as a piece of SVG, to stand in a page without any script."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 760, 300
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 44
+
+
+def loss_curve(losses: Sequence[float]) -> str:
+    """The loss of every step as a faint line and its running mean as a strong one, with both axes."""
+    assert losses
+    chart = _Chart(steps=len(losses), low=min(losses), high=max(losses))
+    return "\n".join(
+        [
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="The loss of {len(losses)} steps">',
+            *chart.grid_lines(),
+            f'<polyline class="each" points="{chart.points(losses)}"/>',
+            f'<polyline class="mean" points="{chart.points(running_mean(losses))}"/>',
+            "</svg>",
+        ]
+    )
+
+
+def running_mean(values: Sequence[float], *, parts: int = 20) -> list[float]:
+    """An exponential mean that remembers about a twentieth of the values, unbiased from the first value on."""
+    memory = 1 - 1 / max(1.0, len(values) / parts)
+    total, weight, means = 0.0, 0.0, list[float]()
+    for value in values:
+        total, weight = memory * total + (1 - memory) * value, memory * weight + (1 - memory)
+        means.append(total / weight)
+    return means
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """Where values fall on the paper: steps from left to right, losses from the bottom up."""
+
+    steps: int
+    low: float
+    high: float
+
+    def x(self, step: float) -> float:
+        return LEFT + (step - 1) / max(1, self.steps - 1) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, loss: float) -> float:
+        return HEIGHT - BOTTOM - (loss - self.low) / ((self.high - self.low) or 1) * (HEIGHT - TOP - BOTTOM)
+
+    def points(self, losses: Sequence[float]) -> str:
+        return " ".join(f"{self.x(step):.1f},{self.y(loss):.1f}" for step, loss in enumerate(losses, 1))
+
+    def grid_lines(self) -> Iterator[str]:
+        for loss in ticks(self.low, self.high):
+            yield f'<path class="grid" d="M{LEFT} {self.y(loss):.1f}H{WIDTH - RIGHT}"/>'
+            yield f'<text x="{LEFT - 8}" y="{self.y(loss) + 4:.1f}" text-anchor="end">{loss:g}</text>'
+        for step in ticks(1, self.steps):
+            yield f'<text x="{self.x(step):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{step:g}</text>'
+        yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">steps</text>'
+        yield f'<text x="4" y="{TOP + 4}">loss</text>'
+
+
+def ticks(low: float, high: float, *, count: int = 4) -> list[float]:
+    """About `count` round numbers between low and high: multiples of 1, 2 or 5 times a power of ten."""
+    if high <= low:
+        return [low]
+    power = 10 ** math.floor(math.log10((high - low) / count))
+    distance = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= count)
+    first, last = math.ceil(low / distance), math.floor(high / distance)
+    return [float(f"{distance * multiple:.12g}") for multiple in range(first, last + 1)]
