@@ -1,0 +1,1 @@
+"""The language prompts are written in; torch-free."""
