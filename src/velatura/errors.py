@@ -47,6 +47,10 @@ class BadDataset(VelaturaError):
     """A folder that is missing, holds no pictures, or holds a broken or captionless one."""
 
 
+class Occupied(VelaturaError):
+    """A place to write to that already holds something."""
+
+
 class UnknownName(VelaturaError):
     """A name that is in no list: a sampler, an overlay, a base."""
 
