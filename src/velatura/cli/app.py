@@ -1,6 +1,7 @@
 """The command `velatura`: its verbs, and the one boundary where an error becomes a line and an exit status."""
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,18 +48,20 @@ def main(words: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _one_line(warnings.showwarning)
         try:
-            status = app_for(words)(args=words, prog_name="velatura", standalone_mode=False)
+            _invoke(words)
+        except typer.Exit as leaving:
+            return leaving.exit_code
+        except (KeyboardInterrupt, typer.Abort) as interruption:
+            return _end(INTERRUPTED, "interrupted", interruption)
         except VelaturaError as error:
-            return _refuse(error)
+            return _end(MISTAKE, f"error: {error}", error)
         except typer.TyperException as error:
-            return _refuse(f"{error.format_message().rstrip('.')}; --help lists what there is")
+            return _end(MISTAKE, f"error: {error.format_message()} (see --help)", error)
+        except BrokenPipeError:  # whoever read what is printed has seen enough: `velatura list | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except PermissionError as error:
-            return _refuse(f"{error.filename}: permission denied; choose another place, or change its rights")
-        except KeyboardInterrupt:
-            status = INTERRUPTED
-    if status == INTERRUPTED:
-        _say("interrupted")
-    return status or 0
+            return _end(MISTAKE, f"error: {error.filename}: permission denied; choose another place", error)
+    return 0
 
 
 def app_for(words: Sequence[str]) -> typer.Typer:
@@ -66,7 +69,7 @@ def app_for(words: Sequence[str]) -> typer.Typer:
 
     A verb's options can only be known by importing it, and most verbs bring torch or pydantic along.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False)
     app.callback()(_velatura)
     called = next((word for word in words if not word.startswith("-")), None)
     for name, verb in VERBS.items():
@@ -78,6 +81,13 @@ def app_for(words: Sequence[str]) -> typer.Typer:
         else:
             app.command(name, help=None if name == called else verb.help, rich_help_panel=verb.panel)(target)
     return app
+
+
+def _invoke(words: list[str]) -> None:
+    """Run the verb, all exceptions passing: Typer's own `main` would turn Ctrl-C into a status, and lose its notes."""
+    command = typer.main.get_command(app_for(words))
+    with command.make_context("velatura", words) as context:
+        command.invoke(context)
 
 
 def _print_version(wanted: bool) -> None:
@@ -112,9 +122,10 @@ def _one_line(show: Callable[..., None]) -> Callable[..., None]:
     return show_warning
 
 
-def _refuse(reason: object) -> int:
-    _say(f"error: {reason}")
-    return MISTAKE
+def _end(status: int, line: str, error: BaseException) -> int:
+    """Say why it ended, with what the error noted on its way here, and return the status."""
+    _say("; ".join([line, *getattr(error, "__notes__", [])]))
+    return status
 
 
 def _say(line: str) -> None:
