@@ -1,0 +1,98 @@
+"""Held to what the webui wrote and read when it was run (tests/data/a1111)."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from velatura.errors import BadFile
+from velatura.sampling.infotext import quote, read_carried, read_infotext, save_with, unquote, write_infotext
+
+GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
+
+# What the webui adds on reading: what its own form would show where the text is silent, and marks for old versions
+FORM_DEFAULTS = re.compile(
+    r"Clip skip|Hires .*|Mask.*|Inpaint area|RNG|Schedule .*|VAE (En|De)coder|FP8 weight|Emphasis"
+    r"|Old prompt editing timelines|Pad conds v0|Downcast alphas_cumprod"
+)
+
+
+def golden(name):
+    return json.loads((GOLDEN / name).read_text("utf-8"))
+
+
+def as_the_webui_lists(infotext):
+    """Our reading in the webui's form: sizes are two entries there."""
+    listed = {"Prompt": infotext.prompt, "Negative prompt": infotext.negative}
+    for key, value in infotext.fields.items():
+        size = re.fullmatch(r"(\d+)x(\d+)", value)
+        listed |= {f"{key}-1": size[1], f"{key}-2": size[2]} if size else {key: value}
+    return listed
+
+
+@pytest.mark.parametrize("case", golden("infotext_parse.json")["cases"], ids=lambda case: case["text"][-40:])
+def test_texts_are_read_as_the_webui_reads_them(case):
+    ours, theirs = as_the_webui_lists(read_infotext(case["text"])), case["parsed"]
+    if "First pass size" in case["text"]:  # the webui computes a hires pass from it
+        ours = {key: value for key, value in ours.items() if not re.match(r"First pass size|Size", key)}
+        theirs = {key: value for key, value in theirs.items() if not re.match(r"First pass size|Size", key)}
+    ours = {key: value for key, value in ours.items() if key not in case.get("skip_fields", [])}
+    assert {key: theirs[key] for key in ours if key in theirs} == ours
+    left = [key for key in theirs if key not in ours]
+    assert not [key for key in left if f"{key}:" in case["text"] or not FORM_DEFAULTS.fullmatch(key)]
+
+
+@pytest.mark.parametrize("case", golden("infotext_build.json")["cases"], ids=lambda case: case["infotext"][-40:])
+def test_what_the_webui_wrote_is_written_again_from_its_parts(case):
+    text = case["infotext"]
+    prompt, negative, fields = read_infotext(text)
+    named = {key: value for key, value in fields.items() if f"{key}: " in text}
+    written = write_infotext(prompt, negative, named).splitlines()[-1]
+    assert written == text.splitlines()[-1].replace(", same", "")  # an entry without a value, which no field of ours is
+
+
+@pytest.mark.parametrize(("value", "text"), golden("infotext_quote.json")["quote"])
+def test_values_are_quoted_as_in_the_webui(value, text):
+    assert quote(value) == str(text)
+
+
+@pytest.mark.parametrize(("text", "value"), golden("infotext_quote.json")["unquote"])
+def test_values_are_unquoted_as_in_the_webui(text, value):
+    assert unquote(text) == value
+
+
+CARRIED = [each for each in golden("carriers/index.json")["cases"] if each["file"] != "nai.png"]
+
+
+@pytest.mark.parametrize("case", CARRIED, ids=lambda case: case["file"])
+def test_every_carrier_of_the_webui_is_read(case):
+    assert read_carried(GOLDEN / "carriers" / case["file"]) == case["info"]
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("text", ["a cat\nSteps: 1, Sampler: a, Seed: 2", "ünïcödé 日本 😀"])
+def test_a_picture_carries_its_text(tmp_path, ending, text):
+    path = tmp_path / f"picture{ending}"
+    save_with(Image.new("RGB", (8, 8)), path, text)
+    assert read_carried(path) == text
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_name_without_a_known_ending_is_refused_and_nothing_written(tmp_path):
+    with pytest.raises(BadFile, match=r"end it in \.png"):
+        save_with(Image.new("RGB", (8, 8)), tmp_path / "picture.xyz", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_picture_is_a_bad_file(tmp_path):
+    with pytest.raises(BadFile, match="does not exist"):
+        read_carried(tmp_path / "missing.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(BadFile, match="is no picture"):
+        read_carried(tmp_path / "text.png")
+    damaged = (GOLDEN / "carriers" / "none.jpg").read_bytes()[:300]
+    (tmp_path / "cut.jpg").write_bytes(damaged)
+    with pytest.raises(BadFile, match=r"is no picture|damaged"):
+        read_carried(tmp_path / "cut.jpg")
