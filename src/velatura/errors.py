@@ -27,6 +27,14 @@ class UnsupportedBase(VelaturaError):
     """A base whose layers leave no room for an overlay."""
 
 
+class BadOverlay(VelaturaError):
+    """An overlay whose structure cannot be built."""
+
+
+class BadStrength(VelaturaError):
+    """A strength that is no finite number, or fits no batch."""
+
+
 class NoEffect(VelaturaError):
     """Something asked for that would change nothing."""
 
@@ -45,6 +53,10 @@ class BadPlan(VelaturaError):
 
 class BadDataset(VelaturaError):
     """A folder that is missing, holds no pictures, or holds a broken or captionless one."""
+
+
+class Diverged(VelaturaError):
+    """A training whose loss is no number any more."""
 
 
 class Occupied(VelaturaError):

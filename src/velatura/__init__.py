@@ -1,0 +1,82 @@
+"""velatura: small networks laid over a frozen Stable Diffusion. The public names are imported when first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from velatura.tiny import tiny, tiny_pictures  # at once: the module tiny would hide the function of that name
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+    from velatura.compare.grid import grid
+    from velatura.errors import VelaturaError, VelaturaWarning
+    from velatura.formats import open_base, open_overlay, save
+    from velatura.library import Library
+    from velatura.overlays.hypernetwork import Hypernetwork
+    from velatura.overlays.overlay import Attachment, Card, Overlay, attach
+    from velatura.sampling.generate import Picture, generate, generate_many
+    from velatura.sampling.recipe import Recipe
+    from velatura.training.plan import Plan
+    from velatura.training.train import train
+
+__all__ = [
+    "Attachment",
+    "Base",
+    "Card",
+    "Hypernetwork",
+    "Library",
+    "Overlay",
+    "Picture",
+    "Plan",
+    "Recipe",
+    "VelaturaError",
+    "VelaturaWarning",
+    "attach",
+    "generate",
+    "generate_many",
+    "grid",
+    "open_base",
+    "open_overlay",
+    "save",
+    "tiny",
+    "tiny_pictures",
+    "train",
+]
+
+_HOMES = {
+    "Attachment": "overlays.overlay",
+    "Base": "base.base",
+    "Card": "overlays.overlay",
+    "Hypernetwork": "overlays.hypernetwork",
+    "Library": "library",
+    "Overlay": "overlays.overlay",
+    "Picture": "sampling.generate",
+    "Plan": "training.plan",
+    "Recipe": "sampling.recipe",
+    "VelaturaError": "errors",
+    "VelaturaWarning": "errors",
+    "attach": "overlays.overlay",
+    "generate": "sampling.generate",
+    "generate_many": "sampling.generate",
+    "grid": "compare.grid",
+    "open_base": "formats",
+    "open_overlay": "formats",
+    "save": "formats",
+    "train": "training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("velatura")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'velatura' has no attribute {name!r}")
+    found = getattr(import_module(f"velatura.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The frozen model: UNet, autoencoder, text encoder and noise schedule."""

@@ -1,0 +1,103 @@
+"""The base: a frozen Stable Diffusion, whole."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from velatura.base.families import Family
+from velatura.base.schedule import Schedule
+from velatura.base.text import TextEncoder
+
+
+class Base:
+    """A frozen Stable Diffusion: overlays change what flows through it, nothing changes it.
+
+    source is the file that holds the UNet, from which the hash is taken.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        family: Family,
+        *,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        text: TextEncoder,
+        schedule: Schedule,
+        source: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.family = family
+        self.unet = unet
+        self.vae = vae
+        self.text = text
+        self.schedule = schedule
+        self._source = source
+        for part in self._parts:
+            part.requires_grad_(False).eval()
+
+    def __repr__(self) -> str:
+        return f"Base({self.name!r}, {self.family.name}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+    @property
+    def _parts(self) -> tuple[nn.Module, ...]:
+        return self.unet, self.vae, self.text.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet lives."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision the UNet computes in."""
+        return self.unet.dtype
+
+    @cached_property
+    def hash(self) -> str:
+        """The first ten hex digits of the sha256 of the UNet's file, or "" where it came from no file."""
+        if self._source is None:
+            return ""
+        with self._source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:10]
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move every part, in place, and lay convolutions out with the channels last, where they run fastest."""
+        for part in self._parts:
+            nn.Module.to(part, device=device, dtype=dtype)  # diffusers' own only adds a log line
+        for part in (self.unet, self.vae):
+            part.to(memory_format=torch.channels_last)
+        return self
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Encode pixels (batch, 3, height, width) in [-1, 1] into latents of unit variance, in float32.
+
+        The autoencoder gives a distribution: its mean is taken, or a sample where a generator is given.
+        """
+        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
+        return latents.float() * self.family.latent_scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents (batch, 4, height, width) into pixels (batch, 3, ...) in [0, 1], in float32."""
+        scaled = (latents / self.family.latent_scale).to(self.device, self.vae.dtype)
+        pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """What the UNet makes of noisy latents, in their own precision: noise, or velocity, as the family predicts.
+
+        latents: (batch, 4, height, width); timesteps: (batch,) or 0-d; context: (batch, tokens, cross width).
+        """
+        noisy, words = latents.to(self.device, self.dtype), context.to(self.device, self.dtype)
+        prediction: Tensor = self.unet(noisy, timesteps.to(self.device), words, return_dict=False)[0]
+        return prediction.to(latents)

@@ -1,0 +1,69 @@
+"""Tensors of a file into the overlay they were read for: strictly, and only what can be computed with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from velatura.errors import BadFile, VelaturaWarning
+from velatura.overlays.overlay import Overlay
+
+AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
+
+HUGE = 1e6  # trained weights stay below a hundred
+
+
+def fill(overlay: AnyOverlay, tensors: Mapping[str, object], name: str, dtype: torch.dtype | None = None) -> AnyOverlay:
+    """Fill an overlay on the meta device with the tensors of the file of that name.
+
+    Missing, left-over and misshapen tensors are refused, and whatever is no finite floating-point number.
+    """
+    expected = overlay.state_dict()
+    if missing := expected.keys() - tensors.keys():
+        raise BadFile(
+            f"{name} lacks {min(missing)}, which {overlay.card.outline} needs: it is cut short or misdescribed"
+        )
+    if extra := tensors.keys() - expected.keys():
+        raise BadFile(
+            f"{name} holds {min(extra)[:80]!r}, which has no place in {overlay.card.outline}: it is misdescribed"
+        )
+    whole = {key: checked(name, key, each, expected[key].shape) for key, each in tensors.items()}
+    warn_of_oddities(name, whole)
+    overlay.load_state_dict({key: each.to(dtype or each.dtype) for key, each in whole.items()}, assign=True)
+    return overlay.eval()
+
+
+def checked(name: str, key: str, tensor: object, shape: torch.Size) -> Tensor:
+    """A dense copy of a tensor that is what it should be."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        raise BadFile(f"{name} has {key} that is no plain tensor but a {type(tensor).__name__}: do not trust it")
+    if tensor.shape != shape:
+        raise BadFile(
+            f"{name} has {key} of shape {tuple(tensor.shape)}, not {tuple(shape)}: it is damaged or misdescribed"
+        )
+    if not tensor.is_floating_point():
+        raise BadFile(f"{name} has {key} in {tensor.dtype}: weights must be floating-point numbers, so export it again")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise BadFile(f"{name} has {key} with more values than it stores: do not trust it")
+    dense = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if not bool(dense.isfinite().all()):
+        raise BadFile(
+            f"{name} has {key} with values that are not finite: it was spoilt in training, so use an earlier copy"
+        )
+    return dense
+
+
+def warn_of_oddities(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Warn of what loads but is hardly meant."""
+    odd = {
+        "mixes precisions": len({each.dtype for each in tensors.values()}) > 1,
+        "holds nothing but zeros, so it does nothing": not any(bool(each.any()) for each in tensors.values()),
+        f"holds weights above {HUGE:.0e}": any(float(each.abs().max()) > HUGE for each in tensors.values()),
+    }
+    for what, true in odd.items():
+        if true:
+            warnings.warn(f"{name} {what}: look at what it makes", VelaturaWarning, stacklevel=2)

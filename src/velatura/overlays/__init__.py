@@ -1,0 +1,6 @@
+"""What is laid over a base: one row here for each kind."""
+
+from velatura.overlays.hypernetwork import Hypernetwork
+from velatura.overlays.overlay import Overlay
+
+KINDS: dict[str, type[Overlay]] = {Hypernetwork.kind: Hypernetwork}

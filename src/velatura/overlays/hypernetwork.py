@@ -1,0 +1,190 @@
+"""Hypernetworks: a small residual network in front of every K and V, chosen by the width of what they read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from velatura.base.base import Base
+from velatura.base.families import guess
+from velatura.errors import BadStrength, UnknownName, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.overlays.overlay import Card, Overlay, Part, Target, strength_tensor
+from velatura.overlays.seams import Undo, attention_layers, context_width, on_contexts
+from velatura.overlays.structure import Structure
+
+# A1111's normal starts close to the identity; torch's gain for kaiming is the same for relu and A1111's leakyrelu.
+INITS: dict[str, Callable[..., Tensor]] = {
+    "normal": partial(nn.init.normal_, std=0.01),
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+}
+
+
+class Transform(nn.Module):
+    """One residual network: x + strength * f(x), computed in its own precision, or in autocast's where that is on."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.linear = network  # the name in A1111's state dicts
+
+    def forward(self, context: Tensor, strength: Tensor) -> Tensor:
+        """Change a context (batch, tokens, width), keeping its dtype; where the strength is 0 it comes back exactly."""
+        autocast = torch.is_autocast_enabled(context.device.type)
+        read = context if autocast else context.to(self.linear.get_submodule("0").weight.dtype)
+        change = self.linear(read)
+        if self.training:  # A1111 trains at strength 1, whatever is set
+            return (read + change).to(context.dtype)
+        strength = _per_row(strength, context)
+        return torch.where(strength == 0, context, (read + change * strength).to(context.dtype))
+
+
+class Hypernetwork(Overlay):
+    """Residual networks laid before to_k and to_v of every attention layer whose context has one of their widths.
+
+    Each width has a pair, one for K and one for V, used by all layers of that width. In train mode the strength is
+    ignored, as A1111 does; a new hypernetwork is in eval mode.
+    """
+
+    kind: ClassVar[str] = "hypernet"
+    touches: ClassVar[frozenset[Part]] = frozenset({"unet"})
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self.structure = Structure.of(card.structure)
+        self.card = card.but(kind=self.kind, outline=self.structure.outline)
+        for width in self.structure.widths:
+            for part in (0, 1):
+                self.add_module(f"{width}_{part}", Transform(self.structure.network(width)))
+        self.eval()
+
+    @classmethod
+    def from_card(cls, card: Card) -> Self:
+        """Build a hypernetwork of the card's structure on the meta device: its weights come after."""
+        with torch.device("meta"):
+            return cls(card)
+
+    @classmethod
+    def for_base(
+        cls,
+        base: Base,
+        *,
+        layers: Sequence[float] = (1, 2, 1),
+        activation: str = "linear",
+        layer_norm: bool = False,
+        activate_output: bool = False,
+        dropout: float | Sequence[float] = 0.0,
+        init: str = "normal",
+        widths: Iterable[int] | None = None,
+        seed: int | None = None,
+        name: str = "",
+    ) -> Self:
+        """Make an untrained hypernetwork for a base, close to doing nothing.
+
+        layers: multiples of the context width; dropout: one probability after every hidden layer, or one for each
+        entry of layers; widths: which contexts to change, all of the base's by default; seed: torch's own if none.
+        """
+        inner = len(layers) - 2
+        entries = [0.0, *[dropout] * inner, 0.0] if isinstance(dropout, int | float) else dropout
+        fields: dict[str, object] = {
+            "widths": tuple(_context_widths(base.unet) if widths is None else widths),
+            "layers": tuple(layers),
+            "activation": activation,
+            "layer_norm": layer_norm,
+            "activate_output": activate_output,
+            "dropout": tuple(entries),
+            "init": init,
+        }
+        structure = Structure.of(fields).model_dump(mode="json")
+        card = Card(
+            kind=cls.kind, name=name, structure=structure, family=base.family.name, base=base.name, base_hash=base.hash
+        )
+        hypernetwork = cls.from_card(card).to_empty(device=base.device)
+        hypernetwork.initialise(None if seed is None else torch.Generator(base.device).manual_seed(seed))
+        return hypernetwork
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights by the structure's rule; layer norms by the normal one whatever the rule, as in A1111."""
+        if self.structure.init not in INITS:
+            raise UnknownName.among("init", self.structure.init, INITS)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.LayerNorm):
+                rule = INITS[self.structure.init if isinstance(layer, nn.Linear) else "normal"]
+                rule(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+            if isinstance(layer, nn.PReLU):
+                layer.reset_parameters()
+
+    def transform(self, context: Tensor, strength: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """What K and V read in place of a context (batch, tokens, width).
+
+        A width that this hypernetwork lacks comes back as it is.
+        """
+        width = context.shape[-1]
+        if width not in self.structure.widths:
+            return context, context
+        k, v = self._pair(width)
+        live = strength_tensor(strength).to(context.device)
+        return k(context, live), v(context, live)
+
+    def hooks(self, target: Target, strength: Tensor) -> Iterator[Undo]:
+        """Hang the pair of each width on the layers that read such contexts."""
+        self._refuse_misfit(target)
+        for width in self.structure.widths:
+            k, v = self._pair(width)
+            yield from on_contexts(target.unet, width, partial(_apply, k, strength), partial(_apply, v, strength))
+
+    def _pair(self, width: int) -> tuple[nn.Module, nn.Module]:
+        return self.get_submodule(f"{width}_0"), self.get_submodule(f"{width}_1")
+
+    def _refuse_misfit(self, target: Target) -> None:
+        """Refuse a base of another family; warn of widths that idle in a net made for several."""
+        ours, theirs = frozenset(self.structure.widths), frozenset(_context_widths(target.unet))
+        if not theirs:
+            raise UnsupportedBase(f"{target.name} has no attention with to_k and to_v: use a Stable Diffusion UNet")
+        idle = ours - theirs
+        if not idle:
+            return
+        lists = f"changes contexts of {_words(ours)} features, {target.name} has {_words(theirs)}"
+        if not ours & theirs or not ours & _context_widths(target.unet, crossing=True).keys():
+            raise WrongBase(f"{self._called} {lists}: it was made for {guess(ours)}, so open a base of that family")
+        warnings.warn(f"{self._called} {lists}: its part for {_words(idle)} idles", VelaturaWarning, stacklevel=2)
+
+    @property
+    def _called(self) -> str:
+        return f"hypernetwork {self.card.name}" if self.card.name else "the hypernetwork"
+
+
+def _apply(transform: nn.Module, strength: Tensor, context: Tensor) -> Tensor:
+    return transform(context, strength)
+
+
+def _context_widths(unet: nn.Module, *, crossing: bool = False) -> dict[int, None]:
+    """The context widths of a UNet, in order and each once; of its cross-attention only, if asked."""
+    layers = [layer for _, layer in attention_layers(unet)]
+    chosen = [layer for layer in layers if getattr(layer, "is_cross_attention", True)] if crossing else layers
+    return dict.fromkeys(map(context_width, chosen))
+
+
+def _per_row(strength: Tensor, context: Tensor) -> Tensor:
+    if strength.ndim == 0:
+        return strength
+    rows = strength.shape[0]
+    if rows not in {1, context.shape[0]}:
+        raise BadStrength(
+            f"{rows} strengths do not fit a batch of {context.shape[0]}: "
+            "give one, or one for each row (under guidance every picture has two)"
+        )
+    return strength.view(rows, *(1,) * (context.ndim - 1))
+
+
+def _words(numbers: Iterable[int]) -> str:
+    listed = [str(each) for each in sorted(numbers)]
+    return " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1])))

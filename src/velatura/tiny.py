@@ -1,0 +1,33 @@
+"""What ships with the package: the tiny base, and pictures to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from velatura.errors import UnknownName
+
+if TYPE_CHECKING:
+    import torch
+
+    from velatura.base.base import Base
+
+DATA = Path(__file__).parent / "data"
+
+
+def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> Base:
+    """Open the tiny base: a whole Stable Diffusion for pictures of 64 pixels, ready in seconds on a laptop.
+
+    dtype "auto" is float32 on the CPU, where the same seed then makes the same picture bit for bit.
+    """
+    from velatura.formats import open_base
+
+    return open_base(DATA / "tiny", dtype=dtype, device=device)
+
+
+def tiny_pictures(name: str) -> Path:
+    """The folder of bundled pictures of that name: a style or a subject that the tiny base does not know."""
+    folders = {path.name: path for path in (DATA / "pictures").glob("*/")}
+    if name not in folders:
+        raise UnknownName.among("set of pictures", name, folders)
+    return folders[name]
