@@ -1,0 +1,42 @@
+"""What of a folder of pictures does not change while an overlay trains: computed once, kept in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from velatura.base.base import Base
+from velatura.datasets.folder import Example, read_picture
+
+PICTURES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The pictures as latents (pictures, 4, height, width) and their captions as contexts (pictures, tokens, width)."""
+
+    latents: Tensor
+    contexts: Tensor
+
+
+@torch.no_grad()
+def encode_examples(base: Base, examples: Sequence[Example], pixels: int) -> Cache:
+    """Encode every picture and caption; the latents are the means of what the VAE says, without its noise."""
+    latents = [
+        base.encode(torch.stack([_pixels(example, pixels) for example in some]).to(base.device))
+        for some in _portions(examples)
+    ]
+    contexts = [base.text.encode([example.caption for example in some]) for some in _portions(examples)]
+    return Cache(torch.cat(latents).float(), torch.cat(contexts).float())
+
+
+def _portions(examples: Sequence[Example]) -> list[Sequence[Example]]:
+    return [examples[first : first + PICTURES_AT_ONCE] for first in range(0, len(examples), PICTURES_AT_ONCE)]
+
+
+def _pixels(example: Example, pixels: int) -> Tensor:
+    """The picture as the VAE wants it: (3, pixels, pixels), from -1 to 1."""
+    picture = torch.tensor(np.asarray(read_picture(example.path, pixels), dtype=np.float32))  # (pixels, pixels, 3)
+    return (picture / 127.5 - 1).permute(2, 0, 1)

@@ -1,0 +1,29 @@
+"""What is cached is what the base says of each picture and caption by itself."""
+
+import numpy as np
+import torch
+
+from velatura.datasets.folder import read_folder, read_picture
+from velatura.training import cache
+from velatura.training.cache import encode_examples
+
+
+def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos, monkeypatch):
+    monkeypatch.setattr(cache, "PICTURES_AT_ONCE", 2)
+    examples = read_folder(photos)
+    cached = encode_examples(tiny, examples, 64)
+    for index, example in enumerate(examples):
+        picture = np.asarray(read_picture(example.path, 64)).astype(np.float32)
+        latents = tiny.encode(torch.tensor(picture).permute(2, 0, 1)[None] / 127.5 - 1)
+        torch.testing.assert_close(cached.latents[index], latents[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(cached.contexts[index], tiny.text.encode([example.caption])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_may_be_of_another_size_than_the_bases(tiny, photos):
+    assert encode_examples(tiny, read_folder(photos), 32).latents.shape == (3, 4, 8, 8)
+
+
+def test_nothing_cached_asks_for_gradients(tiny, photos):
+    cached = encode_examples(tiny, read_folder(photos), 32)
+    assert not cached.latents.requires_grad
+    assert not cached.contexts.requires_grad
