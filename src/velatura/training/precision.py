@@ -1,0 +1,51 @@
+"""The precision that a frozen base runs in while an overlay is trained on it."""
+
+import copy
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from velatura.base.base import Base
+from velatura.training.plan import Precision
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def frozen_base(base: Base, precision: Precision) -> Base:
+    """The base as it is trained on: itself, or one that shares all with it but has a converted copy of the UNet.
+
+    A copy, since the base must come out of a training as it went in: to convert it there and back would round it.
+    """
+    dtype = training_dtype(base.device) if precision == "auto" else DTYPES[precision]
+    if dtype == base.dtype:
+        return base
+    frozen = copy.copy(base)
+    frozen.unet = _converted(base.unet, dtype)
+    return frozen
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """The precision to train in on a device: bfloat16 where it is multiplied faster than float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+    has = torch.cpu.get_capabilities()
+    return torch.bfloat16 if has.get("amx_bf16") or has.get("avx512_bf16") else torch.float32
+
+
+def _converted(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
+    """A frozen copy in another dtype and in channels_last, which convolutions in bfloat16 need to gain anything.
+
+    deepcopy is handed the converted weights, so that there is never a second copy in the old dtype.
+    """
+    converted: dict[int, object] = {id(weight): _frozen_weight(weight, dtype) for weight in unet.parameters()}
+    copied = copy.deepcopy(unet, converted)
+    nn.Module.to(copied, dtype)
+    return copied
+
+
+def _frozen_weight(weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    layout = torch.channels_last if weight.dim() == 4 else torch.preserve_format
+    return nn.Parameter(weight.detach().to(dtype, memory_format=layout), requires_grad=False)

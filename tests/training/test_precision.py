@@ -1,0 +1,35 @@
+"""The base that is trained on is converted beside the one that was given, never in its place."""
+
+import torch
+
+from velatura.training.precision import frozen_base, training_dtype
+
+
+def looks(base):
+    return [(weight.dtype, weight.stride(), weight.data_ptr()) for weight in base.unet.parameters()]
+
+
+def test_another_precision_is_a_frozen_copy_with_channels_last(tiny):
+    before = looks(tiny)
+    frozen = frozen_base(tiny, "bfloat16")
+    assert looks(tiny) == before
+    assert (frozen.dtype, tiny.dtype) == (torch.bfloat16, torch.float32)
+    assert frozen.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not any(weight.requires_grad for weight in frozen.unet.parameters())
+
+
+def test_a_copy_predicts_what_the_base_does_but_for_rounding(tiny):
+    chance = torch.Generator().manual_seed(4)
+    latents, contexts = torch.randn(2, 4, 16, 16, generator=chance), torch.randn(2, 77, 96, generator=chance)
+    timesteps, frozen = torch.tensor([5, 900]), frozen_base(tiny, "bfloat16")
+    exact, rounded = (each.predict(latents, timesteps, contexts) for each in (tiny, frozen))
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.05)
+
+
+def test_a_base_in_the_right_precision_is_trained_on_as_it_is(tiny):
+    assert frozen_base(tiny, "float32") is tiny
+
+
+def test_auto_is_a_precision_that_the_machine_has(tiny):
+    assert training_dtype(tiny.device) in {torch.float32, torch.bfloat16}
+    assert frozen_base(tiny, "auto").dtype == training_dtype(tiny.device)
