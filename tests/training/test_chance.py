@@ -27,7 +27,9 @@ def test_another_seed_or_step_draws_otherwise(other):
 @pytest.mark.parametrize(("batch_size", "picture_count"), [(4, 6), (6, 4), (1, 5), (7, 7), (5, 1)])
 def test_every_picture_is_seen_before_any_is_seen_again(batch_size, picture_count):
     steps = 3 * picture_count
-    row = torch.cat([drawn(step=step, batch_size=batch_size, picture_count=picture_count).pictures for step in range(steps)])
+    row = torch.cat(
+        [drawn(step=step, batch_size=batch_size, picture_count=picture_count).pictures for step in range(steps)]
+    )
     rounds = row[: len(row) // picture_count * picture_count].reshape(-1, picture_count)
     assert all(sorted(one.tolist()) == list(range(picture_count)) for one in rounds)
 

@@ -12,7 +12,7 @@ def test_a_plan_survives_being_written_down():
 
 
 def test_a_rate_may_be_a_number():
-    assert Plan(learning_rate=0.003).rates()[0] == 0.003
+    assert list(Plan(learning_rate=0.003, steps=2).rates()) == [0.003, 0.003]
 
 
 def test_a_changed_plan_is_checked_again():

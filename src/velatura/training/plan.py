@@ -35,20 +35,22 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(1000, ge=1, description="optimizer steps")
+    steps: int = Field(default=1000, ge=1, description="optimizer steps")
     learning_rate: Annotated[str, BeforeValidator(_as_text)] = Field(
-        "1e-4", description='rates and the steps they hold until, "5e-5:100, 5e-6:1500, 5e-7"'
+        default="1e-4", description='rates and the steps they hold until, "5e-5:100, 5e-6:1500, 5e-7"'
     )
-    batch_size: int = Field(1, ge=1, description="pictures a step")
-    seed: int = Field(0, ge=0, lt=2**63, description="what all chance is drawn from")
-    pixels: int | None = Field(None, ge=16, description="width and height of the pictures; None: the base's own")
-    precision: Precision = Field("auto", description="of the frozen base; the overlay is always trained in float32")
-    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False, description="AdamW's")
-    gradient_norm: float | None = Field(1.0, gt=0, description="gradients longer than this are shortened to it")
-    min_snr: float | None = Field(None, gt=0, description="weigh each loss by min(snr, this) / snr; 5 is usual")
-    snapshot_every: int = Field(500, ge=0, description="steps between two snapshots; 0: only when stopped")
-    preview_every: int = Field(0, ge=0, description="steps between two previews; 0: none")
-    preview_prompt: str | None = Field(None, description="what previews show; None: the first caption")
+    batch_size: int = Field(default=1, ge=1, description="pictures a step")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="what all chance is drawn from")
+    pixels: int | None = Field(
+        default=None, ge=16, description="width and height of the pictures; None: the base's own"
+    )
+    precision: Precision = Field(default="auto", description="of the frozen base; the overlay learns in float32")
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False, description="AdamW's")
+    gradient_norm: float | None = Field(default=1.0, gt=0, description="longer gradients are shortened to this")
+    min_snr: float | None = Field(default=None, gt=0, description="weigh losses by min(snr, this) / snr; 5 is usual")
+    snapshot_every: int = Field(default=500, ge=0, description="steps between two snapshots; 0: only when stopped")
+    preview_every: int = Field(default=0, ge=0, description="steps between two previews; 0: none")
+    preview_prompt: str | None = Field(default=None, description="what previews show; None: the first caption")
 
     @model_validator(mode="wrap")
     @classmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Self
 
 from velatura.errors import BadPlan
@@ -47,9 +48,10 @@ class Rates:
         """The count of steps at which the schedule, and so the training, is over."""
         return self.segments[-1].end if self.segments else 0
 
-    def __getitem__(self, step: int) -> float:
-        """The rate of the step that is taken when `step` steps are done."""
-        return next(segment.rate for segment in self.segments if segment.first <= step < segment.end)
+    def __iter__(self) -> Iterator[float]:
+        """The rate of each step, from the one after start_step to the last."""
+        for segment in self.segments:
+            yield from repeat(segment.rate, segment.end - segment.first)
 
 
 def _pairs(text: str, steps: int, start_step: int) -> Iterator[tuple[float, int]]:
