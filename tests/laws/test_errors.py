@@ -21,8 +21,9 @@ CLASSES = sorted(
     if issubclass(kind, VelaturaError) and kind is not VelaturaError
 )
 
-# What was found stands before a colon or semicolon, what to do after it; or the message asks a question back.
-ADVISES = re.compile(r"[;:] .*\w+ .*\w+|\?$", re.DOTALL)
+# What was found stands before a colon or semicolon, what to do (or another error that says it) after it;
+# or the message says what must be; or it asks back.
+ADVISES = re.compile(r"[;:] (.*\w+ .*\w+|-)|\bmust\b|\?$", re.DOTALL)
 
 
 def called(call: ast.expr) -> str:
