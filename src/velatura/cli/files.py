@@ -1,0 +1,103 @@
+"""The verbs about overlay files: list, show, convert."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import velatura
+from velatura.errors import BadFile, Occupied
+
+if TYPE_CHECKING:
+    from velatura.overlays.overlay import Card, Overlay
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def list_(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of overlays; A1111's own layout is understood.", show_default="this folder"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the overlays in folders: the name a prompt calls each by, and its card in a line.
+
+    velatura list
+
+    velatura list ~/stable-diffusion-webui --json
+    """
+    cards = dict(_cards(velatura.Library(*(folders or [Path()]))))
+    if as_json:
+        print(json.dumps({name: _dumped(card) for name, card in cards.items()}, indent=2))
+        return
+    for name, card in cards.items():
+        print(f"{name:{max(map(len, cards))}}  {'cannot be read: ' if isinstance(card, BadFile) else ''}{card}")
+    if not cards:
+        print("no overlays here")
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="An overlay file of any kind: .safetensors, .pt, ...")],
+    as_json: AsJson = False,
+) -> None:
+    """Show the card of an overlay file: what it is and where it came from.
+
+    velatura show inca.pt
+
+    velatura show inca.safetensors --json
+    """
+    overlay = velatura.open_overlay(file)
+    if as_json:
+        print(overlay.card.model_dump_json(indent=2))
+        return
+    for label, value in _rows(overlay):
+        print(f"{label:14}{value}")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="The overlay file to read.")],
+    target: Annotated[Path, typer.Argument(help="The file to write: .safetensors, or .pt for A1111.")],
+    dialect: Annotated[str | None, typer.Option(help="The file format, whatever the ending says.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it is there.")] = False,
+) -> None:
+    """Write an overlay in another file format; the ending of the target names it.
+
+    velatura convert inca.pt inca.safetensors
+
+    velatura convert inca.safetensors models/hypernetworks/inca.pt
+    """
+    overlay = velatura.open_overlay(source)
+    if target.exists() and not overwrite:
+        raise Occupied(f"{target} is there already; choose another name, or add --overwrite")
+    velatura.save(overlay, target, dialect=dialect)
+    print(f"{target}: {overlay.card}")
+
+
+def _cards(library: "velatura.Library") -> Iterator[tuple[str, "Card | BadFile"]]:
+    """Open every overlay for its card; one that cannot be read stands in the list with its reason."""
+    for name in library.names():
+        try:
+            yield name, library.overlay(name).card
+        except BadFile as error:
+            yield name, error
+
+
+def _dumped(card: "Card | BadFile") -> dict[str, object]:
+    return {"error": str(card)} if isinstance(card, BadFile) else card.model_dump(mode="json")
+
+
+def _rows(overlay: "Overlay") -> Iterator[tuple[str, str]]:
+    card = overlay.card
+    yield "kind", card.kind
+    yield "name", card.name
+    yield "structure", card.outline
+    yield "made for", " ".join(filter(None, (card.family, card.base, card.base_hash and f"({card.base_hash})")))
+    yield "trained", f"{card.steps:,} steps"
+    yield "parameters", f"{sum(each.numel() for each in overlay.parameters()):,}"
+    if card.trigger_words:
+        yield "trigger words", ", ".join(card.trigger_words)
+    if card.note:
+        yield "note", card.note

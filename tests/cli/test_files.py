@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+import velatura
+from velatura.cli.app import main
+from velatura.cli.files import convert
+from velatura.errors import Occupied
+
+
+@pytest.fixture
+def inca(tiny, tmp_path, monkeypatch):
+    """An overlay file in the working folder, as A1111 writes it."""
+    monkeypatch.chdir(tmp_path)
+    overlay = velatura.Hypernetwork.for_base(tiny, layers=(1, 2, 1), activation="relu", seed=1)
+    velatura.save(overlay, tmp_path / "inca.pt")
+    return tmp_path / "inca.pt"
+
+
+@pytest.mark.usefixtures("inca")
+def test_show_tells_what_the_overlay_is(capsys):
+    assert main(["show", "inca.pt"]) == 0
+    shown = capsys.readouterr().out
+    assert "hypernet" in shown
+    assert "1,2,1 relu" in shown
+
+
+def test_show_as_json_is_the_card(inca, capsys):
+    assert main(["show", "inca.pt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == velatura.open_overlay(inca).card.model_dump(mode="json")
+
+
+@pytest.mark.usefixtures("inca")
+def test_list_names_what_a_prompt_may_call(capsys):
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.startswith("inca  hypernet")
+
+
+def test_list_goes_on_past_a_file_that_cannot_be_read(inca, capsys):
+    (inca.parent / "hurt.safetensors").write_bytes(b"cut short")
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["inca"]["kind"] == "hypernet"
+    assert "hurt" in listed["hurt"]["error"]
+
+
+def test_an_empty_folder_says_so(tmp_path, capsys):
+    assert main(["list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "no overlays here\n"
+
+
+def test_convert_keeps_the_weights(inca, capsys):
+    assert main(["convert", "inca.pt", "inca.safetensors"]) == 0
+    before, after = velatura.open_overlay(inca), velatura.open_overlay(inca.with_suffix(".safetensors"))
+    assert before.state_dict().keys() == after.state_dict().keys()
+    assert all(after.state_dict()[key].equal(value) for key, value in before.state_dict().items())
+
+
+def test_convert_replaces_nothing_unasked(inca):
+    taken = inca.with_name("taken.safetensors")
+    taken.write_bytes(b"somebody's work")
+    with pytest.raises(Occupied, match="--overwrite"):
+        convert(inca, taken)
+    assert taken.read_bytes() == b"somebody's work"
+    convert(inca, taken, overwrite=True)
+    assert velatura.open_overlay(taken).card.kind == "hypernet"
