@@ -8,17 +8,17 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from velatura.errors import BadFile, VelaturaWarning
@@ -30,6 +30,8 @@ LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's 
 MOST_PICKLE_BYTES = 2**24  # the names and shapes of a checkpoint take about one
 
 # torch refuses what it cannot read with a dozen types of exception; what it reads is harmless by then (weights_only)
+_writer: Any = safetensors_torch
+
 UNREADABLE = (
     *(pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(EOFError, AssertionError, MemoryError, ImportError, struct.error, zipfile.BadZipFile),
@@ -40,13 +42,13 @@ UNREADABLE = (
 class Contents:
     """What a tensor file holds.
 
-    payload is the flat dict of a safetensors file, or whatever object a torch file holds; metadata is safetensors' own.
+    tensors and metadata are a safetensors file's; payload is whatever object a torch file holds.
     """
 
     path: Path
-    container: Literal["safetensors", "torch"]
-    payload: Any
+    tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    payload: object = None
 
 
 def open_tensors(path: StrPath) -> Contents:
@@ -58,19 +60,29 @@ def open_tensors(path: StrPath) -> Contents:
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror or error}: give the path of a file that can be read") from None
     if head.startswith(ZIP):
-        return Contents(path, "torch", _load(path, _repacked(path)))
+        return Contents(path, payload=_load(path, _repacked(path)))
     if head.startswith(LEGACY):
-        return Contents(path, "torch", _load(path, path.read_bytes()))
+        return Contents(path, payload=_load(path, path.read_bytes()))
     if head[8:9] == b"{":
         return _open_safetensors(path)
     found = "an empty file" if not head else f"a file that starts with {head[:8]!r}"
     raise BadFile(f"{path.name} is {found}, neither safetensors nor torch: download or export it again")
 
 
+def as_dict(value: object) -> dict[object, object] | None:
+    """A dict that came out of a torch file, or None for anything else."""
+    return cast("dict[object, object]", value) if isinstance(value, dict) else None
+
+
+def as_list(value: object) -> list[object] | None:
+    """A list or tuple that came out of a torch file, or None for anything else."""
+    return list(cast("list[object]", value)) if isinstance(value, list | tuple) else None
+
+
 def read_metadata(path: StrPath) -> dict[str, str]:
     """Read a safetensors file's metadata without its tensors; empty for any other file."""
     try:
-        with safe_open(fspath(path), framework="pt") as file:
+        with _reader(path) as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError):
         return {}
@@ -80,7 +92,7 @@ def write_safetensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Ma
     """Write tensors and metadata as safetensors, at once or not at all."""
     dense = {key: each.detach().cpu().contiguous() for key, each in tensors.items()}
     with replacing(path) as beside:
-        save_file(dense, beside, dict(metadata or {}))
+        _writer.save_file(dense, beside, dict(metadata or {}))
 
 
 def write_torch(path: StrPath, payload: object) -> None:
@@ -98,7 +110,7 @@ def sha256(path: StrPath) -> str:
 
 
 @contextmanager
-def replacing(path: StrPath) -> Iterator[Path]:
+def replacing(path: StrPath) -> Generator[Path]:
     """Give a path beside the wanted one to write to, and put it in place at the end; after an error nothing is left."""
     path = Path(path)
     try:
@@ -117,14 +129,17 @@ def replacing(path: StrPath) -> Iterator[Path]:
 
 def _open_safetensors(path: Path) -> Contents:
     try:
-        with safe_open(fspath(path), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterable of its own)
-            return Contents(path, "safetensors", tensors, dict(file.metadata() or {}))
+        with _reader(path) as file:
+            return Contents(path, {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
     except (SafetensorError, *UNREADABLE) as error:
         raise BadFile(f"{path.name} is a damaged safetensors file ({_short(error)}): download it again") from None
 
 
-def _load(path: Path, data: bytes) -> Any:
+def _reader(path: StrPath) -> Any:  # safetensors' own class has no types
+    return safe_open(fspath(path), framework="pt")
+
+
+def _load(path: Path, data: bytes) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from velatura.base.families import Family
@@ -72,7 +73,8 @@ class Base:
         """Move every part, in place, and lay convolutions out with the channels last, where they run fastest."""
         for part in self._parts:
             nn.Module.to(part, device=device, dtype=dtype)  # diffusers' own only adds a log line
-        for part in (self.unet, self.vae):
+        convolutional: tuple[Any, ...] = (self.unet, self.vae)
+        for part in convolutional:
             part.to(memory_format=torch.channels_last)
         return self
 
@@ -82,15 +84,17 @@ class Base:
 
         The autoencoder gives a distribution: its mean is taken, or a sample where a generator is given.
         """
-        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        vae: Any = self.vae
+        posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
         latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
         return latents.float() * self.family.latent_scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (batch, 4, height, width) into pixels (batch, 3, ...) in [0, 1], in float32."""
-        scaled = (latents / self.family.latent_scale).to(self.device, self.vae.dtype)
-        pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
+        vae: Any = self.vae
+        scaled = (latents / self.family.latent_scale).to(self.device, vae.dtype)
+        pixels: Tensor = vae.decode(scaled, return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import JsonValue
@@ -15,7 +14,7 @@ from velatura.errors import BadFile, VelaturaError, VelaturaWarning, WrongBase
 from velatura.formats.fill import fill
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card, Overlay
-from velatura.tensors import Contents, write_torch
+from velatura.tensors import Contents, as_dict, as_list, write_torch
 
 KNOWN = {
     *("step", "name", "layer_structure", "activation_func", "is_layer_norm", "weight_initialization", "sd_checkpoint"),
@@ -43,18 +42,16 @@ LONGEST_NAME = 128
 
 def sniff(contents: Contents) -> bool:
     """Whether the file is a dict that has context widths for keys, or else A1111's names of a hypernetwork's fields."""
-    payload = contents.payload
-    if contents.container != "torch" or not isinstance(payload, dict):
-        return False
+    payload = as_dict(contents.payload) or {}
     return any(isinstance(key, int) for key in payload) or bool({"layer_structure", "activation_func"} & payload.keys())
 
 
 def read(contents: Contents) -> Hypernetwork:
     """Read a hypernetwork as A1111 does, strictly; what it ignores is warned of. Weights become float32."""
-    name, payload = contents.path.name, contents.payload
+    name, payload = contents.path.name, as_dict(contents.payload) or {}
+    _refuse_other_keys(name, payload)
     pairs = {key: each for key, each in payload.items() if type(key) is int}
     fields = {key: each for key, each in payload.items() if isinstance(key, str)}
-    _refuse_other_keys(name, payload)
     if not pairs:
         raise BadFile(
             f"{name} holds no context widths as whole numbers, so it would do nothing: it is damaged or another kind"
@@ -68,7 +65,7 @@ def read(contents: Contents) -> Hypernetwork:
         raise
     except VelaturaError as error:
         raise BadFile(f"{name} describes no hypernetwork: {error}") from None
-    _warn_of_widths(name, tuple(pairs))
+    _warn_of_oddities(name, tuple(pairs), tensors.values())
     return fill(hypernetwork, tensors, name, torch.float32)
 
 
@@ -109,6 +106,8 @@ def _refuse_other_keys(name: str, payload: Mapping[object, object]) -> None:
     for key, value in payload.items():
         if type(key) is not int and not isinstance(key, str):
             raise BadFile(f"{name} has the key {key!r}, neither a width nor a field's name: it is damaged")
+        if isinstance(key, str) and key.isdigit():
+            raise BadFile(f"{name} has the width {key[:20]!r} as text, where it would be ignored: write it as a number")
         if isinstance(key, str) and not _is_plain(value):
             raise BadFile(
                 f"{name} has a {type(value).__name__} in the field {key[:40]!r}: no such file does, do not trust it"
@@ -120,24 +119,23 @@ def _refuse_other_keys(name: str, payload: Mapping[object, object]) -> None:
 def _is_plain(value: object) -> bool:
     """Whether a value is a scalar or a flat list of them, safe to print whole."""
     scalars = (str, int, float, bool, type(None))
-    if isinstance(value, list | tuple):
-        return all(isinstance(each, scalars) for each in value)
-    return isinstance(value, scalars)
+    return isinstance(value, scalars) or all(isinstance(each, scalars) for each in as_list(value) or [None, value])
 
 
 def _flat(name: str, width: int, pair: object) -> dict[str, object]:
     """The two state dicts of a width under our own keys."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(each, dict) for each in pair):
+    states = [as_dict(each) for each in as_list(pair) or ()]
+    if len(states) != 2 or None in states:
         raise BadFile(f"{name} has no pair of networks for K and V under width {width}: it is cut short or damaged")
     tensors: dict[str, object] = {}
-    for part, state in enumerate(pair):
-        for key, tensor in state.items():
+    for part, state in enumerate(states):
+        for key, tensor in (state or {}).items():
             layer, _, rest = str(key).partition(".")
             tensors[f"{width}_{part}.{OLD_LAYERS.get(layer, layer)}.{rest}"] = tensor
     return tensors
 
 
-def _card(path: Path, fields: Mapping[str, Any], widths: tuple[int, ...]) -> Card:
+def _card(path: Path, fields: Mapping[str, object], widths: tuple[int, ...]) -> Card:
     """The card that a file's fields amount to, each missing one as in the era of files without it."""
     name = path.name
     layers = _numbers(name, fields, "layer_structure") if "layer_structure" in fields else [1.0, 2.0, 1.0]
@@ -146,7 +144,11 @@ def _card(path: Path, fields: Mapping[str, Any], widths: tuple[int, ...]) -> Car
     structure: dict[str, JsonValue] = {
         "widths": list(widths),
         "layers": list(layers),
-        "activation": "linear" if activation is None else activation,
+        "activation": "linear"
+        if activation is None
+        else activation
+        if isinstance(activation, str)
+        else repr(activation),
         "layer_norm": bool(fields.get("is_layer_norm", False)),
         # new files say False; those from before 2022-10-26 say nothing and mean True
         "activate_output": bool(fields.get("activate_output", True)),
@@ -165,17 +167,18 @@ def _card(path: Path, fields: Mapping[str, Any], widths: tuple[int, ...]) -> Car
     )
 
 
-def _numbers(name: str, fields: Mapping[str, Any], key: str) -> list[float]:
-    value = fields[key]
-    if not isinstance(value, list | tuple) or not all(type(each) in {int, float} for each in value):
+def _numbers(name: str, fields: Mapping[str, object], key: str) -> list[float]:
+    values = as_list(fields[key])
+    numbers = [each for each in values or () if isinstance(each, int | float) and not isinstance(each, bool)]
+    if values is None or len(numbers) < len(values):
         raise BadFile(f"{name} has a {key} that is no list of numbers: it is damaged")
     try:
-        return [float(each) for each in value]
+        return [float(each) for each in numbers]
     except OverflowError:
         raise BadFile(f"{name} has a {key} beyond all measure: it is damaged") from None
 
 
-def _dropout(name: str, fields: Mapping[str, Any], count: int) -> list[float]:
+def _dropout(name: str, fields: Mapping[str, object], count: int) -> list[float]:
     """The dropout after each layer, derived as A1111 does where the file, older than 2023-01-10, gives none."""
     if fields.get("dropout_structure") is not None:
         given = _numbers(name, fields, "dropout_structure")
@@ -200,6 +203,8 @@ def _name(file: str, stored: object, stem: str) -> str:
 
 
 def _steps(file: str, stored: object) -> int:
+    if stored is None:
+        return 0
     if type(stored) is int and 0 <= stored < 2**53:
         return stored
     _warn(file, "has a count of steps that cannot be", "0 is taken")
@@ -217,10 +222,13 @@ def _family(widths: tuple[int, ...]) -> str:
     return fitting[0] if len(fitting) == 1 else ""
 
 
-def _warn_of_widths(name: str, widths: tuple[int, ...]) -> None:
-    known = frozenset[int]().union(*(each.widths for each in FAMILIES.values()))
-    if strange := sorted(set(widths) - known):
+def _warn_of_oddities(name: str, widths: tuple[int, ...], tensors: Iterable[object]) -> None:
+    """Warn of what no base can have, and of what torch would not write."""
+    if strange := [width for width in sorted(widths) if width % 8]:
         _warn(name, f"changes contexts of {', '.join(map(str, strange))} features", "no known base has such")
+    starts = [each.untyped_storage().data_ptr() for each in tensors if isinstance(each, torch.Tensor) and each.numel()]
+    if len(set(starts)) < len(starts):
+        _warn(name, "has weights that share memory", "each gets its own")
 
 
 def _warn(name: str, what: str, outcome: str) -> None:

@@ -62,7 +62,7 @@ def warn_of_oddities(name: str, tensors: Mapping[str, Tensor]) -> None:
     odd = {
         "mixes precisions": len({each.dtype for each in tensors.values()}) > 1,
         "holds nothing but zeros, so it does nothing": not any(bool(each.any()) for each in tensors.values()),
-        f"holds weights above {HUGE:.0e}": any(float(each.abs().max()) > HUGE for each in tensors.values()),
+        f"holds weights above {HUGE:.0e}": any(bool((each.abs() > HUGE).any()) for each in tensors.values()),
     }
     for what, true in odd.items():
         if true:

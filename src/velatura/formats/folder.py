@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -35,10 +36,10 @@ def read(path: Path) -> Base:
     scheduler = _config(path / "scheduler", "scheduler_config.json")
     try:
         with torch.device("meta"):
-            unet: UNet2DConditionModel = UNet2DConditionModel.from_config(unet_config)
-            vae: AutoencoderKL = AutoencoderKL.from_config(vae_config)
-        text = CLIPTextModel(CLIPTextConfig.from_dict(_config(path / "text_encoder")))
-        tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+            unet = cast("UNet2DConditionModel", _untyped(UNet2DConditionModel).from_config(unet_config))
+            vae = cast("AutoencoderKL", _untyped(AutoencoderKL).from_config(vae_config))
+        text = CLIPTextModel(CLIPTextConfig(**_config(path / "text_encoder")))
+        tokenizer: CLIPTokenizer = _untyped(CLIPTokenizer).from_pretrained(path / "tokenizer", local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadFile(f"{path} is no whole Stable Diffusion folder ({error}): download it again") from None
     weights = {"unet": _weights(path / "unet"), "vae": _weights(path / "vae"), "text": _weights(path / "text_encoder")}
@@ -51,6 +52,11 @@ def read(path: Path) -> Base:
         schedule=Schedule(scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"]),
         source=weights["unet"],
     )
+
+
+def _untyped(kind: type[object]) -> Any:
+    """A class of a library that says nothing, or too much, of what its factories return."""
+    return kind
 
 
 def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -88,7 +94,7 @@ def _weights(folder: Path) -> Path:
 
 def _filled(model: Model, path: Path) -> Model:
     """Fill a model with the tensors of a file, in float32, refusing what is missing, left over or misshapen."""
-    tensors = {_current(key): each.float() for key, each in open_tensors(path).payload.items()}
+    tensors = {_current(key): each.float() for key, each in open_tensors(path).tensors.items()}
     tensors = {key: each for key, each in tensors.items() if not key.endswith("position_ids")}
     expected = model.state_dict()
     if missing := expected.keys() - tensors.keys():

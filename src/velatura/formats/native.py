@@ -34,7 +34,7 @@ def read(contents: Contents) -> Overlay:
         ) from None
     except VelaturaError as error:
         raise BadFile(f"{name} has a card that cannot be: {error}") from None
-    return fill(overlay, contents.payload, name)
+    return fill(overlay, contents.tensors, name)
 
 
 def write(overlay: Overlay, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, Self
 
@@ -12,19 +12,10 @@ from torch import Tensor, nn
 
 from velatura.base.base import Base
 from velatura.base.families import guess
-from velatura.errors import BadStrength, UnknownName, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.errors import BadOverlay, BadStrength, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.overlays.overlay import Card, Overlay, Part, Target, strength_tensor
 from velatura.overlays.seams import Undo, attention_layers, context_width, on_contexts
-from velatura.overlays.structure import Structure
-
-# A1111's normal starts close to the identity; torch's gain for kaiming is the same for relu and A1111's leakyrelu.
-INITS: dict[str, Callable[..., Tensor]] = {
-    "normal": partial(nn.init.normal_, std=0.01),
-    "xavier_uniform": nn.init.xavier_uniform_,
-    "xavier_normal": nn.init.xavier_normal_,
-    "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
-    "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
-}
+from velatura.overlays.structure import INITS, Structure
 
 
 class Transform(nn.Module):
@@ -37,8 +28,8 @@ class Transform(nn.Module):
     def forward(self, context: Tensor, strength: Tensor) -> Tensor:
         """Change a context (batch, tokens, width), keeping its dtype; where the strength is 0 it comes back exactly."""
         autocast = torch.is_autocast_enabled(context.device.type)
-        read = context if autocast else context.to(self.linear.get_submodule("0").weight.dtype)
-        change = self.linear(read)
+        read = context if autocast else context.to(next(self.linear.parameters()).dtype)
+        change: Tensor = self.linear(read)
         if self.training:  # A1111 trains at strength 1, whatever is set
             return (read + change).to(context.dtype)
         strength = _per_row(strength, context)
@@ -67,7 +58,10 @@ class Hypernetwork(Overlay):
     @classmethod
     def from_card(cls, card: Card) -> Self:
         """Build a hypernetwork of the card's structure on the meta device: its weights come after."""
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Initializing zero-element tensors", UserWarning
+            )  # A1111 allows such layers
             return cls(card)
 
     @classmethod
@@ -101,9 +95,18 @@ class Hypernetwork(Overlay):
             "dropout": tuple(entries),
             "init": init,
         }
-        structure = Structure.of(fields).model_dump(mode="json")
+        structure = Structure.of(fields)
+        if min(structure.widths) * min(structure.layers) < 1:
+            raise BadOverlay(
+                f"layers {layers} leave nothing of a context of {min(structure.widths)}: use larger multiples"
+            )
         card = Card(
-            kind=cls.kind, name=name, structure=structure, family=base.family.name, base=base.name, base_hash=base.hash
+            kind=cls.kind,
+            name=name,
+            structure=structure.model_dump(mode="json"),
+            family=base.family.name,
+            base=base.name,
+            base_hash=base.hash,
         )
         hypernetwork = cls.from_card(card).to_empty(device=base.device)
         hypernetwork.initialise(None if seed is None else torch.Generator(base.device).manual_seed(seed))
@@ -112,8 +115,6 @@ class Hypernetwork(Overlay):
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights by the structure's rule; layer norms by the normal one whatever the rule, as in A1111."""
-        if self.structure.init not in INITS:
-            raise UnknownName.among("init", self.structure.init, INITS)
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.LayerNorm):
                 rule = INITS[self.structure.init if isinstance(layer, nn.Linear) else "normal"]

@@ -119,7 +119,7 @@ class Attachment:
             if wanted.shape == self._strength.shape:
                 self._strength.copy_(wanted)
             else:
-                self._strength.set_(wanted)  # the hooks hold on to this very tensor
+                self._strength.data = wanted  # the hooks hold on to this very tensor
 
     def detach(self) -> None:
         """Take the overlay off; the base is then as if it had never been there. Detaching twice does nothing."""
@@ -159,5 +159,5 @@ def strength_tensor(value: float | Tensor) -> Tensor:
     if wanted.ndim > 1 or not wanted.numel():
         raise BadStrength(f"a strength of shape {tuple(wanted.shape)} fits no batch: give one number, or one per row")
     if not bool(wanted.isfinite().all()):
-        raise BadStrength(f"a strength must be finite, not {wanted.tolist()}: 0 is off, 1 as trained")
+        raise BadStrength(f"a strength must be finite, not {value}: 0 is off, 1 as trained")
     return wanted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ Change = Callable[[Tensor], Tensor]
 
 def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every layer that reads a context through to_k and to_v, with its name."""
-    for name, layer in model.named_modules():
+    for name, layer in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
         if isinstance(getattr(layer, "to_k", None), nn.Module) and isinstance(getattr(layer, "to_v", None), nn.Module):
             yield name, layer
 

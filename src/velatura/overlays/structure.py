@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import Tensor, nn
 
 from velatura.errors import BadOverlay, UnknownName
 
@@ -45,10 +46,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softmax2d": lambda: nn.Softmax(dim=-3),
 }
 
+# A1111's normal starts close to the identity; torch's gain for kaiming is the same for relu and A1111's leakyrelu.
+INITS: dict[str, Callable[..., Tensor]] = {
+    "normal": partial(nn.init.normal_, std=0.01),
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+}
+
 MOST_LAYERS = 64
 WIDEST = 2**17  # features of one layer: a thousandfold the narrowest context, 64 times the widest
 
 Width = Annotated[int, Field(ge=1, le=WIDEST)]
+Number = TypeVar("Number", int, float)
+Numbers = Annotated[tuple[Number, ...], Field(strict=False)]  # JSON knows lists only
 
 
 class Structure(BaseModel):
@@ -59,19 +71,19 @@ class Structure(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    widths: tuple[Width, ...] = Field(min_length=1, max_length=MOST_LAYERS)
-    layers: tuple[float, ...] = Field(default=(1, 2, 1), min_length=2, max_length=MOST_LAYERS)
+    widths: Numbers[Width] = Field(min_length=1, max_length=MOST_LAYERS)
+    layers: Numbers[float] = Field(default=(1, 2, 1), min_length=2, max_length=MOST_LAYERS)
     activation: str = "linear"
     layer_norm: bool = False
     activate_output: bool = False
-    dropout: tuple[float, ...] = ()
+    dropout: Numbers[float] = ()
     init: str = "normal"
 
     @classmethod
-    def of(cls, fields: dict[str, JsonValue] | dict[str, object]) -> Self:
+    def of(cls, fields: Mapping[str, object]) -> Self:
         """Check the fields of a structure; what is wrong is one BadOverlay."""
         try:
-            return cls.model_validate({key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()})
+            return cls.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "structure"
@@ -93,14 +105,22 @@ class Structure(BaseModel):
             raise UnknownName.among("activation", name[:40], ACTIVATIONS)
         return name.lower()
 
+    @field_validator("init")
+    @classmethod
+    def _known_init(cls, name: str) -> str:
+        if name not in INITS:
+            raise UnknownName.among("init", name[:40], INITS)
+        return name
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if len(set(self.widths)) < len(self.widths):
             raise BadOverlay(f"widths {_listed(self.widths)} name one twice: give each once")
-        smallest, largest = min(self.widths) * min(self.layers), max(self.widths) * max(self.layers)
-        if smallest < 1 or largest > WIDEST:
-            span = f"{smallest:g} to {largest:g} features wide"
-            raise BadOverlay(f"layers {_listed(self.layers)} would be {span}: keep them between 1 and {WIDEST}")
+        largest = max(self.widths) * max(self.layers)
+        if largest > WIDEST:
+            raise BadOverlay(
+                f"layers {_listed(self.layers)} would have up to {largest:g} features: {WIDEST} is the most"
+            )
         if self.dropout and len(self.dropout) != len(self.layers):
             counts = f"{len(self.dropout)} entries, layers {len(self.layers)}"
             raise BadOverlay(f"dropout has {counts}: give one for each")
@@ -136,7 +156,7 @@ class Structure(BaseModel):
                 yield nn.Dropout(self.dropout[index])
 
 
-def _listed(numbers: tuple[float, ...] | list[int]) -> str:
+def _listed(numbers: Sequence[float]) -> str:
     shown = [f"{each:g}" for each in numbers[:12]]
     return ",".join(shown) + (",..." if len(numbers) > len(shown) else "")
 
