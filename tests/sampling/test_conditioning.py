@@ -1,0 +1,77 @@
+import json
+import re
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from velatura.prompts.grammar import read_emphasis
+from velatura.prompts.prompt import Prompt
+from velatura.sampling.conditioning import chunked, chunks_of, contexts, emphasise
+
+GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
+EMPHASIS = load_file(GOLDEN / "emphasis.safetensors")
+START, END, COMMA = 49406, 49407, 267
+
+
+def toy_ids(text):
+    """The toy tokenizer of the recordings."""
+    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    return [COMMA if word == "," else 1000 + crc32(word.encode()) % 40000 for word in words]
+
+
+def recorded():
+    cases = json.loads((GOLDEN / "chunks.json").read_text("utf-8"))["cases"]
+    plain = [case for case in cases if not any(chunk["fixes"] for chunk in case["chunks"])]  # no embeddings in them
+    return [case for case in plain if case["tokenizer"] == "toy"]
+
+
+def spread(runs):
+    return [value for value, times in runs for _ in range(times)]
+
+
+@pytest.mark.parametrize(
+    "case", recorded(), ids=lambda case: f"{case['prompt'][-30:]} {case['comma_padding_backtrack']}"
+)
+def test_chunks_are_the_webuis(case):
+    chunks = chunked(read_emphasis(case["prompt"]), toy_ids, COMMA, case["comma_padding_backtrack"])
+    for chunk, expected in zip(chunks, case["chunks"], strict=True):
+        tokens = [START, *(piece.token for piece in chunk)]
+        assert tokens + [END] * (77 - len(tokens)) == expected["tokens"]
+        emphasis = [1.0, *(piece.emphasis for piece in chunk)]
+        assert emphasis + [1.0] * (77 - len(emphasis)) == spread(expected["multipliers_rle"])
+
+
+@pytest.mark.parametrize("case", sorted({name.split(".")[0] for name in EMPHASIS}))
+def test_emphasis_keeps_the_mean_as_in_the_webui(case):
+    ours = emphasise(EMPHASIS[f"{case}.z"], EMPHASIS[f"{case}.multipliers"])
+    torch.testing.assert_close(ours, EMPHASIS[f"{case}.Original"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_plain_prompt_is_what_the_encoder_says_of_it(tiny):
+    context = contexts(tiny.text, [Prompt.read("a red house")], 1)
+    torch.testing.assert_close(context, tiny.text.encode(["a red house"]), rtol=0, atol=0)
+
+
+def test_a_prompt_is_encoded_the_same_beside_others(tiny):
+    prompts = [Prompt.read("a (red:1.5) house"), Prompt.read("a boat"), Prompt.read("a (red:1.5) house")]
+    together = contexts(tiny.text, prompts, 1)
+    assert torch.equal(together[1], contexts(tiny.text, prompts[1:2], 1)[0])
+    assert torch.equal(together[0], together[2])
+    assert not torch.equal(together[0], contexts(tiny.text, [Prompt.read("a red house")], 1)[0])
+
+
+def test_a_short_prompt_is_filled_up_with_empty_chunks(tiny):
+    context = contexts(tiny.text, [Prompt.read("a boat")], 2)
+    assert context.shape == (1, 154, tiny.text.width)
+    assert torch.allclose(context[0, 77:], tiny.text.encode([""])[0], atol=1e-5)
+
+
+def test_a_long_prompt_takes_as_many_chunks_as_it_needs(tiny):
+    prompt = Prompt.read("a red house, " * 40)
+    chunks = chunks_of(tiny.text, prompt)
+    assert [piece.token for chunk in chunks for piece in chunk] == tiny.text.token_ids("a red house, " * 40)
+    assert all(len(chunk) <= 75 for chunk in chunks)
+    assert contexts(tiny.text, [prompt], len(chunks)).shape[1] == 77 * len(chunks)
