@@ -19,6 +19,11 @@ def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos, monk
         torch.testing.assert_close(cached.contexts[index], tiny.text.encode([example.caption])[0], rtol=1e-4, atol=1e-4)
 
 
+def test_long_captions_are_read_to_their_end(tiny, photos):
+    (photos / "0 a red ball.txt").write_text("a red ball, " * 40)
+    assert encode_examples(tiny, read_folder(photos), 32).contexts.shape == (3, 3 * 77, tiny.text.width)
+
+
 def test_pictures_may_be_of_another_size_than_the_bases(tiny, photos):
     assert encode_examples(tiny, read_folder(photos), 32).latents.shape == (3, 4, 8, 8)
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.datasets.folder import Example, read_picture
+from velatura.prompts.prompt import Prompt
+from velatura.sampling.conditioning import chunks_of, contexts
 
 PICTURES_AT_ONCE = 8
 
@@ -23,13 +25,14 @@ class Cache:
 
 @torch.no_grad()
 def encode_examples(base: Base, examples: Sequence[Example], pixels: int) -> Cache:
-    """Encode every picture and caption; the latents are the means of what the VAE says, without its noise."""
+    """Encode every picture and caption: the mean of what the VAE says, and what the same words say in a prompt."""
     latents = [
         base.encode(torch.stack([_pixels(example, pixels) for example in some]).to(base.device))
         for some in _portions(examples)
     ]
-    contexts = [base.text.encode([example.caption for example in some]) for some in _portions(examples)]
-    return Cache(torch.cat(latents).float(), torch.cat(contexts).float())
+    captions = [Prompt(example.caption, example.caption) for example in examples]
+    chunk_count = max(len(chunks_of(base.text, caption)) for caption in captions)
+    return Cache(torch.cat(latents), contexts(base.text, captions, chunk_count).float())
 
 
 def _portions(examples: Sequence[Example]) -> list[Sequence[Example]]:
