@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint types setup clean
+.PHONY: demo test test-all lint types bench setup clean
 
 demo: $(READY)
 	$(BIN)/velatura demo
@@ -22,6 +22,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/basedpyright
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
 
 setup: $(READY)
 
