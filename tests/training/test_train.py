@@ -1,0 +1,173 @@
+"""The training loop: repeatable, harmless to the base, and never without a trace of what was learned."""
+
+import json
+
+import pytest
+import torch
+
+import velatura
+from velatura.datasets.folder import read_folder
+from velatura.errors import BadDataset, BadPrompt, Diverged, WrongBase
+from velatura.training import train as training
+from velatura.training.cache import encode_examples
+from velatura.training.objective import denoising_loss
+
+PLAN = velatura.Plan(
+    steps=3, batch_size=2, pixels=32, learning_rate="3e-3:1, 1e-3", snapshot_every=2, precision="float32"
+)
+
+
+@pytest.fixture
+def learn(tiny, photos, tmp_path):
+    """Train a small hypernetwork for a moment, into folders of its own."""
+
+    def run(out="run", *, seed=0, on_step=None, dropout=0.2, **changes):
+        overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=dropout, seed=seed, name="inca")
+        return velatura.train(
+            tiny, overlay, photos, PLAN.but(seed=seed, **changes), out=tmp_path / out, on_step=on_step
+        )
+
+    return run
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_runs_of_a_plan_are_equal_bit_for_bit(learn, precision):
+    one, two = learn("one", precision=precision), learn("two", precision=precision)
+    assert one.losses == two.losses
+    assert all(map(torch.equal, one.overlay.parameters(), two.overlay.parameters()))
+
+
+def test_another_seed_is_another_run(learn):
+    assert learn("one").losses != learn("two", seed=1).losses
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_base_comes_out_as_it_went_in(tiny, learn, precision):
+    def looks():
+        weights = tiny.unet.state_dict(keep_vars=True).items()
+        return [(key, weight.dtype, weight.stride(), weight.requires_grad) for key, weight in weights]
+
+    before, layout = {key: weight.clone() for key, weight in tiny.unet.state_dict().items()}, looks()
+    learn(precision=precision)
+    assert looks() == layout
+    assert all(torch.equal(before[key], weight) for key, weight in tiny.unet.state_dict().items())
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in tiny.unet.modules())
+
+
+def test_training_leaves_the_users_own_chance_alone(learn):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    learn()
+    assert torch.equal(torch.rand(3), expected)
+
+
+@torch.no_grad()
+def loss_of(base, overlay, cached):
+    """The loss on fixed pictures, timesteps and noise, with the overlay at full strength."""
+    noise = torch.randn((12, *cached.latents.shape[1:]), generator=torch.Generator().manual_seed(6))
+    chosen = torch.arange(12) % len(cached.latents)
+    with velatura.attach(base, overlay):
+        latents, contexts = cached.latents[chosen], cached.contexts[chosen]
+        return denoising_loss(base, latents, contexts, noise, torch.arange(50, 950, 75)).item()
+
+
+def test_training_lowers_the_loss(tiny, learn, photos):
+    cached = encode_examples(tiny, read_folder(photos), 32)
+    barely, well = (learn(out, steps=steps, batch_size=4, dropout=0.0) for out, steps in (("barely", 1), ("well", 20)))
+    assert loss_of(tiny, well.overlay, cached) < 0.97 * loss_of(tiny, barely.overlay, cached)
+
+
+def test_the_folder_tells_the_run(learn):
+    run = learn()
+    assert sorted(path.name for path in run.folder.rglob("*.*")) == [
+        "inca-000002.safetensors",
+        "inca-000002.state",
+        "inca.safetensors",
+        "log.jsonl",
+        "plan.json",
+    ]
+    beginning, *steps = log(run.folder)
+    assert (beginning["base"], beginning["pictures"], beginning["overlay"]["name"]) == ("tiny", 3, "inca")
+    assert [(step["step"], step["rate"]) for step in steps] == [(1, 0.003), (2, 0.001), (3, 0.001)]
+    assert [step["loss"] for step in steps] == run.losses
+
+
+def test_the_overlay_is_saved_as_it_ends(learn):
+    run = learn()
+    saved = velatura.open_overlay(run.file)
+    assert saved.card == run.overlay.card
+    assert saved.card.steps == 3
+    assert all(map(torch.equal, saved.parameters(), run.overlay.parameters()))
+    assert not run.overlay.training
+
+
+def test_a_schedule_that_ends_early_ends_the_training(learn):
+    assert len(learn(steps=10, learning_rate="1e-3:2").losses) == 2
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
+def test_whatever_stops_a_run_a_snapshot_is_kept_and_said(learn, tmp_path, failure):
+    def stop(step):
+        if step.done == 1:
+            raise failure
+
+    with pytest.raises(failure) as stopped:
+        learn(on_step=stop)
+    kept = tmp_path / "run" / "snapshots" / "inca-000001.safetensors"
+    assert [str(kept)] == [note.split()[-1] for note in stopped.value.__notes__]
+    assert velatura.open_overlay(kept).card.steps == 1
+    assert not (tmp_path / "run" / "inca.safetensors").exists()
+
+
+def test_a_run_that_was_stopped_had_learned_what_an_unbroken_one_has(learn, tmp_path):
+    def stop(step):
+        if step.done == 2:
+            raise KeyboardInterrupt
+
+    whole = learn("whole")
+    with pytest.raises(KeyboardInterrupt):
+        learn("stopped", on_step=stop, snapshot_every=0)
+    snapshots = [path / "snapshots" / "inca-000002.safetensors" for path in (whole.folder, tmp_path / "stopped")]
+    unbroken, kept = map(velatura.open_overlay, snapshots)
+    assert all(map(torch.equal, unbroken.parameters(), kept.parameters()))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learned_from(learn, monkeypatch, tmp_path):
+    losses = iter([training.denoising_loss])
+
+    def burst(*given, **options):
+        return next(losses, lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))(*given, **options)
+
+    monkeypatch.setattr(training, "denoising_loss", burst)
+    with pytest.raises(Diverged, match=r"step 2, at a rate of 0\.001; lower the rate"):
+        learn()
+    kept = velatura.open_overlay(tmp_path / "run" / "snapshots" / "inca-000001.safetensors")
+    assert all(weight.isfinite().all() for weight in kept.parameters())
+
+
+def test_previews_are_pictures_by_the_overlay_and_change_nothing(learn):
+    plain, shown = learn("plain"), learn("shown", preview_every=2, preview_prompt="a red ball")
+    assert [path.name for path in (shown.folder / "previews").iterdir()] == ["inca-000002.png"]
+    assert plain.losses == shown.losses
+
+
+def test_a_preview_that_cannot_be_made_is_refused_before_the_run(learn, tmp_path):
+    with pytest.raises(BadPrompt):
+        learn(preview_every=1, preview_prompt="a red ball <hypernet:inca:strong>")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_folder_or_misfit_leaves_nothing_behind(tiny, photos, tmp_path, learn):
+    (photos / "3 a broken picture.png").write_bytes(b"no picture")
+    with pytest.raises(BadDataset):
+        learn()
+    (photos / "3 a broken picture.png").unlink()
+    misfit = velatura.Hypernetwork.for_base(tiny, widths=[768])
+    with pytest.raises(WrongBase):
+        velatura.train(tiny, misfit, photos, PLAN, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
