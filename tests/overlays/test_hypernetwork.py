@@ -48,7 +48,9 @@ def test_swish_is_hardswish():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_trains_and_keeps_shapes(tiny, activation):
-    overlay = velatura.Hypernetwork.for_base(tiny, activation=activation, widths=[64], seed=0, activate_output=True).train()
+    overlay = velatura.Hypernetwork.for_base(
+        tiny, activation=activation, widths=[64], seed=0, activate_output=True
+    ).train()
     context = torch.randn(2, 5, 64)
     k, v = overlay.transform(context)
     assert k.shape == v.shape == context.shape
@@ -158,9 +160,9 @@ def test_k_and_v_of_every_layer_of_a_width_are_changed(tiny, hyper):
     for handle in handles:
         handle.remove()
     k, v = overlay.transform(context, 0.5)
-    for name in seen:
+    for name, read in seen.items():
         if "attn2" in name:
-            assert torch.equal(seen[name], k if name.endswith("to_k") else v)
+            assert torch.equal(read, k if name.endswith("to_k") else v)
     assert sum("attn2" in name for name in seen) == 14
 
 
@@ -244,7 +246,8 @@ def made_for(*widths):
 
 
 @pytest.mark.parametrize(
-    ("widths", "family"), [((320, 640, 768, 1280), "SD1"), ((1024, 320, 64), "SD2"), ((2048, 640), "SDXL"), ((8,), "no f")]
+    ("widths", "family"),
+    [((320, 640, 768, 1280), "SD1"), ((1024, 320, 64), "SD2"), ((2048, 640), "SDXL"), ((8,), "no f")],
 )
 def test_a_net_for_another_family_is_refused_with_both_lists(tiny, widths, family):
     with pytest.raises(WrongBase, match=rf"inca changes contexts of .*{max(widths)} .*64, 96, 128 and 192: .*{family}"):

@@ -35,23 +35,28 @@ def read(path: Path) -> Base:
     unet_config, vae_config = _config(path / "unet"), _config(path / "vae")
     scheduler = _config(path / "scheduler", "scheduler_config.json")
     try:
+        family = _family(unet_config, vae_config, scheduler)
         with torch.device("meta"):
             unet = cast("UNet2DConditionModel", _untyped(UNet2DConditionModel).from_config(unet_config))
             vae = cast("AutoencoderKL", _untyped(AutoencoderKL).from_config(vae_config))
         text = CLIPTextModel(CLIPTextConfig(**_config(path / "text_encoder")))
         tokenizer: CLIPTokenizer = _untyped(CLIPTokenizer).from_pretrained(path / "tokenizer", local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadFile(f"{path} is no whole Stable Diffusion folder ({error}): download it again") from None
+        raise BadFile(f"{path} is no whole Stable Diffusion folder ({_said(error)}): download it again") from None
     weights = {"unet": _weights(path / "unet"), "vae": _weights(path / "vae"), "text": _weights(path / "text_encoder")}
     return Base(
         path.name,
-        _family(unet_config, vae_config, scheduler),
+        family,
         unet=_filled(unet, weights["unet"]),
         vae=_filled(vae, weights["vae"]),
         text=TextEncoder(tokenizer, _filled(text, weights["text"])),
         schedule=Schedule(scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"]),
         source=weights["unet"],
     )
+
+
+def _said(error: Exception) -> str:
+    return f"without {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
 
 
 def _untyped(kind: type[object]) -> Any:
@@ -61,9 +66,12 @@ def _untyped(kind: type[object]) -> Any:
 
 def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        found: object = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadFile(f"{folder / name} cannot be read ({error}): download the whole folder again") from None
+    if not isinstance(found, dict):
+        raise BadFile(f"{folder / name} is no table of settings: download the whole folder again")
+    return cast("dict[str, Any]", found)
 
 
 def _family(unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]) -> Family:

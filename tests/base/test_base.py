@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from velatura.base.families import FAMILIES, guess, recognise
+from velatura.base.schedule import Schedule
+from velatura.errors import VelaturaWarning
+
+
+def test_the_schedule_is_sd1s():
+    # numpy in float64, as LDM makes it: betas linear in their square roots
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alphas = np.cumprod(1 - betas)
+    schedule = Schedule()
+    np.testing.assert_array_equal(schedule.alphas_cumprod.numpy(), alphas.astype(np.float32))
+    assert schedule.sigmas[-1].item() == pytest.approx(14.6146, abs=1e-4)  # k-diffusion's sigma_max of SD1
+    assert schedule.sigmas[0].item() == pytest.approx(0.0292, abs=1e-4)
+
+
+def test_noise_keeps_the_variance():
+    latents, noise = torch.randn(2, 4, 64, 64), torch.randn(2, 4, 64, 64)
+    noisy = Schedule().add_noise(latents, noise, torch.tensor([0, 999]))
+    assert noisy.var().item() == pytest.approx(1, abs=0.05)
+    assert (noisy[0] - latents[0]).abs().max() < 0.2
+    assert (noisy[1] - noise[1]).abs().max() < 0.5
+
+
+def test_a_base_is_frozen(tiny):
+    parts = (tiny.unet, tiny.vae, tiny.text.model)
+    assert not any(weight.requires_grad for part in parts for weight in part.parameters())
+    assert not any(part.training for part in parts)
+    assert repr(tiny) == "Base('tiny', tiny, float32 on cpu)"
+
+
+def test_pixels_become_latents_and_latents_pixels(tiny):
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    latents = tiny.encode(pixels)
+    assert latents.shape == (2, 4, 16, 16)
+    assert torch.equal(latents, tiny.encode(pixels))
+    decoded = tiny.decode(latents)
+    assert decoded.shape == pixels.shape
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+
+
+def test_with_dice_latents_are_a_sample(tiny):
+    pixels = torch.rand(1, 3, 64, 64) * 2 - 1
+    one, other = (tiny.encode(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    assert not torch.equal(one, other)
+    assert torch.equal(one, tiny.encode(pixels, torch.Generator().manual_seed(1)))
+
+
+def test_prompts_are_framed_and_filled_up(tiny):
+    text = tiny.text
+    ids = text.token_ids("a red house")
+    assert text.start_id not in ids
+    assert text.encode(["a red house", ""]).shape == (2, 77, text.width) == (2, 77, 96)
+    framed = torch.tensor([[text.start_id, *ids, text.end_id] + [text.pad_id] * (75 - len(ids))])
+    assert torch.equal(text.encode_ids(framed), text.encode(["a red house"]))
+
+
+def test_case_does_not_count(tiny):
+    assert tiny.text.token_ids("A Red HOUSE") == tiny.text.token_ids("a red house")
+
+
+def test_words_past_the_75th_token_are_warned_of(tiny):
+    with pytest.warns(VelaturaWarning, match="the first 75 are read"):
+        tiny.text.encode(["house " * 100])
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+def test_a_family_is_known_by_its_widths(family):
+    assert recognise(family.cross_width, family.self_widths) == family
+    assert guess(family.widths) == family.name
+
+
+def test_the_odd_family_is_guessed_at():
+    assert recognise(768, (320,)) is None
+    assert guess([768]) == "SD1"
+    assert guess([320, 640, 1280, 1024]) == "SD2"
+    assert guess([7]) == "no family known here"

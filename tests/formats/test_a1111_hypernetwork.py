@@ -1,0 +1,168 @@
+"""Against A1111 1.8.0's own answers: tests/data/hypernet says what each file is and what it does to given contexts."""
+
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import velatura
+from velatura.errors import BadFile, VelaturaWarning, WrongBase
+from velatura.formats import a1111_hypernetwork
+from velatura.tensors import open_tensors
+
+FOLDER = Path(__file__).parents[1] / "data" / "hypernet"
+INDEX = json.loads((FOLDER / "index.json").read_text())
+CASES = {case["case"]: case for case in INDEX["cases"]}
+INPUTS = open_tensors(FOLDER / "inputs.safetensors").tensors
+OUTPUTS = open_tensors(FOLDER / "outputs.safetensors").tensors
+
+
+def ids(listed, key):
+    return [pytest.param(each, id=each[key]) for each in listed]
+
+
+def opened(case):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VelaturaWarning)
+        return velatura.open_overlay(FOLDER / CASES[case]["file"])
+
+
+def close(found, expected, tolerance=2e-5):
+    assert ((found - expected).abs() <= tolerance * (1 + expected.abs())).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_contexts_come_out_as_in_a1111(case):
+    overlay = opened(case)
+    keys = [key for key in OUTPUTS if key.startswith(f"{case}.")]
+    assert keys
+    for key in keys:
+        width, part, strength = key.replace("@", ".", 1).split(".", 3)[1:]
+        k, v = overlay.transform(INPUTS[f"x{width}"], float(strength))
+        close(k if part == "k" else v, OUTPUTS[key])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_file_says_of_itself_is_read(case):
+    overlay, loaded = opened(case), CASES[case]["loaded"]
+    structure = overlay.structure
+    assert list(structure.widths) == loaded["sizes"]
+    assert list(structure.layers) == loaded["layer_structure"]
+    assert structure.activation == (loaded["activation_func"] or "linear")
+    assert structure.layer_norm == loaded["is_layer_norm"]
+    assert structure.activate_output == bool(loaded["activate_output"])
+    assert list(structure.dropout) == loaded["dropout_structure"][: len(structure.layers)]
+    assert overlay.card.steps == (loaded["step"] or 0)
+    assert overlay.card.name == (loaded["name"] or Path(CASES[case]["file"]).stem)
+    assert overlay.card.base == (loaded["sd_checkpoint_name"] or "")
+    assert overlay.card.base_hash == (loaded["sd_checkpoint"] or "")
+    modules = overlay.get_submodule(f"{structure.widths[0]}_0.linear").children()
+    assert [repr(each).split("(")[0] for each in modules] == [each.split("(")[0] for each in loaded["sequential"]]
+    assert {weight.dtype for weight in overlay.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("stack", ids(INDEX["stacks"], "stack"))
+def test_several_act_in_order(stack):
+    for width in stack["dims"]:
+        k = v = INPUTS[f"x{width}"]
+        for case, strength in stack["apply"]:
+            overlay = opened(case)
+            k, v = overlay.transform(k, strength)[0], overlay.transform(v, strength)[1]
+        close(k, OUTPUTS[f"{stack['stack']}.{width}.k"], 2e-4)
+        close(v, OUTPUTS[f"{stack['stack']}.{width}.v"], 2e-4)
+
+
+@pytest.mark.parametrize("repeat", ids(INDEX["repeats"], "id"))
+def test_the_same_one_twice_acts_with_each_strength(repeat):
+    overlay = opened(repeat["case"])
+    for width in repeat["dims"]:
+        k = INPUTS[f"x{width}"]
+        for strength in repeat["name_in_prompt_twice_with"]:
+            k = overlay.transform(k, strength)[0]
+        close(k, OUTPUTS[f"{repeat['id']}a.{width}.k"], 2e-4)
+
+
+@pytest.mark.parametrize("trained", ids(INDEX["train_mode"], "id"))
+def test_strength_is_ignored_in_train_mode(trained):
+    width = trained["dim"]
+    k, _ = opened(trained["case"]).train().transform(INPUTS[f"x{width}"], trained["multiplier_set"])
+    close(k, OUTPUTS[f"{trained['id']}.{width}.k"])
+
+
+class Attention(nn.Module):
+    """One attention layer with A1111's given weights, as LDM computes it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.heads, self.scale = layer["heads"], layer["scale"]
+        weights = {name: OUTPUTS[f"{layer['id']}.{name}.weight"] for name in ("to_q", "to_k", "to_v", "to_out")}
+        for name, weight in weights.items():
+            self.add_module(name, nn.Linear(weight.shape[1], weight.shape[0], bias=name == "to_out"))
+            self.get_submodule(name).weight = nn.Parameter(weight)
+        self.to_out.bias = nn.Parameter(OUTPUTS[f"{layer['id']}.to_out.bias"])
+
+    def forward(self, x, context):
+        q, k, v = (
+            each.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for each in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        mixed = (q @ k.transpose(-1, -2) * self.scale).softmax(dim=-1) @ v
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
+@pytest.mark.parametrize("layer", ids(INDEX["attention"], "id"))
+def test_a_whole_attention_layer_comes_out_as_in_a1111(layer):
+    x = OUTPUTS[f"{layer['id']}.x"]
+    context = x if layer["kind"].startswith("self") else INPUTS[f"x{layer['dim']}"]
+    model = nn.ModuleList([Attention(layer)])
+    with torch.no_grad(), velatura.attach(model, opened(layer["case"]), layer["mult"]):
+        close(model[0](x, context), OUTPUTS[f"{layer['id']}.y"], 2e-4)
+
+
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
+@pytest.mark.parametrize("refused", ids(INDEX["refused"], "id"))
+def test_what_a1111_refuses_is_refused_in_one_line(refused):
+    with pytest.raises(BadFile) as caught:
+        velatura.open_overlay(FOLDER / refused["file"])
+    assert refused["file"] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_writing_and_reading_gives_the_same(case, tmp_path):
+    overlay = opened(case)
+    for ending in (".pt", ".safetensors"):
+        velatura.save(overlay, tmp_path / f"again{ending}")
+        again = velatura.open_overlay(tmp_path / f"again{ending}")
+        assert again.card == overlay.card
+        weights = again.state_dict()
+        assert weights.keys() == overlay.state_dict().keys()
+        assert all(torch.equal(weights[key], each) for key, each in overlay.state_dict().items())
+
+
+def test_files_keep_to_what_every_a1111_accepts(hyper, tmp_path):
+    velatura.save(hyper(activation="mish", layer_norm=True, name="inca"), tmp_path / "inca.pt")
+    with zipfile.ZipFile(tmp_path / "inca.pt") as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+    assert {name for name in names if not name.startswith("data/")} == {"data.pkl", "version"}
+    payload = torch.load(tmp_path / "inca.pt", weights_only=True)
+    fields = "step name layer_structure activation_func is_layer_norm weight_initialization sd_checkpoint"
+    more = "sd_checkpoint_name activate_output use_dropout dropout_structure last_layer_dropout optional_info"
+    assert set(list(payload)[:4]) == {64, 96, 128, 192}
+    assert list(payload)[4:] == [*fields.split(), *more.split()]
+    assert payload["name"] == "inca"
+    assert list(payload[96][0])[:4] == ["linear.0.weight", "linear.0.bias", "linear.2.weight", "linear.2.bias"]
+
+
+def test_only_hypernetworks_are_written(tmp_path):
+    class Other(velatura.Overlay):
+        kind = "other"
+
+    with pytest.raises(WrongBase, match="not a other"):
+        a1111_hypernetwork.write(Other(), tmp_path / "other.pt")

@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+import velatura
+from velatura.errors import BadFile, UnknownName
+from velatura.tensors import open_tensors, read_metadata, write_safetensors, write_torch
+
+
+def same(one, other):
+    mine, yours = one.state_dict(), other.state_dict()
+    return mine.keys() == yours.keys() and all(torch.equal(mine[key], yours[key]) for key in mine)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_an_overlay_comes_back_as_it_was_saved(hyper, tmp_path, ending):
+    overlay = hyper(layers=(1, 2, 2, 1), activation="prelu", layer_norm=True, dropout=0.1, name="ink")
+    overlay.card = overlay.card.but(steps=1200, note="first try")
+    velatura.save(overlay, tmp_path / f"ink{ending}")
+    again = velatura.open_overlay(tmp_path / f"ink{ending}")
+    assert same(again, overlay)
+    assert not again.training
+    assert again.card == overlay.card.but(family="tiny")
+    assert str(again.card) == (
+        "hypernet 64,96,128,192 · 1,2,2,1 prelu · layer norm · dropout 0,0.1,0.1,0 · tiny · 1,200 steps"
+    )
+
+
+def test_half_precision_is_kept_in_our_own_files(hyper, tmp_path):
+    velatura.save(hyper().bfloat16(), tmp_path / "half.safetensors")
+    assert {each.dtype for each in velatura.open_overlay(tmp_path / "half.safetensors").parameters()} == {
+        torch.bfloat16
+    }
+
+
+def test_content_counts_and_not_the_name(hyper, tmp_path):
+    velatura.save(hyper(name="ink"), tmp_path / "ink.pt")
+    (tmp_path / "ink.pt").rename(tmp_path / "ink.safetensors")
+    assert velatura.open_overlay(tmp_path / "ink.safetensors").card.name == "ink"
+
+
+def test_a_dialect_overrules_the_ending(hyper, tmp_path):
+    velatura.save(hyper(), tmp_path / "ink.bin", dialect="a1111")
+    assert 96 in open_tensors(tmp_path / "ink.bin").payload
+
+
+@pytest.mark.parametrize(("name", "dialect"), [("ink.pth", None), ("ink", None), ("ink.pt", "a111")])
+def test_an_unknown_dialect_is_refused_before_writing(hyper, tmp_path, name, dialect):
+    with pytest.raises(UnknownName):
+        velatura.save(hyper(), tmp_path / name, dialect=dialect)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_card_is_one_line(hyper, tmp_path):
+    for card in ("{", '{"kind": "hypernet", "hats": 3}', '{"kind": "spell"}', '{"kind": "hypernet"}'):
+        write_safetensors(tmp_path / "bad.safetensors", hyper().state_dict(), {"velatura.card": card})
+        with pytest.raises(BadFile, match=r"^bad.safetensors has a"):
+            velatura.open_overlay(tmp_path / "bad.safetensors")
+
+
+def test_what_is_missing_or_left_over_is_named(hyper, tmp_path):
+    velatura.save(hyper(), tmp_path / "ink.safetensors")
+    tensors, metadata = open_tensors(tmp_path / "ink.safetensors").tensors, read_metadata(tmp_path / "ink.safetensors")
+    few = {key: each for key, each in tensors.items() if key != "96_0.linear.0.bias"}
+    write_safetensors(tmp_path / "few.safetensors", few, metadata)
+    with pytest.raises(BadFile, match=r"lacks 96_0.linear.0.bias"):
+        velatura.open_overlay(tmp_path / "few.safetensors")
+    write_safetensors(tmp_path / "more.safetensors", {**tensors, "hat": torch.ones(1)}, metadata)
+    with pytest.raises(BadFile, match="holds 'hat'"):
+        velatura.open_overlay(tmp_path / "more.safetensors")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    write_torch(tmp_path / "vector.pt", {"string_to_param": {"*": torch.ones(2, 768)}})
+    with pytest.raises(BadFile, match=r"vector\.pt is no overlay that is known here"):
+        velatura.open_overlay(tmp_path / "vector.pt")
+    with pytest.raises(BadFile, match="No such file"):
+        velatura.open_overlay(tmp_path / "nowhere.pt")
+
+
+def test_a_folder_that_is_no_base_is_refused(tmp_path):
+    with pytest.raises(BadFile, match="no diffusers folder"):
+        velatura.open_base(tmp_path)
+    with pytest.raises(BadFile, match="does not exist"):
+        velatura.open_base(tmp_path / "nowhere")
