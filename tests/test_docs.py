@@ -1,0 +1,71 @@
+"""Law 10: what README and docs show runs as it stands, on the tiny base."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import velatura
+from velatura.cli.app import main
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LONG_RUN = re.compile(r"(steps[= ])\d{3,}")
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(document.read_text()) if kind == language]
+
+
+def documents(language: str) -> list[Path]:
+    return [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if blocks(path, language)]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands(block: str) -> list[list[str]]:
+    """The words of each line typed at a prompt, without comments."""
+    return [shlex.split(line[2:], comments=True) for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """An empty working folder with somebody's photos in it."""
+    shutil.copytree(velatura.tiny_pictures("neon"), tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(params=["two steps", pytest.param("as written", marks=pytest.mark.slow)])
+def shorten(request):
+    """Cut training to two steps, so that all else is run every time; the slow tests leave it as it is written."""
+    if request.param == "as written":
+        return lambda text: text
+    return lambda text: LONG_RUN.sub(r"\g<1>2", text)
+
+
+@pytest.mark.parametrize("document", documents("python"), ids=named)
+@pytest.mark.usefixtures("desk")
+def test_python_blocks_run(document, shorten):
+    names: dict[str, object] = {}
+    for block in blocks(document, "python"):
+        exec(compile(shorten(block), named(document), "exec"), names)
+
+
+@pytest.mark.parametrize("document", documents("console"), ids=named)
+@pytest.mark.usefixtures("desk")
+def test_console_blocks_run(document, shorten, capsys):
+    for block in blocks(document, "console"):
+        for program, *words in commands(shorten(block)):
+            assert program == "velatura"
+            assert main(words) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=named)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert "://" in target or (document.parent / target).exists(), target
