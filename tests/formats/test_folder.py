@@ -70,7 +70,7 @@ def test_a_folder_cut_short_names_what_is_wrong(copy):
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_a_damaged_config_is_refused(copy, content):
     (copy / "unet" / "config.json").write_text(content)
-    with pytest.raises(BadFile, match="config.json|without 'block_out_channels'"):
+    with pytest.raises(BadFile, match=r"config\.json|without 'block_out_channels'"):
         velatura.open_base(copy)
 
 
