@@ -7,7 +7,7 @@ import torch
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.errors import BadDataset, BadPrompt, Diverged, WrongBase
+from velatura.errors import BadDataset, BadPlan, Diverged, WrongBase
 from velatura.training import train as training
 from velatura.training.cache import encode_examples
 from velatura.training.objective import denoising_loss
@@ -157,8 +157,8 @@ def test_previews_are_pictures_by_the_overlay_and_change_nothing(learn):
 
 
 def test_a_preview_that_cannot_be_made_is_refused_before_the_run(learn, tmp_path):
-    with pytest.raises(BadPrompt):
-        learn(preview_every=1, preview_prompt="a red ball <hypernet:inca:strong>")
+    with pytest.raises(BadPlan, match="name a preview prompt without tags"):
+        learn(preview_every=1, preview_prompt="a red ball <hypernet:other:1>")
     assert not (tmp_path / "run").exists()
 
 

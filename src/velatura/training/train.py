@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 from velatura import formats
 from velatura.base.base import Base
 from velatura.datasets.folder import read_folder
-from velatura.errors import Diverged
+from velatura.errors import BadPlan, Diverged
 from velatura.overlays.overlay import Overlay, attach
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import Picture, generate
@@ -66,8 +66,8 @@ def train(
     rates = plan.rates()
     examples = read_folder(folder)
     prompt = plan.preview_prompt or examples[0].caption
-    if plan.preview_every:
-        Prompt.read(prompt)  # what is wrong with it is said now, not at the first preview
+    if plan.preview_every and Prompt.read(prompt).tags:
+        raise BadPlan(f'previews of "{prompt}" would call other overlays; name a preview prompt without tags')
     cache = encode_examples(base, examples, plan.pixels or base.family.default_pixels)
 
     frozen = frozen_base(base, plan.precision)
