@@ -23,7 +23,7 @@ CLASSES = sorted(
 
 # What was found stands before a colon or semicolon, what to do (or another error that says it) after it;
 # or the message says what must be; or it asks back.
-ADVISES = re.compile(r"[;:] (.*\w+ .*\w+|-)|\bmust\b|\?$", re.DOTALL)
+ADVISES = re.compile(r"[;:] (.*\w+ .*(\w+|-)|-)|\bmust\b|\?$", re.DOTALL)
 
 
 def called(call: ast.expr) -> str:
