@@ -47,6 +47,10 @@ class BadRecipe(VelaturaError):
     """A recipe with a field out of bounds, or a picture that carries none."""
 
 
+class NoPicture(VelaturaError):
+    """Latents that are no numbers any more, so that there is nothing to see."""
+
+
 class BadPlan(VelaturaError):
     """A training plan with a field out of bounds."""
 

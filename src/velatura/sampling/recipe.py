@@ -53,21 +53,21 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: PromptText = Field("", description="what to paint")
-    negative: PromptText = Field("", description="what to keep away from")
-    steps: int = Field(20, ge=1, le=1000, description="steps from noise to picture")
-    sampler: str = Field("Euler a", description="how the steps are taken")
+    prompt: PromptText = Field(default="", description="what to paint")
+    negative: PromptText = Field(default="", description="what to keep away from")
+    steps: int = Field(default=20, ge=1, le=1000, description="steps from noise to picture")
+    sampler: str = Field(default="Euler a", description="how the steps are taken")
     guidance: float = Field(
-        7.0, allow_inf_nan=False, description="how much the prompt counts (CFG scale); 1: no guidance"
+        default=7.0, allow_inf_nan=False, description="how much the prompt counts (CFG scale); 1: no guidance"
     )
     seed: Annotated[int | None, BeforeValidator(_drawn_later)] = Field(
-        None, ge=0, lt=2**63, description="what the noise is drawn from; -1: a new one each time"
+        default=None, ge=0, lt=2**63, description="what the noise is drawn from; -1: a new one each time"
     )
-    width: Pixels | None = Field(None, description="pixels")
-    height: Pixels | None = Field(None, description="pixels")
-    base: str | None = Field(None, description="name of the base it was made with")
-    base_hash: str | None = Field(None, description="the base's short hash")
-    version: str | None = Field(None, description="the program that made it")
+    width: Pixels | None = Field(default=None, description="pixels")
+    height: Pixels | None = Field(default=None, description="pixels")
+    base: str | None = Field(default=None, description="name of the base it was made with")
+    base_hash: str | None = Field(default=None, description="the base's short hash")
+    version: str | None = Field(default=None, description="the program that made it")
 
     @model_validator(mode="wrap")
     @classmethod
