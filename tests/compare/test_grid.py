@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import velatura
+from velatura.compare.grid import draw_grid
+from velatura.errors import BadRecipe, UnknownName
+from velatura.sampling.infotext import read_carried, read_infotext
+
+RED, BLUE = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+QUICK = velatura.Recipe(prompt="a house <hypernet:neon:{s}>", steps=1, seed=7)
+
+
+def dark(sheet, box):
+    """How many pixels of a part of the sheet are ink."""
+    return int((np.asarray(sheet.crop(box).convert("L")) < 80).sum())
+
+
+def test_small_pictures_are_enlarged_by_a_whole_factor():
+    sheet = draw_grid([[RED, BLUE]])
+    assert sheet.size == (6 + 2 * (192 + 6), 6 + 192 + 6)
+    assert sheet.getpixel((6, 6)) == sheet.getpixel((6 + 191, 6 + 191)) == (255, 0, 0)
+    assert sheet.getpixel((6 + 192 + 6, 6)) == (0, 0, 255)
+
+
+def test_large_pictures_stay_as_they_are():
+    assert draw_grid([[Image.new("RGB", (512, 768))]]).size == (512 + 12, 768 + 12)
+
+
+def test_labels_stand_over_columns_and_beside_rows():
+    bare, labelled = draw_grid([[RED], [BLUE]]), draw_grid([[RED], [BLUE]], ["strength 0.5"], ["a red house", "a boat"])
+    left, top = labelled.width - bare.width, labelled.height - bare.height
+    assert dark(labelled, (left, 0, labelled.width, top))
+    assert dark(labelled, (0, top, left, top + 200))
+    assert dark(labelled, (0, top + 200, left, labelled.height))
+
+
+def test_a_long_label_is_broken_between_words():
+    short, long = (draw_grid([[RED]], [text]) for text in ("a house", "a house " * 20))
+    assert long.width == short.width
+    assert long.height > short.height
+
+
+def test_axes_change_a_field_and_a_word_of_the_prompt(tiny, hyper):
+    overlays = {"neon": hyper()}
+    made = velatura.grid(tiny, QUICK, x=("s", [0, 0.5, 1.0]), y=("seed", [7, 8]), overlays=overlays)
+    prompts = [[picture.recipe.prompt for picture in row] for row in made.rows]
+    assert prompts == [[f"a house <hypernet:neon:{s}>" for s in ("0", "0.5", "1")]] * 2
+    assert [[picture.recipe.seed for picture in row] for row in made.rows] == [[7] * 3, [8] * 3]
+    alone = velatura.generate(tiny, made.rows[1][1].recipe, overlays=overlays)
+    assert np.abs(np.asarray(alone.image).astype(int) - np.asarray(made.rows[1][1].image)).max() <= 1
+
+
+def test_an_axis_of_prompts_may_hold_the_word_of_the_other(tiny, hyper):
+    prompts = ["a house <hypernet:neon:{s}>", "a boat <hypernet:neon:{s}>"]
+    made = velatura.grid(tiny, QUICK, x=("s", [0, 1]), y=("prompt", prompts), overlays={"neon": hyper()})
+    assert made.rows[1][1].recipe.prompt == "a boat <hypernet:neon:1>"
+
+
+def test_an_open_seed_is_drawn_once_for_all(tiny):
+    made = velatura.grid(tiny, "a house", x=("steps", [1, 2]))
+    [[one, two]] = made.rows
+    assert one.recipe.seed == two.recipe.seed is not None
+
+
+def test_a_saved_grid_says_how_it_was_made(tiny, hyper, tmp_path):
+    made = velatura.grid(tiny, QUICK, x=("s", [0, 0.5]), y=("seed", [7, 8]), overlays={"neon": hyper()})
+    path = made.save(tmp_path / "grid.png")
+    prompt, _, fields = read_infotext(read_carried(path))
+    assert prompt == QUICK.prompt
+    assert fields["X Type"] == "s"
+    assert fields["Y Values"] == "7, 8"
+    with Image.open(path) as image:
+        assert image.size == made.image.size
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"), [(("strength", [0, 1]), r"write \{strength\} into the prompt"), (("seed", []), "has no values")]
+)
+def test_an_axis_that_changes_nothing_is_refused(tiny, axis, words):
+    with pytest.raises(BadRecipe, match=words):
+        velatura.grid(tiny, "a house", x=axis)
+
+
+def test_a_bad_value_on_an_axis_is_refused(tiny):
+    with pytest.raises(UnknownName):
+        velatura.grid(tiny, "a house", x=("sampler", ["Euler a", "Eular"]))
