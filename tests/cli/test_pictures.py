@@ -1,0 +1,136 @@
+import json
+
+import pytest
+from PIL import Image
+
+import velatura
+from velatura.cli.app import main
+from velatura.sampling.recipe import Recipe
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty folder and give back its status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        status = main(words)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def neon(tmp_path, hyper):
+    """An overlay file in the folder where commands run."""
+    velatura.save(hyper(), tmp_path / "neon.safetensors")
+
+
+def test_pictures_go_into_a_folder_under_the_next_numbers(said, tmp_path):
+    assert said("generate", "a house", "--steps", "1", "--count", "2", "--seed", "7") == (
+        0,
+        "pictures/00001.png\npictures/00002.png\n",
+        "",
+    )
+    assert said("generate", "a house", "--steps", "1")[1] == "pictures/00003.png\n"
+    assert [Recipe.from_image(tmp_path / f"pictures/0000{i}.png").seed for i in (1, 2)] == [7, 8]
+
+
+def test_every_option_is_in_the_recipe(said):
+    words = [
+        "--negative",
+        "blurry",
+        "--sampler",
+        "DDIM",
+        "--cfg",
+        "3.5",
+        "--seed",
+        "9",
+        "--width",
+        "96",
+        "--height",
+        "32",
+    ]
+    status, out, _ = said("generate", "a house", *words, "--set", "steps=2", "--out", "house.png", "--json")
+    [row] = json.loads(out)
+    assert status == 0
+    assert row["path"] == "house.png"
+    wanted = Recipe(
+        prompt="a house", negative="blurry", sampler="DDIM", guidance=3.5, seed=9, width=96, height=32, steps=2
+    )
+    assert Recipe.model_validate(row["recipe"]).but(base=None, base_hash=None, version=None) == wanted
+    with Image.open("house.png") as image:
+        assert image.size == (96, 32)
+
+
+def test_a_picture_is_made_again_from_its_recipe(said, tmp_path):
+    said("generate", "a house", "--steps", "2", "--seed", "3", "--out", "first.png")
+    said("generate", "--recipe", "first.png", "--out", "second.png")
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+
+
+@pytest.mark.usefixtures("neon")
+def test_a_tag_finds_its_overlay_in_this_folder_and_an_option_tags_for_one(said, tmp_path):
+    said("generate", "a house <hypernet:neon:0.5>", "--steps", "1", "--seed", "3", "--out", "tag.png")
+    said("generate", "a house", "--overlay", "neon.safetensors:0.5", "--steps", "1", "--seed", "3", "--out", "file.png")
+    said("generate", "a house", "--steps", "1", "--seed", "3", "--out", "bare.png")
+    tagged, by_file, bare = ((tmp_path / f"{name}.png").read_bytes() for name in ("tag", "file", "bare"))
+    assert tagged == by_file != bare
+
+
+@pytest.mark.usefixtures("neon")
+def test_a_grid_is_one_picture(said):
+    words = [
+        "--x",
+        "s=0,0.5",
+        "--y",
+        'prompt="a house, <hypernet:neon:{s}>",a boat <hypernet:neon:{s}>',
+        "--steps",
+        "1",
+    ]
+    status, out, _ = said("grid", "", *words)
+    assert (status, out) == (0, "grid.png\n")
+    with Image.open("grid.png") as image:
+        assert image.width > 2 * 192
+        assert image.height > 2 * 192
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["generate"], "there is nothing to paint"),
+        (["generate", "a", "--set", "seed"], "write it as seed=8"),
+        (["generate", "a", "--set", "colour=red"], "a recipe has no colour"),
+        (["generate", "a", "--out", "house.bmp"], "end it in .png"),
+        (["generate", "a", "--overlay", "nowhere.pt:0.5"], "nowhere.pt"),
+        (["generate", "a", "--recipe", "nowhere.png"], "nowhere.png does not exist"),
+        (["generate", "a", "--library", "nowhere"], "nowhere is no folder"),
+        (["generate", "a", "--base", "nowhere"], "nowhere does not exist"),
+        (["generate", "a", "--count", "0"], "count"),
+        (["grid", "a", "--x", "s=1,2"], "write {s} into the prompt"),
+        (["grid", "a", "--x", "s"], "write it as s=0,0.5,1"),
+        (["grid", "a", "--x", "seed="], "has no values"),
+        (["grid", "a", "--x", "steps=1,many"], "steps is 'many'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(said, tmp_path, words, reason):
+    status, out, err = said(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert reason in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unless_asked(said, tmp_path):
+    (tmp_path / "house.png").write_bytes(b"dear to me")
+    assert said("generate", "a", "--steps", "1", "--out", "house.png")[0] == 2
+    assert (tmp_path / "house.png").read_bytes() == b"dear to me"
+    assert said("generate", "a", "--steps", "1", "--out", "house.png", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["generate", "grid"])
+def test_help_has_two_examples_and_says_defaults(said, verb):
+    status, out, _ = said(verb, "--help")
+    assert status == 0
+    assert out.count(f"velatura {verb} ") >= 3  # usage and two examples
+    assert "Euler a" in out
