@@ -1,0 +1,172 @@
+"""The verb `train`: an overlay from a folder of pictures."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import velatura
+from velatura.datasets.folder import read_folder
+from velatura.errors import BadOverlay
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+    from velatura.overlays.overlay import Overlay
+    from velatura.training.plan import Plan
+    from velatura.training.train import Step
+
+WHAT, HOW, KEPT = "What is trained", "How it learns", "What is kept"
+
+MEAN_OF = 20  # steps; the loss of one alone says little
+
+train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
+
+Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
+BaseName = Annotated[str, typer.Option("--base", help="tiny, or a folder in diffusers' layout.", rich_help_panel=WHAT)]
+Name = Annotated[
+    str | None,
+    typer.Option(help="What the overlay is called.", rich_help_panel=WHAT, show_default="the folder's name"),
+]
+Layers = Annotated[str, typer.Option(help="Widths of its layers, in widths of the context.", rich_help_panel=WHAT)]
+Activation = Annotated[str, typer.Option(help="Between its layers: relu, mish, swish, ...", rich_help_panel=WHAT)]
+LayerNorm = Annotated[bool, typer.Option("--layer-norm", help="Normalise after each layer.", rich_help_panel=WHAT)]
+Dropout = Annotated[float, typer.Option(help="Share of its hidden features that rest.", rich_help_panel=WHAT)]
+Steps = Annotated[int | None, typer.Option(help="Steps of the optimizer.", rich_help_panel=HOW, show_default="preset")]
+Rate = Annotated[
+    str | None,
+    typer.Option(help='Learning rate, or several: "5e-5:100, 5e-6".', rich_help_panel=HOW, show_default="preset"),
+]
+Batch = Annotated[int | None, typer.Option(help="Pictures a step.", rich_help_panel=HOW, show_default="preset")]
+Side = Annotated[
+    int | None, typer.Option(help="Pictures are cut to this size.", rich_help_panel=HOW, show_default="the base's")
+]
+MinSnr = Annotated[float | None, typer.Option(help="Min-SNR weighting; 5 is usual.", rich_help_panel=HOW)]
+Bits = Annotated[str, typer.Option(help="Of the frozen base: float32, bfloat16.", rich_help_panel=HOW)]
+Seed = Annotated[int, typer.Option(help="All chance is drawn from it.", rich_help_panel=HOW)]
+Out = Annotated[
+    Path | None, typer.Option(help="The run's folder, a new one.", rich_help_panel=KEPT, show_default="runs/NAME")
+]
+SnapshotEvery = Annotated[
+    int | None, typer.Option(help="Steps between snapshots, 0: none.", rich_help_panel=KEPT, show_default="preset")
+]
+PreviewEvery = Annotated[int, typer.Option(help="Steps between preview pictures, 0: none.", rich_help_panel=KEPT)]
+Preview = Annotated[
+    str | None, typer.Option(help="What previews show.", rich_help_panel=KEPT, show_default="the first caption")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=KEPT)]
+
+
+@train.callback()
+def _train() -> None:
+    """Train an overlay on a folder of captioned pictures."""
+
+
+@train.command("hypernet")
+def train_hypernet(
+    folder: Folder,
+    *,
+    base: BaseName = "tiny",
+    name: Name = None,
+    layers: Layers = "1,2,1",
+    activation: Activation = "relu",
+    layer_norm: LayerNorm = False,
+    dropout: Dropout = 0.0,
+    steps: Steps = None,
+    rate: Rate = None,
+    batch: Batch = None,
+    pixels: Side = None,
+    min_snr: MinSnr = None,
+    precision: Bits = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    snapshot_every: SnapshotEvery = None,
+    preview_every: PreviewEvery = 0,
+    preview: Preview = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a hypernetwork: a small network in front of every K and V of the base, good at styles.
+
+    velatura train hypernet photos/ --name inca --steps 300 --out runs/inca
+
+    velatura train hypernet photos/ --base sd15/ --layers 1,2,1 --activation mish --rate "5e-5:100, 5e-6" --dry-run
+    """
+    read_folder(folder)  # what is wrong with it is said before anything is loaded
+    on, name = open_base(base), name or folder.absolute().name
+    wanted = {"steps": steps, "learning_rate": rate, "batch_size": batch, "pixels": pixels, "min_snr": min_snr}
+    kept = {"snapshot_every": snapshot_every, "preview_every": preview_every, "preview_prompt": preview}
+    plan = _plan("hypernet", on, **wanted, **kept, precision=precision, seed=seed)
+    widths = _numbers(layers)
+    overlay = velatura.Hypernetwork.for_base(
+        on, layers=widths, activation=activation, layer_norm=layer_norm, dropout=dropout, seed=seed, name=name
+    )
+    _run(on, overlay, folder, plan, out=out or Path("runs", name), dry_run=dry_run)
+
+
+def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: Path, dry_run: bool) -> None:
+    """Print what will be done, do it, and say where it is: the same for every kind."""
+    examples = read_folder(folder)
+    seen = plan.rates().end * plan.batch_size / len(examples)
+    parameter_count = sum(each.numel() for each in overlay.parameters())
+    rows = {
+        "overlay": f"{overlay.card.name}, {overlay.card}, {parameter_count:,} parameters",
+        "base": f"{base.name} {base.hash}",
+        "folder": f"{folder}, {len(examples)} pictures, each seen {seen:g} times",
+        **{field.replace("_", " "): value for field, value in plan if value is not None},
+        "out": out,
+    }
+    for label, value in rows.items():
+        print(f"{label:16}{value}")
+    if dry_run:
+        return
+    with training_bar() as on_step:
+        run = velatura.train(base, overlay, folder, plan, out=out, on_step=on_step)
+    print(f"{run.file}: {overlay.card}")
+    print(f'try:  velatura generate "{examples[0].caption} <{overlay.kind}:{run.file.stem}:1>" --library {out}')
+
+
+def open_base(name: str) -> "Base":
+    """The base that a command line names: tiny, or a folder."""
+    return velatura.tiny() if name == "tiny" else velatura.open_base(name)
+
+
+@contextmanager
+def training_bar() -> Generator[Callable[["Step"], None]]:
+    """A bar of the steps done, on stderr, with the running mean of the loss and the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress("training", *columns, *times, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=None, loss=float("nan"))
+        losses = list[float]()
+
+        def on_step(step: "Step") -> None:
+            losses.append(step.loss)
+            recent = losses[-MEAN_OF:]
+            progress.update(task, completed=step.done, total=step.total, loss=sum(recent) / len(recent))
+
+        yield on_step
+
+
+def _plan(kind: str, base: "Base", **wanted: object) -> "Plan":
+    """The preset for a kind on such a base, with what the command line says otherwise."""
+    preset = velatura.Plan.preset(kind, base.family.name)
+    return preset.but(**{field: value for field, value in wanted.items() if value is not None})
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadOverlay(f'the layers "{text}" are no list of numbers; write "1,2,1"') from None

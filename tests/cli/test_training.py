@@ -1,0 +1,69 @@
+"""The verb `train` from the command line: the plan first, then the run, then where it is."""
+
+import pytest
+from PIL import Image
+
+import velatura
+from velatura.cli.app import main
+
+BRIEF = ("--steps", "2", "--batch", "1", "--pixels", "32", "--precision", "float32")
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """An empty working folder with somebody's photos in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "a red wall.png")
+    return tmp_path
+
+
+def rows(text):
+    """The plan as it was printed: every label with its value."""
+    return dict(line.split(maxsplit=1) for line in text.splitlines() if not line.startswith("try:"))
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(desk, capsys):
+    assert main(["train", "hypernet", "photos", "--rate", "5e-5:100, 5e-6", "--steps", "200", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "rate" in said
+    assert "5e-5:100, 5e-6" in said
+    assert rows(said)["steps"] == "200"
+    assert [path.name for path in desk.iterdir()] == ["photos"]
+
+
+def test_what_is_not_said_is_the_presets(desk, capsys):
+    assert main(["train", "hypernet", "photos", "--steps", "7", "--dry-run"]) == 0
+    said, preset = rows(capsys.readouterr().out), velatura.Plan.preset("hypernet", "tiny")
+    assert (said["steps"], said["batch"]) == ("7", f"size      {preset.batch_size}")
+
+
+def test_a_run_is_called_by_the_folder_unless_it_is_named(desk, capsys):
+    assert main(["train", "hypernet", "photos", *BRIEF]) == 0
+    assert "runs/photos/photos.safetensors: hypernet" in capsys.readouterr().out
+    assert main(["train", "hypernet", "photos", "--name", "inca", "--out", "mine", *BRIEF]) == 0
+    assert velatura.open_overlay(desk / "mine" / "inca.safetensors").card.name == "inca"
+
+
+def test_the_structure_is_as_asked_for(desk):
+    words = ["--layers", "1,1.5,2,1", "--activation", "mish", "--layer-norm", "--dropout", "0.1", "--out", "run"]
+    assert main(["train", "hypernet", "photos", *words, *BRIEF]) == 0
+    structure = velatura.open_overlay(desk / "run" / "photos.safetensors").structure
+    assert (structure.layers, structure.activation) == ((1, 1.5, 2, 1), "mish")
+    assert structure.layer_norm
+    assert structure.dropout == (0, 0.1, 0.1, 0)
+
+
+@pytest.mark.parametrize("words", [["--layers", "1,two,1"], ["--steps", "0"], ["--precision", "int4"]], ids=" ".join)
+def test_a_mistake_is_one_line_and_leaves_nothing(desk, capsys, words):
+    assert main(["train", "hypernet", "photos", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in desk.iterdir()] == ["photos"]
+
+
+def test_help_is_grouped_and_has_two_examples(capsys):
+    main(["train", "hypernet", "--help"])
+    said = capsys.readouterr().out
+    assert said.count("velatura train hypernet photos/") == 2
+    for panel in ("What is trained", "How it learns", "What is kept"):
+        assert panel in said
