@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 28, 44
 
 
 def loss_curve(losses: Sequence[float]) -> str:
@@ -57,7 +57,7 @@ class _Chart:
         for step in ticks(1, self.steps):
             yield f'<text x="{self.x(step):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{step:g}</text>'
         yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">steps</text>'
-        yield f'<text x="4" y="{TOP + 4}">loss</text>'
+        yield f'<text x="{LEFT - 8}" y="14" text-anchor="end">loss</text>'
 
 
 def ticks(low: float, high: float, *, count: int = 4) -> list[float]:
