@@ -1,0 +1,132 @@
+"""The verb `demo`: the whole loop on the tiny base, from pictures to a trained overlay to a page that shows it."""
+
+import itertools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import velatura
+from velatura.cli.pictures import picture_bar
+from velatura.cli.training import training_bar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from velatura.base.base import Base
+    from velatura.training.plan import Plan
+    from velatura.training.train import Run
+
+STRENGTHS = (0, 0.5, 1, 1.5)
+SCENES = ("a red house on the beach", "a blue boat in the snow", "a green fish underwater", "an orange cat indoors")
+PICTURE_SEED = 7
+
+Out = Annotated[Path | None, typer.Option(help="A new folder for all of it.", show_default="runs/demo")]
+Style = Annotated[str, typer.Option(help="Which bundled pictures to learn from: neon or blueprint.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of training.", show_default="preset")]
+Seed = Annotated[int, typer.Option(help="All chance of the training is drawn from it.")]
+
+
+def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: Seed = 0) -> None:
+    """Train a hypernetwork on bundled pictures and see it at work, in three minutes on two cores.
+
+    velatura demo
+
+    velatura demo --style blueprint --out blueprint/
+    """
+    out = out or _free(Path("runs", "demo"))
+    pictures, base = velatura.tiny_pictures(style), velatura.tiny()
+    preset = velatura.Plan.preset("hypernet", base.family.name)
+    plan = preset.but(seed=seed, steps=preset.steps if steps is None else steps)
+    hyper = velatura.Hypernetwork.for_base(base, activation="relu", seed=seed, name=style)
+
+    print(f"A hypernetwork learns the style {style} from the pictures in {pictures}")
+    started = time.perf_counter()
+    with training_bar() as on_step:
+        run = velatura.train(base, hyper, pictures, plan, out=out, on_step=on_step)
+    seconds = time.perf_counter() - started
+    velatura.save(run.overlay, run.file.with_suffix(".pt"))
+
+    print(f"It took {seconds:.0f} seconds; now four prompts at the strengths {', '.join(map(str, STRENGTHS))}")
+    grid = _save_grid(base, run)
+    assert _is_as_on_disk(base)
+    page = _save_report(run, plan, pictures, grid, seconds)
+
+    print(f"The base is, bit for bit, what it was. Open {page} in a browser; beside it lie")
+    print(
+        f"  {grid.name}, {run.file.name}, {run.file.stem}.pt (for AUTOMATIC1111's web UI), the plan, the log, snapshots"
+    )
+    print("Try next:")
+    for does, command in _commands(run).items():
+        print(f"  {command:80}  # {does}")
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that is not there: a second demo leaves the first alone."""
+    later = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], later) if not each.exists())
+
+
+def _save_grid(base: "Base", run: "Run") -> Path:
+    """Paint every scene at every strength, from one seed."""
+    name = run.overlay.card.name
+    prompts = [f"{scene} <{run.overlay.kind}:{name}:{{strength}}>" for scene in SCENES]
+    recipe = velatura.Recipe(prompt=prompts[0], seed=PICTURE_SEED)
+    columns, rows = ("strength", STRENGTHS), ("prompt", prompts)
+    with picture_bar() as on_step:
+        painted = velatura.grid(base, recipe, x=columns, y=rows, overlays={name: run.overlay}, on_step=on_step)
+    return painted.save(run.folder / "grid.png")
+
+
+def _is_as_on_disk(base: "Base") -> bool:
+    """Whether every tensor of the base is, bit for bit, what its files hold."""
+    from torch import equal
+
+    return all(map(equal, _tensors(base), _tensors(velatura.tiny())))
+
+
+def _tensors(base: "Base") -> "list[Tensor]":
+    return [tensor for part in (base.unet, base.vae, base.text.model) for tensor in part.state_dict().values()]
+
+
+def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: float) -> Path:
+    """Write the page that tells what was done."""
+    from PIL import Image
+
+    from velatura.compare.report import Figure, Report
+
+    examples = [Image.open(path) for path in sorted(pictures.glob("*.png"))]
+    parameter_count = sum(weight.numel() for weight in run.overlay.parameters())
+    shown = Figure("What it does", "A row is one prompt and one seed; only the strength changes.", [Image.open(grid)])
+    learned = Figure("What it learned from", f"{len(examples)} pictures, each with a caption in words.", examples)
+    report = Report(
+        title=f"A hypernetwork for {run.overlay.card.name}",
+        opening=(
+            f"In {seconds:.0f} seconds a small network learned a style from {len(examples)} pictures. Laid over a "
+            "frozen Stable Diffusion it changes what attention reads; taken off, it leaves no trace."
+        ),
+        figures=[shown, learned],
+        losses=run.losses,
+        facts={
+            "overlay": f"{run.overlay.card}",
+            "size": f"{parameter_count:,} parameters, {run.file.stat().st_size / 1e6:.1f} MB",
+            "training": f"{len(run.losses)} steps of {plan.batch_size} pictures at a rate of {plan.learning_rate}",
+            "base": "tiny, each of its tensors bit for bit what it was before",
+        },
+        commands=_commands(run),
+    )
+    page = run.folder / "index.html"
+    page.write_text(report.html(), "utf-8")
+    return page
+
+
+def _commands(run: "Run") -> dict[str, str]:
+    """What to try next, by what it does."""
+    tag = f"<{run.overlay.kind}:{run.overlay.card.name}:1>"
+    return {
+        "a prompt of your own": f'velatura generate "a yellow rocket in outer space {tag}" --library {run.folder}',
+        "what the file says of itself": f"velatura show {run.file}",
+        "another style": "velatura demo --style blueprint",
+        "your own pictures": "velatura train hypernet photos/ --name inca --preview-every 50",
+    }
