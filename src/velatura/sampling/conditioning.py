@@ -83,7 +83,7 @@ def _context(text: TextEncoder, chunks: list[Chunk], chunk_count: int) -> Tensor
     filled: list[Chunk] = [*chunks, *([] for _ in range(chunk_count - len(chunks)))]
     rows = [[text.start_id, *(piece.token for piece in chunk), text.end_id] for chunk in filled]
     ids = torch.tensor([row + [text.pad_id] * (TOKENS - len(row)) for row in rows])
-    encoded = text.encode_ids(ids)  # (chunks, 77, width)
+    encoded = text.encode_ids(ids).float()  # (chunks, 77, width); a mean over all of it is too coarse in float16
     stressed = [
         emphasise(each, _emphasis(chunk).to(each)) if any(piece.emphasis != 1 for piece in chunk) else each
         for each, chunk in zip(encoded, filled, strict=True)
