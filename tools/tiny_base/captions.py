@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from .architecture import TOKENS
 from .data import draw, training_scene, unseen_scene
+from .store import drawing_key, file_key, kept
 from .tokenizer import make_tokenizer
 
 PICTURES = 48_000
@@ -36,12 +38,14 @@ def padded_ids(words: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 def training_ids(work: Path) -> Tensor:
     """(pictures, 4, 77) ids of the training captions."""
-    kept = work / "caption-ids.npy"
-    if not kept.exists():
-        words, drawings = tokenizer(work), draw(training_scene, PICTURES, 0, work)
-        ids = torch.stack([padded_ids(words, texts) for texts in drawings.captions])
-        np.save(kept, ids.numpy().astype(np.uint16))
-    return torch.from_numpy(np.load(kept).astype(np.int64))
+    words = tokenizer(work)
+
+    def make() -> NDArray[np.uint16]:
+        captions = draw(training_scene, PICTURES, 0, work).captions
+        return torch.stack([padded_ids(words, texts) for texts in captions]).numpy().astype(np.uint16)
+
+    key = f"{drawing_key()}-{file_key(work / 'tokenizer' / 'tokenizer.json')}"
+    return torch.from_numpy(kept(work, "caption-ids", key, make).astype(np.int64))
 
 
 def unseen_ids(work: Path, count: int = 500) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,8 @@ from transformers import CLIPModel
 from .architecture import make_clip
 from .captions import PICTURES, tokenizer, training_ids, unseen_ids
 from .data import draw, training_scene
-from .loop import Schedule, device, note
+from .loop import Schedule, device
+from .store import note
 from .vae import to_unit
 
 SCHEDULE = Schedule(steps=200, batch=192, rate=1.5e-3, warmup=40, decay=0.05, ema=0.98)
@@ -24,14 +25,13 @@ class ClipJob:
         self.model: nn.Module = make_clip(len(tokenizer(work))).to(device())
         self._pictures = torch.from_numpy(draw(training_scene, PICTURES, 0, work).pictures)
         self._ids = training_ids(work)
-        self._compiled = self._logits
 
     def loss(self, generator: torch.Generator, count: int, step: int) -> Tensor:
         chosen = torch.randint(len(self._pictures), (count,), generator=generator)
         saying = torch.randint(self._ids.shape[1], (count,), generator=generator)
         pictures = to_unit(self._pictures[chosen]).to(device())
         with torch.autocast(device().type, torch.bfloat16):
-            logits = self._compiled(pictures, self._ids[chosen, saying].to(device())).float()
+            logits = self._logits(pictures, self._ids[chosen, saying].to(device())).float()
         target = torch.arange(count, device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 

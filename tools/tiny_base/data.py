@@ -17,6 +17,7 @@ from ..drawing.places import PLACES
 from ..drawing.scene import BASE_STYLES, COLOURS, HELD_OUT_STYLES, Scene, caption, random_scene
 from ..drawing.styles import STYLES
 from ..drawing.subjects import HELD_OUT_SUBJECTS, SUBJECTS
+from .store import drawing_key, kept
 
 ALL_SUBJECTS = [*SUBJECTS, *HELD_OUT_SUBJECTS]
 ALL_STYLES = [*BASE_STYLES, *HELD_OUT_STYLES]
@@ -75,19 +76,14 @@ def labels_of(scene: Scene) -> list[int]:
 
 def draw(scene_of: Callable[[int], Scene], count: int, first_seed: int, work: Path) -> Drawings:
     """Draw `count` scenes, or read them back if the work folder holds them already."""
-    kept = work / f"{scene_of.__name__}-{first_seed}-{count}.npz"
-    seeds = range(first_seed, first_seed + count)
-    scenes = [scene_of(seed) for seed in seeds]
-    if not kept.exists():
-        pictures = _in_parallel(_painted, scenes)
-        work.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, pictures=pictures)
-    return Drawings(np.load(kept)["pictures"], scenes, first_seed)
+    scenes = [scene_of(seed) for seed in range(first_seed, first_seed + count)]
+    name = f"{scene_of.__name__}-{first_seed}-{count}"
+    return Drawings(kept(work, name, drawing_key(), lambda: _in_parallel(_painted, scenes)), scenes, first_seed)
 
 
-def draw_doodles(count: int, first_seed: int) -> NDArray[np.uint8]:
+def draw_doodles(count: int, work: Path) -> NDArray[np.uint8]:
     """(count, 64, 64, 3) pictures of nothing."""
-    return _in_parallel(_doodled, range(first_seed, first_seed + count))
+    return kept(work, f"doodles-{count}", drawing_key(), lambda: _in_parallel(_doodled, range(count)))
 
 
 def _painted(scene: Scene) -> NDArray[np.uint8]:

@@ -1,12 +1,15 @@
 """Put the trained parts where the package ships them: a diffusers folder in fp16, and the bundled pictures."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from random import Random
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from ..drawing.paint import paint
@@ -56,7 +59,7 @@ def _scaled_vae(work: Path) -> AutoencoderKL:
 def _export_vision(work: Path, folder: Path) -> None:
     clip = trained_clip(work, "vision" if (work / "vision.pt").exists() else "clip")
     vision = CLIPVisionModelWithProjection(clip.config.vision_config)
-    state = {"vision_model." + key: value for key, value in clip.vision_model.state_dict().items()}
+    state = _prefixed("vision_model.", clip.vision_model.state_dict())
     vision.load_state_dict(state | {"visual_projection.weight": clip.visual_projection.weight.detach()})
     vision.half().save_pretrained(folder / "clip_vision")
     text_side = {"text_projection.weight": clip.text_projection.weight, "logit_scale": clip.logit_scale}
@@ -64,6 +67,27 @@ def _export_vision(work: Path, folder: Path) -> None:
         {key: value.detach().half() for key, value in text_side.items()},
         folder / "clip_vision" / "text_projection.safetensors",
     )
+
+
+def adopt_base(folder: Path, work: Path) -> None:
+    """Lay the package's weights into the work folder as snapshots at step 0, for training to go on from."""
+    work.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
+    vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    unet = _prefixed("unet.", load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"))
+    text = load_file(folder / "text_encoder" / "model.safetensors")
+    vision = load_file(folder / "clip_vision" / "model.safetensors")
+    heads = load_file(folder / "clip_vision" / "text_projection.safetensors")
+    clip = _prefixed("text_model.", text) | vision | heads
+    for name, tensors in (("vae", vae), ("unet", unet | _prefixed("text.", text)), ("clip", clip)):
+        if (work / f"{name}.pt").exists():
+            sys.exit(f"{work / name}.pt is there already: adopt into another work folder")
+        weights = {key: value.float() for key, value in tensors.items()}
+        torch.save({"step": 0, "model": weights, "ema": weights}, work / f"{name}.pt")
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in tensors.items()}
 
 
 def export_pictures(folder: Path) -> None:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import LABELS, any_scene, draw
-from .loop import Schedule, device, note
+from .loop import Schedule, device
+from .store import note
 from .vae import to_unit
 
 PICTURES = 24_000

@@ -4,7 +4,6 @@ On a GPU it is one process in bf16. On a CPU it is one single-threaded process a
 batch and compiled: gradients are averaged. That is nearly twice as fast as one process with as many threads.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -135,14 +134,7 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, aver
         return 0
     kept = torch.load(path, map_location=device(), weights_only=True)
     model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
+    if "optimizer" in kept:
+        optimizer.load_state_dict(kept["optimizer"])
     averages.update(kept["ema"])
     return kept["step"]
-
-
-def note(work: Path, key: str, value: object) -> None:
-    """Keep a measured figure in work/notes.json, for the model card."""
-    path = work / "notes.json"
-    notes = json.loads(path.read_text()) if path.exists() else {}
-    notes[key] = value
-    path.write_text(json.dumps(notes, indent=1))

@@ -13,7 +13,7 @@ from ..drawing.scene import HELD_OUT_STYLES, caption
 from .captions import unseen_ids
 from .data import LABELS, draw, unseen_scene
 from .judge import picture_bytes, trained_judge, verdicts
-from .loop import note
+from .store import note
 
 STEPS, GUIDANCE = 20, 7.0
 

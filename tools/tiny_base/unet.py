@@ -1,11 +1,13 @@
 """The UNet, with the CLIP text tower trained on beside it: epsilon prediction on cached latents."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -14,6 +16,7 @@ from .captions import PICTURES, padded_ids, tokenizer, training_ids
 from .clip import trained_clip
 from .data import draw, training_scene
 from .loop import Schedule, device
+from .store import drawing_key, file_key, kept
 from .vae import measure_scale, to_unit, trained_vae
 
 SCHEDULE = Schedule(steps=4300, batch=64, rate=1.2e-3, warmup=200, decay=0.01, ema=0.9992)
@@ -39,7 +42,9 @@ class UnetJob:
         self._alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod
         snr = self._alphas / (1 - self._alphas)
         self._weights = snr.clamp(max=SNR_LIMIT) / snr
-        self._compiled = torch.compile(self._predict)
+        # twice as fast on a CPU; without a compiler at hand it is done the slow way
+        able = torch.cuda.is_available() or shutil.which("c++")
+        self._compiled = torch.compile(self._predict) if able else self._predict
 
     def loss(self, generator: torch.Generator, count: int, step: int) -> Tensor:
         chosen = torch.randint(len(self._latents), (count,), generator=generator)
@@ -63,8 +68,8 @@ class UnetJob:
 @torch.no_grad()
 def training_latents(work: Path) -> Tensor:
     """(pictures, 4, 16, 16) mean latents of the training pictures at unit variance."""
-    kept = work / "latents.npy"
-    if not kept.exists():
+
+    def make() -> NDArray[np.float32]:
         vae, pictures = trained_vae(work), torch.from_numpy(draw(training_scene, PICTURES, 0, work).pictures)
         scale = measure_scale(vae, work)
         parts: list[Tensor] = []
@@ -72,8 +77,9 @@ def training_latents(work: Path) -> Tensor:
             for chunk in pictures.split(250):
                 pixels = to_unit(chunk).to(device(), memory_format=torch.channels_last)
                 parts.append((vae.encode(pixels).latent_dist.mean.float() * scale).cpu())
-        np.save(kept, torch.cat(parts).contiguous().numpy())
-    return torch.from_numpy(np.load(kept))
+        return torch.cat(parts).contiguous().numpy()
+
+    return torch.from_numpy(kept(work, "latents", f"{drawing_key()}-{file_key(work / 'vae.pt')}", make))
 
 
 def trained_unet(work: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from .architecture import make_vae
 from .data import ALL_STYLES, draw, draw_doodles, held_out_style_scene, training_scene, unseen_scene
-from .loop import Schedule, device, note
+from .loop import Schedule, device
+from .store import note
 
 PICTURES = 48_000
 DOODLES = 16_000
 SCHEDULE = Schedule(steps=4000, batch=16, rate=1e-3, warmup=200, decay=1e-4, ema=0.998)
+DECODER_SCHEDULE = Schedule(steps=3000, batch=16, rate=5e-4, warmup=100, decay=1e-4, ema=0.998)
 # just enough to keep the latents bounded: ten times as much silences a whole channel
 KL = 2e-7
 
@@ -28,16 +30,15 @@ class VaeJob:
         with torch.no_grad():
             bias[4:] = -6.0
         self._pictures = torch.from_numpy(
-            np.concatenate([draw(training_scene, PICTURES, 0, work).pictures, _doodles(work)])
+            np.concatenate([draw(training_scene, PICTURES, 0, work).pictures, draw_doodles(DOODLES, work)])
         )
-        self._compiled = self._reconstruct
 
     def loss(self, generator: torch.Generator, count: int, step: int) -> Tensor:
         chosen = torch.randint(len(self._pictures), (count,), generator=generator)
         pictures = jitter(to_unit(self._pictures[chosen]), generator).to(device(), memory_format=torch.channels_last)
         noise = torch.randn((count, 4, 16, 16), generator=generator).to(device())
         with torch.autocast(device().type, torch.bfloat16):
-            picture, mean, log_variance = self._compiled(pictures, noise)
+            picture, mean, log_variance = self._reconstruct(pictures, noise)
         error = (picture.float() - pictures).square().mean()
         kl = 0.5 * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).sum((1, 2, 3)).mean()
         return error + KL * kl
@@ -49,11 +50,23 @@ class VaeJob:
         return self.model.decoder(self.model.post_quant_conv(latents)), mean, log_variance
 
 
-def _doodles(work: Path) -> "np.typing.NDArray[np.uint8]":
-    kept = work / f"doodles-{DOODLES}.npy"
-    if not kept.exists():
-        np.save(kept, draw_doodles(DOODLES, 0))
-    return np.load(kept)
+class DecoderJob(VaeJob):
+    """The decoder alone, on mean latents: it gets better while the UNet's latents stay as they are."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self.model.load_state_dict(_averages(work, "vae"))
+        self.model.encoder.requires_grad_(False)
+        self.model.quant_conv.requires_grad_(False)
+
+    def loss(self, generator: torch.Generator, count: int, step: int) -> Tensor:
+        chosen = torch.randint(len(self._pictures), (count,), generator=generator)
+        pictures = jitter(to_unit(self._pictures[chosen]), generator).to(device(), memory_format=torch.channels_last)
+        with torch.autocast(device().type, torch.bfloat16):
+            with torch.no_grad():
+                latents = self.model.encode(pictures).latent_dist.mean
+            picture = self.model.decode(latents).sample
+        return (picture.float() - pictures).square().mean()
 
 
 def to_unit(pictures: Tensor) -> Tensor:
@@ -85,10 +98,14 @@ def psnr(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 
 def trained_vae(work: Path) -> AutoencoderKL:
-    """The EMA weights of work/vae.pt, with the scaling factor measured if it was noted."""
+    """The averaged weights, with the decoder as it was trained on alone if it was."""
     vae = make_vae()
-    vae.load_state_dict(torch.load(work / "vae.pt", map_location="cpu", weights_only=True)["ema"])
+    vae.load_state_dict(_averages(work, "decoder" if (work / "decoder.pt").exists() else "vae"))
     return vae.eval().to(device(), memory_format=torch.channels_last)
+
+
+def _averages(work: Path, name: str) -> dict[str, Tensor]:
+    return torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]
 
 
 def report(work: Path) -> dict[str, float]:
