@@ -3,8 +3,7 @@ import hashlib
 import pytest
 import torch
 
-from velatura.errors import BadFile
-from velatura.tensors import open_tensors, read_metadata, replacing, sha256, write_safetensors, write_torch
+from velatura.tensors import open_tensors, read_metadata, sha256, write_safetensors, write_torch
 
 
 def test_safetensors_come_back_with_their_metadata(tmp_path):
@@ -26,21 +25,6 @@ def test_a_torch_file_comes_back(tmp_path):
 def test_files_of_torch_itself_are_read(tmp_path, zipped):
     torch.save({"a": torch.ones(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     assert torch.equal(open_tensors(tmp_path / "x.pt").payload["a"], torch.ones(2))
-
-
-def test_after_an_error_the_old_file_stands_and_no_other(tmp_path):
-    path = tmp_path / "x.txt"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as beside:
-        beside.write_text(f"half {1 / 0}")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadFile, match="cannot be written"), replacing(tmp_path / "file" / "x.pt"):
-        pass
 
 
 def test_other_files_have_no_metadata(tmp_path):

@@ -1,4 +1,4 @@
-"""Tensors on disk: open any tensor file without running it, write so that nothing is ever half written, hash."""
+"""Tensors on disk: open any tensor file without running it, write so that nothing is ever half written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, cast
 
 import torch
@@ -22,6 +20,7 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from velatura.errors import BadFile, VelaturaWarning
+from velatura.files import replacing
 
 StrPath = str | PathLike[str]
 
@@ -29,9 +28,9 @@ ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's magic number, pickled by protocol 2
 MOST_PICKLE_BYTES = 2**24  # the names and shapes of a checkpoint take about one
 
-# torch refuses what it cannot read with a dozen types of exception; what it reads is harmless by then (weights_only)
 _writer: Any = safetensors_torch
 
+# torch refuses what it cannot read with a dozen types of exception; what it reads is harmless by then (weights_only)
 UNREADABLE = (
     *(pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(EOFError, AssertionError, MemoryError, ImportError, struct.error, zipfile.BadZipFile),
@@ -107,24 +106,6 @@ def sha256(path: StrPath) -> str:
     """The sha256 of a file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def replacing(path: StrPath) -> Generator[Path]:
-    """Give a path beside the wanted one to write to, and put it in place at the end; after an error nothing is left."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            beside = Path(file.name)
-    except OSError as error:
-        raise BadFile(f"{path} cannot be written: {error.strerror or error}: choose another place") from None
-    try:
-        yield beside
-        beside.chmod(0o644)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _open_safetensors(path: Path) -> Contents:

@@ -26,6 +26,7 @@ FLOORS = (
     {"overlays"},
     {"base", "prompts"},
     {"tensors"},
+    {"files"},
     {"errors"},
 )
 FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}

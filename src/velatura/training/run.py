@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from velatura import formats
 from velatura.errors import Occupied
+from velatura.files import replacing
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture
-from velatura.tensors import replacing, write_safetensors
+from velatura.tensors import write_safetensors
 from velatura.training.plan import Plan
 
 # What the webui keeps of a name: letters, digits and these; separators of paths are not among them

@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from velatura.errors import BadFile
+from velatura.files import replacing
+
+
+def test_what_was_written_is_in_place_and_nothing_beside_it(tmp_path):
+    with replacing(tmp_path / "deep" / "x.txt") as beside:
+        beside.write_text("new")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.txt"]
+    assert (tmp_path / "deep" / "x.txt").read_text() == "new"
+
+
+def test_after_an_error_the_old_file_stands_and_no_other(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as beside:
+        beside.write_text(f"half {1 / 0}")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadFile, match="cannot be written"), replacing(tmp_path / "file" / "x.pt"):
+        pass
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    (tmp_path / "x.pt").mkdir()
+    with pytest.raises(BadFile, match="cannot be written"), replacing(tmp_path / "x.pt") as beside:
+        beside.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_it(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "x.txt") as beside:
+            beside.write_text("new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.txt").stat().st_mode & 0o777 == mode
+
+
+def test_writing_files_needs_no_torch():
+    program = "import sys, velatura.files; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b"False"
