@@ -24,7 +24,7 @@ class WrongBase(VelaturaError):
 
 
 class UnsupportedBase(VelaturaError):
-    """A base whose layers leave no room for an overlay."""
+    """A base of a kind that is not opened here, or whose layers leave no room for an overlay."""
 
 
 class BadOverlay(VelaturaError):

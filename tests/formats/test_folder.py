@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -7,8 +8,8 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 import velatura
-from velatura.errors import BadFile, UnknownName
-from velatura.tensors import open_tensors, sha256
+from velatura.errors import BadFile, UnknownName, UnsupportedBase
+from velatura.tensors import open_tensors
 from velatura.tiny import DATA
 
 TINY = DATA / "tiny"
@@ -17,6 +18,10 @@ TINY = DATA / "tiny"
 @pytest.fixture
 def copy(tmp_path):
     return shutil.copytree(TINY, tmp_path / "copy")
+
+
+def hash_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
 
 
 def test_the_unet_says_what_diffusers_own_loading_says(tiny):
@@ -42,7 +47,7 @@ def test_tensors_are_those_of_the_file(tiny):
 
 
 def test_the_hash_is_that_of_the_unets_file(tiny):
-    assert tiny.hash == sha256(TINY / "unet" / "diffusion_pytorch_model.safetensors")[:10]
+    assert tiny.hash == hash_of(TINY / "unet" / "diffusion_pytorch_model.safetensors")
 
 
 def test_precision_can_be_chosen():
@@ -57,13 +62,82 @@ def test_precision_can_be_chosen():
 
 
 def test_a_folder_cut_short_names_what_is_wrong(copy):
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = weights_of(copy)
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadFile, match="damaged safetensors file"):
         velatura.open_base(copy)
     weights.unlink()
-    with pytest.raises(BadFile, match=r"holds no \.safetensors"):
+    with pytest.raises(BadFile, match=r"holds neither diffusion_pytorch_model\.safetensors nor .* but no safetensors"):
+        velatura.open_base(copy)
+
+
+def weights_of(copy):
+    return copy / "unet" / "diffusion_pytorch_model.safetensors"
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_weights_are_those_that_diffusers_takes(copy):
+    weights = weights_of(copy)
+    # diffusers' names of weights before averaging, and of half ones, which come first in the alphabet
+    weights.with_suffix(".non_ema.safetensors").write_bytes(b"not read")
+    weights.with_suffix(".fp16.safetensors").write_bytes(b"not read")
+    assert velatura.open_base(copy).hash == hash_of(weights)
+    weights.replace(weights.with_suffix(".fp16.safetensors"))
+    assert velatura.open_base(copy).hash == hash_of(weights.with_suffix(".fp16.safetensors"))
+
+
+def test_other_weights_are_not_taken_for_them(copy):
+    weights_of(copy).rename(weights_of(copy).with_suffix(".non_ema.safetensors"))
+    with pytest.raises(BadFile, match=r"but diffusion_pytorch_model\.non_ema\.safetensors"):
+        velatura.open_base(copy)
+
+
+def test_weights_in_shards_are_refused(copy):
+    weights = weights_of(copy)
+    weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
+    with pytest.raises(BadFile, match="in shards, not in one file"):
+        velatura.open_base(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"addition_embed_type": "text_time", "cross_attention_dim": 2048}, "is an SDXL"),
+        ({"in_channels": 9}, "is a model for inpainting .9 channels, not 4."),
+        ({"in_channels": 6}, "is a model for another purpose"),
+        ({"class_embed_type": "projection"}, "reads more than a prompt"),
+    ],
+)
+def test_models_of_other_kinds_are_refused_by_name(copy, changes, said):
+    change(copy / "unet" / "config.json", **changes)
+    with pytest.raises(UnsupportedBase, match=said):
+        velatura.open_base(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"beta_schedule": "linear"}, "schedule 'linear', not 'scaled_linear'"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"prediction_type": "sample"}, "predicts 'sample'"),
+    ],
+)
+def test_noise_schedules_that_are_not_computed_are_refused(copy, changes, said):
+    change(copy / "scheduler" / "scheduler_config.json", **changes)
+    with pytest.raises(UnsupportedBase, match=said):
+        velatura.open_base(copy)
+
+
+@pytest.mark.parametrize("key", ["beta_start", "beta_schedule", "num_train_timesteps"])
+def test_a_scheduler_cut_short_is_refused(copy, key):
+    path = copy / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({name: each for name, each in json.loads(path.read_text()).items() if name != key}))
+    with pytest.raises(BadFile, match=f"without '{key}'"):
         velatura.open_base(copy)
 
 
@@ -75,7 +149,6 @@ def test_a_damaged_config_is_refused(copy, content):
 
 
 def test_a_config_of_another_model_is_refused(copy):
-    path = copy / "unet" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"cross_attention_dim": 48}))
+    change(copy / "unet" / "config.json", cross_attention_dim=48)
     with pytest.raises(BadFile, match="belongs to another model"):
         velatura.open_base(copy)

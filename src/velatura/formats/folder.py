@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -14,15 +14,23 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from velatura.base.base import Base
-from velatura.base.families import Family, recognise
+from velatura.base.families import Family, Prediction, recognise
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder
-from velatura.errors import BadFile
-from velatura.tensors import open_tensors
+from velatura.errors import BadFile, UnsupportedBase
+from velatura.tensors import UNREADABLE, open_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+PURPOSES = {5: "depth", 7: "upscaling", 8: "editing by instruction", 9: "inpainting"}  # by the channels a UNet reads
+CONDITIONS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "num_class_embeds",
+    "time_cond_proj_dim",
+)
 
 
 def sniff(path: Path) -> bool:
@@ -35,28 +43,50 @@ def read(path: Path) -> Base:
     unet_config, vae_config = _config(path / "unet"), _config(path / "vae")
     scheduler = _config(path / "scheduler", "scheduler_config.json")
     try:
+        if reason := _why_foreign(unet_config, scheduler):
+            raise UnsupportedBase(f"{path} {reason}: open a plain Stable Diffusion 1 or 2 instead")
         family = _family(unet_config, vae_config, scheduler)
+        schedule = Schedule(scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"])
         with torch.device("meta"):
             unet = cast("UNet2DConditionModel", _untyped(UNet2DConditionModel).from_config(unet_config))
             vae = cast("AutoencoderKL", _untyped(AutoencoderKL).from_config(vae_config))
         text = CLIPTextModel(CLIPTextConfig(**_config(path / "text_encoder")))
         tokenizer: CLIPTokenizer = _untyped(CLIPTokenizer).from_pretrained(path / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise BadFile(f"{path} is no whole Stable Diffusion folder ({_said(error)}): download it again") from None
-    weights = {"unet": _weights(path / "unet"), "vae": _weights(path / "vae"), "text": _weights(path / "text_encoder")}
+    unet_file, vae_file = (_weights(path / part, "diffusion_pytorch_model") for part in ("unet", "vae"))
+    text_file = _weights(path / "text_encoder", "model")
     return Base(
         path.name,
         family,
-        unet=_filled(unet, weights["unet"]),
-        vae=_filled(vae, weights["vae"]),
-        text=TextEncoder(tokenizer, _filled(text, weights["text"])),
-        schedule=Schedule(scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"]),
-        source=weights["unet"],
+        unet=_filled(unet, unet_file),
+        vae=_filled(vae, vae_file),
+        text=TextEncoder(tokenizer, _filled(text, text_file)),
+        schedule=schedule,
+        source=unet_file,
     )
 
 
 def _said(error: Exception) -> str:
     return f"without {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+
+
+def _why_foreign(unet: dict[str, Any], scheduler: dict[str, Any]) -> str | None:
+    """What makes a model another than is opened here, where it would fail at the first step or paint wrongly."""
+    channels, betas = unet.get("in_channels", 4), scheduler["beta_schedule"]
+    prediction = scheduler.get("prediction_type", "epsilon")
+    reasons = {
+        "is an SDXL, with a second text encoder": unet.get("addition_embed_type") == "text_time",
+        f"is a model for {PURPOSES.get(channels, 'another purpose')} ({channels} channels, not 4)": channels != 4,
+        "has a UNet that reads more than a prompt": any(unet.get(each) is not None for each in CONDITIONS),
+        f"has the noise schedule {betas!r}, not 'scaled_linear'": betas != "scaled_linear",
+        "has a noise schedule of its own (trained_betas)": scheduler.get("trained_betas") is not None,
+        "has a noise schedule that ends in pure noise (rescale_betas_zero_snr)": bool(
+            scheduler.get("rescale_betas_zero_snr")
+        ),
+        f"predicts {prediction!r}, neither noise nor velocity": prediction not in get_args(Prediction),
+    }
+    return next((reason for reason, true in reasons.items() if true), None)
 
 
 def _untyped(kind: type[object]) -> Any:
@@ -92,12 +122,15 @@ def _family(unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]
     )
 
 
-def _weights(folder: Path) -> Path:
-    """The one safetensors file of a part, the full one before its half."""
-    found = sorted(folder.glob("*.safetensors"), key=lambda path: (".fp16." in path.name, path.name))
-    if not found:
-        raise BadFile(f"{folder} holds no .safetensors: download the folder with its safetensors weights")
-    return found[0]
+def _weights(folder: Path, stem: str) -> Path:
+    """The one safetensors file of a part by the name its library gives it, the full one before its half."""
+    names = (f"{stem}.safetensors", f"{stem}.fp16.safetensors")
+    if found := next((folder / name for name in names if (folder / name).is_file()), None):
+        return found
+    if any(folder.glob(f"{stem}*-of-*.safetensors")):
+        raise BadFile(f"{folder} holds its weights in shards, not in one file: save them again as {names[0]}")
+    others = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))[:5]) or "no safetensors at all"
+    raise BadFile(f"{folder} holds neither {' nor '.join(names)} but {others}: download the whole folder again")
 
 
 def _filled(model: Model, path: Path) -> Model:
