@@ -7,7 +7,7 @@ import torch
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.errors import BadDataset, BadPlan, Diverged, WrongBase
+from velatura.errors import BadDataset, BadPlan, Diverged, Occupied, WrongBase
 from velatura.training import train as training
 from velatura.training.cache import encode_examples
 from velatura.training.objective import denoising_loss
@@ -148,6 +148,62 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learned_from(learn,
         learn()
     kept = velatura.open_overlay(tmp_path / "run" / "snapshots" / "inca-000001.safetensors")
     assert all(weight.isfinite().all() for weight in kept.parameters())
+
+
+def test_weights_that_are_no_numbers_are_never_kept(learn, tmp_path):
+    # AdamW multiplies weights by 1 - rate x decay: by 0 at the first step, by -1e40 at the second
+    with pytest.raises(Diverged, match=r"weights are no numbers any more at step 2, .*; lower the rate"):
+        learn(learning_rate="1e-30:1, 1e10", weight_decay=1e30, steps=2, snapshot_every=1)
+    assert not (tmp_path / "run" / "inca.safetensors").exists()
+    kept = sorted((tmp_path / "run" / "snapshots").glob("*.safetensors"))
+    assert kept
+    assert all(weight.isfinite().all() for path in kept for weight in velatura.open_overlay(path).parameters())
+
+
+def test_a_run_that_learned_nothing_does_not_stand_in_the_way_of_the_next(learn, monkeypatch, tmp_path):
+    with monkeypatch.context() as bad:
+        bad.setattr(training, "denoising_loss", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
+        with pytest.raises(Diverged):
+            learn()
+    assert not (tmp_path / "run").exists()
+    assert len(learn().losses) == 3
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_an_end_that_cannot_be_written_leaves_a_snapshot(learn, monkeypatch, tmp_path, failure):
+    save = training.formats.save
+
+    def full(overlay, path):
+        if path.name == "inca.safetensors":
+            raise failure
+        save(overlay, path)
+
+    monkeypatch.setattr(training.formats, "save", full)
+    with pytest.raises(failure) as stopped:
+        learn(snapshot_every=0)
+    kept = tmp_path / "run" / "snapshots" / "inca-000003.safetensors"
+    assert velatura.open_overlay(kept).card.steps == 3
+    assert str(kept) in stopped.value.__notes__[0]
+
+
+def test_a_disk_that_is_full_does_not_hide_why_a_run_stopped(learn, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def stop(step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.formats, "save", full)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        learn(on_step=stop)
+    assert "could not be kept" in stopped.value.__notes__[0]
+
+
+def test_an_occupied_folder_is_refused_before_anything_else(tiny, tmp_path, hyper):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.json").touch()
+    with pytest.raises(Occupied, match="name another folder"):
+        velatura.train(tiny, hyper(), tmp_path / "nowhere", PLAN, out=tmp_path / "run")
 
 
 def test_previews_are_pictures_by_the_overlay_and_change_nothing(learn):

@@ -41,12 +41,10 @@ class RunFolder:
     @classmethod
     def create(cls, path: str | os.PathLike[str], name: str, plan: Plan, beginning: Mapping[str, object]) -> Self:
         """Make the folder with its plan and the first line of its log; raises Occupied if anything is there already."""
-        path = Path(path).expanduser()
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise Occupied(f"{path} is there already; name another folder for this run, or remove that one")
+        path = vacant(path)
         with replacing(path / "plan.json") as beside:
             beside.write_text(plan.model_dump_json(indent=2) + "\n", "utf-8")
-        folder = cls(path, UNFIT_FOR_FILES.sub("", name).strip(" .") or "overlay")
+        folder = cls(path, file_name(name))
         folder.log(beginning)
         return folder
 
@@ -54,6 +52,12 @@ class RunFolder:
     def overlay(self) -> Path:
         """Where the trained overlay is, once the run is over."""
         return self.path / f"{self.name}.safetensors"
+
+    def discard(self) -> None:
+        """Undo create: a run that learned nothing must not stand in the way of the next."""
+        for file in (self.path / "plan.json", self.path / "log.jsonl"):
+            file.unlink(missing_ok=True)
+        self.path.rmdir()
 
     def log(self, record: Mapping[str, object]) -> None:
         """Add one line to the log."""
@@ -72,6 +76,19 @@ class RunFolder:
         path = self.path / "previews" / f"{self.name}-{step:06}.png"
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
+
+
+def vacant(path: str | os.PathLike[str]) -> Path:
+    """The path, where a run may begin: nothing is there yet, or an empty folder; raises Occupied otherwise."""
+    path = Path(path).expanduser()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise Occupied(f"{path} is there already; name another folder for this run, or remove that one")
+    return path
+
+
+def file_name(name: str) -> str:
+    """What the files of an overlay of that name are called, without an ending: one part of a path, never empty."""
+    return UNFIT_FOR_FILES.sub("", name).strip(" .") or "overlay"
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:

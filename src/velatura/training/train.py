@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from velatura.training.chance import draw, seed_of
 from velatura.training.objective import denoising_loss
 from velatura.training.plan import Plan
 from velatura.training.precision import frozen_base
-from velatura.training.run import RunFolder
+from velatura.training.run import RunFolder, vacant
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def train(
     the run ends early, by Ctrl-C too, what was learned is kept as a snapshot, and a note of the error says where.
     """
     plan = plan or Plan()
-    rates = plan.rates()
+    rates, out = plan.rates(), vacant(out)
     examples = read_folder(folder)
     prompt = plan.preview_prompt or examples[0].caption
     if plan.preview_every and Prompt.read(prompt).tags:
@@ -93,15 +93,16 @@ def train(
                 if on_step:
                     on_step(Step(done, rates.end, loss, rate))
 
+            formats.save(overlay, kept.overlay)
         except BaseException as error:
             if losses:
-                path = kept.snapshot(overlay, optimizer, len(losses))
-                error.add_note(f"what {len(losses)} of {rates.end} steps learned is kept in {path}")
+                error.add_note(f"what {len(losses)} of {rates.end} steps learned {_rescue(kept, pupil, len(losses))}")
+            else:
+                kept.discard()
             raise
         finally:
             overlay.eval()
 
-    formats.save(overlay, kept.overlay)
     return Run(overlay, kept.overlay, losses, kept.path)
 
 
@@ -126,8 +127,27 @@ class _Pupil:
             raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self._move(done, rate)
         return loss.item()
+
+    @torch.no_grad()
+    def _move(self, done: int, rate: float) -> None:
+        """Let the optimizer take its step, or undo it and raise Diverged where it led to weights that are no numbers.
+
+        A gradient may be finite and the step along it not: a rate can be too large for float32.
+        """
+        before = [tensor.clone() for tensor in self._tensors()]
+        self.optimizer.step()
+        if all(weight.isfinite().all() for weight in self.overlay.parameters()):
+            return
+        for tensor, old in zip(self._tensors(), before, strict=False):  # the first step adds moments
+            tensor.copy_(old)
+        raise Diverged(f"the weights are no numbers any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """All that the optimizer changes: the overlay's weights, then its own moments of them."""
+        states: Iterable[Mapping[str, torch.Tensor]] = self.optimizer.state.values()
+        return [*self.overlay.parameters(), *(tensor for state in states for tensor in state.values())]
 
     def show(self, prompt: str) -> Picture:
         """Make a picture with what was learned so far, at full strength."""
@@ -150,6 +170,14 @@ class _Pupil:
         return denoising_loss(
             self.base, latents[chosen], contexts[chosen], noise, chance.timesteps, min_snr=self.plan.min_snr
         )
+
+
+def _rescue(kept: RunFolder, pupil: _Pupil, done: int) -> str:
+    """Keep what was learned before the run breaks off, and say where; a full disk must not hide why it did."""
+    try:
+        return f"is kept in {kept.snapshot(pupil.overlay, pupil.optimizer, done)}"
+    except OSError as error:
+        return f"could not be kept ({error})"
 
 
 def _beginning(base: Base, overlay: Overlay, folder: str | os.PathLike[str], picture_count: int) -> dict[str, object]:
