@@ -32,6 +32,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(desk, capsys):
     assert [path.name for path in desk.iterdir()] == ["photos"]
 
 
+def test_the_plan_says_how_many_captions_are_file_names(desk, capsys):
+    Image.new("RGB", (40, 40), "blue").save(desk / "photos" / "IMG_1234.png")
+    (desk / "photos" / "IMG_1234.txt").write_text("a blue wall")
+    assert main(["train", "hypernet", "photos", "--dry-run"]) == 0
+    assert rows(capsys.readouterr().out)["captions"].strip() == "from file names: 1"
+
+
 def test_what_is_not_said_is_the_presets(desk, capsys):
     assert main(["train", "hypernet", "photos", "--steps", "7", "--dry-run"]) == 0
     said, preset = rows(capsys.readouterr().out), velatura.Plan.preset("hypernet", "tiny")

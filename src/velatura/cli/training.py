@@ -113,6 +113,7 @@ def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: P
         "overlay": f"{overlay.card.name}, {overlay.card}, {parameter_count:,} parameters",
         "base": f"{base.name} {base.hash}",
         "folder": f"{folder}, {len(examples)} pictures, each seen {seen:g} times",
+        "captions": f"from file names: {sum(each.is_named_so for each in examples)}",
         **{field.replace("_", " "): value for field, value in plan if value is not None},
         "out": out,
     }

@@ -13,9 +13,26 @@ from velatura.errors import BadDataset
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
-# Names that a camera, a phone or a program gave: nothing in them says what is in the picture
-WORDLESS = re.compile(r"(img|image|dsc[fn]?|pxl|mvimg|photo|screenshot|download|untitled)?[\W\d_]*", re.IGNORECASE)
+# Names that a camera or a phone gave: IMG_1234, IMG_E1234, P1010012, PXL_20230101_120000000.PORTRAIT
+BY_CAMERA = re.compile(
+    r"_?(fb_)?(img|dsc[fn]?|pxl|mvimg|gopr|g[hpx]|dji|cimg|hpim|imgp|pict|pano|sam_|vid|p(?=\d{7}))[-_ ]?e?\d{3,}",
+    re.IGNORECASE,
+)
 HASHED = re.compile(r"(?=.*\d)[0-9a-f-]{16,}", re.IGNORECASE)
+
+# Letters that may end in a number, between spaces or signs: "robot12" is a word, a piece of a hash is none
+WORD = re.compile(r"(?<![^\W_])([^\W\d_]+)\d*(?![^\W_])")
+IDEOGRAM = re.compile("[\u3040-\u9fff\uac00-\ud7af]")  # one of these may be a word alone
+
+# Words that a camera, a phone or a program puts into names: none says what is in the picture
+SAYING_NOTHING = re.compile(
+    r"""img | images? | dsc[fn]? | pxl | mvimg | gopr | dji | pano | burst | photos? | pic | pictures? | video | vid
+    | scan | scanned | screenshot | screen | shot | snapshot | capture | bildschirmfoto | écran | captura | pantalla
+    | schermata | 截屏 | 屏幕截图 | スクリーンショット | copy | copie | kopie | copia | file | untitled | unnamed | unknown
+    | download | downloaded | new | final | edit | edited | crop | cropped | resized | whatsapp | signal | telegram
+    | snapchat | comfyui | tmp | temp | jpe?g | png | webp | gif | bmp | heic""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 # The webui drops a number that stands before the words, "0001-a cat" (dataset.py, run on eight names)
 LEADING_NUMBER = re.compile(r"^[-\d]+\s*")
@@ -27,6 +44,7 @@ class Example:
 
     path: Path
     caption: str
+    is_named_so: bool = False  # the caption is the file's name, for lack of a text
 
 
 def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
@@ -64,7 +82,9 @@ def _example(path: Path) -> Example:
     with _opened(path):  # reads the header: what is no picture at all is known before anything is loaded
         pass
     written = path.with_suffix(".txt")
-    return Example(path, _written_caption(written) if written.is_file() else _caption_in_name(path))
+    if written.is_file():
+        return Example(path, _written_caption(written))
+    return Example(path, _caption_in_name(path), is_named_so=True)
 
 
 def _written_caption(path: Path) -> str:
@@ -78,12 +98,21 @@ def _written_caption(path: Path) -> str:
 
 
 def _caption_in_name(path: Path) -> str:
-    if WORDLESS.fullmatch(path.stem) or HASHED.fullmatch(path.stem):
+    caption = LEADING_NUMBER.sub("", path.stem).strip()
+    if (
+        BY_CAMERA.match(path.stem)
+        or HASHED.fullmatch(path.stem)
+        or not any(map(_says_something, WORD.findall(caption)))
+    ):
         raise BadDataset(
             f"{path} has no caption: its name says nothing and there is no {path.stem}.txt; "
             "write what the picture shows into that file, or name the picture so"
         )
-    return LEADING_NUMBER.sub("", path.stem).strip()
+    return caption
+
+
+def _says_something(word: str) -> bool:
+    return not SAYING_NOTHING.fullmatch(word) and (len(word) >= 3 or IDEOGRAM.search(word) is not None)
 
 
 @contextmanager
