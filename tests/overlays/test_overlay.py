@@ -20,3 +20,25 @@ def test_a_card_changes_by_copy():
 def test_a_card_survives_json():
     card = Card(kind="hypernet", structure={"widths": [64], "layers": [1, 2, 1]}, trigger_words=("ink",))
     assert Card.model_validate_json(card.model_dump_json()) == card
+
+
+@pytest.mark.parametrize("field", ["kind", "name", "outline", "family", "base", "base_hash", "note"])
+def test_no_text_of_a_card_moves_the_cursor_or_fills_the_screen(field):
+    # escape to red, clear the screen, then turn the writing direction, as a stranger's file might say
+    card = Card.model_validate({"kind": "hypernet", field: "in\x1b[31m\x1b[2Jk\nwell\u202e\x07" + "k" * 2000})
+    text = getattr(card, field)
+    assert text.isprintable()
+    assert text.startswith("in[31m[2Jk wellkkk")
+    assert len(text) <= 1000
+
+
+def test_trigger_words_are_cleaned_too():
+    assert Card(kind="hypernet", trigger_words=("\x1b]0;title\x07ink",)).trigger_words == ("]0;titleink",)
+    with pytest.raises(ValidationError):
+        Card(kind="hypernet", trigger_words=("ink",) * 1000)
+
+
+@pytest.mark.parametrize("steps", [-1, 2**60])
+def test_steps_that_cannot_be_are_refused(steps):
+    with pytest.raises(ValidationError):
+        Card(kind="hypernet", steps=steps)

@@ -212,8 +212,7 @@ def _steps(file: str, stored: object) -> int:
 
 
 def _text(stored: object) -> str:
-    """A field of free text, without control characters and of a length to show."""
-    return "".join(filter(str.isprintable, stored))[:1000] if isinstance(stored, str) else ""
+    return stored if isinstance(stored, str) else ""
 
 
 def _family(widths: tuple[int, ...]) -> str:

@@ -157,7 +157,7 @@ def _current(key: str) -> str:
 
 def _refuse_misfit(path: Path, key: str, tensor: Tensor, expected: Tensor | None) -> None:
     if expected is None:
-        raise BadFile(f"{path} holds {key[:80]}, which this model has no place for: download the whole folder again")
+        raise BadFile(f"{path} holds {key[:80]!r}, which this model has no place for: download the whole folder again")
     if tensor.shape != expected.shape:
         shapes = f"{tuple(tensor.shape)}, not {tuple(expected.shape)}"
         raise BadFile(f"{path} has {key} of shape {shapes}: its config.json belongs to another model")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from torch import Tensor, nn
 
 from velatura.base.base import Base
@@ -18,24 +18,34 @@ from velatura.overlays.seams import Undo, heed_hooks_when_compiled
 Part = Literal["unet", "text"]
 
 
+def printable(text: str) -> str:
+    """Text that is safe to show in a terminal: breaks of lines become spaces, other control characters go away."""
+    return "".join(each if each.isprintable() else " " for each in text if each.isprintable() or each.isspace())
+
+
+Line = Annotated[str, AfterValidator(lambda text: printable(text)[:128])]
+Paragraph = Annotated[str, AfterValidator(lambda text: printable(text)[:1000])]
+
+
 class Card(BaseModel):
     """What an overlay is: kept in its file, shown to people, copied into recipes.
 
     structure holds what its kind needs to build it, outline the same in a few words; base_hash is short, as A1111's.
+    Texts come from strangers' files: they are made printable, and cut where they are too long to show.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str
-    name: str = ""
+    kind: Line
+    name: Line = ""
     structure: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
-    outline: str = ""
-    family: str = ""
-    base: str = ""
-    base_hash: str = ""
-    steps: int = 0
-    trigger_words: tuple[str, ...] = ()
-    note: str = ""
+    outline: Paragraph = ""
+    family: Line = ""
+    base: Line = ""
+    base_hash: Line = ""
+    steps: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    trigger_words: Annotated[tuple[Line, ...], Field(max_length=100)] = ()
+    note: Paragraph = ""
 
     def but(self, **changes: object) -> Self:
         """The same card with some fields changed."""
