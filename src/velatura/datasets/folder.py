@@ -28,8 +28,8 @@ IDEOGRAM = re.compile("[\u3040-\u9fff\uac00-\ud7af]")  # one of these may be a w
 SAYING_NOTHING = re.compile(
     r"""img | images? | dsc[fn]? | pxl | mvimg | gopr | dji | pano | burst | photos? | pic | pictures? | video | vid
     | scan | scanned | screenshot | screen | shot | snapshot | capture | bildschirmfoto | écran | captura | pantalla
-    | schermata | 截屏 | 屏幕截图 | スクリーンショット | copy | copie | kopie | copia | file | untitled | unnamed | unknown
-    | download | downloaded | new | final | edit | edited | crop | cropped | resized | whatsapp | signal | telegram
+    | schermata | 截屏 | 屏幕截图 | スクリーンショット | copy | copie | kopie | copia | file | untitled | unnamed
+    | unknown | download | downloaded | new | final | edit | edited | crop | cropped | resized | whatsapp | signal | telegram
     | snapchat | comfyui | tmp | temp | jpe?g | png | webp | gif | bmp | heic""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -99,11 +99,8 @@ def _written_caption(path: Path) -> str:
 
 def _caption_in_name(path: Path) -> str:
     caption = LEADING_NUMBER.sub("", path.stem).strip()
-    if (
-        BY_CAMERA.match(path.stem)
-        or HASHED.fullmatch(path.stem)
-        or not any(map(_says_something, WORD.findall(caption)))
-    ):
+    in_words = any(map(_says_something, WORD.findall(caption)))
+    if not in_words or BY_CAMERA.match(path.stem) or HASHED.fullmatch(path.stem):
         raise BadDataset(
             f"{path} has no caption: its name says nothing and there is no {path.stem}.txt; "
             "write what the picture shows into that file, or name the picture so"
