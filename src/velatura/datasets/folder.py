@@ -29,8 +29,8 @@ SAYING_NOTHING = re.compile(
     r"""img | images? | dsc[fn]? | pxl | mvimg | gopr | dji | pano | burst | photos? | pic | pictures? | video | vid
     | scan | scanned | screenshot | screen | shot | snapshot | capture | bildschirmfoto | écran | captura | pantalla
     | schermata | 截屏 | 屏幕截图 | スクリーンショット | copy | copie | kopie | copia | file | untitled | unnamed
-    | unknown | download | downloaded | new | final | edit | edited | crop | cropped | resized | whatsapp | signal | telegram
-    | snapchat | comfyui | tmp | temp | jpe?g | png | webp | gif | bmp | heic""",
+    | download | downloaded | new | final | edit | edited | crop | cropped | resized | whatsapp | signal | telegram
+    | unknown | snapchat | comfyui | tmp | temp | jpe?g | png | webp | gif | bmp | heic""",
     re.IGNORECASE | re.VERBOSE,
 )
 
