@@ -32,6 +32,15 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(desk, capsys):
     assert [path.name for path in desk.iterdir()] == ["photos"]
 
 
+@pytest.mark.filterwarnings("default::velatura.VelaturaWarning")
+def test_a_rate_that_ends_early_is_warned_of_and_the_plan_shows_the_true_steps(desk, capsys):
+    assert main(["train", "hypernet", "photos", "--rate", "5e-5:100", "--steps", "2000", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert rows(said.out)["steps"].startswith("100, where the rate ends")
+    assert said.err.startswith("warning: ")
+    assert said.err.count("\n") == 1
+
+
 def test_the_plan_says_how_many_captions_are_file_names(desk, capsys):
     Image.new("RGB", (40, 40), "blue").save(desk / "photos" / "IMG_1234.png")
     (desk / "photos" / "IMG_1234.txt").write_text("a blue wall")

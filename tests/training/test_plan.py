@@ -2,7 +2,7 @@
 
 import pytest
 
-from velatura.errors import BadPlan
+from velatura.errors import BadPlan, UnknownName, VelaturaWarning
 from velatura.training.plan import Plan
 
 
@@ -48,6 +48,17 @@ def test_what_cannot_be_meant_is_refused_by_name(fields, complaint):
 def test_every_wrong_field_is_named_at_once():
     with pytest.raises(BadPlan, match=r"steps is 0.*; .*batch_size is 0"):
         Plan(steps=0, batch_size=0)
+
+
+@pytest.mark.parametrize("rate", ["5e-5:100", "5e-5:100:200", "5e-5:1000, 5e-6:500, 5e-7"])
+def test_a_rate_that_is_hardly_meant_is_warned_of(rate):
+    with pytest.warns(VelaturaWarning, match=f'the rate "{rate}"'):
+        Plan(steps=2000, learning_rate=rate)
+
+
+def test_a_kind_without_a_preset_is_an_unknown_name():
+    with pytest.raises(UnknownName, match="did you mean 'hypernet'"):
+        Plan.preset("hypernets", "tiny")
 
 
 @pytest.mark.parametrize("family", ["tiny", "SD1", "a family of tomorrow"])

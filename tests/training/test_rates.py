@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,32 @@ def test_what_the_webui_refuses_is_refused_with_an_example(case):
 
 def test_nothing_runs_past_the_last_step():
     assert Rates.read("0.1:10, 0.2", 10).end == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "oddities"),
+    [
+        ("5e-5", []),
+        ("5e-5:100, 5e-6", []),
+        ("5e-5:-1", []),
+        ("5e-5:100, 5e-6:2000", []),
+        ("5e-5:100, 5e-6:2500, 1", []),
+        ("5e-5:2000, 5e-6", []),
+        ("5e-5:2000, 5e-6:500", []),
+        ("5e-5, 5e-6:1:2", []),
+        ("5e-5:100", ["ends the training after 100 of 2000 steps; end it with a rate that lasts"]),
+        (
+            "5e-5:1000, 5e-6:500",
+            ['"5e-6:500" in the rate .* gets a single step, as 1000', "after 1001 of 2000 steps"],
+        ),
+        ("5e-5:1000, 5e-6:500, 5e-7", ['"5e-6:500" in the rate .* gets a single step']),
+        ("5e-5:100:200", ['"5e-5:100:200" in the rate .* holds to the end; write one']),
+    ],
+)
+def test_what_is_hardly_meant_is_known(text, oddities):
+    found = Rates.read(text, 2000).oddities
+    assert len(found) == len(oddities)
+    assert all(re.search(expected, said) for expected, said in zip(oddities, found, strict=True))
 
 
 def test_text_after_the_part_that_reaches_the_end_is_not_read():

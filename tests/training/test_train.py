@@ -7,7 +7,7 @@ import torch
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.errors import BadDataset, BadPlan, Diverged, Occupied, WrongBase
+from velatura.errors import BadDataset, BadPlan, Diverged, Occupied, VelaturaWarning, WrongBase
 from velatura.training import train as training
 from velatura.training.cache import encode_examples
 from velatura.training.objective import denoising_loss
@@ -107,7 +107,8 @@ def test_the_overlay_is_saved_as_it_ends(learn):
 
 
 def test_a_schedule_that_ends_early_ends_the_training(learn):
-    assert len(learn(steps=10, learning_rate="1e-3:2").losses) == 2
+    with pytest.warns(VelaturaWarning, match="after 2 of 10 steps"):
+        assert len(learn(steps=10, learning_rate="1e-3:2").losses) == 2
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])

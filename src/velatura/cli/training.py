@@ -115,6 +115,7 @@ def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: P
         "folder": f"{folder}, {len(examples)} pictures, each seen {seen:g} times",
         "captions": f"from file names: {sum(each.is_named_so for each in examples)}",
         **{field.replace("_", " "): value for field, value in plan if value is not None},
+        "steps": _steps(plan),
         "out": out,
     }
     for label, value in rows.items():
@@ -125,6 +126,11 @@ def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: P
         run = velatura.train(base, overlay, folder, plan, out=out, on_step=on_step)
     print(f"{run.file}: {overlay.card}")
     print(f'try:  velatura generate "{examples[0].caption} <{overlay.kind}:{run.file.stem}:1>" --library {out}')
+
+
+def _steps(plan: "Plan") -> str:
+    end = plan.rates().end
+    return f"{end}" if end == plan.steps else f"{end}, where the rate ends, not {plan.steps}"
 
 
 def open_base(name: str) -> "Base":

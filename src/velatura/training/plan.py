@@ -2,7 +2,9 @@
 
 import math
 import tomllib
+import warnings
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -16,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from velatura.errors import BadPlan
+from velatura.errors import BadPlan, UnknownName, VelaturaWarning
 from velatura.training.rates import Rates
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -64,12 +66,17 @@ class Plan(BaseModel):
             raise BadPlan(f'the rate "{plan.learning_rate}" is not a positive number throughout; 1e-4 is a usual one')
         if not any(each.rate for each in rates.segments):
             raise BadPlan(f'the rate "{plan.learning_rate}" is zero: nothing would be learned; 1e-4 is a usual one')
+        for oddity in rates.oddities:
+            warnings.warn(oddity, VelaturaWarning, stacklevel=3)
         return plan
 
     @classmethod
     def preset(cls, kind: str, family: str) -> Self:
-        """What serves a kind of overlay on a family of bases, from presets/KIND.toml."""
-        table = tomllib.loads((files("velatura.training") / "presets" / f"{kind}.toml").read_text("utf-8"))
+        """What serves a kind of overlay on a family of bases, from presets/KIND.toml; raises UnknownName."""
+        presets = {Path(each.name).stem: each for each in (files("velatura.training") / "presets").iterdir()}
+        if kind not in presets:
+            raise UnknownName.among("kind of overlay to train", kind, presets)
+        table = tomllib.loads(presets[kind].read_text("utf-8"))
         return cls.model_validate(table["any"] | table.get(family, {}))
 
     def but(self, **changes: object) -> Self:

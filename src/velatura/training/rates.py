@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Self
+from typing import NamedTuple, Self
 
 from velatura.errors import BadPlan
 
@@ -26,22 +26,26 @@ class Rates:
     `5e-5:100, 5e-6` is 5e-5 for the first 100 steps and 5e-6 from there on; `:-1` means to the end. Parts that
     start_step has passed are dropped, and what follows the part that reaches the last step is not read at all.
     A schedule whose last part ends early ends the training early.
+
+    oddities: what is read as the webui reads it, and hardly meant so.
     """
 
     segments: tuple[Segment, ...]
+    oddities: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, text: str, steps: int, *, start_step: int = 0) -> Self:
         """Read a schedule for a training that ends at `steps`; raises BadPlan for a text that names no rate."""
         try:
-            pairs = tuple(_pairs(text, steps, start_step))
+            parts = tuple(_parts(text, steps, start_step))
         except ValueError as error:
             raise BadPlan(f'the rate "{text}" cannot be read, {error}; write "5e-5", or "5e-5:100, 5e-6"') from None
-        if not pairs:
+        if not parts:
             raise BadPlan(
                 f'the rate "{text}" says nothing of step {start_step + 1}; end it with one that lasts, "5e-5:100, 5e-6"'
             )
-        return cls(tuple(_segments(pairs, steps, start_step)))
+        segments = tuple(_segments(parts, steps, start_step))
+        return cls(segments, tuple(_oddities(text, parts, segments, steps)))
 
     @property
     def end(self) -> int:
@@ -54,30 +58,54 @@ class Rates:
             yield from repeat(segment.rate, segment.end - segment.first)
 
 
-def _pairs(text: str, steps: int, start_step: int) -> Iterator[tuple[float, int]]:
-    """The (rate, until) pairs that matter between start_step and steps."""
+class _Part(NamedTuple):
+    """One part of a schedule as it is read."""
+
+    text: str
+    rate: float
+    until: int
+
+
+def _parts(text: str, steps: int, start_step: int) -> Iterator[_Part]:
+    """The parts that matter between start_step and steps."""
     for part in filter(str.strip, text.split(",")):
         pieces = part.split(":")
         rate = float(pieces[0])
         # Too many pieces say "to the end", as one rate does: so the webui reads them
         until = int(pieces[1]) if len(pieces) == 2 else TO_THE_END
         if until == TO_THE_END:
-            yield rate, steps
+            yield _Part(part.strip(), rate, steps)
             return
         if until > start_step:
-            yield rate, min(until, steps)
+            yield _Part(part.strip(), rate, min(until, steps))
             if until > steps:
                 return
 
 
-def _segments(pairs: tuple[tuple[float, int], ...], steps: int, start_step: int) -> Iterator[Segment]:
-    """Make the pairs follow each other: one that should have ended before it began still gets a single step.
+def _segments(parts: tuple[_Part, ...], steps: int, start_step: int) -> Iterator[Segment]:
+    """Make the parts follow each other: one that should have ended before it began still gets a single step.
 
-    The webui gives such a pair its step even past the last one; here nothing runs past `steps`.
+    The webui gives such a part its step even past the last one; here nothing runs past `steps`.
     """
     first = start_step
-    for index, (rate, until) in enumerate(pairs):
-        end = min(until if index == 0 else max(until, first + 1), steps)
+    for index, part in enumerate(parts):
+        end = min(part.until if index == 0 else max(part.until, first + 1), steps)
         if end > first:
-            yield Segment(rate, first, end)
+            yield Segment(part.rate, first, end)
             first = end
+
+
+def _oddities(text: str, parts: tuple[_Part, ...], segments: tuple[Segment, ...], steps: int) -> Iterator[str]:
+    for part, segment in zip(parts, segments, strict=False):  # parts past the last step have no segment
+        if part.text.count(":") > 1:
+            yield f'"{part.text}" in the rate "{text}" holds to the end; write one step after it, "5e-5:100", or none'
+        elif part.until < segment.end:
+            yield (
+                f'"{part.text}" in the rate "{text}" gets a single step, as {segment.first} steps are over before it; '
+                "count steps from the beginning of the training"
+            )
+    if segments and segments[-1].end < steps:
+        yield (
+            f'the rate "{text}" ends the training after {segments[-1].end} of {steps} steps; '
+            'end it with a rate that lasts, "5e-5:100, 5e-6"'
+        )
