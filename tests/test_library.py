@@ -3,7 +3,7 @@ import os
 import pytest
 
 import velatura
-from velatura.errors import BadFile, UnknownName
+from velatura.errors import BadFile, UnknownName, VelaturaWarning
 
 
 @pytest.fixture
@@ -49,12 +49,52 @@ def test_a1111s_folders_are_understood(tmp_path, hyper):
 def test_the_folder_given_first_wins(tmp_path, hyper):
     for place in ("one", "two"):
         velatura.save(hyper(name=place), tmp_path / place / "ink.safetensors")
-    assert velatura.Library(tmp_path / "two", tmp_path / "one").overlay("ink").card.name == "two"
+    with pytest.warns(VelaturaWarning, match=r"two.ink\.safetensors and .*one.ink\.safetensors are both called 'ink'"):
+        assert velatura.Library(tmp_path / "two", tmp_path / "one").overlay("ink").card.name == "two"
+
+
+def test_one_stem_in_two_folders_is_warned_of_only_when_it_is_called(folder, hyper):
+    velatura.save(hyper(), folder / "deep" / "ink.safetensors")
+    library = velatura.Library(folder)
+    assert library.names() == ["ink", "neon"]
+    assert library.overlay("neon")
+    with pytest.warns(VelaturaWarning, match="are both called 'ink'"):
+        library.overlay("ink")
+
+
+def test_one_overlay_in_two_formats_is_not_ambiguous(folder, hyper):
+    velatura.save(hyper(), folder / "Ink.safetensors")
+    assert velatura.Library(folder, folder).path("ink") == folder / "Ink.safetensors"
+
+
+@pytest.mark.parametrize("place", [".venv/lib", ".git", "ink/snapshots"])
+def test_hidden_folders_and_snapshots_are_passed_over(folder, hyper, place):
+    velatura.save(hyper(), folder / place / "step-100.safetensors")
+    velatura.save(hyper(), folder / ".half.safetensors")
+    assert velatura.Library(folder).names() == ["Ink", "neon"]
+
+
+def test_snapshots_are_found_where_they_are_asked_for(folder, hyper):
+    velatura.save(hyper(), folder / "snapshots" / "step-100.safetensors")
+    assert velatura.Library(folder / "snapshots").names() == ["step-100"]
+
+
+def test_what_is_no_file_is_passed_over(folder):
+    (folder / "folder.pt").mkdir()
+    (folder / "gone.safetensors").symlink_to(folder / "nowhere.safetensors")
+    assert velatura.Library(folder).names() == ["Ink", "neon"]
 
 
 def test_a_name_in_no_folder_is_put_right(folder):
-    with pytest.raises(UnknownName, match="no overlay is called 'nion': did you mean 'neon'"):
+    with pytest.raises(UnknownName) as caught:
         velatura.Library(folder).overlay("nion")
+    assert str(caught.value).startswith(f"no overlay is called 'nion' in {folder}: did you mean 'neon'")
+
+
+def test_where_nothing_lies_the_folders_are_named(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UnknownName, match=r"'ink' in .*runs, and none is known there: add one first"):
+        velatura.Library(tmp_path / "runs").overlay("ink")
 
 
 def test_a_missing_folder_is_refused(tmp_path):

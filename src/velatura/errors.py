@@ -71,14 +71,15 @@ class UnknownName(VelaturaError):
     """A name that is in no list: a sampler, an overlay, a base."""
 
     @classmethod
-    def among(cls, kind: str, name: str, known: Iterable[str]) -> Self:
-        """Build the error that names the nearest of the known names."""
+    def among(cls, kind: str, name: str, known: Iterable[str], where: str = "") -> Self:
+        """Build the error that names the nearest of the known names, and where they were looked for."""
         names = sorted(known, key=str.lower)
+        missing = f"no {kind} is called {name!r}" + (f" in {where}" if where else "")
         if not names:
-            return cls(f"no {kind} is called {name!r}, and none is known at all: add one first")
+            return cls(f"{missing}, and none is known {'there' if where else 'at all'}: add one first")
         by_lower = {each.lower(): each for each in names}
         near = [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
         if near:
-            return cls(f"no {kind} is called {name!r}: did you mean {' or '.join(repr(each) for each in near)}?")
+            return cls(f"{missing}: did you mean {' or '.join(repr(each) for each in near)}?")
         listed = ", ".join(repr(each) for each in names[:10]) + (", ..." if len(names) > 10 else "")
-        return cls(f"no {kind} is called {name!r}: choose one of {listed}")
+        return cls(f"{missing}: choose one of {listed}")
