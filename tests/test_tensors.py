@@ -1,16 +1,14 @@
-import hashlib
-
 import pytest
 import torch
 
-from velatura.tensors import open_tensors, read_metadata, sha256, write_safetensors, write_torch
+from velatura.tensors import open_tensors, write_safetensors, write_torch
 
 
 def test_safetensors_come_back_with_their_metadata(tmp_path):
     tensors = {"a": torch.randn(3, 2), "b": torch.arange(4).bfloat16()}
     write_safetensors(tmp_path / "x.safetensors", tensors, {"name": "ink"})
     contents = open_tensors(tmp_path / "x.safetensors")
-    assert contents.metadata == read_metadata(tmp_path / "x.safetensors") == {"name": "ink"}
+    assert contents.metadata == {"name": "ink"}
     assert all(torch.equal(contents.tensors[key], tensors[key]) for key in tensors)
 
 
@@ -27,11 +25,14 @@ def test_files_of_torch_itself_are_read(tmp_path, zipped):
     assert torch.equal(open_tensors(tmp_path / "x.pt").payload["a"], torch.ones(2))
 
 
-def test_other_files_have_no_metadata(tmp_path):
-    (tmp_path / "x").write_text("hello")
-    assert read_metadata(tmp_path / "x") == {}
-
-
-def test_the_hash_is_sha256(tmp_path):
-    (tmp_path / "x").write_bytes(b"velatura")
-    assert sha256(tmp_path / "x") == hashlib.sha256(b"velatura").hexdigest()
+def test_a_safetensors_file_is_read_only_where_it_is_asked_for(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "x.safetensors", {"a": torch.ones(2), "b": torch.ones(3)})
+    tensors = open_tensors(tmp_path / "x.safetensors").tensors
+    reads = []
+    reader = type("Reader", (), {"get_tensor": lambda _, key: reads.append(key)})
+    monkeypatch.setattr(tensors, "_file", reader())
+    assert list(tensors) == ["a", "b"]
+    assert tensors.get("c") is None
+    assert not reads
+    tensors["b"]
+    assert reads == ["b"]

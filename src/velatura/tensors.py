@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
@@ -41,7 +41,8 @@ UNREADABLE = (
 class Contents:
     """What a tensor file holds.
 
-    tensors and metadata are a safetensors file's; payload is whatever object a torch file holds.
+    tensors and metadata are a safetensors file's, each tensor read at every asking; payload is whatever object a torch
+    file holds.
     """
 
     path: Path
@@ -63,7 +64,8 @@ def open_tensors(path: StrPath) -> Contents:
     if head.startswith(LEGACY):
         return Contents(path, payload=_load(path, path.read_bytes()))
     if head[8:9] == b"{":
-        return _open_safetensors(path)
+        tensors = _TensorsOf(path)
+        return Contents(path, tensors, tensors.metadata)
     found = "an empty file" if not head else f"a file that starts with {head[:8]!r}"
     raise BadFile(f"{path.name} is {found}, neither safetensors nor torch: download or export it again")
 
@@ -76,15 +78,6 @@ def as_dict(value: object) -> dict[object, object] | None:
 def as_list(value: object) -> list[object] | None:
     """A list or tuple that came out of a torch file, or None for anything else."""
     return list(cast("list[object]", value)) if isinstance(value, list | tuple) else None
-
-
-def read_metadata(path: StrPath) -> dict[str, str]:
-    """Read a safetensors file's metadata without its tensors; empty for any other file."""
-    try:
-        with _reader(path) as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError):
-        return {}
 
 
 def write_safetensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -102,22 +95,36 @@ def write_torch(path: StrPath, payload: object) -> None:
         beside.write_bytes(_classic({name.partition("/")[2]: modern.read(name) for name in modern.namelist()}))
 
 
-def sha256(path: StrPath) -> str:
-    """The sha256 of a file, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _TensorsOf(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for: a checkpoint's names alone are cheap."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _damage_named(path):
+            self._file: Any = safe_open(fspath(path), framework="pt")  # safetensors' own class has no types
+            self._keys = dict.fromkeys(cast("list[str]", self._file.keys()))
+            self.metadata: dict[str, str] = dict(self._file.metadata() or {})
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self._keys:
+            raise KeyError(key)
+        with _damage_named(self._path):
+            tensor: Tensor = self._file.get_tensor(key)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
-def _open_safetensors(path: Path) -> Contents:
+@contextmanager
+def _damage_named(path: Path) -> Generator[None]:
     try:
-        with _reader(path) as file:
-            return Contents(path, {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
-    except (SafetensorError, *UNREADABLE) as error:
+        yield
+    except (SafetensorError, OSError, *UNREADABLE) as error:
         raise BadFile(f"{path.name} is a damaged safetensors file ({_short(error)}): download it again") from None
-
-
-def _reader(path: StrPath) -> Any:  # safetensors' own class has no types
-    return safe_open(fspath(path), framework="pt")
 
 
 def _load(path: Path, data: bytes) -> object:
@@ -175,4 +182,4 @@ def _classic(members: Mapping[str, bytes]) -> bytes:
 
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:100]
+    return "".join(filter(str.isprintable, lines[0]))[:100]

@@ -3,7 +3,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, UnknownName
-from velatura.tensors import open_tensors, read_metadata, write_safetensors, write_torch
+from velatura.tensors import open_tensors, write_safetensors, write_torch
 
 
 def same(one, other):
@@ -59,7 +59,8 @@ def test_a_damaged_card_is_one_line(hyper, tmp_path):
 
 def test_what_is_missing_or_left_over_is_named(hyper, tmp_path):
     velatura.save(hyper(), tmp_path / "ink.safetensors")
-    tensors, metadata = open_tensors(tmp_path / "ink.safetensors").tensors, read_metadata(tmp_path / "ink.safetensors")
+    contents = open_tensors(tmp_path / "ink.safetensors")
+    tensors, metadata = contents.tensors, contents.metadata
     few = {key: each for key, each in tensors.items() if key != "96_0.linear.0.bias"}
     write_safetensors(tmp_path / "few.safetensors", few, metadata)
     with pytest.raises(BadFile, match=r"lacks 96_0.linear.0.bias"):
