@@ -1,10 +1,14 @@
 """The verb `train` from the command line: the plan first, then the run, then where it is."""
 
+import re
+import shlex
+
 import pytest
 from PIL import Image
 
 import velatura
 from velatura.cli.app import main
+from velatura.cli.training import command_line
 
 BRIEF = ("--steps", "2", "--batch", "1", "--pixels", "32", "--precision", "float32")
 
@@ -59,6 +63,26 @@ def test_a_run_is_called_by_the_folder_unless_it_is_named(desk, capsys):
     assert "runs/photos/photos.safetensors: hypernet" in capsys.readouterr().out
     assert main(["train", "hypernet", "photos", "--name", "inca", "--out", "mine", *BRIEF]) == 0
     assert velatura.open_overlay(desk / "mine" / "inca.safetensors").card.name == "inca"
+
+
+@pytest.mark.parametrize("name", ["../../mine", "/mine", "mine\x1b[31m/.."])
+def test_a_name_does_not_lead_out_of_the_runs(desk, capsys, name):
+    assert main(["train", "hypernet", "photos", "--name", name, "--dry-run"]) == 0
+    assert re.fullmatch(r"runs/\w+", rows(capsys.readouterr().out)["out"].strip())
+
+
+def test_a_folder_that_holds_something_is_refused_by_a_dry_run_too(desk, capsys):
+    assert main(["train", "hypernet", "photos", "--out", "photos", "--dry-run"]) == 2
+    assert "photos is there already; name another folder" in capsys.readouterr().err
+
+
+def test_a_command_to_copy_means_no_more_than_it_says():
+    caption, place = 'a "red" wall; $(rm -rf ~) `x`\n it\'s\x1b[31m\u202e', "my runs/$HOME"
+    said = command_line("velatura", "generate", caption, "--library", place)
+    assert said.isprintable()
+    assert shlex.split(said) == [
+        *("velatura", "generate", 'a "red" wall; $(rm -rf ~) `x` it\'s[31m', "--library", "my runs/$HOME")
+    ]
 
 
 def test_the_structure_is_as_asked_for(desk):

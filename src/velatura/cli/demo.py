@@ -9,7 +9,7 @@ import typer
 
 import velatura
 from velatura.cli.pictures import picture_bar
-from velatura.cli.training import training_bar
+from velatura.cli.training import command_line, training_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,8 +125,10 @@ def _commands(run: "Run") -> dict[str, str]:
     """What to try next, by what it does."""
     tag = f"<{run.overlay.kind}:{run.overlay.card.name}:1>"
     return {
-        "a prompt of your own": f'velatura generate "a yellow rocket in outer space {tag}" --library {run.folder}',
-        "what the file says of itself": f"velatura show {run.file}",
+        "a prompt of your own": command_line(
+            "velatura", "generate", f"a yellow rocket in outer space {tag}", "--library", run.folder
+        ),
+        "what the file says of itself": command_line("velatura", "show", run.file),
         "another style": "velatura demo --style blueprint",
         "your own pictures": "velatura train hypernet photos/ --name inca --preview-every 50",
     }

@@ -1,5 +1,6 @@
 """The verb `train`: an overlay from a folder of pictures."""
 
+import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,9 @@ Name = Annotated[
     typer.Option(help="What the overlay is called.", rich_help_panel=WHAT, show_default="the folder's name"),
 ]
 Layers = Annotated[str, typer.Option(help="Widths of its layers, in widths of the context.", rich_help_panel=WHAT)]
-Activation = Annotated[str, typer.Option(help="Between its layers: relu, mish, swish, ...", rich_help_panel=WHAT)]
+Activation = Annotated[
+    str, typer.Option(help="Between its layers: relu, mish, linear (A1111's own default), ...", rich_help_panel=WHAT)
+]
 LayerNorm = Annotated[bool, typer.Option("--layer-norm", help="Normalise after each layer.", rich_help_panel=WHAT)]
 Dropout = Annotated[float, typer.Option(help="Share of its hidden features that rest.", rich_help_panel=WHAT)]
 Steps = Annotated[int | None, typer.Option(help="Steps of the optimizer.", rich_help_panel=HOW, show_default="preset")]
@@ -49,7 +52,8 @@ Out = Annotated[
     Path | None, typer.Option(help="The run's folder, a new one.", rich_help_panel=KEPT, show_default="runs/NAME")
 ]
 SnapshotEvery = Annotated[
-    int | None, typer.Option(help="Steps between snapshots, 0: none.", rich_help_panel=KEPT, show_default="preset")
+    int | None,
+    typer.Option(help="Steps between snapshots, 0: only when stopped.", rich_help_panel=KEPT, show_default="preset"),
 ]
 PreviewEvery = Annotated[int, typer.Option(help="Steps between preview pictures, 0: none.", rich_help_panel=KEPT)]
 Preview = Annotated[
@@ -92,8 +96,12 @@ def train_hypernet(
 
     velatura train hypernet photos/ --base sd15/ --layers 1,2,1 --activation mish --rate "5e-5:100, 5e-6" --dry-run
     """
+    from velatura.training.run import file_name, vacant
+
+    name = name or folder.absolute().name
+    out = vacant(out or Path("runs", file_name(name)))
     read_folder(folder)  # what is wrong with it is said before anything is loaded
-    on, name = open_base(base), name or folder.absolute().name
+    on = open_base(base)
     wanted = {"steps": steps, "learning_rate": rate, "batch_size": batch, "pixels": pixels, "min_snr": min_snr}
     kept = {"snapshot_every": snapshot_every, "preview_every": preview_every, "preview_prompt": preview}
     plan = _plan("hypernet", on, **wanted, **kept, precision=precision, seed=seed)
@@ -101,7 +109,7 @@ def train_hypernet(
     overlay = velatura.Hypernetwork.for_base(
         on, layers=widths, activation=activation, layer_norm=layer_norm, dropout=dropout, seed=seed, name=name
     )
-    _run(on, overlay, folder, plan, out=out or Path("runs", name), dry_run=dry_run)
+    _run(on, overlay, folder, plan, out=out, dry_run=dry_run)
 
 
 def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: Path, dry_run: bool) -> None:
@@ -125,7 +133,14 @@ def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: P
     with training_bar() as on_step:
         run = velatura.train(base, overlay, folder, plan, out=out, on_step=on_step)
     print(f"{run.file}: {overlay.card}")
-    print(f'try:  velatura generate "{examples[0].caption} <{overlay.kind}:{run.file.stem}:1>" --library {out}')
+    prompt = f"{examples[0].caption} <{overlay.kind}:{run.file.stem}:1>"
+    print(f"try:  {command_line('velatura', 'generate', prompt, '--library', out)}")
+
+
+def command_line(*words: str | Path) -> str:
+    """A command to copy into a shell, where captions and paths mean no more than they say."""
+    one_line = (" ".join(str(word).split()) for word in words)
+    return shlex.join("".join(filter(str.isprintable, word)) for word in one_line)
 
 
 def _steps(plan: "Plan") -> str:
