@@ -176,7 +176,7 @@ def _classic(members: Mapping[str, bytes]) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             if name in {"data.pkl", "version"} or name.removeprefix("data/").isdigit():
-                archive.writestr(f"archive/{name}", data)
+                archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)  # with no time in it, as torch does
     return buffer.getvalue()
 
 

@@ -1,3 +1,5 @@
+import zipfile
+
 import pytest
 import torch
 
@@ -23,6 +25,22 @@ def test_an_overlay_comes_back_as_it_was_saved(hyper, tmp_path, ending):
     assert str(again.card) == (
         "hypernet 64,96,128,192 · 1,2,2,1 prelu · layer norm · dropout 0,0.1,0.1,0 · tiny · 1,200 steps"
     )
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_one_overlay_is_always_the_same_bytes(hyper, tmp_path, ending):
+    overlay = hyper()
+    saved = set()
+    for _ in range(10):  # two entries of metadata come in either order
+        velatura.save(overlay, tmp_path / f"ink{ending}")
+        saved.add((tmp_path / f"ink{ending}").read_bytes())
+    assert len(saved) == 1
+
+
+def test_the_hour_is_not_in_a_pt_file(hyper, tmp_path):
+    velatura.save(hyper(), tmp_path / "ink.pt")
+    with zipfile.ZipFile(tmp_path / "ink.pt") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_half_precision_is_kept_in_our_own_files(hyper, tmp_path):

@@ -38,5 +38,6 @@ def read(contents: Contents) -> Overlay:
 
 
 def write(overlay: Overlay, path: Path) -> None:
-    """Write any overlay."""
-    write_safetensors(path, overlay.state_dict(), {CARD: overlay.card.model_dump_json(), "format": "pt"})
+    """Write any overlay, the same one in the same bytes."""
+    # safetensors writes several entries in an order of chance; "format", which others add, is for whole models
+    write_safetensors(path, overlay.state_dict(), {CARD: overlay.card.model_dump_json()})
