@@ -97,6 +97,16 @@ def test_the_folder_tells_the_run(learn):
     assert [step["loss"] for step in steps] == run.losses
 
 
+def test_without_a_plan_it_is_the_preset(tiny, photos, tmp_path, hyper):
+    def stop(step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        velatura.train(tiny, hyper(), photos, out=tmp_path / "run", on_step=stop)
+    written = velatura.Plan.model_validate_json((tmp_path / "run" / "plan.json").read_text())
+    assert written == velatura.Plan.preset("hypernet", "tiny")
+
+
 def test_the_overlay_is_saved_as_it_ends(learn):
     run = learn()
     saved = velatura.open_overlay(run.file)

@@ -59,10 +59,12 @@ def train(
 ) -> Run:
     """Train an overlay, in place, on a folder of captioned pictures, and leave a run folder at `out`.
 
+    Without a plan it is the preset for such an overlay on such a base.
+
     The base comes out as it went in. Two runs of one plan on one machine make the same overlay, bit for bit. However
     the run ends early, by Ctrl-C too, what was learned is kept as a snapshot, and a note of the error says where.
     """
-    plan = plan or Plan()
+    plan = plan or Plan.preset(overlay.kind, base.family.name)
     rates, out = plan.rates(), vacant(out)
     examples = read_folder(folder)
     prompt = plan.preview_prompt or examples[0].caption
