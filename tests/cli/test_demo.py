@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import velatura
+from velatura.cli import demo
 from velatura.cli.app import main
 from velatura.cli.demo import SCENES, STRENGTHS, _free
 
@@ -15,6 +16,22 @@ def test_a_second_demo_leaves_the_first_alone(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo-2").mkdir()
     assert _free(tmp_path / "demo").name == "demo-3"
+
+
+def test_a_base_that_is_not_what_it_was_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_is_as_on_disk", lambda _: False)
+    monkeypatch.setattr(demo, "SCENES", SCENES[:1])
+    monkeypatch.setattr(demo, "STRENGTHS", (0, 1))
+    with pytest.raises(RuntimeError, match="the base is not what its files hold"):
+        main(["demo", "--steps", "1", "--out", str(tmp_path / "demo")])
+
+
+def test_a_short_demo_paints_and_reports(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "SCENES", SCENES[:1])
+    monkeypatch.setattr(demo, "STRENGTHS", (0, 1))
+    assert main(["demo", "--steps", "2", "--out", str(tmp_path / "demo")]) == 0
+    assert {path.name for path in (tmp_path / "demo").iterdir()} >= {"neon.safetensors", "grid.png", "index.html"}
+    assert "bit for bit" in capsys.readouterr().out
 
 
 @pytest.mark.slow

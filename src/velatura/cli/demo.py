@@ -10,6 +10,7 @@ import typer
 import velatura
 from velatura.cli.pictures import picture_bar
 from velatura.cli.training import command_line, training_bar
+from velatura.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ SCENES = ("a red house on the beach", "a blue boat in the snow", "a green fish u
 PICTURE_SEED = 7
 
 Out = Annotated[Path | None, typer.Option(help="A new folder for all of it.", show_default="runs/demo")]
-Style = Annotated[str, typer.Option(help="Which bundled pictures to learn from: neon or blueprint.")]
+Style = Annotated[str, typer.Option(help="Which bundled pictures to learn from: neon, blueprint or robot.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of training.", show_default="preset")]
 Seed = Annotated[int, typer.Option(help="All chance of the training is drawn from it.")]
 
@@ -41,7 +42,7 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
     plan = preset.but(seed=seed, steps=preset.steps if steps is None else steps)
     hyper = velatura.Hypernetwork.for_base(base, activation="relu", seed=seed, name=style)
 
-    print(f"A hypernetwork learns the style {style} from the pictures in {pictures}")
+    print(f"A hypernetwork learns {style} from the pictures in {pictures}")
     started = time.perf_counter()
     with training_bar() as on_step:
         run = velatura.train(base, hyper, pictures, plan, out=out, on_step=on_step)
@@ -50,7 +51,8 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
 
     print(f"It took {seconds:.0f} seconds; now four prompts at the strengths {', '.join(map(str, STRENGTHS))}")
     grid = _save_grid(base, run)
-    assert _is_as_on_disk(base)
+    if not _is_as_on_disk(base):
+        raise RuntimeError("the base is not what its files hold: an overlay was not taken off it, which is our mistake")
     page = _save_report(run, plan, pictures, grid, seconds)
 
     print(f"The base is, bit for bit, what it was. Open {page} in a browser; beside it lie")
@@ -103,8 +105,8 @@ def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: 
     report = Report(
         title=f"A hypernetwork for {run.overlay.card.name}",
         opening=(
-            f"In {seconds:.0f} seconds a small network learned a style from {len(examples)} pictures. Laid over a "
-            "frozen Stable Diffusion it changes what attention reads; taken off, it leaves no trace."
+            f"In {seconds:.0f} seconds a small network learned {run.overlay.card.name} from {len(examples)} pictures. "
+            "Laid over a frozen Stable Diffusion it changes what attention reads; taken off, it leaves no trace."
         ),
         figures=[shown, learned],
         losses=run.losses,
@@ -117,7 +119,8 @@ def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: 
         commands=_commands(run),
     )
     page = run.folder / "index.html"
-    page.write_text(report.html(), "utf-8")
+    with replacing(page) as beside:
+        beside.write_text(report.html(), "utf-8")
     return page
 
 
