@@ -102,6 +102,8 @@ def test_a_grid_is_one_picture(said):
         (["generate"], "there is nothing to paint"),
         (["generate", "a", "--set", "seed"], "write it as seed=8"),
         (["generate", "a", "--set", "colour=red"], "a recipe has no colour"),
+        (["generate", "a", "--set", "base=sd15"], "the recipe's base records"),
+        (["grid", "a", "--x", "base=tiny,sd15"], "the recipe's base records"),
         (["generate", "a", "--out", "house.bmp"], "end it in .png"),
         (["generate", "a", "--overlay", "nowhere.pt:0.5"], "nowhere.pt"),
         (["generate", "a", "--recipe", "nowhere.png"], "nowhere.png does not exist"),

@@ -6,6 +6,7 @@ import velatura
 from velatura.compare.grid import draw_grid
 from velatura.errors import BadRecipe, UnknownName
 from velatura.sampling.infotext import read_carried, read_infotext
+from velatura.sampling.recipe import RECORDED
 
 RED, BLUE = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
 QUICK = velatura.Recipe(prompt="a house <hypernet:neon:{s}>", steps=1, seed=7)
@@ -80,6 +81,12 @@ def test_a_saved_grid_says_how_it_was_made(tiny, hyper, tmp_path):
 def test_an_axis_that_changes_nothing_is_refused(tiny, axis, words):
     with pytest.raises(BadRecipe, match=words):
         velatura.grid(tiny, "a house", x=axis)
+
+
+@pytest.mark.parametrize("field", RECORDED)
+def test_an_axis_that_only_keeps_record_is_refused(tiny, field):
+    with pytest.raises(BadRecipe, match=f"the recipe's {field} records what a picture was made with"):
+        velatura.grid(tiny, "a house", x=(field, ["tiny", "sd15"]))
 
 
 def test_a_bad_value_on_an_axis_is_refused(tiny):

@@ -148,6 +148,13 @@ def test_a_recipe_of_another_base_is_warned_of(tiny):
         velatura.generate(tiny, QUICK.but(base="sd15", base_hash="0123456789"))
 
 
+def test_the_name_of_another_base_is_warned_of(tiny):
+    with pytest.warns(VelaturaWarning, match=r"made on sd15, this is tiny .*: the picture will be another"):
+        velatura.generate(tiny, QUICK.but(base="sd15"))
+    with pytest.warns(VelaturaWarning, match=r"made on sd15 .*, this is tiny .*: only its name is another"):
+        velatura.generate(tiny, QUICK.but(base="sd15", base_hash=tiny.hash))
+
+
 def test_steps_are_told_over_all_pictures(tiny):
     told = []
     velatura.generate_many(tiny, [QUICK, QUICK.but(steps=3)], on_step=lambda *done: told.append(done))

@@ -159,7 +159,7 @@ def _asked(
     """The recipe that a command line asks for, and the overlays it names by file, tagged in the prompt."""
     start = velatura.Recipe() if picture is None else velatura.Recipe.from_image(picture)
     recipe = start.but(**{name: value for name, value in given.items() if value is not None})
-    recipe = recipe.but(**dict(_named(change, "seed=8") for change in changes))
+    recipe = recipe.but(**dict(_setting(change) for change in changes))
     if picture is None and given["prompt"] is None and not recipe.prompt:
         raise BadRecipe('there is nothing to paint: give a prompt in quotes, "a red house", or a picture by --recipe')
     opened: dict[str, Overlay] = {}
@@ -181,6 +181,15 @@ def _named(text: str, such_as: str) -> tuple[str, str]:
     if not equals or not name.strip():
         raise BadRecipe(f"{text!r} names nothing to set; write it as {such_as}")
     return name.strip(), value
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """Read "seed=8"; raises BadRecipe for a field that would change nothing."""
+    from velatura.sampling.recipe import refuse_recorded
+
+    name, value = _named(text, "seed=8")
+    refuse_recorded(name)
+    return name, value
 
 
 def _axis(text: str) -> tuple[str, list[str]]:

@@ -16,7 +16,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.prompts.grammar import TAG
 from velatura.sampling.generate import SEEDS, OnStep, Picture, generate_many
 from velatura.sampling.infotext import save_with, write_infotext
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe import RECORDED, Recipe, refuse_recorded
 
 Axis = tuple[str, Sequence[object]]  # what changes, and the values it takes
 
@@ -114,13 +114,15 @@ def draw_grid(
 
 def _changed(recipe: Recipe, changes: Sequence[tuple[str, object]]) -> Recipe:
     """The recipe with fields set first, and then words in braces filled in."""
+    for name, _ in changes:
+        refuse_recorded(name)
     recipe = recipe.but(**{name: value for name, value in changes if name in Recipe.model_fields})
     for name, value in changes:
         if name in Recipe.model_fields:
             continue
         hole = f"{{{name}}}"
         if hole not in recipe.prompt + recipe.negative:
-            fields = ", ".join(Recipe.model_fields)
+            fields = ", ".join(each for each in Recipe.model_fields if each not in RECORDED)
             raise BadRecipe(f"nothing to change by {name!r}: write {hole} into the prompt, or name one of {fields}")
         prompt, negative = (text.replace(hole, _shown(value)) for text in (recipe.prompt, recipe.negative))
         recipe = recipe.but(prompt=prompt, negative=negative)

@@ -153,9 +153,13 @@ def _side(base: Base, name: str, pixels: int | None) -> int:
 
 
 def _warn_of_another_base(base: Base, recipe: Recipe) -> None:
-    if recipe.base_hash and base.hash and not base.hash.startswith(recipe.base_hash):
-        made_on = f"{recipe.base or 'a base'} ({recipe.base_hash})"
-        message = f"the recipe was made on {made_on}, this is {base.name} ({base.hash}): the picture will be another"
+    """Say that a recipe was made on another base than this one, which is the one that paints."""
+    renamed = bool(recipe.base) and recipe.base != base.name
+    known = recipe.base_hash if base.hash else None
+    if (known and not base.hash.startswith(known)) or renamed:
+        made_on = f"{recipe.base or 'a base'}{f' ({recipe.base_hash})' if recipe.base_hash else ''}"
+        outcome = "only its name is another" if known and base.hash.startswith(known) else "the picture will be another"
+        message = f"the recipe was made on {made_on}, this is {base.name} ({base.hash}): {outcome}"
         warnings.warn(message, VelaturaWarning, 5)
 
 

@@ -23,6 +23,7 @@ from velatura.errors import BadRecipe, VelaturaWarning
 from velatura.sampling.infotext import NEGATIVE, read_carried, read_infotext, write_infotext
 
 MOST_PIXELS = 8192
+RECORDED = ("base", "base_hash", "version")  # fields that say what a picture was made with, and choose nothing
 
 # Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
 HARMLESS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
@@ -130,6 +131,16 @@ class Recipe(BaseModel):
     def but(self, **changes: object) -> Self:
         """This recipe with some fields changed, and checked again."""
         return self.model_validate(self.model_dump() | changes)
+
+
+def refuse_recorded(name: str) -> None:
+    """Raise BadRecipe for a field that only keeps record, where one is asked for that changes the picture."""
+    if name in RECORDED:
+        changing = ", ".join(each for each in Recipe.model_fields if each not in RECORDED)
+        raise BadRecipe(
+            f"the recipe's {name} records what a picture was made with and changes nothing: "
+            f"open another base, or name one of {changing}"
+        )
 
 
 def _sampler(fields: dict[str, str]) -> str | None:
