@@ -72,11 +72,38 @@ def test_a_picture_is_made_again_from_its_recipe(said, tmp_path):
 
 @pytest.mark.usefixtures("neon")
 def test_a_tag_finds_its_overlay_in_this_folder_and_an_option_tags_for_one(said, tmp_path):
-    said("generate", "a house <hypernet:neon:0.5>", "--steps", "1", "--seed", "3", "--out", "tag.png")
+    said("generate", "<hypernet:neon:0.5> a house", "--steps", "1", "--seed", "3", "--out", "tag.png")
     said("generate", "a house", "--overlay", "neon.safetensors:0.5", "--steps", "1", "--seed", "3", "--out", "file.png")
     said("generate", "a house", "--steps", "1", "--seed", "3", "--out", "bare.png")
     tagged, by_file, bare = ((tmp_path / f"{name}.png").read_bytes() for name in ("tag", "file", "bare"))
     assert tagged == by_file != bare
+
+
+@pytest.mark.usefixtures("neon")
+def test_a_comment_does_not_swallow_an_overlay_given_by_its_file(said, tmp_path):
+    said(
+        "generate", "a house # draft", "--overlay", "neon.safetensors", "--steps", "1", "--seed", "3", "--out", "a.png"
+    )
+    said("generate", "a house", "--steps", "1", "--seed", "3", "--out", "b.png")
+    assert Image.open(tmp_path / "a.png").tobytes() != Image.open(tmp_path / "b.png").tobytes()
+
+
+@pytest.mark.parametrize("second", ["again/neon.safetensors", "again/NEON.safetensors", "a:b>c.safetensors"])
+@pytest.mark.usefixtures("neon")
+def test_overlay_files_that_no_tag_tells_apart_are_refused(said, tmp_path, second):
+    (tmp_path / "again").mkdir()
+    (tmp_path / second).write_bytes((tmp_path / "neon.safetensors").read_bytes())
+    status, out, err = said("generate", "a", "--overlay", "neon.safetensors", "--overlay", second)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "rename" in err
+
+
+@pytest.mark.parametrize("out", ["file/house.png", f"{'n' * 300}.png"])
+def test_a_place_that_cannot_be_written_to_is_one_line(said, tmp_path, out):
+    (tmp_path / "file").write_text("in the way")
+    status, printed, err = said("generate", "a", "--steps", "1", "--out", out)
+    assert (status, printed, err.count("\n")) == (2, "", 1), err
+    assert "choose another place" in err
 
 
 @pytest.mark.usefixtures("neon")

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -163,11 +163,22 @@ def _asked(
     if picture is None and given["prompt"] is None and not recipe.prompt:
         raise BadRecipe('there is nothing to paint: give a prompt in quotes, "a red house", or a picture by --recipe')
     opened: dict[str, Overlay] = {}
+    tags: list[str] = []
     for each in overlays:
         file, strength = _file_and_strength(each)
+        _refuse_stem(file, opened)
         opened[file.stem] = overlay = velatura.open_overlay(file)
-        recipe = recipe.but(prompt=f"{recipe.prompt} <{overlay.kind}:{file.stem}:{strength}>")
-    return recipe, opened
+        tags.append(f"<{overlay.kind}:{file.stem}:{strength}>")
+    # first, since a comment at the prompt's end would swallow them
+    return recipe.but(prompt=" ".join([*tags, recipe.prompt])), opened
+
+
+def _refuse_stem(file: Path, opened: Iterable[str]) -> None:
+    """Refuse a file whose name no tag can hold, or can hold for one file only."""
+    if set(file.stem) & set("<>:#\n") or file.stem != file.stem.strip():
+        raise BadFile(f"{file} has a name that no tag can hold: rename it without < > : # and spaces around it")
+    if file.stem.lower() in map(str.lower, opened):
+        raise BadFile(f"{file} is the second file called {file.stem}, and a tag names only one: rename one of them")
 
 
 def _file_and_strength(text: str) -> tuple[Path, str]:
