@@ -59,8 +59,9 @@ def main(words: Sequence[str] | None = None) -> int:
             return _end(MISTAKE, f"error: {error.format_message()} (see --help)", error)
         except BrokenPipeError:  # whoever read what is printed has seen enough: `velatura list | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except PermissionError as error:
-            return _end(MISTAKE, f"error: {error.filename}: permission denied; choose another place", error)
+        except OSError as error:  # a full disk, a folder in the way, a place that is not ours
+            what = f"{error.strerror or error}".lower()
+            return _end(MISTAKE, f"error: {error.filename or 'a file'}: {what}; choose another place", error)
     return 0
 
 

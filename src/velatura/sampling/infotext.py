@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from velatura.errors import BadFile
+from velatura.files import replacing
 
 NEGATIVE = "Negative prompt:"
 FIELD = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -83,9 +84,7 @@ def save_with(image: Image.Image, path: Path, text: str) -> None:
     suffix = path.suffix.lower()
     if suffix not in SAVED_AS:
         raise BadFile(f"{path} is no name for a picture; end it in {', '.join(SAVED_AS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as beside:
         if suffix in EXIF_FORMATS:
             exif = Image.Exif()
             exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = UNICODE + text.encode("utf-16-be")
@@ -94,9 +93,6 @@ def save_with(image: Image.Image, path: Path, text: str) -> None:
             chunks = PngInfo()
             chunks.add_text("parameters", text)
             image.save(beside, SAVED_AS[suffix], pnginfo=chunks)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _split_prompts(lines: list[str]) -> tuple[str, str]:
