@@ -101,7 +101,7 @@ def test_a_tag_finds_its_overlay_in_a_library(tiny, hyper, tmp_path):
 def test_a_tag_that_names_nothing_names_what_is_near(tiny, hyper):
     with pytest.raises(UnknownName, match="did you mean 'neon'"):
         velatura.generate(tiny, "a <hypernet:neom:1>", overlays={"neon": hyper()})
-    with pytest.raises(UnknownName, match="no overlay is called 'neon'"):
+    with pytest.raises(UnknownName, match="nobody knows the overlay 'neon': pass library="):
         velatura.generate(tiny, "a <hypernet:neon:1>")
 
 

@@ -170,8 +170,10 @@ def _overlay(tag: Tag, library: Library | None, overlays: Mapping[str, Overlay] 
     at_hand = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
     found = at_hand.get(tag.name.lower())
     if found is None:
+        if library is None and not overlays:
+            raise UnknownName(f"nobody knows the overlay {tag.name!r}: pass library= or overlays= to find it in")
         if library is None:
-            raise UnknownName.among("overlay", tag.name, overlays or ())
+            raise UnknownName.among("overlay", tag.name, at_hand)
         found = library.overlay(tag.name)
     if found.kind != tag.kind:
         right = f"<{found.kind}:{tag.name}:{tag.strength:g}>"
