@@ -62,6 +62,7 @@ def run(make_job: Callable[[Path], Job], schedule: Schedule, name: str, work: Pa
     if count == 1:
         _train(0, 1, make_job, schedule, name, work)
         return
+    make_job(work)  # what is drawn and kept once must not be made by all processes at once
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29531")
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -19,7 +19,7 @@ from .loop import Schedule, device
 from .store import drawing_key, file_key, kept
 from .vae import measure_scale, to_unit, trained_vae
 
-SCHEDULE = Schedule(steps=4300, batch=64, rate=1.2e-3, warmup=200, decay=0.01, ema=0.9992)
+SCHEDULE = Schedule(steps=4300, batch=64, rate=1e-3, warmup=100, decay=0.01, ema=0.9992)
 CAPTION_DROPOUT = 0.1
 # min-SNR weighting (Hang et al. 2023), their value
 SNR_LIMIT = 5.0
