@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from velatura.errors import VelaturaError, VelaturaWarning
     from velatura.formats import open_base, open_overlay, save
     from velatura.library import Library
+    from velatura.overlays.attach import Attachment, attach, attach_all
+    from velatura.overlays.effect import Effect
     from velatura.overlays.hypernetwork import Hypernetwork
-    from velatura.overlays.overlay import Attachment, Card, Overlay, attach
+    from velatura.overlays.overlay import Card, Overlay
     from velatura.sampling.generate import Picture, generate, generate_many
     from velatura.sampling.recipe import Recipe
     from velatura.training.plan import Plan
@@ -25,6 +27,7 @@ __all__ = [
     "Attachment",
     "Base",
     "Card",
+    "Effect",
     "Hypernetwork",
     "Library",
     "Overlay",
@@ -34,6 +37,7 @@ __all__ = [
     "VelaturaError",
     "VelaturaWarning",
     "attach",
+    "attach_all",
     "generate",
     "generate_many",
     "grid",
@@ -46,9 +50,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Attachment": "overlays.overlay",
+    "Attachment": "overlays.attach",
     "Base": "base.base",
     "Card": "overlays.overlay",
+    "Effect": "overlays.effect",
     "Hypernetwork": "overlays.hypernetwork",
     "Library": "library",
     "Overlay": "overlays.overlay",
@@ -57,7 +62,8 @@ _HOMES = {
     "Recipe": "sampling.recipe",
     "VelaturaError": "errors",
     "VelaturaWarning": "errors",
-    "attach": "overlays.overlay",
+    "attach": "overlays.attach",
+    "attach_all": "overlays.attach",
     "generate": "sampling.generate",
     "generate_many": "sampling.generate",
     "grid": "compare.grid",

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
 from velatura.base.families import guess
-from velatura.errors import BadOverlay, BadStrength, UnsupportedBase, VelaturaWarning, WrongBase
-from velatura.overlays.overlay import Card, Overlay, Part, Target, strength_tensor
-from velatura.overlays.seams import Undo, attention_layers, context_width, on_contexts
+from velatura.errors import BadOverlay, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.overlays.layers import attention_layers, context_width
+from velatura.overlays.overlay import Card, Overlay, Part
+from velatura.overlays.seams import Undo, on_contexts
+from velatura.overlays.strength import LiveStrength
 from velatura.overlays.structure import INITS, Structure
-
-
-class Transform(nn.Module):
-    """One residual network: x + strength * f(x), computed in its own precision, or in autocast's where that is on."""
-
-    def __init__(self, network: nn.Sequential) -> None:
-        super().__init__()
-        self.linear = network  # the name in A1111's state dicts
-
-    def forward(self, context: Tensor, strength: Tensor) -> Tensor:
-        """Change a context (batch, tokens, width), keeping its dtype; where the strength is 0 it comes back exactly."""
-        autocast = torch.is_autocast_enabled(context.device.type)
-        read = context if autocast else context.to(next(self.linear.parameters()).dtype)
-        change: Tensor = self.linear(read)
-        if self.training:  # A1111 trains at strength 1, whatever is set
-            return (read + change).to(context.dtype)
-        strength = _per_row(strength, context)
-        return torch.where(strength == 0, context, (read + change * strength).to(context.dtype))
+from velatura.overlays.target import Target
+from velatura.overlays.transform import Transform, WidthChange
 
 
 class Hypernetwork(Overlay):
@@ -131,19 +116,20 @@ class Hypernetwork(Overlay):
         width = context.shape[-1]
         if width not in self.structure.widths:
             return context, context
-        k, v = self._pair(width)
-        live = strength_tensor(strength).to(context.device)
-        return k(context, live), v(context, live)
+        change = WidthChange(*self._pair(width), LiveStrength(strength, context.device))
+        return change.k(context), change.v(context)
 
-    def hooks(self, target: Target, strength: Tensor) -> Iterator[Undo]:
+    def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang the pair of each width on the layers that read such contexts."""
         self._refuse_misfit(target)
         for width in self.structure.widths:
-            k, v = self._pair(width)
-            yield from on_contexts(target.unet, width, partial(_apply, k, strength), partial(_apply, v, strength))
+            change = WidthChange(*self._pair(width), strength)
+            target.listener.count(lambda change=change: change.evaluations)
+            yield from on_contexts(target, width, change)
 
-    def _pair(self, width: int) -> tuple[nn.Module, nn.Module]:
-        return self.get_submodule(f"{width}_0"), self.get_submodule(f"{width}_1")
+    def _pair(self, width: int) -> tuple[Transform, Transform]:
+        k, v = (self.get_submodule(f"{width}_{part}") for part in (0, 1))
+        return cast("Transform", k), cast("Transform", v)
 
     def _refuse_misfit(self, target: Target) -> None:
         """Refuse a base of another family; warn of widths that idle in a net made for several."""
@@ -163,27 +149,11 @@ class Hypernetwork(Overlay):
         return f"hypernetwork {self.card.name}" if self.card.name else "the hypernetwork"
 
 
-def _apply(transform: nn.Module, strength: Tensor, context: Tensor) -> Tensor:
-    return transform(context, strength)
-
-
 def _context_widths(unet: nn.Module, *, crossing: bool = False) -> dict[int, None]:
     """The context widths of a UNet, in order and each once; of its cross-attention only, if asked."""
     layers = [layer for _, layer in attention_layers(unet)]
     chosen = [layer for layer in layers if getattr(layer, "is_cross_attention", True)] if crossing else layers
     return dict.fromkeys(map(context_width, chosen))
-
-
-def _per_row(strength: Tensor, context: Tensor) -> Tensor:
-    if strength.ndim == 0:
-        return strength
-    rows = strength.shape[0]
-    if rows not in {1, context.shape[0]}:
-        raise BadStrength(
-            f"{rows} strengths do not fit a batch of {context.shape[0]}: "
-            "give one, or one for each row (under guidance every picture has two)"
-        )
-    return strength.view(rows, *(1,) * (context.ndim - 1))
 
 
 def _words(numbers: Iterable[int]) -> str:

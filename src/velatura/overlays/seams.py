@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from velatura.errors import UnsupportedBase
+from velatura.overlays.affine import foldable
+from velatura.overlays.contexts import ContextChange, Link, Reader
+from velatura.overlays.layers import attention_layers, context_width
+from velatura.overlays.target import Target
 
 Undo = Callable[[], None]
-Change = Callable[[Tensor], Tensor]
+
+_SEAM = "_velatura_seam"
 
 
-def attention_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer that reads a context through to_k and to_v, with its name."""
-    for name, layer in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
-        if isinstance(getattr(layer, "to_k", None), nn.Module) and isinstance(getattr(layer, "to_v", None), nn.Module):
-            yield name, layer
-
-
-def context_width(layer: nn.Module) -> int:
-    """How many features the context of an attention layer has."""
-    width = layer.get_submodule("to_k").in_features
-    assert isinstance(width, int)
-    return width
-
-
-def on_contexts(model: nn.Module, width: int, change_k: Change, change_v: Change) -> Iterator[Undo]:
-    """Change what K and V read in every attention layer whose context has this width.
+def on_contexts(target: Target, width: int, change: ContextChange) -> Iterator[Undo]:
+    """Change what K and V read in every attention layer of the target whose context has this width.
 
     Hooks on to_k and to_v see what any attention processor reads, so the user's own processor stays.
     """
-    for name, layer in attention_layers(model):
+    for name, layer in target.attention_layers():
         refuse_bypasses(name, layer)
-        if context_width(layer) != width:
-            continue
-        yield layer.get_submodule("to_k").register_forward_pre_hook(_first_argument(change_k)).remove
-        yield layer.get_submodule("to_v").register_forward_pre_hook(_first_argument(change_v)).remove
+        if context_width(layer) == width:
+            yield _seam(name, layer).add(Link(change, target.group, target.listener.expect(name, width)))
 
 
 def refuse_bypasses(name: str, layer: nn.Module) -> None:
@@ -55,6 +45,17 @@ def refuse_bypasses(name: str, layer: nn.Module) -> None:
         )
 
 
+def record_contexts(model: nn.Module, callback: Callable[[str, nn.Module, Tensor], None]) -> Iterator[Undo]:
+    """Tell the callback of every context that an attention layer is about to read, before overlays change it."""
+
+    def hook(name: str, layer: nn.Module, _projection: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        callback(name, layer, arguments[0])
+
+    for name, layer in attention_layers(model):
+        heard = partial(hook, name, layer)
+        yield layer.get_submodule("to_k").register_forward_pre_hook(heard, prepend=True).remove
+
+
 def heed_hooks_when_compiled() -> None:
     """Make torch.compile notice hooks that come and go after a model was traced.
 
@@ -67,8 +68,54 @@ def heed_hooks_when_compiled() -> None:
         dynamo.reset()
 
 
-def _first_argument(change: Change) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    def hook(_layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (change(arguments[0]), *arguments[1:])
+class _Seam:
+    """One attention layer's seam: the links that lie before it, and the hooks that lead there while there are any."""
 
-    return hook
+    def __init__(self, name: str, layer: nn.Module) -> None:
+        self._name, self._layer = name, layer
+        self._links: tuple[Link, ...] = ()
+        self._undos: list[Undo] = []
+
+    def add(self, link: Link) -> Undo:
+        """Put a link behind the others, and give back what takes it out again."""
+        self._links = (*self._links, link)
+        self._hang()
+        return partial(self._remove, link)
+
+    def _remove(self, link: Link) -> None:
+        self._links = tuple(each for each in self._links if each is not link)
+        self._hang()
+
+    def _hang(self) -> None:
+        """Hang afresh on the layer's projections as they are now."""
+        while self._undos:
+            self._undos.pop()()
+        if not self._links:
+            vars(self._layer).pop(_SEAM, None)
+            return
+        reader = Reader(self._layer, self._links)
+        for projection, project in ((reader.to_k, reader.project_k), (reader.to_v, reader.project_v)):
+            if any(link.change.is_affine for link in self._links) and _free(projection):
+                projection.forward = project
+                self._undos.append(partial(delattr, projection, "forward"))
+        self._undos += [
+            reader.to_k.register_forward_pre_hook(reader.before_k).remove,
+            reader.to_v.register_forward_pre_hook(reader.before_v).remove,
+            self._layer.register_forward_pre_hook(partial(self._look, reader)).remove,
+        ]
+
+    def _look(self, reader: Reader, layer: nn.Module, _arguments: tuple[object, ...]) -> None:
+        """See before each call that the layer still computes K and V where we hang."""
+        refuse_bypasses(self._name, layer)
+        if layer.to_k is not reader.to_k or layer.to_v is not reader.to_v:  # a LoRA was loaded around them, say
+            self._hang()
+
+
+def _free(projection: nn.Module) -> bool:
+    """Whether nobody has put a forward of their own on a projection."""
+    return foldable(projection) and "forward" not in vars(projection)
+
+
+def _seam(name: str, layer: nn.Module) -> _Seam:
+    """The seam of a layer, kept by the layer itself so that both go together."""
+    return vars(layer).setdefault(_SEAM, _Seam(name, layer))

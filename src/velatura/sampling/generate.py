@@ -20,7 +20,8 @@ from velatura.base.base import Base
 from velatura.errors import BadRecipe, NoPicture, UnknownName, VelaturaWarning
 from velatura.library import Library
 from velatura.overlays import KINDS
-from velatura.overlays.overlay import Overlay, attach
+from velatura.overlays.attach import attach
+from velatura.overlays.overlay import Overlay
 from velatura.prompts.grammar import Tag, misread
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.conditioning import chunks_of, contexts

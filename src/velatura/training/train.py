@@ -17,7 +17,8 @@ from velatura import formats
 from velatura.base.base import Base
 from velatura.datasets.folder import read_folder
 from velatura.errors import BadPlan, Diverged
-from velatura.overlays.overlay import Overlay, attach
+from velatura.overlays.attach import attach
+from velatura.overlays.overlay import Overlay
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import Picture, generate
 from velatura.training.cache import Cache, encode_examples

@@ -1,0 +1,77 @@
+"""Hypernetworks that are affine maps, and how such maps go into the weights behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Self, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x -> matrix x + shift, in float32; matrix: (width, width), shift: (width,)."""
+
+    matrix: Tensor
+    shift: Tensor
+
+    @staticmethod
+    def fits(network: nn.Sequential) -> bool:
+        """Whether a network in eval mode is an affine map."""
+        return all(isinstance(layer, nn.Linear | nn.Identity | nn.Dropout) for layer in network)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, network: nn.Sequential) -> Self:
+        """The map that a network in eval mode is: the product of its Linear layers, in float64 until the end."""
+        layers = (each for each in cast("Iterable[nn.Module]", network) if isinstance(each, nn.Linear))
+        steps = [cls(each.weight.double(), each.bias.double()) for each in layers]
+        product = reduce(lambda first, then: then.after(first), steps)
+        return cls(product.matrix.float(), product.shift.float())
+
+    def after(self, first: Self) -> Self:
+        """This map of what another one gives."""
+        return type(self)(self.matrix @ first.matrix, self.matrix @ first.shift + self.shift)
+
+    def residual(self, strength: float) -> Self:
+        """x + strength * this map."""
+        unit = torch.eye(*self.matrix.shape, device=self.matrix.device)
+        return type(self)(unit + strength * self.matrix, strength * self.shift)
+
+
+@dataclass(frozen=True)
+class FoldedWeights:
+    """What a projection multiplies with and adds, once maps are folded into it."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, layer: nn.Linear, maps: Sequence[Affine]) -> Self:
+        """Copies of a projection's weight and bias with affine maps folded in, the first map being read first."""
+        own, bias = layer.weight, layer.bias
+        if not maps:
+            return cls(own, bias)
+        weight = own.float()
+        shift = own.new_zeros(len(own), dtype=torch.float32) if cast("Tensor | None", bias) is None else bias.float()
+        for each in reversed(maps):
+            shift = shift + weight @ each.shift
+            weight = weight @ each.matrix
+        return cls(weight.to(own.dtype), shift.to(own.dtype))
+
+
+def foldable(layer: nn.Module, ours: int = 0) -> TypeGuard[nn.Linear]:
+    """Whether a projection computes nothing but its own product, and nobody but our hooks (so many) listens."""
+    hooks = cast("dict[str, dict[int, object]]", vars(layer))
+    heard = hooks["_forward_hooks"] or len(hooks["_forward_pre_hooks"]) > ours
+    return type(layer) is nn.Linear and not heard
+
+
+def stamp(tensor: Tensor) -> tuple[object, ...]:
+    """Something that differs once a tensor is replaced, moved, or written to; one of inference mode hides the last."""
+    version = -1 if tensor.is_inference() else tensor._version  # pyright: ignore[reportPrivateUsage]
+    return id(tensor), version, tensor.dtype, tensor.device

@@ -1,0 +1,122 @@
+"""Laying overlays over a base and taking them off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Self
+
+from torch import Tensor
+
+from velatura.errors import NoEffect
+from velatura.overlays.contexts import Combine, Group
+from velatura.overlays.effect import Effect, Listener
+from velatura.overlays.layers import BLOCKS, Block
+from velatura.overlays.overlay import Overlay
+from velatura.overlays.seams import heed_hooks_when_compiled
+from velatura.overlays.strength import LiveStrength, Side
+from velatura.overlays.target import Target
+
+
+class Attachment:
+    """An overlay in its place, until it is detached; as a context manager it detaches at the end."""
+
+    def __init__(self, overlay: Overlay, target: Target, strength: LiveStrength, undos: ExitStack) -> None:
+        self.overlay = overlay
+        self._target = target.name
+        self._listener: Listener = target.listener
+        self._strength = strength
+        self._undos = undos
+
+    def __repr__(self) -> str:
+        return f"Attachment({self.overlay.card} on {self._target})"
+
+    @property
+    def strength(self) -> Tensor:
+        """How strongly the overlay acts: 0 is off, 1 as it was trained; one value, or one for each picture or row.
+
+        A new strength counts from the next step on, and no compiled model is traced again for it.
+        """
+        return self._strength.tensor
+
+    @strength.setter
+    def strength(self, value: float | Tensor) -> None:
+        self._strength.set(value)
+
+    @property
+    def effect(self) -> Effect:
+        """What it touches, and, after a first step, how much it changes there; printable, and JSON by model_dump."""
+        return self._listener.effect(str(self.overlay.card), self._target)
+
+    def detach(self) -> None:
+        """Take the overlay off; the base is then as if it had never been there. Detaching twice does nothing."""
+        heed_hooks_when_compiled()
+        self._undos.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: object, *_more: object) -> None:
+        self.detach()
+        if error is None:
+            self._listener.warn_if_idle(str(self.overlay.card))
+
+
+def attach(
+    target: object,
+    overlay: Overlay,
+    strength: float | Tensor = 1.0,
+    *,
+    on: Side = "both",
+    blocks: Sequence[Block] = BLOCKS,
+) -> Attachment:
+    """Lay an overlay over a Base, a diffusers pipeline or a UNet.
+
+    The overlay moves to the target's device. Several may lie over one target, the same one twice too: they act in the
+    order in which they were attached, and come off in any.
+
+    strength: one number, or a tensor of one for each picture of a batch, or for each row of it.
+    on: whether it acts for the prompt only, or the negative prompt only, where a guided batch holds the negative
+    prompts first and then the prompts, as diffusers lays it out.
+    blocks: the parts of the UNet it acts in, of "in", "mid" and "out".
+    """
+    return _laid(Target.of(target, tuple(blocks)), overlay, strength, on)
+
+
+def attach_all(
+    target: object,
+    overlays: Iterable[tuple[Overlay, float | Tensor, Sequence[Block]]],
+    *,
+    combine: Combine = "sequence",
+) -> list[Attachment]:
+    """Lay several overlays over a target, each with its strength and blocks, or none if one of them cannot lie there.
+
+    combine: in "sequence" each acts on what the ones before it made, as in A1111. Else all act on the same context, and
+    their changes are summed ("sum") or averaged ("average").
+    """
+    listed = list(overlays)
+    group = None if combine == "sequence" else Group(combine, len(listed))
+    with ExitStack() as undos:
+        laid: list[Attachment] = []
+        for overlay, strength, blocks in listed:
+            laid.append(_laid(Target.of(target, tuple(blocks), group), overlay, strength, "both"))
+            undos.callback(laid[-1].detach)
+        undos.pop_all()
+        return laid
+
+
+def _laid(place: Target, overlay: Overlay, strength: float | Tensor, side: Side) -> Attachment:
+    live = LiveStrength(strength, place.device, side)
+    overlay.to(place.device)
+    heed_hooks_when_compiled()
+    with ExitStack() as undos:
+        touched = 0
+        for undo in overlay.hooks(place, live):
+            undos.callback(undo)
+            touched += 1
+        if not touched:
+            where = "" if place.blocks == BLOCKS else f" in its blocks {', '.join(place.blocks)}"
+            raise NoEffect(
+                f"{overlay.card} touches nothing in {place.name}{where}: attach it to a base it was made for"
+            )
+        return Attachment(overlay, place, live, undos.pop_all())

@@ -1,0 +1,32 @@
+"""The attention layers of a UNet, and which block each is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, cast, get_args
+
+from torch import nn
+
+Block = Literal["in", "mid", "out"]
+
+BLOCKS: tuple[Block, ...] = get_args(Block)
+BLOCK_NAMES: dict[Block, str] = {"in": "down_blocks.", "mid": "mid_block.", "out": "up_blocks."}
+
+
+def attention_layers(model: nn.Module, blocks: Iterable[Block] = BLOCKS) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer that reads a context through to_k and to_v, with its name; in some blocks only, if asked."""
+    wanted = set(blocks)
+    prefixes = tuple(BLOCK_NAMES[block] for block in wanted)
+    for name, layer in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
+        reads = isinstance(getattr(layer, "to_k", None), nn.Module) and isinstance(
+            getattr(layer, "to_v", None), nn.Module
+        )
+        if reads and (wanted == set(BLOCKS) or name.startswith(prefixes)):
+            yield name, layer
+
+
+def context_width(layer: nn.Module) -> int:
+    """How many features the context of an attention layer has."""
+    width = layer.get_submodule("to_k").in_features
+    assert isinstance(width, int)
+    return width

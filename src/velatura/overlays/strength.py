@@ -1,0 +1,88 @@
+"""How strongly an overlay acts, in a form that hooks can read while a model runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from velatura.errors import BadStrength
+
+Side = Literal["both", "prompt", "negative"]
+
+
+class LiveStrength:
+    """A strength that may change between two steps: 0 is off, 1 as trained.
+
+    tensor: 0-d, or one value a row, always the same object: compiled code reads it and need not be traced again.
+    number: the one value that all rows share, or None where they differ; read without waiting for a GPU.
+    version: counts the changes. side: which half of a guided batch the overlay acts on, negative prompts being the
+    first half, as in diffusers.
+    """
+
+    def __init__(self, value: float | Tensor, device: torch.device | None = None, side: Side = "both") -> None:
+        wanted = strength_tensor(value)
+        self.side = side
+        self.version = 0
+        self._shared = _shared(wanted)
+        self.tensor = wanted.to(device or wanted.device)
+
+    @property
+    def number(self) -> float | None:
+        """The one value of all rows, or None."""
+        return self._shared if self.side == "both" or self._shared == 0 else None
+
+    @torch.no_grad()
+    def set(self, value: float | Tensor) -> None:
+        """Change the strength in place; it counts from the next reading on."""
+        wanted = strength_tensor(value)
+        self._shared = _shared(wanted)
+        self.version += 1
+        wanted = wanted.to(self.tensor.device)
+        if wanted.shape == self.tensor.shape:
+            self.tensor.copy_(wanted)
+        else:
+            self.tensor.data = wanted  # hooks hold on to this very tensor
+
+    def per_row(self, context: Tensor) -> Tensor:
+        """The strength as it multiplies a context (batch, tokens, width): 0-d, or (batch, 1, 1).
+
+        Fewer values than rows are taken for pictures, of which a guided batch holds every one twice.
+        """
+        rows, strength = context.shape[0], self.tensor
+        if strength.ndim == 0 and self.side == "both":
+            return strength
+        if strength.ndim and rows % strength.shape[0]:
+            raise BadStrength(
+                f"{strength.shape[0]} strengths do not fit a batch of {rows}: give one, one for each row, "
+                "or one for each picture"
+            )
+        each = strength.repeat(rows // strength.shape[0]) if strength.ndim else strength.repeat(rows)
+        if self.side != "both":
+            each = each * self._half(rows)
+        return each.view(rows, *(1,) * (context.ndim - 1))
+
+    def _half(self, rows: int) -> Tensor:
+        """One for the rows of our side, zero for the others."""
+        if rows % 2:
+            raise BadStrength(
+                f"a batch of {rows} is no guided one, so it has no {self.side} half: leave out on={self.side!r}"
+            )
+        second = torch.arange(rows, device=self.tensor.device) >= rows // 2
+        return second if self.side == "prompt" else ~second
+
+
+def strength_tensor(value: float | Tensor) -> Tensor:
+    """Turn a strength into a tensor of its own, 0-d or (batch,), refusing what is not finite."""
+    wanted = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+    if wanted.ndim > 1 or not wanted.numel():
+        raise BadStrength(f"a strength of shape {tuple(wanted.shape)} fits no batch: give one number, or one per row")
+    if not bool(wanted.isfinite().all()):
+        raise BadStrength(f"a strength must be finite, not {value}: 0 is off, 1 as trained")
+    return wanted
+
+
+def _shared(strength: Tensor) -> float | None:
+    first = strength.flatten()[0]
+    return first.item() if bool((strength == first).all()) else None

@@ -1,0 +1,55 @@
+"""What overlays are laid over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from velatura.base.base import Base
+from velatura.errors import UnsupportedBase
+from velatura.overlays.contexts import Group
+from velatura.overlays.effect import Listener
+from velatura.overlays.layers import BLOCKS, Block, attention_layers
+
+
+@dataclass(frozen=True)
+class Target:
+    """The parts of a Base, of a diffusers pipeline, or a UNet alone, and in which of its blocks an overlay may act.
+
+    group: those it acts side by side with; listener: hears what it does.
+    """
+
+    name: str
+    unet: nn.Module
+    text: nn.Module | None
+    blocks: tuple[Block, ...] = BLOCKS
+    group: Group | None = None
+    listener: Listener = field(default_factory=Listener)
+
+    @classmethod
+    def of(cls, thing: object, blocks: tuple[Block, ...] = BLOCKS, group: Group | None = None) -> Self:
+        """Find the parts of anything that has a UNet, or is one."""
+        if isinstance(thing, Base):
+            return cls(thing.name, thing.unet, thing.text.model, blocks, group)
+        unet: Any = getattr(thing, "unet", thing)
+        if not isinstance(unet, nn.Module):
+            raise UnsupportedBase(
+                f"a {type(thing).__name__} has no UNet to lay an overlay over: "
+                "attach to a velatura base, a diffusers pipeline or its UNet"
+            )
+        unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
+        text: Any = getattr(thing, "text_encoder", None)
+        return cls(type(thing).__name__, unet, text, blocks, group)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet lives."""
+        return next(self.unet.parameters()).device
+
+    def attention_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """The attention layers that the overlay may touch, with their names."""
+        return attention_layers(self.unet, self.blocks)

@@ -1,0 +1,153 @@
+"""What a hypernetwork does to the contexts of one width: x + strength * f(x), the plain way and the fast ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from velatura.overlays.affine import Affine, stamp
+from velatura.overlays.strength import LiveStrength
+
+KEPT = 8  # contexts whose changes are remembered: prompt editing goes back and forth between a few
+
+
+class Transform(nn.Module):
+    """One residual network: x + strength * f(x), computed in its own precision, or in autocast's where that is on."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.linear = network  # the name in A1111's state dicts
+
+    def forward(self, context: Tensor, strength: Tensor) -> Tensor:
+        """Change a context (batch, tokens, width), keeping its dtype; where the strength is 0 it comes back exactly.
+
+        strength: 0-d, or (batch, 1, 1).
+        """
+        read = self.as_read(context)
+        change: Tensor = self.linear(read)
+        if self.training:  # A1111 trains at strength 1, whatever is set
+            return (read + change).to(context.dtype)
+        return blended(context, read, change, strength)
+
+    def as_read(self, context: Tensor) -> Tensor:
+        """The context in the precision that the network computes in."""
+        autocast = torch.is_autocast_enabled(context.device.type)
+        return context if autocast else context.to(next(self.linear.parameters()).dtype)
+
+
+def blended(context: Tensor, read: Tensor, change: Tensor, strength: Tensor) -> Tensor:
+    """The context with strength times its change on it, exactly itself where the strength is 0."""
+    return torch.where(strength == 0, context, (read + change * strength).to(context.dtype))
+
+
+@dataclass
+class _Remembered:
+    """A context that was seen, and what the two networks made of it."""
+
+    inputs: tuple[Tensor, Tensor]
+    state: tuple[object, ...]
+    changes: tuple[Tensor, Tensor]
+    strength: int = -1
+    outputs: tuple[Tensor, Tensor] | None = None
+
+
+class WidthChange:
+    """The pair of one width, with the strength at which it lies over one base.
+
+    The plain way (k, v) is what is traced and trained, and the reference; both() computes the same faster.
+    """
+
+    def __init__(self, k: Transform, v: Transform, strength: LiveStrength) -> None:
+        self._k, self._v, self.strength = k, v, strength
+        self._remembered: list[_Remembered] = []
+        self._affine: tuple[object, tuple[Affine, Affine]] | None = None
+        self.evaluations = 0
+
+    def k(self, context: Tensor) -> Tensor:
+        """What K reads in place of a context."""
+        return self._k(context, self.strength.per_row(context))
+
+    def v(self, context: Tensor) -> Tensor:
+        """What V reads in place of a context."""
+        return self._v(context, self.strength.per_row(context))
+
+    @property
+    def training(self) -> bool:
+        """Whether the networks are being trained, so that they must be computed the plain way."""
+        return self._k.training or self._v.training
+
+    @property
+    def version(self) -> tuple[object, ...]:
+        """Something that differs whenever the change does."""
+        return self.strength.version, *self._weights_version()
+
+    def both(self, k: Tensor, v: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
+        """What K and V read; a constant context is computed once and remembered for as long as it is the same one."""
+        if self.strength.number == 0:
+            return k, v
+        if constant and not (k.is_inference() or v.is_inference()):  # such tensors may change unnoticed
+            return self._from_memory(k, v)
+        self.evaluations += 1
+        return self._mixed(self._k, k), self._mixed(self._v, v)
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether both networks are products of Linear layers."""
+        return all(map(Affine.fits, (self._k.linear, self._v.linear)))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all rows of a batch have one strength."""
+        return self.strength.number is not None
+
+    def affine(self) -> tuple[Affine, Affine] | None:
+        """The change as x -> matrix x + shift for K and for V; None where the strength is 0."""
+        if not self.strength.number:
+            return None
+        state = self._weights_version()
+        if self._affine is None or self._affine[0] != state:
+            self._affine = state, (Affine.of(self._k.linear), Affine.of(self._v.linear))
+        k, v = self._affine[1]
+        return k.residual(self.strength.number), v.residual(self.strength.number)
+
+    def _mixed(self, transform: Transform, context: Tensor) -> Tensor:
+        """The plain computation, with as few passes over the context as its precision allows."""
+        if self.strength.number is None or torch.is_autocast_enabled(context.device.type):
+            return transform(context, self.strength.per_row(context))
+        change: Tensor = transform.linear(transform.as_read(context))
+        return torch.add(context, change.to(context.dtype), alpha=self.strength.number)
+
+    def _from_memory(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        state = (stamp(k), stamp(v), _precision(k), *self._weights_version())
+        found = next(
+            (each for each in self._remembered if each.inputs[0] is k and each.inputs[1] is v and each.state == state),
+            None,
+        )
+        if found is None:
+            self.evaluations += 1
+            changes = self._k.linear(self._k.as_read(k)), self._v.linear(self._v.as_read(v))
+            found = _Remembered((k, v), state, changes)
+            alive = [each for each in self._remembered if each.inputs[0] is not k or each.inputs[1] is not v]
+            self._remembered = [*alive[-(KEPT - 1) :], found]
+        if found.outputs is None or found.strength != self.strength.version:
+            strength = self.strength.per_row(k)
+            (a, b), (f, g) = found.inputs, found.changes
+            found.outputs = (
+                blended(a, self._k.as_read(a), f, strength),
+                blended(b, self._v.as_read(b), g, strength),
+            )
+            found.strength = self.strength.version
+        return found.outputs
+
+    def _weights_version(self) -> tuple[object, ...]:
+        weights = chain(self._k.parameters(), self._v.parameters())
+        return tuple(stamp(each) for each in weights)
+
+
+def _precision(context: Tensor) -> tuple[object, ...]:
+    device = context.device.type
+    enabled = torch.is_autocast_enabled(device)
+    return enabled, torch.get_autocast_dtype(device) if enabled else None
