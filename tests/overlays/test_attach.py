@@ -1,0 +1,180 @@
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import velatura
+from velatura.errors import BadStrength, NoEffect, VelaturaWarning
+
+
+@pytest.fixture
+def says(tiny):
+    """What the tiny base says of a guided batch: negative prompts first, then the prompts."""
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(2, 4, 16, 16, generator=generator).repeat(2, 1, 1, 1)
+    context = tiny.text.encode(["", "", "a red house", "a boat at night"]).detach()
+
+    def say(*, plain: bool = False):
+        with torch.set_grad_enabled(plain):
+            return tiny.predict(latents, torch.tensor(500), context).detach()
+
+    return say
+
+
+@pytest.fixture
+def strong(hyper):
+    """Make a hypernetwork that shows."""
+
+    def make(seed=0, **options):
+        overlay = hyper(seed=seed, **options)
+        for weight in overlay.parameters():
+            nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(seed))
+        return overlay
+
+    return make
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+@pytest.mark.parametrize("side", ["prompt", "negative"])
+def test_one_side_of_a_guided_batch(tiny, strong, says, activation, side):
+    overlay, off = strong(activation=activation), says()
+    with velatura.attach(tiny, overlay):
+        both = says(plain=True)
+    with velatura.attach(tiny, overlay, on=side):
+        said = says()
+        torch.testing.assert_close(said, says(plain=True), rtol=1e-5, atol=1e-5)
+    untouched, touched = (slice(0, 2), slice(2, 4)) if side == "prompt" else (slice(2, 4), slice(0, 2))
+    assert torch.equal(said[untouched], off[untouched])
+    torch.testing.assert_close(said[touched], both[touched], rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_without_halves_has_no_sides(tiny, strong):
+    with velatura.attach(tiny, strong(), on="prompt"), pytest.raises(BadStrength, match="leave out on='prompt'"):
+        tiny.predict(torch.ones(1, 4, 16, 16), torch.tensor(3), tiny.text.encode([""]))
+
+
+def test_one_strength_for_each_picture_serves_both_halves(tiny, strong, says):
+    overlay = strong(activation="relu")
+    with velatura.attach(tiny, overlay, torch.tensor([0.2, 0.9])):
+        pictures = says()
+    with velatura.attach(tiny, overlay, torch.tensor([0.2, 0.9, 0.2, 0.9])):
+        assert torch.equal(says(), pictures)
+    with velatura.attach(tiny, overlay, torch.ones(3)), pytest.raises(BadStrength, match="3 strengths do not fit"):
+        says()
+
+
+def test_blocks_add_up_to_the_whole(tiny, strong, says):
+    overlay, off = strong(activation="relu"), says()
+    touched = {}
+    for block in ("in", "mid", "out"):
+        with velatura.attach(tiny, overlay, blocks=[block]) as laid:
+            assert not torch.equal(says(), off)
+            touched[block] = {each.width: each.layers for each in laid.effect.widths}
+    with velatura.attach(tiny, overlay) as laid:
+        whole, everything = says(), {each.width: each.layers for each in laid.effect.widths}
+    with (
+        velatura.attach(tiny, overlay, blocks=["in"]),
+        velatura.attach(tiny, overlay, blocks=["mid"]),
+        velatura.attach(tiny, overlay, blocks=["out"]),
+    ):
+        assert torch.equal(says(), whole)
+    assert touched["mid"] == {96: 1, 192: 1}
+    for width, count in everything.items():
+        assert sum(each.get(width, 0) for each in touched.values()) == count
+
+
+def test_a_block_without_the_width_is_no_silent_no_op(tiny, strong):
+    with pytest.raises(NoEffect, match="in its blocks mid"):
+        velatura.attach(tiny, strong(widths=[64]), blocks=["mid"])
+
+
+def test_combined_side_by_side(tiny, strong, says):
+    layer = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    overlays, context = [strong(1, activation="relu"), strong(2)], torch.randn(2, 77, 96)
+    changes = [
+        overlay.transform(context, strength)[1] - context for overlay, strength in zip(overlays, (0.5, 2), strict=True)
+    ]
+    listed = [(overlay, strength, ("in", "mid", "out")) for overlay, strength in zip(overlays, (0.5, 2.0), strict=True)]
+    for combine, share in (("sum", 1), ("average", 0.5)):
+        laid = velatura.attach_all(tiny, listed, combine=combine)
+        with torch.no_grad():
+            expected = nn.functional.linear(context + share * sum(changes), layer.to_v.weight)
+            torch.testing.assert_close(layer.to_v(context), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(says(), says(plain=True), rtol=1e-5, atol=1e-5)
+        laid[0].strength = laid[1].strength = 0
+        combined = says()
+        for each in laid:
+            each.detach()
+        assert torch.equal(combined, says())
+
+
+def test_in_sequence_is_one_after_the_other(tiny, strong, says):
+    overlays = [strong(1, activation="relu"), strong(2, activation="tanh")]
+    with velatura.attach(tiny, overlays[0], 0.5), velatura.attach(tiny, overlays[1], 0.8):
+        expected = says()
+    laid = velatura.attach_all(
+        tiny, [(overlays[0], 0.5, ("in", "mid", "out")), (overlays[1], 0.8, ("in", "mid", "out"))]
+    )
+    assert torch.equal(says(), expected)
+    for each in laid:
+        each.detach()
+
+
+def test_all_or_none_are_laid_on(tiny, strong, says):
+    off = says()
+    with pytest.raises(BadStrength):
+        velatura.attach_all(tiny, [(strong(), 1.0, ("in",)), (strong(), float("nan"), ("in",))])
+    assert torch.equal(says(), off)
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_the_effect_is_measured_on_the_first_step(tiny, strong, says, activation):
+    overlay = strong(activation=activation)
+    with velatura.attach(tiny, overlay, 0.5) as laid:
+        assert "96: 7 layers, not measured yet" in str(laid.effect)
+        says()
+        effect = laid.effect
+    context = tiny.text.encode(["", "", "a red house", "a boat at night"]).detach()
+    k, v = overlay.transform(context, 0.5)
+    [crossing] = [each for each in effect.widths if each.width == 96]
+    assert crossing.layers == 7
+    assert crossing.k == pytest.approx(((k - context).norm() / context.norm()).item(), rel=1e-4)
+    assert crossing.v == pytest.approx(((v - context).norm() / context.norm()).item(), rel=1e-4)
+    assert f"96: 7 layers, K reads {crossing.k:.1%}" in str(effect)
+    assert velatura.Effect.model_validate_json(effect.model_dump_json()) == effect
+
+
+def test_an_overlay_of_zeros_is_named(tiny, hyper, says):
+    overlay = hyper(activation="relu")
+    for weight in overlay.parameters():
+        nn.init.zeros_(weight)
+    with pytest.warns(VelaturaWarning, match="changed nothing at all"), velatura.attach(tiny, overlay):
+        says()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with velatura.attach(tiny, overlay, 0.0):  # off is off, not idle
+            says()
+
+
+def test_fusing_afterwards_is_noticed(tiny, strong):
+    layer = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    with velatura.attach(tiny, strong()):
+        layer.fused_projections = True
+        try:
+            with pytest.raises(velatura.VelaturaError, match="unfuse_qkv_projections"):
+                tiny.predict(torch.ones(1, 4, 16, 16), torch.tensor(3), tiny.text.encode([""]))
+        finally:
+            layer.fused_projections = False
+
+
+def test_projections_that_are_replaced_are_followed(tiny, strong, says):
+    layer = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    own = layer.to_v
+    with velatura.attach(tiny, strong(activation="relu")):
+        expected = says()
+        layer.to_v = nn.Linear(96, 192, bias=False)
+        layer.to_v.weight = own.weight
+        torch.testing.assert_close(says(), expected)
+    layer.to_v = own
+    assert not own._forward_pre_hooks
