@@ -1,0 +1,242 @@
+"""What a name in a torch file's pickle may mean: a few plain values and descriptions of tensors, nothing that acts."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+NUMPY_LAYOUTS = {
+    "f8": "d",
+    "f4": "f",
+    "f2": "e",
+    "b1": "?",
+    "i8": "q",
+    "i4": "i",
+    "i2": "h",
+    "i1": "b",
+    "u8": "Q",
+    "u4": "I",
+    "u2": "H",
+    "u1": "B",
+}
+STORAGES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+WIDTHS = {
+    "float32": 4,
+    "float64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "complex64": 8,
+    "complex128": 16,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+LARGEST = 2**40  # of a dimension, a stride, an offset: more than any disk holds
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name that a pickle speaks of; nothing is imported for it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a file keeps count values of a dtype; its location, a device of the past, is ignored."""
+
+    dtype: str
+    key: str
+    count: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return self.count * WIDTHS[self.dtype]
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """A tensor as a pickle describes it: which values of which storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class Ordered(dict[object, object]):
+    """An OrderedDict, as state dicts are; the attributes that torch gives it are dropped."""
+
+
+class Parameters(dict[object, object]):
+    """A ParameterDict, as old embeddings have it."""
+
+
+@dataclass
+class NumpyType:
+    """The type of a numpy scalar."""
+
+    letters: str
+    order: str = "<"
+
+
+def named(module: str, name: str) -> object:
+    """What a name stands for; whatever is no known one is refused."""
+    text = f"{module}.{name}"
+    if module in {"torch", "torch.cuda"} and name in STORAGES:
+        return Name(f"torch.{name}")
+    if text not in CALLS:
+        raise ValueError(f"names {text[:60]!r}, which no weights need")
+    return Name(text)
+
+
+def called(name: Name, arguments: tuple[object, ...]) -> object:
+    """What a call of a name gives: a value or a description, built here."""
+    if name.text not in CALLS:
+        raise ValueError(f"calls {name.text!r}, which is no function")
+    try:
+        return CALLS[name.text](*arguments)
+    except TypeError:
+        raise ValueError(f"calls {name.text!r} with other arguments than torch gives it") from None
+
+
+def built(target: object, state: object) -> object:
+    """A target after a pickle has set its state: few are allowed to have one."""
+    if isinstance(target, Ordered):
+        return target
+    if isinstance(target, Parameters):
+        target.update(_dict(_dict(state).get("_parameters", {})))
+        return target
+    if isinstance(target, NumpyType) and isinstance(state, tuple):
+        target.order = str(cast("tuple[object, ...]", state)[1])
+        return target
+    raise ValueError(f"sets attributes of a {type(target).__name__}, which no weights need")
+
+
+def plain_key(value: object) -> object:
+    """A key of a dict or item of a set: a text or a number, so that a hash of it costs nothing."""
+    if not isinstance(value, str | bytes | int | float | None):
+        raise ValueError(f"has a {type(value).__name__} for a key")
+    return value
+
+
+def storage_of(identifier: object) -> Storage:
+    """The storage that a persistent id speaks of."""
+    parts = _tuple(identifier)
+    if len(parts) not in {5, 6} or parts[0] != "storage" or (*parts, None)[5] is not None:
+        raise ValueError("has a reference to something else than a storage")
+    kind, key, count = parts[1], parts[2], parts[4]
+    if not isinstance(kind, Name) or kind.text.removeprefix("torch.") not in STORAGES:
+        raise ValueError("has a storage of no known type")
+    if not isinstance(key, str) or not key.isdigit():
+        raise ValueError(f"calls a storage {str(key)[:40]!r}, where torch counts them")
+    return Storage(STORAGES[kind.text.removeprefix("torch.")], key, _size(count))
+
+
+def _sketch(storage: object, offset: object, shape: object, stride: object, *_: object) -> Sketch:
+    if not isinstance(storage, Storage):
+        raise ValueError(f"has a tensor in a {type(storage).__name__}, not in a storage")
+    return Sketch(storage, _size(offset), tuple(map(_size, _tuple(shape))), tuple(map(_size, _tuple(stride))))
+
+
+def _parameter(data: object, *_: object) -> Sketch:
+    if not isinstance(data, Sketch):
+        raise ValueError(f"has a parameter that is a {type(data).__name__}")
+    return data
+
+
+def _ordered(pairs: object = ()) -> Ordered:
+    ordered = Ordered()
+    for pair in _items(pairs):
+        key, value = _items(pair)
+        ordered[plain_key(key)] = value
+    return ordered
+
+
+def _size_tuple(sizes: object) -> tuple[object, ...]:
+    return tuple(_items(sizes))
+
+
+def _set(items: object = ()) -> set[object]:
+    return set(map(plain_key, _items(items)))
+
+
+def _encoded(text: object, encoding: object = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in {"latin1", "latin-1"}:
+        raise ValueError("has bytes in an encoding that pickles do not use")
+    return text.encode("latin-1")
+
+
+def _numpy_type(letters: object, *_: object) -> NumpyType:
+    if letters not in NUMPY_LAYOUTS:
+        raise ValueError("has a number of no known type")
+    return NumpyType(str(letters))
+
+
+def _numpy_scalar(kind: object, data: object) -> object:
+    if not isinstance(kind, NumpyType) or not isinstance(data, bytes):
+        raise ValueError("has a number of no known type")
+    layout = (">" if kind.order == ">" else "<") + NUMPY_LAYOUTS[kind.letters]
+    if struct.calcsize(layout) != len(data):
+        raise ValueError("has a number of another size than its type")
+    return struct.unpack(layout, data)[0]
+
+
+def _size(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise ValueError(f"has a tensor with a size or an offset of {str(value)[:40]}")
+    return value
+
+
+def _tuple(value: object) -> tuple[object, ...]:
+    if not isinstance(value, tuple):
+        raise ValueError(f"has a {type(value).__name__} where torch writes a tuple")
+    return cast("tuple[object, ...]", value)
+
+
+def _items(value: object) -> Iterable[object]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"has a {type(value).__name__} where torch writes a list")
+    return cast("list[object]", value)
+
+
+def _dict(value: object) -> dict[object, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"has a {type(value).__name__} where torch writes a dict")
+    return cast("dict[object, object]", value)
+
+
+CALLS: dict[str, Callable[..., object]] = {
+    "collections.OrderedDict": _ordered,
+    "torch._utils._rebuild_tensor": _sketch,
+    "torch._utils._rebuild_tensor_v2": _sketch,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.nn.modules.container.ParameterDict": Parameters,
+    "torch.Size": _size_tuple,
+    "__builtin__.set": _set,
+    "builtins.set": _set,
+    "_codecs.encode": _encoded,
+    "numpy.dtype": _numpy_type,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+}
