@@ -2,7 +2,7 @@
 
 import torch
 
-from velatura.training.precision import frozen_base, training_dtype
+from velatura.training.precision import frozen_base, products_in, training_dtype
 
 
 def looks(base):
@@ -28,6 +28,15 @@ def test_a_copy_predicts_what_the_base_does_but_for_rounding(tiny):
 
 def test_a_base_in_the_right_precision_is_trained_on_as_it_is(tiny):
     assert frozen_base(tiny, "float32") is tiny
+
+
+def test_an_overlay_is_multiplied_in_half_and_kept_whole(tiny, hyper):
+    overlay, context = hyper(activation="relu").train(), torch.randn(2, 5, 96, dtype=torch.bfloat16)
+    with products_in(frozen_base(tiny, "bfloat16")):
+        assert overlay.get_submodule("96_0.linear.0")(context).dtype == torch.bfloat16
+    with products_in(tiny):
+        assert overlay.get_submodule("96_0.linear.0")(context.float()).dtype == torch.float32
+    assert next(overlay.parameters()).dtype == torch.float32
 
 
 def test_auto_is_a_precision_that_the_machine_has(tiny):

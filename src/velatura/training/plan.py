@@ -46,7 +46,9 @@ class Plan(BaseModel):
     pixels: int | None = Field(
         default=None, ge=16, description="width and height of the pictures; None: the base's own"
     )
-    precision: Precision = Field(default="auto", description="of the frozen base; the overlay learns in float32")
+    precision: Precision = Field(
+        default="auto", description="of the frozen base and of products; weights learn in float32"
+    )
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False, description="AdamW's")
     gradient_norm: float | None = Field(default=1.0, gt=0, description="longer gradients are shortened to this")
     min_snr: float | None = Field(default=None, gt=0, description="weigh losses by min(snr, this) / snr; 5 is usual")

@@ -25,7 +25,7 @@ from velatura.training.cache import Cache, encode_examples
 from velatura.training.chance import draw, seed_of
 from velatura.training.objective import denoising_loss
 from velatura.training.plan import Plan
-from velatura.training.precision import frozen_base
+from velatura.training.precision import frozen_base, products_in
 from velatura.training.run import RunFolder, vacant
 
 
@@ -170,9 +170,10 @@ class _Pupil:
             timestep_count=len(self.base.schedule),
         )
         chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
-        return denoising_loss(
-            self.base, latents[chosen], contexts[chosen], noise, chance.timesteps, min_snr=self.plan.min_snr
-        )
+        with products_in(self.base):
+            return denoising_loss(
+                self.base, latents[chosen], contexts[chosen], noise, chance.timesteps, min_snr=self.plan.min_snr
+            )
 
 
 def _rescue(kept: RunFolder, pupil: _Pupil, done: int) -> str:
