@@ -1,0 +1,161 @@
+"""What `make bench` prints of hypernetworks: a step with one, as a multiple of a step without, and the floor of that.
+
+All ways are measured in turns in one run, so that a slow moment of the machine strikes all of them: what counts is the
+ratio. The floor is the ratio of floating-point operations, with all that is computed once left out.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import velatura
+from velatura.overlays.layers import attention_layers, context_width
+
+ROUNDS = 7
+STRENGTH = 0.8
+STEPS = 20
+
+Step = Callable[[], object]
+Way = Callable[[], AbstractContextManager[object]]
+
+
+def sd15_unet() -> UNet2DConditionModel:
+    """Stable Diffusion 1.5's UNet with random weights."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
+    )
+
+
+def network(unet: nn.Module, dtype: torch.dtype, activation: str, *, crossing: bool = False) -> velatura.Hypernetwork:
+    """A hypernetwork 1,2,1 with weights that show, for all widths or for that of cross-attention only."""
+    layers = [layer for _, layer in attention_layers(unet) if layer.is_cross_attention or not crossing]
+    structure = {
+        "widths": list(dict.fromkeys(map(context_width, layers))),
+        "layers": [1, 2, 1],
+        "activation": activation,
+    }
+    overlay = velatura.Hypernetwork(velatura.Card(kind="hypernet", structure=structure))
+    overlay.initialise(torch.Generator().manual_seed(1))
+    return overlay.to(dtype)
+
+
+@contextmanager
+def straightforward(unet: nn.Module, overlay: velatura.Hypernetwork) -> Iterator[None]:
+    """The networks before every to_k and to_v at every step, as A1111 runs them."""
+
+    def before(part: int, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        [context] = arguments
+        change: Tensor = overlay.get_submodule(f"{context.shape[-1]}_{part}.linear")(context)
+        return (context + change * STRENGTH,)
+
+    with ExitStack() as undos:
+        for _, layer in attention_layers(unet):
+            if context_width(layer) in overlay.structure.widths:
+                for part, name in enumerate(("to_k", "to_v")):
+                    hook = layer.get_submodule(name).register_forward_pre_hook(_partial(before, part))
+                    undos.callback(hook.remove)
+        yield
+
+
+def _partial(hook: Callable[..., object], part: int) -> Callable[..., object]:
+    return lambda *arguments: hook(part, *arguments)
+
+
+def flops(step: Step) -> int:
+    """How many floating-point operations a step takes."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def timed(step: Step, ways: dict[str, Way]) -> dict[str, list[float]]:
+    """Seconds of a step in each way, in turns; a step before it prepares what is computed once and kept."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            with way():
+                step()
+                started = time.perf_counter()
+                step()
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+@torch.no_grad()
+def table(name: str, unet: UNet2DConditionModel, pixels: int, dtype: torch.dtype) -> None:
+    """Print the rows of one UNet in one precision."""
+    unet = unet.to(dtype).eval().requires_grad_(False)
+    unet.to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, pixels, pixels, generator=generator).to(dtype)
+    latents = latents.contiguous(memory_format=torch.channels_last)
+    context = torch.randn(1, 77, unet.config["cross_attention_dim"], generator=generator).to(dtype)
+
+    def step() -> object:
+        return unet(latents, torch.tensor(500), context, return_dict=False)
+
+    nets = {
+        "1,2,1 relu": network(unet, dtype, "relu"),
+        "1,2,1 linear": network(unet, dtype, "linear"),
+        "1,2,1 relu, cross-attention only": network(unet, dtype, "relu", crossing=True),
+    }
+    ways: dict[str, Way] = {"no overlay": nullcontext}
+    floors = {"no overlay": 1.0}
+    alone = flops(step)
+    for label, net in nets.items():
+        with straightforward(unet, net):
+            floors[f"{label}, straightforward"] = flops(step) / alone
+        ways[f"{label}, straightforward"] = lambda net=net: straightforward(unet, net)
+        ways[f"{label}, velatura"] = lambda net=net: velatura.attach(unet, net, STRENGTH)
+        floors[f"{label}, velatura"] = floor(unet, step, net, alone)
+    seconds = timed(step, ways)
+    print(f"\n{name}, {str(dtype).removeprefix('torch.')}, {alone / 1e9:.1f} GFLOP a step")
+    print(f"{'':48}{'s/step':>8}{'ratio':>8}{'floor':>8}")
+    for label, each in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(each, seconds["no overlay"], strict=True))
+        print(f"{label:48}{statistics.median(each):8.3f}{ratio:8.3f}{floors[label]:8.3f}")
+
+
+def floor(unet: nn.Module, step: Step, net: velatura.Hypernetwork, alone: int) -> float:
+    """The least that this network can cost, as a ratio: nothing where it folds, self-attention's products elsewhere."""
+    if net.structure.activation == "linear":
+        return 1.0
+    crossing = {context_width(layer) for _, layer in attention_layers(unet) if layer.is_cross_attention}
+    rest = [width for width in net.structure.widths if width not in crossing]
+    if not rest:
+        return 1.0
+    own = network(unet, next(net.parameters()).dtype, net.structure.activation)
+    own.structure = own.structure.model_copy(update={"widths": tuple(rest)})
+    with straightforward(unet, own):
+        return flops(step) / alone
+
+
+def evaluations() -> int:
+    """How often a context network is evaluated in a generation of 20 steps."""
+    base = velatura.tiny()
+    net = network(base.unet, torch.float32, "relu")
+    with velatura.attach(base, net, STRENGTH) as laid:
+        velatura.generate(base, "a red house on the beach", steps=STEPS, seed=7)
+        return laid.effect.evaluations
+
+
+def main() -> None:
+    """Print the tables of the tiny base and of an SD1.5 UNet."""
+    print(f"evaluations of the context network in {STEPS} steps: {evaluations()}", flush=True)
+    for dtype in (torch.bfloat16, torch.float32):
+        table("tiny base at 64 px", velatura.tiny().unet, 16, dtype)
+    if "--tiny" not in sys.argv:
+        for dtype in (torch.bfloat16, torch.float32):
+            table("SD1.5's UNet, random weights, at 512 px, batch 1", sd15_unet(), 64, dtype)
+
+
+if __name__ == "__main__":
+    main()
