@@ -12,7 +12,7 @@ from torch import nn
 import velatura
 from velatura.errors import BadFile, VelaturaWarning, WrongBase
 from velatura.formats import a1111_hypernetwork
-from velatura.tensors import open_tensors
+from velatura.tensors import open_tensors, write_torch
 
 FOLDER = Path(__file__).parents[1] / "data" / "hypernet"
 INDEX = json.loads((FOLDER / "index.json").read_text())
@@ -159,6 +159,18 @@ def test_files_keep_to_what_every_a1111_accepts(hyper, tmp_path):
     assert list(payload)[4:] == [*fields.split(), *more.split()]
     assert payload["name"] == "inca"
     assert list(payload[96][0])[:4] == ["linear.0.weight", "linear.0.bias", "linear.2.weight", "linear.2.bias"]
+
+
+def test_widths_as_text_alone_are_refused():
+    with pytest.raises(BadFile, match=r"l12_strkeys\.pt has its widths \('16'\) as text only, so it would do nothing"):
+        velatura.open_overlay(FOLDER / "l12_strkeys.pt")
+
+
+def test_a_width_as_text_beside_others_is_ignored_as_in_a1111(tmp_path):
+    payload = open_tensors(FOLDER / "l01_nai.pt").payload
+    write_torch(tmp_path / "both.pt", {**payload, "24": payload[16]})
+    with pytest.warns(VelaturaWarning, match=r"both\.pt has the width '24' as text, not as a number: it is ignored"):
+        assert velatura.open_overlay(tmp_path / "both.pt").structure.widths == (16, 8)
 
 
 def test_only_hypernetworks_are_written(tmp_path):

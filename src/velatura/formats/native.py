@@ -1,27 +1,44 @@
-"""velatura's own file: an overlay's state dict as safetensors, its card as JSON in the metadata."""
+"""velatura's own file: an overlay's state dict as safetensors, in its own precision, its card in the metadata.
+
+Beside the card stands what other programs may read: ModelSpec's fields, and a hypernetwork's settings as A1111 names
+them.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, UnknownName, VelaturaError
+from velatura.formats import flat_hypernetwork
+from velatura.formats.a1111_fields import fields_of
 from velatura.formats.fill import fill
 from velatura.overlays import KINDS
+from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card, Overlay
 from velatura.tensors import Contents, write_safetensors
 
 CARD = "velatura.card"
+ARCHITECTURES = {  # Stability's names of the families
+    "SD1": "stable-diffusion-v1",
+    "SD2": "stable-diffusion-v2",
+    "SDXL": "stable-diffusion-xl-v1-base",
+}
+KIND_NAMES = {"hypernet": "hypernetwork"}
 
 
 def sniff(contents: Contents) -> bool:
-    """Whether a card of ours is in the file's metadata."""
-    return CARD in contents.metadata
+    """Whether a card of ours is in the file's metadata, or its tensors are named as those of a hypernetwork."""
+    return CARD in contents.metadata or flat_hypernetwork.sniff(contents)
 
 
 def read(contents: Contents) -> Overlay:
     """Build the overlay that the card describes and fill in its tensors, in the precision of the file."""
+    if CARD not in contents.metadata:
+        return flat_hypernetwork.read(contents)
     name = contents.path.name
     try:
         card = Card.model_validate_json(contents.metadata[CARD])
@@ -39,5 +56,23 @@ def read(contents: Contents) -> Overlay:
 
 def write(overlay: Overlay, path: Path) -> None:
     """Write any overlay, the same one in the same bytes."""
-    # safetensors writes several entries in an order of chance; "format", which others add, is for whole models
-    write_safetensors(path, overlay.state_dict(), {CARD: overlay.card.model_dump_json()})
+    settings = fields_of(overlay, path.stem) if isinstance(overlay, Hypernetwork) else {}
+    metadata = {key: json.dumps(each) for key, each in settings.items()}
+    metadata |= _model_spec(overlay.card, path.stem)
+    write_safetensors(path, overlay.state_dict(), {CARD: overlay.card.model_dump_json(), **metadata})
+
+
+def _model_spec(card: Card, stem: str) -> dict[str, str]:
+    """What Stability's ModelSpec 1.0.1 asks of every file, but for dates: they would change the bytes."""
+    family = FAMILIES.get(card.family)
+    base = ARCHITECTURES.get(card.family, card.family or "unknown")
+    fields = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{base}/{KIND_NAMES.get(card.kind, card.kind)}",
+        "implementation": "velatura",
+        "title": card.name or stem,
+        "resolution": f"{family.default_pixels}x{family.default_pixels}" if family else "",
+        "description": card.note,
+        "trigger_phrase": ", ".join(card.trigger_words),
+    }
+    return {f"modelspec.{key}": each for key, each in fields.items() if each}

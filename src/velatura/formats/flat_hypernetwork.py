@@ -1,0 +1,94 @@
+"""Hypernetworks of others as safetensors: flat keys <width>_<0 for K, 1 for V>.linear.<index>.weight, no card of ours.
+
+No program has settled this layout. What its metadata leave out is inferred from the shapes; what shapes do not tell is
+asked for, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from math import inf, nextafter
+
+from torch import Tensor
+
+from velatura.errors import BadFile
+from velatura.formats.a1111_fields import KNOWN, described, refuse_odd_fields, warn
+from velatura.formats.fill import fill
+from velatura.overlays.hypernetwork import Hypernetwork
+from velatura.tensors import Contents
+
+KEY = re.compile(r"([1-9]\d{0,5})_[01]\.linear\.(\d{1,3})\.(weight|bias)")
+FEWEST_NORM_WEIGHTS = 2  # a weight of shape (1,) is a PReLU's
+
+
+def sniff(contents: Contents) -> bool:
+    """Whether any tensor has a name of this layout."""
+    return any(map(KEY.fullmatch, contents.tensors))
+
+
+def read(contents: Contents) -> Hypernetwork:
+    """Read a hypernetwork by its keys, settings and shapes, in the precision of the file."""
+    name = contents.path.name
+    if strange := next((key for key in contents.tensors if not KEY.fullmatch(key)), None):
+        raise BadFile(f"{name} holds {strange[:80]!r}, which is no part of a hypernetwork: it is damaged or mixed up")
+    fields = {key: _parsed(text) for key, text in contents.metadata.items() if key in KNOWN}
+    refuse_odd_fields(name, fields)
+    widths = tuple(dict.fromkeys(int(key.partition("_")[0]) for key in contents.tensors))
+    networks = {width: _network(contents.tensors, width) for width in sorted(widths)}
+    hypernetwork = described(contents.path, _completed(name, fields, networks), tuple(networks))
+    return fill(hypernetwork, contents.tensors, name)
+
+
+def _parsed(text: str) -> object:
+    """A setting, written as JSON or, carelessly, as it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _network(tensors: Mapping[str, Tensor], width: int) -> dict[int, tuple[int, ...]]:
+    """The shapes of the weights of a width's network for K, by their index in it."""
+    prefix = f"{width}_0.linear."
+    keys = [key for key in tensors if key.startswith(prefix) and key.endswith(".weight")]
+    return dict(sorted((int(key.split(".")[2]), tuple(tensors[key].shape)) for key in keys))
+
+
+def _completed(
+    name: str, fields: Mapping[str, object], networks: Mapping[int, dict[int, tuple[int, ...]]]
+) -> dict[str, object]:
+    """The fields and, for those that are missing, what the shapes say."""
+    indices = networks[max(networks)]
+    norms = [index for index, shape in indices.items() if len(shape) == 1 and shape[0] >= FEWEST_NORM_WEIGHTS]
+    found: dict[str, object] = {"layer_structure": _layers(networks), "is_layer_norm": bool(norms), **fields}
+    if "activation_func" not in found:
+        found["activation_func"] = _activation(name, list(indices))
+    if "activate_output" not in found and found["activation_func"] not in {None, "linear"}:
+        found["activate_output"] = True
+        warn(name, "does not say whether its output is activated", "it is, as A1111 takes it; look at what it makes")
+    return found
+
+
+def _layers(networks: Mapping[int, dict[int, tuple[int, ...]]]) -> list[float]:
+    """The multiples of the width that give every layer its size in every width, which is cut to a whole number."""
+    sizes = [[width, *(shape[0] for shape in shapes.values() if len(shape) == 2)] for width, shapes in networks.items()]
+    columns = zip(*sizes, strict=False)  # of unequal depths the rest is refused as left over
+    return [max(map(_ratio, column, networks)) for column in columns]
+
+
+def _ratio(size: int, width: int) -> float:
+    """The least multiple of a width that gives a size once it is cut to a whole number."""
+    ratio = size / width
+    return ratio if int(width * ratio) == size else nextafter(ratio, inf)
+
+
+def _activation(name: str, indices: list[int]) -> str:
+    """No activation where the indices of the weights leave no gap for one; else it could be any."""
+    if indices == list(range(len(indices))):
+        return "linear"
+    raise BadFile(
+        f"{name} does not say what its activation is, and its layers leave room for one: ask who made it, and add it "
+        "to the metadata as activation_func"
+    )
