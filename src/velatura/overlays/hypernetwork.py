@@ -113,25 +113,25 @@ class Hypernetwork(Overlay):
 
         A width that this hypernetwork lacks comes back as it is.
         """
-        width = context.shape[-1]
+        change = self.change(context.shape[-1], LiveStrength(strength, context.device))
+        return (change.k(context), change.v(context)) if change else (context, context)
+
+    def change(self, width: int, strength: float | LiveStrength) -> WidthChange | None:
+        """What becomes of contexts of a width, or None where this hypernetwork lacks it."""
         if width not in self.structure.widths:
-            return context, context
-        change = WidthChange(*self._pair(width), LiveStrength(strength, context.device))
-        return change.k(context), change.v(context)
+            return None
+        k, v = (cast("Transform", self.get_submodule(f"{width}_{part}")) for part in (0, 1))
+        return WidthChange(k, v, strength if isinstance(strength, LiveStrength) else LiveStrength(strength))
 
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang the pair of each width on the layers that read such contexts."""
-        self._refuse_misfit(target)
+        self.refuse_misfit(target)
         for width in self.structure.widths:
-            change = WidthChange(*self._pair(width), strength)
-            target.listener.count(lambda change=change: change.evaluations)
-            yield from on_contexts(target, width, change)
+            if change := self.change(width, strength):
+                target.listener.count(lambda change=change: change.evaluations)
+                yield from on_contexts(target, width, change)
 
-    def _pair(self, width: int) -> tuple[Transform, Transform]:
-        k, v = (self.get_submodule(f"{width}_{part}") for part in (0, 1))
-        return cast("Transform", k), cast("Transform", v)
-
-    def _refuse_misfit(self, target: Target) -> None:
+    def refuse_misfit(self, target: Target) -> None:
         """Refuse a base of another family; warn of widths that idle in a net made for several."""
         ours, theirs = frozenset(self.structure.widths), frozenset(_context_widths(target.unet))
         if not theirs:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from velatura.overlays.affine import Affine, stamp
+from velatura.overlays.memory import Memory
 from velatura.overlays.strength import LiveStrength
-
-KEPT = 8  # contexts whose changes are remembered: prompt editing goes back and forth between a few
 
 
 class Transform(nn.Module):
@@ -43,17 +41,6 @@ def blended(context: Tensor, read: Tensor, change: Tensor, strength: Tensor) -> 
     return torch.where(strength == 0, context, (read + change * strength).to(context.dtype))
 
 
-@dataclass
-class _Remembered:
-    """A context that was seen, and what the two networks made of it."""
-
-    inputs: tuple[Tensor, Tensor]
-    state: tuple[object, ...]
-    changes: tuple[Tensor, Tensor]
-    strength: int = -1
-    outputs: tuple[Tensor, Tensor] | None = None
-
-
 class WidthChange:
     """The pair of one width, with the strength at which it lies over one base.
 
@@ -62,7 +49,8 @@ class WidthChange:
 
     def __init__(self, k: Transform, v: Transform, strength: LiveStrength) -> None:
         self._k, self._v, self.strength = k, v, strength
-        self._remembered: list[_Remembered] = []
+        self._changes: Memory[tuple[Tensor, Tensor]] = Memory()
+        self._outputs: Memory[tuple[Tensor, Tensor]] = Memory()
         self._affine: tuple[object, tuple[Affine, Affine]] | None = None
         self.evaluations = 0
 
@@ -88,9 +76,8 @@ class WidthChange:
         """What K and V read; a constant context is computed once and remembered for as long as it is the same one."""
         if self.strength.number == 0:
             return k, v
-        if constant and not (k.is_inference() or v.is_inference()):  # such tensors may change unnoticed
-            return self._from_memory(k, v)
-        self.evaluations += 1
+        if constant:
+            return self._outputs.recall((k, v), self.version, lambda: self._blended(k, v))
         return self._mixed(self._k, k), self._mixed(self._v, v)
 
     @property
@@ -120,34 +107,16 @@ class WidthChange:
         change: Tensor = transform.linear(transform.as_read(context))
         return torch.add(context, change.to(context.dtype), alpha=self.strength.number)
 
-    def _from_memory(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        state = (stamp(k), stamp(v), _precision(k), *self._weights_version())
-        found = next(
-            (each for each in self._remembered if each.inputs[0] is k and each.inputs[1] is v and each.state == state),
-            None,
-        )
-        if found is None:
-            self.evaluations += 1
-            changes = self._k.linear(self._k.as_read(k)), self._v.linear(self._v.as_read(v))
-            found = _Remembered((k, v), state, changes)
-            alive = [each for each in self._remembered if each.inputs[0] is not k or each.inputs[1] is not v]
-            self._remembered = [*alive[-(KEPT - 1) :], found]
-        if found.outputs is None or found.strength != self.strength.version:
-            strength = self.strength.per_row(k)
-            (a, b), (f, g) = found.inputs, found.changes
-            found.outputs = (
-                blended(a, self._k.as_read(a), f, strength),
-                blended(b, self._v.as_read(b), g, strength),
-            )
-            found.strength = self.strength.version
-        return found.outputs
+    def _blended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """A constant context and its change, which is remembered beside: another strength is one addition."""
+        f, g = self._changes.recall((k, v), self._weights_version(), lambda: self._evaluated(k, v))
+        strength = self.strength.per_row(k)
+        return blended(k, self._k.as_read(k), f, strength), blended(v, self._v.as_read(v), g, strength)
+
+    def _evaluated(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.evaluations += 1
+        return self._k.linear(self._k.as_read(k)), self._v.linear(self._v.as_read(v))
 
     def _weights_version(self) -> tuple[object, ...]:
         weights = chain(self._k.parameters(), self._v.parameters())
         return tuple(stamp(each) for each in weights)
-
-
-def _precision(context: Tensor) -> tuple[object, ...]:
-    device = context.device.type
-    enabled = torch.is_autocast_enabled(device)
-    return enabled, torch.get_autocast_dtype(device) if enabled else None
