@@ -1,0 +1,185 @@
+"""A1111's optimizer files: tests/data/optim holds two that A1111 1.8.0 wrote, one whose hash is its .pt's, one not."""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+import velatura
+from velatura.errors import BadFile, UnknownName, VelaturaWarning
+from velatura.formats.optim import read_optim, short_hash, write_optim
+from velatura.tensors import open_tensors, write_torch
+
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN = DATA / "optim"
+HOSTILE = DATA / "hostile"
+ITEMS = [item for item in json.loads((HOSTILE / "index.json").read_text()) if item["file"].endswith(".optim")]
+
+
+@pytest.fixture
+def trained(hyper, tmp_path):
+    """A hypernetwork in a file, and the optimizer that it was trained with."""
+    overlay = hyper(widths=[64, 96])
+    optimizer = torch.optim.AdamW(overlay.parameters(), lr=1e-3)
+    sum(each.square().sum() for each in overlay.parameters()).backward()
+    optimizer.step()
+    velatura.save(overlay, tmp_path / "inca.pt")
+    return tmp_path / "inca.pt", overlay, optimizer
+
+
+def rewritten(path, **changes):
+    """An optimizer file of the right hash in which some fields are others."""
+    beside = path.with_name(f"{path.name}.optim")
+    write_torch(beside, {**open_tensors(beside).payload, **changes})
+
+
+def test_what_a1111_resumes_is_read():
+    found = read_optim(GOLDEN / "resumable.pt")
+    assert found.name == "AdamW"
+    assert list(found.state["state"]) == list(range(8))
+    optimizer = torch.optim.AdamW(velatura.open_overlay(GOLDEN / "resumable.pt").parameters())
+    optimizer.load_state_dict(found.state)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_what_a1111_does_not_resume_is_dropped_with_a_warning():
+    with pytest.warns(VelaturaWarning, match=r"not_resumable\.pt\.optim belongs to other weights"):
+        assert read_optim(GOLDEN / "not_resumable.pt") is None
+
+
+def test_a_state_comes_back_bit_for_bit(trained):
+    path, overlay, optimizer = trained
+    write_optim(path, "AdamW", optimizer.state_dict())
+    found = read_optim(path)
+    again = torch.optim.AdamW(overlay.parameters())
+    again.load_state_dict(found.state)
+    for one, other in zip(optimizer.state.values(), again.state.values(), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+
+
+def test_the_hash_is_that_of_the_file_just_written(trained):
+    path, _, optimizer = trained
+    write_optim(path, "AdamW", optimizer.state_dict())
+    payload = torch.load(path.with_name("inca.pt.optim"), weights_only=True)
+    assert list(payload) == ["optimizer_name", "hash", "optimizer_state_dict"]
+    assert payload["hash"] == sha256(path.read_bytes()).hexdigest()[:10] == short_hash(path)
+
+
+def test_weights_that_were_changed_since_get_no_state(trained):
+    path, overlay, optimizer = trained
+    write_optim(path, "AdamW", optimizer.state_dict())
+    overlay.card = overlay.card.but(steps=1)
+    velatura.save(overlay, path)
+    with pytest.warns(VelaturaWarning, match="belongs to other weights"):
+        assert read_optim(path) is None
+
+
+def test_where_nothing_lies_beside_there_is_no_state(trained):
+    assert read_optim(trained[0]) is None
+
+
+def test_only_optimizers_of_torch_are_written(trained):
+    with pytest.raises(UnknownName, match="did you mean 'AdamW'"):
+        write_optim(trained[0], "AdanW", {})
+    assert not trained[0].with_name("inca.pt.optim").exists()
+
+
+def test_the_old_hash_is_believed_where_it_tells_something(hyper, tmp_path):
+    overlay = hyper(layers=(1, 6, 1), widths=[192])
+    path = tmp_path / "old.pt"
+    velatura.save(overlay, path)
+    assert path.stat().st_size > 0x110000
+    write_optim(path, "AdamW", torch.optim.AdamW(overlay.parameters()).state_dict())
+    old = sha256(path.read_bytes()[0x100000:0x110000]).hexdigest()[:8]
+    rewritten(path, hash=old)
+    assert read_optim(path).name == "AdamW"
+
+
+def test_the_old_hash_of_a_small_file_is_not_believed(trained):
+    path, _, optimizer = trained
+    write_optim(path, "AdamW", optimizer.state_dict())
+    rewritten(path, hash="e3b0c442")  # of nothing, which all files below a mebibyte have
+    with pytest.warns(VelaturaWarning, match="belongs to other weights"):
+        assert read_optim(path) is None
+
+
+@pytest.mark.parametrize("item", [pytest.param(item, id=item["file"]) for item in ITEMS])
+def test_bad_files_are_refused_or_dropped_as_listed(item, tmp_path, monkeypatch):
+    monkeypatch.setenv("VELATURA_MARKER_DIR", str(tmp_path / "marker"))
+    (tmp_path / "marker").mkdir()
+    shutil.copyfile(HOSTILE / "hypernetwork" / "s_hn_ok_f16.pt", tmp_path / "x.pt")
+    shutil.copyfile(HOSTILE / item["file"], tmp_path / "x.pt.optim")
+    if item["must"] == "warn":
+        with pytest.warns(VelaturaWarning, match=r"x\.pt\.optim belongs to other weights"):
+            assert read_optim(tmp_path / "x.pt") is None
+    else:
+        with pytest.raises(BadFile, match=r"^x\.pt\.optim [^\n]+$"):
+            read_optim(tmp_path / "x.pt")
+    assert not list((tmp_path / "marker").iterdir())
+
+
+def group(**changes):
+    return {"lr": 1e-5, "betas": (0.9, 0.999), "params": list(range(8)), **changes}
+
+
+def moments(shape, **changes):
+    return {"step": torch.tensor(3.0), "exp_avg": torch.ones(shape), "exp_avg_sq": torch.ones(shape), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer_name": "exec"}, "is of the optimizer 'exec'"),
+        ({"optimizer_name": ["AdamW"]}, "is of the optimizer"),
+        ({"hash": None}, "does not say which weights"),
+        ({"optimizer_state_dict": []}, "holds no state and groups"),
+        ({"optimizer_state_dict": {"state": [], "param_groups": [group()]}}, "holds no state and groups"),
+        ({"optimizer_state_dict": {"state": {}, "param_groups": []}}, "holds no state and groups"),
+        ({"optimizer_state_dict": {"state": {}, "param_groups": [group(lr=float("nan"))]}}, "'lr' that is no finite"),
+        ({"optimizer_state_dict": {"state": {}, "param_groups": [group(betas=(0.9, {}))]}}, "'betas' that is no"),
+        (
+            {"optimizer_state_dict": {"state": {}, "param_groups": [group(params=[0, 1])]}},
+            "for 2 parameters, .* have 8",
+        ),
+        ({"optimizer_state_dict": {"state": {}, "param_groups": [group(params=[0, 0])]}}, "one by one"),
+        ({"optimizer_state_dict": {"state": {9: {}}, "param_groups": [group()]}}, "one by one"),
+        ({"optimizer_state_dict": {"state": {0: None}, "param_groups": [group()]}}, "no state for its parameter 0"),
+        (
+            {"optimizer_state_dict": {"state": {0: moments(3)}, "param_groups": [group()]}},
+            r"of parameter 0 of shape \(3,\), not \(128, 64\)",
+        ),
+        (
+            {"optimizer_state_dict": {"state": {0: moments(3, exp_avg=torch.ones(2))}, "param_groups": [group()]}},
+            "in several shapes",
+        ),
+        (
+            {"optimizer_state_dict": {"state": {0: moments(3, exp_avg_sq=-torch.ones(3))}, "param_groups": [group()]}},
+            "exp_avg_sq of parameter 0 below zero",
+        ),
+        (
+            {"optimizer_state_dict": {"state": {0: moments(3, exp_avg=torch.ones(3) / 0)}, "param_groups": [group()]}},
+            "exp_avg of parameter 0 with values that are not finite",
+        ),
+        (
+            {"optimizer_state_dict": {"state": {0: moments(3, step=-1)}, "param_groups": [group()]}},
+            "step of parameter 0 below zero",
+        ),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused_though_its_hash_is_right(hyper, tmp_path, changes, said):
+    overlay = hyper(widths=[64])
+    velatura.save(overlay, tmp_path / "inca.pt")
+    write_optim(tmp_path / "inca.pt", "AdamW", torch.optim.AdamW(overlay.parameters()).state_dict())
+    rewritten(tmp_path / "inca.pt", **changes)
+    with pytest.raises(BadFile, match=said):
+        read_optim(tmp_path / "inca.pt")
+
+
+def test_what_is_no_optimizer_file_is_refused(trained):
+    path = trained[0]
+    write_torch(path.with_name("inca.pt.optim"), {"hash": "0123456789"})
+    with pytest.raises(BadFile, match="holds no optimizer's state and hash"):
+        read_optim(path)
