@@ -1,0 +1,191 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders import single_file_utils
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import velatura
+from velatura.base.base import Base
+from velatura.base.families import FAMILIES
+from velatura.base.schedule import Schedule
+from velatura.base.text import TextEncoder
+from velatura.errors import BadFile, UnsupportedBase
+from velatura.formats import checkpoint, ldm_config
+from velatura.tensors import Contents, open_tensors
+
+
+def weights(base: velatura.Base) -> dict[str, torch.Tensor]:
+    parts = {"unet": base.unet, "vae": base.vae, "text": base.text.model}
+    return {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def file(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "one.safetensors"
+    checkpoint.write(tiny, path)
+    return path
+
+
+def changed(file, *, metadata=None, **tensors):
+    """A checkpoint with other tensors (None: without), and other metadata where some is given."""
+    contents = open_tensors(file)
+    held = {key: each for key, each in (dict(contents.tensors) | tensors).items() if each is not None}
+    return Contents(file, held, contents.metadata if metadata is None else metadata)
+
+
+def test_the_tiny_base_comes_back_bit_for_bit(tiny, file):
+    contents = open_tensors(file)
+    assert checkpoint.sniff(contents)
+    base = checkpoint.read(contents)
+    before, after = weights(tiny), weights(base)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert base.family == tiny.family
+    assert base.name == "one"
+
+
+@torch.no_grad()
+def test_a_base_from_a_checkpoint_predicts_the_same(tiny, file):
+    base = checkpoint.read(open_tensors(file)).to()
+    latents, timestep = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(500)
+    ours, theirs = (each.predict(latents, timestep, each.text.encode(["a red fox"])) for each in (base, tiny))
+    assert torch.equal(ours, theirs)
+
+
+def test_the_hash_of_a_base_is_its_files(file):
+    assert checkpoint.read(open_tensors(file)).hash == hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+
+
+def test_the_header_tells_what_the_file_is(tiny, tmp_path):
+    path = tmp_path / "told.safetensors"
+    checkpoint.write(tiny, path, {"velatura.bake": "{}"})
+    found = open_tensors(path).metadata
+    assert found["modelspec.architecture"] == "velatura-tiny"
+    assert found["modelspec.prediction_type"] == "epsilon"
+    assert found["velatura.bake"] == "{}"
+
+
+def test_diffusers_converts_it_to_the_same_models(tiny, file):
+    held = load_file(file)
+    converted = single_file_utils.convert_ldm_unet_checkpoint(dict(held), tiny.unet.config)
+    expected = tiny.unet.state_dict()
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[key], expected[key]) for key in expected)
+    converted = single_file_utils.convert_ldm_vae_checkpoint(dict(held), tiny.vae.config)
+    assert all(torch.equal(converted[key], each) for key, each in tiny.vae.state_dict().items())
+
+
+def family_shaped(tiny, family: str) -> Base:
+    """A base with a family's widths and levels but little else: what tells SD1 and SD2 apart is all there."""
+    linear, heads, cross = {"SD1": (False, 8, 768), "SD2": (True, [5, 10, 20, 20], 1024)}[family]
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=FAMILIES[family].default_pixels // 8,
+            attention_head_dim=heads,
+            cross_attention_dim=cross,
+            use_linear_projection=linear,
+        )
+    vae = AutoencoderKL(
+        block_out_channels=[32] * 4,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        sample_size=FAMILIES[family].default_pixels,
+    )
+    text = CLIPTextConfig(
+        hidden_size=cross,
+        intermediate_size=8,
+        vocab_size=len(tiny.text.tokenizer),
+        num_hidden_layers=2,
+        **(
+            {"num_attention_heads": 12, "projection_dim": 768}
+            if family == "SD1"
+            else {"num_attention_heads": 16, "hidden_act": "gelu"}
+        ),
+    )
+    encoder = TextEncoder(tiny.text.tokenizer, CLIPTextModel(text))
+    return Base(family, FAMILIES[family], unet=unet, vae=vae, text=encoder, schedule=Schedule())
+
+
+@pytest.mark.parametrize("family", ["SD1", "SD2"])
+def test_a_familys_settings_need_no_metadata(tiny, family):
+    base = family_shaped(tiny, family)
+    hints = ldm_config.HINTS[family]
+    assert hints["unet"] == ldm_config.unet_hints(base.unet)
+    assert hints["vae"] == ldm_config.vae_hints(base.vae)
+    assert hints["text"] == ldm_config.text_hints(base.text.model.config)
+    told = ldm_config.unet_config(base.unet.state_dict()), ldm_config.vae_config(base.vae.state_dict())
+    assert ldm_config.family_of(told[0] | hints["unet"], told[1] | hints["vae"], base.family.prediction) == base.family
+
+
+def test_a_schedule_of_its_own_is_refused(tiny, tmp_path):
+    parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text}
+    odd = Base("odd", tiny.family, **parts, schedule=Schedule(beta_start=0.001))
+    with pytest.raises(UnsupportedBase, match="noise schedule"):
+        checkpoint.write(odd, tmp_path / "odd.safetensors")
+
+
+def test_a_missing_tensor_is_refused(file):
+    with pytest.raises(BadFile, match=r"time_embedding\.linear_1\.weight"):
+        checkpoint.read(changed(file, **{"model.diffusion_model.time_embed.0.weight": None}))
+
+
+def test_a_misshapen_tensor_is_refused(file):
+    with pytest.raises(BadFile, match=r"time_embedding\.linear_1\.bias"):
+        checkpoint.read(changed(file, **{"model.diffusion_model.time_embed.0.bias": torch.zeros(3)}))
+
+
+def test_an_inpainting_model_is_refused_by_name(file):
+    wide = torch.zeros(64, 9, 3, 3)
+    with pytest.raises(UnsupportedBase, match="9 channels"):
+        checkpoint.read(changed(file, **{"model.diffusion_model.input_blocks.0.0.weight": wide}))
+
+
+def test_an_sdxl_is_refused_by_name(file):
+    with pytest.raises(UnsupportedBase, match="SDXL"):
+        checkpoint.read(changed(file, **{"conditioner.embedders.1.model.ln_final.bias": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "[]",
+        "{",
+        json.dumps({"unet": {}, "vae": {}}),
+        json.dumps({"unet": {"norm_num_groups": -1}, "vae": {}, "text": {}}),
+    ],
+)
+def test_damaged_settings_are_refused(file, settings):
+    with pytest.raises(BadFile):
+        checkpoint.read(changed(file, metadata={"velatura.base": settings}))
+
+
+def test_another_prediction_is_refused(file):
+    with pytest.raises(UnsupportedBase, match="'flow'"):
+        checkpoint.read(changed(file, metadata={"modelspec.prediction_type": "flow"}))
+
+
+def without_vocabulary(file):
+    return changed(file, metadata={"velatura.base": open_tensors(file).metadata["velatura.base"]})
+
+
+def test_a_missing_vocabulary_is_said_with_what_to_do(file, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "CLIP_NAME", str(tmp_path / "nowhere"))
+    with pytest.raises(UnsupportedBase, match="tokenizer/"):
+        checkpoint.read(without_vocabulary(file))
+
+
+def test_a_tokenizer_beside_the_file_serves(tiny, file, tmp_path):
+    tiny.text.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    base = checkpoint.read(replace(without_vocabulary(file), path=tmp_path / "one.safetensors"))
+    assert base.text.token_ids("a red fox at dusk") == tiny.text.token_ids("a red fox at dusk")
+
+
+def test_an_overlay_is_no_checkpoint(tiny, tmp_path):
+    velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "hyper.safetensors")
+    assert not checkpoint.sniff(open_tensors(tmp_path / "hyper.safetensors"))
