@@ -1,0 +1,105 @@
+"""Compositions as text, in the forms that the extension that made them up has: list, set, dict, tuple."""
+
+import pytest
+
+from velatura.errors import BadFile
+from velatura.formats.hns import read_hns
+from velatura.overlays.composition import Blend, Leaf, Series
+
+
+def read(tmp_path, text):
+    (tmp_path / "mix.hns").write_text(text, encoding="utf-8")
+    return read_hns(tmp_path / "mix.hns")
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("'inca'", Leaf("inca")),
+        ("('inca', 0.5)", Leaf("inca", 0.5)),
+        ("{'inca': 0.5}", Leaf("inca", 0.5)),
+        ("('inca', -1)", Leaf("inca", -1)),
+        ("['inca', ('ink', 0.3)]", Series((Leaf("inca"), Leaf("ink", 0.3)))),
+        ("{'inca', 'ink'}", Blend((Leaf("inca"), Leaf("ink")), (1, 1))),
+        ("{'inca': 0.5, 'ink': 1}", Blend((Leaf("inca"), Leaf("ink")), (0.5, 1))),
+        ("{('inca', 0.5): 2}", Blend((Leaf("inca", 0.5),), (2,))),
+        (
+            "\ufeff\n [{('inca', 0.5): 3, 'ink': 1}, # first\n  {('süß', 1), 'b c'}]\n",
+            Series(
+                (
+                    Blend((Leaf("inca", 0.5), Leaf("ink")), (3, 1)),
+                    Blend((Leaf("süß", 1), Leaf("b c")), (1, 1)),
+                )
+            ),
+        ),
+    ],
+)
+def test_a_literal_is_a_composition(tmp_path, text, tree):
+    assert read(tmp_path, text) == tree
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "inca", "1", "None", "[]", "{}", "()", "('inca',)", "('inca', 1, 2)", "(1, 'inca')", "{'inca': 'ink'}"),
+        *("('inca', 1e999)", "('inca', True)", "('inca', 1j)", "('inca', -'x')", "('inca', 1 + 1)", "{**{'a': 1}}"),
+        *("{'a': 1, **{'b': 1}}", "{'a': -1, 'b': 2}", "{'a': 0, 'b': 0}", "['a' 'b', 'c'] + []", "f'{1}'", "b'inca'"),
+        *(
+            "__import__('os').system('true')",
+            "(lambda: 1)()",
+            "[x for x in ('a', 'b')]",
+            "'a' if 1 else 'b'",
+            "'inca",
+            "[",
+        ),
+        *(
+            "('../inca', 1)",
+            "'/etc/passwd'",
+            "'a\\\\b'",
+            "'<x>'",
+            "'\\x1b[2J'",
+            "' '",
+            "a\0b",
+            "[" * 150 + "'a'" + "]" * 150,
+        ),
+        *(
+            "[" * 20 + "'a'" + "]" * 20,
+            "[" * 5000,
+            "-" * 10_000 + "1",
+            "1" + "+1" * 5000,
+            "9" * 6000,
+            "('a', " + "9" * 400 + ")",
+        ),
+    ],
+)
+def test_anything_else_is_refused_in_one_line(tmp_path, text):
+    with pytest.raises(BadFile, match=r"^mix\.hns is no composition of hypernetworks: [^\n]+$"):
+        read(tmp_path, text)
+
+
+def test_nothing_in_it_is_run(tmp_path):
+    marker = tmp_path / "marker"
+    with pytest.raises(BadFile, match="neither a list"):
+        read(tmp_path, f"[open({str(marker)!r}, 'w'), 'inca']")
+    assert not marker.exists()
+
+
+def test_what_is_too_long_is_refused_before_it_is_parsed(tmp_path):
+    with pytest.raises(BadFile, match="longer than 16384 bytes"):
+        read(tmp_path, "[" + "'a'," * 5000 + "]")
+
+
+def test_more_hypernetworks_than_a_machine_holds_are_refused(tmp_path):
+    with pytest.raises(BadFile, match="names 1000 hypernetworks"):
+        read(tmp_path, "[" + "'a'," * 1000 + "]")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BadFile, match=r"none\.hns: No such file"):
+        read_hns(tmp_path / "none.hns")
+
+
+def test_text_of_another_encoding_is_refused(tmp_path):
+    (tmp_path / "mix.hns").write_bytes(b"'s\xfc\xdf'")
+    with pytest.raises(BadFile, match="cannot be read"):
+        read_hns(tmp_path / "mix.hns")
