@@ -51,7 +51,10 @@ class VaeJob:
 
 
 class DecoderJob(VaeJob):
-    """The decoder alone, on mean latents: it gets better while the UNet's latents stay as they are."""
+    """The decoder alone, on mean latents: it gets better while the UNet's latents stay as they are.
+
+    Its loss is the mean of each picture's own decibels, so that pictures hard to draw again do not drown the others.
+    """
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
@@ -66,7 +69,7 @@ class DecoderJob(VaeJob):
             with torch.no_grad():
                 latents = self.model.encode(pictures).latent_dist.mean
             picture = self.model.decode(latents).sample
-        return (picture.float() - pictures).square().mean()
+        return (picture.float() - pictures).square().mean((1, 2, 3)).add(1e-5).log().mean()
 
 
 def to_unit(pictures: Tensor) -> Tensor:
