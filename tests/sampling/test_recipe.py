@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from velatura.errors import BadRecipe, VelaturaWarning
 from velatura.sampling.infotext import NEGATIVE
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe import OverlayHash, Recipe
 
 CARRIERS = Path(__file__).parents[1] / "data" / "a1111" / "carriers"
 WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: NEGATIVE not in text)
@@ -23,6 +23,15 @@ WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter
         width=st.integers(16, 2048),
         height=st.integers(16, 2048),
         base=st.text("ab, :", min_size=1, max_size=9).map(str.strip).filter(bool),
+        combine=st.sampled_from(["sequence", "sum", "average"]),
+        overlay_hashes=st.lists(
+            st.builds(
+                OverlayHash.of,
+                st.just("hypernet"),
+                st.text("inca, :é").filter(lambda name: name.strip(",: ")),
+                st.text("0123456789abcdef", min_size=10, max_size=10),
+            )
+        ).map(tuple),
         version=st.just("velatura 0.1.0"),
     )
 )
@@ -36,6 +45,20 @@ def test_the_text_is_the_webuis():
         "a cat\nNegative prompt: ugly\n"
         "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 7, Size: 64x96, Model hash: 0123456789, Model: tiny, RNG: CPU"
     )
+
+
+def test_the_text_tells_of_overlays_as_the_webui_does_of_its_own():
+    neon, ink = (OverlayHash.of("hypernet", name, digit * 10) for name, digit in (("neon", "1"), ("ink, dry", "2")))
+    recipe = Recipe(prompt="a cat", seed=7, combine="sum", overlay_hashes=(neon, ink), version="velatura 0.1.0")
+    assert recipe.infotext().endswith(
+        'RNG: CPU, Hypernet combine: sum, Hypernet hashes: "neon: 1111111111, ink dry: 2222222222", '
+        "Version: velatura 0.1.0"
+    )
+
+
+def test_hashes_that_are_none_are_left_out():
+    text = 'a\nSteps: 20, Sampler: Euler a, Seed: 1, RNG: CPU, Hypernet hashes: "neon 111, ink: 222"'
+    assert Recipe.from_infotext(text).overlay_hashes == (OverlayHash.of("hypernet", "ink", "222"),)
 
 
 def test_a_picture_of_the_webui_gives_its_recipe():
@@ -75,6 +98,7 @@ def test_a_seed_of_minus_one_is_drawn_later():
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"seed": 2**63}, "seed is .*less than"),
         ({"width": "wide"}, "width is 'wide'"),
+        ({"combine": "both"}, "combine is 'both': it should be 'sequence', 'sum' or 'average'"),
         ({"strength": 1}, "a recipe has no strength; it has prompt"),
         ({"prompt": "a\nNegative prompt: b"}, "as the negative prompt"),
     ],

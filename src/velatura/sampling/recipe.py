@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,10 +23,15 @@ from velatura.errors import BadRecipe, VelaturaWarning
 from velatura.sampling.infotext import NEGATIVE, read_carried, read_infotext, write_infotext
 
 MOST_PIXELS = 8192
-RECORDED = ("base", "base_hash", "version")  # fields that say what a picture was made with, and choose nothing
+
+# Fields that say what a picture was made with, and choose nothing
+RECORDED = ("base", "base_hash", "overlay_hashes", "version")
 
 # Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
 HARMLESS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
+
+COMBINE_FIELD = "Hypernet combine"
+HASH_FIELDS = {"hypernet": "Hypernet hashes"}  # by kind, named after the webui's own Lora hashes and TI hashes
 
 
 def _as_carried(text: str) -> str:
@@ -43,6 +48,21 @@ def _drawn_later(seed: object) -> object:
 
 PromptText = Annotated[str, AfterValidator(_as_carried)]
 Pixels = Annotated[int, Field(ge=8, le=MOST_PIXELS)]
+
+
+class OverlayHash(BaseModel):
+    """The file of an overlay that a picture was made with: the name its tag calls it by, and its short hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: str
+    hash: str
+
+    @classmethod
+    def of(cls, kind: str, name: str, digest: str) -> Self:
+        """The hash of a file under its name as pictures carry it, without the signs that stand between entries."""
+        return cls(kind=kind, name=re.sub(r"[:,]", "", name).strip(), hash=digest)
 
 
 class Recipe(BaseModel):
@@ -66,8 +86,12 @@ class Recipe(BaseModel):
     )
     width: Pixels | None = Field(default=None, description="pixels")
     height: Pixels | None = Field(default=None, description="pixels")
+    combine: Literal["sequence", "sum", "average"] = Field(
+        default="sequence", description="overlays act on each other's result, or side by side: their sum or average"
+    )
     base: str | None = Field(default=None, description="name of the base it was made with")
     base_hash: str | None = Field(default=None, description="the base's short hash")
+    overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="the files of the overlays it calls")
     version: str | None = Field(default=None, description="the program that made it")
 
     @model_validator(mode="wrap")
@@ -101,8 +125,10 @@ class Recipe(BaseModel):
             "seed": left.pop("Seed", None),
             "width": size and size[1],
             "height": size and size[2],
+            "combine": left.pop(COMBINE_FIELD, None),
             "base": left.pop("Model", None),
             "base_hash": left.pop("Model hash", None),
+            "overlay_hashes": _read_hashes(left),
             "version": left.pop("Version", None),
         }
         values = {key: value for key, value in found.items() if value is not None}
@@ -125,8 +151,18 @@ class Recipe(BaseModel):
             "Model hash": self.base_hash or None,
             "Model": self.base or None,
             "RNG": "CPU",
+            COMBINE_FIELD: None if self.combine == "sequence" else self.combine,
+            **self._hash_fields(),
             "Version": self.version,
         }
+
+    def _hash_fields(self) -> dict[str, str]:
+        """The hashes of overlays, "inca: 0123456789, neon: ...", in one field for each kind."""
+        listed = {
+            field: ", ".join(f"{each.name}: {each.hash}" for each in self.overlay_hashes if each.kind == kind)
+            for kind, field in HASH_FIELDS.items()
+        }
+        return {field: text for field, text in listed.items() if text}
 
     def but(self, **changes: object) -> Self:
         """This recipe with some fields changed, and checked again."""
@@ -141,6 +177,15 @@ def refuse_recorded(name: str) -> None:
             f"the recipe's {name} records what a picture was made with and changes nothing: "
             f"open another base, or name one of {changing}"
         )
+
+
+def _read_hashes(fields: dict[str, str]) -> tuple[OverlayHash, ...]:
+    """The hashes of overlays of all kinds, taken out of the fields; entries that name no hash are left out."""
+    found: list[OverlayHash] = []
+    for kind, field in HASH_FIELDS.items():
+        entries = (entry.rpartition(":") for entry in fields.pop(field, "").split(","))
+        found += [OverlayHash.of(kind, name, digest.strip()) for name, colon, digest in entries if colon]
+    return tuple(found)
 
 
 def _sampler(fields: dict[str, str]) -> str | None:
@@ -168,7 +213,7 @@ def _warn_of_unread(fields: Mapping[str, str], noise: str) -> None:
 
 def _complaint(error: ErrorDetails) -> str:
     """One entry of pydantic's list of errors, in our words."""
-    name = ".".join(map(str, error["loc"]))
+    name = str(error["loc"][0]) if error["loc"] else ""
     if name not in Recipe.model_fields:
         return f"a recipe has no {name or repr(error['input'])}; it has {', '.join(Recipe.model_fields)}"
     meaning = Recipe.model_fields[name].description
