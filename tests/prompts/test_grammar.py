@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.errors import BadPrompt, VelaturaWarning
+from velatura.errors import BadPrompt
 from velatura.prompts.grammar import ALMOST_TAG, BREAK, Run, read_emphasis, take_tags, unread, without_comments
+from velatura.prompts.strengths import Point, Strengths
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 
@@ -46,22 +47,41 @@ def test_tags_are_found_where_the_webui_finds_them_and_almost_tags_refused(case)
 
 
 @pytest.mark.parametrize("case", [case for case in golden("tags") if "ValueError" not in case["errors"]])
-@pytest.mark.filterwarnings("ignore:.*what follows is ignored")
+@pytest.mark.filterwarnings("ignore:a tag has one strength")
 def test_strengths_are_what_the_webui_loads_with(case):
     [names, strengths] = case["hypernet_loads"][-1]
     if ALMOST_TAG.search(case["clean"]) or "nan" in strengths:
         return
     tags = [tag for tag in take_tags(case["prompt"])[1] if tag.kind == "hypernet"]
     assert [tag.name for tag in tags] == [name.strip() for name in names]
-    assert [tag.strength for tag in tags] == strengths
+    assert [tag.strengths for tag in tags] == [Strengths((Point(0, strength),)) for strength in strengths]
 
 
-@pytest.mark.parametrize("written", ["abc", "", "0,5", "nan", "inf", "a=b"])
-def test_a_strength_that_is_no_number_is_shown_with_a_caret(written):
-    [tag] = take_tags(f"a lighthouse <hypernet:inca:{written}>")[1]
-    with pytest.raises(BadPrompt, match=r"<hypernet:inca:0.6>; at the \^ in") as raised:
-        _ = tag.strength
-    assert f"a lighthouse <hypernet:inca:^{written}>" in str(raised.value)
+@pytest.mark.parametrize("case", golden("tag_batches"), ids=lambda case: case["prompts"][0])
+def test_the_tags_of_a_batch_are_taken_out_of_each_prompt(case):
+    texts = [text for text in case["prompts"] if not ALMOST_TAG.search(text.replace("<hypernet:", "<"))]
+    cleaned = [clean for text, clean in zip(case["prompts"], case["clean"], strict=True) if text in texts]
+    assert [take_tags(text)[0] for text in texts] == cleaned
+    found = [(tag.kind, list(tag.arguments)) for tag in take_tags(case["prompts"][0])[1]]  # the webui's only ones
+    recorded = [(kind, each["items"]) for kind, networks in case["networks"].items() for each in networks]
+    assert sorted(found) == sorted(recorded)
+
+
+@pytest.mark.parametrize(
+    ("tag", "pointed_at"),
+    [
+        ("<hypernet:inca:abc>", "<hypernet:inca:^abc>"),
+        ("<hypernet:inca:>", "<hypernet:inca:^>"),
+        ("<hypernet: inca : 0,5>", "<hypernet: inca : ^0,5>"),
+        ("<hypernet:inca:0.5:start=soon>", "<hypernet:inca:0.5:start=^soon>"),
+        ("<hypernet:inca:a=b>", "<hypernet:inca:^a=b>"),
+    ],
+)
+def test_what_is_wrong_with_a_tag_is_shown_in_the_prompt_with_a_caret(tag, pointed_at):
+    [read] = take_tags(f"a lighthouse {tag} at dusk")[1]
+    with pytest.raises(BadPrompt) as raised:
+        _ = read.strengths
+    assert f'; at the ^ in "a lighthouse {pointed_at} at dusk"' in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -80,12 +100,6 @@ def test_a_tag_of_spaces_names_nothing():
 
 def test_comparisons_and_hearts_are_no_tags():
     assert take_tags("i <3 u, a < b and c > d") == ("i <3 u, a < b and c > d", [])
-
-
-def test_more_arguments_than_a_tag_has_are_warned_of():
-    [tag] = take_tags("<hypernet:inca:0.5:x>")[1]
-    with pytest.warns(VelaturaWarning, match="what follows is ignored"):
-        assert tag.strength == 0.5
 
 
 @pytest.mark.parametrize("text", ["a [cat:dog:0.5]", "[dog:3]", "[a|b]", "cat AND dog"])

@@ -9,7 +9,7 @@ def test_a_prompt_keeps_its_text_and_gives_up_its_tags():
     prompt = Prompt.read("a (red:1.3) house<hypernet:neon:0.5> # a note")
     assert prompt.text == "a (red:1.3) house<hypernet:neon:0.5> # a note"
     assert prompt.runs == [Run("a ", 1.0), Run("red", 1.3), Run(" house \n", 1.0)]
-    assert [(tag.kind, tag.name, tag.strength) for tag in prompt.tags] == [("hypernet", "neon", 0.5)]
+    assert [(tag.kind, tag.name, tag.strengths.constant) for tag in prompt.tags] == [("hypernet", "neon", 0.5)]
 
 
 def test_a_tag_in_a_comment_is_a_comment():

@@ -1,10 +1,15 @@
+from hashlib import sha256
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import velatura
-from velatura.errors import BadPrompt, BadRecipe, NoPicture, UnknownName, VelaturaWarning
+from velatura.errors import BadPrompt, BadRecipe, NoPicture, UnknownName, VelaturaWarning, WrongBase
+from velatura.sampling.calls import Shelf
+from velatura.sampling.generate import generate_each
+from velatura.sampling.order import Order, batches
 from velatura.sampling.recipe import Recipe
 from velatura.sampling.samplers import SAMPLERS
 
@@ -81,6 +86,86 @@ def test_a_strength_of_0_is_no_overlay_at_all(tiny, hyper):
     assert same(velatura.generate(tiny, QUICK), off)
 
 
+@pytest.mark.parametrize(
+    ("written", "strengths"),
+    [("0@0, 0.8@0.5", [0, 0.4, 0.8, 0.8]), ("0.6:start=0.25:end=0.75", [0, 0.6, 0.6, 0])],
+)
+def test_a_strength_follows_the_steps(tiny, hyper, written, strengths):
+    neon = hyper()
+    tagged = velatura.generate(
+        tiny, QUICK, steps=4, prompt=f"a red house<hypernet:neon:{written}>", overlays={"neon": neon}
+    )
+    with velatura.attach(tiny, neon, strengths[0]) as laid:
+
+        def set_next(done, total):
+            laid.strength = [*strengths, 0][done]
+
+        assert same(velatura.generate(tiny, QUICK, steps=4, on_step=set_next), tagged)
+
+
+@pytest.mark.parametrize(
+    ("written", "how"),
+    [
+        ("0.5:on=prompt", {"on": "prompt"}),
+        ("0.5:on=negative", {"on": "negative"}),
+        ("0.5:blocks=mid+out", {"blocks": ("mid", "out")}),
+    ],
+)
+def test_an_overlay_acts_for_one_prompt_or_in_some_blocks(tiny, hyper, written, how):
+    overlays = {"neon": hyper()}
+    recipes = [QUICK.but(prompt=f"a red {thing}<hypernet:neon:{written}>", negative="day") for thing in ("cat", "car")]
+    tagged = velatura.generate_many(tiny, recipes, overlays=overlays)
+    with velatura.attach(tiny, overlays["neon"], 0.5, **how):
+        by_hand = velatura.generate_many(tiny, [each.but(prompt=each.prompt.split("<")[0]) for each in recipes])
+    assert all(map(same, tagged, by_hand))
+    whole = velatura.generate(tiny, QUICK, prompt="a red cat<hypernet:neon:0.5>", negative="day", overlays=overlays)
+    assert not close(tagged[0], whole)
+
+
+def test_without_guidance_the_prompt_is_all_there_is(tiny, hyper):
+    overlays, alone = {"neon": hyper()}, QUICK.but(guidance=1)
+    tagged, on_prompt = (
+        velatura.generate(tiny, alone, prompt=f"a red house<hypernet:neon:{written}>", overlays=overlays)
+        for written in ("0.5", "0.5:on=prompt")
+    )
+    assert same(tagged, on_prompt)
+    with pytest.warns(VelaturaWarning, match=r"neon:0.5:on=negative> acts for the negative prompt only"):
+        velatura.generate(tiny, alone, prompt="a red house<hypernet:neon:0.5:on=negative>", overlays=overlays)
+
+
+def test_an_overlay_that_acts_at_no_step_is_warned_of(tiny, hyper):
+    prompt = "a red house<hypernet:neon:0.5:start=0.6>"
+    with pytest.warns(VelaturaWarning, match=r"<hypernet:neon:0.5:start=0.6> acts at none of 2 steps"):
+        velatura.generate(tiny, QUICK, prompt=prompt, overlays={"neon": hyper()})
+
+
+def test_every_step_reads_the_very_same_context(tiny):
+    read = []
+    hook = tiny.unet.register_forward_pre_hook(lambda _, arguments: read.append(arguments[2]))
+    try:
+        velatura.generate(tiny, QUICK, steps=3)
+    finally:
+        hook.remove()
+    assert len(read) == 3
+    assert all(each is read[0] for each in read)
+
+
+@pytest.mark.parametrize("combine", ["sum", "average"])
+def test_overlays_may_act_side_by_side(tiny, hyper, combine):
+    overlays = {"neon": hyper(), "ink": hyper(activation="relu", seed=3)}
+    recipe = QUICK.but(prompt="a red house<hypernet:neon:0.5><hypernet:ink:0.4>", combine=combine)
+    together = velatura.generate(tiny, recipe, overlays=overlays)
+    blocks = ("in", "mid", "out")
+    laid = velatura.attach_all(tiny, [(overlays["neon"], 0.5, blocks), (overlays["ink"], 0.4, blocks)], combine=combine)
+    try:
+        assert same(velatura.generate(tiny, QUICK), together)
+    finally:
+        for each in laid:
+            each.detach()
+    assert not same(velatura.generate(tiny, recipe, combine="sequence", overlays=overlays), together)
+    assert Recipe.from_infotext(together.recipe.infotext()) == together.recipe
+
+
 def test_the_same_overlay_twice_acts_twice(tiny, hyper):
     overlays = {"neon": hyper()}
     once, twice = (
@@ -96,6 +181,22 @@ def test_a_tag_finds_its_overlay_in_a_library(tiny, hyper, tmp_path):
     recipe = QUICK.but(prompt="a red house <hypernet:neon:0.5>")
     found = velatura.generate(tiny, recipe, library=velatura.Library(tmp_path))
     assert same(found, velatura.generate(tiny, recipe, overlays={"neon": neon}))
+
+
+def test_a_recipe_records_the_files_of_its_overlays_and_warns_of_others(tiny, hyper, tmp_path):
+    file, prompt = tmp_path / "neon.safetensors", "a red house <hypernet:Neon:0.5><hypernet:neon:0.2>"
+    velatura.save(hyper(), file)
+    picture = velatura.generate(tiny, QUICK, prompt=prompt, library=velatura.Library(tmp_path))
+    digest = sha256(file.read_bytes()).hexdigest()[:10]
+    assert [(each.name, each.hash) for each in picture.recipe.overlay_hashes] == [("neon", digest)]
+    again = Recipe.from_image(picture.save(tmp_path / "house.png"))
+    assert same(velatura.generate(tiny, again, library=velatura.Library(tmp_path)), picture)
+
+    velatura.save(hyper(seed=5), file)
+    other = sha256(file.read_bytes()).hexdigest()[:10]
+    with pytest.warns(VelaturaWarning, match=rf"made with neon \({digest}\), the file found is another \({other}\)"):
+        repainted = velatura.generate(tiny, again, library=velatura.Library(tmp_path))
+    assert {each.hash for each in repainted.recipe.overlay_hashes} == {other}
 
 
 def test_a_tag_that_names_nothing_names_what_is_near(tiny, hyper):
@@ -116,6 +217,40 @@ def test_mistakes_are_found_before_the_first_step(tiny):
         with pytest.raises((BadPrompt, UnknownName)):
             velatura.generate_many(tiny, [QUICK, QUICK.but(prompt=wrong)], on_step=lambda *done: steps.append(done))
     assert not steps
+
+
+def test_an_overlay_that_does_not_fit_is_found_before_the_first_step(tiny):
+    steps = []
+    for_sd1 = velatura.Hypernetwork.for_base(tiny, widths=(768,))
+    with pytest.raises(WrongBase, match="768"):
+        velatura.generate_many(
+            tiny,
+            [QUICK, QUICK.but(prompt="a <hypernet:neon:1>")],
+            overlays={"neon": for_sd1},
+            on_step=lambda *done: steps.append(done),
+        )
+    assert not steps
+
+
+def test_each_picture_is_given_as_soon_as_it_is_painted(tiny):
+    told = []
+    recipes = [QUICK.but(steps=1), QUICK, QUICK.but(steps=1, seed=8)]
+    made = generate_each(tiny, recipes, on_step=lambda done, _: told.append(done))
+    assert not told
+    first, second = next(made), next(made)
+    assert told == [1]
+    third = next(made)
+    assert told == [1, 2, 3]
+    assert [place for place, _ in (first, second, third)] == [0, 2, 1]
+    assert all(picture.recipe.steps == recipes[place].steps for place, picture in (first, second, third))
+    assert next(made, None) is None
+
+
+@pytest.mark.parametrize(("pixels", "sizes"), [(64, [5]), (512, [2, 2, 1]), (1024, [1] * 5)])
+def test_a_batch_holds_as_many_pictures_as_there_is_room_for(tiny, pixels, sizes):
+    # in latents of the tiny base, a quarter as wide as the picture, eight pictures of SD 1 are two of 512 pixels
+    orders = [Order(tiny, QUICK.but(width=pixels, height=pixels, seed=i), Shelf(None, None)) for i in range(5)]
+    assert [len(batch) for batch in batches(orders)] == sizes
 
 
 def test_the_overlay_comes_off_when_something_goes_wrong(tiny, hyper):

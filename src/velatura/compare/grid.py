@@ -14,8 +14,9 @@ from velatura.errors import BadRecipe
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.grammar import TAG
-from velatura.sampling.generate import SEEDS, OnStep, Picture, generate_many
+from velatura.sampling.generate import OnStep, Picture, generate_many
 from velatura.sampling.infotext import save_with, write_infotext
+from velatura.sampling.order import SEEDS
 from velatura.sampling.recipe import RECORDED, Recipe, refuse_recorded
 
 Axis = tuple[str, Sequence[object]]  # what changes, and the values it takes
@@ -80,6 +81,7 @@ def grid(
     wanted = [_changed(recipe, [(x[0], right), *([(y[0], up)] if y else [])]) for up in ups for right in x[1]]
     pictures = generate_many(base, wanted, library=library, overlays=overlays, on_step=on_step)
     filled_in = pictures[0].recipe.model_dump(include={"width", "height", "base", "base_hash", "version"})
+    filled_in["overlay_hashes"] = tuple(dict.fromkeys(each for made in pictures for each in made.recipe.overlay_hashes))
     across = len(x[1])
     rows = [pictures[start : start + across] for start in range(0, len(pictures), across)]
     return Grid(rows, recipe.but(**filled_in), x, y)

@@ -1,13 +1,12 @@
 """What brackets, tags, comments and BREAK mean in a prompt, as the AUTOMATIC1111 webui reads them."""
 
-import math
 import re
-import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from velatura.errors import BadPrompt, VelaturaWarning
+from velatura.prompts.passage import misread
+from velatura.prompts.strengths import Strengths
 
 ROUND = 1.1
 SQUARE = 1 / 1.1
@@ -59,22 +58,10 @@ class Tag(NamedTuple):
         return self.arguments[0].strip()
 
     @property
-    def strength(self) -> float:
-        """How strongly the overlay is laid on, 1 if the tag does not say; raises BadPrompt for what is no number."""
+    def strengths(self) -> Strengths:
+        """How strongly the overlay is laid on, 1 if the tag does not say; raises BadPrompt for what is no strength."""
         name, *others = self.arguments
-        written = others[0] if others else "1"
-        if len(others) > 1:
-            warnings.warn(f"{self} means {self.name!r} at {written}: what follows is ignored", VelaturaWarning, 2)
-        try:
-            strength = float(written)
-        except ValueError:
-            strength = math.nan
-        if math.isfinite(strength):
-            return strength
-        place = self.start + len(f"<{self.kind}:{name}:")
-        raise misread(
-            self.prompt, place, f"{written!r} is no strength; write a number as in <{self.kind}:{self.name}:0.6>"
-        )
+        return Strengths.parse(others, self.prompt, self.start + len(f"<{self.kind}:{name}:"))
 
     def __str__(self) -> str:
         return f"<{self.kind}:{':'.join(self.arguments)}>"
@@ -132,13 +119,6 @@ def read_emphasis(text: str) -> list[Run]:
 def unread(text: str) -> list[str]:
     """The parts of the webui's grammar that the words use and that are not read yet, but taken as they stand."""
     return [f"{name} ({found.group()!r})" for name, form in NOT_READ_YET.items() if (found := form.search(text))]
-
-
-def misread(text: str, place: int, reason: str) -> BadPrompt:
-    """The error that shows the place in the prompt with a caret, all in one line."""
-    before, after = text[max(0, place - 40) : place], text[place : place + 40]
-    shown = f"{'...' if place > 40 else ''}{before}^{after}{'...' if len(text) > place + 40 else ''}"
-    return BadPrompt(f'{reason}; at the ^ in "{" ".join(shown.split())}"')
 
 
 def _stress(runs: list[Run], start: int, emphasis: float) -> None:

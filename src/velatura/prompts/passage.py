@@ -1,0 +1,42 @@
+"""A piece of a prompt that knows where it stands, so that what is wrong with it can be pointed at."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from velatura.errors import BadPrompt
+
+SHOWN = 40  # characters to either side of the caret
+
+
+def misread(text: str, place: int, reason: str) -> BadPrompt:
+    """The error that shows the place in the prompt with a caret, all in one line."""
+    before, after = text[max(0, place - SHOWN) : place], text[place : place + SHOWN]
+    shown = f"{'...' if place > SHOWN else ''}{before}^{after}{'...' if len(text) > place + SHOWN else ''}"
+    return BadPrompt(f'{reason}; at the ^ in "{" ".join(shown.split())}"')
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Some text, the prompt it is taken from, and where in it the text starts."""
+
+    text: str
+    prompt: str
+    start: int
+
+    def split(self, separator: str) -> list[Self]:
+        """The passages between separators."""
+        passages: list[Self] = []
+        start = self.start
+        for text in self.text.split(separator):
+            passages.append(type(self)(text, self.prompt, start))
+            start += len(text) + len(separator)
+        return passages
+
+    def strip(self) -> Self:
+        """The passage without the spaces around it."""
+        indent = len(self.text) - len(self.text.lstrip())
+        return type(self)(self.text.strip(), self.prompt, self.start + indent)
+
+    def misread(self, reason: str) -> BadPrompt:
+        """The error that points at its first character."""
+        return misread(self.prompt, self.start, reason)

@@ -1,0 +1,130 @@
+"""The overlays that prompts call: where their tags find them, and how they lie over a base while it paints."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from velatura.base.base import Base
+from velatura.errors import UnknownName, VelaturaWarning
+from velatura.library import Library
+from velatura.overlays import KINDS
+from velatura.overlays.attach import attach_all
+from velatura.overlays.contexts import Combine
+from velatura.overlays.overlay import Overlay
+from velatura.prompts.grammar import Tag
+from velatura.prompts.passage import misread
+from velatura.prompts.strengths import Strengths
+from velatura.sampling.recipe import OverlayHash
+
+
+@dataclass(frozen=True)
+class Called:
+    """An overlay that a tag calls; file is where it was found, None for one that was given by hand."""
+
+    tag: Tag
+    overlay: Overlay
+    strengths: Strengths
+    file: Path | None
+
+    @property
+    def how(self) -> object:
+        """What it has in common with another call that has the same effect."""
+        return self.tag.kind, self.tag.name.lower(), self.strengths
+
+    @cached_property
+    def hash(self) -> OverlayHash | None:
+        """What a recipe records of the file it came from."""
+        if self.file is None:
+            return None
+        state = self.file.stat()
+        return OverlayHash.of(self.tag.kind, self.tag.name, _hash(self.file, state.st_mtime_ns, state.st_size))
+
+    def warn_if_idle(self, steps: int, *, guided: bool) -> None:
+        """Warn of a tag whose overlay never acts, though its strength is not simply 0."""
+        if self.strengths.constant is None and not any(self.strengths.over(steps)):
+            said = f"{self.tag} acts at none of {steps} steps: take more steps, or give it more of them"
+            warnings.warn(said, VelaturaWarning, 2)
+        if self.strengths.on == "negative" and not guided:
+            said = f"{self.tag} acts for the negative prompt only, which has no say at a guidance of 1"
+            warnings.warn(said, VelaturaWarning, 2)
+
+
+class Shelf:
+    """Where tags find overlays: among those given by hand first, then in a library; each is looked for once."""
+
+    def __init__(self, library: Library | None, overlays: Mapping[str, Overlay] | None) -> None:
+        self._library = library
+        self._at_hand = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
+        self._found: dict[str, tuple[Overlay, Path | None]] = {}
+
+    def called(self, tag: Tag) -> Called:
+        """Read a tag and find the overlay that it names."""
+        if tag.kind not in KINDS:
+            raise UnknownName.among("kind of overlay", tag.kind, KINDS)
+        strengths = tag.strengths
+        name = tag.name.lower()
+        if name not in self._found:
+            self._found[name] = self._find(tag.name)
+        overlay, file = self._found[name]
+        if overlay.kind != tag.kind:
+            right = tag._replace(kind=overlay.kind)
+            raise misread(tag.prompt, tag.start, f"{tag.name} is no {tag.kind} but a {overlay.kind}; write {right}")
+        return Called(tag, overlay, strengths, file)
+
+    def _find(self, name: str) -> tuple[Overlay, Path | None]:
+        if at_hand := self._at_hand.get(name.lower()):
+            return at_hand, None
+        if self._library is not None:
+            return self._library.overlay(name), self._library.path(name)
+        if self._at_hand:
+            raise UnknownName.among("overlay", name, self._at_hand)
+        raise UnknownName(f"nobody knows the overlay {name!r}: pass library= or overlays= to find it in")
+
+
+@contextmanager
+def laid_over(
+    base: Base, calls: Sequence[Called], *, combine: Combine, pictures: int, guided: bool
+) -> Generator[Callable[[float], None]]:
+    """Lay overlays over a base for a while, and give what leads their strengths on to a fraction of the steps.
+
+    guided: whether a batch holds every picture twice, with the negative prompts first.
+    """
+    wanted = [(each.overlay, _strength(each.strengths, 0.0, pictures, guided), each.strengths.blocks) for each in calls]
+    attachments = attach_all(base, wanted, combine=combine)
+    varying = [
+        (attachment, each.strengths)
+        for attachment, each in zip(attachments, calls, strict=True)
+        if each.strengths.constant is None
+    ]
+
+    def reach(fraction: float) -> None:
+        for attachment, strengths in varying:
+            attachment.strength = _strength(strengths, fraction, pictures, guided)
+
+    with ExitStack() as laid:
+        for attachment in attachments:
+            laid.enter_context(attachment)
+        yield reach
+
+
+def _strength(strengths: Strengths, fraction: float, pictures: int, guided: bool) -> float | Tensor:
+    """One number where all rows of a batch share it, which is fastest, else one for each row."""
+    strength = strengths.at(fraction)
+    if strengths.on == "both":
+        return strength
+    halves = (strength, 0.0) if strengths.on == "negative" else (0.0, strength)
+    return torch.tensor(halves).repeat_interleave(pictures) if guided else halves[1]
+
+
+@lru_cache(maxsize=1024)
+def _hash(file: Path, _changed: int, _size: int) -> str:
+    """A1111's short hash of a hypernetwork's file, reckoned afresh when the file has changed."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:10]

@@ -1,0 +1,142 @@
+"""Strengths over the steps; the expected ones are reckoned by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from velatura.errors import BadPrompt, VelaturaWarning
+from velatura.prompts.strengths import BLOCKS, Point, Strengths
+
+
+def parse(text):
+    return Strengths.parse(text.split(":"))
+
+
+@pytest.mark.parametrize(
+    ("text", "strengths"),
+    [
+        ("0.6", [0.6] * 4),
+        (" -1.5 ", [-1.5] * 4),
+        ("1e-1", [0.1] * 4),
+        ("0@0, 0.8@0.5", [0, 0.4, 0.8, 0.8]),
+        ("0.2@0.25,1@0.75", [0.2, 0.2, 0.6, 1]),
+        ("0.7@0.3", [0.7] * 4),
+        ("0@0, 1@0.5, 0@1", [0, 0.5, 1, 0.5]),
+        ("0.6:start=0.5", [0, 0, 0.6, 0.6]),
+        ("0.6:end=0.5", [0.6, 0.6, 0, 0]),
+        ("start=0.25:0.6:end=0.75", [0, 0.6, 0.6, 0]),
+        ("start=0.5", [0, 0, 1, 1]),
+        ("0@0, 0.8@0.5: start = 0.25 :end=0.75", [0, 0.4, 0.8, 0]),
+        ("0.6:start=0:end=1", [0.6] * 4),
+        ("0.6:on=negative:blocks=mid", [0.6] * 4),
+    ],
+)
+def test_four_steps_have_these_strengths(text, strengths):
+    assert parse(text).over(4) == pytest.approx(strengths)
+
+
+def test_without_arguments_the_strength_is_one_everywhere():
+    assert Strengths.parse([]) == Strengths()
+    assert Strengths().over(3) == [1, 1, 1]
+
+
+@given(st.integers(1, 150), st.integers(0, 100), st.integers(1, 100))
+def test_an_overlay_rests_just_outside_its_window(steps, first, length):
+    start, end = first / 100, min(1.0, (first + length) / 100)
+    if start >= end:
+        return
+    strengths = parse(f"1:start={start}:end={end}").over(steps)
+    assert strengths == [float(start <= step / steps < end) for step in range(steps)]
+
+
+@given(st.floats(-10, 10), st.floats(-10, 10), st.floats(0, 1))
+def test_between_two_points_the_strength_is_between_theirs(low, high, fraction):
+    reached = Strengths((Point(0, low), Point(1, high))).at(fraction)
+    assert min(low, high) - 1e-9 <= reached <= max(low, high) + 1e-9
+
+
+def test_the_last_strength_is_held_to_the_very_end():
+    assert parse("0@0, 0.8@0.5").at(1) == 0.8
+    assert parse("0@0, 0.8@1").at(1) == 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "constant"),
+    [
+        *(("0.6", 0.6), ("0.6:on=prompt:blocks=in", 0.6), ("0.6@0, 0.6@0.5", 0.6), ("0.6:start=0:end=1", 0.6)),
+        *(("0:start=0.5", 0), ("0@0, 0.8@0.5", None), ("0.6:start=0.1", None), ("0.6:end=0.9", None)),
+    ],
+)
+def test_what_does_not_vary_is_one_number(text, constant):
+    assert parse(text).constant == constant
+
+
+@pytest.mark.parametrize(
+    ("text", "on"), [("0.6", "both"), ("on=prompt", "prompt"), ("0.6: on = negative ", "negative"), ("on=both", "both")]
+)
+def test_an_overlay_may_act_for_one_prompt_only(text, on):
+    assert parse(text).on == on
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [("0.6", BLOCKS), ("blocks=mid", ("mid",)), ("blocks=out + in", ("in", "out")), ("blocks=in+mid+out", BLOCKS)],
+)
+def test_an_overlay_may_act_in_some_blocks_only(text, blocks):
+    assert parse(text).blocks == blocks
+
+
+@pytest.mark.parametrize(
+    ("marked", "reason"),
+    [
+        ("^strong", "'strong' is no strength; write a number such as 0.6"),
+        ("^", "'' is no strength"),
+        ("^nan", "'nan' is no strength"),
+        ("^1e999", "'1e999' is no strength"),
+        ("^0,5", "'0,5' is no strength"),
+        ("^a=b=c", "'a=b=c' is no strength"),
+        ("0@0, ^0.8", "'0.8' is no strength@place; write it as 0.8@0.5"),
+        ("0@0,^", "'' is no strength@place"),
+        ("^0@0@1", "'0@0@1' is no strength@place"),
+        ("0@0, ^high@0.5", "'high' is no strength"),
+        ("0@0, 0.8@^late", "'late' is no fraction of the steps; write a number from 0 to 1"),
+        ("0@0, 0.8@^50", "'50' is no fraction of the steps"),
+        ("0@0, 0.8@^-0.5", "'-0.5' is no fraction of the steps"),
+        ("0@0, 0.8@^nan", "'nan' is no fraction of the steps"),
+        ("0@0.5, 0.8@^0.5", "0.5 does not come after 0.5; order strengths by their places"),
+        ("0@0.5, 0.8@^0.25", "0.25 does not come after 0.5"),
+        ("0.6:start=^soon", "'soon' is no fraction of the steps"),
+        ("0.6:start=^", "'' is no fraction of the steps"),
+        ("0.6:start=0.5:end=^0.5", "from 0.5 to 0.5 there is no step; choose an end that is after the start"),
+        ("0.6:start=^1", "from 1 to 1 there is no step"),
+        ("0.6:end=^0", "from 0 to 0 there is no step"),
+        ("0.6:on=^negativ", "an overlay is not on 'negativ'; choose among both, prompt, negative"),
+        ("0.6:blocks=in+^middle", "there are no blocks 'middle'; join some of in, mid, out by +"),
+        ("0.6:blocks=^in,mid", "there are no blocks 'in,mid'"),
+        ("0.6:^strat=0.2", "a tag knows no strat; did you mean start="),
+        ("0.6:^te=0.2", "a tag knows no te; choose among start, end, on, blocks"),
+        ("0.6:^=0.2", "a tag knows no argument without a name; choose among"),
+        ("start=0.2: ^start=0.3", "start= stands in the tag twice; leave one out"),
+    ],
+)
+def test_a_mistake_is_one_line_that_points_at_it(marked, reason):
+    with pytest.raises(BadPrompt) as raised:
+        parse(marked.replace("^", ""))
+    assert reason in str(raised.value)
+    assert str(raised.value).endswith(f'; at the ^ in "{marked}"')
+    assert "\n" not in str(raised.value)
+
+
+def test_a_second_strength_is_ignored_as_in_the_webui_and_warned_of():
+    with pytest.warns(VelaturaWarning, match=r"a tag has one strength: in '0.5:x' it is 0.5, and 'x' is ignored"):
+        assert parse("0.5:x") == parse("0.5")
+
+
+@given(st.text("0.59@, :=+startendonblocks", max_size=30))
+@pytest.mark.filterwarnings("ignore:a tag has one strength")
+def test_any_text_is_read_or_refused(text):
+    try:
+        strengths = parse(text)
+    except BadPrompt:
+        return
+    assert all(abs(each) < float("inf") for each in strengths.over(7))
