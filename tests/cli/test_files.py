@@ -1,4 +1,6 @@
 import json
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +8,7 @@ import velatura
 from velatura.cli.app import main
 from velatura.cli.files import convert
 from velatura.errors import Occupied
+from velatura.formats.verdict import examine
 
 
 @pytest.fixture
@@ -20,14 +23,30 @@ def inca(tiny, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("inca")
 def test_show_tells_what_the_overlay_is(capsys):
     assert main(["show", "inca.pt"]) == 0
+    shown = dict(
+        line.split(maxsplit=1) for line in capsys.readouterr().out.replace("in a prompt", "prompt").splitlines()
+    )
+    assert shown["kind"] == "hypernet"
+    assert shown["structure"] == "64,96,128,192 · 1,2,1 relu"
+    assert shown["prompt"] == "<hypernet:inca:1>"
+    assert shown["hash"].startswith(sha256(Path("inca.pt").read_bytes()).hexdigest()[:10])
+
+
+@pytest.mark.usefixtures("inca")
+def test_show_tells_which_programs_open_it(capsys):
+    assert main(["show", "inca.pt"]) == 0
     shown = capsys.readouterr().out
-    assert "hypernet" in shown
-    assert "1,2,1 relu" in shown
+    assert "in A1111       yes, 1.4 and later\n" in shown
+    assert "in ComfyUI     yes\n" in shown
+    assert "in diffusers   no, " in shown
 
 
-def test_show_as_json_is_the_card(inca, capsys):
+def test_show_as_json_has_the_card_and_all_else(inca, capsys):
     assert main(["show", "inca.pt", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == velatura.open_overlay(inca).card.model_dump(mode="json")
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == examine(inca).model_dump(mode="json")
+    assert shown["card"] == velatura.open_overlay(inca).card.model_dump(mode="json")
+    assert shown["opens"]["A1111"]["opens"] is True
 
 
 @pytest.mark.usefixtures("inca")

@@ -11,7 +11,8 @@ import velatura
 from velatura.errors import BadFile, Occupied
 
 if TYPE_CHECKING:
-    from velatura.overlays.overlay import Card, Overlay
+    from velatura.formats.verdict import Verdict
+    from velatura.overlays.overlay import Card
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -43,18 +44,20 @@ def show(
     file: Annotated[Path, typer.Argument(help="An overlay file of any kind: .safetensors, .pt, ...")],
     as_json: AsJson = False,
 ) -> None:
-    """Show the card of an overlay file: what it is and where it came from.
+    """Show what an overlay file is, where it came from, and which programs open it.
 
     velatura show inca.pt
 
     velatura show inca.safetensors --json
     """
-    overlay = velatura.open_overlay(file)
+    from velatura.formats.verdict import examine
+
+    verdict = examine(file)
     if as_json:
-        print(overlay.card.model_dump_json(indent=2))
+        print(verdict.model_dump_json(indent=2))
         return
-    for label, value in _rows(overlay):
-        print(f"{label:14}{value}")
+    for label, value in _rows(verdict):
+        print(f"{label:15}{value}")
 
 
 def convert(
@@ -89,15 +92,20 @@ def _dumped(card: "Card | BadFile") -> dict[str, object]:
     return {"error": str(card)} if isinstance(card, BadFile) else card.model_dump(mode="json")
 
 
-def _rows(overlay: "Overlay") -> Iterator[tuple[str, str]]:
-    card = overlay.card
+def _rows(verdict: "Verdict") -> Iterator[tuple[str, str]]:
+    card = verdict.card
     yield "kind", card.kind
     yield "name", card.name
     yield "structure", card.outline
     yield "made for", " ".join(filter(None, (card.family, card.base, card.base_hash and f"({card.base_hash})")))
     yield "trained", f"{card.steps:,} steps"
-    yield "parameters", f"{sum(each.numel() for each in overlay.parameters()):,}"
     if card.trigger_words:
         yield "trigger words", ", ".join(card.trigger_words)
     if card.note:
         yield "note", card.note
+    yield "in a prompt", verdict.trigger
+    yield "parameters", f"{verdict.parameters:,} in {', '.join(verdict.precisions)}"
+    yield "file", f"{verdict.dialect}, {verdict.container}, {verdict.file_bytes / 2**20:,.1f} MiB"
+    yield "hash", f"{verdict.short_hash} (SHA-256 {verdict.hash})"
+    for program, answer in verdict.opens.items():
+        yield f"in {program}", str(answer)

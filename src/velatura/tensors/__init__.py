@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -39,13 +39,17 @@ class Contents:
     """What a tensor file holds.
 
     tensors and metadata are a safetensors file's, each tensor read at every asking; payload is whatever object a torch
-    file holds: dicts, lists, tuples, numbers, texts and tensors.
+    file holds: dicts, lists, tuples, numbers, texts and tensors. members are those of a torch zip, below its root, none
+    of torch's old form; names what its pickle speaks of, such as torch.FloatStorage.
     """
 
     path: Path
     tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     payload: object = None
+    container: Literal["safetensors", "zip", "legacy"] = "safetensors"
+    members: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
 
 
 def open_tensors(path: StrPath) -> Contents:
@@ -102,12 +106,14 @@ def _opened(path: Path, data: mmap) -> Contents:
         if not archive.has_checksums:
             said = f"{path.name} has no checksums, so damage would not be noticed: compare it with where it came from"
             warnings.warn(said, VelaturaWarning, stacklevel=3)
-        return Contents(path, payload=torch_files.read_zip(archive, len(data)))
+        found = torch_files.read_zip(archive, len(data))
+        return Contents(path, payload=found.payload, container="zip", members=archive.names, names=found.names)
     if data[8:9] == b"{":
         tensors = safe.Tensors(data)
         return Contents(path, tensors, tensors.metadata)
     if data[:1] == PICKLE:
-        return Contents(path, payload=torch_files.read_legacy(data))
+        found = torch_files.read_legacy(data)
+        return Contents(path, payload=found.payload, container="legacy", names=found.names)
     raise ValueError(f"starts with {data[:8]!r}, so it is neither safetensors nor torch")
 
 

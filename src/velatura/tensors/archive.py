@@ -48,6 +48,11 @@ class Archive:
         _refuse_overlaps(members)
         self.has_checksums = any(member.checksum for member in members)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The members' names below the root."""
+        return frozenset(self._members)
+
     def __contains__(self, name: str) -> bool:
         return name in self._members
 

@@ -30,11 +30,12 @@ class Bytes(Protocol):
 class Machine:
     """A machine that reads pickles from some bytes, one after the other, each from position to what follows it.
 
-    storages are those that the pickles read so far speak of, by their keys.
+    storages are those that the pickles read so far speak of, by their keys; names all names in them.
     """
 
     def __init__(self, data: Bytes, position: int = 0) -> None:
         self.storages: dict[str, Storage] = {}
+        self.names: set[str] = set()
         self.position = position
         self._data = data
         self._stack: list[object] = []
@@ -143,6 +144,7 @@ class Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("has a name in its pickle that is no text")
         self._push(named(module, name))
+        self.names.add(f"{module}.{name}")
 
     def _persistent(self) -> None:
         storage = storage_of(self._pop())

@@ -6,6 +6,7 @@ All that is wrong is a ValueError whose message goes on from "this file ...".
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from mmap import mmap
 from typing import cast
 
@@ -19,8 +20,16 @@ LEGACY_VERSION = 1001
 MOST_PICKLE_BYTES = 2**24  # the names and shapes of a checkpoint take about one
 
 
-def read_zip(archive: Archive, file_size: int) -> object:
-    """The object in a torch zip."""
+@dataclass(frozen=True)
+class TorchFile:
+    """The object in a file, and the names of Python's world that its pickle speaks of."""
+
+    payload: object
+    names: frozenset[str]
+
+
+def read_zip(archive: Archive, file_size: int) -> TorchFile:
+    """Read the pickle in a torch zip, and the storages that it describes."""
     if "constants.pkl" in archive:
         raise ValueError("is a TorchScript program, not weights")
     if archive.size("version") > 16 or archive.size("data.pkl") > MOST_PICKLE_BYTES:
@@ -40,11 +49,11 @@ def read_zip(archive: Archive, file_size: int) -> object:
             raise ValueError(f"has {archive.size(member)} bytes in {member[:40]!r}, where {storage.size} are described")
         return archive.read(member)
 
-    return Rebuilder(read, file_size).rebuilt(described)
+    return TorchFile(Rebuilder(read, file_size).rebuilt(described), frozenset(machine.names))
 
 
-def read_legacy(data: mmap) -> object:
-    """The object in a file of torch before 1.6: a magic number, a version, a system, it, and its storages' keys."""
+def read_legacy(data: mmap) -> TorchFile:
+    """Read a file of torch before 1.6: a magic number, a version, a system, the object, and its storages' keys."""
     machine = Machine(data)
     if machine.load() != MAGIC:
         raise ValueError("is a bare pickle, not a torch file")
@@ -63,7 +72,7 @@ def read_legacy(data: mmap) -> object:
         with memoryview(data) as view:
             return bytearray(view[start : start + storage.size])
 
-    return Rebuilder(read, len(data)).rebuilt(described)
+    return TorchFile(Rebuilder(read, len(data)).rebuilt(described), frozenset(machine.names))
 
 
 def _places(data: mmap, keys: object, machine: Machine) -> dict[str, int]:

@@ -1,0 +1,103 @@
+"""Which programs open a hypernetwork's file: their rules as they are, odd ones too, each with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from velatura.overlays.hypernetwork import Hypernetwork
+from velatura.overlays.structure import Structure
+from velatura.tensors import Contents, as_dict
+
+# what A1111 looks for in the zip before it reads it, until 1.8, and what 1.10 also lets through
+CLASSIC_MEMBERS = {"data.pkl", "version"}
+LATER_MEMBERS = {"byteorder", ".data/serialization_id"}
+A1111_NAMES = {
+    *("collections.OrderedDict", "_codecs.encode", "__builtin__.set", "builtins.set"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch.nn.modules.container.ParameterDict"),
+    *("torch.FloatStorage", "torch.HalfStorage", "torch.BFloat16Storage", "torch.DoubleStorage"),
+    *("torch.LongStorage", "torch.IntStorage", "torch.ByteStorage"),
+    *("numpy.core.multiarray.scalar", "numpy.dtype"),
+}
+NOT_WEIGHTS_ONLY = {  # what torch.load(weights_only=True), as ComfyUI calls it, refuses of the names known here
+    *("torch.nn.modules.container.ParameterDict", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+    *("numpy.dtype", "torch._utils._rebuild_tensor"),
+}
+COMFY_ACTIVATIONS = {"linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"}
+CONVERT = "velatura convert writes a .pt"
+
+
+class Answer(BaseModel):
+    """Whether a program opens a file, and why or how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    opens: bool
+    why: str
+
+    def __str__(self) -> str:
+        return f"{'yes' if self.opens else 'no'}, {self.why}" if self.why else "yes" if self.opens else "no"
+
+
+def answers(contents: Contents, hypernetwork: Hypernetwork) -> dict[str, Answer]:
+    """What each program makes of a file that is read here as this hypernetwork."""
+    a1111 = _a1111(contents)
+    return {
+        "A1111": a1111,
+        "Forge": _forge(a1111),
+        "ComfyUI": _comfy(contents, hypernetwork),
+        "diffusers": Answer(
+            opens=False, why="it has no loader for hypernetworks; velatura.attach lays it on pipelines"
+        ),
+    }
+
+
+def _a1111(contents: Contents) -> Answer:
+    if contents.container == "safetensors":
+        return Answer(opens=False, why=f"it reads hypernetworks from torch files only; {CONVERT}")
+    if strange := sorted(contents.names - A1111_NAMES):
+        return Answer(opens=False, why=f"it refuses files that name {strange[0]}; {CONVERT} without")
+    others = {name for name in contents.members - CLASSIC_MEMBERS if not name.removeprefix("data/").isdigit()}
+    if others - LATER_MEMBERS:
+        return Answer(opens=False, why=f"it refuses the zips of newer torch ({min(others)} in it); {CONVERT} without")
+    if contents.path.suffix != ".pt" or contents.path.stem == "None":
+        return Answer(
+            opens=False, why=f"it lists files that end in .pt, and none called None.pt: rename {contents.path.name}"
+        )
+    return Answer(opens=True, why="1.10, not before" if others else "1.4 and later")
+
+
+def _forge(a1111: Answer) -> Answer:
+    if not a1111.opens:
+        return a1111
+    return Answer(opens=True, why="as A1111 1.10; people report that it then has no effect there (Forge issue 275)")
+
+
+def _comfy(contents: Contents, hypernetwork: Hypernetwork) -> Answer:
+    if contents.container == "safetensors":
+        return Answer(opens=False, why=f"it looks for widths as numbers, which only torch files have; {CONVERT}")
+    if strange := sorted(contents.names & NOT_WEIGHTS_ONLY):
+        return Answer(opens=False, why=f"torch.load(weights_only=True) refuses {strange[0]}; {CONVERT} without")
+    if contents.path.suffix in {".safetensors", ".sft"}:
+        return Answer(opens=False, why=f"it takes {contents.path.name} for safetensors by its ending: rename it to .pt")
+    payload = as_dict(contents.payload) or {}
+    activation = payload.get("activation_func", "linear")
+    if activation not in COMFY_ACTIVATIONS:
+        return Answer(opens=False, why=f"it does not know the activation {str(activation)[:40]}")
+    if any(isinstance(key, str) and key.isdecimal() for key in payload):
+        return Answer(opens=False, why="it stumbles over widths that are written as text")
+    return Answer(opens=True, why=_otherwise_in_comfy(payload, hypernetwork.structure))
+
+
+def _otherwise_in_comfy(payload: Mapping[object, object], structure: Structure) -> str:
+    """What ComfyUI does otherwise with a file that it opens."""
+    if structure.activation != "linear" and "activate_output" not in payload:
+        return "but it does not activate the output, as A1111 does with files that say nothing of it"
+    # it takes every second weight for a norm's, and so does not notice which layer is the last
+    if structure.activation != "linear" and structure.layer_norm and not structure.activate_output:
+        return "but it activates the output too, since a layer norm comes after it"
+    drops = len(structure.layers) > 3 or structure.layer_norm or bool(payload.get("last_layer_dropout", False))
+    if payload.get("use_dropout", False) and drops and len(structure.layers) > 2:
+        return "but it drops out at random while it paints, so that no picture comes out twice"
+    return ""
