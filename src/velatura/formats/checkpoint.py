@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -38,6 +38,7 @@ from velatura.formats.ldm_text import (
     open_clip_from_ldm,
     open_clip_to_ldm,
 )
+from velatura.formats.model_spec import PREDICTIONS, model_spec
 from velatura.tensors import UNREADABLE, Contents, StrPath, write_safetensors
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -47,12 +48,6 @@ CLIP_VOCABULARY = 49408  # of every public Stable Diffusion 1 and 2
 CLIP_NAME = "openai/clip-vit-large-patch14"
 OPEN_CLIP_PAD = "!"  # its id is 0
 OPEN_CLIP_LAYERS = 24  # in SD2's files, of which it reads 23
-ARCHITECTURES = {
-    ("SD1", "epsilon"): "stable-diffusion-v1",
-    ("SD2", "epsilon"): "stable-diffusion-v2-512",
-    ("SD2", "v_prediction"): "stable-diffusion-v2-768-v",
-}
-PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # ModelSpec's word, diffusers'
 
 
 def sniff(contents: Contents) -> bool:
@@ -75,7 +70,7 @@ def write(base: Base, path: StrPath, metadata: Mapping[str, str] | None = None) 
     open_clip = base.family.name == "SD2"
     text = open_clip_to_ldm(state, layers=OPEN_CLIP_LAYERS) if open_clip else clip_to_ldm(state)
     tensors = {**unet_to_ldm(base.unet.state_dict()), **vae_to_ldm(base.vae.state_dict()), **text}
-    write_safetensors(path, tensors, {**_model_spec(base), **_own_settings(base), **(metadata or {})})
+    write_safetensors(path, tensors, model_spec(base.family, base.name) | _own_settings(base) | dict(metadata or {}))
 
 
 def read(contents: Contents) -> Base:
@@ -106,7 +101,8 @@ def _assembled(
     contents: Contents, family: Family, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel
 ) -> Base:
     places = int(text.config.max_position_embeddings)
-    text.embeddings.position_ids = torch.arange(places).expand((1, -1))  # no weight, so not in the file
+    embeddings: Any = text.embeddings
+    embeddings.position_ids = torch.arange(places).expand((1, -1))  # no weight, so not in the file
     tokenizer = _tokenizer(contents, family, int(text.config.vocab_size))
     encoder = TextEncoder(tokenizer, text)
     return Base(contents.path.stem, family, unet=unet, vae=vae, text=encoder, schedule=Schedule(), source=contents.path)
@@ -125,19 +121,6 @@ def _vae(config: Settings) -> nn.Module:
 def _filled(model: Model, state: Mapping[str, Tensor]) -> Model:
     model.load_state_dict({key: each.float() for key, each in state.items()}, assign=True)
     return model
-
-
-def _model_spec(base: Base) -> dict[str, str]:
-    prediction = base.family.prediction
-    side = base.family.default_pixels
-    return {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURES.get((base.family.name, prediction), f"velatura-{base.family.name}"),
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": base.name,
-        "modelspec.resolution": f"{side}x{side}",
-        "modelspec.prediction_type": {theirs: ours for ours, theirs in PREDICTIONS.items()}[prediction],
-    }
 
 
 def _own_settings(base: Base) -> dict[str, str]:
@@ -167,8 +150,10 @@ def _hints(contents: Contents, family: str) -> dict[str, Settings]:
 def _prediction(contents: Contents, *, open_clip: bool) -> Prediction:
     """What the UNet predicts; a file that does not say is taken for what its family's first one is."""
     said = contents.metadata.get("modelspec.prediction_type")
-    found = "v_prediction" if open_clip and said is None else PREDICTIONS.get(said or "epsilon")
-    if found not in get_args(Prediction):
+    if said is None:
+        return "v_prediction" if open_clip else "epsilon"
+    found = next((ours for ours, theirs in PREDICTIONS.items() if theirs == said), None)
+    if found is None:
         raise UnsupportedBase(f"{contents.path.name} predicts {said!r}, neither noise nor velocity: open another base")
     return cast("Prediction", found)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -123,7 +123,7 @@ def _hints(kind: type[object], given: Mapping[str, Any], told: Settings) -> Sett
 
 def _plain(value: object) -> object:
     """A setting as JSON gives it back."""
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return list(cast("list[object]", value)) if isinstance(value, list | tuple) else value
 
 
 def _numbered(state: State, prefix: str) -> int:
