@@ -1,0 +1,73 @@
+"""What became of overlays on their way into weights, with the errors on prompts that nothing was fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+
+class WidthFit(BaseModel):
+    """How well the change of one width's contexts went into weights.
+
+    exact: nothing was fitted, the overlays are affine there. k, v: the error of K and of V relative to their own size,
+    what softmax does not see of K left out. k_missed, v_missed: the same relative to the overlays' change of them, so
+    that 1 is all lost. None where none was measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int
+    layers: int
+    exact: bool
+    k: float | None = None
+    v: float | None = None
+    k_missed: float | None = None
+    v_missed: float | None = None
+
+    def __str__(self) -> str:
+        head = f"{self.width}: {self.layers} layers, {'exact' if self.exact else 'fitted'}"
+        if None in (self.k, self.v, self.k_missed, self.v_missed):
+            return head
+        return f"{head}, K is off by {_part(self.k, self.k_missed)}, V by {_part(self.v, self.v_missed)}"
+
+
+class BakeReport(BaseModel):
+    """What went into weights, and how well; errors are relative, on the prompts held out.
+
+    strengths: of the overlays by name, in order. rank: of a LoRA; None where whole weights were written. output: the
+    error of what the UNet predicts; output_missed: the same relative to the overlays' change of it, 1 being all lost.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str
+    base_hash: str = ""
+    strengths: tuple[tuple[str, float], ...]
+    rank: int | None = None
+    widths: tuple[WidthFit, ...] = ()
+    output: float
+    output_missed: float
+    fitted_prompts: int = 0
+    held_out_prompts: int = 0
+    steps: int = 0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing was fitted and nothing cut off."""
+        return self.rank is None and all(each.exact for each in self.widths)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        laid = ", ".join(f"{name}:{strength:g}" for name, strength in self.strengths)
+        yield f"{laid} on {self.base}" + (f" as a LoRA of rank {self.rank}" if self.rank else "")
+        yield from (f"  {each}" for each in self.widths)
+        yield f"  what the UNet predicts is off by {_part(self.output, self.output_missed)}"
+        yield f"  measured on {self.held_out_prompts} prompts held out, {self.steps} steps each"
+
+
+def _part(error: float | None, missed: float | None) -> str:
+    """An error, and which part of the change it is."""
+    return f"{error:.2g} ({missed:.2%} of the change lost)" if missed and missed >= 1e-4 else f"{error:.2g}"

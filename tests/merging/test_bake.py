@@ -1,0 +1,154 @@
+import pytest
+import torch
+
+import velatura
+from velatura.errors import BadOverlay, NoEffect, UnsupportedBase
+from velatura.merging.bake import bake
+from velatura.merging.report import BakeReport
+from velatura.overlays.overlay import Card, Overlay
+
+PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]
+
+
+@torch.no_grad()
+def prediction(base: velatura.Base) -> torch.Tensor:
+    """What a base makes of latents and of a text that no bake here has seen."""
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
+    return base.predict(latents, torch.tensor(400), base.text.encode(["an owl on a branch"]))
+
+
+def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def attached(base: velatura.Base, overlays: list[tuple[velatura.Overlay, float]]) -> torch.Tensor:
+    laid = [velatura.attach(base, overlay, strength) for overlay, strength in overlays]
+    try:
+        return prediction(base)
+    finally:
+        for each in laid:
+            each.detach()
+
+
+@pytest.fixture(scope="module")
+def plain(tiny) -> torch.Tensor:
+    return prediction(tiny)
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [{"layers": (1, 2, 1)}, {"layers": (1, 1), "dropout": (0.0, 0.0)}, {"layers": (1, 2, 1), "dropout": 0.3}],
+)
+def test_a_linear_hypernetwork_goes_into_weights_exactly(tiny, hyper, plain, structure):
+    overlays = [(hyper(name="inca", **structure), 0.5)]
+    baked, report = bake(tiny, overlays, prompts=PROMPTS, steps=1)
+    assert off(attached(tiny, overlays), plain) > 0.01  # it did do something
+    assert off(prediction(baked), attached(tiny, overlays)) < 1e-5
+    assert report.is_exact
+    assert report.output < 1e-5
+    assert report.strengths == (("inca", 0.5),)
+
+
+def test_several_go_into_weights_in_the_order_in_which_they_act(tiny, hyper):
+    overlays = [(hyper(seed=1), 0.8), (hyper(seed=5, widths=(64, 96)), -0.6), (hyper(seed=1), 0.3)]
+    baked, _ = bake(tiny, overlays, prompts=PROMPTS, steps=1)
+    assert off(prediction(baked), attached(tiny, overlays)) < 1e-5
+    assert off(prediction(baked), attached(tiny, overlays[::-1])) > 1e-4
+
+
+def test_the_base_is_left_bit_identical(tiny, hyper, plain):
+    before = {key: each.clone() for key, each in tiny.unet.state_dict().items()}
+    overlay = hyper()
+    baked, _ = bake(tiny, [(overlay.train(), 0.5)], prompts=PROMPTS, steps=1)
+    assert overlay.training
+    assert all(torch.equal(each, before[key]) for key, each in tiny.unet.state_dict().items())
+    assert torch.equal(prediction(tiny), plain)
+    with torch.no_grad():
+        for part in (baked.unet, baked.vae, baked.text.model):
+            next(part.parameters()).zero_()
+    assert torch.equal(prediction(tiny), plain)
+
+
+def test_only_what_reads_contexts_is_changed(tiny, hyper):
+    baked, _ = bake(tiny, [(hyper(), 0.5)], prompts=PROMPTS, steps=1)
+    ours, theirs = baked.unet.state_dict(), tiny.unet.state_dict()
+    changed = {key for key in theirs if not torch.equal(ours[key], theirs[key])}
+    ends = ("to_k.weight", "to_v.weight", "to_out.0.bias")
+    assert changed == {key for key in theirs if key.endswith(ends) and ".transformer_blocks." in key}
+
+
+def test_another_activation_is_fitted_and_its_loss_told(tiny, hyper, plain):
+    overlays = [(hyper(activation="relu"), 0.5)]
+    baked, report = bake(tiny, overlays, prompts=PROMPTS, steps=2)
+    with_overlay = attached(tiny, overlays)
+    assert not report.is_exact
+    assert {each.width for each in report.widths} == {64, 96, 128, 192}
+    for each in report.widths:
+        assert 0 < each.k < each.k_missed < 1
+        assert 0 < each.v < each.v_missed < 1
+    assert 0 < report.output_missed < 0.5
+    # measured here on a text, noise and step of our own
+    assert off(prediction(baked), with_overlay) < 0.5 * off(plain, with_overlay)
+
+
+@torch.no_grad()
+def test_what_is_missed_of_v_shows_on_other_texts_too(tiny, hyper):
+    overlay = hyper(activation="relu", widths=(96,))
+    baked, report = bake(tiny, [(overlay, 1.0)], prompts=PROMPTS, steps=1)
+    context = tiny.text.encode(["a dragon", "two people dancing"])
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    ours, theirs = (each.unet.get_submodule(layer) for each in (baked, tiny))
+    shift = torch.linalg.solve(theirs.to_out[0].weight, ours.to_out[0].bias - theirs.to_out[0].bias)
+    found = ours.to_v(context) + shift - theirs.to_v(context)
+    wanted = theirs.to_v(overlay.transform(context)[1] - context)
+    assert off(found, wanted) == pytest.approx(report.widths[0].v_missed, rel=0.5)
+
+
+def test_widths_that_nothing_changes_stay_as_they_are(tiny, hyper):
+    baked, report = bake(tiny, [(hyper(widths=(96,)), 0.5)], prompts=PROMPTS, steps=1)
+    assert [each.width for each in report.widths] == [96]
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight"
+    assert torch.equal(baked.unet.state_dict()[name], tiny.unet.state_dict()[name])
+
+
+def test_a_report_is_printed_and_read_again(tiny, hyper):
+    _, report = bake(tiny, [(hyper(name="inca", activation="mish", widths=(96, 64)), 0.5)], prompts=PROMPTS, steps=1)
+    assert BakeReport.model_validate_json(report.model_dump_json()) == report
+    lines = str(report).splitlines()
+    assert lines[0] == "inca:0.5 on tiny"
+    assert "  64: 3 layers, fitted, K is off by" in str(report)
+    assert "of the change lost" in lines[-2]
+    assert lines[-1].strip() == "measured on 1 prompts held out, 1 steps each"
+
+
+def test_steps_are_told(tiny, hyper):
+    told: list[tuple[int, int]] = []
+    bake(
+        tiny,
+        [(hyper(activation="relu", widths=(96,)), 1)],
+        prompts=PROMPTS,
+        steps=2,
+        on_step=lambda *each: told.append(each),
+    )
+    assert told == [(done, 6) for done in range(1, 7)]  # two prompts at once, then one, then one
+
+
+def test_nothing_to_bake_is_refused(tiny, hyper):
+    with pytest.raises(NoEffect):
+        bake(tiny, [])
+    with pytest.raises(NoEffect):
+        bake(tiny, [(hyper(), 0.0)])
+
+
+def test_what_is_no_hypernetwork_is_refused(tiny):
+    class Other(Overlay):
+        kind = "other"
+        card = Card(kind="other")
+
+    with pytest.raises(BadOverlay, match="other"):
+        bake(tiny, [(Other(), 1.0)])
+
+
+def test_a_base_with_overlays_on_it_is_refused(tiny, hyper):
+    with velatura.attach(tiny, hyper(), 0.1), pytest.raises(UnsupportedBase, match="detach"):
+        bake(tiny, [(hyper(), 0.5)])

@@ -1,0 +1,106 @@
+import torch
+
+from velatura.merging.moments import RIDGES, Moments, best_fit
+from velatura.overlays.affine import Affine
+
+CPU = torch.device("cpu")
+
+
+def contexts(seed: int = 0, pictures: int = 40, width: int = 5) -> torch.Tensor:
+    """Contexts whose features are neither independent nor of mean zero."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width, width, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return torch.randn(pictures, 7, width, generator=generator, dtype=torch.float64) @ mixing + 2
+
+
+def bent(context: torch.Tensor) -> torch.Tensor:
+    return context.tanh() + 0.3 * context.roll(1, -1) + 0.5
+
+
+def drawn(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def moments_of(context: torch.Tensor, change: torch.Tensor, *, centred: bool = False) -> Moments:
+    """Counted in over several batches."""
+    found = Moments.none(context.shape[-1], CPU)
+    for c, f in zip(context.split(11), change.split(11), strict=True):
+        found.add(c, f, centred=centred)
+    return found
+
+
+def close(ours: object, theirs: object) -> bool:
+    a, b = (torch.as_tensor(each, dtype=torch.float64) for each in (ours, theirs))
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fit_is_that_of_least_squares_over_all_contexts():
+    c = contexts()
+    found = moments_of(c, bent(c)).fit(1e-14, shifted=True)
+    rows = torch.cat([c, torch.ones_like(c[..., :1])], -1).flatten(0, 1)
+    expected = torch.linalg.lstsq(rows, bent(c).flatten(0, 1)).solution
+    assert close(found.matrix, expected[:-1].T)
+    assert close(found.shift, expected[-1])
+
+
+def test_a_fit_without_a_shift_is_that_of_least_squares_through_zero():
+    c = contexts()
+    found = moments_of(c, bent(c)).fit(1e-14, shifted=False)
+    assert close(found.matrix.T, torch.linalg.lstsq(c.flatten(0, 1), bent(c).flatten(0, 1)).solution)
+    assert not found.shift.any()
+
+
+def test_an_affine_change_is_found_exactly():
+    c = contexts()
+    matrix, shift = drawn((5, 5), (5,))
+    found = best_fit(*[moments_of(each, each @ matrix.T + shift) for each in (c, contexts(1))], shifted=True)
+    assert close(found.matrix, matrix)
+    assert close(found.shift, shift)
+
+
+def test_fitting_behind_a_weight_is_fitting_and_then_the_weight():
+    c, [weight] = contexts(), drawn((3, 5))
+    found = moments_of(c, bent(c)).fit(1e-14, shifted=False)
+    behind = torch.linalg.lstsq(c.flatten(0, 1), (bent(c) @ weight.T).flatten(0, 1)).solution
+    assert close(weight @ found.matrix, behind.T)
+
+
+def test_what_is_missed_changed_and_whole_is_what_direct_sums_say():
+    c = contexts()
+    f, (weight, product, shift) = bent(c), drawn((3, 5), (3, 5), (3,))
+    found = moments_of(c, f)
+    assert close(found.missed(weight, product, shift), (f @ weight.T - c @ product.T - shift).square().sum())
+    assert close(found.changed(weight), (f @ weight.T).square().sum())
+    assert close(found.whole(weight), ((c + f) @ weight.T).square().sum())
+
+
+def test_what_is_left_of_a_change_is_what_direct_sums_say():
+    c = contexts()
+    matrix, shift = drawn((5, 5), (5,))
+    ours = moments_of(c, bent(c)).less(Affine(matrix, shift))
+    theirs = moments_of(c, bent(c) - c @ matrix.T - shift)
+    assert all(close(getattr(ours, each), getattr(theirs, each)) for each in ("count", "c", "f", "cc", "cf", "ff"))
+
+
+def test_centred_moments_do_not_see_what_all_tokens_of_a_picture_share():
+    c = contexts()
+    f, [shared] = bent(c), drawn((len(c), 1, 5))
+    ours, theirs = (moments_of(c, each, centred=True) for each in (f, f + shared))
+    assert all(close(getattr(ours, each), getattr(theirs, each)) for each in ("c", "f", "cc", "cf", "ff"))
+    assert ours.f.abs().max() < 1e-9
+
+
+def test_moments_add_up():
+    c, d = contexts(), contexts(1)
+    both = moments_of(torch.cat([c, d]), bent(torch.cat([c, d])))
+    added = moments_of(c, bent(c)) + moments_of(d, bent(d))
+    assert all(close(getattr(both, each), getattr(added, each)) for each in ("count", "c", "f", "cc", "cf", "ff"))
+
+
+def test_what_was_fitted_to_too_few_contexts_is_held_back():
+    few = contexts(2, pictures=1)[:, :4]
+    [noise] = drawn(few.shape)
+    fitting, choosing = moments_of(few, 9 * noise), moments_of(contexts(3), bent(contexts(3)))
+    found = best_fit(fitting, choosing, shifted=False)
+    assert close(found.matrix, (fitting + choosing).fit(RIDGES[-1], shifted=False).matrix)
