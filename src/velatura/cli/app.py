@@ -74,9 +74,7 @@ def app_for(words: Sequence[str]) -> typer.Typer:
     app.callback()(_velatura)
     called = next((word for word in words if not word.startswith("-")), None)
     for name, verb in VERBS.items():
-        target = (
-            getattr(importlib.import_module(f"velatura.cli.{verb.module}"), verb.name) if name == called else _listed
-        )
+        target = verb.load() if name == called else _listed
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=name)
         else:
