@@ -1,10 +1,17 @@
 import json
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import velatura
+from velatura.cli import pictures
 from velatura.cli.app import main
+from velatura.cli.overlays import _file_and_strength
+from velatura.sampling import order
+from velatura.sampling.infotext import read_carried, read_infotext
 from velatura.sampling.recipe import Recipe
 
 
@@ -75,7 +82,7 @@ def test_a_tag_finds_its_overlay_in_this_folder_and_an_option_tags_for_one(said,
     said("generate", "<hypernet:neon:0.5> a house", "--steps", "1", "--seed", "3", "--out", "tag.png")
     said("generate", "a house", "--overlay", "neon.safetensors:0.5", "--steps", "1", "--seed", "3", "--out", "file.png")
     said("generate", "a house", "--steps", "1", "--seed", "3", "--out", "bare.png")
-    tagged, by_file, bare = ((tmp_path / f"{name}.png").read_bytes() for name in ("tag", "file", "bare"))
+    tagged, by_file, bare = (Image.open(tmp_path / f"{name}.png").tobytes() for name in ("tag", "file", "bare"))
     assert tagged == by_file != bare
 
 
@@ -86,6 +93,69 @@ def test_a_comment_does_not_swallow_an_overlay_given_by_its_file(said, tmp_path)
     )
     said("generate", "a house", "--steps", "1", "--seed", "3", "--out", "b.png")
     assert Image.open(tmp_path / "a.png").tobytes() != Image.open(tmp_path / "b.png").tobytes()
+
+
+@pytest.mark.usefixtures("neon")
+def test_an_overlay_given_by_its_file_is_on_every_prompt_of_a_grid(said):
+    words = ["--y", "prompt=a house,a boat", "--x", "seed=3", "--overlay", "neon.safetensors:0.5", "--steps", "1"]
+    status, out, _ = said("grid", "", *words, "--json")
+    [row] = json.loads(out)
+    assert (status, row["path"]) == (0, "grid.png")
+    _, _, fields = read_infotext(read_carried(Path("grid.png")))
+    assert fields["Y Values"] == "<hypernet:neon:0.5> a house, <hypernet:neon:0.5> a boat"
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        ("inca.pt", ("inca.pt", "1")),
+        ("my runs/inca.pt:-0.6", ("my runs/inca.pt", "-0.6")),
+        ("inca.pt:0@0, 0.8@0.5:end=0.9", ("inca.pt", "0@0, 0.8@0.5:end=0.9")),
+        ("inca.pt:on=prompt", ("inca.pt", "on=prompt")),
+        ("v1:5/inca.pt", ("v1:5/inca.pt", "1")),
+        ("inca.pt:strong", ("inca.pt:strong", "1")),
+    ],
+)
+def test_a_file_is_told_from_its_strength(words, called):
+    file, strength = _file_and_strength(words)
+    assert (str(file), strength) == called
+
+
+@pytest.mark.usefixtures("neon")
+def test_overlays_are_combined_as_asked_and_their_files_recorded(said, tmp_path):
+    (tmp_path / "ink.safetensors").write_bytes((tmp_path / "neon.safetensors").read_bytes())
+    prompt = "<hypernet:neon:0.5><hypernet:ink:0@0, 0.5@1> a house"
+    said("generate", prompt, "--combine", "average", "--steps", "2", "--seed", "3", "--out", "house.png")
+    digest = sha256((tmp_path / "neon.safetensors").read_bytes()).hexdigest()[:10]
+    recipe = Recipe.from_image("house.png")
+    assert recipe.combine == "average"
+    assert [(each.name, each.hash) for each in recipe.overlay_hashes] == [("neon", digest), ("ink", digest)]
+
+
+def test_what_is_painted_is_saved_though_the_rest_is_interrupted(said, tmp_path, monkeypatch):
+    @contextmanager
+    def bar_that_interrupts():
+        def on_step(done, total):
+            if done == 3:
+                raise KeyboardInterrupt
+
+        yield on_step
+
+    monkeypatch.setattr(order, "LATENT_PIXELS", 1)  # batches of one picture
+    monkeypatch.setattr(pictures, "picture_bar", bar_that_interrupts)
+    status, out, err = said("generate", "a", "--steps", "1", "--count", "4", "--out", "house.png")
+    assert (status, out) == (130, "")
+    assert err == "interrupted; 2 of 4 pictures are saved, from house-1.png on\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["house-1.png", "house-2.png"]
+
+
+@pytest.mark.parametrize("out", ["file", "file/house.png", "file/deep/pictures", "/proc/nowhere/house.png"])
+@pytest.mark.parametrize("verb", [["generate", "a"], ["grid", "a", "--x", "seed=1"]], ids=lambda words: words[0])
+def test_whether_a_place_can_be_written_to_is_found_before_the_base_is_opened(said, tmp_path, verb, out):
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = said(*verb, "--base", "nowhere", "--out", out)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot be written to" in err
 
 
 @pytest.mark.parametrize("second", ["again/neon.safetensors", "again/NEON.safetensors", "a:b>c.safetensors"])

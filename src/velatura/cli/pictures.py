@@ -6,16 +6,18 @@ import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import velatura
-from velatura.errors import BadFile, BadRecipe, Occupied
+from velatura.cli.base import base_option, open_base
+from velatura.cli.overlays import opened_by_file, tagged
+from velatura.errors import BadFile, BadRecipe, Occupied, VelaturaError
 
 if TYPE_CHECKING:
-    from velatura.base.base import Base
-    from velatura.overlays.overlay import Overlay
+    from velatura.sampling.generate import Picture
     from velatura.sampling.recipe import Recipe
 
 PAINT, HOW, WITH, KEPT = "What is painted", "How it is painted", "What it is painted with", "What is kept"
@@ -47,7 +49,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of the recipe: seed=8.", rich_help_panel=HOW, show_default="none"),
 ]
-BaseName = Annotated[str, typer.Option("--base", help="tiny, or a folder in diffusers' layout.", rich_help_panel=WITH)]
+BaseName = Annotated[str, base_option(WITH)]
 Folders = Annotated[
     list[Path] | None,
     typer.Option("--library", help="Where tags find overlays.", rich_help_panel=WITH, show_default="this folder"),
@@ -55,6 +57,14 @@ Folders = Annotated[
 Overlays = Annotated[
     list[str] | None,
     typer.Option("--overlay", help="FILE:STRENGTH, as if tagged.", rich_help_panel=WITH, show_default="none"),
+]
+Combine = Annotated[
+    str | None,
+    typer.Option(
+        help="How overlays join: each on the last one's result, or their sum or average.",
+        rich_help_panel=WITH,
+        show_default="sequence",
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="A folder, or a file: .png, .jpg, .webp.", rich_help_panel=KEPT)]
 GridOut = Annotated[Path, typer.Option("--out", help="A file: .png, .jpg, .webp.", rich_help_panel=KEPT)]
@@ -80,6 +90,7 @@ def generate(
     base: BaseName = "tiny",
     library: Folders = None,
     overlay: Overlays = None,
+    combine: Combine = None,
     out: Out = Path("pictures"),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -90,16 +101,19 @@ def generate(
 
     velatura generate --recipe lighthouse.png --set seed=8 --out again.png
     """
+    from velatura.sampling.generate import generate_each
+
     given = {"prompt": prompt, "negative": negative, "width": width, "height": height, "seed": seed}
-    how = {"steps": steps, "sampler": sampler, "guidance": cfg}
-    first, overlays = _asked(recipe, given | how, changes or (), overlay or ())
+    how = {"steps": steps, "sampler": sampler, "guidance": cfg, "combine": combine}
+    overlays, tags = opened_by_file(overlay or ())
+    first = _asked(recipe, given | how, changes or (), tags)
     paths = _paths(out, count, overwrite=overwrite)
     wanted = [first if first.seed is None else first.but(seed=first.seed + i) for i in range(count)]
-    on, shelf = _base(base), velatura.Library(*(library or [Path()]))
+    on, shelf = open_base(base), velatura.Library(*(library or [Path()]))
     with picture_bar() as on_step:
-        pictures = velatura.generate_many(on, wanted, library=shelf, overlays=overlays, on_step=on_step)
-    saved = [picture.save(path) for picture, path in zip(pictures, paths, strict=True)]
-    _tell(saved, [picture.recipe for picture in pictures], as_json=as_json)
+        pictures = generate_each(on, wanted, library=shelf, overlays=overlays, on_step=on_step)
+        recipes = _saved(pictures, paths)
+    _tell(paths, recipes, as_json=as_json)
 
 
 def grid(
@@ -119,6 +133,7 @@ def grid(
     base: BaseName = "tiny",
     library: Folders = None,
     overlay: Overlays = None,
+    combine: Combine = None,
     out: GridOut = Path("grid.png"),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -130,11 +145,12 @@ def grid(
     velatura grid "a lighthouse" --x "sampler=Euler a,DDIM" --y steps=5,10,20 --out samplers.png
     """
     given = {"prompt": prompt, "negative": negative, "width": width, "height": height, "seed": seed}
-    how = {"steps": steps, "sampler": sampler, "guidance": cfg}
-    across, down = _axis(x), _axis(y) if y else None
-    first, overlays = _asked(recipe, given | how, changes or (), overlay or ())
+    how = {"steps": steps, "sampler": sampler, "guidance": cfg, "combine": combine}
+    overlays, tags = opened_by_file(overlay or ())
+    across, down = _axis(x, tags), _axis(y, tags) if y else None
+    first = _asked(recipe, given | how, changes or (), tags)
     [path] = _paths(out if out.suffix else out / "grid.png", 1, overwrite=overwrite)
-    on, shelf = _base(base), velatura.Library(*(library or [Path()]))
+    on, shelf = open_base(base), velatura.Library(*(library or [Path()]))
     with picture_bar() as on_step:
         made = velatura.grid(on, first, x=across, y=down, library=shelf, overlays=overlays, on_step=on_step)
     _tell([made.save(path)], [made.recipe], as_json=as_json)
@@ -153,38 +169,14 @@ def picture_bar() -> Generator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _asked(
-    picture: Path | None, given: Mapping[str, object], changes: Sequence[str], overlays: Sequence[str]
-) -> tuple["Recipe", dict[str, "Overlay"]]:
-    """The recipe that a command line asks for, and the overlays it names by file, tagged in the prompt."""
+def _asked(picture: Path | None, given: Mapping[str, object], changes: Sequence[str], tags: Sequence[str]) -> "Recipe":
+    """The recipe that a command line asks for, with tags in its prompt."""
     start = velatura.Recipe() if picture is None else velatura.Recipe.from_image(picture)
     recipe = start.but(**{name: value for name, value in given.items() if value is not None})
     recipe = recipe.but(**dict(_setting(change) for change in changes))
     if picture is None and given["prompt"] is None and not recipe.prompt:
         raise BadRecipe('there is nothing to paint: give a prompt in quotes, "a red house", or a picture by --recipe')
-    opened: dict[str, Overlay] = {}
-    tags: list[str] = []
-    for each in overlays:
-        file, strength = _file_and_strength(each)
-        _refuse_stem(file, opened)
-        opened[file.stem] = overlay = velatura.open_overlay(file)
-        tags.append(f"<{overlay.kind}:{file.stem}:{strength}>")
-    # first, since a comment at the prompt's end would swallow them
-    return recipe.but(prompt=" ".join([*tags, recipe.prompt])), opened
-
-
-def _refuse_stem(file: Path, opened: Iterable[str]) -> None:
-    """Refuse a file whose name no tag can hold, or can hold for one file only."""
-    if set(file.stem) & set("<>:#\n") or file.stem != file.stem.strip():
-        raise BadFile(f"{file} has a name that no tag can hold: rename it without < > : # and spaces around it")
-    if file.stem.lower() in map(str.lower, opened):
-        raise BadFile(f"{file} is the second file called {file.stem}, and a tag names only one: rename one of them")
-
-
-def _file_and_strength(text: str) -> tuple[Path, str]:
-    """Split "inca.pt:0.6"; what follows the last colon is a strength if it is a number."""
-    found = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", text)
-    return (Path(found[1]), found[2]) if found else (Path(text), "1")
+    return recipe.but(prompt=tagged(recipe.prompt, tags))
 
 
 def _named(text: str, such_as: str) -> tuple[str, str]:
@@ -203,11 +195,11 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _axis(text: str) -> tuple[str, list[str]]:
-    """Read "s=0,0.5,1"; a value with a comma in it stands in double quotes."""
+def _axis(text: str, tags: Sequence[str]) -> tuple[str, list[str]]:
+    """Read "s=0,0.5,1"; a value with a comma in it stands in double quotes, and prompts get the tags."""
     name, values = _named(text, "s=0,0.5,1")
     row = next(csv.reader([" ".join(values.splitlines())], skipinitialspace=True), list[str]())
-    return name, [value.strip() for value in row]
+    return name, [tagged(value.strip(), tags) if name == "prompt" else value.strip() for value in row]
 
 
 def _paths(out: Path, count: int, *, overwrite: bool) -> list[Path]:
@@ -215,7 +207,9 @@ def _paths(out: Path, count: int, *, overwrite: bool) -> list[Path]:
     from velatura.sampling.infotext import SAVED_AS
 
     out = out.expanduser()
-    if out.is_dir() or not re.fullmatch(r"\.[a-z]+", out.suffix.lower()):
+    is_folder = out.is_dir() or not re.fullmatch(r"\.[a-z]+", out.suffix.lower())
+    _refuse_unwritable(out if is_folder else out.parent)
+    if is_folder:
         taken = [int(path.stem) for path in out.glob("*.png") if path.stem.isdecimal()]
         start = max(taken, default=0) + 1
         return [out / f"{number:05}.png" for number in range(start, start + count)]
@@ -230,8 +224,27 @@ def _paths(out: Path, count: int, *, overwrite: bool) -> list[Path]:
     return paths
 
 
-def _base(name: str) -> "Base":
-    return velatura.tiny() if name == "tiny" else velatura.open_base(name)
+def _refuse_unwritable(folder: Path) -> None:
+    """Raise BadFile where nothing can be written into a folder, which need not be there yet."""
+    nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise BadFile(f"{folder} cannot be written to: {error.strerror or error}; choose another place") from None
+
+
+def _saved(pictures: Iterable[tuple[int, "Picture"]], paths: Sequence[Path]) -> list["Recipe"]:
+    """Save each picture as soon as it is painted, and give back their recipes."""
+    recipes: list[Recipe] = []
+    try:
+        for place, picture in pictures:
+            picture.save(paths[place])
+            recipes.append(picture.recipe)
+    except (KeyboardInterrupt, VelaturaError) as error:
+        if recipes:
+            error.add_note(f"{len(recipes)} of {len(paths)} pictures are saved, from {paths[0]} on")
+        raise
+    return recipes
 
 
 def _tell(paths: Sequence[Path], recipes: Sequence["Recipe"], *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import velatura
+from velatura.cli.base import base_option, open_base
 from velatura.datasets.folder import read_folder
 from velatura.errors import BadOverlay
 
@@ -25,7 +26,7 @@ MEAN_OF = 20  # steps; the loss of one alone says little
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
 
 Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
-BaseName = Annotated[str, typer.Option("--base", help="tiny, or a folder in diffusers' layout.", rich_help_panel=WHAT)]
+BaseName = Annotated[str, base_option(WHAT)]
 Name = Annotated[
     str | None,
     typer.Option(help="What the overlay is called.", rich_help_panel=WHAT, show_default="the folder's name"),
@@ -146,11 +147,6 @@ def command_line(*words: str | Path) -> str:
 def _steps(plan: "Plan") -> str:
     end = plan.rates().end
     return f"{end}" if end == plan.steps else f"{end}, where the rate ends, not {plan.steps}"
-
-
-def open_base(name: str) -> "Base":
-    """The base that a command line names: tiny, or a folder."""
-    return velatura.tiny() if name == "tiny" else velatura.open_base(name)
 
 
 @contextmanager
