@@ -29,9 +29,8 @@ class Prompt:
         """Read a negative prompt, in which tags are words: overlays are called by the prompt only."""
         words = without_comments(text)
         if tag := TAG.search(words):
-            warnings.warn(
-                f"{tag.group()} in the negative prompt calls no overlay; put it into the prompt", VelaturaWarning, 2
-            )
+            said = f"{tag.group()} in the negative prompt calls no overlay; put it into the prompt, with on=negative"
+            warnings.warn(said, VelaturaWarning, 2)
         _warn_of_unread(words)
         return cls(text, words)
 
