@@ -1,0 +1,127 @@
+"""The verb `bake`, and what `convert --as lora` does: overlays into weights."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import velatura
+from velatura.cli.base import open_base
+from velatura.cli.pictures import picture_bar
+from velatura.errors import BadFile, Occupied, UnknownName
+
+if TYPE_CHECKING:
+    from velatura.merging.report import BakeReport
+    from velatura.overlays.overlay import Overlay
+
+REPORT = "velatura.bake"  # where the report is kept in a file's header
+FITTING = "Where an overlay is not linear"
+
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Texts to fit by, one a line, at least 4.", rich_help_panel=FITTING, show_default="built-in ones"
+    ),
+]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of each picture painted.", rich_help_panel=FITTING)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, for programs.")]
+
+
+def bake(
+    base: Annotated[str, typer.Argument(help="The base: tiny, or a folder in diffusers' layout.")],
+    overlays: Annotated[list[str], typer.Argument(help="Overlay files, each with its strength: inca.pt:0.5")],
+    *,
+    out: Annotated[Path, typer.Option(help="The checkpoint to write, a .safetensors file.")],
+    prompts: Prompts = None,
+    steps: Steps = 10,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put hypernetworks into the weights of a base, and write it as an ordinary checkpoint.
+
+    Exact where their activations are linear; elsewhere fitted while the base paints, and the report tells the error.
+
+    velatura bake tiny inca.pt:0.8 --out baked.safetensors
+
+    velatura bake sd15/ ink.pt:0.5 inca.pt:0.6 --prompts mine.txt --out baked.safetensors
+    """
+    from velatura.formats import checkpoint
+    from velatura.merging.bake import bake as baked_with
+
+    _make_room(out, overwrite=overwrite)
+    texts = _texts(prompts)
+    laid = [_overlay(each) for each in overlays]
+    on = open_base(base)
+    with picture_bar() as on_step:
+        baked, report = baked_with(on, laid, prompts=texts, steps=steps, on_step=on_step)
+    checkpoint.write(baked, out, {REPORT: report.model_dump_json()})
+    _tell(report, out, as_json=as_json)
+
+
+def write_lora(
+    overlay: "Overlay",
+    target: Path,
+    *,
+    base: str = "tiny",
+    rank: int = 32,
+    prompts: Path | None = None,
+    steps: int = 10,
+    overwrite: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Write a hypernetwork as a LoRA for a base, under kohya's names, and print how well it stands for it."""
+    from velatura.formats import kohya_lora
+    from velatura.formats.ldm_keys import UNetLayout
+    from velatura.merging.lora import as_lora
+
+    _make_room(target, overwrite=overwrite)
+    on = open_base(base)
+    with picture_bar() as on_step:
+        pairs, report = as_lora(overlay, on, rank=rank, prompts=_texts(prompts), steps=steps, on_step=on_step)
+    made_of = f"made of the {overlay.kind} {overlay.card.name or target.stem} on {on.name}"
+    kohya_lora.write(
+        target,
+        {name: (each.up, each.down) for name, each in pairs.items()},
+        on.family,
+        layout=UNetLayout.of_diffusers(on.unet.state_dict()),
+        name=target.stem,
+        metadata={REPORT: report.model_dump_json(), "ss_training_comment": made_of},
+    )
+    _tell(report, target, as_json=as_json)
+
+
+def _make_room(path: Path, *, overwrite: bool) -> None:
+    """See before the work that the file can be written after it."""
+    if path.suffix != ".safetensors":
+        raise UnknownName.among("ending of a file of weights", path.suffix, [".safetensors"])
+    if path.exists() and not overwrite:
+        raise Occupied(f"{path} is there already; choose another name, or add --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=path.parent).close()
+
+
+def _texts(path: Path | None) -> Sequence[str] | None:
+    if path is None:
+        return None
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(f"{path} cannot be read as text ({error}): give a file of prompts, one a line") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _overlay(text: str) -> tuple["Overlay", float]:
+    """Open "inca.pt:0.5", or "inca.pt" at strength 1; an overlay without a name is called as its file."""
+    found = None if Path(text).exists() else re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", text)
+    path, strength = (Path(found[1]), float(found[2])) if found else (Path(text), 1.0)
+    overlay = velatura.open_overlay(path)
+    overlay.card = overlay.card.but(name=overlay.card.name or path.stem)
+    return overlay, strength
+
+
+def _tell(report: "BakeReport", path: Path, *, as_json: bool) -> None:
+    print(report.model_dump_json(indent=2) if as_json else f"{report}\n{path}")
