@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders import single_file_utils
-from safetensors.torch import load_file
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import velatura
@@ -17,6 +15,7 @@ from velatura.base.text import TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import checkpoint, ldm_config
 from velatura.tensors import Contents, open_tensors
+from velatura.tiny import DATA
 
 
 def weights(base: velatura.Base) -> dict[str, torch.Tensor]:
@@ -70,14 +69,31 @@ def test_the_header_tells_what_the_file_is(tiny, tmp_path):
     assert found["velatura.bake"] == "{}"
 
 
-def test_diffusers_converts_it_to_the_same_models(tiny, file):
-    held = load_file(file)
-    converted = single_file_utils.convert_ldm_unet_checkpoint(dict(held), tiny.unet.config)
-    expected = tiny.unet.state_dict()
-    assert converted.keys() == expected.keys()
-    assert all(torch.equal(converted[key], expected[key]) for key in expected)
-    converted = single_file_utils.convert_ldm_vae_checkpoint(dict(held), tiny.vae.config)
-    assert all(torch.equal(converted[key], each) for key, each in tiny.vae.state_dict().items())
+def test_diffusers_opens_it_as_a_whole_pipeline(tiny, file):
+    pipeline = StableDiffusionPipeline.from_single_file(str(file), config=str(DATA / "tiny"), local_files_only=True)
+    parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
+    opened = {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
+    expected = weights(tiny)
+    assert opened.keys() == expected.keys()
+    assert all(torch.equal(opened[key], expected[key]) for key in expected)
+
+
+def test_an_sd2_has_a_text_tower_of_24_layers_under_openclips_names(tiny, tmp_path):
+    torch.manual_seed(0)
+    settings = {"vocab_size": 857, "hidden_size": 96, "intermediate_size": 8, "num_attention_heads": 4}
+    tower = CLIPTextModel(CLIPTextConfig(num_hidden_layers=23, hidden_act="gelu", **settings))
+    family = replace(tiny.family, name="SD2", prediction="v_prediction")
+    text = TextEncoder(tiny.text.tokenizer, tower)
+    base = Base("two", family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=Schedule())
+    checkpoint.write(base, tmp_path / "two.safetensors")
+    contents = open_tensors(tmp_path / "two.safetensors")
+    assert contents.tensors["cond_stage_model.model.transformer.resblocks.23.attn.in_proj_weight"].shape == (288, 96)
+    found = checkpoint.read(contents)
+    expected = tower.state_dict()
+    assert found.text.model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(found.text.model.state_dict()[key], each) for key, each in expected.items())
+    assert found.family.prediction == "v_prediction"
+    assert torch.equal(found.text.encode(["a red fox"]), text.encode(["a red fox"]))
 
 
 def family_shaped(tiny, family: str) -> Base:

@@ -133,6 +133,13 @@ def test_steps_are_told(tiny, hyper):
     assert told == [(done, 6) for done in range(1, 7)]  # two prompts at once, then one, then one
 
 
+def test_a_base_of_half_precision_stays_one(hyper):
+    half = velatura.tiny(dtype="bfloat16")
+    baked, report = bake(half, [(hyper(), 0.5)], prompts=PROMPTS, steps=1)
+    assert baked.dtype == torch.bfloat16
+    assert report.output < 2**-7  # of the order of bfloat16's own rounding, 2^-9
+
+
 def test_nothing_to_bake_is_refused(tiny, hyper):
     with pytest.raises(NoEffect):
         bake(tiny, [])
