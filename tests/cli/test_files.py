@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 import velatura
-from velatura.cli.app import main
+from velatura.cli.app import MISTAKE, main
 from velatura.cli.files import convert
 from velatura.errors import Occupied
 from velatura.formats.verdict import examine
+from velatura.tensors import open_tensors
 
 
 @pytest.fixture
@@ -83,3 +84,40 @@ def test_convert_replaces_nothing_unasked(inca):
     assert taken.read_bytes() == b"somebody's work"
     convert(inca, taken, overwrite=True)
     assert velatura.open_overlay(taken).card.kind == "hypernet"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_convert_makes_a_lora_of_a_hypernetwork(hyper, tmp_path, capsys):
+    velatura.save(hyper(widths=[96], name="inca"), tmp_path / "inca.pt")
+    target = tmp_path / "inca-lora.safetensors"
+    (tmp_path / "mine.txt").write_text("a red fox\na robot\na lighthouse\nan owl\n")
+    options = ["--as", "lora", "--rank", "4", "--steps", "1", "--prompts", str(tmp_path / "mine.txt")]
+    assert main(["convert", str(tmp_path / "inca.pt"), str(target), *options]) == 0
+    ranks = {each.shape[0] for name, each in open_tensors(target).tensors.items() if name.endswith("lora_down.weight")}
+    assert ranks == {4}
+    assert "inca-lora.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("inca")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--as", "embedding"], "no kind of overlay to convert to is called"),
+        (["--rank", "4"], "are for --as lora"),
+        (["--as", "lora", "--dialect", "a1111"], "--dialect is for"),
+    ],
+)
+def test_convert_refuses_what_it_would_not_do(words, said, capsys):
+    assert main(["convert", "inca.pt", "x.safetensors", *words]) == MISTAKE
+    assert said in capsys.readouterr().err
+    assert not Path("x.safetensors").exists()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_converting_there_and_back_gives_the_same_bytes(hyper, tmp_path, monkeypatch, ending):
+    monkeypatch.chdir(tmp_path)
+    other = ".safetensors" if ending == ".pt" else ".pt"
+    velatura.save(hyper(activation="mish", layer_norm=True, dropout=0.2, name="ink"), f"ink{ending}")
+    assert main(["convert", f"ink{ending}", f"ink{other}"]) == 0
+    assert main(["convert", f"ink{other}", f"back{ending}"]) == 0
+    assert Path(f"back{ending}").read_bytes() == Path(f"ink{ending}").read_bytes()

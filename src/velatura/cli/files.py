@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import velatura
-from velatura.errors import BadFile, Occupied
+from velatura.errors import BadFile, Occupied, UnknownName
 
 if TYPE_CHECKING:
     from velatura.formats.verdict import Verdict
     from velatura.overlays.overlay import Card
 
+ANOTHER = "Another kind"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -63,16 +64,51 @@ def show(
 def convert(
     source: Annotated[Path, typer.Argument(help="The overlay file to read.")],
     target: Annotated[Path, typer.Argument(help="The file to write: .safetensors, or .pt for A1111.")],
+    *,
     dialect: Annotated[str | None, typer.Option(help="The file format, whatever the ending says.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it is there.")] = False,
+    kind: Annotated[
+        str | None, typer.Option("--as", help="Another kind of overlay to make of it: lora.", rich_help_panel=ANOTHER)
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="The base to make it for.", show_default="tiny", rich_help_panel=ANOTHER),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="The rank of each layer.", show_default="32", rich_help_panel=ANOTHER)
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Texts to fit by, one a line, at least 4.", show_default="built-in ones", rich_help_panel=ANOTHER
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of each picture painted to fit.", show_default="10", rich_help_panel=ANOTHER),
+    ] = None,
 ) -> None:
     """Write an overlay in another file format; the ending of the target names it.
 
     velatura convert inca.pt inca.safetensors
 
     velatura convert inca.safetensors models/hypernetworks/inca.pt
+
+    velatura convert inca.pt inca-lora.safetensors --as lora --rank 32 --base sd15/
     """
+    if kind is None and any(each is not None for each in (base, rank, prompts, steps)):
+        raise typer.BadParameter("--base, --rank, --prompts and --steps are for --as lora")
+    if kind is not None and dialect is not None:
+        raise typer.BadParameter("--dialect is for the same overlay in another format, --as for another kind")
+    if kind not in {None, "lora"}:
+        raise UnknownName.among("kind of overlay to convert to", str(kind), ["lora"])
     overlay = velatura.open_overlay(source)
+    if kind == "lora":
+        from velatura.cli.merging import write_lora
+
+        fit_on, rank, steps = base or "tiny", rank or 32, steps or 10
+        write_lora(overlay, target, base=fit_on, rank=rank, prompts=prompts, steps=steps, overwrite=overwrite)
+        return
     if target.exists() and not overwrite:
         raise Occupied(f"{target} is there already; choose another name, or add --overwrite")
     velatura.save(overlay, target, dialect=dialect)
