@@ -1,8 +1,10 @@
 """Compositions as text, in the forms that the extension that made them up has: list, set, dict, tuple."""
 
 import pytest
+import torch
 
 from velatura.errors import BadFile
+from velatura.formats.hns import read as compose
 from velatura.formats.hns import read_hns
 from velatura.overlays.composition import Blend, Leaf, Series
 
@@ -103,3 +105,27 @@ def test_text_of_another_encoding_is_refused(tmp_path):
     (tmp_path / "mix.hns").write_bytes(b"'s\xfc\xdf'")
     with pytest.raises(BadFile, match="cannot be read"):
         read_hns(tmp_path / "mix.hns")
+
+
+def test_a_composition_acts_as_its_parts_in_order(hyper, tmp_path):
+    made = {"inca": hyper(seed=1), "ink": hyper(seed=2)}
+    (tmp_path / "mix.hns").write_text("[('inca', 0.5), 'ink']")
+    mix = compose(tmp_path / "mix.hns", made.__getitem__)
+    context = torch.randn(1, 3, 96)
+    expected = made["ink"].transform(made["inca"].transform(context, 0.5)[0])[0]
+    assert torch.allclose(mix.transform(context)[0], expected, atol=1e-6)
+    assert mix.card.name == "mix"
+
+
+def test_each_name_is_looked_for_once(hyper, tmp_path):
+    asked = []
+    (tmp_path / "mix.hns").write_text("['inca', 'ink', 'inca']")
+    compose(tmp_path / "mix.hns", lambda name: asked.append(name) or hyper())
+    assert asked == ["inca", "ink"]
+
+
+def test_a_composition_within_a_composition_is_refused(hyper, tmp_path):
+    (tmp_path / "mix.hns").write_text("['inca']")
+    mix = compose(tmp_path / "mix.hns", lambda _: hyper())
+    with pytest.raises(BadFile, match=r"mix\.hns names 'inca', which is no plain hypernetwork"):
+        compose(tmp_path / "mix.hns", lambda _: mix)

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
 from velatura.errors import BadFile, BadOverlay
-from velatura.overlays.composition import Blend, Leaf, Node, Series, leaves
+from velatura.overlays.composition import Blend, Composition, Leaf, Node, Series, leaves
+from velatura.overlays.hypernetwork import Hypernetwork
+from velatura.overlays.overlay import Overlay
 
 ENDING = ".hns"
 MOST_BYTES = 2**14
 DEEPEST = 16
 MOST_LEAVES = 256
 LARGEST = 1e6  # of a strength or a weight
+
+
+def read(path: str | PathLike[str], find: Callable[[str], Overlay]) -> Composition:
+    """Read a composition with its hypernetworks; find opens one by the name that it has in the file."""
+    tree = read_hns(path)
+    members: dict[str, Hypernetwork] = {}
+    for name in dict.fromkeys(leaf.name for leaf in leaves(tree)):
+        found = find(name)
+        if not isinstance(found, Hypernetwork):
+            raise BadFile(f"{Path(path).name} names {name!r}, which is no plain hypernetwork: name those themselves")
+        members[name] = found
+    return Composition(tree, members, Path(path).stem)
 
 
 def read_hns(path: str | PathLike[str]) -> Node:
