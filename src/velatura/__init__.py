@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from velatura.overlays.effect import Effect
     from velatura.overlays.hypernetwork import Hypernetwork
     from velatura.overlays.overlay import Card, Overlay
-    from velatura.sampling.generate import Picture, generate, generate_many
+    from velatura.sampling.generate import Picture, generate, generate_each, generate_many
     from velatura.sampling.recipe import Recipe
     from velatura.training.plan import Plan
     from velatura.training.train import train
@@ -39,6 +39,7 @@ __all__ = [
     "attach",
     "attach_all",
     "generate",
+    "generate_each",
     "generate_many",
     "grid",
     "open_base",
@@ -65,6 +66,7 @@ _HOMES = {
     "attach": "overlays.attach",
     "attach_all": "overlays.attach",
     "generate": "sampling.generate",
+    "generate_each": "sampling.generate",
     "generate_many": "sampling.generate",
     "grid": "compare.grid",
     "open_base": "formats",

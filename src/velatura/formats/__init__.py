@@ -37,7 +37,9 @@ def open_overlay(path: str | PathLike[str]) -> Overlay:
     contents = open_tensors(Path(path).expanduser())
     for dialect in DIALECTS.values():
         if dialect.sniff(contents):
-            return dialect.read(contents)
+            overlay = dialect.read(contents)
+            overlay.source = contents.path
+            return overlay
     raise BadFile(f"{contents.path.name} is no overlay that is known here: {', '.join(DIALECTS)} files are")
 
 

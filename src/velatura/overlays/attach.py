@@ -11,11 +11,11 @@ from torch import Tensor
 from velatura.errors import NoEffect
 from velatura.overlays.contexts import Combine, Group
 from velatura.overlays.effect import Effect, Listener
-from velatura.overlays.layers import BLOCKS, Block
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import heed_hooks_when_compiled
-from velatura.overlays.strength import LiveStrength, Side
+from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
+from velatura.prompts.strengths import BLOCKS, Block, Side
 
 
 class Attachment:

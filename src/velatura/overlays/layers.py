@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, cast, get_args
+from typing import cast
 
 from torch import nn
 
-Block = Literal["in", "mid", "out"]
+from velatura.prompts.strengths import BLOCKS, Block
 
-BLOCKS: tuple[Block, ...] = get_args(Block)
 BLOCK_NAMES: dict[Block, str] = {"in": "down_blocks.", "mid": "mid_block.", "out": "up_blocks."}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
@@ -63,6 +64,7 @@ class Overlay(nn.Module):
     kind: ClassVar[str]
     touches: ClassVar[frozenset[Part]]
     card: Card
+    source: Path | None = None  # the file it was read from
 
     @classmethod
     def from_card(cls, card: Card) -> Self:

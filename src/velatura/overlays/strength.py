@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from velatura.errors import BadStrength
-
-Side = Literal["both", "prompt", "negative"]
+from velatura.prompts.strengths import Side
 
 
 class LiveStrength:

@@ -13,7 +13,8 @@ from velatura.base.base import Base
 from velatura.errors import UnsupportedBase
 from velatura.overlays.contexts import Group
 from velatura.overlays.effect import Listener
-from velatura.overlays.layers import BLOCKS, Block, attention_layers
+from velatura.overlays.layers import attention_layers
+from velatura.prompts.strengths import BLOCKS, Block
 
 
 @dataclass(frozen=True)

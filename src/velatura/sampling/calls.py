@@ -26,7 +26,7 @@ from velatura.sampling.recipe import OverlayHash
 
 @dataclass(frozen=True)
 class Called:
-    """An overlay that a tag calls; file is where it was found, None for one that was given by hand."""
+    """An overlay that a tag calls; file is where it was read from, None for one that never was."""
 
     tag: Tag
     overlay: Overlay
@@ -80,9 +80,10 @@ class Shelf:
 
     def _find(self, name: str) -> tuple[Overlay, Path | None]:
         if at_hand := self._at_hand.get(name.lower()):
-            return at_hand, None
+            return at_hand, at_hand.source
         if self._library is not None:
-            return self._library.overlay(name), self._library.path(name)
+            overlay = self._library.overlay(name)
+            return overlay, overlay.source
         if self._at_hand:
             raise UnknownName.among("overlay", name, self._at_hand)
         raise UnknownName(f"nobody knows the overlay {name!r}: pass library= or overlays= to find it in")
