@@ -1,12 +1,15 @@
 import json
 import re
+import time
 
 import pytest
 import safetensors
 import torch
 
 import velatura
-from velatura.tensors import open_tensors
+from velatura.errors import BadFile
+from velatura.formats.native import CARD
+from velatura.tensors import open_tensors, write_safetensors, write_torch
 
 
 @pytest.fixture
@@ -58,3 +61,57 @@ def test_precision_is_kept_here_and_widened_in_pt(hyper, tmp_path, dtype):
         again = velatura.open_overlay(tmp_path / f"ink{ending}").state_dict()
         assert {each.dtype for each in again.values()} == {expected}
         assert all(torch.equal(again[key], each.to(expected)) for key, each in overlay.state_dict().items())
+
+
+def rewritten(path, tensors=None, **card):
+    """A file of ours with other tensors, or a card that says other things."""
+    contents = open_tensors(path)
+    kept = json.loads(contents.metadata[CARD])
+    kept["structure"] |= card
+    write_safetensors(path, {**contents.tensors, **(tensors or {})}, {**contents.metadata, CARD: json.dumps(kept)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        (torch.full((192, 96), torch.nan), "not finite"),
+        (torch.full((192, 96), torch.inf), "not finite"),
+        (torch.ones(192, 96, dtype=torch.int8), "floating-point"),
+        (torch.ones(192, 96, dtype=torch.complex64), "floating-point"),
+        (torch.ones(96, 192), "of shape"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(saved, spoilt, said):
+    with pytest.raises(BadFile, match=rf"^inca\.safetensors has 96_0\.linear\.0\.weight .*{said}"):
+        velatura.open_overlay(rewritten(saved, {"96_0.linear.0.weight": spoilt}))
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"layers": [1, 3, 1]},
+        {"layers": [1, 1e9, 1]},
+        {"layers": [1, float("nan"), 1]},
+        {"layers": [1] * 64, "widths": [8 * width for width in range(1, 65)], "dropout": []},
+        {"widths": [64, 96]},
+        {"widths": [2**62]},
+        {"layer_norm": False},
+        {"activation": "hardcore"},
+        {"hats": 3},
+    ],
+)
+def test_a_card_that_contradicts_the_weights_is_refused_before_much_is_built(saved, card):
+    start = time.process_time()
+    with pytest.raises(BadFile, match=r"^inca\.safetensors [^\n]+$"):
+        velatura.open_overlay(rewritten(saved, **card))
+    assert time.process_time() - start < 2
+
+
+def test_a_pt_that_describes_many_layers_over_nothing_is_refused_at_once(tmp_path):
+    widths = {8 * width: ({}, {}) for width in range(1, 65)}
+    write_torch(tmp_path / "hollow.pt", {**widths, "layer_structure": [1] * 64, "is_layer_norm": True})
+    start = time.process_time()
+    with pytest.raises(BadFile, match="describes 64 layers for each of 64 widths and holds 0 tensors"):
+        velatura.open_overlay(tmp_path / "hollow.pt")
+    assert time.process_time() - start < 1

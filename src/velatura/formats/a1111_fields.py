@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, VelaturaError, VelaturaWarning
+from velatura.formats.fill import refuse_hollow
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card
 from velatura.tensors import as_list
@@ -30,12 +31,12 @@ HIDDEN_DROPOUT = 0.3  # where use_dropout is set and no probabilities are in the
 LONGEST_NAME = 128
 
 
-def described(path: Path, fields: Mapping[str, object], widths: tuple[int, ...]) -> Hypernetwork:
-    """The hypernetwork that a file's fields and widths describe, on the meta device."""
+def described(path: Path, fields: Mapping[str, object], widths: tuple[int, ...], tensor_count: int) -> Hypernetwork:
+    """The hypernetwork that the fields and widths of a file of so many tensors describe, on the meta device."""
+    card = _card(path, fields, widths)
+    refuse_hollow(path.name, card, tensor_count)
     try:
-        return Hypernetwork.from_card(_card(path, fields, widths))
-    except BadFile:
-        raise
+        return Hypernetwork.from_card(card)
     except VelaturaError as error:
         raise BadFile(f"{path.name} describes no hypernetwork: {error}") from None
 

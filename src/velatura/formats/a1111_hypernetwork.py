@@ -30,7 +30,7 @@ def read(contents: Contents) -> Hypernetwork:
     tensors: dict[str, object] = {}
     for width, pair in pairs.items():
         tensors |= _flat(name, width, pair)
-    hypernetwork = described(contents.path, fields, tuple(pairs))
+    hypernetwork = described(contents.path, fields, tuple(pairs), len(tensors))
     _warn_of_oddities(name, tuple(pairs), tensors.values())
     return fill(hypernetwork, tensors, name, torch.float32)
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.overlays.overlay import Overlay
+from velatura.overlays.overlay import Card, Overlay
 
 AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
 
+FEW = 100  # layers that cost nothing to build, so that what is missing can be named
 HUGE = 1e6  # trained weights stay below a hundred
 
 
@@ -35,6 +36,14 @@ def fill(overlay: AnyOverlay, tensors: Mapping[str, object], name: str, dtype: t
     warn_of_oddities(name, whole)
     overlay.load_state_dict({key: each.to(dtype or each.dtype) for key, each in whole.items()}, assign=True)
     return overlay.eval()
+
+
+def refuse_hollow(name: str, card: Card, tensor_count: int) -> None:
+    """Refuse a card of many layers over few tensors, before they are built: each layer has two at least."""
+    widths, layers = (card.structure.get(key) for key in ("widths", "layers"))
+    if isinstance(widths, list) and isinstance(layers, list) and len(widths) * len(layers) > max(tensor_count, FEW):
+        described = f"{len(layers)} layers for each of {len(widths)} widths"
+        raise BadFile(f"{name} describes {described} and holds {tensor_count} tensors: it is cut short or misdescribed")
 
 
 def checked(name: str, key: str, tensor: object, shape: torch.Size) -> Tensor:

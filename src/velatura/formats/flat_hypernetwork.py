@@ -37,7 +37,8 @@ def read(contents: Contents) -> Hypernetwork:
     refuse_odd_fields(name, fields)
     widths = tuple(dict.fromkeys(int(key.partition("_")[0]) for key in contents.tensors))
     networks = {width: _network(contents.tensors, width) for width in sorted(widths)}
-    hypernetwork = described(contents.path, _completed(name, fields, networks), tuple(networks))
+    settings = _completed(name, fields, networks)
+    hypernetwork = described(contents.path, settings, tuple(networks), len(contents.tensors))
     return fill(hypernetwork, contents.tensors, name)
 
 

@@ -15,7 +15,7 @@ from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, UnknownName, VelaturaError
 from velatura.formats import flat_hypernetwork
 from velatura.formats.a1111_fields import fields_of
-from velatura.formats.fill import fill
+from velatura.formats.fill import fill, refuse_hollow
 from velatura.overlays import KINDS
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card, Overlay
@@ -44,7 +44,10 @@ def read(contents: Contents) -> Overlay:
         card = Card.model_validate_json(contents.metadata[CARD])
         if card.kind not in KINDS:
             raise UnknownName.among("kind of overlay", card.kind[:40], KINDS)
+        refuse_hollow(name, card, len(contents.tensors))
         overlay = KINDS[card.kind].from_card(card)
+    except BadFile:
+        raise
     except ValidationError as error:
         raise BadFile(
             f"{name} has a damaged card ({error.errors()[0]['msg'].lower()}): save the overlay again"
