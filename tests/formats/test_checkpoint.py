@@ -13,7 +13,7 @@ from velatura.base.families import FAMILIES
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats import checkpoint, ldm_config
+from velatura.formats import checkpoint, ldm_config, vocabulary
 from velatura.tensors import Contents, open_tensors
 from velatura.tiny import DATA
 
@@ -132,9 +132,7 @@ def family_shaped(tiny, family: str) -> Base:
 def test_a_familys_settings_need_no_metadata(tiny, family):
     base = family_shaped(tiny, family)
     hints = ldm_config.HINTS[family]
-    assert hints["unet"] == ldm_config.unet_hints(base.unet)
-    assert hints["vae"] == ldm_config.vae_hints(base.vae)
-    assert hints["text"] == ldm_config.text_hints(base.text.model.config)
+    assert hints == ldm_config.hints_of(base.unet, base.vae, base.text.model.config)
     told = ldm_config.unet_config(base.unet.state_dict()), ldm_config.vae_config(base.vae.state_dict())
     assert ldm_config.family_of(told[0] | hints["unet"], told[1] | hints["vae"], base.family.prediction) == base.family
 
@@ -174,11 +172,34 @@ def test_an_sdxl_is_refused_by_name(file):
         "{",
         json.dumps({"unet": {}, "vae": {}}),
         json.dumps({"unet": {"norm_num_groups": -1}, "vae": {}, "text": {}}),
+        json.dumps({"unet": {}, "vae": {}, "text": {"num_attention_heads": "x"}}),
     ],
 )
 def test_damaged_settings_are_refused(file, settings):
     with pytest.raises(BadFile):
         checkpoint.read(changed(file, metadata={"velatura.base": settings}))
+
+
+@pytest.mark.parametrize("more", [{"layers_per_block": 10**6}, {"reverse_transformer_layers_per_block": 10**6}])
+def test_no_setting_makes_a_model_larger_than_its_file(file, tiny, more):
+    settings = json.loads(open_tensors(file).metadata["velatura.base"])
+    settings["unet"] |= more
+    metadata = {**open_tensors(file).metadata, "velatura.base": json.dumps(settings)}
+    base = checkpoint.read(changed(file, metadata=metadata))
+    assert base.unet.state_dict().keys() == tiny.unet.state_dict().keys()
+
+
+def test_a_size_beyond_all_measure_is_refused(file):
+    settings = {"unet": {"sample_size": 10**9}, "vae": {}, "text": {}}
+    with pytest.raises(BadFile, match="pixels"):
+        checkpoint.read(changed(file, metadata={"velatura.base": json.dumps(settings)}))
+
+
+def test_a_setting_that_no_checkpoint_can_tell_is_refused(tiny, tmp_path):
+    unet = UNet2DConditionModel.from_config(tiny.unet.config, resnet_time_scale_shift="scale_shift")
+    odd = Base("odd", tiny.family, unet=unet, vae=tiny.vae, text=tiny.text, schedule=Schedule())
+    with pytest.raises(UnsupportedBase, match="resnet_time_scale_shift"):
+        checkpoint.write(odd, tmp_path / "odd.safetensors")
 
 
 def test_another_prediction_is_refused(file):
@@ -191,7 +212,7 @@ def without_vocabulary(file):
 
 
 def test_a_missing_vocabulary_is_said_with_what_to_do(file, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "CLIP_NAME", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(vocabulary, "CLIP_NAME", str(tmp_path / "nowhere"))
     with pytest.raises(UnsupportedBase, match="tokenizer/"):
         checkpoint.read(without_vocabulary(file))
 
@@ -200,6 +221,16 @@ def test_a_tokenizer_beside_the_file_serves(tiny, file, tmp_path):
     tiny.text.tokenizer.save_pretrained(tmp_path / "tokenizer")
     base = checkpoint.read(replace(without_vocabulary(file), path=tmp_path / "one.safetensors"))
     assert base.text.token_ids("a red fox at dusk") == tiny.text.token_ids("a red fox at dusk")
+
+
+@pytest.mark.parametrize(
+    "more", [{"vocab": {}}, {"vocab": 1}, {"merges": [["a", "zz"]]}, {"pad_token": "nowhere"}, {"merges": 3}]
+)
+def test_a_vocabulary_that_does_not_fit_is_refused(file, more):
+    metadata = open_tensors(file).metadata
+    words = json.dumps(json.loads(metadata[vocabulary.KEY]) | more)
+    with pytest.raises(BadFile):
+        checkpoint.read(changed(file, metadata={**metadata, vocabulary.KEY: words}))
 
 
 def test_an_overlay_is_no_checkpoint(tiny, tmp_path):

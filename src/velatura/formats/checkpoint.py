@@ -9,24 +9,25 @@ from typing import Any, TypeVar, cast
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from velatura.base.base import Base
 from velatura.base.families import Family, Prediction
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
+from velatura.formats import vocabulary
 from velatura.formats.ldm_config import (
     HINTS,
+    TOLD,
     Settings,
     family_of,
+    hints_of,
     text_config,
-    text_hints,
     unet_config,
-    unet_hints,
     vae_config,
-    vae_hints,
 )
 from velatura.formats.ldm_keys import UNET_PREFIX, VAE_PREFIX, unet_from_ldm, unet_to_ldm, vae_from_ldm, vae_to_ldm
 from velatura.formats.ldm_text import (
@@ -43,10 +44,7 @@ from velatura.tensors import UNREADABLE, Contents, StrPath, write_safetensors
 
 Model = TypeVar("Model", bound=nn.Module)
 
-HINTS_KEY, TOKENIZER_KEY = "velatura.base", "velatura.tokenizer"
-CLIP_VOCABULARY = 49408  # of every public Stable Diffusion 1 and 2
-CLIP_NAME = "openai/clip-vit-large-patch14"
-OPEN_CLIP_PAD = "!"  # its id is 0
+HINTS_KEY = "velatura.base"
 OPEN_CLIP_LAYERS = 24  # in SD2's files, of which it reads 23
 
 
@@ -85,14 +83,15 @@ def read(contents: Contents) -> Base:
         text = open_clip_from_ldm(contents.tensors, layers=layers) if open_clip else clip_from_ldm(contents.tensors)
         hints = _hints(contents, "SD2" if open_clip else "SD1")
         prediction = _prediction(contents, open_clip=open_clip)
-        configs = unet_config(unet) | hints["unet"], vae_config(vae) | hints["vae"], text_config(text) | hints["text"]
+        # shapes have the last word: what is built is never larger than what is in the file
+        configs = hints["unet"] | unet_config(unet), hints["vae"] | vae_config(vae), hints["text"] | text_config(text)
         family = family_of(*configs[:2], prediction)
         _refuse_purpose(name, configs[0])
         with torch.device("meta"):
             empty = _unet(configs[0]), _vae(configs[1]), CLIPTextModel(CLIPTextConfig(**configs[2]))
         models = (_filled(model, state) for model, state in zip(empty, (unet, vae, text), strict=True))
         return _assembled(contents, family, *cast("tuple[Any, Any, Any]", tuple(models)))
-    except (StopIteration, *UNREADABLE) as error:
+    except (StopIteration, StrictDataclassError, *UNREADABLE) as error:
         what = f"without {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         raise BadFile(f"{name} is no whole checkpoint ({what or type(error).__name__}): download it again") from None
 
@@ -103,7 +102,8 @@ def _assembled(
     places = int(text.config.max_position_embeddings)
     embeddings: Any = text.embeddings
     embeddings.position_ids = torch.arange(places).expand((1, -1))  # no weight, so not in the file
-    tokenizer = _tokenizer(contents, family, int(text.config.vocab_size))
+    words, path = int(text.config.vocab_size), contents.path
+    tokenizer = vocabulary.found(path, contents.metadata, words, pads_with_zero=family.name == "SD2")
     encoder = TextEncoder(tokenizer, text)
     return Base(contents.path.stem, family, unet=unet, vae=vae, text=encoder, schedule=Schedule(), source=contents.path)
 
@@ -125,15 +125,9 @@ def _filled(model: Model, state: Mapping[str, Tensor]) -> Model:
 
 def _own_settings(base: Base) -> dict[str, str]:
     """What a reader cannot know from shapes and family."""
-    hints = {"unet": unet_hints(base.unet), "vae": vae_hints(base.vae), "text": text_hints(base.text.model.config)}
-    found = {} if hints == HINTS.get(base.family.name) else {HINTS_KEY: json.dumps(hints)}
-    if base.text.model.config.vocab_size == CLIP_VOCABULARY:
-        return found
-    tokenizer: Any = base.text.tokenizer
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    words = {"vocab": model["vocab"], "merges": model["merges"]}
-    specials = {each: getattr(tokenizer, each) for each in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    return found | {TOKENIZER_KEY: json.dumps(words | specials)}
+    hints = hints_of(base.unet, base.vae, base.text.model.config)
+    settings = {} if hints == HINTS.get(base.family.name) else {HINTS_KEY: json.dumps(hints)}
+    return settings | vocabulary.told(base.text.tokenizer)
 
 
 def _hints(contents: Contents, family: str) -> dict[str, Settings]:
@@ -144,7 +138,7 @@ def _hints(contents: Contents, family: str) -> dict[str, Settings]:
     parts = cast("dict[str, Settings]", found) if isinstance(found, dict) else {}
     if not all(isinstance(parts.get(each), dict) for each in ("unet", "vae", "text")):
         raise BadFile(f"{contents.path.name} has a damaged {HINTS_KEY} in its header: save the base again")
-    return parts
+    return {part: {key: each for key, each in parts[part].items() if key in told} for part, told in TOLD.items()}
 
 
 def _prediction(contents: Contents, *, open_clip: bool) -> Prediction:
@@ -165,27 +159,3 @@ def _refuse_purpose(name: str, unet: Settings) -> None:
             f"{name} has a UNet that reads {channels} channels, not 4 (inpainting, depth, editing): "
             "open a plain Stable Diffusion 1 or 2 instead"
         )
-
-
-def _tokenizer(contents: Contents, family: Family, vocabulary: int) -> CLIPTokenizer:
-    """The file's own tokenizer, or the folder tokenizer/ beside it, or CLIP's from the hub's cache."""
-    untyped: Any = CLIPTokenizer
-    if TOKENIZER_KEY in contents.metadata:
-        own = cast("dict[str, Any]", json.loads(contents.metadata[TOKENIZER_KEY]))
-        merges = [tuple(each) for each in own.pop("merges")]
-        return untyped(vocab=own.pop("vocab"), merges=merges, **{key: str(each) for key, each in own.items()})
-    beside = contents.path.parent / "tokenizer"
-    padding = {"pad_token": OPEN_CLIP_PAD} if family.name == "SD2" else {}
-    for place in (beside, CLIP_NAME):
-        if place == beside and not beside.is_dir():
-            continue
-        try:
-            found = untyped.from_pretrained(place, local_files_only=True, **padding)
-        except (OSError, *UNREADABLE):
-            continue
-        if len(found) == vocabulary:
-            return found
-    raise UnsupportedBase(
-        f"{contents.path.name} needs CLIP's vocabulary of {vocabulary} words, which is not here: "
-        f"put the folder tokenizer/ of a Stable Diffusion beside it, or download {CLIP_NAME} once"
-    )

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig
 
 from velatura.base.families import Family, Prediction, recognise
+from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.ldm_keys import UNetLayout
 
 Settings = dict[str, Any]
@@ -32,10 +33,19 @@ HINTS: dict[str, dict[str, Settings]] = {
         "text": {"num_attention_heads": 16, "hidden_act": "gelu"},
     },
 }
-TEXT_HINTS = (
-    *("num_attention_heads", "hidden_act", "layer_norm_eps", "projection_dim"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
-)
+# What a file may say that shapes do not tell: nothing by which a few words could ask for a model of any size.
+TOLD = {
+    "unet": (
+        *("attention_head_dim", "num_attention_heads", "norm_num_groups", "norm_eps", "sample_size", "act_fn"),
+        *("upcast_attention", "flip_sin_to_cos", "freq_shift", "center_input_sample", "downsample_padding"),
+    ),
+    "vae": ("norm_num_groups", "sample_size", "scaling_factor", "act_fn", "force_upcast"),
+    "text": (
+        *("num_attention_heads", "hidden_act", "layer_norm_eps", "projection_dim"),
+        *("bos_token_id", "eos_token_id", "pad_token_id"),
+    ),
+}
+LARGEST = 8192  # pixels along a side
 
 
 def unet_config(state: State) -> Settings:
@@ -69,6 +79,7 @@ def vae_config(state: State) -> Settings:
         "layers_per_block": _numbered(state, "encoder.down_blocks.0.resnets"),
         "down_block_types": ["DownEncoderBlock2D" for _ in levels],
         "up_block_types": ["UpDecoderBlock2D" for _ in levels],
+        "mid_block_add_attention": any(".mid_block.attentions." in key for key in state),
     }
 
 
@@ -92,6 +103,8 @@ def family_of(unet: Settings, vae: Settings, prediction: Prediction) -> Family:
     widths = dict.fromkeys([*attending, blocks[-1]])
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     pixels = int(unet.get("sample_size") or 64) * factor
+    if not 0 < pixels <= LARGEST:
+        raise BadFile(f"a base for pictures of {pixels} pixels is no Stable Diffusion: download it again")
     cross: int = unet["cross_attention_dim"]
     own = Family("unknown", cross, tuple(widths), factor, 1.0, pixels, prediction)
     scale = float(vae.get("scaling_factor", 0.18215))
@@ -99,23 +112,27 @@ def family_of(unet: Settings, vae: Settings, prediction: Prediction) -> Family:
     return replace(found, latent_factor=factor, latent_scale=scale, default_pixels=pixels, prediction=prediction)
 
 
-def unet_hints(model: UNet2DConditionModel) -> Settings:
-    """What the shapes of a UNet do not tell and is not the library's default."""
-    return _hints(type(model), dict(model.config), unet_config(model.state_dict()))
+def hints_of(unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextConfig) -> dict[str, Settings]:
+    """What the shapes of the models do not tell and is not the libraries' default.
+
+    A setting beyond those that a file may tell is refused, as the base could not be read again.
+    """
+    found = {
+        "unet": _untold(UNet2DConditionModel, dict(unet.config), unet_config(unet.state_dict())),
+        "vae": _untold(AutoencoderKL, dict(vae.config), vae_config(vae.state_dict())),
+        "text": {
+            key: getattr(text, key) for key in TOLD["text"] if getattr(text, key) != getattr(CLIPTextConfig(), key)
+        },
+    }
+    for part, settings in found.items():
+        if beyond := settings.keys() - set(TOLD[part]):
+            raise UnsupportedBase(
+                f"its {part} has the setting {min(beyond)}, which no checkpoint can tell: keep the base as a folder"
+            )
+    return found
 
 
-def vae_hints(model: AutoencoderKL) -> Settings:
-    """What the shapes of an autoencoder do not tell and is not the library's default."""
-    return _hints(type(model), dict(model.config), vae_config(model.state_dict()))
-
-
-def text_hints(config: CLIPTextConfig) -> Settings:
-    """What the shapes of a CLIP text tower do not tell and is not the library's default."""
-    default, given = CLIPTextConfig(), config.to_dict()
-    return {key: given[key] for key in TEXT_HINTS if given[key] != getattr(default, key)}
-
-
-def _hints(kind: type[object], given: Mapping[str, Any], told: Settings) -> Settings:
+def _untold(kind: type[object], given: Mapping[str, Any], told: Settings) -> Settings:
     defaults = {name: each.default for name, each in inspect.signature(kind).parameters.items()}
     untold = {key: each for key, each in given.items() if key in defaults and key not in told}
     return {key: each for key, each in untold.items() if _plain(each) != _plain(defaults[key])}
