@@ -118,7 +118,7 @@ def test_a_report_is_printed_and_read_again(tiny, hyper):
     assert lines[0] == "inca:0.5 on tiny"
     assert "  64: 3 layers, fitted, K is off by" in str(report)
     assert "of the change lost" in lines[-2]
-    assert lines[-1].strip() == "measured on 1 prompts held out, 1 steps each"
+    assert lines[-1].strip() == "measured on 1 prompt held out, 1 step each"
 
 
 def test_steps_are_told(tiny, hyper):

@@ -94,6 +94,7 @@ def test_a_linear_hypernetwork_without_bias_is_a_lora_exactly(tiny, hyper):
             wanted = prediction(tiny)
         assert off(with_lora(tiny, lora, strength), wanted) < 1e-5
     assert report.output < 1e-5
+    assert not report.is_exact  # as a rank may always cut something off
 
 
 def test_every_layer_that_the_hypernetwork_changes_has_a_pair(tiny, hyper):

@@ -67,7 +67,7 @@ def as_lora(
         made |= {f"{name}.to_k": k, f"{name}.to_v": v}
         changes.append(replace(whole, products=(k.product, v.product), shift=torch.zeros_like(whole.shift)))
     laid_over = changed_copy(base, f"{base.name} + LoRA", changes)
-    widths = fits(by_width, changes, heard)
+    widths = [each.model_copy(update={"exact": False}) for each in fits(by_width, changes, heard)]
     return made, report(base, laid_over, laid=laid, widths=widths, heard=heard, steps=steps, rank=rank)
 
 

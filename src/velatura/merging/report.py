@@ -26,7 +26,7 @@ class WidthFit(BaseModel):
     v_missed: float | None = None
 
     def __str__(self) -> str:
-        head = f"{self.width}: {self.layers} layers, {'exact' if self.exact else 'fitted'}"
+        head = f"{self.width}: {_counted(self.layers, 'layer')}, {'exact' if self.exact else 'fitted'}"
         if None in (self.k, self.v, self.k_missed, self.v_missed):
             return head
         return f"{head}, K is off by {_part(self.k, self.k_missed)}, V by {_part(self.v, self.v_missed)}"
@@ -65,7 +65,11 @@ class BakeReport(BaseModel):
         yield f"{laid} on {self.base}" + (f" as a LoRA of rank {self.rank}" if self.rank else "")
         yield from (f"  {each}" for each in self.widths)
         yield f"  what the UNet predicts is off by {_part(self.output, self.output_missed)}"
-        yield f"  measured on {self.held_out_prompts} prompts held out, {self.steps} steps each"
+        yield f"  measured on {_counted(self.held_out_prompts, 'prompt')} held out, {_counted(self.steps, 'step')} each"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _part(error: float | None, missed: float | None) -> str:
