@@ -14,6 +14,7 @@ import velatura
 from velatura.errors import BadFile
 from velatura.formats.verdict import examine
 from velatura.overlays.structure import ACTIVATIONS
+from velatura.tensors import open_tensors, write_torch
 
 GOLDEN = Path(__file__).parents[1] / "data" / "hypernet"
 CASES = json.loads((GOLDEN / "index.json").read_text())["cases"]
@@ -113,10 +114,16 @@ def as_comfy_builds_it(path, width, part):
 
 @pytest.mark.parametrize("activation", ["linear", "relu", "swish", "mish", "softsign"])
 @pytest.mark.parametrize("layer_norm", [True, False])
-@pytest.mark.parametrize("activate_output", [True, False])
+@pytest.mark.parametrize("activate_output", [True, False, None])
 def test_comfy_computes_the_same_where_it_is_said_to(hyper, tmp_path, activation, layer_norm, activate_output):
-    overlay = hyper(activation=activation, layer_norm=layer_norm, activate_output=activate_output, layers=(1, 2, 2, 1))
+    activated = activate_output is not False  # what a file that says nothing means
+    overlay = hyper(activation=activation, layer_norm=layer_norm, layers=(1, 2, 2, 1), activate_output=activated)
     velatura.save(overlay, tmp_path / "inca.pt")
+    payload = dict(open_tensors(tmp_path / "inca.pt").payload)
+    said = {} if activate_output is None else {"activate_output": activate_output}
+    del payload["activate_output"]
+    write_torch(tmp_path / "inca.pt", {**payload, **said})
+    overlay = velatura.open_overlay(tmp_path / "inca.pt")
     context = torch.randn(1, 5, 96)
     with torch.no_grad():
         theirs = context + as_comfy_builds_it(tmp_path / "inca.pt", 96, 0)(context)
@@ -135,6 +142,7 @@ def test_comfy_does_not_know_every_activation(hyper, tmp_path, activation):
     ("case", "said"),
     [
         ("l04", "but it does not activate the output"),
+        ("l05", "but it drops out at random"),
         ("l14", "does not know the activation None"),
         ("l01", ""),
     ],

@@ -133,7 +133,8 @@ def _rows(verdict: "Verdict") -> Iterator[tuple[str, str]]:
     yield "kind", card.kind
     yield "name", card.name
     yield "structure", card.outline
-    yield "made for", " ".join(filter(None, (card.family, card.base, card.base_hash and f"({card.base_hash})")))
+    made_for = filter(None, (card.family, card.base, card.base_hash and f"({card.base_hash})"))
+    yield "made for", " ".join(made_for) or "unknown"
     yield "trained", f"{card.steps:,} steps"
     if card.trigger_words:
         yield "trigger words", ", ".join(card.trigger_words)
@@ -141,7 +142,11 @@ def _rows(verdict: "Verdict") -> Iterator[tuple[str, str]]:
         yield "note", card.note
     yield "in a prompt", verdict.trigger
     yield "parameters", f"{verdict.parameters:,} in {', '.join(verdict.precisions)}"
-    yield "file", f"{verdict.dialect}, {verdict.container}, {verdict.file_bytes / 2**20:,.1f} MiB"
+    yield "file", f"{verdict.dialect}, {verdict.container}, {_size(verdict.file_bytes)}"
     yield "hash", f"{verdict.short_hash} (SHA-256 {verdict.hash})"
     for program, answer in verdict.opens.items():
         yield f"in {program}", str(answer)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

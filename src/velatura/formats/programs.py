@@ -92,12 +92,14 @@ def _comfy(contents: Contents, hypernetwork: Hypernetwork) -> Answer:
 
 def _otherwise_in_comfy(payload: Mapping[object, object], structure: Structure) -> str:
     """What ComfyUI does otherwise with a file that it opens."""
-    if structure.activation != "linear" and "activate_output" not in payload:
-        return "but it does not activate the output, as A1111 does with files that say nothing of it"
-    # it takes every second weight for a norm's, and so does not notice which layer is the last
-    if structure.activation != "linear" and structure.layer_norm and not structure.activate_output:
-        return "but it activates the output too, since a layer norm comes after it"
-    drops = len(structure.layers) > 3 or structure.layer_norm or bool(payload.get("last_layer_dropout", False))
-    if payload.get("use_dropout", False) and drops and len(structure.layers) > 2:
-        return "but it drops out at random while it paints, so that no picture comes out twice"
-    return ""
+    # it takes every second weight for a norm's, and so does not notice that the last layer is the last
+    activates = structure.layer_norm or bool(payload.get("activate_output", False))
+    deep = len(structure.layers) > 3 or structure.layer_norm or bool(payload.get("last_layer_dropout", False))
+    odd = {
+        "it activates the output too": activates and not structure.activate_output,
+        "it does not activate the output": structure.activate_output and not activates,
+    }
+    reasons = [what for what, true in odd.items() if true and structure.activation != "linear"]
+    if payload.get("use_dropout", False) and deep and len(structure.layers) > 2:
+        reasons.append("it drops out at random while it paints, so that no picture comes out twice")
+    return f"but {' and '.join(reasons)}" if reasons else ""
