@@ -31,6 +31,7 @@ def test_other_programs_find_model_spec_fields(saved):
         metadata = file.metadata()
     assert metadata["modelspec.sai_model_spec"] == "1.0.1"
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/hypernetwork"
+    assert metadata["modelspec.implementation"] == "velatura"
     assert metadata["modelspec.title"] == "inca"
     assert metadata["modelspec.resolution"] == "512x512"
     assert metadata["modelspec.description"] == "line work"

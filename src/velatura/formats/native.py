@@ -16,17 +16,13 @@ from velatura.errors import BadFile, UnknownName, VelaturaError
 from velatura.formats import flat_hypernetwork
 from velatura.formats.a1111_fields import fields_of
 from velatura.formats.fill import fill, refuse_hollow
+from velatura.formats.model_spec import model_spec
 from velatura.overlays import KINDS
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card, Overlay
 from velatura.tensors import Contents, write_safetensors
 
 CARD = "velatura.card"
-ARCHITECTURES = {  # Stability's names of the families
-    "SD1": "stable-diffusion-v1",
-    "SD2": "stable-diffusion-v2",
-    "SDXL": "stable-diffusion-xl-v1-base",
-}
 KIND_NAMES = {"hypernet": "hypernetwork"}
 
 
@@ -66,16 +62,13 @@ def write(overlay: Overlay, path: Path) -> None:
 
 
 def _model_spec(card: Card, stem: str) -> dict[str, str]:
-    """What Stability's ModelSpec 1.0.1 asks of every file, but for dates: they would change the bytes."""
+    """ModelSpec's fields of an overlay, of those for a family that is known all of them."""
+    title, kind = card.name or stem, KIND_NAMES.get(card.kind, card.kind)
     family = FAMILIES.get(card.family)
-    base = ARCHITECTURES.get(card.family, card.family or "unknown")
-    fields = {
-        "sai_model_spec": "1.0.1",
-        "architecture": f"{base}/{KIND_NAMES.get(card.kind, card.kind)}",
-        "implementation": "velatura",
-        "title": card.name or stem,
-        "resolution": f"{family.default_pixels}x{family.default_pixels}" if family else "",
-        "description": card.note,
-        "trigger_phrase": ", ".join(card.trigger_words),
+    spec = model_spec(family, title, kind=kind) if family else {"modelspec.title": title}
+    own = {
+        "modelspec.implementation": "velatura",  # whose names the tensors have
+        "modelspec.description": card.note,
+        "modelspec.trigger_phrase": ", ".join(card.trigger_words),
     }
-    return {f"modelspec.{key}": each for key, each in fields.items() if each}
+    return spec | {key: each for key, each in own.items() if each}
