@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from velatura.errors import VelaturaError, VelaturaWarning
     from velatura.formats import open_base, open_overlay, save
     from velatura.library import Library
+    from velatura.merging.bake import bake
+    from velatura.merging.report import BakeReport
     from velatura.overlays.attach import Attachment, attach, attach_all
     from velatura.overlays.effect import Effect
     from velatura.overlays.hypernetwork import Hypernetwork
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attachment",
+    "BakeReport",
     "Base",
     "Card",
     "Effect",
@@ -38,6 +41,7 @@ __all__ = [
     "VelaturaWarning",
     "attach",
     "attach_all",
+    "bake",
     "generate",
     "generate_each",
     "generate_many",
@@ -52,6 +56,7 @@ __all__ = [
 
 _HOMES = {
     "Attachment": "overlays.attach",
+    "BakeReport": "merging.report",
     "Base": "base.base",
     "Card": "overlays.overlay",
     "Effect": "overlays.effect",
@@ -65,6 +70,7 @@ _HOMES = {
     "VelaturaWarning": "errors",
     "attach": "overlays.attach",
     "attach_all": "overlays.attach",
+    "bake": "merging.bake",
     "generate": "sampling.generate",
     "generate_each": "sampling.generate",
     "generate_many": "sampling.generate",

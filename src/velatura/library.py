@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
-from velatura.formats import DIALECTS, open_overlay
+from velatura.formats import DIALECTS, hns, open_overlay
 from velatura.overlays.overlay import Overlay
 
 # where A1111 keeps its overlays, below its own folder and below its models folder
@@ -53,8 +54,14 @@ class Library:
         state = path.stat()
         key = (path, state.st_mtime_ns, state.st_size)
         if key not in self._loaded:
-            self._loaded[key] = open_overlay(path)
+            self._loaded[key] = open_overlay(path, partial(self._member, path))
         return self._loaded[key]
+
+    def _member(self, composition: Path, name: str) -> Overlay:
+        """A hypernetwork that a composition names, which is not itself."""
+        if self.path(name) == composition:
+            raise BadFile(f"{composition} is called {name!r} as what it names is: rename it")
+        return self.overlay(name)
 
     def _paths(self) -> dict[str, list[Path]]:
         """The files of each stem, the one to take first."""
@@ -73,7 +80,7 @@ def _bare(path: Path) -> Path:
 def _files(folder: Path) -> Iterator[Path]:
     places = [folder / each for each in A1111_FOLDERS if (folder / each).is_dir()] or [folder]
     found = [sorted(_visible(place)) for place in places]
-    for ending in (each.ending for each in DIALECTS.values()):
+    for ending in (*(each.ending for each in DIALECTS.values()), hns.ENDING):
         for paths in found:
             # A1111 lists its own "no hypernetwork" as None
             yield from (path for path in paths if path.suffix == ending and path.stem != "None" and path.is_file())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import velatura
-from velatura.errors import BadFile, UnknownName
+from velatura.errors import BadFile, BadOverlay, UnknownName
 from velatura.tensors import open_tensors, write_safetensors, write_torch
 
 
@@ -101,3 +101,40 @@ def test_a_folder_that_is_no_base_is_refused(tmp_path):
         velatura.open_base(tmp_path)
     with pytest.raises(BadFile, match="does not exist"):
         velatura.open_base(tmp_path / "nowhere")
+
+
+def test_a_composition_finds_its_members_beside_it(tiny, hyper, tmp_path):
+    for seed, name in enumerate(("one", "other")):
+        velatura.save(hyper(seed=seed), tmp_path / f"{name}.safetensors")
+    (tmp_path / "mixed.hns").write_text('[("one", 0.5), {"other": 0.7}]')
+    mixed, context = velatura.open_overlay(tmp_path / "mixed.hns"), torch.randn(1, 7, 96)
+    one, other = (velatura.open_overlay(tmp_path / f"{name}.safetensors") for name in ("one", "other"))
+    expected = other.transform(one.transform(context, 0.5)[0], 0.7)[0]
+    torch.testing.assert_close(mixed.transform(context)[0], expected)
+    library = velatura.Library(tmp_path)
+    assert library.names() == ["mixed", "one", "other"]
+    torch.testing.assert_close(library.overlay("mixed").transform(context)[0], expected)
+    with velatura.attach(tiny, mixed):
+        pass
+    with pytest.raises(BadOverlay, match=r"keep its \.hns"):
+        velatura.save(mixed, tmp_path / "mixed.safetensors")
+
+
+def test_a_composition_that_names_nobody_or_itself_is_refused(hyper, tmp_path):
+    velatura.save(hyper(), tmp_path / "one.safetensors")
+    (tmp_path / "mixed.hns").write_text('"on"')
+    with pytest.raises(UnknownName, match="did you mean 'one'"):
+        velatura.open_overlay(tmp_path / "mixed.hns")
+    (tmp_path / "mixed.hns").write_text('"mixed"')
+    with pytest.raises(BadFile, match="rename it"):
+        velatura.Library(tmp_path).overlay("mixed")
+
+
+def test_a_base_goes_into_one_checkpoint_and_back(tiny, tmp_path):
+    velatura.save(tiny, tmp_path / "whole.safetensors")
+    again = velatura.open_base(tmp_path / "whole.safetensors", dtype="float32")
+    ours, theirs = tiny.unet.state_dict(), again.unet.state_dict()
+    assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
+    velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "net.safetensors")
+    with pytest.raises(BadFile, match="no Stable Diffusion checkpoint"):
+        velatura.open_base(tmp_path / "net.safetensors")

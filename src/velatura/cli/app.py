@@ -34,8 +34,9 @@ VERBS = {
     "grid": Verb("Pictures", "pictures", "grid", "Lay pictures side by side, changing one or two things."),
     "train": Verb("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
     "list": Verb("Files", "files", "list_", "List the overlays in folders."),
-    "show": Verb("Files", "files", "show", "Show the card of an overlay file: what it is and where it came from."),
+    "show": Verb("Files", "files", "show", "Show what an overlay file is, and which programs open it."),
     "convert": Verb("Files", "files", "convert", "Write an overlay in another file format."),
+    "bake": Verb("Files", "merging", "bake", "Put hypernetworks into a base's weights, and write a checkpoint."),
 }
 
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def base_option(panel: str) -> OptionInfo:
     """The option --base, in a panel of the verb's help."""
-    return typer.Option("--base", help="tiny, or a folder in diffusers' layout.", rich_help_panel=panel)
+    return typer.Option("--base", help="tiny, a checkpoint, or a folder in diffusers' layout.", rich_help_panel=panel)
 
 
 def open_base(name: str) -> "Base":
-    """The base that a command line names: tiny, or a folder."""
+    """The base that a command line names: tiny, a checkpoint or a folder."""
     return velatura.tiny() if name == "tiny" else velatura.open_base(name)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 import torch
 
 from velatura.base.base import Base
-from velatura.errors import BadFile, UnknownName
-from velatura.formats import a1111_hypernetwork, folder, native
+from velatura.errors import BadFile, BadOverlay, UnknownName
+from velatura.formats import a1111_hypernetwork, checkpoint, folder, hns, native
+from velatura.overlays.composition import Composition
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_tensors
 
@@ -32,42 +34,75 @@ DIALECTS = {
 }
 
 
-def open_overlay(path: str | PathLike[str]) -> Overlay:
-    """Open an overlay of any kind and dialect, by what is in the file; it comes in eval mode, on the CPU."""
-    contents = open_tensors(Path(path).expanduser())
+def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | None = None) -> Overlay:
+    """Open an overlay of any kind and dialect, by what is in the file; it comes in eval mode, on the CPU.
+
+    find: opens the hypernetworks that a composition (.hns) names; without it they are looked for beside the file.
+    """
+    path = Path(path).expanduser()
+    overlay = hns.read(path, find or partial(_beside, path)) if path.suffix == hns.ENDING else _from_tensors(path)
+    overlay.source = path
+    return overlay
+
+
+def _from_tensors(path: Path) -> Overlay:
+    contents = open_tensors(path)
     for dialect in DIALECTS.values():
         if dialect.sniff(contents):
-            overlay = dialect.read(contents)
-            overlay.source = contents.path
-            return overlay
+            return dialect.read(contents)
     raise BadFile(f"{contents.path.name} is no overlay that is known here: {', '.join(DIALECTS)} files are")
 
 
-def save(overlay: Overlay, path: str | PathLike[str], dialect: str | None = None) -> None:
-    """Write an overlay, at once or not at all; the path's ending names the dialect, dialect overrules it."""
+def _beside(composition: Path, name: str) -> Overlay:
+    """The overlay of a name in the folder of the composition that names it."""
+    endings = [each.ending for each in DIALECTS.values()]
+    for path in (composition.with_name(name + ending) for ending in endings):
+        if path.is_file():
+            return open_overlay(path)
+    there = {each.stem for each in composition.parent.iterdir() if each.suffix in endings}
+    raise UnknownName.among("overlay", name, there, str(composition.parent))
+
+
+def save(thing: Overlay | Base, path: str | PathLike[str], dialect: str | None = None) -> None:
+    """Write an overlay, at once or not at all; the path's ending names the dialect, dialect overrules it.
+
+    A base is written as one .safetensors checkpoint, under the names that other programs know.
+    """
     path = Path(path).expanduser()
+    if isinstance(thing, Base):
+        checkpoint.write(thing, path)
+        return
     endings = {each.ending: each for each in DIALECTS.values()}
+    if isinstance(thing, Composition):
+        raise BadOverlay(f"{thing.card.name or 'this'} is a composition of others: keep its .hns file, and save those")
     if dialect is None and path.suffix not in endings:
         raise UnknownName.among("ending of a file", path.suffix, endings)
     if dialect is not None and dialect not in DIALECTS:
         raise UnknownName.among("dialect", dialect, DIALECTS)
     chosen = endings[path.suffix] if dialect is None else DIALECTS[dialect]
-    chosen.write(overlay, path)
+    chosen.write(thing, path)
 
 
 def open_base(
     path: str | PathLike[str], *, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
 ) -> Base:
-    """Open a base from a diffusers folder.
+    """Open a base from a diffusers folder, or from one .safetensors checkpoint.
 
     device "auto" is CUDA where there is one; dtype "auto" is float16 there, and float32 elsewhere.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise BadFile(f"{path} does not exist: give the folder of a Stable Diffusion in diffusers' layout")
+        raise BadFile(f"{path} does not exist: give the checkpoint of a Stable Diffusion, or its diffusers folder")
+    place = _device(device)
+    if path.is_file():
+        contents = open_tensors(path)
+        if not checkpoint.sniff(contents):
+            raise BadFile(
+                f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder"
+            )
+        return checkpoint.read(contents).to(place, _dtype(dtype, place))
     if not folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
-    place = _device(device)
     return folder.read(path).to(place, _dtype(dtype, place))
 
 

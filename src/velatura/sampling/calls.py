@@ -1,6 +1,5 @@
 """The overlays that prompts call: where their tags find them, and how they lie over a base while it paints."""
 
-import hashlib
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import UnknownName, VelaturaWarning
+from velatura.formats.optim import short_hash
 from velatura.library import Library
 from velatura.overlays import KINDS
 from velatura.overlays.attach import attach_all
@@ -127,5 +127,4 @@ def _strength(strengths: Strengths, fraction: float, pictures: int, guided: bool
 @lru_cache(maxsize=1024)
 def _hash(file: Path, _changed: int, _size: int) -> str:
     """A1111's short hash of a hypernetwork's file, reckoned afresh when the file has changed."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()[:10]
+    return short_hash(file)
