@@ -2,13 +2,13 @@
 
 Trained in this order, each going on from its last snapshot and ending with its figures:
 
-    vae      autoencoder; its gate must be met before anything else starts
+    vae      autoencoder
+    decoder  its decoder alone, further, on latents that stay; its gate must be met before anything else starts
     clip     text and vision tower against each other
     unet     UNet, the text tower beside it
     vision   vision tower against the text tower as the UNet left it
     judge    classifier of drawings, apart from the base
 
-    decoder  the autoencoder's decoder alone, further; the UNet stays good
     adopt    begin from the weights in the package, where the work folder is lost
     export   write the base and the bundled pictures into the package
     measure  subject, colour and place of 500 generated pictures, by the judge
@@ -35,12 +35,12 @@ Asked = argparse.Namespace
 
 def _vae(asked: Asked) -> bool:
     run(vae.VaeJob, vae.SCHEDULE, "vae", asked.work)
-    return print_table("vae", vae.report(asked.work))
+    return True
 
 
 def _decoder(asked: Asked) -> bool:
     run(vae.DecoderJob, vae.DECODER_SCHEDULE, "decoder", asked.work)
-    return print_table("vae", vae.report(asked.work))
+    return print_table("decoder", vae.report(asked.work))
 
 
 def _clip(asked: Asked) -> bool:

@@ -1,7 +1,7 @@
 """What each part must reach before the base may be called done."""
 
 GATES: dict[str, dict[str, float]] = {
-    "vae": {"all": 26.0},  # decibels, over unseen pictures in known and in held-out styles
+    "decoder": {"all": 26.0},  # decibels, over unseen pictures in known and in held-out styles
     "judge": {"subject": 0.98, "colour": 0.98, "place": 0.98, "style": 0.98},
     "measure": {"subject": 0.85, "colour": 0.85, "place": 0.90},
 }

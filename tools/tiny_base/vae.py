@@ -15,7 +15,7 @@ from .store import note
 PICTURES = 48_000
 DOODLES = 16_000
 SCHEDULE = Schedule(steps=4000, batch=16, rate=1e-3, warmup=200, decay=1e-4, ema=0.998)
-DECODER_SCHEDULE = Schedule(steps=3000, batch=16, rate=5e-4, warmup=100, decay=1e-4, ema=0.998)
+DECODER_SCHEDULE = Schedule(steps=5800, batch=16, rate=8e-4, warmup=100, decay=1e-4, ema=0.998)
 # just enough to keep the latents bounded: ten times as much silences a whole channel
 KL = 2e-7
 
