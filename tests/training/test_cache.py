@@ -24,6 +24,12 @@ def test_long_captions_are_read_to_their_end(tiny, photos):
     assert encode_examples(tiny, read_folder(photos), 32).contexts.shape == (3, 3 * 77, tiny.text.width)
 
 
+def test_what_no_caption_says_is_as_long_as_the_longest(tiny, photos):
+    (photos / "0 a red ball.txt").write_text("a red ball, " * 40)
+    nothing = encode_examples(tiny, read_folder(photos), 32).no_caption
+    torch.testing.assert_close(nothing, tiny.text.encode([""])[0].repeat(3, 1), rtol=1e-4, atol=1e-4)
+
+
 def test_pictures_may_be_of_another_size_than_the_bases(tiny, photos):
     assert encode_examples(tiny, read_folder(photos), 32).latents.shape == (3, 4, 8, 8)
 

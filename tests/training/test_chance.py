@@ -46,3 +46,20 @@ def test_timesteps_come_one_from_each_slice_of_the_schedule(batch_size):
 def test_uses_of_chance_do_not_share_seeds():
     seeds = [seed_of(seed, what, step) for seed in (0, 1, 11) for what in ("step", "round") for step in (0, 1, 11)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_captions_are_left_out_by_their_share_and_move_nothing_else():
+    def drawn(share):
+        shape = torch.Size((4, 2, 2))
+        return [
+            draw(3, step, batch_size=16, picture_count=5, latent_shape=shape, caption_dropout=share)
+            for step in range(200)
+        ]
+
+    with_all, with_some = drawn(0.0), drawn(0.3)
+    assert not any(each.captionless.any() for each in with_all)
+    left_out = torch.cat([each.captionless for each in with_some]).float().mean().item()
+    assert left_out == pytest.approx(0.3, abs=0.03)
+    for a, b in zip(with_all, with_some, strict=True):
+        assert torch.equal(a.noise, b.noise)
+        assert torch.equal(a.pictures, b.pictures)

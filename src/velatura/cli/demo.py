@@ -30,7 +30,7 @@ Seed = Annotated[int, typer.Option(help="All chance of the training is drawn fro
 
 
 def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: Seed = 0) -> None:
-    """Train a hypernetwork on bundled pictures and see it at work, in three minutes on two cores.
+    """Train a hypernetwork on bundled pictures and see it at work, in two or three minutes on two cores.
 
     velatura demo
 

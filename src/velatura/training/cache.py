@@ -17,10 +17,14 @@ PICTURES_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Cache:
-    """The pictures as latents (pictures, 4, height, width) and their captions as contexts (pictures, tokens, width)."""
+    """The pictures as latents (pictures, 4, height, width) and their captions as contexts (pictures, tokens, width).
+
+    no_caption: what an empty prompt says, (tokens, width).
+    """
 
     latents: Tensor
     contexts: Tensor
+    no_caption: Tensor
 
 
 @torch.no_grad()
@@ -32,7 +36,8 @@ def encode_examples(base: Base, examples: Sequence[Example], pixels: int) -> Cac
     ]
     captions = [Prompt(example.caption, example.caption) for example in examples]
     chunk_count = max(len(chunks_of(base.text, caption)) for caption in captions)
-    return Cache(torch.cat(latents), contexts(base.text, captions, chunk_count).float())
+    *said, nothing = contexts(base.text, [*captions, Prompt("", "")], chunk_count).float()
+    return Cache(torch.cat(latents), torch.stack(said), nothing)
 
 
 def _portions(examples: Sequence[Example]) -> list[Sequence[Example]]:

@@ -10,15 +10,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains on: which pictures (batch,), at which timesteps (batch,), under which noise."""
+    """What one step trains on: which pictures (batch,), at which timesteps (batch,), under which noise.
+
+    captionless: (batch,), whether a picture's caption is left out.
+    """
 
     pictures: Tensor
     timesteps: Tensor
     noise: Tensor
+    captionless: Tensor
 
 
 def draw(
-    seed: int, step: int, *, batch_size: int, picture_count: int, latent_shape: torch.Size, timestep_count: int = 1000
+    seed: int,
+    step: int,
+    *,
+    batch_size: int,
+    picture_count: int,
+    latent_shape: torch.Size,
+    timestep_count: int = 1000,
+    caption_dropout: float = 0.0,
 ) -> Draw:
     """Draw the step that is taken when `step` steps are done, on the CPU, where every machine draws the same.
 
@@ -32,7 +43,9 @@ def draw(
     noise = torch.randn((batch_size, *latent_shape), generator=chance)
     first = step * batch_size
     pictures = [_picture(seed, place, picture_count) for place in range(first, first + batch_size)]
-    return Draw(torch.tensor(pictures), timesteps, noise)
+    captions = torch.Generator().manual_seed(seed_of(seed, "caption", step))
+    captionless = torch.rand(batch_size, generator=captions) < caption_dropout
+    return Draw(torch.tensor(pictures), timesteps, noise, captionless)
 
 
 def seed_of(seed: int, what: str, number: int) -> int:

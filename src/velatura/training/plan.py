@@ -52,6 +52,9 @@ class Plan(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False, description="AdamW's")
     gradient_norm: float | None = Field(default=1.0, gt=0, description="longer gradients are shortened to this")
     min_snr: float | None = Field(default=None, gt=0, description="weigh losses by min(snr, this) / snr; 5 is usual")
+    caption_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of captions left out, so that the style needs no words"
+    )
     snapshot_every: int = Field(default=500, ge=0, description="steps between two snapshots; 0: only when stopped")
     preview_every: int = Field(default=0, ge=0, description="steps between two previews; 0: none")
     preview_prompt: str | None = Field(default=None, description="what previews show; None: the first caption")

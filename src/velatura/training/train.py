@@ -168,12 +168,13 @@ class _Pupil:
             picture_count=len(latents),
             latent_shape=latents.shape[1:],
             timestep_count=len(self.base.schedule),
+            caption_dropout=self.plan.caption_dropout,
         )
         chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
+        captionless = chance.captionless.to(latents.device).view(-1, 1, 1)
+        said = torch.where(captionless, self.cache.no_caption, contexts[chosen])
         with products_in(self.base):
-            return denoising_loss(
-                self.base, latents[chosen], contexts[chosen], noise, chance.timesteps, min_snr=self.plan.min_snr
-            )
+            return denoising_loss(self.base, latents[chosen], said, noise, chance.timesteps, min_snr=self.plan.min_snr)
 
 
 def _rescue(kept: RunFolder, pupil: _Pupil, done: int) -> str:
