@@ -97,9 +97,7 @@ def open_base(
     if path.is_file():
         contents = open_tensors(path)
         if not checkpoint.sniff(contents):
-            raise BadFile(
-                f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder"
-            )
+            raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
         return checkpoint.read(contents).to(place, _dtype(dtype, place))
     if not folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
