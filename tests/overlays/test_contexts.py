@@ -44,7 +44,7 @@ def test_every_activation_is_the_same_the_fast_way(tiny, hyper, says, activation
 
 
 def test_an_activation_that_jumps_is_the_same_where_its_context_is(tiny, hyper):
-    """Hardshrink's steps blow up the last bit of what comes before them, so one layer is compared, not the whole UNet."""
+    """Hardshrink's steps blow up the last bit of what is before them, so one layer is compared, not the whole UNet."""
     layer = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn1
     context = torch.randn(2, 16, 192, generator=torch.Generator().manual_seed(0))
     with velatura.attach(tiny, strong(hyper(activation="hardshrink", activate_output=True)), 0.7):
