@@ -25,6 +25,7 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/overlays.py
 
 setup: $(READY)
 
