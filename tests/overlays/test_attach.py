@@ -178,3 +178,17 @@ def test_projections_that_are_replaced_are_followed(tiny, strong, says):
         torch.testing.assert_close(says(), expected)
     layer.to_v = own
     assert not own._forward_pre_hooks
+
+
+def test_a_strength_that_is_read_is_a_copy(tiny, strong):
+    with velatura.attach(tiny, strong(), 0.5) as laid:
+        laid.strength.mul_(0)
+        assert float(laid.strength) == 0.5
+
+
+def test_weights_that_are_elsewhere_are_no_base(strong):
+    offloaded = velatura.tiny().unet.to("meta")
+    overlay = strong()
+    with pytest.raises(velatura.VelaturaError, match="offloading"):
+        velatura.attach(offloaded, overlay)
+    assert not any(weight.is_meta for weight in overlay.parameters())

@@ -214,3 +214,49 @@ def test_half_precision_follows_the_plain_way(tiny, hyper, activation):
             fast = base.predict(latents, torch.tensor(3), context)
     torch.testing.assert_close(fast, plain, rtol=0.05, atol=0.05)
     assert not torch.isnan(fast).any()
+
+
+@pytest.fixture
+def projection(tiny):
+    return tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v
+
+
+def wrapped(projection):
+    """Put a forward of one's own on a projection, as offloading does, and give it back."""
+    inner = projection.forward
+
+    def theirs(context):
+        return inner(context)
+
+    projection.forward = theirs
+    return theirs
+
+
+def test_a_forward_of_somebodys_own_keeps_nothing_from_acting(tiny, hyper, says, projection):
+    overlay = strong(hyper())
+    with velatura.attach(tiny, overlay, 0.7):
+        expected = says()
+    theirs = wrapped(projection)
+    with velatura.attach(tiny, overlay, 0.7):
+        torch.testing.assert_close(says(), expected, **TOLERANCE)
+    assert projection.forward is theirs
+    del projection.forward
+
+
+def test_a_forward_wrapped_around_ours_survives_detaching_and_is_off_then(tiny, hyper, says, projection):
+    overlay, off = strong(hyper()), says()
+    with velatura.attach(tiny, overlay, 0.7):
+        expected = says()
+        theirs = wrapped(projection)
+        torch.testing.assert_close(says(), expected, **TOLERANCE)
+    assert projection.forward is theirs
+    assert torch.equal(says(), off)
+    del projection.forward
+
+
+def test_a_listener_that_goes_away_changes_nothing(tiny, hyper, says, projection):
+    handle = projection.register_forward_pre_hook(lambda *_: None)
+    with velatura.attach(tiny, strong(hyper()), 0.7):
+        expected = says()
+        handle.remove()
+        torch.testing.assert_close(says(), expected, **TOLERANCE)

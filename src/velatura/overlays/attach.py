@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
-from velatura.errors import NoEffect
+from velatura.errors import NoEffect, UnsupportedBase
 from velatura.overlays.contexts import Combine, Group
 from velatura.overlays.effect import Effect, Listener
 from velatura.overlays.overlay import Overlay
@@ -35,9 +35,9 @@ class Attachment:
     def strength(self) -> Tensor:
         """How strongly the overlay acts: 0 is off, 1 as it was trained; one value, or one for each picture or row.
 
-        A new strength counts from the next step on, and no compiled model is traced again for it.
+        A new strength counts from the next step on, and no compiled model is traced again for it. This is a copy.
         """
-        return self._strength.tensor
+        return self._strength.tensor.clone()
 
     @strength.setter
     def strength(self, value: float | Tensor) -> None:
@@ -50,16 +50,21 @@ class Attachment:
 
     def detach(self) -> None:
         """Take the overlay off; the base is then as if it had never been there. Detaching twice does nothing."""
-        heed_hooks_when_compiled()
-        self._undos.close()
+        self._take_off()
+        self._listener.warn_if_idle(str(self.overlay.card))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error: object, *_more: object) -> None:
-        self.detach()
         if error is None:
-            self._listener.warn_if_idle(str(self.overlay.card))
+            self.detach()
+        else:
+            self._take_off()
+
+    def _take_off(self) -> None:
+        heed_hooks_when_compiled()
+        self._undos.close()
 
 
 def attach(
@@ -106,6 +111,10 @@ def attach_all(
 
 
 def _laid(place: Target, overlay: Overlay, strength: float | Tensor, side: Side) -> Attachment:
+    if place.device.type == "meta":
+        raise UnsupportedBase(
+            f"{place.name} keeps its weights elsewhere until they are needed (offloading): attach before offloading it"
+        )
     live = LiveStrength(strength, place.device, side)
     overlay.to(place.device)
     heed_hooks_when_compiled()

@@ -87,6 +87,12 @@ class Reader:
         self._passed: tuple[Tensor, Tensor] | None = None
         self._folded: tuple[object, FoldedWeights, FoldedWeights] | None = None
         self._folds_now = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Fold no more: whoever wrapped our way to project may go on calling it after we are gone."""
+        self._closed = True
+        self._folded = self._passed = None
 
     def before_k(self, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What to_k reads; what to_v is going to read is computed along and passed on."""
@@ -123,7 +129,7 @@ class Reader:
         return self._project(1, self.to_v, context)
 
     def _project(self, part: Literal[0, 1], layer: nn.Module, context: Tensor) -> Tensor:
-        if self._must_be_plain() or not self._folds_now or self._folded is None:
+        if self._closed or self._must_be_plain() or not self._folds_now or self._folded is None:
             return type(layer).forward(layer, context)
         weights = self._folded[1] if part == 0 else self._folded[2]
         return functional.linear(context, weights.weight, weights.bias)
@@ -160,6 +166,9 @@ class Reader:
         count = len(self._links)
         if not all(foldable(each, ours=1) for each in (self.to_k, self.to_v)):
             return count
+        ways = ((self.to_k, self.project_k), (self.to_v, self.project_v))
+        if any(vars(layer).get("forward") != project for layer, project in ways):  # somebody else computes it
+            return count
         while count and _folds(self._links[count - 1]):
             count -= 1
         return count
@@ -167,7 +176,7 @@ class Reader:
     def _fold(self, count: int) -> None:
         changes = [link.change for link in self._links[count:]]
         layers = [cast("nn.Linear", layer) for layer in (self.to_k, self.to_v)]
-        state = count, [each.version for each in changes], [stamp(each.weight) for each in layers]
+        state = count, [each.version for each in changes], [stamp(own) for each in layers for own in each.parameters()]
         if self._folded is None or self._folded[0] != state:
             maps = [found for each in changes if (found := each.affine())]
             k, v = (FoldedWeights.of(layer, [each[part] for each in maps]) for part, layer in enumerate(layers))

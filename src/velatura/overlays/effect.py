@@ -88,4 +88,5 @@ class Listener:
         heard = list(self._heard.values())
         if heard and len(heard) == len(self._layers) and not bool(torch.stack(heard).any()):
             said = f"{overlay} changed nothing at all: its weights are zero, or it was never trained"
+            self._heard.clear()  # once is enough
             warnings.warn(said, VelaturaWarning, stacklevel=3)

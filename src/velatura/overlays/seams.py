@@ -16,6 +16,7 @@ from velatura.overlays.layers import attention_layers, context_width
 from velatura.overlays.target import Target
 
 Undo = Callable[[], None]
+Change = Callable[[Tensor], Tensor]
 
 _SEAM = "_velatura_seam"
 
@@ -97,8 +98,9 @@ class _Seam:
         for projection, project in ((reader.to_k, reader.project_k), (reader.to_v, reader.project_v)):
             if any(link.change.is_affine for link in self._links) and _free(projection):
                 projection.forward = project
-                self._undos.append(partial(delattr, projection, "forward"))
+                self._undos.append(partial(_give_back, projection, project))
         self._undos += [
+            reader.close,
             reader.to_k.register_forward_pre_hook(reader.before_k).remove,
             reader.to_v.register_forward_pre_hook(reader.before_v).remove,
             self._layer.register_forward_pre_hook(partial(self._look, reader)).remove,
@@ -114,6 +116,12 @@ class _Seam:
 def _free(projection: nn.Module) -> bool:
     """Whether nobody has put a forward of their own on a projection."""
     return foldable(projection) and "forward" not in vars(projection)
+
+
+def _give_back(projection: nn.Module, project: Change) -> None:
+    """Take our forward off a projection, unless somebody has wrapped theirs around it since: theirs is left alone."""
+    if vars(projection).get("forward") == project:
+        del projection.forward
 
 
 def _seam(name: str, layer: nn.Module) -> _Seam:
