@@ -100,3 +100,14 @@ def test_where_nothing_lies_the_folders_are_named(tmp_path):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(BadFile, match="is no folder"):
         velatura.Library(tmp_path / "nowhere")
+
+
+def test_linked_folders_are_searched_and_circles_end(hyper, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    velatura.save(hyper(), elsewhere / "ink.pt")
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(models)
+    assert velatura.Library(models).names() == ["ink"]

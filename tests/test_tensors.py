@@ -1,3 +1,4 @@
+import os
 import pickle
 import struct
 import zipfile
@@ -311,3 +312,27 @@ def test_what_is_no_file_of_tensors_is_named(tmp_path):
     ):
         with pytest.raises(BadFile, match=said):
             open_tensors(tmp_path / name)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(BadFile, match="neither a file"):
+        open_tensors(tmp_path / "pipe.pt")
+
+
+def test_one_list_is_not_copied_without_end(tmp_path):
+    """A memoised list of 3,000 numbers that is made a torch.Size 3,000 times: 20 KB that would take half a gigabyte."""
+    numbers = b"](" + b"K\x01" * 3000 + b"eq\x00"
+    copies = b"ctorch\nSize\nh\x00\x85R" * 3000
+    with zipfile.ZipFile(tmp_path / "copies.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02](" + numbers + copies + b"e.")
+        archive.writestr("archive/version", "3")
+    with pytest.raises(BadFile, match="copies more than"):
+        open_tensors(tmp_path / "copies.pt")
+
+
+def test_a_size_of_nothing_hides_no_other(tmp_path):
+    header = b'{"a":{"dtype":"F32","shape":[0,1099511627776,1099511627776],"data_offsets":[0,0]}}'
+    (tmp_path / "hollow.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(BadFile, match="larger than any disk"):
+        open_tensors(tmp_path / "hollow.safetensors")

@@ -87,7 +87,12 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _visible(place: Path) -> Iterator[Path]:
-    """All that lies below a place, but for what is hidden and for snapshots of trainings."""
-    for folder, below, names in os.walk(place):
+    """All that lies below a place, linked folders too, but for what is hidden and for snapshots of trainings."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link that leads back
+            below.clear()
+            continue
+        seen.add(real)
         below[:] = [each for each in below if not each.startswith(".") and each != "snapshots"]
         yield from (Path(folder, name) for name in names if not name.startswith("."))

@@ -129,4 +129,5 @@ def _end(status: int, line: str, error: BaseException) -> int:
 
 
 def _say(line: str) -> None:
-    print(" ".join(part.strip() for part in line.splitlines()), file=sys.stderr)
+    one = " ".join(part.strip() for part in line.splitlines())
+    print("".join(filter(str.isprintable, one)), file=sys.stderr)  # names of files may hold escapes of terminals

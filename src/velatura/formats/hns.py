@@ -39,6 +39,9 @@ def read(path: str | PathLike[str], find: Callable[[str], Overlay]) -> Compositi
 def read_hns(path: str | PathLike[str]) -> Node:
     """Read the composition in a file; the hypernetworks that it names are not looked for."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "neither a file nor a directory"
+        raise BadFile(f"{path} is {what}: give the path of a file that can be read")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)

@@ -36,6 +36,8 @@ VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "t
 
 Modules = Mapping[str, str]  # a module's name here: its name there
 
+DEEPEST = 16  # levels, and layers of one: twice what any has; every level and layer multiplies the names below
+
 
 @dataclass(frozen=True)
 class UNetLayout:
@@ -66,6 +68,8 @@ class UNetLayout:
         ends = [index for index in range(len(known)) if f"input_blocks.{index}.0.op.weight" in known]
         layers = (ends[0] if ends else _count(known, r"input_blocks\.(\d+)\.")) - 1
         levels = range(len(ends) + 1)
+        if max(len(levels), layers) > DEEPEST:
+            raise BadFile(f"a Stable Diffusion has no UNet of {len(levels)} levels of {layers} layers: do not trust it")
         down = tuple(f"input_blocks.{1 + level * (layers + 1)}.1.proj_in.weight" in known for level in levels)
         up = tuple(f"output_blocks.{level * (layers + 1)}.1.proj_in.weight" in known for level in levels)
         return cls(layers, down, up)
@@ -153,6 +157,8 @@ def _resnet(here: str, there: str) -> Iterator[tuple[str, str]]:
 def _vae_modules(levels: int, keys: Iterable[str]) -> dict[str, str]:
     """LDM's names of an autoencoder's modules, by diffusers'; its decoder's first level is the last."""
     indices = {each for key in keys for each in re.findall(r"(?:resnets|block)\.(\d+)\.", key)}
+    if max(levels, len(indices)) > DEEPEST:
+        raise BadFile(f"a Stable Diffusion has no autoencoder of {levels} levels of {len(indices)}: do not trust it")
     modules = {each: each for each in ("quant_conv", "post_quant_conv")}
     for side, way, sampler in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
         modules |= {f"{side}.{each}": f"{side}.{each}" for each in ("conv_in", "conv_out")}

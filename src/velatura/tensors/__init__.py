@@ -58,6 +58,9 @@ def open_tensors(path: StrPath) -> Contents:
     Where a file has something that torch or safetensors would not have written, it is refused, however harmless.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "neither a file nor a directory"
+        raise BadFile(f"{path} is {what}: give the path of a file that can be read")
     try:
         with path.open("rb") as file:
             data = mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else None

@@ -40,6 +40,7 @@ class Machine:
         self._data = data
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
+        self._copied = 0
 
     def load(self) -> object:
         """Read the pickle at the position, and leave the position behind it."""
@@ -156,7 +157,11 @@ class Machine:
         name, arguments = self._last(2)
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise ValueError(f"calls a {type(name).__name__}, which no weights need")
-        self._push(called(name, cast("tuple[object, ...]", arguments)))
+        given = cast("tuple[object, ...]", arguments)
+        self._copied += sum(len(cast("list[object]", each)) for each in given if isinstance(each, list | tuple | dict))
+        if self._copied > MOST_STEPS:  # one list may be copied at every step
+            raise ValueError(f"copies more than {MOST_STEPS:,} things to say what it holds")
+        self._push(called(name, given))
 
     _OPCODES: ClassVar[dict[bytes, Callable[[Machine], None]]] = {
         b"\x80": _start,

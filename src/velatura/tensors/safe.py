@@ -152,6 +152,8 @@ def _entry(name: str, found: object) -> Entry:
     if sizes is None or places is None or len(places) != 2:
         raise ValueError(f"describes its tensor {name[:60]!r} with impossible numbers")
     begin, end = places
+    if prod(each or 1 for each in sizes) > LARGEST:  # a size of 0 would hide the others
+        raise ValueError(f"describes its tensor {name[:60]!r} as larger than any disk")
     if prod(sizes) * dtype.itemsize != end - begin:
         raise ValueError(f"has {end - begin} bytes for its tensor {name[:60]!r} of shape {sizes}")
     return Entry(dtype, sizes, begin, end)
