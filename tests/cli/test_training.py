@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 
 import pytest
 from PIL import Image
@@ -107,3 +108,16 @@ def test_help_is_grouped_and_has_two_examples(capsys):
     assert said.count("velatura train hypernet photos/") == 2
     for panel in ("What is trained", "How it learns", "What is kept"):
         assert panel in said
+
+
+def test_a_broken_picture_is_said_before_the_plan(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(velatura.tiny_pictures("robot"), folder)
+    whole = (folder / "02.png").read_bytes()
+    (folder / "02.png").write_bytes(whole[: len(whole) // 2])
+    assert main(["train", "hypernet", str(folder), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "02.png" in said.err
+    assert not (tmp_path / "run").exists()

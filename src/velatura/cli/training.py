@@ -10,7 +10,7 @@ import typer
 
 import velatura
 from velatura.cli.base import base_option, open_base
-from velatura.datasets.folder import read_folder
+from velatura.datasets.folder import read_folder, read_picture
 from velatura.errors import BadOverlay
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WHAT, HOW, KEPT = "What is trained", "How it learns", "What is kept"
 
+GLANCE = 16  # pixels: enough to read a picture to its end and see whether it is whole
 MEAN_OF = 20  # steps; the loss of one alone says little
 
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
@@ -101,7 +102,8 @@ def train_hypernet(
 
     name = name or folder.absolute().name
     out = vacant(out or Path("runs", file_name(name)))
-    read_folder(folder)  # what is wrong with it is said before anything is loaded
+    for example in read_folder(folder):  # what is wrong with it is said before anything is printed or loaded
+        read_picture(example.path, GLANCE)
     on = open_base(base)
     wanted = {"steps": steps, "learning_rate": rate, "batch_size": batch, "pixels": pixels, "min_snr": min_snr}
     kept = {"snapshot_every": snapshot_every, "preview_every": preview_every, "preview_prompt": preview}
