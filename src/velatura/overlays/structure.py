@@ -6,44 +6,32 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
+from torch.nn.modules import activation as torchs
 
 from velatura.errors import BadOverlay, UnknownName
 
+
+def _built(name: str) -> Callable[[], nn.Module]:
+    """What builds one of torch's activations; the softmax family needs to be told along which axis it runs.
+
+    Over contexts (batch, tokens, width) that is the batch, torch's implicit choice there.
+    """
+    made = cast("Callable[..., nn.Module]", getattr(nn, name))
+    return partial(made, dim=_SOFTMAX_DIMS[name]) if name in _SOFTMAX_DIMS else made
+
+
+_SOFTMAX_DIMS = {"Softmax": 0, "Softmin": 0, "LogSoftmax": 0}  # Softmax2d has its own, -3, the batch again
+_UNUSABLE = {"Threshold", "MultiheadAttention", "GLU"}  # the first two need arguments, the last halves the width
+
 # A1111's names: torch's own classes in lower case, but for linear, which is none, and swish, which is not SiLU.
-# Over contexts (batch, tokens, width) the softmax family runs along the batch, torch's implicit choice there.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
-    "relu": nn.ReLU,
-    "leakyrelu": nn.LeakyReLU,
-    "elu": nn.ELU,
     "swish": nn.Hardswish,
-    "hardswish": nn.Hardswish,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "mish": nn.Mish,
-    "gelu": nn.GELU,
-    "selu": nn.SELU,
-    "celu": nn.CELU,
-    "softplus": nn.Softplus,
-    "hardtanh": nn.Hardtanh,
-    "hardsigmoid": nn.Hardsigmoid,
-    "relu6": nn.ReLU6,
-    "logsigmoid": nn.LogSigmoid,
-    "softsign": nn.Softsign,
-    "tanhshrink": nn.Tanhshrink,
-    "softshrink": nn.Softshrink,
-    "hardshrink": nn.Hardshrink,
-    "rrelu": nn.RReLU,
-    "prelu": nn.PReLU,
-    "softmax": lambda: nn.Softmax(dim=0),
-    "softmin": lambda: nn.Softmin(dim=0),
-    "logsoftmax": lambda: nn.LogSoftmax(dim=0),
-    "softmax2d": lambda: nn.Softmax(dim=-3),
+    **{name.lower(): _built(name) for name in torchs.__all__ if name not in _UNUSABLE},
 }
 
 # A1111's normal starts close to the identity; torch's gain for kaiming is the same for relu and A1111's leakyrelu.
