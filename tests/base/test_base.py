@@ -51,12 +51,12 @@ def test_with_dice_latents_are_a_sample(tiny):
 
 
 def test_prompts_are_framed_and_filled_up(tiny):
-    text = tiny.text
+    text, [tower] = tiny.text, tiny.text.towers
     ids = text.token_ids("a red house")
-    assert text.start_id not in ids
+    assert tower.start_id not in ids
     assert text.encode(["a red house", ""]).shape == (2, 77, text.width) == (2, 77, 96)
-    framed = torch.tensor([[text.start_id, *ids, text.end_id] + [text.pad_id] * (75 - len(ids))])
-    assert torch.equal(text.encode_ids(framed), text.encode(["a red house"]))
+    framed = torch.tensor([[tower.start_id, *ids, tower.end_id] + [tower.pad_id] * (75 - len(ids))])
+    assert torch.equal(tower.encode_ids(framed).hidden, text.encode(["a red house"]))
 
 
 def test_case_does_not_count(tiny):

@@ -11,7 +11,7 @@ import velatura
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES
 from velatura.base.schedule import Schedule
-from velatura.base.text import TextEncoder
+from velatura.base.text import TextEncoder, Tower
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import checkpoint, ldm_config, vocabulary
 from velatura.tensors import Contents, open_tensors
@@ -83,7 +83,7 @@ def test_an_sd2_has_a_text_tower_of_24_layers_under_openclips_names(tiny, tmp_pa
     settings = {"vocab_size": 857, "hidden_size": 96, "intermediate_size": 8, "num_attention_heads": 4}
     tower = CLIPTextModel(CLIPTextConfig(num_hidden_layers=23, hidden_act="gelu", **settings))
     family = replace(tiny.family, name="SD2", prediction="v_prediction")
-    text = TextEncoder(tiny.text.tokenizer, tower)
+    text = TextEncoder([Tower(tiny.text.tokenizer, tower)])
     base = Base("two", family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=Schedule())
     checkpoint.write(base, tmp_path / "two.safetensors")
     contents = open_tensors(tmp_path / "two.safetensors")
@@ -124,7 +124,7 @@ def family_shaped(tiny, family: str) -> Base:
             else {"num_attention_heads": 16, "hidden_act": "gelu"}
         ),
     )
-    encoder = TextEncoder(tiny.text.tokenizer, CLIPTextModel(text))
+    encoder = TextEncoder([Tower(tiny.text.tokenizer, CLIPTextModel(text))])
     return Base(family, FAMILIES[family], unet=unet, vae=vae, text=encoder, schedule=Schedule())
 
 

@@ -12,9 +12,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from velatura.base.conditioning import Conditioning, Framing
 from velatura.base.families import Family
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder
+from velatura.errors import UnsupportedBase
 
 
 class Base:
@@ -49,7 +51,7 @@ class Base:
 
     @property
     def _parts(self) -> tuple[nn.Module, ...]:
-        return self.unet, self.vae, self.text.model
+        return self.unet, self.vae, *(tower.model for tower in self.text.towers)
 
     @property
     def device(self) -> torch.device:
@@ -97,11 +99,37 @@ class Base:
         pixels: Tensor = vae.decode(scaled, return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
-    def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether the UNet is told the prompt as one vector, and the picture's sizes, beside the context."""
+        return self.unet.config.get("addition_embed_type") == "text_time"
+
+    def predict(
+        self, latents: Tensor, timesteps: Tensor, said: Tensor | Conditioning, framing: Framing | None = None
+    ) -> Tensor:
         """What the UNet makes of noisy latents, in their own precision: noise, or velocity, as the family predicts.
 
-        latents: (batch, 4, height, width); timesteps: (batch,) or 0-d; context: (batch, tokens, cross width).
+        latents: (batch, 4, height, width); timesteps: (batch,) or 0-d; said: what the prompts say, or their context
+        (batch, tokens, cross width) alone where the base reads no more; framing: the sizes that an SDXL is told, those
+        of the latents if none are given.
         """
-        noisy, words = latents.to(self.device, self.dtype), context.to(self.device, self.dtype)
-        prediction: Tensor = self.unet(noisy, timesteps.to(self.device), words, return_dict=False)[0]
+        told = (said if isinstance(said, Conditioning) else Conditioning(said)).to(self.device, self.dtype)
+        more = self._told(told, framing or self._framing(latents)) if self.reads_pooled else None
+        noisy, time = latents.to(self.device, self.dtype), timesteps.to(self.device)
+        unet: Any = self.unet
+        prediction: Tensor = unet(noisy, time, told.context, added_cond_kwargs=more, return_dict=False)[0]
         return prediction.to(latents)
+
+    def _told(self, said: Conditioning, framing: Framing) -> dict[str, Tensor]:
+        """What an SDXL's UNet reads beside the context."""
+        if said.pooled is None:
+            raise UnsupportedBase(
+                f"{self.name} reads each prompt as one vector too, beside the context: "
+                "give it what base.text.conditioning says, not the context alone"
+            )
+        time_ids = torch.tensor([framing.time_ids], device=self.device, dtype=self.dtype)
+        return {"text_embeds": said.pooled, "time_ids": time_ids.expand(len(said), -1)}
+
+    def _framing(self, latents: Tensor) -> Framing:
+        height, width = (side * self.family.latent_factor for side in latents.shape[-2:])
+        return Framing((height, width), (height, width))

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from velatura.base.base import Base
 from velatura.base.families import Family, Prediction
 from velatura.base.schedule import Schedule
-from velatura.base.text import TextEncoder
+from velatura.base.text import TextEncoder, Tower
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
 from velatura.formats.ldm_config import (
@@ -104,7 +104,7 @@ def _assembled(
     embeddings.position_ids = torch.arange(places).expand((1, -1))  # no weight, so not in the file
     words, path = int(text.config.vocab_size), contents.path
     tokenizer = vocabulary.found(path, contents.metadata, words, pads_with_zero=family.name == "SD2")
-    encoder = TextEncoder(tokenizer, text)
+    encoder = TextEncoder([Tower(tokenizer, text)])
     return Base(contents.path.stem, family, unet=unet, vae=vae, text=encoder, schedule=Schedule(), source=contents.path)
 
 

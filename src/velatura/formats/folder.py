@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from velatura.base.base import Base
 from velatura.base.families import Family, Prediction, recognise
 from velatura.base.schedule import Schedule
-from velatura.base.text import TextEncoder
+from velatura.base.text import TextEncoder, Tower
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.tensors import UNREADABLE, open_tensors
 
@@ -61,7 +61,7 @@ def read(path: Path) -> Base:
         family,
         unet=_filled(unet, unet_file),
         vae=_filled(vae, vae_file),
-        text=TextEncoder(tokenizer, _filled(text, text_file)),
+        text=TextEncoder([Tower(tokenizer, _filled(text, text_file))]),
         schedule=schedule,
         source=unet_file,
     )

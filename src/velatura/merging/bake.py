@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.base.text import TextEncoder
 from velatura.merging.chain import Laid, chains, laid_on, refuse_laid_over
 from velatura.merging.fold import LayerChange, fits, mapped_layers, relative
 from velatura.merging.record import OnStep, Record, record
@@ -57,8 +56,7 @@ def changed_copy(base: Base, name: str, changes: Iterable[LayerChange]) -> Base:
     layers = dict(attention_layers(unet))
     for change in changes:
         change.write(layers[change.name])
-    text = TextEncoder(base.text.tokenizer, deepcopy(base.text.model))
-    return Base(name, base.family, unet=unet, vae=deepcopy(base.vae), text=text, schedule=base.schedule)
+    return Base(name, base.family, unet=unet, vae=deepcopy(base.vae), text=base.text.copied(), schedule=base.schedule)
 
 
 @torch.no_grad()

@@ -81,9 +81,8 @@ def _end_of_phrase(chunk: Chunk, comma: int, look_back: int) -> int:
 def _context(text: TextEncoder, chunks: list[Chunk], chunk_count: int) -> Tensor:
     """The context of one prompt, (77 * chunk_count, width)."""
     filled: list[Chunk] = [*chunks, *([] for _ in range(chunk_count - len(chunks)))]
-    rows = [[text.start_id, *(piece.token for piece in chunk), text.end_id] for chunk in filled]
-    ids = torch.tensor([row + [text.pad_id] * (TOKENS - len(row)) for row in rows])
-    encoded = text.encode_ids(ids).float()  # (chunks, 77, width); a mean over all of it is too coarse in float16
+    [said] = text.encode_chunks([[piece.token for piece in chunk] for chunk in filled])
+    encoded = said.hidden.float()  # (chunks, 77, width); a mean over all of it is too coarse in float16
     stressed = [
         emphasise(each, _emphasis(chunk).to(each)) if any(piece.emphasis != 1 for piece in chunk) else each
         for each, chunk in zip(encoded, filled, strict=True)

@@ -1,0 +1,45 @@
+"""What the UNet is told beside the noisy latents and the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What prompts say to the UNet, a row for each picture of a batch.
+
+    context: (batch, tokens, width), which cross-attention reads; pooled: (batch, width), each prompt as one vector,
+    None where the base reads none. Only an SDXL does.
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        """The same elsewhere; itself, with the same tensors, where it is there already."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return replace(self, context=self.context.to(device, dtype), pooled=pooled)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Sizes in pixels, height first, that an SDXL is told: of the picture before it was cropped, and of the picture.
+
+    crop: how far its top left corner lies from that of the picture before.
+    """
+
+    original: tuple[int, int]
+    target: tuple[int, int]
+    crop: tuple[int, int] = (0, 0)
+
+    @property
+    def time_ids(self) -> tuple[int, ...]:
+        """The six numbers in the order that the UNet reads (Podell et al. 2023, "SDXL", section 2.2)."""
+        return *self.original, *self.crop, *self.target
