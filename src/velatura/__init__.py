@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from velatura.overlays.attach import Attachment, attach, attach_all
     from velatura.overlays.effect import Effect
     from velatura.overlays.hypernetwork import Hypernetwork
-    from velatura.overlays.overlay import Card, Overlay
+    from velatura.overlays.overlay import Overlay
     from velatura.sampling.generate import Picture, generate, generate_each, generate_many
     from velatura.sampling.recipe import Recipe
     from velatura.training.plan import Plan
@@ -58,7 +58,7 @@ _HOMES = {
     "Attachment": "overlays.attach",
     "BakeReport": "merging.report",
     "Base": "base.base",
-    "Card": "overlays.overlay",
+    "Card": "card",
     "Effect": "overlays.effect",
     "Hypernetwork": "overlays.hypernetwork",
     "Library": "library",

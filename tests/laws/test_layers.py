@@ -25,7 +25,7 @@ FLOORS = (
     {"formats", "merging"},
     {"overlays"},
     {"base", "prompts"},
-    {"tensors"},
+    {"tensors", "card"},
     {"files"},
     {"errors"},
 )

@@ -1,58 +1,19 @@
-"""What is laid over a base: the overlay, and the card that describes it."""
+"""What is laid over a base."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from torch import nn
 
+from velatura.card import Card
 from velatura.overlays.seams import Undo
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
 Part = Literal["unet", "text"]
-
-
-def printable(text: str) -> str:
-    """Text that is safe to show in a terminal: breaks of lines become spaces, other control characters go away."""
-    return "".join(each if each.isprintable() else " " for each in text if each.isprintable() or each.isspace())
-
-
-Line = Annotated[str, AfterValidator(lambda text: printable(text)[:128])]
-Paragraph = Annotated[str, AfterValidator(lambda text: printable(text)[:1000])]
-
-
-class Card(BaseModel):
-    """What an overlay is: kept in its file, shown to people, copied into recipes.
-
-    structure holds what its kind needs to build it, outline the same in a few words; base_hash is short, as A1111's.
-    Texts come from strangers' files: they are made printable, and cut where they are too long to show.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Line
-    name: Line = ""
-    structure: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
-    outline: Paragraph = ""
-    family: Line = ""
-    base: Line = ""
-    base_hash: Line = ""
-    steps: Annotated[int, Field(ge=0, lt=2**53)] = 0
-    trigger_words: Annotated[tuple[Line, ...], Field(max_length=100)] = ()
-    note: Paragraph = ""
-
-    def but(self, **changes: object) -> Self:
-        """The same card with some fields changed."""
-        return self.model_validate({**self.model_dump(), **changes})
-
-    def __str__(self) -> str:
-        trained = f"{self.steps:,} steps" if self.steps else ""
-        head = f"{self.kind} {self.outline}".rstrip()
-        return " · ".join(filter(None, (head, self.family, trained, " ".join(self.trigger_words))))
 
 
 class Overlay(nn.Module):
