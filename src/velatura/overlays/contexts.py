@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
@@ -72,6 +73,17 @@ class Link:
     told: Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 
 
+class _Passing(threading.local):
+    """What one thread's call of a layer has computed before K, and needs again before V.
+
+    context, v: what V is going to read in place of a context; folded: the weights of K and of V, where some are folded.
+    """
+
+    context: Tensor | None = None
+    v: Tensor | None = None
+    folded: tuple[FoldedWeights, FoldedWeights] | None = None
+
+
 class Reader:
     """What stands before to_k and to_v of one layer: its changes in order, and what is folded into the layer itself.
 
@@ -84,29 +96,30 @@ class Reader:
         self._constant = bool(getattr(layer, "is_cross_attention", True))
         self._links = tuple(links)
         self._untold = set(range(len(links)))
-        self._passed: tuple[Tensor, Tensor] | None = None
-        self._folded: tuple[object, FoldedWeights, FoldedWeights] | None = None
-        self._folds_now = False
+        self._passing = _Passing()
+        self._folded: tuple[object, tuple[FoldedWeights, FoldedWeights]] | None = None
         self._closed = False
+
+    def __getstate__(self) -> dict[str, object]:
+        """Only a forward that somebody wrapped around ours brings a copy of us along: there it does nothing more."""
+        return {"to_k": self.to_k, "to_v": self.to_v, "_closed": True}
 
     def close(self) -> None:
         """Fold no more: whoever wrapped our way to project may go on calling it after we are gone."""
         self._closed = True
-        self._folded = self._passed = None
+        self._folded, self._passing = None, _Passing()
 
     def before_k(self, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What to_k reads; what to_v is going to read is computed along and passed on."""
         context, *others = arguments
         if self._must_be_plain():
             return self._plain(context, part=0), *others
-        count = self._count_before_fold()
-        self._folds_now = count < len(self._links)
-        if self._folds_now:
-            self._fold(count)
-            if self._untold:  # measured beside, so that the first step comes out as the later ones do
-                self._both(context, self._links)
+        count, passing = self._count_before_fold(), self._passing
+        passing.folded = self._fold(count) if count < len(self._links) else None
+        if passing.folded and self._untold:  # measured beside, so that the first step comes out as the later ones do
+            self._both(context, self._links)
         k, v = self._both(context, self._links[:count])
-        self._passed = context, v
+        passing.context, passing.v = context, v
         return k, *others
 
     def before_v(self, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -114,10 +127,12 @@ class Reader:
         context, *others = arguments
         if self._must_be_plain():
             return self._plain(context, part=1), *others
-        passed, self._passed = self._passed, None
-        if passed is not None and passed[0] is context:
-            return passed[1], *others
-        self._folds_now = False
+        passing = self._passing
+        passed, v = passing.context, passing.v
+        passing.context = passing.v = None
+        if v is not None and passed is context:
+            return v, *others
+        passing.folded = None
         return self._plain(context, part=1), *others
 
     def project_k(self, context: Tensor) -> Tensor:
@@ -129,9 +144,9 @@ class Reader:
         return self._project(1, self.to_v, context)
 
     def _project(self, part: Literal[0, 1], layer: nn.Module, context: Tensor) -> Tensor:
-        if self._closed or self._must_be_plain() or not self._folds_now or self._folded is None:
+        if self._closed or self._must_be_plain() or self._passing.folded is None:
             return type(layer).forward(layer, context)
-        weights = self._folded[1] if part == 0 else self._folded[2]
+        weights = self._passing.folded[part]
         return functional.linear(context, weights.weight, weights.bias)
 
     def _must_be_plain(self) -> bool:
@@ -158,7 +173,7 @@ class Reader:
         for link, after in zip(group, read, strict=True):
             place = self._links.index(link)
             if place in self._untold and after[0] is not before[0]:
-                self._untold.remove(place)
+                self._untold.discard(place)
                 link.told(before, after)
 
     def _count_before_fold(self) -> int:
@@ -173,14 +188,16 @@ class Reader:
             count -= 1
         return count
 
-    def _fold(self, count: int) -> None:
+    def _fold(self, count: int) -> tuple[FoldedWeights, FoldedWeights]:
         changes = [link.change for link in self._links[count:]]
         layers = [cast("nn.Linear", layer) for layer in (self.to_k, self.to_v)]
         state = count, [each.version for each in changes], [stamp(own) for each in layers for own in each.parameters()]
-        if self._folded is None or self._folded[0] != state:
+        known = self._folded
+        if known is None or known[0] != state:
             maps = [found for each in changes if (found := each.affine())]
             k, v = (FoldedWeights.of(layer, [each[part] for each in maps]) for part, layer in enumerate(layers))
-            self._folded = state, k, v
+            known = self._folded = state, (k, v)
+        return known[1]
 
 
 def _folds(link: Link) -> bool:

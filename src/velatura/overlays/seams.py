@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ Undo = Callable[[], None]
 Change = Callable[[Tensor], Tensor]
 
 _SEAM = "_velatura_seam"
+_REDUCE = "__reduce_ex__"  # what deepcopy and pickle ask an object for
 
 
 def on_contexts(target: Target, width: int, change: ContextChange) -> Iterator[Undo]:
@@ -99,18 +101,43 @@ class _Seam:
             if any(link.change.is_affine for link in self._links) and _free(projection):
                 projection.forward = project
                 self._undos.append(partial(_give_back, projection, project))
-        self._undos += [
-            reader.close,
-            reader.to_k.register_forward_pre_hook(reader.before_k).remove,
-            reader.to_v.register_forward_pre_hook(reader.before_v).remove,
-            self._layer.register_forward_pre_hook(partial(self._look, reader)).remove,
-        ]
+        self._undos.append(reader.close)
+        hooks = (
+            (reader.to_k, reader.before_k),
+            (reader.to_v, reader.before_v),
+            (self._layer, partial(self._look, reader)),
+        )
+        for module, hook in hooks:
+            self._undos += [module.register_forward_pre_hook(hook).remove, _copied_without(module, hook)]
 
     def _look(self, reader: Reader, layer: nn.Module, _arguments: tuple[object, ...]) -> None:
         """See before each call that the layer still computes K and V where we hang."""
         refuse_bypasses(self._name, layer)
         if layer.to_k is not reader.to_k or layer.to_v is not reader.to_v:  # a LoRA was loaded around them, say
             self._hang()
+
+
+def _copied_without(module: nn.Module, hook: object) -> Undo:
+    """Leave a hook of ours, and all else of ours, out of what deepcopy and pickle make of a module.
+
+    A copy that kept them would run networks that no attachment of its own can ever take off.
+    """
+
+    def reduced(protocol: SupportsIndex) -> tuple[object, ...]:
+        make, arguments, state, *rest = cast("tuple[Any, ...]", type(module).__reduce_ex__(module, protocol))
+        ours = {_SEAM, _REDUCE, *(["forward"] if _is_ours(state.get("forward")) else [])}
+        kept = {name: each for name, each in state.items() if name not in ours}
+        hooks = state["_forward_pre_hooks"].items()
+        kept["_forward_pre_hooks"] = OrderedDict((number, each) for number, each in hooks if each is not hook)
+        return make, arguments, kept, *rest
+
+    vars(module)[_REDUCE] = reduced
+    return partial(vars(module).pop, _REDUCE)
+
+
+def _is_ours(forward: object) -> bool:
+    """Whether the forward of a projection is one that we put there."""
+    return isinstance(getattr(forward, "__self__", None), Reader)
 
 
 def _free(projection: nn.Module) -> bool:

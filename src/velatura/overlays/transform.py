@@ -94,10 +94,10 @@ class WidthChange:
         """The change as x -> matrix x + shift for K and for V; None where the strength is 0."""
         if not self.strength.number:
             return None
-        state = self._weights_version()
-        if self._affine is None or self._affine[0] != state:
-            self._affine = state, (Affine.of(self._k.linear), Affine.of(self._v.linear))
-        k, v = self._affine[1]
+        state, known = self._weights_version(), self._affine
+        if known is None or known[0] != state:
+            known = self._affine = state, (Affine.of(self._k.linear), Affine.of(self._v.linear))
+        k, v = known[1]
         return k.residual(self.strength.number), v.residual(self.strength.number)
 
     def _mixed(self, transform: Transform, context: Tensor) -> Tensor:

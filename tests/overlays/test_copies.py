@@ -1,0 +1,100 @@
+"""A copy of a model with an overlay on it is the plain model, as nothing could take the overlay off the copy."""
+
+import io
+import pickle
+from copy import deepcopy
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from torch import nn
+
+import velatura
+
+
+@pytest.fixture(params=["linear", "relu"])
+def overlay(request, hyper):
+    made = hyper(activation=request.param)
+    for weight in made.parameters():
+        nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(1))
+    return made
+
+
+def says(unet):
+    generator = torch.Generator().manual_seed(3)
+    latents, context = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 77, 96, generator=generator)
+    with torch.no_grad():
+        return unet(latents, torch.tensor(500), context).sample
+
+
+def pickled(unet):
+    return pickle.loads(pickle.dumps(unet))
+
+
+def saved(unet):
+    file = io.BytesIO()
+    torch.save(unet, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def names(model):
+    """Every attribute of every part, and how many hooks hang there."""
+    return {
+        name: (sorted(vars(each)), len(each._forward_pre_hooks), len(each._forward_hooks))
+        for name, each in model.named_modules()
+    }
+
+
+@pytest.mark.parametrize("copied", [deepcopy, pickled, saved], ids=["deepcopy", "pickle", "torch.save"])
+def test_a_copy_is_the_plain_model(tiny, overlay, copied):
+    plain, off = names(tiny.unet), says(tiny.unet)
+    with velatura.attach(tiny, overlay, 0.7):
+        on = says(tiny.unet)
+        copy = copied(tiny.unet)
+        assert torch.equal(says(copy), off)
+        assert names(copy) == plain
+        with velatura.attach(copy, overlay, 0.7):  # a model like any other
+            torch.testing.assert_close(says(copy), on)
+        assert torch.equal(says(copy), off)
+        assert torch.equal(says(tiny.unet), on)
+    assert not torch.equal(on, off)
+    assert names(tiny.unet) == plain
+    assert torch.equal(says(copied(tiny.unet)), off)
+
+
+def test_a_copy_shares_no_weights(tiny, overlay):
+    off = says(tiny.unet)
+    with velatura.attach(tiny, overlay, 0.7), torch.no_grad():
+        for weight in deepcopy(tiny.unet).parameters():
+            weight.zero_()
+    assert torch.equal(says(tiny.unet), off)
+
+
+def test_what_others_hang_there_is_copied(tiny, overlay):
+    projection = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
+    handle = projection.register_forward_pre_hook(torch.nn.Identity())
+    with velatura.attach(tiny, overlay, 0.7):
+        copy = deepcopy(tiny.unet)
+    handle.remove()
+    [theirs] = copy.mid_block.attentions[0].transformer_blocks[0].attn2.to_k._forward_pre_hooks.values()
+    assert type(theirs) is torch.nn.Identity
+
+
+def test_several_are_all_left_out(tiny, overlay):
+    plain, off = names(tiny.unet), says(tiny.unet)
+    with velatura.attach(tiny, overlay, 0.7), velatura.attach(tiny, overlay, -0.2) as second:
+        assert names(deepcopy(tiny.unet)) == plain
+        second.detach()
+        assert torch.equal(says(deepcopy(tiny.unet)), off)
+
+
+def test_a_forward_wrapped_around_ours_is_off_in_a_copy(tiny, overlay):
+    """As accelerate wraps what it offloads."""
+    unet = velatura.tiny().unet
+    off = says(unet)
+    with velatura.attach(unet, overlay, 0.7):
+        for each in unet.modules():
+            if type(each) is nn.Linear:
+                add_hook_to_module(each, ModelHook())
+        assert torch.equal(says(deepcopy(unet)), off)
