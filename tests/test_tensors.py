@@ -1,8 +1,10 @@
 import os
 import pickle
 import struct
+import sys
+import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 import numpy
 import pytest
@@ -12,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.tensors import open_tensors, write_safetensors, write_torch
+from velatura.tensors import open_state, open_tensors, sketches, write_safetensors, write_torch
 
 DTYPES = [
     torch.float64,
@@ -336,3 +338,79 @@ def test_a_size_of_nothing_hides_no_other(tmp_path):
     (tmp_path / "hollow.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(BadFile, match="larger than any disk"):
         open_tensors(tmp_path / "hollow.safetensors")
+
+
+class Callback:
+    """What a trainer leaves in a checkpoint as the key of its settings, and nobody here has."""
+
+
+Callback.__module__, Callback.__qualname__ = "pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """A checkpoint as trainers leave it: weights beside counters, callbacks, and numbers of numpy."""
+    parts = Callback.__module__.split(".")
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[Callback.__module__].ModelCheckpoint = Callback
+    state = OrderedDict(a=torch.randn(3, 2), b=torch.randn(2).half(), count=3)
+    callbacks = {Callback: {"best_model_score": torch.tensor(0.5), "seen": numpy.float64(2)}}
+    schedulers = [{"base_lrs": defaultdict(dict, {0: {"x": 1}})}]
+    return {"state_dict": state, "epoch": 3, "global_step": 10, "callbacks": callbacks, "lr_schedulers": schedulers}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_of_a_checkpoint_its_state_is_read_tensor_by_tensor(tmp_path, trained, zipped):
+    path = torch_file(tmp_path / "model.ckpt", trained, _use_new_zipfile_serialization=zipped)
+    found = open_state(path)
+    assert found.tensors.keys() == {"a", "b"}
+    assert same(found.tensors, {key: trained["state_dict"][key] for key in "ab"})
+    assert found.tensors["a"] is not found.tensors["a"]
+    assert {key: (each.shape, each.dtype) for key, each in sketches(found.tensors).items()} == {
+        "a": (torch.Size([3, 2]), torch.float32),
+        "b": (torch.Size([2]), torch.float16),
+    }
+
+
+def test_a_state_needs_no_wrapper(tmp_path):
+    bare = {"a": torch.randn(3), "b": torch.randn(2, 2)}
+    assert same(open_state(torch_file(tmp_path / "bare.ckpt", bare)).tensors, bare)
+    write_safetensors(tmp_path / "bare.safetensors", bare)
+    assert same(open_state(tmp_path / "bare.safetensors").tensors, bare)
+
+
+def test_a_state_shares_what_its_tensors_share(tmp_path):
+    whole = torch.arange(12.0)
+    parts = {"low": whole[:4].view(2, 2), "high": whole[4:]}
+    assert same(open_state(torch_file(tmp_path / "parts.ckpt", parts)).tensors, parts)
+
+
+def test_the_state_of_a_damaged_checkpoint_is_refused(tmp_path):
+    path = torch_file(tmp_path / "model.ckpt", {"a": torch.arange(300.0)})
+    data = bytearray(path.read_bytes())
+    place = data.index(torch.arange(300.0).numpy().tobytes())
+    data[place + 40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        open_state(path).tensors["a"]
+
+
+def test_a_callback_is_only_a_name(tmp_path):
+    call = b"\x80\x02cpytorch_lightning.callbacks.x\nY\n)R."
+    with zipfile.ZipFile(tmp_path / "call.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", call)
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(BadFile, match="calls a str"):
+        open_state(tmp_path / "call.ckpt")
+
+
+def test_precision_can_be_changed_as_it_is_written(tmp_path):
+    tensors = {"a": torch.randn(3, 2), "count": torch.tensor(3)}
+    write_safetensors(tmp_path / "half.safetensors", tensors, dtype=torch.float16)
+    found = open_tensors(tmp_path / "half.safetensors").tensors
+    assert same(found, {"a": tensors["a"].half(), "count": tensors["count"]})
+    with pytest.raises(BadFile, match="a has values too large for F16"):
+        write_safetensors(tmp_path / "large.safetensors", {"a": torch.tensor([1e6])}, dtype=torch.float16)
+    assert not list(tmp_path.glob("*large*"))

@@ -7,8 +7,8 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,23 @@ from velatura.errors import BadFile, VelaturaWarning
 from velatura.files import replacing
 from velatura.tensors import safe, torch_files
 from velatura.tensors.archive import Archive
+from velatura.tensors.lazy import Lazy, sketches
+
+__all__ = [
+    "UNREADABLE",
+    "Contents",
+    "Lazy",
+    "StrPath",
+    "as_dict",
+    "as_list",
+    "open_state",
+    "open_tensors",
+    "opened",
+    "outlined",
+    "sketches",
+    "write_safetensors",
+    "write_torch",
+]
 
 StrPath = str | PathLike[str]
 
@@ -38,9 +55,9 @@ UNREADABLE = (
 class Contents:
     """What a tensor file holds.
 
-    tensors and metadata are a safetensors file's, each tensor read at every asking; payload is whatever object a torch
-    file holds: dicts, lists, tuples, numbers, texts and tensors. members are those of a torch zip, below its root, none
-    of torch's old form; names what its pickle speaks of, such as torch.FloatStorage.
+    tensors and metadata are a safetensors file's, each tensor read at every asking (see Lazy); payload is whatever
+    object a torch file holds: dicts, lists, tuples, numbers, texts and tensors. members are those of a torch zip, below
+    its root, none of torch's old form; names what its pickle speaks of, such as torch.FloatStorage.
     """
 
     path: Path
@@ -57,22 +74,15 @@ def open_tensors(path: StrPath) -> Contents:
 
     Where a file has something that torch or safetensors would not have written, it is refused, however harmless.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        what = "a directory" if path.is_dir() else "neither a file nor a directory"
-        raise BadFile(f"{path} is {what}: give the path of a file that can be read")
-    try:
-        with path.open("rb") as file:
-            data = mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else None
-    except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise BadFile(f"{path}: {said or error}: give the path of a file that can be read") from None
-    if data is None:
-        raise BadFile(f"{path.name} is an empty file, neither safetensors nor torch: download or export it again")
-    try:
-        return _opened(path, data)
-    except UNREADABLE as error:
-        raise BadFile(f"{path.name} {_reason(error)}: do not trust it, download or export it again") from None
+    return opened(path, _whole)
+
+
+def open_state(path: StrPath) -> Contents:
+    """Open a file of a whole model's tensors: those of a torch file too are read at every asking, and stand in tensors.
+
+    They are those of its state_dict if it has one, or else of its top dict; payload is empty.
+    """
+    return opened(path, _state)
 
 
 def as_dict(value: object) -> dict[object, object] | None:
@@ -85,10 +95,19 @@ def as_list(value: object) -> list[object] | None:
     return list(cast("list[object]", value)) if isinstance(value, list | tuple) else None
 
 
-def write_safetensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and metadata as safetensors, at once or not at all, the same ones in the same bytes."""
+def write_safetensors(
+    path: StrPath,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write tensors and metadata as safetensors, at once or not at all, the same ones in the same bytes.
+
+    dtype: the precision of floating-point numbers in the file, if it is not to be their own.
+    """
     with replacing(path) as beside:
-        safe.write(beside, tensors, metadata or {})
+        safe.write(beside, tensors, metadata or {}, dtype)
 
 
 def write_torch(path: StrPath, payload: object) -> None:
@@ -103,20 +122,51 @@ def write_torch(path: StrPath, payload: object) -> None:
                 classic.writestr(zipfile.ZipInfo(f"archive/{member}"), modern.read(name))  # with no time, as torch does
 
 
-def _opened(path: Path, data: mmap) -> Contents:
+def opened(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Contents:
+    """Map a file and read it, or say in one line why it cannot be read."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "neither a file nor a directory"
+        raise BadFile(f"{path} is {what}: give the path of a file that can be read")
+    try:
+        with path.open("rb") as file:
+            data = mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else None
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise BadFile(f"{path}: {said or error}: give the path of a file that can be read") from None
+    if data is None:
+        raise BadFile(f"{path.name} is an empty file, neither safetensors nor torch: download or export it again")
+    try:
+        return read(path, data)
+    except UNREADABLE as error:
+        raise BadFile(f"{path.name} {_reason(error)}: do not trust it, download or export it again") from None
+
+
+def _whole(path: Path, data: mmap) -> Contents:
+    found = outlined(path, data)
+    return found if isinstance(found, Contents) else replace(found[0], payload=found[1].payload())
+
+
+def _state(path: Path, data: mmap) -> Contents:
+    found = outlined(path, data)
+    return found if isinstance(found, Contents) else replace(found[0], tensors=torch_files.State(found[1]))
+
+
+def outlined(path: Path, data: mmap) -> Contents | tuple[Contents, torch_files.TorchFile]:
+    """The contents of a safetensors file, or what can be told of a torch file before its tensors, and that file."""
     if data[:4] == ZIP:
         archive = Archive(data)
         if not archive.has_checksums:
             said = f"{path.name} has no checksums, so damage would not be noticed: compare it with where it came from"
-            warnings.warn(said, VelaturaWarning, stacklevel=3)
+            warnings.warn(said, VelaturaWarning, stacklevel=5)
         found = torch_files.read_zip(archive, len(data))
-        return Contents(path, payload=found.payload, container="zip", members=archive.names, names=found.names)
+        return Contents(path, container="zip", members=archive.names, names=found.names), found
     if data[8:9] == b"{":
         tensors = safe.Tensors(data)
         return Contents(path, tensors, tensors.metadata)
     if data[:1] == PICKLE:
         found = torch_files.read_legacy(data)
-        return Contents(path, payload=found.payload, container="legacy", names=found.names)
+        return Contents(path, container="legacy", names=found.names), found
     raise ValueError(f"starts with {data[:8]!r}, so it is neither safetensors nor torch")
 
 

@@ -11,6 +11,8 @@ import zlib
 from dataclasses import dataclass
 from mmap import mmap
 
+from velatura.tensors.lazy import copied
+
 END = struct.Struct("<4s4H2LH")
 END_64 = struct.Struct("<4sQ2H2L4Q")
 LOCATOR_64 = struct.Struct("<4sLQL")
@@ -64,8 +66,7 @@ class Archive:
         """A member by its name below the root, its checksum verified if there are any."""
         member = self._member(name)
         start = self._start(member)
-        with memoryview(self._data) as view:
-            found = bytearray(view[start : start + member.size])
+        found = copied(self._data, start, start + member.size)
         if len(found) < member.size:
             raise ValueError("ends in the middle of a member")
         if self.has_checksums and zlib.crc32(found) != member.checksum:

@@ -49,6 +49,8 @@ WIDTHS = {
     "uint8": 1,
     "bool": 1,
 }
+# Classes that trainers leave in checkpoints as the keys of their callbacks; here they are no more than their names.
+INERT = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.", "main.")
 LARGEST = 2**40  # of a dimension, a stride, an offset: more than any disk holds
 
 
@@ -104,6 +106,8 @@ def named(module: str, name: str) -> object:
     text = f"{module}.{name}"
     if module in {"torch", "torch.cuda"} and name in STORAGES:
         return Name(f"torch.{name}")
+    if text.startswith(INERT):
+        return text
     if text not in CALLS:
         raise ValueError(f"names {text[:60]!r}, which no weights need")
     return Name(text)
@@ -172,6 +176,10 @@ def _ordered(pairs: object = ()) -> Ordered:
     return ordered
 
 
+def _defaults(*_: object) -> Ordered:
+    return Ordered()
+
+
 def _size_tuple(sizes: object) -> tuple[object, ...]:
     return tuple(_items(sizes))
 
@@ -227,6 +235,10 @@ def _dict(value: object) -> dict[object, object]:
 
 CALLS: dict[str, Callable[..., object]] = {
     "collections.OrderedDict": _ordered,
+    "collections.defaultdict": _defaults,
+    "__builtin__.dict": _ordered,
+    "builtins.dict": _ordered,
+    "pytorch_lightning.utilities.parsing.AttributeDict": _ordered,
     "torch._utils._rebuild_tensor": _sketch,
     "torch._utils._rebuild_tensor_v2": _sketch,
     "torch._utils._rebuild_parameter": _parameter,

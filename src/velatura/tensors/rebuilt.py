@@ -51,17 +51,11 @@ class Rebuilder:
 
     def _tensor(self, sketch: Sketch) -> Tensor:
         if sketch not in self._tensors:
-            self._refuse_impossible(sketch)
-            values = self._values(sketch.storage)
-            empty = 0 in sketch.shape
-            self._tensors[sketch] = (
-                values.new_empty(sketch.shape)
-                if empty
-                else values.as_strided(sketch.shape, sketch.stride, sketch.offset)
-            )
+            self.refuse_impossible(sketch)
+            self._tensors[sketch] = shown(sketch, self._values(sketch.storage))
         return self._tensors[sketch]
 
-    def _refuse_impossible(self, sketch: Sketch) -> None:
+    def refuse_impossible(self, sketch: Sketch) -> None:
         """Refuse a tensor that reaches out of its storage or shows a value of it twice, and one copy too many."""
         if len(sketch.shape) != len(sketch.stride):
             raise ValueError("has a tensor with more sizes than strides, or fewer")
@@ -75,6 +69,18 @@ class Rebuilder:
 
     def _values(self, storage: Storage) -> Tensor:
         if storage.key not in self._storages:
-            data, dtype = self._read(storage), getattr(torch, storage.dtype)
-            self._storages[storage.key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            self._storages[storage.key] = values_of(storage, self._read)
         return self._storages[storage.key]
+
+
+def values_of(storage: Storage, read: Read) -> Tensor:
+    """All values of a storage, in a row."""
+    data, dtype = read(storage), getattr(torch, storage.dtype)
+    return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+def shown(sketch: Sketch, values: Tensor) -> Tensor:
+    """The tensor that shows the values of a storage as its description says."""
+    if 0 in sketch.shape:
+        return values.new_empty(sketch.shape)
+    return values.as_strided(sketch.shape, sketch.stride, sketch.offset)

@@ -16,6 +16,9 @@ from typing import NoReturn, cast
 import torch
 from torch import Tensor
 
+from velatura.errors import BadFile
+from velatura.tensors.lazy import Lazy, copied
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -50,8 +53,8 @@ class Entry:
     end: int
 
 
-class Tensors(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for: a checkpoint's names alone are cheap."""
+class Tensors(Lazy):
+    """The tensors of a safetensors file: a checkpoint's names alone are cheap."""
 
     def __init__(self, data: mmap) -> None:
         self._data = data
@@ -67,9 +70,13 @@ class Tensors(Mapping[str, Tensor]):
         entry = self._entries[key]
         if entry.begin == entry.end:
             return torch.empty(entry.shape, dtype=entry.dtype)
-        with memoryview(self._data) as view:
-            found = bytearray(view[self._body + entry.begin : self._body + entry.end])
+        found = copied(self._data, self._body + entry.begin, self._body + entry.end)
         return torch.frombuffer(found, dtype=entry.dtype).reshape(entry.shape)
+
+    def sketch(self, key: str) -> Tensor:
+        """A tensor's shape and precision, on the meta device."""
+        entry = self._entries[key]
+        return torch.empty(entry.shape, dtype=entry.dtype, device="meta")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -87,17 +94,22 @@ class Tensors(Mapping[str, Tensor]):
             raise ValueError("is cut short, or has something behind its last tensor")
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as safetensors' own library orders them: the widest numbers first, so that all are aligned."""
-    dense = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
-    order = sorted(dense, key=lambda name: (-dense[name].element_size(), name))
+def write(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype | None = None
+) -> None:
+    """Write tensors as safetensors' own library orders them: the widest numbers first, so that all are aligned.
+
+    dtype: that of the floating-point numbers in the file, if not their own; they are turned into it one by one.
+    """
+    kinds = {name: dtype if dtype and each.is_floating_point() else each.dtype for name, each in tensors.items()}
+    order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
     header: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     end = 0
     for name in order:
-        begin, end = end, end + dense[name].nbytes
+        begin, end = end, end + tensors[name].numel() * kinds[name].itemsize
         header[name] = {
-            "dtype": NAMES[dense[name].dtype],
-            "shape": list(dense[name].shape),
+            "dtype": NAMES[kinds[name]],
+            "shape": list(tensors[name].shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -105,7 +117,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(dense[name].reshape(-1).view(torch.uint8).numpy().data)
+            file.write(_dense(name, tensors[name], kinds[name]))
+
+
+def _dense(name: str, tensor: Tensor, dtype: torch.dtype) -> memoryview:
+    """The bytes of a tensor, in the order of its sizes and in the precision of the file."""
+    dense = tensor.detach().to("cpu", dtype).contiguous()
+    if dtype != tensor.dtype and not bool(dense.isfinite().all()) and bool(tensor.isfinite().all()):
+        raise BadFile(f"{name} has values too large for {NAMES[dtype]}: write it in float32 or bfloat16")
+    return dense.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _parsed(header: bytes) -> dict[str, object]:

@@ -6,14 +6,22 @@ All that is wrong is a ValueError whose message goes on from "this file ...".
 from __future__ import annotations
 
 import struct
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import mmap
 from typing import cast
 
+import torch
+from torch import Tensor
+
 from velatura.tensors.archive import Archive
-from velatura.tensors.named import Storage
+from velatura.tensors.lazy import Lazy, copied
+from velatura.tensors.named import Sketch, Storage
 from velatura.tensors.pickles import Machine
-from velatura.tensors.rebuilt import Rebuilder
+from velatura.tensors.rebuilt import Read, Rebuilder, shown, values_of
+
+STATE = "state_dict"  # what a checkpoint calls its weights, where it holds more than them
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first of the five pickles
 LEGACY_VERSION = 1001
@@ -22,10 +30,57 @@ MOST_PICKLE_BYTES = 2**24  # the names and shapes of a checkpoint take about one
 
 @dataclass(frozen=True)
 class TorchFile:
-    """The object in a file, and the names of Python's world that its pickle speaks of."""
+    """The object that a file describes, the names of Python's world that its pickle speaks of, and its storages."""
 
-    payload: object
+    described: object
     names: frozenset[str]
+    read: Read
+    size: int
+
+    def payload(self) -> object:
+        """The object with all its tensors."""
+        return Rebuilder(self.read, self.size).rebuilt(self.described)
+
+
+class State(Lazy):
+    """The tensors by name of a torch file of a whole model: in its state_dict if it has one, or else at its top.
+
+    What else training left there (counters, callbacks, optimizers) is passed over.
+    """
+
+    def __init__(self, file: TorchFile) -> None:
+        self._read = file.read
+        self._sketches = dict(_named(file.described))
+        budget = Rebuilder(file.read, file.size)
+        for sketch in self._sketches.values():
+            budget.refuse_impossible(sketch)
+        uses = Counter(sketch.storage.key for sketch in self._sketches.values())
+        self._shared: dict[str, Tensor | None] = {key: None for key, count in uses.items() if count > 1}
+
+    def __getitem__(self, key: str) -> Tensor:
+        sketch = self._sketches[key]
+        return shown(sketch, self._values(sketch.storage))
+
+    def sketch(self, key: str) -> Tensor:
+        """A tensor's shape and precision, on the meta device."""
+        sketch = self._sketches[key]
+        return torch.empty(sketch.shape, dtype=getattr(torch, sketch.storage.dtype), device="meta")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sketches)
+
+    def __len__(self) -> int:
+        return len(self._sketches)
+
+    def _values(self, storage: Storage) -> Tensor:
+        """The values of a storage, which are kept where several tensors show them, so that none is read often."""
+        kept = self._shared.get(storage.key)
+        if kept is not None:
+            return kept
+        values = values_of(storage, self._read)
+        if storage.key in self._shared:
+            self._shared[storage.key] = values
+        return values
 
 
 def read_zip(archive: Archive, file_size: int) -> TorchFile:
@@ -49,7 +104,7 @@ def read_zip(archive: Archive, file_size: int) -> TorchFile:
             raise ValueError(f"has {archive.size(member)} bytes in {member[:40]!r}, where {storage.size} are described")
         return archive.read(member)
 
-    return TorchFile(Rebuilder(read, file_size).rebuilt(described), frozenset(machine.names))
+    return TorchFile(described, frozenset(machine.names), read, file_size)
 
 
 def read_legacy(data: mmap) -> TorchFile:
@@ -69,10 +124,17 @@ def read_legacy(data: mmap) -> TorchFile:
         if storage.key not in places:
             raise ValueError(f"lacks its storage {storage.key[:20]!r}")
         start = places[storage.key]
-        with memoryview(data) as view:
-            return bytearray(view[start : start + storage.size])
+        return copied(data, start, start + storage.size)
 
-    return TorchFile(Rebuilder(read, len(data)).rebuilt(described), frozenset(machine.names))
+    return TorchFile(described, frozenset(machine.names), read, len(data))
+
+
+def _named(described: object) -> Iterator[tuple[str, Sketch]]:
+    """The tensors that stand at the top of a description, or of its state_dict, by name."""
+    top = cast("dict[object, object]", described) if isinstance(described, dict) else {}
+    inner = top.get(STATE)
+    found = cast("dict[object, object]", inner) if isinstance(inner, dict) else top
+    return ((key, each) for key, each in found.items() if isinstance(key, str) and isinstance(each, Sketch))
 
 
 def _places(data: mmap, keys: object, machine: Machine) -> dict[str, int]:
