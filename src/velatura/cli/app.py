@@ -9,7 +9,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from velatura.errors import VelaturaError, VelaturaWarning
+from velatura.cli.screen import complain, say, show_warning
+from velatura.errors import VelaturaError
 
 MISTAKE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -47,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if words is None else words) or ["--help"]
     with warnings.catch_warnings():
-        warnings.showwarning = _one_line(warnings.showwarning)
+        warnings.showwarning = show_warning
         try:
             _invoke(words)
         except typer.Exit as leaving:
@@ -94,7 +95,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib import metadata
 
-        print(f"velatura {metadata.version('velatura')}")
+        say(f"velatura {metadata.version('velatura')}")
         raise typer.Exit
 
 
@@ -110,24 +111,7 @@ def _listed() -> None:
     """Stand in the list for a verb that is not called."""
 
 
-def _one_line(show: Callable[..., None]) -> Callable[..., None]:
-    """Give a VelaturaWarning one plain line; all others are shown as before."""
-
-    def show_warning(message: Warning | str, category: type[Warning], *place: object) -> None:
-        if issubclass(category, VelaturaWarning):
-            _say(f"warning: {message}")
-        else:
-            show(message, category, *place)
-
-    return show_warning
-
-
 def _end(status: int, line: str, error: BaseException) -> int:
     """Say why it ended, with what the error noted on its way here, and return the status."""
-    _say("; ".join([line, *getattr(error, "__notes__", [])]))
+    complain("; ".join([line, *getattr(error, "__notes__", [])]))
     return status
-
-
-def _say(line: str) -> None:
-    one = " ".join(part.strip() for part in line.splitlines())
-    print("".join(filter(str.isprintable, one)), file=sys.stderr)  # names of files may hold escapes of terminals

@@ -9,6 +9,7 @@ import typer
 
 import velatura
 from velatura.cli.pictures import picture_bar
+from velatura.cli.screen import say
 from velatura.cli.training import command_line, training_bar
 from velatura.files import replacing
 
@@ -42,26 +43,26 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
     plan = preset.but(seed=seed, steps=preset.steps if steps is None else steps)
     hyper = velatura.Hypernetwork.for_base(base, activation="relu", seed=seed, name=style)
 
-    print(f"A hypernetwork learns {style} from the pictures in {pictures}")
+    say(f"A hypernetwork learns {style} from the pictures in {pictures}")
     started = time.perf_counter()
     with training_bar() as on_step:
         run = velatura.train(base, hyper, pictures, plan, out=out, on_step=on_step)
     seconds = time.perf_counter() - started
     velatura.save(run.overlay, run.file.with_suffix(".pt"))
 
-    print(f"It took {seconds:.0f} seconds; now four prompts at the strengths {', '.join(map(str, STRENGTHS))}")
+    say(f"It took {seconds:.0f} seconds; now four prompts at the strengths {', '.join(map(str, STRENGTHS))}")
     grid = _save_grid(base, run)
     if not _is_as_on_disk(base):
         raise RuntimeError("the base is not what its files hold: an overlay was not taken off it, which is our mistake")
     page = _save_report(run, plan, pictures, grid, seconds)
 
-    print(f"The base is, bit for bit, what it was. Open {page} in a browser; beside it lie")
-    print(
+    say(f"The base is, bit for bit, what it was. Open {page} in a browser; beside it lie")
+    say(
         f"  {grid.name}, {run.file.name}, {run.file.stem}.pt (for AUTOMATIC1111's web UI), the plan, the log, snapshots"
     )
-    print("Try next:")
+    say("Try next:")
     for does, command in _commands(run).items():
-        print(f"  {command:80}  # {does}")
+        say(f"  {command:80}  # {does}")
 
 
 def _free(path: Path) -> Path:

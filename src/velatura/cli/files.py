@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import velatura
+from velatura.cli.screen import say, say_json
 from velatura.errors import BadFile, Occupied, UnknownName
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ def list_(
     """
     cards = dict(_cards(velatura.Library(*(folders or [Path()]))))
     if as_json:
-        print(json.dumps({name: _dumped(card) for name, card in cards.items()}, indent=2))
+        say_json(json.dumps({name: _dumped(card) for name, card in cards.items()}, indent=2))
         return
     for name, card in cards.items():
-        print(f"{name:{max(map(len, cards))}}  {'cannot be read: ' if isinstance(card, BadFile) else ''}{card}")
+        say(f"{name:{max(map(len, cards))}}  {'cannot be read: ' if isinstance(card, BadFile) else ''}{card}")
     if not cards:
-        print("no overlays here")
+        say("no overlays here")
 
 
 def show(
@@ -55,10 +56,10 @@ def show(
 
     verdict = examine(file)
     if as_json:
-        print(verdict.model_dump_json(indent=2))
+        say_json(verdict.model_dump_json(indent=2))
         return
     for label, value in _rows(verdict):
-        print(f"{label:15}{value}")
+        say(f"{label:15}{value}")
 
 
 def convert(
@@ -112,7 +113,7 @@ def convert(
     if target.exists() and not overwrite:
         raise Occupied(f"{target} is there already; choose another name, or add --overwrite")
     velatura.save(overlay, target, dialect=dialect)
-    print(f"{target}: {overlay.card}")
+    say(f"{target}: {overlay.card}")
 
 
 def _cards(library: "velatura.Library") -> Iterator[tuple[str, "Card | BadFile"]]:

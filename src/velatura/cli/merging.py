@@ -11,6 +11,7 @@ import typer
 import velatura
 from velatura.cli.base import open_base
 from velatura.cli.pictures import picture_bar
+from velatura.cli.screen import say, say_json
 from velatura.errors import BadFile, Occupied, UnknownName
 
 if TYPE_CHECKING:
@@ -124,4 +125,7 @@ def _overlay(text: str) -> tuple["Overlay", float]:
 
 
 def _tell(report: "BakeReport", path: Path, *, as_json: bool) -> None:
-    print(report.model_dump_json(indent=2) if as_json else f"{report}\n{path}")
+    if as_json:
+        say_json(report.model_dump_json(indent=2))
+    else:
+        say(*str(report).splitlines(), path)

@@ -14,6 +14,7 @@ import typer
 import velatura
 from velatura.cli.base import base_option, open_base
 from velatura.cli.overlays import opened_by_file, tagged
+from velatura.cli.screen import say, say_json
 from velatura.errors import BadFile, BadRecipe, Occupied, VelaturaError
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _saved(pictures: Iterable[tuple[int, "Picture"]], paths: Sequence[Path]) -> 
 def _tell(paths: Sequence[Path], recipes: Sequence["Recipe"], *, as_json: bool) -> None:
     """Print where the pictures are."""
     if not as_json:
-        print(*paths, sep="\n")
+        say(*paths)
         return
     rows = [{"path": str(path), "recipe": recipe.model_dump()} for path, recipe in zip(paths, recipes, strict=True)]
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    say_json(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -10,6 +10,7 @@ import typer
 
 import velatura
 from velatura.cli.base import base_option, open_base
+from velatura.cli.screen import say
 from velatura.datasets.folder import read_folder, read_picture
 from velatura.errors import BadOverlay
 
@@ -130,14 +131,14 @@ def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: P
         "out": out,
     }
     for label, value in rows.items():
-        print(f"{label:16}{value}")
+        say(f"{label:16}{value}")
     if dry_run:
         return
     with training_bar() as on_step:
         run = velatura.train(base, overlay, folder, plan, out=out, on_step=on_step)
-    print(f"{run.file}: {overlay.card}")
+    say(f"{run.file}: {overlay.card}")
     prompt = f"{examples[0].caption} <{overlay.kind}:{run.file.stem}:1>"
-    print(f"try:  {command_line('velatura', 'generate', prompt, '--library', out)}")
+    say(f"try:  {command_line('velatura', 'generate', prompt, '--library', out)}")
 
 
 def command_line(*words: str | Path) -> str:
