@@ -13,7 +13,7 @@ from velatura.overlays.contexts import Combine, Group
 from velatura.overlays.effect import Effect, Listener
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import heed_hooks_when_compiled
-from velatura.overlays.strength import LiveStrength
+from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import BLOCKS, Block, Side
 
@@ -116,7 +116,8 @@ def _laid(place: Target, overlay: Overlay, strength: float | Tensor, side: Side)
             f"{place.name} keeps its weights elsewhere until they are needed (offloading): attach before offloading it"
         )
     live = LiveStrength(strength, place.device, side)
-    overlay.to(place.device)
+    with writable():
+        overlay.to(place.device)
     heed_hooks_when_compiled()
     with ExitStack() as undos:
         touched = 0

@@ -15,7 +15,7 @@ from velatura.errors import BadOverlay, UnsupportedBase, VelaturaWarning, WrongB
 from velatura.overlays.layers import attention_layers, context_width
 from velatura.overlays.overlay import Card, Overlay, Part
 from velatura.overlays.seams import Undo, on_contexts
-from velatura.overlays.strength import LiveStrength
+from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.structure import INITS, Structure
 from velatura.overlays.target import Target
 from velatura.overlays.transform import Transform, WidthChange
@@ -93,8 +93,9 @@ class Hypernetwork(Overlay):
             base=base.name,
             base_hash=base.hash,
         )
-        hypernetwork = cls.from_card(card).to_empty(device=base.device)
-        hypernetwork.initialise(None if seed is None else torch.Generator(base.device).manual_seed(seed))
+        with writable():
+            hypernetwork = cls.from_card(card).to_empty(device=base.device)
+            hypernetwork.initialise(None if seed is None else torch.Generator(base.device).manual_seed(seed))
         return hypernetwork
 
     @torch.no_grad()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -19,28 +22,29 @@ class LiveStrength:
     """
 
     def __init__(self, value: float | Tensor, device: torch.device | None = None, side: Side = "both") -> None:
-        wanted = strength_tensor(value)
         self.side = side
         self.version = 0
-        self._shared = _shared(wanted)
-        self.tensor = wanted.to(device or wanted.device)
+        with writable():
+            wanted = strength_tensor(value)
+            self._shared = _shared(wanted)
+            self.tensor = wanted.to(device or wanted.device)
 
     @property
     def number(self) -> float | None:
         """The one value of all rows, or None."""
         return self._shared if self.side == "both" or self._shared == 0 else None
 
-    @torch.no_grad()
     def set(self, value: float | Tensor) -> None:
         """Change the strength in place; it counts from the next reading on."""
-        wanted = strength_tensor(value)
+        with writable():
+            wanted = strength_tensor(value)
+            moved = wanted.to(self.tensor.device)
+            if moved.shape == self.tensor.shape:
+                self.tensor.copy_(moved)
+            else:
+                self.tensor.data = moved  # hooks hold on to this very tensor
         self._shared = _shared(wanted)
-        self.version += 1
-        wanted = wanted.to(self.tensor.device)
-        if wanted.shape == self.tensor.shape:
-            self.tensor.copy_(wanted)
-        else:
-            self.tensor.data = wanted  # hooks hold on to this very tensor
+        self.version += 1  # last, so that another thread never remembers the old strength under the new version
 
     def per_row(self, context: Tensor) -> Tensor:
         """The strength as it multiplies a context (batch, tokens, width): 0-d, or (batch, 1, 1).
@@ -68,6 +72,13 @@ class LiveStrength:
             )
         second = torch.arange(rows, device=self.tensor.device) >= rows // 2
         return second if self.side == "prompt" else ~second
+
+
+@contextmanager
+def writable() -> Generator[None]:
+    """Make tensors that can be written to later: what inference mode makes cannot, once that is left."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        yield
 
 
 def strength_tensor(value: float | Tensor) -> Tensor:
