@@ -211,8 +211,7 @@ def without_vocabulary(file):
     return changed(file, metadata={"velatura.base": open_tensors(file).metadata["velatura.base"]})
 
 
-def test_a_missing_vocabulary_is_said_with_what_to_do(file, monkeypatch, tmp_path):
-    monkeypatch.setattr(vocabulary, "CLIP_NAME", str(tmp_path / "nowhere"))
+def test_a_missing_vocabulary_is_said_with_what_to_do(file):
     with pytest.raises(UnsupportedBase, match="tokenizer/"):
         checkpoint.read(without_vocabulary(file))
 

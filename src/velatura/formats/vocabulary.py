@@ -1,4 +1,4 @@
-"""The vocabulary of a base that came in one file: its own in the header, or CLIP's from elsewhere."""
+"""The vocabulary of a base that came in one file: its own in the header, one beside it, or CLIP's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, cast
 
 from transformers import CLIPTokenizer
 
+from velatura.base.text import TOKENS
 from velatura.errors import BadFile, UnsupportedBase
+from velatura.formats.clip_words import COUNT, END, START, clip_words
 from velatura.tensors import UNREADABLE
 
 KEY = "velatura.tokenizer"
-CLIP_WORDS = 49408  # of every public Stable Diffusion 1 and 2
-CLIP_NAME = "openai/clip-vit-large-patch14"
 OPEN_CLIP_PAD = "!"  # its id is 0
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -24,7 +24,7 @@ _untyped: Any = CLIPTokenizer  # whose factories say nothing of what they return
 def told(tokenizer: CLIPTokenizer) -> dict[str, str]:
     """What a header must hold for a tokenizer to be built again: nothing, where it is CLIP's."""
     untyped: Any = tokenizer
-    if len(untyped) == CLIP_WORDS:
+    if len(untyped) == COUNT:
         return {}
     model = json.loads(untyped.backend_tokenizer.to_str())["model"]
     words = {"vocab": model["vocab"], "merges": model["merges"], **{each: getattr(untyped, each) for each in SPECIAL}}
@@ -32,25 +32,38 @@ def told(tokenizer: CLIPTokenizer) -> dict[str, str]:
 
 
 def found(path: Path, metadata: Mapping[str, str], count: int, *, pads_with_zero: bool) -> CLIPTokenizer:
-    """The file's own tokenizer, or the one in the folder tokenizer/ beside it, or CLIP's from the hub's cache.
+    """The file's own tokenizer, or the one in the folder tokenizer/ beside it, or CLIP's.
 
     count: of the words that the text tower knows. pads_with_zero: as OpenCLIP does, whatever the tokenizer says.
     """
     if KEY in metadata:
         return _own(path.name, metadata[KEY], count)
-    padding = {"pad_token": OPEN_CLIP_PAD} if pads_with_zero else {}
-    beside = path.parent / "tokenizer"
-    for place in ([beside] if beside.is_dir() else []) + [CLIP_NAME]:
-        try:
-            tokenizer = _untyped.from_pretrained(place, local_files_only=True, **padding)
-        except (OSError, *UNREADABLE):
-            continue
-        if len(tokenizer) == count:
-            return tokenizer
+    if beside := _beside(path.parent / "tokenizer", count, pads_with_zero=pads_with_zero):
+        return beside
+    if count >= COUNT:  # more where words were added, which no prompt calls by these ids
+        return clip_tokenizer(pads_with_zero=pads_with_zero)
     raise UnsupportedBase(
-        f"{path.name} needs CLIP's vocabulary of {count} words, which is not here: "
-        f"put the folder tokenizer/ of a Stable Diffusion beside it, or download {CLIP_NAME} once"
+        f"{path.name} has a text tower of {count} words, not CLIP's {COUNT}: put its folder tokenizer/ beside it"
     )
+
+
+def clip_tokenizer(*, pads_with_zero: bool) -> CLIPTokenizer:
+    """CLIP's tokenizer as Stable Diffusion's folders hold it; there it pads with zero where the tower is OpenCLIP's."""
+    words = clip_words()
+    special = dict(zip(SPECIAL, (START, END, OPEN_CLIP_PAD if pads_with_zero else END, END), strict=True))
+    return _untyped(vocab=words.vocabulary, merges=words.merges, model_max_length=TOKENS, **special)
+
+
+def _beside(folder: Path, count: int, *, pads_with_zero: bool) -> CLIPTokenizer | None:
+    """The tokenizer in a folder, if there is one and it has that many words."""
+    if not folder.is_dir():
+        return None
+    padding = {"pad_token": OPEN_CLIP_PAD} if pads_with_zero else {}
+    try:
+        tokenizer = _untyped.from_pretrained(folder, local_files_only=True, **padding)
+    except (OSError, *UNREADABLE):
+        return None
+    return tokenizer if len(tokenizer) == count else None
 
 
 def _own(name: str, text: str, count: int) -> CLIPTokenizer:
