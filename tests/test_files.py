@@ -5,7 +5,29 @@ import sys
 import pytest
 
 from velatura.errors import BadFile
-from velatura.files import replacing
+from velatura.files import reading, replacing
+
+
+def test_a_file_is_read(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"words")
+    with reading(tmp_path / "x.txt") as file:
+        assert file.read() == b"words"
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(BadFile, match="is a directory: give the path of a file"), reading(tmp_path):
+        pass
+    with pytest.raises(BadFile, match=r"none\.txt: No such file"), reading(tmp_path / "none.txt"):
+        pass
+    with pytest.raises(BadFile, match="null"), reading(tmp_path / "a\0b"):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadFile, match="neither a file nor a directory"), reading(tmp_path / "pipe"):
+        pass
 
 
 def test_what_was_written_is_in_place_and_nothing_beside_it(tmp_path):

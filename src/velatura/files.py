@@ -1,4 +1,4 @@
-"""Files that are written at once or not at all."""
+"""Files that are read where they are files, and written at once or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,24 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from velatura.errors import BadFile
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
+    """Open a file to read it; a folder, a device or a pipe, which could be read without end, is refused."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "neither a file nor a directory"
+        raise BadFile(f"{path} is {what}: give the path of a file that can be read")
+    try:
+        with path.open("rb") as file:
+            yield file
+    except (OSError, ValueError) as error:  # a path may hold what no path can
+        said = error.strerror if isinstance(error, OSError) else error
+        raise BadFile(f"{path}: {said or error}: give the path of a file that can be read") from None
 
 
 @contextmanager

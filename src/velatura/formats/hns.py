@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from velatura.errors import BadFile, BadOverlay
+from velatura.files import reading
 from velatura.overlays.composition import Blend, Composition, Leaf, Node, Series, leaves
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Overlay
@@ -39,14 +40,8 @@ def read(path: str | PathLike[str], find: Callable[[str], Overlay]) -> Compositi
 def read_hns(path: str | PathLike[str]) -> Node:
     """Read the composition in a file; the hypernetworks that it names are not looked for."""
     path = Path(path)
-    if path.exists() and not path.is_file():
-        what = "a directory" if path.is_dir() else "neither a file nor a directory"
-        raise BadFile(f"{path} is {what}: give the path of a file that can be read")
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror or error}: give the path of a file that can be read") from None
+    with reading(path) as file:
+        data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise BadFile(f"{path.name} is longer than {MOST_BYTES} bytes: it is no composition of hypernetworks")
     try:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.files import replacing
+from velatura.files import reading, replacing
 from velatura.tensors import safe, torch_files
 from velatura.tensors.archive import Archive
 from velatura.tensors.lazy import Lazy, sketches
@@ -125,15 +125,8 @@ def write_torch(path: StrPath, payload: object) -> None:
 def opened(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Contents:
     """Map a file and read it, or say in one line why it cannot be read."""
     path = Path(path)
-    if path.exists() and not path.is_file():
-        what = "a directory" if path.is_dir() else "neither a file nor a directory"
-        raise BadFile(f"{path} is {what}: give the path of a file that can be read")
-    try:
-        with path.open("rb") as file:
-            data = mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else None
-    except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise BadFile(f"{path}: {said or error}: give the path of a file that can be read") from None
+    with reading(path) as file:
+        data = mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else None
     if data is None:
         raise BadFile(f"{path.name} is an empty file, neither safetensors nor torch: download or export it again")
     try:
