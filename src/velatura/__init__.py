@@ -10,6 +10,7 @@ from velatura.tiny import tiny, tiny_pictures  # at once: the module tiny would 
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
+    from velatura.card import Card
     from velatura.compare.grid import grid
     from velatura.errors import VelaturaError, VelaturaWarning
     from velatura.formats import open_base, open_overlay, save

@@ -1,4 +1,4 @@
-"""What weights are and what they were made for: the card of an overlay, and what any file of weights tells of itself."""
+"""What weights are and what they were made for: an overlay's card, and what a file of weights tells of itself."""
 
 from __future__ import annotations
 
