@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.errors import BadPrompt
-from velatura.prompts.grammar import ALMOST_TAG, BREAK, Run, read_emphasis, take_tags, unread, without_comments
+from velatura.errors import BadPrompt, VelaturaWarning
+from velatura.prompts.grammar import ALMOST_TAG, BREAK, Run, read_emphasis, take_tags, without_comments
 from velatura.prompts.strengths import Point, Strengths
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
@@ -102,14 +102,32 @@ def test_comparisons_and_hearts_are_no_tags():
     assert take_tags("i <3 u, a < b and c > d") == ("i <3 u, a < b and c > d", [])
 
 
-@pytest.mark.parametrize("text", ["a [cat:dog:0.5]", "[dog:3]", "[a|b]", "cat AND dog"])
-def test_grammar_that_is_not_read_yet_is_noticed(text):
-    assert unread(text)
+def test_emphasis_can_be_ignored_or_not_read_at_all():
+    text = "a (red:1.3) [house] BREAK boat"
+    assert read_emphasis(text, "ignore") == [
+        Run("a ", 1),
+        Run("red", 1),
+        Run(" ", 1),
+        Run("house", 1),
+        Run("", 1),
+        BREAK,
+        Run("boat", 1),
+    ]
+    assert read_emphasis(text, "none") == [Run(text, 1)]
 
 
-@pytest.mark.parametrize("text", ["a [cat]", "score: [5]", r"\[a|b\]", "HAND AND_", "(a:1.5)"])
-def test_plain_words_are_not_taken_for_grammar(text):
-    assert not unread(text)
+def test_emphasis_beyond_all_numbers_is_refused():
+    with pytest.raises(BadPrompt, match="write one such as"):
+        read_emphasis(f"a (red:{'9' * 400}) house")
+    with pytest.raises(BadPrompt, match=r"100 brackets are open here.*\("):
+        read_emphasis("(" * 101)
+
+
+@pytest.mark.parametrize("text", ["a < hypernet:x:1> house", "a <hypernet: > house"])
+def test_leniently_what_is_no_tag_is_warned_of_and_calls_nothing(text):
+    with pytest.warns(VelaturaWarning, match="calls nothing"):
+        _, tags = take_tags(text, lenient=True)
+    assert tags == []
 
 
 @given(st.text("ab([])\\:.1 \nBREAK", max_size=40))

@@ -1,8 +1,15 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from velatura.errors import VelaturaWarning
+from velatura.errors import BadPrompt, VelaturaWarning
 from velatura.prompts.grammar import Run
-from velatura.prompts.prompt import Prompt
+from velatura.prompts.prompt import Prompt, Voice, row_at
+from velatura.prompts.timeline import Timing
+
+
+def said(prompt, steps):
+    return [(row.until, *((voice.words, voice.weight) for voice in row.voices)) for row in prompt.rows(steps)]
 
 
 def test_a_prompt_keeps_its_text_and_gives_up_its_tags():
@@ -23,6 +30,104 @@ def test_a_tag_in_the_negative_prompt_is_words_and_warned_of():
     assert not prompt.tags
 
 
-def test_prompt_editing_is_taken_as_words_with_a_warning():
-    with pytest.warns(VelaturaWarning, match="prompt editing .*does not read it yet"):
-        assert Prompt.read("a [cat:dog:0.5]").words == "a [cat:dog:0.5]"
+def test_a_plain_prompt_says_one_thing_to_the_end():
+    assert said(Prompt.read("a (red:1.3) house"), 20) == [(20, ("a (red:1.3) house", 1.0))]
+    [row] = Prompt.read("a (red:1.3) house").rows(20)
+    assert row.voices[0].runs == [Run("a ", 1.0), Run("red", 1.3), Run(" house", 1.0)]
+
+
+def test_words_change_at_their_steps_in_each_prompt_joined_by_and():
+    prompt = Prompt.read("a [cat:dog:0.5] AND [:snow:8] on hills :0.4")
+    assert said(prompt, 10) == [
+        (5, ("a cat", 1.0), ("  on hills", 0.4)),
+        (8, ("a dog", 1.0), ("  on hills", 0.4)),
+        (10, ("a dog", 1.0), (" snow on hills", 0.4)),
+    ]
+
+
+def test_equal_rows_are_one():
+    assert said(Prompt.read("[a:a:3] [b|b]"), 10) == [(10, ("a b", 1.0))]
+
+
+def test_words_are_laid_out_over_a_second_pass_too():
+    rows = Prompt.read("[a:b:1.5]").rows(Timing(10, second_pass=6))
+    assert [(row.until, row.voices[0].words) for row in rows] == [(3, "a"), (6, "b")]
+
+
+def test_a_row_is_found_by_its_step():
+    rows = Prompt.read("[a:b:3]").rows(10)
+    assert [row_at(rows, step).voices[0].words for step in (1, 3, 4, 10, 11)] == ["a", "a", "b", "b", "b"]
+
+
+def test_a_negative_prompt_changes_but_is_not_split():
+    with pytest.warns(VelaturaWarning, match="AND in the negative prompt is taken as a word"):
+        prompt = Prompt.read_negative("[ugly:blurry:5] AND dull:0.5")
+    assert said(prompt, 10) == [(5, ("ugly AND dull:0.5", 1.0)), (10, ("blurry AND dull:0.5", 1.0))]
+
+
+def test_tags_are_taken_out_before_words_change():
+    prompt = Prompt.read("a <hypernet:x:1>[cat:dog:3]")
+    assert said(prompt, 5) == [(3, ("a cat", 1.0)), (5, ("a dog", 1.0))]
+
+
+@pytest.mark.parametrize("text", ["a [cat<hypernet:x:1>:dog:3]", "<hypernet:x:1> AND b [<hypernet:y:1>|c]"])
+def test_a_tag_in_words_that_change_is_warned_of(text):
+    with pytest.warns(VelaturaWarning, match=r"acts at all steps; say in the tag when it acts") as warned:
+        Prompt.read(text).rows(5)
+    assert len(warned) == 1
+
+
+def test_a_weight_without_and_is_warned_of():
+    with pytest.warns(VelaturaWarning, match="counts 9 times"):
+        assert said(Prompt.read("a photo, 16:9"), 5) == [(5, ("a photo, 16", 9.0))]
+
+
+def test_what_is_no_editing_is_warned_of_with_a_caret():
+    with pytest.warns(VelaturaWarning, match=r'no number of steps; .*; at the \^ in "a \^\[cat:dog:0,5\]"'):
+        assert said(Prompt.read("a [cat:dog:0,5]"), 5) == [(5, ("a [cat:dog:0,5]", 1.0))]
+
+
+@pytest.mark.parametrize("text", ["a [cat:dog:0.5]", "a cat AND a dog"])
+def test_where_the_prompt_cannot_change_that_is_warned_of(text):
+    with pytest.warns(VelaturaWarning, match="taken as plain words here"):
+        assert Prompt.read(text).runs
+
+
+def test_emphasis_is_read_as_asked_for():
+    [row] = Prompt.read("a (cat:1.2)").rows(5, "ignore")
+    assert row.voices == (Voice("a (cat:1.2)", 1.0, "ignore"),)
+    assert row.voices[0].runs == [Run("a ", 1.0), Run("cat", 1.0)]
+
+
+@pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
+@given(
+    st.lists(
+        st.sampled_from(PIECES := [*"ab()[]:|\\<>#\n ", ":0.5]", "AND", "BREAK", ":1.2)", "<lora:x:1>", "é", "🏠"])
+    )
+)
+def test_any_text_is_a_prompt_or_refused_with_a_caret(pieces):
+    try:
+        rows = Prompt.read("".join(pieces)).rows(7)
+    except BadPrompt as error:
+        assert "^" in str(error)  # noqa: PT017
+        return
+    assert rows[-1].until == 7
+    assert all(run.text is not None for row in rows for voice in row.voices for run in voice.runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "piece",
+    ["a red house, ", "(a", "[a:b:3] ", "a AND ", "<lora:x:1> ", "<a:", "lora:", ": 1", " ", "BREAK ", "((a:1.2)b)"],
+)
+@pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
+def test_a_prompt_of_a_megabyte_is_read_in_seconds(piece):
+    from time import process_time
+
+    start = process_time()
+    try:
+        for row in Prompt.read(piece * (1_000_000 // len(piece))).rows(20):
+            _ = [voice.runs for voice in row.voices]
+    except BadPrompt as error:
+        assert "^" in str(error)  # noqa: PT017
+    assert process_time() - start < 15

@@ -8,11 +8,16 @@ from velatura.errors import BadPrompt
 SHOWN = 40  # characters to either side of the caret
 
 
-def misread(text: str, place: int, reason: str) -> BadPrompt:
-    """The error that shows the place in the prompt with a caret, all in one line."""
+def pointed_at(text: str, place: int) -> str:
+    """What surrounds a place of the prompt, with a caret before it, in one line."""
     before, after = text[max(0, place - SHOWN) : place], text[place : place + SHOWN]
     shown = f"{'...' if place > SHOWN else ''}{before}^{after}{'...' if len(text) > place + SHOWN else ''}"
-    return BadPrompt(f'{reason}; at the ^ in "{" ".join(shown.split())}"')
+    return f'at the ^ in "{" ".join(shown.split())}"'
+
+
+def misread(text: str, place: int, reason: str) -> BadPrompt:
+    """The error that shows the place in the prompt, all in one line."""
+    return BadPrompt(f"{reason}; {pointed_at(text, place)}")
 
 
 @dataclass(frozen=True)

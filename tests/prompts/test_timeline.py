@@ -1,0 +1,115 @@
+"""The webui's own answers (tests/data/a1111/schedule*.json) are what prompt editing is held to."""
+
+import json
+from pathlib import Path
+from time import process_time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from velatura.prompts.timeline import Timeline, Timing
+
+GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
+
+
+def golden(name):
+    return json.loads((GOLDEN / f"{name}.json").read_text("utf-8"))["cases"]
+
+
+def laid_out(case):
+    timing = Timing(case["steps"], case["hires_steps"], case["old_scheduling"])
+    return [list(each) for each in Timeline(case["prompt"]).schedule(timing)]
+
+
+@pytest.mark.parametrize(
+    "case",
+    golden("schedule"),
+    ids=lambda case: f"{case['prompt']} {case['steps']} {case['hires_steps']} {case['old_scheduling']}",
+)
+def test_words_change_when_they_do_in_the_webui(case):
+    assert laid_out(case) == case["schedule"]
+
+
+@pytest.mark.parametrize("case", golden("schedule_unstable"), ids=lambda case: case["prompt"])
+def test_where_the_webui_answers_by_chance_ours_is_one_of_its_answers(case):
+    assert laid_out(case) in case["answers_seen"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[cat:dog:0,5]", "'0,5' is no number of steps"),
+        ("[cat:dog:half]", "'half' is no number of steps"),
+        ("a | b, [cat:dog:3]", r"write \| for a bar"),
+        ("[(red|blue):green:3]", "makes words of all editing"),
+        ("[a:b|c:3]", "makes words of all editing"),
+    ],
+)
+def test_what_looks_like_editing_and_is_none_is_complained_of(text, complaint):
+    timeline = Timeline(text)
+    assert timeline.schedule(Timing(5)) == [(5, text)]
+    [found] = timeline.complaints
+    assert complaint in found.reason
+
+
+def test_a_complaint_tells_the_place():
+    [complaint] = Timeline("a lighthouse, a | b, [cat:dog:3]").complaints
+    assert complaint.place == len("a lighthouse, a ")
+    [complaint] = Timeline("a [cat:dog:half]").complaints
+    assert complaint.place == len("a ")
+
+
+@pytest.mark.parametrize(
+    "text", ["a [cat]", "score: [5:]", "[a note: red]", r"\[a\|b\]", "(a:1.5)", "a | b", "x (a|b) [c]"]
+)
+def test_plain_words_are_not_complained_of(text):
+    timeline = Timeline(text)
+    assert timeline.is_steady
+    assert timeline.complaints == []
+
+
+def test_it_knows_which_places_change():
+    timeline = Timeline("a [b:c:3] [d] [e|f]")
+    assert [i for i in range(20) if timeline.changes_at(i)] == [*range(3, 9), *range(15, 19)]
+
+
+def test_numbers_beyond_all_measure_are_ends():
+    assert Timeline(f"[a:b:{'9' * 400}]").schedule(Timing(5)) == [(5, "a")]
+    assert Timeline(f"[a:b:-{'9' * 400}.0]").schedule(Timing(5)) == [(5, "b")]
+
+
+@given(st.text("ab[]():|\\.1 2\n", max_size=60), st.integers(1, 12))
+def test_any_text_is_laid_out_over_all_steps(text, steps):
+    rows = Timeline(text).schedule(Timing(steps))
+    ends = [end for end, _ in rows]
+    assert ends == sorted(set(ends))
+    assert ends[-1] == steps
+    assert all(words == text or len(words) < len(text) for _, words in rows)
+
+
+HOSTILE = {
+    "open": "[",
+    "open rounds": "(a",
+    "closed in the wrong order": "[)",
+    "unfinished edits": "[a:b",
+    "edits": "[a:b:3]",
+    "escapes": "\\",
+    "bars": "[a|",
+}
+
+
+@pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE)
+def test_ten_times_the_text_takes_no_hundred_times_as_long(piece):
+    def seconds(length):
+        text = piece * (length // len(piece)) + "]:"
+        start = process_time()
+        Timeline(text).schedule(Timing(20))
+        return process_time() - start
+
+    assert seconds(100_000) < 40 * max(seconds(10_000), 1e-3)
+
+
+def test_brackets_may_be_nested_to_any_depth():
+    depth = 20_000
+    assert Timeline("[a:" * depth + "b" + ":3]" * depth).schedule(Timing(4)) == [(3, "a"), (4, "b")]
