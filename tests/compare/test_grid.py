@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 import velatura
-from velatura.compare.grid import draw_grid
+from velatura.compare.grid_page import grid_page
+from velatura.compare.sheet import draw_grid, stacked
 from velatura.errors import BadRecipe, UnknownName
 from velatura.sampling.infotext import read_carried, read_infotext
 from velatura.sampling.recipe import RECORDED
@@ -56,6 +57,42 @@ def test_an_axis_of_prompts_may_hold_the_word_of_the_other(tiny, hyper):
     prompts = ["a house <hypernet:neon:{s}>", "a boat <hypernet:neon:{s}>"]
     made = velatura.grid(tiny, QUICK, x=("s", [0, 1]), y=("prompt", prompts), overlays={"neon": hyper()})
     assert made.rows[1][1].recipe.prompt == "a boat <hypernet:neon:1>"
+
+
+def test_a_third_axis_makes_sheets_one_below_the_other(tiny):
+    made = velatura.grid(tiny, "a {what}", x=("seed", [1, 2]), y=("steps", [1, 2]), z=("what", ["house", "boat"]))
+    prompts = [[{picture.recipe.prompt for picture in row} for row in sheet] for sheet in made.sheets]
+    assert prompts == [[{"a house"}] * 2, [{"a boat"}] * 2]
+    assert made.image.height > 2 * draw_grid([[cell.image for cell in row] for row in made.sheets[0]]).height
+
+
+def test_words_are_replaced_by_each_value_the_first_being_what_is_sought(tiny):
+    made = velatura.grid(
+        tiny, QUICK.but(prompt="a house, house", negative="house"), x=("replace", ["house", "boat", ""])
+    )
+    found = [(picture.recipe.prompt, picture.recipe.negative) for picture in made.rows[0]]
+    assert found == [("a house, house", "house"), ("a boat, boat", "boat"), ("a ,", "")]
+
+
+def test_words_to_replace_that_are_nowhere_are_refused(tiny):
+    with pytest.raises(BadRecipe, match="write tree into the prompt"):
+        velatura.grid(tiny, "a house", x=("replace", ["tree", "boat"]))
+
+
+def test_sheets_are_stacked_under_their_labels():
+    sheet = stacked([RED, BLUE], ["first", "second"])
+    assert sheet.width == 64
+    assert sheet.getpixel((5, sheet.height - 5)) == (0, 0, 255)
+    assert dark(sheet, (0, 0, 64, 40)) > 0
+
+
+def test_a_page_holds_every_recipe(tiny):
+    made = velatura.grid(tiny, "a <b>{what}", x=("what", ["house", "boat"]), y=("seed", [7, 8]))
+    page = grid_page(made)
+    assert page.count("<img src=") == 4
+    assert page.count("Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 8") == 2
+    assert "a &lt;b&gt;boat" in page
+    assert "<b>" not in page
 
 
 def test_an_open_seed_is_drawn_once_for_all(tiny):

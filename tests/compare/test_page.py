@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+import velatura
+from velatura.compare.grid_page import grid_page
 from velatura.compare.report import Figure, Report
 
 CHROMIUM = shutil.which("chromium")
@@ -49,3 +51,21 @@ def test_the_report_shows_all_it_has_and_fetches_nothing(page, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 1100
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert errors == []
+
+
+def test_a_grids_page_shows_its_pictures_and_a_recipe_when_asked(page, tmp_path, tiny):
+    made = velatura.grid(tiny, "a {what}", x=("what", ["house", "boat"]), y=("seed", [7, 8]))
+    file = tmp_path / "grid.html"
+    file.write_text(grid_page(made), "utf-8")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    shown = page.locator("img").evaluate_all("all => all.map(each => each.complete && each.naturalWidth > 0)")
+    assert shown == [True] * 4
+    recipe = page.locator("td details").nth(3)
+    assert not recipe.locator("pre").is_visible()
+    recipe.locator("summary").click()
+    assert recipe.locator("pre").inner_text().startswith("a boat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 8")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1100
+    page.screenshot(path=tmp_path / "page.png")
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -47,7 +47,7 @@ class Report:
 
 
 def _figure(figure: Figure) -> str:
-    pictures = "\n".join(_picture(picture, figure.heading) for picture in figure.pictures)
+    pictures = "\n".join(picture_tag(picture, figure.heading) for picture in figure.pictures)
     kind = "one" if len(figure.pictures) == 1 else "many"
     return (
         f"<section>\n<h2>{escape(figure.heading)}</h2>\n<p>{escape(figure.text)}</p>\n"
@@ -55,7 +55,8 @@ def _figure(figure: Figure) -> str:
     )
 
 
-def _picture(picture: Image, description: str) -> str:
+def picture_tag(picture: Image, description: str) -> str:
+    """A picture as an element of a page, with its pixels in it."""
     png = io.BytesIO()
     picture.save(png, "PNG", optimize=True)
     data = base64.b64encode(png.getvalue()).decode()

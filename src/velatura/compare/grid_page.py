@@ -1,0 +1,39 @@
+"""A grid as one HTML file: every picture at its own size, with the recipe that makes it again."""
+
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from velatura.compare.grid import Grid, labels
+from velatura.compare.report import picture_tag
+from velatura.sampling.generate import Picture
+
+
+def grid_page(grid: Grid) -> str:
+    """The whole page, pictures in it: it needs no other file and no network."""
+    page = Template((files("velatura.compare") / "grid.html").read_text("utf-8"))
+    titles = labels(grid.z) if grid.z else [""]
+    tables = [_table(grid, sheet, title) for sheet, title in zip(grid.sheets, titles, strict=True)]
+    prompt = escape(grid.recipe.prompt or "(no prompt)")
+    return page.substitute(title=prompt, tables="\n".join(tables), recipe=escape(grid.infotext()))
+
+
+def _table(grid: Grid, sheet: Sequence[Sequence[Picture]], title: str) -> str:
+    heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels(grid.x))
+    corner = "<td></td>" if grid.y else ""
+    beside = labels(grid.y) if grid.y else [None]
+    rows = "\n".join(_row(row, label) for row, label in zip(sheet, beside, strict=True))
+    caption = f"<caption>{escape(title)}</caption>" if title else ""
+    return f"<table>{caption}\n<thead><tr>{corner}{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+
+
+def _row(row: Sequence[Picture], label: str | None) -> str:
+    head = "" if label is None else f'<th scope="row">{escape(label)}</th>'
+    return f"<tr>{head}{''.join(map(_cell, row))}</tr>"
+
+
+def _cell(picture: Picture) -> str:
+    text = picture.recipe.infotext()
+    shown = picture_tag(picture.image, picture.recipe.prompt)
+    return f"<td>{shown}<details><summary>recipe</summary><pre>{escape(text)}</pre></details></td>"
