@@ -1,11 +1,15 @@
 """Strengths over the steps; the expected ones are reckoned by hand."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from velatura.errors import BadPrompt, VelaturaWarning
-from velatura.prompts.strengths import BLOCKS, Point, Strengths
+from velatura.prompts.grammar import take_tags
+from velatura.prompts.strengths import BLOCKS, Point, Strengths, TwoStrengths
 
 
 def parse(text):
@@ -140,3 +144,42 @@ def test_any_text_is_read_or_refused(text):
     except BadPrompt:
         return
     assert all(abs(each) < float("inf") for each in strengths.over(7))
+
+
+LORA_CASES = [
+    case
+    for case in json.loads((Path(__file__).parents[1] / "data" / "a1111" / "tags.json").read_text("utf-8"))["cases"]
+    if case["lora_loads"]
+    and case["lora_loads"][-1][0]
+    and "a=b" not in case["prompt"]  # a name with = is no name there
+]
+
+
+@pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: case["prompt"])
+def test_two_strengths_are_what_the_webui_loads_a_lora_with(case):
+    tags = [tag for kind in ("lyco", "lora") for tag in take_tags(case["prompt"])[1] if tag.kind == kind]
+    ours = {(tag.name, *two(tag.arguments[1:])) for tag in tags}
+    assert ours == set(zip(*case["lora_loads"][-1], strict=True))
+
+
+def two(arguments):
+    read = TwoStrengths.parse(arguments)
+    return read.text, read.unet.constant, read.rank
+
+
+def test_the_unet_follows_a_schedule_where_the_text_encoder_has_its_own_strength():
+    read = TwoStrengths.parse(["te=0.5", "unet=0@0, 1@0.5", "blocks=mid"])
+    assert (read.text, read.unet.at(0.25), read.unet.blocks, read.rank) == (0.5, 0.5, ("mid",), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["0@0, 1@0.5"], "give its own strength as te=0.8"),
+        (["1", "1", "1.5"], "'1.5' is no rank"),
+        (["umet=1"], "did you mean unet="),
+    ],
+)
+def test_two_strengths_point_at_mistakes(arguments, reason):
+    with pytest.raises(BadPrompt, match=reason):
+        TwoStrengths.parse(arguments)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, NamedTuple, Self, get_args
@@ -16,6 +16,7 @@ Block = Literal["in", "mid", "out"]
 SIDES: tuple[Side, ...] = get_args(Side)
 BLOCKS: tuple[Block, ...] = get_args(Block)
 NAMED = ("start", "end", "on", "blocks")
+POSITIONS = ("te", "unet", "dyn")
 
 
 class Point(NamedTuple):
@@ -47,18 +48,16 @@ class Strengths:
         prompt, place: where the first argument starts. One that holds a single = is named, as in A1111, whose further
         arguments without a name mean nothing here as there, and are warned of.
         """
-        text = ":".join(arguments)
-        whole = Passage(text, prompt or text, place)
-        passages = whole.split(":") if arguments else []
-        named = _named(each for each in passages if _is_named(each))
-        strengths = [each.strip() for each in passages if not _is_named(each)]
-        if len(strengths) > 1:
-            ignored = ":".join(each.text for each in strengths[1:])
-            said = f"a tag has one strength: in {whole.text!r} it is {strengths[0].text}, and {ignored!r} is ignored"
-            warnings.warn(said, VelaturaWarning, 3)
+        whole, strengths, named = _arguments(arguments, prompt, place, NAMED)
+        _warn_of_ignored(whole, strengths, 1)
+        return cls.of(strengths[0] if strengths else None, named)
+
+    @classmethod
+    def of(cls, strength: Passage | None, named: Mapping[str, Passage]) -> Self:
+        """Read the arguments of a tag one by one: that of the strength, and those with names."""
         start, end = _window(named)
         return cls(
-            _points(strengths[0]) if strengths else cls.points,
+            cls.points if strength is None else _points(strength),
             start,
             end,
             _side(named["on"]) if "on" in named else cls.on,
@@ -90,18 +89,65 @@ class Strengths:
         return None
 
 
+@dataclass(frozen=True)
+class TwoStrengths:
+    """What a tag says of an overlay that touches the text encoders too: `0.8`, `0.5:0.8`, or `te=0.5:unet=0.8:dyn=16`.
+
+    text: one number, as text is encoded once. unet: all that a Strengths can say. rank: how much of the overlay is
+    used, all of it where that is None. Names and order are those of the webui's LoRA tags.
+    """
+
+    text: float = 1.0
+    unet: Strengths = Strengths()  # noqa: RUF009
+    rank: int | None = None
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], prompt: str = "", place: int = 0) -> Self:
+        """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake."""
+        whole, strengths, named = _arguments(arguments, prompt, place, (*POSITIONS, *NAMED))
+        _warn_of_ignored(whole, strengths, len(POSITIONS))
+        said = dict(zip(POSITIONS, strengths, strict=False)) | named
+        text = said.get("te")
+        if text is not None and "@" in text.text:
+            advice = "its own strength as te=0.8, and this one as unet="
+            raise text.misread(f"the text encoder reads a prompt once, with one strength; give {advice}")
+        return cls(
+            cls.text if text is None else _strength(text),
+            Strengths.of(said.get("unet", text), said),
+            _rank(said["dyn"]) if "dyn" in said else None,
+        )
+
+
+def _arguments(
+    arguments: Sequence[str], prompt: str, place: int, names: Sequence[str]
+) -> tuple[Passage, list[Passage], dict[str, Passage]]:
+    """All that stands behind a name, the arguments without names in it, and those with one."""
+    text = ":".join(arguments)
+    whole = Passage(text, prompt or text, place)
+    passages = whole.split(":") if arguments else []
+    strengths = [each.strip() for each in passages if not _is_named(each)]
+    return whole, strengths, _named((each for each in passages if _is_named(each)), names)
+
+
+def _warn_of_ignored(whole: Passage, strengths: Sequence[Passage], known: int) -> None:
+    if len(strengths) > known:
+        read, ignored = (":".join(each.text for each in part) for part in (strengths[:known], strengths[known:]))
+        said = f"a tag has one strength: in {whole.text!r} it is {read}, and {ignored!r} is ignored"
+        warnings.warn(said, VelaturaWarning, 4)
+
+
 def _is_named(argument: Passage) -> bool:
     return argument.text.count("=") == 1
 
 
-def _named(passages: Iterable[Passage]) -> dict[str, Passage]:
+def _named(passages: Iterable[Passage], names: Sequence[str]) -> dict[str, Passage]:
     """The values of named arguments by their names."""
     found: dict[str, Passage] = {}
     for passage in passages:
         name, value = (each.strip() for each in passage.split("="))
-        if name.text not in NAMED:
-            near = get_close_matches(name.text, NAMED, n=1)
-            advice = f"did you mean {near[0]}=" if near else f"choose among {', '.join(NAMED)}"
+        if name.text not in names:
+            near = get_close_matches(name.text, names, n=1)
+            advice = f"did you mean {near[0]}=" if near else f"choose among {', '.join(names)}"
             raise name.misread(f"a tag knows no {name.text or 'argument without a name'}; {advice}")
         if name.text in found:
             raise name.misread(f"{name.text}= stands in the tag twice; leave one out")
@@ -126,7 +172,7 @@ def _points(written: Passage) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _window(named: dict[str, Passage]) -> tuple[float, float]:
+def _window(named: Mapping[str, Passage]) -> tuple[float, float]:
     """From which fraction of the steps to which the overlay acts."""
     start = _fraction(named["start"]) if "start" in named else 0.0
     end = _fraction(named["end"]) if "end" in named else 1.0
@@ -157,6 +203,13 @@ def _strength(written: Passage) -> float:
     if not math.isfinite(strength):
         raise written.misread(f"{written.text!r} is no strength; write a number such as 0.6, or 0@0, 0.8@0.5")
     return strength
+
+
+def _rank(written: Passage) -> int:
+    rank = _number(written)
+    if not (rank >= 1 and rank.is_integer()):
+        raise written.misread(f"{written.text!r} is no rank to keep; write a whole number from 1 up")
+    return int(rank)
 
 
 def _fraction(written: Passage) -> float:
