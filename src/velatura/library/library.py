@@ -1,0 +1,188 @@
+"""Folders of weights: what lies there, found by name, loaded once."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from velatura.card import UNKNOWN
+from velatura.errors import BadFile, UnknownName, VelaturaWarning
+from velatura.library.entry import KINDS, OVERLAYS, Catalogue, Entry
+from velatura.library.hashes import old_hash
+from velatura.library.index import Index, cache_folder
+from velatura.library.places import Place, State, places_in
+
+if TYPE_CHECKING:
+    import torch
+
+    from velatura.base.base import Base
+    from velatura.overlays.overlay import Overlay
+
+BASES = ("checkpoint",)
+HASH = re.compile(r"(?:0x)?([0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})")
+TITLE = re.compile(r"(?P<name>.+) \[(?P<hash>[0-9a-f]{8,64})\]", re.IGNORECASE)  # as A1111 shows a checkpoint
+
+
+class Library:
+    """Bases and overlays in folders, called by the stem of their file, whatever its case.
+
+    The folders of A1111, ComfyUI and their like are understood, any other one is searched whole, but for hidden folders
+    and for the snapshots of trainings; what a file is, is told by its content. It may also be called by its path below
+    the folder, by the name that is kept in it or beside it, or by its hash, short or long. Where two files share a stem
+    the folder given first wins, then safetensors, then the first path; a call by such a stem is warned of, unless the
+    files are one thing in two formats, side by side.
+
+    Files are looked for at each call, and read once for as long as they stay unchanged; what is told by their content
+    is kept in an index in the folder cache, in that of VELATURA_CACHE, or where the system keeps a user's caches.
+    """
+
+    def __init__(self, *folders: str | PathLike[str], cache: str | PathLike[str] | None = None) -> None:
+        self._folders = [Path(folder).expanduser() for folder in folders]
+        self._catalogue = Catalogue(Index(cache_folder(cache)))
+        self._loaded: dict[tuple[Path, State], Overlay] = {}
+        self._base: tuple[object, Base] | None = None
+        for folder in self._folders:
+            if not folder.is_dir():
+                raise BadFile(f"{folder} is no folder: give the folder where overlays lie")
+
+    def entries(self, *, kind: str | None = None, family: str | None = None, search: str | None = None) -> list[Entry]:
+        """All there is, sorted by name, or what is of a kind or a family, or mentions a text."""
+        if kind is not None and kind not in KINDS:
+            raise UnknownName.among("kind of file", kind, KINDS)
+        found = (
+            each
+            for each in self._entries()
+            if kind in {None, each.kind}
+            and (family is None or each.family.casefold() == family.casefold())
+            and (search is None or each.mentions(search))
+        )
+        return sorted(found, key=lambda each: (each.name.lower(), each.path))
+
+    def names(self) -> list[str]:
+        """The names of all overlays, sorted."""
+        found = {_folded(each.name): each.name for each in reversed(self._entries()) if each.may_be(OVERLAYS)}
+        return sorted(found.values(), key=str.lower)
+
+    def entry(self, name: str, kind: str | None = None) -> Entry:
+        """What is known of the file of that name, of any kind or of one."""
+        return self._chosen(name, KINDS if kind is None else (kind,), kind or "file")
+
+    def path(self, name: str, kind: str | None = None) -> Path:
+        """Where the overlay of that name lies, of any kind or of one."""
+        return self._chosen(name, OVERLAYS if kind is None else (kind,), "overlay").path
+
+    def overlay(self, name: str, kind: str | None = None) -> Overlay:
+        """The overlay of that name: the same object at every call, until its file changes."""
+        from velatura.formats import open_overlay
+
+        path = self.path(name, kind)
+        key = (path, State.of(path))
+        if key not in self._loaded:
+            self._loaded[key] = open_overlay(path, partial(self._member, path))
+        return self._loaded[key]
+
+    def base(self, name: str, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto") -> Base:
+        """The base of that name: the same object as at the last call, if it was the same; only one is kept."""
+        from velatura.formats import open_base
+
+        place = self._chosen(name, BASES, "base").place
+        key = (place.path, place.state, dtype, device)
+        if self._base is None or self._base[0] != key:
+            self._base = None  # let go of one before the next is loaded
+            self._base = key, open_base(place.path, dtype=dtype, device=device)
+        return self._base[1]
+
+    def hashed(self, entry: Entry) -> Entry:
+        """An entry with its hashes, which are reckoned once for as long as the file stays unchanged."""
+        return next(self._catalogue.hashed([entry.place]))
+
+    def _member(self, composition: Path, name: str) -> Overlay:
+        """A hypernetwork that a composition names, which is not itself."""
+        if self.path(name, "hypernet") == composition:
+            raise BadFile(f"{composition} is called {name!r} as what it names is: rename it")
+        return self.overlay(name, "hypernet")
+
+    def _places(self) -> list[Place]:
+        """All files, those of the folder given first before others."""
+        return list({each.path: each for folder in self._folders for each in places_in(folder)}.values())
+
+    def _entries(self) -> list[Entry]:
+        places = self._places()
+        for folder in self._folders:
+            self._catalogue.forget(folder, places)
+        return self._catalogue.entries(places)
+
+    def _chosen(self, name: str, kinds: Sequence[str], what: str) -> Entry:
+        found = self._found(name, kinds)
+        if not found:
+            known = {each.name for each in self._entries() if each.may_be(kinds)}
+            raise UnknownName.among(what, name, known, " or ".join(map(str, self._folders)))
+        chosen, *others = found
+        if rival := next((each for each in others if _thing(each) != _thing(chosen)), None):
+            said = f"{chosen.path} and {rival.path} are both called {chosen.name!r}: the first is taken, so rename one"
+            warnings.warn(said, VelaturaWarning, stacklevel=3)
+        return chosen
+
+    def _found(self, name: str, kinds: Sequence[str]) -> list[Entry]:
+        """What is called so: by a file's name, which says most, or else by what is in files, or else by its hash."""
+        places = self._places()
+        called = _folded(name)
+        if found := self._of(kinds, [each for each in places if called in _names(each)]):
+            return found
+        if title := TITLE.fullmatch(name.strip()):
+            return self._by_hash(title["hash"].lower(), places, kinds) or self._found(title["name"], kinds)
+        entries = self._catalogue.entries(places)
+        if found := [each for each in entries if each.may_be(kinds) and called in map(_folded, each.aliases)]:
+            return found
+        digits = HASH.fullmatch(called)
+        return self._by_hash(digits[1], places, kinds) if digits else []
+
+    def _of(self, kinds: Sequence[str], places: list[Place]) -> list[Entry]:
+        """What is of these kinds, or else what may be, or else what nobody knows: opening it says why."""
+        entries = self._catalogue.entries(places)
+        known = [each for each in entries if each.kind in kinds]
+        meant = [each for each in entries if each.kind == UNKNOWN and each.place.meant in {"", *kinds}]
+        return known or [each for each in meant if each.trouble] or meant
+
+    def _by_hash(self, digits: str, places: list[Place], kinds: Sequence[str]) -> list[Entry]:
+        """The first file of such a hash: by what is known, or else by hashing what is not, the smallest first."""
+        entries = [each for each in self._catalogue.entries(places) if each.kind in kinds]
+        if found := [each for each in entries if _is_known_by(each, digits)]:
+            return found[:1]
+        files = [each for each in entries if each.hashes is None and not each.place.is_folder]
+        if len(digits) == 8:  # then 64 KiB of each say it
+            found = (each for each in files if old_hash(each.path) == digits)
+        else:
+            smallest_first = sorted((each.place for each in files), key=lambda each: each.state.size)
+            hashed = self._catalogue.hashed(smallest_first)
+            found = (each for each in hashed if each.hashes and each.hashes.has(digits))
+        return list(islice(found, 1))
+
+
+def _folded(name: str) -> str:
+    """A name in the form in which names are compared: systems differ in how they write letters with accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _names(place: Place) -> set[str]:
+    """What a file may be called: its stem, its name, its path in the folder with its ending or without."""
+    below = place.below if place.is_folder else place.below + place.path.suffix
+    return {_folded(each) for each in (place.name, place.path.name, place.below, below)}
+
+
+def _thing(entry: Entry) -> tuple[str, str]:
+    """What files of one thing in several formats have in common."""
+    return entry.kind, os.path.realpath(entry.path.with_suffix(""))
+
+
+def _is_known_by(entry: Entry, digits: str) -> bool:
+    claimed = (*entry.nature.claimed_hashes, *entry.notes.hashes)
+    return any(each.startswith(digits) for each in claimed) or (entry.hashes is not None and entry.hashes.has(digits))

@@ -1,0 +1,159 @@
+"""Where weights lie: the files of a folder, whatever program laid it out, each with what stands beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+# in the order in which they are preferred where several have one stem
+ENDINGS = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+NOTES = (".json", ".civitai.info", ".txt", ".description.txt")
+MODEL_INDEX = "model_index.json"  # of a folder in diffusers' layout
+PASSED_OVER = {"snapshots", "venv", "node_modules", "__pycache__", "site-packages"}
+
+# what A1111, Forge, SD.Next and ComfyUI call their folders, and what is kept there
+KINDS = {
+    "stable-diffusion": "checkpoint",
+    "checkpoints": "checkpoint",
+    "diffusers": "checkpoint",
+    "vae": "vae",
+    "hypernetworks": "hypernet",
+    "hypernetwork": "hypernet",
+    "lora": "lora",
+    "loras": "lora",
+    "lycoris": "lora",
+    "embeddings": "embedding",
+    "aesthetic_embeddings": "aesthetic",
+}
+
+
+class State(NamedTuple):
+    """By what a change of a file is noticed."""
+
+    size: int
+    changed: int
+    node: int
+
+    @classmethod
+    def of(cls, path: Path) -> State:
+        """The state of a file as it is now."""
+        found = path.stat()
+        # numbers of SQLite end at 2**63, those of nodes do not
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino % 2**63)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file of weights, or a folder in diffusers' layout, as it lies in a library's folder.
+
+    below is its path there without its ending, as ComfyUI calls it; meant is the kind that its folder is for, "" for
+    any; notes are the files that speak of it, previews its pictures.
+    """
+
+    path: Path
+    below: str
+    meant: str
+    state: State
+    notes: tuple[Path, ...] = ()
+    previews: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What a prompt or a command line calls it."""
+        return self.path.name if self.is_folder else self.path.stem
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder in diffusers' layout."""
+        return self.path.suffix.lower() not in ENDINGS
+
+    def notes_state(self) -> str:
+        """By what a change of its notes is noticed."""
+        return repr([(each.name, *_state(each)) for each in self.notes])
+
+
+def places_in(folder: Path) -> list[Place]:
+    """All weights in a folder, the ones to prefer first: by ending, then by path.
+
+    A folder of A1111 or ComfyUI holds much else: it is searched in its models, its embeddings and at its top, any other
+    folder everywhere; hidden files, snapshots of trainings and Python's own folders are passed over.
+    """
+    found = [place for root in _roots(folder) for place in _below(root, folder)]
+    loose = (
+        []
+        if _roots(folder) == [folder]
+        else list(_listed(folder, folder, sorted(each.name for each in folder.iterdir())))
+    )
+    return sorted({each.path: each for each in [*found, *loose]}.values(), key=_preference)
+
+
+def _preference(place: Place) -> tuple[int, Path]:
+    return (len(ENDINGS) if place.is_folder else ENDINGS.index(place.path.suffix.lower())), place.path
+
+
+def _roots(folder: Path) -> list[Path]:
+    """Where to search a folder: everywhere, if it is laid out as no known program does."""
+    models = folder / "models"
+    if (folder / MODEL_INDEX).is_file() or not models.is_dir():
+        return [folder]
+    if not any(each.name.lower() in KINDS for each in models.iterdir()):
+        return [folder]
+    return [models, *(each for each in sorted(folder.iterdir()) if each.name.lower() in KINDS and each.is_dir())]
+
+
+def _below(root: Path, folder: Path) -> Iterator[Place]:
+    """All weights below a root, linked folders too."""
+    seen: set[str] = set()
+    for here, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link that leads back
+            below.clear()
+            continue
+        seen.add(real)
+        if MODEL_INDEX in names:
+            below.clear()
+            yield _place(Path(here), folder, {})
+            continue
+        below[:] = [each for each in below if not each.startswith(".") and each not in PASSED_OVER]
+        yield from _listed(Path(here), folder, names)
+
+
+def _listed(here: Path, folder: Path, names: list[str]) -> Iterator[Place]:
+    """The weights among the names in one folder."""
+    beside = dict.fromkeys(names)
+    for name in names:
+        # A1111 lists its own "no hypernetwork" as None
+        if name.startswith(".") or not name.lower().endswith(ENDINGS) or Path(name).stem == "None":
+            continue
+        path = here / name
+        if path.is_file():
+            yield _place(path, folder, beside)
+
+
+def _place(path: Path, folder: Path, beside: Mapping[str, object]) -> Place:
+    inside = path.relative_to(folder)
+    meant = next((KINDS[each.lower()] for each in reversed(inside.parts[:-1]) if each.lower() in KINDS), "")
+    folder_meant = KINDS.get(folder.name.lower(), "")
+    notes = tuple(path.with_name(path.stem + each) for each in NOTES if path.stem + each in beside)
+    pictures = (path.stem + middle + each for middle in ("", ".preview") for each in PICTURES)
+    state = State.of(path / MODEL_INDEX if path.is_dir() else path)
+    return Place(
+        path,
+        inside.with_suffix("").as_posix() if inside.suffix.lower() in ENDINGS else inside.as_posix(),
+        meant or folder_meant,
+        state,
+        notes,
+        tuple(path.with_name(each) for each in pictures if each in beside),
+    )
+
+
+def _state(path: Path) -> State:
+    """The state of a file that may be gone by now."""
+    try:
+        return State.of(path)
+    except OSError:
+        return State(0, 0, 0)
