@@ -102,9 +102,7 @@ class Composition(Overlay):
         for member in self._members.values():
             member.refuse_misfit(target)
         for width in self.widths:
-            change = self._change(width, strength)
-            target.listener.count(lambda change=change: change.evaluations)
-            yield from on_contexts(target, width, change)
+            yield from on_contexts(target, width, self._change(width, strength))
 
     def _change(self, width: int, strength: LiveStrength) -> _TreeChange:
         return _TreeChange(self.tree, lambda leaf: self._members[leaf.name].change(width, leaf.strength), strength)
@@ -123,6 +121,12 @@ class _TreeChange:
     @property
     def evaluations(self) -> int:
         return sum(each.evaluations for each in self._changes.values() if each)
+
+    def forget(self) -> None:
+        self._memory.forget()
+        for each in self._changes.values():
+            if each:
+                each.forget()
 
     @property
     def training(self) -> bool:

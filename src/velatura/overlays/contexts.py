@@ -29,6 +29,15 @@ class ContextChange(Protocol):
         """Something that differs whenever the change does."""
         ...
 
+    @property
+    def evaluations(self) -> int:
+        """How often a network was run on a constant context."""
+        ...
+
+    def forget(self) -> None:
+        """Compute anew whatever was remembered."""
+        ...
+
     def k(self, context: Tensor) -> Tensor:
         """What K reads, the plain way."""
         ...

@@ -54,16 +54,11 @@ class Listener:
     def __init__(self) -> None:
         self._layers: dict[str, int] = {}
         self._heard: dict[str, Tensor] = {}
-        self._counts: list[Callable[[], int]] = []
 
     def expect(self, name: str, width: int) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
         """Count a layer in, and give back what is to be told what K and V read before and after."""
         self._layers[name] = width
         return partial(self._hear, name)
-
-    def count(self, evaluations: Callable[[], int]) -> None:
-        """Ask this, when an effect is read, how often a network was evaluated on constant contexts."""
-        self._counts.append(evaluations)
 
     @torch.no_grad()
     def _hear(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
@@ -71,7 +66,7 @@ class Listener:
         squares = [((new - old).square().sum(), old.square().sum()) for old, new in pairs]
         self._heard[name] = torch.stack([(change / whole).sqrt() for change, whole in squares])
 
-    def effect(self, overlay: str, target: str) -> Effect:
+    def effect(self, overlay: str, target: str, evaluations: int) -> Effect:
         """What was heard so far."""
         rows: list[WidthEffect] = []
         for width in sorted(set(self._layers.values())):
@@ -80,7 +75,6 @@ class Listener:
             means = torch.stack(heard).mean(0) if heard else None
             k, v = (None, None) if means is None else (means[0].item(), means[1].item())
             rows.append(WidthEffect(width=width, layers=len(names), k=k, v=v))
-        evaluations = sum(each() for each in self._counts)
         return Effect(overlay=overlay, target=target, widths=tuple(rows), evaluations=evaluations)
 
     def warn_if_idle(self, overlay: str) -> None:

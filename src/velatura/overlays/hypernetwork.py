@@ -129,7 +129,6 @@ class Hypernetwork(Overlay):
         self.refuse_misfit(target)
         for width in self.structure.widths:
             if change := self.change(width, strength):
-                target.listener.count(lambda change=change: change.evaluations)
                 yield from on_contexts(target, width, change)
 
     def refuse_misfit(self, target: Target) -> None:

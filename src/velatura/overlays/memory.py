@@ -25,6 +25,10 @@ class Memory(Generic[Value]):
     def __init__(self) -> None:
         self._entries: list[tuple[tuple[Tensor, ...], object, Value]] = []
 
+    def forget(self) -> None:
+        """Make everything anew."""
+        self._entries = []
+
     def recall(self, inputs: tuple[Tensor, ...], state: object, make: Callable[[], Value]) -> Value:
         """The value made before from these inputs in this state, or else made now."""
         if any(each.is_inference() for each in inputs):

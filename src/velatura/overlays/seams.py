@@ -28,6 +28,7 @@ def on_contexts(target: Target, width: int, change: ContextChange) -> Iterator[U
 
     Hooks on to_k and to_v see what any attention processor reads, so the user's own processor stays.
     """
+    target.changes.append(change)
     for name, layer in target.attention_layers():
         refuse_bypasses(name, layer)
         if context_width(layer) == width:

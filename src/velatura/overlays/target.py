@@ -11,7 +11,7 @@ from torch import nn
 
 from velatura.base.base import Base
 from velatura.errors import UnsupportedBase
-from velatura.overlays.contexts import Group
+from velatura.overlays.contexts import ContextChange, Group
 from velatura.overlays.effect import Listener
 from velatura.overlays.layers import attention_layers
 from velatura.prompts.strengths import BLOCKS, Block
@@ -21,7 +21,7 @@ from velatura.prompts.strengths import BLOCKS, Block
 class Target:
     """The parts of a Base, of a diffusers pipeline, or a UNet alone, and in which of its blocks an overlay may act.
 
-    group: those it acts side by side with; listener: hears what it does.
+    group: those it acts side by side with; changes: what the overlay laid there; listener: hears what it does.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Target:
     text: nn.Module | None
     blocks: tuple[Block, ...] = BLOCKS
     group: Group | None = None
+    changes: list[ContextChange] = field(default_factory=list["ContextChange"])
     listener: Listener = field(default_factory=Listener)
 
     @classmethod

@@ -52,6 +52,7 @@ class WidthChange:
         self._changes: Memory[tuple[Tensor, Tensor]] = Memory()
         self._outputs: Memory[tuple[Tensor, Tensor]] = Memory()
         self._affine: tuple[object, tuple[Affine, Affine]] | None = None
+        self._refreshes = 0
         self.evaluations = 0
 
     def k(self, context: Tensor) -> Tensor:
@@ -70,7 +71,14 @@ class WidthChange:
     @property
     def version(self) -> tuple[object, ...]:
         """Something that differs whenever the change does."""
-        return self.strength.version, *self._weights_version()
+        return self._refreshes, self.strength.version, *self._weights_version()
+
+    def forget(self) -> None:
+        """Compute anew whatever was remembered, as after weights were written to unnoticed."""
+        self._refreshes += 1
+        self._affine = None
+        self._changes.forget()
+        self._outputs.forget()
 
     def both(self, k: Tensor, v: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
         """What K and V read; a constant context is computed once and remembered for as long as it is the same one."""

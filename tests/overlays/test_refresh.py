@@ -1,0 +1,65 @@
+"""Weights that were written to past autograd's knowledge count once somebody says so."""
+
+import pytest
+import torch
+from torch import nn
+
+import velatura
+from velatura.overlays.composition import Blend, Composition, Leaf
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture
+def says(tiny):
+    generator = torch.Generator().manual_seed(3)
+    latents, context = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 77, 96, generator=generator)
+
+    def say(*, plain: bool = False):
+        with torch.set_grad_enabled(plain):
+            return tiny.predict(latents, torch.tensor(500), context).detach()
+
+    return say
+
+
+@pytest.fixture(params=["linear", "relu", "composed"])
+def overlay(request, hyper):
+    made = hyper(activation="linear" if request.param == "linear" else "relu")
+    for weight in made.parameters():
+        nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(1))
+    if request.param == "composed":
+        return Composition(Blend((Leaf("a", 0.5), Leaf("a", 0.9)), (1, 2)), {"a": made})
+    return made
+
+
+def test_an_overlay_whose_data_was_written_to_is_read_anew(tiny, overlay, says):
+    with velatura.attach(tiny, overlay, 0.7) as laid:
+        before = says()
+        for weight in overlay.parameters():
+            weight.data.mul_(0.5)
+        laid.refresh()
+        said = says()
+        torch.testing.assert_close(said, says(plain=True), **TOLERANCE)
+        assert not torch.equal(said, before)
+
+
+def test_a_base_whose_data_was_written_to_is_read_anew(tiny, hyper, says):
+    projection = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v
+    with velatura.attach(tiny, hyper(), 0.7) as laid:
+        before = says()
+        projection.weight.data.mul_(1.5)
+        try:
+            laid.refresh()
+            torch.testing.assert_close(says(), says(plain=True), **TOLERANCE)
+            assert not torch.equal(says(), before)
+        finally:
+            projection.weight.data.div_(1.5)
+
+
+def test_nothing_else_changes(tiny, overlay, says):
+    off = says()
+    with velatura.attach(tiny, overlay, 0.7) as laid:
+        before = says()
+        laid.refresh()
+        assert torch.equal(says(), before)
+    assert torch.equal(says(), off)
