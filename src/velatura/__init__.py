@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from velatura.library import Library
     from velatura.merging.bake import bake
     from velatura.merging.report import BakeReport
-    from velatura.overlays.attach import Attachment, attach, attach_all
+    from velatura.overlays.attach import Attachment, Laid, attach, attach_all
     from velatura.overlays.effect import Effect
     from velatura.overlays.hypernetwork import Hypernetwork
     from velatura.overlays.overlay import Overlay
@@ -33,6 +33,7 @@ __all__ = [
     "Card",
     "Effect",
     "Hypernetwork",
+    "Laid",
     "Library",
     "Overlay",
     "Picture",
@@ -62,6 +63,7 @@ _HOMES = {
     "Card": "card",
     "Effect": "overlays.effect",
     "Hypernetwork": "overlays.hypernetwork",
+    "Laid": "overlays.attach",
     "Library": "library",
     "Overlay": "overlays.overlay",
     "Picture": "sampling.generate",

@@ -89,45 +89,6 @@ def test_a_block_without_the_width_is_no_silent_no_op(tiny, strong):
         velatura.attach(tiny, strong(widths=[64]), blocks=["mid"])
 
 
-def test_combined_side_by_side(tiny, strong, says):
-    layer = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2
-    overlays, context = [strong(1, activation="relu"), strong(2)], torch.randn(2, 77, 96)
-    changes = [
-        overlay.transform(context, strength)[1] - context for overlay, strength in zip(overlays, (0.5, 2), strict=True)
-    ]
-    listed = [(overlay, strength, ("in", "mid", "out")) for overlay, strength in zip(overlays, (0.5, 2.0), strict=True)]
-    for combine, share in (("sum", 1), ("average", 0.5)):
-        laid = velatura.attach_all(tiny, listed, combine=combine)
-        with torch.no_grad():
-            expected = nn.functional.linear(context + share * sum(changes), layer.to_v.weight)
-            torch.testing.assert_close(layer.to_v(context), expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(says(), says(plain=True), rtol=1e-5, atol=1e-5)
-        laid[0].strength = laid[1].strength = 0
-        combined = says()
-        for each in laid:
-            each.detach()
-        assert torch.equal(combined, says())
-
-
-def test_in_sequence_is_one_after_the_other(tiny, strong, says):
-    overlays = [strong(1, activation="relu"), strong(2, activation="tanh")]
-    with velatura.attach(tiny, overlays[0], 0.5), velatura.attach(tiny, overlays[1], 0.8):
-        expected = says()
-    laid = velatura.attach_all(
-        tiny, [(overlays[0], 0.5, ("in", "mid", "out")), (overlays[1], 0.8, ("in", "mid", "out"))]
-    )
-    assert torch.equal(says(), expected)
-    for each in laid:
-        each.detach()
-
-
-def test_all_or_none_are_laid_on(tiny, strong, says):
-    off = says()
-    with pytest.raises(BadStrength):
-        velatura.attach_all(tiny, [(strong(), 1.0, ("in",)), (strong(), float("nan"), ("in",))])
-    assert torch.equal(says(), off)
-
-
 @pytest.mark.parametrize("activation", ["linear", "relu"])
 def test_the_effect_is_measured_on_the_first_step(tiny, strong, says, activation):
     overlay = strong(activation=activation)

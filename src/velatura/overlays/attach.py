@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Self
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
 from velatura.errors import NoEffect, UnsupportedBase
 from velatura.overlays.contexts import Combine, Group
-from velatura.overlays.effect import Effect, Listener
+from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import heed_hooks_when_compiled
 from velatura.overlays.strength import LiveStrength, writable
@@ -23,8 +23,8 @@ class Attachment:
 
     def __init__(self, overlay: Overlay, target: Target, strength: LiveStrength, undos: ExitStack) -> None:
         self.overlay = overlay
-        self._target = target.name
-        self._listener: Listener = target.listener
+        self._target = target.name  # not the model itself, which may go while this is kept
+        self._changes, self._listener = target.changes, target.listener
         self._strength = strength
         self._undos = undos
 
@@ -46,7 +46,17 @@ class Attachment:
     @property
     def effect(self) -> Effect:
         """What it touches, and, after a first step, how much it changes there; printable, and JSON by model_dump."""
-        return self._listener.effect(str(self.overlay.card), self._target)
+        evaluations = sum(each.evaluations for each in self._changes)
+        return self._listener.effect(str(self.overlay.card), self._target, evaluations)
+
+    def refresh(self) -> None:
+        """Take weights of the overlay and of the base as they are now.
+
+        Weights that were written to in the usual ways are noticed. Only writes past autograd's knowledge are not, to
+        weight.data or to memory that is shared, and those to tensors that were made in inference mode.
+        """
+        for each in self._changes:
+            each.forget()
 
     def detach(self) -> None:
         """Take the overlay off; the base is then as if it had never been there. Detaching twice does nothing."""
@@ -88,23 +98,33 @@ def attach(
     return _laid(Target.of(target, tuple(blocks)), overlay, strength, on)
 
 
+class Laid(NamedTuple):
+    """An overlay and how it is to lie over a target among others; the options are those of attach."""
+
+    overlay: Overlay
+    strength: float | Tensor = 1.0
+    blocks: Sequence[Block] = BLOCKS
+    on: Side = "both"
+
+
 def attach_all(
     target: object,
-    overlays: Iterable[tuple[Overlay, float | Tensor, Sequence[Block]]],
+    overlays: Iterable[Laid | tuple[Overlay, float | Tensor, Sequence[Block]]],
     *,
     combine: Combine = "sequence",
 ) -> list[Attachment]:
-    """Lay several overlays over a target, each with its strength and blocks, or none if one of them cannot lie there.
+    """Lay several overlays over a target, each in its own way, or none if one of them cannot lie there.
 
+    overlays: each a Laid, or a tuple of its overlay, strength and blocks.
     combine: in "sequence" each acts on what the ones before it made, as in A1111. Else all act on the same context, and
     their changes are summed ("sum") or averaged ("average").
     """
-    listed = list(overlays)
+    listed = [each if isinstance(each, Laid) else Laid(*each) for each in overlays]
     group = None if combine == "sequence" else Group(combine, len(listed))
     with ExitStack() as undos:
         laid: list[Attachment] = []
-        for overlay, strength, blocks in listed:
-            laid.append(_laid(Target.of(target, tuple(blocks), group), overlay, strength, "both"))
+        for overlay, strength, blocks, side in listed:
+            laid.append(_laid(Target.of(target, tuple(blocks), group), overlay, strength, side))
             undos.callback(laid[-1].detach)
         undos.pop_all()
         return laid
