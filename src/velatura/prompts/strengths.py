@@ -98,7 +98,7 @@ class TwoStrengths:
     """
 
     text: float = 1.0
-    unet: Strengths = Strengths()  # noqa: RUF009
+    unet: Strengths = Strengths()
     rank: int | None = None
 
     @classmethod
