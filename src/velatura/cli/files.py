@@ -52,6 +52,11 @@ def show(
 
     velatura show inca.safetensors --json
     """
+    if file.suffix == ".hns":
+        from velatura.cli.compositions import show_composition
+
+        show_composition(file, as_json=as_json)
+        return
     from velatura.formats.verdict import examine
 
     verdict = examine(file)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
-from velatura.errors import BadFile, BadOverlay
+from velatura.errors import BadFile, BadOverlay, UnknownName
 from velatura.files import reading
 from velatura.overlays.composition import Blend, Composition, Leaf, Node, Series, leaves
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -52,6 +52,15 @@ def read_hns(path: str | PathLike[str]) -> Node:
     if count > MOST_LEAVES:
         raise BadFile(f"{path.name} names {count} hypernetworks: {MOST_LEAVES} are the most")
     return tree
+
+
+def beside(composition: Path, name: str, endings: Sequence[str]) -> Path:
+    """The file of the overlay that a composition names, in its folder; of several the one whose ending comes first."""
+    for path in (composition.with_name(name + ending) for ending in endings):
+        if path.is_file():
+            return path
+    there = {each.stem for each in composition.parent.iterdir() if each.suffix in endings}
+    raise UnknownName.among("overlay", name, there, str(composition.parent))
 
 
 def _parsed(data: bytes) -> ast.expr:
