@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from html import unescape
-from math import isfinite
 from pathlib import Path
 from re import sub
 from typing import cast
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from velatura.card import Line, Paragraph
 
 MOST_BYTES = 2**21
+LARGEST = 100  # of a strength
 HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # of those that Civitai gives
 VERSIONS = {
     "SD 1": "SD1",
@@ -78,8 +78,8 @@ def _of_a1111(text: str) -> dict[str, object]:
     """A1111's user metadata."""
     said = _parsed(text)
     strength = said.get("preferred weight")
-    # the webui keeps 0 where nothing is preferred
-    wanted = isinstance(strength, int | float) and not isinstance(strength, bool) and isfinite(strength) and strength
+    is_number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    wanted = is_number and 0 < abs(strength) <= LARGEST  # the webui keeps 0 where nothing is preferred
     texts = {"activation": "activation text", "negative": "negative text", "vae": "vae"}
     return {
         **{ours: said[theirs] for ours, theirs in texts.items() if isinstance(said.get(theirs), str)},

@@ -1,0 +1,112 @@
+"""What stands beside a file: A1111's metadata (facts of its 1.8), Civitai's answers, descriptions and pictures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import velatura
+
+DATA = Path(__file__).parent / "data"
+A1111 = {
+    "description": "Old ink drawings.",
+    "notes": "Best at night.",
+    "activation text": "ink drawing, sketch",
+    "preferred weight": 0.7,
+    "negative text": "colour",
+    "sd version": "SD1",
+}
+CIVITAI = {
+    "trainedWords": ["inkstyle", "ink wash"],
+    "baseModel": "SDXL 1.0",
+    "description": "<p>A style of <b>ink</b> &amp; wash.</p>",
+    "model": {"name": "Ink & Wash"},
+    "files": [{"hashes": {"SHA256": "AB" * 32, "AutoV2": "ABABABABAB", "CRC32": "01234567"}}],
+}
+
+
+@pytest.fixture
+def ink(tmp_path):
+    """A file without a word of its own."""
+    return Path(shutil.copyfile(DATA / "nature/lyco_oft.safetensors", tmp_path / "ink.safetensors"))
+
+
+def entry(path: Path):
+    return velatura.Library(path.parent).entry(path.stem)
+
+
+def test_a1111s_metadata_are_read(ink):
+    ink.with_suffix(".json").write_text(json.dumps(A1111))
+    found = entry(ink)
+    assert found.trigger_words == ("ink drawing, sketch",)
+    assert found.strength == 0.7
+    assert found.notes.negative == "colour"
+    assert found.notes.description == "Old ink drawings. Best at night."
+    assert found.notes.family == "SD1"
+
+
+def test_a_preferred_weight_of_0_is_none(ink):
+    ink.with_suffix(".json").write_text(json.dumps({"preferred weight": 0}))
+    assert entry(ink).strength is None
+
+
+def test_civitais_answer_is_read(ink):
+    ink.with_suffix(".civitai.info").write_text(json.dumps(CIVITAI))
+    found = entry(ink)
+    assert found.trigger_words == ("inkstyle", "ink wash")
+    assert found.notes.family == "SDXL"
+    assert found.notes.description == "A style of  ink  & wash."
+    assert found.aliases == ("lyco_oft", "Ink & Wash")
+    assert found.notes.hashes == ("ab" * 32, "ababababab")
+    assert velatura.Library(ink.parent).path("ink & wash") == ink
+
+
+def test_what_the_owner_wrote_comes_first(ink):
+    ink.with_suffix(".civitai.info").write_text(json.dumps(CIVITAI))
+    ink.with_suffix(".json").write_text(json.dumps(A1111))
+    found = entry(ink)
+    assert found.trigger_words == ("ink drawing, sketch",)
+    assert found.notes.trigger_words == ("inkstyle", "ink wash")
+    assert found.notes.description == "Old ink drawings. Best at night."
+
+
+@pytest.mark.parametrize("ending", [".txt", ".description.txt"])
+def test_a_description_is_read(ink, ending):
+    ink.with_name("ink" + ending).write_text("Made by hand.\n")
+    assert entry(ink).notes.description == "Made by hand."
+
+
+@pytest.mark.parametrize("name", ["ink.png", "ink.preview.png", "ink.webp"])
+def test_a_preview_is_found(ink, name):
+    (ink.parent / name).write_bytes(b"a picture")
+    assert entry(ink).preview == ink.parent / name
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 10**5, "null", '"x"', b"\xff\xfe", " " * (2**21 + 1)])
+def test_what_cannot_be_read_is_named_and_no_trouble(ink, text):
+    ink.with_suffix(".json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    found = entry(ink)
+    assert found.notes.unread == ("ink.json: it is not what its name says",)
+    assert (found.kind, found.trouble) == ("lora", "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"preferred weight": "much", "activation text": 3, "description": ["x"], "sd version": None, "vae": {}},
+        {"preferred weight": 1e400},
+        {"preferred weight": 10**400},
+        {"preferred weight": True},
+        {"trainedWords": "x", "files": {}, "model": []},
+        {"trainedWords": [1, None, ["x"]], "files": [1, {"hashes": [1]}]},
+        {"trainedWords": ["x"] * 1000, "files": [{"hashes": {"SHA256": 3}}]},
+        {"activation text": "\x1b[31mred"},
+    ],
+)
+@pytest.mark.parametrize("ending", [".json", ".civitai.info"])
+def test_what_nobody_means_is_left_out(ink, said, ending):
+    ink.with_name("ink" + ending).write_text(json.dumps(said))
+    found = entry(ink)
+    assert found.strength is None
+    assert "\x1b" not in json.dumps(found.facts(), ensure_ascii=False)
