@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import velatura
+from velatura.base.families import Family
+from velatura.base.schedule import Schedule
+from velatura.base.text import TextEncoder, Tower
+from velatura.formats.vocabulary import clip_tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what libraries know of files away from the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VELATURA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +43,45 @@ def hyper(tiny: velatura.Base) -> Callable[..., velatura.Hypernetwork]:
         return made
 
     return make
+
+
+@pytest.fixture(scope="session")
+def xl() -> velatura.Base:
+    """A base with an SDXL's parts and random weights, small: two text towers, and a UNet that is told sizes."""
+    torch.manual_seed(0)
+    towers = [
+        Tower(clip_tokenizer(pads_with_zero=zero), kind(CLIPTextConfig(**options)), 2, False, False)
+        for zero, kind, options in (
+            (False, CLIPTextModel, XL_TOWER | {"hidden_size": 16, "eos_token_id": 49407}),
+            (True, CLIPTextModelWithProjection, XL_TOWER | {"hidden_size": 24, "projection_dim": 20}),
+        )
+    ]
+    family = Family("small XL", 40, (64,), 8, 0.13025, 64, "epsilon")
+    parts = {"unet": UNet2DConditionModel(**XL_UNET), "vae": AutoencoderKL(**XL_VAE), "text": TextEncoder(towers)}
+    return velatura.Base("small XL", family, schedule=Schedule(), **parts)
+
+
+XL_TOWER = {"intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 49408}
+XL_UNET = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1, 2),
+    "cross_attention_dim": 40,
+    "attention_head_dim": (2, 4, 4),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 20 + 6 * 8,
+    "norm_num_groups": 8,
+}
+XL_VAE = {
+    "block_out_channels": (8, 8, 16, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.13025,
+}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from velatura.prompts.grammar import read_emphasis
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.conditioning import chunked, chunks_of, contexts, emphasise
+from velatura.sampling.conditioning import chunked, chunks_of, conditioning, contexts, emphasise
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 EMPHASIS = load_file(GOLDEN / "emphasis.safetensors")
@@ -75,3 +75,39 @@ def test_a_long_prompt_takes_as_many_chunks_as_it_needs(tiny):
     assert [piece.token for chunk in chunks for piece in chunk] == tiny.text.token_ids("a red house, " * 40)
     assert all(len(chunk) <= 75 for chunk in chunks)
     assert contexts(tiny.text, [prompt], len(chunks)).shape[1] == 77 * len(chunks)
+
+
+@torch.no_grad()
+def test_emphasis_restores_the_mean_of_each_tower_by_itself(xl):
+    said = conditioning(xl.text, [Prompt.read("a (red:1.5) house")], 1)
+    tokens = torch.ones(77)
+    tokens[2] = 1.5  # start, a, red, house
+    plain = [each.hidden[0] for each in xl.text.encode_chunks([xl.text.token_ids("a red house")])]
+    torch.testing.assert_close(said.context[0], torch.cat([emphasise(each, tokens) for each in plain], dim=-1))
+    assert torch.equal(said.pooled, xl.text.conditioning(["a red house"]).pooled)
+
+
+@torch.no_grad()
+def test_emphasis_may_leave_the_mean_as_it_falls(tiny):
+    said = conditioning(tiny.text, [Prompt.read("a (red:1.5) house")], 1, restores_mean=False).context[0]
+    plain = tiny.text.encode(["a red house"])[0]
+    scale = torch.ones(77, 1)
+    scale[2] = 1.5
+    torch.testing.assert_close(said, plain * scale)
+
+
+@torch.no_grad()
+def test_the_first_chunk_speaks_for_the_whole_prompt(xl):
+    said = conditioning(xl.text, [Prompt.read("a red house BREAK a boat"), Prompt.read("a boat")], 2)
+    assert said.context.shape == (2, 154, 40)
+    torch.testing.assert_close(said.pooled, xl.text.conditioning(["a red house", "a boat"]).pooled)
+
+
+@torch.no_grad()
+def test_an_empty_negative_prompt_says_nothing_to_an_sdxl(xl, tiny):
+    prompts = [Prompt.read_negative(""), Prompt.read_negative("blurry")]
+    said = conditioning(xl.text, prompts, 1, negative=True)
+    assert said.context[0].count_nonzero() == said.pooled[0].count_nonzero() == 0
+    assert torch.equal(said.context[1], conditioning(xl.text, prompts, 1).context[1])
+    assert conditioning(xl.text, prompts[:1], 1).context.count_nonzero() > 0
+    assert torch.equal(conditioning(tiny.text, prompts, 1, negative=True).context, contexts(tiny.text, prompts, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,13 +20,34 @@ class Conditioning:
     context: Tensor
     pooled: Tensor | None = None
 
+    @classmethod
+    def stacked(cls, each: Sequence[Conditioning]) -> Conditioning:
+        """One batch of what single prompts say, which have no batch dimension."""
+        return cls(torch.stack([one.context for one in each]), _joined(torch.stack, each))
+
+    @classmethod
+    def joined(cls, each: Sequence[Conditioning]) -> Conditioning:
+        """One batch of several."""
+        return cls(torch.cat([one.context for one in each]), _joined(torch.cat, each))
+
     def __len__(self) -> int:
         return len(self.context)
+
+    def silenced(self) -> Conditioning:
+        """Zeros in its place, which stand for no prompt where a base was trained so."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return Conditioning(torch.zeros_like(self.context), pooled)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
         """The same elsewhere; itself, with the same tensors, where it is there already."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         return replace(self, context=self.context.to(device, dtype), pooled=pooled)
+
+
+def _joined(join: Callable[[list[Tensor]], Tensor], each: Sequence[Conditioning]) -> Tensor | None:
+    pooled = [one.pooled for one in each if one.pooled is not None]
+    assert len(pooled) in {0, len(each)}
+    return join(pooled) if pooled else None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
-"""From a prompt to the context that cross-attention reads: chunks of 75 tokens, and emphasis."""
+"""From prompts to what the UNet reads: chunks of 75 tokens, and emphasis."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from velatura.base.text import TOKENS, TextEncoder
+from velatura.base.conditioning import Conditioning
+from velatura.base.text import ROOM, TOKENS, Said, TextEncoder
 from velatura.prompts.grammar import BREAK, Run
-from velatura.prompts.prompt import Prompt
+from velatura.prompts.prompt import Prompt, Voice
 
-ROOM = TOKENS - 2  # of a chunk, between start and end
+Words = Prompt | Voice  # equal words say the same
 LOOK_BACK = 20  # tokens after the last comma of a full chunk that move to the next with their phrase, A1111's default
 
 
@@ -48,19 +50,37 @@ def chunked(
     return [*closed, chunk] if chunk or not closed else closed
 
 
-def chunks_of(text: TextEncoder, prompt: Prompt) -> list[Chunk]:
+def chunks_of(text: TextEncoder, prompt: Words) -> list[Chunk]:
     """The chunks of a prompt as a base's tokenizer makes them."""
     return chunked(prompt.runs, text.token_ids, comma=text.token_ids(",")[-1])
 
 
-def contexts(text: TextEncoder, prompts: Sequence[Prompt], chunk_count: int) -> Tensor:
-    """Encode prompts into (prompts, 77 * chunk_count, width); those with fewer chunks are filled up with empty ones.
+def conditioning(
+    text: TextEncoder,
+    prompts: Sequence[Words],
+    chunk_count: int,
+    *,
+    clip_skip: int | None = None,
+    restores_mean: bool = True,
+    negative: bool = False,
+) -> Conditioning:
+    """Encode prompts, contexts (prompts, 77 * chunk_count, width); fewer chunks are filled up with empty ones.
 
     Each is encoded by itself, and once however often it occurs: what comes out does not depend on its neighbours.
+    clip_skip: as TextEncoder.encode_chunks has it. restores_mean: whether emphasis leaves alone how much a prompt says
+    altogether. negative: whether they are to be kept away from; an SDXL is told nothing at all by an empty one.
     """
+    encoder = _Encoder(text, chunk_count, clip_skip, restores_mean)
     by_words = {prompt.words: prompt for prompt in prompts}
-    encoded = {words: _context(text, chunks_of(text, prompt), chunk_count) for words, prompt in by_words.items()}
-    return torch.stack([encoded[prompt.words] for prompt in prompts])
+    encoded = {words: encoder.conditioning(prompt) for words, prompt in by_words.items()}
+    if negative and "" in encoded and encoded[""].pooled is not None:
+        encoded[""] = encoded[""].silenced()
+    return Conditioning.stacked([encoded[prompt.words] for prompt in prompts])
+
+
+def contexts(text: TextEncoder, prompts: Sequence[Words], chunk_count: int) -> Tensor:
+    """What `conditioning` says to cross-attention: (prompts, 77 * chunk_count, width)."""
+    return conditioning(text, prompts, chunk_count).context
 
 
 def emphasise(encoded: Tensor, emphasis: Tensor) -> Tensor:
@@ -78,16 +98,35 @@ def _end_of_phrase(chunk: Chunk, comma: int, look_back: int) -> int:
     return len(chunk) if nearest is None or len(chunk) - nearest > look_back else nearest + 1
 
 
-def _context(text: TextEncoder, chunks: list[Chunk], chunk_count: int) -> Tensor:
-    """The context of one prompt, (77 * chunk_count, width)."""
-    filled: list[Chunk] = [*chunks, *([] for _ in range(chunk_count - len(chunks)))]
-    [said] = text.encode_chunks([[piece.token for piece in chunk] for chunk in filled])
-    encoded = said.hidden.float()  # (chunks, 77, width); a mean over all of it is too coarse in float16
-    stressed = [
-        emphasise(each, _emphasis(chunk).to(each)) if any(piece.emphasis != 1 for piece in chunk) else each
-        for each, chunk in zip(encoded, filled, strict=True)
-    ]
-    return torch.cat(stressed)
+@dataclass(frozen=True)
+class _Encoder:
+    """How prompts are encoded, one by one."""
+
+    text: TextEncoder
+    chunk_count: int
+    clip_skip: int | None
+    restores_mean: bool
+
+    def conditioning(self, prompt: Words) -> Conditioning:
+        """Encode one prompt: a context of (77 * chunk_count, width), and its first chunk pooled, (width,)."""
+        chunks = chunks_of(self.text, prompt)
+        chunks += [[] for _ in range(self.chunk_count - len(chunks))]
+        said = self.text.encode_chunks([[piece.token for piece in chunk] for chunk in chunks], self.clip_skip)
+        context = torch.cat([self._stressed(each, chunks) for each in said], dim=-1)  # each tower's mean is its own
+        pooled = said[-1].pooled
+        return Conditioning(context, None if pooled is None else pooled[0].float())
+
+    def _stressed(self, said: Said, chunks: Sequence[Chunk]) -> Tensor:
+        """What a tower says of all chunks in a row, (tokens, width)."""
+        hidden = said.hidden.float()  # (chunks, 77, width); a mean over all of it is too coarse in float16
+        stressed = [
+            self._stress(each, _emphasis(chunk).to(each)) if any(piece.emphasis != 1 for piece in chunk) else each
+            for each, chunk in zip(hidden, chunks, strict=True)
+        ]
+        return torch.cat(stressed)
+
+    def _stress(self, encoded: Tensor, emphasis: Tensor) -> Tensor:
+        return emphasise(encoded, emphasis) if self.restores_mean else encoded * emphasis.unsqueeze(-1)
 
 
 def _emphasis(chunk: Chunk) -> Tensor:

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from velatura.base.base import Base
+from velatura.base.conditioning import Conditioning
 from velatura.errors import NoPicture
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.calls import Shelf, laid_over
-from velatura.sampling.conditioning import contexts
+from velatura.sampling.conditioning import conditioning
 from velatura.sampling.infotext import save_with
 from velatura.sampling.noise import Noise
 from velatura.sampling.order import Order, batches
@@ -124,13 +125,10 @@ def _images(base: Base, batch: Sequence[Order], tell: Callable[[], None]) -> lis
     """Lay the overlays on, take the steps, telling of each, take the overlays off, and decode."""
     first = batch[0]
     with _laid(base, batch) as reach:
-        prompts = [order.prompt for order in batch]
-        if first.guided:
-            prompts = [*(order.negative for order in batch), *prompts]
         # one tensor for all steps: overlays remember what they made of it
-        context = contexts(base.text, prompts, first.chunk_count).to(base.device, base.dtype)
+        said = _said(base, batch).to(base.device, base.dtype)
         noise = Noise([order.seed for order in batch], first.latent_shape, base.device)
-        walk = first.sampler.sample(_denoiser(base, context, first.recipe.guidance), noise.draw, first.levels)
+        walk = first.sampler.sample(_denoiser(base, said, first.recipe.guidance), noise.draw, first.levels)
         latents = deque(_taken(walk, first.steps, reach, tell), maxlen=1).pop()
     return [_image(base, each) for each in latents]
 
@@ -145,18 +143,28 @@ def _taken(
         tell()
 
 
-def _denoiser(base: Base, context: Tensor, guidance: float) -> Denoise:
+def _said(base: Base, batch: Sequence[Order]) -> Conditioning:
+    """What the prompts of a batch say, the negative prompts first as diffusers has them, if they have a say."""
+    count = batch[0].chunk_count
+    wanted = conditioning(base.text, [order.prompt for order in batch], count)
+    if not batch[0].guided:
+        return wanted
+    unwanted = conditioning(base.text, [order.negative for order in batch], count, negative=True)
+    return Conditioning.joined([unwanted, wanted])
+
+
+def _denoiser(base: Base, said: Conditioning, guidance: float) -> Denoise:
     """What the base takes for the clean latents, the prompt's guess drawn away from the negative prompt's.
 
-    context: (pictures, tokens, width), or twice as many rows, the negative prompts first as diffusers has them.
+    said: by the prompts, a row for each picture, or two where it is guided.
     """
-    rows = len(context)
+    rows = len(said)
 
     def denoise(latents: Tensor, sigma: Tensor) -> Tensor:
         copies = rows // len(latents)
         narrow = 1 / (1 + sigma**2).sqrt()
         timesteps = timestep_of(base.schedule, sigma).expand(rows)
-        prediction = base.predict((latents * narrow).repeat(copies, 1, 1, 1), timesteps, context)
+        prediction = base.predict((latents * narrow).repeat(copies, 1, 1, 1), timesteps, said)
         if copies == 2:
             unwanted, wanted = prediction.chunk(2)
             prediction = unwanted + guidance * (wanted - unwanted)

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from velatura.base.conditioning import Conditioning, Framing
+from velatura.base.text import TextEncoder, Tower
+from velatura.errors import BadRecipe, UnsupportedBase
+
+WORDS = ["a red house", "two boats at night, oil painting"]
+
+
+@pytest.fixture
+def pipeline(xl):
+    one, other = xl.text.towers
+    return StableDiffusionXLPipeline(
+        vae=xl.vae,
+        text_encoder=one.model,
+        text_encoder_2=other.model,
+        tokenizer=one.tokenizer,
+        tokenizer_2=other.tokenizer,
+        unet=xl.unet,
+        scheduler=EulerDiscreteScheduler(),
+    )
+
+
+@torch.no_grad()
+def test_two_towers_say_what_they_say_in_diffusers(xl, pipeline):
+    ours = xl.text.conditioning(WORDS)
+    context, _, pooled, _ = pipeline.encode_prompt(WORDS, do_classifier_free_guidance=False)
+    torch.testing.assert_close(ours.context, context)
+    torch.testing.assert_close(ours.pooled, pooled)
+    assert ours.context.shape == (2, 77, xl.text.width)
+
+
+@torch.no_grad()
+def test_an_sdxl_is_told_sizes_and_the_pooled_prompt_as_in_diffusers(xl, pipeline):
+    latents, said = torch.randn(2, 4, 8, 12), xl.text.conditioning(WORDS)
+    ids = pipeline._get_add_time_ids(
+        (64, 96), (0, 0), (64, 96), dtype=torch.float32, text_encoder_projection_dim=said.pooled.shape[1]
+    )
+    told = {"text_embeds": said.pooled, "time_ids": ids.repeat(2, 1)}
+    theirs = xl.unet(latents, torch.tensor(300), said.context, added_cond_kwargs=told).sample
+    torch.testing.assert_close(xl.predict(latents, torch.tensor(300), said), theirs)
+    cropped = xl.predict(latents, torch.tensor(300), said, Framing((512, 768), (64, 96), crop=(0, 32)))
+    assert not torch.allclose(cropped, theirs)
+
+
+def test_the_numbers_of_a_framing_come_in_the_papers_order():
+    # Podell et al., algorithm 1: the original size, the crop's top and left, the target size
+    assert Framing((512, 768), (256, 384), crop=(1, 2)).time_ids == (512, 768, 1, 2, 256, 384)
+
+
+def test_an_sdxl_is_not_given_a_context_alone(xl):
+    with pytest.raises(UnsupportedBase, match=r"one vector too.*give it what base\.text\.conditioning says"):
+        xl.predict(torch.randn(1, 4, 8, 8), torch.tensor(3), xl.text.encode(["a tree"]))
+
+
+@pytest.fixture(scope="module")
+def deep(tiny):
+    torch.manual_seed(0)
+    config = CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2)
+    config.vocab_size = len(tiny.text.tokenizer)
+    tower = CLIPTextModel(config)
+    return TextEncoder([Tower(tiny.text.tokenizer, tower.eval())])
+
+
+@torch.no_grad()
+def test_a_clip_skip_reads_an_earlier_layer_and_its_norm(deep):
+    [tower] = deep.towers
+    ids = torch.tensor([tower.framed(deep.token_ids(WORDS[0]))])
+    layers = tower.model(ids, output_hidden_states=True).hidden_states  # of the embedding, and after each layer
+    for skip in (1, 2, 4):
+        said = deep.conditioning(WORDS[:1], skip).context
+        torch.testing.assert_close(said, tower.model.final_layer_norm(layers[5 - skip]))
+    assert torch.equal(deep.conditioning(WORDS, 1).context, deep.encode(WORDS))
+
+
+def test_a_clip_skip_past_the_first_layer_is_refused(deep):
+    with pytest.raises(BadRecipe, match="clip skip of 5 reads no layer: this base has 1"):
+        deep.conditioning(WORDS, 5)
+
+
+@torch.no_grad()
+def test_a_clip_skip_leaves_an_sdxl_as_it_is(xl):
+    # A1111 1.8 ignores it there: the layers are the ones the base was trained with
+    assert torch.equal(xl.text.conditioning(WORDS, 2).context, xl.text.encode(WORDS))
+
+
+def test_a_copy_has_models_of_its_own(xl):
+    copied = xl.text.copied()
+    assert all(ours.model is not theirs.model for ours, theirs in zip(copied.towers, xl.text.towers, strict=True))
+    assert torch.equal(copied.encode(WORDS), xl.text.encode(WORDS))
+
+
+def test_what_is_in_place_already_is_not_copied(xl):
+    said = Conditioning(torch.ones(1, 2, 3), torch.ones(1, 4))
+    moved = said.to(torch.device("cpu"), torch.float32)
+    assert moved.context is said.context
+    assert moved.pooled is said.pooled
