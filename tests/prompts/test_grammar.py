@@ -104,7 +104,7 @@ def test_comparisons_and_hearts_are_no_tags():
 
 def test_emphasis_can_be_ignored_or_not_read_at_all():
     text = "a (red:1.3) [house] BREAK boat"
-    assert read_emphasis(text, "ignore") == [
+    assert read_emphasis(text, "Ignore") == [
         Run("a ", 1),
         Run("red", 1),
         Run(" ", 1),
@@ -113,7 +113,7 @@ def test_emphasis_can_be_ignored_or_not_read_at_all():
         BREAK,
         Run("boat", 1),
     ]
-    assert read_emphasis(text, "none") == [Run(text, 1)]
+    assert read_emphasis(text, "None") == [Run(text, 1)]
 
 
 def test_emphasis_beyond_all_numbers_is_refused():

@@ -94,8 +94,8 @@ def test_where_the_prompt_cannot_change_that_is_warned_of(text):
 
 
 def test_emphasis_is_read_as_asked_for():
-    [row] = Prompt.read("a (cat:1.2)").rows(5, "ignore")
-    assert row.voices == (Voice("a (cat:1.2)", 1.0, "ignore"),)
+    [row] = Prompt.read("a (cat:1.2)").rows(5, "Ignore")
+    assert row.voices == (Voice("a (cat:1.2)", 1.0, "Ignore"),)
     assert row.voices[0].runs == [Run("a ", 1.0), Run("cat", 1.0)]
 
 

@@ -15,7 +15,7 @@ SQUARE = 1 / 1.1
 STRONGEST = 1e30  # beyond it float32 ends soon
 MOST_OPEN = 100  # 1.1 to that power is 13,781
 
-Emphasis = Literal["original", "no norm", "ignore", "none"]
+Emphasis = Literal["Original", "No norm", "Ignore", "None"]  # the webui's names
 
 TOKEN = re.compile(
     r"""
@@ -109,19 +109,19 @@ def _nameless(tag: Tag) -> BadPrompt:
     return misread(tag.prompt, tag.start, f"{tag} names nothing; a tag looks like <{tag.kind}:name:0.6>")
 
 
-def read_emphasis(text: str, mode: Emphasis = "original") -> list[Run]:
+def read_emphasis(text: str, mode: Emphasis = "Original") -> list[Run]:
     """Split words into runs of equal emphasis: (x) 1.1 times, [x] 1/1.1 times, (x:1.4) 1.4 times, nested they multiply.
 
     Brackets that close nothing are text, those left open reach to the end. A BREAK between words becomes the run BREAK.
     Raises BadPrompt for emphasis beyond all numbers, and for more brackets within each other than anybody means.
     """
-    if mode == "none":
+    if mode == "None":
         return [Run(text, 1.0)]
     reader = _Stress(text)
     for token in TOKEN.finditer(text):
         reader.take(token)
     runs = _merged(reader.finish()) or [Run("", 1.0)]
-    return runs if mode != "ignore" else [run if run == BREAK else Run(run.text, 1.0) for run in runs]
+    return runs if mode != "Ignore" else [run if run == BREAK else Run(run.text, 1.0) for run in runs]
 
 
 class _Stress:

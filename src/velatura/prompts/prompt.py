@@ -23,7 +23,7 @@ class Voice:
 
     words: str
     weight: float = 1.0
-    emphasis: Emphasis = "original"
+    emphasis: Emphasis = "Original"
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -80,7 +80,7 @@ class Prompt:
             warnings.warn(f"{found} is taken as plain words here", VelaturaWarning, 3)
         return read_emphasis(self.words)
 
-    def rows(self, steps: Timing | int, emphasis: Emphasis = "original") -> list[Row]:
+    def rows(self, steps: Timing | int, emphasis: Emphasis = "Original") -> list[Row]:
         """What the prompt says over the steps: rows in their order, the last one until the last step.
 
         steps: those the sampler takes, or the timing where there is more to say of them. Each row holds a voice for
