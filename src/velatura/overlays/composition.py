@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from velatura.errors import BadOverlay
@@ -92,6 +93,11 @@ class Composition(Overlay):
         """Every context width that some member changes."""
         return sorted({width for member in self._members.values() for width in member.structure.widths})
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether some member's change of one row of a batch depends on the others."""
+        return any(member.mixes_rows for member in self._members.values())
+
     def transform(self, context: Tensor, strength: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """What K and V read in place of a context (batch, tokens, width)."""
         change = self._change(context.shape[-1], LiveStrength(strength, context.device))
@@ -160,6 +166,8 @@ class _TreeChange:
         return None
 
     def _weighed(self, context: Tensor, after: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self._strength.follow(context.device)
         return blended(context, context, after - context, self._strength.per_row(context))
 
     def _plain(self, node: Node, context: Tensor, part: Literal["k", "v"]) -> Tensor:

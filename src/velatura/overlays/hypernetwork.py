@@ -98,6 +98,11 @@ class Hypernetwork(Overlay):
             hypernetwork.initialise(None if seed is None else torch.Generator(base.device).manual_seed(seed))
         return hypernetwork
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether what it makes of one row of a batch depends on the others."""
+        return self.structure.mixes_rows
+
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights by the structure's rule; layer norms by the normal one whatever the rule, as in A1111."""

@@ -32,6 +32,11 @@ class Overlay(nn.Module):
         """Build an overlay of the structure that a card describes, on the meta device: its weights come after."""
         raise NotImplementedError
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether what it makes of one row of a batch depends on what else is in the batch."""
+        return False
+
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang on the target and yield an undo for each thing done; strength is read whenever a hook runs."""
         raise NotImplementedError

@@ -117,6 +117,12 @@ class Structure(BaseModel):
         return self
 
     @property
+    def mixes_rows(self) -> bool:
+        """Whether its activation is of the softmax family, which runs along the batch."""
+        applied = len(self.layers) > 2 or self.activate_output
+        return applied and self.activation in {*map(str.lower, _SOFTMAX_DIMS), "softmax2d"}
+
+    @property
     def outline(self) -> str:
         """The structure in a few words: 320,640,768,1280 · 1,2,1 mish."""
         extras = [
