@@ -1,0 +1,84 @@
+"""One prompt for many pictures: a base and options behind bars, `a city|at night|in fog`, in all their combinations."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
+
+from velatura.prompts.passage import misread
+
+MOST_OPTIONS = 10  # 1,024 pictures
+
+TOKEN = re.compile(r"\\.|[\[\]()|]", re.DOTALL)
+ENDS = {"]": "[", ")": "("}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is in each picture, and what is in some of them only.
+
+    The first half of the options changes from column to column, the others from row to row, as in the webui.
+    """
+
+    base: str
+    options: tuple[str, ...]
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Split a prompt at its bars, but for those in brackets and behind backslashes; too many are a BadPrompt."""
+        bars = list(_bars(text))
+        if len(bars) > MOST_OPTIONS:
+            reason = f"{len(bars)} options make 2 to that power of pictures; leave it at {MOST_OPTIONS}"
+            raise misread(text, bars[MOST_OPTIONS], reason)
+        base, *options = (text[start + 1 : end] for start, end in pairwise([-1, *bars, len(text)]))
+        tidy = (option.strip().strip(",").strip() for option in options)
+        return cls(base.strip(), tuple(option for option in tidy if option))
+
+    @property
+    def across(self) -> tuple[str, ...]:
+        """The options that change from column to column."""
+        return self.options[: (len(self.options) + 1) // 2]
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        """The options that change from row to row."""
+        return self.options[len(self.across) :]
+
+    def columns(self) -> list[tuple[str, ...]]:
+        """The options of each column, for its label."""
+        return list(_combinations(self.across))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The options of each row, for its label."""
+        return list(_combinations(self.down))
+
+    def prompts(self, separator: str = ", ", *, base_last: bool = False) -> list[list[str]]:
+        """The prompts, row by row; those with none of the options first."""
+        return [[self._joined(column + row, separator, base_last) for column in self.columns()] for row in self.rows()]
+
+    def _joined(self, chosen: tuple[str, ...], separator: str, base_last: bool) -> str:
+        return separator.join((*chosen, self.base) if base_last else (self.base, *chosen))
+
+
+def _combinations(options: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """All choices among options: none, the first, the second, both, the third ..."""
+    for chosen in range(1 << len(options)):
+        yield tuple(option for i, option in enumerate(options) if chosen >> i & 1)
+
+
+def _bars(text: str) -> Iterator[int]:
+    """Where bars stand outside of brackets; a bracket that is never closed is none."""
+    bars: list[int] = []
+    opened: list[tuple[str, int]] = []  # each with how many bars stand before it
+    for token in TOKEN.finditer(text):
+        match token.group():
+            case "|":
+                bars.append(token.start())
+            case "[" | "(" as sign:
+                opened.append((sign, len(bars)))
+            case "]" | ")" as sign if opened and opened[-1][0] == ENDS[sign]:
+                del bars[opened.pop()[1] :]
+            case _:
+                pass
+    yield from bars

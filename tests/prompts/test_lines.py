@@ -1,0 +1,71 @@
+import pytest
+
+from velatura.errors import BadPrompt
+from velatura.prompts.lines import Line, read_lines
+from velatura.sampling.recipe import Recipe
+
+FIELDS = list(Recipe.model_fields)
+
+
+def read(text):
+    return read_lines(text, FIELDS)
+
+
+def test_options_stand_behind_the_prompt():
+    [line] = read("a (red:1.2) house, -- at dusk --n blurry, ugly --w 512 --h 768 --s 30 --d 42 --l 7.5\n")
+    assert line.settings == {
+        "prompt": "a (red:1.2) house, -- at dusk",
+        "negative": "blurry, ugly",
+        "width": "512",
+        "height": "768",
+        "steps": "30",
+        "seed": "42",
+        "guidance": "7.5",
+    }
+    assert Recipe(**line.settings).height == 768
+
+
+def test_the_webuis_names_and_quotes_are_read():
+    text = """--prompt "a house --s 30" --negative_prompt 'bad, "worse"' --cfg_scale=5 --sampler_name Euler a"""
+    assert read(f"{text} --n_iter 2 --batch_size 3") == [
+        Line(
+            1,
+            {"prompt": "a house --s 30", "negative": 'bad, "worse"', "guidance": "5", "sampler": "Euler a"},
+            count=6,
+        )
+    ]
+
+
+def test_quotes_within_a_value_are_part_of_it():
+    assert read('a sign "open" --n "closed" sign')[0].settings == {
+        "prompt": 'a sign "open"',
+        "negative": '"closed" sign',
+    }
+
+
+def test_every_field_of_a_recipe_is_an_option():
+    assert read("a --keep-layout b --tiling true")[0].settings == {"prompt": "a", "keep_layout": "b", "tiling": "true"}
+
+
+def test_empty_lines_and_notes_ask_for_nothing():
+    assert [(line.number, line.settings) for line in read("# mine\n\na\r\n  \nb --n\n--s 3")] == [
+        (3, {"prompt": "a"}),
+        (5, {"prompt": "b", "negative": ""}),
+        (6, {"steps": "3"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a\nb --ar 16:9", r"line 2: there is no option --ar; use --n .*\"b \^--ar"),
+        ("a --stpes 3", "did you mean --steps"),
+        ("a --s --w 3", "--s has no value"),
+        ("a --s 3 --steps 4", "steps is given twice"),
+        ("a --prompt b", "prompt is given twice"),
+        ("a --count many", "'many' is no number of pictures"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_shown(text, reason):
+    with pytest.raises(BadPrompt, match=reason):
+        read(text)
