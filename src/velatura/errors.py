@@ -67,6 +67,10 @@ class Occupied(VelaturaError):
     """A place to write to that already holds something."""
 
 
+class DownloadFailed(VelaturaError):
+    """A file that cannot be had from where it is offered, or did not arrive as it was promised."""
+
+
 class UnknownName(VelaturaError):
     """A name that is in no list: a sampler, an overlay, a base."""
 
