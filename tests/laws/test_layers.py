@@ -20,7 +20,7 @@ FLOORS = (
     {"cli"},
     {"velatura", "server"},
     {"training", "compare"},
-    {"sampling", "datasets"},
+    {"sampling", "datasets", "downloads"},
     {"library", "tiny"},
     {"formats", "merging"},
     {"overlays"},

@@ -1,0 +1,1 @@
+"""Files from Civitai, the Hugging Face hub and plain addresses: fetched whole, checked, and put where they belong."""

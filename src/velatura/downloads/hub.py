@@ -1,0 +1,65 @@
+"""What the Hugging Face hub says of a repository: which files to fetch, how large they are, and their hashes."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from velatura.downloads.part import Digest
+from velatura.downloads.services import Service
+from velatura.downloads.transfer import Wanted
+from velatura.downloads.web import Web
+from velatura.errors import DownloadFailed, UnknownName
+from velatura.formats.hub import Reference, needed
+
+
+class _Answer(BaseModel):
+    """A part of an answer, of which only some fields are read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Large(_Answer):
+    sha256: str
+    size: int = Field(ge=0)
+
+
+class _File(_Answer):
+    rfilename: str
+    size: int | None = Field(default=None, ge=0)
+    blobId: str | None = None  # noqa: N815 - fields are called as the hub calls them
+    lfs: _Large | None = None
+
+
+class _Repository(_Answer):
+    sha: str = Field(pattern=r"^[0-9a-f]{40}$")
+    siblings: tuple[_File, ...] = ()
+
+
+def find(web: Web, service: Service, reference: Reference) -> dict[str, Wanted]:
+    """The files to fetch, by their paths in the repository, all of one commit."""
+    revision = quote(reference.revision, safe="")
+    answer = web.json(f"{service.root}/api/models/{reference.repo}/revision/{revision}?blobs=true")
+    try:
+        repository = _Repository.model_validate(answer)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise DownloadFailed(f"the hub's answer has no {where} as it should: try again later") from None
+    files = {each.rfilename: each for each in repository.siblings}
+    root = f"{service.root}/{reference.repo}/resolve/{repository.sha}"
+    return {path: _wanted(files[path], root) for path in _paths(files, reference)}
+
+
+def _paths(files: dict[str, _File], reference: Reference) -> list[str]:
+    if reference.file is None:
+        return needed(files, str(reference))
+    if reference.file not in files:
+        raise UnknownName.among("file", reference.file, files, str(Reference(reference.repo, reference.revision)))
+    return [reference.file]
+
+
+def _wanted(file: _File, root: str) -> Wanted:
+    size = file.lfs.size if file.lfs else file.size
+    digest = Digest("sha256", file.lfs.sha256) if file.lfs else Digest("git", file.blobId) if file.blobId else None
+    return Wanted(f"{root}/{quote(file.rfilename)}", name=file.rfilename, size=size, digest=digest)

@@ -1,0 +1,59 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from velatura.downloads.names import ENDINGS, LONGEST, safe_name
+from velatura.errors import DownloadFailed
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("ink.safetensors", "ink.safetensors"),
+        ("Ink Style v1.2.PT", "Ink Style v1.2.pt"),
+        ("../../etc/cron.d/ink.pt", "ink.pt"),
+        ("..\\..\\Windows\\ink.pt", "ink.pt"),
+        ("/root/.ssh/ink.ckpt", "ink.ckpt"),
+        ("C:ink.pt", "Cink.pt"),
+        ("ink\x1b[31m\x00\n.pt", "ink[31m.pt"),
+        ("ink\u202etp.pt", "inktp.pt"),
+        ("...ink.pt", "ink.pt"),
+        ("-rf.pt", "rf.pt"),
+        ('a<b>c:"d|e?f*.pt', "abcdef.pt"),
+        ("CON.pt", "_CON.pt"),
+        ("com1.safetensors", "_com1.safetensors"),
+        ("ink .pt", "ink.pt"),
+        ("墨.safetensors", "墨.safetensors"),
+        ("A\u030angstro\u0308m.pt", "Ångström.pt"),
+    ],
+)
+def test_a_strangers_name_becomes_a_safe_one(told, name):
+    assert safe_name(told) == name
+
+
+@pytest.mark.parametrize(
+    "told", ["", "ink", "ink.zip", "ink.exe", "ink.pt.exe", ".pt", "../.safetensors", "ink.py", "...", "ink.pt/"]
+)
+def test_what_is_called_otherwise_is_not_fetched(told):
+    with pytest.raises(DownloadFailed, match=r"is no file of a model: those that end in .safetensors"):
+        safe_name(told)
+
+
+def test_a_long_name_is_cut_and_keeps_its_ending():
+    name = safe_name("é" * 1000 + ".safetensors")
+    assert len(name.encode()) <= LONGEST
+    assert name.endswith("é.safetensors")
+
+
+@given(st.text(max_size=300), st.sampled_from(ENDINGS))
+def test_any_name_stays_in_its_folder(told, ending):
+    try:
+        name = safe_name(told + ending)
+    except DownloadFailed:
+        return
+    assert not set(name) & set('/\\\0<>:"|?*')
+    assert name.isprintable()
+    assert name.endswith(ENDINGS)
+    assert name == name.strip(" .")
+    assert len(name.encode()) <= LONGEST
+    assert safe_name(name) == name

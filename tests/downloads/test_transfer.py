@@ -1,0 +1,301 @@
+"""Files come whole, once, and no larger than allowed, whatever their server does."""
+
+import errno
+import gzip
+import hashlib
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from velatura.downloads.part import Note, Part, alone
+from velatura.downloads.pull import pull
+from velatura.downloads.transfer import Transfer, Wanted
+from velatura.errors import BadFile, DownloadFailed, Occupied
+
+NAME = "/files/ink.safetensors"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def begun(desk, body, count, url, etag='"one"'):
+    """Leave what an interrupted run leaves."""
+    part = Part(desk / "ink.safetensors")
+    part.begin(Note(url, etag, len(body)))
+    part.path.write_bytes(body[:count])
+
+
+def test_a_file_comes_whole_under_its_name(server, fetch, desk, lora):
+    done = fetch(server.offers(NAME, lora))
+    assert (desk / "ink.safetensors").read_bytes() == lora
+    assert names(desk) == ["ink.safetensors"]
+    assert (done.path, done.kind) == (desk / "ink.safetensors", "lora")
+    assert done.sha256 == hashlib.sha256(lora).hexdigest()
+
+
+def test_it_is_called_part_until_all_has_come(server, web, desk, lora):
+    seen = []
+
+    def look(_done, _total):
+        seen.append(names(desk))
+
+    pull(server.offers(NAME, lora), desk, web=web, on_bytes=look)
+    assert seen
+    assert all(
+        each == ["ink.safetensors.part", "ink.safetensors.part.json", "ink.safetensors.part.lock"] for each in seen
+    )
+
+
+def test_progress_ends_at_the_files_size(server, fetch, lora):
+    told = []
+    fetch(server.offers(NAME, lora), on_bytes=lambda done, total: told.append((done, total)))
+    assert told[-1] == (len(lora), len(lora))
+
+
+def test_a_broken_connection_goes_on_where_it_broke(server, fetch, desk, lora, slept):
+    fetch(server.offers(NAME, lora, breaks=[5000, 7000]))
+    assert (desk / "ink.safetensors").read_bytes() == lora
+    assert server.ranges() == [None, "bytes=5000-", "bytes=12000-"]
+    assert server.asked[1][1]["If-Range"] == '"one"'
+    assert slept == [1, 1]
+
+
+def test_it_gives_up_on_one_that_never_goes_on_and_keeps_what_came(server, fetch, desk, lora):
+    url = server.offers(NAME, lora, breaks=[5000, *[0] * 20])
+    with pytest.raises(DownloadFailed, match=r"broke off after 5,000 bytes .*what has come is kept"):
+        fetch(url)
+    assert names(desk) == ["ink.safetensors.part", "ink.safetensors.part.json"]
+    server.replies[NAME].breaks.clear()
+    server.asked.clear()
+    fetch(url)
+    assert server.ranges() == ["bytes=5000-"]
+    assert (desk / "ink.safetensors").read_bytes() == lora
+
+
+def test_ctrl_c_keeps_what_came_and_says_so(server, fetch, desk, lora):
+    url = server.offers(NAME, lora)
+
+    def press(_done, _total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        fetch(url, on_bytes=press)
+    assert "the same command goes on" in interruption.value.__notes__[0]
+    kept = (desk / "ink.safetensors.part").stat().st_size
+    assert kept > 0
+    assert not (desk / "ink.safetensors").exists()
+    fetch(url)
+    assert (desk / "ink.safetensors").read_bytes() == lora
+
+
+def test_a_file_that_changed_is_fetched_anew(server, fetch, desk, lora):
+    url = server.offers(NAME, lora, etag='"two"')
+    begun(desk, b"x" * len(lora), 4000, url, etag='"one"')
+    fetch(url)
+    assert (desk / "ink.safetensors").read_bytes() == lora
+    assert server.ranges() == ["bytes=4000-"]
+
+
+def test_a_part_of_another_address_is_not_gone_on_with(server, fetch, desk, lora):
+    url = server.offers(NAME, lora)
+    begun(desk, b"x" * len(lora), 4000, server.root + "/others/ink.safetensors")
+    fetch(url)
+    assert server.ranges() == [None]
+    assert (desk / "ink.safetensors").read_bytes() == lora
+
+
+def test_a_part_whose_server_could_not_know_it_again_is_not_gone_on_with(server, fetch, desk, lora):
+    url = server.offers(NAME, lora, etag=None)
+    begun(desk, lora, 4000, url, etag="")
+    fetch(url)
+    assert server.ranges() == [None]
+
+
+def test_a_weak_etag_is_no_reason_to_go_on(server, fetch, desk, lora):
+    url = server.offers(NAME, lora, etag='W/"one"', breaks=[5000])
+    fetch(url)
+    assert server.ranges() == [None, None]
+    assert (desk / "ink.safetensors").read_bytes() == lora
+
+
+def test_a_part_that_was_whole_already_is_only_named(server, fetch, desk, lora):
+    url = server.offers(NAME, lora)
+    begun(desk, lora, len(lora), url)
+    fetch(url)
+    assert server.ranges() == [f"bytes={len(lora)}-"]
+    assert names(desk) == ["ink.safetensors"]
+
+
+def test_a_part_longer_than_the_file_is_fetched_anew(server, fetch, desk, lora):
+    url = server.offers(NAME, lora)
+    begun(desk, lora + b"more", len(lora) + 4, url)
+    fetch(url)
+    assert (desk / "ink.safetensors").read_bytes() == lora
+
+
+def test_a_damaged_note_is_no_reason_to_go_on(server, fetch, desk, lora):
+    url = server.offers(NAME, lora)
+    begun(desk, lora, 4000, url)
+    (desk / "ink.safetensors.part.json").write_text("{")
+    fetch(url)
+    assert server.ranges() == [None]
+
+
+def test_the_wrong_part_of_a_file_is_not_taken(server, fetch, desk, lora):
+    url = server.offers(NAME, lora)
+    begun(desk, lora, 4000, url)
+    good = server.replies[NAME]
+
+    def liar(handler):
+        if handler.headers.get("Range"):
+            handler.answer(206, lora[3000:], Content_Range=f"bytes 3000-{len(lora) - 1}/{len(lora)}", ETag='"one"')
+        else:
+            good(handler)
+
+    server.replies[NAME] = liar
+    fetch(url)
+    assert (desk / "ink.safetensors").read_bytes() == lora
+
+
+def test_a_server_that_never_says_the_same_is_given_up(server, fetch, desk, lora):
+    url = server.offers(NAME, lora)
+    server.replies[NAME] = lambda handler: handler.answer(206, lora, Content_Range="bytes 7-8/9", ETag='"one"')
+    with pytest.raises(DownloadFailed, match="changes while it is fetched"):
+        fetch(url)
+    assert names(desk) == []
+
+
+def test_what_is_announced_as_too_large_is_not_begun(server, fetch, desk, lora):
+    with pytest.raises(DownloadFailed, match=r"over the limit of 0\.0 MB: allow more by --limit"):
+        fetch(server.offers(NAME, lora), limit=len(lora) - 1)
+    assert names(desk) == []
+
+
+def endless(handler):
+    """Send without ever saying how much."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/octet-stream")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"x" * 65536)
+
+
+def test_what_never_ends_is_cut_off_at_the_limit(server, fetch, desk):
+    server.replies[NAME] = endless
+    with pytest.raises(DownloadFailed, match=r"sends more than 1.0 MB, the limit: nothing of it is kept"):
+        fetch(server.root + NAME, limit=1_000_000)
+    assert names(desk) == []
+
+
+def test_what_ends_before_its_announced_length_never_gets_its_name(server, fetch, desk, lora):
+    server.replies[NAME] = lambda handler: handler.answer(200, lora, Content_Length=len(lora) + 1000, ETag='"one"')
+    with pytest.raises(DownloadFailed, match="broke off"):
+        fetch(server.root + NAME)
+    assert "ink.safetensors" not in names(desk)
+
+
+def test_more_than_fits_on_the_disk_is_not_begun(server, fetch, desk, lora, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DownloadFailed, match="are free: choose another disk"):
+        fetch(server.offers(NAME, lora))
+    assert names(desk) == []
+
+
+def test_a_web_page_is_no_file(server, fetch, desk):
+    server.replies[NAME] = lambda handler: handler.answer(200, b"<html>", Content_Type="text/html; charset=utf-8")
+    with pytest.raises(DownloadFailed, match="is a web page, not a file: it may want you to log in"):
+        fetch(server.root + NAME)
+    assert names(desk) == []
+
+
+def test_a_compressed_answer_is_refused_unread(server, fetch, desk):
+    bomb = gzip.compress(bytes(10_000_000))
+    server.replies[NAME] = lambda handler: handler.answer(200, bomb, Content_Encoding="gzip")
+    with pytest.raises(DownloadFailed, match="comes compressed by 'gzip', unasked"):
+        fetch(server.root + NAME)
+    assert names(desk) == []
+    assert server.asked[0][1]["Accept-Encoding"] == "identity"
+
+
+def test_what_is_no_model_does_not_stay(server, fetch, desk):
+    with pytest.raises(BadFile):
+        fetch(server.offers(NAME, b"not what it says" * 100))
+    assert names(desk) == []
+
+
+def test_a_pickle_called_safetensors_is_refused(server, fetch, desk, hypernet):
+    with pytest.raises(BadFile, match=r"is no safetensors but a torch file.*do not trust it"):
+        fetch(server.offers(NAME, hypernet))
+    assert names(desk) == []
+
+
+def test_a_file_that_is_there_is_not_replaced(server, fetch, desk, lora):
+    (desk / "ink.safetensors").write_bytes(b"mine")
+    with pytest.raises(Occupied, match="is there already"):
+        fetch(server.offers(NAME, lora))
+    assert (desk / "ink.safetensors").read_bytes() == b"mine"
+    assert names(desk) == ["ink.safetensors"]
+
+
+def test_two_commands_do_not_fetch_one_file_at_once(server, fetch, desk, lora):
+    with alone(desk / "ink.safetensors"), pytest.raises(Occupied, match="by another command: wait for it"):
+        fetch(server.offers(NAME, lora))
+    fetch(server.offers(NAME, lora))
+    assert names(desk) == ["ink.safetensors"]
+
+
+def test_of_many_at_once_each_fetches_or_is_refused(server, web, desk, lora):
+    url, outcomes = server.offers(NAME, lora), []
+
+    def go():
+        try:
+            outcomes.append(pull(url, desk, web=web).was_there)
+        except Occupied:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=go) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(False) == 1
+    assert (desk / "ink.safetensors").read_bytes() == lora
+    assert names(desk) == ["ink.safetensors"]
+
+
+def test_a_folder_made_for_nothing_goes_again(server, fetch, tmp_path):
+    with pytest.raises(DownloadFailed, match=r"is not there \(404\)"):
+        fetch(server.root + NAME, to=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_place_that_is_no_folder_is_said(server, fetch, tmp_path, lora):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DownloadFailed, match="is no folder to write to"):
+        fetch(server.offers(NAME, lora), to=tmp_path / "file" / "below")
+
+
+def test_another_disk_gets_a_copy(server, fetch, desk, lora, monkeypatch):
+    (desk / "models" / "Lora").mkdir(parents=True)
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.suffix == ".part":
+            raise OSError(errno.EXDEV, "another disk")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    fetch(server.offers(NAME, lora))
+    assert (desk / "models" / "Lora" / "ink.safetensors").read_bytes() == lora
+    assert names(desk) == ["ink.safetensors"]
+
+
+def test_a_wrong_size_is_refused_before_anything_is_written(server, web, desk, lora):
+    part = Part(desk / "ink.safetensors")
+    wanted = Wanted(server.offers(NAME, lora), size=len(lora) + 1)
+    with pytest.raises(DownloadFailed, match=r"not .* as promised"):
+        Transfer(web, wanted, part, limit=10**9).run()
+    assert names(desk) == []
