@@ -36,6 +36,7 @@ VERBS = {
     "train": Verb("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
     "list": Verb("Files", "files", "list_", "List the overlays in folders."),
     "show": Verb("Files", "files", "show", "Show what an overlay file is, and which programs open it."),
+    "pull": Verb("Files", "downloads", "pull", "Fetch a model file from Civitai, the hub or an address."),
     "convert": Verb("Files", "files", "convert", "Write an overlay in another file format."),
     "bake": Verb("Files", "merging", "bake", "Put hypernetworks into a base's weights, and write a checkpoint."),
 }

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from tests.downloads.server import Server, serving
+from velatura.cli.app import INTERRUPTED, MISTAKE, main
+from velatura.cli.downloads import read_size
+
+INCA = Path(__file__).parents[1] / "data" / "hypernet" / "e05_actout.pt"
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "CIVITAI_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("velatura.downloads.services.get_token", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    with serving() as made:
+        monkeypatch.setenv("CIVITAI_ENDPOINT", made.root)
+        yield made
+
+
+def test_pull_says_what_has_come_and_where_it_lies(server: Server, capsys):
+    Path("models/hypernetworks").mkdir(parents=True)
+    Path("models/Lora").mkdir()
+    server.has_on_civitai(INCA.read_bytes(), name="inca.pt")
+    assert main(["pull", "civitai:10"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "models/hypernetworks/inca.pt: hypernet for SD 1.5, 0.0 MB"
+    assert said[1].startswith("hash: ")
+    assert said[2] == "trigger words: ink style"
+    assert main(["pull", "civitai:10"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(", was there already")
+
+
+def test_pull_says_it_as_json(server: Server, capsys, tmp_path):
+    server.has_on_civitai(INCA.read_bytes(), name="inca.pt", version=7)
+    assert main(["pull", "civitai:10@7", "--to", str(tmp_path / "new"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["kind"], said["made_for"], said["was_there"]) == ("hypernet", "SD 1.5", False)
+    assert Path(said["path"]) == tmp_path / "new" / "inca.pt"
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(server: Server, capsys, tmp_path):
+    assert main(["pull", "civitai:11"]) == MISTAKE
+    said = capsys.readouterr().err
+    assert said.startswith("error: http://127.0.0.1")
+    assert said.count("\n") == 1
+    server.has_on_civitai(INCA.read_bytes(), name="inca.pt")
+    assert main(["pull", "civitai:10", "--limit", "1KB"]) == MISTAKE
+    assert "allow more by --limit" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_strangers_reach_no_terminal_raw(server: Server, capsys):
+    server.has_on_civitai(INCA.read_bytes(), name="in\x1b[31mca\n.pt")
+    assert main(["pull", "civitai:10"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(server: Server, capsys, monkeypatch):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    server.has_on_civitai(INCA.read_bytes(), name="inca.pt")
+    monkeypatch.setattr("velatura.downloads.transfer.Transfer._write", press)
+    assert main(["pull", "civitai:10"]) == INTERRUPTED
+    assert "interrupted; what has come is kept, the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("8GB", 8 * 10**9), ("500 MB", 5 * 10**8), ("2.5gib", 5 * 2**29), ("1k", 1000), ("1024", 1024), ("1TB", 10**12)],
+)
+def test_a_size_is_read_as_people_write_it(text, count):
+    assert read_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "8 giga", "1e9", "inf"])
+def test_what_is_no_size_is_said(text):
+    with pytest.raises(typer.BadParameter, match="is no size: write it as 500MB or 8GB"):
+        read_size(text)
