@@ -147,9 +147,9 @@ def test_a_strength_that_is_read_is_a_copy(tiny, strong):
         assert float(laid.strength) == 0.5
 
 
-def test_weights_that_are_elsewhere_are_no_base(strong):
-    offloaded = velatura.tiny().unet.to("meta")
+def test_shapes_without_weights_are_no_base(strong):
+    hollow = velatura.tiny().unet.to("meta")
     overlay = strong()
-    with pytest.raises(velatura.VelaturaError, match="offloading"):
-        velatura.attach(offloaded, overlay)
+    with pytest.raises(velatura.VelaturaError, match="only their shapes"):
+        velatura.attach(hollow, overlay)
     assert not any(weight.is_meta for weight in overlay.parameters())

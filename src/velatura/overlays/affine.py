@@ -59,8 +59,8 @@ class FoldedWeights:
         weight = own.float()
         shift = own.new_zeros(len(own), dtype=torch.float32) if cast("Tensor | None", bias) is None else bias.float()
         for each in reversed(maps):
-            shift = shift + weight @ each.shift
-            weight = weight @ each.matrix
+            shift = shift + weight @ each.shift.to(own.device)
+            weight = weight @ each.matrix.to(own.device)
         return cls(weight.to(own.dtype), shift.to(own.dtype))
 
 

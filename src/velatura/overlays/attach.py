@@ -87,8 +87,8 @@ def attach(
 ) -> Attachment:
     """Lay an overlay over a Base, a diffusers pipeline or a UNet.
 
-    The overlay moves to the target's device. Several may lie over one target, the same one twice too: they act in the
-    order in which they were attached, and come off in any.
+    The overlay moves to the target's device, and later goes wherever its contexts are. Several may lie over one target,
+    the same one twice too: they act in the order in which they were attached, and come off in any.
 
     strength: one number, or a tensor of one for each picture of a batch, or for each row of it.
     on: whether it acts for the prompt only, or the negative prompt only, where a guided batch holds the negative
@@ -133,7 +133,7 @@ def attach_all(
 def _laid(place: Target, overlay: Overlay, strength: float | Tensor, side: Side) -> Attachment:
     if place.device.type == "meta":
         raise UnsupportedBase(
-            f"{place.name} keeps its weights elsewhere until they are needed (offloading): attach before offloading it"
+            f"{place.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
         )
     live = LiveStrength(strength, place.device, side)
     with writable():

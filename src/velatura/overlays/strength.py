@@ -46,6 +46,12 @@ class LiveStrength:
         self._shared = _shared(wanted)
         self.version += 1  # last, so that another thread never remembers the old strength under the new version
 
+    def follow(self, device: torch.device) -> None:
+        """Move to a device, unless there already."""
+        if self.tensor.device != device:
+            with writable():
+                self.tensor = self.tensor.to(device)
+
     def per_row(self, context: Tensor) -> Tensor:
         """The strength as it multiplies a context (batch, tokens, width): 0-d, or (batch, 1, 1).
 

@@ -49,8 +49,10 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet lives."""
-        return next(self.unet.parameters()).device
+        """Where the UNet computes: where it lives, or where offloading brings it for that."""
+        brought = (getattr(getattr(each, "_hf_hook", None), "execution_device", None) for each in self.unet.modules())
+        found = next((each for each in brought if each is not None), None)
+        return next(self.unet.parameters()).device if found is None else torch.device(found)
 
     def attention_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """The attention layers that the overlay may touch, with their names."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from velatura.overlays.affine import Affine, stamp
 from velatura.overlays.memory import Memory
-from velatura.overlays.strength import LiveStrength
+from velatura.overlays.strength import LiveStrength, writable
 
 
 class Transform(nn.Module):
@@ -57,10 +57,12 @@ class WidthChange:
 
     def k(self, context: Tensor) -> Tensor:
         """What K reads in place of a context."""
+        self.follow(context)
         return self._k(context, self.strength.per_row(context))
 
     def v(self, context: Tensor) -> Tensor:
         """What V reads in place of a context."""
+        self.follow(context)
         return self._v(context, self.strength.per_row(context))
 
     @property
@@ -84,6 +86,7 @@ class WidthChange:
         """What K and V read; a constant context is computed once and remembered for as long as it is the same one."""
         if self.strength.number == 0:
             return k, v
+        self.follow(k)
         if constant:
             return self._outputs.recall((k, v), self.version, lambda: self._blended(k, v))
         return self._mixed(self._k, k), self._mixed(self._v, v)
@@ -107,6 +110,16 @@ class WidthChange:
             known = self._affine = state, (Affine.of(self._k.linear), Affine.of(self._v.linear))
         k, v = known[1]
         return k.residual(self.strength.number), v.residual(self.strength.number)
+
+    def follow(self, context: Tensor) -> None:
+        """Go to where a context is: a model that is offloaded computes elsewhere than where it lay when attached."""
+        if torch.compiler.is_compiling():
+            return
+        self.strength.follow(context.device)
+        for transform in (self._k, self._v):
+            if next(transform.parameters()).device != context.device:
+                with writable():
+                    transform.to(context.device)
 
     def _mixed(self, transform: Transform, context: Tensor) -> Tensor:
         """The plain computation, with as few passes over the context as its precision allows."""
