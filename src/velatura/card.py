@@ -60,6 +60,7 @@ class Nature(BaseModel):
     card: Card
     dialect: Line = ""
     container: Line = ""
+    tensors: int = 0
     parameters: int = 0
     precisions: tuple[Line, ...] = ()
     aliases: tuple[Line, ...] = ()

@@ -1,15 +1,19 @@
 import json
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 
 import velatura
 from velatura.cli.app import MISTAKE, main
 from velatura.cli.files import convert
 from velatura.errors import Occupied
 from velatura.formats.verdict import examine
-from velatura.tensors import open_tensors
+from velatura.tensors import open_tensors, write_safetensors
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
@@ -45,28 +49,125 @@ def test_show_tells_which_programs_open_it(capsys):
 def test_show_as_json_has_the_card_and_all_else(inca, capsys):
     assert main(["show", "inca.pt", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown == examine(inca).model_dump(mode="json")
+    verdict = examine(inca).model_dump(mode="json")
+    assert {key: shown[key] for key in verdict} == verdict
+    assert shown["hashes"]["AutoV2"] == verdict["hash"][:10]
     assert shown["card"] == velatura.open_overlay(inca).card.model_dump(mode="json")
     assert shown["opens"]["A1111"]["opens"] is True
 
 
-@pytest.mark.usefixtures("inca")
-def test_list_names_what_a_prompt_may_call(capsys):
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A folder with an overlay of each kind, a checkpoint and a file that is cut short, as the working folder."""
+    monkeypatch.chdir(tmp_path)
+    files = {"m00_linear.pt": "hypernet", "kohya_lora_d4a1.safetensors": "nature", "learned_embeds.bin": "nature"}
+    for name, folder in files.items():
+        shutil.copyfile(DATA / folder / name, tmp_path / name)
+    (tmp_path / "kohya_lora_d4a1.json").write_text('{"activation text": "in ink", "preferred weight": 0.6}')
+    unet = "model.diffusion_model.input_blocks."
+    tensors = {f"{unet}0.0.weight": torch.zeros(2, 9, 3, 3), f"{unet}1.1.t.attn2.to_k.weight": torch.zeros(2, 768)}
+    write_safetensors(tmp_path / "sd15.safetensors", tensors)
+    (tmp_path / "hurt.safetensors").write_bytes(b"cut short")
+    return tmp_path
+
+
+def listed(capsys, *words: str) -> list[dict]:
+    assert main(["list", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_list_says_of_each_file_what_it_is(capsys):
     assert main(["list"]) == 0
-    assert capsys.readouterr().out.startswith("inca  hypernet")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["hurt", "cannot"],
+        ["kohya_lora_d4a1", "lora"],
+        ["learned_embeds", "embedding"],
+        ["m00_linear", "hypernet"],
+        ["sd15", "checkpoint"],
+    ]
+    assert lines[1].endswith("LoRA, rank 4, 60 layers · SD1 · in ink")
+    assert lines[4].endswith("checkpoint inpainting, without VAE and text encoder · SD1")
 
 
-def test_list_goes_on_past_a_file_that_cannot_be_read(inca, capsys):
-    (inca.parent / "hurt.safetensors").write_bytes(b"cut short")
-    assert main(["list", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert listed["inca"]["kind"] == "hypernet"
-    assert "hurt" in listed["hurt"]["error"]
+@pytest.mark.usefixtures("shelf")
+def test_list_goes_on_past_a_file_that_cannot_be_read(capsys):
+    found = {each["name"]: each for each in listed(capsys)}
+    assert found["m00_linear"]["kind"] == "hypernet"
+    assert found["m00_linear"]["error"] is None
+    assert "hurt" in found["hurt"]["error"]
 
 
-def test_an_empty_folder_says_so(tmp_path, capsys):
-    assert main(["list", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "no overlays here\n"
+@pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--kind", "lora"], ["kohya_lora_d4a1"]),
+        (["--family", "sd1"], ["kohya_lora_d4a1", "sd15"]),
+        (["--search", "in INK"], ["kohya_lora_d4a1"]),
+        (["--kind", "vae"], []),
+    ],
+)
+def test_list_narrows_down(words, names, capsys):
+    assert [each["name"] for each in listed(capsys, *words)] == names
+
+
+def test_list_says_what_there_is_not(tmp_path, shelf, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["list", "empty"]) == 0
+    assert capsys.readouterr().out == "neither bases nor overlays here\n"
+    assert main(["list", "--kind", "vae"]) == 0
+    assert capsys.readouterr().out == "nothing here is so\n"
+    assert main(["list", "--kind", "lorra"]) == MISTAKE
+    assert "did you mean 'lora'" in capsys.readouterr().err
+
+
+def shown(capsys, *words: str) -> dict[str, str]:
+    assert main(["show", *words]) == 0
+    return {line[:15].strip(): line[15:] for line in capsys.readouterr().out.splitlines()}
+
+
+@pytest.mark.usefixtures("shelf")
+def test_show_tells_of_a_lora_without_reading_it(capsys):
+    found = shown(capsys, "kohya_lora_d4a1.safetensors")
+    assert (found["kind"], found["structure"], found["family"]) == ("lora", "LoRA, rank 4, 60 layers", "SD1")
+    assert found["trigger words"] == "in ink"
+    assert found["in a prompt"] == "<lora:kohya_lora_d4a1:0.6>"
+    assert found["hash"].startswith(sha256(Path("kohya_lora_d4a1.safetensors").read_bytes()).hexdigest()[:10])
+    assert "AutoV3 " in found["on Civitai"]
+
+
+@pytest.mark.usefixtures("shelf")
+def test_show_tells_of_a_checkpoint_and_an_embedding(capsys):
+    found = shown(capsys, "sd15.safetensors")
+    assert (found["kind"], found["family"], found["file"][:16]) == ("checkpoint", "SD1", "ldm, safetensors")
+    assert found["parameters"] == "1,698 in 2 tensors, float32"  # 2 x 9 x 9 and 2 x 768
+    assert shown(capsys, "learned_embeds.bin")["in a prompt"] == "learned_embeds"
+
+
+@pytest.mark.usefixtures("shelf")
+def test_show_finds_a_file_by_its_name(capsys):
+    assert shown(capsys, "SD15")["name"] == "sd15"
+    assert main(["show", "sd51"]) == MISTAKE
+    assert "no file is called 'sd51'" in capsys.readouterr().err
+    assert main(["show", "sd51.safetensors"]) == MISTAKE
+    assert "sd51.safetensors does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("shelf")
+def test_show_as_json_has_all_that_is_known(capsys):
+    assert main(["show", "kohya_lora_d4a1.safetensors", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["strength"], found["trigger_words"]) == (0.6, ["in ink"])
+    assert found["hashes"]["sha256"] == sha256(Path("kohya_lora_d4a1.safetensors").read_bytes()).hexdigest()
+    assert found["nature"]["card"]["kind"] == "lora"
+
+
+@pytest.mark.usefixtures("shelf")
+def test_show_says_why_a_file_cannot_be_read(capsys):
+    assert main(["show", "hurt.safetensors"]) == MISTAKE
+    assert "neither safetensors nor torch" in capsys.readouterr().err
 
 
 def test_convert_keeps_the_weights(inca, capsys):

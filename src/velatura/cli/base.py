@@ -1,5 +1,6 @@
 """How a command line names the base."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,9 +14,13 @@ if TYPE_CHECKING:
 
 def base_option(panel: str) -> OptionInfo:
     """The option --base, in a panel of the verb's help."""
-    return typer.Option("--base", help="tiny, a checkpoint, or a folder in diffusers' layout.", rich_help_panel=panel)
+    said = "tiny, a checkpoint or a diffusers folder, or its name in --library."
+    return typer.Option("--base", help=said, rich_help_panel=panel)
 
 
-def open_base(name: str) -> "Base":
-    """The base that a command line names: tiny, a checkpoint or a folder."""
-    return velatura.tiny() if name == "tiny" else velatura.open_base(name)
+def open_base(name: str, library: "velatura.Library | None" = None) -> "Base":
+    """The base that a command line names: tiny, a checkpoint or a folder by its path, or by its name in a library."""
+    if name == "tiny":
+        return velatura.tiny()
+    is_path = bool(set(name) & set("/\\:")) or Path(name).exists()
+    return velatura.open_base(name) if library is None or is_path else library.base(name)

@@ -1,7 +1,6 @@
-"""The verbs about overlay files: list, show, convert."""
+"""The verbs about files: list, show, convert."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,62 +8,77 @@ import typer
 
 import velatura
 from velatura.cli.screen import say, say_json
-from velatura.errors import BadFile, Occupied, UnknownName
+from velatura.errors import Occupied, UnknownName
+from velatura.library.places import ENDINGS
 
 if TYPE_CHECKING:
-    from velatura.formats.verdict import Verdict
-    from velatura.overlays.overlay import Card
+    from velatura.library.entry import Entry
 
 ANOTHER = "Another kind"
+NAME_WIDTH = 40
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def list_(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of overlays; A1111's own layout is understood.", show_default="this folder"),
+        typer.Argument(help="Folders of A1111's, ComfyUI's or any other layout.", show_default="this folder"),
+    ] = None,
+    *,
+    kind: Annotated[
+        str | None, typer.Option(help="Only these: checkpoint, vae, hypernet, embedding, lora, aesthetic, unknown.")
+    ] = None,
+    family: Annotated[str | None, typer.Option(help="Only what is for bases of it: SD1, SD2, SDXL, tiny.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Only what has this in its name, trigger words or description.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the overlays in folders: the name a prompt calls each by, and its card in a line.
+    """List bases and overlays in folders: the name each is called by, and what it is, in a line.
 
     velatura list
 
-    velatura list ~/stable-diffusion-webui --json
+    velatura list ~/stable-diffusion-webui --kind lora --family SDXL --search ink --json
     """
-    cards = dict(_cards(velatura.Library(*(folders or [Path()]))))
+    found = velatura.Library(*(folders or [Path()])).entries(kind=kind, family=family, search=search)
     if as_json:
-        say_json(json.dumps({name: _dumped(card) for name, card in cards.items()}, indent=2))
+        say_json(json.dumps([each.facts() for each in found], indent=2))
         return
-    for name, card in cards.items():
-        say(f"{name:{max(map(len, cards))}}  {'cannot be read: ' if isinstance(card, BadFile) else ''}{card}")
-    if not cards:
-        say("no overlays here")
+    width = max((len(each.name) for each in found), default=0)
+    for each in found:
+        say(f"{each.name:{min(width, NAME_WIDTH)}}  {_line(each)}")
+    if not found:
+        say("nothing here is so" if kind or family or search else "neither bases nor overlays here")
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="An overlay file of any kind: .safetensors, .pt, ...")],
+    file: Annotated[str, typer.Argument(help="A file of any kind, a diffusers folder, or its name in --library.")],
+    library: Annotated[
+        list[Path] | None,
+        typer.Option("--library", help="Folders in which a name is found.", show_default="this folder"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an overlay file is, where it came from, and which programs open it.
+    """Show what a file is, where it came from, and of a hypernetwork which programs open it.
 
     velatura show inca.pt
 
-    velatura show inca.safetensors --json
+    velatura show sd15 --library ~/stable-diffusion-webui --json
     """
-    if file.suffix == ".hns":
+    path = _path(file, library or [Path()])
+    if path.suffix.lower() == ".hns":
         from velatura.cli.compositions import show_composition
 
-        show_composition(file, as_json=as_json)
+        show_composition(path, as_json=as_json)
         return
-    from velatura.formats.verdict import examine
+    from velatura.cli.described import show_entry, show_hypernetwork
+    from velatura.library import entry_of
 
-    verdict = examine(file)
-    if as_json:
-        say_json(verdict.model_dump_json(indent=2))
-        return
-    for label, value in _rows(verdict):
-        say(f"{label:15}{value}")
+    entry = entry_of(path)
+    if entry.kind == "hypernet" or entry.trouble:  # opening what cannot be read says why
+        show_hypernetwork(entry, as_json=as_json)
+    else:
+        show_entry(entry, as_json=as_json)
 
 
 def convert(
@@ -121,38 +135,14 @@ def convert(
     say(f"{target}: {overlay.card}")
 
 
-def _cards(library: "velatura.Library") -> Iterator[tuple[str, "Card | BadFile"]]:
-    """Open every overlay for its card; one that cannot be read stands in the list with its reason."""
-    for name in library.names():
-        try:
-            yield name, library.overlay(name).card
-        except BadFile as error:
-            yield name, error
+def _path(text: str, folders: list[Path]) -> Path:
+    """The file that a command line names, by its path or else by its name in a library."""
+    path = Path(text).expanduser()
+    is_name = not path.exists() and not set(text) & set("/\\") and path.suffix.lower() not in ENDINGS
+    return velatura.Library(*folders).entry(text).path if is_name else path
 
 
-def _dumped(card: "Card | BadFile") -> dict[str, object]:
-    return {"error": str(card)} if isinstance(card, BadFile) else card.model_dump(mode="json")
-
-
-def _rows(verdict: "Verdict") -> Iterator[tuple[str, str]]:
-    card = verdict.card
-    yield "kind", card.kind
-    yield "name", card.name
-    yield "structure", card.outline
-    made_for = filter(None, (card.family, card.base, card.base_hash and f"({card.base_hash})"))
-    yield "made for", " ".join(made_for) or "unknown"
-    yield "trained", f"{card.steps:,} steps"
-    if card.trigger_words:
-        yield "trigger words", ", ".join(card.trigger_words)
-    if card.note:
-        yield "note", card.note
-    yield "in a prompt", verdict.trigger
-    yield "parameters", f"{verdict.parameters:,} in {', '.join(verdict.precisions)}"
-    yield "file", f"{verdict.dialect}, {verdict.container}, {_size(verdict.file_bytes)}"
-    yield "hash", f"{verdict.short_hash} (SHA-256 {verdict.hash})"
-    for program, answer in verdict.opens.items():
-        yield f"in {program}", str(answer)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+def _line(entry: "Entry") -> str:
+    if entry.trouble:
+        return f"cannot be read: {entry.trouble}"
+    return str(entry.nature.card.but(family=entry.family, trigger_words=entry.trigger_words))

@@ -53,7 +53,12 @@ Set = Annotated[
 BaseName = Annotated[str, base_option(WITH)]
 Folders = Annotated[
     list[Path] | None,
-    typer.Option("--library", help="Where tags find overlays.", rich_help_panel=WITH, show_default="this folder"),
+    typer.Option(
+        "--library",
+        help="Folders in which names find bases and overlays.",
+        rich_help_panel=WITH,
+        show_default="this folder",
+    ),
 ]
 Overlays = Annotated[
     list[str] | None,
@@ -110,7 +115,8 @@ def generate(
     first = _asked(recipe, given | how, changes or (), tags)
     paths = _paths(out, count, overwrite=overwrite)
     wanted = [first if first.seed is None else first.but(seed=first.seed + i) for i in range(count)]
-    on, shelf = open_base(base), velatura.Library(*(library or [Path()]))
+    shelf = velatura.Library(*(library or [Path()]))
+    on = open_base(base, shelf)
     with picture_bar() as on_step:
         pictures = generate_each(on, wanted, library=shelf, overlays=overlays, on_step=on_step)
         recipes = _saved(pictures, paths)
@@ -151,7 +157,8 @@ def grid(
     across, down = _axis(x, tags), _axis(y, tags) if y else None
     first = _asked(recipe, given | how, changes or (), tags)
     [path] = _paths(out if out.suffix else out / "grid.png", 1, overwrite=overwrite)
-    on, shelf = open_base(base), velatura.Library(*(library or [Path()]))
+    shelf = velatura.Library(*(library or [Path()]))
+    on = open_base(base, shelf)
     with picture_bar() as on_step:
         made = velatura.grid(on, first, x=across, y=down, library=shelf, overlays=overlays, on_step=on_step)
     _tell([made.save(path)], [made.recipe], as_json=as_json)

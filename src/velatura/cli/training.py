@@ -29,6 +29,12 @@ train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of 
 
 Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
 BaseName = Annotated[str, base_option(WHAT)]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--library", help="Folders in which --base is found.", rich_help_panel=WHAT, show_default="this folder"
+    ),
+]
 Name = Annotated[
     str | None,
     typer.Option(help="What the overlay is called.", rich_help_panel=WHAT, show_default="the folder's name"),
@@ -75,6 +81,7 @@ def train_hypernet(
     folder: Folder,
     *,
     base: BaseName = "tiny",
+    library: Folders = None,
     name: Name = None,
     layers: Layers = "1,2,1",
     activation: Activation = "relu",
@@ -105,7 +112,7 @@ def train_hypernet(
     out = vacant(out or Path("runs", file_name(name)))
     for example in read_folder(folder):  # what is wrong with it is said before anything is printed or loaded
         read_picture(example.path, GLANCE)
-    on = open_base(base)
+    on = open_base(base, velatura.Library(*(library or [Path()])))
     wanted = {"steps": steps, "learning_rate": rate, "batch_size": batch, "pixels": pixels, "min_snr": min_snr}
     kept = {"snapshot_every": snapshot_every, "preview_every": preview_every, "preview_prompt": preview}
     plan = _plan("hypernet", on, **wanted, **kept, precision=precision, seed=seed)

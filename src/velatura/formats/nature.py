@@ -58,6 +58,7 @@ def _of_contents(contents: Contents) -> Nature:
         card=card.but(**{"family": card.family or said_family(metadata), **said}),
         dialect=dialect,
         container=contents.container,
+        tensors=len(state),
         parameters=sum(each.numel() for each in state.values()),
         precisions=tuple(sorted({str(each.dtype).removeprefix("torch.") for each in state.values()})),
         aliases=tuple(dict.fromkeys(filter(None, (card.name, *aliases(metadata))))),

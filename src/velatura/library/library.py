@@ -18,7 +18,7 @@ from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.library.entry import KINDS, OVERLAYS, Catalogue, Entry
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
-from velatura.library.places import Place, State, places_in
+from velatura.library.places import MODEL_INDEX, Place, State, place_of, places_in
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +165,16 @@ class Library:
             hashed = self._catalogue.hashed(smallest_first)
             found = (each for each in hashed if each.hashes and each.hashes.has(digits))
         return list(islice(found, 1))
+
+
+def entry_of(path: str | PathLike[str], cache: str | PathLike[str] | None = None) -> Entry:
+    """What is known of one file or diffusers folder, wherever it lies, with its hashes; the index is a library's."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise BadFile(f"{path} does not exist: give the path of a file, or of a folder in diffusers' layout")
+    if path.is_dir() and not (path / MODEL_INDEX).is_file():
+        raise BadFile(f"{path} is a directory, not in diffusers' layout: give the path of a file in it")
+    return next(Catalogue(Index(cache_folder(cache))).hashed([place_of(path)]))
 
 
 def _folded(name: str) -> str:

@@ -91,6 +91,13 @@ def places_in(folder: Path) -> list[Place]:
     return sorted({each.path: each for each in [*found, *loose]}.values(), key=_preference)
 
 
+def place_of(path: Path) -> Place:
+    """A file of weights or a diffusers folder, wherever it lies and whatever it is called."""
+    path = path.absolute()
+    beside = {} if path.is_dir() else dict.fromkeys(each.name for each in path.parent.iterdir())
+    return _place(path, path.parent, beside)
+
+
 def _preference(place: Place) -> tuple[int, Path]:
     return (len(ENDINGS) if place.is_folder else ENDINGS.index(place.path.suffix.lower())), place.path
 

@@ -77,16 +77,20 @@ def _object(found: object) -> Mapping[str, object]:
 def _of_a1111(text: str) -> dict[str, object]:
     """A1111's user metadata."""
     said = _parsed(text)
-    strength = said.get("preferred weight")
-    is_number = isinstance(strength, int | float) and not isinstance(strength, bool)
-    wanted = is_number and 0 < abs(strength) <= LARGEST  # the webui keeps 0 where nothing is preferred
     texts = {"activation": "activation text", "negative": "negative text", "vae": "vae"}
     return {
         **{ours: said[theirs] for ours, theirs in texts.items() if isinstance(said.get(theirs), str)},
         "description": _joined(said.get("description"), said.get("notes")),
-        "strength": strength if wanted else None,
+        "strength": _strength(said.get("preferred weight")),
         "family": _family(said.get("sd version")),
     }
+
+
+def _strength(found: object) -> float | None:
+    """A strength that somebody prefers: the webui keeps 0 where nobody does."""
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < abs(found) <= LARGEST:
+        return None
+    return float(found)
 
 
 def _of_civitai(text: str) -> dict[str, object]:
