@@ -1,11 +1,13 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from velatura.errors import BadPrompt, VelaturaWarning
 from velatura.prompts.grammar import Run
 from velatura.prompts.prompt import Prompt, Voice, row_at
 from velatura.prompts.timeline import Timing
+
+PIECES = [*"ab()[]:|\\<>#\n ", ":0.5]", "AND", "BREAK", ":1.2)", "<lora:x:1>", "é", "🏠"]
 
 
 def said(prompt, steps):
@@ -82,6 +84,14 @@ def test_a_weight_without_and_is_warned_of():
         assert said(Prompt.read("a photo, 16:9"), 5) == [(5, ("a photo, 16", 9.0))]
 
 
+def test_words_that_never_change_are_warned_of():
+    prompt = Prompt.read("[a:b:12] [c:d:0.5] [e:f:1.0] AND [g:h:1.5]")
+    with pytest.warns(VelaturaWarning, match="never do in 10 steps") as warned:
+        prompt.warn_of_unreached(Timing(10))
+    assert [str(each.message).split()[4] for each in warned] == ["12", "1.5"]
+    prompt.warn_of_unreached(Timing(10), Timing(10, second_pass=5))
+
+
 def test_what_is_no_editing_is_warned_of_with_a_caret():
     with pytest.warns(VelaturaWarning, match=r'no number of steps; .*; at the \^ in "a \^\[cat:dog:0,5\]"'):
         assert said(Prompt.read("a [cat:dog:0,5]"), 5) == [(5, ("a [cat:dog:0,5]", 1.0))]
@@ -100,11 +110,7 @@ def test_emphasis_is_read_as_asked_for():
 
 
 @pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
-@given(
-    st.lists(
-        st.sampled_from(PIECES := [*"ab()[]:|\\<>#\n ", ":0.5]", "AND", "BREAK", ":1.2)", "<lora:x:1>", "é", "🏠"])
-    )
-)
+@given(st.lists(st.sampled_from(PIECES)))
 def test_any_text_is_a_prompt_or_refused_with_a_caret(pieces):
     try:
         rows = Prompt.read("".join(pieces)).rows(7)
@@ -113,6 +119,18 @@ def test_any_text_is_a_prompt_or_refused_with_a_caret(pieces):
         return
     assert rows[-1].until == 7
     assert all(run.text is not None for row in rows for voice in row.voices for run in voice.runs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
+@settings(max_examples=100_000, deadline=None)
+@given(st.lists(st.sampled_from(PIECES)), st.booleans())
+def test_no_prompt_crashes_the_reader(pieces, lenient):
+    try:
+        rows = Prompt.read("".join(pieces), lenient=lenient).rows(7)
+        _ = [voice.runs for row in rows for voice in row.voices]
+    except BadPrompt as error:
+        assert "^" in str(error)  # noqa: PT017
 
 
 @pytest.mark.slow

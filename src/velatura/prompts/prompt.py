@@ -94,6 +94,13 @@ class Prompt:
         rows = [Row(end, tuple(self._voices(schedules, end, emphasis))) for end in ends]
         return [row for row, later in zip(rows, [*rows[1:], None], strict=True) if not later or row[1] != later[1]]
 
+    def warn_of_unreached(self, *passes: Timing) -> None:
+        """Warn of edits whose step never comes, be it in the one pass or the other."""
+        steps = sum(timing.total for timing in passes)
+        for when in (each for timeline in self._timelines for each in timeline.unreached(passes)):
+            said = f"words that change at {when} never do in {steps} steps; give an earlier step, or a fraction as 0.5"
+            warnings.warn(said, VelaturaWarning, 2)
+
     @cached_property
     def _timelines(self) -> list[Timeline]:
         return [Timeline(part.words) for part in self.parts]

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Self, TypeAlias
@@ -62,14 +62,19 @@ class Timing:
 
     def turn(self, when: str) -> int:
         """The last step before the words change, 0 where they have changed from the start."""
+        return int(max(0, min(self.total, self._place(when))))
+
+    def ends_before(self, when: str) -> bool:
+        """Whether words that are to change then never do, since the last step is earlier."""
+        return self._place(when) > self.total
+
+    def _place(self, when: str) -> float:
         number = float(when)
         if self.before_1_6:
-            reached = number * self.total if number < 1 else number
-        elif "." in when:
-            reached = (number - (self.second_pass is not None)) * self.total
-        else:
-            reached = number - (self.steps if self.second_pass is not None else 0)
-        return int(max(0, min(self.total, reached)))
+            return number * self.total if number < 1 else number
+        if "." in when:
+            return (number - (self.second_pass is not None)) * self.total
+        return number - (self.steps if self.second_pass is not None else 0)
 
 
 class Timeline:
@@ -96,6 +101,10 @@ class Timeline:
         """Whether what stands before that place of the text and what stands behind it are in words that change."""
         before = bisect_left(self._spans, (place,))
         return before > 0 and place < self._spans[before - 1][1]
+
+    def unreached(self, passes: Sequence[Timing]) -> list[str]:
+        """The numbers of edits that lie beyond the last step of all passes."""
+        return sorted(when for when in self._numbers if all(timing.ends_before(when) for timing in passes))
 
     def schedule(self, timing: Timing) -> list[tuple[int, str]]:
         """The texts in their order, each with the last step that it is for, counted from 1."""
