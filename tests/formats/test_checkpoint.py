@@ -132,7 +132,7 @@ def family_shaped(tiny, family: str) -> Base:
 def test_a_familys_settings_need_no_metadata(tiny, family):
     base = family_shaped(tiny, family)
     hints = ldm_config.HINTS[family]
-    assert hints == ldm_config.hints_of(base.unet, base.vae, base.text.model.config)
+    assert hints == ldm_config.hints_of(base.unet, base.vae, [base.text.model])
     told = ldm_config.unet_config(base.unet.state_dict()), ldm_config.vae_config(base.vae.state_dict())
     assert ldm_config.family_of(told[0] | hints["unet"], told[1] | hints["vae"], base.family.prediction) == base.family
 

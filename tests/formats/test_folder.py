@@ -1,15 +1,17 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 import velatura
 from velatura.errors import BadFile, UnknownName, UnsupportedBase
-from velatura.tensors import open_tensors
+from velatura.formats import vae_file
+from velatura.tensors import Contents, open_tensors, write_safetensors
 from velatura.tiny import DATA
 
 TINY = DATA / "tiny"
@@ -18,6 +20,10 @@ TINY = DATA / "tiny"
 @pytest.fixture
 def copy(tmp_path):
     return shutil.copytree(TINY, tmp_path / "copy")
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def hash_of(path):
@@ -68,7 +74,7 @@ def test_a_folder_cut_short_names_what_is_wrong(copy):
     with pytest.raises(BadFile, match="cut short"):
         velatura.open_base(copy)
     weights.unlink()
-    with pytest.raises(BadFile, match=r"holds neither diffusion_pytorch_model\.safetensors nor .* but no safetensors"):
+    with pytest.raises(BadFile, match=r"holds neither diffusion_pytorch_model\.safetensors nor .* but no weights"):
         velatura.open_base(copy)
 
 
@@ -96,20 +102,84 @@ def test_other_weights_are_not_taken_for_them(copy):
         velatura.open_base(copy)
 
 
-def test_weights_in_shards_are_refused(copy):
-    weights = weights_of(copy)
-    weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
-    with pytest.raises(BadFile, match="in shards, not in one file"):
+def sharded(copy, ending="safetensors"):
+    """The UNet's weights in two files and an index, as diffusers writes large ones."""
+    whole = weights_of(copy)
+    tensors = dict(open_tensors(whole).tensors)
+    whole.unlink()
+    names = [f"diffusion_pytorch_model-{place:05}-of-00002.{ending}" for place in (1, 2)]
+    places = {key: names[index % 2] for index, key in enumerate(sorted(tensors))}
+    for name in names:
+        mine = {key: tensors[key] for key in tensors if places[key] == name}
+        path = copy / "unet" / name
+        torch.save(mine, path) if ending == "bin" else write_safetensors(path, mine)
+    index = copy / "unet" / f"diffusion_pytorch_model.{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    return index
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_weights_in_shards_are_joined(copy, tiny, ending):
+    sharded(copy, ending)
+    assert same(velatura.open_base(copy).unet.state_dict(), tiny.unet.state_dict())
+
+
+@pytest.mark.parametrize("place", ["../../secret", "/etc/hostname", 3, None, "other.safetensors"])
+def test_an_index_that_sends_elsewhere_is_refused(copy, place):
+    index = sharded(copy)
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": place}}))
+    with pytest.raises(BadFile, match="no shard beside it"):
+        velatura.open_base(copy)
+
+
+def test_an_index_that_is_wrong_is_refused(copy):
+    index = sharded(copy)
+    found = json.loads(index.read_text())
+    found["weight_map"]["nowhere"] = found["weight_map"]["conv_in.weight"]
+    index.write_text(json.dumps(found))
+    with pytest.raises(BadFile, match=r"'nowhere' is in .* where it is not"):
+        velatura.open_base(copy)
+    index.write_text("[" * 20000)
+    with pytest.raises(BadFile, match=r"index\.json"):
+        velatura.open_base(copy)
+
+
+def test_weights_of_torch_are_read(copy, tiny):
+    for part in ("unet", "vae"):
+        path = copy / part / "diffusion_pytorch_model.safetensors"
+        torch.save(dict(open_tensors(path).tensors), path.with_suffix(".bin"))
+        path.unlink()
+    path = copy / "text_encoder" / "model.safetensors"
+    old = {f"text_model.{key}": each for key, each in open_tensors(path).tensors.items()}
+    torch.save(old | {"text_model.embeddings.position_ids": torch.arange(77)}, path.with_name("pytorch_model.bin"))
+    path.unlink()
+    base = velatura.open_base(copy)
+    assert same(base.unet.state_dict(), tiny.unet.state_dict())
+    assert same(base.vae.state_dict(), tiny.vae.state_dict())
+    assert same(base.text.model.state_dict(), tiny.text.model.state_dict())
+
+
+def test_an_autoencoders_attention_may_have_its_old_names():
+    keys = ["encoder.down_blocks.0.resnets.0.norm1.weight", "encoder.mid_block.attentions.0.proj_attn.weight"]
+    found = vae_file.sources(Contents(Path("old.safetensors"), {key: torch.ones(2, 2) for key in keys}))
+    assert list(found) == [keys[0], "encoder.mid_block.attentions.0.to_out.0.weight"]
+
+
+def test_a_folder_without_a_tokenizer_says_so(copy):
+    shutil.rmtree(copy / "tokenizer")
+    with pytest.raises(UnsupportedBase, match="857 words"):
         velatura.open_base(copy)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"addition_embed_type": "text_time", "cross_attention_dim": 2048}, "is an SDXL"),
-        ({"in_channels": 9}, "is a model for inpainting .9 channels, not 4."),
+        ({"in_channels": 9}, "is a model for inpainting: its UNet reads 9 channels"),
         ({"in_channels": 6}, "is a model for another purpose"),
         ({"class_embed_type": "projection"}, "reads more than a prompt"),
+        ({"addition_embed_type": "image"}, "reads more than a prompt"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "has the setting resnet_time_scale_shift"),
+        ({"reverse_transformer_layers_per_block": 10**6}, "has the setting reverse_transformer"),
     ],
 )
 def test_models_of_other_kinds_are_refused_by_name(copy, changes, said):
@@ -123,7 +193,6 @@ def test_models_of_other_kinds_are_refused_by_name(copy, changes, said):
     [
         ({"beta_schedule": "linear"}, "schedule 'linear', not 'scaled_linear'"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ({"prediction_type": "sample"}, "predicts 'sample'"),
     ],
 )
@@ -131,6 +200,49 @@ def test_noise_schedules_that_are_not_computed_are_refused(copy, changes, said):
     change(copy / "scheduler" / "scheduler_config.json", **changes)
     with pytest.raises(UnsupportedBase, match=said):
         velatura.open_base(copy)
+
+
+def test_a_schedule_may_end_in_noise_alone(copy):
+    change(copy / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True)
+    theirs = DDIMScheduler.from_pretrained(copy / "scheduler").alphas_cumprod
+    ours = velatura.open_base(copy).schedule.alphas_cumprod
+    torch.testing.assert_close(ours[:-1], theirs[:-1], rtol=1e-3, atol=1e-6)
+    assert 0 < ours[-1] < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("model_index.json", {"_class_name": ["os", "system"]}, "not a StableDiffusionPipeline"),
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "not a StableDiffusionPipeline"),
+        ("model_index.json", {"unet": ["my_unet", "MyUNet"]}, "wants code of its own for 'unet'"),
+        ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}, "auto_map"),
+        ("unet/config.json", {"block_out_channels": [10**9], "cross_attention_dim": 10**9}, "belongs to another model"),
+        ("unet/config.json", {"layers_per_block": 10**6}, "belongs to another model"),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**6}, "belongs to another model"),
+        ("unet/config.json", {"norm_eps": float("nan")}, "norm_eps of its unet is nan"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "scaling_factor of its vae is nan"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "noise schedule of 1000000000000 steps"),
+        ("scheduler/scheduler_config.json", {"beta_end": float("nan")}, "noise schedule"),
+    ],
+)
+def test_settings_that_ask_for_code_or_without_measure_are_refused(copy, name, more, said):
+    change(copy / name, **more)
+    with pytest.raises((BadFile, UnsupportedBase), match=said):
+        velatura.open_base(copy)
+
+
+def test_settings_nested_without_end_are_refused(copy):
+    (copy / "unet" / "config.json").write_text('{"a":' * 20000 + "1" + "}" * 20000)
+    with pytest.raises(BadFile, match=r"config\.json cannot be read"):
+        velatura.open_base(copy)
+
+
+def test_an_autoencoder_of_its_own_is_taken_instead(copy, tiny, tmp_path):
+    other = {key: each + 1 for key, each in tiny.vae.state_dict().items()}
+    write_safetensors(tmp_path / "other.safetensors", other)
+    base = velatura.open_base(copy, vae=tmp_path / "other.safetensors")
+    assert same(base.vae.state_dict(), other)
 
 
 @pytest.mark.parametrize("key", ["beta_start", "beta_schedule", "num_train_timesteps"])

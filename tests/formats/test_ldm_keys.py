@@ -18,6 +18,7 @@ from velatura.formats.ldm_keys import (
     vae_from_ldm,
     vae_to_ldm,
 )
+from velatura.formats.sources import shapes
 
 NAMES = Path(__file__).parents[1] / "data" / "names"
 
@@ -81,7 +82,8 @@ def test_diffusers_reads_our_unet_names_back(family):
 @pytest.mark.parametrize("family", UNETS)
 def test_unet_names_come_back(family):
     state = UNETS[family]().state_dict()
-    assert same(unet_from_ldm(unet_to_ldm(state)), state)
+    written = unet_to_ldm(state)
+    assert same(shapes(unet_from_ldm(written), written), state)
 
 
 @pytest.mark.parametrize(("levels", "layers"), [(4, 2), (3, 1)])
@@ -90,7 +92,7 @@ def test_diffusers_reads_our_autoencoder_names_back(levels, layers):
     state = model.state_dict()
     written = vae_to_ldm(state)
     assert same(single_file_utils.convert_ldm_vae_checkpoint(written, model.config), state)
-    assert same(vae_from_ldm(written), state)
+    assert same(shapes(vae_from_ldm(written), written), state)
 
 
 def test_autoencoders_attend_by_convolutions_in_checkpoints():
@@ -114,4 +116,4 @@ def test_both_sides_show_the_same_layout(family):
 
 def test_a_tensor_of_another_model_is_refused():
     with pytest.raises(BadFile, match=r"double_blocks\.0\.img_attn"):
-        unet_from_ldm({f"{UNET_PREFIX}double_blocks.0.img_attn": torch.zeros(1)})
+        unet_from_ldm([f"{UNET_PREFIX}double_blocks.0.img_attn"])

@@ -11,6 +11,7 @@ from velatura.formats.ldm_text import (
     open_clip_from_ldm,
     open_clip_to_ldm,
 )
+from velatura.formats.sources import shapes
 
 CONFIG = CLIPTextConfig(
     vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2, projection_dim=8
@@ -27,6 +28,10 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def taken(read, tensors, **options):
+    return shapes(read(tensors, **options), tensors)
+
+
 def in_their_words(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """With the level that transformers 5 took out and diffusers' conversion still writes."""
     return {f"text_model.{key}": each for key, each in state.items()}
@@ -34,8 +39,8 @@ def in_their_words(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def test_clip_comes_back(state):
     written = clip_to_ldm(state)
-    assert f"{CLIP_PREFIX}encoder.layers.0.self_attn.q_proj.weight" in written
-    assert same(clip_from_ldm(written), state)
+    assert f"{CLIP_PREFIX}text_model.encoder.layers.0.self_attn.q_proj.weight" in written
+    assert same(taken(clip_from_ldm, written), state)
 
 
 def test_diffusers_reads_our_clip_names_back(state):
@@ -43,12 +48,22 @@ def test_diffusers_reads_our_clip_names_back(state):
 
 
 def test_position_ids_of_old_files_are_left_out(state):
-    old = {**clip_to_ldm(state), f"{CLIP_PREFIX}embeddings.position_ids": torch.arange(77)[None]}
-    assert same(clip_from_ldm(old), state)
+    old = {**clip_to_ldm(state), f"{CLIP_PREFIX}text_model.embeddings.position_ids": torch.arange(77)[None]}
+    assert same(taken(clip_from_ldm, old), state)
+
+
+def test_very_old_files_lack_a_level(state):
+    old = {f"{CLIP_PREFIX}{key}": each for key, each in state.items()}
+    assert same(taken(clip_from_ldm, old), state)
 
 
 def test_open_clip_comes_back(state):
-    assert same(open_clip_from_ldm(open_clip_to_ldm(state)), state)
+    assert same(taken(open_clip_from_ldm, open_clip_to_ldm(state)), state)
+
+
+def test_what_no_text_tower_reads_is_left_out(state):
+    more = {f"{OPEN_CLIP_PREFIX}{key}": torch.zeros(8, 8) for key in ("text_projection", "logit_scale", "attn_mask")}
+    assert same(taken(open_clip_from_ldm, open_clip_to_ldm(state) | more), state)
 
 
 def test_diffusers_reads_our_open_clip_names_back(state):
@@ -62,11 +77,11 @@ def test_the_projection_of_open_clip_stands_the_other_way_round():
     state["text_projection.weight"] = torch.arange(64.0).view(8, 8)
     written = open_clip_to_ldm(state)
     assert torch.equal(written[f"{OPEN_CLIP_PREFIX}text_projection"], state["text_projection.weight"].T)
-    assert torch.equal(open_clip_from_ldm(written)["text_projection.weight"], state["text_projection.weight"])
+    assert same(taken(open_clip_from_ldm, written, projected=True), state)
 
 
 def test_layers_that_nobody_reads_are_copies_when_written_and_dropped_when_read(state):
     written = open_clip_to_ldm(state, layers=4)
     ends = [f"{OPEN_CLIP_PREFIX}transformer.resblocks.{index}.ln_1.weight" for index in (2, 3)]
     assert torch.equal(*(written[end] for end in ends))
-    assert same(open_clip_from_ldm(written, layers=3), state)
+    assert same(taken(open_clip_from_ldm, written, layers=3), state)

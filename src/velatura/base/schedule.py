@@ -5,16 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST = 4.8973451890853435e-08  # of a picture at the end, for a sigma that can be divided by; A1111's and ComfyUI's
+
 
 class Schedule:
     """The noise schedule a base was trained with.
 
     alphas_cumprod, sigmas: (1000,) float32 on the CPU. They are computed in float64 and rounded once, as LDM does.
+    zero_snr: stretched until nothing of the picture is left at the end (Lin et al. 2023, algorithm 1).
     """
 
-    def __init__(self, beta_start: float = 0.00085, beta_end: float = 0.012, timesteps: int = 1000) -> None:
+    def __init__(
+        self,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        timesteps: int = 1000,
+        *,
+        zero_snr: bool = False,
+    ) -> None:
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64)
         alphas = torch.cumprod(1 - roots**2, dim=0)
+        if zero_snr:
+            alphas = _stretched(alphas)
+        self.zero_snr = zero_snr
         self.alphas_cumprod = alphas.float()
         self.sigmas = ((1 - alphas) / alphas).sqrt().float()
 
@@ -28,3 +41,12 @@ class Schedule:
         """
         alphas = self.alphas_cumprod.to(timesteps.device)[timesteps].view(-1, 1, 1, 1).to(latents.device)
         return (alphas.sqrt() * latents + (1 - alphas).sqrt() * noise).to(latents.dtype)
+
+
+def _stretched(alphas: Tensor) -> Tensor:
+    """The schedule shifted and scaled so that it ends in noise alone, and starts as it did."""
+    roots = alphas.sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    stretched = ((roots - last) * first / (first - last)) ** 2
+    stretched[-1] = LEAST
+    return stretched

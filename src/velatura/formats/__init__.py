@@ -12,10 +12,11 @@ import torch
 
 from velatura.base.base import Base
 from velatura.errors import BadFile, BadOverlay, UnknownName
-from velatura.formats import a1111_hypernetwork, checkpoint, folder, hns, native
+from velatura.formats import a1111_hypernetwork, checkpoint, folder, hns, hub, native, vae_file
+from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
 from velatura.overlays.overlay import Overlay
-from velatura.tensors import Contents, open_tensors
+from velatura.tensors import Contents, open_state, open_tensors
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,7 @@ def _from_tensors(path: Path) -> Overlay:
 
 def _beside(composition: Path, name: str) -> Overlay:
     """The overlay of a name in the folder of the composition that names it."""
-    endings = [each.ending for each in DIALECTS.values()]
-    for path in (composition.with_name(name + ending) for ending in endings):
-        if path.is_file():
-            return open_overlay(path)
-    there = {each.stem for each in composition.parent.iterdir() if each.suffix in endings}
-    raise UnknownName.among("overlay", name, there, str(composition.parent))
+    return open_overlay(hns.beside(composition, name, [each.ending for each in DIALECTS.values()]))
 
 
 def save(thing: Overlay | Base, path: str | PathLike[str], dialect: str | None = None) -> None:
@@ -84,24 +80,42 @@ def save(thing: Overlay | Base, path: str | PathLike[str], dialect: str | None =
 
 
 def open_base(
-    path: str | PathLike[str], *, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
+    path: str | PathLike[str],
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    vae: str | PathLike[str] | None = None,
+    weights: checkpoint.Weights = "last",
 ) -> Base:
-    """Open a base from a diffusers folder, or from one .safetensors checkpoint.
+    """Open a base from one checkpoint, .safetensors or .ckpt, from a diffusers folder, or from hub:owner/name.
 
-    device "auto" is CUDA where there is one; dtype "auto" is float16 there, and float32 elsewhere.
+    device "auto" is CUDA where there is one; dtype "auto" is float16 there, and float32 elsewhere. vae: a file whose
+    autoencoder is taken instead; without it the one beside a checkpoint under its stem (.vae.safetensors, .vae.pt), if
+    there is one. weights: of a checkpoint, those of the last step, or their average ("ema").
     """
+    if str(path).startswith(hub.PREFIX):
+        kept, name = hub.fetched(str(path)), hub.read_reference(str(path)).name
+        base = open_base(kept, dtype=dtype, device=device, vae=vae, weights=weights)
+        base.name = name if kept.is_dir() else base.name  # the cache calls folders by the hashes of their commits
+        return base
     path = Path(path).expanduser()
     if not path.exists():
         raise BadFile(f"{path} does not exist: give the checkpoint of a Stable Diffusion, or its diffusers folder")
     place = _device(device)
+    to = Destination(_dtype(dtype, place), place)
     if path.is_file():
-        contents = open_tensors(path)
-        if not checkpoint.sniff(contents):
-            raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
-        return checkpoint.read(contents).to(place, _dtype(dtype, place))
+        return _from_checkpoint(path, to, vae, weights).to()
     if not folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
-    return folder.read(path).to(place, _dtype(dtype, place))
+    return folder.read(path, to, vae=None if vae is None else open_state(Path(vae).expanduser())).to()
+
+
+def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
+    contents = open_state(path)
+    if not checkpoint.sniff(contents):
+        raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
+    own = vae_file.beside(path) if vae is None else Path(vae).expanduser()
+    return checkpoint.read(contents, to, vae=None if own is None else open_state(own), weights=weights)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -1,161 +1,205 @@
-"""A whole base in one .safetensors file under LDM's names, as A1111, ComfyUI and diffusers open them."""
+"""A whole base in one file under LDM's names, as A1111, ComfyUI and diffusers open and write it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.base.families import Family, Prediction
+from velatura.base.families import Prediction
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder, Tower
-from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats import vocabulary
+from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
+from velatura.formats import prediction, vae_file, vocabulary
+from velatura.formats.ema import EMA_PREFIX, averages, has_only_averages
 from velatura.formats.ldm_config import (
     HINTS,
-    TOLD,
+    TEXTS,
     Settings,
+    checked_hints,
     family_of,
     hints_of,
     text_config,
     unet_config,
     vae_config,
 )
-from velatura.formats.ldm_keys import UNET_PREFIX, VAE_PREFIX, unet_from_ldm, unet_to_ldm, vae_from_ldm, vae_to_ldm
-from velatura.formats.ldm_text import (
-    CLIP_PREFIX,
-    OPEN_CLIP_PREFIX,
-    SDXL_OPEN_CLIP_PREFIX,
-    clip_from_ldm,
-    clip_to_ldm,
-    open_clip_from_ldm,
-    open_clip_to_ldm,
+from velatura.formats.ldm_keys import UNET_PREFIX, VAE_PREFIX, unet_from_ldm, unet_to_ldm, vae_to_ldm
+from velatura.formats.ldm_kinds import (
+    KINDS,
+    LEFT_BY_TRAINING,
+    V_MARKER,
+    ZERO_SNR_MARKER,
+    Place,
+    kind_of,
+    refuse_purpose,
 )
-from velatura.formats.model_spec import PREDICTIONS, model_spec
-from velatura.tensors import UNREADABLE, Contents, StrPath, write_safetensors
+from velatura.formats.model_spec import model_spec
+from velatura.formats.parts import text_of, unet_of, vae_of
+from velatura.formats.sources import Destination, Source, Sources, shapes
+from velatura.tensors import UNREADABLE, Contents, StrPath, sketches, write_safetensors
 
-Model = TypeVar("Model", bound=nn.Module)
+Weights = Literal["last", "ema"]
 
 HINTS_KEY = "velatura.base"
-OPEN_CLIP_LAYERS = 24  # in SD2's files, of which it reads 23
+FIRST_SD2_PIXELS = 512  # of those that predict noise
 
 
 def sniff(contents: Contents) -> bool:
-    """Whether the file holds a UNet, an autoencoder and a text tower under LDM's names."""
-    text = (CLIP_PREFIX, OPEN_CLIP_PREFIX, SDXL_OPEN_CLIP_PREFIX)
-    return all(any(key.startswith(each) for key in contents.tensors) for each in (UNET_PREFIX, VAE_PREFIX, text))
+    """Whether the file holds a UNet under LDM's names, or its averaged weights."""
+    return any(key.startswith((UNET_PREFIX, f"{EMA_PREFIX}diffusion_model")) for key in contents.tensors)
 
 
-def write(base: Base, path: StrPath, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a base as one checkpoint in its own precision, at once or not at all.
+def write(
+    base: Base, path: StrPath, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a base as one checkpoint in its own precision or another, at once or not at all.
 
     metadata goes into the header beside ModelSpec's fields. What the shapes of the tensors do not tell, and what is not
     the family's, goes there too, a vocabulary of the base's own among it: the tiny base needs that, an SD1 does not.
     """
-    if not torch.equal(base.schedule.alphas_cumprod, Schedule().alphas_cumprod):
-        raise UnsupportedBase(
-            f"{base.name} has a noise schedule of its own, which no checkpoint can tell: keep it as a folder"
-        )
-    state: dict[str, Tensor] = base.text.model.state_dict()
-    open_clip = base.family.name == "SD2"
-    text = open_clip_to_ldm(state, layers=OPEN_CLIP_LAYERS) if open_clip else clip_to_ldm(state)
-    tensors = {**unet_to_ldm(base.unet.state_dict()), **vae_to_ldm(base.vae.state_dict()), **text}
-    write_safetensors(path, tensors, model_spec(base.family, base.name) | _own_settings(base) | dict(metadata or {}))
+    kind = _kind_to_write(base)
+    tensors = {**unet_to_ldm(base.unet.state_dict()), **vae_to_ldm(base.vae.state_dict()), **_markers(base, kind)}
+    for place, tower in zip(KINDS[kind], base.text.towers, strict=True):
+        tensors |= place.written(tower.model.state_dict())
+    told = model_spec(base.family, base.name) | _own_settings(base, kind) | dict(metadata or {})
+    write_safetensors(path, tensors, told, dtype=dtype)
 
 
-def read(contents: Contents) -> Base:
-    """Read a checkpoint as a base of its file's stem, in float32 on the CPU."""
+def read(
+    contents: Contents,
+    to: Destination | None = None,
+    *,
+    vae: Contents | None = None,
+    weights: Weights = "last",
+) -> Base:
+    """Read a checkpoint as a base of its file's stem, tensor by tensor, in float32 on the CPU if nothing else is said.
+
+    vae: another file whose autoencoder is taken instead; weights: those of the last step, or their average.
+    """
     name = contents.path.name
-    if any(key.startswith(SDXL_OPEN_CLIP_PREFIX) for key in contents.tensors):
-        raise UnsupportedBase(f"{name} is an SDXL, with a second text encoder: open a Stable Diffusion 1 or 2 instead")
-    open_clip = any(key.startswith(OPEN_CLIP_PREFIX) for key in contents.tensors)
+    kind = kind_of(name, contents.tensors.keys())
     try:
-        unet, vae = unet_from_ldm(contents.tensors), vae_from_ldm(contents.tensors)
-        layers = OPEN_CLIP_LAYERS - 1
-        text = open_clip_from_ldm(contents.tensors, layers=layers) if open_clip else clip_from_ldm(contents.tensors)
-        hints = _hints(contents, "SD2" if open_clip else "SD1")
-        prediction = _prediction(contents, open_clip=open_clip)
-        # shapes have the last word: what is built is never larger than what is in the file
-        configs = hints["unet"] | unet_config(unet), hints["vae"] | vae_config(vae), hints["text"] | text_config(text)
-        family = family_of(*configs[:2], prediction)
-        _refuse_purpose(name, configs[0])
-        with torch.device("meta"):
-            empty = _unet(configs[0]), _vae(configs[1]), CLIPTextModel(CLIPTextConfig(**configs[2]))
-        models = (_filled(model, state) for model, state in zip(empty, (unet, vae, text), strict=True))
-        return _assembled(contents, family, *cast("tuple[Any, Any, Any]", tuple(models)))
+        plan = _Plan.of(contents, kind, vae or contents, weights)
+        return plan.carried_out(to or Destination())
     except (StopIteration, StrictDataclassError, *UNREADABLE) as error:
         what = f"without {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         raise BadFile(f"{name} is no whole checkpoint ({what or type(error).__name__}): download it again") from None
 
 
-def _assembled(
-    contents: Contents, family: Family, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel
-) -> Base:
-    places = int(text.config.max_position_embeddings)
-    embeddings: Any = text.embeddings
-    embeddings.position_ids = torch.arange(places).expand((1, -1))  # no weight, so not in the file
-    words, path = int(text.config.vocab_size), contents.path
-    tokenizer = vocabulary.found(path, contents.metadata, words, pads_with_zero=family.name == "SD2")
-    encoder = TextEncoder([Tower(tokenizer, text)])
-    return Base(contents.path.stem, family, unet=unet, vae=vae, text=encoder, schedule=Schedule(), source=contents.path)
+@dataclass(frozen=True)
+class _Plan:
+    """Where each part of a base is, and its settings; the autoencoder may be in a file of its own."""
+
+    contents: Contents
+    kind: str
+    vae_contents: Contents
+    unet: Sources
+    vae: Sources
+    texts: tuple[Sources, ...]
+    settings: Mapping[str, Settings]
+    prediction: Prediction | None
+
+    @classmethod
+    def of(cls, contents: Contents, kind: str, vae_contents: Contents, weights: Weights) -> _Plan:
+        """Look at names and shapes alone, and refuse what no base can be made of."""
+        held, name, predicted = sketches(contents.tensors), contents.path.name, prediction.told(contents)
+        unet = _unet_sources(name, held, weights)
+        vae = vae_file.sources(vae_contents)
+        texts = tuple(place.sources(held) for place in KINDS[kind])
+        _warn_of_leftovers(name, held, kind)
+        told = [text_config(shapes(each, held)) for each in texts]
+        pooled = int(told[-1].get("projection_dim", 0))
+        hints = _hints(contents, kind)
+        # shapes have the last word: what is built is never larger than what is in the file
+        settings = {part: hints[part] | each for part, each in zip(TEXTS, told, strict=False)}
+        settings["unet"] = hints["unet"] | unet_config(shapes(unet, held), pooled)
+        settings["vae"] = hints["vae"] | vae_config(shapes(vae, sketches(vae_contents.tensors)))
+        refuse_purpose(name, settings["unet"]["in_channels"])
+        if kind != "SDXL" and "addition_embed_type" in settings["unet"]:
+            raise UnsupportedBase(f"{name} has a UNet that reads more than a prompt: open a plain Stable Diffusion")
+        return cls(contents, kind, vae_contents, unet, vae, texts, settings, predicted)
+
+    def carried_out(self, to: Destination) -> Base:
+        """Build the models and fill them."""
+        path = self.contents.path
+        family = family_of(self.settings["unet"], self.settings["vae"], "epsilon")
+        unet = unet_of(self.settings["unet"], self.unet, self.contents, to)
+        vae = vae_of(self.settings["vae"], self.vae, self.vae_contents, to)
+        towers = [self._tower(index, place, to) for index, place in enumerate(KINDS[self.kind])]
+        predicted = self.prediction or (prediction.tried(unet.eval()) if self.kind == "SD2" else None)
+        family = replace(family, prediction=predicted or "epsilon")
+        if self.kind == "SD2" and predicted == "epsilon" and HINTS_KEY not in self.contents.metadata:
+            family = replace(family, default_pixels=FIRST_SD2_PIXELS)
+        schedule = Schedule(zero_snr=ZERO_SNR_MARKER in self.contents.tensors)
+        text = TextEncoder(towers)
+        return Base(path.stem, family, unet=unet, vae=vae, text=text, schedule=schedule, source=path)
+
+    def _tower(self, index: int, place: Place, to: Destination) -> Tower:
+        contents, settings = self.contents, self.settings[TEXTS[index]]
+        model = text_of(settings, self.texts[index], contents, to, projected=place.projected)
+        words = int(settings["vocab_size"])
+        tokenizer = vocabulary.found(contents.path, contents.metadata, words, pads_with_zero=place.open_clip)
+        return Tower(tokenizer, model, place.skip, place.final_norm, place.takes_clip_skip)
 
 
-def _unet(config: Settings) -> nn.Module:
-    untyped: Any = UNet2DConditionModel
-    return untyped.from_config(config)
+def _unet_sources(name: str, held: Mapping[str, Tensor], weights: Weights) -> Sources:
+    if weights == "last" and not has_only_averages(held):
+        return unet_from_ldm(held)
+    averaged = averages(name, held.keys())
+    return {ours: Source(averaged[each.key], each.change) for ours, each in unet_from_ldm(averaged).items()}
 
 
-def _vae(config: Settings) -> nn.Module:
-    untyped: Any = AutoencoderKL
-    return untyped.from_config(config)
+def _warn_of_leftovers(name: str, held: Iterable[str], kind: str) -> None:
+    """Say what a file holds that no part of a base is made of, but what training is known to leave there."""
+    known = (UNET_PREFIX, VAE_PREFIX, *(place.prefix for place in KINDS[kind]))
+    left = sorted(
+        key
+        for key in held
+        if not key.startswith(known) and key not in {V_MARKER, ZERO_SNR_MARKER} and not LEFT_BY_TRAINING.match(key)
+    )
+    if left:
+        shown = ", ".join(repr(key[:60]) for key in left[:3])
+        said = f"{name} holds {len(left)} tensors that no part of a base is made of ({shown}): they are left out"
+        warnings.warn(said, VelaturaWarning, stacklevel=5)
 
 
-def _filled(model: Model, state: Mapping[str, Tensor]) -> Model:
-    model.load_state_dict({key: each.float() for key, each in state.items()}, assign=True)
-    return model
+def _kind_to_write(base: Base) -> str:
+    """Under whose names a base is written; what no file can tell of it is refused."""
+    if not torch.equal(base.schedule.alphas_cumprod, Schedule(zero_snr=base.schedule.zero_snr).alphas_cumprod):
+        raise UnsupportedBase(
+            f"{base.name} has a noise schedule of its own, which no checkpoint can tell: keep it as a folder"
+        )
+    if len(base.text.towers) > 1:
+        return "SDXL"
+    return "SD2" if base.family.name == "SD2" else "SD1"
 
 
-def _own_settings(base: Base) -> dict[str, str]:
+def _markers(base: Base, kind: str) -> dict[str, Tensor]:
+    """The empty tensors by which other programs know velocity, where they would take noise for granted."""
+    marks = {
+        V_MARKER: base.family.prediction == "v_prediction" and kind != "SD2",
+        ZERO_SNR_MARKER: base.schedule.zero_snr,
+    }
+    return {name: torch.empty(0) for name, true in marks.items() if true}
+
+
+def _own_settings(base: Base, kind: str) -> dict[str, str]:
     """What a reader cannot know from shapes and family."""
-    hints = hints_of(base.unet, base.vae, base.text.model.config)
-    settings = {} if hints == HINTS.get(base.family.name) else {HINTS_KEY: json.dumps(hints)}
+    hints = hints_of(base.unet, base.vae, [tower.model for tower in base.text.towers])
+    settings = {} if hints == HINTS[kind] else {HINTS_KEY: json.dumps(hints)}
     return settings | vocabulary.told(base.text.tokenizer)
 
 
-def _hints(contents: Contents, family: str) -> dict[str, Settings]:
-    """What the file itself says of what shapes do not tell, or else what its family has."""
+def _hints(contents: Contents, kind: str) -> Mapping[str, Settings]:
+    """What the file itself says of what shapes do not tell, or else what its kind has."""
     if HINTS_KEY not in contents.metadata:
-        return HINTS[family]
+        return HINTS[kind]
     found: object = json.loads(contents.metadata[HINTS_KEY])
-    parts = cast("dict[str, Settings]", found) if isinstance(found, dict) else {}
-    if not all(isinstance(parts.get(each), dict) for each in ("unet", "vae", "text")):
-        raise BadFile(f"{contents.path.name} has a damaged {HINTS_KEY} in its header: save the base again")
-    return {part: {key: each for key, each in parts[part].items() if key in told} for part, told in TOLD.items()}
-
-
-def _prediction(contents: Contents, *, open_clip: bool) -> Prediction:
-    """What the UNet predicts; a file that does not say is taken for what its family's first one is."""
-    said = contents.metadata.get("modelspec.prediction_type")
-    if said is None:
-        return "v_prediction" if open_clip else "epsilon"
-    found = next((ours for ours, theirs in PREDICTIONS.items() if theirs == said), None)
-    if found is None:
-        raise UnsupportedBase(f"{contents.path.name} predicts {said!r}, neither noise nor velocity: open another base")
-    return cast("Prediction", found)
-
-
-def _refuse_purpose(name: str, unet: Settings) -> None:
-    channels: int = unet["in_channels"]
-    if channels != 4:
-        raise UnsupportedBase(
-            f"{name} has a UNet that reads {channels} channels, not 4 (inpainting, depth, editing): "
-            "open a plain Stable Diffusion 1 or 2 instead"
-        )
+    return checked_hints(contents.path.name, found, HINTS[kind])

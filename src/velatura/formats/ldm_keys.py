@@ -10,6 +10,7 @@ from typing import Self
 from torch import Tensor
 
 from velatura.errors import BadFile
+from velatura.formats.sources import Source, as_product, unchanged
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -32,6 +33,7 @@ UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+ATTENDS = ".attn_1."  # in the name of an autoencoder's tensor
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 Modules = Mapping[str, str]  # a module's name here: its name there
@@ -112,11 +114,11 @@ def unet_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {UNET_PREFIX + name: state[key] for key, name in renamed(state, modules).items()}
 
 
-def unet_from_ldm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The UNet's tensors of a checkpoint under diffusers' names."""
-    bare = _below(UNET_PREFIX, tensors)
+def unet_from_ldm(keys: Iterable[str]) -> dict[str, Source]:
+    """Where diffusers' tensors of the UNet are in a checkpoint of these keys."""
+    bare = below(UNET_PREFIX, keys)
     modules = UNetLayout.of_ldm(bare).modules()
-    return {name: tensors[bare[key]] for key, name in renamed(bare, _turned(modules)).items()}
+    return {name: Source(bare[key]) for key, name in renamed(bare, _turned(modules)).items()}
 
 
 def vae_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,12 +130,12 @@ def vae_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def vae_from_ldm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The autoencoder's tensors of a checkpoint under diffusers' names; attention is by matrix products there."""
-    bare = _below(VAE_PREFIX, tensors)
+def vae_from_ldm(keys: Iterable[str], prefix: str = VAE_PREFIX) -> dict[str, Source]:
+    """Where diffusers' tensors of the autoencoder are in a file of these keys; it attends by matrix products."""
+    bare = below(prefix, keys)
     modules = _turned(_vae_modules(_count(bare, r"decoder\.up\.(\d+)\."), bare))
     named = renamed(bare, modules)
-    return {name: _as_product(key, tensors[bare[key]]) for key, name in named.items()}
+    return {name: Source(bare[key], as_product if ATTENDS in key else unchanged) for key, name in named.items()}
 
 
 def renamed(keys: Iterable[str], modules: Modules) -> dict[str, str]:
@@ -184,18 +186,14 @@ def _vae_resnet(here: str, there: str) -> dict[str, str]:
 
 
 def _is_product(name: str, tensor: Tensor) -> bool:
-    return ".attn_1." in name and tensor.ndim == 2
-
-
-def _as_product(name: str, tensor: Tensor) -> Tensor:
-    return tensor[:, :, 0, 0] if ".attn_1." in name and tensor.ndim == 4 else tensor
+    return ATTENDS in name and tensor.ndim == 2
 
 
 def _turned(modules: Modules) -> dict[str, str]:
     return {there: here for here, there in modules.items()}
 
 
-def _below(prefix: str, keys: Iterable[str]) -> dict[str, str]:
+def below(prefix: str, keys: Iterable[str]) -> dict[str, str]:
     """The keys that start with a prefix, by what follows it."""
     return {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
 
