@@ -211,3 +211,18 @@ print(len(velatura.Library({str(folder)!r}, cache={str(tmp_path / "cache")!r}).e
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "3 False\n"
+
+
+def test_what_was_looked_into_before_an_interruption_stays_known(folder, tmp_path, opened):
+    def interrupt(done: int, total: int) -> None:
+        assert total == 3
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        velatura.Library(folder, cache=tmp_path / "cache").entries(on_file=interrupt)
+    first = {Path(each).name for each in opened}
+    opened.clear()
+    facts(folder, tmp_path / "cache")
+    assert len(opened) == 1
+    assert {Path(each).name for each in opened}.isdisjoint(first)

@@ -11,6 +11,8 @@ UNKNOWN = "unknown"  # the kind of what nobody here knows
 
 def printable(text: str) -> str:
     """Text that is safe to show in a terminal: breaks of lines become spaces, other control characters go away."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else " " for each in text if each.isprintable() or each.isspace())
 
 

@@ -1,6 +1,8 @@
 """The verbs about files: list, show, convert."""
 
 import json
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +42,9 @@ def list_(
 
     velatura list ~/stable-diffusion-webui --kind lora --family SDXL --search ink --json
     """
-    found = velatura.Library(*(folders or [Path()])).entries(kind=kind, family=family, search=search)
+    library = velatura.Library(*(folders or [Path()]))
+    with _looking_bar() as on_file:
+        found = library.entries(kind=kind, family=family, search=search, on_file=on_file)
     if as_json:
         say_json(json.dumps([each.facts() for each in found], indent=2))
         return
@@ -133,6 +137,31 @@ def convert(
         raise Occupied(f"{target} is there already; choose another name, or add --overwrite")
     velatura.save(overlay, target, dialect=dialect)
     say(f"{target}: {overlay.card}")
+
+
+@contextmanager
+def _looking_bar() -> Generator[Callable[[int, int], None]]:
+    """A bar of the files looked into, on stderr, as soon as there is one: those that are known need none."""
+    with ExitStack() as shown:
+        update: list[Callable[[int, int], None]] = []
+
+        def on_file(done: int, total: int) -> None:
+            if not update:
+                update.append(shown.enter_context(_bar()))
+            update[0](done, total)
+
+        yield on_file
+
+
+@contextmanager
+def _bar() -> Generator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("looking into files")
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _path(text: str, folders: list[Path]) -> Path:

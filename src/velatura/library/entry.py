@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from velatura.library.hashes import Hashes
 from velatura.library.index import Index, Row
 from velatura.library.places import Place
 from velatura.library.sidecars import Notes, read_notes
+
+OnFile = Callable[[int, int], None]
 
 OVERLAYS = ("hypernet", "embedding", "lora", "aesthetic")
 KINDS = ("checkpoint", "vae", *OVERLAYS, UNKNOWN)
@@ -108,10 +110,14 @@ class Catalogue:
     def __init__(self, index: Index) -> None:
         self._index = index
 
-    def entries(self, places: Iterable[Place]) -> list[Entry]:
-        """What is known of these places, those that are new or have changed being looked into."""
+    def entries(self, places: Iterable[Place], on_file: OnFile | None = None) -> list[Entry]:
+        """What is known of these places, those that are new or have changed being looked into.
+
+        on_file is told of each that was looked into: how many places are done, and how many there are.
+        """
         places = list(places)
-        return [_entry(place, row) for place, row in zip(places, self._rows(places), strict=True)]
+        rows = self._rows(places, on_file)
+        return [_entry(place, row) for place, row in zip(places, rows, strict=True)]
 
     def hashed(self, places: Iterable[Place]) -> Iterator[Entry]:
         """The same with hashes, each reckoned as it is asked for and at once kept; folders have none."""
@@ -126,16 +132,25 @@ class Catalogue:
         """Forget what was below a folder and is no more."""
         self._index.forget(below, [place.path for place in but])
 
-    def _rows(self, places: list[Place]) -> list[Row]:
-        known = self._index.rows(place.path for place in places)
-        rows = {place.path: _now(place, known) for place in places}
-        self._index.keep({path: row for path, row in rows.items() if row is not known.get(path)})
+    def _rows(self, places: list[Place], on_file: OnFile | None = None) -> list[Row]:
+        rows = self._index.rows(place.path for place in places)
+        new: dict[Path, Row] = {}
+        try:
+            for done, place in enumerate(places, 1):
+                row = _now(place, rows.get(place.path))
+                if row is rows.get(place.path):
+                    continue
+                rows[place.path] = new[place.path] = row
+                if on_file is not None:
+                    on_file(done, len(places))
+        finally:  # what is known when somebody loses patience stays known
+            self._index.keep(new)
         return [rows[place.path] for place in places]
 
 
-def _now(place: Place, known: Mapping[Path, Row]) -> Row:
+def _now(place: Place, known: Row | None) -> Row:
     """What is to be known of a place: the very row that is, if nothing has changed."""
-    row = known.get(place.path, Row(place.state))
+    row = known or Row(place.state)
     if row.state != place.state or not _is_nature(row):
         row = _looked_into(place)._replace(notes_state=row.notes_state, notes=row.notes)
     if row.notes_state != (state := place.notes_state()):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from velatura.card import UNKNOWN
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
-from velatura.library.entry import KINDS, OVERLAYS, Catalogue, Entry
+from velatura.library.entry import KINDS, OVERLAYS, Catalogue, Entry, OnFile
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
 from velatura.library.places import MODEL_INDEX, Place, State, place_of, places_in
@@ -53,13 +53,23 @@ class Library:
             if not folder.is_dir():
                 raise BadFile(f"{folder} is no folder: give the folder where overlays lie")
 
-    def entries(self, *, kind: str | None = None, family: str | None = None, search: str | None = None) -> list[Entry]:
-        """All there is, sorted by name, or what is of a kind or a family, or mentions a text."""
+    def entries(
+        self,
+        *,
+        kind: str | None = None,
+        family: str | None = None,
+        search: str | None = None,
+        on_file: OnFile | None = None,
+    ) -> list[Entry]:
+        """All there is, sorted by name, or what is of a kind or a family, or mentions a text.
+
+        on_file is told of each file that had to be looked into: how many are done, and how many there are.
+        """
         if kind is not None and kind not in KINDS:
             raise UnknownName.among("kind of file", kind, KINDS)
         found = (
             each
-            for each in self._entries()
+            for each in self._entries(on_file)
             if kind in {None, each.kind}
             and (family is None or each.family.casefold() == family.casefold())
             and (search is None or each.mentions(search))
@@ -114,11 +124,11 @@ class Library:
         """All files, those of the folder given first before others."""
         return list({each.path: each for folder in self._folders for each in places_in(folder)}.values())
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self, on_file: OnFile | None = None) -> list[Entry]:
         places = self._places()
         for folder in self._folders:
             self._catalogue.forget(folder, places)
-        return self._catalogue.entries(places)
+        return self._catalogue.entries(places, on_file)
 
     def _chosen(self, name: str, kinds: Sequence[str], what: str) -> Entry:
         found = self._found(name, kinds)
