@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.downloads.server import status
+from velatura.downloads import civitai
 from velatura.downloads.part import Note, Part
 from velatura.downloads.places import place
-from velatura.errors import BadFile, DownloadFailed, Occupied, UnknownName
+from velatura.downloads.services import Service
+from velatura.errors import BadFile, DownloadFailed, Occupied, UnknownName, VelaturaWarning
+from velatura.tensors import write_safetensors
 
 SHA = "a" * 40
 
@@ -245,7 +250,7 @@ def test_the_hub_gives_the_only_checkpoint(server, fetch, desk, lora):
 def test_among_several_checkpoints_one_must_be_named(server, fetch, lora):
     on_hub(server, {"a.safetensors": lora, "b.safetensors": lora})
     with pytest.raises(
-        BadFile, match=r"several checkpoints \(a.safetensors, b.safetensors\): name one, as in hub:owner/name/a"
+        BadFile, match=r"several files \(a.safetensors, b.safetensors\): name one, as in hub:owner/name/a"
     ):
         fetch("hub:owner/name")
 
@@ -337,3 +342,32 @@ def test_a_folder_that_is_there_and_another_one_is_not_replaced(server, fetch, d
     (desk / "name").mkdir()
     with pytest.raises(Occupied):
         fetch("hub:owner/name")
+
+
+def test_a_repository_of_one_file_of_weights_needs_no_name_of_it(server, fetch, desk, hypernet):
+    on_hub(server, {"inca.pt": hypernet, "inca.png": b"", "README.md": b"#"})
+    assert fetch("hub:owner/name").kind == "hypernet"
+
+
+def test_weights_of_no_known_kind_are_kept_with_a_warning(server, fetch, desk, tmp_path):
+    write_safetensors(tmp_path / "odd.safetensors", {"odd.layer.weight": torch.zeros(2, 2)})
+    url = server.offers("/odd.safetensors", (tmp_path / "odd.safetensors").read_bytes())
+    with pytest.warns(VelaturaWarning, match="of no kind that is known here"):
+        done = fetch(url)
+    assert (done.kind, names(desk)) == ("unknown", ["odd.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("ftp://example.org/a", "not into the web"), ("http://[::1", "not into the web")]
+)
+def test_civitais_answer_leads_nowhere_but_into_the_web(server, fetch, lora, url, said):
+    server.has_on_civitai(lora, downloadUrl=url)
+    with pytest.raises(DownloadFailed, match=said):
+        fetch("civitai:10")
+
+
+def test_an_answer_of_civitais_leads_not_from_https_to_http(monkeypatch):
+    answer = {"id": 20, "files": [{"name": "a.pt", "downloadUrl": "http://example.org/a.pt"}]}
+    web = SimpleNamespace(json=lambda _: answer)
+    with pytest.raises(DownloadFailed, match="from https to http"):
+        civitai.find(web, Service("Civitai", "https://civitai.com"), None, 20)

@@ -1,5 +1,6 @@
 """Files come whole, once, and no larger than allowed, whatever their server does."""
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -7,11 +8,14 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from velatura.downloads.part import Note, Part, alone
 from velatura.downloads.pull import pull
-from velatura.downloads.transfer import Transfer, Wanted
+from velatura.downloads.transfer import Transfer, Wanted, name_of
 from velatura.errors import BadFile, DownloadFailed, Occupied
 
 NAME = "/files/ink.safetensors"
@@ -299,3 +303,76 @@ def test_a_wrong_size_is_refused_before_anything_is_written(server, web, desk, l
     with pytest.raises(DownloadFailed, match=r"not .* as promised"):
         Transfer(web, wanted, part, limit=10**9).run()
     assert names(desk) == []
+
+
+def test_a_full_disk_is_said_and_what_came_is_kept(server, fetch, desk, lora, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("velatura.downloads.transfer.Transfer._write", full)
+    with pytest.raises(DownloadFailed, match=r"cannot be written \(No space left on device\): make room"):
+        fetch(server.offers(NAME, lora))
+    assert names(desk) == ["ink.safetensors.part", "ink.safetensors.part.json"]
+
+
+ODD = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=60)
+RANGES = st.builds(
+    "bytes {}-{}/{}".format, st.integers(-1, 99), st.integers(-1, 99), st.integers(0, 10**20) | st.just("*")
+)
+
+
+HEADERS = st.fixed_dictionaries(
+    {
+        "content-range": ODD | RANGES,
+        "content-length": ODD | st.integers(0, 10**40).map(str),
+        "etag": ODD,
+        "last-modified": ODD,
+        "content-type": ODD,
+    }
+)
+NAMES = st.builds(
+    "{}{}".format, st.sampled_from(["", "a; filename=", "a; filename*=UTF-8''", "a; filename*0*=x''%"]), ODD
+)
+FILE = Wanted("https://example.org/ink.pt")
+NAMELESS = Wanted("https://example.org/7")
+
+
+class Odd(httpx2.BaseTransport):
+    """A server that answers with whatever headers it is told."""
+
+    code = 200
+    headers: dict[str, str]
+
+    def handle_request(self, _request):
+        told = {name: each.encode("latin-1") for name, each in self.headers.items()}
+        return httpx2.Response(self.code, headers=told, stream=httpx2.ByteStream(b"weights"))
+
+
+@pytest.fixture
+def odd(web):
+    """Ask an odd server."""
+    odd = Odd()
+    web._client = httpx2.Client(transport=odd)
+    return odd
+
+
+def test_no_odd_header_breaks_anything(odd, web, desk):
+    @settings(deadline=None)
+    @given(st.sampled_from([200, 206, 416]), HEADERS)
+    def ask(code, headers):
+        odd.code, odd.headers = code, headers
+        with contextlib.suppress(DownloadFailed):
+            Transfer(web, FILE, Part(desk / "ink.pt"), limit=1000).run()
+
+    ask()
+
+
+def test_no_odd_name_breaks_anything(odd, web):
+    @settings(deadline=None)
+    @given(NAMES)
+    def ask(disposition):
+        odd.headers = {"content-disposition": disposition}
+        with contextlib.suppress(DownloadFailed):
+            name_of(web, NAMELESS)
+
+    ask()

@@ -1,9 +1,11 @@
 """Bases of the hub: what is needed of a repository, and its cache, asked of a server on loopback."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
+import velatura
 from tests.downloads.server import serving, status
 from velatura.errors import BadFile, DownloadFailed
 from velatura.formats.hub import fetched, needed
@@ -58,6 +60,15 @@ def test_what_is_in_the_cache_serves_when_the_hub_is_gone(hub, tmp_path):
     offer(hub, WHOLE)
     first = fetched("hub:owner/name", endpoint=hub.root, cache=tmp_path)
     assert fetched("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path) == first
+
+
+def test_a_base_opens_from_the_hub_and_is_called_as_there(hub, tmp_path, monkeypatch, tiny):
+    tinys = Path(velatura.__file__).parent / "data" / "tiny"
+    offer(hub, {each.relative_to(tinys).as_posix(): each.read_bytes() for each in tinys.rglob("*") if each.is_file()})
+    monkeypatch.setenv("HF_ENDPOINT", hub.root)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    base = velatura.open_base("hub:owner/name", device="cpu")
+    assert (base.name, base.hash) == ("name", tiny.hash)
 
 
 def test_one_file_comes_and_stays(hub, tmp_path):
@@ -162,5 +173,7 @@ def test_a_folder_of_sdxl_is_needed_with_both_its_texts():
 
 
 def test_what_holds_no_base_is_said():
-    with pytest.raises(BadFile, match="hub:owner/name holds neither a diffusers folder nor a checkpoint"):
+    with pytest.raises(
+        BadFile, match="hub:owner/name holds neither a diffusers folder nor a file of weights at its top"
+    ):
         needed(["README.md", "sub/ink.safetensors"], "hub:owner/name")

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from httpx2 import URL
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from velatura.downloads.names import ENDINGS, is_model
 from velatura.downloads.part import Digest
 from velatura.downloads.services import Service
 from velatura.downloads.transfer import Wanted
-from velatura.downloads.web import Web
+from velatura.downloads.web import Web, redirected
 from velatura.errors import DownloadFailed
 
 INFO = ".civitai.info"
@@ -94,7 +95,8 @@ def _wanted(file: _File, service: Service, version: int) -> Wanted:
     if "Danger" in {file.pickleScanResult, file.virusScanResult}:
         raise DownloadFailed(f"{file.name[:80]!r} holds something dangerous, Civitai's scan says: choose another file")
     sha256 = file.hashes.get("SHA256") or file.hashes.get("AutoV2") or ""  # of which AutoV2 is the beginning
-    url = file.downloadUrl or f"{service.root}/api/download/models/{version}"
+    at = URL(f"{service.root}/api/download/models/{version}")
+    url = str(redirected(at, file.downloadUrl)) if file.downloadUrl else str(at)
     digest = Digest("sha256", sha256) if re.fullmatch("[0-9A-Fa-f]{10,64}", sha256) else None
     return Wanted(url, name=file.name, digest=digest, about=round(file.sizeKB * 1024))
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from velatura.card import UNKNOWN
 from velatura.downloads.content import kind_of
 from velatura.downloads.names import is_model
 from velatura.downloads.part import Part, alone, refuse_taken
 from velatura.downloads.places import place, places
 from velatura.downloads.transfer import OnBytes, Transfer, Wanted, name_of
 from velatura.downloads.web import Web
-from velatura.errors import BadFile, DownloadFailed
+from velatura.errors import BadFile, DownloadFailed, VelaturaWarning
 
 GOES_ON = "what has come is kept, the same command goes on"
 
@@ -46,6 +48,11 @@ class Fetch:
             with _resumable():
                 Transfer(self.web, wanted, part, limit=self.limit, on_bytes=self.on_bytes).run()
             kind = _checked(part, name)
+            if kind == UNKNOWN:
+                said = (
+                    f"{name} holds weights of no kind that is known here: it is kept, and opened by other programs only"
+                )
+                warnings.warn(said, VelaturaWarning, stacklevel=2)
             target = place(self.to, kind) / name
             part.keep_as(target)
             return Arrived(target, kind)

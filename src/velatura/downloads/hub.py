@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from velatura.downloads.names import ENDINGS
 from velatura.downloads.part import Digest
 from velatura.downloads.services import Service
 from velatura.downloads.transfer import Wanted
@@ -53,7 +54,7 @@ def find(web: Web, service: Service, reference: Reference) -> dict[str, Wanted]:
 
 def _paths(files: dict[str, _File], reference: Reference) -> list[str]:
     if reference.file is None:
-        return needed(files, str(reference))
+        return needed(files, str(reference), ENDINGS)
     if reference.file not in files:
         raise UnknownName.among("file", reference.file, files, str(Reference(reference.repo, reference.revision)))
     return [reference.file]

@@ -60,8 +60,7 @@ def pull(
             return _with_info(fetch.file(offer.wanted), offer.info)
         if isinstance(found, Reference):
             files = hub.find(asked, asked.services.hub, found)
-            name = found.repo.rpartition("/")[2]
-            return _pulled(fetch.folder(files, name) if INDEX in files else fetch.file(*files.values()))
+            return _pulled(fetch.folder(files, found.name) if INDEX in files else fetch.file(*files.values()))
         return _pulled(fetch.file(Wanted(found.url)))
 
 

@@ -93,6 +93,13 @@ class Transfer:
                         "what has come is kept, the same command goes on"
                     ) from None
                 self._web.wait(failures)
+            except httpx2.HTTPError as error:
+                raise DownloadFailed(f"{self._place} cannot be read ({error}): try again later") from None
+            except OSError as error:
+                raise DownloadFailed(
+                    f"{self._part.path} cannot be written ({error.strerror or error}): "
+                    "make room, or choose another folder; what has come is kept"
+                ) from None
 
     def _resuming(self) -> dict[str, str]:
         """What asks for the rest only, and only of the same file."""
@@ -191,13 +198,14 @@ def _extent(response: Response) -> _Extent:
             return _Extent(-1, None)
         return _Extent(int(found[1] or -1), None if found[2] == "*" else int(found[2]))
     length = response.headers.get("content-length", "")
-    return _Extent(0, int(length[:15]) if length.isdecimal() else None)
+    return _Extent(0, int(length[:19]) if length.isdecimal() else None)
 
 
 def _validator(response: Response) -> str:
     """By what the server would know this very file again: a strong ETag, or the time of its last change."""
     etag = response.headers.get("etag", "")
-    return etag if etag.startswith('"') else response.headers.get("last-modified", "")
+    found = etag if etag.startswith('"') else response.headers.get("last-modified", "")
+    return found if found.isascii() and found.isprintable() else ""
 
 
 def _refuse_page(response: Response) -> None:
@@ -210,7 +218,7 @@ def _refuse_page(response: Response) -> None:
 def _disposition(header: str) -> str | None:
     """The file's name in a Content-Disposition, RFC 6266's extended form too."""
     message = Message()
-    message["Content-Disposition"] = header.replace("\n", " ").replace("\r", " ")
+    message["Content-Disposition"] = "".join(filter(str.isprintable, header[:1000]))
     return message.get_filename()
 
 

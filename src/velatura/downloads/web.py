@@ -24,6 +24,7 @@ LONGEST_WAIT = 120  # seconds that a server may ask for; beyond that a person de
 LARGEST_ANSWER = 16 * 2**20  # of JSON; a model with hundreds of versions takes 2 MiB
 # what is sent compressed could be anything once unpacked, and models hardly shrink
 PLAIN = {"Accept-Encoding": "identity", "User-Agent": "velatura"}
+CHECK = "check the address and the connection, then give the same command again"
 BROKEN = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 
 
@@ -50,14 +51,11 @@ class Web:
 
     def json(self, url: str) -> dict[str, object]:
         """The JSON object that a server answers with."""
-        with self.opened(url) as response:
-            body = b""
-            for chunk in response.iter_raw():
-                body += chunk
-                if len(body) > LARGEST_ANSWER:
-                    raise DownloadFailed(f"{shown(url)} answers without end: check the address")
         try:
-            found: object = json.loads(body)
+            with self.opened(url) as response:
+                found: object = json.loads(_read(response))
+        except httpx2.HTTPError as error:
+            raise DownloadFailed(f"{shown(url)} broke off as it answered ({_said(error)}): try again") from None
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
@@ -143,7 +141,14 @@ class Web:
         return f"{place} answers {said!r}: {'try again later' if status >= 500 else 'check the address'}"
 
 
-CHECK = "check the address and the connection, then give the same command again"
+def _read(response: Response) -> bytes:
+    """The body of an answer, as long as it is an answer and no flood."""
+    body = bytearray()
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > LARGEST_ANSWER:
+            raise DownloadFailed(f"{shown(str(response.url))} answers without end: check the address")
+    return bytes(body)
 
 
 def readable(url: str) -> URL:
@@ -189,7 +194,7 @@ def _seconds(text: str, now: float) -> float:
         return float(text[:9])
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 

@@ -49,6 +49,11 @@ class Reference:
     revision: str = "main"
     file: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The repository's own name, without its owner's."""
+        return self.repo.rpartition("/")[2]
+
     def __str__(self) -> str:
         at = "" if self.revision == "main" else f"@{self.revision}"
         return f"{PREFIX}{self.repo}{at}{'' if self.file is None else f'/{self.file}'}"
@@ -91,16 +96,18 @@ def fetched(text: str, *, endpoint: str | None = None, cache: str | os.PathLike[
         raise DownloadFailed(f"{reference} cannot be had, the hub says {said}: try again later") from None
 
 
-def needed(files: Collection[str], name: str) -> list[str]:
-    """The files of a repository that a base is read from: a diffusers folder's, or the one checkpoint there is."""
+def needed(files: Collection[str], name: str, endings: tuple[str, ...] = CHECKPOINTS) -> list[str]:
+    """The files of a repository that a base is read from: a diffusers folder's, or the one file with such an ending."""
     if INDEX in files:
         return sorted(TABLES.intersection(files).union(*(_weights(files, part) for part in MODELS)))
-    found = sorted(each for each in files if "/" not in each and each.endswith(CHECKPOINTS))
+    found = sorted(each for each in files if "/" not in each and each.endswith(endings))
     if not found:
-        raise BadFile(f"{name} holds neither a diffusers folder nor a checkpoint: choose another repository")
+        raise BadFile(
+            f"{name} holds neither a diffusers folder nor a file of weights at its top: choose another, or name a file"
+        )
     if len(found) > 1:
         listed = f"{', '.join(found[:8])}{', ...' if len(found) > 8 else ''}"
-        raise BadFile(f"{name} holds several checkpoints ({listed}): name one, as in {name}/{found[0]}")
+        raise BadFile(f"{name} holds several files ({listed}): name one, as in {name}/{found[0]}")
     return found
 
 
