@@ -11,6 +11,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
+from velatura.formats.ldm_keys import vae_to_ldm
 from velatura.tensors import write_safetensors, write_torch
 
 DATA = Path(__file__).parent / "data"
@@ -223,6 +224,33 @@ def test_a_base_is_found_by_name_and_only_one_is_kept(tiny, tmp_path):
     assert library.base("small", device="cpu", dtype="bfloat16") is not base
     with pytest.raises(UnknownName, match=r"no base is called 'smoll' in .*did you mean 'small'"):
         library.base("smoll")
+
+
+def test_a_vae_is_chosen_as_a1111_does(tiny, tmp_path):
+    def vae(name: str, value: float) -> None:
+        """An autoencoder of the tiny base's, told by one bias."""
+        tensors = vae_to_ldm(tiny.vae.state_dict())
+        bias = "first_stage_model.decoder.conv_out.bias"
+        write_safetensors(tmp_path / "models" / "VAE" / name, {**tensors, bias: torch.full_like(tensors[bias], value)})
+
+    def taken(**options: object) -> float:
+        return velatura.Library(tmp_path).base("small", device="cpu", **options).vae.decoder.conv_out.bias[0].item()
+
+    place = tmp_path / "models" / "Stable-diffusion"
+    velatura.save(tiny, place / "small.safetensors")
+    own = taken()
+    assert own == tiny.vae.decoder.conv_out.bias[0].item()
+    vae("other.safetensors", 1)
+    vae("small.vae.safetensors", 2)
+    vae("third.safetensors", 3)
+    assert taken() == 2
+    (place / "small.json").write_text('{"vae": "third.safetensors"}')
+    assert taken() == 3
+    assert taken(vae="other") == 1
+    assert taken(vae=tmp_path / "models" / "VAE" / "other.safetensors") == 1
+    (place / "small.json").write_text('{"vae": "gone.safetensors"}')
+    with pytest.warns(VelaturaWarning, match=r"small's notes ask for the VAE 'gone\.safetensors', which is not here"):
+        assert taken() == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names of files are text there")

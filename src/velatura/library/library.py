@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
 
 BASES = ("checkpoint",)
+NO_VAE = {"", "None", "Automatic"}  # A1111's words for a base's own
 HASH = re.compile(r"(?:0x)?([0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})")
 TITLE = re.compile(r"(?P<name>.+) \[(?P<hash>[0-9a-f]{8,64})\]", re.IGNORECASE)  # as A1111 shows a checkpoint
 
@@ -99,20 +100,46 @@ class Library:
             self._loaded[key] = open_overlay(path, partial(self._member, path))
         return self._loaded[key]
 
-    def base(self, name: str, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto") -> Base:
-        """The base of that name: the same object as at the last call, if it was the same; only one is kept."""
+    def base(
+        self,
+        name: str,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        vae: str | PathLike[str] | None = None,
+    ) -> Base:
+        """The base of that name: the same object as at the last call, if it was the same; only one is kept.
+
+        vae: another autoencoder, by its name here or by its path; without it the one that the base's notes ask for, or
+        one that is called as the base is and then .vae, as A1111 looks for them, or else the base's own.
+        """
         from velatura.formats import open_base
 
-        place = self._chosen(name, BASES, "base").place
-        key = (place.path, place.state, dtype, device)
+        entry = self._chosen(name, BASES, "base")
+        own = self._vae(entry, vae)
+        key = (entry.path, entry.place.state, dtype, device, own, own and State.of(own))
         if self._base is None or self._base[0] != key:
             self._base = None  # let go of one before the next is loaded
-            self._base = key, open_base(place.path, dtype=dtype, device=device)
+            self._base = key, open_base(entry.path, dtype=dtype, device=device, vae=own)
         return self._base[1]
 
     def hashed(self, entry: Entry) -> Entry:
         """An entry with its hashes, which are reckoned once for as long as the file stays unchanged."""
         return next(self._catalogue.hashed([entry.place]))
+
+    def _vae(self, base: Entry, asked: str | PathLike[str] | None) -> Path | None:
+        """The file of another autoencoder than a base's own."""
+        if asked is not None:
+            path = Path(asked).expanduser()
+            return path if path.exists() else self.entry(str(asked), "vae").path
+        wanted = base.notes.vae if base.notes.vae not in NO_VAE else ""
+        if wanted and (found := self._found(wanted, ("vae",))):
+            return found[0].path
+        if wanted:
+            said = f"{base.name}'s notes ask for the VAE {wanted!r}, which is not here: its own is taken, so add it"
+            warnings.warn(said, VelaturaWarning, stacklevel=3)
+        found = self._found(f"{base.name}.vae", ("vae",))
+        return found[0].path if found else None
 
     def _member(self, composition: Path, name: str) -> Overlay:
         """A hypernetwork that a composition names, which is not itself."""

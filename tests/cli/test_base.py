@@ -1,0 +1,48 @@
+"""How a command line names the base: by its path, or by its name in a library."""
+
+import json
+
+import pytest
+
+import velatura
+from velatura.cli.app import MISTAKE, main
+from velatura.cli.base import open_base
+
+
+@pytest.fixture
+def models(tiny, tmp_path, monkeypatch):
+    """A library with the tiny base in it, under another name, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    velatura.save(tiny, tmp_path / "models" / "checkpoints" / "small.safetensors")
+    return tmp_path / "models"
+
+
+def test_a_base_is_named_by_its_name_in_a_library_or_by_its_path(models):
+    library = velatura.Library(models)
+    assert open_base("Small", library).name == "small"
+    assert open_base("models/checkpoints/small.safetensors", library).name == "small"
+    assert open_base("tiny", library).name == "tiny"
+
+
+@pytest.mark.usefixtures("models")
+def test_pictures_are_made_with_a_base_of_the_library(capsys):
+    words = ["generate", "a house", "--base", "small", "--library", "models", "--steps", "1", "--seed", "1", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)[0]["recipe"]["base"] == "small"
+
+
+@pytest.mark.usefixtures("models")
+def test_overlays_are_trained_on_a_base_of_the_library(tmp_path, capsys):
+    velatura.tiny_pictures("blueprint")
+    words = ["train", "hypernet", str(velatura.tiny_pictures("blueprint")), "--base", "small", "--library", "models"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "small" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("models")
+def test_a_base_that_is_not_there_is_named_in_one_line(capsys):
+    words = ["generate", "a house", "--library", "models", "--base"]
+    assert main([*words, "smoll"]) == MISTAKE
+    assert "no base is called 'smoll' in models: did you mean 'small'?" in capsys.readouterr().err
+    assert main([*words, "elsewhere/sd15.safetensors"]) == MISTAKE
+    assert "does not exist" in capsys.readouterr().err
