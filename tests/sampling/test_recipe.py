@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.sampling.fields import OverlayHash
 from velatura.sampling.infotext import NEGATIVE
-from velatura.sampling.recipe import OverlayHash, Recipe
+from velatura.sampling.recipe import Recipe
+from velatura.sampling.record import ROWS
 
 CARRIERS = Path(__file__).parents[1] / "data" / "a1111" / "carriers"
 WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: NEGATIVE not in text)
@@ -24,6 +26,17 @@ WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter
         height=st.integers(16, 2048),
         base=st.text("ab, :", min_size=1, max_size=9).map(str.strip).filter(bool),
         combine=st.sampled_from(["sequence", "sum", "average"]),
+        scheduler=st.sampled_from([None, "Karras", "Automatic"]),
+        eta=st.none() | st.floats(0, 1),
+        variation_seed=st.none() | st.integers(0, 2**63 - 1),
+        seed_size=st.none() | st.tuples(st.integers(8, 2048), st.integers(8, 2048)),
+        denoising=st.none() | st.floats(0, 1),
+        masked_content=st.sampled_from(["fill", "original", "latent noise", "latent nothing"]),
+        mask_padding=st.none() | st.integers(0, 64),
+        hires_scale=st.none() | st.floats(1, 4),
+        hires_prompt=WRITABLE,
+        tiling=st.booleans(),
+        keep_layout=WRITABLE,
         overlay_hashes=st.lists(
             st.builds(
                 OverlayHash.of,
@@ -62,29 +75,43 @@ def test_hashes_that_are_none_are_left_out():
 
 
 def test_a_picture_of_the_webui_gives_its_recipe():
-    with pytest.warns(VelaturaWarning, match="RNG: GPU"):  # its default, noise that only that GPU can draw
-        recipe = Recipe.from_image(CARRIERS / "t0.png")
-    assert recipe == Recipe(prompt="a cat", negative="ugly", seed=1, width=8, height=8)
+    recipe = Recipe.from_image(CARRIERS / "t0.png")
+    assert recipe == Recipe(prompt="a cat", negative="ugly", seed=1, width=8, height=8, noise="GPU")
 
 
 def test_what_changes_the_picture_and_is_not_read_is_warned_of():
-    text = "a\nSteps: 20, Sampler: Euler, Seed: 1, Clip skip: 2, RNG: CPU, Model hash: 0123456789, Version: v1.8.0"
-    with pytest.warns(VelaturaWarning, match=r"not read yet: Clip skip: 2; the picture will not"):
+    text = "a\nSteps: 20, Sampler: Euler, Seed: 1, Refiner: sd_xl, RNG: CPU, Model hash: 0123456789, Version: v1.8.0"
+    with pytest.warns(VelaturaWarning, match=r"not read yet: Refiner: sd_xl; the picture will not"):
         Recipe.from_infotext(text)
 
 
-@pytest.mark.parametrize(
-    ("written", "sampler"),
-    [
-        ("DPM++ 2M Karras", "DPM++ 2M Karras"),
-        ("DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras"),
-        ("DPM++ 2M, Schedule type: Automatic", "DPM++ 2M Karras"),
-        ("Euler a, Schedule type: Automatic", "Euler a"),
-    ],
-)
-def test_a_sampler_written_in_two_fields_is_one(written, sampler):
-    text = f"a\nSteps: 20, Sampler: {written}, Seed: 1, RNG: CPU"
-    assert Recipe.from_infotext(text).sampler == sampler
+def test_every_field_of_the_text_has_its_own_field_in_the_recipe():
+    told = [row.field for row in ROWS if row.field != "size"]
+    untold = {"prompt", "negative", "width", "height", "overlay_hashes", "version"}
+    assert sorted(told) == sorted(set(Recipe.model_fields) - untold)
+    assert len({row.key for row in ROWS}) == len(ROWS)
+
+
+def test_what_the_webui_writes_of_a_second_pass_is_read():
+    text = (
+        'a\nSteps: 20, Sampler: Euler, Seed: 1, RNG: NV, Denoising strength: 0.6, Clip skip: 2, Hires prompt: "b, c", '
+        "Hires resize: 1024x0, Hires steps: 10, Hires upscaler: Latent (nearest), Eta: 0.5"
+    )
+    recipe = Recipe.from_infotext(text)
+    expected = Recipe(
+        prompt="a",
+        sampler="Euler",
+        seed=1,
+        noise="NV",
+        denoising=0.6,
+        clip_skip=2,
+        eta=0.5,
+        hires_prompt="b, c",
+        hires_size=(1024, 0),
+        hires_steps=10,
+        hires_upscaler="Latent (nearest)",
+    )
+    assert recipe == expected
 
 
 def test_a_seed_of_minus_one_is_drawn_later():
@@ -99,7 +126,8 @@ def test_a_seed_of_minus_one_is_drawn_later():
         ({"seed": 2**63}, "seed is .*less than"),
         ({"width": "wide"}, "width is 'wide'"),
         ({"combine": "both"}, "combine is 'both': it should be 'sequence', 'sum' or 'average'"),
-        ({"strength": 1}, "a recipe has no strength; it has prompt"),
+        ({"colour": 1}, "a recipe has no colour; it has "),
+        ({"hires_scal": 2}, "a recipe has no hires_scal; did you mean hires_scale"),
         ({"prompt": "a\nNegative prompt: b"}, "as the negative prompt"),
     ],
 )

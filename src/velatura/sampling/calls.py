@@ -8,20 +8,21 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import UnknownName, VelaturaWarning
 from velatura.formats.optim import short_hash
 from velatura.library import Library
 from velatura.overlays import KINDS
-from velatura.overlays.attach import attach_all
+from velatura.overlays.attach import Laid, attach_all
 from velatura.overlays.contexts import Combine
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.grammar import Tag
+from velatura.prompts.lookup import look_up
 from velatura.prompts.passage import misread
+from velatura.prompts.prompt import Prompt
 from velatura.prompts.strengths import Strengths
-from velatura.sampling.recipe import OverlayHash
+from velatura.sampling.fields import OverlayHash
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Called:
 
     @property
     def how(self) -> object:
-        """What it has in common with another call that has the same effect."""
-        return self.tag.kind, self.tag.name.lower(), self.strengths
+        """What it has in common with another call that may be made at once: all but how strong it is, and when."""
+        return self.tag.kind, self.tag.name.lower(), self.strengths.blocks
 
     @cached_property
     def hash(self) -> OverlayHash | None:
@@ -59,12 +60,20 @@ class Called:
 class Shelf:
     """Where tags find overlays: among those given by hand first, then in a library; each is looked for once."""
 
-    def __init__(self, library: Library | None, overlays: Mapping[str, Overlay] | None) -> None:
+    def __init__(
+        self, library: Library | None, overlays: Mapping[str, Overlay] | None, *, lenient: bool = False
+    ) -> None:
+        """Lenient: tags that name nothing are warned of and left out."""
         self._library = library
+        self.lenient = lenient
         self._at_hand = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
         self._found: dict[str, tuple[Overlay, Path | None]] = {}
 
-    def called(self, tag: Tag) -> Called:
+    def calls(self, prompt: Prompt) -> tuple[Called, ...]:
+        """The overlays that a prompt's tags call."""
+        return tuple(look_up(prompt.tags, self._called, lenient=self.lenient))
+
+    def _called(self, tag: Tag) -> Called:
         """Read a tag and find the overlay that it names."""
         if tag.kind not in KINDS:
             raise UnknownName.among("kind of overlay", tag.kind, KINDS)
@@ -91,23 +100,25 @@ class Shelf:
 
 @contextmanager
 def laid_over(
-    base: Base, calls: Sequence[Called], *, combine: Combine, pictures: int, guided: bool
-) -> Generator[Callable[[float], None]]:
-    """Lay overlays over a base for a while, and give what leads their strengths on to a fraction of the steps.
+    base: Base, pictures: Sequence[Sequence[Called]], *, combine: Combine
+) -> Generator[Callable[[float, Sequence[int], int], None]]:
+    """Lay the overlays that the pictures of a batch call over a base for a while.
 
-    guided: whether a batch holds every picture twice, with the negative prompts first.
+    pictures: what each calls, the same overlays in the same order, though not as strongly. Gives what leads the
+    strengths on: to a fraction of the steps, for the picture of each row of a batch, of which so many are negative
+    prompts and come first.
     """
-    wanted = [(each.overlay, _strength(each.strengths, 0.0, pictures, guided), each.strengths.blocks) for each in calls]
+    together = list(zip(*pictures, strict=True))  # one entry for each overlay
+    wanted = [Laid(calls[0].overlay, calls[0].strengths.at(0.0), calls[0].strengths.blocks) for calls in together]
     attachments = attach_all(base, wanted, combine=combine)
-    varying = [
-        (attachment, each.strengths)
-        for attachment, each in zip(attachments, calls, strict=True)
-        if each.strengths.constant is None
-    ]
+    state: list[object] = [None] * len(together)
 
-    def reach(fraction: float) -> None:
-        for attachment, strengths in varying:
-            attachment.strength = _strength(strengths, fraction, pictures, guided)
+    def reach(fraction: float, rows: Sequence[int], negatives: int) -> None:
+        for place, (attachment, calls) in enumerate(zip(attachments, together, strict=True)):
+            strengths = _strengths([call.strengths for call in calls], fraction, rows, negatives)
+            if strengths != state[place]:
+                state[place] = strengths
+                attachment.strength = strengths[0] if len(strengths) == 1 else torch.tensor(strengths)
 
     with ExitStack() as laid:
         for attachment in attachments:
@@ -115,13 +126,15 @@ def laid_over(
         yield reach
 
 
-def _strength(strengths: Strengths, fraction: float, pictures: int, guided: bool) -> float | Tensor:
+def _strengths(said: Sequence[Strengths], fraction: float, rows: Sequence[int], negatives: int) -> tuple[float, ...]:
     """One number where all rows of a batch share it, which is fastest, else one for each row."""
-    strength = strengths.at(fraction)
-    if strengths.on == "both":
-        return strength
-    halves = (strength, 0.0) if strengths.on == "negative" else (0.0, strength)
-    return torch.tensor(halves).repeat_interleave(pictures) if guided else halves[1]
+    now = [each.at(fraction) for each in said]
+    sides = [each.on for each in said]
+    each = [
+        0.0 if sides[picture] == ("prompt" if place < negatives else "negative") else now[picture]
+        for place, picture in enumerate(rows)
+    ]
+    return (each[0],) if len(set(each)) == 1 else tuple(each)
 
 
 @lru_cache(maxsize=1024)

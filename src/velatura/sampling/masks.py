@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from velatura.errors import BadRecipe
+from velatura.sampling.fields import Fit
 from velatura.sampling.sizes import Size
 
-Fit = Literal["stretch", "crop", "fill", "latent"]
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
 RESAMPLING = Image.Resampling.LANCZOS

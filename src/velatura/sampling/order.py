@@ -1,83 +1,156 @@
 """A recipe filled in, with all that a base makes of it before the first step, and which can be made at once."""
 
 import secrets
-import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 
-from torch import Tensor
-
 from velatura.base.base import Base
-from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.errors import BadRecipe
 from velatura.prompts.prompt import Prompt
+from velatura.prompts.timeline import Timing
+from velatura.sampling.beginning import DENOISING, Beginning, hash_of
 from velatura.sampling.calls import Called, Shelf
-from velatura.sampling.conditioning import chunks_of
-from velatura.sampling.recipe import OverlayHash, Recipe
-from velatura.sampling.samplers import find_sampler
+from velatura.sampling.checks import check_image, warn_of_another_base, warn_of_idle_fields, warn_of_other_overlays
+from velatura.sampling.enlarging import find_upscaler
+from velatura.sampling.fields import OverlayHash
+from velatura.sampling.guidance import Pair
+from velatura.sampling.masks import Source
+from velatura.sampling.recipe import Recipe
+from velatura.sampling.samplers import Course, Sampler, find_sampler
+from velatura.sampling.settings import Settings
+from velatura.sampling.sizes import SecondPass, Size, second_pass, steps_left
 
 SEEDS = 4294967294  # how many the webui draws from
 LATENT_PIXELS = 8 * 64 * 64  # of a batch: those of eight pictures of 512 x 512; the UNet sees each twice
+AGAIN = 0.7  # of a first pass is painted anew where a recipe leaves it open, the webui's default
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One walk of a picture: the sampler and its levels, what is said, and the size in latents."""
+
+    sampler: Sampler
+    course: Course
+    pair: Pair
+    calls: tuple[Called, ...]
+    size: Size
 
 
 class Order:
     """One picture to be made: its recipe with nothing left open, its prompts read, its overlays found."""
 
-    def __init__(self, base: Base, recipe: Recipe, shelf: Shelf) -> None:
-        _warn_of_another_base(base, recipe)
-        self.base = base
+    def __init__(self, base: Base, recipe: Recipe, shelf: Shelf, source: Source | None = None) -> None:
+        warn_of_another_base(base, recipe)
+        check_image(recipe, source)
+        warn_of_idle_fields(recipe, source)
+        self.base, self.source, self._shelf = base, source, shelf
         self.sampler = find_sampler(recipe.sampler)
-        self.prompt = Prompt.read(recipe.prompt)
-        self.negative = Prompt.read_negative(recipe.negative)
-        self.calls = tuple(map(shelf.called, self.prompt.tags))
+        self._settings = Settings(**{name: getattr(recipe, name) for name in Settings.model_fields})
+        self.size = Size(_side(base, "width", recipe.width), _side(base, "height", recipe.height))
         self.seed = secrets.randbelow(SEEDS) if recipe.seed is None else recipe.seed
-        self.width = _side(base, "width", recipe.width)
-        self.height = _side(base, "height", recipe.height)
-        self.recipe = recipe.but(
-            sampler=self.sampler.name,
-            seed=self.seed,
-            width=self.width,
-            height=self.height,
-            base=base.name,
-            base_hash=base.hash or None,
-            overlay_hashes=_hashes(self.calls),
-            version=f"velatura {version('velatura')}",
-        )
-        _warn_of_other_overlays(recipe.overlay_hashes, self.recipe.overlay_hashes)
-        for call in self.calls:
-            call.warn_if_idle(self.steps, guided=self.guided)
-
-    @cached_property
-    def levels(self) -> Tensor:
-        """The levels of noise that the sampler walks along."""
-        return self.sampler.levels(self.base.schedule, self.recipe.steps)
+        self.recipe = self._filled(recipe)
+        self.passes = [self._first_pass(), *([self._second_pass()] if self.enlargement else [])]
+        hashes = _hashes([call for each in self.passes for call in each.calls])
+        warn_of_other_overlays(recipe.overlay_hashes, hashes)
+        self.recipe = self.recipe.but(overlay_hashes=hashes)
+        for each in self.passes:
+            for call in each.calls:
+                call.warn_if_idle(each.course.steps, guided=self.recipe.guidance != 1)
 
     @property
     def steps(self) -> int:
-        """How many steps the sampler takes; some take one less than they are asked for."""
-        return len(self.levels) - 1
+        """How many steps its passes take together; some samplers take one less than they are asked for."""
+        return sum(each.course.steps for each in self.passes)
 
     @property
-    def guided(self) -> bool:
-        """Whether the negative prompt has a say."""
-        return self.recipe.guidance != 1
+    def enlargement(self) -> SecondPass | None:
+        """What the second pass makes of the first, if there is one."""
+        scale, size = self.recipe.hires_scale, self.recipe.hires_size
+        if not scale and not size:
+            return None
+        return second_pass(self.size, scale or 1.0, Size(*(size or (0, 0))), self.base.family.latent_factor)
 
     @cached_property
-    def chunk_count(self) -> int:
-        """Prompt and negative prompt are brought to the same length."""
-        return max(len(chunks_of(self.base.text, each)) for each in (self.prompt, self.negative))
+    def beginning(self) -> Beginning | None:
+        """What of an image it begins from, if it does."""
+        return self.source and Beginning.of(self.base, self.source, self.recipe, self.size, self.seed)
 
     @property
     def companions(self) -> object:
         """What pictures have in common that can be made at once."""
-        alike = self.recipe.but(prompt="", negative="", seed=None, overlay_hashes=())
-        return alike, tuple(call.how for call in self.calls), self.chunk_count
+        varies = {"prompt": "", "negative": "", "hires_prompt": "", "hires_negative": "", "overlay_hashes": ()}
+        seeds = {"seed": None, "variation_seed": None, "keep_layout": "yes" if self.recipe.keep_layout else ""}
+        calls = [tuple(call.how for call in each.calls) for each in self.passes]
+        counts = [each.pair.chunk_count(self.base) for each in self.passes]
+        return self.recipe.but(**varies, **seeds), tuple(calls), tuple(counts)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of its latents."""
+    @cached_property
+    def layout(self) -> "Order | None":
+        """The picture whose layout is kept: of the same noise, with the same overlays, and another prompt."""
+        if not self.recipe.keep_layout:
+            return None
+        for each in self.passes:
+            if not each.pair.is_plain or self.recipe.skip_negative_below:
+                raise BadRecipe("keep_layout goes with one prompt: leave out AND, prompt editing, skip_negative_below")
+        other = Prompt.read(self.recipe.keep_layout)
+        if other.tags:
+            raise BadRecipe(f"{other.tags[0]} in keep_layout calls nothing: write it into the prompt")
+        tags = "".join(map(str, Prompt.read(self.recipe.prompt).tags))
+        recipe = self.recipe.but(prompt=tags + self.recipe.keep_layout, keep_layout="", hires_prompt="")
+        return Order(self.base, recipe.but(keep_layout_until=0.5, base=None, base_hash=None), self._shelf, self.source)
+
+    def _filled(self, recipe: Recipe) -> Recipe:
+        """The recipe with what was left open, and what is recorded of the base and the image."""
+        varies = recipe.variation_strength > 0 and recipe.variation_seed is None
+        open_share = DENOISING if self.source else AGAIN if recipe.hires_scale or recipe.hires_size else None
+        return recipe.but(
+            sampler=self.sampler.name,
+            seed=self.seed,
+            variation_seed=secrets.randbelow(SEEDS) if varies else recipe.variation_seed,
+            width=self.size.width,
+            height=self.size.height,
+            denoising=open_share if recipe.denoising is None else recipe.denoising,
+            hires_upscaler=find_upscaler(recipe.hires_upscaler),
+            hires_sampler=recipe.hires_sampler and find_sampler(recipe.hires_sampler).name,
+            base=self.base.name,
+            base_hash=self.base.hash or None,
+            image_hash=self.source and hash_of(self.source.image),
+            version=f"velatura {version('velatura')}",
+        )
+
+    def _first_pass(self) -> Pass:
+        begun = steps_left(self.recipe.steps, self.recipe.denoising or 0.0) if self.source else None
+        course = self.sampler.course(
+            *(self.base.schedule, self.recipe.steps, self._settings), begun=begun, family=self.base.family.name
+        )
+        timing = Timing(self.recipe.steps * self.sampler.calls_per_step)
+        return self._pass(self.sampler, course, (self.recipe.prompt, self.recipe.negative), timing, self.size)
+
+    def _second_pass(self) -> Pass:
+        assert self.enlargement
+        sampler = find_sampler(self.recipe.hires_sampler) if self.recipe.hires_sampler else self.sampler
+        steps = self.recipe.hires_steps or self.recipe.steps
+        begun = steps_left(steps, self.recipe.denoising or 0.0, exactly=steps)
+        course = sampler.course(*(self.base.schedule, steps, self._settings), begun=begun, family=self.base.family.name)
+        calls = sampler.calls_per_step
+        timing = Timing(self.recipe.steps * self.sampler.calls_per_step, second_pass=steps * calls)
+        prompt, negative = self.recipe.hires_prompt or self.recipe.prompt, self.recipe.hires_negative
         factor = self.base.family.latent_factor
-        return int(self.base.unet.config["in_channels"]), self.height // factor, self.width // factor
+        size = Size(
+            *(
+                (side // factor - surplus) * factor
+                for side, surplus in zip(self.enlargement.enlarged, self.enlargement.surplus, strict=True)
+            )
+        )
+        return self._pass(sampler, course, (prompt, negative or self.recipe.negative), timing, size)
+
+    def _pass(self, sampler: Sampler, course: Course, said: tuple[str, str], timing: Timing, size: Size) -> Pass:
+        prompt = Prompt.read(said[0], lenient=self._shelf.lenient)
+        pair = Pair.of(prompt, Prompt.read_negative(said[1]), timing, self.recipe.emphasis)
+        factor = self.base.family.latent_factor
+        return Pass(sampler, course, pair, self._shelf.calls(prompt), Size(*(side // factor for side in size)))
 
 
 def batches(orders: Sequence[Order]) -> Iterator[list[Order]]:
@@ -86,10 +159,17 @@ def batches(orders: Sequence[Order]) -> Iterator[list[Order]]:
     for order in orders:
         groups.setdefault(order.companions, []).append(order)
     for group in groups.values():
-        _, height, width = group[0].latent_shape
+        width, height = group[0].passes[-1].size
         at_once = max(1, LATENT_PIXELS // (height * width))
+        if any(each.sampler.reads_batch or _mixes_rows(each.calls) for each in group[0].passes):
+            at_once = 1
         for start in range(0, len(group), at_once):
             yield group[start : start + at_once]
+
+
+def _mixes_rows(calls: Sequence[Called]) -> bool:
+    """Whether a picture would depend on what it is made together with."""
+    return any(call.overlay.mixes_rows for call in calls)
 
 
 def _side(base: Base, name: str, pixels: int | None) -> int:
@@ -106,24 +186,3 @@ def _side(base: Base, name: str, pixels: int | None) -> int:
 def _hashes(calls: Sequence[Called]) -> tuple[OverlayHash, ...]:
     """What is recorded of the files of overlays, each once."""
     return tuple({(call.tag.kind, call.tag.name.lower()): call.hash for call in calls if call.hash}.values())
-
-
-def _warn_of_another_base(base: Base, recipe: Recipe) -> None:
-    """Say that a recipe was made on another base than this one, which is the one that paints."""
-    renamed = bool(recipe.base) and recipe.base != base.name
-    known = recipe.base_hash if base.hash else None
-    if (known and not base.hash.startswith(known)) or renamed:
-        made_on = f"{recipe.base or 'a base'}{f' ({recipe.base_hash})' if recipe.base_hash else ''}"
-        outcome = "only its name is another" if known and base.hash.startswith(known) else "the picture will be another"
-        message = f"the recipe was made on {made_on}, this is {base.name} ({base.hash}): {outcome}"
-        warnings.warn(message, VelaturaWarning, 5)
-
-
-def _warn_of_other_overlays(recorded: Sequence[OverlayHash], found: Sequence[OverlayHash]) -> None:
-    """Say which overlays are not the files that a recipe was made with."""
-    hashes = {(each.kind, each.name.lower()): each.hash for each in found}
-    for each in recorded:
-        ours = hashes.get((each.kind, each.name.lower()))
-        if ours and ours != each.hash:
-            message = f"the recipe was made with {each.name} ({each.hash}), the file found is another ({ours}): "
-            warnings.warn(f"{message}the picture may be another", VelaturaWarning, 5)

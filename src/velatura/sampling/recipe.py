@@ -1,16 +1,11 @@
 """A recipe: what a picture is asked to be, and the record of how it was made."""
 
 import os
-import re
-import warnings
-from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -19,53 +14,27 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from velatura.errors import BadRecipe, VelaturaWarning
-from velatura.sampling.infotext import NEGATIVE, read_carried, read_infotext, write_infotext
-
-MOST_PIXELS = 8192
+from velatura.errors import BadRecipe
+from velatura.sampling.fields import (
+    Amount,
+    Beginning,
+    Emphasis,
+    Noise,
+    OverlayHash,
+    Pixels,
+    PromptText,
+    SecondPass,
+    Share,
+)
+from velatura.sampling.infotext import read_carried, read_infotext, write_infotext
+from velatura.sampling.record import from_fields, to_fields
+from velatura.sampling.settings import Settings
 
 # Fields that say what a picture was made with, and choose nothing
-RECORDED = ("base", "base_hash", "overlay_hashes", "version")
-
-# Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
-HARMLESS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
-
-COMBINE_FIELD = "Hypernet combine"
-HASH_FIELDS = {"hypernet": "Hypernet hashes"}  # by kind, named after the webui's own Lora hashes and TI hashes
+RECORDED = ("base", "base_hash", "vae", "vae_hash", "image_hash", "overlay_hashes", "version")
 
 
-def _as_carried(text: str) -> str:
-    """The prompt as it comes back from a picture: no spaces around lines, no empty lines around it."""
-    tidy = "\n".join(line.strip() for line in text.split("\n")).strip()
-    if any(line.startswith(NEGATIVE) for line in tidy.split("\n")):
-        raise ValueError(f"a line of it starts with {NEGATIVE!r}; give what follows as the negative prompt")
-    return tidy
-
-
-def _drawn_later(seed: object) -> object:
-    return None if seed in {-1, "-1", ""} else seed
-
-
-PromptText = Annotated[str, AfterValidator(_as_carried)]
-Pixels = Annotated[int, Field(ge=8, le=MOST_PIXELS)]
-
-
-class OverlayHash(BaseModel):
-    """The file of an overlay that a picture was made with: the name its tag calls it by, and its short hash."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str
-    name: str
-    hash: str
-
-    @classmethod
-    def of(cls, kind: str, name: str, digest: str) -> Self:
-        """The hash of a file under its name as pictures carry it, without the signs that stand between entries."""
-        return cls(kind=kind, name=re.sub(r"[:,]", "", name).strip(), hash=digest)
-
-
-class Recipe(BaseModel):
+class Recipe(SecondPass, Beginning, Noise, Settings):
     """How to make one picture; `generate` gives it back filled in, so that it makes the same picture again.
 
     guidance is how much the prompt counts against the negative prompt (classifier-free guidance), 1 being none.
@@ -81,16 +50,24 @@ class Recipe(BaseModel):
     guidance: float = Field(
         default=7.0, allow_inf_nan=False, description="how much the prompt counts (CFG scale); 1: no guidance"
     )
-    seed: Annotated[int | None, BeforeValidator(_drawn_later)] = Field(
-        default=None, ge=0, lt=2**63, description="what the noise is drawn from; -1: a new one each time"
+    skip_negative_below: Amount = Field(
+        default=0.0, description="noise level below which every other step goes without guidance (NGMS)"
     )
     width: Pixels | None = Field(default=None, description="pixels")
     height: Pixels | None = Field(default=None, description="pixels")
+    clip_skip: int = Field(default=1, ge=1, le=12, description="text encoder's layer from the end; 1: the last")
+    emphasis: Emphasis = Field(default="Original", description="how (words:1.2) are stressed")
+    tiling: bool = Field(default=False, description="paint what can be laid side by side without a seam")
+    keep_layout: PromptText = Field(default="", description="another prompt, whose picture's layout is kept")
+    keep_layout_until: Share = Field(default=0.5, description="for how much of the steps the layout is kept")
     combine: Literal["sequence", "sum", "average"] = Field(
         default="sequence", description="overlays act on each other's result, or side by side: their sum or average"
     )
     base: str | None = Field(default=None, description="name of the base it was made with")
     base_hash: str | None = Field(default=None, description="the base's short hash")
+    vae: str | None = Field(default=None, description="name of the autoencoder, where it was not the base's own")
+    vae_hash: str | None = Field(default=None, description="the autoencoder's short hash")
+    image_hash: str | None = Field(default=None, description="hash of the image it began from")
     overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="the files of the overlays it calls")
     version: str | None = Field(default=None, description="the program that made it")
 
@@ -114,27 +91,7 @@ class Recipe(BaseModel):
     def from_infotext(cls, text: str) -> Self:
         """Read the text that travels in pictures; warns of fields that mean something and are not read yet."""
         prompt, negative, fields = read_infotext(text)
-        left = dict(fields)
-        size = re.fullmatch(r"(\d+)x(\d+)", left.pop("Size", ""))
-        found = {
-            "prompt": prompt,
-            "negative": negative,
-            "steps": left.pop("Steps", None),
-            "sampler": _sampler(left),
-            "guidance": left.pop("CFG scale", None),
-            "seed": left.pop("Seed", None),
-            "width": size and size[1],
-            "height": size and size[2],
-            "combine": left.pop(COMBINE_FIELD, None),
-            "base": left.pop("Model", None),
-            "base_hash": left.pop("Model hash", None),
-            "overlay_hashes": _read_hashes(left),
-            "version": left.pop("Version", None),
-        }
-        values = {key: value for key, value in found.items() if value is not None}
-        noise = left.pop("RNG", "GPU" if "seed" in values else "CPU")
-        _warn_of_unread(left, noise)
-        return cls.model_validate(values)
+        return cls.model_validate({"prompt": prompt, "negative": negative, **from_fields(fields)})
 
     def infotext(self) -> str:
         """The recipe as the text that the webui writes into pictures."""
@@ -142,31 +99,14 @@ class Recipe(BaseModel):
 
     def fields(self) -> dict[str, object]:
         """What stands in the last line of that text, in the webui's order."""
-        return {
-            "Steps": self.steps,
-            "Sampler": self.sampler,
-            "CFG scale": int(self.guidance) if self.guidance.is_integer() else self.guidance,
-            "Seed": self.seed,
-            "Size": f"{self.width}x{self.height}" if self.width and self.height else None,
-            "Model hash": self.base_hash or None,
-            "Model": self.base or None,
-            "RNG": "CPU",
-            COMBINE_FIELD: None if self.combine == "sequence" else self.combine,
-            **self._hash_fields(),
-            "Version": self.version,
-        }
-
-    def _hash_fields(self) -> dict[str, str]:
-        """The hashes of overlays, "inca: 0123456789, neon: ...", in one field for each kind."""
-        listed = {
-            field: ", ".join(f"{each.name}: {each.hash}" for each in self.overlay_hashes if each.kind == kind)
-            for kind, field in HASH_FIELDS.items()
-        }
-        return {field: text for field, text in listed.items() if text}
+        return to_fields(dict(self), DEFAULTS)
 
     def but(self, **changes: object) -> Self:
         """This recipe with some fields changed, and checked again."""
-        return self.model_validate(self.model_dump() | changes)
+        return self.model_validate(dict(self) | changes)
+
+
+DEFAULTS = {name: field.default for name, field in Recipe.model_fields.items()}
 
 
 def refuse_recorded(name: str) -> None:
@@ -179,43 +119,13 @@ def refuse_recorded(name: str) -> None:
         )
 
 
-def _read_hashes(fields: dict[str, str]) -> tuple[OverlayHash, ...]:
-    """The hashes of overlays of all kinds, taken out of the fields; entries that name no hash are left out."""
-    found: list[OverlayHash] = []
-    for kind, field in HASH_FIELDS.items():
-        entries = (entry.rpartition(":") for entry in fields.pop(field, "").split(","))
-        found += [OverlayHash.of(kind, name, digest.strip()) for name, colon, digest in entries if colon]
-    return tuple(found)
-
-
-def _sampler(fields: dict[str, str]) -> str | None:
-    """The sampler's name with its schedule in it, which newer versions of the webui write apart."""
-    name, schedule = fields.pop("Sampler", None), fields.get("Schedule type")
-    if name is None or schedule is None:
-        return name
-    if schedule == "Karras" or (schedule == "Automatic" and name == "DPM++ 2M"):
-        del fields["Schedule type"]
-        return f"{name} Karras"
-    if schedule in {"Uniform", "Automatic"}:
-        del fields["Schedule type"]
-    return name
-
-
-def _warn_of_unread(fields: Mapping[str, str], noise: str) -> None:
-    """Say which fields would change the picture; noise from a GPU cannot be drawn again."""
-    unread = [f"{key}: {value}" for key, value in fields.items() if not HARMLESS.fullmatch(key)]
-    if noise != "CPU":
-        unread.append(f"RNG: {noise}")
-    if unread:
-        message = f"not read yet: {', '.join(unread)}; the picture will not come out the same"
-        warnings.warn(message, VelaturaWarning, 3)
-
-
 def _complaint(error: ErrorDetails) -> str:
     """One entry of pydantic's list of errors, in our words."""
     name = str(error["loc"][0]) if error["loc"] else ""
     if name not in Recipe.model_fields:
-        return f"a recipe has no {name or repr(error['input'])}; it has {', '.join(Recipe.model_fields)}"
+        near = get_close_matches(name, Recipe.model_fields, n=3)
+        meant = f"did you mean {' or '.join(near)}? It" if near else "it"
+        return f"a recipe has no {name or repr(error['input'])}; {meant} has {', '.join(Recipe.model_fields)}"
     meaning = Recipe.model_fields[name].description
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"the recipe's {name} is {error['input']!r}: it {said} ({meaning})"

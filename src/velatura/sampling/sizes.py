@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 OLD_AREA = 512 * 512  # what first passes of 2022 were brought near, their sides being multiples of OLD_MULTIPLE
 OLD_MULTIPLE = 64
-LATENT_FACTOR = 8  # pixels that a latent stands for, in the webui's arithmetic
 FURTHEST = 0.999  # a picture is never given up altogether
 
 
@@ -38,10 +37,11 @@ class Walked(NamedTuple):
     left: int
 
 
-def second_pass(first: Size, scale: float, wanted: Size) -> SecondPass:
+def second_pass(first: Size, scale: float, wanted: Size, factor: int = 8) -> SecondPass:
     """Reckon the second pass: scale, or the size that is wanted, of which one side may be 0 to follow the other.
 
-    Where both sides are given, the first pass is enlarged to cover them and what juts out is cut off.
+    factor: pixels that a latent stands for. Where both sides are given, the first pass is enlarged to cover them, and
+    what juts out is cut off.
     """
     if not any(wanted):
         return SecondPass(Size(int(first.width * scale), int(first.height * scale)), Size(0, 0))
@@ -50,9 +50,7 @@ def second_pass(first: Size, scale: float, wanted: Size) -> SecondPass:
     if not all(wanted):
         return SecondPass(wide if wanted.width else high, Size(0, 0))
     covers = wide if first.width / first.height < wanted.width / wanted.height else high
-    surplus = (
-        (side - target) // LATENT_FACTOR for side, target in ((covers.width, wanted.width), (covers.height, wanted[1]))
-    )
+    surplus = ((side - target) // factor for side, target in zip(covers, wanted, strict=True))
     return SecondPass(covers, Size(*surplus))
 
 

@@ -1,0 +1,70 @@
+"""What is odd about a recipe that is painted all the same."""
+
+import warnings
+from collections.abc import Sequence
+
+from velatura.base.base import Base
+from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.sampling.beginning import hash_of
+from velatura.sampling.fields import OverlayHash
+from velatura.sampling.masks import Source
+from velatura.sampling.recipe import DEFAULTS, Recipe
+
+LEVEL = 6  # frames between here and whoever asked for a picture
+
+IMAGE = ("fit", "noise_multiplier", "extra_noise")
+MASK = ("mask_blur", "masked_content", "mask_padding")
+AGAIN = ("hires_steps", "hires_upscaler", "hires_sampler", "hires_prompt", "hires_negative")
+
+
+def warn_of_another_base(base: Base, recipe: Recipe) -> None:
+    """Say that a recipe was made on another base than this one, which is the one that paints."""
+    renamed = bool(recipe.base) and recipe.base != base.name
+    known = recipe.base_hash if base.hash else None
+    if (known and not base.hash.startswith(known)) or renamed:
+        made_on = f"{recipe.base or 'a base'}{f' ({recipe.base_hash})' if recipe.base_hash else ''}"
+        outcome = "only its name is another" if known and base.hash.startswith(known) else "the picture will be another"
+        _warn(f"the recipe was made on {made_on}, this is {base.name} ({base.hash}): {outcome}")
+
+
+def warn_of_other_overlays(recorded: Sequence[OverlayHash], found: Sequence[OverlayHash]) -> None:
+    """Say which overlays are not the files that a recipe was made with."""
+    hashes = {(each.kind, each.name.lower()): each.hash for each in found}
+    for each in recorded:
+        ours = hashes.get((each.kind, each.name.lower()))
+        if ours and ours != each.hash:
+            made = f"the recipe was made with {each.name} ({each.hash}), the file found is another ({ours})"
+            _warn(f"{made}: the picture may be another")
+
+
+def check_image(recipe: Recipe, source: Source | None) -> None:
+    """Raise BadRecipe where the image that a recipe begins from is missing; warn of another one."""
+    if recipe.image_hash and source is None:
+        raise BadRecipe(f"the recipe begins from an image ({recipe.image_hash}), which no picture carries: give it too")
+    if source and recipe.image_hash and recipe.image_hash != (ours := hash_of(source.image)):
+        _warn(f"the recipe began from another image ({recipe.image_hash}, this is {ours}): the picture will be another")
+    if source and (recipe.hires_scale or recipe.hires_size):
+        raise BadRecipe(
+            "a second pass is for pictures from a prompt alone: leave the image out, or hires_scale and size"
+        )
+
+
+def warn_of_idle_fields(recipe: Recipe, source: Source | None) -> None:
+    """Say what is set and changes nothing."""
+    again = bool(recipe.hires_scale or recipe.hires_size)
+    idle = {
+        "an image to begin from": () if source else IMAGE,
+        "a mask": () if source and source.mask else MASK,
+        "hires_scale or hires_size": () if again else AGAIN,
+        "an image, or a second pass": () if source or again else ("denoising",),
+        "variation_strength": () if recipe.variation_strength else ("variation_seed",),
+        "keep_layout": () if recipe.keep_layout else ("keep_layout_until",),
+    }
+    for without, names in idle.items():
+        for name in names:
+            if getattr(recipe, name) != DEFAULTS[name]:
+                _warn(f"{name} changes nothing without {without}")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, VelaturaWarning, LEVEL)

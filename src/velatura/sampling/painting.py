@@ -1,0 +1,120 @@
+"""Painting a batch: overlays on, the steps of each pass, overlays off, and the latents into pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from velatura.base.base import Base
+from velatura.errors import NoPicture
+from velatura.sampling.beginning import kept
+from velatura.sampling.calls import laid_over
+from velatura.sampling.enlarging import enlarged
+from velatura.sampling.guidance import Guidance, Guide
+from velatura.sampling.layout import Layout, aligned, holding
+from velatura.sampling.noise import Noise, Variation
+from velatura.sampling.order import Order
+from velatura.sampling.tiling import tiled
+
+Tell = Callable[[Tensor], None]  # the latents that are guessed, (pictures, 4, height, width)
+
+
+def refuse_misfits(base: Base, batch: Sequence[Order]) -> None:
+    """Raise what painting a batch would raise of overlays that cannot lie over this base."""
+    for number, _ in enumerate(batch[0].passes):
+        with laid_over(base, [order.passes[number].calls for order in batch], combine=batch[0].recipe.combine):
+            pass
+
+
+@torch.no_grad()
+def paint(base: Base, batch: Sequence[Order], tell: Tell) -> list[Image.Image]:
+    """Make the pictures of a batch, telling of each step; the base is as before at the end, also after an error."""
+    recipe = batch[0].recipe
+    orders = [*batch, *(order.layout for order in batch if order.layout)]
+    with tiled(base, wanted=recipe.tiling):
+        latents = _walked(base, orders, 0, None, tell)
+        if to := batch[0].enlargement:
+            start = enlarged(base, latents, to, recipe.hires_upscaler)
+            latents = _walked(base, orders, 1, start, tell)
+        pictures = [_image(base, each) for each in latents[: len(batch)]]
+    return [
+        order.beginning.painted_over(picture) if order.beginning else picture
+        for order, picture in zip(batch, pictures, strict=True)
+    ]
+
+
+def _walked(base: Base, orders: Sequence[Order], number: int, start: Tensor | None, tell: Tell) -> Tensor:
+    """The latents at the end of one of the passes, all pictures at once."""
+    walks = [order.passes[number] for order in orders]
+    recipe, walk = orders[0].recipe, walks[0]
+    beginnings = [each for order in orders if number == 0 and (each := order.beginning)]
+    if beginnings:
+        start = torch.cat([each.latents for each in beginnings])
+    with laid_over(base, [each.calls for each in walks], combine=recipe.combine) as reach:
+        fraction = [0.0]
+        clip_skip = recipe.clip_skip if recipe.clip_skip > 1 else None
+        guidance = Guidance(recipe.guidance, recipe.skip_negative_below, clip_skip, recipe.emphasis == "Original")
+        guide = Guide(
+            *(base, walk.course, [each.pair for each in walks], guidance),
+            reach=lambda rows, negatives: reach(fraction[0], rows, negatives),
+        )
+        denoise = kept(guide, beginnings) if beginnings else guide
+        steps = walk.sampler.sample(denoise, _noise(base, orders, number), walk.course, start)
+        latents = start
+        with _layout_kept(base, guide, orders) as hold:
+            for step in range(walk.course.steps):
+                fraction[0] = step / walk.course.steps
+                hold(fraction[0])
+                latents = next(steps)
+                tell(guide.guessed)
+    assert latents is not None
+    return kept(lambda noisy, _sigma: noisy, beginnings)(latents, latents.new_zeros(())) if beginnings else latents
+
+
+def _noise(base: Base, orders: Sequence[Order], number: int) -> Noise:
+    """The noise of a batch, from each picture's own seeds."""
+    recipe, size = orders[0].recipe, orders[0].passes[number].size
+    factor = base.family.latent_factor
+    return Noise(
+        [order.seed for order in orders],
+        (int(base.unet.config["in_channels"]), size.height, size.width),
+        base.device,
+        source=recipe.noise,
+        variation=Variation([order.recipe.variation_seed or 0 for order in orders], recipe.variation_strength),
+        drawn_at=(recipe.seed_size[1] // factor, recipe.seed_size[0] // factor) if recipe.seed_size else None,
+        later_seeds=recipe.ensd,
+    )
+
+
+@contextmanager
+def _layout_kept(base: Base, guide: Guide, orders: Sequence[Order]) -> Generator[Callable[[float], None]]:
+    """Let the first half of a batch keep the layouts of the second, for the share of the steps that is wanted."""
+    count = len(orders) // 2
+    if not orders[0].layout:
+        yield lambda _fraction: None
+        return
+    tokens = [guide.tokens(place) for place in range(len(orders))]
+    layout = Layout([aligned(tokens[place], tokens[count + place]) for place in range(count)])
+    until = orders[0].recipe.keep_layout_until
+
+    def hold(fraction: float) -> None:
+        layout.holds = fraction < until
+
+    with holding(base.unet, layout, parts=2 if guide.is_guided else 1):
+        yield hold
+
+
+def _image(base: Base, latents: Tensor) -> Image.Image:
+    """Decode the latents of one picture."""
+    if not latents.isfinite().all():
+        raise NoPicture(
+            "the latents are no numbers any more: lower the strength of overlays or the guidance, "
+            "or open the base in float32"
+        )
+    pixels = base.decode(latents.unsqueeze(0))[0]
+    # A1111 cuts the fraction off rather than rounding it
+    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).contiguous().cpu().numpy())

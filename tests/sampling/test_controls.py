@@ -1,0 +1,261 @@
+"""What may be set of a picture, each held to what it is for, on the tiny base."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import velatura
+from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
+from velatura.sampling.masks import Source
+from velatura.sampling.recipe import Recipe
+
+HOUSE = Recipe(prompt="a red house on the beach", seed=7, steps=6, sampler="Euler")
+
+
+def pixels(picture):
+    """The values of a picture, 0 to 1; those of a part of one as they are."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    return np.asarray(getattr(picture, "image", picture), dtype=float) / 255
+
+
+def apart(one, other):
+    """The mean difference of two pictures."""
+    return np.abs(pixels(one) - pixels(other)).mean()
+
+
+@pytest.fixture(scope="module")
+def house(tiny):
+    return velatura.generate(tiny, HOUSE)
+
+
+def test_a_prompt_joined_by_and_weighs_both(tiny, house):
+    """A second prompt of weight 0 changes nothing, and the first twice at half the weight is itself."""
+    nothing = velatura.generate(tiny, HOUSE.but(prompt=f"{HOUSE.prompt} AND a boat:0"))
+    halves = velatura.generate(tiny, HOUSE.but(prompt=f"{HOUSE.prompt}:0.5 AND {HOUSE.prompt}:0.5"))
+    both = velatura.generate(tiny, HOUSE.but(prompt=f"{HOUSE.prompt} AND a green boat"))
+    assert apart(nothing, house) < 0.003
+    assert apart(halves, house) < 0.003
+    assert apart(both, house) > 0.02
+
+
+def test_words_that_change_at_the_end_leave_the_picture_as_it_was(tiny, house):
+    late = velatura.generate(tiny, HOUSE.but(prompt="a [red:green:6] house on the beach"))
+    early = velatura.generate(tiny, HOUSE.but(prompt="a [green:red:0] house on the beach"))
+    middle = velatura.generate(tiny, HOUSE.but(prompt="a [red:green:0.4] house on the beach"))
+    assert apart(late, house) < 0.003
+    assert apart(early, house) < 0.003
+    assert apart(middle, house) > 0.01
+
+
+def test_words_that_change_are_encoded_once_each(tiny, monkeypatch):
+    encoded = []
+    encode = type(tiny.text).encode_chunks
+    monkeypatch.setattr(
+        type(tiny.text), "encode_chunks", lambda *words, **more: encoded.append(1) or encode(*words, **more)
+    )
+    velatura.generate(tiny, HOUSE.but(prompt="a [red|green] house"))
+    assert len(encoded) == 3  # both, and the negative prompt
+
+
+def test_clip_skip_reads_another_layer(tiny, house):
+    assert apart(velatura.generate(tiny, HOUSE.but(clip_skip=2)), house) > 0.003
+    with pytest.raises(BadRecipe, match="clip skip"):
+        velatura.generate(tiny, HOUSE.but(clip_skip=12))
+
+
+@pytest.mark.parametrize("mode", ["No norm", "Ignore", "None"])
+def test_modes_of_emphasis_differ_where_something_is_stressed(tiny, mode):
+    stressed = HOUSE.but(prompt="a (red:1.6) house")
+    assert apart(velatura.generate(tiny, stressed.but(emphasis=mode)), velatura.generate(tiny, stressed)) > 1e-4
+
+
+def test_a_variation_goes_from_one_seed_to_the_other(tiny, house):
+    mixed = [
+        velatura.generate(tiny, HOUSE.but(variation_seed=8, variation_strength=strength)) for strength in (0.1, 0.5, 1)
+    ]
+    other = velatura.generate(tiny, HOUSE.but(seed=8))
+    assert apart(mixed[0], house) < apart(mixed[1], house) < apart(other, house) * 1.2
+    assert apart(mixed[2], other) < 0.003
+
+
+def test_an_open_variation_seed_is_drawn_and_recorded(tiny):
+    made = velatura.generate(tiny, HOUSE.but(steps=1, variation_strength=0.5))
+    assert made.recipe.variation_seed is not None
+    assert apart(velatura.generate(tiny, made.recipe), made) == 0
+
+
+def test_noise_of_another_size_keeps_the_picture_alike(tiny):
+    wide = HOUSE.but(width=96)
+    kept = velatura.generate(tiny, wide.but(seed_size=(64, 64)))
+    assert kept.recipe.seed_size == (64, 64)
+    assert apart(kept, velatura.generate(tiny, wide)) > 0.01
+
+
+@pytest.mark.parametrize("noise", ["CPU", "NV"])
+def test_every_source_of_noise_gives_its_own_picture_again(tiny, noise):
+    one, again = (velatura.generate(tiny, HOUSE.but(noise=noise)) for _ in range(2))
+    assert apart(one, again) == 0
+
+
+def test_sparing_the_negative_prompt_spares_calls(tiny, monkeypatch):
+    rows = []
+    predict = type(tiny).predict
+    monkeypatch.setattr(
+        type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
+    )
+    velatura.generate(tiny, HOUSE.but(skip_negative_below=100.0))
+    assert rows == [2, 1, 2, 1, 2, 1]
+
+
+def test_a_tile_has_no_seam(tiny):
+    """The step over the border is no larger than those inside."""
+    made = pixels(velatura.generate(tiny, HOUSE.but(steps=10, tiling=True, prompt="a forest")))
+    plain = pixels(velatura.generate(tiny, HOUSE.but(steps=10, prompt="a forest")))
+    seam = np.abs(made[:, 0] - made[:, -1]).mean()
+    assert seam < np.abs(plain[:, 0] - plain[:, -1]).mean()
+    assert seam < 3 * np.abs(np.diff(made, axis=1)).mean()
+    assert {layer.padding_mode for layer in tiny.unet.modules() if isinstance(layer, torch.nn.Conv2d)} == {"zeros"}
+
+
+def test_an_image_is_painted_over_by_as_much_as_is_asked(tiny, house):
+    shares = (0.0, 0.4, 1.0)
+    made = [
+        velatura.generate(tiny, HOUSE.but(prompt="a green boat", seed=3, denoising=share), source=Source(house.image))
+        for share in shares
+    ]
+    distances = [apart(each, house) for each in made]
+    assert distances[0] < 0.06
+    assert distances == sorted(distances)
+    assert all(each.recipe.image_hash for each in made)
+
+
+def test_an_image_of_another_size_is_brought_to_the_pictures(tiny, house):
+    source = Source(house.image.resize((100, 40)))
+    for fit in ("stretch", "crop", "fill", "latent"):
+        made = velatura.generate(tiny, HOUSE.but(denoising=0.3, fit=fit, width=96), source=source)
+        assert made.image.size == (96, 64)
+
+
+def left_half():
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    return mask
+
+
+@pytest.mark.parametrize("content", ["fill", "original", "latent noise", "latent nothing"])
+def test_only_what_is_masked_changes(tiny, house, content):
+    recipe = HOUSE.but(prompt="a green boat", seed=3, denoising=0.9, mask_blur=0, masked_content=content)
+    made = velatura.generate(tiny, recipe, source=Source(house.image, left_half()))
+    assert apart(pixels(made)[:, 32:], pixels(house)[:, 32:]) == 0
+    assert apart(pixels(made)[:, :32], pixels(house)[:, :32]) > 0.02
+
+
+def test_only_the_masked_part_may_be_painted_at_full_size(tiny):
+    image = Image.new("RGB", (200, 120), (90, 120, 200))
+    mask = Image.new("L", image.size, 0)
+    mask.paste(255, (140, 60, 180, 100))
+    recipe = HOUSE.but(denoising=1.0, mask_padding=8, mask_blur=2)
+    made = velatura.generate(tiny, recipe, source=Source(image, mask)).image
+    assert made.size == image.size
+    changed = np.abs(pixels(made) - pixels(image)).sum(-1) > 0.02
+    rows, columns = np.where(changed)
+    assert changed.any()
+    assert columns.min() >= 130
+    assert rows.min() >= 50
+
+
+def test_a_black_mask_is_refused(tiny, house):
+    with pytest.raises(BadRecipe, match="black all over"):
+        velatura.generate(tiny, HOUSE, source=Source(house.image, Image.new("L", (64, 64), 0)))
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Latent (bicubic antialiased)", "latent (nearest-exact)", "Lanczos"])
+def test_a_second_pass_paints_the_same_thing_larger(tiny, house, upscaler):
+    recipe = HOUSE.but(hires_scale=1.5, hires_upscaler=upscaler, denoising=0.5, hires_steps=4)
+    made = velatura.generate(tiny, recipe)
+    assert made.image.size == (96, 96)
+    large = velatura.generate(tiny, HOUSE.but(width=96, height=96))
+    assert apart(made.image.resize((64, 64), 4), house) < apart(large.image.resize((64, 64), 4), house)
+    assert apart(velatura.generate(tiny, Recipe.from_infotext(made.recipe.infotext())), made) == 0
+
+
+def test_a_second_pass_may_be_cut_to_another_shape(tiny):
+    made = velatura.generate(tiny, HOUSE.but(hires_size=(128, 64), hires_steps=2))
+    assert made.image.size == (128, 64)
+
+
+def test_an_upscaler_that_nobody_knows_is_refused(tiny):
+    with pytest.raises(UnknownName, match="Latent"):
+        velatura.generate(tiny, HOUSE.but(hires_scale=2, hires_upscaler="Latnt"))
+
+
+def test_a_layout_is_kept_from_another_prompt(tiny, house):
+    """The boat's picture has the house's arrangement more than a boat of the same seed has."""
+    boat = HOUSE.but(prompt="a red boat on the beach")
+    kept = velatura.generate(tiny, boat.but(keep_layout=HOUSE.prompt, keep_layout_until=1.0))
+    assert apart(kept, house) < apart(velatura.generate(tiny, boat), house)
+    assert apart(kept, house) > 0.005
+
+
+def test_a_layout_kept_for_no_step_is_none(tiny):
+    boat = HOUSE.but(prompt="a green boat in the harbour")
+    kept = velatura.generate(tiny, boat.but(keep_layout=HOUSE.prompt, keep_layout_until=0.0))
+    assert apart(kept, velatura.generate(tiny, boat)) < 0.003
+
+
+def test_a_layout_goes_with_one_prompt(tiny):
+    with pytest.raises(BadRecipe, match="leave out AND"):
+        velatura.generate(tiny, HOUSE.but(prompt="a house AND a boat", keep_layout="a tree"))
+
+
+def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, monkeypatch):
+    overlays = {"neon": hyper()}
+    recipes = [HOUSE.but(prompt=f"a house <hypernet:neon:{s}>", steps=2) for s in (0, 0.5, 1)]
+    alone = [velatura.generate(tiny, each, overlays=overlays) for each in recipes]
+    rows = []
+    predict = type(tiny).predict
+    monkeypatch.setattr(
+        type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
+    )
+    together = velatura.generate_many(tiny, recipes, overlays=overlays)
+    assert rows == [6, 6]
+    for one, other in zip(alone, together, strict=True):
+        assert apart(one, other) < 0.003
+    assert apart(together[0], together[2]) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("denoising", 0.5, "denoising changes nothing without an image, or a second pass"),
+        ("mask_blur", 9, "mask_blur changes nothing without a mask"),
+        ("hires_steps", 9, "hires_steps changes nothing without hires_scale or hires_size"),
+        ("variation_seed", 9, "variation_seed changes nothing without variation_strength"),
+    ],
+)
+def test_what_changes_nothing_is_warned_of(tiny, field, value, words):
+    with pytest.warns(VelaturaWarning, match=words):
+        velatura.generate(tiny, HOUSE.but(steps=1, **{field: value}))
+
+
+def test_a_recipe_that_begins_from_an_image_asks_for_it(tiny, house):
+    made = velatura.generate(tiny, HOUSE.but(steps=2), source=Source(house.image))
+    with pytest.raises(BadRecipe, match="begins from an image"):
+        velatura.generate(tiny, made.recipe)
+    assert apart(velatura.generate(tiny, made.recipe, source=Source(house.image)), made) == 0
+
+
+def test_previews_are_given_after_each_step_and_come_near_the_picture(tiny, house):
+    seen = []
+    velatura.generate(tiny, HOUSE, on_preview=seen.append)
+    assert len(seen) == HOUSE.steps
+    small = house.image.resize(seen[-1][0].size, 4)
+    assert apart(seen[-1][0], small) < 0.7 * apart(seen[0][0], small)
+
+
+def test_an_unknown_tag_is_left_out_when_asked(tiny, house):
+    with pytest.warns(VelaturaWarning, match="left out"):
+        made = velatura.generate(tiny, HOUSE.but(prompt=HOUSE.prompt + " <hypernet:nowhere:1>"), lenient=True)
+    assert apart(made, house) < 0.003

@@ -1,0 +1,180 @@
+"""What holds of every walk, whatever the sampler; that they are the webui's, test_samplers.py says."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from velatura.base.schedule import Schedule
+from velatura.errors import UnknownName, VelaturaWarning
+from velatura.sampling.noise import Noise
+from velatura.sampling.samplers import SAMPLERS, SCHEDULERS, Settings, find_sampler
+from velatura.sampling.sizes import Walked, steps_left
+
+SCHEDULE = Schedule()
+TARGET = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
+STOP_SHORT = {"DPM fast", "DPM adaptive", "DDIM", "PLMS", "UniPC"}
+
+
+def to_target(_latents, _sigma):
+    return TARGET
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_any_number_of_steps_goes_down_from_the_noisiest_to_the_cleanest(name):
+    for steps in (1, 2, 3, 20, 999, 1000):
+        levels = SAMPLERS[name].course(SCHEDULE, steps).sigmas
+        assert len(levels) >= 2
+        assert (levels.diff() < 0).all()
+        assert levels[0] > 10 or (name in {"DDIM", "PLMS"} and steps == 2)  # they start at timestep 501 then
+        assert levels[-1] < 0.05
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_perfect_guess_is_where_every_sampler_ends_after_its_count_of_steps(name):
+    sampler = SAMPLERS[name]
+    for steps in (1, 2, 3, 4, 10, 21):
+        course = sampler.course(SCHEDULE, steps)
+        walked = list(sampler.sample(to_target, Noise([3], (1, 4, 4)), course))
+        assert len(walked) == course.steps
+        # some end at the cleanest level, where a little noise is left
+        assert (walked[-1] - TARGET).abs().max() < (0.15 if name in STOP_SHORT else 1e-4)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_image_is_changed_the_more_the_stronger_it_is_begun(name):
+    image, sampler = torch.linspace(-2, 2, 64).view(1, 1, 8, 8), SAMPLERS[name]
+    added = []
+    for strength in (0.0, 0.01, 0.3, 0.6, 1.0):
+        course = sampler.course(SCHEDULE, 10, begun=steps_left(10, strength))
+        added.append(course.noisy / course.clean)
+        walked = list(sampler.sample(lambda _latents, _sigma: image, Noise([3], (1, 8, 8)), course, image))
+        assert len(walked) == course.steps
+        assert (walked[-1] - image).abs().max() < 0.3
+    assert added == sorted(added)
+    assert added[0] < 0.6
+    assert added[-1] > 5
+
+
+def test_a_second_pass_that_has_no_levels_still_takes_a_step():
+    assert SAMPLERS["Euler"].course(SCHEDULE, 20, begun=Walked(0, 11)).steps >= 1
+
+
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.reads_batch])
+def test_a_picture_is_the_same_alone_and_in_a_batch(name):
+    sampler = SAMPLERS[name]
+    course = sampler.course(SCHEDULE, 21)
+
+    def denoise(latents, sigma):
+        return latents - sigma * torch.tanh(latents)
+
+    *_, together = sampler.sample(denoise, Noise([5, 6], (4, 8, 8)), course)
+    *_, alone = sampler.sample(denoise, Noise([6], (4, 8, 8)), course)
+    torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.ladder])
+def test_every_scheduler_goes_with_every_sampler(name):
+    sampler = SAMPLERS[name]
+    for scheduler in SCHEDULERS:
+        course = sampler.course(SCHEDULE, 12, Settings(scheduler=scheduler))
+        walked = list(sampler.sample(to_target, Noise([3], (1, 4, 4)), course))
+        assert len(walked) == course.steps
+        assert (walked[-1] - TARGET).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_schedules_of_zero_snr_end_too(name):
+    sampler = SAMPLERS[name]
+    course = sampler.course(Schedule(zero_snr=True), 12)
+    *_, end = sampler.sample(to_target, Noise([3], (1, 4, 4)), course)
+    assert (end - TARGET).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_latents_that_are_no_numbers_stop_no_walk(name):
+    sampler = SAMPLERS[name]
+    course = sampler.course(SCHEDULE, 5)
+    walked = list(sampler.sample(lambda latents, _sigma: latents * math.nan, Noise([3], (1, 4, 4)), course))
+    assert walked[-1].isnan().all()
+
+
+def test_automatic_is_what_the_webui_takes_since_1_9():
+    # facts of A1111 1.9: karras for DPM++ 2M, SDE, 2S a, DPM2s and Restart, exponential for the 2M and 3M SDE
+    karras = {"DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "DPM2", "DPM2 a", "Restart"}
+    exponential = {"DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
+    for name, sampler in SAMPLERS.items():
+        if sampler.ladder is None:
+            same_as = "Karras" if name in karras else "Exponential" if name in exponential else "Uniform"
+            automatic, named = (
+                sampler.course(SCHEDULE, 7, Settings(scheduler=each)) for each in ("automatic", same_as)
+            )
+            assert torch.equal(automatic.sigmas, named.sigmas)
+
+
+def test_a_scheduler_that_is_set_counts_more_than_the_one_in_the_name():
+    plain, combined = find_sampler("DPM++ 2M"), find_sampler("dpm++ 2m sgm uniform")
+    assert combined.name == "DPM++ 2M SGM Uniform"
+    assert not torch.equal(plain.course(SCHEDULE, 7).sigmas, combined.course(SCHEDULE, 7).sigmas)
+    set_to = Settings(scheduler="Karras")
+    assert torch.equal(plain.course(SCHEDULE, 7, set_to).sigmas, combined.course(SCHEDULE, 7, set_to).sigmas)
+
+
+def test_an_ancestral_sampler_without_eta_draws_no_noise():
+    euler, ancestral = (SAMPLERS[name] for name in ("Euler", "Euler a"))
+    ends = []
+    for sampler, settings in ((euler, Settings()), (ancestral, Settings(eta=0))):
+        course = sampler.course(SCHEDULE, 8, settings)
+        *_, end = sampler.sample(lambda x, sigma: x / (1 + sigma**2), Noise([3], (1, 4, 4)), course)
+        ends.append(end)
+    torch.testing.assert_close(*ends)
+
+
+def test_whole_timesteps_are_called_where_they_are_asked_for():
+    plain, quantised = (SAMPLERS["Euler"].course(SCHEDULE, 7, Settings(quantised=each)) for each in (False, True))
+    assert torch.equal(plain.sigmas, quantised.sigmas)
+    times = [float(quantised.timestep(sigma)) for sigma in quantised.sigmas[:-1]]
+    assert times == pytest.approx([999, 832.5, 666, 499.5, 333, 166.5, 0], abs=0.5)
+    assert all(map(float.is_integer, times))
+
+
+def test_what_is_set_without_effect_is_warned_of():
+    with pytest.warns(VelaturaWarning, match="Euler has no eta: what is set there changes nothing"):
+        SAMPLERS["Euler"].course(SCHEDULE, 5, Settings(eta=0.5))
+    with pytest.warns(VelaturaWarning, match="DDIM has no scheduler, rho"):
+        SAMPLERS["DDIM"].course(SCHEDULE, 5, Settings(scheduler="Karras", rho=5))
+    with pytest.warns(VelaturaWarning, match="Simple has no sigma_min"):
+        SAMPLERS["Euler"].course(SCHEDULE, 5, Settings(scheduler="Simple", sigma_min=0.1))
+    with pytest.warns(VelaturaWarning, match="Exponential has no rho"):
+        SAMPLERS["Euler"].course(SCHEDULE, 5, Settings(scheduler="Exponential", rho=5))
+
+
+def test_samplers_are_found_in_any_case():
+    assert find_sampler("euler A") is SAMPLERS["Euler a"]
+    assert find_sampler("K_Euler_Ancestral") is SAMPLERS["Euler a"]
+    assert find_sampler("k_dpmpp_2m_sde_exp").name == "DPM++ 2M SDE Exponential"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("Eular a", "'Euler a'"), ("DPM++ 2M Karas", "'DPM\\+\\+ 2M Karras'"), ("", "choose")],
+)
+def test_an_unknown_sampler_names_those_that_are_near(wrong, near):
+    with pytest.raises(UnknownName, match=near):
+        find_sampler(wrong)
+
+
+def test_a_restart_goes_back_up_once_from_20_steps_and_twice_from_36():
+    ups = []
+    for steps in (19, 20, 36):
+        seen = []
+
+        def denoise(latents, sigma, seen=seen):
+            seen.append(float(sigma))
+            return latents * 0
+
+        sampler = SAMPLERS["Restart"]
+        list(sampler.sample(denoise, Noise([3], (1, 4, 4)), sampler.course(SCHEDULE, steps)))
+        ups.append(sum(after > before * 1.001 for before, after in pairwise(seen)))
+    assert ups == [0, 1, 2]
