@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def base_option(panel: str) -> OptionInfo:
     """The option --base, in a panel of the verb's help."""
-    said = "tiny, a checkpoint or a diffusers folder, or its name in --library."
+    said = "tiny, a checkpoint, a diffusers folder, its name in --library, or hub:OWNER/NAME."
     return typer.Option("--base", help=said, rich_help_panel=panel)
 
 
