@@ -58,7 +58,7 @@ def xl() -> velatura.Base:
     ]
     family = Family("small XL", 40, (64,), 8, 0.13025, 64, "epsilon")
     parts = {"unet": UNet2DConditionModel(**XL_UNET), "vae": AutoencoderKL(**XL_VAE), "text": TextEncoder(towers)}
-    return velatura.Base("small XL", family, schedule=Schedule(), **parts)
+    return velatura.Base("small XL", family, schedule=Schedule(), **parts).to("cpu")
 
 
 XL_TOWER = {"intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 49408}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from velatura.base.conditioning import Conditioning, Framing
 from velatura.base.families import Family
+from velatura.base.offload import Stage
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder
-from velatura.errors import UnsupportedBase
+from velatura.errors import UnsupportedBase, VelaturaWarning
 
 
 class Base:
@@ -43,6 +46,7 @@ class Base:
         self.text = text
         self.schedule = schedule
         self._source = source
+        self._stage: Stage | None = None
         for part in self._parts:
             part.requires_grad_(False).eval()
 
@@ -55,13 +59,20 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet lives."""
-        return self.unet.device
+        """Where the base computes: where the UNet lives, or where it is brought for that."""
+        return self._stage.device if self._stage and self._stage.holds(self.unet) else self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the UNet computes in."""
         return self.unet.dtype
+
+    @property
+    def byte_count(self) -> int:
+        """What all weights take in memory."""
+        weights = (each for part in self._parts for each in part.state_dict().values())
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in weights}
+        return sum(storages.values())
 
     @cached_property
     def hash(self) -> str:
@@ -72,12 +83,25 @@ class Base:
             return hashlib.file_digest(file, "sha256").hexdigest()[:10]
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move every part, in place, and lay convolutions out with the channels last, where they run fastest."""
+        """Move every part, in place, and lay convolutions out with the channels last, where they run fastest.
+
+        With a device, what was offloaded goes there for good.
+        """
+        if self._stage and device is not None:
+            self._stage.close()
+            self._stage = None
         for part in self._parts:
             nn.Module.to(part, device=device, dtype=dtype)  # diffusers' own only adds a log line
         convolutional: tuple[Any, ...] = (self.unet, self.vae)
         for part in convolutional:
             part.to(memory_format=torch.channels_last)
+        return self
+
+    def offload(self, device: str | torch.device) -> Self:
+        """Keep every part in the CPU's memory, and only that on the device which computes, for small GPUs."""
+        self.to("cpu")
+        towers = tuple(tower.model for tower in self.text.towers)
+        self._stage = Stage([towers, (self.unet,), (self.vae,)], torch.device(device))
         return self
 
     @torch.no_grad()
@@ -86,18 +110,38 @@ class Base:
 
         The autoencoder gives a distribution: its mean is taken, or a sample where a generator is given.
         """
-        vae: Any = self.vae
-        posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+        posterior = self._encoded(pixels)
+        if self._overflowed(pixels, posterior.mode()):
+            posterior = self._encoded(pixels)
         latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
         return latents.float() * self.family.latent_scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (batch, 4, height, width) into pixels (batch, 3, ...) in [0, 1], in float32."""
-        vae: Any = self.vae
-        scaled = (latents / self.family.latent_scale).to(self.device, vae.dtype)
-        pixels: Tensor = vae.decode(scaled, return_dict=False)[0]
+        pixels = self._decoded(latents)
+        if self._overflowed(latents, pixels):
+            pixels = self._decoded(latents)
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def _encoded(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+        vae: Any = self.vae
+        return vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        vae: Any = self.vae
+        return vae.decode((latents / self.family.latent_scale).to(self.device, vae.dtype), return_dict=False)[0]
+
+    def _overflowed(self, read: Tensor, made: Tensor) -> bool:
+        """Whether the autoencoder made no numbers of numbers; it computes in float32 from then on."""
+        dtype = self.vae.dtype
+        if dtype == torch.float32 or made.isfinite().all() or not read.isfinite().all():
+            return False
+        precision = str(dtype).removeprefix("torch.")
+        said = f"{self.name}'s autoencoder overflows in {precision}: it computes in float32 from now on"
+        warnings.warn(said, VelaturaWarning, stacklevel=4)
+        nn.Module.to(self.vae, dtype=torch.float32)
+        return True
 
     @property
     def reads_pooled(self) -> bool:
@@ -127,7 +171,7 @@ class Base:
                 f"{self.name} reads each prompt as one vector too, beside the context: "
                 "give it what base.text.conditioning says, not the context alone"
             )
-        time_ids = torch.tensor([framing.time_ids], device=self.device, dtype=self.dtype)
+        time_ids = torch.tensor([framing.time_ids], device=self.device, dtype=torch.float32)  # exact, unlike in half
         return {"text_embeds": said.pooled, "time_ids": time_ids.expand(len(said), -1)}
 
     def _framing(self, latents: Tensor) -> Framing:
