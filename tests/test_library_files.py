@@ -261,3 +261,32 @@ def test_a_name_that_is_no_text_is_no_trouble(tmp_path):
         for _ in range(2):
             [entry] = velatura.Library(tmp_path).entries()
     assert entry.kind == "hypernet"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_pipes_are_not_waited_for(tmp_path):
+    put("nature/kohya_lora_d4a1.safetensors", tmp_path / "ink.safetensors")
+    os.mkfifo(tmp_path / "ink.json")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder" / "unet").mkdir(parents=True)
+    (tmp_path / "folder" / "model_index.json").write_text("{}")
+    os.mkfifo(tmp_path / "folder" / "unet" / "config.json")
+    found = {each.name: each for each in velatura.Library(tmp_path).entries()}
+    assert found.keys() == {"ink", "folder"}
+    assert found["ink"].notes.unread == ("ink.json: it is not what its name says",)
+    assert "unet/config.json cannot be read" in found["folder"].trouble
+
+
+def test_a_folder_that_cannot_be_searched_is_warned_of(tmp_path, monkeypatch):
+    put("nature/kohya_lora_d4a1.safetensors", tmp_path / "ink.safetensors")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str):
+        if str(path).endswith("closed"):  # who runs the tests may be allowed everything
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.warns(VelaturaWarning, match=r"closed cannot be searched \(Permission denied\)"):
+        assert velatura.Library(tmp_path).names() == ["ink"]

@@ -193,3 +193,11 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"no weights at all")
     with pytest.raises(BadFile, match="neither safetensors nor torch"):
         nature_of(tmp_path / "x.pt")
+
+
+def test_endless_names_and_texts_take_no_time(tmp_path):
+    tensors = {"attn2.to_k" * 20_000 + ".lora_down.weight": torch.zeros(1, 1), "x": torch.zeros(1)}
+    write_safetensors(tmp_path / "x.safetensors", tensors, {"ss_network_args": "[" * 2**22, "ss_steps": "9" * 2**20})
+    nature = nature_of(tmp_path / "x.safetensors")
+    assert nature.card.kind == "unknown"
+    assert len(nature.details["arguments"]) == 1000

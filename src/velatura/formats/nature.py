@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import cast
@@ -228,9 +229,9 @@ def _of_folder(path: Path) -> Nature:
 def _settings(path: Path) -> dict[str, object]:
     """A configuration as it stands; raises BadFile where there is none."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if path.is_file() else BytesIO() as file:  # a pipe would be waited for
             found: object = json.loads(file.read(MOST_JSON))
     except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        said = error.strerror if isinstance(error, OSError) else "it is missing, or no JSON"
         raise BadFile(f"{path.parent.name}/{path.name} cannot be read ({said}): download the folder again") from None
     return cast("dict[str, object]", found) if isinstance(found, dict) else {}

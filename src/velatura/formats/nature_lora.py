@@ -35,6 +35,7 @@ PREFIXES = {
     "peft": ("base_model.model.",),
     "diffusers": ("unet.", "text_encoder.", "text_encoder_2.", "down_blocks.", "mid_block.", "up_blocks."),
 }
+LONGEST = 512  # letters of a name: no layer has so many
 SIMO = re.compile(r"(unet|text_encoder):\d+:(up|down)")
 RANKED = re.compile(
     r"(lora_down|lora_A|lora\.down|lora_linear_layer\.down|to_\w+_lora\.down|W_down)(\.default)?(\.weight)?$"
@@ -49,6 +50,7 @@ def lora(contents: Contents, state: State) -> tuple[Card, str] | None:
     """The card of a LoRA or LyCORIS, and who names tensors so; None for anything else."""
     if (pairs := as_list(contents.payload)) and len(pairs) % 2 == 0 and all(isinstance(each, Tensor) for each in pairs):
         return Card(kind="lora", outline=f"LoRA, {len(pairs) // 2} layers"), "cloneofsimo"
+    state = {key: each for key, each in state.items() if len(key) <= LONGEST}
     if any(map(SIMO.fullmatch, state)):
         return Card(kind="lora", outline=f"LoRA, {sum(key.endswith(':up') for key in state)} layers"), "cloneofsimo"
     found = [match for key in state if (match := LAST.fullmatch(key))]

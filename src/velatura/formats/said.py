@@ -43,6 +43,7 @@ DETAILS = {
     "ss_training_comment": "comment",
     "sd_merge_recipe": "merge recipe",
 }
+LONGEST = 4096  # letters of a text that are looked at
 NOTHING = {"", "None", "{}"}  # sd-scripts writes None as a word
 
 
@@ -91,7 +92,7 @@ def details(metadata: Metadata) -> dict[str, str]:
 
 
 def _first(metadata: Metadata, *keys: str) -> str:
-    return next((metadata[key] for key in keys if metadata.get(key, "") not in NOTHING), "")
+    return next((metadata[key][:LONGEST] for key in keys if metadata.get(key, "") not in NOTHING), "")
 
 
 def _short(text: str) -> str:

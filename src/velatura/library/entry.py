@@ -12,7 +12,7 @@ from velatura.card import UNKNOWN, Card, Nature
 from velatura.errors import BadFile
 from velatura.library.hashes import Hashes
 from velatura.library.index import Index, Row
-from velatura.library.places import Place
+from velatura.library.places import Place, State
 from velatura.library.sidecars import Notes, read_notes
 
 OnFile = Callable[[int, int], None]
@@ -124,8 +124,9 @@ class Catalogue:
         for place in places:
             [row] = self._rows([place])
             if not row.hashes and not place.is_folder:
-                row = row._replace(hashes=Hashes.of(place.path).model_dump_json())
-                self._index.keep({place.path: row})
+                row = row._replace(hashes=_hashes(place).model_dump_json())
+                if State.of(place.path) == place.state:  # else it has changed meanwhile
+                    self._index.keep({place.path: row})
             yield _entry(place, row)
 
     def forget(self, below: Path, but: Iterable[Place]) -> None:
@@ -156,6 +157,15 @@ def _now(place: Place, known: Row | None) -> Row:
     if row.notes_state != (state := place.notes_state()):
         row = row._replace(notes_state=state, notes=read_notes(place.notes).model_dump_json())
     return row
+
+
+def _hashes(place: Place) -> Hashes:
+    try:
+        return Hashes.of(place.path)
+    except OSError as error:
+        raise BadFile(
+            f"{place.path} cannot be read ({error.strerror or error}): look whether it is still there"
+        ) from None
 
 
 def _is_nature(row: Row) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from velatura.errors import VelaturaWarning
 
 # in the order in which they are preferred where several have one stem
 ENDINGS = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
@@ -115,7 +118,7 @@ def _roots(folder: Path) -> list[Path]:
 def _below(root: Path, folder: Path) -> Iterator[Place]:
     """All weights below a root, linked folders too."""
     seen: set[str] = set()
-    for here, below, names in os.walk(root, followlinks=True):
+    for here, below, names in os.walk(root, onerror=_warn, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:  # a link that leads back
             below.clear()
@@ -137,8 +140,17 @@ def _listed(here: Path, folder: Path, names: list[str]) -> Iterator[Place]:
         if name.startswith(".") or not name.lower().endswith(ENDINGS) or Path(name).stem == "None":
             continue
         path = here / name
-        if path.is_file():
-            yield _place(path, folder, beside)
+        try:
+            if path.is_file():
+                yield _place(path, folder, beside)
+        except FileNotFoundError:  # gone since the folder was listed
+            continue
+
+
+def _warn(error: OSError) -> None:
+    """Warn of a folder that cannot be searched."""
+    said = f"{error.filename} cannot be searched ({error.strerror}): what lies there is not found, so make it readable"
+    warnings.warn(said, VelaturaWarning, stacklevel=2)
 
 
 def _place(path: Path, folder: Path, beside: Mapping[str, object]) -> Place:

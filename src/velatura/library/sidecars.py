@@ -63,6 +63,8 @@ def read_notes(paths: Iterable[Path]) -> Notes:
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
