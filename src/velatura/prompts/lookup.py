@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from velatura.errors import UnknownName, VelaturaWarning
-from velatura.prompts.grammar import Tag
+from velatura.prompts.grammar import Tag, take_tags, without_comments
 from velatura.prompts.passage import pointed_at
 
 Called = TypeVar("Called")
@@ -26,3 +26,12 @@ def look_up(tags: Iterable[Tag], find: Callable[[Tag], Called], *, lenient: bool
                 raise UnknownName(message) from None
             warnings.warn(f"{message}; it is left out", VelaturaWarning, 2)
     return found
+
+
+def with_tag(text: str, kind: str, name: str, strength: str = "1.0") -> str:
+    """The prompt with an overlay called at its end, unless a tag in it calls that one already."""
+    words = without_comments(text)
+    if any((tag.kind, tag.arguments[0]) == (kind, name) for tag in take_tags(words)[1]):
+        return text
+    line_break = "\n" if "#" in text.rpartition("\n")[2] else ""  # behind a comment on its line it would be one too
+    return f"{text}{line_break}<{kind}:{name}:{strength}>"
