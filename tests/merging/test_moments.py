@@ -1,7 +1,8 @@
+import pytest
 import torch
 
 from velatura.merging.moments import RIDGES, Moments, best_fit
-from velatura.overlays.affine import Affine
+from velatura.overlays.affine import Affine, with_float64
 
 CPU = torch.device("cpu")
 
@@ -104,3 +105,8 @@ def test_what_was_fitted_to_too_few_contexts_is_held_back():
     fitting, choosing = moments_of(few, 9 * noise), moments_of(contexts(3), bent(contexts(3)))
     found = best_fit(fitting, choosing, shifted=False)
     assert close(found.matrix, (fitting + choosing).fit(RIDGES[-1], shifted=False).matrix)
+
+
+@pytest.mark.parametrize(("device", "place"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu"), ("xpu:0", "cpu")])
+def test_sums_in_double_precision_are_done_where_it_is_known(device, place):
+    assert with_float64(torch.device(device)) == torch.device(place)

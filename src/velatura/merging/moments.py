@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from velatura.overlays.affine import Affine
+from velatura.overlays.affine import Affine, with_float64
 
 linalg: Any = torch.linalg  # which has no types
 
@@ -32,7 +32,7 @@ class Moments:
     @classmethod
     def none(cls, width: int, device: torch.device) -> Moments:
         """The moments of no token at all."""
-        place = torch.device("cpu") if device.type == "mps" else device  # which knows no float64
+        place = with_float64(device)
         vector, matrix = (
             torch.zeros(*shape, dtype=torch.float64, device=place) for shape in ((width,), (width, width))
         )

@@ -27,10 +27,10 @@ class Affine:
     @torch.no_grad()
     def of(cls, network: nn.Sequential) -> Self:
         """The map that a network in eval mode is: the product of its Linear layers, in float64 until the end."""
-        layers = (each for each in cast("Iterable[nn.Module]", network) if isinstance(each, nn.Linear))
-        steps = [cls(each.weight.double(), each.bias.double()) for each in layers]
-        product = reduce(lambda first, then: then.after(first), steps)
-        return cls(product.matrix.float(), product.shift.float())
+        layers = [each for each in cast("Iterable[nn.Module]", network) if isinstance(each, nn.Linear)]
+        steps = [cls(doubled(each.weight), doubled(each.bias)) for each in layers]
+        product, device = reduce(lambda first, then: then.after(first), steps), layers[0].weight.device
+        return cls(product.matrix.float().to(device), product.shift.float().to(device))
 
     def after(self, first: Self) -> Self:
         """This map of what another one gives."""
@@ -62,6 +62,16 @@ class FoldedWeights:
             shift = shift + weight @ each.shift.to(own.device)
             weight = weight @ each.matrix.to(own.device)
         return cls(weight.to(own.dtype), shift.to(own.dtype))
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    """A tensor in float64, on a device that has it."""
+    return tensor.to(with_float64(tensor.device), torch.float64)
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """A device itself, or the CPU where it may not know float64: Apple's does not, and Intel's not always."""
+    return device if device.type in {"cpu", "cuda"} else torch.device("cpu")
 
 
 def foldable(layer: nn.Module, ours: int = 0) -> TypeGuard[nn.Linear]:
