@@ -80,10 +80,10 @@ class Composition(Overlay):
     def __init__(self, tree: Node, members: Mapping[str, Hypernetwork], name: str = "") -> None:
         super().__init__()
         self.tree = tree
-        self._members = {leaf.name: members[leaf.name] for leaf in leaves(tree)}
-        for index, member in enumerate(self._members.values()):
+        self.members = {leaf.name: members[leaf.name] for leaf in leaves(tree)}
+        for index, member in enumerate(self.members.values()):
             self.add_module(str(index), member)
-        families = {member.card.family for member in self._members.values()}
+        families = {member.card.family for member in self.members.values()}
         family = families.pop() if len(families) == 1 else ""
         self.card = Card(kind=self.kind, name=name, outline=str(tree), family=family)
         self.eval()
@@ -91,12 +91,12 @@ class Composition(Overlay):
     @property
     def widths(self) -> list[int]:
         """Every context width that some member changes."""
-        return sorted({width for member in self._members.values() for width in member.structure.widths})
+        return sorted({width for member in self.members.values() for width in member.structure.widths})
 
     @property
     def mixes_rows(self) -> bool:
         """Whether some member's change of one row of a batch depends on the others."""
-        return any(member.mixes_rows for member in self._members.values())
+        return any(member.mixes_rows for member in self.members.values())
 
     def transform(self, context: Tensor, strength: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """What K and V read in place of a context (batch, tokens, width)."""
@@ -105,13 +105,13 @@ class Composition(Overlay):
 
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang the tree on every layer whose width some member changes."""
-        for member in self._members.values():
+        for member in self.members.values():
             member.refuse_misfit(target)
         for width in self.widths:
             yield from on_contexts(target, width, self._change(width, strength))
 
     def _change(self, width: int, strength: LiveStrength) -> _TreeChange:
-        return _TreeChange(self.tree, lambda leaf: self._members[leaf.name].change(width, leaf.strength), strength)
+        return _TreeChange(self.tree, lambda leaf: self.members[leaf.name].change(width, leaf.strength), strength)
 
 
 class _TreeChange:
