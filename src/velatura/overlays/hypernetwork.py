@@ -59,6 +59,7 @@ class Hypernetwork(Overlay):
         layer_norm: bool = False,
         activate_output: bool = False,
         dropout: float | Sequence[float] = 0.0,
+        last_layer_dropout: bool = True,
         init: str = "normal",
         widths: Iterable[int] | None = None,
         seed: int | None = None,
@@ -66,18 +67,17 @@ class Hypernetwork(Overlay):
     ) -> Self:
         """Make an untrained hypernetwork for a base, close to doing nothing.
 
-        layers: multiples of the context width; dropout: one probability after every hidden layer, or one for each
-        entry of layers; widths: which contexts to change, all of the base's by default; seed: torch's own if none.
+        layers: multiples of the context width; dropout: one probability after every hidden layer (of 1,1 after the only
+        one), or one for each entry of layers; last_layer_dropout: whether the last of them has it too; widths: which
+        contexts to change, all of the base's by default; seed: torch's own if none.
         """
-        inner = len(layers) - 2
-        entries = [0.0, *[dropout] * inner, 0.0] if isinstance(dropout, int | float) else dropout
         fields: dict[str, object] = {
             "widths": tuple(_context_widths(base.unet) if widths is None else widths),
             "layers": tuple(layers),
             "activation": activation,
             "layer_norm": layer_norm,
             "activate_output": activate_output,
-            "dropout": tuple(entries),
+            "dropout": _dropout(len(layers), dropout, last=last_layer_dropout),
             "init": init,
         }
         structure = Structure.of(fields)
@@ -152,6 +152,16 @@ class Hypernetwork(Overlay):
     @property
     def _called(self) -> str:
         return f"hypernetwork {self.card.name}" if self.card.name else "the hypernetwork"
+
+
+def _dropout(count: int, wanted: float | Sequence[float], *, last: bool) -> tuple[float, ...]:
+    """The dropout for each entry of layers, as A1111 lays out a single probability."""
+    each = isinstance(wanted, int | float)
+    entries = [0.0, *[wanted] * (count - 3), wanted if last else 0.0, 0.0][:count] if each else wanted
+    if (each and wanted and not any(entries)) or (not each and not last and any(entries[-2:-1])):
+        said = f"dropout {wanted} with last_layer_dropout={last} and {count} layers"
+        raise BadOverlay(f"{said} asks for what cannot be: give more layers, or one probability for each of them")
+    return tuple(entries)
 
 
 def _context_widths(unet: nn.Module, *, crossing: bool = False) -> dict[int, None]:
