@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from velatura.base.base import Base
+from velatura.base.devices import find_device, find_dtype
 from velatura.errors import BadFile, BadOverlay, UnknownName
 from velatura.formats import a1111_hypernetwork, checkpoint, folder, hns, hub, native, vae_file
 from velatura.formats.sources import Destination
@@ -86,28 +87,33 @@ def open_base(
     device: str | torch.device = "auto",
     vae: str | PathLike[str] | None = None,
     weights: checkpoint.Weights = "last",
+    offload: bool = False,
 ) -> Base:
     """Open a base from one checkpoint, .safetensors or .ckpt, from a diffusers folder, or from hub:owner/name.
 
-    device "auto" is CUDA where there is one; dtype "auto" is float16 there, and float32 elsewhere. vae: a file whose
+    device "auto" is CUDA, or MPS, where there is one; dtype "auto" is float16 there, bfloat16 on CPUs that multiply it
+    (not for small bases), and float32 elsewhere. offload: keep on the device only what computes. vae: a file whose
     autoencoder is taken instead; without it the one beside a checkpoint under its stem (.vae.safetensors, .vae.pt), if
     there is one. weights: of a checkpoint, those of the last step, or their average ("ema").
     """
     if str(path).startswith(hub.PREFIX):
         kept, name = hub.fetched(str(path)), hub.read_reference(str(path)).name
-        base = open_base(kept, dtype=dtype, device=device, vae=vae, weights=weights)
+        base = open_base(kept, dtype=dtype, device=device, vae=vae, weights=weights, offload=offload)
         base.name = name if kept.is_dir() else base.name  # the cache calls folders by the hashes of their commits
         return base
     path = Path(path).expanduser()
     if not path.exists():
         raise BadFile(f"{path} does not exist: give the checkpoint of a Stable Diffusion, or its diffusers folder")
-    place = _device(device)
-    to = Destination(_dtype(dtype, place), place)
-    if path.is_file():
-        return _from_checkpoint(path, to, vae, weights).to()
-    if not folder.sniff(path):
+    place = find_device(device)
+    if path.is_dir() and not folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
-    return folder.read(path, to, vae=None if vae is None else open_state(Path(vae).expanduser())).to()
+    to = Destination(find_dtype(dtype, place, _unet_bytes(path)), "cpu" if offload else place)
+    base = _from_checkpoint(path, to, vae, weights) if path.is_file() else _from_folder(path, to, vae)
+    return base.offload(place) if offload else base.to()
+
+
+def _from_folder(path: Path, to: Destination, vae: str | PathLike[str] | None) -> Base:
+    return folder.read(path, to, vae=None if vae is None else open_state(Path(vae).expanduser()))
 
 
 def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
@@ -118,24 +124,7 @@ def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | Non
     return checkpoint.read(contents, to, vae=None if own is None else open_state(own), weights=weights)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise UnknownName.among("device", str(device), ["auto", "cpu", "cuda", "mps"]) from None
-
-
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    precisions = {
-        "auto": torch.float16 if device.type == "cuda" else torch.float32,
-        "float32": torch.float32,
-        "float16": torch.float16,
-        "bfloat16": torch.bfloat16,
-    }
-    if dtype not in precisions:
-        raise UnknownName.among("precision", dtype, precisions)
-    return precisions[dtype]
+def _unet_bytes(path: Path) -> int:
+    """How large the UNet's weights are on disk, or all that are in one file with them."""
+    files = [path] if path.is_file() else (path / "unet").iterdir()
+    return max((file.stat().st_size for file in files), default=0)

@@ -1,0 +1,43 @@
+"""Where a base is opened, and in which precision."""
+
+import pytest
+import torch
+
+import velatura
+from velatura.base import devices
+from velatura.errors import UnknownName
+from velatura.tiny import DATA
+
+TINY = DATA / "tiny"
+
+
+def test_a_small_base_opens_exact_and_a_large_one_in_what_the_machine_is_fastest_in(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert velatura.open_base(TINY, device="cpu").dtype == torch.float32
+    monkeypatch.setattr(devices, "SMALL", 0)
+    base = velatura.open_base(TINY, device="cpu")
+    assert {base.dtype, base.vae.dtype, base.text.model.dtype} == {torch.bfloat16}
+    assert base.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert velatura.generate(base, "a red house", seed=1, steps=2).image.size == (64, 64)
+
+
+def test_a_base_in_one_file_is_measured_as_well(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    velatura.save(tiny, tmp_path / "tiny.safetensors")
+    size = (tmp_path / "tiny.safetensors").stat().st_size
+    for small, dtype in ((size + 1, torch.float32), (size, torch.bfloat16)):
+        monkeypatch.setattr(devices, "SMALL", small)
+        assert velatura.open_base(tmp_path / "tiny.safetensors", device="cpu").dtype == dtype
+
+
+def test_a_base_can_wait_on_the_cpu(tiny):
+    base = velatura.open_base(TINY, device="cpu", offload=True)
+    ours, theirs = (velatura.generate(each, "a red house", seed=1, steps=2) for each in (base, tiny))
+    assert ours.image.tobytes() == theirs.image.tobytes()
+    assert hasattr(base.unet, "_hf_hook")
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnknownName, match="there is no cuda on this machine"):
+        velatura.open_base(TINY, device="cuda")
