@@ -1,4 +1,8 @@
 import json
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -82,3 +86,41 @@ def test_a_size_is_read_as_people_write_it(text, count):
 def test_what_is_no_size_is_said(text):
     with pytest.raises(typer.BadParameter, match="is no size: write it as 500MB or 8GB"):
         read_size(text)
+
+
+def large(size: int) -> bytes:
+    """A LoRA of so many bytes, of zeros."""
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k.lora_up.weight"
+    header = json.dumps({key: {"dtype": "F32", "shape": [size // 4, 1], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_a_part_and_the_next_one_goes_on(server: Server, tmp_path):
+    body = large(200_000_000)
+    url = server.offers("/ink.safetensors", body, breaks=[120_000_000])
+    good, killed = server.replies["/ink.safetensors"], threading.Event()
+
+    def stuck(handler):
+        good(handler)
+        killed.wait(60)
+
+    server.replies["/ink.safetensors"] = stuck
+    first = subprocess.Popen([sys.executable, "-m", "velatura", "pull", url])
+    part = tmp_path / "ink.safetensors.part"
+    while not (part.exists() and part.stat().st_size > 100_000_000):
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    killed.set()
+    assert not (tmp_path / "ink.safetensors").exists()
+    kept = part.stat().st_size
+    command = "import resource, sys; from velatura.cli.app import main; status = main(sys.argv[1:]); "
+    command += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+    bare = "import resource, torch, velatura.downloads.pull; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    without = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", command, "pull", url], capture_output=True, text=True, check=True)
+    assert server.ranges()[-1] == f"bytes={kept}-"
+    assert (tmp_path / "ink.safetensors").read_bytes() == body
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ink.safetensors"]
+    assert int(done.stdout.split()[-1]) - int(without.stdout) < 60_000  # KiB: what comes is not held in memory
