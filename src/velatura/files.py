@@ -7,9 +7,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from shutil import rmtree
 from typing import BinaryIO
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, Occupied
 
 
 @contextmanager
@@ -45,3 +46,23 @@ def replacing(path: str | os.PathLike[str]) -> Generator[Path]:
     finally:
         if beside.is_file():
             beside.unlink()
+
+
+@contextmanager
+def filling(path: str | os.PathLike[str]) -> Generator[Path]:
+    """Give a folder beside the wanted one to fill, and put it in place at the end; after an error nothing is left.
+
+    The wanted one must be missing or empty.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise Occupied(f"{path} holds something already: choose a new folder")
+    beside = path.with_name(f".{path.name}.{token_hex(4)}")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        beside.replace(path)
+    except OSError as error:
+        raise BadFile(f"{path} cannot be written: {error.strerror or error}: choose another place") from None
+    finally:
+        rmtree(beside, ignore_errors=True)

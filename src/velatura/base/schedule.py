@@ -27,7 +27,7 @@ class Schedule:
         alphas = torch.cumprod(1 - roots**2, dim=0)
         if zero_snr:
             alphas = _stretched(alphas)
-        self.zero_snr = zero_snr
+        self.beta_start, self.beta_end, self.zero_snr = beta_start, beta_end, zero_snr
         self.alphas_cumprod = alphas.float()
         self.sigmas = ((1 - alphas) / alphas).sqrt().float()
 

@@ -13,7 +13,7 @@ import torch
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.errors import BadFile, BadOverlay, UnknownName
-from velatura.formats import a1111_hypernetwork, checkpoint, folder, hns, hub, native, vae_file
+from velatura.formats import a1111_hypernetwork, checkpoint, folder, folder_write, hns, hub, native, vae_file
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
 from velatura.overlays.overlay import Overlay
@@ -34,6 +34,8 @@ DIALECTS = {
     "velatura": Dialect(".safetensors", native.sniff, native.read, native.write),
     "a1111": Dialect(".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
 }
+
+CHECKPOINT = ".safetensors"
 
 
 def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | None = None) -> Overlay:
@@ -60,15 +62,26 @@ def _beside(composition: Path, name: str) -> Overlay:
     return open_overlay(hns.beside(composition, name, [each.ending for each in DIALECTS.values()]))
 
 
-def save(thing: Overlay | Base, path: str | PathLike[str], dialect: str | None = None) -> None:
+def save(
+    thing: Overlay | Base,
+    path: str | PathLike[str],
+    dialect: str | None = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+) -> None:
     """Write an overlay, at once or not at all; the path's ending names the dialect, dialect overrules it.
 
-    A base is written as one .safetensors checkpoint, under the names that other programs know.
+    A base is written as one checkpoint under the names that other programs know (.safetensors), or as a folder in
+    diffusers' layout (a path without ending, or with / at its end). dtype: another precision for the file of a base.
     """
-    path = Path(path).expanduser()
     if isinstance(thing, Base):
-        checkpoint.write(thing, path)
+        if dialect is not None:
+            raise UnknownName(f"a base is written in no dialect such as {dialect!r}: its path says how; leave it out")
+        _save_base(thing, path, None if dtype is None else find_dtype(dtype, thing.device, thing.byte_count))
         return
+    if dtype is not None:
+        raise BadOverlay(f"only bases are written in another precision, not a {thing.kind}: leave dtype out")
+    path = Path(path).expanduser()
     endings = {each.ending: each for each in DIALECTS.values()}
     if isinstance(thing, Composition):
         raise BadOverlay(f"{thing.card.name or 'this'} is a composition of others: keep its .hns file, and save those")
@@ -78,6 +91,17 @@ def save(thing: Overlay | Base, path: str | PathLike[str], dialect: str | None =
         raise UnknownName.among("dialect", dialect, DIALECTS)
     chosen = endings[path.suffix] if dialect is None else DIALECTS[dialect]
     chosen.write(thing, path)
+
+
+def _save_base(base: Base, path: str | PathLike[str], dtype: torch.dtype | None) -> None:
+    is_folder = str(path).endswith(("/", "\\"))
+    path = Path(path).expanduser()
+    if is_folder or not path.suffix or path.is_dir():
+        folder_write.write(base, path, dtype=dtype)
+        return
+    if path.suffix != CHECKPOINT:
+        raise UnknownName.among("ending of a checkpoint", path.suffix, [CHECKPOINT])
+    checkpoint.write(base, path, dtype=dtype)
 
 
 def open_base(
@@ -103,7 +127,7 @@ def open_base(
         return base
     path = Path(path).expanduser()
     if not path.exists():
-        raise BadFile(f"{path} does not exist: give the checkpoint of a Stable Diffusion, or its diffusers folder")
+        raise BadFile(f"{path} does not exist: give a Stable Diffusion, its diffusers folder, or hub:owner/name")
     place = find_device(device)
     if path.is_dir() and not folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")

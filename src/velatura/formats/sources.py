@@ -15,6 +15,8 @@ from velatura.tensors import Contents, sketches
 
 Model = TypeVar("Model", bound=nn.Module)
 
+ALIGNED = 64  # bytes, as torch places its own tensors; elsewhere sums come out in another order of rounding
+
 
 def unchanged(tensor: Tensor) -> Tensor:
     """The tensor as it is in the file."""
@@ -94,8 +96,8 @@ def _taken(source: Source, contents: Contents, to: Destination) -> Tensor:
     """A tensor in the wanted precision, alone in its memory, convolutions with the channels last (see Base.to)."""
     changed = source.change(contents.tensors[source.key])
     layout = torch.channels_last if changed.ndim == 4 else torch.contiguous_format
-    taken = changed.to(to.device, to.dtype, memory_format=layout)
-    if taken.untyped_storage().nbytes() > taken.nbytes:
+    taken = changed.to(to.device, to.dtype, memory_format=layout).contiguous(memory_format=layout)
+    if taken.untyped_storage().nbytes() > taken.nbytes or taken.data_ptr() % ALIGNED:
         taken = taken.clone()
     if not _is_finite(taken):
         kind = str(to.dtype).removeprefix("torch.")

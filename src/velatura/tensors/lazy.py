@@ -29,7 +29,20 @@ def copied(data: mmap.mmap, begin: int, end: int) -> bytearray:
     """A part of a mapped file, whose pages are then let go: a file read once through is never held twice."""
     with memoryview(data) as view:
         found = bytearray(view[begin:end])
+    _let_go(data, begin, end)
+    return found
+
+
+def numbers(data: mmap.mmap, begin: int, end: int) -> Tensor:
+    """The same as a tensor of bytes, at a place in memory as torch chooses it, where arithmetic is fastest."""
+    found = torch.empty(end - begin, dtype=torch.uint8)
+    with memoryview(data) as view, found.numpy().data as target:
+        target[:] = view[begin:end]
+    _let_go(data, begin, end)
+    return found
+
+
+def _let_go(data: mmap.mmap, begin: int, end: int) -> None:
     if hasattr(mmap, "MADV_DONTNEED") and end - begin >= mmap.PAGESIZE:
         start = begin - begin % mmap.PAGESIZE
         data.madvise(mmap.MADV_DONTNEED, start, min(end, len(data)) - start)
-    return found

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile
-from velatura.tensors.lazy import Lazy, copied
+from velatura.tensors.lazy import Lazy, numbers
 
 DTYPES = {
     "F64": torch.float64,
@@ -70,8 +70,7 @@ class Tensors(Lazy):
         entry = self._entries[key]
         if entry.begin == entry.end:
             return torch.empty(entry.shape, dtype=entry.dtype)
-        found = copied(self._data, self._body + entry.begin, self._body + entry.end)
-        return torch.frombuffer(found, dtype=entry.dtype).reshape(entry.shape)
+        return numbers(self._data, self._body + entry.begin, self._body + entry.end).view(entry.dtype).view(entry.shape)
 
     def sketch(self, key: str) -> Tensor:
         """A tensor's shape and precision, on the meta device."""
