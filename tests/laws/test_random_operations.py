@@ -1,0 +1,89 @@
+"""Law 1 by chance: whatever is attached, set and detached in whatever order, the base comes out bit-identical."""
+
+from random import Random
+
+import pytest
+import torch
+from torch import nn
+
+import velatura
+from velatura.overlays.composition import Blend, Composition, Leaf, Series
+
+BLOCKS = ("in", "mid", "out")
+
+
+@pytest.fixture
+def overlays(hyper):
+    """Overlays of all sorts: that fold, that do not, of fewer widths, and put together."""
+    made = [hyper(), hyper(activation="relu"), hyper(seed=5, widths=(96,), activation="tanh"), hyper(layers=(1, 1))]
+    for seed, overlay in enumerate(made):
+        for weight in overlay.parameters():
+            nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+    tree = Blend((Leaf("a"), Series((Leaf("b", 0.4), Leaf("a", -0.5)))), (1, 2))
+    return [*made, Composition(tree, {"a": made[0], "b": made[1]})]
+
+
+@torch.no_grad()
+def says(base):
+    generator = torch.Generator().manual_seed(3)
+    latents, context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 7, 96, generator=generator)
+    return base.predict(latents, torch.tensor(500), context)
+
+
+def state(base):
+    """All that a base is: tensors, the attributes of every part, the hooks that hang there."""
+    tensors = {name: each.clone() for name, each in base.unet.state_dict().items()}
+    parts = {
+        name: (sorted(vars(each)), len(each._forward_pre_hooks), len(each._forward_hooks))
+        for name, each in base.unet.named_modules()
+    }
+    return tensors, parts
+
+
+def check(base, before, said):
+    tensors, parts = state(base)
+    assert parts == before[1]
+    assert tensors.keys() == before[0].keys()
+    assert all(torch.equal(each, before[0][name]) for name, each in tensors.items())
+    assert torch.equal(says(base), said)
+
+
+def strength(chance):
+    one = chance.choice([0.0, 1.0, chance.uniform(-1.5, 1.5)])
+    return chance.choice([one, torch.tensor([one, chance.uniform(-1, 1)])])
+
+
+def attached(base, overlays, chance):
+    on = chance.choice(["both", "both", "prompt", "negative"])
+    blocks = chance.choice([BLOCKS, BLOCKS, ("mid",), ("in", "out")])
+    return velatura.attach(base, chance.choice(overlays), strength(chance), on=on, blocks=blocks)
+
+
+def operate(base, overlays, chance, operations):
+    """Do so many operations, a few of them steps of the base, and look at the base whenever nothing lies on it."""
+    before, said, laid = state(base), says(base), []
+    for _ in range(operations):
+        doing = chance.random()
+        if not laid or (doing < 0.35 and len(laid) < 8):
+            laid.append(attached(base, overlays, chance))
+        elif doing < 0.55:
+            chance.choice(laid).strength = strength(chance)
+        elif doing < 0.9:
+            laid.pop(chance.randrange(len(laid))).detach()
+        else:
+            says(base)
+        if not laid:
+            check(base, before, said)
+    while laid:
+        laid.pop(chance.randrange(len(laid))).detach()
+    check(base, before, said)
+
+
+def test_a_hundred_operations_leave_no_trace(tiny, overlays):
+    operate(tiny, overlays, Random(0), 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_thousand_operations_leave_no_trace(tiny, overlays, seed):
+    operate(tiny, overlays, Random(seed), 1000)
