@@ -28,6 +28,7 @@ def alone_in_the_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("CIVITAI_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VELATURA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("velatura.downloads.services.get_token", lambda: None)
     monkeypatch.setattr("platformdirs.user_config_dir", lambda *_, **__: str(tmp_path / "config"))
 

@@ -13,6 +13,7 @@ from velatura.downloads.part import Note, Part
 from velatura.downloads.places import place
 from velatura.downloads.services import Service
 from velatura.errors import BadFile, DownloadFailed, Occupied, UnknownName, VelaturaWarning
+from velatura.library import Library
 from velatura.tensors import write_safetensors
 
 SHA = "a" * 40
@@ -371,3 +372,17 @@ def test_an_answer_of_civitais_leads_not_from_https_to_http(monkeypatch):
     web = SimpleNamespace(json=lambda _: answer)
     with pytest.raises(DownloadFailed, match="from https to http"):
         civitai.find(web, Service("Civitai", "https://civitai.com"), None, 20)
+
+
+def test_a_library_finds_what_has_come_and_what_was_said_of_it(server, fetch, desk, lora):
+    (desk / "models" / "Lora").mkdir(parents=True)
+    server.has_on_civitai(lora)
+    fetch("civitai:10")
+    (entry,) = Library(desk).entries()
+    assert (entry.name, entry.kind, entry.trigger_words) == ("ink", "lora", ("ink style",))
+
+
+def test_what_civitai_leaves_open_is_no_hindrance(server, fetch, desk, lora):
+    unsaid = dict.fromkeys(["sizeKB", "primary", "hashes", "downloadUrl", "pickleScanResult", "virusScanResult"])
+    server.has_on_civitai(lora, **unsaid)
+    assert fetch("civitai:10").kind == "lora"

@@ -40,6 +40,13 @@ def test_a_token_is_shown_to_its_service_and_to_no_other(server, other, web, lor
     assert "Authorization" not in other.asked[0][1]
 
 
+def test_a_password_in_an_address_stays_with_its_server(server, other, web, lora):
+    server.replies["/file"] = redirect(other.offers(THERE, lora))
+    assert body(web, server.root.replace("//", "//me:hush@") + "/file") == lora
+    assert "Authorization" in server.asked[0][1]
+    assert "Authorization" not in other.asked[0][1]
+
+
 def test_a_token_is_not_shown_to_another_port_or_scheme_of_its_host():
     service = Service("Civitai", "https://civitai.com", token="secret")
     addresses = [

@@ -31,12 +31,12 @@ Kind = TypeVar("Kind", bound=_Answer)
 
 class _File(_Answer):
     name: str
-    downloadUrl: str = ""  # noqa: N815 - fields are called as Civitai calls them
-    sizeKB: float = Field(default=0, ge=0, lt=2**40, allow_inf_nan=False)  # noqa: N815
-    primary: bool = False
-    hashes: dict[str, str | None] = Field(default_factory=dict[str, str | None])
-    pickleScanResult: str = ""  # noqa: N815
-    virusScanResult: str = ""  # noqa: N815
+    downloadUrl: str | None = None  # noqa: N815 - fields are called as Civitai calls them
+    sizeKB: float | None = Field(default=None, ge=0, lt=2**40, allow_inf_nan=False)  # noqa: N815
+    primary: bool | None = False
+    hashes: dict[str, str | None] | None = None
+    pickleScanResult: str | None = None  # noqa: N815
+    virusScanResult: str | None = None  # noqa: N815
 
 
 class _Version(_Answer):
@@ -94,11 +94,12 @@ def _chosen(version: _Version) -> _File:
 def _wanted(file: _File, service: Service, version: int) -> Wanted:
     if "Danger" in {file.pickleScanResult, file.virusScanResult}:
         raise DownloadFailed(f"{file.name[:80]!r} holds something dangerous, Civitai's scan says: choose another file")
-    sha256 = file.hashes.get("SHA256") or file.hashes.get("AutoV2") or ""  # of which AutoV2 is the beginning
+    hashes = file.hashes or {}
+    sha256 = hashes.get("SHA256") or hashes.get("AutoV2") or ""  # of which AutoV2 is the beginning
     at = URL(f"{service.root}/api/download/models/{version}")
     url = str(redirected(at, file.downloadUrl)) if file.downloadUrl else str(at)
     digest = Digest("sha256", sha256) if re.fullmatch("[0-9A-Fa-f]{10,64}", sha256) else None
-    return Wanted(url, name=file.name, digest=digest, about=round(file.sizeKB * 1024))
+    return Wanted(url, name=file.name, digest=digest, about=round((file.sizeKB or 0) * 1024))
 
 
 def _read(kind: type[Kind], answer: dict[str, object]) -> Kind:

@@ -82,7 +82,7 @@ class Part:
 
     def keep_as(self, target: Path) -> None:
         """Give the whole file its name, never over another one."""
-        with self.path.open("rb") as file:
+        with self.path.open("r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         target.parent.mkdir(parents=True, exist_ok=True)
         refuse_taken(target)

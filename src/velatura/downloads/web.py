@@ -18,7 +18,7 @@ from velatura.errors import DownloadFailed
 REDIRECTS = {301, 302, 303, 307, 308}
 ANSWERS = {200, 206, 416}
 MOST_HOPS = 10
-BUSY = {408, 425, 429, 500, 502, 503, 504}
+BUSY = {408, 425, 429, 500, 502, 503, 504, *range(520, 525)}  # 520 and on: Cloudflare, which finds no server
 TRIES = 5
 LONGEST_WAIT = 120  # seconds that a server may ask for; beyond that a person decides
 LARGEST_ANSWER = 16 * 2**20  # of JSON; a model with hundreds of versions takes 2 MiB
