@@ -149,6 +149,15 @@ def test_a_name_may_be_of_several_kinds(tmp_path):
         assert library.path("ink").parent.name == "two"  # a LoRA in safetensors comes first
 
 
+def test_the_tag_of_a_kind_finds_that_kind_and_else_what_has_the_name(tmp_path):
+    put("hypernet/m00_linear.pt", tmp_path / "one" / "ink.pt")
+    put("nature/kohya_lora_d4a1.safetensors", tmp_path / "two" / "ink.safetensors")
+    library = velatura.Library(tmp_path)
+    assert library.overlay("ink", "hypernet").kind == "hypernet"
+    put("hypernet/m00_linear.pt", tmp_path / "inca.pt")
+    assert library.path("inca", "lora").name == "inca.pt"  # so that the prompt can be put right
+
+
 def test_two_kinds_side_by_side_are_warned_of(tmp_path):
     put("hypernet/m00_linear.pt", tmp_path / "ink.pt")
     put("nature/kohya_lora_d4a1.safetensors", tmp_path / "ink.safetensors")

@@ -87,11 +87,12 @@ class Library:
         return self._chosen(name, KINDS if kind is None else (kind,), kind or "file")
 
     def path(self, name: str, kind: str | None = None) -> Path:
-        """Where the overlay of that name lies, of any kind or of one."""
-        return self._chosen(name, OVERLAYS if kind is None else (kind,), "overlay").path
+        """Where the overlay of that name lies: the one of a kind, if there is one, or else of any."""
+        found = self._found(name, (kind,)) if kind in OVERLAYS else []
+        return self._first(found or self._found(name, OVERLAYS), name, OVERLAYS, "overlay").path
 
     def overlay(self, name: str, kind: str | None = None) -> Overlay:
-        """The overlay of that name: the same object at every call, until its file changes."""
+        """The overlay of that name, of a kind rather than another: the same at every call, until its file changes."""
         from velatura.formats import open_overlay
 
         path = self.path(name, kind)
@@ -158,7 +159,10 @@ class Library:
         return self._catalogue.entries(places, on_file)
 
     def _chosen(self, name: str, kinds: Sequence[str], what: str) -> Entry:
-        found = self._found(name, kinds)
+        return self._first(self._found(name, kinds), name, kinds, what)
+
+    def _first(self, found: Sequence[Entry], name: str, kinds: Sequence[str], what: str) -> Entry:
+        """The first that was found, of which a rival is named, or the error that names what is near."""
         if not found:
             known = {each.name for each in self._entries() if each.may_be(kinds)}
             raise UnknownName.among(what, name, known, " or ".join(map(str, self._folders)))

@@ -67,7 +67,7 @@ class Shelf:
         self._library = library
         self.lenient = lenient
         self._at_hand = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
-        self._found: dict[str, tuple[Overlay, Path | None]] = {}
+        self._found: dict[tuple[str, str], tuple[Overlay, Path | None]] = {}
 
     def calls(self, prompt: Prompt) -> tuple[Called, ...]:
         """The overlays that a prompt's tags call."""
@@ -78,20 +78,20 @@ class Shelf:
         if tag.kind not in KINDS:
             raise UnknownName.among("kind of overlay", tag.kind, KINDS)
         strengths = tag.strengths
-        name = tag.name.lower()
-        if name not in self._found:
-            self._found[name] = self._find(tag.name)
-        overlay, file = self._found[name]
+        called = tag.kind, tag.name.lower()
+        if called not in self._found:
+            self._found[called] = self._find(tag.name, tag.kind)
+        overlay, file = self._found[called]
         if overlay.kind != tag.kind:
             right = tag._replace(kind=overlay.kind)
             raise misread(tag.prompt, tag.start, f"{tag.name} is no {tag.kind} but a {overlay.kind}; write {right}")
         return Called(tag, overlay, strengths, file)
 
-    def _find(self, name: str) -> tuple[Overlay, Path | None]:
+    def _find(self, name: str, kind: str) -> tuple[Overlay, Path | None]:
         if at_hand := self._at_hand.get(name.lower()):
             return at_hand, at_hand.source
         if self._library is not None:
-            overlay = self._library.overlay(name)
+            overlay = self._library.overlay(name, kind)
             return overlay, overlay.source
         if self._at_hand:
             raise UnknownName.among("overlay", name, self._at_hand)
