@@ -8,7 +8,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 import velatura
-from velatura.errors import VelaturaWarning
+from velatura.errors import BadRecipe, VelaturaWarning
 
 # by diffusers' scheduler, with the newest numpy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -105,3 +105,17 @@ def test_many_pictures_of_an_sdxl_are_what_they_are_alone(xl):
 def test_a_prompt_too_long_for_a_plain_encoding_is_cut_with_a_warning(xl):
     with pytest.warns(VelaturaWarning, match="the first 75 are read"):
         assert xl.text.conditioning(["house " * 80]).context.shape == (1, 77, 40)
+
+
+def test_a_clip_skip_changes_what_is_painted_where_the_base_takes_one(tiny):
+    pictures = {n: velatura.generate(tiny, "a red house", seed=1, steps=2, clip_skip=n).image for n in (1, 2)}
+    assert pictures[1].tobytes() != pictures[2].tobytes()
+    with pytest.raises(BadRecipe, match=r"a clip skip of 4 reads no layer: this base has 1 .the last. to 3"):
+        velatura.generate(tiny, "a red house", clip_skip=4)
+
+
+def test_a_clip_skip_that_an_sdxl_has_no_use_for_is_said(xl):
+    plain = velatura.generate(xl, "a red house", seed=1, steps=1)
+    assert velatura.generate(xl, "a red house", seed=1, steps=1, clip_skip=2).image.tobytes() == plain.image.tobytes()
+    with pytest.warns(VelaturaWarning, match="clip_skip 3 changes nothing: small XL always reads the layer"):
+        velatura.generate(xl, "a red house", seed=1, steps=1, clip_skip=3)

@@ -113,6 +113,17 @@ class TextEncoder:
         """The same with models of its own."""
         return TextEncoder([replace(tower, model=deepcopy(tower.model)) for tower in self.towers])
 
+    @property
+    def takes_clip_skip(self) -> bool:
+        """Whether a clip skip changes what is read."""
+        return any(tower.takes_clip_skip for tower in self.towers)
+
+    def check_clip_skip(self, clip_skip: int) -> None:
+        """Raise BadRecipe for a layer that a tower lacks."""
+        moved = [tower.layers for tower in self.towers if tower.takes_clip_skip]
+        if moved and not 1 <= clip_skip <= min(moved):
+            raise BadRecipe(f"a clip skip of {clip_skip} reads no layer: this base has 1 (the last) to {min(moved)}")
+
     def token_ids(self, text: str) -> list[int]:
         """Turn text of any length into ids, without start, end and padding."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
@@ -123,7 +134,8 @@ class TextEncoder:
 
         clip_skip: which layer from the end is read, 1 being the last; None for that which the base was trained with.
         """
-        self._refuse_skip(clip_skip)
+        if clip_skip is not None:
+            self.check_clip_skip(clip_skip)
         return [
             tower.encode_ids(torch.tensor([tower.framed(chunk) for chunk in chunks]), clip_skip)
             for tower in self.towers
@@ -138,11 +150,6 @@ class TextEncoder:
     def encode(self, texts: Iterable[str]) -> Tensor:
         """Encode plain texts into contexts (batch, 77, width); what is past 75 tokens is cut off with a warning."""
         return self.conditioning(texts).context
-
-    def _refuse_skip(self, clip_skip: int | None) -> None:
-        moved = [tower.layers for tower in self.towers if tower.takes_clip_skip]
-        if clip_skip is not None and moved and not 1 <= clip_skip <= min(moved):
-            raise BadRecipe(f"a clip skip of {clip_skip} reads no layer: this base has 1 (the last) to {min(moved)}")
 
     def _cut(self, text: str) -> list[int]:
         ids = self.token_ids(text)

@@ -27,6 +27,16 @@ def warn_of_another_base(base: Base, recipe: Recipe) -> None:
         _warn(f"the recipe was made on {made_on}, this is {base.name} ({base.hash}): {outcome}")
 
 
+def check_clip_skip(base: Base, recipe: Recipe) -> None:
+    """Raise BadRecipe for a clip skip past the first layer; warn of one that a base has no use for.
+
+    1 is no wish, and 2 is what bases read that take none, SD2 and SDXL, so pictures of theirs often carry it.
+    """
+    base.text.check_clip_skip(recipe.clip_skip)
+    if recipe.clip_skip > 2 and not base.text.takes_clip_skip:
+        _warn(f"clip_skip {recipe.clip_skip} changes nothing: {base.name} always reads the layer it was trained with")
+
+
 def warn_of_other_overlays(recorded: Sequence[OverlayHash], found: Sequence[OverlayHash]) -> None:
     """Say which overlays are not the files that a recipe was made with."""
     hashes = {(each.kind, each.name.lower()): each.hash for each in found}

@@ -12,7 +12,13 @@ from velatura.prompts.prompt import Prompt
 from velatura.prompts.timeline import Timing
 from velatura.sampling.beginning import DENOISING, Beginning, hash_of
 from velatura.sampling.calls import Called, Shelf
-from velatura.sampling.checks import check_image, warn_of_another_base, warn_of_idle_fields, warn_of_other_overlays
+from velatura.sampling.checks import (
+    check_clip_skip,
+    check_image,
+    warn_of_another_base,
+    warn_of_idle_fields,
+    warn_of_other_overlays,
+)
 from velatura.sampling.enlarging import find_upscaler
 from velatura.sampling.fields import OverlayHash
 from velatura.sampling.guidance import Pair
@@ -43,6 +49,7 @@ class Order:
 
     def __init__(self, base: Base, recipe: Recipe, shelf: Shelf, source: Source | None = None) -> None:
         warn_of_another_base(base, recipe)
+        check_clip_skip(base, recipe)
         check_image(recipe, source)
         warn_of_idle_fields(recipe, source)
         self.base, self.source, self._shelf = base, source, shelf
