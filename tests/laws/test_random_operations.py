@@ -49,8 +49,8 @@ def check(base, before, said):
 
 
 def strength(chance):
-    one = chance.choice([0.0, 1.0, chance.uniform(-1.5, 1.5)])
-    return chance.choice([one, torch.tensor([one, chance.uniform(-1, 1)])])
+    each = torch.tensor([chance.uniform(0.1, 1), chance.uniform(-1, -0.1)])
+    return chance.choice([0.0, 1.0, chance.uniform(-1.5, 1.5), each])
 
 
 def attached(base, overlays, chance):

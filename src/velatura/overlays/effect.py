@@ -81,6 +81,7 @@ class Listener:
         """Warn where every layer was heard and none was changed."""
         heard = list(self._heard.values())
         if heard and len(heard) == len(self._layers) and not bool(torch.stack(heard).any()):
-            said = f"{overlay} changed nothing at all: its weights are zero, or it was never trained"
+            why = "its weights are zero, or its strength is wherever it acts, or it was never trained"
+            said = f"{overlay} changed nothing at all: {why}"
             self._heard.clear()  # once is enough
             warnings.warn(said, VelaturaWarning, stacklevel=3)
