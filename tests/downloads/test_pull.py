@@ -46,6 +46,7 @@ def test_civitai_gives_its_newest_version_with_what_it_says_of_it(server, fetch,
         *("SD 1.5", ("ink style",)),
     )
     assert names(desk) == ["ink.civitai.info", "ink.safetensors"]
+    assert done.sha256 == hashlib.sha256(lora).hexdigest()
     assert json.loads((desk / "ink.civitai.info").read_text())["id"] == 20
     assert server.paths() == ["/api/v1/models/10", "/api/v1/model-versions/20", "/api/download/models/20"]
 

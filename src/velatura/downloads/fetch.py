@@ -22,10 +22,11 @@ GOES_ON = "what has come is kept, the same command goes on"
 
 @dataclass(frozen=True)
 class Arrived:
-    """Where a file or folder is now, what it is, and whether it was there before."""
+    """Where a file or folder is now, what it is, its SHA-256 if that was checked, and whether it was there before."""
 
     path: Path
     kind: str
+    sha256: str | None = None
     was_there: bool = False
 
 
@@ -41,9 +42,10 @@ class Fetch:
     def file(self, wanted: Wanted) -> Arrived:
         """Fetch one file and put it where its kind lies."""
         name = name_of(self.web, wanted)
+        sha256 = wanted.digest.sha256 if wanted.digest else None
         with alone(self.to / name):
             if there := self._there(name, wanted):
-                return Arrived(there, kind_of(there, name), was_there=True)
+                return Arrived(there, kind_of(there, name), sha256, was_there=True)
             part = Part(self.to / name)
             with _resumable():
                 Transfer(self.web, wanted, part, limit=self.limit, on_bytes=self.on_bytes).run()
@@ -55,7 +57,7 @@ class Fetch:
                 warnings.warn(said, VelaturaWarning, stacklevel=2)
             target = place(self.to, kind) / name
             part.keep_as(target)
-            return Arrived(target, kind)
+            return Arrived(target, kind, sha256)
 
     def folder(self, files: Mapping[str, Wanted], name: str) -> Arrived:
         """Fetch the files of a diffusers folder, which has its name when all are there."""

@@ -25,6 +25,11 @@ class Digest:
     by: Literal["sha256", "git"]
     value: str
 
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 of a file that fits, where all of it is told."""
+        return self.value.lower() if self.by == "sha256" and len(self.value) == 64 else None
+
     def of(self, path: Path) -> str:
         """The same of a file that is here."""
         digest = hashlib.sha256() if self.by == "sha256" else hashlib.sha1(usedforsecurity=False)

@@ -69,7 +69,7 @@ def _pulled(arrived: Arrived) -> Pulled:
     return Pulled(
         path=arrived.path,
         kind=arrived.kind,
-        sha256=None if arrived.path.is_dir() else Digest("sha256", "").of(arrived.path),
+        sha256=arrived.sha256 or (None if arrived.path.is_dir() else Digest("sha256", "").of(arrived.path)),
         file_bytes=sum(each.stat().st_size for each in files),
         was_there=arrived.was_there,
     )
