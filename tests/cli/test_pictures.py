@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,7 +13,7 @@ from velatura.cli.app import main
 from velatura.cli.overlays import _file_and_strength
 from velatura.sampling import order
 from velatura.sampling.infotext import read_carried, read_infotext
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe import RECORDED, Recipe
 
 
 @pytest.fixture
@@ -205,12 +206,12 @@ def test_a_grid_is_one_picture(said):
         (["generate", "a", "--overlay", "nowhere.pt:0.5"], "nowhere.pt"),
         (["generate", "a", "--recipe", "nowhere.png"], "nowhere.png does not exist"),
         (["generate", "a", "--library", "nowhere"], "nowhere is no folder"),
-        (["generate", "a", "--base", "nowhere"], "nowhere does not exist"),
+        (["generate", "a", "--base", "nowhere"], "no base is called 'nowhere'"),
         (["generate", "a", "--count", "0"], "count"),
         (["grid", "a", "--x", "s=1,2"], "write {s} into the prompt"),
         (["grid", "a", "--x", "s"], "write it as s=0,0.5,1"),
         (["grid", "a", "--x", "seed="], "has no values"),
-        (["grid", "a", "--x", "steps=1,many"], "steps is 'many'"),
+        (["grid", "a", "--x", "steps=1,many"], "'many' is no whole number"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(said, tmp_path, words, reason):
@@ -233,3 +234,63 @@ def test_help_has_two_examples_and_says_defaults(said, verb):
     assert status == 0
     assert out.count(f"velatura {verb} ") >= 3  # usage and two examples
     assert "Euler a" in out
+
+
+def test_a_file_of_prompts_makes_a_picture_of_each_line(said, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a house --d 7 --s 1\n# a note\na boat --n blurry --s 2 --d 8 --count 2\n")
+    said("generate", "--prompts", "prompts.txt", "--out", "made", "--cfg", "5")
+    recipes = [Recipe.from_image(path) for path in sorted((tmp_path / "made").glob("*.png"))]
+    assert [(each.prompt, each.negative, each.steps, each.seed, each.guidance) for each in recipes] == [
+        ("a house", "", 1, 7, 5.0),
+        ("a boat", "blurry", 2, 8, 5.0),
+        ("a boat", "blurry", 2, 9, 5.0),
+    ]
+
+
+def test_a_variation_keeps_its_seed_and_counts_the_other_on(said, tmp_path):
+    words = ["--seed", "7", "--variation-seed", "1", "--variation-strength", "0.2", "--count", "2", "--steps", "1"]
+    said("generate", "a house", *words, "--out", "made")
+    recipes = [Recipe.from_image(path) for path in sorted((tmp_path / "made").glob("*.png"))]
+    assert [(each.seed, each.variation_seed) for each in recipes] == [(7, 1), (7, 2)]
+
+
+def test_a_picture_is_painted_over(said, tmp_path):
+    said("generate", "a house", "--seed", "7", "--steps", "2", "--out", "first.png")
+    over = ["--image", "first.png", "--steps", "4", "--seed", "3"]
+    said("generate", "a boat", *over, "--denoising", "0", "--out", "same.png")
+    said("generate", "a boat", *over, "--denoising", "1", "--out", "other.png")
+    first, same, other = (np.asarray(Image.open(f"{name}.png"), dtype=float) for name in ("first", "same", "other"))
+    assert np.abs(first - same).mean() < np.abs(first - other).mean() / 2
+
+
+def test_styles_are_added_by_name(said, tmp_path):
+    (tmp_path / "styles.csv").write_text('name,prompt,negative_prompt\nnight,"{prompt}, at night",day\n')
+    said("generate", "a house", "--style", "night", "--steps", "1", "--out", "a.png")
+    recipe = Recipe.from_image("a.png")
+    assert (recipe.prompt, recipe.negative) == ("a house, at night", "day")
+    status, _, complaint = said("generate", "a house", "--style", "nigt", "--steps", "1", "--out", "b.png")
+    assert status == 2
+    assert "did you mean 'night'" in complaint
+
+
+def test_a_matrix_has_a_page_with_every_recipe(said, tmp_path):
+    said("grid", "a house|at night|in snow", "--matrix", "--steps", "1", "--seed", "7", "--out", "matrix.png")
+    page = (tmp_path / "matrix.html").read_text()
+    for prompt in ("a house", "a house, at night", "a house, in snow", "a house, at night, in snow"):
+        assert f"<pre>{prompt}\nSteps: 1" in page
+
+
+def test_axes_are_written_as_in_the_webui(said):
+    said("grid", "a house", "--x", "seed=1-3", "--y", "cfg=1", "--steps", "1")
+    status, out, _ = said("grid", "a house", "--x", "seed=1-5 (+2)", "--y", "guidance=3-7 [2]", "--steps", "1")
+    assert (status, out) == (0, "grid.png\n")
+    _, _, fields = read_infotext(read_carried(Path("grid.png")))
+    assert (fields["X Values"], fields["Y Values"]) == ("1, 3, 5", "3, 7")
+
+
+def test_every_field_of_a_recipe_that_changes_the_picture_is_an_option(said):
+    _, out, _ = said("generate", "--help")
+    for name in set(Recipe.model_fields) - {"prompt", *RECORDED}:
+        flag = {"guidance": "--cfg"}.get(name, "--" + name.replace("_", "-"))
+        assert f"{flag} " in out
+    assert "--base-hash" not in out

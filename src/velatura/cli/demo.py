@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import velatura
-from velatura.cli.pictures import picture_bar
+from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say
 from velatura.cli.training import command_line, training_bar
 from velatura.files import replacing

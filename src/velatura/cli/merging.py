@@ -10,7 +10,7 @@ import typer
 
 import velatura
 from velatura.cli.base import open_base
-from velatura.cli.pictures import picture_bar
+from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say, say_json
 from velatura.errors import BadFile, Occupied, UnknownName
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from PIL import Image
 
@@ -17,8 +17,11 @@ from velatura.errors import BadRecipe
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.grammar import TAG
+from velatura.prompts.matrix import Matrix
+from velatura.prompts.replacing import reordered, replaced
 from velatura.sampling.generate import OnStep, Picture, generate_many
 from velatura.sampling.infotext import save_with, write_infotext
+from velatura.sampling.masks import Source
 from velatura.sampling.order import SEEDS
 from velatura.sampling.recipe import RECORDED, Recipe, refuse_recorded
 
@@ -26,6 +29,8 @@ Thing = TypeVar("Thing")
 Axis = tuple[str, Sequence[object]]  # what changes, and the values it takes
 
 REPLACE = "replace"  # an axis whose first value is searched for in the prompts, the webui's Prompt S/R
+ORDER = "order"  # one whose values are words of the prompt in another order, the webui's Prompt order
+COMBINED = "with"  # one of a matrix
 
 
 @dataclass(frozen=True)
@@ -72,28 +77,35 @@ def grid(
     base: Base,
     recipe: Recipe | str,
     *,
-    x: Axis,
+    x: Axis | None = None,
     y: Axis | None = None,
     z: Axis | None = None,
+    matrix: bool = False,
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
+    source: Source | None = None,
+    lenient: bool = False,
     on_step: OnStep | None = None,
 ) -> Grid:
     """Make a grid of pictures: x changes from column to column, y from row to row, z from sheet to sheet.
 
     An axis is named for a field of Recipe, ("seed", [7, 8]), or for a word that stands in braces in the prompt,
     ("s", [0, 0.5, 1]) for "a house <hypernet:inca:{s}>"; or it is ("replace", ["house", "boat", "tree"]), where the
-    first value stands in the prompts and is replaced by each. Where the seed is open it is drawn once for all.
+    first value stands in the prompts and is replaced by each, or ("order", [("a", "b"), ("b", "a")]), where words
+    change places. matrix: instead of axes, the prompt "a house|at night|in snow" with all combinations of what stands
+    behind bars. source: an image to begin from. Where the seed is open it is drawn once for all.
     """
     recipe = Recipe(prompt=recipe) if isinstance(recipe, str) else recipe
     recipe = recipe.but(seed=secrets.randbelow(SEEDS)) if recipe.seed is None else recipe
-    axes = [axis for axis in (z, y, x) if axis is not None]
-    for name, values in axes:
-        if not values:
-            raise BadRecipe(f"the axis {name!r} has no values; give some, such as {name}=1,2,3")
-    places = product(*([(axis, value) for value in axis[1]] for axis in axes))
-    wanted = [_changed(recipe, place) for place in places]
-    pictures = generate_many(base, wanted, library=library, overlays=overlays, on_step=on_step)
+    if matrix:
+        x, y, wanted = _matrix(recipe)
+    elif x is not None:
+        wanted = _crossed(recipe, [axis for axis in (z, y, x) if axis is not None])
+    else:
+        raise BadRecipe("a grid without an axis has one picture: give x, as in x=('seed', [7, 8, 9])")
+    pictures = generate_many(
+        base, wanted, library=library, overlays=overlays, source=source, lenient=lenient, on_step=on_step
+    )
     filled_in = pictures[0].recipe.model_dump(include={"width", "height", "base", "base_hash", "version"})
     filled_in["overlay_hashes"] = tuple(dict.fromkeys(each for made in pictures for each in made.recipe.overlay_hashes))
     rows = _split(pictures, len(x[1]))
@@ -105,9 +117,29 @@ def labels(axis: Axis) -> list[str]:
     name, values = axis
     if name in {"prompt", "negative"}:
         return [TAG.sub("", str(value)).strip(" ,") or "(empty)" for value in values]
-    if name == REPLACE:
+    if name == ORDER:
+        return [", ".join(cast("Sequence[str]", value)) for value in values]
+    if name in {REPLACE, COMBINED}:
         return [_shown(value) or "(nothing)" for value in values]
     return [f"{name} {_shown(value)}" for value in values]
+
+
+def _crossed(recipe: Recipe, axes: Sequence[Axis]) -> list[Recipe]:
+    """The recipes of all combinations of the axes' values, the last axis changing fastest."""
+    for name, values in axes:
+        if not values:
+            raise BadRecipe(f"the axis {name!r} has no values; give some, such as {name}=1,2,3")
+    return [_changed(recipe, place) for place in product(*([(axis, value) for value in axis[1]] for axis in axes))]
+
+
+def _matrix(recipe: Recipe) -> tuple[Axis, Axis | None, list[Recipe]]:
+    """The axes and recipes of a prompt whose parts are combined."""
+    parts = Matrix.read(recipe.prompt)
+    if not parts.options:
+        raise BadRecipe('a matrix needs parts to combine: write them behind bars, "a house|at night|in snow"')
+    across, down = ([" + ".join(each) or "-" for each in labels] for labels in (parts.columns(), parts.rows()))
+    wanted = [recipe.but(prompt=prompt) for row in parts.prompts() for prompt in row]
+    return (COMBINED, across), (COMBINED, down) if parts.down else None, wanted
 
 
 def _changed(recipe: Recipe, changes: Sequence[tuple[Axis, object]]) -> Recipe:
@@ -118,13 +150,22 @@ def _changed(recipe: Recipe, changes: Sequence[tuple[Axis, object]]) -> Recipe:
     for (name, values), value in changes:
         if name in Recipe.model_fields:
             continue
-        sought = _shown(values[0]) if name == REPLACE else f"{{{name}}}"
-        if not sought or sought not in recipe.prompt + recipe.negative:
-            fields = ", ".join(each for each in Recipe.model_fields if each not in RECORDED)
-            raise BadRecipe(f"nothing to change by {name!r}: write {sought} into the prompt, or name one of {fields}")
-        prompt, negative = (text.replace(sought, _shown(value)) for text in (recipe.prompt, recipe.negative))
-        recipe = recipe.but(prompt=prompt, negative=negative)
+        recipe = _reworded(recipe, name, values, value)
     return recipe
+
+
+def _reworded(recipe: Recipe, name: str, values: Sequence[object], value: object) -> Recipe:
+    """The recipe with words of its prompts changed as an axis says."""
+    if name == ORDER:
+        words = cast("Sequence[str]", value)
+        return recipe.but(prompt=reordered(recipe.prompt, words))
+    hole = f"{{{name}}}"
+    if name != REPLACE and hole not in recipe.prompt + recipe.negative:
+        fields = ", ".join(each for each in Recipe.model_fields if each not in RECORDED)
+        raise BadRecipe(f"nothing to change by {name!r}: write {hole} into the prompt, or name one of {fields}")
+    sought = _shown(values[0]) if name == REPLACE else hole
+    prompt, negative = replaced(recipe.prompt, recipe.negative, sought, _shown(value))
+    return recipe.but(prompt=prompt, negative=negative)
 
 
 def _split(things: Sequence[Thing], size: int) -> list[Sequence[Thing]]:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 
 from velatura.compare.grid import Grid, labels
 from velatura.compare.report import picture_tag
+from velatura.files import replacing
 from velatura.sampling.generate import Picture
 
 
@@ -17,6 +19,12 @@ def grid_page(grid: Grid) -> str:
     tables = [_table(grid, sheet, title) for sheet, title in zip(grid.sheets, titles, strict=True)]
     prompt = escape(grid.recipe.prompt or "(no prompt)")
     return page.substitute(title=prompt, tables="\n".join(tables), recipe=escape(grid.infotext()))
+
+
+def save_page(grid: Grid, path: Path) -> None:
+    """Write the page, at once or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(grid_page(grid), "utf-8")
 
 
 def _table(grid: Grid, sheet: Sequence[Sequence[Picture]], title: str) -> str:
