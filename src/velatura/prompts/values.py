@@ -82,12 +82,12 @@ def _spread(first: float, last: float, count: int) -> Iterator[float]:
 
 def _refuse_too_many(count: float, text: str) -> None:
     if count > MOST:
-        raise _misread(text, "", f"that is more than {MOST:,} values")
+        raise _misread(text, "", f"that is more than {MOST:,} values; write fewer")
 
 
 def _misread(text: str, entry: str, reason: str) -> BadRecipe:
     place = max(0, text.find(entry))
-    return BadRecipe(f"{reason}; write values as 1,2,3 or 1-5 or 1-10 (+3) or 0-1 [5]; {pointed_at(text, place)}")
+    return BadRecipe(f"{reason}; {pointed_at(text, place)}")
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,13 @@ class _Kind(Generic[Number]):
             count = int(found[3])
             _refuse_too_many(count, text)
             return map(self.number, _spread(self.number(found[1]), self.number(found[2]), count))
-        raise _misread(text, entry, f"{entry!r} is no {self.name}")
+        raise _misread(
+            text, entry, f"{entry!r} is no {self.name}; write values as 1,2,3 or 1-5 or 1-10 (+3) or 0-1 [5]"
+        )
 
     def _stepped(self, text: str, entry: str, first: Number, last: Number, step: Number) -> Iterable[Number]:
         if step == 0:
-            raise _misread(text, entry, "a step of 0 leads nowhere")
+            raise _misread(text, entry, "a step of 0 leads nowhere; write values as 1-10 (+3)")
         _refuse_too_many((last - first) / step + 1, text)
         return self.steps(first, last, step)
 
