@@ -8,6 +8,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from velatura.base.base import Base
+from velatura.base.devices import multiplies_bfloat16
 from velatura.training.plan import Precision
 
 # latents along a side up to which plain attention trains faster on a CPU than a fused one, by a third at 16
@@ -40,8 +41,7 @@ def training_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":
         return torch.float32
-    has = torch.cpu.get_capabilities()
-    return torch.bfloat16 if has.get("amx_bf16") or has.get("avx512_bf16") else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32
 
 
 def _converted(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
