@@ -9,12 +9,13 @@ import torch
 import velatura
 from velatura.errors import BadFile
 from velatura.formats.nature import nature_of
-from velatura.tensors import glimpse, write_safetensors, write_torch
+from velatura.tensors import glimpse, open_tensors, write_safetensors, write_torch
 
 DATA = Path(__file__).parents[1] / "data"
 # kind, who names tensors so, and how it is described: from the fixtures' own lists of what is in them
 FILES = {
     "a1111_8v.pt": ("embedding", "a1111", "8 vectors of 24"),
+    "original_ti.pt": ("embedding", "a1111", "2 vectors of 16"),
     "bf16.PT": ("embedding", "a1111", "4 vectors of 16"),
     "learned_embeds.bin": ("embedding", "diffusers", "1 vector of 16"),
     "half.bin": ("embedding", "diffusers", "2 vectors of 24"),
@@ -201,3 +202,9 @@ def test_endless_names_and_texts_take_no_time(tmp_path):
     nature = nature_of(tmp_path / "x.safetensors")
     assert nature.card.kind == "unknown"
     assert len(nature.details["arguments"]) == 1000
+
+
+def test_the_first_embeddings_hold_their_vectors_in_a_module():
+    expected = open_tensors(DATA / "nature" / "expected_vectors.safetensors").tensors["original_ti.pt::vec"]
+    payload = open_tensors(DATA / "nature" / "original_ti.pt").payload
+    assert payload["string_to_param"]["*"].equal(expected)  # as A1111 read them

@@ -143,6 +143,13 @@ def plain_key(value: object) -> object:
     return value
 
 
+def module_of(identifier: object) -> Name | None:
+    """The class that a persistent id of torch's old form speaks of, its source beside it; None for a storage's."""
+    parts = cast("tuple[object, ...]", identifier) if isinstance(identifier, tuple) else ()
+    named = parts[1] if len(parts) == 4 and parts[0] == "module" else None
+    return named if isinstance(named, Name) else None
+
+
 def storage_of(identifier: object) -> Storage:
     """The storage that a persistent id speaks of."""
     parts = _tuple(identifier)

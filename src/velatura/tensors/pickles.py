@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import ClassVar, Protocol, cast
 
-from velatura.tensors.named import Name, Storage, built, called, named, plain_key, storage_of
+from velatura.tensors.named import Name, Storage, built, called, module_of, named, plain_key, storage_of
 
 MOST_STEPS = 2**20  # a checkpoint with its optimizer takes less than half of that; a step costs a hundred bytes at most
 LONGEST_NAME = 256
@@ -148,7 +148,11 @@ class Machine:
         self.names.add(f"{module}.{name}")
 
     def _persistent(self) -> None:
-        storage = storage_of(self._pop())
+        identifier = self._pop()
+        if module := module_of(identifier):
+            self._push(module)
+            return
+        storage = storage_of(identifier)
         if self.storages.setdefault(storage.key, storage) != storage:
             raise ValueError(f"describes its storage {storage.key[:20]!r} in two ways")
         self._push(storage)
