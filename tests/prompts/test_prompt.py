@@ -56,9 +56,10 @@ def test_words_are_laid_out_over_a_second_pass_too():
     assert [(row.until, row.voices[0].words) for row in rows] == [(3, "a"), (6, "b")]
 
 
-def test_a_row_is_found_by_its_step():
+def test_a_row_is_found_by_its_call_as_in_the_webui():
+    # golden samplers: rows hold up to and with the call of their number, counted from 0, and then the first again
     rows = Prompt.read("[a:b:3]").rows(10)
-    assert [row_at(rows, step).voices[0].words for step in (1, 3, 4, 10, 11)] == ["a", "a", "b", "b", "b"]
+    assert [row_at(rows, call).voices[0].words for call in (0, 3, 4, 10, 11)] == ["a", "a", "b", "b", "a"]
 
 
 def test_a_negative_prompt_changes_but_is_not_split():

@@ -32,7 +32,10 @@ class Voice:
 
 
 class Row(NamedTuple):
-    """What a prompt says up to a step, that one included, as counted from 1."""
+    """What a prompt says up to a call of the model, that one included.
+
+    The webui counts calls from 0, so that its first row holds for one more than the prompt says; and so it is here.
+    """
 
     until: int
     voices: tuple[Voice, ...]
@@ -138,7 +141,10 @@ class Prompt:
             warnings.warn(f"{said}, as in the webui; end it in a comma if that is not meant", VelaturaWarning, 4)
 
 
-def row_at(rows: Sequence[Row], step: int) -> Row:
-    """The row of a step, counted from 1; the last one goes on for steps after it."""
-    place = bisect_left(rows, step, key=lambda row: row.until)
-    return rows[min(place, len(rows) - 1)]
+def row_at(rows: Sequence[Row], call: int) -> Row:
+    """The row of a call of the model, counted from 0; the first one again where a sampler calls more often than told.
+
+    Restart and DPM adaptive do, and the webui falls back to the first row then.
+    """
+    place = bisect_left(rows, call, key=lambda row: row.until)
+    return rows[place % len(rows)]

@@ -107,7 +107,7 @@ class Timeline:
         return sorted(when for when in self._numbers if all(timing.ends_before(when) for timing in passes))
 
     def schedule(self, timing: Timing) -> list[tuple[int, str]]:
-        """The texts in their order, each with the last step that it is for, counted from 1."""
+        """The texts in their order, each with the last step that it is for."""
         if self.is_steady:
             return [(timing.total, self._text)]
         turns = {when: timing.turn(when) for when in self._numbers}
