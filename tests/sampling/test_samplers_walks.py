@@ -3,11 +3,14 @@
 import math
 from itertools import pairwise
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from velatura.base.schedule import Schedule
-from velatura.errors import UnknownName, VelaturaWarning
+from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
 from velatura.sampling.noise import Noise
 from velatura.sampling.samplers import SAMPLERS, SCHEDULERS, Settings, find_sampler
 from velatura.sampling.sizes import Walked, steps_left
@@ -57,8 +60,65 @@ def test_an_image_is_changed_the_more_the_stronger_it_is_begun(name):
     assert added[-1] > 5
 
 
-def test_a_second_pass_that_has_no_levels_still_takes_a_step():
-    assert SAMPLERS["Euler"].course(SCHEDULE, 20, begun=Walked(0, 11)).steps >= 1
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_second_pass_of_no_strength_begins_at_very_little_noise(name):
+    course = SAMPLERS[name].course(SCHEDULE, 20, begun=Walked(0, 11))
+    assert course.steps >= 1
+    assert course.noisy < 0.3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sigma_min": 2.0, "sigma_max": 1.0},
+        {"sigma_min": 20.0},
+        {"sigma_max": 0.02},
+        {"scheduler": "Karras", "rho": 0.05},
+    ],
+)
+def test_levels_that_do_not_fall_are_refused(settings):
+    with pytest.raises(BadRecipe, match=r"lays no levels down from .*: set sigma_min below sigma_max, and rho near 7"):
+        SAMPLERS["Euler"].course(SCHEDULE, 9, Settings(**settings))
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(list(SAMPLERS)),
+    steps=st.integers(1, 30),
+    strength=st.none() | st.just(0.0) | st.floats(1e-6, 1),
+    exactly=st.booleans(),
+    chosen=st.fixed_dictionaries(
+        {},
+        optional={
+            "scheduler": st.sampled_from(list(SCHEDULERS)),
+            "eta": st.floats(0, 2),
+            "churn": st.floats(0, 100),
+            "churn_to": st.floats(0, 20),
+            "sigma_min": st.floats(0.001, 0.1),
+            "sigma_max": st.floats(1, 100),
+            "rho": st.floats(1, 20),
+            "discards_penultimate": st.booleans(),
+            "quantised": st.booleans(),
+            "unipc_order": st.integers(1, 9),
+            "unipc_spacing": st.sampled_from(["time_uniform", "time_quadratic", "logSNR"]),
+        },
+    ),
+)
+@pytest.mark.filterwarnings("ignore:.*changes nothing")
+def test_whatever_is_set_a_walk_calls_the_model_at_real_levels_and_ends_at_the_guess(
+    name, steps, strength, exactly, chosen
+):
+    begun = None if strength is None else steps_left(steps, strength, exactly=steps if exactly else None)
+    course = SAMPLERS[name].course(SCHEDULE, steps, Settings(**chosen), begun=begun)
+
+    def denoise(_latents, sigma):
+        assert 0 < sigma < math.inf
+        assert 0 <= course.timestep(sigma) <= 999
+        return TARGET
+
+    walked = list(SAMPLERS[name].sample(denoise, Noise([3], (1, 4, 4)), course, None if begun is None else TARGET))
+    assert len(walked) == course.steps
+    assert (walked[-1] - TARGET).abs().max() < 1
 
 
 @pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.reads_batch])

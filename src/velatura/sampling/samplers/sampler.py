@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from velatura.base.schedule import Schedule
-from velatura.errors import VelaturaWarning
+from velatura.errors import BadRecipe, VelaturaWarning
 from velatura.sampling.samplers.course import Course, Denoise, Source, Walk
 from velatura.sampling.schedules import (
     AUTOMATIC,
@@ -27,6 +27,7 @@ from velatura.sampling.sizes import Walked
 Ladder = Callable[[Tensor, Tensor, int, Settings], Tensor]
 
 SETTINGS = Settings()
+MOST_LEVELS = 10_000  # that float32 tells apart
 STRENGTH = frozenset({"churn_noise"})
 FRESH = STRENGTH | {"eta"}
 CHURN = STRENGTH | {"churn", "churn_from", "churn_to"}
@@ -79,7 +80,7 @@ class Sampler:
             return self._climb(self.ladder, trained, steps, settings, begun)
         times = torch.arange(self.stride - 1, len(trained), self.stride)
         known = trained[times]
-        whole = self._sigmas(known, begun.levels if begun else steps, settings, family)
+        whole = self._sigmas(known, _level_count(steps, begun), settings, family)
         sigmas = whole[max(len(whole) - begun.left - 2, 0) :] if begun else whole
         return Course(
             sigmas,
@@ -102,8 +103,8 @@ class Sampler:
 
     def _climb(self, ladder: Ladder, trained: Tensor, steps: int, settings: Settings, begun: Walked | None) -> Course:
         """A walk along timesteps; an image is made as noisy as the one above those that are left, as the webui does."""
-        times = ddim_times(len(trained), begun.levels if begun else steps)
-        left = max(begun.left, 2) if begun else len(times)
+        times = ddim_times(len(trained), _level_count(steps, begun))
+        left = min(max(begun.left, 2), len(times)) if begun else len(times)
         first = int(times[left - 1]) if begun else len(trained) - 1
         sigmas = ladder(trained, times[:left], first, settings)
         clean, noisy = 1.0, _spread(sigmas[0])
@@ -136,10 +137,14 @@ class Sampler:
         _warn_of(name, settings, frozenset() if name in HEEDS_RHO else frozenset({"rho"}))
         laid = SCHEDULERS[name]
         span = Span.of(known, settings.sigma_min, settings.sigma_max, settings.rho or None, family)
-        if not (self.discards or settings.discards_penultimate):
-            return laid(span, max(steps, 1))
-        sigmas = laid(span, max(steps, 1) + 1)
-        return torch.cat([sigmas[:-2], sigmas[-1:]])
+        discards = self.discards or settings.discards_penultimate
+        sigmas = laid(span, steps + 1 if discards else steps)
+        if not ((sigmas[:-1] > 0).all() and (sigmas.diff() < 0).all() and sigmas.isfinite().all()):
+            raise BadRecipe(
+                f"{name} lays no levels down from {span.high:g} to {span.low:g}: "
+                "set sigma_min below sigma_max, and rho near 7, or leave them out"
+            )
+        return torch.cat([sigmas[:-2], sigmas[-1:]]) if discards else sigmas
 
 
 def ddim_times(count: int, steps: int) -> Tensor:
@@ -158,6 +163,11 @@ def _warn_of(what: str, settings: Settings, unheeded: Set[str]) -> None:
     idle = [name for name in fields if name in unheeded and getattr(settings, name) != fields[name].default]
     if idle:
         warnings.warn(f"{what} has no {', '.join(idle)}: what is set there changes nothing", VelaturaWarning, 4)
+
+
+def _level_count(steps: int, begun: Walked | None) -> int:
+    """How many levels a whole walk has; an image that is hardly changed is begun at the cleanest of very many."""
+    return min(begun.levels or MOST_LEVELS, MOST_LEVELS) if begun else steps
 
 
 def _noisy(sigma: float, settings: Settings, *, begun: bool) -> float:
