@@ -36,7 +36,11 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, code: int, body: bytes = b"", **headers: object) -> None:
         """Send a whole answer; `_` in the name of a header is a dash."""
         self.send_response(code)
-        told = {"Content-Length": len(body), **{name.replace("_", "-"): each for name, each in headers.items()}}
+        told = {
+            "Connection": "close",
+            "Content-Length": len(body),
+            **{name.replace("_", "-"): each for name, each in headers.items()},
+        }
         for name, each in told.items():
             if each is not None:
                 self.send_header(name, str(each))
@@ -49,6 +53,7 @@ class Server(ThreadingHTTPServer):
     """The table of answers, and what was asked."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
