@@ -127,6 +127,24 @@ def test_a_changed_file_is_hashed_again(folder, tmp_path):
     )
 
 
+def replaced(path: Path, value: float) -> None:
+    """Put a new file of more than a MiB in the place of another one, of the same size and time."""
+    write_safetensors(path.with_name("new"), {"x": torch.full((300_000,), value)})
+    os.utime(path.with_name("new"), (1, 1))
+    path.with_name("new").replace(path)
+
+
+def test_hashes_outlast_the_numbers_of_files_but_not_other_content(tmp_path):
+    path = tmp_path / "big.safetensors"
+    replaced(path, 1)
+    library = velatura.Library(tmp_path, cache=tmp_path / "cache")
+    before = library.hashed(library.entry("big")).hashes
+    replaced(path, 1)
+    assert library.entry("big").hashes == before
+    replaced(path, 2)
+    assert library.entry("big").hashes is None
+
+
 def test_what_is_gone_is_forgotten(folder, tmp_path):
     facts(folder, tmp_path / "cache")
     (folder / "hands.bin").unlink()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from velatura.card import UNKNOWN, Card, Nature
 from velatura.errors import BadFile
-from velatura.library.hashes import Hashes
+from velatura.library.hashes import Hashes, old_hash
 from velatura.library.index import Index, Row
 from velatura.library.places import Place, State
 from velatura.library.sidecars import Notes, read_notes
@@ -153,7 +153,8 @@ def _now(place: Place, known: Row | None) -> Row:
     """What is to be known of a place: the very row that is, if nothing has changed."""
     row = known or Row(place.state)
     if row.state != place.state or not _is_nature(row):
-        row = _looked_into(place)._replace(notes_state=row.notes_state, notes=row.notes)
+        kept = {"notes_state": row.notes_state, "notes": row.notes, "hashes": _lasting_hashes(row, place)}
+        row = _looked_into(place)._replace(**kept)
     if row.notes_state != (state := place.notes_state()):
         row = row._replace(notes_state=state, notes=read_notes(place.notes).model_dump_json())
     return row
@@ -166,6 +167,17 @@ def _hashes(place: Place) -> Hashes:
         raise BadFile(
             f"{place.path} cannot be read ({error.strerror or error}): look whether it is still there"
         ) from None
+
+
+def _lasting_hashes(row: Row, place: Place) -> str:
+    """The hashes of a file that only its number has changed of, which those on sticks and in networks do at will."""
+    if not row.hashes or row.state[:2] != place.state[:2]:
+        return ""
+    try:
+        known = Hashes.model_validate_json(row.hashes).old
+        return row.hashes if known and known == old_hash(place.path) else ""
+    except (OSError, ValidationError):
+        return ""
 
 
 def _is_nature(row: Row) -> bool:
