@@ -184,6 +184,8 @@ def test_a_file_may_be_called_by_the_name_in_it_but_its_own_comes_first(tmp_path
     write_safetensors(tmp_path / "x1.safetensors", tensors, {"ss_output_name": "Ink"})
     library = velatura.Library(tmp_path)
     assert library.path("ink") == tmp_path / "x1.safetensors"
+    with pytest.raises(UnknownName, match="did you mean 'Ink'"):
+        library.path("inc")
     put("nature/lyco_oft.safetensors", tmp_path / "ink.safetensors")
     assert library.path("ink") == tmp_path / "ink.safetensors"
 

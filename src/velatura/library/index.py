@@ -82,7 +82,8 @@ class Index:
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:  # no database, or a damaged one
-                self._file.unlink(missing_ok=True)
+                for spoilt in (self._file, self._file.with_name(f"{FILE}-journal")):
+                    spoilt.unlink(missing_ok=True)
                 with self._opened() as database:
                     return question(database)
         except (OSError, sqlite3.Error) as error:

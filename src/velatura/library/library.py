@@ -164,7 +164,7 @@ class Library:
     def _first(self, found: Sequence[Entry], name: str, kinds: Sequence[str], what: str) -> Entry:
         """The first that was found, of which a rival is named, or the error that names what is near."""
         if not found:
-            known = {each.name for each in self._entries() if each.may_be(kinds)}
+            known = {called for each in self._entries() if each.may_be(kinds) for called in (each.name, *each.aliases)}
             raise UnknownName.among(what, name, known, " or ".join(map(str, self._folders)))
         chosen, *others = found
         if rival := next((each for each in others if _thing(each) != _thing(chosen)), None):
