@@ -225,6 +225,15 @@ def test_an_unknown_sampler_names_those_that_are_near(wrong, near):
         find_sampler(wrong)
 
 
+def test_a_sampler_with_levels_of_its_own_goes_with_no_scheduler_but_the_automatic_one():
+    with pytest.raises(UnknownName, match="DDIM has levels of its own: leave Karras out of 'ddim Karras'"):
+        find_sampler("ddim Karras")
+    plain, automatic = (SAMPLERS["DDIM"].course(SCHEDULE, 9, Settings(scheduler=each)) for each in (None, "Automatic"))
+    assert torch.equal(plain.sigmas, automatic.sigmas)
+    with pytest.raises(UnknownName, match="no scheduler is called 'Karas'"):
+        SAMPLERS["DDIM"].course(SCHEDULE, 9, Settings(scheduler="Karas"))
+
+
 def test_a_restart_goes_back_up_once_from_20_steps_and_twice_from_36():
     ups = []
     for steps in (19, 20, 36):

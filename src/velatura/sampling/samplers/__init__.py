@@ -6,11 +6,12 @@ space of diffusion-based generative models", the paper of most letters in this f
 
 from velatura.sampling.samplers.course import Course, Denoise
 from velatura.sampling.samplers.sampler import Sampler
-from velatura.sampling.samplers.table import SAMPLERS, find_sampler
+from velatura.sampling.samplers.table import ALIASES, SAMPLERS, find_sampler
 from velatura.sampling.schedules import SCHEDULERS, find_scheduler, timestep_of
 from velatura.sampling.settings import Settings
 
 __all__ = [
+    "ALIASES",
     "SAMPLERS",
     "SCHEDULERS",
     "Course",

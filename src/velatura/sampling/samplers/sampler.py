@@ -73,8 +73,9 @@ class Sampler:
 
         family: the base's, for schedulers that were found for one.
         """
-        heeded = self.heeds | ALWAYS | (SPACING if self.ladder is None else frozenset[str]())
-        _warn_of(self.name, settings, Settings.model_fields.keys() - heeded)
+        automatic = settings.scheduler is None or find_scheduler(settings.scheduler) == AUTOMATIC
+        spacing = SPACING if self.ladder is None else frozenset({"scheduler"} if automatic else ())
+        _warn_of(self.name, settings, Settings.model_fields.keys() - (self.heeds | ALWAYS | spacing))
         trained = trained_sigmas(schedule)
         if self.ladder is not None:
             return self._climb(self.ladder, trained, steps, settings, begun)

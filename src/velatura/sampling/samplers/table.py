@@ -34,7 +34,9 @@ def find_sampler(name: str) -> Sampler:
         return found
     for ending, scheduler in ENDINGS.items():
         found = _named(name[: -len(ending)]) if name.lower().endswith(ending) else None
-        if found and found.ladder is None:
+        if found and found.ladder:
+            raise UnknownName(f"{found.name} has levels of its own: leave {scheduler} out of {name!r}")
+        if found:
             return replace(found, name=f"{found.name} {scheduler}", scheduler=scheduler, automatic=scheduler)
     raise UnknownName.among("sampler", name, [*SAMPLERS, *COMBINED])
 
