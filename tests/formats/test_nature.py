@@ -208,3 +208,15 @@ def test_the_first_embeddings_hold_their_vectors_in_a_module():
     expected = open_tensors(DATA / "nature" / "expected_vectors.safetensors").tensors["original_ti.pt::vec"]
     payload = open_tensors(DATA / "nature" / "original_ti.pt").payload
     assert payload["string_to_param"]["*"].equal(expected)  # as A1111 read them
+
+
+def test_hostile_files_are_told_or_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("VELATURA_MARKER_DIR", str(tmp_path))  # where their payloads would leave a file
+    files = [path for path in (DATA / "hostile").rglob("*") if path.is_file()]
+    assert len(files) > 100
+    for path in files:
+        try:
+            nature_of(path)
+        except BadFile as error:
+            assert "\n" not in str(error)
+    assert not list(tmp_path.iterdir())
