@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "dropout": {"dropout": 0.3},
     "xavier": {"init": "xavier_normal"},
     "prompt-only": {"widths": (96,)},
+    "picture-only": {"widths": (64, 128, 192)},
 }
 LABELS = {
     "start": "1,2,1 relu",
@@ -44,6 +45,7 @@ LABELS = {
     "dropout": "dropout 0.3",
     "xavier": "init xavier_normal",
     "prompt-only": "width 96 only",
+    "picture-only": "all widths but 96",
 }
 STRENGTHS = (0, 0.5, 1, 1.5)
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tools.pictures_of_options import IMAGES, LABELS, OPTIONS, START, STRENGTHS, figures, strip, untrained
+from velatura.compare.sheet import draw_grid
 
 PAGE = Path(__file__).parents[2] / "docs" / "hypernetworks.md"
 STRIPS = [*OPTIONS, *(f"strength-{each}" for each in STRENGTHS)]
@@ -23,6 +24,7 @@ def test_strips_are_equally_wide_whatever_their_label():
     pictures = [Image.new("RGB", (64, 64), "teal")] * 4
     widths = {strip(label, pictures).width for label in LABELS.values()}
     assert len(widths) == 1
+    assert widths.pop() >= max(draw_grid([pictures], rows=[label]).width for label in LABELS.values())
 
 
 @pytest.mark.parametrize("name", STRIPS)
