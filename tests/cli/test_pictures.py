@@ -12,7 +12,8 @@ from velatura.cli import pictures
 from velatura.cli.app import main
 from velatura.cli.overlays import _file_and_strength
 from velatura.sampling import order
-from velatura.sampling.infotext import read_carried, read_infotext
+from velatura.sampling.carriers import read_carried
+from velatura.sampling.infotext import read_infotext
 from velatura.sampling.recipe import RECORDED, Recipe
 
 

@@ -6,7 +6,8 @@ import velatura
 from velatura.compare.grid_page import grid_page
 from velatura.compare.sheet import draw_grid, stacked
 from velatura.errors import BadRecipe, UnknownName
-from velatura.sampling.infotext import read_carried, read_infotext
+from velatura.sampling.carriers import read_carried
+from velatura.sampling.infotext import read_infotext
 from velatura.sampling.recipe import RECORDED
 
 RED, BLUE = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))

@@ -259,3 +259,24 @@ def test_an_unknown_tag_is_left_out_when_asked(tiny, house):
     with pytest.warns(VelaturaWarning, match="left out"):
         made = velatura.generate(tiny, HOUSE.but(prompt=HOUSE.prompt + " <hypernet:nowhere:1>"), lenient=True)
     assert apart(made, house) < 0.003
+
+
+def test_cells_that_share_a_prompt_share_its_encoding(tiny, monkeypatch):
+    encoded = []
+    encode = type(tiny.text).encode_chunks
+    monkeypatch.setattr(
+        type(tiny.text), "encode_chunks", lambda *words, **more: encoded.append(1) or encode(*words, **more)
+    )
+    velatura.grid(tiny, HOUSE.but(steps=1), x=("sampler", ["Euler", "Euler a", "Heun"]), y=("seed", [1, 2]))
+    assert len(encoded) == 2  # the prompt and the negative prompt
+
+
+def test_an_overlay_is_found_by_its_hash_where_it_has_another_name(tiny, hyper, tmp_path):
+    velatura.save(hyper(), tmp_path / "neon.safetensors")
+    recipe = HOUSE.but(steps=1, prompt="a house <hypernet:neon:0.7>")
+    made = velatura.generate(tiny, recipe, library=velatura.Library(tmp_path))
+    (tmp_path / "neon.safetensors").rename(tmp_path / "renamed.safetensors")
+    velatura.save(hyper(seed=5), tmp_path / "neon.safetensors")
+    with pytest.warns(VelaturaWarning, match=r"renamed\.safetensors by its hash"):
+        again = velatura.generate(tiny, made.recipe, library=velatura.Library(tmp_path))
+    assert apart(made, again) == 0

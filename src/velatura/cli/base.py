@@ -1,5 +1,6 @@
 """How a command line names the base."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,15 +8,33 @@ import typer
 from typer.models import OptionInfo
 
 import velatura
+from velatura.errors import UnknownName
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
+    from velatura.sampling.recipe import Recipe
 
 
-def base_option(panel: str) -> OptionInfo:
+def base_option(panel: str, default: str | bool = True) -> OptionInfo:
     """The option --base, in a panel of the verb's help."""
     said = "tiny, a checkpoint, a diffusers folder, its name in --library, or hub:OWNER/NAME."
-    return typer.Option("--base", help=said, rich_help_panel=panel)
+    return typer.Option("--base", help=said, rich_help_panel=panel, show_default=default)
+
+
+def base_of(recipe: "Recipe", name: str | None, library: "velatura.Library") -> "Base":
+    """The base that is named, or else the one that a recipe was made on, found by its hash, or else by its name."""
+    if name is not None:
+        return open_base(name, library)
+    tiny = velatura.tiny()
+    if recipe.base in {None, tiny.name} or (recipe.base_hash and tiny.hash == recipe.base_hash):
+        return tiny
+    for called in filter(None, (recipe.base_hash, recipe.base)):
+        with suppress(UnknownName):
+            return library.base(called)
+    raise UnknownName(
+        f"the recipe was made on {recipe.base} ({recipe.base_hash or 'of no known hash'}), which is in no --library: "
+        "give the folder where it lies, or another base by --base"
+    )
 
 
 def open_base(name: str, library: "velatura.Library | None" = None) -> "Base":

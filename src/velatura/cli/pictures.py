@@ -8,7 +8,7 @@ import typer
 
 import velatura
 from velatura.cli.asking import all_asked, asked, axis_of, source_of, styled
-from velatura.cli.base import base_option, open_base
+from velatura.cli.base import base_of, base_option
 from velatura.cli.overlays import opened_by_file
 from velatura.cli.recipe_options import HOW, IMAGE, PAINT, recipe_options
 from velatura.cli.saving import paths_for, picture_bar, save_each, tell
@@ -51,7 +51,7 @@ Mask = Annotated[
     typer.Option("--mask", help="Paint only where this is white.", rich_help_panel=IMAGE, show_default="none"),
 ]
 Inverted = Annotated[bool, typer.Option("--mask-inverted", help="Paint where it is black.", rich_help_panel=IMAGE)]
-BaseName = Annotated[str, base_option(WITH)]
+BaseName = Annotated[str | None, base_option(WITH, default="tiny, or the recipe's")]
 Folders = Annotated[
     list[Path] | None,
     typer.Option("--library", help="Where tags find overlays.", rich_help_panel=WITH, show_default="this folder"),
@@ -94,7 +94,7 @@ def generate(
     mask_inverted: Inverted = False,
     recipe: From = None,
     changes: Set = None,
-    base: BaseName = "tiny",
+    base: BaseName = None,
     library: Folders = None,
     overlay: Overlays = None,
     lenient: Lenient = False,
@@ -118,7 +118,7 @@ def generate(
     paths = paths_for(out, len(wanted), overwrite=overwrite)
     source = source_of(image, mask, inverted=mask_inverted)
     shelf = velatura.Library(*(library or [Path()]))
-    on = open_base(base, shelf)
+    on = base_of(first, base, shelf)
     with picture_bar() as on_step:
         pictures = generate_each(
             on, wanted, library=shelf, overlays=overlays, source=source, lenient=lenient, on_step=on_step
@@ -141,7 +141,7 @@ def grid(
     mask_inverted: Inverted = False,
     recipe: From = None,
     changes: Set = None,
-    base: BaseName = "tiny",
+    base: BaseName = None,
     library: Folders = None,
     overlay: Overlays = None,
     lenient: Lenient = False,
@@ -168,7 +168,7 @@ def grid(
     [page] = paths_for(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     source = source_of(image, mask, inverted=mask_inverted)
     shelf = velatura.Library(*(library or [Path()]))
-    on = open_base(base, shelf)
+    on = base_of(first, base, shelf)
     with picture_bar() as on_step:
         made = velatura.grid(
             *(on, first),

@@ -31,7 +31,7 @@ def picture_bar() -> Generator[Callable[[int, int], None]]:
 
 def paths_for(out: Path, count: int, *, overwrite: bool, endings: Sequence[str] = ()) -> list[Path]:
     """Where the pictures go: the next free numbers of a folder, or files of the given name."""
-    from velatura.sampling.infotext import SAVED_AS
+    from velatura.sampling.carriers import SAVED_AS
 
     endings = endings or tuple(SAVED_AS)
     out = out.expanduser()

@@ -19,8 +19,9 @@ from velatura.overlays.overlay import Overlay
 from velatura.prompts.grammar import TAG
 from velatura.prompts.matrix import Matrix
 from velatura.prompts.replacing import reordered, replaced
+from velatura.sampling.carriers import save_with
 from velatura.sampling.generate import OnStep, Picture, generate_many
-from velatura.sampling.infotext import save_with, write_infotext
+from velatura.sampling.infotext import write_infotext
 from velatura.sampling.masks import Source
 from velatura.sampling.order import SEEDS
 from velatura.sampling.recipe import RECORDED, Recipe, refuse_recorded

@@ -69,33 +69,55 @@ class Shelf:
         self._at_hand = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
         self._found: dict[tuple[str, str], tuple[Overlay, Path | None]] = {}
 
-    def calls(self, prompt: Prompt) -> tuple[Called, ...]:
-        """The overlays that a prompt's tags call."""
-        return tuple(look_up(prompt.tags, self._called, lenient=self.lenient))
+    def calls(self, prompt: Prompt, recorded: Sequence[OverlayHash] = ()) -> tuple[Called, ...]:
+        """The overlays that a prompt's tags call.
 
-    def _called(self, tag: Tag) -> Called:
+        recorded: the files that a picture was made with: where names have changed, they are found by their hashes.
+        """
+        hashes = {(each.kind, each.name.lower()): each.hash for each in recorded}
+        return tuple(look_up(prompt.tags, lambda tag: self._called(tag, hashes), lenient=self.lenient))
+
+    def _called(self, tag: Tag, hashes: Mapping[tuple[str, str], str]) -> Called:
         """Read a tag and find the overlay that it names."""
         if tag.kind not in KINDS:
             raise UnknownName.among("kind of overlay", tag.kind, KINDS)
         strengths = tag.strengths
         called = tag.kind, tag.name.lower()
         if called not in self._found:
-            self._found[called] = self._find(tag.name, tag.kind)
+            self._found[called] = self._find(tag, hashes.get(called))
         overlay, file = self._found[called]
         if overlay.kind != tag.kind:
             right = tag._replace(kind=overlay.kind)
             raise misread(tag.prompt, tag.start, f"{tag.name} is no {tag.kind} but a {overlay.kind}; write {right}")
         return Called(tag, overlay, strengths, file)
 
-    def _find(self, name: str, kind: str) -> tuple[Overlay, Path | None]:
-        if at_hand := self._at_hand.get(name.lower()):
+    def _find(self, tag: Tag, recorded: str | None) -> tuple[Overlay, Path | None]:
+        if at_hand := self._at_hand.get(tag.name.lower()):
             return at_hand, at_hand.source
-        if self._library is not None:
-            overlay = self._library.overlay(name, kind)
-            return overlay, overlay.source
-        if self._at_hand:
-            raise UnknownName.among("overlay", name, self._at_hand)
-        raise UnknownName(f"nobody knows the overlay {name!r}: pass library= or overlays= to find it in")
+        if self._library is None:
+            if self._at_hand:
+                raise UnknownName.among("overlay", tag.name, self._at_hand)
+            raise UnknownName(f"nobody knows the overlay {tag.name!r}: pass library= or overlays= to find it in")
+        overlay = self._by_hash(tag, recorded) or self._library.overlay(tag.name, tag.kind)
+        return overlay, overlay.source
+
+    def _by_hash(self, tag: Tag, recorded: str | None) -> Overlay | None:
+        """The file that a picture was made with, where another one, or none, has its name now."""
+        assert self._library
+        if recorded is None:
+            return None
+        try:
+            named = self._library.overlay(tag.name, tag.kind)
+        except UnknownName:
+            named = None
+        if named is not None and (named.source is None or short_hash(named.source) == recorded):
+            return named
+        try:
+            found = self._library.overlay(recorded, tag.kind)
+        except UnknownName:
+            return None
+        warnings.warn(f"{tag} is {found.source} by its hash ({recorded})", VelaturaWarning, 2)
+        return found
 
 
 @contextmanager

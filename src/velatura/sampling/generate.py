@@ -13,7 +13,8 @@ from velatura.base.base import Base
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.calls import Shelf
-from velatura.sampling.infotext import save_with
+from velatura.sampling.carriers import save_with
+from velatura.sampling.guidance import Lexicon
 from velatura.sampling.masks import Source
 from velatura.sampling.order import Order, batches
 from velatura.sampling.painting import paint, refuse_misfits
@@ -126,7 +127,7 @@ def _painted(
 ) -> Iterator[tuple[int, Picture]]:
     """Paint batch after batch, telling of each step."""
     in_all, done = sum(batch[0].steps for batch in planned), count(1)
-    preview = Preview(base)
+    preview, lexicon = Preview(base), Lexicon(base)
 
     def tell(latents: Tensor) -> None:
         if on_step:
@@ -135,5 +136,5 @@ def _painted(
             on_preview([preview(each) for each in latents])
 
     for batch in planned:
-        for order, image in zip(batch, paint(base, batch, tell), strict=True):
+        for order, image in zip(batch, paint(base, batch, lexicon, tell), strict=True):
             yield places[order], Picture(image, order.recipe)

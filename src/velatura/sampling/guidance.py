@@ -17,6 +17,7 @@ from velatura.prompts.timeline import Timing
 from velatura.sampling.conditioning import chunks_of, conditioning
 from velatura.sampling.samplers import Course
 
+MOST_TEXTS = 256  # kept of a lexicon; an SD1's takes 240 KB
 KEPT = 8  # batches of conditioning: prompts that take turns come back to the same tensors, as overlays need it
 
 Reach = Callable[[Sequence[int], int], None]  # (the picture of each row of a batch, how many rows are negative prompts)
@@ -63,6 +64,30 @@ class Guidance:
     restores_mean: bool = True
 
 
+class Lexicon:
+    """What texts are encoded as by one base, each once, however many pictures say it."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._known: dict[object, Conditioning] = {}
+
+    def look_up(self, voice: Voice, chunk_count: int, guidance: Guidance, *, negative: bool) -> Conditioning:
+        """A batch of one."""
+        key = voice.words, voice.emphasis, chunk_count, guidance.clip_skip, negative
+        if key not in self._known:
+            while len(self._known) >= MOST_TEXTS:
+                del self._known[next(iter(self._known))]
+            self._known[key] = conditioning(
+                self._base.text,
+                [voice],
+                chunk_count,
+                clip_skip=guidance.clip_skip,
+                restores_mean=guidance.restores_mean,
+                negative=negative,
+            )
+        return self._known[key]
+
+
 class Guide:
     """Denoises a batch of pictures as their prompts want it; it counts its calls, by which prompts change.
 
@@ -70,14 +95,22 @@ class Guide:
     model's batch are the negative prompts, one for each picture, and then the prompts, one for each voice.
     """
 
-    def __init__(self, base: Base, course: Course, pairs: Sequence[Pair], guidance: Guidance, reach: Reach) -> None:
+    def __init__(
+        self,
+        base: Base,
+        course: Course,
+        pairs: Sequence[Pair],
+        guidance: Guidance,
+        *,
+        lexicon: Lexicon,
+        reach: Reach,
+    ) -> None:
         self._base, self._course, self._pairs, self._guidance = base, course, pairs, guidance
-        self._reach = reach
+        self._lexicon, self._reach = lexicon, reach
         self.is_guided = guidance.scale != 1 or not all(pair.is_plain for pair in pairs)
         self._chunk_count = max(pair.chunk_count(base) for pair in pairs)
         self._calls = count()
         self.guessed = torch.empty(0)
-        self._encoded: dict[tuple[bool, str], Conditioning] = {}
         self._batches: dict[object, Conditioning] = {}
 
     def __call__(self, latents: Tensor, sigma: Tensor) -> Tensor:
@@ -131,17 +164,7 @@ class Guide:
         return self._batches[key]
 
     def _encode(self, voice: Voice, *, negative: bool = False) -> Conditioning:
-        key = negative, voice.words
-        if key not in self._encoded:
-            self._encoded[key] = conditioning(
-                self._base.text,
-                [voice],
-                self._chunk_count,
-                clip_skip=self._guidance.clip_skip,
-                restores_mean=self._guidance.restores_mean,
-                negative=negative,
-            )
-        return self._encoded[key]
+        return self._lexicon.look_up(voice, self._chunk_count, self._guidance, negative=negative)
 
 
 def _mean(voices: Sequence[Voice], guesses: Sequence[Tensor]) -> Tensor:

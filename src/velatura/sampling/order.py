@@ -157,7 +157,13 @@ class Order:
         prompt = Prompt.read(said[0], lenient=self._shelf.lenient)
         pair = Pair.of(prompt, Prompt.read_negative(said[1]), timing, self.recipe.emphasis)
         factor = self.base.family.latent_factor
-        return Pass(sampler, course, pair, self._shelf.calls(prompt), Size(*(side // factor for side in size)))
+        return Pass(
+            sampler,
+            course,
+            pair,
+            self._shelf.calls(prompt, self.recipe.overlay_hashes),
+            Size(*(side // factor for side in size)),
+        )
 
 
 def batches(orders: Sequence[Order]) -> Iterator[list[Order]]:

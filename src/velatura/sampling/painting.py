@@ -14,7 +14,7 @@ from velatura.errors import NoPicture
 from velatura.sampling.beginning import kept
 from velatura.sampling.calls import laid_over
 from velatura.sampling.enlarging import enlarged
-from velatura.sampling.guidance import Guidance, Guide
+from velatura.sampling.guidance import Guidance, Guide, Lexicon
 from velatura.sampling.layout import Layout, aligned, holding
 from velatura.sampling.noise import Noise, Variation
 from velatura.sampling.order import Order
@@ -31,15 +31,15 @@ def refuse_misfits(base: Base, batch: Sequence[Order]) -> None:
 
 
 @torch.no_grad()
-def paint(base: Base, batch: Sequence[Order], tell: Tell) -> list[Image.Image]:
+def paint(base: Base, batch: Sequence[Order], lexicon: Lexicon, tell: Tell) -> list[Image.Image]:
     """Make the pictures of a batch, telling of each step; the base is as before at the end, also after an error."""
     recipe = batch[0].recipe
     orders = [*batch, *(order.layout for order in batch if order.layout)]
     with tiled(base, wanted=recipe.tiling):
-        latents = _walked(base, orders, 0, None, tell)
+        latents = _walked(base, orders, lexicon, tell)
         if to := batch[0].enlargement:
             start = enlarged(base, latents, to, recipe.hires_upscaler)
-            latents = _walked(base, orders, 1, start, tell)
+            latents = _walked(base, orders, lexicon, tell, start)
         pictures = [_image(base, each) for each in latents[: len(batch)]]
     return [
         order.beginning.painted_over(picture) if order.beginning else picture
@@ -47,8 +47,9 @@ def paint(base: Base, batch: Sequence[Order], tell: Tell) -> list[Image.Image]:
     ]
 
 
-def _walked(base: Base, orders: Sequence[Order], number: int, start: Tensor | None, tell: Tell) -> Tensor:
-    """The latents at the end of one of the passes, all pictures at once."""
+def _walked(base: Base, orders: Sequence[Order], lexicon: Lexicon, tell: Tell, start: Tensor | None = None) -> Tensor:
+    """The latents at the end of the first pass, or of the second where there are latents to start from."""
+    number = 0 if start is None else 1
     walks = [order.passes[number] for order in orders]
     recipe, walk = orders[0].recipe, walks[0]
     beginnings = [each for order in orders if number == 0 and (each := order.beginning)]
@@ -60,6 +61,7 @@ def _walked(base: Base, orders: Sequence[Order], number: int, start: Tensor | No
         guidance = Guidance(recipe.guidance, recipe.skip_negative_below, clip_skip, recipe.emphasis == "Original")
         guide = Guide(
             *(base, walk.course, [each.pair for each in walks], guidance),
+            lexicon=lexicon,
             reach=lambda rows, negatives: reach(fraction[0], rows, negatives),
         )
         denoise = kept(guide, beginnings) if beginnings else guide

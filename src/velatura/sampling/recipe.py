@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from velatura.errors import BadRecipe
+from velatura.sampling.carriers import read_carried
 from velatura.sampling.fields import (
     Amount,
     Beginning,
@@ -26,7 +27,7 @@ from velatura.sampling.fields import (
     SecondPass,
     Share,
 )
-from velatura.sampling.infotext import read_carried, read_infotext, write_infotext
+from velatura.sampling.infotext import read_infotext, write_infotext
 from velatura.sampling.record import from_fields, to_fields
 from velatura.sampling.settings import Settings
 
