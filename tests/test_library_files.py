@@ -231,6 +231,8 @@ def test_a_base_is_found_by_name_and_only_one_is_kept(tiny, tmp_path):
     library = velatura.Library(tmp_path)
     base = library.base("Small", device="cpu")
     assert (base.name, base.family.name) == ("small", "tiny")
+    assert base.hash == hashes_of(tmp_path / "models" / "checkpoints" / "small.safetensors")["AutoV2"]
+    assert library.base(base.hash, device="cpu") is base
     assert library.base("small", device="cpu") is base
     assert library.base("small", device="cpu", dtype="bfloat16") is not base
     with pytest.raises(UnknownName, match=r"no base is called 'smoll' in .*did you mean 'small'"):

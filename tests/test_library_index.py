@@ -127,6 +127,14 @@ def test_a_changed_file_is_hashed_again(folder, tmp_path):
     )
 
 
+def test_a_base_of_a_known_hash_is_opened_without_hashing_it(tiny, tmp_path, monkeypatch):
+    velatura.save(tiny, tmp_path / "small.safetensors")
+    before = velatura.Library(tmp_path, cache=tmp_path / "cache").base("small", device="cpu").hash
+    monkeypatch.setattr(hashes.Hashes, "of", None)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert velatura.Library(tmp_path, cache=tmp_path / "cache").base("small", device="cpu").hash == before
+
+
 def replaced(path: Path, value: float) -> None:
     """Put a new file of more than a MiB in the place of another one, of the same size and time."""
     write_safetensors(path.with_name("new"), {"x": torch.full((300_000,), value)})
