@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from mmap import ACCESS_READ, mmap
+from mmap import mmap
 from os import PathLike
 from pathlib import Path
 from typing import Literal, cast
@@ -21,7 +21,7 @@ from velatura.errors import BadFile, VelaturaWarning
 from velatura.files import reading, replacing
 from velatura.tensors import safe, torch_files
 from velatura.tensors.archive import Archive
-from velatura.tensors.lazy import Lazy, sketches
+from velatura.tensors.lazy import Lazy, mapped, sketches, used
 
 __all__ = [
     "UNREADABLE",
@@ -35,6 +35,7 @@ __all__ = [
     "opened",
     "outlined",
     "sketches",
+    "used",
     "write_safetensors",
     "write_torch",
 ]
@@ -126,7 +127,7 @@ def opened(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Contents:
     """Map a file and read it, or say in one line why it cannot be read."""
     path = Path(path)
     with reading(path) as file:
-        data = mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else None
+        data = mapped(file) if path.stat().st_size else None
     if data is None:
         raise BadFile(f"{path.name} is an empty file, neither safetensors nor torch: download or export it again")
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ class Lazy(Mapping[str, Tensor]):
     @abstractmethod
     def sketch(self, key: str) -> Tensor:
         """A tensor's shape and precision without its values, on the meta device."""
+
+    def used(self, key: str, use: Callable[[Tensor], Tensor]) -> Tensor:
+        """What use makes of a tensor as it lies in the file: something new, as what it is given goes away after it."""
+        return use(self[key])
 
 
 def sketches(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -29,8 +34,24 @@ def copied(data: mmap.mmap, begin: int, end: int) -> bytearray:
     """A part of a mapped file, whose pages are then let go: a file read once through is never held twice."""
     with memoryview(data) as view:
         found = bytearray(view[begin:end])
-    _let_go(data, begin, end)
+    let_go(data, begin, end)
     return found
+
+
+def used(tensors: Mapping[str, Tensor], key: str, use: Callable[[Tensor], Tensor]) -> Tensor:
+    """What use makes of one of some tensors, read without a copy where that is possible (see Lazy.used)."""
+    return tensors.used(key, use) if isinstance(tensors, Lazy) else use(tensors[key])
+
+
+def mapped(file: BinaryIO) -> mmap.mmap:
+    """A file mapped so that tensors can lie in it, which must be able to write: what they write, nobody else sees.
+
+    Where the system has no room for that, as for files larger than all its memory, they cannot.
+    """
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def numbers(data: mmap.mmap, begin: int, end: int) -> Tensor:
@@ -38,11 +59,12 @@ def numbers(data: mmap.mmap, begin: int, end: int) -> Tensor:
     found = torch.empty(end - begin, dtype=torch.uint8)
     with memoryview(data) as view, found.numpy().data as target:
         target[:] = view[begin:end]
-    _let_go(data, begin, end)
+    let_go(data, begin, end)
     return found
 
 
-def _let_go(data: mmap.mmap, begin: int, end: int) -> None:
+def let_go(data: mmap.mmap, begin: int, end: int) -> None:
+    """Keep a part of a mapped file no longer in memory than others do; it is read again when it is asked for."""
     if hasattr(mmap, "MADV_DONTNEED") and end - begin >= mmap.PAGESIZE:
         start = begin - begin % mmap.PAGESIZE
         data.madvise(mmap.MADV_DONTNEED, start, min(end, len(data)) - start)

@@ -6,7 +6,7 @@ All that is wrong is a ValueError whose message goes on from "this file ...".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from mmap import mmap
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile
-from velatura.tensors.lazy import Lazy, numbers
+from velatura.tensors.lazy import Lazy, let_go, numbers
 
 DTYPES = {
     "F64": torch.float64,
@@ -71,6 +71,19 @@ class Tensors(Lazy):
         if entry.begin == entry.end:
             return torch.empty(entry.shape, dtype=entry.dtype)
         return numbers(self._data, self._body + entry.begin, self._body + entry.end).view(entry.dtype).view(entry.shape)
+
+    def used(self, key: str, use: Callable[[Tensor], Tensor]) -> Tensor:
+        """What use makes of a tensor that lies in the mapped file itself."""
+        entry = self._entries[key]
+        begin, end = self._body + entry.begin, self._body + entry.end
+        with memoryview(self._data) as view:
+            writable = not view.readonly
+        if begin == end or not writable or begin % entry.dtype.itemsize:
+            return use(self[key])
+        there = torch.frombuffer(self._data, dtype=entry.dtype, count=prod(entry.shape), offset=begin)
+        made = use(there.view(entry.shape))
+        let_go(self._data, begin, end)
+        return made
 
     def sketch(self, key: str) -> Tensor:
         """A tensor's shape and precision, on the meta device."""
