@@ -33,6 +33,10 @@ class Conditioning:
     def __len__(self) -> int:
         return len(self.context)
 
+    def rows(self, chosen: Tensor) -> Conditioning:
+        """Some of its rows, by their places (rows,)."""
+        return Conditioning(self.context[chosen], None if self.pooled is None else self.pooled[chosen])
+
     def silenced(self) -> Conditioning:
         """Zeros in its place, which stand for no prompt where a base was trained so."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)

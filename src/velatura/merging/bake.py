@@ -73,7 +73,7 @@ def report(
     """Compare what a base with weights of its own predicts with what the overlays made the base predict."""
     lost = changed = whole = 0.0
     for step in heard.steps:
-        wanted, read = step.prediction.double(), (step.latents, step.timestep, step.context)
+        wanted, read = step.prediction.double(), (step.latents, step.timestep, step.said)
         lost += _energy(made.predict(*read) - wanted)
         changed += _energy(base.predict(*read) - wanted)
         whole += _energy(wanted)

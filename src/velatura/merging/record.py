@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
+from velatura.base.conditioning import Conditioning
 from velatura.errors import BadRecipe
 from velatura.merging.chain import PARTS, Chain, K, Laid, source_of
 from velatura.merging.moments import Moments
@@ -36,7 +37,7 @@ class Step:
 
     latents: Tensor
     timestep: Tensor
-    context: Tensor
+    said: Conditioning
     prediction: Tensor
 
 
@@ -141,7 +142,8 @@ def _hear_texts(base: Base, chains: Mapping[int, Chain], made: Record) -> None:
 
 def _walk(base: Base, prompts: Sequence[str], steps: int, seed: int) -> Iterator[Step]:
     """Paint prompts with guidance by DDIM without noise (Song et al. 2020, eq. 12, sigma 0), giving each step."""
-    context = base.text.encode([*[""] * len(prompts), *prompts]).to(base.device, base.dtype)
+    said = Conditioning.joined([_nothing(base, len(prompts)), base.text.conditioning(prompts)])
+    said = said.to(base.device, base.dtype)
     side = base.family.default_pixels // base.family.latent_factor
     shape = len(prompts), int(base.unet.config["in_channels"]), side, side
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(base.device)
@@ -149,11 +151,17 @@ def _walk(base: Base, prompts: Sequence[str], steps: int, seed: int) -> Iterator
     timesteps = torch.linspace(len(alphas) - 1, 0, steps + 1).long()
     for now, then in pairwise(timesteps):
         doubled = torch.cat([latents, latents])
-        prediction = base.predict(doubled, now, context)
-        yield Step(doubled, now, context, prediction)
+        prediction = base.predict(doubled, now, said)
+        yield Step(doubled, now, said, prediction)
         unwanted, wanted = prediction.chunk(2)
         guided = unwanted + GUIDANCE * (wanted - unwanted)
         latents = ddim(latents, guided, alphas[now].item(), alphas[then].item(), base.family.prediction)
+
+
+def _nothing(base: Base, count: int) -> Conditioning:
+    """What empty negative prompts say, which is nothing at all to an SDXL."""
+    said = base.text.conditioning([""] * count)
+    return said.silenced() if base.reads_pooled else said
 
 
 def ddim(latents: Tensor, predicted: Tensor, alpha: float, next_alpha: float, kind: str) -> Tensor:

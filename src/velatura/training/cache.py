@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
+from velatura.base.conditioning import Conditioning
 from velatura.datasets.folder import Example, read_picture
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.conditioning import chunks_of, contexts
+from velatura.sampling.conditioning import chunks_of, conditioning
 
 PICTURES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The pictures as latents (pictures, 4, height, width) and their captions as contexts (pictures, tokens, width).
+    """The pictures as latents (pictures, 4, height, width), and what their captions say.
 
-    no_caption: what an empty prompt says, (tokens, width).
+    said: a row for each picture, and a last one for no caption, which says what an empty negative prompt does.
     """
 
     latents: Tensor
-    contexts: Tensor
-    no_caption: Tensor
+    said: Conditioning
 
 
 @torch.no_grad()
@@ -36,8 +36,9 @@ def encode_examples(base: Base, examples: Sequence[Example], pixels: int) -> Cac
     ]
     captions = [Prompt(example.caption, example.caption) for example in examples]
     chunk_count = max(len(chunks_of(base.text, caption)) for caption in captions)
-    *said, nothing = contexts(base.text, [*captions, Prompt("", "")], chunk_count).float()
-    return Cache(torch.cat(latents), torch.stack(said), nothing)
+    said = conditioning(base.text, captions, chunk_count)
+    nothing = conditioning(base.text, [Prompt("", "")], chunk_count, negative=True)
+    return Cache(torch.cat(latents), Conditioning.joined([said, nothing]))
 
 
 def _portions(examples: Sequence[Example]) -> list[Sequence[Example]]:

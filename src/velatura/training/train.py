@@ -160,7 +160,7 @@ class _Pupil:
         return picture
 
     def _loss(self, done: int) -> torch.Tensor:
-        latents, contexts = self.cache.latents, self.cache.contexts
+        latents = self.cache.latents
         chance = draw(
             self.plan.seed,
             done,
@@ -171,8 +171,8 @@ class _Pupil:
             caption_dropout=self.plan.caption_dropout,
         )
         chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
-        captionless = chance.captionless.to(latents.device).view(-1, 1, 1)
-        said = torch.where(captionless, self.cache.no_caption, contexts[chosen])
+        captionless = chance.captionless.to(latents.device)
+        said = self.cache.said.rows(torch.where(captionless, len(latents), chosen))
         with products_in(self.base):
             return denoising_loss(self.base, latents[chosen], said, noise, chance.timesteps, min_snr=self.plan.min_snr)
 

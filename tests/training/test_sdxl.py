@@ -1,0 +1,31 @@
+"""Overlays learn on a base with two text towers as they do elsewhere."""
+
+import pytest
+import torch
+
+import velatura
+from velatura.base.conditioning import Conditioning
+from velatura.datasets.folder import read_folder
+from velatura.training.cache import encode_examples
+from velatura.training.objective import denoising_loss
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_hypernetwork_learns_on_an_sdxl(xl, photos, tmp_path, precision):
+    plan = velatura.Plan(steps=3, learning_rate="1e-2", pixels=64, precision=precision, preview_every=3, seed=1)
+    overlay = velatura.Hypernetwork.for_base(xl, widths=[40, 64], init="xavier_normal", seed=1)
+    before = [weight.clone() for weight in overlay.parameters()]
+    run = velatura.train(xl, overlay, photos, plan, out=tmp_path / "run")
+    assert len(run.losses) == 3
+    assert not all(torch.equal(*each) for each in zip(before, run.overlay.parameters(), strict=True))
+    assert list(run.folder.rglob("*.png"))
+
+
+@torch.no_grad()
+def test_the_loss_hears_the_pooled_caption(xl, photos):
+    cached = encode_examples(xl, read_folder(photos), 64)
+    noise, times = torch.randn(cached.latents.shape), torch.tensor([10, 400, 900])
+    right, wrong = (cached.said.rows(torch.tensor(rows)) for rows in ([0, 1, 2], [2, 0, 1]))
+    mixed = Conditioning(right.context, wrong.pooled)
+    losses = [denoising_loss(xl, cached.latents, said, noise, times).item() for said in (right, mixed)]
+    assert losses[0] != losses[1]
