@@ -1,0 +1,267 @@
+"""Checkpoints as people have them: of torch, old, averaged, without parts, with more than a base has, damaged."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import velatura
+from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
+from velatura.formats import checkpoint, prediction
+from velatura.formats.ema import averages, has_only_averages
+from velatura.tensors import Contents, open_tensors, write_safetensors
+
+NAMES = Path(__file__).parents[1] / "data" / "names"
+HOSTILE = Path(__file__).parents[1] / "data" / "hostile" / "checkpoint"
+UNET = "model.diffusion_model."
+
+
+@pytest.fixture(scope="module")
+def file(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("forms") / "one.safetensors"
+    checkpoint.write(tiny, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def held(file):
+    return dict(open_tensors(file).tensors)
+
+
+@pytest.fixture(scope="module")
+def metadata(file):
+    return dict(open_tensors(file).metadata)
+
+
+def read(held, metadata, **options):
+    return checkpoint.read(Contents(Path("one.safetensors"), held, metadata), **options)
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def ema_name(key):
+    """As LDM's LitEma calls what it averages: the parameter's name without its dots."""
+    return "model_ema." + key.removeprefix("model.").replace(".", "")
+
+
+def with_averages(held):
+    mean = {ema_name(key): each + 1 for key, each in held.items() if key.startswith(UNET)}
+    counters = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
+    return held | mean | counters
+
+
+def test_averages_are_passed_over(held, metadata, tiny):
+    assert same(read(with_averages(held), metadata).unet.state_dict(), tiny.unet.state_dict())
+
+
+def test_averages_are_taken_when_asked_for(held, metadata, tiny):
+    expected = {key: each + 1 for key, each in tiny.unet.state_dict().items()}
+    assert same(read(with_averages(held), metadata, weights="ema").unet.state_dict(), expected)
+
+
+def test_averages_that_are_not_there_are_missed(held, metadata):
+    with pytest.raises(BadFile, match="no averaged weights"):
+        read(held, metadata, weights="ema")
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_the_names_of_averages_are_told_apart_without_their_dots(family):
+    rows = [line.split() for line in (NAMES / f"{family}.txt").read_text().splitlines()]
+    keys = {f"{UNET}{theirs}.{kind}" for _, theirs, _ in rows for kind in ("weight", "bias")}
+    only = [ema_name(key) for key in keys]
+    assert has_only_averages(only)
+    assert averages("file", only) == {key: ema_name(key) for key in keys}
+
+
+def test_very_old_names_of_clip_are_read(held, metadata, tiny):
+    old = {key.replace("transformer.text_model.", "transformer."): each for key, each in held.items()}
+    assert old.keys() != held.keys()
+    assert same(read(old, metadata).text.model.state_dict(), tiny.text.model.state_dict())
+
+
+def test_what_training_leaves_is_dropped_without_a_word(held, metadata, tiny):
+    left = {
+        **{key: torch.ones(1000) for key in ("betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "logvar")},
+        "posterior_mean_coef1": torch.ones(1000),
+        "loss.perceptual_loss.net.slice1.0.weight": torch.ones(2),
+        "scale_factor": torch.tensor(0.18215),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77.0).half()[None],
+        "cond_stage_model.transformer.text_projection.weight": torch.ones(2, 2),
+        "cond_stage_model.logit_scale": torch.tensor(4.0),
+    }
+    assert same(read(held | left, metadata).text.model.state_dict(), tiny.text.model.state_dict())
+
+
+def test_what_no_part_is_made_of_is_named(held, metadata):
+    with pytest.warns(VelaturaWarning, match="2 tensors .*'control_model.x', 'lora.y'"):
+        read(held | {"control_model.x": torch.ones(1), "lora.y": torch.ones(1)}, metadata)
+
+
+def test_a_part_that_is_missing_is_named(held, metadata):
+    for prefix, said in (("first_stage_model.", "no autoencoder"), ("cond_stage_model.", "no text encoder")):
+        with pytest.raises((BadFile, UnsupportedBase), match=said):
+            read({key: each for key, each in held.items() if not key.startswith(prefix)}, metadata)
+
+
+def test_broken_weights_are_refused(held, metadata):
+    key = f"{UNET}time_embed.0.bias"
+    with pytest.raises(BadFile, match=r"time_embed\.0\.bias with values that are not finite"):
+        read(held | {key: torch.full_like(held[key], float("nan"))}, metadata)
+    with pytest.raises(BadFile, match=r"time_embedding\.linear_1\.bias in torch\.int64"):
+        read(held | {key: held[key].long()}, metadata)
+
+
+@pytest.mark.parametrize(("channels", "what"), [(9, "inpainting"), (8, "editing by instruction"), (5, "depth")])
+def test_models_for_another_purpose_are_refused_by_name(held, metadata, channels, what):
+    with pytest.raises(UnsupportedBase, match=f"is a model for {what}"):
+        read(held | {f"{UNET}input_blocks.0.0.weight": torch.zeros(64, channels, 3, 3)}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [("joint_blocks.0.x", "a Stable Diffusion 3"), ("double_blocks.0.img", "a FLUX"), ("double_layers.0", "AuraFlow")],
+)
+def test_models_of_other_programs_are_refused_by_name(held, key, what):
+    with pytest.raises(UnsupportedBase, match=what):
+        read(held | {UNET + key: torch.zeros(1)}, {})
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(-2.0, "v_prediction"), (0.0, "epsilon")])
+def test_what_an_sd2_predicts_is_tried_out(shift, expected):
+    """Facts of A1111: a velocity's mean lies more than 1 below what was given, at the noisiest step."""
+
+    class Said(torch.nn.Module):
+        device, dtype, config = torch.device("cpu"), torch.float32, {"cross_attention_dim": 4}
+
+        def forward(self, latents, timestep, *_, **__):
+            assert timestep == 999
+            return (latents + shift,)
+
+    assert prediction.tried(Said()) == expected
+
+
+def changed_vae(held):
+    return {key: each + 1 for key, each in held.items() if key.startswith("first_stage_model.")}
+
+
+def vae_files(held, tmp_path):
+    """The same autoencoder in every form it goes round in."""
+    changed = changed_vae(held)
+    bare = {key.removeprefix("first_stage_model."): each for key, each in changed.items()}
+    write_safetensors(tmp_path / "prefixed.safetensors", changed)
+    write_safetensors(tmp_path / "bare.safetensors", bare)
+    torch.save({"state_dict": bare | {"loss.logvar": torch.ones(1)}, "epoch": 3}, tmp_path / "bare.vae.pt")
+    return [tmp_path / name for name in ("prefixed.safetensors", "bare.safetensors", "bare.vae.pt")]
+
+
+def test_an_autoencoder_of_another_file_is_taken_instead(held, file, tiny, tmp_path):
+    expected = {key: each + 1 for key, each in tiny.vae.state_dict().items()}
+    write_safetensors(tmp_path / "diffusers.safetensors", expected)
+    for path in [*vae_files(held, tmp_path), tmp_path / "diffusers.safetensors"]:
+        base = velatura.open_base(file, vae=path, dtype="float32", device="cpu")
+        assert same(base.vae.state_dict(), expected), path
+        assert same(base.unet.state_dict(), tiny.unet.state_dict())
+
+
+@pytest.mark.parametrize("ending", [".vae.safetensors", ".vae.pt"])
+def test_an_autoencoder_beside_a_checkpoint_is_taken_as_a1111_does(held, metadata, tiny, tmp_path, ending):
+    write_safetensors(tmp_path / "mine.safetensors", held, metadata)
+    changed = changed_vae(held)
+    if ending.endswith("pt"):
+        torch.save(changed, tmp_path / f"mine{ending}")
+    else:
+        write_safetensors(tmp_path / f"mine{ending}", changed)
+    own = velatura.open_base(tmp_path / "mine.safetensors", dtype="float32", device="cpu").vae.state_dict()
+    assert same(own, {key: each + 1 for key, each in tiny.vae.state_dict().items()})
+    chosen = velatura.open_base(
+        tmp_path / "mine.safetensors", vae=tmp_path / "mine.safetensors", dtype="float32", device="cpu"
+    )
+    assert same(chosen.vae.state_dict(), tiny.vae.state_dict())
+
+
+def test_a_file_without_an_autoencoder_is_none(file, tmp_path):
+    write_safetensors(tmp_path / "none.safetensors", {"a": torch.ones(1)})
+    with pytest.raises(BadFile, match=r"none\.safetensors holds no autoencoder"):
+        velatura.open_base(file, vae=tmp_path / "none.safetensors")
+
+
+def test_a_checkpoint_without_one_paints_with_another(held, metadata, tiny, tmp_path, file):
+    less = {key: each for key, each in held.items() if not key.startswith("first_stage_model.")}
+    write_safetensors(tmp_path / "less.safetensors", less, metadata)
+    base = velatura.open_base(tmp_path / "less.safetensors", vae=file, dtype="float32", device="cpu")
+    assert same(base.vae.state_dict(), tiny.vae.state_dict())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1.0", "1e300"])
+def test_nonsense_in_our_own_settings_is_refused(held, metadata, number):
+    settings = json.loads(metadata["velatura.base"])
+    text = json.dumps(settings | {"vae": {"scaling_factor": "NUMBER"}}).replace('"NUMBER"', number)
+    with pytest.raises(BadFile, match="scaling_factor of its vae"):
+        read(held, metadata | {"velatura.base": text})
+
+
+@pytest.mark.parametrize("count", [20, 10**5])
+def test_names_that_count_without_end_are_refused(held, metadata, count):
+    deep = {f"{UNET}input_blocks.{index}.0.op.weight": torch.zeros(1) for index in range(1, count)}
+    with pytest.raises(BadFile, match="no UNet of"):
+        read({key: each for key, each in held.items() if not key.startswith(UNET)} | deep, metadata)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in HOSTILE.glob("*.safetensors")))
+def test_hostile_checkpoints_are_refused_in_one_line(name):
+    with pytest.raises((BadFile, UnsupportedBase)) as caught:
+        velatura.open_base(HOSTILE / name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_refused(file, tmp_path, kept):
+    whole = file.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(BadFile, match=r"cut\.safetensors"):
+        velatura.open_base(tmp_path / "cut.safetensors")
+
+
+def test_a_header_of_a_hundred_megabytes_is_refused_unread(tmp_path):
+    path = tmp_path / "long.safetensors"
+    with path.open("wb") as sparse:
+        sparse.write((10**8 + 1).to_bytes(8, "little") + b"{")
+        sparse.truncate(2 * 10**8)
+    with pytest.raises(BadFile, match="header of impossible length"):
+        velatura.open_base(path)
+
+
+def test_an_overlay_is_not_opened_as_a_base(tiny, tmp_path):
+    velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "hyper.safetensors")
+    with pytest.raises(BadFile, match="no Stable Diffusion checkpoint"):
+        velatura.open_base(tmp_path / "hyper.safetensors")
+
+
+def test_a_base_takes_no_dialect_and_an_overlay_no_precision(tiny, tmp_path):
+    with pytest.raises(velatura.VelaturaError, match="no dialect such as 'a1111'"):
+        velatura.save(tiny, tmp_path / "a.safetensors", dialect="a1111")
+    with pytest.raises(velatura.VelaturaError, match="only bases"):
+        velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "a.pt", dtype="float16")
+    with pytest.raises(velatura.VelaturaError, match=r"'\.ckpt'"):
+        velatura.save(tiny, tmp_path / "a.ckpt")
+
+
+def test_another_prediction_is_marked(tiny, tmp_path):
+    odd = velatura.open_base(_written(replace_prediction(tiny), tmp_path / "v.safetensors"))
+    assert odd.family.prediction == "v_prediction"
+    assert "v_pred" in open_tensors(tmp_path / "v.safetensors").tensors
+
+
+def replace_prediction(tiny):
+    parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text, "schedule": tiny.schedule}
+    return velatura.Base("v", replace(tiny.family, prediction="v_prediction"), **parts)
+
+
+def _written(base, path):
+    velatura.save(base, path)
+    return path
