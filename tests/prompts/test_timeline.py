@@ -100,14 +100,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE)
-def test_ten_times_the_text_takes_no_hundred_times_as_long(piece):
-    def seconds(length):
-        text = piece * (length // len(piece)) + "]:"
-        start = process_time()
-        Timeline(text).schedule(Timing(20))
-        return process_time() - start
-
-    assert seconds(100_000) < 40 * max(seconds(10_000), 1e-3)
+def test_no_text_takes_time_by_its_length_squared(piece):
+    text = piece * (100_000 // len(piece)) + "]:"
+    start = process_time()
+    Timeline(text).schedule(Timing(20))
+    assert process_time() - start < 5  # about half a second on a busy machine; squared it would be a minute and more
 
 
 def test_brackets_may_be_nested_to_any_depth():
