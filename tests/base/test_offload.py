@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import velatura
+from velatura.errors import VelaturaWarning
 
 
 @pytest.fixture
@@ -16,7 +17,8 @@ def made(xl):
 
 @pytest.fixture
 def offloaded(made):
-    return made.offload("cpu")
+    with pytest.warns(VelaturaWarning, match="offload saves nothing on a CPU"):
+        return made.offload("cpu")
 
 
 def paint(base, **fields):

@@ -5,7 +5,7 @@ import torch
 
 import velatura
 from velatura.base import devices
-from velatura.errors import UnknownName
+from velatura.errors import UnknownName, VelaturaWarning
 from velatura.tiny import DATA
 
 TINY = DATA / "tiny"
@@ -31,7 +31,8 @@ def test_a_base_in_one_file_is_measured_as_well(tiny, tmp_path, monkeypatch):
 
 
 def test_a_base_can_wait_on_the_cpu(tiny):
-    base = velatura.open_base(TINY, device="cpu", offload=True)
+    with pytest.warns(VelaturaWarning, match="offload saves nothing on a CPU"):
+        base = velatura.open_base(TINY, device="cpu", offload=True)
     ours, theirs = (velatura.generate(each, "a red house", seed=1, steps=2) for each in (base, tiny))
     assert ours.image.tobytes() == theirs.image.tobytes()
     assert hasattr(base.unet, "_hf_hook")

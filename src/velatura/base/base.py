@@ -98,7 +98,12 @@ class Base:
         return self
 
     def offload(self, device: str | torch.device) -> Self:
-        """Keep every part in the CPU's memory, and only that on the device which computes, for small GPUs."""
+        """Keep every part in the CPU's memory, and only that on the device which computes, for small GPUs.
+
+        Warns of a CPU as the device, where it saves nothing.
+        """
+        if torch.device(device).type == "cpu":
+            warnings.warn("offload saves nothing on a CPU, where all parts are anyway", VelaturaWarning, stacklevel=2)
         self.to("cpu")
         towers = tuple(tower.model for tower in self.text.towers)
         self._stage = Stage([towers, (self.unet,), (self.vae,)], torch.device(device))
