@@ -1,6 +1,7 @@
 """Checkpoints as people have them: of torch, old, averaged, without parts, with more than a base has, damaged."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,3 +266,23 @@ def replace_prediction(tiny):
 def _written(base, path):
     velatura.save(base, path)
     return path
+
+
+@pytest.mark.parametrize(("said", "warned"), [('"v"', True), ("eps", False)])
+def test_a_configuration_beside_a_checkpoint_is_heard_where_it_contradicts(held, metadata, tmp_path, said, warned):
+    write_safetensors(tmp_path / "mine.safetensors", held, metadata)
+    lines = ["model:", "  target: os.system", "  params:", f"    parameterization: {said}", "    base_learning_rate: 1"]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        base = velatura.open_base(tmp_path / "mine.safetensors")
+    assert base.family.prediction == "epsilon"
+    assert [("mine.yaml says" in str(each.message)) for each in caught] == [True] * warned
+
+
+def test_another_kind_of_weights_is_refused(file, tiny, tmp_path):
+    with pytest.raises(velatura.VelaturaError, match="kind of weights"):
+        velatura.open_base(file, weights="emma")
+    velatura.save(tiny, tmp_path / "folder")
+    with pytest.raises(UnsupportedBase, match="one kind of weights"):
+        velatura.open_base(tmp_path / "folder", weights="ema")

@@ -12,7 +12,7 @@ import torch
 
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
-from velatura.errors import BadFile, BadOverlay, UnknownName
+from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
 from velatura.formats import a1111_hypernetwork, checkpoint, folder, folder_write, hns, hub, native, vae_file
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
@@ -132,11 +132,13 @@ def open_base(
     if path.is_dir() and not folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
     to = Destination(find_dtype(dtype, place, _unet_bytes(path)), "cpu" if offload else place)
-    base = _from_checkpoint(path, to, vae, weights) if path.is_file() else _from_folder(path, to, vae)
+    base = _from_checkpoint(path, to, vae, weights) if path.is_file() else _from_folder(path, to, vae, weights)
     return base.offload(place) if offload else base.to()
 
 
-def _from_folder(path: Path, to: Destination, vae: str | PathLike[str] | None) -> Base:
+def _from_folder(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
+    if weights != "last":
+        raise UnsupportedBase(f"{path} is a folder, which holds one kind of weights: leave out weights={weights!r}")
     return folder.read(path, to, vae=None if vae is None else open_state(Path(vae).expanduser()))
 
 

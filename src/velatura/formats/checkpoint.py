@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,7 +16,7 @@ from velatura.base.base import Base
 from velatura.base.families import Prediction
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder, Tower
-from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
+from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaWarning
 from velatura.formats import prediction, vae_file, vocabulary
 from velatura.formats.ema import EMA_PREFIX, averages, has_only_averages
 from velatura.formats.ldm_config import (
@@ -46,6 +46,7 @@ from velatura.formats.sources import Destination, Source, Sources, shapes
 from velatura.tensors import UNREADABLE, Contents, StrPath, sketches, write_safetensors
 
 Weights = Literal["last", "ema"]
+WEIGHTS = get_args(Weights)
 
 HINTS_KEY = "velatura.base"
 FIRST_SD2_PIXELS = 512  # of those that predict noise
@@ -84,6 +85,8 @@ def read(
     vae: another file whose autoencoder is taken instead; weights: those of the last step, or their average.
     """
     name = contents.path.name
+    if weights not in WEIGHTS:
+        raise UnknownName.among("kind of weights", weights, WEIGHTS)
     kind = kind_of(name, contents.tensors.keys())
     try:
         plan = _Plan.of(contents, kind, vae or contents, weights)
@@ -135,6 +138,7 @@ class _Plan:
         towers = [self._tower(index, place, to) for index, place in enumerate(KINDS[self.kind])]
         predicted = self.prediction or (prediction.tried(unet.eval()) if self.kind == "SD2" else None)
         family = replace(family, prediction=predicted or "epsilon")
+        prediction.warn_of_configuration(path, family.prediction)
         if self.kind == "SD2" and predicted == "epsilon" and HINTS_KEY not in self.contents.metadata:
             family = replace(family, default_pixels=FIRST_SD2_PIXELS)
         schedule = Schedule(zero_snr=ZERO_SNR_MARKER in self.contents.tensors)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -9,12 +12,16 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from velatura.base.families import Prediction
-from velatura.errors import UnsupportedBase
+from velatura.errors import UnsupportedBase, VelaturaWarning
+from velatura.files import reading
 from velatura.formats.ldm_kinds import V_MARKER
 from velatura.formats.model_spec import PREDICTIONS
 from velatura.tensors import Contents
 
 KEY = "modelspec.prediction_type"
+YAML = re.compile(r"""^\s*parameterization:\s*["']?(eps|v)["']?\s*$""", re.MULTILINE)
+IN_YAML: dict[str, Prediction] = {"eps": "epsilon", "v": "v_prediction"}
+LONGEST_YAML = 2**16  # bytes; A1111's have about two thousand
 
 
 def told(contents: Contents) -> Prediction | None:
@@ -42,3 +49,19 @@ def tried(unet: UNet2DConditionModel) -> Prediction:
     untyped: Any = unet
     said: Tensor = untyped(latents, torch.tensor(999, device=unet.device), context, return_dict=False)[0]
     return "v_prediction" if float((said - latents).float().mean()) < -1 else "epsilon"
+
+
+def warn_of_configuration(path: Path, predicted: Prediction) -> None:
+    """Warn where the .yaml beside a checkpoint, which other programs go by, says another prediction than was found.
+
+    It is looked at as text: nothing in it is built or run.
+    """
+    beside = path.with_suffix(".yaml")
+    if not beside.is_file():
+        return
+    with reading(beside) as file:
+        text = file.read(LONGEST_YAML).decode(errors="replace")
+    said = YAML.search(text)
+    if said and IN_YAML[said[1]] != predicted:
+        what = f"{beside.name} says that {path.name} predicts {IN_YAML[said[1]]}; its tensors say {predicted}"
+        warnings.warn(f"{what}, and are believed: remove the one that is wrong", VelaturaWarning, stacklevel=5)
