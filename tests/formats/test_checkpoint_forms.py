@@ -286,3 +286,30 @@ def test_another_kind_of_weights_is_refused(file, tiny, tmp_path):
     velatura.save(tiny, tmp_path / "folder")
     with pytest.raises(UnsupportedBase, match="one kind of weights"):
         velatura.open_base(tmp_path / "folder", weights="ema")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
+def test_weights_of_any_precision_are_turned_into_the_one_asked_for(held, metadata, tiny, kind):
+    """Values that each of the kinds can hold come through unharmed."""
+    plain = {key: each.to(torch.float8_e4m3fn).float() for key, each in held.items()}
+    base = read({key: each.to(kind) for key, each in plain.items()}, metadata)
+    expected = {key: each.to(torch.float8_e4m3fn).float() for key, each in tiny.unet.state_dict().items()}
+    assert same(base.unet.state_dict(), expected)
+
+
+BAD = [
+    item["file"]
+    for item in json.loads((HOSTILE.parent / "index.json").read_text())
+    if item["must"] == "refuse" and item["class"] in {"container", "pickle_gadget", "pickle_machine", "truncated"}
+]
+
+
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
+def test_no_hostile_file_is_run_or_opened_as_a_base(tmp_path, monkeypatch):
+    monkeypatch.setenv("VELATURA_MARKER_DIR", str(tmp_path))
+    for name in BAD:
+        with pytest.raises(BadFile) as caught:
+            velatura.open_base(HOSTILE.parent / name)
+        assert "\n" not in str(caught.value), name
+    assert len(BAD) > 100
+    assert not list(tmp_path.iterdir())

@@ -264,3 +264,9 @@ def test_a_config_of_another_model_is_refused(copy):
     change(copy / "unet" / "config.json", cross_attention_dim=48)
     with pytest.raises(BadFile, match="belongs to another model"):
         velatura.open_base(copy)
+
+
+def test_the_folder_of_a_refiner_is_refused_by_name(copy):
+    (copy / "text_encoder").rename(copy / "text_encoder_2")
+    with pytest.raises(UnsupportedBase, match="refiner of an SDXL"):
+        velatura.open_base(copy)

@@ -50,6 +50,8 @@ def read(path: Path, to: Destination | None = None, *, vae: Contents | None = No
     vae: another file whose autoencoder is taken instead.
     """
     _refuse_foreign_classes(path)
+    if (path / "text_encoder_2").is_dir() and not (path / "text_encoder").is_dir():
+        raise UnsupportedBase(f"{path} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
     scheduler = _config(path / "scheduler", "scheduler_config.json")
     unet_said = _config(path / "unet")
     try:

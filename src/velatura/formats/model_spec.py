@@ -7,9 +7,11 @@ from velatura.base.families import Family
 LDM = "https://github.com/Stability-AI/generative-models"  # what the tensors are named after
 ARCHITECTURES = {
     ("SD1", "epsilon"): "stable-diffusion-v1",
+    ("SD1", "v_prediction"): "stable-diffusion-v1",
     ("SD2", "epsilon"): "stable-diffusion-v2-512",
     ("SD2", "v_prediction"): "stable-diffusion-v2-768-v",
     ("SDXL", "epsilon"): "stable-diffusion-xl-v1-base",
+    ("SDXL", "v_prediction"): "stable-diffusion-xl-v1-base",
 }
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # diffusers' word, ModelSpec's
 
