@@ -280,3 +280,9 @@ def test_an_overlay_is_found_by_its_hash_where_it_has_another_name(tiny, hyper, 
     with pytest.warns(VelaturaWarning, match=r"renamed\.safetensors by its hash"):
         again = velatura.generate(tiny, made.recipe, library=velatura.Library(tmp_path))
     assert apart(made, again) == 0
+
+
+def test_words_that_never_change_are_warned_of(tiny):
+    with pytest.warns(VelaturaWarning, match="words that change at 8 never do in 2 steps"):
+        velatura.generate(tiny, HOUSE.but(steps=2, prompt="a [red:green:8] house"))
+    velatura.generate(tiny, HOUSE.but(steps=2, prompt="a [red:green:3] house", hires_scale=1.5))  # in the second pass

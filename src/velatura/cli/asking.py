@@ -12,6 +12,7 @@ from velatura.errors import BadFile, BadRecipe, UnknownName
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from velatura.prompts.lines import Line
     from velatura.sampling.masks import Source
     from velatura.sampling.recipe import Recipe
 
@@ -45,7 +46,7 @@ def all_asked(first: "Recipe", prompts: Path | None, count: int, tags: Sequence[
     from velatura.sampling.recipe import Recipe
 
     lines = read_lines(_read(prompts), Recipe.model_fields) if prompts else []
-    asked = [(first.but(**line.settings), line.count * count) for line in lines] or [(first, count)]
+    asked = [(_of_line(first, line), line.count * count) for line in lines] or [(first, count)]
     if prompts and not lines:
         raise BadRecipe(f"{prompts} has no prompts: write one a line")
     each = [(_following(recipe, place)) for recipe, many in asked for place in range(many)]
@@ -92,6 +93,13 @@ def source_of(image: Path | None, mask: Path | None, *, inverted: bool) -> "Sour
         return None
     picture = _opened(image)
     return Source(picture, read_mask(_opened(mask), inverted=inverted) if mask else None)
+
+
+def _of_line(first: "Recipe", line: "Line") -> "Recipe":
+    try:
+        return first.but(**line.settings)
+    except BadRecipe as error:
+        raise BadRecipe(f"line {line.number}: {error}") from None
 
 
 def _opened(path: Path) -> "Image":

@@ -28,6 +28,10 @@ def base_of(recipe: "Recipe", name: str | None, library: "velatura.Library") -> 
     tiny = velatura.tiny()
     if recipe.base in {None, tiny.name} or (recipe.base_hash and tiny.hash == recipe.base_hash):
         return tiny
+    with suppress(UnknownName):  # by name first: a hash makes the library read every checkpoint that it does not know
+        named = library.hashed(library.entry(recipe.base or "", "checkpoint"))
+        if recipe.base_hash is None or (named.hashes and named.hashes.has(recipe.base_hash)):
+            return library.base(named.name)
     for called in filter(None, (recipe.base_hash, recipe.base)):
         with suppress(UnknownName):
             return library.base(called)

@@ -1,53 +1,17 @@
 """From prompts to what the UNet reads: chunks of 75 tokens, and emphasis."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from velatura.base.conditioning import Conditioning
-from velatura.base.text import ROOM, TOKENS, Said, TextEncoder
-from velatura.prompts.grammar import BREAK, Run
+from velatura.base.text import TOKENS, Said, TextEncoder
+from velatura.prompts.chunks import Chunk, chunked
 from velatura.prompts.prompt import Prompt, Voice
 
 Words = Prompt | Voice  # equal words say the same
-LOOK_BACK = 20  # tokens after the last comma of a full chunk that move to the next with their phrase, A1111's default
-
-
-class Piece(NamedTuple):
-    """A token and its emphasis."""
-
-    token: int
-    emphasis: float
-
-
-Chunk = list[Piece]
-
-
-def chunked(
-    runs: Iterable[Run], token_ids: Callable[[str], list[int]], comma: int, look_back: int = LOOK_BACK
-) -> list[Chunk]:
-    """Lay the tokens of a prompt into chunks of up to 75, the last of them open.
-
-    A chunk that is full gives what follows its last comma to the next, if that is near. A BREAK closes a chunk, even an
-    empty one.
-    """
-    closed: list[Chunk] = []
-    chunk: Chunk = []
-    for run in runs:
-        if run == BREAK:
-            closed.append(chunk)
-            chunk = []
-            continue
-        for token in token_ids(run.text):
-            if len(chunk) == ROOM:
-                kept = ROOM if token == comma else _end_of_phrase(chunk, comma, look_back)
-                closed.append(chunk[:kept])
-                chunk = chunk[kept:]
-            chunk.append(Piece(token, run.emphasis))
-    return [*closed, chunk] if chunk or not closed else closed
 
 
 def chunks_of(text: TextEncoder, prompt: Words) -> list[Chunk]:
@@ -90,12 +54,6 @@ def emphasise(encoded: Tensor, emphasis: Tensor) -> Tensor:
     """
     stressed = encoded * emphasis.unsqueeze(-1)
     return stressed * (encoded.mean() / stressed.mean())
-
-
-def _end_of_phrase(chunk: Chunk, comma: int, look_back: int) -> int:
-    """How many pieces of a full chunk stay in it."""
-    nearest = next((i for i in reversed(range(len(chunk))) if chunk[i].token == comma), None)
-    return len(chunk) if nearest is None or len(chunk) - nearest > look_back else nearest + 1
 
 
 @dataclass(frozen=True)

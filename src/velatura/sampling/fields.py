@@ -14,7 +14,6 @@ LAST_SEED = 2**63
 Fit = Literal["stretch", "crop", "fill", "latent"]
 MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]
 NoiseSource = Literal["CPU", "GPU", "NV"]
-Emphasis = Literal["Original", "No norm", "Ignore", "None"]
 
 
 def _as_carried(text: str) -> str:

@@ -35,10 +35,12 @@ AGAIN = 0.7  # of a first pass is painted anew where a recipe leaves it open, th
 
 @dataclass(frozen=True)
 class Pass:
-    """One walk of a picture: the sampler and its levels, what is said, and the size in latents."""
+    """One walk of a picture: the sampler and its levels, what is said and when, and the size in latents."""
 
     sampler: Sampler
     course: Course
+    prompts: tuple[Prompt, Prompt]
+    timing: Timing
     pair: Pair
     calls: tuple[Called, ...]
     size: Size
@@ -62,6 +64,7 @@ class Order:
         hashes = _hashes([call for each in self.passes for call in each.calls])
         warn_of_other_overlays(recipe.overlay_hashes, hashes)
         self.recipe = self.recipe.but(overlay_hashes=hashes)
+        _warn_of_unreached(self.passes)
         for each in self.passes:
             for call in each.calls:
                 call.warn_if_idle(each.course.steps, guided=self.recipe.guidance != 1)
@@ -155,11 +158,14 @@ class Order:
 
     def _pass(self, sampler: Sampler, course: Course, said: tuple[str, str], timing: Timing, size: Size) -> Pass:
         prompt = Prompt.read(said[0], lenient=self._shelf.lenient)
-        pair = Pair.of(prompt, Prompt.read_negative(said[1]), timing, self.recipe.emphasis)
+        prompts = prompt, Prompt.read_negative(said[1])
+        pair = Pair.of(*prompts, timing, self.recipe.emphasis)
         factor = self.base.family.latent_factor
         return Pass(
             sampler,
             course,
+            prompts,
+            timing,
             pair,
             self._shelf.calls(prompt, self.recipe.overlay_hashes),
             Size(*(side // factor for side in size)),
@@ -183,6 +189,18 @@ def batches(orders: Sequence[Order]) -> Iterator[list[Order]]:
 def _mixes_rows(calls: Sequence[Called]) -> bool:
     """Whether a picture would depend on what it is made together with."""
     return any(call.overlay.mixes_rows for call in calls)
+
+
+def _warn_of_unreached(passes: Sequence[Pass]) -> None:
+    """Warn of words that never change, be it in the pass that they stand in or in a later one that says them too."""
+    timings: dict[str, list[Timing]] = {}
+    read: dict[str, Prompt] = {}
+    for walk in passes:
+        for prompt in walk.prompts:
+            timings.setdefault(prompt.text, []).append(walk.timing)
+            read[prompt.text] = prompt
+    for text, prompt in read.items():
+        prompt.warn_of_unreached(*timings[text])
 
 
 def _side(base: Base, name: str, pixels: int | None) -> int:

@@ -15,11 +15,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from velatura.errors import BadRecipe
+from velatura.prompts.grammar import Emphasis
 from velatura.sampling.carriers import read_carried
 from velatura.sampling.fields import (
     Amount,
     Beginning,
-    Emphasis,
     Noise,
     OverlayHash,
     Pixels,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 OLD_AREA = 512 * 512  # what first passes of 2022 were brought near, their sides being multiples of OLD_MULTIPLE
 OLD_MULTIPLE = 64
 FURTHEST = 0.999  # a picture is never given up altogether
+LONGEST = 1e6  # levels of a schedule
 
 
 class Size(NamedTuple):
@@ -68,4 +69,4 @@ def steps_left(steps: int, denoising: float, *, exactly: int | None = None) -> W
     share = min(denoising, FURTHEST)
     if exactly is None:
         return Walked(steps, int(share * steps))
-    return Walked(int(exactly / share) if share > 0 else 0, exactly - 1)
+    return Walked(int(min(exactly / share, LONGEST)) if share > 0 else 0, exactly - 1)
