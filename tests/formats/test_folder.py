@@ -270,3 +270,9 @@ def test_the_folder_of_a_refiner_is_refused_by_name(copy):
     (copy / "text_encoder").rename(copy / "text_encoder_2")
     with pytest.raises(UnsupportedBase, match="refiner of an SDXL"):
         velatura.open_base(copy)
+
+
+def test_the_autoencoder_of_another_folder_is_taken_instead(copy, tiny, tmp_path):
+    other = {key: each + 1 for key, each in tiny.vae.state_dict().items()}
+    write_safetensors(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", other)
+    assert same(velatura.open_base(copy, vae=tmp_path / "vae").vae.state_dict(), other)

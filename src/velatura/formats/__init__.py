@@ -14,6 +14,7 @@ from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
 from velatura.formats import a1111_hypernetwork, checkpoint, folder, folder_write, hns, hub, native, vae_file
+from velatura.formats.folder_weights import weights as weights_in
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
 from velatura.overlays.overlay import Overlay
@@ -139,7 +140,7 @@ def open_base(
 def _from_folder(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
     if weights != "last":
         raise UnsupportedBase(f"{path} is a folder, which holds one kind of weights: leave out weights={weights!r}")
-    return folder.read(path, to, vae=None if vae is None else open_state(Path(vae).expanduser()))
+    return folder.read(path, to, vae=None if vae is None else _vae_contents(Path(vae).expanduser()))
 
 
 def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
@@ -147,7 +148,12 @@ def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | Non
     if not checkpoint.sniff(contents):
         raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
     own = vae_file.beside(path) if vae is None else Path(vae).expanduser()
-    return checkpoint.read(contents, to, vae=None if own is None else open_state(own), weights=weights)
+    return checkpoint.read(contents, to, vae=None if own is None else _vae_contents(own), weights=weights)
+
+
+def _vae_contents(path: Path) -> Contents:
+    """A file with an autoencoder, or the folder of one in diffusers' layout."""
+    return weights_in(path, "diffusion_pytorch_model") if path.is_dir() else open_state(path)
 
 
 def _unet_bytes(path: Path) -> int:
