@@ -56,6 +56,22 @@ def test_a_base_whose_data_was_written_to_is_read_anew(tiny, hyper, says):
             projection.weight.data.div_(1.5)
 
 
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_a_weight_in_place_of_a_dead_one_is_read_anew_without_being_told(tiny, hyper, activation):
+    """A fresh tensor often comes to lie where the one before the last did, under the same id."""
+    overlay = hyper(activation=activation, widths=[96])
+    layer = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    first, context, hidden = overlay.get_submodule("96_1.linear.0"), torch.randn(1, 5, 96), torch.randn(1, 7, 192)
+    with velatura.attach(tiny, overlay, 0.7), torch.no_grad():
+        for _ in range(20):
+            layer(hidden, encoder_hidden_states=context)
+            for _ in range(2):
+                first.weight = nn.Parameter(0.05 * torch.randn(192, 96), requires_grad=False)
+            expected = nn.functional.linear(overlay.transform(context, 0.7)[1], layer.to_v.weight)
+            layer.to_k(context)
+            torch.testing.assert_close(layer.to_v(context), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_nothing_else_changes(tiny, overlay, says):
     off = says()
     with velatura.attach(tiny, overlay, 0.7) as laid:

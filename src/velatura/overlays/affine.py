@@ -9,6 +9,7 @@ from typing import Self, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdRef
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def foldable(layer: nn.Module, ours: int = 0) -> TypeGuard[nn.Linear]:
 
 
 def stamp(tensor: Tensor) -> tuple[object, ...]:
-    """Something that differs once a tensor is replaced, moved, or written to; one of inference mode hides the last."""
+    """Something that differs once a tensor is replaced, moved, or written to; one of inference mode hides the last.
+
+    A reference, not an id: a tensor that takes the place of a dead one in memory takes its id too.
+    """
     version = -1 if tensor.is_inference() else tensor._version  # pyright: ignore[reportPrivateUsage]
-    return id(tensor), version, tensor.dtype, tensor.device
+    return WeakIdRef(tensor), version, tensor.dtype, tensor.device
