@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast, get_args
 
 from torch import Tensor
 
-from velatura.errors import NoEffect, UnsupportedBase
+from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase
 from velatura.overlays.contexts import Combine, Group
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import heed_hooks_when_compiled
 from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
-from velatura.prompts.strengths import BLOCKS, Block, Side
+from velatura.prompts.strengths import BLOCKS, SIDES, Block, Side
 
 
 class Attachment:
@@ -119,6 +119,7 @@ def attach_all(
     combine: in "sequence" each acts on what the ones before it made, as in A1111. Else all act on the same context, and
     their changes are summed ("sum") or averaged ("average").
     """
+    _refuse_unknown("way to combine overlays", [combine], get_args(Combine))
     listed = [each if isinstance(each, Laid) else Laid(*each) for each in overlays]
     group = None if combine == "sequence" else Group(combine, len(listed))
     with ExitStack() as undos:
@@ -131,6 +132,10 @@ def attach_all(
 
 
 def _laid(place: Target, overlay: Overlay, strength: float | Tensor, side: Side) -> Attachment:
+    _refuse_unknown("side of a guided batch", [side], SIDES)
+    _refuse_unknown("block of a UNet", place.blocks, BLOCKS)
+    if not isinstance(cast("object", overlay), Overlay):
+        raise BadOverlay(f"a {type(overlay).__name__} is no overlay: open its file with velatura.open_overlay first")
     if place.device.type == "meta":
         raise UnsupportedBase(
             f"{place.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
@@ -145,8 +150,15 @@ def _laid(place: Target, overlay: Overlay, strength: float | Tensor, side: Side)
             undos.callback(undo)
             touched += 1
         if not touched:
-            where = "" if place.blocks == BLOCKS else f" in its blocks {', '.join(place.blocks)}"
+            where = "" if place.blocks == BLOCKS else f" in its blocks {', '.join(place.blocks) or '(none is named)'}"
             raise NoEffect(
                 f"{overlay.card} touches nothing in {place.name}{where}: attach it to a base it was made for"
             )
         return Attachment(overlay, place, live, undos.pop_all())
+
+
+def _refuse_unknown(what: str, found: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an option by name, which would else be taken for another one."""
+    for each in found:
+        if each not in known:
+            raise UnknownName.among(what, str(each)[:40], known)

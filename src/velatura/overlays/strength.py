@@ -89,7 +89,12 @@ def writable() -> Generator[None]:
 
 def strength_tensor(value: float | Tensor) -> Tensor:
     """Turn a strength into a tensor of its own, 0-d or (batch,), refusing what is not finite."""
-    wanted = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+    try:
+        wanted = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise BadStrength(
+            f"a strength must be a number or a tensor, not {str(value)[:40]!r}: 0 is off, 1 as trained"
+        ) from None
     if wanted.ndim > 1 or not wanted.numel():
         raise BadStrength(f"a strength of shape {tuple(wanted.shape)} fits no batch: give one number, or one per row")
     if not bool(wanted.isfinite().all()):
