@@ -106,6 +106,16 @@ def test_the_effect_is_measured_on_the_first_step(tiny, strong, says, activation
     assert velatura.Effect.model_validate_json(effect.model_dump_json()) == effect
 
 
+def test_of_an_empty_context_all_that_is_changed_is_new(tiny, strong):
+    nothing = torch.zeros(1, 77, 96)  # what SDXL reads for no prompt
+    unbiased = velatura.Hypernetwork.for_base(tiny, init="xavier_normal", seed=1)
+    for overlay, share in ((strong(activation="relu"), 1), (unbiased, 0)):
+        with velatura.attach(tiny, overlay) as laid, torch.no_grad():
+            tiny.predict(torch.randn(1, 4, 16, 16), torch.tensor(500), nothing)
+            [crossing] = [each for each in laid.effect.widths if each.width == 96]
+        assert (crossing.k, crossing.v) == (share, share)
+
+
 def test_an_overlay_of_zeros_is_named(tiny, hyper, says):
     overlay = hyper(activation="relu")
     for weight in overlay.parameters():

@@ -64,7 +64,9 @@ class Listener:
     def _hear(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
         pairs = [(old.float(), new.float()) for old, new in zip(before, after, strict=True)]
         squares = [((new - old).square().sum(), old.square().sum()) for old, new in pairs]
-        self._heard[name] = torch.stack([(change / whole).sqrt() for change, whole in squares])
+        # of an empty context, such as SDXL's for no prompt, all that is changed is new
+        shares = [torch.where(whole > 0, change / whole, (change > 0).float()).sqrt() for change, whole in squares]
+        self._heard[name] = torch.stack(shares)
 
     def effect(self, overlay: str, target: str, evaluations: int) -> Effect:
         """What was heard so far."""
