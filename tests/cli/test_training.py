@@ -95,10 +95,50 @@ def test_the_structure_is_as_asked_for(desk):
     assert structure.dropout == (0, 0.1, 0.1, 0)
 
 
-@pytest.mark.parametrize("words", [["--layers", "1,two,1"], ["--steps", "0"], ["--precision", "int4"]], ids=" ".join)
+def test_what_is_seldom_chosen_can_be_chosen_too(desk):
+    words = ["--layers", "1,2,2,1", "--dropout", "0.1", "--no-last-layer-dropout", "--activate-output"]
+    chosen = ["--init", "kaiming_uniform", "--widths", "96,64", "--out", "run"]
+    assert main(["train", "hypernet", "photos", *words, *chosen, *BRIEF]) == 0
+    structure = velatura.open_overlay(desk / "run" / "photos.safetensors").structure
+    assert (structure.widths, structure.init) == ((96, 64), "kaiming_uniform")
+    assert structure.activate_output
+    assert structure.dropout == (0, 0.1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        ("768", "made for SD1"),
+        ("96,768", "its part for 768 idles"),
+        ("96,96", "name one twice"),
+        ("96;64", 'write "768,320"'),
+        ("9.6", 'write "768,320"'),
+        ("0", "greater than or equal to 1"),
+    ],
+)
+@pytest.mark.filterwarnings("default::velatura.VelaturaWarning")
+def test_widths_that_cannot_be_are_said_before_the_plan(desk, capsys, widths, said):
+    outcome = main(["train", "hypernet", "photos", "--widths", widths, "--dry-run"])
+    heard = capsys.readouterr()
+    assert said in heard.err
+    assert heard.err.count("\n") == 1
+    assert outcome == (0 if "idles" in said else 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--layers", "1,two,1"], ["--init", "zeros"], ["--steps", "0"], ["--precision", "int4"]],
+    ids=" ".join,
+)
 def test_a_mistake_is_one_line_and_leaves_nothing(desk, capsys, words):
     assert main(["train", "hypernet", "photos", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in desk.iterdir()] == ["photos"]
+
+
+def test_widths_of_another_family_leave_no_run_behind(desk, capsys):
+    assert main(["train", "hypernet", "photos", "--widths", "768", *BRIEF]) == 2
+    assert "made for SD1" in capsys.readouterr().err
     assert [path.name for path in desk.iterdir()] == ["photos"]
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -25,6 +25,8 @@ WHAT, HOW, KEPT = "What is trained", "How it learns", "What is kept"
 GLANCE = 16  # pixels: enough to read a picture to its end and see whether it is whole
 MEAN_OF = 20  # steps; the loss of one alone says little
 
+Number = TypeVar("Number", int, float)
+
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
 
 Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
@@ -44,7 +46,27 @@ Activation = Annotated[
     str, typer.Option(help="Between its layers: relu, mish, linear (A1111's own default), ...", rich_help_panel=WHAT)
 ]
 LayerNorm = Annotated[bool, typer.Option("--layer-norm", help="Normalise after each layer.", rich_help_panel=WHAT)]
+Init = Annotated[
+    str, typer.Option(help="How its weights begin: normal, xavier_normal, kaiming_uniform, ...", rich_help_panel=WHAT)
+]
+ActivateOutput = Annotated[
+    bool, typer.Option("--activate-output", help="Activate its last layer too.", rich_help_panel=WHAT)
+]
 Dropout = Annotated[float, typer.Option(help="Share of its hidden features that rest.", rich_help_panel=WHAT)]
+LastLayerDropout = Annotated[
+    bool,
+    typer.Option(
+        "--last-layer-dropout/--no-last-layer-dropout",
+        help="Whether those of the last hidden layer rest too.",
+        rich_help_panel=WHAT,
+    ),
+]
+Widths = Annotated[
+    str | None,
+    typer.Option(
+        help="Widths of the contexts it changes: 768 or 320,640.", rich_help_panel=WHAT, show_default="all of the base"
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Steps of the optimizer.", rich_help_panel=HOW, show_default="preset")]
 Rate = Annotated[
     str | None,
@@ -86,7 +108,11 @@ def train_hypernet(
     layers: Layers = "1,2,1",
     activation: Activation = "relu",
     layer_norm: LayerNorm = False,
+    activate_output: ActivateOutput = False,
     dropout: Dropout = 0.0,
+    last_layer_dropout: LastLayerDropout = True,
+    init: Init = "normal",
+    widths: Widths = None,
     steps: Steps = None,
     rate: Rate = None,
     batch: Batch = None,
@@ -106,6 +132,7 @@ def train_hypernet(
 
     velatura train hypernet photos/ --base sd15/ --layers 1,2,1 --activation mish --rate "5e-5:100, 5e-6" --dry-run
     """
+    from velatura.overlays.target import Target
     from velatura.training.run import file_name, vacant
 
     name = name or folder.absolute().name
@@ -116,10 +143,21 @@ def train_hypernet(
     wanted = {"steps": steps, "learning_rate": rate, "batch_size": batch, "pixels": pixels, "min_snr": min_snr}
     kept = {"snapshot_every": snapshot_every, "preview_every": preview_every, "preview_prompt": preview}
     plan = _plan("hypernet", on, **wanted, **kept, precision=precision, seed=seed)
-    widths = _numbers(layers)
     overlay = velatura.Hypernetwork.for_base(
-        on, layers=widths, activation=activation, layer_norm=layer_norm, dropout=dropout, seed=seed, name=name
+        on,
+        layers=_numbers("layers", layers, float, "1,2,1"),
+        activation=activation,
+        layer_norm=layer_norm,
+        activate_output=activate_output,
+        dropout=dropout,
+        last_layer_dropout=last_layer_dropout,
+        init=init,
+        widths=None if widths is None else _numbers("widths", widths, int, "768,320"),
+        seed=seed,
+        name=name,
     )
+    if dry_run:  # a run says the same where it attaches
+        overlay.refuse_misfit(Target.of(on))
     _run(on, overlay, folder, plan, out=out, dry_run=dry_run)
 
 
@@ -193,8 +231,8 @@ def _plan(kind: str, base: "Base", **wanted: object) -> "Plan":
     return preset.but(**{field: value for field, value in wanted.items() if value is not None})
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _numbers(what: str, text: str, kind: type[Number], example: str) -> tuple[Number, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise BadOverlay(f'the layers "{text}" are no list of numbers; write "1,2,1"') from None
+        raise BadOverlay(f'the {what} "{text}" are no list of numbers; write "{example}"') from None
