@@ -1,12 +1,18 @@
 """How a command line names the base: by its path, or by its name in a library."""
 
 import json
+from hashlib import sha256
 
 import pytest
+import torch
 
 import velatura
 from velatura.cli.app import MISTAKE, main
-from velatura.cli.base import open_base
+from velatura.cli.base import Opening, open_base
+from velatura.errors import VelaturaWarning
+from velatura.formats.ldm_keys import vae_to_ldm
+from velatura.sampling.recipe import Recipe
+from velatura.tensors import write_safetensors
 
 
 @pytest.fixture
@@ -46,3 +52,23 @@ def test_a_base_that_is_not_there_is_named_in_one_line(capsys):
     assert "no base is called 'smoll' in models: did you mean 'small'?" in capsys.readouterr().err
     assert main([*words, "elsewhere/sd15.safetensors"]) == MISTAKE
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("models")
+def test_another_autoencoder_is_recorded_and_missed(tiny, tmp_path):
+    vae = vae_to_ldm(tiny.vae.state_dict())
+    write_safetensors(tmp_path / "other.vae.safetensors", vae)
+    words = ["generate", "a house", "--base", "small", "--library", "models", "--steps", "1", "--seed", "1"]
+    assert main([*words, "--vae", "other.vae.safetensors", "--out", "house.png"]) == 0
+    recipe = Recipe.from_image("house.png")
+    assert recipe.vae == "other.vae.safetensors"
+    assert recipe.vae_hash == sha256((tmp_path / "other.vae.safetensors").read_bytes()).hexdigest()[:10]
+    with pytest.warns(VelaturaWarning, match="was made with the autoencoder other.vae.safetensors"):
+        velatura.generate(velatura.Library("models").base("small"), recipe)
+
+
+def test_the_tiny_base_takes_a_precision_and_no_autoencoder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert open_base("tiny", opening=Opening(dtype="bfloat16")).dtype == torch.bfloat16
+    assert main(["generate", "a house", "--vae", "x.pt"]) == MISTAKE
+    assert "its own autoencoder" in capsys.readouterr().err

@@ -25,7 +25,8 @@ from velatura.errors import UnsupportedBase, VelaturaWarning
 class Base:
     """A frozen Stable Diffusion: overlays change what flows through it, nothing changes it.
 
-    source is the file that holds the UNet, from which the hash is taken.
+    source is the file that holds the UNet, from which the hash is taken; vae_source that of an autoencoder which was
+    taken in place of the base's own.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Base:
         self.text = text
         self.schedule = schedule
         self._source = source
+        self.vae_source: Path | None = None
         self._stage: Stage | None = None
         for part in self._parts:
             part.requires_grad_(False).eval()
@@ -77,10 +79,12 @@ class Base:
     @cached_property
     def hash(self) -> str:
         """The first ten hex digits of the sha256 of the UNet's file, or "" where it came from no file."""
-        if self._source is None:
-            return ""
-        with self._source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:10]
+        return _short_hash(self._source)
+
+    @cached_property
+    def vae_hash(self) -> str:
+        """The same of the file of another autoencoder than its own."""
+        return _short_hash(self.vae_source)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move every part, in place, and lay convolutions out with the channels last, where they run fastest.
@@ -182,3 +186,10 @@ class Base:
     def _framing(self, latents: Tensor) -> Framing:
         height, width = (side * self.family.latent_factor for side in latents.shape[-2:])
         return Framing((height, width), (height, width))
+
+
+def _short_hash(path: Path | None) -> str:
+    if path is None:
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:10]

@@ -8,7 +8,7 @@ import typer
 
 import velatura
 from velatura.cli.asking import all_asked, asked, axis_of, source_of, styled
-from velatura.cli.base import base_of, base_option
+from velatura.cli.base import Opening, base_of, base_option
 from velatura.cli.overlays import opened_by_file
 from velatura.cli.recipe_options import HOW, IMAGE, PAINT, recipe_options
 from velatura.cli.saving import paths_for, picture_bar, save_each, tell
@@ -52,6 +52,17 @@ Mask = Annotated[
 ]
 Inverted = Annotated[bool, typer.Option("--mask-inverted", help="Paint where it is black.", rich_help_panel=IMAGE)]
 BaseName = Annotated[str | None, base_option(WITH, default="tiny, or the recipe's")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="The base's precision: float32, float16, bfloat16.", rich_help_panel=WITH)
+]
+Device = Annotated[str, typer.Option("--device", help="Where it computes: cuda, mps, cpu.", rich_help_panel=WITH)]
+Vae = Annotated[
+    Path | None,
+    typer.Option("--vae", help="Another autoencoder: a file, or its name.", rich_help_panel=WITH, show_default="none"),
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep on the device only what computes.", rich_help_panel=WITH)
+]
 Folders = Annotated[
     list[Path] | None,
     typer.Option("--library", help="Where tags find overlays.", rich_help_panel=WITH, show_default="this folder"),
@@ -95,6 +106,10 @@ def generate(
     recipe: From = None,
     changes: Set = None,
     base: BaseName = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    vae: Vae = None,
+    offload: Offload = False,
     library: Folders = None,
     overlay: Overlays = None,
     lenient: Lenient = False,
@@ -118,7 +133,7 @@ def generate(
     paths = paths_for(out, len(wanted), overwrite=overwrite)
     source = source_of(image, mask, inverted=mask_inverted)
     shelf = velatura.Library(*(library or [Path()]))
-    on = base_of(first, base, shelf)
+    on = base_of(first, base, shelf, Opening(dtype, device, vae, offload))
     with picture_bar() as on_step:
         pictures = generate_each(
             on, wanted, library=shelf, overlays=overlays, source=source, lenient=lenient, on_step=on_step
@@ -142,6 +157,10 @@ def grid(
     recipe: From = None,
     changes: Set = None,
     base: BaseName = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    vae: Vae = None,
+    offload: Offload = False,
     library: Folders = None,
     overlay: Overlays = None,
     lenient: Lenient = False,
@@ -170,7 +189,7 @@ def grid(
     [page] = paths_for(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     source = source_of(image, mask, inverted=mask_inverted)
     shelf = velatura.Library(*(library or [Path()]))
-    on = base_of(first, base, shelf)
+    on = base_of(first, base, shelf, Opening(dtype, device, vae, offload))
     with picture_bar() as on_step:
         made = velatura.grid(
             *(on, first),

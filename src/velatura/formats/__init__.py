@@ -140,7 +140,8 @@ def open_base(
 def _from_folder(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
     if weights != "last":
         raise UnsupportedBase(f"{path} is a folder, which holds one kind of weights: leave out weights={weights!r}")
-    return folder.read(path, to, vae=None if vae is None else _vae_contents(Path(vae).expanduser()))
+    other = None if vae is None else _vae_contents(Path(vae).expanduser())
+    return _with_vae(folder.read(path, to, vae=other), other)
 
 
 def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
@@ -148,7 +149,14 @@ def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | Non
     if not checkpoint.sniff(contents):
         raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
     own = vae_file.beside(path) if vae is None else Path(vae).expanduser()
-    return checkpoint.read(contents, to, vae=None if own is None else _vae_contents(own), weights=weights)
+    other = None if own is None else _vae_contents(own)
+    return _with_vae(checkpoint.read(contents, to, vae=other, weights=weights), other)
+
+
+def _with_vae(base: Base, contents: Contents | None) -> Base:
+    """The base, knowing which file its autoencoder is from, where that is not its own."""
+    base.vae_source = contents.path if contents else None
+    return base
 
 
 def _vae_contents(path: Path) -> Contents:

@@ -36,6 +36,10 @@ def check_clip_skip(base: Base, recipe: Recipe) -> None:
     if recipe.clip_skip > 2 and not base.text.takes_clip_skip:
         _warn(f"clip_skip {recipe.clip_skip} changes nothing: {base.name} always reads the layer it was trained with")
 
+    if recipe.vae_hash and recipe.vae_hash != base.vae_hash:
+        own = f"{base.vae_source.name} ({base.vae_hash})" if base.vae_source else "the base's own"
+        _warn(f"the recipe was made with the autoencoder {recipe.vae} ({recipe.vae_hash}), this is {own}: open it too")
+
 
 def warn_of_other_overlays(recorded: Sequence[OverlayHash], found: Sequence[OverlayHash]) -> None:
     """Say which overlays are not the files that a recipe was made with."""

@@ -126,6 +126,8 @@ class Order:
             hires_sampler=recipe.hires_sampler and find_sampler(recipe.hires_sampler).name,
             base=self.base.name,
             base_hash=self.base.hash or None,
+            vae=self.base.vae_source and self.base.vae_source.name,
+            vae_hash=self.base.vae_hash or None,
             image_hash=self.source and hash_of(self.source.image),
             version=f"velatura {version('velatura')}",
         )
