@@ -2,40 +2,20 @@
 
 import os
 import re
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from velatura.datasets.captions import Caption, NameRules, Source, caption_of, read_lists
+from velatura.datasets.pictures import MASK_LABEL, PICTURE_SUFFIXES, opened, picture_paths, read_picture
+from velatura.errors import BadDataset, VelaturaWarning
 
-from velatura.errors import BadDataset
+__all__ = ["Dataset", "Example", "folders_in", "read_dataset", "read_folder", "read_picture"]
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
-
-# Names that a camera or a phone gave: IMG_1234, IMG_E1234, P1010012, PXL_20230101_120000000.PORTRAIT
-BY_CAMERA = re.compile(
-    r"_?(fb_)?(img|dsc[fn]?|pxl|mvimg|gopr|g[hpx]|dji|cimg|hpim|imgp|pict|pano|sam_|vid|p(?=\d{7}))[-_ ]?e?\d{3,}",
-    re.IGNORECASE,
-)
-HASHED = re.compile(r"(?=.*\d)[0-9a-f-]{16,}", re.IGNORECASE)
-
-# Letters that may end in a number, between spaces or signs: "robot12" is a word, a piece of a hash is none
-WORD = re.compile(r"(?<![^\W_])([^\W\d_]+)\d*(?![^\W_])")
-IDEOGRAM = re.compile("[\u3040-\u9fff\uac00-\ud7af]")  # one of these may be a word alone
-
-# Words that a camera, a phone or a program puts into names: none says what is in the picture
-SAYING_NOTHING = re.compile(
-    r"""img | images? | dsc[fn]? | pxl | mvimg | gopr | dji | pano | burst | photos? | pic | pictures? | video | vid
-    | scan | scanned | screenshot | screen | shot | snapshot | capture | bildschirmfoto | écran | captura | pantalla
-    | schermata | 截屏 | 屏幕截图 | スクリーンショット | copy | copie | kopie | copia | file | untitled | unnamed
-    | download | downloaded | new | final | edit | edited | crop | cropped | resized | whatsapp | signal | telegram
-    | unknown | snapchat | comfyui | tmp | temp | jpe?g | png | webp | gif | bmp | heic""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-# The webui drops a number that stands before the words, "0001-a cat" (dataset.py, run on eight names)
-LEADING_NUMBER = re.compile(r"^[-\d]+\s*")
+REPEATED = re.compile(r"(\d+)_.+")  # 10_inca: each picture in it counts ten times, as kohya's scripts have it
+REGULARISING = frozenset({"reg", "regularisation", "regularization"})
+MASKS = ("mask", "masks")
 
 
 @dataclass(frozen=True)
@@ -45,89 +25,94 @@ class Example:
     path: Path
     caption: str
     is_named_so: bool = False  # the caption is the file's name, for lack of a text
+    repeats: int = 1  # how often it counts
+    mask: Path | None = None  # white where the picture is to be learned
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pictures to learn from, and those that keep the base as it is: regularisation, or prior preservation."""
+
+    examples: list[Example]
+    regularising: list[Example] = field(default_factory=list[Example])
+
+    def repeated(self) -> list[Example]:
+        """Every example as often as it counts."""
+        return [example for example in self.examples for _ in range(example.repeats)]
 
 
 def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
+    """The pictures of a folder, each as often as it counts; those in 10_NAME/ count ten times. See read_dataset.
+
+    Warns of masks and regularisation pictures, which nothing asks this list for.
+    """
+    dataset = read_dataset(folder)
+    masked = sum(example.mask is not None for example in dataset.examples)
+    for count, what in ((masked, "masks"), (len(dataset.regularising), "regularisation pictures")):
+        if count:
+            warnings.warn(f"{folder} holds {count} {what}, which are not used here", VelaturaWarning, stacklevel=2)
+    return dataset.repeated()
+
+
+def read_dataset(folder: str | os.PathLike[str], *, rules: NameRules | None = None) -> Dataset:
     """The pictures of a folder by name, each with its caption; the pictures are looked at, not yet read.
 
-    The caption is the text of the .txt file of the same name, else the words of the picture's own name. Files that are
-    no pictures are left alone, folders inside are not entered. Raises BadDataset for a missing folder, one without
-    pictures, a broken picture and a picture without a caption.
+    The caption is the text of the .txt or .caption file of the same name, else what a .jsonl list in the folder says,
+    else the words of the picture's own name, by the rules. Pictures in folders called 10_NAME count ten times, those
+    in reg/ are for regularisation (with 10_NAME folders inside, or without). The mask of cat.png is mask/cat.png or
+    cat-masklabel.png. Files that are no pictures are left alone, no other folders are entered. Raises BadDataset for a
+    missing folder, one without pictures, a broken picture and a picture without a caption.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise BadDataset(f"{folder} {found}; name a folder of pictures, each with its caption in a .txt file beside it")
-    paths = sorted(_picture_paths(folder))
-    if not paths:
+    rules = rules or NameRules()
+    learned = [example for inner, count in folders_in(folder) for example in _examples(inner, count, rules)]
+    if not learned:
         endings = ", ".join(sorted(PICTURE_SUFFIXES))
         raise BadDataset(f"{folder} holds no pictures; put some in ({endings}), each with its caption in a .txt file")
-    return [_example(path) for path in paths]
+    kept = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISING]
+    inside = [pair for each in kept for pair in folders_in(each)]
+    return Dataset(learned, [example for inner, count in inside for example in _examples(inner, count, rules)])
 
 
-def read_picture(path: Path, pixels: int) -> Image.Image:
-    """The picture upright, in RGB, its middle square brought to pixels x pixels; what was transparent is white."""
-    with _opened(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        return ImageOps.fit(_as_rgb(upright), (pixels, pixels), Image.Resampling.LANCZOS)
+def folders_in(folder: Path) -> Iterator[tuple[Path, int]]:
+    """The folder itself and the 10_NAME folders in it, each with how often its pictures count."""
+    yield folder, 1
+    for inner in sorted(folder.iterdir()):
+        counted = REPEATED.fullmatch(inner.name)
+        if counted and inner.is_dir():
+            if int(counted[1]) == 0:
+                raise BadDataset(f"the pictures of {inner} count 0 times; write a number from 1 before its name")
+            yield inner, int(counted[1])
 
 
-def _picture_paths(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
-            yield path
+def _examples(folder: Path, repeats: int, rules: NameRules) -> Iterator[Example]:
+    listed = read_lists(folder)
+    paths = picture_paths(folder)
+    masks = _masks(folder, {path.stem for path in paths})
+    _warn_of_missing(listed, paths)
+    for path in paths:
+        with opened(path):  # reads the header: what is no picture at all is known before anything is loaded
+            pass
+        caption = caption_of(path, listed, rules)
+        yield Example(path, caption.text, caption.source is Source.NAME, repeats, masks.get(path.stem))
 
 
-def _example(path: Path) -> Example:
-    with _opened(path):  # reads the header: what is no picture at all is known before anything is loaded
-        pass
-    written = path.with_suffix(".txt")
-    if written.is_file():
-        return Example(path, _written_caption(written))
-    return Example(path, _caption_in_name(path), is_named_so=True)
+def _warn_of_missing(listed: dict[str, Caption], paths: list[Path]) -> None:
+    missing = sorted(set(listed) - {path.name for path in paths})
+    if missing:
+        text = f"{listed[missing[0]].file} speaks of {len(missing)} pictures that are not there, {missing[0]!r} first"
+        warnings.warn(text, VelaturaWarning, stacklevel=2)
 
 
-def _written_caption(path: Path) -> str:
-    try:
-        caption = path.read_text("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise BadDataset(f"{path} is not UTF-8 text; save the caption as UTF-8") from None
-    if not caption:
-        raise BadDataset(f"{path} is empty; write what the picture shows into it, or remove it")
-    return caption
-
-
-def _caption_in_name(path: Path) -> str:
-    caption = LEADING_NUMBER.sub("", path.stem).strip()
-    in_words = any(map(_says_something, WORD.findall(caption)))
-    if not in_words or BY_CAMERA.match(path.stem) or HASHED.fullmatch(path.stem):
-        raise BadDataset(
-            f"{path} has no caption: its name says nothing and there is no {path.stem}.txt; "
-            "write what the picture shows into that file, or name the picture so"
-        )
-    return caption
-
-
-def _says_something(word: str) -> bool:
-    return not SAYING_NOTHING.fullmatch(word) and (len(word) >= 3 or IDEOGRAM.search(word) is not None)
-
-
-@contextmanager
-def _opened(path: Path) -> Generator[Image.Image]:
-    """The picture, opened; whatever Pillow says of a broken one becomes a BadDataset that names it."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise BadDataset(f"{path} cannot be read ({reason}); replace it or take it out of the folder") from None
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips instead of scaling
-        image = image.point(lambda value: value / 256).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+def _masks(folder: Path, stems: set[str]) -> dict[str, Path]:
+    """The mask of each picture by its stem; a mask of no picture is a mistake."""
+    beside = (path for path in folder.glob(f"*{MASK_LABEL}.*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    inside = [path for name in MASKS if (folder / name).is_dir() for path in picture_paths(folder / name)]
+    masks = {path.stem.removesuffix(MASK_LABEL): path for path in [*inside, *sorted(beside)]}
+    for stem, path in masks.items():
+        if stem not in stems:
+            raise BadDataset(f"{path} is the mask of no picture; name it as its picture is, or take it away")
+    return masks

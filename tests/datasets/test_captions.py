@@ -1,0 +1,95 @@
+"""Where captions come from: texts, lists of a folder, names by the webui's rules."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from velatura.datasets.captions import NameRules
+from velatura.datasets.folder import Example, read_dataset, read_folder
+from velatura.errors import BadDataset, VelaturaWarning
+
+GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train"  # made by the webui v1.8.0
+TABLE = json.loads((GOLDEN / "dataset.json").read_text())
+
+
+def draw(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("case", TABLE["filewords"], ids=lambda case: f"{case['file']} {case['word_regex']}")
+def test_names_become_words_as_in_the_webui(case):
+    rules = NameRules(case["word_regex"], case["join_string"] or "")
+    assert rules.words(Path(case["file"]).stem) == case["filewords"]
+
+
+def test_a_folder_is_read_by_such_rules(tmp_path):
+    draw(tmp_path / "01-red_house-night.png")
+    rules = NameRules("[a-z]+", ", ")
+    assert [example.caption for example in read_dataset(tmp_path, rules=rules).examples] == ["red, house, night"]
+    with pytest.raises(BadDataset, match=r"pattern '\(' for words in file names is broken"):
+        read_dataset(tmp_path, rules=NameRules("("))
+
+
+def test_a_caption_file_counts_and_a_txt_file_goes_before_it(tmp_path):
+    draw(tmp_path / "0.png")
+    (tmp_path / "0.caption").write_text("a cup")
+    assert read_folder(tmp_path) == [Example(tmp_path / "0.png", "a cup")]
+    (tmp_path / "0.txt").write_text("a mug")
+    assert read_folder(tmp_path) == [Example(tmp_path / "0.png", "a mug")]
+
+
+def test_a_list_of_the_folder_says_what_its_pictures_show(tmp_path):
+    for name in ("0.png", "1.png", "a cat.png", "3.png"):
+        draw(tmp_path / name)
+    lines = [
+        {"file_name": "0.png", "text": "a house"},
+        {"image": "images/1.png", "tags": ["boat", "sea"]},
+        {"file_name": "a cat.png", "caption": "not this, the text beside it"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    (tmp_path / "more.jsonl").write_text('{"path": "3.png", "prompt": "a key"}')
+    (tmp_path / "a cat.txt").write_text("a cat asleep")
+    assert [example.caption for example in read_folder(tmp_path)] == ["a house", "boat, sea", "a key", "a cat asleep"]
+
+
+@pytest.mark.parametrize("line", ["no json", '{"text": "x"}', '{"file_name": "0.png"}', "[1]", '{"file":"a","tags":7}'])
+def test_a_list_that_cannot_be_understood_is_refused_with_its_line(tmp_path, line):
+    draw(tmp_path / "0.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a house"}\n' + line)
+    with pytest.raises(BadDataset, match=r'metadata\.jsonl, line 2 (is no JSON|lacks).*write \{"file_name"'):
+        read_folder(tmp_path)
+
+
+def test_a_list_that_speaks_of_missing_pictures_says_so(tmp_path):
+    draw(tmp_path / "a cat.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a house"}')
+    with pytest.warns(VelaturaWarning, match=r"speaks of 1 pictures that are not there, 'gone\.png' first"):
+        read_folder(tmp_path)
+
+
+def test_pictures_in_counted_folders_count_so_often(tmp_path):
+    draw(tmp_path / "a cat.png")
+    draw(tmp_path / "3_boats" / "a boat.png")
+    draw(tmp_path / "other" / "a key.png")
+    assert [example.caption for example in read_folder(tmp_path)] == ["a cat", "a boat", "a boat", "a boat"]
+    assert [example.repeats for example in read_dataset(tmp_path).examples] == [1, 3]
+
+
+def test_a_folder_that_counts_nought_is_refused(tmp_path):
+    draw(tmp_path / "0_cats" / "a cat.png")
+    with pytest.raises(BadDataset, match="count 0 times; write a number from 1"):
+        read_folder(tmp_path)
+
+
+def test_regularisation_pictures_are_kept_apart_and_missed_aloud_where_not_used(tmp_path):
+    draw(tmp_path / "5_inca" / "inca man.png")
+    draw(tmp_path / "reg" / "2_man" / "some man.png")
+    dataset = read_dataset(tmp_path)
+    assert [example.caption for example in dataset.examples] == ["inca man"]
+    assert [(example.caption, example.repeats) for example in dataset.regularising] == [("some man", 2)]
+    with pytest.warns(VelaturaWarning, match="holds 1 regularisation pictures, which are not used here"):
+        assert len(read_folder(tmp_path)) == 5

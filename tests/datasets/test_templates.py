@@ -1,0 +1,68 @@
+"""From captions to texts that are learned."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from velatura.datasets.templates import TEMPLATES, Wording, template_lines
+from velatura.errors import BadDataset, UnknownName
+
+GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train" / "dataset.json"  # made by the webui v1.8.0
+
+
+@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["prompt_text"], ids=lambda case: case["text"])
+def test_texts_are_drawn_as_in_the_webui(case):
+    wording = Wording(case["lines"], "NAME", case["shuffle_tags"], case["tag_drop_out"])
+    assert wording.draw(case["filewords"], Random(case["python_random_seed"])) == case["text"]
+
+
+def test_the_first_tags_can_be_kept_in_their_place():
+    wording = Wording(shuffles_tags=True, tag_dropout=0.5, keep_tags=2)
+    drawn = {wording.draw("a,b,c,d,e", Random(seed)) for seed in range(50)}
+    assert all(text.startswith("a,b") for text in drawn)
+    assert len(drawn) > 10
+
+
+def test_all_tags_but_those_kept_can_be_dropped():
+    assert Wording(tag_dropout=1, keep_tags=1).draw("a,b,c", Random(0)) == "a"
+
+
+def test_a_wording_knows_whether_its_texts_vary():
+    assert Wording().is_fixed
+    assert Wording(["[name]"], "x", shuffles_tags=True).is_fixed
+    assert not Wording(["a", "b"]).is_fixed
+    assert not Wording(tag_dropout=0.1).is_fixed
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"lines": []}, "template without a line"),
+        ({"tag_dropout": 1.5}, r"share of 1\.5 of tags.*from 0 to 1"),
+        ({"keep_tags": -1}, "-1 tags cannot be kept"),
+    ],
+)
+def test_impossible_wordings_are_refused(options, reason):
+    with pytest.raises(BadDataset, match=reason):
+        Wording(**options)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_says_something_of_each_caption(name):
+    lines = template_lines(name)
+    assert lines
+    assert all(Wording([line], "inca").draw("a house", Random(0)) for line in lines)
+    assert ("filewords" in name) <= all("[filewords]" in line for line in lines)
+
+
+def test_a_template_is_a_text_file_with_a_line_each(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("  a view of [filewords]\n\nby [name] \n")
+    assert template_lines(path) == ["a view of [filewords]", "", "by [name]"]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadDataset, match="not UTF-8"):
+        template_lines(path)
+    with pytest.raises(UnknownName, match="no template is called 'styl': did you mean 'style'"):
+        template_lines("styl")
