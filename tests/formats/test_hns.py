@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import velatura
 from velatura.errors import BadFile
 from velatura.formats.hns import read as compose
 from velatura.formats.hns import read_hns
@@ -129,3 +130,10 @@ def test_a_composition_within_a_composition_is_refused(hyper, tmp_path):
     mix = compose(tmp_path / "mix.hns", lambda _: hyper())
     with pytest.raises(BadFile, match=r"mix\.hns names 'inca', which is no plain hypernetwork"):
         compose(tmp_path / "mix.hns", lambda _: mix)
+
+
+def test_compositions_that_name_each_other_are_refused(tmp_path):
+    for name, other in ("ab", "ba"):
+        (tmp_path / f"{name}.hns").write_text(f"['{other}']")
+    with pytest.raises(BadFile, match=r"a\.hns names 'b', a composition itself"):
+        velatura.Library(tmp_path).overlay("a")

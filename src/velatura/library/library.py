@@ -147,9 +147,12 @@ class Library:
         return found[0].path if found else None
 
     def _member(self, composition: Path, name: str) -> Overlay:
-        """A hypernetwork that a composition names, which is not itself."""
-        if self.path(name, "hypernet") == composition:
+        """A hypernetwork that a composition names: never a composition again, which might name the first in turn."""
+        path = self.path(name, "hypernet")
+        if path == composition:
             raise BadFile(f"{composition} is called {name!r} as what it names is: rename it")
+        if path.suffix == composition.suffix:
+            raise BadFile(f"{composition} names {name!r}, a composition itself: name what that names")
         return self.overlay(name, "hypernet")
 
     def _places(self) -> list[Place]:
