@@ -33,6 +33,7 @@ VERBS = {
     "demo": Verb("Start here", "demo", "demo", "Train a hypernetwork on bundled pictures and see it at work."),
     "generate": Verb("Pictures", "pictures", "generate", "Make pictures from a prompt."),
     "grid": Verb("Pictures", "pictures", "grid", "Lay pictures side by side, changing one or two things."),
+    "dataset": Verb("Overlays", "dataset", "dataset", "Make a folder of pictures ready: check, crop, caption, review."),
     "train": Verb("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
     "list": Verb("Files", "files", "list_", "List the bases and overlays in folders."),
     "show": Verb("Files", "files", "show", "Show what a file is, and which programs open it."),

@@ -1,0 +1,99 @@
+"""The verbs `dataset check`, `crop`, `caption` and `review`: a folder of pictures made ready to train on."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from velatura.cli.screen import say, say_json
+from velatura.errors import BadDataset
+
+if TYPE_CHECKING:
+    from velatura.datasets.check import Report
+
+MOST_LINES = 10  # of one kind of finding
+MOST_TAGS = 12
+
+dataset = typer.Typer(no_args_is_help=True, help="Make a folder of pictures ready to train on.")
+
+Folder = Annotated[Path, typer.Argument(help="A folder of pictures.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataset.callback()
+def _dataset() -> None:
+    """Make a folder of pictures ready to train on."""
+
+
+@dataset.command("check")
+def check(
+    folder: Folder,
+    *,
+    size: Annotated[int, typer.Option(help="Pixels that pictures will be trained at.", min=8)] = 512,
+    as_json: Json = False,
+) -> None:
+    """Look for what would stop or spoil a training: broken files, missing captions, copies, blur, what is cut off.
+
+    velatura dataset check photos/ --size 64
+
+    velatura dataset check photos/ --json
+    """
+    from velatura.datasets.check import check_folder
+
+    report = check_folder(folder, size)
+    if as_json:
+        say_json(json.dumps(_as_json(report), ensure_ascii=False, indent=2))
+    else:
+        _print(report)
+    if report.errors:
+        files = len({finding.file for finding in report.errors})
+        raise BadDataset(f"{files} files of {folder} would stop a training; put them right, or take them away")
+
+
+def _print(report: "Report") -> None:
+    pictures = report.pictures
+    sizes = Counter(f"{each.width}x{each.height}" for each in pictures).most_common(5)
+    counted = sum(each.repeats for each in pictures)
+    say(f"{report.folder}: {len(pictures)} pictures" + (f", counted {counted}" if counted != len(pictures) else ""))
+    say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes))
+    tags = report.tags().most_common(MOST_TAGS)
+    say("tags: " + (", ".join(f"{tag} ({count})" for tag, count in tags) or "none"))
+    for kind, count in Counter((each.grade, each.kind) for each in report.findings).items():
+        found = [each for each in report.findings if (each.grade, each.kind) == kind]
+        for each in found[:MOST_LINES]:
+            say(f"{each.grade}: {_inside(each.file, report.folder)}: {each.text}")
+        if count > MOST_LINES:
+            say(f"{kind[0]}: ... and {count - MOST_LINES} more of this kind ({kind[1]}); --json lists all")
+    if not report.findings:
+        say("nothing to complain of")
+
+
+def _as_json(report: "Report") -> dict[str, object]:
+    pictures = [
+        {
+            "file": _inside(each.path, report.folder),
+            "width": each.width,
+            "height": each.height,
+            "mode": each.mode,
+            "caption": each.caption and each.caption.text,
+            "caption_from": each.caption and each.caption.source,
+            "repeats": each.repeats,
+            "cut": round(each.cut, 4),
+            "blur": round(each.blur, 4),
+            "noise": round(each.noise, 2),
+            "look": f"{each.look:016x}",
+        }
+        for each in report.pictures
+    ]
+    findings = [
+        {"grade": each.grade, "kind": each.kind, "file": _inside(each.file, report.folder), "text": each.text}
+        for each in report.findings
+    ]
+    head: dict[str, object] = {"folder": str(report.folder), "size": report.pixels}
+    return {**head, "pictures": pictures, "tags": dict(report.tags().most_common()), "findings": findings}
+
+
+def _inside(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path != folder else "."

@@ -1,0 +1,51 @@
+"""The verb `dataset`, as typed."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+import velatura
+from velatura.cli.app import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return shutil.copytree(velatura.tiny_pictures("neon"), tmp_path / "photos")
+
+
+def test_checking_a_good_folder_says_so(photos, capsys):
+    assert main(["dataset", "check", str(photos), "--size", "64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("photos: 16 pictures")
+    assert lines[1] == "sizes: 64x64 (16)"
+    assert lines[-1] == "nothing to complain of"
+
+
+def test_checking_a_bad_folder_ends_with_status_2_after_telling_all(photos, capsys):
+    (photos / "00.png").write_bytes(b"nothing")
+    (photos / "01.txt").unlink()
+    assert main(["dataset", "check", str(photos), "--size", "64"]) == 2
+    said = capsys.readouterr()
+    assert "error: 00.png: cannot be read (it is no picture)" in said.out
+    assert "error: 01.png: has no caption" in said.out
+    assert said.err.startswith("error: 2 files of ")
+
+
+def test_many_findings_of_one_kind_are_cut_short(photos, capsys):
+    assert main(["dataset", "check", str(photos)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("so it is enlarged to 512") == 10
+    assert "and 6 more of this kind (small)" in out
+
+
+def test_a_check_is_read_by_machines(photos, capsys):
+    Image.new("RGB", (96, 64)).save(photos / "wide.png")
+    assert main(["dataset", "check", str(photos), "--size", "64", "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert [each["file"] for each in read["pictures"]][-1] == "wide.png"
+    assert {"caption": "wide", "caption_from": "name", "cut": 0.3333}.items() <= read["pictures"][-1].items()
+    assert ("wide.png", "cropped", "warning") in {
+        (each["file"], each["kind"], each["grade"]) for each in read["findings"]
+    }
