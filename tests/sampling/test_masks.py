@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from velatura.errors import BadRecipe
-from velatura.sampling.masks import crop_box, filled, fitted, latent_mask, pasted, read_mask, softened
+from velatura.sampling.masks import crop_box, filled, fitted, latent_mask, pasted, read_image, read_mask, softened
 from velatura.sampling.sizes import Size
 
 
@@ -91,3 +91,32 @@ def test_a_part_is_pasted_where_the_mask_is_white_only():
     whole, part = Image.new("RGB", (20, 20), (0, 0, 0)), Image.new("RGB", (64, 64), (255, 255, 255))
     done = np.asarray(pasted(whole, part, (5, 5, 15, 15), square_mask((20, 20), (8, 8, 12, 12))))
     assert done.sum() == 4 * 4 * 3 * 255
+
+
+def test_an_alpha_channel_that_is_opaque_all_over_is_no_mask():
+    mask = square_mask((8, 8), (2, 2, 4, 4))
+    for mode in ("RGBA", "LA", "L", "RGB", "P", "1"):
+        assert read_mask(mask.convert(mode)).getbbox() == (2, 2, 4, 4)
+
+
+def test_images_of_16_bits_are_brought_down_to_8():
+    image = Image.fromarray(np.array([[0, 128 * 257, 65535]], dtype=np.uint16))
+    for wide in (image, image.convert("I")):
+        assert list(read_mask(wide).tobytes()) == [0, 128, 255]
+        assert list(read_image(wide).tobytes()) == [0, 0, 0, 128, 128, 128, 255, 255, 255]
+
+
+def test_what_is_transparent_in_an_image_is_white():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 255, 255))
+    assert list(read_image(image).tobytes()) == [255, 255, 255, 0, 0, 255]
+
+
+def test_an_image_in_colours_that_nothing_converts_is_refused():
+    with pytest.raises(BadRecipe, match="LAB has no way to L"):
+        read_mask(Image.new("LAB", (2, 2)))
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (3000, 1)])
+def test_a_line_of_pixels_fills_a_picture(size):
+    assert fitted(Image.new("RGB", size, "red"), Size(64, 48), "fill").getcolors() == [(64 * 48, (255, 0, 0))]

@@ -22,6 +22,7 @@ from velatura.sampling.masks import (
     fitted,
     latent_mask,
     pasted,
+    read_image,
     read_mask,
     softened,
 )
@@ -53,7 +54,7 @@ class Beginning:
 
         Raises BadRecipe for a mask that is black all over.
         """
-        image = source.image.convert("RGB")
+        image = read_image(source.image)
         if source.mask is None:
             return cls(_encoded(base, fitted(image, size, recipe.fit), size))
         edge = softened(read_mask(source.mask).resize(image.size), recipe.mask_blur)
@@ -94,7 +95,7 @@ def kept(denoise: Denoise, beginnings: list[Beginning]) -> Denoise:
 
 def hash_of(image: Image.Image) -> str:
     """What a recipe records of an image: ten hex digits of the sha256 of its size and pixels."""
-    pixels = image.convert("RGB")
+    pixels = read_image(image)
     return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()[:10]
 
 

@@ -38,16 +38,31 @@ def fitted(image: Image.Image, size: Size, fit: Fit) -> Image.Image:
         return image.resize(size, RESAMPLING)
     if fit == "crop":
         return ImageOps.fit(image, size, RESAMPLING)
-    inside = ImageOps.contain(image, size, RESAMPLING)
+    inside = image.resize(_inside(image, size), RESAMPLING)
     left, top = ((outer - inner) // 2 for outer, inner in zip(size, inside.size, strict=True))
     margins = (top, size.height - inside.height - top), (left, size.width - inside.width - left)
     pixels = np.asarray(inside)
     return Image.fromarray(np.pad(pixels, (*margins, *((0, 0),) * (pixels.ndim - 2)), mode="edge"))
 
 
+def read_image(image: Image.Image) -> Image.Image:
+    """An image in RGB; what is transparent in it is white, and 16 bits a colour become 8.
+
+    Raises BadRecipe for one whose colours are of a kind that has no way to RGB.
+    """
+    if not image.has_transparency_data:
+        return _converted(image, "RGB")
+    opaque = _converted(image, "RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), opaque).convert("RGB")
+
+
 def read_mask(mask: Image.Image, *, inverted: bool = False) -> Image.Image:
-    """A mask in shades of grey: of a transparent image its opaque part is white."""
-    grey = mask.getchannel("A") if mask.mode in {"RGBA", "LA"} else mask.convert("L")
+    """A mask in shades of grey: of an image that is transparent somewhere its opaque part is white.
+
+    An alpha channel that is opaque all over says nothing, and programs add one to any picture.
+    """
+    alpha = mask.getchannel("A") if mask.mode in {"RGBA", "LA", "PA"} else None
+    grey = alpha if alpha is not None and alpha.getextrema() != (255, 255) else _converted(mask, "L")
     return ImageOps.invert(grey) if inverted else grey
 
 
@@ -126,6 +141,23 @@ def _pixels(image: Image.Image) -> Tensor:
 
 def _to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
+
+
+def _inside(image: Image.Image, size: Size) -> Size:
+    """The largest size of an image's shape in another one; no side of it ends at nothing."""
+    scale = min(size.width / image.width, size.height / image.height)
+    return Size(*(max(1, round(side * scale)) for side in image.size))
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """An image in another mode, which cuts off what 16 bits hold beyond 255 unless they are brought down first."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float32)
+        image = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().clip(0, 255).astype(np.uint8))
+    try:
+        return image.convert(mode)
+    except ValueError:
+        raise BadRecipe(f"an image in {image.mode} has no way to {mode}: save it as a plain PNG") from None
 
 
 def _widened(start: int, end: int, most: int) -> tuple[int, int]:
