@@ -95,6 +95,22 @@ def test_an_output_that_may_be_activated_is_warned_of(hyper, tmp_path):
         assert velatura.open_overlay(path).structure.activate_output
 
 
+def test_settings_as_python_prints_them_mean_what_they_say(hyper, tmp_path):
+    overlay = hyper(activation="relu", layers=(1, 2, 2, 1), dropout=0.1)
+    flags = {"is_layer_norm": "False", "activate_output": "False", "use_dropout": "True"}
+    lists = {"layer_structure": "(1, 2.0, 2, 1)", "dropout_structure": "0, 0.1, 0.1, 0"}
+    texts = {"name": "1234", "sd_checkpoint": "12345e6789", "sd_checkpoint_name": "None", "optional_info": "a: b"}
+    again = velatura.open_overlay(foreign(tmp_path / "x.safetensors", overlay, **flags, **lists, **texts))
+    assert again.structure == overlay.structure
+    assert (again.card.name, again.card.base_hash, again.card.base) == ("1234", "12345e6789", "")
+    assert again.card.note == "a: b"
+
+
+def test_no_activation_as_python_prints_it(hyper, tmp_path):
+    path = foreign(tmp_path / "x.safetensors", hyper(), activation_func="None", activate_output="True")
+    assert velatura.open_overlay(path).structure.activation == "linear"
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -104,6 +120,8 @@ def test_an_output_that_may_be_activated_is_warned_of(hyper, tmp_path):
         ({"layer_structure": "[" * 50_000}, "no list of numbers"),
         ({"layer_structure": "[[1], 2, 1]"}, "a list in the field"),
         ({"is_layer_norm": "true"}, "lacks"),
+        ({"is_layer_norm": "no"}, "says 'no' of is_layer_norm: true or false"),
+        ({"activate_output": "[]"}, "says '\\[\\]' of activate_output"),
     ],
 )
 def test_settings_that_contradict_the_weights_are_refused(hyper, tmp_path, settings, said):

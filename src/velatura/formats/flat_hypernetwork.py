@@ -20,6 +20,13 @@ from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.tensors import Contents
 
 KEY = re.compile(r"([1-9]\d{0,5})_[01]\.linear\.(\d{1,3})\.(weight|bias)")
+FLAGS = {"is_layer_norm", "activate_output", "use_dropout", "last_layer_dropout"}
+TEXTS = {
+    *("name", "activation_func", "weight_initialization", "sd_checkpoint", "sd_checkpoint_name", "optional_info"),
+}
+PRINTED: dict[str, object] = {"True": True, "False": False, "None": None}
+NUMBERS = re.compile(r"\(?([\d\s.e+-]+,[\d\s.,e+-]*\d),?\)?")  # several, in round brackets or none
+LONGEST_NUMBERS = 1024
 FEWEST_NORM_WEIGHTS = 2  # a weight of shape (1,) is a PReLU's
 
 
@@ -33,7 +40,7 @@ def read(contents: Contents) -> Hypernetwork:
     name = contents.path.name
     if strange := next((key for key in contents.tensors if not KEY.fullmatch(key)), None):
         raise BadFile(f"{name} holds {strange[:80]!r}, which is no part of a hypernetwork: it is damaged or mixed up")
-    fields = {key: _parsed(text) for key, text in contents.metadata.items() if key in KNOWN}
+    fields = {key: _parsed(name, key, text) for key, text in contents.metadata.items() if key in KNOWN}
     refuse_odd_fields(name, fields)
     widths = tuple(dict.fromkeys(int(key.partition("_")[0]) for key in contents.tensors))
     networks = {width: _network(contents.tensors, width) for width in sorted(widths)}
@@ -42,10 +49,22 @@ def read(contents: Contents) -> Hypernetwork:
     return fill(hypernetwork, contents.tensors, name)
 
 
-def _parsed(text: str) -> object:
-    """A setting, written as JSON or, carelessly, as it is."""
+def _parsed(name: str, key: str, text: str) -> object:
+    """A setting: as JSON, as Python prints it (False, None, (1, 2, 1)), or, of a text, as it stands."""
+    found = _value(text)
+    if key in TEXTS:
+        return found if found is None or isinstance(found, str) else text
+    if key in FLAGS and not isinstance(found, bool | int | None):
+        raise BadFile(f"{name} says {text[:40]!r} of {key}: true or false must stand there in its metadata")
+    return found
+
+
+def _value(text: str) -> object:
+    if text in PRINTED:
+        return PRINTED[text]
+    numbers = NUMBERS.fullmatch(text) if len(text) <= LONGEST_NUMBERS else None
     try:
-        return json.loads(text)
+        return json.loads(f"[{numbers[1]}]" if numbers else text)
     except (ValueError, RecursionError):
         return text
 
