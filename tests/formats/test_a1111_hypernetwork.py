@@ -61,7 +61,7 @@ def test_what_a_file_says_of_itself_is_read(case):
     assert overlay.card.base == (loaded["sd_checkpoint_name"] or "")
     assert overlay.card.base_hash == (loaded["sd_checkpoint"] or "")
     modules = overlay.get_submodule(f"{structure.widths[0]}_0.linear").children()
-    expected = [each.split("(")[0].removesuffix("2d") for each in loaded["sequential"]]  # Softmax2d is a Softmax
+    expected = [each.split("(")[0] for each in loaded["sequential"]]
     assert [repr(each).split("(")[0] for each in modules] == expected
     assert {weight.dtype for weight in overlay.parameters()} == {torch.float32}
 
@@ -171,6 +171,14 @@ def test_a_width_as_text_beside_others_is_ignored_as_in_a1111(tmp_path):
     write_torch(tmp_path / "both.pt", {**payload, "24": payload[16]})
     with pytest.warns(VelaturaWarning, match=r"both\.pt has the width '24' as text, not as a number: it is ignored"):
         assert velatura.open_overlay(tmp_path / "both.pt").structure.widths == (16, 8)
+
+
+def test_dropout_for_more_layers_than_there_are_is_ignored_as_in_a1111(hyper, tmp_path):
+    velatura.save(hyper(dropout=0.1), tmp_path / "inca.pt")
+    payload = open_tensors(tmp_path / "inca.pt").payload
+    write_torch(tmp_path / "more.pt", {**payload, "dropout_structure": [0, 0.1, 0, 0.2]})
+    with pytest.warns(VelaturaWarning, match=r"more\.pt has 4 dropout probabilities for 3 layers: the last"):
+        assert velatura.open_overlay(tmp_path / "more.pt").structure.dropout == (0, 0.1, 0)
 
 
 def test_only_hypernetworks_are_written(tmp_path):

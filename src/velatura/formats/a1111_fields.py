@@ -130,8 +130,10 @@ def _dropout(name: str, fields: Mapping[str, object], count: int) -> list[float]
     """The dropout after each layer, derived as A1111 does where the file, older than 2023-01-10, gives none."""
     if fields.get("dropout_structure") is not None:
         given = _numbers(name, fields, "dropout_structure")
-        # A1111 itself writes three entries for the two layers of 1,1 and reads the first two
-        return given[:2] if (count, len(given)) == (2, 3) else given
+        # A1111 itself writes three entries for the two layers of 1,1; of longer lists it reads the first ones
+        if len(given) > max(count, 3):
+            warn(name, f"has {len(given)} dropout probabilities for {count} layers", "the last are ignored")
+        return given[:count]
     if not fields.get("use_dropout", False):
         return [0.0] * count
     last = HIDDEN_DROPOUT if fields.get("last_layer_dropout", False) else 0.0
