@@ -7,6 +7,7 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
+from velatura.sampling.generate import generate_each
 from velatura.sampling.masks import Source
 from velatura.sampling.recipe import Recipe
 
@@ -210,6 +211,25 @@ def test_a_layout_goes_with_one_prompt(tiny):
         velatura.generate(tiny, HOUSE.but(prompt="a house AND a boat", keep_layout="a tree"))
 
 
+def test_a_layout_that_cannot_be_kept_is_refused_before_the_first_step(tiny):
+    with pytest.raises(BadRecipe, match="keep_layout goes with one prompt"):
+        generate_each(tiny, [HOUSE, HOUSE.but(prompt="a AND b", keep_layout="a house")])
+
+
+def test_a_layout_is_kept_in_a_second_pass_with_tags_of_its_own(tiny, hyper):
+    recipe = HOUSE.but(steps=1, hires_scale=1.5, keep_layout="a boat", hires_prompt="a house <hypernet:b:0.5>")
+    recipe = recipe.but(prompt=f"{HOUSE.prompt} <hypernet:a:0.5><hypernet:c:0.5>")
+    overlays = {name: hyper(seed=seed) for seed, name in enumerate("abc")}
+    assert velatura.generate(tiny, recipe, overlays=overlays).image.size == (96, 96)
+
+
+def test_a_kept_layout_does_not_lengthen_its_neighbours(tiny):
+    """Prompts of a batch are filled up to the longest, which changes pictures: so only equal lengths share one."""
+    recipes = [HOUSE.but(steps=1, keep_layout=words) for words in ("a boat", "a boat, " * 40)]
+    together = velatura.generate_many(tiny, recipes)
+    assert apart(together[0], velatura.generate(tiny, recipes[0])) < 0.003
+
+
 def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, monkeypatch):
     overlays = {"neon": hyper()}
     recipes = [HOUSE.but(prompt=f"a house <hypernet:neon:{s}>", steps=2) for s in (0, 0.5, 1)]
@@ -245,6 +265,44 @@ def test_a_recipe_that_begins_from_an_image_asks_for_it(tiny, house):
     with pytest.raises(BadRecipe, match="begins from an image"):
         velatura.generate(tiny, made.recipe)
     assert apart(velatura.generate(tiny, made.recipe, source=Source(house.image)), made) == 0
+
+
+def test_a_recipe_that_has_a_mask_asks_for_it(tiny, house):
+    """An inpainted picture made again without its mask would be another, and nothing would say so."""
+    mask = Image.new("L", house.image.size, 0)
+    mask.paste(255, (16, 16, 48, 48))
+    made = velatura.generate(tiny, HOUSE.but(steps=2), source=Source(house.image, mask))
+    with pytest.raises(BadRecipe, match="has a mask"):
+        velatura.generate(tiny, made.recipe, source=Source(house.image))
+    assert apart(velatura.generate(tiny, made.recipe, source=Source(house.image, mask)), made) == 0
+    with pytest.warns(VelaturaWarning, match="another mask"):
+        velatura.generate(tiny, made.recipe, source=Source(house.image, mask.rotate(90).crop((0, 0, 32, 64))))
+
+
+def test_the_image_of_another_program_is_not_said_to_be_another(tiny, house):
+    """The webui's hash of an image is an MD5, golden "Init image hash: d41d8cd98f00b204e9800998ecf8427e"."""
+    recipe = HOUSE.but(steps=1, image_hash="d41d8cd98f00b204e9800998ecf8427e")
+    velatura.generate(tiny, recipe, source=Source(house.image))
+
+
+def test_words_may_change_as_they_did_before_1_6(tiny):
+    """There 2.0 is the second step, and here the very end, since a number with a point is a fraction."""
+    recipe = HOUSE.but(prompt="a [red:green:2.0] house", steps=4)
+    old = velatura.generate(tiny, recipe.but(old_editing=True))
+    assert apart(old, velatura.generate(tiny, recipe.but(prompt="a [red:green:2] house"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hires_size": "1x1"}, "second pass would be"),
+        ({"hires_scale": 16, "width": 1024}, "second pass would be 16384x"),
+        ({"seed_size": "3x3"}, "seed_size 3x3 is below 4 pixels"),
+    ],
+)
+def test_sizes_that_nothing_can_be_painted_at_are_refused(tiny, fields, words):
+    with pytest.raises(BadRecipe, match=words):
+        velatura.generate(tiny, HOUSE.but(steps=1, **fields))
 
 
 def test_previews_are_given_after_each_step_and_come_near_the_picture(tiny, house):

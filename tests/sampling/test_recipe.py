@@ -86,7 +86,7 @@ def test_what_changes_the_picture_and_is_not_read_is_warned_of():
 
 
 def test_every_field_of_the_text_has_its_own_field_in_the_recipe():
-    told = [row.field for row in ROWS if row.field != "size"]
+    told = [row.field for row in ROWS if row.field not in {"size", "area"}]
     untold = {"prompt", "negative", "width", "height", "overlay_hashes", "version"}
     assert sorted(told) == sorted(set(Recipe.model_fields) - untold)
     assert len({row.key for row in ROWS}) == len(ROWS)
@@ -141,3 +141,71 @@ def test_a_field_out_of_bounds_is_a_bad_recipe(fields, words):
 def test_a_picture_without_a_recipe_is_a_bad_recipe():
     with pytest.raises(BadRecipe, match="carries no recipe"):
         Recipe.from_image(CARRIERS / "none.png")
+
+
+@pytest.mark.parametrize("field", ["keep_layout", "hires_prompt", "hires_negative", "base"])
+def test_quotes_around_all_of_a_text_come_back(field):
+    recipe = Recipe(prompt="a", seed=1, width=64, height=64, **{field: '"hi"'})
+    assert Recipe.from_infotext(recipe.infotext()) == recipe
+
+
+def test_what_is_no_letter_is_a_bad_recipe():
+    """An argument in no UTF-8 reaches Python as halves of letters, which no picture can carry."""
+    with pytest.raises(BadRecipe, match="which is no letter: write it in UTF-8"):
+        Recipe(prompt="a \udcff house")
+
+
+@pytest.mark.parametrize("seed", [[], {}, [7]])
+def test_a_seed_of_another_kind_is_a_bad_recipe(seed):
+    with pytest.raises(BadRecipe, match="seed is"):
+        Recipe(seed=seed)
+
+
+def test_a_size_of_nothing_is_none():
+    assert Recipe(hires_size="0x0").hires_size is None
+    assert Recipe(seed_size="512x0").seed_size is None
+    assert Recipe(hires_size="512x0").hires_size == (512, 0)
+
+
+LINE = "a\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64, Mask blur: 8"
+
+
+@pytest.mark.parametrize(
+    ("said", "padding"),
+    [
+        ("Inpaint area: Only masked, Masked area padding: 16", 16),
+        ("Inpaint area: Only masked", 32),
+        ("Inpaint area: Whole picture, Masked area padding: 16", None),
+    ],
+)
+def test_the_masked_part_is_read_as_in_the_webui(said, padding):
+    assert Recipe.from_infotext(f"{LINE}, {said}").mask_padding == padding
+
+
+def test_the_masked_part_is_told_as_in_the_webui():
+    """The golden lines of the webui have these three fields in this order, also where they are its defaults."""
+    recipe = Recipe(prompt="a", seed=1, width=64, height=64, mask_padding=32, mask_hash="0123456789")
+    assert "Mask blur: 4, Inpaint area: Only masked, Masked area padding: 32" in recipe.infotext()
+    assert Recipe.from_infotext(recipe.infotext()) == recipe
+
+
+def test_the_upscaler_of_a_second_pass_is_always_told():
+    assert "Hires upscale: 2, Hires upscaler: Latent" in Recipe(prompt="a", hires_scale=2).infotext()
+    assert "Hires" not in Recipe(prompt="a").infotext()
+
+
+def test_an_inverted_mask_is_warned_of():
+    with pytest.warns(VelaturaWarning, match="Mask mode: Inpaint not masked"):
+        Recipe.from_infotext(f"{LINE}, Mask mode: Inpaint not masked")
+    Recipe.from_infotext(f"{LINE}, Mask mode: Inpaint masked")
+
+
+@pytest.mark.parametrize(
+    ("version", "prompt", "old"),
+    [("v1.5.2", "[b:c:10.0]", True), ("v1.6.0", "[b:c:10.0]", False), ("v1.5.2", "b", False), ("1.5", "[b]", False)],
+)
+def test_words_change_as_in_the_version_that_a_picture_was_made_with(version, prompt, old):
+    """The webui marks such pictures "Old prompt editing timelines" as it reads them (golden, parse)."""
+    recipe = Recipe.from_infotext(f"{prompt}\nSteps: 20, Sampler: Euler, Seed: 1, Version: {version}")
+    assert recipe.old_editing is old
+    assert Recipe.from_infotext(recipe.but(version=None).infotext()).old_editing is old

@@ -99,6 +99,11 @@ def hash_of(image: Image.Image) -> str:
     return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()[:10]
 
 
+def mask_hash_of(source: Source) -> str | None:
+    """The same of a mask, if there is one."""
+    return source.mask and hash_of(read_mask(source.mask))
+
+
 def _encoded(base: Base, image: Image.Image, size: Size) -> Tensor:
     """The latents of an image, stretched to a picture's size if it has another."""
     factor = base.family.latent_factor

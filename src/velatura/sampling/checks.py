@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from velatura.base.base import Base
 from velatura.errors import BadRecipe, VelaturaWarning
-from velatura.sampling.beginning import hash_of
-from velatura.sampling.fields import OverlayHash
+from velatura.sampling.beginning import hash_of, mask_hash_of
+from velatura.sampling.fields import MOST_PIXELS, OverlayHash
 from velatura.sampling.masks import Source
 from velatura.sampling.recipe import DEFAULTS, Recipe
+from velatura.sampling.sizes import Size
 
 LEVEL = 6  # frames between here and whoever asked for a picture
 
@@ -55,8 +56,11 @@ def check_image(recipe: Recipe, source: Source | None) -> None:
     """Raise BadRecipe where the image that a recipe begins from is missing; warn of another one."""
     if recipe.image_hash and source is None:
         raise BadRecipe(f"the recipe begins from an image ({recipe.image_hash}), which no picture carries: give it too")
-    if source and recipe.image_hash and recipe.image_hash != (ours := hash_of(source.image)):
-        _warn(f"the recipe began from another image ({recipe.image_hash}, this is {ours}): the picture will be another")
+    if recipe.mask_hash and not (source and source.mask):
+        raise BadRecipe(f"the recipe has a mask ({recipe.mask_hash}), which no picture carries: give it with the image")
+    if source:
+        _warn_of_another("image", recipe.image_hash, hash_of(source.image))
+        _warn_of_another("mask", recipe.mask_hash, mask_hash_of(source))
     if source and (recipe.hires_scale or recipe.hires_size):
         raise BadRecipe(
             "a second pass is for pictures from a prompt alone: leave the image out, or hires_scale and size"
@@ -80,5 +84,27 @@ def warn_of_idle_fields(recipe: Recipe, source: Source | None) -> None:
                 _warn(f"{name} changes nothing without {without}")
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, VelaturaWarning, LEVEL)
+def check_second_pass(size: Size, factor: int) -> None:
+    """Raise BadRecipe for a size that nothing can be painted at."""
+    if not all(factor <= side <= MOST_PIXELS for side in size):
+        raise BadRecipe(
+            f"the second pass would be {size}: its sides must be of {factor} to {MOST_PIXELS} pixels, "
+            "so change hires_scale or hires_size"
+        )
+
+
+def check_seed_size(base: Base, recipe: Recipe) -> None:
+    """Raise BadRecipe for noise of less than one latent."""
+    factor = base.family.latent_factor
+    if recipe.seed_size and min(recipe.seed_size) < factor:
+        raise BadRecipe(f"the seed_size {recipe.seed_size} is below {factor} pixels: give one such as 512x512")
+
+
+def _warn_of_another(what: str, recorded: str | None, ours: str | None) -> None:
+    """Say that an image is not the one that a recipe began from; other programs' hashes cannot be compared."""
+    if recorded and len(recorded) == len(ours or "") and recorded != ours:
+        _warn(f"the recipe began from another {what} ({recorded}, this is {ours}): the picture will be another", 1)
+
+
+def _warn(message: str, deeper: int = 0) -> None:
+    warnings.warn(message, VelaturaWarning, LEVEL + deeper)

@@ -19,13 +19,15 @@ NoiseSource = Literal["CPU", "GPU", "NV"]
 def _as_carried(text: str) -> str:
     """The prompt as it comes back from a picture: no spaces around lines, no empty lines around it."""
     tidy = "\n".join(line.strip() for line in text.split("\n")).strip()
+    if half := re.search("[\ud800-\udfff]", tidy):
+        raise ValueError(f"holds {half[0]!a}, which is no letter: write it in UTF-8")
     if any(line.startswith(NEGATIVE) for line in tidy.split("\n")):
         raise ValueError(f"a line of it starts with {NEGATIVE!r}; give what follows as the negative prompt")
     return tidy
 
 
 def _drawn_later(seed: object) -> object:
-    return None if seed in {-1, "-1", ""} else seed
+    return None if seed in (-1, "-1", "") else seed
 
 
 def _sides(text: object) -> object:
@@ -40,6 +42,14 @@ def _sides(text: object) -> object:
 
 def _as_size(sides: tuple[int, int]) -> Size:
     return Size(*sides)
+
+
+def _any_side(size: Size | None) -> Size | None:
+    return size if size and any(size) else None
+
+
+def _both_sides(size: Size | None) -> Size | None:
+    return size if size and all(size) else None
 
 
 PromptText = Annotated[str, AfterValidator(_as_carried)]
@@ -77,7 +87,9 @@ class Noise(BaseModel):
     )
     variation_seed: Seed = Field(default=None, description="other noise to mix in; -1: a new one each time")
     variation_strength: Share = Field(default=0.0, description="how much of the other noise")
-    seed_size: Sides | None = Field(default=None, description="the size whose noise is used, as 512x512")
+    seed_size: Annotated[Sides | None, AfterValidator(_both_sides)] = Field(
+        default=None, description="the size whose noise is used, as 512x512"
+    )
     ensd: int = Field(default=0, ge=0, lt=LAST_SEED, description="added to the seed of later noise (ENSD)")
 
 
@@ -101,7 +113,9 @@ class SecondPass(BaseModel):
     hires_scale: Annotated[float, Field(ge=1, le=16)] | None = Field(
         default=None, description="paint again so many times as large"
     )
-    hires_size: Sides | None = Field(default=None, description="paint again at this size, as 1024x0: 0 follows")
+    hires_size: Annotated[Sides | None, AfterValidator(_any_side)] = Field(
+        default=None, description="paint again at this size, as 1024x0: 0 follows"
+    )
     hires_steps: int = Field(default=0, ge=0, le=1000, description="steps of the second pass; 0: as many as the first")
     hires_upscaler: str = Field(default="Latent", description="how the first pass is enlarged")
     hires_sampler: str | None = Field(default=None, description="sampler of the second pass; none: the first's")

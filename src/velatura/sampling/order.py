@@ -10,11 +10,13 @@ from velatura.base.base import Base
 from velatura.errors import BadRecipe
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.timeline import Timing
-from velatura.sampling.beginning import DENOISING, Beginning, hash_of
+from velatura.sampling.beginning import DENOISING, Beginning, hash_of, mask_hash_of
 from velatura.sampling.calls import Called, Shelf
 from velatura.sampling.checks import (
     check_clip_skip,
     check_image,
+    check_second_pass,
+    check_seed_size,
     warn_of_another_base,
     warn_of_idle_fields,
     warn_of_other_overlays,
@@ -52,6 +54,7 @@ class Order:
     def __init__(self, base: Base, recipe: Recipe, shelf: Shelf, source: Source | None = None) -> None:
         warn_of_another_base(base, recipe)
         check_clip_skip(base, recipe)
+        check_seed_size(base, recipe)
         check_image(recipe, source)
         warn_of_idle_fields(recipe, source)
         self.base, self.source, self._shelf = base, source, shelf
@@ -61,6 +64,7 @@ class Order:
         self.seed = secrets.randbelow(SEEDS) if recipe.seed is None else recipe.seed
         self.recipe = self._filled(recipe)
         self.passes = [self._first_pass(), *([self._second_pass()] if self.enlargement else [])]
+        self.layout = self._layout()
         hashes = _hashes([call for each in self.passes for call in each.calls])
         warn_of_other_overlays(recipe.overlay_hashes, hashes)
         self.recipe = self.recipe.but(overlay_hashes=hashes)
@@ -77,10 +81,12 @@ class Order:
     @property
     def enlargement(self) -> SecondPass | None:
         """What the second pass makes of the first, if there is one."""
-        scale, size = self.recipe.hires_scale, self.recipe.hires_size
+        scale, size, factor = self.recipe.hires_scale, self.recipe.hires_size, self.base.family.latent_factor
         if not scale and not size:
             return None
-        return second_pass(self.size, scale or 1.0, Size(*(size or (0, 0))), self.base.family.latent_factor)
+        enlarged = second_pass(self.size, scale or 1.0, Size(*(size or (0, 0))), factor)
+        check_second_pass(enlarged.enlarged, factor)
+        return enlarged
 
     @cached_property
     def beginning(self) -> Beginning | None:
@@ -93,11 +99,11 @@ class Order:
         varies = {"prompt": "", "negative": "", "hires_prompt": "", "hires_negative": "", "overlay_hashes": ()}
         seeds = {"seed": None, "variation_seed": None, "keep_layout": "yes" if self.recipe.keep_layout else ""}
         calls = [tuple(call.how for call in each.calls) for each in self.passes]
-        counts = [each.pair.chunk_count(self.base) for each in self.passes]
+        walks = [*self.passes, *(self.layout.passes if self.layout else ())]
+        counts = [each.pair.chunk_count(self.base) for each in walks]
         return self.recipe.but(**varies, **seeds), tuple(calls), tuple(counts)
 
-    @cached_property
-    def layout(self) -> "Order | None":
+    def _layout(self) -> "Order | None":
         """The picture whose layout is kept: of the same noise, with the same overlays, and another prompt."""
         if not self.recipe.keep_layout:
             return None
@@ -107,8 +113,8 @@ class Order:
         other = Prompt.read(self.recipe.keep_layout)
         if other.tags:
             raise BadRecipe(f"{other.tags[0]} in keep_layout calls nothing: write it into the prompt")
-        tags = "".join(map(str, Prompt.read(self.recipe.prompt).tags))
-        recipe = self.recipe.but(prompt=tags + self.recipe.keep_layout, keep_layout="", hires_prompt="")
+        prompt, *again = ("".join(map(str, each.prompts[0].tags)) + self.recipe.keep_layout for each in self.passes)
+        recipe = self.recipe.but(prompt=prompt, keep_layout="", hires_prompt=again[0] if again else "")
         return Order(self.base, recipe.but(keep_layout_until=0.5, base=None, base_hash=None), self._shelf, self.source)
 
     def _filled(self, recipe: Recipe) -> Recipe:
@@ -129,6 +135,7 @@ class Order:
             vae=self.base.vae_source and self.base.vae_source.name,
             vae_hash=self.base.vae_hash or None,
             image_hash=self.source and hash_of(self.source.image),
+            mask_hash=self.source and mask_hash_of(self.source),
             version=f"velatura {version('velatura')}",
         )
 
@@ -137,7 +144,7 @@ class Order:
         course = self.sampler.course(
             *(self.base.schedule, self.recipe.steps, self._settings), begun=begun, family=self.base.family.name
         )
-        timing = Timing(self.recipe.steps * self.sampler.calls_per_step)
+        timing = Timing(self.recipe.steps * self.sampler.calls_per_step, before_1_6=self.recipe.old_editing)
         return self._pass(self.sampler, course, (self.recipe.prompt, self.recipe.negative), timing, self.size)
 
     def _second_pass(self) -> Pass:
@@ -147,7 +154,8 @@ class Order:
         begun = steps_left(steps, self.recipe.denoising or 0.0, exactly=steps)
         course = sampler.course(*(self.base.schedule, steps, self._settings), begun=begun, family=self.base.family.name)
         calls = sampler.calls_per_step
-        timing = Timing(self.recipe.steps * self.sampler.calls_per_step, second_pass=steps * calls)
+        first, old = self.recipe.steps * self.sampler.calls_per_step, self.recipe.old_editing
+        timing = Timing(first, second_pass=steps * calls, before_1_6=old)
         prompt, negative = self.recipe.hires_prompt or self.recipe.prompt, self.recipe.hires_negative
         factor = self.base.family.latent_factor
         size = Size(

@@ -32,7 +32,7 @@ from velatura.sampling.record import from_fields, to_fields
 from velatura.sampling.settings import Settings
 
 # Fields that say what a picture was made with, and choose nothing
-RECORDED = ("base", "base_hash", "vae", "vae_hash", "image_hash", "overlay_hashes", "version")
+RECORDED = ("base", "base_hash", "vae", "vae_hash", "image_hash", "mask_hash", "overlay_hashes", "version")
 
 
 class Recipe(SecondPass, Beginning, Noise, Settings):
@@ -58,6 +58,7 @@ class Recipe(SecondPass, Beginning, Noise, Settings):
     height: Pixels | None = Field(default=None, description="pixels")
     clip_skip: int = Field(default=1, ge=1, le=12, description="text encoder's layer from the end; 1: the last")
     emphasis: Emphasis = Field(default="Original", description="how (words:1.2) are stressed")
+    old_editing: bool = Field(default=False, description="words change when they did before the webui's version 1.6")
     tiling: bool = Field(default=False, description="paint what can be laid side by side without a seam")
     keep_layout: PromptText = Field(default="", description="another prompt, whose picture's layout is kept")
     keep_layout_until: Share = Field(default=0.5, description="for how much of the steps the layout is kept")
@@ -69,6 +70,7 @@ class Recipe(SecondPass, Beginning, Noise, Settings):
     vae: str | None = Field(default=None, description="name of the autoencoder, where it was not the base's own")
     vae_hash: str | None = Field(default=None, description="the autoencoder's short hash")
     image_hash: str | None = Field(default=None, description="hash of the image it began from")
+    mask_hash: str | None = Field(default=None, description="hash of the mask over that image")
     overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="the files of the overlays it calls")
     version: str | None = Field(default=None, description="the program that made it")
 
@@ -92,7 +94,7 @@ class Recipe(SecondPass, Beginning, Noise, Settings):
     def from_infotext(cls, text: str) -> Self:
         """Read the text that travels in pictures; warns of fields that mean something and are not read yet."""
         prompt, negative, fields = read_infotext(text)
-        return cls.model_validate({"prompt": prompt, "negative": negative, **from_fields(fields)})
+        return cls.model_validate({"prompt": prompt, "negative": negative, **from_fields(fields, prompt + negative)})
 
     def infotext(self) -> str:
         """The recipe as the text that the webui writes into pictures."""
