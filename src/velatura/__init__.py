@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from velatura.sampling.generate import Picture, generate, generate_each, generate_many
     from velatura.sampling.recipe import Recipe
     from velatura.training.plan import Plan
-    from velatura.training.train import train
+    from velatura.training.train import resume, train
 
 __all__ = [
     "Attachment",
@@ -50,6 +50,7 @@ __all__ = [
     "grid",
     "open_base",
     "open_overlay",
+    "resume",
     "save",
     "tiny",
     "tiny_pictures",
@@ -80,6 +81,7 @@ _HOMES = {
     "grid": "compare.grid",
     "open_base": "formats",
     "open_overlay": "formats",
+    "resume": "training.train",
     "save": "formats",
     "train": "training.train",
 }

@@ -161,3 +161,28 @@ def test_a_broken_picture_is_said_before_the_plan(tmp_path, capsys):
     assert said.err.count("\n") == 1
     assert "02.png" in said.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_stopped_is_resumed_by_its_folder(desk, capsys, monkeypatch):
+    words = ["train", "hypernet", "photos", "--name", "inca", *BRIEF]
+    train = velatura.train
+
+    def stopping(*given, on_step, **options):
+        def stop(step):
+            raise KeyboardInterrupt
+
+        return train(*given, on_step=stop, **options)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(velatura, "train", stopping)
+        assert main(words) == 130
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "velatura resume runs/inca goes on" in said
+    assert main(["resume", "runs/inca"]) == 0
+    assert capsys.readouterr().out.startswith("runs/inca/inca.safetensors: hypernet")
+    assert main([*words, "--out", "whole"]) == 0
+    finals = [(desk / run / "inca.safetensors").read_bytes() for run in ("runs/inca", "whole")]
+    assert finals[0] == finals[1]
+    assert main(["resume", "runs/inca"]) == 2
+    assert "there is nothing to resume" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The run folder: named by the overlay, never over another one, whole files only."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -9,47 +10,84 @@ from safetensors import safe_open
 import velatura
 from velatura.errors import Occupied
 from velatura.training.plan import Plan
-from velatura.training.run import RunFolder, optimizer_state
+from velatura.training.run import RunFolder
+from velatura.training.snapshots import Progress, Snapshot, optimizer_state
 
 
-def test_a_run_begins_with_its_plan_and_what_it_began_with(tmp_path):
+@pytest.fixture
+def create():
+    """Make run folders without a first snapshot, and let go of them at the end."""
+    with ExitStack() as ends:
+
+        def made(path, name="inca", plan=None, beginning=None):
+            run = RunFolder.create(path, name, plan or Plan(), beginning or {}, {"a.png": "0"}, lambda _: None)
+            ends.callback(run.log.close)
+            return run
+
+        yield made
+
+
+def test_a_run_begins_with_its_plan_and_what_it_began_with(create, tmp_path):
     plan = Plan(steps=3)
-    RunFolder.create(tmp_path / "deep" / "run", "inca", plan, {"base": "tiny"})
+    create(tmp_path / "deep" / "run", plan=plan, beginning={"base": "tiny"})
     assert Plan.model_validate_json((tmp_path / "deep" / "run" / "plan.json").read_text()) == plan
-    assert json.loads((tmp_path / "deep" / "run" / "log.jsonl").read_text()) == {"base": "tiny"}
+    assert json.loads((tmp_path / "deep" / "run" / "log.jsonl").read_text()) == {"base": "tiny", "files": "inca"}
 
 
-def test_a_run_never_goes_into_a_folder_that_holds_something(tmp_path):
+def test_a_run_never_goes_into_a_folder_that_holds_something(create, tmp_path):
     (tmp_path / "run").mkdir()
-    RunFolder.create(tmp_path / "run", "inca", Plan(), {})
+    create(tmp_path / "run")
     before = (tmp_path / "run" / "plan.json").read_bytes()
     with pytest.raises(Occupied, match="name another folder"):
-        RunFolder.create(tmp_path / "run", "inca", Plan(steps=5), {})
+        create(tmp_path / "run", plan=Plan(steps=5))
     assert (tmp_path / "run" / "plan.json").read_bytes() == before
     with pytest.raises(Occupied, match="name another folder"):
-        RunFolder.create(tmp_path / "run" / "plan.json", "inca", Plan(), {})
+        create(tmp_path / "run" / "plan.json")
 
 
 @pytest.mark.parametrize(
     ("name", "file"),
     [("inca", "inca"), ("in/../ca", "in..ca"), ("../..", "overlay"), ("", "overlay"), ("Été 2-b.v1", "Été 2-b.v1")],
 )
-def test_files_are_called_by_the_overlays_name_and_stay_in_the_folder(tmp_path, name, file):
-    run = RunFolder.create(tmp_path / "run", name, Plan(), {})
+def test_files_are_called_by_the_overlays_name_and_stay_in_the_folder(create, tmp_path, name, file):
+    run = create(tmp_path / "run", name)
     assert run.overlay == tmp_path / "run" / f"{file}.safetensors"
 
 
-def test_a_snapshot_is_an_overlay_with_its_optimizers_state_beside_it(tmp_path, hyper):
+def test_a_snapshot_is_an_overlay_with_its_optimizers_state_beside_it(create, tmp_path, hyper):
     overlay = hyper()
     optimizer = torch.optim.AdamW(overlay.parameters())
     sum(weight.sum() for weight in overlay.parameters()).backward()
     optimizer.step()
-    path = RunFolder.create(tmp_path / "run", "inca", Plan(), {}).snapshot(overlay, optimizer, 12)
-    assert path.name == "inca-000012.safetensors"
-    assert all(map(torch.equal, velatura.open_overlay(path).parameters(), overlay.parameters()))
-    with safe_open(path.with_suffix(".state"), framework="pt") as state:
-        assert state.metadata() == {"step": "12"}
+    snapshot = create(tmp_path / "run").snapshot(12)
+    snapshot.write(overlay, optimizer, Progress(step=12, log_size=7))
+    assert snapshot.path.name == "inca-000012.safetensors"
+    assert all(map(torch.equal, velatura.open_overlay(snapshot.path).parameters(), overlay.parameters()))
+    with safe_open(snapshot.state, framework="pt") as state:
+        assert state.metadata()["step"] == "12"
         kept = {key: state.get_tensor(key) for key in state.keys()}  # noqa: SIM118
     for index, weight in enumerate(overlay.parameters()):
         assert torch.equal(kept[f"{index}.exp_avg"], optimizer.state[weight]["exp_avg"])
     assert kept.keys() == optimizer_state(optimizer).keys()
+    assert snapshot.progress().log_size == 7
+
+
+def test_what_is_restored_is_what_was_kept(tmp_path, hyper):
+    def learned(steps):
+        overlay = hyper()
+        optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.01)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            sum(weight.square().sum() for weight in overlay.parameters()).backward()
+            optimizer.step()
+        return overlay, optimizer
+
+    (overlay, optimizer), (other, others) = learned(3), learned(1)
+    snapshot = Snapshot(tmp_path / "inca-000003.safetensors")
+    snapshot.write(overlay, optimizer, Progress(step=3, log_size=0))
+    snapshot.restore(other, others)
+    assert all(map(torch.equal, other.parameters(), overlay.parameters()))
+    one, two = optimizer_state(optimizer), optimizer_state(others)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert others.param_groups[0]["lr"] == 0.01

@@ -7,13 +7,21 @@ import torch
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.errors import BadDataset, BadPlan, Diverged, Occupied, VelaturaWarning, WrongBase
-from velatura.training import train as training
+from velatura.errors import BadDataset, BadFile, BadPlan, Diverged, Occupied, VelaturaWarning, WrongBase
+from velatura.training import pupil as lessons
+from velatura.training import run as training
 from velatura.training.cache import encode_examples
 from velatura.training.objective import denoising_loss
 
 PLAN = velatura.Plan(
-    steps=3, batch_size=2, pixels=32, learning_rate="3e-3:1, 1e-3", snapshot_every=2, precision="float32"
+    steps=3,
+    batch_size=2,
+    pixels=32,
+    learning_rate="3e-3:1, 1e-3",
+    snapshot_every=2,
+    precision="float32",
+    validation_pictures=2,
+    rescues=0,
 )
 
 
@@ -85,13 +93,17 @@ def test_training_lowers_the_loss(tiny, learn, photos):
 def test_the_folder_tells_the_run(learn):
     run = learn()
     assert sorted(path.name for path in run.folder.rglob("*.*")) == [
+        "data.json",
         "inca-000002.safetensors",
         "inca-000002.state",
+        "inca-best.safetensors",
         "inca.safetensors",
         "log.jsonl",
         "plan.json",
     ]
-    beginning, *steps = log(run.folder)
+    beginning, *others = log(run.folder)
+    steps = [each for each in others if "loss" in each]
+    assert {each["validated"]: each["validation"] for each in others if "validated" in each} == run.validations
     assert (beginning["base"], beginning["pictures"], beginning["overlay"]["name"]) == ("tiny", 3, "inca")
     assert [(step["step"], step["rate"]) for step in steps] == [(1, 0.003), (2, 0.001), (3, 0.001)]
     assert [step["loss"] for step in steps] == run.losses
@@ -130,7 +142,7 @@ def test_whatever_stops_a_run_a_snapshot_is_kept_and_said(learn, tmp_path, failu
     with pytest.raises(failure) as stopped:
         learn(on_step=stop)
     kept = tmp_path / "run" / "snapshots" / "inca-000001.safetensors"
-    assert [str(kept)] == [note.split()[-1] for note in stopped.value.__notes__]
+    assert str(kept) == stopped.value.__notes__[0].split()[-1]
     assert velatura.open_overlay(kept).card.steps == 1
     assert not (tmp_path / "run" / "inca.safetensors").exists()
 
@@ -149,12 +161,12 @@ def test_a_run_that_was_stopped_had_learned_what_an_unbroken_one_has(learn, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learned_from(learn, monkeypatch, tmp_path):
-    losses = iter([training.denoising_loss])
+    losses = iter([lessons.denoising_loss])
 
     def burst(*given, **options):
         return next(losses, lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))(*given, **options)
 
-    monkeypatch.setattr(training, "denoising_loss", burst)
+    monkeypatch.setattr(lessons, "denoising_loss", burst)
     with pytest.raises(Diverged, match=r"step 2, at a rate of 0\.001; lower the rate"):
         learn()
     kept = velatura.open_overlay(tmp_path / "run" / "snapshots" / "inca-000001.safetensors")
@@ -173,15 +185,15 @@ def test_weights_that_are_no_numbers_are_never_kept(learn, tmp_path):
 
 def test_a_run_that_learned_nothing_does_not_stand_in_the_way_of_the_next(learn, monkeypatch, tmp_path):
     with monkeypatch.context() as bad:
-        bad.setattr(training, "denoising_loss", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
+        bad.setattr(lessons, "denoising_loss", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
         with pytest.raises(Diverged):
             learn()
     assert not (tmp_path / "run").exists()
     assert len(learn().losses) == 3
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
-def test_an_end_that_cannot_be_written_leaves_a_snapshot(learn, monkeypatch, tmp_path, failure):
+@pytest.mark.parametrize(("failure", "raised"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, BadFile)])
+def test_an_end_that_cannot_be_written_leaves_a_snapshot(learn, monkeypatch, tmp_path, failure, raised):
     save = training.formats.save
 
     def full(overlay, path):
@@ -190,7 +202,7 @@ def test_an_end_that_cannot_be_written_leaves_a_snapshot(learn, monkeypatch, tmp
         save(overlay, path)
 
     monkeypatch.setattr(training.formats, "save", full)
-    with pytest.raises(failure) as stopped:
+    with pytest.raises(raised) as stopped:
         learn(snapshot_every=0)
     kept = tmp_path / "run" / "snapshots" / "inca-000003.safetensors"
     assert velatura.open_overlay(kept).card.steps == 3
@@ -202,9 +214,9 @@ def test_a_disk_that_is_full_does_not_hide_why_a_run_stopped(learn, monkeypatch)
         raise OSError(28, "No space left on device")
 
     def stop(step):
+        monkeypatch.setattr(training.formats, "save", full)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.formats, "save", full)
     with pytest.raises(KeyboardInterrupt) as stopped:
         learn(on_step=stop)
     assert "could not be kept" in stopped.value.__notes__[0]

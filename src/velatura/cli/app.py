@@ -35,6 +35,7 @@ VERBS = {
     "grid": Verb("Pictures", "pictures", "grid", "Lay pictures side by side, changing one or two things."),
     "dataset": Verb("Overlays", "dataset", "dataset", "Make a folder of pictures ready: check, crop, caption, review."),
     "train": Verb("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
+    "resume": Verb("Overlays", "training", "resume", "Go on with a training that was broken off."),
     "list": Verb("Files", "files", "list_", "List the bases and overlays in folders."),
     "show": Verb("Files", "files", "show", "Show what a file is, and which programs open it."),
     "pull": Verb("Files", "downloads", "pull", "Fetch a model file from Civitai, the hub or an address."),

@@ -1,4 +1,4 @@
-"""The verb `train`: an overlay from a folder of pictures."""
+"""The verbs `train` and `resume`: an overlay from a folder of pictures."""
 
 import shlex
 from collections.abc import Callable, Generator
@@ -159,6 +159,29 @@ def train_hypernet(
     if dry_run:  # a run says the same where it attaches
         overlay.refuse_misfit(Target.of(on))
     _run(on, overlay, folder, plan, out=out, dry_run=dry_run)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was broken off.")],
+    *,
+    base: Annotated[str | None, base_option(WHAT, "the one that it began on")] = None,
+    library: Folders = None,
+    data_changed: Annotated[
+        bool, typer.Option("--data-changed", help="Go on though the pictures changed.", rich_help_panel=WHAT)
+    ] = False,
+) -> None:
+    """Go on with a run that was stopped, killed or out of room, to the very end that it would have had.
+
+    velatura resume runs/inca
+
+    velatura resume runs/inca --base sd15 --library models/
+    """
+    from velatura.training.run import began_on
+
+    on = open_base(base or began_on(run), velatura.Library(*(library or [Path()])))
+    with training_bar() as on_step:
+        done = velatura.resume(on, run, on_step=on_step, data_changed=data_changed)
+    say(f"{done.file}: {done.overlay.card}")
 
 
 def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: Path, dry_run: bool) -> None:

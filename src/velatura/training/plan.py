@@ -56,6 +56,18 @@ class Plan(BaseModel):
         default=0.0, ge=0, lt=1, description="share of captions left out, so that the style needs no words"
     )
     snapshot_every: int = Field(default=500, ge=0, description="steps between two snapshots; 0: only when stopped")
+    keep_last: int = Field(default=0, ge=0, description="snapshots that are kept; 0: all")
+    keep_every: int = Field(default=0, ge=0, description="steps between snapshots that are kept for good; 0: none")
+    validation_pictures: int = Field(
+        default=8, ge=0, description="tries of the fixed pictures, timesteps and noise at each snapshot; 0: none"
+    )
+    rescues: int = Field(
+        default=4, ge=0, description="times that a run gone wrong goes back and on at a lower rate; 0: it stops"
+    )
+    rescue_factor: float = Field(default=0.2, gt=0, lt=1, description="what each rescue multiplies the rate by")
+    loss_limit: float | None = Field(
+        default=0.3, gt=0, description="mean loss of 50 steps that is too high, if the base had less; None: no limit"
+    )
     preview_every: int = Field(default=0, ge=0, description="steps between two previews; 0: none")
     preview_prompt: str | None = Field(default=None, description="what previews show; None: the first caption")
 

@@ -1,24 +1,24 @@
 """The folder that a training run leaves behind: what was planned, what happened, and the overlay at several steps."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
-
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from typing import Self, cast
 
 from velatura import formats
-from velatura.errors import Occupied
-from velatura.files import replacing
+from velatura.errors import BadFile, NoEffect, Occupied
+from velatura.files import filling
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture
-from velatura.tensors import write_safetensors
+from velatura.training.disk import Log, whole
 from velatura.training.plan import Plan
+from velatura.training.snapshots import Snapshot, snapshots
 
 # What the webui keeps of a name: letters, digits and these; separators of paths are not among them
 UNFIT_FOR_FILES = re.compile(r"[^\w .-]")
@@ -29,23 +29,69 @@ class RunFolder:
     """A run on disk, written as the run goes on; files are called by the overlay's name, as a prompt's tag calls it.
 
     plan.json           the plan, as Plan reads it
+    data.json           each picture's name, with a hash of it and its caption
     log.jsonl           a line for what the run began with, then one per step: loss, rate, seconds since the beginning
-    snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state of its optimizer
+    snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state, which is all else
+                        that it takes to go on from there; inca-best.safetensors, the one of the lowest validation loss
     previews/           inca-000100.png, a picture made with it then
     inca.safetensors    the overlay at the end; it is there only when the run is over
+
+    The log is locked while a process is at work on the run.
     """
 
     path: Path
     name: str
+    log: Log
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], name: str, plan: Plan, beginning: Mapping[str, object]) -> Self:
-        """Make the folder with its plan and the first line of its log; raises Occupied if anything is there already."""
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        name: str,
+        plan: Plan,
+        beginning: Mapping[str, object],
+        data: Mapping[str, str],
+        begin: Callable[[RunFolder], object],
+    ) -> Self:
+        """Make the folder, all of it at once, with the first line of its log; raises Occupied if anything is there.
+
+        begin writes the first snapshot: from the moment that the folder is there, the run can be gone on with.
+        """
         path = vacant(path)
-        with replacing(path / "plan.json") as beside:
-            beside.write_text(plan.model_dump_json(indent=2) + "\n", "utf-8")
-        folder = cls(path, file_name(name))
-        folder.log(beginning)
+        with filling(path) as beside:
+            with whole(beside / "plan.json") as file:
+                file.write_text(plan.model_dump_json(indent=2) + "\n", "utf-8")
+            with whole(beside / "data.json") as file:
+                file.write_text(json.dumps(data, indent=0, ensure_ascii=False) + "\n", "utf-8")
+            folder = cls(beside, file_name(name), Log(beside / "log.jsonl"))
+            try:
+                folder.log.add({**beginning, "files": folder.name})
+                begin(folder)
+            except BaseException:
+                folder.log.close()
+                raise
+        return replace(folder, path=path, log=folder.log.moved(path / "log.jsonl"))
+
+    @classmethod
+    def reopen(cls, path: str | os.PathLike[str]) -> Self:
+        """The folder of a run that was broken off; raises BadFile where there is none, NoEffect where it is over.
+
+        What a crash left half written is removed.
+        """
+        path = Path(path).expanduser()
+        if not (path / "log.jsonl").is_file():
+            raise BadFile(f"{path} is no folder of a run, there is no log.jsonl in it: name the folder that train made")
+        log = Log(path / "log.jsonl")
+        records = log.records()
+        if not records or "files" not in records[0]:
+            log.close()
+            raise BadFile(f"{log.path} does not say how its run began, so the run cannot go on: train anew")
+        folder = cls(path, str(records[0]["files"]), log)
+        if folder.overlay.exists():
+            log.close()
+            raise NoEffect(f"this run is over, its overlay is {folder.overlay}: there is nothing to resume")
+        for left in [*path.glob(".*"), *path.glob("*/.*")]:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
         return folder
 
     @property
@@ -53,29 +99,71 @@ class RunFolder:
         """Where the trained overlay is, once the run is over."""
         return self.path / f"{self.name}.safetensors"
 
+    @property
+    def best(self) -> Path:
+        """Where the overlay of the lowest validation loss is kept."""
+        return self.path / "snapshots" / f"{self.name}-best.safetensors"
+
+    @property
+    def beginning(self) -> dict[str, object]:
+        """What the run began with: the first line of its log."""
+        return self.log.records()[0]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that it follows."""
+        return Plan.model_validate_json((self.path / "plan.json").read_text("utf-8"))
+
+    @property
+    def data(self) -> dict[str, str]:
+        """What the pictures were when it began."""
+        return cast("dict[str, str]", json.loads((self.path / "data.json").read_text("utf-8")))
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """Those that are whole, by step."""
+        return snapshots(self.path / "snapshots", self.name)
+
+    def losses(self) -> list[float]:
+        """The loss of every step so far, without those that were taken back."""
+        found: list[float] = []
+        for record in self.log.records():
+            if "back_to" in record:
+                del found[cast("int", record["back_to"]) :]
+            elif "loss" in record:
+                found.append(cast("float", record["loss"]))
+        return found
+
+    def validations(self) -> dict[int, float]:
+        """The losses on the fixed pictures, by step."""
+        found = [each for each in self.log.records() if "validated" in each]
+        return {cast("int", each["validated"]): cast("float", each["validation"]) for each in found}
+
     def discard(self) -> None:
         """Undo create: a run that learned nothing must not stand in the way of the next."""
-        for file in (self.path / "plan.json", self.path / "log.jsonl"):
-            file.unlink(missing_ok=True)
-        self.path.rmdir()
+        self.log.close()
+        shutil.rmtree(self.path, ignore_errors=True)
 
-    def log(self, record: Mapping[str, object]) -> None:
-        """Add one line to the log."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def snapshot(self, overlay: Overlay, optimizer: Optimizer, step: int) -> Path:
-        """Keep the overlay after a step, with what it takes to train on; chance needs no keeping, see chance.py."""
-        path = self.path / "snapshots" / f"{self.name}-{step:06}.safetensors"
-        write_safetensors(path.with_suffix(".state"), optimizer_state(optimizer), {"step": str(step)})
-        formats.save(overlay, path)
-        return path
+    def snapshot(self, step: int) -> Snapshot:
+        """Where the snapshot after a step is, or is to be."""
+        return Snapshot(self.path / "snapshots" / f"{self.name}-{step:06}.safetensors")
 
     def preview(self, picture: Picture, step: int) -> None:
         """Keep a picture that was made after a step."""
-        path = self.path / "previews" / f"{self.name}-{step:06}.png"
-        path.parent.mkdir(exist_ok=True)
-        picture.save(path)
+        with whole(self.path / "previews" / f"{self.name}-{step:06}.png") as beside:
+            picture.save(beside)
+
+    def save(self, overlay: Overlay, path: Path) -> None:
+        """Write the overlay of the end, or the best one."""
+        with whole(path) as beside:
+            formats.save(overlay, beside)
+
+
+def began_on(path: str | os.PathLike[str]) -> str:
+    """The name of the base that a run began on; raises as reopen does."""
+    kept = RunFolder.reopen(path)
+    kept.log.close()
+    return str(kept.beginning["base"])
 
 
 def vacant(path: str | os.PathLike[str]) -> Path:
@@ -89,13 +177,3 @@ def vacant(path: str | os.PathLike[str]) -> Path:
 def file_name(name: str) -> str:
     """What the files of an overlay of that name are called, without an ending: one part of a path, never empty."""
     return UNFIT_FOR_FILES.sub("", name).strip(" .") or "overlay"
-
-
-def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: "0.exp_avg" is what it keeps under that name of its first parameter."""
-    kept: dict[int, dict[str, Tensor | float]] = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).contiguous()
-        for index, values in kept.items()
-        for name, value in values.items()
-    }

@@ -1,0 +1,141 @@
+"""All that a run goes on from: the overlay and, beside it, the optimizer's state and how far the run had come.
+
+Random numbers need no keeping, nor does the place in the data: both follow from the seed and the step, see chance.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from torch import Tensor
+from torch.optim import Optimizer
+
+from velatura import formats
+from velatura.errors import BadFile
+from velatura.overlays.overlay import Overlay
+from velatura.tensors import open_tensors, write_safetensors
+from velatura.training.disk import flush, whole
+from velatura.training.guard import Watch
+
+PROGRESS = "velatura.progress"
+RAW = "raw."  # weights as they learn, where the overlay's file holds an average of them
+
+
+class Progress(BaseModel):
+    """How far a run had come: steps done, the length of its log, what the guard had seen, and the optimizer's numbers.
+
+    validation is the loss on the fixed pictures; scalars are what the optimizer keeps of each parameter that is no
+    tensor, groups its own settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    log_size: int
+    validation: float | None = None
+    watch: Watch = Watch()
+    scalars: dict[str, dict[str, JsonValue]] = {}
+    groups: list[dict[str, JsonValue]] = []
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot on disk; it is whole where both of its files are there, of which the overlay is written last."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        """The file beside the overlay."""
+        return self.path.with_suffix(".state")
+
+    @property
+    def step(self) -> int:
+        """The steps that it has learned."""
+        return int(self.path.stem.rpartition("-")[2])
+
+    def write(
+        self, overlay: Overlay, optimizer: Optimizer, progress: Progress, raw: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write both files; the optimizer's own numbers are put into the progress here."""
+        tensors = optimizer_state(optimizer) | {RAW + name: each for name, each in (raw or {}).items()}
+        progress = progress.model_copy(update={"scalars": _scalars(optimizer), "groups": _groups(optimizer)})
+        with whole(self.state) as beside:
+            write_safetensors(beside, tensors, {"step": str(progress.step), PROGRESS: progress.model_dump_json()})
+        with whole(self.path) as beside:
+            formats.save(overlay, beside)
+
+    def progress(self) -> Progress:
+        """How far the run had come; raises BadFile."""
+        try:
+            return Progress.model_validate_json(open_tensors(self.state).metadata[PROGRESS])
+        except (KeyError, ValidationError):
+            raise BadFile(f"{self.state} says nothing of how far the run had come: remove it and its overlay") from None
+
+    def overlay(self) -> Overlay:
+        """The overlay as it was."""
+        return formats.open_overlay(self.path)
+
+    def restore(self, overlay: Overlay, optimizer: Optimizer) -> None:
+        """Put the weights as they learned, and the optimizer's state, back into these."""
+        kept, found = open_tensors(self.state).tensors, self.overlay().state_dict()
+        for name, weight in overlay.state_dict(keep_vars=True).items():
+            weight.detach().copy_(kept[RAW + name] if RAW + name in kept else found[name])
+        progress, device = self.progress(), next(overlay.parameters()).device
+        state: dict[int, dict[str, Any]] = {int(index): {**each} for index, each in progress.scalars.items()}
+        for key in kept:
+            if not key.startswith(RAW):
+                index, _, name = key.partition(".")
+                place = torch.device("cpu") if name == "step" else device
+                state.setdefault(int(index), {})[name] = kept[key].clone().to(place)
+        groups = cast("list[dict[str, Any]]", optimizer.state_dict()["param_groups"])
+        groups = [own | dict(each) for own, each in zip(groups, progress.groups, strict=True)]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def remove(self) -> None:
+        """Take it away, the overlay first: without it the rest is none."""
+        self.path.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)
+        flush(self.path.parent)
+
+
+def snapshots(folder: Path, name: str) -> list[Snapshot]:
+    """The whole snapshots in a folder, by step."""
+    paths = [path for path in folder.glob("*.safetensors") if path.stem.startswith(f"{name}-")]
+    found = [Snapshot(path) for path in paths if path.stem[len(name) + 1 :].isdigit()]
+    return sorted((each for each in found if each.state.is_file()), key=lambda each: each.step)
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors: "0.exp_avg" is what it keeps under that name of its first parameter."""
+    return {
+        f"{index}.{name}": value.contiguous()
+        for index, values in _state(optimizer).items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _scalars(optimizer: Optimizer) -> dict[str, dict[str, JsonValue]]:
+    return {
+        str(index): {name: cast("JsonValue", value) for name, value in values.items() if not isinstance(value, Tensor)}
+        for index, values in _state(optimizer).items()
+    }
+
+
+def _groups(optimizer: Optimizer) -> list[dict[str, JsonValue]]:
+    """The settings of each group, which some optimizers change as they go; those are plain numbers."""
+    groups = cast("list[dict[str, object]]", optimizer.state_dict()["param_groups"])
+    plain = (int, float, str, bool, type(None))
+    return [
+        {name: cast("JsonValue", each) for name, each in group.items() if isinstance(each, plain)} for group in groups
+    ]
+
+
+def _state(optimizer: Optimizer) -> dict[int, dict[str, object]]:
+    return cast("dict[int, dict[str, object]]", optimizer.state_dict()["state"])

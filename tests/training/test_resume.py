@@ -1,0 +1,214 @@
+"""A run that is broken off, however rudely, and resumed ends as if nothing had been."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import velatura
+from velatura.errors import BadDataset, BadFile, NoEffect, Occupied, UnsupportedBase, WrongBase
+from velatura.training import disk
+from velatura.training.disk import Log
+from velatura.training.run import RunFolder
+
+PLAN = velatura.Plan(
+    steps=5, batch_size=2, pixels=16, learning_rate="3e-3:3, 1e-3", snapshot_every=2, precision="float32"
+)
+
+
+@pytest.fixture
+def learn(tiny, photos, tmp_path):
+    """Train a small hypernetwork for a moment, and break off after some steps."""
+
+    def run(out="run", *, until=None, **changes):
+        def stop(step):
+            if step.done == until:
+                raise KeyboardInterrupt
+
+        overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.2, seed=3, name="inca")
+        path = tmp_path / out
+        with suppress(KeyboardInterrupt):
+            velatura.train(tiny, overlay, photos, PLAN.but(**changes), out=path, on_step=stop)
+        return path
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, drawn, tmp_path_factory):
+    """The bytes that a run which is left alone ends with, and its losses."""
+    overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.2, seed=3, name="inca")
+    run = velatura.train(tiny, overlay, drawn, PLAN, out=tmp_path_factory.mktemp("unbroken") / "run")
+    return run.file.read_bytes(), run.losses
+
+
+def final(run):
+    return (run / "inca.safetensors").read_bytes()
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_again_and_again_ends_bit_equal(photos, tmp_path, kills, seed):
+    words = [sys.executable, Path(__file__).with_name("killable.py"), photos, tmp_path, str(kills), str(seed)]
+    done = subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    alone, killed, count = done.stdout.split()
+    assert (killed, int(count)) == (alone, kills)
+
+
+@pytest.mark.parametrize("until", [1, 2, 3, 4])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, learn, unbroken, until):
+    stopped = learn(until=until)
+    assert not (stopped / "inca.safetensors").exists()
+    seen = []
+    resumed = velatura.resume(tiny, stopped, on_step=lambda step: seen.append(step.done))
+    assert seen == list(range(until + 1, 6))
+    logged = [record["loss"] for record in records(stopped) if "loss" in record]
+    assert (final(stopped), logged) == (unbroken[0], resumed.losses) == unbroken
+
+
+def test_what_was_logged_after_the_snapshot_is_logged_once(tiny, learn):
+    stopped = learn(until=4)
+    (stopped / "snapshots" / "inca-000004.safetensors").unlink()  # as if it was killed before that was whole
+    with (stopped / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')
+    velatura.resume(tiny, stopped)
+    assert [each["step"] for each in records(stopped) if "loss" in each] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_is_over_is_not_resumed(tiny, learn):
+    with pytest.raises(NoEffect, match=r"over, its overlay is .*inca\.safetensors"):
+        velatura.resume(tiny, learn())
+
+
+def test_a_folder_of_anything_else_is_no_run(tiny, photos):
+    with pytest.raises(BadFile, match="name the folder that train made"):
+        velatura.resume(tiny, photos)
+
+
+def test_a_run_goes_on_on_its_own_base_only(tiny, xl, learn):
+    with pytest.raises(WrongBase, match=r"began on tiny \(\w{10}\), this is small XL \(of no file\)"):
+        velatura.resume(xl, learn(until=1))
+
+
+def test_pictures_that_changed_are_named_and_refused_unless_that_is_said(tiny, photos, learn):
+    stopped = learn(until=2)
+    Image.new("RGB", (32, 32), "pink").save(photos / "3 a pink wall.png")
+    (photos / "1 a green ball.txt").write_text("a green ball on white")
+    (photos / "2 a blue ball.png").unlink()
+    said = r"1 new \(3 a pink wall\.png\), 1 missing \(2 a blue ball\.png\), 1 changed \(1 a green ball\.png\)"
+    with pytest.raises(BadDataset, match=said):
+        velatura.resume(tiny, stopped)
+    assert len(velatura.resume(tiny, stopped, data_changed=True).losses) == 5
+
+
+def test_two_processes_never_work_on_one_run(tiny, learn):
+    stopped = learn(until=2)
+    other = Log(stopped / "log.jsonl")
+    with pytest.raises(Occupied, match="another process is at work"):
+        velatura.resume(tiny, stopped)
+    other.close()
+    velatura.resume(tiny, stopped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_keeps_it(tiny, photos, tmp_path, unbroken, number):
+    def kill(step):
+        if step.done == 3:
+            os.kill(os.getpid(), number)
+
+    overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.2, seed=3, name="inca")
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=number.name) as stopped:
+        velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run", on_step=kill)
+    assert signal.getsignal(number) == before
+    assert "what 3 of 5 steps learned is kept in" in stopped.value.__notes__[0]
+    velatura.resume(tiny, tmp_path / "run")
+    assert final(tmp_path / "run") == unbroken[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 megabytes, where one may be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True)  # noqa: PLW1510
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_disk_that_runs_full_is_one_line_and_leaves_the_last_good_snapshot(tiny, learn, unbroken, small_disk):
+    filler = small_disk / "filler"
+
+    def fill(number):
+        free = os.statvfs(small_disk)
+        filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - number)))
+
+    stopped = learn("disk/run", until=3)
+    kept = (stopped / "snapshots" / "inca-000003.safetensors").read_bytes()
+    fill(4096)
+    with pytest.raises(BadFile, match=r"cannot be written: No space left on device: make room") as full:
+        velatura.resume(tiny, stopped)
+    assert "\n" not in str(full.value)
+    assert "the last good snapshot is" in full.value.__notes__[0]
+    assert (stopped / "snapshots" / "inca-000003.safetensors").read_bytes() == kept
+    filler.unlink()
+    velatura.resume(tiny, stopped)
+    assert final(stopped) == unbroken[0]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_whatever_keeps_a_run_from_writing_is_one_line(tiny, learn, unbroken, monkeypatch, code):
+    stopped = learn(until=3)
+
+    def refuse(path):
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "flush", refuse)
+        with pytest.raises(BadFile, match=f"{os.strerror(code)}: make room") as failed:
+            velatura.resume(tiny, stopped)
+    assert "the last good snapshot is" in failed.value.__notes__[0]
+    velatura.resume(tiny, stopped)
+    assert final(stopped) == unbroken[0]
+
+
+def test_a_place_where_nothing_may_be_written_is_said_before_the_run(tiny, learn, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadFile, match="cannot be written: Not a directory"):
+        learn("file/run")
+
+
+def test_other_overlays_on_the_base_are_refused_unless_asked_for(tiny, photos, tmp_path, hyper):
+    other, overlay = hyper(), velatura.Hypernetwork.for_base(tiny, seed=3, name="inca")
+    with velatura.attach(tiny, other):
+        with pytest.raises(UnsupportedBase, match="detach all overlays"):
+            velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run")
+        with pytest.raises(UnsupportedBase, match='plan the precision "float32"'):
+            velatura.train(
+                tiny, overlay, photos, PLAN.but(precision="bfloat16"), out=tmp_path / "run", over_others=True
+            )
+        over = velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "over", over_others=True)
+    alone = velatura.train(
+        tiny, velatura.Hypernetwork.for_base(tiny, seed=3, name="inca"), photos, PLAN, out=tmp_path / "alone"
+    )
+    assert over.losses[0] != alone.losses[0]
+
+
+def test_snapshots_are_kept_as_the_plan_says(learn):
+    run = learn(steps=7, snapshot_every=1, keep_last=2, keep_every=3, validation_pictures=0)
+    assert [each.step for each in RunFolder(run, "inca", None).snapshots] == [3, 6, 7]
