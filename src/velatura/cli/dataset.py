@@ -12,9 +12,11 @@ from velatura.errors import BadDataset
 
 if TYPE_CHECKING:
     from velatura.datasets.check import Report
+    from velatura.datasets.crop import Cut
 
 MOST_LINES = 10  # of one kind of finding
 MOST_TAGS = 12
+MUCH_CUT = 0.25  # of a picture
 
 dataset = typer.Typer(no_args_is_help=True, help="Make a folder of pictures ready to train on.")
 
@@ -50,6 +52,43 @@ def check(
     if report.errors:
         files = len({finding.file for finding in report.errors})
         raise BadDataset(f"{files} files of {folder} would stop a training; put them right, or take them away")
+
+
+@dataset.command("crop")
+def crop(
+    folder: Folder,
+    *,
+    out: Annotated[Path, typer.Option(help="A new folder for what is cut.")],
+    size: Annotated[int, typer.Option(help="Pixels of a side, or of about that area with --buckets.")] = 512,
+    buckets: Annotated[bool, typer.Option("--buckets", help="Keep each picture's own shape, nearly.")] = False,
+    focus: Annotated[str, typer.Option(help="What the cut keeps: salient, middle, faces (needs OpenCV).")] = "salient",
+    split: Annotated[float, typer.Option(help="Split pictures of which a square keeps less than this share.")] = 0.0,
+    overlap: Annotated[float, typer.Option(help="Share by which the pieces of a split picture overlap.")] = 0.2,
+    mirrors: Annotated[bool, typer.Option("--mirrors", help="Add each picture mirrored.")] = False,
+) -> None:
+    """Cut pictures to size around what stands out in them, into a new folder, with their captions and masks.
+
+    velatura dataset crop photos/ --size 64 --out ready/
+
+    velatura dataset crop photos/ --size 512 --buckets --split 0.5 --mirrors --out ready/
+    """
+    from velatura.datasets.crop import Cutting, crop_folder
+
+    shape = "buckets" if buckets else "square"
+    cutting = Cutting(size, shape, focus, split_below=split, overlap=overlap, mirrors=mirrors)
+    _print_cuts(crop_folder(folder, out, cutting), out, is_split=split > 0)
+
+
+def _print_cuts(cuts: "list[Cut]", out: Path, *, is_split: bool) -> None:
+    sizes = Counter(f"{cut.size[0]}x{cut.size[1]}" for cut in cuts)
+    say(f"{out}: {len(cuts)} pictures of {len({cut.source for cut in cuts})}")
+    say("sizes: " + ", ".join(f"{each} ({count})" for each, count in sizes.most_common()))
+    enlarged = sum(cut.is_enlarged for cut in cuts)
+    if enlarged:
+        say(f"{enlarged} enlarged, as they have fewer pixels: they will look soft")
+    for source, cut in {cut.source: cut for cut in reversed(cuts) if not is_split}.items():
+        if cut.left_out > MUCH_CUT:
+            say(f"{cut.file.name} leaves out {cut.left_out:.0%} of {source.name}")
 
 
 def _print(report: "Report") -> None:
