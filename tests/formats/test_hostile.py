@@ -1,6 +1,7 @@
 """Bad files: each is refused in one line, or loads with a warning, as tests/data/hostile says; none is ever run."""
 
 import json
+import os
 import time
 import tracemalloc
 from pathlib import Path
@@ -97,3 +98,13 @@ def test_the_command_line_refuses_in_one_line(name, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are Unix's")
+def test_a_pipe_is_not_waited_for(tmp_path_factory, capsys):
+    pipe = tmp_path_factory.mktemp("pipes") / "inca.pt"
+    os.mkfifo(pipe)
+    with pytest.raises(BadFile, match="neither a file nor a directory"):
+        velatura.open_overlay(pipe)
+    assert main(["show", str(pipe)]) == MISTAKE
+    assert "neither a file nor a directory" in capsys.readouterr().err

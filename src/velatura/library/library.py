@@ -222,6 +222,8 @@ def entry_of(path: str | PathLike[str], cache: str | PathLike[str] | None = None
         raise BadFile(f"{path} does not exist: give the path of a file, or of a folder in diffusers' layout")
     if path.is_dir() and not (path / MODEL_INDEX).is_file():
         raise BadFile(f"{path} is a directory, not in diffusers' layout: give the path of a file in it")
+    if not path.is_dir() and not path.is_file():  # a device or a pipe, which could be read without end
+        raise BadFile(f"{path} is neither a file nor a directory: give the path of a file that can be read")
     return next(Catalogue(Index(cache_folder(cache))).hashed([place_of(path)]))
 
 
