@@ -20,12 +20,7 @@ class Detector(Protocol):
     """What is used of an OpenCV cascade."""
 
     def detectMultiScale(  # noqa: N802
-        self,
-        image: NDArray[np.uint8],
-        *,
-        scaleFactor: float,
-        minNeighbors: int,
-        minSize: Size,  # noqa: N803
+        self, image: NDArray[np.uint8], scale: float, neighbours: int, flags: int, least: Size, /
     ) -> list[tuple[int, int, int, int]]:
         """Find boxes (left, top, width, height)."""
         ...
@@ -136,7 +131,7 @@ def _face_boxes(grey: Image.Image) -> list[Box]:
     """The faces in a picture, in shares of its width and height."""
     detector = _detector()
     least = max(16, round(min(grey.size) * LEAST_FACE))
-    boxes = detector.detectMultiScale(np.asarray(grey), scaleFactor=1.1, minNeighbors=6, minSize=(least, least))
+    boxes = detector.detectMultiScale(np.asarray(grey), 1.1, 6, 0, (least, least))
     width, height = grey.size
     return [(x / width, y / height, (x + across) / width, (y + down) / height) for x, y, across, down in boxes]
 
