@@ -97,3 +97,30 @@ def test_what_is_no_picture_is_a_bad_file(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(damaged)
     with pytest.raises(BadFile, match=r"is no picture|damaged"):
         read_carried(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize(
+    ("ending", "size", "text", "words"),
+    [
+        (".webp", (20_000, 8), "a", "ends at 16,383: end it in .png"),
+        (".jpg", (8, 70_000), "a", "ends at 65,500: end it in .png"),
+        (".jpg", (8, 8), "a " * 20_000, "no room for a recipe of 40,000 letters"),
+        (".jpeg", (8, 8), "\N{GRINNING FACE}" * 20_000, "no room for a recipe"),
+    ],
+)
+def test_what_a_format_has_no_room_for_is_refused(tmp_path, ending, size, text, words):
+    with pytest.raises(BadFile, match=words):
+        save_with(Image.new("RGB", size), tmp_path / f"it{ending}", text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_recipe_of_a_jpeg_is_carried(tmp_path):
+    save_with(Image.new("RGB", (8, 8)), tmp_path / "it.jpg", "é" * 32_500)
+    assert read_carried(tmp_path / "it.jpg") == "é" * 32_500
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp"])
+def test_a_name_that_is_no_text_stops_no_picture(tmp_path, ending):
+    """A base's file may be called by bytes that are no UTF-8."""
+    save_with(Image.new("RGB", (8, 8)), tmp_path / f"it{ending}", "Model: \udcff")
+    assert read_carried(tmp_path / f"it{ending}") == "Model: ?"

@@ -13,6 +13,8 @@ EXIF_FOLDER, USER_COMMENT = 0x8769, 0x9286
 UNICODE = b"UNICODE\0"
 EXIF_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 SAVED_AS = {".png": "PNG", **EXIF_FORMATS}
+MOST_PIXELS = {"JPEG": 65_500, "WEBP": 16_383}  # of a side
+MOST_OF_JPEG = 65_008  # bytes of a comment: segments end at 65,533, and have frames
 
 
 def read_carried(path: Path) -> str | None:
@@ -36,14 +38,24 @@ def read_carried(path: Path) -> str | None:
 
 
 def save_with(image: Image.Image, path: Path, text: str) -> None:
-    """Write a picture with the text inside, beside its place first and then into it."""
+    """Write a picture with the text inside, beside its place first and then into it.
+
+    Raises BadFile where the format has no room for the text or for the picture; a PNG has.
+    """
     suffix = path.suffix.lower()
     if suffix not in SAVED_AS:
         raise BadFile(f"{path} is no name for a picture; end it in {', '.join(SAVED_AS)}")
+    text = text.encode("utf-8", "replace").decode("utf-8")  # names of files need not be text
+    most = MOST_PIXELS.get(SAVED_AS[suffix], max(image.size))
+    if max(image.size) > most:
+        raise BadFile(f"{path} would be {max(image.size):,} pixels long, and {suffix} ends at {most:,}: end it in .png")
+    comment = UNICODE + text.encode("utf-16-be")
+    if SAVED_AS[suffix] == "JPEG" and len(comment) > MOST_OF_JPEG:
+        raise BadFile(f"{path} has no room for a recipe of {len(text):,} letters: end it in .png")
     with replacing(path) as beside:
         if suffix in EXIF_FORMATS:
             exif = Image.Exif()
-            exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = UNICODE + text.encode("utf-16-be")
+            exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = comment
             image.save(beside, SAVED_AS[suffix], exif=exif, quality=95)
         else:
             chunks = PngInfo()
