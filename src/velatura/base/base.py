@@ -62,12 +62,18 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where the base computes: where the UNet lives, or where it is brought for that."""
-        return self._stage.device if self._stage and self._stage.holds(self.unet) else self.unet.device
+        return self._stage.device if self._stage and self._stage.holds(self.unet) else self._first_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the UNet computes in."""
-        return self.unet.dtype
+        return self._first_weight.dtype
+
+    @property
+    def _first_weight(self) -> Tensor:
+        """A weight to ask: diffusers' own `dtype` goes through the whole UNet, at every step."""
+        unet: Any = self.unet
+        return unet.conv_in.weight
 
     @property
     def byte_count(self) -> int:
