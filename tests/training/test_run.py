@@ -20,7 +20,8 @@ def create():
     with ExitStack() as ends:
 
         def made(path, name="inca", plan=None, beginning=None):
-            run = RunFolder.create(path, name, plan or Plan(), beginning or {}, {"a.png": "0"}, lambda _: None)
+            data = {"a.png": "0"}
+            run = RunFolder.create(path, name, plan or Plan(), beginning or {}, data=data, begin=lambda _: None)
             ends.callback(run.log.close)
             return run
 

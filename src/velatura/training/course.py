@@ -18,7 +18,7 @@ from velatura.training.pupil import Pupil
 from velatura.training.run import RunFolder
 from velatura.training.signals import stopping
 from velatura.training.snapshots import Progress, Snapshot
-from velatura.training.validation import COLOURLESS, Examination
+from velatura.training.validation import Examination
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Course:
             self._kept = kept
             self._keep(0, self._examine(0))
 
-        self._kept = RunFolder.create(out, self._card.name, self._plan, beginning, data, first)
+        self._kept = RunFolder.create(out, self._card.name, self._plan, beginning, data=data, begin=first)
 
     def go_on(self, kept: RunFolder, card: Card) -> None:
         """Take up a run where its last snapshot was made; card is the overlay's as the run began."""
@@ -143,8 +143,9 @@ class Course:
         except NoPicture:
             return f"the preview at step {done} is no picture any more"
         self._kept.preview(picture, done)
-        is_noise = self._plan.rescues and self.pupil.is_noise(picture, COLOURLESS)
-        return f"the preview at step {done} is coloured noise" if is_noise else ""
+        if self._plan.rescues and self.pupil.is_noise(picture):
+            return f"the preview at step {done} is coloured noise"
+        return ""
 
     def _examine(self, done: int) -> float | None:
         """Try the fixed pictures, and log what came of it."""

@@ -22,7 +22,7 @@ from velatura.training.chance import draw, seed_of
 from velatura.training.objective import denoising_loss
 from velatura.training.plan import Plan
 from velatura.training.precision import products_in
-from velatura.training.validation import Examination, smoothness
+from velatura.training.validation import Examination, is_noise
 
 
 @dataclass
@@ -65,12 +65,11 @@ class Pupil:
         with self.resting():
             return generate(self.base, prompt, seed=self.plan.seed)
 
-    def is_noise(self, picture: Picture, share: float) -> bool:
-        """Whether a picture has less than this share of the smoothness of those that are learned from."""
+    def is_noise(self, picture: Picture) -> bool:
+        """Whether a picture is rougher than any of those that are learned from."""
         pixels = torch.tensor(np.asarray(picture.image, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
-            latents = self.base.encode(pixels.to(self.base.device))
-        return smoothness(latents) < share * smoothness(self.cache.latents)
+            return is_noise(self.base.encode(pixels.to(self.base.device)), self.cache.latents)
 
     @contextmanager
     def resting(self) -> Generator[None]:

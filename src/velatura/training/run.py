@@ -50,6 +50,7 @@ class RunFolder:
         name: str,
         plan: Plan,
         beginning: Mapping[str, object],
+        *,
         data: Mapping[str, str],
         begin: Callable[[RunFolder], object],
     ) -> Self:

@@ -17,7 +17,7 @@ from velatura.training.precision import products_in
 
 AT_ONCE = 8
 SEED = 0  # of every run, whatever its own: so that runs can be compared too
-COLOURLESS = 0.5  # of the smoothness of the pictures it learns from: below, a preview is noise
+ROUGHER = 0.1  # than the roughest picture that is learned from: such a preview is noise. Noise is at -0.2 to 0.1
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,18 @@ class Examination:
         return total / len(self.latents)
 
 
-def smoothness(latents: Tensor) -> float:
-    """How alike neighbours are, from about 0 in noise to near 1 in pictures: the correlation of latents side by side.
+def is_noise(latents: Tensor, learned: Tensor) -> bool:
+    """Whether a picture is rougher than any that are learned from; both are latents, (batch, 4, height, width)."""
+    return smoothness(latents).min().item() < smoothness(learned).min().item() - ROUGHER
 
-    latents: (batch, 4, height, width).
+
+def smoothness(latents: Tensor) -> Tensor:
+    """How alike neighbours are, about 0 in noise and near 1 where all is flat: the correlation of latents side by side.
+
+    latents: (batch, 4, height, width); the result: (batch,).
     """
     centred = latents.float() - latents.float().mean(dim=(2, 3), keepdim=True)
-    power = centred.square().mean().item()
-    beside = (centred[..., 1:] * centred[..., :-1]).mean().item()
-    below = (centred[..., 1:, :] * centred[..., :-1, :]).mean().item()
-    return (beside + below) / 2 / power if power else 1.0
+    power = centred.square().mean(dim=(1, 2, 3))
+    beside = (centred[..., 1:] * centred[..., :-1]).mean(dim=(1, 2, 3))
+    below = (centred[..., 1:, :] * centred[..., :-1, :]).mean(dim=(1, 2, 3))
+    return torch.where(power > 0, (beside + below) / 2 / power, 1.0)
