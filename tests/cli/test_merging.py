@@ -51,6 +51,18 @@ def test_bake_writes_a_checkpoint_that_acts_like_the_overlays(tiny, inca):
     assert torch.allclose(prediction(found), wanted, atol=1e-4)
 
 
+def test_base_and_overlays_are_found_by_name_and_baked_into_a_folder(tiny, inca, tmp_path):
+    velatura.save(tiny, tmp_path / "models" / "checkpoints" / "small.safetensors")
+    Path("inca.pt").rename(tmp_path / "models" / "inca.pt")
+    run("small", "inca:0.5", "--library", "models", "--out", "baked", "--steps", "1")
+    run("small", "models/inca.pt:0.5", "--library", "models", "--out", "baked.safetensors", "--steps", "1")
+    folder, file = velatura.open_base("baked"), velatura.open_base("baked.safetensors")
+    assert torch.equal(prediction(folder), prediction(file))
+    assert not torch.equal(prediction(folder), prediction(tiny))
+    with pytest.raises(Occupied, match="choose a new folder"):
+        run("tiny", "models/inca.pt", "--out", "baked")
+
+
 @pytest.mark.usefixtures("inca")
 def test_the_report_is_in_the_file_and_printed_as_json():
     printed = run("tiny", "inca.pt", "--out", "baked.safetensors", "--steps", "1", "--json")

@@ -33,10 +33,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, 
 
 
 def bake(
-    base: Annotated[str, typer.Argument(help="The base: tiny, or a folder in diffusers' layout.")],
-    overlays: Annotated[list[str], typer.Argument(help="Overlay files, each with its strength: inca.pt:0.5")],
+    base: Annotated[str, typer.Argument(help="The base: tiny, a checkpoint, a folder, or its name in --library.")],
+    overlays: Annotated[
+        list[str], typer.Argument(help="Overlay files, or names in --library, each with its strength: inca.pt:0.5")
+    ],
     *,
-    out: Annotated[Path, typer.Option(help="The checkpoint to write, a .safetensors file.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write, a .safetensors file, or a new folder.")],
+    library: Annotated[
+        list[Path] | None, typer.Option(help="Where names are looked for.", show_default="this folder")
+    ] = None,
     prompts: Prompts = None,
     steps: Steps = 10,
     overwrite: Overwrite = False,
@@ -48,18 +53,23 @@ def bake(
 
     velatura bake tiny inca.pt:0.8 --out baked.safetensors
 
-    velatura bake sd15/ ink.pt:0.5 inca.pt:0.6 --prompts mine.txt --out baked.safetensors
+    velatura bake sd15 ink:0.5 inca:0.6 --library ~/models --prompts mine.txt --out baked.safetensors
     """
     from velatura.formats import checkpoint
     from velatura.merging.bake import bake as baked_with
 
-    _make_room(out, overwrite=overwrite)
+    is_folder = not out.suffix
+    _make_room(out, overwrite=overwrite, takes_folders=True)
     texts = _texts(prompts)
-    laid = [_overlay(each) for each in overlays]
-    on = open_base(base)
+    shelf = velatura.Library(*(library or [Path()]))
+    laid = [_overlay(each, shelf) for each in overlays]
+    on = open_base(base, shelf)
     with picture_bar() as on_step:
         baked, report = baked_with(on, laid, prompts=texts, steps=steps, on_step=on_step)
-    checkpoint.write(baked, out, {REPORT: report.model_dump_json()})
+    if is_folder:
+        velatura.save(baked, out)
+    else:
+        checkpoint.write(baked, out, {REPORT: report.model_dump_json()})
     _tell(report, out, as_json=as_json)
 
 
@@ -95,11 +105,14 @@ def write_lora(
     _tell(report, target, as_json=as_json)
 
 
-def _make_room(path: Path, *, overwrite: bool) -> None:
-    """See before the work that the file can be written after it."""
-    if path.suffix != ".safetensors":
+def _make_room(path: Path, *, overwrite: bool, takes_folders: bool = False) -> None:
+    """See before the work that the file can be written after it, or the folder, which must be new."""
+    if takes_folders and not path.suffix:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise Occupied(f"{path} holds something already: choose a new folder")
+    elif path.suffix != ".safetensors":
         raise UnknownName.among("ending of a file of weights", path.suffix, [".safetensors"])
-    if path.exists() and not overwrite:
+    elif path.exists() and not overwrite:
         raise Occupied(f"{path} is there already; choose another name, or add --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
     TemporaryFile(dir=path.parent).close()
@@ -115,12 +128,13 @@ def _texts(path: Path | None) -> Sequence[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _overlay(text: str) -> tuple["Overlay", float]:
-    """Open "inca.pt:0.5", or "inca.pt" at strength 1; an overlay without a name is called as its file."""
+def _overlay(text: str, library: "velatura.Library") -> tuple["Overlay", float]:
+    """Open "inca.pt:0.5", or "inca.pt" at strength 1, or the same by name; one without a name is called as its file."""
     found = None if Path(text).exists() else re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", text)
-    path, strength = (Path(found[1]), float(found[2])) if found else (Path(text), 1.0)
-    overlay = velatura.open_overlay(path)
-    overlay.card = overlay.card.but(name=overlay.card.name or path.stem)
+    name, strength = (found[1], float(found[2])) if found else (text, 1.0)
+    is_path = Path(name).exists() or bool(Path(name).suffix) or len(Path(name).parts) > 1
+    overlay = velatura.open_overlay(name) if is_path else library.overlay(name)
+    overlay.card = overlay.card.but(name=overlay.card.name or Path(name).stem)
     return overlay, strength
 
 
