@@ -178,7 +178,7 @@ def test_the_installed_command_exits_with_2(tmp_path):
 
 @pytest.mark.filterwarnings("default::velatura.errors.VelaturaWarning")
 def test_a_warning_is_one_line(command):
-    status, said = command("generate", "a [red|blue] house", "--steps", "1", "--out", "pictures")
+    status, said = command("generate", "a [red:blue:0,5] house", "--steps", "1", "--out", "pictures")
     warned = [line for line in said.splitlines() if line.startswith("warning: ")]
     assert (status, len(warned)) == (0, 1)
 
