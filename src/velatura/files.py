@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
-from typing import BinaryIO
 
 from velatura.errors import BadFile, Occupied
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
+def reading(path: str | os.PathLike[str]) -> Generator[BufferedReader]:
     """Open a file to read it; a folder, a device or a pipe, which could be read without end, is refused."""
     path = Path(path)
     if path.exists() and not path.is_file():

@@ -183,3 +183,11 @@ def test_what_is_no_optimizer_file_is_refused(trained):
     write_torch(path.with_name("inca.pt.optim"), {"hash": "0123456789"})
     with pytest.raises(BadFile, match="holds no optimizer's state and hash"):
         read_optim(path)
+
+
+def test_a_state_whose_weights_are_gone_is_refused(trained):
+    path, _, optimizer = trained
+    write_optim(path, "AdamW", optimizer.state_dict())
+    path.unlink()
+    with pytest.raises(BadFile, match=r"inca\.pt: No such file"):
+        read_optim(path)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
+from velatura.files import reading
 from velatura.formats import a1111_hypernetwork
 from velatura.tensors import StrPath, as_dict, as_list, open_tensors, write_torch
 
@@ -64,7 +65,7 @@ def write_optim(path: StrPath, name: str, state: Mapping[str, object]) -> None:
 
 def short_hash(path: Path) -> str:
     """The hash by which A1111 shows and matches hypernetworks: ten hex digits of the whole file's SHA-256."""
-    with path.open("rb") as file:
+    with reading(path) as file:
         return file_digest(file, "sha256").hexdigest()[:SHORT]
 
 
@@ -79,7 +80,7 @@ def _is_hash_of(path: Path, stored: str) -> bool:
     """Whether a hash, of either length that A1111 has written, is this file's."""
     if len(stored) != OLD_SHORT:
         return stored == short_hash(path)
-    with path.open("rb") as file:
+    with reading(path) as file:
         file.seek(OLD_START)
         window = file.read(OLD_LENGTH)
     return bool(window) and sha256(window).hexdigest()[:OLD_SHORT] == stored  # of small files it tells nothing
