@@ -26,6 +26,7 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/overlays.py
+	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/bases.py
 
 setup: $(READY)
