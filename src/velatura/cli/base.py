@@ -12,6 +12,7 @@ from velatura.errors import UnknownName, UnsupportedBase
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
+    from velatura.formats.checkpoint import Weights
     from velatura.sampling.recipe import Recipe
 
 
@@ -22,12 +23,15 @@ def base_option(panel: str, default: str | bool = True) -> OptionInfo:
 
 
 class Opening(NamedTuple):
-    """How a base is opened: precision and device, another autoencoder, and whether only what computes is kept there."""
+    """How a base is opened: precision and device, another autoencoder, whether only what computes is kept there, and
+    which of a checkpoint's weights are taken.
+    """
 
     dtype: str = "auto"
     device: str = "auto"
     vae: Path | None = None
     offload: bool = False
+    weights: "Weights" = "last"
 
 
 AS_FOUND = Opening()
@@ -65,6 +69,8 @@ def open_base(name: str, library: "velatura.Library | None" = None, opening: Ope
 
 def _tiny(opening: Opening) -> "Base":
     """The tiny base: on the CPU unless another device is named, where the same seed makes the same picture anywhere."""
-    if opening.vae or opening.offload:
-        raise UnsupportedBase("the tiny base has its own autoencoder and fits anywhere: leave out --vae and --offload")
+    if opening.vae or opening.offload or opening.weights != "last":
+        raise UnsupportedBase(
+            "the tiny base has its own autoencoder and fits anywhere: leave out --vae, --offload and --weights"
+        )
     return velatura.tiny(opening.dtype, "cpu" if opening.device == "auto" else opening.device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,6 +63,10 @@ Vae = Annotated[
 Offload = Annotated[
     bool, typer.Option("--offload", help="Keep on the device only what computes.", rich_help_panel=WITH)
 ]
+Averaged = Annotated[
+    Literal["last", "ema"],
+    typer.Option("--weights", help="Of a checkpoint: last, or their average, ema.", rich_help_panel=WITH),
+]
 Folders = Annotated[
     list[Path] | None,
     typer.Option("--library", help="Where tags find overlays.", rich_help_panel=WITH, show_default="this folder"),
@@ -110,6 +114,7 @@ def generate(
     device: Device = "auto",
     vae: Vae = None,
     offload: Offload = False,
+    weights: Averaged = "last",
     library: Folders = None,
     overlay: Overlays = None,
     lenient: Lenient = False,
@@ -133,7 +138,7 @@ def generate(
     paths = paths_for(out, len(wanted), overwrite=overwrite)
     source = source_of(image, mask, inverted=mask_inverted)
     shelf = velatura.Library(*(library or [Path()]))
-    on = base_of(first, base, shelf, Opening(dtype, device, vae, offload))
+    on = base_of(first, base, shelf, Opening(dtype, device, vae, offload, weights))
     with picture_bar() as on_step:
         pictures = generate_each(
             on, wanted, library=shelf, overlays=overlays, source=source, lenient=lenient, on_step=on_step
@@ -161,6 +166,7 @@ def grid(
     device: Device = "auto",
     vae: Vae = None,
     offload: Offload = False,
+    weights: Averaged = "last",
     library: Folders = None,
     overlay: Overlays = None,
     lenient: Lenient = False,
@@ -189,7 +195,7 @@ def grid(
     [page] = paths_for(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     source = source_of(image, mask, inverted=mask_inverted)
     shelf = velatura.Library(*(library or [Path()]))
-    on = base_of(first, base, shelf, Opening(dtype, device, vae, offload))
+    on = base_of(first, base, shelf, Opening(dtype, device, vae, offload, weights))
     with picture_bar() as on_step:
         made = velatura.grid(
             *(on, first),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from velatura.base.base import Base
+    from velatura.formats.checkpoint import Weights
     from velatura.overlays.overlay import Overlay
 
 BASES = ("checkpoint",)
@@ -109,6 +110,7 @@ class Library:
         device: str | torch.device = "auto",
         vae: str | PathLike[str] | None = None,
         offload: bool = False,
+        weights: Weights = "last",
     ) -> Base:
         """The base of that name: the same object as at the last call, if it was the same; only one is kept.
 
@@ -119,10 +121,10 @@ class Library:
 
         entry = self._chosen(name, BASES, "base")
         own = self._vae(entry, vae)
-        key = (entry.path, entry.place.state, dtype, device, offload, own, own and State.of(own))
+        key = (entry.path, entry.place.state, dtype, device, offload, weights, own, own and State.of(own))
         if self._base is None or self._base[0] != key:
             self._base = None  # let go of one before the next is loaded
-            base = open_base(entry.path, dtype=dtype, device=device, vae=own, offload=offload)
+            base = open_base(entry.path, dtype=dtype, device=device, vae=own, offload=offload, weights=weights)
             if (hashes := self.hashed(entry).hashes) is not None:
                 base.hash = hashes.sha256[:10]  # which every recipe asks for: it is not to be reckoned at each start
             self._base = key, base
