@@ -71,4 +71,4 @@ def test_the_tiny_base_takes_a_precision_and_no_autoencoder(tmp_path, capsys, mo
     monkeypatch.chdir(tmp_path)
     assert open_base("tiny", opening=Opening(dtype="bfloat16")).dtype == torch.bfloat16
     assert main(["generate", "a house", "--vae", "x.pt"]) == MISTAKE
-    assert "its own autoencoder" in capsys.readouterr().err
+    assert "leave out --vae" in capsys.readouterr().err
