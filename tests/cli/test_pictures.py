@@ -255,6 +255,26 @@ def test_a_variation_keeps_its_seed_and_counts_the_other_on(said, tmp_path):
     assert [(each.seed, each.variation_seed) for each in recipes] == [(7, 1), (7, 2)]
 
 
+def test_variations_of_an_open_seed_are_of_one_picture(said, tmp_path):
+    said("generate", "a house", "--variation-strength", "0.2", "--count", "2", "--steps", "1", "--out", "made")
+    recipes = [Recipe.from_image(path) for path in sorted((tmp_path / "made").glob("*.png"))]
+    assert len({each.seed for each in recipes}) == 1
+    assert len({each.variation_seed for each in recipes}) == 2
+
+
+def test_an_overlay_given_by_its_file_is_on_the_second_pass_too(said, neon, tmp_path):
+    words = ["--overlay", "neon.safetensors:0.5", "--hires-scale", "1.5", "--hires-prompt", "a boat", "--steps", "1"]
+    assert said("generate", "a house", *words, "--out", "it.png")[0] == 0
+    assert Recipe.from_image(tmp_path / "it.png").hires_prompt == "<hypernet:neon:0.5> a boat"
+
+
+def test_an_argument_in_no_utf_8_is_one_line(said):
+    status, _, complaint = said("generate", "a \udcff house", "--steps", "1")
+    assert status == 2
+    assert complaint.count("\n") == 1
+    assert "which is no letter" in complaint
+
+
 def test_a_picture_is_painted_over(said, tmp_path):
     said("generate", "a house", "--seed", "7", "--steps", "2", "--out", "first.png")
     over = ["--image", "first.png", "--steps", "4", "--seed", "3"]

@@ -102,6 +102,16 @@ def test_an_open_seed_is_drawn_once_for_all(tiny):
     assert one.recipe.seed == two.recipe.seed is not None
 
 
+def test_seeds_that_are_open_on_an_axis_are_drawn_once_for_all_cells(tiny):
+    """As in the webui; else the cells of a column would be of different seeds, and say nothing of what changes."""
+    recipe = velatura.Recipe(prompt="a house", steps=1, variation_strength=0.2)
+    made = velatura.grid(tiny, recipe, x=("seed", [-1, 7]), y=("guidance", [1.0, 2.0]))
+    [[one, seven], [other, _]] = made.rows
+    assert one.recipe.seed == other.recipe.seed == made.x[1][0]
+    assert seven.recipe.seed == 7
+    assert len({picture.recipe.variation_seed for row in made.rows for picture in row}) == 1
+
+
 def test_a_saved_grid_says_how_it_was_made(tiny, hyper, tmp_path):
     made = velatura.grid(tiny, QUICK, x=("s", [0, 0.5]), y=("seed", [7, 8]), overlays={"neon": hyper()})
     path = made.save(tmp_path / "grid.png")

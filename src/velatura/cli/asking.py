@@ -1,6 +1,6 @@
 """From the words of a command line to recipes, axes and the image to begin from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from velatura.sampling.masks import Source
     from velatura.sampling.recipe import Recipe
 
+PROMPTS = ("prompt", "hires_prompt")  # in which tags call overlays
 ORDER, REPLACE = "order", "replace"  # axes of prompts with words in another order, or replaced
 MOST_BYTES = 2**22  # of a file of prompts or styles
 
@@ -49,8 +50,8 @@ def all_asked(first: "Recipe", prompts: Path | None, count: int, tags: Sequence[
     asked = [(_of_line(first, line), line.count * count) for line in lines] or [(first, count)]
     if prompts and not lines:
         raise BadRecipe(f"{prompts} has no prompts: write one a line")
-    each = [(_following(recipe, place)) for recipe, many in asked for place in range(many)]
-    return [recipe.but(prompt=tagged(recipe.prompt, tags)) for recipe in each]
+    each = [following for recipe, many in asked for following in _following(recipe, many)]
+    return [_tagged(recipe, tags) for recipe in each]
 
 
 def styled(recipe: "Recipe", names: Sequence[str], table: Path) -> "Recipe":
@@ -80,7 +81,7 @@ def axis_of(text: str, tags: Sequence[str]) -> tuple[str, Sequence[object]]:
     kind = plain_type(Recipe.model_fields[name].annotation)
     read = {float: numbers, int: whole_numbers}.get(kind, texts)
     found: Sequence[object] = read(values)
-    return name, [tagged(str(value), tags) for value in found] if name == "prompt" else found
+    return name, [tagged(str(value), tags) for value in found] if name in PROMPTS else found
 
 
 def source_of(image: Path | None, mask: Path | None, *, inverted: bool) -> "Source | None":
@@ -115,12 +116,25 @@ def _opened(path: Path) -> "Image":
         raise BadFile(f"{path} cannot be read ({said}): give a .png, .jpg or .webp") from None
 
 
-def _following(recipe: "Recipe", place: int) -> "Recipe":
-    if recipe.seed is None:
-        return recipe
-    if not recipe.variation_strength:
-        return recipe.but(seed=recipe.seed + place)
-    return recipe if recipe.variation_seed is None else recipe.but(variation_seed=recipe.variation_seed + place)
+def _tagged(recipe: "Recipe", tags: Sequence[str]) -> "Recipe":
+    """The recipe with tags in its prompts: a second pass that has a prompt of its own has its own tags."""
+    return recipe.but(
+        **{name: tagged(said, tags) for name in PROMPTS if (said := getattr(recipe, name)) or name == "prompt"}
+    )
+
+
+def _following(recipe: "Recipe", count: int) -> Iterator["Recipe"]:
+    """So many recipes that differ in their seeds; variations are of one picture, whose seed is drawn here if open."""
+    from secrets import randbelow
+
+    from velatura.sampling.order import SEEDS
+
+    varied = "variation_seed" if recipe.variation_strength else "seed"
+    if varied == "variation_seed" and count > 1 and recipe.seed is None:
+        recipe = recipe.but(seed=randbelow(SEEDS))
+    first = getattr(recipe, varied)
+    for place in range(count):
+        yield recipe if first is None else recipe.but(**{varied: first + place})
 
 
 def _read(path: Path) -> str:

@@ -209,5 +209,5 @@ def grid(
             lenient=lenient,
             on_step=on_step,
         )
+    save_page(made, page)  # first: it takes a grid of any size, which a .jpg or .webp may not
     tell([made.save(path)], [made.recipe], as_json=as_json)
-    save_page(made, page)

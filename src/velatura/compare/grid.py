@@ -97,7 +97,8 @@ def grid(
     behind bars. source: an image to begin from. Where the seed is open it is drawn once for all.
     """
     recipe = Recipe(prompt=recipe) if isinstance(recipe, str) else recipe
-    recipe = recipe.but(seed=secrets.randbelow(SEEDS)) if recipe.seed is None else recipe
+    recipe = recipe.but(seed=_drawn(recipe.seed), variation_seed=_drawn_if_varied(recipe))
+    x, y, z = (axis and _with_seeds_drawn(axis) for axis in (x, y, z))
     if matrix:
         x, y, wanted = _matrix(recipe)
     elif x is not None:
@@ -131,6 +132,20 @@ def _crossed(recipe: Recipe, axes: Sequence[Axis]) -> list[Recipe]:
         if not values:
             raise BadRecipe(f"the axis {name!r} has no values; give some, such as {name}=1,2,3")
     return [_changed(recipe, place) for place in product(*([(axis, value) for value in axis[1]] for axis in axes))]
+
+
+def _with_seeds_drawn(axis: Axis) -> Axis:
+    """The axis with open seeds drawn: each of its values is one seed for all cells."""
+    name, values = axis
+    return (name, [_drawn(value) for value in values]) if name in {"seed", "variation_seed"} else axis
+
+
+def _drawn(seed: object) -> object:
+    return secrets.randbelow(SEEDS) if seed in (None, -1, "-1", "") else seed
+
+
+def _drawn_if_varied(recipe: Recipe) -> object:
+    return _drawn(recipe.variation_seed) if recipe.variation_strength else recipe.variation_seed
 
 
 def _matrix(recipe: Recipe) -> tuple[Axis, Axis | None, list[Recipe]]:
