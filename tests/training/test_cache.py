@@ -1,9 +1,12 @@
 """What is cached is what the base says of each picture and caption by itself."""
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
-from velatura.datasets.folder import read_folder, read_picture
+from velatura.datasets.folder import read_dataset, read_folder
+from velatura.datasets.pictures import read_picture
 from velatura.training import cache
 from velatura.training.cache import encode_examples
 
@@ -48,3 +51,19 @@ def test_an_sdxl_is_told_each_caption_as_one_vector_and_nothing_where_there_is_n
     alone = xl.text.conditioning([each.caption for each in examples])
     torch.testing.assert_close(said.pooled[:-1], alone.pooled, rtol=1e-4, atol=1e-4)
     assert said.context[-1].count_nonzero() == said.pooled[-1].count_nonzero() == 0
+
+
+def test_a_mask_says_which_places_count_unless_masks_are_left_out(tiny, photos):
+    examples = read_dataset(photos).examples
+    assert encode_examples(tiny, examples, 32).weights is None
+    (photos / "mask").mkdir()
+    mask = Image.new("L", (80, 64), "black")
+    mask.paste("white", (0, 0, 40, 64))
+    mask.save(photos / "mask" / "1 a green ball.png")
+    examples = read_dataset(photos).examples
+    weights = encode_examples(tiny, examples, 32).weights
+    assert weights.shape == (3, 1, 8, 8)
+    assert weights[0].unique().tolist() == [1]
+    assert weights[1].mean().item() == pytest.approx(1)
+    assert weights[1, 0, :, 0].min() > 1.5 > weights[1, 0, :, -1].max() + 1.4
+    assert encode_examples(tiny, examples, 32, masks=False).weights is None

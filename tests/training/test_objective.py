@@ -1,14 +1,17 @@
 """The loss against diffusers' own schedulers and formulas."""
 
 import copy
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers.schedulers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from velatura.training.objective import denoising_loss, min_snr_weights
+from velatura.training.chance import draw
+from velatura.training.objective import Huber, denoising_loss, min_snr_weights
 
 SD1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -52,3 +55,43 @@ def test_min_snr_weighs_each_picture_by_its_timestep(base, batch):
 
 def test_min_snr_leaves_noisy_timesteps_alone():
     assert min_snr_weights(torch.tensor([10.0, 5.0, 0.1]), 5, predicts_velocity=False).tolist() == [0.5, 1, 1]
+
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "training_formulas.json").read_text())
+HUBERS = [case for case in GOLDEN["huber"]["cases"] if case["loss"] in {"huber", "smooth_l1"}]
+
+
+# kohya's sd-scripts, run on 54 numbers
+@pytest.mark.parametrize("case", HUBERS, ids=lambda case: f"{case['loss']} {case['schedule']}")
+def test_hubers_error_is_that_of_other_trainers(case):
+    pred, target = (torch.tensor(GOLDEN["huber"][name]).view(9, 2, 3) for name in ("pred", "target"))
+    timesteps, kept = torch.tensor(GOLDEN["huber"]["t"]), torch.tensor(GOLDEN["loss_weights"]["alphas_cumprod"])
+    huber = Huber(case["loss"], case["huber_c"], case["schedule"])
+    found = huber.of(pred - target, timesteps, kept, 1000).mean(dim=(1, 2))
+    torch.testing.assert_close(found, torch.tensor(case["per_sample"]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [1, 5, 20])
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_min_snr_weights_are_those_of_other_trainers(gamma, prediction):
+    snr = torch.tensor(GOLDEN["loss_weights"]["snr"])
+    expected = torch.tensor(GOLDEN["loss_weights"][f"min_snr_{prediction}_g{gamma}"])
+    torch.testing.assert_close(min_snr_weights(snr, gamma, predicts_velocity=prediction == "v"), expected)
+
+
+def test_places_count_by_their_weights(tiny, batch):
+    everywhere, nowhere = torch.ones(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
+    left = torch.cat([torch.full((3, 1, 8, 4), 2.0), torch.zeros(3, 1, 8, 4)], dim=-1)
+    losses = [denoising_loss(tiny, *batch, weights=each).item() for each in (everywhere, nowhere, left, 2 - left)]
+    assert losses[0] == pytest.approx(denoising_loss(tiny, *batch).item())
+    assert losses[1] == 0
+    assert (losses[2] + losses[3]) / 2 == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_offset_noise_moves_every_channel_of_a_picture_as_a_whole():
+    options = {"batch_size": 200, "picture_count": 3, "latent_shape": torch.Size((4, 8, 8))}
+    plain, offset = draw(1, 0, **options), draw(1, 0, noise_offset=0.3, **options)
+    shift = offset.noise - plain.noise
+    torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), rtol=0, atol=1e-5)
+    assert shift.std().item() == pytest.approx(0.3, rel=0.1)
+    assert torch.equal(plain.timesteps, offset.timesteps)

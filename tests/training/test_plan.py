@@ -68,3 +68,10 @@ def test_there_is_a_preset_for_every_family(family):
 
 def test_a_familys_preset_overrules_the_general_one():
     assert Plan.preset("hypernet", "tiny") != Plan.preset("hypernet", "SD1")
+
+
+@pytest.mark.parametrize("family", ["tiny", "SD1", "SD2", "SDXL"])
+def test_there_is_a_preset_for_a_subject_too(family):
+    assert Plan.preset("hypernet", family, "subject") != Plan.preset("hypernet", family)
+    with pytest.raises(UnknownName, match=r"no purpose of a hypernet is called 'subjects'.*did you mean 'subject'"):
+        Plan.preset("hypernet", family, "subjects")

@@ -30,6 +30,7 @@ def draw(
     latent_shape: torch.Size,
     timestep_count: int = 1000,
     caption_dropout: float = 0.0,
+    noise_offset: float = 0.0,
 ) -> Draw:
     """Draw the step that is taken when `step` steps are done, on the CPU, where every machine draws the same.
 
@@ -41,6 +42,9 @@ def draw(
     slices = torch.randperm(batch_size, generator=chance) + torch.rand(batch_size, generator=chance)
     timesteps = (slices * timestep_count / batch_size).long().clamp(max=timestep_count - 1)
     noise = torch.randn((batch_size, *latent_shape), generator=chance)
+    if noise_offset:  # Guttenberg 2023, Diffusion with Offset Noise: else the mean of a picture is hardly noised
+        shifts = torch.Generator().manual_seed(seed_of(seed, "offset", step))
+        noise = noise + noise_offset * torch.randn((batch_size, latent_shape[0], 1, 1), generator=shifts)
     first = step * batch_size
     pictures = [_picture(seed, place, picture_count) for place in range(first, first + batch_size)]
     captions = torch.Generator().manual_seed(seed_of(seed, "caption", step))

@@ -62,7 +62,7 @@ class Course:
     def begin(self, out: str | os.PathLike[str], beginning: Mapping[str, object], data: Mapping[str, str]) -> None:
         """Make the run's folder with a snapshot of the untrained overlay, which is all that there is to go back to."""
         self._card, self._plan = self.pupil.overlay.card, self.pupil.plan
-        self._rates = list(self._plan.rates())
+        self._rates = self._plan.step_rates()
 
         def first(kept: RunFolder) -> None:
             self._kept = kept
@@ -73,11 +73,11 @@ class Course:
     def go_on(self, kept: RunFolder, card: Card) -> None:
         """Take up a run where its last snapshot was made; card is the overlay's as the run began."""
         self._card, self._plan, self._kept = card, self.pupil.plan, kept
-        self._rates = list(self._plan.rates())
+        self._rates = self._plan.step_rates()
         last = kept.snapshots[-1]
         progress = last.progress()
         kept.log.cut(progress.log_size)
-        last.restore(self.pupil.overlay, self.pupil.optimizer)
+        self.pupil.restore(last)
         self.watch, self.losses, self.validations = progress.watch, kept.losses(), kept.validations()
         timed = [cast("float", each["seconds"]) for each in kept.log.records() if "seconds" in each]
         self.seconds = timed[-1] if timed else 0.0
@@ -162,10 +162,11 @@ class Course:
         if validation is not None:
             self.watch = self.watch.with_validation(validation, done)
         if self.watch.best_step != best:
-            self._kept.save(self.pupil.overlay, self._kept.best)
+            self._save(self._kept.best)
         snapshot = self._kept.snapshot(done)
         progress = Progress(step=done, log_size=self._kept.log.size, validation=validation, watch=self.watch)
-        snapshot.write(self.pupil.overlay, self.pupil.optimizer, progress)
+        with self.pupil.resting():
+            snapshot.write(self.pupil.overlay, self.pupil.optimizer, progress, self.pupil.raw)
         if done:
             self._let_go()
         return snapshot
@@ -200,7 +201,7 @@ class Course:
         factor = self.watch.factor * plan.rescue_factor
         changes = {"rescues": count + 1, "factor": factor, "best": best, "best_step": best_step}
         self.watch = good.progress().watch.model_copy(update=changes)
-        good.restore(self.pupil.overlay, self.pupil.optimizer)
+        self.pupil.restore(good)
         del self.losses[good.step :]
         self._count()
         if count == plan.rescues:
@@ -217,8 +218,13 @@ class Course:
         if done not in self.validations:
             validation = self._examine(done)
             if validation is not None and self.watch.with_validation(validation, done).best_step == done:
-                self._kept.save(self.pupil.overlay, self._kept.best)
-        self._kept.save(self.pupil.overlay, self._kept.overlay)
+                self._save(self._kept.best)
+        self._save(self._kept.overlay)
+        self.pupil.settle()
+
+    def _save(self, path: Path) -> None:
+        with self.pupil.resting():
+            self._kept.save(self.pupil.overlay, path)
 
     def _break_off(self, error: BaseException) -> None:
         """Keep what was learned before the run breaks off, and say where; nothing must hide why it did."""

@@ -20,7 +20,11 @@ from pydantic_core import ErrorDetails
 
 from velatura.errors import BadPlan, UnknownName, VelaturaWarning
 from velatura.training.rates import Rates
+from velatura.training.schedules import Schedule, factor
 
+Optimizer = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
+Loss = Literal["squared", "huber", "smooth_l1"]
+HuberSchedule = Literal["snr", "exponential", "constant"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -41,7 +45,14 @@ class Plan(BaseModel):
     learning_rate: Annotated[str, BeforeValidator(_as_text)] = Field(
         default="1e-4", description='rates and the steps they hold until, "5e-5:100, 5e-6:1500, 5e-7"'
     )
+    schedule: Schedule = Field(default="constant", description="shape that the rates are multiplied by, 1 at its top")
+    warmup: int = Field(default=0, ge=0, description="steps in which the rate rises from 0")
+    cycles: int = Field(default=1, ge=1, description='times that the schedule "restarts" begins')
+    optimizer: Optimizer = Field(
+        default="adamw", description="what moves the weights; Lion wants a third of AdamW's rate, Prodigy a rate of 1"
+    )
     batch_size: int = Field(default=1, ge=1, description="pictures a step")
+    accumulation: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     seed: int = Field(default=0, ge=0, lt=2**63, description="what all chance is drawn from")
     pixels: int | None = Field(
         default=None, ge=16, description="width and height of the pictures; None: the base's own"
@@ -49,9 +60,21 @@ class Plan(BaseModel):
     precision: Precision = Field(
         default="auto", description="of the frozen base and of products; weights learn in float32"
     )
-    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False, description="AdamW's")
+    weight_decay: float = Field(
+        default=0.01, ge=0, allow_inf_nan=False, description="share by which weights shrink, times the rate"
+    )
     gradient_norm: float | None = Field(default=1.0, gt=0, description="longer gradients are shortened to this")
     min_snr: float | None = Field(default=None, gt=0, description="weigh losses by min(snr, this) / snr; 5 is usual")
+    loss: Loss = Field(default="squared", description="error that is made small; Huber's counts outliers less")
+    huber_threshold: float = Field(default=0.1, gt=0, le=1, description="error above which Huber's grows evenly")
+    huber_schedule: HuberSchedule = Field(default="snr", description="how that threshold comes down with the noise")
+    noise_offset: float = Field(
+        default=0.0, ge=0, le=1, description="noise that is the same all over a picture, for dark and bright; 0.05"
+    )
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="keep an average of the weights, this much of it at each step; 0.999"
+    )
+    masks: bool = Field(default=True, description="let masks and alpha channels say which places count")
     caption_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of captions left out, so that the style needs no words"
     )
@@ -83,17 +106,23 @@ class Plan(BaseModel):
             raise BadPlan(f'the rate "{plan.learning_rate}" is not a positive number throughout; 1e-4 is a usual one')
         if not any(each.rate for each in rates.segments):
             raise BadPlan(f'the rate "{plan.learning_rate}" is zero: nothing would be learned; 1e-4 is a usual one')
+        if plan.warmup >= rates.end and plan.warmup:
+            raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {rates.end}: shorten it")
         for oddity in rates.oddities:
             warnings.warn(oddity, VelaturaWarning, stacklevel=3)
         return plan
 
     @classmethod
-    def preset(cls, kind: str, family: str) -> Self:
-        """What serves a kind of overlay on a family of bases, from presets/KIND.toml; raises UnknownName."""
+    def preset(cls, kind: str, family: str, purpose: str = "style") -> Self:
+        """What serves a kind of overlay on a family of bases, from presets/KIND-PURPOSE.toml; raises UnknownName."""
         presets = {Path(each.name).stem: each for each in (files("velatura.training") / "presets").iterdir()}
-        if kind not in presets:
-            raise UnknownName.among("kind of overlay to train", kind, presets)
-        table = tomllib.loads(presets[kind].read_text("utf-8"))
+        kinds = {name.partition("-")[0] for name in presets}
+        if kind not in kinds:
+            raise UnknownName.among("kind of overlay to train", kind, kinds)
+        if f"{kind}-{purpose}" not in presets:
+            purposes = [name.partition("-")[2] for name in presets if name.startswith(f"{kind}-")]
+            raise UnknownName.among(f"purpose of a {kind}", purpose, purposes)
+        table = tomllib.loads(presets[f"{kind}-{purpose}"].read_text("utf-8"))
         return cls.model_validate(table["any"] | table.get(family, {}))
 
     def but(self, **changes: object) -> Self:
@@ -103,6 +132,12 @@ class Plan(BaseModel):
     def rates(self, *, start_step: int = 0) -> Rates:
         """The learning rate of every step."""
         return Rates.read(self.learning_rate, self.steps, start_step=start_step)
+
+    def step_rates(self) -> list[float]:
+        """The learning rate of every step, as the schedule shapes it."""
+        rates = self.rates()
+        shape = {"warmup": self.warmup, "cycles": self.cycles}
+        return [rate * factor(self.schedule, done, rates.end, **shape) for done, rate in enumerate(rates)]
 
 
 def _complaint(error: ErrorDetails) -> str:

@@ -19,9 +19,11 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture, generate
 from velatura.training.cache import Cache
 from velatura.training.chance import draw, seed_of
-from velatura.training.objective import denoising_loss
+from velatura.training.objective import Huber, denoising_loss
+from velatura.training.optimizers import set_learning
 from velatura.training.plan import Plan
 from velatura.training.precision import products_in
+from velatura.training.snapshots import Snapshot
 from velatura.training.validation import Examination, is_noise
 
 
@@ -29,7 +31,8 @@ from velatura.training.validation import Examination, is_noise
 class Pupil:
     """An overlay on the base that it lies over, with the pictures that it learns from and the plan that it learns by.
 
-    is_moving is true while its weights change: what breaks a step off then leaves them between two steps.
+    is_moving is true while its weights change: what breaks a step off then leaves them between two steps. average is
+    that of the weights, where the plan has one; raw are the weights as they learn, while it rests with others.
     """
 
     base: Base
@@ -38,13 +41,23 @@ class Pupil:
     cache: Cache
     plan: Plan
     is_moving: bool = field(default=False, init=False)
+    average: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
+    raw: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
+
+    def __post_init__(self) -> None:
+        """Begin the average with the weights as they are."""
+        if self.plan.ema:
+            self.average = {name: weight.detach().clone() for name, weight in self.overlay.named_parameters()}
 
     def learn(self, done: int, rate: float) -> float:
         """Take a step and return its loss; raises Diverged, with the overlay as it was, where that is no number."""
         torch.manual_seed(seed_of(self.plan.seed, "dropout", done))  # pyright: ignore[reportUnknownMemberType]
         self.optimizer.zero_grad()
-        loss = self._loss(done)
-        torch.autograd.backward(loss)
+        loss, parts = torch.zeros(()), self.plan.accumulation
+        for part in range(done * parts, (done + 1) * parts):
+            of_part = self._loss(part) / parts
+            torch.autograd.backward(of_part)
+            loss = loss + of_part.detach().cpu()
         length = clip_grad_norm_(self.overlay.parameters(), self.plan.gradient_norm or math.inf)
         if not (loss.isfinite() and length.isfinite()):
             raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
@@ -52,6 +65,7 @@ class Pupil:
             group["lr"] = rate
         self.is_moving = True
         self._move(done, rate)
+        self._average(done + 1)
         self.is_moving = False
         return loss.item()
 
@@ -71,14 +85,48 @@ class Pupil:
         with torch.no_grad():
             return is_noise(self.base.encode(pixels.to(self.base.device)), self.cache.latents)
 
+    def restore(self, snapshot: Snapshot) -> None:
+        """Be as it was when a snapshot was made."""
+        snapshot.restore(self.overlay, self.optimizer)
+        if self.plan.ema:
+            kept = snapshot.overlay().state_dict()
+            self.average = {name: kept[name].to(each) for name, each in self.overlay.named_parameters()}
+
     @contextmanager
     def resting(self) -> Generator[None]:
-        """The overlay as it is used, not as it learns."""
+        """The overlay as it is used, not as it learns: with its average, and without dropout."""
         self.overlay.eval()
+        learned = {name: weight.detach().clone() for name, weight in self.overlay.named_parameters()}
+        has_two = set_learning(self.optimizer, learning=False)
+        self.raw = learned if has_two or self.average else {}
+        self._fill(self.average)
         try:
             yield
         finally:
+            set_learning(self.optimizer, learning=True)
+            self._fill(self.raw)  # the way back from the one to the other is not exact
+            self.raw = {}
             self.overlay.train()
+
+    def settle(self) -> None:
+        """Be for good as it is used, at the end."""
+        set_learning(self.optimizer, learning=False)
+        self._fill(self.average)
+
+    @torch.no_grad()
+    def _fill(self, weights: Mapping[str, Tensor]) -> None:
+        for name, weight in self.overlay.named_parameters():
+            if name in weights:
+                weight.copy_(weights[name])
+
+    @torch.no_grad()
+    def _average(self, done: int) -> None:
+        """Take a step into the average; the first ones more, as it begins with weights that know nothing."""
+        if not self.plan.ema:
+            return
+        decay = min(self.plan.ema, (1 + done) / (10 + done))  # as TensorFlow's ExponentialMovingAverage
+        for name, weight in self.overlay.named_parameters():
+            self.average[name].lerp_(weight.detach(), 1 - decay)
 
     @torch.no_grad()
     def _move(self, done: int, rate: float) -> None:
@@ -111,9 +159,22 @@ class Pupil:
             latent_shape=latents.shape[1:],
             timestep_count=len(self.base.schedule),
             caption_dropout=self.plan.caption_dropout,
+            noise_offset=self.plan.noise_offset,
         )
         chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
         captionless = chance.captionless.to(latents.device)
         said = self.cache.said.rows(torch.where(captionless, len(latents), chosen))
+        weights = None if self.cache.weights is None else self.cache.weights[chosen]
+        huber, min_snr = huber_of(self.plan), self.plan.min_snr
         with products_in(self.base):
-            return denoising_loss(self.base, latents[chosen], said, noise, chance.timesteps, min_snr=self.plan.min_snr)
+            return denoising_loss(
+                *(self.base, latents[chosen], said, noise, chance.timesteps),
+                min_snr=min_snr,
+                huber=huber,
+                weights=weights,
+            )
+
+
+def huber_of(plan: Plan) -> Huber | None:
+    """How the plan measures errors, where it does not just square them."""
+    return None if plan.loss == "squared" else Huber(plan.loss, plan.huber_threshold, plan.huber_schedule)

@@ -33,7 +33,7 @@ class Progress(BaseModel):
     tensor, groups its own settings.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     step: int
     log_size: int
@@ -96,6 +96,9 @@ class Snapshot:
         groups = cast("list[dict[str, Any]]", optimizer.state_dict()["param_groups"])
         groups = [own | dict(each) for own, each in zip(groups, progress.groups, strict=True)]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for group in optimizer.param_groups:
+            if "train_mode" in group:  # of schedule-free ones, at rest while it was kept: the weights are the raw ones
+                group["train_mode"] = True
 
     def remove(self) -> None:
         """Take it away, the overlay first: without it the rest is none."""

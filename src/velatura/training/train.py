@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch.optim import AdamW
 
 from velatura.base.base import Base
 from velatura.card import Card
-from velatura.datasets.folder import Example, read_folder
+from velatura.datasets.folder import Example, read_dataset
 from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.merging.chain import refuse_laid_over
 from velatura.overlays.attach import attach
@@ -22,6 +21,7 @@ from velatura.prompts.prompt import Prompt
 from velatura.training.cache import encode_examples
 from velatura.training.course import Course, Run, Step
 from velatura.training.fingerprint import fingerprint, refuse_changed
+from velatura.training.optimizers import optimizer_of
 from velatura.training.plan import Plan
 from velatura.training.precision import frozen_base
 from velatura.training.pupil import Pupil
@@ -52,7 +52,7 @@ def train(
     """
     plan = plan or Plan.preset(overlay.kind, base.family.name)
     out = vacant(out)
-    examples = read_folder(folder)
+    examples = _read(folder)
     prompt = plan.preview_prompt or examples[0].caption
     if plan.preview_every and Prompt.read(prompt).tags:
         raise BadPlan(f'previews of "{prompt}" would call other overlays; name a preview prompt without tags')
@@ -82,7 +82,7 @@ def resume(
         plan, beginning = kept.plan, kept.beginning
         _refuse_other_base(base, beginning)
         folder = str(beginning["folder"])
-        examples = read_folder(folder)
+        examples = _read(folder)
         if not data_changed:
             refuse_changed(folder, kept.data, fingerprint(examples))
         overlay = kept.snapshots[-1].overlay()
@@ -96,11 +96,20 @@ def resume(
         kept.log.close()
 
 
+def _read(folder: str | os.PathLike[str]) -> list[Example]:
+    """The pictures to learn from, each as often as it counts."""
+    dataset = read_dataset(folder)
+    if dataset.regularising:
+        said = f"{folder} holds {len(dataset.regularising)} regularisation pictures, which are not used here"
+        warnings.warn(said, VelaturaWarning, stacklevel=3)
+    return dataset.repeated()
+
+
 def _course(base: Base, overlay: Overlay, examples: list[Example], plan: Plan, *, over_others: bool) -> Course:
     """All that a run needs, but for its folder."""
     frozen = _frozen(base, plan, over_others=over_others)
-    cache = encode_examples(base, examples, plan.pixels or base.family.default_pixels)
-    optimizer = AdamW(overlay.float().parameters(), weight_decay=plan.weight_decay)
+    cache = encode_examples(base, examples, plan.pixels or base.family.default_pixels, masks=plan.masks)
+    optimizer = optimizer_of(plan, overlay.float().parameters())
     pupil = Pupil(frozen, overlay, optimizer, cache, plan)
     count = plan.validation_pictures
     return Course(pupil, Examination.of(cache, count, len(base.schedule)) if count else None)

@@ -1,0 +1,59 @@
+"""What moves an overlay's weights: torch's optimizers, our own, and those of packages that may be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from velatura.errors import BadPlan
+from velatura.training.lion import Lion
+from velatura.training.plan import Plan
+
+
+class Choice(NamedTuple):
+    """Where an optimizer is found: its package as pip calls it, the module, the class, and options of its own."""
+
+    package: str
+    module: str
+    name: str
+    options: Mapping[str, object] = MappingProxyType({})
+
+
+# torch's own Adafactor decays and clips as its paper does (Shazeer & Stern 2018)
+OPTIMIZERS = {
+    "adamw": Choice("torch", "torch.optim", "AdamW"),
+    "lion": Choice("velatura", Lion.__module__, Lion.__name__),
+    "adafactor": Choice("torch", "torch.optim", "Adafactor"),
+    "prodigy": Choice("prodigyopt", "prodigyopt", "Prodigy", {"safeguard_warmup": True, "use_bias_correction": True}),
+    "adamw8bit": Choice("bitsandbytes", "bitsandbytes.optim", "AdamW8bit"),
+    "schedule_free": Choice("schedulefree", "schedulefree", "AdamWScheduleFree"),
+}
+
+
+def optimizer_of(plan: Plan, weights: Iterable[Tensor]) -> Optimizer:
+    """The plan's optimizer, ready for these weights; raises BadPlan where its package is not installed."""
+    choice = OPTIMIZERS[plan.optimizer]
+    try:
+        found = getattr(import_module(choice.module), choice.name)
+    except ImportError:
+        raise BadPlan(
+            f"the optimizer {plan.optimizer} needs the package {choice.package}, which is not installed: "
+            f"pip install {choice.package}, or plan adamw, lion or adafactor"
+        ) from None
+    optimizer: Optimizer = found(weights, weight_decay=plan.weight_decay, **choice.options)
+    set_learning(optimizer, learning=True)
+    return optimizer
+
+
+def set_learning(optimizer: Optimizer, *, learning: bool) -> bool:
+    """Tell an optimizer that holds two sets of weights which is wanted: to learn on, or to use; whether it has two."""
+    switch: Callable[[], Any] | None = getattr(optimizer, "train" if learning else "eval", None)
+    if switch is None:
+        return False
+    switch()
+    return True
