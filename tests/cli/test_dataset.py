@@ -49,3 +49,19 @@ def test_a_check_is_read_by_machines(photos, capsys):
     assert ("wide.png", "cropped", "warning") in {
         (each["file"], each["kind"], each["grade"]) for each in read["findings"]
     }
+
+
+def test_captioning_writes_what_is_missing(photos, capsys):
+    before = (photos / "01.txt").read_text()
+    (photos / "00.txt").unlink()
+    assert main(["dataset", "caption", str(photos), "--before", "neon style"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("00.txt: neon style, a")
+    assert said[-1] == "1 captions written, 15 pictures left as they are"
+    assert (photos / "00.txt").read_text().startswith("neon style, a")
+    assert (photos / "01.txt").read_text() == before
+
+
+def test_captioning_with_something_unknown_is_refused(photos, capsys):
+    assert main(["dataset", "caption", str(photos), "--with", "tini"]) == 2
+    assert "did you mean 'tiny'" in capsys.readouterr().err

@@ -91,6 +91,36 @@ def _print_cuts(cuts: "list[Cut]", out: Path, *, is_split: bool) -> None:
             say(f"{cut.file.name} leaves out {cut.left_out:.0%} of {source.name}")
 
 
+@dataset.command("caption")
+def caption(
+    folder: Folder,
+    *,
+    captioner: Annotated[
+        str,
+        typer.Option("--with", help="tiny, blip or wd14 (from the hub's cache), or a folder of a model or tagger."),
+    ] = "tiny",
+    existing: Annotated[str, typer.Option(help="Captions that are there: keep, replace, prepend, append.")] = "keep",
+    before: Annotated[str, typer.Option(help="Words before each new caption.", show_default="none")] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="How likely a tag must be, for taggers.", show_default="the tagger's")
+    ] = None,
+) -> None:
+    """Write what each picture shows into the text beside it; nothing is downloaded.
+
+    velatura dataset caption photos/
+
+    velatura dataset caption photos/ --with wd14-tagger/ --existing append --before "inca style"
+    """
+    from velatura.datasets.caption import caption_folder, open_captioner
+    from velatura.datasets.check import picture_count
+
+    count = 0
+    for written in caption_folder(folder, open_captioner(captioner, threshold), existing=existing, before=before):
+        say(f"{_inside(written.file, folder.expanduser())}: {written.text}")
+        count += 1
+    say(f"{count} captions written, {picture_count(folder) - count} pictures left as they are")
+
+
 def _print(report: "Report") -> None:
     pictures = report.pictures
     sizes = Counter(f"{each.width}x{each.height}" for each in pictures).most_common(5)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageOps
 
 from velatura.datasets.captions import TEXT_SUFFIXES, Caption, NameRules, Source, caption_of, read_lists
-from velatura.datasets.folder import REGULARISING, folders_in
+from velatura.datasets.folder import all_folders
 from velatura.datasets.measures import alike, blur, grey, look, noise
 from velatura.datasets.pictures import as_rgb, opened, picture_paths
 from velatura.errors import BadDataset
@@ -87,13 +87,17 @@ def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: Na
     if not folder.is_dir():
         raise BadDataset(f"{folder} is no folder; name a folder of pictures")
     report = Report(folder, pixels)
-    kept = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISING]
-    for inner, repeats in [pair for each in (folder, *kept) for pair in folders_in(each)]:
+    for inner, repeats in all_folders(folder):
         _check_inner(inner, repeats, report, rules or NameRules())
     if not report.pictures and not report.findings:
         raise BadDataset(f"{folder} holds no pictures; put some in")
     report.findings += _duplicates(report.pictures)
     return report
+
+
+def picture_count(folder: Path) -> int:
+    """How many picture files there are, readable or not."""
+    return sum(len(picture_paths(inner)) for inner, _ in all_folders(folder.expanduser()))
 
 
 def _check_inner(folder: Path, repeats: int, report: Report, rules: NameRules) -> None:

@@ -11,7 +11,7 @@ from velatura.datasets.captions import Caption, NameRules, Source, caption_of, r
 from velatura.datasets.pictures import MASK_LABEL, PICTURE_SUFFIXES, opened, picture_paths, read_picture
 from velatura.errors import BadDataset, VelaturaWarning
 
-__all__ = ["Dataset", "Example", "folders_in", "read_dataset", "read_folder", "read_picture"]
+__all__ = ["Dataset", "Example", "all_folders", "folders_in", "read_dataset", "read_folder", "read_picture"]
 
 REPEATED = re.compile(r"(\d+)_.+")  # 10_inca: each picture in it counts ten times, as kohya's scripts have it
 REGULARISING = frozenset({"reg", "regularisation", "regularization"})
@@ -86,6 +86,14 @@ def folders_in(folder: Path) -> Iterator[tuple[Path, int]]:
             if int(counted[1]) == 0:
                 raise BadDataset(f"the pictures of {inner} count 0 times; write a number from 1 before its name")
             yield inner, int(counted[1])
+
+
+def all_folders(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Like folders_in, and then those for regularisation."""
+    yield from folders_in(folder)
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and inner.name.lower() in REGULARISING:
+            yield from folders_in(inner)
 
 
 def _examples(folder: Path, repeats: int, rules: NameRules) -> Iterator[Example]:

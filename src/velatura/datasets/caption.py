@@ -1,0 +1,132 @@
+"""Captions written for a folder of pictures by something that looks at them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from velatura.datasets.captions import TEXT_SUFFIXES, Caption, NameRules, Source, caption_of, read_lists
+from velatura.datasets.folder import all_folders
+from velatura.datasets.pictures import picture_paths, read_upright
+from velatura.datasets.taggers import open_tagger
+from velatura.errors import BadDataset, UnknownName
+from velatura.files import replacing
+
+# What the names stand for on the Hugging Face hub; they are looked for in its cache, and never downloaded here
+HUB = {"blip": "Salesforce/blip-image-captioning-base", "wd14": "SmilingWolf/wd-v1-4-vit-tagger-v2"}
+KNOWN = ("tiny", "blip", "wd14", "deepbooru")
+
+# What becomes of a caption that is there: None leaves the picture out
+EXISTING: dict[str, Callable[[str, str], str | None]] = {
+    "keep": lambda _old, _new: None,
+    "replace": lambda _old, new: new,
+    "prepend": lambda old, new: f"{new}, {old}",
+    "append": lambda old, new: f"{old}, {new}",
+}
+
+
+class Captioner(Protocol):
+    """Something that says what a picture shows."""
+
+    def caption(self, image: Image.Image) -> str:
+        """What an RGB picture shows, in words; empty if it has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """One caption written: to which file, in whole."""
+
+    file: Path
+    text: str
+
+
+def open_captioner(name: str, threshold: float | None = None) -> Captioner:
+    """A captioner by name (tiny, or one in the hub's cache), or from a folder of a tagger or of a transformers model.
+
+    threshold: how likely a tag must be; only for taggers.
+    """
+    if name == "tiny":
+        from velatura.datasets.tiny_captioner import TinyCaptioner
+
+        return TinyCaptioner()
+    folder = _folder(name)
+    if any(folder.glob("*.onnx")):
+        return open_tagger(folder, threshold)
+    if not (folder / "config.json").is_file():
+        raise BadDataset(f"{folder} holds neither a .onnx tagger nor the config.json of a transformers model")
+    from velatura.datasets.sentences import Sentences
+
+    return Sentences(folder)
+
+
+def caption_folder(
+    folder: str | Path, captioner: Captioner, *, existing: str = "keep", before: str = ""
+) -> Iterator[Written]:
+    """Write the .txt of each picture as its caption is found, folders that count and regularisation pictures too.
+
+    existing: what becomes of captions that are there, a name of EXISTING; one in a file's name or a list is there as
+    long as a text is. before: words put before each new caption. Nothing is written for a picture of which nothing is
+    said.
+    """
+    if existing not in EXISTING:
+        raise UnknownName.among("way with captions", existing, EXISTING)
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise BadDataset(f"{folder} is no folder; name a folder of pictures")
+    for inner, _ in all_folders(folder):
+        listed = read_lists(inner)
+        for path in picture_paths(inner):
+            yield from _captioned(path, listed, captioner, existing, before)
+
+
+def write_caption(picture: Path, text: str) -> Path:
+    """Write a picture's caption to the file that is read for it, at once or not at all."""
+    written = (picture.with_suffix(suffix) for suffix in TEXT_SUFFIXES)
+    file = next((path for path in written if path.is_file()), picture.with_suffix(".txt"))
+    with replacing(file) as beside:
+        beside.write_text(text + "\n", "utf-8")
+    return file
+
+
+def _captioned(
+    path: Path, listed: dict[str, Caption], captioner: Captioner, existing: str, before: str
+) -> Iterator[Written]:
+    old = _old(path, listed)
+    if old and EXISTING[existing](old, "") is None:
+        return
+    said = captioner.caption(read_upright(path))
+    new = ", ".join(filter(None, (before, said)))
+    text = EXISTING[existing](old, new) if old else new
+    if said and text:
+        yield Written(write_caption(path, text), text)
+
+
+def _old(path: Path, listed: dict[str, Caption]) -> str:
+    """The caption that a text or a list gives; names are none here."""
+    try:
+        caption = caption_of(path, listed, NameRules())
+    except BadDataset:
+        return ""
+    return "" if caption.source is Source.NAME else caption.text
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name not in HUB:
+        if name in KNOWN:
+            raise BadDataset(f"{name} has no usual place: give the folder of its .onnx file and its tags.txt")
+        raise UnknownName.among("captioner or folder", name, KNOWN)
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    untyped: Any = huggingface_hub
+    try:
+        return Path(untyped.snapshot_download(HUB[name], local_files_only=True))
+    except LocalEntryNotFoundError:
+        how = f"hf download {HUB[name]}, or give the folder where it is"
+        raise BadDataset(f"{name} is not in the hub's cache: {how}") from None
