@@ -34,6 +34,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(desk, capsys):
     assert "rate" in said
     assert "5e-5:100, 5e-6" in said
     assert rows(said)["steps"] == "200"
+    assert re.fullmatch(r"about \d+ (s|minutes) and \d\.\d GiB of memory", rows(said)["takes"].strip())
     assert [path.name for path in desk.iterdir()] == ["photos"]
 
 
@@ -186,3 +187,21 @@ def test_a_run_that_was_stopped_is_resumed_by_its_folder(desk, capsys, monkeypat
     assert finals[0] == finals[1]
     assert main(["resume", "runs/inca"]) == 2
     assert "there is nothing to resume" in capsys.readouterr().err
+
+
+def test_every_field_of_a_plan_can_be_set(desk, capsys):
+    words = ["--for", "subject", "--optimizer", "lion", "--schedule", "cosine", "--warmup", "5", "--set", "ema=0.99"]
+    assert main(["train", "hypernet", "photos", *words, "--pixels", "32", "--batch", "1", "--dry-run"]) == 0
+    said = rows(capsys.readouterr().out)
+    assert [said[name] for name in ("optimizer", "schedule", "warmup", "ema")] == ["lion", "cosine", "5", "0.99"]
+    assert said["steps"] == str(velatura.Plan.preset("hypernet", "tiny", "subject").steps)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("ema", "sets nothing"), ("ema=2", "less than 1"), ("speed=9", "a plan has no speed")]
+)
+def test_what_is_set_wrongly_is_one_line(desk, capsys, word, said):
+    assert main(["train", "hypernet", "photos", "--set", word]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

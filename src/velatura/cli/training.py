@@ -1,7 +1,7 @@
 """The verbs `train` and `resume`: an overlay from a folder of pictures."""
 
 import shlex
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,7 +12,7 @@ import velatura
 from velatura.cli.base import base_option, open_base
 from velatura.cli.screen import say
 from velatura.datasets.folder import read_folder, read_picture
-from velatura.errors import BadOverlay
+from velatura.errors import BadOverlay, BadPlan
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
@@ -72,6 +72,21 @@ Rate = Annotated[
     str | None,
     typer.Option(help='Learning rate, or several: "5e-5:100, 5e-6".', rich_help_panel=HOW, show_default="preset"),
 ]
+Optimizer = Annotated[
+    str | None, typer.Option(help="adamw, lion, adafactor, ...", rich_help_panel=HOW, show_default="preset")
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option(help="Shape of the rate: constant, cosine, ...", rich_help_panel=HOW, show_default="preset"),
+]
+Warmup = Annotated[
+    int | None, typer.Option(help="Steps in which the rate rises from 0.", rich_help_panel=HOW, show_default="preset")
+]
+Purpose = Annotated[str, typer.Option("--for", help="Which preset: style or subject.", rich_help_panel=HOW)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other field of the plan, as ema=0.999; see --dry-run.", rich_help_panel=HOW),
+]
 Batch = Annotated[int | None, typer.Option(help="Pictures a step.", rich_help_panel=HOW, show_default="preset")]
 Side = Annotated[
     int | None, typer.Option(help="Pictures are cut to this size.", rich_help_panel=HOW, show_default="the base's")
@@ -115,11 +130,16 @@ def train_hypernet(
     widths: Widths = None,
     steps: Steps = None,
     rate: Rate = None,
+    schedule: Schedule = None,
+    warmup: Warmup = None,
+    optimizer: Optimizer = None,
     batch: Batch = None,
     pixels: Side = None,
     min_snr: MinSnr = None,
     precision: Bits = "auto",
     seed: Seed = 0,
+    purpose: Purpose = "style",
+    set_: Set = None,
     out: Out = None,
     snapshot_every: SnapshotEvery = None,
     preview_every: PreviewEvery = 0,
@@ -141,8 +161,10 @@ def train_hypernet(
         read_picture(example.path, GLANCE)
     on = open_base(base, velatura.Library(*(library or [Path()])))
     wanted = {"steps": steps, "learning_rate": rate, "batch_size": batch, "pixels": pixels, "min_snr": min_snr}
+    wanted |= {"schedule": schedule, "warmup": warmup, "optimizer": optimizer, "precision": precision, "seed": seed}
     kept = {"snapshot_every": snapshot_every, "preview_every": preview_every, "preview_prompt": preview}
-    plan = _plan("hypernet", on, **wanted, **kept, precision=precision, seed=seed)
+    preset = velatura.Plan.preset("hypernet", on.family.name, purpose)
+    plan = _changed(preset, wanted | kept | _fields(set_ or []))
     overlay = velatura.Hypernetwork.for_base(
         on,
         layers=_numbers("layers", layers, float, "1,2,1"),
@@ -187,7 +209,7 @@ def resume(
 def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: Path, dry_run: bool) -> None:
     """Print what will be done, do it, and say where it is: the same for every kind."""
     examples = read_folder(folder)
-    seen = plan.rates().end * plan.batch_size / len(examples)
+    seen = plan.rates().end * plan.batch_size * plan.accumulation / len(examples)
     parameter_count = sum(each.numel() for each in overlay.parameters())
     rows = {
         "overlay": f"{overlay.card.name}, {overlay.card}, {parameter_count:,} parameters",
@@ -201,6 +223,9 @@ def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: P
     for label, value in rows.items():
         say(f"{label:16}{value}")
     if dry_run:
+        from velatura.training.estimate import estimate
+
+        say(f"{'takes':16}{estimate(base, overlay, plan)}")
         return
     with training_bar() as on_step:
         run = velatura.train(base, overlay, folder, plan, out=out, on_step=on_step)
@@ -248,10 +273,18 @@ def training_bar() -> Generator[Callable[["Step"], None]]:
         yield on_step
 
 
-def _plan(kind: str, base: "Base", **wanted: object) -> "Plan":
-    """The preset for a kind on such a base, with what the command line says otherwise."""
-    preset = velatura.Plan.preset(kind, base.family.name)
+def _changed(preset: "Plan", wanted: Mapping[str, object]) -> "Plan":
+    """The preset with what the command line says otherwise."""
     return preset.but(**{field: value for field, value in wanted.items() if value is not None})
+
+
+def _fields(words: Sequence[str]) -> dict[str, str]:
+    """What --set says, by field."""
+    pairs = [word.partition("=") for word in words]
+    for field, sign, _ in pairs:
+        if not (field and sign):
+            raise BadPlan(f'"--set {field}" sets nothing; write a field of the plan and its value, "--set ema=0.999"')
+    return {field: value for field, _, value in pairs}
 
 
 def _numbers(what: str, text: str, kind: type[Number], example: str) -> tuple[Number, ...]:
