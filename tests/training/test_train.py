@@ -99,6 +99,7 @@ def test_the_folder_tells_the_run(learn):
         "inca-best.safetensors",
         "inca.safetensors",
         "log.jsonl",
+        "loss.png",
         "plan.json",
     ]
     beginning, *others = log(run.folder)

@@ -13,6 +13,8 @@ from typing import cast
 from velatura.card import Card
 from velatura.errors import Diverged, NoPicture, VelaturaError, VelaturaWarning
 from velatura.overlays.overlay import Overlay
+from velatura.training.a1111 import write_a1111, write_table
+from velatura.training.board import Board
 from velatura.training.guard import Watch
 from velatura.training.pupil import Pupil
 from velatura.training.run import RunFolder
@@ -85,6 +87,7 @@ class Course:
     def run(self) -> Run:
         """Take every step that is left; however it ends early, what was learned is kept."""
         overlay, total = self.pupil.overlay, len(self._rates)
+        self._board = Board.of(self._kept.path, len(self.losses), wanted=self._plan.tensorboard)
         started = time.perf_counter() - self.seconds
         overlay.train()
         try:
@@ -103,6 +106,7 @@ class Course:
             raise
         finally:
             overlay.eval()
+            self._board.close()
             self._kept.log.close()
         best = self._kept.best if self._kept.best.exists() else None
         return Run(overlay, self._kept.overlay, self.losses, self._kept.path, self.validations, best)
@@ -119,6 +123,7 @@ class Course:
         self._count()
         seconds = time.perf_counter() - started
         self._kept.log.add({"step": done + 1, "loss": loss, "rate": rate, "seconds": seconds})
+        self._board.draw(done + 1, loss=loss, rate=rate)
         self.watch = self.watch.with_loss(loss)
         return self.watch.trouble(self._plan.loss_limit) if self._plan.rescues else ""
 
@@ -132,6 +137,8 @@ class Course:
         if not _due(self._plan.snapshot_every, done):
             return ""
         validation = self._examine(done)
+        if validation is not None:
+            self._board.draw(done, validation=validation)
         trouble = self.watch.trouble_of(validation) if self._plan.rescues and validation is not None else ""
         if not trouble:
             self._keep(done, validation)
@@ -169,6 +176,7 @@ class Course:
             snapshot.write(self.pupil.overlay, self.pupil.optimizer, progress, self.pupil.raw)
         if done:
             self._let_go()
+            self._kept.plot(self.losses, self.validations)
         return snapshot
 
     def _let_go(self) -> None:
@@ -219,8 +227,19 @@ class Course:
             validation = self._examine(done)
             if validation is not None and self.watch.with_validation(validation, done).best_step == done:
                 self._save(self._kept.best)
+        self._kept.plot(self.losses, self.validations)
+        if self._plan.a1111:
+            self._save_for_a1111()
         self._save(self._kept.overlay)
         self.pupil.settle()
+
+    def _save_for_a1111(self) -> None:
+        """Before the overlay itself: once that is there, the run is over."""
+        with self.pupil.resting():
+            write_a1111(self._kept.overlay.with_suffix(".pt"), self.pupil.overlay, self.pupil.optimizer)
+        images = self._plan.batch_size * self._plan.accumulation
+        steps_an_epoch = max(1, len(self.pupil.cache.latents) // images)
+        write_table(self._kept.path, self._kept.steps(), self._card.steps, steps_an_epoch)
 
     def _save(self, path: Path) -> None:
         with self.pupil.resting():

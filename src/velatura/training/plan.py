@@ -91,6 +91,10 @@ class Plan(BaseModel):
     loss_limit: float | None = Field(
         default=0.3, gt=0, description="mean loss of 50 steps that is too high, if the base had less; None: no limit"
     )
+    a1111: bool = Field(
+        default=False, description="also write what A1111's web UI goes on from: .pt, .pt.optim, its table of losses"
+    )
+    tensorboard: bool = Field(default=False, description="also draw the losses for TensorBoard, if it is installed")
     preview_every: int = Field(default=0, ge=0, description="steps between two previews; 0: none")
     preview_prompt: str | None = Field(default=None, description="what previews show; None: the first caption")
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, cast
@@ -18,6 +18,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture
 from velatura.training.disk import Log, whole
 from velatura.training.plan import Plan
+from velatura.training.plot import loss_plot
 from velatura.training.snapshots import Snapshot, snapshots
 
 # What the webui keeps of a name: letters, digits and these; separators of paths are not among them
@@ -33,6 +34,7 @@ class RunFolder:
     log.jsonl           a line for what the run began with, then one per step: loss, rate, seconds since the beginning
     snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state, which is all else
                         that it takes to go on from there; inca-best.safetensors, the one of the lowest validation loss
+    loss.png            the losses of all steps and of the fixed pictures
     previews/           inca-000100.png, a picture made with it then
     inca.safetensors    the overlay at the end; it is there only when the run is over
 
@@ -125,15 +127,19 @@ class RunFolder:
         """Those that are whole, by step."""
         return snapshots(self.path / "snapshots", self.name)
 
-    def losses(self) -> list[float]:
-        """The loss of every step so far, without those that were taken back."""
-        found: list[float] = []
+    def steps(self) -> list[dict[str, object]]:
+        """The records of every step so far, without those that were taken back."""
+        found: list[dict[str, object]] = []
         for record in self.log.records():
             if "back_to" in record:
                 del found[cast("int", record["back_to"]) :]
             elif "loss" in record:
-                found.append(cast("float", record["loss"]))
+                found.append(record)
         return found
+
+    def losses(self) -> list[float]:
+        """The loss of every one of them."""
+        return [cast("float", record["loss"]) for record in self.steps()]
 
     def validations(self) -> dict[int, float]:
         """The losses on the fixed pictures, by step."""
@@ -153,6 +159,11 @@ class RunFolder:
         """Keep a picture that was made after a step."""
         with whole(self.path / "previews" / f"{self.name}-{step:06}.png") as beside:
             picture.save(beside)
+
+    def plot(self, losses: Sequence[float], validations: Mapping[int, float]) -> None:
+        """Draw the losses so far."""
+        with whole(self.path / "loss.png") as beside:
+            loss_plot(losses, validations).save(beside)
 
     def save(self, overlay: Overlay, path: Path) -> None:
         """Write the overlay of the end, or the best one."""

@@ -18,6 +18,8 @@ from velatura.merging.chain import refuse_laid_over
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.prompt import Prompt
+from velatura.training.a1111 import refuse_unknown
+from velatura.training.board import refuse_missing
 from velatura.training.cache import encode_examples
 from velatura.training.course import Course, Run, Step
 from velatura.training.fingerprint import fingerprint, refuse_changed
@@ -110,6 +112,10 @@ def _course(base: Base, overlay: Overlay, examples: list[Example], plan: Plan, *
     frozen = _frozen(base, plan, over_others=over_others)
     cache = encode_examples(base, examples, plan.pixels or base.family.default_pixels, masks=plan.masks)
     optimizer = optimizer_of(plan, overlay.float().parameters())
+    if plan.a1111:
+        refuse_unknown(optimizer)
+    if plan.tensorboard:
+        refuse_missing()
     pupil = Pupil(frozen, overlay, optimizer, cache, plan)
     count = plan.validation_pictures
     return Course(pupil, Examination.of(cache, count, len(base.schedule)) if count else None)
