@@ -1,7 +1,12 @@
 """The verb `dataset`, as typed."""
 
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 from PIL import Image
@@ -65,3 +70,17 @@ def test_captioning_writes_what_is_missing(photos, capsys):
 def test_captioning_with_something_unknown_is_refused(photos, capsys):
     assert main(["dataset", "caption", str(photos), "--with", "tini"]) == 2
     assert "did you mean 'tiny'" in capsys.readouterr().err
+
+
+def test_reviewing_serves_a_page_until_ctrl_c(photos):
+    words = [sys.executable, "-m", "velatura", "dataset", "review", str(photos), "--no-browser"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        url = re.search(r"16 pictures at (http://127\.0\.0\.1:\d+/\?token=\S+)", command.stdout.readline())[1]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=10) as page:
+            assert b"<title>Captions</title>" in page.read()
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=20)
+    assert command.returncode == 0
+    assert out.splitlines()[-1] == "ended; 0 changes are saved"
+    assert err == ""

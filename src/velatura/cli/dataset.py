@@ -1,6 +1,7 @@
 """The verbs `dataset check`, `crop`, `caption` and `review`: a folder of pictures made ready to train on."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,6 +120,36 @@ def caption(
         say(f"{_inside(written.file, folder.expanduser())}: {written.text}")
         count += 1
     say(f"{count} captions written, {picture_count(folder) - count} pictures left as they are")
+
+
+@dataset.command("review")
+def review(
+    folder: Folder,
+    *,
+    port: Annotated[int, typer.Option(help="Port of the page.", show_default="a free one", min=0, max=65535)] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Look through captions on a page in the browser, and change them one by one or in bulk; Ctrl-C ends it.
+
+    velatura dataset review ready/
+
+    velatura dataset review ready/ --port 7861 --no-browser
+    """
+    import webbrowser
+
+    from velatura.datasets.review import Album
+    from velatura.datasets.review_page import serving
+
+    album = Album.of(folder)
+    with serving(album, port) as server:
+        say(f"{folder}: {len(album.paths)} pictures at {server.url}", "Ctrl-C ends it; every change is saved at once")
+        sys.stdout.flush()
+        if browser:
+            webbrowser.open(server.url)
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            say(f"ended; {album.undo_count} changes are saved")
 
 
 def _print(report: "Report") -> None:
