@@ -221,11 +221,11 @@ def _run(base: "Base", overlay: "Overlay", folder: Path, plan: "Plan", *, out: P
         "out": out,
     }
     for label, value in rows.items():
-        say(f"{label:16}{value}")
+        say(f"{label:21}{value}")
     if dry_run:
         from velatura.training.estimate import estimate
 
-        say(f"{'takes':16}{estimate(base, overlay, plan)}")
+        say(f"{'takes':21}{estimate(base, overlay, plan)}")
         return
     with training_bar() as on_step:
         run = velatura.train(base, overlay, folder, plan, out=out, on_step=on_step)
