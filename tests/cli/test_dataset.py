@@ -56,6 +56,23 @@ def test_a_check_is_read_by_machines(photos, capsys):
     }
 
 
+def test_cropping_writes_a_new_folder_and_says_what_was_done(photos, tmp_path, capsys):
+    Image.new("RGB", (96, 24), "teal").save(photos / "wide one.png")
+    out = tmp_path / "ready"
+    assert main(["dataset", "crop", str(photos), "--size", "64", "--out", str(out), "--mirrors"]) == 0
+    said = capsys.readouterr().out
+    assert f"{out}: 34 pictures of 17" in said
+    assert "64x64 (34)" in said
+    assert "2 enlarged" in said
+    assert "00016-0-wide one.png leaves out 75% of wide one.png" in said
+    assert len(list(out.glob("*.txt"))) == 33  # the name of one says it, but not that of its mirror image
+
+
+def test_cropping_to_an_odd_size_is_refused(photos, tmp_path, capsys):
+    assert main(["dataset", "crop", str(photos), "--size", "63", "--out", str(tmp_path / "ready")]) == 2
+    assert "choose a multiple of 8" in capsys.readouterr().err
+
+
 def test_captioning_writes_what_is_missing(photos, capsys):
     before = (photos / "01.txt").read_text()
     (photos / "00.txt").unlink()

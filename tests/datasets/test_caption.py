@@ -61,6 +61,15 @@ def test_of_what_nothing_is_said_nothing_is_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
 
 
+def test_a_text_that_cannot_be_read_is_never_overwritten(tmp_path):
+    draw(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_bytes(b"ma\xeetre")
+    for existing in ("keep", "replace"):
+        with pytest.raises(BadDataset, match=r"0\.txt is not UTF-8 text; save"):
+            list(caption_folder(tmp_path, Colours(), existing=existing))
+    assert (tmp_path / "0.txt").read_bytes() == b"ma\xeetre"
+
+
 def test_unknown_captioners_and_ways_are_refused(tmp_path):
     with pytest.raises(UnknownName, match="no captioner or folder is called 'blib': did you mean 'blip'"):
         open_captioner("blib")

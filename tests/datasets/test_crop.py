@@ -108,6 +108,19 @@ def test_masks_transparency_and_counted_folders_go_along(tmp_path):
         assert cut_mask.getpixel((60, 30)) == 255
 
 
+def test_pictures_are_cut_before_they_have_captions_and_names_stay_captions(tmp_path):
+    (tmp_path / "in").mkdir()
+    thing((64, 64), (20, 50)).save(tmp_path / "in" / "IMG_0001.png")
+    thing((64, 64), (20, 50)).save(tmp_path / "in" / "a red disc.png")
+    crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["00000-0-IMG_0001.png", "00001-0-a red disc.png"]
+    with pytest.raises(BadDataset, match=r"IMG_0001\.png has no caption"):
+        read_dataset(tmp_path / "out")
+    captions = [example.caption for example in read_dataset(tmp_path / "out", needs_captions=False).examples]
+    assert captions == ["", "a red disc"]
+
+
 def test_nothing_is_written_into_the_folder_itself_nor_over_anything(tmp_path):
     save(tmp_path / "in", thing((100, 100), (50, 50)))
     with pytest.raises(BadDataset, match=r"is inside .*choose a folder elsewhere"):

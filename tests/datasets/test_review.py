@@ -97,6 +97,12 @@ def test_what_another_program_wrote_is_not_overwritten(folder):
     assert texts(folder)["1.txt"] == "boat, written elsewhere, inca"
 
 
+def test_an_album_with_a_text_that_cannot_be_read_is_refused(folder):
+    (folder / "0.txt").write_bytes(b"ma\xeetre")
+    with pytest.raises(BadDataset, match=r"0\.txt is not UTF-8"):
+        Album.of(folder)
+
+
 def test_folders_without_pictures_are_refused(tmp_path):
     with pytest.raises(BadDataset, match="holds no pictures"):
         Album.of(tmp_path)
@@ -128,7 +134,7 @@ def test_only_who_knows_the_token_and_comes_to_this_host_is_answered(folder):
         assert asked(f"{root}/picture/99?token={server.token}")[0] == 404
         assert asked(f"{root}/change?token={server.token}", {"action": "burn"})[0] == 409
         assert asked(f"{root}/change?token={server.token}", [1])[0] == 409
-        assert asked(f"{root}/change?token={server.token}", {"action": "x" * 2**20})[0] == 413
+        assert asked(f"{root}/change?token={server.token}", change, **{"Content-Length": str(2**21)})[0] == 413
         assert texts(folder) == before
         assert asked(f"{root}/change?token={server.token}", change)[0] == 200
     assert texts(folder)["0.txt"] == "house, red, sea, x"

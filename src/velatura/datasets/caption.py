@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from velatura.datasets.captions import TEXT_SUFFIXES, Caption, NameRules, Source, caption_of, read_lists
+from velatura.datasets.captions import TEXT_SUFFIXES, Caption, read_lists, text_of
 from velatura.datasets.folder import all_folders
 from velatura.datasets.pictures import picture_paths, read_upright
 from velatura.datasets.taggers import open_tagger
@@ -106,11 +106,7 @@ def _captioned(
 
 def _old(path: Path, listed: dict[str, Caption]) -> str:
     """The caption that a text or a list gives; names are none here."""
-    try:
-        caption = caption_of(path, listed, NameRules())
-    except BadDataset:
-        return ""
-    return "" if caption.source is Source.NAME else caption.text
+    return text_of(path) or (listed[path.name].text if path.name in listed else "")
 
 
 def _folder(name: str) -> Path:

@@ -90,7 +90,13 @@ def caption_of(path: Path, listed: Mapping[str, Caption], rules: NameRules) -> C
         written = path.with_suffix(suffix)
         if written.is_file():
             return Caption(_written(written), Source.TEXT, written)
-    return listed.get(path.name) or Caption(_named(path, rules), Source.NAME)
+    return listed.get(path.name) or Caption(caption_in_name(path, rules), Source.NAME)
+
+
+def text_of(path: Path) -> str:
+    """What is written beside a picture, empty where nothing is; raises BadDataset for what is no text."""
+    written = next((each for suffix in TEXT_SUFFIXES if (each := path.with_suffix(suffix)).is_file()), None)
+    return _text(written).strip() if written else ""
 
 
 def read_lists(folder: Path) -> dict[str, Caption]:
@@ -137,7 +143,8 @@ def _written(path: Path) -> str:
     return caption
 
 
-def _named(path: Path, rules: NameRules) -> str:
+def caption_in_name(path: Path, rules: NameRules) -> str:
+    """What a picture's name says; raises BadDataset for names by cameras and the like, which say nothing."""
     caption = rules.words(path.stem).strip()
     in_words = any(map(_says_something, WORD.findall(caption)))
     if not in_words or BY_CAMERA.match(path.stem) or HASHED.fullmatch(path.stem):

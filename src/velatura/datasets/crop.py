@@ -82,14 +82,15 @@ class Cut:
 def crop_folder(folder: str | Path, out: str | Path, cutting: Cutting) -> list[Cut]:
     """Cut all pictures of a folder into a new one, which appears when all is done; the old one stays as it is.
 
-    They are called NNNNN-S-NAME.png as the webui's are, S counting what was made of one, with a .txt of the caption and
-    with their masks. Folders that count their pictures and that of regularisation keep their names. What is transparent
-    stays so. A mirrored picture's caption has left and right exchanged.
+    They are called NNNNN-S-NAME.png as the webui's are, S counting what was made of one, each with its mask and a .txt
+    of its caption, unless its name says that or nothing does. Folders that count their pictures and that of
+    regularisation keep their names. What is transparent stays so. A mirrored picture's caption has left and right
+    exchanged.
     """
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
         raise BadDataset(f"{out} is inside {folder}, whose pictures it would mix with; choose a folder elsewhere")
-    dataset = read_dataset(folder)
+    dataset = read_dataset(folder, needs_captions=False)
     with filling(out) as beside:
         cuts = list(_cut_all(dataset, folder, beside, cutting))
     return [replace(cut, file=out / cut.file) for cut in cuts]
@@ -125,7 +126,8 @@ def _cut(example: Example, number: str, inside: Path, out: Path, cutting: Cuttin
             (out / inside / "mask").mkdir(exist_ok=True)
             _piece(mask, box, size, mirrored=turned).save(out / inside / "mask" / name)
         caption = mirrored_caption(example.caption) if turned else example.caption
-        (out / inside / name).with_suffix(".txt").write_text(caption + "\n", "utf-8")
+        if caption and (turned or not example.is_named_so):  # a name still says the same, after its number
+            (out / inside / name).with_suffix(".txt").write_text(caption + "\n", "utf-8")
         yield Cut(inside / name, example.path, box, size, whole.size)
 
 

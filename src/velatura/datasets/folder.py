@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from velatura.datasets.captions import Caption, NameRules, Source, caption_of, read_lists
+from velatura.datasets.captions import Caption, NameRules, Source, caption_of, read_lists, text_of
 from velatura.datasets.pictures import MASK_LABEL, PICTURE_SUFFIXES, opened, picture_paths, read_picture
 from velatura.errors import BadDataset, VelaturaWarning
 
@@ -54,27 +54,33 @@ def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
     return dataset.repeated()
 
 
-def read_dataset(folder: str | os.PathLike[str], *, rules: NameRules | None = None) -> Dataset:
+def read_dataset(
+    folder: str | os.PathLike[str], *, rules: NameRules | None = None, needs_captions: bool = True
+) -> Dataset:
     """The pictures of a folder by name, each with its caption; the pictures are looked at, not yet read.
 
     The caption is the text of the .txt or .caption file of the same name, else what a .jsonl list in the folder says,
     else the words of the picture's own name, by the rules. Pictures in folders called 10_NAME count ten times, those
     in reg/ are for regularisation (with 10_NAME folders inside, or without). The mask of cat.png is mask/cat.png or
     cat-masklabel.png. Files that are no pictures are left alone, no other folders are entered. Raises BadDataset for a
-    missing folder, one without pictures, a broken picture and a picture without a caption.
+    missing folder, one without pictures, a broken picture and, unless needs_captions is False, one without a caption.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise BadDataset(f"{folder} {found}; name a folder of pictures, each with its caption in a .txt file beside it")
     rules = rules or NameRules()
-    learned = [example for inner, count in folders_in(folder) for example in _examples(inner, count, rules)]
+
+    def examples(folder: Path) -> list[Example]:
+        folders = folders_in(folder)
+        return [each for inner, count in folders for each in _examples(inner, count, rules, needs_captions)]
+
+    learned = examples(folder)
     if not learned:
         endings = ", ".join(sorted(PICTURE_SUFFIXES))
         raise BadDataset(f"{folder} holds no pictures; put some in ({endings}), each with its caption in a .txt file")
     kept = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISING]
-    inside = [pair for each in kept for pair in folders_in(each)]
-    return Dataset(learned, [example for inner, count in inside for example in _examples(inner, count, rules)])
+    return Dataset(learned, [example for inner in kept for example in examples(inner)])
 
 
 def folders_in(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -96,7 +102,7 @@ def all_folders(folder: Path) -> Iterator[tuple[Path, int]]:
             yield from folders_in(inner)
 
 
-def _examples(folder: Path, repeats: int, rules: NameRules) -> Iterator[Example]:
+def _examples(folder: Path, repeats: int, rules: NameRules, needs_captions: bool) -> Iterator[Example]:
     listed = read_lists(folder)
     paths = picture_paths(folder)
     masks = _masks(folder, {path.stem for path in paths})
@@ -104,8 +110,17 @@ def _examples(folder: Path, repeats: int, rules: NameRules) -> Iterator[Example]
     for path in paths:
         with opened(path):  # reads the header: what is no picture at all is known before anything is loaded
             pass
-        caption = caption_of(path, listed, rules)
+        caption = _caption(path, listed, rules, needs_captions)
         yield Example(path, caption.text, caption.source is Source.NAME, repeats, masks.get(path.stem))
+
+
+def _caption(path: Path, listed: dict[str, Caption], rules: NameRules, needed: bool) -> Caption:
+    try:
+        return caption_of(path, listed, rules)
+    except BadDataset:
+        if needed or text_of(path):
+            raise
+        return Caption("", Source.NAME)
 
 
 def _warn_of_missing(listed: dict[str, Caption], paths: list[Path]) -> None:

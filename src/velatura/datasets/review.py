@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from velatura.datasets.caption import write_caption
-from velatura.datasets.captions import NameRules, Source, caption_of, read_lists
+from velatura.datasets.captions import Caption, NameRules, caption_in_name, read_lists, text_of
 from velatura.datasets.folder import all_folders
 from velatura.datasets.pictures import picture_paths
 from velatura.errors import BadDataset
@@ -47,12 +47,8 @@ class Album:
             for path in picture_paths(inner):
                 number = len(album.paths)
                 album.paths.append(path)
-                try:
-                    caption = caption_of(path, listed, NameRules())
-                    is_text = caption.source is Source.TEXT
-                    album._shown[number], album._written[number] = caption.text, caption.text if is_text else None
-                except BadDataset:
-                    album._shown[number], album._written[number] = "", None
+                album._written[number] = text_of(path) or None
+                album._shown[number] = album._written[number] or _otherwise(path, listed)
         if not album.paths:
             raise BadDataset(f"{folder} holds no pictures; put some in")
         return album
@@ -137,7 +133,7 @@ class Album:
     def _write(self, texts: Mapping[int, str | None]) -> None:
         """Write all of them, each at once or not at all, unless another program wrote one of them meanwhile."""
         for number in texts:
-            found = _on_disk(self.paths[number])
+            found = text_of(self.paths[number]) or None
             if found != self._written[number]:
                 self._written[number] = found
                 name = self.paths[number].name
@@ -167,10 +163,11 @@ def _one(tag: str) -> str:
     return tags[0]
 
 
-def _on_disk(picture: Path) -> str | None:
-    """The text that is written for a picture now."""
+def _otherwise(picture: Path, listed: Mapping[str, Caption]) -> str:
+    """What a list or a picture's name says of it."""
+    if picture.name in listed:
+        return listed[picture.name].text
     try:
-        caption = caption_of(picture, {}, NameRules())
+        return caption_in_name(picture, NameRules())
     except BadDataset:
-        return None
-    return caption.text if caption.source is Source.TEXT else None
+        return ""
