@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import velatura
-from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
+from velatura.errors import BadRecipe, NoPicture, UnknownName, VelaturaWarning
 from velatura.sampling.generate import generate_each
 from velatura.sampling.masks import Source
 from velatura.sampling.recipe import Recipe
@@ -108,6 +108,34 @@ def test_sparing_the_negative_prompt_spares_calls(tiny, monkeypatch):
     )
     velatura.generate(tiny, HOUSE.but(skip_negative_below=100.0))
     assert rows == [2, 1, 2, 1, 2, 1]
+
+
+def test_without_guidance_words_that_change_cost_no_second_row(tiny, monkeypatch):
+    rows = []
+    predict = type(tiny).predict
+    monkeypatch.setattr(
+        type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
+    )
+    velatura.generate(tiny, HOUSE.but(prompt="a [red:green:2] house", guidance=1, steps=3))
+    assert rows == [1, 1, 1]
+
+
+def test_the_negative_prompt_has_a_say_beside_prompts_that_are_added_up(tiny, hyper):
+    """Each is drawn away from it, whatever the guidance is; so an overlay on it acts, and no warning says it rests."""
+    recipe = HOUSE.but(prompt="a red house AND a boat:0.5 <hypernet:it:1:on=negative>", guidance=1, steps=2)
+    acting, resting = (
+        velatura.generate(
+            tiny, recipe.but(prompt=recipe.prompt.replace(":1:", f":{strength}:")), overlays={"it": hyper()}
+        )
+        for strength in (1, 0)
+    )
+    assert apart(acting, resting) > 0.003
+
+
+def test_a_machine_that_has_no_room_for_a_picture_says_so(tiny, monkeypatch):
+    monkeypatch.setattr(type(tiny.unet), "forward", lambda *_, **__: torch.empty(2**60))
+    with pytest.raises(NoPicture, match="not enough memory for 64x64 pixels"):
+        velatura.generate(tiny, HOUSE)
 
 
 def test_a_tile_has_no_seam(tiny):

@@ -38,7 +38,12 @@ class Pair:
     @property
     def is_plain(self) -> bool:
         """Whether the prompt is one text that stays the same and counts once."""
-        return len(self.wanted) == 1 and [voice.weight for voice in self.wanted[0].voices] == [1.0]
+        return len(self.wanted) == 1 and self.counts_once
+
+    @property
+    def counts_once(self) -> bool:
+        """Whether the prompt is one text at each step, so that without guidance the negative prompt has no say."""
+        return all([voice.weight for voice in row.voices] == [1.0] for row in self.wanted)
 
     @property
     def voices(self) -> list[Voice]:
@@ -107,7 +112,7 @@ class Guide:
     ) -> None:
         self._base, self._course, self._pairs, self._guidance = base, course, pairs, guidance
         self._lexicon, self._reach = lexicon, reach
-        self.is_guided = guidance.scale != 1 or not all(pair.is_plain for pair in pairs)
+        self.is_guided = guidance.scale != 1 or not all(pair.counts_once for pair in pairs)
         self._chunk_count = max(pair.chunk_count(base) for pair in pairs)
         self._calls = count()
         self.guessed = torch.empty(0)

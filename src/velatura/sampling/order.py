@@ -71,7 +71,7 @@ class Order:
         _warn_of_unreached(self.passes)
         for each in self.passes:
             for call in each.calls:
-                call.warn_if_idle(each.course.steps, guided=self.recipe.guidance != 1)
+                call.warn_if_idle(each.course.steps, guided=self.recipe.guidance != 1 or not each.pair.counts_once)
 
     @property
     def steps(self) -> int:

@@ -35,7 +35,7 @@ def paint(base: Base, batch: Sequence[Order], lexicon: Lexicon, tell: Tell) -> l
     """Make the pictures of a batch, telling of each step; the base is as before at the end, also after an error."""
     recipe = batch[0].recipe
     orders = [*batch, *(order.layout for order in batch if order.layout)]
-    with tiled(base, wanted=recipe.tiling):
+    with tiled(base, wanted=recipe.tiling), _memory_for(batch):
         latents = _walked(base, orders, lexicon, tell)
         if to := batch[0].enlargement:
             start = enlarged(base, latents, to, recipe.hires_upscaler)
@@ -45,6 +45,19 @@ def paint(base: Base, batch: Sequence[Order], lexicon: Lexicon, tell: Tell) -> l
         order.beginning.painted_over(picture) if order.beginning else picture
         for order, picture in zip(batch, pictures, strict=True)
     ]
+
+
+@contextmanager
+def _memory_for(batch: Sequence[Order]) -> Generator[None]:
+    """Say in our words that a machine has no room for a picture; the CPU's allocator has no error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+            raise
+        largest = batch[0].enlargement
+        size = largest.enlarged if largest else batch[0].size
+        raise NoPicture(f"there is not enough memory for {size} pixels: make it smaller, or fewer at once") from None
 
 
 def _walked(base: Base, orders: Sequence[Order], lexicon: Lexicon, tell: Tell, start: Tensor | None = None) -> Tensor:
