@@ -98,6 +98,14 @@ def test_a_folder_of_anything_else_is_no_run(tiny, photos):
         velatura.resume(tiny, photos)
 
 
+def test_a_run_whose_snapshots_are_gone_cannot_go_on(tiny, learn):
+    stopped = learn(until=1)
+    for snapshot in (stopped / "snapshots").glob("*.state"):
+        snapshot.unlink()
+    with pytest.raises(BadFile, match="no whole snapshot any more"):
+        velatura.resume(tiny, stopped)
+
+
 def test_a_run_goes_on_on_its_own_base_only(tiny, xl, learn):
     with pytest.raises(WrongBase, match=r"began on tiny \(\w{10}\), this is small XL \(of no file\)"):
         velatura.resume(xl, learn(until=1))

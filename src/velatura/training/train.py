@@ -13,7 +13,7 @@ import torch
 from velatura.base.base import Base
 from velatura.card import Card
 from velatura.datasets.folder import Example, read_dataset
-from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.merging.chain import refuse_laid_over
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
@@ -87,6 +87,8 @@ def resume(
         examples = _read(folder)
         if not data_changed:
             refuse_changed(folder, kept.data, fingerprint(examples))
+        if not kept.snapshots:
+            raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
         overlay = kept.snapshots[-1].overlay()
         course = _course(base, overlay, examples, plan, over_others=bool(beginning["over_others"]))
         course.prompt, course.on_step = plan.preview_prompt or examples[0].caption, on_step
