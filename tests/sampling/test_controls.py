@@ -372,3 +372,11 @@ def test_words_that_never_change_are_warned_of(tiny):
     with pytest.warns(VelaturaWarning, match="words that change at 8 never do in 2 steps"):
         velatura.generate(tiny, HOUSE.but(steps=2, prompt="a [red:green:8] house"))
     velatura.generate(tiny, HOUSE.but(steps=2, prompt="a [red:green:3] house", hires_scale=1.5))  # in the second pass
+
+
+def test_later_seeds_are_recorded_where_they_count(tiny):
+    """The webui writes ENSD for samplers that draw noise on the way only."""
+    with pytest.warns(VelaturaWarning, match="ensd changes nothing: Euler draws no noise"):
+        assert "ENSD" not in velatura.generate(tiny, HOUSE.but(steps=1, ensd=31337)).recipe.infotext()
+    made = velatura.generate(tiny, HOUSE.but(steps=1, ensd=31337, sampler="Euler a"))
+    assert "ENSD: 31337" in made.recipe.infotext()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from velatura.base.schedule import Schedule
 from velatura.sampling.noise import Noise, Variation
-from velatura.sampling.samplers import Settings, find_sampler, timestep_of
+from velatura.sampling.samplers import SAMPLERS, Settings, find_sampler, timestep_of
 from velatura.sampling.sizes import steps_left
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
@@ -140,3 +140,13 @@ def test_every_name_of_the_webui_is_known_and_means_the_same(row):
         assert sampler.reads_ensd == options.get("uses_ensd", False)
     if row["name"] != "DPM++ 2M SDE":  # whose alias is also another's there
         assert {find_sampler(alias).name for alias in row["aliases"]} == {row["name"]}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=lambda sampler: sampler.name)
+@pytest.mark.parametrize("settings", [Settings(), Settings(eta=0.5), Settings(eta=0.0), Settings(churn=5)], ids=str)
+@pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
+def test_the_seeds_of_later_noise_count_where_it_is_drawn(sampler, settings):
+    course = sampler.course(Schedule(), 24, settings)
+    ways = (Noise([1], (4, 2, 2), later_seeds=added) for added in (0, 9))
+    one, other = (list(sampler.sample(lambda noisy, _sigma: noisy * 0.1, noise, course))[-1] for noise in ways)
+    assert bool((one != other).any()) == sampler.draws_more(settings)

@@ -84,6 +84,11 @@ def warn_of_idle_fields(recipe: Recipe, source: Source | None) -> None:
                 _warn(f"{name} changes nothing without {without}")
 
 
+def warn_of_idle_ensd(sampler: str) -> None:
+    """Say that a sampler draws no noise whose seeds could be moved; the webui does not record the number then."""
+    _warn(f"ensd changes nothing: {sampler} draws no noise on its way")
+
+
 def check_second_pass(size: Size, factor: int) -> None:
     """Raise BadRecipe for a size that nothing can be painted at."""
     if not all(factor <= side <= MOST_PIXELS for side in size):

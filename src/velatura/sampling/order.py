@@ -18,6 +18,7 @@ from velatura.sampling.checks import (
     check_second_pass,
     check_seed_size,
     warn_of_another_base,
+    warn_of_idle_ensd,
     warn_of_idle_fields,
     warn_of_other_overlays,
 )
@@ -65,6 +66,9 @@ class Order:
         self.recipe = self._filled(recipe)
         self.passes = [self._first_pass(), *([self._second_pass()] if self.enlargement else [])]
         self.layout = self._layout()
+        if recipe.ensd and not any(each.sampler.draws_more(self._settings) for each in self.passes):
+            warn_of_idle_ensd(self.sampler.name)
+            self.recipe = self.recipe.but(ensd=0)
         hashes = _hashes([call for each in self.passes for call in each.calls])
         warn_of_other_overlays(recipe.overlay_hashes, hashes)
         self.recipe = self.recipe.but(overlay_hashes=hashes)

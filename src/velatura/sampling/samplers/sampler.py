@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ class Sampler:
     heeds: the settings that it follows, beyond those of the levels' spacing. scheduler: of its levels when none is
     asked for, as the webui had it until 1.8; automatic: its choice since. eta: of its ancestral steps unless set.
     calls_per_step: of the model, by which the webui counts a prompt's changes. discards: whether the last level but
-    one is left out. reads_ensd: whether the webui writes the ENSD of its pictures down. reads_batch: whether its steps
+    one is left out. draws: when it draws from the pictures' generators on the way: always, never, or where a setting is
+    above 0. reads_ensd: whether the webui writes the ENSD of its pictures down. reads_batch: whether its steps
     depend on all pictures of a batch. stride: it walks along every so-manieth of the base's levels only. ladder: its
     levels are its own, found from timesteps; its latents start and end with picture and noise of variance 1 together.
     """
@@ -55,6 +57,7 @@ class Sampler:
     eta: float = 1.0
     calls_per_step: int = 1
     discards: bool = False
+    draws: Literal["never", "eta", "churn", "always"] = "never"
     reads_ensd: bool = False
     reads_batch: bool = False
     stride: int = 1
@@ -101,6 +104,11 @@ class Sampler:
         """Walk from fresh noise, over an image's latents where there are any, and yield the latents after each step."""
         for walked in self.walk(denoise, course.start(noise.draw(), latents), course, noise):
             yield walked / course.last
+
+    def draws_more(self, settings: Settings) -> bool:
+        """Whether noise is drawn from the pictures' generators after the first, so that ENSD changes something."""
+        above = {"never": 0.0, "eta": self._eta(settings), "churn": settings.churn, "always": 1.0}
+        return above[self.draws] > 0
 
     def _climb(self, ladder: Ladder, trained: Tensor, steps: int, settings: Settings, begun: Walked | None) -> Course:
         """A walk along timesteps; an image is made as noisy as the one above those that are left, as the webui does."""

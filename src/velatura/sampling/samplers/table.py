@@ -65,19 +65,32 @@ SAMPLERS = {
         Sampler("DPM++ SDE", dpmpp_sde, FRESH, automatic="Karras", calls_per_step=2),
         Sampler("DPM++ 2M SDE", dpmpp_2m_sde, FRESH, automatic="Exponential"),
         Sampler("DPM++ 2M SDE Heun", dpmpp_2m_sde_heun, FRESH, automatic="Exponential"),
-        Sampler("DPM++ 2S a", dpmpp_2s_ancestral, FRESH, automatic="Karras", calls_per_step=2, reads_ensd=True),
+        Sampler(
+            "DPM++ 2S a", dpmpp_2s_ancestral, FRESH, automatic="Karras", calls_per_step=2, draws="eta", reads_ensd=True
+        ),
         Sampler("DPM++ 3M SDE", dpmpp_3m_sde, FRESH, automatic="Exponential", discards=True),
-        Sampler("Euler a", euler_ancestral, FRESH, reads_ensd=True),
-        Sampler("Euler", euler, CHURN),
+        Sampler("Euler a", euler_ancestral, FRESH, draws="eta", reads_ensd=True),
+        Sampler("Euler", euler, CHURN, draws="churn"),
         Sampler("LMS", lms),
-        Sampler("Heun", heun, CHURN, calls_per_step=2),
-        Sampler("DPM2", dpm2, CHURN, automatic="Karras", calls_per_step=2, discards=True),
-        Sampler("DPM2 a", dpm2_ancestral, FRESH, automatic="Karras", calls_per_step=2, discards=True, reads_ensd=True),
-        Sampler("DPM fast", dpm_fast, FRESH, reads_ensd=True),
-        Sampler("DPM adaptive", dpm_adaptive, FRESH, reads_ensd=True, reads_batch=True),
-        Sampler("Restart", restart, STRENGTH, scheduler="Karras", automatic="Karras", calls_per_step=2),
-        Sampler("LCM", lcm, stride=STRIDE),
-        Sampler("DDIM", euler_ancestral, FRESH, eta=0.0, ladder=along_timesteps),  # which it is in this space
+        Sampler("Heun", heun, CHURN, calls_per_step=2, draws="churn"),
+        Sampler("DPM2", dpm2, CHURN, automatic="Karras", calls_per_step=2, discards=True, draws="churn"),
+        Sampler(
+            "DPM2 a",
+            dpm2_ancestral,
+            FRESH,
+            automatic="Karras",
+            calls_per_step=2,
+            discards=True,
+            draws="eta",
+            reads_ensd=True,
+        ),
+        Sampler("DPM fast", dpm_fast, FRESH, draws="eta", reads_ensd=True),
+        Sampler("DPM adaptive", dpm_adaptive, FRESH, draws="eta", reads_ensd=True, reads_batch=True),
+        Sampler("Restart", restart, STRENGTH, scheduler="Karras", automatic="Karras", calls_per_step=2, draws="always"),
+        Sampler("LCM", lcm, stride=STRIDE, draws="always"),
+        Sampler(
+            "DDIM", euler_ancestral, FRESH, eta=0.0, ladder=along_timesteps, draws="eta"
+        ),  # which it is in this space
         Sampler("PLMS", plms, ladder=along_timesteps),
         Sampler("UniPC", unipc, UNIPC, ladder=along_times),
     )
