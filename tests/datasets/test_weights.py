@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from velatura.datasets.folder import Example, read_dataset, read_folder
+from velatura.datasets.folder import Example, read_dataset
 from velatura.datasets.weights import loss_weights, weights_of
-from velatura.errors import BadDataset, VelaturaWarning
+from velatura.errors import BadDataset
 from velatura.tensors import open_tensors
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train"  # made by the webui v1.8.0
@@ -90,10 +90,3 @@ def test_a_mask_of_no_picture_is_refused(tmp_path):
     half_white().save(tmp_path / "mask" / "a dog.png")
     with pytest.raises(BadDataset, match="is the mask of no picture; name it as its picture"):
         read_dataset(tmp_path)
-
-
-def test_masks_are_missed_aloud_where_they_are_not_used(tmp_path):
-    picture(tmp_path)
-    half_white().save(tmp_path / "a cat-masklabel.png")
-    with pytest.warns(VelaturaWarning, match="holds 1 masks, which are not used here"):
-        assert len(read_folder(tmp_path)) == 1

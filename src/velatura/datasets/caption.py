@@ -56,7 +56,9 @@ def open_captioner(name: str, threshold: float | None = None) -> Captioner:
     if any(folder.glob("*.onnx")):
         return open_tagger(folder, threshold)
     if not (folder / "config.json").is_file():
-        raise BadDataset(f"{folder} holds neither a .onnx tagger nor the config.json of a transformers model")
+        raise BadDataset(
+            f"{folder} holds neither a .onnx tagger nor the config.json of a transformers model: name the folder of one"
+        )
     from velatura.datasets.sentences import Sentences
 
     return Sentences(folder)

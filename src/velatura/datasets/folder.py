@@ -42,16 +42,8 @@ class Dataset:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
-    """The pictures of a folder, each as often as it counts; those in 10_NAME/ count ten times. See read_dataset.
-
-    Warns of masks and regularisation pictures, which nothing asks this list for.
-    """
-    dataset = read_dataset(folder)
-    masked = sum(example.mask is not None for example in dataset.examples)
-    for count, what in ((masked, "masks"), (len(dataset.regularising), "regularisation pictures")):
-        if count:
-            warnings.warn(f"{folder} holds {count} {what}, which are not used here", VelaturaWarning, stacklevel=2)
-    return dataset.repeated()
+    """The pictures of a folder to learn from, each as often as it counts: those in 10_NAME/ ten times (read_dataset)."""
+    return read_dataset(folder).repeated()
 
 
 def read_dataset(
