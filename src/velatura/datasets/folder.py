@@ -42,7 +42,7 @@ class Dataset:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
-    """The pictures of a folder to learn from, each as often as it counts: those in 10_NAME/ ten times (read_dataset)."""
+    """The pictures of a folder to learn from, each as often as it counts: those in 10_NAME/ ten times."""
     return read_dataset(folder).repeated()
 
 
