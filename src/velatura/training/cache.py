@@ -1,5 +1,7 @@
 """What of a folder of pictures does not change while an overlay trains: computed once, kept in memory."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,12 +25,14 @@ class Cache:
     """The pictures as latents (pictures, 4, height, width), and what their captions say.
 
     said: a row for each picture, and a last one for no caption, which says what an empty negative prompt does.
-    weights: (pictures, 1, height, width) of mean 1, how much each place counts; None where all count alike.
+    weights: (pictures, 1, height, width) of mean 1, how much each place counts; None where all count alike. classes:
+    pictures of what the base is to keep as it is, learned from beside the others, see class_pictures.py.
     """
 
     latents: Tensor
     said: Conditioning
     weights: Tensor | None = None
+    classes: Cache | None = None
 
 
 @torch.no_grad()

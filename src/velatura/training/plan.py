@@ -75,6 +75,9 @@ class Plan(BaseModel):
         default=None, gt=0, lt=1, description="keep an average of the weights, this much of it at each step; 0.999"
     )
     masks: bool = Field(default=True, description="let masks and alpha channels say which places count")
+    class_weight: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="how much class pictures (reg/) count beside the others"
+    )
     caption_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of captions left out, so that the style needs no words"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -55,9 +55,10 @@ class Pupil:
         self.optimizer.zero_grad()
         loss, parts = torch.zeros(()), self.plan.accumulation
         for part in range(done * parts, (done + 1) * parts):
-            of_part = self._loss(part) / parts
-            torch.autograd.backward(of_part)
-            loss = loss + of_part.detach().cpu()
+            for share, cache, seed in self._lessons():
+                of_part = share * self._loss(cache, seed, part) / parts
+                torch.autograd.backward(of_part)  # before the next lesson, so that memory is that of one
+                loss = loss + of_part.detach().cpu()
         length = clip_grad_norm_(self.overlay.parameters(), self.plan.gradient_norm or math.inf)
         if not (loss.isfinite() and length.isfinite()):
             raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
@@ -149,10 +150,20 @@ class Pupil:
         moments = [each for state in states for each in state.values() if isinstance(each, Tensor)]
         return [*self.overlay.parameters(), *moments]
 
-    def _loss(self, done: int) -> Tensor:
-        latents = self.cache.latents
+    def _lessons(self) -> Iterator[tuple[float, Cache, int]]:
+        """What a batch is taken from, with its share in the loss and the seed of its chance.
+
+        Where there are class pictures, as many of them as of the others make the other half of the loss's mean.
+        """
+        classes, seed = self.cache.classes, self.plan.seed
+        yield 0.5 if classes else 1.0, self.cache, seed
+        if classes:
+            yield self.plan.class_weight / 2, classes, seed_of(seed, "class pictures", 0)
+
+    def _loss(self, cache: Cache, seed: int, done: int) -> Tensor:
+        latents = cache.latents
         chance = draw(
-            self.plan.seed,
+            seed,
             done,
             batch_size=self.plan.batch_size,
             picture_count=len(latents),
@@ -163,8 +174,8 @@ class Pupil:
         )
         chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
         captionless = chance.captionless.to(latents.device)
-        said = self.cache.said.rows(torch.where(captionless, len(latents), chosen))
-        weights = None if self.cache.weights is None else self.cache.weights[chosen]
+        said = cache.said.rows(torch.where(captionless, len(latents), chosen))
+        weights = None if cache.weights is None else cache.weights[chosen]
         huber, min_snr = huber_of(self.plan), self.plan.min_snr
         with products_in(self.base):
             return denoising_loss(

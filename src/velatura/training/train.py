@@ -12,7 +12,7 @@ import torch
 
 from velatura.base.base import Base
 from velatura.card import Card
-from velatura.datasets.folder import Example, read_dataset
+from velatura.datasets.folder import Dataset, read_dataset
 from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.merging.chain import refuse_laid_over
 from velatura.overlays.attach import attach
@@ -20,7 +20,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.prompts.prompt import Prompt
 from velatura.training.a1111 import refuse_unknown
 from velatura.training.board import refuse_missing
-from velatura.training.cache import encode_examples
+from velatura.training.class_pictures import class_examples, encode_lessons
 from velatura.training.course import Course, Run, Step
 from velatura.training.fingerprint import fingerprint, refuse_changed
 from velatura.training.optimizers import optimizer_of
@@ -54,16 +54,17 @@ def train(
     """
     plan = plan or Plan.preset(overlay.kind, base.family.name)
     out = vacant(out)
-    examples = _read(folder)
+    dataset = read_dataset(folder)
+    examples = dataset.repeated()
     prompt = plan.preview_prompt or examples[0].caption
     if plan.preview_every and Prompt.read(prompt).tags:
         raise BadPlan(f'previews of "{prompt}" would call other overlays; name a preview prompt without tags')
-    course = _course(base, overlay, examples, plan, over_others=over_others)
+    course = _course(base, overlay, dataset, plan, over_others=over_others)
     course.prompt, course.on_step = prompt, on_step
 
     with attach(course.pupil.base, overlay), _own_chance(base.device):
         beginning = _beginning(course.pupil.base, overlay, folder, len(examples)) | {"over_others": over_others}
-        course.begin(out, beginning, fingerprint(examples))
+        course.begin(out, beginning, fingerprint([*examples, *class_examples(dataset)]))
         return course.run()
 
 
@@ -84,13 +85,14 @@ def resume(
         plan, beginning = kept.plan, kept.beginning
         _refuse_other_base(base, beginning)
         folder = str(beginning["folder"])
-        examples = _read(folder)
+        dataset = read_dataset(folder)
+        examples = dataset.repeated()
         if not data_changed:
-            refuse_changed(folder, kept.data, fingerprint(examples))
+            refuse_changed(folder, kept.data, fingerprint([*examples, *class_examples(dataset)]))
         if not kept.snapshots:
             raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
         overlay = kept.snapshots[-1].overlay()
-        course = _course(base, overlay, examples, plan, over_others=bool(beginning["over_others"]))
+        course = _course(base, overlay, dataset, plan, over_others=bool(beginning["over_others"]))
         course.prompt, course.on_step = plan.preview_prompt or examples[0].caption, on_step
         _warn_of_other_machine(course.pupil.base, beginning)
         with attach(course.pupil.base, overlay), _own_chance(base.device):
@@ -100,19 +102,10 @@ def resume(
         kept.log.close()
 
 
-def _read(folder: str | os.PathLike[str]) -> list[Example]:
-    """The pictures to learn from, each as often as it counts."""
-    dataset = read_dataset(folder)
-    if dataset.regularising:
-        said = f"{folder} holds {len(dataset.regularising)} regularisation pictures, which are not used here"
-        warnings.warn(said, VelaturaWarning, stacklevel=3)
-    return dataset.repeated()
-
-
-def _course(base: Base, overlay: Overlay, examples: list[Example], plan: Plan, *, over_others: bool) -> Course:
+def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> Course:
     """All that a run needs, but for its folder."""
     frozen = _frozen(base, plan, over_others=over_others)
-    cache = encode_examples(base, examples, plan.pixels or base.family.default_pixels, masks=plan.masks)
+    cache = encode_lessons(base, dataset, plan)
     optimizer = optimizer_of(plan, overlay.float().parameters())
     if plan.a1111:
         refuse_unknown(optimizer)

@@ -1,0 +1,28 @@
+"""Pictures of a subject's whole class, by which the base keeps what it knows of it: prior preservation.
+
+Ruiz et al. 2022, DreamBooth, section 3.3. They lie in the folder reg/ among the pictures, whoever made them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from velatura.base.base import Base
+from velatura.datasets.folder import Dataset, Example
+from velatura.training.cache import Cache, encode_examples
+from velatura.training.plan import Plan
+
+
+def class_examples(dataset: Dataset) -> list[Example]:
+    """The class pictures of a dataset, each as often as it counts."""
+    return [example for example in dataset.regularising for _ in range(example.repeats)]
+
+
+def encode_lessons(base: Base, dataset: Dataset, plan: Plan) -> Cache:
+    """All pictures as they are learned from; class pictures are the cache's `classes`, where there are any."""
+    pixels = plan.pixels or base.family.default_pixels
+    cache = encode_examples(base, dataset.repeated(), pixels, masks=plan.masks)
+    classes = class_examples(dataset)
+    if not (classes and plan.class_weight):
+        return cache
+    return replace(cache, classes=encode_examples(base, classes, pixels, masks=plan.masks))
