@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import velatura
@@ -14,6 +16,9 @@ from velatura.base.families import Family
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder, Tower
 from velatura.formats.vocabulary import clip_tokenizer
+from velatura.overlays.deltas.low_rank import LowRank
+from velatura.overlays.lora import kohya_names
+from velatura.overlays.target import Target
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +46,22 @@ def hyper(tiny: velatura.Base) -> Callable[..., velatura.Hypernetwork]:
                 if name.endswith("bias"):
                     weight.normal_(std=0.1, generator=generator)
         return made
+
+    return make
+
+
+@pytest.fixture
+def lora(tiny: velatura.Base) -> Callable[..., velatura.Lora]:
+    """Make LoRAs of the tiny base's attention layers with weights large enough to change what it says."""
+
+    def make(seed: int = 1) -> velatura.Lora:
+        place, generator = Target.of(tiny), torch.Generator().manual_seed(seed)
+        names = {own: name for own, name in kohya_names(place).items() if re.search("to_[qkv]$", own)}
+        made = {own: LowRank.for_layer(place.layer(name), rank=2, alpha=1.0) for own, name in names.items()}
+        for delta in made.values():
+            for weight in delta.parameters():
+                nn.init.normal_(weight, std=0.2, generator=generator)
+        return velatura.Lora(velatura.Card(kind="lora"), made)
 
     return make
 

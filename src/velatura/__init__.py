@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from velatura.overlays.attach import Attachment, Laid, attach, attach_all
     from velatura.overlays.effect import Effect
     from velatura.overlays.hypernetwork import Hypernetwork
+    from velatura.overlays.lora import Lora
     from velatura.overlays.overlay import Overlay
+    from velatura.overlays.strength import Strength
     from velatura.sampling.generate import Picture, generate, generate_each, generate_many
     from velatura.sampling.recipe import Recipe
     from velatura.training.plan import Plan
@@ -35,10 +37,12 @@ __all__ = [
     "Hypernetwork",
     "Laid",
     "Library",
+    "Lora",
     "Overlay",
     "Picture",
     "Plan",
     "Recipe",
+    "Strength",
     "VelaturaError",
     "VelaturaWarning",
     "attach",
@@ -66,10 +70,12 @@ _HOMES = {
     "Hypernetwork": "overlays.hypernetwork",
     "Laid": "overlays.attach",
     "Library": "library",
+    "Lora": "overlays.lora",
     "Overlay": "overlays.overlay",
     "Picture": "sampling.generate",
     "Plan": "training.plan",
     "Recipe": "sampling.recipe",
+    "Strength": "overlays.strength",
     "VelaturaError": "errors",
     "VelaturaWarning": "errors",
     "attach": "overlays.attach",

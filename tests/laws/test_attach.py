@@ -14,9 +14,9 @@ CONTEXT_SEED, BATCH = 3, 2
 
 
 @pytest.fixture
-def make(hyper):
+def make(hyper, lora):
     """Make an overlay of a kind that does something to the tiny base."""
-    makers = {"hypernet": hyper}
+    makers = {"hypernet": hyper, "lora": lora}
     assert set(makers) == set(KINDS), "a new kind needs a maker here"
     return lambda kind, **options: makers[kind](**options)
 

@@ -13,7 +13,7 @@ from velatura.overlays.contexts import Combine, Group
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import heed_hooks_when_compiled
-from velatura.overlays.strength import LiveStrength, writable
+from velatura.overlays.strength import LiveStrength, Strength, writable
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import BLOCKS, SIDES, Block, Side
 
@@ -40,7 +40,7 @@ class Attachment:
         return self._strength.tensor.clone()
 
     @strength.setter
-    def strength(self, value: float | Tensor) -> None:
+    def strength(self, value: float | Tensor | Strength) -> None:
         self._strength.set(value)
 
     @property
@@ -80,7 +80,7 @@ class Attachment:
 def attach(
     target: object,
     overlay: Overlay,
-    strength: float | Tensor = 1.0,
+    strength: float | Tensor | Strength = 1.0,
     *,
     on: Side = "both",
     blocks: Sequence[Block] = BLOCKS,
@@ -90,7 +90,8 @@ def attach(
     The overlay moves to the target's device, and later goes wherever its contexts are. Several may lie over one target,
     the same one twice too: they act in the order in which they were attached, and come off in any.
 
-    strength: one number, or a tensor of one for each picture of a batch, or for each row of it.
+    strength: one number, or a tensor of one for each picture of a batch, or for each row of it; Strength(text, unet)
+    where the text towers get another than the UNet.
     on: whether it acts for the prompt only, or the negative prompt only, where a guided batch holds the negative
     prompts first and then the prompts, as diffusers lays it out.
     blocks: the parts of the UNet it acts in, of "in", "mid" and "out".
@@ -102,14 +103,14 @@ class Laid(NamedTuple):
     """An overlay and how it is to lie over a target among others; the options are those of attach."""
 
     overlay: Overlay
-    strength: float | Tensor = 1.0
+    strength: float | Tensor | Strength = 1.0
     blocks: Sequence[Block] = BLOCKS
     on: Side = "both"
 
 
 def attach_all(
     target: object,
-    overlays: Iterable[Laid | tuple[Overlay, float | Tensor, Sequence[Block]]],
+    overlays: Iterable[Laid | tuple[Overlay, float | Tensor | Strength, Sequence[Block]]],
     *,
     combine: Combine = "sequence",
 ) -> list[Attachment]:
@@ -131,7 +132,7 @@ def attach_all(
         return laid
 
 
-def _laid(place: Target, overlay: Overlay, strength: float | Tensor, side: Side) -> Attachment:
+def _laid(place: Target, overlay: Overlay, strength: float | Tensor | Strength, side: Side) -> Attachment:
     _refuse_unknown("side of a guided batch", [side], SIDES)
     _refuse_unknown("block of a UNet", place.blocks, BLOCKS)
     if not isinstance(cast("object", overlay), Overlay):

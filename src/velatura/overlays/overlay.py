@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from torch import nn
 
 from velatura.card import Card
+from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.seams import Undo
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
@@ -36,6 +37,13 @@ class Overlay(nn.Module):
     def mixes_rows(self) -> bool:
         """Whether what it makes of one row of a batch depends on what else is in the batch."""
         return False
+
+    def deltas(self, target: Target) -> Mapping[str, Delta]:
+        """What it adds to weights, by the names that the target has for their layers; {} where nothing can be baked so.
+
+        The names are those of Target.layer: "unet.", "text_encoder." or "text_encoder_2.", then the path of the module.
+        """
+        return {}
 
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang on the target and yield an undo for each thing done; strength is read whenever a hook runs."""

@@ -14,12 +14,15 @@ from velatura.errors import UnsupportedBase
 from velatura.overlays.affine import foldable
 from velatura.overlays.contexts import ContextChange, Link, Reader
 from velatura.overlays.layers import attention_layers, context_width
+from velatura.overlays.outputs import OutputChange
 from velatura.overlays.target import Target
 
 Undo = Callable[[], None]
 Change = Callable[[Tensor], Tensor]
 
 _SEAM = "_velatura_seam"
+_OUTPUTS = "_velatura_outputs"
+_OURS = "_velatura_hooks"
 _REDUCE = "__reduce_ex__"  # what deepcopy and pickle ask an object for
 
 
@@ -33,6 +36,11 @@ def on_contexts(target: Target, width: int, change: ContextChange) -> Iterator[U
         refuse_bypasses(name, layer)
         if context_width(layer) == width:
             yield _seam(name, layer).add(Link(change, target.group, target.listener.expect(name, width)))
+
+
+def on_outputs(layer: nn.Module, change: OutputChange) -> Iterator[Undo]:
+    """Change what a layer computes; several changes add up, each made from what the bare layer made."""
+    yield vars(layer).setdefault(_OUTPUTS, _OutputSeam(layer)).add(change)
 
 
 def refuse_bypasses(name: str, layer: nn.Module) -> None:
@@ -60,6 +68,19 @@ def record_contexts(model: nn.Module, callback: Callable[[str, nn.Module, Tensor
         yield layer.get_submodule("to_k").register_forward_pre_hook(heard, prepend=True).remove
 
 
+def on_words(
+    text: TextEncoder, name: str, spelling: Sequence[int], vectors: Sequence[Source], strength: LiveStrength
+) -> Iterator[Undo]:
+    """Let a name in texts stand for vectors, which are read whenever a text is encoded; one source for each tower.
+
+    The towers' tables are left as they are: tokens that none of them has are read from the vectors.
+    """
+    word, take = text.glossary.give(name, spelling, len(vectors[0]()), partial(acts, strength))
+    yield take
+    for tower, source in zip(text.towers, vectors, strict=True):
+        yield _splice(tower.model.get_input_embeddings(), Vectors(word.vectors, source, strength))
+
+
 def heed_hooks_when_compiled() -> None:
     """Make torch.compile notice hooks that come and go after a model was traced.
 
@@ -70,6 +91,17 @@ def heed_hooks_when_compiled() -> None:
     if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:
         dynamo.config.skip_nnmodule_hook_guards = False
         dynamo.reset()
+
+
+def _splice(table: nn.Module, vectors: Vectors) -> Undo:
+    """Read vectors beside a table, and give back what ends that; the table's forward is ours while there are any."""
+    splice: Splice | None = vars(table).get(_SEAM)
+    if splice is None:
+        splice = vars(table)[_SEAM] = Splice(table)
+        undos = [_replaced(table, splice.forward), _copied_without(table, None)]
+        splice.ended = ExitStack()
+    splice.vectors = (*splice.vectors, vectors)
+    return partial(_unsplice, table, splice, vectors)
 
 
 class _Seam:
@@ -118,22 +150,63 @@ class _Seam:
             self._hang()
 
 
+class _OutputSeam:
+    """What lies behind one layer, and the hook that leads there while anything does."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self._changes: tuple[OutputChange, ...] = ()
+        self._undos: list[Undo] = []
+
+    def add(self, change: OutputChange) -> Undo:
+        """Put a change behind the others, and give back what takes it out again."""
+        self._changes = (*self._changes, change)
+        if not self._undos:
+            # first of all that others hang there: they hear what the layer makes with overlays on
+            hung = self._layer.register_forward_hook(self._change, prepend=True)
+            self._undos += [hung.remove, _copied_without(self._layer, self._change)]
+        return partial(self._remove, change)
+
+    def _remove(self, change: OutputChange) -> None:
+        self._changes = tuple(each for each in self._changes if each is not change)
+        if not self._changes:
+            vars(self._layer).pop(_OUTPUTS, None)
+            while self._undos:
+                self._undos.pop()()
+
+    def _change(self, layer: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> Tensor:
+        so_far = made
+        for change in self._changes:
+            so_far = change.add(layer, arguments[0], made, so_far)
+        return so_far
+
+
 def _copied_without(module: nn.Module, hook: object) -> Undo:
     """Leave a hook of ours, and all else of ours, out of what deepcopy and pickle make of a module.
 
     A copy that kept them would run networks that no attachment of its own can ever take off.
     """
+    ours: list[object] = vars(module).setdefault(_OURS, [])
+    ours.append(hook)
+    vars(module)[_REDUCE] = partial(_reduced, module)
 
-    def reduced(protocol: SupportsIndex) -> tuple[object, ...]:
-        make, arguments, state, *rest = cast("tuple[Any, ...]", type(module).__reduce_ex__(module, protocol))
-        ours = {_SEAM, _REDUCE, *(["forward"] if _is_ours(state.get("forward")) else [])}
-        kept = {name: each for name, each in state.items() if name not in ours}
-        hooks = state["_forward_pre_hooks"].items()
-        kept["_forward_pre_hooks"] = OrderedDict((number, each) for number, each in hooks if each is not hook)
-        return make, arguments, kept, *rest
+    def undo() -> None:
+        ours.remove(hook)
+        if not ours:
+            del vars(module)[_OURS], vars(module)[_REDUCE]
 
-    vars(module)[_REDUCE] = reduced
-    return partial(vars(module).pop, _REDUCE)
+    return undo
+
+
+def _reduced(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
+    """What deepcopy and pickle are told of a module: as if nothing of ours hung there."""
+    make, arguments, state, *rest = cast("tuple[Any, ...]", type(module).__reduce_ex__(module, protocol))
+    ours = {_SEAM, _OUTPUTS, _OURS, _REDUCE, *(["forward"] if _is_ours(state.get("forward")) else [])}
+    kept = {name: each for name, each in state.items() if name not in ours}
+    for hooks in ("_forward_pre_hooks", "_forward_hooks"):
+        others = [(number, each) for number, each in state[hooks].items() if each not in state[_OURS]]
+        kept[hooks] = OrderedDict(others)
+    return make, arguments, kept, *rest
 
 
 def _is_ours(forward: object) -> bool:

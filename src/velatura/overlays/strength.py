@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,18 +13,32 @@ from velatura.errors import BadStrength
 from velatura.prompts.strengths import Side
 
 
+@dataclass(frozen=True)
+class Strength:
+    """Two strengths of one overlay: how strongly it acts in the text towers, and how strongly in the UNet."""
+
+    text: float | Tensor = 1.0
+    unet: float | Tensor = 1.0
+
+
 class LiveStrength:
     """A strength that may change between two steps: 0 is off, 1 as trained.
 
     tensor: 0-d, or one value a row, always the same object: compiled code reads it and need not be traced again.
     number: the one value that all rows share, or None where they differ; read without waiting for a GPU.
     version: counts the changes. side: which half of a guided batch the overlay acts on, negative prompts being the
-    first half, as in diffusers.
+    first half, as in diffusers. text: the strength in the text towers, which moves along unless it is set apart.
     """
 
-    def __init__(self, value: float | Tensor, device: torch.device | None = None, side: Side = "both") -> None:
+    def __init__(
+        self, value: float | Tensor | Strength, device: torch.device | None = None, side: Side = "both"
+    ) -> None:
         self.side = side
         self.version = 0
+        self._text: LiveStrength | None = None
+        if isinstance(value, Strength):
+            self._text = LiveStrength(value.text, device, side)
+            value = value.unet
         with writable():
             wanted = strength_tensor(value)
             self._shared = _shared(wanted)
@@ -34,8 +49,20 @@ class LiveStrength:
         """The one value of all rows, or None."""
         return self._shared if self.side == "both" or self._shared == 0 else None
 
-    def set(self, value: float | Tensor) -> None:
+    @property
+    def text(self) -> LiveStrength:
+        """The strength in the text towers."""
+        if self._text is None:
+            self._text = LiveStrength(self.tensor, self.tensor.device, self.side)
+        return self._text
+
+    def set(self, value: float | Tensor | Strength) -> None:
         """Change the strength in place; it counts from the next reading on."""
+        if self._text is not None:
+            self._text.set(value.text if isinstance(value, Strength) else value)
+        if isinstance(value, Strength):
+            self._text = self._text or LiveStrength(value.text, self.tensor.device, self.side)
+            value = value.unet
         with writable():
             wanted = strength_tensor(value)
             moved = wanted.to(self.tensor.device)

@@ -10,33 +10,37 @@ import torch
 from torch import nn
 
 from velatura.base.base import Base
+from velatura.base.text import TextEncoder
 from velatura.errors import UnsupportedBase
 from velatura.overlays.contexts import ContextChange, Group
 from velatura.overlays.effect import Listener
 from velatura.overlays.layers import attention_layers
 from velatura.prompts.strengths import BLOCKS, Block
 
+TOWERS = ("text_encoder", "text_encoder_2")  # as diffusers' pipelines call them
+
 
 @dataclass(frozen=True)
 class Target:
     """The parts of a Base, of a diffusers pipeline, or a UNet alone, and in which of its blocks an overlay may act.
 
-    group: those it acts side by side with; changes: what the overlay laid there; listener: hears what it does.
+    towers: the text models, two in an SDXL. group: those it acts side by side with; changes: what the overlay laid there; listener: hears what it does.
     """
 
     name: str
     unet: nn.Module
-    text: nn.Module | None
+    towers: tuple[nn.Module, ...] = ()
     blocks: tuple[Block, ...] = BLOCKS
     group: Group | None = None
     changes: list[ContextChange] = field(default_factory=list["ContextChange"])
     listener: Listener = field(default_factory=Listener)
+    words: TextEncoder | None = None
 
     @classmethod
     def of(cls, thing: object, blocks: tuple[Block, ...] = BLOCKS, group: Group | None = None) -> Self:
         """Find the parts of anything that has a UNet, or is one."""
         if isinstance(thing, Base):
-            return cls(thing.name, thing.unet, thing.text.model, blocks, group)
+            return cls(thing.name, thing.unet, tuple(each.model for each in thing.text.towers), blocks, group, words=thing.text)
         unet: Any = getattr(thing, "unet", thing)
         if not isinstance(unet, nn.Module):
             raise UnsupportedBase(
@@ -44,8 +48,9 @@ class Target:
                 "attach to a velatura base, a diffusers pipeline or its UNet"
             )
         unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
-        text: Any = getattr(thing, "text_encoder", None)
-        return cls(type(thing).__name__, unet, text, blocks, group)
+        towers = [getattr(thing, tower, None) for tower in TOWERS]
+        found = tuple(getattr(each, "_orig_mod", each) for each in towers if isinstance(each, nn.Module))
+        return cls(type(thing).__name__, unet, found, blocks, group)
 
     @property
     def device(self) -> torch.device:
@@ -57,3 +62,13 @@ class Target:
     def attention_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """The attention layers that the overlay may touch, with their names."""
         return attention_layers(self.unet, self.blocks)
+
+    def layer(self, name: str) -> nn.Module:
+        """A layer by the name that it has among parts: "unet.mid_block...", "text_encoder.encoder..." """
+        part, _, path = name.partition(".")
+        return self.parts[part].get_submodule(path)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The UNet and the text towers, by the names that diffusers' pipelines have for them."""
+        return {"unet": self.unet} | dict(zip(TOWERS, self.towers, strict=False))
