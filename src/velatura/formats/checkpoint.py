@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -65,12 +66,20 @@ def write(
     metadata goes into the header beside ModelSpec's fields. What the shapes of the tensors do not tell, and what is not
     the family's, goes there too, a vocabulary of the base's own among it: the tiny base needs that, an SD1 does not.
     """
+    held = contents_of(base)
+    write_safetensors(path, held.tensors, {**held.metadata, **(metadata or {})}, dtype=dtype)
+
+
+def contents_of(base: Base) -> Contents:
+    """A base as the contents of the file that it would be written to: its own tensors, but for those that are joined.
+
+    The path is the base's name, where no file is.
+    """
     kind = _kind_to_write(base)
     tensors = {**unet_to_ldm(base.unet.state_dict()), **vae_to_ldm(base.vae.state_dict()), **_markers(base, kind)}
     for place, tower in zip(KINDS[kind], base.text.towers, strict=True):
         tensors |= place.written(tower.model.state_dict())
-    told = model_spec(base.family, base.name) | _own_settings(base, kind) | dict(metadata or {})
-    write_safetensors(path, tensors, told, dtype=dtype)
+    return Contents(Path(base.name), tensors, model_spec(base.family, base.name) | _own_settings(base, kind))
 
 
 def read(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile
-from velatura.tensors.lazy import Lazy, let_go, numbers
+from velatura.tensors.lazy import Lazy, let_go, numbers, sketches
 
 DTYPES = {
     "F64": torch.float64,
@@ -111,17 +111,19 @@ def write(
 ) -> None:
     """Write tensors as safetensors' own library orders them: the widest numbers first, so that all are aligned.
 
-    dtype: that of the floating-point numbers in the file, if not their own; they are turned into it one by one.
+    Lazy ones are asked for one by one, when their turn comes. dtype: that of the floating-point numbers in the file, if
+    not their own; they are turned into it one by one.
     """
-    kinds = {name: dtype if dtype and each.is_floating_point() else each.dtype for name, each in tensors.items()}
-    order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
+    known = sketches(tensors)
+    kinds = {name: dtype if dtype and each.is_floating_point() else each.dtype for name, each in known.items()}
+    order = sorted(known, key=lambda name: (-kinds[name].itemsize, name))
     header: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     end = 0
     for name in order:
-        begin, end = end, end + tensors[name].numel() * kinds[name].itemsize
+        begin, end = end, end + known[name].numel() * kinds[name].itemsize
         header[name] = {
             "dtype": NAMES[kinds[name]],
-            "shape": list(tensors[name].shape),
+            "shape": list(known[name].shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
