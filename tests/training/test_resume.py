@@ -131,7 +131,14 @@ def test_two_processes_never_work_on_one_run(tiny, learn):
     velatura.resume(tiny, stopped)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def number(request):
+    """A signal that this process hears: a shell starts what is in the background deaf to SIGINT."""
+    before = signal.signal(request.param, signal.default_int_handler)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_signal_ends_the_step_and_keeps_it(tiny, photos, tmp_path, unbroken, number):
     def kill(step):
         if step.done == 3:
