@@ -30,7 +30,7 @@ def classed(photos):
 
 
 def lessons(tiny, folder, **changes):
-    return encode_lessons(tiny, read_dataset(folder), PLAN.but(**changes))
+    return encode_lessons(tiny, velatura.Hypernetwork.for_base(tiny), read_dataset(folder), PLAN.but(**changes))
 
 
 def test_class_pictures_are_kept_apart_and_count_as_often_as_their_folder_says(tiny, classed):

@@ -13,45 +13,55 @@ from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.datasets.folder import Example
 from velatura.datasets.pictures import read_picture
+from velatura.datasets.templates import Wording
 from velatura.datasets.weights import loss_weights
-from velatura.prompts.prompt import Prompt
-from velatura.sampling.conditioning import chunks_of, conditioning
+from velatura.training.speech import Speech
 
 PICTURES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The pictures as latents (pictures, 4, height, width), and what their captions say.
+    """The pictures as latents (pictures, 4, height, width), and what is said of them.
 
-    said: a row for each picture, and a last one for no caption, which says what an empty negative prompt does.
     weights: (pictures, 1, height, width) of mean 1, how much each place counts; None where all count alike. classes:
     pictures of what the base is to keep as it is, learned from beside the others, see class_pictures.py.
     """
 
     latents: Tensor
-    said: Conditioning
+    speech: Speech
     weights: Tensor | None = None
     classes: Cache | None = None
 
+    @property
+    def said(self) -> Conditioning:
+        """What the captions say, see Speech.fixed."""
+        return self.speech.fixed()
+
 
 @torch.no_grad()
-def encode_examples(base: Base, examples: Sequence[Example], pixels: int, *, masks: bool = True) -> Cache:
+def encode_examples(
+    base: Base,
+    examples: Sequence[Example],
+    pixels: int,
+    *,
+    masks: bool = True,
+    wording: Wording | None = None,
+    says_anew: bool = False,
+) -> Cache:
     """Encode every picture and caption: the mean of what the VAE says, and what the same words say in a prompt.
 
-    masks: let masks and alpha channels say which places count.
+    masks: let masks and alpha channels say which places count. wording: what is made of the captions; says_anew:
+    whether words come to say something else as the overlay learns.
     """
     latents = [
         base.encode(torch.stack([_pixels(example, pixels) for example in some]).to(base.device))
         for some in _portions(examples)
     ]
-    captions = [Prompt(example.caption, example.caption) for example in examples]
-    chunk_count = max(len(chunks_of(base.text, caption)) for caption in captions)
-    said = conditioning(base.text, captions, chunk_count)
-    nothing = conditioning(base.text, [Prompt("", "")], chunk_count, negative=True)
     encoded = torch.cat(latents)
     weights = _weights(examples, pixels, encoded) if masks else None
-    return Cache(encoded, Conditioning.joined([said, nothing]), weights)
+    speech = Speech(base.text, [each.caption for each in examples], wording, is_learned=says_anew)
+    return Cache(encoded, speech, weights)
 
 
 def _weights(examples: Sequence[Example], pixels: int, latents: Tensor) -> Tensor | None:

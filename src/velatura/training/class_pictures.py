@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example
+from velatura.overlays.overlay import Overlay
 from velatura.training.cache import Cache, encode_examples
 from velatura.training.plan import Plan
 
@@ -18,11 +19,15 @@ def class_examples(dataset: Dataset) -> list[Example]:
     return [example for example in dataset.regularising for _ in range(example.repeats)]
 
 
-def encode_lessons(base: Base, dataset: Dataset, plan: Plan) -> Cache:
-    """All pictures as they are learned from; class pictures are the cache's `classes`, where there are any."""
+def encode_lessons(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> Cache:
+    """All pictures as they are learned from; class pictures are the cache's `classes`, where there are any.
+
+    Those keep their captions: sentences of a template would call them by the name of what is learned.
+    """
     pixels = plan.pixels or base.family.default_pixels
-    cache = encode_examples(base, dataset.repeated(), pixels, masks=plan.masks)
+    options = {"masks": plan.masks, "says_anew": "text" in overlay.touches}
+    cache = encode_examples(base, dataset.repeated(), pixels, **options, wording=plan.wording(overlay.card.name))
     classes = class_examples(dataset)
     if not (classes and plan.class_weight):
         return cache
-    return replace(cache, classes=encode_examples(base, classes, pixels, masks=plan.masks))
+    return replace(cache, classes=encode_examples(base, classes, pixels, **options))

@@ -1,8 +1,10 @@
 """How an overlay is to be trained: every choice of a run as one value that is printed before it and kept beside it."""
 
 import math
+import re
 import tomllib
 import warnings
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -18,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from velatura.datasets.templates import TEMPLATES, Wording
 from velatura.errors import BadPlan, UnknownName, VelaturaWarning
 from velatura.training.rates import Rates
 from velatura.training.schedules import Schedule, factor
@@ -45,6 +48,9 @@ class Plan(BaseModel):
     learning_rate: Annotated[str, BeforeValidator(_as_text)] = Field(
         default="1e-4", description='rates and the steps they hold until, "5e-5:100, 5e-6:1500, 5e-7"'
     )
+    text_rate: Annotated[str | None, BeforeValidator(_as_text)] = Field(
+        default=None, description="the same for what acts in the text encoders; None: the learning rate"
+    )
     schedule: Schedule = Field(default="constant", description="shape that the rates are multiplied by, 1 at its top")
     warmup: int = Field(default=0, ge=0, description="steps in which the rate rises from 0")
     cycles: int = Field(default=1, ge=1, description='times that the schedule "restarts" begins')
@@ -65,11 +71,30 @@ class Plan(BaseModel):
     )
     gradient_norm: float | None = Field(default=1.0, gt=0, description="longer gradients are shortened to this")
     min_snr: float | None = Field(default=None, gt=0, description="weigh losses by min(snr, this) / snr; 5 is usual")
+    debiased: bool = Field(default=False, description="weigh losses by 1 / sqrt(snr), so that noisy timesteps rule")
+    velocity_as_noise: bool = Field(
+        default=False, description="weigh losses by snr / (snr + 1), where the base predicts velocity"
+    )
+    noise_as_velocity: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="add losses times this times (snr + 1) / snr, if it does not",
+    )
+    zero_terminal_snr: bool = Field(
+        default=False, description="stretch the schedule until it ends in noise alone, for bases that predict velocity"
+    )
     loss: Loss = Field(default="squared", description="error that is made small; Huber's counts outliers less")
     huber_threshold: float = Field(default=0.1, gt=0, le=1, description="error above which Huber's grows evenly")
     huber_schedule: HuberSchedule = Field(default="snr", description="how that threshold comes down with the noise")
     noise_offset: float = Field(
         default=0.0, ge=0, le=1, description="noise that is the same all over a picture, for dark and bright; 0.05"
+    )
+    pyramid_noise: float = Field(
+        default=0.0, ge=0, lt=1, description="add coarser noises, each weaker by this, for large shapes; 0.3"
+    )
+    input_perturbation: float = Field(
+        default=0.0, ge=0, le=1, description="more noise in pictures than is to be told, as when sampling errs; 0.1"
     )
     ema: float | None = Field(
         default=None, gt=0, lt=1, description="keep an average of the weights, this much of it at each step; 0.999"
@@ -78,6 +103,15 @@ class Plan(BaseModel):
     class_weight: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="how much class pictures (reg/) count beside the others"
     )
+    template: str = Field(
+        default="captions",
+        description='sentences around the captions: captions, style, subject, ..., or a text of them, "[name], [filewords]"',
+    )
+    shuffle_tags: bool = Field(
+        default=False, description="bring the parts of a caption between commas into another order each time"
+    )
+    tag_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of those parts left out each time")
+    keep_tags: int = Field(default=0, ge=0, description="the first of them that stay in their place, always")
     caption_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of captions left out, so that the style needs no words"
     )
@@ -109,10 +143,10 @@ class Plan(BaseModel):
         except ValidationError as error:
             raise BadPlan("; ".join(map(_complaint, error.errors()))) from None
         rates = plan.rates()
-        if not all(math.isfinite(each.rate) and each.rate >= 0 for each in rates.segments):
-            raise BadPlan(f'the rate "{plan.learning_rate}" is not a positive number throughout; 1e-4 is a usual one')
-        if not any(each.rate for each in rates.segments):
-            raise BadPlan(f'the rate "{plan.learning_rate}" is zero: nothing would be learned; 1e-4 is a usual one')
+        _refuse_unfit(plan.learning_rate, rates)
+        if plan.text_rate is not None:
+            _refuse_unfit(plan.text_rate, Rates.read(plan.text_rate, plan.steps))
+        plan.wording("")
         if plan.warmup >= rates.end and plan.warmup:
             raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {rates.end}: shorten it")
         for oddity in rates.oddities:
@@ -142,9 +176,40 @@ class Plan(BaseModel):
 
     def step_rates(self) -> list[float]:
         """The learning rate of every step, as the schedule shapes it."""
-        rates = self.rates()
-        shape = {"warmup": self.warmup, "cycles": self.cycles}
-        return [rate * factor(self.schedule, done, rates.end, **shape) for done, rate in enumerate(rates)]
+        return self._shaped(self.rates())
+
+    def step_text_rates(self) -> list[float]:
+        """The same of what acts in the text encoders; it stands still where its own rate ends before the other one."""
+        if self.text_rate is None:
+            return self.step_rates()
+        count = self.rates().end
+        rates = [*Rates.read(self.text_rate, self.steps)][:count]
+        return self._shaped([*rates, *[0.0] * (count - len(rates))])
+
+    def wording(self, name: str) -> Wording:
+        """How what is said of a picture is made of its caption; name: what [name] stands for."""
+        if self.template not in TEMPLATES and not re.search(r"\s|\[name\]|\[filewords\]", self.template):
+            raise UnknownName.among("template", self.template, TEMPLATES)
+        lines = TEMPLATES.get(self.template) or tuple(self.template.splitlines())
+        return Wording(
+            lines,
+            name,
+            shuffles_tags=self.shuffle_tags,
+            tag_dropout=self.tag_dropout,
+            keep_tags=self.keep_tags,
+        )
+
+    def _shaped(self, rates: Iterable[float]) -> list[float]:
+        end, shape = self.rates().end, {"warmup": self.warmup, "cycles": self.cycles}
+        return [rate * factor(self.schedule, done, end, **shape) for done, rate in enumerate(rates)]
+
+
+def _refuse_unfit(text: str, rates: Rates) -> None:
+    """Refuse rates that cannot be learned at."""
+    if not all(math.isfinite(each.rate) and each.rate >= 0 for each in rates.segments):
+        raise BadPlan(f'the rate "{text}" is not a positive number throughout; 1e-4 is a usual one')
+    if not any(each.rate for each in rates.segments):
+        raise BadPlan(f'the rate "{text}" is zero: nothing would be learned; 1e-4 is a usual one')
 
 
 def _complaint(error: ErrorDetails) -> str:

@@ -19,10 +19,11 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture, generate
 from velatura.training.cache import Cache
 from velatura.training.chance import draw, seed_of
-from velatura.training.objective import Huber, denoising_loss
+from velatura.training.objective import denoising_loss
 from velatura.training.optimizers import set_learning
 from velatura.training.plan import Plan
 from velatura.training.precision import products_in
+from velatura.training.predicting import huber_of, weighing_of
 from velatura.training.snapshots import Snapshot
 from velatura.training.validation import Examination, is_noise
 
@@ -171,21 +172,18 @@ class Pupil:
             timestep_count=len(self.base.schedule),
             caption_dropout=self.plan.caption_dropout,
             noise_offset=self.plan.noise_offset,
+            pyramid_noise=self.plan.pyramid_noise,
+            input_perturbation=self.plan.input_perturbation,
         )
         chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
-        captionless = chance.captionless.to(latents.device)
-        said = cache.said.rows(torch.where(captionless, len(latents), chosen))
+        said = cache.speech.of(chance.pictures, chance.captionless, seed, done)
         weights = None if cache.weights is None else cache.weights[chosen]
-        huber, min_snr = huber_of(self.plan), self.plan.min_snr
+        mixed = None if chance.mixed is None else chance.mixed.to(latents.device)
         with products_in(self.base):
             return denoising_loss(
                 *(self.base, latents[chosen], said, noise, chance.timesteps),
-                min_snr=min_snr,
-                huber=huber,
+                mixed=mixed,
+                weighing=weighing_of(self.plan),
+                huber=huber_of(self.plan),
                 weights=weights,
             )
-
-
-def huber_of(plan: Plan) -> Huber | None:
-    """How the plan measures errors, where it does not just square them."""
-    return None if plan.loss == "squared" else Huber(plan.loss, plan.huber_threshold, plan.huber_schedule)

@@ -26,6 +26,7 @@ from velatura.training.fingerprint import fingerprint, refuse_changed
 from velatura.training.optimizers import optimizer_of
 from velatura.training.plan import Plan
 from velatura.training.precision import frozen_base
+from velatura.training.predicting import scheduled
 from velatura.training.pupil import Pupil
 from velatura.training.run import RunFolder, vacant
 from velatura.training.validation import Examination
@@ -104,8 +105,8 @@ def resume(
 
 def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> Course:
     """All that a run needs, but for its folder."""
-    frozen = _frozen(base, plan, over_others=over_others)
-    cache = encode_lessons(base, dataset, plan)
+    frozen = scheduled(_frozen(base, plan, over_others=over_others), plan)
+    cache = encode_lessons(base, overlay, dataset, plan)
     optimizer = optimizer_of(plan, overlay.float().parameters())
     if plan.a1111:
         refuse_unknown(optimizer)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.base.conditioning import Conditioning
 from velatura.training.cache import Cache
 from velatura.training.chance import seed_of
 from velatura.training.objective import denoising_loss
 from velatura.training.precision import products_in
+from velatura.training.speech import Speech
 
 AT_ONCE = 8
 SEED = 0  # of every run, whatever its own: so that runs can be compared too
@@ -22,24 +22,25 @@ ROUGHER = 0.1  # than the roughest picture that is learned from: such a preview 
 
 @dataclass(frozen=True)
 class Examination:
-    """Latents, what is said of them, timesteps from all over the schedule, one a picture, and noise."""
+    """Latents, what is said of which pictures, timesteps from all over the schedule, one a picture, and noise."""
 
     latents: Tensor
-    said: Conditioning
+    speech: Speech
+    pictures: Tensor
     timesteps: Tensor
     noise: Tensor
 
     @classmethod
     def of(cls, cache: Cache, count: int, timestep_count: int) -> Self:
         """Take pictures in turn and the middles of as many slices of the schedule."""
-        rows = torch.arange(count) % (len(cache.said.context) - 1)
+        rows = torch.arange(count) % len(cache.latents)
         latents = cache.latents[rows]
         noise = [
             torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed_of(SEED, "validation", number)))
             for number in range(count)
         ]
         timesteps = ((torch.arange(count) + 0.5) * timestep_count / count).long()
-        return cls(latents, cache.said.rows(rows), timesteps, torch.stack(noise).to(latents.device))
+        return cls(latents, cache.speech, rows, timesteps, torch.stack(noise).to(latents.device))
 
     @torch.no_grad()
     def loss(self, base: Base) -> float:
@@ -47,10 +48,9 @@ class Examination:
         total = 0.0
         for first in range(0, len(self.latents), AT_ONCE):
             rows = torch.arange(first, min(first + AT_ONCE, len(self.latents)))
+            said = self.speech.plainly(self.pictures[rows])
             with products_in(base):
-                part = denoising_loss(
-                    base, self.latents[rows], self.said.rows(rows), self.noise[rows], self.timesteps[rows]
-                )
+                part = denoising_loss(base, self.latents[rows], said, self.noise[rows], self.timesteps[rows])
             total += part.item() * len(rows)
         return total / len(self.latents)
 

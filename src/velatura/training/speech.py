@@ -1,0 +1,89 @@
+"""What is said of the pictures while an overlay trains: their captions, worded anew each time where the plan says so."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from random import Random
+
+import torch
+from torch import Tensor
+
+from velatura.base.conditioning import Conditioning
+from velatura.base.text import TextEncoder
+from velatura.datasets.templates import FILEWORDS, NAME, Wording
+from velatura.prompts.prompt import Prompt
+from velatura.sampling.conditioning import chunks_of, conditioning
+from velatura.training.chance import seed_of
+
+REMEMBERED = 256  # texts; what an SD1 is told by one takes 240 kB, an SDXL 630
+
+
+class Speech:
+    """What the base is told of each picture, by its caption.
+
+    is_learned: whether the overlay changes what words say, so that they are encoded at every step, with gradients.
+    Else each text is encoded once, and where it is the same at each step, before the first.
+    """
+
+    def __init__(
+        self, text: TextEncoder, captions: Sequence[str], wording: Wording | None = None, *, is_learned: bool = False
+    ) -> None:
+        self.captions, self.wording, self.is_learned = tuple(captions), wording or Wording(), is_learned
+        self._text = text
+        self._encoded: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
+        self._fixed = self.fixed() if self.wording.is_fixed and not is_learned else None
+
+    def of(self, pictures: Tensor, captionless: Tensor, seed: int, step: int) -> Conditioning:
+        """What is said of pictures (batch,) at a step, nothing of those that are captionless (batch,)."""
+        if self._fixed:
+            return self._fixed.rows(torch.where(captionless, len(self.captions), pictures))
+        first, silent = step * len(pictures), captionless.tolist()
+        worded = [self._worded(picture, seed, first + place) for place, picture in enumerate(pictures.tolist())]
+        return self._said(["" if none else text for text, none in zip(worded, silent, strict=True)])
+
+    def plainly(self, pictures: Tensor) -> Conditioning:
+        """What is said of pictures (batch,) when they are examined: worded the same at each try, and for each seed."""
+        if self._fixed:
+            return self._fixed.rows(pictures)
+        return self._said([self._worded(picture, 0, picture) for picture in pictures.tolist()])
+
+    @torch.no_grad()
+    def fixed(self) -> Conditioning:
+        """A row for each caption, and a last one for none, which says what an empty negative prompt does."""
+        lines = [self.wording.draw(caption, Random(0)) for caption in self.captions]
+        prompts = [Prompt(line, line) for line in lines]
+        said = conditioning(self._text, prompts, self._usual_count)
+        nothing = conditioning(self._text, [Prompt("", "")], self._usual_count, negative=True)
+        return Conditioning.joined([said, nothing])
+
+    def _worded(self, picture: int, seed: int, number: int) -> str:
+        return self.wording.draw(self.captions[picture], Random(seed_of(seed, "wording", number)))
+
+    def _said(self, texts: Sequence[str]) -> Conditioning:
+        prompts = {text: Prompt(text, text) for text in texts}
+        count = max(self._usual_count, *(len(chunks_of(self._text, each)) for each in prompts.values()))
+        encode = self._encode if self.is_learned else self._remembered
+        encoded = {text: encode(prompt, count) for text, prompt in prompts.items()}
+        return Conditioning.joined([encoded[text] for text in texts])
+
+    @cached_property
+    def _usual_count(self) -> int:
+        """How many chunks the longest caption takes, so that contexts are as long at each step, or nearly."""
+        lines = [line.replace(NAME, self.wording.name) for line in self.wording.lines]
+        texts = {line.replace(FILEWORDS, caption) for line in lines for caption in self.captions}
+        return max(len(chunks_of(self._text, Prompt(text, text))) for text in texts)
+
+    @torch.no_grad()
+    def _remembered(self, prompt: Prompt, count: int) -> Conditioning:
+        key = prompt.words, count
+        if key not in self._encoded:
+            self._encoded[key] = self._encode(prompt, count)
+        self._encoded.move_to_end(key)
+        if len(self._encoded) > REMEMBERED:
+            self._encoded.popitem(last=False)
+        return self._encoded[key]
+
+    def _encode(self, prompt: Prompt, count: int) -> Conditioning:
+        return conditioning(self._text, [prompt], count, negative=not prompt.words)
