@@ -9,7 +9,7 @@ from PIL import Image
 
 import velatura
 from velatura.cli.app import main
-from velatura.cli.training import command_line
+from velatura.cli.training_run import command_line
 
 BRIEF = ("--steps", "2", "--batch", "1", "--pixels", "32", "--precision", "float32")
 

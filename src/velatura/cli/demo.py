@@ -10,7 +10,7 @@ import typer
 import velatura
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say
-from velatura.cli.training import command_line, training_bar
+from velatura.cli.training_run import command_line, training_bar
 from velatura.files import replacing
 
 if TYPE_CHECKING:

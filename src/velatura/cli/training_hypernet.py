@@ -1,0 +1,72 @@
+"""The verb `train hypernet`."""
+
+from typing import Annotated, TypeVar
+
+import velatura
+from velatura.cli.training_options import WHAT, Asked, Folder, asking, option
+from velatura.cli.training_run import Session
+from velatura.errors import BadOverlay
+
+Number = TypeVar("Number", int, float)
+
+Layers = Annotated[str, option("Widths of its layers, in widths of the context.", WHAT)]
+Activation = Annotated[str, option("Between its layers: relu, mish, linear (A1111's own default), ...", WHAT)]
+LayerNorm = Annotated[bool, option("Normalise after each layer.", WHAT, "--layer-norm")]
+Init = Annotated[str, option("How its weights begin: normal, xavier_normal, kaiming_uniform, ...", WHAT)]
+ActivateOutput = Annotated[bool, option("Activate its last layer too.", WHAT, "--activate-output")]
+Dropout = Annotated[float, option("Share of its hidden features that rest.", WHAT)]
+LastLayerDropout = Annotated[
+    bool,
+    option("Whether those of the last hidden layer rest too.", WHAT, "--last-layer-dropout/--no-last-layer-dropout"),
+]
+Widths = Annotated[
+    str | None, option("Widths of the contexts it changes: 768 or 320,640.", WHAT, shown="all of the base")
+]
+
+
+@asking
+def train_hypernet(
+    folder: Folder,
+    *,
+    asked: Asked,
+    layers: Layers = "1,2,1",
+    activation: Activation = "relu",
+    layer_norm: LayerNorm = False,
+    activate_output: ActivateOutput = False,
+    dropout: Dropout = 0.0,
+    last_layer_dropout: LastLayerDropout = True,
+    init: Init = "normal",
+    widths: Widths = None,
+) -> None:
+    """Train a hypernetwork: a small network in front of every K and V of the base, good at styles.
+
+    velatura train hypernet photos/ --name inca --steps 300 --out runs/inca
+
+    velatura train hypernet photos/ --base sd15/ --layers 1,2,1 --activation mish --rate "5e-5:100, 5e-6" --dry-run
+    """
+    from velatura.overlays.target import Target
+
+    session = Session.of("hypernet", folder, asked)
+    overlay = velatura.Hypernetwork.for_base(
+        session.base,
+        layers=_numbers("layers", layers, float, "1,2,1"),
+        activation=activation,
+        layer_norm=layer_norm,
+        activate_output=activate_output,
+        dropout=dropout,
+        last_layer_dropout=last_layer_dropout,
+        init=init,
+        widths=None if widths is None else _numbers("widths", widths, int, "768,320"),
+        seed=asked.seed,
+        name=session.name,
+    )
+    if asked.dry_run:  # a run says the same where it attaches
+        overlay.refuse_misfit(Target.of(session.base))
+    session.run(overlay)
+
+
+def _numbers(what: str, text: str, kind: type[Number], example: str) -> tuple[Number, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise BadOverlay(f'the {what} "{text}" are no list of numbers; write "{example}"') from None

@@ -1,0 +1,133 @@
+"""A training from the command line, the same for every kind: what will be done is printed, done, and where it is said."""
+
+import shlex
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import velatura
+from velatura.cli.base import open_base
+from velatura.cli.screen import say
+from velatura.cli.training_options import Asked
+from velatura.datasets.folder import read_dataset, read_picture
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+    from velatura.overlays.overlay import Overlay
+    from velatura.training.plan import Plan
+    from velatura.training.train import Step
+
+GLANCE = 16  # pixels: enough to read a picture to its end and see whether it is whole
+MEAN_OF = 20  # steps; the loss of one alone says little
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command line asks for, made ready before anything is printed: the base is open, the pictures are whole."""
+
+    base: "Base"
+    name: str
+    folder: Path
+    plan: "Plan"
+    out: Path
+    dry_run: bool
+
+    @classmethod
+    def of(cls, kind: str, folder: Path, asked: Asked) -> Self:
+        """Open the base and find the plan; what is wrong with the folders is said before."""
+        from velatura.training.run import file_name, vacant
+
+        name = asked.name or folder.absolute().name
+        out = vacant(asked.out or Path("runs", file_name(name)))
+        dataset = read_dataset(folder)
+        for example in [*dataset.examples, *dataset.regularising]:
+            read_picture(example.path, GLANCE)
+        base = open_base(asked.base, velatura.Library(*(asked.library or [Path()])))
+        preset = velatura.Plan.preset(kind, base.family.name, asked.purpose)
+        return cls(base, name, folder, preset.but(**asked.fields_of_plan()), out, asked.dry_run)
+
+    def run(self, overlay: "Overlay") -> None:
+        """Print what will be done, do it, and say where it is."""
+        dataset = read_dataset(self.folder)
+        rows = {
+            "overlay": f"{overlay.card.name}, {overlay.card}, {_parameter_count(overlay):,} parameters",
+            "base": f"{self.base.name} {self.base.hash}",
+            **_pictures(self.folder, self.plan),
+            "captions": f"from file names: {sum(each.is_named_so for each in dataset.repeated())}",
+            **{field.replace("_", " "): value for field, value in self.plan if value is not None},
+            "steps": _steps(self.plan),
+            "out": self.out,
+        }
+        for label, value in rows.items():
+            say(f"{label:21}{value}")
+        if self.dry_run:
+            from velatura.training.estimate import estimate
+
+            say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
+            return
+        with training_bar() as on_step:
+            run = velatura.train(self.base, overlay, self.folder, self.plan, out=self.out, on_step=on_step)
+        say(f"{run.file}: {overlay.card}")
+        prompt = _calling(overlay, run.file.stem, dataset.examples[0].caption)
+        say(f"try:  {command_line('velatura', 'generate', prompt, '--library', self.out)}")
+
+
+def command_line(*words: str | Path) -> str:
+    """A command to copy into a shell, where captions and paths mean no more than they say."""
+    one_line = (" ".join(str(word).split()) for word in words)
+    return shlex.join("".join(filter(str.isprintable, word)) for word in one_line)
+
+
+@contextmanager
+def training_bar() -> Generator[Callable[["Step"], None]]:
+    """A bar of the steps done, on stderr, with the running mean of the loss and the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress("training", *columns, *times, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=None, loss=float("nan"))
+        losses = list[float]()
+
+        def on_step(step: "Step") -> None:
+            losses.append(step.loss)
+            recent = losses[-MEAN_OF:]
+            progress.update(task, completed=step.done, total=step.total, loss=sum(recent) / len(recent))
+
+        yield on_step
+
+
+def _calling(overlay: "Overlay", stem: str, words: str) -> str:
+    """A prompt that calls an overlay: an embedding by its name as a word, all others by a tag."""
+    return f"{words}, {overlay.card.name}" if overlay.kind == "embedding" else f"{words} <{overlay.kind}:{stem}:1>"
+
+
+def _parameter_count(overlay: "Overlay") -> int:
+    return sum(each.numel() for each in overlay.parameters())
+
+
+def _pictures(folder: Path, plan: "Plan") -> dict[str, str]:
+    """How many pictures there are, and how often each is seen."""
+    dataset = read_dataset(folder)
+    count = len(dataset.repeated())
+    seen = plan.rates().end * plan.batch_size * plan.accumulation / count
+    rows = {"folder": f"{folder}, {count} pictures, each seen {seen:g} times"}
+    if dataset.regularising:
+        rows["class pictures"] = f"{len(dataset.regularising)}"
+    return rows
+
+
+def _steps(plan: "Plan") -> str:
+    end = plan.rates().end
+    return f"{end}" if end == plan.steps else f"{end}, where the rate ends, not {plan.steps}"
