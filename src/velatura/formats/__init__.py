@@ -17,26 +17,30 @@ from velatura.formats import a1111_hypernetwork, checkpoint, folder, folder_writ
 from velatura.formats.folder_weights import weights as weights_in
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
+from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state, open_tensors
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way in which overlays are written down; ending is what its files are called."""
+    """One way in which overlays of a kind are written down, any where it is ""; ending is what its files are called."""
 
+    name: str
+    kind: str
     ending: str
     sniff: Callable[[Contents], bool]
     read: Callable[[Contents], Overlay]
     write: Callable[[Overlay, Path], None]
 
 
-DIALECTS = {
-    "velatura": Dialect(".safetensors", native.sniff, native.read, native.write),
-    "a1111": Dialect(".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
-}
+DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
+    Dialect("velatura", "", ".safetensors", native.sniff, native.read, native.write),
+    Dialect("a1111", "hypernet", ".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
+)
 
 CHECKPOINT = ".safetensors"
+ENDINGS = list(dict.fromkeys(each.ending for each in DIALECTS if each.kind in {"", Hypernetwork.kind}))
 
 
 def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | None = None) -> Overlay:
@@ -52,15 +56,20 @@ def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | Non
 
 def _from_tensors(path: Path) -> Overlay:
     contents = open_tensors(path)
-    for dialect in DIALECTS.values():
-        if dialect.sniff(contents):
-            return dialect.read(contents)
-    raise BadFile(f"{contents.path.name} is no overlay that is known here: {', '.join(DIALECTS)} files are")
+    return dialect_of(contents).read(contents)
+
+
+def dialect_of(contents: Contents) -> Dialect:
+    """The dialect that a file is written in; raises BadFile for what is none."""
+    if found := next((each for each in DIALECTS if each.sniff(contents)), None):
+        return found
+    known = ", ".join(dict.fromkeys(each.name for each in DIALECTS))
+    raise BadFile(f"{contents.path.name} is no overlay that is known here: {known} files are")
 
 
 def _beside(composition: Path, name: str) -> Overlay:
     """The overlay of a name in the folder of the composition that names it."""
-    return open_overlay(hns.beside(composition, name, [each.ending for each in DIALECTS.values()]))
+    return open_overlay(hns.beside(composition, name, ENDINGS))
 
 
 def save(
@@ -82,16 +91,24 @@ def save(
         return
     if dtype is not None:
         raise BadOverlay(f"only bases are written in another precision, not a {thing.kind}: leave dtype out")
-    path = Path(path).expanduser()
-    endings = {each.ending: each for each in DIALECTS.values()}
     if isinstance(thing, Composition):
         raise BadOverlay(f"{thing.card.name or 'this'} is a composition of others: keep its .hns file, and save those")
-    if dialect is None and path.suffix not in endings:
-        raise UnknownName.among("ending of a file", path.suffix, endings)
-    if dialect is not None and dialect not in DIALECTS:
-        raise UnknownName.among("dialect", dialect, DIALECTS)
-    chosen = endings[path.suffix] if dialect is None else DIALECTS[dialect]
-    chosen.write(thing, path)
+    path = Path(path).expanduser()
+    _dialect_for(thing.kind, path, dialect).write(thing, path)
+
+
+def _dialect_for(kind: str, path: Path, name: str | None) -> Dialect:
+    """The dialect to write an overlay of a kind in: the one of that name, or else the one of the path's ending."""
+    fit = [each for each in DIALECTS if each.kind in {"", kind}]
+    if name is None:
+        found = next((each for each in fit if each.ending == path.suffix), None)
+        what, said, known = "ending of a file", path.suffix, [each.ending for each in fit]
+    else:
+        found = next((each for each in fit if each.name == name), None)
+        what, said, known = "dialect", name, [each.name for each in fit]
+    if found is None:
+        raise UnknownName.among(what, said, dict.fromkeys(known))
+    return found
 
 
 def _save_base(base: Base, path: str | PathLike[str], dtype: torch.dtype | None) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from velatura.card import Card
 from velatura.errors import VelaturaError
-from velatura.formats import DIALECTS, hns
+from velatura.formats import ENDINGS, hns
 from velatura.formats.verdict import examine
 from velatura.overlays.composition import Node, leaves
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -73,7 +73,7 @@ def examine_composition(path: str | PathLike[str]) -> ComposedVerdict:
 def _member(composition: Path, name: str) -> Member:
     """A hypernetwork by its name: what is wrong with one does not hide the others."""
     try:
-        file = hns.beside(composition, name, [each.ending for each in DIALECTS.values()])
+        file = hns.beside(composition, name, ENDINGS)
         verdict = examine(file)
     except VelaturaError as error:
         return Member(name=name, problem=str(error))

@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from velatura.errors import BadFile
-from velatura.formats import DIALECTS, Dialect
+from velatura.formats import dialect_of
 from velatura.formats.programs import Answer, answers
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card
@@ -49,13 +48,13 @@ def examine(path: str | PathLike[str]) -> Verdict:
     """Open an overlay's file and say what it is; what is wrong with it is raised or warned of as when it is used."""
     path = Path(path).expanduser()
     contents = open_tensors(path)
-    name, dialect = _dialect(contents)
+    dialect = dialect_of(contents)
     overlay = dialect.read(contents)
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     return Verdict(
         card=overlay.card,
-        dialect=name,
+        dialect=dialect.name,
         container=CONTAINERS[contents.container],
         trigger=f"<{overlay.kind}:{path.stem}:1>",
         hash=digest,
@@ -64,13 +63,6 @@ def examine(path: str | PathLike[str]) -> Verdict:
         precisions=tuple(sorted({str(each.dtype).removeprefix("torch.") for each in _tensors(contents)})),
         opens=answers(contents, overlay) if isinstance(overlay, Hypernetwork) else {},
     )
-
-
-def _dialect(contents: Contents) -> tuple[str, Dialect]:
-    for name, dialect in DIALECTS.items():
-        if dialect.sniff(contents):
-            return name, dialect
-    raise BadFile(f"{contents.path.name} is no overlay that is known here: {', '.join(DIALECTS)} files are")
 
 
 def _tensors(contents: Contents) -> Iterator[Tensor]:
