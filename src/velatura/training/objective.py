@@ -12,6 +12,7 @@ from velatura.base.conditioning import Conditioning
 
 Measure = Literal["squared", "huber", "smooth_l1"]
 Threshold = Literal["snr", "exponential", "constant"]
+MOST_SNR = 1000.0  # above it, in the first few timesteps, there is nothing left to weigh
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,32 @@ class Huber:
         return 2 * (c if self.measure == "huber" else 1) * ((difference.square() + c.square()).sqrt() - c)
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """How much a picture's error counts by the signal-to-noise ratio at its timestep; all that is chosen multiplies.
+
+    min_snr: see min_snr_weights. debiased: by the root of the noise's share, as noise that is told wrongly matters most
+    where there is most of it (Yu et al. 2023, Debias the Training of Diffusion Models). velocity_as_noise: errors of
+    velocity as if they were those of noise. noise_as_velocity: errors of noise also as those of velocity, this much.
+    """
+
+    min_snr: float | None = None
+    debiased: bool = False
+    velocity_as_noise: bool = False
+    noise_as_velocity: float = 0.0
+
+    def of(self, snr: Tensor, *, predicts_velocity: bool) -> Tensor:
+        """A factor for each ratio."""
+        factors, capped = torch.ones_like(snr), snr.clamp(max=MOST_SNR)
+        if self.min_snr is not None:
+            factors = factors * min_snr_weights(snr, self.min_snr, predicts_velocity=predicts_velocity)
+        if self.debiased:
+            factors = factors / ((capped + 1) if predicts_velocity else capped.sqrt())
+        if self.velocity_as_noise:
+            factors = factors * capped / (capped + 1)
+        return factors * (1 + self.noise_as_velocity * (capped + 1) / capped)
+
+
 def denoising_loss(
     base: Base,
     latents: Tensor,
@@ -46,30 +73,30 @@ def denoising_loss(
     noise: Tensor,
     timesteps: Tensor,
     *,
-    min_snr: float | None = None,
+    mixed: Tensor | None = None,
+    weighing: Weighing | None = None,
     huber: Huber | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
     """The mean squared error of what the base predicts of noised latents: a 0-d tensor in float32.
 
     latents, noise: (batch, 4, height, width) in float32; said: by the captions, or their contexts (batch, tokens,
-    width) alone, see Base.predict; timesteps: (batch,). With min_snr every picture's error is weighed by its timestep,
-    see min_snr_weights; weights: (batch, 1, height, width), of mean 1, how much each place counts.
+    width) alone, see Base.predict; timesteps: (batch,); mixed: noise that is mixed in in place of the one to be told.
+    weights: (batch, 1, height, width), of mean 1, how much each place counts.
     """
     kept = base.schedule.alphas_cumprod.to(latents.device)[timesteps.to(latents.device)]  # (batch,)
-    noisy = base.schedule.add_noise(latents, noise, timesteps)
-    target = noise
-    if base.family.prediction == "v_prediction":  # Salimans & Ho 2022, Progressive Distillation, appendix D
+    noisy = base.schedule.add_noise(latents, noise if mixed is None else mixed, timesteps)
+    target, predicts_velocity = noise, base.family.prediction == "v_prediction"
+    if predicts_velocity:  # Salimans & Ho 2022, Progressive Distillation, appendix D
         target = kept.sqrt().view(-1, 1, 1, 1) * noise - (1 - kept).sqrt().view(-1, 1, 1, 1) * latents
     difference = base.predict(noisy, timesteps, said) - target
     errors = huber.of(difference, timesteps, kept, len(base.schedule)) if huber else difference.square()
     if weights is not None:
         errors = errors * weights
     errors = errors.mean(dim=(1, 2, 3))  # (batch,)
-    if min_snr is None:
-        return errors.mean()
-    by_snr = min_snr_weights(kept / (1 - kept), min_snr, predicts_velocity=base.family.prediction == "v_prediction")
-    return (by_snr * errors).mean()
+    if weighing:
+        errors = errors * weighing.of(kept / (1 - kept), predicts_velocity=predicts_velocity)
+    return errors.mean()
 
 
 def min_snr_weights(snr: Tensor, gamma: float, *, predicts_velocity: bool) -> Tensor:
