@@ -66,6 +66,19 @@ def lora(tiny: velatura.Base) -> Callable[..., velatura.Lora]:
     return make
 
 
+@pytest.fixture
+def embedding(tiny: velatura.Base) -> Callable[..., velatura.Embedding]:
+    """Make embeddings for the tiny base that change what it says of the word "a"."""
+
+    def make(seed: int = 1, **options: object) -> velatura.Embedding:
+        made = velatura.Embedding.for_base(tiny, **{"name": "a", "vectors": 2, **options})
+        for each in made.parameters():
+            nn.init.normal_(each, std=0.5, generator=torch.Generator().manual_seed(seed))
+        return made
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def xl() -> velatura.Base:
     """A base with an SDXL's parts and random weights, small: two text towers, and a UNet that is told sizes."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from velatura.merging.report import BakeReport
     from velatura.overlays.attach import Attachment, Laid, attach, attach_all
     from velatura.overlays.effect import Effect
+    from velatura.overlays.embedding import Embedding
     from velatura.overlays.hypernetwork import Hypernetwork
     from velatura.overlays.lora import Lora
     from velatura.overlays.overlay import Overlay
@@ -34,6 +35,7 @@ __all__ = [
     "Base",
     "Card",
     "Effect",
+    "Embedding",
     "Hypernetwork",
     "Laid",
     "Library",
@@ -67,6 +69,7 @@ _HOMES = {
     "Base": "base.base",
     "Card": "card",
     "Effect": "overlays.effect",
+    "Embedding": "overlays.embedding",
     "Hypernetwork": "overlays.hypernetwork",
     "Laid": "overlays.attach",
     "Library": "library",

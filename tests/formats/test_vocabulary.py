@@ -77,7 +77,10 @@ def test_chunks_of_prompts_are_the_webuis(token_ids):
     tower = Tower(vocabulary.clip_tokenizer(pads_with_zero=False), None)
     assert len(recorded()) == 29
     for case in recorded():
-        chunks = chunked(Prompt.read(case["prompt"]).runs, token_ids, 267, case["comma_padding_backtrack"])
+        runs = Prompt.read(case["prompt"]).runs
+        chunks = chunked(
+            runs, lambda text: [(token,) for token in token_ids(text)], 267, case["comma_padding_backtrack"]
+        )
         assert [tower.framed([piece.token for piece in chunk]) for chunk in chunks] == [
             chunk["tokens"] for chunk in case["chunks"]
         ], case["prompt"]

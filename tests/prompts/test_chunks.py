@@ -8,8 +8,9 @@ from zlib import crc32
 import pytest
 from instant_clip_tokenizer import Tokenizer
 
+from velatura.base.words import Word, Words
 from velatura.errors import BadOverlay
-from velatura.prompts.chunks import Word, Words, chunked, token_count
+from velatura.prompts.chunks import chunked, token_count
 from velatura.prompts.grammar import read_emphasis
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "chunks.json").read_text("utf-8"))
@@ -46,7 +47,11 @@ def spread(runs):
 def test_chunks_are_the_webuis(case):
     token_ids = TOKENIZERS[case["tokenizer"]]
     [comma] = token_ids(",")
-    told = read_emphasis(case["prompt"]), token_ids, comma, case["comma_padding_backtrack"], known_words(token_ids)
+    words = known_words(token_ids)
+    told = (
+        *(read_emphasis(case["prompt"]), lambda text: words.read(token_ids(text))),
+        *(comma, case["comma_padding_backtrack"]),
+    )
     assert token_count(*told) == case["token_count"]
     chunks = chunked(*told)
     for chunk, expected in zip(chunks, case["chunks"], strict=True):

@@ -32,11 +32,15 @@ def spread(runs):
     return [value for value, times in runs for _ in range(times)]
 
 
+def toy_groups(text):
+    return [(token,) for token in toy_ids(text)]
+
+
 @pytest.mark.parametrize(
     "case", recorded(), ids=lambda case: f"{case['prompt'][-30:]} {case['comma_padding_backtrack']}"
 )
 def test_chunks_are_the_webuis(case):
-    chunks = chunked(read_emphasis(case["prompt"]), toy_ids, COMMA, case["comma_padding_backtrack"])
+    chunks = chunked(read_emphasis(case["prompt"]), toy_groups, COMMA, case["comma_padding_backtrack"])
     for chunk, expected in zip(chunks, case["chunks"], strict=True):
         tokens = [START, *(piece.token for piece in chunk)]
         assert tokens + [END] * (77 - len(tokens)) == expected["tokens"]

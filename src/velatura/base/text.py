@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from velatura.base.conditioning import Conditioning
+from velatura.base.words import ROOM, Glossary, Place
 from velatura.errors import BadRecipe, VelaturaWarning
 
 TOKENS = 77
-ROOM = TOKENS - 2  # of a chunk, between start and end
+ALONE = Place()
 
 
 class Said(NamedTuple):
@@ -93,6 +94,11 @@ class TextEncoder:
 
     def __init__(self, towers: Sequence[Tower]) -> None:
         self.towers = tuple(towers)
+        self.glossary = Glossary()
+
+    def __getstate__(self) -> dict[str, object]:
+        """What deepcopy and pickle make of it: no words, whose vectors its copied towers do not know."""
+        return {"towers": self.towers, "glossary": Glossary()}
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
@@ -129,6 +135,10 @@ class TextEncoder:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
+    def read(self, text: str, place: Place = ALONE) -> list[tuple[int, ...]]:
+        """What text says in ids: each token by itself, and those of a word that was given it together."""
+        return self.glossary.read(self.token_ids(text), place)
+
     def encode_chunks(self, chunks: Sequence[Sequence[int]], clip_skip: int | None = None) -> list[Said]:
         """What each tower says of chunks of up to 75 ids.
 
@@ -143,7 +153,9 @@ class TextEncoder:
 
     def conditioning(self, texts: Iterable[str], clip_skip: int | None = None) -> Conditioning:
         """Encode plain texts; what is past 75 tokens is cut off with a warning."""
-        said = self.encode_chunks([self._cut(text) for text in texts], clip_skip)
+        listed = list(texts)
+        chunks = [self._cut(text, Place(row, len(listed))) for row, text in enumerate(listed)]
+        said = self.encode_chunks(chunks, clip_skip)
         context = torch.cat([each.hidden for each in said], dim=-1)  # (batch, 77, width)
         return Conditioning(context, said[-1].pooled)
 
@@ -151,12 +163,17 @@ class TextEncoder:
         """Encode plain texts into contexts (batch, 77, width); what is past 75 tokens is cut off with a warning."""
         return self.conditioning(texts).context
 
-    def _cut(self, text: str) -> list[int]:
-        ids = self.token_ids(text)
-        if len(ids) > ROOM:
-            said = f"{text[:40]!r}... has {len(ids)} tokens, of which the first {ROOM} are read: make it shorter"
-            warnings.warn(said, VelaturaWarning, stacklevel=4)
-        return ids[:ROOM]
+    def _cut(self, text: str, place: Place) -> list[int]:
+        ids: list[int] = []
+        read = self.read(text, place)
+        for tokens in read:
+            if len(ids) + len(tokens) > ROOM:
+                whole = sum(map(len, read))
+                said = f"{text[:40]!r}... has {whole} tokens, of which the first {len(ids)} are read: make it shorter"
+                warnings.warn(said, VelaturaWarning, stacklevel=4)
+                break
+            ids += tokens
+        return ids
 
 
 def _special(found: object) -> int:

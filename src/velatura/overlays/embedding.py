@@ -20,7 +20,10 @@ from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import BLOCKS
 
-ALONE, PAIR = ("emb_params",), ("clip_l", "clip_g")  # as files call the vectors: of one text tower, and of an SDXL's two
+ALONE, PAIR = (
+    ("emb_params",),
+    ("clip_l", "clip_g"),
+)  # as files call the vectors: of one text tower, and of an SDXL's two
 
 
 class EmbeddingStructure(BaseModel):
@@ -76,7 +79,9 @@ class Embedding(Overlay):
         """The embedding of these vectors (count, width), one tensor for each text tower."""
         if any(each.ndim != 2 or len(each) != len(vectors[0]) for each in vectors):
             shapes = " and ".join(str(tuple(each.shape)) for each in vectors)
-            raise BadOverlay(f"vectors of shape {shapes} make no embedding: give as many for each tower, (count, width)")
+            raise BadOverlay(
+                f"vectors of shape {shapes} make no embedding: give as many for each tower, (count, width)"
+            )
         structure = {"vectors": len(vectors[0]), "widths": [each.shape[1] for each in vectors]}
         made = cls.from_card(card.but(kind=cls.kind, structure=structure))
         with writable():
@@ -85,19 +90,21 @@ class Embedding(Overlay):
         return made
 
     @classmethod
-    def for_base(
-        cls, base: Base, *, name: str, vectors: int = 1, initial: str = "*", seed: int | None = None
-    ) -> Self:
+    def for_base(cls, base: Base, *, name: str, vectors: int = 1, initial: str = "*", seed: int | None = None) -> Self:
         """Make an untrained embedding for a base, whose vectors are those of the words of a text, in their order.
 
         Fewer vectors than the text has tokens leave some out, more repeat them, as A1111 does it. initial: "" begins
-        with zeros. seed: where more vectors than tokens would begin alike, the later ones are moved a little apart.
+        with zeros. seed: if given, each is moved by a hundredth of what words differ by, so that those begun
+        alike part.
         """
         if vectors < 1:
             raise BadOverlay(f"an embedding of {vectors} vectors says nothing: give it 1 to {ROOM}")
         refuse_crowds(name or "the embedding", vectors)
         said = base.text.token_ids(initial)
         begun = [_begun(tower.model, said, vectors) for tower in base.text.towers]
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+            begun = [_moved(each, tower.model, generator) for each, tower in zip(begun, base.text.towers, strict=True)]
         card = Card(kind=cls.kind, name=name, family=base.family.name, base=base.name, base_hash=base.hash)
         return cls.of(*begun, card=card)
 
@@ -129,9 +136,11 @@ class Embedding(Overlay):
         text = self._text_of(target)
         spelling = text.token_ids(self.name)
         if not spelling:
-            raise BadOverlay(f"the embedding {self.name!r} has no name to be called by in prompts: use called('a name')")
+            raise BadOverlay(
+                f"the embedding {self.name!r} has no name to be called by in prompts: use called('a name')"
+            )
         sources = [lambda name=name: self.get_parameter(name) for name in self.names]
-        yield from on_words(text, self.name, spelling, sources, strength)
+        yield from on_words(text, self.name, spelling, sources, strength.text)
 
     def _text_of(self, target: Target) -> TextEncoder:
         """The target's text encoder, if its towers read such vectors."""
@@ -162,6 +171,11 @@ def _begun(model: nn.Module, said: list[int], count: int) -> Tensor:
     if not said:
         return table.new_zeros(count, table.shape[1])
     return table[[said[row * len(said) // count] for row in range(count)]]
+
+
+def _moved(vectors: Tensor, model: nn.Module, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(vectors.shape, generator=generator).to(vectors)
+    return vectors + 0.01 * _table(model).weight.detach().float().std() * noise
 
 
 def _table(model: nn.Module) -> nn.Embedding:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, SupportsIndex, cast
 
 from torch import Tensor, nn
 
+from velatura.base.text import TextEncoder
 from velatura.errors import UnsupportedBase
 from velatura.overlays.affine import foldable
+from velatura.overlays.conditioned import TunedConditioning
 from velatura.overlays.contexts import ContextChange, Link, Reader
 from velatura.overlays.layers import attention_layers, context_width
 from velatura.overlays.outputs import OutputChange
+from velatura.overlays.splice import Source, Splice, Vectors, acts
+from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
 Undo = Callable[[], None]
@@ -81,6 +85,13 @@ def on_words(
         yield _splice(tower.model.get_input_embeddings(), Vectors(word.vectors, source, strength))
 
 
+def on_conditioning(tower: nn.Module, change: TunedConditioning) -> Iterator[Undo]:
+    """Change what a text tower says of texts; the change is asked after each of its calls."""
+    hung = tower.register_forward_hook(change.said, with_kwargs=True)
+    yield hung.remove
+    yield _copied_without(tower, change.said)
+
+
 def heed_hooks_when_compiled() -> None:
     """Make torch.compile notice hooks that come and go after a model was traced.
 
@@ -95,13 +106,18 @@ def heed_hooks_when_compiled() -> None:
 
 def _splice(table: nn.Module, vectors: Vectors) -> Undo:
     """Read vectors beside a table, and give back what ends that; the table's forward is ours while there are any."""
-    splice: Splice | None = vars(table).get(_SEAM)
-    if splice is None:
-        splice = vars(table)[_SEAM] = Splice(table)
-        undos = [_replaced(table, splice.forward), _copied_without(table, None)]
-        splice.ended = ExitStack()
+    splice: Splice = vars(table).get(_SEAM) or Splice(table)
+    if not splice.vectors:
+        vars(table)[_SEAM] = splice
+        splice.undos = [partial(vars(table).pop, _SEAM), _put(table, splice.forward), _copied_without(table, splice)]
     splice.vectors = (*splice.vectors, vectors)
-    return partial(_unsplice, table, splice, vectors)
+
+    def undo() -> None:
+        splice.vectors = tuple(each for each in splice.vectors if each is not vectors)
+        while splice.undos and not splice.vectors:
+            splice.undos.pop()()
+
+    return undo
 
 
 class _Seam:
@@ -210,13 +226,26 @@ def _reduced(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
 
 
 def _is_ours(forward: object) -> bool:
-    """Whether the forward of a projection is one that we put there."""
-    return isinstance(getattr(forward, "__self__", None), Reader)
+    """Whether the forward of a module is one that we put there."""
+    return isinstance(getattr(forward, "__self__", None), Reader | Splice)
 
 
 def _free(projection: nn.Module) -> bool:
     """Whether nobody has put a forward of their own on a projection."""
     return foldable(projection) and "forward" not in vars(projection)
+
+
+def _put(module: nn.Module, forward: Change) -> Undo:
+    """Put a forward of ours on a module, and give back what restores the one that was there."""
+    before = vars(module).get("forward")
+    module.forward = forward
+
+    def undo() -> None:
+        _give_back(module, forward)
+        if before is not None and "forward" not in vars(module):
+            module.forward = before
+
+    return undo
 
 
 def _give_back(projection: nn.Module, project: Change) -> None:

@@ -13,12 +13,14 @@ from velatura.base.words import Place
 from velatura.errors import BadStrength
 from velatura.overlays.strength import LiveStrength
 
+Source = Callable[[], Tensor]
+
 
 class Vectors(NamedTuple):
     """Vectors (count, width) as they are whenever they are asked for, and the negative tokens that stand for them."""
 
     tokens: tuple[int, ...]
-    now: Callable[[], Tensor]
+    now: Source
     strength: LiveStrength
 
     def laid(self, ids: Tensor, found: Tensor) -> Tensor:
@@ -47,6 +49,7 @@ class Splice:
     def __init__(self, table: nn.Module) -> None:
         self._look_up = table.forward  # the table's own, or what offloading or a user has put in its place
         self.vectors: tuple[Vectors, ...] = ()
+        self.undos: list[Callable[[], object]] = []
 
     def forward(self, ids: Tensor) -> Tensor:
         """The vectors (rows, tokens, width) of ids (rows, tokens)."""

@@ -1,9 +1,8 @@
-"""How the tokens of a prompt are laid into chunks of 75, and how names of embeddings are found among them."""
+"""How the tokens of a prompt are laid into chunks of 75."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from velatura.errors import BadOverlay
 from velatura.prompts.grammar import BREAK, Run
 
 ROOM = 75  # of the 77 tokens that an encoder reads, between start and end
@@ -17,92 +16,37 @@ class Piece(NamedTuple):
     emphasis: float
 
 
-class Word(NamedTuple):
-    """A name that stands for vectors: the tokens it is spelled with, and those that stand for its vectors."""
-
-    name: str
-    spelling: tuple[int, ...]
-    vectors: tuple[int, ...]
-
-
 Chunk = list[Piece]
-
-
-class Words:
-    """The names of embeddings, found where a prompt spells them, token by token: the longest one first.
-
-    A name that is part of a longer word of the tokenizer's is not found in it; one of several words is.
-    """
-
-    def __init__(self, words: Iterable[Word] = ()) -> None:
-        self._by_first: dict[int, dict[tuple[int, ...], Word]] = {}
-        for word in words:
-            if len(word.vectors) > ROOM:
-                reason = (
-                    f"{word.name} has {len(word.vectors)} vectors; a prompt has room for up to {ROOM} of one embedding"
-                )
-                raise BadOverlay(reason)
-            if word.spelling:
-                self._by_first.setdefault(word.spelling[0], {})[word.spelling] = word
-        self._lengths = {
-            first: sorted({len(spelling) for spelling in words}, reverse=True)
-            for first, words in self._by_first.items()
-        }
-
-    def read(self, tokens: Sequence[int]) -> Iterator[int | Word]:
-        """The tokens in their order, and in place of those that spell a name its word."""
-        place = 0
-        while place < len(tokens):
-            word = self._at(tokens, place)
-            yield tokens[place] if word is None else word
-            place += 1 if word is None else len(word.spelling)
-
-    def spelled(self, tokens: Sequence[int]) -> list[str]:
-        """The names that the tokens spell, in their order."""
-        return [each.name for each in self.read(tokens) if isinstance(each, Word)]
-
-    def _at(self, tokens: Sequence[int], place: int) -> Word | None:
-        words = self._by_first.get(tokens[place])
-        if words is None:
-            return None
-        spellings = (tuple(tokens[place : place + length]) for length in self._lengths[tokens[place]])
-        return next((words[each] for each in spellings if each in words), None)
-
-
-NO_WORDS = Words()
+Read = Callable[[str], Iterable[tuple[int, ...]]]
 
 
 def chunked(
     runs: Iterable[Run],
-    token_ids: Callable[[str], list[int]],
+    read: Read,
     comma: int,
     look_back: int = LOOK_BACK,
-    words: Words = NO_WORDS,
 ) -> list[Chunk]:
     """Lay the tokens of a prompt into chunks of up to 75, the last of them open.
 
     A chunk that is full gives what follows its last comma to the next, if that is near. A BREAK closes a chunk, even an
-    empty one. The vectors of an embedding stay together.
+    empty one. read: what a text says in tokens, those of an embedding's vectors in one group, which stays together.
     """
-    closed, chunk = _laid(runs, token_ids, comma, look_back, words)
+    closed, chunk = _laid(runs, read, comma, look_back)
     return [*closed, chunk] if chunk or not closed else closed
 
 
 def token_count(
     runs: Iterable[Run],
-    token_ids: Callable[[str], list[int]],
+    read: Read,
     comma: int,
     look_back: int = LOOK_BACK,
-    words: Words = NO_WORDS,
 ) -> int:
     """The length of a prompt as the webui shows it: closed chunks count 75 tokens, however many they hold."""
-    closed, chunk = _laid(runs, token_ids, comma, look_back, words)
+    closed, chunk = _laid(runs, read, comma, look_back)
     return ROOM * len(closed) + len(chunk)
 
 
-def _laid(
-    runs: Iterable[Run], token_ids: Callable[[str], list[int]], comma: int, look_back: int, words: Words
-) -> tuple[list[Chunk], Chunk]:
+def _laid(runs: Iterable[Run], read: Read, comma: int, look_back: int) -> tuple[list[Chunk], Chunk]:
     """The chunks that are closed, and the open one."""
     closed: list[Chunk] = []
     chunk: Chunk = []
@@ -111,12 +55,11 @@ def _laid(
             closed.append(chunk)
             chunk = []
             continue
-        for each in words.read(token_ids(run.text)):
+        for tokens in read(run.text):
             if len(chunk) == ROOM:
-                kept = ROOM if each == comma else _end_of_phrase(chunk, comma, look_back)
+                kept = ROOM if tuple(tokens) == (comma,) else _end_of_phrase(chunk, comma, look_back)
                 closed.append(chunk[:kept])
                 chunk = chunk[kept:]
-            tokens = each.vectors if isinstance(each, Word) else (each,)
             if len(chunk) + len(tokens) > ROOM:
                 closed.append(chunk)
                 chunk = []

@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 
 from velatura.base.conditioning import Conditioning
+from velatura.base.hearing import hearing
 from velatura.base.text import TOKENS, Said, TextEncoder
+from velatura.base.words import Place
 from velatura.prompts.chunks import Chunk, chunked
 from velatura.prompts.prompt import Prompt, Voice
 
 Words = Prompt | Voice  # equal words say the same
 
 
-def chunks_of(text: TextEncoder, prompt: Words) -> list[Chunk]:
-    """The chunks of a prompt as a base's tokenizer makes them."""
-    return chunked(prompt.runs, text.token_ids, comma=text.token_ids(",")[-1])
+def chunks_of(text: TextEncoder, prompt: Words, *, negative: bool = False) -> list[Chunk]:
+    """The chunks of a prompt as a base's tokenizer makes them, and the names of embeddings that lie over it."""
+    place = Place(negative=negative)
+    return chunked(prompt.runs, lambda words: text.read(words, place), comma=text.token_ids(",")[-1])
 
 
 def conditioning(
@@ -34,7 +37,7 @@ def conditioning(
     clip_skip: as TextEncoder.encode_chunks has it. restores_mean: whether emphasis leaves alone how much a prompt says
     altogether. negative: whether they are to be kept away from; an SDXL is told nothing at all by an empty one.
     """
-    encoder = _Encoder(text, chunk_count, clip_skip, restores_mean)
+    encoder = _Encoder(text, chunk_count, clip_skip, restores_mean, negative)
     by_words = {prompt.words: prompt for prompt in prompts}
     encoded = {words: encoder.conditioning(prompt) for words, prompt in by_words.items()}
     if negative and "" in encoded and encoded[""].pooled is not None:
@@ -64,12 +67,14 @@ class _Encoder:
     chunk_count: int
     clip_skip: int | None
     restores_mean: bool
+    negative: bool
 
     def conditioning(self, prompt: Words) -> Conditioning:
         """Encode one prompt: a context of (77 * chunk_count, width), and its first chunk pooled, (width,)."""
-        chunks = chunks_of(self.text, prompt)
+        chunks = chunks_of(self.text, prompt, negative=self.negative)
         chunks += [[] for _ in range(self.chunk_count - len(chunks))]
-        said = self.text.encode_chunks([[piece.token for piece in chunk] for chunk in chunks], self.clip_skip)
+        with hearing(negative=self.negative):
+            said = self.text.encode_chunks([[piece.token for piece in chunk] for chunk in chunks], self.clip_skip)
         context = torch.cat([self._stressed(each, chunks) for each in said], dim=-1)  # each tower's mean is its own
         pooled = said[-1].pooled
         return Conditioning(context, None if pooled is None else pooled[0].float())

@@ -45,14 +45,15 @@ class Pair:
         """Whether the prompt is one text at each step, so that without guidance the negative prompt has no say."""
         return all([voice.weight for voice in row.voices] == [1.0] for row in self.wanted)
 
-    @property
-    def voices(self) -> list[Voice]:
-        """All that is ever said, once for each row that says it."""
-        return [voice for rows in (self.wanted, self.unwanted) for row in rows for voice in row.voices]
-
     def chunk_count(self, base: Base) -> int:
         """Chunks of the longest text."""
-        return max(len(chunks_of(base.text, voice)) for voice in self.voices)
+        sides = ((self.wanted, False), (self.unwanted, True))
+        return max(
+            len(chunks_of(base.text, voice, negative=negative))
+            for rows, negative in sides
+            for row in rows
+            for voice in row.voices
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""Words that stand for vectors: the names of embeddings, found where a text spells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from velatura.errors import BadOverlay
+
+ROOM = 75  # of the 77 tokens that an encoder reads, between start and end
+
+
+class Place(NamedTuple):
+    """Where a text stands: in which row of a batch, and whether among the negative prompts, None if nobody says."""
+
+    row: int = 0
+    rows: int = 1
+    negative: bool | None = None
+
+
+class Word(NamedTuple):
+    """A name that stands for vectors: the tokens it is spelled with, and those that stand for its vectors."""
+
+    name: str
+    spelling: tuple[int, ...]
+    vectors: tuple[int, ...]
+
+
+class Words:
+    """Words to be found in texts, token by token: the longest first, and of two that are spelled alike the later.
+
+    A name that is part of a longer word of the tokenizer's is not found in it; one of several words is.
+    """
+
+    def __init__(self, words: Iterable[Word] = ()) -> None:
+        self._by_first: dict[int, dict[tuple[int, ...], Word]] = {}
+        for word in words:
+            refuse_crowds(word.name, len(word.vectors))
+            if word.spelling:
+                self._by_first.setdefault(word.spelling[0], {})[word.spelling] = word
+        self._lengths = {
+            first: sorted({len(spelling) for spelling in words}, reverse=True)
+            for first, words in self._by_first.items()
+        }
+
+    def read(self, tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """The tokens in their order, each by itself, and in place of those that spell a name all that stand for it."""
+        for each in self._found(tokens):
+            yield each.vectors if isinstance(each, Word) else (each,)
+
+    def spelled(self, tokens: Sequence[int]) -> list[str]:
+        """The names that the tokens spell, in their order."""
+        return [each.name for each in self._found(tokens) if isinstance(each, Word)]
+
+    def _found(self, tokens: Sequence[int]) -> Iterator[int | Word]:
+        place = 0
+        while place < len(tokens):
+            word = self._at(tokens, place)
+            yield tokens[place] if word is None else word
+            place += 1 if word is None else len(word.spelling)
+
+    def _at(self, tokens: Sequence[int], place: int) -> Word | None:
+        words = self._by_first.get(tokens[place])
+        if words is None:
+            return None
+        spellings = (tuple(tokens[place : place + length]) for length in self._lengths[tokens[place]])
+        return next((words[each] for each in spellings if each in words), None)
+
+
+class Given(NamedTuple):
+    """A word that was given to a text encoder for a while; acts tells whether it does so in a text at a place."""
+
+    word: Word
+    acts: Callable[[Place], bool]
+
+
+class Glossary:
+    """The words that a text encoder was given.
+
+    Their tokens are negative: the towers look for the end of a text where the highest number is, and rows past the end
+    of their tables would pass for it.
+    """
+
+    def __init__(self) -> None:
+        self._given: tuple[Given, ...] = ()
+
+    def give(
+        self, name: str, spelling: Sequence[int], count: int, acts: Callable[[Place], bool]
+    ) -> tuple[Word, Callable[[], None]]:
+        """Let a name stand for so many vectors, and give back its word and what takes it away again."""
+        refuse_crowds(name, count)
+        first = min((each.word.vectors[-1] for each in self._given), default=0) - 1
+        given = Given(Word(name, tuple(spelling), tuple(range(first, first - count, -1))), acts)
+        self._given = (*self._given, given)
+
+        def take() -> None:
+            self._given = tuple(each for each in self._given if each is not given)
+
+        return given.word, take
+
+    def read(self, tokens: Sequence[int], place: Place) -> list[tuple[int, ...]]:
+        """What tokens say at a place, those of a word together."""
+        return list(Words(given.word for given in self._given if given.acts(place)).read(tokens))
+
+
+def refuse_crowds(name: str, count: int) -> None:
+    """Refuse more vectors than fit into a chunk, which would have to be cut."""
+    if count > ROOM:
+        raise BadOverlay(f"{name} has {count} vectors; a prompt has room for up to {ROOM} of one embedding")
