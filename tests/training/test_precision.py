@@ -2,6 +2,7 @@
 
 import torch
 
+import velatura
 from velatura.training.precision import frozen_base, products_in, training_dtype
 
 
@@ -42,3 +43,16 @@ def test_an_overlay_is_multiplied_in_half_and_kept_whole(tiny, hyper):
 def test_auto_is_a_precision_that_the_machine_has(tiny):
     assert training_dtype(tiny.device) in {torch.float32, torch.bfloat16}
     assert frozen_base(tiny, "auto").dtype == training_dtype(tiny.device)
+
+
+def test_a_base_and_an_overlay_made_in_inference_mode_learn_all_the_same(photos, tmp_path):
+    plan = velatura.Plan(steps=2, batch_size=1, pixels=16, precision="float32", validation_pictures=0)
+    with torch.inference_mode():
+        base = velatura.tiny()
+        overlay = velatura.Hypernetwork.for_base(base, seed=1, name="inca")
+        velatura.save(overlay, tmp_path / "inca.safetensors")
+        opened = velatura.open_overlay(tmp_path / "inca.safetensors")
+        before = [weight.clone() for weight in opened.parameters()]
+        run = velatura.train(base, opened, photos, plan, out=tmp_path / "run")
+    assert run.overlay is opened
+    assert not all(map(torch.equal, before, opened.parameters()))

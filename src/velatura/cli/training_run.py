@@ -1,4 +1,4 @@
-"""A training from the command line, the same for every kind: what will be done is printed, done, and where it is said."""
+"""A training from the command line, the same for every kind: what will be done is printed, done, and said."""
 
 import shlex
 from collections.abc import Callable, Generator

@@ -38,6 +38,13 @@ class Overlay(nn.Module):
         """Whether what it makes of one row of a batch depends on what else is in the batch."""
         return False
 
+    def part_of(self, parameter: str) -> Part:
+        """The part of a base that one of its parameters acts in, which may learn at a rate of its own."""
+        return "text" if self.touches == {"text"} else "unet"
+
+    def after_step(self) -> None:
+        """Put its parameters in order after an optimizer moved them, where a kind has bounds for them."""
+
     def deltas(self, target: Target) -> Mapping[str, Delta]:
         """What it adds to weights, by the names that the target has for their layers; {} where nothing can be baked so.
 

@@ -13,6 +13,7 @@ from typing import cast
 from velatura.card import Card
 from velatura.errors import Diverged, NoPicture, VelaturaError, VelaturaWarning
 from velatura.overlays.overlay import Overlay
+from velatura.sampling.recipe import Recipe
 from velatura.training.a1111 import write_a1111, write_table
 from velatura.training.board import Board
 from velatura.training.guard import Watch
@@ -54,7 +55,7 @@ class Course:
 
     pupil: Pupil
     examination: Examination | None
-    prompt: str = ""
+    recipes: list[Recipe] = field(default_factory=list[Recipe])  # of previews
     on_step: Callable[[Step], None] | None = None
     losses: list[float] = field(default_factory=list[float])
     validations: dict[int, float] = field(default_factory=dict[int, float])
@@ -64,7 +65,7 @@ class Course:
     def begin(self, out: str | os.PathLike[str], beginning: Mapping[str, object], data: Mapping[str, str]) -> None:
         """Make the run's folder with a snapshot of the untrained overlay, which is all that there is to go back to."""
         self._card, self._plan = self.pupil.overlay.card, self.pupil.plan
-        self._rates = self._plan.step_rates()
+        self._rates, self._text_rates = self._plan.step_rates(), self._plan.step_text_rates()
 
         def first(kept: RunFolder) -> None:
             self._kept = kept
@@ -75,10 +76,11 @@ class Course:
     def go_on(self, kept: RunFolder, card: Card) -> None:
         """Take up a run where its last snapshot was made; card is the overlay's as the run began."""
         self._card, self._plan, self._kept = card, self.pupil.plan, kept
-        self._rates = self._plan.step_rates()
+        self._rates, self._text_rates = self._plan.step_rates(), self._plan.step_text_rates()
         last = kept.snapshots[-1]
         progress = last.progress()
         kept.log.cut(progress.log_size)
+        kept.previews.cut(last.step)
         self.pupil.restore(last)
         self.watch, self.losses, self.validations = progress.watch, kept.losses(), kept.validations()
         timed = [cast("float", each["seconds"]) for each in kept.log.records() if "seconds" in each]
@@ -114,9 +116,9 @@ class Course:
     def _take_step(self, started: float) -> str:
         """Learn once and log it; returns what is wrong, in words, or nothing."""
         done = len(self.losses)
-        rate = self._rates[done] * self.watch.factor
+        rate, text_rate = (rates[done] * self.watch.factor for rates in (self._rates, self._text_rates))
         try:
-            loss = self.pupil.learn(done, rate)
+            loss = self.pupil.learn(done, rate, text_rate)
         except Diverged as error:
             return str(error)
         self.losses.append(loss)
@@ -146,11 +148,11 @@ class Course:
 
     def _preview(self, done: int) -> str:
         try:
-            picture = self.pupil.show(self.prompt)
+            pictures = self.pupil.show(self.recipes)
         except NoPicture:
             return f"the preview at step {done} is no picture any more"
-        self._kept.preview(picture, done)
-        if self._plan.rescues and self.pupil.is_noise(picture):
+        self._kept.previews.add(pictures, done)
+        if self._plan.rescues and all(map(self.pupil.is_noise, pictures)):
             return f"the preview at step {done} is coloured noise"
         return ""
 
@@ -216,6 +218,7 @@ class Course:
             raise Diverged(f"{trouble}; {count} lower rates did not help: train anew at a rate of a tenth or less")
         for later in reversed([each for each in there if each.step > good.step]):
             later.remove()
+        self._kept.previews.cut(good.step)
         self._kept.log.add({"back_to": good.step, "from": reached, "because": trouble, "factor": factor})
         said = f"{trouble}; back to step {good.step}, and on at {factor:g} of the planned rate"
         warnings.warn(said, VelaturaWarning, stacklevel=4)

@@ -17,7 +17,8 @@ from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.training.objective import denoising_loss
 from velatura.training.plan import Plan
-from velatura.training.precision import frozen_base, products_in
+from velatura.training.precision import frozen_base, learnable, products_in
+from velatura.training.speech import Speech
 
 # Tensors of an overlay's size, in float32: weights, gradients, what each optimizer remembers, a copy to undo a step by
 COPIES = {"adamw": 7, "adafactor": 4, "lion": 5, "prodigy": 11, "adamw8bit": 4, "schedule_free": 7}
@@ -42,12 +43,14 @@ class Estimate:
         return f"about {took} and {self.memory / 2**30:.1f} GiB of memory"
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
     """Measure the second of two steps that move nothing; the overlay and chance are left as they are."""
     frozen = frozen_base(base, plan.precision)
     devices = [base.device] if base.device.type == "cuda" else []
     state = [weight.detach().clone() for weight in overlay.parameters()]
-    with _unsaid(), attach(frozen, overlay.float()), torch.random.fork_rng(devices):  # pyright: ignore[reportUnknownMemberType]
+    with _unsaid(), attach(frozen, learnable(overlay)), torch.random.fork_rng(devices):  # pyright: ignore[reportUnknownMemberType]
         overlay.train()
         try:
             _step(frozen, overlay, plan)  # what is allocated and chosen once is not counted
@@ -81,12 +84,15 @@ def _step(base: Base, overlay: Overlay, plan: Plan) -> int:
 
     side = (plan.pixels or base.family.default_pixels) // base.family.latent_factor
     latents = torch.randn(plan.batch_size, 4, side, side, device=base.device)
-    said = base.text.conditioning(["a picture"] * plan.batch_size)
+    captions = [f"picture {number}, {overlay.card.name}" for number in range(plan.batch_size)]  # calls an embedding
     timesteps = torch.full((plan.batch_size,), len(base.schedule) // 2)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), products_in(base):
-        loss = denoising_loss(base, latents, said, torch.randn_like(latents), timesteps)
-    torch.autograd.grad(loss, list(overlay.parameters()), allow_unused=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        said = Speech(base.text, captions, is_learned="text" in overlay.touches).plainly(torch.arange(plan.batch_size))
+        with products_in(base):
+            loss = denoising_loss(base, latents, said, torch.randn_like(latents), timesteps)
+    torch.autograd.grad(loss, [each for each in overlay.parameters() if each.requires_grad], allow_unused=True)
     if base.device.type == "cuda":
         torch.cuda.synchronize(base.device)
-    mine = {weight.untyped_storage().data_ptr() for part in (base.unet, overlay) for weight in part.parameters()}
+    parts = (base.unet, overlay, *(tower.model for tower in base.text.towers))
+    mine = {weight.untyped_storage().data_ptr() for part in parts for weight in part.parameters()}
     return sum(size for place, size in kept.items() if place not in mine)

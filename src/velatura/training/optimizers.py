@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from velatura.errors import BadPlan
+from velatura.overlays.overlay import Overlay, Part
 from velatura.training.lion import Lion
 from velatura.training.plan import Plan
 
@@ -35,8 +36,20 @@ OPTIMIZERS = {
 }
 
 
-def optimizer_of(plan: Plan, weights: Iterable[Tensor]) -> Optimizer:
-    """The plan's optimizer, ready for these weights; raises BadPlan where its package is not installed."""
+def optimizer_for(plan: Plan, overlay: Overlay) -> Optimizer:
+    """The plan's optimizer for an overlay's weights, a group for each part of the base that they act in.
+
+    Each group says by "part" which one it is.
+    """
+    parts: dict[Part, list[Tensor]] = {}
+    for name, weight in overlay.named_parameters():
+        if weight.requires_grad:
+            parts.setdefault(overlay.part_of(name), []).append(weight)
+    return optimizer_of(plan, [{"params": weights, "part": part} for part, weights in parts.items()])
+
+
+def optimizer_of(plan: Plan, weights: Iterable[Tensor] | Iterable[dict[str, object]]) -> Optimizer:
+    """The plan's optimizer, ready for these weights, or groups of them; BadPlan where its package is not installed."""
     choice = OPTIMIZERS[plan.optimizer]
     try:
         found = getattr(import_module(choice.module), choice.name)

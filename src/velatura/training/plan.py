@@ -28,6 +28,7 @@ from velatura.training.schedules import Schedule, factor
 Optimizer = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
 Loss = Literal["squared", "huber", "smooth_l1"]
 HuberSchedule = Literal["snr", "exponential", "constant"]
+Sampling = Literal["mean", "once", "draw"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -100,12 +101,16 @@ class Plan(BaseModel):
         default=None, gt=0, lt=1, description="keep an average of the weights, this much of it at each step; 0.999"
     )
     masks: bool = Field(default=True, description="let masks and alpha channels say which places count")
+    latents: Sampling = Field(
+        default="mean", description="of the autoencoder's distribution: its mean, one draw kept, or a draw at each step"
+    )
+    cache: bool = Field(default=True, description="keep encoded pictures and captions on disk for the next run")
     class_weight: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="how much class pictures (reg/) count beside the others"
     )
     template: str = Field(
         default="captions",
-        description='sentences around the captions: captions, style, subject, ..., or a text of them, "[name], [filewords]"',
+        description='sentences around captions: captions, style, subject, ..., or sentences, "[name], [filewords]"',
     )
     shuffle_tags: bool = Field(
         default=False, description="bring the parts of a caption between commas into another order each time"
@@ -121,6 +126,9 @@ class Plan(BaseModel):
     validation_pictures: int = Field(
         default=8, ge=0, description="tries of the fixed pictures, timesteps and noise at each snapshot; 0: none"
     )
+    validation_folder: str | None = Field(
+        default=None, description="pictures for those tries that are never learned from; None: those that are"
+    )
     rescues: int = Field(
         default=4, ge=0, description="times that a run gone wrong goes back and on at a lower rate; 0: it stops"
     )
@@ -133,7 +141,10 @@ class Plan(BaseModel):
     )
     tensorboard: bool = Field(default=False, description="also draw the losses for TensorBoard, if it is installed")
     preview_every: int = Field(default=0, ge=0, description="steps between two previews; 0: none")
-    preview_prompt: str | None = Field(default=None, description="what previews show; None: the first caption")
+    preview_prompt: str | None = Field(
+        default=None, description="what previews show, one prompt a line; None: the first caption"
+    )
+    preview_seeds: int = Field(default=1, ge=1, description="pictures of each of them, from the seed on")
 
     @model_validator(mode="wrap")
     @classmethod

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from velatura.base.base import Base
 from velatura.base.devices import multiplies_bfloat16
+from velatura.overlays.overlay import Overlay
+from velatura.overlays.strength import writable
 from velatura.training.plan import Precision
 
 # latents along a side up to which plain attention trains faster on a CPU than a fused one, by a third at 16
@@ -22,11 +24,26 @@ def frozen_base(base: Base, precision: Precision) -> Base:
     A copy, since the base must come out of a training as it went in: to convert it there and back would round it.
     """
     dtype = training_dtype(base.device) if precision == "auto" else DTYPES[precision]
-    if dtype == base.dtype:
-        return base
     frozen = copy.copy(base)
-    frozen.unet = _converted(base.unet, dtype)
-    return frozen
+    if dtype != base.dtype or _is_inert(base.unet):
+        frozen.unet = _converted(base.unet, dtype)
+    if any(_is_inert(tower.model) for tower in base.text.towers):
+        frozen.text = base.text.copied()
+    return base if (frozen.unet, frozen.text) == (base.unet, base.text) else frozen
+
+
+def learnable(overlay: Overlay) -> Overlay:
+    """The overlay itself, in float32, with tensors that gradients can go through: those of inference mode cannot."""
+    with writable():
+        overlay.float()
+        for module in overlay.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.is_inference():
+                    module.register_parameter(name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                if buffer.is_inference():
+                    setattr(module, name, buffer.clone())
+    return overlay
 
 
 def products_in(base: Base) -> torch.autocast:
@@ -59,4 +76,10 @@ def _converted(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditio
 
 def _frozen_weight(weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
     layout = torch.channels_last if weight.dim() == 4 else torch.preserve_format
-    return nn.Parameter(weight.detach().to(dtype, memory_format=layout), requires_grad=False)
+    converted = weight.detach().to(dtype, memory_format=layout, copy=weight.is_inference())
+    return nn.Parameter(converted, requires_grad=False)
+
+
+def _is_inert(model: nn.Module) -> bool:
+    """Whether it was made in inference mode, so that no gradient can go through it."""
+    return any(weight.is_inference() for weight in model.parameters())

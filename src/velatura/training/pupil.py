@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from velatura.base.base import Base
 from velatura.errors import Diverged
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.generate import Picture, generate
+from velatura.sampling.generate import Picture, generate_many
+from velatura.sampling.recipe import Recipe
 from velatura.training.cache import Cache
 from velatura.training.chance import draw, seed_of
 from velatura.training.objective import denoising_loss
@@ -50,8 +51,11 @@ class Pupil:
         if self.plan.ema:
             self.average = {name: weight.detach().clone() for name, weight in self.overlay.named_parameters()}
 
-    def learn(self, done: int, rate: float) -> float:
-        """Take a step and return its loss; raises Diverged, with the overlay as it was, where that is no number."""
+    def learn(self, done: int, rate: float, text_rate: float | None = None) -> float:
+        """Take a step and return its loss; raises Diverged, with the overlay as it was, where that is no number.
+
+        text_rate: of what acts in the text encoders, where it is another one.
+        """
         torch.manual_seed(seed_of(self.plan.seed, "dropout", done))  # pyright: ignore[reportUnknownMemberType]
         self.optimizer.zero_grad()
         loss, parts = torch.zeros(()), self.plan.accumulation
@@ -64,7 +68,7 @@ class Pupil:
         if not (loss.isfinite() and length.isfinite()):
             raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate if text_rate is None or group.get("part") != "text" else text_rate
         self.is_moving = True
         self._move(done, rate)
         self._average(done + 1)
@@ -76,10 +80,10 @@ class Pupil:
         with self.resting():
             return examination.loss(self.base)
 
-    def show(self, prompt: str) -> Picture:
-        """Make a picture with what was learned so far, at full strength."""
+    def show(self, recipes: Iterable[Recipe]) -> list[Picture]:
+        """Make pictures with what was learned so far, at full strength."""
         with self.resting():
-            return generate(self.base, prompt, seed=self.plan.seed)
+            return generate_many(self.base, recipes)
 
     def is_noise(self, picture: Picture) -> bool:
         """Whether a picture is rougher than any of those that are learned from."""
@@ -139,6 +143,7 @@ class Pupil:
         before = [tensor.clone() for tensor in self._tensors()]
         self.optimizer.step()
         if all(weight.isfinite().all() for weight in self.overlay.parameters()):
+            self.overlay.after_step()
             return
         for tensor, old in zip(self._tensors(), before, strict=False):  # the first step adds moments
             tensor.copy_(old)
@@ -181,7 +186,7 @@ class Pupil:
         mixed = None if chance.mixed is None else chance.mixed.to(latents.device)
         with products_in(self.base):
             return denoising_loss(
-                *(self.base, latents[chosen], said, noise, chance.timesteps),
+                *(self.base, cache.drawn(chosen, seed, done), said, noise, chance.timesteps),
                 mixed=mixed,
                 weighing=weighing_of(self.plan),
                 huber=huber_of(self.plan),

@@ -1,4 +1,4 @@
-"""What is said of the pictures while an overlay trains: their captions, worded anew each time where the plan says so."""
+"""What is said of the pictures while an overlay trains: their captions, worded anew where the plan says so."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from velatura.datasets.templates import FILEWORDS, NAME, Wording
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.conditioning import chunks_of, conditioning
 from velatura.training.chance import seed_of
+from velatura.training.encodings import Encodings
+from velatura.training.texts import Texts
 
 REMEMBERED = 256  # texts; what an SD1 is told by one takes 240 kB, an SDXL 630
 
@@ -24,14 +26,21 @@ class Speech:
     """What the base is told of each picture, by its caption.
 
     is_learned: whether the overlay changes what words say, so that they are encoded at every step, with gradients.
-    Else each text is encoded once, and where it is the same at each step, before the first.
+    Else each text is encoded once, and where it is the same at each step, before the first; encodings: where what is
+    said is kept then between runs.
     """
 
     def __init__(
-        self, text: TextEncoder, captions: Sequence[str], wording: Wording | None = None, *, is_learned: bool = False
+        self,
+        text: TextEncoder,
+        captions: Sequence[str],
+        wording: Wording | None = None,
+        *,
+        is_learned: bool = False,
+        encodings: Encodings | None = None,
     ) -> None:
         self.captions, self.wording, self.is_learned = tuple(captions), wording or Wording(), is_learned
-        self._text = text
+        self._text, self._texts = text, Texts(text, encodings)
         self._encoded: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
         self._fixed = self.fixed() if self.wording.is_fixed and not is_learned else None
 
@@ -52,11 +61,10 @@ class Speech:
     @torch.no_grad()
     def fixed(self) -> Conditioning:
         """A row for each caption, and a last one for none, which says what an empty negative prompt does."""
-        lines = [self.wording.draw(caption, Random(0)) for caption in self.captions]
-        prompts = [Prompt(line, line) for line in lines]
-        said = conditioning(self._text, prompts, self._usual_count)
-        nothing = conditioning(self._text, [Prompt("", "")], self._usual_count, negative=True)
-        return Conditioning.joined([said, nothing])
+        lines = [*(self.wording.draw(caption, Random(0)) for caption in self.captions), ""]
+        encode = self._encode if self.is_learned else self._texts.said
+        said = {line: encode(Prompt(line, line), self._usual_count) for line in lines}
+        return Conditioning.joined([said[line] for line in lines])
 
     def _worded(self, picture: int, seed: int, number: int) -> str:
         return self.wording.draw(self.captions[picture], Random(seed_of(seed, "wording", number)))

@@ -17,23 +17,25 @@ from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, 
 from velatura.merging.chain import refuse_laid_over
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
-from velatura.prompts.prompt import Prompt
 from velatura.training.a1111 import refuse_unknown
 from velatura.training.board import refuse_missing
-from velatura.training.class_pictures import class_examples, encode_lessons
+from velatura.training.class_pictures import encode_lessons
 from velatura.training.course import Course, Run, Step
-from velatura.training.fingerprint import fingerprint, refuse_changed
-from velatura.training.optimizers import optimizer_of
+from velatura.training.examined import data_of, examination_of, settled
+from velatura.training.fingerprint import refuse_changed
+from velatura.training.optimizers import optimizer_for
 from velatura.training.plan import Plan
-from velatura.training.precision import frozen_base
+from velatura.training.precision import frozen_base, learnable
 from velatura.training.predicting import scheduled
+from velatura.training.previews import preview_recipes
 from velatura.training.pupil import Pupil
 from velatura.training.run import RunFolder, vacant
-from velatura.training.validation import Examination
 
 __all__ = ["Run", "Step", "resume", "train"]
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def train(
     base: Base,
     overlay: Overlay,
@@ -53,22 +55,22 @@ def train(
     does one that is broken off at any moment and resumed. SIGINT and SIGTERM end the step, keep a snapshot and stop; a
     note of the error says where it is.
     """
-    plan = plan or Plan.preset(overlay.kind, base.family.name)
+    plan = settled(plan or Plan.preset(overlay.kind, base.family.name))
     out = vacant(out)
     dataset = read_dataset(folder)
     examples = dataset.repeated()
-    prompt = plan.preview_prompt or examples[0].caption
-    if plan.preview_every and Prompt.read(prompt).tags:
-        raise BadPlan(f'previews of "{prompt}" would call other overlays; name a preview prompt without tags')
+    recipes = preview_recipes(plan, examples[0].caption)
     course = _course(base, overlay, dataset, plan, over_others=over_others)
-    course.prompt, course.on_step = prompt, on_step
+    course.recipes, course.on_step = recipes, on_step
 
     with attach(course.pupil.base, overlay), _own_chance(base.device):
         beginning = _beginning(course.pupil.base, overlay, folder, len(examples)) | {"over_others": over_others}
-        course.begin(out, beginning, fingerprint([*examples, *class_examples(dataset)]))
+        course.begin(out, beginning, data_of(dataset, plan))
         return course.run()
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def resume(
     base: Base,
     run: str | os.PathLike[str],
@@ -89,12 +91,12 @@ def resume(
         dataset = read_dataset(folder)
         examples = dataset.repeated()
         if not data_changed:
-            refuse_changed(folder, kept.data, fingerprint([*examples, *class_examples(dataset)]))
+            refuse_changed(folder, kept.data, data_of(dataset, plan))
         if not kept.snapshots:
             raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
         overlay = kept.snapshots[-1].overlay()
         course = _course(base, overlay, dataset, plan, over_others=bool(beginning["over_others"]))
-        course.prompt, course.on_step = plan.preview_prompt or examples[0].caption, on_step
+        course.recipes, course.on_step = preview_recipes(plan, examples[0].caption), on_step
         _warn_of_other_machine(course.pupil.base, beginning)
         with attach(course.pupil.base, overlay), _own_chance(base.device):
             course.go_on(kept, Card.model_validate(beginning["overlay"]))
@@ -106,15 +108,14 @@ def resume(
 def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> Course:
     """All that a run needs, but for its folder."""
     frozen = scheduled(_frozen(base, plan, over_others=over_others), plan)
-    cache = encode_lessons(base, overlay, dataset, plan)
-    optimizer = optimizer_of(plan, overlay.float().parameters())
+    cache = encode_lessons(frozen, overlay, dataset, plan)
+    optimizer = optimizer_for(plan, learnable(overlay))
     if plan.a1111:
         refuse_unknown(optimizer)
     if plan.tensorboard:
         refuse_missing()
     pupil = Pupil(frozen, overlay, optimizer, cache, plan)
-    count = plan.validation_pictures
-    return Course(pupil, Examination.of(cache, count, len(base.schedule)) if count else None)
+    return Course(pupil, examination_of(base, overlay, dataset, plan, cache))
 
 
 def _frozen(base: Base, plan: Plan, *, over_others: bool) -> Base:
