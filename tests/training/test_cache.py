@@ -7,12 +7,10 @@ from PIL import Image
 
 from velatura.datasets.folder import read_dataset, read_folder
 from velatura.datasets.pictures import read_picture
-from velatura.training import cache
 from velatura.training.cache import encode_examples
 
 
-def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos, monkeypatch):
-    monkeypatch.setattr(cache, "PICTURES_AT_ONCE", 2)
+def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos):
     examples = read_folder(photos)
     cached = encode_examples(tiny, examples, 64)
     for index, example in enumerate(examples):

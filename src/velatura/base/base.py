@@ -125,11 +125,16 @@ class Base:
 
         The autoencoder gives a distribution: its mean is taken, or a sample where a generator is given.
         """
-        posterior = self._encoded(pixels)
-        if self._overflowed(pixels, posterior.mode()):
-            posterior = self._encoded(pixels)
+        posterior = self._posterior(pixels)
         latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
         return latents.float() * self.family.latent_scale
+
+    @torch.no_grad()
+    def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of that distribution and its standard deviation, each as latents."""
+        posterior = self._posterior(pixels)
+        scale = self.family.latent_scale
+        return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -138,6 +143,10 @@ class Base:
         if self._overflowed(latents, pixels):
             pixels = self._decoded(latents)
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def _posterior(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+        posterior = self._encoded(pixels)
+        return self._encoded(pixels) if self._overflowed(pixels, posterior.mode()) else posterior
 
     def _encoded(self, pixels: Tensor) -> DiagonalGaussianDistribution:
         vae: Any = self.vae
@@ -154,7 +163,7 @@ class Base:
             return False
         precision = str(dtype).removeprefix("torch.")
         said = f"{self.name}'s autoencoder overflows in {precision}: it computes in float32 from now on"
-        warnings.warn(said, VelaturaWarning, stacklevel=4)
+        warnings.warn(said, VelaturaWarning, stacklevel=5)
         nn.Module.to(self.vae, dtype=torch.float32)
         return True
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.datasets.folder import Example
-from velatura.datasets.pictures import read_picture
 from velatura.datasets.templates import Wording
 from velatura.datasets.weights import loss_weights
+from velatura.training.chance import seed_of
+from velatura.training.encodings import Encodings
+from velatura.training.latents import Sampling, encode_pictures
 from velatura.training.speech import Speech
-
-PICTURES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Cache:
     """The pictures as latents (pictures, 4, height, width), and what is said of them.
 
+    deviations: of the latents, in the same shape, where each step draws its own; None where they are the same at each.
     weights: (pictures, 1, height, width) of mean 1, how much each place counts; None where all count alike. classes:
     pictures of what the base is to keep as it is, learned from beside the others, see class_pictures.py.
     """
@@ -32,6 +32,16 @@ class Cache:
     speech: Speech
     weights: Tensor | None = None
     classes: Cache | None = None
+    deviations: Tensor | None = None
+
+    def drawn(self, pictures: Tensor, seed: int, step: int) -> Tensor:
+        """The latents of pictures (batch,) as a step learns from them."""
+        chosen = pictures.to(self.latents.device)
+        if self.deviations is None:
+            return self.latents[chosen]
+        chance = torch.Generator().manual_seed(seed_of(seed, "latents", step))
+        noise = torch.randn((len(chosen), *self.latents.shape[1:]), generator=chance)
+        return self.latents[chosen] + self.deviations[chosen] * noise.to(self.latents.device)
 
     @property
     def said(self) -> Conditioning:
@@ -48,20 +58,23 @@ def encode_examples(
     masks: bool = True,
     wording: Wording | None = None,
     says_anew: bool = False,
+    sampling: Sampling = "mean",
+    seed: int = 0,
+    encodings: Encodings | None = None,
 ) -> Cache:
-    """Encode every picture and caption: the mean of what the VAE says, and what the same words say in a prompt.
+    """Encode every picture and caption: what the VAE says, and what the same words say in a prompt.
 
     masks: let masks and alpha channels say which places count. wording: what is made of the captions; says_anew:
-    whether words come to say something else as the overlay learns.
+    whether words come to say something else as the overlay learns. sampling: what of the VAE's distribution is learned,
+    see encode_pictures. encodings: where both are kept between runs.
     """
-    latents = [
-        base.encode(torch.stack([_pixels(example, pixels) for example in some]).to(base.device))
-        for some in _portions(examples)
-    ]
-    encoded = torch.cat(latents)
-    weights = _weights(examples, pixels, encoded) if masks else None
-    speech = Speech(base.text, [each.caption for each in examples], wording, is_learned=says_anew)
-    return Cache(encoded, speech, weights)
+    kept = encodings or Encodings()
+    encoded = encode_pictures(base, examples, (pixels, pixels), kept, sampling=sampling, seed=seed)
+    weights = _weights(examples, pixels, encoded.values) if masks else None
+    captions = [each.caption for each in examples]
+    speech = Speech(base.text, captions, wording, is_learned=says_anew, encodings=kept)
+    kept.trim()
+    return Cache(encoded.values, speech, weights, deviations=encoded.deviations)
 
 
 def _weights(examples: Sequence[Example], pixels: int, latents: Tensor) -> Tensor | None:
@@ -70,13 +83,3 @@ def _weights(examples: Sequence[Example], pixels: int, latents: Tensor) -> Tenso
         return None
     alike = torch.ones(latents.shape[-2:])
     return torch.stack([alike if each is None else each for each in found]).unsqueeze(1).to(latents.device)
-
-
-def _portions(examples: Sequence[Example]) -> list[Sequence[Example]]:
-    return [examples[first : first + PICTURES_AT_ONCE] for first in range(0, len(examples), PICTURES_AT_ONCE)]
-
-
-def _pixels(example: Example, pixels: int) -> Tensor:
-    """The picture as the VAE wants it: (3, pixels, pixels), from -1 to 1."""
-    picture = torch.tensor(np.asarray(read_picture(example.path, pixels), dtype=np.float32))  # (pixels, pixels, 3)
-    return (picture / 127.5 - 1).permute(2, 0, 1)

@@ -11,6 +11,7 @@ from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example
 from velatura.overlays.overlay import Overlay
 from velatura.training.cache import Cache, encode_examples
+from velatura.training.encodings import Encodings
 from velatura.training.plan import Plan
 
 
@@ -25,7 +26,8 @@ def encode_lessons(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
     Those keep their captions: sentences of a template would call them by the name of what is learned.
     """
     pixels = plan.pixels or base.family.default_pixels
-    options = {"masks": plan.masks, "says_anew": "text" in overlay.touches}
+    options = {"masks": plan.masks, "says_anew": "text" in overlay.touches, "sampling": plan.latents, "seed": plan.seed}
+    options["encodings"] = Encodings.kept() if plan.cache else Encodings()
     cache = encode_examples(base, dataset.repeated(), pixels, **options, wording=plan.wording(overlay.card.name))
     classes = class_examples(dataset)
     if not (classes and plan.class_weight):

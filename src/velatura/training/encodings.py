@@ -1,0 +1,144 @@
+"""What a base makes of a picture or of words, kept on disk between runs, by all that it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from velatura.errors import BadFile, VelaturaWarning
+from velatura.library.index import cache_folder
+from velatura.tensors import open_tensors, write_safetensors
+
+FOLDER = "encodings"
+LIMIT = 4 * 2**30  # bytes: 30,000 pictures of 512 pixels, or 17,000 captions of an SD1
+SUM = "sum"
+
+Tensors = Mapping[str, Tensor]
+
+
+class Encodings:
+    """Tensors by what they were made of, in a folder that several processes may share, and that may be lost any time.
+
+    Nothing that is wrong with the folder stops a training: what cannot be read is made anew, what cannot be written is
+    warned of once. Without a folder everything is made anew.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    @classmethod
+    def kept(cls) -> Encodings:
+        """Those in the folder of VELATURA_CACHE, or where the system keeps a user's caches."""
+        return cls(cache_folder(None) / FOLDER)
+
+    def recall(self, key: str | None, make: Callable[[], Tensors]) -> Tensors:
+        """What was made before under a key, see key_of, or else what is made now; a key of None stands for no other."""
+        if self._folder is None or key is None:
+            return make()
+        path = self._folder / key[:2] / f"{key}.safetensors"
+        found = _read(path)
+        if found is None:
+            found = make()
+            self._write(path, found)
+        return found
+
+    def trim(self, limit: int = LIMIT) -> None:
+        """Remove what has not been used for longest until no more than so many bytes are left."""
+        if self._folder is None:
+            return
+        entries: list[tuple[float, int, Path]] = []
+        for path in self._folder.glob("*/*.safetensors"):
+            with suppress(OSError):  # another process may be at it too
+                state = path.stat()
+                entries.append((state.st_mtime, state.st_size, path))
+        size = sum(each for _, each, _ in entries)
+        for _, bytes_of_it, path in sorted(entries):
+            if size <= limit:
+                return
+            with suppress(OSError):
+                path.unlink()
+            size -= bytes_of_it
+
+    def _write(self, path: Path, tensors: Tensors) -> None:
+        try:
+            write_safetensors(path, tensors, {SUM: _sum(tensors)})
+        except BadFile as error:
+            said = f"encoded pictures and captions are not kept ({error}); set VELATURA_CACHE to another folder"
+            warnings.warn(said, VelaturaWarning, stacklevel=4)
+            self._folder = None
+
+
+def key_of(what: Mapping[str, object], made_by: str | None) -> str | None:
+    """The key of all that an encoding depends on; None where that cannot be told.
+
+    what: values with a repr that tells them apart; made_by: the fingerprint of the model.
+    """
+    if made_by is None:
+        return None
+    said = json.dumps({"torch": torch.__version__, "made by": made_by, **what}, sort_keys=True, default=repr)
+    return hashlib.blake2b(said.encode(), digest_size=20).hexdigest()
+
+
+def fingerprint_of(models: Iterable[nn.Module]) -> str | None:
+    """A hash of the weights and settings of models; None where anything hangs on them, which no weight tells of."""
+    digest = hashlib.sha256()
+    for model in models:
+        if any(map(_is_changed, model.modules())):
+            return None
+        digest.update(_settings(model).encode())
+        for name, weight in model.state_dict().items():
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {weight.device.type}".encode())
+            digest.update(_bytes(weight))
+    return digest.hexdigest()
+
+
+def _settings(model: nn.Module) -> str:
+    """The model's config, without where it came from and who wrote it."""
+    config = getattr(model, "config", {})
+    listed: Mapping[str, object] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return json.dumps({name: each for name, each in listed.items() if name[0] != "_"}, sort_keys=True, default=repr)
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether somebody lies over a module, other than transformers itself, which listens to its layers."""
+    own = vars(module)
+    hooks: list[object] = [*own["_forward_hooks"].values(), *own["_forward_pre_hooks"].values()]
+    return "forward" in own or not all(
+        str(getattr(each, "__module__", "")).startswith("transformers.") for each in hooks
+    )
+
+
+def _read(path: Path) -> Tensors | None:
+    """The tensors of an entry, marked as used; None where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    with suppress(BadFile, OSError):
+        contents = open_tensors(path)
+        found = {name: contents.tensors[name] for name in contents.tensors}
+        if contents.metadata.get(SUM) == _sum(found):
+            with suppress(OSError):
+                os.utime(path)
+            return found
+    return None
+
+
+def _sum(tensors: Tensors) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor in their order, however it lies in memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
