@@ -15,6 +15,7 @@ import velatura
 from velatura.base.families import Family
 from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder, Tower
+from velatura.formats.clip import known_projection
 from velatura.formats.vocabulary import clip_tokenizer
 from velatura.overlays.deltas.low_rank import LowRank
 from velatura.overlays.lora import kohya_names
@@ -75,6 +76,17 @@ def embedding(tiny: velatura.Base) -> Callable[..., velatura.Embedding]:
         for each in made.parameters():
             nn.init.normal_(each, std=0.5, generator=torch.Generator().manual_seed(seed))
         return made
+
+    return make
+
+
+@pytest.fixture
+def aesthetic() -> Callable[..., velatura.Aesthetic]:
+    """Make aesthetics for the tiny base that change what it says."""
+
+    def make(seed: int = 1, **options: object) -> velatura.Aesthetic:
+        vector = torch.randn(64, generator=torch.Generator().manual_seed(seed))
+        return velatura.Aesthetic.of(vector, known_projection(64), **{"steps": 2, "rate": 1e-3, **options})
 
     return make
 

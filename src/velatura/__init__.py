@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from velatura.library import Library
     from velatura.merging.bake import bake
     from velatura.merging.report import BakeReport
+    from velatura.overlays.aesthetic import Aesthetic
     from velatura.overlays.attach import Attachment, Laid, attach, attach_all
     from velatura.overlays.effect import Effect
     from velatura.overlays.embedding import Embedding
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from velatura.training.train import resume, train
 
 __all__ = [
+    "Aesthetic",
     "Attachment",
     "BakeReport",
     "Base",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Aesthetic": "overlays.aesthetic",
     "Attachment": "overlays.attach",
     "BakeReport": "merging.report",
     "Base": "base.base",

@@ -13,7 +13,7 @@ import torch
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
-from velatura.formats import a1111_hypernetwork, checkpoint, folder, folder_write, hns, hub, native, vae_file
+from velatura.formats import a1111_hypernetwork, aesthetic_pt, checkpoint, folder, folder_write, hns, hub, native, vae_file
 from velatura.formats.folder_weights import weights as weights_in
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
@@ -37,6 +37,7 @@ class Dialect:
 DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
     Dialect("velatura", "", ".safetensors", native.sniff, native.read, native.write),
     Dialect("a1111", "hypernet", ".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
+    Dialect("a1111", "aesthetic", ".pt", aesthetic_pt.sniff, aesthetic_pt.read, aesthetic_pt.write),
 )
 
 CHECKPOINT = ".safetensors"

@@ -16,7 +16,7 @@ from torch import Tensor
 from velatura.base.families import FAMILIES
 from velatura.card import UNKNOWN, Card, Nature
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.formats import a1111_hypernetwork, flat_hypernetwork, hns, native
+from velatura.formats import a1111_hypernetwork, aesthetic_pt, flat_hypernetwork, hns, native
 from velatura.formats.a1111_fields import described
 from velatura.formats.nature_lora import lora
 from velatura.formats.said import aliases, claimed_hashes, details, said_family, said_in_card
@@ -151,9 +151,12 @@ def _words(vectors: list[Tensor]) -> Card:
 
 def _aesthetic(contents: Contents, state: State) -> Found | None:
     alone = state.get("") if isinstance(contents.payload, Tensor) else None
-    if alone is None or tuple(alone.shape) not in {(768,), (1, 768), (1024,), (1, 1024)}:
+    if alone is None or not aesthetic_pt.is_vector(alone):
         return None
-    return Card(kind="aesthetic", outline=f"an image embedding of {alone.shape[-1]}"), "pt"
+    width = alone.shape[-1]
+    return Card(
+        kind="aesthetic", outline=f"an image embedding of {width}", family=aesthetic_pt.FAMILIES.get(width, "")
+    ), "a1111"
 
 
 def _checkpoint(contents: Contents, state: State) -> Found | None:

@@ -1,8 +1,9 @@
 """What is laid over a base: one row here for each kind."""
 
+from velatura.overlays.aesthetic import Aesthetic
 from velatura.overlays.embedding import Embedding
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 
-KINDS: dict[str, type[Overlay]] = {Hypernetwork.kind: Hypernetwork, Lora.kind: Lora, Embedding.kind: Embedding}
+KINDS: dict[str, type[Overlay]] = {each.kind: each for each in (Hypernetwork, Lora, Embedding, Aesthetic)}

@@ -1,0 +1,42 @@
+"""A module that computes with other weights, while the module itself is left as it is, for other threads too."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from copy import copy
+from types import MethodType
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from velatura.overlays.splice import Splice
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+OFFLOADING = ("_hf_hook", "_old_forward", "forward")  # accelerate's, which would compute with the module itself
+
+
+def shadow(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
+    """The module with weights by name in place of its own, and with the hooks that hang in it, but for its outermost.
+
+    The weights are plain tensors, so that those which ask for gradients get them. Hooks that come later hang on one
+    of the two only.
+    """
+    made: nn.Module = object.__new__(type(module))
+    state = vars(made)
+    state |= {name: each for name, each in vars(module).items() if name not in OFFLOADING}
+    for name in HOOKS:
+        state[name] = OrderedDict(cast("Mapping[int, Any]", state[name]) if prefix else {})
+    own = {name: weights.get(prefix + name, each) for name, each in module.named_parameters(recurse=False)}
+    children = {name: shadow(each, weights, f"{prefix}{name}.") for name, each in module.named_children()}
+    state["_parameters"], state["_modules"] = own, children
+    spliced = getattr(vars(module).get("forward"), "__self__", None)
+    if isinstance(spliced, Splice):  # words that stand for vectors are found in a shadow too
+        state["forward"] = _respliced(spliced, made).forward
+    return made
+
+
+def _respliced(splice: Splice, table: nn.Module) -> Splice:
+    found = copy(splice)
+    vars(found)["_look_up"] = MethodType(type(table).forward, table)
+    return found
