@@ -15,10 +15,10 @@ from velatura import formats
 from velatura.errors import BadFile, NoEffect, Occupied
 from velatura.files import filling
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.generate import Picture
 from velatura.training.disk import Log, whole
 from velatura.training.plan import Plan
 from velatura.training.plot import loss_plot
+from velatura.training.previews import Previews
 from velatura.training.snapshots import Snapshot, snapshots
 
 # What the webui keeps of a name: letters, digits and these; separators of paths are not among them
@@ -35,7 +35,8 @@ class RunFolder:
     snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state, which is all else
                         that it takes to go on from there; inca-best.safetensors, the one of the lowest validation loss
     loss.png            the losses of all steps and of the fixed pictures
-    previews/           inca-000100.png, a picture made with it then
+    previews/           inca-000100.png, a picture made with it then, or several, inca-000100-1.png and so on
+    previews.png        all of them, a row for each step
     inca.safetensors    the overlay at the end; it is there only when the run is over
 
     The log is locked while a process is at work on the run.
@@ -155,10 +156,10 @@ class RunFolder:
         """Where the snapshot after a step is, or is to be."""
         return Snapshot(self.path / "snapshots" / f"{self.name}-{step:06}.safetensors")
 
-    def preview(self, picture: Picture, step: int) -> None:
-        """Keep a picture that was made after a step."""
-        with whole(self.path / "previews" / f"{self.name}-{step:06}.png") as beside:
-            picture.save(beside)
+    @property
+    def previews(self) -> Previews:
+        """The pictures that were made on the way."""
+        return Previews(self.path / "previews", self.path / "previews.png", self.name)
 
     def plot(self, losses: Sequence[float], validations: Mapping[int, float]) -> None:
         """Draw the losses so far."""
