@@ -8,7 +8,7 @@ from typing import ClassVar, Self, cast
 from torch import Tensor, nn
 
 from velatura.errors import BadOverlay, WrongBase
-from velatura.overlays.deltas import DELTAS
+from velatura.overlays.deltas import delta_of
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.outputs import DeltaChange
 from velatura.overlays.overlay import Card, Overlay, Part
@@ -34,6 +34,9 @@ class Lora(Overlay):
             raise BadOverlay("a LoRA of no layers at all cannot be: give it at least one")
         self.card = card.but(kind=self.kind)
         self.factors: dict[str, float] = {}
+        self.bundled: dict[str, dict[str, Tensor]] = {}  # embeddings in its file: vectors by name and text tower
+        self.metadata: dict[str, str] = {}  # of its file, as trainers write it
+        self.unmatched: tuple[str, ...] = ()  # keys of its file that are of no layer
         for name, delta in deltas.items():
             self.add_module(name, delta)
         self.eval()
@@ -61,6 +64,10 @@ class Lora(Overlay):
     def layers(self) -> dict[str, Delta]:
         """Its deltas by the names of their layers in kohya's files."""
         return {name: each for name, each in self.named_children() if isinstance(each, Delta)}
+
+    def part_of(self, parameter: str) -> Part:
+        """The part of a base that one of its parameters acts in."""
+        return "unet" if parameter.startswith(UNET) else "text"
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:
         """Its deltas by the names that the target has for their layers, those that it lacks left out."""
@@ -100,10 +107,7 @@ def canonical(part: str, path: str) -> str:
 
 
 def _delta(name: str, tensors: Mapping[str, Tensor]) -> Delta:
-    for kind in DELTAS.values():
-        if kind.tell in tensors:
-            return kind.from_tensors(tensors)
-    raise BadOverlay(
-        f"{name} has {', '.join(sorted(tensors))[:100]}, which no algorithm here reads: these are known: "
-        + ", ".join(DELTAS)
-    )
+    try:
+        return delta_of(tensors)
+    except BadOverlay as error:
+        raise BadOverlay(f"{name[:120]}: {error}") from None

@@ -24,7 +24,8 @@ TOWERS = ("text_encoder", "text_encoder_2")  # as diffusers' pipelines call them
 class Target:
     """The parts of a Base, of a diffusers pipeline, or a UNet alone, and in which of its blocks an overlay may act.
 
-    towers: the text models, two in an SDXL. group: those it acts side by side with; changes: what the overlay laid there; listener: hears what it does.
+    towers: the text models, two in an SDXL. group: those it acts side by side with; changes: what the overlay laid
+    there; listener: hears what it does; words: the encoder of a Base, which knows its words.
     """
 
     name: str
@@ -40,7 +41,9 @@ class Target:
     def of(cls, thing: object, blocks: tuple[Block, ...] = BLOCKS, group: Group | None = None) -> Self:
         """Find the parts of anything that has a UNet, or is one."""
         if isinstance(thing, Base):
-            return cls(thing.name, thing.unet, tuple(each.model for each in thing.text.towers), blocks, group, words=thing.text)
+            return cls(
+                thing.name, thing.unet, tuple(each.model for each in thing.text.towers), blocks, group, words=thing.text
+            )
         unet: Any = getattr(thing, "unet", thing)
         if not isinstance(unet, nn.Module):
             raise UnsupportedBase(
@@ -64,7 +67,7 @@ class Target:
         return attention_layers(self.unet, self.blocks)
 
     def layer(self, name: str) -> nn.Module:
-        """A layer by the name that it has among parts: "unet.mid_block...", "text_encoder.encoder..." """
+        """A layer by the name that it has among parts, such as unet.mid_block.resnets.0.conv1."""
         part, _, path = name.partition(".")
         return self.parts[part].get_submodule(path)
 
