@@ -205,3 +205,26 @@ def test_what_is_set_wrongly_is_one_line(desk, capsys, word, said):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["embedding"])
+def test_any_kind_is_trained_from_the_command_line_and_called_as_it_is_said(desk, capsys, kind):
+    words = ["train", kind, "photos", "--name", "my-wall", "--for", "subject", "--out", "run", *BRIEF]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert rows(said)["template"] == "subject_filewords"
+    called = shlex.split(said.splitlines()[-1].removeprefix("try:"))
+    assert main([*called[1:], "--steps", "1", "--out", "picture.png"]) == 0
+    assert (desk / "picture.png").exists()
+
+
+def test_sentences_of_a_file_are_kept_in_the_plan(desk, capsys):
+    (desk / "mine.txt").write_text("a drawing of [filewords]\n[filewords] by [name]\n")
+    assert (
+        main(["train", "hypernet", "photos", "--template", "mine.txt", "--shuffle-tags", "--out", "run", *BRIEF]) == 0
+    )
+    plan = velatura.Plan.model_validate_json((desk / "run" / "plan.json").read_text())
+    assert plan.template == "a drawing of [filewords]\n[filewords] by [name]"
+    assert plan.shuffle_tags
+    assert main(["train", "hypernet", "photos", "--template", "mein", "--dry-run"]) == 2
+    assert "no template is called 'mein'" in capsys.readouterr().err

@@ -8,12 +8,16 @@ import typer
 import velatura
 from velatura.cli.base import base_option, open_base
 from velatura.cli.screen import say
+from velatura.cli.training_embedding import train_embedding
 from velatura.cli.training_hypernet import train_hypernet
+from velatura.cli.training_lora import train_lora
 from velatura.cli.training_options import WHAT, Folders, option
 from velatura.cli.training_run import training_bar
 
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
+train.command("embedding")(train_embedding)
 train.command("hypernet")(train_hypernet)
+train.command("lora")(train_lora)
 
 
 @train.callback()

@@ -35,8 +35,11 @@ class Session:
     dry_run: bool
 
     @classmethod
-    def of(cls, kind: str, folder: Path, asked: Asked) -> Self:
-        """Open the base and find the plan; what is wrong with the folders is said before."""
+    def of(cls, kind: str, folder: Path, asked: Asked, **wanted: object) -> Self:
+        """Open the base and find the plan; what is wrong with the folders is said before.
+
+        wanted: fields of the plan that only this kind is asked for; None stands for what the preset says.
+        """
         from velatura.training.run import file_name, vacant
 
         name = asked.name or folder.absolute().name
@@ -45,8 +48,9 @@ class Session:
         for example in [*dataset.examples, *dataset.regularising]:
             read_picture(example.path, GLANCE)
         base = open_base(asked.base, velatura.Library(*(asked.library or [Path()])))
+        own = {field: value for field, value in wanted.items() if value is not None}
         preset = velatura.Plan.preset(kind, base.family.name, asked.purpose)
-        return cls(base, name, folder, preset.but(**asked.fields_of_plan()), out, asked.dry_run)
+        return cls(base, name, folder, preset.but(**(own | asked.fields_of_plan())), out, asked.dry_run)
 
     def run(self, overlay: "Overlay") -> None:
         """Print what will be done, do it, and say where it is."""

@@ -31,6 +31,8 @@ HuberSchedule = Literal["snr", "exponential", "constant"]
 Sampling = Literal["mean", "once", "draw"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
+OTHER_NAMES = {"difference": "dreambooth"}  # how a difference is trained
+
 
 def _as_text(rate: object) -> object:
     return repr(rate) if isinstance(rate, float | int) else rate
@@ -169,6 +171,7 @@ class Plan(BaseModel):
         """What serves a kind of overlay on a family of bases, from presets/KIND-PURPOSE.toml; raises UnknownName."""
         presets = {Path(each.name).stem: each for each in (files("velatura.training") / "presets").iterdir()}
         kinds = {name.partition("-")[0] for name in presets}
+        kind = OTHER_NAMES.get(kind, kind)
         if kind not in kinds:
             raise UnknownName.among("kind of overlay to train", kind, kinds)
         if f"{kind}-{purpose}" not in presets:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from velatura.base.base import Base
-from velatura.errors import Diverged
+from velatura.errors import BadPlan, Diverged
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture, generate_many
 from velatura.sampling.recipe import Recipe
@@ -25,6 +26,7 @@ from velatura.training.optimizers import set_learning
 from velatura.training.plan import Plan
 from velatura.training.precision import products_in
 from velatura.training.predicting import huber_of, weighing_of
+from velatura.training.processes import Team, moved
 from velatura.training.snapshots import Snapshot
 from velatura.training.validation import Examination, is_noise
 
@@ -34,7 +36,8 @@ class Pupil:
     """An overlay on the base that it lies over, with the pictures that it learns from and the plan that it learns by.
 
     is_moving is true while its weights change: what breaks a step off then leaves them between two steps. average is
-    that of the weights, where the plan has one; raw are the weights as they learn, while it rests with others.
+    that of the weights, where the plan has one; raw are the weights as they learn, while it rests with others. team:
+    the processes that learn the same, each of a part of every batch.
     """
 
     base: Base
@@ -42,6 +45,7 @@ class Pupil:
     optimizer: Optimizer
     cache: Cache
     plan: Plan
+    team: Team = field(default_factory=Team)
     is_moving: bool = field(default=False, init=False)
     average: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
     raw: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
@@ -56,14 +60,8 @@ class Pupil:
 
         text_rate: of what acts in the text encoders, where it is another one.
         """
-        torch.manual_seed(seed_of(self.plan.seed, "dropout", done))  # pyright: ignore[reportUnknownMemberType]
-        self.optimizer.zero_grad()
-        loss, parts = torch.zeros(()), self.plan.accumulation
-        for part in range(done * parts, (done + 1) * parts):
-            for share, cache, seed in self._lessons():
-                of_part = share * self._loss(cache, seed, part) / parts
-                torch.autograd.backward(of_part)  # before the next lesson, so that memory is that of one
-                loss = loss + of_part.detach().cpu()
+        self.team.call("learn", done, rate, text_rate)
+        loss = self.team.mean(lambda: self._backward(done), self.overlay.parameters())
         length = clip_grad_norm_(self.overlay.parameters(), self.plan.gradient_norm or math.inf)
         if not (loss.isfinite() and length.isfinite()):
             raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
@@ -74,6 +72,36 @@ class Pupil:
         self._average(done + 1)
         self.is_moving = False
         return loss.item()
+
+    def _backward(self, done: int) -> Tensor:
+        """Find the gradients of a step's batches, and the loss."""
+        team, parts, loss = self.team, self.plan.accumulation, torch.zeros(())
+        own_seed = seed_of(self.plan.seed, "dropout", done * team.size + team.rank)
+        torch.manual_seed(own_seed)  # pyright: ignore[reportUnknownMemberType]
+        self.optimizer.zero_grad()
+        for part in range(done * parts, (done + 1) * parts):
+            for share, cache, seed in self._lessons():
+                of_part = share * self._loss(cache, seed, part) / parts
+                if of_part.requires_grad:  # an embedding whose name is in no caption of a batch learns nothing of it
+                    torch.autograd.backward(of_part)  # before the next lesson, so that memory is that of one
+                loss = loss + of_part.detach().cpu()
+        return loss
+
+    def refuse_unheard(self) -> None:
+        """Refuse captions in which an overlay that only acts on words, by its name, is never called."""
+        if self.overlay.touches == {"text"} and not any(map(self._is_heard, range(self.cache.speech.count))):
+            name = self.overlay.card.name
+            raise BadPlan(
+                f"no caption says {name!r}, so it would learn nothing: plan a template with [name] in it, "
+                f'as style_filewords or subject_filewords, or write "{name}" into the captions'
+            )
+
+    def _is_heard(self, picture: int) -> bool:
+        """Whether the overlay has a part in what is said of a picture."""
+        context = self.cache.speech.plainly(torch.tensor([picture])).context
+        learned = [each for each in self.overlay.parameters() if each.requires_grad]
+        moved = torch.autograd.grad(context.square().sum(), learned, allow_unused=True) if context.requires_grad else ()
+        return any(each is not None and bool(each.any()) for each in moved)
 
     def examine(self, examination: Examination) -> float:
         """The validation loss of what was learned so far, at full strength."""
@@ -97,6 +125,22 @@ class Pupil:
         if self.plan.ema:
             kept = snapshot.overlay().state_dict()
             self.average = {name: kept[name].to(each) for name, each in self.overlay.named_parameters()}
+        self.share()
+
+    def share(self) -> None:
+        """Let all processes be as the one that leads them is."""
+        if not self.team.is_alone:
+            weights = {name: each.detach() for name, each in self.overlay.state_dict().items()}
+            self.team.call("take", moved((weights, self.optimizer.state_dict(), self.average), torch.device("cpu")))
+
+    @torch.no_grad()
+    def take(self, state: tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]) -> None:
+        """Be as another process is."""
+        weights, optimizer, average = state
+        for name, weight in self.overlay.state_dict(keep_vars=True).items():
+            weight.detach().copy_(weights[name])
+        self.optimizer.load_state_dict(optimizer)
+        self.average = moved(average, self.base.device)
 
     @contextmanager
     def resting(self) -> Generator[None]:
@@ -171,7 +215,7 @@ class Pupil:
         chance = draw(
             seed,
             done,
-            batch_size=self.plan.batch_size,
+            batch_size=self.plan.batch_size * self.team.size,
             picture_count=len(latents),
             latent_shape=latents.shape[1:],
             timestep_count=len(self.base.schedule),
@@ -179,14 +223,14 @@ class Pupil:
             noise_offset=self.plan.noise_offset,
             pyramid_noise=self.plan.pyramid_noise,
             input_perturbation=self.plan.input_perturbation,
-        )
+        ).part(self.team.rows(self.plan.batch_size))
         chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
-        said = cache.speech.of(chance.pictures, chance.captionless, seed, done)
+        said = cache.speech.of(chance.pictures, chance.captionless, seed, chance.first)
         weights = None if cache.weights is None else cache.weights[chosen]
         mixed = None if chance.mixed is None else chance.mixed.to(latents.device)
         with products_in(self.base):
             return denoising_loss(
-                *(self.base, cache.drawn(chosen, seed, done), said, noise, chance.timesteps),
+                *(self.base, cache.drawn(chosen, seed, chance.first), said, noise, chance.timesteps),
                 mixed=mixed,
                 weighing=weighing_of(self.plan),
                 huber=huber_of(self.plan),

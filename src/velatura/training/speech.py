@@ -44,11 +44,19 @@ class Speech:
         self._encoded: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
         self._fixed = self.fixed() if self.wording.is_fixed and not is_learned else None
 
-    def of(self, pictures: Tensor, captionless: Tensor, seed: int, step: int) -> Conditioning:
-        """What is said of pictures (batch,) at a step, nothing of those that are captionless (batch,)."""
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return len(self.captions)
+
+    def of(self, pictures: Tensor, captionless: Tensor, seed: int, first: int) -> Conditioning:
+        """What is said of pictures (batch,), nothing of those that are captionless (batch,).
+
+        first: how many pictures were learned from before these.
+        """
         if self._fixed:
-            return self._fixed.rows(torch.where(captionless, len(self.captions), pictures))
-        first, silent = step * len(pictures), captionless.tolist()
+            return self._fixed.rows(torch.where(captionless, self.count, pictures))
+        silent = captionless.tolist()
         worded = [self._worded(picture, seed, first + place) for place, picture in enumerate(pictures.tolist())]
         return self._said(["" if none else text for text, none in zip(worded, silent, strict=True)])
 

@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from typing import cast
 
 import torch
 
 from velatura.base.base import Base
 from velatura.card import Card
-from velatura.datasets.folder import Dataset, read_dataset
-from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.datasets.folder import Dataset, Example, read_dataset
+from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.merging.chain import refuse_laid_over
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
+from velatura.sampling.recipe import Recipe
 from velatura.training.a1111 import refuse_unknown
 from velatura.training.board import refuse_missing
 from velatura.training.class_pictures import encode_lessons
@@ -59,12 +61,13 @@ def train(
     out = vacant(out)
     dataset = read_dataset(folder)
     examples = dataset.repeated()
-    recipes = preview_recipes(plan, examples[0].caption)
+    recipes = _recipes(plan, overlay, examples)
     course = _course(base, overlay, dataset, plan, over_others=over_others)
     course.recipes, course.on_step = recipes, on_step
 
     with attach(course.pupil.base, overlay), _own_chance(base.device):
         beginning = _beginning(course.pupil.base, overlay, folder, len(examples)) | {"over_others": over_others}
+        course.pupil.refuse_unheard()
         course.begin(out, beginning, data_of(dataset, plan))
         return course.run()
 
@@ -96,7 +99,7 @@ def resume(
             raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
         overlay = kept.snapshots[-1].overlay()
         course = _course(base, overlay, dataset, plan, over_others=bool(beginning["over_others"]))
-        course.recipes, course.on_step = preview_recipes(plan, examples[0].caption), on_step
+        course.recipes, course.on_step = _recipes(plan, overlay, examples), on_step
         _warn_of_other_machine(course.pupil.base, beginning)
         with attach(course.pupil.base, overlay), _own_chance(base.device):
             course.go_on(kept, Card.model_validate(beginning["overlay"]))
@@ -115,7 +118,12 @@ def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_
     if plan.tensorboard:
         refuse_missing()
     pupil = Pupil(frozen, overlay, optimizer, cache, plan)
-    return Course(pupil, examination_of(base, overlay, dataset, plan, cache))
+    return Course(pupil, examination_of(frozen, overlay, dataset, plan, cache))
+
+
+def _recipes(plan: Plan, overlay: Overlay, examples: list[Example]) -> list[Recipe]:
+    """What previews show: the first caption as it is worded, unless the plan says otherwise."""
+    return preview_recipes(plan, plan.wording(overlay.card.name).draw(examples[0].caption, Random(0)))
 
 
 def _frozen(base: Base, plan: Plan, *, over_others: bool) -> Base:

@@ -1,0 +1,59 @@
+"""The verb `train lora`."""
+
+from typing import Annotated
+
+import velatura
+from velatura.cli.training_options import WHAT, Asked, Folder, asking, option
+from velatura.cli.training_run import Session
+
+Rank = Annotated[int, option("How many directions each layer's change has.", WHAT)]
+Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", WHAT, shown="the rank")]
+Algorithm = Annotated[str, option("lora, loha, lokr, dora, ...", WHAT)]
+Targets = Annotated[str, option("Layers that change: attention, linear (feed-forward too), conv (all).", WHAT)]
+ConvRank = Annotated[int | None, option("The rank in convolutions.", WHAT, shown="the rank")]
+Text = Annotated[bool, option("Change the text encoders too.", WHAT, "--text")]
+TextRate = Annotated[str | None, option("Their learning rate.", WHAT, shown="--rate's")]
+RankStabilised = Annotated[bool, option("Divide alpha by the root of the rank.", WHAT, "--rank-stabilised")]
+Dropout = Annotated[float, option("Share of what changes read that rests.", WHAT)]
+RankDropout = Annotated[float, option("Share of directions that rest.", WHAT)]
+ModuleDropout = Annotated[float, option("Share of layers that rest.", WHAT)]
+
+
+@asking
+def train_lora(
+    folder: Folder,
+    *,
+    asked: Asked,
+    rank: Rank = 16,
+    alpha: Alpha = None,
+    algorithm: Algorithm = "lora",
+    targets: Targets = "attention",
+    text: Text = False,
+    text_rate: TextRate = None,
+    rank_stabilised: RankStabilised = False,
+    dropout: Dropout = 0.0,
+    rank_dropout: RankDropout = 0.0,
+    module_dropout: ModuleDropout = 0.0,
+) -> None:
+    """Train a LoRA, or one of its kin: small changes of the base's weights, good at subjects and at styles.
+
+    velatura train lora photos/ --name ink --steps 200 --out runs/ink
+
+    velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets linear --text --text-rate 5e-5 --dry-run
+    """
+    session = Session.of("lora", folder, asked, text_rate=text_rate)
+    overlay = velatura.Lora.for_base(
+        session.base,
+        rank=rank,
+        alpha=alpha,
+        algorithm=algorithm,
+        targets=targets,
+        text=text,
+        rank_stabilised=rank_stabilised,
+        dropout=dropout,
+        rank_dropout=rank_dropout,
+        module_dropout=module_dropout,
+        seed=asked.seed,
+        name=session.name,
+    )
+    session.run(overlay)

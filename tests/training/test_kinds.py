@@ -1,0 +1,95 @@
+"""Every kind of overlay learns by the same trainer: it goes on bit for bit, and the base comes out as it went in."""
+
+import pytest
+import torch
+
+import velatura
+from velatura.errors import BadPlan
+
+PLAN = velatura.Plan(
+    steps=4,
+    batch_size=2,
+    pixels=16,
+    learning_rate="3e-3:2, 1e-3",
+    template="subject_filewords",
+    snapshot_every=2,
+    precision="float32",
+    validation_pictures=2,
+)
+
+
+def embedding(base):
+    return velatura.Embedding.for_base(base, name="my-ball", vectors=2, initial="ball", seed=1)
+
+
+MAKERS = {"embedding": embedding}
+
+
+@pytest.fixture(params=MAKERS)
+def learn(request, tiny, photos, tmp_path):
+    """Train an overlay of one kind for a moment, and break off after some steps."""
+
+    def run(out="run", *, until=None, plan=PLAN):
+        def stop(step):
+            if step.done == until:
+                raise KeyboardInterrupt
+
+        return velatura.train(tiny, MAKERS[request.param](tiny), photos, plan, out=tmp_path / out, on_step=stop)
+
+    return run
+
+
+def models(base):
+    return (base.unet, *(tower.model for tower in base.text.towers))
+
+
+def test_a_run_of_any_kind_that_is_broken_off_goes_on_to_the_same_end(tiny, learn, tmp_path):
+    whole = learn("whole")
+    for until in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            learn(f"stopped {until}", until=until)
+        resumed = velatura.resume(tiny, tmp_path / f"stopped {until}")
+        assert resumed.losses == whole.losses
+        assert resumed.file.read_bytes() == whole.file.read_bytes()
+
+
+def test_an_average_of_any_kind_goes_on_too(tiny, learn, tmp_path):
+    plan = PLAN.but(ema=0.9, optimizer="lion", accumulation=2)
+    whole = learn("whole", plan=plan)
+    with pytest.raises(KeyboardInterrupt):
+        learn("stopped", plan=plan, until=3)
+    assert velatura.resume(tiny, tmp_path / "stopped").file.read_bytes() == whole.file.read_bytes()
+
+
+def test_any_kind_learns_and_leaves_the_base_as_it_was(tiny, learn):
+    before = [weight.clone() for model in models(tiny) for weight in model.parameters()]
+    run = learn(plan=PLAN.but(steps=8, batch_size=3))
+    after = [weight for model in models(tiny) for weight in model.parameters()]
+    assert all(map(torch.equal, before, after))
+    assert not any(weight.requires_grad or weight.grad is not None for weight in after)
+    assert run.validations[8] < run.validations[0]
+
+
+def test_what_any_kind_learned_is_saved_as_it_ends(learn):
+    run = learn()
+    saved = velatura.open_overlay(run.file)
+    assert saved.card == run.overlay.card
+    assert all(map(torch.equal, saved.state_dict().values(), run.overlay.state_dict().values()))
+
+
+def test_two_rates_of_nothing_and_something_move_one_part_only(tiny, learn):
+    run = learn(plan=PLAN.but(text_rate="1e-30", weight_decay=0))
+    begun = MAKERS[run.overlay.kind](tiny)
+    for (name, weight), before in zip(run.overlay.named_parameters(), begun.parameters(), strict=True):
+        assert torch.equal(weight, before) == (run.overlay.part_of(name) == "text"), name
+
+
+def test_a_word_that_no_caption_says_is_refused_before_the_run(tiny, photos, tmp_path):
+    with pytest.raises(BadPlan, match=r"no caption says 'my-ball'.*template with \[name\]"):
+        velatura.train(tiny, embedding(tiny), photos, PLAN.but(template="captions"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_without_the_word_teaches_nothing_and_stops_nothing(tiny, photos, tmp_path):
+    plan = PLAN.but(caption_dropout=0.9, seed=2)
+    assert len(velatura.train(tiny, embedding(tiny), photos, plan, out=tmp_path / "run").losses) == 4
