@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from velatura.formats import open_base, open_overlay, save
     from velatura.library import Library
     from velatura.merging.bake import bake
+    from velatura.merging.merge import merge
+    from velatura.merging.merge_report import MergeReport
     from velatura.merging.report import BakeReport
     from velatura.overlays.aesthetic import Aesthetic
     from velatura.overlays.attach import Attachment, Laid, attach, attach_all
+    from velatura.overlays.difference import Difference
     from velatura.overlays.effect import Effect
     from velatura.overlays.embedding import Embedding
     from velatura.overlays.hypernetwork import Hypernetwork
@@ -36,12 +39,14 @@ __all__ = [
     "BakeReport",
     "Base",
     "Card",
+    "Difference",
     "Effect",
     "Embedding",
     "Hypernetwork",
     "Laid",
     "Library",
     "Lora",
+    "MergeReport",
     "Overlay",
     "Picture",
     "Plan",
@@ -56,6 +61,7 @@ __all__ = [
     "generate_each",
     "generate_many",
     "grid",
+    "merge",
     "open_base",
     "open_overlay",
     "resume",
@@ -71,12 +77,14 @@ _HOMES = {
     "BakeReport": "merging.report",
     "Base": "base.base",
     "Card": "card",
+    "Difference": "overlays.difference",
     "Effect": "overlays.effect",
     "Embedding": "overlays.embedding",
     "Hypernetwork": "overlays.hypernetwork",
     "Laid": "overlays.attach",
     "Library": "library",
     "Lora": "overlays.lora",
+    "MergeReport": "merging.merge_report",
     "Overlay": "overlays.overlay",
     "Picture": "sampling.generate",
     "Plan": "training.plan",
@@ -91,6 +99,7 @@ _HOMES = {
     "generate_each": "sampling.generate",
     "generate_many": "sampling.generate",
     "grid": "compare.grid",
+    "merge": "merging.merge",
     "open_base": "formats",
     "open_overlay": "formats",
     "resume": "training.train",
