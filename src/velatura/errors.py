@@ -63,6 +63,10 @@ class Diverged(VelaturaError):
     """A training whose loss is no number any more."""
 
 
+class ProcessFailed(VelaturaError):
+    """One of several processes that train together broke off, or is gone."""
+
+
 class Occupied(VelaturaError):
     """A place to write to that already holds something."""
 

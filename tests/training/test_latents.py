@@ -28,7 +28,8 @@ def learn(tiny, photos, tmp_path):
 
 def test_a_draw_is_anew_at_each_step_and_the_same_at_the_same(tiny, photos):
     cached = encode_examples(tiny, read_folder(photos), 32, sampling="draw")
-    first, second, again = (cached.drawn(torch.tensor([2, 0]), 7, step) for step in (0, 1, 0))
+    first, second, again = (cached.drawn(torch.tensor([2, 0]), 7, before) for before in (0, 2, 0))
+    assert torch.equal(cached.drawn(torch.tensor([0]), 7, 1), first[1:])  # as another process draws it
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     away = (first - cached.latents[[2, 0]]) / cached.deviations[[2, 0]]

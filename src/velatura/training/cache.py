@@ -34,13 +34,13 @@ class Cache:
     classes: Cache | None = None
     deviations: Tensor | None = None
 
-    def drawn(self, pictures: Tensor, seed: int, step: int) -> Tensor:
-        """The latents of pictures (batch,) as a step learns from them."""
+    def drawn(self, pictures: Tensor, seed: int, first: int) -> Tensor:
+        """The latents of pictures (batch,) as they are learned from; first: how many were learned from before these."""
         chosen = pictures.to(self.latents.device)
         if self.deviations is None:
             return self.latents[chosen]
-        chance = torch.Generator().manual_seed(seed_of(seed, "latents", step))
-        noise = torch.randn((len(chosen), *self.latents.shape[1:]), generator=chance)
+        chances = [torch.Generator().manual_seed(seed_of(seed, "latents", first + row)) for row in range(len(chosen))]
+        noise = torch.stack([torch.randn(self.latents.shape[1:], generator=chance) for chance in chances])
         return self.latents[chosen] + self.deviations[chosen] * noise.to(self.latents.device)
 
     @property

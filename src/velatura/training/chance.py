@@ -1,5 +1,7 @@
 """What chance decides at a step, as a function of the seed and the step: so a run can stop, go on and end the same."""
 
+from __future__ import annotations
+
 import hashlib
 import math
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ class Draw:
     """What one step trains on: which pictures (batch,), at which timesteps (batch,), under which noise.
 
     captionless: (batch,), whether a picture's caption is left out; mixed: the noise that pictures are mixed with, where
-    it is not just the one that is to be told.
+    it is not just the one that is to be told; first: how many pictures were drawn before these.
     """
 
     pictures: Tensor
@@ -23,6 +25,13 @@ class Draw:
     noise: Tensor
     captionless: Tensor
     mixed: Tensor | None = None
+    first: int = 0
+
+    def part(self, rows: slice) -> Draw:
+        """What one of several processes trains on."""
+        mixed = None if self.mixed is None else self.mixed[rows]
+        inner = (each[rows] for each in (self.pictures, self.timesteps, self.noise, self.captionless))
+        return Draw(*inner, mixed=mixed, first=self.first + rows.start)
 
 
 def draw(
@@ -63,7 +72,7 @@ def draw(
     ):  # Ning et al. 2023, Input Perturbation Reduces Exposure Bias: as errors add up while sampling
         more = torch.Generator().manual_seed(seed_of(seed, "perturbation", step))
         mixed = noise + input_perturbation * torch.randn(noise.shape, generator=more)
-    return Draw(torch.tensor(pictures), timesteps, noise, captionless, mixed)
+    return Draw(torch.tensor(pictures), timesteps, noise, captionless, mixed, first)
 
 
 def seed_of(seed: int, what: str, number: int) -> int:

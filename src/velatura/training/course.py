@@ -102,6 +102,7 @@ class Course:
                         done = len(self.losses)
                         self.on_step(Step(done, total, self.losses[-1], self._rates[done - 1] * self.watch.factor))
                     stop.check()
+                    self.pupil.team.check()
                 self._end()
         except BaseException as error:
             self._break_off(error)

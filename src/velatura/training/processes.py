@@ -1,0 +1,214 @@
+"""Several processes that train one overlay together: the first leads, the others do the steps that it calls for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from velatura.errors import Diverged, ProcessFailed
+from velatura.training.signals import Stop
+
+PATIENCE = timedelta(days=1)  # that a process waits for the others: one may be making previews
+AT_ONCE = 2**24  # numbers that are averaged in one go; more of them would only take memory
+OVER = "over"
+
+
+class Follower(Protocol):
+    """What learns in a process that follows: what the one that leads does, it does too."""
+
+    def learn(self, done: int, rate: float, text_rate: float | None = None) -> float:
+        """Take a step."""
+        ...
+
+    def take(self, state: Any) -> None:
+        """Be as the leading process's."""
+        ...
+
+
+@dataclass
+class Team:
+    """The processes, this one's place among them, and the signal by which one of them was told to stop."""
+
+    rank: int = 0
+    size: int = 1
+    asked: str = ""
+    stop: Stop = field(default_factory=Stop)
+    _group: Any = None
+
+    @classmethod
+    def joined(cls, device: torch.device) -> Team:
+        """All processes that were launched with this one, once they are there too, or this one alone."""
+        if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+        group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)  # what is said goes past the GPUs
+        return cls(state.process_index, state.num_processes, _group=group)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides, and keeps the run's folder."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other."""
+        return self.size == 1
+
+    def rows(self, batch_size: int) -> slice:
+        """Which rows of all processes' batches are this one's."""
+        return slice(self.rank * batch_size, (self.rank + 1) * batch_size)
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if not self.is_alone:
+            with _together():
+                torch.distributed.barrier(group=self._group)
+
+    def told(self, what: object) -> Any:
+        """What the leading process says, in all of them."""
+        if self.is_alone:
+            return what
+        said: list[object] = [what if self.leads else None]
+        with _together():
+            torch.distributed.broadcast_object_list(said, src=0, group=self._group)
+        return said[0]
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Let the others do what this one is about to do, if it leads them."""
+        if self.leads:
+            self.told((name, arguments))
+
+    def check(self) -> None:
+        """Stop here if another process was told to."""
+        if self.asked:
+            raise KeyboardInterrupt(self.asked)
+
+    def mean(self, backward: Callable[[], Tensor], weights: Iterable[Tensor]) -> Tensor:
+        """Let every process find its loss and gradients, and give all of them the means of both.
+
+        Raises ProcessFailed where another process could not.
+        """
+        if self.is_alone:
+            return backward()
+        loss, error = torch.zeros(()), None
+        try:
+            loss = backward()
+        except BaseException as failure:  # noqa: BLE001 - raised again, when the others know
+            error = failure
+        self._hear_of(error)
+        self._average([loss], self._group)
+        weights = [weight for weight in weights if weight.requires_grad]
+        moved = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
+        self._average([moved], self._group)
+        learned = [weight for weight, share in zip(weights, moved.tolist(), strict=True) if share]
+        for weight in learned:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        gradients = [cast("Tensor", weight.grad) for weight in learned]
+        group = self._group if loss.device.type == "cpu" and _on_cpu(gradients) else None
+        for some in _portions(gradients):
+            self._average(some, group)
+        return loss
+
+    def follow(self, follower: Follower) -> bool:
+        """Do what the leading process calls for until it is over; whether it came to its end."""
+        error: Exception | None = None
+        while True:
+            try:
+                name, arguments = self.told(None)
+            except ProcessFailed:  # whoever looks after the leading one says why it is gone
+                return False
+            if name == OVER and error:
+                raise error
+            if name == OVER:
+                return bool(arguments[0])
+            try:
+                if error:
+                    self._hear_of(error)
+                getattr(follower, name)(*arguments)
+            except Diverged:  # as the leading one has seen, which goes back or gives up
+                continue
+            except Exception as failure:  # noqa: BLE001 - raised when it is over, which the leading one then says
+                error = failure
+
+    @contextmanager
+    def led(self) -> Generator[None]:
+        """Tell the others at the end that it is over, and whether all went well."""
+        went_well = False
+        try:
+            yield
+            went_well = True
+        finally:
+            if not self.is_alone:
+                with suppress(ProcessFailed):
+                    self.call(OVER, went_well)
+
+    def _hear_of(self, error: BaseException | None) -> None:
+        """Raise this process's error, or else another one's; and hear which signals came."""
+        said: list[tuple[str, str]] = [("", "")] * self.size
+        with _together():
+            torch.distributed.all_gather_object(said, (_line(error), self.stop.asked), group=self._group)
+        self.asked = next((signal for _, signal in said if signal), self.asked)
+        if error:
+            raise error
+        for rank, (failure, _) in enumerate(said):
+            if failure:
+                raise ProcessFailed(f"process {rank} of {self.size}: {failure}")
+
+    def _average(self, tensors: Sequence[Tensor], group: Any) -> None:
+        flat = torch.cat([each.detach().reshape(-1) for each in tensors])
+        with _together():
+            torch.distributed.all_reduce(flat, group=group)
+        flat /= self.size
+        for each, part in zip(tensors, flat.split([each.numel() for each in tensors]), strict=True):
+            each.detach().copy_(part.view_as(each))
+
+
+def moved(state: Any, device: torch.device) -> Any:
+    """The tensors in dicts, lists and tuples on another device, and all else as it is."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {name: moved(each, device) for name, each in cast("dict[object, object]", state).items()}
+    if isinstance(state, list | tuple):
+        return type(state)(moved(each, device) for each in cast("Sequence[object]", state))
+    return state
+
+
+@contextmanager
+def _together() -> Generator[None]:
+    """Do what takes all processes; raises ProcessFailed where one is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessFailed(
+            f"another process of this training is gone ({str(error).splitlines()[0][:80]}): see why, then resume it"
+        ) from None
+
+
+def _line(error: BaseException | None) -> str:
+    return "" if error is None else f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> bool:
+    return all(each.device.type == "cpu" for each in tensors)
+
+
+def _portions(tensors: Sequence[Tensor]) -> Generator[list[Tensor]]:
+    some: list[Tensor] = []
+    for each in tensors:
+        if some and sum(map(Tensor.numel, some)) + each.numel() > AT_ONCE:
+            yield some
+            some = []
+        some.append(each)
+    if some:
+        yield some
