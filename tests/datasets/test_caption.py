@@ -13,6 +13,7 @@ from tools.tiny_base.data import unseen_scene
 from velatura.datasets.caption import caption_folder, open_captioner
 from velatura.datasets.folder import read_folder
 from velatura.datasets.taggers import shown_tag
+from velatura.datasets.tiny_subjects import SubjectFinder
 from velatura.errors import BadDataset, BadFile, UnknownName
 
 WORDS = ("red", "blue", "house", "boat", "on", "the", "sea")
@@ -87,14 +88,31 @@ def test_a_model_that_is_not_in_the_hubs_cache_is_not_downloaded(tmp_path, monke
         open_captioner("wd14")
 
 
-@pytest.mark.slow
-def test_the_tiny_base_captions_its_own_world():
+# The words of tools/drawing for what the captioner calls by one name each
+SHOWN = {"sea": "under the sea", "space": "in space", "room": "in a room", "beach": "on the beach", "dusk": "at sunset"}
+
+
+# Combinations that the base never saw. Measured: 88 subjects, 91 colours, all places and times
+@pytest.mark.parametrize(("count", "missed"), [(10, 3), pytest.param(100, 17, marks=pytest.mark.slow)])
+def test_the_tiny_base_captions_its_own_world(count, missed):
     captioner = open_captioner("tiny")
-    scenes = [unseen_scene(30_000_000 + place) for place in range(20)]  # combinations that it never saw
-    said = [captioner.caption(paint(scene)) for scene in scenes]
-    right = [f" {scene.subject} " in f"{text} " for scene, text in zip(scenes, said, strict=True)]
-    assert sum(right) >= 9  # by chance it would be one
-    assert sum(f" {scene.colour} " in text for scene, text in zip(scenes, said, strict=True)) >= 18
+    scenes = [unseen_scene(30_000_000 + place) for place in range(count)]
+    said = [f"{captioner.caption(paint(scene))} " for scene in scenes]
+    pairs = list(zip(scenes, said, strict=True))
+    assert sum(f" {scene.subject} " in text for scene, text in pairs) >= count - missed
+    assert sum(f" {scene.colour} " in text for scene, text in pairs) >= count - missed
+    assert sum(SHOWN.get(scene.place, scene.place) in text for scene, text in pairs) >= count - count // 30
+    under_a_sky = [(scene, text) for scene, text in pairs if scene.place not in {"sea", "space", "room"}]
+    right = sum(SHOWN.get(scene.time, scene.time) in text for scene, text in under_a_sky)
+    assert right >= len(under_a_sky) - count // 30
+
+
+def test_the_finder_of_subjects_leaves_the_base_as_it_is(tiny):
+    parts, keys = list(tiny.unet.children()), list(tiny.unet.state_dict())
+    finder = SubjectFinder(tiny)
+    finder.find(torch.zeros(2, 3, 64, 64))
+    assert list(tiny.unet.children()) == parts
+    assert list(tiny.unet.state_dict()) == keys
 
 
 def test_the_tiny_base_says_colour_thing_place_and_time():

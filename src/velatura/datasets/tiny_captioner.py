@@ -1,6 +1,5 @@
 """Captions by the tiny base itself, which knows the small world that was drawn for it and no other."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -13,14 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from velatura.datasets.tiny_subjects import SUBJECTS, SubjectFinder
 from velatura.formats.folder_weights import weights
 from velatura.tensors import open_state
 from velatura.tiny import DATA, tiny
 
-SUBJECTS = (
-    *("house", "tree", "boat", "fish", "cat", "bird", "flower", "mug", "star", "car", "rocket", "mushroom", "balloon"),
-    *("lighthouse", "umbrella", "apple", "butterfly", "crown", "bell", "key"),
-)
 COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "white", "black")
 TIMELESS = ("under the sea", "in space", "in a room")
 PLACES = (
@@ -38,30 +34,28 @@ PLACES = (
 TIMES = ("by day", "at sunset", "at night")
 PICTURE_PIXELS = 64
 AT_ONCE = 256
-NOISY_TIMESTEPS = (300, 500, 700)  # of 0 to 999; three find as many subjects as six
 
 
 class TinyCaptioner:
     """Says of a picture which subject of which colour is where, and at which time.
 
-    Colour, place and time are those whose caption is nearest to the picture in the base's CLIP, which hardly knows the
-    subjects apart: it finds 9 of 100. The UNet knows them, so the subject is the one whose name helps it most to take
-    noise away (Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier"): it
-    found 34 of 40 in one set of drawings, fewer than 14 of 20 in another.
+    Colour, place and time are those whose caption is nearest to the picture in the base's CLIP; of subjects that knows
+    next to nothing, so the base's UNet tells those, see tiny_subjects.py.
     """
 
     def __init__(self) -> None:
-        self._base = tiny()
-        self._text = self._base.text.towers[0]
-        self._vision, self._projection = _image_tower(DATA / "tiny" / "clip_vision")
+        base = tiny()
+        self._text = base.text.towers[0]
+        self._subjects = SubjectFinder(base)
+        self._vision, self._projection = image_tower(DATA / "tiny" / "clip_vision")
 
     @torch.no_grad()
     def caption(self, image: Image.Image) -> str:
         """Such as "a red house on the beach at night"."""
-        pixels = _pixels(image)
+        pixels = pixels_of(image)
         colour, place, time = self._surroundings(pixels)
-        settings = [f"{_a(colour)} {thing} {place} {time}".strip() for thing in SUBJECTS]
-        return settings[self._easiest(pixels, settings)]
+        [subject] = self._subjects.find(pixels)
+        return f"{_a(colour)} {subject} {place} {time}".strip()
 
     def _surroundings(self, pixels: Tensor) -> tuple[str, str, str]:
         seen = F.normalize(cast("Tensor", self._vision(pixel_values=pixels).image_embeds), dim=-1)
@@ -83,26 +77,16 @@ class TinyCaptioner:
         pooled = self._text.model(input_ids=cast("Tensor", ids)).pooler_output
         return F.normalize(cast("Tensor", pooled) @ self._projection.T, dim=-1)
 
-    def _easiest(self, pixels: Tensor, texts: Sequence[str]) -> int:
-        """Which text helps the UNet most: the least mean squared error over a few noises."""
-        said, latents = self._base.text.conditioning(texts), self._base.encode(pixels)
-        errors = torch.zeros(len(texts))
-        for seed, timestep in enumerate(NOISY_TIMESTEPS):
-            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-            noisy = self._base.schedule.add_noise(latents, noise, torch.tensor([timestep]))
-            found = self._base.predict(noisy.expand(len(texts), -1, -1, -1), torch.full((len(texts),), timestep), said)
-            errors += (found - noise).square().flatten(1).mean(1)
-        return int(errors.argmin())
 
-
-def _pixels(image: Image.Image) -> Tensor:
+def pixels_of(image: Image.Image) -> Tensor:
     """The picture (1, 3, 64, 64), from -1 to 1."""
     size = PICTURE_PIXELS, PICTURE_PIXELS
     values = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), dtype=np.float32)
     return torch.tensor(values / 127.5 - 1).permute(2, 0, 1)[None]
 
 
-def _image_tower(folder: Path) -> tuple[nn.Module, Tensor]:
+def image_tower(folder: Path) -> tuple[nn.Module, Tensor]:
+    """A CLIP's vision tower with its projection, in float32, and the projection of its text tower."""
     untyped: Any = CLIPVisionConfig
     vision = cast("nn.Module", CLIPVisionModelWithProjection(untyped.from_pretrained(folder, local_files_only=True)))
     vision.float()
