@@ -39,13 +39,13 @@ def test_alpha_weighs_as_in_the_webui(name):
 
 def test_the_alpha_of_a_whole_file_weighs_the_same():
     expected = open_tensors(GOLDEN / "weights.safetensors").tensors["w1"][0]
-    weights = loss_weights(Example(GOLDEN / "alpha1.png", ""), 16, 2)
+    weights = loss_weights(Example(GOLDEN / "alpha1.png", ""), (16, 16), (2, 2))
     assert torch.equal(weights, expected)
 
 
 def test_a_picture_without_transparency_or_with_the_same_everywhere_weighs_nothing(tmp_path):
-    assert loss_weights(Example(picture(tmp_path), ""), 16, 2) is None
-    assert loss_weights(Example(picture(tmp_path, mode="RGBA"), ""), 16, 2) is None
+    assert loss_weights(Example(picture(tmp_path), ""), (16, 16), (2, 2)) is None
+    assert loss_weights(Example(picture(tmp_path, mode="RGBA"), ""), (16, 16), (2, 2)) is None
 
 
 @pytest.mark.parametrize("place", ["mask/a cat.png", "masks/a cat.webp", "a cat-masklabel.png"])
@@ -55,7 +55,7 @@ def test_a_mask_says_what_is_learned(tmp_path, place):
     half_white().save(tmp_path / place, lossless=True)
     (example,) = read_dataset(tmp_path).examples
     assert example.mask == tmp_path / place
-    weights = loss_weights(example, 16, 8)
+    weights = loss_weights(example, (16, 16), (8, 8))
     assert weights.mean() == pytest.approx(1)
     assert weights[:, :3].allclose(torch.tensor(2.0), atol=0.1)
     assert weights[:, 5:].allclose(torch.tensor(0.0), atol=0.1)
@@ -65,7 +65,7 @@ def test_a_mask_is_cut_as_its_picture_is(tmp_path):
     picture(tmp_path, size=(32, 16))
     (tmp_path / "mask").mkdir()
     half_white((64, 32)).save(tmp_path / "mask" / "a cat.png")
-    weights = loss_weights(read_dataset(tmp_path).examples[0], 16, 4)
+    weights = loss_weights(read_dataset(tmp_path).examples[0], (16, 16), (4, 4))
     assert weights[0].tolist() == pytest.approx([2, 2, 0, 0], abs=0.3)
 
 
@@ -81,7 +81,7 @@ def test_a_mask_of_other_proportions_or_without_white_is_refused(tmp_path, mask,
     (tmp_path / "mask").mkdir()
     mask.save(tmp_path / "mask" / "a cat.png")
     with pytest.raises(BadDataset, match=reason):
-        loss_weights(read_dataset(tmp_path).examples[0], 16, 4)
+        loss_weights(read_dataset(tmp_path).examples[0], (16, 16), (4, 4))
 
 
 def test_a_mask_of_no_picture_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from velatura.datasets.boxes import Size
 from velatura.datasets.folder import Example
 from velatura.datasets.pictures import opened
 from velatura.errors import BadDataset
@@ -12,8 +13,10 @@ from velatura.errors import BadDataset
 ASPECT_TOLERANCE = 0.02  # a mask drawn at another size may be rounded
 
 
-def loss_weights(example: Example, pixels: int, latent_pixels: int) -> Tensor | None:
-    """Weights (latent_pixels, latent_pixels) with mean 1, for the middle square; None where all counts alike.
+def loss_weights(example: Example, size: Size, latent_size: Size) -> Tensor | None:
+    """Weights with mean 1 for the middle of a picture in that shape; None where all counts alike.
+
+    Both sizes are (width, height), the weights are (height, width) of the latents.
 
     A mask is white where the picture is learned and black where not. An alpha channel is read as the webui does: what
     is most transparent counts nothing.
@@ -21,8 +24,8 @@ def loss_weights(example: Example, pixels: int, latent_pixels: int) -> Tensor | 
     shape = _masked(example) if example.mask else _alpha(example)
     if shape is None:
         return None
-    square = ImageOps.fit(shape, (pixels, pixels), Image.Resampling.LANCZOS)
-    weights = weights_of(square, (latent_pixels, latent_pixels), from_least=example.mask is None)
+    middle = ImageOps.fit(shape, size, Image.Resampling.LANCZOS)
+    weights = weights_of(middle, latent_size, from_least=example.mask is None)
     return None if bool((weights == 1).all()) else weights
 
 

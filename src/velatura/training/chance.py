@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -46,12 +47,14 @@ def draw(
     noise_offset: float = 0.0,
     pyramid_noise: float = 0.0,
     input_perturbation: float = 0.0,
+    pictures: Sequence[int] | None = None,
 ) -> Draw:
     """Draw the step that is taken when `step` steps are done, on the CPU, where every machine draws the same.
 
     Every picture is seen once before any is seen again, however batches and the number of pictures divide. Timesteps
     are uniform and independent of the pictures, but stratified: one from each of batch_size equal slices, which makes
-    the loss less noisy at no cost (Kingma et al. 2021, Variational Diffusion Models, I.1).
+    the loss less noisy at no cost (Kingma et al. 2021, Variational Diffusion Models, I.1). pictures: the batch's,
+    where they are of several sizes, see buckets.py.
     """
     chance = torch.Generator().manual_seed(seed_of(seed, "step", step))
     slices = torch.randperm(batch_size, generator=chance) + torch.rand(batch_size, generator=chance)
@@ -63,16 +66,15 @@ def draw(
         shifts = torch.Generator().manual_seed(seed_of(seed, "offset", step))
         noise = noise + noise_offset * torch.randn((batch_size, latent_shape[0], 1, 1), generator=shifts)
     first = step * batch_size
-    pictures = [_picture(seed, place, picture_count) for place in range(first, first + batch_size)]
+    places = range(first, first + batch_size)
+    chosen = [_picture(seed, place, picture_count) for place in places] if pictures is None else pictures
     captions = torch.Generator().manual_seed(seed_of(seed, "caption", step))
     captionless = torch.rand(batch_size, generator=captions) < caption_dropout
     mixed = None
-    if (
-        input_perturbation
-    ):  # Ning et al. 2023, Input Perturbation Reduces Exposure Bias: as errors add up while sampling
+    if input_perturbation:  # Ning et al. 2023, Input Perturbation Reduces Exposure Bias, which adds up while sampling
         more = torch.Generator().manual_seed(seed_of(seed, "perturbation", step))
         mixed = noise + input_perturbation * torch.randn(noise.shape, generator=more)
-    return Draw(torch.tensor(pictures), timesteps, noise, captionless, mixed, first)
+    return Draw(torch.tensor(chosen), timesteps, noise, captionless, mixed, first)
 
 
 def seed_of(seed: int, what: str, number: int) -> int:

@@ -27,6 +27,7 @@ def encode_lessons(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
     """
     pixels = plan.pixels or base.family.default_pixels
     options = {"masks": plan.masks, "says_anew": "text" in overlay.touches, "sampling": plan.latents, "seed": plan.seed}
+    options["shape"] = plan.shape
     options["encodings"] = Encodings.kept() if plan.cache else Encodings()
     cache = encode_examples(base, dataset.repeated(), pixels, **options, wording=plan.wording(overlay.card.name))
     classes = class_examples(dataset)

@@ -242,7 +242,7 @@ class Course:
         with self.pupil.resting():
             write_a1111(self._kept.overlay.with_suffix(".pt"), self.pupil.overlay, self.pupil.optimizer)
         images = self._plan.batch_size * self._plan.accumulation
-        steps_an_epoch = max(1, len(self.pupil.cache.latents) // images)
+        steps_an_epoch = max(1, self.pupil.cache.count // images)
         write_table(self._kept.path, self._kept.steps(), self._card.steps, steps_an_epoch)
 
     def _save(self, path: Path) -> None:

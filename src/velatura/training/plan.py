@@ -29,6 +29,7 @@ Optimizer = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "sched
 Loss = Literal["squared", "huber", "smooth_l1"]
 HuberSchedule = Literal["snr", "exponential", "constant"]
 Sampling = Literal["mean", "once", "draw"]
+Shape = Literal["square", "buckets"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 OTHER_NAMES = {"difference": "dreambooth"}  # how a difference is trained
@@ -65,6 +66,9 @@ class Plan(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63, description="what all chance is drawn from")
     pixels: int | None = Field(
         default=None, ge=16, description="width and height of the pictures; None: the base's own"
+    )
+    shape: Shape = Field(
+        default="square", description="the middle square of each picture, or buckets: of several sizes the nearest"
     )
     precision: Precision = Field(
         default="auto", description="of the frozen base and of products; weights learn in float32"

@@ -19,6 +19,7 @@ from velatura.errors import BadPlan, Diverged
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture, generate_many
 from velatura.sampling.recipe import Recipe
+from velatura.training.buckets import batch_at
 from velatura.training.cache import Cache
 from velatura.training.chance import draw, seed_of
 from velatura.training.objective import denoising_loss
@@ -28,6 +29,7 @@ from velatura.training.precision import products_in
 from velatura.training.predicting import huber_of, weighing_of
 from velatura.training.processes import Team, moved
 from velatura.training.snapshots import Snapshot
+from velatura.training.speech import Speech
 from velatura.training.validation import Examination, is_noise
 
 
@@ -89,16 +91,18 @@ class Pupil:
 
     def refuse_unheard(self) -> None:
         """Refuse captions in which an overlay that only acts on words, by its name, is never called."""
-        if self.overlay.touches == {"text"} and not any(map(self._is_heard, range(self.cache.speech.count))):
+        if self.overlay.touches == {"text"} and not any(
+            self._is_heard(cache.speech, picture) for cache in self.cache.sizes for picture in range(cache.speech.count)
+        ):
             name = self.overlay.card.name
             raise BadPlan(
                 f"no caption says {name!r}, so it would learn nothing: plan a template with [name] in it, "
                 f'as style_filewords or subject_filewords, or write "{name}" into the captions'
             )
 
-    def _is_heard(self, picture: int) -> bool:
+    def _is_heard(self, speech: Speech, picture: int) -> bool:
         """Whether the overlay has a part in what is said of a picture."""
-        context = self.cache.speech.plainly(torch.tensor([picture])).context
+        context = speech.plainly(torch.tensor([picture])).context
         learned = [each for each in self.overlay.parameters() if each.requires_grad]
         moved = torch.autograd.grad(context.square().sum(), learned, allow_unused=True) if context.requires_grad else ()
         return any(each is not None and bool(each.any()) for each in moved)
@@ -211,11 +215,16 @@ class Pupil:
             yield self.plan.class_weight / 2, classes, seed_of(seed, "class pictures", 0)
 
     def _loss(self, cache: Cache, seed: int, done: int) -> Tensor:
+        batch_size, pictures = self.plan.batch_size * self.team.size, None
+        if cache.others:
+            bucket, pictures = batch_at(seed, done, [len(each.latents) for each in cache.sizes], batch_size)
+            cache = cache.sizes[bucket]
         latents = cache.latents
         chance = draw(
             seed,
             done,
-            batch_size=self.plan.batch_size * self.team.size,
+            batch_size=batch_size,
+            pictures=pictures,
             picture_count=len(latents),
             latent_shape=latents.shape[1:],
             timestep_count=len(self.base.schedule),
