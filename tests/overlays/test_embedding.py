@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import nn
 
 import velatura
-from velatura.base.words import Place
+from velatura.base.hearing import hearing
 from velatura.errors import BadOverlay, BadStrength, UnsupportedBase, WrongBase
 
 SAID = "a boat in my style, at night"
@@ -88,7 +88,10 @@ def test_strength_multiplies_the_vectors(tiny, named):
 @pytest.mark.parametrize("side", ["prompt", "negative"])
 def test_it_may_act_for_one_side_only(tiny, named, side):
     with velatura.attach(tiny, named(), on=side):
-        read = {each: tiny.text.read("my style", Place(negative=each == "negative")) for each in ("prompt", "negative")}
+        read = {}
+        for each in ("prompt", "negative"):
+            with hearing(negative=each == "negative"):
+                read[each] = tiny.text.read("my style")
         assert read[side] == [(-1, -2)]
         assert read["negative" if side == "prompt" else "prompt"] != [(-1, -2)]
         low, high = (tiny.text.encode([SAID, SAID])[row] for row in (0, 1))
@@ -189,7 +192,15 @@ def test_what_cannot_be_is_refused(tiny, named):
 
 def test_a_pipeline_is_told_what_to_do_instead(tiny, named):
     pipeline = StableDiffusionPipeline(
-        *(tiny.vae, tiny.text.model, tiny.text.tokenizer, tiny.unet, DDIMScheduler(steps_offset=1, clip_sample=False), None, None),
+        *(
+            tiny.vae,
+            tiny.text.model,
+            tiny.text.tokenizer,
+            tiny.unet,
+            DDIMScheduler(steps_offset=1, clip_sample=False),
+            None,
+            None,
+        ),
         requires_safety_checker=False,
     )
     with pytest.raises(UnsupportedBase, match="load_textual_inversion"):

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from velatura.base.conditioning import Conditioning
-from velatura.base.words import ROOM, Glossary, Place
+from velatura.base.hearing import hearing
+from velatura.base.words import ROOM, Glossary
 from velatura.errors import BadRecipe, VelaturaWarning
 
 TOKENS = 77
-ALONE = Place()
 
 
 class Said(NamedTuple):
@@ -135,9 +135,9 @@ class TextEncoder:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
-    def read(self, text: str, place: Place = ALONE) -> list[tuple[int, ...]]:
-        """What text says in ids: each token by itself, and those of a word that was given it together."""
-        return self.glossary.read(self.token_ids(text), place)
+    def read(self, text: str) -> list[tuple[int, ...]]:
+        """What text says in ids: each token by itself, and those that stand for an embedding's vectors together."""
+        return self.glossary.read(self.token_ids(text))
 
     def encode_chunks(self, chunks: Sequence[Sequence[int]], clip_skip: int | None = None) -> list[Said]:
         """What each tower says of chunks of up to 75 ids.
@@ -153,8 +153,7 @@ class TextEncoder:
 
     def conditioning(self, texts: Iterable[str], clip_skip: int | None = None) -> Conditioning:
         """Encode plain texts; what is past 75 tokens is cut off with a warning."""
-        listed = list(texts)
-        chunks = [self._cut(text, Place(row, len(listed))) for row, text in enumerate(listed)]
+        chunks = self._cut_each(list(texts))
         said = self.encode_chunks(chunks, clip_skip)
         context = torch.cat([each.hidden for each in said], dim=-1)  # (batch, 77, width)
         return Conditioning(context, said[-1].pooled)
@@ -163,14 +162,21 @@ class TextEncoder:
         """Encode plain texts into contexts (batch, 77, width); what is past 75 tokens is cut off with a warning."""
         return self.conditioning(texts).context
 
-    def _cut(self, text: str, place: Place) -> list[int]:
+    def _cut_each(self, texts: Sequence[str]) -> list[list[int]]:
+        cut: list[list[int]] = []
+        for row, text in enumerate(texts):
+            with hearing(row=row, rows=len(texts)):
+                cut.append(self._cut(text))
+        return cut
+
+    def _cut(self, text: str) -> list[int]:
         ids: list[int] = []
-        read = self.read(text, place)
+        read = self.read(text)
         for tokens in read:
             if len(ids) + len(tokens) > ROOM:
                 whole = sum(map(len, read))
                 said = f"{text[:40]!r}... has {whole} tokens, of which the first {len(ids)} are read: make it shorter"
-                warnings.warn(said, VelaturaWarning, stacklevel=4)
+                warnings.warn(said, VelaturaWarning, stacklevel=5)
                 break
             ids += tokens
         return ids

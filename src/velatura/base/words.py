@@ -10,14 +10,6 @@ from velatura.errors import BadOverlay
 ROOM = 75  # of the 77 tokens that an encoder reads, between start and end
 
 
-class Place(NamedTuple):
-    """Where a text stands: in which row of a batch, and whether among the negative prompts, None if nobody says."""
-
-    row: int = 0
-    rows: int = 1
-    negative: bool | None = None
-
-
 class Word(NamedTuple):
     """A name that stands for vectors: the tokens it is spelled with, and those that stand for its vectors."""
 
@@ -68,10 +60,10 @@ class Words:
 
 
 class Given(NamedTuple):
-    """A word that was given to a text encoder for a while; acts tells whether it does so in a text at a place."""
+    """A word that was given to a text encoder for a while; acts tells whether it does so in the text that is read."""
 
     word: Word
-    acts: Callable[[Place], bool]
+    acts: Callable[[], bool]
 
 
 class Glossary:
@@ -85,7 +77,7 @@ class Glossary:
         self._given: tuple[Given, ...] = ()
 
     def give(
-        self, name: str, spelling: Sequence[int], count: int, acts: Callable[[Place], bool]
+        self, name: str, spelling: Sequence[int], count: int, acts: Callable[[], bool]
     ) -> tuple[Word, Callable[[], None]]:
         """Let a name stand for so many vectors, and give back its word and what takes it away again."""
         refuse_crowds(name, count)
@@ -98,9 +90,13 @@ class Glossary:
 
         return given.word, take
 
-    def read(self, tokens: Sequence[int], place: Place) -> list[tuple[int, ...]]:
-        """What tokens say at a place, those of a word together."""
-        return list(Words(given.word for given in self._given if given.acts(place)).read(tokens))
+    def read(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+        """What tokens say where they stand, those of a word together."""
+        return list(Words(given.word for given in self._given if given.acts()).read(tokens))
+
+    def has(self, spelling: Sequence[int]) -> bool:
+        """Whether a word of that spelling was given."""
+        return any(given.word.spelling == tuple(spelling) for given in self._given)
 
 
 def refuse_crowds(name: str, count: int) -> None:

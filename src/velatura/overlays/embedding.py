@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -90,6 +90,15 @@ class Embedding(Overlay):
         return made
 
     @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], card: Card) -> Self:
+        """The embedding of what a file holds: of clip_l and clip_g, or of the one tensor there is, in float32."""
+        found = [tensors[name] for name in PAIR] if tensors.keys() == set(PAIR) else list(tensors.values())
+        if not found or (len(found) > 1 and tensors.keys() != set(PAIR)):
+            names = ", ".join(list(tensors)[:3])[:120] or "nothing"
+            raise BadOverlay(f"{card.name or 'an embedding'} holds {names}: give one tensor, or clip_l and clip_g")
+        return cls.of(*(each.detach().float().view(-1, each.shape[-1]) for each in found), card=card)
+
+    @classmethod
     def for_base(cls, base: Base, *, name: str, vectors: int = 1, initial: str = "*", seed: int | None = None) -> Self:
         """Make an untrained embedding for a base, whose vectors are those of the words of a text, in their order.
 
@@ -123,6 +132,10 @@ class Embedding(Overlay):
         """Its vectors (count, width), one tensor for each text tower."""
         return tuple(self.get_parameter(name) for name in self.names)
 
+    def fits(self, text: TextEncoder) -> bool:
+        """Whether the towers of a text encoder read vectors of such widths."""
+        return self.structure.widths == _widths_of(text)
+
     def called(self, name: str) -> Self:
         """The same vectors under another name."""
         other = type(self).from_card(self.card.but(name=name))
@@ -151,9 +164,8 @@ class Embedding(Overlay):
             )
         if target.blocks != BLOCKS:
             raise BadOverlay(f"{self._called} acts on words, not in blocks of the UNet: leave blocks out")
-        theirs = tuple(_table(tower.model).weight.shape[1] for tower in target.words.towers)
-        if self.structure.widths != theirs:
-            ours = self.structure.widths
+        if not self.fits(target.words):
+            ours, theirs = self.structure.widths, _widths_of(target.words)
             raise WrongBase(
                 f"{self._called} has vectors of {_widths(ours)}, {target.name} reads {_widths(theirs)}: "
                 f"it was made for {_family(ours)}, so open a base of that family"
@@ -182,6 +194,10 @@ def _table(model: nn.Module) -> nn.Embedding:
     table = model.get_input_embeddings()  # pyright: ignore
     assert isinstance(table, nn.Embedding)
     return table
+
+
+def _widths_of(text: TextEncoder) -> tuple[int, ...]:
+    return tuple(_table(tower.model).weight.shape[1] for tower in text.towers)
 
 
 def _widths(widths: tuple[int, ...]) -> str:

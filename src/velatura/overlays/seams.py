@@ -104,6 +104,11 @@ def heed_hooks_when_compiled() -> None:
         dynamo.reset()
 
 
+def is_changed(model: nn.Module) -> bool:
+    """Whether an overlay touches a model."""
+    return any(_OURS in vars(each) for each in model.modules())
+
+
 def _splice(table: nn.Module, vectors: Vectors) -> Undo:
     """Read vectors beside a table, and give back what ends that; the table's forward is ours while there are any."""
     splice: Splice = vars(table).get(_SEAM) or Splice(table)

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from velatura.base.words import Place
-from velatura.errors import BadStrength
 from velatura.overlays.strength import LiveStrength
 
 Source = Callable[[], Tensor]
@@ -28,19 +26,10 @@ class Vectors(NamedTuple):
         places = self.tokens[0] - ids
         ours = (places >= 0) & (places < len(self.tokens))
         vectors = self.now().to(found.device)
-        chosen = F.embedding(places.clamp(0, len(self.tokens) - 1), vectors) * self._strength(found)
+        chosen = F.embedding(places.clamp(0, len(self.tokens) - 1), vectors) * self.strength.per_row(found).to(
+            found.device
+        )
         return torch.where(ours.unsqueeze(-1), chosen.to(found.dtype), found)
-
-    def _strength(self, found: Tensor) -> Tensor:
-        """0-d, or (rows, 1, 1)."""
-        strength = self.strength.tensor.to(found.device)
-        if strength.ndim == 0:
-            return strength
-        if len(found) % len(strength):
-            raise BadStrength(
-                f"{len(strength)} strengths do not fit {len(found)} texts: give one, or one for each of them"
-            )
-        return strength.repeat(len(found) // len(strength)).view(-1, 1, 1)
 
 
 class Splice:
@@ -59,9 +48,6 @@ class Splice:
         return found
 
 
-def acts(strength: LiveStrength, place: Place) -> bool:
-    """Whether an overlay of a strength acts in a text: where it is off, a name means what it says."""
-    if place.negative is not None and strength.tensor.ndim == 0:
-        return float(strength.tensor) != 0 and strength.side in {"both", "negative" if place.negative else "prompt"}
-    rows = torch.empty(place.rows, 1, 1, device=strength.tensor.device)
-    return bool(strength.per_row(rows).expand(place.rows, 1, 1)[place.row] != 0)
+def acts(strength: LiveStrength) -> bool:
+    """Whether an overlay of a strength acts in the text that is read: where it is off, a name means what it says."""
+    return bool((strength.per_row(strength.tensor.new_empty(1, 1, 1)) != 0).any())

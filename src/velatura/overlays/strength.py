@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from velatura.base.hearing import Place, place_heard
 from velatura.errors import BadStrength
 from velatura.prompts.strengths import Side
 
@@ -82,8 +83,11 @@ class LiveStrength:
     def per_row(self, context: Tensor) -> Tensor:
         """The strength as it multiplies a context (batch, tokens, width): 0-d, or (batch, 1, 1).
 
-        Fewer values than rows are taken for pictures, of which a guided batch holds every one twice.
+        Fewer values than rows are taken for pictures, of which a guided batch holds every one twice. While a text is
+        encoded by itself it is the one value of that text, 0-d.
         """
+        if not torch.compiler.is_compiling() and (place := place_heard()) is not None:
+            return self._at(place)
         rows, strength = context.shape[0], self.tensor
         if strength.ndim == 0 and self.side == "both":
             return strength
@@ -96,6 +100,20 @@ class LiveStrength:
         if self.side != "both":
             each = each * self._half(rows)
         return each.view(rows, *(1,) * (context.ndim - 1))
+
+    def _at(self, place: Place) -> Tensor:
+        """The value for the text at a place, 0-d."""
+        strength = self.tensor
+        if strength.ndim and place.rows % len(strength):
+            raise BadStrength(
+                f"{len(strength)} strengths do not fit {place.rows} texts: give one, or one for each of them"
+            )
+        own = strength[place.row % len(strength)] if strength.ndim else strength
+        if self.side == "both":
+            return own
+        if place.negative is None:
+            return own * self._half(place.rows)[place.row]
+        return own * (place.negative == (self.side == "negative"))
 
     def _half(self, rows: int) -> Tensor:
         """One for the rows of our side, zero for the others."""

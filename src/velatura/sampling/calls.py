@@ -23,6 +23,9 @@ from velatura.prompts.passage import misread
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.strengths import Strengths
 from velatura.sampling.fields import OverlayHash
+from velatura.sampling.naming import Dictionary
+
+Lead = Callable[[float, Sequence[int], int], list[tuple[float, ...]]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Shelf:
         """Lenient: tags that name nothing are warned of and left out."""
         self._library = library
         self.lenient = lenient
+        self.dictionary = Dictionary(library, overlays, lenient=lenient)
         self._at_hand = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
         self._found: dict[tuple[str, str], tuple[Overlay, Path | None]] = {}
 
@@ -121,26 +125,25 @@ class Shelf:
 
 
 @contextmanager
-def laid_over(
-    base: Base, pictures: Sequence[Sequence[Called]], *, combine: Combine
-) -> Generator[Callable[[float, Sequence[int], int], None]]:
+def laid_over(base: Base, pictures: Sequence[Sequence[Called]], *, combine: Combine) -> Generator[Lead]:
     """Lay the overlays that the pictures of a batch call over a base for a while.
 
     pictures: what each calls, the same overlays in the same order, though not as strongly. Gives what leads the
     strengths on: to a fraction of the steps, for the picture of each row of a batch, of which so many are negative
-    prompts and come first.
+    prompts and come first; it tells the strengths of those that change what words say.
     """
     together = list(zip(*pictures, strict=True))  # one entry for each overlay
     wanted = [Laid(calls[0].overlay, calls[0].strengths.at(0.0), calls[0].strengths.blocks) for calls in together]
     attachments = attach_all(base, wanted, combine=combine)
-    state: list[object] = [None] * len(together)
+    state: list[tuple[float, ...]] = [()] * len(together)
 
-    def reach(fraction: float, rows: Sequence[int], negatives: int) -> None:
+    def reach(fraction: float, rows: Sequence[int], negatives: int) -> list[tuple[float, ...]]:
         for place, (attachment, calls) in enumerate(zip(attachments, together, strict=True)):
             strengths = _strengths([call.strengths for call in calls], fraction, rows, negatives)
             if strengths != state[place]:
                 state[place] = strengths
                 attachment.strength = strengths[0] if len(strengths) == 1 else torch.tensor(strengths)
+        return [each for each, calls in zip(state, together, strict=True) if "text" in calls[0].overlay.touches]
 
     with ExitStack() as laid:
         for attachment in attachments:

@@ -9,7 +9,6 @@ from torch import Tensor
 from velatura.base.conditioning import Conditioning
 from velatura.base.hearing import hearing
 from velatura.base.text import TOKENS, Said, TextEncoder
-from velatura.base.words import Place
 from velatura.prompts.chunks import Chunk, chunked
 from velatura.prompts.prompt import Prompt, Voice
 
@@ -18,8 +17,8 @@ Words = Prompt | Voice  # equal words say the same
 
 def chunks_of(text: TextEncoder, prompt: Words, *, negative: bool = False) -> list[Chunk]:
     """The chunks of a prompt as a base's tokenizer makes them, and the names of embeddings that lie over it."""
-    place = Place(negative=negative)
-    return chunked(prompt.runs, lambda words: text.read(words, place), comma=text.token_ids(",")[-1])
+    with hearing(negative=negative):
+        return chunked(prompt.runs, text.read, comma=text.token_ids(",")[-1])
 
 
 def conditioning(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
+from velatura.base.hearing import hearing
 from velatura.prompts.grammar import Emphasis
 from velatura.prompts.prompt import Prompt, Row, Voice, row_at
 from velatura.prompts.timeline import Timing
@@ -20,7 +21,10 @@ from velatura.sampling.samplers import Course
 MOST_TEXTS = 256  # kept of a lexicon; an SD1's takes 240 KB
 KEPT = 8  # batches of conditioning: prompts that take turns come back to the same tensors, as overlays need it
 
-Reach = Callable[[Sequence[int], int], None]  # (the picture of each row of a batch, how many rows are negative prompts)
+Spoken = Sequence[tuple[float, ...]]  # of overlays that change what words say: one strength, or one for each row
+
+# (the picture of each row of a batch, how many rows are negative prompts)
+Reach = Callable[[Sequence[int], int], Spoken]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Pair:
     def counts_once(self) -> bool:
         """Whether the prompt is one text at each step, so that without guidance the negative prompt has no say."""
         return all([voice.weight for voice in row.voices] == [1.0] for row in self.wanted)
+
+    @property
+    def voices(self) -> list[Voice]:
+        """All that is ever said, once for each row that says it."""
+        return [voice for rows in (self.wanted, self.unwanted) for row in rows for voice in row.voices]
 
     def chunk_count(self, base: Base) -> int:
         """Chunks of the longest text."""
@@ -77,9 +86,11 @@ class Lexicon:
         self._base = base
         self._known: dict[object, Conditioning] = {}
 
-    def look_up(self, voice: Voice, chunk_count: int, guidance: Guidance, *, negative: bool) -> Conditioning:
-        """A batch of one."""
-        key = voice.words, voice.emphasis, chunk_count, guidance.clip_skip, negative
+    def look_up(
+        self, voice: Voice, chunk_count: int, guidance: Guidance, *, negative: bool, spoken: tuple[float, ...] = ()
+    ) -> Conditioning:
+        """A batch of one. spoken: the strengths of overlays that have changed what words say since others were."""
+        key = voice.words, voice.emphasis, chunk_count, guidance.clip_skip, negative, spoken
         if key not in self._known:
             while len(self._known) >= MOST_TEXTS:
                 del self._known[next(iter(self._known))]
@@ -126,8 +137,8 @@ class Guide:
         voices = [row_at(pair.wanted, call).voices for pair in self._pairs]
         unwanted = [row_at(pair.unwanted, call).voices[0] for pair in self._pairs if self.is_guided and not spared]
         places = [*range(len(unwanted)), *(place for place, each in enumerate(voices) for _ in each)]
-        said = self._said(unwanted, [voice for each in voices for voice in each])
-        self._reach(places, len(unwanted))
+        spoken = self._reach(places, len(unwanted))
+        said = self._said(unwanted, [voice for each in voices for voice in each], spoken)
         guesses = self._guesses(latents[places], sigma, said)
         self.guessed = self._guided_by(guesses, voices, len(unwanted))
         return self.guessed
@@ -159,18 +170,23 @@ class Guide:
         ]
         return torch.stack(drawn)
 
-    def _said(self, unwanted: Sequence[Voice], wanted: Sequence[Voice]) -> Conditioning:
+    def _said(self, unwanted: Sequence[Voice], wanted: Sequence[Voice], spoken: Spoken) -> Conditioning:
         """One tensor for as long as nothing else is said: overlays remember what they made of it."""
-        key = tuple(voice.words for voice in unwanted), tuple(voice.words for voice in wanted)
+        voices = [*unwanted, *wanted]
+        key = tuple(voice.words for voice in voices), len(unwanted), tuple(spoken)
         if key not in self._batches:
-            rows = [*(self._encode(voice, negative=True) for voice in unwanted), *map(self._encode, wanted)]
+            rows = [self._encode(voice, row, len(voices), len(unwanted), spoken) for row, voice in enumerate(voices)]
             while len(self._batches) >= KEPT:
                 del self._batches[next(iter(self._batches))]
             self._batches[key] = Conditioning.joined(rows).to(self._base.device, self._base.dtype)
         return self._batches[key]
 
-    def _encode(self, voice: Voice, *, negative: bool = False) -> Conditioning:
-        return self._lexicon.look_up(voice, self._chunk_count, self._guidance, negative=negative)
+    def _encode(self, voice: Voice, row: int, rows: int, negatives: int, spoken: Spoken) -> Conditioning:
+        """What a voice says in its row, by the strengths that overlays have there."""
+        own = tuple(each[row % len(each)] for each in spoken)
+        negative = row < negatives
+        with hearing(row=row, rows=rows):
+            return self._lexicon.look_up(voice, self._chunk_count, self._guidance, negative=negative, spoken=own)
 
 
 def _mean(voices: Sequence[Voice], guesses: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from velatura.base.base import Base
 from velatura.errors import BadRecipe
+from velatura.overlays.embedding import Embedding
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.timeline import Timing
 from velatura.sampling.beginning import DENOISING, Beginning, hash_of, mask_hash_of
@@ -26,6 +27,7 @@ from velatura.sampling.enlarging import find_upscaler
 from velatura.sampling.fields import OverlayHash
 from velatura.sampling.guidance import Pair
 from velatura.sampling.masks import Source
+from velatura.sampling.naming import Named, worded
 from velatura.sampling.recipe import Recipe
 from velatura.sampling.samplers import Course, Sampler, find_sampler
 from velatura.sampling.settings import Settings
@@ -38,7 +40,10 @@ AGAIN = 0.7  # of a first pass is painted anew where a recipe leaves it open, th
 
 @dataclass(frozen=True)
 class Pass:
-    """One walk of a picture: the sampler and its levels, what is said and when, and the size in latents."""
+    """One walk of a picture: the sampler and its levels, what is said and when, and the size in latents.
+
+    calls: the overlays that tags call; named: the embeddings that the words name.
+    """
 
     sampler: Sampler
     course: Course
@@ -46,7 +51,14 @@ class Pass:
     timing: Timing
     pair: Pair
     calls: tuple[Called, ...]
+    named: tuple[Named, ...]
     size: Size
+
+    def chunk_count(self, base: Base) -> int:
+        """Chunks of its longest text."""
+        called = [Named(each.overlay, each.file) for each in self.calls if isinstance(each.overlay, Embedding)]
+        with worded(base, [*called, *self.named]):
+            return self.pair.chunk_count(base)
 
 
 class Order:
@@ -69,7 +81,7 @@ class Order:
         if recipe.ensd and not any(each.sampler.draws_more(self._settings) for each in self.passes):
             warn_of_idle_ensd(self.sampler.name)
             self.recipe = self.recipe.but(ensd=0)
-        hashes = _hashes([call for each in self.passes for call in each.calls])
+        hashes = _hashes(self.passes)
         warn_of_other_overlays(recipe.overlay_hashes, hashes)
         self.recipe = self.recipe.but(overlay_hashes=hashes)
         _warn_of_unreached(self.passes)
@@ -104,8 +116,9 @@ class Order:
         seeds = {"seed": None, "variation_seed": None, "keep_layout": "yes" if self.recipe.keep_layout else ""}
         calls = [tuple(call.how for call in each.calls) for each in self.passes]
         walks = [*self.passes, *(self.layout.passes if self.layout else ())]
-        counts = [each.pair.chunk_count(self.base) for each in walks]
-        return self.recipe.but(**varies, **seeds), tuple(calls), tuple(counts)
+        counts = [each.chunk_count(self.base) for each in walks]
+        renamed = {each.hash for walk in walks for each in walk.named if each.was_recorded}
+        return self.recipe.but(**varies, **seeds), tuple(calls), tuple(counts), frozenset(renamed)
 
     def _layout(self) -> "Order | None":
         """The picture whose layout is kept: of the same noise, with the same overlays, and another prompt."""
@@ -175,15 +188,14 @@ class Order:
         prompts = prompt, Prompt.read_negative(said[1])
         pair = Pair.of(*prompts, timing, self.recipe.emphasis)
         factor = self.base.family.latent_factor
-        return Pass(
-            sampler,
-            course,
-            prompts,
-            timing,
-            pair,
-            self._shelf.calls(prompt, self.recipe.overlay_hashes),
-            Size(*(side // factor for side in size)),
+        recorded = self.recipe.overlay_hashes
+        calls = self._shelf.calls(prompt, recorded)
+        texts = (run.text for voice in pair.voices for run in voice.runs)
+        named = self._shelf.dictionary.named(
+            *(self.base, texts), called=[each.overlay for each in calls], recorded=recorded
         )
+        size = Size(*(side // factor for side in size))
+        return Pass(sampler, course, prompts, timing, pair, calls, named, size)
 
 
 def batches(orders: Sequence[Order]) -> Iterator[list[Order]]:
@@ -228,6 +240,7 @@ def _side(base: Base, name: str, pixels: int | None) -> int:
     return pixels
 
 
-def _hashes(calls: Sequence[Called]) -> tuple[OverlayHash, ...]:
+def _hashes(passes: Sequence[Pass]) -> tuple[OverlayHash, ...]:
     """What is recorded of the files of overlays, each once."""
-    return tuple({(call.tag.kind, call.tag.name.lower()): call.hash for call in calls if call.hash}.values())
+    made = [each.hash for walk in passes for each in (*walk.calls, *walk.named)]
+    return tuple({(each.kind, each.name.lower()): each for each in made if each}.values())

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import NoPicture
+from velatura.overlays.seams import is_changed
 from velatura.sampling.beginning import kept
-from velatura.sampling.calls import laid_over
+from velatura.sampling.calls import Lead, laid_over
 from velatura.sampling.enlarging import enlarged
 from velatura.sampling.guidance import Guidance, Guide, Lexicon
 from velatura.sampling.layout import Layout, aligned, holding
+from velatura.sampling.naming import worded
 from velatura.sampling.noise import Noise, Variation
-from velatura.sampling.order import Order
+from velatura.sampling.order import Order, Pass
+from velatura.sampling.recipe import Recipe
 from velatura.sampling.tiling import tiled
 
 Tell = Callable[[Tensor], None]  # the latents that are guessed, (pictures, 4, height, width)
@@ -26,7 +29,8 @@ Tell = Callable[[Tensor], None]  # the latents that are guessed, (pictures, 4, h
 def refuse_misfits(base: Base, batch: Sequence[Order]) -> None:
     """Raise what painting a batch would raise of overlays that cannot lie over this base."""
     for number, _ in enumerate(batch[0].passes):
-        with laid_over(base, [order.passes[number].calls for order in batch], combine=batch[0].recipe.combine):
+        walks = [order.passes[number] for order in batch]
+        with _laid(base, walks, batch[0].recipe):
             pass
 
 
@@ -68,10 +72,12 @@ def _walked(base: Base, orders: Sequence[Order], lexicon: Lexicon, tell: Tell, s
     beginnings = [each for order in orders if number == 0 and (each := order.beginning)]
     if beginnings:
         start = torch.cat([each.latents for each in beginnings])
-    with laid_over(base, [each.calls for each in walks], combine=recipe.combine) as reach:
+    with _laid(base, walks, recipe) as reach:
         fraction = [0.0]
         clip_skip = recipe.clip_skip if recipe.clip_skip > 1 else None
         guidance = Guidance(recipe.guidance, recipe.skip_negative_below, clip_skip, recipe.emphasis == "Original")
+        if any(is_changed(tower.model) for tower in base.text.towers):
+            lexicon = Lexicon(base)  # what is said with overlays on is not for others
         guide = Guide(
             *(base, walk.course, [each.pair for each in walks], guidance),
             lexicon=lexicon,
@@ -88,6 +94,14 @@ def _walked(base: Base, orders: Sequence[Order], lexicon: Lexicon, tell: Tell, s
                 tell(guide.guessed)
     assert latents is not None
     return kept(lambda noisy, _sigma: noisy, beginnings)(latents, latents.new_zeros(())) if beginnings else latents
+
+
+@contextmanager
+def _laid(base: Base, walks: Sequence[Pass], recipe: Recipe) -> Generator[Lead]:
+    """Lay what the prompts of a batch call and name over a base for a while; see laid_over."""
+    named = [each for walk in walks for each in walk.named]
+    with worded(base, named), laid_over(base, [each.calls for each in walks], combine=recipe.combine) as lead:
+        yield lead
 
 
 def _noise(base: Base, orders: Sequence[Order], number: int) -> Noise:

@@ -1,0 +1,168 @@
+"""Embeddings that prompts name are found, as in the webui, without a tag."""
+
+from __future__ import annotations
+
+import shutil
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import torch
+
+import velatura
+from velatura.errors import UnknownName, VelaturaWarning
+from velatura.sampling.recipe import Recipe
+
+SMALL = {"seed": 1, "steps": 2, "width": 64, "height": 64}
+
+
+@pytest.fixture
+def style(embedding):
+    return embedding(name="my style", vectors=3)
+
+
+@pytest.fixture
+def shelf(style, tmp_path):
+    """A folder with one embedding in it, as the webui has it."""
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    velatura.save(style, folder / "my style.safetensors")
+    return folder
+
+
+@pytest.fixture
+def paint(tiny):
+    def paint(prompt="a boat in My  Style, at night", **fields):
+        return velatura.generate(tiny, prompt, **{**SMALL, **fields})
+
+    return paint
+
+
+def pixels(picture):
+    return np.asarray(picture.image).astype(int)
+
+
+def same(one, other):
+    return one.image.tobytes() == other.image.tobytes()
+
+
+def test_a_name_in_the_prompt_is_found_in_the_library(tiny, style, shelf, paint):
+    with velatura.attach(tiny, style):
+        expected = paint()
+    found = paint(library=velatura.Library(shelf.parent))
+    assert same(found, expected)
+    assert not same(found, paint())
+    assert not tiny.text.glossary.has(tiny.text.token_ids("my style"))  # only while it is painted
+
+
+def test_a_name_is_found_in_the_negative_prompt_too(style, paint):
+    plain, found = (paint("a boat", negative="my style", overlays=each) for each in ({}, {"my style": style}))
+    assert not same(plain, found)
+
+
+def test_what_is_given_by_hand_comes_before_the_library(tiny, embedding, shelf, paint):
+    other = embedding(name="x", seed=9)
+    with velatura.attach(tiny, other.called("my style")):
+        expected = paint()
+        assert same(paint(library=velatura.Library(shelf)), expected)
+    assert same(paint(library=velatura.Library(shelf), overlays={"my style": other}), expected)
+
+
+def test_the_hash_of_its_file_is_recorded_as_the_webui_does(shelf, paint):
+    made = paint(library=velatura.Library(shelf))
+    digest = sha256((shelf / "my style.safetensors").read_bytes()).hexdigest()
+    assert f'TI hashes: "my style: {digest[:12]}"' in made.recipe.infotext()
+    read = Recipe.from_infotext(made.recipe.infotext())
+    assert read.overlay_hashes == made.recipe.overlay_hashes
+    assert same(paint(read, library=velatura.Library(shelf)), made)
+
+
+def test_a_renamed_file_is_found_by_its_hash(tiny, embedding, shelf, paint):
+    made = paint(library=velatura.Library(shelf))
+    (shelf / "my style.safetensors").rename(shelf / "renamed.safetensors")
+    with pytest.warns(VelaturaWarning, match="my style is .*renamed.safetensors by its hash"):
+        assert same(paint(made.recipe, library=velatura.Library(shelf)), made)
+    velatura.save(embedding(name="my style", seed=8), shelf / "my style.safetensors")
+    with pytest.warns(VelaturaWarning, match="renamed.safetensors by its hash"):
+        assert same(paint(made.recipe, library=velatura.Library(shelf)), made)
+
+
+def test_an_embedding_that_is_gone_is_no_silent_loss(shelf, paint):
+    recipe = paint(library=velatura.Library(shelf)).recipe
+    with pytest.raises(UnknownName, match="made with the embedding 'my style' .*not here"):
+        paint(recipe)
+    with pytest.warns(VelaturaWarning, match="its name is read as plain words"):
+        assert same(paint(recipe, lenient=True), paint())
+    assert paint(recipe.but(prompt="a boat"))  # nobody names it any more
+
+
+def test_an_embedding_for_another_family_is_warned_of_and_read_as_words(shelf, paint):
+    wide = velatura.Embedding.of(torch.ones(2, 768), card=velatura.Card(kind="embedding", name="my style"))
+    velatura.save(wide, shelf / "my style.safetensors")
+    with pytest.warns(VelaturaWarning, match="2 vectors of 768, which tiny cannot read"):
+        assert same(paint(library=velatura.Library(shelf)), paint())
+
+
+def test_a_broken_file_is_warned_of_where_its_name_is_said(shelf, paint):
+    (shelf / "broken.pt").write_bytes(b"not a file of tensors at all")
+    assert paint(library=velatura.Library(shelf))
+    with pytest.warns(VelaturaWarning, match=r"broken\.pt.*read as plain words"):
+        assert paint("a broken boat", library=velatura.Library(shelf))
+
+
+def test_pictures_of_a_batch_are_what_they_are_alone(tiny, style):
+    recipes = [Recipe(prompt=text, **SMALL) for text in ("a boat in my style", "a boat")]
+    together = velatura.generate_many(tiny, recipes, overlays={"my style": style})
+    alone = [velatura.generate(tiny, each, overlays={"my style": style}) for each in recipes]
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1
+    assert not same(*together)
+
+
+def test_a_tag_tells_its_strength(tiny, style, paint):
+    overlays = {"my style": style}
+    with velatura.attach(tiny, style, 0.5):
+        half = paint("a boat in my style")
+    assert same(paint("a boat in my style<embedding:my style:0.5>", overlays=overlays), half)
+    assert same(paint("a boat in my style<embedding:my style:0>", overlays=overlays), paint("a boat in my style"))
+    late = paint("a boat in my style<embedding:my style:1:start=0.5>", overlays=overlays)
+    assert not same(late, paint("a boat in my style"))
+    assert not same(late, paint("a boat in my style", overlays=overlays))
+
+
+def test_strengths_of_tags_may_differ_within_a_batch(tiny, style):
+    recipes = [Recipe(prompt=f"a boat in my style<embedding:my style:{each}>", **SMALL) for each in (0.3, 1.2)]
+    together = velatura.generate_many(tiny, recipes, overlays={"my style": style})
+    alone = [velatura.generate(tiny, each, overlays={"my style": style}) for each in recipes]
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1
+    assert not same(*together)
+
+
+def test_a_text_that_many_pictures_say_is_read_with_what_lies_over_each(tiny, style, paint):
+    """What the first picture's tag made of the words is not what the second picture hears."""
+    recipes = [Recipe(prompt=f"a boat in my style{tag}", **SMALL) for tag in ("<embedding:my style:0>", "")]
+    off, on = velatura.generate_many(tiny, recipes, overlays={"my style": style})
+    assert same(off, paint("a boat in my style"))
+    assert same(on, paint("a boat in my style", overlays={"my style": style}))
+
+
+def test_prompt_editing_may_name_it(style, paint):
+    words = "a boat in [my style:paint:1]"
+    assert not same(paint(words, overlays={"my style": style}), paint(words))
+
+
+def test_embeddings_in_the_file_of_a_lora_come_with_it(lora, style, paint):
+    carrier = lora()
+    carrier.bundled = {"my style": {"emb_params": style.vectors[0].detach()}}
+    overlays = {"carrier": carrier}
+    tagged = "a boat in my style<lora:carrier:0>"
+    assert same(paint(tagged, overlays=overlays), paint("a boat in my style", overlays={"my style": style}))
+    assert same(paint("a boat in my style", overlays=overlays), paint("a boat in my style"))
+
+
+def test_many_names_are_looked_for_by_their_tokens(tiny, style, shelf, paint):
+    for name in ("boa", "style", "night"):  # "boa" is part of a longer word
+        shutil.copy(shelf / "my style.safetensors", shelf / f"{name}.safetensors")
+    made = paint(library=velatura.Library(shelf))
+    assert [each.name for each in made.recipe.overlay_hashes] == ["my style", "night"]
