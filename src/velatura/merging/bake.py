@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.merging.chain import Laid, chains, laid_on, refuse_laid_over
+from velatura.base.conditioning import Conditioning
+from velatura.merging.chain import chains, overlaid, refuse_laid_over
 from velatura.merging.fold import LayerChange, fits, mapped_layers, relative
-from velatura.merging.record import OnStep, Record, record
+from velatura.merging.record import OnStep, Record, record, said_of
 from velatura.merging.report import BakeReport, WidthFit
+from velatura.merging.summed import add_deltas, number
 from velatura.overlays.layers import attention_layers
 from velatura.overlays.overlay import Overlay
+from velatura.overlays.strength import Strength
 
 STEPS = 10
 
@@ -23,40 +26,56 @@ STEPS = 10
 @torch.no_grad()
 def bake(
     base: Base,
-    overlays: Iterable[tuple[Overlay, float]],
+    overlays: Iterable[tuple[Overlay, float | Strength]],
     *,
     prompts: Sequence[str] | None = None,
     steps: int = STEPS,
     on_step: OnStep | None = None,
 ) -> tuple[Base, BakeReport]:
-    """Put hypernetworks into the weights of a copy of a base; the base itself stays as it is.
+    """Put overlays into the weights of a copy of a base; the base itself stays as it is.
 
-    Where all activations are linear the copy is the same but for rounding. Elsewhere an affine map is fitted to what
-    the networks make of the contexts that the base reads while it paints the prompts, of which a fourth is held out;
-    the report tells what is lost on those. prompts: at least four, built-in ones by default.
+    LoRAs and all that grew out of them, and differences, are added, whatever their place in the order; hypernetworks
+    act in their order on what those layers read. Where all activations are linear the copy is the same but for
+    rounding. Elsewhere an affine map is fitted to what the networks make of the contexts that the base reads while it
+    paints the prompts, of which a fourth is held out; the report tells what is lost on those. prompts: at least four,
+    built-in ones by default. What is no change of weights, such as an embedding, is refused.
     """
-    laid = laid_on(base, list(overlays))
+    laid = overlaid(base, list(overlays))
     refuse_laid_over(base)
-    by_width = chains(base, laid)
+    baked = copied(base, " + ".join([base.name, *(f"{name}:{strength:g}" for name, strength in _strengths(laid.all))]))
+    add_deltas(base, baked, laid.deltas)
+    added = [each.row() for each in laid.deltas]
+    by_width = chains(baked, laid.networks)
     to_fit = {width: chain for width, chain in by_width.items() if not chain.is_exact}
-    heard = record(base, laid, to_fit, prompts=prompts, steps=steps, on_step=on_step)
-    mapped = mapped_layers(base, by_width, heard, shifted=True)
+    heard = record(base, laid.all, to_fit, prompts=prompts, steps=steps, on_step=on_step, speaker=baked)
+    mapped = mapped_layers(baked, by_width, heard, shifted=True)
     changes = [LayerChange.of(name, layer, source, *maps) for name, layer, source, maps in mapped]
-    name = " + ".join([base.name, *(f"{overlay.card.name or overlay.kind}:{strength:g}" for overlay, strength in laid)])
-    baked = changed_copy(base, name, changes)
-    return baked, report(base, baked, laid=laid, widths=fits(by_width, changes, heard), heard=heard, steps=steps)
+    widths = fits(by_width, changes, heard)
+    _write(baked, changes)
+    found = report(base, baked, laid=laid.all, widths=widths, heard=heard, steps=steps)
+    return baked, found.model_copy(update={"added": tuple(added)})
 
 
 def changed_copy(base: Base, name: str, changes: Iterable[LayerChange]) -> Base:
     """A base of its own whose attention layers are changed, that came from no file."""
+    made = copied(base, name)
+    _write(made, changes)
+    return made
+
+
+def copied(base: Base, name: str) -> Base:
+    """A base with weights of its own, and without anything that lies over the other."""
     untyped: Any = type(base.unet)
     with torch.device("meta"):
         unet = untyped.from_config(base.unet.config)
     unet.load_state_dict({key: each.clone() for key, each in base.unet.state_dict().items()}, assign=True)
-    layers = dict(attention_layers(unet))
+    return Base(name, base.family, unet=unet, vae=deepcopy(base.vae), text=base.text.copied(), schedule=base.schedule)
+
+
+def _write(made: Base, changes: Iterable[LayerChange]) -> None:
+    layers = dict(attention_layers(made.unet))
     for change in changes:
         change.write(layers[change.name])
-    return Base(name, base.family, unet=unet, vae=deepcopy(base.vae), text=base.text.copied(), schedule=base.schedule)
 
 
 @torch.no_grad()
@@ -64,7 +83,7 @@ def report(
     base: Base,
     made: Base,
     *,
-    laid: Sequence[Laid],
+    laid: Sequence[tuple[Overlay, float | Strength]],
     widths: Sequence[WidthFit],
     heard: Record,
     steps: int,
@@ -72,15 +91,19 @@ def report(
 ) -> BakeReport:
     """Compare what a base with weights of its own predicts with what the overlays made the base predict."""
     lost = changed = whole = 0.0
+    said: dict[tuple[tuple[str, ...], str], Conditioning] = {}
     for step in heard.steps:
-        wanted, read = step.prediction.double(), (step.latents, step.timestep, step.said)
-        lost += _energy(made.predict(*read) - wanted)
-        changed += _energy(base.predict(*read) - wanted)
+        wanted = step.prediction.double()
+        for prompts, model in ((step.prompts, made), (step.prompts, base)):
+            if (prompts, model.name) not in said:
+                said[prompts, model.name] = said_of(model, prompts)
+        lost += _energy(made.predict(step.latents, step.timestep, said[step.prompts, made.name]) - wanted)
+        changed += _energy(base.predict(step.latents, step.timestep, said[step.prompts, base.name]) - wanted)
         whole += _energy(wanted)
     return BakeReport(
         base=base.name,
         base_hash=base.hash,
-        strengths=tuple((overlay.card.name or overlay.kind, strength) for overlay, strength in laid),
+        strengths=tuple(_strengths(laid)),
         rank=rank,
         widths=tuple(widths),
         output=relative(lost, whole),
@@ -89,6 +112,12 @@ def report(
         held_out_prompts=heard.prompts["held out"],
         steps=steps,
     )
+
+
+def _strengths(laid: Iterable[tuple[Overlay, float | Strength]]) -> Iterator[tuple[str, float]]:
+    for overlay, strength in laid:
+        one = number(strength.unet if isinstance(strength, Strength) else strength)
+        yield overlay.card.name or overlay.kind, one
 
 
 def _energy(difference: Tensor) -> float:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from velatura.base.base import Base
 from velatura.errors import BadOverlay, NoEffect, UnsupportedBase
 from velatura.merging.links import Row, link
+from velatura.merging.summed import LaidDeltas, number
 from velatura.overlays.affine import Affine, foldable
 from velatura.overlays.composition import Composition
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.layers import attention_layers, context_width
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import refuse_bypasses
-from velatura.overlays.strength import strength_tensor
+from velatura.overlays.strength import Strength
 
 K, V = 0, 1
 PARTS = (K, V)
@@ -50,20 +51,40 @@ class Chain:
         return all(each.is_exact for each in self.parts)
 
 
-def laid_on(base: Base, overlays: Sequence[tuple[Overlay, float]]) -> list[Laid]:
-    """Copies of the overlays that act, in eval mode where the base lives; what cannot go into weights is refused."""
-    laid: list[Laid] = []
+@dataclass(frozen=True)
+class Overlaid:
+    """Overlays that are to go into the weights of a base: in their order, and by what is done with them."""
+
+    all: list[tuple[Overlay, float | Strength]]
+    networks: list[Laid]
+    deltas: list[LaidDeltas]
+
+
+def overlaid(base: Base, overlays: Sequence[tuple[Overlay, float | Strength]]) -> Overlaid:
+    """Those that act, in eval mode where the base lives; what cannot go into weights is refused."""
+    found = Overlaid([], [], [])
     for overlay, strength in overlays:
-        if not isinstance(overlay, Hypernetwork | Composition):
-            raise BadOverlay(f"{overlay.card} is no hypernetwork: only those go into weights so far")
-        number = strength_tensor(strength)
-        if number.ndim:
-            raise BadOverlay("several strengths do not go into one set of weights: give one number")
-        if number != 0:
-            laid.append((deepcopy(overlay).eval().to(base.device), float(strength)))
-    if not laid:
+        if isinstance(overlay, Hypernetwork | Composition):
+            one = number(strength.unet if isinstance(strength, Strength) else strength)
+            if one:
+                found.networks.append((deepcopy(overlay).eval().to(base.device), one))
+                found.all.append(found.networks[-1])
+            continue
+        own = deepcopy(overlay).eval() if overlay.training else overlay
+        laid = LaidDeltas.of(base, own, strength)
+        if laid.acts:
+            found.deltas.append(laid)
+            found.all.append((own, strength))
+    if not found.all:
         raise NoEffect(f"nothing is laid on {base.name}: give overlays with strengths other than 0")
-    return laid
+    return found
+
+
+def laid_on(base: Base, overlay: Overlay, strength: float) -> list[Laid]:
+    """A copy of a hypernetwork or of several composed, that acts; any other overlay is refused."""
+    if not isinstance(overlay, Hypernetwork | Composition):
+        raise BadOverlay(f"{overlay.card} is no hypernetwork: only those are fitted by other changes of weights")
+    return overlaid(base, [(overlay, strength)]).networks
 
 
 def chains(base: Base, laid: Sequence[Laid]) -> dict[int, Chain]:

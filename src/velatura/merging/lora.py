@@ -53,7 +53,7 @@ def as_lora(
     """
     if rank < 1:
         raise BadOverlay(f"a LoRA of rank {rank} cannot be: give 1 or more")
-    laid = laid_on(base, [(overlay, strength)])
+    laid = laid_on(base, overlay, strength)
     refuse_laid_over(base)
     by_width = chains(base, laid)
     heard = record(base, laid, by_width, prompts=prompts, steps=steps, on_step=on_step)

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.errors import BadRecipe
-from velatura.merging.chain import PARTS, Chain, K, Laid, source_of
+from velatura.merging.chain import PARTS, Chain, K, source_of
 from velatura.merging.moments import Moments
 from velatura.merging.prompts import built_in
 from velatura.overlays.attach import attach
+from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import record_contexts
+from velatura.overlays.strength import Strength
 
 Split = Literal["fit", "choose", "held out"]
 
@@ -39,6 +41,7 @@ class Step:
     timestep: Tensor
     said: Conditioning
     prediction: Tensor
+    prompts: tuple[str, ...]
 
 
 @dataclass
@@ -86,17 +89,18 @@ class _Ears:
 @torch.no_grad()
 def record(
     base: Base,
-    laid: Sequence[Laid],
+    laid: Sequence[tuple[Overlay, float | Strength]],
     chains: Mapping[int, Chain],
     *,
     prompts: Sequence[str] | None,
     steps: int,
     on_step: OnStep | None = None,
+    speaker: Base | None = None,
 ) -> Record:
     """Let the base paint under its overlays, and keep moments of the contexts of the chains given.
 
     Of four prompts in a row two are fitted to, one chooses the fit, and one judges it. Without chains there is nothing
-    to fit, and only the last are painted.
+    to fit, and only the last are painted. speaker: whose text towers say what the base's do under the overlays.
     """
     batches = list(_batches(built_in(PROMPTS) if prompts is None else prompts, only_judge=not chains))
     made, done = Record(), 0
@@ -115,7 +119,7 @@ def record(
                 done += 1
                 if on_step:
                     on_step(done, steps * len(batches))
-    _hear_texts(base, chains, made)
+    _hear_texts(speaker or base, chains, made)
     return made
 
 
@@ -142,8 +146,7 @@ def _hear_texts(base: Base, chains: Mapping[int, Chain], made: Record) -> None:
 
 def _walk(base: Base, prompts: Sequence[str], steps: int, seed: int) -> Iterator[Step]:
     """Paint prompts with guidance by DDIM without noise (Song et al. 2020, eq. 12, sigma 0), giving each step."""
-    said = Conditioning.joined([_nothing(base, len(prompts)), base.text.conditioning(prompts)])
-    said = said.to(base.device, base.dtype)
+    said = said_of(base, prompts)
     side = base.family.default_pixels // base.family.latent_factor
     shape = len(prompts), int(base.unet.config["in_channels"]), side, side
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(base.device)
@@ -152,10 +155,16 @@ def _walk(base: Base, prompts: Sequence[str], steps: int, seed: int) -> Iterator
     for now, then in pairwise(timesteps):
         doubled = torch.cat([latents, latents])
         prediction = base.predict(doubled, now, said)
-        yield Step(doubled, now, said, prediction)
+        yield Step(doubled, now, said, prediction, tuple(prompts))
         unwanted, wanted = prediction.chunk(2)
         guided = unwanted + GUIDANCE * (wanted - unwanted)
         latents = ddim(latents, guided, alphas[now].item(), alphas[then].item(), base.family.prediction)
+
+
+def said_of(base: Base, prompts: Sequence[str]) -> Conditioning:
+    """What a base says of empty negative prompts and of prompts, as guidance has the UNet read them."""
+    said = Conditioning.joined([_nothing(base, len(prompts)), base.text.conditioning(prompts)])
+    return said.to(base.device, base.dtype)
 
 
 def _nothing(base: Base, count: int) -> Conditioning:

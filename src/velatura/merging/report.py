@@ -32,10 +32,34 @@ class WidthFit(BaseModel):
         return f"{head}, K is off by {_part(self.k, self.k_missed)}, V by {_part(self.v, self.v_missed)}"
 
 
+class LayersBaked(BaseModel):
+    """An overlay whose changes of weights were added to them, which is exact but for rounding.
+
+    algorithms: how they are written down. unet, text: how strongly it acts in those parts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overlay: str
+    algorithms: tuple[str, ...]
+    layers: int
+    unet: float
+    text: float
+
+    def __str__(self) -> str:
+        strengths = (
+            f"{self.unet:g}" if self.unet == self.text else f"{self.unet:g} in the UNet, {self.text:g} in the text"
+        )
+        return (
+            f"{self.overlay}: {_counted(self.layers, 'layer')}, {' and '.join(self.algorithms)}, added at {strengths}"
+        )
+
+
 class BakeReport(BaseModel):
     """What went into weights, and how well; errors are relative, on the prompts held out.
 
-    strengths: of the overlays by name, in order. rank: of a LoRA; None where whole weights were written. output: the
+    strengths: of the overlays by name, in order, of two those in the UNet; added: those that are changes of weights
+    already. rank: of a LoRA; None where whole weights were written. output: the
     error of what the UNet predicts; output_missed: the same relative to the overlays' change of it, 1 being all lost.
     """
 
@@ -45,6 +69,7 @@ class BakeReport(BaseModel):
     base_hash: str = ""
     strengths: tuple[tuple[str, float], ...]
     rank: int | None = None
+    added: tuple[LayersBaked, ...] = ()
     widths: tuple[WidthFit, ...] = ()
     output: float
     output_missed: float
@@ -63,7 +88,7 @@ class BakeReport(BaseModel):
     def _lines(self) -> Iterator[str]:
         laid = ", ".join(f"{name}:{strength:g}" for name, strength in self.strengths)
         yield f"{laid} on {self.base}" + (f" as a LoRA of rank {self.rank}" if self.rank else "")
-        yield from (f"  {each}" for each in self.widths)
+        yield from (f"  {each}" for each in (*self.added, *self.widths))
         yield f"  what the UNet predicts is off by {_part(self.output, self.output_missed)}"
         yield f"  measured on {_counted(self.held_out_prompts, 'prompt')} held out, {_counted(self.steps, 'step')} each"
 
