@@ -10,11 +10,16 @@ from velatura.overlays.deltas.generalised import GLoRA
 from velatura.overlays.deltas.hadamard import LoHa
 from velatura.overlays.deltas.kronecker import LoKr
 from velatura.overlays.deltas.low_rank import Dora, LowRank
+from velatura.overlays.deltas.peft import BiasedIA3, InputRotation
 from velatura.overlays.deltas.rotations import Butterfly, Diagonal, Rotation
 from velatura.overlays.deltas.whole import IA3, Full, Norm
 
 DELTAS: dict[str, type[Delta]] = {
-    each.algorithm: each for each in (Dora, LowRank, LoHa, IA3, LoKr, Full, Norm, Rotation, Butterfly, Diagonal, GLoRA)
+    each.algorithm: each
+    for each in (
+        *(Dora, LowRank, LoHa, BiasedIA3, IA3, LoKr, Full, Norm, Rotation, Butterfly, Diagonal, GLoRA),
+        InputRotation,
+    )
 }
 
 

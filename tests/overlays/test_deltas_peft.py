@@ -1,0 +1,64 @@
+"""What peft alone has, against peft itself."""
+
+import peft
+import pytest
+import torch
+from torch import nn
+
+from velatura.formats.peft_config import PeftConfig
+from velatura.formats.peft_lora import as_lycoris
+from velatura.overlays.deltas import delta_of
+
+
+class Model(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, read):
+        return self.layer(read)
+
+
+def trained(layer, config):
+    """What peft has for a layer after some training, and its tensors for that."""
+    torch.manual_seed(0)
+    model = peft.get_peft_model(Model(layer), config)
+    with torch.no_grad():
+        for each in model.parameters():
+            if each.requires_grad:
+                each.add_(0.1 * torch.randn_like(each))
+    state = peft.get_peft_model_state_dict(model)
+    return model, {key.removeprefix("base_model.model.layer."): each for key, each in state.items()}
+
+
+@pytest.mark.parametrize("terms", [0, 1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("layer", [nn.Linear(12, 10), nn.Conv2d(4, 6, 3, padding=1)])
+def test_rotations_of_what_is_read_are_pefts(layer, terms):
+    series = {"use_cayley_neumann": bool(terms), "num_cayley_neumann_terms": max(1, terms)}
+    config = peft.OFTConfig(target_modules=["layer"], oft_block_size=4, **series)
+    torch.manual_seed(1)
+    layer = layer.__class__(12, 10) if isinstance(layer, nn.Linear) else nn.Conv2d(4, 6, 3, padding=1)
+    weight = layer.weight.detach().clone()
+    model, tensors = trained(layer, config)
+    delta = delta_of(as_lycoris(tensors, PeftConfig.model_validate(series)))
+    merged = model.merge_and_unload().layer.weight
+    assert torch.allclose(weight + delta.change(weight), merged, atol=1e-5)
+
+
+@pytest.mark.parametrize("of_columns", [False, True])
+def test_factors_of_a_layer_with_a_bias_are_pefts(of_columns):
+    torch.manual_seed(1)
+    layer, read = nn.Linear(6, 5), torch.randn(3, 6)
+    plain = nn.Linear(6, 5)
+    plain.load_state_dict(layer.state_dict())
+    config = peft.IA3Config(target_modules=["layer"], feedforward_modules=["layer"] if of_columns else [])
+    model, tensors = trained(layer, config)
+    delta = delta_of(as_lycoris(tensors, None))
+    made = plain(read)
+    expected = model(read)
+    out = made + delta.output(plain, read, made, torch.tensor(1.0), delta.ready(plain, read.dtype))
+    assert torch.allclose(out, expected, atol=1e-5)
+    bias = plain.bias + (0 if (change := delta.bias_change(plain.bias)) is None else change)
+    assert torch.allclose(
+        nn.functional.linear(read, plain.weight + delta.change(plain.weight), bias), expected, atol=1e-5
+    )
