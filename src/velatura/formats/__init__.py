@@ -13,7 +13,18 @@ import torch
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
-from velatura.formats import a1111_hypernetwork, aesthetic_pt, checkpoint, folder, folder_write, hns, hub, native, vae_file
+from velatura.formats import (
+    a1111_hypernetwork,
+    aesthetic_pt,
+    checkpoint,
+    folder,
+    folder_write,
+    hns,
+    hub,
+    lora_files,
+    native,
+    vae_file,
+)
 from velatura.formats.folder_weights import weights as weights_in
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
@@ -35,6 +46,7 @@ class Dialect:
 
 
 DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
+    Dialect("kohya", "lora", ".safetensors", lora_files.sniff, lora_files.read, native.write),
     Dialect("velatura", "", ".safetensors", native.sniff, native.read, native.write),
     Dialect("a1111", "hypernet", ".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
     Dialect("a1111", "aesthetic", ".pt", aesthetic_pt.sniff, aesthetic_pt.read, aesthetic_pt.write),
@@ -50,14 +62,14 @@ def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | Non
     find: opens the hypernetworks that a composition (.hns) names; without it they are looked for beside the file.
     """
     path = Path(path).expanduser()
-    overlay = hns.read(path, find or partial(_beside, path)) if path.suffix == hns.ENDING else _from_tensors(path)
+    if path.is_dir():
+        overlay = lora_files.read_folder(path)
+    elif path.suffix == hns.ENDING:
+        overlay = hns.read(path, find or partial(_beside, path))
+    else:
+        overlay = dialect_of(contents := open_tensors(path)).read(contents)
     overlay.source = path
     return overlay
-
-
-def _from_tensors(path: Path) -> Overlay:
-    contents = open_tensors(path)
-    return dialect_of(contents).read(contents)
 
 
 def dialect_of(contents: Contents) -> Dialect:

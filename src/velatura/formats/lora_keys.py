@@ -106,6 +106,14 @@ def place_of(key: str, keys: Collection[str] = ()) -> Place | None:
     return None if layer is None else Place(layer, suffix)
 
 
+def path_of(key: str) -> str:
+    """The path of the layer that a tensor is of, as its program has it, without what all its keys begin with."""
+    module, _ = _parted(key, ())
+    module = module.removeprefix(PEFT)
+    prefix = next((each for each in (*FLAT, *DOTTED) if module.startswith(each)), "")
+    return module.removeprefix(prefix)
+
+
 def _parted(key: str, keys: Collection[str]) -> tuple[str, str]:
     """The module and the tensor that a key names, the tensor as LyCORIS calls it, "" for none that is known."""
     if found := PROCESSOR.fullmatch(key):

@@ -31,9 +31,13 @@ OTHERS = re.compile(
     r"(.+)\.(alpha|dora_scale|weight|rescale|bias|lora_magnitude_vector(\.\w+)?(\.weight)?|[qp]_layer\.\w+)"
 )
 PREFIXES = {
-    "kohya": ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "bundle_emb."),
+    "kohya": ("lora_", "oft_unet_", "lycoris_", "bundle_emb."),
     "peft": ("base_model.model.",),
-    "diffusers": ("unet.", "text_encoder.", "text_encoder_2.", "down_blocks.", "mid_block.", "up_blocks."),
+    "ldm": ("diffusion_model.", "model.diffusion_model.", "input_blocks.", "middle_block.", "output_blocks."),
+    "diffusers": (
+        *("unet.", "text_encoder.", "text_encoder_1.", "text_encoder_2.", "transformer.", "text_model."),
+        *("down_blocks.", "mid_block.", "up_blocks.", "clip_l.", "clip_g.", "text_encoders."),
+    ),
 }
 LONGEST = 512  # letters of a name: no layer has so many
 SIMO = re.compile(r"(unet|text_encoder):\d+:(up|down)")

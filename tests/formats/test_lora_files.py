@@ -1,0 +1,259 @@
+"""LoRAs' files of many programs, against what tiny models made with them in those (tests/data/trainers)."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import velatura
+from velatura.errors import BadFile, VelaturaWarning
+from velatura.overlays.strength import Strength
+from velatura.tensors import open_tensors, write_torch
+
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN = DATA / "trainers"
+CASES = json.loads((GOLDEN / "unet_outputs.json").read_text()) + json.loads((GOLDEN / "peft_outputs.json").read_text())
+CLOSE = 1e-5  # of the largest value; the golden values' own tolerance is 1e-3
+QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+BLOCK = QUERY.rpartition(".")[0]
+LAYER = "lora_unet_" + QUERY.replace(".", "_")
+LDM = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+
+
+def file_of(case):
+    path = GOLDEN / case["file"]
+    return path if path.exists() else DATA / "nature" / path.name
+
+
+def opened(case, folder):
+    """The LoRA of a case; of peft's, in a folder with its configuration."""
+    if "adapter_config" not in case:
+        return velatura.open_overlay(file_of(case))
+    shutil.copy(file_of(case), folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(case["adapter_config"]))
+    return velatura.open_overlay(folder)
+
+
+def told(name):
+    return json.loads(open_tensors(GOLDEN / "unet" / name).metadata["config"])
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    unet = UNet2DConditionModel(**told("base_unet.safetensors")).eval()
+    unet.load_state_dict(load_file(GOLDEN / "unet" / "base_unet.safetensors"))
+    text = CLIPTextModel(CLIPTextConfig(**told("base_te.safetensors"))).eval()
+    weights = load_file(GOLDEN / "unet" / "base_te.safetensors")
+    ours = text.state_dict()
+    text.load_state_dict({key if key in ours else key.removeprefix("text_model."): weights[key] for key in weights})
+    return SimpleNamespace(unet=unet, text_encoder=text)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(GOLDEN / "unet_outputs.safetensors") | load_file(GOLDEN / "peft_outputs.safetensors")
+
+
+@torch.no_grad()
+def outputs(pipeline, golden):
+    x, t, context, ids = (golden[f"inputs/{each}"] for each in ("x", "t", "ctx", "ids"))
+    return {"unet": pipeline.unet(x, t, context).sample, "te": pipeline.text_encoder(ids).last_hidden_state}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_models_make_with_a_file_what_its_own_program_makes(pipeline, golden, tmp_path, case):
+    lora = opened(case, tmp_path)
+    for strength in (1.0, 0.5):
+        if (strength, case["id"]) == (0.5, "lyco_dora"):
+            continue  # LyCORIS's own rule of strength, by which 0 is not off
+        with velatura.attach(pipeline, lora, strength):
+            found = outputs(pipeline, golden)
+        for part, ours in found.items():
+            if (expected := golden.get(f"{case['id']}/{part}@{strength:g}")) is not None:
+                assert (ours - expected).abs().max() < CLOSE * expected.abs().max()
+
+
+def test_text_and_unet_have_strengths_of_their_own(pipeline, golden):
+    lora = velatura.open_overlay(DATA / "nature" / "kohya_lora_d4a1.safetensors")
+    with velatura.attach(pipeline, lora, Strength(text=0.5, unet=1.0)):
+        found = outputs(pipeline, golden)
+    assert torch.allclose(found["te"], golden["kohya_lora_d4a1/te@0.5"], atol=1e-5)
+    assert torch.allclose(found["unet"], golden["kohya_lora_d4a1/unet@1"], atol=1e-5)
+
+
+def test_the_card_says_what_the_file_says(pipeline):
+    lora = velatura.open_overlay(DATA / "nature" / "kohya_lora_d4a1.safetensors")
+    assert (lora.card.name, lora.card.family) == ("kohya_lora_d4a1", "SD1")
+    assert "rank 4, 60 layers" in lora.card.outline
+    assert lora.touches == {"unet", "text"}
+    assert lora.metadata["ss_network_module"] == "kohya networks.lora"
+
+
+SPELT = {  # down, up and alpha of one layer
+    "kohya": (f"{LAYER}.lora_down.weight", f"{LAYER}.lora_up.weight", f"{LAYER}.alpha"),
+    "diffusers": (f"unet.{QUERY}.lora.down.weight", f"unet.{QUERY}.lora.up.weight", f"unet.{QUERY}.alpha"),
+    "diffusers of 2023": tuple(f"{BLOCK}.processor.to_q_lora.{each}.weight" for each in ("down", "up")),
+    "ldm": tuple(f"diffusion_model.{LDM}.{each}" for each in ("lora_A.weight", "lora_B.weight", "alpha")),
+    "onetrainer": tuple(f"unet.{QUERY}.{each}" for each in ("lora_down.weight", "lora_up.weight", "alpha")),
+    "hcp": tuple(f"{QUERY}.___.{each}" for each in ("layer.W_down", "layer.W_up", "alpha")),
+}
+
+
+def pair(rank=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rank, 6, generator=generator), torch.randn(5, rank, generator=generator)
+
+
+def written(path, tensors, metadata=None):
+    if path.suffix == ".safetensors":
+        save_file({key: each.contiguous() for key, each in tensors.items()}, path, metadata)
+    else:
+        write_torch(path, tensors)
+    return path
+
+
+def change_of(lora, shape=(5, 6)):
+    (delta,) = lora.layers.values()
+    return delta.change(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dialect", SPELT)
+@pytest.mark.parametrize("wrap", [None, "lora", "state_dict"])
+def test_one_lora_is_the_same_in_every_spelling(tmp_path, dialect, wrap):
+    (down, up), (down_key, up_key, *alpha_key) = pair(), SPELT[dialect]
+    tensors = {down_key: down, up_key: up}
+    tensors |= {key: torch.tensor(1.0) for key in alpha_key}
+    path = tmp_path / ("x.pt" if wrap else "x.safetensors")
+    lora = velatura.open_overlay(written(path, {wrap: tensors} if wrap else tensors))
+    assert list(lora.layers) == [LAYER]
+    scale = 1.0 if dialect in {"hcp", "diffusers of 2023"} else 1 / 2  # HCP's alpha is the scale itself
+    assert torch.allclose(change_of(lora), scale * up @ down)
+
+
+@pytest.mark.parametrize(
+    ("fields", "scale"),
+    [
+        ({"lora_alpha": 8}, 4),
+        ({"lora_alpha": 8, "use_rslora": True}, 8 / 2**0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {QUERY: 3}}, 3 / 2),
+        ({"lora_alpha": 8, "alpha_pattern": {"attn1.to_q": 3}}, 3 / 2),
+        ({"lora_alpha": 8, "alpha_pattern": {"^attn1.to_q": 3, "q": 5}}, 4),
+        ({}, 1),
+    ],
+)
+@pytest.mark.parametrize("place", ["header", "beside", "folder of parts"])
+def test_the_scale_of_diffusers_and_peft_is_in_what_they_write_beside(tmp_path, fields, scale, place):
+    down, up = pair()
+    if place == "header":
+        header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": each for key, each in fields.items()})}
+        path = written(tmp_path / "x.safetensors", dict(zip(SPELT["diffusers"], (down, up), strict=False)), header)
+    else:
+        folder = tmp_path / "unet" if place == "folder of parts" else tmp_path
+        folder.mkdir(exist_ok=True)
+        tensors = {f"base_model.model.{QUERY}.lora_A.weight": down, f"base_model.model.{QUERY}.lora_B.weight": up}
+        file = written(folder / "adapter_model.safetensors", tensors)
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **fields}))
+        path = tmp_path if place == "folder of parts" else file
+    assert torch.allclose(change_of(velatura.open_overlay(path)), scale * up @ down, atol=1e-6)
+
+
+def test_an_adapter_without_its_configuration_is_warned_of(tmp_path):
+    tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": each for way, each in zip("AB", pair(), strict=True)}
+    with pytest.warns(VelaturaWarning, match=r"no adapter_config\.json beside it"):
+        velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+
+
+def test_a_strangers_expression_is_not_tried(tmp_path):
+    tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": each for way, each in zip("AB", pair(), strict=True)}
+    written(tmp_path / "adapter_model.safetensors", tensors)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 1}}))
+    with pytest.raises(BadFile, match="no plain name"):
+        velatura.open_overlay(tmp_path)
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
+    with pytest.raises(BadFile, match="holds no adapter"):
+        velatura.open_overlay(tmp_path)
+
+
+def numbered(part, count, width=4):
+    """A LoRA of so many numbered layers, each of which adds its number."""
+    for number in range(count):
+        rows = 8 * width if part == "unet" and number % 9 == 4 else width
+        yield torch.full((rows, 1), float(number)), torch.ones(1, width)
+
+
+@pytest.mark.parametrize(("part", "count"), [("unet", 144), ("text_encoder", 48), ("text_encoder", 92)])
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_numbered_layers_get_the_names_they_have_in_the_model(tmp_path, part, count, ending):
+    pairs = list(numbered(part, count))
+    if ending == "pt":
+        write_torch(tmp_path / "x.pt", [each for up_and_down in pairs for each in up_and_down])
+    else:
+        tensors = {f"{part}:{i}:{way}": both[way == "down"] for i, both in enumerate(pairs) for way in ("up", "down")}
+        save_file({**tensors, "<cat>": torch.ones(2, 768)}, tmp_path / "x.safetensors", {"<cat>": "<embed>"})
+    lora = velatura.open_overlay(tmp_path / f"x.{ending}")
+    numbers = {name: int(each.of("lora_up.weight").detach()[0, 0]) for name, each in lora.layers.items()}
+    assert len(numbers) == count
+    if part == "unet":  # diffusers until 0.14 had the feed-forward between the attentions
+        assert numbers["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj"] == 4
+        assert numbers["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q"] == 5
+        assert numbers["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0"] == 143
+    else:
+        assert numbers["lora_te_text_model_encoder_layers_1_self_attn_k_proj"] == 4
+    if ending == "safetensors":
+        assert lora.bundled["<cat>"]["*"].shape == (2, 768)
+
+
+def test_numbered_layers_of_another_model_are_refused(tmp_path):
+    write_torch(tmp_path / "x.pt", [each for both in numbered("unet", 7) for each in both])
+    with pytest.raises(BadFile, match="numbers 7 layers of its unet"):
+        velatura.open_overlay(tmp_path / "x.pt")
+
+
+def test_embeddings_in_a_lora_are_kept(tmp_path):
+    down, up = pair()
+    tensors = {
+        **dict(zip(SPELT["kohya"], (down, up, torch.tensor(2.0)), strict=True)),
+        "bundle_emb.neon.clip_l": torch.ones(1, 768),
+    }
+    lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+    assert lora.bundled.keys() == {"neon"}
+    assert torch.equal(lora.bundled["neon"]["clip_l"], torch.ones(1, 768))
+
+
+def test_tensors_of_no_layer_are_counted_and_named(tmp_path):
+    tensors = dict(zip(SPELT["kohya"], (*pair(), torch.tensor(2.0)), strict=True))
+    strange = {f"lora_te3_encoder_block_{i}_q.alpha": torch.tensor(1.0) for i in range(3)}
+    with pytest.warns(VelaturaWarning, match=r"has 3 of 6 tensors that are of no layer here \(lora_te3"):
+        lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors | strange))
+    assert lora.unmatched == tuple(strange)
+
+
+def test_a_lora_for_another_kind_of_model_is_refused_with_a_guess(tmp_path):
+    keys = (f"lora_unet_double_blocks_0_img_attn_proj.{each}" for each in ("lora_down.weight", "lora_up.weight"))
+    with pytest.raises(BadFile, match=r"of no layer here .*: it was made for a Flux"):
+        velatura.open_overlay(written(tmp_path / "x.safetensors", dict(zip(keys, pair(), strict=True))))
+
+
+def test_the_first_tower_of_an_sdxl_is_told_by_the_widths(tmp_path):
+    down, up = torch.randn(2, 2048), torch.randn(640, 2)
+    text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
+    unet = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora"
+    tensors = {f"{unet}.down.weight": down, f"{unet}.up.weight": up}
+    tensors |= {f"{text}.down.weight": torch.randn(2, 768), f"{text}.up.weight": torch.randn(768, 2)}
+    lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+    assert lora.card.family == "SDXL"
+    assert "lora_te1_text_model_encoder_layers_0_self_attn_q_proj" in lora.layers
+
+
+def test_an_alpha_that_is_a_whole_number_counts_too(tmp_path):
+    down, up = pair()
+    tensors = dict(zip(SPELT["kohya"], (down, up, torch.tensor(4)), strict=True))
+    assert torch.allclose(change_of(velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))), 2 * up @ down)
