@@ -49,7 +49,7 @@ def fitted(features: Tensor, subjects: Tensor) -> dict[str, Tensor]:
 def rates(finder: SubjectFinder, tried: Sequence[Scene]) -> dict[str, float]:
     """The share of subjects that are found, over all and by style."""
     found = [name for some in _portions(tried) for name in finder.find(pixels(some))]
-    right = {style: [] for style in ("all", *STYLES)}
+    right: dict[str, list[bool]] = {style: [] for style in ("all", *STYLES)}
     for scene, name in zip(tried, found, strict=True):
         right["all"].append(name == scene.subject)
         right[scene.style].append(name == scene.subject)
