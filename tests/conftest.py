@@ -18,7 +18,7 @@ from velatura.base.text import TextEncoder, Tower
 from velatura.formats.clip import known_projection
 from velatura.formats.vocabulary import clip_tokenizer
 from velatura.overlays.deltas.low_rank import LowRank
-from velatura.overlays.lora import kohya_names
+from velatura.overlays.kohya import kohya_names
 from velatura.overlays.target import Target
 
 
@@ -75,6 +75,20 @@ def embedding(tiny: velatura.Base) -> Callable[..., velatura.Embedding]:
         made = velatura.Embedding.for_base(tiny, **{"name": "a", "vectors": 2, **options})
         for each in made.parameters():
             nn.init.normal_(each, std=0.5, generator=torch.Generator().manual_seed(seed))
+        return made
+
+    return make
+
+
+@pytest.fixture
+def difference(tiny: velatura.Base) -> Callable[..., velatura.Difference]:
+    """Make differences of all layers of the tiny base that change what it says."""
+
+    def make(seed: int = 1, **options: object) -> velatura.Difference:
+        made = velatura.Difference.for_base(tiny, **{"text": True, **options})
+        generator = torch.Generator().manual_seed(seed)
+        for each in made.parameters():
+            nn.init.normal_(each, std=0.02, generator=generator)
         return made
 
     return make

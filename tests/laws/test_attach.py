@@ -14,9 +14,10 @@ CONTEXT_SEED, BATCH = 3, 2
 
 
 @pytest.fixture
-def make(hyper, lora, embedding, aesthetic):
+def make(hyper, lora, embedding, aesthetic, difference):
     """Make an overlay of a kind that does something to the tiny base."""
     makers = {"hypernet": hyper, "lora": lora, "embedding": embedding, "aesthetic": aesthetic}
+    makers["difference"] = difference
     assert set(makers) == set(KINDS), "a new kind needs a maker here"
     return lambda kind, **options: makers[kind](**options)
 

@@ -87,7 +87,7 @@ def open_clip(folder: StrPath) -> Clip:
     names = {name: Source(name) for name in empty.state_dict()}
     vision = fill(empty, names, weights(path, "model", "pytorch_model"), Destination())
     vision.eval().requires_grad_(False)
-    return Clip(vision, projection_in(path), int(vision_config.image_size), mean, deviation)
+    return Clip(vision, projection_in(path), int(settings.get("image_size", 224)), mean, deviation)
 
 
 def projection_in(folder: Path) -> Tensor:

@@ -17,7 +17,7 @@ from velatura.library.sidecars import Notes, read_notes
 
 OnFile = Callable[[int, int], None]
 
-OVERLAYS = ("hypernet", "embedding", "lora", "aesthetic")
+OVERLAYS = ("hypernet", "embedding", "lora", "aesthetic", "difference")
 KINDS = ("checkpoint", "vae", *OVERLAYS, UNKNOWN)
 
 

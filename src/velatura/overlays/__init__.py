@@ -1,9 +1,10 @@
 """What is laid over a base: one row here for each kind."""
 
 from velatura.overlays.aesthetic import Aesthetic
+from velatura.overlays.difference import Difference
 from velatura.overlays.embedding import Embedding
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 
-KINDS: dict[str, type[Overlay]] = {each.kind: each for each in (Hypernetwork, Lora, Embedding, Aesthetic)}
+KINDS: dict[str, type[Overlay]] = {each.kind: each for each in (Hypernetwork, Lora, Embedding, Aesthetic, Difference)}

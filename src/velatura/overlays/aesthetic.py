@@ -93,7 +93,7 @@ class Aesthetic(Overlay):
 
     def but(self, **settings: object) -> Self:
         """The same vector with other settings: steps, rate, blend, text, text_angle or text_negative."""
-        given = self.settings.model_dump(exclude={"width", "text_width"}) | settings
+        given: dict[str, Any] = self.settings.model_dump(exclude={"width", "text_width"}) | settings
         made = type(self).of(self.vector, self.projection, **given)
         made.card = _told(self.card, made.settings)
         made.source = self.source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -32,17 +33,14 @@ class TunedConditioning:
         rows = [self._row(tower, row, arguments, named, ids) if strength[row] else None for row in range(len(ids))]
         if all(row is None for row in rows):
             return plain
-        found = _mapped(lambda before, *after: self._mixed(before, after, strength), plain, rows)
+        found = _mapped(partial(self._mixed, strength), plain, rows)
         self._told(_first(plain).detach(), _first(found).detach())
         return found
 
     def _strengths(self, rows: int) -> list[float]:
-        """The strength of each text of a batch; one for each is said by whoever encodes them, who knows the sides."""
-        if self._strength.side != "both" and is_negative() is not None:
-            is_ours = is_negative() == (self._strength.side == "negative")
-            return (self._strength.tensor * is_ours).expand(rows).tolist()
-        self._strength.follow(torch.device("cpu"))
-        return self._strength.per_row(torch.empty(rows, 1, 1)).flatten().expand(rows).tolist()
+        """The strength of each text of a batch, or of the one that is encoded by itself."""
+        each = self._strength.per_row(torch.empty(rows, 1, 1, device=self._strength.tensor.device))
+        return cast("list[float]", each.flatten().expand(rows).tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def _row(self, tower: nn.Module, row: int, arguments: Sequence[Any], named: Mapping[str, Any], ids: Tensor) -> Any:
         """What is said of one text by a copy that was tuned for it; None of a text without words."""
@@ -56,7 +54,7 @@ class TunedConditioning:
             with torch.no_grad():
                 return cast("Any", copied)(*own, **more)
 
-    def _mixed(self, before: Tensor, after: Sequence[Tensor | None], strength: Sequence[float]) -> Tensor:
+    def _mixed(self, strength: Sequence[float], before: Tensor, after: Sequence[Tensor | None]) -> Tensor:
         """Each row between what was said and what the tuned copy says."""
         rows = [
             old if new is None else self._between(old, new[0], share).to(old.dtype)
@@ -81,10 +79,10 @@ def _first(said: Any) -> Tensor:
     return said[0]
 
 
-def _mapped(change: Callable[..., Tensor], plain: Any, others: Sequence[Any]) -> Any:
+def _mapped(change: Callable[[Tensor, Sequence[Any]], Tensor], plain: Any, others: Sequence[Any]) -> Any:
     """A tower's answer with every tensor in it changed, given those at the same place in other answers."""
     if isinstance(plain, Tensor):
-        return change(plain, *others)
+        return change(plain, others)
     if isinstance(plain, tuple):
         places = range(len(cast("tuple[Any, ...]", plain)))
         return tuple(

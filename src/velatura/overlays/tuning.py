@@ -39,7 +39,7 @@ class Tuning:
             loss = -(self.features(copied, ids) @ self.direction).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
-            optimizer.step()
+            optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         return shadow(tower, _named_within(tower, weights))
 
     def features(self, tower: nn.Module, ids: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+import torch
+from torch import Tensor
+
 from velatura.base.base import Base
 from velatura.datasets.folder import read_dataset
 from velatura.datasets.pictures import read_upright
@@ -28,13 +31,12 @@ def aesthetic_from(
     """
     examples = read_dataset(folder, needs_captions=False).examples
     eye = open_clip(clip or clip_beside(base.text.towers[0].width))
-    seen, count = 0.0, sum(example.repeats for example in examples)
+    weighed, count = list[Tensor](), sum(example.repeats for example in examples)
     for first in range(0, len(examples), AT_ONCE):
         some = examples[first : first + AT_ONCE]
         vectors = eye.look([read_upright(example.path) for example in some])
         for example, vector in zip(some, vectors, strict=True):
-            seen = seen + vector * (example.repeats / count)
-    assert not isinstance(seen, float)
-    made = Aesthetic.of(seen, eye.projection, name=name, **settings)
+            weighed.append(vector * (example.repeats / count))
+    made = Aesthetic.of(torch.stack(weighed).sum(dim=0), eye.projection, name=name, **settings)
     made.card = made.card.but(family=base.family.name, base=base.name, base_hash=base.hash)
     return made

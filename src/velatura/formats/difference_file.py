@@ -1,0 +1,34 @@
+"""Differences on disk: their tensors as safetensors, named as LyCORIS names whole differences, beside our card."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from velatura.card import Card
+from velatura.errors import BadFile, BadOverlay
+from velatura.formats import native
+from velatura.formats.fill import checked
+from velatura.overlays.difference import Difference
+from velatura.tensors import Contents
+
+MOST_TENSORS = 2**14  # an SDXL has about 3,000
+
+
+def sniff(contents: Contents) -> bool:
+    """Whether the file's card is one of a difference; one that is damaged is native's to refuse."""
+    try:
+        return Card.model_validate_json(contents.metadata.get(native.CARD, "")).kind == Difference.kind
+    except ValidationError:
+        return False
+
+
+def read(contents: Contents) -> Difference:
+    """Build a difference of the tensors in a file, each checked as it is read."""
+    name, count = contents.path.name, len(contents.tensors)
+    if count > MOST_TENSORS:
+        raise BadFile(f"{name} holds {count} tensors, more than any Stable Diffusion has: do not trust it")
+    tensors = {key: checked(name, key[:80], each, each.shape) for key, each in contents.tensors.items()}
+    try:
+        return Difference.from_tensors(tensors, Card.model_validate_json(contents.metadata[native.CARD]))
+    except BadOverlay as error:
+        raise BadFile(f"{name} is no difference of whole weights: {error}") from None
