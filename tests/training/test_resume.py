@@ -186,8 +186,19 @@ def test_a_disk_that_runs_full_is_one_line_and_leaves_the_last_good_snapshot(tin
     assert final(stopped) == unbroken[0]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_whatever_keeps_a_run_from_writing_is_one_line(tiny, learn, unbroken, monkeypatch, code):
+def test_a_folder_that_became_read_only_is_one_line(tiny, learn, small_disk):
+    stopped = learn("disk/run", until=1)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(BadFile, match=r"log\.jsonl cannot be written: Read-only file system: see that files may be"):
+        velatura.resume(tiny, stopped)
+    with pytest.raises(BadFile, match=r"cannot be written: Read-only file system"):
+        learn("disk/other")
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "see that"), (errno.EACCES, "see that")]
+)
+def test_whatever_keeps_a_run_from_writing_is_one_line(tiny, learn, unbroken, monkeypatch, code, remedy):
     stopped = learn(until=3)
 
     def refuse(path):
@@ -195,7 +206,7 @@ def test_whatever_keeps_a_run_from_writing_is_one_line(tiny, learn, unbroken, mo
 
     with monkeypatch.context() as broken:
         broken.setattr(disk, "flush", refuse)
-        with pytest.raises(BadFile, match=f"{os.strerror(code)}: make room") as failed:
+        with pytest.raises(BadFile, match=f"{os.strerror(code)}: {remedy}") as failed:
             velatura.resume(tiny, stopped)
     assert "the last good snapshot is" in failed.value.__notes__[0]
     velatura.resume(tiny, stopped)

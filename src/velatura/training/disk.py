@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Self
 
 from velatura.errors import BadFile, Occupied
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FAR = 2**40  # Windows locks bytes, not files: one that no log will ever reach
 
 
@@ -51,7 +53,8 @@ def flush(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> BadFile:
     """The error that says why a run's file cannot be written."""
-    return BadFile(f"{path} cannot be written: {error.strerror or error}: make room for it there, then resume the run")
+    remedy = "make room for it" if error.errno in FULL else "see that files may be written"
+    return BadFile(f"{path} cannot be written: {error.strerror or error}: {remedy} there, then resume the run")
 
 
 class Log:
