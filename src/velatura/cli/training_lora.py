@@ -9,7 +9,7 @@ from velatura.cli.training_run import Session
 Rank = Annotated[int, option("How many directions each layer's change has.", WHAT)]
 Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", WHAT, shown="the rank")]
 Algorithm = Annotated[str, option("lora, loha, lokr, dora, ...", WHAT)]
-Targets = Annotated[str, option("Layers that change: attention, linear (feed-forward too), conv (all).", WHAT)]
+Targets = Annotated[str, option("Layers that change: attention, transformer, linear, conv (all of them).", WHAT)]
 ConvRank = Annotated[int | None, option("The rank in convolutions.", WHAT, shown="the rank")]
 Text = Annotated[bool, option("Change the text encoders too.", WHAT, "--text")]
 TextRate = Annotated[str | None, option("Their learning rate.", WHAT, shown="--rate's")]
@@ -28,6 +28,7 @@ def train_lora(
     alpha: Alpha = None,
     algorithm: Algorithm = "lora",
     targets: Targets = "attention",
+    conv_rank: ConvRank = None,
     text: Text = False,
     text_rate: TextRate = None,
     rank_stabilised: RankStabilised = False,
@@ -39,7 +40,7 @@ def train_lora(
 
     velatura train lora photos/ --name ink --steps 200 --out runs/ink
 
-    velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets linear --text --text-rate 5e-5 --dry-run
+    velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets transformer --text --text-rate 5e-5 --dry-run
     """
     session = Session.of("lora", folder, asked, text_rate=text_rate)
     overlay = velatura.Lora.for_base(
@@ -48,6 +49,7 @@ def train_lora(
         alpha=alpha,
         algorithm=algorithm,
         targets=targets,
+        conv_rank=conv_rank,
         text=text,
         rank_stabilised=rank_stabilised,
         dropout=dropout,

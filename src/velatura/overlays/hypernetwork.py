@@ -103,6 +103,11 @@ class Hypernetwork(Overlay):
         """Whether what it makes of one row of a batch depends on the others."""
         return self.structure.mixes_rows
 
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Its parameters that learn, by name, in the order in which A1111 counts them in an optimizer's state."""
+        return {name: each for name, each in self.named_parameters() if each.requires_grad}
+
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights by the structure's rule; layer norms by the normal one whatever the rule, as in A1111."""

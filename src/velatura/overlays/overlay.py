@@ -38,19 +38,28 @@ class Overlay(nn.Module):
         """Whether what it makes of one row of a batch depends on what else is in the batch."""
         return False
 
-    def part_of(self, parameter: str) -> Part:
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Its parameters that learn, by name, in an order that does not depend on whether it was made or read."""
+        return {name: each for name, each in sorted(self.named_parameters()) if each.requires_grad}
+
+    def part_of(self, parameter: str) -> Part:  # noqa: ARG002
         """The part of a base that one of its parameters acts in, which may learn at a rate of its own."""
         return "text" if self.touches == {"text"} else "unet"
 
     def after_step(self) -> None:
         """Put its parameters in order after an optimizer moved them, where a kind has bounds for them."""
 
-    def deltas(self, target: Target) -> Mapping[str, Delta]:
+    def deltas(self, target: Target) -> Mapping[str, Delta]:  # noqa: ARG002
         """What it adds to weights, by the names that the target has for their layers; {} where nothing can be baked so.
 
         The names are those of Target.layer: "unet.", "text_encoder." or "text_encoder_2.", then the path of the module.
         """
         return {}
+
+    def factor(self, target: Target, name: str) -> float:  # noqa: ARG002
+        """By what its strength is multiplied in a layer, by the name that the target has for it."""
+        return 1.0
 
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang on the target and yield an undo for each thing done; strength is read whenever a hook runs."""

@@ -42,9 +42,8 @@ def optimizer_for(plan: Plan, overlay: Overlay) -> Optimizer:
     Each group says by "part" which one it is.
     """
     parts: dict[Part, list[Tensor]] = {}
-    for name, weight in overlay.named_parameters():
-        if weight.requires_grad:
-            parts.setdefault(overlay.part_of(name), []).append(weight)
+    for name, weight in overlay.learned.items():
+        parts.setdefault(overlay.part_of(name), []).append(weight)
     return optimizer_of(plan, [{"params": weights, "part": part} for part, weights in parts.items()])
 
 

@@ -55,7 +55,7 @@ class Pupil:
     def __post_init__(self) -> None:
         """Begin the average with the weights as they are."""
         if self.plan.ema:
-            self.average = {name: weight.detach().clone() for name, weight in self.overlay.named_parameters()}
+            self.average = {name: weight.detach().clone() for name, weight in self.overlay.learned.items()}
 
     def learn(self, done: int, rate: float, text_rate: float | None = None) -> float:
         """Take a step and return its loss; raises Diverged, with the overlay as it was, where that is no number.
@@ -63,8 +63,8 @@ class Pupil:
         text_rate: of what acts in the text encoders, where it is another one.
         """
         self.team.call("learn", done, rate, text_rate)
-        loss = self.team.mean(lambda: self._backward(done), self.overlay.parameters())
-        length = clip_grad_norm_(self.overlay.parameters(), self.plan.gradient_norm or math.inf)
+        loss = self.team.mean(lambda: self._backward(done), self.overlay.learned.values())
+        length = clip_grad_norm_(self.overlay.learned.values(), self.plan.gradient_norm or math.inf)
         if not (loss.isfinite() and length.isfinite()):
             raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
         for group in self.optimizer.param_groups:
@@ -103,7 +103,7 @@ class Pupil:
     def _is_heard(self, speech: Speech, picture: int) -> bool:
         """Whether the overlay has a part in what is said of a picture."""
         context = speech.plainly(torch.tensor([picture])).context
-        learned = [each for each in self.overlay.parameters() if each.requires_grad]
+        learned = [*self.overlay.learned.values()]
         moved = torch.autograd.grad(context.square().sum(), learned, allow_unused=True) if context.requires_grad else ()
         return any(each is not None and bool(each.any()) for each in moved)
 
@@ -128,7 +128,7 @@ class Pupil:
         snapshot.restore(self.overlay, self.optimizer)
         if self.plan.ema:
             kept = snapshot.overlay().state_dict()
-            self.average = {name: kept[name].to(each) for name, each in self.overlay.named_parameters()}
+            self.average = {name: kept[name].to(each) for name, each in self.overlay.learned.items()}
         self.share()
 
     def share(self) -> None:
@@ -150,7 +150,7 @@ class Pupil:
     def resting(self) -> Generator[None]:
         """The overlay as it is used, not as it learns: with its average, and without dropout."""
         self.overlay.eval()
-        learned = {name: weight.detach().clone() for name, weight in self.overlay.named_parameters()}
+        learned = {name: weight.detach().clone() for name, weight in self.overlay.learned.items()}
         has_two = set_learning(self.optimizer, learning=False)
         self.raw = learned if has_two or self.average else {}
         self._fill(self.average)
@@ -169,7 +169,7 @@ class Pupil:
 
     @torch.no_grad()
     def _fill(self, weights: Mapping[str, Tensor]) -> None:
-        for name, weight in self.overlay.named_parameters():
+        for name, weight in self.overlay.learned.items():
             if name in weights:
                 weight.copy_(weights[name])
 
@@ -179,7 +179,7 @@ class Pupil:
         if not self.plan.ema:
             return
         decay = min(self.plan.ema, (1 + done) / (10 + done))  # as TensorFlow's ExponentialMovingAverage
-        for name, weight in self.overlay.named_parameters():
+        for name, weight in self.overlay.learned.items():
             self.average[name].lerp_(weight.detach(), 1 - decay)
 
     @torch.no_grad()
@@ -202,7 +202,7 @@ class Pupil:
         """All that the optimizer changes: the overlay's weights, then its own moments of them."""
         states: Iterable[Mapping[str, object]] = self.optimizer.state.values()
         moments = [each for state in states for each in state.values() if isinstance(each, Tensor)]
-        return [*self.overlay.parameters(), *moments]
+        return [*self.overlay.learned.values(), *moments]
 
     def _lessons(self) -> Iterator[tuple[float, Cache, int]]:
         """What a batch is taken from, with its share in the loss and the seed of its chance.

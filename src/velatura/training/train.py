@@ -2,8 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ import torch
 from velatura.base.base import Base
 from velatura.card import Card
 from velatura.datasets.folder import Dataset, Example, read_dataset
-from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.merging.chain import refuse_laid_over
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
@@ -25,11 +25,13 @@ from velatura.training.class_pictures import encode_lessons
 from velatura.training.course import Course, Run, Step
 from velatura.training.examined import data_of, examination_of, settled
 from velatura.training.fingerprint import refuse_changed
+from velatura.training.following import followed, heard_beginning
 from velatura.training.optimizers import optimizer_for
 from velatura.training.plan import Plan
 from velatura.training.precision import frozen_base, learnable
 from velatura.training.predicting import scheduled
 from velatura.training.previews import preview_recipes
+from velatura.training.processes import Team
 from velatura.training.pupil import Pupil
 from velatura.training.run import RunFolder, vacant
 
@@ -65,11 +67,16 @@ def train(
     course = _course(base, overlay, dataset, plan, over_others=over_others)
     course.recipes, course.on_step = recipes, on_step
 
-    with attach(course.pupil.base, overlay), _own_chance(base.device):
+    team = course.pupil.team = Team.joined(base.device)
+    with _laid(course.pupil.base, overlay):
+        if not team.leads:
+            return followed(course.pupil, out)
         beginning = _beginning(course.pupil.base, overlay, folder, len(examples)) | {"over_others": over_others}
-        course.pupil.refuse_unheard()
-        course.begin(out, beginning, data_of(dataset, plan))
-        return course.run()
+        with team.led():
+            course.pupil.share()
+            course.pupil.refuse_unheard()
+            course.begin(out, beginning | {"processes": team.size}, data_of(dataset, plan))
+            return course.run()
 
 
 @torch.inference_mode(mode=False)
@@ -86,26 +93,46 @@ def resume(
     base: the one it began on; raises WrongBase for another. data_changed: go on though the pictures are not those that
     the run began with, which raises BadDataset otherwise.
     """
-    kept = RunFolder.reopen(run)
-    try:
-        plan, beginning = kept.plan, kept.beginning
-        _refuse_other_base(base, beginning)
-        folder = str(beginning["folder"])
-        dataset = read_dataset(folder)
-        examples = dataset.repeated()
-        if not data_changed:
-            refuse_changed(folder, kept.data, data_of(dataset, plan))
-        if not kept.snapshots:
-            raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
-        overlay = kept.snapshots[-1].overlay()
-        course = _course(base, overlay, dataset, plan, over_others=bool(beginning["over_others"]))
-        course.recipes, course.on_step = _recipes(plan, overlay, examples), on_step
-        _warn_of_other_machine(course.pupil.base, beginning)
-        with attach(course.pupil.base, overlay), _own_chance(base.device):
-            course.go_on(kept, Card.model_validate(beginning["overlay"]))
-            return course.run()
-    finally:
-        kept.log.close()
+    team = Team.joined(base.device)
+    if not team.leads:
+        return _followed(base, team, Path(run))
+    with team.led():
+        kept = RunFolder.reopen(run)
+        with closing(kept.log):
+            return _resumed(base, kept, team, on_step, data_changed=data_changed)
+
+
+def _resumed(
+    base: Base, kept: RunFolder, team: Team, on_step: Callable[[Step], None] | None, *, data_changed: bool
+) -> Run:
+    plan, beginning = kept.plan, kept.beginning
+    _refuse_other_base(base, beginning)
+    _refuse_other_count(team, beginning)
+    folder = str(beginning["folder"])
+    dataset = read_dataset(folder)
+    if not data_changed:
+        refuse_changed(folder, kept.data, data_of(dataset, plan))
+    if not kept.snapshots:
+        raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
+    overlay, over_others = kept.snapshots[-1].overlay(), bool(beginning["over_others"])
+    team.call("begin", plan.model_dump_json(), folder, over_others, overlay.card.model_dump_json())
+    course = _course(base, overlay, dataset, plan, over_others=over_others)
+    course.pupil.team = team
+    course.recipes, course.on_step = _recipes(plan, overlay, dataset.repeated()), on_step
+    _warn_of_other_machine(course.pupil.base, beginning)
+    with _laid(course.pupil.base, overlay):
+        course.go_on(kept, Card.model_validate(beginning["overlay"]))
+        return course.run()
+
+
+def _followed(base: Base, team: Team, run: Path) -> Run:
+    """Resume a run in a process that does not lead it."""
+    begun = heard_beginning(team)
+    plan, overlay = Plan.model_validate_json(begun.plan), begun.overlay()
+    course = _course(base, overlay, read_dataset(begun.folder), plan, over_others=begun.over_others)
+    course.pupil.team = team
+    with _laid(course.pupil.base, overlay):
+        return followed(course.pupil, run)
 
 
 def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> Course:
@@ -164,6 +191,13 @@ def _refuse_other_base(base: Base, beginning: Mapping[str, object]) -> None:
         )
 
 
+def _refuse_other_count(team: Team, beginning: Mapping[str, object]) -> None:
+    """Refuse more or fewer processes than a run began with, as its batches would be others."""
+    began = beginning.get("processes", 1)
+    if began != team.size:
+        raise BadPlan(f"the run began in {began} processes, these are {team.size}: resume it with --processes {began}")
+
+
 def _warn_of_other_machine(base: Base, beginning: Mapping[str, object]) -> None:
     now = {"torch": torch.__version__, "dtype": _dtype(base), "device": str(base.device)}
     others = [f"{name} {beginning[name]}, now {each}" for name, each in now.items() if beginning[name] != each]
@@ -174,6 +208,19 @@ def _warn_of_other_machine(base: Base, beginning: Mapping[str, object]) -> None:
 
 def _dtype(base: Base) -> str:
     return str(base.dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _laid(base: Base, overlay: Overlay) -> Generator[None]:
+    """Lay the overlay on, with chance of its own; that a new one changes nothing at first is no news."""
+    with _own_chance(base.device):
+        laid = attach(base, overlay)
+        try:
+            yield
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", VelaturaWarning)
+                laid.detach()
 
 
 def _own_chance(device: torch.device) -> AbstractContextManager[None]:
