@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -11,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
-from velatura.errors import BadOverlay, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
 from velatura.merging.report import LayersBaked
 from velatura.overlays.deltas.delta import Delta
-from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength, strength_tensor
 from velatura.overlays.target import Target
@@ -33,6 +31,7 @@ class LaidDeltas:
     overlay: Overlay
     strength: float | Strength
     deltas: Mapping[str, Delta]
+    factors: Mapping[str, float]
 
     @classmethod
     def of(cls, base: Base, overlay: Overlay, strength: float | Strength) -> LaidDeltas:
@@ -48,7 +47,8 @@ class LaidDeltas:
             weight = cast("Tensor", Target.of(base).layer(name).weight)
             if not delta.fits(weight):
                 raise WrongBase(f"{own} has a change of {name} that fits no weight of {tuple(weight.shape)}")
-        return cls(overlay, strength, deltas)
+        place = Target.of(base)
+        return cls(overlay, strength, deltas, {name: overlay.factor(place, name) for name in deltas})
 
     @property
     def unet_strength(self) -> float:
@@ -67,16 +67,10 @@ class LaidDeltas:
 
     def at(self, name: str) -> float:
         """How strongly it acts in a layer."""
-        factors = self.overlay.factors if isinstance(self.overlay, Lora) else {}
-        own = next((each for each, delta in self.overlay.named_children() if delta is self.deltas[name]), "")
-        return (self.unet_strength if name.startswith("unet.") else self.text_strength) * factors.get(own, 1.0)
+        return (self.unet_strength if name.startswith("unet.") else self.text_strength) * self.factors[name]
 
     def row(self) -> LayersBaked:
-        """What of it goes into weights; layers of it that the base lacks are warned of."""
-        layers = sum(isinstance(each, Delta) for each in self.overlay.children())
-        if lacking := layers - len(self.deltas):
-            said = f"{lacking} of {layers} layers of {self.overlay.card} are in no base like this: they are left out"
-            warnings.warn(said, VelaturaWarning, stacklevel=4)
+        """What of it goes into weights."""
         return LayersBaked(
             overlay=self.overlay.card.name or self.overlay.kind,
             algorithms=tuple(sorted({each.algorithm for each in self.deltas.values()})),
@@ -88,10 +82,9 @@ class LaidDeltas:
 
 def number(strength: float | Tensor) -> float:
     """A strength as one number; BadOverlay where it is several."""
-    found = strength_tensor(strength)
-    if found.ndim:
+    if strength_tensor(strength).ndim:
         raise BadOverlay("several strengths do not go into one set of weights: give one number")
-    return float(found)
+    return float(strength)
 
 
 @torch.no_grad()
