@@ -16,7 +16,20 @@ from velatura.overlays.affine import Affine, FoldedWeights, foldable, stamp
 Combine = Literal["sequence", "sum", "average"]
 
 
-class ContextChange(Protocol):
+class Remembering(Protocol):
+    """A change that remembers what it has computed."""
+
+    @property
+    def evaluations(self) -> int:
+        """How often a network was run on a constant context."""
+        ...
+
+    def forget(self) -> None:
+        """Compute anew whatever was remembered."""
+        ...
+
+
+class ContextChange(Remembering, Protocol):
     """What one overlay makes of the contexts of one width."""
 
     @property
@@ -27,15 +40,6 @@ class ContextChange(Protocol):
     @property
     def version(self) -> tuple[object, ...]:
         """Something that differs whenever the change does."""
-        ...
-
-    @property
-    def evaluations(self) -> int:
-        """How often a network was run on a constant context."""
-        ...
-
-    def forget(self) -> None:
-        """Compute anew whatever was remembered."""
         ...
 
     def k(self, context: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from velatura.errors import VelaturaWarning
+from velatura.overlays.layers import BLOCK_NAMES
+
+PARTS = ("text", "in", "mid", "out", "unet")
 
 
 class WidthEffect(BaseModel):
@@ -34,6 +37,26 @@ class WidthEffect(BaseModel):
         return f"{self.width}: {layers}, K reads {self.k:.1%} and V {self.v:.1%} else"
 
 
+class OutputEffect(BaseModel):
+    """What became of what the layers of one part compute.
+
+    part: "in", "mid", "out", "unet" for what is in none of its blocks, or "text"; change: |y' - y| / |y| in the mean
+    over the layers, None where no step was taken yet, or where compiled code ran unmeasured.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    part: str
+    layers: int
+    change: float | None = None
+
+    def __str__(self) -> str:
+        layers = f"{self.layers} layer{'s' * (self.layers != 1)}"
+        if self.change is None:
+            return f"{self.part}: {layers}, not measured yet"
+        return f"{self.part}: {layers}, which give {self.change:.1%} else"
+
+
 class Effect(BaseModel):
     """What an overlay touches, and how much it changes there; evaluations: of networks on constant contexts."""
 
@@ -42,17 +65,19 @@ class Effect(BaseModel):
     overlay: str
     target: str
     widths: tuple[WidthEffect, ...] = ()
+    outputs: tuple[OutputEffect, ...] = ()
     evaluations: int = 0
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.overlay} on {self.target}", *(f"  {each}" for each in self.widths)])
+        rows = (*self.widths, *self.outputs)
+        return "\n".join([f"{self.overlay} on {self.target}", *(f"  {each}" for each in rows)])
 
 
 class Listener:
     """What hears from the layers on their first step, and sums it up without making a GPU wait."""
 
     def __init__(self) -> None:
-        self._layers: dict[str, int] = {}
+        self._layers: dict[str, int | str] = {}
         self._heard: dict[str, Tensor] = {}
 
     def expect(self, name: str, width: int) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
@@ -61,8 +86,12 @@ class Listener:
         return partial(self._hear, name)
 
     def expect_output(self, name: str) -> Callable[[Tensor, Tensor], None]:
-        """Count a layer in, and give back what is to be told what it made before and after."""
-        return lambda before, after: None
+        """Count a layer in by its name in the target, and give back what is to be told what it makes before and after.
+
+        The text towers stand there whole where an overlay has to do with all that they say.
+        """
+        self._layers[name] = _part(name)
+        return lambda before, after: self._hear(name, [before], [after])
 
     @torch.no_grad()
     def _hear(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
@@ -74,20 +103,37 @@ class Listener:
 
     def effect(self, overlay: str, target: str, evaluations: int) -> Effect:
         """What was heard so far."""
-        rows: list[WidthEffect] = []
-        for width in sorted(set(self._layers.values())):
-            names = [name for name, each in self._layers.items() if each == width]
-            heard = [self._heard[name] for name in names if name in self._heard]
-            means = torch.stack(heard).mean(0) if heard else None
-            k, v = (None, None) if means is None else (means[0].item(), means[1].item())
-            rows.append(WidthEffect(width=width, layers=len(names), k=k, v=v))
-        return Effect(overlay=overlay, target=target, widths=tuple(rows), evaluations=evaluations)
+        widths: list[WidthEffect] = []
+        for width in sorted({each for each in self._layers.values() if isinstance(each, int)}):
+            count, heard = self._of(width)
+            k, v = (None, None) if heard is None else (heard[0].item(), heard[1].item())
+            widths.append(WidthEffect(width=width, layers=count, k=k, v=v))
+        outputs: list[OutputEffect] = []
+        for part in (each for each in PARTS if each in self._layers.values()):
+            count, heard = self._of(part)
+            outputs.append(OutputEffect(part=part, layers=count, change=None if heard is None else heard[0].item()))
+        said = {"overlay": overlay, "target": target, "evaluations": evaluations}
+        return Effect.model_validate({**said, "widths": widths, "outputs": outputs})
+
+    def _of(self, group: int | str) -> tuple[int, Tensor | None]:
+        """How many layers there are of a group, and what was heard of them in the mean."""
+        names = [name for name, each in self._layers.items() if each == group]
+        heard = [self._heard[name] for name in names if name in self._heard]
+        return len(names), torch.stack(heard).mean(0) if heard else None
 
     def warn_if_idle(self, overlay: str) -> None:
         """Warn where every layer was heard and none was changed."""
         heard = list(self._heard.values())
-        if heard and len(heard) == len(self._layers) and not bool(torch.stack(heard).any()):
+        if heard and len(heard) == len(self._layers) and not any(bool(each.any()) for each in heard):
             why = "its weights are zero, or its strength is wherever it acts, or it was never trained"
             said = f"{overlay} changed nothing at all: {why}"
             self._heard.clear()  # once is enough
             warnings.warn(said, VelaturaWarning, stacklevel=3)
+
+
+def _part(name: str) -> str:
+    """Which part of a target a layer is in."""
+    if not name.startswith("unet."):
+        return "text"
+    path = name.removeprefix("unet.")
+    return next((block for block, prefix in BLOCK_NAMES.items() if path.startswith(prefix)), "unet")

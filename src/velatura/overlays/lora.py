@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from velatura.errors import BadOverlay, WrongBase
+from velatura.base.base import Base
+from velatura.errors import BadOverlay
 from velatura.overlays.deltas import delta_of
-from velatura.overlays.deltas.delta import Delta, Layer
+from velatura.overlays.deltas.delta import Delta
+from velatura.overlays.kohya import UNET, kohya_names
+from velatura.overlays.lora_blocks import block_of, refuse_unknown
+from velatura.overlays.lora_fit import outline, refuse_misfit, refuse_sides
+from velatura.overlays.lora_structure import LoraStructure, seeded
 from velatura.overlays.outputs import DeltaChange
 from velatura.overlays.overlay import Card, Overlay, Part
 from velatura.overlays.seams import Undo, on_outputs
-from velatura.overlays.strength import LiveStrength
+from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
-
-UNET, TEXT = "lora_unet_", "lora_te"
 
 
 class Lora(Overlay):
     """Changes of weights, each a Delta under the name that kohya's files have for its layer, with diffusers' path.
 
     So lora_unet_mid_block_attentions_0_..., lora_te_text_model_encoder_layers_0_... and, of an SDXL's two towers,
-    lora_te1_ and lora_te2_; state_dict() is what such a file holds. factors: by which a layer's strength is multiplied.
+    lora_te1_ and lora_te2_; state_dict() is what such a file holds.
     """
 
     kind: ClassVar[str] = "lora"
@@ -32,13 +35,15 @@ class Lora(Overlay):
         super().__init__()
         if not deltas:
             raise BadOverlay("a LoRA of no layers at all cannot be: give it at least one")
-        self.card = card.but(kind=self.kind)
-        self.factors: dict[str, float] = {}
+        self.card = card.but(kind=self.kind, outline=outline(deltas.values()))
+        self.blocks: dict[str, float] = {}  # factors for the strength, by block
         self.bundled: dict[str, dict[str, Tensor]] = {}  # embeddings in its file: vectors by name and text tower
         self.metadata: dict[str, str] = {}  # of its file, as trainers write it
         self.unmatched: tuple[str, ...] = ()  # keys of its file that are of no layer
         for name, delta in deltas.items():
             self.add_module(name, delta)
+        if structure := LoraStructure.in_card(self.card.structure):
+            structure.set_dropouts(deltas.values())
         self.eval()
 
     @classmethod
@@ -55,6 +60,58 @@ class Lora(Overlay):
             layers.setdefault(name, {})[suffix] = tensor
         return cls(card or Card(kind=cls.kind), {name: _delta(name, found) for name, found in layers.items()})
 
+    @classmethod
+    def for_base(
+        cls,
+        base: Base,
+        *,
+        rank: int = 16,
+        alpha: float | None = None,
+        algorithm: str = "lora",
+        targets: str = "attention",
+        conv_rank: int | None = None,
+        conv_alpha: float | None = None,
+        text: bool = False,
+        rank_stabilised: bool = False,
+        dropout: float = 0.0,
+        rank_dropout: float = 0.0,
+        module_dropout: float = 0.0,
+        seed: int | None = None,
+        name: str = "",
+    ) -> Self:
+        """Make an untrained LoRA for a base, which does exactly nothing yet; see LoraStructure for what may be chosen.
+
+        alpha: the rank by default, so that nothing is scaled; conv_rank, conv_alpha: rank and alpha by default; text:
+        change the text towers too; seed: torch's own chance if none.
+        """
+        alpha = float(rank) if alpha is None else alpha
+        structure = LoraStructure.of(
+            {
+                "algorithm": algorithm,
+                "targets": targets,
+                "rank": rank,
+                "alpha": alpha,
+                "conv_rank": rank if conv_rank is None else conv_rank,
+                "conv_alpha": alpha if conv_alpha is None else conv_alpha,
+                "text": text,
+                "rank_stabilised": rank_stabilised,
+                "dropout": dropout,
+                "rank_dropout": rank_dropout,
+                "module_dropout": module_dropout,
+            }
+        )
+        card = Card(
+            kind=cls.kind,
+            name=name,
+            structure=structure.model_dump(mode="json"),
+            family=base.family.name,
+            base=base.name,
+            base_hash=base.hash,
+        )
+        with writable(), seeded(seed):
+            made = cls(card, structure.deltas(Target.of(base)))
+        return made.to(base.device)
+
     @property
     def touches(self) -> frozenset[Part]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Which parts of a base it has layers of."""
@@ -69,41 +126,48 @@ class Lora(Overlay):
         """The part of a base that one of its parameters acts in."""
         return "unet" if parameter.startswith(UNET) else "text"
 
+    def scaled(self, blocks: Mapping[str, float]) -> Self:
+        """The same LoRA, sharing its weights, with a factor for the strength in each block: see lora_blocks.
+
+        Blocks that are not named stay as they are. Factors that it has already are multiplied.
+        """
+        refuse_unknown(blocks)
+        return self._same({**self.blocks, **{name: each * self.blocks.get(name, 1.0) for name, each in blocks.items()}})
+
+    def with_ranks(self, count: int) -> Self:
+        """The same LoRA with only the first ranks of each layer, at the same scale; those are views of its weights."""
+        if count < 1:
+            raise BadOverlay(f"a LoRA of {count} ranks does nothing: give 1 or more")
+        return self._same(self.blocks, {name: each.first_ranks(count) for name, each in self.layers.items()})
+
+    def _same(self, blocks: Mapping[str, float], layers: Mapping[str, Delta] | None = None) -> Self:
+        """This one with other strengths for blocks, or other layers."""
+        other = type(self)(self.card, layers or self.layers)
+        other.train(self.training)
+        other.source, other.blocks = self.source, dict(blocks)
+        other.bundled, other.metadata, other.unmatched = self.bundled, self.metadata, self.unmatched
+        return other
+
     def deltas(self, target: Target) -> Mapping[str, Delta]:
         """Its deltas by the names that the target has for their layers, those that it lacks left out."""
         names = kohya_names(target)
         return {names[name]: delta for name, delta in self.layers.items() if name in names}
 
+    def factor(self, target: Target, name: str) -> float:
+        """By what the strength is multiplied in a layer, by the name that the target has for it."""
+        return self.blocks.get(block_of(target, name), 1.0) if self.blocks else 1.0
+
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang each delta behind its layer."""
-        names = kohya_names(target)
-        if not self.layers.keys() & names.keys():
-            raise WrongBase(f"{self.card} fits none of the layers of {target.name}: open a base it was made for")
-        for name, delta in self.layers.items():
-            if name not in names:
-                continue
-            own = strength if name.startswith(UNET) else strength.text
-            told = target.listener.expect_output(names[name])
-            change = DeltaChange(delta, own, self.factors.get(name, 1.0), told)
-            yield from on_outputs(target.layer(names[name]), change)
-
-
-def kohya_names(target: Target) -> dict[str, str]:
-    """The names of a target's layers by those that kohya's files have for them; see Target.layer."""
-    two = len(target.towers) > 1
-    prefixes = dict(zip(target.parts, (UNET, *((f"{TEXT}1_", f"{TEXT}2_") if two else (f"{TEXT}_",))), strict=True))
-    found: dict[str, str] = {}
-    for part, model in target.parts.items():
-        for path, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
-            if isinstance(module, Layer):
-                found[prefixes[part] + canonical(part, path).replace(".", "_")] = f"{part}.{path}"
-    return found
-
-
-def canonical(part: str, path: str) -> str:
-    """A module's path as files have it: with the level text_model, which transformers 5 dropped from some towers."""
-    path = path.replace(".base_layer", "")  # peft's, around a layer that it changes too
-    return path if part == "unet" or path.startswith(("text_model.", "text_projection")) else f"text_model.{path}"
+        found = self.deltas(target)
+        refuse_misfit(self, target, found)
+        refuse_sides(target, found, strength)
+        for name, delta in found.items():
+            if target.reaches(name):
+                own = strength if name.startswith("unet.") else strength.text
+                change = DeltaChange(delta, own, self.factor(target, name), target.listener.expect_output(name))
+                target.changes.append(change)
+                yield from on_outputs(target.layer(name), change)
 
 
 def _delta(name: str, tensors: Mapping[str, Tensor]) -> Delta:

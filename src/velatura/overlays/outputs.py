@@ -60,8 +60,8 @@ class DeltaChange:
 
     def _is_dropped(self) -> bool:
         """Whether all of it stays away from this step of a training."""
-        delta = self._delta
-        return delta.training and bool(torch.rand(()) < delta.module_dropout)
+        drop = self._delta.module_dropout
+        return bool(drop) and self._delta.training and bool(torch.rand(()) < drop)
 
     def _ready(self, layer: Layer, read: Tensor) -> Ready:
         """What the delta needs, made anew only once it changes, and each time while it is trained."""

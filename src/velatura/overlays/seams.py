@@ -195,7 +195,7 @@ class _OutputSeam:
             while self._undos:
                 self._undos.pop()()
 
-    def _change(self, layer: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> Tensor:
+    def _change(self, layer: Any, arguments: tuple[Tensor, ...], made: Tensor) -> Tensor:
         so_far = made
         for change in self._changes:
             so_far = change.add(layer, arguments[0], made, so_far)

@@ -34,7 +34,7 @@ class LiveStrength:
     def __init__(
         self, value: float | Tensor | Strength, device: torch.device | None = None, side: Side = "both"
     ) -> None:
-        self.side = side
+        self.side: Side = side
         self.version = 0
         self._text: LiveStrength | None = None
         if isinstance(value, Strength):

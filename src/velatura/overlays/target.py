@@ -12,9 +12,9 @@ from torch import nn
 from velatura.base.base import Base
 from velatura.base.text import TextEncoder
 from velatura.errors import UnsupportedBase
-from velatura.overlays.contexts import ContextChange, Group
+from velatura.overlays.contexts import Group, Remembering
 from velatura.overlays.effect import Listener
-from velatura.overlays.layers import attention_layers
+from velatura.overlays.layers import BLOCK_NAMES, attention_layers
 from velatura.prompts.strengths import BLOCKS, Block
 
 TOWERS = ("text_encoder", "text_encoder_2")  # as diffusers' pipelines call them
@@ -33,7 +33,7 @@ class Target:
     towers: tuple[nn.Module, ...] = ()
     blocks: tuple[Block, ...] = BLOCKS
     group: Group | None = None
-    changes: list[ContextChange] = field(default_factory=list["ContextChange"])
+    changes: list[Remembering] = field(default_factory=list["Remembering"])
     listener: Listener = field(default_factory=Listener)
     words: TextEncoder | None = None
 
@@ -70,6 +70,11 @@ class Target:
         """A layer by the name that it has among parts, such as unet.mid_block.resnets.0.conv1."""
         part, _, path = name.partition(".")
         return self.parts[part].get_submodule(path)
+
+    def reaches(self, name: str) -> bool:
+        """Whether the overlay may touch a layer of that name: in the UNet only within its blocks."""
+        prefixes = tuple(f"unet.{BLOCK_NAMES[block]}" for block in self.blocks)
+        return self.blocks == BLOCKS or not name.startswith("unet.") or name.startswith(prefixes)
 
     @property
     def parts(self) -> dict[str, nn.Module]:

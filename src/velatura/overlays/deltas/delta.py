@@ -159,6 +159,8 @@ def computed(layer: nn.Module, read: Tensor, weight: Tensor, bias: Tensor | None
     if isinstance(layer, nn.Conv2d):
         return layer._conv_forward(read, weight, bias)  # pyright: ignore[reportPrivateUsage]
     if isinstance(layer, nn.GroupNorm):
+        if torch.is_grad_enabled() and not read.requires_grad:  # torch 2.13 crashes in this norm's backward otherwise
+            read = read.contiguous()
         return functional.group_norm(read, layer.num_groups, weight, bias, layer.eps)
     if isinstance(layer, nn.LayerNorm):
         return functional.layer_norm(read, cast("list[int]", layer.normalized_shape), weight, bias, layer.eps)

@@ -80,10 +80,11 @@ class LoKr(Product):
         assert second is not None
         first = self.thinned(first)
         if isinstance(layer, nn.Conv2d):
-            parts = read.unflatten(1, (first.shape[1], -1))  # (rows, c, d, height, width)
-            small = computed(layer, parts.flatten(0, 1), second, None).unflatten(0, (len(read), -1))
+            rows, parts = len(read), read.reshape(-1, second.shape[1], *read.shape[2:])  # (rows c, d, height, width)
+            small = computed(layer, parts, second, None)
+            small = small.reshape(rows, first.shape[1], *small.shape[1:])
             return torch.einsum("ac,ncbyx->nabyx", first, small).flatten(1, 2) * strength
-        small = computed(layer, read.unflatten(-1, (first.shape[1], -1)), second, None)  # (..., c, b)
+        small = computed(layer, read.reshape(*read.shape[:-1], first.shape[1], -1), second, None)  # (..., c, b)
         return (first @ small).flatten(-2) * strength
 
     @property

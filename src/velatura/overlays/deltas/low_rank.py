@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.overlays.deltas.delta import Layer, Ready, Shape, along, computed, flat
-from velatura.overlays.deltas.product import EPSILON, MAGNITUDE, Product
+from velatura.overlays.deltas.product import MAGNITUDE, Product, magnitudes
 
 UP, DOWN, CORE = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
 
@@ -102,7 +102,6 @@ class Dora(LowRank):
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float) -> Self:
         """An untrained one for a layer, which adds exactly nothing: magnitudes begin as the weight's own."""
-        weight = layer.weight.detach().float()
-        norm = weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1)) + EPSILON
+        norm = magnitudes(layer.weight.detach(), rows=True)
         plain = LowRank.for_layer(layer, rank=rank, alpha=alpha)
         return cls.from_tensors({MAGNITUDE: norm, **{name: each.detach() for name, each in plain.state_dict().items()}})

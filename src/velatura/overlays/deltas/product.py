@@ -35,11 +35,14 @@ class Product(Delta):
 
         Its own magnitude counts as a constant while training, as in the paper's section 4.3.
         """
-        wanted, ones = self.of(MAGNITUDE), [1] * (changed.ndim - 2)
-        if wanted.shape[0] == changed.shape[0]:
-            norm = changed.detach().flatten(1).norm(dim=1).view(-1, 1, *ones)
-        else:
-            norm = changed.detach().transpose(0, 1).flatten(1).norm(dim=1).view(1, -1, *ones)
+        wanted = self.of(MAGNITUDE)
+        norm = magnitudes(changed.detach(), rows=wanted.shape[0] == changed.shape[0])
         if wanted.numel() != norm.numel():
             raise ValueError(f"{MAGNITUDE} {tuple(wanted.shape)} against {tuple(changed.shape)}")
-        return wanted.view(norm.shape) / (norm + EPSILON)
+        return wanted.view(norm.shape) / norm
+
+
+def magnitudes(weight: Tensor, *, rows: bool) -> Tensor:
+    """How long each row of a weight is, or each column, a little more than that; in a shape that divides the weight."""
+    others = [dimension for dimension in range(weight.ndim) if dimension != (0 if rows else 1)]
+    return weight.float().square().sum(others, keepdim=True).sqrt() + EPSILON

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from velatura.overlays.deltas.delta import Delta, Layer, Ready, Shape
 from velatura.overlays.deltas.kronecker import factorised
 from velatura.overlays.deltas.whole import without_bias
 
+linalg: Any = torch.linalg  # which has no types
 BLOCKS, RESCALE = "oft_blocks", "rescale"
 
 
@@ -55,10 +56,11 @@ class Rotation(Delta):
         skew = blocks - blocks.mT
         bound = self.tensor("alpha")
         if bound is not None:
-            limit, size = bound * self.shape[0], skew.norm()
-            skew = skew * torch.where((bound > 0) & (size > limit), limit / size.clamp(min=1e-30), 1.0)
+            limit, size = bound * self.shape[0], skew.square().sum().clamp(min=1e-30).sqrt()
+            skew = skew * torch.where((bound > 0) & (size > limit), limit / size, 1.0)
         unit = torch.eye(blocks.shape[-1], device=blocks.device)
-        return torch.linalg.solve(unit + skew, unit - skew, left=False) - unit
+        turned: Tensor = linalg.solve(unit + skew, unit - skew, left=False)
+        return turned - unit
 
     def change(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """What is added to a weight at a strength, in its shape, in float32; of strength 0 nothing."""
@@ -91,8 +93,8 @@ class Rotation(Delta):
 
     def _turn(self, features: Tensor, turns: Tensor, strength: Tensor) -> Tensor:
         """Features (..., out) in groups of n, each turned in its own way."""
-        groups = features.unflatten(-1, (-1, turns.shape[-1], 1))
-        return features + (turns @ groups).squeeze(-1).flatten(-2) * strength.to(features.dtype)
+        groups = features.reshape(*features.shape[:-1], -1, turns.shape[-1], 1)
+        return features + (turns @ groups).reshape(features.shape) * strength.to(features.dtype)
 
 
 class Diagonal(Rotation):
@@ -143,7 +145,7 @@ class Butterfly(Rotation):
         size = turns.shape[-1]
         for step, each in enumerate(turns):
             stride = 2**step * size // 2
-            mixed = features.unflatten(-1, (-1, 2, stride)).mT.flatten(-3)
+            mixed = features.reshape(*features.shape[:-1], -1, 2, stride).mT.reshape(features.shape)
             mixed = super()._turn(mixed, each, strength)
-            features = mixed.unflatten(-1, (-1, stride, 2)).mT.flatten(-3)
+            features = mixed.reshape(*features.shape[:-1], -1, stride, 2).mT.reshape(features.shape)
         return features

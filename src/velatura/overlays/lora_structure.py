@@ -1,0 +1,115 @@
+"""What a LoRA is to be, before it is trained: its algorithm, its ranks, and which layers it changes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Literal, Self, cast, get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from torch import nn
+
+from velatura.errors import BadOverlay, UnknownName
+from velatura.overlays.deltas import DELTAS
+from velatura.overlays.deltas.delta import Delta, Layer
+from velatura.overlays.kohya import UNET, kohya_names
+from velatura.overlays.target import Target
+
+Targets = Literal["attention", "transformer", "linear", "conv"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+ALIASES = {"locon": "lora"}  # a LoRA that changes convolutions too
+ATTENTION = re.compile(r"\.(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$")
+TRANSFORMER = re.compile(r"\.attentions\.|\.encoder\.layers\.")
+WITHOUT_READING = frozenset({"ia3", "oft", "oft-diag", "boft"})  # they turn or scale what a layer makes
+
+
+class LoraStructure(BaseModel):
+    """What an untrained LoRA is built by.
+
+    targets: "attention" is Q, K, V and what follows them; "transformer" all layers of the transformers, as kohya's
+    trainer has it; "linear" every Linear of the model; "conv" all convolutions too. Each holds what the ones before it
+    hold. conv_rank, conv_alpha: of convolutions larger than 1x1. The dropouts are probabilities while training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    algorithm: str = "lora"
+    rank: Annotated[int, Field(ge=1, le=4096)] = 16
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    conv_rank: Annotated[int, Field(ge=1, le=4096)] = 16
+    conv_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    targets: Targets = "attention"
+    text: bool = False
+    rank_stabilised: bool = False
+    dropout: Share = 0.0
+    rank_dropout: Share = 0.0
+    module_dropout: Share = 0.0
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> Self:
+        """Check the fields; raises BadOverlay, or UnknownName for an algorithm or targets that nobody knows."""
+        for what, known in (("algorithm", {*DELTAS, *ALIASES}), ("targets", get_args(Targets))):
+            if what in fields and fields[what] not in known:
+                raise UnknownName.among(f"LoRA's {what}", str(fields[what])[:40], known)
+        try:
+            structure = cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise BadOverlay(f"a LoRA's {first['loc'][0]} cannot be {first['input']}: {first['msg']}") from None
+        if structure.dropout and structure.algorithm in WITHOUT_READING:
+            raise BadOverlay(f"{structure.algorithm} reads nothing that could be dropped: leave out dropout")
+        return structure
+
+    @classmethod
+    def in_card(cls, structure: Mapping[str, JsonValue]) -> Self | None:
+        """What a card says, or None where it says nothing of it."""
+        return cls.of(structure) if structure else None
+
+    def deltas(self, target: Target) -> dict[str, Delta]:
+        """Untrained deltas for a target's layers, by the names that kohya's files have for those; raises BadOverlay."""
+        names = kohya_names(target)
+        made = {
+            own: self.delta(cast("Layer", target.layer(name)))
+            for own, name in names.items()
+            if (self.text or own.startswith(UNET)) and self.takes(name, target.layer(name))
+        }
+        if not made:
+            raise BadOverlay(f"{target.name} has no layers of {self.targets} to change: choose other targets")
+        return made
+
+    def set_dropouts(self, deltas: Iterable[Delta]) -> None:
+        """Tell deltas what they drop while training."""
+        for delta in deltas:
+            delta.dropout, delta.rank_dropout = self.dropout, self.rank_dropout
+            delta.module_dropout = self.module_dropout
+
+    def takes(self, path: str, layer: nn.Module) -> bool:
+        """Whether a layer is among those that are to change, by its path in its model."""
+        if self.algorithm == "norm":
+            return isinstance(layer, nn.GroupNorm | nn.LayerNorm)
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            return False
+        if self.targets in {"linear", "conv"}:
+            return self.targets == "conv" or isinstance(layer, nn.Linear)
+        return bool((ATTENTION if self.targets == "attention" else TRANSFORMER).search(path))
+
+    def delta(self, layer: Layer) -> Delta:
+        """An untrained delta for a layer, which adds exactly nothing."""
+        large = isinstance(layer, nn.Conv2d) and math.prod(layer.kernel_size) > 1
+        rank, alpha = (self.conv_rank, self.conv_alpha) if large else (self.rank, self.alpha)
+        # files say alpha over rank, whatever it was to be over: as LyCORIS does
+        stored = alpha * math.sqrt(rank) if self.rank_stabilised else alpha
+        return DELTAS[ALIASES.get(self.algorithm, self.algorithm)].for_layer(layer, rank=rank, alpha=stored)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Generator[None]:
+    """Draw by a seed, and leave torch's own chance as it was; without one draw by that."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):  # pyright: ignore[reportUnknownMemberType]
+        if seed is not None:
+            torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        yield
