@@ -41,7 +41,12 @@ def dotted(path: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """The room a module is in: `velatura.base.text` is in `base`, the package's own front in `velatura`."""
+    """The room a module is in: `velatura.base.text` is in `base`, the package's own front in `velatura`.
+
+    What is run by `python -m` is a face, wherever it lies.
+    """
+    if module.endswith(".__main__"):
+        return "cli"
     return module.split(".")[1] if "." in module else module
 
 

@@ -90,7 +90,7 @@ def app_for(words: Sequence[str]) -> typer.Typer:
 def _invoke(words: list[str]) -> None:
     """Run the verb, all exceptions passing: Typer's own `main` would turn Ctrl-C into a status, and lose its notes."""
     command = typer.main.get_command(app_for(words))
-    with command.make_context("velatura", words) as context:
+    with command.make_context("velatura", [*words], obj=words) as context:
         command.invoke(context)
 
 

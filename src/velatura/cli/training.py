@@ -12,6 +12,7 @@ from velatura.cli.training_embedding import train_embedding
 from velatura.cli.training_hypernet import train_hypernet
 from velatura.cli.training_lora import train_lora
 from velatura.cli.training_options import WHAT, Folders, option
+from velatura.cli.training_processes import processes_option
 from velatura.cli.training_run import training_bar
 
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
@@ -31,6 +32,7 @@ def resume(
     base: Annotated[str | None, base_option(WHAT, "the one that it began on")] = None,
     library: Folders = None,
     data_changed: Annotated[bool, option("Go on though the pictures changed.", WHAT, "--data-changed")] = False,
+    processes: Annotated[int, processes_option(WHAT)] = 1,
 ) -> None:
     """Go on with a run that was stopped, killed or out of room, to the very end that it would have had.
 
@@ -40,6 +42,7 @@ def resume(
     """
     from velatura.training.run import began_on
 
+    assert processes >= 1  # looked at before, see processes_option
     on = open_base(base or began_on(run), velatura.Library(*(library or [Path()])))
     with training_bar() as on_step:
         done = velatura.resume(on, run, on_step=on_step, data_changed=data_changed)

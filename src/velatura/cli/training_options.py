@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from velatura.cli.base import base_option
+from velatura.cli.training_processes import processes_option
 from velatura.datasets.templates import TEMPLATES, template_lines
 from velatura.errors import BadPlan
 
@@ -77,6 +78,7 @@ class Asked:
     preview_every: Annotated[int, option("Steps between preview pictures, 0: none.", KEPT)] = 0
     preview: Annotated[str | None, option("What previews show.", KEPT, shown="the first caption")] = None
     dry_run: Annotated[bool, option("Print the plan and stop.", KEPT, "--dry-run")] = False
+    processes: Annotated[int, processes_option(HOW)] = 1
 
     def fields_of_plan(self) -> dict[str, object]:
         """What the plan has, by its own names, where something is asked for."""

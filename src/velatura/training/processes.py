@@ -189,9 +189,9 @@ def _together() -> Generator[None]:
     """Do what takes all processes; raises ProcessFailed where one is gone."""
     try:
         yield
-    except RuntimeError as error:
+    except RuntimeError:
         raise ProcessFailed(
-            f"another process of this training is gone ({str(error).splitlines()[0][:80]}): see why, then resume it"
+            "another process of this training is gone: see why (no memory, a lost machine), then resume the run"
         ) from None
 
 

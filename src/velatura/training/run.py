@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, cast
@@ -16,6 +17,7 @@ from velatura.errors import BadFile, NoEffect, Occupied
 from velatura.files import filling
 from velatura.overlays.overlay import Overlay
 from velatura.training.disk import Log, whole
+from velatura.training.launching import is_one_of_several
 from velatura.training.plan import Plan
 from velatura.training.plot import loss_plot
 from velatura.training.previews import Previews
@@ -174,6 +176,9 @@ class RunFolder:
 
 def began_on(path: str | os.PathLike[str]) -> str:
     """The name of the base that a run began on; raises as reopen does."""
+    if is_one_of_several():  # only the one that leads may lock the folder, and it looks closer
+        with suppress(OSError, ValueError, LookupError):
+            return str(json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0])["base"])
     kept = RunFolder.reopen(path)
     kept.log.close()
     return str(kept.beginning["base"])
