@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from velatura.formats import open_base, open_overlay, save
     from velatura.library import Library
     from velatura.merging.bake import bake
+    from velatura.merging.extract import extract
     from velatura.merging.merge import merge
     from velatura.merging.merge_report import MergeReport
     from velatura.merging.report import BakeReport
@@ -57,6 +58,7 @@ __all__ = [
     "attach",
     "attach_all",
     "bake",
+    "extract",
     "generate",
     "generate_each",
     "generate_many",
@@ -95,6 +97,7 @@ _HOMES = {
     "attach": "overlays.attach",
     "attach_all": "overlays.attach",
     "bake": "merging.bake",
+    "extract": "merging.extract",
     "generate": "sampling.generate",
     "generate_each": "sampling.generate",
     "generate_many": "sampling.generate",
