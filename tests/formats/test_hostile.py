@@ -65,7 +65,7 @@ def test_it_loads_with_a_warning(item):
     assert all(is_one_line_about(str(each.message), item) for each in caught)
 
 
-@pytest.mark.parametrize("item", those("load", "hypernetwork", "lora"))
+@pytest.mark.parametrize("item", those("load", "hypernetwork", "lora", "embedding"))
 def test_it_loads_whole(item):
     weights = velatura.open_overlay(FOLDER / item["file"]).state_dict().values()
     if "expect" in item:

@@ -59,6 +59,13 @@ def test_its_name_is_found_in_any_case_and_not_within_longer_words(tiny, named):
         assert all(token > 0 for group in tiny.text.read("a category of cats") for token in group)
 
 
+def test_a_name_of_signs_is_found_beside_other_signs(tiny, named):
+    with velatura.attach(tiny, named("<Cat>")):
+        for text in ("<cat>", "(<cat>)", "a<cat>, asleep", "<cat><cat>"):
+            assert (-1, -2) in tiny.text.read(text)
+        assert tiny.text.read("a <cat>, asleep")[2:] == [(each,) for each in tiny.text.token_ids(", asleep")]
+
+
 def test_the_longest_name_is_found_first(tiny, named):
     with velatura.attach(tiny, named("my")), velatura.attach(tiny, named("my style", vectors=1)):
         assert tiny.text.read("my style my") == [(-3,), (-1, -2)]

@@ -89,7 +89,7 @@ def test_a_renamed_file_is_found_by_its_hash(tiny, embedding, shelf, paint):
 
 def test_an_embedding_that_is_gone_is_no_silent_loss(shelf, paint):
     recipe = paint(library=velatura.Library(shelf)).recipe
-    with pytest.raises(UnknownName, match="made with the embedding 'my style' .*not here"):
+    with pytest.raises(UnknownName, match=r"made with the embedding 'my style' .*not here"):
         paint(recipe)
     with pytest.warns(VelaturaWarning, match="its name is read as plain words"):
         assert same(paint(recipe, lenient=True), paint())

@@ -137,7 +137,7 @@ class TextEncoder:
 
     def read(self, text: str) -> list[tuple[int, ...]]:
         """What text says in ids: each token by itself, and those that stand for an embedding's vectors together."""
-        return self.glossary.read(self.token_ids(text))
+        return self.glossary.read(text, self.token_ids)
 
     def encode_chunks(self, chunks: Sequence[Sequence[int]], clip_skip: int | None = None) -> list[Said]:
         """What each tower says of chunks of up to 75 ids.

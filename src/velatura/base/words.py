@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -90,13 +91,27 @@ class Glossary:
 
         return given.word, take
 
-    def read(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-        """What tokens say where they stand, those of a word together."""
-        return list(Words(given.word for given in self._given if given.acts()).read(tokens))
+    def read(self, text: str, token_ids: Callable[[str], list[int]]) -> list[tuple[int, ...]]:
+        """What a text says in tokens where it stands, those of a word together."""
+        words = [given.word for given in self._given if given.acts()]
+        found = Words(words)
+        parts = parted(text, [word.name for word in words])
+        return [group for part in parts for group in found.read(token_ids(part))]
 
     def has(self, spelling: Sequence[int]) -> bool:
         """Whether a word of that spelling was given."""
         return any(given.word.spelling == tuple(spelling) for given in self._given)
+
+
+def parted(text: str, names: Iterable[str]) -> list[str]:
+    """A text cut around names that begin or end with a sign: tokenizers would make one token of it and its neighbour.
+
+    So <cat> is found in "<cat>, asleep", where the webui finds it only before a space.
+    """
+    signed = sorted({name for name in names if name and not (name[0] + name[-1]).isalnum()}, key=len, reverse=True)
+    if not signed:
+        return [text]
+    return [part for part in re.split(f"({'|'.join(map(re.escape, signed))})", text, flags=re.IGNORECASE) if part]
 
 
 def refuse_crowds(name: str, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -17,18 +18,26 @@ from velatura.formats import (
     a1111_hypernetwork,
     aesthetic_pt,
     checkpoint,
+    difference_file,
+    diffusers_lora,
+    embedding_diffusers,
+    embedding_pictures,
+    embeddings,
     folder,
     folder_write,
     hns,
     hub,
+    kohya_lora,
     lora_files,
     native,
+    peft_folder,
     vae_file,
 )
 from velatura.formats.folder_weights import weights as weights_in
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
 from velatura.overlays.hypernetwork import Hypernetwork
+from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state, open_tensors
 
@@ -45,11 +54,24 @@ class Dialect:
     write: Callable[[Overlay, Path], None]
 
 
+def _told_above(_: Contents) -> bool:
+    """No: the row above of the same kind reads it too."""
+    return False
+
+
 DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
-    Dialect("kohya", "lora", ".safetensors", lora_files.sniff, lora_files.read, native.write),
+    Dialect("velatura", "difference", ".safetensors", difference_file.sniff, difference_file.read, native.write),
+    Dialect("kohya", "lora", ".safetensors", lora_files.sniff, lora_files.read, kohya_lora.save),
+    Dialect("velatura", "lora", ".safetensors", _told_above, lora_files.read, kohya_lora.save),
+    Dialect("diffusers", "lora", ".safetensors", _told_above, lora_files.read, diffusers_lora.save),
+    Dialect("peft", "lora", "", _told_above, lora_files.read, peft_folder.save),
     Dialect("velatura", "", ".safetensors", native.sniff, native.read, native.write),
     Dialect("a1111", "hypernet", ".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
     Dialect("a1111", "aesthetic", ".pt", aesthetic_pt.sniff, aesthetic_pt.read, aesthetic_pt.write),
+    Dialect("a1111", "embedding", ".pt", embeddings.sniff_a1111, embeddings.read, embeddings.write),
+    Dialect("kohya", "embedding", ".safetensors", embeddings.sniff_kohya, embeddings.read, native.write),
+    Dialect("diffusers", "embedding", ".bin", embeddings.sniff_diffusers, embeddings.read, embedding_diffusers.write),
+    Dialect("picture", "embedding", ".png", embeddings.sniff_picture, embeddings.read, embedding_pictures.write),
 )
 
 CHECKPOINT = ".safetensors"
@@ -95,7 +117,8 @@ def save(
     """Write an overlay, at once or not at all; the path's ending names the dialect, dialect overrules it.
 
     A base is written as one checkpoint under the names that other programs know (.safetensors), or as a folder in
-    diffusers' layout (a path without ending, or with / at its end). dtype: another precision for the file of a base.
+    diffusers' layout (a path without ending, or with / at its end). dtype: another precision for the file of a base
+    or of a LoRA.
     """
     if isinstance(thing, Base):
         if dialect is not None:
@@ -103,7 +126,11 @@ def save(
         _save_base(thing, path, None if dtype is None else find_dtype(dtype, thing.device, thing.byte_count))
         return
     if dtype is not None:
-        raise BadOverlay(f"only bases are written in another precision, not a {thing.kind}: leave dtype out")
+        if thing.kind != Lora.kind:
+            raise BadOverlay(
+                f"only bases and LoRAs are written in another precision, not a {thing.kind}: leave dtype out"
+            )
+        thing = deepcopy(thing).to(find_dtype(dtype, torch.device("cpu"), 0))
     if isinstance(thing, Composition):
         raise BadOverlay(f"{thing.card.name or 'this'} is a composition of others: keep its .hns file, and save those")
     path = Path(path).expanduser()

@@ -23,7 +23,7 @@ from velatura.overlays.overlay import Card, Overlay
 from velatura.tensors import Contents, write_safetensors
 
 CARD = "velatura.card"
-KIND_NAMES = {"hypernet": "hypernetwork"}
+KIND_NAMES = {"hypernet": "hypernetwork", "embedding": "textual-inversion"}
 
 
 def sniff(contents: Contents) -> bool:

@@ -20,6 +20,7 @@ CONTAINERS = {
     "safetensors": "safetensors",
     "zip": "a zip as torch writes since 1.6",
     "legacy": "pickles as torch wrote before 1.6",
+    "picture": "a picture with tensors in it",
 }
 
 

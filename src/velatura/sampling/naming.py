@@ -16,7 +16,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.text import TextEncoder
-from velatura.base.words import Word, Words
+from velatura.base.words import Word, Words, parted
 from velatura.card import Card
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.library import Library
@@ -173,7 +173,8 @@ def _spelled(text: TextEncoder, texts: Sequence[str], names: Iterable[str]) -> l
     letters = [_letters(each) for each in texts]
     likely = [name for name in names if any(_letters(name) in each for each in letters)]  # tokens are reckoned slowly
     words = Words(Word(name, tuple(text.token_ids(name)), ()) for name in likely)
-    return list(dict.fromkeys(name for each in texts for name in words.spelled(text.token_ids(each))))
+    parts = [part for each in texts for part in parted(each, likely)]
+    return list(dict.fromkeys(name for part in parts for name in words.spelled(text.token_ids(part))))
 
 
 def _letters(text: str) -> str:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.files import reading, replacing
-from velatura.tensors import safe, torch_files
+from velatura.tensors import pictures, safe, torch_files
 from velatura.tensors.archive import Archive
 from velatura.tensors.lazy import Lazy, mapped, sketches, used
 
@@ -36,6 +37,7 @@ __all__ = [
     "outlined",
     "sketches",
     "used",
+    "write_picture",
     "write_safetensors",
     "write_torch",
 ]
@@ -65,7 +67,7 @@ class Contents:
     tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     payload: object = None
-    container: Literal["safetensors", "zip", "legacy"] = "safetensors"
+    container: Literal["safetensors", "zip", "legacy", "picture"] = "safetensors"
     members: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
 
@@ -123,6 +125,12 @@ def write_torch(path: StrPath, payload: object) -> None:
                 classic.writestr(zipfile.ZipInfo(f"archive/{member}"), modern.read(name))  # with no time, as torch does
 
 
+def write_picture(path: StrPath, picture: Image, payload: Mapping[str, object]) -> None:
+    """Write a PNG of a picture with a dict of tensors in it, as the webui reads embeddings."""
+    with replacing(path) as beside:
+        beside.write_bytes(pictures.write(picture, payload))
+
+
 def opened(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Contents:
     """Map a file and read it, or say in one line why it cannot be read."""
     path = Path(path)
@@ -158,6 +166,8 @@ def outlined(path: Path, data: mmap) -> Contents | tuple[Contents, torch_files.T
     if data[8:9] == b"{":
         tensors = safe.Tensors(data)
         return Contents(path, tensors, tensors.metadata)
+    if pictures.is_picture(data[:12]):
+        return Contents(path, payload=pictures.read(data[:]), container="picture")
     if data[:1] == PICKLE:
         found = torch_files.read_legacy(data)
         return Contents(path, container="legacy", names=found.names), found

@@ -1,0 +1,39 @@
+"""Embeddings in pictures, as the webui shares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from velatura.errors import WrongBase
+from velatura.formats.embeddings import a1111_payload
+from velatura.overlays.embedding import Embedding
+from velatura.overlays.overlay import Overlay
+from velatura.tensors import write_picture
+
+PIXELS = 256
+
+
+def write(overlay: Overlay, path: Path) -> None:
+    """Write a PNG that shows the vectors, a band for each, with the embedding in its text as the webui reads it."""
+    assert isinstance(overlay, Embedding)
+    if len(overlay.vectors) > 1:
+        raise WrongBase("pictures hold the vectors of one text tower, not of an SDXL's two: save it as .safetensors")
+    [vectors] = [each.detach().float().cpu() for each in overlay.vectors]
+    write_picture(path, _drawn(vectors, overlay.name), a1111_payload(overlay, vectors, path.stem))
+
+
+def _drawn(vectors: Tensor, name: str) -> Image.Image:
+    """Each vector as a band of colours, with the name over them."""
+    shades = vectors / vectors.std().clamp_min(1e-6)
+    columns = -(-vectors.shape[1] // 3)
+    filled = torch.nn.functional.pad(shades, (0, 3 * columns - vectors.shape[1])).view(len(vectors), columns, 3)
+    pixels = (torch.sigmoid(filled) * 255).byte().numpy()
+    picture = Image.fromarray(pixels).resize((PIXELS, PIXELS), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, PIXELS - 20, PIXELS, PIXELS), fill="black")
+    draw.text((6, PIXELS - 16), name[:40].encode("ascii", "replace").decode(), fill="white")
+    return picture

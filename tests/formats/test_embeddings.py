@@ -1,0 +1,149 @@
+"""Embeddings in every form they come in (tests/data/a1111/embeddings), and as other programs open ours."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+
+import velatura
+from velatura.errors import BadFile, UnknownName, VelaturaWarning, WrongBase
+from velatura.formats.embeddings import checksum
+from velatura.tensors import open_tensors
+
+FOLDER = Path(__file__).parents[1] / "data" / "a1111" / "embeddings"
+INDEX = json.loads((FOLDER / "index.json").read_text())
+EXPECTED = open_tensors(FOLDER / "expected_vectors.safetensors").tensors
+HERE = {each.name for each in FOLDER.iterdir()}
+
+
+def cases(*results):
+    chosen = [each for each in INDEX["cases"] if each["result"] in results and each["file"] in HERE]
+    return [pytest.param(each, id=each["file"]) for each in chosen]
+
+
+def opened(path):
+    """An embedding of a width that no text encoder has, as these have for the sake of size."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*no text encoder known here reads such", VelaturaWarning)
+        return velatura.open_overlay(path)
+
+
+@pytest.mark.parametrize("case", cases("loaded"))
+def test_what_the_webui_reads_is_read_alike(case):
+    overlay = opened(FOLDER / case["file"])
+    names = ["vec"] if len(overlay.vectors) == 1 else ["clip_l", "clip_g"]
+    for name, vectors in zip(names, overlay.vectors, strict=True):
+        assert vectors.dtype == torch.float32
+        assert torch.equal(vectors, EXPECTED[f"{case['file']}::{name}"])
+    assert overlay.name == case["name"]
+    assert overlay.card.steps == (case["step"] or 0)
+    assert overlay.card.base_hash == (case["sd_checkpoint"] or "")
+    assert overlay.card.base == (case["sd_checkpoint_name"] or "")
+    if "checksum" in case:
+        assert checksum(overlay.vectors[0]) == case["checksum"]
+
+
+@pytest.mark.parametrize("case", [each for each in cases("refused", "skipped") if "preview" not in each.id])
+def test_what_it_refuses_is_refused_in_one_line(case):
+    with pytest.raises(BadFile, match=case["file"]) as caught:
+        velatura.open_overlay(FOLDER / case["file"])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_that_the_webui_wrote_is_written_alike(tmp_path):
+    theirs = opened(FOLDER / "written_by_peer.pt")
+    theirs = theirs.called(INDEX["keys_written_by_peer"][2][2])  # the name inside
+    velatura.save(theirs, tmp_path / "again.pt")
+    ours = open_tensors(tmp_path / "again.pt").payload
+    for key, kind, value in INDEX["keys_written_by_peer"]:
+        if key == "string_to_param":
+            assert torch.equal(ours[key]["*"], EXPECTED["written_by_peer.pt::vec"])
+        else:
+            assert (type(ours[key]).__name__, ours[key]) == (kind, value)
+    assert list(ours) == [key for key, _, _ in INDEX["keys_written_by_peer"]]
+
+
+def test_the_webui_before_1_10_opens_the_container(embedding, tmp_path):
+    """It lets no other members pass than data.pkl, version and data/<number>."""
+    velatura.save(embedding(), tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive:
+        assert set(archive.namelist()) == {"archive/data.pkl", "archive/version", "archive/data/0"}
+    assert torch.load(io.BytesIO((tmp_path / "x.pt").read_bytes()), weights_only=True)["name"] == "a"
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "x.png", "x.bin"])
+def test_what_is_written_is_read_again(tiny, embedding, tmp_path, name):
+    overlay = embedding(name="x", vectors=3)
+    velatura.save(overlay, tmp_path / name)
+    again = velatura.open_overlay(tmp_path / name)
+    assert torch.equal(again.vectors[0], overlay.vectors[0])
+    assert (again.name, again.card.family) == ("x", "tiny")
+    with velatura.attach(tiny, again):
+        assert tiny.text.read("x") == [(-1, -2, -3)]
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
+def test_an_sdxls_is_read_again_whole(xl, tmp_path, name):
+    overlay = velatura.Embedding.for_base(xl, name="x", vectors=2, initial="a boat")
+    velatura.save(overlay, tmp_path / name)
+    again = opened(tmp_path / name)
+    assert all(torch.equal(*pair) for pair in zip(again.vectors, overlay.vectors, strict=True))
+
+
+def test_our_own_file_is_one_that_others_open(embedding, tmp_path):
+    velatura.save(embedding(name="x"), tmp_path / "x.safetensors")
+    contents = open_tensors(tmp_path / "x.safetensors")
+    assert list(contents.tensors) == ["emb_params"]
+    assert contents.metadata["modelspec.architecture"].endswith("/textual-inversion")
+
+
+def test_a_picture_may_have_another_name_inside(embedding, tmp_path):
+    velatura.save(embedding(name="my style"), tmp_path / "shared.png")
+    assert velatura.open_overlay(tmp_path / "shared.png").name == "my style"
+    with Image.open(tmp_path / "shared.png") as picture:
+        assert picture.size == (256, 256)
+        assert "sd-ti-embedding" in picture.text
+
+
+def test_a_picture_holds_no_sdxls(xl, tmp_path):
+    with pytest.raises(WrongBase, match=r"save it as \.safetensors"):
+        velatura.save(velatura.Embedding.for_base(xl, name="x"), tmp_path / "x.png")
+    with pytest.raises(UnknownName):
+        velatura.save(velatura.Embedding.for_base(xl, name="x"), tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("name", ["learned_embeds.safetensors", "learned_embeds.bin"])
+def test_diffusers_says_the_same_of_what_is_written_for_it(tiny, embedding, tmp_path, name):
+    overlay = embedding(name="<style>", vectors=2)
+    velatura.save(overlay, tmp_path / name, dialect="diffusers")
+    text = tiny.text.copied()
+    pipeline = StableDiffusionPipeline(
+        *(tiny.vae, text.model, deepcopy(text.tokenizer), tiny.unet),  # it adds words to both
+        *(DDIMScheduler(steps_offset=1, clip_sample=False), None, None),
+        requires_safety_checker=False,
+    )
+    pipeline.load_textual_inversion(tmp_path / name)
+    with torch.no_grad():
+        theirs, _ = pipeline.encode_prompt("a boat in <style>, at night", "cpu", 1, do_classifier_free_guidance=False)
+        with velatura.attach(tiny, overlay):
+            torch.testing.assert_close(tiny.text.encode(["a boat in <style>, at night"]), theirs, atol=1e-5, rtol=0)
+
+
+def test_an_sdxls_goes_to_two_files_for_diffusers(xl, tmp_path):
+    wide = velatura.Embedding.of(
+        *(torch.randn(2, 768), torch.randn(2, 1280)), card=velatura.Card(kind="embedding", name="learned_embeds")
+    )
+    velatura.save(wide, tmp_path / "learned_embeds.safetensors", dialect="diffusers")
+    assert {each.name for each in tmp_path.iterdir()} == {"learned_embeds.safetensors", "learned_embeds_2.safetensors"}
+    again = velatura.open_overlay(tmp_path / "learned_embeds.safetensors")
+    assert all(torch.equal(*pair) for pair in zip(again.vectors, wide.vectors, strict=True))
+    assert again.card.family == "SDXL"
