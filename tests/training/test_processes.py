@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from velatura.training.processes import Team, moved
 from velatura.training.run import RunFolder
 
 HERE = Path(__file__).parent
+# softmax does not see what is added to all keys, so their gradient is rounding alone, which AdamW then makes large
+KEY_BIAS = re.compile(r"\d+_0\.linear\.2\.bias")
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +50,11 @@ def test_two_processes_learn_what_one_does_of_a_batch_twice_as_large(tiny, drawn
     alone = velatura.train(tiny, overlay, drawn, PLAN.but(batch_size=4), out=tmp_path / "alone")
     together = velatura.open_overlay(folder / "plain" / "inca.safetensors")
     untrained = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3)
-    ways = zip(alone.overlay.parameters(), together.parameters(), untrained.parameters(), strict=True)
-    for one, two, before in ways:
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+    ways = zip(alone.overlay.named_parameters(), together.parameters(), untrained.parameters(), strict=True)
+    for (name, one), two, before in ways:
         assert not torch.equal(one, before)
+        if not KEY_BIAS.fullmatch(name):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
     losses = [each["loss"] for each in records(folder / "plain") if "loss" in each]
     assert losses == pytest.approx(alone.losses, abs=1e-6)
 
