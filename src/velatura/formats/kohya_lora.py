@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from velatura.base.families import Family
-from velatura.errors import BadFile
+from velatura.errors import BadFile, BadOverlay, VelaturaWarning
 from velatura.formats.ldm_keys import UNetLayout, renamed
-from velatura.formats.model_spec import model_spec
+from velatura.formats.lora_header import MODULE, header_of, said_of_base, said_of_ranks, with_hashes
+from velatura.formats.lora_keys import BUNDLED
+from velatura.formats.lora_names import UNET, flattened, ldm_layer
+from velatura.formats.native import CARD
+from velatura.overlays.lora import Lora
+from velatura.overlays.overlay import Overlay
 from velatura.tensors import StrPath, write_safetensors
 
-UNET = "lora_unet_"
-MODULE = "networks.lora"
-# what A1111 and others tell the family by: sd-scripts' names of base models
-BASE_MODELS = {"SD1": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
 LDM_NAMED = frozenset({"SDXL"})  # whose UNet modules have LDM's names in kohya's files, not diffusers'
+TOWERS = frozenset({"clip_l", "clip_g"})  # of an SDXL, by which embeddings in a LoRA are told apart
+OWN = frozenset({"oft-input", "ia3-bias"})  # algorithms of peft that kohya's files have no form for
 
 Pair = tuple[Tensor, Tensor]
+
+
+def save(overlay: Overlay, path: Path) -> None:
+    """Write a LoRA or a relative of it with what its file said of it, in its own precision, at once or not at all."""
+    if not isinstance(overlay, Lora):
+        raise BadOverlay(f"kohya's files hold LoRAs and their relatives, not a {overlay.kind}: leave the dialect out")
+    tensors = dict(_tensors(overlay))
+    for key, each in tensors.items():
+        if not bool(each.isfinite().all()):
+            raise BadFile(f"{path} would hold {key} beyond {each.dtype}: write it in another precision")
+    if strange := sorted({each.algorithm for each in overlay.layers.values()} & OWN):
+        said = f"{path.name} holds {' and '.join(strange)}, which only velatura reads here: write it in dialect peft"
+        warnings.warn(said, VelaturaWarning, 2)
+    header = with_hashes(tensors, header_of(overlay, path.stem))
+    write_safetensors(path, tensors, {**header, CARD: overlay.card.model_dump_json()})
 
 
 def write(
@@ -41,7 +61,7 @@ def write(
     if not pairs:
         raise BadFile(f"{path} would be a LoRA of no layers at all: give at least one")
     keys = module_keys(pairs, family, layout)
-    ranks = sorted({down.shape[0] for _, down in pairs.values()})
+    ranks = {down.shape[0] for _, down in pairs.values()}
     tensors: dict[str, Tensor] = {}
     for module, (up, down) in pairs.items():
         key = keys[module]
@@ -50,7 +70,9 @@ def write(
         tensors[f"{key}.alpha"] = torch.tensor(float(down.shape[0]), dtype=torch.float16)
         if not all(bool(each.isfinite().all()) for each in halves.values()):
             raise BadFile(f"{path} would hold a {module} beyond half precision: use a lower strength")
-    write_safetensors(path, tensors, {**_header(family, name, ranks), **(metadata or {})})
+    network = {"ss_network_module": MODULE, "ss_network_args": json.dumps({}), **said_of_ranks(ranks, ranks)}
+    header = {key: each for key, each in {**network, **said_of_base(family, family.name, name)}.items() if each}
+    write_safetensors(path, tensors, {**with_hashes(tensors, header), **(metadata or {})})
 
 
 def module_keys(modules: Mapping[str, object], family: Family, layout: UNetLayout | None = None) -> dict[str, str]:
@@ -59,20 +81,18 @@ def module_keys(modules: Mapping[str, object], family: Family, layout: UNetLayou
     if family.name in LDM_NAMED:
         assert layout is not None
         names = renamed(modules, layout.modules())
-    return {module: UNET + name.replace(".", "_") for module, name in names.items()}
+    return {module: UNET + flattened(name) for module, name in names.items()}
 
 
-def _header(family: Family, name: str, ranks: list[int]) -> dict[str, str]:
-    """The fields by which programs tell what a LoRA is; those of sd-scripts are text, also where they are numbers."""
-    rank = str(ranks[0]) if len(ranks) == 1 else "Dynamic"  # sd-scripts' own word
-    velocity = "_v" if family.prediction == "v_prediction" else ""
-    fields = {
-        "ss_network_module": MODULE,
-        "ss_network_dim": rank,
-        "ss_network_alpha": rank,
-        "ss_network_args": json.dumps({}),
-        "ss_base_model_version": BASE_MODELS.get(family.name, f"velatura_{family.name}") + velocity,
-        "ss_v2": str(family.name == "SD2"),
-        "ss_output_name": name,
-    }
-    return {key: each for key, each in fields.items() if each} | model_spec(family, name, kind="lora")
+def _tensors(lora: Lora) -> dict[str, Tensor]:
+    """Its tensors by their keys in kohya's files, and those of the embeddings that go with it."""
+    moved = lora.card.family in LDM_NAMED
+    found: dict[str, Tensor] = {}
+    for layer, delta in lora.layers.items():
+        name = ldm_layer(layer) if moved else layer
+        found |= {f"{name}.{suffix}": each for suffix, each in delta.state_dict().items()}
+    for word, vectors in lora.bundled.items():
+        for tower, each in vectors.items():
+            rest = tower if tower in TOWERS else f"string_to_param.{tower}"
+            found[f"{BUNDLED}{word}.{rest}"] = each
+    return found

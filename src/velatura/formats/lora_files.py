@@ -16,7 +16,7 @@ from velatura.formats import cloneofsimo
 from velatura.formats.fill import checked, warn_of_oddities
 from velatura.formats.lora_keys import HCP, PEFT, Keys, path_of, sorted_keys
 from velatura.formats.lora_metadata import card_of, warn_of_alphas, warn_of_metadata
-from velatura.formats.lora_names import TEXT, TEXT_1, TEXT_2, UNET
+from velatura.formats.lora_names import PARTS, TEXT, TEXT_1
 from velatura.formats.lora_state import state_of
 from velatura.formats.native import CARD
 from velatura.formats.nature_lora import lora
@@ -29,8 +29,7 @@ from velatura.tensors import Contents, open_tensors, sketches
 LONGEST = 120  # letters of a name that are shown
 FEW = 3  # keys that are named of many
 MOST_DIMENSIONS = 4
-PARTS = {UNET: "unet", TEXT: "text_encoder", TEXT_1: "text_encoder", TEXT_2: "text_encoder_2"}
-NUMBERS = {"alpha", "on_input"}  # which are no weights, and whole numbers in some files
+NUMBERS = {"alpha", "on_input", "on_bias", "oft_terms"}  # which are no weights, and whole numbers in some files
 STRANGERS = {
     "double_blocks": "a Flux",
     "single_transformer_blocks": "a Flux",

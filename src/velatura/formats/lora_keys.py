@@ -42,7 +42,17 @@ HCP = ".___."
 # how a tensor is called behind its layer, by LyCORIS's word for it; the name of an adapter may stand in between
 ADAPTER = r"(?:\.\w+)?"
 PLAIN = (
-    *("lora_mid.weight", "alpha", "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight", "lambda_layer"),
+    *(
+        "dora_scale",
+        "lora_mid.weight",
+        "alpha",
+        "a1.weight",
+        "a2.weight",
+        "b1.weight",
+        "b2.weight",
+        "bm.weight",
+        *("lambda_layer", "on_bias", "oft_terms"),
+    ),
     *("on_input", "diff", "diff_b", "w_norm", "b_norm", "oft_blocks", "oft_diag", "rescale", "oft_R.weight"),
     *("q_layer.weight", "p_layer.weight", "ia3_l", "hada_t1", "hada_t2", "lokr_w1", "lokr_w2", "lokr_t2"),
     *(f"{each}_{side}" for each in ("hada_w1", "hada_w2", "lokr_w1", "lokr_w2") for side in "ab"),
@@ -50,7 +60,7 @@ PLAIN = (
 SUFFIXES = {
     "lora_down.weight": rf"(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down){ADAPTER}\.weight|W_down",
     "lora_up.weight": rf"(?:lora_up|lora_B|lora\.up|lora_linear_layer\.up){ADAPTER}\.weight|W_up",
-    "dora_scale": rf"dora_scale|lora_magnitude_vector{ADAPTER}(?:\.weight)?",
+    "lora_magnitude_vector": rf"lora_magnitude_vector{ADAPTER}(?:\.weight)?",
     **{each: re.escape(each) + r"(?:\.default)?" for each in PLAIN},
     "oft_R.weight": rf"oft_R{ADAPTER}(?:\.weight)?",
 }

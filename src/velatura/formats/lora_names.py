@@ -5,9 +5,11 @@ A name in that form cannot be taken apart again, since _ stands for . too: names
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 
+from velatura.errors import BadOverlay
 from velatura.formats.ldm_keys import UNetLayout
 
 UNET, TEXT, TEXT_1, TEXT_2 = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"
@@ -20,6 +22,28 @@ STARTS = (
     *("down_blocks_", "mid_block_", "up_blocks_", "conv_in", "conv_out", "conv_norm_out"),
     *("time_embedding_", "add_embedding_"),
 )
+PARTS = {UNET: "unet", TEXT: "text_encoder", TEXT_1: "text_encoder", TEXT_2: "text_encoder_2"}  # diffusers' words
+# all that diffusers and transformers call modules of a UNet or of a text tower: a name is made of these and of numbers
+WORDS = (
+    *("down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers", "conv"),
+    *("conv_in", "conv_out", "conv_norm_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj", "time_embedding"),
+    *(
+        "add_embedding",
+        "linear_1",
+        "linear_2",
+        "transformer_blocks",
+        "attn1",
+        "attn2",
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out",
+    ),
+    *("proj_in", "proj_out", "proj", "ff", "net", "norm", "norm1", "norm2", "norm3", "text_model", "text_projection"),
+    *("encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp", "fc1", "fc2", "layer_norm1"),
+    *("layer_norm2", "final_layer_norm"),
+)
+WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))}|\d+)(?:_|$)")
 LEVEL = "text_model_"  # which transformers has left out of CLIPTextModel since 5, and files have
 
 
@@ -41,6 +65,18 @@ def text_layer(name: str, root: str) -> str | None:
     if name.startswith(("encoder_layers_", "embeddings_", "final_layer_norm")):
         name = LEVEL + name
     return root + name if name.startswith((LEVEL, "text_projection")) else None
+
+
+def dotted(layer: str) -> tuple[str, str]:
+    """The part of a pipeline that a layer is in, and its path there, as diffusers has both."""
+    root = next(each for each in PARTS if layer.startswith(each))
+    name, path, place = layer.removeprefix(root), list[str](), 0
+    while place < len(name) and (found := WORD.match(name, place)):
+        path.append(found[1])
+        place = found.end()
+    if place < len(name):
+        raise BadOverlay(f"{layer[:120]} is no name that diffusers has for a layer: write it in dialect kohya")
+    return PARTS[root], ".".join(path)
 
 
 def ldm_layer(layer: str) -> str:

@@ -13,6 +13,7 @@ from velatura.formats.peft_config import CONFIG, PeftConfig
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 W1 = "lokr_w1"
+MAGNITUDES = "lora_magnitude_vector"
 PARTS = ("unet", "text_encoder", "text_encoder_2")  # folders that trainers put adapters of a pipeline into
 
 
@@ -37,12 +38,13 @@ def as_lycoris(tensors: Mapping[str, Tensor], config: PeftConfig | None) -> dict
         found["alpha"] = found["alpha"].reshape(())
     if "ia3_l" in found:
         return _multiplying(found["ia3_l"])
-    if "oft_R.weight" in found:
+    if "oft_R.weight" in found and "oft_terms" not in found:
         config = config or PeftConfig()
         terms = config.num_cayley_neumann_terms if config.use_cayley_neumann else 0
         return {**found, "oft_terms": torch.tensor(float(terms))}
-    if "dora_scale" in found and found["dora_scale"].ndim == 1:  # of rows always
-        found["dora_scale"] = found["dora_scale"].reshape(-1, *[1] * (found["lora_down.weight"].ndim - 1))
+    if MAGNITUDES in found and "lora_down.weight" in found:  # of rows always
+        rows = found.pop(MAGNITUDES).flatten()
+        found["dora_scale"] = rows.reshape(-1, *[1] * (found["lora_down.weight"].ndim - 1))
     return found
 
 

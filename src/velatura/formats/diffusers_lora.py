@@ -1,0 +1,32 @@
+"""LoRAs as diffusers' save_lora_weights writes them and load_lora_weights reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from velatura.errors import BadOverlay
+from velatura.formats.lora_header import header_of
+from velatura.formats.lora_products import low_ranks
+from velatura.overlays.lora import Lora
+from velatura.overlays.overlay import Overlay
+from velatura.tensors import write_safetensors
+
+FORMAT = {"format": "pt"}
+MAGNITUDES = "lora_magnitude_vector"
+
+
+def save(overlay: Overlay, path: Path) -> None:
+    """Write a LoRA or a DoRA in its own precision, at once or not at all; diffusers knows no others."""
+    if not isinstance(overlay, Lora):
+        raise BadOverlay(f"diffusers' LoRA files hold no {overlay.kind}: leave the dialect out")
+    tensors: dict[str, Tensor] = {}
+    for (part, module), each in low_ranks(overlay, "diffusers").items():
+        tensors[f"{part}.{module}.lora_A.weight"] = each.down
+        tensors[f"{part}.{module}.lora_B.weight"] = each.up
+        if each.magnitudes is not None:
+            # transformers, which loads those of text towers, asks for them by their whole name
+            name = MAGNITUDES if part == "unet" else f"{MAGNITUDES}.weight"
+            tensors[f"{part}.{module}.{name}"] = each.magnitudes
+    write_safetensors(path, tensors, {**header_of(overlay, path.stem), **FORMAT})

@@ -1,0 +1,238 @@
+"""LoRAs written for other programs, opened by diffusers and peft themselves."""
+
+import hashlib
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import diffusers
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import velatura
+from velatura.errors import BadFile, BadOverlay, UnknownName
+from velatura.formats.lora_names import ldm_layer
+from velatura.overlays.deltas import DELTAS
+from velatura.overlays.lora import Lora
+from velatura.overlays.overlay import Card
+from velatura.tensors import open_tensors
+
+DATA = Path(__file__).parents[1] / "data"
+FILES = sorted(
+    path.name for folder in ("nature", "trainers/unet") for path in (DATA / folder).glob("[kl]*co*.safetensors")
+)
+
+
+def golden(name):
+    path = DATA / "nature" / name
+    return velatura.open_overlay(path if path.exists() else DATA / "trainers" / "unet" / name)
+
+
+def same(one, other):
+    mine, yours = one.state_dict(), other.state_dict()
+    return mine.keys() == yours.keys() and all(torch.equal(mine[key], yours[key]) for key in mine)
+
+
+@pytest.fixture
+def trained(tiny):
+    """Make LoRAs for the tiny base that do something."""
+
+    def make(**options):
+        lora = Lora.for_base(tiny, **{"rank": 4, "alpha": 2.0, "seed": 0, **options})
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for each in lora.parameters():
+                each.add_(0.05 * torch.randn(each.shape, generator=generator))
+        return lora
+
+    return make
+
+
+@torch.no_grad()
+def outputs(unet, text):
+    generator = torch.Generator().manual_seed(0)
+    x, context = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 7, 96, generator=generator)
+    ids = torch.arange(2 * 77).view(2, 77) % 500
+    return unet(x, 500, context).sample, text(ids).last_hidden_state
+
+
+def ours(base, lora):
+    with velatura.attach(base, lora):
+        return outputs(base.unet, base.text.model)
+
+
+def close(one, other):
+    return all(torch.allclose(mine, yours, atol=1e-4) for mine, yours in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_the_same_after_it_was_read_and_written(tmp_path, name):
+    lora = golden(name)
+    velatura.save(lora, tmp_path / name)
+    again = velatura.open_overlay(tmp_path / name)
+    assert same(again, lora)
+    assert again.card == lora.card
+    kept = {key: each for key, each in lora.metadata.items() if key.startswith("ss_") and each}
+    assert kept.items() <= again.metadata.items()
+
+
+@pytest.mark.parametrize("algorithm", DELTAS)
+@pytest.mark.filterwarnings("ignore:.*only velatura reads:velatura.VelaturaWarning")
+def test_every_algorithm_is_kept(tiny, tmp_path, algorithm):
+    torch.manual_seed(0)
+    kind = DELTAS[algorithm]
+    layer = torch.nn.LayerNorm(8) if algorithm == "norm" else torch.nn.Linear(8, 8)
+    lora = Lora(Card(kind="lora", name="ink"), {"lora_unet_conv_in": kind.for_layer(layer, rank=4, alpha=2.0)})
+    with torch.no_grad():
+        for each in lora.parameters():
+            each.add_(0.1 * torch.randn_like(each))
+    velatura.save(lora, tmp_path / "ink.safetensors")
+    assert same(velatura.open_overlay(tmp_path / "ink.safetensors"), lora)
+
+
+def test_the_header_says_what_other_programs_ask_for(trained, tmp_path):
+    lora = trained(name="ink")
+    lora.card = lora.card.but(steps=120, trigger_words=("my-style",), note="first try", family="SD1")
+    velatura.save(lora, tmp_path / "x.safetensors")
+    said = open_tensors(tmp_path / "x.safetensors").metadata
+    expected = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "4",
+        "ss_network_alpha": "2",
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "ss_output_name": "ink",
+        "ss_steps": "120",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "ink",
+        "modelspec.trigger_phrase": "my-style",
+    }
+    assert expected.items() <= said.items()
+
+
+def test_both_hashes_are_those_of_kohyas_rules(trained, tmp_path):
+    velatura.save(trained(rank=64, targets="linear"), tmp_path / "x.safetensors")
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    said = json.loads(whole[8 : 8 + length])["__metadata__"]
+    assert said["sshs_model_hash"] == hashlib.sha256(whole[8 + length :]).hexdigest()
+    header = json.loads(whole[8 : 8 + length])
+    header["__metadata__"] = {key: each for key, each in header["__metadata__"].items() if key.startswith("ss_")}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    bare = len(text).to_bytes(8, "little") + text + whole[8 + length :]
+    assert len(bare) > 0x110000
+    assert said["sshs_legacy_hash"] == hashlib.sha256(bare[0x100000:0x110000]).hexdigest()[:8]
+
+
+def test_a_lora_is_written_in_the_precision_asked_for(trained, tmp_path):
+    lora = trained()
+    velatura.save(lora, tmp_path / "x.safetensors", dtype="float16")
+    assert {each.dtype for each in load_file(tmp_path / "x.safetensors").values()} == {torch.float16}
+    assert {each.dtype for each in lora.parameters()} == {torch.float32}
+
+
+def test_what_a_precision_cannot_hold_is_refused(trained, tmp_path):
+    lora = trained()
+    with torch.no_grad():
+        next(lora.parameters()).fill_(1e6)
+    with pytest.raises(BadFile, match=r"beyond torch\.float16"):
+        velatura.save(lora, tmp_path / "x.safetensors", dtype="float16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_sdxls_layers_have_ldms_names_in_kohyas_files(tmp_path):
+    layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    delta = DELTAS["lora"].for_layer(torch.nn.Linear(2048, 640), rank=2, alpha=2.0)
+    lora = Lora(Card(kind="lora", family="SDXL"), {layer: delta})
+    velatura.save(lora, tmp_path / "x.safetensors")
+    keys = load_file(tmp_path / "x.safetensors").keys()
+    assert (
+        {key.partition(".")[0] for key in keys}
+        == {ldm_layer(layer)}
+        == {"lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"}
+    )
+    assert same(velatura.open_overlay(tmp_path / "x.safetensors"), lora)
+
+
+def test_embeddings_go_with_their_lora(trained, tmp_path):
+    lora = trained()
+    pair = {"clip_l": torch.ones(1, 8), "clip_g": torch.zeros(1, 9)}
+    lora.bundled = {"my.style": {"*": torch.ones(2, 96)}, "other": pair}
+    velatura.save(lora, tmp_path / "x.safetensors")
+    again = velatura.open_overlay(tmp_path / "x.safetensors").bundled
+    assert again.keys() == lora.bundled.keys()
+    for word, own in lora.bundled.items():
+        assert all(torch.equal(again[word][tower], each) for tower, each in own.items())
+
+
+PIPELINED = [
+    {},
+    {"text": True},
+    {"targets": "conv", "text": True},
+    {"algorithm": "dora", "text": True},
+    {"algorithm": "dora", "targets": "conv"},
+    {"rank_stabilised": True},
+]
+
+
+@pytest.mark.parametrize("options", PIPELINED, ids=str)
+def test_diffusers_makes_the_same_of_its_file(tiny, trained, tmp_path, options):
+    lora = trained(**options)
+    velatura.save(lora, tmp_path / "pytorch_lora_weights.safetensors", dialect="diffusers")
+    again = velatura.open_overlay(tmp_path / "pytorch_lora_weights.safetensors")
+    expected = ours(tiny, lora)
+    assert close(ours(tiny, again), expected)
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=None,
+        text_encoder=deepcopy(tiny.text.model),
+        tokenizer=None,
+        unet=deepcopy(tiny.unet),
+        scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
+    assert close(outputs(pipe.unet, pipe.text_encoder), expected)
+    assert not close(expected, outputs(tiny.unet, tiny.text.model))
+
+
+FOLDERS = [{}, {"text": True}, {"targets": "conv"}, {"algorithm": "dora"}, {"algorithm": "loha", "text": True}]
+
+
+@pytest.mark.parametrize("options", FOLDERS, ids=str)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
+def test_peft_makes_the_same_of_its_folder(tiny, trained, tmp_path, options):
+    lora = trained(**options)
+    velatura.save(lora, tmp_path / "adapter", dialect="peft")
+    expected = ours(tiny, lora)
+    assert close(ours(tiny, velatura.open_overlay(tmp_path / "adapter")), expected)
+    text, unet = deepcopy(tiny.text.model), deepcopy(tiny.unet)
+    parts = {"unet": unet, "text_encoder": text} if options.get("text") else {"": unet}
+    for part, model in parts.items():
+        peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter" / part))
+    assert close(outputs(unet, text), expected)
+
+
+@pytest.mark.parametrize("dialect", ["diffusers", "peft"])
+def test_what_a_dialect_cannot_hold_is_refused(trained, tmp_path, dialect):
+    with pytest.raises(BadOverlay, match="no lokr"):
+        velatura.save(trained(algorithm="lokr"), tmp_path / "x", dialect=dialect)
+    assert not list(tmp_path.iterdir())
+
+
+def test_magnitudes_of_columns_are_kohyas_only(tmp_path):
+    tensors = {"lora_down.weight": torch.ones(1, 4), "lora_up.weight": torch.ones(6, 1), "dora_scale": torch.ones(1, 4)}
+    lora = Lora.from_tensors({f"lora_unet_conv_in.{suffix}": each for suffix, each in tensors.items()})
+    with pytest.raises(BadOverlay, match="of columns"):
+        velatura.save(lora, tmp_path / "x.safetensors", dialect="diffusers")
+
+
+def test_a_lora_has_no_dialect_of_hypernetworks(trained, tmp_path):
+    with pytest.raises(UnknownName, match="no dialect is called 'a1111'"):
+        velatura.save(trained(), tmp_path / "x.pt", dialect="a1111")
+    with pytest.raises(UnknownName, match="ending of a file"):
+        velatura.save(trained(), tmp_path / "x.pt")
