@@ -16,6 +16,7 @@ from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.deltas.whole import Full, Norm
 from velatura.overlays.kohya import UNET, canonical, kohya_names
 from velatura.overlays.lora import Lora
+from velatura.overlays.lora_fit import refuse_sides
 from velatura.overlays.overlay import Card
 from velatura.overlays.seams import Undo, on_outputs
 from velatura.overlays.strength import LiveStrength, writable
@@ -77,18 +78,23 @@ class Difference(Lora):
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang each difference behind its layer."""
         found = self.deltas(target)
-        if lacking := len(self.layers) - len(found):
+        wanted = [own for own in self.layers if own.startswith(UNET) or target.towers]  # over a UNet alone, text idles
+        if lacking := len(wanted) - len(found):
             raise WrongBase(
-                f"{self.card} has {lacking} layers that {target.name} lacks, of {len(self.layers)}: "
+                f"{self.card} has {lacking} layers that {target.name} lacks, of {len(wanted)}: "
                 "a difference lies over bases of the family that it was made for"
             )
+        refuse_sides(target, found, strength)
         for name, delta in found.items():
-            layer, told = target.layer(name), target.listener.expect_output(name)
+            layer = target.layer(name)
             if not delta.fits(cast("Tensor", layer.weight)):
                 raise WrongBase(f"{self.card} has another shape of {name} than {target.name}: it is of another family")
-            own = strength if name.startswith("unet.") else strength.text
-            kind = TableChange if isinstance(layer, nn.Embedding) else WholeChange
-            yield from on_outputs(layer, kind(delta, own, self.factor(target, name), told))
+            if target.reaches(name):
+                own = strength if name.startswith("unet.") else strength.text
+                kind = TableChange if isinstance(layer, nn.Embedding) else WholeChange
+                change = kind(delta, own, self.factor(target, name), target.listener.expect_output(name))
+                target.changes.append(change)
+                yield from on_outputs(layer, change)
 
 
 def layer_names(target: Target) -> dict[str, str]:

@@ -15,6 +15,7 @@ from velatura.base.base import Base
 from velatura.errors import VelaturaWarning
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
+from velatura.training.checkpointing import checkpointed
 from velatura.training.objective import denoising_loss
 from velatura.training.plan import Plan
 from velatura.training.precision import frozen_base, learnable, products_in
@@ -50,7 +51,12 @@ def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
     frozen = frozen_base(base, plan.precision)
     devices = [base.device] if base.device.type == "cuda" else []
     state = [weight.detach().clone() for weight in overlay.parameters()]
-    with _unsaid(), attach(frozen, learnable(overlay)), torch.random.fork_rng(devices):  # pyright: ignore[reportUnknownMemberType]
+    with (
+        _unsaid(),
+        checkpointed(frozen, wanted=plan.checkpointing),
+        attach(frozen, learnable(overlay)),
+        torch.random.fork_rng(devices),  # pyright: ignore[reportUnknownMemberType]
+    ):
         overlay.train()
         try:
             _step(frozen, overlay, plan)  # what is allocated and chosen once is not counted

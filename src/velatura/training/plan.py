@@ -73,6 +73,9 @@ class Plan(BaseModel):
     precision: Precision = Field(
         default="auto", description="of the frozen base and of products; weights learn in float32"
     )
+    checkpointing: bool = Field(
+        default=False, description="compute inside the UNet's blocks again on the way back: less memory, more time"
+    )
     weight_decay: float = Field(
         default=0.01, ge=0, allow_inf_nan=False, description="share by which weights shrink, times the rate"
     )

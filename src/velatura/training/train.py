@@ -21,6 +21,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe import Recipe
 from velatura.training.a1111 import refuse_unknown
 from velatura.training.board import refuse_missing
+from velatura.training.checkpointing import checkpointed
 from velatura.training.class_pictures import encode_lessons
 from velatura.training.course import Course, Run, Step
 from velatura.training.examined import data_of, examination_of, settled
@@ -68,7 +69,7 @@ def train(
     course.recipes, course.on_step = recipes, on_step
 
     team = course.pupil.team = Team.joined(base.device)
-    with _laid(course.pupil.base, overlay):
+    with _laid(course.pupil):
         if not team.leads:
             return followed(course.pupil, out)
         beginning = _beginning(course.pupil.base, overlay, folder, len(examples)) | {"over_others": over_others}
@@ -120,7 +121,7 @@ def _resumed(
     course.pupil.team = team
     course.recipes, course.on_step = _recipes(plan, overlay, dataset.repeated()), on_step
     _warn_of_other_machine(course.pupil.base, beginning)
-    with _laid(course.pupil.base, overlay):
+    with _laid(course.pupil):
         course.go_on(kept, Card.model_validate(beginning["overlay"]))
         return course.run()
 
@@ -131,7 +132,7 @@ def _followed(base: Base, team: Team, run: Path) -> Run:
     plan, overlay = Plan.model_validate_json(begun.plan), begun.overlay()
     course = _course(base, overlay, read_dataset(begun.folder), plan, over_others=begun.over_others)
     course.pupil.team = team
-    with _laid(course.pupil.base, overlay):
+    with _laid(course.pupil):
         return followed(course.pupil, run)
 
 
@@ -211,10 +212,11 @@ def _dtype(base: Base) -> str:
 
 
 @contextmanager
-def _laid(base: Base, overlay: Overlay) -> Generator[None]:
+def _laid(pupil: Pupil) -> Generator[None]:
     """Lay the overlay on, with chance of its own; that a new one changes nothing at first is no news."""
-    with _own_chance(base.device):
-        laid = attach(base, overlay)
+    base = pupil.base
+    with _own_chance(base.device), checkpointed(base, wanted=pupil.plan.checkpointing):
+        laid = attach(base, pupil.overlay)
         try:
             yield
         finally:
