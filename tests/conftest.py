@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,9 +16,6 @@ from velatura.base.schedule import Schedule
 from velatura.base.text import TextEncoder, Tower
 from velatura.formats.clip import known_projection
 from velatura.formats.vocabulary import clip_tokenizer
-from velatura.overlays.deltas.low_rank import LowRank
-from velatura.overlays.kohya import kohya_names
-from velatura.overlays.target import Target
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,16 +49,15 @@ def hyper(tiny: velatura.Base) -> Callable[..., velatura.Hypernetwork]:
 
 @pytest.fixture
 def lora(tiny: velatura.Base) -> Callable[..., velatura.Lora]:
-    """Make LoRAs of the tiny base's attention layers with weights large enough to change what it says."""
+    """Make LoRAs of the tiny base's attention layers, its text tower's too, with weights large enough to show."""
 
-    def make(seed: int = 1) -> velatura.Lora:
-        place, generator = Target.of(tiny), torch.Generator().manual_seed(seed)
-        names = {own: name for own, name in kohya_names(place).items() if re.search("to_[qkv]$", own)}
-        made = {own: LowRank.for_layer(place.layer(name), rank=2, alpha=1.0) for own, name in names.items()}
-        for delta in made.values():
-            for weight in delta.parameters():
-                nn.init.normal_(weight, std=0.2, generator=generator)
-        return velatura.Lora(velatura.Card(kind="lora"), made)
+    def make(seed: int = 1, **options: object) -> velatura.Lora:
+        made = velatura.Lora.for_base(tiny, **{"rank": 2, "text": True, "seed": seed, **options})
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in made.parameters():
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.2)
+        return made
 
     return make
 

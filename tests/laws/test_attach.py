@@ -46,7 +46,8 @@ def same(before, after):
 
 
 def hook_counts(base):
-    return [len(each._forward_pre_hooks) + len(each._forward_hooks) for each in base.unet.modules()]
+    modules = [*base.unet.modules(), *base.text.model.modules()]
+    return [len(each._forward_pre_hooks) + len(each._forward_hooks) for each in modules]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,8 +12,10 @@ from torch import nn
 import velatura
 
 
-@pytest.fixture(params=["linear", "relu"])
-def overlay(request, hyper):
+@pytest.fixture(params=["linear", "relu", "lora", "loha"])
+def overlay(request, hyper, lora):
+    if request.param in {"lora", "loha"}:
+        return lora(algorithm=request.param, text=False)
     made = hyper(activation=request.param)
     for weight in made.parameters():
         nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(1))

@@ -13,8 +13,10 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 MODES = {"inference": torch.inference_mode, "plain": nullcontext}
 
 
-@pytest.fixture(params=["linear", "relu"])
-def overlay(request, hyper):
+@pytest.fixture(params=["linear", "relu", "lora", "loha"])
+def overlay(request, hyper, lora):
+    if request.param in {"lora", "loha"}:
+        return lora(algorithm=request.param)
     made = hyper(activation=request.param)
     for weight in made.parameters():
         nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(1))

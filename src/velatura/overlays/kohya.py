@@ -15,8 +15,8 @@ UNET, TEXT = "lora_unet_", "lora_te"
 
 def kohya_names(target: Target) -> dict[str, str]:
     """The names of a target's layers by those that kohya's files have for them; see Target.layer."""
-    two = len(target.towers) > 1
-    prefixes = dict(zip(target.parts, (UNET, *((f"{TEXT}1_", f"{TEXT}2_") if two else (f"{TEXT}_",))), strict=True))
+    text = [f"{TEXT}1_", f"{TEXT}2_"] if len(target.towers) > 1 else [f"{TEXT}_"] * len(target.towers)
+    prefixes = dict(zip(target.parts, [UNET, *text], strict=True))
     found: dict[str, str] = {}
     for part, model in target.parts.items():
         for path, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):

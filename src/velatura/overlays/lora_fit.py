@@ -31,7 +31,7 @@ class Layered(Protocol):
 def outline(deltas: Iterable[Delta]) -> str:
     """What a LoRA is, in a few words: its algorithms, its ranks and how many layers it has."""
     listed = list(deltas)
-    algorithms = ", ".join(dict.fromkeys(each.algorithm for each in listed))
+    algorithms = ", ".join(sorted({each.algorithm for each in listed}))
     ranks = sorted({rank for each in listed if (rank := each.rank) is not None})
     of_rank = "" if not ranks else f" rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")
     return f"{algorithms}{of_rank}, {len(listed)} layer{'s' * (len(listed) != 1)}"
@@ -40,21 +40,27 @@ def outline(deltas: Iterable[Delta]) -> str:
 def refuse_misfit(lora: Layered, target: Target, found: Mapping[str, Delta]) -> None:
     """Refuse a LoRA for another base than the target; warn of layers that the target lacks, where they are few.
 
-    found: what fits by its name, under the name that the target has for it. Text parts may idle over a UNet alone.
+    found: what fits by its name, under the name that the target has for it.
     """
     for name, delta in found.items():
         weight = cast("Layer", target.layer(name)).weight
         if not delta.fits(weight):
             said = f"{name} has a weight of {tuple(weight.shape)}, and {lora.card.name or 'the LoRA'} changes another"
             raise WrongBase(f"{said} of {delta.shape}: {_advice(lora)}")
-    idle = [name for name in lora.layers if name.startswith(UNET) or target.towers]
-    lacking = len(lora.layers) - len(found)
-    if not found or 2 * (len(idle) - len(found)) > len(idle):
-        raise WrongBase(f"{lora.card} has {lacking} layers that {target.name} lacks: {_advice(lora)}")
+    wanted = [name for name in lora.layers if name.startswith(UNET) or target.towers]
+    lacking = [name for name in wanted if name not in kohya_names(target)]
+    if not found or 2 * len(lacking) > len(wanted):
+        raise WrongBase(f"{lora.card} has {len(lacking)} layers that {target.name} lacks: {_advice(lora)}")
     if lacking:
-        named = _examples(lora, target)
-        said = f"{lora.card} has {lacking} layers that {target.name} lacks ({named}): those do nothing"
-        warnings.warn(said, VelaturaWarning, stacklevel=5)
+        named = ", ".join(lacking[:FEW]) + (", ..." if len(lacking) > FEW else "")
+        _warn(f"{lora.card} has {len(lacking)} layers that {target.name} lacks ({named}): those do nothing")
+    if len(wanted) < len(lora.layers):
+        idle = len(lora.layers) - len(wanted)
+        _warn(f"{lora.card} has {idle} layers for text encoders, of which {target.name} has none: those do nothing")
+
+
+def _warn(said: str) -> None:
+    warnings.warn(said, VelaturaWarning, stacklevel=6)
 
 
 def refuse_sides(target: Target, found: Mapping[str, Delta], strength: LiveStrength) -> None:
@@ -65,11 +71,6 @@ def refuse_sides(target: Target, found: Mapping[str, Delta], strength: LiveStren
             f"{target.name} does not tell its text encoders which prompts are negative, so nothing acts "
             f"there on={strength.side!r}: give Strength(text=0, unet=...)"
         )
-
-
-def _examples(lora: Layered, target: Target) -> str:
-    names = [name for name in lora.layers if name not in kohya_names(target)]
-    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
 def _advice(lora: Layered) -> str:
