@@ -207,7 +207,7 @@ def test_what_is_set_wrongly_is_one_line(desk, capsys, word, said):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", ["embedding"])
+@pytest.mark.parametrize("kind", ["embedding", "lora", "dreambooth"])
 def test_any_kind_is_trained_from_the_command_line_and_called_as_it_is_said(desk, capsys, kind):
     words = ["train", kind, "photos", "--name", "my-wall", "--for", "subject", "--out", "run", *BRIEF]
     assert main(words) == 0
@@ -228,3 +228,65 @@ def test_sentences_of_a_file_are_kept_in_the_plan(desk, capsys):
     assert plan.shuffle_tags
     assert main(["train", "hypernet", "photos", "--template", "mein", "--dry-run"]) == 2
     assert "no template is called 'mein'" in capsys.readouterr().err
+
+
+def test_a_lora_is_as_asked_for(desk, capsys):
+    words = [
+        "--rank",
+        "2",
+        "--alpha",
+        "1",
+        "--algorithm",
+        "loha",
+        "--targets",
+        "linear",
+        "--text",
+        "--text-rate",
+        "1e-5",
+    ]
+    assert main(["train", "lora", "photos", *words, "--dropout", "0.1", "--out", "run", *BRIEF]) == 0
+    overlay = velatura.open_overlay(desk / "run" / "photos.safetensors")
+    assert overlay.touches == {"text", "unet"}
+    assert overlay.card.outline.startswith("loha rank 2")
+    assert rows(capsys.readouterr().out)["text"].split() == ["rate", "1e-5"]
+    assert main(["train", "lora", "photos", "--algorithm", "lora2", "--dry-run"]) == 2
+    assert "algorithm is called 'lora2'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "folder"])
+def test_a_dreambooth_leaves_a_whole_base_where_asked(desk, capsys, form):
+    words = ["--class-prompt", "a wall", "--class-pictures", "1", "--as", form, "--name", "mine", "--out", "run"]
+    assert main(["train", "dreambooth", "photos", *words, "--rate", "1e-4", *BRIEF]) == 0
+    assert len(list((desk / "photos" / "reg").glob("*.png"))) == 1
+    said = capsys.readouterr().out
+    called = shlex.split(said.splitlines()[-1].removeprefix("try:"))
+    base = velatura.open_base(desk / called[-1], device="cpu")
+    learned = velatura.open_overlay(desk / "run" / "mine.safetensors")
+    [name, *_] = [name for name in learned.learned if name.endswith("mid_block_attentions_0_proj_in.diff")]
+    before, after = (each.unet.mid_block.attentions[0].proj_in.weight for each in (velatura.tiny(), base))
+    assert (after - before - learned.learned[name]).abs().max() < 1e-3 * before.abs().max()
+
+
+def test_class_pictures_are_only_announced_by_a_dry_run(desk, capsys):
+    words = ["--class-prompt", "a wall", "--class-pictures", "3", "--dry-run"]
+    assert main(["train", "dreambooth", "photos", *words, *BRIEF]) == 0
+    assert "3 class pictures of a wall" in capsys.readouterr().out
+    assert not (desk / "photos" / "reg").exists()
+
+
+def test_an_aesthetic_is_made_of_pictures_without_captions(desk, capsys):
+    (desk / "photos" / "a red wall.png").rename(desk / "photos" / "IMG_1234.png")
+    assert main(["train", "aesthetic", "photos", "--name", "dusk", "--steps", "2"]) == 0
+    called = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("try:"))
+    assert velatura.open_overlay(desk / "dusk.safetensors").settings.steps == 2
+    assert main([*called[1:], "--steps", "1", "--out", "picture.png"]) == 0
+    assert main(["train", "aesthetic", "photos", "--name", "dusk"]) == 2
+    assert "dusk.safetensors is there already" in capsys.readouterr().err
+
+
+def test_every_kind_has_help_in_groups_and_two_examples(capsys):
+    for kind in ("hypernet", "embedding", "lora", "dreambooth", "aesthetic"):
+        main(["train", kind, "--help"])
+        said = capsys.readouterr().out
+        assert said.count(f"velatura train {kind} ") >= 2, kind
+        assert "What is trained" in said

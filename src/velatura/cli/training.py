@@ -8,6 +8,8 @@ import typer
 import velatura
 from velatura.cli.base import base_option, open_base
 from velatura.cli.screen import say
+from velatura.cli.training_aesthetic import train_aesthetic
+from velatura.cli.training_dreambooth import train_dreambooth
 from velatura.cli.training_embedding import train_embedding
 from velatura.cli.training_hypernet import train_hypernet
 from velatura.cli.training_lora import train_lora
@@ -16,6 +18,8 @@ from velatura.cli.training_processes import processes_option
 from velatura.cli.training_run import training_bar
 
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
+train.command("aesthetic")(train_aesthetic)
+train.command("dreambooth")(train_dreambooth)
 train.command("embedding")(train_embedding)
 train.command("hypernet")(train_hypernet)
 train.command("lora")(train_lora)

@@ -40,7 +40,7 @@ def train_lora(
 
     velatura train lora photos/ --name ink --steps 200 --out runs/ink
 
-    velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets transformer --text --text-rate 5e-5 --dry-run
+    velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets conv --text --text-rate 5e-5 --dry-run
     """
     session = Session.of("lora", folder, asked, text_rate=text_rate)
     overlay = velatura.Lora.for_base(

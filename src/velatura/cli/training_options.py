@@ -67,7 +67,10 @@ class Asked:
     min_snr: Annotated[float | None, option("Min-SNR weighting; 5 is usual.", HOW)] = None
     precision: Annotated[str, option("Of the frozen base: float32, bfloat16.", HOW)] = "auto"
     seed: Annotated[int, option("All chance is drawn from it.", HOW)] = 0
-    purpose: Annotated[str, option("Which preset: style or subject.", HOW, "--for")] = "style"
+    purpose: Annotated[
+        str | None,
+        option("Which preset: style or subject.", HOW, "--for", shown="style, of dreambooth subject"),
+    ] = None
     set_: Annotated[
         list[str] | None, option("Any other field of the plan, as ema=0.999; see --dry-run.", HOW, "--set")
     ] = None
@@ -76,7 +79,9 @@ class Asked:
         int | None, option("Steps between snapshots, 0: only when stopped.", KEPT, shown="preset")
     ] = None
     preview_every: Annotated[int, option("Steps between preview pictures, 0: none.", KEPT)] = 0
-    preview: Annotated[str | None, option("What previews show.", KEPT, shown="the first caption")] = None
+    preview: Annotated[
+        list[str] | None, option("What previews show; give several for a column each.", KEPT, shown="the first caption")
+    ] = None
     dry_run: Annotated[bool, option("Print the plan and stop.", KEPT, "--dry-run")] = False
     processes: Annotated[int, processes_option(HOW)] = 1
 
@@ -84,8 +89,9 @@ class Asked:
         """What the plan has, by its own names, where something is asked for."""
         same = ("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_dropout", "steps", "schedule")
         more = ("warmup", "optimizer", "pixels", "min_snr", "precision", "seed", "snapshot_every", "preview_every")
-        renamed = {"learning_rate": self.rate, "batch_size": self.batch, "preview_prompt": self.preview}
-        wanted: dict[str, object] = {name: getattr(self, name) for name in (*same, *more)} | renamed
+        shown = "\n".join(self.preview or []) or None
+        renamed: dict[str, object] = {"learning_rate": self.rate, "batch_size": self.batch, "preview_prompt": shown}
+        wanted = renamed | {name: getattr(self, name) for name in (*same, *more)}
         if self.template:
             wanted["template"] = _template(self.template)
         return {field: value for field, value in wanted.items() if value is not None} | _set(self.set_ or [])

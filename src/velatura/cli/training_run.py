@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Self
 
 import velatura
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from velatura.base.base import Base
     from velatura.overlays.overlay import Overlay
     from velatura.training.plan import Plan
-    from velatura.training.train import Step
+    from velatura.training.train import Run, Step
 
 GLANCE = 16  # pixels: enough to read a picture to its end and see whether it is whole
 MEAN_OF = 20  # steps; the loss of one alone says little
@@ -49,10 +50,15 @@ class Session:
             read_picture(example.path, GLANCE)
         base = open_base(asked.base, velatura.Library(*(asked.library or [Path()])))
         own = {field: value for field, value in wanted.items() if value is not None}
-        preset = velatura.Plan.preset(kind, base.family.name, asked.purpose)
+        preset = velatura.Plan.preset(kind, base.family.name, asked.purpose or "style")
         return cls(base, name, folder, preset.but(**(own | asked.fields_of_plan())), out, asked.dry_run)
 
-    def run(self, overlay: "Overlay") -> None:
+    def prompt(self, overlay: "Overlay") -> str:
+        """What pictures are asked for by, when an overlay has learned: the first caption, as it was worded."""
+        caption = read_dataset(self.folder).examples[0].caption
+        return self.plan.wording(overlay.card.name).draw(caption, Random(0))
+
+    def run(self, overlay: "Overlay") -> "Run | None":
         """Print what will be done, do it, and say where it is."""
         dataset = read_dataset(self.folder)
         rows = {
@@ -70,12 +76,13 @@ class Session:
             from velatura.training.estimate import estimate
 
             say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
-            return
+            return None
         with training_bar() as on_step:
             run = velatura.train(self.base, overlay, self.folder, self.plan, out=self.out, on_step=on_step)
         say(f"{run.file}: {overlay.card}")
-        prompt = _calling(overlay, run.file.stem, dataset.examples[0].caption)
-        say(f"try:  {command_line('velatura', 'generate', prompt, '--library', self.out)}")
+        tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:1>"
+        say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, '--library', self.out)}")
+        return run
 
 
 def command_line(*words: str | Path) -> str:
@@ -110,11 +117,6 @@ def training_bar() -> Generator[Callable[["Step"], None]]:
             progress.update(task, completed=step.done, total=step.total, loss=sum(recent) / len(recent))
 
         yield on_step
-
-
-def _calling(overlay: "Overlay", stem: str, words: str) -> str:
-    """A prompt that calls an overlay: an embedding by its name as a word, all others by a tag."""
-    return f"{words}, {overlay.card.name}" if overlay.kind == "embedding" else f"{words} <{overlay.kind}:{stem}:1>"
 
 
 def _parameter_count(overlay: "Overlay") -> int:

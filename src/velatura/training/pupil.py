@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,7 +91,7 @@ class Pupil:
 
     def refuse_unheard(self) -> None:
         """Refuse captions in which an overlay that only acts on words, by its name, is never called."""
-        if self.overlay.touches == {"text"} and not any(
+        if "unet" not in self.overlay.touches and not any(
             self._is_heard(cache.speech, picture) for cache in self.cache.sizes for picture in range(cache.speech.count)
         ):
             name = self.overlay.card.name
@@ -104,7 +104,9 @@ class Pupil:
         """Whether the overlay has a part in what is said of a picture."""
         context = speech.plainly(torch.tensor([picture])).context
         learned = [*self.overlay.learned.values()]
-        moved = torch.autograd.grad(context.square().sum(), learned, allow_unused=True) if context.requires_grad else ()
+        if not context.requires_grad:
+            return False
+        moved: Sequence[Tensor | None] = torch.autograd.grad(context.square().sum(), learned, allow_unused=True)
         return any(each is not None and bool(each.any()) for each in moved)
 
     def examine(self, examination: Examination) -> float:

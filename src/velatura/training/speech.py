@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from random import Random
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -56,15 +57,14 @@ class Speech:
         """
         if self._fixed:
             return self._fixed.rows(torch.where(captionless, self.count, pictures))
-        silent = captionless.tolist()
-        worded = [self._worded(picture, seed, first + place) for place, picture in enumerate(pictures.tolist())]
-        return self._said(["" if none else text for text, none in zip(worded, silent, strict=True)])
+        worded = [self._worded(picture, seed, first + place) for place, picture in enumerate(_numbers(pictures))]
+        return self._said(["" if none else text for text, none in zip(worded, _numbers(captionless), strict=True)])
 
     def plainly(self, pictures: Tensor) -> Conditioning:
         """What is said of pictures (batch,) when they are examined: worded the same at each try, and for each seed."""
         if self._fixed:
             return self._fixed.rows(pictures)
-        return self._said([self._worded(picture, 0, picture) for picture in pictures.tolist()])
+        return self._said([self._worded(picture, 0, picture) for picture in _numbers(pictures)])
 
     @torch.no_grad()
     def fixed(self) -> Conditioning:
@@ -103,3 +103,7 @@ class Speech:
 
     def _encode(self, prompt: Prompt, count: int) -> Conditioning:
         return conditioning(self._text, [prompt], count, negative=not prompt.words)
+
+
+def _numbers(rows: Tensor) -> list[int]:
+    return cast("list[int]", rows.tolist())  # pyright: ignore[reportUnknownMemberType]
