@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -19,7 +20,7 @@ from velatura.errors import BadFile, UnsupportedBase
 from velatura.files import reading
 from velatura.formats.folder_weights import weights
 from velatura.formats.sources import Destination, Source, fill
-from velatura.tensors import StrPath, open_state
+from velatura.tensors import UNREADABLE, StrPath, open_state
 
 TINY = Path(__file__).parents[1] / "data" / "tiny" / "clip_vision"
 # By the features in which each lays pictures and texts beside each other: where Stable Diffusions' text towers are from
@@ -74,18 +75,28 @@ def open_clip(folder: StrPath) -> Clip:
     """
     path = Path(folder).expanduser()
     config = _config(path / "config.json")
+    try:
+        return _read(path, config)
+    except (OSError, StrictDataclassError, *UNREADABLE) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadFile(f"{path} is no CLIP that can be built ({said[0][:100]}): download the whole folder") from None
+
+
+def _read(path: Path, config: dict[str, Any]) -> Clip:
     whole = "vision_config" in config
-    settings = cast("dict[str, Any]", config["vision_config"]) if whole else config
-    if whole:
-        settings = {"projection_dim": config.get("projection_dim", 512), **settings}
+    settings: dict[str, Any] = dict(config["vision_config"] if whole else config)
+    if whole and "projection_dim" in config:  # the whole's own counts, whatever its part says
+        settings["projection_dim"] = config["projection_dim"]
     if not 0 < settings.get("num_hidden_layers", 12) <= MOST_LAYERS:
-        raise BadFile(f"{path} describes a vision tower of {settings['num_hidden_layers']!r} layers: it is no CLIP")
+        raise ValueError(f"{settings['num_hidden_layers']} layers")
     mean, deviation = _colours(path, whole=whole)
-    vision_config = CLIPVisionConfig(**settings)
     with torch.device("meta"):
-        empty = CLIPVisionModelWithProjection(vision_config)
+        empty = CLIPVisionModelWithProjection(CLIPVisionConfig(**settings))
     names = {name: Source(name) for name in empty.state_dict()}
-    vision = fill(empty, names, weights(path, "model", "pytorch_model"), Destination())
+    contents = weights(path, "model", "pytorch_model")
+    if missing := names.keys() - contents.tensors.keys():
+        raise BadFile(f"{contents.path} lacks {min(missing)}: it is of no CLIP that sees, download the whole folder")
+    vision = fill(empty, names, contents, Destination())
     vision.eval().requires_grad_(False)
     return Clip(vision, projection_in(path), int(settings.get("image_size", 224)), mean, deviation)
 

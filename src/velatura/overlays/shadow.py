@@ -27,7 +27,8 @@ def shadow(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -
     state |= {name: each for name, each in vars(module).items() if name not in OFFLOADING}
     for name in HOOKS:
         state[name] = OrderedDict(cast("Mapping[int, Any]", state[name]) if prefix else {})
-    own = {name: weights.get(prefix + name, each) for name, each in module.named_parameters(recurse=False)}
+    parameters = cast("Mapping[str, Tensor | None]", state["_parameters"])  # None stands for a bias that is not there
+    own = {name: weights.get(prefix + name, each) for name, each in parameters.items()}
     children = {name: shadow(each, weights, f"{prefix}{name}.") for name, each in module.named_children()}
     state["_parameters"], state["_modules"] = own, children
     spliced = getattr(vars(module).get("forward"), "__self__", None)
