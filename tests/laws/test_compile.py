@@ -6,6 +6,8 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 import velatura
+from velatura.overlays.lora_structure import LoraStructure
+from velatura.overlays.target import Target
 
 
 class Block(nn.Module):
@@ -46,10 +48,19 @@ def inputs():
     return torch.randn(2, 16, 64, generator=generator), torch.randn(2, 77, 96, generator=generator)
 
 
+def untrained(block, algorithm):
+    """A LoRA of the block's layers that shows."""
+    made = LoraStructure(algorithm=algorithm, rank=4).deltas(Target.of(block))
+    for weight in (each for delta in made.values() for each in delta.parameters()):
+        nn.init.normal_(weight, std=0.2, generator=torch.Generator().manual_seed(1))
+    return velatura.Lora(velatura.Card(kind="lora"), made)
+
+
 @torch.no_grad()
-def test_attaching_after_compiling_is_noticed(compiled, inputs, hyper, traces):
+@pytest.mark.parametrize("kind", ["hypernet", "lora", "dora", "loha", "lokr", "boft"])
+def test_attaching_after_compiling_is_noticed(compiled, inputs, hyper, traces, kind):
     block, fast = compiled
-    overlay = hyper(widths=[96])
+    overlay = hyper(widths=[96]) if kind == "hypernet" else untrained(block, kind)
     before = fast(*inputs)
 
     with velatura.attach(block, overlay, 1.0) as laid:

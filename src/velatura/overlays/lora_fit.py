@@ -34,7 +34,8 @@ def outline(deltas: Iterable[Delta]) -> str:
     algorithms = ", ".join(sorted({each.algorithm for each in listed}))
     ranks = sorted({rank for each in listed if (rank := each.rank) is not None})
     of_rank = "" if not ranks else f" rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")
-    return f"{algorithms}{of_rank}, {len(listed)} layer{'s' * (len(listed) != 1)}"
+    called = "" if algorithms == "lora" and ranks else algorithms  # which its kind says already
+    return f"{called}{of_rank}, {len(listed)} layer{'s' * (len(listed) != 1)}".strip()
 
 
 def refuse_misfit(lora: Layered, target: Target, found: Mapping[str, Delta]) -> None:
@@ -45,18 +46,18 @@ def refuse_misfit(lora: Layered, target: Target, found: Mapping[str, Delta]) -> 
     for name, delta in found.items():
         weight = cast("Layer", target.layer(name)).weight
         if not delta.fits(weight):
-            said = f"{name} has a weight of {tuple(weight.shape)}, and {lora.card.name or 'the LoRA'} changes another"
+            said = f"{name} has a weight of {tuple(weight.shape)}, and {_called(lora)} changes another"
             raise WrongBase(f"{said} of {delta.shape}: {_advice(lora)}")
     wanted = [name for name in lora.layers if name.startswith(UNET) or target.towers]
     lacking = [name for name in wanted if name not in kohya_names(target)]
     if not found or 2 * len(lacking) > len(wanted):
-        raise WrongBase(f"{lora.card} has {len(lacking)} layers that {target.name} lacks: {_advice(lora)}")
+        raise WrongBase(f"{_called(lora)} has {len(lacking)} layers that {target.name} lacks: {_advice(lora)}")
     if lacking:
         named = ", ".join(lacking[:FEW]) + (", ..." if len(lacking) > FEW else "")
-        _warn(f"{lora.card} has {len(lacking)} layers that {target.name} lacks ({named}): those do nothing")
+        _warn(f"{_called(lora)} has {len(lacking)} layers that {target.name} lacks ({named}): those do nothing")
     if len(wanted) < len(lora.layers):
         idle = len(lora.layers) - len(wanted)
-        _warn(f"{lora.card} has {idle} layers for text encoders, of which {target.name} has none: those do nothing")
+        _warn(f"{_called(lora)} has {idle} layers for text encoders, of which {target.name} has none: those do nothing")
 
 
 def _warn(said: str) -> None:
@@ -71,6 +72,10 @@ def refuse_sides(target: Target, found: Mapping[str, Delta], strength: LiveStren
             f"{target.name} does not tell its text encoders which prompts are negative, so nothing acts "
             f"there on={strength.side!r}: give Strength(text=0, unet=...)"
         )
+
+
+def _called(lora: Layered) -> str:
+    return lora.card.name or f"the {'LoRA' if lora.card.kind == 'lora' else lora.card.kind}"
 
 
 def _advice(lora: Layered) -> str:

@@ -1,0 +1,349 @@
+"""LoRAs on the layers of a base: which they change, how they add up, and what is said where they do not fit."""
+
+from itertools import product
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+import velatura
+from velatura.errors import BadOverlay, BadStrength, UnknownName, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.overlays.kohya import kohya_names
+from velatura.overlays.lora_blocks import block_of, block_strengths
+from velatura.overlays.target import Target
+
+QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
+KEY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.fixture
+def pair():
+    """A small LoRA of one layer, with the numbers that it is made of."""
+    generator = torch.Generator().manual_seed(0)
+    up, down = torch.randn(192, 2, generator=generator), torch.randn(2, 96, generator=generator)
+    tensors = {f"{KEY}.lora_up.weight": up, f"{KEY}.lora_down.weight": down, f"{KEY}.alpha": torch.tensor(1.0)}
+    return velatura.Lora.from_tensors(tensors), 0.5 * up @ down  # alpha 1 over rank 2
+
+
+def key_of(base):
+    return base.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
+
+
+@pytest.fixture
+def context():
+    return torch.randn(2, 7, 96, generator=torch.Generator().manual_seed(5))
+
+
+@torch.no_grad()
+def test_a_layer_computes_with_the_changed_weight(tiny, pair, context):
+    lora, change = pair
+    layer = key_of(tiny)
+    assert layer.weight.shape == change.shape
+    with velatura.attach(tiny, lora, 0.7):
+        torch.testing.assert_close(layer(context), context @ (layer.weight + 0.7 * change).T, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_several_read_the_bare_layer_and_add_up(tiny, pair, context):
+    lora, change = pair
+    layer = key_of(tiny)
+    with velatura.attach(tiny, lora, 0.7), velatura.attach(tiny, lora, -0.3), velatura.attach(tiny, lora, 1.0):
+        torch.testing.assert_close(layer(context), context @ (layer.weight + 1.4 * change).T, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("activation", "hyper_first"), list(product(["linear", "relu"], [True, False])))
+def test_a_hypernetwork_changes_what_a_lora_reads(tiny, pair, hyper, activation, hyper_first):
+    lora, change = pair
+    context = torch.randn(2, 7, 96, generator=torch.Generator().manual_seed(5))
+    layer, net = key_of(tiny), hyper(activation=activation, widths=[96])
+    k, _ = net.transform(context, 0.6)
+    expected = k @ (layer.weight + 0.7 * change).T
+    order = [(net, 0.6), (lora, 0.7)] if hyper_first else [(lora, 0.7), (net, 0.6)]
+    with velatura.attach(tiny, *order[0]), velatura.attach(tiny, *order[1]):
+        torch.testing.assert_close(layer(context), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(layer(context), context @ layer.weight.T, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_text_towers_and_unet_have_strengths_of_their_own(tiny, lora):
+    made, words = lora(), ["a red house"]
+    before = tiny.text.encode(words)
+    with velatura.attach(tiny, made, velatura.Strength(text=0.0, unet=1.0)) as laid:
+        assert torch.equal(tiny.text.encode(words), before)
+        laid.strength = velatura.Strength(text=0.5, unet=0.0)
+        half = tiny.text.encode(words)
+        assert not torch.equal(half, before)
+        laid.strength = 0.5
+        assert torch.equal(tiny.text.encode(words), half)
+        laid.strength = 0
+        assert torch.equal(tiny.text.encode(words), before)
+
+
+@torch.no_grad()
+def test_both_towers_of_an_sdxl_are_changed(xl):
+    made = velatura.Lora.for_base(xl, rank=2, text=True, seed=1)
+    for weight in made.parameters():
+        nn.init.normal_(weight, std=0.3)
+    assert {name[:9] for name in made.layers} == {"lora_unet", "lora_te1_", "lora_te2_"}
+    before = xl.text.conditioning(["a boat"])
+    with velatura.attach(xl, made):
+        said = xl.text.conditioning(["a boat"])
+    for ours, width in ((slice(16), 16), (slice(16, None), 24)):
+        assert before.context[..., ours].shape[-1] == width
+        assert not torch.allclose(said.context[..., ours], before.context[..., ours])
+
+
+def test_names_are_those_of_kohyas_files(tiny):
+    names = kohya_names(Target.of(tiny))
+    assert names[KEY] == "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj" in names
+    assert "lora_unet_conv_in" in names
+    assert len(names) == len(set(names.values()))
+
+
+def test_what_it_touches_follows_from_its_layers(lora):
+    assert lora().touches == {"unet", "text"}
+    assert lora(text=False).touches == {"unet"}
+    text = {name: each for name, each in lora().state_dict().items() if name.startswith("lora_te")}
+    assert velatura.Lora.from_tensors(text).touches == {"text"}
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds", "count"),
+    [
+        # the tiny base has seven transformers, each with two attentions of four layers, two layers after those, and two
+        # convolutions around them; its text tower has three layers
+        ({"targets": "attention"}, {"Linear"}, 7 * 2 * 4),
+        ({"targets": "attention", "text": True}, {"Linear"}, 7 * 2 * 4 + 3 * 4),
+        ({"targets": "transformer"}, {"Linear", "Conv2d"}, 7 * (2 * 4 + 2 + 2)),
+        ({"targets": "linear"}, {"Linear"}, None),
+        ({"targets": "conv"}, {"Linear", "Conv2d"}, None),
+        ({"algorithm": "norm"}, {"GroupNorm", "LayerNorm"}, None),
+    ],
+)
+def test_targets_say_which_layers_change(tiny, options, kinds, count):
+    made, place = velatura.Lora.for_base(tiny, rank=1, **options), Target.of(tiny)
+    assert {type(place.layer(name)).__name__ for name in made.deltas(place)} == kinds
+    everywhere = sum(type(each).__name__ in kinds for each in tiny.unet.modules())
+    assert len(made.layers) == (count or everywhere)
+
+
+def test_convolutions_may_have_a_rank_of_their_own(tiny):
+    made = velatura.Lora.for_base(tiny, algorithm="locon", targets="conv", rank=8, conv_rank=3, conv_alpha=1)
+    assert made.layers["lora_unet_mid_block_resnets_0_conv1"].rank == 3
+    assert made.layers[QUERY].rank == 8
+    assert made.card.outline == f"rank 3 to 8, {len(made.layers)} layers"
+    assert str(made.card).startswith("lora rank 3 to 8")
+
+
+def test_rank_stabilised_scales_by_the_root_of_the_rank(tiny):
+    made = velatura.Lora.for_base(tiny, rank=16, alpha=8, rank_stabilised=True)
+    assert float(made.layers[QUERY].scale(16)) == pytest.approx(8 / 4)  # alpha over sqrt(16)
+
+
+def test_a_seed_makes_the_same_lora_and_leaves_chance_alone(tiny):
+    torch.manual_seed(3)
+    expected = torch.rand(())
+    torch.manual_seed(3)
+    first, second = (velatura.Lora.for_base(tiny, rank=2, seed=7).state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(()), expected)
+    assert all(torch.equal(each, second[name]) for name, each in first.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"rank": 0}, BadOverlay, "rank cannot be 0"),
+        ({"alpha": -1.0}, BadOverlay, "alpha cannot be -1"),
+        ({"dropout": 1.0}, BadOverlay, "dropout cannot be 1"),
+        ({"algorithm": "lara"}, UnknownName, "did you mean 'lora'"),
+        ({"targets": "atention"}, UnknownName, "did you mean 'attention'"),
+        ({"algorithm": "ia3", "dropout": 0.1}, BadOverlay, "leave out dropout"),
+    ],
+)
+def test_what_cannot_be_is_refused(tiny, options, error, said):
+    with pytest.raises(error, match=said):
+        velatura.Lora.for_base(tiny, **options)
+
+
+def test_dropouts_act_while_training_only(tiny, pair, context):
+    made = velatura.Lora.for_base(tiny, rank=4, dropout=0.5, rank_dropout=0.5, module_dropout=0.5, seed=1)
+    nn.init.normal_(made.layers[KEY].get_parameter("lora_up.weight"))
+    again = velatura.Lora.from_tensors(made.state_dict(), made.card)  # as from a file of ours
+    layer = key_of(tiny)
+    for overlay in (made, again):
+        with velatura.attach(tiny, overlay):
+            assert torch.equal(layer(context), layer(context))
+            overlay.train()
+            torch.manual_seed(0)
+            seen = {tuple(layer(context).detach().flatten()[:4].tolist()) for _ in range(8)}
+            overlay.eval()
+        assert len(seen) > 3
+        bare = tuple((context @ layer.weight.T).detach().flatten()[:4].tolist())
+        assert any(each == pytest.approx(bare, abs=1e-5) for each in seen)  # the whole layer was dropped
+
+
+def test_ranks_that_drop_keep_the_mean(tiny, context):
+    made = velatura.Lora.for_base(tiny, rank=4, rank_dropout=0.25, seed=1)
+    nn.init.normal_(made.layers[KEY].get_parameter("lora_up.weight"))
+    layer = key_of(tiny)
+    with torch.no_grad(), velatura.attach(tiny, made):
+        expected = layer(context)
+        made.train()
+        torch.manual_seed(0)
+        mean = torch.stack([layer(context) for _ in range(2000)]).mean(0)
+    assert float((mean - expected).abs().max() / expected.abs().max()) < 0.05
+
+
+@torch.no_grad()
+def test_blocks_have_strengths_of_their_own(tiny, lora, context):
+    made, layer = lora(), key_of(tiny)
+    before = layer(context)
+    with velatura.attach(tiny, made, 0.4):
+        weak = layer(context)
+    with velatura.attach(tiny, made.scaled({"MID": 0.4})):
+        torch.testing.assert_close(layer(context), weak)
+    off = made.scaled({"MID": 0.4}).scaled({"MID": 0})
+    with velatura.attach(tiny, off):
+        assert torch.equal(layer(context), before)
+    assert off.layers[KEY] is made.layers[KEY]
+    assert not made.blocks
+
+
+def test_numbers_stand_for_blocks_as_people_write_them():
+    assert block_strengths([1, *[0] * 6, 0.5, *[0] * 9])["MID"] == 0.5
+    assert list(block_strengths([0] * 12)) == [
+        *("BASE", "IN04", "IN05", "IN07", "IN08", "MID", "OUT00", "OUT01", "OUT02", "OUT03", "OUT04", "OUT05")
+    ]
+    assert len(block_strengths([0] * 26)) == 26
+    with pytest.raises(BadStrength, match="13 strengths of blocks are for no model: give 12, 17, 20, 26"):
+        block_strengths([0] * 13)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("conv_in", "IN00"),
+        ("down_blocks.0.resnets.0.conv1", "IN01"),
+        ("down_blocks.1.attentions.1.proj_in", "IN05"),
+        ("down_blocks.1.downsamplers.0.conv", "IN06"),
+        ("down_blocks.3.resnets.1.conv2", "IN11"),
+        ("mid_block.attentions.0.proj_in", "MID"),
+        ("up_blocks.0.resnets.2.conv1", "OUT02"),
+        ("up_blocks.1.upsamplers.0.conv", "OUT05"),
+        ("up_blocks.3.attentions.2.proj_out", "OUT11"),
+        ("time_embedding.linear_1", "BASE"),
+    ],
+)
+def test_blocks_are_numbered_as_in_checkpoints(name, block):
+    """The numbers are those of LDM's input_blocks and output_blocks, two layers a stage: formats.md, section 4."""
+    unet = nn.Module()
+    unet.config = {"layers_per_block": 2}
+    assert block_of(Target("an SD1", unet), f"unet.{name}") == block
+
+
+def test_blocks_that_no_model_has_are_refused(lora):
+    with pytest.raises(UnknownName, match="did you mean 'MID'"):
+        lora().scaled({"MIDD": 1})
+    with pytest.raises(BadStrength, match="give a number"):
+        lora().scaled({"MID": float("nan")})
+
+
+@torch.no_grad()
+def test_only_some_blocks_of_the_unet(tiny, lora):
+    made = lora()
+    with velatura.attach(tiny, made, blocks=["mid"]) as laid:
+        tiny.predict(torch.randn(1, 4, 8, 8), torch.tensor(1), tiny.text.encode(["a"]))
+        parts = {each.part: each.layers for each in laid.effect.outputs}
+    assert parts == {"text": 12, "mid": 8}
+
+
+@torch.no_grad()
+def test_effects_tell_how_much_outputs_change(tiny, pair, context):
+    lora, change = pair
+    layer = key_of(tiny)
+    with velatura.attach(tiny, lora, 0.5) as laid:
+        assert "mid: 1 layer, not measured yet" in str(laid.effect)
+        layer(context)
+        [effect] = laid.effect.outputs
+    added, bare = 0.5 * context @ change.T, context @ layer.weight.T
+    assert effect.change == pytest.approx(float(added.norm() / bare.norm()), rel=1e-4)
+    assert f"mid: 1 layer, which give {effect.change:.1%} else" in str(laid.effect)
+
+
+def test_a_lora_that_changes_nothing_is_warned_of(tiny):
+    made = velatura.Lora.for_base(tiny, rank=2)
+    laid = velatura.attach(tiny, made)
+    with torch.no_grad():
+        tiny.predict(torch.randn(1, 4, 8, 8), torch.tensor(1), torch.randn(1, 7, 96))
+    with pytest.warns(VelaturaWarning, match="changed nothing at all"):
+        laid.detach()
+
+
+@torch.no_grad()
+def test_written_weights_count_at_once(tiny, lora, context):
+    made, layer = lora(algorithm="loha"), key_of(tiny)
+    with velatura.attach(tiny, made):
+        before = layer(context)
+        made.layers[KEY].hada_w1_a.mul_(2)
+        after = layer(context)
+    bare = layer(context)
+    torch.testing.assert_close(after - bare, 2 * (before - bare), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_first_ranks_are_views(tiny, lora):
+    made = lora(rank=4)
+    less = made.with_ranks(1)
+    assert {each.rank for each in less.layers.values()} == {1}
+    assert less.layers[KEY].get_parameter("lora_down.weight").data_ptr() == made.layers[KEY].lora_down.weight.data_ptr()
+    with pytest.raises(BadOverlay, match="1 or more"):
+        made.with_ranks(0)
+
+
+def test_loras_of_other_bases_are_refused(tiny, xl, lora):
+    with pytest.raises(WrongBase, match=r"attn1.to_q has a weight of .*: it was made for tiny"):
+        velatura.attach(xl, lora(text=False))
+    odd = {key.replace("_blocks_", "_bloks_"): each for key, each in lora(text=False).state_dict().items()}
+    with pytest.raises(WrongBase, match="the LoRA has 56 layers that tiny lacks: it was made for tiny"):
+        velatura.attach(tiny, velatura.Lora.from_tensors(odd))
+    wide = {f"{KEY}.lora_up.weight": torch.ones(192, 2), f"{KEY}.lora_down.weight": torch.ones(2, 768)}
+    with pytest.raises(WrongBase, match=r"attn2.to_k has a weight of \(192, 96\).* of \(192, 768\): .* made for SD1"):
+        velatura.attach(tiny, velatura.Lora.from_tensors(wide))
+
+
+def test_layers_that_a_base_lacks_are_named(tiny, lora):
+    state = lora(text=False).state_dict()
+    extra = {key.replace("mid_block", "mid_blok"): each for key, each in state.items() if KEY in key}
+    made = velatura.Lora.from_tensors({**state, **extra})
+    with pytest.warns(VelaturaWarning, match="has 1 layers that tiny lacks .*mid_blok"):
+        velatura.attach(tiny, made).detach()
+
+
+def test_text_layers_over_a_unet_alone_are_named(tiny, lora):
+    with pytest.warns(VelaturaWarning, match="12 layers for text encoders, of which UNet2DConditionModel has none"):
+        velatura.attach(tiny.unet, lora()).detach()
+
+
+def test_sides_of_a_batch_need_to_be_told_in_text(tiny, lora):
+    pipeline = nn.Module()
+    pipeline.unet, pipeline.text_encoder = tiny.unet, tiny.text.model
+    with pytest.raises(BadStrength, match=r"give Strength\(text=0, unet=...\)"):
+        velatura.attach(pipeline, lora(), on="prompt")
+    velatura.attach(pipeline, lora(), velatura.Strength(text=0, unet=1), on="prompt").detach()
+
+
+def test_weights_on_the_meta_device_are_refused(lora):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**velatura.tiny().unet.config)
+    with pytest.raises(UnsupportedBase, match="meta device"):
+        velatura.attach(unet, lora(text=False))
+
+
+def test_a_lora_of_no_layers_is_refused():
+    with pytest.raises(BadOverlay, match="no layers at all"):
+        velatura.Lora.from_tensors({})
+    with pytest.raises(BadOverlay, match=r"lora_unet_x: lora_up.weight are of no algorithm"):
+        velatura.Lora.from_tensors({"lora_unet_x.lora_up.weight": torch.ones(2, 2)})
