@@ -58,8 +58,7 @@ def test_attached_and_baked_say_the_same(tiny, algorithm, strength):
 
 
 def test_a_strength_of_each_part_and_of_each_layer_count(tiny):
-    overlay = trained(tiny, "lora")
-    overlay.factors = {name: 0.3 for name in overlay.layers if "down_blocks" in name}
+    overlay = trained(tiny, "lora").scaled({"MID": 0.3, "BASE": 0.5})
     strength = velatura.Strength(text=0.4, unet=0.9)
     wanted = attached(tiny, (overlay, strength))
     baked, report = bake(tiny, [(overlay, strength)], **ONE)

@@ -50,7 +50,7 @@ def test_blocks_are_named_alone_in_ranges_and_by_side():
         "BASE": 0,
         "OUT11": 0.5,
     }
-    assert blocks().strengths({"M00": 0.3}) == {"M00": 0.3}
+    assert blocks().strengths({"M00": 0.3}) == blocks().strengths("MID=0.3") == {"M00": 0.3}
 
 
 @pytest.mark.parametrize("wrong", ["0.5", "0.1,0.2", [0.5] * 24])
@@ -62,7 +62,7 @@ def test_another_count_of_numbers_is_refused_with_what_there_is(wrong):
 def test_what_is_no_number_or_no_block_is_refused():
     with pytest.raises(BadRecipe, match="'strong' is no strength"):
         blocks().strengths("M00=strong")
-    for name in ("IN12", "OUT00-IN03", "MID"):
+    for name in ("IN12", "OUT00-IN03", "MIDDLE"):
         with pytest.raises(UnknownName, match="no block of this UNet"):
             blocks().strengths(f"{name}=1")
     with pytest.raises(BadRecipe, match="no UNet"):

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def picture_bar() -> Generator[Callable[[int, int], None]]:
+def picture_bar(what: str = "painting") -> Generator[Callable[[int, int], None]]:
     """A bar of the steps done, on stderr, with the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress("painting", *columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("painting", total=None)
+    with Progress(what, *columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 

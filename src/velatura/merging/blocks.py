@@ -76,6 +76,7 @@ class Blocks:
     def _named(self, name: str) -> list[str]:
         """The blocks that a name, the beginning of names, or a range of names stands for."""
         known = [BASE, *self.names]
+        name = "M00" if name == "MID" else name  # which a LoRA's lists say
         if name in known:
             return [name]
         if (found := RANGE.fullmatch(name)) and found[1] == found[3]:

@@ -32,6 +32,21 @@ def nearest(change: Tensor, rank: int | None = None, tolerance: float | None = N
     return delta(vectors, vectors.T @ flat, change.shape)
 
 
+def narrowed(
+    up: Tensor, down: Tensor, rank: int | None = None, tolerance: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same of a product up @ down (out, ranks) @ (ranks, in), which is never multiplied out."""
+    left, small_up = linalg.qr(up.double())
+    _, small_down = linalg.qr(down.double().T)
+    small = small_up @ small_down.T
+    found = linalg.eigh(small @ small.T)
+    squares, vectors = found.eigenvalues.flip(-1).clamp(min=0), found.eigenvectors.flip(-1)
+    most = len(squares) if rank is None else min(rank, len(squares))
+    count = most if tolerance is None else min(most, _enough(squares, tolerance))
+    turned = (left @ vectors[:, :count]).float()
+    return turned, (turned.T @ up) @ down
+
+
 def delta(up: Tensor, down: Tensor, shape: tuple[int, ...]) -> LowRank:
     """The delta of a product up @ down, in float32, for a weight of a shape; each rank's two halves of one size."""
     sizes = [each.square().sum(dim) ** 0.25 for each, dim in ((up, 0), (down, 1))]

@@ -40,14 +40,14 @@ class LaidDeltas:
         if type(overlay).deltas is Overlay.deltas:
             why = APART.get(overlay.kind, "is no change of weights: keep its file beside the base")
             raise BadOverlay(f"{own} cannot be baked: it {why}")
-        deltas = overlay.deltas(Target.of(base))
+        place = Target.of(base)
+        deltas = overlay.deltas(place)
         if not deltas:
             raise WrongBase(f"{own} fits none of the layers of {base.name}: open a base it was made for")
         for name, delta in deltas.items():
-            weight = cast("Tensor", Target.of(base).layer(name).weight)
+            weight = cast("Tensor", place.layer(name).weight)
             if not delta.fits(weight):
                 raise WrongBase(f"{own} has a change of {name} that fits no weight of {tuple(weight.shape)}")
-        place = Target.of(base)
         return cls(overlay, strength, deltas, {name: overlay.factor(place, name) for name in deltas})
 
     @property

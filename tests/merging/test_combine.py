@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+import velatura
+from velatura.errors import BadOverlay, NoEffect, WrongBase
+from velatura.merging.combine import combine
+from velatura.overlays.kohya import kohya_names
+from velatura.overlays.target import Target
+
+
+@torch.no_grad()
+def prediction(base: velatura.Base) -> torch.Tensor:
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
+    return base.predict(latents, torch.tensor(400), base.text.encode(["an owl on a branch"]))
+
+
+def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def trained(base: velatura.Base, algorithm: str, seed: int = 1, **options: object) -> velatura.Lora:
+    chosen = {"rank": 4, "targets": "conv", "text": True, "seed": seed, "name": algorithm, **options}
+    made = velatura.Lora.for_base(base, algorithm=algorithm, **chosen)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.05)
+    return made
+
+
+def together(base: velatura.Base, *laid) -> torch.Tensor:
+    held = [velatura.attach(base, overlay, strength) for overlay, strength in laid]
+    try:
+        return prediction(base)
+    finally:
+        for each in held:
+            each.detach()
+
+
+def test_ranks_side_by_side_are_the_sum_exactly(tiny):
+    laid = [(trained(tiny, "lora"), 0.7), (trained(tiny, "lora", 2, rank=6), velatura.Strength(text=-0.2, unet=0.4))]
+    made = combine(laid, name="both")
+    assert {each.rank for each in made.layers.values()} == {10}
+    assert off(together(tiny, (made, 1.0)), together(tiny, *laid)) < 1e-5
+    assert (made.card.name, made.card.family) == ("both", "tiny")
+    assert "lora at 0.7, lora at 0.4 (text -0.2)" in made.card.note
+
+
+@pytest.mark.parametrize("algorithm", ["loha", "lokr", "full", "norm", "oft", "dora", "glora"])
+def test_what_has_no_ranks_is_summed_whole(tiny, algorithm):
+    laid = [(trained(tiny, "lora"), 0.5), (trained(tiny, algorithm, 2), 0.8)]
+    made = combine(laid, base=tiny)
+    assert off(together(tiny, (made, 1.0)), together(tiny, *laid)) < 1e-5
+
+
+def test_what_hangs_on_the_base_asks_for_it(tiny):
+    with pytest.raises(BadOverlay, match=r"what dora does in .* hangs on the base"):
+        combine([(trained(tiny, "dora"), 1.0)])
+    combine([(trained(tiny, "loha"), 1.0), (trained(tiny, "full"), 1.0)])
+
+
+def test_a_rank_is_the_nearest_there_is(tiny):
+    one, two = trained(tiny, "lora"), trained(tiny, "lora", 2)
+    made = combine([(one, 1.0), (two, 1.0)], rank=3)
+    names = kohya_names(Target.of(tiny))
+    for own, delta in made.layers.items():
+        weight = Target.of(tiny).layer(names[own]).weight
+        whole = (one.layers[own].change(weight) + two.layers[own].change(weight)).flatten(1).detach().double()
+        u, s, vh = torch.linalg.svd(whole, full_matrices=False)
+        wanted = (u[:, :3] * s[:3]) @ vh[:3]
+        assert delta.rank == 3
+        assert torch.allclose(delta.change(weight).flatten(1).double(), wanted, atol=1e-5)
+
+
+def test_one_alone_is_resized_to_a_rank_or_a_tolerance(tiny):
+    overlay = trained(tiny, "lora", rank=8)
+    same = combine([(overlay, 1.0)], rank=8)
+    assert off(together(tiny, (same, 1.0)), together(tiny, (overlay, 1.0))) < 1e-5
+    near = combine([(overlay, 1.0)], tolerance=0.3)
+    assert {each.rank for each in near.layers.values()} <= set(range(1, 9))
+    for own, delta in near.layers.items():
+        before = overlay.layers[own].change(torch.zeros(delta.shape)).detach()
+        assert off(delta.change(torch.zeros(delta.shape)), before) <= 0.3001
+
+
+def test_a_loha_is_squeezed_into_ranks(tiny):
+    made = combine([(trained(tiny, "loha"), 1.0)], rank=2)
+    assert {each.algorithm for each in made.layers.values()} == {"lora"}
+    assert {each.rank for each in made.layers.values()} == {2}
+
+
+def test_strengths_of_blocks_count(tiny):
+    overlay = trained(tiny, "lora").scaled({"MID": 0.0, "BASE": 0.3})
+    made = combine([(overlay, 0.8)], base=tiny)
+    assert not any("mid_block" in each for each in made.layers)
+    assert off(together(tiny, (made, 1.0)), together(tiny, (overlay, 0.8))) < 1e-5
+    with pytest.raises(BadOverlay, match="give the base"):
+        combine([(overlay, 1.0)])
+
+
+def test_mistakes_are_refused(tiny, xl, hyper):
+    overlay = trained(tiny, "lora")
+    with pytest.raises(BadOverlay, match="no LoRA"):
+        combine([(hyper(), 1.0)])
+    with pytest.raises(NoEffect):
+        combine([(overlay, 0.0)])
+    with pytest.raises(BadOverlay, match="rank 0"):
+        combine([(overlay, 1.0)], rank=0)
+    with pytest.raises(WrongBase, match="one family"):
+        combine([(overlay, 1.0), (velatura.Lora.for_base(xl, rank=2), 1.0)])
+    with pytest.raises(BadOverlay, match="tolerance"):
+        combine([(overlay, 1.0)], tolerance=2.0)
