@@ -19,7 +19,7 @@ def settled(plan: Plan) -> Plan:
     """The plan with its validation folder as it is called from anywhere: a run may be resumed elsewhere."""
     if plan.validation_folder is None:
         return plan
-    return plan.but(validation_folder=str(Path(plan.validation_folder).expanduser().absolute()))
+    return plan.model_copy(update={"validation_folder": str(Path(plan.validation_folder).expanduser().absolute())})
 
 
 def examination_of(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, cache: Cache) -> Examination | None:
