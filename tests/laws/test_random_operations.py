@@ -7,35 +7,41 @@ import torch
 from torch import nn
 
 import velatura
+from velatura.overlays import KINDS
 from velatura.overlays.composition import Blend, Composition, Leaf, Series
 
 BLOCKS = ("in", "mid", "out")
 
 
 @pytest.fixture
-def overlays(hyper):
-    """Overlays of all sorts: that fold, that do not, of fewer widths, and put together."""
+def overlays(hyper, lora, embedding, difference, aesthetic):
+    """Overlays of all kinds and sorts: that fold, that do not, of fewer widths, and put together."""
     made = [hyper(), hyper(activation="relu"), hyper(seed=5, widths=(96,), activation="tanh"), hyper(layers=(1, 1))]
     for seed, overlay in enumerate(made):
         for weight in overlay.parameters():
             nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(seed))
     tree = Blend((Leaf("a"), Series((Leaf("b", 0.4), Leaf("a", -0.5)))), (1, 2))
-    return [*made, Composition(tree, {"a": made[0], "b": made[1]})]
+    changes = [lora(), lora(algorithm="dora", targets="conv"), lora(algorithm="oft"), difference()]
+    of_all = [*made, Composition(tree, {"a": made[0], "b": made[1]}), *changes, embedding(), aesthetic()]
+    assert {each.kind for each in of_all} == set(KINDS)
+    return of_all
 
 
 @torch.no_grad()
 def says(base):
     generator = torch.Generator().manual_seed(3)
-    latents, context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 7, 96, generator=generator)
+    latents, context = torch.randn(2, 4, 8, 8, generator=generator), base.text.encode(["a red house", "a boat"])
     return base.predict(latents, torch.tensor(500), context)
 
 
 def state(base):
     """All that a base is: tensors, the attributes of every part, the hooks that hang there."""
-    tensors = {name: each.clone() for name, each in base.unet.state_dict().items()}
+    models = {"unet": base.unet, "text": base.text.model}
+    tensors = {f"{part}.{name}": each.clone() for part in models for name, each in models[part].state_dict().items()}
     parts = {
-        name: (sorted(vars(each)), len(each._forward_pre_hooks), len(each._forward_hooks))
-        for name, each in base.unet.named_modules()
+        f"{part}.{name}": (sorted(vars(each)), len(each._forward_pre_hooks), len(each._forward_hooks))
+        for part in models
+        for name, each in models[part].named_modules()
     }
     return tensors, parts
 
@@ -55,8 +61,9 @@ def strength(chance):
 
 def attached(base, overlays, chance):
     on = chance.choice(["both", "both", "prompt", "negative"])
-    blocks = chance.choice([BLOCKS, BLOCKS, ("mid",), ("in", "out")])
-    return velatura.attach(base, chance.choice(overlays), strength(chance), on=on, blocks=blocks)
+    overlay = chance.choice(overlays)
+    blocks = chance.choice([BLOCKS, BLOCKS, ("mid",), ("in", "out")]) if "unet" in overlay.touches else BLOCKS
+    return velatura.attach(base, overlay, strength(chance), on=on, blocks=blocks)
 
 
 def operate(base, overlays, chance, operations):
