@@ -2,13 +2,13 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from velatura.errors import BadPrompt, VelaturaWarning
 from velatura.prompts.passage import misread
-from velatura.prompts.strengths import Strengths
+from velatura.prompts.strengths import Strengths, TwoStrengths
 
 ROUND = 1.1
 SQUARE = 1 / 1.1
@@ -62,8 +62,18 @@ class Tag(NamedTuple):
     @property
     def strengths(self) -> Strengths:
         """How strongly the overlay is laid on, 1 if the tag does not say; raises BadPrompt for what is no strength."""
+        return Strengths.parse(*self._said)
+
+    @property
+    def two_strengths(self) -> TwoStrengths:
+        """The same of an overlay that touches the text encoders too."""
+        return TwoStrengths.parse(*self._said)
+
+    @property
+    def _said(self) -> tuple[Sequence[str], str, int]:
+        """What stands behind the name, the prompt, and where in it that starts."""
         name, *others = self.arguments
-        return Strengths.parse(others, self.prompt, self.start + len(f"<{self.kind}:{name}:"))
+        return others, self.prompt, self.start + len(f"<{self.kind}:{name}:")
 
     def __str__(self) -> str:
         return f"<{self.kind}:{':'.join(self.arguments)}>"

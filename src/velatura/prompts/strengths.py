@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Literal, NamedTuple, Self, get_args
 
 from velatura.errors import VelaturaWarning
+from velatura.prompts.block_factors import block_factors
 from velatura.prompts.passage import Passage
 
 Side = Literal["both", "prompt", "negative"]
@@ -17,6 +18,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 BLOCKS: tuple[Block, ...] = get_args(Block)
 NAMED = ("start", "end", "on", "blocks")
 POSITIONS = ("te", "unet", "dyn")
+FACTORS = "lbw"
 
 
 class Point(NamedTuple):
@@ -94,17 +96,19 @@ class TwoStrengths:
     """What a tag says of an overlay that touches the text encoders too: `0.8`, `0.5:0.8`, or `te=0.5:unet=0.8:dyn=16`.
 
     text: one number, as text is encoded once. unet: all that a Strengths can say. rank: how much of the overlay is
-    used, all of it where that is None. Names and order are those of the webui's LoRA tags.
+    used, all of it where that is None. factors: for its blocks, lbw=. Names and order are those of the webui's LoRA
+    tags.
     """
 
     text: float = 1.0
     unet: Strengths = Strengths()
     rank: int | None = None
+    factors: tuple[float, ...] = ()
 
     @classmethod
     def parse(cls, arguments: Sequence[str], prompt: str = "", place: int = 0) -> Self:
         """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake."""
-        whole, strengths, named = _arguments(arguments, prompt, place, (*POSITIONS, *NAMED))
+        whole, strengths, named = _arguments(arguments, prompt, place, (*POSITIONS, FACTORS, *NAMED))
         _warn_of_ignored(whole, strengths, len(POSITIONS))
         said = dict(zip(POSITIONS, strengths, strict=False)) | named
         text = said.get("te")
@@ -115,6 +119,7 @@ class TwoStrengths:
             cls.text if text is None else _strength(text),
             Strengths.of(said.get("unet", text), said),
             _rank(said["dyn"]) if "dyn" in said else None,
+            block_factors(said[FACTORS]) if FACTORS in said else (),
         )
 
 

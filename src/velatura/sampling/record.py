@@ -10,7 +10,8 @@ from velatura.errors import VelaturaWarning
 from velatura.sampling.fields import OverlayHash
 from velatura.sampling.infotext import quote, unquote
 
-HASH_FIELDS = {"hypernet": "Hypernet hashes", "embedding": "TI hashes"}  # by kind, as the webui names them
+# by kind, as the webui names them
+HASH_FIELDS = {"hypernet": "Hypernet hashes", "lora": "Lora hashes", "embedding": "TI hashes"}
 
 # Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
 HARMLESS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
