@@ -125,11 +125,13 @@ def test_a_negative_prompt_may_name_it(tiny, named):
         return velatura.generate(tiny, "a boat", **said).image.tobytes()
 
     bare = paint()
-    with velatura.attach(tiny, named(), on="prompt") as laid:
-        assert paint() == bare
     with velatura.attach(tiny, named()):
         assert paint() != bare
-    assert laid.overlay.name == "my style"
+    with (
+        pytest.warns(velatura.VelaturaWarning, match="no text named it"),
+        velatura.attach(tiny, named(), on="prompt"),
+    ):
+        assert paint() == bare
 
 
 def test_both_towers_of_an_sdxl_read_their_own_vectors(xl):
@@ -257,3 +259,23 @@ def test_vectors_may_be_changed_while_they_lie_over_a_base(tiny, named):
         before = hidden(tiny)
         nn.init.zeros_(overlay.vectors[0])
         assert not torch.equal(hidden(tiny), before)
+
+
+def test_its_effect_tells_how_long_its_vectors_are_and_whether_it_was_named(tiny, named):
+    overlay = named(vectors=1)
+    table = tiny.text.model.get_input_embeddings().weight
+    with torch.no_grad():
+        overlay.vectors[0].mul_(2 * table.norm(dim=1).median() / overlay.vectors[0].norm())
+    with velatura.attach(tiny, overlay) as laid:
+        assert "'my style': 1 vector of 2.00 times the length of words, no text was read yet" in str(laid.effect)
+        hidden(tiny)
+        assert str(laid.effect).endswith("named")
+
+
+def test_an_embedding_that_no_text_names_is_warned_of(tiny, named):
+    with pytest.warns(velatura.VelaturaWarning, match="no text named it 'my style'"), velatura.attach(tiny, named()):
+        hidden(tiny, "a boat")
+    with velatura.attach(tiny, named()):
+        pass  # nothing was read at all
+    with velatura.attach(tiny, named(), 0):
+        hidden(tiny)

@@ -8,6 +8,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import velatura
 from velatura.errors import UnknownName, VelaturaWarning
@@ -159,6 +160,15 @@ def test_embeddings_in_the_file_of_a_lora_come_with_it(lora, style, paint):
     tagged = "a boat in my style<lora:carrier:0>"
     assert same(paint(tagged, overlays=overlays), paint("a boat in my style", overlays={"my style": style}))
     assert same(paint("a boat in my style", overlays=overlays), paint("a boat in my style"))
+
+
+def test_a_picture_among_embeddings_is_called_as_is_said_in_it(style, shelf, paint):
+    (shelf / "my style.safetensors").unlink()
+    velatura.save(style, shelf / "shared.png")
+    Image.new("RGB", (8, 8)).save(shelf / "plain.png")  # as previews that lie around are
+    library = velatura.Library(shelf.parent)
+    assert [each.name for each in library.entries()] == ["shared"]
+    assert same(paint(library=library), paint(overlays={"my style": style}))
 
 
 def test_many_names_are_looked_for_by_their_tokens(tiny, style, shelf, paint):

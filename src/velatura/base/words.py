@@ -61,10 +61,14 @@ class Words:
 
 
 class Given(NamedTuple):
-    """A word that was given to a text encoder for a while; acts tells whether it does so in the text that is read."""
+    """A word that was given to a text encoder for a while.
+
+    acts tells whether it does so in the text that is read; told is then told whether that names it.
+    """
 
     word: Word
     acts: Callable[[], bool]
+    told: Callable[[bool], None]
 
 
 class Glossary:
@@ -78,12 +82,12 @@ class Glossary:
         self._given: tuple[Given, ...] = ()
 
     def give(
-        self, name: str, spelling: Sequence[int], count: int, acts: Callable[[], bool]
+        self, name: str, spelling: Sequence[int], count: int, acts: Callable[[], bool], told: Callable[[bool], None]
     ) -> tuple[Word, Callable[[], None]]:
         """Let a name stand for so many vectors, and give back its word and what takes it away again."""
         refuse_crowds(name, count)
         first = min((each.word.vectors[-1] for each in self._given), default=0) - 1
-        given = Given(Word(name, tuple(spelling), tuple(range(first, first - count, -1))), acts)
+        given = Given(Word(name, tuple(spelling), tuple(range(first, first - count, -1))), acts, told)
         self._given = (*self._given, given)
 
         def take() -> None:
@@ -93,10 +97,19 @@ class Glossary:
 
     def read(self, text: str, token_ids: Callable[[str], list[int]]) -> list[tuple[int, ...]]:
         """What a text says in tokens where it stands, those of a word together."""
-        words = [given.word for given in self._given if given.acts()]
-        found = Words(words)
-        parts = parted(text, [word.name for word in words])
-        return [group for part in parts for group in found.read(token_ids(part))]
+        given = [each for each in self._given if each.acts()]
+        words = Words(each.word for each in given)
+        parts = parted(text, [each.word.name for each in given])
+        groups = [group for part in parts for group in words.read(token_ids(part))]
+        named = {each.word.spelling for each in given if each.word.vectors in groups}
+        for each in given:
+            each.told(each.word.spelling in named)  # another that is called alike may have been heard
+        return groups
+
+    @property
+    def words(self) -> list[Word]:
+        """The words that it was given."""
+        return [given.word for given in self._given]
 
     def has(self, spelling: Sequence[int]) -> bool:
         """Whether a word of that spelling was given."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from velatura.library.entry import Entry
 
 LABEL = 15  # letters
-CONTAINERS = {"zip": "a torch file", "legacy": "a torch file of before 1.6", "folder": "a folder of diffusers"}
+CONTAINERS = {"zip": "a torch file", "legacy": "a torch file of before 1.6", "folder": "a folder of diffusers", "picture": "a picture"}
 
 
 def show_hypernetwork(entry: "Entry", *, as_json: bool) -> None:
@@ -71,7 +71,7 @@ def _of_kind(entry: "Entry") -> Iterator[tuple[str, str]]:
     if entry.kind == "lora":
         yield "in a prompt", f"<lora:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"
     if entry.kind == "embedding":
-        yield "in a prompt", entry.name
+        yield "in a prompt", card.name if entry.nature.container == "picture" and card.name else entry.name
 
 
 def _of_notes(entry: "Entry") -> Iterator[tuple[str, str]]:

@@ -124,7 +124,7 @@ def _vectors(contents: Contents) -> tuple[str, dict[str, object]]:
     if missing := set(PAIR) - plain.keys() if set(PAIR) & plain.keys() else set[str]():
         raise BadFile(f"{name} lacks {min(missing)}: it is for an SDXL, whose two text towers both need vectors")
     if contents.container == "picture":
-        raise BadFile(f"{name} has no vectors in what is hidden in it: take another picture")
+        raise BadFile(f"{name} is a picture without an embedding in it: take one that was made to share one")
     [(token, vectors)] = plain.items()
     return "" if token in ALONE else token[:80], {token: vectors, **_second(contents, vectors)}
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
 
 BASES = ("checkpoint",)
+PICTURE = "picture"  # the container of what lies in pictures; one with nothing in it is no file of weights
 NO_VAE = {"", "None", "Automatic"}  # A1111's words for a base's own
 HASH = re.compile(r"(?:0x)?([0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})")
 TITLE = re.compile(r"(?P<name>.+) \[(?P<hash>[0-9a-f]{8,64})\]", re.IGNORECASE)  # as A1111 shows a checkpoint
@@ -165,7 +166,8 @@ class Library:
         places = self._places()
         for folder in self._folders:
             self._catalogue.forget(folder, places)
-        return self._catalogue.entries(places, on_file)
+        entries = self._catalogue.entries(places, on_file)
+        return [each for each in entries if each.kind != UNKNOWN or each.nature.container != PICTURE]
 
     def _chosen(self, name: str, kinds: Sequence[str], what: str) -> Entry:
         return self._first(self._found(name, kinds), name, kinds, what)

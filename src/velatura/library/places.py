@@ -13,6 +13,7 @@ from velatura.errors import VelaturaWarning
 
 # in the order in which they are preferred where several have one stem
 ENDINGS = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
+TENSOR_PICTURES = (".png", ".webp", ".avif")  # where embeddings are kept, they may be in pictures, as in the webui
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 NOTES = (".json", ".civitai.info", ".txt", ".description.txt")
 MODEL_INDEX = "model_index.json"  # of a folder in diffusers' layout
@@ -72,7 +73,7 @@ class Place:
     @property
     def is_folder(self) -> bool:
         """Whether it is a folder in diffusers' layout."""
-        return self.path.suffix.lower() not in ENDINGS
+        return self.path.suffix.lower() not in (*ENDINGS, *TENSOR_PICTURES)
 
     def notes_state(self) -> str:
         """By what a change of its notes is noticed."""
@@ -102,7 +103,8 @@ def place_of(path: Path) -> Place:
 
 
 def _preference(place: Place) -> tuple[int, Path]:
-    return (len(ENDINGS) if place.is_folder else ENDINGS.index(place.path.suffix.lower())), place.path
+    endings = (*ENDINGS, *TENSOR_PICTURES)
+    return (len(endings) if place.is_folder else endings.index(place.path.suffix.lower())), place.path
 
 
 def _roots(folder: Path) -> list[Path]:
@@ -137,14 +139,28 @@ def _listed(here: Path, folder: Path, names: list[str]) -> Iterator[Place]:
     beside = dict.fromkeys(names)
     for name in names:
         # A1111 lists its own "no hypernetwork" as None
-        if name.startswith(".") or not name.lower().endswith(ENDINGS) or Path(name).stem == "None":
-            continue
         path = here / name
+        is_weights = name.lower().endswith(ENDINGS) or _may_hold_tensors(path, folder, beside)
+        if name.startswith(".") or not is_weights or path.stem == "None":
+            continue
         try:
             if path.is_file():
                 yield _place(path, folder, beside)
         except FileNotFoundError:  # gone since the folder was listed
             continue
+
+
+def _may_hold_tensors(path: Path, folder: Path, beside: Mapping[str, object]) -> bool:
+    """Whether a file is a picture among embeddings, and no preview of any."""
+    if not path.name.lower().endswith(TENSOR_PICTURES) or path.stem.endswith(".preview"):
+        return False
+    return _meant(path, folder) == "embedding" and not any(path.stem + each in beside for each in ENDINGS)
+
+
+def _meant(path: Path, folder: Path) -> str:
+    """The kind of overlay that the folder around a file is for, "" for any."""
+    inside = path.relative_to(folder).parts[:-1]
+    return next((KINDS[each.lower()] for each in (folder.name, *inside)[::-1] if each.lower() in KINDS), "")
 
 
 def _warn(error: OSError) -> None:
@@ -155,18 +171,16 @@ def _warn(error: OSError) -> None:
 
 def _place(path: Path, folder: Path, beside: Mapping[str, object]) -> Place:
     inside = path.relative_to(folder)
-    meant = next((KINDS[each.lower()] for each in reversed(inside.parts[:-1]) if each.lower() in KINDS), "")
-    folder_meant = KINDS.get(folder.name.lower(), "")
     notes = tuple(path.with_name(path.stem + each) for each in NOTES if path.stem + each in beside)
     pictures = (path.stem + middle + each for middle in ("", ".preview") for each in PICTURES)
     state = State.of(path / MODEL_INDEX if path.is_dir() else path)
     return Place(
         path,
-        inside.with_suffix("").as_posix() if inside.suffix.lower() in ENDINGS else inside.as_posix(),
-        meant or folder_meant,
+        inside.with_suffix("").as_posix() if inside.suffix.lower() in (*ENDINGS, *TENSOR_PICTURES) else inside.as_posix(),
+        _meant(path, folder),
         state,
         notes,
-        tuple(path.with_name(each) for each in pictures if each in beside),
+        tuple(path.with_name(each) for each in pictures if each in beside and each != path.name),
     )
 
 

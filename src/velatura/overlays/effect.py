@@ -57,6 +57,26 @@ class OutputEffect(BaseModel):
         return f"{self.part}: {layers}, which give {self.change:.1%} else"
 
 
+class WordEffect(BaseModel):
+    """What a word stands for.
+
+    length: of its vectors in the mean, where the base's own words are of length 1; named: whether a text that was read
+    named it, None where none was read.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    word: str
+    vectors: int
+    length: float
+    named: bool | None = None
+
+    def __str__(self) -> str:
+        count = f"{self.vectors} vector{'s' * (self.vectors != 1)}"
+        said = {None: "no text was read yet", False: "no text named it", True: "named"}[self.named]
+        return f"{self.word!r}: {count} of {self.length:.2f} times the length of words, {said}"
+
+
 class Effect(BaseModel):
     """What an overlay touches, and how much it changes there; evaluations: of networks on constant contexts."""
 
@@ -66,10 +86,11 @@ class Effect(BaseModel):
     target: str
     widths: tuple[WidthEffect, ...] = ()
     outputs: tuple[OutputEffect, ...] = ()
+    words: tuple[WordEffect, ...] = ()
     evaluations: int = 0
 
     def __str__(self) -> str:
-        rows = (*self.widths, *self.outputs)
+        rows = (*self.widths, *self.outputs, *self.words)
         return "\n".join([f"{self.overlay} on {self.target}", *(f"  {each}" for each in rows)])
 
 
@@ -79,6 +100,8 @@ class Listener:
     def __init__(self) -> None:
         self._layers: dict[str, int | str] = {}
         self._heard: dict[str, Tensor] = {}
+        self._measures: dict[str, Callable[[], tuple[int, float]]] = {}
+        self._named: dict[str, bool] = {}
 
     def expect(self, name: str, width: int) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
         """Count a layer in, and give back what is to be told what K and V read before and after."""
@@ -92,6 +115,18 @@ class Listener:
         """
         self._layers[name] = _part(name)
         return lambda before, after: self._hear(name, [before], [after])
+
+    def expect_word(self, word: str, measure: Callable[[], tuple[int, float]]) -> Callable[[bool], None]:
+        """Count a word in, and give back what is to be told of each text that is read whether it names it.
+
+        measure: tells how many vectors it stands for, and how long they are where words are of length 1.
+        """
+        self._measures[word] = measure
+
+        def told(named: bool) -> None:  # noqa: FBT001
+            self._named[word] = self._named.get(word, False) or named
+
+        return told
 
     @torch.no_grad()
     def _hear(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
@@ -113,7 +148,14 @@ class Listener:
             count, heard = self._of(part)
             outputs.append(OutputEffect(part=part, layers=count, change=None if heard is None else heard[0].item()))
         said = {"overlay": overlay, "target": target, "evaluations": evaluations}
-        return Effect.model_validate({**said, "widths": widths, "outputs": outputs})
+        return Effect.model_validate({**said, "widths": widths, "outputs": outputs, "words": self._words()})
+
+    def _words(self) -> list[WordEffect]:
+        measured = {word: measure() for word, measure in self._measures.items()}
+        return [
+            WordEffect(word=word, vectors=count, length=length, named=self._named.get(word))
+            for word, (count, length) in measured.items()
+        ]
 
     def _of(self, group: int | str) -> tuple[int, Tensor | None]:
         """How many layers there are of a group, and what was heard of them in the mean."""
@@ -129,6 +171,9 @@ class Listener:
             said = f"{overlay} changed nothing at all: {why}"
             self._heard.clear()  # once is enough
             warnings.warn(said, VelaturaWarning, stacklevel=3)
+        for word in [word for word, named in self._named.items() if not named]:
+            del self._named[word]
+            warnings.warn(f"{overlay} changed nothing at all: no text named it {word!r}", VelaturaWarning, stacklevel=3)
 
 
 def _part(name: str) -> str:

@@ -153,7 +153,7 @@ class Embedding(Overlay):
                 f"the embedding {self.name!r} has no name to be called by in prompts: use called('a name')"
             )
         sources = [lambda name=name: self.get_parameter(name) for name in self.names]
-        yield from on_words(text, self.name, spelling, sources, strength.text)
+        yield from on_words(target, self.name, spelling, sources, strength.text)
 
     def _text_of(self, target: Target) -> TextEncoder:
         """The target's text encoder, if its towers read such vectors."""

@@ -10,14 +10,14 @@ from typing import Any, SupportsIndex, cast
 
 from torch import Tensor, nn
 
-from velatura.base.text import TextEncoder
 from velatura.errors import UnsupportedBase
 from velatura.overlays.affine import foldable
+from velatura.overlays.changed_weights import WholeChange
 from velatura.overlays.conditioned import TunedConditioning
 from velatura.overlays.contexts import ContextChange, Link, Reader
 from velatura.overlays.layers import attention_layers, context_width
 from velatura.overlays.outputs import OutputChange
-from velatura.overlays.splice import Source, Splice, Vectors, acts
+from velatura.overlays.splice import Source, Splice, Vectors, acts, lengths
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
@@ -73,16 +73,20 @@ def record_contexts(model: nn.Module, callback: Callable[[str, nn.Module, Tensor
 
 
 def on_words(
-    text: TextEncoder, name: str, spelling: Sequence[int], vectors: Sequence[Source], strength: LiveStrength
+    target: Target, name: str, spelling: Sequence[int], vectors: Sequence[Source], strength: LiveStrength
 ) -> Iterator[Undo]:
     """Let a name in texts stand for vectors, which are read whenever a text is encoded; one source for each tower.
 
     The towers' tables are left as they are: tokens that none of them has are read from the vectors.
     """
-    word, take = text.glossary.give(name, spelling, len(vectors[0]()), partial(acts, strength))
+    text = target.words
+    assert text
+    tables = [cast("nn.Embedding", tower.model.get_input_embeddings()) for tower in text.towers]
+    told = target.listener.expect_word(name, lambda: lengths(vectors, tables))
+    word, take = text.glossary.give(name, spelling, len(vectors[0]()), partial(acts, strength), told)
     yield take
-    for tower, source in zip(text.towers, vectors, strict=True):
-        yield _splice(tower.model.get_input_embeddings(), Vectors(word.vectors, source, strength))
+    for table, source in zip(tables, vectors, strict=True):
+        yield _splice(table, Vectors(word.vectors, source, strength))
 
 
 def on_conditioning(tower: nn.Module, change: TunedConditioning) -> Iterator[Undo]:
@@ -181,19 +185,32 @@ class _OutputSeam:
 
     def add(self, change: OutputChange) -> Undo:
         """Put a change behind the others, and give back what takes it out again."""
-        self._changes = (*self._changes, change)
-        if not self._undos:
-            # first of all that others hang there: they hear what the layer makes with overlays on
-            hung = self._layer.register_forward_hook(self._change, prepend=True)
-            self._undos += [hung.remove, _copied_without(self._layer, self._change)]
+        self._hang((*self._changes, change))
         return partial(self._remove, change)
 
     def _remove(self, change: OutputChange) -> None:
-        self._changes = tuple(each for each in self._changes if each is not change)
-        if not self._changes:
+        self._hang(tuple(each for each in self._changes if each is not change))
+
+    def _hang(self, changes: tuple[OutputChange, ...]) -> None:
+        """Hang behind the layer, or in its place where one change alone can tell all that it makes."""
+        self._changes = changes
+        while self._undos:
+            self._undos.pop()()
+        if not changes:
             vars(self._layer).pop(_OUTPUTS, None)
-            while self._undos:
-                self._undos.pop()()
+        elif len(changes) == 1 and isinstance(changes[0], WholeChange) and changes[0].replaces(self._layer):
+            self._undos += [_put(self._layer, self._whole), _copied_without(self._layer, self)]
+        else:
+            # first of all that others hang there: they hear what the layer makes with overlays on
+            hung = self._layer.register_forward_hook(self._change, prepend=True)
+            self._undos += [hung.remove, _copied_without(self._layer, self._change)]
+
+    def _whole(self, read: Tensor) -> Tensor:
+        """What the layer makes with the one change that lies there; without it, if somebody wrapped us and goes on."""
+        alone = self._changes[0] if len(self._changes) == 1 else None
+        if not isinstance(alone, WholeChange):
+            return type(self._layer).forward(self._layer, read)
+        return alone.made(self._layer, read)
 
     def _change(self, layer: Any, arguments: tuple[Tensor, ...], made: Tensor) -> Tensor:
         so_far = made
@@ -232,7 +249,7 @@ def _reduced(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
 
 def _is_ours(forward: object) -> bool:
     """Whether the forward of a module is one that we put there."""
-    return isinstance(getattr(forward, "__self__", None), Reader | Splice)
+    return isinstance(getattr(forward, "__self__", None), Reader | Splice | _OutputSeam)
 
 
 def _free(projection: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,3 +51,17 @@ class Splice:
 def acts(strength: LiveStrength) -> bool:
     """Whether an overlay of a strength acts in the text that is read: where it is off, a name means what it says."""
     return bool((strength.per_row(strength.tensor.new_empty(1, 1, 1)) != 0).any())
+
+
+@torch.no_grad()
+def lengths(sources: Sequence[Source], tables: Sequence[nn.Embedding]) -> tuple[int, float]:
+    """How many vectors there are, and how long they are in the mean, where a base's own words are of length 1."""
+    found = [source().float() for source in sources]
+    shares = [each.norm(dim=1).mean() / usual_length(table) for each, table in zip(found, tables, strict=True)]
+    return len(found[0]), float(torch.stack([each.cpu() for each in shares]).mean())
+
+
+@torch.no_grad()
+def usual_length(table: nn.Embedding) -> Tensor:
+    """The length of a word's vector, in the median over a tower's table; 0-d."""
+    return table.weight.detach().float().norm(dim=1).median()

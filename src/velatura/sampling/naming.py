@@ -96,8 +96,9 @@ class Dictionary:
         """What opens each embedding that is known, by its name."""
         sources: dict[str, Found] = {}
         for entry in () if self._library is None else self._entries:
-            name = entry.nature.card.name if entry.nature.container == "picture" else entry.name
-            sources.setdefault(name, lambda stem=entry.name: self._opened(stem))
+            inside = entry.nature.card.name if entry.nature.container == "picture" else ""
+            file = f"{entry.place.below}{entry.path.suffix}" if inside else entry.name
+            sources.setdefault(inside or entry.name, partial(self._opened, file))
         for name, each in self._at_hand.items():
             sources[name] = lambda each=each: each
         for lora in called:
@@ -172,9 +173,10 @@ def _spelled(text: TextEncoder, texts: Sequence[str], names: Iterable[str]) -> l
     """Those of many names that texts spell, token by token, the longest where several could be meant."""
     letters = [_letters(each) for each in texts]
     likely = [name for name in names if any(_letters(name) in each for each in letters)]  # tokens are reckoned slowly
-    words = Words(Word(name, tuple(text.token_ids(name)), ()) for name in likely)
+    words = Words([*(Word(name, tuple(text.token_ids(name)), ()) for name in likely), *text.glossary.words])
     parts = [part for each in texts for part in parted(each, likely)]
-    return list(dict.fromkeys(name for part in parts for name in words.spelled(text.token_ids(part))))
+    spelled = dict.fromkeys(name for part in parts for name in words.spelled(text.token_ids(part)))
+    return [name for name in spelled if name in likely]
 
 
 def _letters(text: str) -> str:

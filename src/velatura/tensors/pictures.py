@@ -23,6 +23,7 @@ TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 MOST_TEXT = 2**23  # bytes: 75 vectors of an SD2 take 2 MB
 MOST_PIXELS = 2**24
 LOW = 0x0F
+ZLIB = b"\x78"  # how all that zlib packs begins
 
 Block = npt.NDArray[np.uint8]
 
@@ -33,13 +34,13 @@ def is_picture(start: bytes) -> bool:
 
 
 def read(data: bytes) -> dict[object, object]:
-    """What the webui put into a picture; raises ValueError where that is damaged, or nothing at all."""
+    """What the webui put into a picture, {} if nothing; raises ValueError where that is damaged."""
     text = _text(data) if data[:8] == PNG else None
     try:
         written = _hidden(data) if text is None else base64.b64decode(text, validate=True)
     except binascii.Error:
         raise ValueError(f"has a {TEXT_KEY} that is no base64") from None
-    return _parsed(written)
+    return {} if written is None else _parsed(written)
 
 
 def write(picture: Image.Image, payload: Mapping[str, object]) -> bytes:
@@ -92,16 +93,15 @@ def _said(kind: bytes, body: bytes) -> bytes | None:
     return _inflated(rest) if packed == b"\1" else rest
 
 
-def _hidden(data: bytes) -> bytes:
+def _hidden(data: bytes) -> bytes | None:
     """What lies in the low bits of the blocks to the left and to the right of a picture."""
     pixels = _pixels(data)
     gaps = np.flatnonzero(~(pixels & LOW).any(axis=(0, 2)))
     if len(gaps) < 2:
-        raise ValueError("is a picture without an embedding in it")
+        return None
     low, high = (_unmasked(block & LOW) for block in (pixels[:, : gaps[0]], pixels[:, gaps[-1] + 1 :]))
-    if low.shape != high.shape or not low.size:
-        raise ValueError("is a picture without an embedding in it")
-    return _inflated((high << 4 | low).tobytes())
+    packed = (high << 4 | low).tobytes() if low.shape == high.shape else b""
+    return _inflated(packed) if packed[:1] == ZLIB else None
 
 
 def _pixels(data: bytes) -> Block:
@@ -116,9 +116,7 @@ def _pixels(data: bytes) -> Block:
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         raise ValueError(f"is a picture that cannot be read ({error})") from None
     rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in ((1, 2), (0, 2)))
-    if not len(rows):
-        raise ValueError("is a black picture without an embedding in it")
-    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else pixels
 
 
 def _unmasked(block: Block) -> Block:
@@ -141,7 +139,7 @@ def _inflated(packed: bytes) -> bytes:
     try:
         text = unpacking.decompress(packed, MOST_TEXT)
     except zlib.error:
-        raise ValueError("is a picture without an embedding in it, or with a damaged one") from None
+        raise ValueError("has something packed in it that is damaged") from None
     if unpacking.unconsumed_tail or not unpacking.eof:
         raise ValueError(f"has a text that is cut short, or of more than {MOST_TEXT:,} bytes")
     return text
