@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from velatura.overlays.affine import stamp
-from velatura.overlays.deltas.delta import Layer, Ready, computed
+from velatura.overlays.deltas.delta import LAYERS, Layer, Ready, computed
 from velatura.overlays.outputs import DeltaChange
 
 
@@ -19,6 +19,26 @@ class WholeChange(DeltaChange):
     So nothing is rounded that would not be in a checkpoint. Where rows have strengths of their own, or compiled code
     must read the strength as a tensor, the difference is applied beside.
     """
+
+    @staticmethod
+    def replaces(layer: nn.Module) -> bool:
+        """Whether all that a layer makes can be told by its weights, and nobody has put a forward of theirs on it."""
+        return type(layer) in LAYERS and "forward" not in vars(layer)
+
+    def made(self, layer: nn.Module, read: Tensor) -> Tensor:
+        """What the layer makes of what it reads, with the difference in its weights."""
+        assert isinstance(layer, Layer)
+        if torch.compiler.is_compiling() or not self._strength.number:
+            plain = _plain(layer, read)
+            return self.add(layer, read, plain, plain)
+        self._follow(read.device)
+        weight, bias = self._whole(layer)
+        whole = computed(layer, read, cast("Tensor", weight), bias)
+        if self._untold:
+            self._untold = False
+            with torch.no_grad():  # what is kept for the way back must be the same at each call
+                self._told(_plain(layer, read), whole)
+        return whole
 
     def _added(self, layer: Layer, read: Tensor, made: Tensor, so_far: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or self._strength.number is None:
@@ -47,6 +67,11 @@ class WholeChange(DeltaChange):
             return weight, layer.bias
         bias = bias_change if layer.bias is None else layer.bias.float() + bias_change
         return weight, bias.to(layer.weight.dtype)
+
+
+def _plain(layer: Layer, read: Tensor) -> Tensor:
+    """What a layer makes by itself."""
+    return type(layer).forward(layer, read)  # pyright: ignore[reportArgumentType]
 
 
 class TableChange(DeltaChange):
