@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -265,7 +268,7 @@ def test_its_effect_tells_how_long_its_vectors_are_and_whether_it_was_named(tiny
     overlay = named(vectors=1)
     table = tiny.text.model.get_input_embeddings().weight
     with torch.no_grad():
-        overlay.vectors[0].mul_(2 * table.norm(dim=1).median() / overlay.vectors[0].norm())
+        overlay.vectors[0].mul_(2 * table.norm(dim=1).quantile(0.95) / overlay.vectors[0].norm())
     with velatura.attach(tiny, overlay) as laid:
         assert "'my style': 1 vector of 2.00 times the length of words, no text was read yet" in str(laid.effect)
         hidden(tiny)
@@ -279,3 +282,49 @@ def test_an_embedding_that_no_text_names_is_warned_of(tiny, named):
         pass  # nothing was read at all
     with velatura.attach(tiny, named(), 0):
         hidden(tiny)
+
+
+def test_vectors_that_become_too_long_are_shortened_in_training(tiny):
+    overlay = velatura.Embedding.for_base(tiny, name="x", vectors=2, longest=2.0)
+    most = 2 * tiny.text.model.get_input_embeddings().weight.norm(dim=1).quantile(0.95)
+    nn.init.constant_(overlay.vectors[0], 10.0)
+    with torch.no_grad():
+        overlay.vectors[0][1] = 0
+    overlay.after_step()
+    torch.testing.assert_close(overlay.vectors[0].norm(dim=1), torch.stack([most, torch.zeros(())]))
+    free = velatura.Embedding.for_base(tiny, name="x", longest=None)
+    nn.init.constant_(free.vectors[0], 10.0)
+    free.after_step()
+    assert (free.vectors[0] == 10).all()
+
+
+def test_a_copy_of_a_text_encoder_is_plain(tiny, named):
+    off = hidden(tiny)
+    with velatura.attach(tiny, named()):
+        for copied in (deepcopy(tiny.text), pickle.loads(pickle.dumps(tiny.text)), tiny.text.copied()):
+            with torch.no_grad():
+                assert torch.equal(copied.encode([SAID]), off)
+            assert copied.read("my style") == [(each,) for each in tiny.text.token_ids("my style")]
+
+
+def test_a_compiled_text_tower_heeds_it(tiny, named):
+    text = tiny.text.copied()
+    base = velatura.Base("compiled", tiny.family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=tiny.schedule)
+    traced: list[int] = []
+
+    def backend(graph, _inputs):
+        traced.append(1)
+        return graph.forward
+
+    text.model.forward = torch.compile(text.model.forward, backend=backend)
+    off = hidden(base)
+    overlay = named()
+    with velatura.attach(base, overlay) as laid:
+        with velatura.attach(tiny, overlay):
+            torch.testing.assert_close(hidden(base), hidden(tiny))
+        count = len(traced)
+        laid.strength = 0.5
+        with velatura.attach(tiny, overlay, 0.5):
+            torch.testing.assert_close(hidden(base), hidden(tiny))
+        assert len(traced) == count
+    assert torch.equal(hidden(base), off)

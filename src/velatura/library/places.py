@@ -171,12 +171,13 @@ def _warn(error: OSError) -> None:
 
 def _place(path: Path, folder: Path, beside: Mapping[str, object]) -> Place:
     inside = path.relative_to(folder)
+    has_ending = inside.suffix.lower() in (*ENDINGS, *TENSOR_PICTURES)
     notes = tuple(path.with_name(path.stem + each) for each in NOTES if path.stem + each in beside)
     pictures = (path.stem + middle + each for middle in ("", ".preview") for each in PICTURES)
     state = State.of(path / MODEL_INDEX if path.is_dir() else path)
     return Place(
         path,
-        inside.with_suffix("").as_posix() if inside.suffix.lower() in (*ENDINGS, *TENSOR_PICTURES) else inside.as_posix(),
+        (inside.with_suffix("") if has_ending else inside).as_posix(),
         _meant(path, folder),
         state,
         notes,

@@ -60,7 +60,7 @@ class OutputEffect(BaseModel):
 class WordEffect(BaseModel):
     """What a word stands for.
 
-    length: of its vectors in the mean, where the base's own words are of length 1; named: whether a text that was read
+    length: of its vectors in the mean, where long ones of the base's own words are of length 1; named: whether a text that was read
     named it, None where none was read.
     """
 
@@ -123,7 +123,7 @@ class Listener:
         """
         self._measures[word] = measure
 
-        def told(named: bool) -> None:  # noqa: FBT001
+        def told(named: bool) -> None:
             self._named[word] = self._named.get(word, False) or named
 
         return told

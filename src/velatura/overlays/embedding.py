@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -16,10 +16,12 @@ from velatura.base.words import ROOM, refuse_crowds
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
 from velatura.overlays.overlay import Card, Overlay, Part
 from velatura.overlays.seams import Undo, on_words
+from velatura.overlays.splice import usual_length
 from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import BLOCKS
 
+LONGEST = 3.0
 ALONE, PAIR = (
     ("emb_params",),
     ("clip_l", "clip_g"),
@@ -27,12 +29,16 @@ ALONE, PAIR = (
 
 
 class EmbeddingStructure(BaseModel):
-    """How many vectors it has, and how wide they are, one width for each text tower."""
+    """How many vectors it has, and how wide they are, one width for each text tower.
+
+    longest: what length they are held below while they are trained, for each tower; none where nothing is to hold them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     vectors: Annotated[int, Field(ge=1, le=100_000)]
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], Field(min_length=1, max_length=2)]
+    longest: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
 
     @classmethod
     def of(cls, fields: object) -> Self:
@@ -75,14 +81,18 @@ class Embedding(Overlay):
             return cls(card)
 
     @classmethod
-    def of(cls, *vectors: Tensor, card: Card) -> Self:
-        """The embedding of these vectors (count, width), one tensor for each text tower."""
+    def of(cls, *vectors: Tensor, card: Card, longest: Sequence[float] = ()) -> Self:
+        """The embedding of these vectors (count, width), one tensor for each text tower.
+
+        longest: what length they are held below while they are trained, for each tower.
+        """
         if any(each.ndim != 2 or len(each) != len(vectors[0]) for each in vectors):
             shapes = " and ".join(str(tuple(each.shape)) for each in vectors)
             raise BadOverlay(
                 f"vectors of shape {shapes} make no embedding: give as many for each tower, (count, width)"
             )
         structure = {"vectors": len(vectors[0]), "widths": [each.shape[1] for each in vectors]}
+        structure |= {"longest": list(longest)} if longest else {}
         made = cls.from_card(card.but(kind=cls.kind, structure=structure))
         with writable():
             copies = {name: each.clone() for name, each in zip(made.names, vectors, strict=True)}
@@ -99,12 +109,22 @@ class Embedding(Overlay):
         return cls.of(*(each.detach().float().view(-1, each.shape[-1]) for each in found), card=card)
 
     @classmethod
-    def for_base(cls, base: Base, *, name: str, vectors: int = 1, initial: str = "*", seed: int | None = None) -> Self:
+    def for_base(
+        cls,
+        base: Base,
+        *,
+        name: str,
+        vectors: int = 1,
+        initial: str = "*",
+        seed: int | None = None,
+        longest: float | None = LONGEST,
+    ) -> Self:
         """Make an untrained embedding for a base, whose vectors are those of the words of a text, in their order.
 
         Fewer vectors than the text has tokens leave some out, more repeat them, as A1111 does it. initial: "" begins
         with zeros. seed: if given, each is moved by a hundredth of what words differ by, so that those begun
-        alike part.
+        alike part. longest: how many times as long as the base's long words its vectors may become in training: longer
+        ones drown the other words of a prompt; None lets them grow as in A1111.
         """
         if vectors < 1:
             raise BadOverlay(f"an embedding of {vectors} vectors says nothing: give it 1 to {ROOM}")
@@ -115,7 +135,8 @@ class Embedding(Overlay):
             generator = torch.Generator().manual_seed(seed)
             begun = [_moved(each, tower.model, generator) for each, tower in zip(begun, base.text.towers, strict=True)]
         card = Card(kind=cls.kind, name=name, family=base.family.name, base=base.name, base_hash=base.hash)
-        return cls.of(*begun, card=card)
+        usual = [float(usual_length(_table(tower.model))) for tower in base.text.towers]
+        return cls.of(*begun, card=card, longest=() if longest is None else [longest * each for each in usual])
 
     @property
     def name(self) -> str:
@@ -143,6 +164,12 @@ class Embedding(Overlay):
         for each in self.names:
             other.register_parameter(each, self.get_parameter(each))
         return other
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Shorten vectors that have become too long."""
+        for vectors, most in zip(self.vectors, self.structure.longest, strict=False):
+            vectors.mul_((most / vectors.norm(dim=1, keepdim=True)).clamp(max=1))
 
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Make its name a word of the target's text encoder."""
