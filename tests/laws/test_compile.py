@@ -6,6 +6,8 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 import velatura
+from velatura.overlays.deltas.whole import Full
+from velatura.overlays.kohya import kohya_names
 from velatura.overlays.lora_structure import LoraStructure
 from velatura.overlays.target import Target
 
@@ -49,7 +51,14 @@ def inputs():
 
 
 def untrained(block, algorithm):
-    """A LoRA of the block's layers that shows."""
+    """A LoRA of the block's layers that shows, or a difference of all of them."""
+    if algorithm == "difference":
+        place = Target.of(block)
+        wide = {own: place.layer(name) for own, name in kohya_names(place).items() if "norm" not in own}
+        made = {own: Full.for_layer(layer) for own, layer in wide.items()}
+        for weight in (each for delta in made.values() for each in delta.parameters()):
+            nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(1))
+        return velatura.Difference(velatura.Card(kind="difference"), made)
     made = LoraStructure(algorithm=algorithm, rank=4).deltas(Target.of(block))
     for weight in (each for delta in made.values() for each in delta.parameters()):
         nn.init.normal_(weight, std=0.2, generator=torch.Generator().manual_seed(1))
@@ -57,7 +66,7 @@ def untrained(block, algorithm):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["hypernet", "lora", "dora", "loha", "lokr", "boft"])
+@pytest.mark.parametrize("kind", ["hypernet", "lora", "dora", "loha", "lokr", "boft", "difference"])
 def test_attaching_after_compiling_is_noticed(compiled, inputs, hyper, traces, kind):
     block, fast = compiled
     overlay = hyper(widths=[96]) if kind == "hypernet" else untrained(block, kind)
