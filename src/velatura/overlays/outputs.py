@@ -54,9 +54,13 @@ class DeltaChange:
 
     def _added(self, layer: Layer, read: Tensor, made: Tensor, so_far: Tensor) -> Tensor:
         delta, strength = self._delta, self._strength.per_row(made) * self._factor
-        read = functional.dropout(read, delta.dropout, delta.training)
+        if delta.dropout:
+            read = functional.dropout(read, delta.dropout, delta.training)
         share = delta.output(layer, read, made, strength, self._ready(layer, read))
-        return torch.where(strength == 0, so_far, (so_far + share).to(so_far.dtype))
+        out = (so_far + share).to(so_far.dtype)
+        if self._factor and not torch.compiler.is_compiling() and self._strength.number:
+            return out
+        return torch.where(strength == 0, so_far, out)
 
     def _is_dropped(self) -> bool:
         """Whether all of it stays away from this step of a training."""

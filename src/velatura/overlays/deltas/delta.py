@@ -101,6 +101,7 @@ class Delta(nn.Module):
         """Take a tensor in under the suffix that it has in files."""
         *path, name = suffix.split(".")
         owner: nn.Module = self
+        self.__dict__.pop("_slots", None)
         for each in path:
             if each not in dict(owner.named_children()):
                 owner.add_module(each, nn.Module())
@@ -138,13 +139,17 @@ class Delta(nn.Module):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that it is made of."""
-        return [*self.parameters(), *self.buffers()]
+        """All that it is made of, as it is now; where it is kept is looked for once, as every step asks."""
+        slots: list[tuple[dict[str, Tensor | None], str]] | None = self.__dict__.get("_slots")
+        if slots is None:
+            kept = [vars(module)[each] for module in self.modules() for each in ("_parameters", "_buffers")]
+            slots = self.__dict__["_slots"] = [(each, name) for each in kept for name in each]
+        return [each for owner, name in slots if (each := owner[name]) is not None]
 
     @property
     def is_trained(self) -> bool:
         """Whether gradients are asked of it."""
-        return any(each.requires_grad for each in self.parameters())
+        return any(each.requires_grad for each in self.tensors)
 
     @property
     def signature(self) -> tuple[tuple[str, Shape], ...]:

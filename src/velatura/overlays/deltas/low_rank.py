@@ -76,9 +76,11 @@ class LowRank(Product):
             narrow = computed(layer, read, self.thinned(down), None)
         else:
             narrow = computed(layer, torch.conv2d(read, self.thinned(down)), core, None)
+        if factor is None:
+            narrow = narrow * strength.to(narrow.dtype)  # there are fewer numbers here than in what is made
         wide = torch.conv2d(narrow, up[..., None, None]) if isinstance(layer, nn.Conv2d) else narrow @ up.T
         if factor is None:
-            return wide * strength
+            return wide
         own = made if layer.bias is None else made - along(layer.bias, layer).to(made.dtype)
         return (along(factor, layer) * (own + wide) - own) * strength
 
