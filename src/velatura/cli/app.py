@@ -40,7 +40,9 @@ VERBS = {
     "show": Verb("Files", "files", "show", "Show what a file is, and which programs open it."),
     "pull": Verb("Files", "downloads", "pull", "Fetch a model file from Civitai, the hub or an address."),
     "convert": Verb("Files", "files", "convert", "Write an overlay in another file format."),
-    "bake": Verb("Files", "merging", "bake", "Put hypernetworks into a base's weights, and write a checkpoint."),
+    "bake": Verb("Files", "merging", "bake", "Put overlays into a base's weights, and write a checkpoint."),
+    "merge": Verb("Files", "mixing", "merge", "Merge models, or LoRAs, into one file."),
+    "extract": Verb("Files", "mixing", "extract", "Write what one model has otherwise than another as a LoRA."),
 }
 
 

@@ -15,11 +15,17 @@ from velatura.cli.screen import say, say_json
 from velatura.errors import BadFile, Occupied, UnknownName
 
 if TYPE_CHECKING:
+    from velatura.merging.extract import ExtractReport
+    from velatura.merging.merge_report import MergeReport
     from velatura.merging.report import BakeReport
     from velatura.overlays.overlay import Overlay
+    from velatura.overlays.strength import Strength
+
+    Report = BakeReport | MergeReport | ExtractReport
 
 REPORT = "velatura.bake"  # where the report is kept in a file's header
-FITTING = "Where an overlay is not linear"
+FITTING = "Where a hypernetwork is not linear"
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 
 Prompts = Annotated[
     Path | None,
@@ -35,7 +41,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, 
 def bake(
     base: Annotated[str, typer.Argument(help="The base: tiny, a checkpoint, a folder, or its name in --library.")],
     overlays: Annotated[
-        list[str], typer.Argument(help="Overlay files, or names in --library, each with its strength: inca.pt:0.5")
+        list[str],
+        typer.Argument(help="Overlay files, or names in --library, with strengths: inca.pt:0.5, or text and UNet's."),
     ],
     *,
     out: Annotated[Path, typer.Option(help="The checkpoint to write, a .safetensors file, or a new folder.")],
@@ -47,22 +54,23 @@ def bake(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put hypernetworks into the weights of a base, and write it as an ordinary checkpoint.
+    """Put overlays into the weights of a base, and write it as an ordinary checkpoint.
 
-    Exact where their activations are linear; elsewhere fitted while the base paints, and the report tells the error.
+    LoRAs, LyCORIS and differences are added exactly, and so are hypernetworks whose activations are linear. Others are
+    fitted while the base paints, and the report tells the error.
 
     velatura bake tiny inca.pt:0.8 --out baked.safetensors
 
-    velatura bake sd15 ink:0.5 inca:0.6 --library ~/models --prompts mine.txt --out baked.safetensors
+    velatura bake sd15 ink:0.5:0.8 inca:0.6 --library ~/models --prompts mine.txt --out baked.safetensors
     """
     from velatura.formats import checkpoint
     from velatura.merging.bake import bake as baked_with
 
     is_folder = not out.suffix
-    _make_room(out, overwrite=overwrite, takes_folders=True)
+    make_room(out, overwrite=overwrite, takes_folders=True)
     texts = _texts(prompts)
     shelf = velatura.Library(*(library or [Path()]))
-    laid = [_overlay(each, shelf) for each in overlays]
+    laid = [overlay_of(each, shelf) for each in overlays]
     on = open_base(base, shelf)
     with picture_bar() as on_step:
         baked, report = baked_with(on, laid, prompts=texts, steps=steps, on_step=on_step)
@@ -70,7 +78,7 @@ def bake(
         velatura.save(baked, out)
     else:
         checkpoint.write(baked, out, {REPORT: report.model_dump_json()})
-    _tell(report, out, as_json=as_json)
+    tell(report, out, as_json=as_json)
 
 
 def write_lora(
@@ -89,7 +97,7 @@ def write_lora(
     from velatura.formats.ldm_keys import UNetLayout
     from velatura.merging.lora import as_lora
 
-    _make_room(target, overwrite=overwrite)
+    make_room(target, overwrite=overwrite)
     on = open_base(base)
     with picture_bar() as on_step:
         pairs, report = as_lora(overlay, on, rank=rank, prompts=_texts(prompts), steps=steps, on_step=on_step)
@@ -102,10 +110,10 @@ def write_lora(
         name=target.stem,
         metadata={REPORT: report.model_dump_json(), "ss_training_comment": made_of},
     )
-    _tell(report, target, as_json=as_json)
+    tell(report, target, as_json=as_json)
 
 
-def _make_room(path: Path, *, overwrite: bool, takes_folders: bool = False) -> None:
+def make_room(path: Path, *, overwrite: bool, takes_folders: bool = False) -> None:
     """See before the work that the file can be written after it, or the folder, which must be new."""
     if takes_folders and not path.suffix:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
@@ -128,17 +136,23 @@ def _texts(path: Path | None) -> Sequence[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _overlay(text: str, library: "velatura.Library") -> tuple["Overlay", float]:
-    """Open "inca.pt:0.5", or "inca.pt" at strength 1, or the same by name; one without a name is called as its file."""
-    found = None if Path(text).exists() else re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", text)
-    name, strength = (found[1], float(found[2])) if found else (text, 1.0)
+def overlay_of(text: str, library: "velatura.Library") -> tuple["Overlay", "float | Strength"]:
+    """Open "inca.pt:0.5", or "inca.pt" at strength 1, or the same by name; one without a name is called as its file.
+
+    Two numbers are the strengths in the text towers and in the UNet, as in a LoRA's tag.
+    """
+    found = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER})(?::({NUMBER}))?", text)
+    name = found[1] if found else text
+    numbers = [float(each) for each in (found.groups()[1:] if found else ("1",)) if each is not None]
+    strength = numbers[0] if len(numbers) == 1 else velatura.Strength(text=numbers[0], unet=numbers[1])
     is_path = Path(name).exists() or bool(Path(name).suffix) or len(Path(name).parts) > 1
     overlay = velatura.open_overlay(name) if is_path else library.overlay(name)
     overlay.card = overlay.card.but(name=overlay.card.name or Path(name).stem)
     return overlay, strength
 
 
-def _tell(report: "BakeReport", path: Path, *, as_json: bool) -> None:
+def tell(report: "Report", path: Path, *, as_json: bool) -> None:
+    """Print a report, and where the file is."""
     if as_json:
         say_json(report.model_dump_json(indent=2))
     else:

@@ -1,0 +1,238 @@
+"""The verbs `merge` and `extract`: models and LoRAs into one, and a LoRA out of the difference of two."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+import velatura
+from velatura.cli.merging import AsJson, Overwrite, make_room, overlay_of, tell
+from velatura.cli.saving import picture_bar
+from velatura.cli.screen import say
+from velatura.errors import BadRecipe, UnknownName
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+
+LORAS = ("lora", "difference")
+HOW, FILE, OVERLAYS = "How models are mixed", "What is written", "LoRAs instead of models"
+
+Shelves = Annotated[list[Path] | None, typer.Option(help="Where names are looked for.", show_default="this folder")]
+Models = Annotated[
+    list[str],
+    typer.Argument(help="One to three models, A B C, or LoRAs with strengths, ink.safetensors:0.8: files or names."),
+]
+Rank = Annotated[
+    int | None,
+    typer.Option(min=1, help="The rank of each layer.", show_default="all of all", rich_help_panel=OVERLAYS),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(help="Or the least rank that misses no more of it, 0.1.", rich_help_panel=OVERLAYS),
+]
+On = Annotated[
+    str | None,
+    typer.Option("--base", help="The base they are for, which a DoRA's change hangs on.", rich_help_panel=OVERLAYS),
+]
+
+
+def merge(
+    models: Models,
+    *,
+    out: Annotated[Path, typer.Option(help="The file to write, a .safetensors file.")],
+    library: Shelves = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Of B, or of what is added.", show_default="0.3; 1 if added", rich_help_panel=HOW),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="none, weighted-sum, add-difference (A + s(B - C)), sigmoid, inverse-sigmoid, slerp, ties, dare.",
+            show_default="by the count of models",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Strengths of blocks: 25 or 26 numbers, or IN=0.2,M00=1,BASE=0.", rich_help_panel=HOW),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help="What is kept of differences.", show_default="ties 0.2, dare 0.5", rich_help_panel=HOW),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what dare drops.", rich_help_panel=HOW)] = 0,
+    against: Annotated[
+        str | None,
+        typer.Option(help="What A and B were made of, to tell what is left.", show_default="C", rich_help_panel=HOW),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="The precision of all weights.", show_default="their own", rich_help_panel=FILE),
+    ] = None,
+    vae: Annotated[Path | None, typer.Option(help="An autoencoder to put in.", rich_help_panel=FILE)] = None,
+    discard: Annotated[
+        str, typer.Option(help="Leave out tensors with this expression in their names.", rich_help_panel=FILE)
+    ] = "",
+    config: Annotated[
+        Literal["any", "A", "B", "C", "none"], typer.Option(help="Whose .yaml is copied.", rich_help_panel=FILE)
+    ] = "any",
+    metadata: Annotated[
+        str, typer.Option(help="Fields of your own as JSON, over those copied.", rich_help_panel=FILE)
+    ] = "{}",
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Copy no fields of the models.", rich_help_panel=FILE)
+    ] = False,
+    no_recipe: Annotated[
+        bool, typer.Option("--no-recipe", help="Do not tell of what it was made.", rich_help_panel=FILE)
+    ] = False,
+    rank: Rank = None,
+    tolerance: Tolerance = None,
+    base: On = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge models into one file, and tell what is left of each; or write several LoRAs as one.
+
+    velatura merge sd15 anime --strength 0.35 --out mixed.safetensors
+
+    velatura merge mine anime sd15 --mode add-difference --dtype float16 --out mine-anime.safetensors
+
+    velatura merge ink.safetensors:0.8 inca.safetensors:0.5 --rank 32 --out both.safetensors
+    """
+    from velatura.merging.merge import merge as merged
+    from velatura.merging.mix import Saving
+    from velatura.merging.told import own_fields
+
+    make_room(out, overwrite=overwrite)
+    shelf = velatura.Library(*(library or [Path()]))
+    if _are_loras(models, shelf):
+        said = "LoRAs take only --rank, --tolerance and --base, and their strengths behind their names, ink:0.8"
+        _refuse_given(said, strength, mode, blocks, share, against, vae, dtype)
+        _combine(models, out, shelf, rank=rank, tolerance=tolerance, base=base)
+        return
+    _refuse_given("--rank, --tolerance and --base are for LoRAs: use velatura extract on models", rank, tolerance, base)
+    if not 1 <= len(models) <= 3:
+        raise BadRecipe(f"{len(models)} models are given: merge two, or add the difference of two to one")
+    told = {"metadata": own_fields(metadata), "copies_metadata": not no_metadata, "keeps_recipe": not no_recipe}
+    saving = Saving.model_validate({"dtype": dtype, "vae": vae, "discard": discard, "config": config, **told})
+    first, other, minus = [*(_model(each, shelf) for each in models), None, None][:3]
+    assert first is not None
+    with picture_bar("merging") as on_tensor:
+        report = merged(
+            *(first, other, strength),
+            minus=minus,
+            mode=mode,
+            blocks=blocks,
+            share=share,
+            seed=seed,
+            against=None if against is None else _model(against, shelf),
+            saving=saving,
+            out=out,
+            on_tensor=on_tensor,
+        )
+    tell(report, out, as_json=as_json)
+
+
+def extract(
+    base: Annotated[str, typer.Argument(help="The model that the LoRA is for: tiny, a file, a folder, or its name.")],
+    other: Annotated[str, typer.Argument(help="The model that is to come of both.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The LoRA to write, a .safetensors file.")],
+    library: Shelves = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="The rank of each layer.", show_default="32, or none if --tolerance")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="The least rank of each layer that misses no more of its change, 0.3.")
+    ] = None,
+    conv_rank: Annotated[
+        int | None,
+        typer.Option(min=0, help="The same of convolutions larger than 1x1; 0: none.", show_default="as --rank"),
+    ] = None,
+    no_text: Annotated[bool, typer.Option("--no-text", help="Leave the text towers out.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write what one model has otherwise than another as a LoRA, and tell how near that comes.
+
+    velatura extract sd15 anime --rank 32 --out anime-lora.safetensors
+
+    velatura extract sd15 anime --tolerance 0.5 --conv-rank 0 --no-text --out anime-lora.safetensors
+    """
+    from velatura.merging.extract import extract as extracted
+    from velatura.merging.extract import missed
+
+    make_room(out, overwrite=overwrite)
+    shelf = velatura.Library(*(library or [Path()]))
+    ours, theirs = _model(base, shelf), _model(other, shelf)
+    with picture_bar("extracting") as on_layer:
+        lora = extracted(
+            *(ours, theirs, rank),
+            tolerance=tolerance,
+            conv_rank=conv_rank,
+            text=not no_text,
+            name=out.stem,
+            on_layer=on_layer,
+        )
+    velatura.save(lora, out)
+    tell(missed(lora, ours, theirs), out, as_json=as_json)
+
+
+def _refuse_given(said: str, *options: object) -> None:
+    if any(each is not None for each in options):
+        raise typer.BadParameter(said)
+
+
+def _combine(
+    names: Sequence[str],
+    out: Path,
+    shelf: "velatura.Library",
+    *,
+    rank: int | None,
+    tolerance: float | None,
+    base: str | None,
+) -> None:
+    """Write LoRAs as one, and print what it is."""
+    from velatura.cli.base import open_base
+    from velatura.merging.combine import combine
+
+    laid = [overlay_of(each, shelf) for each in names]
+    on = None if base is None else open_base(base, shelf)
+    made = combine(laid, rank=rank, tolerance=tolerance, base=on, name=out.stem)
+    velatura.save(made, out)
+    say(f"{out}: {made.card}")
+
+
+def _model(name: str, shelf: "velatura.Library") -> "Base | Path":
+    """A model by its path or its name in a library, not yet loaded; the tiny base, and one on the hub, are."""
+    from velatura.cli.base import open_base
+
+    if name == "tiny" or name.startswith("hub:"):
+        return open_base(name)
+    path = Path(name).expanduser()
+    return path if path.exists() or set(name) & set("/\\") or path.suffix else shelf.entry(name, "checkpoint").path
+
+
+def _are_loras(names: Sequence[str], shelf: "velatura.Library") -> bool:
+    """Whether LoRAs are named, with or without strengths behind them, and no models."""
+    found = [_kind(name, shelf) in LORAS for name in names]
+    if any(found) and not all(found):
+        raise BadRecipe("LoRAs merge with LoRAs: to put one into a model, use velatura bake")
+    return all(found)
+
+
+def _kind(name: str, shelf: "velatura.Library") -> str:
+    """What a file or a name in a library is, as far as that can be told."""
+    from velatura.formats.nature import nature_of
+
+    if name == "tiny" or name.startswith("hub:"):
+        return "checkpoint"
+    for each in (name, name.partition(":")[0]):
+        if Path(each).is_file():
+            return nature_of(each).card.kind
+        with suppress(UnknownName):
+            return shelf.entry(each).kind
+    return ""
