@@ -1,0 +1,52 @@
+"""A step of which no copy is kept never makes anything of a weight but a number."""
+
+import pytest
+import torch
+
+import velatura
+from velatura.training.moving import BOUNDED, LARGEST, RATE, stays_finite
+from velatura.training.optimizers import OPTIMIZERS, optimizer_of
+
+PLAN = velatura.Plan(weight_decay=0.01)
+
+
+def made(name, weights, rate=1e-3, decay=0.01):
+    optimizer = optimizer_of(PLAN.but(optimizer=name, weight_decay=decay), weights)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return optimizer
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDED))
+@pytest.mark.parametrize("size", [1e-38, 1e-20, 1e-3, 1.0, 1e6, LARGEST])
+def test_what_is_called_safe_stays_finite_at_the_worst_rate(name, size):
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.full((64, 32), LARGEST).requires_grad_(), torch.zeros(7).requires_grad_()]
+    optimizer = made(name, weights, RATE / 2, decay=1.0)
+    for each in weights:
+        each.grad = size * (2 * torch.rand(each.shape, generator=generator) - 1)
+    assert stays_finite(name, optimizer, weights)
+    optimizer.step()
+    assert all(each.isfinite().all() for each in weights)
+
+
+def test_a_gradient_out_of_bounds_is_not_safe():
+    weights = [torch.ones(2).requires_grad_()]
+    optimizer = made("adamw", weights)
+    weights[0].grad = torch.tensor([0.0, 2 * LARGEST])
+    assert not stays_finite("adamw", optimizer, weights)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - BOUNDED - {"adamw8bit"}))
+def test_an_optimizer_that_finds_its_own_rate_is_never_called_safe(name):
+    weights = [torch.ones(3).requires_grad_()]
+    assert not stays_finite(name, made(name, weights), weights)
+
+
+@pytest.mark.parametrize(
+    ("rate", "decay", "largest"),
+    [(1e7, 0.01, 1.0), (1e-30, 1e37, 1.0), (float("nan"), 0.01, 1.0), (1e-3, 0.01, 1e19), (1e-3, 0.01, float("nan"))],
+)
+def test_a_rate_a_decay_or_a_weight_out_of_bounds_is_not_safe(rate, decay, largest):
+    weights = [torch.tensor([0.5, largest]).requires_grad_()]
+    assert not stays_finite("adamw", made("adamw", weights, rate, decay), weights)
