@@ -32,7 +32,7 @@ class Features(nn.Module):
         self._base.unet = unet = copy.copy(base.unet)
         unet._modules = dict(unet._modules)  # the copy lacks its last block and its head, the base keeps them
         headless = cast("Any", unet)
-        headless.up_blocks = nn.ModuleList(list(cast("nn.ModuleList", base.unet.up_blocks))[:UP_BLOCKS])
+        headless.up_blocks = base.unet.up_blocks[:UP_BLOCKS]
         headless.conv_norm_out, headless.conv_out = None, nn.Identity()
         self._nothing = base.text.conditioning([""]).context
         self._noise = torch.randn((1, *_latent_shape(base)), generator=torch.Generator().manual_seed(0))
