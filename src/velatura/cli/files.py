@@ -86,10 +86,19 @@ def show(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="The overlay file to read.")],
+    source: Annotated[Path, typer.Argument(help="The overlay file to read, or the folder of an adapter of peft's.")],
     target: Annotated[Path, typer.Argument(help="The file to write: .safetensors, or .pt for A1111.")],
     *,
-    dialect: Annotated[str | None, typer.Option(help="The file format, whatever the ending says.")] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose format, whatever the ending says: of a LoRA kohya, diffusers or peft.", metavar="NAME"
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="The precision of a LoRA: float16, bfloat16, float32.", show_default="as it is"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it is there.")] = False,
     kind: Annotated[
         str | None, typer.Option("--as", help="Another kind of overlay to make of it: lora.", rich_help_panel=ANOTHER)
@@ -118,12 +127,14 @@ def convert(
 
     velatura convert inca.safetensors models/hypernetworks/inca.pt
 
+    velatura convert ink.safetensors pytorch_lora_weights.safetensors --dialect diffusers
+
     velatura convert inca.pt inca-lora.safetensors --as lora --rank 32 --base sd15/
     """
     if kind is None and any(each is not None for each in (base, rank, prompts, steps)):
         raise typer.BadParameter("--base, --rank, --prompts and --steps are for --as lora")
-    if kind is not None and dialect is not None:
-        raise typer.BadParameter("--dialect is for the same overlay in another format, --as for another kind")
+    if kind is not None and (dialect or dtype):
+        raise typer.BadParameter("--dialect and --dtype are for the same overlay, --as for another kind")
     if kind not in {None, "lora"}:
         raise UnknownName.among("kind of overlay to convert to", str(kind), ["lora"])
     overlay = velatura.open_overlay(source)
@@ -135,7 +146,7 @@ def convert(
         return
     if target.exists() and not overwrite:
         raise Occupied(f"{target} is there already; choose another name, or add --overwrite")
-    velatura.save(overlay, target, dialect=dialect)
+    velatura.save(overlay, target, dialect=dialect, dtype=dtype)
     say(f"{target}: {overlay.card}")
 
 

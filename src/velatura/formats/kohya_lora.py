@@ -91,7 +91,10 @@ def _tensors(lora: Lora) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for layer, delta in lora.layers.items():
         name = ldm_layer(layer) if moved else layer
-        found |= {f"{name}.{suffix}": each for suffix, each in delta.state_dict().items()}
+        own = delta.state_dict()
+        if delta.rank and "alpha" not in own:  # which sd-scripts always write
+            own["alpha"] = torch.tensor(float(delta.rank), dtype=next(iter(own.values())).dtype)
+        found |= {f"{name}.{suffix}": each for suffix, each in own.items()}
     for word, vectors in lora.bundled.items():
         for tower, each in vectors.items():
             rest = tower if tower in TOWERS else f"string_to_param.{tower}"

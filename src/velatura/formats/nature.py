@@ -18,7 +18,7 @@ from velatura.card import UNKNOWN, Card, Nature
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.formats import a1111_hypernetwork, aesthetic_pt, flat_hypernetwork, hns, native
 from velatura.formats.a1111_fields import described
-from velatura.formats.nature_lora import lora
+from velatura.formats.nature_lora import lora, told_more
 from velatura.formats.said import aliases, claimed_hashes, details, said_family, said_in_card
 from velatura.overlays.composition import leaves
 from velatura.tensors import Contents, as_dict
@@ -64,7 +64,7 @@ def _of_contents(contents: Contents) -> Nature:
         precisions=tuple(sorted({str(each.dtype).removeprefix("torch.") for each in state.values()})),
         aliases=tuple(dict.fromkeys(filter(None, (card.name, *aliases(metadata))))),
         claimed_hashes=claimed_hashes(metadata),
-        details=details(metadata),
+        details=details(metadata) | (told_more(state) if card.kind == "lora" else {}),
     )
 
 

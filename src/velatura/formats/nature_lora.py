@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
 from velatura.base.families import FAMILIES
 from velatura.card import Card
+from velatura.errors import BadFile
+from velatura.formats.lora_keys import sorted_keys
+from velatura.formats.lora_names import TEXT_2, UNET
 from velatura.tensors import Contents, as_list
 
 State = Mapping[str, Tensor]
@@ -39,6 +43,7 @@ PREFIXES = {
         *("down_blocks.", "mid_block.", "up_blocks.", "clip_l.", "clip_g.", "text_encoders."),
     ),
 }
+FEW, LONGEST_SHOWN = 3, 80  # of keys that are named, and their letters
 LONGEST = 512  # letters of a name: no layer has so many
 SIMO = re.compile(r"(unet|text_encoder):\d+:(up|down)")
 RANKED = re.compile(
@@ -71,6 +76,31 @@ def lora(contents: Contents, state: State) -> tuple[Card, str] | None:
         f"{len(modules)} layer{'s' * (len(modules) != 1)}",
     )
     return Card(kind="lora", outline=", ".join(facts), family=_family(state)), _dialect(state)
+
+
+def told_more(shapes: State) -> dict[str, str]:
+    """What people ask of a LoRA beside its card: which layers it changes, the tensors of none, and embeddings in it."""
+    try:
+        keys = sorted_keys(shapes, "it")
+    except BadFile:  # said when it is opened
+        return {}
+    parts = Counter(_part_of(layer) for layer in keys.layers)
+    changed = ", ".join(f"{count} {part}" for part, count in parts.items())
+    unmatched = ", ".join(each[:LONGEST_SHOWN] for each in keys.unmatched[:FEW])
+    found = {
+        "changes": changed,
+        "of no layer": f"{len(keys.unmatched)} tensors ({unmatched})" if keys.unmatched else "",
+        "embeddings": ", ".join(keys.bundled),
+    }
+    return {label: each for label, each in found.items() if each}
+
+
+def _part_of(layer: str) -> str:
+    """What a layer is part of: the text encoder, or in the UNet an attention, a residual block or anything else."""
+    if not layer.startswith(UNET):
+        return f"in text encoder {2 if layer.startswith(TEXT_2) else 1}"
+    signs = {"_attn": "in attentions", "_ff_": "in feed-forwards", "_resnets_": "in residual blocks"}
+    return next((part for sign, part in signs.items() if sign in layer), "elsewhere in the UNet")
 
 
 def _dialect(state: State) -> str:
