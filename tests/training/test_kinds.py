@@ -5,6 +5,7 @@ import torch
 
 import velatura
 from velatura.errors import BadPlan
+from velatura.training.pivotal import WordedLora, learner
 
 PLAN = velatura.Plan(
     steps=4,
@@ -30,11 +31,21 @@ def difference(base):
     return velatura.Difference.for_base(base, text=True, name="my-ball")
 
 
-MAKERS = {"embedding": embedding, "lora": lora, "difference": difference}
+def pivotal(base):
+    plain = velatura.Lora.for_base(base, rank=2, seed=1, name="balls")
+    return WordedLora.of(plain, embedding(base))
+
+
+MAKERS = {"embedding": embedding, "lora": lora, "difference": difference, "pivotal": pivotal}
 
 
 @pytest.fixture(params=MAKERS)
-def learn(request, tiny, photos, tmp_path):
+def make(request):
+    return MAKERS[request.param]
+
+
+@pytest.fixture
+def learn(make, tiny, photos, tmp_path):
     """Train an overlay of one kind for a moment, and break off after some steps."""
 
     def run(out="run", *, until=None, plan=PLAN):
@@ -42,7 +53,7 @@ def learn(request, tiny, photos, tmp_path):
             if step.done == until:
                 raise KeyboardInterrupt
 
-        return velatura.train(tiny, MAKERS[request.param](tiny), photos, plan, out=tmp_path / out, on_step=stop)
+        return velatura.train(tiny, make(tiny), photos, plan, out=tmp_path / out, on_step=stop)
 
     return run
 
@@ -80,20 +91,21 @@ def test_any_kind_learns_and_leaves_the_base_as_it_was(tiny, learn):
 
 def test_what_any_kind_learned_is_saved_as_it_ends(learn):
     run = learn()
-    saved = velatura.open_overlay(run.file)
+    saved = learner(velatura.open_overlay(run.file))
     assert saved.card == run.overlay.card
     made, read = run.overlay.state_dict(), saved.state_dict()
     assert made.keys() == read.keys()
     assert all(torch.equal(each, read[name]) for name, each in made.items())
 
 
-def test_two_rates_of_nothing_and_something_move_one_part_only(tiny, learn):
-    run = learn(plan=PLAN.but(text_rate="1e-30", weight_decay=0))
-    begun, moved = MAKERS[run.overlay.kind](tiny).learned, {"unet": 0.0, "text": 0.0}
+def test_rates_of_nothing_and_something_move_one_part_only(tiny, make, learn):
+    run = learn(plan=PLAN.but(text_rate="1e-30", word_rate="1e-30", weight_decay=0))
+    begun, moved = make(tiny).learned, {"unet": 0.0, "text": 0.0, "words": 0.0}
     for name, weight in run.overlay.learned.items():
         part = run.overlay.part_of(name)
         moved[part] = max(moved[part], (weight - begun[name]).abs().max().item())
     assert moved["text"] < 1e-20
+    assert moved["words"] < 1e-20
     assert (moved["unet"] > 1e-4) == ("unet" in run.overlay.touches)
 
 
@@ -106,3 +118,16 @@ def test_a_word_that_no_caption_says_is_refused_before_the_run(tiny, photos, tmp
 def test_a_batch_without_the_word_teaches_nothing_and_stops_nothing(tiny, photos, tmp_path):
     plan = PLAN.but(caption_dropout=0.9, seed=2)
     assert len(velatura.train(tiny, embedding(tiny), photos, plan, out=tmp_path / "run").losses) == 4
+
+
+def test_a_word_that_a_lora_learned_is_in_its_file_for_prompts_that_call_it(tiny, photos, tmp_path):
+    run = velatura.train(tiny, pivotal(tiny), photos, PLAN.but(word_rate=0.1), out=tmp_path / "run")
+    [vectors] = velatura.open_overlay(run.file).bundled["my-ball"].values()
+    [begun] = embedding(tiny).vectors
+    assert (vectors - begun).abs().max() > 0.05
+    library = velatura.Library(tmp_path / "run")
+    said, unsaid = (
+        velatura.generate(tiny, f"a red {word} <lora:balls:0>", seed=3, steps=2, library=library).image
+        for word in ("my-ball", "my-bell")
+    )
+    assert said.tobytes() != unsaid.tobytes()

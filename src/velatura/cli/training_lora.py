@@ -1,10 +1,15 @@
 """The verb `train lora`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import velatura
-from velatura.cli.training_options import WHAT, Asked, Folder, asking, option
+from velatura.cli.training_options import HOW, WHAT, Asked, Folder, asking, option
 from velatura.cli.training_run import Session
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+
+WORD = "A word that it learns too"
 
 Rank = Annotated[int, option("How many directions each layer's change has.", WHAT)]
 Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", WHAT, shown="the rank")]
@@ -12,11 +17,17 @@ Algorithm = Annotated[str, option("lora, loha, lokr, dora, ...", WHAT)]
 Targets = Annotated[str, option("Layers that change: attention, transformer, linear, conv (all of them).", WHAT)]
 ConvRank = Annotated[int | None, option("The rank in convolutions.", WHAT, shown="the rank")]
 Text = Annotated[bool, option("Change the text encoders too.", WHAT, "--text")]
-TextRate = Annotated[str | None, option("Their learning rate.", WHAT, shown="--rate's")]
 RankStabilised = Annotated[bool, option("Divide alpha by the root of the rank.", WHAT, "--rank-stabilised")]
 Dropout = Annotated[float, option("Share of what changes read that rests.", WHAT)]
 RankDropout = Annotated[float, option("Share of directions that rest.", WHAT)]
 ModuleDropout = Annotated[float, option("Share of layers that rest.", WHAT)]
+TextRate = Annotated[str | None, option("Learning rate of text encoders.", HOW, shown="preset")]
+Word = Annotated[
+    str | None, option("Learn this word too (pivotal tuning), kept in the LoRA's file.", WORD, shown="none")
+]
+Vectors = Annotated[int, option("Vectors that the word stands for.", WORD)]
+Initial = Annotated[str, option("Words whose meaning it begins with.", WORD)]
+WordRate = Annotated[str | None, option("Its learning rate.", WORD, shown="preset")]
 
 
 @asking
@@ -30,11 +41,15 @@ def train_lora(
     targets: Targets = "attention",
     conv_rank: ConvRank = None,
     text: Text = False,
-    text_rate: TextRate = None,
     rank_stabilised: RankStabilised = False,
     dropout: Dropout = 0.0,
     rank_dropout: RankDropout = 0.0,
     module_dropout: ModuleDropout = 0.0,
+    text_rate: TextRate = None,
+    word: Word = None,
+    vectors: Vectors = 4,
+    initial: Initial = "*",
+    word_rate: WordRate = None,
 ) -> None:
     """Train a LoRA, or one of its kin: small changes of the base's weights, good at subjects and at styles.
 
@@ -42,7 +57,8 @@ def train_lora(
 
     velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets conv --text --text-rate 5e-5 --dry-run
     """
-    session = Session.of("lora", folder, asked, text_rate=text_rate)
+    called = None if word is None else f"{asked.purpose or 'style'}_filewords"  # so that captions say the word
+    session = Session.of("lora", folder, asked, text_rate=text_rate, word_rate=word_rate, template=called)
     overlay = velatura.Lora.for_base(
         session.base,
         rank=rank,
@@ -58,4 +74,13 @@ def train_lora(
         seed=asked.seed,
         name=session.name,
     )
+    if word is not None:
+        overlay = _with_word(session.base, overlay, word, vectors=vectors, initial=initial, seed=asked.seed)
     session.run(overlay)
+
+
+def _with_word(base: "Base", lora: velatura.Lora, word: str, *, vectors: int, initial: str, seed: int) -> velatura.Lora:
+    from velatura.training.pivotal import WordedLora
+
+    learned = velatura.Embedding.for_base(base, name=word, vectors=vectors, initial=initial, seed=seed)
+    return WordedLora.of(lora, learned)

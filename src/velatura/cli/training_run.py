@@ -55,8 +55,10 @@ class Session:
 
     def prompt(self, overlay: "Overlay") -> str:
         """What pictures are asked for by, when an overlay has learned: the first caption, as it was worded."""
+        from velatura.training.speech import name_of
+
         caption = read_dataset(self.folder).examples[0].caption
-        return self.plan.wording(overlay.card.name).draw(caption, Random(0))
+        return self.plan.wording(name_of(overlay)).draw(caption, Random(0))
 
     def run(self, overlay: "Overlay") -> "Run | None":
         """Print what will be done, do it, and say where it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from velatura.overlays.lora_fit import outline, refuse_misfit, refuse_sides
 from velatura.overlays.lora_structure import LoraStructure, seeded
 from velatura.overlays.outputs import DeltaChange
 from velatura.overlays.overlay import Card, Overlay, Part
-from velatura.overlays.seams import Undo, on_outputs
+from velatura.overlays.seams import Undo, on_outputs, while_apart
 from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
 
@@ -122,7 +122,7 @@ class Lora(Overlay):
         """Its deltas by the names of their layers in kohya's files."""
         return {name: each for name, each in self.named_children() if isinstance(each, Delta)}
 
-    def part_of(self, parameter: str) -> Part:
+    def part_of(self, parameter: str) -> Part | Literal["words"]:
         """The part of a base that one of its parameters acts in."""
         return "unet" if parameter.startswith(UNET) else "text"
 
@@ -162,6 +162,9 @@ class Lora(Overlay):
         found = self.deltas(target)
         refuse_misfit(self, target, found)
         refuse_sides(target, found, strength)
+        for name, layer in target.attention_layers():
+            if any(f"unet.{name}.{each}" in found for each in ("to_q", "to_k", "to_v")):
+                yield from while_apart(name, layer)
         for name, delta in found.items():
             if target.reaches(name):
                 own = strength if name.startswith("unet.") else strength.text

@@ -43,7 +43,7 @@ class Overlay(nn.Module):
         """Its parameters that learn, by name, in an order that does not depend on whether it was made or read."""
         return {name: each for name, each in sorted(self.named_parameters()) if each.requires_grad}
 
-    def part_of(self, parameter: str) -> Part:  # noqa: ARG002
+    def part_of(self, parameter: str) -> Part | Literal["words"]:  # noqa: ARG002
         """The part of a base that one of its parameters acts in, which may learn at a rate of its own."""
         return "text" if self.touches == {"text"} else "unet"
 

@@ -13,6 +13,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.training.cache import Cache, encode_examples
 from velatura.training.encodings import Encodings
 from velatura.training.plan import Plan
+from velatura.training.speech import name_of
 
 
 def class_examples(dataset: Dataset) -> list[Example]:
@@ -29,7 +30,7 @@ def encode_lessons(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
     options = {"masks": plan.masks, "says_anew": "text" in overlay.touches, "sampling": plan.latents, "seed": plan.seed}
     options["shape"] = plan.shape
     options["encodings"] = Encodings.kept() if plan.cache else Encodings()
-    cache = encode_examples(base, dataset.repeated(), pixels, **options, wording=plan.wording(overlay.card.name))
+    cache = encode_examples(base, dataset.repeated(), pixels, **options, wording=plan.wording(name_of(overlay)))
     classes = class_examples(dataset)
     if not (classes and plan.class_weight):
         return cache

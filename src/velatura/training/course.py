@@ -65,7 +65,7 @@ class Course:
     def begin(self, out: str | os.PathLike[str], beginning: Mapping[str, object], data: Mapping[str, str]) -> None:
         """Make the run's folder with a snapshot of the untrained overlay, which is all that there is to go back to."""
         self._card, self._plan = self.pupil.overlay.card, self.pupil.plan
-        self._rates, self._text_rates = self._plan.step_rates(), self._plan.step_text_rates()
+        self._rates, self._part_rates = self._plan.step_rates(), self._plan.part_rates()
 
         def first(kept: RunFolder) -> None:
             self._kept = kept
@@ -76,7 +76,7 @@ class Course:
     def go_on(self, kept: RunFolder, card: Card) -> None:
         """Take up a run where its last snapshot was made; card is the overlay's as the run began."""
         self._card, self._plan, self._kept = card, self.pupil.plan, kept
-        self._rates, self._text_rates = self._plan.step_rates(), self._plan.step_text_rates()
+        self._rates, self._part_rates = self._plan.step_rates(), self._plan.part_rates()
         last = kept.snapshots[-1]
         progress = last.progress()
         kept.log.cut(progress.log_size)
@@ -117,9 +117,10 @@ class Course:
     def _take_step(self, started: float) -> str:
         """Learn once and log it; returns what is wrong, in words, or nothing."""
         done = len(self.losses)
-        rate, text_rate = (rates[done] * self.watch.factor for rates in (self._rates, self._text_rates))
+        rate = self._rates[done] * self.watch.factor
+        others = {part: rates[done] * self.watch.factor for part, rates in self._part_rates.items()}
         try:
-            loss = self.pupil.learn(done, rate, text_rate)
+            loss = self.pupil.learn(done, rate, others)
         except Diverged as error:
             return str(error)
         self.losses.append(loss)

@@ -19,10 +19,11 @@ from velatura.training.checkpointing import checkpointed
 from velatura.training.objective import denoising_loss
 from velatura.training.plan import Plan
 from velatura.training.precision import frozen_base, learnable, products_in
-from velatura.training.speech import Speech
+from velatura.training.speech import Speech, name_of
 
-# Tensors of an overlay's size, in float32: weights, gradients, what each optimizer remembers, a copy to undo a step by
-COPIES = {"adamw": 7, "adafactor": 4, "lion": 5, "prodigy": 11, "adamw8bit": 4, "schedule_free": 7}
+# Tensors of an overlay's size, in float32: weights, gradients, what each optimizer remembers; a copy to undo a step by,
+# where moving.py cannot do without
+COPIES = {"adamw": 4, "adafactor": 3, "lion": 3, "prodigy": 11, "adamw8bit": 4, "schedule_free": 4}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _step(base: Base, overlay: Overlay, plan: Plan) -> int:
 
     side = (plan.pixels or base.family.default_pixels) // base.family.latent_factor
     latents = torch.randn(plan.batch_size, 4, side, side, device=base.device)
-    captions = [f"picture {number}, {overlay.card.name}" for number in range(plan.batch_size)]  # calls an embedding
+    captions = [f"picture {number}, {name_of(overlay)}" for number in range(plan.batch_size)]  # calls an embedding
     timesteps = torch.full((plan.batch_size,), len(base.schedule) // 2)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         said = Speech(base.text, captions, is_learned="text" in overlay.touches).plainly(torch.arange(plan.batch_size))

@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 # torch's own Adafactor decays and clips as its paper does (Shazeer & Stern 2018)
 OPTIMIZERS = {
-    "adamw": Choice("torch", "torch.optim", "AdamW"),
+    "adamw": Choice("torch", "torch.optim", "AdamW", {"fused": True}),  # one pass over the weights, on a CPU too
     "lion": Choice("velatura", Lion.__module__, Lion.__name__),
     "adafactor": Choice("torch", "torch.optim", "Adafactor"),
     "prodigy": Choice("prodigyopt", "prodigyopt", "Prodigy", {"safeguard_warmup": True, "use_bias_correction": True}),
@@ -44,7 +44,11 @@ def optimizer_for(plan: Plan, overlay: Overlay) -> Optimizer:
     parts: dict[Part, list[Tensor]] = {}
     for name, weight in overlay.learned.items():
         parts.setdefault(overlay.part_of(name), []).append(weight)
-    return optimizer_of(plan, [{"params": weights, "part": part} for part, weights in parts.items()])
+    groups: list[dict[str, object]] = [{"params": weights, "part": part} for part, weights in parts.items()]
+    for group in groups:
+        if group["part"] == "words":  # how long they are is what they say
+            group["weight_decay"] = 0.0
+    return optimizer_of(plan, groups)
 
 
 def optimizer_of(plan: Plan, weights: Iterable[Tensor] | Iterable[dict[str, object]]) -> Optimizer:

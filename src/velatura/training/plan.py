@@ -55,6 +55,9 @@ class Plan(BaseModel):
     text_rate: Annotated[str | None, BeforeValidator(_as_text)] = Field(
         default=None, description="the same for what acts in the text encoders; None: the learning rate"
     )
+    word_rate: Annotated[str | None, BeforeValidator(_as_text)] = Field(
+        default=None, description="the same for words that a LoRA learns along with its layers"
+    )
     schedule: Schedule = Field(default="constant", description="shape that the rates are multiplied by, 1 at its top")
     warmup: int = Field(default=0, ge=0, description="steps in which the rate rises from 0")
     cycles: int = Field(default=1, ge=1, description='times that the schedule "restarts" begins')
@@ -164,8 +167,8 @@ class Plan(BaseModel):
             raise BadPlan("; ".join(map(_complaint, error.errors()))) from None
         rates = plan.rates()
         _refuse_unfit(plan.learning_rate, rates)
-        if plan.text_rate is not None:
-            _refuse_unfit(plan.text_rate, Rates.read(plan.text_rate, plan.steps))
+        for own in filter(None, (plan.text_rate, plan.word_rate)):
+            _refuse_unfit(own, Rates.read(own, plan.steps))
         plan.wording("")
         if plan.warmup >= rates.end and plan.warmup:
             raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {rates.end}: shorten it")
@@ -199,13 +202,12 @@ class Plan(BaseModel):
         """The learning rate of every step, as the schedule shapes it."""
         return self._shaped(self.rates())
 
-    def step_text_rates(self) -> list[float]:
-        """The same of what acts in the text encoders; it stands still where its own rate ends before the other one."""
-        if self.text_rate is None:
-            return self.step_rates()
+    def part_rates(self) -> dict[str, list[float]]:
+        """The same of parts with rates of their own; they stand still where those end before the learning rate."""
+        own = {"text": self.text_rate, "words": self.word_rate}
         count = self.rates().end
-        rates = [*Rates.read(self.text_rate, self.steps)][:count]
-        return self._shaped([*rates, *[0.0] * (count - len(rates))])
+        read = {part: [*Rates.read(rate, self.steps)][:count] for part, rate in own.items() if rate is not None}
+        return {part: self._shaped([*rates, *[0.0] * (count - len(rates))]) for part, rates in read.items()}
 
     def wording(self, name: str) -> Wording:
         """How what is said of a picture is made of its caption; name: what [name] stands for."""

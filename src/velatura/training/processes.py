@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,7 +23,7 @@ OVER = "over"
 class Follower(Protocol):
     """What learns in a process that follows: what the one that leads does, it does too."""
 
-    def learn(self, done: int, rate: float, text_rate: float | None = None) -> float:
+    def learn(self, done: int, rate: float, others: Mapping[str, float] | None = None) -> float:
         """Take a step."""
         ...
 

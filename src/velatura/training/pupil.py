@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from velatura.sampling.recipe import Recipe
 from velatura.training.buckets import batch_at
 from velatura.training.cache import Cache
 from velatura.training.chance import draw, seed_of
+from velatura.training.moving import stays_finite
 from velatura.training.objective import denoising_loss
 from velatura.training.optimizers import set_learning
 from velatura.training.plan import Plan
@@ -29,7 +30,7 @@ from velatura.training.precision import products_in
 from velatura.training.predicting import huber_of, weighing_of
 from velatura.training.processes import Team, moved
 from velatura.training.snapshots import Snapshot
-from velatura.training.speech import Speech
+from velatura.training.speech import name_of
 from velatura.training.validation import Examination, is_noise
 
 
@@ -57,18 +58,18 @@ class Pupil:
         if self.plan.ema:
             self.average = {name: weight.detach().clone() for name, weight in self.overlay.learned.items()}
 
-    def learn(self, done: int, rate: float, text_rate: float | None = None) -> float:
+    def learn(self, done: int, rate: float, others: Mapping[str, float] | None = None) -> float:
         """Take a step and return its loss; raises Diverged, with the overlay as it was, where that is no number.
 
-        text_rate: of what acts in the text encoders, where it is another one.
+        others: the rates of parts that have their own.
         """
-        self.team.call("learn", done, rate, text_rate)
+        self.team.call("learn", done, rate, others)
         loss = self.team.mean(lambda: self._backward(done), self.overlay.learned.values())
         length = clip_grad_norm_(self.overlay.learned.values(), self.plan.gradient_norm or math.inf)
         if not (loss.isfinite() and length.isfinite()):
             raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
         for group in self.optimizer.param_groups:
-            group["lr"] = rate if text_rate is None or group.get("part") != "text" else text_rate
+            group["lr"] = (others or {}).get(group.get("part", ""), rate)
         self.is_moving = True
         self._move(done, rate)
         self._average(done + 1)
@@ -90,24 +91,18 @@ class Pupil:
         return loss
 
     def refuse_unheard(self) -> None:
-        """Refuse captions in which an overlay that only acts on words, by its name, is never called."""
-        if "unet" not in self.overlay.touches and not any(
-            self._is_heard(cache.speech, picture) for cache in self.cache.sizes for picture in range(cache.speech.count)
-        ):
-            name = self.overlay.card.name
+        """Refuse captions in which what only acts where it is called by its name never is."""
+        parts = {name: self.overlay.part_of(name) for name in self.overlay.learned}
+        called = [each for name, each in self.overlay.learned.items() if parts[name] == "words"]
+        if not called and "unet" not in self.overlay.touches:
+            called = [*self.overlay.learned.values()]
+        speeches = [(cache.speech, picture) for cache in self.cache.sizes for picture in range(cache.speech.count)]
+        if called and not any(speech.hears(called, picture) for speech, picture in speeches):
+            name = name_of(self.overlay)
             raise BadPlan(
                 f"no caption says {name!r}, so it would learn nothing: plan a template with [name] in it, "
                 f'as style_filewords or subject_filewords, or write "{name}" into the captions'
             )
-
-    def _is_heard(self, speech: Speech, picture: int) -> bool:
-        """Whether the overlay has a part in what is said of a picture."""
-        context = speech.plainly(torch.tensor([picture])).context
-        learned = [*self.overlay.learned.values()]
-        if not context.requires_grad:
-            return False
-        moved: Sequence[Tensor | None] = torch.autograd.grad(context.square().sum(), learned, allow_unused=True)
-        return any(each is not None and bool(each.any()) for each in moved)
 
     def examine(self, examination: Examination) -> float:
         """The validation loss of what was learned so far, at full strength."""
@@ -190,9 +185,10 @@ class Pupil:
 
         A gradient may be finite and the step along it not: a rate can be too large for float32.
         """
-        before = [tensor.clone() for tensor in self._tensors()]
+        is_safe = stays_finite(self.plan.optimizer, self.optimizer, list(self.overlay.learned.values()))
+        before = [] if is_safe else [tensor.clone() for tensor in self._tensors()]
         self.optimizer.step()
-        if all(weight.isfinite().all() for weight in self.overlay.parameters()):
+        if is_safe or all(weight.isfinite().all() for weight in self.overlay.parameters()):
             self.overlay.after_step()
             return
         for tensor, old in zip(self._tensors(), before, strict=False):  # the first step adds moments

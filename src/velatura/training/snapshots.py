@@ -21,6 +21,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.disk import flush, whole
 from velatura.training.guard import Watch
+from velatura.training.pivotal import learner
 
 PROGRESS = "velatura.progress"
 RAW = "raw."  # weights as they learn, where the overlay's file holds an average of them
@@ -79,7 +80,7 @@ class Snapshot:
 
     def overlay(self) -> Overlay:
         """The overlay as it was."""
-        return formats.open_overlay(self.path)
+        return learner(formats.open_overlay(self.path))
 
     def restore(self, overlay: Overlay, optimizer: Optimizer) -> None:
         """Put the weights as they learned, and the optimizer's state, back into these."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from velatura.base.conditioning import Conditioning
 from velatura.base.text import TextEncoder
 from velatura.datasets.templates import FILEWORDS, NAME, Wording
+from velatura.overlays.overlay import Overlay
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.conditioning import chunks_of, conditioning
 from velatura.training.chance import seed_of
@@ -21,6 +22,11 @@ from velatura.training.encodings import Encodings
 from velatura.training.texts import Texts
 
 REMEMBERED = 256  # texts; what an SD1 is told by one takes 240 kB, an SDXL 630
+
+
+def name_of(overlay: Overlay) -> str:
+    """What an overlay is called by in captions: its first trigger word, or else its name."""
+    return (*overlay.card.trigger_words, overlay.card.name)[0]
 
 
 class Speech:
@@ -65,6 +71,14 @@ class Speech:
         if self._fixed:
             return self._fixed.rows(pictures)
         return self._said([self._worded(picture, 0, picture) for picture in _numbers(pictures)])
+
+    def hears(self, vectors: Sequence[Tensor], picture: int) -> bool:
+        """Whether some vectors have a part in what is said of a picture."""
+        context = self.plainly(torch.tensor([picture])).context
+        if not context.requires_grad:
+            return False
+        moved = torch.autograd.grad(context.square().sum(), vectors, materialize_grads=True)
+        return any(bool(each.any()) for each in moved)
 
     @torch.no_grad()
     def fixed(self) -> Conditioning:

@@ -28,6 +28,7 @@ from velatura.training.examined import data_of, examination_of, settled
 from velatura.training.fingerprint import refuse_changed
 from velatura.training.following import followed, heard_beginning
 from velatura.training.optimizers import optimizer_for
+from velatura.training.pivotal import learner
 from velatura.training.plan import Plan
 from velatura.training.precision import frozen_base, learnable
 from velatura.training.predicting import scheduled
@@ -35,6 +36,7 @@ from velatura.training.previews import preview_recipes
 from velatura.training.processes import Team
 from velatura.training.pupil import Pupil
 from velatura.training.run import RunFolder, vacant
+from velatura.training.speech import name_of
 
 __all__ = ["Run", "Step", "resume", "train"]
 
@@ -60,6 +62,7 @@ def train(
     does one that is broken off at any moment and resumed. SIGINT and SIGTERM end the step, keep a snapshot and stop; a
     note of the error says where it is.
     """
+    overlay = learner(overlay)
     plan = settled(plan or Plan.preset(overlay.kind, base.family.name))
     out = vacant(out)
     dataset = read_dataset(folder)
@@ -151,7 +154,7 @@ def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_
 
 def _recipes(plan: Plan, overlay: Overlay, examples: list[Example]) -> list[Recipe]:
     """What previews show: the first caption as it is worded, unless the plan says otherwise."""
-    return preview_recipes(plan, plan.wording(overlay.card.name).draw(examples[0].caption, Random(0)))
+    return preview_recipes(plan, plan.wording(name_of(overlay)).draw(examples[0].caption, Random(0)))
 
 
 def _frozen(base: Base, plan: Plan, *, over_others: bool) -> Base:
@@ -175,6 +178,7 @@ def _beginning(base: Base, overlay: Overlay, folder: str | os.PathLike[str], pic
         "torch": torch.__version__,
         "base": base.name,
         "base_hash": base.hash,
+        "base_from": base.opened_from,
         "dtype": _dtype(base),
         "device": str(base.device),
         "overlay": overlay.card.model_dump(),
