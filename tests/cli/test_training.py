@@ -10,6 +10,8 @@ from PIL import Image
 import velatura
 from velatura.cli.app import main
 from velatura.cli.training_run import command_line
+from velatura.tiny import DATA
+from velatura.training.run import began_on
 
 BRIEF = ("--steps", "2", "--batch", "1", "--pixels", "32", "--precision", "float32")
 
@@ -189,6 +191,23 @@ def test_a_run_that_was_stopped_is_resumed_by_its_folder(desk, capsys, monkeypat
     assert "there is nothing to resume" in capsys.readouterr().err
 
 
+def test_a_run_on_a_base_that_was_named_by_its_path_finds_it_again(desk, capsys):
+    shutil.copytree(DATA / "tiny", desk / "my base")
+
+    def stop(step):
+        raise KeyboardInterrupt
+
+    base, overlay = velatura.open_base("my base", device="cpu"), velatura.Hypernetwork.for_base(velatura.tiny(), seed=1)
+    for out in ("stopped", "moved"):
+        with pytest.raises(KeyboardInterrupt):
+            velatura.train(base, overlay, "photos", velatura.Plan(steps=2, pixels=32), out=out, on_step=stop)
+    assert began_on("stopped") == str(desk / "my base")
+    assert main(["resume", "stopped"]) == 0
+    shutil.rmtree(desk / "my base")
+    assert main(["resume", "moved"]) == 2
+    assert "my base" in capsys.readouterr().err
+
+
 def test_every_field_of_a_plan_can_be_set(desk, capsys):
     words = ["--for", "subject", "--optimizer", "lion", "--schedule", "cosine", "--warmup", "5", "--set", "ema=0.99"]
     assert main(["train", "hypernet", "photos", *words, "--pixels", "32", "--batch", "1", "--dry-run"]) == 0
@@ -251,6 +270,15 @@ def test_a_lora_is_as_asked_for(desk, capsys):
     assert rows(capsys.readouterr().out)["text"].split() == ["rate", "1e-5"]
     assert main(["train", "lora", "photos", "--algorithm", "lora2", "--dry-run"]) == 2
     assert "algorithm is called 'lora2'" in capsys.readouterr().err
+
+
+def test_a_lora_takes_along_the_word_that_it_learned(desk, capsys):
+    words = ["--rank", "2", "--word", "my-wall", "--vectors", "2", "--initial", "wall", "--word-rate", "0.01"]
+    assert main(["train", "lora", "photos", *words, "--out", "run", *BRIEF]) == 0
+    assert "my-wall" in capsys.readouterr().out.splitlines()[-1]
+    assert [*velatura.open_overlay(desk / "run" / "photos.safetensors").bundled] == ["my-wall"]
+    assert main(["train", "lora", "photos", *words, "--template", "captions", *BRIEF]) == 2
+    assert "no caption says 'my-wall'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["checkpoint", "folder"])

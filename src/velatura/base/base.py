@@ -26,7 +26,7 @@ class Base:
     """A frozen Stable Diffusion: overlays change what flows through it, nothing changes it.
 
     source is the file that holds the UNet, from which the hash is taken; vae_source that of an autoencoder which was
-    taken in place of the base's own.
+    taken in place of the base's own. opened_from is what it was opened by: a path from the root, or hub:OWNER/NAME.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Base:
         self.schedule = schedule
         self._source = source
         self.vae_source: Path | None = None
+        self.opened_from: str | None = None
         self._stage: Stage | None = None
         for part in self._parts:
             part.requires_grad_(False).eval()

@@ -182,6 +182,7 @@ def open_base(
         kept, name = hub.fetched(str(path)), hub.read_reference(str(path)).name
         base = open_base(kept, dtype=dtype, device=device, vae=vae, weights=weights, offload=offload)
         base.name = name if kept.is_dir() else base.name  # the cache calls folders by the hashes of their commits
+        base.opened_from = str(path)
         return base
     path = Path(path).expanduser()
     if not path.exists():
@@ -191,6 +192,7 @@ def open_base(
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
     to = Destination(find_dtype(dtype, place, _unet_bytes(path)), "cpu" if offload else place)
     base = _from_checkpoint(path, to, vae, weights) if path.is_file() else _from_folder(path, to, vae, weights)
+    base.opened_from = str(path.absolute())
     return base.offload(place) if offload else base.to()
 
 

@@ -15,7 +15,9 @@ from typing import Self, cast
 from velatura import formats
 from velatura.errors import BadFile, NoEffect, Occupied
 from velatura.files import filling
+from velatura.formats import hub
 from velatura.overlays.overlay import Overlay
+from velatura.tiny import DATA
 from velatura.training.disk import Log, whole
 from velatura.training.launching import is_one_of_several
 from velatura.training.plan import Plan
@@ -175,13 +177,19 @@ class RunFolder:
 
 
 def began_on(path: str | os.PathLike[str]) -> str:
-    """The name of the base that a run began on; raises as reopen does."""
+    """Where the base that a run began on is, or its name where nothing is there any more; raises as reopen does."""
     if is_one_of_several():  # only the one that leads may lock the folder, and it looks closer
         with suppress(OSError, ValueError, LookupError):
-            return str(json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0])["base"])
+            return _base_of(json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0]))
     kept = RunFolder.reopen(path)
     kept.log.close()
-    return str(kept.beginning["base"])
+    return _base_of(kept.beginning)
+
+
+def _base_of(beginning: Mapping[str, object]) -> str:
+    place, name = str(beginning.get("base_from") or ""), str(beginning["base"])
+    is_there = place.startswith(hub.PREFIX) or (place and Path(place).exists())
+    return place if is_there and Path(place) != DATA / name else name  # what ships is opened by its name
 
 
 def vacant(path: str | os.PathLike[str]) -> Path:
