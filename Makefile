@@ -29,6 +29,7 @@ bench: export MALLOC_TRIM_THRESHOLD_ = -1
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/overlays.py
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/bases.py
 
