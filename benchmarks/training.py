@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from pictures import sd15
 from PIL import Image
 from torch import Tensor, nn
 
 import velatura
 from overlays import straightforward
-from pictures import sd15
 from velatura.datasets.folder import read_dataset
 from velatura.training.class_pictures import encode_lessons
 from velatura.training.objective import denoising_loss
