@@ -1,5 +1,7 @@
 """A plan says all of a run, refuses what cannot be meant, and survives being written down."""
 
+from importlib.resources import files
+
 import pytest
 
 from velatura.errors import BadPlan, UnknownName, VelaturaWarning
@@ -75,3 +77,30 @@ def test_there_is_a_preset_for_a_subject_too(family):
     assert Plan.preset("hypernet", family, "subject") != Plan.preset("hypernet", family)
     with pytest.raises(UnknownName, match=r"no purpose of a hypernet is called 'subjects'.*did you mean 'subject'"):
         Plan.preset("hypernet", family, "subjects")
+
+
+PRESETS = sorted(path.stem for path in (files("velatura.training") / "presets").iterdir())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("family", ["tiny", "SD1", "SD2", "SDXL"])
+def test_every_kind_has_presets_for_every_family(name, family):
+    kind, _, purpose = name.partition("-")
+    plan = Plan.preset(kind, family, purpose)
+    assert len(plan.step_rates()) == plan.steps
+    assert {len(rates) for rates in plan.part_rates().values()} <= {plan.steps}
+    assert purpose in {"style", "subject"}
+
+
+def test_a_difference_learns_by_the_presets_of_dreambooth():
+    assert Plan.preset("difference", "SD1", "subject") == Plan.preset("dreambooth", "SD1", "subject")
+
+
+def test_parts_have_rates_of_their_own_shaped_as_the_others_are():
+    plan = Plan(steps=4, learning_rate="1e-3", text_rate="2e-4:2, 1e-4:3", word_rate=1e-2, schedule="linear")
+    assert plan.step_rates() == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    assert plan.part_rates()["text"] == pytest.approx([2e-4, 1.5e-4, 0.5e-4, 0])
+    assert plan.part_rates()["words"] == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+    assert Plan().part_rates() == {}
+    with pytest.raises(BadPlan, match='the rate "0" is zero'):
+        Plan(text_rate=0)
