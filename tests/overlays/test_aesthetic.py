@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import velatura
-from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
+from velatura.errors import BadOverlay, BadPrompt, UnsupportedBase, WrongBase
 from velatura.overlays.aesthetic import Aesthetic
 from velatura.overlays.tuning import slerp
 from velatura.tensors import open_tensors
@@ -158,6 +158,22 @@ def test_a_tag_calls_it(tiny, aesthetic):
     assert tagged.image.tobytes() == attached.image.tobytes() != off.image.tobytes()
     zero = velatura.generate(tiny, "a red house <aesthetic:dusk:0>", steps=2, seed=1, overlays=overlays)
     assert zero.image.tobytes() == off.image.tobytes()
+
+
+def test_a_tag_says_how_far_it_draws(tiny, aesthetic):
+    overlays = {"dusk": aesthetic(steps=1), "far": aesthetic(steps=4, rate=2e-3)}
+    far, asked = (
+        velatura.generate(tiny, f"a red house <aesthetic:{said}>", steps=2, seed=1, overlays=overlays)
+        for said in ("far:0.9", "dusk:0.9:steps=4:rate=2e-3")
+    )
+    assert far.image.tobytes() == asked.image.tobytes()
+    assert overlays["dusk"].settings.steps == 1
+
+
+@pytest.mark.parametrize("said", ["steps=0.5", "steps=-1", "rate=2", "rate=x", "stepps=3", "te=0.5"])
+def test_a_tag_that_cannot_be_is_pointed_at(tiny, aesthetic, said):
+    with pytest.raises(BadPrompt, match=said.partition("=")[0] if "=" in said else said):
+        velatura.generate(tiny, f"a red house <aesthetic:dusk:1:{said}>", steps=1, overlays={"dusk": aesthetic()})
 
 
 def test_it_draws_prompts_with_other_overlays_in_them(tiny, aesthetic, embedding, lora):

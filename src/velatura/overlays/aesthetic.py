@@ -18,8 +18,8 @@ from velatura.overlays.seams import Undo, on_conditioning
 from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
 from velatura.overlays.tuning import Tuning, own_projection, slerp, width_of
+from velatura.prompts.strengths import MOST_STEPS
 
-MOST_STEPS = 1000
 NO_TEXT = 0  # the text width of an embedding without projection
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from velatura.errors import BadPrompt, VelaturaWarning
 from velatura.prompts.passage import misread
-from velatura.prompts.strengths import Strengths, TwoStrengths
+from velatura.prompts.strengths import DrawnStrengths, Strengths, TwoStrengths
 
 ROUND = 1.1
 SQUARE = 1 / 1.1
@@ -68,6 +68,11 @@ class Tag(NamedTuple):
     def two_strengths(self) -> TwoStrengths:
         """The same of an overlay that touches the text encoders too."""
         return TwoStrengths.parse(*self._said)
+
+    @property
+    def drawn(self) -> DrawnStrengths:
+        """The same of an aesthetic, and how far it draws."""
+        return DrawnStrengths.parse(*self._said)
 
     @property
     def _said(self) -> tuple[Sequence[str], str, int]:

@@ -18,6 +18,8 @@ SIDES: tuple[Side, ...] = get_args(Side)
 BLOCKS: tuple[Block, ...] = get_args(Block)
 NAMED = ("start", "end", "on", "blocks")
 POSITIONS = ("te", "unet", "dyn")
+DRAWN = ("steps", "rate")  # of an aesthetic
+MOST_STEPS = 1000
 FACTORS = "lbw"
 
 
@@ -123,6 +125,26 @@ class TwoStrengths:
         )
 
 
+@dataclass(frozen=True)
+class DrawnStrengths:
+    """What a tag says of an aesthetic: all that a Strengths can say, and steps=10 and rate=1e-3, its own if None."""
+
+    strengths: Strengths = Strengths()
+    steps: int | None = None
+    rate: float | None = None
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], prompt: str = "", place: int = 0) -> Self:
+        """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake."""
+        whole, strengths, named = _arguments(arguments, prompt, place, (*DRAWN, *NAMED))
+        _warn_of_ignored(whole, strengths, 1)
+        return cls(
+            Strengths.of(strengths[0] if strengths else None, named),
+            _steps(named["steps"]) if "steps" in named else None,
+            _rate(named["rate"]) if "rate" in named else None,
+        )
+
+
 def _arguments(
     arguments: Sequence[str], prompt: str, place: int, names: Sequence[str]
 ) -> tuple[Passage, list[Passage], dict[str, Passage]]:
@@ -215,6 +237,20 @@ def _rank(written: Passage) -> int:
     if not (rank >= 1 and rank.is_integer()):
         raise written.misread(f"{written.text!r} is no rank to keep; write a whole number from 1 up")
     return int(rank)
+
+
+def _steps(written: Passage) -> int:
+    steps = _number(written)
+    if not (0 <= steps <= MOST_STEPS and steps.is_integer()):
+        raise written.misread(f"{written.text!r} are no steps; write a whole number up to {MOST_STEPS}, such as 10")
+    return int(steps)
+
+
+def _rate(written: Passage) -> float:
+    rate = _number(written)
+    if not 0 <= rate <= 1:
+        raise written.misread(f"{written.text!r} is no rate; write a number from 0 to 1, such as 1e-4")
+    return rate
 
 
 def _fraction(written: Passage) -> float:

@@ -14,8 +14,10 @@ from velatura.base.base import Base
 from velatura.errors import UnknownName, VelaturaWarning
 from velatura.library import Library
 from velatura.overlays import KINDS
+from velatura.overlays.aesthetic import Aesthetic
 from velatura.overlays.attach import Laid, attach_all
 from velatura.overlays.contexts import Combine
+from velatura.overlays.difference import Difference
 from velatura.overlays.lora import Lora
 from velatura.overlays.lora_blocks import block_strengths
 from velatura.overlays.overlay import Overlay
@@ -24,13 +26,13 @@ from velatura.prompts.grammar import Tag
 from velatura.prompts.lookup import look_up
 from velatura.prompts.passage import misread
 from velatura.prompts.prompt import Prompt
-from velatura.prompts.strengths import Side, Strengths, TwoStrengths
+from velatura.prompts.strengths import DrawnStrengths, Side, Strengths, TwoStrengths
 from velatura.sampling.fields import OverlayHash
 from velatura.sampling.file_hashes import hashes_of
 from velatura.sampling.naming import Dictionary
 
 ALIASES = {"lyco": Lora.kind}  # what the webui has tags of, by what it is
-TWO_FOLD = frozenset({Lora.kind})  # kinds whose tags tell a strength for the text encoders too
+TWO_FOLD = frozenset({Lora.kind, Difference.kind})  # kinds whose tags tell a strength for the text encoders too
 
 Values = tuple[float, ...]  # of strengths: one that all rows share, or one for each
 Lead = Callable[[float, Sequence[int], int], list[Values]]
@@ -85,7 +87,7 @@ class Shelf:
         self.dictionary = Dictionary(library, overlays, lenient=lenient)
         self._at_hand = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
         self._found: dict[tuple[str, str], tuple[Overlay, Path | None]] = {}
-        self._parts: dict[object, Lora] = {}
+        self._parts: dict[object, Overlay] = {}
 
     def calls(self, prompt: Prompt, recorded: Sequence[OverlayHash] = ()) -> tuple[Called, ...]:
         """The overlays that a prompt's tags call.
@@ -100,7 +102,8 @@ class Shelf:
         kind = ALIASES.get(tag.kind, tag.kind)
         if kind not in KINDS:
             raise UnknownName.among("kind of overlay", tag.kind, KINDS)
-        said = tag.two_strengths if kind in TWO_FOLD else TwoStrengths(unet=tag.strengths)
+        drawn = tag.drawn if kind == Aesthetic.kind else None
+        said = tag.two_strengths if kind in TWO_FOLD else TwoStrengths(unet=drawn.strengths if drawn else tag.strengths)
         called = kind, tag.name.lower()
         recorded = hashes.get((kind, OverlayHash.of(kind, tag.name, "").name.lower()))
         if called not in self._found:
@@ -110,7 +113,16 @@ class Shelf:
             right = tag._replace(kind=overlay.kind)
             raise misread(tag.prompt, tag.start, f"{tag.name} is no {kind} but a {overlay.kind}; write {right}")
         text = said.text if kind in TWO_FOLD else None
-        return Called(tag, self._part(overlay, said), said.unet, file, text, recorded)
+        wanted = self._drawn(overlay, drawn) if drawn else self._part(overlay, said)
+        return Called(tag, wanted, said.unet, file, text, recorded)
+
+    def _drawn(self, overlay: Overlay, said: DrawnStrengths) -> Overlay:
+        """An aesthetic that takes the steps that a tag asks for."""
+        told = {"steps": said.steps, "rate": said.rate}
+        changed = {name: each for name, each in told.items() if each is not None}
+        if not isinstance(overlay, Aesthetic) or not changed:
+            return overlay
+        return self._parts.setdefault((overlay, *changed.items()), overlay.but(**changed))
 
     def _part(self, overlay: Overlay, said: TwoStrengths) -> Overlay:
         """What a tag asks of an overlay: all of it, or of a LoRA so many ranks, with factors for its blocks."""
