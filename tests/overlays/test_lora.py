@@ -347,3 +347,15 @@ def test_a_lora_of_no_layers_is_refused():
         velatura.Lora.from_tensors({})
     with pytest.raises(BadOverlay, match=r"lora_unet_x: lora_up.weight are of no algorithm"):
         velatura.Lora.from_tensors({"lora_unet_x.lora_up.weight": torch.ones(2, 2)})
+
+
+@torch.no_grad()
+def test_fused_projections_are_refused_whenever_they_come(lora):
+    unet, overlay = velatura.tiny().unet, lora(text=False)
+    laid = velatura.attach(unet, overlay)
+    unet.fuse_qkv_projections()
+    with pytest.raises(UnsupportedBase, match="unfuse_qkv_projections"):
+        unet(torch.randn(1, 4, 8, 8), 1, torch.randn(1, 7, 96))
+    with pytest.raises(UnsupportedBase, match="unfuse_qkv_projections"):
+        velatura.attach(unet, overlay)
+    laid.detach()

@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import nn
 
 import velatura
+from velatura.errors import UnsupportedBase
 from velatura.overlays.composition import Composition, Leaf, Series
 
 STRENGTH = 0.7
@@ -39,8 +40,10 @@ def strong(overlay):
     return overlay
 
 
-@pytest.fixture(params=["linear", "relu", "composed"])
-def overlay(request, hyper):
+@pytest.fixture(params=["linear", "relu", "composed", "lora", "loha"])
+def overlay(request, hyper, lora):
+    if request.param in {"lora", "loha"}:
+        return lora(algorithm=request.param)
     made = strong(hyper(activation="linear" if request.param == "linear" else "relu"))
     return Composition(Series((Leaf("a", 0.5), Leaf("a"))), {"a": made}) if request.param == "composed" else made
 
@@ -99,6 +102,7 @@ def test_offloaded_while_attached(pipeline, overlay, expected, way):
     assert torch.equal(painted(pipeline), off)
 
 
+@pytest.mark.filterwarnings("ignore:.*layers for text encoders")
 def test_a_unet_that_is_offloaded_by_hand(pipeline, overlay, expected):
     unet, hook = cpu_offload_with_hook(pipeline.unet, "cpu")
     with velatura.attach(unet, overlay, STRENGTH):
@@ -106,6 +110,15 @@ def test_a_unet_that_is_offloaded_by_hand(pipeline, overlay, expected):
         hook.offload()
         assert torch.equal(painted(pipeline), on)
     torch.testing.assert_close(on, expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_changes_that_hang_on_weights_need_them_there(pipeline, lora):
+    offload_layers(pipeline)
+    with (
+        pytest.raises(UnsupportedBase, match=r"call enable_model_cpu_offload\(\)"),
+        velatura.attach(pipeline, lora(algorithm="dora")),
+    ):
+        painted(pipeline)
 
 
 def test_an_overlay_goes_where_a_context_is(hyper):

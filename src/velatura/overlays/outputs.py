@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from velatura.errors import UnsupportedBase
 from velatura.overlays.affine import stamp
 from velatura.overlays.deltas.delta import Delta, Layer, Ready
 from velatura.overlays.memory import precision_of
@@ -34,6 +35,7 @@ class DeltaChange:
         self._delta, self._strength, self._factor, self._told = delta, strength, factor, told
         self._untold = True
         self._known: tuple[object, Ready] | None = None
+        self._reads_weight = delta.reads_weight
 
     def forget(self) -> None:
         """Compute anew whatever was remembered."""
@@ -71,7 +73,11 @@ class DeltaChange:
         """What the delta needs, made anew only once it changes, and each time while it is trained."""
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._delta.is_trained):
             return self._delta.ready(layer, read.dtype)
-        state = read.dtype, precision_of(read), *map(stamp, (layer.weight, *self._delta.tensors))
+        own = self._delta.tensors
+        if self._reads_weight:
+            _refuse_absent(layer)
+            own = [layer.weight, *own]
+        state = read.dtype, precision_of(read), *map(stamp, own)
         if self._known is None or self._known[0] != state:
             self._known = state, self._delta.ready(layer, read.dtype)
         return self._known[1]
@@ -80,3 +86,12 @@ class DeltaChange:
         self._strength.follow(device)
         if self._delta.tensors[0].device != device:
             self._delta.to(device)
+
+
+def _refuse_absent(layer: Layer) -> None:
+    """Refuse a layer whose weight is there only while it computes, to which nothing can be added afterwards."""
+    if layer.weight.is_meta:
+        raise UnsupportedBase(
+            "a layer's weight is gone once it has computed, and the change depends on it: "
+            "call enable_model_cpu_offload() instead of enable_sequential_cpu_offload()"
+        )

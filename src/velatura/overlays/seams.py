@@ -47,13 +47,26 @@ def on_outputs(layer: nn.Module, change: OutputChange) -> Iterator[Undo]:
     yield vars(layer).setdefault(_OUTPUTS, _OutputSeam(layer)).add(change)
 
 
-def refuse_bypasses(name: str, layer: nn.Module) -> None:
-    """Refuse a layer whose K and V are computed elsewhere than in to_k and to_v."""
+def while_apart(name: str, layer: nn.Module) -> Iterator[Undo]:
+    """Refuse, now and at each call, an attention layer that computes elsewhere than in its projections."""
+    refuse_fusion(name, layer)
+    hook = partial(refuse_fusion, name)
+    yield layer.register_forward_pre_hook(hook).remove
+    yield _copied_without(layer, hook)
+
+
+def refuse_fusion(name: str, layer: nn.Module, *_arguments: object) -> None:
+    """Refuse a layer whose projections are fused into one."""
     if getattr(layer, "fused_projections", False):
         raise UnsupportedBase(
             f"{name} computes Q, K and V in one fused product, past the reach of overlays: "
             "call unfuse_qkv_projections() on the model first"
         )
+
+
+def refuse_bypasses(name: str, layer: nn.Module) -> None:
+    """Refuse a layer whose K and V are computed elsewhere than in to_k and to_v."""
+    refuse_fusion(name, layer)
     if getattr(layer, "add_k_proj", None) is not None:
         raise UnsupportedBase(
             f"{name} has a second pair of K and V (add_k_proj), which overlays do not cover yet: "

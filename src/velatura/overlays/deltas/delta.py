@@ -66,6 +66,11 @@ class Delta(nn.Module):
         raise NotImplementedError
 
     @property
+    def reads_weight(self) -> bool:
+        """Whether what it adds depends on the weight, or the bias, of its layer."""
+        return True
+
+    @property
     def rank(self) -> int | None:
         """How many ranks it has, or None where that says nothing."""
         return None

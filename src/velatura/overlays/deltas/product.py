@@ -14,6 +14,11 @@ MAGNITUDE = "dora_scale"
 class Product(Delta):
     """A change that is a product of small matrices; with dora_scale, the changed weight has magnitudes of its own."""
 
+    @property
+    def reads_weight(self) -> bool:
+        """Only magnitudes are of the changed weight."""
+        return self.tensor(MAGNITUDE) is not None
+
     def product(self) -> Tensor:
         """What the matrices make, flat or not, at strength 1 and without magnitudes."""
         raise NotImplementedError

@@ -24,6 +24,11 @@ class Full(Delta):
         return cls.from_tensors(tensors | ({} if layer.bias is None else {"diff_b": torch.zeros(layer.bias.shape)}))
 
     @property
+    def reads_weight(self) -> bool:
+        """It is what it is."""
+        return False
+
+    @property
     def shape(self) -> Shape:
         """The shape of its weight."""
         return tuple(self.of("diff").shape)
@@ -50,6 +55,11 @@ class Norm(Delta):
         """Zeros for a norm."""
         tensors = {"w_norm": torch.zeros(layer.weight.shape)}
         return cls.from_tensors(tensors | ({} if layer.bias is None else {"b_norm": torch.zeros(layer.bias.shape)}))
+
+    @property
+    def reads_weight(self) -> bool:
+        """It is what it is."""
+        return False
 
     @property
     def shape(self) -> Shape:
