@@ -68,7 +68,7 @@ def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
             overlay.eval()
     size = sum(weight.numel() for weight in state) * 4
     weights = base.byte_count + (0 if frozen is base else frozen.byte_count)
-    copies = COPIES[plan.optimizer] + (1 if plan.ema else 0)
+    copies = COPIES[plan.optimizer] + (2 if plan.ema else 0)  # the average, and the weights themselves while it is used
     return Estimate(seconds * plan.rates().end, weights + copies * size + activations)
 
 

@@ -66,10 +66,13 @@ def optimizer_of(plan: Plan, weights: Iterable[Tensor] | Iterable[dict[str, obje
     return optimizer
 
 
-def set_learning(optimizer: Optimizer, *, learning: bool) -> bool:
-    """Tell an optimizer that holds two sets of weights which is wanted: to learn on, or to use; whether it has two."""
-    switch: Callable[[], Any] | None = getattr(optimizer, "train" if learning else "eval", None)
-    if switch is None:
-        return False
-    switch()
-    return True
+def has_two(optimizer: Optimizer) -> bool:
+    """Whether an optimizer holds two sets of weights, to learn on and to use, as schedule-free ones do."""
+    return hasattr(optimizer, "eval")
+
+
+def set_learning(optimizer: Optimizer, *, learning: bool) -> None:
+    """Tell an optimizer that holds two sets of weights which is wanted: to learn on, or to use."""
+    if has_two(optimizer):
+        switch: Callable[[], Any] = getattr(optimizer, "train" if learning else "eval")
+        switch()

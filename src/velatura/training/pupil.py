@@ -24,7 +24,7 @@ from velatura.training.cache import Cache
 from velatura.training.chance import draw, seed_of
 from velatura.training.moving import stays_finite
 from velatura.training.objective import denoising_loss
-from velatura.training.optimizers import set_learning
+from velatura.training.optimizers import has_two, set_learning
 from velatura.training.plan import Plan
 from velatura.training.precision import products_in
 from velatura.training.predicting import huber_of, weighing_of
@@ -147,9 +147,9 @@ class Pupil:
     def resting(self) -> Generator[None]:
         """The overlay as it is used, not as it learns: with its average, and without dropout."""
         self.overlay.eval()
-        learned = {name: weight.detach().clone() for name, weight in self.overlay.learned.items()}
-        has_two = set_learning(self.optimizer, learning=False)
-        self.raw = learned if has_two or self.average else {}
+        if self.average or has_two(self.optimizer):  # else no copy of what may be as large as the base
+            self.raw = {name: weight.detach().clone() for name, weight in self.overlay.learned.items()}
+        set_learning(self.optimizer, learning=False)
         self._fill(self.average)
         try:
             yield
