@@ -14,6 +14,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.tensors import write_safetensors
 
 FORMAT = {"format": "pt"}
+SCALES = {"ss_network_alpha", "ss_network_args"}  # which are in the tensors here
 MAGNITUDES = "lora_magnitude_vector"
 
 
@@ -29,4 +30,5 @@ def save(overlay: Overlay, path: Path) -> None:
             # transformers, which loads those of text towers, asks for them by their whole name
             name = MAGNITUDES if part == "unet" else f"{MAGNITUDES}.weight"
             tensors[f"{part}.{module}.{name}"] = each.magnitudes
-    write_safetensors(path, tensors, {**header_of(overlay, path.stem), **FORMAT})
+    told = {key: each for key, each in header_of(overlay, path.stem).items() if key not in SCALES}
+    write_safetensors(path, tensors, {**told, **FORMAT})

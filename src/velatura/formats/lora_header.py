@@ -31,7 +31,8 @@ def header_of(lora: Lora, title: str) -> dict[str, str]:
     kept = {key: each for key, each in lora.metadata.items() if key.startswith(KEPT)}
     layers = lora.layers.values()
     told = _network(layers) | _card_fields(lora.card)
-    untrue = {key for key in ("ss_network_dim", "ss_network_alpha") if kept.get(key, "") in {"", "None"}}
+    true = {"ss_network_dim": _ranks(layers), "ss_network_alpha": _alphas(layers)}
+    untrue = {key for key, numbers in true.items() if numbers and not _is_among(kept.get(key, ""), numbers)}
     ours = said_of_base(FAMILIES.get(lora.card.family), lora.card.family, lora.card.name or title)
     found = ours | told | {key: each for key, each in kept.items() if key not in untrue}
     return {key: each for key, each in found.items() if each}
@@ -47,7 +48,7 @@ def said_of_base(family: Family | None, named: str, title: str) -> dict[str, str
 
 def said_of_ranks(ranks: Collection[float], alphas: Collection[float]) -> dict[str, str]:
     """The fields of rank and alpha, as sd-scripts write what differs between layers."""
-    one = [f"{next(iter(each)):g}" if len(set(each)) == 1 else DYNAMIC if each else "" for each in (ranks, alphas)]
+    one = [_text(next(iter(each))) if len(set(each)) == 1 else DYNAMIC if each else "" for each in (ranks, alphas)]
     return {"ss_network_dim": one[0], "ss_network_alpha": one[1]}
 
 
@@ -70,10 +71,29 @@ def _network(layers: Collection[Delta]) -> dict[str, str]:
     algorithms = sorted({ALGORITHMS.get(each.algorithm, each.algorithm) for each in layers})
     plain = algorithms == ["lora"] and not any(each.tensor("dora_scale") is not None for each in layers)
     arguments = {} if plain else {"algo": algorithms[0] if len(algorithms) == 1 else "mixed"}
-    ranks = {each.rank for each in layers if each.rank}
-    alphas = {float(alpha) for each in layers if each.rank and (alpha := each.tensor("alpha")) is not None}
     network = {"ss_network_module": MODULE if plain else LYCORIS, "ss_network_args": json.dumps(arguments)}
-    return network | said_of_ranks(ranks, alphas)
+    return network | said_of_ranks(_ranks(layers), _alphas(layers))
+
+
+def _ranks(layers: Collection[Delta]) -> set[int]:
+    return {each.rank for each in layers if each.rank}
+
+
+def _alphas(layers: Collection[Delta]) -> set[float]:
+    """The alphas of what has a rank, which is its alpha where none is written down."""
+    both = ((each.rank, each.tensor("alpha")) for each in layers if each.rank)
+    return {float(rank if alpha is None else alpha) for rank, alpha in both}
+
+
+def _is_among(text: str, numbers: Collection[float]) -> bool:
+    try:
+        return text == DYNAMIC or float(text) in numbers
+    except ValueError:
+        return False
+
+
+def _text(number: float) -> str:
+    return f"{number:g}"
 
 
 def _card_fields(card: Card) -> dict[str, str]:
