@@ -18,6 +18,7 @@ import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning, WrongBase
 from velatura.formats.embeddings import checksum
 from velatura.tensors import open_tensors
+from velatura.training.a1111 import write_a1111
 
 FOLDER = Path(__file__).parents[1] / "data" / "a1111" / "embeddings"
 INDEX = json.loads((FOLDER / "index.json").read_text())
@@ -104,6 +105,17 @@ def test_our_own_file_is_one_that_others_open(embedding, tmp_path):
     contents = open_tensors(tmp_path / "x.safetensors")
     assert list(contents.tensors) == ["emb_params"]
     assert contents.metadata["modelspec.architecture"].endswith("/textual-inversion")
+
+
+def test_an_optimizers_state_is_bound_to_its_embedding_as_the_webui_does(embedding, tmp_path):
+    overlay = embedding(name="x")
+    optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.1)
+    overlay.vectors[0].square().sum().backward()
+    optimizer.step()
+    write_a1111(tmp_path / "x.pt", overlay, optimizer)
+    beside = open_tensors(tmp_path / "x.pt.optim").payload
+    assert beside["hash"] == checksum(overlay.vectors[0])
+    assert beside["optimizer_state_dict"]["state"][0]["exp_avg"].shape == overlay.vectors[0].shape
 
 
 def test_a_picture_may_have_another_name_inside(embedding, tmp_path):

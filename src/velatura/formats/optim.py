@@ -54,12 +54,15 @@ def read_optim(path: StrPath) -> OptimState | None:
     return OptimState(name, state)
 
 
-def write_optim(path: StrPath, name: str, state: Mapping[str, object]) -> None:
-    """Write an optimizer's state beside the .pt that it belongs to, bound to the bytes that lie there now."""
+def write_optim(path: StrPath, name: str, state: Mapping[str, object], digest: str | None = None) -> None:
+    """Write an optimizer's state beside the .pt that it belongs to, bound to the bytes that lie there now.
+
+    digest: what it is bound by instead, as embeddings are by their checksum.
+    """
     path = Path(path)
     if name not in NAMES:
         raise UnknownName.among("optimizer", name, NAMES)
-    payload = {"optimizer_name": name, "hash": short_hash(path), "optimizer_state_dict": dict(state)}
+    payload = {"optimizer_name": name, "hash": digest or short_hash(path), "optimizer_state_dict": dict(state)}
     write_torch(path.with_name(path.name + ENDING), payload)
 
 

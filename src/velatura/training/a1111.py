@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 
 from velatura import formats
 from velatura.errors import BadPlan
+from velatura.formats.embeddings import checksum
 from velatura.formats.optim import NAMES, write_optim
+from velatura.overlays.embedding import Embedding
 from velatura.overlays.overlay import Overlay
 from velatura.training.disk import whole
 
@@ -25,10 +27,11 @@ def refuse_unknown(optimizer: Optimizer) -> None:
 
 
 def write_a1111(path: Path, overlay: Overlay, optimizer: Optimizer) -> None:
-    """Write the overlay as .pt at a path, and its optimizer's state as .pt.optim, bound to the bytes of the former."""
+    """Write the overlay as .pt at a path, and its optimizer's state as .pt.optim, bound to the former."""
     with whole(path) as beside:
         formats.save(overlay, beside)
-    write_optim(path, type(optimizer).__name__, cast("dict[str, object]", optimizer.state_dict()))
+    digest = checksum(overlay.vectors[0]) if isinstance(overlay, Embedding) else None
+    write_optim(path, type(optimizer).__name__, cast("dict[str, object]", optimizer.state_dict()), digest)
 
 
 def write_table(folder: Path, steps: Sequence[Mapping[str, object]], first: int, steps_an_epoch: int) -> None:
