@@ -43,7 +43,7 @@ def strong(overlay):
 @pytest.fixture(params=["linear", "relu", "composed", "lora", "loha"])
 def overlay(request, hyper, lora):
     if request.param in {"lora", "loha"}:
-        return lora(algorithm=request.param)
+        return lora(algorithm=request.param, text=False)
     made = strong(hyper(activation="linear" if request.param == "linear" else "relu"))
     return Composition(Series((Leaf("a", 0.5), Leaf("a"))), {"a": made}) if request.param == "composed" else made
 
@@ -102,7 +102,6 @@ def test_offloaded_while_attached(pipeline, overlay, expected, way):
     assert torch.equal(painted(pipeline), off)
 
 
-@pytest.mark.filterwarnings("ignore:.*layers for text encoders")
 def test_a_unet_that_is_offloaded_by_hand(pipeline, overlay, expected):
     unet, hook = cpu_offload_with_hook(pipeline.unet, "cpu")
     with velatura.attach(unet, overlay, STRENGTH):
@@ -110,6 +109,15 @@ def test_a_unet_that_is_offloaded_by_hand(pipeline, overlay, expected):
         hook.offload()
         assert torch.equal(painted(pipeline), on)
     torch.testing.assert_close(on, expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_text_towers_that_are_offloaded(pipeline, lora):
+    overlay = lora()
+    with velatura.attach(pipeline, overlay, STRENGTH):
+        on = painted(pipeline)
+    offload_models(pipeline)
+    with velatura.attach(pipeline, overlay, STRENGTH):
+        torch.testing.assert_close(painted(pipeline), on, rtol=1e-4, atol=1e-4)
 
 
 def test_changes_that_hang_on_weights_need_them_there(pipeline, lora):
