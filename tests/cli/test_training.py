@@ -272,6 +272,14 @@ def test_a_lora_is_as_asked_for(desk, capsys):
     assert "algorithm is called 'lora2'" in capsys.readouterr().err
 
 
+def test_an_optimizer_that_finds_its_rate_takes_no_rates_of_parts(desk, capsys):
+    words = ["train", "lora", "photos", "--optimizer", "prodigy", "--rate", "1", "--dry-run", *BRIEF]
+    assert main(words) == 0
+    assert "text rate" not in capsys.readouterr().out
+    assert main([*words, "--text-rate", "1e-5"]) == 2
+    assert "Prodigy finds one rate for all" in capsys.readouterr().err
+
+
 def test_a_lora_takes_along_the_word_that_it_learned(desk, capsys):
     words = ["--rank", "2", "--word", "my-wall", "--vectors", "2", "--initial", "wall", "--word-rate", "0.01"]
     assert main(["train", "lora", "photos", *words, "--out", "run", *BRIEF]) == 0

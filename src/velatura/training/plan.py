@@ -169,6 +169,8 @@ class Plan(BaseModel):
         _refuse_unfit(plan.learning_rate, rates)
         for own in filter(None, (plan.text_rate, plan.word_rate)):
             _refuse_unfit(own, Rates.read(own, plan.steps))
+        if plan.optimizer == "prodigy" and (plan.text_rate or plan.word_rate):
+            raise BadPlan("Prodigy finds one rate for all: leave out text_rate and word_rate, or plan adamw")
         plan.wording("")
         if plan.warmup >= rates.end and plan.warmup:
             raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {rates.end}: shorten it")
