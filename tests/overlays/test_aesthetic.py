@@ -302,3 +302,15 @@ def test_settings_change_in_a_copy(aesthetic):
     second = first.but(steps=7, blend="slerp")
     assert (first.settings.steps, second.settings.steps) == (2, 7)
     assert torch.equal(first.vector, second.vector)
+
+
+def test_a_picture_records_which_file_drew_it(tiny, aesthetic, difference, tmp_path):
+    velatura.save(aesthetic(), tmp_path / "dusk.safetensors")
+    velatura.save(difference(text=False), tmp_path / "odd.safetensors")
+    prompt = "a red house <aesthetic:dusk:0.9> <difference:odd:0.2>"
+    made = velatura.generate(tiny, prompt, library=velatura.Library(tmp_path), steps=1, seed=1)
+    said = made.recipe.infotext()
+    assert "Aesthetic hashes" in said
+    assert "Difference hashes" in said
+    again = velatura.generate(tiny, velatura.Recipe.from_infotext(said), library=velatura.Library(tmp_path))
+    assert again.image.tobytes() == made.image.tobytes()

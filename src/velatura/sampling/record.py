@@ -11,7 +11,13 @@ from velatura.sampling.fields import OverlayHash
 from velatura.sampling.infotext import quote, unquote
 
 # by kind, as the webui names them
-HASH_FIELDS = {"hypernet": "Hypernet hashes", "lora": "Lora hashes", "embedding": "TI hashes"}
+HASH_FIELDS = {
+    "hypernet": "Hypernet hashes",
+    "lora": "Lora hashes",
+    "embedding": "TI hashes",
+    "aesthetic": "Aesthetic hashes",  # this and the next are our own, which the webui passes by
+    "difference": "Difference hashes",
+}
 
 # Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
 HARMLESS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
