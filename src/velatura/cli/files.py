@@ -28,7 +28,7 @@ def list_(
     ] = None,
     *,
     kind: Annotated[
-        str | None, typer.Option(help="Only these: checkpoint, vae, hypernet, embedding, lora, aesthetic, unknown.")
+        str | None, typer.Option(help="checkpoint, vae, hypernet, embedding, lora, aesthetic, difference, unknown.")
     ] = None,
     family: Annotated[str | None, typer.Option(help="Only what is for bases of it: SD1, SD2, SDXL, tiny.")] = None,
     search: Annotated[
