@@ -1,5 +1,6 @@
 """LoRAs on the layers of a base: which they change, how they add up, and what is said where they do not fit."""
 
+from copy import deepcopy
 from itertools import product
 
 import pytest
@@ -53,6 +54,18 @@ def test_several_read_the_bare_layer_and_add_up(tiny, pair, context):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("combine", "expected"), [("sequence", 1.0), ("sum", 1.0), ("average", 0.5)])
+def test_those_side_by_side_add_up_or_are_averaged(tiny, pair, context, combine, expected):
+    lora, change = pair
+    layer = key_of(tiny)
+    laid = velatura.attach_all(tiny, [velatura.Laid(lora, 0.7), velatura.Laid(lora, 0.3)], combine=combine)
+    said = layer(context)
+    for each in laid:
+        each.detach()
+    torch.testing.assert_close(said, context @ (layer.weight + expected * change).T, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("activation", "hyper_first"), list(product(["linear", "relu"], [True, False])))
 def test_a_hypernetwork_changes_what_a_lora_reads(tiny, pair, hyper, activation, hyper_first):
     lora, change = pair
@@ -73,6 +86,7 @@ def test_text_towers_and_unet_have_strengths_of_their_own(tiny, lora):
     with velatura.attach(tiny, made, velatura.Strength(text=0.0, unet=1.0)) as laid:
         assert torch.equal(tiny.text.encode(words), before)
         laid.strength = velatura.Strength(text=0.5, unet=0.0)
+        assert (float(laid.text_strength), float(laid.strength)) == (0.5, 0.0)
         half = tiny.text.encode(words)
         assert not torch.equal(half, before)
         laid.strength = 0.5
@@ -291,6 +305,29 @@ def test_written_weights_count_at_once(tiny, lora, context):
         after = layer(context)
     bare = layer(context)
     torch.testing.assert_close(after - bare, 2 * (before - bare), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_that_hide_their_change_count_once_refreshed(tiny, lora, context):
+    made, layer = lora(algorithm="loha"), key_of(tiny)
+    with velatura.attach(tiny, made) as laid:
+        before = layer(context)
+        made.layers[KEY].hada_w1_a.data.mul_(2)
+        assert torch.equal(layer(context), before)
+        laid.refresh()
+        assert not torch.equal(layer(context), before)
+
+
+@torch.no_grad()
+def test_a_copy_of_a_lora_has_weights_of_its_own(tiny, lora, context):
+    made, layer = lora(), key_of(tiny)
+    with velatura.attach(tiny, made):
+        before = layer(context)
+    copy = deepcopy(made)
+    for weight in copy.parameters():
+        weight.zero_()
+    with velatura.attach(tiny, made):
+        assert torch.equal(layer(context), before)
 
 
 @torch.no_grad()

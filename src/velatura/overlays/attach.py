@@ -35,9 +35,15 @@ class Attachment:
     def strength(self) -> Tensor:
         """How strongly the overlay acts: 0 is off, 1 as it was trained; one value, or one for each picture or row.
 
-        A new strength counts from the next step on, and no compiled model is traced again for it. This is a copy.
+        A new strength counts from the next step on, and no compiled model is traced again for it. This is a copy, and
+        that of the UNet where the text towers have another: see text_strength. A Strength sets both.
         """
         return self._strength.tensor.clone()
+
+    @property
+    def text_strength(self) -> Tensor:
+        """How strongly it acts in the text towers; a copy."""
+        return self._strength.text.tensor.clone()
 
     @strength.setter
     def strength(self, value: float | Tensor | Strength) -> None:

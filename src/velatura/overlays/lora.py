@@ -155,7 +155,8 @@ class Lora(Overlay):
 
     def factor(self, target: Target, name: str) -> float:
         """By what the strength is multiplied in a layer, by the name that the target has for it."""
-        return self.blocks.get(block_of(target, name), 1.0) if self.blocks else 1.0
+        own = self.blocks.get(block_of(target, name), 1.0) if self.blocks else 1.0
+        return own * target.share
 
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang each delta behind its layer."""

@@ -48,15 +48,15 @@ def refuse_misfit(lora: Layered, target: Target, found: Mapping[str, Delta]) -> 
         if not delta.fits(weight):
             said = f"{name} has a weight of {tuple(weight.shape)}, and {_called(lora)} changes another"
             raise WrongBase(f"{said} of {delta.shape}: {_advice(lora)}")
-    wanted = [name for name in lora.layers if name.startswith(UNET) or target.towers]
-    lacking = [name for name in wanted if name not in kohya_names(target)]
+    known, layers = kohya_names(target).keys(), lora.layers
+    wanted = [name for name in layers if name.startswith(UNET) or target.towers]
+    lacking = [name for name in wanted if name not in known]
     if not found or 2 * len(lacking) > len(wanted):
         raise WrongBase(f"{_called(lora)} has {len(lacking)} layers that {target.name} lacks: {_advice(lora)}")
     if lacking:
         named = ", ".join(lacking[:FEW]) + (", ..." if len(lacking) > FEW else "")
         _warn(f"{_called(lora)} has {len(lacking)} layers that {target.name} lacks ({named}): those do nothing")
-    if len(wanted) < len(lora.layers):
-        idle = len(lora.layers) - len(wanted)
+    if idle := len(layers) - len(wanted):
         _warn(f"{_called(lora)} has {idle} layers for text encoders, of which {target.name} has none: those do nothing")
 
 

@@ -71,6 +71,11 @@ class Target:
         part, _, path = name.partition(".")
         return self.parts[part].get_submodule(path)
 
+    @property
+    def share(self) -> float:
+        """By what changes that add up are multiplied: those that act side by side may be averaged."""
+        return 1 / self.group.size if self.group is not None and self.group.mode == "average" else 1.0
+
     def reaches(self, name: str) -> bool:
         """Whether the overlay may touch a layer of that name: in the UNet only within its blocks."""
         prefixes = tuple(f"unet.{BLOCK_NAMES[block]}" for block in self.blocks)
