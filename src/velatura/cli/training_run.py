@@ -49,10 +49,10 @@ class Session:
         for example in [*dataset.examples, *dataset.regularising]:
             read_picture(example.path, GLANCE)
         base = open_base(asked.base, velatura.Library(*(asked.library or [Path()])))
+        preset = velatura.Plan.preset(kind, base.family.name, asked.purpose or "style")
         if asked.optimizer == "prodigy":
             preset = preset.but(text_rate=None, word_rate=None)  # it finds one rate for all
         own = {field: value for field, value in wanted.items() if value is not None}
-        preset = velatura.Plan.preset(kind, base.family.name, asked.purpose or "style")
         return cls(base, name, folder, preset.but(**(own | asked.fields_of_plan())), out, asked.dry_run)
 
     def prompt(self, overlay: "Overlay") -> str:

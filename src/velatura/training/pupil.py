@@ -188,6 +188,7 @@ class Pupil:
         is_safe = stays_finite(self.plan.optimizer, self.optimizer, list(self.overlay.learned.values()))
         before = [] if is_safe else [tensor.clone() for tensor in self._tensors()]
         self.optimizer.step()
+        torch.autograd.graph.increment_version([*self.overlay.learned.values()])  # which a fused step does not
         if is_safe or all(weight.isfinite().all() for weight in self.overlay.parameters()):
             self.overlay.after_step()
             return
