@@ -152,6 +152,11 @@ def test_convolutions_may_have_a_rank_of_their_own(tiny):
     assert str(made.card).startswith("lora rank 3 to 8")
 
 
+def test_a_lokr_may_be_told_its_factor(tiny):
+    made = velatura.Lora.for_base(tiny, algorithm="lokr", rank=2, factor=4)
+    assert made.layers[QUERY].lokr_w1.shape == (4, 4)
+
+
 def test_rank_stabilised_scales_by_the_root_of_the_rank(tiny):
     made = velatura.Lora.for_base(tiny, rank=16, alpha=8, rank_stabilised=True)
     assert float(made.layers[QUERY].scale(16)) == pytest.approx(8 / 4)  # alpha over sqrt(16)
@@ -175,6 +180,7 @@ def test_a_seed_makes_the_same_lora_and_leaves_chance_alone(tiny):
         ({"algorithm": "lara"}, UnknownName, "did you mean 'lora'"),
         ({"targets": "atention"}, UnknownName, "did you mean 'attention'"),
         ({"algorithm": "ia3", "dropout": 0.1}, BadOverlay, "leave out dropout"),
+        ({"factor": 4}, BadOverlay, "leave out factor"),
     ],
 )
 def test_what_cannot_be_is_refused(tiny, options, error, said):

@@ -15,6 +15,7 @@ from torch import nn
 from velatura.errors import BadOverlay, UnknownName
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.deltas.delta import Delta, Layer
+from velatura.overlays.deltas.kronecker import LoKr
 from velatura.overlays.kohya import UNET, kohya_names
 from velatura.overlays.target import Target
 
@@ -32,7 +33,8 @@ class LoraStructure(BaseModel):
 
     targets: "attention" is Q, K, V and what follows them; "transformer" all layers of the transformers, as kohya's
     trainer has it; "linear" every Linear of the model; "conv" all convolutions too. Each holds what the ones before it
-    hold. conv_rank, conv_alpha: of convolutions larger than 1x1. The dropouts are probabilities while training.
+    hold. conv_rank, conv_alpha: of convolutions larger than 1x1. factor: the size of a LoKr's smaller matrix, -1 for the
+    squarest. The dropouts are probabilities while training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class LoraStructure(BaseModel):
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
     conv_rank: Annotated[int, Field(ge=1, le=4096)] = 16
     conv_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    factor: Annotated[int, Field(ge=-1, le=4096)] = -1
     targets: Targets = "attention"
     text: bool = False
     rank_stabilised: bool = False
@@ -62,6 +65,8 @@ class LoraStructure(BaseModel):
             raise BadOverlay(f"a LoRA's {first['loc'][0]} cannot be {first['input']}: {first['msg']}") from None
         if structure.dropout and structure.algorithm in WITHOUT_READING:
             raise BadOverlay(f"{structure.algorithm} reads nothing that could be dropped: leave out dropout")
+        if structure.factor != -1 and structure.algorithm != "lokr":
+            raise BadOverlay(f"{structure.algorithm} has no smaller matrix: leave out factor, which is a lokr's")
         return structure
 
     @classmethod
@@ -103,6 +108,8 @@ class LoraStructure(BaseModel):
         rank, alpha = (self.conv_rank, self.conv_alpha) if large else (self.rank, self.alpha)
         # files say alpha over rank, whatever it was to be over: as LyCORIS does
         stored = alpha * math.sqrt(rank) if self.rank_stabilised else alpha
+        if self.algorithm == "lokr":
+            return LoKr.for_layer(layer, rank=rank, alpha=stored, factor=self.factor)
         return DELTAS[ALIASES.get(self.algorithm, self.algorithm)].for_layer(layer, rank=rank, alpha=stored)
 
 
