@@ -32,12 +32,13 @@ def trained(layer, config):
 
 
 @pytest.mark.parametrize("terms", [0, 1, 2, 3, 4, 5, 7])
-@pytest.mark.parametrize("layer", [nn.Linear(12, 10), nn.Conv2d(4, 6, 3, padding=1)])
-def test_rotations_of_what_is_read_are_pefts(layer, terms):
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_rotations_of_what_is_read_are_pefts(kind, terms, shared):
     series = {"use_cayley_neumann": bool(terms), "num_cayley_neumann_terms": max(1, terms)}
-    config = peft.OFTConfig(target_modules=["layer"], oft_block_size=4, **series)
+    config = peft.OFTConfig(target_modules=["layer"], oft_block_size=4, block_share=shared, **series)
     torch.manual_seed(1)
-    layer = layer.__class__(12, 10) if isinstance(layer, nn.Linear) else nn.Conv2d(4, 6, 3, padding=1)
+    layer = nn.Linear(12, 10) if kind == "linear" else nn.Conv2d(4, 6, 3, padding=1)
     weight = layer.weight.detach().clone()
     model, tensors = trained(layer, config)
     delta = delta_of(as_lycoris(tensors, PeftConfig.model_validate(series)))

@@ -186,3 +186,23 @@ def test_hashes_are_those_that_the_webui_records(case):
 def test_what_lycoris_takes_for_a_hash_is_known_and_not_written():
     path = DATA / "nature" / "lyco_ia3.safetensors"  # the webui shows 0x97256338 of it
     assert hashes_of("lora", path) == (body(path), "0x972563380e")
+
+
+def test_a_lora_of_the_unet_alone_may_change_over_the_steps_as_it_is(tiny, lora):
+    ink = lora(text=False)
+    painted = velatura.generate(tiny, tagged("<lora:ink:0@0, 1@0.5>"), overlays={"ink": ink})
+    assert same(painted, velatura.generate(tiny, tagged("<lora:ink:unet=0@0, 1@0.5>"), overlays={"ink": ink}))
+    with pytest.raises(BadPrompt, match="give its own strength as te="):
+        velatura.generate(tiny, tagged("<lora:ink:0@0, 1@0.5>"), overlays={"ink": lora()})
+
+
+def test_what_has_no_ranks_has_none_to_choose_among(tiny, difference):
+    with pytest.raises(BadPrompt, match="far has no ranks to choose among; leave dyn out"):
+        velatura.generate(tiny, tagged("<difference:far:1:dyn=4>"), overlays={"far": difference()})
+
+
+def test_a_difference_has_two_strengths_as_well(tiny, difference):
+    far = difference()
+    painted = velatura.generate(tiny, tagged("<difference:far:0.2:0.7>"), overlays={"far": far})
+    with velatura.attach(tiny, far, Strength(0.2, 0.7)):
+        assert same(painted, velatura.generate(tiny, QUICK))

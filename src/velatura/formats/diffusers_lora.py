@@ -8,7 +8,7 @@ from torch import Tensor
 
 from velatura.errors import BadOverlay
 from velatura.formats.lora_header import header_of
-from velatura.formats.lora_products import low_ranks
+from velatura.formats.lora_products import low_ranks, warn_of_embeddings
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import write_safetensors
@@ -22,6 +22,7 @@ def save(overlay: Overlay, path: Path) -> None:
     """Write a LoRA or a DoRA in its own precision, at once or not at all; diffusers knows no others."""
     if not isinstance(overlay, Lora):
         raise BadOverlay(f"diffusers' LoRA files hold no {overlay.kind}: leave the dialect out")
+    warn_of_embeddings(overlay, "diffusers")
     tensors: dict[str, Tensor] = {}
     for (part, module), each in low_ranks(overlay, "diffusers").items():
         tensors[f"{part}.{module}.lora_A.weight"] = each.down

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from velatura.errors import BadOverlay
+from velatura.errors import BadOverlay, VelaturaWarning
 from velatura.formats.lora_names import dotted
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora import Lora
@@ -24,6 +25,13 @@ class LowRank(NamedTuple):
     down: Tensor
     up: Tensor
     magnitudes: Tensor | None
+
+
+def warn_of_embeddings(lora: Lora, dialect: str) -> None:
+    """Warn of embeddings that go with a LoRA and have no place in a dialect."""
+    if lora.bundled:
+        said = f"{dialect} has no place in a LoRA for its embeddings ({', '.join(lora.bundled)[:100]}), left out here"
+        warnings.warn(f"{said}: save them by themselves", VelaturaWarning, 3)
 
 
 def low_ranks(lora: Lora, dialect: str) -> dict[tuple[str, str], LowRank]:

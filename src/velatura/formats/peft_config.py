@@ -26,7 +26,6 @@ class PeftConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    peft_type: str = "LORA"
     r: Annotated[int, Field(ge=0, le=2**16)] = 8
     lora_alpha: Alpha | None = None
     alpha: Alpha | None = None  # of LoHa and LoKr
@@ -34,7 +33,6 @@ class PeftConfig(BaseModel):
     use_rslora: bool = False
     use_cayley_neumann: bool = True
     num_cayley_neumann_terms: Annotated[int, Field(ge=1, le=64)] = 5
-    fan_in_fan_out: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -13,7 +13,7 @@ from velatura.errors import BadOverlay
 from velatura.files import filling
 from velatura.formats.lora_keys import PEFT
 from velatura.formats.lora_names import dotted
-from velatura.formats.lora_products import LOW_RANK, low_rank
+from velatura.formats.lora_products import LOW_RANK, low_rank, warn_of_embeddings
 from velatura.formats.peft_config import CONFIG
 from velatura.formats.peft_lora import MAGNITUDES, WEIGHTS
 from velatura.overlays.deltas.delta import Delta
@@ -30,6 +30,7 @@ def save(overlay: Overlay, path: Path) -> None:
     """Write a new folder for a LoRA, a DoRA or a LoHa: with its one adapter in it, or with a folder for each part."""
     if not isinstance(overlay, Lora):
         raise BadOverlay(f"peft's folders hold no {overlay.kind}: leave the dialect out")
+    warn_of_embeddings(overlay, "peft")
     parts: dict[str, dict[str, Delta]] = {}
     for layer, delta in overlay.layers.items():
         part, module = dotted(layer)

@@ -64,10 +64,9 @@ class Tag(NamedTuple):
         """How strongly the overlay is laid on, 1 if the tag does not say; raises BadPrompt for what is no strength."""
         return Strengths.parse(*self._said)
 
-    @property
-    def two_strengths(self) -> TwoStrengths:
-        """The same of an overlay that touches the text encoders too."""
-        return TwoStrengths.parse(*self._said)
+    def two_strengths(self, *, reads_text: bool) -> TwoStrengths:
+        """The same of an overlay of a kind that may touch the text encoders too, and of one that does."""
+        return TwoStrengths.parse(*self._said, reads_text=reads_text)
 
     @property
     def drawn(self) -> DrawnStrengths:

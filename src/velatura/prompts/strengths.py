@@ -108,17 +108,20 @@ class TwoStrengths:
     factors: tuple[float, ...] = ()
 
     @classmethod
-    def parse(cls, arguments: Sequence[str], prompt: str = "", place: int = 0) -> Self:
-        """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake."""
+    def parse(cls, arguments: Sequence[str], prompt: str = "", place: int = 0, *, reads_text: bool = True) -> Self:
+        """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake.
+
+        reads_text: whether the overlay touches the text encoders; one that does not may change over the steps as it is.
+        """
         whole, strengths, named = _arguments(arguments, prompt, place, (*POSITIONS, FACTORS, *NAMED))
         _warn_of_ignored(whole, strengths, len(POSITIONS))
         said = dict(zip(POSITIONS, strengths, strict=False)) | named
         text = said.get("te")
-        if text is not None and "@" in text.text:
+        if text is not None and "@" in text.text and reads_text:
             advice = "its own strength as te=0.8, and this one as unet="
             raise text.misread(f"the text encoder reads a prompt once, with one strength; give {advice}")
         return cls(
-            cls.text if text is None else _strength(text),
+            cls.text if text is None or not reads_text else _strength(text),
             Strengths.of(said.get("unet", text), said),
             _rank(said["dyn"]) if "dyn" in said else None,
             block_factors(said[FACTORS]) if FACTORS in said else (),

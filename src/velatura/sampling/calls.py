@@ -103,7 +103,7 @@ class Shelf:
         if kind not in KINDS:
             raise UnknownName.among("kind of overlay", tag.kind, KINDS)
         drawn = tag.drawn if kind == Aesthetic.kind else None
-        said = tag.two_strengths if kind in TWO_FOLD else TwoStrengths(unet=drawn.strengths if drawn else tag.strengths)
+        plain = None if kind in TWO_FOLD else TwoStrengths(unet=drawn.strengths if drawn else tag.strengths)
         called = kind, tag.name.lower()
         recorded = hashes.get((kind, OverlayHash.of(kind, tag.name, "").name.lower()))
         if called not in self._found:
@@ -112,9 +112,9 @@ class Shelf:
         if overlay.kind != kind:
             right = tag._replace(kind=overlay.kind)
             raise misread(tag.prompt, tag.start, f"{tag.name} is no {kind} but a {overlay.kind}; write {right}")
-        text = said.text if kind in TWO_FOLD else None
-        wanted = self._drawn(overlay, drawn) if drawn else self._part(overlay, said)
-        return Called(tag, wanted, said.unet, file, text, recorded)
+        said = plain or tag.two_strengths(reads_text="text" in overlay.touches)
+        wanted = self._drawn(overlay, drawn) if drawn else self._part(tag, overlay, said)
+        return Called(tag, wanted, said.unet, file, None if plain else said.text, recorded)
 
     def _drawn(self, overlay: Overlay, said: DrawnStrengths) -> Overlay:
         """An aesthetic that takes the steps that a tag asks for."""
@@ -124,10 +124,13 @@ class Shelf:
             return overlay
         return self._parts.setdefault((overlay, *changed.items()), overlay.but(**changed))
 
-    def _part(self, overlay: Overlay, said: TwoStrengths) -> Overlay:
+    def _part(self, tag: Tag, overlay: Overlay, said: TwoStrengths) -> Overlay:
         """What a tag asks of an overlay: all of it, or of a LoRA so many ranks, with factors for its blocks."""
-        if not isinstance(overlay, Lora) or (said.rank is None and not said.factors):
+        if said.rank is None and not said.factors:
             return overlay
+        assert isinstance(overlay, Lora)
+        if said.rank is not None and not any(each.rank for each in overlay.layers.values()):
+            raise misread(tag.prompt, tag.start, f"{tag.name} has no ranks to choose among; leave dyn out")
         wanted = overlay, said.rank, said.factors
         if wanted not in self._parts:
             part = overlay if said.rank is None else overlay.with_ranks(said.rank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from velatura.overlays.deltas.delta import Delta, Layer, Ready, Shape, along
 from velatura.overlays.deltas.kronecker import factorised
 from velatura.overlays.deltas.whole import IA3
+
+linalg: Any = torch.linalg  # which has no types
 
 UPPER, TERMS = "oft_R.weight", "oft_terms"
 SERIES = 5  # terms of the series that peft takes for an inverse
@@ -69,10 +71,12 @@ class InputRotation(Delta):
     def change(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """What is added to a weight at a strength, in its shape, in float32."""
         rows, turns = weight.float().flatten(1), self.turns()
-        if rows.shape[1] != turns.shape[0] * turns.shape[1]:
-            raise ValueError(f"{turns.shape[0] * turns.shape[1]} turned columns against {rows.shape[1]}")
-        groups = rows.unflatten(1, turns.shape[:2])  # (out, blocks, n)
-        return torch.einsum("obn,bmn->obm", groups, turns).reshape(weight.shape) * strength
+        count, rest = divmod(rows.shape[1], turns.shape[1])
+        if rest or turns.shape[0] not in {1, count}:  # one block may be shared by all groups
+            raise ValueError(f"{turns.shape[0]} blocks of {turns.shape[1]} columns against {rows.shape[1]}")
+        groups = rows.unflatten(1, (count, -1))  # (out, blocks, n)
+        turned = torch.einsum("obn,bmn->obm", groups, turns.expand(count, -1, -1))
+        return turned.reshape(weight.shape) * strength
 
     def turns(self) -> Tensor:
         """R - I of every block, (blocks, n, n)."""
@@ -85,7 +89,7 @@ class InputRotation(Delta):
         if terms:
             return _series(skew, terms)
         unit = torch.eye(size, device=upper.device)
-        turned: Tensor = torch.linalg.solve(unit + skew, unit - skew, left=False)  # pyright: ignore[reportUnknownMemberType]
+        turned: Tensor = linalg.solve(unit + skew, unit - skew, left=False)
         return turned - unit
 
     @property
