@@ -328,3 +328,4 @@ def test_a_compiled_text_tower_heeds_it(tiny, named):
             torch.testing.assert_close(hidden(base), hidden(tiny))
         assert len(traced) == count
     assert torch.equal(hidden(base), off)
+    torch._dynamo.reset()

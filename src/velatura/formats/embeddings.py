@@ -38,14 +38,14 @@ def sniff_picture(contents: Contents) -> bool:
 
 def sniff_kohya(contents: Contents) -> bool:
     """Whether the tensors are called as sd-scripts calls vectors, for one text tower or for both of an SDXL."""
-    names = _plain(contents).keys()
-    return names == set(ALONE) or (bool(names) and names <= set(PAIR))
+    names = set(_plain(contents))
+    return names == {*ALONE} or (bool(names) and names <= {*PAIR})
 
 
 def sniff_diffusers(contents: Contents) -> bool:
     """Whether the file holds the vectors of one token under that token, or those of both towers by their numbers."""
     plain = _plain(contents)
-    if plain.keys() == set(PAIRS[1]):
+    if set(plain) == {*PAIRS[1]}:
         return True
     return len(plain) == 1 and all(
         isinstance(each, Tensor) and each.ndim in {1, 2} and not name.endswith((".weight", ".bias", ".alpha"))
@@ -98,8 +98,10 @@ def a1111_payload(overlay: Embedding, vectors: Tensor, stem: str) -> dict[str, o
 def checksum(vectors: Tensor) -> str:
     """Four digits by which the webui tells whether an optimizer's state (.optim) belongs to an embedding."""
     digest = 0
-    for value in (vectors.detach().float().cpu().flatten() * 100).tolist():
-        digest = (digest * 281 ^ int(value) * 997) & 0xFFFFFFFF
+    whole = (vectors.detach().float().cpu().flatten() * 100).to(torch.int64)
+    values: list[int] = whole.tolist()  # pyright: ignore[reportUnknownMemberType]
+    for value in values:
+        digest = (digest * 281 ^ value * 997) & 0xFFFFFFFF
     return f"{digest & 0xFFFF:04x}"
 
 

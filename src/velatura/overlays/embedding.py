@@ -16,7 +16,7 @@ from velatura.base.words import ROOM, refuse_crowds
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
 from velatura.overlays.overlay import Card, Overlay, Part
 from velatura.overlays.seams import Undo, on_words
-from velatura.overlays.splice import usual_length
+from velatura.overlays.splice import lengths_of, usual_length
 from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import BLOCKS
@@ -102,8 +102,9 @@ class Embedding(Overlay):
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor], card: Card) -> Self:
         """The embedding of what a file holds: of clip_l and clip_g, or of the one tensor there is, in float32."""
-        found = [tensors[name] for name in PAIR] if tensors.keys() == set(PAIR) else list(tensors.values())
-        if not found or (len(found) > 1 and tensors.keys() != set(PAIR)):
+        is_pair = set(tensors) == {*PAIR}
+        found = [tensors[name] for name in PAIR] if is_pair else list(tensors.values())
+        if len(found) != 1 + is_pair:
             names = ", ".join(list(tensors)[:3])[:120] or "nothing"
             raise BadOverlay(f"{card.name or 'an embedding'} holds {names}: give one tensor, or clip_l and clip_g")
         return cls.of(*(each.detach().float().view(-1, each.shape[-1]) for each in found), card=card)
@@ -169,7 +170,7 @@ class Embedding(Overlay):
     def after_step(self) -> None:
         """Shorten vectors that have become too long."""
         for vectors, most in zip(self.vectors, self.structure.longest, strict=False):
-            vectors.mul_((most / vectors.norm(dim=1, keepdim=True)).clamp(max=1))
+            vectors.mul_((most / lengths_of(vectors).unsqueeze(1)).clamp(max=1))
 
     def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Make its name a word of the target's text encoder."""

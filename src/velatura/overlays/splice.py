@@ -56,9 +56,14 @@ def acts(strength: LiveStrength) -> bool:
 @torch.no_grad()
 def lengths(sources: Sequence[Source], tables: Sequence[nn.Embedding]) -> tuple[int, float]:
     """How many vectors there are, and how long they are in the mean, where those of long words are of length 1."""
-    found = [source().float() for source in sources]
-    shares = [each.norm(dim=1).mean() / usual_length(table) for each, table in zip(found, tables, strict=True)]
+    found = [source() for source in sources]
+    shares = [lengths_of(each).mean() / usual_length(table) for each, table in zip(found, tables, strict=True)]
     return len(found[0]), float(torch.stack([each.cpu() for each in shares]).mean())
+
+
+def lengths_of(vectors: Tensor) -> Tensor:
+    """The lengths of vectors (count, width): (count,)."""
+    return vectors.float().square().sum(dim=1).sqrt()
 
 
 @torch.no_grad()
@@ -67,4 +72,4 @@ def usual_length(table: nn.Embedding) -> Tensor:
 
     Not that of the middle one: of words that a small base was never taught, vectors are short.
     """
-    return table.weight.detach().float().norm(dim=1).quantile(0.95)
+    return lengths_of(table.weight.detach()).quantile(0.95)

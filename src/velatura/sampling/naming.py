@@ -101,8 +101,8 @@ class Dictionary:
             sources.setdefault(inside or entry.name, partial(self._opened, file))
         for name, each in self._at_hand.items():
             sources[name] = lambda each=each: each
-        for lora in called:
-            for name, vectors in lora.bundled.items() if isinstance(lora, Lora) else ():
+        for lora in (each for each in called if isinstance(each, Lora)):
+            for name, vectors in lora.bundled.items():
                 sources[name] = partial(_bundled, lora, name, vectors)
         return sources
 

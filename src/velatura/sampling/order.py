@@ -117,7 +117,7 @@ class Order:
         calls = [tuple(call.how for call in each.calls) for each in self.passes]
         walks = [*self.passes, *(self.layout.passes if self.layout else ())]
         counts = [each.chunk_count(self.base) for each in walks]
-        renamed = {each.hash for walk in walks for each in walk.named if each.was_recorded}
+        renamed = {each.hash.hash for walk in walks for each in walk.named if each.was_recorded and each.hash}
         return self.recipe.but(**varies, **seeds), tuple(calls), tuple(counts), frozenset(renamed)
 
     def _layout(self) -> "Order | None":

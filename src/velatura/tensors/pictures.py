@@ -99,7 +99,7 @@ def _hidden(data: bytes) -> bytes | None:
     gaps = np.flatnonzero(~(pixels & LOW).any(axis=(0, 2)))
     if len(gaps) < 2:
         return None
-    low, high = (_unmasked(block & LOW) for block in (pixels[:, : gaps[0]], pixels[:, gaps[-1] + 1 :]))
+    low, high = (_unmasked(block) & LOW for block in (pixels[:, : gaps[0]], pixels[:, gaps[-1] + 1 :]))
     packed = (high << 4 | low).tobytes() if low.shape == high.shape else b""
     return _inflated(packed) if packed[:1] == ZLIB else None
 
@@ -161,7 +161,8 @@ def _tensor(found: dict[str, Any]) -> object:
     if found.keys() != {TENSOR_KEY}:
         return found
     numbers = found[TENSOR_KEY]
-    rows: list[Any] = numbers if isinstance(numbers, list) and all(isinstance(each, list) for each in numbers) else []
+    listed = cast("list[Any]", numbers if isinstance(numbers, list) else [])
+    rows = cast("list[list[Any]]", listed if all(isinstance(each, list) for each in listed) else [])
     if not rows or not all(type(each) in {int, float} for row in rows for each in row):
         raise ValueError("vectors that are no rows of numbers")
     if len({len(row) for row in rows}) > 1:
