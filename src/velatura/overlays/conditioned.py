@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from velatura.base.hearing import is_negative
+from velatura.base.hearing import hearing, is_negative, place_heard
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.tuning import Tuning, end_of, slerp
 
@@ -46,7 +47,9 @@ class TunedConditioning:
         """What is said of one text by a copy that was tuned for it; None of a text without words."""
         if int(ids[row, 1]) == end_of(tower):
             return None
-        with torch.inference_mode(mode=False), torch.autocast(ids.device.type, enabled=False):
+        # others' strengths are those of its row, unless it is encoded by itself already
+        placed = hearing(row=row, rows=len(ids)) if place_heard() is None else nullcontext()
+        with placed, torch.inference_mode(mode=False), torch.autocast(ids.device.type, enabled=False):
             own = [_row_of(each, row, len(ids)) for each in arguments]
             more = {name: _row_of(each, row, len(ids)) for name, each in named.items()}
             with torch.enable_grad():
