@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -99,8 +100,7 @@ def checksum(vectors: Tensor) -> str:
     """Four digits by which the webui tells whether an optimizer's state (.optim) belongs to an embedding."""
     digest = 0
     whole = (vectors.detach().float().cpu().flatten() * 100).to(torch.int64)
-    values: list[int] = whole.tolist()  # pyright: ignore[reportUnknownMemberType]
-    for value in values:
+    for value in cast("list[int]", whole.tolist()):  # pyright: ignore[reportUnknownMemberType]
         digest = (digest * 281 ^ value * 997) & 0xFFFFFFFF
     return f"{digest & 0xFFFF:04x}"
 
