@@ -146,6 +146,10 @@ class _TreeChange:
     def version(self) -> tuple[object, ...]:
         return self._strength.version, *(each.version for each in self._changes.values() if each)
 
+    @property
+    def lessons(self) -> None:
+        return None
+
     def k(self, context: Tensor) -> Tensor:
         return self._weighed(context, self._plain(self._tree, context, "k"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from velatura.overlays.affine import Affine, FoldedWeights, foldable, stamp
+from velatura.overlays.lessons import Lessons
 
 Combine = Literal["sequence", "sum", "average"]
 
@@ -22,6 +24,11 @@ class Remembering(Protocol):
     @property
     def evaluations(self) -> int:
         """How often a network was run on a constant context."""
+        ...
+
+    @property
+    def lessons(self) -> Lessons | None:
+        """What layers that read the same share while it is trained; None where each computes it for itself."""
         ...
 
     def forget(self) -> None:
@@ -169,9 +176,14 @@ class Reader:
 
     def _plain(self, context: Tensor, part: Literal[0, 1]) -> Tensor:
         for group in _grouped(self._links):
-            read = [link.change.v(context) if part else link.change.k(context) for link in group]
-            context = _merged(context, read, group[0].group)
+            context = _merged(context, [self._read(link.change, context, part) for link in group], group[0].group)
         return context
+
+    def _read(self, change: ContextChange, context: Tensor, part: Literal[0, 1]) -> Tensor:
+        make = partial(change.v if part else change.k, context)
+        if not self._constant or change.lessons is None:
+            return make()
+        return change.lessons.recall(part, self, context, change.version, make)
 
     def _both(self, context: Tensor, links: Sequence[Link]) -> tuple[Tensor, Tensor]:
         k = v = context

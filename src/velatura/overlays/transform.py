@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.overlays.affine import Affine, stamp
+from velatura.overlays.lessons import Lessons
 from velatura.overlays.memory import Memory
 from velatura.overlays.strength import LiveStrength, writable
 
@@ -29,6 +30,11 @@ class Transform(nn.Module):
         if self.training:  # A1111 trains at strength 1, whatever is set
             return (read + change).to(context.dtype)
         return blended(context, read, change, strength)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it makes something else of the same context each time, while it is trained."""
+        return any(isinstance(each, nn.RReLU) or (isinstance(each, nn.Dropout) and each.p) for each in self.linear)
 
     def as_read(self, context: Tensor) -> Tensor:
         """The context in the precision that the network computes in."""
@@ -52,6 +58,7 @@ class WidthChange:
         self._changes: Memory[tuple[Tensor, Tensor]] = Memory()
         self._outputs: Memory[tuple[Tensor, Tensor]] = Memory()
         self._affine: tuple[object, tuple[Affine, Affine]] | None = None
+        self._lessons = Lessons()
         self._refreshes = 0
         self.evaluations = 0
 
@@ -75,9 +82,15 @@ class WidthChange:
         """Something that differs whenever the change does."""
         return self._refreshes, self.strength.version, *self._weights_version()
 
+    @property
+    def lessons(self) -> Lessons | None:
+        """What layers share while the networks are trained, unless each is to draw its own chance."""
+        return self._lessons if self.training and not (self._k.draws or self._v.draws) else None
+
     def forget(self) -> None:
         """Compute anew whatever was remembered, as after weights were written to unnoticed."""
         self._refreshes += 1
+        self._lessons.forget()
         self._affine = None
         self._changes.forget()
         self._outputs.forget()
