@@ -17,7 +17,7 @@ Clip = Annotated[
     Path | None, option("The folder of the CLIP that the base's text encoder is from.", WHAT, shown="where it is known")
 ]
 Steps = Annotated[int, option("Steps that the text encoder takes towards it, for each prompt.", WHAT)]
-Rate = Annotated[float, option("How far each of them goes.", WHAT)]
+Rate = Annotated[float | None, option("How far each of them goes.", WHAT, shown="1e-4, on the tiny base 1e-3")]
 Out = Annotated[Path | None, option("A new file, .safetensors or .pt as A1111 has it.", KEPT, shown="NAME.safetensors")]
 
 
@@ -29,7 +29,7 @@ def train_aesthetic(
     name: Name = None,
     clip: Clip = None,
     steps: Steps = 5,
-    rate: Rate = 1e-4,
+    rate: Rate = None,
     out: Out = None,
 ) -> None:
     """Make an aesthetic (aesthetic gradient) of pictures: the mean of what CLIP sees in them, in seconds.
@@ -46,7 +46,8 @@ def train_aesthetic(
     if out.exists():
         raise Occupied(f"{out} is there already: name another file, or remove that one")
     on = open_base(base, velatura.Library(*(library or [Path()])))
-    made = aesthetic_from(on, folder, clip=clip, name=name, steps=steps, rate=rate)
+    how = {"steps": steps} | ({} if rate is None else {"rate": rate})
+    made = aesthetic_from(on, folder, clip=clip, name=name, **how)
     velatura.save(made, out)
     say(f"{out}: {made.card}")
     prompt = f"a house by a lake <{made.kind}:{out.stem}:1>"

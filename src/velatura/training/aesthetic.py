@@ -14,6 +14,7 @@ from velatura.formats.clip import clip_beside, open_clip
 from velatura.overlays.aesthetic import Aesthetic
 
 AT_ONCE = 64  # pictures in memory
+RATES = {"tiny": 1e-3}  # of families whose small towers need longer steps than CLIP's 1e-4 to show anything
 
 
 def aesthetic_from(
@@ -37,6 +38,7 @@ def aesthetic_from(
         vectors = eye.look([read_upright(example.path) for example in some])
         for example, vector in zip(some, vectors, strict=True):
             weighed.append(vector * (example.repeats / count))
-    made = Aesthetic.of(torch.stack(weighed).sum(dim=0), eye.projection, name=name, **settings)
+    rate = {"rate": RATES[base.family.name]} if base.family.name in RATES else {}
+    made = Aesthetic.of(torch.stack(weighed).sum(dim=0), eye.projection, name=name, **(rate | settings))
     made.card = made.card.but(family=base.family.name, base=base.name, base_hash=base.hash)
     return made
