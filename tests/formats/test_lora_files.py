@@ -257,3 +257,23 @@ def test_an_alpha_that_is_a_whole_number_counts_too(tmp_path):
     down, up = pair()
     tensors = dict(zip(SPELT["kohya"], (down, up, torch.tensor(4)), strict=True))
     assert torch.allclose(change_of(velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))), 2 * up @ down)
+
+
+def test_changes_that_hang_on_their_base_are_refused_by_name(tmp_path):
+    suffixes = {"q_layer.weight": (2, 6), "p_layer.weight": (5, 2), "lambda_layer": (1, 2)}
+    tensors = {f"{LAYER}.{suffix}": torch.ones(shape) for suffix, shape in suffixes.items()}
+    with pytest.raises(BadFile, match="T-LoRA's changes hang on the base"):
+        velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+
+
+def test_layers_that_no_base_has_are_told_when_it_is_laid_on(pipeline, tmp_path):
+    down, up = torch.randn(2, 16), torch.randn(16, 2)
+    there = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    layers = (there, there.replace("to_q", "to_k"), there.replace("down_blocks_0", "down_blocks_3"))
+    tensors = {
+        f"{layer}.lora_{way}.weight": each.clone() for layer in layers for way, each in (("down", down), ("up", up))
+    }
+    tensors |= {f"{layer}.alpha": torch.tensor(1.0) for layer in layers}
+    lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+    with pytest.warns(VelaturaWarning, match=r"has 1 layers that .* lacks \(lora_unet_down_blocks_3"):
+        velatura.attach(pipeline, lora).detach()

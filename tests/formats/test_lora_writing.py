@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import velatura
-from velatura.errors import BadFile, BadOverlay, UnknownName
+from velatura.errors import BadFile, BadOverlay, UnknownName, VelaturaWarning
 from velatura.formats.lora_names import ldm_layer
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.lora import Lora
@@ -169,12 +169,11 @@ def test_embeddings_go_with_their_lora(trained, tmp_path):
 
 
 PIPELINED = [
-    {},
     {"text": True},
+    {"rank_stabilised": True},
     {"targets": "conv", "text": True},
     {"algorithm": "dora", "text": True},
     {"algorithm": "dora", "targets": "conv"},
-    {"rank_stabilised": True},
 ]
 
 
@@ -215,6 +214,51 @@ def test_peft_makes_the_same_of_its_folder(tiny, trained, tmp_path, options):
     for part, model in parts.items():
         peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter" / part))
     assert close(outputs(unet, text), expected)
+
+
+@torch.no_grad()
+def xl_outputs(unet, *towers):
+    generator = torch.Generator().manual_seed(0)
+    x, context = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 7, 40, generator=generator)
+    added = {"text_embeds": torch.randn(1, 20, generator=generator), "time_ids": torch.ones(1, 6)}
+    ids = torch.arange(77)[None]
+    hidden = (tower(ids, output_hidden_states=True).hidden_states[-2] for tower in towers)
+    return unet(x, 500, context, added_cond_kwargs=added).sample, *hidden
+
+
+def test_diffusers_makes_the_same_of_a_file_for_two_text_encoders(xl, tmp_path):
+    lora = Lora.for_base(xl, rank=2, text=True, seed=0)
+    with torch.no_grad():
+        for each in lora.parameters():
+            each.add_(0.1 * torch.randn_like(each))
+    velatura.save(lora, tmp_path / "x.safetensors", dialect="diffusers")
+    towers = [deepcopy(tower.model) for tower in xl.text.towers]
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=None,
+        text_encoder=towers[0],
+        text_encoder_2=towers[1],
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=deepcopy(xl.unet),
+        scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+        add_watermarker=False,
+    )
+    plain = xl_outputs(pipe.unet, *towers)
+    pipe.load_lora_weights(str(tmp_path), weight_name="x.safetensors")
+    theirs = xl_outputs(pipe.unet, *towers)
+    for opened in (lora, velatura.open_overlay(tmp_path / "x.safetensors")):
+        with velatura.attach(xl, opened):
+            found = xl_outputs(xl.unet, *(tower.model for tower in xl.text.towers))
+        assert close(found, theirs)
+    assert not any(torch.allclose(one, other, atol=1e-3) for one, other in zip(plain, theirs, strict=True))
+
+
+@pytest.mark.parametrize("dialect", ["diffusers", "peft"])
+def test_embeddings_that_a_dialect_has_no_place_for_are_warned_of(trained, tmp_path, dialect):
+    lora = trained()
+    lora.bundled = {"neon": {"*": torch.ones(1, 96)}}
+    with pytest.warns(VelaturaWarning, match=r"no place in a LoRA for its embeddings \(neon\)"):
+        velatura.save(lora, tmp_path / "x", dialect=dialect)
 
 
 @pytest.mark.parametrize("dialect", ["diffusers", "peft"])

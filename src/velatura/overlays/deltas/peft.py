@@ -74,7 +74,7 @@ class InputRotation(Delta):
         count, rest = divmod(rows.shape[1], turns.shape[1])
         if rest or turns.shape[0] not in {1, count}:  # one block may be shared by all groups
             raise ValueError(f"{turns.shape[0]} blocks of {turns.shape[1]} columns against {rows.shape[1]}")
-        groups = rows.unflatten(1, (count, -1))  # (out, blocks, n)
+        groups = rows.view(len(rows), count, -1)  # (out, blocks, n)
         turned = torch.einsum("obn,bmn->obm", groups, turns.expand(count, -1, -1))
         return turned.reshape(weight.shape) * strength
 
