@@ -44,8 +44,8 @@ class Overlay(nn.Module):
         return {name: each for name, each in sorted(self.named_parameters()) if each.requires_grad}
 
     def part_of(self, parameter: str) -> Part | Literal["words"]:  # noqa: ARG002
-        """The part of a base that one of its parameters acts in, which may learn at a rate of its own."""
-        return "text" if self.touches == {"text"} else "unet"
+        """The part of a base that one of its parameters acts in, or "words": each may learn at a rate of its own."""
+        return "unet" if "unet" in self.touches else "text"
 
     def after_step(self) -> None:
         """Put its parameters in order after an optimizer moved them, where a kind has bounds for them."""

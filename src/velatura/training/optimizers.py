@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from velatura.errors import BadPlan
-from velatura.overlays.overlay import Overlay, Part
+from velatura.overlays.overlay import Overlay
 from velatura.training.lion import Lion
 from velatura.training.plan import Plan
 
@@ -41,7 +41,7 @@ def optimizer_for(plan: Plan, overlay: Overlay) -> Optimizer:
 
     Each group says by "part" which one it is.
     """
-    parts: dict[Part, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     for name, weight in overlay.learned.items():
         parts.setdefault(overlay.part_of(name), []).append(weight)
     groups: list[dict[str, object]] = [{"params": weights, "part": part} for part, weights in parts.items()]

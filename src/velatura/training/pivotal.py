@@ -52,7 +52,7 @@ class WordedLora(Lora):
     @property
     def touches(self) -> frozenset[Part]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Which parts of a base it has layers of, and the text."""
-        return super().touches | {"text"}
+        return super().touches | frozenset[Part]({"text"})
 
     def part_of(self, parameter: str) -> Part | Literal["words"]:
         """The part of a base that one of its parameters acts in; words are their own."""

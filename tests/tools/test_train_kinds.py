@@ -1,0 +1,37 @@
+"""The tool that trains every kind: its commands are commands, and a run leaves a sheet and a row."""
+
+import pytest
+from PIL import Image
+
+from tools import train_kinds
+from velatura.training.plan import Plan
+
+
+def test_every_lesson_has_a_preset_and_is_called_in_what_is_painted():
+    for lesson in train_kinds.LESSONS:
+        words = lesson.command("out")
+        assert Plan.preset(lesson.kind, "tiny", words[words.index("--for") + 1]).steps
+        by_name = lesson.kind == "embedding" or lesson.is_of_subject
+        assert all((lesson.called in prompt) == by_name for prompt in lesson.prompts)
+    assert len({lesson.name for lesson in train_kinds.LESSONS}) == len(train_kinds.LESSONS)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    words = ("--steps", "1", "--batch", "1", "--pixels", "32", "--set", "validation_pictures=1")
+    monkeypatch.setattr(train_kinds, "LESSONS", (train_kinds.Lesson("brief", "embedding", "neon", words),))
+    monkeypatch.setattr(train_kinds, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(train_kinds, "SCENES", ("a house",))
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_lesson_is_trained_once_painted_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train_kinds", str(tmp_path / "work"), "--images", str(tmp_path)])
+    train_kinds.main()
+    trained = capsys.readouterr().out
+    assert "velatura generate" in trained
+    assert trained.splitlines()[-1].startswith("| brief | ")
+    with Image.open(tmp_path / "kinds-brief.webp") as sheet:
+        assert sheet.width > train_kinds.SIDE
+    train_kinds.main()
+    assert "velatura generate" not in capsys.readouterr().out
