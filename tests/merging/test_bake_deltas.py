@@ -6,7 +6,9 @@ from torch import nn
 
 import velatura
 from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
-from velatura.merging.bake import bake
+from velatura.merging.bake import bake, copied
+from velatura.merging.report import BakeReport
+from velatura.merging.summed import LaidDeltas, add_deltas
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.kohya import kohya_names
 from velatura.overlays.target import Target
@@ -44,17 +46,28 @@ def attached(base: velatura.Base, *laid: tuple[velatura.Overlay, object]) -> tor
             each.detach()
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.6])
+@pytest.fixture(scope="module")
+def plain(tiny) -> torch.Tensor:
+    return prediction(tiny)
+
+
 @pytest.mark.parametrize("algorithm", DELTAS)
-def test_attached_and_baked_say_the_same(tiny, algorithm, strength):
+def test_attached_and_baked_say_the_same(tiny, plain, algorithm):
     overlay = trained(tiny, algorithm)
-    wanted = attached(tiny, (overlay, strength))
-    baked, report = bake(tiny, [(overlay, strength)], **ONE)
-    assert off(wanted, prediction(tiny)) > 1e-3  # it did do something
+    wanted = attached(tiny, (overlay, 0.6))
+    baked = copied(tiny, algorithm)
+    add_deltas(tiny, baked, [LaidDeltas.of(tiny, overlay, 0.6)])
+    assert off(wanted, plain) > 1e-3  # it did do something
     assert off(prediction(baked), wanted) < 1e-5
+
+
+def test_the_report_tells_what_was_added_and_how_exactly(tiny):
+    overlay = trained(tiny, "loha")
+    _, report = bake(tiny, [(overlay, 1.0)], **ONE)
     assert report.is_exact
     assert report.output < 1e-5
-    assert report.added[0].algorithms == (algorithm,)
+    assert (report.added[0].algorithms, report.added[0].layers) == (("loha",), len(overlay.layers))
+    assert BakeReport.model_validate_json(report.model_dump_json()) == report
 
 
 def test_a_strength_of_each_part_and_of_each_layer_count(tiny):

@@ -18,7 +18,7 @@ from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.layers import attention_layers, context_width
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.seams import refuse_bypasses
-from velatura.overlays.strength import Strength
+from velatura.overlays.strength import Strength, writable
 
 K, V = 0, 1
 PARTS = (K, V)
@@ -71,6 +71,8 @@ def overlaid(base: Base, overlays: Sequence[tuple[Overlay, float | Strength]]) -
                 found.all.append(found.networks[-1])
             continue
         own = deepcopy(overlay).eval() if overlay.training else overlay
+        with writable():
+            own.to(base.device)
         laid = LaidDeltas.of(base, own, strength)
         if laid.acts:
             found.deltas.append(laid)

@@ -73,12 +73,13 @@ def _one(own: str, acting: Acting, weight: Tensor | None, rank: int | None, tole
     lowest = [_factors(delta, at) for delta, at in acting]
     if None not in lowest:
         pairs = cast("list[tuple[Tensor, Tensor]]", lowest)
-        up, down = torch.cat([each for each, _ in pairs], 1), torch.cat([each for _, each in pairs])
+        place = pairs[0][0].device
+        up, down = (torch.cat([each[half].to(place) for each in pairs], 1 - half) for half in (0, 1))
         if rank is not None or tolerance is not None:
             up, down = narrowed(up, down, rank, tolerance)
         return delta_of(up, down, shape)
-    whole = reduce(add, (delta.change(_read(own, delta, weight, shape), at) for delta, at in acting))
-    biases = [each for delta, at in acting if (each := delta.bias_change(None, at)) is not None]
+    whole = reduce(add, (delta.change(_read(own, delta, weight, shape), at).cpu() for delta, at in acting))
+    biases = [each.cpu() for delta, at in acting if (each := delta.bias_change(None, at)) is not None]
     if any(isinstance(delta, Norm) for delta, _ in acting):
         return Norm.from_tensors({"w_norm": whole} | ({"b_norm": reduce(add, biases)} if biases else {}))
     if biases or (rank is None and tolerance is None):
@@ -107,9 +108,9 @@ def _shape(own: str, acting: Acting, weight: Tensor | None) -> Shape:
 def _read(own: str, delta: Delta, weight: Tensor | None, shape: Shape) -> Tensor:
     """The weight that a delta changes: any of its shape will do where it does not look at it."""
     if weight is not None:
-        return weight
+        return weight.to(delta.tensors[0].device)
     if isinstance(delta, Full | Norm) or (isinstance(delta, Product) and delta.tensor(MAGNITUDE) is None):
-        return torch.zeros(shape)
+        return torch.zeros(shape, device=delta.tensors[0].device)
     raise BadOverlay(f"what {delta.algorithm} does in {own[:80]} hangs on the base's weights: give the base")
 
 

@@ -153,7 +153,7 @@ def _part(key: str, blocks: Blocks) -> str | None:
 def _products(parent: Tensor, origin: Tensor, made: Tensor) -> Tensor:
     """r·p, p·p, r·r, and o·o, for a parent's difference p from an origin o and the merge's r, in float64."""
     sums = torch.zeros(4, dtype=torch.float64)
-    flat = [each.reshape(-1) for each in (parent, origin, made)]
+    flat = [each.reshape(-1).to(made.device) for each in (parent, origin, made)]
     for start in range(0, made.numel(), AT_ONCE):
         there, from_, result = (each[start : start + AT_ONCE].double() for each in flat)
         p, r = there - from_, result - from_

@@ -118,7 +118,7 @@ def missed(lora: Lora, base: Model, other: Model) -> ExtractReport:
     ranks: dict[str, list[int]] = {}
     for name in ours.sources:
         change, delta = _change(ours, theirs, name), deltas.get(layers.get(name, ""))
-        rest = change if delta is None else change - delta.change(ours.read(name))
+        rest = change if delta is None else change - delta.to(change.device).change(ours.read(name))
         told = torch.stack([_energy(rest), _energy(change), _energy(change) * (name not in layers)])
         for part in (place_of(name), WHOLE):
             sums[part] = sums.get(part, torch.zeros(3, dtype=torch.float64)) + told
@@ -128,7 +128,8 @@ def missed(lora: Lora, base: Model, other: Model) -> ExtractReport:
 
 
 def _change(ours: Parts, theirs: Parts, name: str) -> Tensor:
-    return theirs.read(name) - ours.read(name)
+    before = ours.read(name)
+    return theirs.read(name).to(before.device) - before
 
 
 def _row(part: str, ranks: list[int], sums: Tensor) -> PartError:

@@ -135,7 +135,8 @@ class Merged(Lazy):
 
         return read(self.models, ())
 
-    def _mixed(self, key: str, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _mixed(self, key: str, found: tuple[Tensor, ...]) -> Tensor:
+        tensors = [each.to(found[0].device) for each in found]
         wide, narrow = tensors[0], min(each.shape[1] if each.ndim > 1 else 0 for each in tensors)
         cut = [
             each[:, :narrow] if each.ndim == 4 and each.shape[1] in WIDE and narrow == NARROW else each

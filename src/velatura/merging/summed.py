@@ -94,11 +94,13 @@ def add_deltas(base: Base, made: Base, laid: Sequence[LaidDeltas]) -> None:
     Each reads the base's own weights, as it does laid over it; all are summed in float32, and rounded once.
     """
     ours, theirs = Target.of(base), Target.of(made)
-    for name in dict.fromkeys(name for each in laid for name in each.deltas):
+    for name in dict.fromkeys(name for each in laid for name in each.deltas if each.at(name)):
         acting = [(each.deltas[name], strength) for each in laid if name in each.deltas and (strength := each.at(name))]
         before, after = ours.layer(name), theirs.layer(name)
-        _add(cast("Tensor", after.weight), (delta.change(cast("Tensor", before.weight), s) for delta, s in acting))
-        bias = cast("Tensor | None", getattr(before, "bias", None))
+        place = acting[0][0].tensors[0].device
+        weight, bias = (cast("Tensor | None", getattr(before, each, None)) for each in ("weight", "bias"))
+        weight, bias = cast("Tensor", weight).to(place), None if bias is None else bias.to(place)
+        _add(cast("Tensor", after.weight), (delta.change(weight, s) for delta, s in acting))
         changes = [each for delta, s in acting if (each := delta.bias_change(bias, s)) is not None]
         if changes:
             _add(_bias(after, name), iter(changes))
