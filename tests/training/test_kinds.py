@@ -109,6 +109,17 @@ def test_rates_of_nothing_and_something_move_one_part_only(tiny, make, learn):
     assert (moved["unet"] > 1e-4) == ("unet" in run.overlay.touches)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_any_kind_learns_on_a_base_in_half_precision(make, photos, tmp_path, dtype):
+    base, plan = velatura.tiny(dtype), PLAN.but(steps=2, batch_size=1, precision="bfloat16")
+    run = velatura.train(base, make(base), photos, plan, out=tmp_path / "run")
+    before, after = make(base).learned, run.overlay.learned
+    assert {each.dtype for each in after.values()} == {torch.float32}
+    assert all(each.isfinite().all() for each in after.values())
+    assert sum(not torch.equal(each, before[name]) for name, each in after.items()) >= len(after) / 2
+    assert {tower.model.dtype for tower in base.text.towers} == {getattr(torch, dtype)}
+
+
 def test_a_word_that_no_caption_says_is_refused_before_the_run(tiny, photos, tmp_path):
     with pytest.raises(BadPlan, match=r"no caption says 'my-ball'.*template with \[name\]"):
         velatura.train(tiny, embedding(tiny), photos, PLAN.but(template="captions"), out=tmp_path / "run")

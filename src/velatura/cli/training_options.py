@@ -64,6 +64,9 @@ class Asked:
     optimizer: Annotated[str | None, option("adamw, lion, adafactor, ...", HOW, shown="preset")] = None
     batch: Annotated[int | None, option("Pictures a step.", HOW, shown="preset")] = None
     pixels: Annotated[int | None, option("Pictures are cut to this size.", HOW, shown="the base's")] = None
+    shape: Annotated[
+        str | None, option("Square, or buckets: each in the nearest of several sizes.", HOW, shown="square")
+    ] = None
     min_snr: Annotated[float | None, option("Min-SNR weighting; 5 is usual.", HOW)] = None
     precision: Annotated[str, option("Of the frozen base: float32, bfloat16.", HOW)] = "auto"
     seed: Annotated[int, option("All chance is drawn from it.", HOW)] = 0
@@ -88,7 +91,17 @@ class Asked:
     def fields_of_plan(self) -> dict[str, object]:
         """What the plan has, by its own names, where something is asked for."""
         same = ("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_dropout", "steps", "schedule")
-        more = ("warmup", "optimizer", "pixels", "min_snr", "precision", "seed", "snapshot_every", "preview_every")
+        more = (
+            "warmup",
+            "optimizer",
+            "pixels",
+            "shape",
+            "min_snr",
+            "precision",
+            "seed",
+            "snapshot_every",
+            "preview_every",
+        )
         shown = "\n".join(self.preview or []) or None
         renamed: dict[str, object] = {"learning_rate": self.rate, "batch_size": self.batch, "preview_prompt": shown}
         wanted = renamed | {name: getattr(self, name) for name in (*same, *more)}

@@ -49,7 +49,7 @@ class Estimate:
 @torch.enable_grad()
 def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
     """Measure the second of two steps that move nothing; the overlay and chance are left as they are."""
-    frozen = frozen_base(base, plan.precision)
+    frozen = frozen_base(base, plan.precision, learns_text="text" in overlay.touches)
     devices = [base.device] if base.device.type == "cuda" else []
     state = [weight.detach().clone() for weight in overlay.parameters()]
     with (

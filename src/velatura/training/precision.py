@@ -18,17 +18,23 @@ FEW_LATENTS = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def frozen_base(base: Base, precision: Precision) -> Base:
+def frozen_base(base: Base, precision: Precision, *, learns_text: bool = False) -> Base:
     """The base as it is trained on: itself, or one that shares all with it but has a converted copy of the UNet.
 
+    learns_text: whether gradients go through the text towers, most of which float16 would round to nothing.
     A copy, since the base must come out of a training as it went in: to convert it there and back would round it.
     """
     dtype = training_dtype(base.device) if precision == "auto" else DTYPES[precision]
     frozen = copy.copy(base)
     if dtype != base.dtype or _is_inert(base.unet):
         frozen.unet = _converted(base.unet, dtype)
-    if any(_is_inert(tower.model) for tower in base.text.towers):
+    models = [tower.model for tower in base.text.towers]
+    is_coarse = learns_text and any(model.dtype == torch.float16 for model in models)
+    if is_coarse or any(map(_is_inert, models)):
         frozen.text = base.text.copied()
+    if is_coarse:
+        for tower in frozen.text.towers:
+            nn.Module.to(tower.model, torch.float32)
     return base if (frozen.unet, frozen.text) == (base.unet, base.text) else frozen
 
 

@@ -141,7 +141,7 @@ def _followed(base: Base, team: Team, run: Path) -> Run:
 
 def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> Course:
     """All that a run needs, but for its folder."""
-    frozen = scheduled(_frozen(base, plan, over_others=over_others), plan)
+    frozen = scheduled(_frozen(base, overlay, plan, over_others=over_others), plan)
     cache = encode_lessons(frozen, overlay, dataset, plan)
     optimizer = optimizer_for(plan, learnable(overlay))
     if plan.a1111:
@@ -157,12 +157,12 @@ def _recipes(plan: Plan, overlay: Overlay, examples: list[Example]) -> list[Reci
     return preview_recipes(plan, plan.wording(name_of(overlay)).draw(examples[0].caption, Random(0)))
 
 
-def _frozen(base: Base, plan: Plan, *, over_others: bool) -> Base:
+def _frozen(base: Base, overlay: Overlay, plan: Plan, *, over_others: bool) -> Base:
     """The base in the plan's precision, without other overlays, or with them where that is asked for."""
     if not over_others:
         refuse_laid_over(base)
-        return frozen_base(base, plan.precision)
-    frozen = frozen_base(base, plan.precision)
+        return frozen_base(base, plan.precision, learns_text="text" in overlay.touches)
+    frozen = frozen_base(base, plan.precision, learns_text="text" in overlay.touches)
     if frozen is not base:  # its UNet is a copy, and no overlay is ever copied along
         raise UnsupportedBase(
             f"{base.name} computes in {_dtype(base)} and the plan in {_dtype(frozen)}, where other overlays would be "
