@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,8 +103,8 @@ def fingerprint_of(models: Iterable[nn.Module]) -> str | None:
 
 def _settings(model: nn.Module) -> str:
     """The model's config, without where it came from and who wrote it."""
-    config = getattr(model, "config", {})
-    listed: Mapping[str, object] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    config: Any = getattr(model, "config", {})
+    listed: dict[str, object] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     return json.dumps({name: each for name, each in listed.items() if name[0] != "_"}, sort_keys=True, default=repr)
 
 
@@ -141,4 +142,5 @@ def _sum(tensors: Tensors) -> str:
 def _bytes(tensor: Tensor) -> memoryview:
     """The numbers of a tensor in their order, however it lies in memory."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    numbers: Any = flat.view(torch.uint8).numpy()
+    return memoryview(numbers)

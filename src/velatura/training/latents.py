@@ -51,7 +51,7 @@ def encode_pictures(
         if str(example.path) not in distributions:
             distributions[str(example.path)] = _distribution(base, example, size, encodings, made_by)
     found = [distributions[str(example.path)] for example in examples]
-    means, deviations = (torch.stack([each[part] for each in found]) for part in (1, 2))
+    means, deviations = torch.stack([mean for _, mean, _ in found]), torch.stack([each for _, _, each in found])
     if sampling == "draw":
         return Latents(means, deviations)
     if sampling == "once":

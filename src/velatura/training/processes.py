@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Protocol, cast
 
 import torch
@@ -18,6 +19,8 @@ from velatura.training.signals import Stop
 PATIENCE = timedelta(days=1)  # that a process waits for the others: one may be making previews
 AT_ONCE = 2**24  # numbers that are averaged in one go; more of them would only take memory
 OVER = "over"
+
+distributed: Any = torch.distributed  # hardly typed
 
 
 class Follower(Protocol):
@@ -47,10 +50,9 @@ class Team:
         """All processes that were launched with this one, once they are there too, or this one alone."""
         if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
             return cls()
-        from accelerate import PartialState
-
-        state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
-        group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)  # what is said goes past the GPUs
+        accelerate: Any = import_module("accelerate")
+        state = accelerate.PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+        group = distributed.new_group(backend="gloo", timeout=PATIENCE)  # what is said goes past the GPUs
         return cls(state.process_index, state.num_processes, _group=group)
 
     @property
@@ -71,7 +73,7 @@ class Team:
         """Go on when all have come here."""
         if not self.is_alone:
             with _together():
-                torch.distributed.barrier(group=self._group)
+                distributed.barrier(group=self._group)
 
     def told(self, what: object) -> Any:
         """What the leading process says, in all of them."""
@@ -79,7 +81,7 @@ class Team:
             return what
         said: list[object] = [what if self.leads else None]
         with _together():
-            torch.distributed.broadcast_object_list(said, src=0, group=self._group)
+            distributed.broadcast_object_list(said, src=0, group=self._group)
         return said[0]
 
     def call(self, name: str, *arguments: object) -> None:
@@ -107,9 +109,9 @@ class Team:
         self._hear_of(error)
         self._average([loss], self._group)
         weights = [weight for weight in weights if weight.requires_grad]
-        moved = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
-        self._average([moved], self._group)
-        learned = [weight for weight, share in zip(weights, moved.tolist(), strict=True) if share]
+        shares = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
+        self._average([shares], self._group)
+        learned = [weight for weight, share in zip(weights, shares, strict=True) if share > 0]
         for weight in learned:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -156,7 +158,7 @@ class Team:
         """Raise this process's error, or else another one's; and hear which signals came."""
         said: list[tuple[str, str]] = [("", "")] * self.size
         with _together():
-            torch.distributed.all_gather_object(said, (_line(error), self.stop.asked), group=self._group)
+            distributed.all_gather_object(said, (_line(error), self.stop.asked), group=self._group)
         self.asked = next((signal for _, signal in said if signal), self.asked)
         if error:
             raise error
@@ -167,10 +169,12 @@ class Team:
     def _average(self, tensors: Sequence[Tensor], group: Any) -> None:
         flat = torch.cat([each.detach().reshape(-1) for each in tensors])
         with _together():
-            torch.distributed.all_reduce(flat, group=group)
+            distributed.all_reduce(flat, group=group)
         flat /= self.size
-        for each, part in zip(tensors, flat.split([each.numel() for each in tensors]), strict=True):
-            each.detach().copy_(part.view_as(each))
+        first = 0
+        for each in tensors:
+            each.detach().copy_(flat[first : first + each.numel()].view_as(each))
+            first += each.numel()
 
 
 def moved(state: Any, device: torch.device) -> Any:
@@ -179,8 +183,10 @@ def moved(state: Any, device: torch.device) -> Any:
         return state.to(device)
     if isinstance(state, dict):
         return {name: moved(each, device) for name, each in cast("dict[object, object]", state).items()}
-    if isinstance(state, list | tuple):
-        return type(state)(moved(each, device) for each in cast("Sequence[object]", state))
+    if isinstance(state, list):
+        return [moved(each, device) for each in cast("list[object]", state)]
+    if isinstance(state, tuple):
+        return tuple(moved(each, device) for each in cast("tuple[object, ...]", state))
     return state
 
 
