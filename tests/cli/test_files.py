@@ -188,6 +188,20 @@ def test_convert_replaces_nothing_unasked(inca):
 
 
 @pytest.mark.usefixtures("tiny")
+def test_convert_gives_an_aesthetic_its_clip(tmp_path, capsys):
+    vector = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    velatura.save(velatura.Aesthetic.of(vector), tmp_path / "dusk.pt")
+    clip = velatura.tiny_pictures("neon").parents[1] / "tiny" / "clip_vision"
+    out = tmp_path / "dusk.safetensors"
+    assert main(["convert", str(tmp_path / "dusk.pt"), str(out), "--clip", str(clip)]) == 0
+    assert "aesthetic 64 features" in capsys.readouterr().out
+    assert velatura.open_overlay(out).projection.shape == (64, 96)
+
+
+def test_convert_gives_a_clip_to_nothing_else(inca):
+    assert main(["convert", str(inca), str(inca.with_suffix(".safetensors")), "--clip", "."]) == 2
+
+
 def test_convert_makes_a_lora_of_a_hypernetwork(hyper, tmp_path, capsys):
     velatura.save(hyper(widths=[96], name="inca"), tmp_path / "inca.pt")
     target = tmp_path / "inca-lora.safetensors"

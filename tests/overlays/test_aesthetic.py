@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import velatura
-from velatura.errors import BadOverlay, BadPrompt, UnsupportedBase, WrongBase
+from velatura.errors import BadOverlay, BadPrompt, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.overlays.aesthetic import Aesthetic
 from velatura.overlays.tuning import slerp
 from velatura.tensors import open_tensors
@@ -253,6 +253,16 @@ def test_a_copy_of_the_tower_is_the_plain_one(tiny, aesthetic):
         copied = deepcopy(tiny.text.model)
         assert not torch.equal(says(tiny.text.model, ids), before)
         assert torch.equal(says(copied, ids), before)
+
+
+def test_an_offloaded_base_says_the_same(aesthetic):
+    base = velatura.tiny()
+    with velatura.attach(base, aesthetic()):
+        expected = base.text.encode(["a red house"])
+    with pytest.warns(VelaturaWarning, match="saves nothing"):
+        base.offload("cpu")
+    with velatura.attach(base, aesthetic()):
+        assert torch.equal(base.text.encode(["a red house"]), expected)
 
 
 def test_the_first_tower_of_an_sdxl_is_drawn(xl):

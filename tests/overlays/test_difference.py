@@ -109,9 +109,11 @@ def test_every_weight_of_a_base_but_the_autoencoder_has_a_place(tiny):
 
 def test_what_is_trained_learns_through_all_layers(tiny):
     made = velatura.Difference.for_base(tiny, text=True).train()
-    with pytest.warns(VelaturaWarning, match="changed nothing"), velatura.attach(tiny, made):
-        latents = torch.randn(1, 4, 16, 16)
-        tiny.predict(latents, torch.tensor([10]), tiny.text.encode(["a tree"])).square().mean().backward()
+    laid = velatura.attach(tiny, made)
+    latents = torch.randn(1, 4, 16, 16)
+    tiny.predict(latents, torch.tensor([10]), tiny.text.encode(["a tree"])).square().mean().backward()
+    with pytest.warns(VelaturaWarning, match="changed nothing"):
+        laid.detach()
     assert all(each.grad is not None and bool(each.grad.isfinite().all()) for each in made.parameters())
 
 
@@ -158,3 +160,25 @@ def test_a_file_with_what_is_no_number_is_refused(tiny, other, tmp_path):
     velatura.save(made, tmp_path / "odd.safetensors")
     with pytest.raises(BadFile, match="not finite"):
         velatura.open_overlay(tmp_path / "odd.safetensors")
+
+
+def test_an_sdxl_has_differences_of_both_its_towers(xl):
+    made = velatura.Difference.for_base(xl, text=True)
+    assert {name.partition("_text_model")[0] for name in made.layers if "text_model" in name} == {
+        "lora_te1",
+        "lora_te2",
+    }
+    for each in made.parameters():
+        nn.init.normal_(each, std=0.05, generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+
+    @torch.no_grad()
+    def says(base):
+        return base.predict(latents, torch.tensor(500), base.text.conditioning(["a red house"]))
+
+    baked, _ = velatura.bake(xl, [(made, 0.7)])
+    with velatura.attach(xl, made, 0.7):
+        torch.testing.assert_close(says(xl), says(baked), rtol=1e-5, atol=1e-5)
+    found = velatura.Difference.between(xl, baked)
+    with velatura.attach(xl, found):
+        torch.testing.assert_close(says(xl), says(baked), rtol=1e-5, atol=1e-5)

@@ -40,8 +40,10 @@ def strong(overlay):
     return overlay
 
 
-@pytest.fixture(params=["linear", "relu", "composed", "lora", "loha"])
-def overlay(request, hyper, lora):
+@pytest.fixture(params=["linear", "relu", "composed", "lora", "loha", "difference"])
+def overlay(request, hyper, lora, difference):
+    if request.param == "difference":
+        return difference(text=False)
     if request.param in {"lora", "loha"}:
         return lora(algorithm=request.param, text=False)
     made = strong(hyper(activation="linear" if request.param == "linear" else "relu"))

@@ -15,6 +15,7 @@ from velatura.library.places import ENDINGS
 
 if TYPE_CHECKING:
     from velatura.library.entry import Entry
+    from velatura.overlays.overlay import Overlay
 
 ANOTHER = "Another kind"
 NAME_WIDTH = 40
@@ -99,6 +100,12 @@ def convert(
         str | None,
         typer.Option(help="The precision of a LoRA: float16, bfloat16, float32.", show_default="as it is"),
     ] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of an aesthetic: the folder of the CLIP that it was made by.", show_default="where it is known"
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it is there.")] = False,
     kind: Annotated[
         str | None, typer.Option("--as", help="Another kind of overlay to make of it: lora.", rich_help_panel=ANOTHER)
@@ -138,6 +145,7 @@ def convert(
     if kind not in {None, "lora"}:
         raise UnknownName.among("kind of overlay to convert to", str(kind), ["lora"])
     overlay = velatura.open_overlay(source)
+    overlay = overlay if clip is None else _with_clip(overlay, clip)
     if kind == "lora":
         from velatura.cli.merging import write_lora
 
@@ -148,6 +156,15 @@ def convert(
         raise Occupied(f"{target} is there already; choose another name, or add --overwrite")
     velatura.save(overlay, target, dialect=dialect, dtype=dtype)
     say(f"{target}: {overlay.card}")
+
+
+def _with_clip(overlay: "Overlay", clip: Path) -> "Overlay":
+    """An aesthetic that knows how its CLIP reads texts."""
+    from velatura.formats.clip import projection_in
+
+    if not isinstance(overlay, velatura.Aesthetic):
+        raise typer.BadParameter(f"--clip is for aesthetics, and this is a {overlay.kind}")
+    return overlay.with_projection(projection_in(clip.expanduser()))
 
 
 @contextmanager

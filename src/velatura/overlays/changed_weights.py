@@ -41,7 +41,8 @@ class WholeChange(DeltaChange):
         return whole
 
     def _added(self, layer: Layer, read: Tensor, made: Tensor, so_far: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or self._strength.number is None:
+        is_gone = layer.weight.is_meta  # sent away by offloading, after it was used
+        if torch.compiler.is_compiling() or self._strength.number is None or is_gone:
             return super()._added(layer, read, made, so_far)
         weight, bias = self._whole(layer)
         whole = computed(layer, read, cast("Tensor", weight), bias)
