@@ -1,6 +1,7 @@
 """Changes of weights, against what LyCORIS and kohya's trainer compute from the same tensors."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from velatura.errors import BadOverlay
 from velatura.overlays.deltas import DELTAS, delta_of
 from velatura.overlays.deltas.delta import computed
 from velatura.overlays.deltas.kronecker import factorised
+from velatura.overlays.outputs import DeltaChange
+from velatura.overlays.strength import LiveStrength
 
 GOLDEN = Path(__file__).parents[1] / "data" / "trainers"
 CASES = {case["id"]: case for case in json.loads((GOLDEN / "layers.json").read_text())}
@@ -119,6 +122,31 @@ def test_untrained_deltas_add_exactly_nothing_and_learn(algorithm, kind):
     assert not delta.change(layer.weight).any()
     (made + added).relu().sum().backward()
     assert any(each.grad is not None and each.grad.any() for each in delta.parameters())
+
+
+@pytest.mark.parametrize("strength", [0.5, [0.5, -1.0]], ids=["one", "rows"])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("algorithm", [name for name in DELTAS if name != "norm"])
+def test_layers_in_half_precision_are_changed_alike(algorithm, kind, strength):
+    torch.manual_seed(0)
+    layer = LAYERS[kind]().requires_grad_(False)
+    read = torch.randn(2, 8, 6, 6) if "conv" in kind else torch.randn(2, 3, layer.in_features)
+    delta = DELTAS[algorithm].for_layer(layer, rank=4, alpha=2.0)
+    with torch.no_grad():
+        for weight in delta.parameters():
+            weight.add_(torch.randn(weight.shape), alpha=0.1)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        change = DeltaChange(delta, LiveStrength(torch.tensor(strength)), 1.0, lambda _before, _after: None)
+        own, narrow = deepcopy(layer).to(dtype), read.to(dtype)
+        made = own(narrow)
+        found[dtype] = change.add(own, narrow, made, made)
+        assert found[dtype].dtype == dtype
+        found[dtype].float().square().sum().backward()
+    assert (
+        error(found[torch.bfloat16].detach().float(), found[torch.float32].detach()) < 0.05
+    )  # a bfloat16 has three digits
+    assert all(each.dtype == torch.float32 for each in delta.parameters())
 
 
 def test_untrained_norms_add_exactly_nothing():
