@@ -170,10 +170,10 @@ def test_embeddings_go_with_their_lora(trained, tmp_path):
 
 PIPELINED = [
     {"text": True},
-    {"rank_stabilised": True},
-    {"targets": "conv", "text": True},
-    {"algorithm": "dora", "text": True},
     {"algorithm": "dora", "targets": "conv"},
+    pytest.param({"rank_stabilised": True}, marks=pytest.mark.slow),
+    pytest.param({"targets": "conv", "text": True}, marks=pytest.mark.slow),
+    pytest.param({"algorithm": "dora", "text": True}, marks=pytest.mark.slow),
 ]
 
 
@@ -199,7 +199,13 @@ def test_diffusers_makes_the_same_of_its_file(tiny, trained, tmp_path, options):
     assert not close(expected, outputs(tiny.unet, tiny.text.model))
 
 
-FOLDERS = [{}, {"text": True}, {"targets": "conv"}, {"algorithm": "dora"}, {"algorithm": "loha", "text": True}]
+FOLDERS = [
+    {"text": True},
+    {"algorithm": "dora"},
+    pytest.param({}, marks=pytest.mark.slow),
+    pytest.param({"targets": "conv"}, marks=pytest.mark.slow),
+    pytest.param({"algorithm": "loha", "text": True}, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("options", FOLDERS, ids=str)

@@ -18,6 +18,7 @@ HASH_FIELDS = {
     "aesthetic": "Aesthetic hashes",  # this and the next are our own, which the webui passes by
     "difference": "Difference hashes",
 }
+NO_NAME = set("<>")  # what belongs to tags
 
 # Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
 HARMLESS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
@@ -166,8 +167,13 @@ def _hashes_read(fields: dict[str, str]) -> tuple[OverlayHash, ...]:
     """The hashes of overlays of all kinds, taken out of the fields; entries that name no hash are left out."""
     found: list[OverlayHash] = []
     for kind, field in HASH_FIELDS.items():
-        entries = (entry.rpartition(":") for entry in fields.pop(field, "").split(","))
-        found += [OverlayHash.of(kind, name, digest.strip()) for name, colon, digest in entries if colon]
+        for entry in fields.pop(field, "").split(","):
+            name, colon, digest = entry.rpartition(":")
+            if colon and NO_NAME & set(name):
+                said = f"{field} has an entry {entry.strip()[:60]!r} whose name no overlay can have: it is left out"
+                warnings.warn(said, VelaturaWarning, 4)
+            elif colon:
+                found.append(OverlayHash.of(kind, name, digest.strip()))
     return tuple(found)
 
 
