@@ -5,9 +5,9 @@ from pathlib import Path
 from PIL import Image
 
 import velatura
-from velatura.compare.sheet import draw_grid
 from velatura.sampling.masks import Source
 from velatura.sampling.samplers import SAMPLERS
+from velatura.sampling.sheet import draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 QUALITY = 85

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 import velatura
-from velatura.compare.sheet import CELL, GAP, PAPER, draw_grid
+from velatura.sampling.sheet import CELL, GAP, PAPER, draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images" / "options"
 STYLE = "neon"

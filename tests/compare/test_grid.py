@@ -4,11 +4,11 @@ from PIL import Image
 
 import velatura
 from velatura.compare.grid_page import grid_page
-from velatura.compare.sheet import draw_grid, stacked
 from velatura.errors import BadRecipe, UnknownName
 from velatura.sampling.carriers import read_carried
 from velatura.sampling.infotext import read_infotext
 from velatura.sampling.recipe import RECORDED
+from velatura.sampling.sheet import draw_grid, stacked
 
 RED, BLUE = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
 QUICK = velatura.Recipe(prompt="a house <hypernet:neon:{s}>", steps=1, seed=7)

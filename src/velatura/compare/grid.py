@@ -12,7 +12,6 @@ from typing import TypeVar, cast
 from PIL import Image
 
 from velatura.base.base import Base
-from velatura.compare.sheet import draw_grid, stacked
 from velatura.errors import BadRecipe
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
@@ -25,6 +24,7 @@ from velatura.sampling.infotext import write_infotext
 from velatura.sampling.masks import Source
 from velatura.sampling.order import SEEDS
 from velatura.sampling.recipe import RECORDED, Recipe, refuse_recorded
+from velatura.sampling.sheet import draw_grid, stacked
 
 Thing = TypeVar("Thing")
 Axis = tuple[str, Sequence[object]]  # what changes, and the values it takes

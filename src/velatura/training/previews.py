@@ -9,11 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from velatura.compare.sheet import draw_grid
 from velatura.errors import BadPlan
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import Picture
 from velatura.sampling.recipe import Recipe
+from velatura.sampling.sheet import draw_grid
 from velatura.training.disk import flush, whole
 from velatura.training.plan import Plan
 
