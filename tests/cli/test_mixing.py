@@ -117,7 +117,9 @@ def test_loras_become_one(tiny, lora):
     with velatura.attach(tiny, velatura.open_overlay("both.safetensors")):
         assert off(prediction(tiny), wanted) < 1e-3  # in half precision
     run(merge, "both.safetensors", "--rank", 2, "--out", "narrow.safetensors")
-    assert {each.rank for each in velatura.open_overlay("narrow.safetensors").layers.values()} == {2}
+    narrow = velatura.open_overlay("narrow.safetensors")
+    assert {each.rank for each in narrow.layers.values()} == {2}
+    assert {each.dtype for each in narrow.state_dict().values()} == {torch.float16}
 
 
 @pytest.mark.usefixtures("models")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from velatura.base.base import Base
 
 LORAS = ("lora", "difference")
+HALF: Literal["float16"] = "float16"  # what LoRAs are shared in
 HOW, FILE, OVERLAYS = "How models are mixed", "What is written", "LoRAs instead of models"
 
 Shelves = Annotated[list[Path] | None, typer.Option(help="Where names are looked for.", show_default="this folder")]
@@ -70,7 +71,7 @@ def merge(
     ] = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="The precision of all weights.", show_default="their own", rich_help_panel=FILE),
+        typer.Option(help="Of all weights.", show_default="their own; LoRAs float16", rich_help_panel=FILE),
     ] = None,
     vae: Annotated[Path | None, typer.Option(help="An autoencoder to put in.", rich_help_panel=FILE)] = None,
     discard: Annotated[
@@ -109,9 +110,11 @@ def merge(
     make_room(out, overwrite=overwrite)
     shelf = velatura.Library(*(library or [Path()]))
     if _are_loras(models, shelf):
-        said = "LoRAs take only --rank, --tolerance and --base, and their strengths behind their names, ink:0.8"
-        _refuse_given(said, strength, mode, blocks, share, against, vae, dtype)
-        _combine(models, out, shelf, rank=rank, tolerance=tolerance, base=base)
+        said = (
+            "LoRAs take only --rank, --tolerance, --base and --dtype, and their strengths behind their names, ink:0.8"
+        )
+        _refuse_given(said, strength, mode, blocks, share, against, vae)
+        _combine(models, out, shelf, rank=rank, tolerance=tolerance, base=base, dtype=dtype or HALF)
         return
     _refuse_given("--rank, --tolerance and --base are for LoRAs: use velatura extract on models", rank, tolerance, base)
     if not 1 <= len(models) <= 3:
@@ -153,6 +156,7 @@ def extract(
         typer.Option(min=0, help="The same of convolutions larger than 1x1; 0: none.", show_default="as --rank"),
     ] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="Leave the text towers out.")] = False,
+    dtype: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="The file's precision.")] = HALF,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -177,7 +181,7 @@ def extract(
             name=out.stem,
             on_layer=on_layer,
         )
-    velatura.save(lora, out)
+    velatura.save(lora, out, dtype=dtype)
     tell(missed(lora, ours, theirs), out, as_json=as_json)
 
 
@@ -194,6 +198,7 @@ def _combine(
     rank: int | None,
     tolerance: float | None,
     base: str | None,
+    dtype: str,
 ) -> None:
     """Write LoRAs as one, and print what it is."""
     from velatura.cli.base import open_base
@@ -202,7 +207,7 @@ def _combine(
     laid = [overlay_of(each, shelf) for each in names]
     on = None if base is None else open_base(base, shelf)
     made = combine(laid, rank=rank, tolerance=tolerance, base=on, name=out.stem)
-    velatura.save(made, out)
+    velatura.save(made, out, dtype=dtype)
     say(f"{out}: {made.card}")
 
 

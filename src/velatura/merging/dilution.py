@@ -18,7 +18,7 @@ from velatura.merging.merged import COUNTED
 from velatura.merging.weights import Weights
 from velatura.tensors import StrPath
 
-AT_ONCE = 2**22  # values, so that float64 takes little memory
+AT_ONCE = 2**18  # values that stay in a processor's cache, and few enough to be summed in float32
 TEXT = ("cond_stage_model.", "conditioner.")
 WHOLE = "whole"
 PARTS = ("text", "UNet in", "UNet mid", "UNet out", "VAE")
@@ -151,13 +151,13 @@ def _part(key: str, blocks: Blocks) -> str | None:
 
 
 def _products(parent: Tensor, origin: Tensor, made: Tensor) -> Tensor:
-    """r·p, p·p, r·r, and o·o, for a parent's difference p from an origin o and the merge's r, in float64."""
+    """r·p, p·p, r·r, and o·o, for a parent's difference p from an origin o and the merge's r."""
     sums = torch.zeros(4, dtype=torch.float64)
     flat = [each.reshape(-1).to(made.device) for each in (parent, origin, made)]
     for start in range(0, made.numel(), AT_ONCE):
-        there, from_, result = (each[start : start + AT_ONCE].double() for each in flat)
+        there, from_, result = (each[start : start + AT_ONCE].float() for each in flat)
         p, r = there - from_, result - from_
-        sums += torch.stack([r @ p, p @ p, r @ r, from_ @ from_]).cpu()
+        sums += torch.stack([r @ p, p @ p, r @ r, from_ @ from_]).double().cpu()
     return sums
 
 
