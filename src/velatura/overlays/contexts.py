@@ -26,11 +26,6 @@ class Remembering(Protocol):
         """How often a network was run on a constant context."""
         ...
 
-    @property
-    def lessons(self) -> Lessons | None:
-        """What layers that read the same share while it is trained; None where each computes it for itself."""
-        ...
-
     def forget(self) -> None:
         """Compute anew whatever was remembered."""
         ...
@@ -38,6 +33,11 @@ class Remembering(Protocol):
 
 class ContextChange(Remembering, Protocol):
     """What one overlay makes of the contexts of one width."""
+
+    @property
+    def lessons(self) -> Lessons | None:
+        """What layers that read the same share while it is trained; None where each computes it for itself."""
+        ...
 
     @property
     def training(self) -> bool:

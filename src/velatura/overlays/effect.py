@@ -60,8 +60,8 @@ class OutputEffect(BaseModel):
 class WordEffect(BaseModel):
     """What a word stands for.
 
-    length: of its vectors in the mean, where long ones of the base's own words are of length 1; named: whether a text that was read
-    named it, None where none was read.
+    length: of its vectors in the mean, where long ones of the base's own words are of length 1; named: whether a text
+    that was read named it, None where none was read.
     """
 
     model_config = ConfigDict(frozen=True)

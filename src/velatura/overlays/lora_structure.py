@@ -33,8 +33,8 @@ class LoraStructure(BaseModel):
 
     targets: "attention" is Q, K, V and what follows them; "transformer" all layers of the transformers, as kohya's
     trainer has it; "linear" every Linear of the model; "conv" all convolutions too. Each holds what the ones before it
-    hold. conv_rank, conv_alpha: of convolutions larger than 1x1. factor: the size of a LoKr's smaller matrix, -1 for the
-    squarest. The dropouts are probabilities while training.
+    hold. conv_rank, conv_alpha: of convolutions larger than 1x1. factor: the size of a LoKr's smaller matrix, or -1 for
+    the squarest. The dropouts are probabilities while training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -27,7 +27,7 @@ class OutputChange(Protocol):
 class DeltaChange:
     """A delta behind its layer, at a strength times a factor of that layer's own."""
 
-    evaluations = 0
+    evaluations: int = 0  # it runs no networks
 
     def __init__(
         self, delta: Delta, strength: LiveStrength, factor: float, told: Callable[[Tensor, Tensor], None]
