@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import velatura
+from velatura.base.hearing import hearing
 from velatura.errors import BadOverlay, BadStrength, UnknownName, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.overlays.kohya import kohya_names
 from velatura.overlays.lora_blocks import block_of, block_strengths
@@ -376,6 +377,19 @@ def test_sides_of_a_batch_need_to_be_told_in_text(tiny, lora):
     with pytest.raises(BadStrength, match=r"give Strength\(text=0, unet=...\)"):
         velatura.attach(pipeline, lora(), on="prompt")
     velatura.attach(pipeline, lora(), velatura.Strength(text=0, unet=1), on="prompt").detach()
+
+
+@torch.no_grad()
+def test_texts_that_are_encoded_by_themselves_tell_their_side(tiny, lora):
+    before = tiny.text.encode(["a boat"])
+    with velatura.attach(tiny, lora(), on="prompt"):
+        with hearing(negative=True, row=0, rows=2):
+            assert torch.equal(tiny.text.encode(["a boat"]), before)
+        with hearing(negative=False, row=1, rows=2):
+            said = tiny.text.encode(["a boat"])
+    with velatura.attach(tiny, lora()):
+        torch.testing.assert_close(tiny.text.encode(["a boat"]), said)
+    assert not torch.equal(said, before)
 
 
 def test_weights_on_the_meta_device_are_refused(lora):
