@@ -61,6 +61,7 @@ def _told_above(_: Contents) -> bool:
 
 DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
     Dialect("velatura", "difference", ".safetensors", difference_file.sniff, difference_file.read, native.write),
+    Dialect("kohya", "difference", ".safetensors", _told_above, lora_files.read, kohya_lora.save),  # read as a LoRA
     Dialect("kohya", "lora", ".safetensors", lora_files.sniff, lora_files.read, kohya_lora.save),
     Dialect("velatura", "lora", ".safetensors", _told_above, lora_files.read, kohya_lora.save),
     Dialect("diffusers", "lora", ".safetensors", _told_above, lora_files.read, diffusers_lora.save),

@@ -11,11 +11,17 @@ from velatura.formats.fill import checked
 from velatura.overlays.difference import Difference
 from velatura.tensors import Contents
 
+OTHERS = "ss_network_module"  # what sd-scripts and those who follow them say of a file
 MOST_TENSORS = 2**14  # an SDXL has about 3,000
 
 
 def sniff(contents: Contents) -> bool:
-    """Whether the file's card is one of a difference; one that is damaged is native's to refuse."""
+    """Whether the file's card is one of a difference; one that is damaged is native's to refuse.
+
+    A file that was written for other programs, under their names of layers, is read as the LoRA that it is to them.
+    """
+    if OTHERS in contents.metadata:
+        return False
     try:
         return Card.model_validate_json(contents.metadata.get(native.CARD, "")).kind == Difference.kind
     except ValidationError:
