@@ -85,14 +85,35 @@ def test_the_last_of_two_with_one_name_is_heard(tiny, named):
         assert torch.equal(hidden(tiny), first)
 
 
-def test_strength_multiplies_the_vectors(tiny, named):
-    overlay, doubled = named(seed=1), named(seed=1)
+@pytest.mark.parametrize("strength", [0.01, 0.5, 1.7])
+def test_strength_weighs_what_sets_it_apart_from_a_word_that_says_nothing(tiny, named, strength):
+    said = "a boat in my style at night"
+    neutral = hidden(tiny, said.replace("my", "*").replace("style", "*"))  # of as many vectors
+    with velatura.attach(tiny, named()) as laid:
+        whole = hidden(tiny, said)
+        laid.strength = strength
+        torch.testing.assert_close(hidden(tiny, said), neutral + strength * (whole - neutral), atol=1e-5, rtol=1e-4)
+
+
+def test_several_are_weighed_each_by_its_own_difference(tiny, named):
+    said = "my boat in my style"
+    with velatura.attach(tiny, named("my boat", seed=2)) as boat, velatura.attach(tiny, named()) as style:
+        whole = hidden(tiny, said)
+        boat.strength = 0.5
+        less_boat = hidden(tiny, said)
+        boat.strength, style.strength = 1, 0.3
+        less_style = hidden(tiny, said)
+        boat.strength = 0.5
+        torch.testing.assert_close(hidden(tiny, said) - whole, (less_boat - whole) + (less_style - whole))
+
+
+def test_the_pooled_prompt_is_weighed_too(xl):
+    overlay = velatura.Embedding.for_base(xl, name="my style", initial="boat")
     with torch.no_grad():
-        doubled.vectors[0].mul_(2)
-    with velatura.attach(tiny, overlay, 2.0):
-        twice = hidden(tiny)
-    with velatura.attach(tiny, doubled):
-        torch.testing.assert_close(hidden(tiny), twice)
+        neutral, whole = (xl.text.conditioning([text]).pooled for text in ("* at night", "boat at night"))
+        with velatura.attach(xl, overlay, 0.5):
+            half = xl.text.conditioning(["my style at night"]).pooled
+    torch.testing.assert_close(half, (neutral + whole) / 2)
 
 
 @pytest.mark.parametrize("side", ["prompt", "negative"])

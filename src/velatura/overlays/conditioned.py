@@ -34,7 +34,7 @@ class TunedConditioning:
         rows = [self._row(tower, row, arguments, named, ids) if strength[row] else None for row in range(len(ids))]
         if all(row is None for row in rows):
             return plain
-        found = _mapped(partial(self._mixed, strength), plain, rows)
+        found = mapped(partial(self._mixed, strength), plain, rows)
         self._told(_first(plain).detach(), _first(found).detach())
         return found
 
@@ -82,20 +82,20 @@ def _first(said: Any) -> Tensor:
     return said[0]
 
 
-def _mapped(change: Callable[[Tensor, Sequence[Any]], Tensor], plain: Any, others: Sequence[Any]) -> Any:
+def mapped(change: Callable[[Tensor, Sequence[Any]], Tensor], plain: Any, others: Sequence[Any]) -> Any:
     """A tower's answer with every tensor in it changed, given those at the same place in other answers."""
     if isinstance(plain, Tensor):
         return change(plain, others)
     if isinstance(plain, tuple):
         places = range(len(cast("tuple[Any, ...]", plain)))
         return tuple(
-            _mapped(change, plain[place], [None if each is None else each[place] for each in others])
+            mapped(change, plain[place], [None if each is None else each[place] for each in others])
             for place in places
         )
     if plain is None:
         return None
     names = list(cast("Mapping[str, Any]", plain))
     fields = {
-        name: _mapped(change, plain[name], [None if each is None else each[name] for each in others]) for name in names
+        name: mapped(change, plain[name], [None if each is None else each[name] for each in others]) for name in names
     }
     return type(plain)(**fields)

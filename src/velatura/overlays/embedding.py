@@ -59,8 +59,8 @@ class EmbeddingStructure(BaseModel):
 class Embedding(Overlay):
     """Vectors that a name stands for in prompts and negative prompts while it lies over a base.
 
-    Its strength multiplies the vectors: below 1 the word says less, above more. At 0 the name is no word of its own but
-    means what it says. The last of several that are called alike is heard.
+    Its strength tells how many times the difference counts that they make in what is said, as against a word that says
+    nothing. At 0 the name is no word of its own but means what it says. The last of several called alike is heard.
     """
 
     kind: ClassVar[str] = "embedding"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, SupportsIndex, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -15,19 +14,16 @@ from velatura.overlays.affine import foldable
 from velatura.overlays.changed_weights import WholeChange
 from velatura.overlays.conditioned import TunedConditioning
 from velatura.overlays.contexts import ContextChange, Link, Reader
+from velatura.overlays.copies import OURS, OUTPUTS, SEAM, copied_without
 from velatura.overlays.layers import attention_layers, context_width
 from velatura.overlays.outputs import OutputChange
 from velatura.overlays.splice import Source, Splice, Vectors, acts, lengths
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
+from velatura.overlays.weighed import NEUTRAL, WeighedWord, WeighedWords
 
 Undo = Callable[[], None]
 Change = Callable[[Tensor], Tensor]
-
-_SEAM = "_velatura_seam"
-_OUTPUTS = "_velatura_outputs"
-_OURS = "_velatura_hooks"
-_REDUCE = "__reduce_ex__"  # what deepcopy and pickle ask an object for
 
 
 def on_contexts(target: Target, width: int, change: ContextChange) -> Iterator[Undo]:
@@ -44,7 +40,7 @@ def on_contexts(target: Target, width: int, change: ContextChange) -> Iterator[U
 
 def on_outputs(layer: nn.Module, change: OutputChange) -> Iterator[Undo]:
     """Change what a layer computes; several changes add up, each made from what the bare layer made."""
-    yield vars(layer).setdefault(_OUTPUTS, _OutputSeam(layer)).add(change)
+    yield vars(layer).setdefault(OUTPUTS, _OutputSeam(layer)).add(change)
 
 
 def while_apart(name: str, layer: nn.Module) -> Iterator[Undo]:
@@ -52,7 +48,7 @@ def while_apart(name: str, layer: nn.Module) -> Iterator[Undo]:
     refuse_fusion(name, layer)
     hook = partial(refuse_fusion, name)
     yield layer.register_forward_pre_hook(hook).remove
-    yield _copied_without(layer, hook)
+    yield copied_without(layer, hook)
 
 
 def refuse_fusion(name: str, layer: nn.Module, *_arguments: object) -> None:
@@ -98,15 +94,18 @@ def on_words(
     told = target.listener.expect_word(name, lambda: lengths(vectors, tables))
     word, take = text.glossary.give(name, spelling, len(vectors[0]()), partial(acts, strength), told)
     yield take
-    for table, source in zip(tables, vectors, strict=True):
-        yield _splice(table, Vectors(word.vectors, source, strength))
+    neutral = text.token_ids(NEUTRAL)[0]
+    for tower, table, source in zip(text.towers, tables, vectors, strict=True):
+        given = Vectors(word.vectors, source)
+        yield _splice(table, given)
+        yield _weigh(tower.model, WeighedWord(given, neutral, strength))
 
 
 def on_conditioning(tower: nn.Module, change: TunedConditioning) -> Iterator[Undo]:
     """Change what a text tower says of texts; the change is asked after each of its calls."""
     hung = tower.register_forward_hook(change.said, with_kwargs=True)
     yield hung.remove
-    yield _copied_without(tower, change.said)
+    yield copied_without(tower, change.said)
 
 
 def heed_hooks_when_compiled() -> None:
@@ -123,23 +122,26 @@ def heed_hooks_when_compiled() -> None:
 
 def is_changed(model: nn.Module) -> bool:
     """Whether an overlay touches a model."""
-    return any(_OURS in vars(each) for each in model.modules())
+    return any(OURS in vars(each) for each in model.modules())
 
 
 def _splice(table: nn.Module, vectors: Vectors) -> Undo:
     """Read vectors beside a table, and give back what ends that; the table's forward is ours while there are any."""
-    splice: Splice = vars(table).get(_SEAM) or Splice(table)
-    if not splice.vectors:
-        vars(table)[_SEAM] = splice
-        splice.undos = [partial(vars(table).pop, _SEAM), _put(table, splice.forward), _copied_without(table, splice)]
-    splice.vectors = (*splice.vectors, vectors)
+    splice: Splice = vars(table).get(SEAM) or Splice(table)
+    if not splice.members:
+        vars(table)[SEAM] = splice
+        splice.undos = [partial(vars(table).pop, SEAM), _put(table, splice.forward), copied_without(table, splice)]
+    return splice.join(vectors)
 
-    def undo() -> None:
-        splice.vectors = tuple(each for each in splice.vectors if each is not vectors)
-        while splice.undos and not splice.vectors:
-            splice.undos.pop()()
 
-    return undo
+def _weigh(tower: nn.Module, word: WeighedWord) -> Undo:
+    """Weigh a word in what a tower says, and give back what ends that."""
+    words: WeighedWords = vars(tower).get(SEAM) or WeighedWords()
+    if not words.members:
+        vars(tower)[SEAM] = words
+        hung = tower.register_forward_hook(words.said, with_kwargs=True)
+        words.undos = [partial(vars(tower).pop, SEAM), hung.remove, copied_without(tower, words.said)]
+    return words.join(word)
 
 
 class _Seam:
@@ -165,7 +167,7 @@ class _Seam:
         while self._undos:
             self._undos.pop()()
         if not self._links:
-            vars(self._layer).pop(_SEAM, None)
+            vars(self._layer).pop(SEAM, None)
             return
         reader = Reader(self._layer, self._links)
         for projection, project in ((reader.to_k, reader.project_k), (reader.to_v, reader.project_v)):
@@ -179,7 +181,7 @@ class _Seam:
             (self._layer, partial(self._look, reader)),
         )
         for module, hook in hooks:
-            self._undos += [module.register_forward_pre_hook(hook).remove, _copied_without(module, hook)]
+            self._undos += [module.register_forward_pre_hook(hook).remove, copied_without(module, hook)]
 
     def _look(self, reader: Reader, layer: nn.Module, _arguments: tuple[object, ...]) -> None:
         """See before each call that the layer still computes K and V where we hang."""
@@ -210,13 +212,13 @@ class _OutputSeam:
         while self._undos:
             self._undos.pop()()
         if not changes:
-            vars(self._layer).pop(_OUTPUTS, None)
+            vars(self._layer).pop(OUTPUTS, None)
         elif len(changes) == 1 and isinstance(changes[0], WholeChange) and changes[0].replaces(self._layer):
-            self._undos += [_put(self._layer, self._whole), _copied_without(self._layer, self)]
+            self._undos += [_put(self._layer, self._whole), copied_without(self._layer, self)]
         else:
             # first of all that others hang there: they hear what the layer makes with overlays on
             hung = self._layer.register_forward_hook(self._change, prepend=True)
-            self._undos += [hung.remove, _copied_without(self._layer, self._change)]
+            self._undos += [hung.remove, copied_without(self._layer, self._change)]
 
     def _whole(self, read: Tensor) -> Tensor:
         """What the layer makes with the one change that lies there; without it, if somebody wrapped us and goes on."""
@@ -230,39 +232,6 @@ class _OutputSeam:
         for change in self._changes:
             so_far = change.add(layer, arguments[0], made, so_far)
         return so_far
-
-
-def _copied_without(module: nn.Module, hook: object) -> Undo:
-    """Leave a hook of ours, and all else of ours, out of what deepcopy and pickle make of a module.
-
-    A copy that kept them would run networks that no attachment of its own can ever take off.
-    """
-    ours: list[object] = vars(module).setdefault(_OURS, [])
-    ours.append(hook)
-    vars(module)[_REDUCE] = partial(_reduced, module)
-
-    def undo() -> None:
-        ours.remove(hook)
-        if not ours:
-            del vars(module)[_OURS], vars(module)[_REDUCE]
-
-    return undo
-
-
-def _reduced(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
-    """What deepcopy and pickle are told of a module: as if nothing of ours hung there."""
-    make, arguments, state, *rest = cast("tuple[Any, ...]", type(module).__reduce_ex__(module, protocol))
-    ours = {_SEAM, _OUTPUTS, _OURS, _REDUCE, *(["forward"] if _is_ours(state.get("forward")) else [])}
-    kept = {name: each for name, each in state.items() if name not in ours}
-    for hooks in ("_forward_pre_hooks", "_forward_hooks"):
-        others = [(number, each) for number, each in state[hooks].items() if each not in state[_OURS]]
-        kept[hooks] = OrderedDict(others)
-    return make, arguments, kept, *rest
-
-
-def _is_ours(forward: object) -> bool:
-    """Whether the forward of a module is one that we put there."""
-    return isinstance(getattr(forward, "__self__", None), Reader | Splice | _OutputSeam)
 
 
 def _free(projection: nn.Module) -> bool:
@@ -291,4 +260,4 @@ def _give_back(projection: nn.Module, project: Change) -> None:
 
 def _seam(name: str, layer: nn.Module) -> _Seam:
     """The seam of a layer, kept by the layer itself so that both go together."""
-    return vars(layer).setdefault(_SEAM, _Seam(name, layer))
+    return vars(layer).setdefault(SEAM, _Seam(name, layer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,31 +19,48 @@ class Vectors(NamedTuple):
 
     tokens: tuple[int, ...]
     now: Source
-    strength: LiveStrength
+
+    def found_in(self, ids: Tensor) -> Tensor:
+        """Where in ids their tokens stand, of the ids' shape."""
+        return (ids <= self.tokens[0]) & (ids >= self.tokens[-1])
 
     def laid(self, ids: Tensor, found: Tensor) -> Tensor:
         """What a table found (rows, tokens, width), with the vectors where their tokens stand."""
-        places = self.tokens[0] - ids
-        ours = (places >= 0) & (places < len(self.tokens))
-        vectors = self.now().to(found.device)
-        chosen = F.embedding(places.clamp(0, len(self.tokens) - 1), vectors) * self.strength.per_row(found).to(
-            found.device
-        )
-        return torch.where(ours.unsqueeze(-1), chosen.to(found.dtype), found)
+        places = (self.tokens[0] - ids).clamp(0, len(self.tokens) - 1)
+        chosen = F.embedding(places, self.now().to(found.device))
+        return torch.where(self.found_in(ids).unsqueeze(-1), chosen.to(found.dtype), found)
 
 
-class Splice:
+class Seam:
+    """What hangs in a module for as long as it has members; undos are what takes it off."""
+
+    def __init__(self) -> None:
+        self.members: tuple[Any, ...] = ()
+        self.undos: list[Callable[[], object]] = []
+
+    def join(self, member: object) -> Callable[[], None]:
+        """Put a member behind the others, and give back what takes it out again, and with the last one all."""
+        self.members = (*self.members, member)
+
+        def undo() -> None:
+            self.members = tuple(each for each in self.members if each is not member)
+            while self.undos and not self.members:
+                self.undos.pop()()
+
+        return undo
+
+
+class Splice(Seam):
     """Looks up tokens of which some stand for vectors; it takes the place of a table's forward."""
 
     def __init__(self, table: nn.Module) -> None:
+        super().__init__()
         self._look_up = table.forward  # the table's own, or what offloading or a user has put in its place
-        self.vectors: tuple[Vectors, ...] = ()
-        self.undos: list[Callable[[], object]] = []
 
     def forward(self, ids: Tensor) -> Tensor:
         """The vectors (rows, tokens, width) of ids (rows, tokens)."""
         found: Tensor = self._look_up(ids.clamp(min=0))
-        for each in self.vectors:
+        for each in self.members:
             found = each.laid(ids, found)
         return found
 
