@@ -1,4 +1,4 @@
-"""What peft alone has, against peft itself."""
+"""What peft alone has, against peft itself; and ComfyUI's biases, by hand."""
 
 import peft
 import pytest
@@ -63,3 +63,21 @@ def test_factors_of_a_layer_with_a_bias_are_pefts(of_columns):
     assert torch.allclose(
         nn.functional.linear(read, plain.weight + delta.change(plain.weight), bias), expected, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_a_lora_may_change_the_bias_too(kind):
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 5) if kind == "linear" else nn.Conv2d(6, 5, 3, padding=1)
+    read = torch.randn(2, 6) if kind == "linear" else torch.randn(2, 6, 4, 4)
+    down = torch.randn(2, 6, *layer.weight.shape[2:])
+    up = torch.randn(5, 2, *[1] * (layer.weight.ndim - 2))
+    bias = torch.randn(5)
+    delta = delta_of({"lora_down.weight": down, "lora_up.weight": up, "diff_b": bias})
+    made = layer(read)
+    out = made + delta.output(layer, read, made, torch.tensor(0.5), delta.ready(layer, read.dtype))
+    changed = type(layer)(*((6, 5) if kind == "linear" else (6, 5, 3)), **({} if kind == "linear" else {"padding": 1}))
+    with torch.no_grad():
+        changed.weight.copy_(layer.weight + 0.5 * (up.flatten(1) @ down.flatten(1)).view(layer.weight.shape))
+        changed.bias.copy_(layer.bias + 0.5 * bias)
+    assert torch.allclose(out, changed(read), atol=1e-5)

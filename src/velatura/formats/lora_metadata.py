@@ -18,7 +18,7 @@ Metadata = Mapping[str, str]
 JSON_FIELDS = ("ss_network_args", "ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info", "ss_datasets")
 NOTHING = {"", "None"}
 ODD = set('<>/\\"')  # of a name: what belongs to tags and to paths
-LOW_RANK = {"lora", "dora"}
+LOW_RANK = {"lora", "lora-bias", "dora"}
 STRONGEST = 100  # alpha over rank: trainers take 1 or less, and a hundred is beyond all that works
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from velatura.errors import BadOverlay
+from velatura.overlays.deltas.biased import BiasedLowRank
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.deltas.generalised import GLoRA
 from velatura.overlays.deltas.hadamard import LoHa
@@ -17,7 +18,7 @@ from velatura.overlays.deltas.whole import IA3, Full, Norm
 DELTAS: dict[str, type[Delta]] = {
     each.algorithm: each
     for each in (
-        *(Dora, LowRank, LoHa, BiasedIA3, IA3, LoKr, Full, Norm, Rotation, Butterfly, Diagonal, GLoRA),
+        *(Dora, BiasedLowRank, LowRank, LoHa, BiasedIA3, IA3, LoKr, Full, Norm, Rotation, Butterfly, Diagonal, GLoRA),
         InputRotation,
     )
 }
