@@ -37,9 +37,10 @@ def pivotal(base):
 
 
 MAKERS = {"embedding": embedding, "lora": lora, "difference": difference, "pivotal": pivotal}
+LIGHT = [name for name in MAKERS if name != "difference"]
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(params=[*LIGHT, pytest.param("difference", marks=pytest.mark.slow)])  # of which each file is 36 MB
 def make(request):
     return MAKERS[request.param]
 
