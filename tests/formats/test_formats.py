@@ -89,9 +89,9 @@ def test_what_is_missing_or_left_over_is_named(hyper, tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    write_torch(tmp_path / "vector.pt", {"string_to_param": {"*": torch.ones(2, 768)}})
-    with pytest.raises(BadFile, match=r"vector\.pt is no overlay that is known here"):
-        velatura.open_overlay(tmp_path / "vector.pt")
+    write_torch(tmp_path / "state.pt", {"optimizer_state_dict": {"step": torch.ones(2, 3, 4)}})
+    with pytest.raises(BadFile, match=r"state\.pt is no overlay that is known here"):
+        velatura.open_overlay(tmp_path / "state.pt")
     with pytest.raises(BadFile, match="No such file"):
         velatura.open_overlay(tmp_path / "nowhere.pt")
 
