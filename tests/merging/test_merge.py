@@ -147,7 +147,7 @@ def test_a_header_of_ones_own_may_hold_any_values(files, tmp_path):
 
 
 def test_a_strange_recipe_in_a_parent_is_no_obstacle(tmp_path):
-    held = {"model.a.weight": torch.ones(2)}
+    held = {"model.diffusion_model.out.2.weight": torch.ones(2)}
     write_safetensors(tmp_path / "first.safetensors", held)
     for number, strange in enumerate(("[" * 5000, "not json", "[1, 2]", '{"a": 1}')):
         path = tmp_path / f"{number}.safetensors"
@@ -208,6 +208,13 @@ def test_what_is_not_finite_never_reaches_a_file(files, tmp_path):
     with pytest.raises(BadFile, match="not finite"):
         merge(files / "tiny.safetensors", tmp_path / "bad.safetensors", out=tmp_path / "out.safetensors")
     assert [each.name for each in tmp_path.iterdir()] == ["bad.safetensors"]
+
+
+def test_what_is_no_model_is_refused(files, lora, tmp_path):
+    velatura.save(lora(), tmp_path / "lora.safetensors")
+    for given in ((tmp_path / "lora.safetensors",), (files / "tiny.safetensors", tmp_path / "lora.safetensors")):
+        with pytest.raises(BadFile, match="no Stable Diffusion checkpoint"):
+            merge(*given, out=tmp_path / "out.safetensors")
 
 
 def test_two_precisions_mix_in_the_wider(files, tmp_path):

@@ -22,7 +22,10 @@ def test_merging_holds_a_few_tensors_at_a_time_and_no_file(tmp_path):
     files = [tmp_path / f"{name}.safetensors" for name in "abc"]
     for seed, file in enumerate(files):
         generator = torch.Generator().manual_seed(seed)
-        tensors = {f"model.{index}.weight": torch.randn(2**22, generator=generator).half() for index in range(24)}
+        tensors = {
+            f"model.diffusion_model.{index}.weight": torch.randn(2**22, generator=generator).half()
+            for index in range(24)
+        }
         write_safetensors(file, tensors)  # of 8 MiB each, 192 MiB in all
     words = [sys.executable, "-c", PROGRAM, *map(str, files), str(tmp_path / "out.safetensors")]
     done = subprocess.run(words, capture_output=True, text=True, check=True)

@@ -42,8 +42,8 @@ class Weights(Lazy):
             base = open_base(path, device="cpu", dtype=next(iter(held.values())).dtype)
             return cls._of(path.name, checkpoint.contents_of(base), path)
         contents = open_state(path)
-        if not any(each.is_floating_point() for each in sketches(contents.tensors).values()):
-            raise BadFile(f"{path.name} holds no weights to merge: give a checkpoint")
+        if not checkpoint.sniff(contents):
+            raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
         return cls._of(path.stem, contents, path)
 
     @classmethod
