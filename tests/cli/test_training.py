@@ -289,7 +289,7 @@ def test_a_lora_takes_along_the_word_that_it_learned(desk, capsys):
     assert "no caption says 'my-wall'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", ["checkpoint", "folder"])
+@pytest.mark.parametrize("form", ["checkpoint", pytest.param("folder", marks=pytest.mark.slow)])
 def test_a_dreambooth_leaves_a_whole_base_where_asked(desk, capsys, form):
     words = ["--class-prompt", "a wall", "--class-pictures", "1", "--as", form, "--name", "mine", "--out", "run"]
     assert main(["train", "dreambooth", "photos", *words, "--rate", "1e-4", *BRIEF]) == 0

@@ -65,7 +65,7 @@ def models(base):
 
 def test_a_run_of_any_kind_that_is_broken_off_goes_on_to_the_same_end(tiny, learn, tmp_path):
     whole = learn("whole")
-    for until in (1, 2, 3):
+    for until in (1, 3):
         with pytest.raises(KeyboardInterrupt):
             learn(f"stopped {until}", until=until)
         resumed = velatura.resume(tiny, tmp_path / f"stopped {until}")
@@ -73,6 +73,7 @@ def test_a_run_of_any_kind_that_is_broken_off_goes_on_to_the_same_end(tiny, lear
         assert resumed.file.read_bytes() == whole.file.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_average_of_any_kind_goes_on_too(tiny, learn, tmp_path):
     plan = PLAN.but(ema=0.9, optimizer="lion", accumulation=2)
     whole = learn("whole", plan=plan)
@@ -83,11 +84,11 @@ def test_an_average_of_any_kind_goes_on_too(tiny, learn, tmp_path):
 
 def test_any_kind_learns_and_leaves_the_base_as_it_was(tiny, learn):
     before = [weight.clone() for model in models(tiny) for weight in model.parameters()]
-    run = learn(plan=PLAN.but(steps=8, batch_size=3))
+    run = learn(plan=PLAN.but(steps=6, batch_size=3))
     after = [weight for model in models(tiny) for weight in model.parameters()]
     assert all(map(torch.equal, before, after))
     assert not any(weight.requires_grad or weight.grad is not None for weight in after)
-    assert run.validations[8] < run.validations[0]
+    assert run.validations[6] < run.validations[0]
 
 
 def test_what_any_kind_learned_is_saved_as_it_ends(learn):
@@ -110,7 +111,7 @@ def test_rates_of_nothing_and_something_move_one_part_only(tiny, make, learn):
     assert (moved["unet"] > 1e-4) == ("unet" in run.overlay.touches)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_any_kind_learns_on_a_base_in_half_precision(make, photos, tmp_path, dtype):
     base, plan = velatura.tiny(dtype), PLAN.but(steps=2, batch_size=1, precision="bfloat16")
     run = velatura.train(base, make(base), photos, plan, out=tmp_path / "run")
