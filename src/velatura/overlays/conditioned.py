@@ -89,8 +89,7 @@ def mapped(change: Callable[[Tensor, Sequence[Any]], Tensor], plain: Any, others
     if isinstance(plain, tuple):
         places = range(len(cast("tuple[Any, ...]", plain)))
         return tuple(
-            mapped(change, plain[place], [None if each is None else each[place] for each in others])
-            for place in places
+            mapped(change, plain[place], [None if each is None else each[place] for each in others]) for place in places
         )
     if plain is None:
         return None

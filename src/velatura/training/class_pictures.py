@@ -6,6 +6,7 @@ Ruiz et al. 2022, DreamBooth, section 3.3. They lie in the folder reg/ among the
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example
@@ -26,12 +27,17 @@ def encode_lessons(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
 
     Those keep their captions: sentences of a template would call them by the name of what is learned.
     """
-    pixels = plan.pixels or base.family.default_pixels
-    options = {"masks": plan.masks, "says_anew": "text" in overlay.touches, "sampling": plan.latents, "seed": plan.seed}
-    options["shape"] = plan.shape
-    options["encodings"] = Encodings.kept() if plan.cache else Encodings()
-    cache = encode_examples(base, dataset.repeated(), pixels, **options, wording=plan.wording(name_of(overlay)))
+    encode = partial(
+        encode_examples,
+        base,
+        pixels=plan.pixels or base.family.default_pixels,
+        masks=plan.masks,
+        says_anew="text" in overlay.touches,
+        sampling=plan.latents,
+        seed=plan.seed,
+        encodings=Encodings.kept() if plan.cache else Encodings(),
+        shape=plan.shape,
+    )
+    cache = encode(dataset.repeated(), wording=plan.wording(name_of(overlay)))
     classes = class_examples(dataset)
-    if not (classes and plan.class_weight):
-        return cache
-    return replace(cache, classes=encode_examples(base, classes, pixels, **options))
+    return replace(cache, classes=encode(classes)) if classes and plan.class_weight else cache
