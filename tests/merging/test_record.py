@@ -10,7 +10,7 @@ PROMPTS = ["a red fox", "a lighthouse", "a robot", "a small house"]
 
 
 def test_one_prompt_of_four_is_held_out(tiny, hyper):
-    laid = laid_on(tiny, [(hyper(widths=(96, 192)), 0.5)])
+    laid = laid_on(tiny, hyper(widths=(96, 192)), 0.5)
     heard = record(tiny, laid, chains(tiny, laid), prompts=PROMPTS, steps=1)
     assert heard.prompts == {"fit": 2, "choose": 1, "held out": 1}
     assert len(heard.steps) == 1
@@ -18,14 +18,14 @@ def test_one_prompt_of_four_is_held_out(tiny, hyper):
 
 
 def test_a_text_is_heard_once_however_many_layers_and_steps_read_it(tiny, hyper):
-    laid = laid_on(tiny, [(hyper(widths=(96,)), 0.5)])
+    laid = laid_on(tiny, hyper(widths=(96,)), 0.5)
     heard = record(tiny, laid, chains(tiny, laid), prompts=PROMPTS, steps=2)
     counts = [heard.moments["text 96", 0, split].count for split in dict.fromkeys(SPLITS)]
     assert counts == [(2 * 2 + TEXTS) * 77, 2 * 77, 2 * 77]
 
 
 def test_contexts_of_self_attention_are_kept_apart_by_layer(tiny, hyper):
-    laid = laid_on(tiny, [(hyper(widths=(64, 96)), 0.5)])
+    laid = laid_on(tiny, hyper(widths=(64, 96)), 0.5)
     heard = record(tiny, laid, {64: chains(tiny, laid)[64]}, prompts=PROMPTS, steps=1)
     sources = {source for source, _, _ in heard.moments}
     assert len(sources) == 3
@@ -35,7 +35,7 @@ def test_contexts_of_self_attention_are_kept_apart_by_layer(tiny, hyper):
 
 
 def test_nothing_stays_on_the_base(tiny, hyper):
-    laid = laid_on(tiny, [(hyper(), 0.5)])
+    laid = laid_on(tiny, hyper(), 0.5)
     record(tiny, laid, chains(tiny, laid), prompts=PROMPTS, steps=1)
     assert not [layer for layer in tiny.unet.modules() if layer._forward_pre_hooks]
 
