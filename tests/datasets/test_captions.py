@@ -79,9 +79,10 @@ def test_pictures_in_counted_folders_count_so_often(tmp_path):
     assert [example.repeats for example in read_dataset(tmp_path).examples] == [1, 3]
 
 
-def test_a_folder_that_counts_nought_is_refused(tmp_path):
-    draw(tmp_path / "0_cats" / "a cat.png")
-    with pytest.raises(BadDataset, match="count 0 times; write a number from 1"):
+@pytest.mark.parametrize(("name", "count"), [("0_cats", 0), ("20231105_holiday", 20231105)])
+def test_a_folder_that_counts_nought_or_is_named_by_a_date_is_refused(tmp_path, name, count):
+    draw(tmp_path / name / "a cat.png")
+    with pytest.raises(BadDataset, match=rf"would count {count} times, .*: write one from 1 to 1000 there, or none"):
         read_folder(tmp_path)
 
 

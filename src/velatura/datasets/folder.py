@@ -14,6 +14,7 @@ from velatura.errors import BadDataset, VelaturaWarning
 __all__ = ["Dataset", "Example", "all_folders", "folders_in", "read_dataset", "read_folder", "read_picture"]
 
 REPEATED = re.compile(r"(\d+)_.+")  # 10_inca: each picture in it counts ten times, as kohya's scripts have it
+MOST_REPEATS = 1000  # a larger number before a name, 20231105_holiday, is a date
 REGULARISING = frozenset({"reg", "regularisation", "regularization"})
 MASKS = ("mask", "masks")
 
@@ -81,8 +82,11 @@ def folders_in(folder: Path) -> Iterator[tuple[Path, int]]:
     for inner in sorted(folder.iterdir()):
         counted = REPEATED.fullmatch(inner.name)
         if counted and inner.is_dir():
-            if int(counted[1]) == 0:
-                raise BadDataset(f"the pictures of {inner} count 0 times; write a number from 1 before its name")
+            if not 1 <= int(counted[1]) <= MOST_REPEATS:
+                raise BadDataset(
+                    f"the pictures of {inner} would count {int(counted[1])} times, as the number before its name says: "
+                    f"write one from 1 to {MOST_REPEATS} there, or none"
+                )
             yield inner, int(counted[1])
 
 
