@@ -7,7 +7,11 @@ from PIL import Image
 
 from velatura.datasets.folder import read_dataset, read_folder
 from velatura.datasets.pictures import read_picture
+from velatura.datasets.weights import loss_weights
 from velatura.training.cache import encode_examples
+from velatura.training.examined import data_of
+from velatura.training.plan import Plan
+from velatura.training.texts import Texts
 
 
 def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos):
@@ -65,3 +69,17 @@ def test_a_mask_says_which_places_count_unless_masks_are_left_out(tiny, photos):
     assert weights[1].mean().item() == pytest.approx(1)
     assert weights[1, 0, :, 0].min() > 1.5 > weights[1, 0, :, -1].max() + 1.4
     assert encode_examples(tiny, examples, 32, masks=False).weights is None
+
+
+def test_what_counts_several_times_is_weighed_and_remembered_once(tiny, photos, monkeypatch):
+    counted = photos / "500_more"
+    counted.mkdir()
+    for path in photos.glob("*.png"):
+        path.rename(counted / path.name)
+    looked, read, say = [], [], Texts.said
+    monkeypatch.setattr("velatura.training.cache.loss_weights", lambda *given: looked.append(1) or loss_weights(*given))
+    monkeypatch.setattr(Texts, "said", lambda *given: read.append(1) or say(*given))
+    dataset = read_dataset(photos)
+    assert encode_examples(tiny, dataset.repeated(), 32).count == 1500
+    assert (len(looked), len(read)) == (3, 4)
+    assert sorted(data_of(dataset, Plan())) == sorted(path.name for path in counted.glob("*.png"))

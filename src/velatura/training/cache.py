@@ -99,7 +99,8 @@ def encode_examples(
 
 def _weights(examples: Sequence[Example], size: Size, latents: Tensor) -> Tensor | None:
     height, width = latents.shape[-2:]
-    found = [loss_weights(example, size, (width, height)) for example in examples]
+    each_once = {example.path: loss_weights(example, size, (width, height)) for example in dict.fromkeys(examples)}
+    found = [each_once[example.path] for example in examples]
     if all(each is None for each in found):
         return None
     alike = torch.ones(latents.shape[-2:])

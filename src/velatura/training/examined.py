@@ -9,7 +9,7 @@ from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.errors import BadDataset
 from velatura.overlays.overlay import Overlay
 from velatura.training.cache import Cache
-from velatura.training.class_pictures import class_examples, encode_lessons
+from velatura.training.class_pictures import encode_lessons
 from velatura.training.fingerprint import fingerprint
 from velatura.training.plan import Plan
 from velatura.training.validation import Examination
@@ -41,7 +41,7 @@ def examination_of(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, c
 
 def data_of(dataset: Dataset, plan: Plan) -> dict[str, str]:
     """The fingerprint of all pictures of a run."""
-    learned = fingerprint([*dataset.repeated(), *class_examples(dataset)])
+    learned = fingerprint([*dataset.examples, *dataset.regularising])
     return learned | {f"validation/{name}": each for name, each in fingerprint(_own(plan)).items()}
 
 

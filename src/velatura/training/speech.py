@@ -85,7 +85,7 @@ class Speech:
         """A row for each caption, and a last one for none, which says what an empty negative prompt does."""
         lines = [*(self.wording.draw(caption, Random(0)) for caption in self.captions), ""]
         encode = self._encode if self.is_learned else self._texts.said
-        said = {line: encode(Prompt(line, line), self._usual_count) for line in lines}
+        said = {line: encode(Prompt(line, line), self._usual_count) for line in set(lines)}
         return Conditioning.joined([said[line] for line in lines])
 
     def _worded(self, picture: int, seed: int, number: int) -> str:
