@@ -16,6 +16,7 @@ import torch
 
 import velatura
 from velatura.training import pupil as lessons
+from velatura.training.pivotal import WordedLora
 
 PLAN = velatura.Plan(
     steps=4,
@@ -40,6 +41,10 @@ WAYS = {
     "rescued": {"learning_rate": "1e4", "rescues": 3, "rescue_factor": 1e-7, "snapshot_every": 1, "ema": None},
 }
 
+LORA = {"learning_rate": "1e-3:2, 5e-4", "template": "style_filewords"}
+WAYS |= {"lora": LORA, "stopped lora": LORA}
+RESUMED = {"resumed": "stopped", "resumed lora": "stopped lora"}
+
 
 def disturb(way: str, rank: int) -> None:
     """Let something happen in the second process, in its third batch."""
@@ -49,8 +54,8 @@ def disturb(way: str, rank: int) -> None:
         learned.append(1)
         if rank == 1 and len(learned) == 3 and way == "failing":
             raise MemoryError("no room for 7 pictures")
-        if rank == 1 and len(learned) == 3 and way in {"stopped", "killed"}:
-            os.kill(os.getpid(), signal.SIGTERM if way == "stopped" else signal.SIGKILL)
+        if rank == 1 and len(learned) == 3 and way in {"stopped", "stopped lora", "killed"}:
+            os.kill(os.getpid(), signal.SIGKILL if way == "killed" else signal.SIGTERM)
         return loss(*given, **options)
 
     lessons.denoising_loss = disturbed
@@ -59,15 +64,18 @@ def disturb(way: str, rank: int) -> None:
 def learn(base: velatura.Base, photos: Path, out: Path, way: str, rank: int) -> dict[str, str]:
     disturb(way, rank)
     overlay = velatura.Hypernetwork.for_base(base, activation="relu", seed=3 + rank, name="inca")
+    if way.endswith("lora"):  # with a word, as the kind whose structure its card tells least of
+        word = velatura.Embedding.for_base(base, name="inca", seed=rank)
+        overlay = WordedLora.of(velatura.Lora.for_base(base, rank=2, seed=rank, name="inca"), word)
     said = ""
     try:
-        if way == "resumed":
+        if way in RESUMED:
             overlay = velatura.resume(base, out).overlay
         else:
             velatura.train(base, overlay, photos, PLAN.but(**WAYS[way]), out=out)
     except BaseException as error:  # noqa: BLE001 - told to who asked
         said = f"{type(error).__name__}: {error}"
-    numbers = b"".join(weight.detach().numpy().tobytes() for weight in overlay.parameters())
+    numbers = b"".join(weight.detach().numpy().tobytes() for weight in overlay.learned.values())
     return {"said": said, "weights": hashlib.sha256(numbers).hexdigest()}
 
 
@@ -100,7 +108,7 @@ def main(photos: Path, folder: Path) -> None:
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     base = velatura.tiny()
     came = {way: both(base, photos, folder / way, way) for way in WAYS}
-    came["resumed"] = both(base, photos, folder / "stopped", "resumed")
+    came |= {way: both(base, photos, folder / stopped, way) for way, stopped in RESUMED.items()}
     sys.stdout.write(json.dumps(came) + "\n")
 
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from velatura.card import Card
-from velatura.overlays import KINDS
 from velatura.overlays.overlay import Overlay
-from velatura.overlays.strength import writable
 from velatura.training.course import Run
 from velatura.training.processes import OVER, Team
 from velatura.training.pupil import Pupil
@@ -25,13 +20,7 @@ class Beginning(NamedTuple):
     plan: str
     folder: str
     over_others: bool
-    card: str
-
-    def overlay(self) -> Overlay:
-        """An overlay of the same structure; its weights are told later."""
-        card = Card.model_validate_json(self.card)
-        with writable():
-            return KINDS[card.kind].from_card(card).to_empty(device=torch.device("cpu"))
+    overlay: Overlay
 
 
 def heard_beginning(team: Team) -> Beginning:

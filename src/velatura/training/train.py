@@ -119,7 +119,7 @@ def _resumed(
     if not kept.snapshots:
         raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
     overlay, over_others = kept.snapshots[-1].overlay(), bool(beginning["over_others"])
-    team.call("begin", plan.model_dump_json(), folder, over_others, overlay.card.model_dump_json())
+    team.call("begin", plan.model_dump_json(), folder, over_others, overlay)
     course = _course(base, overlay, dataset, plan, over_others=over_others)
     course.pupil.team = team
     course.recipes, course.on_step = _recipes(plan, overlay, dataset.repeated()), on_step
@@ -132,8 +132,8 @@ def _resumed(
 def _followed(base: Base, team: Team, run: Path) -> Run:
     """Resume a run in a process that does not lead it."""
     begun = heard_beginning(team)
-    plan, overlay = Plan.model_validate_json(begun.plan), begun.overlay()
-    course = _course(base, overlay, read_dataset(begun.folder), plan, over_others=begun.over_others)
+    plan = Plan.model_validate_json(begun.plan)
+    course = _course(base, begun.overlay, read_dataset(begun.folder), plan, over_others=begun.over_others)
     course.pupil.team = team
     with _laid(course.pupil):
         return followed(course.pupil, run)
