@@ -104,6 +104,13 @@ def test_a_signal_to_one_process_ends_the_step_in_all_and_the_run_goes_on_to_the
     assert came["resumed"][0]["weights"] == came["resumed"][1]["weights"] == came["plain"][0]["weights"]
 
 
+def test_a_lora_with_a_word_learns_in_two_processes_and_goes_on_to_the_same_end(runs):
+    came, _ = runs
+    assert [each["said"] for each in came["lora"] + came["resumed lora"]] == [""] * 4
+    assert len({each["weights"] for each in came["lora"] + came["resumed lora"]}) == 1
+    assert came["stopped lora"][0]["weights"] != came["lora"][0]["weights"]
+
+
 def test_a_run_of_two_processes_is_not_resumed_by_one(tiny, runs):
     _, folder = runs
     with pytest.raises(BadPlan, match="began in 2 processes, these are 1: resume it with --processes 2"):
@@ -159,6 +166,16 @@ def test_the_command_line_trains_in_two_processes(photos, tmp_path, capfd):
     said = capfd.readouterr()
     assert said.err.count("error: ") == 1
     assert "nowhere does not exist" in said.err
+
+
+@pytest.mark.slow
+def test_one_process_alone_makes_class_pictures_and_writes_the_checkpoint(photos, tmp_path, capfd):
+    words = command(photos, tmp_path / "run", "--class-prompt", "a ball", "--class-pictures", "2", "--as", "checkpoint")
+    assert main(["train", "dreambooth", *words[2:]]) == 0
+    said = capfd.readouterr()
+    assert said.out.count("2 class pictures of a ball") == 1
+    assert sorted(each.name for each in (photos / "reg").glob("*.png")) == ["class-0001.png", "class-0002.png"]
+    assert [each.name for each in (tmp_path / "run").glob("*checkpoint*")] == ["inca-checkpoint.safetensors"]
 
 
 @pytest.mark.slow

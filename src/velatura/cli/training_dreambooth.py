@@ -52,12 +52,14 @@ def train_dreambooth(
     velatura train dreambooth robot/ --base sd15/ --text --checkpointing --optimizer adamw8bit --as checkpoint --dry-run
     """
     wanted = {"text_rate": text_rate, "class_weight": class_weight, "checkpointing": checkpointing}
+    from velatura.training.launching import follows
+
     session = Session.of("dreambooth", folder, _for_subject(asked), **wanted)
     if class_prompt is not None:
         _make_class_pictures(session, class_prompt, class_pictures)
     overlay = velatura.Difference.for_base(session.base, text=text, name=session.name)
     run = session.run(overlay)
-    if run and form != "difference":
+    if run and form != "difference" and not follows():
         _save(session, run, form)
 
 

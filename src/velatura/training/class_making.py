@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from velatura.base.base import Base
@@ -14,6 +14,7 @@ from velatura.files import replacing
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import generate_many
 from velatura.sampling.recipe import Recipe
+from velatura.training.processes import Team
 
 FOLDER = "reg"
 AT_ONCE = 4
@@ -37,10 +38,28 @@ def make_class_pictures(
     """Fill reg/ in a folder of pictures up to a count with pictures of a prompt, as "a robot"; gives back the new ones.
 
     Each is written as soon as it is made, with its caption and its recipe, so that what is broken off goes on. fields:
-    those of Recipe (steps, sampler, ...). on_picture: hears how many are made, of how many.
+    those of Recipe (steps, sampler, ...). on_picture: hears how many are made, of how many. Of several processes the
+    first makes them, and the others wait.
     """
     if not prompt.strip() or Prompt.read(prompt).tags:
         raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: "a robot"')
+    team = Team.joined(base.device)
+    made = _made(base, folder, prompt, count, seed, on_picture, fields) if team.leads else []
+    team.wait()
+    if lacking := lacking_class_pictures(folder, count):
+        raise BadPlan(f"{folder} lacks {lacking} class pictures that another machine made: share it, or copy them here")
+    return made
+
+
+def _made(
+    base: Base,
+    folder: str | os.PathLike[str],
+    prompt: str,
+    count: int,
+    seed: int,
+    on_picture: Callable[[int, int], None] | None,
+    fields: Mapping[str, object],
+) -> list[Path]:
     reg, lacking = _kept_in(Path(folder).expanduser()), lacking_class_pictures(folder, count)
     _warn_of_others(reg, base, prompt)
     taken = {path.stem for path in reg.glob("class-*.png")}

@@ -28,6 +28,11 @@ def is_one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def follows() -> bool:
+    """Whether this process is one of several and not the first, which alone writes."""
+    return is_one_of_several() and os.environ.get("RANK", "0") != "0"
+
+
 def launch(words: Sequence[str], count: int) -> tuple[int, str]:
     """Run `python -m velatura.training` with these words in so many processes.
 
