@@ -1,5 +1,7 @@
 """The tool that trains every kind: its commands are commands, and a run leaves a sheet and a row."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -9,8 +11,9 @@ from velatura.training.plan import Plan
 
 def test_every_lesson_has_a_preset_and_is_called_in_what_is_painted():
     for lesson in train_kinds.LESSONS:
-        words = lesson.command("out")
-        assert Plan.preset(lesson.kind, "tiny", words[words.index("--for") + 1]).steps
+        words = lesson.command(Path("out"))
+        if lesson.is_trained:
+            assert Plan.preset(lesson.kind, "tiny", words[words.index("--for") + 1]).steps
         by_name = lesson.kind == "embedding" or lesson.is_of_subject
         assert all((lesson.called in prompt) == by_name for prompt in lesson.prompts)
     assert len({lesson.name for lesson in train_kinds.LESSONS}) == len(train_kinds.LESSONS)
@@ -33,5 +36,15 @@ def test_a_lesson_is_trained_once_painted_and_told(tmp_path, monkeypatch, capsys
     assert trained.splitlines()[-1].startswith("| brief | ")
     with Image.open(tmp_path / "kinds-brief.webp") as sheet:
         assert sheet.width > train_kinds.SIDE
+    monkeypatch.setattr("sys.argv", ["train_kinds", str(tmp_path / "work"), "--table"])
     train_kinds.main()
-    assert "velatura generate" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "velatura generate" not in told
+    assert "| brief | 1 of 1 | " in told
+
+
+def test_an_aesthetic_is_looked_at_and_has_no_losses(tmp_path):
+    (lesson,) = (each for each in train_kinds.LESSONS if not each.is_trained)
+    figures = train_kinds.train(lesson, tmp_path)
+    assert figures["bytes"] == lesson.file(tmp_path).stat().st_size
+    assert train_kinds.line(lesson, figures).startswith("| aesthetic-style | none | ")
