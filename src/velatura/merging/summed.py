@@ -47,7 +47,10 @@ class LaidDeltas:
         for name, delta in deltas.items():
             weight = cast("Tensor", place.layer(name).weight)
             if not delta.fits(weight):
-                raise WrongBase(f"{own} has a change of {name} that fits no weight of {tuple(weight.shape)}")
+                raise WrongBase(
+                    f"{own} has a change of {name} that fits no weight of {tuple(weight.shape)}: "
+                    "open a base it was made for"
+                )
         return cls(overlay, strength, deltas, {name: overlay.factor(place, name) for name in deltas})
 
     @property
