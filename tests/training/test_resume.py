@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,20 @@ def unbroken(tiny, drawn, tmp_path_factory):
     overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.2, seed=3, name="inca")
     run = velatura.train(tiny, overlay, drawn, PLAN, out=tmp_path_factory.mktemp("unbroken") / "run")
     return run.file.read_bytes(), run.losses
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tiny, drawn, tmp_path_factory):
+    """A run broken off after its first step, to be copied."""
+
+    def stop(step):
+        raise KeyboardInterrupt
+
+    overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.2, seed=3, name="inca")
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    with suppress(KeyboardInterrupt):
+        velatura.train(tiny, overlay, drawn, PLAN, out=run, on_step=stop)
+    return run
 
 
 def final(run):
@@ -96,6 +111,44 @@ def test_a_run_that_is_over_is_not_resumed(tiny, learn):
 def test_a_folder_of_anything_else_is_no_run(tiny, photos):
     with pytest.raises(BadFile, match="name the folder that train made"):
         velatura.resume(tiny, photos)
+
+
+def changed(run, **changes):
+    first, *others = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text("\n".join([json.dumps(json.loads(first) | changes), *others]) + "\n")
+
+
+HOSTILE = {
+    "names a file elsewhere": lambda run: changed(run, files="../../elsewhere"),
+    "says no name": lambda run: changed(run, files=7),
+    "says nothing of its overlay": lambda run: changed(run, overlay="inca"),
+    "begins with a list": lambda run: (run / "log.jsonl").write_text("[1]\n"),
+    "begins with less": lambda run: (run / "log.jsonl").write_text('{"files": "inca"}\n'),
+    "is deep": lambda run: (run / "log.jsonl").write_text("[" * 100_000 + "\n"),
+    "has no plan": lambda run: (run / "plan.json").unlink(),
+    "has half a plan": lambda run: (run / "plan.json").write_text('{"steps":'),
+    "has a plan in other letters": lambda run: (run / "plan.json").write_bytes(b"\xff\xfe"),
+    "has no list of pictures": lambda run: (run / "data.json").unlink(),
+    "has a list of numbers": lambda run: (run / "data.json").write_text('{"a.png": [1]}'),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_run_folder_that_is_damaged_or_hostile_is_refused(tiny, stopped_once, tmp_path, what):
+    run = shutil.copytree(stopped_once, tmp_path / "run")
+    HOSTILE[what](run)
+    with pytest.raises(BadFile, match="train anew"):
+        velatura.resume(tiny, run)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_what_a_crash_left_goes_and_what_is_somebodys_stays(tiny, stopped_once, tmp_path):
+    run = shutil.copytree(stopped_once, tmp_path / "run")
+    (run / "snapshots" / ".velatura-x1y2").mkdir()
+    (run / ".git").mkdir()
+    (run / ".notes").write_text("mine")
+    velatura.resume(tiny, run)
+    assert sorted(path.name for path in [*run.glob(".*"), *run.glob("*/.*")]) == [".git", ".notes"]
 
 
 def test_a_run_whose_snapshots_are_gone_cannot_go_on(tiny, learn):

@@ -10,10 +10,11 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Self, cast
 
 from velatura.errors import BadFile, Occupied
 
+HIDDEN = ".velatura-"  # how folders are called in which files are written
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FAR = 2**40  # Windows locks bytes, not files: one that no log will ever reach
 
@@ -26,7 +27,7 @@ def whole(path: Path) -> Generator[Path]:
     """
     try:
         path.parent.mkdir(exist_ok=True)
-        with TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True) as hidden:
+        with TemporaryDirectory(prefix=HIDDEN, dir=path.parent, ignore_cleanup_errors=True) as hidden:
             beside = Path(hidden, path.name)
             yield beside
             flush(beside)
@@ -100,8 +101,9 @@ class Log:
         """Every whole line; one that a crash cut off is none."""
         found: list[dict[str, object]] = []
         for line in self.path.read_bytes().splitlines():
-            with suppress(ValueError):
-                found.append(json.loads(line))
+            with suppress(ValueError, RecursionError):
+                record: object = json.loads(line)
+                found += [cast("dict[str, object]", record)] if isinstance(record, dict) else []
         return found
 
     def moved(self, path: Path) -> Self:

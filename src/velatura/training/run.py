@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, cast
+from typing import Self, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from velatura import formats
+from velatura.card import Card
 from velatura.errors import BadFile, NoEffect, Occupied
 from velatura.files import filling
 from velatura.formats import hub
 from velatura.overlays.overlay import Overlay
 from velatura.tiny import DATA
-from velatura.training.disk import Log, whole
+from velatura.training.disk import HIDDEN, Log, whole
 from velatura.training.launching import is_one_of_several
 from velatura.training.plan import Plan
 from velatura.training.plot import loss_plot
@@ -27,6 +30,11 @@ from velatura.training.snapshots import Snapshot, snapshots
 
 # What the webui keeps of a name: letters, digits and these; separators of paths are not among them
 UNFIT_FOR_FILES = re.compile(r"[^\w .-]")
+
+# What a log says first at the least
+BEGINNING = frozenset({"base", "base_hash", "device", "dtype", "files", "folder", "over_others", "overlay", "torch"})
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -90,16 +98,17 @@ class RunFolder:
         if not (path / "log.jsonl").is_file():
             raise BadFile(f"{path} is no folder of a run, there is no log.jsonl in it: name the folder that train made")
         log = Log(path / "log.jsonl")
-        records = log.records()
-        if not records or "files" not in records[0]:
+        began = next(iter(log.records()), {})
+        name = str(began.get("files"))
+        if not began.keys() >= BEGINNING or file_name(name) != name:  # another name could lead out of the folder
             log.close()
             raise BadFile(f"{log.path} does not say how its run began, so the run cannot go on: train anew")
-        folder = cls(path, str(records[0]["files"]), log)
+        folder = cls(path, name, log)
         if folder.overlay.exists():
             log.close()
             raise NoEffect(f"this run is over, its overlay is {folder.overlay}: there is nothing to resume")
-        for left in [*path.glob(".*"), *path.glob("*/.*")]:
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+        for left in [*path.glob(f"{HIDDEN}*"), *path.glob(f"*/{HIDDEN}*")]:
+            shutil.rmtree(left, ignore_errors=True)
         return folder
 
     @property
@@ -118,14 +127,24 @@ class RunFolder:
         return self.log.records()[0]
 
     @property
+    def card(self) -> Card:
+        """The overlay's as the run began; raises BadFile where that is none."""
+        try:
+            return Card.model_validate(self.beginning["overlay"])
+        except ValidationError:
+            raise BadFile(
+                f"{self.log.path} does not say what is trained, so it cannot go on: train anew"
+            ) from None
+
+    @property
     def plan(self) -> Plan:
         """The plan that it follows."""
-        return Plan.model_validate_json((self.path / "plan.json").read_text("utf-8"))
+        return _read(self.path / "plan.json", Plan)
 
     @property
     def data(self) -> dict[str, str]:
         """What the pictures were when it began."""
-        return cast("dict[str, str]", json.loads((self.path / "data.json").read_text("utf-8")))
+        return _read(self.path / "data.json", dict[str, str])
 
     @property
     def snapshots(self) -> list[Snapshot]:
@@ -174,6 +193,15 @@ class RunFolder:
         """Write the overlay of the end, or the best one."""
         with whole(path) as beside:
             formats.save(overlay, beside)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
+    """What a file of JSON says; raises BadFile for one that is gone or says something else."""
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise BadFile(f"{path} cannot be read ({reason}): put it back as it was, or train anew") from None
 
 
 def began_on(path: str | os.PathLike[str]) -> str:

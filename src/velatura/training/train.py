@@ -12,7 +12,6 @@ from typing import cast
 import torch
 
 from velatura.base.base import Base
-from velatura.card import Card
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.merging.chain import refuse_laid_over
@@ -125,7 +124,7 @@ def _resumed(
     course.recipes, course.on_step = _recipes(plan, overlay, dataset.repeated()), on_step
     _warn_of_other_machine(course.pupil.base, beginning)
     with _laid(course.pupil):
-        course.go_on(kept, Card.model_validate(beginning["overlay"]))
+        course.go_on(kept, kept.card)
         return course.run()
 
 
