@@ -48,7 +48,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=1000, ge=1, description="optimizer steps")
+    steps: int = Field(default=1000, ge=1, le=10**6, description="optimizer steps")
     learning_rate: Annotated[str, BeforeValidator(_as_text)] = Field(
         default="1e-4", description='rates and the steps they hold until, "5e-5:100, 5e-6:1500, 5e-7"'
     )
@@ -64,11 +64,11 @@ class Plan(BaseModel):
     optimizer: Optimizer = Field(
         default="adamw", description="what moves the weights; Lion wants a third of AdamW's rate, Prodigy a rate of 1"
     )
-    batch_size: int = Field(default=1, ge=1, description="pictures a step")
-    accumulation: int = Field(default=1, ge=1, description="batches whose gradients make one step")
+    batch_size: int = Field(default=1, ge=1, le=4096, description="pictures a step")
+    accumulation: int = Field(default=1, ge=1, le=4096, description="batches whose gradients make one step")
     seed: int = Field(default=0, ge=0, lt=2**63, description="what all chance is drawn from")
     pixels: int | None = Field(
-        default=None, ge=16, description="width and height of the pictures; None: the base's own"
+        default=None, ge=16, le=4096, description="width and height of the pictures; None: the base's own"
     )
     shape: Shape = Field(
         default="square", description="the middle square of each picture, or buckets: of several sizes the nearest"
@@ -136,13 +136,16 @@ class Plan(BaseModel):
     keep_last: int = Field(default=0, ge=0, description="snapshots that are kept; 0: all")
     keep_every: int = Field(default=0, ge=0, description="steps between snapshots that are kept for good; 0: none")
     validation_pictures: int = Field(
-        default=8, ge=0, description="tries of the fixed pictures, timesteps and noise at each snapshot; 0: none"
+        default=8,
+        ge=0,
+        le=4096,
+        description="tries of the fixed pictures, timesteps and noise at each snapshot; 0: none",
     )
     validation_folder: str | None = Field(
         default=None, description="pictures for those tries that are never learned from; None: those that are"
     )
     rescues: int = Field(
-        default=4, ge=0, description="times that a run gone wrong goes back and on at a lower rate; 0: it stops"
+        default=4, ge=0, le=100, description="times that a run gone wrong goes back and on at a lower rate; 0: it stops"
     )
     rescue_factor: float = Field(default=0.2, gt=0, lt=1, description="what each rescue multiplies the rate by")
     loss_limit: float | None = Field(
@@ -156,7 +159,7 @@ class Plan(BaseModel):
     preview_prompt: str | None = Field(
         default=None, description="what previews show, one prompt a line; None: the first caption"
     )
-    preview_seeds: int = Field(default=1, ge=1, description="pictures of each of them, from the seed on")
+    preview_seeds: int = Field(default=1, ge=1, le=64, description="pictures of each of them, from the seed on")
 
     @model_validator(mode="wrap")
     @classmethod
