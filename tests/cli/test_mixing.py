@@ -118,6 +118,8 @@ def test_loras_become_one(tiny, lora):
         assert off(prediction(tiny), wanted) < 1e-3  # in half precision
     run(merge, "both.safetensors", "--rank", 2, "--out", "narrow.safetensors")
     narrow = velatura.open_overlay("narrow.safetensors")
+    told = json.loads(run(merge, "both.safetensors", "--out", "both.safetensors", "--overwrite", "--json"))
+    assert (told["kind"], told["name"]) == ("lora", "both")
     assert {each.rank for each in narrow.layers.values()} == {2}
     assert {each.dtype for each in narrow.state_dict().values()} == {torch.float16}
 
@@ -134,11 +136,20 @@ def test_bake_takes_a_lora_at_two_strengths(tiny, lora):
 
 
 @pytest.mark.usefixtures("models")
-def test_mistakes_are_told_in_one_line(lora):
+def test_mistakes_are_told_in_one_line(lora, hyper):
     velatura.save(lora(), "ink.safetensors")
     to = ("--out", "m.safetensors")
-    with pytest.raises(BadRecipe, match="use velatura bake"):
-        run(merge, "tiny", "ink.safetensors", *to)
+    for mixture in (("tiny", "ink.safetensors"), ("ink.safetensors:0.5", "plain.safetensors:0.5")):
+        with pytest.raises(BadRecipe, match=r"ink\S* is a LoRA and (tiny|plain\S*) is none.* use velatura bake"):
+            run(merge, *mixture, *to)
+    velatura.save(hyper(), "inca.pt")
+    for overlays in (("inca.pt:0.5", "inca.pt"), ("ink.safetensors", "inca.pt")):
+        with pytest.raises(BadRecipe, match=r"inca\.pt\S* is of kind hypernet: merge models, or LoRAs"):
+            run(merge, *overlays, *to)
+    with pytest.raises(BadRecipe, match=r"plain\.safetensors:0\.2: models take no strengths .* --strength"):
+        run(merge, "tiny", "plain.safetensors:0.2", *to)
+    with pytest.raises(BadRecipe, match="add-difference takes three models, and 2 are given"):
+        run(merge, "tiny", "plain.safetensors", "--mode", "add-difference", *to)
     with pytest.raises(UnknownName, match="nobody"):
         run(merge, "tiny", "nobody", *to)
     with pytest.raises(BadRecipe, match="4 models"):
@@ -147,7 +158,8 @@ def test_mistakes_are_told_in_one_line(lora):
         run(merge, "tiny", "plain.safetensors", "--metadata", "author=me", *to)
     with pytest.raises(UnknownName, match=r"\.ckpt"):
         run(merge, "tiny", "plain.safetensors", "--out", "m.ckpt")
-    for words in (("ink.safetensors", "--strength", 0.5), ("plain.safetensors", "tiny", "--rank", 4)):
+    of_models = ("--strength=0", "--seed=1", "--discard=a", "--config=A", '--metadata={"a": 1}', "--no-recipe")
+    for words in (*(("ink.safetensors", each) for each in of_models), ("plain.safetensors", "tiny", "--rank", 4)):
         with pytest.raises(AssertionError, match="Usage"):
             run(merge, *words, *to)
     assert not Path("m.safetensors").exists()

@@ -141,14 +141,18 @@ def overlay_of(text: str, library: "velatura.Library") -> tuple["Overlay", "floa
 
     Two numbers are the strengths in the text towers and in the UNet, as in a LoRA's tag.
     """
-    found = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER})(?::({NUMBER}))?", text)
-    name = found[1] if found else text
-    numbers = [float(each) for each in (found.groups()[1:] if found else ("1",)) if each is not None]
-    strength = numbers[0] if len(numbers) == 1 else velatura.Strength(text=numbers[0], unet=numbers[1])
+    name, numbers = name_and_numbers(text)
+    strength = velatura.Strength(text=numbers[0], unet=numbers[1]) if len(numbers) > 1 else (*numbers, 1.0)[0]
     is_path = Path(name).exists() or bool(Path(name).suffix) or len(Path(name).parts) > 1
     overlay = velatura.open_overlay(name) if is_path else library.overlay(name)
     overlay.card = overlay.card.but(name=overlay.card.name or Path(name).stem)
     return overlay, strength
+
+
+def name_and_numbers(text: str) -> tuple[str, list[float]]:
+    """Take "ink:0.5:0.8" apart into a name and the numbers behind it, of which there may be none."""
+    found = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER})(?::({NUMBER}))?", text)
+    return (found[1], [float(each) for each in found.groups()[1:] if each is not None]) if found else (text, [])
 
 
 def tell(report: "Report", path: Path, *, as_json: bool) -> None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import velatura
-from velatura.cli.merging import AsJson, Overwrite, make_room, overlay_of, tell
+from velatura.cli.merging import AsJson, Overwrite, make_room, name_and_numbers, overlay_of, tell
 from velatura.cli.saving import picture_bar
-from velatura.cli.screen import say
+from velatura.cli.screen import say, say_json
 from velatura.errors import BadRecipe, UnknownName
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
+    from velatura.card import Card
 
 LORAS = ("lora", "difference")
 HALF: Literal["float16"] = "float16"  # what LoRAs are shared in
@@ -113,8 +114,10 @@ def merge(
         said = (
             "LoRAs take only --rank, --tolerance, --base and --dtype, and their strengths behind their names, ink:0.8"
         )
-        _refuse_given(said, strength, mode, blocks, share, against, vae)
-        _combine(models, out, shelf, rank=rank, tolerance=tolerance, base=base, dtype=dtype or HALF)
+        _refuse_given(said, strength, mode, blocks, share, seed or None, against, vae, discard or None)
+        _refuse_given(said, *(each or None for each in (config != "any", metadata != "{}", no_metadata, no_recipe)))
+        made = _combine(models, out, shelf, rank=rank, tolerance=tolerance, base=base, dtype=dtype or HALF)
+        say_json(made.model_dump_json(indent=2)) if as_json else say(f"{out}: {made}")
         return
     _refuse_given("--rank, --tolerance and --base are for LoRAs: use velatura extract on models", rank, tolerance, base)
     if not 1 <= len(models) <= 3:
@@ -199,8 +202,8 @@ def _combine(
     tolerance: float | None,
     base: str | None,
     dtype: str,
-) -> None:
-    """Write LoRAs as one, and print what it is."""
+) -> "Card":
+    """Write LoRAs as one, and tell what it is."""
     from velatura.cli.base import open_base
     from velatura.merging.combine import combine
 
@@ -208,7 +211,7 @@ def _combine(
     on = None if base is None else open_base(base, shelf)
     made = combine(laid, rank=rank, tolerance=tolerance, base=on, name=out.stem)
     velatura.save(made, out, dtype=dtype)
-    say(f"{out}: {made.card}")
+    return made.card
 
 
 def _model(name: str, shelf: "velatura.Library") -> "Base | Path":
@@ -222,11 +225,22 @@ def _model(name: str, shelf: "velatura.Library") -> "Base | Path":
 
 
 def _are_loras(names: Sequence[str], shelf: "velatura.Library") -> bool:
-    """Whether LoRAs are named, with or without strengths behind them, and no models."""
-    found = [_kind(name, shelf) in LORAS for name in names]
-    if any(found) and not all(found):
-        raise BadRecipe("LoRAs merge with LoRAs: to put one into a model, use velatura bake")
-    return all(found)
+    """Whether LoRAs are named, with or without strengths behind them, and no models; a mixture is refused."""
+    from velatura.overlays import KINDS
+
+    kinds = {each: _kind(each, shelf) for each in names}
+    loras = [each for each, kind in kinds.items() if kind in LORAS]
+    for each, kind in kinds.items():
+        if kind in KINDS and kind not in LORAS:
+            raise BadRecipe(
+                f"{each} is of kind {kind}: merge models, or LoRAs; one prompt may call several of any kind"
+            )
+        if loras and kind not in LORAS:
+            said = f"{loras[0]} is a LoRA and {each} is none"
+            raise BadRecipe(f"{said}: LoRAs merge with LoRAs; to put one into a model, use velatura bake")
+        if not loras and name_and_numbers(each)[1]:
+            raise BadRecipe(f"{each}: models take no strengths behind their names; that of B is --strength")
+    return bool(loras)
 
 
 def _kind(name: str, shelf: "velatura.Library") -> str:
@@ -235,7 +249,7 @@ def _kind(name: str, shelf: "velatura.Library") -> str:
 
     if name == "tiny" or name.startswith("hub:"):
         return "checkpoint"
-    for each in (name, name.partition(":")[0]):
+    for each in (name, name_and_numbers(name)[0]):
         if Path(each).is_file():
             return nature_of(each).card.kind
         with suppress(UnknownName):
