@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import velatura
@@ -92,3 +93,19 @@ def test_a_grid_goes_through_the_strengths_of_a_lora(lora, capsys):
     assert main(["grid", *words, "--out", "grid.png"]) == 0
     capsys.readouterr()
     assert Path("grid.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--text-rate", "5e-5"], "--text-rate means nothing without --text"),
+        (["--vectors", "3"], "--vectors means nothing without --word"),
+        (["--conv-rank", "4"], "give targets conv"),
+        (["--factor", "4"], "lokr's"),
+    ],
+)
+def test_options_that_would_mean_nothing_are_refused(tmp_path, capsys, options, said):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "a red wall.png")
+    assert main(["train", "lora", "photos", *options, "--dry-run"]) == MISTAKE
+    assert said in " ".join(capsys.readouterr().err.split())

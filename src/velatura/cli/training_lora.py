@@ -1,6 +1,9 @@
 """The verb `train lora`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 import velatura
 from velatura.cli.training_options import HOW, WHAT, Asked, Folder, asking, option
@@ -13,9 +16,17 @@ WORD = "A word that it learns too"
 
 Rank = Annotated[int, option("How many directions each layer's change has.", WHAT)]
 Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", WHAT, shown="the rank")]
-Algorithm = Annotated[str, option("lora, loha, lokr, dora, ...", WHAT)]
-Targets = Annotated[str, option("Layers that change: attention, transformer, linear, conv (all of them).", WHAT)]
-ConvRank = Annotated[int | None, option("The rank in convolutions.", WHAT, shown="the rank")]
+Algorithm = Annotated[str, option("lora, dora, loha, lokr, locon, ia3, oft, boft, glora, full, norm.", WHAT)]
+Targets = Annotated[
+    str,
+    option(
+        "Layers that change: attention (Q, K, V and what follows), transformer (kohya's choice), linear, conv (all).",
+        WHAT,
+    ),
+]
+ConvRank = Annotated[int | None, option("The rank in convolutions larger than 1x1.", WHAT, shown="the rank")]
+ConvAlpha = Annotated[float | None, option("The alpha in convolutions larger than 1x1.", WHAT, shown="alpha")]
+Factor = Annotated[int, option("Size of a lokr's smaller matrix; -1: the squarest.", WHAT)]
 Text = Annotated[bool, option("Change the text encoders too.", WHAT, "--text")]
 RankStabilised = Annotated[bool, option("Divide alpha by the root of the rank.", WHAT, "--rank-stabilised")]
 Dropout = Annotated[float, option("Share of what changes read that rests.", WHAT)]
@@ -25,8 +36,8 @@ TextRate = Annotated[str | None, option("Learning rate of text encoders.", HOW, 
 Word = Annotated[
     str | None, option("Learn this word too (pivotal tuning), kept in the LoRA's file.", WORD, shown="none")
 ]
-Vectors = Annotated[int, option("Vectors that the word stands for.", WORD)]
-Initial = Annotated[str, option("Words whose meaning it begins with.", WORD)]
+Vectors = Annotated[int | None, option("Vectors that the word stands for.", WORD, shown="4")]
+Initial = Annotated[str | None, option("Words whose meaning it begins with.", WORD, shown="*")]
 WordRate = Annotated[str | None, option("Its learning rate.", WORD, shown="preset")]
 
 
@@ -40,6 +51,8 @@ def train_lora(
     algorithm: Algorithm = "lora",
     targets: Targets = "attention",
     conv_rank: ConvRank = None,
+    conv_alpha: ConvAlpha = None,
+    factor: Factor = -1,
     text: Text = False,
     rank_stabilised: RankStabilised = False,
     dropout: Dropout = 0.0,
@@ -47,8 +60,8 @@ def train_lora(
     module_dropout: ModuleDropout = 0.0,
     text_rate: TextRate = None,
     word: Word = None,
-    vectors: Vectors = 4,
-    initial: Initial = "*",
+    vectors: Vectors = None,
+    initial: Initial = None,
     word_rate: WordRate = None,
 ) -> None:
     """Train a LoRA, or one of its kin: small changes of the base's weights, good at subjects and at styles.
@@ -57,6 +70,8 @@ def train_lora(
 
     velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets conv --text --text-rate 5e-5 --dry-run
     """
+    _refuse_idle("--text", text, {"--text-rate": text_rate})
+    _refuse_idle("--word", word, {"--vectors": vectors, "--initial": initial, "--word-rate": word_rate})
     called = None if word is None else f"{asked.purpose or 'style'}_filewords"  # so that captions say the word
     session = Session.of("lora", folder, asked, text_rate=text_rate, word_rate=word_rate, template=called)
     overlay = velatura.Lora.for_base(
@@ -66,6 +81,8 @@ def train_lora(
         algorithm=algorithm,
         targets=targets,
         conv_rank=conv_rank,
+        conv_alpha=conv_alpha,
+        factor=factor,
         text=text,
         rank_stabilised=rank_stabilised,
         dropout=dropout,
@@ -79,8 +96,17 @@ def train_lora(
     session.run(overlay)
 
 
-def _with_word(base: "Base", lora: velatura.Lora, word: str, *, vectors: int, initial: str, seed: int) -> velatura.Lora:
+def _refuse_idle(wanted: str, given: object, options: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing without another one."""
+    if not given and (idle := [name for name, each in options.items() if each is not None]):
+        raise typer.BadParameter(f"{idle[0]} means nothing without {wanted}: add that, or leave it out")
+
+
+def _with_word(
+    base: "Base", lora: velatura.Lora, word: str, *, vectors: int | None, initial: str | None, seed: int
+) -> velatura.Lora:
     from velatura.training.pivotal import WordedLora
 
-    learned = velatura.Embedding.for_base(base, name=word, vectors=vectors, initial=initial, seed=seed)
+    count = 4 if vectors is None else vectors
+    learned = velatura.Embedding.for_base(base, name=word, vectors=count, initial=initial or "*", seed=seed)
     return WordedLora.of(lora, learned)

@@ -14,7 +14,7 @@ from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.kohya import UNET, kohya_names
 from velatura.overlays.lora_blocks import block_of, refuse_unknown
 from velatura.overlays.lora_fit import outline, refuse_misfit, refuse_sides
-from velatura.overlays.lora_structure import LoraStructure, seeded
+from velatura.overlays.lora_structure import LoraStructure, refuse_idle, seeded
 from velatura.overlays.outputs import DeltaChange
 from velatura.overlays.overlay import Card, Overlay, Part
 from velatura.overlays.seams import Undo, on_outputs, while_apart
@@ -85,6 +85,7 @@ class Lora(Overlay):
         alpha: the rank by default, so that nothing is scaled; conv_rank, conv_alpha: rank and alpha by default; text:
         change the text towers too; seed: torch's own chance if none.
         """
+        refuse_idle(algorithm, targets, {"conv_rank": conv_rank, "conv_alpha": conv_alpha})
         alpha = float(rank) if alpha is None else alpha
         structure = LoraStructure.of(
             {

@@ -113,6 +113,20 @@ class LoraStructure(BaseModel):
         return DELTAS[ALIASES.get(self.algorithm, self.algorithm)].for_layer(layer, rank=rank, alpha=stored)
 
 
+def refuse_idle(algorithm: str, targets: str, of_convolutions: Mapping[str, object]) -> None:
+    """Refuse what is asked of convolutions where none of them changes; of_convolutions: None for what is not asked."""
+    if targets == "conv":
+        return
+    asked = [f"{name} says" for name, each in of_convolutions.items() if each is not None]
+    if algorithm == "locon":
+        asked.insert(0, "locon stands for")
+    if asked:
+        raise BadOverlay(
+            f"{asked[0]} what becomes of convolutions, and {targets} changes none that is larger than 1x1: "
+            "give targets conv, or leave it out"
+        )
+
+
 @contextmanager
 def seeded(seed: int | None) -> Generator[None]:
     """Draw by a seed, and leave torch's own chance as it was; without one draw by that."""
