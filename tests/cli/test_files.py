@@ -146,6 +146,16 @@ def test_show_tells_of_a_checkpoint_and_an_embedding(capsys):
     assert shown(capsys, "learned_embeds.bin")["in a prompt"] == "learned_embeds"
 
 
+def test_show_tells_how_a_prompt_calls_what_has_a_tag(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    difference = velatura.Difference.for_base(tiny, name="robot")
+    difference.card = difference.card.but(note="a tin one")
+    velatura.save(difference, "robot.safetensors")
+    found = shown(capsys, "robot.safetensors")
+    assert (found["kind"], found["in a prompt"]) == ("difference", "<difference:robot:1>")
+    assert [label for label, value in found.items() if value == "a tin one"] == ["note"]
+
+
 @pytest.mark.usefixtures("shelf")
 def test_show_finds_a_file_by_its_name(capsys):
     assert shown(capsys, "SD15")["name"] == "sd15"

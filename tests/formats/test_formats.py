@@ -96,6 +96,17 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         velatura.open_overlay(tmp_path / "nowhere.pt")
 
 
+def test_a_checkpoint_is_no_overlay(tmp_path):
+    write_safetensors(tmp_path / "sd15.safetensors", {"model.diffusion_model.out.2.bias": torch.ones(4)})
+    with pytest.raises(BadFile, match=r"sd15\.safetensors is a whole checkpoint, no overlay"):
+        velatura.open_overlay(tmp_path / "sd15.safetensors")
+
+
+def test_a_kind_is_written_to_the_endings_it_has(tiny, tmp_path):
+    with pytest.raises(UnknownName, match=r"no ending of a file for a lora is called '\.pt': choose one of '\.safe"):
+        velatura.save(velatura.Lora.for_base(tiny, rank=1), tmp_path / "ink.pt")
+
+
 def test_a_folder_that_is_no_base_is_refused(tmp_path):
     with pytest.raises(BadFile, match="no diffusers folder"):
         velatura.open_base(tmp_path)

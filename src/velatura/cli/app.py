@@ -37,7 +37,7 @@ VERBS = {
     "train": Verb("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
     "resume": Verb("Overlays", "training", "resume", "Go on with a training that was broken off."),
     "list": Verb("Files", "files", "list_", "List the bases and overlays in folders."),
-    "show": Verb("Files", "files", "show", "Show what a file is, and which programs open it."),
+    "show": Verb("Files", "files", "show", "Show what a file is, and how a prompt calls it."),
     "pull": Verb("Files", "downloads", "pull", "Fetch a model file from Civitai, the hub or an address."),
     "convert": Verb("Files", "files", "convert", "Write an overlay in another file format."),
     "bake": Verb("Files", "merging", "bake", "Put overlays into a base's weights, and write a checkpoint."),

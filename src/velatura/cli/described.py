@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from velatura.library.entry import Entry
 
 LABEL = 15  # letters
-CONTAINERS = {"zip": "a torch file", "legacy": "a torch file of before 1.6", "folder": "a folder of diffusers", "picture": "a picture"}
+TAGGED = {"lora", "aesthetic", "difference"}  # kinds that a prompt calls by a tag; hypernetworks are read whole
+CONTAINERS = {
+    "zip": "a torch file",
+    "legacy": "a torch file of before 1.6",
+    "folder": "a folder of diffusers",
+    "picture": "a picture",
+}
 
 
 def show_hypernetwork(entry: "Entry", *, as_json: bool) -> None:
@@ -32,7 +38,7 @@ def show_entry(entry: "Entry", *, as_json: bool) -> None:
     if as_json:
         say_json(json.dumps(entry.facts(), indent=2))
         return
-    _say([*_of_kind(entry), *_of_notes(entry), *entry.nature.details.items(), *_of_file(entry)])
+    _say([*_of_kind(entry), *_of_notes(entry), *_of_header(entry), *_of_file(entry)])
 
 
 def _say(rows: list[tuple[str, str]]) -> None:
@@ -68,8 +74,8 @@ def _of_kind(entry: "Entry") -> Iterator[tuple[str, str]]:
     yield "family", entry.family or "unknown"
     yield "trained", f"{card.steps:,} steps" if card.steps else ""
     yield "note", card.note
-    if entry.kind == "lora":
-        yield "in a prompt", f"<lora:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"
+    if entry.kind in TAGGED:
+        yield "in a prompt", f"<{entry.kind}:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"
     if entry.kind == "embedding":
         yield "in a prompt", card.name if entry.nature.container == "picture" and card.name else entry.name
 
@@ -84,6 +90,11 @@ def _of_notes(entry: "Entry") -> Iterator[tuple[str, str]]:
     yield "described as", notes.description
     yield "preview", str(entry.preview or "")
     yield from (("unread", each) for each in notes.unread)
+
+
+def _of_header(entry: "Entry") -> Iterator[tuple[str, str]]:
+    """What programs wrote into its header, but for what stands there already: our note is its description too."""
+    yield from (row for row in entry.nature.details.items() if row[1] not in {entry.name, entry.nature.card.note})
 
 
 def _of_file(entry: "Entry") -> Iterator[tuple[str, str]]:

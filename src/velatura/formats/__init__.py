@@ -99,6 +99,8 @@ def dialect_of(contents: Contents) -> Dialect:
     """The dialect that a file is written in; raises BadFile for what is none."""
     if found := next((each for each in DIALECTS if each.sniff(contents)), None):
         return found
+    if checkpoint.sniff(contents):
+        raise BadFile(f"{contents.path.name} is a whole checkpoint, no overlay: it is opened as a base (--base)")
     known = ", ".join(dict.fromkeys(each.name for each in DIALECTS))
     raise BadFile(f"{contents.path.name} is no overlay that is known here: {known} files are")
 
@@ -128,9 +130,7 @@ def save(
         return
     if dtype is not None:
         if thing.kind != Lora.kind:
-            raise BadOverlay(
-                f"only bases and LoRAs are written in another precision, not a {thing.kind}: leave dtype out"
-            )
+            raise BadOverlay(f"only bases and LoRAs are written in another precision, no {thing.kind}: leave dtype out")
         thing = deepcopy(thing).to(find_dtype(dtype, torch.device("cpu"), 0))
     if isinstance(thing, Composition):
         raise BadOverlay(f"{thing.card.name or 'this'} is a composition of others: keep its .hns file, and save those")
@@ -143,7 +143,7 @@ def _dialect_for(kind: str, path: Path, name: str | None) -> Dialect:
     fit = [each for each in DIALECTS if each.kind in {"", kind}]
     if name is None:
         found = next((each for each in fit if each.ending == path.suffix), None)
-        what, said, known = "ending of a file", path.suffix, [each.ending for each in fit]
+        what, said, known = f"ending of a file for a {kind}", path.suffix, [each.ending for each in fit if each.ending]
     else:
         found = next((each for each in fit if each.name == name), None)
         what, said, known = "dialect", name, [each.name for each in fit]
