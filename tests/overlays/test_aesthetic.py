@@ -189,6 +189,21 @@ def test_it_draws_prompts_with_other_overlays_in_them(tiny, aesthetic, embedding
         assert not torch.equal(both, drawn)
 
 
+@pytest.mark.parametrize("strength", [0.5, 2.0])
+def test_words_are_weighed_in_its_copy_in_whichever_order_they_came(tiny, aesthetic, embedding, strength):
+    word = embedding()
+    still, drawing = aesthetic().but(steps=1, rate=1e-9), aesthetic().but(steps=2, rate=1e-2)
+    with velatura.attach(tiny, word, strength):
+        plain = tiny.text.encode(["a red house"])
+    for look in (still, drawing):
+        with velatura.attach(tiny, word, strength), velatura.attach(tiny, look):
+            after = tiny.text.encode(["a red house"])
+        with velatura.attach(tiny, look), velatura.attach(tiny, word, strength):
+            before = tiny.text.encode(["a red house"])
+        assert torch.equal(after, before)
+        assert torch.allclose(after, plain, atol=1e-3) == (look is still)
+
+
 def test_a_table_with_an_embedding_is_tuned_as_well(tiny, aesthetic, embedding):
     """A word that no text says changes nothing of what is drawn."""
     with velatura.attach(tiny, aesthetic()):

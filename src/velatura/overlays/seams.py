@@ -139,7 +139,8 @@ def _weigh(tower: nn.Module, word: WeighedWord) -> Undo:
     words: WeighedWords = vars(tower).get(SEAM) or WeighedWords()
     if not words.members:
         vars(tower)[SEAM] = words
-        hung = tower.register_forward_hook(words.said, with_kwargs=True)
+        # first, so that aesthetics, which weigh words in their copies of the tower, have the last say
+        hung = tower.register_forward_hook(words.said, with_kwargs=True, prepend=True)
         words.undos = [partial(vars(tower).pop, SEAM), hung.remove, copied_without(tower, words.said)]
     return words.join(word)
 
