@@ -126,6 +126,22 @@ def test_a_picture_may_have_another_name_inside(embedding, tmp_path):
         assert "sd-ti-embedding" in picture.text
 
 
+@pytest.mark.parametrize("start", [b"\xff\x0a\x00\x01", b"\x00\x00\x00\x0cJXL \x0d\x0a\x87\x0a"])
+def test_a_picture_of_a_kind_that_is_not_read_is_named_and_its_word_not_passed_over(tiny, start, tmp_path):
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / "cat.jxl").write_bytes(start + bytes(100))
+    with pytest.warns(VelaturaWarning, match=r"cat\.jxl is a picture in JPEG XL.* as a PNG; 'cat' is read as plain"):
+        velatura.generate(tiny, "a cat", steps=1, library=velatura.Library(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["webp", "avif"])
+def test_a_pillow_without_a_kind_of_picture_is_not_taken_for_damage(kind, monkeypatch, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / f"cat.{kind}")
+    monkeypatch.setattr("PIL.features.check", lambda feature: feature != kind)
+    with pytest.raises(BadFile, match=rf"(?i)a picture in {kind}, which cannot be read here: save"):
+        velatura.open_overlay(tmp_path / f"cat.{kind}")
+
+
 def test_a_picture_holds_no_sdxls(xl, tmp_path):
     with pytest.raises(WrongBase, match=r"save it as \.safetensors"):
         velatura.save(velatura.Embedding.for_base(xl, name="x"), tmp_path / "x.png")

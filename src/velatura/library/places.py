@@ -13,7 +13,13 @@ from velatura.errors import VelaturaWarning
 
 # in the order in which they are preferred where several have one stem
 ENDINGS = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
-TENSOR_PICTURES = (".png", ".webp", ".avif")  # where embeddings are kept, they may be in pictures, as in the webui
+# where embeddings are kept, they may be in pictures, as in the webui
+TENSOR_PICTURES = (".png", ".webp", ".avif", ".jxl")
+    ".png",
+    ".webp",
+    ".avif",
+    ".jxl",
+)  # where embeddings are kept, they may be in pictures, as in the webui
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 NOTES = (".json", ".civitai.info", ".txt", ".description.txt")
 MODEL_INDEX = "model_index.json"  # of a folder in diffusers' layout

@@ -166,6 +166,8 @@ def outlined(path: Path, data: mmap) -> Contents | tuple[Contents, torch_files.T
     if data[8:9] == b"{":
         tensors = safe.Tensors(data)
         return Contents(path, tensors, tensors.metadata)
+    if kind := pictures.unreadable(data[:12]):
+        raise BadFile(f"{path.name} is a picture in {kind}, which cannot be read here: save the same pixels as a PNG")
     if pictures.is_picture(data[:12]):
         return Contents(path, payload=pictures.read(data[:]), container="picture")
     if data[:1] == PICKLE:

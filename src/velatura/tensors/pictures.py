@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 from torch import Tensor
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -22,6 +22,8 @@ TENSOR_KEY = "TORCHTENSOR"
 TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 MOST_TEXT = 2**23  # bytes: 75 vectors of an SD2 take 2 MB
 MOST_PIXELS = 2**24
+READ_BY = {"WebP": "webp", "AVIF": "avif"}  # what Pillow calls the parts that it may have been built without
+JPEG_XL = b"\xff\x0a", b"\x00\x00\x00\x0cJXL "  # bare, and in its container
 LOW = 0x0F
 ZLIB = b"\x78"  # how all that zlib packs begins
 
@@ -30,7 +32,21 @@ Block = npt.NDArray[np.uint8]
 
 def is_picture(start: bytes) -> bool:
     """Whether a file that starts so is a picture that may hold tensors: a PNG, a WebP or an AVIF."""
-    return start[:8] == PNG or (start[:4], start[8:12]) == (b"RIFF", b"WEBP") or start[4:12] == b"ftypavif"
+    return start[:8] == PNG or _kind(start) in READ_BY
+
+
+def unreadable(start: bytes) -> str:
+    """The kind of picture that may hold tensors, and starts so, but cannot be read here; "" of all else."""
+    kind = _kind(start)
+    return kind if kind and not (kind in READ_BY and features.check(READ_BY[kind])) else ""
+
+
+def _kind(start: bytes) -> str:
+    if (start[:4], start[8:12]) == (b"RIFF", b"WEBP"):
+        return "WebP"
+    if start[4:12] == b"ftypavif":
+        return "AVIF"
+    return "JPEG XL" if start.startswith(JPEG_XL) else ""
 
 
 def read(data: bytes) -> dict[object, object]:
