@@ -210,6 +210,11 @@ def test_the_first_embeddings_hold_their_vectors_in_a_module():
     assert payload["string_to_param"]["*"].equal(expected)  # as A1111 read them
 
 
+def test_vectors_for_two_terms_are_no_embedding(tmp_path):
+    torch.save({"string_to_param": {"a": torch.ones(1, 8), "b": torch.ones(1, 8)}}, tmp_path / "two.pt")
+    assert nature_of(tmp_path / "two.pt").card.kind != "embedding"
+
+
 def test_hostile_files_are_told_or_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("VELATURA_MARKER_DIR", str(tmp_path))  # where their payloads would leave a file
     files = [path for path in (DATA / "hostile").rglob("*") if path.is_file()]

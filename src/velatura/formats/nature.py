@@ -116,8 +116,8 @@ def _hypernetwork(contents: Contents, state: State) -> Found | None:
 def _embedding(contents: Contents, state: State) -> Found | None:
     payload = as_dict(contents.payload) or {}
     names = {key.rpartition("/")[2]: each for key, each in state.items()}
-    if "string_to_param" in payload:
-        vectors = [each for key, each in state.items() if key.startswith("string_to_param/")]
+    vectors = [each for key, each in state.items() if key.startswith("string_to_param/")]
+    if len(vectors) == 1:  # of more terms than one no program reads any
         return _words(vectors).but(**_said_by_a1111(payload)), "a1111"
     for pair, dialect in PAIRS.items():
         if names.keys() == set(pair):
