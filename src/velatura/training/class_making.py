@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from velatura.base.base import Base
@@ -43,8 +43,10 @@ def make_class_pictures(
     """
     if not prompt.strip() or Prompt.read(prompt).tags:
         raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: "a robot"')
-    team = Team.joined(base.device)
-    made = _made(base, folder, prompt, count, seed, on_picture, fields) if team.leads else []
+    team, made = Team.joined(base.device), list[Path]()
+    if team.leads:
+        recipe = Recipe(prompt=prompt, seed=seed).but(**fields)
+        made = _made(base, Path(folder).expanduser(), recipe, count, on_picture)
     team.wait()
     if lacking := lacking_class_pictures(folder, count):
         raise BadPlan(f"{folder} lacks {lacking} class pictures that another machine made: share it, or copy them here")
@@ -52,26 +54,21 @@ def make_class_pictures(
 
 
 def _made(
-    base: Base,
-    folder: str | os.PathLike[str],
-    prompt: str,
-    count: int,
-    seed: int,
-    on_picture: Callable[[int, int], None] | None,
-    fields: Mapping[str, object],
+    base: Base, folder: Path, recipe: Recipe, count: int, on_picture: Callable[[int, int], None] | None
 ) -> list[Path]:
-    reg, lacking = _kept_in(Path(folder).expanduser()), lacking_class_pictures(folder, count)
-    _warn_of_others(reg, base, prompt)
+    """Fill reg/ with pictures of a recipe, whose seed each moves on by its number."""
+    reg, lacking = _kept_in(folder), lacking_class_pictures(folder, count)
+    _warn_of_others(reg, base, recipe.prompt)
     taken = {path.stem for path in reg.glob("class-*.png")}
     numbers = [each for each in range(1, count + len(taken) + 1) if _stem(each) not in taken][:lacking]
     made: list[Path] = []
     for first in range(0, len(numbers), AT_ONCE):
         some = numbers[first : first + AT_ONCE]
-        recipes = [Recipe(prompt=prompt, seed=seed + number).but(**fields) for number in some]
+        recipes = [recipe.but(seed=(recipe.seed or 0) + number) for number in some]
         for number, picture in zip(some, generate_many(base, recipes), strict=True):
             path = reg / f"{_stem(number)}.png"
             with replacing(path.with_suffix(".txt")) as beside:  # first: without it the picture has no caption
-                beside.write_text(f"{prompt}\n", "utf-8")
+                beside.write_text(f"{recipe.prompt}\n", "utf-8")
             made.append(picture.save(path))
             if on_picture:
                 on_picture(len(made), len(numbers))
@@ -98,5 +95,5 @@ def _warn_of_others(reg: Path, base: Base, prompt: str) -> None:
         made_by = recipe.base_hash or recipe.base
         if recipe.prompt != prompt or made_by not in {base.hash, base.name}:
             said = f'{path} was made by {recipe.base} of "{recipe.prompt}": take {reg} away to have all made anew'
-            warnings.warn(said, VelaturaWarning, stacklevel=3)
+            warnings.warn(said, VelaturaWarning, stacklevel=4)
             return
