@@ -15,11 +15,6 @@ from velatura.errors import VelaturaWarning
 ENDINGS = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
 # where embeddings are kept, they may be in pictures, as in the webui
 TENSOR_PICTURES = (".png", ".webp", ".avif", ".jxl")
-    ".png",
-    ".webp",
-    ".avif",
-    ".jxl",
-)  # where embeddings are kept, they may be in pictures, as in the webui
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 NOTES = (".json", ".civitai.info", ".txt", ".description.txt")
 MODEL_INDEX = "model_index.json"  # of a folder in diffusers' layout
