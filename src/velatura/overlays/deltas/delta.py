@@ -118,10 +118,21 @@ class Delta(nn.Module):
 
     def tensor(self, suffix: str) -> Tensor | None:
         """One of its tensors in float32, or None where it lacks it."""
+        found = self.kept(suffix)
+        return None if found is None else found.float()
+
+    def kept(self, suffix: str) -> Tensor | None:
+        """One of its tensors as it is, or None where it lacks it: shapes need no float32."""
         found: object = self
         for each in suffix.split("."):
             found = getattr(found, each, None)
-        return found.float() if isinstance(found, Tensor) else None
+        return found if isinstance(found, Tensor) else None
+
+    def shape_of(self, suffix: str) -> torch.Size:
+        """The shape of one of its tensors that cannot lack."""
+        found = self.kept(suffix)
+        assert found is not None
+        return found.shape
 
     def of(self, suffix: str) -> Tensor:
         """One of its tensors that cannot lack, in float32."""

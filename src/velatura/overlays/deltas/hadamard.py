@@ -42,7 +42,7 @@ class LoHa(Product):
     @property
     def rank(self) -> int:
         """How many ranks each of its products has."""
-        return self.of("hada_w1_b").shape[0]
+        return self.shape_of("hada_w1_b")[0]
 
     def product(self) -> Tensor:
         """Both products, entry by entry, at its scale."""

@@ -54,7 +54,7 @@ class LoKr(Product):
     @property
     def rank(self) -> int | None:
         """The rank of what is decomposed."""
-        low = next((each for name in (f"{W2}_b", f"{W1}_b") if (each := self.tensor(name)) is not None), None)
+        low = next((each for name in (f"{W2}_b", f"{W1}_b") if (each := self.kept(name)) is not None), None)
         return None if low is None else low.shape[0]
 
     def product(self) -> Tensor:

@@ -33,13 +33,13 @@ class LowRank(Product):
     @property
     def shape(self) -> Shape:
         """The shape of a weight that it fits."""
-        kernel = self.of(DOWN if self.tensor(CORE) is None else CORE).shape[2:]
-        return self.of(UP).shape[0], self.of(DOWN).shape[1], *kernel
+        kernel = self.shape_of(DOWN if self.kept(CORE) is None else CORE)[2:]
+        return self.shape_of(UP)[0], self.shape_of(DOWN)[1], *kernel
 
     @property
     def rank(self) -> int:
         """How many ranks it has."""
-        return self.of(DOWN).shape[0]
+        return self.shape_of(DOWN)[0]
 
     def product(self) -> Tensor:
         """up @ down, at its scale."""
