@@ -56,10 +56,53 @@ def test_the_plan_says_how_many_captions_are_file_names(desk, capsys):
     assert rows(capsys.readouterr().out)["captions"].strip() == "from file names: 1"
 
 
+def test_a_dry_run_says_every_field_once_and_what_it_means(desk, capsys):
+    assert main(["train", "hypernet", "photos", "--no-cache", "--set", "gradient_norm=none", "--dry-run"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = [words[0] for words in lines if words[0] in velatura.Plan.model_fields]
+    assert sorted(names) == sorted(velatura.Plan.model_fields)
+    assert names[:4] == ["steps", "learning_rate", "optimizer", "batch_size"]
+    said = {words[0]: words[1:] for words in lines}
+    assert (said["cache"][0], said["gradient_norm"][0]) == ("False", "none")
+    assert said["warmup"] == ["0", "steps", "in", "which", "the", "rate", "rises", "from", "0"]
+
+
+def test_a_run_says_what_it_takes_and_only_what_is_not_as_always(desk, capsys):
+    assert main(["train", "hypernet", "photos", "--out", "run", "--min-snr", "5", *BRIEF]) == 0
+    said = rows(capsys.readouterr().out)
+    assert said["min_snr"].startswith("5.0")
+    assert said["takes"].startswith("about ")
+    assert not {"huber_threshold", "tensorboard"} & said.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "validation_folder=nowhere"], "nowhere does not exist"),
+        (["--set", "validation_folder=photos"], "is learned from and examined on"),
+        (["--set", "zero_terminal_snr=true"], "leave it false"),
+        (["--preview-every", "1", "--preview", "a <lora:x:1>"], "without tags"),
+        (["--set", "a1111=true", "--optimizer", "prodigy", "--rate", "1"], "a1111"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(desk, capsys, words, said):
+    assert main(["train", "hypernet", "photos", *words, "--dry-run", *BRIEF]) == 2
+    complaint = capsys.readouterr().err
+    assert (said in complaint, complaint.count("\n")) == (True, 1)
+
+
+def test_pictures_are_seen_by_all_processes(desk, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert main(["train", "hypernet", "photos", "--dry-run", *BRIEF]) == 0
+    said = capsys.readouterr().out
+    assert "each seen 8 times" in said
+    assert rows(said)["processes"].startswith("4, ")
+
+
 def test_what_is_not_said_is_the_presets(desk, capsys):
     assert main(["train", "hypernet", "photos", "--steps", "7", "--dry-run"]) == 0
     said, preset = rows(capsys.readouterr().out), velatura.Plan.preset("hypernet", "tiny")
-    assert (said["steps"], said["batch"].split()) == ("7", ["size", f"{preset.batch_size}"])
+    assert (said["steps"], said["batch_size"].split()[0]) == ("7", f"{preset.batch_size}")
 
 
 def test_a_run_is_called_by_the_folder_unless_it_is_named(desk, capsys):
@@ -212,7 +255,8 @@ def test_every_field_of_a_plan_can_be_set(desk, capsys):
     words = ["--for", "subject", "--optimizer", "lion", "--schedule", "cosine", "--warmup", "5", "--set", "ema=0.99"]
     assert main(["train", "hypernet", "photos", *words, "--pixels", "32", "--batch", "1", "--dry-run"]) == 0
     said = rows(capsys.readouterr().out)
-    assert [said[name] for name in ("optimizer", "schedule", "warmup", "ema")] == ["lion", "cosine", "5", "0.99"]
+    wanted = {"optimizer": "lion", "schedule": "cosine", "warmup": "5", "ema": "0.99"}
+    assert {name: said[name].split()[0] for name in wanted} == wanted
     assert said["steps"] == str(velatura.Plan.preset("hypernet", "tiny", "subject").steps)
 
 
@@ -275,8 +319,8 @@ def test_a_lora_is_as_asked_for(desk, capsys):
 def test_an_optimizer_that_finds_its_rate_takes_no_rates_of_parts(desk, capsys):
     words = ["train", "lora", "photos", "--optimizer", "prodigy", "--rate", "1", "--dry-run", *BRIEF]
     assert main(words) == 0
-    assert "text rate" not in capsys.readouterr().out
-    assert main([*words, "--text-rate", "1e-5"]) == 2
+    assert rows(capsys.readouterr().out)["text_rate"].startswith("none ")
+    assert main([*words, "--text", "--text-rate", "1e-5"]) == 2
     assert "Prodigy finds one rate for all" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -85,6 +85,10 @@ class Asked:
     preview: Annotated[
         list[str] | None, option("What previews show; give several for a column each.", KEPT, shown="the first caption")
     ] = None
+    cache: Annotated[
+        bool,
+        option("Keep encoded pictures and captions for the next run, or encode them anew.", KEPT, "--cache/--no-cache"),
+    ] = True
     dry_run: Annotated[bool, option("Print the plan and stop.", KEPT, "--dry-run")] = False
     processes: Annotated[int, processes_option(HOW)] = 1
 
@@ -101,6 +105,7 @@ class Asked:
             "seed",
             "snapshot_every",
             "preview_every",
+            "cache",
         )
         shown = "\n".join(self.preview or []) or None
         renamed: dict[str, object] = {"learning_rate": self.rate, "batch_size": self.batch, "preview_prompt": shown}
@@ -142,10 +147,16 @@ def _template(said: str) -> str:
     return said if said in TEMPLATES or "[" in said else "\n".join(template_lines(said))
 
 
-def _set(words: Sequence[str]) -> dict[str, str]:
+def _set(words: Sequence[str]) -> dict[str, str | None]:
     """What --set says, by field."""
     pairs = [word.partition("=") for word in words]
     for field, sign, _ in pairs:
         if not (field and sign):
             raise BadPlan(f'"--set {field}" sets nothing; write a field of the plan and its value, "--set ema=0.999"')
-    return {field: value for field, _, value in pairs}
+    return {field: None if value == "none" and _may_be_none(field) else value for field, _, value in pairs}
+
+
+def _may_be_none(field: str) -> bool:
+    from velatura.training.plan import Plan
+
+    return field in Plan.model_fields and type(None) in get_args(Plan.model_fields[field].annotation)

@@ -12,6 +12,7 @@ import velatura
 from velatura.cli.base import open_base
 from velatura.cli.screen import say
 from velatura.cli.training_options import Asked
+from velatura.cli.training_plan import plan_lines
 from velatura.datasets.folder import read_dataset, read_picture
 
 if TYPE_CHECKING:
@@ -63,23 +64,25 @@ class Session:
         return self.plan.wording(name_of(overlay)).draw(caption, Random(0))
 
     def run(self, overlay: "Overlay") -> "Run | None":
-        """Print what will be done, do it, and say where it is."""
+        """Print what will be done and what it takes, do it, and say where it is."""
+        from velatura.training.estimate import estimate
+        from velatura.training.train import refuse_unfit
+
         dataset = read_dataset(self.folder)
         rows = {
             "overlay": f"{overlay.card.name}, {overlay.card}, {_parameter_count(overlay):,} parameters",
             "base": f"{self.base.name} {self.base.hash}",
             **_pictures(self.folder, self.plan),
             "captions": f"from file names: {sum(each.is_named_so for each in dataset.repeated())}",
-            **{field.replace("_", " "): value for field, value in self.plan if value is not None},
-            "steps": _steps(self.plan),
             "out": self.out,
         }
         for label, value in rows.items():
             say(f"{label:21}{value}")
+        say(*plan_lines(self.plan, whole=self.dry_run))
         if self.dry_run:
-            from velatura.training.estimate import estimate
-
-            say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
+            refuse_unfit(self.base, overlay, dataset, self.plan)
+        say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
+        if self.dry_run:
             return None
         with training_bar() as on_step:
             run = velatura.train(self.base, overlay, self.folder, self.plan, out=self.out, on_step=on_step)
@@ -129,15 +132,14 @@ def _parameter_count(overlay: "Overlay") -> int:
 
 def _pictures(folder: Path, plan: "Plan") -> dict[str, str]:
     """How many pictures there are, and how often each is seen."""
+    from velatura.training.launching import process_count
+
     dataset = read_dataset(folder)
-    count = len(dataset.repeated())
-    seen = plan.rates().end * plan.batch_size * plan.accumulation / count
-    rows = {"folder": f"{folder}, {count} pictures, each seen {seen:g} times"}
+    count, together = len(dataset.repeated()), process_count()
+    seen = plan.rates().end * plan.batch_size * plan.accumulation * together / count
+    rows = {"folder": f"{folder}, {count} pictures, each seen {round(seen, 1):g} times"}
+    if together > 1:
+        rows["processes"] = f"{together}, each with pictures of its own at every step"
     if dataset.regularising:
         rows["class pictures"] = f"{len(dataset.regularising)}"
     return rows
-
-
-def _steps(plan: "Plan") -> str:
-    end = plan.rates().end
-    return f"{end}" if end == plan.steps else f"{end}, where the rate ends, not {plan.steps}"

@@ -242,7 +242,7 @@ class Course:
         """Before the overlay itself: once that is there, the run is over."""
         with self.pupil.resting():
             write_a1111(self._kept.overlay.with_suffix(".pt"), self.pupil.overlay, self.pupil.optimizer)
-        images = self._plan.batch_size * self._plan.accumulation
+        images = self._plan.batch_size * self._plan.accumulation * self.pupil.team.size
         steps_an_epoch = max(1, self.pupil.cache.count // images)
         write_table(self._kept.path, self._kept.steps(), self._card.steps, steps_an_epoch)
 

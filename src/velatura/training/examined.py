@@ -29,14 +29,20 @@ def examination_of(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, c
     """
     if not plan.validation_pictures:
         return None
+    own = examined_apart(dataset, plan)
+    if own:
+        cache = encode_lessons(base, overlay, Dataset(own), plan)
+    return Examination.of(cache, plan.validation_pictures, len(base.schedule))
+
+
+def examined_apart(dataset: Dataset, plan: Plan) -> list[Example]:
+    """The pictures of the validation folder, if there is one; raises BadDataset where one is learned from too."""
     own = _own(plan)
     learned = {each.path.resolve() for each in dataset.examples}
     both = [each.path for each in own if each.path.resolve() in learned]
     if both:
         raise BadDataset(f"{both[0]} is learned from and examined on: name a validation folder of other pictures")
-    if own:
-        cache = encode_lessons(base, overlay, Dataset(own), plan)
-    return Examination.of(cache, plan.validation_pictures, len(base.schedule))
+    return own
 
 
 def data_of(dataset: Dataset, plan: Plan) -> dict[str, str]:

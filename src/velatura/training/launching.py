@@ -23,9 +23,14 @@ GLANCE = 0.05  # seconds between two looks at them
 Process = subprocess.Popen[bytes]
 
 
+def process_count() -> int:
+    """How many processes this one was launched with, itself included: by us, accelerate or torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_one_of_several() -> bool:
-    """Whether this process was launched as one of several: by us, accelerate or torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether there are others."""
+    return process_count() > 1
 
 
 def follows() -> bool:

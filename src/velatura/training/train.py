@@ -10,6 +10,7 @@ from random import Random
 from typing import cast
 
 import torch
+from torch.optim import Optimizer
 
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example, read_dataset
@@ -23,7 +24,7 @@ from velatura.training.board import refuse_missing
 from velatura.training.checkpointing import checkpointed
 from velatura.training.class_pictures import encode_lessons
 from velatura.training.course import Course, Run, Step
-from velatura.training.examined import data_of, examination_of, settled
+from velatura.training.examined import data_of, examination_of, examined_apart, settled
 from velatura.training.fingerprint import refuse_changed
 from velatura.training.following import followed, heard_beginning
 from velatura.training.optimizers import optimizer_for
@@ -37,7 +38,7 @@ from velatura.training.pupil import Pupil
 from velatura.training.run import RunFolder, vacant
 from velatura.training.speech import name_of
 
-__all__ = ["Run", "Step", "resume", "train"]
+__all__ = ["Run", "Step", "refuse_unfit", "resume", "train"]
 
 
 @torch.inference_mode(mode=False)
@@ -141,14 +142,27 @@ def _followed(base: Base, team: Team, run: Path) -> Run:
 def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> Course:
     """All that a run needs, but for its folder."""
     frozen = scheduled(_frozen(base, overlay, plan, over_others=over_others), plan)
+    optimizer = _optimizer(overlay, plan)
     cache = encode_lessons(frozen, overlay, dataset, plan)
+    pupil = Pupil(frozen, overlay, optimizer, cache, plan)
+    return Course(pupil, examination_of(frozen, overlay, dataset, plan, cache))
+
+
+def refuse_unfit(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
+    """Refuse what a training would, before anything is encoded or written."""
+    _recipes(plan, overlay, dataset.examples)
+    scheduled(base, plan)
+    _optimizer(overlay, plan)
+    examined_apart(dataset, plan)
+
+
+def _optimizer(overlay: Overlay, plan: Plan) -> Optimizer:
     optimizer = optimizer_for(plan, learnable(overlay))
     if plan.a1111:
         refuse_unknown(optimizer)
     if plan.tensorboard:
         refuse_missing()
-    pupil = Pupil(frozen, overlay, optimizer, cache, plan)
-    return Course(pupil, examination_of(frozen, overlay, dataset, plan, cache))
+    return optimizer
 
 
 def _recipes(plan: Plan, overlay: Overlay, examples: list[Example]) -> list[Recipe]:

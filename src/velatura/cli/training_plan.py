@@ -1,0 +1,53 @@
+"""A plan as it is printed: first the few choices that matter most, then all others in groups, with what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from velatura.cli.training_options import HOW, KEPT, SAID
+
+if TYPE_CHECKING:
+    from velatura.training.plan import Plan
+
+FIRST = ("learning_rate", "optimizer", "batch_size", "accumulation", "template", "caption_dropout", "snapshot_every")
+GROUPS = {
+    HOW: (
+        *("text_rate", "word_rate", "schedule", "warmup", "cycles", "weight_decay", "gradient_norm", "ema"),
+        *("pixels", "shape", "precision", "checkpointing", "seed"),
+    ),
+    "What is made small": (
+        *("loss", "huber_threshold", "huber_schedule", "min_snr", "debiased", "noise_offset", "pyramid_noise"),
+        *("input_perturbation", "velocity_as_noise", "noise_as_velocity", "zero_terminal_snr"),
+        *("masks", "class_weight", "latents"),
+    ),
+    SAID: ("shuffle_tags", "tag_dropout", "keep_tags"),
+    KEPT: (
+        *("keep_last", "keep_every", "validation_pictures", "validation_folder", "rescues", "rescue_factor"),
+        *("loss_limit", "preview_every", "preview_prompt", "preview_seeds", "cache", "a1111", "tensorboard"),
+    ),
+}
+
+
+def plan_lines(plan: Plan, *, whole: bool) -> Iterator[str]:
+    """A line for each field, by the name that --set knows; whole: those too that are as they always are."""
+    yield f"{'steps':21}{_steps(plan)}"
+    for field in FIRST:
+        yield f"{field:21}{_line(plan, field)}"
+    for group, fields in GROUPS.items():
+        shown = [field for field in fields if whole or getattr(plan, field) != type(plan).model_fields[field].default]
+        if shown:
+            yield f"{group}:" if whole else f"{group}, besides:"
+        yield from (f"  {field:19}  {_line(plan, field)}" for field in shown)
+
+
+def _line(plan: Plan, field: str) -> str:
+    """The value of a field, and what it means."""
+    value = getattr(plan, field)
+    said = "none" if value is None else " | ".join(str(value).splitlines())
+    return f"{said:14}  {type(plan).model_fields[field].description}"
+
+
+def _steps(plan: Plan) -> str:
+    end = plan.rates().end
+    return f"{end}" if end == plan.steps else f"{end}, where the rate ends, not {plan.steps}"
