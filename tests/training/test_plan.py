@@ -104,3 +104,21 @@ def test_parts_have_rates_of_their_own_shaped_as_the_others_are():
     assert Plan().part_rates() == {}
     with pytest.raises(BadPlan, match='the rate "0" is zero'):
         Plan(text_rate=0)
+
+
+@pytest.mark.parametrize(
+    ("idle", "needed"),
+    [
+        ({"cycles": 3}, {"schedule": "restarts"}),
+        ({"huber_threshold": 0.5}, {"loss": "huber"}),
+        ({"huber_schedule": "constant"}, {"loss": "smooth_l1"}),
+        ({"keep_tags": 1}, {"tag_dropout": 0.1}),
+        ({"validation_folder": "others", "validation_pictures": 0}, {"validation_pictures": 2}),
+        ({"preview_prompt": "a house"}, {"preview_every": 5}),
+        ({"preview_seeds": 2}, {"preview_every": 5}),
+    ],
+)
+def test_what_would_do_nothing_is_refused_until_it_would(idle, needed):
+    with pytest.raises(BadPlan, match=r"does nothing without .*: plan both, or neither"):
+        Plan(**idle)
+    Plan(**(idle | needed))

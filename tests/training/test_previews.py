@@ -41,7 +41,7 @@ def colors_of(sheet, cells=64):
 
 
 def test_every_line_is_shown_with_every_seed():
-    recipes = preview_recipes(PLAN.but(preview_prompt=LINES, preview_seeds=2, seed=5), "a caption")
+    recipes = preview_recipes(PLAN.but(preview_every=1, preview_prompt=LINES, preview_seeds=2, seed=5), "a caption")
     assert [(each.prompt, each.seed) for each in recipes] == [
         ("a red ball", 5),
         ("a red ball", 6),

@@ -4,7 +4,7 @@ import math
 import re
 import tomllib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -175,6 +175,7 @@ class Plan(BaseModel):
         if plan.optimizer == "prodigy" and (plan.text_rate or plan.word_rate):
             raise BadPlan("Prodigy finds one rate for all: leave out text_rate and word_rate, or plan adamw")
         plan.wording("")
+        _refuse_idle(plan)
         if plan.warmup >= rates.end and plan.warmup:
             raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {rates.end}: shorten it")
         for oddity in rates.oddities:
@@ -230,6 +231,25 @@ class Plan(BaseModel):
     def _shaped(self, rates: Iterable[float]) -> list[float]:
         end, shape = self.rates().end, {"warmup": self.warmup, "cycles": self.cycles}
         return [rate * factor(self.schedule, done, end, **shape) for done, rate in enumerate(rates)]
+
+
+# Fields that do nothing unless another one is as it must be: what that is, and whether it is
+NEEDED: dict[str, tuple[str, Callable[[Plan], bool]]] = {
+    "cycles": ("the schedule restarts", lambda plan: plan.schedule == "restarts"),
+    "huber_threshold": ("the loss huber or smooth_l1", lambda plan: plan.loss != "squared"),
+    "huber_schedule": ("the loss huber or smooth_l1", lambda plan: plan.loss != "squared"),
+    "keep_tags": ("shuffle_tags or tag_dropout", lambda plan: plan.shuffle_tags or plan.tag_dropout > 0),
+    "validation_folder": ("validation_pictures", lambda plan: plan.validation_pictures > 0),
+    "preview_prompt": ("preview_every", lambda plan: plan.preview_every > 0),
+    "preview_seeds": ("preview_every", lambda plan: plan.preview_every > 0),
+}
+
+
+def _refuse_idle(plan: Plan) -> None:
+    for field, (wanted, is_used) in NEEDED.items():
+        value = getattr(plan, field)
+        if value != Plan.model_fields[field].default and not is_used(plan):
+            raise BadPlan(f"the plan's {field} is {value!r}, and does nothing without {wanted}: plan both, or neither")
 
 
 def _refuse_unfit(text: str, rates: Rates) -> None:
