@@ -176,6 +176,7 @@ def test_without_a_common_base_each_is_measured_against_the_other(files, tmp_pat
     report = merge(files / "tiny.safetensors", files / "one.safetensors", 0.3, out=tmp_path / "out.safetensors")
     assert [each.left for each in report.dilution.whole] == pytest.approx([0.7, 0.3], abs=1e-5)
     assert report.dilution.against == "each other"
+    assert "from each other (what both come from is not named: against)" in str(report)
 
 
 def test_an_added_difference_leaves_the_first_whole(files, tmp_path):
@@ -192,6 +193,17 @@ def test_parts_that_nobody_changed_have_nothing_to_lose(tiny):
     assert "tiny has none" in str(found)
     with pytest.raises(NoEffect, match="two parents"):
         dilution(tiny, [other])
+
+
+def test_a_common_base_that_cannot_be_one_is_refused(files, xl, tmp_path):
+    names, out = [files / f"{each}.safetensors" for each in ("one", "two")], tmp_path / "out.safetensors"
+    for call in (lambda: merge(*names, against=xl, out=out), lambda: dilution(names[0], names, against=xl)):
+        with pytest.raises(WrongBase, match=r"has only \d+ of the \d+ weights of one, which cannot come from it"):
+            call()
+    for call in (lambda: merge(*names, against=names[0]), lambda: merge(names[0], against=names[1], out=out)):
+        with pytest.raises(BadRecipe, match="give both and out"):
+            call()
+    assert not out.exists()
 
 
 def test_models_of_two_families_are_refused(files, xl, tmp_path):

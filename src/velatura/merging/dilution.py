@@ -20,7 +20,7 @@ from velatura.tensors import StrPath
 
 AT_ONCE = 2**18  # values that stay in a processor's cache, and few enough to be summed in float32
 TEXT = ("cond_stage_model.", "conditioner.")
-WHOLE = "whole"
+WHOLE, EACH_OTHER = "whole", "each other"
 PARTS = ("text", "UNet in", "UNet mid", "UNet out", "VAE")
 UNET_PARTS = {"IN": "UNet in", "M": "UNet mid", "OUT": "UNet out"}
 
@@ -67,7 +67,8 @@ class Dilution(BaseModel):
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"left of each one's difference from {self.against}"
+        hint = " (what both come from is not named: against)" if self.against == EACH_OTHER else ""
+        yield f"left of each one's difference from {self.against}{hint}"
         for row in self.parts:
             yield f"  {row.part:9}" + ",  ".join(_said(each) for each in row.parents)
 
@@ -103,7 +104,7 @@ class Ledger:
             for part in (_part(key, self.blocks) or "", WHOLE):
                 by_part.setdefault(part, []).append(each)
         rows = [self._row(part, by_part[part]) for part in (*PARTS, WHOLE) if part in by_part]
-        return Dilution(against=self.against.name if self.against else "each other", parts=tuple(rows))
+        return Dilution(against=self.against.name if self.against else EACH_OTHER, parts=tuple(rows))
 
     def _common(self, key: str, made: Tensor) -> Tensor | None:
         if self.against is None or key not in self.against or self.against.sketch(key).shape != made.shape:
@@ -126,7 +127,7 @@ def dilution(
     result, held = Weights.of(made), [Weights.of(each) for each in parents]
     if len(held) not in {1, 2} or (len(held) == 1 and against is None):
         raise NoEffect("what is left is told of two parents, or of one against what it was made of: name those")
-    origin = None if against is None else Weights.of(against)
+    origin = None if against is None else origin_of(result, against)
     ledger = Ledger(tuple(each.name for each in held), Blocks.of(result), origin)
     for key in result:
         shared = all(key in each and each.sketch(key).shape == result.sketch(key).shape for each in held)
@@ -136,6 +137,17 @@ def dilution(
     if not ledger.sums:
         raise WrongBase(f"{result.name} shares no weights with {held[0].name}: give the models that it was made of")
     return ledger.report()
+
+
+def origin_of(model: Weights, against: Base | StrPath) -> Weights:
+    """Open what a model is said to come from; one that has few of its weights is refused."""
+    origin = Weights.of(against)
+    weights = [key for key in model if model.sketch(key).is_floating_point()]
+    shared = sum(key in origin and origin.sketch(key).shape == model.sketch(key).shape for key in weights)
+    if 2 * shared < len(weights):
+        said = f"{origin.name} has only {shared} of the {len(weights)} weights of {model.name}"
+        raise WrongBase(f"{said}, which cannot come from it: name the base that both were trained on")
+    return origin
 
 
 def _part(key: str, blocks: Blocks) -> str | None:

@@ -23,7 +23,7 @@ from velatura.formats.ldm_keys import VAE_PREFIX, vae_to_ldm
 from velatura.formats.ldm_kinds import PURPOSES
 from velatura.formats.sources import Destination
 from velatura.merging import told
-from velatura.merging.dilution import Ledger
+from velatura.merging.dilution import Ledger, origin_of
 from velatura.merging.formulas import Chosen
 from velatura.merging.merge_report import MergeReport
 from velatura.merging.merged import Merged, OnTensor
@@ -97,10 +97,12 @@ def merge(
     given = [each for each in (base, other, minus) if each is not None]
     mix = Mix.of(len(given), mode=mode, strength=strength, blocks=blocks, share=share, seed=seed)
     models = tuple(Weights.of(each) for each in given)
+    if against is not None and (out is None or len(models) == 1):
+        raise BadRecipe("what is left is told of two models merged into a file: give both and out, or leave against")
     merging = _Merging.of(models, mix, saving, on_tensor)
     if out is None:
         return merging.base(base)
-    return merging.written(Path(out).expanduser(), Weights.of(against) if against is not None else None)
+    return merging.written(Path(out).expanduser(), None if against is None else origin_of(models[0], against))
 
 
 @dataclass(frozen=True)
