@@ -46,6 +46,27 @@ def test_pictures_go_into_a_folder_under_the_next_numbers(said, tmp_path):
     assert [Recipe.from_image(tmp_path / f"pictures/0000{i}.png").seed for i in (1, 2)] == [7, 8]
 
 
+def test_what_overlays_did_is_told_on_request(said, neon):
+    words = ("generate", "a house", "--steps", "1", "--seed", "7", "--overlay", "neon.safetensors:0.5")
+    assert said(*words)[1] == "pictures/00001.png\n"
+    path, head, *widths = said(*words, "-v", "--count", "2")[1].splitlines()
+    assert (path, head, widths.pop()) == ("pictures/00002.png", "  <hypernet:neon:0.5> on tiny", "pictures/00003.png")
+    assert [each.split(":")[0].strip() for each in widths] == ["64", "96", "128", "192"]
+    [row] = json.loads(said(*words, "--json")[1])
+    assert [each["width"] for each in row["effects"][0]["widths"]] == [64, 96, 128, 192]
+
+
+def test_pictures_of_several_sizes_are_told_of_in_the_order_of_their_files(said, tmp_path):
+    (tmp_path / "lines.txt").write_text("a house --w 64\na boat --w 80\na fox --w 64\n")
+    words = ("--prompts", "lines.txt", "--steps", "1", "--json")
+    told = [(row["path"], row["recipe"]["prompt"]) for row in json.loads(said("generate", *words)[1])]
+    assert told == [
+        ("pictures/00001.png", "a house"),
+        ("pictures/00002.png", "a boat"),
+        ("pictures/00003.png", "a fox"),
+    ]
+
+
 def test_every_option_is_in_the_recipe(said):
     words = [
         "--negative",

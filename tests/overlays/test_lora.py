@@ -291,7 +291,7 @@ def test_effects_tell_how_much_outputs_change(tiny, pair, context):
         [effect] = laid.effect.outputs
     added, bare = 0.5 * context @ change.T, context @ layer.weight.T
     assert effect.change == pytest.approx(float(added.norm() / bare.norm()), rel=1e-4)
-    assert f"mid: 1 layer, which give {effect.change:.1%} else" in str(laid.effect)
+    assert f"mid: 1 layer, which gives {effect.change:.1%} else" in str(laid.effect)
 
 
 def test_a_lora_that_changes_nothing_is_warned_of(tiny):

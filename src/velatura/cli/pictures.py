@@ -11,7 +11,7 @@ from velatura.cli.asking import all_asked, asked, axis_of, source_of, styled
 from velatura.cli.base import Opening, base_of, base_option
 from velatura.cli.overlays import opened_by_file
 from velatura.cli.recipe_options import HOW, IMAGE, PAINT, recipe_options
-from velatura.cli.saving import paths_for, picture_bar, save_each, tell
+from velatura.cli.saving import Kept, paths_for, picture_bar, save_each, tell
 from velatura.errors import BadRecipe
 
 WITH, KEPT = "What it is painted with", "What is kept"
@@ -83,6 +83,9 @@ GridOut = Annotated[
     Path, typer.Option("--out", help="A file: .png, .jpg, .webp; a page goes beside it.", rich_help_panel=KEPT)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.", rich_help_panel=KEPT)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Tell what each overlay does, in their order.", rich_help_panel=KEPT)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.", rich_help_panel=KEPT)]
 Across = Annotated[
     str | None,
@@ -120,6 +123,7 @@ def generate(
     lenient: Lenient = False,
     out: Out = Path("pictures"),
     overwrite: Overwrite = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Make pictures from a prompt, or from the recipe inside a picture.
@@ -143,8 +147,8 @@ def generate(
         pictures = generate_each(
             on, wanted, library=shelf, overlays=overlays, source=source, lenient=lenient, on_step=on_step
         )
-        recipes = save_each(pictures, paths)
-    tell(paths, recipes, as_json=as_json)
+        kept = save_each(pictures, paths)
+    tell(kept, as_json=as_json, with_effects=verbose)
 
 
 @recipe_options
@@ -210,4 +214,4 @@ def grid(
             on_step=on_step,
         )
     save_page(made, page)  # first: it takes a grid of any size, which a .jpg or .webp may not
-    tell([made.save(path)], [made.recipe], as_json=as_json)
+    tell([Kept(made.save(path), made.recipe)], as_json=as_json)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from velatura.cli.screen import say, say_json
 from velatura.errors import BadFile, Occupied, VelaturaError
 
 if TYPE_CHECKING:
+    from velatura.overlays.effect import Effect
     from velatura.sampling.generate import Picture
     from velatura.sampling.recipe import Recipe
 
@@ -59,27 +60,41 @@ def refuse_unwritable(folder: Path) -> None:
         raise BadFile(f"{folder} cannot be written to: {error.strerror or error}; choose another place") from None
 
 
-def save_each(pictures: Iterable[tuple[int, "Picture"]], paths: Sequence[Path]) -> list["Recipe"]:
-    """Save each picture as soon as it is painted, and give back their recipes."""
-    recipes: list[Recipe] = []
+class Kept(NamedTuple):
+    """A picture that is saved: where, how it was made, and what the overlays did that its prompts call."""
+
+    path: Path
+    recipe: "Recipe"
+    effects: "tuple[Effect, ...]" = ()
+
+
+def save_each(pictures: Iterable[tuple[int, "Picture"]], paths: Sequence[Path]) -> list[Kept]:
+    """Save each picture as soon as it is painted, and tell of them in the order of their paths."""
+    kept: dict[int, Kept] = {}
     try:
         for place, picture in pictures:
             picture.save(paths[place])
-            recipes.append(picture.recipe)
+            kept[place] = Kept(paths[place], picture.recipe, picture.effects)
     except (KeyboardInterrupt, VelaturaError) as error:
-        if recipes:
-            error.add_note(f"{len(recipes)} of {len(paths)} pictures are saved, from {paths[0]} on")
+        if kept:
+            error.add_note(f"{len(kept)} of {len(paths)} pictures are saved, from {paths[min(kept)]} on")
         raise
-    return recipes
+    return [kept[place] for place in sorted(kept)]
 
 
-def tell(paths: Sequence[Path], recipes: Sequence["Recipe"], *, as_json: bool) -> None:
-    """Print where the pictures are."""
-    if not as_json:
-        say(*paths)
+def tell(pictures: Sequence[Kept], *, as_json: bool, with_effects: bool = False) -> None:
+    """Print where the pictures are, and what overlays did to each, once where it is the same for several."""
+    if as_json:
+        say_json(json.dumps([_row(each) for each in pictures], indent=2, ensure_ascii=False))
         return
-    rows = [
-        {"path": str(path), "recipe": recipe.model_dump(mode="json")}
-        for path, recipe in zip(paths, recipes, strict=True)
-    ]
-    say_json(json.dumps(rows, indent=2, ensure_ascii=False))
+    said: tuple[Effect, ...] = ()
+    for each in pictures:
+        say(each.path)
+        if with_effects and each.effects != said:
+            said = each.effects
+            say(*(f"  {line}" for effect in said for line in str(effect).splitlines()))
+
+
+def _row(kept: Kept) -> dict[str, object]:
+    effects = [each.model_dump(mode="json") for each in kept.effects]
+    return {"path": str(kept.path), "recipe": kept.recipe.model_dump(mode="json"), "effects": effects}

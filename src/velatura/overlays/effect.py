@@ -51,10 +51,10 @@ class OutputEffect(BaseModel):
     change: float | None = None
 
     def __str__(self) -> str:
-        layers = f"{self.layers} layer{'s' * (self.layers != 1)}"
+        layers, give = (f"{self.layers} layers", "give") if self.layers != 1 else ("1 layer", "gives")
         if self.change is None:
             return f"{self.part}: {layers}, not measured yet"
-        return f"{self.part}: {layers}, which give {self.change:.1%} else"
+        return f"{self.part}: {layers}, which {give} {self.change:.1%} else"
 
 
 class WordEffect(BaseModel):

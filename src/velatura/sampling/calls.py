@@ -15,9 +15,10 @@ from velatura.errors import UnknownName, VelaturaWarning
 from velatura.library import Library
 from velatura.overlays import KINDS
 from velatura.overlays.aesthetic import Aesthetic
-from velatura.overlays.attach import Laid, attach_all
+from velatura.overlays.attach import Attachment, Laid, attach_all
 from velatura.overlays.contexts import Combine
 from velatura.overlays.difference import Difference
+from velatura.overlays.effect import Effect
 from velatura.overlays.lora import Lora
 from velatura.overlays.lora_blocks import block_strengths
 from velatura.overlays.overlay import Overlay
@@ -36,6 +37,7 @@ TWO_FOLD = frozenset({Lora.kind, Difference.kind})  # kinds whose tags tell a st
 
 Values = tuple[float, ...]  # of strengths: one that all rows share, or one for each
 Lead = Callable[[float, Sequence[int], int], list[Values]]
+Effects = Callable[[], list[Effect]]
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,13 @@ class Shelf:
 
 
 @contextmanager
-def laid_over(base: Base, pictures: Sequence[Sequence[Called]], *, combine: Combine) -> Generator[Lead]:
+def laid_over(base: Base, pictures: Sequence[Sequence[Called]], *, combine: Combine) -> Generator[tuple[Lead, Effects]]:
     """Lay the overlays that the pictures of a batch call over a base for a while.
 
     pictures: what each calls, the same overlays in the same order, though not as strongly. Gives what leads the
     strengths on: to a fraction of the steps, for the picture of each row of a batch, of which so many are negative
-    prompts and come first; it tells the strengths of those that change what words say.
+    prompts and come first; it tells the strengths of those that change what words say. And what tells the effect of
+    each, by its tag and in the order in which they act.
     """
     together = list(zip(*pictures, strict=True))  # one entry for each overlay
     wanted = [_laid(calls[0]) for calls in together]
@@ -194,7 +197,14 @@ def laid_over(base: Base, pictures: Sequence[Sequence[Called]], *, combine: Comb
     with ExitStack() as laid:
         for attachment in attachments:
             laid.enter_context(attachment)
-        yield reach
+        yield reach, lambda: [_effect(*each) for each in zip(attachments, together, strict=True)]
+
+
+def _effect(attachment: Attachment, calls: Sequence[Called]) -> Effect:
+    """What an overlay does, by the tag that calls it, or by its name alone where pictures call it differently."""
+    tags = {str(call.tag) for call in calls}
+    name = tags.pop() if len(tags) == 1 else f"<{calls[0].overlay.kind}:{calls[0].tag.name}>"
+    return attachment.effect.model_copy(update={"overlay": name})
 
 
 def _laid(call: Called) -> Laid:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.library import Library
+from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.calls import Shelf
 from velatura.sampling.carriers import save_with
@@ -27,10 +28,14 @@ OnPreview = Callable[[list[Image.Image]], None]  # small pictures of a batch as 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and the whole recipe of it."""
+    """A picture, the whole recipe of it, and what each overlay did that its prompts call.
+
+    effects: of the batch that it was made in, measured on a first step; words first, then tags in their order.
+    """
 
     image: Image.Image
     recipe: Recipe
+    effects: tuple[Effect, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as .png, .jpg or .webp with the recipe inside, and give the path back."""
@@ -136,5 +141,6 @@ def _painted(
             on_preview([preview(each) for each in latents])
 
     for batch in planned:
-        for order, image in zip(batch, paint(base, batch, lexicon, tell), strict=True):
-            yield places[order], Picture(image, order.recipe)
+        images, effects = paint(base, batch, lexicon, tell)
+        for order, image in zip(batch, images, strict=True):
+            yield places[order], Picture(image, order.recipe, tuple(effects))

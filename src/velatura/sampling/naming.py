@@ -22,6 +22,7 @@ from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.library import Library
 from velatura.library.entry import Entry
 from velatura.overlays.attach import attach
+from velatura.overlays.effect import Effect
 from velatura.overlays.embedding import Embedding
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
@@ -160,13 +161,15 @@ def _bundled(lora: Lora, name: str, vectors: Mapping[str, Tensor]) -> Embedding:
 
 
 @contextmanager
-def worded(base: Base, named: Iterable[Named]) -> Generator[None]:
-    """Make the names of embeddings words of a base for a while, each once."""
+def worded(base: Base, named: Iterable[Named]) -> Generator[Callable[[], list[Effect]]]:
+    """Make the names of embeddings words of a base for a while, each once; gives what tells their effects."""
     each_once = {(each.embedding.name, each.file or id(each)): each.embedding for each in named}
     with ExitStack() as laid:
-        for embedding in each_once.values():
-            laid.enter_context(attach(base, embedding))
-        yield
+        attachments = [laid.enter_context(attach(base, embedding)) for embedding in each_once.values()]
+        names = [embedding.name for embedding in each_once.values()]
+        yield lambda: [
+            each.effect.model_copy(update={"overlay": name}) for each, name in zip(attachments, names, strict=True)
+        ]
 
 
 def _spelled(text: TextEncoder, texts: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import NoPicture
+from velatura.overlays.effect import Effect
 from velatura.overlays.seams import is_changed
 from velatura.sampling.beginning import kept
-from velatura.sampling.calls import Lead, laid_over
+from velatura.sampling.calls import Effects, Lead, laid_over
 from velatura.sampling.enlarging import enlarged
 from velatura.sampling.guidance import Guidance, Guide, Lexicon
 from velatura.sampling.layout import Layout, aligned, holding
@@ -35,20 +36,26 @@ def refuse_misfits(base: Base, batch: Sequence[Order]) -> None:
 
 
 @torch.no_grad()
-def paint(base: Base, batch: Sequence[Order], lexicon: Lexicon, tell: Tell) -> list[Image.Image]:
-    """Make the pictures of a batch, telling of each step; the base is as before at the end, also after an error."""
+def paint(base: Base, batch: Sequence[Order], lexicon: Lexicon, tell: Tell) -> tuple[list[Image.Image], list[Effect]]:
+    """Make the pictures of a batch, telling of each step; the base is as before at the end, also after an error.
+
+    Gives what overlays did in the first pass too, and in a second one where others are called there.
+    """
     recipe = batch[0].recipe
     orders = [*batch, *(order.layout for order in batch if order.layout)]
     with tiled(base, wanted=recipe.tiling), _memory_for(batch):
-        latents = _walked(base, orders, lexicon, tell)
+        latents, effects = _walked(base, orders, lexicon, tell)
         if to := batch[0].enlargement:
             start = enlarged(base, latents, to, recipe.hires_upscaler)
-            latents = _walked(base, orders, lexicon, tell, start)
+            latents, later = _walked(base, orders, lexicon, tell, start)
+            known = {each.overlay for each in effects}
+            effects += [each for each in later if each.overlay not in known]
         pictures = [_image(base, each) for each in latents[: len(batch)]]
-    return [
+    finished = [
         order.beginning.painted_over(picture) if order.beginning else picture
         for order, picture in zip(batch, pictures, strict=True)
     ]
+    return finished, effects
 
 
 @contextmanager
@@ -64,15 +71,17 @@ def _memory_for(batch: Sequence[Order]) -> Generator[None]:
         raise NoPicture(f"there is not enough memory for {size} pixels: make it smaller, or fewer at once") from None
 
 
-def _walked(base: Base, orders: Sequence[Order], lexicon: Lexicon, tell: Tell, start: Tensor | None = None) -> Tensor:
-    """The latents at the end of the first pass, or of the second where there are latents to start from."""
+def _walked(
+    base: Base, orders: Sequence[Order], lexicon: Lexicon, tell: Tell, start: Tensor | None = None
+) -> tuple[Tensor, list[Effect]]:
+    """The latents at the end of the first pass, or of the second where there are latents to start from; effects."""
     number = 0 if start is None else 1
     walks = [order.passes[number] for order in orders]
     recipe, walk = orders[0].recipe, walks[0]
     beginnings = [each for order in orders if number == 0 and (each := order.beginning)]
     if beginnings:
         start = torch.cat([each.latents for each in beginnings])
-    with _laid(base, walks, recipe) as reach:
+    with _laid(base, walks, recipe) as (reach, effects):
         fraction = [0.0]
         clip_skip = recipe.clip_skip if recipe.clip_skip > 1 else None
         guidance = Guidance(recipe.guidance, recipe.skip_negative_below, clip_skip, recipe.emphasis == "Original")
@@ -92,16 +101,19 @@ def _walked(base: Base, orders: Sequence[Order], lexicon: Lexicon, tell: Tell, s
                 hold(fraction[0])
                 latents = next(steps)
                 tell(guide.guessed)
+        told = effects()
     assert latents is not None
-    return kept(lambda noisy, _sigma: noisy, beginnings)(latents, latents.new_zeros(())) if beginnings else latents
+    if beginnings:
+        latents = kept(lambda noisy, _sigma: noisy, beginnings)(latents, latents.new_zeros(()))
+    return latents, told
 
 
 @contextmanager
-def _laid(base: Base, walks: Sequence[Pass], recipe: Recipe) -> Generator[Lead]:
+def _laid(base: Base, walks: Sequence[Pass], recipe: Recipe) -> Generator[tuple[Lead, Effects]]:
     """Lay what the prompts of a batch call and name over a base for a while; see laid_over."""
-    named = [each for walk in walks for each in walk.named]
-    with worded(base, named), laid_over(base, [each.calls for each in walks], combine=recipe.combine) as lead:
-        yield lead
+    named, calls = [each for walk in walks for each in walk.named], [walk.calls for walk in walks]
+    with worded(base, named) as of_words, laid_over(base, calls, combine=recipe.combine) as (lead, of_tags):
+        yield lead, lambda: [*of_words(), *of_tags()]
 
 
 def _noise(base: Base, orders: Sequence[Order], number: int) -> Noise:
