@@ -56,7 +56,7 @@ def test_in_a_round_every_picture_is_seen(counts, batch_size):
 
 def test_a_run_with_buckets_learns_and_goes_on_to_the_same_end(tiny, shapes, tmp_path):
     plan = velatura.Plan(
-        steps=5, batch_size=2, pixels=32, shape="buckets", learning_rate=1e-3, snapshot_every=2, precision="float32",
+        steps=3, batch_size=2, pixels=32, shape="buckets", learning_rate=1e-3, snapshot_every=2, precision="float32",
         validation_pictures=2, latents="draw",
     )  # fmt: skip
 
@@ -70,6 +70,6 @@ def test_a_run_with_buckets_learns_and_goes_on_to_the_same_end(tiny, shapes, tmp
 
     whole = learn("whole")
     with pytest.raises(KeyboardInterrupt):
-        learn("stopped", 3)
+        learn("stopped", 1)
     assert velatura.resume(tiny, tmp_path / "stopped").file.read_bytes() == whole.file.read_bytes()
     assert all(torch.isfinite(torch.tensor(whole.losses)))

@@ -13,26 +13,39 @@ import pytest
 import torch
 
 import velatura
-from tests.training.together import PLAN
+from tests.training.together import PLAN, WAYS, of_two_shapes
 from velatura.cli.app import main
 from velatura.errors import BadPlan, ProcessFailed
 from velatura.training.launching import launch
 from velatura.training.processes import Team, moved
 from velatura.training.run import RunFolder
 
+UNDISTURBED = ("plain", "buckets")
 HERE = Path(__file__).parent
 # softmax does not see what is added to all keys, so their gradient is rounding alone, which AdamW then makes large
 KEY_BIAS = re.compile(r"\d+_0\.linear\.2\.bias")
 
 
-@pytest.fixture(scope="module")
-def runs(drawn, tmp_path_factory):
-    """What came of every way in two processes, and the folder of their runs."""
-    folder = tmp_path_factory.mktemp("together")
-    command = [sys.executable, str(HERE / "together.py"), str(drawn), str(folder)]
+def learned_together(drawn, folder, *ways):
+    """What came of some ways in two processes, and the folder of their runs."""
+    command = [sys.executable, str(HERE / "together.py"), str(drawn), str(folder), *ways]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=_environment())
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder
+
+
+@pytest.fixture(scope="module")
+def runs(drawn, tmp_path_factory):
+    """Runs that nothing disturbs."""
+    return learned_together(drawn, tmp_path_factory.mktemp("together"), *UNDISTURBED)
+
+
+@pytest.fixture(scope="module")
+def disturbed(drawn, tmp_path_factory):
+    """Those that something happens to, and one of a LoRA."""
+    return learned_together(
+        drawn, tmp_path_factory.mktemp("disturbed"), *[way for way in WAYS if way not in UNDISTURBED]
+    )
 
 
 def _environment():
@@ -43,19 +56,21 @@ def records(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_learn_what_one_does_of_a_batch_twice_as_large(tiny, drawn, runs, tmp_path):
+@pytest.mark.parametrize("way", UNDISTURBED)
+def test_two_processes_learn_what_one_does_of_a_batch_twice_as_large(tiny, drawn, runs, tmp_path, way):
     came, folder = runs
-    assert [each["said"] for each in came["plain"]] == ["", ""]
+    assert [each["said"] for each in came[way]] == ["", ""]
     overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-    alone = velatura.train(tiny, overlay, drawn, PLAN.but(batch_size=4), out=tmp_path / "alone")
-    together = velatura.open_overlay(folder / "plain" / "inca.safetensors")
+    photos = of_two_shapes(drawn, tmp_path / "shapes") if way == "buckets" else drawn
+    alone = velatura.train(tiny, overlay, photos, PLAN.but(batch_size=4, **WAYS[way]), out=tmp_path / "alone")
+    together = velatura.open_overlay(folder / way / "inca.safetensors")
     untrained = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3)
     ways = zip(alone.overlay.named_parameters(), together.parameters(), untrained.parameters(), strict=True)
     for (name, one), two, before in ways:
         assert not torch.equal(one, before)
         if not KEY_BIAS.fullmatch(name):
             torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
-    losses = [each["loss"] for each in records(folder / "plain") if "loss" in each]
+    losses = [each["loss"] for each in records(folder / way) if "loss" in each]
     assert losses == pytest.approx(alone.losses, abs=1e-6)
 
 
@@ -72,47 +87,53 @@ def test_one_process_alone_writes_the_run(runs):
     assert (folder / "plain" / "inca.safetensors").exists()
 
 
-def test_a_run_gone_wrong_goes_back_in_all_processes(runs):
-    came, folder = runs
+@pytest.mark.slow
+def test_a_run_gone_wrong_goes_back_in_all_processes(disturbed):
+    came, folder = disturbed
     assert [each["said"] for each in came["rescued"]] == ["", ""]
     assert len({each["weights"] for each in came["rescued"]}) == 1
     assert any("back_to" in each for each in records(folder / "rescued"))
 
 
-def test_what_breaks_one_process_ends_all_of_them_with_one_message(runs):
-    came, folder = runs
+@pytest.mark.slow
+def test_what_breaks_one_process_ends_all_of_them_with_one_message(disturbed):
+    came, folder = disturbed
     first, second = came["failing"]
     assert first["said"] == "ProcessFailed: process 1 of 2: MemoryError: no room for 7 pictures"
     assert second["said"] == "MemoryError: no room for 7 pictures"
     assert [each.step for each in RunFolder(folder / "failing", "inca", None).snapshots][-1] == 2
 
 
-def test_a_process_that_is_killed_ends_the_others_who_keep_what_they_learned(runs):
-    came, folder = runs
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others_who_keep_what_they_learned(disturbed):
+    came, folder = disturbed
     first, second = came["killed"]
     assert second is None
     assert first["said"].startswith("ProcessFailed: another process of this training is gone")
     assert [each.step for each in RunFolder(folder / "killed", "inca", None).snapshots][-1] == 2
 
 
-def test_a_signal_to_one_process_ends_the_step_in_all_and_the_run_goes_on_to_the_same_end(runs):
-    came, _ = runs
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_the_step_in_all_and_the_run_goes_on_to_the_same_end(runs, disturbed):
+    came, _ = disturbed
     first, second = came["stopped"]
     assert first["said"] == "KeyboardInterrupt: SIGTERM"
     assert second["said"].startswith("KeyboardInterrupt: the training was broken off")
     assert [each["said"] for each in came["resumed"]] == ["", ""]
-    assert came["resumed"][0]["weights"] == came["resumed"][1]["weights"] == came["plain"][0]["weights"]
+    assert came["resumed"][0]["weights"] == came["resumed"][1]["weights"] == runs[0]["plain"][0]["weights"]
 
 
-def test_a_lora_with_a_word_learns_in_two_processes_and_goes_on_to_the_same_end(runs):
-    came, _ = runs
+@pytest.mark.slow
+def test_a_lora_with_a_word_learns_in_two_processes_and_goes_on_to_the_same_end(disturbed):
+    came, _ = disturbed
     assert [each["said"] for each in came["lora"] + came["resumed lora"]] == [""] * 4
     assert len({each["weights"] for each in came["lora"] + came["resumed lora"]}) == 1
     assert came["stopped lora"][0]["weights"] != came["lora"][0]["weights"]
 
 
-def test_a_run_of_two_processes_is_not_resumed_by_one(tiny, runs):
-    _, folder = runs
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_not_resumed_by_one(tiny, disturbed):
+    _, folder = disturbed
     with pytest.raises(BadPlan, match="began in 2 processes, these are 1: resume it with --processes 2"):
         velatura.resume(tiny, folder / "failing")
 

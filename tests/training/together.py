@@ -1,4 +1,4 @@
-"""Train a tiny overlay in two processes that are forked from this one, in each of several ways, and print what came.
+"""Train a tiny overlay in two processes that are forked from this one, in each of the ways named, and print what came.
 
 JSON by way: for each process how it ended, and a hash of the weights that it ended with; None where it was killed.
 """
@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 import velatura
 from velatura.training import pupil as lessons
@@ -38,6 +39,7 @@ WAYS = {
     "stopped": {},
     "failing": {},
     "killed": {},
+    "buckets": {"shape": "buckets", "pixels": 32},
     "rescued": {"learning_rate": "1e4", "rescues": 3, "rescue_factor": 1e-7, "snapshot_every": 1, "ema": None},
 }
 
@@ -61,6 +63,15 @@ def disturb(way: str, rank: int) -> None:
     lessons.denoising_loss = disturbed
 
 
+def of_two_shapes(photos: Path, folder: Path) -> Path:
+    """Copies of the pictures, the first one wide and the others high."""
+    folder.mkdir()
+    for number, path in enumerate(sorted(photos.glob("*.png"))):
+        with Image.open(path) as image:
+            image.resize((40, 24) if number == 0 else (24, 40)).save(folder / path.name)
+    return folder
+
+
 def learn(base: velatura.Base, photos: Path, out: Path, way: str, rank: int) -> dict[str, str]:
     disturb(way, rank)
     overlay = velatura.Hypernetwork.for_base(base, activation="relu", seed=3 + rank, name="inca")
@@ -72,7 +83,8 @@ def learn(base: velatura.Base, photos: Path, out: Path, way: str, rank: int) -> 
         if way in RESUMED:
             overlay = velatura.resume(base, out).overlay
         else:
-            velatura.train(base, overlay, photos, PLAN.but(**WAYS[way]), out=out)
+            pictures = of_two_shapes(photos, out.with_suffix(f".shapes{rank}")) if way == "buckets" else photos
+            velatura.train(base, overlay, pictures, PLAN.but(**WAYS[way]), out=out)
     except BaseException as error:  # noqa: BLE001 - told to who asked
         said = f"{type(error).__name__}: {error}"
     numbers = b"".join(weight.detach().numpy().tobytes() for weight in overlay.learned.values())
@@ -101,16 +113,17 @@ def both(base: velatura.Base, photos: Path, out: Path, way: str) -> list[dict[st
     return [json.loads(each.read_text()) if each.exists() else None for each in files]
 
 
-def main(photos: Path, folder: Path) -> None:
+def main(photos: Path, folder: Path, ways: list[str]) -> None:
     warnings.simplefilter("error")
     warnings.simplefilter("ignore", velatura.VelaturaWarning)
     torch.set_num_threads(1)
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     base = velatura.tiny()
-    came = {way: both(base, photos, folder / way, way) for way in WAYS}
-    came |= {way: both(base, photos, folder / stopped, way) for way, stopped in RESUMED.items()}
+    came = {way: both(base, photos, folder / way, way) for way in ways}
+    resumed = {way: stopped for way, stopped in RESUMED.items() if stopped in ways}
+    came |= {way: both(base, photos, folder / stopped, way) for way, stopped in resumed.items()}
     sys.stdout.write(json.dumps(came) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
