@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import velatura
+from velatura.cli.idle import refuse_idle
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say
 from velatura.cli.training_options import HOW, KEPT, WHAT, Asked, Folder, asking, option
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 CLASS = "What the base is to keep"
 
 Text = Annotated[bool, option("Change the text encoders too.", WHAT, "--text")]
-TextRate = Annotated[str | None, option("Their learning rate.", HOW, shown="preset")]
+TextRate = Annotated[str | None, option("Learning rate of text encoders.", HOW, shown="preset")]
 ClassPrompt = Annotated[
     str | None, option('What the subject is one of: "a robot". The base paints some, which it keeps.', CLASS)
 ]
-ClassPictures = Annotated[int, option("How many of them there are to be in the folder reg/ of the pictures.", CLASS)]
+ClassPictures = Annotated[
+    int | None, option("How many of them there are to be in the folder reg/ of the pictures.", CLASS, shown="100")
+]
 ClassWeight = Annotated[float | None, option("How much they count beside the others.", CLASS, shown="preset")]
 Checkpointing = Annotated[
     bool | None, option("Compute twice what takes much memory.", HOW, "--checkpointing", shown="preset")
@@ -40,7 +43,7 @@ def train_dreambooth(
     text: Text = False,
     text_rate: TextRate = None,
     class_prompt: ClassPrompt = None,
-    class_pictures: ClassPictures = 100,
+    class_pictures: ClassPictures = None,
     class_weight: ClassWeight = None,
     checkpointing: Checkpointing = None,
     form: Form = "difference",
@@ -51,12 +54,14 @@ def train_dreambooth(
 
     velatura train dreambooth robot/ --base sd15/ --text --checkpointing --optimizer adamw8bit --as checkpoint --dry-run
     """
+    refuse_idle("--text", text, {"--text-rate": text_rate})
+    refuse_idle("--class-prompt", class_prompt, {"--class-pictures": class_pictures})
     wanted = {"text_rate": text_rate, "class_weight": class_weight, "checkpointing": checkpointing}
     from velatura.training.launching import follows
 
     session = Session.of("dreambooth", folder, _for_subject(asked), **wanted)
     if class_prompt is not None:
-        _make_class_pictures(session, class_prompt, class_pictures)
+        _make_class_pictures(session, class_prompt, 100 if class_pictures is None else class_pictures)
     overlay = velatura.Difference.for_base(session.base, text=text, name=session.name)
     run = session.run(overlay)
     if run and form != "difference" and not follows():

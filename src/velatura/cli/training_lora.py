@@ -1,11 +1,9 @@
 """The verb `train lora`."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 import velatura
+from velatura.cli.idle import refuse_idle
 from velatura.cli.training_options import HOW, WHAT, Asked, Folder, asking, option
 from velatura.cli.training_run import Session
 
@@ -70,8 +68,8 @@ def train_lora(
 
     velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets conv --text --text-rate 5e-5 --dry-run
     """
-    _refuse_idle("--text", text, {"--text-rate": text_rate})
-    _refuse_idle("--word", word, {"--vectors": vectors, "--initial": initial, "--word-rate": word_rate})
+    refuse_idle("--text", text, {"--text-rate": text_rate})
+    refuse_idle("--word", word, {"--vectors": vectors, "--initial": initial, "--word-rate": word_rate})
     called = None if word is None else f"{asked.purpose or 'style'}_filewords"  # so that captions say the word
     session = Session.of("lora", folder, asked, text_rate=text_rate, word_rate=word_rate, template=called)
     overlay = velatura.Lora.for_base(
@@ -94,12 +92,6 @@ def train_lora(
     if word is not None:
         overlay = _with_word(session.base, overlay, word, vectors=vectors, initial=initial, seed=asked.seed)
     session.run(overlay)
-
-
-def _refuse_idle(wanted: str, given: object, options: Mapping[str, object]) -> None:
-    """Refuse options that mean nothing without another one."""
-    if not given and (idle := [name for name, each in options.items() if each is not None]):
-        raise typer.BadParameter(f"{idle[0]} means nothing without {wanted}: add that, or leave it out")
 
 
 def _with_word(

@@ -1,0 +1,17 @@
+import pytest
+
+import velatura
+from velatura.cli.app import MISTAKE, main
+
+
+@pytest.mark.parametrize(
+    ("kind", "alone", "wanted"),
+    [
+        ("dreambooth", ["--class-pictures", "16"], "--class-prompt"),
+        ("dreambooth", ["--text-rate", "5e-5"], "--text"),
+        ("lora", ["--initial", "a robot"], "--word"),
+    ],
+)
+def test_an_option_that_would_do_nothing_alone_is_refused(kind, alone, wanted, capsys):
+    assert main(["train", kind, str(velatura.tiny_pictures("robot")), *alone, "--dry-run"]) == MISTAKE
+    assert f"{alone[0]} means nothing without {wanted}:" in capsys.readouterr().err
