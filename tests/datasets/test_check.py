@@ -1,11 +1,14 @@
 """What is found in a folder before anybody trains on it."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 import velatura
 from velatura.datasets.check import Grade, check_folder
+from velatura.datasets.folder import read_dataset
 from velatura.datasets.measures import alike, blur, grey, look, noise
 from velatura.datasets.pictures import read_upright
 from velatura.errors import BadDataset
@@ -143,3 +146,18 @@ def test_a_list_that_cannot_be_read_is_an_error_of_the_folder(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a cat.png")
     (tmp_path / "metadata.jsonl").write_text("no json")
     assert (tmp_path.name, "list") in found(tmp_path)
+
+
+def test_folders_that_are_never_entered_are_told(tmp_path):
+    for name in ("boats", "3_keys", "mask", ".thumbs"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64), "teal").save(tmp_path / name / "a boat.png")
+    (tmp_path / "empty").mkdir()
+    told = [each for each in check_folder(tmp_path, 64).findings if each.kind == "folder"]
+    assert [(each.file.name, each.text) for each in told] == [
+        ("boats", "its pictures are left out; call it 1_boats if they are to be learned from")
+    ]
+    shutil.rmtree(tmp_path / "3_keys")
+    shutil.rmtree(tmp_path / "mask")
+    with pytest.raises(BadDataset, match="holds no pictures, but its folder boats does: name that one"):
+        read_dataset(tmp_path)

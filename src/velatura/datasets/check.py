@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageOps
 
 from velatura.datasets.captions import TEXT_SUFFIXES, Caption, NameRules, Source, caption_of, read_lists
-from velatura.datasets.folder import all_folders
+from velatura.datasets.folder import all_folders, folders_left_out
 from velatura.datasets.measures import alike, blur, grey, look, noise
 from velatura.datasets.pictures import as_rgb, opened, picture_paths
 from velatura.errors import BadDataset
@@ -91,6 +91,9 @@ def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: Na
         _check_inner(inner, repeats, report, rules or NameRules())
     if not report.pictures and not report.findings:
         raise BadDataset(f"{folder} holds no pictures; put some in")
+    for inner in folders_left_out(folder):
+        text = f"its pictures are left out; call it 1_{inner.name} if they are to be learned from"
+        report.findings.append(Finding(Grade.WARNING, "folder", inner, text))
     report.findings += _duplicates(report.pictures)
     return report
 

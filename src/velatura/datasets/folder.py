@@ -70,8 +70,11 @@ def read_dataset(
 
     learned = examples(folder)
     if not learned:
-        endings = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise BadDataset(f"{folder} holds no pictures; put some in ({endings}), each with its caption in a .txt file")
+        endings, inside = ", ".join(sorted(PICTURE_SUFFIXES)), folders_left_out(folder)
+        found = (
+            f"holds no pictures, but its folder {inside[0].name} does: name that one" if inside else "holds no pictures"
+        )
+        raise BadDataset(f"{folder} {found}; put some in ({endings}), each with its caption in a .txt file")
     kept = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISING]
     return Dataset(learned, [example for inner in kept for example in examples(inner)])
 
@@ -96,6 +99,14 @@ def all_folders(folder: Path) -> Iterator[tuple[Path, int]]:
     for inner in sorted(folder.iterdir()):
         if inner.is_dir() and inner.name.lower() in REGULARISING:
             yield from folders_in(inner)
+
+
+def folders_left_out(folder: Path) -> list[Path]:
+    """The folders inside that hold pictures and are never entered, as their names do not say how they count."""
+    entered = {inner for inner, _ in folders_in(folder)}
+    others = [each for each in sorted(folder.iterdir()) if each.is_dir() and each not in entered]
+    known = {*MASKS, *REGULARISING}
+    return [each for each in others if each.name.lower() not in known and each.name[0] != "." and picture_paths(each)]
 
 
 def _examples(folder: Path, repeats: int, rules: NameRules, needs_captions: bool) -> Iterator[Example]:
