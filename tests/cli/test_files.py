@@ -156,6 +156,17 @@ def test_show_tells_how_a_prompt_calls_what_has_a_tag(tiny, tmp_path, monkeypatc
     assert [label for label, value in found.items() if value == "a tin one"] == ["note"]
 
 
+def test_show_tells_what_a_picture_was_made_by(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "a red house", "--steps", "1", "--seed", "7", "--out", "house.png"]) == 0
+    capsys.readouterr()
+    assert main(["show", "house.png"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert (first, "Seed: 7" in last) == ("a red house", True)
+    assert main(["show", "house.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 7
+
+
 @pytest.mark.usefixtures("shelf")
 def test_show_finds_a_file_by_its_name(capsys):
     assert shown(capsys, "SD15")["name"] == "sd15"

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import velatura
 from velatura.cli.screen import say, say_json
 
 if TYPE_CHECKING:
@@ -39,6 +41,15 @@ def show_entry(entry: "Entry", *, as_json: bool) -> None:
         say_json(json.dumps(entry.facts(), indent=2))
         return
     _say([*_of_kind(entry), *_of_notes(entry), *_of_header(entry), *_of_file(entry)])
+
+
+def show_picture(path: Path, *, as_json: bool) -> None:
+    """Print what a picture was made by; raises BadRecipe where it does not say."""
+    recipe = velatura.Recipe.from_image(path)
+    if as_json:
+        say_json(recipe.model_dump_json(indent=2))
+        return
+    say(*recipe.infotext().splitlines())
 
 
 def _say(rows: list[tuple[str, str]]) -> None:
@@ -100,7 +111,8 @@ def _of_header(entry: "Entry") -> Iterator[tuple[str, str]]:
 def _of_file(entry: "Entry") -> Iterator[tuple[str, str]]:
     nature = entry.nature
     if nature.tensors:
-        yield "parameters", f"{nature.parameters:,} in {nature.tensors:,} tensors, {', '.join(nature.precisions)}"
+        tensors = "1 tensor" if nature.tensors == 1 else f"{nature.tensors:,} tensors"
+        yield "parameters", f"{nature.parameters:,} in {tensors}, {', '.join(nature.precisions)}"
     container = CONTAINERS.get(nature.container, nature.container)
     size = "" if entry.place.is_folder else _size(entry.place.state.size)
     yield "file", ", ".join(filter(None, (nature.dialect, container, size)))

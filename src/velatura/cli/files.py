@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import velatura
+from velatura.card import UNKNOWN
 from velatura.cli.screen import say, say_json
 from velatura.errors import Occupied, UnknownName
 from velatura.library.places import ENDINGS
@@ -64,7 +65,7 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a file is, where it came from, and of a hypernetwork which programs open it.
+    """Show what a file is, where it came from, and of a hypernetwork which programs open it; of a picture its recipe.
 
     velatura show inca.pt
 
@@ -76,12 +77,14 @@ def show(
 
         show_composition(path, as_json=as_json)
         return
-    from velatura.cli.described import show_entry, show_hypernetwork
+    from velatura.cli.described import show_entry, show_hypernetwork, show_picture
     from velatura.library import entry_of
 
     entry = entry_of(path)
     if entry.kind == "hypernet" or entry.trouble:  # opening what cannot be read says why
         show_hypernetwork(entry, as_json=as_json)
+    elif entry.kind == UNKNOWN and entry.nature.container == "picture":
+        show_picture(path, as_json=as_json)
     else:
         show_entry(entry, as_json=as_json)
 
