@@ -85,7 +85,9 @@ def overlaid(base: Base, overlays: Sequence[tuple[Overlay, float | Strength]]) -
 def laid_on(base: Base, overlay: Overlay, strength: float) -> list[Laid]:
     """A copy of a hypernetwork or of several composed, that acts; any other overlay is refused."""
     if not isinstance(overlay, Hypernetwork | Composition):
-        raise BadOverlay(f"{overlay.card} is no hypernetwork: only those are fitted by other changes of weights")
+        raise BadOverlay(
+            f"{overlay.card} is no hypernetwork, and only those are fitted: velatura extract makes LoRAs of models"
+        )
     return overlaid(base, [(overlay, strength)]).networks
 
 

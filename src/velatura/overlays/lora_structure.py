@@ -57,7 +57,7 @@ class LoraStructure(BaseModel):
         """Check the fields; raises BadOverlay, or UnknownName for an algorithm or targets that nobody knows."""
         for what, known in (("algorithm", {*DELTAS, *ALIASES}), ("targets", get_args(Targets))):
             if what in fields and fields[what] not in known:
-                raise UnknownName.among(f"LoRA's {what}", str(fields[what])[:40], known)
+                raise UnknownName.among(f"choice for a LoRA's {what}", str(fields[what])[:40], known)
         try:
             structure = cls.model_validate(fields)
         except ValidationError as error:
