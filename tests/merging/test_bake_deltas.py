@@ -164,3 +164,10 @@ def test_strengths_of_nothing_and_of_many_are_refused(tiny, lora):
         bake(tiny, [(lora(), velatura.Strength(0.0, 0.0))])
     with pytest.raises(BadOverlay, match="several strengths"):
         bake(tiny, [(lora(), torch.tensor([0.1, 0.2]))])
+
+
+def test_embeddings_that_come_with_a_lora_are_said_to_be_left_behind(tiny):
+    lora = trained(tiny, "lora")
+    lora.bundled = {"inked": {"emb_params": torch.ones(2, 96)}}
+    with pytest.warns(VelaturaWarning, match=r"brings embeddings \(inked\), which no checkpoint holds: keep its file"):
+        bake(tiny, [(lora, 0.5)], **ONE)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import velatura
-from velatura.errors import BadOverlay, NoEffect, WrongBase
+from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
 from velatura.merging.combine import combine
 from velatura.overlays.kohya import kohya_names
 from velatura.overlays.target import Target
@@ -111,3 +111,19 @@ def test_mistakes_are_refused(tiny, xl, hyper):
         combine([(overlay, 1.0), (velatura.Lora.for_base(xl, rank=2), 1.0)])
     with pytest.raises(BadOverlay, match="tolerance"):
         combine([(overlay, 1.0)], tolerance=2.0)
+
+
+def test_embeddings_come_along_with_their_loras(tiny, tmp_path):
+    first, second = (trained(tiny, "lora", seed) for seed in (1, 2))
+    first.bundled = {"inked": {"emb_params": torch.ones(2, 96)}}
+    second.bundled = {"inked": {"emb_params": torch.ones(2, 96)}, "washed": {"emb_params": torch.zeros(1, 96)}}
+    made = combine([(first, 0.5), (second, 0.0)], name="both")
+    velatura.save(made, tmp_path / "both.safetensors")
+    kept = velatura.open_overlay(tmp_path / "both.safetensors").bundled
+    assert {word: tuple(vectors["emb_params"].shape) for word, vectors in kept.items()} == {
+        "inked": (2, 96),
+        "washed": (1, 96),
+    }
+    second.bundled["inked"] = {"emb_params": torch.zeros(2, 96)}
+    with pytest.warns(VelaturaWarning, match="brings another embedding 'inked'"):
+        assert combine([(first, 0.5), (second, 0.5)]).bundled["inked"]["emb_params"].all()

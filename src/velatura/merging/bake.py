@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
+from velatura.errors import VelaturaWarning
 from velatura.merging.chain import chains, overlaid, refuse_laid_over
 from velatura.merging.fold import LayerChange, fits, mapped_layers, relative
 from velatura.merging.record import OnStep, Record, record, said_of
 from velatura.merging.report import BakeReport, WidthFit
 from velatura.merging.summed import add_deltas, number
 from velatura.overlays.layers import attention_layers
+from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength
 
@@ -40,8 +43,10 @@ def bake(
     paints the prompts, of which a fourth is held out; the report tells what is lost on those. prompts: at least four,
     built-in ones by default. What is no change of weights, such as an embedding, is refused.
     """
-    laid = overlaid(base, list(overlays))
+    given = list(overlays)
+    laid = overlaid(base, given)
     refuse_laid_over(base)
+    _warn_of_words([overlay for overlay, _ in given])
     baked = copied(base, " + ".join([base.name, *(f"{name}:{strength:g}" for name, strength in _strengths(laid.all))]))
     add_deltas(base, baked, laid.deltas)
     added = [each.row() for each in laid.deltas]
@@ -54,6 +59,13 @@ def bake(
     _write(baked, changes)
     found = report(base, baked, laid=laid.all, widths=widths, heard=heard, steps=steps)
     return baked, found.model_copy(update={"added": tuple(added)})
+
+
+def _warn_of_words(overlays: Iterable[Overlay]) -> None:
+    """Warn of embeddings that come with LoRAs, which a checkpoint has no place for."""
+    for lora in (each for each in overlays if isinstance(each, Lora) and each.bundled):
+        said = f"{lora.card.name or 'a LoRA'} brings embeddings ({', '.join(lora.bundled)[:100]})"
+        warnings.warn(f"{said}, which no checkpoint holds: keep its file for them", VelaturaWarning, stacklevel=3)
 
 
 def changed_copy(base: Base, name: str, changes: Iterable[LayerChange]) -> Base:

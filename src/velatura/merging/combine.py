@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.card import Card
-from velatura.errors import BadOverlay, NoEffect, WrongBase
+from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
 from velatura.merging.factors import delta as delta_of
 from velatura.merging.factors import narrowed, nearest
 from velatura.merging.summed import number
@@ -43,7 +44,8 @@ def combine(
 
     Exact as long as neither rank nor tolerance is given: ranks are put side by side, and changes that have none stand
     whole. Else each layer has that rank, or the least that misses no more of its change than the tolerance. base: for
-    changes that hang on the weights they change, as DoRA's do; those are refused without it.
+    changes that hang on the weights they change, as DoRA's do; those are refused without it. Embeddings that come with
+    them come along.
     """
     if rank is not None and rank < 1:
         raise BadOverlay(f"a LoRA of rank {rank} cannot be: give 1 or more")
@@ -64,7 +66,23 @@ def combine(
                 made[own] = found
         if not made:
             raise NoEffect("nothing is left of the LoRAs at these strengths: give some other than 0")
-        return Lora(card, made)
+        lora = Lora(card, made)
+        lora.bundled = _bundled([overlay for overlay, _ in laid])
+        return lora
+
+
+def _bundled(loras: Iterable[Lora]) -> dict[str, dict[str, Tensor]]:
+    """The embeddings of all of them, which have no strength; a word that two bring stays the first's."""
+    made: dict[str, dict[str, Tensor]] = {}
+    for lora in loras:
+        for word, vectors in lora.bundled.items():
+            known = made.setdefault(word, vectors)
+            if known.keys() != vectors.keys() or not all(
+                torch.equal(known[key], each) for key, each in vectors.items()
+            ):
+                said = f"{lora.card.name or 'a LoRA'} brings another embedding {word[:40]!r} than one before it"
+                warnings.warn(f"{said}, whose is kept", VelaturaWarning, stacklevel=4)
+    return made
 
 
 def _one(own: str, acting: Acting, weight: Tensor | None, rank: int | None, tolerance: float | None) -> Delta | None:
