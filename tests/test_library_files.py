@@ -12,6 +12,7 @@ import torch
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.formats.ldm_keys import vae_to_ldm
+from velatura.library import entry_of
 from velatura.tensors import write_safetensors, write_torch
 
 DATA = Path(__file__).parent / "data"
@@ -303,3 +304,15 @@ def test_a_folder_that_cannot_be_searched_is_warned_of(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.warns(VelaturaWarning, match=r"closed cannot be searched \(Permission denied\)"):
         assert velatura.Library(tmp_path).names() == ["ink"]
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_folder_in_pefts_layout_is_one_lora(tmp_path, tiny, text):
+    lora = velatura.Lora.for_base(tiny, rank=2, text=text, seed=1, name="ink")
+    velatura.save(lora, tmp_path / "loras" / "ink", dialect="peft")  # of one part, or a folder for each
+    library = velatura.Library(tmp_path, cache=tmp_path / "cache")
+    [entry] = library.entries()
+    assert (entry.name, entry.kind, entry.nature.dialect) == ("ink", "lora", "peft")
+    assert entry.nature.card.outline == f"LoRA, rank 2, {len(lora.layers)} layers"
+    assert library.overlay("ink", "lora").layers.keys() == lora.layers.keys()
+    assert entry_of(tmp_path / "loras" / "ink", tmp_path / "cache").nature == entry.nature

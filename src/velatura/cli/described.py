@@ -17,7 +17,7 @@ TAGGED = {"lora", "aesthetic", "difference"}  # kinds that a prompt calls by a t
 CONTAINERS = {
     "zip": "a torch file",
     "legacy": "a torch file of before 1.6",
-    "folder": "a folder of diffusers",
+    "folder": "a folder",
     "picture": "a picture",
 }
 

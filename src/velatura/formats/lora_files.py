@@ -21,7 +21,7 @@ from velatura.formats.lora_state import state_of
 from velatura.formats.native import CARD
 from velatura.formats.nature_lora import lora
 from velatura.formats.peft_config import PeftConfig
-from velatura.formats.peft_lora import adapters_in, as_lycoris, config_beside, scaled
+from velatura.formats.peft_lora import adapters_in, as_lycoris, config_beside, joined, scaled
 from velatura.overlays.deltas import delta_of
 from velatura.overlays.lora import Lora
 from velatura.tensors import Contents, open_tensors, sketches
@@ -62,11 +62,9 @@ def read(contents: Contents) -> Lora:
 
 def read_folder(folder: Path) -> Lora:
     """Build the LoRA of an adapter in peft's layout, or of several for the parts of one pipeline."""
-    state, configs = dict[str, Tensor](), dict[str, PeftConfig | None]()
-    for part, path in adapters_in(folder).items():
-        configs[part] = config_beside(path)
-        found = state_of(open_tensors(path))
-        state |= {f"{part}.{key.removeprefix(PEFT)}" if part else key: found[key] for key in found}
+    adapters = adapters_in(folder)
+    configs = {part: config_beside(path) for part, path in adapters.items()}
+    state = joined({part: state_of(open_tensors(path)) for part, path in adapters.items()})
     return _built(Contents(folder, state), state, lambda part: configs.get(part, configs.get("")))
 
 

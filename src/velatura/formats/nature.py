@@ -18,7 +18,9 @@ from velatura.card import UNKNOWN, Card, Nature
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.formats import a1111_hypernetwork, aesthetic_pt, flat_hypernetwork, hns, native
 from velatura.formats.a1111_fields import described
+from velatura.formats.lora_state import state_of
 from velatura.formats.nature_lora import lora, told_more
+from velatura.formats.peft_lora import adapters_in, joined
 from velatura.formats.said import aliases, claimed_hashes, details, said_family, said_in_card
 from velatura.overlays.composition import leaves
 from velatura.tensors import Contents, as_dict
@@ -38,16 +40,22 @@ MOST_JSON = 2**20  # bytes
 
 
 def nature_of(path: str | PathLike[str]) -> Nature:
-    """What a file of weights is, or a folder in diffusers' layout; raises BadFile for what cannot be read at all."""
+    """What a file of weights or a folder of a model or adapter is; raises BadFile for what cannot be read at all."""
     path = Path(path).expanduser()
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path) if (path / "model_index.json").is_file() else _of_adapter(path)
     if path.suffix.lower() == hns.ENDING:
         names = dict.fromkeys(leaf.name for leaf in leaves(hns.read_hns(path)))
         return Nature(card=Card(kind="hypernet", outline=f"of {', '.join(names)}"), dialect="hns", container="text")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VelaturaWarning)  # it is warned of when it is opened
         return _of_contents(glimpse(path))
+
+
+def _of_adapter(folder: Path) -> Nature:
+    """What a folder in peft's layout holds, or those in it for the parts of a pipeline."""
+    state = joined({part: state_of(glimpse(path)) for part, path in adapters_in(folder).items()})
+    return _of_contents(Contents(folder, state)).model_copy(update={"dialect": "peft", "container": "folder"})
 
 
 def _of_contents(contents: Contents) -> Nature:

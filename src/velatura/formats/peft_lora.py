@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile
+from velatura.formats.lora_keys import PEFT
 from velatura.formats.peft_config import CONFIG, PeftConfig
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -23,6 +24,15 @@ def adapters_in(folder: Path) -> dict[str, Path]:
     if not found:
         raise BadFile(f"{folder} holds no adapter ({CONFIG} and {WEIGHTS[0]}): give the path of one")
     return found
+
+
+def joined(adapters: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of adapters by the part of a pipeline, under the keys that diffusers has for all of them."""
+    return {
+        f"{part}.{key.removeprefix(PEFT)}" if part else key: state[key]
+        for part, state in adapters.items()
+        for key in state
+    }
 
 
 def config_beside(path: Path) -> PeftConfig | None:

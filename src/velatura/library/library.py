@@ -18,7 +18,7 @@ from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.library.entry import KINDS, OVERLAYS, Catalogue, Entry, OnFile
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
-from velatura.library.places import MODEL_INDEX, Place, State, place_of, places_in
+from velatura.library.places import Place, State, place_of, places_in, told_by
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ class Library:
         from velatura.formats import open_overlay
 
         path = self.path(name, kind)
-        key = (path, State.of(path))
+        key = (path, State.of(told_by(path) or path))
         if key not in self._loaded:
             self._loaded[key] = open_overlay(path, partial(self._member, path))
         return self._loaded[key]
@@ -179,7 +179,7 @@ class Library:
             raise UnknownName.among(what, name, known, " or ".join(map(str, self._folders)))
         chosen, *others = found
         if rival := next((each for each in others if _thing(each) != _thing(chosen)), None):
-            said = f"{chosen.path} and {rival.path} are both called {chosen.name!r}: the first is taken, so rename one"
+            said = f"{chosen.path} and {rival.path} are both called {name[:80]!r}: the first is taken, so rename one"
             warnings.warn(said, VelaturaWarning, stacklevel=3)
         return chosen
 
@@ -220,12 +220,12 @@ class Library:
 
 
 def entry_of(path: str | PathLike[str], cache: str | PathLike[str] | None = None) -> Entry:
-    """What is known of one file or diffusers folder, wherever it lies, with its hashes; the index is a library's."""
+    """What is known of one file or folder of weights, wherever it lies, with its hashes; the index is a library's."""
     path = Path(path).expanduser()
     if not path.exists():
         raise BadFile(f"{path} does not exist: give the path of a file, or of a folder in diffusers' layout")
-    if path.is_dir() and not (path / MODEL_INDEX).is_file():
-        raise BadFile(f"{path} is a directory, not in diffusers' layout: give the path of a file in it")
+    if told_by(path) is None:
+        raise BadFile(f"{path} is a directory, not in diffusers' or peft's layout: give the path of a file in it")
     if not path.is_dir() and not path.is_file():  # a device or a pipe, which could be read without end
         raise BadFile(f"{path} is neither a file nor a directory: give the path of a file that can be read")
     return next(Catalogue(Index(cache_folder(cache))).hashed([place_of(path)]))

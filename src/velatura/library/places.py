@@ -18,6 +18,9 @@ TENSOR_PICTURES = (".png", ".webp", ".avif", ".jxl")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 NOTES = (".json", ".civitai.info", ".txt", ".description.txt")
 MODEL_INDEX = "model_index.json"  # of a folder in diffusers' layout
+ADAPTER = "adapter_config.json"  # of a LoRA in peft's layout, in its folder or in one for each part of a pipeline
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_PARTS = ("unet", "text_encoder", "text_encoder_2")
 PASSED_OVER = {"snapshots", "venv", "node_modules", "__pycache__", "site-packages"}
 
 # what A1111, Forge, SD.Next and ComfyUI call their folders, and what is kept there
@@ -53,7 +56,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """A file of weights, or a folder in diffusers' layout, as it lies in a library's folder.
+    """A file of weights, or a folder in diffusers' or peft's layout, as it lies in a library's folder.
 
     below is its path there without its ending, as ComfyUI calls it; meant is the kind that its folder is for, "" for
     any; notes are the files that speak of it, previews its pictures.
@@ -73,7 +76,7 @@ class Place:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder in diffusers' layout."""
+        """Whether it is a folder in diffusers' or peft's layout."""
         return self.path.suffix.lower() not in (*ENDINGS, *TENSOR_PICTURES)
 
     def notes_state(self) -> str:
@@ -97,10 +100,21 @@ def places_in(folder: Path) -> list[Place]:
 
 
 def place_of(path: Path) -> Place:
-    """A file of weights or a diffusers folder, wherever it lies and whatever it is called."""
+    """A file of weights, a diffusers folder or an adapter's, wherever it lies and whatever it is called."""
     path = path.absolute()
     beside = {} if path.is_dir() else dict.fromkeys(each.name for each in path.parent.iterdir())
     return _place(path, path.parent, beside)
+
+
+def told_by(path: Path) -> Path | None:
+    """The file by which a change of a place is noticed, of a folder one of those in it; None for any other folder."""
+    if not path.is_dir():
+        return path
+    if (path / MODEL_INDEX).is_file():
+        return path / MODEL_INDEX
+    adapters = (path / part for part in ("", *ADAPTER_PARTS) if (path / part / ADAPTER).is_file())
+    weights = (adapter / name for adapter in adapters for name in ADAPTER_WEIGHTS)
+    return next((each for each in weights if each.is_file()), None)
 
 
 def _preference(place: Place) -> tuple[int, Path]:
@@ -132,6 +146,10 @@ def _below(root: Path, folder: Path) -> Iterator[Place]:
             yield _place(Path(here), folder, {})
             continue
         below[:] = [each for each in below if not each.startswith(".") and each not in PASSED_OVER]
+        if (ADAPTER in names or set(below) & set(ADAPTER_PARTS)) and told_by(Path(here)):
+            yield _place(Path(here), folder, {})
+            below[:] = [each for each in below if each not in ADAPTER_PARTS]
+            names[:] = [each for each in names if each not in ADAPTER_WEIGHTS]
         yield from _listed(Path(here), folder, names)
 
 
@@ -175,7 +193,7 @@ def _place(path: Path, folder: Path, beside: Mapping[str, object]) -> Place:
     has_ending = inside.suffix.lower() in (*ENDINGS, *TENSOR_PICTURES)
     notes = tuple(path.with_name(path.stem + each) for each in NOTES if path.stem + each in beside)
     pictures = (path.stem + middle + each for middle in ("", ".preview") for each in PICTURES)
-    state = State.of(path / MODEL_INDEX if path.is_dir() else path)
+    state = State.of(told_by(path) or path)
     return Place(
         path,
         (inside.with_suffix("") if has_ending else inside).as_posix(),
