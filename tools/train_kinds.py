@@ -156,7 +156,7 @@ def line(lesson: Lesson, figures: Figures) -> str:
         f"{figures['steps']} of {figures['pictures']}" if losses else "none",
         f"{figures['seconds']:.0f} s",
         f"{figures['memory'] / 2**20:.0f} MiB",
-        f"{figures['bytes'] / 1e6:.2f} MB",
+        f"{figures['bytes'] / 1e3:,.0f} kB",
         f"{losses[0]:.3f} to {losses[1]:.3f}" if losses else "",
     )
     return f"| {' | '.join(cells)} |"
