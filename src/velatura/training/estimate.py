@@ -23,7 +23,7 @@ from velatura.training.speech import Speech, name_of
 
 # Tensors of an overlay's size, in float32: weights, gradients, what each optimizer remembers; a copy to undo a step by,
 # where moving.py cannot do without
-COPIES = {"adamw": 4, "adafactor": 3, "lion": 3, "prodigy": 11, "adamw8bit": 4, "schedule_free": 4}
+COPIES = {"adamw": 4, "adafactor": 3, "lion": 3, "prodigy": 11, "adamw8bit": 2.5, "schedule_free": 4}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
     """Measure the second of two steps that move nothing; the overlay and chance are left as they are."""
     frozen = frozen_base(base, plan.precision, learns_text="text" in overlay.touches)
     devices = [base.device] if base.device.type == "cuda" else []
-    state = [weight.detach().clone() for weight in overlay.parameters()]
     with (
         _unsaid(),
         checkpointed(frozen, wanted=plan.checkpointing),
@@ -66,10 +65,10 @@ def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
             seconds = (time.perf_counter() - started) * plan.accumulation
         finally:
             overlay.eval()
-    size = sum(weight.numel() for weight in state) * 4
+    size = sum(weight.numel() for weight in overlay.parameters()) * 4
     weights = base.byte_count + (0 if frozen is base else frozen.byte_count)
     copies = COPIES[plan.optimizer] + (2 if plan.ema else 0)  # the average, and the weights themselves while it is used
-    return Estimate(seconds * plan.rates().end, weights + copies * size + activations)
+    return Estimate(seconds * plan.rates().end, weights + round(copies * size) + activations)
 
 
 @contextmanager

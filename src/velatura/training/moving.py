@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 # Those that move a weight, for such gradients, by no more than so many rates, or rates times the largest weight:
 # AdamW by (1 - b1) / sqrt(1 - b2) = 3.2 (Kingma & Ba 2015, section 2.1), schedule-free AdamW by 1 / sqrt(1 - b2) = 32,
-# Lion by 1, Adafactor by the root of a tensor's size. Prodigy finds its own rate, and 8 bits may round a divisor to 0.
-BOUNDED = frozenset({"adamw", "lion", "adafactor", "schedule_free"})
+# Lion by 1, Adafactor by the root of a tensor's size. Where 8 bits round AdamW's divisor to 0, its epsilon of 1e-8 is
+# left, by which the largest gradient leads to 1e30 at the largest rate. Prodigy finds its own rate.
+BOUNDED = frozenset({"adamw", "adamw8bit", "lion", "adafactor", "schedule_free"})
 LARGEST = 1e14  # weight or gradient, so that the sum of squares of a tensor, too, is far from float32's end at 3.4e38
 RATE = 1e6
 
