@@ -21,11 +21,9 @@ from velatura.overlays.strength import LiveStrength, writable
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import BLOCKS
 
-LONGEST = 1.0  # measured on the tiny base: longer vectors keep the style no better, and lose the subject
-ALONE, PAIR = (
-    ("emb_params",),
-    ("clip_l", "clip_g"),
-)  # as files call the vectors: of one text tower, and of an SDXL's two
+LONGEST = 1.0  # beyond it one style, on the tiny base, drowned what else a prompt said; no other base was tried
+# as files call the vectors: of one text tower, and of an SDXL's two
+ALONE, PAIR = ("emb_params",), ("clip_l", "clip_g")
 
 
 class EmbeddingStructure(BaseModel):
