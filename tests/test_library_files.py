@@ -91,6 +91,14 @@ def test_a_part_of_a_layout_may_be_given(tmp_path, below):
     assert "inca" in velatura.Library(a1111(tmp_path) / below).names()
 
 
+def test_aesthetics_are_found_where_the_webuis_extension_keeps_them(tmp_path):
+    (tmp_path / "models" / "Lora").mkdir(parents=True)
+    kept = tmp_path / "extensions" / "stable-diffusion-webui-aesthetic-gradients" / "aesthetic_embeddings"
+    kept.mkdir(parents=True)
+    velatura.save(velatura.Aesthetic.of(torch.ones(64), name="dusk"), kept / "dusk.pt")
+    assert [(each.name, each.kind) for each in velatura.Library(tmp_path).entries()] == [("dusk", "aesthetic")]
+
+
 def test_what_lies_loose_beside_a_layout_is_found(tmp_path):
     put("hypernet/m00_linear.pt", a1111(tmp_path) / "loose.pt")
     assert "loose" in velatura.Library(tmp_path).names()

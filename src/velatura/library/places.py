@@ -87,8 +87,9 @@ class Place:
 def places_in(folder: Path) -> list[Place]:
     """All weights in a folder, the ones to prefer first: by ending, then by path.
 
-    A folder of A1111 or ComfyUI holds much else: it is searched in its models, its embeddings and at its top, any other
-    folder everywhere; hidden files, snapshots of trainings and Python's own folders are passed over.
+    A folder of A1111 or ComfyUI holds much else: it is searched in its models, its embeddings (those of the extension
+    for aesthetic gradients too) and at its top, any other folder everywhere; hidden files, snapshots of trainings and
+    Python's own folders are passed over.
     """
     found = [place for root in _roots(folder) for place in _below(root, folder)]
     loose = (
@@ -129,7 +130,8 @@ def _roots(folder: Path) -> list[Path]:
         return [folder]
     if not any(each.name.lower() in KINDS for each in models.iterdir()):
         return [folder]
-    return [models, *(each for each in sorted(folder.iterdir()) if each.name.lower() in KINDS and each.is_dir())]
+    kept = [*sorted(folder.iterdir()), *sorted(folder.glob("extensions/*/aesthetic_embeddings"))]
+    return [models, *(each for each in kept if each.name.lower() in KINDS and each.is_dir())]
 
 
 def _below(root: Path, folder: Path) -> Iterator[Place]:
