@@ -354,6 +354,13 @@ def test_class_pictures_are_only_announced_by_a_dry_run(desk, capsys):
     assert not (desk / "photos" / "reg").exists()
 
 
+@pytest.mark.usefixtures("desk")
+def test_a_class_prompt_that_cannot_be_is_refused_by_a_dry_run_too(capsys):
+    words = ["--class-prompt", "a <lora:x:1> wall", "--dry-run"]
+    assert main(["train", "dreambooth", "photos", *words, *BRIEF]) == 2
+    assert "must say what the pictures show, without tags" in capsys.readouterr().err
+
+
 def test_an_aesthetic_is_made_of_pictures_without_captions(desk, capsys):
     (desk / "photos" / "a red wall.png").rename(desk / "photos" / "IMG_1234.png")
     assert main(["train", "aesthetic", "photos", "--name", "dusk", "--steps", "2"]) == 0

@@ -74,10 +74,11 @@ def _for_subject(asked: Asked) -> Asked:
 
 
 def _make_class_pictures(session: Session, prompt: str, count: int) -> None:
-    from velatura.training.class_making import lacking_class_pictures, make_class_pictures
+    from velatura.training.class_making import lacking_class_pictures, make_class_pictures, refuse_no_class
 
     if count < 1:
         raise BadPlan(f"{count} class pictures keep nothing of the base: ask for 1 or more, or leave out the prompt")
+    refuse_no_class(prompt)
     if session.dry_run:
         say(f"{'to be made first':21}{lacking_class_pictures(session.folder, count)} class pictures of {prompt}")
         return

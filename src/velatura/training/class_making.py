@@ -25,6 +25,12 @@ def lacking_class_pictures(folder: str | os.PathLike[str], count: int) -> int:
     return max(0, count - len(read_dataset(folder).regularising))
 
 
+def refuse_no_class(prompt: str) -> None:
+    """Refuse a prompt that says nothing, or calls overlays: class pictures show what the base itself knows."""
+    if not prompt.strip() or Prompt.read(prompt).tags:
+        raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: "a robot"')
+
+
 def make_class_pictures(
     base: Base,
     folder: str | os.PathLike[str],
@@ -41,8 +47,7 @@ def make_class_pictures(
     those of Recipe (steps, sampler, ...). on_picture: hears how many are made, of how many. Of several processes the
     first makes them, and the others wait.
     """
-    if not prompt.strip() or Prompt.read(prompt).tags:
-        raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: "a robot"')
+    refuse_no_class(prompt)
     team, made = Team.joined(base.device), list[Path]()
     if team.leads:
         recipe = Recipe(prompt=prompt, seed=seed).but(**fields)
