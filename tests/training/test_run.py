@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 
 import velatura
-from velatura.errors import Occupied
+from velatura.errors import BadFile, Occupied
+from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.plan import Plan
 from velatura.training.run import RunFolder
 from velatura.training.snapshots import Progress, Snapshot, optimizer_state
@@ -92,3 +93,20 @@ def test_what_is_restored_is_what_was_kept(tmp_path, hyper):
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert others.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("name", ["0.exp_avg", "0.exp_avg_sq", "0.step", "99.exp_avg", "none.exp_avg"])
+def test_a_state_that_fits_no_weight_is_refused_before_a_fused_step_writes_beyond_its_end(tmp_path, hyper, name):
+    overlay = hyper()
+    optimizer = torch.optim.AdamW(overlay.parameters(), fused=True)
+    sum(weight.sum() for weight in overlay.parameters()).backward()
+    optimizer.step()
+    snapshot = Snapshot(tmp_path / "inca-000003.safetensors")
+    snapshot.write(overlay, optimizer, Progress(step=3, log_size=0))
+    kept = open_tensors(snapshot.state)
+    tensors = {key: kept.tensors[key].clone() for key in kept.tensors} | {name: torch.zeros(3)}
+    metadata = dict(kept.metadata)
+    snapshot.state.unlink()
+    write_safetensors(snapshot.state, tensors, metadata)
+    with pytest.raises(BadFile, match=rf"no state of this run, {name} fits no weight"):
+        snapshot.restore(overlay, optimizer)

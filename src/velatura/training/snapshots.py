@@ -24,6 +24,8 @@ from velatura.training.guard import Watch
 from velatura.training.pivotal import learner
 
 PROGRESS = "velatura.progress"
+STEP = "step"
+MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "z", "state1", "state2"})  # one number for each weight
 RAW = "raw."  # weights as they learn, where the overlay's file holds an average of them
 
 
@@ -87,12 +89,13 @@ class Snapshot:
         kept, found = open_tensors(self.state).tensors, self.overlay().state_dict()
         for name, weight in overlay.state_dict(keep_vars=True).items():
             weight.detach().copy_(kept[RAW + name] if RAW + name in kept else found[name])
+        self._refuse_misfit(optimizer, kept)
         progress, device = self.progress(), next(overlay.parameters()).device
         state: dict[int, dict[str, Any]] = {int(index): {**each} for index, each in progress.scalars.items()}
         for key in kept:
             if not key.startswith(RAW):
                 index, _, name = key.partition(".")
-                place = torch.device("cpu") if name == "step" else device
+                place = torch.device("cpu") if name == STEP else device
                 state.setdefault(int(index), {})[name] = kept[key].clone().to(place)
         groups = cast("list[dict[str, Any]]", optimizer.state_dict()["param_groups"])
         groups = [own | dict(each) for own, each in zip(groups, progress.groups, strict=True)]
@@ -100,6 +103,21 @@ class Snapshot:
         for group in optimizer.param_groups:
             if "train_mode" in group:  # of schedule-free ones, at rest while it was kept: the weights are the raw ones
                 group["train_mode"] = True
+
+    def _refuse_misfit(self, optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
+        """Refuse moments of other shapes than the weights: a fused step does not look, and writes beyond their end."""
+        groups = cast("list[dict[str, list[Tensor]]]", optimizer.param_groups)
+        weights = [weight for group in groups for weight in group["params"]]
+        shapes: dict[str, set[torch.Size]] = {}
+        for key, tensor in kept.items():
+            if not key.startswith(RAW):
+                index, _, name = key.partition(".")
+                shapes.setdefault(index, set()).update({tensor.shape} if name in MOMENTS else ())
+                is_fit = index.isdecimal() and int(index) < len(weights) and (name != STEP or tensor.numel() == 1)
+                if not is_fit or not shapes[index] <= {weights[int(index)].shape}:
+                    raise BadFile(
+                        f"{self.state} is no state of this run, {key} fits no weight: remove it and its overlay"
+                    )
 
     def remove(self) -> None:
         """Take it away, the overlay first: without it the rest is none."""
