@@ -98,7 +98,7 @@ class RunFolder:
         if not (path / "log.jsonl").is_file():
             raise BadFile(f"{path} is no folder of a run, there is no log.jsonl in it: name the folder that train made")
         log = Log(path / "log.jsonl")
-        began = next(iter(log.records()), {})
+        began = (log.records() or [dict[str, object]()])[0]
         name = str(began.get("files"))
         if not began.keys() >= BEGINNING or file_name(name) != name:  # another name could lead out of the folder
             log.close()
@@ -132,9 +132,7 @@ class RunFolder:
         try:
             return Card.model_validate(self.beginning["overlay"])
         except ValidationError:
-            raise BadFile(
-                f"{self.log.path} does not say what is trained, so it cannot go on: train anew"
-            ) from None
+            raise BadFile(f"{self.log.path} does not say what is trained, so it cannot go on: train anew") from None
 
     @property
     def plan(self) -> Plan:
@@ -200,7 +198,7 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise BadFile(f"{path} cannot be read ({reason}): put it back as it was, or train anew") from None
 
 
