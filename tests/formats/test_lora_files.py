@@ -177,6 +177,13 @@ def test_a_strangers_expression_is_not_tried(tmp_path):
         velatura.open_overlay(tmp_path)
 
 
+def test_an_alpha_beyond_all_numbers_is_refused(tmp_path):
+    header = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 1e38, "unet.use_rslora": True})}
+    path = written(tmp_path / "x.safetensors", dict(zip(SPELT["diffusers"], pair(), strict=False)), header)
+    with pytest.raises(BadFile, match="lora_alpha that cannot be"):
+        velatura.open_overlay(path)
+
+
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(BadFile, match="holds no adapter"):
         velatura.open_overlay(tmp_path)

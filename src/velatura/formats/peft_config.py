@@ -18,7 +18,8 @@ CONFIG = "adapter_config.json"
 HEADER = "lora_adapter_metadata"  # diffusers' field in a safetensors header, with keys such as unet.lora_alpha
 MOST = 2**22  # bytes
 
-Alpha = Annotated[float, Field(allow_inf_nan=False)]
+GREATEST = 1e30  # times a root of the rank it is still a number in float32
+Alpha = Annotated[float, Field(ge=-GREATEST, le=GREATEST, allow_inf_nan=False)]
 
 
 class PeftConfig(BaseModel):
