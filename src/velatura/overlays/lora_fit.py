@@ -14,7 +14,7 @@ from velatura.overlays.kohya import UNET, kohya_names
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
-FEW = 3  # layers that are named of many
+FEW, LONGEST = 3, 120  # layers that are named of many, and letters of their names
 
 
 class Layered(Protocol):
@@ -54,7 +54,7 @@ def refuse_misfit(lora: Layered, target: Target, found: Mapping[str, Delta]) -> 
     if not found or 2 * len(lacking) > len(wanted):
         raise WrongBase(f"{_called(lora)} has {len(lacking)} layers that {target.name} lacks: {_advice(lora)}")
     if lacking:
-        named = ", ".join(lacking[:FEW]) + (", ..." if len(lacking) > FEW else "")
+        named = ", ".join(each[:LONGEST] for each in lacking[:FEW]) + (", ..." if len(lacking) > FEW else "")
         _warn(f"{_called(lora)} has {len(lacking)} layers that {target.name} lacks ({named}): those do nothing")
     if idle := len(layers) - len(wanted):
         _warn(f"{_called(lora)} has {idle} layers for text encoders, of which {target.name} has none: those do nothing")
