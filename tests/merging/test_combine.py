@@ -127,3 +127,17 @@ def test_embeddings_come_along_with_their_loras(tiny, tmp_path):
     second.bundled["inked"] = {"emb_params": torch.zeros(2, 96)}
     with pytest.warns(VelaturaWarning, match="brings another embedding 'inked'"):
         assert combine([(first, 0.5), (second, 0.5)]).bundled["inked"]["emb_params"].all()
+
+
+def test_a_difference_that_changes_biases_gets_the_rank_that_is_asked_for(tiny, difference):
+    whole = difference()
+    narrow = combine([(whole, 1.0)], rank=2)
+    biased = [
+        name for name, each in whole.layers.items() if each.tensor("diff_b") is not None and name in narrow.layers
+    ]
+    low = [narrow.layers[name] for name in biased if narrow.layers[name].rank is not None]
+    assert low
+    assert {each.rank for each in low} == {2}
+    assert not [each for each in narrow.layers.values() if each.algorithm == "full"]
+    name = next(each for each in biased if narrow.layers[each].rank)
+    assert torch.equal(narrow.layers[name].bias_change(None), whole.layers[name].bias_change(None))

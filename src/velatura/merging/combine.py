@@ -18,6 +18,7 @@ from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
 from velatura.merging.factors import delta as delta_of
 from velatura.merging.factors import narrowed, nearest
 from velatura.merging.summed import number
+from velatura.overlays.deltas.biased import BIAS, BiasedLowRank
 from velatura.overlays.deltas.delta import Delta, Shape
 from velatura.overlays.deltas.low_rank import CORE, DOWN, UP, LowRank
 from velatura.overlays.deltas.product import MAGNITUDE, Product
@@ -100,9 +101,12 @@ def _one(own: str, acting: Acting, weight: Tensor | None, rank: int | None, tole
     biases = [each.cpu() for delta, at in acting if (each := delta.bias_change(None, at)) is not None]
     if any(isinstance(delta, Norm) for delta, _ in acting):
         return Norm.from_tensors({"w_norm": whole} | ({"b_norm": reduce(add, biases)} if biases else {}))
-    if biases or (rank is None and tolerance is None):
-        return Full.from_tensors({"diff": whole} | ({"diff_b": reduce(add, biases)} if biases else {}))
-    return nearest(whole, rank, tolerance)
+    small = None if rank is None and tolerance is None else nearest(whole, rank, tolerance)
+    if small and biases:
+        return BiasedLowRank.from_tensors(small.state_dict() | {BIAS: reduce(add, biases)})
+    if small or not (biases or (rank is None and tolerance is None)):
+        return small
+    return Full.from_tensors({"diff": whole} | ({BIAS: reduce(add, biases)} if biases else {}))
 
 
 def _factors(delta: Delta, at: float) -> tuple[Tensor, Tensor] | None:
