@@ -20,7 +20,8 @@ from velatura.tensors import write_safetensors
 MODULE, LYCORIS = "networks.lora", "lycoris.kohya"
 # what A1111 and others tell the family by: sd-scripts' names of base models
 BASE_MODELS = {"SD1": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
-ALGORITHMS = {"oft": "diag-oft", "dora": "lora", "lora-bias": "lora"}  # by LyCORIS's words, where they are others than ours
+# by LyCORIS's words, where they are others than ours
+ALGORITHMS = {"oft": "diag-oft", "dora": "lora", "lora-bias": "lora"}
 KEPT = ("ss_", "modelspec.", "ssmd_")
 WINDOW = slice(0x100000, 0x110000)  # of a file's bytes, which the oldest webuis hashed
 DYNAMIC = "Dynamic"  # sd-scripts' own word
