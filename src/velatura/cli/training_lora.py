@@ -95,8 +95,8 @@ def train_lora(
 
 
 def _with_word(
-    base: "Base", lora: velatura.Lora, word: str, *, vectors: int | None, initial: str | None, seed: int
-) -> velatura.Lora:
+    base: "Base", lora: "velatura.Lora", word: str, *, vectors: int | None, initial: str | None, seed: int
+) -> "velatura.Lora":
     from velatura.training.pivotal import WordedLora
 
     count = 4 if vectors is None else vectors
