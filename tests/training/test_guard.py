@@ -43,14 +43,12 @@ def watched(losses, **known):
     return ""
 
 
-# At 1e-3 the validation loss of this run falls from 0.50 to 0.29, at 0.1 without a guard it ends at 0.99; with it, at
-# 0.02 from the second beginning on, it was seen to fall to 0.35 and end between 0.36 and 0.41, as the last digits fall
+# At 1e-3 the validation loss of this run falls from 0.50 to 0.29, at 0.1 without a guard it ends at 0.99
 def test_a_run_at_a_rate_a_hundred_times_too_high_is_rescued(learn):
     with pytest.warns(VelaturaWarning, match=r"validation loss is .*; back to step 0, and on at 0\.2 of the planned"):
         run = learn(learning_rate="1e-1")
     assert run.validations[0] == pytest.approx(0.50, abs=0.02)
-    assert run.validations[40] < 0.9 * run.validations[0]
-    assert min(run.validations.values()) < 0.8 * run.validations[0]
+    assert run.validations[40] < 0.8 * run.validations[0]
     assert len(run.losses) == 40
     back = [record for record in records(run.folder) if "back_to" in record]
     assert [(each["back_to"], each["from"]) for each in back] == [(0, 10)] * len(back)

@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 # torch's own Adafactor decays and clips as its paper does (Shazeer & Stern 2018)
 OPTIMIZERS = {
-    "adamw": Choice("torch", "torch.optim", "AdamW", {"fused": True}),  # one pass over the weights, on a CPU too
+    "adamw": Choice("torch", "torch.optim", "AdamW"),
     "lion": Choice("velatura", Lion.__module__, Lion.__name__),
     "adafactor": Choice("torch", "torch.optim", "Adafactor"),
     "prodigy": Choice("prodigyopt", "prodigyopt", "Prodigy", {"safeguard_warmup": True, "use_bias_correction": True}),
