@@ -18,26 +18,26 @@ from velatura.tensors import write_safetensors
 GIB = 2**30
 ROUNDS = 3
 
-BARE = """
+BARE_READ = """
 import sys
 with open(sys.argv[1], "rb") as file:
     data = file.read()
 """
-OPEN = """
+OPEN_BASE = """
 import sys
 import velatura
 base = velatura.open_base(sys.argv[1], dtype=sys.argv[2], device="cpu")
 """
 # what either costs before it has read anything is taken off: modules, and CLIP's vocabulary
-PREPARED = """
+IMPORT_VELATURA = """
 import velatura
 from velatura.formats.vocabulary import clip_tokenizer
 
 velatura.tiny()
 clip_tokenizer(pads_with_zero=False)
 """
-IMPORTS = {BARE: "", OPEN: PREPARED}
-MEASURED = """
+IMPORTS = {BARE_READ: "", OPEN_BASE: IMPORT_VELATURA}
+MEASURE_PROGRAM = """
 import json, pathlib, re, time
 
 def peak():
@@ -66,23 +66,23 @@ def models() -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
     return unet, vae, text
 
 
-def write(path: Path, dtype: torch.dtype) -> None:
+def write_checkpoint(path: Path, dtype: torch.dtype) -> None:
     """A checkpoint of small random values."""
     unet, vae, text = (
-        {key: torch.empty(each.shape, dtype=dtype).normal_(std=0.02) for key, each in model.state_dict().items()}
+        {key: torch.empty(tensor.shape, dtype=dtype).normal_(std=0.02) for key, tensor in model.state_dict().items()}
         for model in models()
     )
     write_safetensors(path, {**unet_to_ldm(unet), **vae_to_ldm(vae), **clip_to_ldm(text)})
 
 
-def measured(work: str, *arguments: str) -> tuple[float, float, float]:
+def measure(work: str, *arguments: str) -> tuple[float, float, float]:
     """Seconds, those of work, and peak bytes of a program of its own, without its imports: the best of a few."""
-    program = MEASURED.format(imports=IMPORTS[work], work=work)
-    found: list[list[float]] = []
+    program = MEASURE_PROGRAM.format(imports=IMPORTS[work], work=work)
+    results: list[list[float]] = []
     for _ in range(ROUNDS):
         done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-        found.append(json.loads(done.stdout))
-    seconds, busy, peak = (min(each) for each in zip(*found, strict=True))
+        results.append(json.loads(done.stdout))
+    seconds, busy, peak = (min(values) for values in zip(*results, strict=True))
     return seconds, busy, peak
 
 
@@ -93,14 +93,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sd15.safetensors"
-        write(path, getattr(torch, options.precision))
+        write_checkpoint(path, getattr(torch, options.precision))
         size = path.stat().st_size
-        bare = measured(BARE, str(path))
-        opened = measured(OPEN, str(path), options.opened_in or options.precision)
+        bare_read = measure(BARE_READ, str(path))
+        opened = measure(OPEN_BASE, str(path), options.opened_in or options.precision)
     print(f"SD1.5-shaped checkpoint, {options.precision}: {size / GIB:.2f} GiB")
-    for name, (seconds, busy, peak) in {"a bare read": bare, "open_base": opened}.items():
+    for name, (seconds, busy, peak) in {"a bare read": bare_read, "open_base": opened}.items():
         print(f"{name:36}{seconds:8.2f} s{busy:8.2f} s of work{peak / GIB:8.2f} GiB")
-    times, works = (after / before for before, after in list(zip(bare, opened, strict=True))[:2])
+    times, works = (after / before for before, after in list(zip(bare_read, opened, strict=True))[:2])
     print(f"{'beside the read, and the size':36}{times:8.2f} x{works:8.2f} x        {opened[2] / size:8.2f} x")
 
 

@@ -46,19 +46,19 @@ def rows() -> dict[str, float]:
     base = velatura.tiny()
     overlay = velatura.Hypernetwork.for_base(base, layers=(1, 2, 1), activation="relu", seed=0)
 
-    def picture() -> object:
+    def paint() -> object:
         return velatura.generate(base, PROMPT, steps=20, seed=7)
 
-    def with_overlay() -> object:
+    def paint_with_overlay() -> object:
         with velatura.attach(base, overlay, 1.0):
-            return picture()
+            return paint()
 
-    four = [velatura.Recipe(prompt=PROMPT, steps=20, seed=seed) for seed in range(4)]
+    recipes = [velatura.Recipe(prompt=PROMPT, steps=20, seed=seed) for seed in range(4)]
     return {
         "open the tiny base": median_seconds(velatura.tiny),
-        "a picture, 20 steps": median_seconds(picture),
-        "the same with a hypernetwork 1,2,1": median_seconds(with_overlay),
-        "four pictures at once": median_seconds(lambda: velatura.generate_many(base, four)),
+        "a picture, 20 steps": median_seconds(paint),
+        "the same with a hypernetwork 1,2,1": median_seconds(paint_with_overlay),
+        "four pictures at once": median_seconds(lambda: velatura.generate_many(base, recipes)),
         "a training step of 16 pictures": training_step_seconds(base),
     }
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from velatura.formats.ldm_keys import unet_to_ldm, vae_to_ldm
-from velatura.formats.ldm_kinds import KINDS
+from velatura.formats.ldm_kinds import TEXT_ENCODER_LAYOUTS
 from velatura.merging.merge import merge
 from velatura.merging.mix import Saving
-from velatura.tensors import Lazy, write_safetensors
+from velatura.tensors import LazyTensors, write_safetensors
 
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -49,13 +49,13 @@ CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 
 
-class Random(Lazy):
+class RandomTensors(LazyTensors):
     """Tensors of given shapes whose values are drawn when they are asked for."""
 
     def __init__(self, shapes: dict[str, Tensor], seed: int) -> None:
         self._shapes, self._seed = shapes, seed
 
-    def sketch(self, key: str) -> Tensor:
+    def meta_tensor(self, key: str) -> Tensor:
         """A tensor's shape, in half precision."""
         return self._shapes[key].half()
 
@@ -78,18 +78,18 @@ def shapes(kind: str) -> dict[str, Tensor]:
         if kind == "SDXL":
             towers.append(CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=1280, **CLIP_G)))
         found = {**unet_to_ldm(unet.state_dict()), **vae_to_ldm(AutoencoderKL(**VAE).state_dict())}
-        for place, tower in zip(KINDS[kind], towers, strict=True):
-            found |= place.written(tower.state_dict())
+        for text_keys, tower in zip(TEXT_ENCODER_LAYOUTS[kind], towers, strict=True):
+            found |= text_keys.to_checkpoint(tower.state_dict())
     return found
 
 
-def merged(folder: Path, models: int, report: str) -> None:
+def run_merge(folder: Path, models: int, report: str) -> None:
     """Merge in this process, and print how long it took and how much memory at most."""
     files = [folder / f"{name}.safetensors" for name in "abc"[:models]]
     start = time.perf_counter()
     saving = Saving(keeps_recipe=report == "whole")
-    minus = files[2] if models > 2 else None
-    merge(files[0], files[1], 0.35, minus=minus, out=folder / "out.safetensors", saving=saving)
+    model_c = files[2] if models > 2 else None
+    merge(files[0], files[1], 0.35, minus=model_c, out=folder / "out.safetensors", saving=saving)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{time.perf_counter() - start:7.1f} s   {peak:5.2f} GiB at most")
 
@@ -100,28 +100,28 @@ def main() -> None:
     parser.add_argument("--sdxl", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--merge", nargs=2)
-    asked = parser.parse_args()
-    if asked.merge:
-        merged(asked.folder, int(asked.merge[0]), asked.merge[1])
+    options = parser.parse_args()
+    if options.merge:
+        run_merge(options.folder, int(options.merge[0]), options.merge[1])
         return
-    kind = "SDXL" if asked.sdxl else "SD1"
-    with TemporaryDirectory(dir=asked.folder) as name:
-        folder, held = Path(name), shapes(kind)
-        for seed, each in enumerate("abc"):
-            write_safetensors(folder / f"{each}.safetensors", Random(held, seed), {"format": "pt"})
+    kind = "SDXL" if options.sdxl else "SD1"
+    with TemporaryDirectory(dir=options.folder) as name:
+        folder, tensor_shapes = Path(name), shapes(kind)
+        for seed, letter in enumerate("abc"):
+            write_safetensors(folder / f"{letter}.safetensors", RandomTensors(tensor_shapes, seed), {"format": "pt"})
         size = (folder / "a.safetensors").stat().st_size / 2**30
-        print(f"{kind}: {len(held)} tensors, {size:.2f} GiB a file")
+        print(f"{kind}: {len(tensor_shapes)} tensors, {size:.2f} GiB a file")
         start = time.perf_counter()
         shutil.copyfile(folder / "a.safetensors", folder / "out.safetensors")
         print(f"  copying one                        {time.perf_counter() - start:7.1f} s")
-        for what, models, report in (
+        for label, models, report in (
             ("weighted sum", 2, "plain"),
             ("weighted sum, recipe with hashes", 2, "whole"),
             ("add difference, recipe with hashes", 3, "whole"),
         ):
             words = [sys.executable, __file__, "--folder", str(folder), "--merge", str(models), report]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
-            print(f"  {what:35}{done.stdout.rstrip()}")
+            print(f"  {label:35}{done.stdout.rstrip()}")
 
 
 if __name__ == "__main__":

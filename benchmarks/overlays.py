@@ -24,7 +24,7 @@ STRENGTH = 0.8
 STEPS = 20
 
 Step = Callable[[], object]
-Way = Callable[[], AbstractContextManager[object]]
+AttachMethod = Callable[[], AbstractContextManager[object]]
 
 
 def sd15_unet() -> UNet2DConditionModel:
@@ -35,9 +35,11 @@ def sd15_unet() -> UNet2DConditionModel:
     )
 
 
-def network(unet: nn.Module, dtype: torch.dtype, activation: str, *, crossing: bool = False) -> velatura.Hypernetwork:
+def network(
+    unet: nn.Module, dtype: torch.dtype, activation: str, *, only_cross_attention: bool = False
+) -> velatura.Hypernetwork:
     """A hypernetwork 1,2,1 with weights that show, for all widths or for that of cross-attention only."""
-    layers = [layer for _, layer in attention_layers(unet) if layer.is_cross_attention or not crossing]
+    layers = [layer for _, layer in attention_layers(unet) if layer.is_cross_attention or not only_cross_attention]
     structure = {
         "widths": list(dict.fromkeys(map(context_width, layers))),
         "layers": [1, 2, 1],
@@ -52,7 +54,7 @@ def network(unet: nn.Module, dtype: torch.dtype, activation: str, *, crossing: b
 def straightforward(unet: nn.Module, overlay: velatura.Hypernetwork) -> Iterator[None]:
     """The networks before every to_k and to_v at every step, as A1111 runs them."""
 
-    def before(part: int, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def add_change(part: int, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         [context] = arguments
         change: Tensor = overlay.get_submodule(f"{context.shape[-1]}_{part}.linear")(context)
         return (context + change * STRENGTH,)
@@ -61,12 +63,12 @@ def straightforward(unet: nn.Module, overlay: velatura.Hypernetwork) -> Iterator
         for _, layer in attention_layers(unet):
             if context_width(layer) in overlay.structure.widths:
                 for part, name in enumerate(("to_k", "to_v")):
-                    hook = layer.get_submodule(name).register_forward_pre_hook(_partial(before, part))
+                    hook = layer.get_submodule(name).register_forward_pre_hook(_bind_part(add_change, part))
                     undos.callback(hook.remove)
         yield
 
 
-def _partial(hook: Callable[..., object], part: int) -> Callable[..., object]:
+def _bind_part(hook: Callable[..., object], part: int) -> Callable[..., object]:
     return lambda *arguments: hook(part, *arguments)
 
 
@@ -79,18 +81,18 @@ def flops(unet: UNet2DConditionModel, pixels: int, net: velatura.Hypernetwork | 
         shape = UNet2DConditionModel.from_config(unet.config)
         shape.set_attn_processor(AttnProcessor())
         latents, context = torch.empty(1, 4, pixels, pixels), torch.empty(1, 77, unet.config["cross_attention_dim"])
-    laid = nullcontext() if net is None else straightforward(shape, net.to("meta"))
-    with laid, FlopCounterMode(display=False) as counter:
+    attached = nullcontext() if net is None else straightforward(shape, net.to("meta"))
+    with attached, FlopCounterMode(display=False) as counter:
         shape(latents, torch.tensor(500), context)
     return counter.get_total_flops()
 
 
-def timed(step: Step, ways: dict[str, Way]) -> dict[str, list[float]]:
+def measure_seconds(step: Step, methods: dict[str, AttachMethod]) -> dict[str, list[float]]:
     """Seconds of a step in each way, in turns; a step before it prepares what is computed once and kept."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
-            with way():
+        for name, method in methods.items():
+            with method():
                 step()
                 started = time.perf_counter()
                 step()
@@ -114,42 +116,44 @@ def table(name: str, unet: UNet2DConditionModel, pixels: int, dtype: torch.dtype
     nets = {
         "1,2,1 relu": network(unet, dtype, "relu"),
         "1,2,1 linear": network(unet, dtype, "linear"),
-        "1,2,1 relu, cross-attention only": network(unet, dtype, "relu", crossing=True),
+        "1,2,1 relu, cross-attention only": network(unet, dtype, "relu", only_cross_attention=True),
     }
-    ways: dict[str, Way] = {"no overlay": nullcontext}
+    methods: dict[str, AttachMethod] = {"no overlay": nullcontext}
     floors = {"no overlay": 1.0}
-    alone = flops(unet, pixels)
+    bare_flops = flops(unet, pixels)
     for label, net in nets.items():
-        floors[f"{label}, straightforward"] = flops(unet, pixels, deepcopy(net)) / alone
-        ways[f"{label}, straightforward"] = lambda net=net: straightforward(unet, net)
-        ways[f"{label}, velatura"] = lambda net=net: velatura.attach(unet, net, STRENGTH)
-        floors[f"{label}, velatura"] = floor(unet, pixels, net) / alone if net.structure.activation != "linear" else 1.0
-    seconds = timed(step, ways)
-    print(f"\n{name}, {str(dtype).removeprefix('torch.')}, {alone / 1e9:.1f} GFLOP a step")
+        floors[f"{label}, straightforward"] = flops(unet, pixels, deepcopy(net)) / bare_flops
+        methods[f"{label}, straightforward"] = lambda net=net: straightforward(unet, net)
+        methods[f"{label}, velatura"] = lambda net=net: velatura.attach(unet, net, STRENGTH)
+        floors[f"{label}, velatura"] = (
+            floor_flops(unet, pixels, net) / bare_flops if net.structure.activation != "linear" else 1.0
+        )
+    seconds = measure_seconds(step, methods)
+    print(f"\n{name}, {str(dtype).removeprefix('torch.')}, {bare_flops / 1e9:.1f} GFLOP a step")
     print(f"{'':48}{'s/step':>8}{'ratio':>8}{'floor':>8}")
-    for label, each in seconds.items():
-        ratio = min(each) / min(seconds["no overlay"])  # whatever else the machine does only adds to a time
-        print(f"{label:48}{min(each):8.3f}{ratio:8.3f}{floors[label]:8.3f}")
+    for label, times in seconds.items():
+        ratio = min(times) / min(seconds["no overlay"])  # whatever else the machine does only adds to a time
+        print(f"{label:48}{min(times):8.3f}{ratio:8.3f}{floors[label]:8.3f}")
 
 
-def floor(unet: UNet2DConditionModel, pixels: int, net: velatura.Hypernetwork) -> int:
+def floor_flops(unet: UNet2DConditionModel, pixels: int, net: velatura.Hypernetwork) -> int:
     """The least that a non-linear network can cost: the prompt's part is computed once for all steps."""
-    crossing = {context_width(layer) for _, layer in attention_layers(unet) if layer.is_cross_attention}
-    rest = tuple(width for width in net.structure.widths if width not in crossing)
-    if not rest:
+    cross_attention_widths = {context_width(layer) for _, layer in attention_layers(unet) if layer.is_cross_attention}
+    other_widths = tuple(width for width in net.structure.widths if width not in cross_attention_widths)
+    if not other_widths:
         return flops(unet, pixels)
-    own = network(unet, torch.float32, net.structure.activation)
-    own.structure = own.structure.model_copy(update={"widths": rest})
-    return flops(unet, pixels, own)
+    other_network = network(unet, torch.float32, net.structure.activation)
+    other_network.structure = other_network.structure.model_copy(update={"widths": other_widths})
+    return flops(unet, pixels, other_network)
 
 
 def evaluations() -> int:
     """How often a context network is evaluated in a generation of 20 steps."""
     base = velatura.tiny()
     net = network(base.unet, torch.float32, "relu")
-    with velatura.attach(base, net, STRENGTH) as laid:
+    with velatura.attach(base, net, STRENGTH) as attachment:
         velatura.generate(base, "a red house on the beach", steps=STEPS, seed=7)
-        return laid.effect.evaluations
+        return attachment.effect.evaluations
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ from transformers import CLIPTextModel
 import velatura
 from overlays import sd15_unet
 from velatura.base.families import FAMILIES
-from velatura.base.schedule import Schedule
-from velatura.base.text import TextEncoder, Tower
+from velatura.base.schedule import NoiseSchedule
+from velatura.base.text import ClipTextEncoder, TextEncoder
 from velatura.formats.vocabulary import clip_tokenizer
 
 PROMPT, NEGATIVE = "a red house on the beach at night", "blurry, dark"
@@ -33,16 +33,16 @@ Tick = Callable[[], None]  # is to be called after each step
 Paint = Callable[[Tick], Any]  # paints a picture and gives it
 
 
-def by_velatura(base: velatura.Base, pixels: int, steps: int) -> Paint:
+def velatura_painter(base: velatura.Base, pixels: int, steps: int) -> Paint:
     """Paint with Euler's sampler, as A1111 has it."""
     recipe = velatura.Recipe(prompt=PROMPT, negative=NEGATIVE, sampler="Euler", steps=steps, guidance=GUIDANCE)
-    recipe = recipe.but(seed=SEED, width=pixels, height=pixels)
+    recipe = recipe.replace(seed=SEED, width=pixels, height=pixels)
     return lambda tick: velatura.generate(base, recipe, on_step=lambda _done, _total: tick()).image
 
 
-def by_diffusers(base: velatura.Base, pixels: int, steps: int) -> Paint:
+def diffusers_painter(base: velatura.Base, pixels: int, steps: int) -> Paint:
     """Paint with copies of the same models in diffusers' pipeline, with the same levels of noise."""
-    parts: tuple[Any, ...] = deepcopy((base.unet, base.vae, base.text.towers[0].model))
+    parts: tuple[Any, ...] = deepcopy((base.unet, base.vae, base.text.encoders[0].model))
     unet, vae, text = parts
     for part in (unet, vae):
         part.to(memory_format=torch.contiguous_format)
@@ -57,7 +57,7 @@ def by_diffusers(base: velatura.Base, pixels: int, steps: int) -> Paint:
         vae=vae,
         unet=unet,
         text_encoder=text,
-        tokenizer=base.text.towers[0].tokenizer,
+        tokenizer=base.text.encoders[0].tokenizer,
         scheduler=scheduler,
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
@@ -66,9 +66,9 @@ def by_diffusers(base: velatura.Base, pixels: int, steps: int) -> Paint:
     pipeline.set_progress_bar_config(disable=True)
 
     def paint(tick: Tick) -> Any:
-        def after(_pipeline: Any, _step: int, _time: Any, given: dict[str, Any]) -> dict[str, Any]:
+        def on_step_end(_pipeline: Any, _step: int, _time: Any, callback_kwargs: dict[str, Any]) -> dict[str, Any]:
             tick()
-            return given
+            return callback_kwargs
 
         return pipeline(
             PROMPT,
@@ -78,7 +78,7 @@ def by_diffusers(base: velatura.Base, pixels: int, steps: int) -> Paint:
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             generator=torch.Generator("cpu").manual_seed(SEED),
-            callback_on_step_end=after,
+            callback_on_step_end=on_step_end,
         ).images[0]
 
     return paint
@@ -93,37 +93,37 @@ def sd15() -> velatura.Base:
         for weight in part.parameters():
             weight.data.normal_(std=0.02, generator=generator)
     parts[2] = CLIPTextModel(parts[2].config)  # whose positions are counted, not learned
-    text_encoder = TextEncoder([Tower(clip_tokenizer(pads_with_zero=False), parts[2])])
+    text_encoder = TextEncoder([ClipTextEncoder(clip_tokenizer(pads_with_zero=False), parts[2])])
     return velatura.Base(
-        "SD1.5's shape", FAMILIES["SD1"], unet=parts[0], vae=parts[1], text=text_encoder, schedule=Schedule()
+        "SD1.5's shape", FAMILIES["SD1"], unet=parts[0], vae=parts[1], text=text_encoder, schedule=NoiseSchedule()
     )
 
 
-def timed(ways: dict[str, Paint], rounds: int) -> dict[str, tuple[float, float]]:
+def measure_seconds(painters: dict[str, Paint], rounds: int) -> dict[str, tuple[float, float]]:
     """The shortest picture and the shortest step of each way, in seconds; all paint in turns."""
-    pictures: dict[str, list[float]] = {name: [] for name in ways}
-    steps: dict[str, list[float]] = {name: [] for name in ways}
+    pictures: dict[str, list[float]] = {name: [] for name in painters}
+    steps: dict[str, list[float]] = {name: [] for name in painters}
     for _ in range(rounds):
-        for name, paint in ways.items():
+        for name, paint in painters.items():
             ticks = [time.perf_counter()]
             paint(lambda ticks=ticks: ticks.append(time.perf_counter()))
             pictures[name].append(time.perf_counter() - ticks[0])
             steps[name] += [after - before for before, after in pairwise(ticks[1:])]
-    return {name: (min(pictures[name]), min(steps[name])) for name in ways}
+    return {name: (min(pictures[name]), min(steps[name])) for name in painters}
 
 
 def table(name: str, base: velatura.Base, pixels: int, *, steps: int, rounds: int) -> float:
     """Print the rows of one base in one precision, and give velatura's shortest step."""
-    ways = {"diffusers": by_diffusers(base, pixels, steps), "velatura": by_velatura(base, pixels, steps)}
-    images = [np.asarray(paint(lambda: None), dtype=float) for paint in ways.values()]  # which warms both up, too
-    found = timed(ways, rounds)
+    painters = {"diffusers": diffusers_painter(base, pixels, steps), "velatura": velatura_painter(base, pixels, steps)}
+    images = [np.asarray(paint(lambda: None), dtype=float) for paint in painters.values()]  # which warms both up, too
+    seconds = measure_seconds(painters, rounds)
     precision = str(base.dtype).removeprefix("torch.")
     print(f"\n{name}, {precision}, {steps} steps of Euler, guidance {GUIDANCE:g}, {pixels} px")
     print(f"{'':20}{'pictures/s':>12}{'s/step':>10}{'ratio':>8}")
-    for label, (picture, step) in found.items():
-        print(f"{label:20}{1 / picture:12.3f}{step:10.4f}{step / found['diffusers'][1]:8.3f}")
+    for label, (picture, step) in seconds.items():
+        print(f"{label:20}{1 / picture:12.3f}{step:10.4f}{step / seconds['diffusers'][1]:8.3f}")
     print(f"the pictures differ by {np.abs(images[0] - images[1]).mean():.2f} of 255 on average", flush=True)
-    return found["velatura"][1]
+    return seconds["velatura"][1]
 
 
 def main() -> None:

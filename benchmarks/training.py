@@ -22,11 +22,11 @@ from torch import Tensor, nn
 import velatura
 from overlays import straightforward
 from velatura.datasets.folder import read_dataset
-from velatura.training.class_pictures import encode_lessons
+from velatura.training.class_pictures import encode_dataset
 from velatura.training.objective import denoising_loss
-from velatura.training.optimizers import optimizer_for
+from velatura.training.optimizers import create_overlay_optimizer
 from velatura.training.precision import frozen_base
-from velatura.training.pupil import Pupil
+from velatura.training.pupil import Trainer
 
 ROUNDS = 5
 RATE = 1e-5
@@ -40,7 +40,7 @@ def network(base: velatura.Base) -> velatura.Hypernetwork:
     return velatura.Hypernetwork.for_base(base, layers=(1, 2, 1), activation="relu", seed=0, name="bench")
 
 
-def photos(folder: Path, count: int, pixels: int) -> Path:
+def write_photos(folder: Path, count: int, pixels: int) -> Path:
     """Pictures of noise, each with a caption."""
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
@@ -51,24 +51,24 @@ def photos(folder: Path, count: int, pixels: int) -> Path:
 
 
 @contextmanager
-def ours(base: velatura.Base, folder: Path, plan: velatura.Plan) -> Iterator[tuple[Step, Pupil]]:
+def velatura_step(base: velatura.Base, folder: Path, plan: velatura.Plan) -> Iterator[tuple[Step, Trainer]]:
     """A step as `velatura train` takes it."""
     overlay = network(base)
     frozen = frozen_base(base, plan.precision)
-    cache = encode_lessons(frozen, overlay, read_dataset(folder), plan)
-    pupil = Pupil(frozen, overlay, optimizer_for(plan, overlay.float()), cache, plan)
+    cache = encode_dataset(frozen, overlay, read_dataset(folder), plan)
+    trainer = Trainer(frozen, overlay, create_overlay_optimizer(plan, overlay.float()), cache, plan)
     done = iter(range(2**31))
     with velatura.attach(frozen, overlay):
         overlay.train()
-        yield lambda: pupil.learn(next(done), RATE), pupil
+        yield lambda: trainer.training_step(next(done), RATE), trainer
 
 
-def floor(pupil: Pupil) -> Step:
+def floor_step(trainer: Trainer) -> Step:
     """The bare UNet forth, and back to its input."""
-    base, count = pupil.base, pupil.plan.batch_size
-    latents = pupil.cache.latents[:1].expand(count, -1, -1, -1).to(base.dtype).clone().requires_grad_()
+    base, count = trainer.base, trainer.plan.batch_size
+    latents = trainer.cache.latents[:1].expand(count, -1, -1, -1).to(base.dtype).clone().requires_grad_()
     latents = latents.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    context = pupil.cache.said.context[:1].expand(count, -1, -1).to(base.dtype)
+    context = trainer.cache.conditioning.context[:1].expand(count, -1, -1).to(base.dtype)
     timesteps = torch.full((count,), 500)
 
     def step() -> None:
@@ -79,18 +79,18 @@ def floor(pupil: Pupil) -> Step:
 
 
 @contextmanager
-def usual(base: velatura.Base, pupil: Pupil) -> Iterator[Step]:
+def straightforward_step(base: velatura.Base, trainer: Trainer) -> Iterator[Step]:
     """The straightforward loop on the base in float32."""
-    overlay, count = network(base).train(), pupil.plan.batch_size
+    overlay, count = network(base).train(), trainer.plan.batch_size
     optimizer = torch.optim.AdamW(overlay.parameters(), lr=RATE, foreach=False, fused=False)
-    generator, latents = torch.Generator().manual_seed(1), pupil.cache.latents
+    generator, latents = torch.Generator().manual_seed(1), trainer.cache.latents
 
     def step() -> None:
         chosen = torch.randint(0, len(latents), (count,), generator=generator)
-        said = base.text.encode([CAPTION] * count)
+        cond = base.text.encode([CAPTION] * count)
         noise = torch.randn((count, *latents.shape[1:]), generator=generator)
         timesteps = torch.randint(0, 1000, (count,), generator=generator)
-        loss = denoising_loss(base, latents[chosen], said, noise, timesteps)
+        loss = denoising_loss(base, latents[chosen], cond, noise, timesteps)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(overlay.parameters(), 1.0)
@@ -101,11 +101,11 @@ def usual(base: velatura.Base, pupil: Pupil) -> Iterator[Step]:
         yield step
 
 
-def timed(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def measure_seconds(step_functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of a step in each way, in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in step_functions}
     for _ in range(rounds):
-        for name, step in ways.items():
+        for name, step in step_functions.items():
             started = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - started)
@@ -115,24 +115,24 @@ def timed(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[
 def table(name: str, base: velatura.Base, pixels: int, batch: int, rounds: int) -> None:
     """Print the rows of one base."""
     plan = velatura.Plan(steps=1000, batch_size=batch, pixels=pixels, learning_rate=RATE, cache=False, rescues=0)
-    with ExitStack() as ending:
-        folder = photos(Path(ending.enter_context(tempfile.TemporaryDirectory())), batch, pixels)
-        step, pupil = ending.enter_context(ours(base, folder, plan))
-        hung = ending.enter_context(ExitStack())
-        bare = frozen_base(base, plan.precision)  # another copy: hooks on a module are paid for by all who call it
-        lone = Pupil(bare, pupil.overlay, pupil.optimizer, pupil.cache, plan)
-        ways: dict[str, Step] = {"floor": floor(lone), "velatura": step}
-        if bare is not base:
-            ways["straightforward"] = hung.enter_context(usual(base, pupil))
-        for way in ways.values():
-            way()  # what is allocated and chosen once is not counted
-        seconds = timed(ways, rounds)
-    least = {label: min(each) for label, each in seconds.items()}
-    precision = str(pupil.base.dtype).removeprefix("torch.")
+    with ExitStack() as stack:
+        folder = write_photos(Path(stack.enter_context(tempfile.TemporaryDirectory())), batch, pixels)
+        step, trainer = stack.enter_context(velatura_step(base, folder, plan))
+        hooks = stack.enter_context(ExitStack())
+        bare_base = frozen_base(base, plan.precision)  # another copy: hooks on a module are paid for by all who call it
+        bare_trainer = Trainer(bare_base, trainer.overlay, trainer.optimizer, trainer.cache, plan)
+        step_functions: dict[str, Step] = {"floor": floor_step(bare_trainer), "velatura": step}
+        if bare_base is not base:
+            step_functions["straightforward"] = hooks.enter_context(straightforward_step(base, trainer))
+        for run_step in step_functions.values():
+            run_step()  # what is allocated and chosen once is not counted
+        seconds = measure_seconds(step_functions, rounds)
+    shortest = {label: min(times) for label, times in seconds.items()}
+    precision = str(trainer.base.dtype).removeprefix("torch.")
     print(f"\n{name}, {pixels} px, batch {batch}, {precision}, a hypernetwork 1,2,1 relu")
     print(f"{'':20}{'s/step':>10}{'ratio to the floor':>22}")
-    for label, each in least.items():
-        print(f"{label:20}{each:10.4f}{each / least['floor']:22.3f}", flush=True)
+    for label, least_seconds in shortest.items():
+        print(f"{label:20}{least_seconds:10.4f}{least_seconds / shortest['floor']:22.3f}", flush=True)
 
 
 def main() -> None:

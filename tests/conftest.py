@@ -12,9 +12,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import velatura
 from velatura.base.families import Family
-from velatura.base.schedule import Schedule
-from velatura.base.text import TextEncoder, Tower
-from velatura.formats.clip import known_projection
+from velatura.base.schedule import NoiseSchedule
+from velatura.base.text import ClipTextEncoder, TextEncoder
+from velatura.formats.clip import find_text_projection
 from velatura.formats.vocabulary import clip_tokenizer
 
 
@@ -95,7 +95,7 @@ def aesthetic() -> Callable[..., velatura.Aesthetic]:
 
     def make(seed: int = 1, **options: object) -> velatura.Aesthetic:
         vector = torch.randn(64, generator=torch.Generator().manual_seed(seed))
-        return velatura.Aesthetic.of(vector, known_projection(64), **{"steps": 2, "rate": 1e-3, **options})
+        return velatura.Aesthetic.from_vector(vector, find_text_projection(64), **{"steps": 2, "rate": 1e-3, **options})
 
     return make
 
@@ -105,7 +105,7 @@ def xl() -> velatura.Base:
     """A base with an SDXL's parts and random weights, small: two text towers, and a UNet that is told sizes."""
     torch.manual_seed(0)
     towers = [
-        Tower(clip_tokenizer(pads_with_zero=zero), kind(CLIPTextConfig(**options)), 2, False, False)
+        ClipTextEncoder(clip_tokenizer(pads_with_zero=zero), kind(CLIPTextConfig(**options)), 2, False, False)
         for zero, kind, options in (
             (False, CLIPTextModel, XL_TOWER | {"hidden_size": 16, "eos_token_id": 49407}),
             (True, CLIPTextModelWithProjection, XL_TOWER | {"hidden_size": 24, "projection_dim": 20}),
@@ -113,7 +113,7 @@ def xl() -> velatura.Base:
     ]
     family = Family("small XL", 40, (64,), 8, 0.13025, 64, "epsilon")
     parts = {"unet": UNet2DConditionModel(**XL_UNET), "vae": AutoencoderKL(**XL_VAE), "text": TextEncoder(towers)}
-    return velatura.Base("small XL", family, schedule=Schedule(), **parts).to("cpu")
+    return velatura.Base("small XL", family, schedule=NoiseSchedule(), **parts).to("cpu")
 
 
 XL_TOWER = {"intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 49408}

@@ -5,33 +5,33 @@ import sys
 import pytest
 
 from velatura.errors import BadFile
-from velatura.files import reading, replacing
+from velatura.files import atomic_write, open_for_reading
 
 
 def test_a_file_is_read(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"words")
-    with reading(tmp_path / "x.txt") as file:
+    with open_for_reading(tmp_path / "x.txt") as file:
         assert file.read() == b"words"
 
 
 def test_what_is_no_file_is_refused(tmp_path):
-    with pytest.raises(BadFile, match="is a directory: give the path of a file"), reading(tmp_path):
+    with pytest.raises(BadFile, match="is a directory: give the path of a file"), open_for_reading(tmp_path):
         pass
-    with pytest.raises(BadFile, match=r"none\.txt: No such file"), reading(tmp_path / "none.txt"):
+    with pytest.raises(BadFile, match=r"none\.txt: No such file"), open_for_reading(tmp_path / "none.txt"):
         pass
-    with pytest.raises(BadFile, match="null"), reading(tmp_path / "a\0b"):
+    with pytest.raises(BadFile, match="null"), open_for_reading(tmp_path / "a\0b"):
         pass
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
 def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BadFile, match="neither a file nor a directory"), reading(tmp_path / "pipe"):
+    with pytest.raises(BadFile, match="neither a file nor a directory"), open_for_reading(tmp_path / "pipe"):
         pass
 
 
 def test_what_was_written_is_in_place_and_nothing_beside_it(tmp_path):
-    with replacing(tmp_path / "deep" / "x.txt") as beside:
+    with atomic_write(tmp_path / "deep" / "x.txt") as beside:
         beside.write_text("new")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.txt"]
     assert (tmp_path / "deep" / "x.txt").read_text() == "new"
@@ -40,7 +40,7 @@ def test_what_was_written_is_in_place_and_nothing_beside_it(tmp_path):
 def test_after_an_error_the_old_file_stands_and_no_other(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as beside:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as beside:
         beside.write_text(f"half {1 / 0}")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -48,13 +48,13 @@ def test_after_an_error_the_old_file_stands_and_no_other(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadFile, match="cannot be written"), replacing(tmp_path / "file" / "x.pt"):
+    with pytest.raises(BadFile, match="cannot be written"), atomic_write(tmp_path / "file" / "x.pt"):
         pass
 
 
 def test_a_folder_is_not_replaced(tmp_path):
     (tmp_path / "x.pt").mkdir()
-    with pytest.raises(BadFile, match="cannot be written"), replacing(tmp_path / "x.pt") as beside:
+    with pytest.raises(BadFile, match="cannot be written"), atomic_write(tmp_path / "x.pt") as beside:
         beside.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
 
@@ -64,7 +64,7 @@ def test_a_folder_is_not_replaced(tmp_path):
 def test_the_umask_says_who_may_read_it(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
-        with replacing(tmp_path / "x.txt") as beside:
+        with atomic_write(tmp_path / "x.txt") as beside:
             beside.write_text("new")
     finally:
         os.umask(before)

@@ -12,7 +12,7 @@ import torch
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.formats.ldm_keys import vae_to_ldm
-from velatura.library import entry_of
+from velatura.library import file_entry
 from velatura.tensors import write_safetensors, write_torch
 
 DATA = Path(__file__).parent / "data"
@@ -95,7 +95,7 @@ def test_aesthetics_are_found_where_the_webuis_extension_keeps_them(tmp_path):
     (tmp_path / "models" / "Lora").mkdir(parents=True)
     kept = tmp_path / "extensions" / "stable-diffusion-webui-aesthetic-gradients" / "aesthetic_embeddings"
     kept.mkdir(parents=True)
-    velatura.save(velatura.Aesthetic.of(torch.ones(64), name="dusk"), kept / "dusk.pt")
+    velatura.save(velatura.Aesthetic.from_vector(torch.ones(64), name="dusk"), kept / "dusk.pt")
     assert [(each.name, each.kind) for each in velatura.Library(tmp_path).entries()] == [("dusk", "aesthetic")]
 
 
@@ -128,7 +128,7 @@ def test_what_nobody_knows_is_listed_as_unknown_and_is_no_overlay(tmp_path):
     )
     library = velatura.Library(tmp_path)
     [entry] = library.entries(kind="unknown")
-    assert (entry.nature.card.outline, entry.trouble) == ("a ControlNet", "")
+    assert (entry.info.card.outline, entry.error) == ("a ControlNet", "")
     assert library.names() == []
     with pytest.raises(BadFile, match=r"odd\.safetensors is no overlay"):
         library.overlay("odd")
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(tmp_path):
     (tmp_path / "models" / "VAE").mkdir(parents=True)
     (tmp_path / "models" / "VAE" / "worse.pt").write_bytes(b"cut short")
     library = velatura.Library(tmp_path)
-    assert {each.name: "neither safetensors nor torch" in each.trouble for each in library.entries()} == {
+    assert {each.name: "neither safetensors nor torch" in each.error for each in library.entries()} == {
         "hurt": True,
         "worse": True,
     }
@@ -296,7 +296,7 @@ def test_pipes_are_not_waited_for(tmp_path):
     found = {each.name: each for each in velatura.Library(tmp_path).entries()}
     assert found.keys() == {"ink", "folder"}
     assert found["ink"].notes.unread == ("ink.json: it is not what its name says",)
-    assert "unet/config.json cannot be read" in found["folder"].trouble
+    assert "unet/config.json cannot be read" in found["folder"].error
 
 
 def test_a_folder_that_cannot_be_searched_is_warned_of(tmp_path, monkeypatch):
@@ -320,7 +320,7 @@ def test_a_folder_in_pefts_layout_is_one_lora(tmp_path, tiny, text):
     velatura.save(lora, tmp_path / "loras" / "ink", dialect="peft")  # of one part, or a folder for each
     library = velatura.Library(tmp_path, cache=tmp_path / "cache")
     [entry] = library.entries()
-    assert (entry.name, entry.kind, entry.nature.dialect) == ("ink", "lora", "peft")
-    assert entry.nature.card.outline == f"LoRA, rank 2, {len(lora.layers)} layers"
+    assert (entry.name, entry.kind, entry.info.dialect) == ("ink", "lora", "peft")
+    assert entry.info.card.outline == f"LoRA, rank 2, {len(lora.layers)} layers"
     assert library.overlay("ink", "lora").layers.keys() == lora.layers.keys()
-    assert entry_of(tmp_path / "loras" / "ink", tmp_path / "cache").nature == entry.nature
+    assert file_entry(tmp_path / "loras" / "ink", tmp_path / "cache").info == entry.info

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from velatura.library.hashes import NOTHING, Hashes, old_hash
+from velatura.library.hashes import EMPTY_OLD_HASH, Hashes, old_hash
 
 DATA = Path(__file__).parent / "data" / "a1111" / "hash"
 CASES = json.loads((DATA / "index.json").read_text())
@@ -25,18 +25,18 @@ def content(case: dict) -> bytes:
 def test_a_files_hash_and_its_old_one_are_a1111s(tmp_path, case):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content(case))
-    found = Hashes.of(path)
+    found = Hashes.from_file(path)
     assert found.sha256 == case["sha256"]
-    assert found.old == old_hash(path) == ("" if case["old_hash"] == NOTHING else case["old_hash"])
-    assert found.shown()["AutoV2"] == case["model_hash"]
+    assert found.old == old_hash(path) == ("" if case["old_hash"] == EMPTY_OLD_HASH else case["old_hash"])
+    assert found.by_civitai_name()["AutoV2"] == case["model_hash"]
     assert found.body == ""
 
 
 @pytest.mark.parametrize("case", CASES["safetensors"], ids=lambda case: case["file"])
 def test_the_hash_of_the_tensors_leaves_the_header_out(case):
-    found = Hashes.of(DATA / case["file"])
+    found = Hashes.from_file(DATA / case["file"])
     assert (found.sha256, found.body) == (case["sha256"], case["addnet_sha256"])
-    assert found.shown()["AutoV3"] == case["lora_shorthash"]
+    assert found.by_civitai_name()["AutoV3"] == case["lora_shorthash"]
 
 
 def test_hashes_are_found_by_their_first_digits():

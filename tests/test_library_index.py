@@ -15,7 +15,7 @@ import velatura
 from velatura.errors import VelaturaWarning
 from velatura.library import hashes
 from velatura.library.hashes import Hashes
-from velatura.library.index import FILE
+from velatura.library.index import INDEX_FILE
 from velatura.tensors import write_safetensors
 
 DATA = Path(__file__).parent / "data"
@@ -109,28 +109,29 @@ def test_a_file_of_the_same_size_and_time_in_another_ones_place_is_seen(folder, 
 
 def test_nothing_is_hashed_twice(folder, tmp_path, monkeypatch):
     library = velatura.Library(folder, cache=tmp_path / "cache")
-    first = library.hashed(library.entry("inca"))
-    assert first.hashes == Hashes.of(folder / "inca.pt")
-    monkeypatch.setattr(hashes.Hashes, "of", None)
+    first = library.with_hashes(library.entry("inca"))
+    assert first.hashes == Hashes.from_file(folder / "inca.pt")
+    monkeypatch.setattr(hashes.Hashes, "from_file", None)
     for each in (library, velatura.Library(folder, cache=tmp_path / "cache")):
-        assert each.hashed(each.entry("inca")).hashes == first.hashes
+        assert each.with_hashes(each.entry("inca")).hashes == first.hashes
     assert velatura.Library(folder, cache=tmp_path / "cache").path(first.hashes.sha256[:10]) == folder / "inca.pt"
 
 
 def test_a_changed_file_is_hashed_again(folder, tmp_path):
     library = velatura.Library(folder, cache=tmp_path / "cache")
-    before = library.hashed(library.entry("hands"))
+    before = library.with_hashes(library.entry("hands"))
     shutil.copyfile(DATA / "nature/half.bin", folder / "hands.bin")
     assert library.entry("hands").hashes is None
     assert (
-        library.hashed(before).hashes != before.hashes or library.hashed(library.entry("hands")).hashes != before.hashes
+        library.with_hashes(before).hashes != before.hashes
+        or library.with_hashes(library.entry("hands")).hashes != before.hashes
     )
 
 
 def test_a_base_of_a_known_hash_is_opened_without_hashing_it(tiny, tmp_path, monkeypatch):
     velatura.save(tiny, tmp_path / "small.safetensors")
     before = velatura.Library(tmp_path, cache=tmp_path / "cache").base("small", device="cpu").hash
-    monkeypatch.setattr(hashes.Hashes, "of", None)
+    monkeypatch.setattr(hashes.Hashes, "from_file", None)
     monkeypatch.setattr("hashlib.file_digest", None)
     assert velatura.Library(tmp_path, cache=tmp_path / "cache").base("small", device="cpu").hash == before
 
@@ -146,7 +147,7 @@ def test_hashes_outlast_the_numbers_of_files_but_not_other_content(tmp_path):
     path = tmp_path / "big.safetensors"
     replaced(path, 1)
     library = velatura.Library(tmp_path, cache=tmp_path / "cache")
-    before = library.hashed(library.entry("big")).hashes
+    before = library.with_hashes(library.entry("big")).hashes
     replaced(path, 1)
     assert library.entry("big").hashes == before
     replaced(path, 2)
@@ -157,7 +158,7 @@ def test_what_is_gone_is_forgotten(folder, tmp_path):
     facts(folder, tmp_path / "cache")
     (folder / "hands.bin").unlink()
     assert "hands" not in {each["name"] for each in facts(folder, tmp_path / "cache")}
-    with sqlite3.connect(tmp_path / "cache" / FILE) as database:
+    with sqlite3.connect(tmp_path / "cache" / INDEX_FILE) as database:
         assert database.execute("SELECT count(*) FROM files").fetchone() == (2,)
     database.close()
 
@@ -174,7 +175,7 @@ def test_what_is_gone_is_forgotten(folder, tmp_path):
 )
 def test_a_broken_index_is_built_anew(folder, tmp_path, spoil):
     before = facts(folder, tmp_path / "cache")
-    spoil(tmp_path / "cache" / FILE)
+    spoil(tmp_path / "cache" / INDEX_FILE)
     assert facts(folder, tmp_path / "cache") == before
     assert facts(folder, tmp_path / "cache") == before
 
@@ -194,7 +195,7 @@ def test_where_no_index_can_be_kept_it_is_done_without(folder, tmp_path):
 
 def test_an_index_that_cannot_be_written_is_read(folder, tmp_path, opened):
     before = facts(folder, tmp_path / "cache")
-    (tmp_path / "cache" / FILE).chmod(0o400)
+    (tmp_path / "cache" / INDEX_FILE).chmod(0o400)
     (tmp_path / "cache").chmod(0o500)
     opened.clear()
     assert facts(folder, tmp_path / "cache") == before
@@ -204,8 +205,8 @@ def test_an_index_that_cannot_be_written_is_read(folder, tmp_path, opened):
 
 def test_an_index_that_is_locked_is_done_without(folder, tmp_path, monkeypatch):
     before = facts(folder, tmp_path / "cache")
-    monkeypatch.setattr("velatura.library.index.PATIENCE", 0.01)
-    database = sqlite3.connect(tmp_path / "cache" / FILE)
+    monkeypatch.setattr("velatura.library.index.LOCK_TIMEOUT_SECONDS", 0.01)
+    database = sqlite3.connect(tmp_path / "cache" / INDEX_FILE)
     database.execute("BEGIN EXCLUSIVE")
     with pytest.warns(VelaturaWarning, match="database is locked"):
         assert facts(folder, tmp_path / "cache") == before
@@ -226,7 +227,7 @@ def test_two_processes_may_share_an_index(folder, tmp_path):
 def test_the_cache_may_be_named_by_the_environment(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("VELATURA_CACHE", str(tmp_path / "mine"))
     velatura.Library(folder).entries()
-    assert (tmp_path / "mine" / FILE).is_file()
+    assert (tmp_path / "mine" / INDEX_FILE).is_file()
 
 
 def test_a_known_library_is_listed_without_torch(folder, tmp_path):

@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_named_and_no_trouble(ink, text):
     ink.with_suffix(".json").write_bytes(text if isinstance(text, bytes) else text.encode())
     found = entry(ink)
     assert found.notes.unread == ("ink.json: it is not what its name says",)
-    assert (found.kind, found.trouble) == ("lora", "")
+    assert (found.kind, found.error) == ("lora", "")
 
 
 @pytest.mark.parametrize(

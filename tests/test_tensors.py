@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.tensors import open_state, open_tensors, sketches, write_safetensors, write_torch
+from velatura.tensors import meta_tensors, open_state_dict, open_tensors, write_safetensors, write_torch
 
 DTYPES = [
     torch.float64,
@@ -364,11 +364,11 @@ def trained(monkeypatch):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_of_a_checkpoint_its_state_is_read_tensor_by_tensor(tmp_path, trained, zipped):
     path = torch_file(tmp_path / "model.ckpt", trained, _use_new_zipfile_serialization=zipped)
-    found = open_state(path)
+    found = open_state_dict(path)
     assert found.tensors.keys() == {"a", "b"}
     assert same(found.tensors, {key: trained["state_dict"][key] for key in "ab"})
     assert found.tensors["a"] is not found.tensors["a"]
-    assert {key: (each.shape, each.dtype) for key, each in sketches(found.tensors).items()} == {
+    assert {key: (each.shape, each.dtype) for key, each in meta_tensors(found.tensors).items()} == {
         "a": (torch.Size([3, 2]), torch.float32),
         "b": (torch.Size([2]), torch.float16),
     }
@@ -376,15 +376,15 @@ def test_of_a_checkpoint_its_state_is_read_tensor_by_tensor(tmp_path, trained, z
 
 def test_a_state_needs_no_wrapper(tmp_path):
     bare = {"a": torch.randn(3), "b": torch.randn(2, 2)}
-    assert same(open_state(torch_file(tmp_path / "bare.ckpt", bare)).tensors, bare)
+    assert same(open_state_dict(torch_file(tmp_path / "bare.ckpt", bare)).tensors, bare)
     write_safetensors(tmp_path / "bare.safetensors", bare)
-    assert same(open_state(tmp_path / "bare.safetensors").tensors, bare)
+    assert same(open_state_dict(tmp_path / "bare.safetensors").tensors, bare)
 
 
 def test_a_state_shares_what_its_tensors_share(tmp_path):
     whole = torch.arange(12.0)
     parts = {"low": whole[:4].view(2, 2), "high": whole[4:]}
-    assert same(open_state(torch_file(tmp_path / "parts.ckpt", parts)).tensors, parts)
+    assert same(open_state_dict(torch_file(tmp_path / "parts.ckpt", parts)).tensors, parts)
 
 
 def test_the_state_of_a_damaged_checkpoint_is_refused(tmp_path):
@@ -394,7 +394,7 @@ def test_the_state_of_a_damaged_checkpoint_is_refused(tmp_path):
     data[place + 40] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
-        open_state(path).tensors["a"]
+        open_state_dict(path).tensors["a"]
 
 
 def test_a_callback_is_only_a_name(tmp_path):
@@ -403,7 +403,7 @@ def test_a_callback_is_only_a_name(tmp_path):
         archive.writestr("archive/data.pkl", call)
         archive.writestr("archive/version", "3\n")
     with pytest.raises(BadFile, match="calls a str"):
-        open_state(tmp_path / "call.ckpt")
+        open_state_dict(tmp_path / "call.ckpt")
 
 
 def test_precision_can_be_changed_as_it_is_written(tmp_path):

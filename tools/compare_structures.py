@@ -24,29 +24,29 @@ import velatura
 from tools.drawing.paint import paint
 from tools.drawing.scene import Scene, caption
 from tools.drawing.subjects import SUBJECTS
-from tools.structure_measures import Eye
+from tools.structure_measures import VisionMeasures
 from tools.tiny_base.data import unseen_scene
 from velatura.datasets.folder import read_folder
 from velatura.training.cache import encode_examples
-from velatura.training.validation import Examination
+from velatura.training.validation import ValidationSet
 
 PAGE = Path(__file__).parents[1] / "docs" / "structures.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 STYLE = "neon"
-UNSEEN = 32  # drawings in the style that no run sees, for the validation loss
-TRIES = 64
+UNSEEN_COUNT = 32  # drawings in the style that no run sees, for the validation loss
+VALIDATION_DRAWS = 64
 FIRST_SEED = 70_000_000  # of drawings that nothing else uses
 SEED = 7
-PLAN: dict[str, object] = {"steps": 150, "batch_size": 8, "learning_rate": "3e-3:85, 1e-3:125, 3e-4"}
+PLAN_FIELDS: dict[str, object] = {"steps": 150, "batch_size": 8, "learning_rate": "3e-3:85, 1e-3:125, 3e-4"}
 SAMPLING_STEPS = 12
 
 STRUCTURES = ((1, 2, 1), (1, 2, 2, 1))
 ACTIVATIONS = ("relu", "linear", "mish", "swish", "tanh")
-BARE, DRAWN = "no overlay", "drawings in the style"
+BARE_ROW, DRAWN_ROW = "no overlay", "drawings in the style"
 
 
 @dataclass(frozen=True)
-class Choice:
+class StructureChoice:
     """What is compared: layers, activation, and whether the last layer begins at zero, the others by Xavier."""
 
     layers: tuple[int, ...]
@@ -60,8 +60,8 @@ class Choice:
 
 
 CHOICES = [
-    *(Choice(layers, activation) for layers in STRUCTURES for activation in ACTIVATIONS),
-    *(Choice(layers, "relu", zero_last=True) for layers in STRUCTURES),
+    *(StructureChoice(layers, activation) for layers in STRUCTURES for activation in ACTIVATIONS),
+    *(StructureChoice(layers, "relu", zero_last=True) for layers in STRUCTURES),
 ]
 
 
@@ -76,126 +76,130 @@ class Figures:
     parameters: int
 
 
-def untrained(base: velatura.Base, choice: Choice) -> velatura.Hypernetwork:
+def make_network(base: velatura.Base, choice: StructureChoice) -> velatura.Hypernetwork:
     """The network of a choice before its training."""
     init = "xavier_normal" if choice.zero_last else "normal"
     options = {"layers": choice.layers, "activation": choice.activation, "init": init, "seed": 0}
     overlay = velatura.Hypernetwork.for_base(base, **options, name="it")
     if choice.zero_last:
         for network in overlay.children():
-            last = [each for each in network.modules() if isinstance(each, torch.nn.Linear)][-1]
+            last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
             torch.nn.init.zeros_(last.weight)
     return overlay
 
 
-def trained(base: velatura.Base, choice: Choice, work: Path) -> velatura.Overlay:
+def train_network(base: velatura.Base, choice: StructureChoice, work: Path) -> velatura.Overlay:
     """The network of a choice, trained if WORK does not hold it yet."""
     folder = work / choice.name
     file = folder / "it.safetensors"
     if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)
         plan = velatura.Plan.preset("hypernet", base.family.name)
-        plan = plan.but(**PLAN, snapshot_every=0, validation_pictures=0)
+        plan = plan.replace(**PLAN_FIELDS, snapshot_every=0, validation_pictures=0)
         started = time.process_time()
-        velatura.train(base, untrained(base, choice), velatura.tiny_pictures(STYLE), plan, out=folder)
+        velatura.train(base, make_network(base, choice), velatura.tiny_pictures(STYLE), plan, out=folder)
         (folder / "seconds.txt").write_text(f"{time.process_time() - started}")
     return velatura.open_overlay(file)
 
 
-def unseen(count: int, *, subjects: Sequence[str] = (), style: str = STYLE) -> Iterator[tuple[Scene, str]]:
+def unseen_scenes(count: int, *, subjects: Sequence[str] = (), style: str = STYLE) -> Iterator[tuple[Scene, str]]:
     """Scenes in a style, of combinations that the base never saw, with captions that do not name the style."""
-    for place in range(count):
-        scene = unseen_scene(FIRST_SEED + place)
+    for index in range(count):
+        scene = unseen_scene(FIRST_SEED + index)
         if subjects:
-            scene = replace(scene, subject=subjects[place % len(subjects)], count=1)
-        yield replace(scene, style=style), caption(scene, Random(place), style_word="")
+            scene = replace(scene, subject=subjects[index % len(subjects)], count=1)
+        yield replace(scene, style=style), caption(scene, Random(index), style_word="")
 
 
-def examination(base: velatura.Base, work: Path) -> Examination:
+def make_validation(base: velatura.Base, work: Path) -> ValidationSet:
     """Unseen drawings in the style, with timesteps and noise, the same for every network."""
     folder = work / "unseen"
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (scene, said) in enumerate(unseen(UNSEEN)):
+    for number, (scene, text) in enumerate(unseen_scenes(UNSEEN_COUNT)):
         paint(scene).save(folder / f"{number:02}.png")
-        (folder / f"{number:02}.txt").write_text(said)
+        (folder / f"{number:02}.txt").write_text(text)
     cache = encode_examples(base, read_folder(folder), base.family.default_pixels)
-    return Examination.of(cache, TRIES, len(base.schedule))
+    return ValidationSet.from_cache(cache, VALIDATION_DRAWS, len(base.schedule))
 
 
-def painted(base: velatura.Base, overlay: velatura.Overlay | None, folder: Path) -> list[Image.Image]:
+def paint_subjects(base: velatura.Base, overlay: velatura.Overlay | None, folder: Path) -> list[Image.Image]:
     """Two pictures of every subject, with an overlay or without, kept in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = unseen(2 * len(SUBJECTS), subjects=list(SUBJECTS))
-    files = {folder / f"{number:02}.png": said for number, (_, said) in enumerate(scenes)}
+    scenes = unseen_scenes(2 * len(SUBJECTS), subjects=list(SUBJECTS))
+    files = {folder / f"{number:02}.png": text for number, (_, text) in enumerate(scenes)}
     if not all(file.exists() for file in files):
         tag = "" if overlay is None else " <hypernet:it:1>"
-        recipes = [velatura.Recipe(prompt=said + tag, seed=SEED, steps=SAMPLING_STEPS) for said in files.values()]
+        recipes = [velatura.Recipe(prompt=text + tag, seed=SEED, steps=SAMPLING_STEPS) for text in files.values()]
         overlays = {} if overlay is None else {"it": overlay}
         for file, picture in zip(files, velatura.generate_many(base, recipes, overlays=overlays), strict=True):
             picture.image.save(file)
     return [Image.open(file).convert("RGB") for file in files]
 
 
-def figures(base: velatura.Base, choice: Choice, work: Path, eye: Eye) -> Figures:
+def figures(base: velatura.Base, choice: StructureChoice, work: Path, vision: VisionMeasures) -> Figures:
     """The figures of a choice, made if WORK does not hold them yet."""
-    kept = work / choice.name / "figures.json"
-    if not kept.exists():
-        overlay = trained(base, choice, work)
+    file = work / choice.name / "figures.json"
+    if not file.exists():
+        overlay = train_network(base, choice, work)
         with velatura.attach(base, overlay):
-            validation = examination(base, work).loss(base)
-        pictures = painted(base, overlay, work / choice.name / "pictures")
+            validation = make_validation(base, work).loss(base)
+        pictures = paint_subjects(base, overlay, work / choice.name / "pictures")
         seconds = float((work / choice.name / "seconds.txt").read_text())
         count = sum(weight.numel() for weight in overlay.parameters())
-        found = Figures(validation, *measured(base, work, pictures, eye), seconds, count)
-        kept.write_text(json.dumps(asdict(found)))
-    return Figures(**json.loads(kept.read_text()))
+        result = Figures(validation, *measure_pictures(base, work, pictures, vision), seconds, count)
+        file.write_text(json.dumps(asdict(result)))
+    return Figures(**json.loads(file.read_text()))
 
 
-def bare(base: velatura.Base, work: Path, eye: Eye) -> Figures:
+def bare_figures(base: velatura.Base, work: Path, vision: VisionMeasures) -> Figures:
     """The figures of the base alone."""
-    pictures = painted(base, None, work / BARE)
-    return Figures(examination(base, work).loss(base), *measured(base, work, pictures, eye), 0, 0)
+    pictures = paint_subjects(base, None, work / BARE_ROW)
+    return Figures(make_validation(base, work).loss(base), *measure_pictures(base, work, pictures, vision), 0, 0)
 
 
-def drawn(eye: Eye) -> Figures:
+def drawn_figures(vision: VisionMeasures) -> Figures:
     """What there is to reach: how many subjects the eye finds where they surely are."""
-    scenes = [scene for scene, _ in unseen(2 * len(SUBJECTS), subjects=list(SUBJECTS))]
-    found = eye.subjects([paint(scene) for scene in scenes])
-    right = [name == scene.subject for name, scene in zip(found, scenes, strict=True)]
-    return Figures(math.nan, 1.0, sum(right) / len(right), 0, 0)
+    scenes = [scene for scene, _ in unseen_scenes(2 * len(SUBJECTS), subjects=list(SUBJECTS))]
+    names = vision.subjects([paint(scene) for scene in scenes])
+    is_found = [name == scene.subject for name, scene in zip(names, scenes, strict=True)]
+    return Figures(math.nan, 1.0, sum(is_found) / len(is_found), 0, 0)
 
 
-def measured(base: velatura.Base, work: Path, pictures: Sequence[Image.Image], eye: Eye) -> tuple[float, float]:
+def measure_pictures(
+    base: velatura.Base, work: Path, pictures: Sequence[Image.Image], vision: VisionMeasures
+) -> tuple[float, float]:
     """How much of the style is there, from 0, the bare base's pictures, to 1, drawings in it; and subjects found."""
-    scenes = list(unseen(2 * len(SUBJECTS), subjects=list(SUBJECTS)))
-    drawn, plain = [paint(scene) for scene, _ in scenes], painted(base, None, work / BARE)
-    learned = [Image.open(path) for path in sorted(velatura.tiny_pictures(STYLE).glob("*.png"))]
-    low, high, here = (eye.likeness(each, learned) for each in (plain, drawn, pictures))
-    right = [name == scene.subject for name, (scene, _) in zip(eye.subjects(pictures), scenes, strict=True)]
-    return (here - low) / (high - low), sum(right) / len(right)
+    scenes = list(unseen_scenes(2 * len(SUBJECTS), subjects=list(SUBJECTS)))
+    drawings, bare_pictures = [paint(scene) for scene, _ in scenes], paint_subjects(base, None, work / BARE_ROW)
+    training_pictures = [Image.open(path) for path in sorted(velatura.tiny_pictures(STYLE).glob("*.png"))]
+    low, high, value = (vision.similarity(images, training_pictures) for images in (bare_pictures, drawings, pictures))
+    is_found = [name == scene.subject for name, (scene, _) in zip(vision.subjects(pictures), scenes, strict=True)]
+    return (value - low) / (high - low), sum(is_found) / len(is_found)
 
 
 def table(rows: dict[str, Figures]) -> str:
     """The figures as a table of Markdown, the lowest validation loss first."""
     lines = ["| structure | validation loss | style | subjects | parameters | seconds |", "|---|---|---|---|---|---|"]
-    for name, row in sorted(rows.items(), key=lambda each: (math.isnan(each[1].validation), each[1].validation)):
-        took = f"{row.parameters:,} | {row.seconds:.0f}" if row.parameters else " | "
+    for name, row in sorted(rows.items(), key=lambda item: (math.isnan(item[1].validation), item[1].validation)):
+        size_and_time = f"{row.parameters:,} | {row.seconds:.0f}" if row.parameters else " | "
         loss = "" if math.isnan(row.validation) else f"{row.validation:.4f}"
-        lines.append(f"| {name} | {loss} | {row.style:.2f} | {row.subjects:.2f} | {took} |")
+        lines.append(f"| {name} | {loss} | {row.style:.2f} | {row.subjects:.2f} | {size_and_time} |")
     return "\n".join(lines) + "\n"
 
 
 def main(words: Sequence[str] | None = None, open_base: Callable[[], velatura.Base] = velatura.tiny) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for the trained networks")
-    parser.add_argument("--only", choices=[each.name for each in CHOICES], help="train this one, write no table")
-    asked = parser.parse_args(words)
-    work, base, eye = cast("Path", asked.work), open_base(), Eye()
-    if asked.only:
-        print(asked.only, figures(base, next(each for each in CHOICES if each.name == asked.only), work, eye))
+    parser.add_argument("--only", choices=[choice.name for choice in CHOICES], help="train this one, write no table")
+    options = parser.parse_args(words)
+    work, base, vision = cast("Path", options.work), open_base(), VisionMeasures()
+    if options.only:
+        print(
+            options.only, figures(base, next(choice for choice in CHOICES if choice.name == options.only), work, vision)
+        )
         return
-    rows = {BARE: bare(base, work, eye), DRAWN: drawn(eye)}
-    rows |= {each.name: figures(base, each, work, eye) for each in CHOICES}
+    rows = {BARE_ROW: bare_figures(base, work, vision), DRAWN_ROW: drawn_figures(vision)}
+    rows |= {choice.name: figures(base, choice, work, vision) for choice in CHOICES}
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     PAGE.write_text(before + BEGIN + table(rows) + END + rest.partition(END)[2], "utf-8")
 

@@ -14,17 +14,17 @@ from pathlib import Path
 from PIL import Image
 
 import velatura
-from velatura.sampling.sheet import CELL, GAP, PAPER, draw_grid
+from velatura.sampling.sheet import BACKGROUND_COLOUR, CELL_PIXELS, GAP_PIXELS, draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images" / "options"
 STYLE = "neon"
 SCENES = ("a red house on the beach", "a blue boat in the snow", "a green fish underwater", "an orange cat indoors")
 SEED = 7
-QUALITY = 85  # of WebP, where no seam is to be seen yet
-LAST = 100  # steps whose mean loss is told
-LABEL = 170  # pixels for what stands beside a strip
+WEBP_QUALITY = 85  # of WebP, where no seam is to be seen yet
+LOSS_STEPS = 100  # steps whose mean loss is told
+LABEL_PIXELS = 170  # pixels for what stands beside a strip
 
-START: dict[str, object] = {"layers": (1, 2, 1), "activation": "relu"}
+START_OPTIONS: dict[str, object] = {"layers": (1, 2, 1), "activation": "relu"}
 OPTIONS: dict[str, dict[str, object]] = {
     "start": {},
     "linear": {"activation": "linear"},
@@ -50,32 +50,34 @@ LABELS = {
 STRENGTHS = (0, 0.5, 1, 1.5)
 
 
-def untrained(base: velatura.Base, option: str) -> velatura.Hypernetwork:
+def make_network(base: velatura.Base, option: str) -> velatura.Hypernetwork:
     """The network of an option, as it is before its training."""
-    return velatura.Hypernetwork.for_base(base, **START | OPTIONS[option], seed=0, name=option)
+    return velatura.Hypernetwork.for_base(base, **START_OPTIONS | OPTIONS[option], seed=0, name=option)
 
 
-def trained(base: velatura.Base, option: str, work: Path) -> velatura.Hypernetwork:
+def train_network(base: velatura.Base, option: str, work: Path) -> velatura.Hypernetwork:
     """The network of an option, trained if WORK does not hold it yet."""
     folder = work / option
     file = folder / f"{option}.safetensors"
     if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        plan = velatura.Plan.preset("hypernet", base.family.name).but(snapshot_every=0)
-        velatura.train(base, untrained(base, option), velatura.tiny_pictures(STYLE), plan, out=folder)
+        plan = velatura.Plan.preset("hypernet", base.family.name).replace(snapshot_every=0)
+        velatura.train(base, make_network(base, option), velatura.tiny_pictures(STYLE), plan, out=folder)
     return velatura.open_overlay(file)
 
 
-def painted(base: velatura.Base, overlay: velatura.Overlay, strength: float) -> list[Image.Image]:
+def paint_scenes(base: velatura.Base, overlay: velatura.Overlay, strength: float) -> list[Image.Image]:
     """The four scenes with an overlay."""
     recipes = [velatura.Recipe(prompt=f"{scene} <hypernet:it:{strength}>", seed=SEED) for scene in SCENES]
-    return [each.image for each in velatura.generate_many(base, recipes, overlays={"it": overlay})]
+    return [picture.image for picture in velatura.generate_many(base, recipes, overlays={"it": overlay})]
 
 
 def strip(label: str, pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures in a row beside their label, as wide as any other such strip."""
     row = draw_grid([pictures], rows=[label])
-    sheet = Image.new("RGB", (LABEL + len(pictures) * (CELL + GAP) + GAP, row.height), PAPER)
+    sheet = Image.new(
+        "RGB", (LABEL_PIXELS + len(pictures) * (CELL_PIXELS + GAP_PIXELS) + GAP_PIXELS, row.height), BACKGROUND_COLOUR
+    )
     sheet.paste(row, (sheet.width - row.width, 0))
     return sheet
 
@@ -83,19 +85,19 @@ def strip(label: str, pictures: Sequence[Image.Image]) -> Image.Image:
 def strips(base: velatura.Base, work: Path) -> Iterator[tuple[str, Image.Image]]:
     """Every strip with its name: the start at all strengths, then the other networks at strength 1."""
     for option in OPTIONS:
-        overlay = trained(base, option, work)
+        overlay = train_network(base, option, work)
         print(figures(overlay, work / option / "log.jsonl"), flush=True)
-        yield option, strip(LABELS[option], painted(base, overlay, 1))
+        yield option, strip(LABELS[option], paint_scenes(base, overlay, 1))
         if option == "start":
             for strength in STRENGTHS:
-                yield f"strength-{strength}", strip(f"strength {strength}", painted(base, overlay, strength))
+                yield f"strength-{strength}", strip(f"strength {strength}", paint_scenes(base, overlay, strength))
 
 
 def figures(overlay: velatura.Overlay, log: Path) -> str:
     """A network's size and how well it learned: losses compare, since all see the same pictures and noise."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
-    loss = sum(line["loss"] for line in steps[-LAST:]) / LAST
+    loss = sum(line["loss"] for line in steps[-LOSS_STEPS:]) / LOSS_STEPS
     count = sum(weight.numel() for weight in overlay.parameters())
     return f"{overlay.card.name:17} {count:>9,} parameters  loss {loss:.4f}  {steps[-1]['seconds']:.0f} s"
 
@@ -106,7 +108,7 @@ def main(words: Sequence[str] | None = None, open_base: Callable[[], velatura.Ba
     work = parser.parse_args(words).work
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, picture in strips(open_base(), work):
-        picture.save(IMAGES / f"{name}.webp", quality=QUALITY, method=6)
+        picture.save(IMAGES / f"{name}.webp", quality=WEBP_QUALITY, method=6)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ import velatura
 from tools.drawing.paint import paint
 from tools.drawing.scene import Scene, random_scene
 from tools.drawing.styles import STYLES
-from velatura.datasets.tiny_subjects import FILE, SUBJECTS, Features, SubjectFinder
+from velatura.datasets.tiny_subjects import SUBJECT_MAP_FILE, SUBJECTS, SubjectFinder, UNetFeatures
 from velatura.tensors import write_safetensors
 
-LEARNED, TRIED = 6000, 500
-FIRST_LEARNED, FIRST_TRIED = 80_000_000, 90_000_000  # seeds that nothing else uses
-AT_ONCE = 50
+TRAIN_COUNT, TEST_COUNT = 6000, 500
+FIRST_TRAIN_SEED, FIRST_TEST_SEED = 80_000_000, 90_000_000  # seeds that nothing else uses
+BATCH_SIZE = 50
 SHRINKAGE = 10.0  # of a ridge regression on standardised features; 1 to 100 find as many
 
 
@@ -30,43 +30,47 @@ def scenes(count: int, first_seed: int, *, held_out: bool) -> list[Scene]:
     return [random_scene(Random(first_seed + n), held_out=held_out, styles=list(STYLES)) for n in range(count)]
 
 
-def pixels(some: Sequence[Scene]) -> Tensor:
+def pixels(batch: Sequence[Scene]) -> Tensor:
     """The drawings of scenes (count, 3, 64, 64), from -1 to 1."""
-    drawn = np.stack([np.asarray(paint(scene), dtype=np.float32) for scene in some])
-    return torch.tensor(drawn / 127.5 - 1).permute(0, 3, 1, 2)
+    drawings = np.stack([np.asarray(paint(scene), dtype=np.float32) for scene in batch])
+    return torch.tensor(drawings / 127.5 - 1).permute(0, 3, 1, 2)
 
 
-def fitted(features: Tensor, subjects: Tensor) -> dict[str, Tensor]:
+def fit_ridge_regression(features: Tensor, subjects: Tensor) -> dict[str, Tensor]:
     """The weight (20, features) and the bias (20,) of a ridge regression on which subject it is."""
     mean, deviation = features.mean(dim=0), features.std(dim=0) + 1e-4
-    known = (features - mean) / deviation
-    wanted = F.one_hot(subjects, len(SUBJECTS)).float() - 1 / len(SUBJECTS)
-    shrunk = known.T @ known + SHRINKAGE * torch.eye(known.shape[1])
-    weight = torch.linalg.solve(shrunk, known.T @ wanted).T / deviation
+    standardised = (features - mean) / deviation
+    targets = F.one_hot(subjects, len(SUBJECTS)).float() - 1 / len(SUBJECTS)
+    regularised_gram = standardised.T @ standardised + SHRINKAGE * torch.eye(standardised.shape[1])
+    weight = torch.linalg.solve(regularised_gram, standardised.T @ targets).T / deviation
     return {"weight": weight, "bias": -weight @ mean}
 
 
-def rates(finder: SubjectFinder, tried: Sequence[Scene]) -> dict[str, float]:
+def accuracy_by_style(finder: SubjectFinder, test_scenes: Sequence[Scene]) -> dict[str, float]:
     """The share of subjects that are found, over all and by style."""
-    found = [name for some in _portions(tried) for name in finder.find(pixels(some))]
-    right: dict[str, list[bool]] = {style: [] for style in ("all", *STYLES)}
-    for scene, name in zip(tried, found, strict=True):
-        right["all"].append(name == scene.subject)
-        right[scene.style].append(name == scene.subject)
-    return {style: round(sum(each) / len(each), 3) for style, each in right.items()}
+    found = [name for batch in _batches(test_scenes) for name in finder.find(pixels(batch))]
+    results: dict[str, list[bool]] = {style: [] for style in ("all", *STYLES)}
+    for scene, name in zip(test_scenes, found, strict=True):
+        results["all"].append(name == scene.subject)
+        results[scene.style].append(name == scene.subject)
+    return {style: round(sum(style_results) / len(style_results), 3) for style, style_results in results.items()}
 
 
 def main(open_base: Callable[[], velatura.Base] = velatura.tiny) -> None:
     base = open_base()
-    features, learned = Features(base), scenes(LEARNED, FIRST_LEARNED, held_out=False)
-    seen = torch.cat([features(pixels(some)) for some in _portions(learned)])
-    subjects = torch.tensor([SUBJECTS.index(scene.subject) for scene in learned])
-    write_safetensors(FILE, {name: each.half() for name, each in fitted(seen, subjects).items()}, {})
-    print(rates(SubjectFinder(base), scenes(TRIED, FIRST_TRIED, held_out=True)))
+    features, train_scenes = UNetFeatures(base), scenes(TRAIN_COUNT, FIRST_TRAIN_SEED, held_out=False)
+    train_features = torch.cat([features(pixels(batch)) for batch in _batches(train_scenes)])
+    subjects = torch.tensor([SUBJECTS.index(scene.subject) for scene in train_scenes])
+    write_safetensors(
+        SUBJECT_MAP_FILE,
+        {name: tensor.half() for name, tensor in fit_ridge_regression(train_features, subjects).items()},
+        {},
+    )
+    print(accuracy_by_style(SubjectFinder(base), scenes(TEST_COUNT, FIRST_TEST_SEED, held_out=True)))
 
 
-def _portions(some: Sequence[Scene]) -> list[Sequence[Scene]]:
-    return [some[first : first + AT_ONCE] for first in range(0, len(some), AT_ONCE)]
+def _batches(items: Sequence[Scene]) -> list[Sequence[Scene]]:
+    return [items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE)]
 
 
 if __name__ == "__main__":

@@ -25,14 +25,21 @@ from velatura.sampling.sheet import draw_grid
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 SEED = 7
-SIDE = 96  # pixels of a picture on a sheet
+PICTURE_PIXELS = 96  # pixels of a picture on a sheet
 SCENES = ("a red house on the beach", "a blue boat in the snow", "a green fish underwater")
-SHORTER = ("--steps", "150", "--batch", "8", "--rate", "3e-3:100, 1e-3:130, 3e-4")  # a preset's, as long as the others
+SHORT_PLAN = (
+    "--steps",
+    "150",
+    "--batch",
+    "8",
+    "--rate",
+    "3e-3:100, 1e-3:130, 3e-4",
+)  # a preset's, as long as the others
 PLACES = ("on a green meadow", "in the snow at night", "on a city street")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class KindRun:
     """A run: its name, the kind, the bundled pictures, and what else the command says."""
 
     name: str
@@ -46,7 +53,7 @@ class Lesson:
         return self.pictures == "robot"
 
     @property
-    def called(self) -> str:
+    def overlay_name(self) -> str:
         """What it is called, and called by."""
         return f"my-{self.pictures}"
 
@@ -54,8 +61,8 @@ class Lesson:
     def prompts(self) -> list[str]:
         """What is painted with it."""
         if self.is_of_subject:
-            return [f"{self.called}, a robot {place}" for place in PLACES]
-        return [f"{scene} by {self.called}" if self.kind == "embedding" else scene for scene in SCENES]
+            return [f"{self.overlay_name}, a robot {place}" for place in PLACES]
+        return [f"{scene} by {self.overlay_name}" if self.kind == "embedding" else scene for scene in SCENES]
 
     @property
     def is_trained(self) -> bool:
@@ -64,27 +71,29 @@ class Lesson:
 
     def file(self, work: Path) -> Path:
         """Where its overlay is kept."""
-        return work / (f"{self.name}/{self.called}.safetensors" if self.is_trained else f"{self.called}.safetensors")
+        return work / (
+            f"{self.name}/{self.overlay_name}.safetensors" if self.is_trained else f"{self.overlay_name}.safetensors"
+        )
 
     def command(self, work: Path) -> list[str]:
         """The words behind `velatura`."""
         pictures = str(velatura.tiny_pictures(self.pictures))
-        words = ["train", self.kind, pictures, "--name", self.called, *self.words]
+        words = ["train", self.kind, pictures, "--name", self.overlay_name, *self.words]
         if not self.is_trained:
             return [*words, "--out", str(self.file(work))]
         return [*words, "--for", "subject" if self.is_of_subject else "style", "--out", str(self.file(work).parent)]
 
 
-LESSONS = (
-    Lesson("hypernet-style", "hypernet", "neon", SHORTER),
-    Lesson("embedding-style", "embedding", "neon"),
-    Lesson("lora-style", "lora", "neon"),
-    Lesson("dreambooth-style", "dreambooth", "neon"),
-    Lesson("aesthetic-style", "aesthetic", "neon"),
-    Lesson("hypernet-subject", "hypernet", "robot", SHORTER),
-    Lesson("embedding-subject", "embedding", "robot", ("--initial", "robot")),
-    Lesson("lora-subject", "lora", "robot"),
-    Lesson("dreambooth-subject", "dreambooth", "robot"),
+KIND_RUNS = (
+    KindRun("hypernet-style", "hypernet", "neon", SHORT_PLAN),
+    KindRun("embedding-style", "embedding", "neon"),
+    KindRun("lora-style", "lora", "neon"),
+    KindRun("dreambooth-style", "dreambooth", "neon"),
+    KindRun("aesthetic-style", "aesthetic", "neon"),
+    KindRun("hypernet-subject", "hypernet", "robot", SHORT_PLAN),
+    KindRun("embedding-subject", "embedding", "robot", ("--initial", "robot")),
+    KindRun("lora-subject", "lora", "robot"),
+    KindRun("dreambooth-subject", "dreambooth", "robot"),
 )
 
 
@@ -99,19 +108,24 @@ class Figures(TypedDict):
     losses: tuple[float, float] | None
 
 
-def train(lesson: Lesson, work: Path) -> Figures:
+def train(kind_run: KindRun, work: Path) -> Figures:
     """Train it, unless that is done, and give back its figures."""
-    kept = work / f"{lesson.name}.json"
-    if not kept.exists():
+    figures_file = work / f"{kind_run.name}.json"
+    if not figures_file.exists():
         velatura.tiny()  # is imported and read before anything is counted
         before, started = peak(), time.process_time()
-        if velatura_main(lesson.command(work)):
-            raise SystemExit(f"{lesson.name} was not trained")
-        spent, memory = time.process_time() - started, peak() - before
-        size = lesson.file(work).stat().st_size
-        figures = {"seconds": spent, "memory": memory, "bytes": size, **learned(lesson.file(work).parent, lesson)}
-        kept.write_text(json.dumps(figures))
-    return cast("Figures", json.loads(kept.read_text()))
+        if velatura_main(kind_run.command(work)):
+            raise SystemExit(f"{kind_run.name} was not trained")
+        seconds, memory = time.process_time() - started, peak() - before
+        size = kind_run.file(work).stat().st_size
+        figures = {
+            "seconds": seconds,
+            "memory": memory,
+            "bytes": size,
+            **read_losses(kind_run.file(work).parent, kind_run),
+        }
+        figures_file.write_text(json.dumps(figures))
+    return cast("Figures", json.loads(figures_file.read_text()))
 
 
 def peak() -> int:
@@ -119,13 +133,13 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def learned(run: Path, lesson: Lesson) -> dict[str, object]:
+def read_losses(run: Path, kind_run: KindRun) -> dict[str, object]:
     """Steps, pictures a step, and the validation loss before and after them."""
-    if not lesson.is_trained:
+    if not kind_run.is_trained:
         return {"steps": 0, "pictures": 0, "losses": None}
     plan = json.loads((run / "plan.json").read_text())
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    losses = [each["validation"] for each in records if "validated" in each]
+    losses = [record["validation"] for record in records if "validated" in record]
     return {"steps": plan["steps"], "pictures": plan["batch_size"], "losses": (losses[0], losses[-1])}
 
 
@@ -135,24 +149,24 @@ def paint(base: velatura.Base, overlay: velatura.Overlay, prompts: Sequence[str]
     for strength in STRENGTHS:
         with velatura.attach(base, overlay, strength):
             for row, prompt in zip(rows, prompts, strict=True):
-                row.append(velatura.generate(base, prompt, seed=SEED).image.resize((SIDE, SIDE)))
+                row.append(velatura.generate(base, prompt, seed=SEED).image.resize((PICTURE_PIXELS, PICTURE_PIXELS)))
     yield from rows
 
 
-def draw(lesson: Lesson, work: Path, images: Path) -> None:
+def draw(kind_run: KindRun, work: Path, images: Path) -> None:
     """Paint its sheet."""
-    base, overlay = velatura.tiny(), velatura.open_overlay(lesson.file(work))
-    labels = [f"{each:g}" for each in STRENGTHS]
-    sheet = draw_grid(list(paint(base, overlay, lesson.prompts)), labels, lesson.prompts)
+    base, overlay = velatura.tiny(), velatura.open_overlay(kind_run.file(work))
+    labels = [f"{strength:g}" for strength in STRENGTHS]
+    sheet = draw_grid(list(paint(base, overlay, kind_run.prompts)), labels, kind_run.prompts)
     images.mkdir(parents=True, exist_ok=True)
-    sheet.save(images / f"kinds-{lesson.name}.webp", quality=70)
+    sheet.save(images / f"kinds-{kind_run.name}.webp", quality=70)
 
 
-def line(lesson: Lesson, figures: Figures) -> str:
+def table_row(kind_run: KindRun, figures: Figures) -> str:
     """Its line of the table."""
     losses = figures["losses"]
     cells = (
-        lesson.name,
+        kind_run.name,
         f"{figures['steps']} of {figures['pictures']}" if losses else "none",
         f"{figures['seconds']:.0f} s",
         f"{figures['memory'] / 2**20:.0f} MiB",
@@ -169,16 +183,18 @@ def main() -> None:
     parser.add_argument("--only", help="the name of one run")
     parser.add_argument("--table", action="store_true", help="train and paint nothing")
     parser.add_argument("--images", type=Path, default=IMAGES)
-    told = parser.parse_args()
-    told.work.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
     print("| run | steps | processor | memory | file | validation loss |\n|---|---|---|---|---|---|")
-    for lesson in LESSONS:
-        if told.only not in {None, lesson.name} or (told.table and not (told.work / f"{lesson.name}.json").exists()):
+    for kind_run in KIND_RUNS:
+        if options.only not in {None, kind_run.name} or (
+            options.table and not (options.work / f"{kind_run.name}.json").exists()
+        ):
             continue
-        figures = train(lesson, told.work)
-        if not told.table:
-            draw(lesson, told.work, told.images)
-        print(line(lesson, figures), flush=True)
+        figures = train(kind_run, options.work)
+        if not options.table:
+            draw(kind_run, options.work, options.images)
+        print(table_row(kind_run, figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from velatura.merging.merge_report import MergeReport
     from velatura.merging.report import BakeReport
     from velatura.overlays.aesthetic import Aesthetic
-    from velatura.overlays.attach import Attachment, Laid, attach, attach_all
+    from velatura.overlays.attach import Attachment, AttachSpec, attach, attach_all
     from velatura.overlays.difference import Difference
     from velatura.overlays.effect import Effect
     from velatura.overlays.embedding import Embedding
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from velatura.overlays.lora import Lora
     from velatura.overlays.overlay import Overlay
     from velatura.overlays.strength import Strength
-    from velatura.sampling.generate import Picture, generate, generate_each, generate_many
+    from velatura.sampling.generate import Picture, generate, generate_many, generate_stream
     from velatura.sampling.recipe import Recipe
     from velatura.training.plan import Plan
     from velatura.training.train import resume, train
 
 __all__ = [
     "Aesthetic",
+    "AttachSpec",
     "Attachment",
     "BakeReport",
     "Base",
@@ -44,7 +45,6 @@ __all__ = [
     "Effect",
     "Embedding",
     "Hypernetwork",
-    "Laid",
     "Library",
     "Lora",
     "MergeReport",
@@ -60,8 +60,8 @@ __all__ = [
     "bake",
     "extract",
     "generate",
-    "generate_each",
     "generate_many",
+    "generate_stream",
     "grid",
     "merge",
     "open_base",
@@ -73,7 +73,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_PUBLIC_MODULES = {
     "Aesthetic": "overlays.aesthetic",
     "Attachment": "overlays.attach",
     "BakeReport": "merging.report",
@@ -114,11 +114,11 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("velatura")
-    if name not in _HOMES:
+    if name not in _PUBLIC_MODULES:
         raise AttributeError(f"module 'velatura' has no attribute {name!r}")
-    found = getattr(import_module(f"velatura.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(f"velatura.{_PUBLIC_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

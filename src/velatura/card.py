@@ -6,18 +6,22 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-UNKNOWN = "unknown"  # the kind of what nobody here knows
+UNKNOWN_KIND = "unknown"  # the kind of what nobody here knows
 
 
-def printable(text: str) -> str:
+def printable_text(text: str) -> str:
     """Text that is safe to show in a terminal: breaks of lines become spaces, other control characters go away."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else " " for each in text if each.isprintable() or each.isspace())
+    return "".join(
+        character if character.isprintable() else " "
+        for character in text
+        if character.isprintable() or character.isspace()
+    )
 
 
-Line = Annotated[str, AfterValidator(lambda text: printable(text)[:128])]
-Paragraph = Annotated[str, AfterValidator(lambda text: printable(text)[:1000])]
+ShortText = Annotated[str, AfterValidator(lambda text: printable_text(text)[:128])]
+LongText = Annotated[str, AfterValidator(lambda text: printable_text(text)[:1000])]
 
 
 class Card(BaseModel):
@@ -29,28 +33,28 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Line
-    name: Line = ""
+    kind: ShortText
+    name: ShortText = ""
     structure: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
-    outline: Paragraph = ""
-    family: Line = ""
-    base: Line = ""
-    base_hash: Line = ""
+    outline: LongText = ""
+    family: ShortText = ""
+    base: ShortText = ""
+    base_hash: ShortText = ""
     steps: Annotated[int, Field(ge=0, lt=2**53)] = 0
-    trigger_words: Annotated[tuple[Line, ...], Field(max_length=100)] = ()
-    note: Paragraph = ""
+    trigger_words: Annotated[tuple[ShortText, ...], Field(max_length=100)] = ()
+    note: LongText = ""
 
-    def but(self, **changes: object) -> Self:
+    def replace(self, **changes: object) -> Self:
         """The same card with some fields changed."""
         return self.model_validate({**self.model_dump(), **changes})
 
     def __str__(self) -> str:
-        trained = f"{self.steps:,} steps" if self.steps else ""
+        steps = f"{self.steps:,} steps" if self.steps else ""
         head = f"{self.kind} {self.outline}".rstrip()
-        return " · ".join(filter(None, (head, self.family, trained, " ".join(self.trigger_words))))
+        return " · ".join(filter(None, (head, self.family, steps, " ".join(self.trigger_words))))
 
 
-class Nature(BaseModel):
+class FileInfo(BaseModel):
     """What the names and shapes in a file of weights tell of it, and what it says of itself; no weight is read for it.
 
     The card's kind is that of an overlay, or checkpoint, vae or unknown. dialect is who names tensors so; aliases are
@@ -60,11 +64,11 @@ class Nature(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     card: Card
-    dialect: Line = ""
-    container: Line = ""
+    dialect: ShortText = ""
+    container: ShortText = ""
     tensors: int = 0
     parameters: int = 0
-    precisions: tuple[Line, ...] = ()
-    aliases: tuple[Line, ...] = ()
-    claimed_hashes: tuple[Line, ...] = ()
-    details: dict[Line, Paragraph] = Field(default_factory=dict[str, str])
+    precisions: tuple[ShortText, ...] = ()
+    aliases: tuple[ShortText, ...] = ()
+    claimed_hashes: tuple[ShortText, ...] = ()
+    details: dict[ShortText, LongText] = Field(default_factory=dict[str, str])

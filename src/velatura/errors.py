@@ -47,7 +47,7 @@ class BadRecipe(VelaturaError):
     """A recipe with a field out of bounds, or a picture that carries none."""
 
 
-class NoPicture(VelaturaError):
+class NanLatents(VelaturaError):
     """Latents that are no numbers any more, so that there is nothing to see."""
 
 
@@ -59,7 +59,7 @@ class BadDataset(VelaturaError):
     """A folder that is missing, holds no pictures, or holds a broken or captionless one."""
 
 
-class Diverged(VelaturaError):
+class TrainingDiverged(VelaturaError):
     """A training whose loss is no number any more."""
 
 
@@ -67,7 +67,7 @@ class ProcessFailed(VelaturaError):
     """One of several processes that train together broke off, or is gone."""
 
 
-class Occupied(VelaturaError):
+class AlreadyExists(VelaturaError):
     """A place to write to that already holds something."""
 
 
@@ -79,15 +79,15 @@ class UnknownName(VelaturaError):
     """A name that is in no list: a sampler, an overlay, a base."""
 
     @classmethod
-    def among(cls, kind: str, name: str, known: Iterable[str], where: str = "") -> Self:
+    def with_suggestions(cls, kind: str, name: str, known: Iterable[str], where: str = "") -> Self:
         """Build the error that names the nearest of the known names, and where they were looked for."""
         names = sorted(known, key=str.lower)
         missing = f"no {kind} is called {name!r}" + (f" in {where}" if where else "")
         if not names:
             return cls(f"{missing}, and none is known {'there' if where else 'at all'}: add one first")
-        by_lower = {each.lower(): each for each in names}
-        near = [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
-        if near:
-            return cls(f"{missing}: did you mean {' or '.join(repr(each) for each in near)}?")
-        listed = ", ".join(repr(each) for each in names[:10]) + (", ..." if len(names) > 10 else "")
-        return cls(f"{missing}: choose one of {listed}")
+        by_lower = {candidate.lower(): candidate for candidate in names}
+        suggestions = [by_lower[candidate] for candidate in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+        if suggestions:
+            return cls(f"{missing}: did you mean {' or '.join(repr(candidate) for candidate in suggestions)}?")
+        choices = ", ".join(repr(candidate) for candidate in names[:10]) + (", ..." if len(names) > 10 else "")
+        return cls(f"{missing}: choose one of {choices}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from velatura.base.base import Base
 
-DATA = Path(__file__).parent / "data"
+DATA_FOLDER = Path(__file__).parent / "data"
 
 
 def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> Base:
@@ -22,12 +22,12 @@ def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") 
     """
     from velatura.formats import open_base
 
-    return open_base(DATA / "tiny", dtype=dtype, device=device)
+    return open_base(DATA_FOLDER / "tiny", dtype=dtype, device=device)
 
 
 def tiny_pictures(name: str) -> Path:
     """The folder of bundled pictures of that name: a style or a subject that the tiny base does not know."""
-    folders = {path.name: path for path in (DATA / "pictures").glob("*/")}
+    folders = {path.name: path for path in (DATA_FOLDER / "pictures").glob("*/")}
     if name not in folders:
-        raise UnknownName.among("set of pictures", name, folders)
+        raise UnknownName.with_suggestions("set of pictures", name, folders)
     return folders[name]

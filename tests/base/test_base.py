@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from velatura.base.families import FAMILIES, guess, recognise
-from velatura.base.schedule import Schedule
+from velatura.base.families import FAMILIES, find_family, guess_family_name
+from velatura.base.schedule import NoiseSchedule
 from velatura.errors import VelaturaWarning
 
 
@@ -11,7 +11,7 @@ def test_the_schedule_is_sd1s():
     # numpy in float64, as LDM makes it: betas linear in their square roots
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alphas = np.cumprod(1 - betas)
-    schedule = Schedule()
+    schedule = NoiseSchedule()
     np.testing.assert_array_equal(schedule.alphas_cumprod.numpy(), alphas.astype(np.float32))
     assert schedule.sigmas[-1].item() == pytest.approx(14.6146, abs=1e-4)  # k-diffusion's sigma_max of SD1
     assert schedule.sigmas[0].item() == pytest.approx(0.0292, abs=1e-4)
@@ -19,7 +19,7 @@ def test_the_schedule_is_sd1s():
 
 def test_noise_keeps_the_variance():
     latents, noise = torch.randn(2, 4, 64, 64), torch.randn(2, 4, 64, 64)
-    noisy = Schedule().add_noise(latents, noise, torch.tensor([0, 999]))
+    noisy = NoiseSchedule().add_noise(latents, noise, torch.tensor([0, 999]))
     assert noisy.var().item() == pytest.approx(1, abs=0.05)
     assert (noisy[0] - latents[0]).abs().max() < 0.2
     assert (noisy[1] - noise[1]).abs().max() < 0.5
@@ -70,12 +70,12 @@ def test_words_past_the_75th_token_are_warned_of(tiny):
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 def test_a_family_is_known_by_its_widths(family):
-    assert recognise(family.cross_width, family.self_widths) == family
-    assert guess(family.widths) == family.name
+    assert find_family(family.cross_width, family.self_widths) == family
+    assert guess_family_name(family.widths) == family.name
 
 
 def test_the_odd_family_is_guessed_at():
-    assert recognise(768, (320,)) is None
-    assert guess([768]) == "SD1"
-    assert guess([320, 640, 1280, 1024]) == "SD2"
-    assert guess([7]) == "no family known here"
+    assert find_family(768, (320,)) is None
+    assert guess_family_name([768]) == "SD1"
+    assert guess_family_name([320, 640, 1280, 1024]) == "SD2"
+    assert guess_family_name([7]) == "no family known here"

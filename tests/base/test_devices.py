@@ -71,7 +71,7 @@ def test_an_unknown_precision_is_refused():
 
 
 def test_every_cpu_says_what_it_can_do():
-    assert devices.multiplies_bfloat16() in {True, False}
+    assert devices.has_fast_bfloat16() in {True, False}
 
 
 def test_attention_is_torchs_fused_one(tiny, xl):

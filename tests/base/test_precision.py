@@ -7,7 +7,7 @@ import torch
 
 import velatura
 from velatura.base.text import TextEncoder
-from velatura.errors import NoPicture, VelaturaWarning
+from velatura.errors import NanLatents, VelaturaWarning
 
 
 def copied(base, vae=None):
@@ -55,7 +55,7 @@ def test_a_picture_is_painted_in_half_precision(large):
     with pytest.warns(VelaturaWarning, match="overflows in float16"):
         picture = velatura.generate(large, "a house", seed=1, steps=2)
     assert picture.image.size == (64, 64)
-    with pytest.raises(NoPicture, match="the latents are no numbers any more"):
+    with pytest.raises(NanLatents, match="the latents are no numbers any more"):
         velatura.generate(large, "a house", seed=1, steps=2, guidance=1e38)
 
 

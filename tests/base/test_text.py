@@ -3,8 +3,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from velatura.base.conditioning import Conditioning, Framing
-from velatura.base.text import TextEncoder, Tower
+from velatura.base.conditioning import Conditioning, MicroConditioning
+from velatura.base.text import ClipTextEncoder, TextEncoder
 from velatura.errors import BadRecipe, UnsupportedBase
 
 WORDS = ["a red house", "two boats at night, oil painting"]
@@ -42,13 +42,15 @@ def test_an_sdxl_is_told_sizes_and_the_pooled_prompt_as_in_diffusers(xl, pipelin
     told = {"text_embeds": said.pooled, "time_ids": ids.repeat(2, 1)}
     theirs = xl.unet(latents, torch.tensor(300), said.context, added_cond_kwargs=told).sample
     torch.testing.assert_close(xl.predict(latents, torch.tensor(300), said), theirs)
-    cropped = xl.predict(latents, torch.tensor(300), said, Framing((512, 768), (64, 96), crop=(0, 32)))
+    cropped = xl.predict(
+        latents, torch.tensor(300), said, MicroConditioning((512, 768), (64, 96), crop_top_left=(0, 32))
+    )
     assert not torch.allclose(cropped, theirs)
 
 
 def test_the_numbers_of_a_framing_come_in_the_papers_order():
     # Podell et al., algorithm 1: the original size, the crop's top and left, the target size
-    assert Framing((512, 768), (256, 384), crop=(1, 2)).time_ids == (512, 768, 1, 2, 256, 384)
+    assert MicroConditioning((512, 768), (256, 384), crop_top_left=(1, 2)).time_ids == (512, 768, 1, 2, 256, 384)
 
 
 def test_an_sdxl_is_not_given_a_context_alone(xl):
@@ -62,7 +64,7 @@ def deep(tiny):
     config = CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2)
     config.vocab_size = len(tiny.text.tokenizer)
     tower = CLIPTextModel(config)
-    return TextEncoder([Tower(tiny.text.tokenizer, tower.eval())])
+    return TextEncoder([ClipTextEncoder(tiny.text.tokenizer, tower.eval())])
 
 
 @torch.no_grad()

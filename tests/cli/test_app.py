@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from velatura.cli.app import INTERRUPTED, MISTAKE, VERBS
+from velatura.cli.app import COMMANDS, INTERRUPTED_STATUS, USER_ERROR_STATUS
 
 CONSOLE = Path(sys.executable).with_name("velatura")
 (ENTRY,) = entry_points(group="console_scripts", name="velatura")
@@ -40,10 +40,10 @@ def folders(folder: Path) -> set[Path]:
 
 def test_help_lists_every_verb():
     done = subprocess.run([CONSOLE, "--help"], capture_output=True, text=True, check=True)
-    assert [name for name in VERBS if f"│ {name} " in done.stdout] == list(VERBS)
+    assert [name for name in COMMANDS if f"│ {name} " in done.stdout] == list(COMMANDS)
 
 
-@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in VERBS)], ids=" ".join)
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
 def test_help_imports_nothing_heavy(words):
     program = (
         "import sys, json; from velatura.cli.app import main; status = main(sys.argv[1:]); "
@@ -64,13 +64,13 @@ def test_no_words_show_the_help(command):
 
 def test_a_misspelt_verb_is_one_line_with_the_nearest(command):
     status, said = command("generat", "a house")
-    assert (status, said.count("\n")) == (MISTAKE, 1)
+    assert (status, said.count("\n")) == (USER_ERROR_STATUS, 1)
     assert "'generate'" in said
 
 
 def test_an_unknown_option_is_one_line(command):
     status, said = command("generate", "a house", "--colour", "red")
-    assert (status, said.count("\n")) == (MISTAKE, 1)
+    assert (status, said.count("\n")) == (USER_ERROR_STATUS, 1)
     assert "--colour" in said
 
 
@@ -163,7 +163,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(mistake, command, tmp_p
     words = mistake(tmp_path)
     before = files(tmp_path), folders(tmp_path)
     status, said = command(*words)
-    assert status == MISTAKE
+    assert status == USER_ERROR_STATUS
     assert said.startswith("error: ")
     assert said.count("\n") == 1, said
     assert MISTAKES[mistake] in said
@@ -191,6 +191,6 @@ def test_ctrl_c_is_one_word_and_130(command, tmp_path):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert status == INTERRUPTED
+    assert status == INTERRUPTED_STATUS
     assert said.splitlines()[-1] == "interrupted"
     assert not files(tmp_path)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import velatura
-from velatura.cli.app import MISTAKE, main
-from velatura.cli.base import Opening, open_base
+from velatura.cli.app import USER_ERROR_STATUS, main
+from velatura.cli.base import LoadOptions, open_base
 from velatura.errors import VelaturaWarning
 from velatura.formats.ldm_keys import vae_to_ldm
 from velatura.sampling.recipe import Recipe
@@ -48,9 +48,9 @@ def test_overlays_are_trained_on_a_base_of_the_library(tmp_path, capsys):
 @pytest.mark.usefixtures("models")
 def test_a_base_that_is_not_there_is_named_in_one_line(capsys):
     words = ["generate", "a house", "--library", "models", "--base"]
-    assert main([*words, "smoll"]) == MISTAKE
+    assert main([*words, "smoll"]) == USER_ERROR_STATUS
     assert "no base is called 'smoll' in models: did you mean 'small'?" in capsys.readouterr().err
-    assert main([*words, "elsewhere/sd15.safetensors"]) == MISTAKE
+    assert main([*words, "elsewhere/sd15.safetensors"]) == USER_ERROR_STATUS
     assert "does not exist" in capsys.readouterr().err
 
 
@@ -69,6 +69,6 @@ def test_another_autoencoder_is_recorded_and_missed(tiny, tmp_path):
 
 def test_the_tiny_base_takes_a_precision_and_no_autoencoder(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert open_base("tiny", opening=Opening(dtype="bfloat16")).dtype == torch.bfloat16
-    assert main(["generate", "a house", "--vae", "x.pt"]) == MISTAKE
+    assert open_base("tiny", load_options=LoadOptions(dtype="bfloat16")).dtype == torch.bfloat16
+    assert main(["generate", "a house", "--vae", "x.pt"]) == USER_ERROR_STATUS
     assert "leave out --vae" in capsys.readouterr().err

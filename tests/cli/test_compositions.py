@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import velatura
-from velatura.cli.app import MISTAKE, main
+from velatura.cli.app import USER_ERROR_STATUS, main
 
 MIX = "[('inca', 0.5), {'ink': 3, ('inca', 0.25): 1}]"
 
@@ -73,5 +73,5 @@ def test_json_has_the_tree_the_members_and_the_widths(mix, capsys):
 
 def test_what_is_no_composition_is_one_line(mix, capsys):
     mix.write_text("import os", "utf-8")
-    assert main(["show", "mix.hns"]) == MISTAKE
+    assert main(["show", "mix.hns"]) == USER_ERROR_STATUS
     assert capsys.readouterr().err.startswith("error: mix.hns is no composition of hypernetworks")

@@ -8,14 +8,14 @@ from PIL import Image
 import velatura
 from velatura.cli import demo
 from velatura.cli.app import main
-from velatura.cli.demo import SCENES, STRENGTHS, _free
+from velatura.cli.demo import SCENES, STRENGTHS, _free_path
 
 
 def test_a_second_demo_leaves_the_first_alone(tmp_path):
-    assert _free(tmp_path / "demo").name == "demo"
+    assert _free_path(tmp_path / "demo").name == "demo"
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo-2").mkdir()
-    assert _free(tmp_path / "demo").name == "demo-3"
+    assert _free_path(tmp_path / "demo").name == "demo-3"
 
 
 def test_a_base_that_is_not_what_it_was_is_said(tmp_path, monkeypatch):

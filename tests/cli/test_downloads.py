@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from tests.downloads.server import Server, serving
-from velatura.cli.app import INTERRUPTED, MISTAKE, main
-from velatura.cli.downloads import read_size
+from velatura.cli.app import INTERRUPTED_STATUS, USER_ERROR_STATUS, main
+from velatura.cli.downloads import parse_byte_count
 
 INCA = Path(__file__).parents[1] / "data" / "hypernet" / "e05_actout.pt"
 
@@ -48,12 +48,12 @@ def test_pull_says_it_as_json(server: Server, capsys, tmp_path):
 
 
 def test_a_mistake_is_one_line_and_leaves_nothing(server: Server, capsys, tmp_path):
-    assert main(["pull", "civitai:11"]) == MISTAKE
+    assert main(["pull", "civitai:11"]) == USER_ERROR_STATUS
     said = capsys.readouterr().err
     assert said.startswith("error: http://127.0.0.1")
     assert said.count("\n") == 1
     server.has_on_civitai(INCA.read_bytes(), name="inca.pt")
-    assert main(["pull", "civitai:10", "--limit", "1KB"]) == MISTAKE
+    assert main(["pull", "civitai:10", "--limit", "1KB"]) == USER_ERROR_STATUS
     assert "allow more by --limit" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -70,7 +70,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(server: Server, capsys, monke
 
     server.has_on_civitai(INCA.read_bytes(), name="inca.pt")
     monkeypatch.setattr("velatura.downloads.transfer.Transfer._write", press)
-    assert main(["pull", "civitai:10"]) == INTERRUPTED
+    assert main(["pull", "civitai:10"]) == INTERRUPTED_STATUS
     assert "interrupted; what has come is kept, the same command goes on" in capsys.readouterr().err
 
 
@@ -79,13 +79,13 @@ def test_ctrl_c_says_that_the_same_command_goes_on(server: Server, capsys, monke
     [("8GB", 8 * 10**9), ("500 MB", 5 * 10**8), ("2.5gib", 5 * 2**29), ("1k", 1000), ("1024", 1024), ("1TB", 10**12)],
 )
 def test_a_size_is_read_as_people_write_it(text, count):
-    assert read_size(text) == count
+    assert parse_byte_count(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "8 giga", "1e9", "inf"])
 def test_what_is_no_size_is_said(text):
     with pytest.raises(typer.BadParameter, match="is no size: write it as 500MB or 8GB"):
-        read_size(text)
+        parse_byte_count(text)
 
 
 def large(size: int) -> bytes:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import velatura
-from velatura.cli.app import MISTAKE, main
+from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.cli.files import convert
-from velatura.errors import Occupied
-from velatura.formats.verdict import examine
+from velatura.errors import AlreadyExists
+from velatura.formats.verdict import inspect_overlay
 from velatura.tensors import open_tensors, write_safetensors
 
 DATA = Path(__file__).parents[1] / "data"
@@ -49,7 +49,7 @@ def test_show_tells_which_programs_open_it(capsys):
 def test_show_as_json_has_the_card_and_all_else(inca, capsys):
     assert main(["show", "inca.pt", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    verdict = examine(inca).model_dump(mode="json")
+    verdict = inspect_overlay(inca).model_dump(mode="json")
     assert {key: shown[key] for key in verdict} == verdict
     assert shown["hashes"]["AutoV2"] == verdict["hash"][:10]
     assert shown["card"] == velatura.open_overlay(inca).card.model_dump(mode="json")
@@ -119,7 +119,7 @@ def test_list_says_what_there_is_not(tmp_path, shelf, capsys):
     assert capsys.readouterr().out == "neither bases nor overlays here\n"
     assert main(["list", "--kind", "vae"]) == 0
     assert capsys.readouterr().out == "nothing here is so\n"
-    assert main(["list", "--kind", "lorra"]) == MISTAKE
+    assert main(["list", "--kind", "lorra"]) == USER_ERROR_STATUS
     assert "did you mean 'lora'" in capsys.readouterr().err
 
 
@@ -149,7 +149,7 @@ def test_show_tells_of_a_checkpoint_and_an_embedding(capsys):
 def test_show_tells_how_a_prompt_calls_what_has_a_tag(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     difference = velatura.Difference.for_base(tiny, name="robot")
-    difference.card = difference.card.but(note="a tin one")
+    difference.card = difference.card.replace(note="a tin one")
     velatura.save(difference, "robot.safetensors")
     found = shown(capsys, "robot.safetensors")
     assert (found["kind"], found["in a prompt"]) == ("difference", "<difference:robot:1>")
@@ -170,9 +170,9 @@ def test_show_tells_what_a_picture_was_made_by(tmp_path, monkeypatch, capsys):
 @pytest.mark.usefixtures("shelf")
 def test_show_finds_a_file_by_its_name(capsys):
     assert shown(capsys, "SD15")["name"] == "sd15"
-    assert main(["show", "sd51"]) == MISTAKE
+    assert main(["show", "sd51"]) == USER_ERROR_STATUS
     assert "no file is called 'sd51'" in capsys.readouterr().err
-    assert main(["show", "sd51.safetensors"]) == MISTAKE
+    assert main(["show", "sd51.safetensors"]) == USER_ERROR_STATUS
     assert "sd51.safetensors does not exist" in capsys.readouterr().err
 
 
@@ -187,7 +187,7 @@ def test_show_as_json_has_all_that_is_known(capsys):
 
 @pytest.mark.usefixtures("shelf")
 def test_show_says_why_a_file_cannot_be_read(capsys):
-    assert main(["show", "hurt.safetensors"]) == MISTAKE
+    assert main(["show", "hurt.safetensors"]) == USER_ERROR_STATUS
     assert "neither safetensors nor torch" in capsys.readouterr().err
 
 
@@ -201,7 +201,7 @@ def test_convert_keeps_the_weights(inca, capsys):
 def test_convert_replaces_nothing_unasked(inca):
     taken = inca.with_name("taken.safetensors")
     taken.write_bytes(b"somebody's work")
-    with pytest.raises(Occupied, match="--overwrite"):
+    with pytest.raises(AlreadyExists, match="--overwrite"):
         convert(inca, taken)
     assert taken.read_bytes() == b"somebody's work"
     convert(inca, taken, overwrite=True)
@@ -211,7 +211,7 @@ def test_convert_replaces_nothing_unasked(inca):
 @pytest.mark.usefixtures("tiny")
 def test_convert_gives_an_aesthetic_its_clip(tmp_path, capsys):
     vector = torch.randn(64, generator=torch.Generator().manual_seed(1))
-    velatura.save(velatura.Aesthetic.of(vector), tmp_path / "dusk.pt")
+    velatura.save(velatura.Aesthetic.from_vector(vector), tmp_path / "dusk.pt")
     clip = velatura.tiny_pictures("neon").parents[1] / "tiny" / "clip_vision"
     out = tmp_path / "dusk.safetensors"
     assert main(["convert", str(tmp_path / "dusk.pt"), str(out), "--clip", str(clip)]) == 0
@@ -244,7 +244,7 @@ def test_convert_makes_a_lora_of_a_hypernetwork(hyper, tmp_path, capsys):
     ],
 )
 def test_convert_refuses_what_it_would_not_do(words, said, capsys):
-    assert main(["convert", "inca.pt", "x.safetensors", *words]) == MISTAKE
+    assert main(["convert", "inca.pt", "x.safetensors", *words]) == USER_ERROR_STATUS
     assert said in capsys.readouterr().err
     assert not Path("x.safetensors").exists()
 

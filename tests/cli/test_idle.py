@@ -1,7 +1,7 @@
 import pytest
 
 import velatura
-from velatura.cli.app import MISTAKE, main
+from velatura.cli.app import USER_ERROR_STATUS, main
 
 
 @pytest.mark.parametrize(
@@ -13,5 +13,5 @@ from velatura.cli.app import MISTAKE, main
     ],
 )
 def test_an_option_that_would_do_nothing_alone_is_refused(kind, alone, wanted, capsys):
-    assert main(["train", kind, str(velatura.tiny_pictures("robot")), *alone, "--dry-run"]) == MISTAKE
+    assert main(["train", kind, str(velatura.tiny_pictures("robot")), *alone, "--dry-run"]) == USER_ERROR_STATUS
     assert f"{alone[0]} means nothing without {wanted}:" in capsys.readouterr().err

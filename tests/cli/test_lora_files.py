@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import velatura
-from velatura.cli.app import MISTAKE, main
+from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.sampling.recipe import Recipe
 
 DATA = Path(__file__).parents[1] / "data"
@@ -64,7 +64,7 @@ def test_convert_writes_a_lora_for_another_program(target, options, key):
 
 
 def test_convert_names_the_dialects_of_a_lora(capsys):
-    assert main(["convert", "ink.safetensors", "out.safetensors", "--dialect", "difusers"]) == MISTAKE
+    assert main(["convert", "ink.safetensors", "out.safetensors", "--dialect", "difusers"]) == USER_ERROR_STATUS
     assert "did you mean 'diffusers'" in capsys.readouterr().err
     assert not Path("out.safetensors").exists()
 
@@ -107,5 +107,5 @@ def test_a_grid_goes_through_the_strengths_of_a_lora(lora, capsys):
 def test_options_that_would_mean_nothing_are_refused(tmp_path, capsys, options, said):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "a red wall.png")
-    assert main(["train", "lora", "photos", *options, "--dry-run"]) == MISTAKE
+    assert main(["train", "lora", "photos", *options, "--dry-run"]) == USER_ERROR_STATUS
     assert said in " ".join(capsys.readouterr().err.split())

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import velatura
-from velatura.cli.merging import REPORT, bake, write_lora
-from velatura.errors import BadFile, BadRecipe, Occupied, UnknownName
+from velatura.cli.merging import REPORT_KEY, bake, write_lora
+from velatura.errors import AlreadyExists, BadFile, BadRecipe, UnknownName
 from velatura.formats import checkpoint
 from velatura.merging.report import BakeReport
 from velatura.tensors import open_tensors
@@ -59,14 +59,14 @@ def test_base_and_overlays_are_found_by_name_and_baked_into_a_folder(tiny, inca,
     folder, file = velatura.open_base("baked"), velatura.open_base("baked.safetensors")
     assert torch.equal(prediction(folder), prediction(file))
     assert not torch.equal(prediction(folder), prediction(tiny))
-    with pytest.raises(Occupied, match="choose a new folder"):
+    with pytest.raises(AlreadyExists, match="choose a new folder"):
         run("tiny", "models/inca.pt", "--out", "baked")
 
 
 @pytest.mark.usefixtures("inca")
 def test_the_report_is_in_the_file_and_printed_as_json():
     printed = run("tiny", "inca.pt", "--out", "baked.safetensors", "--steps", "1", "--json")
-    kept = open_tensors("baked.safetensors").metadata[REPORT]
+    kept = open_tensors("baked.safetensors").metadata[REPORT_KEY]
     assert json.loads(printed) == json.loads(kept)
     assert BakeReport.model_validate_json(kept).strengths == (("inca", 1.0),)
 
@@ -76,7 +76,7 @@ def test_mistakes_are_found_before_anything_is_painted():
     Path("baked.safetensors").touch()
     Path("few.txt").write_text("a red fox\n\na robot\n")
     Path("odd.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(Occupied):
+    with pytest.raises(AlreadyExists):
         run("tiny", "inca.pt", "--out", "baked.safetensors")
     with pytest.raises(UnknownName):
         run("tiny", "inca.pt", "--out", "baked.ckpt")
@@ -106,4 +106,4 @@ def test_a_lora_under_kohyas_names_acts_like_the_hypernetwork(tiny, inca, capsys
     found = open_tensors("inca-lora.safetensors").metadata
     assert found["ss_output_name"] == "inca-lora"
     assert found["ss_training_comment"] == "made of the hypernet inca on tiny"
-    assert BakeReport.model_validate_json(found[REPORT]).rank == 96
+    assert BakeReport.model_validate_json(found[REPORT_KEY]).rank == 96

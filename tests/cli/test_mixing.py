@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import velatura
 from velatura.cli.merging import bake
 from velatura.cli.mixing import extract, merge
-from velatura.errors import BadRecipe, Occupied, UnknownName
+from velatura.errors import AlreadyExists, BadRecipe, UnknownName
 from velatura.merging.extract import ExtractReport
 from velatura.merging.merge_report import MergeReport
 from velatura.tensors import open_tensors
@@ -63,7 +63,7 @@ def test_merge_finds_models_by_path_and_by_name(tiny, anime, models):
     assert printed.endswith("m.safetensors\n")
     wanted = velatura.merge(tiny, anime, 0.35)
     assert torch.equal(prediction(velatura.open_base("m.safetensors")), prediction(wanted))
-    with pytest.raises(Occupied):
+    with pytest.raises(AlreadyExists):
         run(merge, "plain.safetensors", "anime", "--library", "shelf", "--out", "m.safetensors")
     assert (models / "m.safetensors").exists()
 

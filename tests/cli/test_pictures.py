@@ -12,9 +12,9 @@ from velatura.cli import pictures
 from velatura.cli.app import main
 from velatura.cli.overlays import _file_and_strength
 from velatura.sampling import order
-from velatura.sampling.carriers import read_carried
+from velatura.sampling.carriers import read_image_infotext
 from velatura.sampling.infotext import read_infotext
-from velatura.sampling.recipe import RECORDED, Recipe
+from velatura.sampling.recipe import RECORDED_FIELDS, Recipe
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_every_option_is_in_the_recipe(said):
     wanted = Recipe(
         prompt="a house", negative="blurry", sampler="DDIM", guidance=3.5, seed=9, width=96, height=32, steps=2
     )
-    assert Recipe.model_validate(row["recipe"]).but(base=None, base_hash=None, version=None) == wanted
+    assert Recipe.model_validate(row["recipe"]).replace(base=None, base_hash=None, version=None) == wanted
     with Image.open("house.png") as image:
         assert image.size == (96, 32)
 
@@ -124,7 +124,7 @@ def test_an_overlay_given_by_its_file_is_on_every_prompt_of_a_grid(said):
     status, out, _ = said("grid", "", *words, "--json")
     [row] = json.loads(out)
     assert (status, row["path"]) == (0, "grid.png")
-    _, _, fields = read_infotext(read_carried(Path("grid.png")))
+    _, _, fields = read_infotext(read_image_infotext(Path("grid.png")))
     assert fields["Y Values"] == "<hypernet:neon:0.5> a house, <hypernet:neon:0.5> a boat"
 
 
@@ -326,13 +326,13 @@ def test_axes_are_written_as_in_the_webui(said):
     said("grid", "a house", "--x", "seed=1-3", "--y", "cfg=1", "--steps", "1")
     status, out, _ = said("grid", "a house", "--x", "seed=1-5 (+2)", "--y", "guidance=3-7 [2]", "--steps", "1")
     assert (status, out) == (0, "grid.png\n")
-    _, _, fields = read_infotext(read_carried(Path("grid.png")))
+    _, _, fields = read_infotext(read_image_infotext(Path("grid.png")))
     assert (fields["X Values"], fields["Y Values"]) == ("1, 3, 5", "3, 7")
 
 
 def test_every_field_of_a_recipe_that_changes_the_picture_is_an_option(said):
     _, out, _ = said("generate", "--help")
-    for name in set(Recipe.model_fields) - {"prompt", *RECORDED}:
+    for name in set(Recipe.model_fields) - {"prompt", *RECORDED_FIELDS}:
         flag = {"guidance": "--cfg"}.get(name, "--" + name.replace("_", "-"))
         assert f"{flag} " in out
     assert "--base-hash" not in out

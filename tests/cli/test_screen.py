@@ -10,8 +10,8 @@ import pytest
 
 import velatura
 from velatura.cli import screen
-from velatura.cli.app import MISTAKE, main
-from velatura.cli.screen import complain, say, say_json, show_warning, shown
+from velatura.cli.app import USER_ERROR_STATUS, main
+from velatura.cli.screen import escape, print_error, say, say_json, show_warning
 from velatura.errors import VelaturaWarning
 
 # ECMA-48: what begins with ESC or CSI (of one byte too) is acted on; UAX 9: these change the direction of what follows
@@ -29,7 +29,7 @@ def inca(tiny, tmp_path, monkeypatch):
     """A folder with an overlay whose name and note are hostile."""
     monkeypatch.chdir(tmp_path)
     overlay = velatura.Hypernetwork.for_base(tiny, widths=[96], seed=1, name=HOSTILE)
-    overlay.card = overlay.card.but(note=HOSTILE, trigger_words=(HOSTILE,))
+    overlay.card = overlay.card.replace(note=HOSTILE, trigger_words=(HOSTILE,))
     file = tmp_path / f"{BELL_AND_ESCAPE}.safetensors"
     velatura.save(overlay, file)
     return file
@@ -37,11 +37,11 @@ def inca(tiny, tmp_path, monkeypatch):
 
 def test_letters_and_spaces_of_every_language_stay():
     text = "größe\u00a0日本\u3000語 می\u200cخواهم 👩\u200d🎨 × ·"
-    assert shown(text) == text
+    assert escape(text) == text
 
 
 def test_what_a_terminal_acts_on_is_written_out():
-    assert shown("a\x1b[2J\x9b\n\u202e\u2028\udcff") == r"a\x1b[2J\x9b\n\u202e\u2028\udcff"
+    assert escape("a\x1b[2J\x9b\n\u202e\u2028\udcff") == r"a\x1b[2J\x9b\n\u202e\u2028\udcff"
 
 
 def test_each_thing_said_is_one_line(capsys):
@@ -50,7 +50,7 @@ def test_each_thing_said_is_one_line(capsys):
 
 
 def test_a_complaint_is_one_line_on_stderr(capsys):
-    complain("a\x1b\n  b")
+    print_error("a\x1b\n  b")
     assert capsys.readouterr() == ("", "a\\x1b b\n")
 
 
@@ -111,7 +111,7 @@ def test_a_hostile_file_does_nothing_to_the_terminal(words, inca, capsys):
     ids=lambda words: words[0] if words[0].isprintable() else "no verb",
 )
 def test_a_mistake_that_names_it_neither(words, capsys):
-    assert main(words) == MISTAKE
+    assert main(words) == USER_ERROR_STATUS
     out, said = capsys.readouterr()
     assert out == ""
     assert is_tame(said)

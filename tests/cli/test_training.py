@@ -10,8 +10,8 @@ from PIL import Image
 import velatura
 from velatura.cli.app import main
 from velatura.cli.training_run import command_line
-from velatura.tiny import DATA
-from velatura.training.run import began_on
+from velatura.tiny import DATA_FOLDER
+from velatura.training.run import base_of_run
 
 BRIEF = ("--steps", "2", "--batch", "1", "--pixels", "32", "--precision", "float32")
 
@@ -235,7 +235,7 @@ def test_a_run_that_was_stopped_is_resumed_by_its_folder(desk, capsys, monkeypat
 
 
 def test_a_run_on_a_base_that_was_named_by_its_path_finds_it_again(desk, capsys):
-    shutil.copytree(DATA / "tiny", desk / "my base")
+    shutil.copytree(DATA_FOLDER / "tiny", desk / "my base")
 
     def stop(step):
         raise KeyboardInterrupt
@@ -244,7 +244,7 @@ def test_a_run_on_a_base_that_was_named_by_its_path_finds_it_again(desk, capsys)
     for out in ("stopped", "moved"):
         with pytest.raises(KeyboardInterrupt):
             velatura.train(base, overlay, "photos", velatura.Plan(steps=2, pixels=32), out=out, on_step=stop)
-    assert began_on("stopped") == str(desk / "my base")
+    assert base_of_run("stopped") == str(desk / "my base")
     assert main(["resume", "stopped"]) == 0
     shutil.rmtree(desk / "my base")
     assert main(["resume", "moved"]) == 2
@@ -309,7 +309,7 @@ def test_a_lora_is_as_asked_for(desk, capsys):
     ]
     assert main(["train", "lora", "photos", *words, "--dropout", "0.1", "--out", "run", *BRIEF]) == 0
     overlay = velatura.open_overlay(desk / "run" / "photos.safetensors")
-    assert overlay.touches == {"text", "unet"}
+    assert overlay.target_parts == {"text", "unet"}
     assert overlay.card.outline.startswith("loha rank 2")
     assert rows(capsys.readouterr().out)["text_rate"].split()[0] == "1e-5"
     assert main(["train", "lora", "photos", "--algorithm", "lora2", "--dry-run"]) == 2
@@ -342,9 +342,9 @@ def test_a_dreambooth_leaves_a_whole_base_where_asked(desk, capsys, form):
     called = shlex.split(said.splitlines()[-1].removeprefix("try:"))
     base = velatura.open_base(desk / called[-1], device="cpu")
     learned = velatura.open_overlay(desk / "run" / "mine.safetensors")
-    [name, *_] = [name for name in learned.learned if name.endswith("mid_block_attentions_0_proj_in.diff")]
+    [name, *_] = [name for name in learned.trainable_parameters if name.endswith("mid_block_attentions_0_proj_in.diff")]
     before, after = (each.unet.mid_block.attentions[0].proj_in.weight for each in (velatura.tiny(), base))
-    assert (after - before - learned.learned[name]).abs().max() < 1e-3 * before.abs().max()
+    assert (after - before - learned.trainable_parameters[name]).abs().max() < 1e-3 * before.abs().max()
 
 
 def test_class_pictures_are_only_announced_by_a_dry_run(desk, capsys):

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from velatura.compare.curve import HEIGHT, WIDTH, loss_curve, running_mean, ticks
+from velatura.compare.curve import CHART_HEIGHT, CHART_WIDTH, loss_curve, running_mean, ticks
 
 
 # By hand
@@ -30,4 +30,4 @@ def test_the_curve_is_svg_and_stays_on_the_paper(losses):
     assert [line.get("class") for line in ElementTree.fromstring(svg).iter("polyline")] == ["each", "mean"]
     points = [tuple(map(float, point)) for point in re.findall(r"([\d.]+),([\d.]+)", svg)]
     assert len(points) == 2 * len(losses)
-    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+    assert all(0 <= x <= CHART_WIDTH and 0 <= y <= CHART_HEIGHT for x, y in points)

@@ -5,10 +5,10 @@ from PIL import Image
 import velatura
 from velatura.compare.grid_page import grid_page
 from velatura.errors import BadRecipe, UnknownName
-from velatura.sampling.carriers import read_carried
+from velatura.sampling.carriers import read_image_infotext
 from velatura.sampling.infotext import read_infotext
-from velatura.sampling.recipe import RECORDED
-from velatura.sampling.sheet import draw_grid, stacked
+from velatura.sampling.recipe import RECORDED_FIELDS
+from velatura.sampling.sheet import draw_grid, stack_grids
 
 RED, BLUE = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
 QUICK = velatura.Recipe(prompt="a house <hypernet:neon:{s}>", steps=1, seed=7)
@@ -69,7 +69,7 @@ def test_a_third_axis_makes_sheets_one_below_the_other(tiny):
 
 def test_words_are_replaced_by_each_value_the_first_being_what_is_sought(tiny):
     made = velatura.grid(
-        tiny, QUICK.but(prompt="a house, house", negative="house"), x=("replace", ["house", "boat", ""])
+        tiny, QUICK.replace(prompt="a house, house", negative="house"), x=("replace", ["house", "boat", ""])
     )
     found = [(picture.recipe.prompt, picture.recipe.negative) for picture in made.rows[0]]
     assert found == [("a house, house", "house"), ("a boat, boat", "boat"), ("a ,", "")]
@@ -81,7 +81,7 @@ def test_words_to_replace_that_are_nowhere_are_refused(tiny):
 
 
 def test_sheets_are_stacked_under_their_labels():
-    sheet = stacked([RED, BLUE], ["first", "second"])
+    sheet = stack_grids([RED, BLUE], ["first", "second"])
     assert sheet.width == 64
     assert sheet.getpixel((5, sheet.height - 5)) == (0, 0, 255)
     assert dark(sheet, (0, 0, 64, 40)) > 0
@@ -115,7 +115,7 @@ def test_seeds_that_are_open_on_an_axis_are_drawn_once_for_all_cells(tiny):
 def test_a_saved_grid_says_how_it_was_made(tiny, hyper, tmp_path):
     made = velatura.grid(tiny, QUICK, x=("s", [0, 0.5]), y=("seed", [7, 8]), overlays={"neon": hyper()})
     path = made.save(tmp_path / "grid.png")
-    prompt, _, fields = read_infotext(read_carried(path))
+    prompt, _, fields = read_infotext(read_image_infotext(path))
     assert prompt == QUICK.prompt
     assert fields["X Type"] == "s"
     assert fields["Y Values"] == "7, 8"
@@ -131,7 +131,7 @@ def test_an_axis_that_changes_nothing_is_refused(tiny, axis, words):
         velatura.grid(tiny, "a house", x=axis)
 
 
-@pytest.mark.parametrize("field", RECORDED)
+@pytest.mark.parametrize("field", RECORDED_FIELDS)
 def test_an_axis_that_only_keeps_record_is_refused(tiny, field):
     with pytest.raises(BadRecipe, match=f"the recipe's {field} records what a picture was made with"):
         velatura.grid(tiny, "a house", x=(field, ["tiny", "sd15"]))

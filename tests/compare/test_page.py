@@ -8,7 +8,7 @@ from playwright.sync_api import sync_playwright
 
 import velatura
 from velatura.compare.grid_page import grid_page
-from velatura.compare.report import Figure, Report
+from velatura.compare.report import Figure, TrainingReport
 
 CHROMIUM = shutil.which("chromium")
 
@@ -27,7 +27,7 @@ def page(tmp_path):
 
 def test_the_report_shows_all_it_has_and_fetches_nothing(page, tmp_path):
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("teal", "plum", "gold")]
-    report = Report(
+    report = TrainingReport(
         title="A hypernetwork for <neon>",
         opening="It learned.",
         figures=[Figure("What it learned from", "Three pictures.", pictures)],

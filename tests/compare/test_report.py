@@ -6,13 +6,13 @@ import re
 
 from PIL import Image
 
-from velatura.compare.report import Figure, Report
+from velatura.compare.report import Figure, TrainingReport
 
 FIGURE = Figure("A grid", "Rows & columns.", [Image.new("RGB", (6, 4), "red")])
 
 
 def page(**fields):
-    return Report("neon <b>", "It went well.", [FIGURE], losses=[2.0, 1.0], **fields).html()
+    return TrainingReport("neon <b>", "It went well.", [FIGURE], losses=[2.0, 1.0], **fields).html()
 
 
 def test_the_page_needs_no_other_file_and_no_network():

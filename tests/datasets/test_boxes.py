@@ -7,8 +7,8 @@ import pytest
 
 from velatura.datasets.boxes import (
     bucket_sizes,
+    kept_ratio,
     largest_box,
-    longness,
     nearest_size,
     sizes_between,
     split_boxes,
@@ -21,8 +21,8 @@ CASES = json.loads(GOLDEN.read_text())["cases"]
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] == "split"])
 def test_long_pictures_are_split_as_in_the_webui(case):
     size, target = tuple(case["image"]), tuple(case["target"])
-    assert longness(size, target) == pytest.approx(case["ratio"])
-    if longness(size, target) < 1:
+    assert kept_ratio(size, target) == pytest.approx(case["ratio"])
+    if kept_ratio(size, target) < 1:
         resized, boxes = split_boxes(size, target, case["overlap"])
         assert [list(box) for box in boxes] == case["crops_after_resize"]
         assert boxes[-1][2:] == resized
@@ -32,7 +32,7 @@ def test_long_pictures_are_split_as_in_the_webui(case):
 def test_sizes_are_chosen_as_in_the_webui(case):
     choices = sizes_between(case["mindim"], case["maxdim"], (case["minarea"], case["maxarea"]))
     by_area = case["objective"] == "Maximize area"
-    chosen = nearest_size(tuple(case["image"]), choices, case["threshold"], by_area=by_area)
+    chosen = nearest_size(tuple(case["image"]), choices, case["threshold"], is_by_area=by_area)
     assert chosen == (tuple(case["size"]) if case["size"] else None)
     if chosen:
         assert largest_box(tuple(case["image"]), chosen) == pytest.approx(case["source_box"])

@@ -12,7 +12,7 @@ from tools.drawing.paint import paint
 from tools.tiny_base.data import unseen_scene
 from velatura.datasets.caption import caption_folder, open_captioner
 from velatura.datasets.folder import read_folder
-from velatura.datasets.taggers import shown_tag
+from velatura.datasets.taggers import format_tag
 from velatura.datasets.tiny_subjects import SubjectFinder
 from velatura.errors import BadDataset, BadFile, UnknownName
 
@@ -51,7 +51,7 @@ def test_captions_that_are_there_are_treated_as_asked(tmp_path, existing, expect
 def test_a_caption_is_written_where_it_is_read(tmp_path):
     draw(tmp_path / "0.png")
     (tmp_path / "0.caption").write_text("a house")
-    list(caption_folder(tmp_path, Colours(lambda _: "red"), existing="append", before="inca"))
+    list(caption_folder(tmp_path, Colours(lambda _: "red"), existing="append", prefix="inca"))
     assert not (tmp_path / "0.txt").exists()
     assert read_folder(tmp_path)[0].caption == "a house, inca, red"
 
@@ -224,4 +224,4 @@ def test_without_onnxruntime_a_tagger_is_refused_with_how_to_get_it(tmp_path, mo
 
 
 def test_tags_are_shown_as_prompts_have_them():
-    assert [shown_tag(tag) for tag in ("long_hair", "0_0", "saber_(fate)")] == ["long hair", "0_0", "saber \\(fate\\)"]
+    assert [format_tag(tag) for tag in ("long_hair", "0_0", "saber_(fate)")] == ["long hair", "0_0", "saber \\(fate\\)"]

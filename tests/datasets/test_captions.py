@@ -91,5 +91,5 @@ def test_regularisation_pictures_are_kept_apart(tmp_path):
     draw(tmp_path / "reg" / "2_man" / "some man.png")
     dataset = read_dataset(tmp_path)
     assert [example.caption for example in dataset.examples] == ["inca man"]
-    assert [(example.caption, example.repeats) for example in dataset.regularising] == [("some man", 2)]
+    assert [(example.caption, example.repeats) for example in dataset.regularisation] == [("some man", 2)]
     assert len(read_folder(tmp_path)) == 5

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter, ImageOps
 import velatura
 from velatura.datasets.check import Grade, check_folder
 from velatura.datasets.folder import read_dataset
-from velatura.datasets.measures import alike, blur, grey, look, noise
+from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
 from velatura.datasets.pictures import read_upright
 from velatura.errors import BadDataset
 
@@ -122,8 +122,8 @@ def test_white_noise_has_the_deviation_it_was_made_with():
 
 
 def test_looks_differ_where_pictures_do(pictures):
-    assert alike([look(each) for each in pictures], 4) == []
-    assert alike([0b1111, 0b0000, 0b1110], 1) == [(0, 2)]
+    assert find_similar([perceptual_hash(each) for each in pictures], 4) == []
+    assert find_similar([0b1111, 0b0000, 0b1110], 1) == [(0, 2)]
 
 
 def test_counted_folders_and_tags_are_counted(tmp_path):

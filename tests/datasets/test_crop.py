@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from velatura.datasets.crop import Cutting, crop_folder, mirrored_caption
-from velatura.datasets.focus import FOCUSES, best_box, what_stands_out
+from velatura.datasets.crop import CropOptions, crop_folder, mirror_caption
+from velatura.datasets.focus import FOCUSES, best_box, saliency_map
 from velatura.datasets.folder import read_dataset, read_folder
-from velatura.errors import BadDataset, Occupied, UnknownName
+from velatura.errors import AlreadyExists, BadDataset, UnknownName
 
 
 def thing(size, place, background="lightgrey"):
@@ -28,7 +28,7 @@ def save(folder, image, caption="a red disc", name="0.png"):
 @pytest.mark.parametrize("place", [(20, 50), (100, 50), (150, 50), (275, 50)])
 def test_what_stands_out_is_kept_wherever_it_is(place):
     image = thing((300, 100), place)
-    left, top, right, bottom = best_box(image.size, (64, 64), what_stands_out(image))
+    left, top, right, bottom = best_box(image.size, (64, 64), saliency_map(image))
     assert (right - left, top, bottom) == pytest.approx((100, 0, 100))
     assert left <= place[0] - 12
     assert place[0] + 12 <= right
@@ -48,7 +48,7 @@ def test_a_map_is_a_share_of_the_picture_for_every_focus_that_needs_nothing():
 
 def test_a_folder_is_cut_with_its_captions(tmp_path):
     save(tmp_path / "in", thing((300, 100), (250, 50)))
-    cuts = crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64))
+    cuts = crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64))
     assert [cut.file for cut in cuts] == [tmp_path / "out" / "00000-0-0.png"]
     (example,) = read_folder(tmp_path / "out")
     assert example.caption == "a red disc"
@@ -56,36 +56,36 @@ def test_a_folder_is_cut_with_its_captions(tmp_path):
         assert image.size == (64, 64)
         reds = np.asarray(image)[..., 0].astype(int) - np.asarray(image)[..., 1]
         assert (reds > 150).sum() == pytest.approx(np.pi * (12 * 0.64) ** 2, rel=0.1)  # the whole disc
-    assert cuts[0].left_out == pytest.approx(2 / 3)
+    assert cuts[0].cropped_share == pytest.approx(2 / 3)
     assert not cuts[0].is_enlarged
 
 
 def test_buckets_follow_the_shape_of_each_picture(tmp_path):
     save(tmp_path / "in", thing((300, 100), (50, 50)))
     save(tmp_path / "in", thing((100, 130), (50, 50)), name="1.png")
-    cuts = crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64, shape="buckets"))
+    cuts = crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64, shape="buckets"))
     assert [cut.size for cut in cuts] == [(96, 40), (56, 72)]
 
 
 def test_long_pictures_are_split_where_asked(tmp_path):
     save(tmp_path / "in", thing((100, 400), (50, 350)))
-    cuts = crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64, split_below=0.5))
+    cuts = crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64, split_below=0.5))
     # 64 x 256 wants ceil((256 - 12.8) / 51.2) = 5 pieces of 64
     assert [cut.box[1] for cut in cuts] == pytest.approx([0, 75, 150, 225, 300])
     assert [cut.file.name for cut in cuts] == [f"00000-{place}-0.png" for place in range(5)]
-    assert len(crop_folder(tmp_path / "in", tmp_path / "one", Cutting(64, split_below=0.2))) == 1
+    assert len(crop_folder(tmp_path / "in", tmp_path / "one", CropOptions(64, split_below=0.2))) == 1
 
 
 def test_mirrored_pictures_are_added_with_left_and_right_exchanged(tmp_path):
     save(tmp_path / "in", thing((100, 100), (20, 50)), "a disc on the left")
-    cuts = crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64, mirrors=True))
+    cuts = crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64, mirrors=True))
     assert [example.caption for example in read_folder(tmp_path / "out")] == [
         "a disc on the left",
         "a disc on the right",
     ]
     one, other = (np.asarray(Image.open(cut.file)) for cut in cuts)
     assert np.array_equal(one, other[:, ::-1])
-    assert mirrored_caption("Left of a leftover, to the right") == "Right of a leftover, to the left"
+    assert mirror_caption("Left of a leftover, to the right") == "Right of a leftover, to the left"
 
 
 def test_masks_transparency_and_counted_folders_go_along(tmp_path):
@@ -97,10 +97,10 @@ def test_masks_transparency_and_counted_folders_go_along(tmp_path):
     mask.paste(255, (100, 0, 200, 100))
     mask.save(tmp_path / "in" / "5_discs" / "mask" / "0.png")
     save(tmp_path / "in" / "reg", thing((64, 64), (30, 30)), "a disc")
-    crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64))
+    crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64))
     dataset = read_dataset(tmp_path / "out")
     assert [(example.repeats, example.mask is not None) for example in dataset.examples] == [(5, True)]
-    assert len(dataset.regularising) == 1
+    assert len(dataset.regularisation) == 1
     with Image.open(dataset.examples[0].path) as cut, Image.open(dataset.examples[0].mask) as cut_mask:
         assert cut.mode == "RGBA"
         assert cut.getchannel("A").getextrema() == (128, 128)
@@ -112,7 +112,7 @@ def test_pictures_are_cut_before_they_have_captions_and_names_stay_captions(tmp_
     (tmp_path / "in").mkdir()
     thing((64, 64), (20, 50)).save(tmp_path / "in" / "IMG_0001.png")
     thing((64, 64), (20, 50)).save(tmp_path / "in" / "a red disc.png")
-    crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64))
+    crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["00000-0-IMG_0001.png", "00001-0-a red disc.png"]
     with pytest.raises(BadDataset, match=r"IMG_0001\.png has no caption"):
@@ -124,17 +124,17 @@ def test_pictures_are_cut_before_they_have_captions_and_names_stay_captions(tmp_
 def test_nothing_is_written_into_the_folder_itself_nor_over_anything(tmp_path):
     save(tmp_path / "in", thing((100, 100), (50, 50)))
     with pytest.raises(BadDataset, match=r"is inside .*choose a folder elsewhere"):
-        crop_folder(tmp_path / "in", tmp_path / "in" / "out", Cutting(64))
+        crop_folder(tmp_path / "in", tmp_path / "in" / "out", CropOptions(64))
     save(tmp_path / "out", thing((100, 100), (50, 50)))
-    with pytest.raises(Occupied, match="holds something already"):
-        crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64))
+    with pytest.raises(AlreadyExists, match="holds something already"):
+        crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64))
 
 
 def test_after_an_error_nothing_is_left(tmp_path):
     save(tmp_path / "in", Image.effect_noise((64, 64), 50).convert("RGB"), name="1.png")
     (tmp_path / "in" / "1.png").write_bytes((tmp_path / "in" / "1.png").read_bytes()[:500])
     with pytest.raises(BadDataset, match="cannot be read"):
-        crop_folder(tmp_path / "in", tmp_path / "out", Cutting(64))
+        crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -148,9 +148,9 @@ def test_after_an_error_nothing_is_left(tmp_path):
 )
 def test_impossible_cuts_are_refused(options, reason):
     with pytest.raises(BadDataset, match=reason):
-        Cutting(**options)
+        CropOptions(**options)
     with pytest.raises(UnknownName, match="no focus is called 'face': did you mean 'faces'"):
-        Cutting(focus="face")
+        CropOptions(focus="face")
 
 
 def test_faces_are_looked_for_where_opencv_can(tmp_path):
@@ -160,7 +160,7 @@ def test_faces_are_looked_for_where_opencv_can(tmp_path):
         with pytest.raises(BadDataset, match="has no face detector of its own"):
             FOCUSES["faces"](image)
         return
-    assert np.array_equal(FOCUSES["faces"](image), what_stands_out(image))  # a disc is no face
+    assert np.array_equal(FOCUSES["faces"](image), saliency_map(image))  # a disc is no face
 
 
 def test_without_opencv_faces_are_refused_with_how_to_get_it(monkeypatch):

@@ -42,7 +42,7 @@ def test_without_a_text_the_caption_is_the_name_of_the_picture(tmp_path, stem, c
 )
 def test_a_name_with_plain_words_is_a_caption_and_known_for_a_name(tmp_path, stem):
     draw(tmp_path / f"{stem}.png")
-    assert read_folder(tmp_path) == [Example(tmp_path / f"{stem}.png", stem, is_named_so=True)]
+    assert read_folder(tmp_path) == [Example(tmp_path / f"{stem}.png", stem, is_caption_from_name=True)]
 
 
 # Names as cameras, phones, scanners, systems and sites give them, and three that the webui would read as captions

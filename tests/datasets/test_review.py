@@ -10,8 +10,8 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 import velatura
-from velatura.datasets.review import Album
-from velatura.datasets.review_page import serving
+from velatura.datasets.review import CaptionEditor
+from velatura.datasets.review_page import serve
 from velatura.errors import BadDataset
 
 CHROMIUM = shutil.which("chromium")
@@ -32,13 +32,13 @@ def texts(folder):
 
 
 def test_an_album_shows_every_caption(folder):
-    assert Album.of(folder).captions == {0: "house, red, sea", 1: "boat, sea", 2: "", 3: "a cat"}
+    assert CaptionEditor.from_folder(folder).captions == {0: "house, red, sea", 1: "boat, sea", 2: "", 3: "a cat"}
 
 
 def test_tags_are_added_removed_and_replaced_in_many_pictures(folder):
-    album = Album.of(folder)
+    album = CaptionEditor.from_folder(folder)
     assert list(album.add([0, 1, 3], "sea")) == [3]
-    assert list(album.add([0, 1], "inca", first=True)) == [0, 1]
+    assert list(album.add([0, 1], "inca", at_start=True)) == [0, 1]
     assert list(album.replace([0, 1, 2, 3], "sea", "boat")) == [0, 1, 3]
     assert list(album.remove([0, 1, 2, 3], "red")) == [0]
     assert texts(folder) == {"0.txt": "inca, house, boat", "1.txt": "inca, boat", "a cat.txt": "a cat, boat"}
@@ -46,7 +46,7 @@ def test_tags_are_added_removed_and_replaced_in_many_pictures(folder):
 
 def test_every_change_is_undone_and_done_again(folder):
     before = texts(folder)
-    album = Album.of(folder)
+    album = CaptionEditor.from_folder(folder)
     album.set(3, "a cat asleep")
     album.add([0, 1, 2, 3], "neon")
     after = texts(folder)
@@ -63,7 +63,7 @@ def test_every_change_is_undone_and_done_again(folder):
 
 
 def test_a_new_change_ends_what_could_be_done_again(folder):
-    album = Album.of(folder)
+    album = CaptionEditor.from_folder(folder)
     album.set(0, "x")
     album.undo()
     album.set(0, "y")
@@ -83,12 +83,12 @@ def test_a_new_change_ends_what_could_be_done_again(folder):
 def test_senseless_changes_are_refused_and_change_nothing(folder, change, reason):
     before = texts(folder)
     with pytest.raises(BadDataset, match=reason):
-        change(Album.of(folder))
+        change(CaptionEditor.from_folder(folder))
     assert texts(folder) == before
 
 
 def test_what_another_program_wrote_is_not_overwritten(folder):
-    album = Album.of(folder)
+    album = CaptionEditor.from_folder(folder)
     (folder / "1.txt").write_text("boat, written elsewhere")
     with pytest.raises(BadDataset, match=r"caption of 1\.png was changed by another program"):
         album.add([0, 1], "inca")
@@ -100,14 +100,14 @@ def test_what_another_program_wrote_is_not_overwritten(folder):
 def test_an_album_with_a_text_that_cannot_be_read_is_refused(folder):
     (folder / "0.txt").write_bytes(b"ma\xeetre")
     with pytest.raises(BadDataset, match=r"0\.txt is not UTF-8"):
-        Album.of(folder)
+        CaptionEditor.from_folder(folder)
 
 
 def test_folders_without_pictures_are_refused(tmp_path):
     with pytest.raises(BadDataset, match="holds no pictures"):
-        Album.of(tmp_path)
+        CaptionEditor.from_folder(tmp_path)
     with pytest.raises(BadDataset, match="is no folder"):
-        Album.of(tmp_path / "nowhere")
+        CaptionEditor.from_folder(tmp_path / "nowhere")
 
 
 def asked(url, body=None, **headers):
@@ -124,7 +124,7 @@ def asked(url, body=None, **headers):
 def test_only_who_knows_the_token_and_comes_to_this_host_is_answered(folder):
     before = texts(folder)
     change = {"action": "add", "ids": [0], "tag": "x"}
-    with serving(Album.of(folder)) as server:
+    with serve(CaptionEditor.from_folder(folder)) as server:
         root = f"http://127.0.0.1:{server.server_port}"
         for path in ("/", "/album", "/picture/0", "/?token=wrong", "/album?token="):
             assert asked(root + path)[0] == 403
@@ -141,8 +141,11 @@ def test_only_who_knows_the_token_and_comes_to_this_host_is_answered(folder):
 
 
 def test_a_port_in_use_is_refused(folder):
-    with serving(Album.of(folder)) as server, pytest.raises(BadDataset, match=r"cannot be served .*choose another"):
-        serving(Album.of(folder), server.server_port).__enter__()
+    with (
+        serve(CaptionEditor.from_folder(folder)) as server,
+        pytest.raises(BadDataset, match=r"cannot be served .*choose another"),
+    ):
+        serve(CaptionEditor.from_folder(folder), server.server_port).__enter__()
 
 
 @pytest.fixture
@@ -162,7 +165,7 @@ def test_captions_are_changed_on_the_page_and_saved_as_they_are(page, tmp_path):
     page.on("request", lambda request: outside.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text))
-    with serving(Album.of(folder)) as server:
+    with serve(CaptionEditor.from_folder(folder)) as server:
         page.goto(server.url)
         expect(page.locator("article")).to_have_count(16)
         expect(page.get_by_role("button", name="<b>bold</b> ×")).to_be_visible()

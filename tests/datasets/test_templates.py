@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from velatura.datasets.templates import TEMPLATES, Wording, template_lines
+from velatura.datasets.templates import TEMPLATES, CaptionTemplate, template_lines
 from velatura.errors import BadDataset, UnknownName
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train" / "dataset.json"  # made by the webui v1.8.0
@@ -14,26 +14,26 @@ GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train" / "dataset.json"
 
 @pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["prompt_text"], ids=lambda case: case["text"])
 def test_texts_are_drawn_as_in_the_webui(case):
-    wording = Wording(case["lines"], "NAME", case["shuffle_tags"], case["tag_drop_out"])
+    wording = CaptionTemplate(case["lines"], "NAME", case["shuffle_tags"], case["tag_drop_out"])
     assert wording.draw(case["filewords"], Random(case["python_random_seed"])) == case["text"]
 
 
 def test_the_first_tags_can_be_kept_in_their_place():
-    wording = Wording(shuffles_tags=True, tag_dropout=0.5, keep_tags=2)
+    wording = CaptionTemplate(shuffles_tags=True, tag_dropout=0.5, keep_tags=2)
     drawn = {wording.draw("a,b,c,d,e", Random(seed)) for seed in range(50)}
     assert all(text.startswith("a,b") for text in drawn)
     assert len(drawn) > 10
 
 
 def test_all_tags_but_those_kept_can_be_dropped():
-    assert Wording(tag_dropout=1, keep_tags=1).draw("a,b,c", Random(0)) == "a"
+    assert CaptionTemplate(tag_dropout=1, keep_tags=1).draw("a,b,c", Random(0)) == "a"
 
 
 def test_a_wording_knows_whether_its_texts_vary():
-    assert Wording().is_fixed
-    assert Wording(["[name]"], "x", shuffles_tags=True).is_fixed
-    assert not Wording(["a", "b"]).is_fixed
-    assert not Wording(tag_dropout=0.1).is_fixed
+    assert CaptionTemplate().is_fixed
+    assert CaptionTemplate(["[name]"], "x", shuffles_tags=True).is_fixed
+    assert not CaptionTemplate(["a", "b"]).is_fixed
+    assert not CaptionTemplate(tag_dropout=0.1).is_fixed
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,14 @@ def test_a_wording_knows_whether_its_texts_vary():
 )
 def test_impossible_wordings_are_refused(options, reason):
     with pytest.raises(BadDataset, match=reason):
-        Wording(**options)
+        CaptionTemplate(**options)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_template_says_something_of_each_caption(name):
     lines = template_lines(name)
     assert lines
-    assert all(Wording([line], "inca").draw("a house", Random(0)) for line in lines)
+    assert all(CaptionTemplate([line], "inca").draw("a house", Random(0)) for line in lines)
     assert ("filewords" in name) <= all("[filewords]" in line for line in lines)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from velatura.datasets.folder import Example, read_dataset
-from velatura.datasets.weights import loss_weights, weights_of
+from velatura.datasets.weights import loss_weights, normalize_weights
 from velatura.errors import BadDataset
 from velatura.tensors import open_tensors
 
@@ -33,7 +33,7 @@ def half_white(size=(16, 16)):
 def test_alpha_weighs_as_in_the_webui(name):
     expected = open_tensors(GOLDEN / "weights.safetensors").tensors[f"w{name[5]}"]
     with Image.open(GOLDEN / name) as image:
-        weights = weights_of(image.getchannel("A"), (2, 2), from_least=True)
+        weights = normalize_weights(image.getchannel("A"), (2, 2), is_alpha=True)
     assert torch.equal(weights.expand_as(expected), expected)
 
 

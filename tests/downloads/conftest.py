@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.downloads.server import Server, serving
-from velatura.downloads.pull import Pulled, pull
+from velatura.downloads.pull import PullResult, pull
 from velatura.downloads.services import Service, Services
-from velatura.downloads.web import Web
+from velatura.downloads.web import WebClient
 from velatura.tensors import write_safetensors
 
 
@@ -48,17 +48,17 @@ def desk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def web(server: Server, slept: list[float]) -> Iterator[Web]:
+def web(server: Server, slept: list[float]) -> Iterator[WebClient]:
     """Both services at the one server, asked with tokens, on a clock that stands still."""
     services = Services(
         Service("Civitai", server.root, "CIVITAI_TOKEN", "secret-c"), Service("the hub", server.root, "HF_TOKEN")
     )
-    with Web(services, sleep=slept.append, now=lambda: 1_000_000_000.0) as made:
+    with WebClient(services, sleep=slept.append, now=lambda: 1_000_000_000.0) as made:
         yield made
 
 
 @pytest.fixture
-def fetch(web: Web, desk: Path) -> Callable[..., Pulled]:
+def fetch(web: WebClient, desk: Path) -> Callable[..., PullResult]:
     """Pull something onto the desk."""
     return lambda source, **options: pull(source, options.pop("to", desk), web=web, **options)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.downloads.names import ENDINGS, LONGEST, safe_name
+from velatura.downloads.names import MAX_NAME_BYTES, MODEL_ENDINGS, safe_name
 from velatura.errors import DownloadFailed
 
 
@@ -41,11 +41,11 @@ def test_what_is_called_otherwise_is_not_fetched(told):
 
 def test_a_long_name_is_cut_and_keeps_its_ending():
     name = safe_name("é" * 1000 + ".safetensors")
-    assert len(name.encode()) <= LONGEST
+    assert len(name.encode()) <= MAX_NAME_BYTES
     assert name.endswith("é.safetensors")
 
 
-@given(st.text(max_size=300), st.sampled_from(ENDINGS))
+@given(st.text(max_size=300), st.sampled_from(MODEL_ENDINGS))
 def test_any_name_stays_in_its_folder(told, ending):
     try:
         name = safe_name(told + ending)
@@ -53,7 +53,7 @@ def test_any_name_stays_in_its_folder(told, ending):
         return
     assert not set(name) & set('/\\\0<>:"|?*')
     assert name.isprintable()
-    assert name.endswith(ENDINGS)
+    assert name.endswith(MODEL_ENDINGS)
     assert name == name.strip(" .")
-    assert len(name.encode()) <= LONGEST
+    assert len(name.encode()) <= MAX_NAME_BYTES
     assert safe_name(name) == name

@@ -9,10 +9,10 @@ import torch
 
 from tests.downloads.server import status
 from velatura.downloads import civitai
-from velatura.downloads.part import Note, Part
-from velatura.downloads.places import place
+from velatura.downloads.part import PartialFile, PartialFileRecord
+from velatura.downloads.places import kind_folder
 from velatura.downloads.services import Service
-from velatura.errors import BadFile, DownloadFailed, Occupied, UnknownName, VelaturaWarning
+from velatura.errors import AlreadyExists, BadFile, DownloadFailed, UnknownName, VelaturaWarning
 from velatura.library import Library
 from velatura.tensors import write_safetensors
 
@@ -82,8 +82,8 @@ def test_the_short_hash_is_checked_where_there_is_no_other(server, fetch, desk, 
 
 def test_a_part_that_makes_a_wrong_file_is_begun_anew(server, fetch, desk, lora):
     server.has_on_civitai(lora)
-    part = Part(desk / "ink.safetensors")
-    part.begin(Note(f"{server.root}/api/download/models/20", '"one"', len(lora)))
+    part = PartialFile(desk / "ink.safetensors")
+    part.begin(PartialFileRecord(f"{server.root}/api/download/models/20", '"one"', len(lora)))
     part.path.write_bytes(b"x" * 4000)
     fetch("civitai:10")
     assert (desk / "ink.safetensors").read_bytes() == lora
@@ -105,7 +105,7 @@ def test_what_is_there_already_is_found_in_its_place(server, fetch, desk, lora):
     fetch("civitai:10")
     assert fetch("civitai:10").was_there
     (desk / "models" / "Lora" / "ink.safetensors").write_bytes(b"mine")
-    with pytest.raises(Occupied):
+    with pytest.raises(AlreadyExists):
         fetch("civitai:10")
 
 
@@ -231,10 +231,10 @@ def test_embeddings_lie_beside_models_in_a1111_and_in_it_in_comfyui(tmp_path):
     a1111, comfyui = tmp_path / "a", tmp_path / "c"
     (a1111 / "models" / "Lora").mkdir(parents=True)
     (comfyui / "models" / "loras").mkdir(parents=True)
-    assert place(a1111, "embedding") == a1111 / "embeddings"
-    assert place(a1111 / "models", "embedding") == a1111 / "embeddings"
-    assert place(comfyui, "embedding") == comfyui / "models" / "embeddings"
-    assert place(a1111, "unknown") == a1111
+    assert kind_folder(a1111, "embedding") == a1111 / "embeddings"
+    assert kind_folder(a1111 / "models", "embedding") == a1111 / "embeddings"
+    assert kind_folder(comfyui, "embedding") == comfyui / "models" / "embeddings"
+    assert kind_folder(a1111, "unknown") == a1111
 
 
 def test_the_hub_gives_one_file(server, fetch, desk, lora):
@@ -342,7 +342,7 @@ def test_the_limit_holds_for_a_folder_as_a_whole(server, fetch, desk, diffusers)
 def test_a_folder_that_is_there_and_another_one_is_not_replaced(server, fetch, desk, diffusers):
     on_hub(server, diffusers)
     (desk / "name").mkdir()
-    with pytest.raises(Occupied):
+    with pytest.raises(AlreadyExists):
         fetch("hub:owner/name")
 
 

@@ -1,25 +1,28 @@
 import pytest
 
-from velatura.downloads.sources import Address, OnCivitai, read_source
+from velatura.downloads.sources import CivitaiSource, UrlSource, read_source
 from velatura.errors import DownloadFailed
-from velatura.formats.hub import Reference
+from velatura.formats.hub import HubReference
 
 
 @pytest.mark.parametrize(
     ("text", "source"),
     [
-        ("civitai:4201", OnCivitai(4201)),
-        ("civitai:4201@130072", OnCivitai(4201, 130072)),
-        ("https://civitai.com/models/4201", OnCivitai(4201)),
-        ("https://civitai.com/models/4201/realistic-vision?modelVersionId=130072", OnCivitai(4201, 130072)),
-        ("https://civitai.com/api/download/models/130072?type=Model", OnCivitai(None, 130072)),
-        ("hub:owner/name", Reference("owner/name")),
-        ("hub:owner/na.me-2@v1.0/sub/ink.pt", Reference("owner/na.me-2", "v1.0", "sub/ink.pt")),
-        ("https://huggingface.co/owner/name", Reference("owner/name")),
-        ("https://huggingface.co/owner/name/blob/main/sub/ink.pt", Reference("owner/name", "main", "sub/ink.pt")),
-        ("https://huggingface.co/owner/name/resolve/v1/ink.pt?download=true", Reference("owner/name", "v1", "ink.pt")),
-        ("https://example.org/models/1", Address("https://example.org/models/1")),
-        ("https://civitai.com/images/7", Address("https://civitai.com/images/7")),
+        ("civitai:4201", CivitaiSource(4201)),
+        ("civitai:4201@130072", CivitaiSource(4201, 130072)),
+        ("https://civitai.com/models/4201", CivitaiSource(4201)),
+        ("https://civitai.com/models/4201/realistic-vision?modelVersionId=130072", CivitaiSource(4201, 130072)),
+        ("https://civitai.com/api/download/models/130072?type=Model", CivitaiSource(None, 130072)),
+        ("hub:owner/name", HubReference("owner/name")),
+        ("hub:owner/na.me-2@v1.0/sub/ink.pt", HubReference("owner/na.me-2", "v1.0", "sub/ink.pt")),
+        ("https://huggingface.co/owner/name", HubReference("owner/name")),
+        ("https://huggingface.co/owner/name/blob/main/sub/ink.pt", HubReference("owner/name", "main", "sub/ink.pt")),
+        (
+            "https://huggingface.co/owner/name/resolve/v1/ink.pt?download=true",
+            HubReference("owner/name", "v1", "ink.pt"),
+        ),
+        ("https://example.org/models/1", UrlSource("https://example.org/models/1")),
+        ("https://civitai.com/images/7", UrlSource("https://civitai.com/images/7")),
     ],
 )
 def test_a_source_is_read(text, source):

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from velatura.downloads.part import Note, Part, alone
+from velatura.downloads.part import PartialFile, PartialFileRecord, lock_target
 from velatura.downloads.pull import pull
-from velatura.downloads.transfer import Transfer, Wanted, name_of
-from velatura.errors import BadFile, DownloadFailed, Occupied
+from velatura.downloads.transfer import RemoteFile, Transfer, file_name
+from velatura.errors import AlreadyExists, BadFile, DownloadFailed
 
 NAME = "/files/ink.safetensors"
 
@@ -27,8 +27,8 @@ def names(folder):
 
 def begun(desk, body, count, url, etag='"one"'):
     """Leave what an interrupted run leaves."""
-    part = Part(desk / "ink.safetensors")
-    part.begin(Note(url, etag, len(body)))
+    part = PartialFile(desk / "ink.safetensors")
+    part.begin(PartialFileRecord(url, etag, len(body)))
     part.path.write_bytes(body[:count])
 
 
@@ -238,14 +238,14 @@ def test_a_pickle_called_safetensors_is_refused(server, fetch, desk, hypernet):
 
 def test_a_file_that_is_there_is_not_replaced(server, fetch, desk, lora):
     (desk / "ink.safetensors").write_bytes(b"mine")
-    with pytest.raises(Occupied, match="is there already"):
+    with pytest.raises(AlreadyExists, match="is there already"):
         fetch(server.offers(NAME, lora))
     assert (desk / "ink.safetensors").read_bytes() == b"mine"
     assert names(desk) == ["ink.safetensors"]
 
 
 def test_two_commands_do_not_fetch_one_file_at_once(server, fetch, desk, lora):
-    with alone(desk / "ink.safetensors"), pytest.raises(Occupied, match="by another command: wait for it"):
+    with lock_target(desk / "ink.safetensors"), pytest.raises(AlreadyExists, match="by another command: wait for it"):
         fetch(server.offers(NAME, lora))
     fetch(server.offers(NAME, lora))
     assert names(desk) == ["ink.safetensors"]
@@ -257,7 +257,7 @@ def test_of_many_at_once_each_fetches_or_is_refused(server, web, desk, lora):
     def go():
         try:
             outcomes.append(pull(url, desk, web=web).was_there)
-        except Occupied:
+        except AlreadyExists:
             outcomes.append(None)
 
     threads = [threading.Thread(target=go) for _ in range(8)]
@@ -298,8 +298,8 @@ def test_another_disk_gets_a_copy(server, fetch, desk, lora, monkeypatch):
 
 
 def test_a_wrong_size_is_refused_before_anything_is_written(server, web, desk, lora):
-    part = Part(desk / "ink.safetensors")
-    wanted = Wanted(server.offers(NAME, lora), size=len(lora) + 1)
+    part = PartialFile(desk / "ink.safetensors")
+    wanted = RemoteFile(server.offers(NAME, lora), size=len(lora) + 1)
     with pytest.raises(DownloadFailed, match=r"not .* as promised"):
         Transfer(web, wanted, part, limit=10**9).run()
     assert names(desk) == []
@@ -333,8 +333,8 @@ HEADERS = st.fixed_dictionaries(
 NAMES = st.builds(
     "{}{}".format, st.sampled_from(["", "a; filename=", "a; filename*=UTF-8''", "a; filename*0*=x''%"]), ODD
 )
-FILE = Wanted("https://example.org/ink.pt")
-NAMELESS = Wanted("https://example.org/7")
+FILE = RemoteFile("https://example.org/ink.pt")
+NAMELESS = RemoteFile("https://example.org/7")
 
 
 class Odd(httpx2.BaseTransport):
@@ -362,7 +362,7 @@ def test_no_odd_header_breaks_anything(odd, web, desk):
     def ask(code, headers):
         odd.code, odd.headers = code, headers
         with contextlib.suppress(DownloadFailed):
-            Transfer(web, FILE, Part(desk / "ink.pt"), limit=1000).run()
+            Transfer(web, FILE, PartialFile(desk / "ink.pt"), limit=1000).run()
 
     ask()
 
@@ -373,6 +373,6 @@ def test_no_odd_name_breaks_anything(odd, web):
     def ask(disposition):
         odd.headers = {"content-disposition": disposition}
         with contextlib.suppress(DownloadFailed):
-            name_of(web, NAMELESS)
+            file_name(web, NAMELESS)
 
     ask()

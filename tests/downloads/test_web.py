@@ -7,7 +7,7 @@ import pytest
 
 from tests.downloads.server import Server, in_turn, redirect, serving, status
 from velatura.downloads.services import Service, Services
-from velatura.downloads.web import LARGEST_ANSWER, Web, readable, redirected, shown
+from velatura.downloads.web import MAX_JSON_BYTES, WebClient, parse_url, public_url, redirect_target
 from velatura.errors import BadFile, DownloadFailed
 
 THERE = "/files/ink.safetensors"
@@ -55,8 +55,8 @@ def test_a_token_is_not_shown_to_another_port_or_scheme_of_its_host():
         "http://civitai.com/a",
         "https://civitai.com:8443/a",
     ]
-    assert [service.has(httpx2.URL(each)) for each in addresses] == [True, True, False, False]
-    assert not service.has(httpx2.URL("https://civitai.com.evil.org/a"))
+    assert [service.has_url(httpx2.URL(each)) for each in addresses] == [True, True, False, False]
+    assert not service.has_url(httpx2.URL("https://civitai.com.evil.org/a"))
     assert "secret" not in repr(service)
 
 
@@ -76,9 +76,11 @@ def test_redirects_lead_nowhere_but_into_the_web(server, web, target):
 
 def test_redirects_do_not_lead_from_https_to_http():
     with pytest.raises(DownloadFailed, match="from https to http"):
-        redirected(httpx2.URL("https://civitai.com/a"), "http://civitai.com/b")
-    assert redirected(httpx2.URL("http://civitai.com/a"), "https://civitai.com/b").scheme == "https"
-    assert redirected(httpx2.URL("https://civitai.com/a/b"), "../c?x=1#d") == httpx2.URL("https://civitai.com/c?x=1")
+        redirect_target(httpx2.URL("https://civitai.com/a"), "http://civitai.com/b")
+    assert redirect_target(httpx2.URL("http://civitai.com/a"), "https://civitai.com/b").scheme == "https"
+    assert redirect_target(httpx2.URL("https://civitai.com/a/b"), "../c?x=1#d") == httpx2.URL(
+        "https://civitai.com/c?x=1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_secrets_of_an_address_are_not_shown(server, web):
     with pytest.raises(DownloadFailed) as error:
         body(web, server.root.replace("//", "//me:hush@") + "/a?token=hush")
     assert "hush" not in str(error.value)
-    assert shown("https://me:hush@example.org:8443/a/b?token=hush#hush") == "https://example.org:8443/a/b"
+    assert public_url("https://me:hush@example.org:8443/a/b?token=hush#hush") == "https://example.org:8443/a/b"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_secrets_of_an_address_are_not_shown(server, web):
 )
 def test_what_is_no_address_of_the_web_is_said(address):
     with pytest.raises(DownloadFailed, match="no address of the web"):
-        readable(address)
+        parse_url(address)
 
 
 def test_json_is_read(server, web):
@@ -180,7 +182,7 @@ def test_what_is_no_json_object_is_said(server, web, answer):
 
 
 def test_json_without_end_is_cut_off(server, web):
-    server.replies["/a"] = lambda handler: handler.answer(200, b" " * (LARGEST_ANSWER + 2**20))
+    server.replies["/a"] = lambda handler: handler.answer(200, b" " * (MAX_JSON_BYTES + 2**20))
     with pytest.raises(DownloadFailed, match="answers without end"):
         web.json(server.root + "/a")
 
@@ -189,7 +191,7 @@ def test_a_proxy_of_the_environment_is_used(server, monkeypatch, lora):
     server.replies[THERE] = lambda handler: handler.answer(200, lora)
     monkeypatch.setenv("HTTP_PROXY", server.root)
     monkeypatch.setenv("NO_PROXY", "")
-    with Web(Services()) as web:
+    with WebClient(Services()) as web:
         assert body(web, "http://nowhere.invalid" + THERE) == lora
 
 

@@ -8,8 +8,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 import velatura
 from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
-from velatura.formats.clip import MEAN, TINY, clip_beside, known_projection, open_clip
-from velatura.formats.nature import nature_of
+from velatura.formats.clip import CLIP_MEAN, TINY_CLIP, find_clip_for, find_text_projection, open_clip_model
+from velatura.formats.nature import inspect_file
 from velatura.library import Library
 from velatura.tensors import write_torch
 
@@ -30,9 +30,9 @@ def clip(tmp_path):
 
 def test_a_clip_of_transformers_sees_what_transformers_sees(clip):
     folder, model = clip
-    eye = open_clip(folder)
-    assert eye.mean == MEAN
-    assert torch.equal(eye.projection, model.text_projection.weight)
+    eye = open_clip_model(folder)
+    assert eye.image_mean == CLIP_MEAN
+    assert torch.equal(eye.text_projection, model.text_projection.weight)
     pixels = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         wanted = model.get_image_features(pixel_values=pixels)
@@ -49,9 +49,9 @@ def test_a_vector_is_read_as_it_is(tmp_path, shape, dtype):
     overlay = velatura.open_overlay(tmp_path / "dusk.pt")
     assert isinstance(overlay, velatura.Aesthetic)
     assert torch.equal(overlay.vector, vector.flatten().float())
-    assert torch.equal(overlay.projection, known_projection(64))
+    assert torch.equal(overlay.projection, find_text_projection(64))
     assert (overlay.card.name, overlay.card.family) == ("dusk", "tiny")
-    assert nature_of(tmp_path / "dusk.pt").card.family == "tiny"
+    assert inspect_file(tmp_path / "dusk.pt").card.family == "tiny"
 
 
 def test_what_is_written_is_read_back(tmp_path, aesthetic):
@@ -75,7 +75,7 @@ def test_vectors_of_other_clips_are_read_too(tmp_path, monkeypatch, width):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     write_torch(tmp_path / "dusk.pt", torch.randn(1, width))
     assert velatura.open_overlay(tmp_path / "dusk.pt").settings.width == width
-    assert nature_of(tmp_path / "dusk.pt").card.kind == "aesthetic"
+    assert inspect_file(tmp_path / "dusk.pt").card.kind == "aesthetic"
 
 
 @pytest.mark.parametrize("vector", [torch.full((64,), torch.nan), torch.arange(64), torch.zeros(64).to_sparse()])
@@ -94,10 +94,10 @@ def test_the_library_finds_one(tmp_path, aesthetic):
 def test_colours_are_evened_out_as_the_folder_says(clip):
     folder, _ = clip
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}))
-    assert open_clip(folder).mean == (0.0, 0.0, 0.0)
+    assert open_clip_model(folder).image_mean == (0.0, 0.0, 0.0)
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0, 0], "image_std": [1, 0, 1]}))
     with pytest.raises(BadFile, match="colours that cannot be"):
-        open_clip(folder)
+        open_clip_model(folder)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +106,15 @@ def test_colours_are_evened_out_as_the_folder_says(clip):
 def test_a_folder_that_is_no_clip_is_refused_in_a_line(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(BadFile):
-        open_clip(tmp_path)
+        open_clip_model(tmp_path)
     with pytest.raises(BadFile, match="no config"):
-        open_clip(tmp_path / "nowhere")
+        open_clip_model(tmp_path / "nowhere")
 
 
 def test_a_clip_that_is_not_at_hand_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert clip_beside(96) == TINY
+    assert find_clip_for(96) == TINY_CLIP
     with pytest.raises(UnsupportedBase, match="openai/clip-vit-large-patch14"):
-        clip_beside(768)
+        find_clip_for(768)
     with pytest.raises(UnsupportedBase, match="--clip"):
-        clip_beside(17)
+        find_clip_for(17)

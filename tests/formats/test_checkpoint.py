@@ -10,12 +10,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import velatura
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES
-from velatura.base.schedule import Schedule
-from velatura.base.text import TextEncoder, Tower
+from velatura.base.schedule import NoiseSchedule
+from velatura.base.text import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import checkpoint, ldm_config, vocabulary
 from velatura.tensors import Contents, open_tensors
-from velatura.tiny import DATA
+from velatura.tiny import DATA_FOLDER
 
 
 def weights(base: velatura.Base) -> dict[str, torch.Tensor]:
@@ -70,7 +70,9 @@ def test_the_header_tells_what_the_file_is(tiny, tmp_path):
 
 
 def test_diffusers_opens_it_as_a_whole_pipeline(tiny, file):
-    pipeline = StableDiffusionPipeline.from_single_file(str(file), config=str(DATA / "tiny"), local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_single_file(
+        str(file), config=str(DATA_FOLDER / "tiny"), local_files_only=True
+    )
     parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
     opened = {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
     expected = weights(tiny)
@@ -83,8 +85,8 @@ def test_an_sd2_has_a_text_tower_of_24_layers_under_openclips_names(tiny, tmp_pa
     settings = {"vocab_size": 857, "hidden_size": 96, "intermediate_size": 8, "num_attention_heads": 4}
     tower = CLIPTextModel(CLIPTextConfig(num_hidden_layers=23, hidden_act="gelu", **settings))
     family = replace(tiny.family, name="SD2", prediction="v_prediction")
-    text = TextEncoder([Tower(tiny.text.tokenizer, tower)])
-    base = Base("two", family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=Schedule())
+    text = TextEncoder([ClipTextEncoder(tiny.text.tokenizer, tower)])
+    base = Base("two", family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=NoiseSchedule())
     checkpoint.write(base, tmp_path / "two.safetensors")
     contents = open_tensors(tmp_path / "two.safetensors")
     assert contents.tensors["cond_stage_model.model.transformer.resblocks.23.attn.in_proj_weight"].shape == (288, 96)
@@ -124,22 +126,25 @@ def family_shaped(tiny, family: str) -> Base:
             else {"num_attention_heads": 16, "hidden_act": "gelu"}
         ),
     )
-    encoder = TextEncoder([Tower(tiny.text.tokenizer, CLIPTextModel(text))])
-    return Base(family, FAMILIES[family], unet=unet, vae=vae, text=encoder, schedule=Schedule())
+    encoder = TextEncoder([ClipTextEncoder(tiny.text.tokenizer, CLIPTextModel(text))])
+    return Base(family, FAMILIES[family], unet=unet, vae=vae, text=encoder, schedule=NoiseSchedule())
 
 
 @pytest.mark.parametrize("family", ["SD1", "SD2"])
 def test_a_familys_settings_need_no_metadata(tiny, family):
     base = family_shaped(tiny, family)
-    hints = ldm_config.HINTS[family]
-    assert hints == ldm_config.hints_of(base.unet, base.vae, [base.text.model])
+    hints = ldm_config.CONFIG_HINTS[family]
+    assert hints == ldm_config.config_hints(base.unet, base.vae, [base.text.model])
     told = ldm_config.unet_config(base.unet.state_dict()), ldm_config.vae_config(base.vae.state_dict())
-    assert ldm_config.family_of(told[0] | hints["unet"], told[1] | hints["vae"], base.family.prediction) == base.family
+    assert (
+        ldm_config.determine_family(told[0] | hints["unet"], told[1] | hints["vae"], base.family.prediction)
+        == base.family
+    )
 
 
 def test_a_schedule_of_its_own_is_refused(tiny, tmp_path):
     parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text}
-    odd = Base("odd", tiny.family, **parts, schedule=Schedule(beta_start=0.001))
+    odd = Base("odd", tiny.family, **parts, schedule=NoiseSchedule(beta_start=0.001))
     with pytest.raises(UnsupportedBase, match="noise schedule"):
         checkpoint.write(odd, tmp_path / "odd.safetensors")
 
@@ -197,7 +202,7 @@ def test_a_size_beyond_all_measure_is_refused(file):
 
 def test_a_setting_that_no_checkpoint_can_tell_is_refused(tiny, tmp_path):
     unet = UNet2DConditionModel.from_config(tiny.unet.config, resnet_time_scale_shift="scale_shift")
-    odd = Base("odd", tiny.family, unet=unet, vae=tiny.vae, text=tiny.text, schedule=Schedule())
+    odd = Base("odd", tiny.family, unet=unet, vae=tiny.vae, text=tiny.text, schedule=NoiseSchedule())
     with pytest.raises(UnsupportedBase, match="resnet_time_scale_shift"):
         checkpoint.write(odd, tmp_path / "odd.safetensors")
 
@@ -227,9 +232,9 @@ def test_a_tokenizer_beside_the_file_serves(tiny, file, tmp_path):
 )
 def test_a_vocabulary_that_does_not_fit_is_refused(file, more):
     metadata = open_tensors(file).metadata
-    words = json.dumps(json.loads(metadata[vocabulary.KEY]) | more)
+    words = json.dumps(json.loads(metadata[vocabulary.TOKENIZER_KEY]) | more)
     with pytest.raises(BadFile):
-        checkpoint.read(changed(file, metadata={**metadata, vocabulary.KEY: words}))
+        checkpoint.read(changed(file, metadata={**metadata, vocabulary.TOKENIZER_KEY: words}))
 
 
 def test_an_overlay_is_no_checkpoint(tiny, tmp_path):

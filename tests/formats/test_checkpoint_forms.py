@@ -11,7 +11,7 @@ import torch
 import velatura
 from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
 from velatura.formats import checkpoint, prediction
-from velatura.formats.ema import averages, has_only_averages
+from velatura.formats.ema import find_ema_keys, has_only_ema
 from velatura.tensors import Contents, open_tensors, write_safetensors
 
 NAMES = Path(__file__).parents[1] / "data" / "names"
@@ -74,8 +74,8 @@ def test_the_names_of_averages_are_told_apart_without_their_dots(family):
     rows = [line.split() for line in (NAMES / f"{family}.txt").read_text().splitlines()]
     keys = {f"{UNET}{theirs}.{kind}" for _, theirs, _ in rows for kind in ("weight", "bias")}
     only = [ema_name(key) for key in keys]
-    assert has_only_averages(only)
-    assert averages("file", only) == {key: ema_name(key) for key in keys}
+    assert has_only_ema(only)
+    assert find_ema_keys("file", only) == {key: ema_name(key) for key in keys}
 
 
 def test_very_old_names_of_clip_are_read(held, metadata, tiny):
@@ -142,7 +142,7 @@ def test_what_an_sd2_predicts_is_tried_out(shift, expected):
             assert timestep == 999
             return (latents + shift,)
 
-    assert prediction.tried(Said()) == expected
+    assert prediction.detect_prediction(Said()) == expected
 
 
 def changed_vae(held):

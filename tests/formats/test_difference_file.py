@@ -5,7 +5,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile
-from velatura.formats.native import CARD
+from velatura.formats.native import CARD_KEY
 from velatura.tensors import open_tensors, write_safetensors
 
 
@@ -39,7 +39,7 @@ def test_what_others_open_is_a_lora_of_whole_differences(tiny, difference, tmp_p
 )
 def test_a_card_over_other_tensors_is_refused_in_a_line(tmp_path, tensors):
     card = velatura.Card(kind="difference")
-    write_safetensors(tmp_path / "odd.safetensors", tensors, {CARD: card.model_dump_json()})
+    write_safetensors(tmp_path / "odd.safetensors", tensors, {CARD_KEY: card.model_dump_json()})
     with pytest.raises(BadFile, match="odd") as refused:
         velatura.open_overlay(tmp_path / "odd.safetensors")
     assert "\n" not in str(refused.value)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning, WrongBase
-from velatura.formats.embeddings import checksum
+from velatura.formats.embeddings import a1111_checksum
 from velatura.tensors import open_tensors
 from velatura.training.a1111 import write_a1111
 
@@ -50,7 +50,7 @@ def test_what_the_webui_reads_is_read_alike(case):
     assert overlay.card.base_hash == (case["sd_checkpoint"] or "")
     assert overlay.card.base == (case["sd_checkpoint_name"] or "")
     if "checksum" in case:
-        assert checksum(overlay.vectors[0]) == case["checksum"]
+        assert a1111_checksum(overlay.vectors[0]) == case["checksum"]
 
 
 @pytest.mark.parametrize("case", [each for each in cases("refused", "skipped") if "preview" not in each.id])
@@ -114,7 +114,7 @@ def test_an_optimizers_state_is_bound_to_its_embedding_as_the_webui_does(embeddi
     optimizer.step()
     write_a1111(tmp_path / "x.pt", overlay, optimizer)
     beside = open_tensors(tmp_path / "x.pt.optim").payload
-    assert beside["hash"] == checksum(overlay.vectors[0])
+    assert beside["hash"] == a1111_checksum(overlay.vectors[0])
     assert beside["optimizer_state_dict"]["state"][0]["exp_avg"].shape == overlay.vectors[0].shape
 
 
@@ -167,7 +167,7 @@ def test_diffusers_says_the_same_of_what_is_written_for_it(tiny, embedding, tmp_
 
 
 def test_an_sdxls_goes_to_two_files_for_diffusers(xl, tmp_path):
-    wide = velatura.Embedding.of(
+    wide = velatura.Embedding.from_vectors(
         *(torch.randn(2, 768), torch.randn(2, 1280)), card=velatura.Card(kind="embedding", name="learned_embeds")
     )
     velatura.save(wide, tmp_path / "learned_embeds.safetensors", dialect="diffusers")

@@ -9,7 +9,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.formats.native import CARD
+from velatura.formats.native import CARD_KEY
 from velatura.tensors import open_tensors, write_safetensors
 
 GOLDEN = Path(__file__).parents[1] / "data" / "hypernet"
@@ -20,7 +20,7 @@ def foreign(path, overlay, *, without=(), **settings):
     """A file of flat keys and settings as JSON, with no card of ours."""
     velatura.save(overlay, path)
     contents = open_tensors(path)
-    metadata = {key: text for key, text in contents.metadata.items() if key not in {CARD, *without}}
+    metadata = {key: text for key, text in contents.metadata.items() if key not in {CARD_KEY, *without}}
     write_safetensors(path, dict(contents.tensors), {**metadata, **settings})
     return path
 

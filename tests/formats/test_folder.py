@@ -12,9 +12,9 @@ import velatura
 from velatura.errors import BadFile, UnknownName, UnsupportedBase
 from velatura.formats import vae_file
 from velatura.tensors import Contents, open_tensors, write_safetensors
-from velatura.tiny import DATA
+from velatura.tiny import DATA_FOLDER
 
-TINY = DATA / "tiny"
+TINY = DATA_FOLDER / "tiny"
 
 
 @pytest.fixture

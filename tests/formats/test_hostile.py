@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import velatura
-from velatura.cli.app import MISTAKE, main
+from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.tensors import open_tensors
 
@@ -94,7 +94,7 @@ def test_a_small_file_costs_little(item):
 
 @pytest.mark.parametrize("name", ["pickle_gadget/s_g_os_system.pt", "hypernetwork/s_hn_nested_60k.pt"])
 def test_the_command_line_refuses_in_one_line(name, capsys):
-    assert main(["show", str(FOLDER / name)]) == MISTAKE
+    assert main(["show", str(FOLDER / name)]) == USER_ERROR_STATUS
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
@@ -106,5 +106,5 @@ def test_a_pipe_is_not_waited_for(tmp_path_factory, capsys):
     os.mkfifo(pipe)
     with pytest.raises(BadFile, match="neither a file nor a directory"):
         velatura.open_overlay(pipe)
-    assert main(["show", str(pipe)]) == MISTAKE
+    assert main(["show", str(pipe)]) == USER_ERROR_STATUS
     assert "neither a file nor a directory" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import velatura
 from tests.downloads.server import serving, status
 from velatura.errors import BadFile, DownloadFailed
-from velatura.formats.hub import fetched, needed
+from velatura.formats.hub import fetch, select_files
 
 SHA = "b" * 40
 WHOLE = {
@@ -51,15 +51,15 @@ def names(folder):
 
 def test_a_folder_comes_as_far_as_a_base_is_read_from_it(hub, tmp_path):
     offer(hub, WHOLE)
-    kept = fetched("hub:owner/name", endpoint=hub.root, cache=tmp_path)
+    kept = fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path)
     assert names(kept) == KEPT
     assert (kept / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == b"weights"
 
 
 def test_what_is_in_the_cache_serves_when_the_hub_is_gone(hub, tmp_path):
     offer(hub, WHOLE)
-    first = fetched("hub:owner/name", endpoint=hub.root, cache=tmp_path)
-    assert fetched("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path) == first
+    first = fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path)
+    assert fetch("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path) == first
 
 
 def test_a_base_opens_from_the_hub_and_is_called_as_there(hub, tmp_path, monkeypatch, tiny):
@@ -73,27 +73,27 @@ def test_a_base_opens_from_the_hub_and_is_called_as_there(hub, tmp_path, monkeyp
 
 def test_one_file_comes_and_stays(hub, tmp_path):
     offer(hub, {"sub/ink.safetensors": b"weights"})
-    path = fetched("hub:owner/name/sub/ink.safetensors", endpoint=hub.root, cache=tmp_path)
+    path = fetch("hub:owner/name/sub/ink.safetensors", endpoint=hub.root, cache=tmp_path)
     assert path.read_bytes() == b"weights"
-    assert fetched("hub:owner/name/sub/ink.safetensors", endpoint="http://127.0.0.1:9", cache=tmp_path) == path
+    assert fetch("hub:owner/name/sub/ink.safetensors", endpoint="http://127.0.0.1:9", cache=tmp_path) == path
 
 
 def test_the_only_checkpoint_comes(hub, tmp_path):
     offer(hub, {"ink.ckpt": b"weights", "README.md": b"#"})
-    assert fetched("hub:owner/name", endpoint=hub.root, cache=tmp_path).name == "ink.ckpt"
+    assert fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path).name == "ink.ckpt"
 
 
 def test_the_endpoint_may_be_in_the_environment(hub, tmp_path, monkeypatch):
     offer(hub, WHOLE)
     monkeypatch.setenv("HF_ENDPOINT", hub.root)
-    assert names(fetched("hub:owner/name", cache=tmp_path)) == KEPT
+    assert names(fetch("hub:owner/name", cache=tmp_path)) == KEPT
 
 
 def test_what_is_neither_here_nor_there_is_said(tmp_path):
     with pytest.raises(DownloadFailed, match=r"is not whole in the cache, .* go online"):
-        fetched("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path)
+        fetch("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path)
     with pytest.raises(DownloadFailed, match=r"is not whole in the cache, .* go online"):
-        fetched("hub:owner/name/ink.ckpt", endpoint="http://127.0.0.1:9", cache=tmp_path)
+        fetch("hub:owner/name/ink.ckpt", endpoint="http://127.0.0.1:9", cache=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_what_is_neither_here_nor_there_is_said(tmp_path):
 def test_a_refusal_says_what_to_do(hub, tmp_path, code, why, said):
     hub.replies["/api/models/owner/name/tree/main"] = status(code, X_Error_Code=why)
     with pytest.raises(DownloadFailed, match=said):
-        fetched("hub:owner/name", endpoint=hub.root, cache=tmp_path)
+        fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path)
 
 
 def test_a_file_that_is_not_there_is_said(hub, tmp_path):
     hub.replies["/owner/name/resolve/main/ink.ckpt"] = status(404, X_Error_Code="EntryNotFound", X_Repo_Commit=SHA)
     with pytest.raises(DownloadFailed, match=r"has no file 'ink\.ckpt'"):
-        fetched("hub:owner/name/ink.ckpt", endpoint=hub.root, cache=tmp_path)
+        fetch("hub:owner/name/ink.ckpt", endpoint=hub.root, cache=tmp_path)
 
 
 def weights_of(*found):
-    return needed(["model_index.json", *(f"unet/{each}" for each in found)], "hub:owner/name")[1:]
+    return select_files(["model_index.json", *(f"unet/{each}" for each in found)], "hub:owner/name")[1:]
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,11 @@ def test_a_folder_of_sdxl_is_needed_with_both_its_texts():
     files += [f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in ("vocab.json", "merges.txt")]
     files += ["scheduler/scheduler_config.json", "unet/openvino_model.bin", "unet/model.onnx", "README.md"]
     left_out = {"image_encoder/model.safetensors", "unet/openvino_model.bin", "unet/model.onnx", "README.md"}
-    assert set(needed(["model_index.json", *files], "x")) == {"model_index.json", *files} - left_out
+    assert set(select_files(["model_index.json", *files], "x")) == {"model_index.json", *files} - left_out
 
 
 def test_what_holds_no_base_is_said():
     with pytest.raises(
         BadFile, match="hub:owner/name holds neither a diffusers folder nor a file of weights at its top"
     ):
-        needed(["README.md", "sub/ink.safetensors"], "hub:owner/name")
+        select_files(["README.md", "sub/ink.safetensors"], "hub:owner/name")

@@ -32,7 +32,7 @@ def test_modules_are_called_as_in_kohyas_files(family):
 
 def test_the_file_adds_up_times_down(tmp_path):
     up, down = pair()
-    kohya_lora.write(tmp_path / "one.safetensors", {LAYER: (up, down)}, FAMILIES["SD1"])
+    kohya_lora.write_low_rank(tmp_path / "one.safetensors", {LAYER: (up, down)}, FAMILIES["SD1"])
     held = load_file(tmp_path / "one.safetensors")
     key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
     assert held.keys() == {f"{key}.lora_up.weight", f"{key}.lora_down.weight", f"{key}.alpha"}
@@ -42,7 +42,7 @@ def test_the_file_adds_up_times_down(tmp_path):
 
 
 def test_the_header_says_what_it_was_made_for(tmp_path):
-    kohya_lora.write(tmp_path / "one.safetensors", {LAYER: pair(3)}, FAMILIES["SD2"], name="inca")
+    kohya_lora.write_low_rank(tmp_path / "one.safetensors", {LAYER: pair(3)}, FAMILIES["SD2"], name="inca")
     found = open_tensors(tmp_path / "one.safetensors").metadata
     assert found["ss_network_module"] == "networks.lora"
     assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("3", "3")
@@ -53,17 +53,17 @@ def test_the_header_says_what_it_was_made_for(tmp_path):
 
 def test_layers_of_several_ranks_are_called_dynamic(tmp_path):
     pairs = {LAYER: pair(2), LAYER.replace("to_k", "to_v"): pair(3)}
-    kohya_lora.write(tmp_path / "one.safetensors", pairs, FAMILIES["SD1"])
+    kohya_lora.write_low_rank(tmp_path / "one.safetensors", pairs, FAMILIES["SD1"])
     assert open_tensors(tmp_path / "one.safetensors").metadata["ss_network_dim"] == "Dynamic"
 
 
 def test_what_half_precision_cannot_hold_is_refused(tmp_path):
     up, down = pair()
     with pytest.raises(BadFile, match="half precision"):
-        kohya_lora.write(tmp_path / "one.safetensors", {LAYER: (up * 1e6, down)}, FAMILIES["SD1"])
+        kohya_lora.write_low_rank(tmp_path / "one.safetensors", {LAYER: (up * 1e6, down)}, FAMILIES["SD1"])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_lora_of_nothing_is_refused(tmp_path):
     with pytest.raises(BadFile, match="no layers"):
-        kohya_lora.write(tmp_path / "one.safetensors", {}, FAMILIES["SD1"])
+        kohya_lora.write_low_rank(tmp_path / "one.safetensors", {}, FAMILIES["SD1"])

@@ -12,13 +12,13 @@ from velatura.formats.ldm_keys import (
     UNET_PREFIX,
     VAE_PREFIX,
     UNetLayout,
-    renamed,
+    rename_keys,
     unet_from_ldm,
     unet_to_ldm,
     vae_from_ldm,
     vae_to_ldm,
 )
-from velatura.formats.sources import shapes
+from velatura.formats.sources import apply_sources
 
 NAMES = Path(__file__).parents[1] / "data" / "names"
 
@@ -83,7 +83,7 @@ def test_diffusers_reads_our_unet_names_back(family):
 def test_unet_names_come_back(family):
     state = UNETS[family]().state_dict()
     written = unet_to_ldm(state)
-    assert same(shapes(unet_from_ldm(written), written), state)
+    assert same(apply_sources(unet_from_ldm(written), written), state)
 
 
 @pytest.mark.parametrize(("levels", "layers"), [(4, 2), (3, 1)])
@@ -92,7 +92,7 @@ def test_diffusers_reads_our_autoencoder_names_back(levels, layers):
     state = model.state_dict()
     written = vae_to_ldm(state)
     assert same(single_file_utils.convert_ldm_vae_checkpoint(written, model.config), state)
-    assert same(shapes(vae_from_ldm(written), written), state)
+    assert same(apply_sources(vae_from_ldm(written), written), state)
 
 
 def test_autoencoders_attend_by_convolutions_in_checkpoints():
@@ -104,14 +104,16 @@ def test_autoencoders_attend_by_convolutions_in_checkpoints():
 def test_every_name_of_the_full_sized_models_is_known(family, attends):
     rows = [line.split() for line in (NAMES / f"{family}.txt").read_text().splitlines()]
     layout = UNetLayout(2, attends, tuple(reversed(attends)))
-    assert renamed([ours for ours, _, _ in rows], layout.modules()) == {ours: theirs for ours, theirs, _ in rows}
+    assert rename_keys([ours for ours, _, _ in rows], layout.module_names()) == {
+        ours: theirs for ours, theirs, _ in rows
+    }
 
 
 @pytest.mark.parametrize("family", UNETS)
 def test_both_sides_show_the_same_layout(family):
     state = UNETS[family]().state_dict()
     there = [key.removeprefix(UNET_PREFIX) for key in unet_to_ldm(state)]
-    assert UNetLayout.of_ldm(there) == UNetLayout.of_diffusers(state)
+    assert UNetLayout.from_ldm(there) == UNetLayout.from_diffusers(state)
 
 
 def test_a_tensor_of_another_model_is_refused():

@@ -11,7 +11,7 @@ from velatura.formats.ldm_text import (
     open_clip_from_ldm,
     open_clip_to_ldm,
 )
-from velatura.formats.sources import shapes
+from velatura.formats.sources import apply_sources
 
 CONFIG = CLIPTextConfig(
     vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2, projection_dim=8
@@ -29,7 +29,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
 
 
 def taken(read, tensors, **options):
-    return shapes(read(tensors, **options), tensors)
+    return apply_sources(read(tensors, **options), tensors)
 
 
 def in_their_words(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -91,7 +91,7 @@ def test_the_card_says_what_the_file_says(pipeline):
     lora = velatura.open_overlay(DATA / "nature" / "kohya_lora_d4a1.safetensors")
     assert (lora.card.name, lora.card.family) == ("kohya_lora_d4a1", "SD1")
     assert "rank 4, 60 layers" in lora.card.outline
-    assert lora.touches == {"unet", "text"}
+    assert lora.target_parts == {"unet", "text"}
     assert lora.metadata["ss_network_module"] == "kohya networks.lora"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadFile
-from velatura.formats.lora_keys import place_of, sorted_keys
+from velatura.formats.lora_keys import parse_key, sort_keys
 from velatura.formats.lora_names import ldm_layer
 
 NAMES = Path(__file__).parents[1] / "data" / "names"
@@ -34,7 +34,7 @@ def rows(family):
 def test_every_module_of_a_unet_is_found_in_every_spelling(family, spelt):
     for diffusers, ldm, kohya in rows(family):
         key = spelt.format(diffusers=diffusers, ldm=ldm, kohya=kohya)
-        assert place_of(key) == (UNET + diffusers.replace(".", "_"), "lora_down.weight"), key
+        assert parse_key(key) == (UNET + diffusers.replace(".", "_"), "lora_down.weight"), key
 
 
 def test_an_sdxls_layers_have_ldms_names_again():
@@ -68,7 +68,7 @@ def test_an_sdxls_layers_have_ldms_names_again():
     ],
 )
 def test_what_a_tensor_is_is_told_by_its_key(key, layer, suffix):
-    assert place_of(key) == (layer, suffix)
+    assert parse_key(key) == (layer, suffix)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_what_a_tensor_is_is_told_by_its_key(key, layer, suffix):
     ],
 )
 def test_what_no_base_here_has_is_nobodys(key):
-    assert place_of(key) is None
+    assert parse_key(key) is None
 
 
 def test_weight_is_a_tensor_of_ia3_only():
     keys = [f"{LAYER}.weight", f"{LAYER}.on_input", f"{UNET}conv_in.weight"]
-    found = sorted_keys(keys, "x")
+    found = sort_keys(keys, "x")
     assert found.layers == {LAYER: {"weight": keys[0], "on_input": keys[1]}}
     assert found.unmatched == (keys[2],)
 
@@ -99,14 +99,14 @@ def test_the_first_of_two_text_encoders_is_told_by_the_second():
         "text_encoder.text_model.encoder.layers.0.mlp.fc1.alpha",
         "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.alpha",
     ]
-    layers = sorted_keys(keys, "x").layers
+    layers = sort_keys(keys, "x").layers
     assert list(layers) == [f"lora_te{number}_text_model_encoder_layers_0_mlp_fc1" for number in (1, 2)]
-    assert list(sorted_keys(keys[:1], "x").layers) == ["lora_te_text_model_encoder_layers_0_mlp_fc1"]
+    assert list(sort_keys(keys[:1], "x").layers) == ["lora_te_text_model_encoder_layers_0_mlp_fc1"]
 
 
 def test_embeddings_in_a_lora_are_kept_apart():
     keys = ["bundle_emb.my.style.string_to_param.*", "bundle_emb.other.clip_l", "bundle_emb.other.clip_g"]
-    found = sorted_keys(keys, "x")
+    found = sort_keys(keys, "x")
     assert found.bundled == {"my.style": {"*": keys[0]}, "other": {"clip_l": keys[1], "clip_g": keys[2]}}
     assert not found.layers
     assert not found.unmatched
@@ -114,4 +114,4 @@ def test_embeddings_in_a_lora_are_kept_apart():
 
 def test_one_thing_under_two_names_is_refused():
     with pytest.raises(BadFile, match="ink holds one thing twice"):
-        sorted_keys([f"{LAYER}.lora_down.weight", f"unet.{QUERY}.lora_A.weight"], "ink")
+        sort_keys([f"{LAYER}.lora_down.weight", f"unet.{QUERY}.lora_A.weight"], "ink")

@@ -8,7 +8,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile
-from velatura.formats.native import CARD
+from velatura.formats.native import CARD_KEY
 from velatura.tensors import open_tensors, write_safetensors, write_torch
 
 
@@ -67,9 +67,9 @@ def test_precision_is_kept_here_and_widened_in_pt(hyper, tmp_path, dtype):
 def rewritten(path, tensors=None, **card):
     """A file of ours with other tensors, or a card that says other things."""
     contents = open_tensors(path)
-    kept = json.loads(contents.metadata[CARD])
+    kept = json.loads(contents.metadata[CARD_KEY])
     kept["structure"] |= card
-    write_safetensors(path, {**contents.tensors, **(tensors or {})}, {**contents.metadata, CARD: json.dumps(kept)})
+    write_safetensors(path, {**contents.tensors, **(tensors or {})}, {**contents.metadata, CARD_KEY: json.dumps(kept)})
     return path
 
 

@@ -8,7 +8,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile
-from velatura.formats.nature import nature_of
+from velatura.formats.nature import inspect_file
 from velatura.tensors import glimpse, open_tensors, write_safetensors, write_torch
 
 DATA = Path(__file__).parents[1] / "data"
@@ -52,12 +52,12 @@ def model(width: int, channels: int = 4, **more: torch.Tensor) -> dict[str, torc
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_known_by_its_names_and_shapes(name):
-    nature = nature_of(DATA / "nature" / name)
+    nature = inspect_file(DATA / "nature" / name)
     assert (nature.card.kind, nature.dialect, nature.card.outline) == FILES[name]
 
 
 def test_steps_and_name_of_an_embedding_are_read():
-    nature = nature_of(DATA / "nature" / "a1111_8v.pt")
+    nature = inspect_file(DATA / "nature" / "a1111_8v.pt")
     assert nature.card.steps == 12345  # as the fixtures' list says
     assert nature.aliases == (nature.card.name,)
 
@@ -66,14 +66,14 @@ def test_steps_and_name_of_an_embedding_are_read():
     ("name", "outline"), [("l01_nai.pt", "8,16 · 1,2,1 linear"), ("l02_oct11.pt", "8,16 · 1,2,1 linear")]
 )
 def test_a_hypernetwork_of_any_era_has_its_card(name, outline):
-    nature = nature_of(DATA / "hypernet" / name)
+    nature = inspect_file(DATA / "hypernet" / name)
     assert (nature.card.kind, nature.dialect, nature.card.outline) == ("hypernet", "a1111", outline)
     assert nature.card == velatura.open_overlay(DATA / "hypernet" / name).card
 
 
 def test_our_own_file_has_its_card(hyper, tmp_path):
     velatura.save(hyper(name="inca"), tmp_path / "x.safetensors")
-    nature = nature_of(tmp_path / "x.safetensors")
+    nature = inspect_file(tmp_path / "x.safetensors")
     assert nature.card == velatura.open_overlay(tmp_path / "x.safetensors").card
     assert nature.dialect == "velatura"
     assert nature.parameters == sum(each.numel() for each in hyper().parameters())
@@ -84,7 +84,7 @@ def test_our_own_file_has_its_card(hyper, tmp_path):
 )
 def test_a_checkpoints_family_is_told_by_what_its_cross_attention_reads(tmp_path, width, family):
     write_safetensors(tmp_path / "x.safetensors", model(width))
-    card = nature_of(tmp_path / "x.safetensors").card
+    card = inspect_file(tmp_path / "x.safetensors").card
     assert (card.kind, card.family, card.outline) == ("checkpoint", family, "")
 
 
@@ -93,7 +93,7 @@ def test_a_checkpoints_family_is_told_by_what_its_cross_attention_reads(tmp_path
 )
 def test_what_a_checkpoint_is_for_is_told_by_its_channels(tmp_path, channels, purpose):
     write_torch(tmp_path / "x.ckpt", {"state_dict": model(768, channels), "global_step": 3})
-    card = nature_of(tmp_path / "x.ckpt").card
+    card = inspect_file(tmp_path / "x.ckpt").card
     assert (card.kind, card.outline) == ("checkpoint", purpose)
 
 
@@ -101,12 +101,12 @@ def test_markers_and_missing_parts_of_a_checkpoint_are_told(tmp_path):
     tensors = model(2048, v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
     del tensors["first_stage_model.decoder.conv_in.weight"]
     write_safetensors(tmp_path / "x.safetensors", tensors)
-    assert nature_of(tmp_path / "x.safetensors").card.outline == "v-prediction, zero terminal SNR, without VAE"
+    assert inspect_file(tmp_path / "x.safetensors").card.outline == "v-prediction, zero terminal SNR, without VAE"
 
 
 def test_the_tiny_base_is_a_whole_checkpoint(tiny, tmp_path):
     velatura.save(tiny, tmp_path / "x.safetensors")
-    card = nature_of(tmp_path / "x.safetensors").card
+    card = inspect_file(tmp_path / "x.safetensors").card
     assert (card.kind, card.family, card.outline) == ("checkpoint", "tiny", "")
 
 
@@ -114,11 +114,11 @@ def test_a_folder_of_diffusers_is_a_checkpoint(tmp_path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     (tmp_path / "unet" / "config.json").write_text('{"cross_attention_dim": 2048, "in_channels": 4}')
-    nature = nature_of(tmp_path)
+    nature = inspect_file(tmp_path)
     assert (nature.card.kind, nature.card.family, nature.dialect) == ("checkpoint", "SDXL", "diffusers")
     (tmp_path / "unet" / "config.json").write_text("{")
     with pytest.raises(BadFile, match=r"unet/config\.json cannot be read"):
-        nature_of(tmp_path)
+        inspect_file(tmp_path)
 
 
 @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
@@ -126,18 +126,18 @@ def test_a_vae_alone_is_known(tmp_path, prefix):
     shape = torch.zeros(8, 4, 3, 3)
     tensors = {f"{prefix}decoder.conv_in.weight": shape, f"{prefix}encoder.conv_in.weight": shape}
     write_safetensors(tmp_path / "x.safetensors", tensors)
-    card = nature_of(tmp_path / "x.safetensors").card
+    card = inspect_file(tmp_path / "x.safetensors").card
     assert (card.kind, card.outline) == ("vae", "4 latent channels")
 
 
 def test_an_aesthetic_embedding_is_one_tensor(tmp_path):
     write_torch(tmp_path / "x.pt", torch.zeros(1, 768))
-    assert nature_of(tmp_path / "x.pt").card.kind == "aesthetic"
+    assert inspect_file(tmp_path / "x.pt").card.kind == "aesthetic"
 
 
 def test_a_composition_names_its_parts(tmp_path):
     (tmp_path / "both.hns").write_text('[("inca", 0.5), "neon"]')
-    card = nature_of(tmp_path / "both.hns").card
+    card = inspect_file(tmp_path / "both.hns").card
     assert (card.kind, card.outline) == ("hypernet", "of inca, neon")
 
 
@@ -156,7 +156,7 @@ def test_where_shapes_do_not_tell_the_family_a_file_may_say_it(tmp_path, metadat
     key = "lora_unet_down_blocks_0_attentions_0_proj_in"
     tensors = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1.0)}
     write_safetensors(tmp_path / "x.safetensors", tensors, metadata)
-    assert nature_of(tmp_path / "x.safetensors").card.family == family
+    assert inspect_file(tmp_path / "x.safetensors").card.family == family
 
 
 def test_what_a_lora_says_of_itself_is_told(tmp_path):
@@ -174,7 +174,7 @@ def test_what_a_lora_says_of_itself_is_told(tmp_path):
     key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
     tensors = {f"{key}.lora_down.weight": torch.zeros(2, 768), f"{key}.lora_up.weight": torch.zeros(8, 2)}
     write_safetensors(tmp_path / "x.safetensors", tensors, said)
-    nature = nature_of(tmp_path / "x.safetensors")
+    nature = inspect_file(tmp_path / "x.safetensors")
     assert (nature.card.steps, nature.card.base, nature.card.base_hash) == (1200, "sd15.ckpt", "a" * 10)
     assert (nature.card.trigger_words, nature.card.note, nature.card.family) == (("in ink",), "", "SD1")
     assert (nature.aliases, nature.claimed_hashes) == (("ink_v2",), ("b" * 64,))
@@ -184,8 +184,8 @@ def test_what_a_lora_says_of_itself_is_told(tmp_path):
 def test_no_tensor_is_read(tmp_path):
     write_safetensors(tmp_path / "x.safetensors", {"x": torch.ones(3)})
     write_torch(tmp_path / "x.pt", {"x": torch.ones(3)})
-    assert glimpse.glimpse(tmp_path / "x.safetensors").tensors["x"].is_meta
-    payload = glimpse.glimpse(tmp_path / "x.pt").payload
+    assert glimpse.open_meta(tmp_path / "x.safetensors").tensors["x"].is_meta
+    payload = glimpse.open_meta(tmp_path / "x.pt").payload
     assert payload["x"].is_meta
     assert payload["x"].shape == (3,)
 
@@ -193,13 +193,13 @@ def test_no_tensor_is_read(tmp_path):
 def test_what_is_no_file_of_weights_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"no weights at all")
     with pytest.raises(BadFile, match="neither safetensors nor torch"):
-        nature_of(tmp_path / "x.pt")
+        inspect_file(tmp_path / "x.pt")
 
 
 def test_endless_names_and_texts_take_no_time(tmp_path):
     tensors = {"attn2.to_k" * 20_000 + ".lora_down.weight": torch.zeros(1, 1), "x": torch.zeros(1)}
     write_safetensors(tmp_path / "x.safetensors", tensors, {"ss_network_args": "[" * 2**22, "ss_steps": "9" * 2**20})
-    nature = nature_of(tmp_path / "x.safetensors")
+    nature = inspect_file(tmp_path / "x.safetensors")
     assert nature.card.kind == "unknown"
     assert len(nature.details["arguments"]) == 1000
 
@@ -212,7 +212,7 @@ def test_the_first_embeddings_hold_their_vectors_in_a_module():
 
 def test_vectors_for_two_terms_are_no_embedding(tmp_path):
     torch.save({"string_to_param": {"a": torch.ones(1, 8), "b": torch.ones(1, 8)}}, tmp_path / "two.pt")
-    assert nature_of(tmp_path / "two.pt").card.kind != "embedding"
+    assert inspect_file(tmp_path / "two.pt").card.kind != "embedding"
 
 
 def test_hostile_files_are_told_or_refused_in_one_line(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_hostile_files_are_told_or_refused_in_one_line(tmp_path, monkeypatch):
     refusals: list[str] = []
     for path in files:
         try:
-            nature_of(path)
+            inspect_file(path)
         except BadFile as error:
             refusals.append(str(error))
     assert not any("\n" in each for each in refusals)

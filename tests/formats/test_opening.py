@@ -6,9 +6,9 @@ import torch
 import velatura
 from velatura.base import devices
 from velatura.errors import UnknownName, VelaturaWarning
-from velatura.tiny import DATA
+from velatura.tiny import DATA_FOLDER
 
-TINY = DATA / "tiny"
+TINY = DATA_FOLDER / "tiny"
 
 
 def test_a_small_base_opens_exact_and_a_large_one_in_what_the_machine_is_fastest_in(monkeypatch):

@@ -8,12 +8,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 import velatura
 from velatura.base.base import Base
 from velatura.base.families import Family
-from velatura.base.schedule import Schedule
-from velatura.base.text import TextEncoder, Tower
+from velatura.base.schedule import NoiseSchedule
+from velatura.base.text import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import checkpoint
 from velatura.formats.sources import Destination
-from velatura.tensors import Contents, open_state, open_tensors
+from velatura.tensors import Contents, open_state_dict, open_tensors
 
 FAMILY = Family("unknown", 40, (16, 32), 2, 0.13025, 32, "epsilon")
 POOLED = 20
@@ -50,9 +50,12 @@ def random_sdxl(tiny) -> Base:
         sample_size=32,
     )
     models = CLIPTextModel(small), CLIPTextModelWithProjection(large)
-    towers = [Tower(tiny.text.tokenizer, model, skip=2, final_norm=False, takes_clip_skip=False) for model in models]
+    towers = [
+        ClipTextEncoder(tiny.text.tokenizer, model, default_clip_skip=2, has_final_norm=False, takes_clip_skip=False)
+        for model in models
+    ]
     text = TextEncoder(towers)
-    return Base("xl", FAMILY, unet=unet, vae=vae, text=text, schedule=Schedule()).to()
+    return Base("xl", FAMILY, unet=unet, vae=vae, text=text, schedule=NoiseSchedule()).to()
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,9 @@ def test_it_comes_back_bit_for_bit(sdxl, form, request):
     base = velatura.open_base(request.getfixturevalue(form), dtype="float32", device="cpu")
     assert same(weights(base), weights(sdxl))
     assert base.family == sdxl.family
-    assert [(each.skip, each.final_norm, each.takes_clip_skip) for each in base.text.towers] == [(2, False, False)] * 2
+    assert [(each.default_clip_skip, each.has_final_norm, each.takes_clip_skip) for each in base.text.encoders] == [
+        (2, False, False)
+    ] * 2
     assert torch.equal(prediction(base), prediction(sdxl))
 
 
@@ -137,7 +142,7 @@ def test_half_precision_is_written_when_asked_for(sdxl, tmp_path):
 def test_a_torch_checkpoint_is_read_in_the_precision_asked_for(sdxl, file, tmp_path):
     state = {key: each.half() for key, each in open_tensors(file).tensors.items()}
     torch.save({"state_dict": state, "global_step": 3}, tmp_path / "xl.ckpt")
-    contents = open_state(tmp_path / "xl.ckpt")
+    contents = open_state_dict(tmp_path / "xl.ckpt")
     hinted = Contents(contents.path, contents.tensors, open_tensors(file).metadata)
     base = checkpoint.read(hinted, Destination(torch.bfloat16))
     assert {each.dtype for each in weights(base).values()} == {torch.bfloat16}

@@ -12,7 +12,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile
-from velatura.formats.verdict import examine
+from velatura.formats.verdict import inspect_overlay
 from velatura.overlays.structure import ACTIVATIONS
 from velatura.tensors import open_tensors, write_torch
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
 
 
 def opens(path, program):
-    answer = examine(path).opens[program]
+    answer = inspect_overlay(path).opens[program]
     return answer.opens, answer.why
 
 
@@ -87,7 +87,7 @@ def test_a1111_goes_by_the_ending(hyper, tmp_path, name):
 
 def test_safetensors_are_opened_by_nobody_else(hyper, tmp_path):
     velatura.save(hyper(), tmp_path / "inca.safetensors")
-    found = examine(tmp_path / "inca.safetensors").opens
+    found = inspect_overlay(tmp_path / "inca.safetensors").opens
     assert not any(answer.opens for answer in found.values())
     assert "velatura convert" in found["A1111"].why
 
@@ -165,7 +165,7 @@ def test_the_rest_of_a_verdict(hyper, tmp_path):
     overlay = hyper(name="inca the second", widths=[96])
     overlay.card = overlay.card.but(steps=1200)
     velatura.save(overlay, tmp_path / "inca.pt")
-    verdict = examine(tmp_path / "inca.pt")
+    verdict = inspect_overlay(tmp_path / "inca.pt")
     assert verdict.card == velatura.open_overlay(tmp_path / "inca.pt").card
     assert verdict.trigger == "<hypernet:inca:1>"  # by the file's name, as A1111 calls it
     assert verdict.short_hash == sha256((tmp_path / "inca.pt").read_bytes()).hexdigest()[:10]
@@ -176,11 +176,11 @@ def test_the_rest_of_a_verdict(hyper, tmp_path):
 
 
 def test_precisions_are_those_in_the_file():
-    assert examine(GOLDEN / "l11_bf16.pt").precisions == ("bfloat16",)
-    assert examine(GOLDEN / "l10_fp16.pt").precisions == ("float16",)
+    assert inspect_overlay(GOLDEN / "l11_bf16.pt").precisions == ("bfloat16",)
+    assert inspect_overlay(GOLDEN / "l10_fp16.pt").precisions == ("float16",)
 
 
 def test_a_file_that_is_no_overlay_gets_no_verdict(tmp_path):
     torch.save({"a": torch.ones(2, 2, 2)}, tmp_path / "x.pt")
     with pytest.raises(BadFile, match=r"x\.pt is no overlay that is known here"):
-        examine(tmp_path / "x.pt")
+        inspect_overlay(tmp_path / "x.pt")

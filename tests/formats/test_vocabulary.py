@@ -8,12 +8,12 @@ import pytest
 from instant_clip_tokenizer import Tokenizer
 from transformers import CLIPTokenizer
 
-from velatura.base.text import TextEncoder, Tower
+from velatura.base.text import ClipTextEncoder, TextEncoder
 from velatura.errors import UnsupportedBase
 from velatura.formats import vocabulary
-from velatura.formats.clip_words import clip_words
+from velatura.formats.clip_words import load_clip_vocabulary
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.conditioning import chunked
+from velatura.sampling.conditioning import split_into_chunks
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "chunks.json"
 # of the merges in CLIP's own bpe_simple_vocab_16e6.txt, its lines 2 to 48895
@@ -27,16 +27,16 @@ def clip():
 
 @pytest.fixture(scope="module")
 def token_ids(clip):
-    return TextEncoder([Tower(clip, None)]).token_ids
+    return TextEncoder([ClipTextEncoder(clip, None)]).token_ids
 
 
 def test_the_merges_are_clips_own():
-    lines = "\n".join(map(" ".join, clip_words().merges))
+    lines = "\n".join(map(" ".join, load_clip_vocabulary().merges))
     assert hashlib.sha256(lines.encode()).hexdigest() == MERGES
 
 
 def test_every_id_has_a_word_of_its_own():
-    words = clip_words().vocabulary
+    words = load_clip_vocabulary().vocabulary
     assert sorted(words.values()) == list(range(49408))
     # ids as CLIP's vocab.json has them
     assert [words[each] for each in ("!", "a</w>", ",</w>", "cat</w>", "<|endoftext|>")] == [0, 320, 267, 2368, 49407]
@@ -44,10 +44,10 @@ def test_every_id_has_a_word_of_its_own():
 
 @pytest.mark.parametrize(("zero", "pad"), [(False, 49407), (True, 0)])
 def test_start_end_and_padding_are_stable_diffusions(zero, pad):
-    tower = Tower(vocabulary.clip_tokenizer(pads_with_zero=zero), None)
-    assert (tower.start_id, tower.end_id, tower.pad_id) == (49406, 49407, pad)
+    tower = ClipTextEncoder(vocabulary.clip_tokenizer(pads_with_zero=zero), None)
+    assert (tower.bos_id, tower.eos_id, tower.pad_id) == (49406, 49407, pad)
     framed = tower.tokenizer("a cat", padding="max_length", truncation=True)["input_ids"]  # as diffusers calls it
-    assert framed == tower.framed([320, 2368])
+    assert framed == tower.pad_to_77([320, 2368])
 
 
 WRITINGS = [range(0x20, 0x7F), range(0x20, 0x250), range(0x370, 0x2000), range(0x1F300, 0x1F700), range(0x20000)]
@@ -74,14 +74,14 @@ def recorded():
 
 
 def test_chunks_of_prompts_are_the_webuis(token_ids):
-    tower = Tower(vocabulary.clip_tokenizer(pads_with_zero=False), None)
+    tower = ClipTextEncoder(vocabulary.clip_tokenizer(pads_with_zero=False), None)
     assert len(recorded()) == 29
     for case in recorded():
-        runs = Prompt.read(case["prompt"]).runs
-        chunks = chunked(
+        runs = Prompt.parse(case["prompt"]).fragments
+        chunks = split_into_chunks(
             runs, lambda text: [(token,) for token in token_ids(text)], 267, case["comma_padding_backtrack"]
         )
-        assert [tower.framed([piece.token for piece in chunk]) for chunk in chunks] == [
+        assert [tower.pad_to_77([piece.token for piece in chunk]) for chunk in chunks] == [
             chunk["tokens"] for chunk in case["chunks"]
         ], case["prompt"]
 
@@ -94,8 +94,8 @@ def test_it_is_written_and_read_as_any_tokenizer(clip, tmp_path):
 
 
 def test_clips_need_not_be_in_the_file_and_a_tower_of_other_words_needs_its_own(clip, tmp_path):
-    assert vocabulary.told(clip) == {}
-    assert len(vocabulary.found(tmp_path / "sd.safetensors", {}, 49408, pads_with_zero=False)) == 49408
-    assert len(vocabulary.found(tmp_path / "more.safetensors", {}, 49410, pads_with_zero=True)) == 49408
+    assert vocabulary.tokenizer_metadata(clip) == {}
+    assert len(vocabulary.find_tokenizer(tmp_path / "sd.safetensors", {}, 49408, pads_with_zero=False)) == 49408
+    assert len(vocabulary.find_tokenizer(tmp_path / "more.safetensors", {}, 49410, pads_with_zero=True)) == 49408
     with pytest.raises(UnsupportedBase, match="512 words, not CLIP's 49408: put its folder tokenizer/ beside it"):
-        vocabulary.found(tmp_path / "odd.safetensors", {}, 512, pads_with_zero=False)
+        vocabulary.find_tokenizer(tmp_path / "odd.safetensors", {}, 512, pads_with_zero=False)

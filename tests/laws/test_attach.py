@@ -175,7 +175,7 @@ def test_an_overlay_that_touches_nothing_is_an_error(tiny):
         kind = "idle"
         card = velatura.Card(kind="idle")
 
-        def hooks(self, _target, _strength):
+        def install_hooks(self, _target, _strength):
             return iter(())
 
     with pytest.raises(NoEffect, match="touches nothing in tiny"):

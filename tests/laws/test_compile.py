@@ -6,9 +6,9 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 import velatura
-from velatura.overlays.deltas.whole import Full
+from velatura.overlays.deltas.whole import FullDelta
 from velatura.overlays.kohya import kohya_names
-from velatura.overlays.lora_structure import LoraStructure
+from velatura.overlays.lora_structure import LoraConfig
 from velatura.overlays.target import Target
 
 
@@ -53,13 +53,13 @@ def inputs():
 def untrained(block, algorithm):
     """A LoRA of the block's layers that shows, or a difference of all of them."""
     if algorithm == "difference":
-        place = Target.of(block)
+        place = Target.from_model(block)
         wide = {own: place.layer(name) for own, name in kohya_names(place).items() if "norm" not in own}
-        made = {own: Full.for_layer(layer) for own, layer in wide.items()}
+        made = {own: FullDelta.for_layer(layer) for own, layer in wide.items()}
         for weight in (each for delta in made.values() for each in delta.parameters()):
             nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(1))
         return velatura.Difference(velatura.Card(kind="difference"), made)
-    made = LoraStructure(algorithm=algorithm, rank=4).deltas(Target.of(block))
+    made = LoraConfig(algorithm=algorithm, rank=4).build_deltas(Target.from_model(block))
     for weight in (each for delta in made.values() for each in delta.parameters()):
         nn.init.normal_(weight, std=0.2, generator=torch.Generator().manual_seed(1))
     return velatura.Lora(velatura.Card(kind="lora"), made)

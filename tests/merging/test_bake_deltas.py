@@ -6,9 +6,9 @@ from torch import nn
 
 import velatura
 from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
-from velatura.merging.bake import bake, copied
+from velatura.merging.bake import bake, copy_base
 from velatura.merging.report import BakeReport
-from velatura.merging.summed import LaidDeltas, add_deltas
+from velatura.merging.summed import WeightDeltas, add_deltas
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.kohya import kohya_names
 from velatura.overlays.target import Target
@@ -56,8 +56,8 @@ def plain(tiny) -> torch.Tensor:
 def test_attached_and_baked_say_the_same(tiny, plain, algorithm):
     overlay = trained(tiny, algorithm)
     wanted = attached(tiny, (overlay, 0.6))
-    baked = copied(tiny, algorithm)
-    add_deltas(tiny, baked, [LaidDeltas.of(tiny, overlay, 0.6)])
+    baked = copy_base(tiny, algorithm)
+    add_deltas(tiny, baked, [WeightDeltas.from_overlay(tiny, overlay, 0.6)])
     assert off(wanted, plain) > 1e-3  # it did do something
     assert off(prediction(baked), wanted) < 1e-5
 
@@ -72,7 +72,7 @@ def test_the_report_tells_what_was_added_and_how_exactly(tiny):
 
 
 def test_a_strength_of_each_part_and_of_each_layer_count(tiny):
-    overlay = trained(tiny, "lora").scaled({"MID": 0.3, "BASE": 0.5})
+    overlay = trained(tiny, "lora").with_block_weights({"MID": 0.3, "BASE": 0.5})
     strength = velatura.Strength(text=0.4, unet=0.9)
     wanted = attached(tiny, (overlay, strength))
     baked, report = bake(tiny, [(overlay, strength)], **ONE)
@@ -114,16 +114,16 @@ def test_the_base_and_the_overlay_stay_as_they_are(tiny):
 def test_a_base_of_half_precision_is_rounded_once(tiny):
     half, overlay = velatura.tiny(dtype="bfloat16"), trained(tiny, "lora")
     baked, _ = bake(half, [(overlay, 0.3), (overlay, 0.3)], **ONE)
-    names = kohya_names(Target.of(half))
+    names = kohya_names(Target.from_model(half))
     for own, delta in overlay.layers.items():
-        weight = Target.of(half).layer(names[own]).weight
-        change = delta.change(weight, 0.3)
+        weight = Target.from_model(half).layer(names[own]).weight
+        change = delta.weight_delta(weight, 0.3)
         wanted = (weight.float() + change + change).bfloat16()
-        assert torch.equal(Target.of(baked).layer(names[own]).weight, wanted)
+        assert torch.equal(Target.from_model(baked).layer(names[own]).weight, wanted)
 
 
 def test_a_bias_and_a_norm_are_changed_too(tiny):
-    place = Target.of(tiny)
+    place = Target.from_model(tiny)
     names = [own for own, name in kohya_names(place).items() if place.layer(name).bias is not None][:40]
     tensors: dict[str, torch.Tensor] = {}
     for own in names:
@@ -168,6 +168,6 @@ def test_strengths_of_nothing_and_of_many_are_refused(tiny, lora):
 
 def test_embeddings_that_come_with_a_lora_are_said_to_be_left_behind(tiny):
     lora = trained(tiny, "lora")
-    lora.bundled = {"inked": {"emb_params": torch.ones(2, 96)}}
+    lora.bundled_embeddings = {"inked": {"emb_params": torch.ones(2, 96)}}
     with pytest.warns(VelaturaWarning, match=r"brings embeddings \(inked\), which no checkpoint holds: keep its file"):
         bake(tiny, [(lora, 0.5)], **ONE)

@@ -1,8 +1,8 @@
 import pytest
 
 from velatura.errors import BadRecipe, UnknownName
-from velatura.formats.checkpoint import contents_of
-from velatura.merging.blocks import Blocks
+from velatura.formats.checkpoint import checkpoint_contents
+from velatura.merging.blocks import UNetBlocks
 
 UNET = "model.diffusion_model."
 SD1 = [
@@ -14,23 +14,23 @@ ENDS = [f"{UNET}time_embed.0.weight", f"{UNET}out.2.weight"]
 OTHERS = ["cond_stage_model.transformer.text_model.final_layer_norm.weight", "first_stage_model.quant_conv.weight"]
 
 
-def blocks() -> Blocks:
-    return Blocks.of([*SD1, *ENDS, *OTHERS])
+def blocks() -> UNetBlocks:
+    return UNetBlocks.from_keys([*SD1, *ENDS, *OTHERS])
 
 
 def test_the_blocks_of_an_sd1_are_the_twenty_five_of_peoples_lists():
     listed = [*(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
     assert blocks().names == listed
-    assert [blocks().place[key] for key in SD1] == listed
+    assert [blocks().block_by_key[key] for key in SD1] == listed
 
 
 def test_ends_belong_to_the_first_and_last_block_and_all_else_to_none():
-    assert [blocks().place.get(key) for key in [*ENDS, *OTHERS]] == ["IN00", "OUT11", None, None]
+    assert [blocks().block_by_key.get(key) for key in [*ENDS, *OTHERS]] == ["IN00", "OUT11", None, None]
 
 
 def test_averages_belong_where_their_twins_do():
-    found = Blocks.of([*SD1, "model_ema.diffusion_modeloutput_blocks70weight"])
-    assert found.place["model_ema.diffusion_modeloutput_blocks70weight"] == "OUT07"
+    found = UNetBlocks.from_keys([*SD1, "model_ema.diffusion_modeloutput_blocks70weight"])
+    assert found.block_by_key["model_ema.diffusion_modeloutput_blocks70weight"] == "OUT07"
 
 
 @pytest.mark.parametrize("separator", [",", ", ", "\n"])
@@ -66,10 +66,10 @@ def test_what_is_no_number_or_no_block_is_refused():
         with pytest.raises(UnknownName, match="no block of this UNet"):
             blocks().strengths(f"{name}=1")
     with pytest.raises(BadRecipe, match="no UNet"):
-        Blocks.of(OTHERS).strengths([0.5])
+        UNetBlocks.from_keys(OTHERS).strengths([0.5])
 
 
 def test_every_tensor_of_a_real_unet_is_in_a_block(tiny):
-    keys = contents_of(tiny).tensors.keys()
-    found = Blocks.of(keys)
-    assert {key for key in keys if key not in found.place} == {key for key in keys if not key.startswith(UNET)}
+    keys = checkpoint_contents(tiny).tensors.keys()
+    found = UNetBlocks.from_keys(keys)
+    assert {key for key in keys if key not in found.block_by_key} == {key for key in keys if not key.startswith(UNET)}

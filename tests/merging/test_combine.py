@@ -63,14 +63,16 @@ def test_what_hangs_on_the_base_asks_for_it(tiny):
 def test_a_rank_is_the_nearest_there_is(tiny):
     one, two = trained(tiny, "lora"), trained(tiny, "lora", 2)
     made = combine([(one, 1.0), (two, 1.0)], rank=3)
-    names = kohya_names(Target.of(tiny))
+    names = kohya_names(Target.from_model(tiny))
     for own, delta in made.layers.items():
-        weight = Target.of(tiny).layer(names[own]).weight
-        whole = (one.layers[own].change(weight) + two.layers[own].change(weight)).flatten(1).detach().double()
+        weight = Target.from_model(tiny).layer(names[own]).weight
+        whole = (
+            (one.layers[own].weight_delta(weight) + two.layers[own].weight_delta(weight)).flatten(1).detach().double()
+        )
         u, s, vh = torch.linalg.svd(whole, full_matrices=False)
         wanted = (u[:, :3] * s[:3]) @ vh[:3]
         assert delta.rank == 3
-        assert torch.allclose(delta.change(weight).flatten(1).double(), wanted, atol=1e-5)
+        assert torch.allclose(delta.weight_delta(weight).flatten(1).double(), wanted, atol=1e-5)
 
 
 def test_one_alone_is_resized_to_a_rank_or_a_tolerance(tiny):
@@ -80,8 +82,8 @@ def test_one_alone_is_resized_to_a_rank_or_a_tolerance(tiny):
     near = combine([(overlay, 1.0)], tolerance=0.3)
     assert {each.rank for each in near.layers.values()} <= set(range(1, 9))
     for own, delta in near.layers.items():
-        before = overlay.layers[own].change(torch.zeros(delta.shape)).detach()
-        assert off(delta.change(torch.zeros(delta.shape)), before) <= 0.3001
+        before = overlay.layers[own].weight_delta(torch.zeros(delta.weight_shape)).detach()
+        assert off(delta.weight_delta(torch.zeros(delta.weight_shape)), before) <= 0.3001
 
 
 def test_a_loha_is_squeezed_into_ranks(tiny):
@@ -91,7 +93,7 @@ def test_a_loha_is_squeezed_into_ranks(tiny):
 
 
 def test_strengths_of_blocks_count(tiny):
-    overlay = trained(tiny, "lora").scaled({"MID": 0.0, "BASE": 0.3})
+    overlay = trained(tiny, "lora").with_block_weights({"MID": 0.0, "BASE": 0.3})
     made = combine([(overlay, 0.8)], base=tiny)
     assert not any("mid_block" in each for each in made.layers)
     assert off(together(tiny, (made, 1.0)), together(tiny, (overlay, 0.8))) < 1e-5
@@ -115,8 +117,11 @@ def test_mistakes_are_refused(tiny, xl, hyper):
 
 def test_embeddings_come_along_with_their_loras(tiny, tmp_path):
     first, second = (trained(tiny, "lora", seed) for seed in (1, 2))
-    first.bundled = {"inked": {"emb_params": torch.ones(2, 96)}}
-    second.bundled = {"inked": {"emb_params": torch.ones(2, 96)}, "washed": {"emb_params": torch.zeros(1, 96)}}
+    first.bundled_embeddings = {"inked": {"emb_params": torch.ones(2, 96)}}
+    second.bundled_embeddings = {
+        "inked": {"emb_params": torch.ones(2, 96)},
+        "washed": {"emb_params": torch.zeros(1, 96)},
+    }
     made = combine([(first, 0.5), (second, 0.0)], name="both")
     velatura.save(made, tmp_path / "both.safetensors")
     kept = velatura.open_overlay(tmp_path / "both.safetensors").bundled
@@ -124,9 +129,9 @@ def test_embeddings_come_along_with_their_loras(tiny, tmp_path):
         "inked": (2, 96),
         "washed": (1, 96),
     }
-    second.bundled["inked"] = {"emb_params": torch.zeros(2, 96)}
+    second.bundled_embeddings["inked"] = {"emb_params": torch.zeros(2, 96)}
     with pytest.warns(VelaturaWarning, match="brings another embedding 'inked'"):
-        assert combine([(first, 0.5), (second, 0.5)]).bundled["inked"]["emb_params"].all()
+        assert combine([(first, 0.5), (second, 0.5)]).bundled_embeddings["inked"]["emb_params"].all()
 
 
 def test_a_difference_that_changes_biases_gets_the_rank_that_is_asked_for(tiny, difference):
@@ -140,4 +145,4 @@ def test_a_difference_that_changes_biases_gets_the_rank_that_is_asked_for(tiny, 
     assert {each.rank for each in low} == {2}
     assert not [each for each in narrow.layers.values() if each.algorithm == "full"]
     name = next(each for each in biased if narrow.layers[each].rank)
-    assert torch.equal(narrow.layers[name].bias_change(None), whole.layers[name].bias_change(None))
+    assert torch.equal(narrow.layers[name].bias_delta(None), whole.layers[name].bias_change(None))

@@ -3,9 +3,9 @@ import torch
 
 import velatura
 from velatura.errors import BadOverlay, NoEffect, WrongBase
-from velatura.merging.extract import ExtractReport, extract, missed
-from velatura.merging.factors import nearest
-from velatura.overlays.deltas.delta import LAYERS
+from velatura.merging.extract import ExtractReport, extract, measure_extraction
+from velatura.merging.factors import nearest_low_rank
+from velatura.overlays.deltas.delta import LAYER_TYPES
 from velatura.overlays.kohya import kohya_names
 from velatura.overlays.target import Target
 
@@ -32,7 +32,7 @@ def matrix(*shape: int, rank: int | None = None, seed: int = 0) -> torch.Tensor:
 def other() -> velatura.Base:
     """A tiny base whose layers are changed by products of rank 3, but for norms and biases."""
     base = velatura.tiny()
-    base.name, place = "other", Target.of(base)
+    base.name, place = "other", Target.from_model(base)
     with torch.no_grad():
         for seed, name in enumerate(kohya_names(place).values()):
             weight = place.layer(name).weight
@@ -47,9 +47,9 @@ def test_the_nearest_of_a_rank_is_the_truncated_svd(shape, rank):
     change = matrix(*shape)
     u, s, vh = torch.linalg.svd(change.flatten(1).double(), full_matrices=False)
     wanted = (u[:, :rank] * s[:rank]) @ vh[:rank]
-    found = nearest(change, rank)
-    assert torch.allclose(found.change(change).flatten(1).double(), wanted, atol=1e-5)
-    up, down = found.of("lora_up.weight").flatten(1), found.of("lora_down.weight").flatten(1)
+    found = nearest_low_rank(change, rank)
+    assert torch.allclose(found.weight_delta(change).flatten(1).double(), wanted, atol=1e-5)
+    up, down = found.required_tensor("lora_up.weight").flatten(1), found.required_tensor("lora_down.weight").flatten(1)
     assert torch.allclose(up.norm(dim=0), down.norm(dim=1))
 
 
@@ -57,8 +57,8 @@ def test_by_chance_it_is_as_near_where_a_matrix_is_large():
     change = matrix(600, 700, rank=200) + 0.01 * matrix(600, 700, seed=1)
     s = torch.linalg.svdvals(change)
     best = (s[40:].square().sum() / s.square().sum()).sqrt().item()
-    assert off(nearest(change, 40).change(change), change) < 1.01 * best
-    assert torch.equal(nearest(change, 40).product(), nearest(change, 40).product())
+    assert off(nearest_low_rank(change, 40).weight_delta(change), change) < 1.01 * best
+    assert torch.equal(nearest_low_rank(change, 40).product(), nearest_low_rank(change, 40).product())
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
@@ -66,14 +66,14 @@ def test_a_tolerance_takes_the_least_rank_that_is_near_enough(tolerance):
     change = matrix(30, 50)
     s = torch.linalg.svdvals(change).square()
     least = next(r for r in range(1, 31) if s[r:].sum() <= tolerance**2 * s.sum())
-    found = nearest(change, tolerance=tolerance)
+    found = nearest_low_rank(change, tolerance=tolerance)
     assert found.rank == least
-    assert off(found.change(change), change) <= tolerance * 1.001
-    assert nearest(change, 2, tolerance).rank == min(2, least)
+    assert off(found.weight_delta(change), change) <= tolerance * 1.001
+    assert nearest_low_rank(change, 2, tolerance).rank == min(2, least)
 
 
 def test_no_change_has_no_nearest():
-    assert nearest(torch.zeros(4, 4), 2) is None
+    assert nearest_low_rank(torch.zeros(4, 4), 2) is None
 
 
 def test_a_change_of_low_rank_is_extracted_whole(tiny, other):
@@ -81,7 +81,7 @@ def test_a_change_of_low_rank_is_extracted_whole(tiny, other):
     with velatura.attach(tiny, lora):
         found = prediction(tiny)
     assert off(found, prediction(other)) < 1e-4 * off(prediction(tiny), prediction(other)) + 1e-5
-    report = missed(lora, tiny, other)
+    report = measure_extraction(lora, tiny, other)
     assert report.whole.missed < 1e-4
     assert report.whole.ranks == (3, 3)
     assert report.whole.left_out == 0
@@ -90,9 +90,9 @@ def test_a_change_of_low_rank_is_extracted_whole(tiny, other):
 
 
 def test_what_is_missed_falls_with_the_rank_and_is_told(tiny, other):
-    errors = [missed(extract(tiny, other, rank=rank), tiny, other).whole.missed for rank in (1, 2, 3)]
+    errors = [measure_extraction(extract(tiny, other, rank=rank), tiny, other).whole.missed for rank in (1, 2, 3)]
     assert errors[0] > errors[1] > errors[2]
-    report = missed(extract(tiny, other, tolerance=0.6), tiny, other)
+    report = measure_extraction(extract(tiny, other, tolerance=0.6), tiny, other)
     assert report.whole.missed <= 0.6
     assert ExtractReport.model_validate_json(report.model_dump_json()) == report
     assert "of the difference missed" in str(report)
@@ -103,9 +103,9 @@ def test_parts_and_convolutions_may_be_left_out(tiny, other):
     assert {each for each in whole if each.startswith("lora_te_")}
     assert set(extract(tiny, other, rank=1, text=False).layers) == {each for each in whole if "lora_unet" in each}
     without = extract(tiny, other, rank=1, conv_rank=0)
-    kernels = {each.of("lora_down.weight").shape[2:].numel() for each in without.layers.values()}
+    kernels = {each.required_tensor("lora_down.weight").shape[2:].numel() for each in without.layers.values()}
     assert kernels == {1}
-    assert missed(without, tiny, other).whole.missed > 0.3
+    assert measure_extraction(without, tiny, other).whole.missed > 0.3
 
 
 def test_norms_and_biases_are_told_of_as_left_out(tiny):
@@ -113,7 +113,7 @@ def test_norms_and_biases_are_told_of_as_left_out(tiny):
     with torch.no_grad():
         changed.unet.conv_out.bias.add_(1)
         changed.unet.conv_out.weight.mul_(1.1)
-    report = missed(extract(tiny, changed, rank=4), tiny, changed)
+    report = measure_extraction(extract(tiny, changed, rank=4), tiny, changed)
     assert report.whole.layers == 1
     size = (tiny.unet.conv_out.weight * 0.1).square().sum()
     assert report.whole.left_out == pytest.approx((4 / (4 + size.item())) ** 0.5, rel=1e-4)
@@ -140,14 +140,14 @@ def test_files_give_what_bases_give_and_the_lora_can_be_saved(tiny, other, tmp_p
 def test_an_sdxl_has_two_towers(xl):
     changed = velatura.merge(xl, xl, 0.5)
     with torch.no_grad():
-        for each in (changed.unet, *(tower.model for tower in changed.text.towers)):
+        for each in (changed.unet, *(tower.model for tower in changed.text.encoders)):
             for layer in each.modules():
-                if isinstance(layer, LAYERS) and layer.weight.ndim > 1:
+                if isinstance(layer, LAYER_TYPES) and layer.weight.ndim > 1:
                     layer.weight.mul_(1.01)
     lora = extract(xl, changed, rank=2)
     assert {name.split("_")[1] for name in lora.layers} == {"unet", "te1", "te2"}
-    assert set(lora.layers) <= set(kohya_names(Target.of(xl)))
-    assert all(delta in set(lora.deltas(Target.of(xl)).values()) for delta in lora.layers.values())
+    assert set(lora.layers) <= set(kohya_names(Target.from_model(xl)))
+    assert all(delta in set(lora.deltas(Target.from_model(xl)).values()) for delta in lora.layers.values())
 
 
 def test_mistakes_are_refused(tiny, other, xl):

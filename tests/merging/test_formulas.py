@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from velatura.merging.formulas import MODES, Chosen, Parents, elected
+from velatura.merging.formulas import MODES, FormulaOptions, Parents, ties
 
 
 def mixed(mode: str, first, second, base=None, **chosen) -> torch.Tensor:
     tensors = [torch.tensor(each) for each in (first, second, first if base is None else base)]
-    return MODES[mode].formula(Parents(*tensors), Chosen(**{"strength": 1.0, **chosen}))
+    return MODES[mode].formula(Parents(*tensors), FormulaOptions(**{"strength": 1.0, **chosen}))
 
 
 def test_a_sigmoid_lingers_at_both_ends_and_its_inverse_in_the_middle():
@@ -38,18 +38,18 @@ def test_ties_is_the_mean_of_those_that_agree_with_the_heavier_side():
 
 def test_ties_keeps_the_largest_share_of_each_difference():
     base, first, second = torch.zeros(4), torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([0.1, 0.2, 0.3, 0.4])
-    found = elected(Parents(first, second, base), Chosen(1.0, share=0.5))
+    found = ties(Parents(first, second, base), FormulaOptions(1.0, share=0.5))
     assert found.tolist() == pytest.approx([4.0, 3.0, 0.3, 0.4])
 
 
 def test_dare_drops_by_chance_and_makes_up_for_it():
     first, second = torch.zeros(100_000), torch.ones(100_000)
     parents = Parents(first, second, first)
-    found = MODES["dare"].formula(parents, Chosen(0.5, share=0.2, seed=3, key="a"))
+    found = MODES["dare"].formula(parents, FormulaOptions(0.5, share=0.2, seed=3, key="a"))
     assert set(found.tolist()) == {0.0, 2.5}  # 0.5 / 0.2
     assert found.mean().item() == pytest.approx(0.5, abs=0.02)
-    assert torch.equal(found, MODES["dare"].formula(parents, Chosen(0.5, share=0.2, seed=3, key="a")))
-    for other in (Chosen(0.5, share=0.2, seed=4, key="a"), Chosen(0.5, share=0.2, seed=3, key="b")):
+    assert torch.equal(found, MODES["dare"].formula(parents, FormulaOptions(0.5, share=0.2, seed=3, key="a")))
+    for other in (FormulaOptions(0.5, share=0.2, seed=4, key="a"), FormulaOptions(0.5, share=0.2, seed=3, key="b")):
         assert not torch.equal(found, MODES["dare"].formula(parents, other))
 
 

@@ -3,7 +3,7 @@ import torch
 
 import velatura
 from velatura.errors import BadOverlay
-from velatura.merging.lora import as_lora, low_rank
+from velatura.merging.lora import lora_from_hypernetwork, reduced_rank_regression
 
 PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]
 
@@ -37,7 +37,7 @@ def test_low_rank_is_the_truncated_svd_where_contexts_weigh(rank):
     root, back = (vectors @ torch.diag(values**power) @ vectors.T for power in (0.5, -0.5))
     u, s, vh = torch.linalg.svd(change @ root)
     expected = u[:, :rank] @ torch.diag(s[:rank]) @ vh[:rank] @ back
-    found = low_rank(change, moment, rank)
+    found = reduced_rank_regression(change, moment, rank)
     assert found.up.shape == (6, rank)
     assert found.down.shape == (rank, 8)
     assert torch.allclose(found.product, expected, atol=1e-6)
@@ -47,22 +47,22 @@ def test_low_rank_loses_less_than_the_plain_svd():
     change, moment = change_and_moment()
     u, s, vh = torch.linalg.svd(change)
     plain = u[:, :2] @ torch.diag(s[:2]) @ vh[:2]
-    assert loss(change, low_rank(change, moment, 2).product, moment) < 0.8 * loss(change, plain, moment)
+    assert loss(change, reduced_rank_regression(change, moment, 2).product, moment) < 0.8 * loss(change, plain, moment)
 
 
 def test_low_rank_of_full_rank_is_the_change_itself():
     change, moment = change_and_moment()
-    assert torch.allclose(low_rank(change, moment, 6).product, change)
+    assert torch.allclose(reduced_rank_regression(change, moment, 6).product, change)
 
 
 def test_a_rank_above_the_layers_is_cut_to_it():
     change, moment = change_and_moment()
-    assert low_rank(change, moment, 32).up.shape == (6, 6)
+    assert reduced_rank_regression(change, moment, 32).up.shape == (6, 6)
 
 
 def test_up_and_down_are_of_one_size():
     change, moment = change_and_moment()
-    found = low_rank(1e-4 * change, moment, 3)
+    found = reduced_rank_regression(1e-4 * change, moment, 3)
     assert torch.allclose(found.up.norm(dim=0), found.down.norm(dim=1))
 
 
@@ -88,7 +88,7 @@ def without_bias(overlay: velatura.Hypernetwork) -> velatura.Hypernetwork:
 
 def test_a_linear_hypernetwork_without_bias_is_a_lora_exactly(tiny, hyper):
     overlay = without_bias(hyper(layers=(1, 0.25, 1)))  # of rank 48 at most
-    lora, report = as_lora(overlay, tiny, rank=48, prompts=PROMPTS, steps=1)
+    lora, report = lora_from_hypernetwork(overlay, tiny, rank=48, prompts=PROMPTS, steps=1)
     for strength in (1.0, 0.4):
         with velatura.attach(tiny, overlay, strength):
             wanted = prediction(tiny)
@@ -98,7 +98,7 @@ def test_a_linear_hypernetwork_without_bias_is_a_lora_exactly(tiny, hyper):
 
 
 def test_every_layer_that_the_hypernetwork_changes_has_a_pair(tiny, hyper):
-    lora, report = as_lora(hyper(widths=(96,)), tiny, rank=4, prompts=PROMPTS, steps=1)
+    lora, report = lora_from_hypernetwork(hyper(widths=(96,)), tiny, rank=4, prompts=PROMPTS, steps=1)
     assert len(lora) == 2 * 7
     assert all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in lora)
     assert {each.up.shape[1] for each in lora.values()} == {4}
@@ -108,14 +108,14 @@ def test_every_layer_that_the_hypernetwork_changes_has_a_pair(tiny, hyper):
 
 def test_more_rank_loses_less(tiny, hyper):
     overlay = hyper(activation="relu", widths=(96, 64))
-    low, high = (as_lora(overlay, tiny, rank=rank, prompts=PROMPTS, steps=1)[1] for rank in (2, 48))
+    low, high = (lora_from_hypernetwork(overlay, tiny, rank=rank, prompts=PROMPTS, steps=1)[1] for rank in (2, 48))
     assert high.output_missed < low.output_missed < 1
     assert all(a.v_missed < b.v_missed for a, b in zip(high.widths, low.widths, strict=True))
 
 
 def test_a_shift_is_taken_up_as_far_as_contexts_allow(tiny, hyper):
     overlay = hyper(widths=(96,))
-    lora, report = as_lora(overlay, tiny, rank=96, prompts=PROMPTS, steps=1)
+    lora, report = lora_from_hypernetwork(overlay, tiny, rank=96, prompts=PROMPTS, steps=1)
     with velatura.attach(tiny, overlay):
         wanted = prediction(tiny)
     assert off(with_lora(tiny, lora), wanted) < 0.05 * off(prediction(tiny), wanted)
@@ -124,4 +124,4 @@ def test_a_shift_is_taken_up_as_far_as_contexts_allow(tiny, hyper):
 
 def test_a_rank_of_nothing_is_refused(tiny, hyper):
     with pytest.raises(BadOverlay, match="rank 0"):
-        as_lora(hyper(), tiny, rank=0)
+        lora_from_hypernetwork(hyper(), tiny, rank=0)

@@ -6,7 +6,7 @@ import torch
 import velatura
 from velatura.errors import BadFile, BadRecipe, NoEffect, UnknownName, VelaturaWarning, WrongBase
 from velatura.formats import checkpoint
-from velatura.merging.dilution import dilution
+from velatura.merging.dilution import measure_retention
 from velatura.merging.merge import merge
 from velatura.merging.merge_report import MergeReport
 from velatura.merging.mix import Saving
@@ -26,7 +26,7 @@ def changed(seed: int, parts: tuple[str, ...] = ("unet", "text", "vae")) -> vela
 
 
 def weights(base: velatura.Base) -> dict[str, torch.Tensor]:
-    return dict(checkpoint.contents_of(base).tensors)
+    return dict(checkpoint.checkpoint_contents(base).tensors)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_the_report_tells_what_is_left_of_each(files, tmp_path):
     assert [each.part for each in report.dilution.parts] == ["text", "UNet in", "UNet mid", "UNet out", "VAE", "whole"]
     assert MergeReport.model_validate_json(report.model_dump_json()) == report
     assert "left of each one's difference from tiny" in str(report)
-    assert dilution(tmp_path / "out.safetensors", names[:2], against=names[2]).whole == report.dilution.whole
+    assert measure_retention(tmp_path / "out.safetensors", names[:2], against=names[2]).whole == report.dilution.whole
 
 
 def test_without_a_common_base_each_is_measured_against_the_other(files, tmp_path):
@@ -187,17 +187,17 @@ def test_an_added_difference_leaves_the_first_whole(files, tmp_path):
 
 def test_parts_that_nobody_changed_have_nothing_to_lose(tiny):
     other = changed(3, ("unet",))
-    found = dilution(merge(tiny, other, 0.5), [tiny, other])
+    found = measure_retention(merge(tiny, other, 0.5), [tiny, other])
     text = next(each for each in found.parts if each.part == "text")
     assert {each.left for each in text.parents} == {None}
     assert "tiny has none" in str(found)
     with pytest.raises(NoEffect, match="two parents"):
-        dilution(tiny, [other])
+        measure_retention(tiny, [other])
 
 
 def test_a_common_base_that_cannot_be_one_is_refused(files, xl, tmp_path):
     names, out = [files / f"{each}.safetensors" for each in ("one", "two")], tmp_path / "out.safetensors"
-    for call in (lambda: merge(*names, against=xl, out=out), lambda: dilution(names[0], names, against=xl)):
+    for call in (lambda: merge(*names, against=xl, out=out), lambda: measure_retention(names[0], names, against=xl)):
         with pytest.raises(WrongBase, match=r"has only \d+ of the \d+ weights of one, which cannot come from it"):
             call()
     for call in (lambda: merge(*names, against=names[0]), lambda: merge(names[0], against=names[1], out=out)):

@@ -11,7 +11,7 @@ import torch
 from velatura.errors import BadRecipe, WrongBase
 from velatura.merging.merge import merge
 from velatura.merging.mix import Saving
-from velatura.tensors import open_state, open_tensors
+from velatura.tensors import open_state_dict, open_tensors
 
 GOLDEN = Path(__file__).parents[1] / "data/a1111/merge"
 CASES = {case["id"]: case for case in json.loads((GOLDEN / "index.json").read_text())["cases"]}
@@ -43,7 +43,7 @@ def merged(case: dict, out: Path):
 def test_every_merge_of_a1111_comes_out_bit_equal(name, tmp_path):
     case = CASES[name]
     merged(case, tmp_path / "out.safetensors")
-    ours, theirs = open_tensors(tmp_path / "out.safetensors").tensors, open_state(GOLDEN / case["out"]).tensors
+    ours, theirs = open_tensors(tmp_path / "out.safetensors").tensors, open_state_dict(GOLDEN / case["out"]).tensors
     assert set(ours) == set(theirs)
     for key in set(ours) - {COUNTER}:
         wanted = theirs[key]
@@ -58,7 +58,7 @@ def test_whole_numbers_stay_the_first_models(name, tmp_path):
     case = CASES[name]
     merged(case, tmp_path / "out.safetensors")
     ours = open_tensors(tmp_path / "out.safetensors").tensors
-    first = open_state(GOLDEN / FILES.get(case["a"], f"{case['a']}.safetensors")).tensors
+    first = open_state_dict(GOLDEN / FILES.get(case["a"], f"{case['a']}.safetensors")).tensors
     if COUNTER in ours:
         assert torch.equal(ours[COUNTER], first[COUNTER])
 

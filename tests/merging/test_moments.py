@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from velatura.merging.moments import RIDGES, Moments, best_fit
-from velatura.overlays.affine import Affine, with_float64
+from velatura.overlays.affine import AffineMap, float64_device
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def drawn(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 
 def moments_of(context: torch.Tensor, change: torch.Tensor, *, centred: bool = False) -> Moments:
     """Counted in over several batches."""
-    found = Moments.none(context.shape[-1], CPU)
+    found = Moments.zeros(context.shape[-1], CPU)
     for c, f in zip(context.split(11), change.split(11), strict=True):
         found.add(c, f, centred=centred)
     return found
@@ -38,7 +38,7 @@ def close(ours: object, theirs: object) -> bool:
 
 def test_a_fit_is_that_of_least_squares_over_all_contexts():
     c = contexts()
-    found = moments_of(c, bent(c)).fit(1e-14, shifted=True)
+    found = moments_of(c, bent(c)).fit(1e-14, fit_intercept=True)
     rows = torch.cat([c, torch.ones_like(c[..., :1])], -1).flatten(0, 1)
     expected = torch.linalg.lstsq(rows, bent(c).flatten(0, 1)).solution
     assert close(found.matrix, expected[:-1].T)
@@ -47,7 +47,7 @@ def test_a_fit_is_that_of_least_squares_over_all_contexts():
 
 def test_a_fit_without_a_shift_is_that_of_least_squares_through_zero():
     c = contexts()
-    found = moments_of(c, bent(c)).fit(1e-14, shifted=False)
+    found = moments_of(c, bent(c)).fit(1e-14, fit_intercept=False)
     assert close(found.matrix.T, torch.linalg.lstsq(c.flatten(0, 1), bent(c).flatten(0, 1)).solution)
     assert not found.shift.any()
 
@@ -55,14 +55,14 @@ def test_a_fit_without_a_shift_is_that_of_least_squares_through_zero():
 def test_an_affine_change_is_found_exactly():
     c = contexts()
     matrix, shift = drawn((5, 5), (5,))
-    found = best_fit(*[moments_of(each, each @ matrix.T + shift) for each in (c, contexts(1))], shifted=True)
+    found = best_fit(*[moments_of(each, each @ matrix.T + shift) for each in (c, contexts(1))], fit_intercept=True)
     assert close(found.matrix, matrix)
     assert close(found.shift, shift)
 
 
 def test_fitting_behind_a_weight_is_fitting_and_then_the_weight():
     c, [weight] = contexts(), drawn((3, 5))
-    found = moments_of(c, bent(c)).fit(1e-14, shifted=False)
+    found = moments_of(c, bent(c)).fit(1e-14, fit_intercept=False)
     behind = torch.linalg.lstsq(c.flatten(0, 1), (bent(c) @ weight.T).flatten(0, 1)).solution
     assert close(weight @ found.matrix, behind.T)
 
@@ -71,15 +71,15 @@ def test_what_is_missed_changed_and_whole_is_what_direct_sums_say():
     c = contexts()
     f, (weight, product, shift) = bent(c), drawn((3, 5), (3, 5), (3,))
     found = moments_of(c, f)
-    assert close(found.missed(weight, product, shift), (f @ weight.T - c @ product.T - shift).square().sum())
-    assert close(found.changed(weight), (f @ weight.T).square().sum())
-    assert close(found.whole(weight), ((c + f) @ weight.T).square().sum())
+    assert close(found.squared_error(weight, product, shift), (f @ weight.T - c @ product.T - shift).square().sum())
+    assert close(found.squared_change(weight), (f @ weight.T).square().sum())
+    assert close(found.squared_output(weight), ((c + f) @ weight.T).square().sum())
 
 
 def test_what_is_left_of_a_change_is_what_direct_sums_say():
     c = contexts()
     matrix, shift = drawn((5, 5), (5,))
-    ours = moments_of(c, bent(c)).less(Affine(matrix, shift))
+    ours = moments_of(c, bent(c)).residual(AffineMap(matrix, shift))
     theirs = moments_of(c, bent(c) - c @ matrix.T - shift)
     assert all(close(getattr(ours, each), getattr(theirs, each)) for each in ("count", "c", "f", "cc", "cf", "ff"))
 
@@ -103,10 +103,10 @@ def test_what_was_fitted_to_too_few_contexts_is_held_back():
     few = contexts(2, pictures=1)[:, :4]
     [noise] = drawn(few.shape)
     fitting, choosing = moments_of(few, 9 * noise), moments_of(contexts(3), bent(contexts(3)))
-    found = best_fit(fitting, choosing, shifted=False)
-    assert close(found.matrix, (fitting + choosing).fit(RIDGES[-1], shifted=False).matrix)
+    found = best_fit(fitting, choosing, fit_intercept=False)
+    assert close(found.matrix, (fitting + choosing).fit(RIDGES[-1], fit_intercept=False).matrix)
 
 
 @pytest.mark.parametrize(("device", "place"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu"), ("xpu:0", "cpu")])
 def test_sums_in_double_precision_are_done_where_it_is_known(device, place):
-    assert with_float64(torch.device(device)) == torch.device(place)
+    assert float64_device(torch.device(device)) == torch.device(place)

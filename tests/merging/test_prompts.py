@@ -1,10 +1,10 @@
-from velatura.merging.prompts import COUNT, built_in
+from velatura.merging.prompts import PROMPT_COUNT, built_in_prompts
 
 
 def test_no_prompt_returns_before_all_were_there():
-    assert len(set(built_in(COUNT))) == COUNT
-    assert built_in(2, COUNT) == built_in(2)
+    assert len(set(built_in_prompts(PROMPT_COUNT))) == PROMPT_COUNT
+    assert built_in_prompts(2, PROMPT_COUNT) == built_in_prompts(2)
 
 
 def test_prompts_start_where_asked():
-    assert built_in(5, 3) == built_in(8)[3:]
+    assert built_in_prompts(5, 3) == built_in_prompts(8)[3:]

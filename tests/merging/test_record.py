@@ -3,30 +3,30 @@ import torch
 
 from velatura.errors import BadRecipe
 from velatura.merging.bake import bake
-from velatura.merging.chain import chains, laid_on
-from velatura.merging.record import SPLITS, TEXTS, ddim, record
+from velatura.merging.chain import hypernet_maps, prepare_hypernetwork
+from velatura.merging.record import SPLITS, TEXT_ONLY_COUNT, calibrate, ddim_step
 
 PROMPTS = ["a red fox", "a lighthouse", "a robot", "a small house"]
 
 
 def test_one_prompt_of_four_is_held_out(tiny, hyper):
-    laid = laid_on(tiny, hyper(widths=(96, 192)), 0.5)
-    heard = record(tiny, laid, chains(tiny, laid), prompts=PROMPTS, steps=1)
-    assert heard.prompts == {"fit": 2, "choose": 1, "held out": 1}
-    assert len(heard.steps) == 1
-    assert heard.steps[0].latents.shape == (2, 4, 16, 16)  # the negative prompt and the prompt
+    laid = prepare_hypernetwork(tiny, hyper(widths=(96, 192)), 0.5)
+    heard = calibrate(tiny, laid, hypernet_maps(tiny, laid), prompts=PROMPTS, steps=1)
+    assert heard.prompt_counts == {"fit": 2, "choose": 1, "held out": 1}
+    assert len(heard.held_out_steps) == 1
+    assert heard.held_out_steps[0].latents.shape == (2, 4, 16, 16)  # the negative prompt and the prompt
 
 
 def test_a_text_is_heard_once_however_many_layers_and_steps_read_it(tiny, hyper):
-    laid = laid_on(tiny, hyper(widths=(96,)), 0.5)
-    heard = record(tiny, laid, chains(tiny, laid), prompts=PROMPTS, steps=2)
+    laid = prepare_hypernetwork(tiny, hyper(widths=(96,)), 0.5)
+    heard = calibrate(tiny, laid, hypernet_maps(tiny, laid), prompts=PROMPTS, steps=2)
     counts = [heard.moments["text 96", 0, split].count for split in dict.fromkeys(SPLITS)]
-    assert counts == [(2 * 2 + TEXTS) * 77, 2 * 77, 2 * 77]
+    assert counts == [(2 * 2 + TEXT_ONLY_COUNT) * 77, 2 * 77, 2 * 77]
 
 
 def test_contexts_of_self_attention_are_kept_apart_by_layer(tiny, hyper):
-    laid = laid_on(tiny, hyper(widths=(64, 96)), 0.5)
-    heard = record(tiny, laid, {64: chains(tiny, laid)[64]}, prompts=PROMPTS, steps=1)
+    laid = prepare_hypernetwork(tiny, hyper(widths=(64, 96)), 0.5)
+    heard = calibrate(tiny, laid, {64: hypernet_maps(tiny, laid)[64]}, prompts=PROMPTS, steps=1)
     sources = {source for source, _, _ in heard.moments}
     assert len(sources) == 3
     assert all(source.endswith("attn1") for source in sources)
@@ -35,8 +35,8 @@ def test_contexts_of_self_attention_are_kept_apart_by_layer(tiny, hyper):
 
 
 def test_nothing_stays_on_the_base(tiny, hyper):
-    laid = laid_on(tiny, hyper(), 0.5)
-    record(tiny, laid, chains(tiny, laid), prompts=PROMPTS, steps=1)
+    laid = prepare_hypernetwork(tiny, hyper(), 0.5)
+    calibrate(tiny, laid, hypernet_maps(tiny, laid), prompts=PROMPTS, steps=1)
     assert not [layer for layer in tiny.unet.modules() if layer._forward_pre_hooks]
 
 
@@ -55,4 +55,4 @@ def test_a_step_goes_along_the_line_from_noise_to_picture(kind):
         return level**0.5 * clean + (1 - level) ** 0.5 * noise
 
     predicted = noise if kind == "epsilon" else alpha**0.5 * noise - (1 - alpha) ** 0.5 * clean
-    assert torch.allclose(ddim(at(alpha), predicted, alpha, next_alpha, kind), at(next_alpha), atol=1e-5)
+    assert torch.allclose(ddim_step(at(alpha), predicted, alpha, next_alpha, kind), at(next_alpha), atol=1e-5)

@@ -27,7 +27,7 @@ def test_a_linear_hypernetwork_is_baked_exactly(xl):
     torch.testing.assert_close(prediction(baked), attached, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(attached, plain, atol=1e-3)
     assert report.output < 1e-4
-    assert len(baked.text.towers) == 2
+    assert len(baked.text.encoders) == 2
 
 
 def test_another_is_fitted_and_the_loss_is_told(xl):

@@ -47,7 +47,7 @@ def made(golden):
     tensors = golden[1]
 
     def make(**settings):
-        return Aesthetic.of(tensors["image_emb"], tensors["text.text_projection.weight"], **settings)
+        return Aesthetic.from_vector(tensors["image_emb"], tensors["text.text_projection.weight"], **settings)
 
     return make
 
@@ -281,7 +281,7 @@ def test_an_offloaded_base_says_the_same(aesthetic):
 
 
 def test_the_first_tower_of_an_sdxl_is_drawn(xl):
-    overlay = Aesthetic.of(torch.randn(8), torch.randn(8, 16), steps=2, rate=RATE)
+    overlay = Aesthetic.from_vector(torch.randn(8), torch.randn(8, 16), steps=2, rate=RATE)
     before = xl.text.encode(["a red house"])
     with velatura.attach(xl, overlay):
         after = xl.text.encode(["a red house"])
@@ -290,7 +290,7 @@ def test_the_first_tower_of_an_sdxl_is_drawn(xl):
 
 
 def test_a_tower_with_a_projection_of_its_own_needs_none(xl):
-    overlay = Aesthetic.of(torch.randn(20), steps=2, rate=RATE)
+    overlay = Aesthetic.from_vector(torch.randn(20), steps=2, rate=RATE)
     before = xl.text.conditioning(["a red house"])
     with velatura.attach(xl, overlay):
         after = xl.text.conditioning(["a red house"])
@@ -306,7 +306,7 @@ def test_a_base_of_another_family_is_refused(tiny, made):
 
 def test_a_vector_whose_clip_is_unknown_says_what_to_do(tiny):
     with pytest.raises(BadOverlay, match="--clip"):
-        velatura.attach(tiny, Aesthetic.of(torch.randn(12)))
+        velatura.attach(tiny, Aesthetic.from_vector(torch.randn(12)))
 
 
 def test_a_unet_alone_has_nothing_to_draw(tiny, aesthetic):
@@ -319,7 +319,7 @@ def test_a_unet_alone_has_nothing_to_draw(tiny, aesthetic):
 )
 def test_settings_that_cannot_be_are_named(settings):
     with pytest.raises(BadOverlay, match=next(iter(settings))):
-        Aesthetic.of(torch.ones(8), **settings)
+        Aesthetic.from_vector(torch.ones(8), **settings)
 
 
 def test_settings_change_in_a_copy(aesthetic):

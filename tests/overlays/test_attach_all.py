@@ -54,8 +54,8 @@ def test_each_may_act_on_a_side_and_in_blocks_of_its_own(tiny, strong, says):
         velatura.attach(tiny, overlays[1], 0.8, on="negative", blocks=["mid"]),
     ):
         expected = says()
-    first = velatura.Laid(overlays[0], 0.5, on="prompt")
-    laid = velatura.attach_all(tiny, [first, velatura.Laid(overlays[1], 0.8, ["mid"], "negative")])
+    first = velatura.AttachSpec(overlays[0], 0.5, on="prompt")
+    laid = velatura.attach_all(tiny, [first, velatura.AttachSpec(overlays[1], 0.8, ["mid"], "negative")])
     assert torch.equal(says(), expected)
     for each in laid:
         each.detach()
@@ -65,7 +65,7 @@ def test_strengths_alone_lie_everywhere(tiny, strong, says):
     overlay = strong(activation="relu")
     with velatura.attach(tiny, overlay, 0.5):
         expected = says()
-    [laid] = velatura.attach_all(tiny, [velatura.Laid(overlay, 0.5)])
+    [laid] = velatura.attach_all(tiny, [velatura.AttachSpec(overlay, 0.5)])
     with laid:
         assert torch.equal(says(), expected)
 
@@ -73,9 +73,9 @@ def test_strengths_alone_lie_everywhere(tiny, strong, says):
 @pytest.mark.parametrize("side", ["prompt", "negative"])
 def test_a_side_alone_is_summed_too(tiny, strong, says, side):
     overlays = [strong(1, activation="relu"), strong(2, activation="tanh")]
-    wanted = [velatura.Laid(each, 0.5, on=side) for each in overlays]
+    wanted = [velatura.AttachSpec(each, 0.5, on=side) for each in overlays]
     off, rows = says(), slice(0, 2) if side == "negative" else slice(2, 4)
-    whole = velatura.attach_all(tiny, [velatura.Laid(each, 0.5) for each in overlays], combine="sum")
+    whole = velatura.attach_all(tiny, [velatura.AttachSpec(each, 0.5) for each in overlays], combine="sum")
     both = says()
     for each in whole:
         each.detach()

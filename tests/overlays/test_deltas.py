@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from velatura.errors import BadOverlay
-from velatura.overlays.deltas import DELTAS, delta_of
-from velatura.overlays.deltas.delta import computed
-from velatura.overlays.deltas.kronecker import factorised
+from velatura.overlays.deltas import DELTAS, build_delta
+from velatura.overlays.deltas.delta import layer_forward
+from velatura.overlays.deltas.kronecker import factor_dimension
 from velatura.overlays.outputs import DeltaChange
 from velatura.overlays.strength import LiveStrength
 
@@ -44,14 +44,14 @@ def layer_of(case, tensors):
 
 
 def delta_in(tensors):
-    return delta_of({name[4:]: each for name, each in tensors.items() if name.startswith("net.")})
+    return build_delta({name[4:]: each for name, each in tensors.items() if name.startswith("net.")})
 
 
 def expected(case, tensors, strength):
     """What the peer makes; with magnitudes its rule gives no base at strength 0, so there the way lies in between."""
     if "dora_scale" not in case["keys"] or strength == 1:
         return tensors[f"y@{strength}"]
-    base = computed(layer_of(case, tensors), tensors["x"], tensors["base.weight"], tensors["base.bias"])
+    base = layer_forward(layer_of(case, tensors), tensors["x"], tensors["base.weight"], tensors["base.bias"])
     return base + strength * (tensors["y@1"] - base)
 
 
@@ -66,7 +66,9 @@ def test_golden_layers_make_the_same_output(golden, case, strength):
     tensors, known = golden[case], CASES[case]
     layer, delta, read = layer_of(known, tensors), delta_in(tensors), tensors["x"]
     made = layer(read)
-    added = delta.output(layer, read, made, torch.tensor(float(strength)), delta.ready(layer, read.dtype))
+    added = delta.output_delta(
+        layer, read, made, torch.tensor(float(strength)), delta.prepare_operands(layer, read.dtype)
+    )
     assert error(made + added, expected(known, tensors, strength)) < TOLERANCE
 
 
@@ -76,9 +78,9 @@ def test_golden_layers_make_the_same_output(golden, case, strength):
 def test_golden_layers_change_the_weight_by_as_much(golden, case, strength):
     tensors, known = golden[case], CASES[case]
     layer, delta = layer_of(known, tensors), delta_in(tensors)
-    bias = delta.bias_change(layer.bias, strength)
-    weight = layer.weight + delta.change(layer.weight, strength)
-    changed = computed(layer, tensors["x"], weight, layer.bias if bias is None else layer.bias + bias)
+    bias = delta.bias_delta(layer.bias, strength)
+    weight = layer.weight + delta.weight_delta(layer.weight, strength)
+    changed = layer_forward(layer, tensors["x"], weight, layer.bias if bias is None else layer.bias + bias)
     assert error(changed, expected(known, tensors, strength)) < TOLERANCE
 
 
@@ -86,7 +88,7 @@ def test_golden_layers_change_the_weight_by_as_much(golden, case, strength):
 @pytest.mark.parametrize("case", [name for name in CASES if CASES[name]["algo"] not in {"full", "norm"}])
 def test_golden_weights_come_out(golden, case):
     weight = golden[case]["base.weight"]
-    assert error(weight + delta_in(golden[case]).change(weight), golden[case]["weight@1"]) < TOLERANCE
+    assert error(weight + delta_in(golden[case]).weight_delta(weight), golden[case]["weight@1"]) < TOLERANCE
 
 
 @torch.no_grad()
@@ -94,11 +96,11 @@ def test_golden_weights_come_out(golden, case):
 def test_rows_of_a_batch_may_have_their_own_strengths(golden, case):
     tensors, known = golden[case], CASES[case]
     layer, delta, read = layer_of(known, tensors), delta_in(tensors), tensors["x"]
-    made, ready = layer(read), delta.ready(layer, read.dtype)
+    made, ready = layer(read), delta.prepare_operands(layer, read.dtype)
     each = torch.tensor([0.5, -1.0]).view(2, *[1] * (made.ndim - 1))
-    added = delta.output(layer, read, made, each, ready)
+    added = delta.output_delta(layer, read, made, each, ready)
     for row, strength in enumerate((0.5, -1.0)):
-        alone = delta.output(layer, read, made, torch.tensor(strength), ready)
+        alone = delta.output_delta(layer, read, made, torch.tensor(strength), ready)
         torch.testing.assert_close(added[row], alone[row])
 
 
@@ -117,9 +119,9 @@ def test_untrained_deltas_add_exactly_nothing_and_learn(algorithm, kind):
     layer = LAYERS[kind]().requires_grad_(False)
     read = torch.randn(2, 8, 6, 6) if "conv" in kind else torch.randn(2, 3, layer.in_features)
     delta, made = DELTAS[algorithm].for_layer(layer, rank=4, alpha=2.0), layer(read)
-    added = delta.output(layer, read, made, torch.tensor(1.0), delta.ready(layer, read.dtype))
+    added = delta.output_delta(layer, read, made, torch.tensor(1.0), delta.prepare_operands(layer, read.dtype))
     assert not added.any()
-    assert not delta.change(layer.weight).any()
+    assert not delta.weight_delta(layer.weight).any()
     (made + added).relu().sum().backward()
     assert any(each.grad is not None and each.grad.any() for each in delta.parameters())
 
@@ -152,15 +154,17 @@ def test_layers_in_half_precision_are_changed_alike(algorithm, kind, strength):
 def test_untrained_norms_add_exactly_nothing():
     layer, read = nn.GroupNorm(2, 4), torch.randn(2, 4, 3, 3)
     delta = DELTAS["norm"].for_layer(layer, rank=0, alpha=0.0)
-    assert not delta.output(layer, read, layer(read), torch.tensor(1.0), delta.ready(layer, read.dtype)).any()
+    assert not delta.output_delta(
+        layer, read, layer(read), torch.tensor(1.0), delta.prepare_operands(layer, read.dtype)
+    ).any()
     assert {name for name, _ in delta.named_parameters()} == {"w_norm", "b_norm"}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_deltas_know_which_weights_they_fit(golden, case):
     delta, weight = delta_in(golden[case]), golden[case]["base.weight"]
-    assert delta.fits(weight)
-    assert not delta.fits(torch.zeros(weight.shape[0] + 2, *[each + 2 for each in weight.shape[1:2]]))
+    assert delta.is_compatible(weight)
+    assert not delta.is_compatible(torch.zeros(weight.shape[0] + 2, *[each + 2 for each in weight.shape[1:2]]))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -175,10 +179,10 @@ def test_first_ranks_keep_the_scale(golden):
     delta = delta_in(tensors)
     up, down = tensors["net.lora_up.weight"], tensors["net.lora_down.weight"]
     torch.testing.assert_close(
-        delta.first_ranks(2).change(tensors["base.weight"]),
+        delta.truncate_rank(2).weight_delta(tensors["base.weight"]),
         up[:, :2] @ down[:2] * 0.25,  # alpha 1 over rank 4, whichever are taken
     )
-    assert delta.first_ranks(4) is delta
+    assert delta.truncate_rank(4) is delta
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_first_ranks_keep_the_scale(golden):
 )
 def test_broken_deltas_are_refused(tensors, said):
     with pytest.raises(BadOverlay, match=said):
-        delta_of({name: torch.ones(shape) for name, shape in tensors.items()})
+        build_delta({name: torch.ones(shape) for name, shape in tensors.items()})
 
 
 @pytest.mark.parametrize(
@@ -207,4 +211,4 @@ def test_broken_deltas_are_refused(tensors, said):
     [(320, -1, (16, 20)), (320, 4, (4, 80)), (640, 8, (8, 80)), (13, -1, (1, 13)), (20, 3, (2, 10))],
 )
 def test_sizes_factorise_as_lycoris_does(size, factor, expected):
-    assert factorised(size, factor) == expected
+    assert factor_dimension(size, factor) == expected

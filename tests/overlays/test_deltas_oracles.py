@@ -7,9 +7,9 @@ from lycoris.functional.general import factorization
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from velatura.overlays.deltas import delta_of
-from velatura.overlays.deltas.kronecker import factorised
-from velatura.overlays.deltas.rotations import Butterfly
+from velatura.overlays.deltas import build_delta
+from velatura.overlays.deltas.kronecker import factor_dimension
+from velatura.overlays.deltas.rotations import BOFT
 
 GAMMA = 0.25  # alpha 1 over rank 4
 KERNELS = {"linear": (), "1x1": (1, 1), "3x3": (3, 3)}
@@ -28,14 +28,19 @@ def close(found, wanted):
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_low_rank_changes_are_those_of_lycoris(kernel):
     down, up = torch.randn(4, 12, *kernel), torch.randn(20, 4, *[1] * len(kernel))
-    delta = delta_of({"lora_down.weight": down, "lora_up.weight": up, **ONE})
-    close(delta.change(torch.zeros(20, 12, *kernel)), locon.diff_weight(down, up, None, gamma=GAMMA, backend="torch"))
+    delta = build_delta({"lora_down.weight": down, "lora_up.weight": up, **ONE})
+    close(
+        delta.weight_delta(torch.zeros(20, 12, *kernel)),
+        locon.diff_weight(down, up, None, gamma=GAMMA, backend="torch"),
+    )
 
 
 def test_low_rank_cores_are_those_of_lycoris():
     down, up, core = torch.randn(4, 12, 1, 1), torch.randn(20, 4, 1, 1), torch.randn(4, 4, 3, 3)
-    delta = delta_of({"lora_down.weight": down, "lora_up.weight": up, "lora_mid.weight": core, **ONE})
-    close(delta.change(torch.zeros(20, 12, 3, 3)), locon.diff_weight(down, up, core, gamma=GAMMA, backend="torch"))
+    delta = build_delta({"lora_down.weight": down, "lora_up.weight": up, "lora_mid.weight": core, **ONE})
+    close(
+        delta.weight_delta(torch.zeros(20, 12, 3, 3)), locon.diff_weight(down, up, core, gamma=GAMMA, backend="torch")
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
@@ -43,18 +48,18 @@ def test_hadamard_products_are_those_of_lycoris(kernel):
     weight = torch.zeros(20, 12, *kernel)
     a1, a2 = torch.randn(2, 20, 4)
     b1, b2 = torch.randn(2, 4, weight[0].numel())
-    delta = delta_of({"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2, **ONE})
-    close(delta.change(weight), loha.diff_weight(b1, a1, b2, a2, None, None, gamma=GAMMA, backend="torch"))
+    delta = build_delta({"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2, **ONE})
+    close(delta.weight_delta(weight), loha.diff_weight(b1, a1, b2, a2, None, None, gamma=GAMMA, backend="torch"))
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_kronecker_products_are_those_of_lycoris(kernel):
     weight = torch.zeros(20, 12, *kernel)
     w1, a, b = torch.randn(4, 3), torch.randn(5, 4), torch.randn(4, weight[0].numel() // 3)
-    delta = delta_of({"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b, **ONE})
+    delta = build_delta({"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b, **ONE})
     # what LyCORIS calls gamma here it divides by the rank itself
     wanted = lokr.diff_weight(w1, None, None, None, a, b, None, gamma=1.0, backend="torch")
-    close(delta.change(weight), wanted)
+    close(delta.weight_delta(weight), wanted)
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.001])
@@ -64,26 +69,26 @@ def test_rotations_are_those_of_lycoris(bound, rescaled):
     rescale = 1 + 0.1 * torch.randn(20, 1, 1, 1) if rescaled else None
     tensors = {"oft_blocks": blocks, "alpha": torch.tensor(bound)} | ({"rescale": rescale} if rescaled else {})
     wanted = diag_oft.diff_weight(weight, blocks, rescale, constraint=bound * 20, backend="torch")
-    close(delta_of(tensors).change(weight), wanted)
+    close(build_delta(tensors).weight_delta(weight), wanted)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4])
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
 def test_butterflies_are_those_of_lycoris(size, strength):
     layer = nn.Linear(12, 32)
-    shape = Butterfly.for_layer(layer, rank=size).state_dict()["oft_blocks"].shape
+    shape = BOFT.for_layer(layer, rank=size).state_dict()["oft_blocks"].shape
     blocks = torch.randn(shape)
-    delta = delta_of({"oft_blocks": blocks, "alpha": torch.tensor(0.0)})
+    delta = build_delta({"oft_blocks": blocks, "alpha": torch.tensor(0.0)})
     weight = layer.weight.detach()
     wanted = boft.diff_weight(weight, blocks, None, constraint=0, scale=strength, backend="torch")
-    close(delta.change(weight, strength), wanted)
+    close(delta.weight_delta(weight, strength), wanted)
 
 
 def test_all_sizes_factorise_as_in_lycoris():
     sizes, factors = [*range(1, 130), 320, 640, 768, 1024, 1280, 2048], (-1, 1, 2, 3, 4, 6, 8, 10, 16, 32)
     for size in sizes:
         for factor in factors:
-            assert factorised(size, factor) == factorization(size, factor)
+            assert factor_dimension(size, factor) == factorization(size, factor)
 
 
 @torch.no_grad()
@@ -106,6 +111,6 @@ def test_layers_compute_what_pefts_do(stabilised, with_magnitudes, is_conv):
         wanted = layer.lora_magnitude_vector["default"].weight
         tensors["dora_scale"] = 1.3 * wanted.reshape(12, *[1] * (plain.weight.ndim - 1))
         wanted.mul_(1.3)
-    delta = delta_of({name: each.detach().clone() for name, each in tensors.items()})
-    added = delta.output(plain, read, made, torch.tensor(1.0), delta.ready(plain, read.dtype))
+    delta = build_delta({name: each.detach().clone() for name, each in tensors.items()})
+    added = delta.output_delta(plain, read, made, torch.tensor(1.0), delta.prepare_operands(plain, read.dtype))
     torch.testing.assert_close(made + added, model(read), rtol=1e-4, atol=1e-5)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from velatura.formats.peft_config import PeftConfig
-from velatura.formats.peft_lora import as_lycoris
-from velatura.overlays.deltas import delta_of
+from velatura.formats.peft_lora import to_lycoris
+from velatura.overlays.deltas import build_delta
 
 
 class Model(nn.Module):
@@ -41,9 +41,9 @@ def test_rotations_of_what_is_read_are_pefts(kind, terms, shared):
     layer = nn.Linear(12, 10) if kind == "linear" else nn.Conv2d(4, 6, 3, padding=1)
     weight = layer.weight.detach().clone()
     model, tensors = trained(layer, config)
-    delta = delta_of(as_lycoris(tensors, PeftConfig.model_validate(series)))
+    delta = build_delta(to_lycoris(tensors, PeftConfig.model_validate(series)))
     merged = model.merge_and_unload().layer.weight
-    assert torch.allclose(weight + delta.change(weight), merged, atol=1e-5)
+    assert torch.allclose(weight + delta.weight_delta(weight), merged, atol=1e-5)
 
 
 @pytest.mark.parametrize("of_columns", [False, True])
@@ -54,14 +54,14 @@ def test_factors_of_a_layer_with_a_bias_are_pefts(of_columns):
     plain.load_state_dict(layer.state_dict())
     config = peft.IA3Config(target_modules=["layer"], feedforward_modules=["layer"] if of_columns else [])
     model, tensors = trained(layer, config)
-    delta = delta_of(as_lycoris(tensors, None))
+    delta = build_delta(to_lycoris(tensors, None))
     made = plain(read)
     expected = model(read)
-    out = made + delta.output(plain, read, made, torch.tensor(1.0), delta.ready(plain, read.dtype))
+    out = made + delta.output_delta(plain, read, made, torch.tensor(1.0), delta.prepare_operands(plain, read.dtype))
     assert torch.allclose(out, expected, atol=1e-5)
-    bias = plain.bias + (0 if (change := delta.bias_change(plain.bias)) is None else change)
+    bias = plain.bias + (0 if (change := delta.bias_delta(plain.bias)) is None else change)
     assert torch.allclose(
-        nn.functional.linear(read, plain.weight + delta.change(plain.weight), bias), expected, atol=1e-5
+        nn.functional.linear(read, plain.weight + delta.weight_delta(plain.weight), bias), expected, atol=1e-5
     )
 
 
@@ -73,9 +73,9 @@ def test_a_lora_may_change_the_bias_too(kind):
     down = torch.randn(2, 6, *layer.weight.shape[2:])
     up = torch.randn(5, 2, *[1] * (layer.weight.ndim - 2))
     bias = torch.randn(5)
-    delta = delta_of({"lora_down.weight": down, "lora_up.weight": up, "diff_b": bias})
+    delta = build_delta({"lora_down.weight": down, "lora_up.weight": up, "diff_b": bias})
     made = layer(read)
-    out = made + delta.output(layer, read, made, torch.tensor(0.5), delta.ready(layer, read.dtype))
+    out = made + delta.output_delta(layer, read, made, torch.tensor(0.5), delta.prepare_operands(layer, read.dtype))
     changed = type(layer)(*((6, 5) if kind == "linear" else (6, 5, 3)), **({} if kind == "linear" else {"padding": 1}))
     with torch.no_grad():
         changed.weight.copy_(layer.weight + 0.5 * (up.flatten(1) @ down.flatten(1)).view(layer.weight.shape))

@@ -35,12 +35,12 @@ def says(base, texts=("a red house", "a boat at night")):
 
 def test_on_one_base_it_makes_the_other_bit_for_bit_in_half_precision():
     ours, theirs = velatura.tiny(torch.bfloat16), another(torch.bfloat16)
-    with velatura.attach(ours, velatura.Difference.between(ours, theirs)):
+    with velatura.attach(ours, velatura.Difference.from_bases(ours, theirs)):
         assert torch.equal(says(ours), says(theirs))
 
 
 def test_on_one_base_it_makes_the_other(tiny, other):
-    with velatura.attach(tiny, velatura.Difference.between(tiny, other)):
+    with velatura.attach(tiny, velatura.Difference.from_bases(tiny, other)):
         torch.testing.assert_close(says(tiny), says(other), rtol=1e-5, atol=1e-5)
 
 
@@ -53,12 +53,12 @@ def test_a_strength_is_a_share_of_the_way_between_the_weights(tiny, other, stren
             ours, theirs, mine = (each if part == "unet" else each.model for each in (ours, theirs, mine))
             for a, b, mean in zip(ours.parameters(), theirs.parameters(), mine.parameters(), strict=True):
                 mean.copy_(a + strength * (b - a))
-    with velatura.attach(tiny, velatura.Difference.between(tiny, other), strength):
+    with velatura.attach(tiny, velatura.Difference.from_bases(tiny, other), strength):
         torch.testing.assert_close(says(tiny), says(mixed), rtol=1e-4, atol=1e-4)
 
 
 def test_rows_may_have_strengths_of_their_own(tiny, other):
-    difference = velatura.Difference.between(tiny, other)
+    difference = velatura.Difference.from_bases(tiny, other)
     with velatura.attach(tiny, difference, torch.tensor([0.0, 1.0])):
         found = says(tiny)
     assert torch.equal(found[0], says(tiny)[0])
@@ -66,7 +66,7 @@ def test_rows_may_have_strengths_of_their_own(tiny, other):
 
 
 def test_differences_add_to_loras_and_to_each_other(tiny, other, lora):
-    difference = velatura.Difference.between(tiny, other)
+    difference = velatura.Difference.from_bases(tiny, other)
     overlay = lora()
     with velatura.attach(other, overlay):
         wanted = says(other)
@@ -83,7 +83,7 @@ def test_hypernetworks_read_by_changed_weights(tiny, other, hyper):
         with velatura.attach(other, overlay, 0.3):
             wanted = says(other)
         for first, second in ((0.3, 1.0), (1.0, 0.3)):
-            pair = {0.3: overlay, 1.0: velatura.Difference.between(tiny, other)}
+            pair = {0.3: overlay, 1.0: velatura.Difference.from_bases(tiny, other)}
             with velatura.attach(tiny, pair[first], first), velatura.attach(tiny, pair[second], second):
                 torch.testing.assert_close(says(tiny), wanted, rtol=1e-3, atol=1e-3)
 
@@ -91,16 +91,16 @@ def test_hypernetworks_read_by_changed_weights(tiny, other, hyper):
 def test_a_new_one_is_nothing_and_leaves_tables_of_words_alone(tiny):
     made = velatura.Difference.for_base(tiny, text=True)
     assert not any(each.any() for each in made.parameters())
-    assert made.touches == {"unet", "text"}
+    assert made.target_parts == {"unet", "text"}
     assert not [name for name in made.layers if name.endswith("embedding")]
-    assert velatura.Difference.for_base(tiny).touches == {"unet"}
+    assert velatura.Difference.for_base(tiny).target_parts == {"unet"}
     before = says(tiny)
     with pytest.warns(VelaturaWarning, match="changed nothing"), velatura.attach(tiny, made):
         torch.testing.assert_close(says(tiny), before, rtol=1e-6, atol=1e-6)
 
 
 def test_every_weight_of_a_base_but_the_autoencoder_has_a_place(tiny):
-    place = Target.of(tiny)
+    place = Target.from_model(tiny)
     named = {name.partition(".")[2] for name in layer_names(place).values()}
     for model in place.parts.values():
         owners = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
@@ -119,12 +119,12 @@ def test_what_is_trained_learns_through_all_layers(tiny):
 
 def test_alike_bases_have_no_difference(tiny):
     with pytest.raises(BadOverlay, match="there is no difference"):
-        velatura.Difference.between(tiny, velatura.tiny())
+        velatura.Difference.from_bases(tiny, velatura.tiny())
 
 
 def test_bases_of_two_families_have_none_either(tiny, xl):
     with pytest.raises(WrongBase, match="between bases of a family"):
-        velatura.Difference.between(tiny, xl)
+        velatura.Difference.from_bases(tiny, xl)
 
 
 def test_another_autoencoder_is_said(tiny):
@@ -133,18 +133,18 @@ def test_another_autoencoder_is_said(tiny):
         next(other.vae.parameters()).add_(0.1)
         next(other.unet.parameters()).add_(0.1)
     with pytest.warns(VelaturaWarning, match="another autoencoder"):
-        made = velatura.Difference.between(tiny, other)
+        made = velatura.Difference.from_bases(tiny, other)
     assert len(made.layers) == 1  # what is alike is left out
 
 
 def test_it_lies_over_no_other_family(xl, tiny, other):
-    made = velatura.Difference.between(tiny, other)
+    made = velatura.Difference.from_bases(tiny, other)
     with pytest.raises(WrongBase, match="bases of the family"):
         velatura.attach(xl, made)
 
 
 def test_a_file_keeps_it_bit_for_bit(tiny, other, tmp_path):
-    made = velatura.Difference.between(tiny, other, name="odd", dtype=torch.float16)
+    made = velatura.Difference.from_bases(tiny, other, name="odd", dtype=torch.float16)
     velatura.save(made, tmp_path / "odd.safetensors")
     again = velatura.open_overlay(tmp_path / "odd.safetensors")
     assert isinstance(again, velatura.Difference)
@@ -155,7 +155,7 @@ def test_a_file_keeps_it_bit_for_bit(tiny, other, tmp_path):
 
 
 def test_a_file_with_what_is_no_number_is_refused(tiny, other, tmp_path):
-    made = velatura.Difference.between(tiny, other)
+    made = velatura.Difference.from_bases(tiny, other)
     nn.init.constant_(next(made.parameters()), torch.nan)
     velatura.save(made, tmp_path / "odd.safetensors")
     with pytest.raises(BadFile, match="not finite"):
@@ -179,6 +179,6 @@ def test_an_sdxl_has_differences_of_both_its_towers(xl):
     baked, _ = velatura.bake(xl, [(made, 0.7)])
     with velatura.attach(xl, made, 0.7):
         torch.testing.assert_close(says(xl), says(baked), rtol=1e-5, atol=1e-5)
-    found = velatura.Difference.between(xl, baked)
+    found = velatura.Difference.from_bases(xl, baked)
     with velatura.attach(xl, found):
         torch.testing.assert_close(says(xl), says(baked), rtol=1e-5, atol=1e-5)

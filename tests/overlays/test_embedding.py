@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import nn
 
 import velatura
-from velatura.base.hearing import hearing
+from velatura.base.hearing import encoding_row
 from velatura.errors import BadOverlay, BadStrength, UnsupportedBase, WrongBase
 
 SAID = "a boat in my style, at night"
@@ -121,7 +121,7 @@ def test_it_may_act_for_one_side_only(tiny, named, side):
     with velatura.attach(tiny, named(), on=side):
         read = {}
         for each in ("prompt", "negative"):
-            with hearing(negative=each == "negative"):
+            with encoding_row(negative=each == "negative"):
                 read[each] = tiny.text.read("my style")
         assert read[side] == [(-1, -2)]
         assert read["negative" if side == "prompt" else "prompt"] != [(-1, -2)]
@@ -204,7 +204,7 @@ def test_gradients_reach_the_vectors_and_nothing_else(tiny, named):
 def test_vectors_of_other_widths_are_refused(tiny, xl, named):
     with pytest.raises(WrongBase, match="my style has vectors of 96, small XL reads 16 and 24"):
         velatura.attach(xl, named())
-    wide = velatura.Embedding.of(torch.zeros(1, 768), card=velatura.Card(kind="embedding", name="x"))
+    wide = velatura.Embedding.from_vectors(torch.zeros(1, 768), card=velatura.Card(kind="embedding", name="x"))
     with pytest.raises(WrongBase, match="made for SD1"):
         velatura.attach(tiny, wide)
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_is_refused(tiny, named):
         velatura.attach(tiny, named(""))
     with pytest.raises(BadOverlay, match="not in blocks"):
         velatura.attach(tiny, named(), blocks=["in"])
-    many = velatura.Embedding.of(torch.zeros(500, 96), card=velatura.Card(kind="embedding", name="huge"))
+    many = velatura.Embedding.from_vectors(torch.zeros(500, 96), card=velatura.Card(kind="embedding", name="huge"))
     with pytest.raises(BadOverlay, match="huge has 500 vectors"):
         velatura.attach(tiny, many)
 

@@ -8,12 +8,12 @@ from torch import nn
 
 import velatura
 from velatura.errors import BadOverlay, BadStrength, UnknownName, UnsupportedBase, VelaturaWarning, WrongBase
-from velatura.overlays.structure import ACTIVATIONS, INITS, Structure
+from velatura.overlays.structure import ACTIVATIONS, WEIGHT_INITS, HypernetworkStructure
 
 
 def layers_of(**options):
-    structure = Structure.of({"widths": (8,), **options})
-    return [type(each).__name__ for each in structure.network(8)]
+    structure = HypernetworkStructure.from_fields({"widths": (8,), **options})
+    return [type(each).__name__ for each in structure.build_network(8)]
 
 
 # As A1111 1.8 builds them, by its state dicts: Linear, activation, LayerNorm, Dropout in each block.
@@ -39,7 +39,10 @@ def test_layers_stand_in_a1111s_order(options, sequence):
 
 
 def test_fractions_of_a_feature_are_cut_off():
-    assert [each.out_features for each in Structure.of({"widths": (8,), "layers": (1, 1.3, 1)}).network(8)] == [10, 8]
+    assert [
+        each.out_features
+        for each in HypernetworkStructure.from_fields({"widths": (8,), "layers": (1, 1.3, 1)}).build_network(8)
+    ] == [10, 8]
 
 
 def test_swish_is_hardswish():
@@ -58,7 +61,7 @@ def test_every_activation_trains_and_keeps_shapes(tiny, activation):
     assert all(weight.grad is not None for weight in overlay.parameters())
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", WEIGHT_INITS)
 def test_the_same_seed_draws_the_same_weights(tiny, init):
     one, other = (velatura.Hypernetwork.for_base(tiny, init=init, seed=4) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -239,7 +242,7 @@ def test_what_has_no_attention_is_refused(hyper, target):
 
 
 def made_for(*widths):
-    structure = Structure.of({"widths": widths})
+    structure = HypernetworkStructure.from_fields({"widths": widths})
     return velatura.Hypernetwork(
         velatura.Card(kind="hypernet", name="inca", structure=structure.model_dump(mode="json"))
     )

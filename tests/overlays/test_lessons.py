@@ -10,13 +10,13 @@ from velatura.overlays import transform
 @pytest.fixture
 def evaluations(monkeypatch):
     """The widths of all contexts that networks were run on."""
-    seen, forward = [], transform.Transform.forward
+    seen, forward = [], transform.HypernetworkModule.forward
 
     def counted(self, context, strength):
         seen.append(context.shape[-1])
         return forward(self, context, strength)
 
-    monkeypatch.setattr(transform.Transform, "forward", counted)
+    monkeypatch.setattr(transform.HypernetworkModule, "forward", counted)
     return seen
 
 

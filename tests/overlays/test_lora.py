@@ -9,10 +9,10 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import velatura
-from velatura.base.hearing import hearing
+from velatura.base.hearing import encoding_row
 from velatura.errors import BadOverlay, BadStrength, UnknownName, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.overlays.kohya import kohya_names
-from velatura.overlays.lora_blocks import block_of, block_strengths
+from velatura.overlays.lora_blocks import block_of, expand_block_weights
 from velatura.overlays.target import Target
 
 QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
@@ -59,7 +59,7 @@ def test_several_read_the_bare_layer_and_add_up(tiny, pair, context):
 def test_those_side_by_side_add_up_or_are_averaged(tiny, pair, context, combine, expected):
     lora, change = pair
     layer = key_of(tiny)
-    laid = velatura.attach_all(tiny, [velatura.Laid(lora, 0.7), velatura.Laid(lora, 0.3)], combine=combine)
+    laid = velatura.attach_all(tiny, [velatura.AttachSpec(lora, 0.7), velatura.AttachSpec(lora, 0.3)], combine=combine)
     said = layer(context)
     for each in laid:
         each.detach()
@@ -111,7 +111,7 @@ def test_both_towers_of_an_sdxl_are_changed(xl):
 
 
 def test_names_are_those_of_kohyas_files(tiny):
-    names = kohya_names(Target.of(tiny))
+    names = kohya_names(Target.from_model(tiny))
     assert names[KEY] == "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj" in names
     assert "lora_unet_conv_in" in names
@@ -122,7 +122,7 @@ def test_what_it_touches_follows_from_its_layers(lora):
     assert lora().touches == {"unet", "text"}
     assert lora(text=False).touches == {"unet"}
     text = {name: each for name, each in lora().state_dict().items() if name.startswith("lora_te")}
-    assert velatura.Lora.from_tensors(text).touches == {"text"}
+    assert velatura.Lora.from_tensors(text).target_parts == {"text"}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_it_touches_follows_from_its_layers(lora):
     ],
 )
 def test_targets_say_which_layers_change(tiny, options, kinds, count):
-    made, place = velatura.Lora.for_base(tiny, rank=1, **options), Target.of(tiny)
+    made, place = velatura.Lora.for_base(tiny, rank=1, **options), Target.from_model(tiny)
     assert {type(place.layer(name)).__name__ for name in made.deltas(place)} == kinds
     everywhere = sum(type(each).__name__ in kinds for each in tiny.unet.modules())
     assert len(made.layers) == (count or everywhere)
@@ -234,13 +234,13 @@ def test_blocks_have_strengths_of_their_own(tiny, lora, context):
 
 
 def test_numbers_stand_for_blocks_as_people_write_them():
-    assert block_strengths([1, *[0] * 6, 0.5, *[0] * 9])["MID"] == 0.5
-    assert list(block_strengths([0] * 12)) == [
+    assert expand_block_weights([1, *[0] * 6, 0.5, *[0] * 9])["MID"] == 0.5
+    assert list(expand_block_weights([0] * 12)) == [
         *("BASE", "IN04", "IN05", "IN07", "IN08", "MID", "OUT00", "OUT01", "OUT02", "OUT03", "OUT04", "OUT05")
     ]
-    assert len(block_strengths([0] * 26)) == 26
+    assert len(expand_block_weights([0] * 26)) == 26
     with pytest.raises(BadStrength, match="13 strengths of blocks are for no model: give 12, 17, 20, 26"):
-        block_strengths([0] * 13)
+        expand_block_weights([0] * 13)
 
 
 @pytest.mark.parametrize(
@@ -383,9 +383,9 @@ def test_sides_of_a_batch_need_to_be_told_in_text(tiny, lora):
 def test_texts_that_are_encoded_by_themselves_tell_their_side(tiny, lora):
     before = tiny.text.encode(["a boat"])
     with velatura.attach(tiny, lora(), on="prompt"):
-        with hearing(negative=True, row=0, rows=2):
+        with encoding_row(negative=True, row=0, rows=2):
             assert torch.equal(tiny.text.encode(["a boat"]), before)
-        with hearing(negative=False, row=1, rows=2):
+        with encoding_row(negative=False, row=1, rows=2):
             said = tiny.text.encode(["a boat"])
     with velatura.attach(tiny, lora()):
         torch.testing.assert_close(tiny.text.encode(["a boat"]), said)

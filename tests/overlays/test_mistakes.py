@@ -19,12 +19,12 @@ def test_an_option_that_does_not_exist(tiny, hyper, options, said):
     with pytest.raises(UnknownName, match=said):
         velatura.attach(tiny, hyper(), **options)
     with pytest.raises(UnknownName, match=said):
-        velatura.attach_all(tiny, [velatura.Laid(hyper(), **options)])
+        velatura.attach_all(tiny, [velatura.AttachSpec(hyper(), **options)])
 
 
 def test_a_way_to_combine_that_does_not_exist(tiny, hyper):
     with pytest.raises(UnknownName, match="no way to combine overlays is called 'mean'"):
-        velatura.attach_all(tiny, [velatura.Laid(hyper())], combine="mean")
+        velatura.attach_all(tiny, [velatura.AttachSpec(hyper())], combine="mean")
 
 
 def test_no_blocks_at_all(tiny, hyper):

@@ -12,9 +12,9 @@ def test_a_card_says_what_it_is_in_one_line():
 
 def test_a_card_changes_by_copy():
     card = Card(kind="hypernet", steps=1)
-    assert (card.but(steps=2).steps, card.steps) == (2, 1)
+    assert (card.replace(steps=2).steps, card.steps) == (2, 1)
     with pytest.raises(ValidationError):
-        card.but(hats=3)
+        card.replace(hats=3)
 
 
 def test_a_card_survives_json():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from velatura.errors import BadOverlay, UnknownName
-from velatura.overlays.structure import ACTIVATIONS, Structure
+from velatura.overlays.structure import ACTIVATIONS, HypernetworkStructure
 
 # A1111 1.8 offers the lower-cased names of all classes in torch.nn.modules.activation, of which these can be built.
 NAMES = {
@@ -53,4 +53,4 @@ def test_the_softmax_family_runs_along_the_batch(name):
 @pytest.mark.parametrize("name", ["threshold", "multiheadattention", "glu", "module", "swissh"])
 def test_what_builds_no_activation_is_refused(name):
     with pytest.raises((UnknownName, BadOverlay), match="activation"):
-        Structure.of({"widths": (8,), "activation": name})
+        HypernetworkStructure.from_fields({"widths": (8,), "activation": name})

@@ -8,10 +8,10 @@ from zlib import crc32
 import pytest
 from instant_clip_tokenizer import Tokenizer
 
-from velatura.base.words import Word, Words
+from velatura.base.words import Placeholder, PlaceholderMatcher
 from velatura.errors import BadOverlay
-from velatura.prompts.chunks import chunked, token_count
-from velatura.prompts.grammar import read_emphasis
+from velatura.prompts.chunks import split_into_chunks, token_count
+from velatura.prompts.grammar import parse_emphasis
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "chunks.json").read_text("utf-8"))
 START, END = 49406, 49407
@@ -29,8 +29,8 @@ TOKENIZERS = {"toy": toy_ids, "clip_bpe": CLIP.encode}
 
 def known_words(token_ids):
     """The embeddings of the recordings; the first token of each one's vectors tells which it is."""
-    return Words(
-        Word(name, tuple(token_ids(name)), (-i, *[0] * (count - 1)))
+    return PlaceholderMatcher(
+        Placeholder(name, tuple(token_ids(name)), (-i, *[0] * (count - 1)))
         for i, (name, count) in enumerate(RECORDED["embeddings"].items(), 1)
     )
 
@@ -49,11 +49,11 @@ def test_chunks_are_the_webuis(case):
     [comma] = token_ids(",")
     words = known_words(token_ids)
     told = (
-        *(read_emphasis(case["prompt"]), lambda text: words.read(token_ids(text))),
+        *(parse_emphasis(case["prompt"]), lambda text: words.substitute(token_ids(text))),
         *(comma, case["comma_padding_backtrack"]),
     )
     assert token_count(*told) == case["token_count"]
-    chunks = chunked(*told)
+    chunks = split_into_chunks(*told)
     for chunk, expected in zip(chunks, case["chunks"], strict=True):
         tokens = [START, *(max(0, piece.token) for piece in chunk)]
         assert tokens + [END] * (77 - len(tokens)) == expected["tokens"]
@@ -77,14 +77,16 @@ def fixes(case):
 
 
 def test_the_longest_name_is_found_first():
-    words = Words([Word("a", (1,), (10,)), Word("a b c", (1, 2, 3), (11,)), Word("a b", (1, 2), (12,))])
-    assert words.spelled([1, 2, 3, 1, 2, 2, 1, 1, 2, 3]) == ["a b c", "a b", "a", "a b c"]
+    words = PlaceholderMatcher(
+        [Placeholder("a", (1,), (10,)), Placeholder("a b c", (1, 2, 3), (11,)), Placeholder("a b", (1, 2), (12,))]
+    )
+    assert words.find_names([1, 2, 3, 1, 2, 2, 1, 1, 2, 3]) == ["a b c", "a b", "a", "a b c"]
 
 
 def test_a_name_without_tokens_is_never_found():
-    assert Words([Word(" ", (), (10,))]).spelled([1, 2]) == []
+    assert PlaceholderMatcher([Placeholder(" ", (), (10,))]).find_names([1, 2]) == []
 
 
 def test_an_embedding_that_no_chunk_has_room_for_is_refused():
     with pytest.raises(BadOverlay, match="huge has 76 vectors; a prompt has room for up to 75"):
-        Words([Word("huge", (1,), (0,) * 76)])
+        PlaceholderMatcher([Placeholder("huge", (1,), (0,) * 76)])

@@ -1,14 +1,14 @@
 import pytest
 
 from velatura.errors import BadPrompt
-from velatura.prompts.lines import Line, read_lines
+from velatura.prompts.lines import PromptLine, parse_prompt_lines
 from velatura.sampling.recipe import Recipe
 
 FIELDS = list(Recipe.model_fields)
 
 
 def read(text):
-    return read_lines(text, FIELDS)
+    return parse_prompt_lines(text, FIELDS)
 
 
 def test_options_stand_behind_the_prompt():
@@ -28,7 +28,7 @@ def test_options_stand_behind_the_prompt():
 def test_the_webuis_names_and_quotes_are_read():
     text = """--prompt "a house --s 30" --negative_prompt 'bad, "worse"' --cfg_scale=5 --sampler_name Euler a"""
     assert read(f"{text} --n_iter 2 --batch_size 3") == [
-        Line(
+        PromptLine(
             1,
             {"prompt": "a house --s 30", "negative": 'bad, "worse"', "guidance": "5", "sampler": "Euler a"},
             count=6,

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import UnknownName, VelaturaWarning
-from velatura.prompts.grammar import take_tags
-from velatura.prompts.lookup import look_up, with_tag
+from velatura.prompts.grammar import split_tags
+from velatura.prompts.lookup import add_tag, look_up
 from velatura.prompts.prompt import Prompt
 
 SHELF = {"inca": 1, "neon": 2}
@@ -14,12 +14,12 @@ AUTO_ADDED = [
     for case in json.loads((Path(__file__).parents[1] / "data/a1111/auto_added.json").read_text("utf-8"))["cases"]
     if case["option_sd_hypernetwork"] != "missing"  # which networks there are is not for a prompt to know
 ]
-TAGS = take_tags("a <hypernet:neon:1> house <hypernet:ncia:0.5><hypernet:inca>")[1]
+TAGS = split_tags("a <hypernet:neon:1> house <hypernet:ncia:0.5><hypernet:inca>")[1]
 
 
 def find(tag):
     if tag.name not in SHELF:
-        raise UnknownName.among("overlay", tag.name, SHELF)
+        raise UnknownName.with_suggestions("overlay", tag.name, SHELF)
     return SHELF[tag.name]
 
 
@@ -40,9 +40,9 @@ def test_leniently_it_is_left_out_with_a_warning():
 @pytest.mark.parametrize("case", AUTO_ADDED, ids=lambda case: case["prompt"])
 def test_an_overlay_of_a_setting_is_tagged_as_in_the_webui(case):
     name, strength = case["option_sd_hypernetwork"], str(case["default_multiplier"])
-    assert [with_tag(case["prompt"], "hypernet", name, strength)] == case["all_prompts_after"]
+    assert [add_tag(case["prompt"], "hypernet", name, strength)] == case["all_prompts_after"]
 
 
 def test_a_tag_is_not_swallowed_by_a_comment():
-    prompt = Prompt.read(with_tag("a house # mine", "hypernet", "inca"))
+    prompt = Prompt.parse(add_tag("a house # mine", "hypernet", "inca"))
     assert [tag.name for tag in prompt.tags] == ["inca"]

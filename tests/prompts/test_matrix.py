@@ -3,11 +3,11 @@
 import pytest
 
 from velatura.errors import BadPrompt
-from velatura.prompts.matrix import Matrix
+from velatura.prompts.matrix import PromptMatrix
 
 
 def test_two_options_make_four_prompts():
-    matrix = Matrix.read("a busy city street in a modern city|illustration|cinematic lighting")
+    matrix = PromptMatrix.parse("a busy city street in a modern city|illustration|cinematic lighting")
     assert matrix.prompts() == [
         ["a busy city street in a modern city", "a busy city street in a modern city, illustration"],
         [
@@ -20,25 +20,25 @@ def test_two_options_make_four_prompts():
 
 
 def test_three_options_change_two_across_and_one_down():
-    matrix = Matrix.read("a | b , | c |, d")
+    matrix = PromptMatrix.parse("a | b , | c |, d")
     assert matrix.columns() == [(), ("b",), ("c",), ("b", "c")]
     assert matrix.rows() == [(), ("d",)]
     assert matrix.prompts(" ")[1] == ["a d", "a b d", "a c d", "a b c d"]
 
 
 def test_options_can_stand_first():
-    assert Matrix.read("a|b|c").prompts(base_last=True) == [["a", "b, a"], ["c, a", "b, c, a"]]
+    assert PromptMatrix.parse("a|b|c").prompts(base_last=True) == [["a", "b, a"], ["c, a", "b, c, a"]]
 
 
 def test_bars_of_editing_in_brackets_and_behind_backslashes_are_words():
-    matrix = Matrix.read(r"a [red|blue] house, (x|y) \| :( |at night")
-    assert matrix == Matrix(r"a [red|blue] house, (x|y) \| :(", ("at night",))
+    matrix = PromptMatrix.parse(r"a [red|blue] house, (x|y) \| :( |at night")
+    assert matrix == PromptMatrix(r"a [red|blue] house, (x|y) \| :(", ("at night",))
 
 
 def test_without_options_it_is_one_prompt():
-    assert Matrix.read("a house").prompts() == [["a house"]]
+    assert PromptMatrix.parse("a house").prompts() == [["a house"]]
 
 
 def test_too_many_options_are_refused():
     with pytest.raises(BadPrompt, match=r"leave it at 10; at the \^ in \"a\|b.*\^\|"):
-        Matrix.read("a" + "|b" * 11)
+        PromptMatrix.parse("a" + "|b" * 11)

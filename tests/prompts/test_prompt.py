@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from velatura.errors import BadPrompt, VelaturaWarning
-from velatura.prompts.grammar import Run
-from velatura.prompts.prompt import Prompt, Voice, row_at
+from velatura.prompts.grammar import Fragment
+from velatura.prompts.prompt import Prompt, WeightedText, scheduled_prompt_at
 from velatura.prompts.timeline import Timing
 
 PIECES = [*"ab()[]:|\\<>#\n ", ":0.5]", "AND", "BREAK", ":1.2)", "<lora:x:1>", "é", "🏠"]
@@ -15,31 +15,31 @@ def said(prompt, steps):
 
 
 def test_a_prompt_keeps_its_text_and_gives_up_its_tags():
-    prompt = Prompt.read("a (red:1.3) house<hypernet:neon:0.5> # a note")
+    prompt = Prompt.parse("a (red:1.3) house<hypernet:neon:0.5> # a note")
     assert prompt.text == "a (red:1.3) house<hypernet:neon:0.5> # a note"
-    assert prompt.runs == [Run("a ", 1.0), Run("red", 1.3), Run(" house \n", 1.0)]
+    assert prompt.fragments == [Fragment("a ", 1.0), Fragment("red", 1.3), Fragment(" house \n", 1.0)]
     assert [(tag.kind, tag.name, tag.strengths.constant) for tag in prompt.tags] == [("hypernet", "neon", 0.5)]
 
 
 def test_a_tag_in_a_comment_is_a_comment():
-    assert Prompt.read("a house # <hypernet:neon:0.5>").tags == ()
+    assert Prompt.parse("a house # <hypernet:neon:0.5>").tags == ()
 
 
 def test_a_tag_in_the_negative_prompt_is_words_and_warned_of():
     with pytest.warns(VelaturaWarning, match="put it into the prompt"):
-        prompt = Prompt.read_negative("ugly <hypernet:neon:1>")
+        prompt = Prompt.parse_negative("ugly <hypernet:neon:1>")
     assert prompt.words == "ugly <hypernet:neon:1>"
     assert not prompt.tags
 
 
 def test_a_plain_prompt_says_one_thing_to_the_end():
-    assert said(Prompt.read("a (red:1.3) house"), 20) == [(20, ("a (red:1.3) house", 1.0))]
-    [row] = Prompt.read("a (red:1.3) house").rows(20)
-    assert row.voices[0].runs == [Run("a ", 1.0), Run("red", 1.3), Run(" house", 1.0)]
+    assert said(Prompt.parse("a (red:1.3) house"), 20) == [(20, ("a (red:1.3) house", 1.0))]
+    [row] = Prompt.parse("a (red:1.3) house").schedule(20)
+    assert row.texts[0].fragments == [Fragment("a ", 1.0), Fragment("red", 1.3), Fragment(" house", 1.0)]
 
 
 def test_words_change_at_their_steps_in_each_prompt_joined_by_and():
-    prompt = Prompt.read("a [cat:dog:0.5] AND [:snow:8] on hills :0.4")
+    prompt = Prompt.parse("a [cat:dog:0.5] AND [:snow:8] on hills :0.4")
     assert said(prompt, 10) == [
         (5, ("a cat", 1.0), ("  on hills", 0.4)),
         (8, ("a dog", 1.0), ("  on hills", 0.4)),
@@ -48,78 +48,78 @@ def test_words_change_at_their_steps_in_each_prompt_joined_by_and():
 
 
 def test_equal_rows_are_one():
-    assert said(Prompt.read("[a:a:3] [b|b]"), 10) == [(10, ("a b", 1.0))]
+    assert said(Prompt.parse("[a:a:3] [b|b]"), 10) == [(10, ("a b", 1.0))]
 
 
 def test_words_are_laid_out_over_a_second_pass_too():
-    rows = Prompt.read("[a:b:1.5]").rows(Timing(10, second_pass=6))
-    assert [(row.until, row.voices[0].words) for row in rows] == [(3, "a"), (6, "b")]
+    rows = Prompt.parse("[a:b:1.5]").schedule(Timing(10, hires_steps=6))
+    assert [(row.last_call, row.texts[0].words) for row in rows] == [(3, "a"), (6, "b")]
 
 
 def test_a_row_is_found_by_its_call_as_in_the_webui():
     # golden samplers: rows hold up to and with the call of their number, counted from 0, and then the first again
-    rows = Prompt.read("[a:b:3]").rows(10)
-    assert [row_at(rows, call).voices[0].words for call in (0, 3, 4, 10, 11)] == ["a", "a", "b", "b", "a"]
+    rows = Prompt.parse("[a:b:3]").schedule(10)
+    assert [scheduled_prompt_at(rows, call).texts[0].words for call in (0, 3, 4, 10, 11)] == ["a", "a", "b", "b", "a"]
 
 
 def test_a_negative_prompt_changes_but_is_not_split():
     with pytest.warns(VelaturaWarning, match="AND in the negative prompt is taken as a word"):
-        prompt = Prompt.read_negative("[ugly:blurry:5] AND dull:0.5")
+        prompt = Prompt.parse_negative("[ugly:blurry:5] AND dull:0.5")
     assert said(prompt, 10) == [(5, ("ugly AND dull:0.5", 1.0)), (10, ("blurry AND dull:0.5", 1.0))]
 
 
 def test_tags_are_taken_out_before_words_change():
-    prompt = Prompt.read("a <hypernet:x:1>[cat:dog:3]")
+    prompt = Prompt.parse("a <hypernet:x:1>[cat:dog:3]")
     assert said(prompt, 5) == [(3, ("a cat", 1.0)), (5, ("a dog", 1.0))]
 
 
 @pytest.mark.parametrize("text", ["a [cat<hypernet:x:1>:dog:3]", "<hypernet:x:1> AND b [<hypernet:y:1>|c]"])
 def test_a_tag_in_words_that_change_is_warned_of(text):
     with pytest.warns(VelaturaWarning, match=r"acts at all steps; say in the tag when it acts") as warned:
-        Prompt.read(text).rows(5)
+        Prompt.parse(text).schedule(5)
     assert len(warned) == 1
 
 
 def test_a_weight_without_and_is_warned_of():
     with pytest.warns(VelaturaWarning, match="counts 9 times"):
-        assert said(Prompt.read("a photo, 16:9"), 5) == [(5, ("a photo, 16", 9.0))]
+        assert said(Prompt.parse("a photo, 16:9"), 5) == [(5, ("a photo, 16", 9.0))]
 
 
 def test_words_that_never_change_are_warned_of():
-    prompt = Prompt.read("[a:b:12] [c:d:0.5] [e:f:1.0] AND [g:h:1.5]")
+    prompt = Prompt.parse("[a:b:12] [c:d:0.5] [e:f:1.0] AND [g:h:1.5]")
     with pytest.warns(VelaturaWarning, match="never do in 10 steps") as warned:
-        prompt.warn_of_unreached(Timing(10))
+        prompt.warn_unreached_edits(Timing(10))
     assert [str(each.message).split()[4] for each in warned] == ["12", "1.5"]
-    prompt.warn_of_unreached(Timing(10), Timing(10, second_pass=5))
+    prompt.warn_unreached_edits(Timing(10), Timing(10, hires_steps=5))
 
 
 def test_what_is_no_editing_is_warned_of_with_a_caret():
     with pytest.warns(VelaturaWarning, match=r'no number of steps; .*; at the \^ in "a \^\[cat:dog:0,5\]"'):
-        assert said(Prompt.read("a [cat:dog:0,5]"), 5) == [(5, ("a [cat:dog:0,5]", 1.0))]
+        assert said(Prompt.parse("a [cat:dog:0,5]"), 5) == [(5, ("a [cat:dog:0,5]", 1.0))]
 
 
 @pytest.mark.parametrize("text", ["a [cat:dog:0.5]", "a cat AND a dog"])
 def test_where_the_prompt_cannot_change_that_is_warned_of(text):
     with pytest.warns(VelaturaWarning, match="taken as plain words here"):
-        assert Prompt.read(text).runs
+        assert Prompt.parse(text).fragments
 
 
 def test_emphasis_is_read_as_asked_for():
-    [row] = Prompt.read("a (cat:1.2)").rows(5, "Ignore")
-    assert row.voices == (Voice("a (cat:1.2)", 1.0, "Ignore"),)
-    assert row.voices[0].runs == [Run("a ", 1.0), Run("cat", 1.0)]
+    [row] = Prompt.parse("a (cat:1.2)").schedule(5, "Ignore")
+    assert row.texts == (WeightedText("a (cat:1.2)", 1.0, "Ignore"),)
+    assert row.texts[0].fragments == [Fragment("a ", 1.0), Fragment("cat", 1.0)]
 
 
 @pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
 @given(st.lists(st.sampled_from(PIECES)))
 def test_any_text_is_a_prompt_or_refused_with_a_caret(pieces):
     try:
-        rows = Prompt.read("".join(pieces)).rows(7)
+        rows = Prompt.parse("".join(pieces)).schedule(7)
     except BadPrompt as error:
         assert "^" in str(error)  # noqa: PT017
         return
-    assert rows[-1].until == 7
-    assert all(run.text is not None for row in rows for voice in row.voices for run in voice.runs)
+    assert rows[-1].last_call == 7
+    assert all(run.text is not None for row in rows for voice in row.texts for run in voice.fragments)
 
 
 @pytest.mark.slow
@@ -128,8 +128,8 @@ def test_any_text_is_a_prompt_or_refused_with_a_caret(pieces):
 @given(st.lists(st.sampled_from(PIECES)), st.booleans())
 def test_no_prompt_crashes_the_reader(pieces, lenient):
     try:
-        rows = Prompt.read("".join(pieces), lenient=lenient).rows(7)
-        _ = [voice.runs for row in rows for voice in row.voices]
+        rows = Prompt.parse("".join(pieces), lenient=lenient).schedule(7)
+        _ = [voice.fragments for row in rows for voice in row.texts]
     except BadPrompt as error:
         assert "^" in str(error)  # noqa: PT017
 
@@ -145,8 +145,8 @@ def test_a_prompt_of_a_megabyte_is_read_in_seconds(piece):
 
     start = process_time()
     try:
-        for row in Prompt.read(piece * (1_000_000 // len(piece))).rows(20):
-            _ = [voice.runs for voice in row.voices]
+        for row in Prompt.parse(piece * (1_000_000 // len(piece))).schedule(20):
+            _ = [voice.fragments for voice in row.texts]
     except BadPrompt as error:
         assert "^" in str(error)  # noqa: PT017
     assert process_time() - start < 15

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadRecipe
-from velatura.prompts.replacing import reordered, replaced
+from velatura.prompts.replacing import reorder_words, replace_words
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "axis_prompts.json").read_text("utf-8"))["cases"]
 
@@ -18,24 +18,24 @@ def test_words_are_replaced_as_in_the_webui(case):
     told = case["prompt"], case["negative"], case["values"][0], case["value"]
     if isinstance(case["result"], dict):
         with pytest.raises(BadRecipe, match="neither prompt has"):
-            replaced(*told)
+            replace_words(*told)
         return
-    assert list(replaced(*told)) == case["result"]
+    assert list(replace_words(*told)) == case["result"]
 
 
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case["kind"] == "Prompt order"], ids=lambda case: case["prompt"]
 )
 def test_words_are_brought_into_order_as_in_the_webui(case):
-    assert reordered(case["prompt"], case["order"]) == case["result"]
+    assert reorder_words(case["prompt"], case["order"]) == case["result"]
 
 
 def test_nothing_cannot_be_replaced():
     with pytest.raises(BadRecipe, match=r"first value .* is empty"):
-        replaced("a", "", "", "b")
+        replace_words("a", "", "", "b")
 
 
 @pytest.mark.parametrize("words", [("red", "green"), ("red", "red"), ("", "red")])
 def test_words_that_are_missing_cannot_be_brought_into_order(words):
     with pytest.raises(BadRecipe, match="name words that stand in it"):
-        reordered("a red boat", words)
+        reorder_words("a red boat", words)

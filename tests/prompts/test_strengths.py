@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velatura.errors import BadPrompt, VelaturaWarning
-from velatura.prompts.grammar import take_tags
-from velatura.prompts.strengths import BLOCKS, Point, Strengths, TwoStrengths
+from velatura.prompts.grammar import split_tags
+from velatura.prompts.strengths import UNET_BLOCKS, StrengthPoint, StrengthSchedule, TextUnetStrengths
 
 
 def parse(text):
-    return Strengths.parse(text.split(":"))
+    return StrengthSchedule.parse(text.split(":"))
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ def parse(text):
     ],
 )
 def test_four_steps_have_these_strengths(text, strengths):
-    assert parse(text).over(4) == pytest.approx(strengths)
+    assert parse(text).per_step(4) == pytest.approx(strengths)
 
 
 def test_without_arguments_the_strength_is_one_everywhere():
-    assert Strengths.parse([]) == Strengths()
-    assert Strengths().over(3) == [1, 1, 1]
+    assert StrengthSchedule.parse([]) == StrengthSchedule()
+    assert StrengthSchedule().per_step(3) == [1, 1, 1]
 
 
 @given(st.integers(1, 150), st.integers(0, 100), st.integers(1, 100))
@@ -49,13 +49,13 @@ def test_an_overlay_rests_just_outside_its_window(steps, first, length):
     start, end = first / 100, min(1.0, (first + length) / 100)
     if start >= end:
         return
-    strengths = parse(f"1:start={start}:end={end}").over(steps)
+    strengths = parse(f"1:start={start}:end={end}").per_step(steps)
     assert strengths == [float(start <= step / steps < end) for step in range(steps)]
 
 
 @given(st.floats(-10, 10), st.floats(-10, 10), st.floats(0, 1))
 def test_between_two_points_the_strength_is_between_theirs(low, high, fraction):
-    reached = Strengths((Point(0, low), Point(1, high))).at(fraction)
+    reached = StrengthSchedule((StrengthPoint(0, low), StrengthPoint(1, high))).at(fraction)
     assert min(low, high) - 1e-9 <= reached <= max(low, high) + 1e-9
 
 
@@ -84,7 +84,12 @@ def test_an_overlay_may_act_for_one_prompt_only(text, on):
 
 @pytest.mark.parametrize(
     ("text", "blocks"),
-    [("0.6", BLOCKS), ("blocks=mid", ("mid",)), ("blocks=out + in", ("in", "out")), ("blocks=in+mid+out", BLOCKS)],
+    [
+        ("0.6", UNET_BLOCKS),
+        ("blocks=mid", ("mid",)),
+        ("blocks=out + in", ("in", "out")),
+        ("blocks=in+mid+out", UNET_BLOCKS),
+    ],
 )
 def test_an_overlay_may_act_in_some_blocks_only(text, blocks):
     assert parse(text).blocks == blocks
@@ -143,7 +148,7 @@ def test_any_text_is_read_or_refused(text):
         strengths = parse(text)
     except BadPrompt:
         return
-    assert all(abs(each) < float("inf") for each in strengths.over(7))
+    assert all(abs(each) < float("inf") for each in strengths.per_step(7))
 
 
 LORA_CASES = [
@@ -157,18 +162,18 @@ LORA_CASES = [
 
 @pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: case["prompt"])
 def test_two_strengths_are_what_the_webui_loads_a_lora_with(case):
-    tags = [tag for kind in ("lyco", "lora") for tag in take_tags(case["prompt"])[1] if tag.kind == kind]
+    tags = [tag for kind in ("lyco", "lora") for tag in split_tags(case["prompt"])[1] if tag.kind == kind]
     ours = {(tag.name, *two(tag.arguments[1:])) for tag in tags}
     assert ours == set(zip(*case["lora_loads"][-1], strict=True))
 
 
 def two(arguments):
-    read = TwoStrengths.parse(arguments)
+    read = TextUnetStrengths.parse(arguments)
     return read.text, read.unet.constant, read.rank
 
 
 def test_the_unet_follows_a_schedule_where_the_text_encoder_has_its_own_strength():
-    read = TwoStrengths.parse(["te=0.5", "unet=0@0, 1@0.5", "blocks=mid"])
+    read = TextUnetStrengths.parse(["te=0.5", "unet=0@0, 1@0.5", "blocks=mid"])
     assert (read.text, read.unet.at(0.25), read.unet.blocks, read.rank) == (0.5, 0.5, ("mid",), None)
 
 
@@ -182,4 +187,4 @@ def test_the_unet_follows_a_schedule_where_the_text_encoder_has_its_own_strength
 )
 def test_two_strengths_point_at_mistakes(arguments, reason):
     with pytest.raises(BadPrompt, match=reason):
-        TwoStrengths.parse(arguments)
+        TextUnetStrengths.parse(arguments)

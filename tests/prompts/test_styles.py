@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadFile
-from velatura.prompts.styles import Style, apply_styles, read_styles, take_styles
+from velatura.prompts.styles import Style, apply_styles, extract_styles, read_styles
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 RECORDED = json.loads((GOLDEN / "styles.json").read_text("utf-8"))
@@ -27,7 +27,7 @@ def test_styles_are_added_and_taken_as_in_the_webui(case):
     styles = [STYLES.get(name, Style(name)) for name in case["styles"]]  # there an unknown one adds nothing
     added = apply_styles(case["prompt"], case["negative"], styles)
     assert added == (case["prompt_out"], case["negative_out"])
-    found, prompt, negative = take_styles(*added, STYLES.values())
+    found, prompt, negative = extract_styles(*added, STYLES.values())
     assert [[style.name for style in found], prompt, negative] == case["extract_from_output"]
 
 

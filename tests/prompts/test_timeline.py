@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.prompts.timeline import Timeline, Timing
+from velatura.prompts.timeline import EditedText, Timing
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 
@@ -19,7 +19,7 @@ def golden(name):
 
 def laid_out(case):
     timing = Timing(case["steps"], case["hires_steps"], case["old_scheduling"])
-    return [list(each) for each in Timeline(case["prompt"]).schedule(timing)]
+    return [list(each) for each in EditedText(case["prompt"]).schedule(timing)]
 
 
 @pytest.mark.parametrize(
@@ -47,41 +47,41 @@ def test_where_the_webui_answers_by_chance_ours_is_one_of_its_answers(case):
     ],
 )
 def test_what_looks_like_editing_and_is_none_is_complained_of(text, complaint):
-    timeline = Timeline(text)
+    timeline = EditedText(text)
     assert timeline.schedule(Timing(5)) == [(5, text)]
-    [found] = timeline.complaints
+    [found] = timeline.issues
     assert complaint in found.reason
 
 
 def test_a_complaint_tells_the_place():
-    [complaint] = Timeline("a lighthouse, a | b, [cat:dog:3]").complaints
-    assert complaint.place == len("a lighthouse, a ")
-    [complaint] = Timeline("a [cat:dog:half]").complaints
-    assert complaint.place == len("a ")
+    [complaint] = EditedText("a lighthouse, a | b, [cat:dog:3]").issues
+    assert complaint.position == len("a lighthouse, a ")
+    [complaint] = EditedText("a [cat:dog:half]").issues
+    assert complaint.position == len("a ")
 
 
 @pytest.mark.parametrize(
     "text", ["a [cat]", "score: [5:]", "[a note: red]", r"\[a\|b\]", "(a:1.5)", "a | b", "x (a|b) [c]"]
 )
 def test_plain_words_are_not_complained_of(text):
-    timeline = Timeline(text)
-    assert timeline.is_steady
-    assert timeline.complaints == []
+    timeline = EditedText(text)
+    assert timeline.is_constant
+    assert timeline.issues == []
 
 
 def test_it_knows_which_places_change():
-    timeline = Timeline("a [b:c:3] [d] [e|f]")
+    timeline = EditedText("a [b:c:3] [d] [e|f]")
     assert [i for i in range(20) if timeline.changes_at(i)] == [*range(3, 9), *range(15, 19)]
 
 
 def test_numbers_beyond_all_measure_are_ends():
-    assert Timeline(f"[a:b:{'9' * 400}]").schedule(Timing(5)) == [(5, "a")]
-    assert Timeline(f"[a:b:-{'9' * 400}.0]").schedule(Timing(5)) == [(5, "b")]
+    assert EditedText(f"[a:b:{'9' * 400}]").schedule(Timing(5)) == [(5, "a")]
+    assert EditedText(f"[a:b:-{'9' * 400}.0]").schedule(Timing(5)) == [(5, "b")]
 
 
 @given(st.text("ab[]():|\\.1 2\n", max_size=60), st.integers(1, 12))
 def test_any_text_is_laid_out_over_all_steps(text, steps):
-    rows = Timeline(text).schedule(Timing(steps))
+    rows = EditedText(text).schedule(Timing(steps))
     ends = [end for end, _ in rows]
     assert ends == sorted(set(ends))
     assert ends[-1] == steps
@@ -103,10 +103,10 @@ HOSTILE = {
 def test_no_text_takes_time_by_its_length_squared(piece):
     text = piece * (100_000 // len(piece)) + "]:"
     start = process_time()
-    Timeline(text).schedule(Timing(20))
+    EditedText(text).schedule(Timing(20))
     assert process_time() - start < 5  # about half a second on a busy machine; squared it would be a minute and more
 
 
 def test_brackets_may_be_nested_to_any_depth():
     depth = 20_000
-    assert Timeline("[a:" * depth + "b" + ":3]" * depth).schedule(Timing(4)) == [(3, "a"), (4, "b")]
+    assert EditedText("[a:" * depth + "b" + ":3]" * depth).schedule(Timing(4)) == [(3, "a"), (4, "b")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadRecipe
-from velatura.prompts.values import numbers, orders, texts, whole_numbers, words
+from velatura.prompts.values import numbers, orders, prompt_values, texts, whole_numbers
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "axis_values.json").read_text("utf-8"))["cases"]
 READERS = {"int": whole_numbers, "float": numbers, "str": texts, "perm": lambda text: list(map(list, orders(text)))}
@@ -45,5 +45,5 @@ def test_a_field_without_end_is_refused():
 
 
 def test_words_are_kept_as_written_but_for_clear_ranges():
-    assert words("in, mid, in+mid") == ["in", "mid", "in+mid"]
-    assert words("0-1 [3], 2-3, 07, 1-5 (+2), a (b) [5]") == [0.0, 0.5, 1.0, "2-3", "07", 1, 3, 5, "a (b) [5]"]
+    assert prompt_values("in, mid, in+mid") == ["in", "mid", "in+mid"]
+    assert prompt_values("0-1 [3], 2-3, 07, 1-5 (+2), a (b) [5]") == [0.0, 0.5, 1.0, "2-3", "07", 1, 3, 5, "a (b) [5]"]

@@ -28,8 +28,8 @@ def test_an_activation_that_stands_nowhere_mixes_nothing(hyper):
 
 def test_a_composition_mixes_rows_where_a_member_does(hyper):
     members = {"a": hyper(), "b": hyper(activation="softmax")}
-    assert Composition(Series((Leaf("a"), Leaf("b"))), members).mixes_rows
-    assert not Composition(Leaf("a"), members).mixes_rows
+    assert Composition(Series((Leaf("a"), Leaf("b"))), members).is_batch_dependent
+    assert not Composition(Leaf("a"), members).is_batch_dependent
 
 
 @pytest.mark.parametrize("activation", ["softmax", "relu"])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from velatura.prompts.grammar import read_emphasis
+from velatura.prompts.grammar import parse_emphasis
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.conditioning import chunked, chunks_of, conditioning, contexts, emphasise
+from velatura.sampling.conditioning import apply_emphasis, chunks_of, encode_contexts, encode_prompts, split_into_chunks
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 EMPHASIS = load_file(GOLDEN / "emphasis.safetensors")
@@ -40,7 +40,7 @@ def toy_groups(text):
     "case", recorded(), ids=lambda case: f"{case['prompt'][-30:]} {case['comma_padding_backtrack']}"
 )
 def test_chunks_are_the_webuis(case):
-    chunks = chunked(read_emphasis(case["prompt"]), toy_groups, COMMA, case["comma_padding_backtrack"])
+    chunks = split_into_chunks(parse_emphasis(case["prompt"]), toy_groups, COMMA, case["comma_padding_backtrack"])
     for chunk, expected in zip(chunks, case["chunks"], strict=True):
         tokens = [START, *(piece.token for piece in chunk)]
         assert tokens + [END] * (77 - len(tokens)) == expected["tokens"]
@@ -50,50 +50,50 @@ def test_chunks_are_the_webuis(case):
 
 @pytest.mark.parametrize("case", sorted({name.split(".")[0] for name in EMPHASIS}))
 def test_emphasis_keeps_the_mean_as_in_the_webui(case):
-    ours = emphasise(EMPHASIS[f"{case}.z"], EMPHASIS[f"{case}.multipliers"])
+    ours = apply_emphasis(EMPHASIS[f"{case}.z"], EMPHASIS[f"{case}.multipliers"])
     torch.testing.assert_close(ours, EMPHASIS[f"{case}.Original"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_short_plain_prompt_is_what_the_encoder_says_of_it(tiny):
-    context = contexts(tiny.text, [Prompt.read("a red house")], 1)
+    context = encode_contexts(tiny.text, [Prompt.parse("a red house")], 1)
     torch.testing.assert_close(context, tiny.text.encode(["a red house"]), rtol=0, atol=0)
 
 
 def test_a_prompt_is_encoded_the_same_beside_others(tiny):
-    prompts = [Prompt.read("a (red:1.5) house"), Prompt.read("a boat"), Prompt.read("a (red:1.5) house")]
-    together = contexts(tiny.text, prompts, 1)
-    assert torch.equal(together[1], contexts(tiny.text, prompts[1:2], 1)[0])
+    prompts = [Prompt.parse("a (red:1.5) house"), Prompt.parse("a boat"), Prompt.parse("a (red:1.5) house")]
+    together = encode_contexts(tiny.text, prompts, 1)
+    assert torch.equal(together[1], encode_contexts(tiny.text, prompts[1:2], 1)[0])
     assert torch.equal(together[0], together[2])
-    assert not torch.equal(together[0], contexts(tiny.text, [Prompt.read("a red house")], 1)[0])
+    assert not torch.equal(together[0], encode_contexts(tiny.text, [Prompt.parse("a red house")], 1)[0])
 
 
 def test_a_short_prompt_is_filled_up_with_empty_chunks(tiny):
-    context = contexts(tiny.text, [Prompt.read("a boat")], 2)
+    context = encode_contexts(tiny.text, [Prompt.parse("a boat")], 2)
     assert context.shape == (1, 154, tiny.text.width)
     assert torch.allclose(context[0, 77:], tiny.text.encode([""])[0], atol=1e-5)
 
 
 def test_a_long_prompt_takes_as_many_chunks_as_it_needs(tiny):
-    prompt = Prompt.read("a red house, " * 40)
+    prompt = Prompt.parse("a red house, " * 40)
     chunks = chunks_of(tiny.text, prompt)
     assert [piece.token for chunk in chunks for piece in chunk] == tiny.text.token_ids("a red house, " * 40)
     assert all(len(chunk) <= 75 for chunk in chunks)
-    assert contexts(tiny.text, [prompt], len(chunks)).shape[1] == 77 * len(chunks)
+    assert encode_contexts(tiny.text, [prompt], len(chunks)).shape[1] == 77 * len(chunks)
 
 
 @torch.no_grad()
 def test_emphasis_restores_the_mean_of_each_tower_by_itself(xl):
-    said = conditioning(xl.text, [Prompt.read("a (red:1.5) house")], 1)
+    said = encode_prompts(xl.text, [Prompt.parse("a (red:1.5) house")], 1)
     tokens = torch.ones(77)
     tokens[2] = 1.5  # start, a, red, house
     plain = [each.hidden[0] for each in xl.text.encode_chunks([xl.text.token_ids("a red house")])]
-    torch.testing.assert_close(said.context[0], torch.cat([emphasise(each, tokens) for each in plain], dim=-1))
+    torch.testing.assert_close(said.context[0], torch.cat([apply_emphasis(each, tokens) for each in plain], dim=-1))
     assert torch.equal(said.pooled, xl.text.conditioning(["a red house"]).pooled)
 
 
 @torch.no_grad()
 def test_emphasis_may_leave_the_mean_as_it_falls(tiny):
-    said = conditioning(tiny.text, [Prompt.read("a (red:1.5) house")], 1, restores_mean=False).context[0]
+    said = encode_prompts(tiny.text, [Prompt.parse("a (red:1.5) house")], 1, restores_mean=False).context[0]
     plain = tiny.text.encode(["a red house"])[0]
     scale = torch.ones(77, 1)
     scale[2] = 1.5
@@ -102,16 +102,18 @@ def test_emphasis_may_leave_the_mean_as_it_falls(tiny):
 
 @torch.no_grad()
 def test_the_first_chunk_speaks_for_the_whole_prompt(xl):
-    said = conditioning(xl.text, [Prompt.read("a red house BREAK a boat"), Prompt.read("a boat")], 2)
+    said = encode_prompts(xl.text, [Prompt.parse("a red house BREAK a boat"), Prompt.parse("a boat")], 2)
     assert said.context.shape == (2, 154, 40)
     torch.testing.assert_close(said.pooled, xl.text.conditioning(["a red house", "a boat"]).pooled)
 
 
 @torch.no_grad()
 def test_an_empty_negative_prompt_says_nothing_to_an_sdxl(xl, tiny):
-    prompts = [Prompt.read_negative(""), Prompt.read_negative("blurry")]
-    said = conditioning(xl.text, prompts, 1, negative=True)
+    prompts = [Prompt.parse_negative(""), Prompt.parse_negative("blurry")]
+    said = encode_prompts(xl.text, prompts, 1, is_negative=True)
     assert said.context[0].count_nonzero() == said.pooled[0].count_nonzero() == 0
-    assert torch.equal(said.context[1], conditioning(xl.text, prompts, 1).context[1])
-    assert conditioning(xl.text, prompts[:1], 1).context.count_nonzero() > 0
-    assert torch.equal(conditioning(tiny.text, prompts, 1, negative=True).context, contexts(tiny.text, prompts, 1))
+    assert torch.equal(said.context[1], encode_prompts(xl.text, prompts, 1).context[1])
+    assert encode_prompts(xl.text, prompts[:1], 1).context.count_nonzero() > 0
+    assert torch.equal(
+        encode_prompts(tiny.text, prompts, 1, is_negative=True).context, encode_contexts(tiny.text, prompts, 1)
+    )

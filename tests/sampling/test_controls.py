@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 import velatura
-from velatura.errors import BadRecipe, NoPicture, UnknownName, VelaturaWarning
-from velatura.sampling.generate import generate_each
-from velatura.sampling.masks import Source
+from velatura.errors import BadRecipe, NanLatents, UnknownName, VelaturaWarning
+from velatura.sampling.generate import generate_stream
+from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe import Recipe
 
 HOUSE = Recipe(prompt="a red house on the beach", seed=7, steps=6, sampler="Euler")
@@ -33,18 +33,18 @@ def house(tiny):
 
 def test_a_prompt_joined_by_and_weighs_both(tiny, house):
     """A second prompt of weight 0 changes nothing, and the first twice at half the weight is itself."""
-    nothing = velatura.generate(tiny, HOUSE.but(prompt=f"{HOUSE.prompt} AND a boat:0"))
-    halves = velatura.generate(tiny, HOUSE.but(prompt=f"{HOUSE.prompt}:0.5 AND {HOUSE.prompt}:0.5"))
-    both = velatura.generate(tiny, HOUSE.but(prompt=f"{HOUSE.prompt} AND a green boat"))
+    nothing = velatura.generate(tiny, HOUSE.replace(prompt=f"{HOUSE.prompt} AND a boat:0"))
+    halves = velatura.generate(tiny, HOUSE.replace(prompt=f"{HOUSE.prompt}:0.5 AND {HOUSE.prompt}:0.5"))
+    both = velatura.generate(tiny, HOUSE.replace(prompt=f"{HOUSE.prompt} AND a green boat"))
     assert apart(nothing, house) < 0.003
     assert apart(halves, house) < 0.003
     assert apart(both, house) > 0.02
 
 
 def test_words_that_change_at_the_end_leave_the_picture_as_it_was(tiny, house):
-    late = velatura.generate(tiny, HOUSE.but(prompt="a [red:green:6] house on the beach"))
-    early = velatura.generate(tiny, HOUSE.but(prompt="a [green:red:0] house on the beach"))
-    middle = velatura.generate(tiny, HOUSE.but(prompt="a [red:green:0.4] house on the beach"))
+    late = velatura.generate(tiny, HOUSE.replace(prompt="a [red:green:6] house on the beach"))
+    early = velatura.generate(tiny, HOUSE.replace(prompt="a [green:red:0] house on the beach"))
+    middle = velatura.generate(tiny, HOUSE.replace(prompt="a [red:green:0.4] house on the beach"))
     assert apart(late, house) < 0.003
     assert apart(early, house) < 0.003
     assert apart(middle, house) > 0.01
@@ -56,47 +56,48 @@ def test_words_that_change_are_encoded_once_each(tiny, monkeypatch):
     monkeypatch.setattr(
         type(tiny.text), "encode_chunks", lambda *words, **more: encoded.append(1) or encode(*words, **more)
     )
-    velatura.generate(tiny, HOUSE.but(prompt="a [red|green] house"))
+    velatura.generate(tiny, HOUSE.replace(prompt="a [red|green] house"))
     assert len(encoded) == 3  # both, and the negative prompt
 
 
 def test_clip_skip_reads_another_layer(tiny, house):
-    assert apart(velatura.generate(tiny, HOUSE.but(clip_skip=2)), house) > 0.003
+    assert apart(velatura.generate(tiny, HOUSE.replace(clip_skip=2)), house) > 0.003
     with pytest.raises(BadRecipe, match="clip skip"):
-        velatura.generate(tiny, HOUSE.but(clip_skip=12))
+        velatura.generate(tiny, HOUSE.replace(clip_skip=12))
 
 
 @pytest.mark.parametrize("mode", ["No norm", "Ignore", "None"])
 def test_modes_of_emphasis_differ_where_something_is_stressed(tiny, mode):
-    stressed = HOUSE.but(prompt="a (red:1.6) house")
-    assert apart(velatura.generate(tiny, stressed.but(emphasis=mode)), velatura.generate(tiny, stressed)) > 1e-4
+    stressed = HOUSE.replace(prompt="a (red:1.6) house")
+    assert apart(velatura.generate(tiny, stressed.replace(emphasis=mode)), velatura.generate(tiny, stressed)) > 1e-4
 
 
 def test_a_variation_goes_from_one_seed_to_the_other(tiny, house):
     mixed = [
-        velatura.generate(tiny, HOUSE.but(variation_seed=8, variation_strength=strength)) for strength in (0.1, 0.5, 1)
+        velatura.generate(tiny, HOUSE.replace(variation_seed=8, variation_strength=strength))
+        for strength in (0.1, 0.5, 1)
     ]
-    other = velatura.generate(tiny, HOUSE.but(seed=8))
+    other = velatura.generate(tiny, HOUSE.replace(seed=8))
     assert apart(mixed[0], house) < apart(mixed[1], house) < apart(other, house) * 1.2
     assert apart(mixed[2], other) < 0.003
 
 
 def test_an_open_variation_seed_is_drawn_and_recorded(tiny):
-    made = velatura.generate(tiny, HOUSE.but(steps=1, variation_strength=0.5))
+    made = velatura.generate(tiny, HOUSE.replace(steps=1, variation_strength=0.5))
     assert made.recipe.variation_seed is not None
     assert apart(velatura.generate(tiny, made.recipe), made) == 0
 
 
 def test_noise_of_another_size_keeps_the_picture_alike(tiny):
-    wide = HOUSE.but(width=96)
-    kept = velatura.generate(tiny, wide.but(seed_size=(64, 64)))
+    wide = HOUSE.replace(width=96)
+    kept = velatura.generate(tiny, wide.replace(seed_size=(64, 64)))
     assert kept.recipe.seed_size == (64, 64)
     assert apart(kept, velatura.generate(tiny, wide)) > 0.01
 
 
 @pytest.mark.parametrize("noise", ["CPU", "NV"])
 def test_every_source_of_noise_gives_its_own_picture_again(tiny, noise):
-    one, again = (velatura.generate(tiny, HOUSE.but(noise=noise)) for _ in range(2))
+    one, again = (velatura.generate(tiny, HOUSE.replace(noise=noise)) for _ in range(2))
     assert apart(one, again) == 0
 
 
@@ -106,7 +107,7 @@ def test_sparing_the_negative_prompt_spares_calls(tiny, monkeypatch):
     monkeypatch.setattr(
         type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
     )
-    velatura.generate(tiny, HOUSE.but(skip_negative_below=100.0))
+    velatura.generate(tiny, HOUSE.replace(skip_negative_below=100.0))
     assert rows == [2, 1, 2, 1, 2, 1]
 
 
@@ -116,16 +117,16 @@ def test_without_guidance_words_that_change_cost_no_second_row(tiny, monkeypatch
     monkeypatch.setattr(
         type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
     )
-    velatura.generate(tiny, HOUSE.but(prompt="a [red:green:2] house", guidance=1, steps=3))
+    velatura.generate(tiny, HOUSE.replace(prompt="a [red:green:2] house", guidance=1, steps=3))
     assert rows == [1, 1, 1]
 
 
 def test_the_negative_prompt_has_a_say_beside_prompts_that_are_added_up(tiny, hyper):
     """Each is drawn away from it, whatever the guidance is; so an overlay on it acts, and no warning says it rests."""
-    recipe = HOUSE.but(prompt="a red house AND a boat:0.5 <hypernet:it:1:on=negative>", guidance=1, steps=2)
+    recipe = HOUSE.replace(prompt="a red house AND a boat:0.5 <hypernet:it:1:on=negative>", guidance=1, steps=2)
     acting, resting = (
         velatura.generate(
-            tiny, recipe.but(prompt=recipe.prompt.replace(":1:", f":{strength}:")), overlays={"it": hyper()}
+            tiny, recipe.replace(prompt=recipe.prompt.replace(":1:", f":{strength}:")), overlays={"it": hyper()}
         )
         for strength in (1, 0)
     )
@@ -134,14 +135,14 @@ def test_the_negative_prompt_has_a_say_beside_prompts_that_are_added_up(tiny, hy
 
 def test_a_machine_that_has_no_room_for_a_picture_says_so(tiny, monkeypatch):
     monkeypatch.setattr(type(tiny.unet), "forward", lambda *_, **__: torch.empty(2**60))
-    with pytest.raises(NoPicture, match="not enough memory for 64x64 pixels"):
+    with pytest.raises(NanLatents, match="not enough memory for 64x64 pixels"):
         velatura.generate(tiny, HOUSE)
 
 
 def test_a_tile_has_no_seam(tiny):
     """The step over the border is no larger than those inside."""
-    made = pixels(velatura.generate(tiny, HOUSE.but(steps=10, tiling=True, prompt="a forest")))
-    plain = pixels(velatura.generate(tiny, HOUSE.but(steps=10, prompt="a forest")))
+    made = pixels(velatura.generate(tiny, HOUSE.replace(steps=10, tiling=True, prompt="a forest")))
+    plain = pixels(velatura.generate(tiny, HOUSE.replace(steps=10, prompt="a forest")))
     seam = np.abs(made[:, 0] - made[:, -1]).mean()
     assert seam < np.abs(plain[:, 0] - plain[:, -1]).mean()
     assert seam < 3 * np.abs(np.diff(made, axis=1)).mean()
@@ -151,7 +152,9 @@ def test_a_tile_has_no_seam(tiny):
 def test_an_image_is_painted_over_by_as_much_as_is_asked(tiny, house):
     shares = (0.0, 0.4, 1.0)
     made = [
-        velatura.generate(tiny, HOUSE.but(prompt="a green boat", seed=3, denoising=share), source=Source(house.image))
+        velatura.generate(
+            tiny, HOUSE.replace(prompt="a green boat", seed=3, denoising=share), init_image=InitImage(house.image)
+        )
         for share in shares
     ]
     distances = [apart(each, house) for each in made]
@@ -161,9 +164,9 @@ def test_an_image_is_painted_over_by_as_much_as_is_asked(tiny, house):
 
 
 def test_an_image_of_another_size_is_brought_to_the_pictures(tiny, house):
-    source = Source(house.image.resize((100, 40)))
+    source = InitImage(house.image.resize((100, 40)))
     for fit in ("stretch", "crop", "fill", "latent"):
-        made = velatura.generate(tiny, HOUSE.but(denoising=0.3, fit=fit, width=96), source=source)
+        made = velatura.generate(tiny, HOUSE.replace(denoising=0.3, fit=fit, width=96), init_image=source)
         assert made.image.size == (96, 64)
 
 
@@ -175,8 +178,8 @@ def left_half():
 
 @pytest.mark.parametrize("content", ["fill", "original", "latent noise", "latent nothing"])
 def test_only_what_is_masked_changes(tiny, house, content):
-    recipe = HOUSE.but(prompt="a green boat", seed=3, denoising=0.9, mask_blur=0, masked_content=content)
-    made = velatura.generate(tiny, recipe, source=Source(house.image, left_half()))
+    recipe = HOUSE.replace(prompt="a green boat", seed=3, denoising=0.9, mask_blur=0, masked_content=content)
+    made = velatura.generate(tiny, recipe, init_image=InitImage(house.image, left_half()))
     assert apart(pixels(made)[:, 32:], pixels(house)[:, 32:]) == 0
     assert apart(pixels(made)[:, :32], pixels(house)[:, :32]) > 0.02
 
@@ -185,8 +188,8 @@ def test_only_the_masked_part_may_be_painted_at_full_size(tiny):
     image = Image.new("RGB", (200, 120), (90, 120, 200))
     mask = Image.new("L", image.size, 0)
     mask.paste(255, (140, 60, 180, 100))
-    recipe = HOUSE.but(denoising=1.0, mask_padding=8, mask_blur=2)
-    made = velatura.generate(tiny, recipe, source=Source(image, mask)).image
+    recipe = HOUSE.replace(denoising=1.0, mask_padding=8, mask_blur=2)
+    made = velatura.generate(tiny, recipe, init_image=InitImage(image, mask)).image
     assert made.size == image.size
     changed = np.abs(pixels(made) - pixels(image)).sum(-1) > 0.02
     rows, columns = np.where(changed)
@@ -197,70 +200,70 @@ def test_only_the_masked_part_may_be_painted_at_full_size(tiny):
 
 def test_a_black_mask_is_refused(tiny, house):
     with pytest.raises(BadRecipe, match="black all over"):
-        velatura.generate(tiny, HOUSE, source=Source(house.image, Image.new("L", (64, 64), 0)))
+        velatura.generate(tiny, HOUSE, init_image=InitImage(house.image, Image.new("L", (64, 64), 0)))
 
 
 @pytest.mark.parametrize("upscaler", ["Latent", "Latent (bicubic antialiased)", "latent (nearest-exact)", "Lanczos"])
 def test_a_second_pass_paints_the_same_thing_larger(tiny, house, upscaler):
-    recipe = HOUSE.but(hires_scale=1.5, hires_upscaler=upscaler, denoising=0.5, hires_steps=4)
+    recipe = HOUSE.replace(hires_scale=1.5, hires_upscaler=upscaler, denoising=0.5, hires_steps=4)
     made = velatura.generate(tiny, recipe)
     assert made.image.size == (96, 96)
-    large = velatura.generate(tiny, HOUSE.but(width=96, height=96))
+    large = velatura.generate(tiny, HOUSE.replace(width=96, height=96))
     assert apart(made.image.resize((64, 64), 4), house) < apart(large.image.resize((64, 64), 4), house)
     assert apart(velatura.generate(tiny, Recipe.from_infotext(made.recipe.infotext())), made) == 0
 
 
 def test_a_second_pass_may_be_cut_to_another_shape(tiny):
-    made = velatura.generate(tiny, HOUSE.but(hires_size=(128, 64), hires_steps=2))
+    made = velatura.generate(tiny, HOUSE.replace(hires_size=(128, 64), hires_steps=2))
     assert made.image.size == (128, 64)
 
 
 def test_an_upscaler_that_nobody_knows_is_refused(tiny):
     with pytest.raises(UnknownName, match="Latent"):
-        velatura.generate(tiny, HOUSE.but(hires_scale=2, hires_upscaler="Latnt"))
+        velatura.generate(tiny, HOUSE.replace(hires_scale=2, hires_upscaler="Latnt"))
 
 
 def test_a_layout_is_kept_from_another_prompt(tiny, house):
     """The boat's picture has the house's arrangement more than a boat of the same seed has."""
-    boat = HOUSE.but(prompt="a red boat on the beach")
-    kept = velatura.generate(tiny, boat.but(keep_layout=HOUSE.prompt, keep_layout_until=1.0))
+    boat = HOUSE.replace(prompt="a red boat on the beach")
+    kept = velatura.generate(tiny, boat.replace(keep_layout=HOUSE.prompt, keep_layout_until=1.0))
     assert apart(kept, house) < apart(velatura.generate(tiny, boat), house)
     assert apart(kept, house) > 0.005
 
 
 def test_a_layout_kept_for_no_step_is_none(tiny):
-    boat = HOUSE.but(prompt="a green boat in the harbour")
-    kept = velatura.generate(tiny, boat.but(keep_layout=HOUSE.prompt, keep_layout_until=0.0))
+    boat = HOUSE.replace(prompt="a green boat in the harbour")
+    kept = velatura.generate(tiny, boat.replace(keep_layout=HOUSE.prompt, keep_layout_until=0.0))
     assert apart(kept, velatura.generate(tiny, boat)) < 0.003
 
 
 def test_a_layout_goes_with_one_prompt(tiny):
     with pytest.raises(BadRecipe, match="leave out AND"):
-        velatura.generate(tiny, HOUSE.but(prompt="a house AND a boat", keep_layout="a tree"))
+        velatura.generate(tiny, HOUSE.replace(prompt="a house AND a boat", keep_layout="a tree"))
 
 
 def test_a_layout_that_cannot_be_kept_is_refused_before_the_first_step(tiny):
     with pytest.raises(BadRecipe, match="keep_layout goes with one prompt"):
-        generate_each(tiny, [HOUSE, HOUSE.but(prompt="a AND b", keep_layout="a house")])
+        generate_stream(tiny, [HOUSE, HOUSE.replace(prompt="a AND b", keep_layout="a house")])
 
 
 def test_a_layout_is_kept_in_a_second_pass_with_tags_of_its_own(tiny, hyper):
-    recipe = HOUSE.but(steps=1, hires_scale=1.5, keep_layout="a boat", hires_prompt="a house <hypernet:b:0.5>")
-    recipe = recipe.but(prompt=f"{HOUSE.prompt} <hypernet:a:0.5><hypernet:c:0.5>")
+    recipe = HOUSE.replace(steps=1, hires_scale=1.5, keep_layout="a boat", hires_prompt="a house <hypernet:b:0.5>")
+    recipe = recipe.replace(prompt=f"{HOUSE.prompt} <hypernet:a:0.5><hypernet:c:0.5>")
     overlays = {name: hyper(seed=seed) for seed, name in enumerate("abc")}
     assert velatura.generate(tiny, recipe, overlays=overlays).image.size == (96, 96)
 
 
 def test_a_kept_layout_does_not_lengthen_its_neighbours(tiny):
     """Prompts of a batch are filled up to the longest, which changes pictures: so only equal lengths share one."""
-    recipes = [HOUSE.but(steps=1, keep_layout=words) for words in ("a boat", "a boat, " * 40)]
+    recipes = [HOUSE.replace(steps=1, keep_layout=words) for words in ("a boat", "a boat, " * 40)]
     together = velatura.generate_many(tiny, recipes)
     assert apart(together[0], velatura.generate(tiny, recipes[0])) < 0.003
 
 
 def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, monkeypatch):
     overlays = {"neon": hyper()}
-    recipes = [HOUSE.but(prompt=f"a house <hypernet:neon:{s}>", steps=2) for s in (0, 0.5, 1)]
+    recipes = [HOUSE.replace(prompt=f"a house <hypernet:neon:{s}>", steps=2) for s in (0, 0.5, 1)]
     alone = [velatura.generate(tiny, each, overlays=overlays) for each in recipes]
     rows = []
     predict = type(tiny).predict
@@ -285,39 +288,39 @@ def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, 
 )
 def test_what_changes_nothing_is_warned_of(tiny, field, value, words):
     with pytest.warns(VelaturaWarning, match=words):
-        velatura.generate(tiny, HOUSE.but(steps=1, **{field: value}))
+        velatura.generate(tiny, HOUSE.replace(steps=1, **{field: value}))
 
 
 def test_a_recipe_that_begins_from_an_image_asks_for_it(tiny, house):
-    made = velatura.generate(tiny, HOUSE.but(steps=2), source=Source(house.image))
+    made = velatura.generate(tiny, HOUSE.replace(steps=2), init_image=InitImage(house.image))
     with pytest.raises(BadRecipe, match="begins from an image"):
         velatura.generate(tiny, made.recipe)
-    assert apart(velatura.generate(tiny, made.recipe, source=Source(house.image)), made) == 0
+    assert apart(velatura.generate(tiny, made.recipe, init_image=InitImage(house.image)), made) == 0
 
 
 def test_a_recipe_that_has_a_mask_asks_for_it(tiny, house):
     """An inpainted picture made again without its mask would be another, and nothing would say so."""
     mask = Image.new("L", house.image.size, 0)
     mask.paste(255, (16, 16, 48, 48))
-    made = velatura.generate(tiny, HOUSE.but(steps=2), source=Source(house.image, mask))
+    made = velatura.generate(tiny, HOUSE.replace(steps=2), init_image=InitImage(house.image, mask))
     with pytest.raises(BadRecipe, match="has a mask"):
-        velatura.generate(tiny, made.recipe, source=Source(house.image))
-    assert apart(velatura.generate(tiny, made.recipe, source=Source(house.image, mask)), made) == 0
+        velatura.generate(tiny, made.recipe, init_image=InitImage(house.image))
+    assert apart(velatura.generate(tiny, made.recipe, init_image=InitImage(house.image, mask)), made) == 0
     with pytest.warns(VelaturaWarning, match="another mask"):
-        velatura.generate(tiny, made.recipe, source=Source(house.image, mask.rotate(90).crop((0, 0, 32, 64))))
+        velatura.generate(tiny, made.recipe, init_image=InitImage(house.image, mask.rotate(90).crop((0, 0, 32, 64))))
 
 
 def test_the_image_of_another_program_is_not_said_to_be_another(tiny, house):
     """The webui's hash of an image is an MD5, golden "Init image hash: d41d8cd98f00b204e9800998ecf8427e"."""
-    recipe = HOUSE.but(steps=1, image_hash="d41d8cd98f00b204e9800998ecf8427e")
-    velatura.generate(tiny, recipe, source=Source(house.image))
+    recipe = HOUSE.replace(steps=1, image_hash="d41d8cd98f00b204e9800998ecf8427e")
+    velatura.generate(tiny, recipe, init_image=InitImage(house.image))
 
 
 def test_words_may_change_as_they_did_before_1_6(tiny):
     """There 2.0 is the second step, and here the very end, since a number with a point is a fraction."""
-    recipe = HOUSE.but(prompt="a [red:green:2.0] house", steps=4)
-    old = velatura.generate(tiny, recipe.but(old_editing=True))
-    assert apart(old, velatura.generate(tiny, recipe.but(prompt="a [red:green:2] house"))) == 0
+    recipe = HOUSE.replace(prompt="a [red:green:2.0] house", steps=4)
+    old = velatura.generate(tiny, recipe.replace(old_editing=True))
+    assert apart(old, velatura.generate(tiny, recipe.replace(prompt="a [red:green:2] house"))) == 0
 
 
 @pytest.mark.parametrize(
@@ -330,7 +333,7 @@ def test_words_may_change_as_they_did_before_1_6(tiny):
 )
 def test_sizes_that_nothing_can_be_painted_at_are_refused(tiny, fields, words):
     with pytest.raises(BadRecipe, match=words):
-        velatura.generate(tiny, HOUSE.but(steps=1, **fields))
+        velatura.generate(tiny, HOUSE.replace(steps=1, **fields))
 
 
 def test_previews_are_given_after_each_step_and_come_near_the_picture(tiny, house):
@@ -343,7 +346,7 @@ def test_previews_are_given_after_each_step_and_come_near_the_picture(tiny, hous
 
 def test_an_unknown_tag_is_left_out_when_asked(tiny, house):
     with pytest.warns(VelaturaWarning, match="left out"):
-        made = velatura.generate(tiny, HOUSE.but(prompt=HOUSE.prompt + " <hypernet:nowhere:1>"), lenient=True)
+        made = velatura.generate(tiny, HOUSE.replace(prompt=HOUSE.prompt + " <hypernet:nowhere:1>"), lenient=True)
     assert apart(made, house) < 0.003
 
 
@@ -353,13 +356,13 @@ def test_cells_that_share_a_prompt_share_its_encoding(tiny, monkeypatch):
     monkeypatch.setattr(
         type(tiny.text), "encode_chunks", lambda *words, **more: encoded.append(1) or encode(*words, **more)
     )
-    velatura.grid(tiny, HOUSE.but(steps=1), x=("sampler", ["Euler", "Euler a", "Heun"]), y=("seed", [1, 2]))
+    velatura.grid(tiny, HOUSE.replace(steps=1), x=("sampler", ["Euler", "Euler a", "Heun"]), y=("seed", [1, 2]))
     assert len(encoded) == 2  # the prompt and the negative prompt
 
 
 def test_an_overlay_is_found_by_its_hash_where_it_has_another_name(tiny, hyper, tmp_path):
     velatura.save(hyper(), tmp_path / "neon.safetensors")
-    recipe = HOUSE.but(steps=1, prompt="a house <hypernet:neon:0.7>")
+    recipe = HOUSE.replace(steps=1, prompt="a house <hypernet:neon:0.7>")
     made = velatura.generate(tiny, recipe, library=velatura.Library(tmp_path))
     (tmp_path / "neon.safetensors").rename(tmp_path / "renamed.safetensors")
     velatura.save(hyper(seed=5), tmp_path / "neon.safetensors")
@@ -370,13 +373,15 @@ def test_an_overlay_is_found_by_its_hash_where_it_has_another_name(tiny, hyper, 
 
 def test_words_that_never_change_are_warned_of(tiny):
     with pytest.warns(VelaturaWarning, match="words that change at 8 never do in 2 steps"):
-        velatura.generate(tiny, HOUSE.but(steps=2, prompt="a [red:green:8] house"))
-    velatura.generate(tiny, HOUSE.but(steps=2, prompt="a [red:green:3] house", hires_scale=1.5))  # in the second pass
+        velatura.generate(tiny, HOUSE.replace(steps=2, prompt="a [red:green:8] house"))
+    velatura.generate(
+        tiny, HOUSE.replace(steps=2, prompt="a [red:green:3] house", hires_scale=1.5)
+    )  # in the second pass
 
 
 def test_later_seeds_are_recorded_where_they_count(tiny):
     """The webui writes ENSD for samplers that draw noise on the way only."""
     with pytest.warns(VelaturaWarning, match="ensd changes nothing: Euler draws no noise"):
-        assert "ENSD" not in velatura.generate(tiny, HOUSE.but(steps=1, ensd=31337)).recipe.infotext()
-    made = velatura.generate(tiny, HOUSE.but(steps=1, ensd=31337, sampler="Euler a"))
+        assert "ENSD" not in velatura.generate(tiny, HOUSE.replace(steps=1, ensd=31337)).recipe.infotext()
+    made = velatura.generate(tiny, HOUSE.replace(steps=1, ensd=31337, sampler="Euler a"))
     assert "ENSD: 31337" in made.recipe.infotext()

@@ -40,7 +40,7 @@ def test_tags_tell_what_overlays_attached_by_hand_tell(tiny, lora):
 
 
 def test_a_batch_names_what_its_prompts_call_differently_by_name_alone(tiny, lora):
-    recipes = [QUICK.but(prompt=f"a house <lora:ink:{strength}>") for strength in (0.2, 0.8)]
+    recipes = [QUICK.replace(prompt=f"a house <lora:ink:{strength}>") for strength in (0.2, 0.8)]
     made = velatura.generate_many(tiny, recipes, overlays={"ink": lora()})
     assert [each.overlay for picture in made for each in picture.effects] == ["<lora:ink>"] * 2
 

@@ -89,8 +89,8 @@ def test_hypernetworks_lie_over_an_sdxl(xl, guidance):
     overlay = velatura.Hypernetwork.for_base(xl, widths=[40, 64], init="xavier_normal", seed=1)
     recipe = velatura.Recipe(prompt="a <hypernet:neon:0.8> house", seed=2, steps=2, guidance=guidance)
     with_it = velatura.generate(xl, recipe, overlays={"neon": overlay})
-    without = velatura.generate(xl, recipe.but(prompt="a  house"))
-    off = velatura.generate(xl, recipe.but(prompt="a <hypernet:neon:0> house"), overlays={"neon": overlay})
+    without = velatura.generate(xl, recipe.replace(prompt="a  house"))
+    off = velatura.generate(xl, recipe.replace(prompt="a <hypernet:neon:0> house"), overlays={"neon": overlay})
     assert with_it.image.tobytes() != without.image.tobytes() == off.image.tobytes()
 
 

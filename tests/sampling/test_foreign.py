@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from velatura.sampling.foreign import from_chunks
+from velatura.sampling.foreign import infotext_from_chunks
 from velatura.sampling.recipe import Recipe
 
 GRAPH = {
@@ -32,7 +32,7 @@ GRAPH = {
 
 
 def text_of(graph):
-    return from_chunks({"prompt": json.dumps(graph)}, (512, 768))
+    return infotext_from_chunks({"prompt": json.dumps(graph)}, (512, 768))
 
 
 def test_a_graph_with_one_sampler_gives_a_recipe():
@@ -73,6 +73,6 @@ def test_a_graph_that_says_too_little_gives_nothing(graph):
 
 
 def test_what_is_no_json_gives_nothing():
-    assert from_chunks({"prompt": "a plain chunk"}, (8, 8)) is None
-    assert from_chunks({"prompt": "[" * 100_000}, (8, 8)) is None
-    assert from_chunks({"Software": "NovelAI", "Comment": "none"}, (8, 8)) is None
+    assert infotext_from_chunks({"prompt": "a plain chunk"}, (8, 8)) is None
+    assert infotext_from_chunks({"prompt": "[" * 100_000}, (8, 8)) is None
+    assert infotext_from_chunks({"Software": "NovelAI", "Comment": "none"}, (8, 8)) is None

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 import velatura
-from velatura.errors import BadPrompt, BadRecipe, NoPicture, UnknownName, VelaturaWarning, WrongBase
-from velatura.sampling.calls import Shelf
-from velatura.sampling.generate import generate_each
-from velatura.sampling.order import Order, batches
+from velatura.errors import BadPrompt, BadRecipe, NanLatents, UnknownName, VelaturaWarning, WrongBase
+from velatura.sampling.calls import OverlayResolver
+from velatura.sampling.generate import generate_stream
+from velatura.sampling.order import Job, split_into_batches
 from velatura.sampling.recipe import Recipe
 from velatura.sampling.samplers import SAMPLERS
 
@@ -61,11 +61,11 @@ def test_pictures_of_a_batch_are_what_they_are_alone(tiny, hyper):
     overlays = {"neon": hyper()}
     recipes = [
         QUICK,
-        QUICK.but(prompt="a boat", seed=8),
-        QUICK.but(prompt="a red house <hypernet:neon:0.5>"),
-        QUICK.but(prompt="a boat <hypernet:neon:0.5>", seed=8),
-        QUICK.but(prompt="a boat, " * 40),
-        QUICK.but(width=96),
+        QUICK.replace(prompt="a boat", seed=8),
+        QUICK.replace(prompt="a red house <hypernet:neon:0.5>"),
+        QUICK.replace(prompt="a boat <hypernet:neon:0.5>", seed=8),
+        QUICK.replace(prompt="a boat, " * 40),
+        QUICK.replace(width=96),
     ]
     together = velatura.generate_many(tiny, recipes, overlays=overlays)
     for recipe, picture in zip(recipes, together, strict=True):
@@ -113,17 +113,19 @@ def test_a_strength_follows_the_steps(tiny, hyper, written, strengths):
 )
 def test_an_overlay_acts_for_one_prompt_or_in_some_blocks(tiny, hyper, written, how):
     overlays = {"neon": hyper()}
-    recipes = [QUICK.but(prompt=f"a red {thing}<hypernet:neon:{written}>", negative="day") for thing in ("cat", "car")]
+    recipes = [
+        QUICK.replace(prompt=f"a red {thing}<hypernet:neon:{written}>", negative="day") for thing in ("cat", "car")
+    ]
     tagged = velatura.generate_many(tiny, recipes, overlays=overlays)
     with velatura.attach(tiny, overlays["neon"], 0.5, **how):
-        by_hand = velatura.generate_many(tiny, [each.but(prompt=each.prompt.split("<")[0]) for each in recipes])
+        by_hand = velatura.generate_many(tiny, [each.replace(prompt=each.prompt.split("<")[0]) for each in recipes])
     assert all(map(same, tagged, by_hand))
     whole = velatura.generate(tiny, QUICK, prompt="a red cat<hypernet:neon:0.5>", negative="day", overlays=overlays)
     assert not close(tagged[0], whole)
 
 
 def test_without_guidance_the_prompt_is_all_there_is(tiny, hyper):
-    overlays, alone = {"neon": hyper()}, QUICK.but(guidance=1)
+    overlays, alone = {"neon": hyper()}, QUICK.replace(guidance=1)
     tagged, on_prompt = (
         velatura.generate(tiny, alone, prompt=f"a red house<hypernet:neon:{written}>", overlays=overlays)
         for written in ("0.5", "0.5:on=prompt")
@@ -153,7 +155,7 @@ def test_every_step_reads_the_very_same_context(tiny):
 @pytest.mark.parametrize("combine", ["sum", "average"])
 def test_overlays_may_act_side_by_side(tiny, hyper, combine):
     overlays = {"neon": hyper(), "ink": hyper(activation="relu", seed=3)}
-    recipe = QUICK.but(prompt="a red house<hypernet:neon:0.5><hypernet:ink:0.4>", combine=combine)
+    recipe = QUICK.replace(prompt="a red house<hypernet:neon:0.5><hypernet:ink:0.4>", combine=combine)
     together = velatura.generate(tiny, recipe, overlays=overlays)
     blocks = ("in", "mid", "out")
     laid = velatura.attach_all(tiny, [(overlays["neon"], 0.5, blocks), (overlays["ink"], 0.4, blocks)], combine=combine)
@@ -178,7 +180,7 @@ def test_the_same_overlay_twice_acts_twice(tiny, hyper):
 def test_a_tag_finds_its_overlay_in_a_library(tiny, hyper, tmp_path):
     neon = hyper()
     velatura.save(neon, tmp_path / "neon.safetensors")
-    recipe = QUICK.but(prompt="a red house <hypernet:neon:0.5>")
+    recipe = QUICK.replace(prompt="a red house <hypernet:neon:0.5>")
     found = velatura.generate(tiny, recipe, library=velatura.Library(tmp_path))
     assert same(found, velatura.generate(tiny, recipe, overlays={"neon": neon}))
 
@@ -215,7 +217,7 @@ def test_mistakes_are_found_before_the_first_step(tiny):
     steps = []
     for wrong in ("a <hypernet:neon:strong>", "a <hypernet:neon:1>"):
         with pytest.raises((BadPrompt, UnknownName)):
-            velatura.generate_many(tiny, [QUICK, QUICK.but(prompt=wrong)], on_step=lambda *done: steps.append(done))
+            velatura.generate_many(tiny, [QUICK, QUICK.replace(prompt=wrong)], on_step=lambda *done: steps.append(done))
     assert not steps
 
 
@@ -225,7 +227,7 @@ def test_an_overlay_that_does_not_fit_is_found_before_the_first_step(tiny):
     with pytest.raises(WrongBase, match="768"):
         velatura.generate_many(
             tiny,
-            [QUICK, QUICK.but(prompt="a <hypernet:neon:1>")],
+            [QUICK, QUICK.replace(prompt="a <hypernet:neon:1>")],
             overlays={"neon": for_sd1},
             on_step=lambda *done: steps.append(done),
         )
@@ -234,8 +236,8 @@ def test_an_overlay_that_does_not_fit_is_found_before_the_first_step(tiny):
 
 def test_each_picture_is_given_as_soon_as_it_is_painted(tiny):
     told = []
-    recipes = [QUICK.but(steps=1), QUICK, QUICK.but(steps=1, seed=8)]
-    made = generate_each(tiny, recipes, on_step=lambda done, _: told.append(done))
+    recipes = [QUICK.replace(steps=1), QUICK, QUICK.replace(steps=1, seed=8)]
+    made = generate_stream(tiny, recipes, on_step=lambda done, _: told.append(done))
     assert not told
     first, second = next(made), next(made)
     assert told == [1]
@@ -249,8 +251,10 @@ def test_each_picture_is_given_as_soon_as_it_is_painted(tiny):
 @pytest.mark.parametrize(("pixels", "sizes"), [(64, [5]), (512, [2, 2, 1]), (1024, [1] * 5)])
 def test_a_batch_holds_as_many_pictures_as_there_is_room_for(tiny, pixels, sizes):
     # in latents of the tiny base, a quarter as wide as the picture, eight pictures of SD 1 are two of 512 pixels
-    orders = [Order(tiny, QUICK.but(width=pixels, height=pixels, seed=i), Shelf(None, None)) for i in range(5)]
-    assert [len(batch) for batch in batches(orders)] == sizes
+    orders = [
+        Job(tiny, QUICK.replace(width=pixels, height=pixels, seed=i), OverlayResolver(None, None)) for i in range(5)
+    ]
+    assert [len(batch) for batch in split_into_batches(orders)] == sizes
 
 
 def test_the_overlay_comes_off_when_something_goes_wrong(tiny, hyper):
@@ -265,7 +269,7 @@ def test_the_overlay_comes_off_when_something_goes_wrong(tiny, hyper):
 
 
 def test_latents_that_are_no_numbers_make_no_picture(tiny):
-    with pytest.raises(NoPicture, match="lower the strength"):
+    with pytest.raises(NanLatents, match="lower the strength"):
         velatura.generate(tiny, QUICK, guidance=1e38)
 
 
@@ -280,19 +284,19 @@ def test_a_picture_need_be_no_square_and_no_multiple_of_the_unets_own(tiny):
 
 def test_a_recipe_of_another_base_is_warned_of(tiny):
     with pytest.warns(VelaturaWarning, match=r"made on sd15 \(0123456789\), this is .*: the picture will be another"):
-        velatura.generate(tiny, QUICK.but(base="sd15", base_hash="0123456789"))
+        velatura.generate(tiny, QUICK.replace(base="sd15", base_hash="0123456789"))
 
 
 def test_the_name_of_another_base_is_warned_of(tiny):
     with pytest.warns(VelaturaWarning, match=r"made on sd15, this is tiny .*: the picture will be another"):
-        velatura.generate(tiny, QUICK.but(base="sd15"))
+        velatura.generate(tiny, QUICK.replace(base="sd15"))
     with pytest.warns(VelaturaWarning, match=r"made on sd15 .*, this is tiny .*: only its name is another"):
-        velatura.generate(tiny, QUICK.but(base="sd15", base_hash=tiny.hash))
+        velatura.generate(tiny, QUICK.replace(base="sd15", base_hash=tiny.hash))
 
 
 def test_steps_are_told_over_all_pictures(tiny):
     told = []
-    velatura.generate_many(tiny, [QUICK, QUICK.but(steps=3)], on_step=lambda *done: told.append(done))
+    velatura.generate_many(tiny, [QUICK, QUICK.replace(steps=3)], on_step=lambda *done: told.append(done))
     assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from velatura.errors import BadFile
-from velatura.sampling.carriers import read_carried, save_with
+from velatura.sampling.carriers import read_image_infotext, save_with_infotext
 from velatura.sampling.infotext import quote, read_infotext, unquote, write_infotext
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
@@ -69,34 +69,34 @@ CARRIED = golden("carriers/index.json")["cases"]
 
 @pytest.mark.parametrize("case", CARRIED, ids=lambda case: case["file"])
 def test_every_carrier_of_the_webui_is_read(case):
-    assert read_carried(GOLDEN / "carriers" / case["file"]) == case["info"]
+    assert read_image_infotext(GOLDEN / "carriers" / case["file"]) == case["info"]
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp"])
 @pytest.mark.parametrize("text", ["a cat\nSteps: 1, Sampler: a, Seed: 2", "ünïcödé 日本 😀"])
 def test_a_picture_carries_its_text(tmp_path, ending, text):
     path = tmp_path / f"picture{ending}"
-    save_with(Image.new("RGB", (8, 8)), path, text)
-    assert read_carried(path) == text
+    save_with_infotext(Image.new("RGB", (8, 8)), path, text)
+    assert read_image_infotext(path) == text
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_name_without_a_known_ending_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(BadFile, match=r"end it in \.png"):
-        save_with(Image.new("RGB", (8, 8)), tmp_path / "picture.xyz", "")
+        save_with_infotext(Image.new("RGB", (8, 8)), tmp_path / "picture.xyz", "")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_picture_is_a_bad_file(tmp_path):
     with pytest.raises(BadFile, match="does not exist"):
-        read_carried(tmp_path / "missing.png")
+        read_image_infotext(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(BadFile, match="is no picture"):
-        read_carried(tmp_path / "text.png")
+        read_image_infotext(tmp_path / "text.png")
     damaged = (GOLDEN / "carriers" / "none.jpg").read_bytes()[:300]
     (tmp_path / "cut.jpg").write_bytes(damaged)
     with pytest.raises(BadFile, match=r"is no picture|damaged"):
-        read_carried(tmp_path / "cut.jpg")
+        read_image_infotext(tmp_path / "cut.jpg")
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,17 @@ def test_what_is_no_picture_is_a_bad_file(tmp_path):
 )
 def test_what_a_format_has_no_room_for_is_refused(tmp_path, ending, size, text, words):
     with pytest.raises(BadFile, match=words):
-        save_with(Image.new("RGB", size), tmp_path / f"it{ending}", text)
+        save_with_infotext(Image.new("RGB", size), tmp_path / f"it{ending}", text)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_longest_recipe_of_a_jpeg_is_carried(tmp_path):
-    save_with(Image.new("RGB", (8, 8)), tmp_path / "it.jpg", "é" * 32_500)
-    assert read_carried(tmp_path / "it.jpg") == "é" * 32_500
+    save_with_infotext(Image.new("RGB", (8, 8)), tmp_path / "it.jpg", "é" * 32_500)
+    assert read_image_infotext(tmp_path / "it.jpg") == "é" * 32_500
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp"])
 def test_a_name_that_is_no_text_stops_no_picture(tmp_path, ending):
     """A base's file may be called by bytes that are no UTF-8."""
-    save_with(Image.new("RGB", (8, 8)), tmp_path / f"it{ending}", "Model: \udcff")
-    assert read_carried(tmp_path / f"it{ending}") == "Model: ?"
+    save_with_infotext(Image.new("RGB", (8, 8)), tmp_path / f"it{ending}", "Model: \udcff")
+    assert read_image_infotext(tmp_path / f"it{ending}") == "Model: ?"

@@ -1,14 +1,14 @@
 import torch
 
-from velatura.sampling.layout import Layout, aligned, holding
+from velatura.sampling.layout import AttentionReplacement, map_tokens, replace_attention
 
 
 def test_tokens_take_the_places_of_those_they_replace():
-    assert aligned([1, 2, 3, 9], [1, 5, 3, 9]).tolist() == [0, 1, 2, 3]
+    assert map_tokens([1, 2, 3, 9], [1, 5, 3, 9]).tolist() == [0, 1, 2, 3]
 
 
 def test_a_token_that_was_added_has_no_place_in_the_source():
-    assert aligned([1, 7, 3, 9], [1, 3, 9]).tolist() == [0, -1, 1, 2]
+    assert map_tokens([1, 7, 3, 9], [1, 3, 9]).tolist() == [0, -1, 1, 2]
 
 
 def outputs(unet, context):
@@ -24,7 +24,7 @@ def two_prompts(parts):
 def test_a_picture_takes_the_layout_of_its_source_and_the_source_stays_itself(tiny):
     context = two_prompts(parts=2)
     plain = outputs(tiny.unet, context)
-    with holding(tiny.unet, Layout([torch.arange(77)]), parts=2):
+    with replace_attention(tiny.unet, AttentionReplacement([torch.arange(77)]), parts=2):
         held = outputs(tiny.unet, context)
     torch.testing.assert_close(held[1::2], plain[1::2], rtol=0, atol=1e-5)  # sources
     assert (held[::2] - plain[::2]).abs().amax((1, 2, 3)).min() > 0.01
@@ -34,12 +34,12 @@ def test_a_picture_takes_the_layout_of_its_source_and_the_source_stays_itself(ti
 def test_the_same_prompt_holds_its_own_layout(tiny):
     context = two_prompts(parts=1)[:1].repeat(2, 1, 1)
     plain = outputs(tiny.unet, context)
-    with holding(tiny.unet, Layout([torch.arange(77)]), parts=1):
+    with replace_attention(tiny.unet, AttentionReplacement([torch.arange(77)]), parts=1):
         torch.testing.assert_close(outputs(tiny.unet, context), plain, rtol=0, atol=1e-5)
 
 
 def test_nothing_is_held_once_it_is_let_go(tiny):
-    context, layout = two_prompts(parts=1), Layout([torch.arange(77)], holds=False)
+    context, layout = two_prompts(parts=1), AttentionReplacement([torch.arange(77)], is_active=False)
     plain = outputs(tiny.unet, context)
-    with holding(tiny.unet, layout, parts=1):
+    with replace_attention(tiny.unet, layout, parts=1):
         assert torch.equal(outputs(tiny.unet, context), plain)

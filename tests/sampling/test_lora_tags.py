@@ -9,11 +9,11 @@ import pytest
 
 import velatura
 from velatura.errors import BadPrompt, BadStrength, UnknownName, VelaturaWarning
-from velatura.overlays.lora_blocks import block_strengths
+from velatura.overlays.lora_blocks import expand_block_weights
 from velatura.overlays.strength import Strength
-from velatura.prompts.block_factors import COUNTS, PRESETS
-from velatura.prompts.strengths import TwoStrengths
-from velatura.sampling.file_hashes import hashes_of
+from velatura.prompts.block_factors import BLOCK_COUNTS, BLOCK_WEIGHT_PRESETS
+from velatura.prompts.strengths import TextUnetStrengths
+from velatura.sampling.file_hashes import overlay_file_hashes
 from velatura.sampling.infotext import read_infotext
 from velatura.sampling.recipe import Recipe
 
@@ -31,7 +31,7 @@ def same(a, b):
 
 
 def tagged(tag, prompt="a red house"):
-    return QUICK.but(prompt=f"{prompt} {tag}")
+    return QUICK.replace(prompt=f"{prompt} {tag}")
 
 
 def body(path):
@@ -63,7 +63,7 @@ def test_a_tag_may_ask_for_some_ranks_and_blocks_only(tiny, lora):
     ink = lora(rank=4)
     factors = ",".join(["1", "0"] * 13)
     painted = velatura.generate(tiny, tagged(f"<lora:ink:1:lbw={factors}:dyn=2>"), overlays={"ink": ink})
-    part = ink.with_ranks(2).scaled(block_strengths([1.0, 0.0] * 13))
+    part = ink.with_ranks(2).scaled(expand_block_weights([1.0, 0.0] * 13))
     with velatura.attach(tiny, part):
         assert same(painted, velatura.generate(tiny, QUICK))
     whole = velatura.generate(tiny, tagged("<lora:ink>"), overlays={"ink": ink})
@@ -71,10 +71,10 @@ def test_a_tag_may_ask_for_some_ranks_and_blocks_only(tiny, lora):
     assert same(whole, velatura.generate(tiny, tagged("<lora:ink:lbw=ALL>"), overlays={"ink": ink}))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", BLOCK_WEIGHT_PRESETS)
 def test_named_factors_are_for_the_seventeen_blocks_of_their_names(name):
-    read = TwoStrengths.parse([f"lbw={name}"]).factors
-    parts = block_strengths(read)
+    read = TextUnetStrengths.parse([f"lbw={name}"]).block_weights
+    parts = expand_block_weights(read)
     lit = {part for part, each in parts.items() if each and part != "BASE"}
     assert set(read) <= {0.0, 1.0}
     sides = {"IN": "IN", "OUT": "OUT", "MID": "MID"}
@@ -96,14 +96,14 @@ def test_named_factors_are_for_the_seventeen_blocks_of_their_names(name):
 )
 def test_factors_that_cannot_be_point_at_the_mistake(arguments, reason):
     with pytest.raises(BadPrompt, match=reason):
-        TwoStrengths.parse(arguments)
+        TextUnetStrengths.parse(arguments)
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", BLOCK_COUNTS)
 def test_all_counts_that_a_tag_takes_are_for_blocks(count):
-    assert len(block_strengths([0.5] * count)) == count
+    assert len(expand_block_weights([0.5] * count)) == count
     with pytest.raises(BadStrength):
-        block_strengths([0.5] * (count + 1))
+        expand_block_weights([0.5] * (count + 1))
 
 
 def test_the_unets_strength_follows_the_steps_and_the_texts_does_not(tiny, lora):
@@ -180,12 +180,12 @@ def test_a_tag_of_another_kind_is_put_right(tiny, lora):
 
 @pytest.mark.parametrize("case", HASHES, ids=lambda case: case["file"])
 def test_hashes_are_those_that_the_webui_records(case):
-    assert hashes_of("lora", DATA / "a1111" / "hash" / case["file"])[0] == case["lora_shorthash"]
+    assert overlay_file_hashes("lora", DATA / "a1111" / "hash" / case["file"])[0] == case["lora_shorthash"]
 
 
 def test_what_lycoris_takes_for_a_hash_is_known_and_not_written():
     path = DATA / "nature" / "lyco_ia3.safetensors"  # the webui shows 0x97256338 of it
-    assert hashes_of("lora", path) == (body(path), "0x972563380e")
+    assert overlay_file_hashes("lora", path) == (body(path), "0x972563380e")
 
 
 def test_a_lora_of_the_unet_alone_may_change_over_the_steps_as_it_is(tiny, lora):

@@ -3,8 +3,17 @@ import pytest
 from PIL import Image
 
 from velatura.errors import BadRecipe
-from velatura.sampling.masks import crop_box, filled, fitted, latent_mask, pasted, read_image, read_mask, softened
-from velatura.sampling.sizes import Size
+from velatura.sampling.masks import (
+    blur_mask,
+    crop_box,
+    fill_masked,
+    latent_mask,
+    paste_part,
+    read_image,
+    read_mask,
+    resize_image,
+)
+from velatura.sampling.sizes import Resolution
 
 
 def picture(width, height, seed=0):
@@ -18,15 +27,15 @@ def square_mask(size, box):
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "fill"])
-@pytest.mark.parametrize("size", [Size(64, 64), Size(96, 32), Size(30, 50)])
+@pytest.mark.parametrize("size", [Resolution(64, 64), Resolution(96, 32), Resolution(30, 50)])
 def test_an_image_is_brought_to_the_size(fit, size):
-    assert fitted(picture(48, 40), size, fit).size == size
+    assert resize_image(picture(48, 40), size, fit).size == size
 
 
 def test_filling_draws_out_the_edges():
     image = Image.new("RGB", (10, 20), (255, 0, 0))
     image.paste((0, 0, 255), (5, 0, 10, 20))
-    wide = fitted(image, Size(40, 20), "fill")
+    wide = resize_image(image, Resolution(40, 20), "fill")
     assert wide.getpixel((0, 3)) == (255, 0, 0)
     assert wide.getpixel((39, 3)) == (0, 0, 255)
 
@@ -35,23 +44,23 @@ def test_the_opaque_part_of_a_transparent_mask_is_white():
     mask = Image.new("RGBA", (4, 1), (0, 0, 0, 0))
     mask.putpixel((1, 0), (0, 0, 0, 255))
     assert list(read_mask(mask).tobytes()) == [0, 255, 0, 0]
-    assert list(read_mask(mask, inverted=True).tobytes()) == [255, 0, 255, 255]
+    assert list(read_mask(mask, invert=True).tobytes()) == [255, 0, 255, 255]
 
 
 def test_a_blurred_edge_follows_the_normal_distribution():
     """Half a plane blurred by sigma is the normal distribution's integral: 0.8413 at one sigma."""
-    soft = softened(square_mask((64, 64), (0, 0, 32, 64)), 4)
+    soft = blur_mask(square_mask((64, 64), (0, 0, 32, 64)), 4)
     row = np.asarray(soft)[32].astype(float) / 255
     assert row[31] + row[32] == pytest.approx(1, abs=0.01)
     assert row[27:29].mean() == pytest.approx(0.8413, abs=0.01)
 
 
 def test_a_blur_wider_than_the_mask_is_no_error():
-    assert softened(square_mask((8, 8), (2, 2, 4, 4)), 30).size == (8, 8)
+    assert blur_mask(square_mask((8, 8), (2, 2, 4, 4)), 30).size == (8, 8)
 
 
 def test_a_latent_is_painted_anew_or_stays():
-    mask = latent_mask(square_mask((64, 32), (0, 0, 32, 32)), Size(8, 4))
+    mask = latent_mask(square_mask((64, 32), (0, 0, 32, 32)), Resolution(8, 4))
     assert mask.shape == (1, 4, 8)
     assert mask[0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
 
@@ -59,23 +68,23 @@ def test_a_latent_is_painted_anew_or_stays():
 def test_what_is_masked_takes_the_colour_around_it():
     image = Image.new("RGB", (64, 64), (200, 40, 10))
     image.paste((0, 0, 0), (20, 20, 40, 40))
-    done = np.asarray(filled(image, square_mask((64, 64), (18, 18, 42, 42))))
+    done = np.asarray(fill_masked(image, square_mask((64, 64), (18, 18, 42, 42))))
     assert np.abs(done.astype(int) - (200, 40, 10)).max() <= 1
 
 
 def test_what_is_not_masked_stays_when_the_rest_is_filled():
     image, mask = picture(33, 47), square_mask((33, 47), (5, 5, 20, 20))
     kept = np.asarray(mask) == 0
-    assert (np.asarray(filled(image, mask))[kept] == np.asarray(image)[kept]).all()
+    assert (np.asarray(fill_masked(image, mask))[kept] == np.asarray(image)[kept]).all()
 
 
 @pytest.mark.parametrize(
     ("box", "padding", "size", "expected"),
     [
-        ((20, 20, 40, 40), 4, Size(64, 64), (16, 16, 44, 44)),
-        ((20, 20, 40, 30), 0, Size(64, 64), (20, 15, 40, 35)),  # as high as it is wide, around the middle
-        ((0, 20, 20, 30), 5, Size(64, 64), (0, 12, 25, 37)),  # padding ends at the edge
-        ((0, 0, 100, 10), 0, Size(64, 128), (0, 0, 100, 80)),  # no higher than the picture
+        ((20, 20, 40, 40), 4, Resolution(64, 64), (16, 16, 44, 44)),
+        ((20, 20, 40, 30), 0, Resolution(64, 64), (20, 15, 40, 35)),  # as high as it is wide, around the middle
+        ((0, 20, 20, 30), 5, Resolution(64, 64), (0, 12, 25, 37)),  # padding ends at the edge
+        ((0, 0, 100, 10), 0, Resolution(64, 128), (0, 0, 100, 80)),  # no higher than the picture
     ],
 )
 def test_only_the_masked_part_is_cut_out_in_the_shape_of_the_picture(box, padding, size, expected):
@@ -84,12 +93,12 @@ def test_only_the_masked_part_is_cut_out_in_the_shape_of_the_picture(box, paddin
 
 def test_a_black_mask_is_refused():
     with pytest.raises(BadRecipe, match="black all over"):
-        crop_box(Image.new("L", (10, 10), 0), 0, Size(8, 8))
+        crop_box(Image.new("L", (10, 10), 0), 0, Resolution(8, 8))
 
 
 def test_a_part_is_pasted_where_the_mask_is_white_only():
     whole, part = Image.new("RGB", (20, 20), (0, 0, 0)), Image.new("RGB", (64, 64), (255, 255, 255))
-    done = np.asarray(pasted(whole, part, (5, 5, 15, 15), square_mask((20, 20), (8, 8, 12, 12))))
+    done = np.asarray(paste_part(whole, part, (5, 5, 15, 15), square_mask((20, 20), (8, 8, 12, 12))))
     assert done.sum() == 4 * 4 * 3 * 255
 
 
@@ -119,4 +128,6 @@ def test_an_image_in_colours_that_nothing_converts_is_refused():
 
 @pytest.mark.parametrize("size", [(1, 1000), (3000, 1)])
 def test_a_line_of_pixels_fills_a_picture(size):
-    assert fitted(Image.new("RGB", size, "red"), Size(64, 48), "fill").getcolors() == [(64 * 48, (255, 0, 0))]
+    assert resize_image(Image.new("RGB", size, "red"), Resolution(64, 48), "fill").getcolors() == [
+        (64 * 48, (255, 0, 0))
+    ]

@@ -98,7 +98,7 @@ def test_an_embedding_that_is_gone_is_no_silent_loss(shelf, paint):
 
 
 def test_an_embedding_for_another_family_is_warned_of_and_read_as_words(shelf, paint):
-    wide = velatura.Embedding.of(torch.ones(2, 768), card=velatura.Card(kind="embedding", name="my style"))
+    wide = velatura.Embedding.from_vectors(torch.ones(2, 768), card=velatura.Card(kind="embedding", name="my style"))
     velatura.save(wide, shelf / "my style.safetensors")
     with pytest.warns(VelaturaWarning, match="2 vectors of 768, which tiny cannot read"):
         assert same(paint(library=velatura.Library(shelf)), paint())

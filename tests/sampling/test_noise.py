@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from velatura.sampling.brownian import Brownian
-from velatura.sampling.noise import Noise, Variation, slerp
+from velatura.sampling.brownian import BrownianTree
+from velatura.sampling.noise import SeededNoise, Variation, slerp
 from velatura.sampling.philox import Philox
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
@@ -18,13 +18,13 @@ CASES = json.loads((GOLDEN / "noise.json").read_text("utf-8"))["cases"]
 
 def noise_of(case):
     height, width = (case[f"seed_resize_from_{side}"] // 8 for side in "hw")
-    return Noise(
+    return SeededNoise(
         case["seeds"],
         case["latent_shape"],
         source=case["source"],
         variation=Variation(case["subseeds"], case["subseed_strength"]) if case["subseeds"] else None,
-        drawn_at=(height, width) if height and width else None,
-        later_seeds=case["ensd"],
+        seed_size=(height, width) if height and width else None,
+        ensd=case["ensd"],
     )
 
 
@@ -43,15 +43,17 @@ def test_noise_is_turned_as_the_webui_turns_it(case):
 
 @pytest.mark.parametrize("source", ["CPU", "NV", "GPU"])
 def test_a_picture_draws_the_same_alone_and_in_a_batch(source):
-    together, alone = (Noise(seeds, (4, 8, 8), source=source) for seeds in ([5, 6], [6]))
+    together, alone = (SeededNoise(seeds, (4, 8, 8), source=source) for seeds in ([5, 6], [6]))
     for _ in range(2):
         assert torch.equal(together.draw()[1], alone.draw()[0])
-    paths = [each.brownian(0.03, 14.6)(torch.tensor(7.0), torch.tensor(3.0)) for each in (together, alone)]
+    paths = [
+        each.brownian_noise_sampler(0.03, 14.6)(torch.tensor(7.0), torch.tensor(3.0)) for each in (together, alone)
+    ]
     assert torch.equal(paths[0][1], paths[1][0])
 
 
 def test_a_variation_of_no_strength_is_none():
-    plain, varied = (Noise([5], (4, 8, 8), variation=each) for each in (None, Variation([9], 0.0)))
+    plain, varied = (SeededNoise([5], (4, 8, 8), variation=each) for each in (None, Variation([9], 0.0)))
     assert torch.equal(plain.draw(), varied.draw())
 
 
@@ -79,7 +81,7 @@ def test_numbers_of_the_imitated_gpu_are_normal(seed):
 
 
 def path(seed=7, low=0.03, high=14.6, size=50_000):
-    return Brownian(low, high, seed, lambda node: torch.randn(size, generator=torch.Generator().manual_seed(node)))
+    return BrownianTree(low, high, seed, lambda node: torch.randn(size, generator=torch.Generator().manual_seed(node)))
 
 
 def test_a_path_is_the_same_whatever_steps_are_taken():

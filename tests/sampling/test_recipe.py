@@ -6,12 +6,14 @@ from hypothesis import strategies as st
 
 from velatura.errors import BadRecipe, VelaturaWarning
 from velatura.sampling.fields import OverlayHash
-from velatura.sampling.infotext import NEGATIVE
+from velatura.sampling.infotext import NEGATIVE_PREFIX
 from velatura.sampling.recipe import Recipe
-from velatura.sampling.record import ROWS
+from velatura.sampling.record import INFOTEXT_FIELDS
 
 CARRIERS = Path(__file__).parents[1] / "data" / "a1111" / "carriers"
-WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: NEGATIVE not in text)
+WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
+    lambda text: NEGATIVE_PREFIX not in text
+)
 
 
 @given(
@@ -86,10 +88,10 @@ def test_what_changes_the_picture_and_is_not_read_is_warned_of():
 
 
 def test_every_field_of_the_text_has_its_own_field_in_the_recipe():
-    told = [row.field for row in ROWS if row.field not in {"size", "area"}]
+    told = [row.field for row in INFOTEXT_FIELDS if row.field not in {"size", "area"}]
     untold = {"prompt", "negative", "width", "height", "overlay_hashes", "version"}
     assert sorted(told) == sorted(set(Recipe.model_fields) - untold)
-    assert len({row.key for row in ROWS}) == len(ROWS)
+    assert len({row.key for row in INFOTEXT_FIELDS}) == len(INFOTEXT_FIELDS)
 
 
 def test_what_the_webui_writes_of_a_second_pass_is_read():
@@ -135,7 +137,7 @@ def test_a_field_out_of_bounds_is_a_bad_recipe(fields, words):
     with pytest.raises(BadRecipe, match=words):
         Recipe(**fields)
     with pytest.raises(BadRecipe, match=words):
-        Recipe().but(**fields)
+        Recipe().replace(**fields)
 
 
 def test_a_picture_without_a_recipe_is_a_bad_recipe():
@@ -208,4 +210,4 @@ def test_words_change_as_in_the_version_that_a_picture_was_made_with(version, pr
     """The webui marks such pictures "Old prompt editing timelines" as it reads them (golden, parse)."""
     recipe = Recipe.from_infotext(f"{prompt}\nSteps: 20, Sampler: Euler, Seed: 1, Version: {version}")
     assert recipe.old_editing is old
-    assert Recipe.from_infotext(recipe.but(version=None).infotext()).old_editing is old
+    assert Recipe.from_infotext(recipe.replace(version=None).infotext()).old_editing is old

@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from velatura.base.schedule import Schedule
-from velatura.sampling.noise import Noise, Variation
-from velatura.sampling.samplers import SAMPLERS, Settings, find_sampler, timestep_of
-from velatura.sampling.sizes import steps_left
+from velatura.base.schedule import NoiseSchedule
+from velatura.sampling.noise import SeededNoise, Variation
+from velatura.sampling.samplers import SAMPLERS, SamplerSettings, find_sampler, sigma_to_timestep
+from velatura.sampling.sizes import setup_img2img_steps
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 TENSORS = load_file(GOLDEN / "samplers.safetensors")
 RECORDED = json.loads((GOLDEN / "samplers.json").read_text("utf-8"))
 CASES = RECORDED["cases"]
-SCHEDULE = Schedule()
+SCHEDULE = NoiseSchedule()
 # The webui's options and what we call them
 SETTINGS = {
     "eta_ancestral": "eta",
@@ -44,22 +44,24 @@ def settings_of(case):
     options = dict(case["options"])
     old = OLD_KARRAS if options.pop("use_old_karras_scheduler_sigmas", False) else {}
     eta = {"eta": case["peta"]} if "peta" in case else {}
-    return Settings(**{SETTINGS[key]: value for key, value in options.items() if key not in ELSEWHERE}, **old, **eta)
+    return SamplerSettings(
+        **{SETTINGS[key]: value for key, value in options.items() if key not in ELSEWHERE}, **old, **eta
+    )
 
 
 def begun_of(case):
     exactly = case["steps"] if case["options"].get("img2img_fix_steps") else None
-    return steps_left(case["steps"], case["ds"], exactly=exactly) if "ds" in case else None
+    return setup_img2img_steps(case["steps"], case["ds"], exact_steps=exactly) if "ds" in case else None
 
 
 def noise_of(case, place):
     options = case["options"]
-    return Noise(
+    return SeededNoise(
         case["seeds"][place : place + 1],
         (4, 8, 8),
         source=options.get("randn_source", "CPU"),
         variation=Variation(case["subs"][place : place + 1], case["sst"]) if "sst" in case else None,
-        later_seeds=options.get("eta_noise_seed_delta", 0),
+        ensd=options.get("eta_noise_seed_delta", 0),
     )
 
 
@@ -106,7 +108,7 @@ def denoiser(case, course, prompt, negative, calls):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['id']} {case['sampler']}")
 def test_a_run_ends_where_the_webuis_ends(case):
     sampler = find_sampler(case["sampler"])
-    course = sampler.course(SCHEDULE, case["steps"], settings_of(case), begun=begun_of(case))
+    course = sampler.trajectory(SCHEDULE, case["steps"], settings_of(case), img2img=begun_of(case))
     for i, (prompt, negative) in enumerate(zip(case["prompts"], case["negs"], strict=True)):
         calls = count()
         denoise = denoiser(case, course, prompt, negative, calls)
@@ -122,9 +124,9 @@ def test_a_run_ends_where_the_webuis_ends(case):
 )
 def test_levels_are_the_webuis(case):
     sampler, expected = find_sampler(case["sampler"]), TENSORS[f"{case['id']}.schedule"]
-    levels = sampler.course(SCHEDULE, case["steps"], settings_of(case)).sigmas
-    if sampler.ladder:
-        levels = torch.stack([timestep_of(SCHEDULE, sigma) for sigma in levels]).round().flip(0)
+    levels = sampler.trajectory(SCHEDULE, case["steps"], settings_of(case)).sigmas
+    if sampler.timestep_sigmas:
+        levels = torch.stack([sigma_to_timestep(SCHEDULE, sigma) for sigma in levels]).round().flip(0)
     torch.testing.assert_close(levels, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -135,18 +137,22 @@ def test_every_name_of_the_webui_is_known_and_means_the_same(row):
     if row["name"] != "Restart":
         assert sampler.scheduler == options.get("scheduler", "Uniform").capitalize()
     assert sampler.calls_per_step == (2 if options.get("second_order") else 1)
-    assert sampler.discards == options.get("discard_next_to_last_sigma", False)
+    assert sampler.discards_penultimate == options.get("discard_next_to_last_sigma", False)
     if row["name"] != "DPM2 Karras":  # which the webui flags though it draws no noise
-        assert sampler.reads_ensd == options.get("uses_ensd", False)
+        assert sampler.uses_ensd == options.get("uses_ensd", False)
     if row["name"] != "DPM++ 2M SDE":  # whose alias is also another's there
         assert {find_sampler(alias).name for alias in row["aliases"]} == {row["name"]}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=lambda sampler: sampler.name)
-@pytest.mark.parametrize("settings", [Settings(), Settings(eta=0.5), Settings(eta=0.0), Settings(churn=5)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [SamplerSettings(), SamplerSettings(eta=0.5), SamplerSettings(eta=0.0), SamplerSettings(churn=5)],
+    ids=str,
+)
 @pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
 def test_the_seeds_of_later_noise_count_where_it_is_drawn(sampler, settings):
-    course = sampler.course(Schedule(), 24, settings)
-    ways = (Noise([1], (4, 2, 2), later_seeds=added) for added in (0, 9))
+    course = sampler.course(NoiseSchedule(), 24, settings)
+    ways = (SeededNoise([1], (4, 2, 2), ensd=added) for added in (0, 9))
     one, other = (list(sampler.sample(lambda noisy, _sigma: noisy * 0.1, noise, course))[-1] for noise in ways)
     assert bool((one != other).any()) == sampler.draws_more(settings)

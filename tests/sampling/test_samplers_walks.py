@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.base.schedule import Schedule
+from velatura.base.schedule import NoiseSchedule
 from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
-from velatura.sampling.noise import Noise
-from velatura.sampling.samplers import SAMPLERS, SCHEDULERS, Settings, find_sampler
-from velatura.sampling.sizes import Walked, steps_left
+from velatura.sampling.noise import SeededNoise
+from velatura.sampling.samplers import SAMPLERS, SCHEDULERS, SamplerSettings, find_sampler
+from velatura.sampling.sizes import Img2ImgSteps, setup_img2img_steps
 
-SCHEDULE = Schedule()
+SCHEDULE = NoiseSchedule()
 TARGET = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
 STOP_SHORT = {"DPM fast", "DPM adaptive", "DDIM", "PLMS", "UniPC"}
 
@@ -27,7 +27,7 @@ def to_target(_latents, _sigma):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_any_number_of_steps_goes_down_from_the_noisiest_to_the_cleanest(name):
     for steps in (1, 2, 3, 20, 999, 1000):
-        levels = SAMPLERS[name].course(SCHEDULE, steps).sigmas
+        levels = SAMPLERS[name].trajectory(SCHEDULE, steps).sigmas
         assert len(levels) >= 2
         assert (levels.diff() < 0).all()
         assert levels[0] > 10 or (name in {"DDIM", "PLMS"} and steps == 2)  # they start at timestep 501 then
@@ -38,9 +38,9 @@ def test_any_number_of_steps_goes_down_from_the_noisiest_to_the_cleanest(name):
 def test_a_perfect_guess_is_where_every_sampler_ends_after_its_count_of_steps(name):
     sampler = SAMPLERS[name]
     for steps in (1, 2, 3, 4, 10, 21):
-        course = sampler.course(SCHEDULE, steps)
-        walked = list(sampler.sample(to_target, Noise([3], (1, 4, 4)), course))
-        assert len(walked) == course.steps
+        course = sampler.trajectory(SCHEDULE, steps)
+        walked = list(sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), course))
+        assert len(walked) == course.step_count
         # some end at the cleanest level, where a little noise is left
         assert (walked[-1] - TARGET).abs().max() < (0.15 if name in STOP_SHORT else 1e-4)
 
@@ -50,10 +50,10 @@ def test_an_image_is_changed_the_more_the_stronger_it_is_begun(name):
     image, sampler = torch.linspace(-2, 2, 64).view(1, 1, 8, 8), SAMPLERS[name]
     added = []
     for strength in (0.0, 0.01, 0.3, 0.6, 1.0):
-        course = sampler.course(SCHEDULE, 10, begun=steps_left(10, strength))
-        added.append(course.noisy / course.clean)
-        walked = list(sampler.sample(lambda _latents, _sigma: image, Noise([3], (1, 8, 8)), course, image))
-        assert len(walked) == course.steps
+        course = sampler.trajectory(SCHEDULE, 10, img2img=setup_img2img_steps(10, strength))
+        added.append(course.init_noise_sigma / course.init_latents_factor)
+        walked = list(sampler.sample(lambda _latents, _sigma: image, SeededNoise([3], (1, 8, 8)), course, image))
+        assert len(walked) == course.step_count
         assert (walked[-1] - image).abs().max() < 0.3
     assert added == sorted(added)
     assert added[0] < 0.6
@@ -62,9 +62,9 @@ def test_an_image_is_changed_the_more_the_stronger_it_is_begun(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_second_pass_of_no_strength_begins_at_very_little_noise(name):
-    course = SAMPLERS[name].course(SCHEDULE, 20, begun=Walked(0, 11))
-    assert course.steps >= 1
-    assert course.noisy < 0.3
+    course = SAMPLERS[name].trajectory(SCHEDULE, 20, img2img=Img2ImgSteps(0, 11))
+    assert course.step_count >= 1
+    assert course.init_noise_sigma < 0.3
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_second_pass_of_no_strength_begins_at_very_little_noise(name):
 )
 def test_levels_that_do_not_fall_are_refused(settings):
     with pytest.raises(BadRecipe, match=r"lays no levels down from .*: set sigma_min below sigma_max, and rho near 7"):
-        SAMPLERS["Euler"].course(SCHEDULE, 9, Settings(**settings))
+        SAMPLERS["Euler"].trajectory(SCHEDULE, 9, SamplerSettings(**settings))
 
 
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
@@ -108,9 +108,9 @@ def test_levels_that_do_not_fall_are_refused(settings):
 def test_whatever_is_set_a_walk_calls_the_model_at_real_levels_and_ends_at_the_guess(
     name, steps, strength, exactly, chosen
 ):
-    begun = None if strength is None else steps_left(steps, strength, exactly=steps if exactly else None)
+    begun = None if strength is None else setup_img2img_steps(steps, strength, exact_steps=steps if exactly else None)
     try:
-        course = SAMPLERS[name].course(SCHEDULE, steps, Settings(**chosen), begun=begun)
+        course = SAMPLERS[name].trajectory(SCHEDULE, steps, SamplerSettings(**chosen), img2img=begun)
     except BadRecipe as refusal:  # a steep rho leaves no room between two levels
         assert "lays no levels down" in str(refusal)  # noqa: PT017
         return
@@ -120,47 +120,49 @@ def test_whatever_is_set_a_walk_calls_the_model_at_real_levels_and_ends_at_the_g
         assert 0 <= course.timestep(sigma) <= 999
         return TARGET
 
-    walked = list(SAMPLERS[name].sample(denoise, Noise([3], (1, 4, 4)), course, None if begun is None else TARGET))
-    assert len(walked) == course.steps
+    walked = list(
+        SAMPLERS[name].sample(denoise, SeededNoise([3], (1, 4, 4)), course, None if begun is None else TARGET)
+    )
+    assert len(walked) == course.step_count
     assert (walked[-1] - TARGET).abs().max() < 1
 
 
-@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.reads_batch])
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.depends_on_batch])
 def test_a_picture_is_the_same_alone_and_in_a_batch(name):
     sampler = SAMPLERS[name]
-    course = sampler.course(SCHEDULE, 21)
+    course = sampler.trajectory(SCHEDULE, 21)
 
     def denoise(latents, sigma):
         return latents - sigma * torch.tanh(latents)
 
-    *_, together = sampler.sample(denoise, Noise([5, 6], (4, 8, 8)), course)
-    *_, alone = sampler.sample(denoise, Noise([6], (4, 8, 8)), course)
+    *_, together = sampler.sample(denoise, SeededNoise([5, 6], (4, 8, 8)), course)
+    *_, alone = sampler.sample(denoise, SeededNoise([6], (4, 8, 8)), course)
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.ladder])
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.timestep_sigmas])
 def test_every_scheduler_goes_with_every_sampler(name):
     sampler = SAMPLERS[name]
     for scheduler in SCHEDULERS:
-        course = sampler.course(SCHEDULE, 12, Settings(scheduler=scheduler))
-        walked = list(sampler.sample(to_target, Noise([3], (1, 4, 4)), course))
-        assert len(walked) == course.steps
+        course = sampler.trajectory(SCHEDULE, 12, SamplerSettings(scheduler=scheduler))
+        walked = list(sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), course))
+        assert len(walked) == course.step_count
         assert (walked[-1] - TARGET).abs().max() < 0.3
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_schedules_of_zero_snr_end_too(name):
     sampler = SAMPLERS[name]
-    course = sampler.course(Schedule(zero_snr=True), 12)
-    *_, end = sampler.sample(to_target, Noise([3], (1, 4, 4)), course)
+    course = sampler.trajectory(NoiseSchedule(zero_snr=True), 12)
+    *_, end = sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), course)
     assert (end - TARGET).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_latents_that_are_no_numbers_stop_no_walk(name):
     sampler = SAMPLERS[name]
-    course = sampler.course(SCHEDULE, 5)
-    walked = list(sampler.sample(lambda latents, _sigma: latents * math.nan, Noise([3], (1, 4, 4)), course))
+    course = sampler.trajectory(SCHEDULE, 5)
+    walked = list(sampler.sample(lambda latents, _sigma: latents * math.nan, SeededNoise([3], (1, 4, 4)), course))
     assert walked[-1].isnan().all()
 
 
@@ -169,10 +171,10 @@ def test_automatic_is_what_the_webui_takes_since_1_9():
     karras = {"DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "DPM2", "DPM2 a", "Restart"}
     exponential = {"DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
     for name, sampler in SAMPLERS.items():
-        if sampler.ladder is None:
+        if sampler.timestep_sigmas is None:
             same_as = "Karras" if name in karras else "Exponential" if name in exponential else "Uniform"
             automatic, named = (
-                sampler.course(SCHEDULE, 7, Settings(scheduler=each)) for each in ("automatic", same_as)
+                sampler.trajectory(SCHEDULE, 7, SamplerSettings(scheduler=each)) for each in ("automatic", same_as)
             )
             assert torch.equal(automatic.sigmas, named.sigmas)
 
@@ -180,23 +182,25 @@ def test_automatic_is_what_the_webui_takes_since_1_9():
 def test_a_scheduler_that_is_set_counts_more_than_the_one_in_the_name():
     plain, combined = find_sampler("DPM++ 2M"), find_sampler("dpm++ 2m sgm uniform")
     assert combined.name == "DPM++ 2M SGM Uniform"
-    assert not torch.equal(plain.course(SCHEDULE, 7).sigmas, combined.course(SCHEDULE, 7).sigmas)
-    set_to = Settings(scheduler="Karras")
-    assert torch.equal(plain.course(SCHEDULE, 7, set_to).sigmas, combined.course(SCHEDULE, 7, set_to).sigmas)
+    assert not torch.equal(plain.trajectory(SCHEDULE, 7).sigmas, combined.trajectory(SCHEDULE, 7).sigmas)
+    set_to = SamplerSettings(scheduler="Karras")
+    assert torch.equal(plain.trajectory(SCHEDULE, 7, set_to).sigmas, combined.trajectory(SCHEDULE, 7, set_to).sigmas)
 
 
 def test_an_ancestral_sampler_without_eta_draws_no_noise():
     euler, ancestral = (SAMPLERS[name] for name in ("Euler", "Euler a"))
     ends = []
-    for sampler, settings in ((euler, Settings()), (ancestral, Settings(eta=0))):
-        course = sampler.course(SCHEDULE, 8, settings)
-        *_, end = sampler.sample(lambda x, sigma: x / (1 + sigma**2), Noise([3], (1, 4, 4)), course)
+    for sampler, settings in ((euler, SamplerSettings()), (ancestral, SamplerSettings(eta=0))):
+        course = sampler.trajectory(SCHEDULE, 8, settings)
+        *_, end = sampler.sample(lambda x, sigma: x / (1 + sigma**2), SeededNoise([3], (1, 4, 4)), course)
         ends.append(end)
     torch.testing.assert_close(*ends)
 
 
 def test_whole_timesteps_are_called_where_they_are_asked_for():
-    plain, quantised = (SAMPLERS["Euler"].course(SCHEDULE, 7, Settings(quantised=each)) for each in (False, True))
+    plain, quantised = (
+        SAMPLERS["Euler"].trajectory(SCHEDULE, 7, SamplerSettings(quantised=each)) for each in (False, True)
+    )
     assert torch.equal(plain.sigmas, quantised.sigmas)
     times = [float(quantised.timestep(sigma)) for sigma in quantised.sigmas[:-1]]
     assert times == pytest.approx([999, 832.5, 666, 499.5, 333, 166.5, 0], abs=0.5)
@@ -205,13 +209,13 @@ def test_whole_timesteps_are_called_where_they_are_asked_for():
 
 def test_what_is_set_without_effect_is_warned_of():
     with pytest.warns(VelaturaWarning, match="Euler has no eta: what is set there changes nothing"):
-        SAMPLERS["Euler"].course(SCHEDULE, 5, Settings(eta=0.5))
+        SAMPLERS["Euler"].trajectory(SCHEDULE, 5, SamplerSettings(eta=0.5))
     with pytest.warns(VelaturaWarning, match="DDIM has no scheduler, rho"):
-        SAMPLERS["DDIM"].course(SCHEDULE, 5, Settings(scheduler="Karras", rho=5))
+        SAMPLERS["DDIM"].trajectory(SCHEDULE, 5, SamplerSettings(scheduler="Karras", rho=5))
     with pytest.warns(VelaturaWarning, match="Simple has no sigma_min"):
-        SAMPLERS["Euler"].course(SCHEDULE, 5, Settings(scheduler="Simple", sigma_min=0.1))
+        SAMPLERS["Euler"].trajectory(SCHEDULE, 5, SamplerSettings(scheduler="Simple", sigma_min=0.1))
     with pytest.warns(VelaturaWarning, match="Exponential has no rho"):
-        SAMPLERS["Euler"].course(SCHEDULE, 5, Settings(scheduler="Exponential", rho=5))
+        SAMPLERS["Euler"].trajectory(SCHEDULE, 5, SamplerSettings(scheduler="Exponential", rho=5))
 
 
 def test_samplers_are_found_in_any_case():
@@ -232,10 +236,12 @@ def test_an_unknown_sampler_names_those_that_are_near(wrong, near):
 def test_a_sampler_with_levels_of_its_own_goes_with_no_scheduler_but_the_automatic_one():
     with pytest.raises(UnknownName, match="DDIM has levels of its own: leave Karras out of 'ddim Karras'"):
         find_sampler("ddim Karras")
-    plain, automatic = (SAMPLERS["DDIM"].course(SCHEDULE, 9, Settings(scheduler=each)) for each in (None, "Automatic"))
+    plain, automatic = (
+        SAMPLERS["DDIM"].trajectory(SCHEDULE, 9, SamplerSettings(scheduler=each)) for each in (None, "Automatic")
+    )
     assert torch.equal(plain.sigmas, automatic.sigmas)
     with pytest.raises(UnknownName, match="no scheduler is called 'Karas'"):
-        SAMPLERS["DDIM"].course(SCHEDULE, 9, Settings(scheduler="Karas"))
+        SAMPLERS["DDIM"].trajectory(SCHEDULE, 9, SamplerSettings(scheduler="Karas"))
 
 
 def test_a_restart_goes_back_up_once_from_20_steps_and_twice_from_36():
@@ -248,6 +254,6 @@ def test_a_restart_goes_back_up_once_from_20_steps_and_twice_from_36():
             return latents * 0
 
         sampler = SAMPLERS["Restart"]
-        list(sampler.sample(denoise, Noise([3], (1, 4, 4)), sampler.course(SCHEDULE, steps)))
+        list(sampler.sample(denoise, SeededNoise([3], (1, 4, 4)), sampler.trajectory(SCHEDULE, steps)))
         ups.append(sum(after > before * 1.001 for before, after in pairwise(seen)))
     assert ups == [0, 1, 2]

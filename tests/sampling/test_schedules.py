@@ -3,18 +3,26 @@ import math
 import pytest
 import torch
 
-from velatura.base.schedule import Schedule
+from velatura.base.schedule import NoiseSchedule
 from velatura.errors import BadRecipe, UnknownName
-from velatura.sampling.schedules import SCHEDULERS, Span, find_scheduler, sigma_at, time_of, timestep_of, trained_sigmas
-from velatura.sampling.settings import Settings
+from velatura.sampling.schedules import (
+    SCHEDULERS,
+    SigmaRange,
+    compute_model_sigmas,
+    find_scheduler,
+    sigma_to_t,
+    sigma_to_timestep,
+    t_to_sigma,
+)
+from velatura.sampling.settings import SamplerSettings
 
-SCHEDULE = Schedule()
-SIGMAS = trained_sigmas(SCHEDULE)
+SCHEDULE = NoiseSchedule()
+SIGMAS = compute_model_sigmas(SCHEDULE)
 LOW, HIGH = 0.0291675, 14.614642  # of SD's schedule, as k-diffusion has them
 
 
 def laid(name, steps, **options):
-    return SCHEDULERS[name](Span.of(SIGMAS, **options), steps)
+    return SCHEDULERS[name](SigmaRange.of(SIGMAS, **options), steps)
 
 
 def close(found, expected, rtol=1e-4):
@@ -90,9 +98,9 @@ def test_uniform_and_normal_are_one():
 
 def test_timesteps_are_found_from_their_noise():
     for timestep in (0, 1, 500, 998, 999):
-        assert timestep_of(SCHEDULE, SCHEDULE.sigmas[timestep]).item() == pytest.approx(timestep, abs=1e-3)
+        assert sigma_to_timestep(SCHEDULE, SCHEDULE.sigmas[timestep]).item() == pytest.approx(timestep, abs=1e-3)
     times = torch.tensor([0.0, 0.25, 499.5, 999.0])
-    torch.testing.assert_close(time_of(SIGMAS, sigma_at(SIGMAS, times)), times, rtol=0, atol=1e-2)
+    torch.testing.assert_close(sigma_to_t(SIGMAS, t_to_sigma(SIGMAS, times)), times, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("written", ["SGM Uniform", "sgm_uniform", "sgm uniform", "SGMUNIFORM"])
@@ -108,11 +116,11 @@ def test_an_unknown_scheduler_names_those_that_are_near():
 
 def test_settings_out_of_bounds_say_what_they_are():
     with pytest.raises(BadRecipe, match=r"the sampler's eta is -1: it should be greater than or equal to 0"):
-        Settings(eta=-1)
+        SamplerSettings(eta=-1)
     with pytest.raises(BadRecipe, match=r"a sampler has no setting chrun; it has scheduler, eta, churn"):
-        Settings(chrun=1)
+        SamplerSettings(chrun=1)
     with pytest.raises(BadRecipe, match=r"the sampler's rho is nan: it should be a finite number"):
-        Settings(rho=math.nan)
+        SamplerSettings(rho=math.nan)
 
 
 def test_settings_are_taken_from_a_recipe_by_their_names():
@@ -123,4 +131,4 @@ def test_settings_are_taken_from_a_recipe_by_their_names():
         eta: float = 0.5
         scheduler: str = "Karras"
 
-    assert Settings.of(Wanted()) == Settings(eta=0.5, scheduler="Karras")
+    assert SamplerSettings.of(Wanted()) == SamplerSettings(eta=0.5, scheduler="Karras")

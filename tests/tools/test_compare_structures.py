@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tools import compare_structures as tool
-from tools.structure_measures import Eye
+from tools.structure_measures import VisionMeasures
 from velatura.tiny import tiny_pictures
 
 PAGE = Path(__file__).parents[2] / "docs" / "structures.md"
@@ -15,22 +15,27 @@ PAGE = Path(__file__).parents[2] / "docs" / "structures.md"
 
 @pytest.mark.parametrize("choice", [each for each in tool.CHOICES if each.zero_last], ids=lambda each: each.name)
 def test_a_network_whose_last_layer_is_zero_begins_as_nothing(tiny, choice):
-    overlay = tool.untrained(tiny, choice)
+    overlay = tool.make_network(tiny, choice)
     context = torch.randn(2, 5, 96, generator=torch.Generator().manual_seed(1))
     assert all(torch.equal(each, context) for each in overlay.transform(context))
     assert any(weight.abs().max() > 0 for weight in overlay.parameters())
 
 
 def test_every_choice_is_another_network(tiny):
-    cards = {str(tool.untrained(tiny, choice).card.structure) for choice in tool.CHOICES}
+    cards = {str(tool.make_network(tiny, choice).card.structure) for choice in tool.CHOICES}
     assert len(cards) == len(tool.CHOICES)
 
 
 def test_every_row_is_of_something_that_is_compared():
     shown = PAGE.read_text("utf-8").partition(tool.BEGIN)[2].partition(tool.END)[0]
     rows = {line.split("|")[1].strip() for line in shown.splitlines()[2:]}
-    assert rows <= {tool.BARE, tool.DRAWN, *(choice.name for choice in tool.CHOICES)}
-    assert rows >= {tool.BARE, tool.DRAWN, *(f"1,2,1 {activation}" for activation in tool.ACTIVATIONS), "1,2,2,1 relu"}
+    assert rows <= {tool.BARE_ROW, tool.DRAWN_ROW, *(choice.name for choice in tool.CHOICES)}
+    assert rows >= {
+        tool.BARE_ROW,
+        tool.DRAWN_ROW,
+        *(f"1,2,1 {activation}" for activation in tool.ACTIVATIONS),
+        "1,2,2,1 relu",
+    }
 
 
 def test_the_table_begins_with_the_lowest_loss():
@@ -44,10 +49,10 @@ def test_the_table_begins_with_the_lowest_loss():
 
 
 def test_the_eye_finds_a_style_more_like_itself_than_another():
-    eye = Eye()
+    eye = VisionMeasures()
     neon, blueprint = (
         [Image.open(path).convert("RGB") for path in sorted(tiny_pictures(name).glob("*.png"))]
         for name in ("neon", "blueprint")
     )
-    assert eye.likeness(neon[:8], neon[8:]) > eye.likeness(blueprint[:8], neon[8:])
+    assert eye.similarity(neon[:8], neon[8:]) > eye.similarity(blueprint[:8], neon[8:])
     assert len(eye.subjects(neon[:2])) == 2

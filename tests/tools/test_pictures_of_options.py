@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tools.pictures_of_options import IMAGES, LABELS, OPTIONS, START, STRENGTHS, figures, strip, untrained
+from tools.pictures_of_options import IMAGES, LABELS, OPTIONS, START_OPTIONS, STRENGTHS, figures, make_network, strip
 from velatura.sampling.sheet import draw_grid
 
 PAGE = Path(__file__).parents[2] / "docs" / "hypernetworks.md"
@@ -15,9 +15,9 @@ STRIPS = [*OPTIONS, *(f"strength-{each}" for each in STRENGTHS)]
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_makes_another_network_than_the_start(tiny, option):
-    made, start = untrained(tiny, option).card, untrained(tiny, "start").card
+    made, start = make_network(tiny, option).card, make_network(tiny, "start").card
     assert (made.outline != start.outline or made.structure["init"] != start.structure["init"]) is (option != "start")
-    assert OPTIONS[option].items().isdisjoint(START.items())
+    assert OPTIONS[option].items().isdisjoint(START_OPTIONS.items())
 
 
 def test_strips_are_equally_wide_whatever_their_label():
@@ -42,5 +42,5 @@ def test_figures_tell_the_mean_loss_at_the_end(tiny, tmp_path):
     log = tmp_path / "log.jsonl"
     steps = [{"step": step, "loss": float(step > 100), "rate": 1, "seconds": step} for step in range(1, 201)]
     log.write_text("\n".join(map(json.dumps, [{"begins": True}, *steps])))
-    said = figures(untrained(tiny, "prompt-only"), log).split()
+    said = figures(make_network(tiny, "prompt-only"), log).split()
     assert said == ["prompt-only", f"{2 * (96 * 192 * 2 + 192 + 96):,}", "parameters", "loss", "1.0000", "200", "s"]

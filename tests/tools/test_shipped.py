@@ -7,9 +7,9 @@ import torch
 import velatura
 from tools.tiny_base.architecture import SCHEDULER, make_unet, make_vae
 from velatura.datasets.folder import read_folder, read_picture
-from velatura.tiny import DATA
+from velatura.tiny import DATA_FOLDER
 
-TINY = DATA / "tiny"
+TINY = DATA_FOLDER / "tiny"
 
 
 def settings(model):

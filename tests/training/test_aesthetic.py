@@ -2,7 +2,7 @@
 
 import torch
 
-from velatura.formats.clip import TINY
+from velatura.formats.clip import TINY_CLIP
 from velatura.tiny import tiny_pictures
 from velatura.training.aesthetic import aesthetic_from
 
@@ -27,6 +27,6 @@ def test_a_folder_says_how_often_a_picture_counts(tiny, photos):
 
 
 def test_another_clip_may_be_named(tiny, photos):
-    named, known = aesthetic_from(tiny, photos, clip=TINY, name="balls"), aesthetic_from(tiny, photos)
+    named, known = aesthetic_from(tiny, photos, clip=TINY_CLIP, name="balls"), aesthetic_from(tiny, photos)
     assert torch.equal(named.vector, known.vector)
     assert named.card.name == "balls"

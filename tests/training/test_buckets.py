@@ -6,7 +6,7 @@ from PIL import Image
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.training.buckets import batch_at, sorted_by_size
+from velatura.training.buckets import draw_bucket_batch, group_by_size
 from velatura.training.cache import encode_examples
 
 
@@ -24,18 +24,16 @@ def shapes(photos):
 
 
 def test_each_picture_goes_to_the_size_nearest_to_its_own(shapes):
-    found = sorted_by_size(read_folder(shapes), 64, "buckets")
+    found = group_by_size(read_folder(shapes), 64, "buckets")
     assert {size: len(some) for size, some in found.items()} == {(72, 56): 3, (56, 72): 3}
-    assert {size: len(some) for size, some in sorted_by_size(read_folder(shapes), 64, "square").items()} == {
-        (64, 64): 6
-    }
+    assert {size: len(some) for size, some in group_by_size(read_folder(shapes), 64, "square").items()} == {(64, 64): 6}
 
 
 def test_pictures_are_encoded_in_their_sizes_and_masks_with_them(tiny, shapes):
     cache = encode_examples(tiny, read_folder(shapes), 64, shape="buckets")
-    assert sorted(each.latents.shape[2:] for each in cache.sizes) == [(14, 18), (18, 14)]  # latents of 4 pixels
-    assert cache.count == 6
-    [masked] = [each.weights for each in cache.sizes if each.weights is not None]
+    assert sorted(each.latents.shape[2:] for each in cache.buckets) == [(14, 18), (18, 14)]  # latents of 4 pixels
+    assert cache.picture_count == 6
+    [masked] = [each.weights for each in cache.buckets if each.weights is not None]
     upper, lower = masked.amax(dim=(0, 1))[:8], masked.amin(dim=(0, 1))[10:]
     assert masked.shape == (3, 1, 18, 14)
     assert (upper > 1.5).all()
@@ -46,7 +44,9 @@ def test_pictures_are_encoded_in_their_sizes_and_masks_with_them(tiny, shapes):
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_in_a_round_every_picture_is_seen(counts, batch_size):
     steps = sum(-(-count // batch_size) for count in counts)
-    rounds = [[batch_at(3, number * steps + step, counts, batch_size) for step in range(steps)] for number in (0, 1)]
+    rounds = [
+        [draw_bucket_batch(3, number * steps + step, counts, batch_size) for step in range(steps)] for number in (0, 1)
+    ]
     for taken in rounds:
         for bucket, count in enumerate(counts):
             assert {each for place, some in taken if place == bucket for each in some} == set(range(count))

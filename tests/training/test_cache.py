@@ -9,9 +9,9 @@ from velatura.datasets.folder import read_dataset, read_folder
 from velatura.datasets.pictures import read_picture
 from velatura.datasets.weights import loss_weights
 from velatura.training.cache import encode_examples
-from velatura.training.examined import data_of
+from velatura.training.examined import fingerprint_data
 from velatura.training.plan import Plan
-from velatura.training.texts import Texts
+from velatura.training.texts import CaptionCache
 
 
 def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos):
@@ -22,18 +22,18 @@ def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos):
         latents = tiny.encode(torch.tensor(picture).permute(2, 0, 1)[None] / 127.5 - 1)
         torch.testing.assert_close(cached.latents[index], latents[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            cached.said.context[index], tiny.text.encode([example.caption])[0], rtol=1e-4, atol=1e-4
+            cached.conditioning.context[index], tiny.text.encode([example.caption])[0], rtol=1e-4, atol=1e-4
         )
 
 
 def test_long_captions_are_read_to_their_end(tiny, photos):
     (photos / "0 a red ball.txt").write_text("a red ball, " * 40)
-    assert encode_examples(tiny, read_folder(photos), 32).said.context.shape == (4, 3 * 77, tiny.text.width)
+    assert encode_examples(tiny, read_folder(photos), 32).conditioning.context.shape == (4, 3 * 77, tiny.text.width)
 
 
 def test_what_no_caption_says_is_as_long_as_the_longest(tiny, photos):
     (photos / "0 a red ball.txt").write_text("a red ball, " * 40)
-    nothing = encode_examples(tiny, read_folder(photos), 32).said.context[-1]
+    nothing = encode_examples(tiny, read_folder(photos), 32).conditioning.context[-1]
     torch.testing.assert_close(nothing, tiny.text.encode([""])[0].repeat(3, 1), rtol=1e-4, atol=1e-4)
 
 
@@ -44,12 +44,12 @@ def test_pictures_may_be_of_another_size_than_the_bases(tiny, photos):
 def test_nothing_cached_asks_for_gradients(tiny, photos):
     cached = encode_examples(tiny, read_folder(photos), 32)
     assert not cached.latents.requires_grad
-    assert not cached.said.context.requires_grad
+    assert not cached.conditioning.context.requires_grad
 
 
 def test_an_sdxl_is_told_each_caption_as_one_vector_and_nothing_where_there_is_none(xl, photos):
     examples = read_folder(photos)
-    said = encode_examples(xl, examples, 64).said
+    said = encode_examples(xl, examples, 64).conditioning
     alone = xl.text.conditioning([each.caption for each in examples])
     torch.testing.assert_close(said.pooled[:-1], alone.pooled, rtol=1e-4, atol=1e-4)
     assert said.context[-1].count_nonzero() == said.pooled[-1].count_nonzero() == 0
@@ -76,10 +76,10 @@ def test_what_counts_several_times_is_weighed_and_remembered_once(tiny, photos, 
     counted.mkdir()
     for path in photos.glob("*.png"):
         path.rename(counted / path.name)
-    looked, read, say = [], [], Texts.said
+    looked, read, say = [], [], CaptionCache.encode
     monkeypatch.setattr("velatura.training.cache.loss_weights", lambda *given: looked.append(1) or loss_weights(*given))
-    monkeypatch.setattr(Texts, "said", lambda *given: read.append(1) or say(*given))
+    monkeypatch.setattr(CaptionCache, "said", lambda *given: read.append(1) or say(*given))
     dataset = read_dataset(photos)
-    assert encode_examples(tiny, dataset.repeated(), 32).count == 1500
+    assert encode_examples(tiny, dataset.repeat_examples(), 32).picture_count == 1500
     assert (len(looked), len(read)) == (3, 4)
-    assert sorted(data_of(dataset, Plan())) == sorted(path.name for path in counted.glob("*.png"))
+    assert sorted(fingerprint_data(dataset, Plan())) == sorted(path.name for path in counted.glob("*.png"))

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from velatura.training.chance import draw, seed_of
+from velatura.training.chance import derive_seed, draw_batch
 
 SHAPE = torch.Size((4, 2, 2))
 
 
 def drawn(seed=0, step=0, batch_size=4, picture_count=6):
-    return draw(seed, step, batch_size=batch_size, picture_count=picture_count, latent_shape=SHAPE)
+    return draw_batch(seed, step, batch_size=batch_size, picture_count=picture_count, latent_shape=SHAPE)
 
 
 def test_the_same_seed_and_step_draw_the_same_in_any_order():
@@ -44,7 +44,7 @@ def test_timesteps_come_one_from_each_slice_of_the_schedule(batch_size):
 
 
 def test_uses_of_chance_do_not_share_seeds():
-    seeds = [seed_of(seed, what, step) for seed in (0, 1, 11) for what in ("step", "round") for step in (0, 1, 11)]
+    seeds = [derive_seed(seed, what, step) for seed in (0, 1, 11) for what in ("step", "round") for step in (0, 1, 11)]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -52,7 +52,7 @@ def test_captions_are_left_out_by_their_share_and_move_nothing_else():
     def drawn(share):
         shape = torch.Size((4, 2, 2))
         return [
-            draw(3, step, batch_size=16, picture_count=5, latent_shape=shape, caption_dropout=share)
+            draw_batch(3, step, batch_size=16, picture_count=5, latent_shape=shape, caption_dropout=share)
             for step in range(200)
         ]
 

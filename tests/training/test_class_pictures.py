@@ -9,11 +9,11 @@ from velatura.datasets.folder import read_dataset
 from velatura.errors import BadDataset
 from velatura.overlays.attach import attach
 from velatura.training.cache import encode_examples
-from velatura.training.chance import draw, seed_of
-from velatura.training.class_pictures import encode_lessons
+from velatura.training.chance import derive_seed, draw_batch
+from velatura.training.class_pictures import encode_dataset
 from velatura.training.objective import denoising_loss
-from velatura.training.optimizers import optimizer_of
-from velatura.training.pupil import Pupil
+from velatura.training.optimizers import create_optimizer
+from velatura.training.pupil import Trainer
 
 PLAN = velatura.Plan(steps=2, batch_size=2, precision="float32", snapshot_every=0, validation_pictures=0)
 
@@ -30,48 +30,48 @@ def classed(photos):
 
 
 def lessons(tiny, folder, **changes):
-    return encode_lessons(tiny, velatura.Hypernetwork.for_base(tiny), read_dataset(folder), PLAN.but(**changes))
+    return encode_dataset(tiny, velatura.Hypernetwork.for_base(tiny), read_dataset(folder), PLAN.replace(**changes))
 
 
 def test_class_pictures_are_kept_apart_and_count_as_often_as_their_folder_says(tiny, classed):
     cache = lessons(tiny, classed)
     assert len(cache.latents) == 3
-    assert cache.classes is not None
-    assert len(cache.classes.latents) == 4
+    assert cache.class_images is not None
+    assert len(cache.class_images.latents) == 4
 
 
 def test_a_folder_without_class_pictures_has_none(tiny, photos):
-    assert lessons(tiny, photos).classes is None
+    assert lessons(tiny, photos).class_images is None
 
 
 def test_class_pictures_of_no_weight_are_not_even_encoded(tiny, classed):
-    assert lessons(tiny, classed, class_weight=0).classes is None
+    assert lessons(tiny, classed, class_weight=0).class_images is None
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.25])
 def test_the_loss_is_the_mean_over_pictures_and_class_pictures_weighed(tiny, classed, hyper, weight):
-    plan, overlay = PLAN.but(class_weight=weight), hyper()
+    plan, overlay = PLAN.replace(class_weight=weight), hyper()
     dataset = read_dataset(classed)
-    pupil = Pupil(tiny, overlay, optimizer_of(plan, overlay.parameters()), lessons(tiny, classed), plan)
+    pupil = Trainer(tiny, overlay, create_optimizer(plan, overlay.parameters()), lessons(tiny, classed), plan)
     expected = []
     with attach(tiny, overlay):
         overlay.train()
         for cache, seed in (
-            (encode_examples(tiny, dataset.repeated(), 64), plan.seed),
-            (lessons(tiny, classed).classes, seed_of(plan.seed, "class pictures", 0)),
+            (encode_examples(tiny, dataset.repeat_examples(), 64), plan.seed),
+            (lessons(tiny, classed).class_images, derive_seed(plan.seed, "class pictures", 0)),
         ):
             count, shape = len(cache.latents), cache.latents.shape[1:]
-            chance = draw(seed, 0, batch_size=2, picture_count=count, latent_shape=shape)
-            said = cache.said.rows(chance.pictures)
+            chance = draw_batch(seed, 0, batch_size=2, picture_count=count, latent_shape=shape)
+            said = cache.conditioning.select_rows(chance.pictures)
             with torch.no_grad():
                 loss = denoising_loss(tiny, cache.latents[chance.pictures], said, chance.noise, chance.timesteps)
             expected.append(loss.item())
-        found = pupil.learn(0, 1e-3)
+        found = pupil.training_step(0, 1e-3)
     assert found == pytest.approx((expected[0] + weight * expected[1]) / 2, rel=1e-5)
 
 
 def test_a_run_on_class_pictures_resumes_bit_for_bit(tiny, classed, hyper, tmp_path):
-    plan = PLAN.but(steps=3, snapshot_every=1)
+    plan = PLAN.replace(steps=3, snapshot_every=1)
     whole = velatura.train(tiny, hyper(), classed, plan, out=tmp_path / "whole")
 
     def stops(step):

@@ -7,8 +7,8 @@ from diffusers import StableDiffusionPipeline
 import velatura
 from velatura.datasets.folder import read_dataset
 from velatura.errors import BadPlan, UnknownName, VelaturaWarning
-from velatura.training.class_making import lacking_class_pictures, make_class_pictures
-from velatura.training.dreambooth import save_as, with_difference
+from velatura.training.class_making import count_missing_class_pictures, make_class_pictures
+from velatura.training.dreambooth import apply_difference, save_dreambooth
 
 PLAN = velatura.Plan(
     steps=3,
@@ -56,7 +56,7 @@ def test_a_run_is_resumed_bit_for_bit(tiny, drawn, learned, tmp_path):
 
 def test_checkpointing_learns_the_same(tiny, drawn, learned, tmp_path):
     overlay = velatura.Difference.for_base(tiny, text=True, name="ball")
-    run = velatura.train(tiny, overlay, drawn, PLAN.but(checkpointing=True), out=tmp_path / "ball")
+    run = velatura.train(tiny, overlay, drawn, PLAN.replace(checkpointing=True), out=tmp_path / "ball")
     assert run.losses == pytest.approx(learned.losses, rel=1e-4)
     assert not tiny.unet.is_gradient_checkpointing
 
@@ -64,26 +64,26 @@ def test_checkpointing_learns_the_same(tiny, drawn, learned, tmp_path):
 def test_a_checkpoint_does_what_the_difference_does(tiny, learned, tmp_path):
     with velatura.attach(tiny, learned.overlay):
         wanted = says(tiny)
-    path = save_as("checkpoint", tiny, learned.overlay, tmp_path / "ball", dtype="float32")
+    path = save_dreambooth("checkpoint", tiny, learned.overlay, tmp_path / "ball", dtype="float32")
     torch.testing.assert_close(says(velatura.open_base(path)), wanted, rtol=1e-5, atol=1e-5)
-    path = save_as("folder", tiny, learned.overlay, tmp_path / "ball", dtype="float32")
+    path = save_dreambooth("folder", tiny, learned.overlay, tmp_path / "ball", dtype="float32")
     torch.testing.assert_close(says(velatura.open_base(path)), wanted, rtol=1e-5, atol=1e-5)
-    path = save_as("difference", tiny, learned.overlay, tmp_path / "only")
+    path = save_dreambooth("difference", tiny, learned.overlay, tmp_path / "only")
     with velatura.attach(tiny, velatura.open_overlay(path)):
         assert torch.equal(says(tiny), wanted)
 
 
 def test_the_folder_opens_in_diffusers(tiny, learned, tmp_path):
-    path = save_as("folder", tiny, learned.overlay, tmp_path / "ball")
+    path = save_dreambooth("folder", tiny, learned.overlay, tmp_path / "ball")
     pipeline = StableDiffusionPipeline.from_pretrained(path)
-    merged = with_difference(tiny, learned.overlay)
+    merged = apply_difference(tiny, learned.overlay)
     for name, each in pipeline.unet.state_dict().items():
         assert torch.equal(each, merged.unet.state_dict()[name])
 
 
 def test_another_form_is_named(tiny, learned, tmp_path):
     with pytest.raises(UnknownName, match="checkpoint"):
-        save_as("chekpoint", tiny, learned.overlay, tmp_path / "ball")
+        save_dreambooth("chekpoint", tiny, learned.overlay, tmp_path / "ball")
 
 
 def test_class_pictures_are_made_once_and_kept(tiny, photos):
@@ -91,7 +91,7 @@ def test_class_pictures_are_made_once_and_kept(tiny, photos):
     made = make_class_pictures(tiny, photos, "a ball", 3, steps=1, on_picture=lambda *each: heard.append(each))
     assert [path.name for path in made] == ["class-0001.png", "class-0002.png", "class-0003.png"]
     assert heard == [(1, 3), (2, 3), (3, 3)]
-    assert {example.caption for example in read_dataset(photos).regularising} == {"a ball"}
+    assert {example.caption for example in read_dataset(photos).regularisation} == {"a ball"}
     assert velatura.Recipe.from_image(made[0]).prompt == "a ball"
     assert make_class_pictures(tiny, photos, "a ball", 3, steps=1) == []
 
@@ -100,7 +100,7 @@ def test_what_lacks_is_made_with_the_seed_it_had(tiny, photos):
     made = make_class_pictures(tiny, photos, "a ball", 2, steps=1)
     seed = velatura.Recipe.from_image(made[1]).seed
     made[1].unlink()
-    assert lacking_class_pictures(photos, 2) == 1
+    assert count_missing_class_pictures(photos, 2) == 1
     assert make_class_pictures(tiny, photos, "a ball", 2, steps=1) == [made[1]]
     assert velatura.Recipe.from_image(made[1]).seed == seed
 

@@ -13,9 +13,9 @@ import velatura
 from velatura.datasets.folder import read_folder
 from velatura.errors import VelaturaWarning
 from velatura.prompts.prompt import Prompt
-from velatura.training.encodings import Encodings, fingerprint_of, key_of
+from velatura.training.encodings import EncodingCache, cache_key, fingerprint_models
 from velatura.training.latents import encode_pictures
-from velatura.training.texts import Texts
+from velatura.training.texts import CaptionCache
 
 SIZE = (32, 32)
 
@@ -33,7 +33,7 @@ class Made:
 
 @pytest.fixture
 def encodings(tmp_path):
-    return Encodings(tmp_path / "kept")
+    return EncodingCache(tmp_path / "kept")
 
 
 def files(encodings):
@@ -41,34 +41,34 @@ def files(encodings):
 
 
 def test_what_was_made_once_is_read_from_then_on(encodings):
-    make, key = Made(), key_of({"picture": 1}, "me")
+    make, key = Made(), cache_key({"picture": 1}, "me")
     first, second = (encodings.recall(key, make)["numbers"] for _ in range(2))
     assert make.count == 1
     assert torch.equal(first, second)
-    assert Encodings(encodings._folder).recall(key, Made(5.0))["numbers"].unique().tolist() == [1]
+    assert EncodingCache(encodings._folder).get_or_make(key, Made(5.0))["numbers"].unique().tolist() == [1]
 
 
 @pytest.mark.parametrize("other", [({"picture": 2}, "me"), ({"picture": 1}, "you"), ({"picture": "1"}, "me")])
 def test_another_picture_or_model_is_another_entry(encodings, other):
-    encodings.recall(key_of({"picture": 1}, "me"), Made())
+    encodings.recall(cache_key({"picture": 1}, "me"), Made())
     make = Made()
-    encodings.recall(key_of(*other), make)
+    encodings.recall(cache_key(*other), make)
     assert make.count == 1
 
 
 def test_what_has_no_key_or_folder_is_made_each_time(encodings):
     make = Made()
-    for kept in (encodings, Encodings()):
+    for kept in (encodings, EncodingCache()):
         for _ in range(2):
-            kept.recall(None, make)
-            Encodings().recall("ab", make)
+            kept.get_or_make(None, make)
+            EncodingCache().get_or_make("ab", make)
     assert make.count == 8
     assert not encodings._folder.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_entry_is_made_anew_and_mended(encodings, damage):
-    key = key_of({"picture": 1}, "me")
+    key = cache_key({"picture": 1}, "me")
     encodings.recall(key, Made())
     [file] = files(encodings)
     whole = file.read_bytes()
@@ -81,7 +81,7 @@ def test_a_damaged_entry_is_made_anew_and_mended(encodings, damage):
 
 
 def test_what_was_used_longest_ago_goes_first(encodings):
-    keys = [key_of({"picture": number}, "me") for number in range(4)]
+    keys = [cache_key({"picture": number}, "me") for number in range(4)]
     for age, key in enumerate(keys):
         encodings.recall(key, Made())
         os.utime(encodings._folder / key[:2] / f"{key}.safetensors", (1000 + age, 1000 + age))
@@ -95,9 +95,9 @@ def test_what_was_used_longest_ago_goes_first(encodings):
 
 def test_a_folder_that_cannot_be_written_is_warned_of_once_and_stops_nothing(tmp_path):
     (tmp_path / "file").touch()
-    encodings, make = Encodings(tmp_path / "file" / "kept"), Made()
+    encodings, make = EncodingCache(tmp_path / "file" / "kept"), Made()
     with pytest.warns(VelaturaWarning, match="are not kept .*set VELATURA_CACHE to another folder") as warned:
-        for_each = [encodings.recall(key_of({"picture": number}, "me"), make) for number in range(3)]
+        for_each = [encodings.get_or_make(cache_key({"picture": number}, "me"), make) for number in range(3)]
     assert len(for_each) == 3
     assert (len(warned), make.count) == (1, 3)
 
@@ -128,25 +128,25 @@ def test_several_processes_share_a_folder(tmp_path):
 
 
 def test_models_are_told_apart_by_their_weights_and_settings(tiny):
-    before = fingerprint_of([tiny.vae])
-    assert before == fingerprint_of([velatura.tiny().vae])
-    assert before != fingerprint_of([tiny.text.model])
+    before = fingerprint_models([tiny.vae])
+    assert before == fingerprint_models([velatura.tiny().vae])
+    assert before != fingerprint_models([tiny.text.model])
     other = velatura.tiny().vae
     with torch.no_grad():
         next(other.parameters()).add_(1e-6)
-    assert fingerprint_of([other]) != before
-    assert fingerprint_of([velatura.tiny().to(dtype=torch.bfloat16).vae]) != before
+    assert fingerprint_models([other]) != before
+    assert fingerprint_models([velatura.tiny().to(dtype=torch.bfloat16).vae]) != before
 
 
 def test_a_model_that_something_hangs_on_has_no_fingerprint(tiny):
     tower = velatura.tiny().text.model
     tower.get_input_embeddings().register_forward_hook(lambda *_: None)
-    assert fingerprint_of([tower]) is None
+    assert fingerprint_models([tower]) is None
 
 
 def test_pictures_come_from_disk_as_they_were_encoded(tiny, photos, encodings, monkeypatch):
     examples = read_folder(photos)
-    fresh = encode_pictures(tiny, examples, SIZE, Encodings())
+    fresh = encode_pictures(tiny, examples, SIZE, EncodingCache())
     first = encode_pictures(tiny, examples, SIZE, encodings)
     monkeypatch.setattr(type(tiny), "encode_moments", None)  # from here on nothing can be encoded
     second = encode_pictures(tiny, examples[::-1], SIZE, encodings)
@@ -166,7 +166,7 @@ def test_a_picture_is_known_by_its_bytes_and_size(tiny, photos, encodings):
 def test_a_picture_that_counts_several_times_is_encoded_once(tiny, photos, monkeypatch):
     examples, encoded, encode = read_folder(photos), [], type(tiny).encode_moments
     monkeypatch.setattr(type(tiny), "encode_moments", lambda base, pixels: encoded.append(1) or encode(base, pixels))
-    assert len(encode_pictures(tiny, examples * 4, SIZE, Encodings()).values) == 12
+    assert len(encode_pictures(tiny, examples * 4, SIZE, EncodingCache()).values) == 12
     assert len(encoded) == 3
 
 
@@ -178,7 +178,7 @@ def test_latents_are_the_mean_or_one_draw_that_a_picture_keeps(tiny, photos, enc
     scale = tiny.family.latent_scale
     torch.testing.assert_close(mean.values, posterior.mean * scale, rtol=1e-4, atol=1e-4)
     once = encode_pictures(tiny, examples, SIZE, encodings, sampling="once", seed=3)
-    again = encode_pictures(tiny, examples[1:], SIZE, Encodings(), sampling="once", seed=3)
+    again = encode_pictures(tiny, examples[1:], SIZE, EncodingCache(), sampling="once", seed=3)
     assert torch.equal(once.values[1:], again.values)
     assert not torch.equal(
         once.values, encode_pictures(tiny, examples, SIZE, encodings, sampling="once", seed=4).values
@@ -201,10 +201,10 @@ def _pixels(path):
 def test_texts_come_from_disk_as_they_were_said(which, encodings, request, monkeypatch):
     base = request.getfixturevalue(which)
     prompts = [Prompt(text, text) for text in ("a red ball", "")]
-    plain = [Texts(base.text).said(each, 2) for each in prompts]
-    first = [Texts(base.text, encodings).said(each, 2) for each in prompts]
+    plain = [CaptionCache(base.text).encode(each, 2) for each in prompts]
+    first = [CaptionCache(base.text, encodings).encode(each, 2) for each in prompts]
     monkeypatch.setattr("velatura.training.texts.conditioning", None)
-    second = [Texts(base.text, encodings).said(each, 2) for each in prompts]
+    second = [CaptionCache(base.text, encodings).encode(each, 2) for each in prompts]
     for a, b, c in zip(plain, first, second, strict=True):
         assert torch.equal(a.context, b.context)
         assert torch.equal(b.context, c.context)
@@ -213,7 +213,7 @@ def test_texts_come_from_disk_as_they_were_said(which, encodings, request, monke
 
 
 def test_a_text_is_known_by_its_tokens_and_the_room_it_fills(tiny, encodings):
-    texts = Texts(tiny.text, encodings)
+    texts = CaptionCache(tiny.text, encodings)
     for words, count in (("a red ball", 1), ("a red  ball", 1), ("a red ball", 2), ("a blue ball", 1)):
-        texts.said(Prompt(words, words), count)
+        texts.encode(Prompt(words, words), count)
     assert len(files(encodings)) == 3

@@ -23,16 +23,16 @@ def test_measuring_leaves_the_overlay_and_chance_alone(tiny, hyper):
 
 
 def test_more_pictures_take_more_memory_and_more_steps_more_time(tiny, hyper):
-    one, four = (estimate(tiny, hyper(), PLAN.but(batch_size=size, pixels=64)) for size in (1, 4))
+    one, four = (estimate(tiny, hyper(), PLAN.replace(batch_size=size, pixels=64)) for size in (1, 4))
     assert four.memory > one.memory > tiny.byte_count
-    few, many = (estimate(tiny, hyper(), PLAN.but(steps=steps)) for steps in (10, 1000))
+    few, many = (estimate(tiny, hyper(), PLAN.replace(steps=steps)) for steps in (10, 1000))
     assert many.seconds > 10 * few.seconds
 
 
 def test_the_time_is_near_that_of_a_run(tiny, hyper, photos, tmp_path):
     said = estimate(tiny, hyper(), PLAN).seconds
     started = time.perf_counter()
-    velatura.train(tiny, hyper(), photos, PLAN.but(validation_pictures=0), out=tmp_path / "run")
+    velatura.train(tiny, hyper(), photos, PLAN.replace(validation_pictures=0), out=tmp_path / "run")
     assert 0.1 < said / (time.perf_counter() - started) < 10  # a machine may have more to do at one time than another
 
 

@@ -25,7 +25,7 @@ def others(tmp_path):
 def learn(tiny, photos, tmp_path):
     def run(out, *, on_step=None, **changes):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-        return velatura.train(tiny, overlay, photos, PLAN.but(**changes), out=tmp_path / out, on_step=on_step)
+        return velatura.train(tiny, overlay, photos, PLAN.replace(**changes), out=tmp_path / out, on_step=on_step)
 
     return run
 
@@ -43,7 +43,7 @@ def test_the_folder_is_known_from_anywhere(learn, others, monkeypatch):
     run = learn("run", validation_folder="others")
     kept = RunFolder(run.folder, "inca", None)
     assert kept.plan.validation_folder == str(others)
-    assert sum(name.startswith("validation/") for name in kept.data) == 2
+    assert sum(name.startswith("validation/") for name in kept.data_fingerprint) == 2
 
 
 def test_pictures_that_are_learned_from_are_not_examined_on(learn, photos, tmp_path):

@@ -9,11 +9,11 @@ import torch
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.errors import Diverged, VelaturaWarning
+from velatura.errors import TrainingDiverged, VelaturaWarning
 from velatura.training import pupil as lessons
 from velatura.training.cache import encode_examples
-from velatura.training.guard import WINDOW, Watch
-from velatura.training.validation import Examination, is_noise, smoothness
+from velatura.training.guard import LOSS_WINDOW, LossMonitor
+from velatura.training.validation import ValidationSet, is_noise, smoothness
 
 PLAN = velatura.Plan(
     steps=40, batch_size=2, pixels=32, learning_rate="1e-3", snapshot_every=10, precision="float32", seed=2
@@ -25,7 +25,7 @@ def learn(tiny, tmp_path):
     def run(out="run", *, on_step=None, **changes):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=0, name="neon")
         pictures = velatura.tiny_pictures("neon")
-        return velatura.train(tiny, overlay, pictures, PLAN.but(**changes), out=tmp_path / out, on_step=on_step)
+        return velatura.train(tiny, overlay, pictures, PLAN.replace(**changes), out=tmp_path / out, on_step=on_step)
 
     return run
 
@@ -35,10 +35,10 @@ def records(run):
 
 
 def watched(losses, **known):
-    watch = Watch(**known)
+    watch = LossMonitor(**known)
     for loss in losses:
         watch = watch.with_loss(loss)
-        if trouble := watch.trouble(0.3):
+        if trouble := watch.loss_problem(0.3):
             return trouble
     return ""
 
@@ -85,7 +85,7 @@ def test_a_run_that_cannot_be_rescued_is_given_up_with_its_last_good_snapshot(le
 
     monkeypatch.setattr(lessons, "denoising_loss", burst)
     with pytest.raises(
-        Diverged, match=r"no number any more at step 11.*; 2 lower rates did not help: train anew"
+        TrainingDiverged, match=r"no number any more at step 11.*; 2 lower rates did not help: train anew"
     ) as lost:
         learn(rescues=2)
     assert len(calls) == 15
@@ -107,13 +107,13 @@ def test_a_rescued_run_that_is_stopped_and_resumed_ends_the_same(tiny, learn, tm
     resumed = velatura.resume(tiny, tmp_path / "stopped")
     assert resumed.file.read_bytes() == whole.file.read_bytes()
     assert resumed.losses == whole.losses
-    assert resumed.validations == whole.validations
+    assert resumed.validation_losses == whole.validations
 
 
 @pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
 def test_a_preview_of_noise_takes_a_run_back(learn, monkeypatch):
     noisy = iter([True])
-    monkeypatch.setattr(lessons.Pupil, "is_noise", lambda *_: next(noisy, False))
+    monkeypatch.setattr(lessons.Trainer, "is_noise", lambda *_: next(noisy, False))
     run = learn(steps=6, preview_every=5, snapshot_every=2)
     assert [(each["back_to"], each["because"]) for each in records(run.folder) if "back_to" in each] == [
         (4, "the preview at step 5 is coloured noise")
@@ -146,14 +146,14 @@ def test_losses_as_noisy_as_those_of_single_pictures_are_no_trouble():
 def test_a_loss_that_rises_against_its_own_history_is_trouble():
     chance = random.Random(4)
     falling = [abs(chance.gauss(0.08, 0.05)) for _ in range(300)]
-    rising = [abs(chance.gauss(0.25, 0.05)) for _ in range(WINDOW)]
-    assert watched(falling + rising).startswith(f"the loss of {WINDOW} steps rose from 0.0")
+    rising = [abs(chance.gauss(0.25, 0.05)) for _ in range(LOSS_WINDOW)]
+    assert watched(falling + rising).startswith(f"the loss of {LOSS_WINDOW} steps rose from 0.0")
 
 
 def test_a_loss_above_the_limit_for_long_is_trouble_unless_the_base_has_it_too():
-    assert watched([0.4] * WINDOW) == f"the loss of {WINDOW} steps is 0.4, above 0.3"
-    assert not watched([0.4] * (WINDOW - 1))
-    assert not watched([0.4] * WINDOW, first=0.5)
+    assert watched([0.4] * LOSS_WINDOW) == f"the loss of {LOSS_WINDOW} steps is 0.4, above 0.3"
+    assert not watched([0.4] * (LOSS_WINDOW - 1))
+    assert not watched([0.4] * LOSS_WINDOW, first=0.5)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ def test_a_loss_above_the_limit_for_long_is_trouble_unless_the_base_has_it_too()
     [(math.nan, "is no number"), (0.7, "before anything was learned"), (0.31, "rose from 0.2 to"), (0.25, "")],
 )
 def test_a_validation_loss_is_judged_by_the_first_and_the_best(loss, trouble):
-    watch = Watch().with_validation(0.5, 0).with_validation(0.2, 10).with_validation(0.22, 20)
+    watch = LossMonitor().with_validation(0.5, 0).with_validation(0.2, 10).with_validation(0.22, 20)
     assert (watch.best, watch.best_step) == (0.2, 10)
-    assert (trouble in watch.trouble_of(loss)) if trouble else watch.trouble_of(loss) == ""
+    assert (trouble in watch.validation_problem(loss)) if trouble else watch.validation_problem(loss) == ""
 
 
 def test_an_examination_is_of_all_timesteps(tiny, photos):
     cached = encode_examples(tiny, read_folder(photos), 16)
-    examination = Examination.of(cached, 5, 1000)
+    examination = ValidationSet.from_cache(cached, 5, 1000)
     assert examination.timesteps.tolist() == [100, 300, 500, 700, 900]
     assert torch.equal(examination.latents, cached.latents[[0, 1, 2, 0, 1]])

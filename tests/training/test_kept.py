@@ -11,7 +11,7 @@ from PIL import Image
 import velatura
 from velatura.errors import BadPlan
 from velatura.formats.optim import read_optim
-from velatura.training.plot import MEAN, TRIED, loss_plot
+from velatura.training.plot import MEAN_COLOR, VALIDATION_COLOR, loss_plot
 
 PLAN = velatura.Plan(steps=4, batch_size=2, pixels=16, learning_rate="1e-3:2, 5e-4", precision="float32")
 
@@ -20,7 +20,7 @@ PLAN = velatura.Plan(steps=4, batch_size=2, pixels=16, learning_rate="1e-3:2, 5e
 def learn(tiny, photos, tmp_path):
     def run(out="run", overlay=None, **changes):
         overlay = overlay or velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-        return velatura.train(tiny, overlay, photos, PLAN.but(**changes), out=tmp_path / out)
+        return velatura.train(tiny, overlay, photos, PLAN.replace(**changes), out=tmp_path / out)
 
     return run
 
@@ -32,7 +32,7 @@ def test_the_losses_are_drawn(learn):
 
 def test_a_plot_falls_where_the_losses_do():
     image = loss_plot([1 - step / 100 for step in range(100)], {0: 1.0, 50: 0.5, 100: 0.01})
-    colors = [tuple(int(color[at : at + 2], 16) for at in (1, 3, 5)) for color in (MEAN, TRIED)]
+    colors = [tuple(int(color[at : at + 2], 16) for at in (1, 3, 5)) for color in (MEAN_COLOR, VALIDATION_COLOR)]
     for color in colors:
         places = [(x, y) for x in range(73, 960) for y in range(44, 480) if image.getpixel((x, y)) == color]
         left = [y for x, y in places if x < 120]
@@ -58,7 +58,7 @@ def test_a1111_finds_the_optimizers_state_beside_the_overlay(learn, optimizer, n
 # hypernetwork.py of the web UI: epoch = (step - 1) // steps per epoch, 3 pictures in batches of 2 make 1 step an epoch
 def test_a1111s_table_has_a_row_for_every_step(learn, tiny):
     begun = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-    begun.card = begun.card.but(steps=10)
+    begun.card = begun.card.replace(steps=10)
     run = learn(overlay=begun, a1111=True)
     rows = list(csv.DictReader((run.folder / "hypernetwork_loss.csv").read_text().splitlines()))
     assert list(rows[0]) == ["step", "epoch", "epoch_step", "loss", "learn_rate"]

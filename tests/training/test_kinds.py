@@ -5,7 +5,7 @@ import torch
 
 import velatura
 from velatura.errors import BadPlan
-from velatura.training.pivotal import WordedLora, learner
+from velatura.training.pivotal import PivotalLora, activate_bundled_embeddings
 
 PLAN = velatura.Plan(
     steps=4,
@@ -33,7 +33,7 @@ def difference(base):
 
 def pivotal(base):
     plain = velatura.Lora.for_base(base, rank=2, seed=1, name="balls")
-    return WordedLora.of(plain, embedding(base))
+    return PivotalLora.from_lora(plain, embedding(base))
 
 
 MAKERS = {"embedding": embedding, "lora": lora, "difference": difference, "pivotal": pivotal}
@@ -75,7 +75,7 @@ def test_a_run_of_any_kind_that_is_broken_off_goes_on_to_the_same_end(tiny, lear
 
 @pytest.mark.slow
 def test_an_average_of_any_kind_goes_on_too(tiny, learn, tmp_path):
-    plan = PLAN.but(ema=0.9, optimizer="lion", accumulation=2)
+    plan = PLAN.replace(ema=0.9, optimizer="lion", accumulation=2)
     whole = learn("whole", plan=plan)
     with pytest.raises(KeyboardInterrupt):
         learn("stopped", plan=plan, until=3)
@@ -84,7 +84,7 @@ def test_an_average_of_any_kind_goes_on_too(tiny, learn, tmp_path):
 
 def test_any_kind_learns_and_leaves_the_base_as_it_was(tiny, learn):
     before = [weight.clone() for model in models(tiny) for weight in model.parameters()]
-    run = learn(plan=PLAN.but(steps=6, batch_size=3))
+    run = learn(plan=PLAN.replace(steps=6, batch_size=3))
     after = [weight for model in models(tiny) for weight in model.parameters()]
     assert all(map(torch.equal, before, after))
     assert not any(weight.requires_grad or weight.grad is not None for weight in after)
@@ -93,7 +93,7 @@ def test_any_kind_learns_and_leaves_the_base_as_it_was(tiny, learn):
 
 def test_what_any_kind_learned_is_saved_as_it_ends(learn):
     run = learn()
-    saved = learner(velatura.open_overlay(run.file))
+    saved = activate_bundled_embeddings(velatura.open_overlay(run.file))
     assert saved.card == run.overlay.card
     made, read = run.overlay.state_dict(), saved.state_dict()
     assert made.keys() == read.keys()
@@ -101,7 +101,7 @@ def test_what_any_kind_learned_is_saved_as_it_ends(learn):
 
 
 def test_rates_of_nothing_and_something_move_one_part_only(tiny, make, learn):
-    run = learn(plan=PLAN.but(text_rate="1e-30", word_rate="1e-30", weight_decay=0))
+    run = learn(plan=PLAN.replace(text_rate="1e-30", word_rate="1e-30", weight_decay=0))
     begun, moved = make(tiny).learned, {"unet": 0.0, "text": 0.0, "words": 0.0}
     for name, weight in run.overlay.learned.items():
         part = run.overlay.part_of(name)
@@ -113,28 +113,28 @@ def test_rates_of_nothing_and_something_move_one_part_only(tiny, make, learn):
 
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_any_kind_learns_on_a_base_in_half_precision(make, photos, tmp_path, dtype):
-    base, plan = velatura.tiny(dtype), PLAN.but(steps=2, batch_size=1, precision="bfloat16")
+    base, plan = velatura.tiny(dtype), PLAN.replace(steps=2, batch_size=1, precision="bfloat16")
     run = velatura.train(base, make(base), photos, plan, out=tmp_path / "run")
-    before, after = make(base).learned, run.overlay.learned
+    before, after = make(base).learned, run.overlay.trainable_parameters
     assert {each.dtype for each in after.values()} == {torch.float32}
     assert all(each.isfinite().all() for each in after.values())
     assert sum(not torch.equal(each, before[name]) for name, each in after.items()) >= len(after) / 2
-    assert {tower.model.dtype for tower in base.text.towers} == {getattr(torch, dtype)}
+    assert {tower.model.dtype for tower in base.text.encoders} == {getattr(torch, dtype)}
 
 
 def test_a_word_that_no_caption_says_is_refused_before_the_run(tiny, photos, tmp_path):
     with pytest.raises(BadPlan, match=r"no caption says 'my-ball'.*template with \[name\]"):
-        velatura.train(tiny, embedding(tiny), photos, PLAN.but(template="captions"), out=tmp_path / "run")
+        velatura.train(tiny, embedding(tiny), photos, PLAN.replace(template="captions"), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_without_the_word_teaches_nothing_and_stops_nothing(tiny, photos, tmp_path):
-    plan = PLAN.but(caption_dropout=0.9, seed=2)
+    plan = PLAN.replace(caption_dropout=0.9, seed=2)
     assert len(velatura.train(tiny, embedding(tiny), photos, plan, out=tmp_path / "run").losses) == 4
 
 
 def test_a_word_that_a_lora_learned_is_in_its_file_for_prompts_that_call_it(tiny, photos, tmp_path):
-    run = velatura.train(tiny, pivotal(tiny), photos, PLAN.but(word_rate=0.1), out=tmp_path / "run")
+    run = velatura.train(tiny, pivotal(tiny), photos, PLAN.replace(word_rate=0.1), out=tmp_path / "run")
     [vectors] = velatura.open_overlay(run.file).bundled["my-ball"].values()
     [begun] = embedding(tiny).vectors
     assert (vectors - begun).abs().max() > 0.05

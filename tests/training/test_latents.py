@@ -6,7 +6,7 @@ import torch
 import velatura
 from velatura.datasets.folder import read_folder
 from velatura.training.cache import encode_examples
-from velatura.training.encodings import Encodings
+from velatura.training.encodings import EncodingCache
 
 PLAN = velatura.Plan(
     steps=4, batch_size=2, pixels=16, learning_rate="3e-3", snapshot_every=2, precision="float32", latents="draw"
@@ -21,15 +21,15 @@ def learn(tiny, photos, tmp_path):
                 raise KeyboardInterrupt
 
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-        return velatura.train(tiny, overlay, photos, PLAN.but(**changes), out=tmp_path / out, on_step=stop)
+        return velatura.train(tiny, overlay, photos, PLAN.replace(**changes), out=tmp_path / out, on_step=stop)
 
     return run
 
 
 def test_a_draw_is_anew_at_each_step_and_the_same_at_the_same(tiny, photos):
     cached = encode_examples(tiny, read_folder(photos), 32, sampling="draw")
-    first, second, again = (cached.drawn(torch.tensor([2, 0]), 7, before) for before in (0, 2, 0))
-    assert torch.equal(cached.drawn(torch.tensor([0]), 7, 1), first[1:])  # as another process draws it
+    first, second, again = (cached.draw_latents(torch.tensor([2, 0]), 7, before) for before in (0, 2, 0))
+    assert torch.equal(cached.draw_latents(torch.tensor([0]), 7, 1), first[1:])  # as another process draws it
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     away = (first - cached.latents[[2, 0]]) / cached.deviations[[2, 0]]
@@ -41,8 +41,8 @@ def test_a_draw_is_anew_at_each_step_and_the_same_at_the_same(tiny, photos):
 def test_what_is_not_drawn_is_the_same_at_each_step(tiny, photos, sampling):
     cached = encode_examples(tiny, read_folder(photos), 32, sampling=sampling, seed=7)
     rows = torch.tensor([1, 1, 0])
-    assert torch.equal(cached.drawn(rows, 7, 0), cached.latents[rows])
-    assert torch.equal(cached.drawn(rows, 7, 0), cached.drawn(rows, 8, 5))
+    assert torch.equal(cached.draw_latents(rows, 7, 0), cached.latents[rows])
+    assert torch.equal(cached.draw_latents(rows, 7, 0), cached.draw_latents(rows, 8, 5))
 
 
 def test_the_three_ways_train_differently(learn):
@@ -78,6 +78,6 @@ def test_nothing_is_kept_where_the_plan_says_so(learn, monkeypatch, tmp_path):
 
 
 def test_captions_are_read_from_disk_only_where_they_say_the_same_at_each_step(tiny, photos, tmp_path):
-    kept, examples = Encodings(tmp_path / "kept"), read_folder(photos)
-    encode_examples(tiny, examples, 32, encodings=kept, says_anew=True)
+    kept, examples = EncodingCache(tmp_path / "kept"), read_folder(photos)
+    encode_examples(tiny, examples, 32, encoding_cache=kept, trains_text=True)
     assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 3

@@ -4,50 +4,50 @@ import pytest
 import torch
 
 import velatura
-from velatura.training.moving import BOUNDED, LARGEST, RATE, stays_finite
-from velatura.training.optimizers import OPTIMIZERS, optimizer_of
+from velatura.training.moving import BOUNDED_OPTIMIZERS, LARGEST_SAFE_RATE, LARGEST_SAFE_VALUE, is_finite_step
+from velatura.training.optimizers import OPTIMIZERS, create_optimizer
 
 PLAN = velatura.Plan(weight_decay=0.01)
 
 
 def made(name, weights, rate=1e-3, decay=0.01):
-    optimizer = optimizer_of(PLAN.but(optimizer=name, weight_decay=decay), weights)
+    optimizer = create_optimizer(PLAN.replace(optimizer=name, weight_decay=decay), weights)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return optimizer
 
 
-@pytest.mark.parametrize("name", sorted(BOUNDED - {"adamw8bit"}))
-@pytest.mark.parametrize("size", [1e-38, 1e-20, 1e-3, 1.0, 1e6, LARGEST])
+@pytest.mark.parametrize("name", sorted(BOUNDED_OPTIMIZERS - {"adamw8bit"}))
+@pytest.mark.parametrize("size", [1e-38, 1e-20, 1e-3, 1.0, 1e6, LARGEST_SAFE_VALUE])
 def test_what_is_called_safe_stays_finite_at_the_worst_rate(name, size):
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.full((64, 32), LARGEST).requires_grad_(), torch.zeros(7).requires_grad_()]
-    optimizer = made(name, weights, RATE / 2, decay=1.0)
+    weights = [torch.full((64, 32), LARGEST_SAFE_VALUE).requires_grad_(), torch.zeros(7).requires_grad_()]
+    optimizer = made(name, weights, LARGEST_SAFE_RATE / 2, decay=1.0)
     for each in weights:
         each.grad = size * (2 * torch.rand(each.shape, generator=generator) - 1)
-    assert stays_finite(name, optimizer, weights)
+    assert is_finite_step(name, optimizer, weights)
     optimizer.step()
     assert all(each.isfinite().all() for each in weights)
 
 
 def test_a_divisor_that_8_bits_round_to_nothing_leads_to_a_number_too():
     """By the formula of AdamW (Loshchilov & Hutter 2019, algorithm 2) with its usual betas, in the first step."""
-    mean, epsilon = 0.1 * LARGEST, 1e-8
-    step = torch.tensor(RATE) * (mean / (1 - 0.9)) / (0.0 + epsilon)
-    assert (torch.tensor(LARGEST) - step).isfinite()
+    mean, epsilon = 0.1 * LARGEST_SAFE_VALUE, 1e-8
+    step = torch.tensor(LARGEST_SAFE_RATE) * (mean / (1 - 0.9)) / (0.0 + epsilon)
+    assert (torch.tensor(LARGEST_SAFE_VALUE) - step).isfinite()
 
 
 def test_a_gradient_out_of_bounds_is_not_safe():
     weights = [torch.ones(2).requires_grad_()]
     optimizer = made("adamw", weights)
-    weights[0].grad = torch.tensor([0.0, 2 * LARGEST])
-    assert not stays_finite("adamw", optimizer, weights)
+    weights[0].grad = torch.tensor([0.0, 2 * LARGEST_SAFE_VALUE])
+    assert not is_finite_step("adamw", optimizer, weights)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - BOUNDED))
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - BOUNDED_OPTIMIZERS))
 def test_an_optimizer_that_finds_its_own_rate_is_never_called_safe(name):
     weights = [torch.ones(3).requires_grad_()]
-    assert not stays_finite(name, made(name, weights), weights)
+    assert not is_finite_step(name, made(name, weights), weights)
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_an_optimizer_that_finds_its_own_rate_is_never_called_safe(name):
 )
 def test_a_rate_a_decay_or_a_weight_out_of_bounds_is_not_safe(rate, decay, largest):
     weights = [torch.tensor([0.5, largest]).requires_grad_()]
-    assert not stays_finite("adamw", made("adamw", weights, rate, decay), weights)
+    assert not is_finite_step("adamw", made("adamw", weights, rate, decay), weights)

@@ -11,10 +11,10 @@ from diffusers.schedulers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from velatura.errors import BadPlan
-from velatura.training.chance import draw
-from velatura.training.objective import Huber, Weighing, denoising_loss, min_snr_weights
+from velatura.training.chance import draw_batch
+from velatura.training.objective import HuberLoss, LossWeighting, denoising_loss, min_snr_weights
 from velatura.training.plan import Plan
-from velatura.training.predicting import scheduled
+from velatura.training.predicting import apply_zero_terminal_snr
 
 SD1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -53,7 +53,7 @@ def test_min_snr_weighs_each_picture_by_its_timestep(base, batch):
     capped = torch.minimum(snr, torch.tensor(5.0))
     weights = capped / snr if base.family.prediction == "epsilon" else capped / (snr + 1)
     expected = (weights * errors(base, *batch)).mean()
-    torch.testing.assert_close(denoising_loss(base, *batch, weighing=Weighing(5)), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(denoising_loss(base, *batch, weighting=LossWeighting(5)), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_min_snr_leaves_noisy_timesteps_alone():
@@ -69,8 +69,8 @@ HUBERS = [case for case in GOLDEN["huber"]["cases"] if case["loss"] in {"huber",
 def test_hubers_error_is_that_of_other_trainers(case):
     pred, target = (torch.tensor(GOLDEN["huber"][name]).view(9, 2, 3) for name in ("pred", "target"))
     timesteps, kept = torch.tensor(GOLDEN["huber"]["t"]), torch.tensor(GOLDEN["loss_weights"]["alphas_cumprod"])
-    huber = Huber(case["loss"], case["huber_c"], case["schedule"])
-    found = huber.of(pred - target, timesteps, kept, 1000).mean(dim=(1, 2))
+    huber = HuberLoss(case["loss"], case["huber_c"], case["schedule"])
+    found = huber.errors(pred - target, timesteps, kept, 1000).mean(dim=(1, 2))
     torch.testing.assert_close(found, torch.tensor(case["per_sample"]), rtol=1e-3, atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_places_count_by_their_weights(tiny, batch):
 
 def test_offset_noise_moves_every_channel_of_a_picture_as_a_whole():
     options = {"batch_size": 200, "picture_count": 3, "latent_shape": torch.Size((4, 8, 8))}
-    plain, offset = draw(1, 0, **options), draw(1, 0, noise_offset=0.3, **options)
+    plain, offset = draw_batch(1, 0, **options), draw_batch(1, 0, noise_offset=0.3, **options)
     shift = offset.noise - plain.noise
     torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), rtol=0, atol=1e-5)
     assert shift.std().item() == pytest.approx(0.3, rel=0.1)
@@ -107,10 +107,10 @@ GOLDEN_WEIGHTS = GOLDEN["loss_weights"]
 @pytest.mark.parametrize(
     ("name", "weighing", "prediction"),
     [
-        ("debiased_eps", Weighing(debiased=True), "eps"),
-        ("debiased_v", Weighing(debiased=True), "v"),
-        ("scale_v_pred_like_noise", Weighing(velocity_as_noise=True), "v"),
-        ("v_pred_like_0.5", Weighing(noise_as_velocity=0.5), "eps"),
+        ("debiased_eps", LossWeighting(debiased=True), "eps"),
+        ("debiased_v", LossWeighting(debiased=True), "v"),
+        ("scale_v_pred_like_noise", LossWeighting(velocity_as_noise=True), "v"),
+        ("v_pred_like_0.5", LossWeighting(noise_as_velocity=0.5), "eps"),
     ],
 )
 def test_errors_are_weighed_as_in_other_trainers(name, weighing, prediction):
@@ -120,8 +120,10 @@ def test_errors_are_weighed_as_in_other_trainers(name, weighing, prediction):
 
 def test_all_weights_that_are_chosen_multiply():
     snr = torch.tensor(GOLDEN_WEIGHTS["snr"])
-    both = Weighing(min_snr=5, debiased=True).of(snr, predicts_velocity=False)
-    alone = [each.of(snr, predicts_velocity=False) for each in (Weighing(min_snr=5), Weighing(debiased=True))]
+    both = LossWeighting(min_snr=5, debiased=True).factors(snr, predicts_velocity=False)
+    alone = [
+        each.factors(snr, predicts_velocity=False) for each in (LossWeighting(min_snr=5), LossWeighting(debiased=True))
+    ]
     torch.testing.assert_close(both, alone[0] * alone[1])
 
 
@@ -130,35 +132,35 @@ def test_a_schedule_that_ends_in_noise_is_that_of_other_trainers(base, tiny):
     plan = Plan(zero_terminal_snr=True)
     if base.family.prediction == "epsilon":
         with pytest.raises(BadPlan, match="tiny predicts noise, and zero_terminal_snr is for bases that predict vel"):
-            scheduled(base, plan)
+            apply_zero_terminal_snr(base, plan)
         return
     before = tiny.schedule.alphas_cumprod.clone()
-    kept = scheduled(base, plan).schedule.alphas_cumprod[GOLDEN_WEIGHTS["t"]]
+    kept = apply_zero_terminal_snr(base, plan).schedule.alphas_cumprod[GOLDEN_WEIGHTS["t"]]
     torch.testing.assert_close(kept, torch.tensor(GOLDEN_WEIGHTS["zero_terminal_alphas_cumprod"]), rtol=1e-3, atol=1e-6)
     assert torch.equal(base.schedule.alphas_cumprod, before)
-    assert scheduled(base, Plan()) is base
+    assert apply_zero_terminal_snr(base, Plan()) is base
 
 
 def test_the_loss_is_a_number_where_nothing_of_the_picture_is_left(base, batch):
     if base.family.prediction == "v_prediction":
-        stretched = scheduled(base, Plan(zero_terminal_snr=True))
-        assert denoising_loss(stretched, *batch, weighing=Weighing(5, debiased=True)).isfinite()
+        stretched = apply_zero_terminal_snr(base, Plan(zero_terminal_snr=True))
+        assert denoising_loss(stretched, *batch, weighting=LossWeighting(5, debiased=True)).isfinite()
 
 
 def test_weights_of_the_other_prediction_are_refused(base):
     wrong = {"epsilon": {"velocity_as_noise": True}, "v_prediction": {"noise_as_velocity": 0.5}}
     with pytest.raises(BadPlan, match="leave"):
-        scheduled(base, Plan(**wrong[base.family.prediction]))
+        apply_zero_terminal_snr(base, Plan(**wrong[base.family.prediction]))
 
 
 DRAWN = {"batch_size": 200, "picture_count": 3, "latent_shape": torch.Size((4, 8, 8))}
 
 
 def test_pictures_are_mixed_with_more_noise_than_is_to_be_told():
-    plain, perturbed = draw(1, 0, **DRAWN), draw(1, 0, input_perturbation=0.1, **DRAWN)
-    assert plain.mixed is None
+    plain, perturbed = draw_batch(1, 0, **DRAWN), draw_batch(1, 0, input_perturbation=0.1, **DRAWN)
+    assert plain.input_noise is None
     assert torch.equal(perturbed.noise, plain.noise)
-    assert (perturbed.mixed - plain.noise).std().item() == pytest.approx(0.1, rel=0.02)
+    assert (perturbed.input_noise - plain.noise).std().item() == pytest.approx(0.1, rel=0.02)
 
 
 def test_the_noise_that_is_mixed_in_need_not_be_the_one_to_be_told(base, batch):
@@ -169,13 +171,13 @@ def test_the_noise_that_is_mixed_in_need_not_be_the_one_to_be_told(base, batch):
     target = noise if base.family.prediction == "epsilon" else velocity
     with torch.no_grad():
         expected = (base.predict(noisy, timesteps, said) - target).square().mean()
-        torch.testing.assert_close(denoising_loss(base, *batch, mixed=other), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(denoising_loss(base, *batch, input_noise=other), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pyramid_noise_is_noise_with_larger_shapes():
-    plain, coarse = (draw(1, 0, pyramid_noise=share, **DRAWN).noise for share in (0.0, 0.5))
+    plain, coarse = (draw_batch(1, 0, pyramid_noise=share, **DRAWN).noise for share in (0.0, 0.5))
     assert coarse.std(dim=(1, 2, 3)).sub(1).abs().max() < 1e-5
     beside = [(noise[..., 1:] * noise[..., :-1]).mean().item() for noise in (plain, coarse)]
     assert abs(beside[0]) < 0.01
     assert beside[1] > 0.1
-    assert torch.equal(coarse, draw(1, 0, pyramid_noise=0.5, **DRAWN).noise)
+    assert torch.equal(coarse, draw_batch(1, 0, pyramid_noise=0.5, **DRAWN).noise)

@@ -9,7 +9,7 @@ import torch
 import velatura
 from velatura.errors import BadPlan
 from velatura.training.lion import Lion
-from velatura.training.optimizers import OPTIMIZERS, optimizer_of
+from velatura.training.optimizers import OPTIMIZERS, create_optimizer
 from velatura.training.plan import Plan
 
 PLAN = velatura.Plan(
@@ -31,7 +31,7 @@ def test_a_run_that_is_broken_off_ends_the_same_in_every_way_to_learn(tiny, phot
                 raise KeyboardInterrupt
 
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.1, seed=3, name="inca")
-        return velatura.train(tiny, overlay, photos, PLAN.but(**way), out=tmp_path / out, on_step=stop)
+        return velatura.train(tiny, overlay, photos, PLAN.replace(**way), out=tmp_path / out, on_step=stop)
 
     whole = learn("whole")
     for until in (1, 3):
@@ -39,7 +39,7 @@ def test_a_run_that_is_broken_off_ends_the_same_in_every_way_to_learn(tiny, phot
             learn(f"stopped {until}", until)
         resumed = velatura.resume(tiny, tmp_path / f"stopped {until}")
         assert resumed.file.read_bytes() == whole.file.read_bytes()
-    assert whole.validations[4] < whole.validations[0]
+    assert whole.validation_losses[4] < whole.validation_losses[0]
 
 
 # By hand: the momentum begins at 0, so the first direction is the gradient's sign, and m = 0.01 g; the second is that
@@ -59,14 +59,14 @@ def test_lion_goes_by_the_sign_of_what_it_remembers_and_sees():
 def test_what_is_not_installed_is_said_with_its_package(monkeypatch, name):
     monkeypatch.setitem(sys.modules, OPTIMIZERS[name].module.partition(".")[0], None)
     with pytest.raises(BadPlan, match=f"{name} needs the package {OPTIMIZERS[name].package}.*plan adamw, lion"):
-        optimizer_of(Plan(optimizer=name), [torch.nn.Parameter(torch.zeros(2))])
+        create_optimizer(Plan(optimizer=name), [torch.nn.Parameter(torch.zeros(2))])
 
 
 def test_several_batches_make_the_gradient_of_one_that_is_as_large(tiny, photos, tmp_path):
     def first_loss(**changes):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3)
         out = tmp_path / str(changes)
-        return velatura.train(tiny, overlay, photos, PLAN.but(steps=1, **changes), out=out).losses[0]
+        return velatura.train(tiny, overlay, photos, PLAN.replace(steps=1, **changes), out=out).losses[0]
 
     halves = [first_loss(seed=4, batch_size=2), first_loss(seed=4, accumulation=2)]
     assert halves[0] != halves[1]  # the second batch has noise and timesteps of its own
@@ -76,9 +76,9 @@ def test_several_batches_make_the_gradient_of_one_that_is_as_large(tiny, photos,
 def test_the_average_is_what_is_saved(tiny, photos, tmp_path):
     overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
     before = [weight.detach().clone() for weight in overlay.parameters()]
-    plan = PLAN.but(steps=1, ema=0.999, snapshot_every=0, learning_rate=1e-3)
+    plan = PLAN.replace(steps=1, ema=0.999, snapshot_every=0, learning_rate=1e-3)
     run = velatura.train(tiny, overlay, photos, plan, out=tmp_path / "run")
     plain = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-    velatura.train(tiny, plain, photos, plan.but(ema=None), out=tmp_path / "plain")
+    velatura.train(tiny, plain, photos, plan.replace(ema=None), out=tmp_path / "plain")
     for old, learned, average in zip(before, plain.parameters(), run.overlay.parameters(), strict=True):
         torch.testing.assert_close(average, old + (learned - old) * (1 - 2 / 11))  # (1 + n) / (10 + n), n = 1

@@ -18,9 +18,9 @@ def test_a_rate_may_be_a_number():
 
 
 def test_a_changed_plan_is_checked_again():
-    assert Plan().but(steps=5).rates().end == 5
+    assert Plan().replace(steps=5).rates().end == 5
     with pytest.raises(BadPlan, match="steps is 0"):
-        Plan().but(steps=0)
+        Plan().replace(steps=0)
 
 
 @pytest.mark.parametrize(

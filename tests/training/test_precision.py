@@ -3,7 +3,7 @@
 import torch
 
 import velatura
-from velatura.training.precision import frozen_base, products_in, training_dtype
+from velatura.training.precision import base_autocast, frozen_base, training_dtype
 
 
 def looks(base):
@@ -33,9 +33,9 @@ def test_a_base_in_the_right_precision_is_trained_on_as_it_is(tiny):
 
 def test_an_overlay_is_multiplied_in_half_and_kept_whole(tiny, hyper):
     overlay, context = hyper(activation="relu").train(), torch.randn(2, 5, 96, dtype=torch.bfloat16)
-    with products_in(frozen_base(tiny, "bfloat16")):
+    with base_autocast(frozen_base(tiny, "bfloat16")):
         assert overlay.get_submodule("96_0.linear.0")(context).dtype == torch.bfloat16
-    with products_in(tiny):
+    with base_autocast(tiny):
         assert overlay.get_submodule("96_0.linear.0")(context.float()).dtype == torch.float32
     assert next(overlay.parameters()).dtype == torch.float32
 

@@ -18,7 +18,7 @@ LINES = "a red ball\na blue ball"
 def learn(tiny, photos, tmp_path):
     def run(**changes):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-        return velatura.train(tiny, overlay, photos, PLAN.but(**changes), out=tmp_path / "run").folder
+        return velatura.train(tiny, overlay, photos, PLAN.replace(**changes), out=tmp_path / "run").folder
 
     return run
 
@@ -41,7 +41,7 @@ def colors_of(sheet, cells=64):
 
 
 def test_every_line_is_shown_with_every_seed():
-    recipes = preview_recipes(PLAN.but(preview_every=1, preview_prompt=LINES, preview_seeds=2, seed=5), "a caption")
+    recipes = preview_recipes(PLAN.replace(preview_every=1, preview_prompt=LINES, preview_seeds=2, seed=5), "a caption")
     assert [(each.prompt, each.seed) for each in recipes] == [
         ("a red ball", 5),
         ("a red ball", 6),
@@ -52,7 +52,7 @@ def test_every_line_is_shown_with_every_seed():
 
 
 def test_a_line_that_would_call_another_overlay_is_refused():
-    plan = PLAN.but(preview_every=1, preview_prompt="a red ball\na ball <hypernet:other:1>")
+    plan = PLAN.replace(preview_every=1, preview_prompt="a red ball\na ball <hypernet:other:1>")
     with pytest.raises(BadPlan, match='"a ball <hypernet:other:1>" would call other overlays'):
         preview_recipes(plan, "")
 
@@ -103,7 +103,7 @@ def test_a_resumed_run_ends_with_the_rows_of_an_unbroken_one(tiny, learn, photos
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        velatura.train(tiny, overlay, photos, PLAN.but(preview_every=1), out=tmp_path / "broken", on_step=stop)
+        velatura.train(tiny, overlay, photos, PLAN.replace(preview_every=1), out=tmp_path / "broken", on_step=stop)
     (tmp_path / "broken" / "previews" / "inca-000002.png").write_bytes(b"of a time that is no more")
     resumed = velatura.resume(tiny, tmp_path / "broken").folder
     names = [sorted(path.name for path in (folder / "previews").iterdir()) for folder in (alone, resumed)]

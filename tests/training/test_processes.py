@@ -17,7 +17,7 @@ from tests.training.together import PLAN, WAYS, of_two_shapes
 from velatura.cli.app import main
 from velatura.errors import BadPlan, ProcessFailed
 from velatura.training.launching import launch
-from velatura.training.processes import Team, moved
+from velatura.training.processes import Team, move_to_device
 from velatura.training.run import RunFolder
 
 UNDISTURBED = ("plain", "buckets")
@@ -62,7 +62,7 @@ def test_two_processes_learn_what_one_does_of_a_batch_twice_as_large(tiny, drawn
     assert [each["said"] for each in came[way]] == ["", ""]
     overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
     photos = of_two_shapes(drawn, tmp_path / "shapes") if way == "buckets" else drawn
-    alone = velatura.train(tiny, overlay, photos, PLAN.but(batch_size=4, **WAYS[way]), out=tmp_path / "alone")
+    alone = velatura.train(tiny, overlay, photos, PLAN.replace(batch_size=4, **WAYS[way]), out=tmp_path / "alone")
     together = velatura.open_overlay(folder / way / "inca.safetensors")
     untrained = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3)
     ways = zip(alone.overlay.named_parameters(), together.parameters(), untrained.parameters(), strict=True)
@@ -139,11 +139,11 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(tiny, disturbed):
 
 
 def test_a_process_alone_waits_for_nobody(tiny):
-    team = Team.joined(tiny.device)
+    team = Team.join(tiny.device)
     assert (team.is_alone, team.leads, team.rows(3)) == (True, True, slice(0, 3))
     team.wait()
     team.call("learn", 1)
-    with team.led():
+    with team.lead():
         assert team.mean(lambda: torch.tensor(2.0), []).item() == 2
     team.check()
 
@@ -152,7 +152,7 @@ def test_an_error_of_one_is_said_as_it_is(monkeypatch):
     team = Team(0, 2)
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", _gone)
     with pytest.raises(ProcessFailed, match=r"see why .* then resume the run"):
-        team.told("anything")
+        team.broadcast("anything")
 
 
 def _gone(*_, **__):
@@ -161,7 +161,7 @@ def _gone(*_, **__):
 
 def test_tensors_inside_anything_are_moved():
     state = {"a": [torch.ones(2), 3], "b": (torch.zeros(1), "text")}
-    there = moved(state, torch.device("meta"))
+    there = move_to_device(state, torch.device("meta"))
     assert there["a"][0].device.type == there["b"][0].device.type == "meta"
     assert (there["a"][1], there["b"][1]) == (3, "text")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadPlan
-from velatura.training.rates import Rates
+from velatura.training.rates import LearningRates
 
 GOLDEN = Path(__file__).parents[1] / "data" / "lr_schedule.json"
 CASES = [case for case in json.loads(GOLDEN.read_text())["cases"] if isinstance(case["schedule"], str)]
@@ -21,7 +21,7 @@ def name(case):
 
 
 def read(case):
-    return Rates.read(case["schedule"], case["max_steps"], start_step=case["start_step"])
+    return LearningRates.read(case["schedule"], case["max_steps"], start_step=case["start_step"])
 
 
 def expected_rates(case):
@@ -49,7 +49,7 @@ def test_what_the_webui_refuses_is_refused_with_an_example(case):
 
 
 def test_nothing_runs_past_the_last_step():
-    assert Rates.read("0.1:10, 0.2", 10).end == 10
+    assert LearningRates.read("0.1:10, 0.2", 10).end == 10
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_nothing_runs_past_the_last_step():
     ],
 )
 def test_what_is_hardly_meant_is_known(text, oddities):
-    found = Rates.read(text, 2000).oddities
+    found = LearningRates.read(text, 2000).oddities
     assert len(found) == len(oddities)
     assert all(re.search(expected, said) for expected, said in zip(oddities, found, strict=True))
 
 
 def test_text_after_the_part_that_reaches_the_end_is_not_read():
-    assert list(Rates.read("0.1, what ever:x", 3)) == [0.1, 0.1, 0.1]
+    assert list(LearningRates.read("0.1, what ever:x", 3)) == [0.1, 0.1, 0.1]

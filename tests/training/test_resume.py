@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import velatura
-from velatura.errors import BadDataset, BadFile, NoEffect, Occupied, UnsupportedBase, WrongBase
+from velatura.errors import AlreadyExists, BadDataset, BadFile, NoEffect, UnsupportedBase, WrongBase
 from velatura.training import disk
-from velatura.training.disk import Log
+from velatura.training.disk import RunLog
 from velatura.training.run import RunFolder
 
 PLAN = velatura.Plan(
@@ -36,7 +36,7 @@ def learn(tiny, photos, tmp_path):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.2, seed=3, name="inca")
         path = tmp_path / out
         with suppress(KeyboardInterrupt):
-            velatura.train(tiny, overlay, photos, PLAN.but(**changes), out=path, on_step=stop)
+            velatura.train(tiny, overlay, photos, PLAN.replace(**changes), out=path, on_step=stop)
         return path
 
     return run
@@ -177,8 +177,8 @@ def test_pictures_that_changed_are_named_and_refused_unless_that_is_said(tiny, p
 
 def test_two_processes_never_work_on_one_run(tiny, learn):
     stopped = learn(until=2)
-    other = Log(stopped / "log.jsonl")
-    with pytest.raises(Occupied, match="another process is at work"):
+    other = RunLog(stopped / "log.jsonl")
+    with pytest.raises(AlreadyExists, match="another process is at work"):
         velatura.resume(tiny, stopped)
     other.close()
     velatura.resume(tiny, stopped)
@@ -280,7 +280,7 @@ def test_other_overlays_on_the_base_are_refused_unless_asked_for(tiny, photos, t
             velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run")
         with pytest.raises(UnsupportedBase, match='plan the precision "float32"'):
             velatura.train(
-                tiny, overlay, photos, PLAN.but(precision="bfloat16"), out=tmp_path / "run", over_others=True
+                tiny, overlay, photos, PLAN.replace(precision="bfloat16"), out=tmp_path / "run", over_others=True
             )
         over = velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "over", over_others=True)
     alone = velatura.train(

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 import velatura
-from velatura.errors import BadFile, Occupied
+from velatura.errors import AlreadyExists, BadFile
 from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.plan import Plan
 from velatura.training.run import RunFolder
@@ -22,7 +22,9 @@ def create():
 
         def made(path, name="inca", plan=None, beginning=None):
             data = {"a.png": "0"}
-            run = RunFolder.create(path, name, plan or Plan(), beginning or {}, data=data, begin=lambda _: None)
+            run = RunFolder.create(
+                path, name, plan or Plan(), beginning or {}, data_fingerprint=data, write_first_snapshot=lambda _: None
+            )
             ends.callback(run.log.close)
             return run
 
@@ -40,10 +42,10 @@ def test_a_run_never_goes_into_a_folder_that_holds_something(create, tmp_path):
     (tmp_path / "run").mkdir()
     create(tmp_path / "run")
     before = (tmp_path / "run" / "plan.json").read_bytes()
-    with pytest.raises(Occupied, match="name another folder"):
+    with pytest.raises(AlreadyExists, match="name another folder"):
         create(tmp_path / "run", plan=Plan(steps=5))
     assert (tmp_path / "run" / "plan.json").read_bytes() == before
-    with pytest.raises(Occupied, match="name another folder"):
+    with pytest.raises(AlreadyExists, match="name another folder"):
         create(tmp_path / "run" / "plan.json")
 
 
@@ -103,10 +105,10 @@ def test_a_state_that_fits_no_weight_is_refused_before_a_fused_step_writes_beyon
     optimizer.step()
     snapshot = Snapshot(tmp_path / "inca-000003.safetensors")
     snapshot.write(overlay, optimizer, Progress(step=3, log_size=0))
-    kept = open_tensors(snapshot.state)
+    kept = open_tensors(snapshot.state_path)
     tensors = {key: kept.tensors[key].clone() for key in kept.tensors} | {name: torch.zeros(3)}
     metadata = dict(kept.metadata)
-    snapshot.state.unlink()
-    write_safetensors(snapshot.state, tensors, metadata)
+    snapshot.state_path.unlink()
+    write_safetensors(snapshot.state_path, tensors, metadata)
     with pytest.raises(BadFile, match=rf"no state of this run, {name} fits no weight"):
         snapshot.restore(overlay, optimizer)

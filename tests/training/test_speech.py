@@ -5,10 +5,10 @@ import torch
 
 import velatura
 from velatura.base.text import TextEncoder
-from velatura.datasets.templates import Wording
+from velatura.datasets.templates import CaptionTemplate
 from velatura.errors import BadPlan, UnknownName
 from velatura.training.plan import Plan
-from velatura.training.speech import Speech
+from velatura.training.speech import CaptionConditioning
 
 CAPTIONS = ["a red ball, on grass, at night, in rain", "a blue ball"]
 NEITHER = torch.tensor([False, False])
@@ -19,32 +19,36 @@ def spoken(speech, *, captionless=NEITHER, seed=0, step=0):
 
 
 def test_captions_that_stay_say_what_they_do_in_a_prompt(tiny):
-    speech = Speech(tiny.text, CAPTIONS)
+    speech = CaptionConditioning(tiny.text, CAPTIONS)
     assert torch.equal(spoken(speech), tiny.text.encode(CAPTIONS))
     silent = spoken(speech, captionless=torch.tensor([False, True]))
     assert torch.equal(silent[1], tiny.text.encode([""])[0])
 
 
 def test_a_sentence_around_the_caption_is_said_with_the_overlays_name(tiny):
-    speech = Speech(tiny.text, CAPTIONS, Wording(("a drawing of [filewords] by [name]",), "inca"))
+    speech = CaptionConditioning(tiny.text, CAPTIONS, CaptionTemplate(("a drawing of [filewords] by [name]",), "inca"))
     assert torch.equal(spoken(speech)[1], tiny.text.encode(["a drawing of a blue ball by inca"])[0])
 
 
 def test_tags_are_shuffled_anew_at_each_step_and_alike_at_the_same_one(tiny):
-    one, two = (Speech(tiny.text, CAPTIONS, Wording(shuffles_tags=True, keep_tags=1)) for _ in range(2))
+    one, two = (
+        CaptionConditioning(tiny.text, CAPTIONS, CaptionTemplate(shuffles_tags=True, keep_tags=1)) for _ in range(2)
+    )
     assert torch.equal(spoken(one, step=3), spoken(two, step=3))
     assert not torch.equal(spoken(one, step=3), spoken(one, step=4))
     assert not torch.equal(spoken(one, step=3), spoken(one, step=3, seed=1))
-    assert torch.equal(one.plainly(torch.tensor([0])).context, two.plainly(torch.tensor([0])).context)
+    assert torch.equal(
+        one.encode_for_validation(torch.tensor([0])).context, two.encode_for_validation(torch.tensor([0])).context
+    )
 
 
 @pytest.mark.parametrize(
     ("wording", "is_learned", "times"),
-    [(Wording(), False, 0), (Wording(("one", "two")), False, 2), (Wording(), True, 16)],
+    [(CaptionTemplate(), False, 0), (CaptionTemplate(("one", "two")), False, 2), (CaptionTemplate(), True, 16)],
     ids=["told before the first step", "each once", "two pictures at each of eight steps"],
 )
 def test_words_are_encoded_no_more_often_than_they_must(tiny, monkeypatch, wording, is_learned, times):
-    speech, counted = Speech(tiny.text, CAPTIONS, wording, is_learned=is_learned), []
+    speech, counted = CaptionConditioning(tiny.text, CAPTIONS, wording, trains_text=is_learned), []
     encode = TextEncoder.encode_chunks
     monkeypatch.setattr(TextEncoder, "encode_chunks", lambda *given: counted.append(1) or encode(*given))
     for step in range(8):
@@ -57,7 +61,7 @@ def test_what_is_learned_of_words_has_gradients(tiny):
     with torch.enable_grad():
         weight.requires_grad_(True)
         try:
-            learned, told = (Speech(tiny.text, CAPTIONS, is_learned=learns) for learns in (True, False))
+            learned, told = (CaptionConditioning(tiny.text, CAPTIONS, trains_text=learns) for learns in (True, False))
             assert spoken(learned).requires_grad
             assert not spoken(told).requires_grad
         finally:
@@ -65,9 +69,13 @@ def test_what_is_learned_of_words_has_gradients(tiny):
 
 
 def test_a_plan_words_captions_by_a_templates_name_or_by_sentences_of_its_own():
-    assert Plan(template="subject").wording("my-robot").lines[0] == "a photo of [name]"
-    wording = Plan(template="[name], [filewords]\n[filewords]", shuffle_tags=True, tag_dropout=0.1).wording("inca")
-    assert wording == Wording(("[name], [filewords]", "[filewords]"), "inca", shuffles_tags=True, tag_dropout=0.1)
+    assert Plan(template="subject").caption_template("my-robot").lines[0] == "a photo of [name]"
+    wording = Plan(template="[name], [filewords]\n[filewords]", shuffle_tags=True, tag_dropout=0.1).caption_template(
+        "inca"
+    )
+    assert wording == CaptionTemplate(
+        ("[name], [filewords]", "[filewords]"), "inca", shuffles_tags=True, tag_dropout=0.1
+    )
     with pytest.raises(UnknownName, match="did you mean 'subject'"):
         Plan(template="subjekt")
     with pytest.raises(BadPlan, match="tag_dropout is 2"):

@@ -7,7 +7,7 @@ import torch
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.errors import BadDataset, BadFile, BadPlan, Diverged, Occupied, VelaturaWarning, WrongBase
+from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, TrainingDiverged, VelaturaWarning, WrongBase
 from velatura.training import pupil as lessons
 from velatura.training import run as training
 from velatura.training.cache import encode_examples
@@ -32,7 +32,7 @@ def learn(tiny, photos, tmp_path):
     def run(out="run", *, seed=0, on_step=None, dropout=0.2, **changes):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=dropout, seed=seed, name="inca")
         return velatura.train(
-            tiny, overlay, photos, PLAN.but(seed=seed, **changes), out=tmp_path / out, on_step=on_step
+            tiny, overlay, photos, PLAN.replace(seed=seed, **changes), out=tmp_path / out, on_step=on_step
         )
 
     return run
@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learned_from(learn,
         return next(losses, lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))(*given, **options)
 
     monkeypatch.setattr(lessons, "denoising_loss", burst)
-    with pytest.raises(Diverged, match=r"step 2, at a rate of 0\.001; lower the rate"):
+    with pytest.raises(TrainingDiverged, match=r"step 2, at a rate of 0\.001; lower the rate"):
         learn()
     kept = velatura.open_overlay(tmp_path / "run" / "snapshots" / "inca-000001.safetensors")
     assert all(weight.isfinite().all() for weight in kept.parameters())
@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learned_from(learn,
 
 def test_weights_that_are_no_numbers_are_never_kept(learn, tmp_path):
     # AdamW multiplies weights by 1 - rate x decay: by 0 at the first step, by -1e40 at the second
-    with pytest.raises(Diverged, match=r"weights are no numbers any more at step 2, .*; lower the rate"):
+    with pytest.raises(TrainingDiverged, match=r"weights are no numbers any more at step 2, .*; lower the rate"):
         learn(learning_rate="1e-30:1, 1e10", weight_decay=1e30, steps=2, snapshot_every=1)
     assert not (tmp_path / "run" / "inca.safetensors").exists()
     kept = sorted((tmp_path / "run" / "snapshots").glob("*.safetensors"))
@@ -187,7 +187,7 @@ def test_weights_that_are_no_numbers_are_never_kept(learn, tmp_path):
 def test_a_run_that_learned_nothing_does_not_stand_in_the_way_of_the_next(learn, monkeypatch, tmp_path):
     with monkeypatch.context() as bad:
         bad.setattr(lessons, "denoising_loss", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
-        with pytest.raises(Diverged):
+        with pytest.raises(TrainingDiverged):
             learn()
     assert not (tmp_path / "run").exists()
     assert len(learn().losses) == 3
@@ -226,7 +226,7 @@ def test_a_disk_that_is_full_does_not_hide_why_a_run_stopped(learn, monkeypatch)
 def test_an_occupied_folder_is_refused_before_anything_else(tiny, tmp_path, hyper):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "plan.json").touch()
-    with pytest.raises(Occupied, match="name another folder"):
+    with pytest.raises(AlreadyExists, match="name another folder"):
         velatura.train(tiny, hyper(), tmp_path / "nowhere", PLAN, out=tmp_path / "run")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import velatura
 from velatura.training import pupil as lessons
-from velatura.training.pivotal import WordedLora
+from velatura.training.pivotal import PivotalLora
 
 PLAN = velatura.Plan(
     steps=4,
@@ -77,17 +77,17 @@ def learn(base: velatura.Base, photos: Path, out: Path, way: str, rank: int) -> 
     overlay = velatura.Hypernetwork.for_base(base, activation="relu", seed=3 + rank, name="inca")
     if way.endswith("lora"):  # with a word, as the kind whose structure its card tells least of
         word = velatura.Embedding.for_base(base, name="inca", seed=rank)
-        overlay = WordedLora.of(velatura.Lora.for_base(base, rank=2, seed=rank, name="inca"), word)
+        overlay = PivotalLora.from_lora(velatura.Lora.for_base(base, rank=2, seed=rank, name="inca"), word)
     said = ""
     try:
         if way in RESUMED:
             overlay = velatura.resume(base, out).overlay
         else:
             pictures = of_two_shapes(photos, out.with_suffix(f".shapes{rank}")) if way == "buckets" else photos
-            velatura.train(base, overlay, pictures, PLAN.but(**WAYS[way]), out=out)
+            velatura.train(base, overlay, pictures, PLAN.replace(**WAYS[way]), out=out)
     except BaseException as error:  # noqa: BLE001 - told to who asked
         said = f"{type(error).__name__}: {error}"
-    numbers = b"".join(weight.detach().numpy().tobytes() for weight in overlay.learned.values())
+    numbers = b"".join(weight.detach().numpy().tobytes() for weight in overlay.trainable_parameters.values())
     return {"said": said, "weights": hashlib.sha256(numbers).hexdigest()}
 
 

@@ -14,10 +14,10 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from velatura.base.conditioning import Conditioning, Framing
+from velatura.base.conditioning import Conditioning, MicroConditioning
 from velatura.base.families import Family
-from velatura.base.offload import Stage
-from velatura.base.schedule import Schedule
+from velatura.base.offload import ModelOffloader
+from velatura.base.schedule import NoiseSchedule
 from velatura.base.text import TextEncoder
 from velatura.errors import UnsupportedBase, VelaturaWarning
 
@@ -37,7 +37,7 @@ class Base:
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
         text: TextEncoder,
-        schedule: Schedule,
+        schedule: NoiseSchedule,
         source: Path | None = None,
     ) -> None:
         self.name = name
@@ -49,21 +49,25 @@ class Base:
         self._source = source
         self.vae_source: Path | None = None
         self.opened_from: str | None = None
-        self._stage: Stage | None = None
-        for part in self._parts:
-            part.requires_grad_(False).eval()
+        self._offloader: ModelOffloader | None = None
+        for model in self._models:
+            model.requires_grad_(False).eval()
 
     def __repr__(self) -> str:
         return f"Base({self.name!r}, {self.family.name}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
 
     @property
-    def _parts(self) -> tuple[nn.Module, ...]:
-        return self.unet, self.vae, *(tower.model for tower in self.text.towers)
+    def _models(self) -> tuple[nn.Module, ...]:
+        return self.unet, self.vae, *(encoder.model for encoder in self.text.encoders)
 
     @property
     def device(self) -> torch.device:
         """Where the base computes: where the UNet lives, or where it is brought for that."""
-        return self._stage.device if self._stage and self._stage.holds(self.unet) else self._first_weight.device
+        return (
+            self._offloader.device
+            if self._offloader and self._offloader.has_model(self.unet)
+            else self._first_weight.device
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,8 +83,8 @@ class Base:
     @property
     def byte_count(self) -> int:
         """What all weights take in memory."""
-        weights = (each for part in self._parts for each in part.state_dict().values())
-        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in weights}
+        weights = (tensor for model in self._models for tensor in model.state_dict().values())
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights}
         return sum(storages.values())
 
     @cached_property
@@ -98,14 +102,14 @@ class Base:
 
         With a device, what was offloaded goes there for good.
         """
-        if self._stage and device is not None:
-            self._stage.close()
-            self._stage = None
-        for part in self._parts:
-            nn.Module.to(part, device=device, dtype=dtype)  # diffusers' own only adds a log line
-        convolutional: tuple[Any, ...] = (self.unet, self.vae)
-        for part in convolutional:
-            part.to(memory_format=torch.channels_last)
+        if self._offloader and device is not None:
+            self._offloader.remove_hooks()
+            self._offloader = None
+        for model in self._models:
+            nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own only adds a log line
+        convolutional_models: tuple[Any, ...] = (self.unet, self.vae)
+        for model in convolutional_models:
+            model.to(memory_format=torch.channels_last)
         return self
 
     def offload(self, device: str | torch.device) -> Self:
@@ -116,8 +120,8 @@ class Base:
         if torch.device(device).type == "cpu":
             warnings.warn("offload saves nothing on a CPU, where all parts are anyway", VelaturaWarning, stacklevel=2)
         self.to("cpu")
-        towers = tuple(tower.model for tower in self.text.towers)
-        self._stage = Stage([towers, (self.unet,), (self.vae,)], torch.device(device))
+        text_models = tuple(encoder.model for encoder in self.text.encoders)
+        self._offloader = ModelOffloader([text_models, (self.unet,), (self.vae,)], torch.device(device))
         return self
 
     @torch.no_grad()
@@ -128,53 +132,57 @@ class Base:
         """
         posterior = self._posterior(pixels)
         latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
-        return latents.float() * self.family.latent_scale
+        return latents.float() * self.family.scaling_factor
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of that distribution and its standard deviation, each as latents."""
         posterior = self._posterior(pixels)
-        scale = self.family.latent_scale
+        scale = self.family.scaling_factor
         return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (batch, 4, height, width) into pixels (batch, 3, ...) in [0, 1], in float32."""
-        pixels = self._decoded(latents)
-        if self._overflowed(latents, pixels):
-            pixels = self._decoded(latents)
+        pixels = self._decode_latents(latents)
+        if self._upcast_after_overflow(latents, pixels):
+            pixels = self._decode_latents(latents)
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def _posterior(self, pixels: Tensor) -> DiagonalGaussianDistribution:
-        posterior = self._encoded(pixels)
-        return self._encoded(pixels) if self._overflowed(pixels, posterior.mode()) else posterior
+        posterior = self._encode_pixels(pixels)
+        return self._encode_pixels(pixels) if self._upcast_after_overflow(pixels, posterior.mode()) else posterior
 
-    def _encoded(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+    def _encode_pixels(self, pixels: Tensor) -> DiagonalGaussianDistribution:
         vae: Any = self.vae
         return vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
 
-    def _decoded(self, latents: Tensor) -> Tensor:
+    def _decode_latents(self, latents: Tensor) -> Tensor:
         vae: Any = self.vae
-        return vae.decode((latents / self.family.latent_scale).to(self.device, vae.dtype), return_dict=False)[0]
+        return vae.decode((latents / self.family.scaling_factor).to(self.device, vae.dtype), return_dict=False)[0]
 
-    def _overflowed(self, read: Tensor, made: Tensor) -> bool:
+    def _upcast_after_overflow(self, source: Tensor, result: Tensor) -> bool:
         """Whether the autoencoder made no numbers of numbers; it computes in float32 from then on."""
         dtype = self.vae.dtype
-        if dtype == torch.float32 or made.isfinite().all() or not read.isfinite().all():
+        if dtype == torch.float32 or result.isfinite().all() or not source.isfinite().all():
             return False
         precision = str(dtype).removeprefix("torch.")
-        said = f"{self.name}'s autoencoder overflows in {precision}: it computes in float32 from now on"
-        warnings.warn(said, VelaturaWarning, stacklevel=5)
+        message = f"{self.name}'s autoencoder overflows in {precision}: it computes in float32 from now on"
+        warnings.warn(message, VelaturaWarning, stacklevel=5)
         nn.Module.to(self.vae, dtype=torch.float32)
         return True
 
     @property
-    def reads_pooled(self) -> bool:
+    def needs_pooled(self) -> bool:
         """Whether the UNet is told the prompt as one vector, and the picture's sizes, beside the context."""
         return self.unet.config.get("addition_embed_type") == "text_time"
 
     def predict(
-        self, latents: Tensor, timesteps: Tensor, said: Tensor | Conditioning, framing: Framing | None = None
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        cond: Tensor | Conditioning,
+        micro_cond: MicroConditioning | None = None,
     ) -> Tensor:
         """What the UNet makes of noisy latents, in their own precision: noise, or velocity, as the family predicts.
 
@@ -182,26 +190,30 @@ class Base:
         (batch, tokens, cross width) alone where the base reads no more; framing: the sizes that an SDXL is told, those
         of the latents if none are given.
         """
-        told = (said if isinstance(said, Conditioning) else Conditioning(said)).to(self.device, self.dtype)
-        more = self._told(told, framing or self._framing(latents)) if self.reads_pooled else None
+        conditioning = (cond if isinstance(cond, Conditioning) else Conditioning(cond)).to(self.device, self.dtype)
+        added_cond = (
+            self._added_cond(conditioning, micro_cond or self._default_micro_conditioning(latents))
+            if self.needs_pooled
+            else None
+        )
         noisy, time = latents.to(self.device, self.dtype), timesteps.to(self.device)
         unet: Any = self.unet
-        prediction: Tensor = unet(noisy, time, told.context, added_cond_kwargs=more, return_dict=False)[0]
+        prediction: Tensor = unet(noisy, time, conditioning.context, added_cond_kwargs=added_cond, return_dict=False)[0]
         return prediction.to(latents)
 
-    def _told(self, said: Conditioning, framing: Framing) -> dict[str, Tensor]:
+    def _added_cond(self, conditioning: Conditioning, micro_cond: MicroConditioning) -> dict[str, Tensor]:
         """What an SDXL's UNet reads beside the context."""
-        if said.pooled is None:
+        if conditioning.pooled is None:
             raise UnsupportedBase(
                 f"{self.name} reads each prompt as one vector too, beside the context: "
                 "give it what base.text.conditioning says, not the context alone"
             )
-        time_ids = torch.tensor([framing.time_ids], device=self.device, dtype=torch.float32)  # exact, unlike in half
-        return {"text_embeds": said.pooled, "time_ids": time_ids.expand(len(said), -1)}
+        time_ids = torch.tensor([micro_cond.time_ids], device=self.device, dtype=torch.float32)  # exact, unlike in half
+        return {"text_embeds": conditioning.pooled, "time_ids": time_ids.expand(len(conditioning), -1)}
 
-    def _framing(self, latents: Tensor) -> Framing:
-        height, width = (side * self.family.latent_factor for side in latents.shape[-2:])
-        return Framing((height, width), (height, width))
+    def _default_micro_conditioning(self, latents: Tensor) -> MicroConditioning:
+        height, width = (side * self.family.vae_scale_factor for side in latents.shape[-2:])
+        return MicroConditioning((height, width), (height, width))
 
 
 def _short_hash(path: Path | None) -> str:

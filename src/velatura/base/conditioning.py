@@ -21,23 +21,29 @@ class Conditioning:
     pooled: Tensor | None = None
 
     @classmethod
-    def stacked(cls, each: Sequence[Conditioning]) -> Conditioning:
+    def stack(cls, conditionings: Sequence[Conditioning]) -> Conditioning:
         """One batch of what single prompts say, which have no batch dimension."""
-        return cls(torch.stack([one.context for one in each]), _joined(torch.stack, each))
+        return cls(
+            torch.stack([conditioning.context for conditioning in conditionings]),
+            _combine_pooled(torch.stack, conditionings),
+        )
 
     @classmethod
-    def joined(cls, each: Sequence[Conditioning]) -> Conditioning:
+    def concatenate(cls, conditionings: Sequence[Conditioning]) -> Conditioning:
         """One batch of several."""
-        return cls(torch.cat([one.context for one in each]), _joined(torch.cat, each))
+        return cls(
+            torch.cat([conditioning.context for conditioning in conditionings]),
+            _combine_pooled(torch.cat, conditionings),
+        )
 
     def __len__(self) -> int:
         return len(self.context)
 
-    def rows(self, chosen: Tensor) -> Conditioning:
+    def select_rows(self, indices: Tensor) -> Conditioning:
         """Some of its rows, by their places (rows,)."""
-        return Conditioning(self.context[chosen], None if self.pooled is None else self.pooled[chosen])
+        return Conditioning(self.context[indices], None if self.pooled is None else self.pooled[indices])
 
-    def silenced(self) -> Conditioning:
+    def zero_out(self) -> Conditioning:
         """Zeros in its place, which stand for no prompt where a base was trained so."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return Conditioning(torch.zeros_like(self.context), pooled)
@@ -48,24 +54,24 @@ class Conditioning:
         return replace(self, context=self.context.to(device, dtype), pooled=pooled)
 
 
-def _joined(join: Callable[[list[Tensor]], Tensor], each: Sequence[Conditioning]) -> Tensor | None:
-    pooled = [one.pooled for one in each if one.pooled is not None]
-    assert len(pooled) in {0, len(each)}
-    return join(pooled) if pooled else None
+def _combine_pooled(combine: Callable[[list[Tensor]], Tensor], conditionings: Sequence[Conditioning]) -> Tensor | None:
+    pooled = [conditioning.pooled for conditioning in conditionings if conditioning.pooled is not None]
+    assert len(pooled) in {0, len(conditionings)}
+    return combine(pooled) if pooled else None
 
 
 @dataclass(frozen=True)
-class Framing:
+class MicroConditioning:
     """Sizes in pixels, height first, that an SDXL is told: of the picture before it was cropped, and of the picture.
 
     crop: how far its top left corner lies from that of the picture before.
     """
 
-    original: tuple[int, int]
-    target: tuple[int, int]
-    crop: tuple[int, int] = (0, 0)
+    original_size: tuple[int, int]
+    target_size: tuple[int, int]
+    crop_top_left: tuple[int, int] = (0, 0)
 
     @property
     def time_ids(self) -> tuple[int, ...]:
         """The six numbers in the order that the UNet reads (Podell et al. 2023, "SDXL", section 2.2)."""
-        return *self.original, *self.crop, *self.target
+        return *self.original_size, *self.crop_top_left, *self.target_size

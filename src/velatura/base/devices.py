@@ -12,7 +12,7 @@ from velatura.errors import UnknownName
 
 # Bytes of a UNet's weights below which half precision gains nothing on a CPU: with AVX512-bf16 it makes a step of an
 # SD1 2.3 times as fast, one of the tiny base 1.06 times. Small bases stay exact, and their pictures bit for bit.
-SMALL = 256 * 2**20
+MIN_HALF_PRECISION_BYTES = 256 * 2**20
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -20,14 +20,16 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 def find_device(name: str | torch.device) -> torch.device:
     """The device of a name; "auto" is CUDA, else MPS, else the CPU. Raises UnknownName for one that is not here."""
     if name == "auto":
-        return torch.device(_present()[0])
+        return torch.device(_available_devices()[0])
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UnknownName.among("device", str(name), ["auto", "cpu", "cuda", "mps"]) from None
-    past_the_last = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if device.type in {"cuda", "mps"} and (device.type not in _present() or past_the_last):
-        raise UnknownName(f"there is no {device} on this machine: choose one of {', '.join(['auto', *_present()])}")
+        raise UnknownName.with_suggestions("device", str(name), ["auto", "cpu", "cuda", "mps"]) from None
+    is_past_last_index = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if device.type in {"cuda", "mps"} and (device.type not in _available_devices() or is_past_last_index):
+        raise UnknownName(
+            f"there is no {device} on this machine: choose one of {', '.join(['auto', *_available_devices()])}"
+        )
     return device
 
 
@@ -39,27 +41,27 @@ def find_dtype(name: str | torch.dtype, device: torch.device, byte_count: int) -
     if isinstance(name, torch.dtype):
         return name
     if name == "auto":
-        return _fastest(device, byte_count)
+        return _fastest_dtype(device, byte_count)
     if name not in PRECISIONS:
-        raise UnknownName.among("precision", name, ["auto", *PRECISIONS])
+        raise UnknownName.with_suggestions("precision", name, ["auto", *PRECISIONS])
     return PRECISIONS[name]
 
 
-def multiplies_bfloat16() -> bool:
+def has_fast_bfloat16() -> bool:
     """Whether this CPU has instructions for it (AMX or AVX512-bf16), without which it is slower than float32."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def _present() -> list[str]:
+def _available_devices() -> list[str]:
     """The kinds of devices here, the fastest first."""
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    return [kind for kind, here in found.items() if here]
+    availability = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [kind for kind, is_available in availability.items() if is_available]
 
 
-def _fastest(device: torch.device, byte_count: int) -> torch.dtype:
+def _fastest_dtype(device: torch.device, byte_count: int) -> torch.dtype:
     if device.type in {"cuda", "mps"}:
         return torch.float16
-    if device.type == "cpu" and byte_count >= SMALL and multiplies_bfloat16():
+    if device.type == "cpu" and byte_count >= MIN_HALF_PRECISION_BYTES and has_fast_bfloat16():
         return torch.bfloat16
     return torch.float32

@@ -20,8 +20,8 @@ class Family:
     name: str
     cross_width: int
     self_widths: tuple[int, ...]
-    latent_factor: int
-    latent_scale: float
+    vae_scale_factor: int
+    scaling_factor: float
     default_pixels: int
     prediction: Prediction
 
@@ -39,14 +39,16 @@ FAMILIES = {
 }
 
 
-def recognise(cross_width: int, self_widths: Iterable[int]) -> Family | None:
+def find_family(cross_width: int, self_widths: Iterable[int]) -> Family | None:
     """Find the family whose contexts are exactly these, if there is one."""
-    found = (cross_width, frozenset(self_widths))
-    return next((each for each in FAMILIES.values() if (each.cross_width, frozenset(each.self_widths)) == found), None)
+    wanted = (cross_width, frozenset(self_widths))
+    return next(
+        (family for family in FAMILIES.values() if (family.cross_width, frozenset(family.self_widths)) == wanted), None
+    )
 
 
-def guess(widths: Iterable[int]) -> str:
+def guess_family_name(widths: Iterable[int]) -> str:
     """Say which family contexts of these widths come from: the one that shares most of them and misses fewest."""
     wanted = frozenset(widths)
-    nearest = max(FAMILIES.values(), key=lambda each: (len(wanted & each.widths), -len(wanted ^ each.widths)))
+    nearest = max(FAMILIES.values(), key=lambda family: (len(wanted & family.widths), -len(wanted ^ family.widths)))
     return nearest.name if wanted & nearest.widths else "no family known here"

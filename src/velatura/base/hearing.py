@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class BatchRow(NamedTuple):
     """A row of so many, and whether the text there is a negative prompt, None where nobody says."""
 
     row: int = 0
@@ -16,27 +16,27 @@ class Place(NamedTuple):
     negative: bool | None = None
 
 
-_PLACE: ContextVar[Place | None] = ContextVar("velatura_place", default=None)
+_CURRENT_ROW: ContextVar[BatchRow | None] = ContextVar("velatura_place", default=None)
 
 
 @contextmanager
-def hearing(*, negative: bool | None = None, row: int | None = None, rows: int | None = None) -> Generator[None]:
+def encoding_row(*, negative: bool | None = None, row: int | None = None, rows: int | None = None) -> Generator[None]:
     """Encode one text at a time inside, at this place; what is not given is as it was. Each thread for itself."""
-    before = place_heard() or Place()
+    outer = current_row() or BatchRow()
     given = {"negative": negative, "row": row, "rows": rows}
-    token = _PLACE.set(before._replace(**{name: each for name, each in given.items() if each is not None}))
+    token = _CURRENT_ROW.set(outer._replace(**{name: value for name, value in given.items() if value is not None}))
     try:
         yield
     finally:
-        _PLACE.reset(token)
+        _CURRENT_ROW.reset(token)
 
 
-def place_heard() -> Place | None:
+def current_row() -> BatchRow | None:
     """Where the text stands that is being encoded; None where texts are encoded together, in the rows of a batch."""
-    return _PLACE.get()
+    return _CURRENT_ROW.get()
 
 
 def is_negative() -> bool | None:
     """Whether the text that is being encoded is a negative prompt; None where nobody says."""
-    place = place_heard()
-    return None if place is None else place.negative
+    row = current_row()
+    return None if row is None else row.negative

@@ -14,53 +14,53 @@ from accelerate.hooks import (  # pyright: ignore[reportMissingTypeStubs]
 )
 from torch import nn
 
-Part = Sequence[nn.Module]  # what computes at the same time: the text towers, the UNet, the autoencoder
+ModelGroup = Sequence[nn.Module]  # what computes at the same time: the text towers, the UNet, the autoencoder
 CPU = torch.device("cpu")
 
 
-class Stage:
+class ModelOffloader:
     """A device that holds one part at a time: calling any of its models brings the part there, and clears the rest."""
 
-    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
+    def __init__(self, groups: Sequence[ModelGroup], device: torch.device) -> None:
         self.device = device
-        self.parts = tuple(parts)
-        self.present: Part | None = None
-        for part in self.parts:
-            for model in part:
-                add_hook_to_module(model, _Entrance(self, part))
+        self.groups = tuple(groups)
+        self.loaded_group: ModelGroup | None = None
+        for group in self.groups:
+            for model in group:
+                add_hook_to_module(model, _OffloadHook(self, group))
 
-    def holds(self, model: nn.Module) -> bool:
+    def has_model(self, model: nn.Module) -> bool:
         """Whether this is one of its models; a copy of one is not."""
-        return any(model is each for part in self.parts for each in part)
+        return any(model is member for group in self.groups for member in group)
 
-    def bring(self, part: Part) -> None:
+    def load(self, group: ModelGroup) -> None:
         """Bring a part to the device, unless it is there already."""
-        if self.present is part:
+        if self.loaded_group is group:
             return
-        self.clear()
-        _move(part, self.device)
-        self.present = part
+        self.unload()
+        _move(group, self.device)
+        self.loaded_group = group
 
-    def clear(self) -> None:
+    def unload(self) -> None:
         """Send what is there back to the CPU."""
-        if self.present is not None:
-            _move(self.present, CPU)
-        self.present = None
+        if self.loaded_group is not None:
+            _move(self.loaded_group, CPU)
+        self.loaded_group = None
 
-    def close(self) -> None:
+    def remove_hooks(self) -> None:
         """Leave every model where it is, and move none any more."""
-        for part in self.parts:
-            for model in part:
+        for group in self.groups:
+            for model in group:
                 remove_hook_from_module(model)
 
 
-class _Entrance(ModelHook):
+class _OffloadHook(ModelHook):
     """What accelerate calls before a model computes; a copy of the model is a plain one, and stays where it is."""
 
-    def __init__(self, stage: Stage, part: Part) -> None:
-        self.stage = stage
-        self.part = part
-        self.execution_device = stage.device
+    def __init__(self, offloader: ModelOffloader, group: ModelGroup) -> None:
+        self.offloader = offloader
+        self.group = group
+        self.execution_device = offloader.device
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> ModelHook:
         return ModelHook()
@@ -71,11 +71,11 @@ class _Entrance(ModelHook):
 
     def pre_forward(self, _module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Come to the device, with all that the model is given."""
-        self.stage.bring(self.part)
+        self.offloader.load(self.group)
         send = cast("Callable[..., Any]", utils.send_to_device)  # pyright: ignore[reportUnknownMemberType]
-        return send(args, self.stage.device), send(kwargs, self.stage.device)
+        return send(args, self.offloader.device), send(kwargs, self.offloader.device)
 
 
-def _move(part: Part, device: torch.device) -> None:
-    for model in part:
+def _move(group: ModelGroup, device: torch.device) -> None:
+    for model in group:
         nn.Module.to(model, device)

@@ -8,70 +8,70 @@ from typing import NamedTuple
 
 from velatura.errors import BadOverlay
 
-ROOM = 75  # of the 77 tokens that an encoder reads, between start and end
+CHUNK_LENGTH = 75  # of the 77 tokens that an encoder reads, between start and end
 
 
-class Word(NamedTuple):
+class Placeholder(NamedTuple):
     """A name that stands for vectors: the tokens it is spelled with, and those that stand for its vectors."""
 
     name: str
     spelling: tuple[int, ...]
-    vectors: tuple[int, ...]
+    vector_ids: tuple[int, ...]
 
 
-class Words:
+class PlaceholderMatcher:
     """Words to be found in texts, token by token: the longest first, and of two that are spelled alike the later.
 
     A name that is part of a longer word of the tokenizer's is not found in it; one of several words is.
     """
 
-    def __init__(self, words: Iterable[Word] = ()) -> None:
-        self._by_first: dict[int, dict[tuple[int, ...], Word]] = {}
-        for word in words:
-            refuse_crowds(word.name, len(word.vectors))
-            if word.spelling:
-                self._by_first.setdefault(word.spelling[0], {})[word.spelling] = word
-        self._lengths = {
-            first: sorted({len(spelling) for spelling in words}, reverse=True)
-            for first, words in self._by_first.items()
+    def __init__(self, placeholders: Iterable[Placeholder] = ()) -> None:
+        self._by_first_id: dict[int, dict[tuple[int, ...], Placeholder]] = {}
+        for placeholder in placeholders:
+            check_vector_count(placeholder.name, len(placeholder.vector_ids))
+            if placeholder.spelling:
+                self._by_first_id.setdefault(placeholder.spelling[0], {})[placeholder.spelling] = placeholder
+        self._spelling_lengths = {
+            first: sorted({len(spelling) for spelling in by_spelling}, reverse=True)
+            for first, by_spelling in self._by_first_id.items()
         }
 
-    def read(self, tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    def substitute(self, tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """The tokens in their order, each by itself, and in place of those that spell a name all that stand for it."""
-        for each in self._found(tokens):
-            yield each.vectors if isinstance(each, Word) else (each,)
+        for token in self._match_all(tokens):
+            yield token.vector_ids if isinstance(token, Placeholder) else (token,)
 
-    def spelled(self, tokens: Sequence[int]) -> list[str]:
+    def find_names(self, tokens: Sequence[int]) -> list[str]:
         """The names that the tokens spell, in their order."""
-        return [each.name for each in self._found(tokens) if isinstance(each, Word)]
+        return [token.name for token in self._match_all(tokens) if isinstance(token, Placeholder)]
 
-    def _found(self, tokens: Sequence[int]) -> Iterator[int | Word]:
-        place = 0
-        while place < len(tokens):
-            word = self._at(tokens, place)
-            yield tokens[place] if word is None else word
-            place += 1 if word is None else len(word.spelling)
+    def _match_all(self, tokens: Sequence[int]) -> Iterator[int | Placeholder]:
+        position = 0
+        while position < len(tokens):
+            placeholder = self._match_at(tokens, position)
+            yield tokens[position] if placeholder is None else placeholder
+            position += 1 if placeholder is None else len(placeholder.spelling)
 
-    def _at(self, tokens: Sequence[int], place: int) -> Word | None:
-        words = self._by_first.get(tokens[place])
-        if words is None:
+    def _match_at(self, tokens: Sequence[int], position: int) -> Placeholder | None:
+        by_spelling = self._by_first_id.get(tokens[position])
+        if by_spelling is None:
             return None
-        spellings = (tuple(tokens[place : place + length]) for length in self._lengths[tokens[place]])
-        return next((words[each] for each in spellings if each in words), None)
+        spellings = (tuple(tokens[position : position + length]) for length in self._spelling_lengths[tokens[position]])
+        return next((by_spelling[spelling] for spelling in spellings if spelling in by_spelling), None)
 
 
-class Given(NamedTuple):
+class RegisteredToken(NamedTuple):
     """A word that was given to a text encoder for a while.
 
     acts tells whether it does so in the text that is read; told is then told whether that names it.
     """
 
-    word: Word
-    acts: Callable[[], bool]
-    told: Callable[[bool], None]
+    placeholder: Placeholder
+    is_active: Callable[[], bool]
+    on_tokenize: Callable[[bool], None]
 
 
-class Glossary:
+class TokenRegistry:
     """The words that a text encoder was given.
 
     Their tokens are negative: the towers look for the end of a text where the highest number is, and rows past the end
@@ -79,44 +79,55 @@ class Glossary:
     """
 
     def __init__(self) -> None:
-        self._given: tuple[Given, ...] = ()
+        self._registered: tuple[RegisteredToken, ...] = ()
 
-    def give(
-        self, name: str, spelling: Sequence[int], count: int, acts: Callable[[], bool], told: Callable[[bool], None]
-    ) -> tuple[Word, Callable[[], None]]:
+    def register(
+        self,
+        name: str,
+        spelling: Sequence[int],
+        vector_count: int,
+        is_active: Callable[[], bool],
+        on_tokenize: Callable[[bool], None],
+    ) -> tuple[Placeholder, Callable[[], None]]:
         """Let a name stand for so many vectors, and give back its word and what takes it away again."""
-        refuse_crowds(name, count)
-        first = min((each.word.vectors[-1] for each in self._given), default=0) - 1
-        given = Given(Word(name, tuple(spelling), tuple(range(first, first - count, -1))), acts, told)
-        self._given = (*self._given, given)
+        check_vector_count(name, vector_count)
+        first_id = min((token.placeholder.vector_ids[-1] for token in self._registered), default=0) - 1
+        registered = RegisteredToken(
+            Placeholder(name, tuple(spelling), tuple(range(first_id, first_id - vector_count, -1))),
+            is_active,
+            on_tokenize,
+        )
+        self._registered = (*self._registered, registered)
 
-        def take() -> None:
-            self._given = tuple(each for each in self._given if each is not given)
+        def unregister() -> None:
+            self._registered = tuple(token for token in self._registered if token is not registered)
 
-        return given.word, take
+        return registered.placeholder, unregister
 
-    def read(self, text: str, token_ids: Callable[[str], list[int]]) -> list[tuple[int, ...]]:
+    def tokenize(self, text: str, token_ids: Callable[[str], list[int]]) -> list[tuple[int, ...]]:
         """What a text says in tokens where it stands, those of a word together."""
-        given = [each for each in self._given if each.acts()]
-        words = Words(each.word for each in given)
-        parts = parted(text, [each.word.name for each in given])
-        groups = [group for part in parts for group in words.read(token_ids(part))]
-        named = {each.word.spelling for each in given if each.word.vectors in groups}
-        for each in given:
-            each.told(each.word.spelling in named)  # another that is called alike may have been heard
+        active = [token for token in self._registered if token.is_active()]
+        matcher = PlaceholderMatcher(token.placeholder for token in active)
+        parts = split_around_names(text, [token.placeholder.name for token in active])
+        groups = [group for part in parts for group in matcher.substitute(token_ids(part))]
+        used_spellings = {token.placeholder.spelling for token in active if token.placeholder.vector_ids in groups}
+        for token in active:
+            token.on_tokenize(
+                token.placeholder.spelling in used_spellings
+            )  # another that is called alike may have been heard
         return groups
 
     @property
-    def words(self) -> list[Word]:
+    def placeholders(self) -> list[Placeholder]:
         """The words that it was given."""
-        return [given.word for given in self._given]
+        return [token.placeholder for token in self._registered]
 
-    def has(self, spelling: Sequence[int]) -> bool:
+    def has_spelling(self, spelling: Sequence[int]) -> bool:
         """Whether a word of that spelling was given."""
-        return any(given.word.spelling == tuple(spelling) for given in self._given)
+        return any(token.placeholder.spelling == tuple(spelling) for token in self._registered)
 
 
-def parted(text: str, names: Iterable[str]) -> list[str]:
+def split_around_names(text: str, names: Iterable[str]) -> list[str]:
     """A text cut around names that begin or end with a sign: tokenizers would make one token of it and its neighbour.
 
     So <cat> is found in "<cat>, asleep", where the webui finds it only before a space.
@@ -127,7 +138,9 @@ def parted(text: str, names: Iterable[str]) -> list[str]:
     return [part for part in re.split(f"({'|'.join(map(re.escape, signed))})", text, flags=re.IGNORECASE) if part]
 
 
-def refuse_crowds(name: str, count: int) -> None:
+def check_vector_count(name: str, vector_count: int) -> None:
     """Refuse more vectors than fit into a chunk, which would have to be cut."""
-    if count > ROOM:
-        raise BadOverlay(f"{name} has {count} vectors; a prompt has room for up to {ROOM} of one embedding")
+    if vector_count > CHUNK_LENGTH:
+        raise BadOverlay(
+            f"{name} has {vector_count} vectors; a prompt has room for up to {CHUNK_LENGTH} of one embedding"
+        )

@@ -9,14 +9,14 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from velatura.cli.screen import complain, say, show_warning
+from velatura.cli.screen import print_error, say, show_warning
 from velatura.errors import VelaturaError
 
-MISTAKE = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells count
 
 
-class Verb(NamedTuple):
+class LazyCommand(NamedTuple):
     """One line of `velatura --help`, and where the verb is found once it is called."""
 
     panel: str
@@ -29,20 +29,22 @@ class Verb(NamedTuple):
         return getattr(importlib.import_module(f"velatura.cli.{self.module}"), self.name)
 
 
-VERBS = {
-    "demo": Verb("Start here", "demo", "demo", "Train a hypernetwork on bundled pictures and see it at work."),
-    "generate": Verb("Pictures", "pictures", "generate", "Make pictures from a prompt."),
-    "grid": Verb("Pictures", "pictures", "grid", "Lay pictures side by side, changing one or two things."),
-    "dataset": Verb("Overlays", "dataset", "dataset", "Make a folder of pictures ready: check, crop, caption, review."),
-    "train": Verb("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
-    "resume": Verb("Overlays", "training", "resume", "Go on with a training that was broken off."),
-    "list": Verb("Files", "files", "list_", "List the bases and overlays in folders."),
-    "show": Verb("Files", "files", "show", "Show what a file is, and how a prompt calls it."),
-    "pull": Verb("Files", "downloads", "pull", "Fetch a model file from Civitai, the hub or an address."),
-    "convert": Verb("Files", "files", "convert", "Write an overlay in another file format."),
-    "bake": Verb("Files", "merging", "bake", "Put overlays into a base's weights, and write a checkpoint."),
-    "merge": Verb("Files", "mixing", "merge", "Merge models, or LoRAs, into one file."),
-    "extract": Verb("Files", "mixing", "extract", "Write what one model has otherwise than another as a LoRA."),
+COMMANDS = {
+    "demo": LazyCommand("Start here", "demo", "demo", "Train a hypernetwork on bundled pictures and see it at work."),
+    "generate": LazyCommand("Pictures", "pictures", "generate", "Make pictures from a prompt."),
+    "grid": LazyCommand("Pictures", "pictures", "grid", "Lay pictures side by side, changing one or two things."),
+    "dataset": LazyCommand(
+        "Overlays", "dataset", "dataset", "Make a folder of pictures ready: check, crop, caption, review."
+    ),
+    "train": LazyCommand("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
+    "resume": LazyCommand("Overlays", "training", "resume", "Go on with a training that was broken off."),
+    "list": LazyCommand("Files", "files", "list_", "List the bases and overlays in folders."),
+    "show": LazyCommand("Files", "files", "show", "Show what a file is, and how a prompt calls it."),
+    "pull": LazyCommand("Files", "downloads", "pull", "Fetch a model file from Civitai, the hub or an address."),
+    "convert": LazyCommand("Files", "files", "convert", "Write an overlay in another file format."),
+    "bake": LazyCommand("Files", "merging", "bake", "Put overlays into a base's weights, and write a checkpoint."),
+    "merge": LazyCommand("Files", "mixing", "merge", "Merge models, or LoRAs, into one file."),
+    "extract": LazyCommand("Files", "mixing", "extract", "Write what one model has otherwise than another as a LoRA."),
 }
 
 
@@ -55,56 +57,58 @@ def main(words: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
-            _invoke(words)
-        except typer.Exit as leaving:
-            return leaving.exit_code
+            _run_command(words)
+        except typer.Exit as exit_request:
+            return exit_request.exit_code
         except (KeyboardInterrupt, typer.Abort) as interruption:
-            return _end(INTERRUPTED, "interrupted", interruption)
+            return _report_failure(INTERRUPTED_STATUS, "interrupted", interruption)
         except VelaturaError as error:
-            return _end(MISTAKE, f"error: {error}", error)
+            return _report_failure(USER_ERROR_STATUS, f"error: {error}", error)
         except typer.TyperException as error:
-            return _end(MISTAKE, f"error: {error.format_message()} (see --help)", error)
+            return _report_failure(USER_ERROR_STATUS, f"error: {error.format_message()} (see --help)", error)
         except BrokenPipeError:  # whoever read what is printed has seen enough: `velatura list | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:  # a full disk, a folder in the way, a place that is not ours
-            what = f"{error.strerror or error}".lower()
-            return _end(MISTAKE, f"error: {error.filename or 'a file'}: {what}; choose another place", error)
+            reason = f"{error.strerror or error}".lower()
+            return _report_failure(
+                USER_ERROR_STATUS, f"error: {error.filename or 'a file'}: {reason}; choose another place", error
+            )
     return 0
 
 
-def app_for(words: Sequence[str]) -> typer.Typer:
+def build_app(words: Sequence[str]) -> typer.Typer:
     """Build the application with all verbs listed, of which only the one that the words call is imported.
 
     A verb's options can only be known by importing it, and most verbs bring torch or pydantic along.
     """
     app = typer.Typer(add_completion=False)
-    app.callback()(_velatura)
-    called = next((word for word in words if not word.startswith("-")), None)
-    for name, verb in VERBS.items():
-        target = verb.load() if name == called else _listed
+    app.callback()(_main_callback)
+    called_name = next((word for word in words if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        target = command.load() if name == called_name else _placeholder
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=name)
         else:
-            app.command(name, help=None if name == called else verb.help, rich_help_panel=verb.panel)(target)
+            app.command(name, help=None if name == called_name else command.help, rich_help_panel=command.panel)(target)
     return app
 
 
-def _invoke(words: list[str]) -> None:
+def _run_command(words: list[str]) -> None:
     """Run the verb, all exceptions passing: Typer's own `main` would turn Ctrl-C into a status, and lose its notes."""
-    command = typer.main.get_command(app_for(words))
+    command = typer.main.get_command(build_app(words))
     with command.make_context("velatura", [*words], obj=words) as context:
         command.invoke(context)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         from importlib import metadata
 
         say(f"velatura {metadata.version('velatura')}")
         raise typer.Exit
 
 
-def _velatura(
+def _main_callback(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
@@ -112,11 +116,11 @@ def _velatura(
     """Train, share and use overlays for Stable Diffusion: small networks laid over a frozen base."""
 
 
-def _listed() -> None:
+def _placeholder() -> None:
     """Stand in the list for a verb that is not called."""
 
 
-def _end(status: int, line: str, error: BaseException) -> int:
+def _report_failure(status: int, message: str, error: BaseException) -> int:
     """Say why it ended, with what the error noted on its way here, and return the status."""
-    complain("; ".join([line, *getattr(error, "__notes__", [])]))
+    print_error("; ".join([message, *getattr(error, "__notes__", [])]))
     return status

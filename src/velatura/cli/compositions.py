@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from velatura.cli.screen import say, say_json
-from velatura.formats.composed import ComposedVerdict, Member, examine_composition
+from velatura.formats.composed import CompositionInfo, CompositionMember, inspect_composition
 from velatura.overlays.composition import Leaf, Node, Series
 
 INDENT = "  "
@@ -12,7 +12,7 @@ INDENT = "  "
 
 def show_composition(file: Path, *, as_json: bool) -> None:
     """Show a composition's tree, and the files of the hypernetworks that it names."""
-    verdict = examine_composition(file)
+    verdict = inspect_composition(file)
     if as_json:
         say_json(verdict.model_dump_json(indent=2))
         return
@@ -20,13 +20,17 @@ def show_composition(file: Path, *, as_json: bool) -> None:
         say(f"{label:15}{value}")
 
 
-def _rows(verdict: ComposedVerdict) -> Iterator[tuple[str, str]]:
+def _rows(verdict: CompositionInfo) -> Iterator[tuple[str, str]]:
     """Labels and what stands beside them; where several lines belong to one, it stands before the first."""
-    lost = sum(bool(each.problem) for each in verdict.members)
-    yield "kind", "hypernet, a composition" + (f" that cannot be used: {lost} of its parts cannot" if lost else "")
-    yield from _under("structure", _outline(verdict.tree))
-    yield from _under("members", map(_told, verdict.members))
-    yield from _under("widths", (f"{width}: {', '.join(names)}" for width, names in verdict.widths.items()))
+    unusable_count = sum(bool(member.problem) for member in verdict.members)
+    yield (
+        "kind",
+        "hypernet, a composition"
+        + (f" that cannot be used: {unusable_count} of its parts cannot" if unusable_count else ""),
+    )
+    yield from _label_lines("structure", _outline_lines(verdict.tree))
+    yield from _label_lines("members", map(_describe_member, verdict.members))
+    yield from _label_lines("widths", (f"{width}: {', '.join(names)}" for width, names in verdict.widths.items()))
     yield "made for", verdict.family or "unknown"
     yield "in a prompt", verdict.trigger
     yield "file", f"text, {verdict.file_bytes:,} bytes"
@@ -34,29 +38,29 @@ def _rows(verdict: ComposedVerdict) -> Iterator[tuple[str, str]]:
     yield "in A1111", "no, but with the extension Hypernetwork-MonkeyPatch, which made this form up"
 
 
-def _under(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for place, line in enumerate(lines):
-        yield "" if place else label, line
+def _label_lines(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for index, line in enumerate(lines):
+        yield "" if index else label, line
 
 
-def _outline(node: Node, depth: int = 0, share: str = "") -> Iterator[str]:
+def _outline_lines(node: Node, depth: int = 0, share: str = "") -> Iterator[str]:
     """A line for a part of the tree, and one, further in, for each of its own."""
-    before = f"{INDENT * depth}{share}"
+    prefix = f"{INDENT * depth}{share}"
     match node:
         case Leaf():
-            yield f"{before}{node.name} at {node.strength:g}"
+            yield f"{prefix}{node.name} at {node.strength:g}"
         case Series():
-            yield f"{before}one after the other"
+            yield f"{prefix}one after the other"
             for part in node.parts:
-                yield from _outline(part, depth + 1)
+                yield from _outline_lines(part, depth + 1)
         case _:
-            yield f"{before}side by side"
+            yield f"{prefix}side by side"
             total = sum(node.weights)
             for part, weight in zip(node.parts, node.weights, strict=True):
-                yield from _outline(part, depth + 1, f"{weight / total:.0%} of ")
+                yield from _outline_lines(part, depth + 1, f"{weight / total:.0%} of ")
 
 
-def _told(member: Member) -> str:
+def _describe_member(member: CompositionMember) -> str:
     if member.card is None:
         return f"{member.name}: cannot be used, {member.problem}"
     return f"{member.name}: {member.file} ({member.hash[:10]}), {member.card}"

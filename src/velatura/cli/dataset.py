@@ -12,17 +12,17 @@ from velatura.cli.screen import say, say_json
 from velatura.errors import BadDataset
 
 if TYPE_CHECKING:
-    from velatura.datasets.check import Report
-    from velatura.datasets.crop import Cut
+    from velatura.datasets.check import DatasetReport
+    from velatura.datasets.crop import CroppedPicture
 
-MOST_LINES = 10  # of one kind of finding
-MOST_TAGS = 12
-MUCH_CUT = 0.25  # of a picture
+MAX_FINDINGS_SHOWN = 10  # of one kind of finding
+MAX_TAGS_SHOWN = 12
+LARGE_CROPPED_SHARE = 0.25  # of a picture
 
 dataset = typer.Typer(no_args_is_help=True, help="Make a folder of pictures ready to train on.")
 
 Folder = Annotated[Path, typer.Argument(help="A folder of pictures.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataset.callback()
@@ -35,7 +35,7 @@ def check(
     folder: Folder,
     *,
     size: Annotated[int, typer.Option(help="Pixels that pictures will be trained at.", min=8)] = 512,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for what would stop or spoil a training: broken files, missing captions, copies, blur, what is cut off.
 
@@ -47,12 +47,12 @@ def check(
 
     report = check_folder(folder, size)
     if as_json:
-        say_json(json.dumps(_as_json(report), ensure_ascii=False, indent=2))
+        say_json(json.dumps(_report_as_json(report), ensure_ascii=False, indent=2))
     else:
-        _print(report)
+        _print_report(report)
     if report.errors:
-        files = len({finding.file for finding in report.errors})
-        raise BadDataset(f"{files} files of {folder} would stop a training; put them right, or take them away")
+        file_count = len({finding.file for finding in report.errors})
+        raise BadDataset(f"{file_count} files of {folder} would stop a training; put them right, or take them away")
 
 
 @dataset.command("crop")
@@ -73,23 +73,23 @@ def crop(
 
     velatura dataset crop photos/ --size 512 --buckets --split 0.5 --mirrors --out ready/
     """
-    from velatura.datasets.crop import Cutting, crop_folder
+    from velatura.datasets.crop import CropOptions, crop_folder
 
     shape = "buckets" if buckets else "square"
-    cutting = Cutting(size, shape, focus, split_below=split, overlap=overlap, mirrors=mirrors)
-    _print_cuts(crop_folder(folder, out, cutting), out, is_split=split > 0)
+    options = CropOptions(size, shape, focus, split_below=split, overlap=overlap, mirrors=mirrors)
+    _print_crops(crop_folder(folder, out, options), out, is_split=split > 0)
 
 
-def _print_cuts(cuts: "list[Cut]", out: Path, *, is_split: bool) -> None:
-    sizes = Counter(f"{cut.size[0]}x{cut.size[1]}" for cut in cuts)
-    say(f"{out}: {len(cuts)} pictures of {len({cut.source for cut in cuts})}")
-    say("sizes: " + ", ".join(f"{each} ({count})" for each, count in sizes.most_common()))
-    enlarged = sum(cut.is_enlarged for cut in cuts)
-    if enlarged:
-        say(f"{enlarged} enlarged, as they have fewer pixels: they will look soft")
-    for source, cut in {cut.source: cut for cut in reversed(cuts) if not is_split}.items():
-        if cut.left_out > MUCH_CUT:
-            say(f"{cut.file.name} leaves out {cut.left_out:.0%} of {source.name}")
+def _print_crops(pictures: "list[CroppedPicture]", out: Path, *, is_split: bool) -> None:
+    sizes = Counter(f"{picture.size[0]}x{picture.size[1]}" for picture in pictures)
+    say(f"{out}: {len(pictures)} pictures of {len({picture.source for picture in pictures})}")
+    say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes.most_common()))
+    enlarged_count = sum(picture.is_enlarged for picture in pictures)
+    if enlarged_count:
+        say(f"{enlarged_count} enlarged, as they have fewer pixels: they will look soft")
+    for source, picture in {picture.source: picture for picture in reversed(pictures) if not is_split}.items():
+        if picture.cropped_share > LARGE_CROPPED_SHARE:
+            say(f"{picture.file.name} leaves out {picture.cropped_share:.0%} of {source.name}")
 
 
 @dataset.command("caption")
@@ -116,8 +116,8 @@ def caption(
     from velatura.datasets.check import picture_count
 
     count = 0
-    for written in caption_folder(folder, open_captioner(captioner, threshold), existing=existing, before=before):
-        say(f"{_inside(written.file, folder.expanduser())}: {written.text}")
+    for written in caption_folder(folder, open_captioner(captioner, threshold), existing=existing, prefix=before):
+        say(f"{_relative_name(written.file, folder.expanduser())}: {written.text}")
         count += 1
     say(f"{count} captions written, {picture_count(folder) - count} pictures left as they are")
 
@@ -137,11 +137,11 @@ def review(
     """
     import webbrowser
 
-    from velatura.datasets.review import Album
-    from velatura.datasets.review_page import serving
+    from velatura.datasets.review import CaptionEditor
+    from velatura.datasets.review_page import serve
 
-    album = Album.of(folder)
-    with serving(album, port) as server:
+    album = CaptionEditor.from_folder(folder)
+    with serve(album, port) as server:
         say(f"{folder}: {len(album.paths)} pictures at {server.url}", "Ctrl-C ends it; every change is saved at once")
         sys.stdout.flush()
         if browser:
@@ -152,48 +152,58 @@ def review(
             say(f"ended; {album.undo_count} changes are saved")
 
 
-def _print(report: "Report") -> None:
+def _print_report(report: "DatasetReport") -> None:
     pictures = report.pictures
-    sizes = Counter(f"{each.width}x{each.height}" for each in pictures).most_common(5)
-    counted = sum(each.repeats for each in pictures)
-    say(f"{report.folder}: {len(pictures)} pictures" + (f", counted {counted}" if counted != len(pictures) else ""))
+    sizes = Counter(f"{picture.width}x{picture.height}" for picture in pictures).most_common(5)
+    counted_total = sum(picture.repeats for picture in pictures)
+    say(
+        f"{report.folder}: {len(pictures)} pictures"
+        + (f", counted {counted_total}" if counted_total != len(pictures) else "")
+    )
     say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes))
-    tags = report.tags().most_common(MOST_TAGS)
+    tags = report.tags().most_common(MAX_TAGS_SHOWN)
     say("tags: " + (", ".join(f"{tag} ({count})" for tag, count in tags) or "none"))
-    for kind, count in Counter((each.grade, each.kind) for each in report.findings).items():
-        found = [each for each in report.findings if (each.grade, each.kind) == kind]
-        for each in found[:MOST_LINES]:
-            say(f"{each.grade}: {_inside(each.file, report.folder)}: {each.text}")
-        if count > MOST_LINES:
-            say(f"{kind[0]}: ... and {count - MOST_LINES} more of this kind ({kind[1]}); --json lists all")
+    for grade_and_kind, count in Counter((finding.grade, finding.kind) for finding in report.findings).items():
+        found = [finding for finding in report.findings if (finding.grade, finding.kind) == grade_and_kind]
+        for finding in found[:MAX_FINDINGS_SHOWN]:
+            say(f"{finding.grade}: {_relative_name(finding.file, report.folder)}: {finding.text}")
+        if count > MAX_FINDINGS_SHOWN:
+            say(
+                f"{grade_and_kind[0]}: ... and {count - MAX_FINDINGS_SHOWN} more of this kind ({grade_and_kind[1]}); --json lists all"
+            )
     if not report.findings:
         say("nothing to complain of")
 
 
-def _as_json(report: "Report") -> dict[str, object]:
+def _report_as_json(report: "DatasetReport") -> dict[str, object]:
     pictures = [
         {
-            "file": _inside(each.path, report.folder),
-            "width": each.width,
-            "height": each.height,
-            "mode": each.mode,
-            "caption": each.caption and each.caption.text,
-            "caption_from": each.caption and each.caption.source,
-            "repeats": each.repeats,
-            "cut": round(each.cut, 4),
-            "blur": round(each.blur, 4),
-            "noise": round(each.noise, 2),
-            "look": f"{each.look:016x}",
+            "file": _relative_name(picture.path, report.folder),
+            "width": picture.width,
+            "height": picture.height,
+            "mode": picture.mode,
+            "caption": picture.caption and picture.caption.text,
+            "caption_from": picture.caption and picture.caption.source,
+            "repeats": picture.repeats,
+            "cut": round(picture.cropped_share, 4),
+            "blur": round(picture.blur, 4),
+            "noise": round(picture.noise, 2),
+            "look": f"{picture.perceptual_hash:016x}",
         }
-        for each in report.pictures
+        for picture in report.pictures
     ]
     findings = [
-        {"grade": each.grade, "kind": each.kind, "file": _inside(each.file, report.folder), "text": each.text}
-        for each in report.findings
+        {
+            "grade": finding.grade,
+            "kind": finding.kind,
+            "file": _relative_name(finding.file, report.folder),
+            "text": finding.text,
+        }
+        for finding in report.findings
     ]
     head: dict[str, object] = {"folder": str(report.folder), "size": report.pixels}
     return {**head, "pictures": pictures, "tags": dict(report.tags().most_common()), "findings": findings}
 
 
-def _inside(path: Path, folder: Path) -> str:
+def _relative_name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path != folder else "."

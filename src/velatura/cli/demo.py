@@ -11,7 +11,7 @@ import velatura
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say
 from velatura.cli.training_run import command_line, training_bar
-from velatura.files import replacing
+from velatura.files import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,16 +37,16 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
 
     velatura demo --style blueprint --out blueprint/
     """
-    out = out or _free(Path("runs", "demo"))
+    out = out or _free_path(Path("runs", "demo"))
     pictures, base = velatura.tiny_pictures(style), velatura.tiny()
     preset = velatura.Plan.preset("hypernet", base.family.name)
-    plan = preset.but(seed=seed, steps=preset.steps if steps is None else steps)
-    hyper = velatura.Hypernetwork.for_base(base, activation="relu", seed=seed, name=style)
+    plan = preset.replace(seed=seed, steps=preset.steps if steps is None else steps)
+    hypernetwork = velatura.Hypernetwork.for_base(base, activation="relu", seed=seed, name=style)
 
     say(f"A hypernetwork learns {style} from the pictures in {pictures}")
     started = time.perf_counter()
     with training_bar() as on_step:
-        run = velatura.train(base, hyper, pictures, plan, out=out, on_step=on_step)
+        run = velatura.train(base, hypernetwork, pictures, plan, out=out, on_step=on_step)
     seconds = time.perf_counter() - started
     velatura.save(run.overlay, run.file.with_suffix(".pt"))
 
@@ -61,14 +61,14 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
         f"  {grid.name}, {run.file.name}, {run.file.stem}.pt (for AUTOMATIC1111's web UI), the plan, the log, snapshots"
     )
     say("Try next:")
-    for does, command in _commands(run).items():
-        say(f"  {command:80}  # {does}")
+    for purpose, command in _commands(run).items():
+        say(f"  {command:80}  # {purpose}")
 
 
-def _free(path: Path) -> Path:
+def _free_path(path: Path) -> Path:
     """The path, or the first of path-2, path-3, ... that is not there: a second demo leaves the first alone."""
     later = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(each for each in itertools.chain([path], later) if not each.exists())
+    return next(candidate for candidate in itertools.chain([path], later) if not candidate.exists())
 
 
 def _save_grid(base: "Base", run: "Run") -> Path:
@@ -78,8 +78,8 @@ def _save_grid(base: "Base", run: "Run") -> Path:
     recipe = velatura.Recipe(prompt=prompts[0], seed=PICTURE_SEED)
     columns, rows = ("strength", STRENGTHS), ("prompt", prompts)
     with picture_bar() as on_step:
-        painted = velatura.grid(base, recipe, x=columns, y=rows, overlays={name: run.overlay}, on_step=on_step)
-    return painted.save(run.folder / "grid.png")
+        result = velatura.grid(base, recipe, x=columns, y=rows, overlays={name: run.overlay}, on_step=on_step)
+    return result.save(run.folder / "grid.png")
 
 
 def _is_as_on_disk(base: "Base") -> bool:
@@ -97,19 +97,23 @@ def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: 
     """Write the page that tells what was done."""
     from PIL import Image
 
-    from velatura.compare.report import Figure, Report
+    from velatura.compare.report import Figure, TrainingReport
 
     examples = [Image.open(path) for path in sorted(pictures.glob("*.png"))]
     parameter_count = sum(weight.numel() for weight in run.overlay.parameters())
-    shown = Figure("What it does", "A row is one prompt and one seed; only the strength changes.", [Image.open(grid)])
-    learned = Figure("What it learned from", f"{len(examples)} pictures, each with a caption in words.", examples)
-    report = Report(
+    grid_figure = Figure(
+        "What it does", "A row is one prompt and one seed; only the strength changes.", [Image.open(grid)]
+    )
+    training_figure = Figure(
+        "What it learned from", f"{len(examples)} pictures, each with a caption in words.", examples
+    )
+    report = TrainingReport(
         title=f"A hypernetwork for {run.overlay.card.name}",
         opening=(
             f"In {seconds:.0f} seconds a small network learned {run.overlay.card.name} from {len(examples)} pictures. "
             "Laid over a frozen Stable Diffusion it changes what attention reads; taken off, it leaves no trace."
         ),
-        figures=[shown, learned],
+        figures=[grid_figure, training_figure],
         losses=run.losses,
         facts={
             "overlay": f"{run.overlay.card}",
@@ -120,8 +124,8 @@ def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: 
         commands=_commands(run),
     )
     page = run.folder / "index.html"
-    with replacing(page) as beside:
-        beside.write_text(report.html(), "utf-8")
+    with atomic_write(page) as temporary:
+        temporary.write_text(report.html(), "utf-8")
     return page
 
 

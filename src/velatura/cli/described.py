@@ -9,12 +9,12 @@ import velatura
 from velatura.cli.screen import say, say_json
 
 if TYPE_CHECKING:
-    from velatura.formats.verdict import Verdict
-    from velatura.library.entry import Entry
+    from velatura.formats.verdict import OverlayInfo
+    from velatura.library.entry import LibraryEntry
 
-LABEL = 15  # letters
-TAGGED = {"lora", "aesthetic", "difference"}  # kinds that a prompt calls by a tag; hypernetworks are read whole
-CONTAINERS = {
+LABEL_WIDTH = 15  # letters
+TAGGED_KINDS = {"lora", "aesthetic", "difference"}  # kinds that a prompt calls by a tag; hypernetworks are read whole
+CONTAINER_NAMES = {
     "zip": "a torch file",
     "legacy": "a torch file of before 1.6",
     "folder": "a folder",
@@ -22,25 +22,25 @@ CONTAINERS = {
 }
 
 
-def show_hypernetwork(entry: "Entry", *, as_json: bool) -> None:
+def show_hypernetwork(entry: "LibraryEntry", *, as_json: bool) -> None:
     """Print what a hypernetwork is, having read all of it, and which programs open it."""
-    from velatura.formats.verdict import examine
+    from velatura.formats.verdict import inspect_overlay
 
-    verdict = examine(entry.path)
+    verdict = inspect_overlay(entry.path)
     if as_json:
         facts = entry.facts()
-        notes = {each: facts[each] for each in ("path", "strength", "trigger_words", "preview", "hashes")}
+        notes = {key: facts[key] for key in ("path", "strength", "trigger_words", "preview", "hashes")}
         say_json(json.dumps({**verdict.model_dump(mode="json"), **notes}, indent=2))
         return
-    _say([*_of_hypernetwork(verdict), *_of_notes(entry), *_of_file(entry), *_of_programs(verdict)])
+    _say_rows([*_hypernetwork_rows(verdict), *_note_rows(entry), *_file_rows(entry), *_program_rows(verdict)])
 
 
-def show_entry(entry: "Entry", *, as_json: bool) -> None:
+def show_entry(entry: "LibraryEntry", *, as_json: bool) -> None:
     """Print what is known of a file of any other kind, of which no weight is read."""
     if as_json:
         say_json(json.dumps(entry.facts(), indent=2))
         return
-    _say([*_of_kind(entry), *_of_notes(entry), *_of_header(entry), *_of_file(entry)])
+    _say_rows([*_kind_rows(entry), *_note_rows(entry), *_header_rows(entry), *_file_rows(entry)])
 
 
 def show_picture(path: Path, *, as_json: bool) -> None:
@@ -52,13 +52,13 @@ def show_picture(path: Path, *, as_json: bool) -> None:
     say(*recipe.infotext().splitlines())
 
 
-def _say(rows: list[tuple[str, str]]) -> None:
+def _say_rows(rows: list[tuple[str, str]]) -> None:
     for label, value in rows:
         if value:
-            say(f"{label:{LABEL}}{value}")
+            say(f"{label:{LABEL_WIDTH}}{value}")
 
 
-def _of_hypernetwork(verdict: "Verdict") -> Iterator[tuple[str, str]]:
+def _hypernetwork_rows(verdict: "OverlayInfo") -> Iterator[tuple[str, str]]:
     card = verdict.card
     yield "kind", card.kind
     yield "name", card.name
@@ -72,26 +72,26 @@ def _of_hypernetwork(verdict: "Verdict") -> Iterator[tuple[str, str]]:
     yield "in a prompt", verdict.trigger
 
 
-def _of_programs(verdict: "Verdict") -> Iterator[tuple[str, str]]:
+def _program_rows(verdict: "OverlayInfo") -> Iterator[tuple[str, str]]:
     yield from ((f"in {program}", str(answer)) for program, answer in verdict.opens.items())
 
 
-def _of_kind(entry: "Entry") -> Iterator[tuple[str, str]]:
-    card = entry.nature.card
+def _kind_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
+    card = entry.info.card
     yield "kind", card.kind
     yield "name", entry.name
-    yield "also called", ", ".join(dict.fromkeys(each for each in entry.aliases if each != entry.name))
+    yield "also called", ", ".join(dict.fromkeys(alias for alias in entry.aliases if alias != entry.name))
     yield "structure", card.outline
     yield "family", entry.family or "unknown"
     yield "trained", f"{card.steps:,} steps" if card.steps else ""
     yield "note", card.note
-    if entry.kind in TAGGED:
+    if entry.kind in TAGGED_KINDS:
         yield "in a prompt", f"<{entry.kind}:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"
     if entry.kind == "embedding":
-        yield "in a prompt", card.name if entry.nature.container == "picture" and card.name else entry.name
+        yield "in a prompt", card.name if entry.info.container == "picture" and card.name else entry.name
 
 
-def _of_notes(entry: "Entry") -> Iterator[tuple[str, str]]:
+def _note_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
     """What its owner or its publisher says of it."""
     notes = entry.notes
     yield "trigger words", ", ".join(entry.trigger_words)
@@ -100,26 +100,26 @@ def _of_notes(entry: "Entry") -> Iterator[tuple[str, str]]:
     yield "with the VAE", notes.vae
     yield "described as", notes.description
     yield "preview", str(entry.preview or "")
-    yield from (("unread", each) for each in notes.unread)
+    yield from (("unread", line) for line in notes.unread)
 
 
-def _of_header(entry: "Entry") -> Iterator[tuple[str, str]]:
+def _header_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
     """What programs wrote into its header, but for what stands there already: our note is its description too."""
-    yield from (row for row in entry.nature.details.items() if row[1] not in {entry.name, entry.nature.card.note})
+    yield from (row for row in entry.info.details.items() if row[1] not in {entry.name, entry.info.card.note})
 
 
-def _of_file(entry: "Entry") -> Iterator[tuple[str, str]]:
-    nature = entry.nature
-    if nature.tensors:
-        tensors = "1 tensor" if nature.tensors == 1 else f"{nature.tensors:,} tensors"
-        yield "parameters", f"{nature.parameters:,} in {tensors}, {', '.join(nature.precisions)}"
-    container = CONTAINERS.get(nature.container, nature.container)
-    size = "" if entry.place.is_folder else _size(entry.place.state.size)
-    yield "file", ", ".join(filter(None, (nature.dialect, container, size)))
+def _file_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
+    info = entry.info
+    if info.tensors:
+        tensors = "1 tensor" if info.tensors == 1 else f"{info.tensors:,} tensors"
+        yield "parameters", f"{info.parameters:,} in {tensors}, {', '.join(info.precisions)}"
+    container = CONTAINER_NAMES.get(info.container, info.container)
+    size = "" if entry.file.is_folder else _format_bytes(entry.file.state.size)
+    yield "file", ", ".join(filter(None, (info.dialect, container, size)))
     if entry.hashes is not None:
         yield "hash", f"{entry.hashes.sha256[:10]} (SHA-256 {entry.hashes.sha256})"
-        yield "on Civitai", ", ".join(f"{name} {each}" for name, each in entry.hashes.shown().items())
+        yield "on Civitai", ", ".join(f"{name} {value}" for name, value in entry.hashes.by_civitai_name().items())
 
 
-def _size(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+def _format_bytes(byte_count: int) -> str:
+    return f"{byte_count / 2**20:,.1f} MiB" if byte_count >= 2**20 else f"{byte_count / 2**10:.1f} KiB"

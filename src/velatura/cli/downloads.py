@@ -11,10 +11,10 @@ import typer
 from velatura.cli.screen import say, say_json
 
 if TYPE_CHECKING:
-    from velatura.downloads.pull import Pulled
+    from velatura.downloads.pull import PullResult
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+DECIMAL_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def pull(
@@ -34,38 +34,38 @@ def pull(
 
     velatura pull hub:owner/name/ink.safetensors --to models/ --limit 500MB
     """
-    most = read_size(limit)
+    max_bytes = parse_byte_count(limit)
     from velatura.downloads.pull import pull as fetch
 
-    with _bar() as on_bytes:
-        done = fetch(source, to, limit=most, on_bytes=on_bytes)
+    with _download_bar() as on_bytes:
+        result = fetch(source, to, limit=max_bytes, on_bytes=on_bytes)
     if as_json:
-        say_json(done.model_dump_json(indent=2))
+        say_json(result.model_dump_json(indent=2))
         return
-    _tell(done)
+    _print_result(result)
 
 
-def read_size(text: str) -> int:
+def parse_byte_count(text: str) -> int:
     """Read a count of bytes as people write it: 8GB, 500 MB, 2.5GiB."""
-    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(I?)B?\s*", text.upper())
-    if found is None:
+    size_match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    if size_match is None:
         raise typer.BadParameter(f"{text!r} is no size: write it as 500MB or 8GB")
-    return round(float(found[1]) * (BINARY if found[3] else UNITS)[found[2]])
+    return round(float(size_match[1]) * (BINARY_UNITS if size_match[3] else DECIMAL_UNITS)[size_match[2]])
 
 
-def _tell(done: "Pulled") -> None:
+def _print_result(result: "PullResult") -> None:
     """Say what has come and where it lies."""
-    was_there = ", was there already" if done.was_there else ""
-    made_for = f" for {done.made_for}" if done.made_for else ""
-    say(f"{done.path}: {done.kind}{made_for}, {done.file_bytes / 1e6:,.1f} MB{was_there}")
-    if done.sha256:
-        say(f"hash: {done.sha256[:10]} (SHA-256 {done.sha256})")
-    if done.trigger_words:
-        say(f"trigger words: {', '.join(done.trigger_words)}")
+    was_there = ", was there already" if result.was_there else ""
+    made_for = f" for {result.made_for}" if result.made_for else ""
+    say(f"{result.path}: {result.kind}{made_for}, {result.file_bytes / 1e6:,.1f} MB{was_there}")
+    if result.sha256:
+        say(f"hash: {result.sha256[:10]} (SHA-256 {result.sha256})")
+    if result.trigger_words:
+        say(f"trigger words: {', '.join(result.trigger_words)}")
 
 
 @contextmanager
-def _bar() -> Generator[Callable[[int, int | None], None]]:
+def _download_bar() -> Generator[Callable[[int, int | None], None]]:
     """A bar of the bytes here, on stderr, with the speed and the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import velatura
-from velatura.card import UNKNOWN
+from velatura.card import UNKNOWN_KIND
 from velatura.cli.screen import say, say_json
-from velatura.errors import Occupied, UnknownName
-from velatura.library.places import ENDINGS
+from velatura.errors import AlreadyExists, UnknownName
+from velatura.library.places import WEIGHTS_SUFFIXES
 
 if TYPE_CHECKING:
-    from velatura.library.entry import Entry
+    from velatura.library.entry import LibraryEntry
     from velatura.overlays.overlay import Overlay
 
-ANOTHER = "Another kind"
-NAME_WIDTH = 40
+CONVERSION_PANEL = "Another kind"
+MAX_NAME_WIDTH = 40
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -45,15 +45,15 @@ def list_(
     velatura list ~/stable-diffusion-webui --kind lora --family SDXL --search ink --json
     """
     library = velatura.Library(*(folders or [Path()]))
-    with _looking_bar() as on_file:
-        found = library.entries(kind=kind, family=family, search=search, on_file=on_file)
+    with _inspection_bar() as on_file:
+        entries = library.entries(kind=kind, family=family, search=search, on_file=on_file)
     if as_json:
-        say_json(json.dumps([each.facts() for each in found], indent=2))
+        say_json(json.dumps([entry.facts() for entry in entries], indent=2))
         return
-    width = max((len(each.name) for each in found), default=0)
-    for each in found:
-        say(f"{each.name:{min(width, NAME_WIDTH)}}  {_line(each)}")
-    if not found:
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        say(f"{entry.name:{min(width, MAX_NAME_WIDTH)}}  {_describe_entry(entry)}")
+    if not entries:
         say("nothing here is so" if kind or family or search else "neither bases nor overlays here")
 
 
@@ -71,19 +71,19 @@ def show(
 
     velatura show sd15 --library ~/stable-diffusion-webui --json
     """
-    path = _path(file, library or [Path()])
+    path = _find_path(file, library or [Path()])
     if path.suffix.lower() == ".hns":
         from velatura.cli.compositions import show_composition
 
         show_composition(path, as_json=as_json)
         return
     from velatura.cli.described import show_entry, show_hypernetwork, show_picture
-    from velatura.library import entry_of
+    from velatura.library import file_entry
 
-    entry = entry_of(path)
-    if entry.kind == "hypernet" or entry.trouble:  # opening what cannot be read says why
+    entry = file_entry(path)
+    if entry.kind == "hypernet" or entry.error:  # opening what cannot be read says why
         show_hypernetwork(entry, as_json=as_json)
-    elif entry.kind == UNKNOWN and entry.nature.container == "picture":
+    elif entry.kind == UNKNOWN_KIND and entry.info.container == "picture":
         show_picture(path, as_json=as_json)
     else:
         show_entry(entry, as_json=as_json)
@@ -111,24 +111,30 @@ def convert(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it is there.")] = False,
     kind: Annotated[
-        str | None, typer.Option("--as", help="Another kind of overlay to make of it: lora.", rich_help_panel=ANOTHER)
+        str | None,
+        typer.Option("--as", help="Another kind of overlay to make of it: lora.", rich_help_panel=CONVERSION_PANEL),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="The base to make it for.", show_default="tiny", rich_help_panel=ANOTHER),
+        typer.Option(help="The base to make it for.", show_default="tiny", rich_help_panel=CONVERSION_PANEL),
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="The rank of each layer.", show_default="32", rich_help_panel=ANOTHER)
+        int | None,
+        typer.Option(min=1, help="The rank of each layer.", show_default="32", rich_help_panel=CONVERSION_PANEL),
     ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Texts to fit by, one a line, at least 4.", show_default="built-in ones", rich_help_panel=ANOTHER
+            help="Texts to fit by, one a line, at least 4.",
+            show_default="built-in ones",
+            rich_help_panel=CONVERSION_PANEL,
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps of each picture painted to fit.", show_default="10", rich_help_panel=ANOTHER),
+        typer.Option(
+            min=1, help="Steps of each picture painted to fit.", show_default="10", rich_help_panel=CONVERSION_PANEL
+        ),
     ] = None,
 ) -> None:
     """Write an overlay in another file format; the ending of the target names it.
@@ -141,51 +147,51 @@ def convert(
 
     velatura convert inca.pt inca-lora.safetensors --as lora --rank 32 --base sd15/
     """
-    if kind is None and any(each is not None for each in (base, rank, prompts, steps)):
+    if kind is None and any(value is not None for value in (base, rank, prompts, steps)):
         raise typer.BadParameter("--base, --rank, --prompts and --steps are for --as lora")
     if kind is not None and (dialect or dtype):
         raise typer.BadParameter("--dialect and --dtype are for the same overlay, --as for another kind")
     if kind not in {None, "lora"}:
-        raise UnknownName.among("kind of overlay to convert to", str(kind), ["lora"])
+        raise UnknownName.with_suggestions("kind of overlay to convert to", str(kind), ["lora"])
     overlay = velatura.open_overlay(source)
     overlay = overlay if clip is None else _with_clip(overlay, clip)
     if kind == "lora":
         from velatura.cli.merging import write_lora
 
-        fit_on, rank, steps = base or "tiny", rank or 32, steps or 10
-        write_lora(overlay, target, base=fit_on, rank=rank, prompts=prompts, steps=steps, overwrite=overwrite)
+        base_name, rank, steps = base or "tiny", rank or 32, steps or 10
+        write_lora(overlay, target, base=base_name, rank=rank, prompts=prompts, steps=steps, overwrite=overwrite)
         return
     if target.exists() and not overwrite:
-        raise Occupied(f"{target} is there already; choose another name, or add --overwrite")
+        raise AlreadyExists(f"{target} is there already; choose another name, or add --overwrite")
     velatura.save(overlay, target, dialect=dialect, dtype=dtype)
     say(f"{target}: {overlay.card}")
 
 
 def _with_clip(overlay: "Overlay", clip: Path) -> "Overlay":
     """An aesthetic that knows how its CLIP reads texts."""
-    from velatura.formats.clip import projection_in
+    from velatura.formats.clip import read_text_projection
 
     if not isinstance(overlay, velatura.Aesthetic):
         raise typer.BadParameter(f"--clip is for aesthetics, and this is a {overlay.kind}")
-    return overlay.with_projection(projection_in(clip.expanduser()))
+    return overlay.with_projection(read_text_projection(clip.expanduser()))
 
 
 @contextmanager
-def _looking_bar() -> Generator[Callable[[int, int], None]]:
+def _inspection_bar() -> Generator[Callable[[int, int], None]]:
     """A bar of the files looked into, on stderr, as soon as there is one: those that are known need none."""
-    with ExitStack() as shown:
+    with ExitStack() as stack:
         update: list[Callable[[int, int], None]] = []
 
         def on_file(done: int, total: int) -> None:
             if not update:
-                update.append(shown.enter_context(_bar()))
+                update.append(stack.enter_context(_file_bar()))
             update[0](done, total)
 
         yield on_file
 
 
 @contextmanager
-def _bar() -> Generator[Callable[[int, int], None]]:
+def _file_bar() -> Generator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -195,14 +201,14 @@ def _bar() -> Generator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _path(text: str, folders: list[Path]) -> Path:
+def _find_path(text: str, folders: list[Path]) -> Path:
     """The file that a command line names, by its path or else by its name in a library."""
     path = Path(text).expanduser()
-    is_name = not path.exists() and not set(text) & set("/\\") and path.suffix.lower() not in ENDINGS
+    is_name = not path.exists() and not set(text) & set("/\\") and path.suffix.lower() not in WEIGHTS_SUFFIXES
     return velatura.Library(*folders).entry(text).path if is_name else path
 
 
-def _line(entry: "Entry") -> str:
-    if entry.trouble:
-        return f"cannot be read: {entry.trouble}"
-    return str(entry.nature.card.but(family=entry.family, trigger_words=entry.trigger_words))
+def _describe_entry(entry: "LibraryEntry") -> str:
+    if entry.error:
+        return f"cannot be read: {entry.error}"
+    return str(entry.info.card.replace(family=entry.family, trigger_words=entry.trigger_words))

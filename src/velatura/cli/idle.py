@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import typer
 
 
-def refuse_idle(wanted: str, given: object, options: Mapping[str, object]) -> None:
+def refuse_options_without(required: str, value: object, options: Mapping[str, object]) -> None:
     """Refuse options, None where they are left out, that mean nothing without the wanted one."""
-    if not given and (idle := [name for name, each in options.items() if each is not None]):
-        raise typer.BadParameter(f"{idle[0]} means nothing without {wanted}: add that, or leave it out")
+    if not value and (dependent := [name for name, option_value in options.items() if option_value is not None]):
+        raise typer.BadParameter(f"{dependent[0]} means nothing without {required}: add that, or leave it out")

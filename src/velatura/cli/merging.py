@@ -12,7 +12,7 @@ import velatura
 from velatura.cli.base import open_base
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say, say_json
-from velatura.errors import BadFile, Occupied, UnknownName
+from velatura.errors import AlreadyExists, BadFile, UnknownName
 
 if TYPE_CHECKING:
     from velatura.merging.extract import ExtractReport
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
     from velatura.overlays.strength import Strength
 
-    Report = BakeReport | MergeReport | ExtractReport
+    WeightsReport = BakeReport | MergeReport | ExtractReport
 
-REPORT = "velatura.bake"  # where the report is kept in a file's header
-FITTING = "Where a hypernetwork is not linear"
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+REPORT_KEY = "velatura.bake"  # where the report is kept in a file's header
+FITTING_PANEL = "Where a hypernetwork is not linear"
+NUMBER_PATTERN = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        help="Texts to fit by, one a line, at least 4.", rich_help_panel=FITTING, show_default="built-in ones"
+        help="Texts to fit by, one a line, at least 4.", rich_help_panel=FITTING_PANEL, show_default="built-in ones"
     ),
 ]
-Steps = Annotated[int, typer.Option(min=1, help="Steps of each picture painted.", rich_help_panel=FITTING)]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of each picture painted.", rich_help_panel=FITTING_PANEL)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, for programs.")]
 
@@ -64,21 +64,21 @@ def bake(
     velatura bake sd15 ink:0.5:0.8 inca:0.6 --library ~/models --prompts mine.txt --out baked.safetensors
     """
     from velatura.formats import checkpoint
-    from velatura.merging.bake import bake as baked_with
+    from velatura.merging.bake import bake as bake_overlays
 
     is_folder = not out.suffix
-    make_room(out, overwrite=overwrite, takes_folders=True)
-    texts = _texts(prompts)
-    shelf = velatura.Library(*(library or [Path()]))
-    laid = [overlay_of(each, shelf) for each in overlays]
-    on = open_base(base, shelf)
+    prepare_output(out, overwrite=overwrite, takes_folders=True)
+    prompt_lines = _read_prompts(prompts)
+    model_library = velatura.Library(*(library or [Path()]))
+    opened_overlays = [open_overlay_argument(argument, model_library) for argument in overlays]
+    opened_base = open_base(base, model_library)
     with picture_bar() as on_step:
-        baked, report = baked_with(on, laid, prompts=texts, steps=steps, on_step=on_step)
+        baked, report = bake_overlays(opened_base, opened_overlays, prompts=prompt_lines, steps=steps, on_step=on_step)
     if is_folder:
         velatura.save(baked, out)
     else:
-        checkpoint.write(baked, out, {REPORT: report.model_dump_json()})
-    tell(report, out, as_json=as_json)
+        checkpoint.write(baked, out, {REPORT_KEY: report.model_dump_json()})
+    print_report(report, out, as_json=as_json)
 
 
 def write_lora(
@@ -95,38 +95,40 @@ def write_lora(
     """Write a hypernetwork as a LoRA for a base, under kohya's names, and print how well it stands for it."""
     from velatura.formats import kohya_lora
     from velatura.formats.ldm_keys import UNetLayout
-    from velatura.merging.lora import as_lora
+    from velatura.merging.lora import lora_from_hypernetwork
 
-    make_room(target, overwrite=overwrite)
-    on = open_base(base)
+    prepare_output(target, overwrite=overwrite)
+    opened_base = open_base(base)
     with picture_bar() as on_step:
-        pairs, report = as_lora(overlay, on, rank=rank, prompts=_texts(prompts), steps=steps, on_step=on_step)
-    made_of = f"made of the {overlay.kind} {overlay.card.name or target.stem} on {on.name}"
-    kohya_lora.write(
+        pairs, report = lora_from_hypernetwork(
+            overlay, opened_base, rank=rank, prompts=_read_prompts(prompts), steps=steps, on_step=on_step
+        )
+    comment = f"made of the {overlay.kind} {overlay.card.name or target.stem} on {opened_base.name}"
+    kohya_lora.write_low_rank(
         target,
-        {name: (each.up, each.down) for name, each in pairs.items()},
-        on.family,
-        layout=UNetLayout.of_diffusers(on.unet.state_dict()),
+        {name: (low_rank.up, low_rank.down) for name, low_rank in pairs.items()},
+        opened_base.family,
+        layout=UNetLayout.from_diffusers(opened_base.unet.state_dict()),
         name=target.stem,
-        metadata={REPORT: report.model_dump_json(), "ss_training_comment": made_of},
+        metadata={REPORT_KEY: report.model_dump_json(), "ss_training_comment": comment},
     )
-    tell(report, target, as_json=as_json)
+    print_report(report, target, as_json=as_json)
 
 
-def make_room(path: Path, *, overwrite: bool, takes_folders: bool = False) -> None:
+def prepare_output(path: Path, *, overwrite: bool, takes_folders: bool = False) -> None:
     """See before the work that the file can be written after it, or the folder, which must be new."""
     if takes_folders and not path.suffix:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise Occupied(f"{path} holds something already: choose a new folder")
+            raise AlreadyExists(f"{path} holds something already: choose a new folder")
     elif path.suffix != ".safetensors":
-        raise UnknownName.among("ending of a file of weights", path.suffix, [".safetensors"])
+        raise UnknownName.with_suggestions("ending of a file of weights", path.suffix, [".safetensors"])
     elif path.exists() and not overwrite:
-        raise Occupied(f"{path} is there already; choose another name, or add --overwrite")
+        raise AlreadyExists(f"{path} is there already; choose another name, or add --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
     TemporaryFile(dir=path.parent).close()
 
 
-def _texts(path: Path | None) -> Sequence[str] | None:
+def _read_prompts(path: Path | None) -> Sequence[str] | None:
     if path is None:
         return None
     try:
@@ -136,26 +138,26 @@ def _texts(path: Path | None) -> Sequence[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
-def overlay_of(text: str, library: "velatura.Library") -> tuple["Overlay", "float | Strength"]:
+def open_overlay_argument(text: str, library: "velatura.Library") -> tuple["Overlay", "float | Strength"]:
     """Open "inca.pt:0.5", or "inca.pt" at strength 1, or the same by name; one without a name is called as its file.
 
     Two numbers are the strengths in the text towers and in the UNet, as in a LoRA's tag.
     """
-    name, numbers = name_and_numbers(text)
+    name, numbers = split_strengths(text)
     strength = velatura.Strength(text=numbers[0], unet=numbers[1]) if len(numbers) > 1 else (*numbers, 1.0)[0]
     is_path = Path(name).exists() or bool(Path(name).suffix) or len(Path(name).parts) > 1
     overlay = velatura.open_overlay(name) if is_path else library.overlay(name)
-    overlay.card = overlay.card.but(name=overlay.card.name or Path(name).stem)
+    overlay.card = overlay.card.replace(name=overlay.card.name or Path(name).stem)
     return overlay, strength
 
 
-def name_and_numbers(text: str) -> tuple[str, list[float]]:
+def split_strengths(text: str) -> tuple[str, list[float]]:
     """Take "ink:0.5:0.8" apart into a name and the numbers behind it, of which there may be none."""
-    found = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER})(?::({NUMBER}))?", text)
-    return (found[1], [float(each) for each in found.groups()[1:] if each is not None]) if found else (text, [])
+    match = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER_PATTERN})(?::({NUMBER_PATTERN}))?", text)
+    return (match[1], [float(number) for number in match.groups()[1:] if number is not None]) if match else (text, [])
 
 
-def tell(report: "Report", path: Path, *, as_json: bool) -> None:
+def print_report(report: "WeightsReport", path: Path, *, as_json: bool) -> None:
     """Print a report, and where the file is."""
     if as_json:
         say_json(report.model_dump_json(indent=2))

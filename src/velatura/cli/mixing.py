@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import velatura
-from velatura.cli.merging import AsJson, Overwrite, make_room, name_and_numbers, overlay_of, tell
+from velatura.cli.merging import AsJson, Overwrite, open_overlay_argument, prepare_output, print_report, split_strengths
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say, say_json
 from velatura.errors import BadRecipe, UnknownName
@@ -17,82 +17,90 @@ if TYPE_CHECKING:
     from velatura.base.base import Base
     from velatura.card import Card
 
-LORAS = ("lora", "difference")
-HALF: Literal["float16"] = "float16"  # what LoRAs are shared in
-HOW, FILE, OVERLAYS = "How models are mixed", "What is written", "LoRAs instead of models"
+LORA_KINDS = ("lora", "difference")
+LORA_DTYPE: Literal["float16"] = "float16"  # what LoRAs are shared in
+MERGE_PANEL, FILE_PANEL, LORA_PANEL = "How models are mixed", "What is written", "LoRAs instead of models"
 
-Shelves = Annotated[list[Path] | None, typer.Option(help="Where names are looked for.", show_default="this folder")]
-Models = Annotated[
+LibraryFolders = Annotated[
+    list[Path] | None, typer.Option(help="Where names are looked for.", show_default="this folder")
+]
+ModelNames = Annotated[
     list[str],
     typer.Argument(help="One to three models, A B C, or LoRAs with strengths, ink.safetensors:0.8: files or names."),
 ]
 Rank = Annotated[
     int | None,
-    typer.Option(min=1, help="The rank of each layer.", show_default="all of all", rich_help_panel=OVERLAYS),
+    typer.Option(min=1, help="The rank of each layer.", show_default="all of all", rich_help_panel=LORA_PANEL),
 ]
 Tolerance = Annotated[
     float | None,
-    typer.Option(help="Or the least rank that misses no more of it, 0.1.", rich_help_panel=OVERLAYS),
+    typer.Option(help="Or the least rank that misses no more of it, 0.1.", rich_help_panel=LORA_PANEL),
 ]
-On = Annotated[
+LoraBase = Annotated[
     str | None,
-    typer.Option("--base", help="The base they are for, which a DoRA's change hangs on.", rich_help_panel=OVERLAYS),
+    typer.Option("--base", help="The base they are for, which a DoRA's change hangs on.", rich_help_panel=LORA_PANEL),
 ]
 
 
 def merge(
-    models: Models,
+    models: ModelNames,
     *,
     out: Annotated[Path, typer.Option(help="The file to write, a .safetensors file.")],
-    library: Shelves = None,
+    library: LibraryFolders = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="Of B, or of what is added.", show_default="0.3; 1 if added", rich_help_panel=HOW),
+        typer.Option(help="Of B, or of what is added.", show_default="0.3; 1 if added", rich_help_panel=MERGE_PANEL),
     ] = None,
     mode: Annotated[
         str | None,
         typer.Option(
             help="none, weighted-sum, add-difference (A + s(B - C)), sigmoid, inverse-sigmoid, slerp, ties, dare.",
             show_default="by the count of models",
-            rich_help_panel=HOW,
+            rich_help_panel=MERGE_PANEL,
         ),
     ] = None,
     blocks: Annotated[
         str | None,
-        typer.Option(help="Strengths of blocks: 25 or 26 numbers, or IN=0.2,M00=1,BASE=0.", rich_help_panel=HOW),
+        typer.Option(
+            help="Strengths of blocks: 25 or 26 numbers, or IN=0.2,M00=1,BASE=0.", rich_help_panel=MERGE_PANEL
+        ),
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option(help="What is kept of differences.", show_default="ties 0.2, dare 0.5", rich_help_panel=HOW),
+        typer.Option(
+            help="What is kept of differences.", show_default="ties 0.2, dare 0.5", rich_help_panel=MERGE_PANEL
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of what dare drops.", rich_help_panel=HOW)] = 0,
+    seed: Annotated[int, typer.Option(help="Of what dare drops.", rich_help_panel=MERGE_PANEL)] = 0,
     against: Annotated[
         str | None,
-        typer.Option(help="What A and B were made of, to tell what is left.", show_default="C", rich_help_panel=HOW),
+        typer.Option(
+            help="What A and B were made of, to tell what is left.", show_default="C", rich_help_panel=MERGE_PANEL
+        ),
     ] = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Of all weights.", show_default="their own; LoRAs float16", rich_help_panel=FILE),
+        typer.Option(help="Of all weights.", show_default="their own; LoRAs float16", rich_help_panel=FILE_PANEL),
     ] = None,
-    vae: Annotated[Path | None, typer.Option(help="An autoencoder to put in.", rich_help_panel=FILE)] = None,
+    vae: Annotated[Path | None, typer.Option(help="An autoencoder to put in.", rich_help_panel=FILE_PANEL)] = None,
     discard: Annotated[
-        str, typer.Option(help="Leave out tensors with this expression in their names.", rich_help_panel=FILE)
+        str, typer.Option(help="Leave out tensors with this expression in their names.", rich_help_panel=FILE_PANEL)
     ] = "",
     config: Annotated[
-        Literal["any", "A", "B", "C", "none"], typer.Option(help="Whose .yaml is copied.", rich_help_panel=FILE)
+        Literal["any", "A", "B", "C", "none"], typer.Option(help="Whose .yaml is copied.", rich_help_panel=FILE_PANEL)
     ] = "any",
     metadata: Annotated[
-        str, typer.Option(help="Fields of your own as JSON, over those copied.", rich_help_panel=FILE)
+        str, typer.Option(help="Fields of your own as JSON, over those copied.", rich_help_panel=FILE_PANEL)
     ] = "{}",
     no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Copy no fields of the models.", rich_help_panel=FILE)
+        bool, typer.Option("--no-metadata", help="Copy no fields of the models.", rich_help_panel=FILE_PANEL)
     ] = False,
     no_recipe: Annotated[
-        bool, typer.Option("--no-recipe", help="Do not tell of what it was made.", rich_help_panel=FILE)
+        bool, typer.Option("--no-recipe", help="Do not tell of what it was made.", rich_help_panel=FILE_PANEL)
     ] = False,
     rank: Rank = None,
     tolerance: Tolerance = None,
-    base: On = None,
+    base: LoraBase = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -104,42 +112,54 @@ def merge(
 
     velatura merge ink.safetensors:0.8 inca.safetensors:0.5 --rank 32 --out both.safetensors
     """
-    from velatura.merging.merge import merge as merged
+    from velatura.merging.merge import merge as merge_models
     from velatura.merging.mix import Saving
-    from velatura.merging.told import own_fields
+    from velatura.merging.told import parse_fields
 
-    make_room(out, overwrite=overwrite)
-    shelf = velatura.Library(*(library or [Path()]))
-    if _are_loras(models, shelf):
-        said = (
+    prepare_output(out, overwrite=overwrite)
+    model_library = velatura.Library(*(library or [Path()]))
+    if _are_loras(models, model_library):
+        message = (
             "LoRAs take only --rank, --tolerance, --base and --dtype, and their strengths behind their names, ink:0.8"
         )
-        _refuse_given(said, strength, mode, blocks, share, seed or None, against, vae, discard or None)
-        _refuse_given(said, *(each or None for each in (config != "any", metadata != "{}", no_metadata, no_recipe)))
-        made = _combine(models, out, shelf, rank=rank, tolerance=tolerance, base=base, dtype=dtype or HALF)
-        say_json(made.model_dump_json(indent=2)) if as_json else say(f"{out}: {made}")
+        _refuse_options(message, strength, mode, blocks, share, seed or None, against, vae, discard or None)
+        _refuse_options(
+            message, *(value or None for value in (config != "any", metadata != "{}", no_metadata, no_recipe))
+        )
+        card = _combine(
+            models, out, model_library, rank=rank, tolerance=tolerance, base=base, dtype=dtype or LORA_DTYPE
+        )
+        say_json(card.model_dump_json(indent=2)) if as_json else say(f"{out}: {card}")
         return
-    _refuse_given("--rank, --tolerance and --base are for LoRAs: use velatura extract on models", rank, tolerance, base)
+    _refuse_options(
+        "--rank, --tolerance and --base are for LoRAs: use velatura extract on models", rank, tolerance, base
+    )
     if not 1 <= len(models) <= 3:
         raise BadRecipe(f"{len(models)} models are given: merge two, or add the difference of two to one")
-    told = {"metadata": own_fields(metadata), "copies_metadata": not no_metadata, "keeps_recipe": not no_recipe}
-    saving = Saving.model_validate({"dtype": dtype, "vae": vae, "discard": discard, "config": config, **told})
-    first, other, minus = [*(_model(each, shelf) for each in models), None, None][:3]
-    assert first is not None
+    metadata_options = {
+        "metadata": parse_fields(metadata),
+        "copies_metadata": not no_metadata,
+        "keeps_recipe": not no_recipe,
+    }
+    saving = Saving.model_validate(
+        {"dtype": dtype, "vae": vae, "discard": discard, "config": config, **metadata_options}
+    )
+    model_a, model_b, model_c = [*(_find_model(model, model_library) for model in models), None, None][:3]
+    assert model_a is not None
     with picture_bar("merging") as on_tensor:
-        report = merged(
-            *(first, other, strength),
-            minus=minus,
+        report = merge_models(
+            *(model_a, model_b, strength),
+            minus=model_c,
             mode=mode,
             blocks=blocks,
             share=share,
             seed=seed,
-            against=None if against is None else _model(against, shelf),
+            against=None if against is None else _find_model(against, model_library),
             saving=saving,
             out=out,
             on_tensor=on_tensor,
         )
-    tell(report, out, as_json=as_json)
+    print_report(report, out, as_json=as_json)
 
 
 def extract(
@@ -147,7 +167,7 @@ def extract(
     other: Annotated[str, typer.Argument(help="The model that is to come of both.")],
     *,
     out: Annotated[Path, typer.Option(help="The LoRA to write, a .safetensors file.")],
-    library: Shelves = None,
+    library: LibraryFolders = None,
     rank: Annotated[
         int | None, typer.Option(min=1, help="The rank of each layer.", show_default="32, or none if --tolerance")
     ] = None,
@@ -159,7 +179,9 @@ def extract(
         typer.Option(min=0, help="The same of convolutions larger than 1x1; 0: none.", show_default="as --rank"),
     ] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="Leave the text towers out.")] = False,
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="The file's precision.")] = HALF,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"], typer.Option(help="The file's precision.")
+    ] = LORA_DTYPE,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -169,15 +191,15 @@ def extract(
 
     velatura extract sd15 anime --tolerance 0.5 --conv-rank 0 --no-text --out anime-lora.safetensors
     """
-    from velatura.merging.extract import extract as extracted
-    from velatura.merging.extract import missed
+    from velatura.merging.extract import extract as extract_lora
+    from velatura.merging.extract import measure_extraction
 
-    make_room(out, overwrite=overwrite)
-    shelf = velatura.Library(*(library or [Path()]))
-    ours, theirs = _model(base, shelf), _model(other, shelf)
+    prepare_output(out, overwrite=overwrite)
+    model_library = velatura.Library(*(library or [Path()]))
+    base_model, other_model = _find_model(base, model_library), _find_model(other, model_library)
     with picture_bar("extracting") as on_layer:
-        lora = extracted(
-            *(ours, theirs, rank),
+        lora = extract_lora(
+            *(base_model, other_model, rank),
             tolerance=tolerance,
             conv_rank=conv_rank,
             text=not no_text,
@@ -185,18 +207,18 @@ def extract(
             on_layer=on_layer,
         )
     velatura.save(lora, out, dtype=dtype)
-    tell(missed(lora, ours, theirs), out, as_json=as_json)
+    print_report(measure_extraction(lora, base_model, other_model), out, as_json=as_json)
 
 
-def _refuse_given(said: str, *options: object) -> None:
-    if any(each is not None for each in options):
-        raise typer.BadParameter(said)
+def _refuse_options(message: str, *options: object) -> None:
+    if any(value is not None for value in options):
+        raise typer.BadParameter(message)
 
 
 def _combine(
     names: Sequence[str],
     out: Path,
-    shelf: "velatura.Library",
+    model_library: "velatura.Library",
     *,
     rank: int | None,
     tolerance: float | None,
@@ -207,51 +229,53 @@ def _combine(
     from velatura.cli.base import open_base
     from velatura.merging.combine import combine
 
-    laid = [overlay_of(each, shelf) for each in names]
-    on = None if base is None else open_base(base, shelf)
-    made = combine(laid, rank=rank, tolerance=tolerance, base=on, name=out.stem)
-    velatura.save(made, out, dtype=dtype)
-    return made.card
+    opened_loras = [open_overlay_argument(argument, model_library) for argument in names]
+    opened_base = None if base is None else open_base(base, model_library)
+    combined = combine(opened_loras, rank=rank, tolerance=tolerance, base=opened_base, name=out.stem)
+    velatura.save(combined, out, dtype=dtype)
+    return combined.card
 
 
-def _model(name: str, shelf: "velatura.Library") -> "Base | Path":
+def _find_model(name: str, model_library: "velatura.Library") -> "Base | Path":
     """A model by its path or its name in a library, not yet loaded; the tiny base, and one on the hub, are."""
     from velatura.cli.base import open_base
 
     if name == "tiny" or name.startswith("hub:"):
         return open_base(name)
     path = Path(name).expanduser()
-    return path if path.exists() or set(name) & set("/\\") or path.suffix else shelf.entry(name, "checkpoint").path
+    return (
+        path if path.exists() or set(name) & set("/\\") or path.suffix else model_library.entry(name, "checkpoint").path
+    )
 
 
-def _are_loras(names: Sequence[str], shelf: "velatura.Library") -> bool:
+def _are_loras(names: Sequence[str], model_library: "velatura.Library") -> bool:
     """Whether LoRAs are named, with or without strengths behind them, and no models; a mixture is refused."""
     from velatura.overlays import KINDS
 
-    kinds = {each: _kind(each, shelf) for each in names}
-    loras = [each for each, kind in kinds.items() if kind in LORAS]
-    for each, kind in kinds.items():
-        if kind in KINDS and kind not in LORAS:
+    kinds = {argument: _kind(argument, model_library) for argument in names}
+    loras = [argument for argument, kind in kinds.items() if kind in LORA_KINDS]
+    for argument, kind in kinds.items():
+        if kind in KINDS and kind not in LORA_KINDS:
             raise BadRecipe(
-                f"{each} is of kind {kind}: merge models, or LoRAs; one prompt may call several of any kind"
+                f"{argument} is of kind {kind}: merge models, or LoRAs; one prompt may call several of any kind"
             )
-        if loras and kind not in LORAS:
-            said = f"{loras[0]} is a LoRA and {each} is none"
-            raise BadRecipe(f"{said}: LoRAs merge with LoRAs; to put one into a model, use velatura bake")
-        if not loras and name_and_numbers(each)[1]:
-            raise BadRecipe(f"{each}: models take no strengths behind their names; that of B is --strength")
+        if loras and kind not in LORA_KINDS:
+            found = f"{loras[0]} is a LoRA and {argument} is none"
+            raise BadRecipe(f"{found}: LoRAs merge with LoRAs; to put one into a model, use velatura bake")
+        if not loras and split_strengths(argument)[1]:
+            raise BadRecipe(f"{argument}: models take no strengths behind their names; that of B is --strength")
     return bool(loras)
 
 
-def _kind(name: str, shelf: "velatura.Library") -> str:
+def _kind(name: str, model_library: "velatura.Library") -> str:
     """What a file or a name in a library is, as far as that can be told."""
-    from velatura.formats.nature import nature_of
+    from velatura.formats.nature import inspect_file
 
     if name == "tiny" or name.startswith("hub:"):
         return "checkpoint"
-    for each in (name, name_and_numbers(name)[0]):
-        if Path(each).is_file():
-            return nature_of(each).card.kind
+    for candidate in (name, split_strengths(name)[0]):
+        if Path(candidate).is_file():
+            return inspect_file(candidate).card.kind
         with suppress(UnknownName):
-            return shelf.entry(each).kind
+            return model_library.entry(candidate).kind
     return ""

@@ -11,35 +11,35 @@ from velatura.errors import BadFile
 if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
 
-ARGUMENT = r"[+-]?(?:\d+\.?\d*|\.\d+)|[^:<>/\\]*[@=][^:<>/\\]*"  # of a tag: 0.6, 0@0, 0.8@0.5, end=0.5
+TAG_ARGUMENT_PATTERN = r"[+-]?(?:\d+\.?\d*|\.\d+)|[^:<>/\\]*[@=][^:<>/\\]*"  # of a tag: 0.6, 0@0, 0.8@0.5, end=0.5
 
 
-def opened_by_file(overlays: Sequence[str]) -> tuple[dict[str, "Overlay"], list[str]]:
+def open_overlay_files(overlays: Sequence[str]) -> tuple[dict[str, "Overlay"], list[str]]:
     """The overlays that a command line names by file, and the tags that call them."""
     opened: dict[str, Overlay] = {}
     tags: list[str] = []
-    for each in overlays:
-        file, strength = _file_and_strength(each)
-        _refuse_stem(file, opened)
+    for argument in overlays:
+        file, strength = _file_and_strength(argument)
+        _refuse_file_name(file, opened)
         opened[file.stem] = overlay = velatura.open_overlay(file)
         tags.append(f"<{overlay.kind}:{file.stem}:{strength}>")
     return opened, tags
 
 
-def tagged(prompt: str, tags: Sequence[str]) -> str:
+def add_tags(prompt: str, tags: Sequence[str]) -> str:
     """The prompt behind its tags: a comment at its end would swallow them."""
     return " ".join([*tags, prompt])
 
 
-def _refuse_stem(file: Path, opened: Iterable[str]) -> None:
+def _refuse_file_name(file: Path, known_stems: Iterable[str]) -> None:
     """Refuse a file whose name no tag can hold, or can hold for one file only."""
     if set(file.stem) & set("<>:#\n") or file.stem != file.stem.strip():
         raise BadFile(f"{file} has a name that no tag can hold: rename it without < > : # and spaces around it")
-    if file.stem.lower() in map(str.lower, opened):
+    if file.stem.lower() in map(str.lower, known_stems):
         raise BadFile(f"{file} is the second file called {file.stem}, and a tag names only one: rename one of them")
 
 
 def _file_and_strength(text: str) -> tuple[Path, str]:
     """Split "inca.pt:0.6:end=0.5" into the file and what a tag says of its strength, "1" where nothing follows."""
-    found = re.fullmatch(rf"(.+?):((?:{ARGUMENT})(?::(?:{ARGUMENT}))*)", text)
-    return (Path(found[1]), found[2]) if found else (Path(text), "1")
+    match = re.fullmatch(rf"(.+?):((?:{TAG_ARGUMENT_PATTERN})(?::(?:{TAG_ARGUMENT_PATTERN}))*)", text)
+    return (Path(match[1]), match[2]) if match else (Path(text), "1")

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from velatura.sampling.fields import Beginning, Noise, SecondPass
-from velatura.sampling.recipe import RECORDED, Recipe
-from velatura.sampling.settings import Settings
+from velatura.sampling.fields import HiresFields, Img2ImgFields, NoiseFields
+from velatura.sampling.recipe import RECORDED_FIELDS, Recipe
+from velatura.sampling.settings import SamplerSettings
 
-PAINT, HOW, NOISE, IMAGE, AGAIN, WALK = (
+PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, IMG2IMG_PANEL, HIRES_PANEL, SAMPLER_PANEL = (
     "What is painted",
     "How it is painted",
     "What noise it begins with",
@@ -20,64 +20,71 @@ PAINT, HOW, NOISE, IMAGE, AGAIN, WALK = (
     "A second, larger pass",
     "How the sampler walks",
 )
-PAINTED = ("negative", "width", "height", "seed", "keep_layout", "keep_layout_until")
-PANEL_ORDER = (PAINT, HOW, NOISE, WALK, IMAGE, AGAIN)
-PANELS = {Noise: NOISE, Beginning: IMAGE, SecondPass: AGAIN, Settings: WALK}
-NAMES = {"guidance": "cfg"}  # the field's own name for it
-APART = ("prompt", *RECORDED)  # an argument; and what cannot be chosen
-PLAIN = (bool, int, float)
+PROMPT_PANEL_FIELDS = ("negative", "width", "height", "seed", "keep_layout", "keep_layout_until")
+PANEL_ORDER = (PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, SAMPLER_PANEL, IMG2IMG_PANEL, HIRES_PANEL)
+PANEL_OF_MODEL = {
+    NoiseFields: NOISE_PANEL,
+    Img2ImgFields: IMG2IMG_PANEL,
+    HiresFields: HIRES_PANEL,
+    SamplerSettings: SAMPLER_PANEL,
+}
+OPTION_NAMES = {"guidance": "cfg"}  # the field's own name for it
+EXCLUDED_FIELDS = ("prompt", *RECORDED_FIELDS)  # an argument; and what cannot be chosen
+PLAIN_TYPES = (bool, int, float)
 
 
-def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let a verb's parameter `given`, a dict of the recipe's fields that were set, come from one option for each."""
-    fields = [name for name in Recipe.model_fields if name not in APART]
+    fields = [name for name in Recipe.model_fields if name not in EXCLUDED_FIELDS]
 
-    @wraps(verb)
-    def with_options(**words: Any) -> None:
-        given = {name: value for name in fields if (value := words.pop(name)) is not None}
-        verb(given=given, **words)
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        recipe_fields = {name: value for name in fields if (value := values.pop(name)) is not None}
+        command(given=recipe_fields, **values)
 
-    own = inspect.signature(verb, eval_str=True).parameters
-    kept = [each for name, each in own.items() if name != "given"]
+    own_parameters = inspect.signature(command, eval_str=True).parameters
+    remaining = [parameter for name, parameter in own_parameters.items() if name != "given"]
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
-        for name in sorted(fields, key=_place)
+        for name in sorted(fields, key=_panel_index)
     ]
-    arguments = [each for each in kept if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    others = [each for each in kept if each.kind is inspect.Parameter.KEYWORD_ONLY]
-    taken = [*arguments, *options, *others]
-    with_options.__signature__ = inspect.Signature(taken)  # pyright: ignore[reportAttributeAccessIssue]
-    with_options.__annotations__ = {each.name: each.annotation for each in taken}
+    arguments = [parameter for parameter in remaining if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    others = [parameter for parameter in remaining if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    new_parameters = [*arguments, *options, *others]
+    with_options.__signature__ = inspect.Signature(new_parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in new_parameters}
     del with_options.__wrapped__  # whose signature typer would look at
     return with_options
 
 
-def _place(name: str) -> int:
+def _panel_index(name: str) -> int:
     return PANEL_ORDER.index(_panel(name))
 
 
 def _option(name: str) -> Any:
     """The annotation of a field's option."""
     field = Recipe.model_fields[name]
-    kind = plain_type(field.annotation)
-    flag = f"--{NAMES.get(name, name).replace('_', '-')}"
-    shown = "none" if field.default in {None, ""} else str(field.default)
-    said = (field.description or "") + "".join(f": {', '.join(each)}" for each in [_choices(field.annotation)] if each)
-    help_text = f"{said[:1].upper()}{said[1:]}."
-    settings = typer.Option(flag, help=help_text, rich_help_panel=_panel(name), show_default=shown)
-    return Annotated[kind | None, settings]
+    field_type = plain_type(field.annotation)
+    flag = f"--{OPTION_NAMES.get(name, name).replace('_', '-')}"
+    default_text = "none" if field.default in {None, ""} else str(field.default)
+    description = (field.description or "") + "".join(
+        f": {', '.join(choices)}" for choices in [_choices(field.annotation)] if choices
+    )
+    help_text = f"{description[:1].upper()}{description[1:]}."
+    option = typer.Option(flag, help=help_text, rich_help_panel=_panel(name), show_default=default_text)
+    return Annotated[field_type | None, option]
 
 
 def _panel(name: str) -> str:
-    if name in PAINTED:
-        return PAINT
-    return next((panel for part, panel in PANELS.items() if name in part.model_fields), HOW)
+    if name in PROMPT_PANEL_FIELDS:
+        return PROMPT_PANEL
+    return next((panel for part, panel in PANEL_OF_MODEL.items() if name in part.model_fields), SAMPLING_PANEL)
 
 
 def plain_type(annotation: Any) -> type:
     """What the command line reads a field as; the recipe checks the rest."""
-    found = set(_within(annotation))
-    return next((each for each in PLAIN if each in found), str)
+    member_types = set(_flatten_annotation(annotation))
+    return next((plain for plain in PLAIN_TYPES if plain in member_types), str)
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -85,7 +92,7 @@ def _choices(annotation: Any) -> list[str]:
     return [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []
 
 
-def _within(annotation: Any) -> list[Any]:
+def _flatten_annotation(annotation: Any) -> list[Any]:
     if get_origin(annotation) in {Union, UnionType, Annotated}:
-        return [inner for each in get_args(annotation) for inner in _within(each)]
+        return [member for argument in get_args(annotation) for member in _flatten_annotation(argument)]
     return [str] if get_origin(annotation) in {Literal, tuple} else [annotation]

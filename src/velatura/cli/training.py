@@ -13,7 +13,7 @@ from velatura.cli.training_dreambooth import train_dreambooth
 from velatura.cli.training_embedding import train_embedding
 from velatura.cli.training_hypernet import train_hypernet
 from velatura.cli.training_lora import train_lora
-from velatura.cli.training_options import WHAT, Folders, option
+from velatura.cli.training_options import OVERLAY_PANEL, LibraryFolders, option
 from velatura.cli.training_processes import processes_option
 from velatura.cli.training_run import training_bar
 
@@ -33,10 +33,12 @@ def _train() -> None:
 def resume(
     run: Annotated[Path, typer.Argument(help="The folder of a run that was broken off.")],
     *,
-    base: Annotated[str | None, base_option(WHAT, "the one that it began on")] = None,
-    library: Folders = None,
-    data_changed: Annotated[bool, option("Go on though the pictures changed.", WHAT, "--data-changed")] = False,
-    processes: Annotated[int, processes_option(WHAT)] = 1,
+    base: Annotated[str | None, base_option(OVERLAY_PANEL, "the one that it began on")] = None,
+    library: LibraryFolders = None,
+    data_changed: Annotated[
+        bool, option("Go on though the pictures changed.", OVERLAY_PANEL, "--data-changed")
+    ] = False,
+    processes: Annotated[int, processes_option(OVERLAY_PANEL)] = 1,
 ) -> None:
     """Go on with a run that was stopped, killed or out of room, to the very end that it would have had.
 
@@ -44,10 +46,10 @@ def resume(
 
     velatura resume runs/inca --base sd15 --library models/
     """
-    from velatura.training.run import began_on
+    from velatura.training.run import base_of_run
 
     assert processes >= 1  # looked at before, see processes_option
-    on = open_base(base or began_on(run), velatura.Library(*(library or [Path()])))
+    opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])))
     with training_bar() as on_step:
-        done = velatura.resume(on, run, on_step=on_step, data_changed=data_changed)
-    say(f"{done.file}: {done.overlay.card}")
+        finished_run = velatura.resume(opened_base, run, on_step=on_step, data_changed=data_changed)
+    say(f"{finished_run.file}: {finished_run.overlay.card}")

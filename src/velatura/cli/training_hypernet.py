@@ -3,32 +3,36 @@
 from typing import Annotated, TypeVar
 
 import velatura
-from velatura.cli.training_options import WHAT, Asked, Folder, asking, option
-from velatura.cli.training_run import Session
+from velatura.cli.training_options import OVERLAY_PANEL, Folder, TrainOptions, option, train_options
+from velatura.cli.training_run import TrainSession
 from velatura.errors import BadOverlay
 
 Number = TypeVar("Number", int, float)
 
-Layers = Annotated[str, option("Widths of its layers, in widths of the context.", WHAT)]
-Activation = Annotated[str, option("Between its layers: relu, mish, linear (A1111's own default), ...", WHAT)]
-LayerNorm = Annotated[bool, option("Normalise after each layer.", WHAT, "--layer-norm")]
-Init = Annotated[str, option("How its weights begin: normal, xavier_normal, kaiming_uniform, ...", WHAT)]
-ActivateOutput = Annotated[bool, option("Activate its last layer too.", WHAT, "--activate-output")]
-Dropout = Annotated[float, option("Share of its hidden features that rest.", WHAT)]
+Layers = Annotated[str, option("Widths of its layers, in widths of the context.", OVERLAY_PANEL)]
+Activation = Annotated[str, option("Between its layers: relu, mish, linear (A1111's own default), ...", OVERLAY_PANEL)]
+LayerNorm = Annotated[bool, option("Normalise after each layer.", OVERLAY_PANEL, "--layer-norm")]
+Init = Annotated[str, option("How its weights begin: normal, xavier_normal, kaiming_uniform, ...", OVERLAY_PANEL)]
+ActivateOutput = Annotated[bool, option("Activate its last layer too.", OVERLAY_PANEL, "--activate-output")]
+Dropout = Annotated[float, option("Share of its hidden features that rest.", OVERLAY_PANEL)]
 LastLayerDropout = Annotated[
     bool,
-    option("Whether those of the last hidden layer rest too.", WHAT, "--last-layer-dropout/--no-last-layer-dropout"),
+    option(
+        "Whether those of the last hidden layer rest too.",
+        OVERLAY_PANEL,
+        "--last-layer-dropout/--no-last-layer-dropout",
+    ),
 ]
 Widths = Annotated[
-    str | None, option("Widths of the contexts it changes: 768 or 320,640.", WHAT, shown="all of the base")
+    str | None, option("Widths of the contexts it changes: 768 or 320,640.", OVERLAY_PANEL, default="all of the base")
 ]
 
 
-@asking
+@train_options
 def train_hypernet(
     folder: Folder,
     *,
-    asked: Asked,
+    options: TrainOptions,
     layers: Layers = "1,2,1",
     activation: Activation = "relu",
     layer_norm: LayerNorm = False,
@@ -46,27 +50,27 @@ def train_hypernet(
     """
     from velatura.overlays.target import Target
 
-    session = Session.of("hypernet", folder, asked)
+    session = TrainSession.prepare("hypernet", folder, options)
     overlay = velatura.Hypernetwork.for_base(
         session.base,
-        layers=_numbers("layers", layers, float, "1,2,1"),
+        layers=_parse_numbers("layers", layers, float, "1,2,1"),
         activation=activation,
         layer_norm=layer_norm,
         activate_output=activate_output,
         dropout=dropout,
         last_layer_dropout=last_layer_dropout,
         init=init,
-        widths=None if widths is None else _numbers("widths", widths, int, "768,320"),
-        seed=asked.seed,
+        widths=None if widths is None else _parse_numbers("widths", widths, int, "768,320"),
+        seed=options.seed,
         name=session.name,
     )
-    if asked.dry_run:  # a run says the same where it attaches
-        overlay.refuse_misfit(Target.of(session.base))
+    if options.dry_run:  # a run says the same where it attaches
+        overlay.check_compatible(Target.from_model(session.base))
     session.run(overlay)
 
 
-def _numbers(what: str, text: str, kind: type[Number], example: str) -> tuple[Number, ...]:
+def _parse_numbers(option_name: str, text: str, number_type: type[Number], example: str) -> tuple[Number, ...]:
     try:
-        return tuple(kind(part) for part in text.split(","))
+        return tuple(number_type(part) for part in text.split(","))
     except ValueError:
-        raise BadOverlay(f'the {what} "{text}" are no list of numbers; write "{example}"') from None
+        raise BadOverlay(f'the {option_name} "{text}" are no list of numbers; write "{example}"') from None

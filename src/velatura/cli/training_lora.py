@@ -3,47 +3,49 @@
 from typing import TYPE_CHECKING, Annotated
 
 import velatura
-from velatura.cli.idle import refuse_idle
-from velatura.cli.training_options import HOW, WHAT, Asked, Folder, asking, option
-from velatura.cli.training_run import Session
+from velatura.cli.idle import refuse_options_without
+from velatura.cli.training_options import OVERLAY_PANEL, TRAINING_PANEL, Folder, TrainOptions, option, train_options
+from velatura.cli.training_run import TrainSession
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
 
-WORD = "A word that it learns too"
+WORD_PANEL = "A word that it learns too"
 
-Rank = Annotated[int, option("How many directions each layer's change has.", WHAT)]
-Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", WHAT, shown="the rank")]
-Algorithm = Annotated[str, option("lora, dora, loha, lokr, locon, ia3, oft, boft, glora, full, norm.", WHAT)]
+Rank = Annotated[int, option("How many directions each layer's change has.", OVERLAY_PANEL)]
+Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", OVERLAY_PANEL, default="the rank")]
+Algorithm = Annotated[str, option("lora, dora, loha, lokr, locon, ia3, oft, boft, glora, full, norm.", OVERLAY_PANEL)]
 Targets = Annotated[
     str,
     option(
         "Layers that change: attention (Q, K, V and what follows), transformer (kohya's choice), linear, conv (all).",
-        WHAT,
+        OVERLAY_PANEL,
     ),
 ]
-ConvRank = Annotated[int | None, option("The rank in convolutions larger than 1x1.", WHAT, shown="the rank")]
-ConvAlpha = Annotated[float | None, option("The alpha in convolutions larger than 1x1.", WHAT, shown="alpha")]
-Factor = Annotated[int, option("Size of a lokr's smaller matrix; -1: the squarest.", WHAT)]
-Text = Annotated[bool, option("Change the text encoders too.", WHAT, "--text")]
-RankStabilised = Annotated[bool, option("Divide alpha by the root of the rank.", WHAT, "--rank-stabilised")]
-Dropout = Annotated[float, option("Share of what changes read that rests.", WHAT)]
-RankDropout = Annotated[float, option("Share of directions that rest.", WHAT)]
-ModuleDropout = Annotated[float, option("Share of layers that rest.", WHAT)]
-TextRate = Annotated[str | None, option("Learning rate of text encoders.", HOW, shown="preset")]
-Word = Annotated[
-    str | None, option("Learn this word too (pivotal tuning), kept in the LoRA's file.", WORD, shown="none")
+ConvRank = Annotated[int | None, option("The rank in convolutions larger than 1x1.", OVERLAY_PANEL, default="the rank")]
+ConvAlpha = Annotated[
+    float | None, option("The alpha in convolutions larger than 1x1.", OVERLAY_PANEL, default="alpha")
 ]
-Vectors = Annotated[int | None, option("Vectors that the word stands for.", WORD, shown="4")]
-Initial = Annotated[str | None, option("Words whose meaning it begins with.", WORD, shown="*")]
-WordRate = Annotated[str | None, option("Its learning rate.", WORD, shown="preset")]
+Factor = Annotated[int, option("Size of a lokr's smaller matrix; -1: the squarest.", OVERLAY_PANEL)]
+Text = Annotated[bool, option("Change the text encoders too.", OVERLAY_PANEL, "--text")]
+RankStabilised = Annotated[bool, option("Divide alpha by the root of the rank.", OVERLAY_PANEL, "--rank-stabilised")]
+Dropout = Annotated[float, option("Share of what changes read that rests.", OVERLAY_PANEL)]
+RankDropout = Annotated[float, option("Share of directions that rest.", OVERLAY_PANEL)]
+ModuleDropout = Annotated[float, option("Share of layers that rest.", OVERLAY_PANEL)]
+TextRate = Annotated[str | None, option("Learning rate of text encoders.", TRAINING_PANEL, default="preset")]
+Word = Annotated[
+    str | None, option("Learn this word too (pivotal tuning), kept in the LoRA's file.", WORD_PANEL, default="none")
+]
+Vectors = Annotated[int | None, option("Vectors that the word stands for.", WORD_PANEL, default="4")]
+Initial = Annotated[str | None, option("Words whose meaning it begins with.", WORD_PANEL, default="*")]
+WordRate = Annotated[str | None, option("Its learning rate.", WORD_PANEL, default="preset")]
 
 
-@asking
+@train_options
 def train_lora(
     folder: Folder,
     *,
-    asked: Asked,
+    options: TrainOptions,
     rank: Rank = 16,
     alpha: Alpha = None,
     algorithm: Algorithm = "lora",
@@ -68,10 +70,10 @@ def train_lora(
 
     velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets conv --text --text-rate 5e-5 --dry-run
     """
-    refuse_idle("--text", text, {"--text-rate": text_rate})
-    refuse_idle("--word", word, {"--vectors": vectors, "--initial": initial, "--word-rate": word_rate})
-    called = None if word is None else f"{asked.purpose or 'style'}_filewords"  # so that captions say the word
-    session = Session.of("lora", folder, asked, text_rate=text_rate, word_rate=word_rate, template=called)
+    refuse_options_without("--text", text, {"--text-rate": text_rate})
+    refuse_options_without("--word", word, {"--vectors": vectors, "--initial": initial, "--word-rate": word_rate})
+    template = None if word is None else f"{options.purpose or 'style'}_filewords"  # so that captions say the word
+    session = TrainSession.prepare("lora", folder, options, text_rate=text_rate, word_rate=word_rate, template=template)
     overlay = velatura.Lora.for_base(
         session.base,
         rank=rank,
@@ -86,19 +88,19 @@ def train_lora(
         dropout=dropout,
         rank_dropout=rank_dropout,
         module_dropout=module_dropout,
-        seed=asked.seed,
+        seed=options.seed,
         name=session.name,
     )
     if word is not None:
-        overlay = _with_word(session.base, overlay, word, vectors=vectors, initial=initial, seed=asked.seed)
+        overlay = _add_word(session.base, overlay, word, vectors=vectors, initial=initial, seed=options.seed)
     session.run(overlay)
 
 
-def _with_word(
+def _add_word(
     base: "Base", lora: "velatura.Lora", word: str, *, vectors: int | None, initial: str | None, seed: int
 ) -> "velatura.Lora":
-    from velatura.training.pivotal import WordedLora
+    from velatura.training.pivotal import PivotalLora
 
-    count = 4 if vectors is None else vectors
-    learned = velatura.Embedding.for_base(base, name=word, vectors=count, initial=initial or "*", seed=seed)
-    return WordedLora.of(lora, learned)
+    vector_count = 4 if vectors is None else vectors
+    embedding = velatura.Embedding.for_base(base, name=word, vectors=vector_count, initial=initial or "*", seed=seed)
+    return PivotalLora.from_lora(lora, embedding)

@@ -14,88 +14,108 @@ from velatura.cli.training_processes import processes_option
 from velatura.datasets.templates import TEMPLATES, template_lines
 from velatura.errors import BadPlan
 
-WHAT, SAID, HOW, KEPT = "What is trained", "What is said of the pictures", "How it learns", "What is kept"
+OVERLAY_PANEL, CAPTION_PANEL, TRAINING_PANEL, OUTPUT_PANEL = (
+    "What is trained",
+    "What is said of the pictures",
+    "How it learns",
+    "What is kept",
+)
 
 Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
-Folders = Annotated[
+LibraryFolders = Annotated[
     list[Path] | None,
     typer.Option(
-        "--library", help="Folders in which --base is found.", rich_help_panel=WHAT, show_default="this folder"
+        "--library", help="Folders in which --base is found.", rich_help_panel=OVERLAY_PANEL, show_default="this folder"
     ),
 ]
 
 
-def option(help_text: str, panel: str, *flags: str, shown: str | bool = True) -> Any:
+def option(help_text: str, panel: str, *flags: str, default: str | bool = True) -> Any:
     """An option in a panel of the help; shown: its default in words, where the plan's preset has it."""
-    return typer.Option(*flags, help=help_text, rich_help_panel=panel, show_default=shown)
+    return typer.Option(*flags, help=help_text, rich_help_panel=panel, show_default=default)
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainOptions:
     """What a command line asks of any training; None stands for what the preset says."""
 
-    base: Annotated[str, base_option(WHAT)] = "tiny"
-    library: Folders = None
-    name: Annotated[str | None, option("What the overlay is called.", WHAT, shown="the folder's name")] = None
+    base: Annotated[str, base_option(OVERLAY_PANEL)] = "tiny"
+    library: LibraryFolders = None
+    name: Annotated[str | None, option("What the overlay is called.", OVERLAY_PANEL, default="the folder's name")] = (
+        None
+    )
     template: Annotated[
         str | None,
         option(
             "Sentences around the captions: captions, style, subject, subject_filewords, ..., or a text file.",
-            SAID,
-            shown="preset",
+            CAPTION_PANEL,
+            default="preset",
         ),
     ] = None
     shuffle_tags: Annotated[
-        bool | None, option("Bring the parts between commas into another order each time.", SAID, shown="preset")
+        bool | None,
+        option("Bring the parts between commas into another order each time.", CAPTION_PANEL, default="preset"),
     ] = None
     tag_dropout: Annotated[
-        float | None, option("Share of the parts between commas left out.", SAID, shown="preset")
+        float | None, option("Share of the parts between commas left out.", CAPTION_PANEL, default="preset")
     ] = None
-    keep_tags: Annotated[int | None, option("First parts that are never moved or left out.", SAID, shown="preset")] = (
+    keep_tags: Annotated[
+        int | None, option("First parts that are never moved or left out.", CAPTION_PANEL, default="preset")
+    ] = None
+    caption_dropout: Annotated[
+        float | None, option("Share of captions left out altogether.", CAPTION_PANEL, default="preset")
+    ] = None
+    steps: Annotated[int | None, option("Steps of the optimizer.", TRAINING_PANEL, default="preset")] = None
+    rate: Annotated[
+        str | None, option('Learning rate, or several: "5e-5:100, 5e-6".', TRAINING_PANEL, default="preset")
+    ] = None
+    schedule: Annotated[
+        str | None, option("Shape of the rate: constant, cosine, ...", TRAINING_PANEL, default="preset")
+    ] = None
+    warmup: Annotated[int | None, option("Steps in which the rate rises from 0.", TRAINING_PANEL, default="preset")] = (
         None
     )
-    caption_dropout: Annotated[float | None, option("Share of captions left out altogether.", SAID, shown="preset")] = (
-        None
-    )
-    steps: Annotated[int | None, option("Steps of the optimizer.", HOW, shown="preset")] = None
-    rate: Annotated[str | None, option('Learning rate, or several: "5e-5:100, 5e-6".', HOW, shown="preset")] = None
-    schedule: Annotated[str | None, option("Shape of the rate: constant, cosine, ...", HOW, shown="preset")] = None
-    warmup: Annotated[int | None, option("Steps in which the rate rises from 0.", HOW, shown="preset")] = None
-    optimizer: Annotated[str | None, option("adamw, lion, adafactor, ...", HOW, shown="preset")] = None
-    batch: Annotated[int | None, option("Pictures a step.", HOW, shown="preset")] = None
-    pixels: Annotated[int | None, option("Pictures are cut to this size.", HOW, shown="the base's")] = None
+    optimizer: Annotated[str | None, option("adamw, lion, adafactor, ...", TRAINING_PANEL, default="preset")] = None
+    batch: Annotated[int | None, option("Pictures a step.", TRAINING_PANEL, default="preset")] = None
+    pixels: Annotated[int | None, option("Pictures are cut to this size.", TRAINING_PANEL, default="the base's")] = None
     shape: Annotated[
-        str | None, option("Square, or buckets: each in the nearest of several sizes.", HOW, shown="square")
+        str | None,
+        option("Square, or buckets: each in the nearest of several sizes.", TRAINING_PANEL, default="square"),
     ] = None
-    min_snr: Annotated[float | None, option("Min-SNR weighting; 5 is usual.", HOW)] = None
-    precision: Annotated[str, option("Of the frozen base: float32, bfloat16.", HOW)] = "auto"
-    seed: Annotated[int, option("All chance is drawn from it.", HOW)] = 0
+    min_snr: Annotated[float | None, option("Min-SNR weighting; 5 is usual.", TRAINING_PANEL)] = None
+    precision: Annotated[str, option("Of the frozen base: float32, bfloat16.", TRAINING_PANEL)] = "auto"
+    seed: Annotated[int, option("All chance is drawn from it.", TRAINING_PANEL)] = 0
     purpose: Annotated[
         str | None,
-        option("Which preset: style or subject.", HOW, "--for", shown="style, of dreambooth subject"),
+        option("Which preset: style or subject.", TRAINING_PANEL, "--for", default="style, of dreambooth subject"),
     ] = None
     set_: Annotated[
-        list[str] | None, option("Any other field of the plan, as ema=0.999; see --dry-run.", HOW, "--set")
+        list[str] | None, option("Any other field of the plan, as ema=0.999; see --dry-run.", TRAINING_PANEL, "--set")
     ] = None
-    out: Annotated[Path | None, option("The run's folder, a new one.", KEPT, shown="runs/NAME")] = None
+    out: Annotated[Path | None, option("The run's folder, a new one.", OUTPUT_PANEL, default="runs/NAME")] = None
     snapshot_every: Annotated[
-        int | None, option("Steps between snapshots, 0: only when stopped.", KEPT, shown="preset")
+        int | None, option("Steps between snapshots, 0: only when stopped.", OUTPUT_PANEL, default="preset")
     ] = None
-    preview_every: Annotated[int, option("Steps between preview pictures, 0: none.", KEPT)] = 0
+    preview_every: Annotated[int, option("Steps between preview pictures, 0: none.", OUTPUT_PANEL)] = 0
     preview: Annotated[
-        list[str] | None, option("What previews show; give several for a column each.", KEPT, shown="the first caption")
+        list[str] | None,
+        option("What previews show; give several for a column each.", OUTPUT_PANEL, default="the first caption"),
     ] = None
     cache: Annotated[
         bool,
-        option("Keep encoded pictures and captions for the next run, or encode them anew.", KEPT, "--cache/--no-cache"),
+        option(
+            "Keep encoded pictures and captions for the next run, or encode them anew.",
+            OUTPUT_PANEL,
+            "--cache/--no-cache",
+        ),
     ] = True
-    dry_run: Annotated[bool, option("Print the plan and stop.", KEPT, "--dry-run")] = False
-    processes: Annotated[int, processes_option(HOW)] = 1
+    dry_run: Annotated[bool, option("Print the plan and stop.", OUTPUT_PANEL, "--dry-run")] = False
+    processes: Annotated[int, processes_option(TRAINING_PANEL)] = 1
 
-    def fields_of_plan(self) -> dict[str, object]:
+    def plan_fields(self) -> dict[str, object]:
         """What the plan has, by its own names, where something is asked for."""
-        same = ("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_dropout", "steps", "schedule")
-        more = (
+        same_names = ("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_dropout", "steps", "schedule")
+        more_same_names = (
             "warmup",
             "optimizer",
             "pixels",
@@ -107,56 +127,64 @@ class Asked:
             "preview_every",
             "cache",
         )
-        shown = "\n".join(self.preview or []) or None
-        renamed: dict[str, object] = {"learning_rate": self.rate, "batch_size": self.batch, "preview_prompt": shown}
-        wanted = renamed | {name: getattr(self, name) for name in (*same, *more)}
+        preview_prompt = "\n".join(self.preview or []) or None
+        renamed: dict[str, object] = {
+            "learning_rate": self.rate,
+            "batch_size": self.batch,
+            "preview_prompt": preview_prompt,
+        }
+        values = renamed | {name: getattr(self, name) for name in (*same_names, *more_same_names)}
         if self.template:
-            wanted["template"] = _template(self.template)
-        return {field: value for field, value in wanted.items() if value is not None} | _set(self.set_ or [])
-
-
-def asking(verb: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb's parameter `asked`, an Asked, come from one option for each of its fields."""
-    hints = get_type_hints(Asked, include_extras=True)
-
-    @wraps(verb)
-    def with_options(**words: Any) -> None:
-        verb(asked=Asked(**{each.name: words.pop(each.name) for each in fields(Asked)}), **words)
-
-    own = [each for name, each in inspect.signature(verb, eval_str=True).parameters.items() if name != "asked"]
-    shared = {
-        each.name: inspect.Parameter(
-            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name]
+            values["template"] = _resolve_template(self.template)
+        return {field: value for field, value in values.items() if value is not None} | _parse_assignments(
+            self.set_ or []
         )
-        for each in fields(Asked)
-        if each.default is not MISSING
+
+
+def train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb's parameter `asked`, an Asked, come from one option for each of its fields."""
+    hints = get_type_hints(TrainOptions, include_extras=True)
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        command(asked=TrainOptions(**{field.name: values.pop(field.name) for field in fields(TrainOptions)}), **values)
+
+    own_parameters = [
+        parameter for name, parameter in inspect.signature(command, eval_str=True).parameters.items() if name != "asked"
+    ]
+    option_parameters = {
+        field.name: inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(TrainOptions)
+        if field.default is not MISSING
     }
-    first = ("base", "library", "name")
-    arguments = [each for each in own if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    others = [each for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY]
-    rest = [each for name, each in shared.items() if name not in first]
-    taken = [*arguments, *(shared[name] for name in first), *others, *rest]
-    with_options.__signature__ = inspect.Signature(taken)  # pyright: ignore[reportAttributeAccessIssue]
-    with_options.__annotations__ = {each.name: each.annotation for each in taken}
+    leading = ("base", "library", "name")
+    arguments = [parameter for parameter in own_parameters if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    others = [parameter for parameter in own_parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    rest = [parameter for name, parameter in option_parameters.items() if name not in leading]
+    new_parameters = [*arguments, *(option_parameters[name] for name in leading), *others, *rest]
+    with_options.__signature__ = inspect.Signature(new_parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in new_parameters}
     del with_options.__wrapped__  # whose signature typer would look at
     return with_options
 
 
-def _template(said: str) -> str:
+def _resolve_template(template: str) -> str:
     """A template as the plan keeps it: its name, or the sentences of a file, which may change before a run goes on."""
-    return said if said in TEMPLATES or "[" in said else "\n".join(template_lines(said))
+    return template if template in TEMPLATES or "[" in template else "\n".join(template_lines(template))
 
 
-def _set(words: Sequence[str]) -> dict[str, str | None]:
+def _parse_assignments(assignments: Sequence[str]) -> dict[str, str | None]:
     """What --set says, by field."""
-    pairs = [word.partition("=") for word in words]
+    pairs = [assignment.partition("=") for assignment in assignments]
     for field, sign, _ in pairs:
         if not (field and sign):
             raise BadPlan(f'"--set {field}" sets nothing; write a field of the plan and its value, "--set ema=0.999"')
-    return {field: None if value == "none" and _may_be_none(field) else value for field, _, value in pairs}
+    return {field: None if value == "none" and _is_optional(field) else value for field, _, value in pairs}
 
 
-def _may_be_none(field: str) -> bool:
+def _is_optional(field: str) -> bool:
     from velatura.training.plan import Plan
 
     return field in Plan.model_fields and type(None) in get_args(Plan.model_fields[field].annotation)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import velatura
 from velatura.cli.base import open_base
 from velatura.cli.screen import say
-from velatura.cli.training_options import Asked
+from velatura.cli.training_options import TrainOptions
 from velatura.cli.training_plan import plan_lines
 from velatura.datasets.folder import read_dataset, read_picture
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from velatura.training.plan import Plan
     from velatura.training.train import Run, Step
 
-GLANCE = 16  # pixels: enough to read a picture to its end and see whether it is whole
-MEAN_OF = 20  # steps; the loss of one alone says little
+PROBE_PIXELS = 16  # pixels: enough to read a picture to its end and see whether it is whole
+LOSS_WINDOW_STEPS = 20  # steps; the loss of one alone says little
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainSession:
     """What a command line asks for, made ready before anything is printed: the base is open, the pictures are whole."""
 
     base: "Base"
@@ -37,50 +37,50 @@ class Session:
     dry_run: bool
 
     @classmethod
-    def of(cls, kind: str, folder: Path, asked: Asked, **wanted: object) -> Self:
+    def prepare(cls, kind: str, folder: Path, options: TrainOptions, **kind_fields: object) -> Self:
         """Open the base and find the plan; what is wrong with the folders is said before.
 
         wanted: fields of the plan that only this kind is asked for; None stands for what the preset says.
         """
-        from velatura.training.run import file_name, vacant
+        from velatura.training.run import check_vacant, file_name
 
-        name = asked.name or folder.absolute().name
-        out = vacant(asked.out or Path("runs", file_name(name)))
+        name = options.name or folder.absolute().name
+        out = check_vacant(options.out or Path("runs", file_name(name)))
         dataset = read_dataset(folder)
-        for example in [*dataset.examples, *dataset.regularising]:
-            read_picture(example.path, GLANCE)
-        base = open_base(asked.base, velatura.Library(*(asked.library or [Path()])))
-        preset = velatura.Plan.preset(kind, base.family.name, asked.purpose or "style")
-        if asked.optimizer == "prodigy":
-            preset = preset.but(text_rate=None, word_rate=None)  # it finds one rate for all
-        own = {field: value for field, value in wanted.items() if value is not None}
-        return cls(base, name, folder, preset.but(**(own | asked.fields_of_plan())), out, asked.dry_run)
+        for example in [*dataset.examples, *dataset.regularisation]:
+            read_picture(example.path, PROBE_PIXELS)
+        base = open_base(options.base, velatura.Library(*(options.library or [Path()])))
+        preset = velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
+        if options.optimizer == "prodigy":
+            preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all
+        given_fields = {field: value for field, value in kind_fields.items() if value is not None}
+        return cls(base, name, folder, preset.replace(**(given_fields | options.plan_fields())), out, options.dry_run)
 
     def prompt(self, overlay: "Overlay") -> str:
         """What pictures are asked for by, when an overlay has learned: the first caption, as it was worded."""
-        from velatura.training.speech import name_of
+        from velatura.training.speech import caption_name
 
         caption = read_dataset(self.folder).examples[0].caption
-        return self.plan.wording(name_of(overlay)).draw(caption, Random(0))
+        return self.plan.caption_template(caption_name(overlay)).draw(caption, Random(0))
 
     def run(self, overlay: "Overlay") -> "Run | None":
         """Print what will be done and what it takes, do it, and say where it is."""
         from velatura.training.estimate import estimate
-        from velatura.training.train import refuse_unfit
+        from velatura.training.train import check_plan
 
         dataset = read_dataset(self.folder)
         rows = {
             "overlay": f"{overlay.card.name}, {overlay.card}, {_parameter_count(overlay):,} parameters",
             "base": f"{self.base.name} {self.base.hash}",
-            **_pictures(self.folder, self.plan),
-            "captions": f"from file names: {sum(each.is_named_so for each in dataset.repeated())}",
+            **_picture_rows(self.folder, self.plan),
+            "captions": f"from file names: {sum(example.is_caption_from_name for example in dataset.repeat_examples())}",
             "out": self.out,
         }
         for label, value in rows.items():
             say(f"{label:21}{value}")
-        say(*plan_lines(self.plan, whole=self.dry_run))
+        say(*plan_lines(self.plan, is_full=self.dry_run))
         if self.dry_run:
-            refuse_unfit(self.base, overlay, dataset, self.plan)
+            check_plan(self.base, overlay, dataset, self.plan)
         say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
         if self.dry_run:
             return None
@@ -120,26 +120,26 @@ def training_bar() -> Generator[Callable[["Step"], None]]:
 
         def on_step(step: "Step") -> None:
             losses.append(step.loss)
-            recent = losses[-MEAN_OF:]
+            recent = losses[-LOSS_WINDOW_STEPS:]
             progress.update(task, completed=step.done, total=step.total, loss=sum(recent) / len(recent))
 
         yield on_step
 
 
 def _parameter_count(overlay: "Overlay") -> int:
-    return sum(each.numel() for each in overlay.parameters())
+    return sum(weight.numel() for weight in overlay.parameters())
 
 
-def _pictures(folder: Path, plan: "Plan") -> dict[str, str]:
+def _picture_rows(folder: Path, plan: "Plan") -> dict[str, str]:
     """How many pictures there are, and how often each is seen."""
     from velatura.training.launching import process_count
 
     dataset = read_dataset(folder)
-    count, together = len(dataset.repeated()), process_count()
-    seen = plan.rates().end * plan.batch_size * plan.accumulation * together / count
-    rows = {"folder": f"{folder}, {count} pictures, each seen {round(seen, 1):g} times"}
-    if together > 1:
-        rows["processes"] = f"{together}, each with pictures of its own at every step"
-    if dataset.regularising:
-        rows["class pictures"] = f"{len(dataset.regularising)}"
+    count, processes = len(dataset.repeat_examples()), process_count()
+    times_seen = plan.rates().end * plan.batch_size * plan.accumulation * processes / count
+    rows = {"folder": f"{folder}, {count} pictures, each seen {round(times_seen, 1):g} times"}
+    if processes > 1:
+        rows["processes"] = f"{processes}, each with pictures of its own at every step"
+    if dataset.regularisation:
+        rows["class pictures"] = f"{len(dataset.regularisation)}"
     return rows

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 28, 44
+CHART_WIDTH, CHART_HEIGHT = 760, 300
+LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 64, 12, 28, 44
 
 
 def loss_curve(losses: Sequence[float]) -> str:
@@ -14,7 +14,7 @@ def loss_curve(losses: Sequence[float]) -> str:
     chart = _Chart(steps=len(losses), low=min(losses), high=max(losses))
     return "\n".join(
         [
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="The loss of {len(losses)} steps">',
+            f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="The loss of {len(losses)} steps">',
             *chart.grid_lines(),
             f'<polyline class="each" points="{chart.points(losses)}"/>',
             f'<polyline class="mean" points="{chart.points(running_mean(losses))}"/>',
@@ -25,10 +25,10 @@ def loss_curve(losses: Sequence[float]) -> str:
 
 def running_mean(values: Sequence[float], *, parts: int = 20) -> list[float]:
     """An exponential mean that remembers about a twentieth of the values, unbiased from the first value on."""
-    memory = 1 - 1 / max(1.0, len(values) / parts)
+    decay = 1 - 1 / max(1.0, len(values) / parts)
     total, weight, means = 0.0, 0.0, list[float]()
     for value in values:
-        total, weight = memory * total + (1 - memory) * value, memory * weight + (1 - memory)
+        total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
         means.append(total / weight)
     return means
 
@@ -42,22 +42,26 @@ class _Chart:
     high: float
 
     def x(self, step: float) -> float:
-        return LEFT + (step - 1) / max(1, self.steps - 1) * (WIDTH - LEFT - RIGHT)
+        return LEFT_MARGIN + (step - 1) / max(1, self.steps - 1) * (CHART_WIDTH - LEFT_MARGIN - RIGHT_MARGIN)
 
     def y(self, loss: float) -> float:
-        return HEIGHT - BOTTOM - (loss - self.low) / ((self.high - self.low) or 1) * (HEIGHT - TOP - BOTTOM)
+        return (
+            CHART_HEIGHT
+            - BOTTOM_MARGIN
+            - (loss - self.low) / ((self.high - self.low) or 1) * (CHART_HEIGHT - TOP_MARGIN - BOTTOM_MARGIN)
+        )
 
     def points(self, losses: Sequence[float]) -> str:
         return " ".join(f"{self.x(step):.1f},{self.y(loss):.1f}" for step, loss in enumerate(losses, 1))
 
     def grid_lines(self) -> Iterator[str]:
         for loss in ticks(self.low, self.high):
-            yield f'<path class="grid" d="M{LEFT} {self.y(loss):.1f}H{WIDTH - RIGHT}"/>'
-            yield f'<text x="{LEFT - 8}" y="{self.y(loss) + 4:.1f}" text-anchor="end">{loss:g}</text>'
+            yield f'<path class="grid" d="M{LEFT_MARGIN} {self.y(loss):.1f}H{CHART_WIDTH - RIGHT_MARGIN}"/>'
+            yield f'<text x="{LEFT_MARGIN - 8}" y="{self.y(loss) + 4:.1f}" text-anchor="end">{loss:g}</text>'
         for step in ticks(1, self.steps):
-            yield f'<text x="{self.x(step):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{step:g}</text>'
-        yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">steps</text>'
-        yield f'<text x="{LEFT - 8}" y="14" text-anchor="end">loss</text>'
+            yield f'<text x="{self.x(step):.1f}" y="{CHART_HEIGHT - BOTTOM_MARGIN + 20}" text-anchor="middle">{step:g}</text>'
+        yield f'<text x="{CHART_WIDTH - RIGHT_MARGIN}" y="{CHART_HEIGHT - 4}" text-anchor="end">steps</text>'
+        yield f'<text x="{LEFT_MARGIN - 8}" y="14" text-anchor="end">loss</text>'
 
 
 def ticks(low: float, high: float, *, count: int = 4) -> list[float]:
@@ -65,6 +69,6 @@ def ticks(low: float, high: float, *, count: int = 4) -> list[float]:
     if high <= low:
         return [low]
     power = 10 ** math.floor(math.log10((high - low) / count))
-    distance = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= count)
-    first, last = math.ceil(low / distance), math.floor(high / distance)
-    return [float(f"{distance * multiple:.12g}") for multiple in range(first, last + 1)]
+    tick_step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= count)
+    first, last = math.ceil(low / tick_step), math.floor(high / tick_step)
+    return [float(f"{tick_step * multiple:.12g}") for multiple in range(first, last + 1)]

@@ -6,16 +6,16 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from velatura.compare.grid import Grid, labels
+from velatura.compare.grid import Grid, axis_labels
 from velatura.compare.report import picture_tag
-from velatura.files import replacing
+from velatura.files import atomic_write
 from velatura.sampling.generate import Picture
 
 
 def grid_page(grid: Grid) -> str:
     """The whole page, pictures in it: it needs no other file and no network."""
     page = Template((files("velatura.compare") / "grid.html").read_text("utf-8"))
-    titles = labels(grid.z) if grid.z else [""]
+    titles = axis_labels(grid.z) if grid.z else [""]
     tables = [_table(grid, sheet, title) for sheet, title in zip(grid.sheets, titles, strict=True)]
     prompt = escape(grid.recipe.prompt or "(no prompt)")
     return page.substitute(title=prompt, tables="\n".join(tables), recipe=escape(grid.infotext()))
@@ -23,25 +23,25 @@ def grid_page(grid: Grid) -> str:
 
 def save_page(grid: Grid, path: Path) -> None:
     """Write the page, at once or not at all."""
-    with replacing(path) as beside:
-        beside.write_text(grid_page(grid), "utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(grid_page(grid), "utf-8")
 
 
 def _table(grid: Grid, sheet: Sequence[Sequence[Picture]], title: str) -> str:
-    heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels(grid.x))
+    headers = "".join(f'<th scope="col">{escape(label)}</th>' for label in axis_labels(grid.x))
     corner = "<td></td>" if grid.y else ""
-    beside = labels(grid.y) if grid.y else [None]
-    rows = "\n".join(_row(row, label) for row, label in zip(sheet, beside, strict=True))
+    row_labels = axis_labels(grid.y) if grid.y else [None]
+    rows = "\n".join(_row(row, label) for row, label in zip(sheet, row_labels, strict=True))
     caption = f"<caption>{escape(title)}</caption>" if title else ""
-    return f"<table>{caption}\n<thead><tr>{corner}{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return f"<table>{caption}\n<thead><tr>{corner}{headers}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
 
 
 def _row(row: Sequence[Picture], label: str | None) -> str:
-    head = "" if label is None else f'<th scope="row">{escape(label)}</th>'
-    return f"<tr>{head}{''.join(map(_cell, row))}</tr>"
+    header = "" if label is None else f'<th scope="row">{escape(label)}</th>'
+    return f"<tr>{header}{''.join(map(_cell, row))}</tr>"
 
 
 def _cell(picture: Picture) -> str:
     text = picture.recipe.infotext()
-    shown = picture_tag(picture.image, picture.recipe.prompt)
-    return f"<td>{shown}<details><summary>recipe</summary><pre>{escape(text)}</pre></details></td>"
+    image_tag = picture_tag(picture.image, picture.recipe.prompt)
+    return f"<td>{image_tag}<details><summary>recipe</summary><pre>{escape(text)}</pre></details></td>"

@@ -23,7 +23,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingReport:
     """What a page says: a title, an opening, facts by name, figures, the losses, and commands with what each does."""
 
     title: str
@@ -48,10 +48,10 @@ class Report:
 
 def _figure(figure: Figure) -> str:
     pictures = "\n".join(picture_tag(picture, figure.heading) for picture in figure.pictures)
-    kind = "one" if len(figure.pictures) == 1 else "many"
+    css_class = "one" if len(figure.pictures) == 1 else "many"
     return (
         f"<section>\n<h2>{escape(figure.heading)}</h2>\n<p>{escape(figure.text)}</p>\n"
-        f'<div class="{kind}">\n{pictures}\n</div>\n</section>'
+        f'<div class="{css_class}">\n{pictures}\n</div>\n</section>'
     )
 
 
@@ -64,5 +64,5 @@ def picture_tag(picture: Image, description: str) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="{escape(description)}" width="{width}" height="{height}">'
 
 
-def _command(does: str, command: str) -> str:
-    return f"<p>{escape(does)}</p>\n<pre>{escape(command)}</pre>"
+def _command(description: str, command: str) -> str:
+    return f"<p>{escape(description)}</p>\n<pre>{escape(command)}</pre>"

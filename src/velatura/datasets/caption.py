@@ -7,19 +7,19 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from velatura.datasets.captions import TEXT_SUFFIXES, Caption, read_lists, text_of
+from velatura.datasets.captions import CAPTION_SUFFIXES, Caption, read_caption_lists, read_caption_text
 from velatura.datasets.folder import all_folders
 from velatura.datasets.pictures import picture_paths, read_upright
 from velatura.datasets.taggers import open_tagger
 from velatura.errors import BadDataset, UnknownName
-from velatura.files import replacing
+from velatura.files import atomic_write
 
 # What the names stand for on the Hugging Face hub; they are looked for in its cache, and never downloaded here
-HUB = {"blip": "Salesforce/blip-image-captioning-base", "wd14": "SmilingWolf/wd-v1-4-vit-tagger-v2"}
-KNOWN = ("tiny", "blip", "wd14", "deepbooru")
+HUB_REPOSITORIES = {"blip": "Salesforce/blip-image-captioning-base", "wd14": "SmilingWolf/wd-v1-4-vit-tagger-v2"}
+CAPTIONER_NAMES = ("tiny", "blip", "wd14", "deepbooru")
 
 # What becomes of a caption that is there: None leaves the picture out
-EXISTING: dict[str, Callable[[str, str], str | None]] = {
+EXISTING_CAPTION_MODES: dict[str, Callable[[str, str], str | None]] = {
     "keep": lambda _old, _new: None,
     "replace": lambda _old, new: new,
     "prepend": lambda old, new: f"{new}, {old}",
@@ -36,7 +36,7 @@ class Captioner(Protocol):
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenCaption:
     """One caption written: to which file, in whole."""
 
     file: Path
@@ -52,79 +52,79 @@ def open_captioner(name: str, threshold: float | None = None) -> Captioner:
         from velatura.datasets.tiny_captioner import TinyCaptioner
 
         return TinyCaptioner()
-    folder = _folder(name)
+    folder = _captioner_folder(name)
     if any(folder.glob("*.onnx")):
         return open_tagger(folder, threshold)
     if not (folder / "config.json").is_file():
         raise BadDataset(
             f"{folder} holds neither a .onnx tagger nor the config.json of a transformers model: name the folder of one"
         )
-    from velatura.datasets.sentences import Sentences
+    from velatura.datasets.sentences import TransformersCaptioner
 
-    return Sentences(folder)
+    return TransformersCaptioner(folder)
 
 
 def caption_folder(
-    folder: str | Path, captioner: Captioner, *, existing: str = "keep", before: str = ""
-) -> Iterator[Written]:
+    folder: str | Path, captioner: Captioner, *, existing: str = "keep", prefix: str = ""
+) -> Iterator[WrittenCaption]:
     """Write the .txt of each picture as its caption is found, folders that count and regularisation pictures too.
 
     existing: what becomes of captions that are there, a name of EXISTING; one in a file's name or a list is there as
     long as a text is. before: words put before each new caption. Nothing is written for a picture of which nothing is
     said.
     """
-    if existing not in EXISTING:
-        raise UnknownName.among("way with captions", existing, EXISTING)
+    if existing not in EXISTING_CAPTION_MODES:
+        raise UnknownName.with_suggestions("way with captions", existing, EXISTING_CAPTION_MODES)
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise BadDataset(f"{folder} is no folder; name a folder of pictures")
-    for inner, _ in all_folders(folder):
-        listed = read_lists(inner)
-        for path in picture_paths(inner):
-            yield from _captioned(path, listed, captioner, existing, before)
+    for subfolder, _ in all_folders(folder):
+        list_captions = read_caption_lists(subfolder)
+        for path in picture_paths(subfolder):
+            yield from _caption_picture(path, list_captions, captioner, existing, prefix)
 
 
 def write_caption(picture: Path, text: str) -> Path:
     """Write a picture's caption to the file that is read for it, at once or not at all."""
-    written = (picture.with_suffix(suffix) for suffix in TEXT_SUFFIXES)
-    file = next((path for path in written if path.is_file()), picture.with_suffix(".txt"))
-    with replacing(file) as beside:
-        beside.write_text(text + "\n", "utf-8")
+    candidates = (picture.with_suffix(suffix) for suffix in CAPTION_SUFFIXES)
+    file = next((path for path in candidates if path.is_file()), picture.with_suffix(".txt"))
+    with atomic_write(file) as temporary:
+        temporary.write_text(text + "\n", "utf-8")
     return file
 
 
-def _captioned(
-    path: Path, listed: dict[str, Caption], captioner: Captioner, existing: str, before: str
-) -> Iterator[Written]:
-    old = _old(path, listed)
-    if old and EXISTING[existing](old, "") is None:
+def _caption_picture(
+    path: Path, list_captions: dict[str, Caption], captioner: Captioner, existing: str, prefix: str
+) -> Iterator[WrittenCaption]:
+    old = _existing_caption(path, list_captions)
+    if old and EXISTING_CAPTION_MODES[existing](old, "") is None:
         return
-    said = captioner.caption(read_upright(path))
-    new = ", ".join(filter(None, (before, said)))
-    text = EXISTING[existing](old, new) if old else new
-    if said and text:
-        yield Written(write_caption(path, text), text)
+    generated = captioner.caption(read_upright(path))
+    new = ", ".join(filter(None, (prefix, generated)))
+    text = EXISTING_CAPTION_MODES[existing](old, new) if old else new
+    if generated and text:
+        yield WrittenCaption(write_caption(path, text), text)
 
 
-def _old(path: Path, listed: dict[str, Caption]) -> str:
+def _existing_caption(path: Path, list_captions: dict[str, Caption]) -> str:
     """The caption that a text or a list gives; names are none here."""
-    return text_of(path) or (listed[path.name].text if path.name in listed else "")
+    return read_caption_text(path) or (list_captions[path.name].text if path.name in list_captions else "")
 
 
-def _folder(name: str) -> Path:
+def _captioner_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if name not in HUB:
-        if name in KNOWN:
+    if name not in HUB_REPOSITORIES:
+        if name in CAPTIONER_NAMES:
             raise BadDataset(f"{name} has no usual place: give the folder of its .onnx file and its tags.txt")
-        raise UnknownName.among("captioner or folder", name, KNOWN)
+        raise UnknownName.with_suggestions("captioner or folder", name, CAPTIONER_NAMES)
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    untyped: Any = huggingface_hub
+    hub: Any = huggingface_hub
     try:
-        return Path(untyped.snapshot_download(HUB[name], local_files_only=True))
+        return Path(hub.snapshot_download(HUB_REPOSITORIES[name], local_files_only=True))
     except LocalEntryNotFoundError:
-        how = f"hf download {HUB[name]}, or give the folder where it is"
-        raise BadDataset(f"{name} is not in the hub's cache: {how}") from None
+        advice = f"hf download {HUB_REPOSITORIES[name]}, or give the folder where it is"
+        raise BadDataset(f"{name} is not in the hub's cache: {advice}") from None

@@ -10,26 +10,26 @@ from typing import cast
 
 from velatura.errors import BadDataset
 
-TEXT_SUFFIXES = (".txt", ".caption")
-MOST_BYTES = 2**26  # of a list of captions: a million pictures
+CAPTION_SUFFIXES = (".txt", ".caption")
+MAX_CAPTION_BYTES = 2**26  # of a list of captions: a million pictures
 
 # The names that datasets, kohya's tools and SimpleTuner give to the fields of such a list
-FILE_FIELDS = ("file_name", "file", "image", "image_path", "path")
-CAPTION_FIELDS = ("text", "caption", "prompt", "tags")
+LIST_FILE_FIELDS = ("file_name", "file", "image", "image_path", "path")
+LIST_CAPTION_FIELDS = ("text", "caption", "prompt", "tags")
 
 # Names that a camera or a phone gave: IMG_1234, IMG_E1234, P1010012, PXL_20230101_120000000.PORTRAIT
-BY_CAMERA = re.compile(
+CAMERA_NAME = re.compile(
     r"_?(fb_)?(img|dsc[fn]?|pxl|mvimg|gopr|g[hpx]|dji|cimg|hpim|imgp|pict|pano|sam_|vid|p(?=\d{7}))[-_ ]?e?\d{3,}",
     re.IGNORECASE,
 )
-HASHED = re.compile(r"(?=.*\d)[0-9a-f-]{16,}", re.IGNORECASE)
+HASH_NAME = re.compile(r"(?=.*\d)[0-9a-f-]{16,}", re.IGNORECASE)
 
 # Letters that may end in a number, between spaces or signs: "robot12" is a word, a piece of a hash is none
 WORD = re.compile(r"(?<![^\W_])([^\W\d_]+)\d*(?![^\W_])")
 IDEOGRAM = re.compile("[\u3040-\u9fff\uac00-\ud7af]")  # one of these may be a word alone
 
 # Words that a camera, a phone or a program puts into names: none says what is in the picture
-SAYING_NOTHING = re.compile(
+MEANINGLESS_WORD = re.compile(
     r"""img | images? | dsc[fn]? | pxl | mvimg | gopr | dji | pano | burst | photos? | pic | pictures? | video | vid
     | scan | scanned | screenshot | screen | shot | snapshot | capture | bildschirmfoto | écran | captura | pantalla
     | schermata | 截屏 | 屏幕截图 | スクリーンショット | copy | copie | kopie | copia | file | untitled | unnamed
@@ -42,7 +42,7 @@ SAYING_NOTHING = re.compile(
 LEADING_NUMBER = re.compile(r"^[-\d]+\s*")
 
 
-class Source(StrEnum):
+class CaptionSource(StrEnum):
     """Where a caption was found."""
 
     TEXT = "text"
@@ -55,7 +55,7 @@ class Caption:
     """What a picture shows, and where that is said; file is the text or list that says it."""
 
     text: str
-    source: Source
+    source: CaptionSource
     file: Path | None = None
 
 
@@ -67,7 +67,7 @@ class NameRules:
     """
 
     pattern: str = ""
-    joined_by: str = " "
+    join_string: str = " "
 
     def words(self, stem: str) -> str:
         """The name without its leading number, reduced to what the pattern finds; a group in it is what is kept."""
@@ -78,56 +78,58 @@ class NameRules:
             found = cast("list[str | tuple[str, ...]]", re.findall(self.pattern, caption))
         except re.error as error:
             raise BadDataset(f"the pattern {self.pattern!r} for words in file names is broken: {error}") from None
-        return self.joined_by.join(each if isinstance(each, str) else "".join(each) for each in found)
+        return self.join_string.join(words if isinstance(words, str) else "".join(words) for words in found)
 
 
-def caption_of(path: Path, listed: Mapping[str, Caption], rules: NameRules) -> Caption:
+def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRules) -> Caption:
     """The caption of a picture: its .txt or .caption file, else the folder's list, else its name.
 
     listed: what read_lists found in the picture's folder. Raises BadDataset where nothing says anything.
     """
-    for suffix in TEXT_SUFFIXES:
-        written = path.with_suffix(suffix)
-        if written.is_file():
-            return Caption(_written(written), Source.TEXT, written)
-    return listed.get(path.name) or Caption(caption_in_name(path, rules), Source.NAME)
+    for suffix in CAPTION_SUFFIXES:
+        caption_file = path.with_suffix(suffix)
+        if caption_file.is_file():
+            return Caption(_read_nonempty_text(caption_file), CaptionSource.TEXT, caption_file)
+    return list_captions.get(path.name) or Caption(caption_from_name(path, rules), CaptionSource.NAME)
 
 
-def text_of(path: Path) -> str:
+def read_caption_text(path: Path) -> str:
     """What is written beside a picture, empty where nothing is; raises BadDataset for what is no text."""
-    written = next((each for suffix in TEXT_SUFFIXES if (each := path.with_suffix(suffix)).is_file()), None)
-    return _text(written).strip() if written else ""
+    caption_file = next(
+        (candidate for suffix in CAPTION_SUFFIXES if (candidate := path.with_suffix(suffix)).is_file()), None
+    )
+    return _read_text(caption_file).strip() if caption_file else ""
 
 
-def read_lists(folder: Path) -> dict[str, Caption]:
+def read_caption_lists(folder: Path) -> dict[str, Caption]:
     """The captions by the name of the picture, out of the .jsonl files of a folder, such as metadata.jsonl."""
-    found = dict[str, Caption]()
+    captions = dict[str, Caption]()
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(_text(path).splitlines(), 1):
+        for number, line in enumerate(_read_text(path).splitlines(), 1):
             if line.strip():
-                name, text = _entry(line, f"{path}, line {number}")
-                found[name] = Caption(text, Source.LIST, path)
-    return found
+                name, text = _parse_list_line(line, f"{path}, line {number}")
+                captions[name] = Caption(text, CaptionSource.LIST, path)
+    return captions
 
 
-def _entry(line: str, where: str) -> tuple[str, str]:
+def _parse_list_line(line: str, location: str) -> tuple[str, str]:
     try:
-        read: object = json.loads(line)
+        parsed: object = json.loads(line)
     except (ValueError, RecursionError):
-        raise BadDataset(f'{where} is no JSON; write {{"file_name": "cat.png", "text": "a cat"}}') from None
-    fields = cast("dict[str, object]", read) if isinstance(read, dict) else {}
-    name = next((fields[each] for each in FILE_FIELDS if isinstance(fields.get(each), str)), None)
-    said = next((fields[each] for each in CAPTION_FIELDS if fields.get(each)), None)
-    if isinstance(said, list):
-        said = ", ".join(map(str, cast("list[object]", said)))
-    if not isinstance(name, str) or not isinstance(said, str) or not said.strip():
-        raise BadDataset(f'{where} lacks a file_name or a text; write {{"file_name": "cat.png", "text": "a cat"}}')
-    return name.replace("\\", "/").rsplit("/", 1)[-1], said.strip()
+        raise BadDataset(f'{location} is no JSON; write {{"file_name": "cat.png", "text": "a cat"}}') from None
+    fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
+    name = next((fields[key] for key in LIST_FILE_FIELDS if isinstance(fields.get(key), str)), None)
+    caption = next((fields[key] for key in LIST_CAPTION_FIELDS if fields.get(key)), None)
+    if isinstance(caption, list):
+        caption = ", ".join(map(str, cast("list[object]", caption)))
+    if not isinstance(name, str) or not isinstance(caption, str) or not caption.strip():
+        raise BadDataset(f'{location} lacks a file_name or a text; write {{"file_name": "cat.png", "text": "a cat"}}')
+    return name.replace("\\", "/").rsplit("/", 1)[-1], caption.strip()
 
 
-def _text(path: Path) -> str:
-    if path.stat().st_size > MOST_BYTES:
-        raise BadDataset(f"{path} is longer than {MOST_BYTES >> 20} MiB; split it")
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MAX_CAPTION_BYTES:
+        raise BadDataset(f"{path} is longer than {MAX_CAPTION_BYTES >> 20} MiB; split it")
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError:
@@ -136,18 +138,18 @@ def _text(path: Path) -> str:
         raise BadDataset(f"{path} cannot be read ({error.strerror}); let it be read, or remove it") from None
 
 
-def _written(path: Path) -> str:
-    caption = _text(path).strip()
+def _read_nonempty_text(path: Path) -> str:
+    caption = _read_text(path).strip()
     if not caption:
         raise BadDataset(f"{path} is empty; write what the picture shows into it, or remove it")
     return caption
 
 
-def caption_in_name(path: Path, rules: NameRules) -> str:
+def caption_from_name(path: Path, rules: NameRules) -> str:
     """What a picture's name says; raises BadDataset for names by cameras and the like, which say nothing."""
     caption = rules.words(path.stem).strip()
-    in_words = any(map(_says_something, WORD.findall(caption)))
-    if not in_words or BY_CAMERA.match(path.stem) or HASHED.fullmatch(path.stem):
+    has_words = any(map(_is_meaningful, WORD.findall(caption)))
+    if not has_words or CAMERA_NAME.match(path.stem) or HASH_NAME.fullmatch(path.stem):
         raise BadDataset(
             f"{path} has no caption: its name says nothing and there is no {path.stem}.txt; "
             "write what the picture shows into that file, or name the picture so"
@@ -155,5 +157,5 @@ def caption_in_name(path: Path, rules: NameRules) -> str:
     return caption
 
 
-def _says_something(word: str) -> bool:
-    return not SAYING_NOTHING.fullmatch(word) and (len(word) >= 3 or IDEOGRAM.search(word) is not None)
+def _is_meaningful(word: str) -> bool:
+    return not MEANINGLESS_WORD.fullmatch(word) and (len(word) >= 3 or IDEOGRAM.search(word) is not None)

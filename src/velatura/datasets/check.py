@@ -9,17 +9,26 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
-from velatura.datasets.captions import TEXT_SUFFIXES, Caption, NameRules, Source, caption_of, read_lists
-from velatura.datasets.folder import all_folders, folders_left_out
-from velatura.datasets.measures import alike, blur, grey, look, noise
-from velatura.datasets.pictures import as_rgb, opened, picture_paths
+from velatura.datasets.captions import (
+    CAPTION_SUFFIXES,
+    Caption,
+    CaptionSource,
+    NameRules,
+    read_caption,
+    read_caption_lists,
+)
+from velatura.datasets.folder import all_folders, ignored_folders
+from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
+from velatura.datasets.pictures import as_rgb, open_picture, picture_paths
 from velatura.errors import BadDataset
 
-MOST_BITS = 4  # of 64; bundled pictures differ in 10 or more, one saved at JPEG's quality 30 or resized in up to 4
-BLURRED = 0.6  # bundled pictures reach 0.39, those blurred by two of their 64 pixels have 0.60 in the middle
-NOISY = 12.0  # of 255; bundled pictures reach 8.2, with noise of 20 in each channel they have 14
-MUCH_CUT = 0.25  # of a picture
-LONG_WORDS = 60  # about 75 tokens, after which a caption takes a second chunk
+MAX_HASH_DISTANCE = (
+    4  # of 64; bundled pictures differ in 10 or more, one saved at JPEG's quality 30 or resized in up to 4
+)
+MAX_BLUR = 0.6  # bundled pictures reach 0.39, those blurred by two of their 64 pixels have 0.60 in the middle
+MAX_NOISE = 12.0  # of 255; bundled pictures reach 8.2, with noise of 20 in each channel they have 14
+MAX_CROPPED_SHARE = 0.25  # of a picture
+MAX_CAPTION_WORDS = 60  # about 75 tokens, after which a caption takes a second chunk
 
 
 class Grade(StrEnum):
@@ -41,7 +50,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Looked:
+class PictureInfo:
     """One picture as it is: its size upright, what its file says, and what was measured."""
 
     path: Path
@@ -50,20 +59,20 @@ class Looked:
     mode: str
     caption: Caption | None
     repeats: int
-    cut: float  # share of it outside the middle square
+    cropped_share: float  # share of it outside the middle square
     blur: float
     noise: float
-    look: int
-    mirrored_look: int
+    perceptual_hash: int
+    mirrored_hash: int
 
 
 @dataclass
-class Report:
+class DatasetReport:
     """All that was found in a folder."""
 
     folder: Path
     pixels: int
-    pictures: list[Looked] = field(default_factory=list[Looked])
+    pictures: list[PictureInfo] = field(default_factory=list[PictureInfo])
     findings: list[Finding] = field(default_factory=list[Finding])
 
     @property
@@ -77,7 +86,7 @@ class Report:
         return Counter(tag for text in captions for tag in {part.strip() for part in text.split(",")} if tag)
 
 
-def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None) -> Report:
+def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None) -> DatasetReport:
     """Read every picture to its end and look for what is wrong with it, its caption, and the folder as a whole.
 
     pixels: the side that pictures will be trained at. Raises BadDataset only for a missing folder or one without
@@ -86,68 +95,72 @@ def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: Na
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise BadDataset(f"{folder} is no folder; name a folder of pictures")
-    report = Report(folder, pixels)
-    for inner, repeats in all_folders(folder):
-        _check_inner(inner, repeats, report, rules or NameRules())
+    report = DatasetReport(folder, pixels)
+    for subfolder, repeats in all_folders(folder):
+        _check_subfolder(subfolder, repeats, report, rules or NameRules())
     if not report.pictures and not report.findings:
         raise BadDataset(f"{folder} holds no pictures; put some in")
-    for inner in folders_left_out(folder):
-        text = f"its pictures are left out; call it 1_{inner.name} if they are to be learned from"
-        report.findings.append(Finding(Grade.WARNING, "folder", inner, text))
-    report.findings += _duplicates(report.pictures)
+    for subfolder in ignored_folders(folder):
+        text = f"its pictures are left out; call it 1_{subfolder.name} if they are to be learned from"
+        report.findings.append(Finding(Grade.WARNING, "folder", subfolder, text))
+    report.findings += _duplicate_findings(report.pictures)
     return report
 
 
 def picture_count(folder: Path) -> int:
     """How many picture files there are, readable or not."""
-    return sum(len(picture_paths(inner)) for inner, _ in all_folders(folder.expanduser()))
+    return sum(len(picture_paths(subfolder)) for subfolder, _ in all_folders(folder.expanduser()))
 
 
-def _check_inner(folder: Path, repeats: int, report: Report, rules: NameRules) -> None:
+def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: NameRules) -> None:
     paths = picture_paths(folder)
     try:
-        listed = read_lists(folder)
+        list_captions = read_caption_lists(folder)
     except BadDataset as error:
         report.findings.append(Finding(Grade.ERROR, "list", folder, str(error)))
-        listed = {}
+        list_captions = {}
     for path in paths:
-        caption = _caption(path, listed, rules, report.findings)
+        caption = _check_caption(path, list_captions, rules, report.findings)
         try:
-            looked = _look(path, caption, repeats, report.findings)
+            info = _inspect_picture(path, caption, repeats, report.findings)
         except BadDataset as error:
             report.findings.append(Finding(Grade.ERROR, "unreadable", path, _reason(error, path)))
             continue
-        report.pictures.append(looked)
-        report.findings += _remarks(looked, report.pixels)
-    report.findings += _strays(folder, paths)
+        report.pictures.append(info)
+        report.findings += _quality_findings(info, report.pixels)
+    report.findings += _name_findings(folder, paths)
 
 
-def _caption(path: Path, listed: dict[str, Caption], rules: NameRules, findings: list[Finding]) -> Caption | None:
+def _check_caption(
+    path: Path, list_captions: dict[str, Caption], rules: NameRules, findings: list[Finding]
+) -> Caption | None:
     try:
-        caption = caption_of(path, listed, rules)
+        caption = read_caption(path, list_captions, rules)
     except BadDataset as error:
         findings.append(Finding(Grade.ERROR, "caption", path, _reason(error, path)))
         return None
-    if caption.source is Source.NAME:
+    if caption.source is CaptionSource.NAME:
         findings.append(Finding(Grade.NOTE, "named", path, f"its name is its caption: {caption.text!r}"))
-    if len(caption.text.split()) > LONG_WORDS:
+    if len(caption.text.split()) > MAX_CAPTION_WORDS:
         text = f"its caption has {len(caption.text.split())} words; beyond about 75 tokens it takes a second chunk"
         findings.append(Finding(Grade.NOTE, "long", path, text))
     return caption
 
 
-def _look(path: Path, caption: Caption | None, repeats: int, findings: list[Finding]) -> Looked:
-    with opened(path) as image:
-        findings += _oddities(path, image)
+def _inspect_picture(path: Path, caption: Caption | None, repeats: int, findings: list[Finding]) -> PictureInfo:
+    with open_picture(path) as image:
+        findings += _file_findings(path, image)
         mode = image.mode
         picture = as_rgb(ImageOps.exif_transpose(image))
-    seen, side = grey(picture), min(picture.size)
-    cut = 1 - side / max(picture.size)
-    looks = look(picture), look(ImageOps.mirror(picture))
-    return Looked(path, *picture.size, mode, caption, repeats, cut, blur(seen), noise(seen), *looks)
+    luminance, side = grey(picture), min(picture.size)
+    cropped_share = 1 - side / max(picture.size)
+    hashes = perceptual_hash(picture), perceptual_hash(ImageOps.mirror(picture))
+    return PictureInfo(
+        path, *picture.size, mode, caption, repeats, cropped_share, blur(luminance), noise(luminance), *hashes
+    )
 
 
-def _oddities(path: Path, image: Image.Image) -> Iterator[Finding]:
+def _file_findings(path: Path, image: Image.Image) -> Iterator[Finding]:
     """What the file says of itself that one may not expect."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         yield Finding(Grade.NOTE, "turned", path, "its camera was held sideways or upside down; it is read upright")
@@ -159,25 +172,25 @@ def _oddities(path: Path, image: Image.Image) -> Iterator[Finding]:
         yield Finding(Grade.NOTE, "mode", path, f"its colours are {image.mode}, which are brought to RGB")
 
 
-def _remarks(looked: Looked, pixels: int) -> Iterator[Finding]:
-    size, path = f"{looked.width}x{looked.height}", looked.path
-    if min(looked.width, looked.height) < pixels:
+def _quality_findings(info: PictureInfo, pixels: int) -> Iterator[Finding]:
+    size, path = f"{info.width}x{info.height}", info.path
+    if min(info.width, info.height) < pixels:
         yield Finding(Grade.WARNING, "small", path, f"it is {size}, so it is enlarged to {pixels} and looks soft")
-    if looked.cut > MUCH_CUT:
-        text = f"it is {size}: its middle square leaves out {looked.cut:.0%}; try velatura dataset crop"
+    if info.cropped_share > MAX_CROPPED_SHARE:
+        text = f"it is {size}: its middle square leaves out {info.cropped_share:.0%}; try velatura dataset crop"
         yield Finding(Grade.WARNING, "cropped", path, text)
-    if looked.blur > BLURRED:
-        yield Finding(Grade.WARNING, "blurred", path, f"it may be blurred or enlarged ({looked.blur:.2f} of 1)")
-    if looked.noise > NOISY:
-        yield Finding(Grade.WARNING, "noisy", path, f"it may be noisy ({looked.noise:.0f} of 255)")
+    if info.blur > MAX_BLUR:
+        yield Finding(Grade.WARNING, "blurred", path, f"it may be blurred or enlarged ({info.blur:.2f} of 1)")
+    if info.noise > MAX_NOISE:
+        yield Finding(Grade.WARNING, "noisy", path, f"it may be noisy ({info.noise:.0f} of 255)")
 
 
-def _duplicates(pictures: Sequence[Looked]) -> Iterator[Finding]:
+def _duplicate_findings(pictures: Sequence[PictureInfo]) -> Iterator[Finding]:
     """Pictures that look like an earlier one, or like its mirror image."""
     reported = set[int]()
     count = len(pictures)
-    both = [picture.look for picture in pictures] + [picture.mirrored_look for picture in pictures]
-    for first, second in alike(both, MOST_BITS):
+    hashes = [picture.perceptual_hash for picture in pictures] + [picture.mirrored_hash for picture in pictures]
+    for first, second in find_similar(hashes, MAX_HASH_DISTANCE):
         earlier, later = sorted((first % count, second % count))
         if earlier == later or later in reported or (first >= count and second >= count):
             continue  # a symmetric picture looks like its own mirror image
@@ -186,12 +199,12 @@ def _duplicates(pictures: Sequence[Looked]) -> Iterator[Finding]:
         yield Finding(Grade.WARNING, "duplicate", pictures[later].path, f"it {how} {pictures[earlier].path.name}")
 
 
-def _strays(folder: Path, paths: Sequence[Path]) -> Iterator[Finding]:
+def _name_findings(folder: Path, paths: Sequence[Path]) -> Iterator[Finding]:
     stems = Counter(path.stem for path in paths)
     for path in paths:
         if stems[path.stem] > 1:
             yield Finding(Grade.WARNING, "name", path, "another picture of this name shares its caption")
-    texts = [path for path in sorted(folder.iterdir()) if path.suffix in TEXT_SUFFIXES and path.stem not in stems]
+    texts = [path for path in sorted(folder.iterdir()) if path.suffix in CAPTION_SUFFIXES and path.stem not in stems]
     for path in texts if paths else ():
         yield Finding(Grade.NOTE, "stray", path, "it belongs to no picture")
 

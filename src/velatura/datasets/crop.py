@@ -8,20 +8,20 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from velatura.datasets.boxes import Box, Size, bucket_sizes, longness, nearest_size, split_boxes
+from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, kept_ratio, nearest_size, split_boxes
 from velatura.datasets.focus import FOCUSES, best_box
 from velatura.datasets.folder import Dataset, Example, read_dataset
-from velatura.datasets.pictures import as_rgb, opened
+from velatura.datasets.pictures import as_rgb, open_picture
 from velatura.errors import BadDataset, UnknownName
-from velatura.files import filling
+from velatura.files import atomic_folder
 
-SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-OTHER = {"left": "right", "right": "left"}
-LEAST, MOST = 8, 4096  # pixels of a side
+LEFT_OR_RIGHT = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+OPPOSITE_SIDE = {"left": "right", "right": "left"}
+MIN_PIXELS, MAX_PIXELS = 8, 4096  # pixels of a side
 
 
 @dataclass(frozen=True)
-class Cutting:
+class CropOptions:
     """How pictures are cut.
 
     shape: all square, or each to the bucket of about pixels squared that is nearest to its own shape. focus: what the
@@ -38,35 +38,37 @@ class Cutting:
 
     def __post_init__(self) -> None:
         if self.focus not in FOCUSES:
-            raise UnknownName.among("focus", self.focus, FOCUSES)
-        if not LEAST <= self.pixels <= MOST or self.pixels % LEAST:
-            raise BadDataset(f"pictures cannot be cut to {self.pixels} pixels; choose a multiple of 8 up to {MOST}")
+            raise UnknownName.with_suggestions("focus", self.focus, FOCUSES)
+        if not MIN_PIXELS <= self.pixels <= MAX_PIXELS or self.pixels % MIN_PIXELS:
+            raise BadDataset(
+                f"pictures cannot be cut to {self.pixels} pixels; choose a multiple of 8 up to {MAX_PIXELS}"
+            )
         if not 0 <= self.split_below <= 1:
             raise BadDataset(f"a share of {self.split_below:g} is impossible; split pictures below one from 0 to 1")
         if not 0 <= self.overlap < 1:
             raise BadDataset(f"pieces cannot overlap by {self.overlap:g}; choose a share from 0 to below 1")
 
-    def boxes(self, image: Image.Image) -> list[tuple[Box, Size]]:
+    def boxes(self, image: Image.Image) -> list[tuple[CropBox, ImageSize]]:
         """The boxes to take from a picture, and the size that each is brought to."""
         square = self.pixels, self.pixels
-        if longness(image.size, square) < self.split_below:
-            (wide, high), pieces = split_boxes(image.size, square, self.overlap)
-            across, down = image.width / wide, image.height / high
-            return [((x * across, y * down, r * across, b * down), square) for x, y, r, b in pieces]
-        chosen = nearest_size(image.size, bucket_sizes(self.pixels)) if self.shape == "buckets" else square
-        assert chosen is not None
-        return [(best_box(image.size, chosen, FOCUSES[self.focus](image)), chosen)]
+        if kept_ratio(image.size, square) < self.split_below:
+            (resized_width, resized_height), pieces = split_boxes(image.size, square, self.overlap)
+            x_scale, y_scale = image.width / resized_width, image.height / resized_height
+            return [((x * x_scale, y * y_scale, r * x_scale, b * y_scale), square) for x, y, r, b in pieces]
+        size = nearest_size(image.size, bucket_sizes(self.pixels)) if self.shape == "buckets" else square
+        assert size is not None
+        return [(best_box(image.size, size, FOCUSES[self.focus](image)), size)]
 
 
 @dataclass(frozen=True)
-class Cut:
+class CroppedPicture:
     """One picture written: where, from which, what of it was taken and at which size."""
 
     file: Path
     source: Path
-    box: Box
-    size: Size
-    whole: Size  # of the source, upright
+    box: CropBox
+    size: ImageSize
+    source_size: ImageSize  # of the source, upright
 
     @property
     def is_enlarged(self) -> bool:
@@ -74,12 +76,14 @@ class Cut:
         return self.box[2] - self.box[0] < self.size[0] - 0.5
 
     @property
-    def left_out(self) -> float:
+    def cropped_share(self) -> float:
         """The share of the source that is not in it."""
-        return 1 - (self.box[2] - self.box[0]) * (self.box[3] - self.box[1]) / (self.whole[0] * self.whole[1])
+        return 1 - (self.box[2] - self.box[0]) * (self.box[3] - self.box[1]) / (
+            self.source_size[0] * self.source_size[1]
+        )
 
 
-def crop_folder(folder: str | Path, out: str | Path, cutting: Cutting) -> list[Cut]:
+def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> list[CroppedPicture]:
     """Cut all pictures of a folder into a new one, which appears when all is done; the old one stays as it is.
 
     They are called NNNNN-S-NAME.png as the webui's are, S counting what was made of one, each with its mask and a .txt
@@ -91,58 +95,64 @@ def crop_folder(folder: str | Path, out: str | Path, cutting: Cutting) -> list[C
     if out.resolve().is_relative_to(folder.resolve()):
         raise BadDataset(f"{out} is inside {folder}, whose pictures it would mix with; choose a folder elsewhere")
     dataset = read_dataset(folder, needs_captions=False)
-    with filling(out) as beside:
-        cuts = list(_cut_all(dataset, folder, beside, cutting))
-    return [replace(cut, file=out / cut.file) for cut in cuts]
+    with atomic_folder(out) as temporary:
+        pictures = list(_crop_all(dataset, folder, temporary, options))
+    return [replace(picture, file=out / picture.file) for picture in pictures]
 
 
-def mirrored_caption(caption: str) -> str:
+def mirror_caption(caption: str) -> str:
     """The caption of the mirror image: left is right."""
 
-    def other(found: re.Match[str]) -> str:
-        word = OTHER[found[0].lower()]
-        return word.capitalize() if found[0][0].isupper() else word
+    def swap_side(side_match: re.Match[str]) -> str:
+        word = OPPOSITE_SIDE[side_match[0].lower()]
+        return word.capitalize() if side_match[0][0].isupper() else word
 
-    return SIDES.sub(other, caption)
-
-
-def _cut_all(dataset: Dataset, folder: Path, out: Path, cutting: Cutting) -> Iterator[Cut]:
-    for number, example in enumerate([*dataset.examples, *dataset.regularising]):
-        inside = example.path.parent.relative_to(folder)
-        yield from _cut(example, f"{number:05}", inside, out, cutting)
+    return LEFT_OR_RIGHT.sub(swap_side, caption)
 
 
-def _cut(example: Example, number: str, inside: Path, out: Path, cutting: Cutting) -> Iterator[Cut]:
-    with opened(example.path) as image:
+def _crop_all(dataset: Dataset, folder: Path, out: Path, options: CropOptions) -> Iterator[CroppedPicture]:
+    for number, example in enumerate([*dataset.examples, *dataset.regularisation]):
+        subfolder = example.path.parent.relative_to(folder)
+        yield from _crop_example(example, f"{number:05}", subfolder, out, options)
+
+
+def _crop_example(
+    example: Example, number: str, subfolder: Path, out: Path, options: CropOptions
+) -> Iterator[CroppedPicture]:
+    with open_picture(example.path) as image:
         upright = ImageOps.exif_transpose(image)
-        whole = upright.convert("RGBA") if upright.has_transparency_data else as_rgb(upright)
-    mask = _mask(example, whole.size)
-    (out / inside).mkdir(parents=True, exist_ok=True)
-    boxes = cutting.boxes(as_rgb(whole))
-    for place, (box, size, turned) in enumerate(_with_mirrors(boxes, mirrors=cutting.mirrors)):
-        name = f"{number}-{place}-{example.path.stem}.png"
-        _piece(whole, box, size, mirrored=turned).save(out / inside / name)
+        picture = upright.convert("RGBA") if upright.has_transparency_data else as_rgb(upright)
+    mask = _read_mask(example, picture.size)
+    (out / subfolder).mkdir(parents=True, exist_ok=True)
+    boxes = options.boxes(as_rgb(picture))
+    for index, (box, size, is_mirrored) in enumerate(_add_mirrored(boxes, mirrors=options.mirrors)):
+        name = f"{number}-{index}-{example.path.stem}.png"
+        _crop(picture, box, size, is_mirrored=is_mirrored).save(out / subfolder / name)
         if mask:
-            (out / inside / "mask").mkdir(exist_ok=True)
-            _piece(mask, box, size, mirrored=turned).save(out / inside / "mask" / name)
-        caption = mirrored_caption(example.caption) if turned else example.caption
-        if caption and (turned or not example.is_named_so):  # a name still says the same, after its number
-            (out / inside / name).with_suffix(".txt").write_text(caption + "\n", "utf-8")
-        yield Cut(inside / name, example.path, box, size, whole.size)
+            (out / subfolder / "mask").mkdir(exist_ok=True)
+            _crop(mask, box, size, is_mirrored=is_mirrored).save(out / subfolder / "mask" / name)
+        caption = mirror_caption(example.caption) if is_mirrored else example.caption
+        if caption and (
+            is_mirrored or not example.is_caption_from_name
+        ):  # a name still says the same, after its number
+            (out / subfolder / name).with_suffix(".txt").write_text(caption + "\n", "utf-8")
+        yield CroppedPicture(subfolder / name, example.path, box, size, picture.size)
 
 
-def _with_mirrors(boxes: Sequence[tuple[Box, Size]], *, mirrors: bool) -> list[tuple[Box, Size, bool]]:
-    return [(box, size, turned) for box, size in boxes for turned in ((False, True) if mirrors else (False,))]
+def _add_mirrored(
+    boxes: Sequence[tuple[CropBox, ImageSize]], *, mirrors: bool
+) -> list[tuple[CropBox, ImageSize, bool]]:
+    return [(box, size, is_mirrored) for box, size in boxes for is_mirrored in ((False, True) if mirrors else (False,))]
 
 
-def _mask(example: Example, size: Size) -> Image.Image | None:
+def _read_mask(example: Example, size: ImageSize) -> Image.Image | None:
     """The mask at its picture's size."""
     if example.mask is None:
         return None
-    with opened(example.mask) as mask:
+    with open_picture(example.mask) as mask:
         return ImageOps.exif_transpose(mask).convert("L").resize(size)
 
 
-def _piece(image: Image.Image, box: Box, size: Size, *, mirrored: bool) -> Image.Image:
+def _crop(image: Image.Image, box: CropBox, size: ImageSize, *, is_mirrored: bool) -> Image.Image:
     piece = image.resize(size, Image.Resampling.LANCZOS, box=box)
-    return ImageOps.mirror(piece) if mirrored else piece
+    return ImageOps.mirror(piece) if is_mirrored else piece

@@ -9,141 +9,143 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from velatura.datasets.boxes import Box, Size
+from velatura.datasets.boxes import CropBox, ImageSize
 from velatura.errors import BadDataset
 
-Map = NDArray[np.float64]
-Focus = Callable[[Image.Image], Map]
+SaliencyMap = NDArray[np.float64]
+FocusFunction = Callable[[Image.Image], SaliencyMap]
 
 
-class Detector(Protocol):
+class FaceDetector(Protocol):
     """What is used of an OpenCV cascade."""
 
     def detectMultiScale(  # noqa: N802
-        self, image: NDArray[np.uint8], scale: float, neighbours: int, flags: int, least: Size, /
+        self, image: NDArray[np.uint8], scale: float, neighbours: int, flags: int, min_size: ImageSize, /
     ) -> list[tuple[int, int, int, int]]:
         """Find boxes (left, top, width, height)."""
         ...
 
 
-SIDE = 64  # of the picture in which the spectrum is looked at (Hou and Zhang 2007)
-CENTRE_PULL = 0.2  # of the saliency of a picture; so that where nothing stands out the middle is kept
-PLACES = 65  # tried along each side
-FACES = "haarcascade_frontalface_default.xml"
-LEAST_FACE = 0.05  # of the picture's shorter side
+MAP_SIDE = 64  # of the picture in which the spectrum is looked at (Hou and Zhang 2007)
+CENTRE_BIAS = 0.2  # of the saliency of a picture; so that where nothing stands out the middle is kept
+POSITIONS_PER_SIDE = 65  # tried along each side
+FACE_CASCADE = "haarcascade_frontalface_default.xml"
+MIN_FACE_SHARE = 0.05  # of the picture's shorter side
 
 
-def what_stands_out(image: Image.Image) -> Map:
+def saliency_map(image: Image.Image) -> SaliencyMap:
     """A map (height, width) of sum 1: what differs from the rest in frequencies and in colour, a little in the middle.
 
     The spectral residual of Hou and Zhang (2007), and the distance from the mean colour (Achanta et al. 2009).
     """
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small = image.convert("RGB").resize((MAP_SIDE, MAP_SIDE), Image.Resampling.LANCZOS)
     values = np.asarray(small.convert("LAB"), dtype=np.float64)
     residual = _spectral_residual(values[..., 0])
     distance = np.square(values - values.mean((0, 1))).sum(-1)
-    return (1 - CENTRE_PULL) * (_of_sum_1(residual) + _of_sum_1(distance)) / 2 + CENTRE_PULL * _middle()
+    return (1 - CENTRE_BIAS) * (_normalize(residual) + _normalize(distance)) / 2 + CENTRE_BIAS * _centre_gaussian()
 
 
-def faces(image: Image.Image) -> Map:
+def face_map(image: Image.Image) -> SaliencyMap:
     """A map of the faces found, each counting as its area; where none is found, what stands out.
 
     Raises BadDataset without OpenCV, or with one that has no face detector of its own (5 has none).
     """
-    found = _face_boxes(image.convert("L"))
-    if not found:
-        return what_stands_out(image)
-    seen = np.zeros((SIDE, SIDE))
-    for left, top, right, bottom in found:
-        rows = slice(int(top * SIDE), max(int(top * SIDE) + 1, round(bottom * SIDE)))
-        seen[rows, int(left * SIDE) : max(int(left * SIDE) + 1, round(right * SIDE))] += 1
-    return (1 - CENTRE_PULL) * _of_sum_1(seen) + CENTRE_PULL * _middle()
+    face_boxes = _detect_faces(image.convert("L"))
+    if not face_boxes:
+        return saliency_map(image)
+    face_counts = np.zeros((MAP_SIDE, MAP_SIDE))
+    for left, top, right, bottom in face_boxes:
+        rows = slice(int(top * MAP_SIDE), max(int(top * MAP_SIDE) + 1, round(bottom * MAP_SIDE)))
+        face_counts[rows, int(left * MAP_SIDE) : max(int(left * MAP_SIDE) + 1, round(right * MAP_SIDE))] += 1
+    return (1 - CENTRE_BIAS) * _normalize(face_counts) + CENTRE_BIAS * _centre_gaussian()
 
 
-def middle(image: Image.Image) -> Map:  # noqa: ARG001
+def centre_map(image: Image.Image) -> SaliencyMap:  # noqa: ARG001
     """A map that knows only the middle."""
-    return _middle()
+    return _centre_gaussian()
 
 
-FOCUSES: dict[str, Focus] = {"middle": middle, "salient": what_stands_out, "faces": faces}
+FOCUSES: dict[str, FocusFunction] = {"middle": centre_map, "salient": saliency_map, "faces": face_map}
 
 
-def best_box(size: Size, target: Size, seen: Map) -> Box:
+def best_box(size: ImageSize, target: ImageSize, importance: SaliencyMap) -> CropBox:
     """The largest box of the target's shape with most of the map in it, the one nearest the middle of equal ones."""
-    (width, height), (wide, high) = size, target
-    scale = min(width / wide, height / high)
-    across, down = wide * scale, high * scale
-    summed = np.pad(seen.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    (width, height), (target_width, target_height) = size, target
+    scale = min(width / target_width, height / target_height)
+    crop_width, crop_height = target_width * scale, target_height * scale
+    integral_image = np.pad(importance.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     boxes = [
-        (left, top, left + across, top + down)
-        for left in np.linspace(0, width - across, PLACES if across < width else 1).tolist()
-        for top in np.linspace(0, height - down, PLACES if down < height else 1).tolist()
+        (left, top, left + crop_width, top + crop_height)
+        for left in np.linspace(0, width - crop_width, POSITIONS_PER_SIDE if crop_width < width else 1).tolist()
+        for top in np.linspace(0, height - crop_height, POSITIONS_PER_SIDE if crop_height < height else 1).tolist()
     ]
 
-    def worth(box: Box) -> tuple[float, float]:
-        aside = abs(box[0] + box[2] - width) + abs(box[1] + box[3] - height)
-        return round(_inside(summed, box, size), 6), -aside
+    def score(box: CropBox) -> tuple[float, float]:
+        off_centre = abs(box[0] + box[2] - width) + abs(box[1] + box[3] - height)
+        return round(_sum_in_box(integral_image, box, size), 6), -off_centre
 
-    return max(boxes, key=worth)
+    return max(boxes, key=score)
 
 
-def _inside(summed: Map, box: Box, size: Size) -> float:
+def _sum_in_box(integral_image: SaliencyMap, box: CropBox, size: ImageSize) -> float:
     """The share of a map in a box, from its sums over all above and left, between whose places it is interpolated."""
-    columns = np.clip(np.array([box[0], box[2]]) / size[0] * SIDE, 0, SIDE)
-    rows = np.clip(np.array([box[1], box[3]]) / size[1] * SIDE, 0, SIDE)
-    corners = np.array([[_between(summed, row, column) for column in columns.tolist()] for row in rows.tolist()])
+    columns = np.clip(np.array([box[0], box[2]]) / size[0] * MAP_SIDE, 0, MAP_SIDE)
+    rows = np.clip(np.array([box[1], box[3]]) / size[1] * MAP_SIDE, 0, MAP_SIDE)
+    corners = np.array(
+        [[_interpolate(integral_image, row, column) for column in columns.tolist()] for row in rows.tolist()]
+    )
     return float(corners[1, 1] - corners[0, 1] - corners[1, 0] + corners[0, 0])
 
 
-def _between(summed: Map, row: float, column: float) -> float:
-    above, left = min(int(row), SIDE - 1), min(int(column), SIDE - 1)
-    down, right = row - above, column - left
-    corner = summed[above : above + 2, left : left + 2]
-    return float(np.array([1 - down, down]) @ corner @ np.array([1 - right, right]))
+def _interpolate(integral_image: SaliencyMap, row: float, column: float) -> float:
+    above, left = min(int(row), MAP_SIDE - 1), min(int(column), MAP_SIDE - 1)
+    row_fraction, column_fraction = row - above, column - left
+    corner = integral_image[above : above + 2, left : left + 2]
+    return float(np.array([1 - row_fraction, row_fraction]) @ corner @ np.array([1 - column_fraction, column_fraction]))
 
 
-def _spectral_residual(grey: Map) -> Map:
+def _spectral_residual(grey: SaliencyMap) -> SaliencyMap:
     spectrum = np.fft.fft2(grey)
     amplitude = np.log(np.abs(spectrum) + 1e-9)
-    residual = amplitude - _box_blurred(amplitude, 3)
-    seen = np.square(np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))))
-    return _box_blurred(_box_blurred(seen, 5), 5)
+    residual = amplitude - _box_blur(amplitude, 3)
+    response = np.square(np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))))
+    return _box_blur(_box_blur(response, 5), 5)
 
 
-def _box_blurred(values: Map, length: int) -> Map:
+def _box_blur(values: SaliencyMap, length: int) -> SaliencyMap:
     """The mean around each place, the picture going on at its other side."""
     shifts = range(-(length // 2), length // 2 + 1)
     rows = np.mean([np.roll(values, shift, 0) for shift in shifts], axis=0)
     return np.mean([np.roll(rows, shift, 1) for shift in shifts], axis=0)
 
 
-def _of_sum_1(values: Map) -> Map:
+def _normalize(values: SaliencyMap) -> SaliencyMap:
     total = values.sum()
     return values / total if total > 0 else np.full_like(values, 1 / values.size)
 
 
-def _middle() -> Map:
-    away = np.linspace(-1, 1, SIDE)
-    return _of_sum_1(np.exp(-2 * (away[:, None] ** 2 + away**2)))
+def _centre_gaussian() -> SaliencyMap:
+    offsets = np.linspace(-1, 1, MAP_SIDE)
+    return _normalize(np.exp(-2 * (offsets[:, None] ** 2 + offsets**2)))
 
 
-def _face_boxes(grey: Image.Image) -> list[Box]:
+def _detect_faces(grey: Image.Image) -> list[CropBox]:
     """The faces in a picture, in shares of its width and height."""
-    detector = _detector()
-    least = max(16, round(min(grey.size) * LEAST_FACE))
-    boxes = detector.detectMultiScale(np.asarray(grey), 1.1, 6, 0, (least, least))
+    detector = _load_detector()
+    min_side = max(16, round(min(grey.size) * MIN_FACE_SHARE))
+    boxes = detector.detectMultiScale(np.asarray(grey), 1.1, 6, 0, (min_side, min_side))
     width, height = grey.size
     return [(x / width, y / height, (x + across) / width, (y + down) / height) for x, y, across, down in boxes]
 
 
-def _detector() -> Detector:
+def _load_detector() -> FaceDetector:
     try:
         cv2 = importlib.import_module("cv2")
     except ImportError:
-        raise BadDataset(f"faces are found by OpenCV, which is not installed: {_HOW}") from None
+        raise BadDataset(f"faces are found by OpenCV, which is not installed: {_OPENCV_ADVICE}") from None
     if not hasattr(cv2, "CascadeClassifier"):
-        raise BadDataset(f"OpenCV {cv2.__version__} has no face detector of its own: {_HOW}")
-    return cast("Detector", cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / FACES)))
+        raise BadDataset(f"OpenCV {cv2.__version__} has no face detector of its own: {_OPENCV_ADVICE}")
+    return cast("FaceDetector", cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / FACE_CASCADE)))
 
 
-_HOW = 'pip install "opencv-python-headless<5", or choose another focus'
+_OPENCV_ADVICE = 'pip install "opencv-python-headless<5", or choose another focus'

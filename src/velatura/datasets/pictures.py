@@ -14,7 +14,7 @@ MASK_LABEL = "-masklabel"  # cat-masklabel.png is the mask of cat.jpg, as OneTra
 
 def picture_paths(folder: Path) -> list[Path]:
     """The pictures of a folder by name, without hidden ones, masks and what lies in folders inside."""
-    return sorted(_pictures(folder))
+    return sorted(_find_pictures(folder))
 
 
 def read_picture(path: Path, pixels: int) -> Image.Image:
@@ -24,12 +24,12 @@ def read_picture(path: Path, pixels: int) -> Image.Image:
 
 def read_upright(path: Path) -> Image.Image:
     """The whole picture as its camera was held, in RGB; what was transparent is white."""
-    with opened(path) as image:
+    with open_picture(path) as image:
         return as_rgb(ImageOps.exif_transpose(image))
 
 
 @contextmanager
-def opened(path: Path) -> Generator[Image.Image]:
+def open_picture(path: Path) -> Generator[Image.Image]:
     """The picture, opened; whatever Pillow says of a broken one becomes a BadDataset that names it."""
     try:
         with Image.open(path) as image:
@@ -50,7 +50,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
+def _find_pictures(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         is_picture = path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
         if is_picture and not path.stem.endswith(MASK_LABEL) and path.is_file():

@@ -17,13 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from velatura.datasets.pictures import read_upright
-from velatura.datasets.review import Album
+from velatura.datasets.review import CaptionEditor
 from velatura.errors import BadDataset, VelaturaError
 
-HERE = "127.0.0.1"
-SHOWN_PIXELS = 512
-MOST_BYTES = 2**20  # of a change
-HTML, JSON, JPEG = "text/html; charset=utf-8", "application/json", "image/jpeg"
+LOOPBACK_HOST = "127.0.0.1"
+THUMBNAIL_PIXELS = 512
+MAX_REQUEST_BYTES = 2**20  # of a change
+HTML_TYPE, JSON_TYPE, JPEG_TYPE = "text/html; charset=utf-8", "application/json", "image/jpeg"
 
 
 class ReviewServer(ThreadingHTTPServer):
@@ -31,36 +31,36 @@ class ReviewServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, album: Album, port: int = 0) -> None:
-        self.album = album
+    def __init__(self, editor: CaptionEditor, port: int = 0) -> None:
+        self.editor = editor
         self.token = token_urlsafe(24)
         self.nonce = token_urlsafe(16)
         self.lock = Lock()
-        self._ended = Event()
+        self._shutdown_event = Event()
         try:
-            super().__init__((HERE, port), _Handler)
+            super().__init__((LOOPBACK_HOST, port), _RequestHandler)
         except OSError as error:
             raise BadDataset(f"port {port} cannot be served ({error.strerror}); choose another") from None
 
     @property
     def url(self) -> str:
         """The page's address; the token in it lets change captions, so it is not for others."""
-        return f"http://{HERE}:{self.server_port}/?token={self.token}"
+        return f"http://{LOOPBACK_HOST}:{self.server_port}/?token={self.token}"
 
     def wait(self) -> None:
         """Wait until it is shut down, or Ctrl-C is pressed."""
-        self._ended.wait()
+        self._shutdown_event.wait()
 
     def shutdown(self) -> None:
         """End the serving."""
         super().shutdown()
-        self._ended.set()
+        self._shutdown_event.set()
 
 
 @contextmanager
-def serving(album: Album, port: int = 0) -> Generator[ReviewServer]:
+def serve(editor: CaptionEditor, port: int = 0) -> Generator[ReviewServer]:
     """Serve an album while the block runs."""
-    with ReviewServer(album, port) as server:
+    with ReviewServer(editor, port) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:
@@ -70,14 +70,14 @@ def serving(album: Album, port: int = 0) -> Generator[ReviewServer]:
             thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds
 
     @property
-    def _review(self) -> ReviewServer:
+    def _review_server(self) -> ReviewServer:
         return cast("ReviewServer", self.server)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the library's
@@ -86,13 +86,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The page, the captions, or a picture."""
         address = urlsplit(self.path)
-        if not self._may_enter():
+        if not self._is_authorized():
             self._refuse(HTTPStatus.FORBIDDEN, "open the address that velatura printed, with its token")
         elif address.path == "/":
-            self._send(HTML, _page(self._review).encode())
+            self._send(HTML_TYPE, _render_page(self._review_server).encode())
         elif address.path == "/album":
-            with self._review.lock:
-                self._send_json(_state(self._review.album, range(len(self._review.album.paths))))
+            with self._review_server.lock:
+                self._send_json(_editor_state(self._review_server.editor, range(len(self._review_server.editor.paths))))
         elif address.path.startswith("/picture/"):
             self._send_picture(address.path.removeprefix("/picture/"))
         else:
@@ -101,48 +101,50 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Change captions."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MOST_BYTES:
+        if not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
             self.close_connection = True
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the change is too long")
             return
         body = self.rfile.read(int(length))
-        if not self._may_enter() or urlsplit(self.path).path != "/change":
+        if not self._is_authorized() or urlsplit(self.path).path != "/change":
             self._refuse(HTTPStatus.FORBIDDEN, "open the address that velatura printed, with its token")
             return
-        with self._review.lock:
+        with self._review_server.lock:
             try:
-                self._send_json(_state(self._review.album, _change(self._review.album, body)))
+                self._send_json(
+                    _editor_state(self._review_server.editor, _apply_change(self._review_server.editor, body))
+                )
             except VelaturaError as error:
                 self._refuse(HTTPStatus.CONFLICT, str(error))
 
-    def _may_enter(self) -> bool:
+    def _is_authorized(self) -> bool:
         """Whether the token is right, and the host is this one: a page elsewhere whose name leads here has another."""
-        given = parse_qs(urlsplit(self.path).query).get("token", [""])[0]
-        hosts = {f"{name}:{self._review.server_port}" for name in (HERE, "localhost")}
-        return compare_digest(given.encode(), self._review.token.encode()) and self.headers.get("Host") in hosts
+        token = parse_qs(urlsplit(self.path).query).get("token", [""])[0]
+        hosts = {f"{name}:{self._review_server.server_port}" for name in (LOOPBACK_HOST, "localhost")}
+        return compare_digest(token.encode(), self._review_server.token.encode()) and self.headers.get("Host") in hosts
 
     def _send_picture(self, number: str) -> None:
-        paths = self._review.album.paths
+        paths = self._review_server.editor.paths
         if not number.isdecimal() or int(number) >= len(paths):
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such picture")
             return
         try:
-            self._send(JPEG, _small(paths[int(number)]))
+            self._send(JPEG_TYPE, _thumbnail(paths[int(number)]))
         except VelaturaError as error:
             self._refuse(HTTPStatus.NOT_FOUND, str(error))
 
     def _send_json(self, value: object) -> None:
-        self._send(JSON, json.dumps(value).encode())
+        self._send(JSON_TYPE, json.dumps(value).encode())
 
-    def _refuse(self, status: HTTPStatus, why: str) -> None:
-        self._send(JSON, json.dumps({"error": why}).encode(), status)
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        self._send(JSON_TYPE, json.dumps({"error": reason}).encode(), status)
 
-    def _send(self, kind: str, body: bytes, status: HTTPStatus = HTTPStatus.OK) -> None:
-        nonce = f"'nonce-{self._review.nonce}'"
+    def _send(self, content_type: str, body: bytes, status: HTTPStatus = HTTPStatus.OK) -> None:
+        nonce = f"'nonce-{self._review_server.nonce}'"
         policy = f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src {nonce}; script-src {nonce}"
         self.send_response(status)
         for name, value in {
-            "Content-Type": kind,
+            "Content-Type": content_type,
             "Content-Length": str(len(body)),
             "Content-Security-Policy": f"{policy}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
             "Referrer-Policy": "no-referrer",
@@ -154,47 +156,47 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _page(server: ReviewServer) -> str:
+def _render_page(server: ReviewServer) -> str:
     page = Template((files("velatura.datasets") / "review.html").read_text("utf-8"))
     return page.substitute(nonce=server.nonce)
 
 
-def _state(album: Album, numbers: Collection[int]) -> dict[str, object]:
+def _editor_state(editor: CaptionEditor, numbers: Collection[int]) -> dict[str, object]:
     """The captions of some pictures, and what can be undone."""
-    captions = album.captions
+    captions = editor.captions
     pictures = [
-        {"id": number, "name": album.paths[number].relative_to(album.folder).as_posix(), "caption": captions[number]}
+        {"id": number, "name": editor.paths[number].relative_to(editor.folder).as_posix(), "caption": captions[number]}
         for number in sorted(numbers)
     ]
-    folder = album.folder.absolute().name
-    return {"folder": folder, "pictures": pictures, "undo": album.undo_count, "redo": album.redo_count}
+    folder = editor.folder.absolute().name
+    return {"folder": folder, "pictures": pictures, "undo": editor.undo_count, "redo": editor.redo_count}
 
 
-def _change(album: Album, body: bytes) -> Collection[int]:
+def _apply_change(editor: CaptionEditor, body: bytes) -> Collection[int]:
     """Do what a request asks, and return the pictures whose captions changed."""
     try:
-        asked = cast("dict[str, Any]", json.loads(body))
-        numbers = [int(number) for number in asked.get("ids", [])]
-        action, tag, text = (str(asked.get(name, "")) for name in ("action", "tag", "text"))
+        request = cast("dict[str, Any]", json.loads(body))
+        numbers = [int(number) for number in request.get("ids", [])]
+        action, tag, text = (str(request.get(name, "")) for name in ("action", "tag", "text"))
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise BadDataset("the change cannot be understood; load the page again") from None
     actions: Mapping[str, Callable[[], Collection[int]]] = {
-        "set": lambda: album.set(numbers[0] if numbers else -1, text),
-        "add": lambda: album.add(numbers, tag),
-        "add first": lambda: album.add(numbers, tag, first=True),
-        "remove": lambda: album.remove(numbers, tag),
-        "replace": lambda: album.replace(numbers, tag, text),
-        "undo": album.undo,
-        "redo": album.redo,
+        "set": lambda: editor.set(numbers[0] if numbers else -1, text),
+        "add": lambda: editor.add(numbers, tag),
+        "add first": lambda: editor.add(numbers, tag, at_start=True),
+        "remove": lambda: editor.remove(numbers, tag),
+        "replace": lambda: editor.replace(numbers, tag, text),
+        "undo": editor.undo,
+        "redo": editor.redo,
     }
     if action not in actions:
         raise BadDataset(f"there is no action {action!r}; load the page again")
     return actions[action]()
 
 
-def _small(path: Path) -> bytes:
+def _thumbnail(path: Path) -> bytes:
     picture = read_upright(path)
-    picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS), Image.Resampling.LANCZOS)
-    held = io.BytesIO()
-    picture.save(held, "JPEG", quality=88)
-    return held.getvalue()
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()

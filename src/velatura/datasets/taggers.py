@@ -13,12 +13,12 @@ from PIL import Image
 
 from velatura.errors import BadDataset, BadFile
 
-RATING = "9"  # a WD14 tagger's category of "general", "sensitive", ...
-WD14_TAGS, BOORU_TAGS = "selected_tags.csv", "tags.txt"
+RATING_CATEGORY = "9"  # a WD14 tagger's category of "general", "sensitive", ...
+WD14_TAG_FILE, BOORU_TAG_FILE = "selected_tags.csv", "tags.txt"
 EMOTICON_LENGTH = 3  # 0_0 and >_< keep what is an underscore in all others
 
 
-class Session(Protocol):
+class OnnxSession(Protocol):
     """What is used of an onnxruntime session."""
 
     def run(self, outputs: None, inputs: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -30,7 +30,7 @@ class Session(Protocol):
 class Tagger:
     """Says which tags are likelier than a threshold: WD14's likeliest first, DeepDanbooru's by the alphabet."""
 
-    session: Session
+    session: OnnxSession
     input_name: str
     pixels: int
     tags: Sequence[str | None]  # None where a label is no tag but a rating
@@ -39,19 +39,21 @@ class Tagger:
 
     def caption(self, image: Image.Image) -> str:
         """The tags, joined by commas."""
-        (found,) = self.session.run(None, {self.input_name: self._pixels(image)})[:1]
-        sure = [(float(chance), tag) for chance, tag in zip(found[0], self.tags, strict=True) if tag]
-        likely = [(chance, tag) for chance, tag in sure if chance >= self.threshold]
+        (probabilities,) = self.session.run(None, {self.input_name: self._prepare_pixels(image)})[:1]
+        scored_tags = [
+            (float(probability), tag) for probability, tag in zip(probabilities[0], self.tags, strict=True) if tag
+        ]
+        likely = [(probability, tag) for probability, tag in scored_tags if probability >= self.threshold]
         ordered = sorted(likely, key=lambda pair: pair[1]) if self.is_booru else sorted(likely, reverse=True)
-        return ", ".join(shown_tag(tag) for _, tag in ordered)
+        return ", ".join(format_tag(tag) for _, tag in ordered)
 
-    def _pixels(self, image: Image.Image) -> NDArray[np.float32]:
+    def _prepare_pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """The picture on a white square (1, pixels, pixels, 3): blue first, to 255, or red first, to 1."""
         square = Image.new("RGB", (max(image.size), max(image.size)), "white")
         square.paste(image, ((square.width - image.width) // 2, (square.height - image.height) // 2))
         values = np.asarray(square.resize((self.pixels, self.pixels), Image.Resampling.BICUBIC), dtype=np.float32)
-        ready = values / np.float32(255) if self.is_booru else values[..., ::-1]
-        return np.ascontiguousarray(ready[None], dtype=np.float32)
+        scaled = values / np.float32(255) if self.is_booru else values[..., ::-1]
+        return np.ascontiguousarray(scaled[None], dtype=np.float32)
 
 
 def open_tagger(folder: Path, threshold: float | None = None) -> Tagger:
@@ -60,11 +62,13 @@ def open_tagger(folder: Path, threshold: float | None = None) -> Tagger:
     threshold: 0.35 for WD14, 0.5 for DeepDanbooru where none is given.
     """
     models = sorted(folder.glob("*.onnx"))
-    is_booru = not (folder / WD14_TAGS).is_file()
-    if len(models) != 1 or (is_booru and not (folder / BOORU_TAGS).is_file()):
-        raise BadDataset(f"{folder} holds no tagger: one .onnx file beside {WD14_TAGS} or {BOORU_TAGS} is wanted")
-    session, name, pixels, label_count = _session(models[0])
-    tags = _booru_tags(folder / BOORU_TAGS) if is_booru else _wd14_tags(folder / WD14_TAGS)
+    is_booru = not (folder / WD14_TAG_FILE).is_file()
+    if len(models) != 1 or (is_booru and not (folder / BOORU_TAG_FILE).is_file()):
+        raise BadDataset(
+            f"{folder} holds no tagger: one .onnx file beside {WD14_TAG_FILE} or {BOORU_TAG_FILE} is wanted"
+        )
+    session, name, pixels, label_count = _open_session(models[0])
+    tags = _read_booru_tags(folder / BOORU_TAG_FILE) if is_booru else _read_wd14_tags(folder / WD14_TAG_FILE)
     if len(tags) != label_count:
         raise BadFile(f"{models[0]} tells {label_count} labels, its list has {len(tags)}: download both again")
     return Tagger(
@@ -72,13 +76,13 @@ def open_tagger(folder: Path, threshold: float | None = None) -> Tagger:
     )
 
 
-def shown_tag(tag: str) -> str:
+def format_tag(tag: str) -> str:
     """The tag as a prompt has it: spaces for underscores, brackets escaped."""
     spaced = tag if len(tag) <= EMOTICON_LENGTH else tag.replace("_", " ")
     return spaced.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
 
 
-def _session(path: Path) -> tuple[Session, str, int, int]:
+def _open_session(path: Path) -> tuple[OnnxSession, str, int, int]:
     """The model, the name of its input, the pixels that it wants and how many labels it gives."""
     try:
         onnx = importlib.import_module("onnxruntime")
@@ -86,22 +90,22 @@ def _session(path: Path) -> tuple[Session, str, int, int]:
         raise BadDataset(f"{path} needs onnxruntime: pip install onnxruntime") from None
     try:
         session = onnx.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        wanted, given = session.get_inputs()[0], session.get_outputs()[0]
-        pixels, label_count = int(wanted.shape[1]), int(given.shape[-1])
+        model_input, model_output = session.get_inputs()[0], session.get_outputs()[0]
+        pixels, label_count = int(model_input.shape[1]), int(model_output.shape[-1])
     except Exception as error:  # noqa: BLE001 - its own errors share no other class
-        said = str(error)[:100]
-        raise BadFile(f"{path} is no tagger that can be run ({said}): download it again") from None
-    return cast("Session", session), str(wanted.name), pixels, label_count
+        reason = str(error)[:100]
+        raise BadFile(f"{path} is no tagger that can be run ({reason}): download it again") from None
+    return cast("OnnxSession", session), str(model_input.name), pixels, label_count
 
 
-def _wd14_tags(path: Path) -> list[str | None]:
+def _read_wd14_tags(path: Path) -> list[str | None]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"name", "category"} <= set(rows[0]):
         raise BadFile(f"{path} lists no tags with a name and a category: download it again")
-    return [None if row["category"] == RATING else row["name"] for row in rows]
+    return [None if row["category"] == RATING_CATEGORY else row["name"] for row in rows]
 
 
-def _booru_tags(path: Path) -> list[str | None]:
+def _read_booru_tags(path: Path) -> list[str | None]:
     tags = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     return [None if tag.startswith("rating:") else tag for tag in tags]

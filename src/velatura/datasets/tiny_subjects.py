@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
-from velatura.tensors import open_state
-from velatura.tiny import DATA
+from velatura.tensors import open_state_dict
+from velatura.tiny import DATA_FOLDER
 
-FILE = DATA / "tiny_subjects.safetensors"
+SUBJECT_MAP_FILE = DATA_FOLDER / "tiny_subjects.safetensors"
 SUBJECTS = (
     *("house", "tree", "boat", "fish", "cat", "bird", "flower", "mug", "star", "car", "rocket", "mushroom", "balloon"),
     *("lighthouse", "umbrella", "apple", "butterfly", "crown", "bell", "key"),
 )
-TIMESTEP = 100  # of 0 to 999; of blocks and timesteps tried, these features tell subjects best
-UP_BLOCKS = 2  # of three
+FEATURE_TIMESTEP = 100  # of 0 to 999; of blocks and timesteps tried, these features tell subjects best
+UP_BLOCK_COUNT = 2  # of three
 
 
-class Features(nn.Module):
+class UNetFeatures(nn.Module):
     """What the second up block of the tiny base's UNet holds of pictures, each channel's mean and most: (batch, 256).
 
     CLIP hardly knows the subjects apart (it finds one in ten), but the UNet must, to paint them.
@@ -32,20 +32,20 @@ class Features(nn.Module):
         self._base.unet = unet = copy.copy(base.unet)
         unet._modules = dict(unet._modules)  # the copy lacks its last block and its head, the base keeps them
         headless = cast("Any", unet)
-        headless.up_blocks = base.unet.up_blocks[:UP_BLOCKS]
+        headless.up_blocks = base.unet.up_blocks[:UP_BLOCK_COUNT]
         headless.conv_norm_out, headless.conv_out = None, nn.Identity()
-        self._nothing = base.text.conditioning([""]).context
+        self._empty_context = base.text.conditioning([""]).context
         self._noise = torch.randn((1, *_latent_shape(base)), generator=torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels: (batch, 3, 64, 64), from -1 to 1."""
-        timesteps = torch.full((len(pixels),), TIMESTEP)
+        timesteps = torch.full((len(pixels),), FEATURE_TIMESTEP)
         noisy = self._base.schedule.add_noise(
             self._base.encode(pixels), self._noise.expand(len(pixels), -1, -1, -1), timesteps
         )
-        held = self._base.predict(noisy, timesteps, self._nothing.expand(len(pixels), -1, -1))
-        return torch.cat([held.mean(dim=(2, 3)), held.amax(dim=(2, 3))], dim=1)
+        features = self._base.predict(noisy, timesteps, self._empty_context.expand(len(pixels), -1, -1))
+        return torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
 
 
 class SubjectFinder:
@@ -54,17 +54,17 @@ class SubjectFinder:
     tools/tiny_subjects.py made the map.
     """
 
-    def __init__(self, base: Base, file: Path = FILE) -> None:
-        self._features = Features(base)
-        kept = open_state(file).tensors
-        self._weight, self._bias = kept["weight"].float(), kept["bias"].float()
+    def __init__(self, base: Base, file: Path = SUBJECT_MAP_FILE) -> None:
+        self._features = UNetFeatures(base)
+        state = open_state_dict(file).tensors
+        self._weight, self._bias = state["weight"].float(), state["bias"].float()
 
     def find(self, pixels: Tensor) -> list[str]:
         """The subject of each picture; pixels: (batch, 3, 64, 64), from -1 to 1."""
-        likely = self._features(pixels) @ self._weight.T + self._bias  # (batch, 20)
-        return [SUBJECTS[place] for place in likely.argmax(dim=1).tolist()]
+        logits = self._features(pixels) @ self._weight.T + self._bias  # (batch, 20)
+        return [SUBJECTS[index] for index in logits.argmax(dim=1).tolist()]
 
 
 def _latent_shape(base: Base) -> tuple[int, int, int]:
-    side = base.family.default_pixels // base.family.latent_factor
+    side = base.family.default_pixels // base.family.vae_scale_factor
     return 4, side, side

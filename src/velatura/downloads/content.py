@@ -6,21 +6,21 @@ from pathlib import Path
 
 from velatura.errors import BadFile
 from velatura.formats import hns
-from velatura.formats.nature import nature_of
+from velatura.formats.nature import inspect_file
 
-SAFE = (".safetensors", ".sft")
+SAFETENSORS_ENDINGS = (".safetensors", ".sft")
 
 
-def kind_of(path: Path, name: str) -> str:
+def detect_kind(path: Path, name: str) -> str:
     """The kind of a file that will get this name, or "unknown" for weights that nobody here opens.
 
     Raises BadFile for what holds no weights, and for a pickle that is called safetensors, or the reverse.
     """
-    if name.endswith(hns.ENDING):
+    if name.endswith(hns.HNS_SUFFIX):
         hns.read_hns(path)
         return "hypernet"
-    nature = nature_of(path)
-    if (nature.container == "safetensors") != name.endswith(SAFE):
-        inside = "is safetensors" if nature.container == "safetensors" else "is no safetensors but a torch file"
+    info = inspect_file(path)
+    if (info.container == "safetensors") != name.endswith(SAFETENSORS_ENDINGS):
+        inside = "is safetensors" if info.container == "safetensors" else "is no safetensors but a torch file"
         raise BadFile(f"{name} {inside}, so it is not called what it is: do not trust it")
-    return nature.card.kind
+    return info.card.kind

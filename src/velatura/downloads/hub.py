@@ -6,61 +6,63 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from velatura.downloads.names import ENDINGS
+from velatura.downloads.names import MODEL_ENDINGS
 from velatura.downloads.part import Digest
 from velatura.downloads.services import Service
-from velatura.downloads.transfer import Wanted
-from velatura.downloads.web import Web
+from velatura.downloads.transfer import RemoteFile
+from velatura.downloads.web import WebClient
 from velatura.errors import DownloadFailed, UnknownName
-from velatura.formats.hub import Reference, needed
+from velatura.formats.hub import HubReference, select_files
 
 
-class _Answer(BaseModel):
+class _HubAnswer(BaseModel):
     """A part of an answer, of which only some fields are read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class _Large(_Answer):
+class _LfsPointer(_HubAnswer):
     sha256: str
     size: int = Field(ge=0)
 
 
-class _File(_Answer):
+class _HubFile(_HubAnswer):
     rfilename: str
     size: int | None = Field(default=None, ge=0)
     blobId: str | None = None  # noqa: N815 - fields are called as the hub calls them
-    lfs: _Large | None = None
+    lfs: _LfsPointer | None = None
 
 
-class _Repository(_Answer):
+class _HubRepository(_HubAnswer):
     sha: str = Field(pattern=r"^[0-9a-f]{40}$")
-    siblings: tuple[_File, ...] = ()
+    siblings: tuple[_HubFile, ...] = ()
 
 
-def find(web: Web, service: Service, reference: Reference) -> dict[str, Wanted]:
+def find(web: WebClient, service: Service, reference: HubReference) -> dict[str, RemoteFile]:
     """The files to fetch, by their paths in the repository, all of one commit."""
     revision = quote(reference.revision, safe="")
     answer = web.json(f"{service.root}/api/models/{reference.repo}/revision/{revision}?blobs=true")
     try:
-        repository = _Repository.model_validate(answer)
+        repository = _HubRepository.model_validate(answer)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise DownloadFailed(f"the hub's answer has no {where} as it should: try again later") from None
-    files = {each.rfilename: each for each in repository.siblings}
+    files = {file.rfilename: file for file in repository.siblings}
     root = f"{service.root}/{reference.repo}/resolve/{repository.sha}"
-    return {path: _wanted(files[path], root) for path in _paths(files, reference)}
+    return {path: _remote_file(files[path], root) for path in _paths(files, reference)}
 
 
-def _paths(files: dict[str, _File], reference: Reference) -> list[str]:
+def _paths(files: dict[str, _HubFile], reference: HubReference) -> list[str]:
     if reference.file is None:
-        return needed(files, str(reference), ENDINGS)
+        return select_files(files, str(reference), MODEL_ENDINGS)
     if reference.file not in files:
-        raise UnknownName.among("file", reference.file, files, str(Reference(reference.repo, reference.revision)))
+        raise UnknownName.with_suggestions(
+            "file", reference.file, files, str(HubReference(reference.repo, reference.revision))
+        )
     return [reference.file]
 
 
-def _wanted(file: _File, root: str) -> Wanted:
+def _remote_file(file: _HubFile, root: str) -> RemoteFile:
     size = file.lfs.size if file.lfs else file.size
     digest = Digest("sha256", file.lfs.sha256) if file.lfs else Digest("git", file.blobId) if file.blobId else None
-    return Wanted(f"{root}/{quote(file.rfilename)}", name=file.rfilename, size=size, digest=digest)
+    return RemoteFile(f"{root}/{quote(file.rfilename)}", name=file.rfilename, size=size, digest=digest)

@@ -10,19 +10,19 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from velatura.downloads import civitai, hub
-from velatura.downloads.fetch import Arrived, Fetch
+from velatura.downloads.fetch import Fetcher, FetchResult
 from velatura.downloads.part import Digest
 from velatura.downloads.services import Services
-from velatura.downloads.sources import OnCivitai, read_source
-from velatura.downloads.transfer import OnBytes, Wanted
-from velatura.downloads.web import Web
-from velatura.files import replacing
-from velatura.formats.hub import INDEX, Reference
+from velatura.downloads.sources import CivitaiSource, read_source
+from velatura.downloads.transfer import OnBytes, RemoteFile
+from velatura.downloads.web import WebClient
+from velatura.files import atomic_write
+from velatura.formats.hub import INDEX_FILE, HubReference
 
-LIMIT = 8_000_000_000
+DEFAULT_LIMIT = 8_000_000_000
 
 
-class Pulled(BaseModel):
+class PullResult(BaseModel):
     """A file, or a folder in diffusers' layout, that is here now; was_there tells that nothing had to come.
 
     sha256 is of a file; trigger_words and made_for are what Civitai says of it.
@@ -43,42 +43,46 @@ def pull(
     source: str,
     to: str | PathLike[str] = ".",
     *,
-    limit: int = LIMIT,
-    web: Web | None = None,
+    limit: int = DEFAULT_LIMIT,
+    web: WebClient | None = None,
     on_bytes: OnBytes | None = None,
-) -> Pulled:
+) -> PullResult:
     """Fetch civitai:ID, civitai:ID@VERSION, hub:owner/name, hub:owner/name/file, or an address into a folder.
 
     In a folder of A1111's or ComfyUI's layout it is put where such files lie. limit: the most bytes it may have. Until
     all has come and is checked it is called NAME.part, from which the same call goes on after a broken connection.
     """
-    found = read_source(source)
-    with nullcontext(web) if web else Web(Services.from_environment()) as asked:
-        fetch = Fetch(asked, Path(to).expanduser(), limit, on_bytes)
-        if isinstance(found, OnCivitai):
-            offer = civitai.find(asked, asked.services.civitai, found.model, found.version)
-            return _with_info(fetch.file(offer.wanted), offer.info)
-        if isinstance(found, Reference):
-            files = hub.find(asked, asked.services.hub, found)
-            return _pulled(fetch.folder(files, found.name) if INDEX in files else fetch.file(*files.values()))
-        return _pulled(fetch.file(Wanted(found.url)))
+    download_source = read_source(source)
+    with nullcontext(web) if web else WebClient(Services.from_environment()) as client:
+        fetcher = Fetcher(client, Path(to).expanduser(), limit, on_bytes)
+        if isinstance(download_source, CivitaiSource):
+            download = civitai.find(client, client.services.civitai, download_source.model, download_source.version)
+            return _save_civitai_info(fetcher.fetch_file(download.remote_file), download.info)
+        if isinstance(download_source, HubReference):
+            files = hub.find(client, client.services.hub, download_source)
+            return _pull_result(
+                fetcher.fetch_folder(files, download_source.name)
+                if INDEX_FILE in files
+                else fetcher.fetch_file(*files.values())
+            )
+        return _pull_result(fetcher.fetch_file(RemoteFile(download_source.url)))
 
 
-def _pulled(arrived: Arrived) -> Pulled:
-    files = [each for each in arrived.path.rglob("*") if each.is_file()] if arrived.path.is_dir() else [arrived.path]
-    return Pulled(
-        path=arrived.path,
-        kind=arrived.kind,
-        sha256=arrived.sha256 or (None if arrived.path.is_dir() else Digest("sha256", "").of(arrived.path)),
-        file_bytes=sum(each.stat().st_size for each in files),
-        was_there=arrived.was_there,
+def _pull_result(fetched: FetchResult) -> PullResult:
+    files = [path for path in fetched.path.rglob("*") if path.is_file()] if fetched.path.is_dir() else [fetched.path]
+    return PullResult(
+        path=fetched.path,
+        kind=fetched.kind,
+        sha256=fetched.sha256 or (None if fetched.path.is_dir() else Digest("sha256", "").compute(fetched.path)),
+        file_bytes=sum(file.stat().st_size for file in files),
+        was_there=fetched.was_there,
     )
 
 
-def _with_info(arrived: Arrived, info: dict[str, JsonValue]) -> Pulled:
+def _save_civitai_info(fetched: FetchResult, info: dict[str, JsonValue]) -> PullResult:
     """Keep Civitai's answer beside the file, as other programs do, and what matters of it in ours."""
-    with replacing(arrived.path.with_suffix(civitai.INFO)) as beside:
-        beside.write_text(json.dumps(info, indent=2), encoding="utf-8")
+    with atomic_write(fetched.path.with_suffix(civitai.INFO_SUFFIX)) as temporary:
+        temporary.write_text(json.dumps(info, indent=2), encoding="utf-8")
     made_for = info.get("baseModel")
     about = {"trigger_words": civitai.trigger_words(info), "made_for": made_for if isinstance(made_for, str) else ""}
-    return Pulled.model_validate({**_pulled(arrived).model_dump(), **about})
+    return PullResult.model_validate({**_pull_result(fetched).model_dump(), **about})

@@ -14,9 +14,9 @@ from huggingface_hub import get_token
 
 from velatura.errors import BadFile
 
-CIVITAI = "https://civitai.com"
-HUB = "https://huggingface.co"
-TOKENS = "tokens.toml"
+CIVITAI_URL = "https://civitai.com"
+HUB_URL = "https://huggingface.co"
+TOKENS_FILE = "tokens.toml"
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Service:
 
     name: str
     root: str
-    variable: str = ""
+    token_variable: str = ""
     token: str | None = field(default=None, repr=False)
 
-    def has(self, url: URL) -> bool:
+    def has_url(self, url: URL) -> bool:
         """Whether an address lies at this service itself, by scheme, host and port."""
         root = URL(self.root)
         return (url.scheme, url.host, _port(url)) == (root.scheme, root.host, _port(root))
@@ -38,8 +38,8 @@ class Service:
 class Services:
     """Both services."""
 
-    civitai: Service = Service("Civitai", CIVITAI, "CIVITAI_TOKEN")
-    hub: Service = Service("the hub", HUB, "HF_TOKEN")
+    civitai: Service = Service("Civitai", CIVITAI_URL, "CIVITAI_TOKEN")
+    hub: Service = Service("the hub", HUB_URL, "HF_TOKEN")
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -48,29 +48,29 @@ class Services:
         Civitai's token is that of CIVITAI_TOKEN, or `civitai = "..."` in tokens.toml of velatura's configuration
         folder; the hub's is what its own client uses.
         """
-        civitai = os.environ.get("CIVITAI_ENDPOINT") or CIVITAI
-        hub = os.environ.get("HF_ENDPOINT") or HUB
-        token = os.environ.get("CIVITAI_TOKEN") or _written("civitai")
+        civitai = os.environ.get("CIVITAI_ENDPOINT") or CIVITAI_URL
+        hub = os.environ.get("HF_ENDPOINT") or HUB_URL
+        token = os.environ.get("CIVITAI_TOKEN") or _token_from_file("civitai")
         return cls(
             Service("Civitai", civitai.rstrip("/"), "CIVITAI_TOKEN", token),
             Service("the hub", hub.rstrip("/"), "HF_TOKEN", get_token()),
         )
 
-    def at(self, url: URL) -> Service | None:
+    def find(self, url: URL) -> Service | None:
         """The service that an address lies at, if it is one of them."""
-        return next((each for each in (self.civitai, self.hub) if each.has(url)), None)
+        return next((service for service in (self.civitai, self.hub) if service.has_url(url)), None)
 
 
-def _written(name: str) -> str | None:
+def _token_from_file(name: str) -> str | None:
     """A token from the file for those who keep none in the environment."""
-    path = Path(platformdirs.user_config_dir("velatura", appauthor=False), TOKENS)
+    path = Path(platformdirs.user_config_dir("velatura", appauthor=False), TOKENS_FILE)
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get(name)
+        token = tomllib.loads(path.read_text(encoding="utf-8")).get(name)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise BadFile(f'{path} cannot be read ({error}): write lines as {name} = "..." into it') from None
-    return str(found) if found else None
+    return str(token) if token else None
 
 
 def _port(url: URL) -> int | None:

@@ -33,13 +33,13 @@ from velatura.formats import (
     peft_folder,
     vae_file,
 )
-from velatura.formats.folder_weights import weights as weights_in
+from velatura.formats.folder_weights import open_weights as open_weights
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
-from velatura.tensors import Contents, open_state, open_tensors
+from velatura.tensors import Contents, open_state_dict, open_tensors
 
 
 @dataclass(frozen=True)
@@ -48,35 +48,44 @@ class Dialect:
 
     name: str
     kind: str
-    ending: str
+    suffix: str
     sniff: Callable[[Contents], bool]
     read: Callable[[Contents], Overlay]
     write: Callable[[Overlay, Path], None]
 
 
-def _told_above(_: Contents) -> bool:
+def _sniff_nothing(_: Contents) -> bool:
     """No: the row above of the same kind reads it too."""
     return False
 
 
 DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
     Dialect("velatura", "difference", ".safetensors", difference_file.sniff, difference_file.read, native.write),
-    Dialect("kohya", "difference", ".safetensors", _told_above, lora_files.read, kohya_lora.save),  # read as a LoRA
-    Dialect("kohya", "lora", ".safetensors", lora_files.sniff, lora_files.read, kohya_lora.save),
-    Dialect("velatura", "lora", ".safetensors", _told_above, lora_files.read, kohya_lora.save),
-    Dialect("diffusers", "lora", ".safetensors", _told_above, lora_files.read, diffusers_lora.save),
-    Dialect("peft", "lora", "", _told_above, lora_files.read, peft_folder.save),
+    Dialect("kohya", "difference", ".safetensors", _sniff_nothing, lora_files.read, kohya_lora.write),  # read as a LoRA
+    Dialect("kohya", "lora", ".safetensors", lora_files.sniff, lora_files.read, kohya_lora.write),
+    Dialect("velatura", "lora", ".safetensors", _sniff_nothing, lora_files.read, kohya_lora.write),
+    Dialect("diffusers", "lora", ".safetensors", _sniff_nothing, lora_files.read, diffusers_lora.write),
+    Dialect("peft", "lora", "", _sniff_nothing, lora_files.read, peft_folder.write),
     Dialect("velatura", "", ".safetensors", native.sniff, native.read, native.write),
     Dialect("a1111", "hypernet", ".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
     Dialect("a1111", "aesthetic", ".pt", aesthetic_pt.sniff, aesthetic_pt.read, aesthetic_pt.write),
-    Dialect("a1111", "embedding", ".pt", embeddings.sniff_a1111, embeddings.read, embeddings.write),
+    Dialect("a1111", "embedding", ".pt", embeddings.sniff_a1111, embeddings.read, embeddings.write_a1111),
     Dialect("kohya", "embedding", ".safetensors", embeddings.sniff_kohya, embeddings.read, native.write),
-    Dialect("diffusers", "embedding", ".bin", embeddings.sniff_diffusers, embeddings.read, embedding_diffusers.write),
-    Dialect("picture", "embedding", ".png", embeddings.sniff_picture, embeddings.read, embedding_pictures.write),
+    Dialect(
+        "diffusers",
+        "embedding",
+        ".bin",
+        embeddings.sniff_diffusers,
+        embeddings.read,
+        embedding_diffusers.write_diffusers,
+    ),
+    Dialect("picture", "embedding", ".png", embeddings.sniff_picture, embeddings.read, embedding_pictures.write_png),
 )
 
-CHECKPOINT = ".safetensors"
-ENDINGS = list(dict.fromkeys(each.ending for each in DIALECTS if each.kind in {"", Hypernetwork.kind}))
+CHECKPOINT_SUFFIX = ".safetensors"
+HYPERNETWORK_SUFFIXES = list(
+    dict.fromkeys(dialect.suffix for dialect in DIALECTS if dialect.kind in {"", Hypernetwork.kind})
+)
 
 
 def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | None = None) -> Overlay:
@@ -87,31 +96,31 @@ def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | Non
     path = Path(path).expanduser()
     if path.is_dir():
         overlay = lora_files.read_folder(path)
-    elif path.suffix == hns.ENDING:
-        overlay = hns.read(path, find or partial(_beside, path))
+    elif path.suffix == hns.HNS_SUFFIX:
+        overlay = hns.read(path, find or partial(_open_member, path))
     else:
-        overlay = dialect_of(contents := open_tensors(path)).read(contents)
+        overlay = find_dialect(contents := open_tensors(path)).read(contents)
     overlay.source = path
     return overlay
 
 
-def dialect_of(contents: Contents) -> Dialect:
+def find_dialect(contents: Contents) -> Dialect:
     """The dialect that a file is written in; raises BadFile for what is none."""
-    if found := next((each for each in DIALECTS if each.sniff(contents)), None):
-        return found
+    if dialect := next((candidate for candidate in DIALECTS if candidate.sniff(contents)), None):
+        return dialect
     if checkpoint.sniff(contents):
         raise BadFile(f"{contents.path.name} is a whole checkpoint, no overlay: it is opened as a base (--base)")
-    known = ", ".join(dict.fromkeys(each.name for each in DIALECTS))
-    raise BadFile(f"{contents.path.name} is no overlay that is known here: {known} files are")
+    names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))
+    raise BadFile(f"{contents.path.name} is no overlay that is known here: {names} files are")
 
 
-def _beside(composition: Path, name: str) -> Overlay:
+def _open_member(composition: Path, name: str) -> Overlay:
     """The overlay of a name in the folder of the composition that names it."""
-    return open_overlay(hns.beside(composition, name, ENDINGS))
+    return open_overlay(hns.find_member_file(composition, name, HYPERNETWORK_SUFFIXES))
 
 
 def save(
-    thing: Overlay | Base,
+    overlay_or_base: Overlay | Base,
     path: str | PathLike[str],
     dialect: str | None = None,
     *,
@@ -123,33 +132,45 @@ def save(
     diffusers' layout (a path without ending, or with / at its end). dtype: another precision for the file of a base
     or of a LoRA.
     """
-    if isinstance(thing, Base):
+    if isinstance(overlay_or_base, Base):
         if dialect is not None:
             raise UnknownName(f"a base is written in no dialect such as {dialect!r}: its path says how; leave it out")
-        _save_base(thing, path, None if dtype is None else find_dtype(dtype, thing.device, thing.byte_count))
+        _save_base(
+            overlay_or_base,
+            path,
+            None if dtype is None else find_dtype(dtype, overlay_or_base.device, overlay_or_base.byte_count),
+        )
         return
     if dtype is not None:
-        if thing.kind != Lora.kind:
-            raise BadOverlay(f"only bases and LoRAs are written in another precision, no {thing.kind}: leave dtype out")
-        thing = deepcopy(thing).to(find_dtype(dtype, torch.device("cpu"), 0))
-    if isinstance(thing, Composition):
-        raise BadOverlay(f"{thing.card.name or 'this'} is a composition of others: keep its .hns file, and save those")
+        if overlay_or_base.kind != Lora.kind:
+            raise BadOverlay(
+                f"only bases and LoRAs are written in another precision, no {overlay_or_base.kind}: leave dtype out"
+            )
+        overlay_or_base = deepcopy(overlay_or_base).to(find_dtype(dtype, torch.device("cpu"), 0))
+    if isinstance(overlay_or_base, Composition):
+        raise BadOverlay(
+            f"{overlay_or_base.card.name or 'this'} is a composition of others: keep its .hns file, and save those"
+        )
     path = Path(path).expanduser()
-    _dialect_for(thing.kind, path, dialect).write(thing, path)
+    _find_dialect_to_write(overlay_or_base.kind, path, dialect).write(overlay_or_base, path)
 
 
-def _dialect_for(kind: str, path: Path, name: str | None) -> Dialect:
+def _find_dialect_to_write(kind: str, path: Path, name: str | None) -> Dialect:
     """The dialect to write an overlay of a kind in: the one of that name, or else the one of the path's ending."""
-    fit = [each for each in DIALECTS if each.kind in {"", kind}]
+    candidates = [candidate for candidate in DIALECTS if candidate.kind in {"", kind}]
     if name is None:
-        found = next((each for each in fit if each.ending == path.suffix), None)
-        what, said, known = f"ending of a file for a {kind}", path.suffix, [each.ending for each in fit if each.ending]
+        dialect = next((candidate for candidate in candidates if candidate.suffix == path.suffix), None)
+        label, given, choices = (
+            f"ending of a file for a {kind}",
+            path.suffix,
+            [candidate.suffix for candidate in candidates if candidate.suffix],
+        )
     else:
-        found = next((each for each in fit if each.name == name), None)
-        what, said, known = "dialect", name, [each.name for each in fit]
-    if found is None:
-        raise UnknownName.among(what, said, dict.fromkeys(known))
-    return found
+        dialect = next((candidate for candidate in candidates if candidate.name == name), None)
+        label, given, choices = "dialect", name, [candidate.name for candidate in candidates]
+    if dialect is None:
+        raise UnknownName.with_suggestions(label, given, dict.fromkeys(choices))
+    return dialect
 
 
 def _save_base(base: Base, path: str | PathLike[str], dtype: torch.dtype | None) -> None:
@@ -158,8 +179,8 @@ def _save_base(base: Base, path: str | PathLike[str], dtype: torch.dtype | None)
     if is_folder or not path.suffix or path.is_dir():
         folder_write.write(base, path, dtype=dtype)
         return
-    if path.suffix != CHECKPOINT:
-        raise UnknownName.among("ending of a checkpoint", path.suffix, [CHECKPOINT])
+    if path.suffix != CHECKPOINT_SUFFIX:
+        raise UnknownName.with_suggestions("ending of a checkpoint", path.suffix, [CHECKPOINT_SUFFIX])
     checkpoint.write(base, path, dtype=dtype)
 
 
@@ -169,7 +190,7 @@ def open_base(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     vae: str | PathLike[str] | None = None,
-    weights: checkpoint.Weights = "last",
+    weights: checkpoint.WeightsKind = "last",
     offload: bool = False,
 ) -> Base:
     """Open a base from one checkpoint, .safetensors or .ckpt, from a diffusers folder, or from hub:owner/name.
@@ -179,49 +200,59 @@ def open_base(
     autoencoder is taken instead; without it the one beside a checkpoint under its stem (.vae.safetensors, .vae.pt), if
     there is one. weights: of a checkpoint, those of the last step, or their average ("ema").
     """
-    if str(path).startswith(hub.PREFIX):
-        kept, name = hub.fetched(str(path)), hub.read_reference(str(path)).name
-        base = open_base(kept, dtype=dtype, device=device, vae=vae, weights=weights, offload=offload)
-        base.name = name if kept.is_dir() else base.name  # the cache calls folders by the hashes of their commits
+    if str(path).startswith(hub.HUB_PREFIX):
+        local_path, name = hub.fetch(str(path)), hub.parse_reference(str(path)).name
+        base = open_base(local_path, dtype=dtype, device=device, vae=vae, weights=weights, offload=offload)
+        base.name = name if local_path.is_dir() else base.name  # the cache calls folders by the hashes of their commits
         base.opened_from = str(path)
         return base
     path = Path(path).expanduser()
     if not path.exists():
         raise BadFile(f"{path} does not exist: give a Stable Diffusion, its diffusers folder, or hub:owner/name")
-    place = find_device(device)
+    compute_device = find_device(device)
     if path.is_dir() and not folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
-    to = Destination(find_dtype(dtype, place, _unet_bytes(path)), "cpu" if offload else place)
-    base = _from_checkpoint(path, to, vae, weights) if path.is_file() else _from_folder(path, to, vae, weights)
+    destination = Destination(
+        find_dtype(dtype, compute_device, _unet_bytes(path)), "cpu" if offload else compute_device
+    )
+    base = (
+        _open_checkpoint(path, destination, vae, weights)
+        if path.is_file()
+        else _open_folder(path, destination, vae, weights)
+    )
     base.opened_from = str(path.absolute())
-    return base.offload(place) if offload else base.to()
+    return base.offload(compute_device) if offload else base.to()
 
 
-def _from_folder(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
+def _open_folder(
+    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: checkpoint.WeightsKind
+) -> Base:
     if weights != "last":
         raise UnsupportedBase(f"{path} is a folder, which holds one kind of weights: leave out weights={weights!r}")
-    other = None if vae is None else _vae_contents(Path(vae).expanduser())
-    return _with_vae(folder.read(path, to, vae=other), other)
+    vae_contents = None if vae is None else _open_vae(Path(vae).expanduser())
+    return _set_vae_source(folder.read(path, destination, vae=vae_contents), vae_contents)
 
 
-def _from_checkpoint(path: Path, to: Destination, vae: str | PathLike[str] | None, weights: checkpoint.Weights) -> Base:
-    contents = open_state(path)
+def _open_checkpoint(
+    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: checkpoint.WeightsKind
+) -> Base:
+    contents = open_state_dict(path)
     if not checkpoint.sniff(contents):
         raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
-    own = vae_file.beside(path) if vae is None else Path(vae).expanduser()
-    other = None if own is None else _vae_contents(own)
-    return _with_vae(checkpoint.read(contents, to, vae=other, weights=weights), other)
+    vae_path = vae_file.find_vae_beside(path) if vae is None else Path(vae).expanduser()
+    vae_contents = None if vae_path is None else _open_vae(vae_path)
+    return _set_vae_source(checkpoint.read(contents, destination, vae=vae_contents, weights=weights), vae_contents)
 
 
-def _with_vae(base: Base, contents: Contents | None) -> Base:
+def _set_vae_source(base: Base, vae_contents: Contents | None) -> Base:
     """The base, knowing which file its autoencoder is from, where that is not its own."""
-    base.vae_source = contents.path if contents else None
+    base.vae_source = vae_contents.path if vae_contents else None
     return base
 
 
-def _vae_contents(path: Path) -> Contents:
+def _open_vae(path: Path) -> Contents:
     """A file with an autoencoder, or the folder of one in diffusers' layout."""
-    return weights_in(path, "diffusion_pytorch_model") if path.is_dir() else open_state(path)
+    return open_weights(path, "diffusion_pytorch_model") if path.is_dir() else open_state_dict(path)
 
 
 def _unet_bytes(path: Path) -> int:

@@ -10,17 +10,17 @@ from pydantic import JsonValue
 
 from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, VelaturaError, VelaturaWarning
-from velatura.formats.fill import refuse_hollow
+from velatura.formats.fill import check_not_empty
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card
 from velatura.tensors import as_list
 
-KNOWN = {
+A1111_FIELDS = {
     *("step", "name", "layer_structure", "activation_func", "is_layer_norm", "weight_initialization", "sd_checkpoint"),
     *("sd_checkpoint_name", "activate_output", "use_dropout", "dropout_structure", "last_layer_dropout"),
     *("optional_info", "enable_sizes"),  # the last is kohya's
 }
-INITS = {
+WEIGHT_INITS = {
     "Normal": "normal",
     "XavierUniform": "xavier_uniform",
     "XavierNormal": "xavier_normal",
@@ -28,20 +28,22 @@ INITS = {
     "KaimingNormal": "kaiming_normal",
 }
 HIDDEN_DROPOUT = 0.3  # where use_dropout is set and no probabilities are in the file
-LONGEST_NAME = 128
+MAX_NAME_LENGTH = 128
 
 
-def described(path: Path, fields: Mapping[str, object], widths: tuple[int, ...], tensor_count: int) -> Hypernetwork:
+def build_hypernetwork(
+    path: Path, fields: Mapping[str, object], widths: tuple[int, ...], tensor_count: int
+) -> Hypernetwork:
     """The hypernetwork that the fields and widths of a file of so many tensors describe, on the meta device."""
-    card = _card(path, fields, widths)
-    refuse_hollow(path.name, card, tensor_count)
+    card = _build_card(path, fields, widths)
+    check_not_empty(path.name, card, tensor_count)
     try:
         return Hypernetwork.from_card(card)
     except VelaturaError as error:
         raise BadFile(f"{path.name} describes no hypernetwork: {error}") from None
 
 
-def fields_of(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
+def to_a1111_fields(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
     """A hypernetwork's fields as A1111 writes them, in its order; stem is the file's name without its ending."""
     structure, card = hypernetwork.structure, hypernetwork.card
     dropout = structure.dropout or (0.0,) * len(structure.layers)
@@ -51,7 +53,7 @@ def fields_of(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
         "layer_structure": list(structure.layers),
         "activation_func": structure.activation,
         "is_layer_norm": structure.layer_norm,
-        "weight_initialization": {ours: theirs for theirs, ours in INITS.items()}[structure.init],
+        "weight_initialization": {name: a1111_name for a1111_name, name in WEIGHT_INITS.items()}[structure.init],
         "sd_checkpoint": card.base_hash or None,
         "sd_checkpoint_name": card.base or None,
         "activate_output": structure.activate_output,
@@ -62,31 +64,31 @@ def fields_of(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
     }
 
 
-def refuse_odd_fields(name: str, fields: Mapping[str, object]) -> None:
+def check_fields(name: str, fields: Mapping[str, object]) -> None:
     """Refuse fields that are no scalars or flat lists; warn of those that A1111 does not know."""
     for key, value in fields.items():
         if not _is_plain(value):
-            found = f"a {type(value).__name__} in the field {key[:40]!r}"
-            raise BadFile(f"{name} has {found}: no such file does, do not trust it")
-    if unknown := sorted(key[:40] for key in fields.keys() - KNOWN):
+            problem = f"a {type(value).__name__} in the field {key[:40]!r}"
+            raise BadFile(f"{name} has {problem}: no such file does, do not trust it")
+    if unknown := sorted(key[:40] for key in fields.keys() - A1111_FIELDS):
         warn(name, f"has unknown fields ({', '.join(unknown[:5])})", "they are ignored")
 
 
-def warn(name: str, what: str, outcome: str) -> None:
+def warn(name: str, problem: str, outcome: str) -> None:
     """Warn of something in the file of that name."""
-    warnings.warn(f"{name} {what}: {outcome}", VelaturaWarning, stacklevel=2)
+    warnings.warn(f"{name} {problem}: {outcome}", VelaturaWarning, stacklevel=2)
 
 
 def _is_plain(value: object) -> bool:
     """Whether a value is a scalar or a flat list of them, safe to print whole."""
     scalars = (str, int, float, bool, type(None))
-    return isinstance(value, scalars) or all(isinstance(each, scalars) for each in as_list(value) or [None, value])
+    return isinstance(value, scalars) or all(isinstance(item, scalars) for item in as_list(value) or [None, value])
 
 
-def _card(path: Path, fields: Mapping[str, object], widths: tuple[int, ...]) -> Card:
+def _build_card(path: Path, fields: Mapping[str, object], widths: tuple[int, ...]) -> Card:
     """The card that a file's fields amount to, each missing one as in the era of files without it."""
     name = path.name
-    layers = _numbers(name, fields, "layer_structure") if "layer_structure" in fields else [1.0, 2.0, 1.0]
+    layers = _read_numbers(name, fields, "layer_structure") if "layer_structure" in fields else [1.0, 2.0, 1.0]
     activation = fields.get("activation_func")
     init = fields.get("weight_initialization")
     structure: dict[str, JsonValue] = {
@@ -100,72 +102,78 @@ def _card(path: Path, fields: Mapping[str, object], widths: tuple[int, ...]) -> 
         "layer_norm": bool(fields.get("is_layer_norm", False)),
         # new files say False; those from before 2022-10-26 say nothing and mean True
         "activate_output": bool(fields.get("activate_output", True)),
-        "dropout": list(_dropout(name, fields, len(layers))),
-        "init": INITS.get(init, "normal") if isinstance(init, str) else "normal",
+        "dropout": list(_read_dropout(name, fields, len(layers))),
+        "init": WEIGHT_INITS.get(init, "normal") if isinstance(init, str) else "normal",
     }
     return Card(
         kind=Hypernetwork.kind,
-        name=_name(name, fields.get("name"), path.stem),
+        name=_safe_name(name, fields.get("name"), path.stem),
         structure=structure,
-        family=_family(widths),
-        base=_text(fields.get("sd_checkpoint_name")),
-        base_hash=_text(fields.get("sd_checkpoint")),
-        steps=_steps(name, fields.get("step", 0)),
-        note=_text(fields.get("optional_info")),
+        family=_guess_family(widths),
+        base=_text_or_empty(fields.get("sd_checkpoint_name")),
+        base_hash=_text_or_empty(fields.get("sd_checkpoint")),
+        steps=_read_steps(name, fields.get("step", 0)),
+        note=_text_or_empty(fields.get("optional_info")),
     )
 
 
-def _numbers(name: str, fields: Mapping[str, object], key: str) -> list[float]:
+def _read_numbers(name: str, fields: Mapping[str, object], key: str) -> list[float]:
     values = as_list(fields[key])
-    numbers = [each for each in values or () if isinstance(each, int | float) and not isinstance(each, bool)]
+    numbers = [value for value in values or () if isinstance(value, int | float) and not isinstance(value, bool)]
     if values is None or len(numbers) < len(values):
         raise BadFile(f"{name} has a {key} that is no list of numbers: it is damaged")
     try:
-        return [float(each) for each in numbers]
+        return [float(number) for number in numbers]
     except OverflowError:
         raise BadFile(f"{name} has a {key} beyond all measure: it is damaged") from None
 
 
-def _dropout(name: str, fields: Mapping[str, object], count: int) -> list[float]:
+def _read_dropout(name: str, fields: Mapping[str, object], layer_count: int) -> list[float]:
     """The dropout after each layer, derived as A1111 does where the file, older than 2023-01-10, gives none."""
     if fields.get("dropout_structure") is not None:
-        given = _numbers(name, fields, "dropout_structure")
+        probabilities = _read_numbers(name, fields, "dropout_structure")
         # A1111 itself writes three entries for the two layers of 1,1; of longer lists it reads the first ones
-        if len(given) > max(count, 3):
-            warn(name, f"has {len(given)} dropout probabilities for {count} layers", "the last are ignored")
-        return given[:count]
+        if len(probabilities) > max(layer_count, 3):
+            warn(
+                name, f"has {len(probabilities)} dropout probabilities for {layer_count} layers", "the last are ignored"
+            )
+        return probabilities[:layer_count]
     if not fields.get("use_dropout", False):
-        return [0.0] * count
-    last = HIDDEN_DROPOUT if fields.get("last_layer_dropout", False) else 0.0
-    return [0.0, *[HIDDEN_DROPOUT] * (count - 3), last, 0.0][:count]
+        return [0.0] * layer_count
+    last_dropout = HIDDEN_DROPOUT if fields.get("last_layer_dropout", False) else 0.0
+    return [0.0, *[HIDDEN_DROPOUT] * (layer_count - 3), last_dropout, 0.0][:layer_count]
 
 
-def _name(file: str, stored: object, stem: str) -> str:
+def _safe_name(file_name: str, stored: object, stem: str) -> str:
     """The name stored in a file, made safe to show and to use as a file's; the file's own where there is none."""
     if stored is None:
         return stem
     text = stored if isinstance(stored, str) else ""
-    safe = "".join(each if each.isalnum() or each in " ._-()[]+,&'#@=" else "_" for each in text)[:LONGEST_NAME]
+    safe = "".join(letter if letter.isalnum() or letter in " ._-()[]+,&'#@=" else "_" for letter in text)[
+        :MAX_NAME_LENGTH
+    ]
     if safe == stored:
         return safe
-    warn(file, "has a name that no overlay can have", f"it is called {safe.strip('._ ') or stem} here")
+    warn(file_name, "has a name that no overlay can have", f"it is called {safe.strip('._ ') or stem} here")
     return safe.strip("._ ") or stem
 
 
-def _steps(file: str, stored: object) -> int:
+def _read_steps(file_name: str, stored: object) -> int:
     if stored is None:
         return 0
     if type(stored) is int and 0 <= stored < 2**53:
         return stored
-    warn(file, "has a count of steps that cannot be", "0 is taken")
+    warn(file_name, "has a count of steps that cannot be", "0 is taken")
     return 0
 
 
-def _text(stored: object) -> str:
+def _text_or_empty(stored: object) -> str:
     return stored if isinstance(stored, str) else ""
 
 
-def _family(widths: tuple[int, ...]) -> str:
+def _guess_family(widths: tuple[int, ...]) -> str:
     """The family that these widths belong to, where they leave no doubt."""
-    fitting = [each.name for each in FAMILIES.values() if each.cross_width in widths and each.widths >= set(widths)]
-    return fitting[0] if len(fitting) == 1 else ""
+    names = [
+        family.name for family in FAMILIES.values() if family.cross_width in widths and family.widths >= set(widths)
+    ]
+    return names[0] if len(names) == 1 else ""

@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 from velatura.card import Card
 from velatura.errors import VelaturaError
-from velatura.formats import ENDINGS, hns
-from velatura.formats.verdict import examine
+from velatura.formats import HYPERNETWORK_SUFFIXES, hns
+from velatura.formats.verdict import inspect_overlay
 from velatura.overlays.composition import Node, leaves
 from velatura.overlays.hypernetwork import Hypernetwork
-from velatura.overlays.structure import Structure
+from velatura.overlays.structure import HypernetworkStructure
 
 
-class Member(BaseModel):
+class CompositionMember(BaseModel):
     """A hypernetwork that a composition names: the file that answers to it, or the problem there is with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,16 +31,16 @@ class Member(BaseModel):
     @property
     def widths(self) -> tuple[int, ...]:
         """The context widths that it changes."""
-        return Structure.of(self.card.structure).widths if self.card else ()
+        return HypernetworkStructure.from_fields(self.card.structure).widths if self.card else ()
 
 
-class ComposedVerdict(BaseModel):
+class CompositionInfo(BaseModel):
     """What is known of a composition: hash is of its text, trigger what a prompt says, widths who changes which."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tree: Node
-    members: tuple[Member, ...]
+    members: tuple[CompositionMember, ...]
     widths: dict[int, tuple[str, ...]]
     trigger: str
     hash: str
@@ -53,30 +53,32 @@ class ComposedVerdict(BaseModel):
         return families.pop() if len(families) == 1 else ""
 
 
-def examine_composition(path: str | PathLike[str]) -> ComposedVerdict:
+def inspect_composition(path: str | PathLike[str]) -> CompositionInfo:
     """Read a composition and say what it is; the hypernetworks are looked for beside it, as when it is opened."""
     path = Path(path).expanduser()
     tree = hns.read_hns(path)
-    members = tuple(_member(path, name) for name in dict.fromkeys(leaf.name for leaf in leaves(tree)))
+    members = tuple(_inspect_member(path, name) for name in dict.fromkeys(leaf.name for leaf in leaves(tree)))
     widths = sorted({width for member in members for width in member.widths})
     text = path.read_bytes()
-    return ComposedVerdict(
+    return CompositionInfo(
         tree=tree,
         members=members,
-        widths={width: tuple(each.name for each in members if width in each.widths) for width in widths},
+        widths={width: tuple(member.name for member in members if width in member.widths) for width in widths},
         trigger=f"<{Hypernetwork.kind}:{path.stem}:1>",
         hash=sha256(text).hexdigest(),
         file_bytes=len(text),
     )
 
 
-def _member(composition: Path, name: str) -> Member:
+def _inspect_member(composition: Path, name: str) -> CompositionMember:
     """A hypernetwork by its name: what is wrong with one does not hide the others."""
     try:
-        file = hns.beside(composition, name, ENDINGS)
-        verdict = examine(file)
+        file = hns.find_member_file(composition, name, HYPERNETWORK_SUFFIXES)
+        info = inspect_overlay(file)
     except VelaturaError as error:
-        return Member(name=name, problem=str(error))
-    if verdict.card.kind != Hypernetwork.kind:
-        return Member(name=name, file=file.name, problem=f"{file.name} is a {verdict.card.kind}: name hypernetworks")
-    return Member(name=name, file=file.name, hash=verdict.hash, card=verdict.card)
+        return CompositionMember(name=name, problem=str(error))
+    if info.card.kind != Hypernetwork.kind:
+        return CompositionMember(
+            name=name, file=file.name, problem=f"{file.name} is a {info.card.kind}: name hypernetworks"
+        )
+    return CompositionMember(name=name, file=file.name, hash=info.hash, card=info.card)

@@ -7,12 +7,12 @@ from pydantic import ValidationError
 from velatura.card import Card
 from velatura.errors import BadFile, BadOverlay
 from velatura.formats import native
-from velatura.formats.fill import checked
+from velatura.formats.fill import check_tensor
 from velatura.overlays.difference import Difference
 from velatura.tensors import Contents
 
-OTHERS = "ss_network_module"  # what sd-scripts and those who follow them say of a file
-MOST_TENSORS = 2**14  # an SDXL has about 3,000
+KOHYA_MODULE_KEY = "ss_network_module"  # what sd-scripts and those who follow them say of a file
+MAX_TENSORS = 2**14  # an SDXL has about 3,000
 
 
 def sniff(contents: Contents) -> bool:
@@ -20,10 +20,10 @@ def sniff(contents: Contents) -> bool:
 
     A file that was written for other programs, under their names of layers, is read as the LoRA that it is to them.
     """
-    if OTHERS in contents.metadata:
+    if KOHYA_MODULE_KEY in contents.metadata:
         return False
     try:
-        return Card.model_validate_json(contents.metadata.get(native.CARD, "")).kind == Difference.kind
+        return Card.model_validate_json(contents.metadata.get(native.CARD_KEY, "")).kind == Difference.kind
     except ValidationError:
         return False
 
@@ -31,10 +31,10 @@ def sniff(contents: Contents) -> bool:
 def read(contents: Contents) -> Difference:
     """Build a difference of the tensors in a file, each checked as it is read."""
     name, count = contents.path.name, len(contents.tensors)
-    if count > MOST_TENSORS:
+    if count > MAX_TENSORS:
         raise BadFile(f"{name} holds {count} tensors, more than any Stable Diffusion has: do not trust it")
-    tensors = {key: checked(name, key[:80], each, each.shape) for key, each in contents.tensors.items()}
+    tensors = {key: check_tensor(name, key[:80], tensor, tensor.shape) for key, tensor in contents.tensors.items()}
     try:
-        return Difference.from_tensors(tensors, Card.model_validate_json(contents.metadata[native.CARD]))
+        return Difference.from_tensors(tensors, Card.model_validate_json(contents.metadata[native.CARD_KEY]))
     except BadOverlay as error:
         raise BadFile(f"{name} is no difference of whole weights: {error}") from None

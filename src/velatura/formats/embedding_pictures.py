@@ -14,26 +14,26 @@ from velatura.overlays.embedding import Embedding
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import write_picture
 
-PIXELS = 256
+PICTURE_PIXELS = 256
 
 
-def write(overlay: Overlay, path: Path) -> None:
+def write_png(overlay: Overlay, path: Path) -> None:
     """Write a PNG that shows the vectors, a band for each, with the embedding in its text as the webui reads it."""
     assert isinstance(overlay, Embedding)
     if len(overlay.vectors) > 1:
         raise WrongBase("pictures hold the vectors of one text tower, not of an SDXL's two: save it as .safetensors")
-    [vectors] = [each.detach().float().cpu() for each in overlay.vectors]
-    write_picture(path, _drawn(vectors, overlay.name), a1111_payload(overlay, vectors, path.stem))
+    [vectors] = [tensor.detach().float().cpu() for tensor in overlay.vectors]
+    write_picture(path, _draw_vectors(vectors, overlay.name), a1111_payload(overlay, vectors, path.stem))
 
 
-def _drawn(vectors: Tensor, name: str) -> Image.Image:
+def _draw_vectors(vectors: Tensor, name: str) -> Image.Image:
     """Each vector as a band of colours, with the name over them."""
-    shades = vectors / vectors.std().clamp_min(1e-6)
+    normalized = vectors / vectors.std().clamp_min(1e-6)
     columns = -(-vectors.shape[1] // 3)
-    filled = torch.nn.functional.pad(shades, (0, 3 * columns - vectors.shape[1])).view(len(vectors), columns, 3)
-    pixels = (torch.sigmoid(filled) * 255).byte().numpy()
-    picture = Image.fromarray(pixels).resize((PIXELS, PIXELS), Image.Resampling.NEAREST)
+    padded = torch.nn.functional.pad(normalized, (0, 3 * columns - vectors.shape[1])).view(len(vectors), columns, 3)
+    pixels = (torch.sigmoid(padded) * 255).byte().numpy()
+    picture = Image.fromarray(pixels).resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, PIXELS - 20, PIXELS, PIXELS), fill="black")
-    draw.text((6, PIXELS - 16), name[:40].encode("ascii", "replace").decode(), fill="white")
+    draw.rectangle((0, PICTURE_PIXELS - 20, PICTURE_PIXELS, PICTURE_PIXELS), fill="black")
+    draw.text((6, PICTURE_PIXELS - 16), name[:40].encode("ascii", "replace").decode(), fill="white")
     return picture

@@ -14,11 +14,13 @@ from velatura.overlays.overlay import Card, Overlay
 
 AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
 
-FEW = 100  # layers that cost nothing to build, so that what is missing can be named
-HUGE = 1e6  # trained weights stay below a hundred
+CHEAP_LAYER_COUNT = 100  # layers that cost nothing to build, so that what is missing can be named
+MAX_PLAUSIBLE_WEIGHT = 1e6  # trained weights stay below a hundred
 
 
-def fill(overlay: AnyOverlay, tensors: Mapping[str, object], name: str, dtype: torch.dtype | None = None) -> AnyOverlay:
+def load_tensors(
+    overlay: AnyOverlay, tensors: Mapping[str, object], name: str, dtype: torch.dtype | None = None
+) -> AnyOverlay:
     """Fill an overlay on the meta device with the tensors of the file of that name.
 
     Missing, left-over and misshapen tensors are refused, and whatever is no finite floating-point number.
@@ -32,21 +34,27 @@ def fill(overlay: AnyOverlay, tensors: Mapping[str, object], name: str, dtype: t
         raise BadFile(
             f"{name} holds {min(extra)[:80]!r}, which has no place in {overlay.card.outline}: it is misdescribed"
         )
-    whole = {key: checked(name, key, each, expected[key].shape) for key, each in tensors.items()}
-    warn_of_oddities(name, whole)
-    overlay.load_state_dict({key: each.to(dtype or each.dtype) for key, each in whole.items()}, assign=True)
+    dense_tensors = {key: check_tensor(name, key, tensor, expected[key].shape) for key, tensor in tensors.items()}
+    warn_of_suspicious_weights(name, dense_tensors)
+    overlay.load_state_dict(
+        {key: tensor.to(dtype or tensor.dtype) for key, tensor in dense_tensors.items()}, assign=True
+    )
     return overlay.eval()
 
 
-def refuse_hollow(name: str, card: Card, tensor_count: int) -> None:
+def check_not_empty(name: str, card: Card, tensor_count: int) -> None:
     """Refuse a card of many layers over few tensors, before they are built: each layer has two at least."""
     widths, layers = (card.structure.get(key) for key in ("widths", "layers"))
-    if isinstance(widths, list) and isinstance(layers, list) and len(widths) * len(layers) > max(tensor_count, FEW):
-        described = f"{len(layers)} layers for each of {len(widths)} widths"
-        raise BadFile(f"{name} describes {described} and holds {tensor_count} tensors: it is cut short or misdescribed")
+    if (
+        isinstance(widths, list)
+        and isinstance(layers, list)
+        and len(widths) * len(layers) > max(tensor_count, CHEAP_LAYER_COUNT)
+    ):
+        claim = f"{len(layers)} layers for each of {len(widths)} widths"
+        raise BadFile(f"{name} describes {claim} and holds {tensor_count} tensors: it is cut short or misdescribed")
 
 
-def checked(name: str, key: str, tensor: object, shape: torch.Size) -> Tensor:
+def check_tensor(name: str, key: str, tensor: object, shape: torch.Size) -> Tensor:
     """A dense copy of a tensor that is what it should be."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise BadFile(f"{name} has {key} that is no plain tensor but a {type(tensor).__name__}: do not trust it")
@@ -71,14 +79,16 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
-def warn_of_oddities(name: str, tensors: Mapping[str, Tensor]) -> None:
+def warn_of_suspicious_weights(name: str, tensors: Mapping[str, Tensor]) -> None:
     """Warn of what loads but is hardly meant."""
-    most = max((float(torch.stack(each.aminmax()).abs().max()) for each in tensors.values() if each.numel()), default=0)
-    odd = {
-        "mixes precisions": len({each.dtype for each in tensors.values()}) > 1,
-        "holds nothing but zeros, so it does nothing": most == 0,
-        f"holds weights above {HUGE:.0e}": most > HUGE,
+    largest = max(
+        (float(torch.stack(tensor.aminmax()).abs().max()) for tensor in tensors.values() if tensor.numel()), default=0
+    )
+    problems = {
+        "mixes precisions": len({tensor.dtype for tensor in tensors.values()}) > 1,
+        "holds nothing but zeros, so it does nothing": largest == 0,
+        f"holds weights above {MAX_PLAUSIBLE_WEIGHT:.0e}": largest > MAX_PLAUSIBLE_WEIGHT,
     }
-    for what, true in odd.items():
-        if true:
-            warnings.warn(f"{name} {what}: look at what it makes", VelaturaWarning, stacklevel=2)
+    for problem, is_present in problems.items():
+        if is_present:
+            warnings.warn(f"{name} {problem}: look at what it makes", VelaturaWarning, stacklevel=2)

@@ -14,97 +14,105 @@ from math import inf, nextafter
 from torch import Tensor
 
 from velatura.errors import BadFile
-from velatura.formats.a1111_fields import KNOWN, described, refuse_odd_fields, warn
-from velatura.formats.fill import fill
+from velatura.formats.a1111_fields import A1111_FIELDS, build_hypernetwork, check_fields, warn
+from velatura.formats.fill import load_tensors
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.tensors import Contents
 
-KEY = re.compile(r"([1-9]\d{0,5})_[01]\.linear\.(\d{1,3})\.(weight|bias)")
-FLAGS = {"is_layer_norm", "activate_output", "use_dropout", "last_layer_dropout"}
-TEXTS = {
+TENSOR_KEY = re.compile(r"([1-9]\d{0,5})_[01]\.linear\.(\d{1,3})\.(weight|bias)")
+BOOLEAN_FIELDS = {"is_layer_norm", "activate_output", "use_dropout", "last_layer_dropout"}
+TEXT_FIELDS = {
     *("name", "activation_func", "weight_initialization", "sd_checkpoint", "sd_checkpoint_name", "optional_info"),
 }
-PRINTED: dict[str, object] = {"True": True, "False": False, "None": None}
-NUMBERS = re.compile(r"\(?([\d\s.e+-]+,[\d\s.,e+-]*\d),?\)?")  # several, in round brackets or none
-LONGEST_NUMBERS = 1024
-FEWEST_NORM_WEIGHTS = 2  # a weight of shape (1,) is a PReLU's
+PYTHON_LITERALS: dict[str, object] = {"True": True, "False": False, "None": None}
+NUMBER_LIST = re.compile(r"\(?([\d\s.e+-]+,[\d\s.,e+-]*\d),?\)?")  # several, in round brackets or none
+MAX_NUMBER_LIST_LENGTH = 1024
+MIN_NORM_WEIGHTS = 2  # a weight of shape (1,) is a PReLU's
 
 
 def sniff(contents: Contents) -> bool:
     """Whether any tensor has a name of this layout."""
-    return any(map(KEY.fullmatch, contents.tensors))
+    return any(map(TENSOR_KEY.fullmatch, contents.tensors))
 
 
 def read(contents: Contents) -> Hypernetwork:
     """Read a hypernetwork by its keys, settings and shapes, in the precision of the file."""
     name = contents.path.name
-    if strange := next((key for key in contents.tensors if not KEY.fullmatch(key)), None):
-        raise BadFile(f"{name} holds {strange[:80]!r}, which is no part of a hypernetwork: it is damaged or mixed up")
-    fields = {key: _parsed(name, key, text) for key, text in contents.metadata.items() if key in KNOWN}
-    refuse_odd_fields(name, fields)
+    if unknown_key := next((key for key in contents.tensors if not TENSOR_KEY.fullmatch(key)), None):
+        raise BadFile(
+            f"{name} holds {unknown_key[:80]!r}, which is no part of a hypernetwork: it is damaged or mixed up"
+        )
+    fields = {key: _parse_field(name, key, text) for key, text in contents.metadata.items() if key in A1111_FIELDS}
+    check_fields(name, fields)
     widths = tuple(dict.fromkeys(int(key.partition("_")[0]) for key in contents.tensors))
-    networks = {width: _network(contents.tensors, width) for width in sorted(widths)}
-    settings = _completed(name, fields, networks)
-    hypernetwork = described(contents.path, settings, tuple(networks), len(contents.tensors))
-    return fill(hypernetwork, contents.tensors, name)
+    networks = {width: _weight_shapes(contents.tensors, width) for width in sorted(widths)}
+    all_fields = _infer_fields(name, fields, networks)
+    hypernetwork = build_hypernetwork(contents.path, all_fields, tuple(networks), len(contents.tensors))
+    return load_tensors(hypernetwork, contents.tensors, name)
 
 
-def _parsed(name: str, key: str, text: str) -> object:
+def _parse_field(name: str, key: str, text: str) -> object:
     """A setting: as JSON, as Python prints it (False, None, (1, 2, 1)), or, of a text, as it stands."""
-    found = _value(text)
-    if key in TEXTS:
-        return found if found is None or isinstance(found, str) else text
-    if key in FLAGS and not isinstance(found, bool | int | None):
+    value = _parse_value(text)
+    if key in TEXT_FIELDS:
+        return value if value is None or isinstance(value, str) else text
+    if key in BOOLEAN_FIELDS and not isinstance(value, bool | int | None):
         raise BadFile(f"{name} says {text[:40]!r} of {key}: true or false must stand there in its metadata")
-    return found
+    return value
 
 
-def _value(text: str) -> object:
-    if text in PRINTED:
-        return PRINTED[text]
-    numbers = NUMBERS.fullmatch(text) if len(text) <= LONGEST_NUMBERS else None
+def _parse_value(text: str) -> object:
+    if text in PYTHON_LITERALS:
+        return PYTHON_LITERALS[text]
+    match = NUMBER_LIST.fullmatch(text) if len(text) <= MAX_NUMBER_LIST_LENGTH else None
     try:
-        return json.loads(f"[{numbers[1]}]" if numbers else text)
+        return json.loads(f"[{match[1]}]" if match else text)
     except (ValueError, RecursionError):
         return text
 
 
-def _network(tensors: Mapping[str, Tensor], width: int) -> dict[int, tuple[int, ...]]:
+def _weight_shapes(tensors: Mapping[str, Tensor], width: int) -> dict[int, tuple[int, ...]]:
     """The shapes of the weights of a width's network for K, by their index in it."""
     prefix = f"{width}_0.linear."
     keys = [key for key in tensors if key.startswith(prefix) and key.endswith(".weight")]
     return dict(sorted((int(key.split(".")[2]), tuple(tensors[key].shape)) for key in keys))
 
 
-def _completed(
+def _infer_fields(
     name: str, fields: Mapping[str, object], networks: Mapping[int, dict[int, tuple[int, ...]]]
 ) -> dict[str, object]:
     """The fields and, for those that are missing, what the shapes say."""
-    indices = networks[max(networks)]
-    norms = [index for index, shape in indices.items() if len(shape) == 1 and shape[0] >= FEWEST_NORM_WEIGHTS]
-    found: dict[str, object] = {"layer_structure": _layers(networks), "is_layer_norm": bool(norms), **fields}
-    if "activation_func" not in found:
-        found["activation_func"] = _activation(name, list(indices))
-    if "activate_output" not in found and found["activation_func"] not in {None, "linear"}:
-        found["activate_output"] = True
+    shapes_by_index = networks[max(networks)]
+    norm_indices = [
+        index for index, shape in shapes_by_index.items() if len(shape) == 1 and shape[0] >= MIN_NORM_WEIGHTS
+    ]
+    all_fields: dict[str, object] = {
+        "layer_structure": _infer_layers(networks),
+        "is_layer_norm": bool(norm_indices),
+        **fields,
+    }
+    if "activation_func" not in all_fields:
+        all_fields["activation_func"] = _infer_activation(name, list(shapes_by_index))
+    if "activate_output" not in all_fields and all_fields["activation_func"] not in {None, "linear"}:
+        all_fields["activate_output"] = True
         warn(name, "does not say whether its output is activated", "it is, as A1111 takes it; look at what it makes")
-    return found
+    return all_fields
 
 
-def _layers(networks: Mapping[int, dict[int, tuple[int, ...]]]) -> list[float]:
+def _infer_layers(networks: Mapping[int, dict[int, tuple[int, ...]]]) -> list[float]:
     """The multiples of the width that give every layer its size in every width, which is cut to a whole number."""
     sizes = [[width, *(shape[0] for shape in shapes.values() if len(shape) == 2)] for width, shapes in networks.items()]
     columns = zip(*sizes, strict=False)  # of unequal depths the rest is refused as left over
-    return [max(map(_ratio, column, networks)) for column in columns]
+    return [max(map(_width_multiple, column, networks)) for column in columns]
 
 
-def _ratio(size: int, width: int) -> float:
+def _width_multiple(size: int, width: int) -> float:
     """The least multiple of a width that gives a size once it is cut to a whole number."""
     ratio = size / width
     return ratio if int(width * ratio) == size else nextafter(ratio, inf)
 
 
-def _activation(name: str, indices: list[int]) -> str:
+def _infer_activation(name: str, indices: list[int]) -> str:
     """No activation where the indices of the weights leave no gap for one; else it could be any."""
     if indices == list(range(len(indices))):
         return "linear"

@@ -13,16 +13,16 @@ from os import PathLike
 from pathlib import Path
 
 from velatura.errors import BadFile, BadOverlay, UnknownName
-from velatura.files import reading
+from velatura.files import open_for_reading
 from velatura.overlays.composition import Blend, Composition, Leaf, Node, Series, leaves
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Overlay
 
-ENDING = ".hns"
-MOST_BYTES = 2**14
-DEEPEST = 16
-MOST_LEAVES = 256
-LARGEST = 1e6  # of a strength or a weight
+HNS_SUFFIX = ".hns"
+MAX_FILE_BYTES = 2**14
+MAX_DEPTH = 16
+MAX_LEAVES = 256
+MAX_NUMBER = 1e6  # of a strength or a weight
 
 
 def read(path: str | PathLike[str], find: Callable[[str], Overlay]) -> Composition:
@@ -30,88 +30,88 @@ def read(path: str | PathLike[str], find: Callable[[str], Overlay]) -> Compositi
     tree = read_hns(path)
     members: dict[str, Hypernetwork] = {}
     for name in dict.fromkeys(leaf.name for leaf in leaves(tree)):
-        found = find(name)
-        if not isinstance(found, Hypernetwork):
+        overlay = find(name)
+        if not isinstance(overlay, Hypernetwork):
             raise BadFile(f"{Path(path).name} names {name!r}, which is no plain hypernetwork: name those themselves")
-        members[name] = found
+        members[name] = overlay
     return Composition(tree, members, Path(path).stem)
 
 
 def read_hns(path: str | PathLike[str]) -> Node:
     """Read the composition in a file; the hypernetworks that it names are not looked for."""
     path = Path(path)
-    with reading(path) as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise BadFile(f"{path.name} is longer than {MOST_BYTES} bytes: it is no composition of hypernetworks")
+    with open_for_reading(path) as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise BadFile(f"{path.name} is longer than {MAX_FILE_BYTES} bytes: it is no composition of hypernetworks")
     try:
-        tree = _node(_parsed(data), 0)
+        tree = _to_node(_parse(data), 0)
         count = sum(1 for _ in leaves(tree))
     except (ValueError, BadOverlay) as error:
         raise BadFile(f"{path.name} is no composition of hypernetworks: {error}") from None
-    if count > MOST_LEAVES:
-        raise BadFile(f"{path.name} names {count} hypernetworks: {MOST_LEAVES} are the most")
+    if count > MAX_LEAVES:
+        raise BadFile(f"{path.name} names {count} hypernetworks: {MAX_LEAVES} are the most")
     return tree
 
 
-def beside(composition: Path, name: str, endings: Sequence[str]) -> Path:
+def find_member_file(composition: Path, name: str, suffixes: Sequence[str]) -> Path:
     """The file of the overlay that a composition names, in its folder; of several the one whose ending comes first."""
-    for path in (composition.with_name(name + ending) for ending in endings):
+    for path in (composition.with_name(name + suffix) for suffix in suffixes):
         if path.is_file():
             return path
-    there = {each.stem for each in composition.parent.iterdir() if each.suffix in endings}
-    raise UnknownName.among("overlay", name, there, str(composition.parent))
+    available = {file.stem for file in composition.parent.iterdir() if file.suffix in suffixes}
+    raise UnknownName.with_suggestions("overlay", name, available, str(composition.parent))
 
 
-def _parsed(data: bytes) -> ast.expr:
+def _parse(data: bytes) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # of odd escapes in names
             return ast.parse(data.decode("utf-8-sig").strip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
-        place = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        raise ValueError(f"it cannot be read{place}; write lists, dicts, names in quotes and numbers") from None
+        where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise ValueError(f"it cannot be read{where}; write lists, dicts, names in quotes and numbers") from None
 
 
-def _node(found: ast.expr, depth: int) -> Node:
+def _to_node(expression: ast.expr, depth: int) -> Node:
     """The part that an expression stands for."""
-    if depth > DEEPEST:
-        raise ValueError(f"it is nested deeper than {DEEPEST}")
-    match found:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+    match expression:
         case ast.Constant(value=str()):
-            return Leaf(_name(found))
+            return Leaf(_read_name(expression))
         case ast.Tuple(elts=[ast.Constant(value=str()) as name, strength]):
-            return Leaf(_name(name), _number(strength))
+            return Leaf(_read_name(name), _read_number(strength))
         case ast.Dict(keys=[ast.Constant(value=str()) as name], values=[strength]):
-            return Leaf(_name(name), _number(strength))
+            return Leaf(_read_name(name), _read_number(strength))
         case ast.List(elts=[_, *_] as parts):
-            return Series(tuple(_node(part, depth + 1) for part in parts))
+            return Series(tuple(_to_node(part, depth + 1) for part in parts))
         case ast.Set(elts=parts):
-            return Blend(tuple(_node(part, depth + 1) for part in parts), (1.0,) * len(parts))
+            return Blend(tuple(_to_node(part, depth + 1) for part in parts), (1.0,) * len(parts))
         case ast.Dict(keys=[_, *_] as keys, values=weights):
             parts = [key for key in keys if key is not None]
             if len(parts) < len(keys):
                 raise ValueError("it unpacks a dict (**), where each part must stand with its weight")
-            return Blend(tuple(_node(part, depth + 1) for part in parts), tuple(map(_number, weights)))
+            return Blend(tuple(_to_node(part, depth + 1) for part in parts), tuple(map(_read_number, weights)))
         case _:
-            place = f"line {found.lineno}, column {found.col_offset + 1}"
-            raise ValueError(f'what stands at {place} is neither a list, a dict nor ("name", strength)')
+            position = f"line {expression.lineno}, column {expression.col_offset + 1}"
+            raise ValueError(f'what stands at {position} is neither a list, a dict nor ("name", strength)')
 
 
-def _name(found: ast.Constant) -> str:
+def _read_name(constant: ast.Constant) -> str:
     """The name of a hypernetwork, as a prompt may call it: never a path."""
-    name = str(found.value)
+    name = str(constant.value)
     if not name.strip() or not name.isprintable() or set(name) & set("/\\<>:"):
         raise ValueError(f"{name[:40]!r} cannot be the name of a hypernetwork; a path is none")
     return name.strip()
 
 
-def _number(found: ast.expr) -> float:
+def _read_number(expression: ast.expr) -> float:
     """A strength or a weight."""
     try:
-        value: object = ast.literal_eval(found) if isinstance(found, ast.Constant | ast.UnaryOp) else None
+        value: object = ast.literal_eval(expression) if isinstance(expression, ast.Constant | ast.UnaryOp) else None
     except ValueError:
         value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
-        raise ValueError(f"a plain number must stand in line {found.lineno}, column {found.col_offset + 1}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_NUMBER < value < MAX_NUMBER:
+        raise ValueError(f"a plain number must stand in line {expression.lineno}, column {expression.col_offset + 1}")
     return float(value)

@@ -22,27 +22,29 @@ from huggingface_hub.errors import (
 
 from velatura.errors import BadFile, DownloadFailed
 
-PREFIX = "hub:"
-PUBLIC = "https://huggingface.co"
-INDEX = "model_index.json"
-NAME = r"\w(?:[\w-]|\.(?!\.))*"
-SHAPE = re.compile(rf"(?P<repo>{NAME}/{NAME})(?:@(?P<revision>{NAME}))?(?:/(?P<file>[^/].*))?")
-MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
+HUB_PREFIX = "hub:"
+HUB_URL = "https://huggingface.co"
+INDEX_FILE = "model_index.json"
+NAME_PATTERN = r"\w(?:[\w-]|\.(?!\.))*"
+REFERENCE_PATTERN = re.compile(
+    rf"(?P<repo>{NAME_PATTERN}/{NAME_PATTERN})(?:@(?P<revision>{NAME_PATTERN}))?(?:/(?P<file>[^/].*))?"
+)
+MODEL_FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 # what is read of a diffusers folder beside its weights: safety checkers, feature extractors and pictures are not
-TABLES = {
-    INDEX,
+CONFIG_FILES = {
+    INDEX_FILE,
     "scheduler/scheduler_config.json",
-    *(f"{part}/config.json" for part in MODELS),
+    *(f"{part}/config.json" for part in MODEL_FOLDERS),
     *(f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in TOKENIZER_FILES),
 }
-STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
-SHARD = r"-\d+-of-\d+"
-CHECKPOINTS = (".safetensors", ".ckpt")
+WEIGHTS_STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
+SHARD_PATTERN = r"-\d+-of-\d+"
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
-class Reference:
+class HubReference:
     """What hub:owner/name@revision/file speaks of; without a file it is what the repository holds."""
 
     repo: str
@@ -55,29 +57,29 @@ class Reference:
         return self.repo.rpartition("/")[2]
 
     def __str__(self) -> str:
-        at = "" if self.revision == "main" else f"@{self.revision}"
-        return f"{PREFIX}{self.repo}{at}{'' if self.file is None else f'/{self.file}'}"
+        revision = "" if self.revision == "main" else f"@{self.revision}"
+        return f"{HUB_PREFIX}{self.repo}{revision}{'' if self.file is None else f'/{self.file}'}"
 
 
-def read_reference(text: str) -> Reference:
+def parse_reference(text: str) -> HubReference:
     """Read hub:owner/name, with @revision and /file where they are given."""
-    found = SHAPE.fullmatch(text.removeprefix(PREFIX))
-    if found is None or ".." in PurePosixPath(found["file"] or "").parts:
+    match = REFERENCE_PATTERN.fullmatch(text.removeprefix(HUB_PREFIX))
+    if match is None or ".." in PurePosixPath(match["file"] or "").parts:
         raise DownloadFailed(f"{text!r} names nothing on the hub: write hub:owner/name, or hub:owner/name/file")
-    return Reference(found["repo"], found["revision"] or "main", found["file"])
+    return HubReference(match["repo"], match["revision"] or "main", match["file"])
 
 
-def fetched(text: str, *, endpoint: str | None = None, cache: str | os.PathLike[str] | None = None) -> Path:
+def fetch(text: str, *, endpoint: str | None = None, cache: str | os.PathLike[str] | None = None) -> Path:
     """The folder or file that a reference speaks of, in the hub's own cache, fetched as far as it is missing.
 
     Of a folder only what a base is read from is fetched, safetensors where there are any. Where the hub cannot be
     reached, the cache alone is asked. endpoint: the hub's address, without it HF_ENDPOINT or the public one.
     """
-    reference = read_reference(text)
-    endpoint = endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC
+    reference = parse_reference(text)
+    endpoint = endpoint or os.environ.get("HF_ENDPOINT") or HUB_URL
     folder = None if cache is None else Path(cache).expanduser()
     try:
-        return _Cache(reference, endpoint, folder, _is_reachable(endpoint)).base()
+        return _HubCache(reference, endpoint, folder, _is_reachable(endpoint)).fetch_base()
     except GatedRepoError:
         page = f"{endpoint}/{reference.repo}"
         raise DownloadFailed(f"{reference} wants its terms accepted: do so at {page}, then set HF_TOKEN") from None
@@ -92,42 +94,42 @@ def fetched(text: str, *, endpoint: str | None = None, cache: str | os.PathLike[
             f"{reference} is not whole in the cache, and {endpoint} not to be reached: go online"
         ) from None
     except HfHubHTTPError as error:
-        said = f"{error.response.status_code} {error.response.reason_phrase}"
-        raise DownloadFailed(f"{reference} cannot be had, the hub says {said}: try again later") from None
+        status = f"{error.response.status_code} {error.response.reason_phrase}"
+        raise DownloadFailed(f"{reference} cannot be had, the hub says {status}: try again later") from None
 
 
-def needed(files: Collection[str], name: str, endings: tuple[str, ...] = CHECKPOINTS) -> list[str]:
+def select_files(files: Collection[str], repository: str, suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES) -> list[str]:
     """The files of a repository that a base is read from: a diffusers folder's, or the one file with such an ending."""
-    if INDEX in files:
-        return sorted(TABLES.intersection(files).union(*(_weights(files, part) for part in MODELS)))
-    found = sorted(each for each in files if "/" not in each and each.endswith(endings))
-    if not found:
+    if INDEX_FILE in files:
+        return sorted(CONFIG_FILES.intersection(files).union(*(_select_weights(files, part) for part in MODEL_FOLDERS)))
+    checkpoints = sorted(file for file in files if "/" not in file and file.endswith(suffixes))
+    if not checkpoints:
         raise BadFile(
-            f"{name} holds neither a diffusers folder nor a file of weights at its top: choose another, or name a file"
+            f"{repository} holds neither a diffusers folder nor a file of weights at its top: choose another, or name a file"
         )
-    if len(found) > 1:
-        listed = f"{', '.join(found[:8])}{', ...' if len(found) > 8 else ''}"
-        raise BadFile(f"{name} holds several files ({listed}): name one, as in {name}/{found[0]}")
-    return found
+    if len(checkpoints) > 1:
+        listed = f"{', '.join(checkpoints[:8])}{', ...' if len(checkpoints) > 8 else ''}"
+        raise BadFile(f"{repository} holds several files ({listed}): name one, as in {repository}/{checkpoints[0]}")
+    return checkpoints
 
 
-def _weights(files: Collection[str], part: str) -> set[str]:
+def _select_weights(files: Collection[str], part: str) -> set[str]:
     """The weights of one model of a folder: safetensors before bin, the full ones before their half, never two."""
-    for ending in ("safetensors", "bin"):
+    for suffix in ("safetensors", "bin"):
         for variant in ("", r"\.fp16"):
-            whole = rf"{part}/{STEM}(?:{variant}(?:{SHARD})?|{SHARD}{variant})\.{ending}"
-            index = rf"{part}/{STEM}\.{ending}\.index{variant}\.json"
-            if found := {each for each in files if re.fullmatch(whole, each)}:
-                sharded = any(re.search(SHARD, each) for each in found)
-                return found | {each for each in files if sharded and re.fullmatch(index, each)}
+            file_pattern = rf"{part}/{WEIGHTS_STEM}(?:{variant}(?:{SHARD_PATTERN})?|{SHARD_PATTERN}{variant})\.{suffix}"
+            index_pattern = rf"{part}/{WEIGHTS_STEM}\.{suffix}\.index{variant}\.json"
+            if weights := {file for file in files if re.fullmatch(file_pattern, file)}:
+                is_sharded = any(re.search(SHARD_PATTERN, file) for file in weights)
+                return weights | {file for file in files if is_sharded and re.fullmatch(index_pattern, file)}
     return set()
 
 
 @dataclass(frozen=True)
-class _Cache:
+class _HubCache:
     """The hub's cache as far as one reference goes; fetches nothing where the hub cannot be reached."""
 
-    reference: Reference
+    reference: HubReference
     endpoint: str
     folder: Path | None
     is_online: bool
@@ -137,39 +139,39 @@ class _Cache:
         """The hub's own client, whose types are only half told."""
         return HfApi(endpoint=self.endpoint)
 
-    def base(self) -> Path:
+    def fetch_base(self) -> Path:
         """The one file that is spoken of, or the folder of a base."""
         if self.reference.file is not None:
-            return self._file(self.reference.file)
-        wanted = needed(self._listed(), str(self.reference))
-        return self._snapshot(wanted) if INDEX in wanted else self._file(wanted[0])
+            return self._fetch_file(self.reference.file)
+        files = select_files(self._list_files(), str(self.reference))
+        return self._fetch_snapshot(files) if INDEX_FILE in files else self._fetch_file(files[0])
 
-    def _file(self, name: str) -> Path:
-        where = self._api.hf_hub_download(
+    def _fetch_file(self, name: str) -> Path:
+        local_path = self._api.hf_hub_download(
             self.reference.repo,
             name,
             revision=self.reference.revision,
             cache_dir=self.folder,
             local_files_only=not self.is_online,
         )
-        return Path(where)
+        return Path(local_path)
 
-    def _snapshot(self, wanted: list[str]) -> Path:
-        where = self._api.snapshot_download(
+    def _fetch_snapshot(self, patterns: list[str]) -> Path:
+        local_path = self._api.snapshot_download(
             self.reference.repo,
             revision=self.reference.revision,
             cache_dir=self.folder,
-            allow_patterns=wanted,
+            allow_patterns=patterns,
             local_files_only=not self.is_online,
         )
-        return Path(where)
+        return Path(local_path)
 
-    def _listed(self) -> list[str]:
+    def _list_files(self) -> list[str]:
         """The repository's files, or those of them that are kept."""
         if self.is_online:
             return self._api.list_repo_files(self.reference.repo, revision=self.reference.revision)
-        kept = self._snapshot([INDEX])
-        return [path.relative_to(kept).as_posix() for path in kept.rglob("*")]
+        snapshot = self._fetch_snapshot([INDEX_FILE])
+        return [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*")]
 
 
 def _is_reachable(endpoint: str) -> bool:

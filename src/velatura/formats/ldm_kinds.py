@@ -20,13 +20,18 @@ from velatura.formats.ldm_text import (
     open_clip_from_ldm,
     open_clip_to_ldm,
 )
-from velatura.formats.sources import Source
+from velatura.formats.sources import TensorSource
 
 REFINER_PREFIX = "conditioner.embedders.0.model."
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors by which a file tells how it was trained
-PURPOSES = {5: "depth", 7: "upscaling", 8: "editing by instruction", 9: "inpainting"}  # by the channels a UNet reads
+PURPOSE_BY_CHANNELS = {
+    5: "depth",
+    7: "upscaling",
+    8: "editing by instruction",
+    9: "inpainting",
+}  # by the channels a UNet reads
 # what the UNet's tensors of models for other programs begin with
-ALIENS = {
+FOREIGN_MODELS = {
     "joint_blocks.": "a Stable Diffusion 3",
     "double_blocks.": "a FLUX",
     "double_layers.": "an AuraFlow",
@@ -34,7 +39,7 @@ ALIENS = {
     "time_embed.cond_proj.": "a Stable Diffusion distilled with its guidance",
 }
 # what training leaves beside the weights: losses, averages, and figures of the noise schedule
-LEFT_BY_TRAINING = re.compile(
+TRAINING_LEFTOVERS = re.compile(
     r"loss\.|first_stage_model\.loss\.|model_ema\.|denoiser\.|"
     r"(betas|logvar|scale_factor|lvlb_weights|edm_vp_sigma|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod"
     r"(_prev)?|posterior_\w+)$|"
@@ -43,66 +48,74 @@ LEFT_BY_TRAINING = re.compile(
 
 
 @dataclass(frozen=True)
-class Place:
+class TextEncoderLayout:
     """Where a text tower stands in a checkpoint, and how its base reads it (see Tower).
 
     layers: how many of its layers are read; file_layers: how many the file has.
     """
 
     prefix: str
-    open_clip: bool = False
+    is_open_clip: bool = False
     layers: int | None = None
     file_layers: int | None = None
-    projected: bool = False
-    skip: int = 1
-    final_norm: bool = True
+    has_projection: bool = False
+    default_clip_skip: int = 1
+    has_final_norm: bool = True
     takes_clip_skip: bool = False
 
-    def sources(self, keys: Iterable[str]) -> dict[str, Source]:
+    def sources(self, keys: Iterable[str]) -> dict[str, TensorSource]:
         """Where the tower's tensors are in a checkpoint of these keys."""
-        if not self.open_clip:
+        if not self.is_open_clip:
             return clip_from_ldm(keys, self.prefix)
-        return open_clip_from_ldm(keys, self.prefix, layers=self.layers, projected=self.projected)
+        return open_clip_from_ldm(keys, self.prefix, layers=self.layers, has_projection=self.has_projection)
 
-    def written(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_checkpoint(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tower's tensors under the names of checkpoints."""
-        if not self.open_clip:
+        if not self.is_open_clip:
             return clip_to_ldm(state, self.prefix)
         return open_clip_to_ldm(state, self.prefix, layers=self.file_layers)
 
 
 # Which layers are read: 24 are in SD2's files, and the last is not; an SDXL reads the last but one of both towers.
-KINDS: dict[str, tuple[Place, ...]] = {
-    "SD1": (Place(CLIP_PREFIX, takes_clip_skip=True),),
-    "SD2": (Place(OPEN_CLIP_PREFIX, open_clip=True, layers=23, file_layers=24),),
+TEXT_ENCODER_LAYOUTS: dict[str, tuple[TextEncoderLayout, ...]] = {
+    "SD1": (TextEncoderLayout(CLIP_PREFIX, takes_clip_skip=True),),
+    "SD2": (TextEncoderLayout(OPEN_CLIP_PREFIX, is_open_clip=True, layers=23, file_layers=24),),
     "SDXL": (
-        Place(SDXL_CLIP_PREFIX, skip=2, final_norm=False),
-        Place(SDXL_OPEN_CLIP_PREFIX, open_clip=True, projected=True, skip=2, final_norm=False),
+        TextEncoderLayout(SDXL_CLIP_PREFIX, default_clip_skip=2, has_final_norm=False),
+        TextEncoderLayout(
+            SDXL_OPEN_CLIP_PREFIX, is_open_clip=True, has_projection=True, default_clip_skip=2, has_final_norm=False
+        ),
     ),
 }
 
 
-def kind_of(name: str, keys: Collection[str]) -> str:
+def detect_family(name: str, keys: Collection[str]) -> str:
     """Which of KINDS a checkpoint is; one of another kind is refused by what it is."""
-    for alien, what in ALIENS.items():
-        if any(key.startswith(UNET_PREFIX + alien) for key in keys):
-            raise UnsupportedBase(f"{name} is {what}, which is not opened here: open an SD1, SD2 or SDXL")
+    for prefix, model in FOREIGN_MODELS.items():
+        if any(key.startswith(UNET_PREFIX + prefix) for key in keys):
+            raise UnsupportedBase(f"{name} is {model}, which is not opened here: open an SD1, SD2 or SDXL")
     if any(key.startswith(REFINER_PREFIX) for key in keys):
         raise UnsupportedBase(f"{name} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
-    found = [kind for kind, places in KINDS.items() if any(key.startswith(places[-1].prefix) for key in keys)]
-    if len(found) > 1:
-        raise UnsupportedBase(f"{name} holds the text encoders of an {' and an '.join(found)} at once: do not trust it")
-    if not found:
+    families = [
+        family
+        for family, layouts in TEXT_ENCODER_LAYOUTS.items()
+        if any(key.startswith(layouts[-1].prefix) for key in keys)
+    ]
+    if len(families) > 1:
+        raise UnsupportedBase(
+            f"{name} holds the text encoders of an {' and an '.join(families)} at once: do not trust it"
+        )
+    if not families:
         raise UnsupportedBase(
             f"{name} has no text encoder that is known here, so it is a part of a model: open the whole checkpoint"
         )
-    return found[0]
+    return families[0]
 
 
-def refuse_purpose(name: str, channels: int) -> None:
+def check_input_channels(name: str, channels: int) -> None:
     """Refuse a UNet that reads something beside the latents, by what it is for."""
     if channels != 4:
         raise UnsupportedBase(
-            f"{name} is a model for {PURPOSES.get(channels, 'another purpose')}: its UNet reads {channels} channels, "
+            f"{name} is a model for {PURPOSE_BY_CHANNELS.get(channels, 'another purpose')}: its UNet reads {channels} channels, "
             "not 4, which cannot be given yet; open a plain Stable Diffusion instead"
         )

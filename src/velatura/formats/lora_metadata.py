@@ -10,73 +10,76 @@ from pathlib import Path
 
 from velatura.card import Card
 from velatura.errors import VelaturaWarning
-from velatura.formats.said import aliases, said_family, said_in_card
+from velatura.formats.said import aliases, card_fields_from_metadata, family_from_metadata
 from velatura.overlays.deltas.delta import Delta
 
-Metadata = Mapping[str, str]
+LoraMetadata = Mapping[str, str]
 
 JSON_FIELDS = ("ss_network_args", "ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info", "ss_datasets")
-NOTHING = {"", "None"}
-ODD = set('<>/\\"')  # of a name: what belongs to tags and to paths
-LOW_RANK = {"lora", "lora-bias", "dora"}
-STRONGEST = 100  # alpha over rank: trainers take 1 or less, and a hundred is beyond all that works
+EMPTY_VALUES = {"", "None"}
+FORBIDDEN_IN_NAMES = set('<>/\\"')  # of a name: what belongs to tags and to paths
+LOW_RANK_ALGORITHMS = {"lora", "lora-bias", "dora"}
+MAX_ALPHA_OVER_RANK = 100  # alpha over rank: trainers take 1 or less, and a hundred is beyond all that works
 
 
-def card_of(path: Path, metadata: Metadata, told: Card) -> Card:
+def build_card(path: Path, metadata: LoraMetadata, detected: Card) -> Card:
     """A LoRA's card: what its tensors tell of it, and what its file says."""
-    names = (each for each in (*aliases(metadata), path.stem) if not set(each) & ODD)
-    family = told.family or said_family(metadata)
-    return told.but(name=next(names, ""), family=family, **said_in_card(metadata))
+    names = (alias for alias in (*aliases(metadata), path.stem) if not set(alias) & FORBIDDEN_IN_NAMES)
+    family = detected.family or family_from_metadata(metadata)
+    return detected.replace(name=next(names, ""), family=family, **card_fields_from_metadata(metadata))
 
 
-def warn_of_metadata(file: str, metadata: Metadata, deltas: Sequence[Delta]) -> None:
+def warn_of_metadata(file_name: str, metadata: LoraMetadata, deltas: Sequence[Delta]) -> None:
     """Warn of what a file says of itself and is not so, or cannot be read."""
-    for said in (*_unreadable(metadata), *_untrue(metadata, deltas)):
-        warnings.warn(f"{file} {said}", VelaturaWarning, 2)
+    for problem in (*_find_unreadable(metadata), *_find_contradictions(metadata, deltas)):
+        warnings.warn(f"{file_name} {problem}", VelaturaWarning, 2)
 
 
-def warn_of_alphas(file: str, deltas: Sequence[Delta], *, named_by_kohya: bool) -> None:
+def warn_of_alphas(file_name: str, deltas: Sequence[Delta], *, named_by_kohya: bool) -> None:
     """Warn of alphas that nobody means: below 0, 0, far beyond the rank, or left out where kohya's scripts write it."""
-    scales = [alpha / (each.rank or 1) for each in deltas if each.rank and (alpha := _alpha(each)) is not None]
-    missing = [each for each in deltas if each.algorithm in LOW_RANK and _alpha(each) is None]
-    odd = {
-        f"has no alpha for {len(missing)} of its layers, which then count fully": missing and named_by_kohya,
-        "has an alpha of 0, so that layers of it do nothing": any(scale == 0 for scale in scales),
-        "has an alpha below 0, so that it does the opposite of what it learned": any(scale < 0 for scale in scales),
-        f"has an alpha more than {STRONGEST} times its rank": any(scale > STRONGEST for scale in scales),
+    ratios = [alpha / (delta.rank or 1) for delta in deltas if delta.rank and (alpha := _alpha_of(delta)) is not None]
+    without_alpha = [delta for delta in deltas if delta.algorithm in LOW_RANK_ALGORITHMS and _alpha_of(delta) is None]
+    problems = {
+        f"has no alpha for {len(without_alpha)} of its layers, which then count fully": without_alpha
+        and named_by_kohya,
+        "has an alpha of 0, so that layers of it do nothing": any(ratio == 0 for ratio in ratios),
+        "has an alpha below 0, so that it does the opposite of what it learned": any(ratio < 0 for ratio in ratios),
+        f"has an alpha more than {MAX_ALPHA_OVER_RANK} times its rank": any(
+            ratio > MAX_ALPHA_OVER_RANK for ratio in ratios
+        ),
     }
-    for said, true in odd.items():
-        if true:
-            warnings.warn(f"{file} {said}: look at what it makes", VelaturaWarning, 2)
+    for problem, is_present in problems.items():
+        if is_present:
+            warnings.warn(f"{file_name} {problem}: look at what it makes", VelaturaWarning, 2)
 
 
-def _unreadable(metadata: Metadata) -> Iterator[str]:
-    if set(metadata.get("ss_output_name", "")) & ODD:
+def _find_unreadable(metadata: LoraMetadata) -> Iterator[str]:
+    if set(metadata.get("ss_output_name", "")) & FORBIDDEN_IN_NAMES:
         yield "calls itself by signs that no name has (ss_output_name): it goes by its file's name"
     for field in JSON_FIELDS:
-        if metadata.get(field, "") not in NOTHING and not _is_json(metadata[field]):
+        if metadata.get(field, "") not in EMPTY_VALUES and not _is_json(metadata[field]):
             yield f"has a {field} that is no JSON: it is left unread"
 
 
-def _untrue(metadata: Metadata, deltas: Sequence[Delta]) -> Iterator[str]:
+def _find_contradictions(metadata: LoraMetadata, deltas: Sequence[Delta]) -> Iterator[str]:
     """Where the rank or the alpha that a file says is that of none of its layers."""
     arguments = metadata.get("ss_network_args", "")
-    plain = [each for each in deltas if each.algorithm in LOW_RANK]
-    said, ranks = _number(metadata, "ss_network_dim"), {each.rank for each in plain if each.rank}
-    if ranks and said is not None and said not in ranks:
-        yield f"says that its rank is {said:g} (ss_network_dim), and has {_few(ranks)}: its tensors count"
-    said, alphas = (
-        _number(metadata, "ss_network_alpha"),
-        {alpha for each in plain if (alpha := _alpha(each)) is not None},
+    low_rank_deltas = [delta for delta in deltas if delta.algorithm in LOW_RANK_ALGORITHMS]
+    stated, ranks = _read_number(metadata, "ss_network_dim"), {delta.rank for delta in low_rank_deltas if delta.rank}
+    if ranks and stated is not None and stated not in ranks:
+        yield f"says that its rank is {stated:g} (ss_network_dim), and has {_format_range(ranks)}: its tensors count"
+    stated, alphas = (
+        _read_number(metadata, "ss_network_alpha"),
+        {alpha for delta in low_rank_deltas if (alpha := _alpha_of(delta)) is not None},
     )
     # LyCORIS writes another alpha than it was told where it scales by the root of the rank
-    if alphas and said is not None and said not in alphas and "rs_lora" not in arguments:
-        yield f"says that its alpha is {said:g} (ss_network_alpha), and has {_few(alphas)}: its tensors count"
+    if alphas and stated is not None and stated not in alphas and "rs_lora" not in arguments:
+        yield f"says that its alpha is {stated:g} (ss_network_alpha), and has {_format_range(alphas)}: its tensors count"
 
 
-def _alpha(delta: Delta) -> float | None:
-    found = delta.tensor("alpha")
-    return None if found is None else float(found)
+def _alpha_of(delta: Delta) -> float | None:
+    alpha = delta.tensor("alpha")
+    return None if alpha is None else float(alpha)
 
 
 def _is_json(text: str) -> bool:
@@ -87,16 +90,16 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _number(metadata: Metadata, key: str) -> float | None:
+def _read_number(metadata: LoraMetadata, key: str) -> float | None:
     """A number that is written as text, None where it is a word (Dynamic) or not there."""
     try:
-        found = float(metadata.get(key, "")[:40])
+        number = float(metadata.get(key, "")[:40])
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
-def _few(numbers: set[int] | set[float]) -> str:
+def _format_range(numbers: set[int] | set[float]) -> str:
     """Some numbers, or the least and the most of many."""
     listed = sorted(numbers)
-    return ", ".join(f"{each:g}" for each in listed) if len(listed) < 4 else f"{listed[0]:g} to {listed[-1]:g}"
+    return ", ".join(f"{number:g}" for number in listed) if len(listed) < 4 else f"{listed[0]:g} to {listed[-1]:g}"

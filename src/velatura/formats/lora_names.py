@@ -12,19 +12,24 @@ from functools import cache
 from velatura.errors import BadOverlay
 from velatura.formats.ldm_keys import UNetLayout
 
-UNET, TEXT, TEXT_1, TEXT_2 = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"
+KOHYA_UNET, KOHYA_TEXT, KOHYA_TEXT_1, KOHYA_TEXT_2 = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"
 
-SD, SDXL = (  # of SD1 and SD2, and of SDXL: where they share a name of LDM's, it is of the same module
+SD_LAYOUT, SDXL_LAYOUT = (  # of SD1 and SD2, and of SDXL: where they share a name of LDM's, it is of the same module
     UNetLayout(2, (True, True, True, False), (False, True, True, True)),
     UNetLayout(2, (False, True, True), (True, True, False)),
 )
-STARTS = (
+UNET_STARTS = (
     *("down_blocks_", "mid_block_", "up_blocks_", "conv_in", "conv_out", "conv_norm_out"),
     *("time_embedding_", "add_embedding_"),
 )
-PARTS = {UNET: "unet", TEXT: "text_encoder", TEXT_1: "text_encoder", TEXT_2: "text_encoder_2"}  # diffusers' words
+PIPELINE_PARTS = {
+    KOHYA_UNET: "unet",
+    KOHYA_TEXT: "text_encoder",
+    KOHYA_TEXT_1: "text_encoder",
+    KOHYA_TEXT_2: "text_encoder_2",
+}  # diffusers' words
 # all that diffusers and transformers call modules of a UNet or of a text tower: a name is made of these and of numbers
-WORDS = (
+MODULE_WORDS = (
     *("down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers", "conv"),
     *("conv_in", "conv_out", "conv_norm_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj", "time_embedding"),
     *(
@@ -43,51 +48,51 @@ WORDS = (
     *("encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp", "fc1", "fc2", "layer_norm1"),
     *("layer_norm2", "final_layer_norm"),
 )
-WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))}|\d+)(?:_|$)")
-LEVEL = "text_model_"  # which transformers has left out of CLIPTextModel since 5, and files have
+MODULE_WORD = re.compile(rf"({'|'.join(sorted(MODULE_WORDS, key=len, reverse=True))}|\d+)(?:_|$)")
+TEXT_MODEL_PREFIX = "text_model_"  # which transformers has left out of CLIPTextModel since 5, and files have
 
 
-def flattened(path: str) -> str:
+def flatten_path(path: str) -> str:
     """A module's path as it stands in kohya's files."""
     return path.replace(".", "_")
 
 
 def unet_layer(name: str) -> str | None:
     """The layer of a UNet that goes by a name of diffusers' or LDM's, with . or _; None if none is called so."""
-    name = flattened(name)
-    found = name if name.startswith(STARTS) else _moved(name, _from_ldm())
-    return None if found is None else UNET + found
+    name = flatten_path(name)
+    layer = name if name.startswith(UNET_STARTS) else _rename_module(name, _ldm_to_diffusers())
+    return None if layer is None else KOHYA_UNET + layer
 
 
 def text_layer(name: str, root: str) -> str | None:
     """The layer of a text tower, with the level that transformers has left out; None if none is called so."""
-    name = flattened(name).removeprefix("transformer_")
+    name = flatten_path(name).removeprefix("transformer_")
     if name.startswith(("encoder_layers_", "embeddings_", "final_layer_norm")):
-        name = LEVEL + name
-    return root + name if name.startswith((LEVEL, "text_projection")) else None
+        name = TEXT_MODEL_PREFIX + name
+    return root + name if name.startswith((TEXT_MODEL_PREFIX, "text_projection")) else None
 
 
-def dotted(layer: str) -> tuple[str, str]:
+def diffusers_path(layer: str) -> tuple[str, str]:
     """The part of a pipeline that a layer is in, and its path there, as diffusers has both."""
-    root = next(each for each in PARTS if layer.startswith(each))
-    name, path, place = layer.removeprefix(root), list[str](), 0
-    while place < len(name) and (found := WORD.match(name, place)):
-        path.append(found[1])
-        place = found.end()
-    if place < len(name):
+    root = next(prefix for prefix in PIPELINE_PARTS if layer.startswith(prefix))
+    name, path, position = layer.removeprefix(root), list[str](), 0
+    while position < len(name) and (match := MODULE_WORD.match(name, position)):
+        path.append(match[1])
+        position = match.end()
+    if position < len(name):
         raise BadOverlay(f"{layer[:120]} is no name that diffusers has for a layer: write it in dialect kohya")
-    return PARTS[root], ".".join(path)
+    return PIPELINE_PARTS[root], ".".join(path)
 
 
 def ldm_layer(layer: str) -> str:
     """The name that a layer of an SDXL's UNet has in kohya's files, which is LDM's; others keep theirs."""
-    if not layer.startswith(UNET):
+    if not layer.startswith(KOHYA_UNET):
         return layer
-    found = _moved(layer.removeprefix(UNET), _to_ldm())
-    return layer if found is None else UNET + found
+    ldm_name = _rename_module(layer.removeprefix(KOHYA_UNET), _diffusers_to_ldm())
+    return layer if ldm_name is None else KOHYA_UNET + ldm_name
 
 
-def _moved(name: str, modules: Mapping[str, str]) -> str | None:
+def _rename_module(name: str, modules: Mapping[str, str]) -> str | None:
     """A name after the module in the table that it is, or is within."""
     module, rest = name, ""
     while module not in modules:
@@ -99,11 +104,18 @@ def _moved(name: str, modules: Mapping[str, str]) -> str | None:
 
 
 @cache
-def _from_ldm() -> dict[str, str]:
-    tables = (layout.modules() for layout in (SDXL, SD))
-    return {flattened(there): flattened(here) for table in tables for here, there in table.items()}
+def _ldm_to_diffusers() -> dict[str, str]:
+    tables = (layout.module_names() for layout in (SDXL_LAYOUT, SD_LAYOUT))
+    return {
+        flatten_path(ldm_name): flatten_path(diffusers_name)
+        for table in tables
+        for diffusers_name, ldm_name in table.items()
+    }
 
 
 @cache
-def _to_ldm() -> dict[str, str]:
-    return {flattened(here): flattened(there) for here, there in SDXL.modules().items()}
+def _diffusers_to_ldm() -> dict[str, str]:
+    return {
+        flatten_path(diffusers_name): flatten_path(ldm_name)
+        for diffusers_name, ldm_name in SDXL_LAYOUT.module_names().items()
+    }

@@ -8,22 +8,22 @@ from torch import Tensor
 
 from velatura.tensors import Contents, as_dict
 
-WRAPS = ("state_dict", "lora", "plugin", "model", "module")  # what programs put a file's tensors into
-DEEPEST = 4
+WRAPPER_KEYS = ("state_dict", "lora", "plugin", "model", "module")  # what programs put a file's tensors into
+MAX_WRAPPER_DEPTH = 4
 
 
-def state_of(contents: Contents) -> Mapping[str, Tensor]:
+def find_state_dict(contents: Contents) -> Mapping[str, Tensor]:
     """The tensors by their keys, of a torch file those at its top and in the dicts that programs put them into."""
     if contents.container == "safetensors":
         return contents.tensors
-    return _within(contents.payload, DEEPEST)
+    return _collect_tensors(contents.payload, MAX_WRAPPER_DEPTH)
 
 
-def _within(payload: object, depth: int) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for key, each in (as_dict(payload) or {}).items():
-        if isinstance(each, Tensor) and isinstance(key, str):
-            found[key] = each
-        elif key in WRAPS and depth:
-            found |= _within(each, depth - 1)
-    return found
+def _collect_tensors(payload: object, depth: int) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for key, value in (as_dict(payload) or {}).items():
+        if isinstance(value, Tensor) and isinstance(key, str):
+            tensors[key] = value
+        elif key in WRAPPER_KEYS and depth:
+            tensors |= _collect_tensors(value, depth - 1)
+    return tensors

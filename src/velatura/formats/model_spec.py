@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from velatura.base.families import Family
 
-LDM = "https://github.com/Stability-AI/generative-models"  # what the tensors are named after
-ARCHITECTURES = {
+LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"  # what the tensors are named after
+ARCHITECTURE_BY_FAMILY = {
     ("SD1", "epsilon"): "stable-diffusion-v1",
     ("SD1", "v_prediction"): "stable-diffusion-v1",
     ("SD2", "epsilon"): "stable-diffusion-v2-512",
@@ -13,18 +13,18 @@ ARCHITECTURES = {
     ("SDXL", "epsilon"): "stable-diffusion-xl-v1-base",
     ("SDXL", "v_prediction"): "stable-diffusion-xl-v1-base",
 }
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # diffusers' word, ModelSpec's
+MODEL_SPEC_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # diffusers' word, ModelSpec's
 
 
-def model_spec(family: Family, title: str, *, kind: str = "") -> dict[str, str]:
+def model_spec_fields(family: Family, title: str, *, kind: str = "") -> dict[str, str]:
     """The fields of a base, or of an overlay of a kind for such bases; no date, which would change the bytes."""
-    architecture = ARCHITECTURES.get((family.name, family.prediction), f"velatura-{family.name}")
+    architecture = ARCHITECTURE_BY_FAMILY.get((family.name, family.prediction), f"velatura-{family.name}")
     fields = {
         "sai_model_spec": "1.0.1",
         "architecture": "/".join(filter(None, (architecture, kind))),
-        "implementation": LDM,
+        "implementation": LDM_IMPLEMENTATION,
         "title": title,
         "resolution": f"{family.default_pixels}x{family.default_pixels}",
-        "prediction_type": PREDICTIONS[family.prediction],
+        "prediction_type": MODEL_SPEC_PREDICTIONS[family.prediction],
     }
-    return {f"modelspec.{key}": each for key, each in fields.items() if each}
+    return {f"modelspec.{key}": value for key, value in fields.items() if value}

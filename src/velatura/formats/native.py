@@ -14,33 +14,33 @@ from pydantic import ValidationError
 from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, UnknownName, VelaturaError
 from velatura.formats import flat_hypernetwork
-from velatura.formats.a1111_fields import fields_of
-from velatura.formats.fill import fill, refuse_hollow
-from velatura.formats.model_spec import model_spec
+from velatura.formats.a1111_fields import to_a1111_fields
+from velatura.formats.fill import check_not_empty, load_tensors
+from velatura.formats.model_spec import model_spec_fields
 from velatura.overlays import KINDS
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card, Overlay
 from velatura.tensors import Contents, write_safetensors
 
-CARD = "velatura.card"
-KIND_NAMES = {"hypernet": "hypernetwork", "embedding": "textual-inversion"}
+CARD_KEY = "velatura.card"
+MODEL_SPEC_KINDS = {"hypernet": "hypernetwork", "embedding": "textual-inversion"}
 
 
 def sniff(contents: Contents) -> bool:
     """Whether a card of ours is in the file's metadata, or its tensors are named as those of a hypernetwork."""
-    return CARD in contents.metadata or flat_hypernetwork.sniff(contents)
+    return CARD_KEY in contents.metadata or flat_hypernetwork.sniff(contents)
 
 
 def read(contents: Contents) -> Overlay:
     """Build the overlay that the card describes and fill in its tensors, in the precision of the file."""
-    if CARD not in contents.metadata:
+    if CARD_KEY not in contents.metadata:
         return flat_hypernetwork.read(contents)
     name = contents.path.name
     try:
-        card = Card.model_validate_json(contents.metadata[CARD])
+        card = Card.model_validate_json(contents.metadata[CARD_KEY])
         if card.kind not in KINDS:
-            raise UnknownName.among("kind of overlay", card.kind[:40], KINDS)
-        refuse_hollow(name, card, len(contents.tensors))
+            raise UnknownName.with_suggestions("kind of overlay", card.kind[:40], KINDS)
+        check_not_empty(name, card, len(contents.tensors))
         overlay = KINDS[card.kind].from_card(card)
     except BadFile:
         raise
@@ -50,25 +50,25 @@ def read(contents: Contents) -> Overlay:
         ) from None
     except VelaturaError as error:
         raise BadFile(f"{name} has a card that cannot be: {error}") from None
-    return fill(overlay, contents.tensors, name)
+    return load_tensors(overlay, contents.tensors, name)
 
 
 def write(overlay: Overlay, path: Path) -> None:
     """Write any overlay, the same one in the same bytes."""
-    settings = fields_of(overlay, path.stem) if isinstance(overlay, Hypernetwork) else {}
-    metadata = {key: json.dumps(each) for key, each in settings.items()}
-    metadata |= _model_spec(overlay.card, path.stem)
-    write_safetensors(path, overlay.state_dict(), {CARD: overlay.card.model_dump_json(), **metadata})
+    fields = to_a1111_fields(overlay, path.stem) if isinstance(overlay, Hypernetwork) else {}
+    metadata = {key: json.dumps(value) for key, value in fields.items()}
+    metadata |= _overlay_model_spec(overlay.card, path.stem)
+    write_safetensors(path, overlay.state_dict(), {CARD_KEY: overlay.card.model_dump_json(), **metadata})
 
 
-def _model_spec(card: Card, stem: str) -> dict[str, str]:
+def _overlay_model_spec(card: Card, stem: str) -> dict[str, str]:
     """ModelSpec's fields of an overlay, of those for a family that is known all of them."""
-    title, kind = card.name or stem, KIND_NAMES.get(card.kind, card.kind)
+    title, kind = card.name or stem, MODEL_SPEC_KINDS.get(card.kind, card.kind)
     family = FAMILIES.get(card.family)
-    spec = model_spec(family, title, kind=kind) if family else {"modelspec.title": title}
-    own = {
+    spec = model_spec_fields(family, title, kind=kind) if family else {"modelspec.title": title}
+    card_values = {
         "modelspec.implementation": "velatura",  # whose names the tensors have
         "modelspec.description": card.note,
         "modelspec.trigger_phrase": ", ".join(card.trigger_words),
     }
-    return spec | {key: each for key, each in own.items() if each}
+    return spec | {key: value for key, value in card_values.items() if value}

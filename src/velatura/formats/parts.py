@@ -9,32 +9,36 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from velatura.formats.ldm_config import Settings
-from velatura.formats.sources import Destination, Sources, fill
+from velatura.formats.ldm_config import ModelConfig
+from velatura.formats.sources import Destination, TensorSources, load_model
 from velatura.tensors import Contents
 
 
-def unet_of(settings: Settings, sources: Sources, contents: Contents, to: Destination) -> UNet2DConditionModel:
+def build_unet(
+    config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
+) -> UNet2DConditionModel:
     """A UNet of these settings, filled."""
-    untyped: Any = UNet2DConditionModel
+    model_class: Any = UNet2DConditionModel
     with torch.device("meta"):
-        empty: UNet2DConditionModel = untyped.from_config(settings)
-    return fill(empty, sources, contents, to)
+        model: UNet2DConditionModel = model_class.from_config(config)
+    return load_model(model, sources, contents, destination)
 
 
-def vae_of(settings: Settings, sources: Sources, contents: Contents, to: Destination) -> AutoencoderKL:
+def build_vae(
+    config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
+) -> AutoencoderKL:
     """An autoencoder of these settings, filled."""
-    untyped: Any = AutoencoderKL
+    model_class: Any = AutoencoderKL
     with torch.device("meta"):
-        empty: AutoencoderKL = untyped.from_config(settings)
-    return fill(empty, sources, contents, to)
+        model: AutoencoderKL = model_class.from_config(config)
+    return load_model(model, sources, contents, destination)
 
 
-def text_of(
-    settings: Settings, sources: Sources, contents: Contents, to: Destination, *, projected: bool
+def build_text_encoder(
+    config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination, *, has_projection: bool
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
     """A text tower of these settings, filled; projected: with what gives a prompt as one vector."""
-    config = CLIPTextConfig(**settings)
+    clip_config = CLIPTextConfig(**config)
     with torch.device("meta"):
-        empty = CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
-    return fill(empty, sources, contents, to)
+        model = CLIPTextModelWithProjection(clip_config) if has_projection else CLIPTextModel(clip_config)
+    return load_model(model, sources, contents, destination)

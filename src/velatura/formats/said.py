@@ -8,15 +8,15 @@ from typing import cast
 
 Metadata = Mapping[str, str]
 
-ARCHITECTURES = {
+FAMILY_BY_ARCHITECTURE = {
     "stable-diffusion-v1": "SD1",
     "stable-diffusion-v2": "SD2",
     "stable-diffusion-xl-v1-refiner": "SDXL refiner",
     "stable-diffusion-xl-v1": "SDXL",
 }
-BASE_MODELS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_": "SDXL"}  # sd-scripts' words, by how they begin
-OURS = "velatura_"
-DETAILS = {
+FAMILY_BY_KOHYA_VERSION = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_": "SDXL"}  # sd-scripts' words, by how they begin
+VELATURA_VERSION_PREFIX = "velatura_"
+DETAIL_LABELS = {
     "modelspec.title": "title",
     "modelspec.author": "author",
     "modelspec.description": "description",
@@ -43,31 +43,31 @@ DETAILS = {
     "ss_training_comment": "comment",
     "sd_merge_recipe": "merge recipe",
 }
-LONGEST = 4096  # letters of a text that are looked at
-NOTHING = {"", "None", "{}"}  # sd-scripts writes None as a word
+MAX_TEXT_LENGTH = 4096  # letters of a text that are looked at
+EMPTY_VALUES = {"", "None", "{}"}  # sd-scripts writes None as a word
 
 
-def said_family(metadata: Metadata) -> str:
+def family_from_metadata(metadata: Metadata) -> str:
     """The family that a file says it is for, "" where it does not."""
     version = metadata.get("ss_base_model_version", "")
-    if version.startswith(OURS):
-        return version.removeprefix(OURS).removesuffix("_v")
-    found = next((family for word, family in BASE_MODELS.items() if version.startswith(word)), "")
-    if found or metadata.get("ss_v2") == "True":
-        return found or "SD2"
+    if version.startswith(VELATURA_VERSION_PREFIX):
+        return version.removeprefix(VELATURA_VERSION_PREFIX).removesuffix("_v")
+    family = next((family for prefix, family in FAMILY_BY_KOHYA_VERSION.items() if version.startswith(prefix)), "")
+    if family or metadata.get("ss_v2") == "True":
+        return family or "SD2"
     architecture = metadata.get("modelspec.architecture", "")
-    return next((family for word, family in ARCHITECTURES.items() if architecture.startswith(word)), "")
+    return next((family for prefix, family in FAMILY_BY_ARCHITECTURE.items() if architecture.startswith(prefix)), "")
 
 
-def said_in_card(metadata: Metadata) -> dict[str, object]:
+def card_fields_from_metadata(metadata: Metadata) -> dict[str, object]:
     """The fields of a card that a file says something of."""
     steps = metadata.get("ss_steps", "")
     trigger = metadata.get("modelspec.trigger_phrase", "")
-    note = _first(metadata, "ss_training_comment", "modelspec.description")
+    note = _first_value(metadata, "ss_training_comment", "modelspec.description")
     fields = {
         "steps": int(steps) if steps.isdecimal() and len(steps) < 16 else 0,
-        "base": _first(metadata, "ss_sd_model_name"),
-        "base_hash": _first(metadata, "ss_new_sd_model_hash")[:10] or _first(metadata, "ss_sd_model_hash"),
+        "base": _first_value(metadata, "ss_sd_model_name"),
+        "base_hash": _first_value(metadata, "ss_new_sd_model_hash")[:10] or _first_value(metadata, "ss_sd_model_hash"),
         "trigger_words": (trigger,) if trigger else (),
         "note": note,
     }
@@ -76,29 +76,29 @@ def said_in_card(metadata: Metadata) -> dict[str, object]:
 
 def aliases(metadata: Metadata) -> tuple[str, ...]:
     """What else a file is called, as A1111 takes it of a LoRA."""
-    return tuple(filter(None, (_first(metadata, each) for each in ("ss_output_name", "modelspec.title"))))
+    return tuple(filter(None, (_first_value(metadata, key) for key in ("ss_output_name", "modelspec.title"))))
 
 
 def claimed_hashes(metadata: Metadata) -> tuple[str, ...]:
     """The hash of its tensors that a file says it has; LyCORIS's own, which begins with 0x, is of no bytes in it."""
-    said = metadata.get("sshs_model_hash", "").lower()
-    return (said,) if len(said) == 64 and not said.startswith("0x") else ()
+    model_hash = metadata.get("sshs_model_hash", "").lower()
+    return (model_hash,) if len(model_hash) == 64 and not model_hash.startswith("0x") else ()
 
 
-def details(metadata: Metadata) -> dict[str, str]:
+def metadata_details(metadata: Metadata) -> dict[str, str]:
     """What matters to people of a file's metadata, by a label."""
-    found = {label: _first(metadata, key) for key, label in DETAILS.items()}
-    return {label: _short(text) for label, text in found.items() if text}
+    values = {label: _first_value(metadata, key) for key, label in DETAIL_LABELS.items()}
+    return {label: _format_value(text) for label, text in values.items() if text}
 
 
-def _first(metadata: Metadata, *keys: str) -> str:
-    return next((metadata[key][:LONGEST] for key in keys if metadata.get(key, "") not in NOTHING), "")
+def _first_value(metadata: Metadata, *keys: str) -> str:
+    return next((metadata[key][:MAX_TEXT_LENGTH] for key in keys if metadata.get(key, "") not in EMPTY_VALUES), "")
 
 
-def _short(text: str) -> str:
+def _format_value(text: str) -> str:
     """A text, or of JSON what stands in it, without its brackets where it is a plain list."""
     try:
-        found: object = json.loads(text)
+        parsed: object = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return ", ".join(map(str, cast("list[object]", found))) if isinstance(found, list) else text
+    return ", ".join(map(str, cast("list[object]", parsed))) if isinstance(parsed, list) else text

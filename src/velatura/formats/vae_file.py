@@ -6,36 +6,40 @@ from pathlib import Path
 
 from velatura.errors import BadFile
 from velatura.formats.ldm_keys import VAE_PREFIX, vae_from_ldm
-from velatura.formats.sources import Source, Sources, as_product, unchanged
+from velatura.formats.sources import TensorSource, TensorSources, as_matrix, identity
 from velatura.tensors import Contents
 
-ENDINGS = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
-DIFFUSERS = "encoder.down_blocks."
-LDM = "encoder.down."
-ATTENDS = ".attentions."
+VAE_SUFFIXES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
+DIFFUSERS_MARK = "encoder.down_blocks."
+LDM_MARK = "encoder.down."
+ATTENTION_MARK = ".attentions."
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-NOT_READ = ("loss.", "model_ema.")  # what training leaves
+IGNORED_PREFIXES = ("loss.", "model_ema.")  # what training leaves
 
 
-def sources(contents: Contents) -> Sources:
+def sources(contents: Contents) -> TensorSources:
     """Where diffusers' tensors of an autoencoder are in a file that holds one, whatever else it holds."""
-    keys = [key for key in contents.tensors if not key.removeprefix(VAE_PREFIX).startswith(NOT_READ)]
+    keys = [key for key in contents.tensors if not key.removeprefix(VAE_PREFIX).startswith(IGNORED_PREFIXES)]
     for prefix in (VAE_PREFIX, ""):
-        if any(key.startswith(prefix + LDM) for key in keys):
+        if any(key.startswith(prefix + LDM_MARK) for key in keys):
             return vae_from_ldm(keys, prefix)
-    if any(key.startswith(DIFFUSERS) for key in keys):
-        return {current(key): Source(key, as_product if ATTENDS in key else unchanged) for key in keys}
+    if any(key.startswith(DIFFUSERS_MARK) for key in keys):
+        return {
+            to_current_key(key): TensorSource(key, as_matrix if ATTENTION_MARK in key else identity) for key in keys
+        }
     raise BadFile(
         f"{contents.path.name} holds no autoencoder: give the path of one (vae), or put it beside the checkpoint as "
-        f"{contents.path.stem}{ENDINGS[0]}"
+        f"{contents.path.stem}{VAE_SUFFIXES[0]}"
     )
 
 
-def current(key: str) -> str:
+def to_current_key(key: str) -> str:
     """What diffusers calls an autoencoder's tensor today: its attention was named otherwise once."""
-    return ".".join(OLD_ATTENTION.get(each, each) for each in key.split(".")) if ATTENDS in key else key
+    return ".".join(OLD_ATTENTION.get(name, name) for name in key.split(".")) if ATTENTION_MARK in key else key
 
 
-def beside(checkpoint: Path) -> Path | None:
+def find_vae_beside(checkpoint: Path) -> Path | None:
     """The autoencoder that lies beside a checkpoint under its stem, as A1111 finds it."""
-    return next((path for end in ENDINGS if (path := checkpoint.with_name(checkpoint.stem + end)).is_file()), None)
+    return next(
+        (path for suffix in VAE_SUFFIXES if (path := checkpoint.with_name(checkpoint.stem + suffix)).is_file()), None
+    )

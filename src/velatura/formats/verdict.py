@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from velatura.formats import dialect_of
-from velatura.formats.programs import Answer, answers
+from velatura.formats import find_dialect
+from velatura.formats.programs import ProgramSupport, check_programs
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card
 from velatura.tensors import Contents, as_dict, as_list, open_tensors
@@ -24,7 +24,7 @@ CONTAINERS = {
 }
 
 
-class Verdict(BaseModel):
+class OverlayInfo(BaseModel):
     """What is known of a file: hash is of all of it, short_hash as A1111 shows it; trigger is what a prompt says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,7 +37,7 @@ class Verdict(BaseModel):
     parameters: int
     file_bytes: int
     precisions: tuple[str, ...]
-    opens: dict[str, Answer]
+    opens: dict[str, ProgramSupport]
 
     @property
     def short_hash(self) -> str:
@@ -45,36 +45,36 @@ class Verdict(BaseModel):
         return self.hash[:10]
 
 
-def examine(path: str | PathLike[str]) -> Verdict:
+def inspect_overlay(path: str | PathLike[str]) -> OverlayInfo:
     """Open an overlay's file and say what it is; what is wrong with it is raised or warned of as when it is used."""
     path = Path(path).expanduser()
     contents = open_tensors(path)
-    dialect = dialect_of(contents)
+    dialect = find_dialect(contents)
     overlay = dialect.read(contents)
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    return Verdict(
+    return OverlayInfo(
         card=overlay.card,
         dialect=dialect.name,
         container=CONTAINERS[contents.container],
         trigger=f"<{overlay.kind}:{path.stem}:1>",
         hash=digest,
-        parameters=sum(each.numel() for each in overlay.parameters()),
+        parameters=sum(parameter.numel() for parameter in overlay.parameters()),
         file_bytes=path.stat().st_size,
-        precisions=tuple(sorted({str(each.dtype).removeprefix("torch.") for each in _tensors(contents)})),
-        opens=answers(contents, overlay) if isinstance(overlay, Hypernetwork) else {},
+        precisions=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in _all_tensors(contents)})),
+        opens=check_programs(contents, overlay) if isinstance(overlay, Hypernetwork) else {},
     )
 
 
-def _tensors(contents: Contents) -> Iterator[Tensor]:
+def _all_tensors(contents: Contents) -> Iterator[Tensor]:
     yield from contents.tensors.values()
-    yield from _within(contents.payload)
+    yield from _tensors_within(contents.payload)
 
 
-def _within(found: object) -> Iterator[Tensor]:
+def _tensors_within(payload: object) -> Iterator[Tensor]:
     """The tensors in a tree of dicts and lists."""
-    if isinstance(found, Tensor):
-        yield found
-    inside: Mapping[object, object] = as_dict(found) or dict(enumerate(as_list(found) or ()))
-    for each in inside.values():
-        yield from _within(each)
+    if isinstance(payload, Tensor):
+        yield payload
+    children: Mapping[object, object] = as_dict(payload) or dict(enumerate(as_list(payload) or ()))
+    for child in children.values():
+        yield from _tensors_within(child)

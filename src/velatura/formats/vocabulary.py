@@ -9,70 +9,82 @@ from typing import Any, cast
 
 from transformers import CLIPTokenizer
 
-from velatura.base.text import TOKENS
+from velatura.base.text import CONTEXT_LENGTH
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats.clip_words import COUNT, END, START, clip_words
-from velatura.tensors import UNREADABLE
+from velatura.formats.clip_words import BOS_TOKEN, CLIP_VOCAB_SIZE, EOS_TOKEN, load_clip_vocabulary
+from velatura.tensors import DAMAGED_FILE_ERRORS
 
-KEY = "velatura.tokenizer"
+TOKENIZER_KEY = "velatura.tokenizer"
 OPEN_CLIP_PAD = "!"  # its id is 0
-SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
-_untyped: Any = CLIPTokenizer  # whose factories say nothing of what they return
+_tokenizer_class: Any = CLIPTokenizer  # whose factories say nothing of what they return
 
 
-def told(tokenizer: CLIPTokenizer) -> dict[str, str]:
+def tokenizer_metadata(tokenizer: CLIPTokenizer) -> dict[str, str]:
     """What a header must hold for a tokenizer to be built again: nothing, where it is CLIP's."""
     untyped: Any = tokenizer
-    if len(untyped) == COUNT:
+    if len(untyped) == CLIP_VOCAB_SIZE:
         return {}
     model = json.loads(untyped.backend_tokenizer.to_str())["model"]
-    words = {"vocab": model["vocab"], "merges": model["merges"], **{each: getattr(untyped, each) for each in SPECIAL}}
-    return {KEY: json.dumps(words)}
+    stored = {
+        "vocab": model["vocab"],
+        "merges": model["merges"],
+        **{name: getattr(untyped, name) for name in SPECIAL_TOKENS},
+    }
+    return {TOKENIZER_KEY: json.dumps(stored)}
 
 
-def found(path: Path, metadata: Mapping[str, str], count: int, *, pads_with_zero: bool) -> CLIPTokenizer:
+def find_tokenizer(path: Path, metadata: Mapping[str, str], vocab_size: int, *, pads_with_zero: bool) -> CLIPTokenizer:
     """The file's own tokenizer, or the one in the folder tokenizer/ beside it, or CLIP's.
 
     count: of the words that the text tower knows. pads_with_zero: as OpenCLIP does, whatever the tokenizer says.
     """
-    if KEY in metadata:
-        return _own(path.name, metadata[KEY], count)
-    if beside := _beside(path.parent / "tokenizer", count, pads_with_zero=pads_with_zero):
-        return beside
-    if count >= COUNT:  # more where words were added, which no prompt calls by these ids
+    if TOKENIZER_KEY in metadata:
+        return _build_from_header(path.name, metadata[TOKENIZER_KEY], vocab_size)
+    if tokenizer := _open_beside(path.parent / "tokenizer", vocab_size, pads_with_zero=pads_with_zero):
+        return tokenizer
+    if vocab_size >= CLIP_VOCAB_SIZE:  # more where words were added, which no prompt calls by these ids
         return clip_tokenizer(pads_with_zero=pads_with_zero)
     raise UnsupportedBase(
-        f"{path.name} has a text tower of {count} words, not CLIP's {COUNT}: put its folder tokenizer/ beside it"
+        f"{path.name} has a text tower of {vocab_size} words, not CLIP's {CLIP_VOCAB_SIZE}: put its folder tokenizer/ beside it"
     )
 
 
 def clip_tokenizer(*, pads_with_zero: bool) -> CLIPTokenizer:
     """CLIP's tokenizer as Stable Diffusion's folders hold it; there it pads with zero where the tower is OpenCLIP's."""
-    words = clip_words()
-    special = dict(zip(SPECIAL, (START, END, OPEN_CLIP_PAD if pads_with_zero else END, END), strict=True))
-    return _untyped(vocab=words.vocabulary, merges=words.merges, model_max_length=TOKENS, **special)
+    vocabulary = load_clip_vocabulary()
+    special = dict(
+        zip(
+            SPECIAL_TOKENS,
+            (BOS_TOKEN, EOS_TOKEN, OPEN_CLIP_PAD if pads_with_zero else EOS_TOKEN, EOS_TOKEN),
+            strict=True,
+        )
+    )
+    return _tokenizer_class(
+        vocab=vocabulary.vocabulary, merges=vocabulary.merges, model_max_length=CONTEXT_LENGTH, **special
+    )
 
 
-def _beside(folder: Path, count: int, *, pads_with_zero: bool) -> CLIPTokenizer | None:
+def _open_beside(folder: Path, vocab_size: int, *, pads_with_zero: bool) -> CLIPTokenizer | None:
     """The tokenizer in a folder, if there is one and it has that many words."""
     if not folder.is_dir():
         return None
     padding = {"pad_token": OPEN_CLIP_PAD} if pads_with_zero else {}
     try:
-        tokenizer = _untyped.from_pretrained(folder, local_files_only=True, **padding)
-    except (OSError, *UNREADABLE):
+        tokenizer = _tokenizer_class.from_pretrained(folder, local_files_only=True, **padding)
+    except (OSError, *DAMAGED_FILE_ERRORS):
         return None
-    return tokenizer if len(tokenizer) == count else None
+    return tokenizer if len(tokenizer) == vocab_size else None
 
 
-def _own(name: str, text: str, count: int) -> CLIPTokenizer:
+def _build_from_header(name: str, text: str, vocab_size: int) -> CLIPTokenizer:
     """Build a tokenizer from a header, refusing one that would give ids which the text tower has no vectors for."""
-    parts = cast("dict[str, Any]", json.loads(text))
-    words = cast("dict[str, int]", parts["vocab"])
-    merges = [(str(first), str(second)) for first, second in parts["merges"]]
-    special = {each: str(parts[each]) for each in SPECIAL}
-    known = {*special.values(), *(part for pair in merges for part in (*pair, "".join(pair)))}
-    if sorted(words.values()) != list(range(count)) or not known <= words.keys():
+    stored = cast("dict[str, Any]", json.loads(text))
+    vocabulary = cast("dict[str, int]", stored["vocab"])
+    merges = [(str(first), str(second)) for first, second in stored["merges"]]
+    special = {name: str(stored[name]) for name in SPECIAL_TOKENS}
+    used_words = {*special.values(), *(part for pair in merges for part in (*pair, "".join(pair)))}
+    if sorted(vocabulary.values()) != list(range(vocab_size)) or not used_words <= vocabulary.keys():
         raise BadFile(f"{name} has a vocabulary that does not fit its text tower: save the base again")
-    return _untyped(vocab=words, merges=merges, **special)
+    return _tokenizer_class(vocab=vocabulary, merges=merges, **special)

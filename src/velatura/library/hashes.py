@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 MIB = 2**20
-WINDOW = (MIB, MIB + 2**16)  # what the oldest webuis hashed
-NOTHING = "e3b0c442"  # their hash of a file that ends before the window
-LONGEST_HEADER = 100_000_000  # of safetensors, by its specification
+OLD_HASH_WINDOW = (MIB, MIB + 2**16)  # what the oldest webuis hashed
+EMPTY_OLD_HASH = "e3b0c442"  # their hash of a file that ends before the window
+MAX_HEADER_BYTES = 100_000_000  # of safetensors, by its specification
 
 
 class Hashes(BaseModel):
@@ -27,28 +27,32 @@ class Hashes(BaseModel):
     old: str = ""
 
     @classmethod
-    def of(cls, path: Path) -> Hashes:
+    def from_file(cls, path: Path) -> Hashes:
         """Read a file once and reckon them all."""
         whole, body, window = sha256(), sha256(), sha256()
         with path.open("rb") as file:
-            begin = _body_begin(file.read(9))
+            body_start = _body_start(file.read(9))
             file.seek(0)
-            at = 0
+            offset = 0
             while block := file.read(MIB):
-                for digest, part in (
+                for digest, piece in (
                     (whole, block),
-                    (body, _part(block, at, begin)),
-                    (window, _part(block, at, *WINDOW)),
+                    (body, _overlap(block, offset, body_start)),
+                    (window, _overlap(block, offset, *OLD_HASH_WINDOW)),
                 ):
-                    digest.update(part)
-                at += len(block)
+                    digest.update(piece)
+                offset += len(block)
         old = window.hexdigest()[:8]
-        return cls(sha256=whole.hexdigest(), body=body.hexdigest() if begin else "", old="" if old == NOTHING else old)
+        return cls(
+            sha256=whole.hexdigest(),
+            body=body.hexdigest() if body_start else "",
+            old="" if old == EMPTY_OLD_HASH else old,
+        )
 
-    def shown(self) -> dict[str, str]:
+    def by_civitai_name(self) -> dict[str, str]:
         """What each is called on Civitai, without those that there are not."""
-        found = {"AutoV1": self.old, "AutoV2": self.sha256[:10], "AutoV3": self.body[:12]}
-        return {name: each for name, each in found.items() if each}
+        hashes = {"AutoV1": self.old, "AutoV2": self.sha256[:10], "AutoV3": self.body[:12]}
+        return {name: digits for name, digits in hashes.items() if digits}
 
     def has(self, digits: str) -> bool:
         """Whether these are the first digits of one of them, or all of the old one."""
@@ -58,17 +62,17 @@ class Hashes(BaseModel):
 def old_hash(path: Path) -> str:
     """The oldest hash alone, for which 64 KiB are read; "" where a file is too short for it."""
     with path.open("rb") as file:
-        file.seek(WINDOW[0])
-        found = sha256(file.read(WINDOW[1] - WINDOW[0])).hexdigest()[:8]
-    return "" if found == NOTHING else found
+        file.seek(OLD_HASH_WINDOW[0])
+        digits = sha256(file.read(OLD_HASH_WINDOW[1] - OLD_HASH_WINDOW[0])).hexdigest()[:8]
+    return "" if digits == EMPTY_OLD_HASH else digits
 
 
-def _body_begin(start: bytes) -> int:
+def _body_start(start: bytes) -> int:
     """Where the tensors of safetensors begin, 0 for any other file."""
     length = int.from_bytes(start[:8], "little")
-    return 8 + length if start[8:] == b"{" and length <= LONGEST_HEADER else 0
+    return 8 + length if start[8:] == b"{" and length <= MAX_HEADER_BYTES else 0
 
 
-def _part(block: bytes, at: int, begin: int, end: int | None = None) -> memoryview:
+def _overlap(block: bytes, offset: int, begin: int, end: int | None = None) -> memoryview:
     """What of a block that lies at a place of a file is between two others."""
-    return memoryview(block)[max(begin - at, 0) : None if end is None else max(end - at, 0)]
+    return memoryview(block)[max(begin - offset, 0) : None if end is None else max(end - offset, 0)]

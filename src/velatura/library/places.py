@@ -12,19 +12,21 @@ from typing import NamedTuple
 from velatura.errors import VelaturaWarning
 
 # in the order in which they are preferred where several have one stem
-ENDINGS = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
 # where embeddings are kept, they may be in pictures, as in the webui
-TENSOR_PICTURES = (".png", ".webp", ".avif", ".jxl")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-NOTES = (".json", ".civitai.info", ".txt", ".description.txt")
+TENSOR_IMAGE_SUFFIXES = (".png", ".webp", ".avif", ".jxl")
+PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+SIDECAR_SUFFIXES = (".json", ".civitai.info", ".txt", ".description.txt")
 MODEL_INDEX = "model_index.json"  # of a folder in diffusers' layout
-ADAPTER = "adapter_config.json"  # of a LoRA in peft's layout, in its folder or in one for each part of a pipeline
+ADAPTER_CONFIG = (
+    "adapter_config.json"  # of a LoRA in peft's layout, in its folder or in one for each part of a pipeline
+)
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 ADAPTER_PARTS = ("unet", "text_encoder", "text_encoder_2")
-PASSED_OVER = {"snapshots", "venv", "node_modules", "__pycache__", "site-packages"}
+SKIPPED_FOLDERS = {"snapshots", "venv", "node_modules", "__pycache__", "site-packages"}
 
 # what A1111, Forge, SD.Next and ComfyUI call their folders, and what is kept there
-KINDS = {
+FOLDER_KINDS = {
     "stable-diffusion": "checkpoint",
     "checkpoints": "checkpoint",
     "diffusers": "checkpoint",
@@ -39,23 +41,23 @@ KINDS = {
 }
 
 
-class State(NamedTuple):
+class FileState(NamedTuple):
     """By what a change of a file is noticed."""
 
     size: int
-    changed: int
-    node: int
+    modified: int
+    inode: int
 
     @classmethod
-    def of(cls, path: Path) -> State:
+    def from_path(cls, path: Path) -> FileState:
         """The state of a file as it is now."""
-        found = path.stat()
+        stat = path.stat()
         # numbers of SQLite end at 2**63, those of nodes do not
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino % 2**63)
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino % 2**63)
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelFile:
     """A file of weights, or a folder in diffusers' or peft's layout, as it lies in a library's folder.
 
     below is its path there without its ending, as ComfyUI calls it; meant is the kind that its folder is for, "" for
@@ -63,10 +65,10 @@ class Place:
     """
 
     path: Path
-    below: str
-    meant: str
-    state: State
-    notes: tuple[Path, ...] = ()
+    relative_name: str
+    expected_kind: str
+    state: FileState
+    sidecars: tuple[Path, ...] = ()
     previews: tuple[Path, ...] = ()
 
     @property
@@ -77,138 +79,146 @@ class Place:
     @property
     def is_folder(self) -> bool:
         """Whether it is a folder in diffusers' or peft's layout."""
-        return self.path.suffix.lower() not in (*ENDINGS, *TENSOR_PICTURES)
+        return self.path.suffix.lower() not in (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
 
-    def notes_state(self) -> str:
+    def sidecar_state(self) -> str:
         """By what a change of its notes is noticed."""
-        return repr([(each.name, *_state(each)) for each in self.notes])
+        return repr([(sidecar.name, *_current_state(sidecar)) for sidecar in self.sidecars])
 
 
-def places_in(folder: Path) -> list[Place]:
+def find_model_files(folder: Path) -> list[ModelFile]:
     """All weights in a folder, the ones to prefer first: by ending, then by path.
 
     A folder of A1111 or ComfyUI holds much else: it is searched in its models, its embeddings (those of the extension
     for aesthetic gradients too) and at its top, any other folder everywhere; hidden files, snapshots of trainings and
     Python's own folders are passed over.
     """
-    found = [place for root in _roots(folder) for place in _below(root, folder)]
-    loose = (
+    files = [file for root in _search_roots(folder) for file in _walk(root, folder)]
+    top_files = (
         []
-        if _roots(folder) == [folder]
-        else list(_listed(folder, folder, sorted(each.name for each in folder.iterdir())))
+        if _search_roots(folder) == [folder]
+        else list(_list_weights(folder, folder, sorted(path.name for path in folder.iterdir())))
     )
-    return sorted({each.path: each for each in [*found, *loose]}.values(), key=_preference)
+    return sorted({file.path: file for file in [*files, *top_files]}.values(), key=_preference)
 
 
-def place_of(path: Path) -> Place:
+def model_file(path: Path) -> ModelFile:
     """A file of weights, a diffusers folder or an adapter's, wherever it lies and whatever it is called."""
     path = path.absolute()
-    beside = {} if path.is_dir() else dict.fromkeys(each.name for each in path.parent.iterdir())
-    return _place(path, path.parent, beside)
+    siblings = {} if path.is_dir() else dict.fromkeys(path.name for path in path.parent.iterdir())
+    return _make_model_file(path, path.parent, siblings)
 
 
-def told_by(path: Path) -> Path | None:
+def watched_file(path: Path) -> Path | None:
     """The file by which a change of a place is noticed, of a folder one of those in it; None for any other folder."""
     if not path.is_dir():
         return path
     if (path / MODEL_INDEX).is_file():
         return path / MODEL_INDEX
-    adapters = (path / part for part in ("", *ADAPTER_PARTS) if (path / part / ADAPTER).is_file())
+    adapters = (path / part for part in ("", *ADAPTER_PARTS) if (path / part / ADAPTER_CONFIG).is_file())
     weights = (adapter / name for adapter in adapters for name in ADAPTER_WEIGHTS)
-    return next((each for each in weights if each.is_file()), None)
+    return next((path for path in weights if path.is_file()), None)
 
 
-def _preference(place: Place) -> tuple[int, Path]:
-    endings = (*ENDINGS, *TENSOR_PICTURES)
-    return (len(endings) if place.is_folder else endings.index(place.path.suffix.lower())), place.path
+def _preference(file: ModelFile) -> tuple[int, Path]:
+    endings = (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
+    return (len(endings) if file.is_folder else endings.index(file.path.suffix.lower())), file.path
 
 
-def _roots(folder: Path) -> list[Path]:
+def _search_roots(folder: Path) -> list[Path]:
     """Where to search a folder: everywhere, if it is laid out as no known program does."""
     models = folder / "models"
     if (folder / MODEL_INDEX).is_file() or not models.is_dir():
         return [folder]
-    if not any(each.name.lower() in KINDS for each in models.iterdir()):
+    if not any(path.name.lower() in FOLDER_KINDS for path in models.iterdir()):
         return [folder]
-    kept = [*sorted(folder.iterdir()), *sorted(folder.glob("extensions/*/aesthetic_embeddings"))]
-    return [models, *(each for each in kept if each.name.lower() in KINDS and each.is_dir())]
+    candidates = [*sorted(folder.iterdir()), *sorted(folder.glob("extensions/*/aesthetic_embeddings"))]
+    return [models, *(path for path in candidates if path.name.lower() in FOLDER_KINDS and path.is_dir())]
 
 
-def _below(root: Path, folder: Path) -> Iterator[Place]:
+def _walk(root: Path, folder: Path) -> Iterator[ModelFile]:
     """All weights below a root, linked folders too."""
     seen: set[str] = set()
-    for here, below, names in os.walk(root, onerror=_warn, followlinks=True):
-        real = os.path.realpath(here)
+    for directory, subfolders, names in os.walk(root, onerror=_warn, followlinks=True):
+        real = os.path.realpath(directory)
         if real in seen:  # a link that leads back
-            below.clear()
+            subfolders.clear()
             continue
         seen.add(real)
         if MODEL_INDEX in names:
-            below.clear()
-            yield _place(Path(here), folder, {})
+            subfolders.clear()
+            yield _make_model_file(Path(directory), folder, {})
             continue
-        below[:] = [each for each in below if not each.startswith(".") and each not in PASSED_OVER]
-        if (ADAPTER in names or set(below) & set(ADAPTER_PARTS)) and told_by(Path(here)):
-            yield _place(Path(here), folder, {})
-            below[:] = [each for each in below if each not in ADAPTER_PARTS]
-            names[:] = [each for each in names if each not in ADAPTER_WEIGHTS]
-        yield from _listed(Path(here), folder, names)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in SKIPPED_FOLDERS]
+        if (ADAPTER_CONFIG in names or set(subfolders) & set(ADAPTER_PARTS)) and watched_file(Path(directory)):
+            yield _make_model_file(Path(directory), folder, {})
+            subfolders[:] = [name for name in subfolders if name not in ADAPTER_PARTS]
+            names[:] = [name for name in names if name not in ADAPTER_WEIGHTS]
+        yield from _list_weights(Path(directory), folder, names)
 
 
-def _listed(here: Path, folder: Path, names: list[str]) -> Iterator[Place]:
+def _list_weights(directory: Path, folder: Path, names: list[str]) -> Iterator[ModelFile]:
     """The weights among the names in one folder."""
-    beside = dict.fromkeys(names)
+    siblings = dict.fromkeys(names)
     for name in names:
         # A1111 lists its own "no hypernetwork" as None
-        path = here / name
-        is_weights = name.lower().endswith(ENDINGS) or _may_hold_tensors(path, folder, beside)
+        path = directory / name
+        is_weights = name.lower().endswith(WEIGHTS_SUFFIXES) or _may_hold_tensors(path, folder, siblings)
         if name.startswith(".") or not is_weights or path.stem == "None":
             continue
         try:
             if path.is_file():
-                yield _place(path, folder, beside)
+                yield _make_model_file(path, folder, siblings)
         except FileNotFoundError:  # gone since the folder was listed
             continue
 
 
-def _may_hold_tensors(path: Path, folder: Path, beside: Mapping[str, object]) -> bool:
+def _may_hold_tensors(path: Path, folder: Path, siblings: Mapping[str, object]) -> bool:
     """Whether a file is a picture among embeddings, and no preview of any."""
-    if not path.name.lower().endswith(TENSOR_PICTURES) or path.stem.endswith(".preview"):
+    if not path.name.lower().endswith(TENSOR_IMAGE_SUFFIXES) or path.stem.endswith(".preview"):
         return False
-    return _meant(path, folder) == "embedding" and not any(path.stem + each in beside for each in ENDINGS)
+    return _expected_kind(path, folder) == "embedding" and not any(
+        path.stem + suffix in siblings for suffix in WEIGHTS_SUFFIXES
+    )
 
 
-def _meant(path: Path, folder: Path) -> str:
+def _expected_kind(path: Path, folder: Path) -> str:
     """The kind of overlay that the folder around a file is for, "" for any."""
-    inside = path.relative_to(folder).parts[:-1]
-    return next((KINDS[each.lower()] for each in (folder.name, *inside)[::-1] if each.lower() in KINDS), "")
+    parts = path.relative_to(folder).parts[:-1]
+    return next(
+        (FOLDER_KINDS[name.lower()] for name in (folder.name, *parts)[::-1] if name.lower() in FOLDER_KINDS), ""
+    )
 
 
 def _warn(error: OSError) -> None:
     """Warn of a folder that cannot be searched."""
-    said = f"{error.filename} cannot be searched ({error.strerror}): what lies there is not found, so make it readable"
-    warnings.warn(said, VelaturaWarning, stacklevel=2)
+    message = (
+        f"{error.filename} cannot be searched ({error.strerror}): what lies there is not found, so make it readable"
+    )
+    warnings.warn(message, VelaturaWarning, stacklevel=2)
 
 
-def _place(path: Path, folder: Path, beside: Mapping[str, object]) -> Place:
-    inside = path.relative_to(folder)
-    has_ending = inside.suffix.lower() in (*ENDINGS, *TENSOR_PICTURES)
-    notes = tuple(path.with_name(path.stem + each) for each in NOTES if path.stem + each in beside)
-    pictures = (path.stem + middle + each for middle in ("", ".preview") for each in PICTURES)
-    state = State.of(told_by(path) or path)
-    return Place(
+def _make_model_file(path: Path, folder: Path, siblings: Mapping[str, object]) -> ModelFile:
+    relative = path.relative_to(folder)
+    has_ending = relative.suffix.lower() in (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
+    sidecars = tuple(
+        path.with_name(path.stem + suffix) for suffix in SIDECAR_SUFFIXES if path.stem + suffix in siblings
+    )
+    pictures = (path.stem + infix + suffix for infix in ("", ".preview") for suffix in PREVIEW_SUFFIXES)
+    state = FileState.from_path(watched_file(path) or path)
+    return ModelFile(
         path,
-        (inside.with_suffix("") if has_ending else inside).as_posix(),
-        _meant(path, folder),
+        (relative.with_suffix("") if has_ending else relative).as_posix(),
+        _expected_kind(path, folder),
         state,
-        notes,
-        tuple(path.with_name(each) for each in pictures if each in beside and each != path.name),
+        sidecars,
+        tuple(path.with_name(name) for name in pictures if name in siblings and name != path.name),
     )
 
 
-def _state(path: Path) -> State:
+def _current_state(path: Path) -> FileState:
     """The state of a file that may be gone by now."""
     try:
-        return State.of(path)
+        return FileState.from_path(path)
     except OSError:
-        return State(0, 0, 0)
+        return FileState(0, 0, 0)

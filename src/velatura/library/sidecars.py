@@ -11,12 +11,12 @@ from typing import cast
 
 from pydantic import BaseModel, ConfigDict
 
-from velatura.card import Line, Paragraph
+from velatura.card import LongText, ShortText
 
-MOST_BYTES = 2**21
-LARGEST = 100  # of a strength
-HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # of those that Civitai gives
-VERSIONS = {
+MAX_SIDECAR_BYTES = 2**21
+MAX_STRENGTH = 100  # of a strength
+CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # of those that Civitai gives
+FAMILY_BY_VERSION = {
     "SD 1": "SD1",
     "SD1": "SD1",
     "SD 2": "SD2",
@@ -35,16 +35,16 @@ class Notes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    description: Paragraph = ""
-    activation: Paragraph = ""
-    negative: Paragraph = ""
+    description: LongText = ""
+    activation: LongText = ""
+    negative: LongText = ""
     strength: float | None = None
-    family: Line = ""
-    vae: Line = ""
-    title: Line = ""
-    trigger_words: tuple[Line, ...] = ()
-    hashes: tuple[Line, ...] = ()
-    unread: tuple[Line, ...] = ()
+    family: ShortText = ""
+    vae: ShortText = ""
+    title: ShortText = ""
+    trigger_words: tuple[ShortText, ...] = ()
+    hashes: tuple[ShortText, ...] = ()
+    unread: tuple[ShortText, ...] = ()
 
 
 def read_notes(paths: Iterable[Path]) -> Notes:
@@ -53,97 +53,100 @@ def read_notes(paths: Iterable[Path]) -> Notes:
     unread: list[str] = []
     for path in paths:
         try:
-            found = next(read for ending, read in READERS.items() if path.name.endswith(ending))(_text(path))
+            notes = next(parse for ending, parse in READERS.items() if path.name.endswith(ending))(_read_text(path))
         except (OSError, ValueError, RecursionError) as error:
-            said = error.strerror if isinstance(error, OSError) else "it is not what its name says"
-            unread.append(f"{path.name}: {said}")
+            reason = error.strerror if isinstance(error, OSError) else "it is not what its name says"
+            unread.append(f"{path.name}: {reason}")
             continue
-        fields = {**{key: each for key, each in found.items() if each}, **fields}
+        fields = {**{key: value for key, value in notes.items() if value}, **fields}
     return Notes.model_validate({**fields, "unread": unread})
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if not path.is_file():  # a pipe would be waited for
         raise ValueError
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
+        data = file.read(MAX_SIDECAR_BYTES + 1)
+    if len(data) > MAX_SIDECAR_BYTES:
         raise ValueError
     return data.decode("utf-8-sig")
 
 
-def _object(found: object) -> Mapping[str, object]:
-    return cast("dict[str, object]", found) if isinstance(found, dict) else {}
+def _as_object(value: object) -> Mapping[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
-def _of_a1111(text: str) -> dict[str, object]:
+def _parse_a1111(text: str) -> dict[str, object]:
     """A1111's user metadata."""
-    said = _parsed(text)
+    metadata = _parse_json(text)
     texts = {"activation": "activation text", "negative": "negative text", "vae": "vae"}
     return {
-        **{ours: said[theirs] for ours, theirs in texts.items() if isinstance(said.get(theirs), str)},
-        "description": _joined(said.get("description"), said.get("notes")),
-        "strength": _strength(said.get("preferred weight")),
-        "family": _family(said.get("sd version")),
+        **{field: metadata[key] for field, key in texts.items() if isinstance(metadata.get(key), str)},
+        "description": _join(metadata.get("description"), metadata.get("notes")),
+        "strength": _parse_strength(metadata.get("preferred weight")),
+        "family": _parse_family(metadata.get("sd version")),
     }
 
 
-def _strength(found: object) -> float | None:
+def _parse_strength(value: object) -> float | None:
     """A strength that somebody prefers: the webui keeps 0 where nobody does."""
-    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < abs(found) <= LARGEST:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < abs(value) <= MAX_STRENGTH:
         return None
-    return float(found)
+    return float(value)
 
 
-def _of_civitai(text: str) -> dict[str, object]:
+def _parse_civitai(text: str) -> dict[str, object]:
     """An answer of Civitai's about a version of a model, as its helpers and downloads leave it."""
-    said = _parsed(text)
-    words, model, files = said.get("trainedWords"), _object(said.get("model")), said.get("files")
-    named = (
-        [_object(_object(each).get("hashes")) for each in cast("list[object]", files)]
+    version = _parse_json(text)
+    words, model, files = version.get("trainedWords"), _as_object(version.get("model")), version.get("files")
+    hash_tables = (
+        [_as_object(_as_object(file).get("hashes")) for file in cast("list[object]", files)]
         if isinstance(files, list)
         else []
     )
-    listed = cast("list[object]", words) if isinstance(words, list) else []
+    word_list = cast("list[object]", words) if isinstance(words, list) else []
     return {
-        "trigger_words": [each for each in listed if isinstance(each, str)][:100],
-        "family": _family(said.get("baseModel")),
-        "title": _joined(model.get("name")),
-        "description": _plain(_joined(said.get("description"))),
+        "trigger_words": [word for word in word_list if isinstance(word, str)][:100],
+        "family": _parse_family(version.get("baseModel")),
+        "title": _join(model.get("name")),
+        "description": _strip_html(_join(version.get("description"))),
         "hashes": [
-            each.lower() for one in named[:1] for name, each in one.items() if name in HASHES and isinstance(each, str)
+            digits.lower()
+            for hashes in hash_tables[:1]
+            for name, digits in hashes.items()
+            if name in CIVITAI_HASHES and isinstance(digits, str)
         ],
     }
 
 
-def _of_text(text: str) -> dict[str, object]:
+def _parse_txt(text: str) -> dict[str, object]:
     return {"description": text.strip()}
 
 
-def _parsed(text: str) -> Mapping[str, object]:
-    found: object = json.loads(text)
-    if not isinstance(found, dict):
+def _parse_json(text: str) -> Mapping[str, object]:
+    value: object = json.loads(text)
+    if not isinstance(value, dict):
         raise ValueError
-    return _object(cast("object", found))
+    return _as_object(cast("object", value))
 
 
-def _joined(*texts: object) -> str:
-    return " ".join(each.strip() for each in texts if isinstance(each, str) and each.strip())
+def _join(*texts: object) -> str:
+    return " ".join(text.strip() for text in texts if isinstance(text, str) and text.strip())
 
 
-def _plain(markup: str) -> str:
+def _strip_html(markup: str) -> str:
     """The words of a text in HTML."""
     return unescape(sub(r"<[^<>]*>", " ", markup)).strip()
 
 
-def _family(version: object) -> str:
+def _parse_family(version: object) -> str:
     text = version if isinstance(version, str) else ""
-    return next((family for word, family in VERSIONS.items() if text.startswith(word)), "")
+    return next((family for word, family in FAMILY_BY_VERSION.items() if text.startswith(word)), "")
 
 
 # the longer endings first
 READERS: Mapping[str, Callable[[str], dict[str, object]]] = {
-    ".civitai.info": _of_civitai,
-    ".json": _of_a1111,
-    ".txt": _of_text,
+    ".civitai.info": _parse_civitai,
+    ".json": _parse_a1111,
+    ".txt": _parse_txt,
 }

@@ -13,17 +13,17 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.errors import VelaturaWarning
-from velatura.merging.chain import chains, overlaid, refuse_laid_over
-from velatura.merging.fold import LayerChange, fits, mapped_layers, relative
-from velatura.merging.record import OnStep, Record, record, said_of
+from velatura.merging.chain import check_no_overlays_attached, hypernet_maps, prepare_overlays
+from velatura.merging.fold import LayerChange, fit_layers, measure_fits, relative_error
+from velatura.merging.record import Calibration, OnCalibrationStep, calibrate, cfg_conditioning
 from velatura.merging.report import BakeReport, WidthFit
-from velatura.merging.summed import add_deltas, number
+from velatura.merging.summed import add_deltas, scalar_strength
 from velatura.overlays.layers import attention_layers
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength
 
-STEPS = 10
+CALIBRATION_STEPS = 10
 
 
 @torch.no_grad()
@@ -32,8 +32,8 @@ def bake(
     overlays: Iterable[tuple[Overlay, float | Strength]],
     *,
     prompts: Sequence[str] | None = None,
-    steps: int = STEPS,
-    on_step: OnStep | None = None,
+    steps: int = CALIBRATION_STEPS,
+    on_step: OnCalibrationStep | None = None,
 ) -> tuple[Base, BakeReport]:
     """Put overlays into the weights of a copy of a base; the base itself stays as it is.
 
@@ -43,94 +43,106 @@ def bake(
     paints the prompts, of which a fourth is held out; the report tells what is lost on those. prompts: at least four,
     built-in ones by default. What is no change of weights, such as an embedding, is refused.
     """
-    given = list(overlays)
-    laid = overlaid(base, given)
-    refuse_laid_over(base)
-    _warn_of_words([overlay for overlay, _ in given])
-    baked = copied(base, " + ".join([base.name, *(f"{name}:{strength:g}" for name, strength in _strengths(laid.all))]))
-    add_deltas(base, baked, laid.deltas)
-    added = [each.row() for each in laid.deltas]
-    by_width = chains(baked, laid.networks)
-    to_fit = {width: chain for width, chain in by_width.items() if not chain.is_exact}
-    heard = record(base, laid.all, to_fit, prompts=prompts, steps=steps, on_step=on_step, speaker=baked)
-    mapped = mapped_layers(baked, by_width, heard, shifted=True)
-    changes = [LayerChange.of(name, layer, source, *maps) for name, layer, source, maps in mapped]
-    widths = fits(by_width, changes, heard)
-    _write(baked, changes)
-    found = report(base, baked, laid=laid.all, widths=widths, heard=heard, steps=steps)
-    return baked, found.model_copy(update={"added": tuple(added)})
+    overlay_strengths = list(overlays)
+    inputs = prepare_overlays(base, overlay_strengths)
+    check_no_overlays_attached(base)
+    _warn_of_bundled_embeddings([overlay for overlay, _ in overlay_strengths])
+    baked = copy_base(
+        base, " + ".join([base.name, *(f"{name}:{strength:g}" for name, strength in _named_strengths(inputs.overlays))])
+    )
+    add_deltas(base, baked, inputs.weight_deltas)
+    added = [overlay_deltas.report_row() for overlay_deltas in inputs.weight_deltas]
+    maps_by_width = hypernet_maps(baked, inputs.hypernetworks)
+    maps_to_fit = {width: hypernet_map for width, hypernet_map in maps_by_width.items() if not hypernet_map.is_affine}
+    calibration = calibrate(
+        base, inputs.overlays, maps_to_fit, prompts=prompts, steps=steps, on_step=on_step, text_base=baked
+    )
+    layer_fits = fit_layers(baked, maps_by_width, calibration, fit_intercept=True)
+    changes = [LayerChange.from_maps(name, layer, source, *maps) for name, layer, source, maps in layer_fits]
+    widths = measure_fits(maps_by_width, changes, calibration)
+    _write_changes(baked, changes)
+    bake_report = measure_bake(
+        base, baked, overlays=inputs.overlays, widths=widths, calibration=calibration, steps=steps
+    )
+    return baked, bake_report.model_copy(update={"added": tuple(added)})
 
 
-def _warn_of_words(overlays: Iterable[Overlay]) -> None:
+def _warn_of_bundled_embeddings(overlays: Iterable[Overlay]) -> None:
     """Warn of embeddings that come with LoRAs, which a checkpoint has no place for."""
-    for lora in (each for each in overlays if isinstance(each, Lora) and each.bundled):
-        said = f"{lora.card.name or 'a LoRA'} brings embeddings ({', '.join(lora.bundled)[:100]})"
-        warnings.warn(f"{said}, which no checkpoint holds: keep its file for them", VelaturaWarning, stacklevel=3)
+    for lora in (overlay for overlay in overlays if isinstance(overlay, Lora) and overlay.bundled_embeddings):
+        message = f"{lora.card.name or 'a LoRA'} brings embeddings ({', '.join(lora.bundled_embeddings)[:100]})"
+        warnings.warn(f"{message}, which no checkpoint holds: keep its file for them", VelaturaWarning, stacklevel=3)
 
 
-def changed_copy(base: Base, name: str, changes: Iterable[LayerChange]) -> Base:
+def copy_with_changes(base: Base, name: str, changes: Iterable[LayerChange]) -> Base:
     """A base of its own whose attention layers are changed, that came from no file."""
-    made = copied(base, name)
-    _write(made, changes)
-    return made
+    base_copy = copy_base(base, name)
+    _write_changes(base_copy, changes)
+    return base_copy
 
 
-def copied(base: Base, name: str) -> Base:
+def copy_base(base: Base, name: str) -> Base:
     """A base with weights of its own, and without anything that lies over the other."""
-    untyped: Any = type(base.unet)
+    unet_class: Any = type(base.unet)
     with torch.device("meta"):
-        unet = untyped.from_config(base.unet.config)
-    unet.load_state_dict({key: each.clone() for key, each in base.unet.state_dict().items()}, assign=True)
-    return Base(name, base.family, unet=unet, vae=deepcopy(base.vae), text=base.text.copied(), schedule=base.schedule)
+        unet = unet_class.from_config(base.unet.config)
+    unet.load_state_dict({key: tensor.clone() for key, tensor in base.unet.state_dict().items()}, assign=True)
+    return Base(
+        name, base.family, unet=unet, vae=deepcopy(base.vae), text=base.text.deep_copy(), schedule=base.schedule
+    )
 
 
-def _write(made: Base, changes: Iterable[LayerChange]) -> None:
-    layers = dict(attention_layers(made.unet))
+def _write_changes(base_copy: Base, changes: Iterable[LayerChange]) -> None:
+    layers = dict(attention_layers(base_copy.unet))
     for change in changes:
-        change.write(layers[change.name])
+        change.add_to(layers[change.name])
 
 
 @torch.no_grad()
-def report(
+def measure_bake(
     base: Base,
-    made: Base,
+    baked: Base,
     *,
-    laid: Sequence[tuple[Overlay, float | Strength]],
+    overlays: Sequence[tuple[Overlay, float | Strength]],
     widths: Sequence[WidthFit],
-    heard: Record,
+    calibration: Calibration,
     steps: int,
     rank: int | None = None,
 ) -> BakeReport:
     """Compare what a base with weights of its own predicts with what the overlays made the base predict."""
-    lost = changed = whole = 0.0
-    said: dict[tuple[tuple[str, ...], str], Conditioning] = {}
-    for step in heard.steps:
-        wanted = step.prediction.double()
-        for prompts, model in ((step.prompts, made), (step.prompts, base)):
-            if (prompts, model.name) not in said:
-                said[prompts, model.name] = said_of(model, prompts)
-        lost += _energy(made.predict(step.latents, step.timestep, said[step.prompts, made.name]) - wanted)
-        changed += _energy(base.predict(step.latents, step.timestep, said[step.prompts, base.name]) - wanted)
-        whole += _energy(wanted)
+    squared_error = squared_change = squared_output = 0.0
+    conds: dict[tuple[tuple[str, ...], str], Conditioning] = {}
+    for step in calibration.held_out_steps:
+        target = step.prediction.double()
+        for prompts, model in ((step.prompts, baked), (step.prompts, base)):
+            if (prompts, model.name) not in conds:
+                conds[prompts, model.name] = cfg_conditioning(model, prompts)
+        squared_error += _squared_norm(
+            baked.predict(step.latents, step.timestep, conds[step.prompts, baked.name]) - target
+        )
+        squared_change += _squared_norm(
+            base.predict(step.latents, step.timestep, conds[step.prompts, base.name]) - target
+        )
+        squared_output += _squared_norm(target)
     return BakeReport(
         base=base.name,
         base_hash=base.hash,
-        strengths=tuple(_strengths(laid)),
+        strengths=tuple(_named_strengths(overlays)),
         rank=rank,
         widths=tuple(widths),
-        output=relative(lost, whole),
-        output_missed=relative(lost, changed),
-        fitted_prompts=heard.prompts["fit"] + heard.prompts["choose"],
-        held_out_prompts=heard.prompts["held out"],
+        output=relative_error(squared_error, squared_output),
+        output_missed=relative_error(squared_error, squared_change),
+        fitted_prompts=calibration.prompt_counts["fit"] + calibration.prompt_counts["choose"],
+        held_out_prompts=calibration.prompt_counts["held out"],
         steps=steps,
     )
 
 
-def _strengths(laid: Iterable[tuple[Overlay, float | Strength]]) -> Iterator[tuple[str, float]]:
-    for overlay, strength in laid:
-        one = number(strength.unet if isinstance(strength, Strength) else strength)
-        yield overlay.card.name or overlay.kind, one
+def _named_strengths(overlays: Iterable[tuple[Overlay, float | Strength]]) -> Iterator[tuple[str, float]]:
+    for overlay, strength in overlays:
+        unet_strength = scalar_strength(strength.unet if isinstance(strength, Strength) else strength)
+        yield overlay.card.name or overlay.kind, unet_strength
 
 
-def _energy(difference: Tensor) -> float:
+def _squared_norm(difference: Tensor) -> float:
     return float(difference.double().square().sum())

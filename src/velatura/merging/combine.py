@@ -15,21 +15,21 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.card import Card
 from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
-from velatura.merging.factors import delta as delta_of
-from velatura.merging.factors import narrowed, nearest
-from velatura.merging.summed import number
-from velatura.overlays.deltas.biased import BIAS, BiasedLowRank
-from velatura.overlays.deltas.delta import Delta, Shape
-from velatura.overlays.deltas.low_rank import CORE, DOWN, UP, LowRank
-from velatura.overlays.deltas.product import MAGNITUDE, Product
-from velatura.overlays.deltas.whole import Full, Norm
-from velatura.overlays.kohya import UNET, kohya_names
+from velatura.merging.factors import low_rank_delta as low_rank_delta
+from velatura.merging.factors import nearest_low_rank, reduce_rank
+from velatura.merging.summed import scalar_strength
+from velatura.overlays.deltas.biased import BIAS_DIFF, BiasedLowRankDelta
+from velatura.overlays.deltas.delta import Delta, TensorShape
+from velatura.overlays.deltas.low_rank import LORA_DOWN, LORA_MID, LORA_UP, LowRankDelta
+from velatura.overlays.deltas.product import DORA_SCALE, ProductDelta
+from velatura.overlays.deltas.whole import FullDelta, NormDelta
+from velatura.overlays.kohya import UNET_PREFIX, kohya_names
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
-from velatura.overlays.strength import Strength, writable
+from velatura.overlays.strength import Strength, disable_inference_mode
 from velatura.overlays.target import Target
 
-Acting = Sequence[tuple[Delta, float]]
+ScaledDeltas = Sequence[tuple[Delta, float]]
 
 
 @torch.no_grad()
@@ -52,161 +52,187 @@ def combine(
         raise BadOverlay(f"a LoRA of rank {rank} cannot be: give 1 or more")
     if tolerance is not None and not 0 < tolerance < 1:
         raise BadOverlay(f"a tolerance of {tolerance:g} leaves nothing to choose: give one between 0 and 1")
-    laid = [(_lora(overlay), strength) for overlay, strength in overlays]
-    if not laid:
+    lora_strengths = [(_require_lora(overlay), strength) for overlay, strength in overlays]
+    if not lora_strengths:
         raise NoEffect("there is nothing to write as one: give LoRAs")
-    card = _card(laid, name)
-    place = None if base is None else _Place.of(base, [overlay for overlay, _ in laid])
-    listed = [(overlay.layers, _Asked(overlay, strength, place)) for overlay, strength in laid]
-    made: dict[str, Delta] = {}
-    with writable():
-        for own in dict.fromkeys(own for layers, _ in listed for own in layers):
-            acting = [(layers[own], at) for layers, asked in listed if own in layers and (at := asked.at(own))]
-            weight = place.weight(own) if place else None
-            if acting and (found := _one(own, acting, weight, rank, tolerance)):
-                made[own] = found
-        if not made:
+    card = _combined_card(lora_strengths, name)
+    base_layers = None if base is None else _BaseLayers.from_base(base, [overlay for overlay, _ in lora_strengths])
+    sources = [(overlay.layers, _LoraStrength(overlay, strength, base_layers)) for overlay, strength in lora_strengths]
+    deltas: dict[str, Delta] = {}
+    with disable_inference_mode():
+        for layer_name in dict.fromkeys(layer_name for layers, _ in sources for layer_name in layers):
+            scaled_deltas = [
+                (layers[layer_name], strength)
+                for layers, lora_strength in sources
+                if layer_name in layers and (strength := lora_strength.layer_strength(layer_name))
+            ]
+            weight = base_layers.weight(layer_name) if base_layers else None
+            if scaled_deltas and (combined := _combine_layer(layer_name, scaled_deltas, weight, rank, tolerance)):
+                deltas[layer_name] = combined
+        if not deltas:
             raise NoEffect("nothing is left of the LoRAs at these strengths: give some other than 0")
-        lora = Lora(card, made)
-        lora.bundled = _bundled([overlay for overlay, _ in laid])
+        lora = Lora(card, deltas)
+        lora.bundled_embeddings = _merge_bundled_embeddings([overlay for overlay, _ in lora_strengths])
         return lora
 
 
-def _bundled(loras: Iterable[Lora]) -> dict[str, dict[str, Tensor]]:
+def _merge_bundled_embeddings(loras: Iterable[Lora]) -> dict[str, dict[str, Tensor]]:
     """The embeddings of all of them, which have no strength; a word that two bring stays the first's."""
-    made: dict[str, dict[str, Tensor]] = {}
+    embeddings: dict[str, dict[str, Tensor]] = {}
     for lora in loras:
-        for word, vectors in lora.bundled.items():
-            known = made.setdefault(word, vectors)
-            if known.keys() != vectors.keys() or not all(
-                torch.equal(known[key], each) for key, each in vectors.items()
+        for word, vectors in lora.bundled_embeddings.items():
+            first_vectors = embeddings.setdefault(word, vectors)
+            if first_vectors.keys() != vectors.keys() or not all(
+                torch.equal(first_vectors[key], tensor) for key, tensor in vectors.items()
             ):
-                said = f"{lora.card.name or 'a LoRA'} brings another embedding {word[:40]!r} than one before it"
-                warnings.warn(f"{said}, whose is kept", VelaturaWarning, stacklevel=4)
-    return made
+                message = f"{lora.card.name or 'a LoRA'} brings another embedding {word[:40]!r} than one before it"
+                warnings.warn(f"{message}, whose is kept", VelaturaWarning, stacklevel=4)
+    return embeddings
 
 
-def _one(own: str, acting: Acting, weight: Tensor | None, rank: int | None, tolerance: float | None) -> Delta | None:
+def _combine_layer(
+    layer_name: str, scaled_deltas: ScaledDeltas, weight: Tensor | None, rank: int | None, tolerance: float | None
+) -> Delta | None:
     """What several changes of one layer are together."""
-    shape = _shape(own, acting, weight)
-    lowest = [_factors(delta, at) for delta, at in acting]
-    if None not in lowest:
-        pairs = cast("list[tuple[Tensor, Tensor]]", lowest)
-        place = pairs[0][0].device
-        up, down = (torch.cat([each[half].to(place) for each in pairs], 1 - half) for half in (0, 1))
+    shape = _weight_shape(layer_name, scaled_deltas, weight)
+    factors = [_low_rank_factors(delta, strength) for delta, strength in scaled_deltas]
+    if None not in factors:
+        pairs = cast("list[tuple[Tensor, Tensor]]", factors)
+        device = pairs[0][0].device
+        up, down = (torch.cat([pair[half].to(device) for pair in pairs], 1 - half) for half in (0, 1))
         if rank is not None or tolerance is not None:
-            up, down = narrowed(up, down, rank, tolerance)
-        return delta_of(up, down, shape)
-    whole = reduce(add, (delta.change(_read(own, delta, weight, shape), at).cpu() for delta, at in acting))
-    biases = [each.cpu() for delta, at in acting if (each := delta.bias_change(None, at)) is not None]
-    if any(isinstance(delta, Norm) for delta, _ in acting):
-        return Norm.from_tensors({"w_norm": whole} | ({"b_norm": reduce(add, biases)} if biases else {}))
-    small = None if rank is None and tolerance is None else nearest(whole, rank, tolerance)
-    if small and biases:
-        return BiasedLowRank.from_tensors(small.state_dict() | {BIAS: reduce(add, biases)})
-    if small or not (biases or (rank is None and tolerance is None)):
-        return small
-    return Full.from_tensors({"diff": whole} | ({BIAS: reduce(add, biases)} if biases else {}))
+            up, down = reduce_rank(up, down, rank, tolerance)
+        return low_rank_delta(up, down, shape)
+    change = reduce(
+        add,
+        (
+            delta.weight_delta(_weight_for(layer_name, delta, weight, shape), strength).cpu()
+            for delta, strength in scaled_deltas
+        ),
+    )
+    biases = [bias.cpu() for delta, strength in scaled_deltas if (bias := delta.bias_delta(None, strength)) is not None]
+    if any(isinstance(delta, NormDelta) for delta, _ in scaled_deltas):
+        return NormDelta.from_tensors({"w_norm": change} | ({"b_norm": reduce(add, biases)} if biases else {}))
+    low_rank = None if rank is None and tolerance is None else nearest_low_rank(change, rank, tolerance)
+    if low_rank and biases:
+        return BiasedLowRankDelta.from_tensors(low_rank.state_dict() | {BIAS_DIFF: reduce(add, biases)})
+    if low_rank or not (biases or (rank is None and tolerance is None)):
+        return low_rank
+    return FullDelta.from_tensors({"diff": change} | ({BIAS_DIFF: reduce(add, biases)} if biases else {}))
 
 
-def _factors(delta: Delta, at: float) -> tuple[Tensor, Tensor] | None:
+def _low_rank_factors(delta: Delta, strength: float) -> tuple[Tensor, Tensor] | None:
     """Up at its scale and strength, and down flat; None of what is no plain product of two."""
-    if type(delta) is not LowRank or delta.tensor(CORE) is not None:
+    if type(delta) is not LowRankDelta or delta.tensor(LORA_MID) is not None:
         return None
-    up, down = delta.of(UP).flatten(1), delta.of(DOWN).flatten(1)
-    return up * delta.scale(up.shape[1]) * at, down
+    up, down = delta.required_tensor(LORA_UP).flatten(1), delta.required_tensor(LORA_DOWN).flatten(1)
+    return up * delta.scale(up.shape[1]) * strength, down
 
 
-def _shape(own: str, acting: Acting, weight: Tensor | None) -> Shape:
+def _weight_shape(layer_name: str, scaled_deltas: ScaledDeltas, weight: Tensor | None) -> TensorShape:
     """The shape of the weight that all change; a matrix may stand for a convolution's, not the other way round."""
     if weight is not None:
         return tuple(weight.shape)
-    shape = max((delta.shape for delta, _ in acting), key=len)
-    if not all(delta.fits(torch.empty(shape, device="meta")) for delta, _ in acting):
-        raise WrongBase(f"these LoRAs change {own[:80]} of different sizes: combine those of one family")
+    shape = max((delta.weight_shape for delta, _ in scaled_deltas), key=len)
+    if not all(delta.is_compatible(torch.empty(shape, device="meta")) for delta, _ in scaled_deltas):
+        raise WrongBase(f"these LoRAs change {layer_name[:80]} of different sizes: combine those of one family")
     return shape
 
 
-def _read(own: str, delta: Delta, weight: Tensor | None, shape: Shape) -> Tensor:
+def _weight_for(layer_name: str, delta: Delta, weight: Tensor | None, shape: TensorShape) -> Tensor:
     """The weight that a delta changes: any of its shape will do where it does not look at it."""
     if weight is not None:
         return weight.to(delta.tensors[0].device)
-    if isinstance(delta, Full | Norm) or (isinstance(delta, Product) and delta.tensor(MAGNITUDE) is None):
+    if isinstance(delta, FullDelta | NormDelta) or (
+        isinstance(delta, ProductDelta) and delta.tensor(DORA_SCALE) is None
+    ):
         return torch.zeros(shape, device=delta.tensors[0].device)
-    raise BadOverlay(f"what {delta.algorithm} does in {own[:80]} hangs on the base's weights: give the base")
+    raise BadOverlay(f"what {delta.algorithm} does in {layer_name[:80]} hangs on the base's weights: give the base")
 
 
 @dataclass(frozen=True)
-class _Place:
+class _BaseLayers:
     """A base, and its names for layers by those in kohya's files."""
 
     target: Target
-    names: Mapping[str, str]
+    layer_names: Mapping[str, str]
 
     @classmethod
-    def of(cls, base: Base, overlays: Iterable[Lora]) -> _Place:
+    def from_base(cls, base: Base, overlays: Iterable[Lora]) -> _BaseLayers:
         """See that the LoRAs are for the base."""
-        place = Target.of(base)
+        target = Target.from_model(base)
         for overlay in overlays:
-            if not overlay.deltas(place):
+            if not overlay.deltas(target):
                 raise WrongBase(f"{overlay.card} fits none of the layers of {base.name}: give a base it was made for")
-        return cls(place, kohya_names(place))
+        return cls(target, kohya_names(target))
 
-    def weight(self, own: str) -> Tensor | None:
+    def weight(self, layer_name: str) -> Tensor | None:
         """The weight of a layer, if the base has it."""
-        return cast("Tensor", self.target.layer(self.names[own]).weight) if own in self.names else None
+        return (
+            cast("Tensor", self.target.layer(self.layer_names[layer_name]).weight)
+            if layer_name in self.layer_names
+            else None
+        )
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _LoraStrength:
     """How strongly a LoRA is to count."""
 
     overlay: Lora
     strength: float | Strength
-    place: _Place | None
+    base_layers: _BaseLayers | None
 
-    def at(self, own: str) -> float:
+    def layer_strength(self, layer_name: str) -> float:
         """How strongly it counts in a layer."""
-        one = self.strength
-        if isinstance(one, Strength):
-            one = one.unet if own.startswith(UNET) else one.text
-        return number(one) * self._factor(own)
+        strength = self.strength
+        if isinstance(strength, Strength):
+            strength = strength.unet if layer_name.startswith(UNET_PREFIX) else strength.text
+        return scalar_strength(strength) * self._block_factor(layer_name)
 
-    def _factor(self, own: str) -> float:
-        if not self.overlay.blocks:
+    def _block_factor(self, layer_name: str) -> float:
+        if not self.overlay.block_weights:
             return 1.0
-        if self.place is None:
+        if self.base_layers is None:
             raise BadOverlay(f"the blocks of {self.overlay.card} have strengths of their own: give the base")
-        return self.overlay.factor(self.place.target, self.place.names[own]) if own in self.place.names else 1.0
+        return (
+            self.overlay.strength_factor(self.base_layers.target, self.base_layers.layer_names[layer_name])
+            if layer_name in self.base_layers.layer_names
+            else 1.0
+        )
 
 
-def _lora(overlay: Overlay) -> Lora:
+def _require_lora(overlay: Overlay) -> Lora:
     if not isinstance(overlay, Lora):
         raise BadOverlay(f"{overlay.card} is no LoRA: only changes of weights are written as one; bake others")
     return overlay
 
 
-def _card(laid: Sequence[tuple[Lora, float | Strength]], name: str) -> Card:
-    first = laid[0][0].card
-    families = {overlay.card.family for overlay, _ in laid if overlay.card.family}
+def _combined_card(lora_strengths: Sequence[tuple[Lora, float | Strength]], name: str) -> Card:
+    first = lora_strengths[0][0].card
+    families = {overlay.card.family for overlay, _ in lora_strengths if overlay.card.family}
     if len(families) > 1:
         raise WrongBase(f"these LoRAs are for {' and for '.join(sorted(families))}: combine those of one family")
-    words = tuple(dict.fromkeys(word for overlay, _ in laid for word in overlay.card.trigger_words))[:100]
-    made_of = ", ".join(f"{overlay.card.name or overlay.kind} at {_said(strength)}" for overlay, strength in laid)
+    trigger_words = tuple(
+        dict.fromkeys(trigger_word for overlay, _ in lora_strengths for trigger_word in overlay.card.trigger_words)
+    )[:100]
+    parents = ", ".join(
+        f"{overlay.card.name or overlay.kind} at {_format_strength(strength)}" for overlay, strength in lora_strengths
+    )
     family = next(iter(families), "")
-    return first.but(
+    return first.replace(
         kind=Lora.kind,
         name=name,
         structure={},
         outline="",
         family=family,
         steps=0,
-        trigger_words=words,
-        note=f"made of {made_of}",
+        trigger_words=trigger_words,
+        note=f"made of {parents}",
     )
 
 
-def _said(strength: float | Strength) -> str:
+def _format_strength(strength: float | Strength) -> str:
     if isinstance(strength, Strength):
-        return f"{number(strength.unet):g} (text {number(strength.text):g})"
-    return f"{number(strength):g}"
+        return f"{scalar_strength(strength.unet):g} (text {scalar_strength(strength.text):g})"
+    return f"{scalar_strength(strength):g}"

@@ -11,24 +11,24 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.card import Card
 from velatura.errors import BadOverlay, NoEffect, WrongBase
-from velatura.formats.nature import nature_of
+from velatura.formats.nature import inspect_file
 from velatura.library.hashes import Hashes
-from velatura.merging.factors import nearest
-from velatura.merging.parts import Parts, place_of
+from velatura.merging.factors import nearest_low_rank
+from velatura.merging.parts import ModelLayers, model_part
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora import Lora
-from velatura.overlays.strength import writable
+from velatura.overlays.strength import disable_inference_mode
 from velatura.tensors import StrPath
 
-Model = Base | StrPath
+ExtractSource = Base | StrPath
 OnLayer = Callable[[int, int], None]  # how many are done, and how many there are
 
-RANK = 32
-WHOLE = "whole"
-PLACES = ("text", "UNet in", "UNet mid", "UNet out")
+DEFAULT_RANK = 32
+WHOLE_MODEL = "whole"
+MODEL_PARTS = ("text", "UNet in", "UNet mid", "UNet out")
 
 
-class PartError(BaseModel):
+class PartFit(BaseModel):
     """How near a LoRA comes to the difference of two models in one part of them, or in all.
 
     layers, ranks: of the LoRA, the least and the largest. missed: what is lost of the difference's size, 1 being all;
@@ -48,8 +48,8 @@ class PartError(BaseModel):
             return f"{self.part:9}no difference"
         low, high = self.ranks
         ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-        said = f"{self.part:9}{self.layers} layers of {ranks}, {self.missed:.1%} of the difference missed"
-        return f"{said}, {self.left_out:.1%} where a LoRA cannot be" if self.left_out >= 5e-4 else said
+        line = f"{self.part:9}{self.layers} layers of {ranks}, {self.missed:.1%} of the difference missed"
+        return f"{line}, {self.left_out:.1%} where a LoRA cannot be" if self.left_out >= 5e-4 else line
 
 
 class ExtractReport(BaseModel):
@@ -59,21 +59,21 @@ class ExtractReport(BaseModel):
 
     base: str
     other: str
-    parts: tuple[PartError, ...]
+    parts: tuple[PartFit, ...]
 
     @property
-    def whole(self) -> PartError:
+    def whole(self) -> PartFit:
         """The figures of all parts together."""
         return self.parts[-1]
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.other} less {self.base} as a LoRA", *(f"  {each}" for each in self.parts)])
+        return "\n".join([f"{self.other} less {self.base} as a LoRA", *(f"  {part}" for part in self.parts)])
 
 
 @torch.no_grad()
 def extract(
-    base: Model,
-    other: Model,
+    base: ExtractSource,
+    other: ExtractSource,
     rank: int | None = None,
     *,
     tolerance: float | None = None,
@@ -88,84 +88,102 @@ def extract(
     being the most; conv_rank: of convolutions larger than 1x1, rank if not given, none of them where it is 0.
     text: of the text towers too. See missed for how near it comes.
     """
-    rank = RANK if rank is None and tolerance is None else rank
-    _refuse_impossible(rank, conv_rank, tolerance)
-    ours, theirs = Parts.of(base), Parts.of(other)
-    layers = ours.layers(text=text)
-    _refuse_strangers(ours, theirs)
-    made: dict[str, Delta] = {}
-    with writable():
-        for done, (weight, own) in enumerate(layers.items(), start=1):
-            change = _change(ours, theirs, weight)
-            large = change.ndim == 4 and change.shape[2:].numel() > 1
-            most = conv_rank if large and conv_rank is not None else rank
-            if most != 0 and (found := nearest(change, most, tolerance)):
-                made[own] = found
+    rank = DEFAULT_RANK if rank is None and tolerance is None else rank
+    _check_ranks(rank, conv_rank, tolerance)
+    base_layers, other_layers = ModelLayers.from_model(base), ModelLayers.from_model(other)
+    kohya_names = base_layers.kohya_names(text=text)
+    _check_same_structure(base_layers, other_layers)
+    deltas: dict[str, Delta] = {}
+    with disable_inference_mode():
+        for done, (weight_name, kohya_name) in enumerate(kohya_names.items(), start=1):
+            change = _weight_change(base_layers, other_layers, weight_name)
+            is_conv = change.ndim == 4 and change.shape[2:].numel() > 1
+            layer_rank = conv_rank if is_conv and conv_rank is not None else rank
+            if layer_rank != 0 and (delta := nearest_low_rank(change, layer_rank, tolerance)):
+                deltas[kohya_name] = delta
             if on_layer:
-                on_layer(done, len(layers))
-        if not made:
-            raise NoEffect(f"{theirs.name} has all weights of {ours.name}: there is no difference to make a LoRA of")
-        return Lora(_card(base, ours, theirs, name), made)
+                on_layer(done, len(kohya_names))
+        if not deltas:
+            raise NoEffect(
+                f"{other_layers.name} has all weights of {base_layers.name}: there is no difference to make a LoRA of"
+            )
+        return Lora(_card(base, base_layers, other_layers, name), deltas)
 
 
 @torch.no_grad()
-def missed(lora: Lora, base: Model, other: Model) -> ExtractReport:
+def measure_extraction(lora: Lora, base: ExtractSource, other: ExtractSource) -> ExtractReport:
     """Tell how near a LoRA on a base comes to another model, part by part."""
-    ours, theirs = Parts.of(base), Parts.of(other)
-    _refuse_strangers(ours, theirs)
-    layers, deltas = ours.layers(), lora.layers
+    base_layers, other_layers = ModelLayers.from_model(base), ModelLayers.from_model(other)
+    _check_same_structure(base_layers, other_layers)
+    kohya_names, deltas = base_layers.kohya_names(), lora.layers
     sums: dict[str, Tensor] = {}
     ranks: dict[str, list[int]] = {}
-    for name in ours.sources:
-        change, delta = _change(ours, theirs, name), deltas.get(layers.get(name, ""))
-        rest = change if delta is None else change - delta.to(change.device).change(ours.read(name))
-        told = torch.stack([_energy(rest), _energy(change), _energy(change) * (name not in layers)])
-        for part in (place_of(name), WHOLE):
-            sums[part] = sums.get(part, torch.zeros(3, dtype=torch.float64)) + told
+    for name in base_layers.sources:
+        change, delta = _weight_change(base_layers, other_layers, name), deltas.get(kohya_names.get(name, ""))
+        residual = change if delta is None else change - delta.to(change.device).weight_delta(base_layers.read(name))
+        squares = torch.stack(
+            [_squared_norm(residual), _squared_norm(change), _squared_norm(change) * (name not in kohya_names)]
+        )
+        for part in (model_part(name), WHOLE_MODEL):
+            sums[part] = sums.get(part, torch.zeros(3, dtype=torch.float64)) + squares
             ranks.setdefault(part, []).extend([delta.rank or 0] if delta else [])
-    rows = [_row(part, ranks[part], sums[part]) for part in (*PLACES, WHOLE) if part in sums]
-    return ExtractReport(base=ours.name, other=theirs.name, parts=tuple(rows))
+    rows = [_part_fit(part, ranks[part], sums[part]) for part in (*MODEL_PARTS, WHOLE_MODEL) if part in sums]
+    return ExtractReport(base=base_layers.name, other=other_layers.name, parts=tuple(rows))
 
 
-def _change(ours: Parts, theirs: Parts, name: str) -> Tensor:
-    before = ours.read(name)
-    return theirs.read(name).to(before.device) - before
+def _weight_change(base_layers: ModelLayers, other_layers: ModelLayers, name: str) -> Tensor:
+    base_weight = base_layers.read(name)
+    return other_layers.read(name).to(base_weight.device) - base_weight
 
 
-def _row(part: str, ranks: list[int], sums: Tensor) -> PartError:
-    lost, whole, out = map(float, sums)
-    row = PartError(part=part, layers=len(ranks), ranks=(min(ranks), max(ranks)) if ranks else (0, 0))
-    if not whole:
-        return row
-    return row.model_copy(update={"missed": (lost / whole) ** 0.5, "left_out": (out / whole) ** 0.5})
+def _part_fit(part: str, ranks: list[int], sums: Tensor) -> PartFit:
+    squared_error, squared_change, squared_left_out = map(float, sums)
+    fit = PartFit(part=part, layers=len(ranks), ranks=(min(ranks), max(ranks)) if ranks else (0, 0))
+    if not squared_change:
+        return fit
+    return fit.model_copy(
+        update={
+            "missed": (squared_error / squared_change) ** 0.5,
+            "left_out": (squared_left_out / squared_change) ** 0.5,
+        }
+    )
 
 
-def _energy(tensor: Tensor) -> Tensor:
+def _squared_norm(tensor: Tensor) -> Tensor:
     return tensor.double().square().sum().cpu()
 
 
-def _refuse_strangers(ours: Parts, theirs: Parts) -> None:
+def _check_same_structure(base_layers: ModelLayers, other_layers: ModelLayers) -> None:
     """Refuse two models of different structure, by the first tensor that tells."""
-    for name in ours.sources.keys() | theirs.sources.keys():
-        both = name in ours.sources and name in theirs.sources
-        if not both or ours.sketch(name).shape != theirs.sketch(name).shape:
-            raise WrongBase(f"{theirs.name} and {ours.name} differ in {name}: give two models of one family")
+    for name in base_layers.sources.keys() | other_layers.sources.keys():
+        is_in_both = name in base_layers.sources and name in other_layers.sources
+        if not is_in_both or base_layers.meta_tensor(name).shape != other_layers.meta_tensor(name).shape:
+            raise WrongBase(
+                f"{other_layers.name} and {base_layers.name} differ in {name}: give two models of one family"
+            )
 
 
-def _refuse_impossible(rank: int | None, conv_rank: int | None, tolerance: float | None) -> None:
+def _check_ranks(rank: int | None, conv_rank: int | None, tolerance: float | None) -> None:
     if (rank is not None and rank < 1) or (conv_rank is not None and conv_rank < 0):
         raise BadOverlay(f"a LoRA of rank {rank}, of convolutions {conv_rank}, cannot be: give 1 or more")
     if tolerance is not None and not 0 < tolerance < 1:
         raise BadOverlay(f"a tolerance of {tolerance:g} leaves nothing to choose: give one between 0 and 1")
 
 
-def _card(base: Model, ours: Parts, theirs: Parts, name: str) -> Card:
+def _card(base: ExtractSource, base_layers: ModelLayers, other_layers: ModelLayers, name: str) -> Card:
     if isinstance(base, Base):
-        family, digits = base.family.name, base.hash
+        family, base_hash = base.family.name, base.hash
     else:
-        path = ours.weights.path
+        path = base_layers.weights.path
         assert path is not None
-        family = nature_of(path).card.family
-        digits = Hashes.of(path).sha256[:10] if path.is_file() else ""
-    note = f"what {theirs.name} has otherwise than {ours.name}"
-    return Card(kind=Lora.kind, name=name or theirs.name, family=family, base=ours.name, base_hash=digits, note=note)
+        family = inspect_file(path).card.family
+        base_hash = Hashes.from_file(path).sha256[:10] if path.is_file() else ""
+    note = f"what {other_layers.name} has otherwise than {base_layers.name}"
+    return Card(
+        kind=Lora.kind,
+        name=name or other_layers.name,
+        family=family,
+        base=base_layers.name,
+        base_hash=base_hash,
+        note=note,
+    )

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import BadOverlay
-from velatura.merging.bake import STEPS, changed_copy, report
-from velatura.merging.chain import PARTS, chains, laid_on, refuse_laid_over
-from velatura.merging.fold import LayerChange, fits, mapped_layers
-from velatura.merging.record import OnStep, record
+from velatura.merging.bake import CALIBRATION_STEPS, copy_with_changes, measure_bake
+from velatura.merging.chain import KV_INDICES, check_no_overlays_attached, hypernet_maps, prepare_hypernetwork
+from velatura.merging.fold import LayerChange, fit_layers, measure_fits
+from velatura.merging.record import OnCalibrationStep, calibrate
 from velatura.merging.report import BakeReport
 from velatura.overlays.overlay import Overlay
 
@@ -22,7 +22,7 @@ linalg: Any = torch.linalg  # which has no types
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRankChange:
     """A change of a weight, up @ down; up: (out features, rank), down: (rank, in features)."""
 
     up: Tensor
@@ -35,16 +35,16 @@ class LowRank:
 
 
 @torch.no_grad()
-def as_lora(
+def lora_from_hypernetwork(
     overlay: Overlay,
     base: Base,
     *,
     rank: int = 32,
     strength: float = 1.0,
     prompts: Sequence[str] | None = None,
-    steps: int = STEPS,
-    on_step: OnStep | None = None,
-) -> tuple[dict[str, LowRank], BakeReport]:
+    steps: int = CALIBRATION_STEPS,
+    on_step: OnCalibrationStep | None = None,
+) -> tuple[dict[str, LowRankChange], BakeReport]:
     """Turn a hypernetwork into low-rank changes of a base's to_k and to_v, by their names in the UNet.
 
     The linear part of what it does is kept as far as the rank allows, weighted by how much the contexts, recorded while
@@ -53,25 +53,30 @@ def as_lora(
     """
     if rank < 1:
         raise BadOverlay(f"a LoRA of rank {rank} cannot be: give 1 or more")
-    laid = laid_on(base, overlay, strength)
-    refuse_laid_over(base)
-    by_width = chains(base, laid)
-    heard = record(base, laid, by_width, prompts=prompts, steps=steps, on_step=on_step)
-    made: dict[str, LowRank] = {}
+    hypernetworks = prepare_hypernetwork(base, overlay, strength)
+    check_no_overlays_attached(base)
+    maps_by_width = hypernet_maps(base, hypernetworks)
+    calibration = calibrate(base, hypernetworks, maps_by_width, prompts=prompts, steps=steps, on_step=on_step)
+    low_rank_changes: dict[str, LowRankChange] = {}
     changes: list[LayerChange] = []
-    for name, layer, source, maps in mapped_layers(base, by_width, heard, shifted=False):
-        whole = LayerChange.of(name, layer, source, *maps)
-        moments = (heard.of(source, part) for part in PARTS)
-        used = (fit.cc + choose.cc for fit, choose, _ in moments)
-        k, v = (low_rank(product, each, rank) for product, each in zip(whole.products, used, strict=True))
-        made |= {f"{name}.to_k": k, f"{name}.to_v": v}
-        changes.append(replace(whole, products=(k.product, v.product), shift=torch.zeros_like(whole.shift)))
-    laid_over = changed_copy(base, f"{base.name} + LoRA", changes)
-    widths = [each.model_copy(update={"exact": False}) for each in fits(by_width, changes, heard)]
-    return made, report(base, laid_over, laid=laid, widths=widths, heard=heard, steps=steps, rank=rank)
+    for name, layer, source, maps in fit_layers(base, maps_by_width, calibration, fit_intercept=False):
+        change = LayerChange.from_maps(name, layer, source, *maps)
+        moments = (calibration.split_moments(source, kv_index) for kv_index in KV_INDICES)
+        second_moments = (fit.cc + choose.cc for fit, choose, _ in moments)
+        k, v = (
+            reduced_rank_regression(product, second_moment, rank)
+            for product, second_moment in zip(change.products, second_moments, strict=True)
+        )
+        low_rank_changes |= {f"{name}.to_k": k, f"{name}.to_v": v}
+        changes.append(replace(change, products=(k.product, v.product), shift=torch.zeros_like(change.shift)))
+    lora_base = copy_with_changes(base, f"{base.name} + LoRA", changes)
+    widths = [fit.model_copy(update={"exact": False}) for fit in measure_fits(maps_by_width, changes, calibration)]
+    return low_rank_changes, measure_bake(
+        base, lora_base, overlays=hypernetworks, widths=widths, calibration=calibration, steps=steps, rank=rank
+    )
 
 
-def low_rank(change: Tensor, second_moment: Tensor, rank: int) -> LowRank:
+def reduced_rank_regression(change: Tensor, second_moment: Tensor, rank: int) -> LowRankChange:
     """The product of a rank that comes nearest to a change D of a weight, where it is used: reduced-rank regression.
 
     It minimises the sum over contexts of |D c - up down c|². With C the sum of c cᵀ, the minimum is U Uᵀ D, U being the
@@ -83,4 +88,4 @@ def low_rank(change: Tensor, second_moment: Tensor, rank: int) -> LowRank:
     down = vectors.T @ d
     size = down.square().sum(dim=1, keepdim=True) ** 0.25
     size = torch.where(size > 0, size, 1)
-    return LowRank(up=vectors * size.T, down=down / size)  # of one size, so that both survive half precision
+    return LowRankChange(up=vectors * size.T, down=down / size)  # of one size, so that both survive half precision

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from velatura.merging.dilution import Dilution
-from velatura.merging.mix import Mix
+from velatura.merging.dilution import RetentionReport
+from velatura.merging.mix import MergeOptions
 
 
 class MergeReport(BaseModel):
@@ -22,7 +22,7 @@ class MergeReport(BaseModel):
 
     file: str
     models: tuple[str, ...]
-    mix: Mix
+    mix: MergeOptions
     tensors: int
     mixed: int
     only_first: int = 0
@@ -31,7 +31,7 @@ class MergeReport(BaseModel):
     discarded: int = 0
     config: str = ""
     purpose: str = ""
-    dilution: Dilution | None = None
+    dilution: RetentionReport | None = None
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

@@ -9,15 +9,15 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from velatura.errors import BadRecipe, UnknownName
-from velatura.merging.formulas import MODES, Mode
+from velatura.merging.formulas import MODES, MergeMode
 
-Configured = Literal["any", "A", "B", "C", "none"]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+ConfigSource = Literal["any", "A", "B", "C", "none"]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
-COUNTS = {1: "one model", 2: "two models", 3: "three models"}
+MODEL_COUNT_NAMES = {1: "one model", 2: "two models", 3: "three models"}
 
 
-class Mix(BaseModel):
+class MergeOptions(BaseModel):
     """How the weights are mixed.
 
     strength: of the second model, or of its difference; blocks: strengths of blocks of the UNet, as Blocks reads them.
@@ -27,15 +27,15 @@ class Mix(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: str
-    strength: Finite
-    blocks: str | dict[str, Finite] | tuple[Finite, ...] | None = None
+    strength: FiniteFloat
+    blocks: str | dict[str, FiniteFloat] | tuple[FiniteFloat, ...] | None = None
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
 
     @classmethod
-    def of(
+    def with_defaults(
         cls,
-        models: int,
+        model_count: int,
         *,
         mode: str | None = None,
         strength: float | None = None,
@@ -44,24 +44,24 @@ class Mix(BaseModel):
         seed: int = 0,
     ) -> Self:
         """Fill in what is usual for a mode, which itself follows from the count of models; raises BadRecipe."""
-        name = mode or {1: "none", 2: "weighted-sum"}.get(models, "add-difference")
-        if name not in MODES:
-            raise UnknownName.among("way to merge", name, MODES)
-        row = MODES[name]
-        _refuse_unused(name, row, models, strength=strength, blocks=blocks, share=share)
-        options = {
-            "strength": row.strength if strength is None else strength,
-            "share": (row.share or 1.0) if share is None else share,
+        mode_name = mode or {1: "none", 2: "weighted-sum"}.get(model_count, "add-difference")
+        if mode_name not in MODES:
+            raise UnknownName.with_suggestions("way to merge", mode_name, MODES)
+        merge_mode = MODES[mode_name]
+        _check_options(mode_name, merge_mode, model_count, strength=strength, blocks=blocks, share=share)
+        values = {
+            "strength": merge_mode.strength if strength is None else strength,
+            "share": (merge_mode.share or 1.0) if share is None else share,
         }
         try:
-            return cls(mode=name, blocks=blocks, seed=seed, **options)  # pyright: ignore[reportArgumentType]
+            return cls(mode=mode_name, blocks=blocks, seed=seed, **values)  # pyright: ignore[reportArgumentType]
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"][:1]))
-            raise BadRecipe(f"{where} {str(first['input'])[:40]!r}: {first['msg'].lower()}") from None
+            problem = error.errors()[0]
+            field = ".".join(map(str, problem["loc"][:1]))
+            raise BadRecipe(f"{field} {str(problem['input'])[:40]!r}: {problem['msg'].lower()}") from None
 
     @property
-    def row(self) -> Mode:
+    def merge_mode(self) -> MergeMode:
         """The way it is mixed."""
         return MODES[self.mode]
 
@@ -74,7 +74,7 @@ class Mix(BaseModel):
             return f"{round(1 - self.strength, 2)}({names[0]}) + {strength}({names[1]})"
         if self.mode == "add-difference":
             return f"{names[0]} + {strength}({names[1]} - {names[2]})"
-        return f"{self.row.title} {strength}({', '.join(names)})"
+        return f"{self.merge_mode.title} {strength}({', '.join(names)})"
 
 
 class Saving(BaseModel):
@@ -91,14 +91,14 @@ class Saving(BaseModel):
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     vae: Path | None = None
     discard: str = ""
-    config: Configured = "any"
+    config: ConfigSource = "any"
     metadata: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     copies_metadata: bool = True
     keeps_recipe: bool = True
 
     @field_validator("discard")
     @classmethod
-    def _is_expression(cls, text: str) -> str:
+    def _check_regex(cls, text: str) -> str:
         try:
             re.compile(text)
         except re.error as error:
@@ -106,18 +106,18 @@ class Saving(BaseModel):
         return text
 
 
-def _refuse_unused(name: str, row: Mode, models: int, **options: object) -> None:
+def _check_options(mode_name: str, merge_mode: MergeMode, model_count: int, **options: object) -> None:
     """Refuse what a mode has no use for, and a number of models that it cannot take."""
-    if models not in row.models:
-        wanted = " or ".join(COUNTS[each] for each in row.models)
-        raise BadRecipe(f"{name} takes {wanted}, and {models} are given: name them, or choose another mode")
-    if options["share"] is not None and row.share is None:
-        with_share = " and ".join(each for each, other in MODES.items() if other.share)
-        raise BadRecipe(f"{name} keeps whole differences: leave the share out, which is for {with_share}")
-    if models == 1 and (options["strength"] is not None or options["blocks"] is not None):
+    if model_count not in merge_mode.model_counts:
+        allowed = " or ".join(MODEL_COUNT_NAMES[count] for count in merge_mode.model_counts)
+        raise BadRecipe(f"{mode_name} takes {allowed}, and {model_count} are given: name them, or choose another mode")
+    if options["share"] is not None and merge_mode.share is None:
+        share_modes = " and ".join(mode for mode, other in MODES.items() if other.share)
+        raise BadRecipe(f"{mode_name} keeps whole differences: leave the share out, which is for {share_modes}")
+    if model_count == 1 and (options["strength"] is not None or options["blocks"] is not None):
         raise BadRecipe("one model alone is mixed with nothing: leave strengths out, or give a second one")
     strength = options["strength"]
-    if row.between and isinstance(strength, int | float) and not 0 <= strength <= 1:
+    if merge_mode.is_interpolation and isinstance(strength, int | float) and not 0 <= strength <= 1:
         raise BadRecipe(
-            f"{name} goes from 0 to 1, and {strength:g} is beyond: choose another mode, or a strength between"
+            f"{mode_name} goes from 0 to 1, and {strength:g} is beyond: choose another mode, or a strength between"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from velatura.overlays.affine import Affine, with_float64
+from velatura.overlays.affine import AffineMap, float64_device
 
 linalg: Any = torch.linalg  # which has no types
 
@@ -30,11 +30,11 @@ class Moments:
     ff: Tensor
 
     @classmethod
-    def none(cls, width: int, device: torch.device) -> Moments:
+    def zeros(cls, width: int, device: torch.device) -> Moments:
         """The moments of no token at all."""
-        place = with_float64(device)
+        float64_device = float64_device(device)
         vector, matrix = (
-            torch.zeros(*shape, dtype=torch.float64, device=place) for shape in ((width,), (width, width))
+            torch.zeros(*shape, dtype=torch.float64, device=float64_device) for shape in ((width,), (width, width))
         )
         return cls(0, vector, vector.clone(), matrix, matrix.clone(), matrix.clone())
 
@@ -44,10 +44,10 @@ class Moments:
         centred: leave out what all tokens of a picture have in common. That is right for K: q k + q b differs from q k
         by the same for every key, so softmax(q k + q b) = softmax(q k).
         """
-        c, f = (each.to(self.c.device, torch.float64) for each in (context, change))
+        c, f = (tensor.to(self.c.device, torch.float64) for tensor in (context, change))
         if centred:
-            c, f = (each - each.mean(dim=-2, keepdim=True) for each in (c, f))
-        c, f = (each.flatten(0, -2) for each in (c, f))
+            c, f = (tensor - tensor.mean(dim=-2, keepdim=True) for tensor in (c, f))
+        c, f = (tensor.flatten(0, -2) for tensor in (c, f))
         self.count += len(c)
         self.c += c.sum(0)
         self.f += f.sum(0)
@@ -65,57 +65,57 @@ class Moments:
             self.ff + other.ff,
         )
 
-    def fit(self, ridge: float, *, shifted: bool) -> Affine:
+    def fit(self, ridge: float, *, fit_intercept: bool) -> AffineMap:
         """The affine map A c + b, or the linear one A c, that comes nearest to f: ridge regression.
 
         A minimises the sum of |f - A c - b|² + ridge |A|² (Hoerl and Kennard 1970), b = mean f - A mean c. As it is
         linear in f, W A is what the same fit to W f would give, whatever W: one fit serves every layer that reads c.
         """
         cc, cf = self.cc, self.cf
-        if shifted:
+        if fit_intercept:
             cc = cc - torch.outer(self.c, self.c) / self.count
             cf = cf - torch.outer(self.c, self.f) / self.count
         size = cc.diagonal().mean()
         matrix: Tensor = linalg.solve(cc + ridge * size * torch.eye(len(cc), dtype=cc.dtype, device=cc.device), cf).T
-        shift = (self.f - matrix @ self.c) / self.count if shifted else torch.zeros_like(self.f)
-        return Affine(matrix, shift)
+        shift = (self.f - matrix @ self.c) / self.count if fit_intercept else torch.zeros_like(self.f)
+        return AffineMap(matrix, shift)
 
-    def less(self, known: Affine) -> Moments:
+    def residual(self, known: AffineMap) -> Moments:
         """The moments of c and f - A c - b, what is left to fit once a part of the change is known."""
-        a, b = (each.to(self.cc) for each in (known.matrix, known.shift))
+        a, b = (tensor.to(self.cc) for tensor in (known.matrix, known.shift))
         mapped, ones = a @ self.cc + torch.outer(b, self.c), self.count * torch.outer(b, b)  # (A c + b) cᵀ
         across = mapped @ a.T + torch.outer(a @ self.c, b) + ones  # (A c + b) (A c + b)ᵀ
         crossed = a @ self.cf + torch.outer(b, self.f)  # (A c + b) fᵀ
         rest = self.f - a @ self.c - self.count * b
         return Moments(self.count, self.c, rest, self.cc, self.cf - mapped.T, self.ff - crossed - crossed.T + across)
 
-    def missed(self, weight: Tensor, product: Tensor, shift: Tensor) -> float:
+    def squared_error(self, weight: Tensor, product: Tensor, shift: Tensor) -> float:
         """The sum of |W f - D c - d|²: what is lost of the change behind a weight W by adding D c + d."""
-        w, d, extra = (each.to(self.cc) for each in (weight, product, shift))
-        squares = _energy(self.ff, w) + _energy(self.cc, d) + self.count * extra @ extra
+        w, d, extra = (tensor.to(self.cc) for tensor in (weight, product, shift))
+        squares = _quadratic_trace(self.ff, w) + _quadratic_trace(self.cc, d) + self.count * extra @ extra
         across = ((w @ self.cf.T) * d).sum() + extra @ (w @ self.f - d @ self.c)
         return max(float(squares - 2 * across), 0.0)
 
-    def changed(self, weight: Tensor) -> float:
+    def squared_change(self, weight: Tensor) -> float:
         """The sum of |W f|²."""
-        return float(_energy(self.ff, weight.to(self.ff)))
+        return float(_quadratic_trace(self.ff, weight.to(self.ff)))
 
-    def whole(self, weight: Tensor) -> float:
+    def squared_output(self, weight: Tensor) -> float:
         """The sum of |W (c + f)|²: how large K or V is, once changed."""
-        return float(_energy(self.cc + self.cf + self.cf.T + self.ff, weight.to(self.ff)))
+        return float(_quadratic_trace(self.cc + self.cf + self.cf.T + self.ff, weight.to(self.ff)))
 
 
-def best_fit(fitting: Moments, choosing: Moments, *, shifted: bool) -> Affine:
+def best_fit(fitting: Moments, choosing: Moments, *, fit_intercept: bool) -> AffineMap:
     """Fit with the ridge that does best on moments that were not fitted to, then to both."""
     unit = torch.eye(len(fitting.c), dtype=torch.float64, device=fitting.c.device)
 
     def loss(ridge: float) -> float:
-        found = fitting.fit(ridge, shifted=shifted)
-        return choosing.missed(unit, found.matrix, found.shift)
+        affine = fitting.fit(ridge, fit_intercept=fit_intercept)
+        return choosing.squared_error(unit, affine.matrix, affine.shift)
 
-    return (fitting + choosing).fit(min(RIDGES, key=loss), shifted=shifted)
+    return (fitting + choosing).fit(min(RIDGES, key=loss), fit_intercept=fit_intercept)
 
 
-def _energy(moment: Tensor, weight: Tensor) -> Tensor:
+def _quadratic_trace(moment: Tensor, weight: Tensor) -> Tensor:
     """The trace of W M Wᵀ."""
     return ((weight @ moment) * weight).sum()

@@ -15,25 +15,25 @@ SUBJECTS = (
     *("a knight in armour", "a vase of flowers", "a robot", "a small house", "two people dancing", "a dragon"),
     *("a bridge over a river", "a horse", "a market", "a tree in a field", "a man reading", "an owl", "a spaceship"),
 )
-MANNERS = (
+STYLES = (
     *("photograph, 35 mm", "oil painting", "watercolour", "pencil drawing", "anime", "low poly, 3d render"),
     *("pixel art", "woodcut", "concept art, highly detailed", "children's book illustration", "impressionist painting"),
 )
-MOMENTS = (
+SCENES = (
     *("at dusk", "in the snow", "by candlelight", "in bright sunlight", "under the stars", "in the rain", "in fog"),
     *("in autumn", "on a plain background", "seen from above", "close up", "in the distance", "with a red roof"),
 )
 
 # The three lists have 25, 11 and 13 entries, which share no factor: counting through all three at once comes to each
 # of their 3575 combinations before any returns.
-COUNT = len(SUBJECTS) * len(MANNERS) * len(MOMENTS)
+PROMPT_COUNT = len(SUBJECTS) * len(STYLES) * len(SCENES)
 
 
-def built_in(count: int, first: int = 0) -> list[str]:
+def built_in_prompts(count: int, first: int = 0) -> list[str]:
     """So many prompts, from the first-th on: the same ones at every call."""
-    return [_prompt(index % COUNT) for index in range(first, first + count)]
+    return [_prompt(index % PROMPT_COUNT) for index in range(first, first + count)]
 
 
 def _prompt(index: int) -> str:
-    words = (each[index % len(each)] for each in (SUBJECTS, MOMENTS, MANNERS))
+    words = (entries[index % len(entries)] for entries in (SUBJECTS, SCENES, STYLES))
     return "{} {}, {}".format(*words)

@@ -26,13 +26,15 @@ class WidthFit(BaseModel):
     v_missed: float | None = None
 
     def __str__(self) -> str:
-        head = f"{self.width}: {_counted(self.layers, 'layer')}, {'exact' if self.exact else 'fitted'}"
+        head = f"{self.width}: {_format_count(self.layers, 'layer')}, {'exact' if self.exact else 'fitted'}"
         if None in (self.k, self.v, self.k_missed, self.v_missed):
             return head
-        return f"{head}, K is off by {_part(self.k, self.k_missed)}, V by {_part(self.v, self.v_missed)}"
+        return (
+            f"{head}, K is off by {_format_error(self.k, self.k_missed)}, V by {_format_error(self.v, self.v_missed)}"
+        )
 
 
-class LayersBaked(BaseModel):
+class BakedLayers(BaseModel):
     """An overlay whose changes of weights were added to them, which is exact but for rounding.
 
     algorithms: how they are written down. unet, text: how strongly it acts in those parts.
@@ -50,9 +52,7 @@ class LayersBaked(BaseModel):
         strengths = (
             f"{self.unet:g}" if self.unet == self.text else f"{self.unet:g} in the UNet, {self.text:g} in the text"
         )
-        return (
-            f"{self.overlay}: {_counted(self.layers, 'layer')}, {' and '.join(self.algorithms)}, added at {strengths}"
-        )
+        return f"{self.overlay}: {_format_count(self.layers, 'layer')}, {' and '.join(self.algorithms)}, added at {strengths}"
 
 
 class BakeReport(BaseModel):
@@ -69,7 +69,7 @@ class BakeReport(BaseModel):
     base_hash: str = ""
     strengths: tuple[tuple[str, float], ...]
     rank: int | None = None
-    added: tuple[LayersBaked, ...] = ()
+    added: tuple[BakedLayers, ...] = ()
     widths: tuple[WidthFit, ...] = ()
     output: float
     output_missed: float
@@ -80,23 +80,23 @@ class BakeReport(BaseModel):
     @property
     def is_exact(self) -> bool:
         """Whether nothing was fitted and nothing cut off."""
-        return self.rank is None and all(each.exact for each in self.widths)
+        return self.rank is None and all(fit.exact for fit in self.widths)
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        laid = ", ".join(f"{name}:{strength:g}" for name, strength in self.strengths)
-        yield f"{laid} on {self.base}" + (f" as a LoRA of rank {self.rank}" if self.rank else "")
-        yield from (f"  {each}" for each in (*self.added, *self.widths))
-        yield f"  what the UNet predicts is off by {_part(self.output, self.output_missed)}"
-        yield f"  measured on {_counted(self.held_out_prompts, 'prompt')} held out, {_counted(self.steps, 'step')} each"
+        overlays = ", ".join(f"{name}:{strength:g}" for name, strength in self.strengths)
+        yield f"{overlays} on {self.base}" + (f" as a LoRA of rank {self.rank}" if self.rank else "")
+        yield from (f"  {row}" for row in (*self.added, *self.widths))
+        yield f"  what the UNet predicts is off by {_format_error(self.output, self.output_missed)}"
+        yield f"  measured on {_format_count(self.held_out_prompts, 'prompt')} held out, {_format_count(self.steps, 'step')} each"
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+def _format_count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _part(error: float | None, missed: float | None) -> str:
+def _format_error(error: float | None, missed: float | None) -> str:
     """An error, and which part of the change it is."""
     return f"{error:.2g} ({missed:.2%} of the change lost)" if missed and missed >= 1e-4 else f"{error:.2g}"

@@ -7,4 +7,6 @@ from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.lora import Lora
 from velatura.overlays.overlay import Overlay
 
-KINDS: dict[str, type[Overlay]] = {each.kind: each for each in (Hypernetwork, Lora, Embedding, Aesthetic, Difference)}
+KINDS: dict[str, type[Overlay]] = {
+    overlay_class.kind: overlay_class for overlay_class in (Hypernetwork, Lora, Embedding, Aesthetic, Difference)
+}

@@ -9,13 +9,13 @@ from typing import NamedTuple, Self, cast, get_args
 from torch import Tensor
 
 from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase
-from velatura.overlays.contexts import Combine, Group
+from velatura.overlays.contexts import CombineGroup, CombineMode
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
-from velatura.overlays.seams import heed_hooks_when_compiled
-from velatura.overlays.strength import LiveStrength, Strength, writable
+from velatura.overlays.seams import enable_dynamo_hook_guards
+from velatura.overlays.strength import LiveStrength, Strength, disable_inference_mode
 from velatura.overlays.target import Target
-from velatura.prompts.strengths import BLOCKS, SIDES, Block, Side
+from velatura.prompts.strengths import PROMPT_SIDES, UNET_BLOCKS, PromptSide, UNetBlock
 
 
 class Attachment:
@@ -24,7 +24,7 @@ class Attachment:
     def __init__(self, overlay: Overlay, target: Target, strength: LiveStrength, undos: ExitStack) -> None:
         self.overlay = overlay
         self._target = target.name  # not the model itself, which may go while this is kept
-        self._changes, self._listener = target.changes, target.listener
+        self._changes, self._meter = target.changes, target.meter
         self._strength = strength
         self._undos = undos
 
@@ -52,8 +52,8 @@ class Attachment:
     @property
     def effect(self) -> Effect:
         """What it touches, and, after a first step, how much it changes there; printable, and JSON by model_dump."""
-        evaluations = sum(each.evaluations for each in self._changes)
-        return self._listener.effect(str(self.overlay.card), self._target, evaluations)
+        evaluations = sum(change.evaluations for change in self._changes)
+        return self._meter.effect(str(self.overlay.card), self._target, evaluations)
 
     def refresh(self) -> None:
         """Take weights of the overlay and of the base as they are now.
@@ -61,13 +61,13 @@ class Attachment:
         Weights that were written to in the usual ways are noticed. Only writes past autograd's knowledge are not, to
         weight.data or to memory that is shared, and those to tensors that were made in inference mode.
         """
-        for each in self._changes:
-            each.forget()
+        for change in self._changes:
+            change.clear_cache()
 
     def detach(self) -> None:
         """Take the overlay off; the base is then as if it had never been there. Detaching twice does nothing."""
-        self._take_off()
-        self._listener.warn_if_idle(str(self.overlay.card))
+        self._remove_hooks()
+        self._meter.warn_if_no_effect(str(self.overlay.card))
 
     def __enter__(self) -> Self:
         return self
@@ -76,10 +76,10 @@ class Attachment:
         if error is None:
             self.detach()
         else:
-            self._take_off()
+            self._remove_hooks()
 
-    def _take_off(self) -> None:
-        heed_hooks_when_compiled()
+    def _remove_hooks(self) -> None:
+        enable_dynamo_hook_guards()
         self._undos.close()
 
 
@@ -88,8 +88,8 @@ def attach(
     overlay: Overlay,
     strength: float | Tensor | Strength = 1.0,
     *,
-    on: Side = "both",
-    blocks: Sequence[Block] = BLOCKS,
+    on: PromptSide = "both",
+    blocks: Sequence[UNetBlock] = UNET_BLOCKS,
 ) -> Attachment:
     """Lay an overlay over a Base, a diffusers pipeline or a UNet.
 
@@ -102,23 +102,23 @@ def attach(
     prompts first and then the prompts, as diffusers lays it out.
     blocks: the parts of the UNet it acts in, of "in", "mid" and "out".
     """
-    return _laid(Target.of(target, tuple(blocks)), overlay, strength, on)
+    return _attach_to(Target.from_model(target, tuple(blocks)), overlay, strength, on)
 
 
-class Laid(NamedTuple):
+class AttachSpec(NamedTuple):
     """An overlay and how it is to lie over a target among others; the options are those of attach."""
 
     overlay: Overlay
     strength: float | Tensor | Strength = 1.0
-    blocks: Sequence[Block] = BLOCKS
-    on: Side = "both"
+    blocks: Sequence[UNetBlock] = UNET_BLOCKS
+    on: PromptSide = "both"
 
 
 def attach_all(
     target: object,
-    overlays: Iterable[Laid | tuple[Overlay, float | Tensor | Strength, Sequence[Block]]],
+    overlays: Iterable[AttachSpec | tuple[Overlay, float | Tensor | Strength, Sequence[UNetBlock]]],
     *,
-    combine: Combine = "sequence",
+    combine: CombineMode = "sequence",
 ) -> list[Attachment]:
     """Lay several overlays over a target, each in its own way, or none if one of them cannot lie there.
 
@@ -126,46 +126,50 @@ def attach_all(
     combine: in "sequence" each acts on what the ones before it made, as in A1111. Else all act on the same context, and
     their changes are summed ("sum") or averaged ("average").
     """
-    _refuse_unknown("way to combine overlays", [combine], get_args(Combine))
-    listed = [each if isinstance(each, Laid) else Laid(*each) for each in overlays]
-    group = None if combine == "sequence" else Group(combine, len(listed))
+    _check_choices("way to combine overlays", [combine], get_args(CombineMode))
+    specs = [item if isinstance(item, AttachSpec) else AttachSpec(*item) for item in overlays]
+    group = None if combine == "sequence" else CombineGroup(combine, len(specs))
     with ExitStack() as undos:
-        laid: list[Attachment] = []
-        for overlay, strength, blocks, side in listed:
-            laid.append(_laid(Target.of(target, tuple(blocks), group), overlay, strength, side))
-            undos.callback(laid[-1].detach)
+        attachments: list[Attachment] = []
+        for overlay, strength, blocks, side in specs:
+            attachments.append(_attach_to(Target.from_model(target, tuple(blocks), group), overlay, strength, side))
+            undos.callback(attachments[-1].detach)
         undos.pop_all()
-        return laid
+        return attachments
 
 
-def _laid(place: Target, overlay: Overlay, strength: float | Tensor | Strength, side: Side) -> Attachment:
-    _refuse_unknown("side of a guided batch", [side], SIDES)
-    _refuse_unknown("block of a UNet", place.blocks, BLOCKS)
+def _attach_to(target: Target, overlay: Overlay, strength: float | Tensor | Strength, side: PromptSide) -> Attachment:
+    _check_choices("side of a guided batch", [side], PROMPT_SIDES)
+    _check_choices("block of a UNet", target.blocks, UNET_BLOCKS)
     if not isinstance(cast("object", overlay), Overlay):
         raise BadOverlay(f"a {type(overlay).__name__} is no overlay: open its file with velatura.open_overlay first")
-    if place.device.type == "meta":
+    if target.device.type == "meta":
         raise UnsupportedBase(
-            f"{place.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
+            f"{target.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
         )
-    live = LiveStrength(strength, place.device, side)
-    with writable():
-        overlay.to(place.device)
-    heed_hooks_when_compiled()
+    live_strength = LiveStrength(strength, target.device, side)
+    with disable_inference_mode():
+        overlay.to(target.device)
+    enable_dynamo_hook_guards()
     with ExitStack() as undos:
-        touched = 0
-        for undo in overlay.hooks(place, live):
+        hook_count = 0
+        for undo in overlay.install_hooks(target, live_strength):
             undos.callback(undo)
-            touched += 1
-        if not touched:
-            where = "" if place.blocks == BLOCKS else f" in its blocks {', '.join(place.blocks) or '(none is named)'}"
-            raise NoEffect(
-                f"{overlay.card} touches nothing in {place.name}{where}: attach it to a base it was made for"
+            hook_count += 1
+        if not hook_count:
+            location = (
+                ""
+                if target.blocks == UNET_BLOCKS
+                else f" in its blocks {', '.join(target.blocks) or '(none is named)'}"
             )
-        return Attachment(overlay, place, live, undos.pop_all())
+            raise NoEffect(
+                f"{overlay.card} touches nothing in {target.name}{location}: attach it to a base it was made for"
+            )
+        return Attachment(overlay, target, live_strength, undos.pop_all())
 
 
-def _refuse_unknown(what: str, found: Iterable[str], known: Sequence[str]) -> None:
+def _check_choices(option: str, values: Iterable[str], choices: Sequence[str]) -> None:
     """Refuse an option by name, which would else be taken for another one."""
-    for each in found:
-        if each not in known:
-            raise UnknownName.among(what, str(each)[:40], known)
+    for value in values:
+        if value not in choices:
+            raise UnknownName.with_suggestions(option, str(value)[:40], choices)

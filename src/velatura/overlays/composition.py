@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadOverlay
-from velatura.overlays.affine import Affine
+from velatura.overlays.affine import AffineMap
 from velatura.overlays.hypernetwork import Hypernetwork
-from velatura.overlays.memory import Memory
-from velatura.overlays.overlay import Card, Overlay, Part
-from velatura.overlays.seams import Undo, on_contexts
+from velatura.overlays.memory import TensorMemo
+from velatura.overlays.overlay import Card, Overlay, TargetPart
+from velatura.overlays.seams import Undo, hook_contexts
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
-from velatura.overlays.transform import WidthChange, blended
+from velatura.overlays.transform import WidthChange, blend_change
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Composition(Overlay):
     """Hypernetworks in a tree, used as one: x + strength * (tree(x) - x)."""
 
     kind: ClassVar[str] = "hypernet"
-    touches: ClassVar[frozenset[Part]] = frozenset({"unet"})
+    target_parts: ClassVar[frozenset[TargetPart]] = frozenset({"unet"})
 
     def __init__(self, tree: Node, members: Mapping[str, Hypernetwork], name: str = "") -> None:
         super().__init__()
@@ -94,24 +94,24 @@ class Composition(Overlay):
         return sorted({width for member in self.members.values() for width in member.structure.widths})
 
     @property
-    def mixes_rows(self) -> bool:
+    def is_batch_dependent(self) -> bool:
         """Whether some member's change of one row of a batch depends on the others."""
-        return any(member.mixes_rows for member in self.members.values())
+        return any(member.is_batch_dependent for member in self.members.values())
 
     def transform(self, context: Tensor, strength: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """What K and V read in place of a context (batch, tokens, width)."""
-        change = self._change(context.shape[-1], LiveStrength(strength, context.device))
+        change = self._tree_change(context.shape[-1], LiveStrength(strength, context.device))
         return change.k(context), change.v(context)
 
-    def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
+    def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang the tree on every layer whose width some member changes."""
         for member in self.members.values():
-            member.refuse_misfit(target)
+            member.check_compatible(target)
         for width in self.widths:
-            yield from on_contexts(target, width, self._change(width, strength))
+            yield from hook_contexts(target, width, self._tree_change(width, strength))
 
-    def _change(self, width: int, strength: LiveStrength) -> _TreeChange:
-        return _TreeChange(self.tree, lambda leaf: self.members[leaf.name].change(width, leaf.strength), strength)
+    def _tree_change(self, width: int, strength: LiveStrength) -> _TreeChange:
+        return _TreeChange(self.tree, lambda leaf: self.members[leaf.name].width_change(width, leaf.strength), strength)
 
 
 class _TreeChange:
@@ -119,79 +119,81 @@ class _TreeChange:
 
     is_affine = False
 
-    def __init__(self, tree: Node, change_of: Callable[[Leaf], WidthChange | None], strength: LiveStrength) -> None:
+    def __init__(self, tree: Node, get_change: Callable[[Leaf], WidthChange | None], strength: LiveStrength) -> None:
         self._tree, self._strength = tree, strength
-        self._changes = {leaf: change_of(leaf) for leaf in leaves(tree)}
-        self._memory: Memory[tuple[Tensor, Tensor]] = Memory()
+        self._changes = {leaf: get_change(leaf) for leaf in leaves(tree)}
+        self._memo: TensorMemo[tuple[Tensor, Tensor]] = TensorMemo()
 
     @property
     def evaluations(self) -> int:
-        return sum(each.evaluations for each in self._changes.values() if each)
+        return sum(change.evaluations for change in self._changes.values() if change)
 
-    def forget(self) -> None:
-        self._memory.forget()
-        for each in self._changes.values():
-            if each:
-                each.forget()
+    def clear_cache(self) -> None:
+        self._memo.clear()
+        for change in self._changes.values():
+            if change:
+                change.clear_cache()
 
     @property
     def training(self) -> bool:
-        return any(each.training for each in self._changes.values() if each)
+        return any(change.training for change in self._changes.values() if change)
 
     @property
-    def is_shared(self) -> bool:
+    def is_uniform(self) -> bool:
         return self._strength.number is not None
 
     @property
     def version(self) -> tuple[object, ...]:
-        return self._strength.version, *(each.version for each in self._changes.values() if each)
+        return self._strength.version, *(change.version for change in self._changes.values() if change)
 
     @property
-    def lessons(self) -> None:
+    def shared_cache(self) -> None:
         return None
 
     def k(self, context: Tensor) -> Tensor:
-        return self._weighed(context, self._plain(self._tree, context, "k"))
+        return self._apply_strength(context, self._apply_plain(self._tree, context, "k"))
 
     def v(self, context: Tensor) -> Tensor:
-        return self._weighed(context, self._plain(self._tree, context, "v"))
+        return self._apply_strength(context, self._apply_plain(self._tree, context, "v"))
 
-    def both(self, k: Tensor, v: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
+    def k_and_v(self, k: Tensor, v: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
         if self._strength.number == 0:
             return k, v
 
-        def make() -> tuple[Tensor, Tensor]:
-            after = self._both(self._tree, (k, v), constant=constant)
-            return self._weighed(k, after[0]), self._weighed(v, after[1])
+        def compute() -> tuple[Tensor, Tensor]:
+            after = self._apply_fast(self._tree, (k, v), constant=constant)
+            return self._apply_strength(k, after[0]), self._apply_strength(v, after[1])
 
-        return self._memory.recall((k, v), self.version, make) if constant else make()
+        return self._memo.get_or_compute((k, v), self.version, compute) if constant else compute()
 
-    def affine(self) -> tuple[Affine, Affine] | None:
+    def affine_maps(self) -> tuple[AffineMap, AffineMap] | None:
         return None
 
-    def _weighed(self, context: Tensor, after: Tensor) -> Tensor:
+    def _apply_strength(self, context: Tensor, after: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            self._strength.follow(context.device)
-        return blended(context, context, after - context, self._strength.per_row(context))
+            self._strength.move_to(context.device)
+        return blend_change(context, context, after - context, self._strength.per_row(context))
 
-    def _plain(self, node: Node, context: Tensor, part: Literal["k", "v"]) -> Tensor:
+    def _apply_plain(self, node: Node, context: Tensor, part: Literal["k", "v"]) -> Tensor:
         if isinstance(node, Leaf):
             change = self._changes[node]
             return context if change is None else getattr(change, part)(context)
         if isinstance(node, Series):
-            return reduce(lambda before, each: self._plain(each, before, part), node.parts, context)
-        return _mean(node, [self._plain(each, context, part) for each in node.parts])
+            return reduce(lambda before, child: self._apply_plain(child, before, part), node.parts, context)
+        return _weighted_mean(node, [self._apply_plain(child, context, part) for child in node.parts])
 
-    def _both(self, node: Node, pair: tuple[Tensor, Tensor], *, constant: bool) -> tuple[Tensor, Tensor]:
+    def _apply_fast(self, node: Node, pair: tuple[Tensor, Tensor], *, constant: bool) -> tuple[Tensor, Tensor]:
         if isinstance(node, Leaf):
             change = self._changes[node]
-            return pair if change is None else change.both(*pair, constant=constant)
+            return pair if change is None else change.k_and_v(*pair, constant=constant)
         if isinstance(node, Series):
-            return reduce(lambda before, each: self._both(each, before, constant=constant), node.parts, pair)
-        made = [self._both(each, pair, constant=constant) for each in node.parts]
-        return _mean(node, [each[0] for each in made]), _mean(node, [each[1] for each in made])
+            return reduce(lambda before, child: self._apply_fast(child, before, constant=constant), node.parts, pair)
+        results = [self._apply_fast(child, pair, constant=constant) for child in node.parts]
+        return _weighted_mean(node, [result[0] for result in results]), _weighted_mean(
+            node, [result[1] for result in results]
+        )
 
 
-def _mean(node: Blend, made: list[Tensor]) -> Tensor:
+def _weighted_mean(node: Blend, results: list[Tensor]) -> Tensor:
     total = sum(node.weights)
-    return reduce(Tensor.add, (each * (weight / total) for each, weight in zip(made, node.weights, strict=True)))
+    return reduce(Tensor.add, (result * (weight / total) for result, weight in zip(results, node.weights, strict=True)))

@@ -9,38 +9,38 @@ from typing import Any, SupportsIndex, cast
 
 from torch import nn
 
-SEAM = "_velatura_seam"
-OUTPUTS = "_velatura_outputs"
-OURS = "_velatura_hooks"
+HOOK_SLOT = "_velatura_seam"
+OUTPUT_SLOT = "_velatura_outputs"
+OUR_HOOKS = "_velatura_hooks"
 _REDUCE = "__reduce_ex__"  # what deepcopy and pickle ask an object for
 
 
-def copied_without(module: nn.Module, hook: object) -> Callable[[], None]:
+def exclude_from_copies(module: nn.Module, hook: object) -> Callable[[], None]:
     """Leave a hook of ours, and all else of ours, out of what deepcopy and pickle make of a module.
 
     A copy that kept them would run networks that no attachment of its own can ever take off.
     """
-    ours: list[object] = vars(module).setdefault(OURS, [])
-    ours.append(hook)
-    vars(module)[_REDUCE] = partial(_reduced, module)
+    our_hooks: list[object] = vars(module).setdefault(OUR_HOOKS, [])
+    our_hooks.append(hook)
+    vars(module)[_REDUCE] = partial(_reduce_without_hooks, module)
 
     def undo() -> None:
-        ours.remove(hook)
-        if not ours:
-            del vars(module)[OURS], vars(module)[_REDUCE]
+        our_hooks.remove(hook)
+        if not our_hooks:
+            del vars(module)[OUR_HOOKS], vars(module)[_REDUCE]
 
     return undo
 
 
-def _reduced(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
+def _reduce_without_hooks(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
     """What deepcopy and pickle are told of a module: as if nothing of ours hung there."""
     make, arguments, state, *rest = cast("tuple[Any, ...]", type(module).__reduce_ex__(module, protocol))
-    ours = {SEAM, OUTPUTS, OURS, _REDUCE, *(["forward"] if _is_ours(state.get("forward")) else [])}
-    kept = {name: each for name, each in state.items() if name not in ours}
+    our_names = {HOOK_SLOT, OUTPUT_SLOT, OUR_HOOKS, _REDUCE, *(["forward"] if _is_ours(state.get("forward")) else [])}
+    new_state = {name: value for name, value in state.items() if name not in our_names}
     for hooks in ("_forward_pre_hooks", "_forward_hooks"):
-        others = [(number, each) for number, each in state[hooks].items() if each not in state[OURS]]
-        kept[hooks] = OrderedDict(others)
-    return make, arguments, kept, *rest
+        others = [(number, hook) for number, hook in state[hooks].items() if hook not in state[OUR_HOOKS]]
+        new_state[hooks] = OrderedDict(others)
+    return make, arguments, new_state, *rest
 
 
 def _is_ours(forward: object) -> bool:

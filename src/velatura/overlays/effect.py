@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from velatura.errors import VelaturaWarning
-from velatura.overlays.layers import BLOCK_NAMES
+from velatura.overlays.layers import BLOCK_PREFIXES
 
-PARTS = ("text", "in", "mid", "out", "unet")
+EFFECT_PARTS = ("text", "in", "mid", "out", "unet")
 
 
 class WidthEffect(BaseModel):
@@ -73,8 +73,8 @@ class WordEffect(BaseModel):
 
     def __str__(self) -> str:
         count = f"{self.vectors} vector{'s' * (self.vectors != 1)}"
-        said = {None: "no text was read yet", False: "no text named it", True: "named"}[self.named]
-        return f"{self.word!r}: {count} of {self.length:.2f} times the length of words, {said}"
+        status = {None: "no text was read yet", False: "no text named it", True: "named"}[self.named]
+        return f"{self.word!r}: {count} of {self.length:.2f} times the length of words, {status}"
 
 
 class Effect(BaseModel):
@@ -91,94 +91,96 @@ class Effect(BaseModel):
 
     def __str__(self) -> str:
         rows = (*self.widths, *self.outputs, *self.words)
-        return "\n".join([f"{self.overlay} on {self.target}", *(f"  {each}" for each in rows)])
+        return "\n".join([f"{self.overlay} on {self.target}", *(f"  {row}" for row in rows)])
 
 
-class Listener:
+class EffectMeter:
     """What hears from the layers on their first step, and sums it up without making a GPU wait."""
 
     def __init__(self) -> None:
         self._layers: dict[str, int | str] = {}
-        self._heard: dict[str, Tensor] = {}
+        self._changes: dict[str, Tensor] = {}
         self._measures: dict[str, Callable[[], tuple[int, float]]] = {}
         self._named: dict[str, bool] = {}
 
-    def expect(self, name: str, width: int) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
+    def add_context_layer(self, name: str, width: int) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
         """Count a layer in, and give back what is to be told what K and V read before and after."""
         self._layers[name] = width
-        return partial(self._hear, name)
+        return partial(self._record, name)
 
-    def expect_output(self, name: str) -> Callable[[Tensor, Tensor], None]:
+    def add_output_layer(self, name: str) -> Callable[[Tensor, Tensor], None]:
         """Count a layer in by its name in the target, and give back what is to be told what it makes before and after.
 
         The text towers stand there whole where an overlay has to do with all that they say.
         """
-        self._layers[name] = _part(name)
-        return lambda before, after: self._hear(name, [before], [after])
+        self._layers[name] = _part_of_layer(name)
+        return lambda before, after: self._record(name, [before], [after])
 
-    def expect_word(self, word: str, measure: Callable[[], tuple[int, float]]) -> Callable[[bool], None]:
+    def add_word(self, word: str, measure: Callable[[], tuple[int, float]]) -> Callable[[bool], None]:
         """Count a word in, and give back what is to be told of each text that is read whether it names it.
 
         measure: tells how many vectors it stands for, and how long they are where words are of length 1.
         """
         self._measures[word] = measure
 
-        def told(named: bool) -> None:
-            self._named[word] = self._named.get(word, False) or named
+        def on_named(is_named: bool) -> None:
+            self._named[word] = self._named.get(word, False) or is_named
 
-        return told
+        return on_named
 
     @torch.no_grad()
-    def _hear(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+    def _record(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
         pairs = [(old.float(), new.float()) for old, new in zip(before, after, strict=True)]
         squares = [((new - old).square().sum(), old.square().sum()) for old, new in pairs]
         # of an empty context, such as SDXL's for no prompt, all that is changed is new
-        shares = [torch.where(whole > 0, change / whole, (change > 0).float()).sqrt() for change, whole in squares]
-        self._heard[name] = torch.stack(shares)
+        ratios = [torch.where(whole > 0, change / whole, (change > 0).float()).sqrt() for change, whole in squares]
+        self._changes[name] = torch.stack(ratios)
 
     def effect(self, overlay: str, target: str, evaluations: int) -> Effect:
         """What was heard so far."""
         widths: list[WidthEffect] = []
-        for width in sorted({each for each in self._layers.values() if isinstance(each, int)}):
-            count, heard = self._of(width)
-            k, v = (None, None) if heard is None else (heard[0].item(), heard[1].item())
+        for width in sorted({group for group in self._layers.values() if isinstance(group, int)}):
+            count, mean_change = self._group_mean(width)
+            k, v = (None, None) if mean_change is None else (mean_change[0].item(), mean_change[1].item())
             widths.append(WidthEffect(width=width, layers=count, k=k, v=v))
         outputs: list[OutputEffect] = []
-        for part in (each for each in PARTS if each in self._layers.values()):
-            count, heard = self._of(part)
-            outputs.append(OutputEffect(part=part, layers=count, change=None if heard is None else heard[0].item()))
-        said = {"overlay": overlay, "target": target, "evaluations": evaluations}
-        return Effect.model_validate({**said, "widths": widths, "outputs": outputs, "words": self._words()})
+        for part in (name for name in EFFECT_PARTS if name in self._layers.values()):
+            count, mean_change = self._group_mean(part)
+            outputs.append(
+                OutputEffect(part=part, layers=count, change=None if mean_change is None else mean_change[0].item())
+            )
+        fields = {"overlay": overlay, "target": target, "evaluations": evaluations}
+        return Effect.model_validate({**fields, "widths": widths, "outputs": outputs, "words": self._word_effects()})
 
-    def _words(self) -> list[WordEffect]:
-        measured = {word: measure() for word, measure in self._measures.items()}
+    def _word_effects(self) -> list[WordEffect]:
+        measurements = {word: measure() for word, measure in self._measures.items()}
         return [
             WordEffect(word=word, vectors=count, length=length, named=self._named.get(word))
-            for word, (count, length) in measured.items()
+            for word, (count, length) in measurements.items()
         ]
 
-    def _of(self, group: int | str) -> tuple[int, Tensor | None]:
+    def _group_mean(self, group: int | str) -> tuple[int, Tensor | None]:
         """How many layers there are of a group, and what was heard of them in the mean."""
-        names = [name for name, each in self._layers.items() if each == group]
-        heard = [self._heard[name] for name in names if name in self._heard]
-        return len(names), torch.stack(heard).mean(0) if heard else None
+        names = [name for name, layer_group in self._layers.items() if layer_group == group]
+        changes = [self._changes[name] for name in names if name in self._changes]
+        return len(names), torch.stack(changes).mean(0) if changes else None
 
-    def warn_if_idle(self, overlay: str) -> None:
+    def warn_if_no_effect(self, overlay: str) -> None:
         """Warn where every layer was heard and none was changed."""
-        heard = list(self._heard.values())
-        if heard and len(heard) == len(self._layers) and not any(bool(each.any()) for each in heard):
+        changes = list(self._changes.values())
+        if changes and len(changes) == len(self._layers) and not any(bool(change.any()) for change in changes):
             why = "its weights are zero, or its strength is wherever it acts, or it was never trained"
-            said = f"{overlay} changed nothing at all: {why}"
-            self._heard.clear()  # once is enough
-            warnings.warn(said, VelaturaWarning, stacklevel=3)
+            message = f"{overlay} changed nothing at all: {why}"
+            self._changes.clear()  # once is enough
+            warnings.warn(message, VelaturaWarning, stacklevel=3)
         for word in [word for word, named in self._named.items() if not named]:
             del self._named[word]
             warnings.warn(f"{overlay} changed nothing at all: no text named it {word!r}", VelaturaWarning, stacklevel=3)
 
 
-def _part(name: str) -> str:
+def _part_of_layer(name: str) -> str:
     """Which part of a target a layer is in."""
     if not name.startswith("unet."):
         return "text"
     path = name.removeprefix("unet.")
-    return next((block for block, prefix in BLOCK_NAMES.items() if path.startswith(prefix)), "unet")
+    return next((block for block, prefix in BLOCK_PREFIXES.items() if path.startswith(prefix)), "unet")

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
-from velatura.base.families import guess
+from velatura.base.families import guess_family_name
 from velatura.errors import BadOverlay, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.overlays.layers import attention_layers, context_width
-from velatura.overlays.overlay import Card, Overlay, Part
-from velatura.overlays.seams import Undo, on_contexts
-from velatura.overlays.strength import LiveStrength, writable
-from velatura.overlays.structure import INITS, Structure
+from velatura.overlays.overlay import Card, Overlay, TargetPart
+from velatura.overlays.seams import Undo, hook_contexts
+from velatura.overlays.strength import LiveStrength, disable_inference_mode
+from velatura.overlays.structure import WEIGHT_INITS, HypernetworkStructure
 from velatura.overlays.target import Target
-from velatura.overlays.transform import Transform, WidthChange
+from velatura.overlays.transform import HypernetworkModule, WidthChange
 
 
 class Hypernetwork(Overlay):
@@ -29,15 +29,15 @@ class Hypernetwork(Overlay):
     """
 
     kind: ClassVar[str] = "hypernet"
-    touches: ClassVar[frozenset[Part]] = frozenset({"unet"})
+    target_parts: ClassVar[frozenset[TargetPart]] = frozenset({"unet"})
 
     def __init__(self, card: Card) -> None:
         super().__init__()
-        self.structure = Structure.of(card.structure)
-        self.card = card.but(kind=self.kind, outline=self.structure.outline)
+        self.structure = HypernetworkStructure.from_fields(card.structure)
+        self.card = card.replace(kind=self.kind, outline=self.structure.outline)
         for width in self.structure.widths:
             for part in (0, 1):
-                self.add_module(f"{width}_{part}", Transform(self.structure.network(width)))
+                self.add_module(f"{width}_{part}", HypernetworkModule(self.structure.build_network(width)))
         self.eval()
 
     @classmethod
@@ -77,10 +77,10 @@ class Hypernetwork(Overlay):
             "activation": activation,
             "layer_norm": layer_norm,
             "activate_output": activate_output,
-            "dropout": _dropout(len(layers), dropout, last=last_layer_dropout),
+            "dropout": _layer_dropout(len(layers), dropout, last=last_layer_dropout),
             "init": init,
         }
-        structure = Structure.of(fields)
+        structure = HypernetworkStructure.from_fields(fields)
         if min(structure.widths) * min(structure.layers) < 1:
             raise BadOverlay(
                 f"layers {layers} leave nothing of a context of {min(structure.widths)}: use larger multiples"
@@ -93,28 +93,28 @@ class Hypernetwork(Overlay):
             base=base.name,
             base_hash=base.hash,
         )
-        with writable():
+        with disable_inference_mode():
             hypernetwork = cls.from_card(card).to_empty(device=base.device)
             hypernetwork.initialise(None if seed is None else torch.Generator(base.device).manual_seed(seed))
         return hypernetwork
 
     @property
-    def mixes_rows(self) -> bool:
+    def is_batch_dependent(self) -> bool:
         """Whether what it makes of one row of a batch depends on the others."""
-        return self.structure.mixes_rows
+        return self.structure.is_batch_dependent
 
     @property
-    def learned(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters that learn, by name, in the order in which A1111 counts them in an optimizer's state."""
-        return {name: each for name, each in self.named_parameters() if each.requires_grad}
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights by the structure's rule; layer norms by the normal one whatever the rule, as in A1111."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.LayerNorm):
-                rule = INITS[self.structure.init if isinstance(layer, nn.Linear) else "normal"]
-                rule(layer.weight, generator=generator)
+                init = WEIGHT_INITS[self.structure.init if isinstance(layer, nn.Linear) else "normal"]
+                init(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
             if isinstance(layer, nn.PReLU):
                 layer.reset_parameters()
@@ -124,58 +124,66 @@ class Hypernetwork(Overlay):
 
         A width that this hypernetwork lacks comes back as it is.
         """
-        change = self.change(context.shape[-1], LiveStrength(strength, context.device))
+        change = self.width_change(context.shape[-1], LiveStrength(strength, context.device))
         return (change.k(context), change.v(context)) if change else (context, context)
 
-    def change(self, width: int, strength: float | LiveStrength) -> WidthChange | None:
+    def width_change(self, width: int, strength: float | LiveStrength) -> WidthChange | None:
         """What becomes of contexts of a width, or None where this hypernetwork lacks it."""
         if width not in self.structure.widths:
             return None
-        k, v = (cast("Transform", self.get_submodule(f"{width}_{part}")) for part in (0, 1))
+        k, v = (cast("HypernetworkModule", self.get_submodule(f"{width}_{part}")) for part in (0, 1))
         return WidthChange(k, v, strength if isinstance(strength, LiveStrength) else LiveStrength(strength))
 
-    def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
+    def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang the pair of each width on the layers that read such contexts."""
-        self.refuse_misfit(target)
+        self.check_compatible(target)
         for width in self.structure.widths:
-            if change := self.change(width, strength):
-                yield from on_contexts(target, width, change)
+            if change := self.width_change(width, strength):
+                yield from hook_contexts(target, width, change)
 
-    def refuse_misfit(self, target: Target) -> None:
+    def check_compatible(self, target: Target) -> None:
         """Refuse a base of another family; warn of widths that idle in a net made for several."""
         ours, theirs = frozenset(self.structure.widths), frozenset(_context_widths(target.unet))
         if not theirs:
             raise UnsupportedBase(f"{target.name} has no attention with to_k and to_v: use a Stable Diffusion UNet")
-        idle = ours - theirs
-        if not idle:
+        unused_widths = ours - theirs
+        if not unused_widths:
             return
-        lists = f"changes contexts of {_words(ours)} features, {target.name} has {_words(theirs)}"
-        if not ours & theirs or not ours & _context_widths(target.unet, crossing=True).keys():
-            raise WrongBase(f"{self._called} {lists}: it was made for {guess(ours)}, so open a base of that family")
-        warnings.warn(f"{self._called} {lists}: its part for {_words(idle)} idles", VelaturaWarning, stacklevel=2)
+        comparison = f"changes contexts of {_join_numbers(ours)} features, {target.name} has {_join_numbers(theirs)}"
+        if not ours & theirs or not ours & _context_widths(target.unet, cross_only=True).keys():
+            raise WrongBase(
+                f"{self._display_name} {comparison}: it was made for {guess_family_name(ours)}, so open a base of that family"
+            )
+        warnings.warn(
+            f"{self._display_name} {comparison}: its part for {_join_numbers(unused_widths)} idles",
+            VelaturaWarning,
+            stacklevel=2,
+        )
 
     @property
-    def _called(self) -> str:
+    def _display_name(self) -> str:
         return f"hypernetwork {self.card.name}" if self.card.name else "the hypernetwork"
 
 
-def _dropout(count: int, wanted: float | Sequence[float], *, last: bool) -> tuple[float, ...]:
+def _layer_dropout(count: int, dropout: float | Sequence[float], *, last: bool) -> tuple[float, ...]:
     """The dropout for each entry of layers, as A1111 lays out a single probability."""
-    each = isinstance(wanted, int | float)
-    entries = [0.0, *[wanted] * (count - 3), wanted if last else 0.0, 0.0][:count] if each else wanted
-    if (each and wanted and not any(entries)) or (not each and not last and any(entries[-2:-1])):
-        said = f"dropout {wanted} with last_layer_dropout={last} and {count} layers"
-        raise BadOverlay(f"{said} asks for what cannot be: give more layers, or one probability for each of them")
+    is_single = isinstance(dropout, int | float)
+    entries = [0.0, *[dropout] * (count - 3), dropout if last else 0.0, 0.0][:count] if is_single else dropout
+    if (is_single and dropout and not any(entries)) or (not is_single and not last and any(entries[-2:-1])):
+        message = f"dropout {dropout} with last_layer_dropout={last} and {count} layers"
+        raise BadOverlay(f"{message} asks for what cannot be: give more layers, or one probability for each of them")
     return tuple(entries)
 
 
-def _context_widths(unet: nn.Module, *, crossing: bool = False) -> dict[int, None]:
+def _context_widths(unet: nn.Module, *, cross_only: bool = False) -> dict[int, None]:
     """The context widths of a UNet, in order and each once; of its cross-attention only, if asked."""
     layers = [layer for _, layer in attention_layers(unet)]
-    chosen = [layer for layer in layers if getattr(layer, "is_cross_attention", True)] if crossing else layers
-    return dict.fromkeys(map(context_width, chosen))
+    selected_layers = (
+        [layer for layer in layers if getattr(layer, "is_cross_attention", True)] if cross_only else layers
+    )
+    return dict.fromkeys(map(context_width, selected_layers))
 
 
-def _words(numbers: Iterable[int]) -> str:
-    listed = [str(each) for each in sorted(numbers)]
-    return " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1])))
+def _join_numbers(numbers: Iterable[int]) -> str:
+    texts = [str(number) for number in sorted(numbers)]
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))

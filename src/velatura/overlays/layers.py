@@ -7,20 +7,20 @@ from typing import cast
 
 from torch import nn
 
-from velatura.prompts.strengths import BLOCKS, Block
+from velatura.prompts.strengths import UNET_BLOCKS, UNetBlock
 
-BLOCK_NAMES: dict[Block, str] = {"in": "down_blocks.", "mid": "mid_block.", "out": "up_blocks."}
+BLOCK_PREFIXES: dict[UNetBlock, str] = {"in": "down_blocks.", "mid": "mid_block.", "out": "up_blocks."}
 
 
-def attention_layers(model: nn.Module, blocks: Iterable[Block] = BLOCKS) -> Iterator[tuple[str, nn.Module]]:
+def attention_layers(model: nn.Module, blocks: Iterable[UNetBlock] = UNET_BLOCKS) -> Iterator[tuple[str, nn.Module]]:
     """Every layer that reads a context through to_k and to_v, with its name; in some blocks only, if asked."""
-    wanted = set(blocks)
-    prefixes = tuple(BLOCK_NAMES[block] for block in wanted)
+    selected_blocks = set(blocks)
+    prefixes = tuple(BLOCK_PREFIXES[block] for block in selected_blocks)
     for name, layer in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
-        reads = isinstance(getattr(layer, "to_k", None), nn.Module) and isinstance(
+        has_kv = isinstance(getattr(layer, "to_k", None), nn.Module) and isinstance(
             getattr(layer, "to_v", None), nn.Module
         )
-        if reads and (wanted == set(BLOCKS) or name.startswith(prefixes)):
+        if has_kv and (selected_blocks == set(UNET_BLOCKS) or name.startswith(prefixes)):
             yield name, layer
 
 

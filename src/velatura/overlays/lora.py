@@ -9,16 +9,16 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import BadOverlay
-from velatura.overlays.deltas import delta_of
+from velatura.overlays.deltas import build_delta
 from velatura.overlays.deltas.delta import Delta
-from velatura.overlays.kohya import UNET, kohya_names
-from velatura.overlays.lora_blocks import block_of, refuse_unknown
-from velatura.overlays.lora_fit import outline, refuse_misfit, refuse_sides
-from velatura.overlays.lora_structure import LoraStructure, refuse_idle, seeded
+from velatura.overlays.kohya import UNET_PREFIX, kohya_names
+from velatura.overlays.lora_blocks import block_of, check_block_weights
+from velatura.overlays.lora_fit import check_compatible, check_side, outline
+from velatura.overlays.lora_structure import LoraConfig, check_conv_options, seed_rng
 from velatura.overlays.outputs import DeltaChange
-from velatura.overlays.overlay import Card, Overlay, Part
-from velatura.overlays.seams import Undo, on_outputs, while_apart
-from velatura.overlays.strength import LiveStrength, writable
+from velatura.overlays.overlay import Card, Overlay, TargetPart
+from velatura.overlays.seams import Undo, guard_against_fusion, hook_outputs
+from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
 
 
@@ -35,15 +35,17 @@ class Lora(Overlay):
         super().__init__()
         if not deltas:
             raise BadOverlay("a LoRA of no layers at all cannot be: give it at least one")
-        self.card = card.but(kind=self.kind, outline=outline(deltas.values()))
-        self.blocks: dict[str, float] = {}  # factors for the strength, by block
-        self.bundled: dict[str, dict[str, Tensor]] = {}  # embeddings in its file: vectors by name and text tower
+        self.card = card.replace(kind=self.kind, outline=outline(deltas.values()))
+        self.block_weights: dict[str, float] = {}  # factors for the strength, by block
+        self.bundled_embeddings: dict[
+            str, dict[str, Tensor]
+        ] = {}  # embeddings in its file: vectors by name and text tower
         self.metadata: dict[str, str] = {}  # of its file, as trainers write it
-        self.unmatched: tuple[str, ...] = ()  # keys of its file that are of no layer
+        self.unmatched_keys: tuple[str, ...] = ()  # keys of its file that are of no layer
         for name, delta in deltas.items():
             self.add_module(name, delta)
-        if structure := LoraStructure.in_card(self.card.structure):
-            structure.set_dropouts(deltas.values())
+        if config := LoraConfig.from_structure(self.card.structure):
+            config.set_dropouts(deltas.values())
         self.eval()
 
     @classmethod
@@ -58,7 +60,10 @@ class Lora(Overlay):
         for key, tensor in tensors.items():
             name, _, suffix = key.partition(".")
             layers.setdefault(name, {})[suffix] = tensor
-        return cls(card or Card(kind=cls.kind), {name: _delta(name, found) for name, found in layers.items()})
+        return cls(
+            card or Card(kind=cls.kind),
+            {name: _build_delta(name, layer_tensors) for name, layer_tensors in layers.items()},
+        )
 
     @classmethod
     def for_base(
@@ -85,9 +90,9 @@ class Lora(Overlay):
         alpha: the rank by default, so that nothing is scaled; conv_rank, conv_alpha: rank and alpha by default; text:
         change the text towers too; seed: torch's own chance if none.
         """
-        refuse_idle(algorithm, targets, {"conv_rank": conv_rank, "conv_alpha": conv_alpha})
+        check_conv_options(algorithm, targets, {"conv_rank": conv_rank, "conv_alpha": conv_alpha})
         alpha = float(rank) if alpha is None else alpha
-        structure = LoraStructure.of(
+        config = LoraConfig.from_fields(
             {
                 "algorithm": algorithm,
                 "targets": targets,
@@ -106,79 +111,92 @@ class Lora(Overlay):
         card = Card(
             kind=cls.kind,
             name=name,
-            structure=structure.model_dump(mode="json"),
+            structure=config.model_dump(mode="json"),
             family=base.family.name,
             base=base.name,
             base_hash=base.hash,
         )
-        with writable(), seeded(seed):
-            made = cls(card, structure.deltas(Target.of(base)))
-        return made.to(base.device)
+        with disable_inference_mode(), seed_rng(seed):
+            lora = cls(card, config.build_deltas(Target.from_model(base)))
+        return lora.to(base.device)
 
     @property
-    def touches(self) -> frozenset[Part]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def target_parts(self) -> frozenset[TargetPart]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Which parts of a base it has layers of."""
-        return frozenset("unet" if name.startswith(UNET) else "text" for name in self.layers)
+        return frozenset("unet" if name.startswith(UNET_PREFIX) else "text" for name in self.layers)
 
     @property
     def layers(self) -> dict[str, Delta]:
         """Its deltas by the names of their layers in kohya's files."""
-        return {name: each for name, each in self.named_children() if isinstance(each, Delta)}
+        return {name: delta for name, delta in self.named_children() if isinstance(delta, Delta)}
 
-    def part_of(self, parameter: str) -> Part | Literal["words"]:
+    def part_of(self, parameter: str) -> TargetPart | Literal["words"]:
         """The part of a base that one of its parameters acts in."""
-        return "unet" if parameter.startswith(UNET) else "text"
+        return "unet" if parameter.startswith(UNET_PREFIX) else "text"
 
-    def scaled(self, blocks: Mapping[str, float]) -> Self:
+    def with_block_weights(self, block_weights: Mapping[str, float]) -> Self:
         """The same LoRA, sharing its weights, with a factor for the strength in each block: see lora_blocks.
 
         Blocks that are not named stay as they are. Factors that it has already are multiplied.
         """
-        refuse_unknown(blocks)
-        return self._same({**self.blocks, **{name: each * self.blocks.get(name, 1.0) for name, each in blocks.items()}})
+        check_block_weights(block_weights)
+        return self._copy_with(
+            {
+                **self.block_weights,
+                **{name: weight * self.block_weights.get(name, 1.0) for name, weight in block_weights.items()},
+            }
+        )
 
-    def with_ranks(self, count: int) -> Self:
+    def with_ranks(self, rank: int) -> Self:
         """The same LoRA with only the first ranks of each layer, at the same scale; those are views of its weights."""
-        if count < 1:
-            raise BadOverlay(f"a LoRA of {count} ranks does nothing: give 1 or more")
-        return self._same(self.blocks, {name: each.first_ranks(count) for name, each in self.layers.items()})
+        if rank < 1:
+            raise BadOverlay(f"a LoRA of {rank} ranks does nothing: give 1 or more")
+        return self._copy_with(
+            self.block_weights, {name: delta.truncate_rank(rank) for name, delta in self.layers.items()}
+        )
 
-    def _same(self, blocks: Mapping[str, float], layers: Mapping[str, Delta] | None = None) -> Self:
+    def _copy_with(self, block_weights: Mapping[str, float], layers: Mapping[str, Delta] | None = None) -> Self:
         """This one with other strengths for blocks, or other layers."""
-        other = type(self)(self.card, layers or self.layers)
-        other.train(self.training)
-        other.source, other.blocks = self.source, dict(blocks)
-        other.bundled, other.metadata, other.unmatched = self.bundled, self.metadata, self.unmatched
-        return other
+        copy = type(self)(self.card, layers or self.layers)
+        copy.train(self.training)
+        copy.source, copy.block_weights = self.source, dict(block_weights)
+        copy.bundled_embeddings, copy.metadata, copy.unmatched_keys = (
+            self.bundled_embeddings,
+            self.metadata,
+            self.unmatched_keys,
+        )
+        return copy
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:
         """Its deltas by the names that the target has for their layers, those that it lacks left out."""
         names = kohya_names(target)
         return {names[name]: delta for name, delta in self.layers.items() if name in names}
 
-    def factor(self, target: Target, name: str) -> float:
+    def strength_factor(self, target: Target, name: str) -> float:
         """By what the strength is multiplied in a layer, by the name that the target has for it."""
-        own = self.blocks.get(block_of(target, name), 1.0) if self.blocks else 1.0
-        return own * target.share
+        block_weight = self.block_weights.get(block_of(target, name), 1.0) if self.block_weights else 1.0
+        return block_weight * target.combine_weight
 
-    def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
+    def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang each delta behind its layer."""
-        found = self.deltas(target)
-        refuse_misfit(self, target, found)
-        refuse_sides(target, found, strength)
+        deltas = self.deltas(target)
+        check_compatible(self, target, deltas)
+        check_side(target, deltas, strength)
         for name, layer in target.attention_layers():
-            if any(f"unet.{name}.{each}" in found for each in ("to_q", "to_k", "to_v")):
-                yield from while_apart(name, layer)
-        for name, delta in found.items():
-            if target.reaches(name):
-                own = strength if name.startswith("unet.") else strength.text
-                change = DeltaChange(delta, own, self.factor(target, name), target.listener.expect_output(name))
+            if any(f"unet.{name}.{projection}" in deltas for projection in ("to_q", "to_k", "to_v")):
+                yield from guard_against_fusion(name, layer)
+        for name, delta in deltas.items():
+            if target.is_reachable(name):
+                part_strength = strength if name.startswith("unet.") else strength.text
+                change = DeltaChange(
+                    delta, part_strength, self.strength_factor(target, name), target.meter.add_output_layer(name)
+                )
                 target.changes.append(change)
-                yield from on_outputs(target.layer(name), change)
+                yield from hook_outputs(target.layer(name), change)
 
 
-def _delta(name: str, tensors: Mapping[str, Tensor]) -> Delta:
+def _build_delta(name: str, tensors: Mapping[str, Tensor]) -> Delta:
     try:
-        return delta_of(tensors)
+        return build_delta(tensors)
     except BadOverlay as error:
         raise BadOverlay(f"{name[:120]}: {error}") from None

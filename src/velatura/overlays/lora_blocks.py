@@ -10,53 +10,55 @@ from typing import Any
 from velatura.errors import BadStrength, UnknownName
 from velatura.overlays.target import Target
 
-BASE, MID = "BASE", "MID"
-_NAME = re.compile(r"(?:unet\.)(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
+BASE_BLOCK, MID_BLOCK = "BASE", "MID"
+_UNET_LAYER = re.compile(r"(?:unet\.)(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
 
 
-def _rows(inputs: Sequence[int], outputs: Sequence[int]) -> tuple[str, ...]:
-    return BASE, *(f"IN{each:02}" for each in inputs), MID, *(f"OUT{each:02}" for each in outputs)
+def _block_names(inputs: Sequence[int], outputs: Sequence[int]) -> tuple[str, ...]:
+    return BASE_BLOCK, *(f"IN{index:02}" for index in inputs), MID_BLOCK, *(f"OUT{index:02}" for index in outputs)
 
 
 # what so many numbers stand for, in their order; blocks that they leave out have no attention, and stay as they are
-LAYOUTS: dict[int, tuple[str, ...]] = {
-    12: _rows((4, 5, 7, 8), range(6)),  # SDXL
-    17: _rows((1, 2, 4, 5, 7, 8), range(3, 12)),  # SD1 and SD2
-    20: _rows(range(9), range(9)),  # SDXL, with convolutions
-    26: _rows(range(12), range(12)),  # SD1 and SD2, with convolutions
+BLOCK_LAYOUTS: dict[int, tuple[str, ...]] = {
+    12: _block_names((4, 5, 7, 8), range(6)),  # SDXL
+    17: _block_names((1, 2, 4, 5, 7, 8), range(3, 12)),  # SD1 and SD2
+    20: _block_names(range(9), range(9)),  # SDXL, with convolutions
+    26: _block_names(range(12), range(12)),  # SD1 and SD2, with convolutions
 }
-BLOCKS = LAYOUTS[26]
+LORA_BLOCKS = BLOCK_LAYOUTS[26]
 
 
-def block_strengths(numbers: Sequence[float]) -> dict[str, float]:
+def expand_block_weights(weights: Sequence[float]) -> dict[str, float]:
     """The blocks that 12, 17, 20 or 26 numbers are for, with those numbers; raises BadStrength."""
-    if len(numbers) not in LAYOUTS:
-        known = ", ".join(map(str, LAYOUTS))
-        raise BadStrength(f"{len(numbers)} strengths of blocks are for no model: give {known} of them")
-    return dict(zip(LAYOUTS[len(numbers)], numbers, strict=True))
+    if len(weights) not in BLOCK_LAYOUTS:
+        known = ", ".join(map(str, BLOCK_LAYOUTS))
+        raise BadStrength(f"{len(weights)} strengths of blocks are for no model: give {known} of them")
+    return dict(zip(BLOCK_LAYOUTS[len(weights)], weights, strict=True))
 
 
-def refuse_unknown(blocks: Mapping[str, float]) -> None:
+def check_block_weights(block_weights: Mapping[str, float]) -> None:
     """Refuse names of blocks that no model has, and strengths that are no numbers."""
-    for name, each in blocks.items():
-        if name not in BLOCKS:
-            raise UnknownName.among("block of a LoRA", name[:40], BLOCKS)
-        if not math.isfinite(each):
-            raise BadStrength(f"block {name} has a strength of {each}: give a number")
+    for name, weight in block_weights.items():
+        if name not in LORA_BLOCKS:
+            raise UnknownName.with_suggestions("block of a LoRA", name[:40], LORA_BLOCKS)
+        if not math.isfinite(weight):
+            raise BadStrength(f"block {name} has a strength of {weight}: give a number")
 
 
 def block_of(target: Target, name: str) -> str:
     """The block that a layer of a target is in; BASE for the text towers and what is in no block of the UNet."""
     if name.startswith("unet.mid_block."):
-        return MID
+        return MID_BLOCK
     if name == "unet.conv_in":
         return "IN00"
-    found = _NAME.match(name)
-    if found is None:
-        return BASE
+    match = _UNET_LAYER.match(name)
+    if match is None:
+        return BASE_BLOCK
     config: Any = getattr(target.unet, "config", {})
-    layers = int(config.get("layers_per_block", 2)) if isinstance(config.get("layers_per_block", 2), int) else 2
-    side, stage, what, place = found[1], int(found[2]), found[3], int(found[4])
-    if side == "down":
-        return f"IN{(layers + 1) * (stage + 1) if what == 'downsamplers' else (layers + 1) * stage + place + 1:02}"
-    return f"OUT{(layers + 1) * stage + (layers if what == 'upsamplers' else place):02}"
+    layers_per_block = (
+        int(config.get("layers_per_block", 2)) if isinstance(config.get("layers_per_block", 2), int) else 2
+    )
+    direction, stage, module_kind, index = match[1], int(match[2]), match[3], int(match[4])
+    if direction == "down":
+        return f"IN{(layers_per_block + 1) * (stage + 1) if module_kind == 'downsamplers' else (layers_per_block + 1) * stage + index + 1:02}"
+    return f"OUT{(layers_per_block + 1) * stage + (layers_per_block if module_kind == 'upsamplers' else index):02}"

@@ -8,14 +8,14 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from velatura.overlays.affine import stamp
+from velatura.overlays.affine import tensor_version
 
 Value = TypeVar("Value")
 
-KEPT = 8  # prompt editing goes back and forth between a few contexts
+MAX_MEMO_ENTRIES = 8  # prompt editing goes back and forth between a few contexts
 
 
-class Memory(Generic[Value]):
+class TensorMemo(Generic[Value]):
     """Values by the very tensors, and the state, that they were made from; the last few are kept.
 
     A tensor is the same while it is the same object and was not written to: its address says nothing, since another
@@ -25,24 +25,24 @@ class Memory(Generic[Value]):
     def __init__(self) -> None:
         self._entries: list[tuple[tuple[Tensor, ...], object, Value]] = []
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Make everything anew."""
         self._entries = []
 
-    def recall(self, inputs: tuple[Tensor, ...], state: object, make: Callable[[], Value]) -> Value:
+    def get_or_compute(self, inputs: tuple[Tensor, ...], state: object, compute: Callable[[], Value]) -> Value:
         """The value made before from these inputs in this state, or else made now."""
-        if any(each.is_inference() for each in inputs):
-            return make()
-        key = state, precision_of(inputs[0]), tuple(map(stamp, inputs))
-        for known, under, value in self._entries:
-            if under == key and all(a is b for a, b in zip(known, inputs, strict=True)):
+        if any(tensor.is_inference() for tensor in inputs):
+            return compute()
+        key = state, autocast_dtype(inputs[0]), tuple(map(tensor_version, inputs))
+        for cached_inputs, cached_key, value in self._entries:
+            if cached_key == key and all(a is b for a, b in zip(cached_inputs, inputs, strict=True)):
                 return value
-        value = make()
-        self._entries = [*self._entries[-(KEPT - 1) :], (inputs, key, value)]
+        value = compute()
+        self._entries = [*self._entries[-(MAX_MEMO_ENTRIES - 1) :], (inputs, key, value)]
         return value
 
 
-def precision_of(context: Tensor) -> object:
+def autocast_dtype(context: Tensor) -> object:
     """What autocast would compute in on a tensor's device, or None."""
     device = context.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from velatura.errors import UnsupportedBase
-from velatura.overlays.affine import stamp
-from velatura.overlays.deltas.delta import Delta, Layer, Ready
-from velatura.overlays.memory import precision_of
+from velatura.overlays.affine import tensor_version
+from velatura.overlays.deltas.delta import Delta, Layer, Operands
+from velatura.overlays.memory import autocast_dtype
 from velatura.overlays.strength import LiveStrength
 
 
 class OutputChange(Protocol):
     """What one overlay adds to what one layer makes."""
 
-    def add(self, layer: Layer, read: Tensor, made: Tensor, so_far: Tensor) -> Tensor:
+    def add(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
         """What so far came out, with this on it; made: what the layer itself made of what it read."""
         ...
 
@@ -30,65 +30,65 @@ class DeltaChange:
     evaluations: int = 0  # it runs no networks
 
     def __init__(
-        self, delta: Delta, strength: LiveStrength, factor: float, told: Callable[[Tensor, Tensor], None]
+        self, delta: Delta, strength: LiveStrength, factor: float, on_measure: Callable[[Tensor, Tensor], None]
     ) -> None:
-        self._delta, self._strength, self._factor, self._told = delta, strength, factor, told
-        self._untold = True
-        self._known: tuple[object, Ready] | None = None
-        self._reads_weight = delta.reads_weight
+        self._delta, self._strength, self._factor, self._on_measure = delta, strength, factor, on_measure
+        self._is_unmeasured = True
+        self._cached: tuple[object, Operands] | None = None
+        self._needs_weight = delta.needs_weight
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Compute anew whatever was remembered."""
-        self._known = None
+        self._cached = None
 
-    def add(self, layer: Layer, read: Tensor, made: Tensor, so_far: Tensor) -> Tensor:
+    def add(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
         """What so far came out with the delta's share on it, exactly itself where the strength is 0."""
         if torch.compiler.is_compiling():
-            return self._added(layer, read, made, so_far)
+            return self._add_delta(layer, inputs, base_output, output)
         if self._strength.number == 0 or self._is_dropped():
-            return so_far
-        self._follow(read.device)
-        out = self._added(layer, read, made, so_far)
-        if self._untold:
-            self._untold = False
-            self._told(so_far, out)
-        return out
+            return output
+        self._move_to(inputs.device)
+        new_output = self._add_delta(layer, inputs, base_output, output)
+        if self._is_unmeasured:
+            self._is_unmeasured = False
+            self._on_measure(output, new_output)
+        return new_output
 
-    def _added(self, layer: Layer, read: Tensor, made: Tensor, so_far: Tensor) -> Tensor:
-        delta, strength = self._delta, self._strength.per_row(made) * self._factor
+    def _add_delta(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
+        delta, strength = self._delta, self._strength.per_row(base_output) * self._factor
         if delta.dropout:
-            read = functional.dropout(read, delta.dropout, delta.training)
-        share = delta.output(layer, read, made, strength, self._ready(layer, read))
-        out = (so_far + share).to(so_far.dtype)
+            inputs = functional.dropout(inputs, delta.dropout, delta.training)
+        change = delta.output_delta(layer, inputs, base_output, strength, self._operands(layer, inputs))
+        new_output = (output + change).to(output.dtype)
         if self._factor and not torch.compiler.is_compiling() and self._strength.number:
-            return out
-        return torch.where(strength == 0, so_far, out)
+            return new_output
+        return torch.where(strength == 0, output, new_output)
 
     def _is_dropped(self) -> bool:
         """Whether all of it stays away from this step of a training."""
-        drop = self._delta.module_dropout
-        return bool(drop) and self._delta.training and bool(torch.rand(()) < drop)
+        probability = self._delta.module_dropout
+        return bool(probability) and self._delta.training and bool(torch.rand(()) < probability)
 
-    def _ready(self, layer: Layer, read: Tensor) -> Ready:
+    def _operands(self, layer: Layer, inputs: Tensor) -> Operands:
         """What the delta needs, made anew only once it changes, and each time while it is trained."""
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._delta.is_trained):
-            return self._delta.ready(layer, read.dtype)
-        own = self._delta.tensors
-        if self._reads_weight:
-            _refuse_absent(layer)
-            own = [layer.weight, *own]
-        state = read.dtype, precision_of(read), *map(stamp, own)
-        if self._known is None or self._known[0] != state:
-            self._known = state, self._delta.ready(layer, read.dtype)
-        return self._known[1]
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._delta.needs_grad):
+            return self._delta.prepare_operands(layer, inputs.dtype)
+        tensors = self._delta.tensors
+        if self._needs_weight:
+            _check_weight_present(layer)
+            tensors = [layer.weight, *tensors]
+        state = inputs.dtype, autocast_dtype(inputs), *map(tensor_version, tensors)
+        if self._cached is None or self._cached[0] != state:
+            self._cached = state, self._delta.prepare_operands(layer, inputs.dtype)
+        return self._cached[1]
 
-    def _follow(self, device: torch.device) -> None:
-        self._strength.follow(device)
+    def _move_to(self, device: torch.device) -> None:
+        self._strength.move_to(device)
         if self._delta.tensors[0].device != device:
             self._delta.to(device)
 
 
-def _refuse_absent(layer: Layer) -> None:
+def _check_weight_present(layer: Layer) -> None:
     """Refuse a layer whose weight is there only while it computes, to which nothing can be added afterwards."""
     if layer.weight.is_meta:
         raise UnsupportedBase(

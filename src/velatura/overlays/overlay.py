@@ -14,7 +14,7 @@ from velatura.overlays.seams import Undo
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
-Part = Literal["unet", "text"]
+TargetPart = Literal["unet", "text"]
 
 
 class Overlay(nn.Module):
@@ -24,7 +24,7 @@ class Overlay(nn.Module):
     """
 
     kind: ClassVar[str]
-    touches: ClassVar[frozenset[Part]]
+    target_parts: ClassVar[frozenset[TargetPart]]
     card: Card
     source: Path | None = None  # the file it was read from
 
@@ -34,18 +34,18 @@ class Overlay(nn.Module):
         raise NotImplementedError
 
     @property
-    def mixes_rows(self) -> bool:
+    def is_batch_dependent(self) -> bool:
         """Whether what it makes of one row of a batch depends on what else is in the batch."""
         return False
 
     @property
-    def learned(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters that learn, by name, in an order that does not depend on whether it was made or read."""
-        return {name: each for name, each in sorted(self.named_parameters()) if each.requires_grad}
+        return {name: parameter for name, parameter in sorted(self.named_parameters()) if parameter.requires_grad}
 
-    def part_of(self, parameter: str) -> Part | Literal["words"]:  # noqa: ARG002
+    def part_of(self, parameter: str) -> TargetPart | Literal["words"]:  # noqa: ARG002
         """The part of a base that one of its parameters acts in, or "words": each may learn at a rate of its own."""
-        return "unet" if "unet" in self.touches else "text"
+        return "unet" if "unet" in self.target_parts else "text"
 
     def after_step(self) -> None:
         """Put its parameters in order after an optimizer moved them, where a kind has bounds for them."""
@@ -57,10 +57,10 @@ class Overlay(nn.Module):
         """
         return {}
 
-    def factor(self, target: Target, name: str) -> float:  # noqa: ARG002
+    def strength_factor(self, target: Target, name: str) -> float:  # noqa: ARG002
         """By what its strength is multiplied in a layer, by the name that the target has for it."""
         return 1.0
 
-    def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
+    def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang on the target and yield an undo for each thing done; strength is read whenever a hook runs."""
         raise NotImplementedError

@@ -10,42 +10,49 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from velatura.overlays.splice import Seam, Splice
+from velatura.overlays.splice import EmbeddingHook, HookSlot
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
-OFFLOADING = ("_hf_hook", "_old_forward", "forward")  # accelerate's, which would compute with the module itself
+HOOK_ATTRIBUTES = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+)
+OFFLOAD_ATTRIBUTES = ("_hf_hook", "_old_forward", "forward")  # accelerate's, which would compute with the module itself
 
 
-def shadow(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
+def functional_copy(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
     """The module with weights by name in place of its own, and with the hooks that hang in it.
 
     Of its outermost hooks only those are kept that weigh words: others would change what it says once more. The weights
     are plain tensors, so that those which ask for gradients get them. Hooks that come later hang on one
     of the two only.
     """
-    made: nn.Module = object.__new__(type(module))
-    state = vars(made)
-    state |= {name: each for name, each in vars(module).items() if name not in OFFLOADING}
-    behind = cast("Mapping[int, object]", state["_forward_hooks"])
-    weighs = {number for number, hook in behind.items() if isinstance(_owner(hook), Seam)}
-    for name in HOOKS:
+    module_copy: nn.Module = object.__new__(type(module))
+    state = vars(module_copy)
+    state |= {name: value for name, value in vars(module).items() if name not in OFFLOAD_ATTRIBUTES}
+    forward_hooks = cast("Mapping[int, object]", state["_forward_hooks"])
+    strength_hook_ids = {number for number, hook in forward_hooks.items() if isinstance(_bound_object(hook), HookSlot)}
+    for name in HOOK_ATTRIBUTES:
         hooks = cast("Mapping[int, Any]", state[name])
-        state[name] = OrderedDict((number, each) for number, each in hooks.items() if prefix or number in weighs)
+        state[name] = OrderedDict(
+            (number, hook) for number, hook in hooks.items() if prefix or number in strength_hook_ids
+        )
     parameters = cast("Mapping[str, Tensor | None]", state["_parameters"])  # None stands for a bias that is not there
-    own = {name: weights.get(prefix + name, each) for name, each in parameters.items()}
-    children = {name: shadow(each, weights, f"{prefix}{name}.") for name, each in module.named_children()}
-    state["_parameters"], state["_modules"] = own, children
-    spliced = _owner(vars(module).get("forward"))
-    if isinstance(spliced, Splice):  # words that stand for vectors are found in a shadow too
-        state["forward"] = _respliced(spliced, made).forward
-    return made
+    new_parameters = {name: weights.get(prefix + name, parameter) for name, parameter in parameters.items()}
+    children = {name: functional_copy(child, weights, f"{prefix}{name}.") for name, child in module.named_children()}
+    state["_parameters"], state["_modules"] = new_parameters, children
+    forward_owner = _bound_object(vars(module).get("forward"))
+    if isinstance(forward_owner, EmbeddingHook):  # words that stand for vectors are found in a shadow too
+        state["forward"] = _copy_embedding_hook(forward_owner, module_copy).forward
+    return module_copy
 
 
-def _owner(method: object) -> object:
+def _bound_object(method: object) -> object:
     return getattr(method, "__self__", None)
 
 
-def _respliced(splice: Splice, table: nn.Module) -> Splice:
-    found = copy(splice)
-    vars(found)["_look_up"] = MethodType(type(table).forward, table)
-    return found
+def _copy_embedding_hook(embedding_hook: EmbeddingHook, table: nn.Module) -> EmbeddingHook:
+    hook_copy = copy(embedding_hook)
+    vars(hook_copy)["_look_up"] = MethodType(type(table).forward, table)
+    return hook_copy

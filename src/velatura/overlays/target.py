@@ -12,12 +12,12 @@ from torch import nn
 from velatura.base.base import Base
 from velatura.base.text import TextEncoder
 from velatura.errors import UnsupportedBase
-from velatura.overlays.contexts import Group, Remembering
-from velatura.overlays.effect import Listener
-from velatura.overlays.layers import BLOCK_NAMES, attention_layers
-from velatura.prompts.strengths import BLOCKS, Block
+from velatura.overlays.contexts import CachingChange, CombineGroup
+from velatura.overlays.effect import EffectMeter
+from velatura.overlays.layers import BLOCK_PREFIXES, attention_layers
+from velatura.prompts.strengths import UNET_BLOCKS, UNetBlock
 
-TOWERS = ("text_encoder", "text_encoder_2")  # as diffusers' pipelines call them
+TEXT_ENCODER_NAMES = ("text_encoder", "text_encoder_2")  # as diffusers' pipelines call them
 
 
 @dataclass(frozen=True)
@@ -30,37 +30,48 @@ class Target:
 
     name: str
     unet: nn.Module
-    towers: tuple[nn.Module, ...] = ()
-    blocks: tuple[Block, ...] = BLOCKS
-    group: Group | None = None
-    changes: list[Remembering] = field(default_factory=list["Remembering"])
-    listener: Listener = field(default_factory=Listener)
-    words: TextEncoder | None = None
+    text_encoders: tuple[nn.Module, ...] = ()
+    blocks: tuple[UNetBlock, ...] = UNET_BLOCKS
+    group: CombineGroup | None = None
+    changes: list[CachingChange] = field(default_factory=list["CachingChange"])
+    meter: EffectMeter = field(default_factory=EffectMeter)
+    text: TextEncoder | None = None
 
     @classmethod
-    def of(cls, thing: object, blocks: tuple[Block, ...] = BLOCKS, group: Group | None = None) -> Self:
+    def from_model(
+        cls, model: object, blocks: tuple[UNetBlock, ...] = UNET_BLOCKS, group: CombineGroup | None = None
+    ) -> Self:
         """Find the parts of anything that has a UNet, or is one."""
-        if isinstance(thing, Base):
+        if isinstance(model, Base):
             return cls(
-                thing.name, thing.unet, tuple(each.model for each in thing.text.towers), blocks, group, words=thing.text
+                model.name,
+                model.unet,
+                tuple(encoder.model for encoder in model.text.encoders),
+                blocks,
+                group,
+                words=model.text,
             )
-        unet: Any = getattr(thing, "unet", thing)
+        unet: Any = getattr(model, "unet", model)
         if not isinstance(unet, nn.Module):
             raise UnsupportedBase(
-                f"a {type(thing).__name__} has no UNet to lay an overlay over: "
+                f"a {type(model).__name__} has no UNet to lay an overlay over: "
                 "attach to a velatura base, a diffusers pipeline or its UNet"
             )
         unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
-        towers = [getattr(thing, tower, None) for tower in TOWERS]
-        found = tuple(getattr(each, "_orig_mod", each) for each in towers if isinstance(each, nn.Module))
-        return cls(type(thing).__name__, unet, found, blocks, group)
+        encoders = [getattr(model, name, None) for name in TEXT_ENCODER_NAMES]
+        text_encoders = tuple(
+            getattr(encoder, "_orig_mod", encoder) for encoder in encoders if isinstance(encoder, nn.Module)
+        )
+        return cls(type(model).__name__, unet, text_encoders, blocks, group)
 
     @property
     def device(self) -> torch.device:
         """Where the UNet computes: where it lives, or where offloading brings it for that."""
-        brought = (getattr(getattr(each, "_hf_hook", None), "execution_device", None) for each in self.unet.modules())
-        found = next((each for each in brought if each is not None), None)
-        return next(self.unet.parameters()).device if found is None else torch.device(found)
+        devices = (
+            getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in self.unet.modules()
+        )
+        device = next((candidate for candidate in devices if candidate is not None), None)
+        return next(self.unet.parameters()).device if device is None else torch.device(device)
 
     def attention_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """The attention layers that the overlay may touch, with their names."""
@@ -72,16 +83,16 @@ class Target:
         return self.parts[part].get_submodule(path)
 
     @property
-    def share(self) -> float:
+    def combine_weight(self) -> float:
         """By what changes that add up are multiplied: those that act side by side may be averaged."""
         return 1 / self.group.size if self.group is not None and self.group.mode == "average" else 1.0
 
-    def reaches(self, name: str) -> bool:
+    def is_reachable(self, name: str) -> bool:
         """Whether the overlay may touch a layer of that name: in the UNet only within its blocks."""
-        prefixes = tuple(f"unet.{BLOCK_NAMES[block]}" for block in self.blocks)
-        return self.blocks == BLOCKS or not name.startswith("unet.") or name.startswith(prefixes)
+        prefixes = tuple(f"unet.{BLOCK_PREFIXES[block]}" for block in self.blocks)
+        return self.blocks == UNET_BLOCKS or not name.startswith("unet.") or name.startswith(prefixes)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The UNet and the text towers, by the names that diffusers' pipelines have for them."""
-        return {"unet": self.unet} | dict(zip(TOWERS, self.towers, strict=False))
+        return {"unet": self.unet} | dict(zip(TEXT_ENCODER_NAMES, self.text_encoders, strict=False))

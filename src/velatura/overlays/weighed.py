@@ -9,44 +9,44 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from velatura.overlays.conditioned import mapped
-from velatura.overlays.splice import Seam, Vectors
+from velatura.overlays.conditioned import map_output
+from velatura.overlays.splice import HookSlot, TokenVectors
 from velatura.overlays.strength import LiveStrength
 
-NEUTRAL = "*"  # a word that says next to nothing; trainers begin with it
+NEUTRAL_WORD = "*"  # a word that says next to nothing; trainers begin with it
 
 
-class WeighedWord(NamedTuple):
+class EmbeddingStrength(NamedTuple):
     """A word's vectors, the token of a word that says nothing, and how much the difference counts."""
 
-    vectors: Vectors
-    neutral: int
+    vectors: TokenVectors
+    neutral_token_id: int
     strength: LiveStrength
 
 
-class WeighedWords(Seam):
+class EmbeddingStrengthHook(HookSlot):
     """Weighs what sets words' vectors apart from neutral words in their places.
 
     The difference between what a tower says with the ones and with the others counts as many times as the strength is.
     Multiplied vectors would not do: a tower norms what it reads, so that long ones say the same at half their length.
     """
 
-    def said(self, tower: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any], whole: Any) -> Any:
+    def forward_hook(self, tower: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, Any], output: Any) -> Any:
         """What a tower says, of what it says with all at full strength; whole is whatever its forward gave."""
-        ids: Tensor = named["input_ids"] if "input_ids" in named else arguments[0]
-        rest = arguments if "input_ids" in named else arguments[1:]
-        found = whole
-        for word in self.members:
-            ours = None if word.strength.number == 1 else word.vectors.found_in(ids)
-            if ours is None or not bool(ours.any()):
+        ids: Tensor = keywords["input_ids"] if "input_ids" in keywords else arguments[0]
+        rest = arguments if "input_ids" in keywords else arguments[1:]
+        result = output
+        for member in self.members:
+            mask = None if member.strength.number == 1 else member.vectors.found_in(ids)
+            if mask is None or not bool(mask.any()):
                 continue
-            without = tower.forward(*rest, **{**named, "input_ids": torch.where(ours, word.neutral, ids)})
-            found = mapped(partial(_weighed, word.strength), found, [whole, without])
-        return found
+            neutral_output = tower.forward(*rest, **{**keywords, "input_ids": torch.where(mask, member.neutral, ids)})
+            result = map_output(partial(_apply_strength, member.strength), result, [output, neutral_output])
+        return result
 
 
-def _weighed(strength: LiveStrength, found: Tensor, others: Sequence[Tensor]) -> Tensor:
-    whole, without = others
-    more = strength.per_row(found).to(found.device) - 1
-    more = more.flatten().view(-1, *(1,) * (found.ndim - 1)) if more.ndim else more
-    return found + more.to(found.dtype) * (whole - without)
+def _apply_strength(strength: LiveStrength, result: Tensor, others: Sequence[Tensor]) -> Tensor:
+    output, neutral_output = others
+    extra = strength.per_row(result).to(result.device) - 1
+    extra = extra.flatten().view(-1, *(1,) * (result.ndim - 1)) if extra.ndim else extra
+    return result + extra.to(result.dtype) * (output - neutral_output)

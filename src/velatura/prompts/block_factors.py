@@ -4,9 +4,9 @@ import math
 
 from velatura.prompts.passage import Passage
 
-COUNTS = (12, 17, 20, 26)  # SDXL, SD1 and SD2, and each with convolutions
+BLOCK_COUNTS = (12, 17, 20, 26)  # SDXL, SD1 and SD2, and each with convolutions
 # names that users have for seventeen of them: BASE, six blocks in, the middle, nine out
-PRESETS = {
+BLOCK_WEIGHT_PRESETS = {
     "NONE": (0,) * 17,
     "ALL": (1,) * 17,
     "INS": (1,) * 3 + (0,) * 14,
@@ -19,24 +19,26 @@ PRESETS = {
 }
 
 
-def block_factors(written: Passage) -> tuple[float, ...]:
+def parse_block_weights(argument: Passage) -> tuple[float, ...]:
     """The factors that a tag says, as many as it has blocks for; raises BadPrompt that points at the mistake."""
-    if written.text in PRESETS:
-        return tuple(map(float, PRESETS[written.text]))
-    found = tuple(_factor(each.strip()) for each in written.split(","))
-    if len(found) not in COUNTS:
-        counts = ", ".join(map(str, COUNTS))
-        raise written.misread(f"lbw= has {len(found)} numbers; give {counts} of them, or one of {', '.join(PRESETS)}")
-    return found
-
-
-def _factor(written: Passage) -> float:
-    try:
-        found = float(written.text)
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        raise written.misread(
-            f"{written.text!r} is no factor of a block; write numbers, or one of {', '.join(PRESETS)}"
+    if argument.text in BLOCK_WEIGHT_PRESETS:
+        return tuple(map(float, BLOCK_WEIGHT_PRESETS[argument.text]))
+    weights = tuple(_parse_weight(entry.strip()) for entry in argument.split(","))
+    if len(weights) not in BLOCK_COUNTS:
+        counts = ", ".join(map(str, BLOCK_COUNTS))
+        raise argument.error(
+            f"lbw= has {len(weights)} numbers; give {counts} of them, or one of {', '.join(BLOCK_WEIGHT_PRESETS)}"
         )
-    return found
+    return weights
+
+
+def _parse_weight(argument: Passage) -> float:
+    try:
+        weight = float(argument.text)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise argument.error(
+            f"{argument.text!r} is no factor of a block; write numbers, or one of {', '.join(BLOCK_WEIGHT_PRESETS)}"
+        )
+    return weight

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from velatura.errors import BadPrompt
-from velatura.prompts.passage import misread
+from velatura.prompts.passage import prompt_error
 
-OPTION = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)(?:=|(?!\S))")
-QUOTED = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)')(?!\S)")
-MOST = 10_000  # pictures of one line
+OPTION_PATTERN = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)(?:=|(?!\S))")
+QUOTED_VALUE_PATTERN = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)')(?!\S)")
+MAX_PICTURES_PER_LINE = 10_000  # pictures of one line
 
 # kohya-ss/sd-scripts' letters, and the names of the webui's script that are not a recipe's
-ALIASES = {
+OPTION_ALIASES = {
     "n": "negative",
     "w": "width",
     "h": "height",
@@ -27,12 +27,12 @@ ALIASES = {
     "subseed": "variation_seed",
     "subseed_strength": "variation_strength",
 }
-COUNTS = ("count", "batch_size", "n_iter")  # they multiply
-MAY_BE_EMPTY = ("prompt", "negative")
+COUNT_OPTIONS = ("count", "batch_size", "n_iter")  # they multiply
+OPTIONS_ALLOWED_EMPTY = ("prompt", "negative")
 
 
 @dataclass(frozen=True)
-class Line:
+class PromptLine:
     """What one line asks for: fields of a recipe as they are written, and how many pictures."""
 
     number: int
@@ -40,63 +40,67 @@ class Line:
     count: int = 1
 
 
-def read_lines(text: str, fields: Collection[str]) -> list[Line]:
+def parse_prompt_lines(text: str, fields: Collection[str]) -> list[PromptLine]:
     """Read the lines of a file of prompts; empty lines and those that start with # ask for nothing.
 
     fields: the fields of a recipe, each of which is an option. A value reaches to the next option, or stands in quotes.
     A line that starts with an option has no prompt of its own unless it gives one as --prompt. Raises BadPrompt.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-    return [_line(number, line, fields) for number, line in lines if line and not line.startswith("#")]
+    return [_parse_line(number, line, fields) for number, line in lines if line and not line.startswith("#")]
 
 
-def _line(number: int, text: str, fields: Collection[str]) -> Line:
-    first = OPTION.search(text)
+def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
+    first = OPTION_PATTERN.search(text)
     prompt = text[: first.start()].strip() if first else text
     settings = {"prompt": prompt} if prompt else {}
     count = 1
     option = first
     while option is not None:
-        name = _name(number, text, option, fields)
-        value, option_after = _value(text, option)
-        if not value and name not in MAY_BE_EMPTY:
-            raise _misread(number, text, option, f"--{option[1]} has no value; write one behind it")
+        name = _option_name(number, text, option, fields)
+        value, next_option = _option_value(text, option)
+        if not value and name not in OPTIONS_ALLOWED_EMPTY:
+            raise _option_error(number, text, option, f"--{option[1]} has no value; write one behind it")
         if name in settings:
-            raise _misread(number, text, option, f"{name} is given twice; leave one out")
-        if name in COUNTS:
-            count *= _count(number, text, option, value)
+            raise _option_error(number, text, option, f"{name} is given twice; leave one out")
+        if name in COUNT_OPTIONS:
+            count *= _parse_count(number, text, option, value)
         else:
             settings[name] = value
-        option = option_after
-    return Line(number, settings, count)
+        option = next_option
+    return PromptLine(number, settings, count)
 
 
-def _value(text: str, option: re.Match[str]) -> tuple[str, re.Match[str] | None]:
+def _option_value(text: str, option: re.Match[str]) -> tuple[str, re.Match[str] | None]:
     """What stands behind an option, and the next option."""
-    if quoted := QUOTED.match(text, option.end()):
-        following = OPTION.search(text, quoted.end())
-        if not text[quoted.end() : following.start() if following else None].strip():
-            return quoted[1] or quoted[2] or "", following
-    following = OPTION.search(text, option.end())
-    return text[option.end() : following.start() if following else None].strip(), following
+    if quoted := QUOTED_VALUE_PATTERN.match(text, option.end()):
+        next_option = OPTION_PATTERN.search(text, quoted.end())
+        if not text[quoted.end() : next_option.start() if next_option else None].strip():
+            return quoted[1] or quoted[2] or "", next_option
+    next_option = OPTION_PATTERN.search(text, option.end())
+    return text[option.end() : next_option.start() if next_option else None].strip(), next_option
 
 
-def _name(number: int, text: str, option: re.Match[str], fields: Collection[str]) -> str:
+def _option_name(number: int, text: str, option: re.Match[str], fields: Collection[str]) -> str:
     """The recipe's name of an option."""
     name = option[1].replace("-", "_")
-    name = ALIASES.get(name, name)
-    if name in fields or name in COUNTS:
+    name = OPTION_ALIASES.get(name, name)
+    if name in fields or name in COUNT_OPTIONS:
         return name
-    near = get_close_matches(name, [*fields, *ALIASES, *COUNTS], n=1)
-    advice = f"did you mean --{near[0]}" if near else "use --n --w --h --s --d --l or a field of the recipe"
-    raise _misread(number, text, option, f"there is no option --{option[1]}; {advice}")
+    suggestions = get_close_matches(name, [*fields, *OPTION_ALIASES, *COUNT_OPTIONS], n=1)
+    advice = (
+        f"did you mean --{suggestions[0]}" if suggestions else "use --n --w --h --s --d --l or a field of the recipe"
+    )
+    raise _option_error(number, text, option, f"there is no option --{option[1]}; {advice}")
 
 
-def _count(number: int, text: str, option: re.Match[str], value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", value) or not 1 <= int(value) <= MOST:
-        raise _misread(number, text, option, f"{value!r} is no number of pictures; write one from 1 to {MOST:,}")
+def _parse_count(number: int, text: str, option: re.Match[str], value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", value) or not 1 <= int(value) <= MAX_PICTURES_PER_LINE:
+        raise _option_error(
+            number, text, option, f"{value!r} is no number of pictures; write one from 1 to {MAX_PICTURES_PER_LINE:,}"
+        )
     return int(value)
 
 
-def _misread(number: int, text: str, option: re.Match[str], reason: str) -> BadPrompt:
-    return misread(text, option.start(), f"line {number}: {reason}")
+def _option_error(number: int, text: str, option: re.Match[str], reason: str) -> BadPrompt:
+    return prompt_error(text, option.start(), f"line {number}: {reason}")

@@ -5,19 +5,22 @@ from typing import Self
 
 from velatura.errors import BadPrompt
 
-SHOWN = 40  # characters to either side of the caret
+EXCERPT_CHARACTERS = 40  # characters to either side of the caret
 
 
-def pointed_at(text: str, place: int) -> str:
+def excerpt_at(text: str, position: int) -> str:
     """What surrounds a place of the prompt, with a caret before it, in one line."""
-    before, after = text[max(0, place - SHOWN) : place], text[place : place + SHOWN]
-    shown = f"{'...' if place > SHOWN else ''}{before}^{after}{'...' if len(text) > place + SHOWN else ''}"
-    return f'at the ^ in "{" ".join(shown.split())}"'
+    before, after = (
+        text[max(0, position - EXCERPT_CHARACTERS) : position],
+        text[position : position + EXCERPT_CHARACTERS],
+    )
+    excerpt = f"{'...' if position > EXCERPT_CHARACTERS else ''}{before}^{after}{'...' if len(text) > position + EXCERPT_CHARACTERS else ''}"
+    return f'at the ^ in "{" ".join(excerpt.split())}"'
 
 
-def misread(text: str, place: int, reason: str) -> BadPrompt:
+def prompt_error(text: str, position: int, reason: str) -> BadPrompt:
     """The error that shows the place in the prompt, all in one line."""
-    return BadPrompt(f"{reason}; {pointed_at(text, place)}")
+    return BadPrompt(f"{reason}; {excerpt_at(text, position)}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,6 @@ class Passage:
         indent = len(self.text) - len(self.text.lstrip())
         return type(self)(self.text.strip(), self.prompt, self.start + indent)
 
-    def misread(self, reason: str) -> BadPrompt:
+    def error(self, reason: str) -> BadPrompt:
         """The error that points at its first character."""
-        return misread(self.prompt, self.start, reason)
+        return prompt_error(self.prompt, self.start, reason)

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from velatura.errors import BadRecipe
 
 
-def replaced(prompt: str, negative: str, sought: str, by: str) -> tuple[str, str]:
+def replace_words(prompt: str, negative: str, old: str, new: str) -> tuple[str, str]:
     """Both prompts with all occurrences of some words replaced; raises BadRecipe where there are none."""
-    if not sought:
+    if not old:
         raise BadRecipe("the first value of words to replace is empty; write the words that are to be replaced")
-    if sought not in prompt and sought not in negative:
-        raise BadRecipe(f"neither prompt has {sought!r} in it; the first value must be the words that are replaced")
-    return prompt.replace(sought, by), negative.replace(sought, by)
+    if old not in prompt and old not in negative:
+        raise BadRecipe(f"neither prompt has {old!r} in it; the first value must be the words that are replaced")
+    return prompt.replace(old, new), negative.replace(old, new)
 
 
-def reordered(prompt: str, words: Sequence[str]) -> str:
+def reorder_words(prompt: str, words: Sequence[str]) -> str:
     """The prompt with words of it changed about into this order; raises BadRecipe if one is missing."""
-    kept: list[str] = []
+    gaps: list[str] = []
     rest = prompt
     for word in sorted(words, key=prompt.find):
         before, found, rest = rest.partition(word) if word else (rest, "", "")
@@ -24,5 +24,5 @@ def reordered(prompt: str, words: Sequence[str]) -> str:
             raise BadRecipe(
                 f"the prompt has no {word!r} left to bring into order; name words that stand in it, once each"
             )
-        kept.append(before)
-    return "".join(f"{before}{word}" for before, word in zip(kept, words, strict=True)) + rest
+        gaps.append(before)
+    return "".join(f"{before}{word}" for before, word in zip(gaps, words, strict=True)) + rest

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from velatura.errors import BadFile
 
-HOLE = "{prompt}"  # where a style takes the prompt in; without it the style is put behind
-BETWEEN = ", "
+PROMPT_PLACEHOLDER = "{prompt}"  # where a style takes the prompt in; without it the style is put behind
+STYLE_SEPARATOR = ", "
 
 
 class Style(NamedTuple):
@@ -40,40 +40,40 @@ def read_styles(text: str) -> dict[str, Style]:
 def apply_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple[str, str]:
     """Both prompts with styles added, one after the other."""
     for style in styles:
-        prompt, negative = _added(prompt, style.prompt), _added(negative, style.negative)
+        prompt, negative = _add_style(prompt, style.prompt), _add_style(negative, style.negative)
     return prompt, negative
 
 
-def take_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple[list[Style], str, str]:
+def extract_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple[list[Style], str, str]:
     """The styles that both prompts were made with, in their order, and the prompts without them."""
-    left = [style for style in styles if style.prompt or style.negative]
-    found: list[Style] = []
-    while fitting := [each for each in left if _fits(prompt, negative, each)]:
-        style = fitting[0]
-        left.remove(style)
-        found.append(style)
-        prompt, negative = _without(prompt, style.prompt) or "", _without(negative, style.negative) or ""
-    return found[::-1], prompt, negative
+    candidates = [style for style in styles if style.prompt or style.negative]
+    extracted: list[Style] = []
+    while matching := [candidate for candidate in candidates if _has_style(prompt, negative, candidate)]:
+        style = matching[0]
+        candidates.remove(style)
+        extracted.append(style)
+        prompt, negative = _remove_style(prompt, style.prompt) or "", _remove_style(negative, style.negative) or ""
+    return extracted[::-1], prompt, negative
 
 
-def _added(prompt: str, style: str) -> str:
-    if HOLE in style:
-        return style.replace(HOLE, prompt)
-    return BETWEEN.join(filter(None, (prompt.strip(), style.strip())))
+def _add_style(prompt: str, style: str) -> str:
+    if PROMPT_PLACEHOLDER in style:
+        return style.replace(PROMPT_PLACEHOLDER, prompt)
+    return STYLE_SEPARATOR.join(filter(None, (prompt.strip(), style.strip())))
 
 
-def _fits(prompt: str, negative: str, style: Style) -> bool:
+def _has_style(prompt: str, negative: str, style: Style) -> bool:
     """Whether both prompts were made with a style."""
-    return _without(prompt, style.prompt) is not None and _without(negative, style.negative) is not None
+    return _remove_style(prompt, style.prompt) is not None and _remove_style(negative, style.negative) is not None
 
 
-def _without(prompt: str, style: str) -> str | None:
+def _remove_style(prompt: str, style: str) -> str | None:
     """What a prompt was before a style was added, or None where none was."""
-    if HOLE in style:
-        before, _, behind = style.partition(HOLE)
-        fits = prompt.startswith(before) and prompt.endswith(behind) and len(prompt) >= len(before) + len(behind)
-        return prompt[len(before) : len(prompt) - len(behind)] if fits else None
+    if PROMPT_PLACEHOLDER in style:
+        before, _, behind = style.partition(PROMPT_PLACEHOLDER)
+        is_match = prompt.startswith(before) and prompt.endswith(behind) and len(prompt) >= len(before) + len(behind)
+        return prompt[len(before) : len(prompt) - len(behind)] if is_match else None
     if prompt == style:
         return ""
-    ending = BETWEEN + style if style else ""
+    ending = STYLE_SEPARATOR + style if style else ""
     return prompt.removesuffix(ending) if prompt.endswith(ending) else None

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Self, TypeAlias
 
-TOKEN = re.compile(r"\\.|[\[\]():|\\]|[^\[\]():|\\]+", re.DOTALL)
-WHEN = re.compile(r"\s*+([+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+)\s*+")
-SHOWN = 20  # characters of a number that is none
+EDITING_TOKEN = re.compile(r"\\.|[\[\]():|\\]|[^\[\]():|\\]+", re.DOTALL)
+SWITCH_NUMBER_PATTERN = re.compile(r"\s*+([+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+)\s*+")
+MAX_QUOTED_CHARACTERS = 20  # characters of a number that is none
 
 Node: TypeAlias = "str | Group | Edit | Cycle"
 
 
-class Group(NamedTuple):
+class BracketGroup(NamedTuple):
     """A pair of brackets that only means emphasis, with all that stands in it."""
 
     nodes: list[Node]
 
 
-class Edit(NamedTuple):
+class ScheduledEdit(NamedTuple):
     """Words that give way to others at a step; when is the number as it was written."""
 
     before: list[Node]
@@ -28,16 +28,16 @@ class Edit(NamedTuple):
     when: str
 
 
-class Cycle(NamedTuple):
+class Alternation(NamedTuple):
     """Words that take turns, each for one step."""
 
     options: list[list[Node]]
 
 
-class Complaint(NamedTuple):
+class EditingIssue(NamedTuple):
     """Brackets that look like more than they are read as: where, and why."""
 
-    place: int
+    position: int
     reason: str
 
 
@@ -52,71 +52,71 @@ class Timing:
     """
 
     steps: int
-    second_pass: int | None = None
-    before_1_6: bool = False
+    hires_steps: int | None = None
+    uses_old_scheduling: bool = False
 
     @property
-    def total(self) -> int:
+    def total_steps(self) -> int:
         """How many steps there are words for."""
-        return self.steps if self.second_pass is None or self.before_1_6 else self.second_pass
+        return self.steps if self.hires_steps is None or self.uses_old_scheduling else self.hires_steps
 
-    def turn(self, when: str) -> int:
+    def switch_step(self, when: str) -> int:
         """The last step before the words change, 0 where they have changed from the start."""
-        return int(max(0, min(self.total, self._place(when))))
+        return int(max(0, min(self.total_steps, self._exact_step(when))))
 
     def ends_before(self, when: str) -> bool:
         """Whether words that are to change then never do, since the last step is earlier."""
-        return self._place(when) > self.total
+        return self._exact_step(when) > self.total_steps
 
-    def _place(self, when: str) -> float:
+    def _exact_step(self, when: str) -> float:
         number = float(when)
-        if self.before_1_6:
-            return number * self.total if number < 1 else number
+        if self.uses_old_scheduling:
+            return number * self.total_steps if number < 1 else number
         if "." in when:
-            return (number - (self.second_pass is not None)) * self.total
-        return number - (self.steps if self.second_pass is not None else 0)
+            return (number - (self.hires_steps is not None)) * self.total_steps
+        return number - (self.steps if self.hires_steps is not None else 0)
 
 
-class Timeline:
+class EditedText:
     """What a text says at each step. Brackets that are neither an edit nor a cycle stay in it, as do stray ones.
 
     Where a | stands in no [ ] of its own the webui reads no editing at all in the text, and so it is here.
     """
 
     def __init__(self, text: str) -> None:
-        reader = _read(text)
+        parser = _parse(text)
         self._text = text
-        self._nodes = reader.root
-        self._numbers = reader.numbers
-        self._spans = reader.spans
-        self._has_cycles = reader.has_cycles
-        self.complaints = reader.complaints
+        self._nodes = parser.root
+        self._switch_numbers = parser.switch_numbers
+        self._spans = parser.spans
+        self._has_alternations = parser.has_alternations
+        self.issues = parser.issues
 
     @property
-    def is_steady(self) -> bool:
+    def is_constant(self) -> bool:
         """Whether it says the same at all steps."""
         return not self._spans
 
-    def changes_at(self, place: int) -> bool:
+    def changes_at(self, position: int) -> bool:
         """Whether what stands before that place of the text and what stands behind it are in words that change."""
-        before = bisect_left(self._spans, (place,))
-        return before > 0 and place < self._spans[before - 1][1]
+        before = bisect_left(self._spans, (position,))
+        return before > 0 and position < self._spans[before - 1][1]
 
-    def unreached(self, passes: Sequence[Timing]) -> list[str]:
+    def unreached_edits(self, passes: Sequence[Timing]) -> list[str]:
         """The numbers of edits that lie beyond the last step of all passes."""
-        return sorted(when for when in self._numbers if all(timing.ends_before(when) for timing in passes))
+        return sorted(when for when in self._switch_numbers if all(timing.ends_before(when) for timing in passes))
 
     def schedule(self, timing: Timing) -> list[tuple[int, str]]:
         """The texts in their order, each with the last step that it is for."""
-        if self.is_steady:
-            return [(timing.total, self._text)]
-        turns = {when: timing.turn(when) for when in self._numbers}
-        ends = {turn for turn in turns.values() if turn > 0} | {timing.total}
-        if self._has_cycles:
-            ends.update(range(1, timing.total + 1))
-        return [(end, "".join(self._said(end, turns))) for end in sorted(ends)]
+        if self.is_constant:
+            return [(timing.total_steps, self._text)]
+        switch_steps = {when: timing.switch_step(when) for when in self._switch_numbers}
+        ends = {step for step in switch_steps.values() if step > 0} | {timing.total_steps}
+        if self._has_alternations:
+            ends.update(range(1, timing.total_steps + 1))
+        return [(end, "".join(self._text_at(end, switch_steps))) for end in sorted(ends)]
 
-    def _said(self, step: int, turns: dict[str, int]) -> Iterator[str]:
+    def _text_at(self, step: int, switch_steps: dict[str, int]) -> Iterator[str]:
         """The pieces of the text at a step; without recursion, since brackets may be nested to any depth."""
         open_nodes = [iter(self._nodes)]
         while open_nodes:
@@ -126,39 +126,39 @@ class Timeline:
                     open_nodes.pop()
                 case str():
                     yield node
-                case Group():
+                case BracketGroup():
                     open_nodes.append(iter(node.nodes))
-                case Edit():
-                    open_nodes.append(iter(node.before if step <= turns[node.when] else node.after))
-                case Cycle():
+                case ScheduledEdit():
+                    open_nodes.append(iter(node.before if step <= switch_steps[node.when] else node.after))
+                case Alternation():
                     open_nodes.append(iter(node.options[(step - 1) % len(node.options)]))
 
 
 @dataclass(slots=True)
-class _Bracket:
+class _OpenBracket:
     """A bracket that is open, what stands behind it, and where in that its own : and | are."""
 
-    sign: str
-    place: int
+    opening: str
+    position: int
     nodes: list[Node] = field(default_factory=list[Node])
-    cuts: list[int] = field(default_factory=list[int])
+    separator_indices: list[int] = field(default_factory=list[int])
 
-    def add_cut(self, sign: str) -> None:
-        self.cuts.append(len(self.nodes))
-        self.nodes.append(sign)
+    def add_separator(self, separator: str) -> None:
+        self.separator_indices.append(len(self.nodes))
+        self.nodes.append(separator)
 
     @property
-    def signs(self) -> str:
+    def separators(self) -> str:
         """Its separators: "::" of an edit, "|" of a cycle of two."""
-        return "".join(str(self.nodes[cut]) for cut in self.cuts)
+        return "".join(str(self.nodes[index]) for index in self.separator_indices)
 
     @property
-    def parts(self) -> list[list[Node]]:
-        borders = [-1, *self.cuts, len(self.nodes)]
+    def sections(self) -> list[list[Node]]:
+        borders = [-1, *self.separator_indices, len(self.nodes)]
         return [self.nodes[start + 1 : end] for start, end in pairwise(borders)]
 
 
-class _Reader:
+class _EditingParser:
     """Reads tokens one after the other, and keeps what is open.
 
     Where something does not fit, no bracket that is open there can be closed any more: all are words then.
@@ -166,111 +166,113 @@ class _Reader:
 
     def __init__(self) -> None:
         self.root: list[Node] = []
-        self.numbers: set[str] = set()
+        self.switch_numbers: set[str] = set()
         self.spans: list[tuple[int, int]] = []  # of outermost edits and cycles
-        self.has_cycles = False
-        self.complaints: list[Complaint] = []
+        self.has_alternations = False
+        self.issues: list[EditingIssue] = []
         self.stray_bar: int | None = None
-        self._mixed = False  # a bracket was closed that had a | and a : of its own
-        self._open: list[_Bracket] = []
+        self._has_mixed_bracket = False  # a bracket was closed that had a | and a : of its own
+        self._open_brackets: list[_OpenBracket] = []
 
     @classmethod
-    def of_words(cls, text: str, stray_bar: int | None = None) -> Self:
+    def from_plain_text(cls, text: str, stray_bar: int | None = None) -> Self:
         """A reader that has found words only, because of a | that it complains of if it matters."""
-        reader = cls()
-        reader.root.append(text)
+        parser = cls()
+        parser.root.append(text)
         if stray_bar is not None:
-            said = r"a | outside of [a|b] makes words of all editing in the prompt, as in the webui; write \| for a bar"
-            reader.complaints.append(Complaint(stray_bar, said))
-        return reader
+            reason = (
+                r"a | outside of [a|b] makes words of all editing in the prompt, as in the webui; write \| for a bar"
+            )
+            parser.issues.append(EditingIssue(stray_bar, reason))
+        return parser
 
     @property
-    def lost(self) -> bool:
+    def has_editing(self) -> bool:
         """Whether there is anything that a stray | makes words of."""
-        return bool(self.spans) or self._mixed
+        return bool(self.spans) or self._has_mixed_bracket
 
-    def take(self, token: str, place: int) -> None:
+    def feed(self, token: str, position: int) -> None:
         """Read one token."""
-        innermost = self._open[-1] if self._open else None
+        innermost = self._open_brackets[-1] if self._open_brackets else None
         match token:
             case "[" | "(":
-                self._open.append(_Bracket(token, place))
+                self._open_brackets.append(_OpenBracket(token, position))
             case "]" | ")":
-                self._close(token, place)
+                self._close(token, position)
             case ":" if innermost is not None:
-                innermost.add_cut(token)
-            case "|" if innermost is not None and innermost.sign == "[":
-                innermost.add_cut(token)
+                innermost.add_separator(token)
+            case "|" if innermost is not None and innermost.opening == "[":
+                innermost.add_separator(token)
             case "|":
-                self._stray(place)
+                self._record_stray_bar(position)
             case _:
-                self._place_of_nodes().append(token)
+                self._current_nodes().append(token)
 
-    def give_up(self) -> None:
+    def close_as_text(self) -> None:
         """Make words of all brackets that are open."""
-        for bracket in self._open:
-            if "|" in bracket.signs:
-                self._stray(bracket.place)
-            self.root += [bracket.sign, *bracket.nodes]
-        self._open.clear()
+        for bracket in self._open_brackets:
+            if "|" in bracket.separators:
+                self._record_stray_bar(bracket.position)
+            self.root += [bracket.opening, *bracket.nodes]
+        self._open_brackets.clear()
 
-    def _close(self, token: str, place: int) -> None:
-        closed = self._closed(token)
-        if closed is None:
-            self.give_up()
+    def _close(self, token: str, position: int) -> None:
+        node = self._closing_node(token)
+        if node is None:
+            self.close_as_text()
             self.root.append(token)
             return
-        bracket = self._open.pop()
-        self._place_of_nodes().append(closed)
-        if isinstance(closed, Group):
+        bracket = self._open_brackets.pop()
+        self._current_nodes().append(node)
+        if isinstance(node, BracketGroup):
             return
-        while self.spans and self.spans[-1][0] > bracket.place:
+        while self.spans and self.spans[-1][0] > bracket.position:
             self.spans.pop()
-        self.spans.append((bracket.place, place + 1))
+        self.spans.append((bracket.position, position + 1))
 
-    def _closed(self, token: str) -> Group | Edit | Cycle | None:
+    def _closing_node(self, token: str) -> BracketGroup | ScheduledEdit | Alternation | None:
         """What the innermost bracket is with this end, or None where it does not fit."""
-        if not self._open or self._open[-1].sign + token not in {"[]", "()"}:
+        if not self._open_brackets or self._open_brackets[-1].opening + token not in {"[]", "()"}:
             return None
-        bracket = self._open[-1]
-        signs = bracket.signs
-        if not signs or (signs == ":" and token == ")"):
-            return Group([bracket.sign, *bracket.nodes, token])
+        bracket = self._open_brackets[-1]
+        separators = bracket.separators
+        if not separators or (separators == ":" and token == ")"):
+            return BracketGroup([bracket.opening, *bracket.nodes, token])
         if token == ")":
             return None
-        if not signs.strip("|"):
-            self.has_cycles = True
-            return Cycle(bracket.parts)
-        self._mixed = self._mixed or "|" in signs
-        return self._edit(bracket) if signs in {":", "::"} else None
+        if not separators.strip("|"):
+            self.has_alternations = True
+            return Alternation(bracket.sections)
+        self._has_mixed_bracket = self._has_mixed_bracket or "|" in separators
+        return self._make_edit(bracket) if separators in {":", "::"} else None
 
-    def _edit(self, bracket: _Bracket) -> Edit | None:
-        *words, last = bracket.parts
-        written = "".join(node for node in last if isinstance(node, str))
-        number = WHEN.fullmatch(written) if all(isinstance(node, str) for node in last) else None
+    def _make_edit(self, bracket: _OpenBracket) -> ScheduledEdit | None:
+        *texts, last = bracket.sections
+        number_text = "".join(node for node in last if isinstance(node, str))
+        number = SWITCH_NUMBER_PATTERN.fullmatch(number_text) if all(isinstance(node, str) for node in last) else None
         if number is None:
-            if len(words) == 2:
-                said = f"[...:...:{written[:SHOWN]}] is taken as words: {written[:SHOWN]!r} is no number of steps"
-                self.complaints.append(Complaint(bracket.place, f"{said}; write [cat:dog:0.5] or [cat:dog:8]"))
+            if len(texts) == 2:
+                reason = f"[...:...:{number_text[:MAX_QUOTED_CHARACTERS]}] is taken as words: {number_text[:MAX_QUOTED_CHARACTERS]!r} is no number of steps"
+                self.issues.append(EditingIssue(bracket.position, f"{reason}; write [cat:dog:0.5] or [cat:dog:8]"))
             return None
-        self.numbers.add(number[1])
-        return Edit(words[0] if len(words) == 2 else [], words[-1], number[1])
+        self.switch_numbers.add(number[1])
+        return ScheduledEdit(texts[0] if len(texts) == 2 else [], texts[-1], number[1])
 
-    def _stray(self, place: int) -> None:
+    def _record_stray_bar(self, position: int) -> None:
         if self.stray_bar is None:
-            self.stray_bar = place
+            self.stray_bar = position
 
-    def _place_of_nodes(self) -> list[Node]:
-        return self._open[-1].nodes if self._open else self.root
+    def _current_nodes(self) -> list[Node]:
+        return self._open_brackets[-1].nodes if self._open_brackets else self.root
 
 
-def _read(text: str) -> _Reader:
+def _parse(text: str) -> _EditingParser:
     if "]" not in text or not {":", "|"} & set(text):
-        return _Reader.of_words(text)
-    reader = _Reader()
-    for token in TOKEN.finditer(text):
-        reader.take(token.group(), token.start())
-    reader.give_up()
-    if reader.stray_bar is None:
-        return reader
-    return _Reader.of_words(text, reader.stray_bar if reader.lost else None)
+        return _EditingParser.from_plain_text(text)
+    parser = _EditingParser()
+    for token in EDITING_TOKEN.finditer(text):
+        parser.feed(token.group(), token.start())
+    parser.close_as_text()
+    if parser.stray_bar is None:
+        return parser
+    return _EditingParser.from_plain_text(text, parser.stray_bar if parser.has_editing else None)

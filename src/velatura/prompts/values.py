@@ -10,21 +10,21 @@ from itertools import permutations
 from typing import Generic, TypeVar
 
 from velatura.errors import BadRecipe
-from velatura.prompts.passage import pointed_at
+from velatura.prompts.passage import excerpt_at
 
-MOST = 10_000  # values of one axis
+MAX_AXIS_VALUES = 10_000  # values of one axis
 
-Number = TypeVar("Number", int, float)
+AxisNumber = TypeVar("Number", int, float)
 
 
 def whole_numbers(text: str) -> list[int]:
     """Whole numbers: 1,2,3; 1-5; 1-10 (+3) by steps of 3; 0-100 [5] for so many of them, evenly spread."""
-    return [number for entry in texts(text) if entry for number in WHOLE.read(text, entry)]
+    return [number for entry in texts(text) if entry for number in WHOLE_NUMBERS.parse(text, entry)]
 
 
 def numbers(text: str) -> list[float]:
     """Numbers: 1,2.5; 0-1 (+0.25) by steps; 0-1 [5] for so many of them, evenly spread; 1-5 by steps of 1."""
-    return [number for entry in texts(text) if entry for number in DECIMAL.read(text, entry)]
+    return [number for entry in texts(text) if entry for number in DECIMAL_NUMBERS.parse(text, entry)]
 
 
 def texts(text: str) -> list[str]:
@@ -33,28 +33,28 @@ def texts(text: str) -> list[str]:
         rows = list(csv.reader(StringIO(text, newline=""), skipinitialspace=True))
     except csv.Error as error:
         raise BadRecipe(f"the values of a grid are no list ({error}); write them as 1,2,3 or a,b,c") from None
-    found = [entry.strip() for row in rows for entry in row]
-    _refuse_too_many(len(found), text)
-    return found
+    entries = [entry.strip() for row in rows for entry in row]
+    _refuse_too_many(len(entries), text)
+    return entries
 
 
-def words(text: str) -> list[str | float]:
+def prompt_values(text: str) -> list[str | float]:
     """Values for a word in a prompt: texts as they are written, but 0-1 (+0.25) and 0-1 [5] are numbers."""
-    found: list[str | float] = []
+    values: list[str | float] = []
     for entry in texts(text):
         is_range = re.fullmatch(r".*[0-9.]\s*[(\[]\s*[+-]?[0-9.]+\s*[)\]]", entry) and entry[0] in "+-.0123456789"
-        found += _range_of_words(entry) if is_range else [entry]
-    return found
+        values += _parse_range(entry) if is_range else [entry]
+    return values
 
 
 def orders(text: str) -> list[tuple[str, ...]]:
     """All orders that texts can be brought into, the written one first."""
-    found = texts(text)
-    _refuse_too_many(math.factorial(min(len(found), 20)), text)
-    return list(permutations(found))
+    entries = texts(text)
+    _refuse_too_many(math.factorial(min(len(entries), 20)), text)
+    return list(permutations(entries))
 
 
-def _range_of_words(entry: str) -> list[int] | list[float]:
+def _parse_range(entry: str) -> list[int] | list[float]:
     if "[" in entry:
         return numbers(entry)
     try:
@@ -81,47 +81,51 @@ def _spread(first: float, last: float, count: int) -> Iterator[float]:
 
 
 def _refuse_too_many(count: float, text: str) -> None:
-    if count > MOST:
-        raise _misread(text, "", f"that is more than {MOST:,} values; write fewer")
+    if count > MAX_AXIS_VALUES:
+        raise _axis_error(text, "", f"that is more than {MAX_AXIS_VALUES:,} values; write fewer")
 
 
-def _misread(text: str, entry: str, reason: str) -> BadRecipe:
-    place = max(0, text.find(entry))
-    return BadRecipe(f"{reason}; {pointed_at(text, place)}")
+def _axis_error(text: str, entry: str, reason: str) -> BadRecipe:
+    position = max(0, text.find(entry))
+    return BadRecipe(f"{reason}; {excerpt_at(text, position)}")
 
 
 @dataclass(frozen=True)
-class _Kind(Generic[Number]):
+class _NumberKind(Generic[AxisNumber]):
     """How numbers of a kind are written, made, and counted up in steps."""
 
     name: str
     unsigned: str
-    number: Callable[[str | float], Number]
-    steps: Callable[[Number, Number, Number], Iterator[Number]]
+    number: Callable[[str | float], AxisNumber]
+    steps: Callable[[AxisNumber, AxisNumber, AxisNumber], Iterator[AxisNumber]]
 
-    def read(self, text: str, entry: str) -> Iterable[Number]:
+    def parse(self, text: str, entry: str) -> Iterable[AxisNumber]:
         """The numbers that one entry of a text stands for."""
         number = f"[+-]?{self.unsigned}"
         if re.fullmatch(number, entry):
             return [self.number(entry)]
         step = rf"\s*(?:\(\s*([+-]{self.unsigned})\s*\)\s*)?"
         span = rf"({number})\s*-\s*({number})"
-        if found := re.fullmatch(span + step, entry):
-            return self._stepped(text, entry, *map(self.number, found.groups(default="1")))
-        if found := re.fullmatch(rf"{span}\s*\[\s*([0-9]{{1,9}})\s*\]", entry):
-            count = int(found[3])
+        if range_match := re.fullmatch(span + step, entry):
+            return self._count_up(text, entry, *map(self.number, range_match.groups(default="1")))
+        if range_match := re.fullmatch(rf"{span}\s*\[\s*([0-9]{{1,9}})\s*\]", entry):
+            count = int(range_match[3])
             _refuse_too_many(count, text)
-            return map(self.number, _spread(self.number(found[1]), self.number(found[2]), count))
-        raise _misread(
+            return map(self.number, _spread(self.number(range_match[1]), self.number(range_match[2]), count))
+        raise _axis_error(
             text, entry, f"{entry!r} is no {self.name}; write values as 1,2,3 or 1-5 or 1-10 (+3) or 0-1 [5]"
         )
 
-    def _stepped(self, text: str, entry: str, first: Number, last: Number, step: Number) -> Iterable[Number]:
+    def _count_up(
+        self, text: str, entry: str, first: AxisNumber, last: AxisNumber, step: AxisNumber
+    ) -> Iterable[AxisNumber]:
         if step == 0:
-            raise _misread(text, entry, "a step of 0 leads nowhere; write values as 1-10 (+3)")
+            raise _axis_error(text, entry, "a step of 0 leads nowhere; write values as 1-10 (+3)")
         _refuse_too_many((last - first) / step + 1, text)
         return self.steps(first, last, step)
 
 
-WHOLE = _Kind[int]("whole number", "[0-9]{1,18}", int, _whole_steps)
-DECIMAL = _Kind[float]("number", r"(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})", float, _decimal_steps)
+WHOLE_NUMBERS = _NumberKind[int]("whole number", "[0-9]{1,18}", int, _whole_steps)
+DECIMAL_NUMBERS = _NumberKind[float](
+    "number", r"(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})", float, _decimal_steps
+)

@@ -15,27 +15,27 @@ from torch.nn import functional
 from velatura.base.base import Base
 from velatura.errors import BadRecipe
 from velatura.sampling.masks import (
-    Box,
-    Source,
+    InitImage,
+    MaskBox,
+    blur_mask,
     crop_box,
-    filled,
-    fitted,
+    fill_masked,
     latent_mask,
-    pasted,
+    paste_part,
     read_image,
     read_mask,
-    softened,
+    resize_image,
 )
-from velatura.sampling.noise import Noise
+from velatura.sampling.noise import SeededNoise
 from velatura.sampling.recipe import Recipe
-from velatura.sampling.samplers import Denoise
-from velatura.sampling.sizes import Size
+from velatura.sampling.samplers import Denoiser
+from velatura.sampling.sizes import Resolution
 
-DENOISING = 0.75  # of an image, where a recipe leaves it open; the webui's default
+DEFAULT_IMG2IMG_DENOISING = 0.75  # of an image, where a recipe leaves it open; the webui's default
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitLatents:
     """An image as the base reads it, and where of it is painted anew.
 
     latents: (1, 4, height, width); mask: (1, height, width) of them, 1 where they change, None for everywhere. whole,
@@ -44,48 +44,56 @@ class Beginning:
 
     latents: Tensor
     mask: Tensor | None = None
-    whole: Image.Image | None = None
-    box: Box | None = None
-    edge: Image.Image | None = None
+    full_image: Image.Image | None = None
+    box: MaskBox | None = None
+    paste_mask: Image.Image | None = None
 
     @classmethod
-    def of(cls, base: Base, source: Source, recipe: Recipe, size: Size, seed: int) -> Self:
+    def of(cls, base: Base, init_image: InitImage, recipe: Recipe, size: Resolution, seed: int) -> Self:
         """Read an image and its mask as a recipe wants them, for a picture of a size in pixels.
 
         Raises BadRecipe for a mask that is black all over.
         """
-        image = read_image(source.image)
-        if source.mask is None:
-            return cls(_encoded(base, fitted(image, size, recipe.fit), size))
-        edge = softened(read_mask(source.mask).resize(image.size), recipe.mask_blur)
-        box = None if recipe.mask_padding is None else crop_box(edge, recipe.mask_padding, size)
-        if edge.getbbox() is None:
+        image = read_image(init_image.image)
+        if init_image.mask is None:
+            return cls(_encode_image(base, resize_image(image, size, recipe.fit), size))
+        blurred_mask = blur_mask(read_mask(init_image.mask).resize(image.size), recipe.mask_blur)
+        box = None if recipe.mask_padding is None else crop_box(blurred_mask, recipe.mask_padding, size)
+        if blurred_mask.getbbox() is None:
             raise BadRecipe("the mask is black all over, so nothing would change: paint white where it should")
-        part, cut = (image, edge) if box is None else (image.crop(box), edge.crop(box))
-        part, cut = (fitted(each, size, "stretch" if box else recipe.fit) for each in (part, cut))
+        part, part_mask = (image, blurred_mask) if box is None else (image.crop(box), blurred_mask.crop(box))
+        part, part_mask = (
+            resize_image(picture, size, "stretch" if box else recipe.fit) for picture in (part, part_mask)
+        )
         if recipe.masked_content == "fill":
-            part = filled(part, cut)
-        latents = _encoded(base, part, size)
-        mask = latent_mask(cut, Size(latents.shape[-1], latents.shape[-2])).to(latents.device)
-        latents = _emptied(latents, mask, recipe.masked_content, seed)
-        whole, edge = (image, edge) if box else (fitted(each, size, recipe.fit) for each in (image, edge))
-        return cls(latents, mask, whole, box, edge)
+            part = fill_masked(part, part_mask)
+        latents = _encode_image(base, part, size)
+        mask = latent_mask(part_mask, Resolution(latents.shape[-1], latents.shape[-2])).to(latents.device)
+        latents = _apply_masked_content(latents, mask, recipe.masked_content, seed)
+        full_image, blurred_mask = (
+            (image, blurred_mask)
+            if box
+            else (resize_image(picture, size, recipe.fit) for picture in (image, blurred_mask))
+        )
+        return cls(latents, mask, full_image, box, blurred_mask)
 
-    def painted_over(self, picture: Image.Image) -> Image.Image:
+    def paste_back(self, picture: Image.Image) -> Image.Image:
         """The picture with what was not masked put back, at the size of the image where only a part was painted."""
-        if self.whole is None or self.edge is None:
+        if self.full_image is None or self.paste_mask is None:
             return picture
         box = self.box or (0, 0, *picture.size)
-        whole, edge = (each if self.box else each.resize(picture.size) for each in (self.whole, self.edge))
-        return pasted(whole, picture, box, edge)
+        full_image, paste_mask = (
+            image if self.box else image.resize(picture.size) for image in (self.full_image, self.paste_mask)
+        )
+        return paste_part(full_image, picture, box, paste_mask)
 
 
-def kept(denoise: Denoise, beginnings: list[Beginning]) -> Denoise:
+def masked_denoiser(denoise: Denoiser, init_latents: list[InitLatents]) -> Denoiser:
     """A denoiser whose guesses leave alone what is not masked."""
-    if all(each.mask is None for each in beginnings):
+    if all(init.mask is None for init in init_latents):
         return denoise
-    latents = torch.cat([each.latents for each in beginnings])
-    masks = torch.stack([each.latents.new_ones(1, 1, 1) if each.mask is None else each.mask for each in beginnings])
+    latents = torch.cat([init.latents for init in init_latents])
+    masks = torch.stack([init.latents.new_ones(1, 1, 1) if init.mask is None else init.mask for init in init_latents])
 
     def denoise_masked(noisy: Tensor, sigma: Tensor) -> Tensor:
         return denoise(noisy, sigma) * masks + latents * (1 - masks)
@@ -93,32 +101,36 @@ def kept(denoise: Denoise, beginnings: list[Beginning]) -> Denoise:
     return denoise_masked
 
 
-def hash_of(image: Image.Image) -> str:
+def compute_image_hash(image: Image.Image) -> str:
     """What a recipe records of an image: ten hex digits of the sha256 of its size and pixels."""
     pixels = read_image(image)
     return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()[:10]
 
 
-def mask_hash_of(source: Source) -> str | None:
+def compute_mask_hash(init_image: InitImage) -> str | None:
     """The same of a mask, if there is one."""
-    return source.mask and hash_of(read_mask(source.mask))
+    return init_image.mask and compute_image_hash(read_mask(init_image.mask))
 
 
-def _encoded(base: Base, image: Image.Image, size: Size) -> Tensor:
+def _encode_image(base: Base, image: Image.Image, size: Resolution) -> Tensor:
     """The latents of an image, stretched to a picture's size if it has another."""
-    factor = base.family.latent_factor
-    whole = Size(*(max(factor, side - side % factor) for side in image.size))
-    values = torch.tensor(np.asarray(fitted(image, whole, "stretch")), dtype=torch.float32)
+    latent_factor = base.family.vae_scale_factor
+    encoder_size = Resolution(*(max(latent_factor, side - side % latent_factor) for side in image.size))
+    values = torch.tensor(np.asarray(resize_image(image, encoder_size, "stretch")), dtype=torch.float32)
     latents = base.encode(values.permute(2, 0, 1)[None] / 127.5 - 1)
-    wanted = (size.height // factor, size.width // factor)
-    return latents if latents.shape[-2:] == wanted else functional.interpolate(latents, size=wanted, mode="bilinear")
+    latent_size = (size.height // latent_factor, size.width // latent_factor)
+    return (
+        latents
+        if latents.shape[-2:] == latent_size
+        else functional.interpolate(latents, size=latent_size, mode="bilinear")
+    )
 
 
-def _emptied(latents: Tensor, mask: Tensor, content: str, seed: int) -> Tensor:
+def _apply_masked_content(latents: Tensor, mask: Tensor, content: str, seed: int) -> Tensor:
     """Latents with what is masked replaced by noise, or by nothing, where a recipe wants that."""
     if content == "latent nothing":
         return latents * (1 - mask)
     if content == "latent noise":
-        noise = Noise([seed], tuple(latents.shape[1:]), latents.device).draw()
+        noise = SeededNoise([seed], tuple(latents.shape[1:]), latents.device).draw()
         return latents * (1 - mask) + noise * mask
     return latents

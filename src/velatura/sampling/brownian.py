@@ -12,45 +12,55 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-Normal = Callable[[int], Tensor]  # a seed -> normal numbers
+SeededRandn = Callable[[int], Tensor]  # a seed -> normal numbers
 
-DIGITS = 6  # of a level, below which two are the same
-POOL = 24  # words of entropy that numpy mixes a seed from
+SIGMA_DIGITS = 6  # of a level, below which two are the same
+ENTROPY_POOL_SIZE = 24  # words of entropy that numpy mixes a seed from
 
 
-class Brownian:
+class BrownianTree:
     """A path from one level to another; its differences are normal, with the distance of the levels for variance."""
 
-    def __init__(self, low: float, high: float, seed: int, normal: Normal) -> None:
-        self._low, self._high = round(low, DIGITS), round(high, DIGITS)
+    def __init__(self, low: float, high: float, seed: int, randn: SeededRandn) -> None:
+        self._low, self._high = round(low, SIGMA_DIGITS), round(high, SIGMA_DIGITS)
         self._seed = seed
-        self._normal = normal
-        self._end = normal(int(np.random.SeedSequence(seed, pool_size=POOL).generate_state(1)[0])) * (high - low) ** 0.5
-        self._at = lru_cache(maxsize=4)(self._found)  # a step starts where the last one ended
+        self._randn = randn
+        self._end_value = (
+            randn(int(np.random.SeedSequence(seed, pool_size=ENTROPY_POOL_SIZE).generate_state(1)[0]))
+            * (high - low) ** 0.5
+        )
+        self._value_at = lru_cache(maxsize=4)(self._compute_value)  # a step starts where the last one ended
 
-    def __call__(self, here: float, there: float) -> Tensor:
+    def __call__(self, sigma: float, sigma_next: float) -> Tensor:
         """The path's way from here to there; levels beyond its ends are its ends."""
-        return self._at(self._place(there)) - self._at(self._place(here))
+        return self._value_at(self._clamp(sigma_next)) - self._value_at(self._clamp(sigma))
 
-    def _place(self, level: float) -> float:
-        return round(min(max(level, self._low), self._high), DIGITS)
+    def _clamp(self, sigma: float) -> float:
+        return round(min(max(sigma, self._low), self._high), SIGMA_DIGITS)
 
-    def _found(self, place: float) -> Tensor:
+    def _compute_value(self, sigma: float) -> Tensor:
         """Where the path is at a level, by halving the interval that it lies in."""
-        low, high, way = self._low, self._high, self._end
-        so_far, branch, depth = way * 0, 0, 0
-        while low < place < high:
-            middle = round((low + high) / 2, DIGITS)
-            left = self._half(way, middle - low, high - middle, (branch, depth))
+        low, high, increment = self._low, self._high, self._end_value
+        start_value, branch, depth = increment * 0, 0, 0
+        while low < sigma < high:
+            middle = round((low + high) / 2, SIGMA_DIGITS)
+            left_increment = self._bridge(increment, middle - low, high - middle, (branch, depth))
             branch, depth = 2 * branch, depth + 1
-            if place <= middle:
-                high, way = middle, left
+            if sigma <= middle:
+                high, increment = middle, left_increment
             else:
-                low, way, so_far, branch = middle, way - left, so_far + left, branch + 1
-        return so_far if place <= low else so_far + way
+                low, increment, start_value, branch = (
+                    middle,
+                    increment - left_increment,
+                    start_value + left_increment,
+                    branch + 1,
+                )
+        return start_value if sigma <= low else start_value + increment
 
-    def _half(self, way: Tensor, left: float, right: float, node: tuple[int, int]) -> Tensor:
+    def _bridge(self, increment: Tensor, left_length: float, right_length: float, node: tuple[int, int]) -> Tensor:
         """How far the path has come in the left part of an interval."""
-        seed = np.random.SeedSequence(self._seed, spawn_key=node, pool_size=POOL).generate_state(1)[0]
-        whole = left + right
-        return way * (left / whole) + self._normal(int(seed)) * (left * right / whole) ** 0.5
+        seed = np.random.SeedSequence(self._seed, spawn_key=node, pool_size=ENTROPY_POOL_SIZE).generate_state(1)[0]
+        length = left_length + right_length
+        return (
+            increment * (left_length / length) + self._randn(int(seed)) * (left_length * right_length / length) ** 0.5
+        )

@@ -7,28 +7,28 @@ import torch
 from torch import Tensor
 
 from velatura.base.conditioning import Conditioning
-from velatura.base.hearing import hearing
-from velatura.base.text import TOKENS, Said, TextEncoder
-from velatura.prompts.chunks import Chunk, chunked
-from velatura.prompts.prompt import Prompt, Voice
+from velatura.base.hearing import encoding_row
+from velatura.base.text import CONTEXT_LENGTH, TextEncoder, TextOutput
+from velatura.prompts.chunks import Chunk, split_into_chunks
+from velatura.prompts.prompt import Prompt, WeightedText
 
-Words = Prompt | Voice  # equal words say the same
+EncoderInput = Prompt | WeightedText  # equal words say the same
 
 
-def chunks_of(text: TextEncoder, prompt: Words, *, negative: bool = False) -> list[Chunk]:
+def chunks_of(text: TextEncoder, prompt: EncoderInput, *, is_negative: bool = False) -> list[Chunk]:
     """The chunks of a prompt as a base's tokenizer makes them, and the names of embeddings that lie over it."""
-    with hearing(negative=negative):
-        return chunked(prompt.runs, text.read, comma=text.token_ids(",")[-1])
+    with encoding_row(negative=is_negative):
+        return split_into_chunks(prompt.fragments, text.tokenize, comma_id=text.token_ids(",")[-1])
 
 
-def conditioning(
+def encode_prompts(
     text: TextEncoder,
-    prompts: Sequence[Words],
+    prompts: Sequence[EncoderInput],
     chunk_count: int,
     *,
     clip_skip: int | None = None,
     restores_mean: bool = True,
-    negative: bool = False,
+    is_negative: bool = False,
 ) -> Conditioning:
     """Encode prompts, contexts (prompts, 77 * chunk_count, width); fewer chunks are filled up with empty ones.
 
@@ -36,63 +36,67 @@ def conditioning(
     clip_skip: as TextEncoder.encode_chunks has it. restores_mean: whether emphasis leaves alone how much a prompt says
     altogether. negative: whether they are to be kept away from; an SDXL is told nothing at all by an empty one.
     """
-    encoder = _Encoder(text, chunk_count, clip_skip, restores_mean, negative)
-    by_words = {prompt.words: prompt for prompt in prompts}
-    encoded = {words: encoder.conditioning(prompt) for words, prompt in by_words.items()}
-    if negative and "" in encoded and encoded[""].pooled is not None:
-        encoded[""] = encoded[""].silenced()
-    return Conditioning.stacked([encoded[prompt.words] for prompt in prompts])
+    encoder = _PromptEncoder(text, chunk_count, clip_skip, restores_mean, is_negative)
+    prompt_by_words = {prompt.words: prompt for prompt in prompts}
+    conditioning_by_words = {words: encoder.encode_prompt(prompt) for words, prompt in prompt_by_words.items()}
+    if is_negative and "" in conditioning_by_words and conditioning_by_words[""].pooled is not None:
+        conditioning_by_words[""] = conditioning_by_words[""].zero_out()
+    return Conditioning.stack([conditioning_by_words[prompt.words] for prompt in prompts])
 
 
-def contexts(text: TextEncoder, prompts: Sequence[Words], chunk_count: int) -> Tensor:
+def encode_contexts(text: TextEncoder, prompts: Sequence[EncoderInput], chunk_count: int) -> Tensor:
     """What `conditioning` says to cross-attention: (prompts, 77 * chunk_count, width)."""
-    return conditioning(text, prompts, chunk_count).context
+    return encode_prompts(text, prompts, chunk_count).context
 
 
-def emphasise(encoded: Tensor, emphasis: Tensor) -> Tensor:
+def apply_emphasis(hidden: Tensor, emphasis: Tensor) -> Tensor:
     """Multiply token vectors (..., tokens, width) by their emphasis (..., tokens), and restore the mean of them all.
 
     The mean is A1111's measure of how much a prompt says altogether, which emphasis is not to change.
     """
-    stressed = encoded * emphasis.unsqueeze(-1)
-    return stressed * (encoded.mean() / stressed.mean())
+    emphasized = hidden * emphasis.unsqueeze(-1)
+    return emphasized * (hidden.mean() / emphasized.mean())
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class _PromptEncoder:
     """How prompts are encoded, one by one."""
 
     text: TextEncoder
     chunk_count: int
     clip_skip: int | None
     restores_mean: bool
-    negative: bool
+    is_negative: bool
 
-    def conditioning(self, prompt: Words) -> Conditioning:
+    def encode_prompt(self, prompt: EncoderInput) -> Conditioning:
         """Encode one prompt: a context of (77 * chunk_count, width), and its first chunk pooled, (width,)."""
-        chunks = chunks_of(self.text, prompt, negative=self.negative)
+        chunks = chunks_of(self.text, prompt, is_negative=self.is_negative)
         chunks += [[] for _ in range(self.chunk_count - len(chunks))]
-        with hearing(negative=self.negative):
-            said = self.text.encode_chunks([[piece.token for piece in chunk] for chunk in chunks], self.clip_skip)
-        context = torch.cat([self._stressed(each, chunks) for each in said], dim=-1)  # each tower's mean is its own
-        pooled = said[-1].pooled
+        with encoding_row(negative=self.is_negative):
+            outputs = self.text.encode_chunks([[piece.token for piece in chunk] for chunk in chunks], self.clip_skip)
+        context = torch.cat(
+            [self._emphasize_output(output, chunks) for output in outputs], dim=-1
+        )  # each tower's mean is its own
+        pooled = outputs[-1].pooled
         return Conditioning(context, None if pooled is None else pooled[0].float())
 
-    def _stressed(self, said: Said, chunks: Sequence[Chunk]) -> Tensor:
+    def _emphasize_output(self, output: TextOutput, chunks: Sequence[Chunk]) -> Tensor:
         """What a tower says of all chunks in a row, (tokens, width)."""
-        hidden = said.hidden.float()  # (chunks, 77, width); a mean over all of it is too coarse in float16
-        stressed = [
-            self._stress(each, _emphasis(chunk).to(each)) if any(piece.emphasis != 1 for piece in chunk) else each
-            for each, chunk in zip(hidden, chunks, strict=True)
+        hidden = output.hidden.float()  # (chunks, 77, width); a mean over all of it is too coarse in float16
+        emphasized = [
+            self._emphasize_chunk(chunk_hidden, _token_emphasis(chunk).to(chunk_hidden))
+            if any(piece.emphasis != 1 for piece in chunk)
+            else chunk_hidden
+            for chunk_hidden, chunk in zip(hidden, chunks, strict=True)
         ]
-        return torch.cat(stressed)
+        return torch.cat(emphasized)
 
-    def _stress(self, encoded: Tensor, emphasis: Tensor) -> Tensor:
-        return emphasise(encoded, emphasis) if self.restores_mean else encoded * emphasis.unsqueeze(-1)
+    def _emphasize_chunk(self, hidden: Tensor, emphasis: Tensor) -> Tensor:
+        return apply_emphasis(hidden, emphasis) if self.restores_mean else hidden * emphasis.unsqueeze(-1)
 
 
-def _emphasis(chunk: Chunk) -> Tensor:
+def _token_emphasis(chunk: Chunk) -> Tensor:
     """The emphasis of all 77 tokens; start, end and padding are plain."""
-    plain = torch.ones(TOKENS)
-    plain[1 : 1 + len(chunk)] = torch.tensor([piece.emphasis for piece in chunk])
-    return plain
+    emphasis = torch.ones(CONTEXT_LENGTH)
+    emphasis[1 : 1 + len(chunk)] = torch.tensor([piece.emphasis for piece in chunk])
+    return emphasis

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from velatura.base.base import Base
 from velatura.errors import UnknownName
-from velatura.sampling.sizes import SecondPass, Size
+from velatura.sampling.sizes import HiresTarget, Resolution
 
 
 class LatentMode(NamedTuple):
@@ -23,7 +23,7 @@ class LatentMode(NamedTuple):
 
 
 # The webui's names
-LATENT = {
+LATENT_UPSCALERS = {
     "Latent": LatentMode("bilinear"),
     "Latent (antialiased)": LatentMode("bilinear", antialias=True),
     "Latent (bicubic)": LatentMode("bicubic"),
@@ -31,7 +31,7 @@ LATENT = {
     "Latent (nearest)": LatentMode("nearest"),
     "Latent (nearest-exact)": LatentMode("nearest-exact"),
 }
-PIXELS = {
+PIXEL_UPSCALERS = {
     "None": Image.Resampling.LANCZOS,
     "Lanczos": Image.Resampling.LANCZOS,
     "Nearest": Image.Resampling.NEAREST,
@@ -40,36 +40,42 @@ PIXELS = {
 
 def find_upscaler(name: str) -> str:
     """The name of an upscaler in any case; raises UnknownName with those that are near."""
-    by_lower = {each.lower(): each for each in (*LATENT, *PIXELS)}
-    if name.lower() not in by_lower:
-        raise UnknownName.among("upscaler", name, by_lower.values())
-    return by_lower[name.lower()]
+    name_by_lower = {upscaler.lower(): upscaler for upscaler in (*LATENT_UPSCALERS, *PIXEL_UPSCALERS)}
+    if name.lower() not in name_by_lower:
+        raise UnknownName.with_suggestions("upscaler", name, name_by_lower.values())
+    return name_by_lower[name.lower()]
 
 
-def enlarged(base: Base, latents: Tensor, to: SecondPass, upscaler: str) -> Tensor:
+def upscale_latents(base: Base, latents: Tensor, target: HiresTarget, upscaler: str) -> Tensor:
     """Latents (pictures, 4, height, width) enlarged, and cut to size around their middle.
 
     The upscalers of latents stretch them; the others decode, stretch pixels and encode again.
     """
-    factor = base.family.latent_factor
-    size = Size(to.enlarged.width // factor, to.enlarged.height // factor)
-    in_latents = upscaler in LATENT
-    whole = _stretched(latents, size, LATENT[upscaler]) if in_latents else _encoded(base, latents, to, upscaler)
-    (left, right), (top, bottom) = ((extra // 2, (extra + 1) // 2) for extra in to.surplus)
-    return whole[:, :, top : size.height - bottom, left : size.width - right]
+    latent_factor = base.family.vae_scale_factor
+    size = Resolution(target.upscale_to.width // latent_factor, target.upscale_to.height // latent_factor)
+    in_latents = upscaler in LATENT_UPSCALERS
+    upscaled = (
+        _upscale_in_latents(latents, size, LATENT_UPSCALERS[upscaler])
+        if in_latents
+        else _upscale_in_pixels(base, latents, target, upscaler)
+    )
+    (left, right), (top, bottom) = ((extra // 2, (extra + 1) // 2) for extra in target.truncate)
+    return upscaled[:, :, top : size.height - bottom, left : size.width - right]
 
 
-def _stretched(latents: Tensor, size: Size, how: LatentMode) -> Tensor:
-    return functional.interpolate(latents, size=(size.height, size.width), mode=how.mode, antialias=how.antialias)
+def _upscale_in_latents(latents: Tensor, size: Resolution, upscale_mode: LatentMode) -> Tensor:
+    return functional.interpolate(
+        latents, size=(size.height, size.width), mode=upscale_mode.mode, antialias=upscale_mode.antialias
+    )
 
 
-def _encoded(base: Base, latents: Tensor, to: SecondPass, upscaler: str) -> Tensor:
-    factor = base.family.latent_factor
-    whole = Size(*(side - side % factor for side in to.enlarged))
+def _upscale_in_pixels(base: Base, latents: Tensor, target: HiresTarget, upscaler: str) -> Tensor:
+    latent_factor = base.family.vae_scale_factor
+    pixel_size = Resolution(*(side - side % latent_factor for side in target.upscale_to))
     encoded: list[Tensor] = []
-    for each in latents:
-        pixels = (base.decode(each[None])[0] * 255).byte().permute(1, 2, 0).cpu().numpy()
-        image = Image.fromarray(np.ascontiguousarray(pixels)).resize(whole, PIXELS[upscaler])
+    for picture_latents in latents:
+        pixels = (base.decode(picture_latents[None])[0] * 255).byte().permute(1, 2, 0).cpu().numpy()
+        image = Image.fromarray(np.ascontiguousarray(pixels)).resize(pixel_size, PIXEL_UPSCALERS[upscaler])
         values = torch.tensor(np.asarray(image), dtype=torch.float32).permute(2, 0, 1)
         encoded.append(base.encode(values[None] / 127.5 - 1))
     return torch.cat(encoded).to(latents.device)

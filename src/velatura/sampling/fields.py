@@ -5,62 +5,65 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from velatura.sampling.infotext import NEGATIVE
-from velatura.sampling.sizes import Size
+from velatura.sampling.infotext import NEGATIVE_PREFIX
+from velatura.sampling.sizes import Resolution
 
-MOST_PIXELS = 8192
-LAST_SEED = 2**63
+MAX_SIDE_PIXELS = 8192
+SEED_LIMIT = 2**63
 
-Fit = Literal["stretch", "crop", "fill", "latent"]
+ResizeMode = Literal["stretch", "crop", "fill", "latent"]
 MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]
-NoiseSource = Literal["CPU", "GPU", "NV"]
+RandnSource = Literal["CPU", "GPU", "NV"]
 
 
-def _as_carried(text: str) -> str:
+def _normalize_prompt(text: str) -> str:
     """The prompt as it comes back from a picture: no spaces around lines, no empty lines around it."""
-    tidy = "\n".join(line.strip() for line in text.split("\n")).strip()
-    if half := re.search("[\ud800-\udfff]", tidy):
-        raise ValueError(f"holds {half[0]!a}, which is no letter: write it in UTF-8")
-    if any(line.startswith(NEGATIVE) for line in tidy.split("\n")):
-        raise ValueError(f"a line of it starts with {NEGATIVE!r}; give what follows as the negative prompt")
-    return tidy
+    normalized = "\n".join(line.strip() for line in text.split("\n")).strip()
+    if surrogate := re.search("[\ud800-\udfff]", normalized):
+        raise ValueError(f"holds {surrogate[0]!a}, which is no letter: write it in UTF-8")
+    if any(line.startswith(NEGATIVE_PREFIX) for line in normalized.split("\n")):
+        raise ValueError(f"a line of it starts with {NEGATIVE_PREFIX!r}; give what follows as the negative prompt")
+    return normalized
 
 
-def _drawn_later(seed: object) -> object:
+def _read_seed(seed: object) -> object:
     return None if seed in (-1, "-1", "") else seed
 
 
-def _sides(text: object) -> object:
+def _parse_size(text: object) -> object:
     """Read "512x768"; a side of 0 follows the other."""
     if not isinstance(text, str):
         return text
-    found = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text)
-    if found is None:
+    size_match = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text)
+    if size_match is None:
         raise ValueError("should be width x height in pixels, such as 512x768")
-    return tuple(map(int, found.groups()))
+    return tuple(map(int, size_match.groups()))
 
 
-def _as_size(sides: tuple[int, int]) -> Size:
-    return Size(*sides)
+def _to_resolution(size: tuple[int, int]) -> Resolution:
+    return Resolution(*size)
 
 
-def _any_side(size: Size | None) -> Size | None:
+def _drop_empty_size(size: Resolution | None) -> Resolution | None:
     return size if size and any(size) else None
 
 
-def _both_sides(size: Size | None) -> Size | None:
+def _drop_partial_size(size: Resolution | None) -> Resolution | None:
     return size if size and all(size) else None
 
 
-PromptText = Annotated[str, AfterValidator(_as_carried)]
-Pixels = Annotated[int, Field(ge=8, le=MOST_PIXELS)]
-Side = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
-Sides = Annotated[
-    tuple[Side, Side], BeforeValidator(_sides), AfterValidator(_as_size), PlainSerializer(lambda size: str(Size(*size)))
+PromptText = Annotated[str, AfterValidator(_normalize_prompt)]
+Pixels = Annotated[int, Field(ge=8, le=MAX_SIDE_PIXELS)]
+SidePixels = Annotated[int, Field(ge=0, le=MAX_SIDE_PIXELS)]
+ResolutionField = Annotated[
+    tuple[SidePixels, SidePixels],
+    BeforeValidator(_parse_size),
+    AfterValidator(_to_resolution),
+    PlainSerializer(lambda size: str(Resolution(*size))),
 ]
-Seed = Annotated[Annotated[int, Field(ge=0, lt=LAST_SEED)] | None, BeforeValidator(_drawn_later)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None, BeforeValidator(_read_seed)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class OverlayHash(BaseModel):
@@ -78,42 +81,42 @@ class OverlayHash(BaseModel):
         return cls(kind=kind, name=re.sub(r"[:,]", "", name).strip(), hash=digest)
 
 
-class Noise(BaseModel):
+class NoiseFields(BaseModel):
     """What noise a picture begins with."""
 
     seed: Seed = Field(default=None, description="what the noise is drawn from; -1: a new one each time")
-    noise: NoiseSource = Field(
+    noise: RandnSource = Field(
         default="CPU", description="what draws it: CPU, GPU, or NV, which imitates an NVIDIA GPU anywhere"
     )
     variation_seed: Seed = Field(default=None, description="other noise to mix in; -1: a new one each time")
-    variation_strength: Share = Field(default=0.0, description="how much of the other noise")
-    seed_size: Annotated[Sides | None, AfterValidator(_both_sides)] = Field(
+    variation_strength: Fraction = Field(default=0.0, description="how much of the other noise")
+    seed_size: Annotated[ResolutionField | None, AfterValidator(_drop_partial_size)] = Field(
         default=None, description="the size whose noise is used, as 512x512"
     )
-    ensd: int = Field(default=0, ge=0, lt=LAST_SEED, description="added to the seed of later noise (ENSD)")
+    ensd: int = Field(default=0, ge=0, lt=SEED_LIMIT, description="added to the seed of later noise (ENSD)")
 
 
-class Beginning(BaseModel):
+class Img2ImgFields(BaseModel):
     """What becomes of an image that a picture begins from; the image itself is given beside the recipe."""
 
-    denoising: Share | None = Field(
+    denoising: Fraction | None = Field(
         default=None, description="how much of the image, or of the first pass, is painted anew; 0.75 and 0.7 if open"
     )
-    fit: Fit = Field(default="stretch", description="how the image is brought to size")
-    mask_blur: Amount = Field(default=4.0, description="pixels over which the mask's edge is blurred")
+    fit: ResizeMode = Field(default="stretch", description="how the image is brought to size")
+    mask_blur: NonNegative = Field(default=4.0, description="pixels over which the mask's edge is blurred")
     masked_content: MaskedContent = Field(default="original", description="what lies under the mask at first")
     mask_padding: int | None = Field(
-        default=None, ge=0, le=MOST_PIXELS, description="paint only the masked part, with so many pixels around it"
+        default=None, ge=0, le=MAX_SIDE_PIXELS, description="paint only the masked part, with so many pixels around it"
     )
 
 
-class SecondPass(BaseModel):
+class HiresFields(BaseModel):
     """A second pass at a larger size (hires fix)."""
 
     hires_scale: Annotated[float, Field(ge=1, le=16)] | None = Field(
         default=None, description="paint again so many times as large"
     )
-    hires_size: Annotated[Sides | None, AfterValidator(_any_side)] = Field(
+    hires_size: Annotated[ResolutionField | None, AfterValidator(_drop_empty_size)] = Field(
         default=None, description="paint again at this size, as 1024x0: 0 follows"
     )
     hires_steps: int = Field(default=0, ge=0, le=1000, description="steps of the second pass; 0: as many as the first")

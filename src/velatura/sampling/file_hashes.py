@@ -9,13 +9,13 @@ from velatura.formats.optim import short_hash
 from velatura.formats.said import claimed_hashes
 from velatura.library.hashes import Hashes
 from velatura.overlays.lora import Lora
-from velatura.tensors.glimpse import glimpse
+from velatura.tensors.glimpse import open_meta
 
-DIGITS = 12  # of a LoRA's, as in Lora hashes
-CLAIM = "sshs_model_hash"
+LORA_HASH_DIGITS = 12  # of a LoRA's, as in Lora hashes
+LORA_HASH_KEY = "sshs_model_hash"
 
 
-def hashes_of(kind: str, file: Path) -> tuple[str, ...]:
+def overlay_file_hashes(kind: str, file: Path) -> tuple[str, ...]:
     """What an overlay's file may be recorded by, the first being what is written; none of a folder.
 
     A LoRA's is the hash of its tensors, the one that its header claims first of all, as the webui has it; what LyCORIS
@@ -23,16 +23,16 @@ def hashes_of(kind: str, file: Path) -> tuple[str, ...]:
     """
     if not file.is_file():
         return ()
-    state = file.stat()
-    return _hashes(kind, file, state.st_mtime_ns, state.st_size)
+    file_stat = file.stat()
+    return _cached_hashes(kind, file, file_stat.st_mtime_ns, file_stat.st_size)
 
 
 @lru_cache(maxsize=1024)
-def _hashes(kind: str, file: Path, _changed: int, _size: int) -> tuple[str, ...]:
+def _cached_hashes(kind: str, file: Path, _modified_ns: int, _size: int) -> tuple[str, ...]:
     """The same, reckoned afresh when the file has changed."""
     if kind != Lora.kind:
         return (short_hash(file),)
-    found = Hashes.of(file)
-    said = glimpse(file).metadata
-    claims = (*claimed_hashes(said), found.body or found.sha256, said.get(CLAIM, ""))
-    return tuple(dict.fromkeys(each[:DIGITS] for each in claims if each))
+    file_hashes = Hashes.from_file(file)
+    metadata = open_meta(file).metadata
+    claims = (*claimed_hashes(metadata), file_hashes.body or file_hashes.sha256, metadata.get(LORA_HASH_KEY, ""))
+    return tuple(dict.fromkeys(claim[:LORA_HASH_DIGITS] for claim in claims if claim))

@@ -49,12 +49,12 @@ COMFY_SCHEDULERS = {
     "beta": "Beta",
     "kl_optimal": "KL Optimal",
 }
-NOVELAI_SKIP, NOVELAI_ENSD = 2, 31337  # of its own program, which its pictures do not tell
+NOVELAI_CLIP_SKIP, NOVELAI_ENSD = 2, 31337  # of its own program, which its pictures do not tell
 
-Values = Mapping[str, object]
+JsonObject = Mapping[str, object]
 
 
-def from_chunks(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
+def infotext_from_chunks(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
     """The webui's text for the chunks of a PNG by NovelAI or ComfyUI, or None where they say too little."""
     if chunks.get("Software") == "NovelAI":
         return _from_novelai(chunks, size)
@@ -62,7 +62,7 @@ def from_chunks(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | No
 
 
 def _from_novelai(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
-    settings = _object(chunks.get("Comment"))
+    settings = _parse_object(chunks.get("Comment"))
     if settings is None:
         return None
     fields = {
@@ -71,7 +71,7 @@ def _from_novelai(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | 
         "CFG scale": settings.get("scale"),
         "Seed": settings.get("seed"),
         "Size": f"{size[0]}x{size[1]}",
-        "Clip skip": NOVELAI_SKIP,
+        "Clip skip": NOVELAI_CLIP_SKIP,
         "ENSD": NOVELAI_ENSD,
     }
     return write_infotext(str(chunks.get("Description", "")), str(settings.get("uc", "")), fields)
@@ -79,8 +79,8 @@ def _from_novelai(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | 
 
 def _from_comfy(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
     """Read the one sampler of a graph and what leads to it; graphs with several, or with none, say too little."""
-    nodes = _object(chunks.get("prompt")) or {}
-    graph = {key: node for key, value in nodes.items() if (node := _table(value)) is not None}
+    nodes = _parse_object(chunks.get("prompt")) or {}
+    graph = {key: node for key, value in nodes.items() if (node := _as_object(value)) is not None}
     samplers = [_inputs(node) for node in graph.values() if "KSampler" in str(node.get("class_type"))]
     if len(samplers) != 1:
         return None
@@ -93,40 +93,40 @@ def _from_comfy(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | No
         "Seed": sampler.get("seed", sampler.get("noise_seed")),
         "Size": f"{size[0]}x{size[1]}",
         "Denoising strength": None if sampler.get("denoise", 1.0) == 1.0 else sampler["denoise"],
-        "Model": _named(graph, sampler.get("model"), "ckpt_name"),
+        "Model": _find_text(graph, sampler.get("model"), "ckpt_name"),
         "RNG": "CPU",
     }
-    prompt, negative = (_named(graph, sampler.get(each), "text") for each in ("positive", "negative"))
+    prompt, negative = (_find_text(graph, sampler.get(side), "text") for side in ("positive", "negative"))
     return None if prompt is None else write_infotext(prompt, negative or "", fields)
 
 
-def _named(graph: Mapping[str, Values], link: object, field: str) -> str | None:
+def _find_text(graph: Mapping[str, JsonObject], link: object, field: str) -> str | None:
     """The text in a field of the node that a link leads to, or of one further up that way."""
-    seen: set[str] = set()
-    waiting = [link]
-    while waiting:
-        end = waiting.pop(0)
-        key = str(cast("list[object]", end)[0]) if isinstance(end, list) and end else ""
-        if key in seen or key not in graph:
+    seen_keys: set[str] = set()
+    queue = [link]
+    while queue:
+        current = queue.pop(0)
+        key = str(cast("list[object]", current)[0]) if isinstance(current, list) and current else ""
+        if key in seen_keys or key not in graph:
             continue
-        seen.add(key)
+        seen_keys.add(key)
         inputs = _inputs(graph[key])
-        if isinstance(found := inputs.get(field), str):
-            return found
-        waiting += [each for each in inputs.values() if isinstance(each, list)]
+        if isinstance(text := inputs.get(field), str):
+            return text
+        queue += [value for value in inputs.values() if isinstance(value, list)]
     return None
 
 
-def _inputs(node: Values) -> Values:
-    return _table(node.get("inputs")) or {}
+def _inputs(node: JsonObject) -> JsonObject:
+    return _as_object(node.get("inputs")) or {}
 
 
-def _object(text: object) -> Values | None:
+def _parse_object(text: object) -> JsonObject | None:
     try:
-        return _table(json.loads(text)) if isinstance(text, str) else None
+        return _as_object(json.loads(text)) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         return None
 
 
-def _table(value: object) -> Values | None:
+def _as_object(value: object) -> JsonObject | None:
     return cast("Values", value) if isinstance(value, dict) else None

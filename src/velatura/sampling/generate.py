@@ -13,16 +13,16 @@ from velatura.base.base import Base
 from velatura.library import Library
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.calls import Shelf
-from velatura.sampling.carriers import save_with
-from velatura.sampling.guidance import Lexicon
-from velatura.sampling.masks import Source
-from velatura.sampling.order import Order, batches
-from velatura.sampling.painting import paint, refuse_misfits
+from velatura.sampling.calls import OverlayResolver
+from velatura.sampling.carriers import save_with_infotext
+from velatura.sampling.guidance import ConditioningCache
+from velatura.sampling.masks import InitImage
+from velatura.sampling.order import Job, split_into_batches
+from velatura.sampling.painting import check_overlays_fit, run_batch
 from velatura.sampling.preview import Preview
 from velatura.sampling.recipe import Recipe
 
-OnStep = Callable[[int, int], None]  # (steps done, steps in all), over all pictures
+OnSamplingStep = Callable[[int, int], None]  # (steps done, steps in all), over all pictures
 OnPreview = Callable[[list[Image.Image]], None]  # small pictures of a batch as they are guessed after a step
 
 
@@ -40,7 +40,7 @@ class Picture:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as .png, .jpg or .webp with the recipe inside, and give the path back."""
         path = Path(path).expanduser()
-        save_with(self.image, path, self.recipe.infotext())
+        save_with_infotext(self.image, path, self.recipe.infotext())
         return path
 
 
@@ -50,9 +50,9 @@ def generate(
     *,
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
-    source: Source | None = None,
+    init_image: InitImage | None = None,
     lenient: bool = False,
-    on_step: OnStep | None = None,
+    on_step: OnSamplingStep | None = None,
     on_preview: OnPreview | None = None,
     **fields: object,
 ) -> Picture:
@@ -63,16 +63,16 @@ def generate(
     tags that name nothing are warned of and left out. on_preview: hears after each step what it looks like, roughly.
     """
     recipe = prompt_or_recipe if isinstance(prompt_or_recipe, Recipe) else Recipe(prompt=prompt_or_recipe)
-    made = generate_each(
-        *(base, [recipe.but(**fields)]),
+    pictures = generate_stream(
+        *(base, [recipe.replace(**fields)]),
         library=library,
         overlays=overlays,
-        source=source,
+        init_image=init_image,
         lenient=lenient,
         on_step=on_step,
         on_preview=on_preview,
     )
-    [(_, picture)] = made
+    [(_, picture)] = pictures
     return picture
 
 
@@ -82,9 +82,9 @@ def generate_many(
     *,
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
-    source: Source | None = None,
+    init_image: InitImage | None = None,
     lenient: bool = False,
-    on_step: OnStep | None = None,
+    on_step: OnSamplingStep | None = None,
 ) -> list[Picture]:
     """Make many pictures, those that have passes and sizes in common at once, and give them back in the recipes' order.
 
@@ -93,54 +93,54 @@ def generate_many(
     the rows of a batch. Of overlays that were attached by hand that cannot be said. All recipes are checked before the
     first step.
     """
-    made = generate_each(
-        base, recipes, library=library, overlays=overlays, source=source, lenient=lenient, on_step=on_step
+    pictures = generate_stream(
+        base, recipes, library=library, overlays=overlays, init_image=init_image, lenient=lenient, on_step=on_step
     )
-    return [picture for _, picture in sorted(made, key=lambda placed: placed[0])]
+    return [picture for _, picture in sorted(pictures, key=lambda indexed_picture: indexed_picture[0])]
 
 
-def generate_each(
+def generate_stream(
     base: Base,
     recipes: Iterable[Recipe],
     *,
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
-    source: Source | None = None,
+    init_image: InitImage | None = None,
     lenient: bool = False,
-    on_step: OnStep | None = None,
+    on_step: OnSamplingStep | None = None,
     on_preview: OnPreview | None = None,
 ) -> Iterator[tuple[int, Picture]]:
     """Make many pictures as generate_many does, and give each, with its place among the recipes, as soon as it is done.
 
     All recipes are checked at once, and the first step is taken when the first picture is asked for.
     """
-    shelf = Shelf(library, overlays, lenient=lenient)
-    orders = [Order(base, recipe, shelf, source) for recipe in recipes]
-    planned = list(batches(orders))
-    for batch in planned:
-        refuse_misfits(base, batch)
-    places = {order: place for place, order in enumerate(orders)}
-    return _painted(base, planned, places, on_step, on_preview)
+    resolver = OverlayResolver(library, overlays, lenient=lenient)
+    jobs = [Job(base, recipe, resolver, init_image) for recipe in recipes]
+    batches = list(split_into_batches(jobs))
+    for batch in batches:
+        check_overlays_fit(base, batch)
+    job_indices = {job: index for index, job in enumerate(jobs)}
+    return _generate_batches(base, batches, job_indices, on_step, on_preview)
 
 
-def _painted(
+def _generate_batches(
     base: Base,
-    planned: Sequence[Sequence[Order]],
-    places: Mapping[Order, int],
-    on_step: OnStep | None,
+    batches: Sequence[Sequence[Job]],
+    job_indices: Mapping[Job, int],
+    on_step: OnSamplingStep | None,
     on_preview: OnPreview | None,
 ) -> Iterator[tuple[int, Picture]]:
     """Paint batch after batch, telling of each step."""
-    in_all, done = sum(batch[0].steps for batch in planned), count(1)
-    preview, lexicon = Preview(base), Lexicon(base)
+    total_steps, step_counter = sum(batch[0].steps for batch in batches), count(1)
+    preview, conditioning_cache = Preview(base), ConditioningCache(base)
 
-    def tell(latents: Tensor) -> None:
+    def report_step(latents: Tensor) -> None:
         if on_step:
-            on_step(next(done), in_all)
+            on_step(next(step_counter), total_steps)
         if on_preview:
-            on_preview([preview(each) for each in latents])
+            on_preview([preview(picture_latents) for picture_latents in latents])
 
-    for batch in planned:
-        images, effects = paint(base, batch, lexicon, tell)
-        for order, image in zip(batch, images, strict=True):
-            yield places[order], Picture(image, order.recipe, tuple(effects))
+    for batch in batches:
+        images, effects = run_batch(base, batch, conditioning_cache, report_step)
+        for job, image in zip(batch, images, strict=True):
+            yield job_indices[job], Picture(image, job.recipe, tuple(effects))

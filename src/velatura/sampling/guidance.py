@@ -11,101 +11,109 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
-from velatura.base.hearing import hearing
-from velatura.prompts.grammar import Emphasis
-from velatura.prompts.prompt import Prompt, Row, Voice, row_at
+from velatura.base.hearing import encoding_row
+from velatura.prompts.grammar import EmphasisMode
+from velatura.prompts.prompt import Prompt, ScheduledPrompt, WeightedText, scheduled_prompt_at
 from velatura.prompts.timeline import Timing
-from velatura.sampling.conditioning import chunks_of, conditioning
-from velatura.sampling.samplers import Course
+from velatura.sampling.conditioning import chunks_of, encode_prompts
+from velatura.sampling.samplers import Trajectory
 
-MOST_TEXTS = 256  # kept of a lexicon; an SD1's takes 240 KB
-KEPT = 8  # batches of conditioning: prompts that take turns come back to the same tensors, as overlays need it
+MAX_CACHED_TEXTS = 256  # kept of a lexicon; an SD1's takes 240 KB
+MAX_CACHED_BATCHES = (
+    8  # batches of conditioning: prompts that take turns come back to the same tensors, as overlays need it
+)
 
-Spoken = Sequence[tuple[float, ...]]  # of overlays that change what words say: one strength, or one for each row
+TextStrengths = Sequence[tuple[float, ...]]  # of overlays that change what words say: one strength, or one for each row
 
 # (the picture of each row of a batch, how many rows are negative prompts)
-Reach = Callable[[Sequence[int], int], Spoken]
+RowStrengthSetter = Callable[[Sequence[int], int], TextStrengths]
 
 
 @dataclass(frozen=True)
-class Pair:
+class PromptPair:
     """What one picture is told: prompt and negative prompt, each as rows over the model's calls."""
 
-    wanted: Sequence[Row]
-    unwanted: Sequence[Row]
+    positive: Sequence[ScheduledPrompt]
+    negative: Sequence[ScheduledPrompt]
 
     @classmethod
-    def of(cls, prompt: Prompt, negative: Prompt, timing: Timing, emphasis: Emphasis) -> Pair:
+    def of(cls, prompt: Prompt, negative: Prompt, timing: Timing, emphasis: EmphasisMode) -> PromptPair:
         """Lay a prompt and a negative prompt out over the model's calls."""
-        return cls(prompt.rows(timing, emphasis), negative.rows(timing, emphasis))
+        return cls(prompt.schedule(timing, emphasis), negative.schedule(timing, emphasis))
 
     @property
-    def is_plain(self) -> bool:
+    def is_single_static_prompt(self) -> bool:
         """Whether the prompt is one text that stays the same and counts once."""
-        return len(self.wanted) == 1 and self.counts_once
+        return len(self.positive) == 1 and self.is_single_prompt
 
     @property
-    def counts_once(self) -> bool:
+    def is_single_prompt(self) -> bool:
         """Whether the prompt is one text at each step, so that without guidance the negative prompt has no say."""
-        return all([voice.weight for voice in row.voices] == [1.0] for row in self.wanted)
+        return all([subprompt.weight for subprompt in row.texts] == [1.0] for row in self.positive)
 
     @property
-    def voices(self) -> list[Voice]:
+    def subprompts(self) -> list[WeightedText]:
         """All that is ever said, once for each row that says it."""
-        return [voice for rows in (self.wanted, self.unwanted) for row in rows for voice in row.voices]
+        return [subprompt for rows in (self.positive, self.negative) for row in rows for subprompt in row.texts]
 
     def chunk_count(self, base: Base) -> int:
         """Chunks of the longest text."""
-        sides = ((self.wanted, False), (self.unwanted, True))
+        sides = ((self.positive, False), (self.negative, True))
         return max(
-            len(chunks_of(base.text, voice, negative=negative))
-            for rows, negative in sides
+            len(chunks_of(base.text, subprompt, is_negative=is_negative))
+            for rows, is_negative in sides
             for row in rows
-            for voice in row.voices
+            for subprompt in row.texts
         )
 
 
 @dataclass(frozen=True)
-class Guidance:
+class GuidanceOptions:
     """How much prompts count against negative prompts.
 
     scale: 1 is no guidance. spared_below: the noise level below which every other call of the model goes without
     negative prompts (the webui's NGMS).
     """
 
-    scale: float
-    spared_below: float = 0.0
+    guidance: float
+    skip_uncond_below: float = 0.0
     clip_skip: int | None = None
     restores_mean: bool = True
 
 
-class Lexicon:
+class ConditioningCache:
     """What texts are encoded as by one base, each once, however many pictures say it."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
-        self._known: dict[object, Conditioning] = {}
+        self._conditionings: dict[object, Conditioning] = {}
 
-    def look_up(
-        self, voice: Voice, chunk_count: int, guidance: Guidance, *, negative: bool, spoken: tuple[float, ...] = ()
+    def encode(
+        self,
+        subprompt: WeightedText,
+        chunk_count: int,
+        options: GuidanceOptions,
+        *,
+        is_negative: bool,
+        text_strengths: tuple[float, ...] = (),
     ) -> Conditioning:
         """A batch of one. spoken: the strengths of overlays that have changed what words say since others were."""
-        key = voice.words, voice.emphasis, chunk_count, guidance.clip_skip, negative, spoken
-        if key not in self._known:
-            while len(self._known) >= MOST_TEXTS:
-                del self._known[next(iter(self._known))]
-            self._known[key] = conditioning(
+        key = subprompt.words, subprompt.emphasis, chunk_count, options.clip_skip, is_negative, text_strengths
+        if key not in self._conditionings:
+            while len(self._conditionings) >= MAX_CACHED_TEXTS:
+                del self._conditionings[next(iter(self._conditionings))]
+            self._conditionings[key] = encode_prompts(
                 self._base.text,
-                [voice],
+                [subprompt],
                 chunk_count,
-                clip_skip=guidance.clip_skip,
-                restores_mean=guidance.restores_mean,
-                negative=negative,
+                clip_skip=options.clip_skip,
+                restores_mean=options.restores_mean,
+                is_negative=is_negative,
             )
-        return self._known[key]
+        return self._conditionings[key]
 
 
-class Guide:
+class GuidedDenoiser:
     """Denoises a batch of pictures as their prompts want it; it counts its calls, by which prompts change.
 
     pairs: of each picture. guessed: what the last call gave. is_guided: whether negative prompts are heard. Rows of the
@@ -115,86 +123,117 @@ class Guide:
     def __init__(
         self,
         base: Base,
-        course: Course,
-        pairs: Sequence[Pair],
-        guidance: Guidance,
+        trajectory: Trajectory,
+        pairs: Sequence[PromptPair],
+        options: GuidanceOptions,
         *,
-        lexicon: Lexicon,
-        reach: Reach,
+        conditioning_cache: ConditioningCache,
+        set_strengths: RowStrengthSetter,
     ) -> None:
-        self._base, self._course, self._pairs, self._guidance = base, course, pairs, guidance
-        self._lexicon, self._reach = lexicon, reach
-        self.is_guided = guidance.scale != 1 or not all(pair.counts_once for pair in pairs)
+        self._base, self._trajectory, self._pairs, self._options = base, trajectory, pairs, options
+        self._conditioning_cache, self._set_strengths = conditioning_cache, set_strengths
+        self.is_guided = options.guidance != 1 or not all(pair.is_single_prompt for pair in pairs)
         self._chunk_count = max(pair.chunk_count(base) for pair in pairs)
-        self._calls = count()
-        self.guessed = torch.empty(0)
-        self._batches: dict[object, Conditioning] = {}
+        self._call_counter = count()
+        self.denoised = torch.empty(0)
+        self._batch_conditionings: dict[object, Conditioning] = {}
 
     def __call__(self, latents: Tensor, sigma: Tensor) -> Tensor:
         """The clean latents that are guessed from noisy ones (pictures, 4, height, width)."""
-        call = next(self._calls)
-        spared = call % 2 == 1 and float(sigma) < self._guidance.spared_below
-        voices = [row_at(pair.wanted, call).voices for pair in self._pairs]
-        unwanted = [row_at(pair.unwanted, call).voices[0] for pair in self._pairs if self.is_guided and not spared]
-        places = [*range(len(unwanted)), *(place for place, each in enumerate(voices) for _ in each)]
-        spoken = self._reach(places, len(unwanted))
-        said = self._said(unwanted, [voice for each in voices for voice in each], spoken)
-        guesses = self._guesses(latents[places], sigma, said)
-        self.guessed = self._guided_by(guesses, voices, len(unwanted))
-        return self.guessed
+        call_index = next(self._call_counter)
+        skips_uncond = call_index % 2 == 1 and float(sigma) < self._options.skip_uncond_below
+        subprompts = [scheduled_prompt_at(pair.positive, call_index).texts for pair in self._pairs]
+        negatives = [
+            scheduled_prompt_at(pair.negative, call_index).texts[0]
+            for pair in self._pairs
+            if self.is_guided and not skips_uncond
+        ]
+        row_pictures = [
+            *range(len(negatives)),
+            *(picture for picture, picture_subprompts in enumerate(subprompts) for _ in picture_subprompts),
+        ]
+        text_strengths = self._set_strengths(row_pictures, len(negatives))
+        cond = self._batch_conditioning(
+            negatives,
+            [subprompt for picture_subprompts in subprompts for subprompt in picture_subprompts],
+            text_strengths,
+        )
+        denoised_rows = self._denoise_rows(latents[row_pictures], sigma, cond)
+        self.denoised = self._combine_denoised(denoised_rows, subprompts, len(negatives))
+        return self.denoised
 
-    def tokens(self, picture: int) -> list[int]:
+    def token_ids(self, picture: int) -> list[int]:
         """The ids of all that a picture's first prompt is encoded as, frames and padding too."""
-        tower, text = self._base.text.towers[0], self._base.text
-        chunks = chunks_of(text, self._pairs[picture].wanted[0].voices[0])
-        filled = [*chunks, *([] for _ in range(self._chunk_count - len(chunks)))]
-        return [token for chunk in filled for token in tower.framed([piece.token for piece in chunk])]
+        encoder, text = self._base.text.encoders[0], self._base.text
+        chunks = chunks_of(text, self._pairs[picture].positive[0].texts[0])
+        padded_chunks = [*chunks, *([] for _ in range(self._chunk_count - len(chunks)))]
+        return [token for chunk in padded_chunks for token in encoder.pad_to_77([piece.token for piece in chunk])]
 
-    def _guesses(self, latents: Tensor, sigma: Tensor, said: Conditioning) -> Tensor:
+    def _denoise_rows(self, latents: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         """The clean latents by each row's words."""
-        narrow = 1 / (1 + sigma**2).sqrt()
-        prediction = self._base.predict(latents * narrow, self._course.timestep(sigma).expand(len(latents)), said)
+        c_in = 1 / (1 + sigma**2).sqrt()
+        prediction = self._base.predict(latents * c_in, self._trajectory.timestep(sigma).expand(len(latents)), cond)
         if self._base.family.prediction == "v_prediction":
-            return latents * narrow**2 - prediction * sigma * narrow
+            return latents * c_in**2 - prediction * sigma * c_in
         return latents - prediction * sigma
 
-    def _guided_by(self, guesses: Tensor, voices: Sequence[Sequence[Voice]], negatives: int) -> Tensor:
+    def _combine_denoised(
+        self, denoised_rows: Tensor, subprompts: Sequence[Sequence[WeightedText]], negative_count: int
+    ) -> Tensor:
         """Negative + scale * sum of weight * (voice - negative) for each picture, or the prompts' mean without one."""
-        rest = iter(guesses[negatives:])
-        wanted = [[next(rest) for _ in each] for each in voices]
-        if not negatives:
-            return torch.stack([_mean(each, guess) for each, guess in zip(voices, wanted, strict=True)])
-        drawn = [
-            low + sum(self._guidance.scale * v.weight * (high - low) for v, high in zip(each, guess, strict=True))
-            for low, each, guess in zip(guesses, voices, wanted, strict=False)
+        cond_rows = iter(denoised_rows[negative_count:])
+        conds = [[next(cond_rows) for _ in picture_subprompts] for picture_subprompts in subprompts]
+        if not negative_count:
+            return torch.stack(
+                [
+                    _weighted_mean(picture_subprompts, picture_conds)
+                    for picture_subprompts, picture_conds in zip(subprompts, conds, strict=True)
+                ]
+            )
+        guided = [
+            uncond
+            + sum(
+                self._options.guidance * subprompt.weight * (cond - uncond)
+                for subprompt, cond in zip(picture_subprompts, picture_conds, strict=True)
+            )
+            for uncond, picture_subprompts, picture_conds in zip(denoised_rows, subprompts, conds, strict=False)
         ]
-        return torch.stack(drawn)
+        return torch.stack(guided)
 
-    def _said(self, unwanted: Sequence[Voice], wanted: Sequence[Voice], spoken: Spoken) -> Conditioning:
+    def _batch_conditioning(
+        self, negatives: Sequence[WeightedText], positives: Sequence[WeightedText], text_strengths: TextStrengths
+    ) -> Conditioning:
         """One tensor for as long as nothing else is said: overlays remember what they made of it."""
-        voices = [*unwanted, *wanted]
-        key = tuple(voice.words for voice in voices), len(unwanted), tuple(spoken)
-        if key not in self._batches:
-            rows = [self._encode(voice, row, len(voices), len(unwanted), spoken) for row, voice in enumerate(voices)]
-            while len(self._batches) >= KEPT:
-                del self._batches[next(iter(self._batches))]
-            self._batches[key] = Conditioning.joined(rows).to(self._base.device, self._base.dtype)
-        return self._batches[key]
+        subprompts = [*negatives, *positives]
+        key = tuple(subprompt.words for subprompt in subprompts), len(negatives), tuple(text_strengths)
+        if key not in self._batch_conditionings:
+            rows = [
+                self._encode_row(subprompt, row, len(subprompts), len(negatives), text_strengths)
+                for row, subprompt in enumerate(subprompts)
+            ]
+            while len(self._batch_conditionings) >= MAX_CACHED_BATCHES:
+                del self._batch_conditionings[next(iter(self._batch_conditionings))]
+            self._batch_conditionings[key] = Conditioning.concatenate(rows).to(self._base.device, self._base.dtype)
+        return self._batch_conditionings[key]
 
-    def _encode(self, voice: Voice, row: int, rows: int, negatives: int, spoken: Spoken) -> Conditioning:
+    def _encode_row(
+        self, subprompt: WeightedText, row: int, row_count: int, negative_count: int, text_strengths: TextStrengths
+    ) -> Conditioning:
         """What a voice says in its row, by the strengths that overlays have there."""
-        own = tuple(each[row % len(each)] for each in spoken)
-        negative = row < negatives
-        with hearing(row=row, rows=rows):
-            return self._lexicon.look_up(voice, self._chunk_count, self._guidance, negative=negative, spoken=own)
+        row_strengths = tuple(strengths[row % len(strengths)] for strengths in text_strengths)
+        is_negative = row < negative_count
+        with encoding_row(row=row, rows=row_count):
+            return self._conditioning_cache.encode(
+                subprompt, self._chunk_count, self._options, is_negative=is_negative, text_strengths=row_strengths
+            )
 
 
-def _mean(voices: Sequence[Voice], guesses: Sequence[Tensor]) -> Tensor:
+def _weighted_mean(subprompts: Sequence[WeightedText], conds: Sequence[Tensor]) -> Tensor:
     """What several voices say together where no negative prompt is heard: their mean by weight."""
-    total = sum(voice.weight for voice in voices)
-    if len(voices) == 1 or total == 0:
-        return guesses[0]
+    total = sum(subprompt.weight for subprompt in subprompts)
+    if len(subprompts) == 1 or total == 0:
+        return conds[0]
     return sum(
-        (voice.weight / total * guess for voice, guess in zip(voices, guesses, strict=True)),
-        torch.zeros_like(guesses[0]),
+        (subprompt.weight / total * cond for subprompt, cond in zip(subprompts, conds, strict=True)),
+        torch.zeros_like(conds[0]),
     )

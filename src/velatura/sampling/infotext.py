@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-NEGATIVE = "Negative prompt:"
-FIELD = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-FEWEST_FIELDS = 3  # a last line with fewer is part of the prompt
+NEGATIVE_PREFIX = "Negative prompt:"
+FIELD_PATTERN = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+MIN_FIELDS = 3  # a last line with fewer is part of the prompt
 
 
 class Infotext(NamedTuple):
@@ -21,18 +21,18 @@ class Infotext(NamedTuple):
 def write_infotext(prompt: str, negative: str, fields: Mapping[str, object]) -> str:
     """Put a recipe into words: prompt, negative prompt, and a line of fields without those that are None."""
     line = ", ".join(f"{key}: {quote(value)}" for key, value in fields.items() if value is not None)
-    return "\n".join([prompt, *([f"{NEGATIVE} {negative}"] if negative else []), line]).strip()
+    return "\n".join([prompt, *([f"{NEGATIVE_PREFIX} {negative}"] if negative else []), line]).strip()
 
 
 def read_infotext(text: str) -> Infotext:
     """Take such a text apart; what does not look like it is all prompt."""
-    *lines, last = text.strip().split("\n")
-    found = list(FIELD.finditer(last))
-    if len(found) < FEWEST_FIELDS:
-        lines, found = [*lines, last], []
-    fields = {each["key"]: unquote(each["value"]) for each in found if each["value"]}
+    *lines, last_line = text.strip().split("\n")
+    matches = list(FIELD_PATTERN.finditer(last_line))
+    if len(matches) < MIN_FIELDS:
+        lines, matches = [*lines, last_line], []
+    fields = {field["key"]: unquote(field["value"]) for field in matches if field["value"]}
     prompt, negative = _split_prompts([line.strip() for line in lines])
-    return Infotext(prompt + _old_hypernetwork(fields), negative, fields)
+    return Infotext(prompt + _old_hypernetwork_tag(fields), negative, fields)
 
 
 def quote(value: object) -> str:
@@ -53,12 +53,12 @@ def unquote(text: str) -> str:
 
 def _split_prompts(lines: list[str]) -> tuple[str, str]:
     """From the first line that is marked as negative on, all is negative; later marks are cut off."""
-    first = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
-    negative = [line.removeprefix(NEGATIVE).strip() for line in lines[first:]]
-    return "\n".join(lines[:first]).lstrip("\n"), "\n".join(negative).lstrip("\n")
+    first_negative = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE_PREFIX)), len(lines))
+    negative = [line.removeprefix(NEGATIVE_PREFIX).strip() for line in lines[first_negative:]]
+    return "\n".join(lines[:first_negative]).lstrip("\n"), "\n".join(negative).lstrip("\n")
 
 
-def _old_hypernetwork(fields: Mapping[str, str]) -> str:
+def _old_hypernetwork_tag(fields: Mapping[str, str]) -> str:
     """The tag that says what pictures of 2022 said in fields."""
     if "Hypernet" not in fields:
         return ""

@@ -6,13 +6,13 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from velatura.sampling.brownian import Brownian
+from velatura.sampling.brownian import BrownianTree
 from velatura.sampling.philox import Philox
 
 linalg: Any = torch.linalg  # which has no types
 
-NoiseSource = Literal["CPU", "GPU", "NV"]
-Draw = Callable[[Sequence[int]], Tensor]
+RandnBackend = Literal["CPU", "GPU", "NV"]
+Randn = Callable[[Sequence[int]], Tensor]
 
 NEARLY_PARALLEL = 0.9995  # cosine above which two noises are mixed along a straight line
 
@@ -24,7 +24,7 @@ class Variation(NamedTuple):
     strength: float
 
 
-class Noise:
+class SeededNoise:
     """A source of normal noise for a batch of pictures, each of which draws from its own generator.
 
     On the CPU the generators are torch's, whatever the device: a seed means the same noise on every machine, alone and
@@ -37,10 +37,10 @@ class Noise:
         shape: Sequence[int],
         device: torch.device | str = "cpu",
         *,
-        source: NoiseSource = "CPU",
+        source: RandnBackend = "CPU",
         variation: Variation | None = None,
-        drawn_at: tuple[int, int] | None = None,
-        later_seeds: int = 0,
+        seed_size: tuple[int, int] | None = None,
+        ensd: int = 0,
     ) -> None:
         """Shape: of one picture's latents, (4, height, width).
 
@@ -50,69 +50,73 @@ class Noise:
         self._seeds = tuple(seeds)
         self._shape = tuple(shape)
         self._device = device
-        self._begin = _SOURCES[source](torch.device(device))
+        self._seeded_randn = _RANDN_BACKENDS[source](torch.device(device))
         self._variation = variation if variation and variation.strength else None
-        self._drawn_at = (shape[0], *drawn_at) if drawn_at else self._shape
-        self._later_seeds = later_seeds
-        self._draws: list[Draw] = []
+        self._seed_shape = (shape[0], *seed_size) if seed_size else self._shape
+        self._ensd = ensd
+        self._randns: list[Randn] = []
 
     def draw(self) -> Tensor:
         """The next noise of every picture, (batch, *shape) in float32."""
-        if not self._draws:
-            self._draws = [self._begin(seed) for seed in self._seeds]
-            drawn = [self._first(place, draw) for place, draw in enumerate(self._draws)]
-            if self._later_seeds:
-                self._draws = [self._begin(seed + self._later_seeds) for seed in self._seeds]
+        if not self._randns:
+            self._randns = [self._seeded_randn(seed) for seed in self._seeds]
+            noises = [self._first_noise(picture, randn) for picture, randn in enumerate(self._randns)]
+            if self._ensd:
+                self._randns = [self._seeded_randn(seed + self._ensd) for seed in self._seeds]
         else:
-            drawn = [draw(self._shape) for draw in self._draws]
-        return torch.stack(drawn).to(self._device)
+            noises = [randn(self._shape) for randn in self._randns]
+        return torch.stack(noises).to(self._device)
 
-    def brownian(self, low: float, high: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def brownian_noise_sampler(self, sigma_min: float, sigma_max: float) -> Callable[[Tensor, Tensor], Tensor]:
         """A random path for each picture between two levels; any two of its places are noise of unit variance apart."""
 
-        def normal(seed: int) -> Tensor:
-            return self._begin(seed)(self._shape)
+        def randn_of_seed(seed: int) -> Tensor:
+            return self._seeded_randn(seed)(self._shape)
 
-        paths = [Brownian(low, high, seed, normal) for seed in self._seeds]
+        trees = [BrownianTree(sigma_min, sigma_max, seed, randn_of_seed) for seed in self._seeds]
 
-        def between(here: Tensor, there: Tensor) -> Tensor:
-            way = torch.stack([path(float(here), float(there)) for path in paths])
-            return (way / (there - here).abs().sqrt()).to(self._device)
+        def noise_sampler(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+            increments = torch.stack([tree(float(sigma), float(sigma_next)) for tree in trees])
+            return (increments / (sigma_next - sigma).abs().sqrt()).to(self._device)
 
-        return between
+        return noise_sampler
 
-    def _first(self, place: int, draw: Draw) -> Tensor:
+    def _first_noise(self, picture: int, randn: Randn) -> Tensor:
         """The noise that a picture starts from."""
-        plain = self._drawn_at == self._shape
-        noise = (draw if plain else self._begin(self._seeds[place]))(self._drawn_at)
+        has_own_shape = self._seed_shape == self._shape
+        noise = (randn if has_own_shape else self._seeded_randn(self._seeds[picture]))(self._seed_shape)
         if self._variation:
-            noise = slerp(self._variation.strength, noise, self._begin(self._variation.seeds[place])(self._drawn_at))
-        return noise if plain else _laid_into(draw(self._shape), noise)
+            noise = slerp(
+                self._variation.strength, noise, self._seeded_randn(self._variation.seeds[picture])(self._seed_shape)
+            )
+        return noise if has_own_shape else _paste_centred(randn(self._shape), noise)
 
 
-def slerp(share: float, noise: Tensor, other: Tensor) -> Tensor:
+def slerp(fraction: float, noise: Tensor, other: Tensor) -> Tensor:
     """Turn one noise towards another by a share of the angle between them, which keeps its spread.
 
     Angles are measured for each channel and column apart, as the webui does, which variations by it depend on.
     """
-    cosines = (_unit(noise) * _unit(other)).sum(1)
+    cosines = (_normalize(noise) * _normalize(other)).sum(1)
     if cosines.mean() > NEARLY_PARALLEL:
-        return noise * share + other * (1 - share)  # the wrong way round, as the webui has it; both are nearly the same
+        return noise * fraction + other * (
+            1 - fraction
+        )  # the wrong way round, as the webui has it; both are nearly the same
     angle = cosines.acos().unsqueeze(1)
-    return torch.sin((1 - share) * angle) / angle.sin() * noise + torch.sin(share * angle) / angle.sin() * other
+    return torch.sin((1 - fraction) * angle) / angle.sin() * noise + torch.sin(fraction * angle) / angle.sin() * other
 
 
-def _unit(noise: Tensor) -> Tensor:
+def _normalize(noise: Tensor) -> Tensor:
     length: Tensor = linalg.vector_norm(noise, dim=1, keepdim=True)
     return noise / length
 
 
-def _laid_into(sheet: Tensor, noise: Tensor) -> Tensor:
+def _paste_centred(canvas: Tensor, noise: Tensor) -> Tensor:
     """Noise of another size laid into the middle of noise, cut off where it is larger."""
-    rows, columns = (_overlap(sheet.shape[side], noise.shape[side]) for side in (1, 2))
-    laid = sheet.clone()
-    laid[:, rows[0], columns[0]] = noise[:, rows[1], columns[1]]
-    return laid
+    rows, columns = (_overlap(canvas.shape[side], noise.shape[side]) for side in (1, 2))
+    combined = canvas.clone()
+    combined[:, rows[0], columns[0]] = noise[:, rows[1], columns[1]]
+    return combined
 
 
 def _overlap(outer: int, inner: int) -> tuple[slice, slice]:
@@ -122,13 +126,13 @@ def _overlap(outer: int, inner: int) -> tuple[slice, slice]:
     return slice(max(margin, 0), max(margin, 0) + length), slice(max(-margin, 0), max(-margin, 0) + length)
 
 
-class _Torch:
+class _TorchRandn:
     """Draws from torch's generators on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def __call__(self, seed: int) -> Draw:
+    def __call__(self, seed: int) -> Randn:
         generator = torch.Generator(self._device).manual_seed(seed)
         return lambda shape: torch.randn(tuple(shape), generator=generator, device=self._device)
 
@@ -137,12 +141,12 @@ class _Torch:
         return cls(torch.device("cpu"))
 
 
-def _philox(_device: torch.device) -> Callable[[int], Draw]:
+def _philox(_device: torch.device) -> Callable[[int], Randn]:
     return lambda seed: Philox(seed).draw
 
 
-_SOURCES: dict[NoiseSource, Callable[[torch.device], Callable[[int], Draw]]] = {
-    "CPU": _Torch.on_cpu,
-    "GPU": _Torch,
+_RANDN_BACKENDS: dict[RandnBackend, Callable[[torch.device], Callable[[int], Randn]]] = {
+    "CPU": _TorchRandn.on_cpu,
+    "GPU": _TorchRandn,
     "NV": _philox,
 }

@@ -15,27 +15,27 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from velatura.errors import BadRecipe
-from velatura.prompts.grammar import Emphasis
-from velatura.sampling.carriers import read_carried
+from velatura.prompts.grammar import EmphasisMode
+from velatura.sampling.carriers import read_image_infotext
 from velatura.sampling.fields import (
-    Amount,
-    Beginning,
-    Noise,
+    Fraction,
+    HiresFields,
+    Img2ImgFields,
+    NoiseFields,
+    NonNegative,
     OverlayHash,
     Pixels,
     PromptText,
-    SecondPass,
-    Share,
 )
 from velatura.sampling.infotext import read_infotext, write_infotext
-from velatura.sampling.record import from_fields, to_fields
-from velatura.sampling.settings import Settings
+from velatura.sampling.record import from_infotext_fields, to_infotext_fields
+from velatura.sampling.settings import SamplerSettings
 
 # Fields that say what a picture was made with, and choose nothing
-RECORDED = ("base", "base_hash", "vae", "vae_hash", "image_hash", "mask_hash", "overlay_hashes", "version")
+RECORDED_FIELDS = ("base", "base_hash", "vae", "vae_hash", "image_hash", "mask_hash", "overlay_hashes", "version")
 
 
-class Recipe(SecondPass, Beginning, Noise, Settings):
+class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     """How to make one picture; `generate` gives it back filled in, so that it makes the same picture again.
 
     guidance is how much the prompt counts against the negative prompt (classifier-free guidance), 1 being none.
@@ -51,17 +51,17 @@ class Recipe(SecondPass, Beginning, Noise, Settings):
     guidance: float = Field(
         default=7.0, allow_inf_nan=False, description="how much the prompt counts (CFG scale); 1: no guidance"
     )
-    skip_negative_below: Amount = Field(
+    skip_negative_below: NonNegative = Field(
         default=0.0, description="noise level below which every other step goes without guidance (NGMS)"
     )
     width: Pixels | None = Field(default=None, description="pixels")
     height: Pixels | None = Field(default=None, description="pixels")
     clip_skip: int = Field(default=1, ge=1, le=12, description="text encoder's layer from the end; 1: the last")
-    emphasis: Emphasis = Field(default="Original", description="how (words:1.2) are stressed")
+    emphasis: EmphasisMode = Field(default="Original", description="how (words:1.2) are stressed")
     old_editing: bool = Field(default=False, description="words change when they did before the webui's version 1.6")
     tiling: bool = Field(default=False, description="paint what can be laid side by side without a seam")
     keep_layout: PromptText = Field(default="", description="another prompt, whose picture's layout is kept")
-    keep_layout_until: Share = Field(default=0.5, description="for how much of the steps the layout is kept")
+    keep_layout_until: Fraction = Field(default=0.5, description="for how much of the steps the layout is kept")
     combine: Literal["sequence", "sum", "average"] = Field(
         default="sequence", description="overlays act on each other's result, or side by side: their sum or average"
     )
@@ -76,16 +76,16 @@ class Recipe(SecondPass, Beginning, Noise, Settings):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _say_what_is_wrong(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _raise_bad_recipe(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             return validate(values)
         except ValidationError as error:
-            raise BadRecipe("; ".join(map(_complaint, error.errors()))) from None
+            raise BadRecipe("; ".join(map(_describe_error, error.errors()))) from None
 
     @classmethod
     def from_image(cls, path: str | os.PathLike[str]) -> Self:
         """The recipe inside a picture, ours or the webui's; raises BadRecipe where there is none."""
-        text = read_carried(Path(path).expanduser())
+        text = read_image_infotext(Path(path).expanduser())
         if not text:
             raise BadRecipe(f"{path} carries no recipe; name a picture as it was saved, or give a prompt")
         return cls.from_infotext(text)
@@ -94,7 +94,9 @@ class Recipe(SecondPass, Beginning, Noise, Settings):
     def from_infotext(cls, text: str) -> Self:
         """Read the text that travels in pictures; warns of fields that mean something and are not read yet."""
         prompt, negative, fields = read_infotext(text)
-        return cls.model_validate({"prompt": prompt, "negative": negative, **from_fields(fields, prompt + negative)})
+        return cls.model_validate(
+            {"prompt": prompt, "negative": negative, **from_infotext_fields(fields, prompt + negative)}
+        )
 
     def infotext(self) -> str:
         """The recipe as the text that the webui writes into pictures."""
@@ -102,33 +104,33 @@ class Recipe(SecondPass, Beginning, Noise, Settings):
 
     def fields(self) -> dict[str, object]:
         """What stands in the last line of that text, in the webui's order."""
-        return to_fields(dict(self), DEFAULTS)
+        return to_infotext_fields(dict(self), RECIPE_DEFAULTS)
 
-    def but(self, **changes: object) -> Self:
+    def replace(self, **changes: object) -> Self:
         """This recipe with some fields changed, and checked again."""
         return self.model_validate(dict(self) | changes)
 
 
-DEFAULTS = {name: field.default for name, field in Recipe.model_fields.items()}
+RECIPE_DEFAULTS = {name: field.default for name, field in Recipe.model_fields.items()}
 
 
-def refuse_recorded(name: str) -> None:
+def refuse_recorded_field(name: str) -> None:
     """Raise BadRecipe for a field that only keeps record, where one is asked for that changes the picture."""
-    if name in RECORDED:
-        changing = ", ".join(each for each in Recipe.model_fields if each not in RECORDED)
+    if name in RECORDED_FIELDS:
+        settable_fields = ", ".join(field for field in Recipe.model_fields if field not in RECORDED_FIELDS)
         raise BadRecipe(
             f"the recipe's {name} records what a picture was made with and changes nothing: "
-            f"open another base, or name one of {changing}"
+            f"open another base, or name one of {settable_fields}"
         )
 
 
-def _complaint(error: ErrorDetails) -> str:
+def _describe_error(error: ErrorDetails) -> str:
     """One entry of pydantic's list of errors, in our words."""
     name = str(error["loc"][0]) if error["loc"] else ""
     if name not in Recipe.model_fields:
-        near = get_close_matches(name, Recipe.model_fields, n=3)
-        meant = f"did you mean {' or '.join(near)}? It" if near else "it"
-        return f"a recipe has no {name or repr(error['input'])}; {meant} has {', '.join(Recipe.model_fields)}"
-    meaning = Recipe.model_fields[name].description
-    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"the recipe's {name} is {error['input']!r}: it {said} ({meaning})"
+        suggestions = get_close_matches(name, Recipe.model_fields, n=3)
+        hint = f"did you mean {' or '.join(suggestions)}? It" if suggestions else "it"
+        return f"a recipe has no {name or repr(error['input'])}; {hint} has {', '.join(Recipe.model_fields)}"
+    description = Recipe.model_fields[name].description
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"the recipe's {name} is {error['input']!r}: it {reason} ({description})"

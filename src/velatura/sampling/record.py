@@ -18,18 +18,18 @@ HASH_FIELDS = {
     "aesthetic": "Aesthetic hashes",  # this and the next are our own, which the webui passes by
     "difference": "Difference hashes",
 }
-NO_NAME = set("<>")  # what belongs to tags
+TAG_BRACKETS = set("<>")  # what belongs to tags
 
 # Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
-HARMLESS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
+IGNORED_FIELDS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
 
 
-MASK_PADDING = 32  # where only the masked part is painted and nothing says with how much around it
-OLD_EDITING = (1, 6)  # the webui's version before which words changed at other steps
-PLAIN_MASK = "Mask mode: Inpaint masked"
+DEFAULT_MASK_PADDING = 32  # where only the masked part is painted and nothing says with how much around it
+NEW_EDITING_VERSION = (1, 6)  # the webui's version before which words changed at other steps
+DEFAULT_MASK_MODE = "Mask mode: Inpaint masked"
 
 
-class Row(NamedTuple):
+class InfotextField(NamedTuple):
     """A field of the text and the recipe's field that it carries.
 
     always: it stands there even where it is the default; beside: it does where one of these fields is set.
@@ -37,70 +37,70 @@ class Row(NamedTuple):
 
     key: str
     field: str
-    always: bool = False
-    beside: tuple[str, ...] = ()
+    is_always_written: bool = False
+    written_with: tuple[str, ...] = ()
 
 
-ROWS = (
-    Row("Steps", "steps", always=True),
-    Row("Sampler", "sampler", always=True),
-    Row("Schedule type", "scheduler"),
-    Row("CFG scale", "guidance", always=True),
-    Row("Seed", "seed", always=True),
-    Row("Size", "size", always=True),
-    Row("Model hash", "base_hash"),
-    Row("Model", "base"),
-    Row("VAE hash", "vae_hash"),
-    Row("VAE", "vae"),
-    Row("Variation seed", "variation_seed"),
-    Row("Variation seed strength", "variation_strength"),
-    Row("Seed resize from", "seed_size"),
-    Row("Denoising strength", "denoising"),
-    Row("Clip skip", "clip_skip"),
-    Row("ENSD", "ensd"),
-    Row("Init image hash", "image_hash"),
-    Row("RNG", "noise", always=True),
-    Row("NGMS", "skip_negative_below"),
-    Row("Tiling", "tiling"),
-    Row("Hires prompt", "hires_prompt"),
-    Row("Hires negative prompt", "hires_negative"),
-    Row("Hires upscale", "hires_scale"),
-    Row("Hires resize", "hires_size"),
-    Row("Hires steps", "hires_steps"),
-    Row("Hires upscaler", "hires_upscaler", beside=("hires_scale", "hires_size")),
-    Row("Hires sampler", "hires_sampler"),
-    Row("Resize mode", "fit"),
-    Row("Mask blur", "mask_blur", beside=("mask_hash",)),
-    Row("Masked content", "masked_content"),
-    Row("Inpaint area", "area"),
-    Row("Masked area padding", "mask_padding"),
-    Row("Mask hash", "mask_hash"),
-    Row("Noise multiplier", "noise_multiplier"),
-    Row("Extra noise", "extra_noise"),
-    Row("Eta", "eta"),
-    Row("Sigma churn", "churn"),
-    Row("Sigma tmin", "churn_from"),
-    Row("Sigma tmax", "churn_to"),
-    Row("Sigma noise", "churn_noise"),
-    Row("Schedule min sigma", "sigma_min"),
-    Row("Schedule max sigma", "sigma_max"),
-    Row("Schedule rho", "rho"),
-    Row("Discard penultimate sigma", "discards_penultimate"),
-    Row("SGM noise multiplier", "sgm_noise"),
-    Row("Quantised timesteps", "quantised"),
-    Row("UniPC variant", "unipc_variant"),
-    Row("UniPC skip type", "unipc_spacing"),
-    Row("UniPC order", "unipc_order"),
-    Row("UniPC lower order final", "unipc_lower_order_final"),
-    Row("Old prompt editing timelines", "old_editing"),
-    Row("Emphasis", "emphasis"),
-    Row("Keep layout", "keep_layout"),
-    Row("Keep layout until", "keep_layout_until"),
-    Row("Hypernet combine", "combine"),
+INFOTEXT_FIELDS = (
+    InfotextField("Steps", "steps", is_always_written=True),
+    InfotextField("Sampler", "sampler", is_always_written=True),
+    InfotextField("Schedule type", "scheduler"),
+    InfotextField("CFG scale", "guidance", is_always_written=True),
+    InfotextField("Seed", "seed", is_always_written=True),
+    InfotextField("Size", "size", is_always_written=True),
+    InfotextField("Model hash", "base_hash"),
+    InfotextField("Model", "base"),
+    InfotextField("VAE hash", "vae_hash"),
+    InfotextField("VAE", "vae"),
+    InfotextField("Variation seed", "variation_seed"),
+    InfotextField("Variation seed strength", "variation_strength"),
+    InfotextField("Seed resize from", "seed_size"),
+    InfotextField("Denoising strength", "denoising"),
+    InfotextField("Clip skip", "clip_skip"),
+    InfotextField("ENSD", "ensd"),
+    InfotextField("Init image hash", "image_hash"),
+    InfotextField("RNG", "noise", is_always_written=True),
+    InfotextField("NGMS", "skip_negative_below"),
+    InfotextField("Tiling", "tiling"),
+    InfotextField("Hires prompt", "hires_prompt"),
+    InfotextField("Hires negative prompt", "hires_negative"),
+    InfotextField("Hires upscale", "hires_scale"),
+    InfotextField("Hires resize", "hires_size"),
+    InfotextField("Hires steps", "hires_steps"),
+    InfotextField("Hires upscaler", "hires_upscaler", written_with=("hires_scale", "hires_size")),
+    InfotextField("Hires sampler", "hires_sampler"),
+    InfotextField("Resize mode", "fit"),
+    InfotextField("Mask blur", "mask_blur", written_with=("mask_hash",)),
+    InfotextField("Masked content", "masked_content"),
+    InfotextField("Inpaint area", "area"),
+    InfotextField("Masked area padding", "mask_padding"),
+    InfotextField("Mask hash", "mask_hash"),
+    InfotextField("Noise multiplier", "noise_multiplier"),
+    InfotextField("Extra noise", "extra_noise"),
+    InfotextField("Eta", "eta"),
+    InfotextField("Sigma churn", "churn"),
+    InfotextField("Sigma tmin", "churn_from"),
+    InfotextField("Sigma tmax", "churn_to"),
+    InfotextField("Sigma noise", "churn_noise"),
+    InfotextField("Schedule min sigma", "sigma_min"),
+    InfotextField("Schedule max sigma", "sigma_max"),
+    InfotextField("Schedule rho", "rho"),
+    InfotextField("Discard penultimate sigma", "discards_penultimate"),
+    InfotextField("SGM noise multiplier", "sgm_noise"),
+    InfotextField("Quantised timesteps", "quantised"),
+    InfotextField("UniPC variant", "unipc_variant"),
+    InfotextField("UniPC skip type", "unipc_spacing"),
+    InfotextField("UniPC order", "unipc_order"),
+    InfotextField("UniPC lower order final", "unipc_lower_order_final"),
+    InfotextField("Old prompt editing timelines", "old_editing"),
+    InfotextField("Emphasis", "emphasis"),
+    InfotextField("Keep layout", "keep_layout"),
+    InfotextField("Keep layout until", "keep_layout_until"),
+    InfotextField("Hypernet combine", "combine"),
 )
 
 
-def to_fields(values: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
+def to_infotext_fields(values: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
     """The fields of a text from a recipe's: those that are not the defaults, or always stand there."""
     width, height = values["width"], values["height"]
     values = {
@@ -108,79 +108,83 @@ def to_fields(values: Mapping[str, object], defaults: Mapping[str, object]) -> d
         "size": f"{width}x{height}" if width and height else None,
         "area": None if values["mask_padding"] is None else "Only masked",
     }
-    told = {
-        row.key: _written(values[row.field])
-        for row in ROWS
-        if row.always or any(map(values.get, row.beside)) or values.get(row.field) != defaults.get(row.field)
+    written = {
+        entry.key: _format_value(values[entry.field])
+        for entry in INFOTEXT_FIELDS
+        if entry.is_always_written
+        or any(map(values.get, entry.written_with))
+        or values.get(entry.field) != defaults.get(entry.field)
     }
     hashes = cast("tuple[OverlayHash, ...]", values["overlay_hashes"])
-    return {**told, **_hashes_told(hashes), "Version": values["version"]}
+    return {**written, **_format_hashes(hashes), "Version": values["version"]}
 
 
-def from_fields(fields: Mapping[str, str], words: str = "") -> dict[str, object]:
+def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[str, object]:
     """A recipe's fields from those of a text; warns of what would change the picture and is not read.
 
     words: of its prompts, some of which meant something else in old versions of the webui.
     """
-    left = dict(fields)
-    found: dict[str, object] = {row.field: left.pop(row.key) for row in ROWS if row.key in left}
-    size = re.fullmatch(r"(\d+)x(\d+)", str(found.pop("size", "")))
+    unread = dict(fields)
+    values: dict[str, object] = {entry.field: unread.pop(entry.key) for entry in INFOTEXT_FIELDS if entry.key in unread}
+    size = re.fullmatch(r"(\d+)x(\d+)", str(values.pop("size", "")))
     if size:
-        found |= {"width": size[1], "height": size[2]}
-    area = found.pop("area", None)
+        values |= {"width": size[1], "height": size[2]}
+    area = values.pop("area", None)
     if area == "Only masked":
-        found.setdefault("mask_padding", MASK_PADDING)
+        values.setdefault("mask_padding", DEFAULT_MASK_PADDING)
     elif area is not None:
-        found.pop("mask_padding", None)
-    found |= {"overlay_hashes": _hashes_read(left), "version": left.pop("Version", None)}
-    if "[" in words and _is_old(found["version"]):
-        found.setdefault("old_editing", True)
-    if "seed" in found:
-        found.setdefault("noise", "GPU")  # the webui's default, which it does not write
-    _warn_of_unread(left)
-    return {name: value for name, value in found.items() if value is not None}
+        values.pop("mask_padding", None)
+    values |= {"overlay_hashes": _parse_hashes(unread), "version": unread.pop("Version", None)}
+    if "[" in prompts and _is_old(values["version"]):
+        values.setdefault("old_editing", True)
+    if "seed" in values:
+        values.setdefault("noise", "GPU")  # the webui's default, which it does not write
+    _warn_of_unread(unread)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _is_old(version: object) -> bool:
     """Whether a picture is of a version of the webui whose words changed at other steps."""
     numbers = re.match(r"v(\d{1,4})\.(\d{1,4})", str(version))
-    return numbers is not None and tuple(map(int, numbers.groups())) < OLD_EDITING
+    return numbers is not None and tuple(map(int, numbers.groups())) < NEW_EDITING_VERSION
 
 
-def _written(value: object) -> object:
+def _format_value(value: object) -> object:
     """A value as the text has it; what would lose its own quotes on the way gets another pair."""
     if isinstance(value, str) and unquote(quote(value)) != value:
         return json.dumps(value, ensure_ascii=False)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _hashes_told(hashes: tuple[OverlayHash, ...]) -> dict[str, str]:
+def _format_hashes(hashes: tuple[OverlayHash, ...]) -> dict[str, str]:
     """The hashes of overlays, "inca: 0123456789, neon: ...", in one field for each kind."""
-    listed = {
-        field: ", ".join(f"{each.name}: {each.hash}" for each in hashes if each.kind == kind)
+    entries_by_field = {
+        field: ", ".join(
+            f"{overlay_hash.name}: {overlay_hash.hash}" for overlay_hash in hashes if overlay_hash.kind == kind
+        )
         for kind, field in HASH_FIELDS.items()
     }
-    return {field: text for field, text in listed.items() if text}
+    return {field: text for field, text in entries_by_field.items() if text}
 
 
-def _hashes_read(fields: dict[str, str]) -> tuple[OverlayHash, ...]:
+def _parse_hashes(fields: dict[str, str]) -> tuple[OverlayHash, ...]:
     """The hashes of overlays of all kinds, taken out of the fields; entries that name no hash are left out."""
-    found: list[OverlayHash] = []
+    hashes: list[OverlayHash] = []
     for kind, field in HASH_FIELDS.items():
         for entry in fields.pop(field, "").split(","):
             name, colon, digest = entry.rpartition(":")
-            if colon and NO_NAME & set(name):
-                said = f"{field} has an entry {entry.strip()[:60]!r} whose name no overlay can have: it is left out"
-                warnings.warn(said, VelaturaWarning, 4)
+            if colon and TAG_BRACKETS & set(name):
+                message = f"{field} has an entry {entry.strip()[:60]!r} whose name no overlay can have: it is left out"
+                warnings.warn(message, VelaturaWarning, 4)
             elif colon:
-                found.append(OverlayHash.of(kind, name, digest.strip()))
-    return tuple(found)
+                hashes.append(OverlayHash.of(kind, name, digest.strip()))
+    return tuple(hashes)
 
 
 def _warn_of_unread(fields: Mapping[str, str]) -> None:
     """Say which fields would change the picture."""
-    told = (f"{key}: {value}" for key, value in fields.items() if not HARMLESS.fullmatch(key))
-    unread = [each for each in told if each != PLAIN_MASK]
+    entries = (f"{key}: {value}" for key, value in fields.items() if not IGNORED_FIELDS.fullmatch(key))
+    unread = [entry for entry in entries if entry != DEFAULT_MASK_MODE]
     if unread:
         message = f"not read yet: {', '.join(unread)}; the picture will not come out the same"
         warnings.warn(message, VelaturaWarning, 4)

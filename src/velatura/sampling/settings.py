@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from velatura.errors import BadRecipe
 
 
-class Settings(BaseModel):
+class SamplerSettings(BaseModel):
     """How a sampler walks, where it leaves a choice; what is left out is as the webui has it.
 
     churn to churn_noise, sigma_min, sigma_max and rho are letters of Karras et al. 2022, "Elucidating the design space
@@ -45,17 +45,19 @@ class Settings(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _say_what_is_wrong(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _raise_bad_recipe(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             return validate(values)
         except ValidationError as error:
-            wrong = "; ".join(_complaint(each["loc"], each["input"], each["msg"]) for each in error.errors())
-            raise BadRecipe(wrong) from None
+            message = "; ".join(
+                _describe_error(detail["loc"], detail["input"], detail["msg"]) for detail in error.errors()
+            )
+            raise BadRecipe(message) from None
 
 
-def _complaint(place: tuple[int | str, ...], found: object, said: str) -> str:
+def _describe_error(location: tuple[int | str, ...], value: object, reason: str) -> str:
     """One entry of pydantic's list of errors, in our words."""
-    name = str(place[0]) if place else ""
-    if name not in Settings.model_fields:
-        return f"a sampler has no setting {name or repr(found)}; it has {', '.join(Settings.model_fields)}"
-    return f"the sampler's {name} is {found!r}: it {said.removeprefix('Input ')}"
+    name = str(location[0]) if location else ""
+    if name not in SamplerSettings.model_fields:
+        return f"a sampler has no setting {name or repr(value)}; it has {', '.join(SamplerSettings.model_fields)}"
+    return f"the sampler's {name} is {value!r}: it {reason.removeprefix('Input ')}"

@@ -11,13 +11,13 @@ from velatura.base.base import Base
 
 
 @contextmanager
-def tiled(base: Base, *, wanted: bool) -> Generator[None]:
+def seamless_tiling(base: Base, *, is_wanted: bool) -> Generator[None]:
     """Let each edge of a picture border on the opposite one, in every convolution of UNet and autoencoder.
 
     The base is as before at the end, also after an error.
     """
-    parts = (base.unet, base.vae) if wanted else ()
-    layers = [each for part in parts for each in part.modules() if isinstance(each, nn.Conv2d)]
+    models = (base.unet, base.vae) if is_wanted else ()
+    layers = [layer for model in models for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     layers = [layer for layer in layers if layer.padding_mode == "zeros"]
     try:
         for layer in layers:

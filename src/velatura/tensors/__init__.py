@@ -19,24 +19,24 @@ from PIL.Image import Image
 from torch import Tensor
 
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.files import reading, replacing
+from velatura.files import atomic_write, open_for_reading
 from velatura.tensors import pictures, safe, torch_files
-from velatura.tensors.archive import Archive
-from velatura.tensors.lazy import Lazy, mapped, sketches, used
+from velatura.tensors.archive import ZipArchive
+from velatura.tensors.lazy import LazyTensors, apply_to, map_file, meta_tensors
 
 __all__ = [
-    "UNREADABLE",
+    "DAMAGED_FILE_ERRORS",
     "Contents",
-    "Lazy",
+    "LazyTensors",
     "StrPath",
+    "apply_to",
     "as_dict",
     "as_list",
-    "open_state",
+    "meta_tensors",
+    "open_mapped",
+    "open_state_dict",
     "open_tensors",
-    "opened",
-    "outlined",
-    "sketches",
-    "used",
+    "read_outline",
     "write_picture",
     "write_safetensors",
     "write_torch",
@@ -44,11 +44,11 @@ __all__ = [
 
 StrPath = str | PathLike[str]
 
-ZIP = b"PK\x03\x04"
-PICKLE = b"\x80"
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = b"\x80"
 
 # what libraries raise over a damaged file; what they have read is harmless by then
-UNREADABLE = (
+DAMAGED_FILE_ERRORS = (
     *(pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(EOFError, AssertionError, MemoryError, ImportError, struct.error, zipfile.BadZipFile),
 )
@@ -69,7 +69,7 @@ class Contents:
     payload: object = None
     container: Literal["safetensors", "zip", "legacy", "picture"] = "safetensors"
     members: frozenset[str] = frozenset()
-    names: frozenset[str] = frozenset()
+    pickle_globals: frozenset[str] = frozenset()
 
 
 def open_tensors(path: StrPath) -> Contents:
@@ -77,15 +77,15 @@ def open_tensors(path: StrPath) -> Contents:
 
     Where a file has something that torch or safetensors would not have written, it is refused, however harmless.
     """
-    return opened(path, _whole)
+    return open_mapped(path, _read_payload)
 
 
-def open_state(path: StrPath) -> Contents:
+def open_state_dict(path: StrPath) -> Contents:
     """Open a file of a whole model's tensors: those of a torch file too are read at every asking, and stand in tensors.
 
     They are those of its state_dict if it has one, or else of its top dict; payload is empty.
     """
-    return opened(path, _state)
+    return open_mapped(path, _read_state_dict)
 
 
 def as_dict(value: object) -> dict[object, object] | None:
@@ -109,15 +109,15 @@ def write_safetensors(
 
     dtype: the precision of floating-point numbers in the file, if it is not to be their own.
     """
-    with replacing(path) as beside:
-        safe.write(beside, tensors, metadata or {}, dtype)
+    with atomic_write(path) as temporary:
+        safe.write(temporary, tensors, metadata or {}, dtype)
 
 
 def write_torch(path: StrPath, payload: object) -> None:
     """Write an object of tensors as torch does, in the container that every version since 1.6 and A1111 read."""
     buffer = io.BytesIO()
     torch.save(payload, buffer)
-    with zipfile.ZipFile(buffer) as modern, replacing(path) as beside, zipfile.ZipFile(beside, "w") as classic:
+    with zipfile.ZipFile(buffer) as modern, atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as classic:
         for name in modern.namelist():
             _, _, member = name.partition("/")
             # A1111 before 1.10 refuses files with any other member
@@ -127,57 +127,63 @@ def write_torch(path: StrPath, payload: object) -> None:
 
 def write_picture(path: StrPath, picture: Image, payload: Mapping[str, object]) -> None:
     """Write a PNG of a picture with a dict of tensors in it, as the webui reads embeddings."""
-    with replacing(path) as beside:
-        beside.write_bytes(pictures.write(picture, payload))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(pictures.write(picture, payload))
 
 
-def opened(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Contents:
+def open_mapped(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Contents:
     """Map a file and read it, or say in one line why it cannot be read."""
     path = Path(path)
-    with reading(path) as file:
-        data = mapped(file) if path.stat().st_size else None
+    with open_for_reading(path) as file:
+        data = map_file(file) if path.stat().st_size else None
     if data is None:
         raise BadFile(f"{path.name} is an empty file, neither safetensors nor torch: download or export it again")
     try:
         return read(path, data)
-    except UNREADABLE as error:
+    except DAMAGED_FILE_ERRORS as error:
         raise BadFile(f"{path.name} {_reason(error)}: do not trust it, download or export it again") from None
 
 
-def _whole(path: Path, data: mmap) -> Contents:
-    found = outlined(path, data)
-    return found if isinstance(found, Contents) else replace(found[0], payload=found[1].payload())
+def _read_payload(path: Path, data: mmap) -> Contents:
+    outline = read_outline(path, data)
+    return outline if isinstance(outline, Contents) else replace(outline[0], payload=outline[1].payload())
 
 
-def _state(path: Path, data: mmap) -> Contents:
-    found = outlined(path, data)
-    return found if isinstance(found, Contents) else replace(found[0], tensors=torch_files.State(found[1]))
+def _read_state_dict(path: Path, data: mmap) -> Contents:
+    outline = read_outline(path, data)
+    return (
+        outline if isinstance(outline, Contents) else replace(outline[0], tensors=torch_files.LazyStateDict(outline[1]))
+    )
 
 
-def outlined(path: Path, data: mmap) -> Contents | tuple[Contents, torch_files.TorchFile]:
+def read_outline(path: Path, data: mmap) -> Contents | tuple[Contents, torch_files.TorchFile]:
     """The contents of a safetensors file, or what can be told of a torch file before its tensors, and that file."""
-    if data[:4] == ZIP:
-        archive = Archive(data)
+    if data[:4] == ZIP_MAGIC:
+        archive = ZipArchive(data)
         if not archive.has_checksums:
-            said = f"{path.name} has no checksums, so damage would not be noticed: compare it with where it came from"
-            warnings.warn(said, VelaturaWarning, stacklevel=5)
-        found = torch_files.read_zip(archive, len(data))
-        return Contents(path, container="zip", members=archive.names, names=found.names), found
+            message = (
+                f"{path.name} has no checksums, so damage would not be noticed: compare it with where it came from"
+            )
+            warnings.warn(message, VelaturaWarning, stacklevel=5)
+        torch_file = torch_files.read_zip(archive, len(data))
+        return Contents(
+            path, container="zip", members=archive.names, pickle_globals=torch_file.pickle_globals
+        ), torch_file
     if data[8:9] == b"{":
-        tensors = safe.Tensors(data)
+        tensors = safe.LazySafetensors(data)
         return Contents(path, tensors, tensors.metadata)
-    if kind := pictures.unreadable(data[:12]):
+    if kind := pictures.unsupported_format(data[:12]):
         raise BadFile(f"{path.name} is a picture in {kind}, which cannot be read here: save the same pixels as a PNG")
     if pictures.is_picture(data[:12]):
         return Contents(path, payload=pictures.read(data[:]), container="picture")
-    if data[:1] == PICKLE:
-        found = torch_files.read_legacy(data)
-        return Contents(path, container="legacy", names=found.names), found
+    if data[:1] == PICKLE_MAGIC:
+        torch_file = torch_files.read_legacy(data)
+        return Contents(path, container="legacy", pickle_globals=torch_file.pickle_globals), torch_file
     raise ValueError(f"starts with {data[:8]!r}, so it is neither safetensors nor torch")
 
 
 def _reason(error: BaseException) -> str:
     """What is wrong, on one line: our own readers' words, or else a library's."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    said = "".join(filter(str.isprintable, lines[0]))[:200]
-    return said if type(error) is ValueError else f"cannot be read ({said})"
+    message = "".join(filter(str.isprintable, lines[0]))[:200]
+    return message if type(error) is ValueError else f"cannot be read ({message})"

@@ -9,29 +9,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from velatura.tensors import Contents, StrPath, opened, outlined, sketches
+from velatura.tensors import Contents, StrPath, meta_tensors, open_mapped, read_outline
 from velatura.tensors.named import Storage
 from velatura.tensors.rebuilt import Rebuilder
 
 
-def glimpse(path: StrPath) -> Contents:
+def open_meta(path: StrPath) -> Contents:
     """What open_tensors opens, with the same refusals but those of values, and all tensors on the meta device."""
-    return opened(path, _glimpsed)
+    return open_mapped(path, _read_meta)
 
 
-class _Outlines(Rebuilder):
+class _MetaRebuilder(Rebuilder):
     """A rebuilder of tensors without values."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(lambda _: bytearray(), most)
+    def __init__(self, file_size: int) -> None:
+        super().__init__(lambda _: bytearray(), file_size)
 
     def _values(self, storage: Storage) -> Tensor:
         return torch.empty(storage.count, dtype=getattr(torch, storage.dtype), device="meta")
 
 
-def _glimpsed(path: Path, data: mmap) -> Contents:
-    found = outlined(path, data)
-    if isinstance(found, Contents):
-        return replace(found, tensors=sketches(found.tensors))
-    contents, file = found
-    return replace(contents, payload=_Outlines(file.size).rebuilt(file.described))
+def _read_meta(path: Path, data: mmap) -> Contents:
+    outline = read_outline(path, data)
+    if isinstance(outline, Contents):
+        return replace(outline, tensors=meta_tensors(outline.tensors))
+    contents, file = outline
+    return replace(contents, payload=_MetaRebuilder(file.file_size).rebuild(file.description))

@@ -11,39 +11,39 @@ import torch
 from torch import Tensor
 
 
-class Lazy(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
     """The tensors of a file by name, each read at every asking and kept by nobody else."""
 
     @abstractmethod
-    def sketch(self, key: str) -> Tensor:
+    def meta_tensor(self, key: str) -> Tensor:
         """A tensor's shape and precision without its values, on the meta device."""
 
-    def used(self, key: str, use: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply(self, key: str, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What use makes of a tensor as it lies in the file: something new, as what it is given goes away after it."""
-        return use(self[key])
+        return function(self[key])
 
 
-def sketches(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def meta_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What is known of tensors before any is read: their shapes and precisions, on the meta device."""
-    if isinstance(tensors, Lazy):
-        return {key: tensors.sketch(key) for key in tensors}
-    return {key: torch.empty_like(each, device="meta") for key, each in tensors.items()}
+    if isinstance(tensors, LazyTensors):
+        return {key: tensors.meta_tensor(key) for key in tensors}
+    return {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors.items()}
 
 
-def copied(data: mmap.mmap, begin: int, end: int) -> bytearray:
+def copy_bytes(data: mmap.mmap, begin: int, end: int) -> bytearray:
     """A part of a mapped file, whose pages are then let go: a file read once through is never held twice."""
     with memoryview(data) as view:
-        found = bytearray(view[begin:end])
-    let_go(data, begin, end)
-    return found
+        copy = bytearray(view[begin:end])
+    release_pages(data, begin, end)
+    return copy
 
 
-def used(tensors: Mapping[str, Tensor], key: str, use: Callable[[Tensor], Tensor]) -> Tensor:
+def apply_to(tensors: Mapping[str, Tensor], key: str, function: Callable[[Tensor], Tensor]) -> Tensor:
     """What use makes of one of some tensors, read without a copy where that is possible (see Lazy.used)."""
-    return tensors.used(key, use) if isinstance(tensors, Lazy) else use(tensors[key])
+    return tensors.apply(key, function) if isinstance(tensors, LazyTensors) else function(tensors[key])
 
 
-def mapped(file: BinaryIO) -> mmap.mmap:
+def map_file(file: BinaryIO) -> mmap.mmap:
     """A file mapped so that tensors can lie in it, which must be able to write: what they write, nobody else sees.
 
     Where the system has no room for that, as for files larger than all its memory, they cannot.
@@ -54,16 +54,16 @@ def mapped(file: BinaryIO) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def numbers(data: mmap.mmap, begin: int, end: int) -> Tensor:
+def byte_tensor(data: mmap.mmap, begin: int, end: int) -> Tensor:
     """The same as a tensor of bytes, at a place in memory as torch chooses it, where arithmetic is fastest."""
-    found = torch.empty(end - begin, dtype=torch.uint8)
-    with memoryview(data) as view, found.numpy().data as target:
+    tensor = torch.empty(end - begin, dtype=torch.uint8)
+    with memoryview(data) as view, tensor.numpy().data as target:
         target[:] = view[begin:end]
-    let_go(data, begin, end)
-    return found
+    release_pages(data, begin, end)
+    return tensor
 
 
-def let_go(data: mmap.mmap, begin: int, end: int) -> None:
+def release_pages(data: mmap.mmap, begin: int, end: int) -> None:
     """Keep a part of a mapped file no longer in memory than others do; it is read again when it is asked for."""
     if hasattr(mmap, "MADV_DONTNEED") and end - begin >= mmap.PAGESIZE:
         start = begin - begin % mmap.PAGESIZE

@@ -12,75 +12,77 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from velatura.tensors.named import WIDTHS, Name, NumpyType, Sketch, Storage
+from velatura.tensors.named import DTYPE_BYTES, PickledNumpyType, PickleGlobal, Storage, TensorDescription
 
-DEEPEST = 64
-MOST_ITEMS = 2**16  # of a file: five times those of a checkpoint with its optimizer
-MOST_TIMES = 4  # so often may a file's values be used: weights that are tied are used twice
+MAX_DEPTH = 64
+MAX_ITEMS = 2**16  # of a file: five times those of a checkpoint with its optimizer
+MAX_VALUE_USES = 4  # so often may a file's values be used: weights that are tied are used twice
 
-Read = Callable[[Storage], bytearray]
+ReadStorage = Callable[[Storage], bytearray]
 
 
 class Rebuilder:
     """Turns what a pickle describes into what it means; read gives a storage's bytes, most is the file's size."""
 
-    def __init__(self, read: Read, most: int) -> None:
-        self._read = read
-        self._bytes_left = MOST_TIMES * most
-        self._items_left = MOST_ITEMS
+    def __init__(self, read_storage: ReadStorage, file_size: int) -> None:
+        self._read_storage = read_storage
+        self._bytes_left = MAX_VALUE_USES * file_size
+        self._items_left = MAX_ITEMS
         self._storages: dict[str, Tensor] = {}
-        self._tensors: dict[Sketch, Tensor] = {}
+        self._tensors: dict[TensorDescription, Tensor] = {}
 
-    def rebuilt(self, described: object, depth: int = 0) -> object:
+    def rebuild(self, description: object, depth: int = 0) -> object:
         """A copy of a tree of dicts, lists and tuples with tensors in it, in which nothing is endless or a name."""
         self._items_left -= 1
-        if depth > DEEPEST or self._items_left < 0:
+        if depth > MAX_DEPTH or self._items_left < 0:
             raise ValueError("holds lists in lists without end")
-        if isinstance(described, dict):
-            items = cast("dict[object, object]", described)
-            return {key: self.rebuilt(each, depth + 1) for key, each in items.items()}
-        if isinstance(described, list):
-            return [self.rebuilt(each, depth + 1) for each in cast("list[object]", described)]
-        if isinstance(described, tuple):
-            return tuple(self.rebuilt(each, depth + 1) for each in cast("tuple[object, ...]", described))
-        if isinstance(described, Sketch):
-            return self._tensor(described)
-        if isinstance(described, Name | NumpyType | Storage):
+        if isinstance(description, dict):
+            items = cast("dict[object, object]", description)
+            return {key: self.rebuild(value, depth + 1) for key, value in items.items()}
+        if isinstance(description, list):
+            return [self.rebuild(item, depth + 1) for item in cast("list[object]", description)]
+        if isinstance(description, tuple):
+            return tuple(self.rebuild(item, depth + 1) for item in cast("tuple[object, ...]", description))
+        if isinstance(description, TensorDescription):
+            return self._tensor(description)
+        if isinstance(description, PickleGlobal | PickledNumpyType | Storage):
             raise ValueError("holds a name or a type where a value belongs")
-        return described
+        return description
 
-    def _tensor(self, sketch: Sketch) -> Tensor:
-        if sketch not in self._tensors:
-            self.refuse_impossible(sketch)
-            self._tensors[sketch] = shown(sketch, self._values(sketch.storage))
-        return self._tensors[sketch]
+    def _tensor(self, description: TensorDescription) -> Tensor:
+        if description not in self._tensors:
+            self.refuse_impossible(description)
+            self._tensors[description] = view_storage(description, self._values(description.storage))
+        return self._tensors[description]
 
-    def refuse_impossible(self, sketch: Sketch) -> None:
+    def refuse_impossible(self, description: TensorDescription) -> None:
         """Refuse a tensor that reaches out of its storage or shows a value of it twice, and one copy too many."""
-        if len(sketch.shape) != len(sketch.stride):
+        if len(description.shape) != len(description.stride):
             raise ValueError("has a tensor with more sizes than strides, or fewer")
-        count, stored = prod(sketch.shape), sketch.storage.count
-        last = sketch.offset + sum((size - 1) * step for size, step in zip(sketch.shape, sketch.stride, strict=True))
+        count, stored = prod(description.shape), description.storage.count
+        last = description.offset + sum(
+            (size - 1) * stride for size, stride in zip(description.shape, description.stride, strict=True)
+        )
         if count and (count > stored or last >= stored):
-            raise ValueError(f"has a tensor of shape {sketch.shape} over a storage of {stored} values")
-        self._bytes_left -= count * WIDTHS[sketch.storage.dtype]
+            raise ValueError(f"has a tensor of shape {description.shape} over a storage of {stored} values")
+        self._bytes_left -= count * DTYPE_BYTES[description.storage.dtype]
         if self._bytes_left < 0:
-            raise ValueError(f"uses its values more than {MOST_TIMES} times over")
+            raise ValueError(f"uses its values more than {MAX_VALUE_USES} times over")
 
     def _values(self, storage: Storage) -> Tensor:
         if storage.key not in self._storages:
-            self._storages[storage.key] = values_of(storage, self._read)
+            self._storages[storage.key] = storage_values(storage, self._read_storage)
         return self._storages[storage.key]
 
 
-def values_of(storage: Storage, read: Read) -> Tensor:
+def storage_values(storage: Storage, read_storage: ReadStorage) -> Tensor:
     """All values of a storage, in a row."""
-    data, dtype = read(storage), getattr(torch, storage.dtype)
+    data, dtype = read_storage(storage), getattr(torch, storage.dtype)
     return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def shown(sketch: Sketch, values: Tensor) -> Tensor:
+def view_storage(description: TensorDescription, values: Tensor) -> Tensor:
     """The tensor that shows the values of a storage as its description says."""
-    if 0 in sketch.shape:
-        return values.new_empty(sketch.shape)
-    return values.as_strided(sketch.shape, sketch.stride, sketch.offset)
+    if 0 in description.shape:
+        return values.new_empty(description.shape)
+    return values.as_strided(description.shape, description.stride, description.offset)

@@ -8,37 +8,37 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
-from velatura.cli.app import INTERRUPTED, main
+from velatura.cli.app import INTERRUPTED_STATUS, main
 
 
-def run(words: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Run a command line: the words of `velatura train`, or of `velatura resume` with that word first.
 
     Of several processes the first one alone speaks; another one only says why it broke off.
     """
-    words = [*([] if words[:1] in (["resume"], ["train"]) else ["train"]), *words]
+    arguments = [*([] if arguments[:1] in (["resume"], ["train"]) else ["train"]), *arguments]
     rank = int(os.environ.get("RANK", "0"))
-    _take_own_gpu()
+    _select_gpu()
     try:
         if not rank:
-            return main(words)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
-            status = main(words)
-        if status not in {0, INTERRUPTED}:
-            sys.stderr.write(f"process {rank}: {said.getvalue().strip().splitlines()[-1]}\n")
+            return main(arguments)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as stderr:
+            status = main(arguments)
+        if status not in {0, INTERRUPTED_STATUS}:
+            sys.stderr.write(f"process {rank}: {stderr.getvalue().strip().splitlines()[-1]}\n")
         return status
     finally:
-        _leave()
+        _destroy_process_group()
 
 
-def _take_own_gpu() -> None:
+def _select_gpu() -> None:
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def _leave() -> None:
+def _destroy_process_group() -> None:
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():

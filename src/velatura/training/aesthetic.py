@@ -10,11 +10,11 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.datasets.folder import read_dataset
 from velatura.datasets.pictures import read_upright
-from velatura.formats.clip import clip_beside, open_clip
+from velatura.formats.clip import find_clip_for, open_clip_model
 from velatura.overlays.aesthetic import Aesthetic
 
-AT_ONCE = 64  # pictures in memory
-RATES = {"tiny": 1e-3}  # of families whose small towers need longer steps than CLIP's 1e-4 to show anything
+PICTURES_PER_BATCH = 64  # pictures in memory
+FAMILY_RATES = {"tiny": 1e-3}  # of families whose small towers need longer steps than CLIP's 1e-4 to show anything
 
 
 def aesthetic_from(
@@ -31,14 +31,16 @@ def aesthetic_from(
     ships its own, and others' are looked for in the hub's cache. settings: steps, rate, blend, ... as Aesthetic.of.
     """
     examples = read_dataset(folder, needs_captions=False).examples
-    eye = open_clip(clip or clip_beside(base.text.towers[0].width))
-    weighed, count = list[Tensor](), sum(example.repeats for example in examples)
-    for first in range(0, len(examples), AT_ONCE):
-        some = examples[first : first + AT_ONCE]
-        vectors = eye.look([read_upright(example.path) for example in some])
-        for example, vector in zip(some, vectors, strict=True):
-            weighed.append(vector * (example.repeats / count))
-    rate = {"rate": RATES[base.family.name]} if base.family.name in RATES else {}
-    made = Aesthetic.of(torch.stack(weighed).sum(dim=0), eye.projection, name=name, **(rate | settings))
-    made.card = made.card.but(family=base.family.name, base=base.name, base_hash=base.hash)
-    return made
+    clip_encoder = open_clip_model(clip or find_clip_for(base.text.encoders[0].width))
+    weighted_vectors, count = list[Tensor](), sum(example.repeats for example in examples)
+    for first in range(0, len(examples), PICTURES_PER_BATCH):
+        batch = examples[first : first + PICTURES_PER_BATCH]
+        vectors = clip_encoder.encode_images([read_upright(example.path) for example in batch])
+        for example, vector in zip(batch, vectors, strict=True):
+            weighted_vectors.append(vector * (example.repeats / count))
+    family_rate = {"rate": FAMILY_RATES[base.family.name]} if base.family.name in FAMILY_RATES else {}
+    aesthetic = Aesthetic.from_vector(
+        torch.stack(weighted_vectors).sum(dim=0), clip_encoder.text_projection, name=name, **(family_rate | settings)
+    )
+    aesthetic.card = aesthetic.card.replace(family=base.family.name, base=base.name, base_hash=base.hash)
+    return aesthetic

@@ -9,22 +9,22 @@ from typing import Any
 from velatura.errors import BadPlan
 
 
-class Board:
+class TensorBoard:
     """The folder tensorboard/ of a run, or nothing at all."""
 
     def __init__(self, writer: Any = None) -> None:  # SummaryWriter, whose types need the package
         self._writer = writer
 
     @classmethod
-    def of(cls, run: Path, done: int, *, wanted: bool) -> Board:
+    def create(cls, folder: Path, step: int, *, is_enabled: bool) -> TensorBoard:
         """Open it after as many steps; what was drawn beyond them before is hidden."""
-        if not wanted:
+        if not is_enabled:
             return cls()
-        refuse_missing()
+        check_tensorboard_installed()
         module: Any = import_module("torch.utils.tensorboard")
-        return cls(module.SummaryWriter(str(run / "tensorboard"), purge_step=done + 1))
+        return cls(module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
 
-    def draw(self, step: int, **values: float) -> None:
+    def add_scalars(self, step: int, **values: float) -> None:
         """Add values of a step."""
         if self._writer is not None:
             for name, value in values.items():
@@ -36,7 +36,7 @@ class Board:
             self._writer.close()
 
 
-def refuse_missing() -> None:
+def check_tensorboard_installed() -> None:
     """Refuse to draw where TensorBoard is not installed."""
     try:
         import_module("torch.utils.tensorboard")

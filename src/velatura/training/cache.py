@@ -10,20 +10,20 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
-from velatura.datasets.boxes import Size
+from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Example
-from velatura.datasets.templates import Wording
+from velatura.datasets.templates import CaptionTemplate
 from velatura.datasets.weights import loss_weights
-from velatura.training.buckets import sorted_by_size
-from velatura.training.chance import seed_of
-from velatura.training.encodings import Encodings
-from velatura.training.latents import Sampling, encode_pictures
-from velatura.training.plan import Shape
-from velatura.training.speech import Speech
+from velatura.training.buckets import group_by_size
+from velatura.training.chance import derive_seed
+from velatura.training.encodings import EncodingCache
+from velatura.training.latents import LatentSampler, encode_pictures
+from velatura.training.plan import PictureShape
+from velatura.training.speech import CaptionConditioning
 
 
 @dataclass(frozen=True)
-class Cache:
+class DatasetCache:
     """The pictures as latents (pictures, 4, height, width), and what is said of them.
 
     deviations: of the latents, in the same shape, where each step draws its own; None where they are the same at each.
@@ -33,35 +33,37 @@ class Cache:
     """
 
     latents: Tensor
-    speech: Speech
+    captions: CaptionConditioning
     weights: Tensor | None = None
-    classes: Cache | None = None
+    class_images: DatasetCache | None = None
     deviations: Tensor | None = None
-    others: tuple[Cache, ...] = ()
+    other_buckets: tuple[DatasetCache, ...] = ()
 
     @property
-    def sizes(self) -> tuple[Cache, ...]:
+    def buckets(self) -> tuple[DatasetCache, ...]:
         """The pictures of each size."""
-        return self, *self.others
+        return self, *self.other_buckets
 
     @property
-    def count(self) -> int:
+    def picture_count(self) -> int:
         """How many pictures there are of all sizes."""
-        return sum(len(each.latents) for each in self.sizes)
+        return sum(len(bucket.latents) for bucket in self.buckets)
 
-    def drawn(self, pictures: Tensor, seed: int, first: int) -> Tensor:
+    def draw_latents(self, pictures: Tensor, seed: int, offset: int) -> Tensor:
         """The latents of pictures (batch,) as they are learned from; first: how many were learned from before these."""
-        chosen = pictures.to(self.latents.device)
+        indices = pictures.to(self.latents.device)
         if self.deviations is None:
-            return self.latents[chosen]
-        chances = [torch.Generator().manual_seed(seed_of(seed, "latents", first + row)) for row in range(len(chosen))]
-        noise = torch.stack([torch.randn(self.latents.shape[1:], generator=chance) for chance in chances])
-        return self.latents[chosen] + self.deviations[chosen] * noise.to(self.latents.device)
+            return self.latents[indices]
+        generators = [
+            torch.Generator().manual_seed(derive_seed(seed, "latents", offset + row)) for row in range(len(indices))
+        ]
+        noise = torch.stack([torch.randn(self.latents.shape[1:], generator=generator) for generator in generators])
+        return self.latents[indices] + self.deviations[indices] * noise.to(self.latents.device)
 
     @property
-    def said(self) -> Conditioning:
+    def conditioning(self) -> Conditioning:
         """What the captions say, see Speech.fixed."""
-        return self.speech.fixed()
+        return self.captions.encode_fixed()
 
 
 @torch.no_grad()
@@ -71,37 +73,43 @@ def encode_examples(
     pixels: int,
     *,
     masks: bool = True,
-    wording: Wording | None = None,
-    says_anew: bool = False,
-    sampling: Sampling = "mean",
+    template: CaptionTemplate | None = None,
+    trains_text: bool = False,
+    sampling: LatentSampler = "mean",
     seed: int = 0,
-    encodings: Encodings | None = None,
-    shape: Shape = "square",
-) -> Cache:
+    encoding_cache: EncodingCache | None = None,
+    shape: PictureShape = "square",
+) -> DatasetCache:
     """Encode every picture and caption: what the VAE says, and what the same words say in a prompt.
 
     masks: let masks and alpha channels say which places count. wording: what is made of the captions; says_anew:
     whether words come to say something else as the overlay learns. sampling: what of the VAE's distribution is learned,
     see encode_pictures. encodings: where both are kept between runs. shape: one size, or the nearest of several.
     """
-    kept = encodings or Encodings()
+    cache = encoding_cache or EncodingCache()
 
-    def encoded(size: Size, some: Sequence[Example]) -> Cache:
-        found = encode_pictures(base, some, size, kept, sampling=sampling, seed=seed)
-        weights = _weights(some, size, found.values) if masks else None
-        speech = Speech(base.text, [each.caption for each in some], wording, is_learned=says_anew, encodings=kept)
-        return Cache(found.values, speech, weights, deviations=found.deviations)
+    def encode_bucket(size: ImageSize, bucket: Sequence[Example]) -> DatasetCache:
+        latents = encode_pictures(base, bucket, size, cache, sampling=sampling, seed=seed)
+        weights = _mask_weights(bucket, size, latents.values) if masks else None
+        captions = CaptionConditioning(
+            base.text, [example.caption for example in bucket], template, trains_text=trains_text, encoding_cache=cache
+        )
+        return DatasetCache(latents.values, captions, weights, deviations=latents.deviations)
 
-    first, *others = (encoded(size, some) for size, some in sorted_by_size(examples, pixels, shape).items())
-    kept.trim()
-    return replace(first, others=tuple(others))
+    largest, *other_buckets = (
+        encode_bucket(size, bucket) for size, bucket in group_by_size(examples, pixels, shape).items()
+    )
+    cache.trim()
+    return replace(largest, others=tuple(other_buckets))
 
 
-def _weights(examples: Sequence[Example], size: Size, latents: Tensor) -> Tensor | None:
+def _mask_weights(examples: Sequence[Example], size: ImageSize, latents: Tensor) -> Tensor | None:
     height, width = latents.shape[-2:]
-    each_once = {example.path: loss_weights(example, size, (width, height)) for example in dict.fromkeys(examples)}
-    found = [each_once[example.path] for example in examples]
-    if all(each is None for each in found):
+    weights_by_path = {
+        example.path: loss_weights(example, size, (width, height)) for example in dict.fromkeys(examples)
+    }
+    weights = [weights_by_path[example.path] for example in examples]
+    if all(weight is None for weight in weights):
         return None
-    alike = torch.ones(latents.shape[-2:])
-    return torch.stack([alike if each is None else each for each in found]).unsqueeze(1).to(latents.device)
+    uniform = torch.ones(latents.shape[-2:])
+    return torch.stack([uniform if weight is None else weight for weight in weights]).unsqueeze(1).to(latents.device)

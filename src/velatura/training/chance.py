@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Draw:
+class TrainingBatch:
     """What one step trains on: which pictures (batch,), at which timesteps (batch,), under which noise.
 
     captionless: (batch,), whether a picture's caption is left out; mixed: the noise that pictures are mixed with, where
@@ -25,17 +25,17 @@ class Draw:
     timesteps: Tensor
     noise: Tensor
     captionless: Tensor
-    mixed: Tensor | None = None
-    first: int = 0
+    input_noise: Tensor | None = None
+    offset: int = 0
 
-    def part(self, rows: slice) -> Draw:
+    def select_rows(self, rows: slice) -> TrainingBatch:
         """What one of several processes trains on."""
-        mixed = None if self.mixed is None else self.mixed[rows]
-        inner = (each[rows] for each in (self.pictures, self.timesteps, self.noise, self.captionless))
-        return Draw(*inner, mixed=mixed, first=self.first + rows.start)
+        input_noise = None if self.input_noise is None else self.input_noise[rows]
+        fields = (tensor[rows] for tensor in (self.pictures, self.timesteps, self.noise, self.captionless))
+        return TrainingBatch(*fields, input_noise=input_noise, offset=self.offset + rows.start)
 
 
-def draw(
+def draw_batch(
     seed: int,
     step: int,
     *,
@@ -48,7 +48,7 @@ def draw(
     pyramid_noise: float = 0.0,
     input_perturbation: float = 0.0,
     pictures: Sequence[int] | None = None,
-) -> Draw:
+) -> TrainingBatch:
     """Draw the step that is taken when `step` steps are done, on the CPU, where every machine draws the same.
 
     Every picture is seen once before any is seen again, however batches and the number of pictures divide. Timesteps
@@ -56,56 +56,58 @@ def draw(
     the loss less noisy at no cost (Kingma et al. 2021, Variational Diffusion Models, I.1). pictures: the batch's,
     where they are of several sizes, see buckets.py.
     """
-    chance = torch.Generator().manual_seed(seed_of(seed, "step", step))
-    slices = torch.randperm(batch_size, generator=chance) + torch.rand(batch_size, generator=chance)
-    timesteps = (slices * timestep_count / batch_size).long().clamp(max=timestep_count - 1)
-    noise = torch.randn((batch_size, *latent_shape), generator=chance)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "step", step))
+    strata = torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
+    timesteps = (strata * timestep_count / batch_size).long().clamp(max=timestep_count - 1)
+    noise = torch.randn((batch_size, *latent_shape), generator=generator)
     if pyramid_noise:
-        noise = _with_coarser(noise, pyramid_noise, torch.Generator().manual_seed(seed_of(seed, "pyramid", step)))
+        noise = _add_pyramid_noise(
+            noise, pyramid_noise, torch.Generator().manual_seed(derive_seed(seed, "pyramid", step))
+        )
     if noise_offset:  # Guttenberg 2023, Diffusion with Offset Noise: else the mean of a picture is hardly noised
-        shifts = torch.Generator().manual_seed(seed_of(seed, "offset", step))
-        noise = noise + noise_offset * torch.randn((batch_size, latent_shape[0], 1, 1), generator=shifts)
-    first = step * batch_size
-    places = range(first, first + batch_size)
-    chosen = [_picture(seed, place, picture_count) for place in places] if pictures is None else pictures
-    captions = torch.Generator().manual_seed(seed_of(seed, "caption", step))
-    captionless = torch.rand(batch_size, generator=captions) < caption_dropout
-    mixed = None
+        offset_generator = torch.Generator().manual_seed(derive_seed(seed, "offset", step))
+        noise = noise + noise_offset * torch.randn((batch_size, latent_shape[0], 1, 1), generator=offset_generator)
+    offset = step * batch_size
+    positions = range(offset, offset + batch_size)
+    indices = [_picture_at(seed, position, picture_count) for position in positions] if pictures is None else pictures
+    caption_generator = torch.Generator().manual_seed(derive_seed(seed, "caption", step))
+    captionless = torch.rand(batch_size, generator=caption_generator) < caption_dropout
+    input_noise = None
     if input_perturbation:  # Ning et al. 2023, Input Perturbation Reduces Exposure Bias, which adds up while sampling
-        more = torch.Generator().manual_seed(seed_of(seed, "perturbation", step))
-        mixed = noise + input_perturbation * torch.randn(noise.shape, generator=more)
-    return Draw(torch.tensor(chosen), timesteps, noise, captionless, mixed, first)
+        perturbation_generator = torch.Generator().manual_seed(derive_seed(seed, "perturbation", step))
+        input_noise = noise + input_perturbation * torch.randn(noise.shape, generator=perturbation_generator)
+    return TrainingBatch(torch.tensor(indices), timesteps, noise, captionless, input_noise, offset)
 
 
-def seed_of(seed: int, what: str, number: int) -> int:
+def derive_seed(seed: int, purpose: str, number: int) -> int:
     """A seed of its own for one use of chance: unrelated to those of other numbers and other uses."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {what} {number}".encode(), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(f"{seed} {purpose} {number}".encode(), digest_size=8).digest())
 
 
-def _with_coarser(noise: Tensor, discount: float, chance: torch.Generator) -> Tensor:
+def _add_pyramid_noise(noise: Tensor, discount: float, generator: torch.Generator) -> Tensor:
     """Noise with enlarged smaller noises added, each weaker by the discount, then each picture brought to variance 1.
 
     Whitaker 2023, Multi-Resolution Noise for Diffusion Model Training: sides shrink by 2 to 4 for each, down to 1. As
     there, the full size counts twice, so that a discount means the same. noise: (batch, channels, height, width).
     """
-    noise, shape, share, level = noise * math.sqrt(2), noise.shape, 1.0, 0
+    noise, shape, weight, level = noise * math.sqrt(2), noise.shape, 1.0, 0
     while min(shape[-2:]) > 1:
         level += 1
-        shrunk = (2 + 2 * torch.rand(1, generator=chance).item()) ** level
-        shape = (*noise.shape[:2], *(max(1, int(side / shrunk)) for side in noise.shape[-2:]))
-        share *= discount
-        coarse = torch.randn(shape, generator=chance)
-        noise = noise + share * F.interpolate(coarse, noise.shape[-2:], mode="bilinear", align_corners=False)
+        ratio = (2 + 2 * torch.rand(1, generator=generator).item()) ** level
+        shape = (*noise.shape[:2], *(max(1, int(side / ratio)) for side in noise.shape[-2:]))
+        weight *= discount
+        coarse = torch.randn(shape, generator=generator)
+        noise = noise + weight * F.interpolate(coarse, noise.shape[-2:], mode="bilinear", align_corners=False)
     return noise / noise.std(dim=(1, 2, 3), keepdim=True)
 
 
-def _picture(seed: int, place: int, picture_count: int) -> int:
+def _picture_at(seed: int, position: int, picture_count: int) -> int:
     """The picture at a place of the endless row of shuffled rounds."""
-    number, index = divmod(place, picture_count)
-    return int(_shuffled_round(seed, number, picture_count)[index])
+    epoch, index = divmod(position, picture_count)
+    return int(_shuffle_epoch(seed, epoch, picture_count)[index])
 
 
 @lru_cache(maxsize=2)
-def _shuffled_round(seed: int, number: int, picture_count: int) -> Tensor:
-    chance = torch.Generator().manual_seed(seed_of(seed, "round", number))
-    return torch.randperm(picture_count, generator=chance)
+def _shuffle_epoch(seed: int, epoch: int, picture_count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(seed, "round", epoch))
+    return torch.randperm(picture_count, generator=generator)

@@ -10,10 +10,10 @@ from velatura.base.base import Base
 
 
 @contextmanager
-def checkpointed(base: Base, *, wanted: bool) -> Generator[None]:
+def gradient_checkpointing(base: Base, *, is_enabled: bool) -> Generator[None]:
     """Let the UNet keep only what goes into its blocks, not what is computed inside, if that is wanted."""
     unet: Any = base.unet
-    if not wanted or unet.is_gradient_checkpointing:
+    if not is_enabled or unet.is_gradient_checkpointing:
         yield
         return
     unet.enable_gradient_checkpointing()

@@ -8,26 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from velatura.base.base import Base
-from velatura.datasets.folder import REGULARISING, read_dataset
+from velatura.datasets.folder import REGULARISATION_FOLDERS, read_dataset
 from velatura.errors import BadPlan, BadRecipe, VelaturaError, VelaturaWarning
-from velatura.files import replacing
+from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import generate_many
 from velatura.sampling.recipe import Recipe
 from velatura.training.processes import Team
 
-FOLDER = "reg"
-AT_ONCE = 4
+CLASS_FOLDER = "reg"
+PICTURES_PER_BATCH = 4
 
 
-def lacking_class_pictures(folder: str | os.PathLike[str], count: int) -> int:
+def count_missing_class_pictures(folder: str | os.PathLike[str], count: int) -> int:
     """How many pictures are to be made until reg/ in a folder holds so many, whoever made those that are there."""
-    return max(0, count - len(read_dataset(folder).regularising))
+    return max(0, count - len(read_dataset(folder).regularisation))
 
 
-def refuse_no_class(prompt: str) -> None:
+def check_class_prompt(prompt: str) -> None:
     """Refuse a prompt that says nothing, or calls overlays: class pictures show what the base itself knows."""
-    if not prompt.strip() or Prompt.read(prompt).tags:
+    if not prompt.strip() or Prompt.parse(prompt).tags:
         raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: "a robot"')
 
 
@@ -47,58 +47,60 @@ def make_class_pictures(
     those of Recipe (steps, sampler, ...). on_picture: hears how many are made, of how many. Of several processes the
     first makes them, and the others wait.
     """
-    refuse_no_class(prompt)
-    team, made = Team.joined(base.device), list[Path]()
+    check_class_prompt(prompt)
+    team, paths = Team.join(base.device), list[Path]()
     if team.leads:
-        recipe = Recipe(prompt=prompt, seed=seed).but(**fields)
-        made = _made(base, Path(folder).expanduser(), recipe, count, on_picture)
+        recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
+        paths = _make_pictures(base, Path(folder).expanduser(), recipe, count, on_picture)
     team.wait()
-    if lacking := lacking_class_pictures(folder, count):
-        raise BadPlan(f"{folder} lacks {lacking} class pictures that another machine made: share it, or copy them here")
-    return made
+    if missing := count_missing_class_pictures(folder, count):
+        raise BadPlan(f"{folder} lacks {missing} class pictures that another machine made: share it, or copy them here")
+    return paths
 
 
-def _made(
+def _make_pictures(
     base: Base, folder: Path, recipe: Recipe, count: int, on_picture: Callable[[int, int], None] | None
 ) -> list[Path]:
     """Fill reg/ with pictures of a recipe, whose seed each moves on by its number."""
-    reg, lacking = _kept_in(folder), lacking_class_pictures(folder, count)
-    _warn_of_others(reg, base, recipe.prompt)
-    taken = {path.stem for path in reg.glob("class-*.png")}
-    numbers = [each for each in range(1, count + len(taken) + 1) if _stem(each) not in taken][:lacking]
-    made: list[Path] = []
-    for first in range(0, len(numbers), AT_ONCE):
-        some = numbers[first : first + AT_ONCE]
-        recipes = [recipe.but(seed=(recipe.seed or 0) + number) for number in some]
-        for number, picture in zip(some, generate_many(base, recipes), strict=True):
+    reg, missing = _class_folder(folder), count_missing_class_pictures(folder, count)
+    _warn_if_made_otherwise(reg, base, recipe.prompt)
+    existing_stems = {path.stem for path in reg.glob("class-*.png")}
+    numbers = [number for number in range(1, count + len(existing_stems) + 1) if _stem(number) not in existing_stems][
+        :missing
+    ]
+    paths: list[Path] = []
+    for first in range(0, len(numbers), PICTURES_PER_BATCH):
+        batch = numbers[first : first + PICTURES_PER_BATCH]
+        recipes = [recipe.replace(seed=(recipe.seed or 0) + number) for number in batch]
+        for number, picture in zip(batch, generate_many(base, recipes), strict=True):
             path = reg / f"{_stem(number)}.png"
-            with replacing(path.with_suffix(".txt")) as beside:  # first: without it the picture has no caption
-                beside.write_text(f"{recipe.prompt}\n", "utf-8")
-            made.append(picture.save(path))
+            with atomic_write(path.with_suffix(".txt")) as temp_path:  # first: without it the picture has no caption
+                temp_path.write_text(f"{recipe.prompt}\n", "utf-8")
+            paths.append(picture.save(path))
             if on_picture:
-                on_picture(len(made), len(numbers))
-    return made
+                on_picture(len(paths), len(numbers))
+    return paths
 
 
-def _kept_in(folder: Path) -> Path:
+def _class_folder(folder: Path) -> Path:
     """The folder for class pictures in a folder of pictures: that which is there, or a new one."""
-    there = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in REGULARISING]
-    return there[0] if there else folder / FOLDER
+    folders = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in REGULARISATION_FOLDERS]
+    return folders[0] if folders else folder / CLASS_FOLDER
 
 
 def _stem(number: int) -> str:
     return f"class-{number:04}"
 
 
-def _warn_of_others(reg: Path, base: Base, prompt: str) -> None:
+def _warn_if_made_otherwise(reg: Path, base: Base, prompt: str) -> None:
     """Warn of pictures that were made by another base, or of another prompt: they hold what this base never knew."""
     for path in sorted(reg.glob("class-*.png")):
         try:
             recipe = Recipe.from_image(path)
         except (BadRecipe, VelaturaError):
             continue
-        made_by = recipe.base_hash or recipe.base
-        if recipe.prompt != prompt or made_by not in {base.hash, base.name}:
-            said = f'{path} was made by {recipe.base} of "{recipe.prompt}": take {reg} away to have all made anew'
-            warnings.warn(said, VelaturaWarning, stacklevel=4)
+        base_id = recipe.base_hash or recipe.base
+        if recipe.prompt != prompt or base_id not in {base.hash, base.name}:
+            message = f'{path} was made by {recipe.base} of "{recipe.prompt}": take {reg} away to have all made anew'
+            warnings.warn(message, VelaturaWarning, stacklevel=4)
             return

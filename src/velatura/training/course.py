@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import cast
 
 from velatura.card import Card
-from velatura.errors import Diverged, NoPicture, VelaturaError, VelaturaWarning
+from velatura.errors import NanLatents, TrainingDiverged, VelaturaError, VelaturaWarning
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe import Recipe
-from velatura.training.a1111 import write_a1111, write_table
-from velatura.training.board import Board
-from velatura.training.guard import Watch
-from velatura.training.pupil import Pupil
+from velatura.training.a1111 import write_a1111, write_loss_table
+from velatura.training.board import TensorBoard
+from velatura.training.guard import LossMonitor
+from velatura.training.pupil import Trainer
 from velatura.training.run import RunFolder
-from velatura.training.signals import stopping
+from velatura.training.signals import catch_signals
 from velatura.training.snapshots import Progress, Snapshot
-from velatura.training.validation import Examination
+from velatura.training.validation import ValidationSet
 
 
 @dataclass(frozen=True)
@@ -45,233 +45,250 @@ class Run:
     file: Path
     losses: list[float]
     folder: Path
-    validations: dict[int, float] = field(default_factory=dict[int, float])
+    validation_losses: dict[int, float] = field(default_factory=dict[int, float])
     best: Path | None = None
 
 
 @dataclass
-class Course:
+class TrainingLoop:
     """The state of a run; `losses` are those of the steps that count, without those that were taken back."""
 
-    pupil: Pupil
-    examination: Examination | None
-    recipes: list[Recipe] = field(default_factory=list[Recipe])  # of previews
+    trainer: Trainer
+    validation_set: ValidationSet | None
+    preview_recipes: list[Recipe] = field(default_factory=list[Recipe])  # of previews
     on_step: Callable[[Step], None] | None = None
     losses: list[float] = field(default_factory=list[float])
-    validations: dict[int, float] = field(default_factory=dict[int, float])
-    watch: Watch = field(default_factory=Watch)
-    seconds: float = 0.0  # before this process
+    validation_losses: dict[int, float] = field(default_factory=dict[int, float])
+    monitor: LossMonitor = field(default_factory=LossMonitor)
+    previous_seconds: float = 0.0  # before this process
 
-    def begin(self, out: str | os.PathLike[str], beginning: Mapping[str, object], data: Mapping[str, str]) -> None:
+    def begin(
+        self, out: str | os.PathLike[str], header: Mapping[str, object], data_fingerprint: Mapping[str, str]
+    ) -> None:
         """Make the run's folder with a snapshot of the untrained overlay, which is all that there is to go back to."""
-        self._card, self._plan = self.pupil.overlay.card, self.pupil.plan
+        self._initial_card, self._plan = self.trainer.overlay.card, self.trainer.plan
         self._rates, self._part_rates = self._plan.step_rates(), self._plan.part_rates()
 
-        def first(kept: RunFolder) -> None:
-            self._kept = kept
-            self._keep(0, self._examine(0))
+        def write_first_snapshot(folder: RunFolder) -> None:
+            self._folder = folder
+            self._save_snapshot(0, self._validate(0))
 
-        self._kept = RunFolder.create(out, self._card.name, self._plan, beginning, data=data, begin=first)
+        self._folder = RunFolder.create(
+            out,
+            self._initial_card.name,
+            self._plan,
+            header,
+            data_fingerprint=data_fingerprint,
+            write_first_snapshot=write_first_snapshot,
+        )
 
-    def go_on(self, kept: RunFolder, card: Card) -> None:
+    def resume(self, folder: RunFolder, card: Card) -> None:
         """Take up a run where its last snapshot was made; card is the overlay's as the run began."""
-        self._card, self._plan, self._kept = card, self.pupil.plan, kept
+        self._initial_card, self._plan, self._folder = card, self.trainer.plan, folder
         self._rates, self._part_rates = self._plan.step_rates(), self._plan.part_rates()
-        last = kept.snapshots[-1]
+        last = folder.snapshots[-1]
         progress = last.progress()
-        kept.log.cut(progress.log_size)
-        kept.previews.cut(last.step)
-        self.pupil.restore(last)
-        self.watch, self.losses, self.validations = progress.watch, kept.losses(), kept.validations()
-        timed = [cast("float", each["seconds"]) for each in kept.log.records() if "seconds" in each]
-        self.seconds = timed[-1] if timed else 0.0
+        folder.log.truncate(progress.log_size)
+        folder.previews.remove_after(last.step)
+        self.trainer.restore(last)
+        self.monitor, self.losses, self.validation_losses = progress.watch, folder.losses(), folder.validation_losses()
+        times = [cast("float", record["seconds"]) for record in folder.log.records() if "seconds" in record]
+        self.previous_seconds = times[-1] if times else 0.0
 
     def run(self) -> Run:
         """Take every step that is left; however it ends early, what was learned is kept."""
-        overlay, total = self.pupil.overlay, len(self._rates)
-        self._board = Board.of(self._kept.path, len(self.losses), wanted=self._plan.tensorboard)
-        started = time.perf_counter() - self.seconds
+        overlay, total = self.trainer.overlay, len(self._rates)
+        self._tensorboard = TensorBoard.create(self._folder.path, len(self.losses), is_enabled=self._plan.tensorboard)
+        start_time = time.perf_counter() - self.previous_seconds
         overlay.train()
         try:
-            with stopping() as stop:
+            with catch_signals() as stop:
                 while len(self.losses) < total:
-                    trouble = self._take_step(started) or self._look_after()
-                    if trouble:
-                        self._go_back(trouble)
+                    problem = self._take_step(start_time) or self._preview_and_validate()
+                    if problem:
+                        self._roll_back(problem)
                     elif self.on_step:
-                        done = len(self.losses)
-                        self.on_step(Step(done, total, self.losses[-1], self._rates[done - 1] * self.watch.factor))
+                        step = len(self.losses)
+                        self.on_step(Step(step, total, self.losses[-1], self._rates[step - 1] * self.monitor.factor))
                     stop.check()
-                    self.pupil.team.check()
-                self._end()
+                    self.trainer.team.check()
+                self._finish()
         except BaseException as error:
-            self._break_off(error)
+            self._save_on_error(error)
             raise
         finally:
             overlay.eval()
-            self._board.close()
-            self._kept.log.close()
-        best = self._kept.best if self._kept.best.exists() else None
-        return Run(overlay, self._kept.overlay, self.losses, self._kept.path, self.validations, best)
+            self._tensorboard.close()
+            self._folder.log.close()
+        best = self._folder.best if self._folder.best.exists() else None
+        return Run(overlay, self._folder.overlay, self.losses, self._folder.path, self.validation_losses, best)
 
-    def _take_step(self, started: float) -> str:
+    def _take_step(self, start_time: float) -> str:
         """Learn once and log it; returns what is wrong, in words, or nothing."""
-        done = len(self.losses)
-        rate = self._rates[done] * self.watch.factor
-        others = {part: rates[done] * self.watch.factor for part, rates in self._part_rates.items()}
+        step = len(self.losses)
+        rate = self._rates[step] * self.monitor.factor
+        part_rates = {part: rates[step] * self.monitor.factor for part, rates in self._part_rates.items()}
         try:
-            loss = self.pupil.learn(done, rate, others)
-        except Diverged as error:
+            loss = self.trainer.training_step(step, rate, part_rates)
+        except TrainingDiverged as error:
             return str(error)
         self.losses.append(loss)
-        self._count()
-        seconds = time.perf_counter() - started
-        self._kept.log.add({"step": done + 1, "loss": loss, "rate": rate, "seconds": seconds})
-        self._board.draw(done + 1, loss=loss, rate=rate)
-        self.watch = self.watch.with_loss(loss)
-        return self.watch.trouble(self._plan.loss_limit) if self._plan.rescues else ""
+        self._update_card_steps()
+        seconds = time.perf_counter() - start_time
+        self._folder.log.add({"step": step + 1, "loss": loss, "rate": rate, "seconds": seconds})
+        self._tensorboard.add_scalars(step + 1, loss=loss, rate=rate)
+        self.monitor = self.monitor.with_loss(loss)
+        return self.monitor.loss_problem(self._plan.loss_limit) if self._plan.rescues else ""
 
-    def _look_after(self) -> str:
+    def _preview_and_validate(self) -> str:
         """Show and keep what is due after a step, if it is good; returns what is wrong with it, or nothing."""
-        done = len(self.losses)
-        if _due(self._plan.preview_every, done):
-            trouble = self._preview(done)
-            if trouble:
-                return trouble
-        if not _due(self._plan.snapshot_every, done):
+        step = len(self.losses)
+        if _is_due(self._plan.preview_every, step):
+            problem = self._preview(step)
+            if problem:
+                return problem
+        if not _is_due(self._plan.snapshot_every, step):
             return ""
-        validation = self._examine(done)
-        if validation is not None:
-            self._board.draw(done, validation=validation)
-        trouble = self.watch.trouble_of(validation) if self._plan.rescues and validation is not None else ""
-        if not trouble:
-            self._keep(done, validation)
-        return trouble
+        validation_loss = self._validate(step)
+        if validation_loss is not None:
+            self._tensorboard.add_scalars(step, validation=validation_loss)
+        problem = (
+            self.monitor.validation_problem(validation_loss)
+            if self._plan.rescues and validation_loss is not None
+            else ""
+        )
+        if not problem:
+            self._save_snapshot(step, validation_loss)
+        return problem
 
-    def _preview(self, done: int) -> str:
+    def _preview(self, step: int) -> str:
         try:
-            pictures = self.pupil.show(self.recipes)
-        except NoPicture:
-            return f"the preview at step {done} is no picture any more"
-        self._kept.previews.add(pictures, done)
-        if self._plan.rescues and all(map(self.pupil.is_noise, pictures)):
-            return f"the preview at step {done} is coloured noise"
+            pictures = self.trainer.generate_previews(self.preview_recipes)
+        except NanLatents:
+            return f"the preview at step {step} is no picture any more"
+        self._folder.previews.add(pictures, step)
+        if self._plan.rescues and all(map(self.trainer.is_noise, pictures)):
+            return f"the preview at step {step} is coloured noise"
         return ""
 
-    def _examine(self, done: int) -> float | None:
+    def _validate(self, step: int) -> float | None:
         """Try the fixed pictures, and log what came of it."""
-        if self.examination is None:
+        if self.validation_set is None:
             return None
-        loss = self.pupil.examine(self.examination)
-        self.validations[done] = loss
-        self._kept.log.add({"validated": done, "validation": loss})
+        loss = self.trainer.validate(self.validation_set)
+        self.validation_losses[step] = loss
+        self._folder.log.add({"validated": step, "validation": loss})
         return loss
 
-    def _keep(self, done: int, validation: float | None) -> Snapshot:
+    def _save_snapshot(self, step: int, validation_loss: float | None) -> Snapshot:
         """Write a snapshot, and the best one where it is that; then let go of those that are not to be kept."""
-        best = self.watch.best_step
-        if validation is not None:
-            self.watch = self.watch.with_validation(validation, done)
-        if self.watch.best_step != best:
-            self._save(self._kept.best)
-        snapshot = self._kept.snapshot(done)
-        progress = Progress(step=done, log_size=self._kept.log.size, validation=validation, watch=self.watch)
-        with self.pupil.resting():
-            snapshot.write(self.pupil.overlay, self.pupil.optimizer, progress, self.pupil.raw)
-        if done:
-            self._let_go()
-            self._kept.plot(self.losses, self.validations)
+        best_step = self.monitor.best_step
+        if validation_loss is not None:
+            self.monitor = self.monitor.with_validation(validation_loss, step)
+        if self.monitor.best_step != best_step:
+            self._save(self._folder.best)
+        snapshot = self._folder.snapshot(step)
+        progress = Progress(step=step, log_size=self._folder.log.size, validation=validation_loss, watch=self.monitor)
+        with self.trainer.evaluation_mode():
+            snapshot.write(self.trainer.overlay, self.trainer.optimizer, progress, self.trainer.training_weights)
+        if step:
+            self._remove_old_snapshots()
+            self._folder.plot(self.losses, self.validation_losses)
         return snapshot
 
-    def _let_go(self) -> None:
+    def _remove_old_snapshots(self) -> None:
         """Remove old snapshots: the untrained one, and what the plan does not keep, but never what is gone back to."""
-        there = self._kept.snapshots
-        good = self._good(there)
-        newest = there[-self._plan.keep_last :]
-        for each in there:
-            is_kept = each in newest or _due(self._plan.keep_every, each.step)
-            if each != good and not (each.step and is_kept):
-                each.remove()
+        snapshots = self._folder.snapshots
+        last_good = self._find_last_good(snapshots)
+        newest = snapshots[-self._plan.keep_last :]
+        for snapshot in snapshots:
+            is_kept = snapshot in newest or _is_due(self._plan.keep_every, snapshot.step)
+            if snapshot != last_good and not (snapshot.step and is_kept):
+                snapshot.remove()
 
-    def _good(self, there: list[Snapshot]) -> Snapshot:
+    def _find_last_good(self, snapshots: list[Snapshot]) -> Snapshot:
         """The last snapshot whose validation loss is near the lowest, or the first of all.
 
         Only those of the plan count: to where a run goes back must not depend on when it was broken off.
         """
-        planned = [each for each in there if not each.step or _due(self._plan.snapshot_every, each.step)]
-        good = [each for each in planned if self.watch.is_good(each.progress().validation)]
-        return (good or there)[-1 if good else 0]
+        on_schedule = [
+            snapshot for snapshot in snapshots if not snapshot.step or _is_due(self._plan.snapshot_every, snapshot.step)
+        ]
+        good_snapshots = [snapshot for snapshot in on_schedule if self.monitor.is_good(snapshot.progress().validation)]
+        return (good_snapshots or snapshots)[-1 if good_snapshots else 0]
 
-    def _go_back(self, trouble: str) -> None:
+    def _roll_back(self, problem: str) -> None:
         """Go on from the last good snapshot at a lower rate; raises Diverged after as many times as the plan has."""
-        reached, count, plan = len(self.losses), self.watch.rescues, self._plan
+        failed_step, rescue_count, plan = len(self.losses), self.monitor.rescues, self._plan
         if not plan.rescues:
-            raise Diverged(trouble)
-        there = self._kept.snapshots
-        good = self._good(there)
-        best, best_step = self.watch.best, self.watch.best_step
-        factor = self.watch.factor * plan.rescue_factor
-        changes = {"rescues": count + 1, "factor": factor, "best": best, "best_step": best_step}
-        self.watch = good.progress().watch.model_copy(update=changes)
-        self.pupil.restore(good)
-        del self.losses[good.step :]
-        self._count()
-        if count == plan.rescues:
-            raise Diverged(f"{trouble}; {count} lower rates did not help: train anew at a rate of a tenth or less")
-        for later in reversed([each for each in there if each.step > good.step]):
-            later.remove()
-        self._kept.previews.cut(good.step)
-        self._kept.log.add({"back_to": good.step, "from": reached, "because": trouble, "factor": factor})
-        said = f"{trouble}; back to step {good.step}, and on at {factor:g} of the planned rate"
-        warnings.warn(said, VelaturaWarning, stacklevel=4)
+            raise TrainingDiverged(problem)
+        snapshots = self._folder.snapshots
+        last_good = self._find_last_good(snapshots)
+        best, best_step = self.monitor.best, self.monitor.best_step
+        factor = self.monitor.factor * plan.rescue_factor
+        changes = {"rescues": rescue_count + 1, "factor": factor, "best": best, "best_step": best_step}
+        self.monitor = last_good.progress().watch.model_copy(update=changes)
+        self.trainer.restore(last_good)
+        del self.losses[last_good.step :]
+        self._update_card_steps()
+        if rescue_count == plan.rescues:
+            raise TrainingDiverged(
+                f"{problem}; {rescue_count} lower rates did not help: train anew at a rate of a tenth or less"
+            )
+        for late_snapshot in reversed([snapshot for snapshot in snapshots if snapshot.step > last_good.step]):
+            late_snapshot.remove()
+        self._folder.previews.remove_after(last_good.step)
+        self._folder.log.add({"back_to": last_good.step, "from": failed_step, "because": problem, "factor": factor})
+        message = f"{problem}; back to step {last_good.step}, and on at {factor:g} of the planned rate"
+        warnings.warn(message, VelaturaWarning, stacklevel=4)
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         """Write the overlay, and the best one, if it is that."""
-        done = len(self.losses)
-        if done not in self.validations:
-            validation = self._examine(done)
-            if validation is not None and self.watch.with_validation(validation, done).best_step == done:
-                self._save(self._kept.best)
-        self._kept.plot(self.losses, self.validations)
+        step = len(self.losses)
+        if step not in self.validation_losses:
+            validation_loss = self._validate(step)
+            if validation_loss is not None and self.monitor.with_validation(validation_loss, step).best_step == step:
+                self._save(self._folder.best)
+        self._folder.plot(self.losses, self.validation_losses)
         if self._plan.a1111:
             self._save_for_a1111()
-        self._save(self._kept.overlay)
-        self.pupil.settle()
+        self._save(self._folder.overlay)
+        self.trainer.finalize_weights()
 
     def _save_for_a1111(self) -> None:
         """Before the overlay itself: once that is there, the run is over."""
-        with self.pupil.resting():
-            write_a1111(self._kept.overlay.with_suffix(".pt"), self.pupil.overlay, self.pupil.optimizer)
-        images = self._plan.batch_size * self._plan.accumulation * self.pupil.team.size
-        steps_an_epoch = max(1, self.pupil.cache.count // images)
-        write_table(self._kept.path, self._kept.steps(), self._card.steps, steps_an_epoch)
+        with self.trainer.evaluation_mode():
+            write_a1111(self._folder.overlay.with_suffix(".pt"), self.trainer.overlay, self.trainer.optimizer)
+        pictures_per_step = self._plan.batch_size * self._plan.accumulation * self.trainer.team.size
+        steps_per_epoch = max(1, self.trainer.cache.picture_count // pictures_per_step)
+        write_loss_table(self._folder.path, self._folder.step_records(), self._initial_card.steps, steps_per_epoch)
 
     def _save(self, path: Path) -> None:
-        with self.pupil.resting():
-            self._kept.save(self.pupil.overlay, path)
+        with self.trainer.evaluation_mode():
+            self._folder.save(self.trainer.overlay, path)
 
-    def _break_off(self, error: BaseException) -> None:
+    def _save_on_error(self, error: BaseException) -> None:
         """Keep what was learned before the run breaks off, and say where; nothing must hide why it did."""
-        done = len(self.losses)
-        if not done:
-            self._kept.discard()
+        step = len(self.losses)
+        if not step:
+            self._folder.discard()
             return
-        last = self._kept.snapshots[-1]
-        where = f"is kept in {self._kept.snapshot(done).path}"
+        last = self._folder.snapshots[-1]
+        location = f"is kept in {self._folder.snapshot(step).path}"
         try:
-            if self.pupil.is_moving:
-                where = f"up to step {last.step} is kept in {last.path}"
-            elif done not in {each.step for each in self._kept.snapshots}:
-                self._keep(done, None)
+            if self.trainer.is_updating_weights:
+                location = f"up to step {last.step} is kept in {last.path}"
+            elif step not in {snapshot.step for snapshot in self._folder.snapshots}:
+                self._save_snapshot(step, None)
         except (OSError, VelaturaError) as failure:
-            why = "" if str(failure) == str(error) else f" ({failure})"
-            where = f"could not be kept{why}; the last good snapshot is {last.path}"
-        error.add_note(f"what {done} of {len(self._rates)} steps learned {where}")
-        error.add_note(f"velatura resume {self._kept.path} goes on")
+            reason = "" if str(failure) == str(error) else f" ({failure})"
+            location = f"could not be kept{reason}; the last good snapshot is {last.path}"
+        error.add_note(f"what {step} of {len(self._rates)} steps learned {location}")
+        error.add_note(f"velatura resume {self._folder.path} goes on")
 
-    def _count(self) -> None:
-        self.pupil.overlay.card = self._card.but(steps=self._card.steps + len(self.losses))
+    def _update_card_steps(self) -> None:
+        self.trainer.overlay.card = self._initial_card.replace(steps=self._initial_card.steps + len(self.losses))
 
 
-def _due(every: int, done: int) -> bool:
-    return every > 0 and done % every == 0
+def _is_due(interval: int, step: int) -> bool:
+    return interval > 0 and step % interval == 0

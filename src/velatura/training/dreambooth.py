@@ -11,23 +11,23 @@ import torch
 from velatura.base.base import Base
 from velatura.errors import UnknownName
 from velatura.formats import save
-from velatura.merging.bake import copied
-from velatura.merging.summed import LaidDeltas, add_deltas
+from velatura.merging.bake import copy_base
+from velatura.merging.summed import WeightDeltas, add_deltas
 from velatura.overlays.difference import Difference
 
-Form = Literal["difference", "checkpoint", "folder"]
-FORMS: tuple[Form, ...] = get_args(Form)
+OutputFormat = Literal["difference", "checkpoint", "folder"]
+OUTPUT_FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 
 
-def with_difference(base: Base, difference: Difference, strength: float = 1.0, *, name: str = "") -> Base:
+def apply_difference(base: Base, difference: Difference, strength: float = 1.0, *, name: str = "") -> Base:
     """A base of its own that has a difference in its weights; the other one stays as it is."""
-    made = copied(base, name or difference.card.name or base.name)
-    add_deltas(base, made, [LaidDeltas.of(base, difference, strength)])
-    return made
+    result = copy_base(base, name or difference.card.name or base.name)
+    add_deltas(base, result, [WeightDeltas.from_overlay(base, difference, strength)])
+    return result
 
 
-def save_as(
-    form: str,
+def save_dreambooth(
+    output_format: str,
     base: Base,
     difference: Difference,
     path: str | os.PathLike[str],
@@ -38,12 +38,12 @@ def save_as(
 
     path: without an ending. dtype: of a checkpoint or folder, the base's own if none is given.
     """
-    if form not in FORMS:
-        raise UnknownName.among("form of what DreamBooth leaves", form, FORMS)
+    if output_format not in OUTPUT_FORMATS:
+        raise UnknownName.with_suggestions("form of what DreamBooth leaves", output_format, OUTPUT_FORMATS)
     path = Path(path).expanduser()
-    if form == "difference":
+    if output_format == "difference":
         save(difference, path.with_name(f"{path.name}.safetensors"))
         return path.with_name(f"{path.name}.safetensors")
-    where = path if form == "folder" else path.with_name(f"{path.name}.safetensors")
-    save(with_difference(base, difference), f"{where}/" if form == "folder" else where, dtype=dtype)
-    return where
+    target = path if output_format == "folder" else path.with_name(f"{path.name}.safetensors")
+    save(apply_difference(base, difference), f"{target}/" if output_format == "folder" else target, dtype=dtype)
+    return target

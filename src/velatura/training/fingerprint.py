@@ -8,31 +8,31 @@ from pathlib import Path
 from velatura.datasets.folder import Example
 from velatura.errors import BadDataset
 
-SHOWN = 3  # names in an error
+MAX_LISTED_NAMES = 3  # names in an error
 
 
-def fingerprint(examples: Sequence[Example]) -> dict[str, str]:
+def fingerprint_examples(examples: Sequence[Example]) -> dict[str, str]:
     """Each picture's name with a hash of all that is known of it: its bytes, its caption, its mask if it has one."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for example in examples:
         name, number = example.path.name, 2
-        while name in found:
+        while name in digests:
             name, number = f"{example.path.name} ({number})", number + 1
-        found[name] = _hash(example)
-    return found
+        digests[name] = _hash(example)
+    return digests
 
 
-def refuse_changed(folder: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_data_unchanged(folder: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Refuse pictures that are not those a run began with, naming what changed."""
     changes = {
         "new": sorted(now.keys() - before.keys()),
         "missing": sorted(before.keys() - now.keys()),
         "changed": sorted(name for name in now.keys() & before.keys() if now[name] != before[name]),
     }
-    said = [f"{len(names)} {what} ({_listed(names)})" for what, names in changes.items() if names]
-    if said:
+    differences = [f"{len(names)} {what} ({_list_names(names)})" for what, names in changes.items() if names]
+    if differences:
         raise BadDataset(
-            f"{folder} is not what it was when the run began: {', '.join(said)}; "
+            f"{folder} is not what it was when the run began: {', '.join(differences)}; "
             "put it back as it was, or say that it may change (data_changed=True, --data-changed)"
         )
 
@@ -46,5 +46,5 @@ def _hash(example: Example) -> str:
     return digest.hexdigest()
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def _list_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_LISTED_NAMES]) + (", ..." if len(names) > MAX_LISTED_NAMES else "")

@@ -8,13 +8,13 @@ from typing import NamedTuple
 from velatura.overlays.overlay import Overlay
 from velatura.training.course import Run
 from velatura.training.processes import OVER, Team
-from velatura.training.pupil import Pupil
-from velatura.training.signals import stopping
+from velatura.training.pupil import Trainer
+from velatura.training.signals import catch_signals
 
-BROKEN_OFF = "the training was broken off by the process that leads it, which says why"
+LEADER_STOPPED = "the training was broken off by the process that leads it, which says why"
 
 
-class Beginning(NamedTuple):
+class RunStart(NamedTuple):
     """What a process is told of a run that is resumed, as it cannot read the run's folder itself."""
 
     plan: str
@@ -23,23 +23,23 @@ class Beginning(NamedTuple):
     overlay: Overlay
 
 
-def heard_beginning(team: Team) -> Beginning:
+def receive_run_start(team: Team) -> RunStart:
     """What the leading process says of the run that it resumes."""
-    name, arguments = team.told(None)
+    name, arguments = team.broadcast(None)
     if name == OVER:
-        raise KeyboardInterrupt(BROKEN_OFF)
-    return Beginning(*arguments)
+        raise KeyboardInterrupt(LEADER_STOPPED)
+    return RunStart(*arguments)
 
 
-def followed(pupil: Pupil, out: Path) -> Run:
+def follow_run(trainer: Trainer, out: Path) -> Run:
     """Learn what the leading process learns; the run's losses and files are there alone."""
-    pupil.overlay.train()
+    trainer.overlay.train()
     try:
-        with stopping() as stop:
-            pupil.team.stop = stop
-            if not pupil.team.follow(pupil):
-                raise KeyboardInterrupt(BROKEN_OFF)
-        pupil.settle()
+        with catch_signals() as stop:
+            trainer.team.stop = stop
+            if not trainer.team.follow(trainer):
+                raise KeyboardInterrupt(LEADER_STOPPED)
+        trainer.finalize_weights()
     finally:
-        pupil.overlay.eval()
-    return Run(pupil.overlay, out, [], out)
+        trainer.overlay.eval()
+    return Run(trainer.overlay, out, [], out)

@@ -8,15 +8,15 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-WINDOW = 50  # steps whose mean is judged; the loss of one step alone says little
-RISE = 2.0  # times the lowest mean so far, and
-SURE = 4.0  # standard errors above it: a loss that only rises by chance does so once in 30,000 windows
-WORSE = 1.5  # times the lowest validation loss, or
-WORSE_THAN_NOTHING = 1.25  # times that of the overlay as it began
-GOOD = 1.1  # times the lowest validation loss: snapshots up to here are gone back to
+LOSS_WINDOW = 50  # steps whose mean is judged; the loss of one step alone says little
+MAX_LOSS_RISE = 2.0  # times the lowest mean so far, and
+MIN_STANDARD_ERRORS = 4.0  # standard errors above it: a loss that only rises by chance does so once in 30,000 windows
+MAX_VALIDATION_RISE = 1.5  # times the lowest validation loss, or
+MAX_RISE_OVER_UNTRAINED = 1.25  # times that of the overlay as it began
+GOOD_SNAPSHOT_FACTOR = 1.1  # times the lowest validation loss: snapshots up to here are gone back to
 
 
-class Watch(BaseModel):
+class LossMonitor(BaseModel):
     """What the guard has seen of a run up to a step; a new one for every step, so that a run can go back.
 
     factor is what the plan's rates are multiplied by, after as many rescues.
@@ -35,8 +35,8 @@ class Watch(BaseModel):
 
     def with_loss(self, loss: float) -> Self:
         """What is known after another step."""
-        recent = (*self.recent, loss)[-WINDOW:]
-        if len(recent) < WINDOW or (self.lowest is not None and fmean(recent) >= self.lowest):
+        recent = (*self.recent, loss)[-LOSS_WINDOW:]
+        if len(recent) < LOSS_WINDOW or (self.lowest is not None and fmean(recent) >= self.lowest):
             return self.model_copy(update={"recent": recent})
         return self.model_copy(update={"recent": recent, "lowest": fmean(recent), "spread": pvariance(recent)})
 
@@ -47,29 +47,29 @@ class Watch(BaseModel):
             return self.model_copy(update={"first": first})
         return self.model_copy(update={"first": first, "best": loss, "best_step": step})
 
-    def trouble(self, limit: float | None) -> str:
+    def loss_problem(self, limit: float | None) -> str:
         """What is wrong with the losses of late, in words, or nothing."""
-        if len(self.recent) < WINDOW or self.lowest is None:
+        if len(self.recent) < LOSS_WINDOW or self.lowest is None:
             return ""
         mean = fmean(self.recent)
-        error = math.sqrt((pvariance(self.recent) + self.spread) / WINDOW)
-        if mean > RISE * self.lowest and mean - self.lowest > SURE * error:
-            return f"the loss of {WINDOW} steps rose from {self.lowest:.3g} to {mean:.3g}"
+        standard_error = math.sqrt((pvariance(self.recent) + self.spread) / LOSS_WINDOW)
+        if mean > MAX_LOSS_RISE * self.lowest and mean - self.lowest > MIN_STANDARD_ERRORS * standard_error:
+            return f"the loss of {LOSS_WINDOW} steps rose from {self.lowest:.3g} to {mean:.3g}"
         # a base may have a higher loss on some pictures than others have after they went wrong
-        if limit is not None and mean > max(limit, WORSE * (self.first or 0)):
-            return f"the loss of {WINDOW} steps is {mean:.3g}, above {limit:g}"
+        if limit is not None and mean > max(limit, MAX_VALIDATION_RISE * (self.first or 0)):
+            return f"the loss of {LOSS_WINDOW} steps is {mean:.3g}, above {limit:g}"
         return ""
 
-    def trouble_of(self, validation: float) -> str:
+    def validation_problem(self, validation_loss: float) -> str:
         """What a validation loss says is wrong, in words, or nothing."""
-        if not math.isfinite(validation):
+        if not math.isfinite(validation_loss):
             return "the validation loss is no number"
-        if self.first is not None and validation > WORSE_THAN_NOTHING * self.first:
-            return f"the validation loss is {validation:.3g}, and was {self.first:.3g} before anything was learned"
-        if self.best is not None and validation > WORSE * self.best:
-            return f"the validation loss rose from {self.best:.3g} to {validation:.3g}"
+        if self.first is not None and validation_loss > MAX_RISE_OVER_UNTRAINED * self.first:
+            return f"the validation loss is {validation_loss:.3g}, and was {self.first:.3g} before anything was learned"
+        if self.best is not None and validation_loss > MAX_VALIDATION_RISE * self.best:
+            return f"the validation loss rose from {self.best:.3g} to {validation_loss:.3g}"
         return ""
 
-    def is_good(self, validation: float | None) -> bool:
+    def is_good(self, validation_loss: float | None) -> bool:
         """Whether a snapshot of this validation loss is one to go back to."""
-        return validation is None or self.best is None or validation <= GOOD * self.best
+        return validation_loss is None or self.best is None or validation_loss <= GOOD_SNAPSHOT_FACTOR * self.best

@@ -16,9 +16,9 @@ from types import FrameType
 
 from velatura.errors import BadPlan
 
-MOST = 64
-GRACE = 60  # seconds in which a process may keep what was learned, once another one is over before its time
-GLANCE = 0.05  # seconds between two looks at them
+MAX_PROCESSES = 64
+GRACE_SECONDS = 60  # seconds in which a process may keep what was learned, once another one is over before its time
+POLL_SECONDS = 0.05  # seconds between two looks at them
 
 Process = subprocess.Popen[bytes]
 
@@ -33,38 +33,38 @@ def is_one_of_several() -> bool:
     return process_count() > 1
 
 
-def follows() -> bool:
+def is_follower() -> bool:
     """Whether this process is one of several and not the first, which alone writes."""
     return is_one_of_several() and os.environ.get("RANK", "0") != "0"
 
 
-def launch(words: Sequence[str], count: int) -> tuple[int, str]:
+def launch(arguments: Sequence[str], count: int) -> tuple[int, str]:
     """Run `python -m velatura.training` with these words in so many processes.
 
     Returns the exit status of the whole, and what is to be said of it that none of them could say. The first one's
     output is shown as it comes; that of another is said only if the first had nothing to say. Signals are passed on.
     """
-    if not 1 <= count <= MOST:
-        raise BadPlan(f"{count} processes cannot train together: choose 1 to {MOST}, one for each GPU")
+    if not 1 <= count <= MAX_PROCESSES:
+        raise BadPlan(f"{count} processes cannot train together: choose 1 to {MAX_PROCESSES}, one for each GPU")
     with TemporaryDirectory(prefix="velatura-") as folder, ExitStack() as files:
-        said = [Path(folder, f"{rank}.txt") for rank in range(count)]
+        stderr_paths = [Path(folder, f"{rank}.txt") for rank in range(count)]
         shared = _environment(count)
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "velatura.training", *words],
+                [sys.executable, "-m", "velatura.training", *arguments],
                 env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdin=subprocess.DEVNULL,
-                stderr=files.enter_context(said[rank].open("wb")) if rank else None,
+                stderr=files.enter_context(stderr_paths[rank].open("wb")) if rank else None,
                 start_new_session=True,  # so that Ctrl-C comes to us alone, and is passed on once
             )
             for rank in range(count)
         ]
         try:
-            with _passing_on(processes):
-                statuses = _looked_after(processes)
+            with _forward_signals(processes):
+                statuses = _wait_for_all(processes)
         finally:
             _end(processes, 0)
-        return _verdict(statuses, said)
+        return _exit_status(statuses, stderr_paths)
 
 
 def _environment(count: int) -> dict[str, str]:
@@ -77,11 +77,11 @@ def _environment(count: int) -> dict[str, str]:
 
 
 @contextmanager
-def _passing_on(processes: Sequence[Process]) -> Generator[None]:
+def _forward_signals(processes: Sequence[Process]) -> Generator[None]:
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        for each in processes:
-            if each.poll() is None:
-                each.send_signal(number)
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -91,33 +91,33 @@ def _passing_on(processes: Sequence[Process]) -> Generator[None]:
             signal.signal(number, old)
 
 
-def _looked_after(processes: Sequence[Process]) -> list[int]:
+def _wait_for_all(processes: Sequence[Process]) -> list[int]:
     """Wait until all are over; when one broke off, the others have a while to do so too. A status each."""
-    while any(each.poll() is None for each in processes):
-        if any(each.poll() for each in processes):
-            _end(processes, GRACE)
-        time.sleep(GLANCE)
-    return [each.wait() for each in processes]
+    while any(process.poll() is None for process in processes):
+        if any(process.poll() for process in processes):
+            _end(processes, GRACE_SECONDS)
+        time.sleep(POLL_SECONDS)
+    return [process.wait() for process in processes]
 
 
 def _end(processes: Sequence[Process], grace: float) -> None:
     """Wait a while, then end whatever is left: politely, and at last by force."""
     for number, seconds in ((None, grace), (signal.SIGTERM, min(grace, 5.0)), (signal.SIGKILL, 5.0)):
         until = time.monotonic() + seconds
-        for each in processes:
-            if number is not None and each.poll() is None:
-                each.send_signal(number)
-        while time.monotonic() < until and any(each.poll() is None for each in processes):
-            time.sleep(GLANCE)
+        for process in processes:
+            if number is not None and process.poll() is None:
+                process.send_signal(number)
+        while time.monotonic() < until and any(process.poll() is None for process in processes):
+            time.sleep(POLL_SECONDS)
 
 
-def _verdict(statuses: Sequence[int], said: Sequence[Path]) -> tuple[int, str]:
+def _exit_status(statuses: Sequence[int], stderr_paths: Sequence[Path]) -> tuple[int, str]:
     if not any(statuses):
         return 0, ""
     if statuses[0] > 0:
         return statuses[0], ""
     for rank, status in enumerate(statuses):
-        line = said[rank].read_text("utf-8", "replace").strip() if rank else ""
+        line = stderr_paths[rank].read_text("utf-8", "replace").strip() if rank else ""
         if status > 0 and line:
             return status, line
     rank, status = next((rank, status) for rank, status in enumerate(statuses) if status)

@@ -26,11 +26,11 @@ class Lion(Optimizer):
         assert closure is None
         group: dict[str, Any]
         for group in self.param_groups:
-            fast, slow = group["betas"]
+            beta1, beta2 = group["betas"]
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
                 momentum: Tensor = self.state[weight].setdefault("exp_avg", torch.zeros_like(weight))
-                direction = torch.lerp(weight.grad, momentum, fast).sign()
+                direction = torch.lerp(weight.grad, momentum, beta1).sign()
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
-                momentum.lerp_(weight.grad, 1 - slow)
+                momentum.lerp_(weight.grad, 1 - beta2)

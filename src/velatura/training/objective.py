@@ -10,38 +10,38 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 
-Measure = Literal["squared", "huber", "smooth_l1"]
-Threshold = Literal["snr", "exponential", "constant"]
-MOST_SNR = 1000.0  # above it, in the first few timesteps, there is nothing left to weigh
+LossMeasure = Literal["squared", "huber", "smooth_l1"]
+ThresholdSchedule = Literal["snr", "exponential", "constant"]
+MAX_SNR = 1000.0  # above it, in the first few timesteps, there is nothing left to weigh
 
 
 @dataclass(frozen=True)
-class Huber:
+class HuberLoss:
     """An error that is squared where it is small and grows evenly where it is large, so that outliers rule less.
 
     threshold is where it goes from one to the other; by "snr" and "exponential" it is near 1 at the first timestep and
     comes down to that at the noisiest.
     """
 
-    measure: Measure = "huber"
+    loss_type: LossMeasure = "huber"
     threshold: float = 0.1
-    schedule: Threshold = "snr"
+    schedule: ThresholdSchedule = "snr"
 
-    def of(self, difference: Tensor, timesteps: Tensor, kept: Tensor, timestep_count: int) -> Tensor:
+    def errors(self, difference: Tensor, timesteps: Tensor, alpha_bar: Tensor, timestep_count: int) -> Tensor:
         """The error of each number of a difference (batch, ...); kept is the schedule's alpha at each timestep."""
-        least = self.threshold
+        minimum = self.threshold
         if self.schedule == "constant":
-            at = torch.full_like(kept, least)
+            thresholds = torch.full_like(alpha_bar, minimum)
         elif self.schedule == "exponential":
-            at = (math.log(least) * timesteps.to(kept.device) / timestep_count).exp()
+            thresholds = (math.log(minimum) * timesteps.to(alpha_bar.device) / timestep_count).exp()
         else:
-            at = (1 - least) / (1 + ((1 - kept) / kept).sqrt()).square() + least
-        c = at.view(-1, *[1] * (difference.dim() - 1))
-        return 2 * (c if self.measure == "huber" else 1) * ((difference.square() + c.square()).sqrt() - c)
+            thresholds = (1 - minimum) / (1 + ((1 - alpha_bar) / alpha_bar).sqrt()).square() + minimum
+        c = thresholds.view(-1, *[1] * (difference.dim() - 1))
+        return 2 * (c if self.loss_type == "huber" else 1) * ((difference.square() + c.square()).sqrt() - c)
 
 
 @dataclass(frozen=True)
-class Weighing:
+class LossWeighting:
     """How much a picture's error counts by the signal-to-noise ratio at its timestep; all that is chosen multiplies.
 
     min_snr: see min_snr_weights. debiased: by the root of the noise's share, as noise that is told wrongly matters most
@@ -54,28 +54,28 @@ class Weighing:
     velocity_as_noise: bool = False
     noise_as_velocity: float = 0.0
 
-    def of(self, snr: Tensor, *, predicts_velocity: bool) -> Tensor:
+    def factors(self, snr: Tensor, *, predicts_velocity: bool) -> Tensor:
         """A factor for each ratio."""
-        factors, capped = torch.ones_like(snr), snr.clamp(max=MOST_SNR)
+        weights, capped_snr = torch.ones_like(snr), snr.clamp(max=MAX_SNR)
         if self.min_snr is not None:
-            factors = factors * min_snr_weights(snr, self.min_snr, predicts_velocity=predicts_velocity)
+            weights = weights * min_snr_weights(snr, self.min_snr, predicts_velocity=predicts_velocity)
         if self.debiased:
-            factors = factors / ((capped + 1) if predicts_velocity else capped.sqrt())
+            weights = weights / ((capped_snr + 1) if predicts_velocity else capped_snr.sqrt())
         if self.velocity_as_noise:
-            factors = factors * capped / (capped + 1)
-        return factors * (1 + self.noise_as_velocity * (capped + 1) / capped)
+            weights = weights * capped_snr / (capped_snr + 1)
+        return weights * (1 + self.noise_as_velocity * (capped_snr + 1) / capped_snr)
 
 
 def denoising_loss(
     base: Base,
     latents: Tensor,
-    said: Tensor | Conditioning,
+    cond: Tensor | Conditioning,
     noise: Tensor,
     timesteps: Tensor,
     *,
-    mixed: Tensor | None = None,
-    weighing: Weighing | None = None,
-    huber: Huber | None = None,
+    input_noise: Tensor | None = None,
+    weighting: LossWeighting | None = None,
+    huber: HuberLoss | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
     """The mean squared error of what the base predicts of noised latents: a 0-d tensor in float32.
@@ -84,18 +84,18 @@ def denoising_loss(
     width) alone, see Base.predict; timesteps: (batch,); mixed: noise that is mixed in in place of the one to be told.
     weights: (batch, 1, height, width), of mean 1, how much each place counts.
     """
-    kept = base.schedule.alphas_cumprod.to(latents.device)[timesteps.to(latents.device)]  # (batch,)
-    noisy = base.schedule.add_noise(latents, noise if mixed is None else mixed, timesteps)
+    alpha_bar = base.schedule.alphas_cumprod.to(latents.device)[timesteps.to(latents.device)]  # (batch,)
+    noisy_latents = base.schedule.add_noise(latents, noise if input_noise is None else input_noise, timesteps)
     target, predicts_velocity = noise, base.family.prediction == "v_prediction"
     if predicts_velocity:  # Salimans & Ho 2022, Progressive Distillation, appendix D
-        target = kept.sqrt().view(-1, 1, 1, 1) * noise - (1 - kept).sqrt().view(-1, 1, 1, 1) * latents
-    difference = base.predict(noisy, timesteps, said) - target
-    errors = huber.of(difference, timesteps, kept, len(base.schedule)) if huber else difference.square()
+        target = alpha_bar.sqrt().view(-1, 1, 1, 1) * noise - (1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * latents
+    difference = base.predict(noisy_latents, timesteps, cond) - target
+    errors = huber.errors(difference, timesteps, alpha_bar, len(base.schedule)) if huber else difference.square()
     if weights is not None:
         errors = errors * weights
     errors = errors.mean(dim=(1, 2, 3))  # (batch,)
-    if weighing:
-        errors = errors * weighing.of(kept / (1 - kept), predicts_velocity=predicts_velocity)
+    if weighting:
+        errors = errors * weighting.factors(alpha_bar / (1 - alpha_bar), predicts_velocity=predicts_velocity)
     return errors.mean()
 
 

@@ -13,78 +13,83 @@ from torch import nn
 
 from velatura.card import Card
 from velatura.overlays.deltas.delta import Delta
-from velatura.overlays.embedding import ALONE, Embedding
+from velatura.overlays.embedding import SINGLE_KEYS, Embedding
 from velatura.overlays.lora import Lora
-from velatura.overlays.overlay import Overlay, Part
+from velatura.overlays.overlay import Overlay, TargetPart
 from velatura.overlays.seams import Undo
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
-WORDS = "words"
-ONE = "*"  # what the one tensor of an embedding in a LoRA's file is called
+WORDS_PART = "words"
+SINGLE_VECTOR_KEY = "*"  # what the one tensor of an embedding in a LoRA's file is called
 
 
-class WordedLora(Lora):
+class PivotalLora(Lora):
     """A LoRA whose bundled embeddings lie over the base with it, and learn as it does."""
 
-    def __init__(self, card: Card, deltas: Mapping[str, Delta], words: Sequence[Embedding]) -> None:
+    def __init__(self, card: Card, deltas: Mapping[str, Delta], embeddings: Sequence[Embedding]) -> None:
         super().__init__(card, deltas)
-        self.words = nn.ModuleList(words)
-        self.bundled = {
-            word.name: {_file_name(name): word.get_parameter(name) for name in word.names} for word in words
+        self.words = nn.ModuleList(embeddings)
+        self.bundled_embeddings = {
+            embedding.name: {_file_key(name): embedding.get_parameter(name) for name in embedding.tensor_names}
+            for embedding in embeddings
         }
         self.eval()
 
     @classmethod
-    def of(cls, lora: Lora, *words: Embedding) -> Self:
+    def from_lora(cls, lora: Lora, *embeddings: Embedding) -> Self:
         """A LoRA with more words than those that it has; layers and vectors are shared with what it is made of."""
-        kept = [
-            Embedding.of_tensors(vectors, Card(kind=Embedding.kind, name=name, family=lora.card.family))
-            for name, vectors in lora.bundled.items()
-            if name not in {each.name for each in words}
+        bundled_embeddings = [
+            Embedding.from_tensors(vectors, Card(kind=Embedding.kind, name=name, family=lora.card.family))
+            for name, vectors in lora.bundled_embeddings.items()
+            if name not in {embedding.name for embedding in embeddings}
         ]
-        called = tuple(dict.fromkeys([*(each.name for each in words), *lora.card.trigger_words]))
-        made = cls(lora.card.but(trigger_words=called), lora.layers, [*kept, *words])
-        made.source, made.blocks = lora.source, lora.blocks
-        lora.bundled = made.bundled
-        return made
+        trigger_words = tuple(dict.fromkeys([*(embedding.name for embedding in embeddings), *lora.card.trigger_words]))
+        pivotal = cls(lora.card.replace(trigger_words=trigger_words), lora.layers, [*bundled_embeddings, *embeddings])
+        pivotal.source, pivotal.block_weights = lora.source, lora.block_weights
+        lora.bundled_embeddings = pivotal.bundled_embeddings
+        return pivotal
 
     @property
-    def touches(self) -> frozenset[Part]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def target_parts(self) -> frozenset[TargetPart]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Which parts of a base it has layers of, and the text."""
-        return super().touches | frozenset[Part]({"text"})
+        return super().target_parts | frozenset[TargetPart]({"text"})
 
-    def part_of(self, parameter: str) -> Part | Literal["words"]:
+    def part_of(self, parameter: str) -> TargetPart | Literal["words"]:
         """The part of a base that one of its parameters acts in; words are their own."""
-        return WORDS if parameter.startswith(f"{WORDS}.") else super().part_of(parameter)
+        return WORDS_PART if parameter.startswith(f"{WORDS_PART}.") else super().part_of(parameter)
 
     def after_step(self) -> None:
         """Keep the words in their bounds."""
-        for word in self._words:
-            word.after_step()
+        for embedding in self._embeddings:
+            embedding.after_step()
 
-    def hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
+    def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Hang the layers, and make the words words."""
-        yield from super().hooks(target, strength)
-        for word in self._words:
-            yield from word.hooks(target, strength)
+        yield from super().install_hooks(target, strength)
+        for embedding in self._embeddings:
+            yield from embedding.install_hooks(target, strength)
 
     @property
-    def _words(self) -> list[Embedding]:
+    def _embeddings(self) -> list[Embedding]:
         return cast("list[Embedding]", [*self.words])
 
 
-def learner(overlay: Overlay) -> Overlay:
+def activate_bundled_embeddings(overlay: Overlay) -> Overlay:
     """The overlay as it learns: a LoRA with words in its file learns these too.
 
     What that file said of its training, its steps for one, holds no longer.
     """
     if not isinstance(overlay, Lora):
         return overlay
-    made = WordedLora.of(overlay) if overlay.bundled and not isinstance(overlay, WordedLora) else overlay
-    made.metadata = {}
-    return made
+    trainable = (
+        PivotalLora.from_lora(overlay)
+        if overlay.bundled_embeddings and not isinstance(overlay, PivotalLora)
+        else overlay
+    )
+    trainable.metadata = {}
+    return trainable
 
 
-def _file_name(name: str) -> str:
-    return ONE if name in ALONE else name
+def _file_key(name: str) -> str:
+    return SINGLE_VECTOR_KEY if name in SINGLE_KEYS else name

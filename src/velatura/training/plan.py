@@ -20,19 +20,19 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from velatura.datasets.templates import TEMPLATES, Wording
+from velatura.datasets.templates import TEMPLATES, CaptionTemplate
 from velatura.errors import BadPlan, UnknownName, VelaturaWarning
-from velatura.training.rates import Rates
-from velatura.training.schedules import Schedule, factor
+from velatura.training.rates import LearningRates
+from velatura.training.schedules import RateSchedule, schedule_factor
 
-Optimizer = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
-Loss = Literal["squared", "huber", "smooth_l1"]
+OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
+LossType = Literal["squared", "huber", "smooth_l1"]
 HuberSchedule = Literal["snr", "exponential", "constant"]
-Sampling = Literal["mean", "once", "draw"]
-Shape = Literal["square", "buckets"]
+LatentSamplingMode = Literal["mean", "once", "draw"]
+PictureShape = Literal["square", "buckets"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-OTHER_NAMES = {"difference": "dreambooth"}  # how a difference is trained
+KIND_ALIASES = {"difference": "dreambooth"}  # how a difference is trained
 
 
 def _as_text(rate: object) -> object:
@@ -58,10 +58,12 @@ class Plan(BaseModel):
     word_rate: Annotated[str | None, BeforeValidator(_as_text)] = Field(
         default=None, description="the same for words that a LoRA learns along with its layers"
     )
-    schedule: Schedule = Field(default="constant", description="shape that the rates are multiplied by, 1 at its top")
+    schedule: RateSchedule = Field(
+        default="constant", description="shape that the rates are multiplied by, 1 at its top"
+    )
     warmup: int = Field(default=0, ge=0, description="steps in which the rate rises from 0")
     cycles: int = Field(default=1, ge=1, description='times that the schedule "restarts" begins')
-    optimizer: Optimizer = Field(
+    optimizer: OptimizerName = Field(
         default="adamw", description="what moves the weights; Lion wants a third of AdamW's rate, Prodigy a rate of 1"
     )
     batch_size: int = Field(default=1, ge=1, le=4096, description="pictures a step")
@@ -70,7 +72,7 @@ class Plan(BaseModel):
     pixels: int | None = Field(
         default=None, ge=16, le=4096, description="width and height of the pictures; None: the base's own"
     )
-    shape: Shape = Field(
+    shape: PictureShape = Field(
         default="square", description="the middle square of each picture, or buckets: of several sizes the nearest"
     )
     precision: Precision = Field(
@@ -97,7 +99,7 @@ class Plan(BaseModel):
     zero_terminal_snr: bool = Field(
         default=False, description="stretch the schedule until it ends in noise alone, for bases that predict velocity"
     )
-    loss: Loss = Field(default="squared", description="error that is made small; Huber's counts outliers less")
+    loss: LossType = Field(default="squared", description="error that is made small; Huber's counts outliers less")
     huber_threshold: float = Field(default=0.1, gt=0, le=1, description="error above which Huber's grows evenly")
     huber_schedule: HuberSchedule = Field(default="snr", description="how that threshold comes down with the noise")
     noise_offset: float = Field(
@@ -113,7 +115,7 @@ class Plan(BaseModel):
         default=None, gt=0, lt=1, description="keep an average of the weights, this much of it at each step; 0.999"
     )
     masks: bool = Field(default=True, description="let masks and alpha channels say which places count")
-    latents: Sampling = Field(
+    latents: LatentSamplingMode = Field(
         default="mean", description="of the autoencoder's distribution: its mean, one draw kept, or a draw at each step"
     )
     cache: bool = Field(default=True, description="keep encoded pictures and captions on disk for the next run")
@@ -163,19 +165,19 @@ class Plan(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _say_what_is_wrong(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _validate_plan(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             plan = validate(values)
         except ValidationError as error:
-            raise BadPlan("; ".join(map(_complaint, error.errors()))) from None
+            raise BadPlan("; ".join(map(_describe_error, error.errors()))) from None
         rates = plan.rates()
-        _refuse_unfit(plan.learning_rate, rates)
-        for own in filter(None, (plan.text_rate, plan.word_rate)):
-            _refuse_unfit(own, Rates.read(own, plan.steps))
+        _check_rates(plan.learning_rate, rates)
+        for rate_text in filter(None, (plan.text_rate, plan.word_rate)):
+            _check_rates(rate_text, LearningRates.read(rate_text, plan.steps))
         if plan.optimizer == "prodigy" and (plan.text_rate or plan.word_rate):
             raise BadPlan("Prodigy finds one rate for all: leave out text_rate and word_rate, or plan adamw")
-        plan.wording("")
-        _refuse_idle(plan)
+        plan.caption_template("")
+        _check_requirements(plan)
         if plan.warmup >= rates.end and plan.warmup:
             raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {rates.end}: shorten it")
         for oddity in rates.oddities:
@@ -185,42 +187,48 @@ class Plan(BaseModel):
     @classmethod
     def preset(cls, kind: str, family: str, purpose: str = "style") -> Self:
         """What serves a kind of overlay on a family of bases, from presets/KIND-PURPOSE.toml; raises UnknownName."""
-        presets = {Path(each.name).stem: each for each in (files("velatura.training") / "presets").iterdir()}
+        presets = {Path(file.name).stem: file for file in (files("velatura.training") / "presets").iterdir()}
         kinds = {name.partition("-")[0] for name in presets}
-        kind = OTHER_NAMES.get(kind, kind)
+        kind = KIND_ALIASES.get(kind, kind)
         if kind not in kinds:
-            raise UnknownName.among("kind of overlay to train", kind, kinds)
+            raise UnknownName.with_suggestions("kind of overlay to train", kind, kinds)
         if f"{kind}-{purpose}" not in presets:
             purposes = [name.partition("-")[2] for name in presets if name.startswith(f"{kind}-")]
-            raise UnknownName.among(f"purpose of a {kind}", purpose, purposes)
+            raise UnknownName.with_suggestions(f"purpose of a {kind}", purpose, purposes)
         table = tomllib.loads(presets[f"{kind}-{purpose}"].read_text("utf-8"))
         return cls.model_validate(table["any"] | table.get(family, {}))
 
-    def but(self, **changes: object) -> Self:
+    def replace(self, **changes: object) -> Self:
         """This plan with some fields changed, and checked again."""
         return self.model_validate(self.model_dump() | changes)
 
-    def rates(self, *, start_step: int = 0) -> Rates:
+    def rates(self, *, start_step: int = 0) -> LearningRates:
         """The learning rate of every step."""
-        return Rates.read(self.learning_rate, self.steps, start_step=start_step)
+        return LearningRates.read(self.learning_rate, self.steps, start_step=start_step)
 
     def step_rates(self) -> list[float]:
         """The learning rate of every step, as the schedule shapes it."""
-        return self._shaped(self.rates())
+        return self._apply_schedule(self.rates())
 
     def part_rates(self) -> dict[str, list[float]]:
         """The same of parts with rates of their own; they stand still where those end before the learning rate."""
-        own = {"text": self.text_rate, "words": self.word_rate}
+        rate_texts = {"text": self.text_rate, "words": self.word_rate}
         count = self.rates().end
-        read = {part: [*Rates.read(rate, self.steps)][:count] for part, rate in own.items() if rate is not None}
-        return {part: self._shaped([*rates, *[0.0] * (count - len(rates))]) for part, rates in read.items()}
+        rates_by_part = {
+            part: [*LearningRates.read(rate, self.steps)][:count]
+            for part, rate in rate_texts.items()
+            if rate is not None
+        }
+        return {
+            part: self._apply_schedule([*rates, *[0.0] * (count - len(rates))]) for part, rates in rates_by_part.items()
+        }
 
-    def wording(self, name: str) -> Wording:
+    def caption_template(self, name: str) -> CaptionTemplate:
         """How what is said of a picture is made of its caption; name: what [name] stands for."""
         if self.template not in TEMPLATES and not re.search(r"\s|\[name\]|\[filewords\]", self.template):
-            raise UnknownName.among("template", self.template, TEMPLATES)
+            raise UnknownName.with_suggestions("template", self.template, TEMPLATES)
         lines = TEMPLATES.get(self.template) or tuple(self.template.splitlines())
-        return Wording(
+        return CaptionTemplate(
             lines,
             name,
             shuffles_tags=self.shuffle_tags,
@@ -228,13 +236,13 @@ class Plan(BaseModel):
             keep_tags=self.keep_tags,
         )
 
-    def _shaped(self, rates: Iterable[float]) -> list[float]:
-        end, shape = self.rates().end, {"warmup": self.warmup, "cycles": self.cycles}
-        return [rate * factor(self.schedule, done, end, **shape) for done, rate in enumerate(rates)]
+    def _apply_schedule(self, rates: Iterable[float]) -> list[float]:
+        end, options = self.rates().end, {"warmup": self.warmup, "cycles": self.cycles}
+        return [rate * schedule_factor(self.schedule, step, end, **options) for step, rate in enumerate(rates)]
 
 
 # Fields that do nothing unless another one is as it must be: what that is, and whether it is
-NEEDED: dict[str, tuple[str, Callable[[Plan], bool]]] = {
+FIELD_REQUIREMENTS: dict[str, tuple[str, Callable[[Plan], bool]]] = {
     "cycles": ("the schedule restarts", lambda plan: plan.schedule == "restarts"),
     "huber_threshold": ("the loss huber or smooth_l1", lambda plan: plan.loss != "squared"),
     "huber_schedule": ("the loss huber or smooth_l1", lambda plan: plan.loss != "squared"),
@@ -245,22 +253,24 @@ NEEDED: dict[str, tuple[str, Callable[[Plan], bool]]] = {
 }
 
 
-def _refuse_idle(plan: Plan) -> None:
-    for field, (wanted, is_used) in NEEDED.items():
+def _check_requirements(plan: Plan) -> None:
+    for field, (requirement, is_used) in FIELD_REQUIREMENTS.items():
         value = getattr(plan, field)
         if value != Plan.model_fields[field].default and not is_used(plan):
-            raise BadPlan(f"the plan's {field} is {value!r}, and does nothing without {wanted}: plan both, or neither")
+            raise BadPlan(
+                f"the plan's {field} is {value!r}, and does nothing without {requirement}: plan both, or neither"
+            )
 
 
-def _refuse_unfit(text: str, rates: Rates) -> None:
+def _check_rates(text: str, rates: LearningRates) -> None:
     """Refuse rates that cannot be learned at."""
-    if not all(math.isfinite(each.rate) and each.rate >= 0 for each in rates.segments):
+    if not all(math.isfinite(segment.rate) and segment.rate >= 0 for segment in rates.segments):
         raise BadPlan(f'the rate "{text}" is not a positive number throughout; 1e-4 is a usual one')
-    if not any(each.rate for each in rates.segments):
+    if not any(segment.rate for segment in rates.segments):
         raise BadPlan(f'the rate "{text}" is zero: nothing would be learned; 1e-4 is a usual one')
 
 
-def _complaint(error: ErrorDetails) -> str:
+def _describe_error(error: ErrorDetails) -> str:
     """One entry of pydantic's list of errors, in our words."""
     name = ".".join(map(str, error["loc"]))
     if name not in Plan.model_fields:

@@ -5,37 +5,37 @@ from __future__ import annotations
 import copy
 
 from velatura.base.base import Base
-from velatura.base.schedule import Schedule
+from velatura.base.schedule import NoiseSchedule
 from velatura.errors import BadPlan
-from velatura.training.objective import Huber, Weighing
+from velatura.training.objective import HuberLoss, LossWeighting
 from velatura.training.plan import Plan
 
 
-def huber_of(plan: Plan) -> Huber | None:
+def create_huber_loss(plan: Plan) -> HuberLoss | None:
     """How the plan measures errors, where it does not just square them."""
-    return None if plan.loss == "squared" else Huber(plan.loss, plan.huber_threshold, plan.huber_schedule)
+    return None if plan.loss == "squared" else HuberLoss(plan.loss, plan.huber_threshold, plan.huber_schedule)
 
 
-def weighing_of(plan: Plan) -> Weighing:
+def create_loss_weighting(plan: Plan) -> LossWeighting:
     """How the plan weighs errors by their timestep."""
-    return Weighing(plan.min_snr, plan.debiased, plan.velocity_as_noise, plan.noise_as_velocity)
+    return LossWeighting(plan.min_snr, plan.debiased, plan.velocity_as_noise, plan.noise_as_velocity)
 
 
-def scheduled(base: Base, plan: Plan) -> Base:
+def apply_zero_terminal_snr(base: Base, plan: Plan) -> Base:
     """The base, with a schedule that ends in noise alone where the plan asks for it; raises BadPlan for a misfit.
 
     Lin et al. 2023, Common Diffusion Noise Schedules and Sample Steps are Flawed.
     """
-    _refuse_misfit(base, plan)
+    _check_prediction_type(base, plan)
     old = base.schedule
     if not plan.zero_terminal_snr or old.zero_snr:
         return base
     base = copy.copy(base)
-    base.schedule = Schedule(old.beta_start, old.beta_end, len(old), zero_snr=True)
+    base.schedule = NoiseSchedule(old.beta_start, old.beta_end, len(old), zero_snr=True)
     return base
 
 
-def _refuse_misfit(base: Base, plan: Plan) -> None:
+def _check_prediction_type(base: Base, plan: Plan) -> None:
     """Refuse what only makes sense for a base that predicts the other thing."""
     predicts_velocity = base.family.prediction == "v_prediction"
     if predicts_velocity and plan.noise_as_velocity:

@@ -14,18 +14,18 @@ from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import Picture
 from velatura.sampling.recipe import Recipe
 from velatura.sampling.sheet import draw_grid
-from velatura.training.disk import flush, whole
+from velatura.training.disk import atomic_write, flush
 from velatura.training.plan import Plan
 
-CELL = 256  # pixels that the longer side of a picture has on the sheet at most
-MOST_ROWS = 60  # beyond that, every second or third step is shown, and always the last
+MAX_CELL_PIXELS = 256  # pixels that the longer side of a picture has on the sheet at most
+MAX_SHEET_ROWS = 60  # beyond that, every second or third step is shown, and always the last
 
 
 def preview_recipes(plan: Plan, first_caption: str) -> list[Recipe]:
     """What previews show: every line of the plan's prompt, or else the first caption, with every seed."""
     lines = [line for line in (plan.preview_prompt or first_caption).splitlines() if line.strip()]
     for line in lines if plan.preview_every else ():
-        if Prompt.read(line).tags:
+        if Prompt.parse(line).tags:
             raise BadPlan(f'previews of "{line}" would call other overlays; name a preview prompt without tags')
     return [Recipe(prompt=line, seed=plan.seed + number) for line, number in product(lines, range(plan.preview_seeds))]
 
@@ -45,45 +45,45 @@ class Previews:
     def add(self, pictures: Sequence[Picture], step: int) -> None:
         """Keep the pictures of a step, and draw the sheet."""
         for number, picture in enumerate(pictures):
-            place = "" if len(pictures) == 1 else f"-{number + 1}"
-            with whole(self.folder / f"{self.name}-{step:06}{place}.png") as beside:
-                picture.save(beside)
+            suffix = "" if len(pictures) == 1 else f"-{number + 1}"
+            with atomic_write(self.folder / f"{self.name}-{step:06}{suffix}.png") as temp_path:
+                picture.save(temp_path)
         self._draw([_label(picture.recipe, pictures) for picture in pictures])
 
-    def cut(self, step: int) -> None:
+    def remove_after(self, step: int) -> None:
         """Forget those of later steps; the sheet has no row of them when it is next drawn, and is none until then."""
-        later = [path for other, row in self.rows().items() if other > step for path in row]
-        if later:
+        later_paths = [path for row_step, row in self.rows().items() if row_step > step for path in row]
+        if later_paths:
             self.sheet.unlink(missing_ok=True)
-            for path in later:
+            for path in later_paths:
                 path.unlink()
             flush(self.folder)
 
     def rows(self) -> dict[int, list[Path]]:
         """The pictures by step, those of one step in the order of their prompts and seeds."""
-        found: dict[int, list[tuple[int, Path]]] = {}
+        paths_by_step: dict[int, list[tuple[int, Path]]] = {}
         for path in self.folder.glob("*.png"):
-            step, _, place = path.stem.removeprefix(f"{self.name}-").partition("-")
+            step, _, suffix = path.stem.removeprefix(f"{self.name}-").partition("-")
             if step.isdigit():
-                found.setdefault(int(step), []).append((int(place or 1), path))
-        return {step: [path for _, path in sorted(found[step])] for step in sorted(found)}
+                paths_by_step.setdefault(int(step), []).append((int(suffix or 1), path))
+        return {step: [path for _, path in sorted(paths_by_step[step])] for step in sorted(paths_by_step)}
 
     def _draw(self, columns: Sequence[str]) -> None:
-        rows = _thinned(self.rows())
-        images = [[_small(path) for path in row] for row in rows.values()]
-        with whole(self.sheet) as beside:
-            draw_grid(images, columns, [f"{step}" for step in rows]).save(beside)
+        rows = _select_rows(self.rows())
+        images = [[_thumbnail(path) for path in row] for row in rows.values()]
+        with atomic_write(self.sheet) as temp_path:
+            draw_grid(images, columns, [f"{step}" for step in rows]).save(temp_path)
 
 
-def _thinned(rows: dict[int, list[Path]]) -> dict[int, list[Path]]:
+def _select_rows(rows: dict[int, list[Path]]) -> dict[int, list[Path]]:
     """No more rows than a sheet has room for, evenly, counted from the last."""
-    every = -(-len(rows) // MOST_ROWS)
-    return {step: rows[step] for step in sorted(sorted(rows, reverse=True)[::every])}
+    interval = -(-len(rows) // MAX_SHEET_ROWS)
+    return {step: rows[step] for step in sorted(sorted(rows, reverse=True)[::interval])}
 
 
-def _small(path: Path) -> Image.Image:
+def _thumbnail(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        image.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+        image.thumbnail((MAX_CELL_PIXELS, MAX_CELL_PIXELS), Image.Resampling.LANCZOS)
         return image.convert("RGB")
 
 

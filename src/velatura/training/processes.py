@@ -13,11 +13,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from velatura.errors import Diverged, ProcessFailed
-from velatura.training.signals import Stop
+from velatura.errors import ProcessFailed, TrainingDiverged
+from velatura.training.signals import StopSignal
 
-PATIENCE = timedelta(days=1)  # that a process waits for the others: one may be making previews
-AT_ONCE = 2**24  # numbers that are averaged in one go; more of them would only take memory
+PROCESS_TIMEOUT = timedelta(days=1)  # that a process waits for the others: one may be making previews
+MAX_AVERAGED_NUMBERS = 2**24  # numbers that are averaged in one go; more of them would only take memory
 OVER = "over"
 
 distributed: Any = torch.distributed  # hardly typed
@@ -26,11 +26,11 @@ distributed: Any = torch.distributed  # hardly typed
 class Follower(Protocol):
     """What learns in a process that follows: what the one that leads does, it does too."""
 
-    def learn(self, done: int, rate: float, others: Mapping[str, float] | None = None) -> float:
+    def training_step(self, step: int, rate: float, part_rates: Mapping[str, float] | None = None) -> float:
         """Take a step."""
         ...
 
-    def take(self, state: Any) -> None:
+    def load_state(self, state: Any) -> None:
         """Be as the leading process's."""
         ...
 
@@ -41,18 +41,18 @@ class Team:
 
     rank: int = 0
     size: int = 1
-    asked: str = ""
-    stop: Stop = field(default_factory=Stop)
+    signal_name: str = ""
+    stop: StopSignal = field(default_factory=StopSignal)
     _group: Any = None
 
     @classmethod
-    def joined(cls, device: torch.device) -> Team:
+    def join(cls, device: torch.device) -> Team:
         """All processes that were launched with this one, once they are there too, or this one alone."""
         if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
             return cls()
         accelerate: Any = import_module("accelerate")
-        state = accelerate.PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
-        group = distributed.new_group(backend="gloo", timeout=PATIENCE)  # what is said goes past the GPUs
+        state = accelerate.PartialState(cpu=device.type == "cpu", timeout=PROCESS_TIMEOUT)
+        group = distributed.new_group(backend="gloo", timeout=PROCESS_TIMEOUT)  # what is said goes past the GPUs
         return cls(state.process_index, state.num_processes, _group=group)
 
     @property
@@ -72,27 +72,27 @@ class Team:
     def wait(self) -> None:
         """Go on when all have come here."""
         if not self.is_alone:
-            with _together():
+            with _collective():
                 distributed.barrier(group=self._group)
 
-    def told(self, what: object) -> Any:
+    def broadcast(self, value: object) -> Any:
         """What the leading process says, in all of them."""
         if self.is_alone:
-            return what
-        said: list[object] = [what if self.leads else None]
-        with _together():
-            distributed.broadcast_object_list(said, src=0, group=self._group)
-        return said[0]
+            return value
+        message: list[object] = [value if self.leads else None]
+        with _collective():
+            distributed.broadcast_object_list(message, src=0, group=self._group)
+        return message[0]
 
     def call(self, name: str, *arguments: object) -> None:
         """Let the others do what this one is about to do, if it leads them."""
         if self.leads:
-            self.told((name, arguments))
+            self.broadcast((name, arguments))
 
     def check(self) -> None:
         """Stop here if another process was told to."""
-        if self.asked:
-            raise KeyboardInterrupt(self.asked)
+        if self.signal_name:
+            raise KeyboardInterrupt(self.signal_name)
 
     def mean(self, backward: Callable[[], Tensor], weights: Iterable[Tensor]) -> Tensor:
         """Let every process find its loss and gradients, and give all of them the means of both.
@@ -106,7 +106,7 @@ class Team:
             loss = backward()
         except BaseException as failure:  # noqa: BLE001 - raised again, when the others know
             error = failure
-        self._hear_of(error)
+        self._raise_any_error(error)
         self._average([loss], self._group)
         weights = [weight for weight in weights if weight.requires_grad]
         shares = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
@@ -117,8 +117,8 @@ class Team:
                 weight.grad = torch.zeros_like(weight)
         gradients = [cast("Tensor", weight.grad) for weight in learned]
         group = self._group if loss.device.type == "cpu" and _on_cpu(gradients) else None
-        for some in _portions(gradients):
-            self._average(some, group)
+        for batch in _batches_of(gradients):
+            self._average(batch, group)
         return loss
 
     def follow(self, follower: Follower) -> bool:
@@ -126,7 +126,7 @@ class Team:
         error: Exception | None = None
         while True:
             try:
-                name, arguments = self.told(None)
+                name, arguments = self.broadcast(None)
             except ProcessFailed:  # whoever looks after the leading one says why it is gone
                 return False
             if name == OVER and error:
@@ -135,15 +135,15 @@ class Team:
                 return bool(arguments[0])
             try:
                 if error:
-                    self._hear_of(error)
+                    self._raise_any_error(error)
                 getattr(follower, name)(*arguments)
-            except Diverged:  # as the leading one has seen, which goes back or gives up
+            except TrainingDiverged:  # as the leading one has seen, which goes back or gives up
                 continue
             except Exception as failure:  # noqa: BLE001 - raised when it is over, which the leading one then says
                 error = failure
 
     @contextmanager
-    def led(self) -> Generator[None]:
+    def lead(self) -> Generator[None]:
         """Tell the others at the end that it is over, and whether all went well."""
         went_well = False
         try:
@@ -154,44 +154,44 @@ class Team:
                 with suppress(ProcessFailed):
                     self.call(OVER, went_well)
 
-    def _hear_of(self, error: BaseException | None) -> None:
+    def _raise_any_error(self, error: BaseException | None) -> None:
         """Raise this process's error, or else another one's; and hear which signals came."""
-        said: list[tuple[str, str]] = [("", "")] * self.size
-        with _together():
-            distributed.all_gather_object(said, (_line(error), self.stop.asked), group=self._group)
-        self.asked = next((signal for _, signal in said if signal), self.asked)
+        reports: list[tuple[str, str]] = [("", "")] * self.size
+        with _collective():
+            distributed.all_gather_object(reports, (_line(error), self.stop.signal_name), group=self._group)
+        self.signal_name = next((name for _, name in reports if name), self.signal_name)
         if error:
             raise error
-        for rank, (failure, _) in enumerate(said):
+        for rank, (failure, _) in enumerate(reports):
             if failure:
                 raise ProcessFailed(f"process {rank} of {self.size}: {failure}")
 
     def _average(self, tensors: Sequence[Tensor], group: Any) -> None:
-        flat = torch.cat([each.detach().reshape(-1) for each in tensors])
-        with _together():
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        with _collective():
             distributed.all_reduce(flat, group=group)
         flat /= self.size
         first = 0
-        for each in tensors:
-            each.detach().copy_(flat[first : first + each.numel()].view_as(each))
-            first += each.numel()
+        for tensor in tensors:
+            tensor.detach().copy_(flat[first : first + tensor.numel()].view_as(tensor))
+            first += tensor.numel()
 
 
-def moved(state: Any, device: torch.device) -> Any:
+def move_to_device(state: Any, device: torch.device) -> Any:
     """The tensors in dicts, lists and tuples on another device, and all else as it is."""
     if isinstance(state, Tensor):
         return state.to(device)
     if isinstance(state, dict):
-        return {name: moved(each, device) for name, each in cast("dict[object, object]", state).items()}
+        return {name: move_to_device(value, device) for name, value in cast("dict[object, object]", state).items()}
     if isinstance(state, list):
-        return [moved(each, device) for each in cast("list[object]", state)]
+        return [move_to_device(value, device) for value in cast("list[object]", state)]
     if isinstance(state, tuple):
-        return tuple(moved(each, device) for each in cast("tuple[object, ...]", state))
+        return tuple(move_to_device(value, device) for value in cast("tuple[object, ...]", state))
     return state
 
 
 @contextmanager
-def _together() -> Generator[None]:
+def _collective() -> Generator[None]:
     """Do what takes all processes; raises ProcessFailed where one is gone."""
     try:
         yield
@@ -206,15 +206,15 @@ def _line(error: BaseException | None) -> str:
 
 
 def _on_cpu(tensors: Sequence[Tensor]) -> bool:
-    return all(each.device.type == "cpu" for each in tensors)
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
-def _portions(tensors: Sequence[Tensor]) -> Generator[list[Tensor]]:
-    some: list[Tensor] = []
-    for each in tensors:
-        if some and sum(map(Tensor.numel, some)) + each.numel() > AT_ONCE:
-            yield some
-            some = []
-        some.append(each)
-    if some:
-        yield some
+def _batches_of(tensors: Sequence[Tensor]) -> Generator[list[Tensor]]:
+    batch: list[Tensor] = []
+    for tensor in tensors:
+        if batch and sum(map(Tensor.numel, batch)) + tensor.numel() > MAX_AVERAGED_NUMBERS:
+            yield batch
+            batch = []
+        batch.append(tensor)
+    if batch:
+        yield batch

@@ -15,27 +15,27 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from velatura.base.base import Base
-from velatura.errors import BadPlan, Diverged
+from velatura.errors import BadPlan, TrainingDiverged
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture, generate_many
 from velatura.sampling.recipe import Recipe
-from velatura.training.buckets import batch_at
-from velatura.training.cache import Cache
-from velatura.training.chance import draw, seed_of
-from velatura.training.moving import stays_finite
+from velatura.training.buckets import draw_bucket_batch
+from velatura.training.cache import DatasetCache
+from velatura.training.chance import derive_seed, draw_batch
+from velatura.training.moving import is_finite_step
 from velatura.training.objective import denoising_loss
-from velatura.training.optimizers import has_two, set_learning
+from velatura.training.optimizers import has_training_mode, set_training_mode
 from velatura.training.plan import Plan
-from velatura.training.precision import products_in
-from velatura.training.predicting import huber_of, weighing_of
-from velatura.training.processes import Team, moved
+from velatura.training.precision import base_autocast
+from velatura.training.predicting import create_huber_loss, create_loss_weighting
+from velatura.training.processes import Team, move_to_device
 from velatura.training.snapshots import Snapshot
-from velatura.training.speech import name_of
-from velatura.training.validation import Examination, is_noise
+from velatura.training.speech import caption_name
+from velatura.training.validation import ValidationSet, is_noise
 
 
 @dataclass
-class Pupil:
+class Trainer:
     """An overlay on the base that it lies over, with the pictures that it learns from and the plan that it learns by.
 
     is_moving is true while its weights change: what breaks a step off then leaves them between two steps. average is
@@ -46,72 +46,80 @@ class Pupil:
     base: Base
     overlay: Overlay
     optimizer: Optimizer
-    cache: Cache
+    cache: DatasetCache
     plan: Plan
     team: Team = field(default_factory=Team)
-    is_moving: bool = field(default=False, init=False)
-    average: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
-    raw: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
+    is_updating_weights: bool = field(default=False, init=False)
+    ema: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
+    training_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
 
     def __post_init__(self) -> None:
         """Begin the average with the weights as they are."""
         if self.plan.ema:
-            self.average = {name: weight.detach().clone() for name, weight in self.overlay.learned.items()}
+            self.ema = {name: weight.detach().clone() for name, weight in self.overlay.trainable_parameters.items()}
 
-    def learn(self, done: int, rate: float, others: Mapping[str, float] | None = None) -> float:
+    def training_step(self, step: int, rate: float, part_rates: Mapping[str, float] | None = None) -> float:
         """Take a step and return its loss; raises Diverged, with the overlay as it was, where that is no number.
 
         others: the rates of parts that have their own.
         """
-        self.team.call("learn", done, rate, others)
-        loss = self.team.mean(lambda: self._backward(done), self.overlay.learned.values())
-        length = clip_grad_norm_(self.overlay.learned.values(), self.plan.gradient_norm or math.inf)
-        if not (loss.isfinite() and length.isfinite()):
-            raise Diverged(f"the loss is no number any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
+        self.team.call("learn", step, rate, part_rates)
+        loss = self.team.mean(lambda: self._backward(step), self.overlay.trainable_parameters.values())
+        grad_norm = clip_grad_norm_(self.overlay.trainable_parameters.values(), self.plan.gradient_norm or math.inf)
+        if not (loss.isfinite() and grad_norm.isfinite()):
+            raise TrainingDiverged(
+                f"the loss is no number any more at step {step + 1}, at a rate of {rate:g}; lower the rate"
+            )
         for group in self.optimizer.param_groups:
-            group["lr"] = (others or {}).get(group.get("part", ""), rate)
-        self.is_moving = True
-        self._move(done, rate)
-        self._average(done + 1)
-        self.is_moving = False
+            group["lr"] = (part_rates or {}).get(group.get("part", ""), rate)
+        self.is_updating_weights = True
+        self._optimizer_step(step, rate)
+        self._update_ema(step + 1)
+        self.is_updating_weights = False
         return loss.item()
 
-    def _backward(self, done: int) -> Tensor:
+    def _backward(self, step: int) -> Tensor:
         """Find the gradients of a step's batches, and the loss."""
-        team, parts, loss = self.team, self.plan.accumulation, torch.zeros(())
-        own_seed = seed_of(self.plan.seed, "dropout", done * team.size + team.rank)
-        torch.manual_seed(own_seed)  # pyright: ignore[reportUnknownMemberType]
+        team, accumulation, loss = self.team, self.plan.accumulation, torch.zeros(())
+        dropout_seed = derive_seed(self.plan.seed, "dropout", step * team.size + team.rank)
+        torch.manual_seed(dropout_seed)  # pyright: ignore[reportUnknownMemberType]
         self.optimizer.zero_grad()
-        for part in range(done * parts, (done + 1) * parts):
-            for share, cache, seed in self._lessons():
-                of_part = share * self._loss(cache, seed, part) / parts
-                if of_part.requires_grad:  # an embedding whose name is in no caption of a batch learns nothing of it
-                    torch.autograd.backward(of_part)  # before the next lesson, so that memory is that of one
-                loss = loss + of_part.detach().cpu()
+        for batch_index in range(step * accumulation, (step + 1) * accumulation):
+            for weight, cache, seed in self._loss_terms():
+                scaled_loss = weight * self._loss(cache, seed, batch_index) / accumulation
+                if (
+                    scaled_loss.requires_grad
+                ):  # an embedding whose name is in no caption of a batch learns nothing of it
+                    torch.autograd.backward(scaled_loss)  # before the next lesson, so that memory is that of one
+                loss = loss + scaled_loss.detach().cpu()
         return loss
 
-    def refuse_unheard(self) -> None:
+    def check_captions(self) -> None:
         """Refuse captions in which what only acts where it is called by its name never is."""
-        parts = {name: self.overlay.part_of(name) for name in self.overlay.learned}
-        called = [each for name, each in self.overlay.learned.items() if parts[name] == "words"]
-        if not called and "unet" not in self.overlay.touches:
-            called = [*self.overlay.learned.values()]
-        speeches = [(cache.speech, picture) for cache in self.cache.sizes for picture in range(cache.speech.count)]
-        if called and not any(speech.hears(called, picture) for speech, picture in speeches):
-            name = name_of(self.overlay)
+        parts = {name: self.overlay.part_of(name) for name in self.overlay.trainable_parameters}
+        word_vectors = [weight for name, weight in self.overlay.trainable_parameters.items() if parts[name] == "words"]
+        if not word_vectors and "unet" not in self.overlay.target_parts:
+            word_vectors = [*self.overlay.trainable_parameters.values()]
+        rows = [
+            (bucket.captions, picture)
+            for bucket in self.cache.buckets
+            for picture in range(bucket.captions.picture_count)
+        ]
+        if word_vectors and not any(captions.is_affected_by(word_vectors, picture) for captions, picture in rows):
+            name = caption_name(self.overlay)
             raise BadPlan(
                 f"no caption says {name!r}, so it would learn nothing: plan a template with [name] in it, "
                 f'as style_filewords or subject_filewords, or write "{name}" into the captions'
             )
 
-    def examine(self, examination: Examination) -> float:
+    def validate(self, validation_set: ValidationSet) -> float:
         """The validation loss of what was learned so far, at full strength."""
-        with self.resting():
-            return examination.loss(self.base)
+        with self.evaluation_mode():
+            return validation_set.loss(self.base)
 
-    def show(self, recipes: Iterable[Recipe]) -> list[Picture]:
+    def generate_previews(self, recipes: Iterable[Recipe]) -> list[Picture]:
         """Make pictures with what was learned so far, at full strength."""
-        with self.resting():
+        with self.evaluation_mode():
             return generate_many(self.base, recipes)
 
     def is_noise(self, picture: Picture) -> bool:
@@ -124,104 +132,114 @@ class Pupil:
         """Be as it was when a snapshot was made."""
         snapshot.restore(self.overlay, self.optimizer)
         if self.plan.ema:
-            kept = snapshot.overlay().state_dict()
-            self.average = {name: kept[name].to(each) for name, each in self.overlay.learned.items()}
-        self.share()
+            state = snapshot.overlay().state_dict()
+            self.ema = {name: state[name].to(weight) for name, weight in self.overlay.trainable_parameters.items()}
+        self.broadcast()
 
-    def share(self) -> None:
+    def broadcast(self) -> None:
         """Let all processes be as the one that leads them is."""
         if not self.team.is_alone:
-            weights = {name: each.detach() for name, each in self.overlay.state_dict().items()}
-            self.team.call("take", moved((weights, self.optimizer.state_dict(), self.average), torch.device("cpu")))
+            weights = {name: tensor.detach() for name, tensor in self.overlay.state_dict().items()}
+            self.team.call(
+                "take", move_to_device((weights, self.optimizer.state_dict(), self.ema), torch.device("cpu"))
+            )
 
     @torch.no_grad()
-    def take(self, state: tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]) -> None:
+    def load_state(self, state: tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]) -> None:
         """Be as another process is."""
-        weights, optimizer, average = state
+        weights, optimizer, ema = state
         for name, weight in self.overlay.state_dict(keep_vars=True).items():
             weight.detach().copy_(weights[name])
         self.optimizer.load_state_dict(optimizer)
-        self.average = moved(average, self.base.device)
+        self.ema = move_to_device(ema, self.base.device)
 
     @contextmanager
-    def resting(self) -> Generator[None]:
+    def evaluation_mode(self) -> Generator[None]:
         """The overlay as it is used, not as it learns: with its average, and without dropout."""
         self.overlay.eval()
-        if self.average or has_two(self.optimizer):  # else no copy of what may be as large as the base
-            self.raw = {name: weight.detach().clone() for name, weight in self.overlay.learned.items()}
-        set_learning(self.optimizer, learning=False)
-        self._fill(self.average)
+        if self.ema or has_training_mode(self.optimizer):  # else no copy of what may be as large as the base
+            self.training_weights = {
+                name: weight.detach().clone() for name, weight in self.overlay.trainable_parameters.items()
+            }
+        set_training_mode(self.optimizer, is_training=False)
+        self._copy_weights(self.ema)
         try:
             yield
         finally:
-            set_learning(self.optimizer, learning=True)
-            self._fill(self.raw)  # the way back from the one to the other is not exact
-            self.raw = {}
+            set_training_mode(self.optimizer, is_training=True)
+            self._copy_weights(self.training_weights)  # the way back from the one to the other is not exact
+            self.training_weights = {}
             self.overlay.train()
 
-    def settle(self) -> None:
+    def finalize_weights(self) -> None:
         """Be for good as it is used, at the end."""
-        set_learning(self.optimizer, learning=False)
-        self._fill(self.average)
+        set_training_mode(self.optimizer, is_training=False)
+        self._copy_weights(self.ema)
 
     @torch.no_grad()
-    def _fill(self, weights: Mapping[str, Tensor]) -> None:
-        for name, weight in self.overlay.learned.items():
+    def _copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, weight in self.overlay.trainable_parameters.items():
             if name in weights:
                 weight.copy_(weights[name])
 
     @torch.no_grad()
-    def _average(self, done: int) -> None:
+    def _update_ema(self, step: int) -> None:
         """Take a step into the average; the first ones more, as it begins with weights that know nothing."""
         if not self.plan.ema:
             return
-        decay = min(self.plan.ema, (1 + done) / (10 + done))  # as TensorFlow's ExponentialMovingAverage
-        for name, weight in self.overlay.learned.items():
-            self.average[name].lerp_(weight.detach(), 1 - decay)
+        decay = min(self.plan.ema, (1 + step) / (10 + step))  # as TensorFlow's ExponentialMovingAverage
+        for name, weight in self.overlay.trainable_parameters.items():
+            self.ema[name].lerp_(weight.detach(), 1 - decay)
 
     @torch.no_grad()
-    def _move(self, done: int, rate: float) -> None:
+    def _optimizer_step(self, step: int, rate: float) -> None:
         """Let the optimizer take its step, or undo it and raise Diverged where it led to weights that are no numbers.
 
         A gradient may be finite and the step along it not: a rate can be too large for float32.
         """
-        is_safe = stays_finite(self.plan.optimizer, self.optimizer, list(self.overlay.learned.values()))
-        before = [] if is_safe else [tensor.clone() for tensor in self._tensors()]
+        is_safe = is_finite_step(self.plan.optimizer, self.optimizer, list(self.overlay.trainable_parameters.values()))
+        backup = [] if is_safe else [tensor.clone() for tensor in self._mutable_tensors()]
         self.optimizer.step()
-        torch.autograd.graph.increment_version([*self.overlay.learned.values()])  # which a fused step does not
+        torch.autograd.graph.increment_version(
+            [*self.overlay.trainable_parameters.values()]
+        )  # which a fused step does not
         if is_safe or all(weight.isfinite().all() for weight in self.overlay.parameters()):
             self.overlay.after_step()
             return
-        for tensor, old in zip(self._tensors(), before, strict=False):  # the first step adds moments
+        for tensor, old in zip(self._mutable_tensors(), backup, strict=False):  # the first step adds moments
             tensor.copy_(old)
-        self.is_moving = False
-        raise Diverged(f"the weights are no numbers any more at step {done + 1}, at a rate of {rate:g}; lower the rate")
+        self.is_updating_weights = False
+        raise TrainingDiverged(
+            f"the weights are no numbers any more at step {step + 1}, at a rate of {rate:g}; lower the rate"
+        )
 
-    def _tensors(self) -> list[Tensor]:
+    def _mutable_tensors(self) -> list[Tensor]:
         """All that the optimizer changes: the overlay's weights, then its own moments of them."""
         states: Iterable[Mapping[str, object]] = self.optimizer.state.values()
-        moments = [each for state in states for each in state.values() if isinstance(each, Tensor)]
-        return [*self.overlay.learned.values(), *moments]
+        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return [*self.overlay.trainable_parameters.values(), *moments]
 
-    def _lessons(self) -> Iterator[tuple[float, Cache, int]]:
+    def _loss_terms(self) -> Iterator[tuple[float, DatasetCache, int]]:
         """What a batch is taken from, with its share in the loss and the seed of its chance.
 
         Where there are class pictures, as many of them as of the others make the other half of the loss's mean.
         """
-        classes, seed = self.cache.classes, self.plan.seed
-        yield 0.5 if classes else 1.0, self.cache, seed
-        if classes:
-            yield self.plan.class_weight / 2, classes, seed_of(seed, "class pictures", 0)
+        class_images, seed = self.cache.class_images, self.plan.seed
+        yield 0.5 if class_images else 1.0, self.cache, seed
+        if class_images:
+            yield self.plan.class_weight / 2, class_images, derive_seed(seed, "class pictures", 0)
 
-    def _loss(self, cache: Cache, seed: int, done: int) -> Tensor:
+    def _loss(self, cache: DatasetCache, seed: int, batch_index: int) -> Tensor:
         batch_size, pictures = self.plan.batch_size * self.team.size, None
-        if cache.others:
-            bucket, pictures = batch_at(seed, done, [len(each.latents) for each in cache.sizes], batch_size)
-            cache = cache.sizes[bucket]
+        if cache.other_buckets:
+            bucket_index, pictures = draw_bucket_batch(
+                seed, batch_index, [len(bucket.latents) for bucket in cache.buckets], batch_size
+            )
+            cache = cache.buckets[bucket_index]
         latents = cache.latents
-        chance = draw(
+        batch = draw_batch(
             seed,
-            done,
+            batch_index,
             batch_size=batch_size,
             pictures=pictures,
             picture_count=len(latents),
@@ -231,16 +249,16 @@ class Pupil:
             noise_offset=self.plan.noise_offset,
             pyramid_noise=self.plan.pyramid_noise,
             input_perturbation=self.plan.input_perturbation,
-        ).part(self.team.rows(self.plan.batch_size))
-        chosen, noise = chance.pictures.to(latents.device), chance.noise.to(latents.device)
-        said = cache.speech.of(chance.pictures, chance.captionless, seed, chance.first)
-        weights = None if cache.weights is None else cache.weights[chosen]
-        mixed = None if chance.mixed is None else chance.mixed.to(latents.device)
-        with products_in(self.base):
+        ).select_rows(self.team.rows(self.plan.batch_size))
+        indices, noise = batch.pictures.to(latents.device), batch.noise.to(latents.device)
+        cond = cache.captions.encode_batch(batch.pictures, batch.captionless, seed, batch.offset)
+        weights = None if cache.weights is None else cache.weights[indices]
+        input_noise = None if batch.input_noise is None else batch.input_noise.to(latents.device)
+        with base_autocast(self.base):
             return denoising_loss(
-                *(self.base, cache.drawn(chosen, seed, chance.first), said, noise, chance.timesteps),
-                mixed=mixed,
-                weighing=weighing_of(self.plan),
-                huber=huber_of(self.plan),
+                *(self.base, cache.draw_latents(indices, seed, batch.offset), cond, noise, batch.timesteps),
+                input_noise=input_noise,
+                weighting=create_loss_weighting(self.plan),
+                huber=create_huber_loss(self.plan),
                 weights=weights,
             )

@@ -20,7 +20,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Rates:
+class LearningRates:
     """What a schedule text says, read as AUTOMATIC1111's webui reads it.
 
     `5e-5:100, 5e-6` is 5e-5 for the first 100 steps and 5e-6 from there on; `:-1` means to the end. Parts that
@@ -58,7 +58,7 @@ class Rates:
             yield from repeat(segment.rate, segment.end - segment.first)
 
 
-class _Part(NamedTuple):
+class _RatePart(NamedTuple):
     """One part of a schedule as it is read."""
 
     text: str
@@ -66,7 +66,7 @@ class _Part(NamedTuple):
     until: int
 
 
-def _parts(text: str, steps: int, start_step: int) -> Iterator[_Part]:
+def _parts(text: str, steps: int, start_step: int) -> Iterator[_RatePart]:
     """The parts that matter between start_step and steps."""
     for part in filter(str.strip, text.split(",")):
         pieces = part.split(":")
@@ -74,15 +74,15 @@ def _parts(text: str, steps: int, start_step: int) -> Iterator[_Part]:
         # Too many pieces say "to the end", as one rate does: so the webui reads them
         until = int(pieces[1]) if len(pieces) == 2 else TO_THE_END
         if until == TO_THE_END:
-            yield _Part(part.strip(), rate, steps)
+            yield _RatePart(part.strip(), rate, steps)
             return
         if until > start_step:
-            yield _Part(part.strip(), rate, min(until, steps))
+            yield _RatePart(part.strip(), rate, min(until, steps))
             if until > steps:
                 return
 
 
-def _segments(parts: tuple[_Part, ...], steps: int, start_step: int) -> Iterator[Segment]:
+def _segments(parts: tuple[_RatePart, ...], steps: int, start_step: int) -> Iterator[Segment]:
     """Make the parts follow each other: one that should have ended before it began still gets a single step.
 
     The webui gives such a part its step even past the last one; here nothing runs past `steps`.
@@ -95,7 +95,7 @@ def _segments(parts: tuple[_Part, ...], steps: int, start_step: int) -> Iterator
             first = end
 
 
-def _oddities(text: str, parts: tuple[_Part, ...], segments: tuple[Segment, ...], steps: int) -> Iterator[str]:
+def _oddities(text: str, parts: tuple[_RatePart, ...], segments: tuple[Segment, ...], steps: int) -> Iterator[str]:
     for part, segment in zip(parts, segments, strict=False):  # parts past the last step have no segment
         if part.text.count(":") > 1:
             yield f'"{part.text}" in the rate "{text}" holds to the end; write one step after it, "5e-5:100", or none'

@@ -16,25 +16,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from velatura import formats
 from velatura.card import Card
-from velatura.errors import BadFile, NoEffect, Occupied
-from velatura.files import filling
+from velatura.errors import AlreadyExists, BadFile, NoEffect
+from velatura.files import atomic_folder
 from velatura.formats import hub
 from velatura.overlays.overlay import Overlay
-from velatura.tiny import DATA
-from velatura.training.disk import HIDDEN, Log, whole
+from velatura.tiny import DATA_FOLDER
+from velatura.training.disk import TEMP_PREFIX, RunLog, atomic_write
 from velatura.training.launching import is_one_of_several
 from velatura.training.plan import Plan
 from velatura.training.plot import loss_plot
 from velatura.training.previews import Previews
-from velatura.training.snapshots import Snapshot, snapshots
+from velatura.training.snapshots import Snapshot, list_snapshots
 
 # What the webui keeps of a name: letters, digits and these; separators of paths are not among them
-UNFIT_FOR_FILES = re.compile(r"[^\w .-]")
+FORBIDDEN_IN_FILE_NAMES = re.compile(r"[^\w .-]")
 
 # What a log says first at the least
-BEGINNING = frozenset({"base", "base_hash", "device", "dtype", "files", "folder", "over_others", "overlay", "torch"})
+HEADER_KEYS = frozenset({"base", "base_hash", "device", "dtype", "files", "folder", "over_others", "overlay", "torch"})
 
-Kind = TypeVar("Kind")
+JsonType = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RunFolder:
 
     path: Path
     name: str
-    log: Log
+    log: RunLog
 
     @classmethod
     def create(
@@ -64,29 +64,29 @@ class RunFolder:
         path: str | os.PathLike[str],
         name: str,
         plan: Plan,
-        beginning: Mapping[str, object],
+        header: Mapping[str, object],
         *,
-        data: Mapping[str, str],
-        begin: Callable[[RunFolder], object],
+        data_fingerprint: Mapping[str, str],
+        write_first_snapshot: Callable[[RunFolder], object],
     ) -> Self:
         """Make the folder, all of it at once, with the first line of its log; raises Occupied if anything is there.
 
         begin writes the first snapshot: from the moment that the folder is there, the run can be gone on with.
         """
-        path = vacant(path)
-        with filling(path) as beside:
-            with whole(beside / "plan.json") as file:
+        path = check_vacant(path)
+        with atomic_folder(path) as temp_folder:
+            with atomic_write(temp_folder / "plan.json") as file:
                 file.write_text(plan.model_dump_json(indent=2) + "\n", "utf-8")
-            with whole(beside / "data.json") as file:
-                file.write_text(json.dumps(data, indent=0, ensure_ascii=False) + "\n", "utf-8")
-            folder = cls(beside, file_name(name), Log(beside / "log.jsonl"))
+            with atomic_write(temp_folder / "data.json") as file:
+                file.write_text(json.dumps(data_fingerprint, indent=0, ensure_ascii=False) + "\n", "utf-8")
+            folder = cls(temp_folder, file_name(name), RunLog(temp_folder / "log.jsonl"))
             try:
-                folder.log.add({**beginning, "files": folder.name})
-                begin(folder)
+                folder.log.add({**header, "files": folder.name})
+                write_first_snapshot(folder)
             except BaseException:
                 folder.log.close()
                 raise
-        return replace(folder, path=path, log=folder.log.moved(path / "log.jsonl"))
+        return replace(folder, path=path, log=folder.log.relocate(path / "log.jsonl"))
 
     @classmethod
     def reopen(cls, path: str | os.PathLike[str]) -> Self:
@@ -97,18 +97,18 @@ class RunFolder:
         path = Path(path).expanduser()
         if not (path / "log.jsonl").is_file():
             raise BadFile(f"{path} is no folder of a run, there is no log.jsonl in it: name the folder that train made")
-        log = Log(path / "log.jsonl")
-        began = (log.records() or [dict[str, object]()])[0]
-        name = str(began.get("files"))
-        if not began.keys() >= BEGINNING or file_name(name) != name:  # another name could lead out of the folder
+        log = RunLog(path / "log.jsonl")
+        header = (log.records() or [dict[str, object]()])[0]
+        name = str(header.get("files"))
+        if not header.keys() >= HEADER_KEYS or file_name(name) != name:  # another name could lead out of the folder
             log.close()
             raise BadFile(f"{log.path} does not say how its run began, so the run cannot go on: train anew")
         folder = cls(path, name, log)
         if folder.overlay.exists():
             log.close()
             raise NoEffect(f"this run is over, its overlay is {folder.overlay}: there is nothing to resume")
-        for left in [*path.glob(f"{HIDDEN}*"), *path.glob(f"*/{HIDDEN}*")]:
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in [*path.glob(f"{TEMP_PREFIX}*"), *path.glob(f"*/{TEMP_PREFIX}*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
         return folder
 
     @property
@@ -122,7 +122,7 @@ class RunFolder:
         return self.path / "snapshots" / f"{self.name}-best.safetensors"
 
     @property
-    def beginning(self) -> dict[str, object]:
+    def header(self) -> dict[str, object]:
         """What the run began with: the first line of its log."""
         return self.log.records()[0]
 
@@ -130,7 +130,7 @@ class RunFolder:
     def card(self) -> Card:
         """The overlay's as the run began; raises BadFile where that is none."""
         try:
-            return Card.model_validate(self.beginning["overlay"])
+            return Card.model_validate(self.header["overlay"])
         except ValidationError:
             raise BadFile(f"{self.log.path} does not say what is trained, so it cannot go on: train anew") from None
 
@@ -140,33 +140,33 @@ class RunFolder:
         return _read(self.path / "plan.json", Plan)
 
     @property
-    def data(self) -> dict[str, str]:
+    def data_fingerprint(self) -> dict[str, str]:
         """What the pictures were when it began."""
         return _read(self.path / "data.json", dict[str, str])
 
     @property
     def snapshots(self) -> list[Snapshot]:
         """Those that are whole, by step."""
-        return snapshots(self.path / "snapshots", self.name)
+        return list_snapshots(self.path / "snapshots", self.name)
 
-    def steps(self) -> list[dict[str, object]]:
+    def step_records(self) -> list[dict[str, object]]:
         """The records of every step so far, without those that were taken back."""
-        found: list[dict[str, object]] = []
+        records: list[dict[str, object]] = []
         for record in self.log.records():
             if "back_to" in record:
-                del found[cast("int", record["back_to"]) :]
+                del records[cast("int", record["back_to"]) :]
             elif "loss" in record:
-                found.append(record)
-        return found
+                records.append(record)
+        return records
 
     def losses(self) -> list[float]:
         """The loss of every one of them."""
-        return [cast("float", record["loss"]) for record in self.steps()]
+        return [cast("float", record["loss"]) for record in self.step_records()]
 
-    def validations(self) -> dict[int, float]:
+    def validation_losses(self) -> dict[int, float]:
         """The losses on the fixed pictures, by step."""
-        found = [each for each in self.log.records() if "validated" in each]
-        return {cast("int", each["validated"]): cast("float", each["validation"]) for each in found}
+        records = [record for record in self.log.records() if "validated" in record]
+        return {cast("int", record["validated"]): cast("float", record["validation"]) for record in records}
 
     def discard(self) -> None:
         """Undo create: a run that learned nothing must not stand in the way of the next."""
@@ -182,50 +182,52 @@ class RunFolder:
         """The pictures that were made on the way."""
         return Previews(self.path / "previews", self.path / "previews.png", self.name)
 
-    def plot(self, losses: Sequence[float], validations: Mapping[int, float]) -> None:
+    def plot(self, losses: Sequence[float], validation_losses: Mapping[int, float]) -> None:
         """Draw the losses so far."""
-        with whole(self.path / "loss.png") as beside:
-            loss_plot(losses, validations).save(beside)
+        with atomic_write(self.path / "loss.png") as temp_path:
+            loss_plot(losses, validation_losses).save(temp_path)
 
     def save(self, overlay: Overlay, path: Path) -> None:
         """Write the overlay of the end, or the best one."""
-        with whole(path) as beside:
-            formats.save(overlay, beside)
+        with atomic_write(path) as temp_path:
+            formats.save(overlay, temp_path)
 
 
-def _read(path: Path, kind: type[Kind]) -> Kind:
+def _read(path: Path, content_type: type[JsonType]) -> JsonType:
     """What a file of JSON says; raises BadFile for one that is gone or says something else."""
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return TypeAdapter(content_type).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise BadFile(f"{path} cannot be read ({reason}): put it back as it was, or train anew") from None
 
 
-def began_on(path: str | os.PathLike[str]) -> str:
+def base_of_run(path: str | os.PathLike[str]) -> str:
     """Where the base that a run began on is, or its name where nothing is there any more; raises as reopen does."""
     if is_one_of_several():  # only the one that leads may lock the folder, and it looks closer
         with suppress(OSError, ValueError, LookupError):
-            return _base_of(json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0]))
-    kept = RunFolder.reopen(path)
-    kept.log.close()
-    return _base_of(kept.beginning)
+            return _base_location(json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0]))
+    folder = RunFolder.reopen(path)
+    folder.log.close()
+    return _base_location(folder.header)
 
 
-def _base_of(beginning: Mapping[str, object]) -> str:
-    place, name = str(beginning.get("base_from") or ""), str(beginning["base"])
-    is_there = place.startswith(hub.PREFIX) or (place and Path(place).exists())
-    return place if is_there and Path(place) != DATA / name else name  # what ships is opened by its name
+def _base_location(header: Mapping[str, object]) -> str:
+    location, name = str(header.get("base_from") or ""), str(header["base"])
+    is_available = location.startswith(hub.HUB_PREFIX) or (location and Path(location).exists())
+    return (
+        location if is_available and Path(location) != DATA_FOLDER / name else name
+    )  # what ships is opened by its name
 
 
-def vacant(path: str | os.PathLike[str]) -> Path:
+def check_vacant(path: str | os.PathLike[str]) -> Path:
     """The path, where a run may begin: nothing is there yet, or an empty folder; raises Occupied otherwise."""
     path = Path(path).expanduser()
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise Occupied(f"{path} is there already; name another folder for this run, or remove that one")
+        raise AlreadyExists(f"{path} is there already; name another folder for this run, or remove that one")
     return path
 
 
 def file_name(name: str) -> str:
     """What the files of an overlay of that name are called, without an ending: one part of a path, never empty."""
-    return UNFIT_FOR_FILES.sub("", name).strip(" .") or "overlay"
+    return FORBIDDEN_IN_FILE_NAMES.sub("", name).strip(" .") or "overlay"

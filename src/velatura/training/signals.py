@@ -6,40 +6,40 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
-HEARD = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stop:
+class StopSignal:
     """Whether a stop was asked for, by which signal."""
 
     def __init__(self) -> None:
-        self.asked = ""
+        self.signal_name = ""
 
-    def hear(self, number: int, _frame: FrameType | None) -> None:
+    def record_signal(self, number: int, _frame: FrameType | None) -> None:
         """Remember the first signal; the second one breaks off at once."""
-        if self.asked:
-            raise KeyboardInterrupt(self.asked)
-        self.asked = signal.Signals(number).name
+        if self.signal_name:
+            raise KeyboardInterrupt(self.signal_name)
+        self.signal_name = signal.Signals(number).name
 
     def check(self) -> None:
         """Stop here if that was asked for."""
-        if self.asked:
-            raise KeyboardInterrupt(self.asked)
+        if self.signal_name:
+            raise KeyboardInterrupt(self.signal_name)
 
 
 @contextmanager
-def stopping() -> Generator[Stop]:
+def catch_signals() -> Generator[StopSignal]:
     """Hear SIGINT and SIGTERM in the main thread, where Python hears them at all; those that are ignored stay so."""
-    stop = Stop()
+    stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in HEARD}
-    heard = {number: old for number, old in before.items() if old not in {signal.SIG_IGN, None}}
-    for number in heard:
-        signal.signal(number, stop.hear)
+    old_handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handlers = {number: old for number, old in old_handlers.items() if old not in {signal.SIG_IGN, None}}
+    for number in handlers:
+        signal.signal(number, stop.record_signal)
     try:
         yield stop
     finally:
-        for number, old in heard.items():
+        for number, old in handlers.items():
             signal.signal(number, old)

@@ -19,14 +19,16 @@ from velatura import formats
 from velatura.errors import BadFile
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import open_tensors, write_safetensors
-from velatura.training.disk import flush, whole
-from velatura.training.guard import Watch
-from velatura.training.pivotal import learner
+from velatura.training.disk import atomic_write, flush
+from velatura.training.guard import LossMonitor
+from velatura.training.pivotal import activate_bundled_embeddings
 
-PROGRESS = "velatura.progress"
-STEP = "step"
-MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "z", "state1", "state2"})  # one number for each weight
-RAW = "raw."  # weights as they learn, where the overlay's file holds an average of them
+PROGRESS_KEY = "velatura.progress"
+STEP_KEY = "step"
+MOMENT_NAMES = frozenset(
+    {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "z", "state1", "state2"}
+)  # one number for each weight
+TRAINING_WEIGHTS_PREFIX = "raw."  # weights as they learn, where the overlay's file holds an average of them
 
 
 class Progress(BaseModel):
@@ -41,7 +43,7 @@ class Progress(BaseModel):
     step: int
     log_size: int
     validation: float | None = None
-    watch: Watch = Watch()
+    watch: LossMonitor = LossMonitor()
     scalars: dict[str, dict[str, JsonValue]] = {}
     groups: list[dict[str, JsonValue]] = []
 
@@ -53,7 +55,7 @@ class Snapshot:
     path: Path
 
     @property
-    def state(self) -> Path:
+    def state_path(self) -> Path:
         """The file beside the overlay."""
         return self.path.with_suffix(".state")
 
@@ -63,74 +65,88 @@ class Snapshot:
         return int(self.path.stem.rpartition("-")[2])
 
     def write(
-        self, overlay: Overlay, optimizer: Optimizer, progress: Progress, raw: Mapping[str, Tensor] | None = None
+        self,
+        overlay: Overlay,
+        optimizer: Optimizer,
+        progress: Progress,
+        training_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write both files; the optimizer's own numbers are put into the progress here."""
-        tensors = optimizer_state(optimizer) | {RAW + name: each for name, each in (raw or {}).items()}
+        tensors = optimizer_state(optimizer) | {
+            TRAINING_WEIGHTS_PREFIX + name: weight for name, weight in (training_weights or {}).items()
+        }
         progress = progress.model_copy(update={"scalars": _scalars(optimizer), "groups": _groups(optimizer)})
-        with whole(self.state) as beside:
-            write_safetensors(beside, tensors, {"step": str(progress.step), PROGRESS: progress.model_dump_json()})
-        with whole(self.path) as beside:
-            formats.save(overlay, beside)
+        with atomic_write(self.state_path) as temp_path:
+            write_safetensors(
+                temp_path, tensors, {"step": str(progress.step), PROGRESS_KEY: progress.model_dump_json()}
+            )
+        with atomic_write(self.path) as temp_path:
+            formats.save(overlay, temp_path)
 
     def progress(self) -> Progress:
         """How far the run had come; raises BadFile."""
         try:
-            return Progress.model_validate_json(open_tensors(self.state).metadata[PROGRESS])
+            return Progress.model_validate_json(open_tensors(self.state_path).metadata[PROGRESS_KEY])
         except (KeyError, ValidationError):
-            raise BadFile(f"{self.state} says nothing of how far the run had come: remove it and its overlay") from None
+            raise BadFile(
+                f"{self.state_path} says nothing of how far the run had come: remove it and its overlay"
+            ) from None
 
     def overlay(self) -> Overlay:
         """The overlay as it was."""
-        return learner(formats.open_overlay(self.path))
+        return activate_bundled_embeddings(formats.open_overlay(self.path))
 
     def restore(self, overlay: Overlay, optimizer: Optimizer) -> None:
         """Put the weights as they learned, and the optimizer's state, back into these."""
-        kept, found = open_tensors(self.state).tensors, self.overlay().state_dict()
+        tensors, weights = open_tensors(self.state_path).tensors, self.overlay().state_dict()
         for name, weight in overlay.state_dict(keep_vars=True).items():
-            weight.detach().copy_(kept[RAW + name] if RAW + name in kept else found[name])
-        self._refuse_misfit(optimizer, kept)
+            weight.detach().copy_(
+                tensors[TRAINING_WEIGHTS_PREFIX + name] if TRAINING_WEIGHTS_PREFIX + name in tensors else weights[name]
+            )
+        self._check_moment_shapes(optimizer, tensors)
         progress, device = self.progress(), next(overlay.parameters()).device
-        state: dict[int, dict[str, Any]] = {int(index): {**each} for index, each in progress.scalars.items()}
-        for key in kept:
-            if not key.startswith(RAW):
+        state: dict[int, dict[str, Any]] = {int(index): {**values} for index, values in progress.scalars.items()}
+        for key in tensors:
+            if not key.startswith(TRAINING_WEIGHTS_PREFIX):
                 index, _, name = key.partition(".")
-                place = torch.device("cpu") if name == STEP else device
-                state.setdefault(int(index), {})[name] = kept[key].clone().to(place)
+                target_device = torch.device("cpu") if name == STEP_KEY else device
+                state.setdefault(int(index), {})[name] = tensors[key].clone().to(target_device)
         groups = cast("list[dict[str, Any]]", optimizer.state_dict()["param_groups"])
-        groups = [own | dict(each) for own, each in zip(groups, progress.groups, strict=True)]
+        groups = [current | dict(saved) for current, saved in zip(groups, progress.groups, strict=True)]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
         for group in optimizer.param_groups:
             if "train_mode" in group:  # of schedule-free ones, at rest while it was kept: the weights are the raw ones
                 group["train_mode"] = True
 
-    def _refuse_misfit(self, optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
+    def _check_moment_shapes(self, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         """Refuse moments of other shapes than the weights: a fused step does not look, and writes beyond their end."""
         groups = cast("list[dict[str, list[Tensor]]]", optimizer.param_groups)
         weights = [weight for group in groups for weight in group["params"]]
         shapes: dict[str, set[torch.Size]] = {}
-        for key, tensor in kept.items():
-            if not key.startswith(RAW):
+        for key, tensor in tensors.items():
+            if not key.startswith(TRAINING_WEIGHTS_PREFIX):
                 index, _, name = key.partition(".")
-                shapes.setdefault(index, set()).update({tensor.shape} if name in MOMENTS else ())
-                is_fit = index.isdecimal() and int(index) < len(weights) and (name != STEP or tensor.numel() == 1)
+                shapes.setdefault(index, set()).update({tensor.shape} if name in MOMENT_NAMES else ())
+                is_fit = index.isdecimal() and int(index) < len(weights) and (name != STEP_KEY or tensor.numel() == 1)
                 if not is_fit or not shapes[index] <= {weights[int(index)].shape}:
                     raise BadFile(
-                        f"{self.state} is no state of this run, {key} fits no weight: remove it and its overlay"
+                        f"{self.state_path} is no state of this run, {key} fits no weight: remove it and its overlay"
                     )
 
     def remove(self) -> None:
         """Take it away, the overlay first: without it the rest is none."""
         self.path.unlink(missing_ok=True)
-        self.state.unlink(missing_ok=True)
+        self.state_path.unlink(missing_ok=True)
         flush(self.path.parent)
 
 
-def snapshots(folder: Path, name: str) -> list[Snapshot]:
+def list_snapshots(folder: Path, name: str) -> list[Snapshot]:
     """The whole snapshots in a folder, by step."""
     paths = [path for path in folder.glob("*.safetensors") if path.stem.startswith(f"{name}-")]
-    found = [Snapshot(path) for path in paths if path.stem[len(name) + 1 :].isdigit()]
-    return sorted((each for each in found if each.state.is_file()), key=lambda each: each.step)
+    candidates = [Snapshot(path) for path in paths if path.stem[len(name) + 1 :].isdigit()]
+    return sorted(
+        (snapshot for snapshot in candidates if snapshot.state_path.is_file()), key=lambda snapshot: snapshot.step
+    )
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -155,7 +171,8 @@ def _groups(optimizer: Optimizer) -> list[dict[str, JsonValue]]:
     groups = cast("list[dict[str, object]]", optimizer.state_dict()["param_groups"])
     plain = (int, float, str, bool, type(None))
     return [
-        {name: cast("JsonValue", each) for name, each in group.items() if isinstance(each, plain)} for group in groups
+        {name: cast("JsonValue", value) for name, value in group.items() if isinstance(value, plain)}
+        for group in groups
     ]
 
 

@@ -13,23 +13,23 @@ from torch import Tensor
 
 from velatura.base.conditioning import Conditioning
 from velatura.base.text import TextEncoder
-from velatura.datasets.templates import FILEWORDS, NAME, Wording
+from velatura.datasets.templates import FILEWORDS_PLACEHOLDER, NAME_PLACEHOLDER, CaptionTemplate
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.conditioning import chunks_of, conditioning
-from velatura.training.chance import seed_of
-from velatura.training.encodings import Encodings
-from velatura.training.texts import Texts
+from velatura.sampling.conditioning import chunks_of, encode_prompts
+from velatura.training.chance import derive_seed
+from velatura.training.encodings import EncodingCache
+from velatura.training.texts import CaptionCache
 
-REMEMBERED = 256  # texts; what an SD1 is told by one takes 240 kB, an SDXL 630
+MAX_CACHED_TEXTS = 256  # texts; what an SD1 is told by one takes 240 kB, an SDXL 630
 
 
-def name_of(overlay: Overlay) -> str:
+def caption_name(overlay: Overlay) -> str:
     """What an overlay is called by in captions: its first trigger word, or else its name."""
     return (*overlay.card.trigger_words, overlay.card.name)[0]
 
 
-class Speech:
+class CaptionConditioning:
     """What the base is told of each picture, by its caption.
 
     is_learned: whether the overlay changes what words say, so that they are encoded at every step, with gradients.
@@ -41,83 +41,85 @@ class Speech:
         self,
         text: TextEncoder,
         captions: Sequence[str],
-        wording: Wording | None = None,
+        template: CaptionTemplate | None = None,
         *,
-        is_learned: bool = False,
-        encodings: Encodings | None = None,
+        trains_text: bool = False,
+        encoding_cache: EncodingCache | None = None,
     ) -> None:
-        self.captions, self.wording, self.is_learned = tuple(captions), wording or Wording(), is_learned
-        self._text, self._texts = text, Texts(text, encodings)
-        self._encoded: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
-        self._fixed = self.fixed() if self.wording.is_fixed and not is_learned else None
+        self.captions, self.template, self.trains_text = tuple(captions), template or CaptionTemplate(), trains_text
+        self._text, self._caption_cache = text, CaptionCache(text, encoding_cache)
+        self._recent_conds: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
+        self._fixed_cond = self.encode_fixed() if self.template.is_fixed and not trains_text else None
 
     @property
-    def count(self) -> int:
+    def picture_count(self) -> int:
         """How many pictures there are."""
         return len(self.captions)
 
-    def of(self, pictures: Tensor, captionless: Tensor, seed: int, first: int) -> Conditioning:
+    def encode_batch(self, pictures: Tensor, captionless: Tensor, seed: int, offset: int) -> Conditioning:
         """What is said of pictures (batch,), nothing of those that are captionless (batch,).
 
         first: how many pictures were learned from before these.
         """
-        if self._fixed:
-            return self._fixed.rows(torch.where(captionless, self.count, pictures))
-        worded = [self._worded(picture, seed, first + place) for place, picture in enumerate(_numbers(pictures))]
-        return self._said(["" if none else text for text, none in zip(worded, _numbers(captionless), strict=True)])
+        if self._fixed_cond:
+            return self._fixed_cond.select_rows(torch.where(captionless, self.picture_count, pictures))
+        texts = [self._draw_text(picture, seed, offset + row) for row, picture in enumerate(_to_ints(pictures))]
+        return self._encode_texts(
+            ["" if is_empty else text for text, is_empty in zip(texts, _to_ints(captionless), strict=True)]
+        )
 
-    def plainly(self, pictures: Tensor) -> Conditioning:
+    def encode_for_validation(self, pictures: Tensor) -> Conditioning:
         """What is said of pictures (batch,) when they are examined: worded the same at each try, and for each seed."""
-        if self._fixed:
-            return self._fixed.rows(pictures)
-        return self._said([self._worded(picture, 0, picture) for picture in _numbers(pictures)])
+        if self._fixed_cond:
+            return self._fixed_cond.select_rows(pictures)
+        return self._encode_texts([self._draw_text(picture, 0, picture) for picture in _to_ints(pictures)])
 
-    def hears(self, vectors: Sequence[Tensor], picture: int) -> bool:
+    def is_affected_by(self, vectors: Sequence[Tensor], picture: int) -> bool:
         """Whether some vectors have a part in what is said of a picture."""
-        context = self.plainly(torch.tensor([picture])).context
+        context = self.encode_for_validation(torch.tensor([picture])).context
         if not context.requires_grad:
             return False
-        moved = torch.autograd.grad(context.square().sum(), vectors, materialize_grads=True)
-        return any(bool(each.any()) for each in moved)
+        gradients = torch.autograd.grad(context.square().sum(), vectors, materialize_grads=True)
+        return any(bool(gradient.any()) for gradient in gradients)
 
     @torch.no_grad()
-    def fixed(self) -> Conditioning:
+    def encode_fixed(self) -> Conditioning:
         """A row for each caption, and a last one for none, which says what an empty negative prompt does."""
-        lines = [*(self.wording.draw(caption, Random(0)) for caption in self.captions), ""]
-        encode = self._encode if self.is_learned else self._texts.said
-        said = {line: encode(Prompt(line, line), self._usual_count) for line in set(lines)}
-        return Conditioning.joined([said[line] for line in lines])
+        texts = [*(self.template.draw(caption, Random(0)) for caption in self.captions), ""]
+        encode = self._encode if self.trains_text else self._caption_cache.encode
+        conds = {line: encode(Prompt(line, line), self._chunk_count) for line in set(texts)}
+        return Conditioning.concatenate([conds[line] for line in texts])
 
-    def _worded(self, picture: int, seed: int, number: int) -> str:
-        return self.wording.draw(self.captions[picture], Random(seed_of(seed, "wording", number)))
+    def _draw_text(self, picture: int, seed: int, number: int) -> str:
+        return self.template.draw(self.captions[picture], Random(derive_seed(seed, "wording", number)))
 
-    def _said(self, texts: Sequence[str]) -> Conditioning:
+    def _encode_texts(self, texts: Sequence[str]) -> Conditioning:
         prompts = {text: Prompt(text, text) for text in texts}
-        count = max(self._usual_count, *(len(chunks_of(self._text, each)) for each in prompts.values()))
-        encode = self._encode if self.is_learned else self._remembered
-        encoded = {text: encode(prompt, count) for text, prompt in prompts.items()}
-        return Conditioning.joined([encoded[text] for text in texts])
+        count = max(self._chunk_count, *(len(chunks_of(self._text, prompt)) for prompt in prompts.values()))
+        encode = self._encode if self.trains_text else self._encode_cached
+        conds = {text: encode(prompt, count) for text, prompt in prompts.items()}
+        return Conditioning.concatenate([conds[text] for text in texts])
 
     @cached_property
-    def _usual_count(self) -> int:
+    def _chunk_count(self) -> int:
         """How many chunks the longest caption takes, so that contexts are as long at each step, or nearly."""
-        lines = [line.replace(NAME, self.wording.name) for line in self.wording.lines]
-        texts = {line.replace(FILEWORDS, caption) for line in lines for caption in self.captions}
+        lines = [line.replace(NAME_PLACEHOLDER, self.template.name) for line in self.template.lines]
+        texts = {line.replace(FILEWORDS_PLACEHOLDER, caption) for line in lines for caption in self.captions}
         return max(len(chunks_of(self._text, Prompt(text, text))) for text in texts)
 
     @torch.no_grad()
-    def _remembered(self, prompt: Prompt, count: int) -> Conditioning:
+    def _encode_cached(self, prompt: Prompt, count: int) -> Conditioning:
         key = prompt.words, count
-        if key not in self._encoded:
-            self._encoded[key] = self._encode(prompt, count)
-        self._encoded.move_to_end(key)
-        if len(self._encoded) > REMEMBERED:
-            self._encoded.popitem(last=False)
-        return self._encoded[key]
+        if key not in self._recent_conds:
+            self._recent_conds[key] = self._encode(prompt, count)
+        self._recent_conds.move_to_end(key)
+        if len(self._recent_conds) > MAX_CACHED_TEXTS:
+            self._recent_conds.popitem(last=False)
+        return self._recent_conds[key]
 
     def _encode(self, prompt: Prompt, count: int) -> Conditioning:
-        return conditioning(self._text, [prompt], count, negative=not prompt.words)
+        return encode_prompts(self._text, [prompt], count, is_negative=not prompt.words)
 
 
-def _numbers(rows: Tensor) -> list[int]:
+def _to_ints(rows: Tensor) -> list[int]:
     return cast("list[int]", rows.tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -15,30 +15,35 @@ from torch.optim import Optimizer
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
-from velatura.merging.chain import refuse_laid_over
+from velatura.merging.chain import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe import Recipe
-from velatura.training.a1111 import refuse_unknown
-from velatura.training.board import refuse_missing
-from velatura.training.checkpointing import checkpointed
-from velatura.training.class_pictures import encode_lessons
-from velatura.training.course import Course, Run, Step
-from velatura.training.examined import data_of, examination_of, examined_apart, settled
-from velatura.training.fingerprint import refuse_changed
-from velatura.training.following import followed, heard_beginning
-from velatura.training.optimizers import optimizer_for
-from velatura.training.pivotal import learner
+from velatura.training.a1111 import check_a1111_optimizer
+from velatura.training.board import check_tensorboard_installed
+from velatura.training.checkpointing import gradient_checkpointing
+from velatura.training.class_pictures import encode_dataset
+from velatura.training.course import Run, Step, TrainingLoop
+from velatura.training.examined import (
+    create_validation_set,
+    fingerprint_data,
+    resolve_validation_folder,
+    validation_examples,
+)
+from velatura.training.fingerprint import check_data_unchanged
+from velatura.training.following import follow_run, receive_run_start
+from velatura.training.optimizers import create_overlay_optimizer
+from velatura.training.pivotal import activate_bundled_embeddings
 from velatura.training.plan import Plan
-from velatura.training.precision import frozen_base, learnable
-from velatura.training.predicting import scheduled
+from velatura.training.precision import frozen_base, make_trainable
+from velatura.training.predicting import apply_zero_terminal_snr
 from velatura.training.previews import preview_recipes
 from velatura.training.processes import Team
-from velatura.training.pupil import Pupil
-from velatura.training.run import RunFolder, vacant
-from velatura.training.speech import name_of
+from velatura.training.pupil import Trainer
+from velatura.training.run import RunFolder, check_vacant
+from velatura.training.speech import caption_name
 
-__all__ = ["Run", "Step", "refuse_unfit", "resume", "train"]
+__all__ = ["Run", "Step", "check_plan", "resume", "train"]
 
 
 @torch.inference_mode(mode=False)
@@ -62,25 +67,25 @@ def train(
     does one that is broken off at any moment and resumed. SIGINT and SIGTERM end the step, keep a snapshot and stop; a
     note of the error says where it is.
     """
-    overlay = learner(overlay)
-    plan = settled(plan or Plan.preset(overlay.kind, base.family.name))
-    out = vacant(out)
+    overlay = activate_bundled_embeddings(overlay)
+    plan = resolve_validation_folder(plan or Plan.preset(overlay.kind, base.family.name))
+    out = check_vacant(out)
     dataset = read_dataset(folder)
-    examples = dataset.repeated()
-    recipes = _recipes(plan, overlay, examples)
-    course = _course(base, overlay, dataset, plan, over_others=over_others)
-    course.recipes, course.on_step = recipes, on_step
+    examples = dataset.repeat_examples()
+    recipes = _preview_recipes(plan, overlay, examples)
+    loop = _create_loop(base, overlay, dataset, plan, over_others=over_others)
+    loop.preview_recipes, loop.on_step = recipes, on_step
 
-    team = course.pupil.team = Team.joined(base.device)
-    with _laid(course.pupil):
+    team = loop.trainer.team = Team.join(base.device)
+    with _attach_overlay(loop.trainer):
         if not team.leads:
-            return followed(course.pupil, out)
-        beginning = _beginning(course.pupil.base, overlay, folder, len(examples)) | {"over_others": over_others}
-        with team.led():
-            course.pupil.share()
-            course.pupil.refuse_unheard()
-            course.begin(out, beginning | {"processes": team.size}, data_of(dataset, plan))
-            return course.run()
+            return follow_run(loop.trainer, out)
+        header = _log_header(loop.trainer.base, overlay, folder, len(examples)) | {"over_others": over_others}
+        with team.lead():
+            loop.trainer.broadcast()
+            loop.trainer.check_captions()
+            loop.begin(out, header | {"processes": team.size}, fingerprint_data(dataset, plan))
+            return loop.run()
 
 
 @torch.inference_mode(mode=False)
@@ -97,94 +102,94 @@ def resume(
     base: the one it began on; raises WrongBase for another. data_changed: go on though the pictures are not those that
     the run began with, which raises BadDataset otherwise.
     """
-    team = Team.joined(base.device)
+    team = Team.join(base.device)
     if not team.leads:
-        return _followed(base, team, Path(run))
-    with team.led():
-        kept = RunFolder.reopen(run)
-        with closing(kept.log):
-            return _resumed(base, kept, team, on_step, data_changed=data_changed)
+        return _resume_as_follower(base, team, Path(run))
+    with team.lead():
+        run_folder = RunFolder.reopen(run)
+        with closing(run_folder.log):
+            return _resume_run(base, run_folder, team, on_step, data_changed=data_changed)
 
 
-def _resumed(
-    base: Base, kept: RunFolder, team: Team, on_step: Callable[[Step], None] | None, *, data_changed: bool
+def _resume_run(
+    base: Base, run_folder: RunFolder, team: Team, on_step: Callable[[Step], None] | None, *, data_changed: bool
 ) -> Run:
-    plan, beginning = kept.plan, kept.beginning
-    _refuse_other_base(base, beginning)
-    _refuse_other_count(team, beginning)
-    folder = str(beginning["folder"])
+    plan, header = run_folder.plan, run_folder.header
+    _check_same_base(base, header)
+    _check_process_count(team, header)
+    folder = str(header["folder"])
     dataset = read_dataset(folder)
     if not data_changed:
-        refuse_changed(folder, kept.data, data_of(dataset, plan))
-    if not kept.snapshots:
-        raise BadFile(f"{kept.path} has no whole snapshot any more, so the run cannot go on: train anew")
-    overlay, over_others = kept.snapshots[-1].overlay(), bool(beginning["over_others"])
+        check_data_unchanged(folder, run_folder.data_fingerprint, fingerprint_data(dataset, plan))
+    if not run_folder.snapshots:
+        raise BadFile(f"{run_folder.path} has no whole snapshot any more, so the run cannot go on: train anew")
+    overlay, over_others = run_folder.snapshots[-1].overlay(), bool(header["over_others"])
     team.call("begin", plan.model_dump_json(), folder, over_others, overlay)
-    course = _course(base, overlay, dataset, plan, over_others=over_others)
-    course.pupil.team = team
-    course.recipes, course.on_step = _recipes(plan, overlay, dataset.repeated()), on_step
-    _warn_of_other_machine(course.pupil.base, beginning)
-    with _laid(course.pupil):
-        course.go_on(kept, kept.card)
-        return course.run()
+    loop = _create_loop(base, overlay, dataset, plan, over_others=over_others)
+    loop.trainer.team = team
+    loop.preview_recipes, loop.on_step = _preview_recipes(plan, overlay, dataset.repeat_examples()), on_step
+    _warn_if_machine_differs(loop.trainer.base, header)
+    with _attach_overlay(loop.trainer):
+        loop.resume(run_folder, run_folder.card)
+        return loop.run()
 
 
-def _followed(base: Base, team: Team, run: Path) -> Run:
+def _resume_as_follower(base: Base, team: Team, run: Path) -> Run:
     """Resume a run in a process that does not lead it."""
-    begun = heard_beginning(team)
-    plan = Plan.model_validate_json(begun.plan)
-    course = _course(base, begun.overlay, read_dataset(begun.folder), plan, over_others=begun.over_others)
-    course.pupil.team = team
-    with _laid(course.pupil):
-        return followed(course.pupil, run)
+    start = receive_run_start(team)
+    plan = Plan.model_validate_json(start.plan)
+    loop = _create_loop(base, start.overlay, read_dataset(start.folder), plan, over_others=start.over_others)
+    loop.trainer.team = team
+    with _attach_overlay(loop.trainer):
+        return follow_run(loop.trainer, run)
 
 
-def _course(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> Course:
+def _create_loop(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> TrainingLoop:
     """All that a run needs, but for its folder."""
-    frozen = scheduled(_frozen(base, overlay, plan, over_others=over_others), plan)
-    optimizer = _optimizer(overlay, plan)
-    cache = encode_lessons(frozen, overlay, dataset, plan)
-    pupil = Pupil(frozen, overlay, optimizer, cache, plan)
-    return Course(pupil, examination_of(frozen, overlay, dataset, plan, cache))
+    frozen = apply_zero_terminal_snr(_freeze_base(base, overlay, plan, over_others=over_others), plan)
+    optimizer = _create_optimizer(overlay, plan)
+    cache = encode_dataset(frozen, overlay, dataset, plan)
+    trainer = Trainer(frozen, overlay, optimizer, cache, plan)
+    return TrainingLoop(trainer, create_validation_set(frozen, overlay, dataset, plan, cache))
 
 
-def refuse_unfit(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
+def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
     """Refuse what a training would, before anything is encoded or written."""
-    _recipes(plan, overlay, dataset.examples)
-    scheduled(base, plan)
-    _optimizer(overlay, plan)
-    examined_apart(dataset, plan)
+    _preview_recipes(plan, overlay, dataset.examples)
+    apply_zero_terminal_snr(base, plan)
+    _create_optimizer(overlay, plan)
+    validation_examples(dataset, plan)
 
 
-def _optimizer(overlay: Overlay, plan: Plan) -> Optimizer:
-    optimizer = optimizer_for(plan, learnable(overlay))
+def _create_optimizer(overlay: Overlay, plan: Plan) -> Optimizer:
+    optimizer = create_overlay_optimizer(plan, make_trainable(overlay))
     if plan.a1111:
-        refuse_unknown(optimizer)
+        check_a1111_optimizer(optimizer)
     if plan.tensorboard:
-        refuse_missing()
+        check_tensorboard_installed()
     return optimizer
 
 
-def _recipes(plan: Plan, overlay: Overlay, examples: list[Example]) -> list[Recipe]:
+def _preview_recipes(plan: Plan, overlay: Overlay, examples: list[Example]) -> list[Recipe]:
     """What previews show: the first caption as it is worded, unless the plan says otherwise."""
-    return preview_recipes(plan, plan.wording(name_of(overlay)).draw(examples[0].caption, Random(0)))
+    return preview_recipes(plan, plan.caption_template(caption_name(overlay)).draw(examples[0].caption, Random(0)))
 
 
-def _frozen(base: Base, overlay: Overlay, plan: Plan, *, over_others: bool) -> Base:
+def _freeze_base(base: Base, overlay: Overlay, plan: Plan, *, over_others: bool) -> Base:
     """The base in the plan's precision, without other overlays, or with them where that is asked for."""
     if not over_others:
-        refuse_laid_over(base)
-        return frozen_base(base, plan.precision, learns_text="text" in overlay.touches)
-    frozen = frozen_base(base, plan.precision, learns_text="text" in overlay.touches)
+        check_no_overlays_attached(base)
+        return frozen_base(base, plan.precision, trains_text="text" in overlay.target_parts)
+    frozen = frozen_base(base, plan.precision, trains_text="text" in overlay.target_parts)
     if frozen is not base:  # its UNet is a copy, and no overlay is ever copied along
         raise UnsupportedBase(
-            f"{base.name} computes in {_dtype(base)} and the plan in {_dtype(frozen)}, where other overlays would be "
-            f'lost: plan the precision "{_dtype(base)}", or open the base in {_dtype(frozen)}'
+            f"{base.name} computes in {_dtype_name(base)} and the plan in {_dtype_name(frozen)}, where other overlays would be "
+            f'lost: plan the precision "{_dtype_name(base)}", or open the base in {_dtype_name(frozen)}'
         )
     return frozen
 
 
-def _beginning(base: Base, overlay: Overlay, folder: str | os.PathLike[str], picture_count: int) -> dict[str, object]:
+def _log_header(base: Base, overlay: Overlay, folder: str | os.PathLike[str], picture_count: int) -> dict[str, object]:
     """What a run begins with, for its log: all that its plan does not say."""
     return {
         "velatura": version("velatura"),
@@ -192,7 +197,7 @@ def _beginning(base: Base, overlay: Overlay, folder: str | os.PathLike[str], pic
         "base": base.name,
         "base_hash": base.hash,
         "base_from": base.opened_from,
-        "dtype": _dtype(base),
+        "dtype": _dtype_name(base),
         "device": str(base.device),
         "overlay": overlay.card.model_dump(),
         "folder": str(Path(folder).expanduser().absolute()),
@@ -200,49 +205,51 @@ def _beginning(base: Base, overlay: Overlay, folder: str | os.PathLike[str], pic
     }
 
 
-def _refuse_other_base(base: Base, beginning: Mapping[str, object]) -> None:
-    began = (beginning["base"], beginning["base_hash"])
-    if (base.hash or began[1]) and base.hash != began[1]:
+def _check_same_base(base: Base, header: Mapping[str, object]) -> None:
+    original = (header["base"], header["base_hash"])
+    if (base.hash or original[1]) and base.hash != original[1]:
         raise WrongBase(
-            f"the run began on {began[0]} ({began[1] or 'of no file'}), this is {base.name} "
+            f"the run began on {original[0]} ({original[1] or 'of no file'}), this is {base.name} "
             f"({base.hash or 'of no file'}): open that base to resume it"
         )
 
 
-def _refuse_other_count(team: Team, beginning: Mapping[str, object]) -> None:
+def _check_process_count(team: Team, header: Mapping[str, object]) -> None:
     """Refuse more or fewer processes than a run began with, as its batches would be others."""
-    began = beginning.get("processes", 1)
-    if began != team.size:
-        raise BadPlan(f"the run began in {began} processes, these are {team.size}: resume it with --processes {began}")
+    original_count = header.get("processes", 1)
+    if original_count != team.size:
+        raise BadPlan(
+            f"the run began in {original_count} processes, these are {team.size}: resume it with --processes {original_count}"
+        )
 
 
-def _warn_of_other_machine(base: Base, beginning: Mapping[str, object]) -> None:
-    now = {"torch": torch.__version__, "dtype": _dtype(base), "device": str(base.device)}
-    others = [f"{name} {beginning[name]}, now {each}" for name, each in now.items() if beginning[name] != each]
-    if others:
-        said = f"the run began with {'; '.join(others)}: it goes on, but its end will differ in the last digits"
-        warnings.warn(said, VelaturaWarning, stacklevel=3)
+def _warn_if_machine_differs(base: Base, header: Mapping[str, object]) -> None:
+    now = {"torch": torch.__version__, "dtype": _dtype_name(base), "device": str(base.device)}
+    changes = [f"{name} {header[name]}, now {value}" for name, value in now.items() if header[name] != value]
+    if changes:
+        message = f"the run began with {'; '.join(changes)}: it goes on, but its end will differ in the last digits"
+        warnings.warn(message, VelaturaWarning, stacklevel=3)
 
 
-def _dtype(base: Base) -> str:
+def _dtype_name(base: Base) -> str:
     return str(base.dtype).removeprefix("torch.")
 
 
 @contextmanager
-def _laid(pupil: Pupil) -> Generator[None]:
+def _attach_overlay(trainer: Trainer) -> Generator[None]:
     """Lay the overlay on, with chance of its own; that a new one changes nothing at first is no news."""
-    base = pupil.base
-    with _own_chance(base.device), checkpointed(base, wanted=pupil.plan.checkpointing):
-        laid = attach(base, pupil.overlay)
+    base = trainer.base
+    with _isolate_random_state(base.device), gradient_checkpointing(base, wanted=trainer.plan.checkpointing):
+        attachment = attach(base, trainer.overlay)
         try:
             yield
         finally:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", VelaturaWarning)
-                laid.detach()
+                attachment.detach()
 
 
-def _own_chance(device: torch.device) -> AbstractContextManager[None]:
+def _isolate_random_state(device: torch.device) -> AbstractContextManager[None]:
     """Whatever is seeded inside, the user's own random numbers go on afterwards as if nothing had been."""
     devices = [device] if device.type == "cuda" else []
     return cast(

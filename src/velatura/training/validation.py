@@ -9,55 +9,58 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.training.cache import Cache
-from velatura.training.chance import seed_of
+from velatura.training.cache import DatasetCache
+from velatura.training.chance import derive_seed
 from velatura.training.objective import denoising_loss
-from velatura.training.precision import products_in
-from velatura.training.speech import Speech
+from velatura.training.precision import base_autocast
+from velatura.training.speech import CaptionConditioning
 
-AT_ONCE = 8
-SEED = 0  # of every run, whatever its own: so that runs can be compared too
-ROUGHER = 0.1  # than the roughest picture that is learned from: such a preview is noise. Noise is at -0.2 to 0.1
+VALIDATION_BATCH_SIZE = 8
+VALIDATION_SEED = 0  # of every run, whatever its own: so that runs can be compared too
+NOISE_MARGIN = 0.1  # than the roughest picture that is learned from: such a preview is noise. Noise is at -0.2 to 0.1
 
 
 @dataclass(frozen=True)
-class Examination:
+class ValidationSet:
     """Latents, what is said of which pictures, timesteps from all over the schedule, one a picture, and noise."""
 
     latents: Tensor
-    speech: Speech
+    captions: CaptionConditioning
     pictures: Tensor
     timesteps: Tensor
     noise: Tensor
 
     @classmethod
-    def of(cls, cache: Cache, count: int, timestep_count: int) -> Self:
+    def from_cache(cls, cache: DatasetCache, count: int, timestep_count: int) -> Self:
         """Take pictures in turn and the middles of as many slices of the schedule."""
         rows = torch.arange(count) % len(cache.latents)
         latents = cache.latents[rows]
         noise = [
-            torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed_of(SEED, "validation", number)))
+            torch.randn(
+                latents.shape[1:],
+                generator=torch.Generator().manual_seed(derive_seed(VALIDATION_SEED, "validation", number)),
+            )
             for number in range(count)
         ]
         timesteps = ((torch.arange(count) + 0.5) * timestep_count / count).long()
-        return cls(latents, cache.speech, rows, timesteps, torch.stack(noise).to(latents.device))
+        return cls(latents, cache.captions, rows, timesteps, torch.stack(noise).to(latents.device))
 
     @torch.no_grad()
     def loss(self, base: Base) -> float:
         """The plain mean squared error, whatever the plan weighs while learning."""
         total = 0.0
-        for first in range(0, len(self.latents), AT_ONCE):
-            rows = torch.arange(first, min(first + AT_ONCE, len(self.latents)))
-            said = self.speech.plainly(self.pictures[rows])
-            with products_in(base):
-                part = denoising_loss(base, self.latents[rows], said, self.noise[rows], self.timesteps[rows])
-            total += part.item() * len(rows)
+        for first in range(0, len(self.latents), VALIDATION_BATCH_SIZE):
+            rows = torch.arange(first, min(first + VALIDATION_BATCH_SIZE, len(self.latents)))
+            cond = self.captions.encode_for_validation(self.pictures[rows])
+            with base_autocast(base):
+                batch_loss = denoising_loss(base, self.latents[rows], cond, self.noise[rows], self.timesteps[rows])
+            total += batch_loss.item() * len(rows)
         return total / len(self.latents)
 
 
-def is_noise(latents: Tensor, learned: Tensor) -> bool:
+def is_noise(latents: Tensor, training_latents: Tensor) -> bool:
     """Whether a picture is rougher than any that are learned from; both are latents, (batch, 4, height, width)."""
-    return smoothness(latents).min().item() < smoothness(learned).min().item() - ROUGHER
+    return smoothness(latents).min().item() < smoothness(training_latents).min().item() - NOISE_MARGIN
 
 
 def smoothness(latents: Tensor) -> Tensor:
@@ -67,6 +70,6 @@ def smoothness(latents: Tensor) -> Tensor:
     """
     centred = latents.float() - latents.float().mean(dim=(2, 3), keepdim=True)
     power = centred.square().mean(dim=(1, 2, 3))
-    beside = (centred[..., 1:] * centred[..., :-1]).mean(dim=(1, 2, 3))
-    below = (centred[..., 1:, :] * centred[..., :-1, :]).mean(dim=(1, 2, 3))
-    return torch.where(power > 0, (beside + below) / 2 / power, 1.0)
+    horizontal = (centred[..., 1:] * centred[..., :-1]).mean(dim=(1, 2, 3))
+    vertical = (centred[..., 1:, :] * centred[..., :-1, :]).mean(dim=(1, 2, 3))
+    return torch.where(power > 0, (horizontal + vertical) / 2 / power, 1.0)

@@ -8,37 +8,44 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from velatura.overlays.deltas.delta import Layer, Ready, along
-from velatura.overlays.deltas.low_rank import LowRank
+from velatura.overlays.deltas.delta import Layer, Operands, broadcast_channels
+from velatura.overlays.deltas.low_rank import LowRankDelta
 
-BIAS = "diff_b"
+BIAS_DIFF = "diff_b"
 
 
-class BiasedLowRank(LowRank):
+class BiasedLowRankDelta(LowRankDelta):
     """up @ down for the weight, and a whole difference for the bias, at the same strength."""
 
     algorithm: ClassVar[str] = "lora-bias"
-    optional: ClassVar[frozenset[str]] = LowRank.optional | {BIAS}
+    optional_suffixes: ClassVar[frozenset[str]] = LowRankDelta.optional_suffixes | {BIAS_DIFF}
 
     @classmethod
-    def knows(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
         """Whether there is a difference of a bias among a LoRA's tensors."""
-        return cls.needed | {BIAS} <= tensors.keys()
+        return cls.required_suffixes | {BIAS_DIFF} <= tensors.keys()
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float) -> Self:
         """An untrained one for a layer, which adds exactly nothing; where there is no bias it has nothing for that."""
-        plain = LowRank.for_layer(layer, rank=rank, alpha=alpha).state_dict()
-        tensors = {name: each.detach() for name, each in plain.items()}
-        return cls.from_tensors(tensors | ({} if layer.bias is None else {BIAS: torch.zeros(layer.bias.shape)}))
+        state = LowRankDelta.for_layer(layer, rank=rank, alpha=alpha).state_dict()
+        tensors = {name: tensor.detach() for name, tensor in state.items()}
+        return cls.from_tensors(tensors | ({} if layer.bias is None else {BIAS_DIFF: torch.zeros(layer.bias.shape)}))
 
-    def bias_change(self, bias: Tensor | None, strength: float = 1.0) -> Tensor | None:  # noqa: ARG002
+    def bias_delta(self, bias: Tensor | None, strength: float = 1.0) -> Tensor | None:  # noqa: ARG002
         """The difference of the bias, times the strength."""
-        found = self.tensor(BIAS)
-        return None if found is None else found * strength
+        bias_diff = self.tensor(BIAS_DIFF)
+        return None if bias_diff is None else bias_diff * strength
 
-    def output(self, layer: Layer, read: Tensor, made: Tensor, strength: Tensor, ready: Ready) -> Tensor:
+    def output_delta(
+        self, layer: Layer, inputs: Tensor, base_output: Tensor, strength: Tensor, operands: Operands
+    ) -> Tensor:
         """What is added: what the weight's change makes of what is read, and the difference of the bias."""
-        added = super().output(layer, read, made, strength, ready)
-        bias = self.tensor(BIAS)
-        return added if bias is None else added + along(bias.to(added.dtype), layer) * strength.to(added.dtype)
+        weight_output = super().output_delta(layer, inputs, base_output, strength, operands)
+        bias = self.tensor(BIAS_DIFF)
+        return (
+            weight_output
+            if bias is None
+            else weight_output
+            + broadcast_channels(bias.to(weight_output.dtype), layer) * strength.to(weight_output.dtype)
+        )

@@ -7,19 +7,19 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from velatura.overlays.deltas.delta import Layer, Shape
-from velatura.overlays.deltas.product import MAGNITUDE, Product
+from velatura.overlays.deltas.delta import Layer, TensorShape
+from velatura.overlays.deltas.product import DORA_SCALE, ProductDelta
 
-FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-CORES = ("hada_t1", "hada_t2")
+FACTOR_KEYS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+CORE_KEYS = ("hada_t1", "hada_t2")
 
 
-class LoHa(Product):
+class LoHa(ProductDelta):
     """(a1 @ b1) * (a2 @ b2), times alpha over rank; of convolutions with cores between them too (Tucker)."""
 
     algorithm: ClassVar[str] = "loha"
-    needed: ClassVar[frozenset[str]] = frozenset(FACTORS)
-    optional: ClassVar[frozenset[str]] = frozenset({"alpha", MAGNITUDE, *CORES})
+    required_suffixes: ClassVar[frozenset[str]] = frozenset(FACTOR_KEYS)
+    optional_suffixes: ClassVar[frozenset[str]] = frozenset({"alpha", DORA_SCALE, *CORE_KEYS})
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float) -> Self:
@@ -34,10 +34,14 @@ class LoHa(Product):
         return cls.from_tensors({**factors, "alpha": torch.tensor(alpha)})
 
     @property
-    def shape(self) -> Shape:
+    def weight_shape(self) -> TensorShape:
         """The shape of a weight that it fits, flat where it is no Tucker."""
-        core, out, into = self.tensor(CORES[0]), self.of("hada_w1_a"), self.of("hada_w1_b")
-        return (out.shape[0], into.shape[1]) if core is None else (out.shape[1], into.shape[1], *core.shape[2:])
+        core, w1_a, w1_b = (
+            self.tensor(CORE_KEYS[0]),
+            self.required_tensor("hada_w1_a"),
+            self.required_tensor("hada_w1_b"),
+        )
+        return (w1_a.shape[0], w1_b.shape[1]) if core is None else (w1_a.shape[1], w1_b.shape[1], *core.shape[2:])
 
     @property
     def rank(self) -> int:
@@ -46,8 +50,8 @@ class LoHa(Product):
 
     def product(self) -> Tensor:
         """Both products, entry by entry, at its scale."""
-        a1, b1, a2, b2 = (self.of(name) for name in FACTORS)
-        t1, t2 = (self.tensor(name) for name in CORES)
+        a1, b1, a2, b2 = (self.required_tensor(name) for name in FACTOR_KEYS)
+        t1, t2 = (self.tensor(name) for name in CORE_KEYS)
         if (t1 is None) != (t2 is None):
             raise ValueError("one core of two")
         if t1 is None or t2 is None:

@@ -8,102 +8,124 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from velatura.overlays.deltas.delta import Layer, Ready, Shape, along, computed, flat
-from velatura.overlays.deltas.product import MAGNITUDE, Product, magnitudes
+from velatura.overlays.deltas.delta import Layer, Operands, TensorShape, as_matrix, broadcast_channels, layer_forward
+from velatura.overlays.deltas.product import DORA_SCALE, ProductDelta, weight_norm
 
-UP, DOWN, CORE = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
+LORA_UP, LORA_DOWN, LORA_MID = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
 
 
-class LowRank(Product):
+class LowRankDelta(ProductDelta):
     """up @ down, times alpha over rank; of a convolution with a core between them too (Tucker's decomposition)."""
 
     algorithm: ClassVar[str] = "lora"
-    needed: ClassVar[frozenset[str]] = frozenset({UP, DOWN})
-    optional: ClassVar[frozenset[str]] = frozenset({"alpha", CORE})
+    required_suffixes: ClassVar[frozenset[str]] = frozenset({LORA_UP, LORA_DOWN})
+    optional_suffixes: ClassVar[frozenset[str]] = frozenset({"alpha", LORA_MID})
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float) -> Self:
         """An untrained one for a layer, which adds exactly nothing: up begins as zeros."""
-        out, *into = layer.weight.shape
-        down = torch.empty(rank, *into)
+        out, *in_shape = layer.weight.shape
+        down = torch.empty(rank, *in_shape)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-        up = torch.zeros(out, rank, *[1] * len(into[1:]))
-        return cls.from_tensors({DOWN: down, UP: up, "alpha": torch.tensor(alpha)})
+        up = torch.zeros(out, rank, *[1] * len(in_shape[1:]))
+        return cls.from_tensors({LORA_DOWN: down, LORA_UP: up, "alpha": torch.tensor(alpha)})
 
     @property
-    def shape(self) -> Shape:
+    def weight_shape(self) -> TensorShape:
         """The shape of a weight that it fits."""
-        kernel = self.shape_of(DOWN if self.kept(CORE) is None else CORE)[2:]
-        return self.shape_of(UP)[0], self.shape_of(DOWN)[1], *kernel
+        kernel = self.shape_of(LORA_DOWN if self.raw_tensor(LORA_MID) is None else LORA_MID)[2:]
+        return self.shape_of(LORA_UP)[0], self.shape_of(LORA_DOWN)[1], *kernel
 
     @property
     def rank(self) -> int:
         """How many ranks it has."""
-        return self.shape_of(DOWN)[0]
+        return self.shape_of(LORA_DOWN)[0]
 
     def product(self) -> Tensor:
         """up @ down, at its scale."""
-        up, down, core = flat(self.of(UP)), flat(self.of(DOWN)), self.tensor(CORE)
+        up, down, core = (
+            as_matrix(self.required_tensor(LORA_UP)),
+            as_matrix(self.required_tensor(LORA_DOWN)),
+            self.tensor(LORA_MID),
+        )
         whole = up @ down if core is None else torch.einsum("oa,abyx,bi->oiyx", up, core, down)
         return whole * self.scale(up.shape[1])
 
-    def ready(self, layer: Layer, dtype: torch.dtype) -> Ready:
+    def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:
         """Down, core and up at their scale, and by what rows are multiplied that have magnitudes of their own."""
-        core, down, up = self.tensor(CORE), self.of(DOWN), flat(self.of(UP))
-        wanted, factor = self.tensor(MAGNITUDE), None
-        if wanted is not None:
-            if wanted.shape[0] != len(up):  # magnitudes of columns have no shorter way
-                return super().ready(layer, dtype)
-            base = layer.weight.float()
-            factor = self.factor(base + self.product().view(base.shape)).flatten().to(dtype)
+        core, down, up = (
+            self.tensor(LORA_MID),
+            self.required_tensor(LORA_DOWN),
+            as_matrix(self.required_tensor(LORA_UP)),
+        )
+        magnitude, mag_norm_scale = self.tensor(DORA_SCALE), None
+        if magnitude is not None:
+            if magnitude.shape[0] != len(up):  # magnitudes of columns have no shorter way
+                return super().prepare_operands(layer, dtype)
+            base_weight = layer.weight.float()
+            mag_norm_scale = (
+                self.mag_norm_scale(base_weight + self.product().view(base_weight.shape)).flatten().to(dtype)
+            )
         kernel = [1] * (layer.weight.ndim - 2) if core is not None else layer.weight.shape[2:]
         scaled = up * self.scale(up.shape[1])
         return (
             down.reshape(len(down), -1, *kernel).to(dtype),
             scaled.to(dtype),
             None if core is None else core.to(dtype),
-            factor,
+            mag_norm_scale,
         )
 
-    def output(self, layer: Layer, read: Tensor, made: Tensor, strength: Tensor, ready: Ready) -> Tensor:
+    def output_delta(
+        self, layer: Layer, inputs: Tensor, base_output: Tensor, strength: Tensor, operands: Operands
+    ) -> Tensor:
         """What is added to what a layer made, without the whole product: down, then up."""
-        if len(ready) == 2:
-            return super().output(layer, read, made, strength, ready)
-        down, up, core, factor = ready
+        if len(operands) == 2:
+            return super().output_delta(layer, inputs, base_output, strength, operands)
+        down, up, core, mag_norm_scale = operands
         assert down is not None
         assert up is not None
         if core is None:
-            narrow = computed(layer, read, self.thinned(down), None)
+            down_output = layer_forward(layer, inputs, self.drop_rows(down), None)
         else:
-            narrow = computed(layer, torch.conv2d(read, self.thinned(down)), core, None)
-        if factor is None:
-            narrow = narrow * strength.to(narrow.dtype)  # there are fewer numbers here than in what is made
-        wide = torch.conv2d(narrow, up[..., None, None]) if isinstance(layer, nn.Conv2d) else narrow @ up.T
-        if factor is None:
-            return wide
-        own = made if layer.bias is None else made - along(layer.bias, layer).to(made.dtype)
-        return (along(factor, layer) * (own + wide) - own) * strength
+            down_output = layer_forward(layer, torch.conv2d(inputs, self.drop_rows(down)), core, None)
+        if mag_norm_scale is None:
+            down_output = down_output * strength.to(
+                down_output.dtype
+            )  # there are fewer numbers here than in what is made
+        up_output = (
+            torch.conv2d(down_output, up[..., None, None]) if isinstance(layer, nn.Conv2d) else down_output @ up.T
+        )
+        if mag_norm_scale is None:
+            return up_output
+        unbiased_output = (
+            base_output
+            if layer.bias is None
+            else base_output - broadcast_channels(layer.bias, layer).to(base_output.dtype)
+        )
+        return (broadcast_channels(mag_norm_scale, layer) * (unbiased_output + up_output) - unbiased_output) * strength
 
-    def first_ranks(self, count: int) -> LowRank:
+    def truncate_rank(self, rank: int) -> LowRankDelta:
         """Only the first ranks of it, at the same scale."""
-        if self.tensor(CORE) is not None or count >= self.rank:
+        if self.tensor(LORA_MID) is not None or rank >= self.rank:
             return self
-        kept = {name: each.detach() for name, each in self.state_dict().items()}
-        kept |= {UP: kept[UP][:, :count], DOWN: kept[DOWN][:count]}
-        if "alpha" in kept:
-            kept["alpha"] = kept["alpha"].float() * (count / self.rank)
-        return type(self).from_tensors(kept)
+        tensors = {name: tensor.detach() for name, tensor in self.state_dict().items()}
+        tensors |= {LORA_UP: tensors[LORA_UP][:, :rank], LORA_DOWN: tensors[LORA_DOWN][:rank]}
+        if "alpha" in tensors:
+            tensors["alpha"] = tensors["alpha"].float() * (rank / self.rank)
+        return type(self).from_tensors(tensors)
 
 
-class Dora(LowRank):
+class Dora(LowRankDelta):
     """A LoRA whose changed weight has magnitudes of its own, one a row, or one a column in older files."""
 
     algorithm: ClassVar[str] = "dora"
-    needed: ClassVar[frozenset[str]] = LowRank.needed | {MAGNITUDE}
+    required_suffixes: ClassVar[frozenset[str]] = LowRankDelta.required_suffixes | {DORA_SCALE}
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float) -> Self:
         """An untrained one for a layer, which adds exactly nothing: magnitudes begin as the weight's own."""
-        norm = magnitudes(layer.weight.detach(), rows=True)
-        plain = LowRank.for_layer(layer, rank=rank, alpha=alpha)
-        return cls.from_tensors({MAGNITUDE: norm, **{name: each.detach() for name, each in plain.state_dict().items()}})
+        norm = weight_norm(layer.weight.detach(), rows=True)
+        lora = LowRankDelta.for_layer(layer, rank=rank, alpha=alpha)
+        return cls.from_tensors(
+            {DORA_SCALE: norm, **{name: tensor.detach() for name, tensor in lora.state_dict().items()}}
+        )

@@ -7,15 +7,23 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from velatura.overlays.deltas.delta import Delta, Layer, Ready, Shape, along, shaped, times
+from velatura.overlays.deltas.delta import (
+    Delta,
+    Layer,
+    Operands,
+    TensorShape,
+    broadcast_channels,
+    multiply,
+    reshape_to_weight,
+)
 
 
-class Full(Delta):
+class FullDelta(Delta):
     """A difference of a whole weight, and of its bias if it has one."""
 
     algorithm: ClassVar[str] = "full"
-    needed: ClassVar[frozenset[str]] = frozenset({"diff"})
-    optional: ClassVar[frozenset[str]] = frozenset({"diff_b"})
+    required_suffixes: ClassVar[frozenset[str]] = frozenset({"diff"})
+    optional_suffixes: ClassVar[frozenset[str]] = frozenset({"diff_b"})
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int = 0, alpha: float = 0.0) -> Self:  # noqa: ARG003
@@ -24,31 +32,31 @@ class Full(Delta):
         return cls.from_tensors(tensors | ({} if layer.bias is None else {"diff_b": torch.zeros(layer.bias.shape)}))
 
     @property
-    def reads_weight(self) -> bool:
+    def needs_weight(self) -> bool:
         """It is what it is."""
         return False
 
     @property
-    def shape(self) -> Shape:
+    def weight_shape(self) -> TensorShape:
         """The shape of its weight."""
-        return tuple(self.of("diff").shape)
+        return tuple(self.required_tensor("diff").shape)
 
-    def change(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+    def weight_delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """The difference, times the strength."""
-        return times(shaped(self.of("diff"), weight), strength)
+        return multiply(reshape_to_weight(self.required_tensor("diff"), weight), strength)
 
-    def bias_change(self, bias: Tensor | None, strength: float = 1.0) -> Tensor | None:  # noqa: ARG002
+    def bias_delta(self, bias: Tensor | None, strength: float = 1.0) -> Tensor | None:  # noqa: ARG002
         """That of the bias, times the strength."""
-        found = self.tensor("diff_b")
-        return None if found is None else times(found, strength)
+        bias_diff = self.tensor("diff_b")
+        return None if bias_diff is None else multiply(bias_diff, strength)
 
 
-class Norm(Delta):
+class NormDelta(Delta):
     """Differences of the weight and the bias of a norm."""
 
     algorithm: ClassVar[str] = "norm"
-    needed: ClassVar[frozenset[str]] = frozenset({"w_norm"})
-    optional: ClassVar[frozenset[str]] = frozenset({"b_norm"})
+    required_suffixes: ClassVar[frozenset[str]] = frozenset({"w_norm"})
+    optional_suffixes: ClassVar[frozenset[str]] = frozenset({"b_norm"})
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int = 0, alpha: float = 0.0) -> Self:  # noqa: ARG003
@@ -57,32 +65,32 @@ class Norm(Delta):
         return cls.from_tensors(tensors | ({} if layer.bias is None else {"b_norm": torch.zeros(layer.bias.shape)}))
 
     @property
-    def reads_weight(self) -> bool:
+    def needs_weight(self) -> bool:
         """It is what it is."""
         return False
 
     @property
-    def shape(self) -> Shape:
+    def weight_shape(self) -> TensorShape:
         """The shape of its weight."""
-        return tuple(self.of("w_norm").shape)
+        return tuple(self.required_tensor("w_norm").shape)
 
-    def change(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+    def weight_delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """The difference, times the strength."""
-        return times(shaped(self.of("w_norm"), weight), strength)
+        return multiply(reshape_to_weight(self.required_tensor("w_norm"), weight), strength)
 
-    def bias_change(self, bias: Tensor | None, strength: float = 1.0) -> Tensor | None:  # noqa: ARG002
+    def bias_delta(self, bias: Tensor | None, strength: float = 1.0) -> Tensor | None:  # noqa: ARG002
         """That of the bias, times the strength."""
-        found = self.tensor("b_norm")
-        return None if found is None else times(found, strength)
+        bias_diff = self.tensor("b_norm")
+        return None if bias_diff is None else multiply(bias_diff, strength)
 
 
 class IA3(Delta):
     """A factor less one for each row of a weight, or each of its columns where on_input is not 0 (Liu et al. 2022)."""
 
     algorithm: ClassVar[str] = "ia3"
-    needed: ClassVar[frozenset[str]] = frozenset({"weight", "on_input"})
-    optional: ClassVar[frozenset[str]] = frozenset()
-    constants: ClassVar[frozenset[str]] = frozenset({"on_input"})
+    required_suffixes: ClassVar[frozenset[str]] = frozenset({"weight", "on_input"})
+    optional_suffixes: ClassVar[frozenset[str]] = frozenset()
+    constant_suffixes: ClassVar[frozenset[str]] = frozenset({"on_input"})
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int = 0, alpha: float = 0.0, on_input: bool = False) -> Self:  # noqa: ARG003
@@ -92,35 +100,43 @@ class IA3(Delta):
         return cls.from_tensors({"weight": weight, "on_input": torch.tensor(float(on_input))})
 
     @property
-    def shape(self) -> Shape:
+    def weight_shape(self) -> TensorShape:
         """A square as large as it is long: it tells one side only."""
-        return (self.of("weight").numel(),) * 2
+        return (self.required_tensor("weight").numel(),) * 2
 
-    def change(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+    def weight_delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """The weight itself, times the factors, times the strength."""
-        factors = self.of("weight").flatten()
-        side = int(self.on_columns) if not factors.is_meta else int(len(factors) != len(weight))
-        if len(factors) != weight.shape[side]:
+        factors = self.required_tensor("weight").flatten()
+        axis = int(self.is_on_input) if not factors.is_meta else int(len(factors) != len(weight))
+        if len(factors) != weight.shape[axis]:
             raise ValueError(f"{len(factors)} factors against {tuple(weight.shape)}")
-        return weight.float() * factors.view(*[1] * side, -1, *[1] * (weight.ndim - side - 1)) * strength
+        return weight.float() * factors.view(*[1] * axis, -1, *[1] * (weight.ndim - axis - 1)) * strength
 
     @property
-    def on_columns(self) -> bool:
+    def is_on_input(self) -> bool:
         """Whether it multiplies columns, which is to say, what is read."""
-        return bool(self.of("on_input"))
+        return bool(self.required_tensor("on_input"))
 
-    def ready(self, layer: Layer, dtype: torch.dtype) -> Ready:
+    def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:
         """The factors, of rows; for columns what is added to the weight."""
-        return super().ready(layer, dtype) if self.on_columns else (self.of("weight").flatten().to(dtype), None, None)
+        return (
+            super().prepare_operands(layer, dtype)
+            if self.is_on_input
+            else (self.required_tensor("weight").flatten().to(dtype), None, None)
+        )
 
-    def output(self, layer: Layer, read: Tensor, made: Tensor, strength: Tensor, ready: Ready) -> Tensor:
+    def output_delta(
+        self, layer: Layer, inputs: Tensor, base_output: Tensor, strength: Tensor, operands: Operands
+    ) -> Tensor:
         """What is added; of rows it is a share of what the layer made, its bias aside."""
-        if len(ready) == 2:
-            return super().output(layer, read, made, strength, ready)
-        assert ready[0] is not None
-        return without_bias(layer, made) * along(self.thinned(ready[0]), layer) * strength
+        if len(operands) == 2:
+            return super().output_delta(layer, inputs, base_output, strength, operands)
+        assert operands[0] is not None
+        return subtract_bias(layer, base_output) * broadcast_channels(self.drop_rows(operands[0]), layer) * strength
 
 
-def without_bias(layer: Layer, made: Tensor) -> Tensor:
+def subtract_bias(layer: Layer, base_output: Tensor) -> Tensor:
     """What a layer made by its weight alone."""
-    return made if layer.bias is None else made - along(layer.bias.to(made.dtype), layer)
+    return (
+        base_output if layer.bias is None else base_output - broadcast_channels(layer.bias.to(base_output.dtype), layer)
+    )

@@ -4,21 +4,21 @@ All walk in one space: latents whose noise has the standard deviation sigma (Kar
 space of diffusion-based generative models", the paper of most letters in this folder).
 """
 
-from velatura.sampling.samplers.course import Course, Denoise
+from velatura.sampling.samplers.course import Denoiser, Trajectory
 from velatura.sampling.samplers.sampler import Sampler
-from velatura.sampling.samplers.table import ALIASES, SAMPLERS, find_sampler
-from velatura.sampling.schedules import SCHEDULERS, find_scheduler, timestep_of
-from velatura.sampling.settings import Settings
+from velatura.sampling.samplers.table import SAMPLER_ALIASES, SAMPLERS, find_sampler
+from velatura.sampling.schedules import SCHEDULERS, find_scheduler, sigma_to_timestep
+from velatura.sampling.settings import SamplerSettings
 
 __all__ = [
-    "ALIASES",
     "SAMPLERS",
+    "SAMPLER_ALIASES",
     "SCHEDULERS",
-    "Course",
-    "Denoise",
+    "Denoiser",
     "Sampler",
-    "Settings",
+    "SamplerSettings",
+    "Trajectory",
     "find_sampler",
     "find_scheduler",
-    "timestep_of",
+    "sigma_to_timestep",
 ]

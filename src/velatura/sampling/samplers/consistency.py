@@ -4,19 +4,19 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Course, Denoise, Source
+from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
 
-STRIDE = 20  # of the thousand timesteps, those that the model was distilled at: 19, 39, ...
-DATA_SPREAD, TIME_SCALE = 0.5, 10.0  # sigma_data and the factor of timesteps in the paper's boundary condition
+LCM_TIMESTEP_INTERVAL = 20  # of the thousand timesteps, those that the model was distilled at: 19, 39, ...
+SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # sigma_data and the factor of timesteps in the paper's boundary condition
 
 
-def lcm(denoise: Denoise, latents: Tensor, course: Course, noise: Source) -> Iterator[Tensor]:
+def lcm(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
     """Guess the picture and make it as noisy as the next level is."""
-    for here, there in course.strides:
-        scaled = (course.timestep(here) * TIME_SCALE) ** 2
-        skip = DATA_SPREAD**2 / (scaled + DATA_SPREAD**2)
-        out = (scaled / (scaled + DATA_SPREAD**2)).sqrt()
-        latents = skip * latents + out * denoise(latents, here)
-        if there > 0:
-            latents = latents + noise.draw() * there
+    for sigma, sigma_next in trajectory.steps:
+        scaled_timestep_squared = (trajectory.timestep(sigma) * TIMESTEP_SCALING) ** 2
+        c_skip = SIGMA_DATA**2 / (scaled_timestep_squared + SIGMA_DATA**2)
+        c_out = (scaled_timestep_squared / (scaled_timestep_squared + SIGMA_DATA**2)).sqrt()
+        latents = c_skip * latents + c_out * denoise(latents, sigma)
+        if sigma_next > 0:
+            latents = latents + noise.draw() * sigma_next
         yield latents

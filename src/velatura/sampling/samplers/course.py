@@ -8,27 +8,27 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from velatura.sampling.schedules import nearest_time, time_of
-from velatura.sampling.settings import Settings
+from velatura.sampling.schedules import sigma_to_nearest_t, sigma_to_t
+from velatura.sampling.settings import SamplerSettings
 
-Denoise = Callable[[Tensor, Tensor], Tensor]  # (noisy latents, sigma, 0-d) -> the clean latents that are guessed
-Between = Callable[[Tensor, Tensor], Tensor]  # (sigma here, sigma there) -> noise of unit variance
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # (noisy latents, sigma, 0-d) -> the clean latents that are guessed
+NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # (sigma here, sigma there) -> noise of unit variance
 
 
-class Source(Protocol):
+class NoiseSource(Protocol):
     """Where fresh noise comes from, for all pictures of a batch."""
 
     def draw(self) -> Tensor:
         """The next noise of unit variance."""
         ...
 
-    def brownian(self, low: float, high: float) -> Between:
+    def brownian_noise_sampler(self, sigma_min: float, sigma_max: float) -> NoiseSampler:
         """One random path between two levels, whose differences are noise: the same whatever steps are taken."""
         ...
 
 
 @dataclass(frozen=True)
-class Course:
+class Trajectory:
     """The levels of noise that a walk stops at, and all that settles how it is walked.
 
     sigmas: noisiest first; known: all levels that the base was trained at, cleanest first, and times: their timesteps.
@@ -38,50 +38,57 @@ class Course:
     """
 
     sigmas: Tensor
-    known: Tensor
-    times: Tensor
-    low: float
-    high: float
-    settings: Settings
+    model_sigmas: Tensor
+    timesteps: Tensor
+    sigma_min: float
+    sigma_max: float
+    settings: SamplerSettings
     eta: float
-    noisy: float
-    clean: float = 1.0
-    last: float = 1.0
-    quantised: bool = False
+    init_noise_sigma: float
+    init_latents_factor: float = 1.0
+    final_divisor: float = 1.0
+    is_quantised: bool = False
 
     @property
-    def steps(self) -> int:
+    def step_count(self) -> int:
         """How often a walk yields."""
         return len(self.sigmas) - 1
 
     @property
-    def strides(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each level with the next."""
         return pairwise(self.sigmas)
 
     @property
-    def cleanest(self) -> Tensor:
+    def final_sigma(self) -> Tensor:
         """Where those stop that choose their own levels: at the cleanest that there is, or that was asked for."""
-        asked = self.settings.sigma_min
-        return torch.minimum(self.sigmas[0], self.known.new_tensor(asked) if asked else self.known[0])
+        requested_sigma_min = self.settings.sigma_min
+        return torch.minimum(
+            self.sigmas[0],
+            self.model_sigmas.new_tensor(requested_sigma_min) if requested_sigma_min else self.model_sigmas[0],
+        )
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep to call the model at, not rounded unless only some are allowed."""
-        if self.quantised:
-            return self.times[nearest_time(self.known, sigma)]
-        return time_of(self.known, sigma)
+        if self.is_quantised:
+            return self.timesteps[sigma_to_nearest_t(self.model_sigmas, sigma)]
+        return sigma_to_t(self.model_sigmas, sigma)
 
-    def start(self, noise: Tensor, latents: Tensor | None) -> Tensor:
+    def initial_latents(self, noise: Tensor, latents: Tensor | None) -> Tensor:
         """Where the walk starts: noise, over the latents of an image where there is one."""
-        return noise * self.noisy if latents is None else latents * self.clean + noise * self.noisy
+        return (
+            noise * self.init_noise_sigma
+            if latents is None
+            else latents * self.init_latents_factor + noise * self.init_noise_sigma
+        )
 
-    def below(self, here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    def ancestral_step(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
         """Where an ancestral step goes down to, and how much fresh noise brings it up to the level it is bound for.
 
         The share of the latter is eta: Song et al. 2021, "Denoising Diffusion Implicit Models", equation 16, in sigmas.
         """
-        up = torch.minimum(there, self.eta * (there**2 * (here**2 - there**2) / here**2).sqrt())
-        return (there**2 - up**2).sqrt(), up
+        sigma_up = torch.minimum(sigma_next, self.eta * (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt())
+        return (sigma_next**2 - sigma_up**2).sqrt(), sigma_up
 
 
-Walk = Callable[[Denoise, Tensor, Course, Source], Iterator[Tensor]]
+SamplerFunction = Callable[[Denoiser, Tensor, Trajectory, NoiseSource], Iterator[Tensor]]

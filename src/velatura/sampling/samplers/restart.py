@@ -8,33 +8,49 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Course, Denoise, Source
-from velatura.sampling.samplers.slopes import trapezoid
-from velatura.sampling.schedules import Span, karras
+from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
+from velatura.sampling.samplers.slopes import heun_step
+from velatura.sampling.schedules import SigmaRange, karras
 
-FEWEST_STEPS = 20  # that are worth a restart
-LOW, HIGH = 0.1, 2.0  # the levels it is made from and back to
-ONCE, STEPS_OF_ONE = 36, 9  # below so many steps there is one restart, of so many steps; else two of a quarter each
+MIN_STEPS_FOR_RESTART = 20  # that are worth a restart
+RESTART_SIGMA_MIN, RESTART_SIGMA_MAX = 0.1, 2.0  # the levels it is made from and back to
+TWO_RESTARTS_FROM_STEPS, SINGLE_RESTART_STEPS = (
+    36,
+    9,
+)  # below so many steps there is one restart, of so many steps; else two of a quarter each
 
 
-def restart(denoise: Denoise, latents: Tensor, course: Course, noise: Source) -> Iterator[Tensor]:
+def restart(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
     """Heun's steps, a part of which are walked again from fresh noise."""
-    last = course.sigmas[0]
-    for here, there in restarts(course):
-        if here > last:
-            latents = latents + noise.draw() * course.settings.churn_noise * (here**2 - last**2).sqrt()
-        latents, last = trapezoid(denoise, latents, here, there), there
+    last_sigma = trajectory.sigmas[0]
+    for sigma, sigma_next in steps_with_restarts(trajectory):
+        if sigma > last_sigma:
+            latents = latents + noise.draw() * trajectory.settings.churn_noise * (sigma**2 - last_sigma**2).sqrt()
+        latents, last_sigma = heun_step(denoise, latents, sigma, sigma_next), sigma_next
         yield latents
 
 
-def restarts(course: Course) -> list[tuple[Tensor, Tensor]]:
+def steps_with_restarts(trajectory: Trajectory) -> list[tuple[Tensor, Tensor]]:
     """All steps in their order, those of restarts where they are made; in all as many as the course has."""
-    if course.steps < FEWEST_STEPS:
-        return list(course.strides)
-    again, times = (STEPS_OF_ONE, 1) if course.steps < ONCE else (course.steps // 4, 2)
-    sigmas = karras(Span(course.known, course.cleanest, course.sigmas[0]), course.steps - again * times)
-    low, high = (int((sigmas - level).abs().argmin()) for level in (LOW, HIGH))
-    if high >= low:
-        return list(course.strides)
-    detour = karras(Span(course.known, sigmas[low], sigmas[high]), again + 1)[:-1]
-    return [*pairwise(sigmas[: low + 1]), *list(pairwise(detour)) * times, *pairwise(sigmas[low:])]
+    if trajectory.step_count < MIN_STEPS_FOR_RESTART:
+        return list(trajectory.steps)
+    restart_step_count, restart_count = (
+        (SINGLE_RESTART_STEPS, 1)
+        if trajectory.step_count < TWO_RESTARTS_FROM_STEPS
+        else (trajectory.step_count // 4, 2)
+    )
+    sigmas = karras(
+        SigmaRange(trajectory.model_sigmas, trajectory.final_sigma, trajectory.sigmas[0]),
+        trajectory.step_count - restart_step_count * restart_count,
+    )
+    low_index, high_index = (int((sigmas - level).abs().argmin()) for level in (RESTART_SIGMA_MIN, RESTART_SIGMA_MAX))
+    if high_index >= low_index:
+        return list(trajectory.steps)
+    restart_sigmas = karras(
+        SigmaRange(trajectory.model_sigmas, sigmas[low_index], sigmas[high_index]), restart_step_count + 1
+    )[:-1]
+    return [
+        *pairwise(sigmas[: low_index + 1]),
+        *list(pairwise(restart_sigmas)) * restart_count,
+        *pairwise(sigmas[low_index:]),
+    ]

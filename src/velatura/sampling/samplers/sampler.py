@@ -9,31 +9,31 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from velatura.base.schedule import Schedule
+from velatura.base.schedule import NoiseSchedule
 from velatura.errors import BadRecipe, VelaturaWarning
-from velatura.sampling.samplers.course import Course, Denoise, Source, Walk
+from velatura.sampling.samplers.course import Denoiser, NoiseSource, SamplerFunction, Trajectory
 from velatura.sampling.schedules import (
-    AUTOMATIC,
-    HAS_ITS_ENDS,
-    HEEDS_RHO,
+    AUTOMATIC_SCHEDULER,
+    FIXED_RANGE_SCHEDULERS,
+    RHO_SCHEDULERS,
     SCHEDULERS,
-    Span,
+    SigmaRange,
+    compute_model_sigmas,
     find_scheduler,
-    trained_sigmas,
 )
-from velatura.sampling.settings import Settings
-from velatura.sampling.sizes import Walked
+from velatura.sampling.settings import SamplerSettings
+from velatura.sampling.sizes import Img2ImgSteps
 
 # (all levels, the timesteps that are left, the one to start from, settings) -> sigmas
-Ladder = Callable[[Tensor, Tensor, int, Settings], Tensor]
+TimestepSigmas = Callable[[Tensor, Tensor, int, SamplerSettings], Tensor]
 
-SETTINGS = Settings()
-MOST_LEVELS = 10_000  # that float32 tells apart
-STRENGTH = frozenset({"churn_noise"})
-FRESH = STRENGTH | {"eta"}
-CHURN = STRENGTH | {"churn", "churn_from", "churn_to"}
-SPACING = frozenset({"scheduler", "sigma_min", "sigma_max", "rho", "discards_penultimate", "sgm_noise"})
-ALWAYS = frozenset({"quantised", "noise_multiplier", "extra_noise"})
+DEFAULT_SETTINGS = SamplerSettings()
+MAX_SIGMA_COUNT = 10_000  # that float32 tells apart
+NOISE_SETTINGS = frozenset({"churn_noise"})
+ANCESTRAL_SETTINGS = NOISE_SETTINGS | {"eta"}
+CHURN_SETTINGS = NOISE_SETTINGS | {"churn", "churn_from", "churn_to"}
+SCHEDULE_SETTINGS = frozenset({"scheduler", "sigma_min", "sigma_max", "rho", "discards_penultimate", "sgm_noise"})
+COMMON_SETTINGS = frozenset({"quantised", "noise_multiplier", "extra_noise"})
 
 
 @dataclass(frozen=True)
@@ -50,142 +50,161 @@ class Sampler:
     """
 
     name: str
-    walk: Walk
-    heeds: frozenset[str] = frozenset()
+    function: SamplerFunction
+    supported_settings: frozenset[str] = frozenset()
     scheduler: str = "Uniform"
-    automatic: str = "Uniform"
+    automatic_scheduler: str = "Uniform"
     eta: float = 1.0
     calls_per_step: int = 1
-    discards: bool = False
-    draws: Literal["never", "eta", "churn", "always"] = "never"
-    reads_ensd: bool = False
-    reads_batch: bool = False
-    stride: int = 1
-    ladder: Ladder | None = None
+    discards_penultimate: bool = False
+    draws_noise: Literal["never", "eta", "churn", "always"] = "never"
+    uses_ensd: bool = False
+    depends_on_batch: bool = False
+    timestep_interval: int = 1
+    timestep_sigmas: TimestepSigmas | None = None
 
-    def course(
+    def trajectory(
         self,
-        schedule: Schedule,
+        schedule: NoiseSchedule,
         steps: int,
-        settings: Settings = SETTINGS,
+        settings: SamplerSettings = DEFAULT_SETTINGS,
         *,
-        begun: Walked | None = None,
+        img2img: Img2ImgSteps | None = None,
         family: str = "SD1",
-    ) -> Course:
+    ) -> Trajectory:
         """Lay a walk out: from noise alone, or the part of it that an image to begin from leaves.
 
         family: the base's, for schedulers that were found for one.
         """
-        automatic = settings.scheduler is None or find_scheduler(settings.scheduler) == AUTOMATIC
-        spacing = SPACING if self.ladder is None else frozenset({"scheduler"} if automatic else ())
-        _warn_of(self.name, settings, Settings.model_fields.keys() - (self.heeds | ALWAYS | spacing))
-        trained = trained_sigmas(schedule)
-        if self.ladder is not None:
-            return self._climb(self.ladder, trained, steps, settings, begun)
-        times = torch.arange(self.stride - 1, len(trained), self.stride)
-        known = trained[times]
-        whole = self._sigmas(known, _level_count(steps, begun), settings, family)
-        sigmas = whole[max(len(whole) - begun.left - 2, 0) :] if begun else whole
-        return Course(
+        is_automatic = settings.scheduler is None or find_scheduler(settings.scheduler) == AUTOMATIC_SCHEDULER
+        schedule_settings = (
+            SCHEDULE_SETTINGS if self.timestep_sigmas is None else frozenset({"scheduler"} if is_automatic else ())
+        )
+        _warn_of_unused(
+            self.name,
+            settings,
+            SamplerSettings.model_fields.keys() - (self.supported_settings | COMMON_SETTINGS | schedule_settings),
+        )
+        base_sigmas = compute_model_sigmas(schedule)
+        if self.timestep_sigmas is not None:
+            return self._timestep_trajectory(self.timestep_sigmas, base_sigmas, steps, settings, img2img)
+        timesteps = torch.arange(self.timestep_interval - 1, len(base_sigmas), self.timestep_interval)
+        model_sigmas = base_sigmas[timesteps]
+        full_sigmas = self._sigmas(model_sigmas, _schedule_steps(steps, img2img), settings, family)
+        sigmas = full_sigmas[max(len(full_sigmas) - img2img.t_enc - 2, 0) :] if img2img else full_sigmas
+        return Trajectory(
             sigmas,
-            known,
-            times,
-            low=float(whole[whole > 0].min()),
-            high=float(whole.max()),
+            model_sigmas,
+            timesteps,
+            sigma_min=float(full_sigmas[full_sigmas > 0].min()),
+            sigma_max=float(full_sigmas.max()),
             settings=settings,
             eta=self._eta(settings),
-            noisy=_noisy(float(sigmas[0]), settings, begun=begun is not None),
-            quantised=settings.quantised or self.stride > 1,
+            init_noise_sigma=_init_noise_sigma(float(sigmas[0]), settings, is_img2img=img2img is not None),
+            is_quantised=settings.quantised or self.timestep_interval > 1,
         )
 
     def sample(
-        self, denoise: Denoise, noise: Source, course: Course, latents: Tensor | None = None
+        self, denoise: Denoiser, noise: NoiseSource, trajectory: Trajectory, latents: Tensor | None = None
     ) -> Iterator[Tensor]:
         """Walk from fresh noise, over an image's latents where there are any, and yield the latents after each step."""
-        for walked in self.walk(denoise, course.start(noise.draw(), latents), course, noise):
-            yield walked / course.last
+        for step_latents in self.function(
+            denoise, trajectory.initial_latents(noise.draw(), latents), trajectory, noise
+        ):
+            yield step_latents / trajectory.final_divisor
 
-    def draws_more(self, settings: Settings) -> bool:
+    def draws_later_noise(self, settings: SamplerSettings) -> bool:
         """Whether noise is drawn from the pictures' generators after the first, so that ENSD changes something."""
-        above = {"never": 0.0, "eta": self._eta(settings), "churn": settings.churn, "always": 1.0}
-        return above[self.draws] > 0
+        noise_amount = {"never": 0.0, "eta": self._eta(settings), "churn": settings.churn, "always": 1.0}
+        return noise_amount[self.draws_noise] > 0
 
-    def _climb(self, ladder: Ladder, trained: Tensor, steps: int, settings: Settings, begun: Walked | None) -> Course:
+    def _timestep_trajectory(
+        self,
+        timestep_sigmas: TimestepSigmas,
+        base_sigmas: Tensor,
+        steps: int,
+        settings: SamplerSettings,
+        img2img: Img2ImgSteps | None,
+    ) -> Trajectory:
         """A walk along timesteps; an image is made as noisy as the one above those that are left, as the webui does."""
-        times = ddim_times(len(trained), _level_count(steps, begun))
-        left = min(max(begun.left, 2), len(times)) if begun else len(times)
-        first = int(times[left - 1]) if begun else len(trained) - 1
-        sigmas = ladder(trained, times[:left], first, settings)
-        clean, noisy = 1.0, _spread(sigmas[0])
-        if begun:
-            above = trained[times[min(max(begun.left, 1), len(times) - 1)]]
-            clean = _spread(sigmas[0]) / _spread(above)
-            noisy = clean * _noisy(float(above), settings, begun=True)
-        return Course(
+        timesteps = ddim_timesteps(len(base_sigmas), _schedule_steps(steps, img2img))
+        remaining = min(max(img2img.t_enc, 2), len(timesteps)) if img2img else len(timesteps)
+        start_timestep = int(timesteps[remaining - 1]) if img2img else len(base_sigmas) - 1
+        sigmas = timestep_sigmas(base_sigmas, timesteps[:remaining], start_timestep, settings)
+        init_latents_factor, init_noise_sigma = 1.0, _latents_std(sigmas[0])
+        if img2img:
+            start_sigma = base_sigmas[timesteps[min(max(img2img.t_enc, 1), len(timesteps) - 1)]]
+            init_latents_factor = _latents_std(sigmas[0]) / _latents_std(start_sigma)
+            init_noise_sigma = init_latents_factor * _init_noise_sigma(float(start_sigma), settings, is_img2img=True)
+        return Trajectory(
             sigmas,
-            trained,
-            torch.arange(len(trained)),
-            low=float(sigmas[-1]),
-            high=float(sigmas[0]),
+            base_sigmas,
+            torch.arange(len(base_sigmas)),
+            sigma_min=float(sigmas[-1]),
+            sigma_max=float(sigmas[0]),
             settings=settings,
             eta=self._eta(settings),
-            noisy=noisy,
-            clean=clean,
-            last=_spread(sigmas[-1]),
-            quantised=settings.quantised,
+            init_noise_sigma=init_noise_sigma,
+            init_latents_factor=init_latents_factor,
+            final_divisor=_latents_std(sigmas[-1]),
+            is_quantised=settings.quantised,
         )
 
-    def _eta(self, settings: Settings) -> float:
+    def _eta(self, settings: SamplerSettings) -> float:
         return self.eta if settings.eta is None else settings.eta
 
-    def _sigmas(self, known: Tensor, steps: int, settings: Settings, family: str) -> Tensor:
+    def _sigmas(self, model_sigmas: Tensor, steps: int, settings: SamplerSettings, family: str) -> Tensor:
         """The levels of a whole walk; those who discard the last but one lay one more."""
-        asked = self.scheduler if settings.scheduler is None else find_scheduler(settings.scheduler)
-        name = self.automatic if asked == AUTOMATIC else asked
-        _warn_of(name, settings, frozenset({"sigma_min", "sigma_max"}) if name in HAS_ITS_ENDS else frozenset())
-        _warn_of(name, settings, frozenset() if name in HEEDS_RHO else frozenset({"rho"}))
-        laid = SCHEDULERS[name]
-        span = Span.of(known, settings.sigma_min, settings.sigma_max, settings.rho or None, family)
-        discards = self.discards or settings.discards_penultimate
-        sigmas = laid(span, steps + 1 if discards else steps)
+        requested = self.scheduler if settings.scheduler is None else find_scheduler(settings.scheduler)
+        name = self.automatic_scheduler if requested == AUTOMATIC_SCHEDULER else requested
+        _warn_of_unused(
+            name, settings, frozenset({"sigma_min", "sigma_max"}) if name in FIXED_RANGE_SCHEDULERS else frozenset()
+        )
+        _warn_of_unused(name, settings, frozenset() if name in RHO_SCHEDULERS else frozenset({"rho"}))
+        scheduler = SCHEDULERS[name]
+        sigma_range = SigmaRange.of(model_sigmas, settings.sigma_min, settings.sigma_max, settings.rho or None, family)
+        discards_penultimate = self.discards_penultimate or settings.discards_penultimate
+        sigmas = scheduler(sigma_range, steps + 1 if discards_penultimate else steps)
         if not ((sigmas[:-1] > 0).all() and (sigmas.diff() < 0).all() and sigmas.isfinite().all()):
             raise BadRecipe(
-                f"{name} lays no levels down from {span.high:g} to {span.low:g}: "
+                f"{name} lays no levels down from {sigma_range.sigma_max:g} to {sigma_range.sigma_min:g}: "
                 "set sigma_min below sigma_max, and rho near 7, or leave them out"
             )
-        return torch.cat([sigmas[:-2], sigmas[-1:]]) if discards else sigmas
+        return torch.cat([sigmas[:-2], sigmas[-1:]]) if discards_penultimate else sigmas
 
 
-def ddim_times(count: int, steps: int) -> Tensor:
+def ddim_timesteps(timestep_count: int, steps: int) -> Tensor:
     """Every n-th timestep from the second on, cleanest first.
 
     The walk ends at the first of them, not at 0. So it is in A1111 since 1.6, where 8 steps of DDIM call the model 7
     times; a single step, which would then call it never, goes from the noisiest timestep to the cleanest.
     """
-    times = torch.arange(1, count + 1, count // min(max(steps, 1), count // 2)).clamp(max=count - 1)
-    return times if len(times) > 1 else torch.tensor([1, count - 1])
+    timesteps = torch.arange(1, timestep_count + 1, timestep_count // min(max(steps, 1), timestep_count // 2)).clamp(
+        max=timestep_count - 1
+    )
+    return timesteps if len(timesteps) > 1 else torch.tensor([1, timestep_count - 1])
 
 
-def _warn_of(what: str, settings: Settings, unheeded: Set[str]) -> None:
+def _warn_of_unused(owner: str, settings: SamplerSettings, unsupported: Set[str]) -> None:
     """Say what is set that a sampler or a scheduler does not heed."""
-    fields = Settings.model_fields
-    idle = [name for name in fields if name in unheeded and getattr(settings, name) != fields[name].default]
-    if idle:
-        warnings.warn(f"{what} has no {', '.join(idle)}: what is set there changes nothing", VelaturaWarning, 4)
+    fields = SamplerSettings.model_fields
+    unused = [name for name in fields if name in unsupported and getattr(settings, name) != fields[name].default]
+    if unused:
+        warnings.warn(f"{owner} has no {', '.join(unused)}: what is set there changes nothing", VelaturaWarning, 4)
 
 
-def _level_count(steps: int, begun: Walked | None) -> int:
+def _schedule_steps(steps: int, img2img: Img2ImgSteps | None) -> int:
     """How many levels a whole walk has; an image that is hardly changed is begun at the cleanest of very many."""
-    return min(begun.levels or MOST_LEVELS, MOST_LEVELS) if begun else steps
+    return min(img2img.schedule_steps or MAX_SIGMA_COUNT, MAX_SIGMA_COUNT) if img2img else steps
 
 
-def _noisy(sigma: float, settings: Settings, *, begun: bool) -> float:
+def _init_noise_sigma(sigma: float, settings: SamplerSettings, *, is_img2img: bool) -> float:
     """How strong the noise is that a walk starts with at a level, over an image's latents where it is begun."""
-    if begun:
+    if is_img2img:
         return settings.noise_multiplier * (sigma + settings.extra_noise)
     return math.hypot(1, sigma) if settings.sgm_noise else sigma
 
 
-def _spread(sigma: Tensor) -> float:
+def _latents_std(sigma: Tensor) -> float:
     """How much wider latents with so much noise are spread than those of variance 1."""
     return math.hypot(1, float(sigma))

@@ -10,124 +10,149 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Course, Denoise, Source
-from velatura.sampling.samplers.slopes import slope
+from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
+from velatura.sampling.samplers.slopes import to_d
 
-MIDDLE = 0.5  # of a step, where its second call is made
+MIDPOINT_FRACTION = 0.5  # of a step, where its second call is made
 
 
-def dpmpp_2s_ancestral(denoise: Denoise, latents: Tensor, course: Course, noise: Source) -> Iterator[Tensor]:
+def dpmpp_2s_ancestral(
+    denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource
+) -> Iterator[Tensor]:
     """Two calls to a step below the next level (DPM-Solver++, algorithm 1), then fresh noise up to it."""
-    for here, there in course.strides:
-        down, up = course.below(here, there)
-        if down == 0:
-            latents = latents + slope(denoise, latents, here) * (down - here)
+    for sigma, sigma_next in trajectory.steps:
+        sigma_down, sigma_up = trajectory.ancestral_step(sigma, sigma_next)
+        if sigma_down == 0:
+            latents = latents + to_d(denoise, latents, sigma) * (sigma_down - sigma)
         else:
-            middle = here.log().lerp(down.log(), MIDDLE).exp()
-            between = towards(denoise(latents, here), latents, here, middle)
-            latents = towards(denoise(between, middle), latents, here, down)
-        if there > 0:
-            latents = latents + noise.draw() * course.settings.churn_noise * up
+            sigma_mid = sigma.log().lerp(sigma_down.log(), MIDPOINT_FRACTION).exp()
+            midpoint_latents = first_order_step(denoise(latents, sigma), latents, sigma, sigma_mid)
+            latents = first_order_step(denoise(midpoint_latents, sigma_mid), latents, sigma, sigma_down)
+        if sigma_next > 0:
+            latents = latents + noise.draw() * trajectory.settings.churn_noise * sigma_up
         yield latents
 
 
-def dpmpp_sde(denoise: Denoise, latents: Tensor, course: Course, noise: Source) -> Iterator[Tensor]:
+def dpmpp_sde(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
     """Two calls to a step, each of which goes below its level and gets noise up to it."""
-    path, strength = noise.brownian(course.low, course.high), course.settings.churn_noise
-    for here, there in course.strides:
-        guess = denoise(latents, here)
-        if there == 0:
-            latents = latents + (latents - guess) / here * (there - here)
+    noise_sampler, s_noise = (
+        noise.brownian_noise_sampler(trajectory.sigma_min, trajectory.sigma_max),
+        trajectory.settings.churn_noise,
+    )
+    for sigma, sigma_next in trajectory.steps:
+        denoised = denoise(latents, sigma)
+        if sigma_next == 0:
+            latents = latents + (latents - denoised) / sigma * (sigma_next - sigma)
         else:
-            middle = here.log().lerp(there.log(), MIDDLE).exp()
-            down, up = course.below(here, middle)
-            between = towards(guess, latents, here, down) + path(here, middle) * strength * up
-            second = denoise(between, middle)
-            down, up = course.below(here, there)
-            aim = guess.lerp(second, 1 / (2 * MIDDLE))
-            latents = towards(aim, latents, here, down) + path(here, there) * strength * up
+            sigma_mid = sigma.log().lerp(sigma_next.log(), MIDPOINT_FRACTION).exp()
+            sigma_down, sigma_up = trajectory.ancestral_step(sigma, sigma_mid)
+            midpoint_latents = (
+                first_order_step(denoised, latents, sigma, sigma_down)
+                + noise_sampler(sigma, sigma_mid) * s_noise * sigma_up
+            )
+            denoised_2 = denoise(midpoint_latents, sigma_mid)
+            sigma_down, sigma_up = trajectory.ancestral_step(sigma, sigma_next)
+            denoised_d = denoised.lerp(denoised_2, 1 / (2 * MIDPOINT_FRACTION))
+            latents = (
+                first_order_step(denoised_d, latents, sigma, sigma_down)
+                + noise_sampler(sigma, sigma_next) * s_noise * sigma_up
+            )
         yield latents
 
 
-def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, course: Course, noise: Source) -> Iterator[Tensor]:
+def dpmpp_2m_sde(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
     """Extrapolate from the last two guesses to the middle of each step (DPM-Solver++, SDE-DPM-Solver++(2M))."""
-    return _looking_back(_middle, denoise, latents, course, noise)
+    return _sample_multistep(_midpoint_correction, denoise, latents, trajectory, noise)
 
 
-def dpmpp_2m_sde_heun(denoise: Denoise, latents: Tensor, course: Course, noise: Source) -> Iterator[Tensor]:
+def dpmpp_2m_sde_heun(
+    denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource
+) -> Iterator[Tensor]:
     """Extrapolate from the last two guesses through each step."""
-    return _looking_back(_through, denoise, latents, course, noise)
+    return _sample_multistep(_heun_correction, denoise, latents, trajectory, noise)
 
 
-def dpmpp_3m_sde(denoise: Denoise, latents: Tensor, course: Course, noise: Source) -> Iterator[Tensor]:
+def dpmpp_3m_sde(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
     """Extrapolate from the last three guesses through each step."""
-    return _looking_back(_through_three, denoise, latents, course, noise)
+    return _sample_multistep(_third_order_correction, denoise, latents, trajectory, noise)
 
 
-def towards(guess: Tensor, latents: Tensor, here: Tensor, there: Tensor) -> Tensor:
+def first_order_step(denoised: Tensor, latents: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """Latents brought to another level as if the guess were right (DPM-Solver++, equation 8 of the first order)."""
-    ratio = there / here
-    return ratio * latents + (1 - ratio) * guess
+    ratio = sigma_next / sigma
+    return ratio * latents + (1 - ratio) * denoised
 
 
 @dataclass(frozen=True)
-class _Memory:
+class _MultistepHistory:
     """The guesses of a walk and how long its steps were in t, the newest first; whole: the newest, times 1 + eta."""
 
-    guesses: Sequence[Tensor]
-    strides: Sequence[Tensor]
-    whole: Tensor
+    denoised: Sequence[Tensor]
+    step_sizes: Sequence[Tensor]
+    h_eta: Tensor
 
     @property
-    def decay(self) -> Tensor:
+    def denoised_weight(self) -> Tensor:
         """How much of the guess a step takes over."""
-        return -torch.expm1(-self.whole)
+        return -torch.expm1(-self.h_eta)
 
     @property
-    def through(self) -> Tensor:
+    def phi_2(self) -> Tensor:
         """What the guess's change over a step counts in it (phi_2 of exponential integrators)."""
-        return 1 - self.decay / self.whole
+        return 1 - self.denoised_weight / self.h_eta
 
-    def change(self, back: int) -> Tensor:
+    def denoised_change(self, steps_back: int) -> Tensor:
         """The change of the guess over a step as long as the newest, as it was so many steps back."""
-        return (self.guesses[back] - self.guesses[back + 1]) * self.strides[0] / self.strides[back + 1]
+        return (
+            (self.denoised[steps_back] - self.denoised[steps_back + 1])
+            * self.step_sizes[0]
+            / self.step_sizes[steps_back + 1]
+        )
 
 
-def _looking_back(
-    bend: Callable[[_Memory], Tensor], denoise: Denoise, latents: Tensor, course: Course, noise: Source
+def _sample_multistep(
+    correction: Callable[[_MultistepHistory], Tensor],
+    denoise: Denoiser,
+    latents: Tensor,
+    trajectory: Trajectory,
+    noise: NoiseSource,
 ) -> Iterator[Tensor]:
     """Walk with one call to a step; bend: what older guesses add to a step by the newest alone."""
-    path = noise.brownian(course.low, course.high)
-    guesses: deque[Tensor] = deque(maxlen=3)
-    strides: deque[Tensor] = deque(maxlen=3)
-    for here, there in course.strides:
-        guesses.appendleft(denoise(latents, here))
-        if there == 0:
-            latents = guesses[0]
+    noise_sampler = noise.brownian_noise_sampler(trajectory.sigma_min, trajectory.sigma_max)
+    denoised: deque[Tensor] = deque(maxlen=3)
+    step_sizes: deque[Tensor] = deque(maxlen=3)
+    for sigma, sigma_next in trajectory.steps:
+        denoised.appendleft(denoise(latents, sigma))
+        if sigma_next == 0:
+            latents = denoised[0]
         else:
-            strides.appendleft(here.log() - there.log())
-            memory = _Memory(guesses, strides, strides[0] * (1 + course.eta))
-            fresh = there * (-torch.expm1(-2 * course.eta * strides[0])).sqrt() * course.settings.churn_noise
-            latents = torch.exp(-memory.whole) * latents + memory.decay * guesses[0]
-            if len(strides) > 1:
-                latents = latents + bend(memory)
-            latents = latents + path(here, there) * fresh
+            step_sizes.appendleft(sigma.log() - sigma_next.log())
+            history = _MultistepHistory(denoised, step_sizes, step_sizes[0] * (1 + trajectory.eta))
+            noise_std = (
+                sigma_next
+                * (-torch.expm1(-2 * trajectory.eta * step_sizes[0])).sqrt()
+                * trajectory.settings.churn_noise
+            )
+            latents = torch.exp(-history.h_eta) * latents + history.denoised_weight * denoised[0]
+            if len(step_sizes) > 1:
+                latents = latents + correction(history)
+            latents = latents + noise_sampler(sigma, sigma_next) * noise_std
         yield latents
 
 
-def _middle(memory: _Memory) -> Tensor:
-    return memory.decay / 2 * memory.change(0)
+def _midpoint_correction(history: _MultistepHistory) -> Tensor:
+    return history.denoised_weight / 2 * history.denoised_change(0)
 
 
-def _through(memory: _Memory) -> Tensor:
-    return memory.through * memory.change(0)
+def _heun_correction(history: _MultistepHistory) -> Tensor:
+    return history.phi_2 * history.denoised_change(0)
 
 
-def _through_three(memory: _Memory) -> Tensor:
+def _third_order_correction(history: _MultistepHistory) -> Tensor:
     """The parabola through three guesses, once there are three, else the line through two."""
-    if len(memory.strides) < 3:
-        return _through(memory)
-    newer, older = memory.strides[1] / memory.strides[0], memory.strides[2] / memory.strides[0]
-    change, before = memory.change(0), memory.change(1)
-    curve = (change - before) / (newer + older)
-    return memory.through * (change + curve * newer) - (memory.through / memory.whole - 0.5) * curve
+    if len(history.step_sizes) < 3:
+        return _heun_correction(history)
+    r0, r1 = history.step_sizes[1] / history.step_sizes[0], history.step_sizes[2] / history.step_sizes[0]
+    d1_0, d1_1 = history.denoised_change(0), history.denoised_change(1)
+    d2 = (d1_0 - d1_1) / (r0 + r1)
+    return history.phi_2 * (d1_0 + d2 * r0) - (history.phi_2 / history.h_eta - 0.5) * d2

@@ -5,10 +5,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from velatura.errors import UnknownName
-from velatura.sampling.samplers.consistency import STRIDE, lcm
+from velatura.sampling.samplers.consistency import LCM_TIMESTEP_INTERVAL, lcm
 from velatura.sampling.samplers.multistep import dpmpp_2m, plms
 from velatura.sampling.samplers.restart import restart
-from velatura.sampling.samplers.sampler import CHURN, FRESH, STRENGTH, Sampler
+from velatura.sampling.samplers.sampler import ANCESTRAL_SETTINGS, CHURN_SETTINGS, NOISE_SETTINGS, Sampler
 from velatura.sampling.samplers.sde import (
     dpmpp_2m_sde,
     dpmpp_2m_sde_heun,
@@ -18,11 +18,11 @@ from velatura.sampling.samplers.sde import (
 )
 from velatura.sampling.samplers.singlestep import dpm_adaptive, dpm_fast
 from velatura.sampling.samplers.slopes import dpm2, dpm2_ancestral, euler, euler_ancestral, heun, lms
-from velatura.sampling.samplers.unipc import unipc, unipc_levels
+from velatura.sampling.samplers.unipc import unipc, unipc_sigmas
 from velatura.sampling.schedules import SCHEDULERS
-from velatura.sampling.settings import Settings
+from velatura.sampling.settings import SamplerSettings
 
-UNIPC = frozenset({"unipc_variant", "unipc_spacing", "unipc_order", "unipc_lower_order_final"})
+UNIPC_SETTINGS = frozenset({"unipc_variant", "unipc_spacing", "unipc_order", "unipc_lower_order_final"})
 
 
 def find_sampler(name: str) -> Sampler:
@@ -30,74 +30,109 @@ def find_sampler(name: str) -> Sampler:
 
     Raises UnknownName with those that are near.
     """
-    if found := _named(name):
-        return found
-    for ending, scheduler in ENDINGS.items():
-        found = _named(name[: -len(ending)]) if name.lower().endswith(ending) else None
-        if found and found.ladder:
-            raise UnknownName(f"{found.name} has levels of its own: leave {scheduler} out of {name!r}")
-        if found:
-            return replace(found, name=f"{found.name} {scheduler}", scheduler=scheduler, automatic=scheduler)
-    raise UnknownName.among("sampler", name, [*SAMPLERS, *COMBINED])
+    if sampler := _find_exact(name):
+        return sampler
+    for suffix, scheduler in SCHEDULER_SUFFIXES.items():
+        sampler = _find_exact(name[: -len(suffix)]) if name.lower().endswith(suffix) else None
+        if sampler and sampler.timestep_sigmas:
+            raise UnknownName(f"{sampler.name} has levels of its own: leave {scheduler} out of {name!r}")
+        if sampler:
+            return replace(sampler, name=f"{sampler.name} {scheduler}", scheduler=scheduler, automatic=scheduler)
+    raise UnknownName.with_suggestions("sampler", name, [*SAMPLERS, *COMBINED_NAMES])
 
 
-def _named(name: str) -> Sampler | None:
-    lower = name.lower()
-    return SAMPLERS.get(ALIASES.get(lower, "")) or next(
-        (sampler for each, sampler in SAMPLERS.items() if each.lower() == lower), None
+def _find_exact(name: str) -> Sampler | None:
+    lower_name = name.lower()
+    return SAMPLERS.get(SAMPLER_ALIASES.get(lower_name, "")) or next(
+        (sampler for sampler_name, sampler in SAMPLERS.items() if sampler_name.lower() == lower_name), None
     )
 
 
-def along_timesteps(sigmas: Tensor, times: Tensor, _first: int, _settings: Settings) -> Tensor:
+def ddim_timestep_sigmas(sigmas: Tensor, timesteps: Tensor, _first: int, _settings: SamplerSettings) -> Tensor:
     """The levels of timesteps, noisiest first."""
-    return sigmas[times].flip(0)
+    return sigmas[timesteps].flip(0)
 
 
-def along_times(sigmas: Tensor, times: Tensor, first: int, settings: Settings) -> Tensor:
+def unipc_timestep_sigmas(sigmas: Tensor, timesteps: Tensor, start_timestep: int, settings: SamplerSettings) -> Tensor:
     """The levels of UniPC: as many steps as there are timesteps, from the first on."""
-    return unipc_levels(sigmas, first, len(times), settings.unipc_spacing)
+    return unipc_sigmas(sigmas, start_timestep, len(timesteps), settings.unipc_spacing)
 
 
 SAMPLERS = {
     sampler.name: sampler
     for sampler in (
-        Sampler("DPM++ 2M", dpmpp_2m, automatic="Karras"),
-        Sampler("DPM++ SDE", dpmpp_sde, FRESH, automatic="Karras", calls_per_step=2),
-        Sampler("DPM++ 2M SDE", dpmpp_2m_sde, FRESH, automatic="Exponential"),
-        Sampler("DPM++ 2M SDE Heun", dpmpp_2m_sde_heun, FRESH, automatic="Exponential"),
+        Sampler("DPM++ 2M", dpmpp_2m, automatic_scheduler="Karras"),
+        Sampler("DPM++ SDE", dpmpp_sde, ANCESTRAL_SETTINGS, automatic_scheduler="Karras", calls_per_step=2),
+        Sampler("DPM++ 2M SDE", dpmpp_2m_sde, ANCESTRAL_SETTINGS, automatic_scheduler="Exponential"),
+        Sampler("DPM++ 2M SDE Heun", dpmpp_2m_sde_heun, ANCESTRAL_SETTINGS, automatic_scheduler="Exponential"),
         Sampler(
-            "DPM++ 2S a", dpmpp_2s_ancestral, FRESH, automatic="Karras", calls_per_step=2, draws="eta", reads_ensd=True
+            "DPM++ 2S a",
+            dpmpp_2s_ancestral,
+            ANCESTRAL_SETTINGS,
+            automatic_scheduler="Karras",
+            calls_per_step=2,
+            draws_noise="eta",
+            uses_ensd=True,
         ),
-        Sampler("DPM++ 3M SDE", dpmpp_3m_sde, FRESH, automatic="Exponential", discards=True),
-        Sampler("Euler a", euler_ancestral, FRESH, draws="eta", reads_ensd=True),
-        Sampler("Euler", euler, CHURN, draws="churn"),
+        Sampler(
+            "DPM++ 3M SDE",
+            dpmpp_3m_sde,
+            ANCESTRAL_SETTINGS,
+            automatic_scheduler="Exponential",
+            discards_penultimate=True,
+        ),
+        Sampler("Euler a", euler_ancestral, ANCESTRAL_SETTINGS, draws_noise="eta", uses_ensd=True),
+        Sampler("Euler", euler, CHURN_SETTINGS, draws_noise="churn"),
         Sampler("LMS", lms),
-        Sampler("Heun", heun, CHURN, calls_per_step=2, draws="churn"),
-        Sampler("DPM2", dpm2, CHURN, automatic="Karras", calls_per_step=2, discards=True, draws="churn"),
+        Sampler("Heun", heun, CHURN_SETTINGS, calls_per_step=2, draws_noise="churn"),
+        Sampler(
+            "DPM2",
+            dpm2,
+            CHURN_SETTINGS,
+            automatic_scheduler="Karras",
+            calls_per_step=2,
+            discards_penultimate=True,
+            draws_noise="churn",
+        ),
         Sampler(
             "DPM2 a",
             dpm2_ancestral,
-            FRESH,
-            automatic="Karras",
+            ANCESTRAL_SETTINGS,
+            automatic_scheduler="Karras",
             calls_per_step=2,
-            discards=True,
-            draws="eta",
-            reads_ensd=True,
+            discards_penultimate=True,
+            draws_noise="eta",
+            uses_ensd=True,
         ),
-        Sampler("DPM fast", dpm_fast, FRESH, draws="eta", reads_ensd=True),
-        Sampler("DPM adaptive", dpm_adaptive, FRESH, draws="eta", reads_ensd=True, reads_batch=True),
-        Sampler("Restart", restart, STRENGTH, scheduler="Karras", automatic="Karras", calls_per_step=2, draws="always"),
-        Sampler("LCM", lcm, stride=STRIDE, draws="always"),
+        Sampler("DPM fast", dpm_fast, ANCESTRAL_SETTINGS, draws_noise="eta", uses_ensd=True),
         Sampler(
-            "DDIM", euler_ancestral, FRESH, eta=0.0, ladder=along_timesteps, draws="eta"
+            "DPM adaptive", dpm_adaptive, ANCESTRAL_SETTINGS, draws_noise="eta", uses_ensd=True, depends_on_batch=True
+        ),
+        Sampler(
+            "Restart",
+            restart,
+            NOISE_SETTINGS,
+            scheduler="Karras",
+            automatic_scheduler="Karras",
+            calls_per_step=2,
+            draws_noise="always",
+        ),
+        Sampler("LCM", lcm, timestep_interval=LCM_TIMESTEP_INTERVAL, draws_noise="always"),
+        Sampler(
+            "DDIM",
+            euler_ancestral,
+            ANCESTRAL_SETTINGS,
+            eta=0.0,
+            timestep_sigmas=ddim_timestep_sigmas,
+            draws_noise="eta",
         ),  # which it is in this space
-        Sampler("PLMS", plms, ladder=along_timesteps),
-        Sampler("UniPC", unipc, UNIPC, ladder=along_times),
+        Sampler("PLMS", plms, timestep_sigmas=ddim_timestep_sigmas),
+        Sampler("UniPC", unipc, UNIPC_SETTINGS, timestep_sigmas=unipc_timestep_sigmas),
     )
 }
 
 # The webui's own, and those that name a scheduler with "_ka" and "_exp" at their ends
-ALIASES = {
+SAMPLER_ALIASES = {
     "k_dpmpp_2m": "DPM++ 2M",
     "k_dpmpp_sde": "DPM++ SDE",
     "k_dpmpp_2m_sde": "DPM++ 2M SDE",
@@ -115,5 +150,12 @@ ALIASES = {
     "k_dpm_ad": "DPM adaptive",
     "k_lcm": "LCM",
 }
-ENDINGS = {f" {each.lower()}": each for each in SCHEDULERS} | {"_ka": "Karras", "_exp": "Exponential"}
-COMBINED = [f"{name} {sampler.automatic}" for name, sampler in SAMPLERS.items() if sampler.automatic != "Uniform"]
+SCHEDULER_SUFFIXES = {f" {scheduler.lower()}": scheduler for scheduler in SCHEDULERS} | {
+    "_ka": "Karras",
+    "_exp": "Exponential",
+}
+COMBINED_NAMES = [
+    f"{name} {sampler.automatic_scheduler}"
+    for name, sampler in SAMPLERS.items()
+    if sampler.automatic_scheduler != "Uniform"
+]
