@@ -26,7 +26,7 @@ from velatura.sampling.order import RANDOM_SEED_COUNT
 from velatura.sampling.recipe import RECORDED_FIELDS, Recipe, refuse_recorded_field
 from velatura.sampling.sheet import draw_grid, stack_grids
 
-GridItem = TypeVar("Thing")
+GridItem = TypeVar("GridItem")
 Axis = tuple[str, Sequence[object]]  # what changes, and the values it takes
 
 REPLACE_AXIS = "replace"  # an axis whose first value is searched for in the prompts, the webui's Prompt S/R

@@ -26,7 +26,7 @@ class _CivitaiAnswer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-AnswerT = TypeVar("Kind", bound=_CivitaiAnswer)
+AnswerT = TypeVar("AnswerT", bound=_CivitaiAnswer)
 
 
 class _CivitaiFile(_CivitaiAnswer):

@@ -33,7 +33,7 @@ from velatura.formats import (
     peft_folder,
     vae_file,
 )
-from velatura.formats.folder_weights import open_weights as open_weights
+from velatura.formats.folder_weights import open_weights
 from velatura.formats.sources import Destination
 from velatura.overlays.composition import Composition
 from velatura.overlays.hypernetwork import Hypernetwork

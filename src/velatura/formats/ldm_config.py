@@ -142,16 +142,16 @@ def determine_family(unet: ModelConfig, vae: ModelConfig, prediction: Prediction
         width for width, block_type in zip(block_widths, block_types, strict=True) if "Attn" in block_type
     ]
     widths = dict.fromkeys([*attention_widths, block_widths[-1]])
-    latent_factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    pixels = int(unet.get("sample_size") or 64) * latent_factor
+    vae_scale_factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    pixels = int(unet.get("sample_size") or 64) * vae_scale_factor
     if not 0 < pixels <= MAX_CONFIG_NUMBER:
         raise BadFile(f"a base for pictures of {pixels} pixels is no Stable Diffusion: download it again")
     cross_width: int = unet["cross_attention_dim"]
-    new_family = Family("unknown", cross_width, tuple(widths), latent_factor, 1.0, pixels, prediction)
+    new_family = Family("unknown", cross_width, tuple(widths), vae_scale_factor, 1.0, pixels, prediction)
     scale = float(vae.get("scaling_factor", 0.18215))
     family = find_family(cross_width, widths) or new_family
     return replace(
-        family, latent_factor=latent_factor, latent_scale=scale, default_pixels=pixels, prediction=prediction
+        family, vae_scale_factor=vae_scale_factor, scaling_factor=scale, default_pixels=pixels, prediction=prediction
     )
 
 
@@ -195,7 +195,7 @@ def read_config_hints(part: str, stored: ModelConfig, from_shapes: ModelConfig, 
 
 def check_config_hints(name: str, stored: object, parts: Iterable[str]) -> dict[str, ModelConfig]:
     """What a file's own header says of what shapes do not tell: only what may be said, and no nonsense in numbers."""
-    stored_hints = cast("dict[str, Settings]", stored) if isinstance(stored, dict) else {}
+    stored_hints = cast("dict[str, ModelConfig]", stored) if isinstance(stored, dict) else {}
     if not all(isinstance(stored_hints.get(part), dict) for part in parts):
         raise BadFile(f"{name} has damaged settings in its header: save the base again")
     hints = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from velatura.errors import BadFile
 from velatura.tensors import Contents, apply_to, meta_tensors
 
-AnyModel = TypeVar("Model", bound=nn.Module)
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 def identity(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from velatura.errors import VelaturaWarning
 from velatura.library.places import FileState
 
-QueryResult = TypeVar("Answer")
+QueryResult = TypeVar("QueryResult")
 
 INDEX_VERSION = 1  # of what the rows hold: another one's are dropped
 CACHE_VARIABLE = "VELATURA_CACHE"

@@ -15,7 +15,7 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.card import Card
 from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
-from velatura.merging.factors import low_rank_delta as low_rank_delta
+from velatura.merging.factors import low_rank_delta
 from velatura.merging.factors import nearest_low_rank, reduce_rank
 from velatura.merging.summed import scalar_strength
 from velatura.overlays.deltas.biased import BIAS_DIFF, BiasedLowRankDelta

@@ -130,7 +130,7 @@ def _build_node_map(
 def _build_net_map(overlay: Hypernetwork, strength: float, width: int, kv_index: int) -> _NetMap | None:
     if width not in overlay.structure.widths:
         return None
-    transform = cast("Transform", overlay.get_submodule(f"{width}_{kv_index}"))
+    transform = cast("HypernetworkModule", overlay.get_submodule(f"{width}_{kv_index}"))
     return _NetMap(transform, torch.tensor(strength, device=next(transform.parameters()).device))
 
 

@@ -18,7 +18,7 @@ from velatura.base.text import TextEncoder
 from velatura.errors import BadFile, BadRecipe, VelaturaWarning, WrongBase
 from velatura.files import atomic_write, open_for_reading
 from velatura.formats import checkpoint, prediction, vae_file
-from velatura.formats.folder_weights import open_weights as open_weights
+from velatura.formats.folder_weights import open_weights
 from velatura.formats.ldm_keys import VAE_PREFIX, vae_to_ldm
 from velatura.formats.ldm_kinds import PURPOSE_BY_CHANNELS
 from velatura.formats.sources import Destination

@@ -32,9 +32,9 @@ class Moments:
     @classmethod
     def zeros(cls, width: int, device: torch.device) -> Moments:
         """The moments of no token at all."""
-        float64_device = float64_device(device)
+        double_device = float64_device(device)
         vector, matrix = (
-            torch.zeros(*shape, dtype=torch.float64, device=float64_device) for shape in ((width,), (width, width))
+            torch.zeros(*shape, dtype=torch.float64, device=double_device) for shape in ((width,), (width, width))
         )
         return cls(0, vector, vector.clone(), matrix, matrix.clone(), matrix.clone())
 

@@ -55,7 +55,7 @@ MAX_LAYERS = 64
 MAX_WIDTH = 2**17  # features of one layer: a thousandfold the narrowest context, 64 times the widest
 
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-NumberT = TypeVar("Number", int, float)
+NumberT = TypeVar("NumberT", int, float)
 Numbers = Annotated[tuple[NumberT, ...], Field(strict=False)]  # JSON knows lists only
 
 

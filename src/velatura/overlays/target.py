@@ -49,7 +49,7 @@ class Target:
                 tuple(encoder.model for encoder in model.text.encoders),
                 blocks,
                 group,
-                words=model.text,
+                text=model.text,
             )
         unet: Any = getattr(model, "unet", model)
         if not isinstance(unet, nn.Module):

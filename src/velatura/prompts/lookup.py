@@ -8,7 +8,7 @@ from velatura.errors import UnknownName, VelaturaWarning
 from velatura.prompts.grammar import Tag, split_tags, strip_comments
 from velatura.prompts.passage import excerpt_at
 
-LookupResult = TypeVar("Called")
+LookupResult = TypeVar("LookupResult")
 
 
 def look_up(tags: Iterable[Tag], find: Callable[[Tag], LookupResult], *, lenient: bool = False) -> list[LookupResult]:

@@ -11,7 +11,7 @@ EDITING_TOKEN = re.compile(r"\\.|[\[\]():|\\]|[^\[\]():|\\]+", re.DOTALL)
 SWITCH_NUMBER_PATTERN = re.compile(r"\s*+([+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+)\s*+")
 MAX_QUOTED_CHARACTERS = 20  # characters of a number that is none
 
-Node: TypeAlias = "str | Group | Edit | Cycle"
+Node: TypeAlias = "str | BracketGroup | ScheduledEdit | Alternation"
 
 
 class BracketGroup(NamedTuple):

@@ -14,7 +14,7 @@ from velatura.prompts.passage import excerpt_at
 
 MAX_AXIS_VALUES = 10_000  # values of one axis
 
-AxisNumber = TypeVar("Number", int, float)
+AxisNumber = TypeVar("AxisNumber", int, float)
 
 
 def whole_numbers(text: str) -> list[int]:

@@ -129,4 +129,4 @@ def _parse_object(text: object) -> JsonObject | None:
 
 
 def _as_object(value: object) -> JsonObject | None:
-    return cast("Values", value) if isinstance(value, dict) else None
+    return cast("JsonObject", value) if isinstance(value, dict) else None

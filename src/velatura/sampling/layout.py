@@ -61,8 +61,10 @@ def replace_attention(unet: UNet2DConditionModel, replacement: AttentionReplacem
     """
     original_processors: dict[str, Any] = unet.attn_processors
     unet.set_attn_processor(
-        {name: _P2PAttnProcessor(processor, replacement, parts) for name, processor in original_processors.items()}
-    )  # pyright: ignore
+        {  # pyright: ignore[reportArgumentType]
+            name: _P2PAttnProcessor(processor, replacement, parts) for name, processor in original_processors.items()
+        }
+    )
     try:
         yield
     finally:

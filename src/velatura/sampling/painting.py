@@ -45,7 +45,7 @@ def run_batch(
     """
     recipe = batch[0].recipe
     jobs = [*batch, *(job.layout_job for job in batch if job.layout_job)]
-    with seamless_tiling(base, wanted=recipe.tiling), _translate_out_of_memory(batch):
+    with seamless_tiling(base, is_wanted=recipe.tiling), _translate_out_of_memory(batch):
         latents, effects = _denoise(base, jobs, conditioning_cache, on_denoised)
         if hires_target := batch[0].hires_target:
             upscaled = upscale_latents(base, latents, hires_target, recipe.hires_upscaler)

@@ -38,6 +38,6 @@ def encode_dataset(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
         encoding_cache=EncodingCache.open_default() if plan.cache else EncodingCache(),
         shape=plan.shape,
     )
-    cache = encode(dataset.repeat_examples(), wording=plan.caption_template(caption_name(overlay)))
+    cache = encode(dataset.repeat_examples(), template=plan.caption_template(caption_name(overlay)))
     class_pictures = class_examples(dataset)
     return replace(cache, classes=encode(class_pictures)) if class_pictures and plan.class_weight else cache

@@ -53,7 +53,7 @@ def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
     devices = [base.device] if base.device.type == "cuda" else []
     with (
         _without_warnings(),
-        gradient_checkpointing(frozen, wanted=plan.checkpointing),
+        gradient_checkpointing(frozen, is_enabled=plan.checkpointing),
         attach(frozen, make_trainable(overlay)),
         torch.random.fork_rng(devices),  # pyright: ignore[reportUnknownMemberType]
     ):

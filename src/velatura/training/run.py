@@ -34,7 +34,7 @@ FORBIDDEN_IN_FILE_NAMES = re.compile(r"[^\w .-]")
 # What a log says first at the least
 HEADER_KEYS = frozenset({"base", "base_hash", "device", "dtype", "files", "folder", "over_others", "overlay", "torch"})
 
-JsonType = TypeVar("Kind")
+JsonType = TypeVar("JsonType")
 
 
 @dataclass(frozen=True)

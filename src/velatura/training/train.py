@@ -239,7 +239,7 @@ def _dtype_name(base: Base) -> str:
 def _attach_overlay(trainer: Trainer) -> Generator[None]:
     """Lay the overlay on, with chance of its own; that a new one changes nothing at first is no news."""
     base = trainer.base
-    with _isolate_random_state(base.device), gradient_checkpointing(base, wanted=trainer.plan.checkpointing):
+    with _isolate_random_state(base.device), gradient_checkpointing(base, is_enabled=trainer.plan.checkpointing):
         attachment = attach(base, trainer.overlay)
         try:
             yield
