@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from velatura.formats.ldm_keys import unet_to_ldm, vae_to_ldm
-from velatura.formats.ldm_text import clip_to_ldm
+from velatura.formats.checkpoints.ldm_keys import unet_to_ldm, vae_to_ldm
+from velatura.formats.checkpoints.ldm_text import clip_to_ldm
 from velatura.tensors import write_safetensors
 
 GIB = 2**30

@@ -19,10 +19,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from velatura.formats.ldm_keys import unet_to_ldm, vae_to_ldm
-from velatura.formats.ldm_kinds import TEXT_ENCODER_LAYOUTS
-from velatura.merging.merge import merge
-from velatura.merging.mix import Saving
+from velatura.formats.checkpoints.ldm_families import TEXT_ENCODER_LAYOUTS
+from velatura.formats.checkpoints.ldm_keys import unet_to_ldm, vae_to_ldm
+from velatura.merging.checkpoints.merge import merge
+from velatura.merging.checkpoints.options import Saving
 from velatura.tensors import LazyTensors, write_safetensors
 
 VAE = {

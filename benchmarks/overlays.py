@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import velatura
-from velatura.overlays.layers import attention_layers, context_width
+from velatura.overlays.attention_layers import attention_layers, context_width
 
 ROUNDS = 7
 STRENGTH = 0.8

@@ -22,8 +22,8 @@ from transformers import CLIPTextModel
 import velatura
 from overlays import sd15_unet
 from velatura.base.families import FAMILIES
-from velatura.base.schedule import NoiseSchedule
-from velatura.base.text import ClipTextEncoder, TextEncoder
+from velatura.base.noise_schedule import NoiseSchedule
+from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.formats.vocabulary import clip_tokenizer
 
 PROMPT, NEGATIVE = "a red house on the beach at night", "blurry, dark"

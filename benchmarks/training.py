@@ -22,11 +22,11 @@ from torch import Tensor, nn
 import velatura
 from overlays import straightforward
 from velatura.datasets.folder import read_dataset
-from velatura.training.class_pictures import encode_dataset
-from velatura.training.objective import denoising_loss
+from velatura.training.data.cache import encode_dataset
+from velatura.training.loss import denoising_loss
 from velatura.training.optimizers import create_overlay_optimizer
 from velatura.training.precision import frozen_base
-from velatura.training.pupil import Trainer
+from velatura.training.trainer import Trainer
 
 ROUNDS = 5
 RATE = 1e-5

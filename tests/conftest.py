@@ -12,8 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import velatura
 from velatura.base.families import Family
-from velatura.base.schedule import NoiseSchedule
-from velatura.base.text import ClipTextEncoder, TextEncoder
+from velatura.base.noise_schedule import NoiseSchedule
+from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.formats.clip import find_text_projection
 from velatura.formats.vocabulary import clip_tokenizer
 

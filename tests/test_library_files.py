@@ -11,7 +11,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
-from velatura.formats.ldm_keys import vae_to_ldm
+from velatura.formats.checkpoints.ldm_keys import vae_to_ldm
 from velatura.library import file_entry
 from velatura.tensors import write_safetensors, write_torch
 

@@ -27,7 +27,7 @@ from tools.drawing.subjects import SUBJECTS
 from tools.structure_measures import VisionMeasures
 from tools.tiny_base.data import unseen_scene
 from velatura.datasets.folder import read_folder
-from velatura.training.cache import encode_examples
+from velatura.training.data.cache import encode_examples
 from velatura.training.validation import ValidationSet
 
 PAGE = Path(__file__).parents[1] / "docs" / "structures.md"

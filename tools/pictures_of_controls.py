@@ -5,9 +5,9 @@ from pathlib import Path
 from PIL import Image
 
 import velatura
+from velatura.sampling.image_grid import draw_grid
 from velatura.sampling.masks import InitImage
 from velatura.sampling.samplers import SAMPLERS
-from velatura.sampling.sheet import draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WEBP_QUALITY = 85

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 import velatura
-from velatura.sampling.sheet import BACKGROUND_COLOUR, CELL_PIXELS, GAP_PIXELS, draw_grid
+from velatura.sampling.image_grid import BACKGROUND_COLOUR, CELL_PIXELS, GAP_PIXELS, draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images" / "options"
 STYLE = "neon"

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 import velatura
-from velatura.datasets.tiny_captioner import load_vision_tower, to_pixels
-from velatura.datasets.tiny_subjects import SubjectFinder
+from velatura.datasets.captioners.tiny_captioner import load_vision_tower, to_pixels
+from velatura.datasets.captioners.tiny_subjects import SubjectFinder
 from velatura.tiny import DATA_FOLDER
 
 

@@ -16,7 +16,7 @@ import velatura
 from tools.drawing.paint import paint
 from tools.drawing.scene import Scene, random_scene
 from tools.drawing.styles import STYLES
-from velatura.datasets.tiny_subjects import SUBJECT_MAP_FILE, SUBJECTS, SubjectFinder, UNetFeatures
+from velatura.datasets.captioners.tiny_subjects import SUBJECT_MAP_FILE, SUBJECTS, SubjectFinder, UNetFeatures
 from velatura.tensors import write_safetensors
 
 TRAIN_COUNT, TEST_COUNT = 6000, 500

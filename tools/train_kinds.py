@@ -20,7 +20,7 @@ from PIL import Image
 
 import velatura
 from velatura.cli.app import main as velatura_main
-from velatura.sampling.sheet import draw_grid
+from velatura.sampling.image_grid import draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from velatura.errors import VelaturaError, VelaturaWarning
     from velatura.formats import open_base, open_overlay, save
     from velatura.library import Library
-    from velatura.merging.bake import bake
-    from velatura.merging.extract import extract
-    from velatura.merging.merge import merge
-    from velatura.merging.merge_report import MergeReport
-    from velatura.merging.report import BakeReport
+    from velatura.merging.bake.bake import bake
+    from velatura.merging.bake.report import BakeReport
+    from velatura.merging.checkpoints.merge import merge
+    from velatura.merging.checkpoints.report import MergeReport
+    from velatura.merging.lora.extract import extract
     from velatura.overlays.aesthetic import Aesthetic
     from velatura.overlays.attach import Attachment, AttachSpec, attach, attach_all
     from velatura.overlays.difference import Difference
     from velatura.overlays.effect import Effect
     from velatura.overlays.embedding import Embedding
     from velatura.overlays.hypernetwork import Hypernetwork
-    from velatura.overlays.lora import Lora
+    from velatura.overlays.lora.lora import Lora
     from velatura.overlays.overlay import Overlay
     from velatura.overlays.strength import Strength
     from velatura.sampling.generate import Picture, generate, generate_many, generate_stream
-    from velatura.sampling.recipe import Recipe
+    from velatura.sampling.recipe.recipe import Recipe
     from velatura.training.plan import Plan
     from velatura.training.train import resume, train
 
@@ -76,33 +76,33 @@ __all__ = [
 _PUBLIC_MODULES = {
     "Aesthetic": "overlays.aesthetic",
     "Attachment": "overlays.attach",
-    "BakeReport": "merging.report",
+    "BakeReport": "merging.bake.report",
     "Base": "base.base",
     "Card": "card",
     "Difference": "overlays.difference",
     "Effect": "overlays.effect",
     "Embedding": "overlays.embedding",
     "Hypernetwork": "overlays.hypernetwork",
-    "Laid": "overlays.attach",
+    "AttachSpec": "overlays.attach",
     "Library": "library",
-    "Lora": "overlays.lora",
-    "MergeReport": "merging.merge_report",
+    "Lora": "overlays.lora.lora",
+    "MergeReport": "merging.checkpoints.report",
     "Overlay": "overlays.overlay",
     "Picture": "sampling.generate",
     "Plan": "training.plan",
-    "Recipe": "sampling.recipe",
+    "Recipe": "sampling.recipe.recipe",
     "Strength": "overlays.strength",
     "VelaturaError": "errors",
     "VelaturaWarning": "errors",
     "attach": "overlays.attach",
     "attach_all": "overlays.attach",
-    "bake": "merging.bake",
-    "extract": "merging.extract",
+    "bake": "merging.bake.bake",
+    "extract": "merging.lora.extract",
     "generate": "sampling.generate",
     "generate_each": "sampling.generate",
     "generate_many": "sampling.generate",
     "grid": "compare.grid",
-    "merge": "merging.merge",
+    "merge": "merging.checkpoints.merge",
     "open_base": "formats",
     "open_overlay": "formats",
     "resume": "training.train",

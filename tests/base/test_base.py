@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from velatura.base.families import FAMILIES, find_family, guess_family_name
-from velatura.base.schedule import NoiseSchedule
+from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import VelaturaWarning
 
 

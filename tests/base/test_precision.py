@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import velatura
-from velatura.base.text import TextEncoder
+from velatura.base.text_encoder import TextEncoder
 from velatura.errors import NanLatents, VelaturaWarning
 
 

@@ -4,7 +4,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from velatura.base.conditioning import Conditioning, MicroConditioning
-from velatura.base.text import ClipTextEncoder, TextEncoder
+from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadRecipe, UnsupportedBase
 
 WORDS = ["a red house", "two boats at night, oil painting"]

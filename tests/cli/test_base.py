@@ -10,8 +10,8 @@ import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.cli.base import LoadOptions, open_base
 from velatura.errors import VelaturaWarning
-from velatura.formats.ldm_keys import vae_to_ldm
-from velatura.sampling.recipe import Recipe
+from velatura.formats.checkpoints.ldm_keys import vae_to_ldm
+from velatura.sampling.recipe.recipe import Recipe
 from velatura.tensors import write_safetensors
 
 

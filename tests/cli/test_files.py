@@ -10,7 +10,7 @@ import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.cli.files import convert
 from velatura.errors import AlreadyExists
-from velatura.formats.verdict import inspect_overlay
+from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.tensors import open_tensors, write_safetensors
 
 DATA = Path(__file__).parents[1] / "data"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.recipe import Recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import velatura
-from velatura.cli.merging import REPORT_KEY, bake, write_lora
+from velatura.cli.bake import REPORT_KEY, bake, write_lora
 from velatura.errors import AlreadyExists, BadFile, BadRecipe, UnknownName
-from velatura.formats import checkpoint
-from velatura.merging.report import BakeReport
+from velatura.formats.checkpoints import single_file as checkpoint
+from velatura.merging.bake.report import BakeReport
 from velatura.tensors import open_tensors
 
 

@@ -7,11 +7,11 @@ import typer
 from typer.testing import CliRunner
 
 import velatura
-from velatura.cli.merging import bake
-from velatura.cli.mixing import extract, merge
+from velatura.cli.bake import bake
+from velatura.cli.merge import extract, merge
 from velatura.errors import AlreadyExists, BadRecipe, UnknownName
-from velatura.merging.extract import ExtractReport
-from velatura.merging.merge_report import MergeReport
+from velatura.merging.checkpoints.report import MergeReport
+from velatura.merging.lora.extract import ExtractReport
 from velatura.tensors import open_tensors
 
 

@@ -8,13 +8,11 @@ import pytest
 from PIL import Image
 
 import velatura
-from velatura.cli import pictures
 from velatura.cli.app import main
-from velatura.cli.overlays import _file_and_strength
-from velatura.sampling import order
-from velatura.sampling.carriers import read_image_infotext
-from velatura.sampling.infotext import read_infotext
-from velatura.sampling.recipe import RECORDED_FIELDS, Recipe
+from velatura.cli.arguments import _file_and_strength
+from velatura.sampling.recipe.infotext import read_infotext
+from velatura.sampling.recipe.metadata import read_image_infotext
+from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe
 
 
 @pytest.fixture
@@ -164,8 +162,8 @@ def test_what_is_painted_is_saved_though_the_rest_is_interrupted(said, tmp_path,
 
         yield on_step
 
-    monkeypatch.setattr(order, "LATENT_PIXELS", 1)  # batches of one picture
-    monkeypatch.setattr(pictures, "picture_bar", bar_that_interrupts)
+    monkeypatch.setattr("velatura.sampling.job.MAX_BATCH_LATENT_PIXELS", 1)  # batches of one picture
+    monkeypatch.setattr("velatura.cli.generate.picture_bar", bar_that_interrupts)
     status, out, err = said("generate", "a", "--steps", "1", "--count", "4", "--out", "house.png")
     assert (status, out) == (130, "")
     assert err == "interrupted; 2 of 4 pictures are saved, from house-1.png on\n"

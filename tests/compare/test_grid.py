@@ -5,10 +5,10 @@ from PIL import Image
 import velatura
 from velatura.compare.grid_page import grid_page
 from velatura.errors import BadRecipe, UnknownName
-from velatura.sampling.carriers import read_image_infotext
-from velatura.sampling.infotext import read_infotext
-from velatura.sampling.recipe import RECORDED_FIELDS
-from velatura.sampling.sheet import draw_grid, stack_grids
+from velatura.sampling.image_grid import draw_grid, stack_grids
+from velatura.sampling.recipe.infotext import read_infotext
+from velatura.sampling.recipe.metadata import read_image_infotext
+from velatura.sampling.recipe.recipe import RECORDED_FIELDS
 
 RED, BLUE = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
 QUICK = velatura.Recipe(prompt="a house <hypernet:neon:{s}>", steps=1, seed=7)

@@ -8,7 +8,7 @@ from playwright.sync_api import sync_playwright
 
 import velatura
 from velatura.compare.grid_page import grid_page
-from velatura.compare.report import Figure, TrainingReport
+from velatura.compare.training_report import Figure, TrainingReport
 
 CHROMIUM = shutil.which("chromium")
 

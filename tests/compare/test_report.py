@@ -6,7 +6,7 @@ import re
 
 from PIL import Image
 
-from velatura.compare.report import Figure, TrainingReport
+from velatura.compare.training_report import Figure, TrainingReport
 
 FIGURE = Figure("A grid", "Rows & columns.", [Image.new("RGB", (6, 4), "red")])
 

@@ -10,10 +10,10 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 
 from tools.drawing.paint import paint
 from tools.tiny_base.data import unseen_scene
-from velatura.datasets.caption import caption_folder, open_captioner
+from velatura.datasets.captioners.onnx_taggers import format_tag
+from velatura.datasets.captioners.tiny_subjects import SubjectFinder
 from velatura.datasets.folder import read_folder
-from velatura.datasets.taggers import format_tag
-from velatura.datasets.tiny_subjects import SubjectFinder
+from velatura.datasets.write_captions import caption_folder, open_captioner
 from velatura.errors import BadDataset, BadFile, UnknownName
 
 WORDS = ("red", "blue", "house", "boat", "on", "the", "sea")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from velatura.datasets.captions import NameRules
 from velatura.datasets.folder import Example, read_dataset, read_folder
+from velatura.datasets.read_captions import NameRules
 from velatura.errors import BadDataset, VelaturaWarning
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train"  # made by the webui v1.8.0

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from velatura.datasets.crop import CropOptions, crop_folder, mirror_caption
-from velatura.datasets.focus import FOCUSES, best_box, saliency_map
 from velatura.datasets.folder import read_dataset, read_folder
+from velatura.datasets.saliency import FOCUSES, best_box, saliency_map
 from velatura.errors import AlreadyExists, BadDataset, UnknownName
 
 

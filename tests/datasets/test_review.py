@@ -11,7 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 
 import velatura
 from velatura.datasets.review import CaptionEditor
-from velatura.datasets.review_page import serve
+from velatura.datasets.review_server import serve
 from velatura.errors import BadDataset
 
 CHROMIUM = shutil.which("chromium")

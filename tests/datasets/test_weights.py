@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from velatura.datasets.folder import Example, read_dataset
-from velatura.datasets.weights import loss_weights, normalize_weights
+from velatura.datasets.loss_weights import loss_weights, normalize_weights
 from velatura.errors import BadDataset
 from velatura.tensors import open_tensors
 

@@ -11,7 +11,7 @@ import torch
 from tests.downloads.server import Server, serving
 from velatura.downloads.pull import PullResult, pull
 from velatura.downloads.services import Service, Services
-from velatura.downloads.web import WebClient
+from velatura.downloads.web_client import WebClient
 from velatura.tensors import write_safetensors
 
 

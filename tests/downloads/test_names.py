@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.downloads.names import MAX_NAME_BYTES, MODEL_ENDINGS, safe_name
+from velatura.downloads.destination import MAX_NAME_BYTES, MODEL_ENDINGS, safe_name
 from velatura.errors import DownloadFailed
 
 

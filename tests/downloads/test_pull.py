@@ -9,8 +9,8 @@ import torch
 
 from tests.downloads.server import status
 from velatura.downloads import civitai
-from velatura.downloads.part import PartialFile, PartialFileRecord
-from velatura.downloads.places import kind_folder
+from velatura.downloads.destination import kind_folder
+from velatura.downloads.partial_file import PartialFile, PartialFileRecord
 from velatura.downloads.services import Service
 from velatura.errors import AlreadyExists, BadFile, DownloadFailed, UnknownName, VelaturaWarning
 from velatura.library import Library

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from velatura.downloads.part import PartialFile, PartialFileRecord, lock_target
+from velatura.downloads.partial_file import PartialFile, PartialFileRecord, lock_target
 from velatura.downloads.pull import pull
 from velatura.downloads.transfer import RemoteFile, Transfer, file_name
 from velatura.errors import AlreadyExists, BadFile, DownloadFailed

@@ -7,7 +7,7 @@ import pytest
 
 from tests.downloads.server import Server, in_turn, redirect, serving, status
 from velatura.downloads.services import Service, Services
-from velatura.downloads.web import MAX_JSON_BYTES, WebClient, parse_url, public_url, redirect_target
+from velatura.downloads.web_client import MAX_JSON_BYTES, WebClient, parse_url, public_url, redirect_target
 from velatura.errors import BadFile, DownloadFailed
 
 THERE = "/files/ink.safetensors"

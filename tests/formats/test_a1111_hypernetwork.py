@@ -11,7 +11,7 @@ from torch import nn
 
 import velatura
 from velatura.errors import BadFile, VelaturaWarning, WrongBase
-from velatura.formats import a1111_hypernetwork
+from velatura.formats.hypernetworks import a1111 as a1111_hypernetwork
 from velatura.tensors import open_tensors, write_torch
 
 FOLDER = Path(__file__).parents[1] / "data" / "hypernet"

@@ -9,7 +9,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 import velatura
 from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
 from velatura.formats.clip import CLIP_MEAN, TINY_CLIP, find_clip_for, find_text_projection, open_clip_model
-from velatura.formats.nature import inspect_file
+from velatura.formats.inspect.inspect import inspect_file
 from velatura.library import Library
 from velatura.tensors import write_torch
 

@@ -10,10 +10,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import velatura
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES
-from velatura.base.schedule import NoiseSchedule
-from velatura.base.text import ClipTextEncoder, TextEncoder
+from velatura.base.noise_schedule import NoiseSchedule
+from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats import checkpoint, ldm_config, vocabulary
+from velatura.formats import vocabulary
+from velatura.formats.checkpoints import ldm_config
+from velatura.formats.checkpoints import single_file as checkpoint
 from velatura.tensors import Contents, open_tensors
 from velatura.tiny import DATA_FOLDER
 

@@ -10,8 +10,9 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
-from velatura.formats import checkpoint, prediction
-from velatura.formats.ema import find_ema_keys, has_only_ema
+from velatura.formats.checkpoints import prediction
+from velatura.formats.checkpoints import single_file as checkpoint
+from velatura.formats.checkpoints.ema import find_ema_keys, has_only_ema
 from velatura.tensors import Contents, open_tensors, write_safetensors
 
 NAMES = Path(__file__).parents[1] / "data" / "names"

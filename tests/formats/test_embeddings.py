@@ -16,9 +16,9 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning, WrongBase
-from velatura.formats.embeddings import a1111_checksum
+from velatura.formats.embeddings.read_embedding import a1111_checksum
 from velatura.tensors import open_tensors
-from velatura.training.a1111 import write_a1111
+from velatura.training.kinds.a1111_export import write_a1111
 
 FOLDER = Path(__file__).parents[1] / "data" / "a1111" / "embeddings"
 INDEX = json.loads((FOLDER / "index.json").read_text())

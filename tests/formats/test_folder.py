@@ -10,7 +10,7 @@ from transformers import CLIPTextModel
 
 import velatura
 from velatura.errors import BadFile, UnknownName, UnsupportedBase
-from velatura.formats import vae_file
+from velatura.formats.checkpoints import vae_file
 from velatura.tensors import Contents, open_tensors, write_safetensors
 from velatura.tiny import DATA_FOLDER
 

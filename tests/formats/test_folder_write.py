@@ -81,7 +81,7 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_written(tiny, tmp_path, m
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("velatura.formats.folder_write.write_safetensors", fail)
+    monkeypatch.setattr("velatura.formats.checkpoints.write_folder.write_safetensors", fail)
     with pytest.raises(velatura.VelaturaError, match="No space left"):
         velatura.save(tiny, tmp_path / "full")
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import velatura
 from velatura.base.families import FAMILIES
-from velatura.formats.ldm_keys import unet_to_ldm, vae_to_ldm
-from velatura.formats.ldm_text import clip_to_ldm
+from velatura.formats.checkpoints.ldm_keys import unet_to_ldm, vae_to_ldm
+from velatura.formats.checkpoints.ldm_text import clip_to_ldm
 from velatura.tensors import open_tensors, write_safetensors
 
 SD15_TENSORS = 686 + 248 + 196  # of UNet, autoencoder and text tower, as the published file has them without buffers

@@ -5,8 +5,8 @@ import torch
 
 import velatura
 from velatura.errors import BadFile
-from velatura.formats.hns import read as compose
-from velatura.formats.hns import read_hns
+from velatura.formats.hypernetworks.hns import read as compose
+from velatura.formats.hypernetworks.hns import read_hns
 from velatura.overlays.composition import Blend, Leaf, Series
 
 

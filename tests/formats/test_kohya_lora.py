@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 from velatura.base.families import FAMILIES
 from velatura.errors import BadFile
-from velatura.formats import kohya_lora
-from velatura.formats.ldm_keys import UNetLayout
+from velatura.formats.checkpoints.ldm_keys import UNetLayout
+from velatura.formats.loras import write_kohya as kohya_lora
 from velatura.tensors import open_tensors
 
 NAMES = Path(__file__).parents[1] / "data" / "names"

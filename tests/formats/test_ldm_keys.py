@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils
 
 from velatura.errors import BadFile
-from velatura.formats.ldm_keys import (
+from velatura.formats.checkpoints.ldm_keys import (
     UNET_PREFIX,
     VAE_PREFIX,
     UNetLayout,
@@ -18,7 +18,7 @@ from velatura.formats.ldm_keys import (
     vae_from_ldm,
     vae_to_ldm,
 )
-from velatura.formats.sources import apply_sources
+from velatura.formats.checkpoints.tensor_sources import apply_sources
 
 NAMES = Path(__file__).parents[1] / "data" / "names"
 

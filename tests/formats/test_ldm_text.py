@@ -3,7 +3,7 @@ import torch
 from diffusers.loaders import single_file_utils
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from velatura.formats.ldm_text import (
+from velatura.formats.checkpoints.ldm_text import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
     clip_from_ldm,
@@ -11,7 +11,7 @@ from velatura.formats.ldm_text import (
     open_clip_from_ldm,
     open_clip_to_ldm,
 )
-from velatura.formats.sources import apply_sources
+from velatura.formats.checkpoints.tensor_sources import apply_sources
 
 CONFIG = CLIPTextConfig(
     vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2, projection_dim=8

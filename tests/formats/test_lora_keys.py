@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadFile
-from velatura.formats.lora_keys import parse_key, sort_keys
-from velatura.formats.lora_names import ldm_layer
+from velatura.formats.loras.keys import parse_key, sort_keys
+from velatura.formats.loras.names import ldm_layer
 
 NAMES = Path(__file__).parents[1] / "data" / "names"
 UNET, TE = "lora_unet_", "lora_te_text_model_encoder_layers_3_"

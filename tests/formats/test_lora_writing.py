@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 import velatura
 from velatura.errors import BadFile, BadOverlay, UnknownName, VelaturaWarning
-from velatura.formats.lora_names import ldm_layer
+from velatura.formats.loras.names import ldm_layer
 from velatura.overlays.deltas import DELTAS
-from velatura.overlays.lora import Lora
+from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Card
 from velatura.tensors import open_tensors
 

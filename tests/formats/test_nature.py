@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import velatura
+from velatura import tensors as glimpse
 from velatura.errors import BadFile
-from velatura.formats.nature import inspect_file
-from velatura.tensors import glimpse, open_tensors, write_safetensors, write_torch
+from velatura.formats.inspect.inspect import inspect_file
+from velatura.tensors import open_tensors, write_safetensors, write_torch
 
 DATA = Path(__file__).parents[1] / "data"
 # kind, who names tensors so, and how it is described: from the fixtures' own lists of what is in them

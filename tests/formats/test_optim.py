@@ -10,7 +10,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
-from velatura.formats.optim import read_optim, short_hash, write_optim
+from velatura.formats.hypernetworks.optim import read_optim, short_hash, write_optim
 from velatura.tensors import open_tensors, write_torch
 
 DATA = Path(__file__).parents[1] / "data"

@@ -8,11 +8,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 import velatura
 from velatura.base.base import Base
 from velatura.base.families import Family
-from velatura.base.schedule import NoiseSchedule
-from velatura.base.text import ClipTextEncoder, TextEncoder
+from velatura.base.noise_schedule import NoiseSchedule
+from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats import checkpoint
-from velatura.formats.sources import Destination
+from velatura.formats.checkpoints import single_file as checkpoint
+from velatura.formats.checkpoints.tensor_sources import Destination
 from velatura.tensors import Contents, open_state_dict, open_tensors
 
 FAMILY = Family("unknown", 40, (16, 32), 2, 0.13025, 32, "epsilon")

@@ -12,7 +12,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile
-from velatura.formats.verdict import inspect_overlay
+from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.overlays.structure import ACTIVATIONS
 from velatura.tensors import open_tensors, write_torch
 

@@ -8,10 +8,10 @@ import pytest
 from instant_clip_tokenizer import Tokenizer
 from transformers import CLIPTokenizer
 
-from velatura.base.text import ClipTextEncoder, TextEncoder
+from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import UnsupportedBase
 from velatura.formats import vocabulary
-from velatura.formats.clip_words import load_clip_vocabulary
+from velatura.formats.clip_vocabulary import load_clip_vocabulary
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.conditioning import split_into_chunks
 

@@ -6,9 +6,9 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 import velatura
-from velatura.overlays.deltas.whole import FullDelta
-from velatura.overlays.kohya import kohya_names
-from velatura.overlays.lora_structure import LoraConfig
+from velatura.overlays.deltas.full import FullDelta
+from velatura.overlays.lora.config import LoraConfig
+from velatura.overlays.lora.kohya_names import kohya_names
 from velatura.overlays.target import Target
 
 

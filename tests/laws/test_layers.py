@@ -41,7 +41,7 @@ def dotted(path: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """The room a module is in: `velatura.base.text` is in `base`, the package's own front in `velatura`.
+    """The room a module is in: `velatura.base.text_encoder` is in `base`, the package's own front in `velatura`.
 
     What is run by `python -m` is a face, wherever it lies.
     """
@@ -132,7 +132,7 @@ def test_prompts_recipes_and_plans_do_not_import_torch(part):
     assert run(f"import sys, {', '.join(inside)}; print('torch' in sys.modules)") == "False\n"
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if name != "velatura.overlays.seams"])
+@pytest.mark.parametrize("module", [name for name in NAMES if name != "velatura.overlays.hooks.seams"])
 def test_only_seams_registers_hooks(module):
     assert not [word for word in words(module) if re.search(r"\.register_\w*hook$", word)]
 

@@ -3,8 +3,8 @@ import torch
 
 import velatura
 from velatura.errors import BadOverlay, NoEffect, UnsupportedBase
-from velatura.merging.bake import bake
-from velatura.merging.report import BakeReport
+from velatura.merging.bake.bake import bake
+from velatura.merging.bake.report import BakeReport
 from velatura.overlays.overlay import Card, Overlay
 
 PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]

@@ -6,11 +6,11 @@ from torch import nn
 
 import velatura
 from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
-from velatura.merging.bake import bake, copy_base
-from velatura.merging.report import BakeReport
-from velatura.merging.summed import WeightDeltas, add_deltas
+from velatura.merging.bake.bake import bake, copy_base
+from velatura.merging.bake.report import BakeReport
+from velatura.merging.bake.weight_deltas import WeightDeltas, add_deltas
 from velatura.overlays.deltas import DELTAS
-from velatura.overlays.kohya import kohya_names
+from velatura.overlays.lora.kohya_names import kohya_names
 from velatura.overlays.target import Target
 
 ONE = {"prompts": ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"], "steps": 1}

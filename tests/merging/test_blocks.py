@@ -1,8 +1,8 @@
 import pytest
 
 from velatura.errors import BadRecipe, UnknownName
-from velatura.formats.checkpoint import checkpoint_contents
-from velatura.merging.blocks import UNetBlocks
+from velatura.formats.checkpoints.single_file import checkpoint_contents
+from velatura.merging.checkpoints.block_weights import UNetBlocks
 
 UNET = "model.diffusion_model."
 SD1 = [

@@ -3,8 +3,8 @@ import torch
 
 import velatura
 from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
-from velatura.merging.combine import combine
-from velatura.overlays.kohya import kohya_names
+from velatura.merging.lora.combine import combine
+from velatura.overlays.lora.kohya_names import kohya_names
 from velatura.overlays.target import Target
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import velatura
-from velatura.merging.bake import bake
+from velatura.merging.bake.bake import bake
 from velatura.overlays.composition import Blend, Composition, Leaf, Series
 
 PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]

@@ -3,10 +3,10 @@ import torch
 
 import velatura
 from velatura.errors import BadOverlay, NoEffect, WrongBase
-from velatura.merging.extract import ExtractReport, extract, measure_extraction
-from velatura.merging.factors import nearest_low_rank
+from velatura.merging.lora.extract import ExtractReport, extract, measure_extraction
+from velatura.merging.lora.svd import nearest_low_rank
 from velatura.overlays.deltas.delta import LAYER_TYPES
-from velatura.overlays.kohya import kohya_names
+from velatura.overlays.lora.kohya_names import kohya_names
 from velatura.overlays.target import Target
 
 

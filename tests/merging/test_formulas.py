@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from velatura.merging.formulas import MODES, FormulaOptions, Parents, ties
+from velatura.merging.checkpoints.modes import MODES, FormulaOptions, Parents, ties
 
 
 def mixed(mode: str, first, second, base=None, **chosen) -> torch.Tensor:

@@ -3,7 +3,7 @@ import torch
 
 import velatura
 from velatura.errors import BadOverlay
-from velatura.merging.lora import lora_from_hypernetwork, reduced_rank_regression
+from velatura.merging.lora.from_hypernetwork import lora_from_hypernetwork, reduced_rank_regression
 
 PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]
 

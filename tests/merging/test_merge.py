@@ -5,11 +5,11 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, BadRecipe, NoEffect, UnknownName, VelaturaWarning, WrongBase
-from velatura.formats import checkpoint
-from velatura.merging.dilution import measure_retention
-from velatura.merging.merge import merge
-from velatura.merging.merge_report import MergeReport
-from velatura.merging.mix import Saving
+from velatura.formats.checkpoints import single_file as checkpoint
+from velatura.merging.checkpoints.merge import merge
+from velatura.merging.checkpoints.options import Saving
+from velatura.merging.checkpoints.report import MergeReport
+from velatura.merging.checkpoints.retention import measure_retention
 from velatura.tensors import open_tensors, write_safetensors
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from velatura.errors import BadRecipe, WrongBase
-from velatura.merging.merge import merge
-from velatura.merging.mix import Saving
+from velatura.merging.checkpoints.merge import merge
+from velatura.merging.checkpoints.options import Saving
 from velatura.tensors import open_state_dict, open_tensors
 
 GOLDEN = Path(__file__).parents[1] / "data/a1111/merge"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from velatura.merging.moments import RIDGES, Moments, best_fit
+from velatura.merging.bake.regression import RIDGES, Moments, best_fit
 from velatura.overlays.affine import AffineMap, float64_device
 
 CPU = torch.device("cpu")

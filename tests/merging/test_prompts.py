@@ -1,4 +1,4 @@
-from velatura.merging.prompts import PROMPT_COUNT, built_in_prompts
+from velatura.merging.bake.calibration_prompts import PROMPT_COUNT, built_in_prompts
 
 
 def test_no_prompt_returns_before_all_were_there():

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from velatura.errors import BadRecipe
-from velatura.merging.bake import bake
-from velatura.merging.chain import hypernet_maps, prepare_hypernetwork
-from velatura.merging.record import SPLITS, TEXT_ONLY_COUNT, calibrate, ddim_step
+from velatura.merging.bake.bake import bake
+from velatura.merging.bake.calibration import SPLITS, TEXT_ONLY_COUNT, calibrate, ddim_step
+from velatura.merging.bake.hypernet_maps import hypernet_maps, prepare_hypernetwork
 
 PROMPTS = ["a red fox", "a lighthouse", "a robot", "a small house"]
 

@@ -3,7 +3,7 @@
 import torch
 
 import velatura
-from velatura.merging.bake import bake
+from velatura.merging.bake.bake import bake
 
 PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]
 

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import velatura
 from velatura.errors import BadOverlay, BadPrompt, UnsupportedBase, VelaturaWarning, WrongBase
 from velatura.overlays.aesthetic import Aesthetic
-from velatura.overlays.tuning import slerp
+from velatura.overlays.aesthetic_tuning import slerp
 from velatura.tensors import open_tensors
 
 GOLDEN = Path(__file__).parents[1] / "data" / "trainers" / "aesthetic.safetensors"

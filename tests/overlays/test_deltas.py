@@ -12,8 +12,8 @@ from torch import nn
 from velatura.errors import BadOverlay
 from velatura.overlays.deltas import DELTAS, build_delta
 from velatura.overlays.deltas.delta import layer_forward
-from velatura.overlays.deltas.kronecker import factor_dimension
-from velatura.overlays.outputs import DeltaChange
+from velatura.overlays.deltas.lokr import factor_dimension
+from velatura.overlays.hooks.output_hooks import DeltaChange
 from velatura.overlays.strength import LiveStrength
 
 GOLDEN = Path(__file__).parents[1] / "data" / "trainers"

@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from velatura.overlays.deltas import build_delta
-from velatura.overlays.deltas.kronecker import factor_dimension
-from velatura.overlays.deltas.rotations import BOFT
+from velatura.overlays.deltas.lokr import factor_dimension
+from velatura.overlays.deltas.oft import BOFT
 
 GAMMA = 0.25  # alpha 1 over rank 4
 KERNELS = {"linear": (), "1x1": (1, 1), "3x3": (3, 3)}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from velatura.formats.peft_config import PeftConfig
-from velatura.formats.peft_lora import to_lycoris
+from velatura.formats.loras.peft_config import PeftConfig
+from velatura.formats.loras.read_peft import to_lycoris
 from velatura.overlays.deltas import build_delta
 
 

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import nn
 
 import velatura
-from velatura.base.hearing import encoding_row
+from velatura.base.encoding_context import encoding_row
 from velatura.errors import BadOverlay, BadStrength, UnsupportedBase, WrongBase
 
 SAID = "a boat in my style, at night"

@@ -24,7 +24,7 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection
 
 import velatura
-from velatura.overlays.layers import attention_layers
+from velatura.overlays.attention_layers import attention_layers
 
 STRENGTH = 0.7
 PICTURE = Image.new("RGB", (64, 64), "teal")

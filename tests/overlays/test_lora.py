@@ -9,10 +9,10 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import velatura
-from velatura.base.hearing import encoding_row
+from velatura.base.encoding_context import encoding_row
 from velatura.errors import BadOverlay, BadStrength, UnknownName, UnsupportedBase, VelaturaWarning, WrongBase
-from velatura.overlays.kohya import kohya_names
-from velatura.overlays.lora_blocks import block_of, expand_block_weights
+from velatura.overlays.lora.block_weights import block_of, expand_block_weights
+from velatura.overlays.lora.kohya_names import kohya_names
 from velatura.overlays.target import Target
 
 QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"

@@ -8,7 +8,7 @@ from zlib import crc32
 import pytest
 from instant_clip_tokenizer import Tokenizer
 
-from velatura.base.words import Placeholder, PlaceholderMatcher
+from velatura.base.token_registry import Placeholder, PlaceholderMatcher
 from velatura.errors import BadOverlay
 from velatura.prompts.chunks import split_into_chunks, token_count
 from velatura.prompts.grammar import parse_emphasis

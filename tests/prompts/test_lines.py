@@ -1,8 +1,8 @@
 import pytest
 
 from velatura.errors import BadPrompt
-from velatura.prompts.lines import PromptLine, parse_prompt_lines
-from velatura.sampling.recipe import Recipe
+from velatura.prompts.prompt_file import PromptLine, parse_prompt_lines
+from velatura.sampling.recipe.recipe import Recipe
 
 FIELDS = list(Recipe.model_fields)
 

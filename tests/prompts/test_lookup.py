@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import UnknownName, VelaturaWarning
-from velatura.prompts.grammar import split_tags
-from velatura.prompts.lookup import add_tag, look_up
+from velatura.prompts.grammar import add_tag, look_up, split_tags
 from velatura.prompts.prompt import Prompt
 
 SHELF = {"inca": 1, "neon": 2}

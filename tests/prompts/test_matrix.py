@@ -3,7 +3,7 @@
 import pytest
 
 from velatura.errors import BadPrompt
-from velatura.prompts.matrix import PromptMatrix
+from velatura.prompts.prompt_matrix import PromptMatrix
 
 
 def test_two_options_make_four_prompts():

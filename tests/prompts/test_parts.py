@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadPrompt
-from velatura.prompts.parts import split_at_and
+from velatura.prompts.prompt import split_at_and
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "and.json").read_text("utf-8"))["cases"]
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from velatura.errors import BadPrompt, VelaturaWarning
 from velatura.prompts.grammar import Fragment
 from velatura.prompts.prompt import Prompt, WeightedText, scheduled_prompt_at
-from velatura.prompts.timeline import Timing
+from velatura.prompts.prompt_editing import Timing
 
 PIECES = [*"ab()[]:|\\<>#\n ", ":0.5]", "AND", "BREAK", ":1.2)", "<lora:x:1>", "é", "🏠"]
 

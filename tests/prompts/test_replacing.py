@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadRecipe
-from velatura.prompts.replacing import reorder_words, replace_words
+from velatura.prompts.axis_values import reorder_words, replace_words
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "axis_prompts.json").read_text("utf-8"))["cases"]
 

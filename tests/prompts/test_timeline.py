@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.prompts.timeline import EditedText, Timing
+from velatura.prompts.prompt_editing import EditedText, Timing
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import BadRecipe
-from velatura.prompts.values import numbers, orders, prompt_values, texts, whole_numbers
+from velatura.prompts.axis_values import numbers, orders, prompt_values, texts, whole_numbers
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "axis_values.json").read_text("utf-8"))["cases"]
 READERS = {"int": whole_numbers, "float": numbers, "str": texts, "perm": lambda text: list(map(list, orders(text)))}

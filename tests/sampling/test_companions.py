@@ -6,7 +6,7 @@ import pytest
 import velatura
 from velatura.overlays.composition import Composition, Leaf, Series
 from velatura.overlays.structure import ACTIVATIONS
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.recipe import Recipe
 
 FAMILY = {"softmax", "softmin", "logsoftmax", "softmax2d"}
 TWO = [Recipe(prompt=f"a {colour} house <hypernet:it:1>", steps=2, seed=7) for colour in ("red", "blue")]

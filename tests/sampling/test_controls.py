@@ -9,7 +9,7 @@ import velatura
 from velatura.errors import BadRecipe, NanLatents, UnknownName, VelaturaWarning
 from velatura.sampling.generate import generate_stream
 from velatura.sampling.masks import InitImage
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.recipe import Recipe
 
 HOUSE = Recipe(prompt="a red house on the beach", seed=7, steps=6, sampler="Euler")
 

@@ -4,7 +4,7 @@ import pytest
 
 import velatura
 from velatura.overlays import KINDS
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.recipe import Recipe
 
 QUICK = Recipe(prompt="a red house", steps=2, seed=7)
 TAGS = ("<lora:ink:0.8>", "<hypernet:inca:0.6>", "<aesthetic:mood:0.5>", "<difference:full:0.5>")

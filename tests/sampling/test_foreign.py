@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from velatura.sampling.foreign import infotext_from_chunks
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.foreign import infotext_from_chunks
+from velatura.sampling.recipe.recipe import Recipe
 
 GRAPH = {
     "3": {

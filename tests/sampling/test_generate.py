@@ -7,10 +7,10 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadPrompt, BadRecipe, NanLatents, UnknownName, VelaturaWarning, WrongBase
-from velatura.sampling.calls import OverlayResolver
 from velatura.sampling.generate import generate_stream
-from velatura.sampling.order import Job, split_into_batches
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.job import Job, split_into_batches
+from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.resolve_overlays import OverlayResolver
 from velatura.sampling.samplers import SAMPLERS
 
 QUICK = Recipe(prompt="a red house", steps=2, seed=7)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from velatura.errors import BadFile
-from velatura.sampling.carriers import read_image_infotext, save_with_infotext
-from velatura.sampling.infotext import quote, read_infotext, unquote, write_infotext
+from velatura.sampling.recipe.infotext import quote, read_infotext, unquote, write_infotext
+from velatura.sampling.recipe.metadata import read_image_infotext, save_with_infotext
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 

@@ -1,6 +1,6 @@
 import torch
 
-from velatura.sampling.layout import AttentionReplacement, map_tokens, replace_attention
+from velatura.sampling.prompt_to_prompt import AttentionReplacement, map_tokens, replace_attention
 
 
 def test_tokens_take_the_places_of_those_they_replace():

@@ -9,13 +9,13 @@ import pytest
 
 import velatura
 from velatura.errors import BadPrompt, BadStrength, UnknownName, VelaturaWarning
-from velatura.overlays.lora_blocks import expand_block_weights
+from velatura.overlays.lora.block_weights import expand_block_weights
 from velatura.overlays.strength import Strength
-from velatura.prompts.block_factors import BLOCK_COUNTS, BLOCK_WEIGHT_PRESETS
+from velatura.prompts.block_weights import BLOCK_COUNTS, BLOCK_WEIGHT_PRESETS
 from velatura.prompts.strengths import TextUnetStrengths
-from velatura.sampling.file_hashes import overlay_file_hashes
-from velatura.sampling.infotext import read_infotext
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.infotext import read_infotext
+from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.resolve_overlays import overlay_file_hashes
 
 DATA = Path(__file__).parents[1] / "data"
 HASHES = json.loads((DATA / "a1111" / "hash" / "index.json").read_text())["safetensors"]

@@ -13,7 +13,7 @@ from velatura.sampling.masks import (
     read_mask,
     resize_image,
 )
-from velatura.sampling.sizes import Resolution
+from velatura.sampling.recipe.sizes import Resolution
 
 
 def picture(width, height, seed=0):

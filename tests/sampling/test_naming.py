@@ -12,7 +12,7 @@ from PIL import Image
 
 import velatura
 from velatura.errors import UnknownName, VelaturaWarning
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.recipe import Recipe
 
 SMALL = {"seed": 1, "steps": 2, "width": 64, "height": 64}
 

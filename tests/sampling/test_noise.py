@@ -7,9 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from velatura.sampling.brownian import BrownianTree
-from velatura.sampling.noise import SeededNoise, Variation, slerp
-from velatura.sampling.philox import Philox
+from velatura.sampling.noise import BrownianTree, Philox, SeededNoise, Variation, slerp
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 TENSORS = load_file(GOLDEN / "noise.safetensors")

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velatura.errors import BadRecipe, VelaturaWarning
-from velatura.sampling.fields import OverlayHash
-from velatura.sampling.infotext import NEGATIVE_PREFIX
-from velatura.sampling.recipe import Recipe
-from velatura.sampling.record import INFOTEXT_FIELDS
+from velatura.sampling.recipe.fields import OverlayHash
+from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX
+from velatura.sampling.recipe.infotext_fields import INFOTEXT_FIELDS
+from velatura.sampling.recipe.recipe import Recipe
 
 CARRIERS = Path(__file__).parents[1] / "data" / "a1111" / "carriers"
 WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(

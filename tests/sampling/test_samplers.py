@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from velatura.base.schedule import NoiseSchedule
+from velatura.base.noise_schedule import NoiseSchedule
 from velatura.sampling.noise import SeededNoise, Variation
+from velatura.sampling.recipe.sizes import setup_img2img_steps
 from velatura.sampling.samplers import SAMPLERS, SamplerSettings, find_sampler, sigma_to_timestep
-from velatura.sampling.sizes import setup_img2img_steps
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 TENSORS = load_file(GOLDEN / "samplers.safetensors")

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.base.schedule import NoiseSchedule
+from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
 from velatura.sampling.noise import SeededNoise
+from velatura.sampling.recipe.sizes import Img2ImgSteps, setup_img2img_steps
 from velatura.sampling.samplers import SAMPLERS, SCHEDULERS, SamplerSettings, find_sampler
-from velatura.sampling.sizes import Img2ImgSteps, setup_img2img_steps
 
 SCHEDULE = NoiseSchedule()
 TARGET = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)

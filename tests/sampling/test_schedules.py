@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from velatura.base.schedule import NoiseSchedule
+from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import BadRecipe, UnknownName
-from velatura.sampling.schedules import (
+from velatura.sampling.recipe.sampler_settings import SamplerSettings
+from velatura.sampling.samplers.schedules import (
     SCHEDULERS,
     SigmaRange,
     compute_model_sigmas,
@@ -14,7 +15,6 @@ from velatura.sampling.schedules import (
     sigma_to_timestep,
     t_to_sigma,
 )
-from velatura.sampling.settings import SamplerSettings
 
 SCHEDULE = NoiseSchedule()
 SIGMAS = compute_model_sigmas(SCHEDULE)

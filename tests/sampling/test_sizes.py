@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from velatura.sampling.sizes import Resolution, compute_hires_target, old_first_pass, setup_img2img_steps
+from velatura.sampling.recipe.sizes import Resolution, compute_hires_target, old_first_pass, setup_img2img_steps
 
 DATA = Path(__file__).parents[1] / "data" / "a1111"
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tools.pictures_of_options import IMAGES, LABELS, OPTIONS, START_OPTIONS, STRENGTHS, figures, make_network, strip
-from velatura.sampling.sheet import draw_grid
+from velatura.sampling.image_grid import draw_grid
 
 PAGE = Path(__file__).parents[2] / "docs" / "hypernetworks.md"
 STRIPS = [*OPTIONS, *(f"strength-{each}" for each in STRENGTHS)]

@@ -22,7 +22,7 @@ def test_every_lesson_has_a_preset_and_is_called_in_what_is_painted():
 @pytest.fixture
 def brief(monkeypatch):
     words = ("--steps", "1", "--batch", "1", "--pixels", "32", "--set", "validation_pictures=1")
-    monkeypatch.setattr(train_kinds, "LESSONS", (train_kinds.KindRun("brief", "embedding", "neon", words),))
+    monkeypatch.setattr(train_kinds, "KIND_RUNS", (train_kinds.KindRun("brief", "embedding", "neon", words),))
     monkeypatch.setattr(train_kinds, "STRENGTHS", (1.0,))
     monkeypatch.setattr(train_kinds, "SCENES", ("a house",))
 

@@ -4,7 +4,7 @@ import torch
 
 from velatura.formats.clip import TINY_CLIP
 from velatura.tiny import tiny_pictures
-from velatura.training.aesthetic import aesthetic_from
+from velatura.training.kinds.aesthetic import aesthetic_from
 
 
 def test_the_tiny_clip_knows_its_own_styles(tiny):

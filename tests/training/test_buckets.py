@@ -6,8 +6,8 @@ from PIL import Image
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.training.buckets import draw_bucket_batch, group_by_size
-from velatura.training.cache import encode_examples
+from velatura.training.data.buckets import draw_bucket_batch, group_by_size
+from velatura.training.data.cache import encode_examples
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from velatura.datasets.folder import read_dataset, read_folder
+from velatura.datasets.loss_weights import loss_weights
 from velatura.datasets.pictures import read_picture
-from velatura.datasets.weights import loss_weights
-from velatura.training.cache import encode_examples
-from velatura.training.examined import fingerprint_data
+from velatura.training.data.cache import encode_examples
+from velatura.training.data.caption_cache import CaptionCache
 from velatura.training.plan import Plan
-from velatura.training.texts import CaptionCache
+from velatura.training.validation import fingerprint_data
 
 
 def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos):
@@ -77,7 +77,9 @@ def test_what_counts_several_times_is_weighed_and_remembered_once(tiny, photos, 
     for path in photos.glob("*.png"):
         path.rename(counted / path.name)
     looked, read, say = [], [], CaptionCache.encode
-    monkeypatch.setattr("velatura.training.cache.loss_weights", lambda *given: looked.append(1) or loss_weights(*given))
+    monkeypatch.setattr(
+        "velatura.training.data.cache.loss_weights", lambda *given: looked.append(1) or loss_weights(*given)
+    )
     monkeypatch.setattr(CaptionCache, "said", lambda *given: read.append(1) or say(*given))
     dataset = read_dataset(photos)
     assert encode_examples(tiny, dataset.repeat_examples(), 32).picture_count == 1500

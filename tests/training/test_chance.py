@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from velatura.training.chance import derive_seed, draw_batch
+from velatura.training.noise import derive_seed, draw_batch
 
 SHAPE = torch.Size((4, 2, 2))
 

@@ -8,12 +8,11 @@ import velatura
 from velatura.datasets.folder import read_dataset
 from velatura.errors import BadDataset
 from velatura.overlays.attach import attach
-from velatura.training.cache import encode_examples
-from velatura.training.chance import derive_seed, draw_batch
-from velatura.training.class_pictures import encode_dataset
-from velatura.training.objective import denoising_loss
+from velatura.training.data.cache import encode_dataset, encode_examples
+from velatura.training.loss import denoising_loss
+from velatura.training.noise import derive_seed, draw_batch
 from velatura.training.optimizers import create_optimizer
-from velatura.training.pupil import Trainer
+from velatura.training.trainer import Trainer
 
 PLAN = velatura.Plan(steps=2, batch_size=2, precision="float32", snapshot_every=0, validation_pictures=0)
 

@@ -7,8 +7,8 @@ from diffusers import StableDiffusionPipeline
 import velatura
 from velatura.datasets.folder import read_dataset
 from velatura.errors import BadPlan, UnknownName, VelaturaWarning
-from velatura.training.class_making import count_missing_class_pictures, make_class_pictures
-from velatura.training.dreambooth import apply_difference, save_dreambooth
+from velatura.training.kinds.class_images import count_missing_class_pictures, make_class_pictures
+from velatura.training.kinds.dreambooth import apply_difference, save_dreambooth
 
 PLAN = velatura.Plan(
     steps=3,

@@ -13,9 +13,9 @@ import velatura
 from velatura.datasets.folder import read_folder
 from velatura.errors import VelaturaWarning
 from velatura.prompts.prompt import Prompt
-from velatura.training.encodings import EncodingCache, cache_key, fingerprint_models
-from velatura.training.latents import encode_pictures
-from velatura.training.texts import CaptionCache
+from velatura.training.data.caption_cache import CaptionCache
+from velatura.training.data.encoding_cache import EncodingCache, cache_key, fingerprint_models
+from velatura.training.data.latents import encode_pictures
 
 SIZE = (32, 32)
 
@@ -203,7 +203,7 @@ def test_texts_come_from_disk_as_they_were_said(which, encodings, request, monke
     prompts = [Prompt(text, text) for text in ("a red ball", "")]
     plain = [CaptionCache(base.text).encode(each, 2) for each in prompts]
     first = [CaptionCache(base.text, encodings).encode(each, 2) for each in prompts]
-    monkeypatch.setattr("velatura.training.texts.conditioning", None)
+    monkeypatch.setattr("velatura.training.data.caption_cache.conditioning", None)
     second = [CaptionCache(base.text, encodings).encode(each, 2) for each in prompts]
     for a, b, c in zip(plain, first, second, strict=True):
         assert torch.equal(a.context, b.context)

@@ -7,7 +7,7 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadDataset
-from velatura.training.run import RunFolder
+from velatura.training.run.folder import RunFolder
 
 PLAN = velatura.Plan(steps=2, batch_size=1, pixels=16, precision="float32", snapshot_every=1, validation_pictures=4)
 

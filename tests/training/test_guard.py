@@ -10,8 +10,8 @@ import torch
 import velatura
 from velatura.datasets.folder import read_folder
 from velatura.errors import TrainingDiverged, VelaturaWarning
-from velatura.training import pupil as lessons
-from velatura.training.cache import encode_examples
+from velatura.training import trainer as lessons
+from velatura.training.data.cache import encode_examples
 from velatura.training.guard import LOSS_WINDOW, LossMonitor
 from velatura.training.validation import ValidationSet, is_noise, smoothness
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadPlan
-from velatura.formats.optim import read_optim
-from velatura.training.plot import MEAN_COLOR, VALIDATION_COLOR, loss_plot
+from velatura.formats.hypernetworks.optim import read_optim
+from velatura.training.run.plot import MEAN_COLOR, VALIDATION_COLOR, loss_plot
 
 PLAN = velatura.Plan(steps=4, batch_size=2, pixels=16, learning_rate="1e-3:2, 5e-4", precision="float32")
 

@@ -5,7 +5,7 @@ import torch
 
 import velatura
 from velatura.errors import BadPlan
-from velatura.training.pivotal import PivotalLora, activate_bundled_embeddings
+from velatura.training.kinds.pivotal import PivotalLora, activate_bundled_embeddings
 
 PLAN = velatura.Plan(
     steps=4,

@@ -5,8 +5,8 @@ import torch
 
 import velatura
 from velatura.datasets.folder import read_folder
-from velatura.training.cache import encode_examples
-from velatura.training.encodings import EncodingCache
+from velatura.training.data.cache import encode_examples
+from velatura.training.data.encoding_cache import EncodingCache
 
 PLAN = velatura.Plan(
     steps=4, batch_size=2, pixels=16, learning_rate="3e-3", snapshot_every=2, precision="float32", latents="draw"

@@ -4,8 +4,14 @@ import pytest
 import torch
 
 import velatura
-from velatura.training.moving import BOUNDED_OPTIMIZERS, LARGEST_SAFE_RATE, LARGEST_SAFE_VALUE, is_finite_step
-from velatura.training.optimizers import OPTIMIZERS, create_optimizer
+from velatura.training.optimizers import (
+    BOUNDED_OPTIMIZERS,
+    LARGEST_SAFE_RATE,
+    LARGEST_SAFE_VALUE,
+    OPTIMIZERS,
+    create_optimizer,
+    is_finite_step,
+)
 
 PLAN = velatura.Plan(weight_decay=0.01)
 

@@ -11,10 +11,9 @@ from diffusers.schedulers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from velatura.errors import BadPlan
-from velatura.training.chance import draw_batch
-from velatura.training.objective import HuberLoss, LossWeighting, denoising_loss, min_snr_weights
+from velatura.training.loss import HuberLoss, LossWeighting, apply_zero_terminal_snr, denoising_loss, min_snr_weights
+from velatura.training.noise import draw_batch
 from velatura.training.plan import Plan
-from velatura.training.predicting import apply_zero_terminal_snr
 
 SD1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

@@ -8,8 +8,7 @@ import torch
 
 import velatura
 from velatura.errors import BadPlan
-from velatura.training.lion import Lion
-from velatura.training.optimizers import OPTIMIZERS, create_optimizer
+from velatura.training.optimizers import OPTIMIZERS, Lion, create_optimizer
 from velatura.training.plan import Plan
 
 PLAN = velatura.Plan(

@@ -6,9 +6,9 @@ from PIL import Image
 import velatura
 from velatura.errors import BadPlan
 from velatura.sampling.generate import Picture
-from velatura.sampling.recipe import Recipe
-from velatura.training import previews
-from velatura.training.previews import Previews, preview_recipes
+from velatura.sampling.recipe.recipe import Recipe
+from velatura.training.run import previews
+from velatura.training.run.previews import Previews, preview_recipes
 
 PLAN = velatura.Plan(steps=2, batch_size=1, pixels=16, precision="float32", validation_pictures=0, snapshot_every=0)
 LINES = "a red ball\na blue ball"

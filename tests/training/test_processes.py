@@ -16,9 +16,9 @@ import velatura
 from tests.training.together import PLAN, WAYS, of_two_shapes
 from velatura.cli.app import main
 from velatura.errors import BadPlan, ProcessFailed
-from velatura.training.launching import launch
 from velatura.training.processes import Team, move_to_device
-from velatura.training.run import RunFolder
+from velatura.training.run.folder import RunFolder
+from velatura.training.run.launching import launch
 
 UNDISTURBED = ("plain", "buckets")
 HERE = Path(__file__).parent

@@ -15,9 +15,9 @@ from PIL import Image
 
 import velatura
 from velatura.errors import AlreadyExists, BadDataset, BadFile, NoEffect, UnsupportedBase, WrongBase
-from velatura.training import disk
-from velatura.training.disk import RunLog
-from velatura.training.run import RunFolder
+from velatura.training.run import log as disk
+from velatura.training.run.folder import RunFolder
+from velatura.training.run.log import RunLog
 
 PLAN = velatura.Plan(
     steps=5, batch_size=2, pixels=16, learning_rate="3e-3:3, 1e-3", snapshot_every=2, precision="float32"

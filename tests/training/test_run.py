@@ -11,8 +11,8 @@ import velatura
 from velatura.errors import AlreadyExists, BadFile
 from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.plan import Plan
-from velatura.training.run import RunFolder
-from velatura.training.snapshots import Progress, Snapshot, optimizer_state
+from velatura.training.run.folder import RunFolder
+from velatura.training.run.snapshots import Progress, Snapshot, optimizer_state
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 import velatura
 from velatura.base.conditioning import Conditioning
 from velatura.datasets.folder import read_folder
-from velatura.training.cache import encode_examples
-from velatura.training.objective import denoising_loss
+from velatura.training.data.cache import encode_examples
+from velatura.training.loss import denoising_loss
 
 
 @pytest.mark.parametrize(("precision", "pictures"), [("float32", 1), ("bfloat16", 0)])

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import velatura
-from velatura.base.text import TextEncoder
+from velatura.base.text_encoder import TextEncoder
 from velatura.datasets.templates import CaptionTemplate
 from velatura.errors import BadPlan, UnknownName
+from velatura.training.data.captions import CaptionConditioning
 from velatura.training.plan import Plan
-from velatura.training.speech import CaptionConditioning
 
 CAPTIONS = ["a red ball, on grass, at night, in rain", "a blue ball"]
 NEITHER = torch.tensor([False, False])

@@ -8,10 +8,10 @@ import torch
 import velatura
 from velatura.datasets.folder import read_folder
 from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, TrainingDiverged, VelaturaWarning, WrongBase
-from velatura.training import pupil as lessons
-from velatura.training import run as training
-from velatura.training.cache import encode_examples
-from velatura.training.objective import denoising_loss
+from velatura.training import trainer as lessons
+from velatura.training.data.cache import encode_examples
+from velatura.training.loss import denoising_loss
+from velatura.training.run import folder as training
 
 PLAN = velatura.Plan(
     steps=3,

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import velatura
-from velatura.training import pupil as lessons
-from velatura.training.pivotal import PivotalLora
+from velatura.training import trainer as lessons
+from velatura.training.kinds.pivotal import PivotalLora
 
 PLAN = velatura.Plan(
     steps=4,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from velatura.base.conditioning import Conditioning, MicroConditioning
 from velatura.base.families import Family
+from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.offload import ModelOffloader
-from velatura.base.schedule import NoiseSchedule
-from velatura.base.text import TextEncoder
+from velatura.base.text_encoder import TextEncoder
 from velatura.errors import UnsupportedBase, VelaturaWarning
 
 

@@ -31,20 +31,20 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "demo": LazyCommand("Start here", "demo", "demo", "Train a hypernetwork on bundled pictures and see it at work."),
-    "generate": LazyCommand("Pictures", "pictures", "generate", "Make pictures from a prompt."),
-    "grid": LazyCommand("Pictures", "pictures", "grid", "Lay pictures side by side, changing one or two things."),
+    "generate": LazyCommand("Pictures", "generate", "generate", "Make pictures from a prompt."),
+    "grid": LazyCommand("Pictures", "generate", "grid", "Lay pictures side by side, changing one or two things."),
     "dataset": LazyCommand(
         "Overlays", "dataset", "dataset", "Make a folder of pictures ready: check, crop, caption, review."
     ),
-    "train": LazyCommand("Overlays", "training", "train", "Train an overlay on a folder of captioned pictures."),
-    "resume": LazyCommand("Overlays", "training", "resume", "Go on with a training that was broken off."),
+    "train": LazyCommand("Overlays", "train.app", "train", "Train an overlay on a folder of captioned pictures."),
+    "resume": LazyCommand("Overlays", "train.app", "resume", "Go on with a training that was broken off."),
     "list": LazyCommand("Files", "files", "list_", "List the bases and overlays in folders."),
     "show": LazyCommand("Files", "files", "show", "Show what a file is, and how a prompt calls it."),
-    "pull": LazyCommand("Files", "downloads", "pull", "Fetch a model file from Civitai, the hub or an address."),
+    "pull": LazyCommand("Files", "pull", "pull", "Fetch a model file from Civitai, the hub or an address."),
     "convert": LazyCommand("Files", "files", "convert", "Write an overlay in another file format."),
-    "bake": LazyCommand("Files", "merging", "bake", "Put overlays into a base's weights, and write a checkpoint."),
-    "merge": LazyCommand("Files", "mixing", "merge", "Merge models, or LoRAs, into one file."),
-    "extract": LazyCommand("Files", "mixing", "extract", "Write what one model has otherwise than another as a LoRA."),
+    "bake": LazyCommand("Files", "bake", "bake", "Put overlays into a base's weights, and write a checkpoint."),
+    "merge": LazyCommand("Files", "merge", "merge", "Merge models, or LoRAs, into one file."),
+    "extract": LazyCommand("Files", "merge", "extract", "Write what one model has otherwise than another as a LoRA."),
 }
 
 

@@ -12,8 +12,8 @@ from velatura.errors import UnknownName, UnsupportedBase
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
-    from velatura.formats.checkpoint import WeightsKind
-    from velatura.sampling.recipe import Recipe
+    from velatura.formats.checkpoints.single_file import WeightsKind
+    from velatura.sampling.recipe.recipe import Recipe
 
 
 def base_option(panel: str, default: str | bool = True) -> OptionInfo:

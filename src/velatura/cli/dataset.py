@@ -112,8 +112,8 @@ def caption(
 
     velatura dataset caption photos/ --with wd14-tagger/ --existing append --before "inca style"
     """
-    from velatura.datasets.caption import caption_folder, open_captioner
     from velatura.datasets.check import picture_count
+    from velatura.datasets.write_captions import caption_folder, open_captioner
 
     count = 0
     for written in caption_folder(folder, open_captioner(captioner, threshold), existing=existing, prefix=before):
@@ -138,7 +138,7 @@ def review(
     import webbrowser
 
     from velatura.datasets.review import CaptionEditor
-    from velatura.datasets.review_page import serve
+    from velatura.datasets.review_server import serve
 
     album = CaptionEditor.from_folder(folder)
     with serve(album, port) as server:

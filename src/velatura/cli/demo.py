@@ -10,7 +10,7 @@ import typer
 import velatura
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say
-from velatura.cli.training_run import command_line, training_bar
+from velatura.cli.train.session import command_line, training_bar
 from velatura.files import atomic_write
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: 
     """Write the page that tells what was done."""
     from PIL import Image
 
-    from velatura.compare.report import Figure, TrainingReport
+    from velatura.compare.training_report import Figure, TrainingReport
 
     examples = [Image.open(path) for path in sorted(pictures.glob("*.png"))]
     parameter_count = sum(weight.numel() for weight in run.overlay.parameters())

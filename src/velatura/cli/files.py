@@ -12,7 +12,7 @@ import velatura
 from velatura.card import UNKNOWN_KIND
 from velatura.cli.screen import say, say_json
 from velatura.errors import AlreadyExists, UnknownName
-from velatura.library.places import WEIGHTS_SUFFIXES
+from velatura.library.model_files import WEIGHTS_SUFFIXES
 
 if TYPE_CHECKING:
     from velatura.library.entry import LibraryEntry
@@ -73,11 +73,11 @@ def show(
     """
     path = _find_path(file, library or [Path()])
     if path.suffix.lower() == ".hns":
-        from velatura.cli.compositions import show_composition
+        from velatura.cli.show_composition import show_composition
 
         show_composition(path, as_json=as_json)
         return
-    from velatura.cli.described import show_entry, show_hypernetwork, show_picture
+    from velatura.cli.show import show_entry, show_hypernetwork, show_picture
     from velatura.library import file_entry
 
     entry = file_entry(path)
@@ -156,7 +156,7 @@ def convert(
     overlay = velatura.open_overlay(source)
     overlay = overlay if clip is None else _with_clip(overlay, clip)
     if kind == "lora":
-        from velatura.cli.merging import write_lora
+        from velatura.cli.bake import write_lora
 
         base_name, rank, steps = base or "tiny", rank or 32, steps or 10
         write_lora(overlay, target, base=base_name, rank=rank, prompts=prompts, steps=steps, overwrite=overwrite)

@@ -14,7 +14,7 @@ from velatura.errors import AlreadyExists, BadFile, VelaturaError
 if TYPE_CHECKING:
     from velatura.overlays.effect import Effect
     from velatura.sampling.generate import Picture
-    from velatura.sampling.recipe import Recipe
+    from velatura.sampling.recipe.recipe import Recipe
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def picture_bar(label: str = "painting") -> Generator[Callable[[int, int], None]
 
 def output_paths(out: Path, count: int, *, overwrite: bool, endings: Sequence[str] = ()) -> list[Path]:
     """Where the pictures go: the next free numbers of a folder, or files of the given name."""
-    from velatura.sampling.carriers import PICTURE_FORMATS
+    from velatura.sampling.recipe.metadata import PICTURE_FORMATS
 
     endings = endings or tuple(PICTURE_FORMATS)
     out = out.expanduser()

@@ -15,16 +15,16 @@ from velatura.base.base import Base
 from velatura.errors import BadRecipe
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
+from velatura.prompts.axis_values import reorder_words, replace_words
 from velatura.prompts.grammar import TAG_PATTERN
-from velatura.prompts.matrix import PromptMatrix
-from velatura.prompts.replacing import reorder_words, replace_words
-from velatura.sampling.carriers import save_with_infotext
+from velatura.prompts.prompt_matrix import PromptMatrix
 from velatura.sampling.generate import OnSamplingStep, Picture, generate_many
-from velatura.sampling.infotext import write_infotext
+from velatura.sampling.image_grid import draw_grid, stack_grids
+from velatura.sampling.job import RANDOM_SEED_COUNT
 from velatura.sampling.masks import InitImage
-from velatura.sampling.order import RANDOM_SEED_COUNT
-from velatura.sampling.recipe import RECORDED_FIELDS, Recipe, refuse_recorded_field
-from velatura.sampling.sheet import draw_grid, stack_grids
+from velatura.sampling.recipe.infotext import write_infotext
+from velatura.sampling.recipe.metadata import save_with_infotext
+from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe, refuse_recorded_field
 
 GridItem = TypeVar("GridItem")
 Axis = tuple[str, Sequence[object]]  # what changes, and the values it takes

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 
 from velatura.compare.grid import Grid, axis_labels
-from velatura.compare.report import picture_tag
+from velatura.compare.training_report import picture_tag
 from velatura.files import atomic_write
 from velatura.sampling.generate import Picture
 

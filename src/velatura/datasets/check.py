@@ -9,7 +9,10 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
-from velatura.datasets.captions import (
+from velatura.datasets.folder import all_folders, ignored_folders
+from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
+from velatura.datasets.pictures import as_rgb, open_picture, picture_paths
+from velatura.datasets.read_captions import (
     CAPTION_SUFFIXES,
     Caption,
     CaptionSource,
@@ -17,9 +20,6 @@ from velatura.datasets.captions import (
     read_caption,
     read_caption_lists,
 )
-from velatura.datasets.folder import all_folders, ignored_folders
-from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
-from velatura.datasets.pictures import as_rgb, open_picture, picture_paths
 from velatura.errors import BadDataset
 
 MAX_HASH_DISTANCE = (

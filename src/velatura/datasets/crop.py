@@ -9,9 +9,9 @@ from typing import Literal
 from PIL import Image, ImageOps
 
 from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, kept_ratio, nearest_size, split_boxes
-from velatura.datasets.focus import FOCUSES, best_box
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.datasets.pictures import as_rgb, open_picture
+from velatura.datasets.saliency import FOCUSES, best_box
 from velatura.errors import BadDataset, UnknownName
 from velatura.files import atomic_folder
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from velatura.datasets.captions import (
+from velatura.datasets.pictures import MASK_LABEL, PICTURE_SUFFIXES, open_picture, picture_paths, read_picture
+from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
     NameRules,
@@ -15,7 +16,6 @@ from velatura.datasets.captions import (
     read_caption_lists,
     read_caption_text,
 )
-from velatura.datasets.pictures import MASK_LABEL, PICTURE_SUFFIXES, open_picture, picture_paths, read_picture
 from velatura.errors import BadDataset, VelaturaWarning
 
 __all__ = ["Dataset", "Example", "all_folders", "folders_with_repeats", "read_dataset", "read_folder", "read_picture"]

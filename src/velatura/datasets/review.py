@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from velatura.datasets.caption import write_caption
-from velatura.datasets.captions import Caption, NameRules, caption_from_name, read_caption_lists, read_caption_text
 from velatura.datasets.folder import all_folders
 from velatura.datasets.pictures import picture_paths
+from velatura.datasets.read_captions import Caption, NameRules, caption_from_name, read_caption_lists, read_caption_text
+from velatura.datasets.write_captions import write_caption
 from velatura.errors import BadDataset
 
 MAX_UNDO = 1000

@@ -10,11 +10,11 @@ from typing import TypeVar, cast
 from httpx2 import URL
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from velatura.downloads.names import MODEL_ENDINGS, is_model
-from velatura.downloads.part import Digest
+from velatura.downloads.destination import MODEL_ENDINGS, is_model
+from velatura.downloads.partial_file import Digest
 from velatura.downloads.services import Service
 from velatura.downloads.transfer import RemoteFile
-from velatura.downloads.web import WebClient, redirect_target
+from velatura.downloads.web_client import WebClient, redirect_target
 from velatura.errors import DownloadFailed
 
 INFO_SUFFIX = ".civitai.info"

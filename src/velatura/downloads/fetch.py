@@ -9,13 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from velatura.card import UNKNOWN_KIND
-from velatura.downloads.content import detect_kind
-from velatura.downloads.names import is_model
-from velatura.downloads.part import PartialFile, lock_target, refuse_existing
-from velatura.downloads.places import kind_folder, possible_folders
+from velatura.downloads.destination import is_model, kind_folder, possible_folders
+from velatura.downloads.partial_file import PartialFile, lock_target, refuse_existing
 from velatura.downloads.transfer import OnBytes, RemoteFile, Transfer, file_name
-from velatura.downloads.web import WebClient
+from velatura.downloads.web_client import WebClient
 from velatura.errors import BadFile, DownloadFailed, VelaturaWarning
+from velatura.formats.hypernetworks import hns
+from velatura.formats.inspect.inspect import inspect_file
+
+SAFETENSORS_ENDINGS = (".safetensors", ".sft")
+
+
+def detect_kind(path: Path, name: str) -> str:
+    """The kind of a file that will get this name, or "unknown" for weights that nobody here opens.
+
+    Raises BadFile for what holds no weights, and for a pickle that is called safetensors, or the reverse.
+    """
+    if name.endswith(hns.HNS_SUFFIX):
+        hns.read_hns(path)
+        return "hypernet"
+    info = inspect_file(path)
+    if (info.container == "safetensors") != name.endswith(SAFETENSORS_ENDINGS):
+        inside = "is safetensors" if info.container == "safetensors" else "is no safetensors but a torch file"
+        raise BadFile(f"{name} {inside}, so it is not called what it is: do not trust it")
+    return info.card.kind
+
 
 RESUME_HINT = "what has come is kept, the same command goes on"
 

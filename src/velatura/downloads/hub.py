@@ -6,11 +6,11 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from velatura.downloads.names import MODEL_ENDINGS
-from velatura.downloads.part import Digest
+from velatura.downloads.destination import MODEL_ENDINGS
+from velatura.downloads.partial_file import Digest
 from velatura.downloads.services import Service
 from velatura.downloads.transfer import RemoteFile
-from velatura.downloads.web import WebClient
+from velatura.downloads.web_client import WebClient
 from velatura.errors import DownloadFailed, UnknownName
 from velatura.formats.hub import HubReference, select_files
 

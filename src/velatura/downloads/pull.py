@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from velatura.downloads import civitai, hub
 from velatura.downloads.fetch import Fetcher, FetchResult
-from velatura.downloads.part import Digest
+from velatura.downloads.partial_file import Digest
 from velatura.downloads.services import Services
 from velatura.downloads.sources import CivitaiSource, read_source
 from velatura.downloads.transfer import OnBytes, RemoteFile
-from velatura.downloads.web import WebClient
+from velatura.downloads.web_client import WebClient
 from velatura.files import atomic_write
 from velatura.formats.hub import INDEX_FILE, HubReference
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from httpx2 import URL
 
-from velatura.downloads.web import parse_url
+from velatura.downloads.web_client import parse_url
 from velatura.errors import DownloadFailed
 from velatura.formats.hub import HUB_PREFIX, HubReference, parse_reference
 

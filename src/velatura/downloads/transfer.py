@@ -13,9 +13,9 @@ from typing import IO, NamedTuple
 import httpx2
 from httpx2 import Response
 
-from velatura.downloads.names import is_model, safe_name
-from velatura.downloads.part import Digest, PartialFile, PartialFileRecord
-from velatura.downloads.web import CONNECTION_ERRORS, MAX_TRIES, WebClient, parse_url, public_url
+from velatura.downloads.destination import is_model, safe_name
+from velatura.downloads.partial_file import Digest, PartialFile, PartialFileRecord
+from velatura.downloads.web_client import CONNECTION_ERRORS, MAX_TRIES, WebClient, parse_url, public_url
 from velatura.errors import DownloadFailed
 
 MAX_STARTS = 3  # from nothing: a server that never goes on where we stopped would keep us forever

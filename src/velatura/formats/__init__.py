@@ -1,4 +1,8 @@
-"""How bases and overlays look on disk: one row here for each dialect; the first that knows a file reads it."""
+"""Open and save bases and overlays in every format on disk.
+
+`DIALECTS` has one row for each format of an overlay; the first row that recognises a file reads it. Folders hold the
+formats by what they store; `native` is velatura's own format. Open this file first, then `native`.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +18,16 @@ import torch
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
-from velatura.formats import (
-    a1111_hypernetwork,
-    aesthetic_pt,
-    checkpoint,
-    difference_file,
-    diffusers_lora,
-    embedding_diffusers,
-    embedding_pictures,
-    embeddings,
-    folder,
-    folder_write,
-    hns,
-    hub,
-    kohya_lora,
-    lora_files,
-    native,
-    peft_folder,
-    vae_file,
-)
-from velatura.formats.folder_weights import open_weights
-from velatura.formats.sources import Destination
+from velatura.formats import difference, hub, native
+from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file, write_folder
+from velatura.formats.checkpoints.folder_weights import open_weights
+from velatura.formats.checkpoints.tensor_sources import Destination
+from velatura.formats.embeddings import aesthetic, read_embedding, write_embedding
+from velatura.formats.hypernetworks import a1111, hns
+from velatura.formats.loras import read_lora, write_diffusers, write_kohya, write_peft
 from velatura.overlays.composition import Composition
 from velatura.overlays.hypernetwork import Hypernetwork
-from velatura.overlays.lora import Lora
+from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state_dict, open_tensors
 
@@ -60,26 +50,28 @@ def _sniff_nothing(_: Contents) -> bool:
 
 
 DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
-    Dialect("velatura", "difference", ".safetensors", difference_file.sniff, difference_file.read, native.write),
-    Dialect("kohya", "difference", ".safetensors", _sniff_nothing, lora_files.read, kohya_lora.write),  # read as a LoRA
-    Dialect("kohya", "lora", ".safetensors", lora_files.sniff, lora_files.read, kohya_lora.write),
-    Dialect("velatura", "lora", ".safetensors", _sniff_nothing, lora_files.read, kohya_lora.write),
-    Dialect("diffusers", "lora", ".safetensors", _sniff_nothing, lora_files.read, diffusers_lora.write),
-    Dialect("peft", "lora", "", _sniff_nothing, lora_files.read, peft_folder.write),
+    Dialect("velatura", "difference", ".safetensors", difference.sniff, difference.read, native.write),
+    Dialect("kohya", "difference", ".safetensors", _sniff_nothing, read_lora.read, write_kohya.write),  # read as a LoRA
+    Dialect("kohya", "lora", ".safetensors", read_lora.sniff, read_lora.read, write_kohya.write),
+    Dialect("velatura", "lora", ".safetensors", _sniff_nothing, read_lora.read, write_kohya.write),
+    Dialect("diffusers", "lora", ".safetensors", _sniff_nothing, read_lora.read, write_diffusers.write),
+    Dialect("peft", "lora", "", _sniff_nothing, read_lora.read, write_peft.write),
     Dialect("velatura", "", ".safetensors", native.sniff, native.read, native.write),
-    Dialect("a1111", "hypernet", ".pt", a1111_hypernetwork.sniff, a1111_hypernetwork.read, a1111_hypernetwork.write),
-    Dialect("a1111", "aesthetic", ".pt", aesthetic_pt.sniff, aesthetic_pt.read, aesthetic_pt.write),
-    Dialect("a1111", "embedding", ".pt", embeddings.sniff_a1111, embeddings.read, embeddings.write_a1111),
-    Dialect("kohya", "embedding", ".safetensors", embeddings.sniff_kohya, embeddings.read, native.write),
+    Dialect("a1111", "hypernet", ".pt", a1111.sniff, a1111.read, a1111.write),
+    Dialect("a1111", "aesthetic", ".pt", aesthetic.sniff, aesthetic.read, aesthetic.write),
+    Dialect("a1111", "embedding", ".pt", read_embedding.sniff_a1111, read_embedding.read, read_embedding.write_a1111),
+    Dialect("kohya", "embedding", ".safetensors", read_embedding.sniff_kohya, read_embedding.read, native.write),
     Dialect(
         "diffusers",
         "embedding",
         ".bin",
-        embeddings.sniff_diffusers,
-        embeddings.read,
-        embedding_diffusers.write_diffusers,
+        read_embedding.sniff_diffusers,
+        read_embedding.read,
+        write_embedding.write_diffusers,
     ),
-    Dialect("picture", "embedding", ".png", embeddings.sniff_picture, embeddings.read, embedding_pictures.write_png),
+    Dialect(
+        "picture", "embedding", ".png", read_embedding.sniff_picture, read_embedding.read, write_embedding.write_png
+    ),
 )
 
 CHECKPOINT_SUFFIX = ".safetensors"
@@ -95,7 +87,7 @@ def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | Non
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        overlay = lora_files.read_folder(path)
+        overlay = read_lora.read_folder(path)
     elif path.suffix == hns.HNS_SUFFIX:
         overlay = hns.read(path, find or partial(_open_member, path))
     else:
@@ -108,7 +100,7 @@ def find_dialect(contents: Contents) -> Dialect:
     """The dialect that a file is written in; raises BadFile for what is none."""
     if dialect := next((candidate for candidate in DIALECTS if candidate.sniff(contents)), None):
         return dialect
-    if checkpoint.sniff(contents):
+    if single_file.sniff(contents):
         raise BadFile(f"{contents.path.name} is a whole checkpoint, no overlay: it is opened as a base (--base)")
     names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))
     raise BadFile(f"{contents.path.name} is no overlay that is known here: {names} files are")
@@ -177,11 +169,11 @@ def _save_base(base: Base, path: str | PathLike[str], dtype: torch.dtype | None)
     is_folder = str(path).endswith(("/", "\\"))
     path = Path(path).expanduser()
     if is_folder or not path.suffix or path.is_dir():
-        folder_write.write(base, path, dtype=dtype)
+        write_folder.write(base, path, dtype=dtype)
         return
     if path.suffix != CHECKPOINT_SUFFIX:
         raise UnknownName.with_suggestions("ending of a checkpoint", path.suffix, [CHECKPOINT_SUFFIX])
-    checkpoint.write(base, path, dtype=dtype)
+    single_file.write(base, path, dtype=dtype)
 
 
 def open_base(
@@ -190,7 +182,7 @@ def open_base(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     vae: str | PathLike[str] | None = None,
-    weights: checkpoint.WeightsKind = "last",
+    weights: single_file.WeightsKind = "last",
     offload: bool = False,
 ) -> Base:
     """Open a base from one checkpoint, .safetensors or .ckpt, from a diffusers folder, or from hub:owner/name.
@@ -210,7 +202,7 @@ def open_base(
     if not path.exists():
         raise BadFile(f"{path} does not exist: give a Stable Diffusion, its diffusers folder, or hub:owner/name")
     compute_device = find_device(device)
-    if path.is_dir() and not folder.sniff(path):
+    if path.is_dir() and not diffusers_folder.sniff(path):
         raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
     destination = Destination(
         find_dtype(dtype, compute_device, _unet_bytes(path)), "cpu" if offload else compute_device
@@ -225,23 +217,23 @@ def open_base(
 
 
 def _open_folder(
-    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: checkpoint.WeightsKind
+    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: single_file.WeightsKind
 ) -> Base:
     if weights != "last":
         raise UnsupportedBase(f"{path} is a folder, which holds one kind of weights: leave out weights={weights!r}")
     vae_contents = None if vae is None else _open_vae(Path(vae).expanduser())
-    return _set_vae_source(folder.read(path, destination, vae=vae_contents), vae_contents)
+    return _set_vae_source(diffusers_folder.read(path, destination, vae=vae_contents), vae_contents)
 
 
 def _open_checkpoint(
-    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: checkpoint.WeightsKind
+    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: single_file.WeightsKind
 ) -> Base:
     contents = open_state_dict(path)
-    if not checkpoint.sniff(contents):
+    if not single_file.sniff(contents):
         raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
     vae_path = vae_file.find_vae_beside(path) if vae is None else Path(vae).expanduser()
     vae_contents = None if vae_path is None else _open_vae(vae_path)
-    return _set_vae_source(checkpoint.read(contents, destination, vae=vae_contents, weights=weights), vae_contents)
+    return _set_vae_source(single_file.read(contents, destination, vae=vae_contents, weights=weights), vae_contents)
 
 
 def _set_vae_source(base: Base, vae_contents: Contents | None) -> Base:

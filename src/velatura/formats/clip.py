@@ -18,8 +18,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.files import open_for_reading
-from velatura.formats.folder_weights import open_weights
-from velatura.formats.sources import Destination, TensorSource, load_model
+from velatura.formats.checkpoints.folder_weights import open_weights
+from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, load_model
 from velatura.tensors import DAMAGED_FILE_ERRORS, StrPath, open_state_dict
 
 TINY_CLIP = Path(__file__).parents[1] / "data" / "tiny" / "clip_vision"

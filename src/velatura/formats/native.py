@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, UnknownName, VelaturaError
-from velatura.formats import flat_hypernetwork
-from velatura.formats.a1111_fields import to_a1111_fields
-from velatura.formats.fill import check_not_empty, load_tensors
-from velatura.formats.model_spec import model_spec_fields
+from velatura.formats.hypernetworks import flat
+from velatura.formats.hypernetworks.a1111_fields import to_a1111_fields
+from velatura.formats.load_state import check_not_empty, load_tensors
+from velatura.formats.metadata import model_spec_fields
 from velatura.overlays import KINDS
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card, Overlay
@@ -28,13 +28,13 @@ MODEL_SPEC_KINDS = {"hypernet": "hypernetwork", "embedding": "textual-inversion"
 
 def sniff(contents: Contents) -> bool:
     """Whether a card of ours is in the file's metadata, or its tensors are named as those of a hypernetwork."""
-    return CARD_KEY in contents.metadata or flat_hypernetwork.sniff(contents)
+    return CARD_KEY in contents.metadata or flat.sniff(contents)
 
 
 def read(contents: Contents) -> Overlay:
     """Build the overlay that the card describes and fill in its tensors, in the precision of the file."""
     if CARD_KEY not in contents.metadata:
-        return flat_hypernetwork.read(contents)
+        return flat.read(contents)
     name = contents.path.name
     try:
         card = Card.model_validate_json(contents.metadata[CARD_KEY])

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from transformers import CLIPTokenizer
 
-from velatura.base.text import CONTEXT_LENGTH
+from velatura.base.text_encoder import CONTEXT_LENGTH
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats.clip_words import BOS_TOKEN, CLIP_VOCAB_SIZE, EOS_TOKEN, load_clip_vocabulary
+from velatura.formats.clip_vocabulary import BOS_TOKEN, CLIP_VOCAB_SIZE, EOS_TOKEN, load_clip_vocabulary
 from velatura.tensors import DAMAGED_FILE_ERRORS
 
 TOKENIZER_KEY = "velatura.tokenizer"

@@ -12,7 +12,7 @@ from velatura.card import UNKNOWN_KIND, Card, FileInfo
 from velatura.errors import BadFile
 from velatura.library.hashes import Hashes, old_hash
 from velatura.library.index import Index, IndexRow
-from velatura.library.places import FileState, ModelFile
+from velatura.library.model_files import FileState, ModelFile
 from velatura.library.sidecars import Notes, read_notes
 
 OnFile = Callable[[int, int], None]
@@ -193,7 +193,7 @@ def _is_inspected(row: IndexRow) -> bool:
 
 
 def _inspect(file: ModelFile) -> IndexRow:
-    from velatura.formats.nature import inspect_file  # it brings torch along, which no known file needs
+    from velatura.formats.inspect.inspect import inspect_file
 
     try:
         return IndexRow(file.state, inspect_file(file.path).model_dump_json())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from velatura.errors import VelaturaWarning
-from velatura.library.places import FileState
+from velatura.library.model_files import FileState
 
 QueryResult = TypeVar("QueryResult")
 

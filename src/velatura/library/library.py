@@ -18,13 +18,13 @@ from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.library.entry import FILE_KINDS, OVERLAY_KINDS, Catalogue, LibraryEntry, OnFile
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
-from velatura.library.places import FileState, ModelFile, find_model_files, model_file, watched_file
+from velatura.library.model_files import FileState, ModelFile, find_model_files, model_file, watched_file
 
 if TYPE_CHECKING:
     import torch
 
     from velatura.base.base import Base
-    from velatura.formats.checkpoint import WeightsKind
+    from velatura.formats.checkpoints.single_file import WeightsKind
     from velatura.overlays.overlay import Overlay
 
 BASE_KINDS = ("checkpoint",)

@@ -1,10 +1,14 @@
-"""What is laid over a base: one row here for each kind."""
+"""Overlays: small networks attached to a frozen base (hypernetwork, LoRA, embedding, aesthetic gradient, full
+difference).
+
+KINDS has one row for each kind. Open overlay.py first (the base class), then attach.py (attaching and detaching).
+"""
 
 from velatura.overlays.aesthetic import Aesthetic
 from velatura.overlays.difference import Difference
 from velatura.overlays.embedding import Embedding
 from velatura.overlays.hypernetwork import Hypernetwork
-from velatura.overlays.lora import Lora
+from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
 
 KINDS: dict[str, type[Overlay]] = {

@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from velatura.base.text import CHUNK_LENGTH
+from velatura.base.text_encoder import CHUNK_LENGTH
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
-from velatura.overlays.conditioned import AestheticHook
+from velatura.overlays.aesthetic_tuning import AestheticTuning, hidden_size, slerp, text_projection
+from velatura.overlays.hooks.seams import Undo, hook_text_encoder
+from velatura.overlays.hooks.text_hooks import AestheticHook
 from velatura.overlays.overlay import Card, Overlay, TargetPart
-from velatura.overlays.seams import Undo, hook_text_encoder
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
-from velatura.overlays.tuning import AestheticTuning, hidden_size, slerp, text_projection
 from velatura.prompts.strengths import MAX_AESTHETIC_STEPS
 
 NO_TEXT_WIDTH = 0  # the text width of an embedding without projection

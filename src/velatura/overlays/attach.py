@@ -9,10 +9,10 @@ from typing import NamedTuple, Self, cast, get_args
 from torch import Tensor
 
 from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase
-from velatura.overlays.contexts import CombineGroup, CombineMode
 from velatura.overlays.effect import Effect
+from velatura.overlays.hooks.context_hooks import CombineGroup, CombineMode
+from velatura.overlays.hooks.seams import enable_dynamo_hook_guards
 from velatura.overlays.overlay import Overlay
-from velatura.overlays.seams import enable_dynamo_hook_guards
 from velatura.overlays.strength import LiveStrength, Strength, disable_inference_mode
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import PROMPT_SIDES, UNET_BLOCKS, PromptSide, UNetBlock

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from velatura.errors import BadOverlay
 from velatura.overlays.affine import AffineMap
+from velatura.overlays.hooks.memo import TensorMemo
+from velatura.overlays.hooks.seams import Undo, hook_contexts
 from velatura.overlays.hypernetwork import Hypernetwork
-from velatura.overlays.memory import TensorMemo
 from velatura.overlays.overlay import Card, Overlay, TargetPart
-from velatura.overlays.seams import Undo, hook_contexts
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 from velatura.overlays.transform import WidthChange, blend_change

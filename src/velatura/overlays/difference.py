@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from velatura.base.base import Base
 from velatura.errors import BadOverlay, VelaturaWarning, WrongBase
-from velatura.overlays.changed_weights import FullWeightChange, TokenTableChange
 from velatura.overlays.deltas.delta import Delta, Layer
-from velatura.overlays.deltas.whole import FullDelta, NormDelta
-from velatura.overlays.kohya import UNET_PREFIX, canonical_path, kohya_names
-from velatura.overlays.lora import Lora
-from velatura.overlays.lora_fit import check_side
+from velatura.overlays.deltas.full import FullDelta, NormDelta
+from velatura.overlays.hooks.full_weight_hooks import FullWeightChange, TokenTableChange
+from velatura.overlays.hooks.seams import Undo, hook_outputs
+from velatura.overlays.lora.compatibility import check_side
+from velatura.overlays.lora.kohya_names import UNET_PREFIX, canonical_path, kohya_names
+from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Card
-from velatura.overlays.seams import Undo, hook_outputs
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from velatura.errors import VelaturaWarning
-from velatura.overlays.layers import BLOCK_PREFIXES
+from velatura.overlays.attention_layers import BLOCK_PREFIXES
 
 EFFECT_PARTS = ("text", "in", "mid", "out", "unet")
 

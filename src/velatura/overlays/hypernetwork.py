@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from velatura.base.base import Base
 from velatura.base.families import guess_family_name
 from velatura.errors import BadOverlay, UnsupportedBase, VelaturaWarning, WrongBase
-from velatura.overlays.layers import attention_layers, context_width
+from velatura.overlays.attention_layers import attention_layers, context_width
+from velatura.overlays.hooks.seams import Undo, hook_contexts
 from velatura.overlays.overlay import Card, Overlay, TargetPart
-from velatura.overlays.seams import Undo, hook_contexts
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.structure import WEIGHT_INITS, HypernetworkStructure
 from velatura.overlays.target import Target

@@ -10,7 +10,7 @@ from torch import nn
 
 from velatura.card import Card
 from velatura.overlays.deltas.delta import Delta
-from velatura.overlays.seams import Undo
+from velatura.overlays.hooks.seams import Undo
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 

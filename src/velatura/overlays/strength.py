@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from velatura.base.hearing import BatchRow, current_row
+from velatura.base.encoding_context import BatchRow, current_row
 from velatura.errors import BadStrength
 from velatura.prompts.strengths import PromptSide
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from velatura.base.base import Base
-from velatura.base.text import TextEncoder
+from velatura.base.text_encoder import TextEncoder
 from velatura.errors import UnsupportedBase
-from velatura.overlays.contexts import CachingChange, CombineGroup
+from velatura.overlays.attention_layers import BLOCK_PREFIXES, attention_layers
 from velatura.overlays.effect import EffectMeter
-from velatura.overlays.layers import BLOCK_PREFIXES, attention_layers
+from velatura.overlays.hooks.context_hooks import CachingChange, CombineGroup
 from velatura.prompts.strengths import UNET_BLOCKS, UNetBlock
 
 TEXT_ENCODER_NAMES = ("text_encoder", "text_encoder_2")  # as diffusers' pipelines call them

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.overlays.affine import AffineMap, tensor_version
-from velatura.overlays.lessons import SharedContextCache
-from velatura.overlays.memory import TensorMemo
+from velatura.overlays.hooks.memo import SharedContextCache, TensorMemo
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Literal, NamedTuple, Self, get_args
 
 from velatura.errors import VelaturaWarning
-from velatura.prompts.block_factors import parse_block_weights
+from velatura.prompts.block_weights import parse_block_weights
 from velatura.prompts.passage import Passage
 
 PromptSide = Literal["both", "prompt", "negative"]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from velatura.base.conditioning import Conditioning
-from velatura.base.hearing import encoding_row
-from velatura.base.text import CONTEXT_LENGTH, TextEncoder, TextOutput
+from velatura.base.encoding_context import encoding_row
+from velatura.base.text_encoder import CONTEXT_LENGTH, TextEncoder, TextOutput
 from velatura.prompts.chunks import Chunk, split_into_chunks
 from velatura.prompts.prompt import Prompt, WeightedText
 

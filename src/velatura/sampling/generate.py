@@ -13,14 +13,14 @@ from velatura.base.base import Base
 from velatura.library import Library
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.calls import OverlayResolver
-from velatura.sampling.carriers import save_with_infotext
 from velatura.sampling.guidance import ConditioningCache
+from velatura.sampling.job import Job, split_into_batches
 from velatura.sampling.masks import InitImage
-from velatura.sampling.order import Job, split_into_batches
-from velatura.sampling.painting import check_overlays_fit, run_batch
+from velatura.sampling.pipeline import check_overlays_fit, run_batch
 from velatura.sampling.preview import Preview
-from velatura.sampling.recipe import Recipe
+from velatura.sampling.recipe.metadata import save_with_infotext
+from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.resolve_overlays import OverlayResolver
 
 OnSamplingStep = Callable[[int, int], None]  # (steps done, steps in all), over all pictures
 OnPreview = Callable[[list[Image.Image]], None]  # small pictures of a batch as they are guessed after a step

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
-from velatura.base.hearing import encoding_row
+from velatura.base.encoding_context import encoding_row
 from velatura.prompts.grammar import EmphasisMode
 from velatura.prompts.prompt import Prompt, ScheduledPrompt, WeightedText, scheduled_prompt_at
-from velatura.prompts.timeline import Timing
+from velatura.prompts.prompt_editing import Timing
 from velatura.sampling.conditioning import chunks_of, encode_prompts
 from velatura.sampling.samplers import Trajectory
 

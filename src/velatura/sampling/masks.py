@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from velatura.errors import BadRecipe
-from velatura.sampling.fields import ResizeMode
-from velatura.sampling.sizes import Resolution
+from velatura.sampling.recipe.fields import ResizeMode
+from velatura.sampling.recipe.sizes import Resolution
 
 MaskBox = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 

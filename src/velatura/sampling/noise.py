@@ -1,13 +1,14 @@
 """Noise that depends on a picture's seed and on nothing else."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
 from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-from velatura.sampling.brownian import BrownianTree
-from velatura.sampling.philox import Philox
 
 linalg: Any = torch.linalg  # which has no types
 
@@ -150,3 +151,102 @@ _RANDN_BACKENDS: dict[RandnBackend, Callable[[torch.device], Callable[[int], Ran
     "GPU": _TorchRandn,
     "NV": _philox,
 }
+
+
+Uint64Array = NDArray[np.uint64]  # of which the lower 32 bits count
+
+PHILOX_ROUNDS = 10
+PHILOX_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+PHILOX_WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+ANGLE_UNIT = float(np.float32(2.3283064e-10) * np.float32(6.2831855))  # 2 pi / 2**32 as cuRAND rounds it
+LOW_32_BITS, SHIFT_32_BITS = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+class Philox:
+    """A generator of normal numbers: each draw moves on by one, however many numbers it gives."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._offset = 0
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """The next normal numbers, in float32."""
+        indices = np.arange(prod(shape), dtype=np.uint64)
+        zeros = np.zeros_like(indices)
+        first, second, _, _ = _philox_rounds((zeros + np.uint64(self._offset), zeros, indices, zeros), self._seed)
+        self._offset += 1
+        uniform, angle = (first + 0.5) / 2**32, (second + 0.5) * ANGLE_UNIT
+        normal = np.sqrt(-2 * np.log(uniform)) * np.sin(angle)
+        return torch.tensor(normal, dtype=torch.float32).view(tuple(shape))
+
+
+def _philox_rounds(
+    counter: tuple[Uint64Array, Uint64Array, Uint64Array, Uint64Array], seed: int
+) -> tuple[Uint64Array, Uint64Array, Uint64Array, Uint64Array]:
+    """What the counters become in ten rounds under a key, which is the seed."""
+    key = (np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32 & 0xFFFFFFFF))
+    a, b, c, d = counter
+    for _ in range(PHILOX_ROUNDS):
+        left, right = a * PHILOX_MULTIPLIERS[0], c * PHILOX_MULTIPLIERS[1]
+        a, b, c, d = (
+            right >> SHIFT_32_BITS ^ b ^ key[0],
+            right & LOW_32_BITS,
+            left >> SHIFT_32_BITS ^ d ^ key[1],
+            left & LOW_32_BITS,
+        )
+        key = ((key[0] + PHILOX_WEYL[0]) & LOW_32_BITS, (key[1] + PHILOX_WEYL[1]) & LOW_32_BITS)
+    return a, b, c, d
+
+
+SeededRandn = Callable[[int], Tensor]  # a seed -> normal numbers
+
+SIGMA_DIGITS = 6  # of a level, below which two are the same
+ENTROPY_POOL_SIZE = 24  # words of entropy that numpy mixes a seed from
+
+
+class BrownianTree:
+    """A path from one level to another; its differences are normal, with the distance of the levels for variance."""
+
+    def __init__(self, low: float, high: float, seed: int, randn: SeededRandn) -> None:
+        self._low, self._high = round(low, SIGMA_DIGITS), round(high, SIGMA_DIGITS)
+        self._seed = seed
+        self._randn = randn
+        self._end_value = (
+            randn(int(np.random.SeedSequence(seed, pool_size=ENTROPY_POOL_SIZE).generate_state(1)[0]))
+            * (high - low) ** 0.5
+        )
+        self._value_at = lru_cache(maxsize=4)(self._compute_value)  # a step starts where the last one ended
+
+    def __call__(self, sigma: float, sigma_next: float) -> Tensor:
+        """The path's way from here to there; levels beyond its ends are its ends."""
+        return self._value_at(self._clamp(sigma_next)) - self._value_at(self._clamp(sigma))
+
+    def _clamp(self, sigma: float) -> float:
+        return round(min(max(sigma, self._low), self._high), SIGMA_DIGITS)
+
+    def _compute_value(self, sigma: float) -> Tensor:
+        """Where the path is at a level, by halving the interval that it lies in."""
+        low, high, increment = self._low, self._high, self._end_value
+        start_value, branch, depth = increment * 0, 0, 0
+        while low < sigma < high:
+            middle = round((low + high) / 2, SIGMA_DIGITS)
+            left_increment = self._bridge(increment, middle - low, high - middle, (branch, depth))
+            branch, depth = 2 * branch, depth + 1
+            if sigma <= middle:
+                high, increment = middle, left_increment
+            else:
+                low, increment, start_value, branch = (
+                    middle,
+                    increment - left_increment,
+                    start_value + left_increment,
+                    branch + 1,
+                )
+        return start_value if sigma <= low else start_value + increment
+
+    def _bridge(self, increment: Tensor, left_length: float, right_length: float, node: tuple[int, int]) -> Tensor:
+        """How far the path has come in the left part of an interval."""
+        seed = np.random.SeedSequence(self._seed, spawn_key=node, pool_size=ENTROPY_POOL_SIZE).generate_state(1)[0]
+        length = left_length + right_length
+        return (
+            increment * (left_length / length) + self._randn(int(seed)) * (left_length * right_length / length) ** 0.5
+        )

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.files import atomic_write, open_for_reading
-from velatura.tensors import pictures, safe, torch_files
-from velatura.tensors.archive import ZipArchive
+from velatura.tensors import pictures, safetensors_files, torch_files
 from velatura.tensors.lazy import LazyTensors, apply_to, map_file, meta_tensors
+from velatura.tensors.pickle_globals import Storage
+from velatura.tensors.rebuild import Rebuilder
+from velatura.tensors.zip_archive import ZipArchive
 
 __all__ = [
     "DAMAGED_FILE_ERRORS",
@@ -110,7 +112,7 @@ def write_safetensors(
     dtype: the precision of floating-point numbers in the file, if it is not to be their own.
     """
     with atomic_write(path) as temporary:
-        safe.write(temporary, tensors, metadata or {}, dtype)
+        safetensors_files.write(temporary, tensors, metadata or {}, dtype)
 
 
 def write_torch(path: StrPath, payload: object) -> None:
@@ -170,7 +172,7 @@ def read_outline(path: Path, data: mmap) -> Contents | tuple[Contents, torch_fil
             path, container="zip", members=archive.names, pickle_globals=torch_file.pickle_globals
         ), torch_file
     if data[8:9] == b"{":
-        tensors = safe.LazySafetensors(data)
+        tensors = safetensors_files.LazySafetensors(data)
         return Contents(path, tensors, tensors.metadata)
     if kind := pictures.unsupported_format(data[:12]):
         raise BadFile(f"{path.name} is a picture in {kind}, which cannot be read here: save the same pixels as a PNG")
@@ -187,3 +189,26 @@ def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     message = "".join(filter(str.isprintable, lines[0]))[:200]
     return message if type(error) is ValueError else f"cannot be read ({message})"
+
+
+def open_meta(path: StrPath) -> Contents:
+    """What open_tensors opens, with the same refusals but those of values, and all tensors on the meta device."""
+    return open_mapped(path, _read_meta)
+
+
+class _MetaRebuilder(Rebuilder):
+    """A rebuilder of tensors without values."""
+
+    def __init__(self, file_size: int) -> None:
+        super().__init__(lambda _: bytearray(), file_size)
+
+    def _values(self, storage: Storage) -> Tensor:
+        return torch.empty(storage.count, dtype=getattr(torch, storage.dtype), device="meta")
+
+
+def _read_meta(path: Path, data: mmap) -> Contents:
+    outline = read_outline(path, data)
+    if isinstance(outline, Contents):
+        return replace(outline, tensors=meta_tensors(outline.tensors))
+    contents, file = outline
+    return replace(contents, payload=_MetaRebuilder(file.file_size).rebuild(file.description))

@@ -15,11 +15,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from velatura.tensors.archive import ZipArchive
 from velatura.tensors.lazy import LazyTensors, copy_bytes
-from velatura.tensors.named import Storage, TensorDescription
-from velatura.tensors.pickles import SafeUnpickler
-from velatura.tensors.rebuilt import ReadStorage, Rebuilder, storage_values, view_storage
+from velatura.tensors.pickle_globals import Storage, TensorDescription
+from velatura.tensors.rebuild import ReadStorage, Rebuilder, storage_values, view_storage
+from velatura.tensors.unpickler import SafeUnpickler
+from velatura.tensors.zip_archive import ZipArchive
 
 STATE_DICT_KEY = "state_dict"  # what a checkpoint calls its weights, where it holds more than them
 

@@ -15,11 +15,10 @@ from velatura.base.base import Base
 from velatura.errors import VelaturaWarning
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
-from velatura.training.checkpointing import gradient_checkpointing
-from velatura.training.objective import denoising_loss
+from velatura.training.data.captions import CaptionConditioning, caption_name
+from velatura.training.loss import denoising_loss
 from velatura.training.plan import Plan
-from velatura.training.precision import base_autocast, frozen_base, make_trainable
-from velatura.training.speech import CaptionConditioning, caption_name
+from velatura.training.precision import base_autocast, frozen_base, gradient_checkpointing, make_trainable
 
 # Tensors of an overlay's size, in float32: weights, gradients, what each optimizer remembers; a copy to undo a step by,
 # where moving.py cannot do without

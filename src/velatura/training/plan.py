@@ -22,8 +22,7 @@ from pydantic_core import ErrorDetails
 
 from velatura.datasets.templates import TEMPLATES, CaptionTemplate
 from velatura.errors import BadPlan, UnknownName, VelaturaWarning
-from velatura.training.rates import LearningRates
-from velatura.training.schedules import RateSchedule, schedule_factor
+from velatura.training.rates import LearningRates, RateSchedule, schedule_factor
 
 OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
 LossType = Literal["squared", "huber", "smooth_l1"]

@@ -1,6 +1,11 @@
 """The precision that a frozen base runs in while an overlay is trained on it."""
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -89,3 +94,17 @@ def _frozen_weight(weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
 def _has_inference_weights(model: nn.Module) -> bool:
     """Whether it was made in inference mode, so that no gradient can go through it."""
     return any(weight.is_inference() for weight in model.parameters())
+
+
+@contextmanager
+def gradient_checkpointing(base: Base, *, is_enabled: bool) -> Generator[None]:
+    """Let the UNet keep only what goes into its blocks, not what is computed inside, if that is wanted."""
+    unet: Any = base.unet
+    if not is_enabled or unet.is_gradient_checkpointing:
+        yield
+        return
+    unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()

@@ -1,9 +1,10 @@
 """The rate grammar: a number that changes at given steps, such as "5e-5:100, 5e-6:1500, 5e-7"."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from velatura.errors import BadPlan
 
@@ -109,3 +110,21 @@ def _oddities(text: str, parts: tuple[_RatePart, ...], segments: tuple[Segment, 
             f'the rate "{text}" ends the training after {segments[-1].end} of {steps} steps; '
             'end it with a rate that lasts, "5e-5:100, 5e-6"'
         )
+
+
+RateSchedule = Literal["constant", "linear", "cosine", "restarts"]
+
+# From 0, where the warm-up ends, to 1, where the training does; the second number is how many restarts there are
+SCHEDULE_FACTORS: dict[RateSchedule, Callable[[float, int], float]] = {
+    "constant": lambda _along, _cycles: 1.0,
+    "linear": lambda progress, _cycles: 1 - progress,
+    "cosine": lambda progress, _cycles: 0.5 * (1 + math.cos(math.pi * progress)),
+    "restarts": lambda progress, cycles: 0.5 * (1 + math.cos(math.pi * (progress * cycles % 1))),
+}
+
+
+def schedule_factor(schedule: RateSchedule, step: int, total_steps: int, *, warmup: int = 0, cycles: int = 1) -> float:
+    """What the rate of the step after `done` is multiplied by; as diffusers' schedules, whose warm-up begins at 0."""
+    if step < warmup:
+        return step / warmup
+    return SCHEDULE_FACTORS[schedule]((step - warmup) / max(1, total_steps - warmup), cycles)

@@ -1,5 +1,7 @@
 """Training, for every kind of overlay: the base is frozen, the overlay's parameters learn."""
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -7,7 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch.optim import Optimizer
@@ -15,33 +17,32 @@ from torch.optim import Optimizer
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
-from velatura.merging.chain import check_no_overlays_attached
+from velatura.merging.bake.hypernet_maps import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.recipe import Recipe
-from velatura.training.a1111 import check_a1111_optimizer
-from velatura.training.board import check_tensorboard_installed
-from velatura.training.checkpointing import gradient_checkpointing
-from velatura.training.class_pictures import encode_dataset
-from velatura.training.course import Run, Step, TrainingLoop
-from velatura.training.examined import (
+from velatura.sampling.recipe.recipe import Recipe
+from velatura.training.data.cache import encode_dataset
+from velatura.training.data.captions import caption_name
+from velatura.training.data.fingerprint import check_data_unchanged
+from velatura.training.kinds.a1111_export import check_a1111_optimizer
+from velatura.training.kinds.pivotal import activate_bundled_embeddings
+from velatura.training.loop import Run, Step, TrainingLoop
+from velatura.training.loss import apply_zero_terminal_snr
+from velatura.training.optimizers import create_overlay_optimizer
+from velatura.training.plan import Plan
+from velatura.training.precision import frozen_base, gradient_checkpointing, make_trainable
+from velatura.training.processes import OVER, Team
+from velatura.training.run.folder import RunFolder, check_vacant
+from velatura.training.run.previews import preview_recipes
+from velatura.training.run.tensorboard import check_tensorboard_installed
+from velatura.training.signals import catch_signals
+from velatura.training.trainer import Trainer
+from velatura.training.validation import (
     create_validation_set,
     fingerprint_data,
     resolve_validation_folder,
     validation_examples,
 )
-from velatura.training.fingerprint import check_data_unchanged
-from velatura.training.following import follow_run, receive_run_start
-from velatura.training.optimizers import create_overlay_optimizer
-from velatura.training.pivotal import activate_bundled_embeddings
-from velatura.training.plan import Plan
-from velatura.training.precision import frozen_base, make_trainable
-from velatura.training.predicting import apply_zero_terminal_snr
-from velatura.training.previews import preview_recipes
-from velatura.training.processes import Team
-from velatura.training.pupil import Trainer
-from velatura.training.run import RunFolder, check_vacant
-from velatura.training.speech import caption_name
 
 __all__ = ["Run", "Step", "check_plan", "resume", "train"]
 
@@ -256,3 +257,37 @@ def _isolate_random_state(device: torch.device) -> AbstractContextManager[None]:
         "AbstractContextManager[None]",
         torch.random.fork_rng(devices),  # pyright: ignore[reportUnknownMemberType]
     )
+
+
+LEADER_STOPPED = "the training was broken off by the process that leads it, which says why"
+
+
+class RunStart(NamedTuple):
+    """What a process is told of a run that is resumed, as it cannot read the run's folder itself."""
+
+    plan: str
+    folder: str
+    over_others: bool
+    overlay: Overlay
+
+
+def receive_run_start(team: Team) -> RunStart:
+    """What the leading process says of the run that it resumes."""
+    name, arguments = team.broadcast(None)
+    if name == OVER:
+        raise KeyboardInterrupt(LEADER_STOPPED)
+    return RunStart(*arguments)
+
+
+def follow_run(trainer: Trainer, out: Path) -> Run:
+    """Learn what the leading process learns; the run's losses and files are there alone."""
+    trainer.overlay.train()
+    try:
+        with catch_signals() as stop:
+            trainer.team.stop = stop
+            if not trainer.team.follow(trainer):
+                raise KeyboardInterrupt(LEADER_STOPPED)
+        trainer.finalize_weights()
+    finally:
+        trainer.overlay.eval()
+    return Run(trainer.overlay, out, [], out)

@@ -1,19 +1,23 @@
-"""Ways to write down a change of a weight: one row here for each, in the order in which files are looked through."""
+"""Algorithms that change one layer's weight: LoRA, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, BOFT, norm and full
+differences.
+
+DELTAS lists them in the order in which a file's tensors are matched. Open delta.py first (the base class), then
+low_rank.py.
+"""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from velatura.errors import BadOverlay
-from velatura.overlays.deltas.biased import BiasedLowRankDelta
 from velatura.overlays.deltas.delta import Delta
-from velatura.overlays.deltas.generalised import GLoRA
-from velatura.overlays.deltas.hadamard import LoHa
-from velatura.overlays.deltas.kronecker import LoKr
-from velatura.overlays.deltas.low_rank import Dora, LowRankDelta
-from velatura.overlays.deltas.peft import BiasedIA3, InputOFT
-from velatura.overlays.deltas.rotations import BOFT, OFT, OFTDiag
-from velatura.overlays.deltas.whole import IA3, FullDelta, NormDelta
+from velatura.overlays.deltas.full import IA3, FullDelta, NormDelta
+from velatura.overlays.deltas.glora import GLoRA
+from velatura.overlays.deltas.loha import LoHa
+from velatura.overlays.deltas.lokr import LoKr
+from velatura.overlays.deltas.low_rank import BiasedLowRankDelta, Dora, LowRankDelta
+from velatura.overlays.deltas.oft import BOFT, OFT, OFTDiag
+from velatura.overlays.deltas.peft_variants import BiasedIA3, InputOFT
 
 DELTAS: dict[str, type[Delta]] = {
     delta_class.algorithm: delta_class

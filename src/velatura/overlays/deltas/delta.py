@@ -89,8 +89,13 @@ class Delta(nn.Module):
         return change.to(dtype), None if bias is None else bias.to(dtype)
 
     def output_delta(
-        self, layer: Layer, inputs: Tensor, base_output: Tensor, strength: Tensor, operands: Operands
-    ) -> Tensor:  # noqa: ARG002
+        self,
+        layer: Layer,
+        inputs: Tensor,
+        base_output: Tensor,  # noqa: ARG002
+        strength: Tensor,
+        operands: Operands,
+    ) -> Tensor:
         """What is added to what a layer made of what it read; strength: 0-d, or (rows, 1, ...)."""
         change, bias = operands
         assert change is not None

@@ -1,14 +1,15 @@
-"""The ways from noise to a picture, each exact to k-diffusion's as the AUTOMATIC1111 webui runs it.
+"""Samplers and noise schedules, equal to k-diffusion's as the AUTOMATIC1111 webui runs them.
 
-All walk in one space: latents whose noise has the standard deviation sigma (Karras et al. 2022, "Elucidating the design
-space of diffusion-based generative models", the paper of most letters in this folder).
+Open `table.py` for the list, `sampler.py` and `trajectory.py` for what they share, `euler.py` for the simplest steps.
+Latents carry noise of standard deviation sigma (Karras et al. 2022, "Elucidating the design space of diffusion-based
+generative models", the paper of most letters here).
 """
 
-from velatura.sampling.samplers.course import Denoiser, Trajectory
+from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.samplers.sampler import Sampler
+from velatura.sampling.samplers.schedules import SCHEDULERS, find_scheduler, sigma_to_timestep
 from velatura.sampling.samplers.table import SAMPLER_ALIASES, SAMPLERS, find_sampler
-from velatura.sampling.schedules import SCHEDULERS, find_scheduler, sigma_to_timestep
-from velatura.sampling.settings import SamplerSettings
+from velatura.sampling.samplers.trajectory import Denoiser, Trajectory
 
 __all__ = [
     "SAMPLERS",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
+from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
 LCM_TIMESTEP_INTERVAL = 20  # of the thousand timesteps, those that the model was distilled at: 19, 39, ...
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # sigma_data and the factor of timesteps in the paper's boundary condition

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
-from velatura.sampling.samplers.slopes import to_d
+from velatura.sampling.samplers.euler import to_d
+from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
 # How much the newest and the older slopes count (Liu et al. 2022, "Pseudo Numerical Methods", equation 12)
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
-from velatura.sampling.samplers.slopes import heun_step
-from velatura.sampling.schedules import SigmaRange, karras
+from velatura.sampling.samplers.euler import heun_step
+from velatura.sampling.samplers.schedules import SigmaRange, karras
+from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
 MIN_STEPS_FOR_RESTART = 20  # that are worth a restart
 RESTART_SIGMA_MIN, RESTART_SIGMA_MAX = 0.1, 2.0  # the levels it is made from and back to

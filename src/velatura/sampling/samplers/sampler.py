@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from velatura.base.schedule import NoiseSchedule
+from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import BadRecipe, VelaturaWarning
-from velatura.sampling.samplers.course import Denoiser, NoiseSource, SamplerFunction, Trajectory
-from velatura.sampling.schedules import (
+from velatura.sampling.recipe.sampler_settings import SamplerSettings
+from velatura.sampling.recipe.sizes import Img2ImgSteps
+from velatura.sampling.samplers.schedules import (
     AUTOMATIC_SCHEDULER,
     FIXED_RANGE_SCHEDULERS,
     RHO_SCHEDULERS,
@@ -21,8 +22,7 @@ from velatura.sampling.schedules import (
     compute_model_sigmas,
     find_scheduler,
 )
-from velatura.sampling.settings import SamplerSettings
-from velatura.sampling.sizes import Img2ImgSteps
+from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, SamplerFunction, Trajectory
 
 # (all levels, the timesteps that are left, the one to start from, settings) -> sigmas
 TimestepSigmas = Callable[[Tensor, Tensor, int, SamplerSettings], Tensor]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
-from velatura.sampling.samplers.slopes import to_d
+from velatura.sampling.samplers.euler import to_d
+from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
 MIDPOINT_FRACTION = 0.5  # of a step, where its second call is made
 

@@ -13,8 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
-from velatura.sampling.samplers.slopes import to_d
+from velatura.sampling.samplers.euler import to_d
+from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 0.0078, 0.05  # tolerances of the paper's appendix C, for latents
 INITIAL_STEP_SIZE, ACCEPT_SAFETY = 0.05, 0.81

@@ -5,10 +5,13 @@ from dataclasses import replace
 from torch import Tensor
 
 from velatura.errors import UnknownName
+from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.samplers.consistency import LCM_TIMESTEP_INTERVAL, lcm
+from velatura.sampling.samplers.euler import dpm2, dpm2_ancestral, euler, euler_ancestral, heun, lms
 from velatura.sampling.samplers.multistep import dpmpp_2m, plms
 from velatura.sampling.samplers.restart import restart
 from velatura.sampling.samplers.sampler import ANCESTRAL_SETTINGS, CHURN_SETTINGS, NOISE_SETTINGS, Sampler
+from velatura.sampling.samplers.schedules import SCHEDULERS
 from velatura.sampling.samplers.sde import (
     dpmpp_2m_sde,
     dpmpp_2m_sde_heun,
@@ -17,10 +20,7 @@ from velatura.sampling.samplers.sde import (
     dpmpp_sde,
 )
 from velatura.sampling.samplers.singlestep import dpm_adaptive, dpm_fast
-from velatura.sampling.samplers.slopes import dpm2, dpm2_ancestral, euler, euler_ancestral, heun, lms
 from velatura.sampling.samplers.unipc import unipc, unipc_sigmas
-from velatura.sampling.schedules import SCHEDULERS
-from velatura.sampling.settings import SamplerSettings
 
 UNIPC_SETTINGS = frozenset({"unipc_variant", "unipc_spacing", "unipc_order", "unipc_lower_order_final"})
 

@@ -13,8 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from velatura.sampling.samplers.course import Denoiser, NoiseSource, Trajectory
-from velatura.sampling.schedules import t_to_sigma
+from velatura.sampling.samplers.schedules import t_to_sigma
+from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
 linalg: Any = torch.linalg  # which has no types
 

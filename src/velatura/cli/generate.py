@@ -1,0 +1,242 @@
+"""The verbs about pictures: generate, grid."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import velatura
+from velatura.cli.arguments import (
+    add_styles,
+    build_recipe,
+    expand_recipe,
+    open_overlay_files,
+    parse_axis,
+    read_init_image,
+)
+from velatura.cli.base import LoadOptions, base_option, open_recipe_base
+from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, recipe_options
+from velatura.cli.saving import SavedPicture, output_paths, picture_bar, print_pictures, save_pictures
+from velatura.errors import BadRecipe
+
+MODEL_PANEL, OUTPUT_PANEL = "What it is painted with", "What is kept"
+
+RecipeFields = Mapping[str, object]
+Prompt = Annotated[
+    str | None, typer.Argument(help="What to paint; <hypernet:name:0.6> lays an overlay on.", show_default=False)
+]
+Count = Annotated[int, typer.Option(min=1, help="Pictures, each with the next seed.", rich_help_panel=PROMPT_PANEL)]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of prompts, one a line, with --n --w --h --s --d --l and any field behind them.",
+        rich_help_panel=PROMPT_PANEL,
+        show_default="none",
+    ),
+]
+Styles = Annotated[
+    list[str] | None,
+    typer.Option("--style", help="A style of styles.csv by name.", rich_help_panel=PROMPT_PANEL, show_default="none"),
+]
+StyleFile = Annotated[
+    Path, typer.Option("--styles", help="The webui's table of styles.", rich_help_panel=PROMPT_PANEL, show_default=True)
+]
+RecipeImage = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="A picture, made again.", rich_help_panel=SAMPLING_PANEL, show_default="none"),
+]
+RecipeChanges = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any field of the recipe: seed=8.", rich_help_panel=SAMPLING_PANEL, show_default="none"),
+]
+InitImagePath = Annotated[
+    Path | None,
+    typer.Option("--image", help="Paint over this image.", rich_help_panel=IMG2IMG_PANEL, show_default="none"),
+]
+MaskPath = Annotated[
+    Path | None,
+    typer.Option("--mask", help="Paint only where this is white.", rich_help_panel=IMG2IMG_PANEL, show_default="none"),
+]
+MaskInverted = Annotated[
+    bool, typer.Option("--mask-inverted", help="Paint where it is black.", rich_help_panel=IMG2IMG_PANEL)
+]
+BaseName = Annotated[str | None, base_option(MODEL_PANEL, default="tiny, or the recipe's")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="The base's precision: float32, float16, bfloat16.", rich_help_panel=MODEL_PANEL)
+]
+Device = Annotated[
+    str, typer.Option("--device", help="Where it computes: cuda, mps, cpu.", rich_help_panel=MODEL_PANEL)
+]
+Vae = Annotated[
+    Path | None,
+    typer.Option(
+        "--vae", help="Another autoencoder: a file, or its name.", rich_help_panel=MODEL_PANEL, show_default="none"
+    ),
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep on the device only what computes.", rich_help_panel=MODEL_PANEL)
+]
+CheckpointWeights = Annotated[
+    Literal["last", "ema"],
+    typer.Option("--weights", help="Of a checkpoint: last, or their average, ema.", rich_help_panel=MODEL_PANEL),
+]
+LibraryFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--library", help="Where tags find overlays.", rich_help_panel=MODEL_PANEL, show_default="this folder"
+    ),
+]
+OverlayArguments = Annotated[
+    list[str] | None,
+    typer.Option("--overlay", help="FILE:STRENGTH, as if tagged.", rich_help_panel=MODEL_PANEL, show_default="none"),
+]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Warn of tags that name nothing, and go on.", rich_help_panel=MODEL_PANEL)
+]
+Out = Annotated[Path, typer.Option(help="A folder, or a file: .png, .jpg, .webp.", rich_help_panel=OUTPUT_PANEL)]
+GridOut = Annotated[
+    Path, typer.Option("--out", help="A file: .png, .jpg, .webp; a page goes beside it.", rich_help_panel=OUTPUT_PANEL)
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that are there.", rich_help_panel=OUTPUT_PANEL)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Tell what each overlay does, in their order.", rich_help_panel=OUTPUT_PANEL),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.", rich_help_panel=OUTPUT_PANEL)]
+XAxis = Annotated[
+    str | None,
+    typer.Option("--x", help="NAME=VALUES over the columns: s=0,0.5,1 or seed=7-9.", rich_help_panel=PROMPT_PANEL),
+]
+YAxis = Annotated[str | None, typer.Option("--y", help="NAME=VALUES beside the rows.", rich_help_panel=PROMPT_PANEL)]
+ZAxis = Annotated[str | None, typer.Option("--z", help="NAME=VALUES, a sheet for each.", rich_help_panel=PROMPT_PANEL)]
+AsMatrix = Annotated[
+    bool, typer.Option("--matrix", help="All combinations of what stands behind bars.", rich_help_panel=PROMPT_PANEL)
+]
+
+
+@recipe_options
+def generate(
+    prompt: Prompt = None,
+    *,
+    recipe_fields: RecipeFields,
+    count: Count = 1,
+    prompts: PromptFile = None,
+    style: Styles = None,
+    styles: StyleFile = Path("styles.csv"),
+    image: InitImagePath = None,
+    mask: MaskPath = None,
+    mask_inverted: MaskInverted = False,
+    recipe: RecipeImage = None,
+    changes: RecipeChanges = None,
+    base: BaseName = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    vae: Vae = None,
+    offload: Offload = False,
+    weights: CheckpointWeights = "last",
+    library: LibraryFolders = None,
+    overlay: OverlayArguments = None,
+    lenient: Lenient = False,
+    out: Out = Path("pictures"),
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make pictures from a prompt, or from the recipe inside a picture.
+
+    velatura generate "a lighthouse at dusk" --seed 7
+
+    velatura generate --recipe lighthouse.png --set seed=8 --out again.png
+
+    velatura generate "a lighthouse in snow" --image lighthouse.png --denoising 0.6
+    """
+    from velatura.sampling.generate import generate_stream
+
+    overlays, tags = open_overlay_files(overlay or ())
+    first = build_recipe(recipe, prompt, recipe_fields, changes or (), needs_prompt=prompts is None)
+    recipes = expand_recipe(add_styles(first, style or (), styles), prompts, count, tags)
+    paths = output_paths(out, len(recipes), overwrite=overwrite)
+    init_image = read_init_image(image, mask, is_inverted=mask_inverted)
+    model_library = velatura.Library(*(library or [Path()]))
+    opened_base = open_recipe_base(first, base, model_library, LoadOptions(dtype, device, vae, offload, weights))
+    with picture_bar() as on_step:
+        pictures = generate_stream(
+            opened_base,
+            recipes,
+            library=model_library,
+            overlays=overlays,
+            init_image=init_image,
+            lenient=lenient,
+            on_step=on_step,
+        )
+        saved = save_pictures(pictures, paths)
+    print_pictures(saved, as_json=as_json, with_effects=verbose)
+
+
+@recipe_options
+def grid(
+    prompt: Prompt = None,
+    *,
+    x: XAxis = None,
+    y: YAxis = None,
+    z: ZAxis = None,
+    matrix: AsMatrix = False,
+    recipe_fields: RecipeFields,
+    image: InitImagePath = None,
+    mask: MaskPath = None,
+    mask_inverted: MaskInverted = False,
+    recipe: RecipeImage = None,
+    changes: RecipeChanges = None,
+    base: BaseName = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    vae: Vae = None,
+    offload: Offload = False,
+    weights: CheckpointWeights = "last",
+    library: LibraryFolders = None,
+    overlay: OverlayArguments = None,
+    lenient: Lenient = False,
+    out: GridOut = Path("grid.png"),
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lay pictures side by side, changing up to three things: a field of the recipe, or a word in braces.
+
+    velatura grid "a lighthouse <hypernet:inca:{s}>" --x s=0,0.5,1 --y seed=7-9
+
+    velatura grid "a lighthouse" --x "sampler=Euler a,DDIM" --y steps=5,10,20 --out samplers.png
+
+    velatura grid "a lighthouse|at night|in snow" --matrix
+    """
+    from velatura.compare.grid_page import save_page
+
+    if matrix == bool(x or y or z):
+        raise BadRecipe("a grid needs something to change: give --x seed=7-9, say, or --matrix alone")
+    overlays, tags = open_overlay_files(overlay or ())
+    x_axis, y_axis, z_axis = (parse_axis(axis, tags) if axis else None for axis in (x, y, z))
+    has_prompt_axis = any(axis and axis[0] == "prompt" for axis in (x_axis, y_axis, z_axis))
+    start = build_recipe(recipe, prompt, recipe_fields, changes or (), needs_prompt=not has_prompt_axis)
+    [first] = expand_recipe(start, None, 1, tags)
+    [path] = output_paths(out if out.suffix else out / "grid.png", 1, overwrite=overwrite)
+    [page] = output_paths(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
+    init_image = read_init_image(image, mask, is_inverted=mask_inverted)
+    model_library = velatura.Library(*(library or [Path()]))
+    opened_base = open_recipe_base(first, base, model_library, LoadOptions(dtype, device, vae, offload, weights))
+    with picture_bar() as on_step:
+        result = velatura.grid(
+            *(opened_base, first),
+            x=x_axis,
+            y=y_axis,
+            z=z_axis,
+            matrix=matrix,
+            library=model_library,
+            overlays=overlays,
+            source=init_image,
+            lenient=lenient,
+            on_step=on_step,
+        )
+    save_page(result, page)  # first: it takes a grid of any size, which a .jpg or .webp may not
+    print_pictures([SavedPicture(result.save(path), result.recipe)], as_json=as_json)

@@ -1,0 +1,98 @@
+"""The fields of a recipe as options of a verb: a new field is a new option, with its own words of help."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from velatura.sampling.recipe.fields import HiresFields, Img2ImgFields, NoiseFields
+from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe
+from velatura.sampling.recipe.sampler_settings import SamplerSettings
+
+PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, IMG2IMG_PANEL, HIRES_PANEL, SAMPLER_PANEL = (
+    "What is painted",
+    "How it is painted",
+    "What noise it begins with",
+    "What image it begins from",
+    "A second, larger pass",
+    "How the sampler walks",
+)
+PROMPT_PANEL_FIELDS = ("negative", "width", "height", "seed", "keep_layout", "keep_layout_until")
+PANEL_ORDER = (PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, SAMPLER_PANEL, IMG2IMG_PANEL, HIRES_PANEL)
+PANEL_OF_MODEL = {
+    NoiseFields: NOISE_PANEL,
+    Img2ImgFields: IMG2IMG_PANEL,
+    HiresFields: HIRES_PANEL,
+    SamplerSettings: SAMPLER_PANEL,
+}
+OPTION_NAMES = {"guidance": "cfg"}  # the field's own name for it
+EXCLUDED_FIELDS = ("prompt", *RECORDED_FIELDS)  # an argument; and what cannot be chosen
+PLAIN_TYPES = (bool, int, float)
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb's parameter `recipe_fields`, a dict of the recipe's fields that were set, come from one option for each."""
+    fields = [name for name in Recipe.model_fields if name not in EXCLUDED_FIELDS]
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        recipe_fields = {name: value for name in fields if (value := values.pop(name)) is not None}
+        command(recipe_fields=recipe_fields, **values)
+
+    own_parameters = inspect.signature(command, eval_str=True).parameters
+    remaining = [parameter for name, parameter in own_parameters.items() if name != "recipe_fields"]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
+        for name in sorted(fields, key=_panel_index)
+    ]
+    arguments = [parameter for parameter in remaining if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    others = [parameter for parameter in remaining if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    new_parameters = [*arguments, *options, *others]
+    with_options.__signature__ = inspect.Signature(new_parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in new_parameters}
+    del with_options.__wrapped__  # whose signature typer would look at
+    return with_options
+
+
+def _panel_index(name: str) -> int:
+    return PANEL_ORDER.index(_panel(name))
+
+
+def _option(name: str) -> Any:
+    """The annotation of a field's option."""
+    field = Recipe.model_fields[name]
+    field_type = plain_type(field.annotation)
+    flag = f"--{OPTION_NAMES.get(name, name).replace('_', '-')}"
+    default_text = "none" if field.default in {None, ""} else str(field.default)
+    description = (field.description or "") + "".join(
+        f": {', '.join(choices)}" for choices in [_choices(field.annotation)] if choices
+    )
+    help_text = f"{description[:1].upper()}{description[1:]}."
+    option = typer.Option(flag, help=help_text, rich_help_panel=_panel(name), show_default=default_text)
+    return Annotated[field_type | None, option]
+
+
+def _panel(name: str) -> str:
+    if name in PROMPT_PANEL_FIELDS:
+        return PROMPT_PANEL
+    return next((panel for part, panel in PANEL_OF_MODEL.items() if name in part.model_fields), SAMPLING_PANEL)
+
+
+def plain_type(annotation: Any) -> type:
+    """What the command line reads a field as; the recipe checks the rest."""
+    member_types = set(_flatten_annotation(annotation))
+    return next((plain for plain in PLAIN_TYPES if plain in member_types), str)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a field takes, where it takes only some."""
+    return [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def _flatten_annotation(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in {Union, UnionType, Annotated}:
+        return [member for argument in get_args(annotation) for member in _flatten_annotation(argument)]
+    return [str] if get_origin(annotation) in {Literal, tuple} else [annotation]

@@ -1,0 +1,125 @@
+"""What `velatura show` prints of a file: all that is known of it, a label and a value a line, or as JSON."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import velatura
+from velatura.cli.screen import say, say_json
+
+if TYPE_CHECKING:
+    from velatura.formats.inspect.overlay import OverlayInfo
+    from velatura.library.entry import LibraryEntry
+
+LABEL_WIDTH = 15  # letters
+TAGGED_KINDS = {"lora", "aesthetic", "difference"}  # kinds that a prompt calls by a tag; hypernetworks are read whole
+CONTAINER_NAMES = {
+    "zip": "a torch file",
+    "legacy": "a torch file of before 1.6",
+    "folder": "a folder",
+    "picture": "a picture",
+}
+
+
+def show_hypernetwork(entry: "LibraryEntry", *, as_json: bool) -> None:
+    """Print what a hypernetwork is, having read all of it, and which programs open it."""
+    from velatura.formats.inspect.overlay import inspect_overlay
+
+    verdict = inspect_overlay(entry.path)
+    if as_json:
+        facts = entry.facts()
+        notes = {key: facts[key] for key in ("path", "strength", "trigger_words", "preview", "hashes")}
+        say_json(json.dumps({**verdict.model_dump(mode="json"), **notes}, indent=2))
+        return
+    _say_rows([*_hypernetwork_rows(verdict), *_note_rows(entry), *_file_rows(entry), *_program_rows(verdict)])
+
+
+def show_entry(entry: "LibraryEntry", *, as_json: bool) -> None:
+    """Print what is known of a file of any other kind, of which no weight is read."""
+    if as_json:
+        say_json(json.dumps(entry.facts(), indent=2))
+        return
+    _say_rows([*_kind_rows(entry), *_note_rows(entry), *_header_rows(entry), *_file_rows(entry)])
+
+
+def show_picture(path: Path, *, as_json: bool) -> None:
+    """Print what a picture was made by; raises BadRecipe where it does not say."""
+    recipe = velatura.Recipe.from_image(path)
+    if as_json:
+        say_json(recipe.model_dump_json(indent=2))
+        return
+    say(*recipe.infotext().splitlines())
+
+
+def _say_rows(rows: list[tuple[str, str]]) -> None:
+    for label, value in rows:
+        if value:
+            say(f"{label:{LABEL_WIDTH}}{value}")
+
+
+def _hypernetwork_rows(verdict: "OverlayInfo") -> Iterator[tuple[str, str]]:
+    card = verdict.card
+    yield "kind", card.kind
+    yield "name", card.name
+    yield "structure", card.outline
+    yield (
+        "made for",
+        " ".join(filter(None, (card.family, card.base, card.base_hash and f"({card.base_hash})"))) or "unknown",
+    )
+    yield "trained", f"{card.steps:,} steps"
+    yield "note", card.note
+    yield "in a prompt", verdict.trigger
+
+
+def _program_rows(verdict: "OverlayInfo") -> Iterator[tuple[str, str]]:
+    yield from ((f"in {program}", str(answer)) for program, answer in verdict.opens.items())
+
+
+def _kind_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
+    card = entry.info.card
+    yield "kind", card.kind
+    yield "name", entry.name
+    yield "also called", ", ".join(dict.fromkeys(alias for alias in entry.aliases if alias != entry.name))
+    yield "structure", card.outline
+    yield "family", entry.family or "unknown"
+    yield "trained", f"{card.steps:,} steps" if card.steps else ""
+    yield "note", card.note
+    if entry.kind in TAGGED_KINDS:
+        yield "in a prompt", f"<{entry.kind}:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"
+    if entry.kind == "embedding":
+        yield "in a prompt", card.name if entry.info.container == "picture" and card.name else entry.name
+
+
+def _note_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
+    """What its owner or its publisher says of it."""
+    notes = entry.notes
+    yield "trigger words", ", ".join(entry.trigger_words)
+    yield "strength", "" if entry.strength is None else f"{entry.strength:g}, as its notes say"
+    yield "negative", notes.negative
+    yield "with the VAE", notes.vae
+    yield "described as", notes.description
+    yield "preview", str(entry.preview or "")
+    yield from (("unread", line) for line in notes.unread)
+
+
+def _header_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
+    """What programs wrote into its header, but for what stands there already: our note is its description too."""
+    yield from (row for row in entry.info.details.items() if row[1] not in {entry.name, entry.info.card.note})
+
+
+def _file_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
+    info = entry.info
+    if info.tensors:
+        tensors = "1 tensor" if info.tensors == 1 else f"{info.tensors:,} tensors"
+        yield "parameters", f"{info.parameters:,} in {tensors}, {', '.join(info.precisions)}"
+    container = CONTAINER_NAMES.get(info.container, info.container)
+    size = "" if entry.file.is_folder else _format_bytes(entry.file.state.size)
+    yield "file", ", ".join(filter(None, (info.dialect, container, size)))
+    if entry.hashes is not None:
+        yield "hash", f"{entry.hashes.sha256[:10]} (SHA-256 {entry.hashes.sha256})"
+        yield "on Civitai", ", ".join(f"{name} {value}" for name, value in entry.hashes.by_civitai_name().items())
+
+
+def _format_bytes(byte_count: int) -> str:
+    return f"{byte_count / 2**20:,.1f} MiB" if byte_count >= 2**20 else f"{byte_count / 2**10:.1f} KiB"

@@ -1,0 +1,54 @@
+"""The verbs `train`, with one for each kind of overlay, and `resume`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import velatura
+from velatura.cli.base import base_option, open_base
+from velatura.cli.screen import say
+from velatura.cli.train.aesthetic import train_aesthetic
+from velatura.cli.train.dreambooth import train_dreambooth
+from velatura.cli.train.embedding import train_embedding
+from velatura.cli.train.hypernet import train_hypernet
+from velatura.cli.train.lora import train_lora
+from velatura.cli.train.options import OVERLAY_PANEL, LibraryFolders, option, processes_option
+from velatura.cli.train.session import training_bar
+
+train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
+train.command("aesthetic")(train_aesthetic)
+train.command("dreambooth")(train_dreambooth)
+train.command("embedding")(train_embedding)
+train.command("hypernet")(train_hypernet)
+train.command("lora")(train_lora)
+
+
+@train.callback()
+def _train() -> None:
+    """Train an overlay on a folder of captioned pictures."""
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was broken off.")],
+    *,
+    base: Annotated[str | None, base_option(OVERLAY_PANEL, "the one that it began on")] = None,
+    library: LibraryFolders = None,
+    data_changed: Annotated[
+        bool, option("Go on though the pictures changed.", OVERLAY_PANEL, "--data-changed")
+    ] = False,
+    processes: Annotated[int, processes_option(OVERLAY_PANEL)] = 1,
+) -> None:
+    """Go on with a run that was stopped, killed or out of room, to the very end that it would have had.
+
+    velatura resume runs/inca
+
+    velatura resume runs/inca --base sd15 --library models/
+    """
+    from velatura.training.run.folder import base_of_run
+
+    assert processes >= 1  # looked at before, see processes_option
+    opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])))
+    with training_bar() as on_step:
+        finished_run = velatura.resume(opened_base, run, on_step=on_step, data_changed=data_changed)
+    say(f"{finished_run.file}: {finished_run.overlay.card}")

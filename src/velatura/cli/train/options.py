@@ -1,0 +1,217 @@
+"""What every kind of training can be told on the command line, written once for all its verbs."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from velatura.cli.base import base_option
+from velatura.cli.screen import print_error
+from velatura.datasets.templates import TEMPLATES, template_lines
+from velatura.errors import BadPlan
+
+OVERLAY_PANEL, CAPTION_PANEL, TRAINING_PANEL, OUTPUT_PANEL = (
+    "What is trained",
+    "What is said of the pictures",
+    "How it learns",
+    "What is kept",
+)
+
+Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
+LibraryFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--library", help="Folders in which --base is found.", rich_help_panel=OVERLAY_PANEL, show_default="this folder"
+    ),
+]
+
+
+def option(help_text: str, panel: str, *flags: str, default: str | bool = True) -> Any:
+    """An option in a panel of the help; shown: its default in words, where the plan's preset has it."""
+    return typer.Option(*flags, help=help_text, rich_help_panel=panel, show_default=default)
+
+
+def processes_option(panel: str) -> Any:
+    """The option, in a panel of a verb's help; the process that launches the others never runs the verb itself."""
+    help_text = "Processes that train together, one for each GPU, each with --batch pictures a step."
+    return typer.Option("--processes", help=help_text, rich_help_panel=panel, callback=_launch_processes)
+
+
+def _launch_processes(context: typer.Context, count: int) -> int:
+    from velatura.training.run.launching import is_one_of_several, launch
+
+    if count == 1 or is_one_of_several():
+        return count
+    status, message = launch(context.find_root().obj, count)
+    if message:
+        print_error(message)
+    raise typer.Exit(status)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a command line asks of any training; None stands for what the preset says."""
+
+    base: Annotated[str, base_option(OVERLAY_PANEL)] = "tiny"
+    library: LibraryFolders = None
+    name: Annotated[str | None, option("What the overlay is called.", OVERLAY_PANEL, default="the folder's name")] = (
+        None
+    )
+    template: Annotated[
+        str | None,
+        option(
+            "Sentences around the captions: captions, style, subject, subject_filewords, ..., or a text file.",
+            CAPTION_PANEL,
+            default="preset",
+        ),
+    ] = None
+    shuffle_tags: Annotated[
+        bool | None,
+        option("Bring the parts between commas into another order each time.", CAPTION_PANEL, default="preset"),
+    ] = None
+    tag_dropout: Annotated[
+        float | None, option("Share of the parts between commas left out.", CAPTION_PANEL, default="preset")
+    ] = None
+    keep_tags: Annotated[
+        int | None, option("First parts that are never moved or left out.", CAPTION_PANEL, default="preset")
+    ] = None
+    caption_dropout: Annotated[
+        float | None, option("Share of captions left out altogether.", CAPTION_PANEL, default="preset")
+    ] = None
+    steps: Annotated[int | None, option("Steps of the optimizer.", TRAINING_PANEL, default="preset")] = None
+    rate: Annotated[
+        str | None, option('Learning rate, or several: "5e-5:100, 5e-6".', TRAINING_PANEL, default="preset")
+    ] = None
+    schedule: Annotated[
+        str | None, option("Shape of the rate: constant, cosine, ...", TRAINING_PANEL, default="preset")
+    ] = None
+    warmup: Annotated[int | None, option("Steps in which the rate rises from 0.", TRAINING_PANEL, default="preset")] = (
+        None
+    )
+    optimizer: Annotated[str | None, option("adamw, lion, adafactor, ...", TRAINING_PANEL, default="preset")] = None
+    batch: Annotated[int | None, option("Pictures a step.", TRAINING_PANEL, default="preset")] = None
+    pixels: Annotated[int | None, option("Pictures are cut to this size.", TRAINING_PANEL, default="the base's")] = None
+    shape: Annotated[
+        str | None,
+        option("Square, or buckets: each in the nearest of several sizes.", TRAINING_PANEL, default="square"),
+    ] = None
+    min_snr: Annotated[float | None, option("Min-SNR weighting; 5 is usual.", TRAINING_PANEL)] = None
+    precision: Annotated[str, option("Of the frozen base: float32, bfloat16.", TRAINING_PANEL)] = "auto"
+    seed: Annotated[int, option("All chance is drawn from it.", TRAINING_PANEL)] = 0
+    purpose: Annotated[
+        str | None,
+        option("Which preset: style or subject.", TRAINING_PANEL, "--for", default="style, of dreambooth subject"),
+    ] = None
+    set_: Annotated[
+        list[str] | None, option("Any other field of the plan, as ema=0.999; see --dry-run.", TRAINING_PANEL, "--set")
+    ] = None
+    out: Annotated[Path | None, option("The run's folder, a new one.", OUTPUT_PANEL, default="runs/NAME")] = None
+    snapshot_every: Annotated[
+        int | None, option("Steps between snapshots, 0: only when stopped.", OUTPUT_PANEL, default="preset")
+    ] = None
+    preview_every: Annotated[int, option("Steps between preview pictures, 0: none.", OUTPUT_PANEL)] = 0
+    preview: Annotated[
+        list[str] | None,
+        option("What previews show; give several for a column each.", OUTPUT_PANEL, default="the first caption"),
+    ] = None
+    cache: Annotated[
+        bool,
+        option(
+            "Keep encoded pictures and captions for the next run, or encode them anew.",
+            OUTPUT_PANEL,
+            "--cache/--no-cache",
+        ),
+    ] = True
+    dry_run: Annotated[bool, option("Print the plan and stop.", OUTPUT_PANEL, "--dry-run")] = False
+    processes: Annotated[int, processes_option(TRAINING_PANEL)] = 1
+
+    def plan_fields(self) -> dict[str, object]:
+        """What the plan has, by its own names, where something is asked for."""
+        same_names = ("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_dropout", "steps", "schedule")
+        more_same_names = (
+            "warmup",
+            "optimizer",
+            "pixels",
+            "shape",
+            "min_snr",
+            "precision",
+            "seed",
+            "snapshot_every",
+            "preview_every",
+            "cache",
+        )
+        preview_prompt = "\n".join(self.preview or []) or None
+        renamed: dict[str, object] = {
+            "learning_rate": self.rate,
+            "batch_size": self.batch,
+            "preview_prompt": preview_prompt,
+        }
+        values = renamed | {name: getattr(self, name) for name in (*same_names, *more_same_names)}
+        if self.template:
+            values["template"] = _resolve_template(self.template)
+        return {field: value for field, value in values.items() if value is not None} | _parse_assignments(
+            self.set_ or []
+        )
+
+
+def train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb's parameter `options`, a TrainOptions, come from one option for each of its fields."""
+    hints = get_type_hints(TrainOptions, include_extras=True)
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        command(
+            options=TrainOptions(**{field.name: values.pop(field.name) for field in fields(TrainOptions)}), **values
+        )
+
+    own_parameters = [
+        parameter
+        for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
+        if name != "options"
+    ]
+    option_parameters = {
+        field.name: inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(TrainOptions)
+        if field.default is not MISSING
+    }
+    leading = ("base", "library", "name")
+    arguments = [parameter for parameter in own_parameters if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    others = [parameter for parameter in own_parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    rest = [parameter for name, parameter in option_parameters.items() if name not in leading]
+    new_parameters = [*arguments, *(option_parameters[name] for name in leading), *others, *rest]
+    with_options.__signature__ = inspect.Signature(new_parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in new_parameters}
+    del with_options.__wrapped__  # whose signature typer would look at
+    return with_options
+
+
+def _resolve_template(template: str) -> str:
+    """A template as the plan keeps it: its name, or the sentences of a file, which may change before a run goes on."""
+    return template if template in TEMPLATES or "[" in template else "\n".join(template_lines(template))
+
+
+def _parse_assignments(assignments: Sequence[str]) -> dict[str, str | None]:
+    """What --set says, by field."""
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for field, sign, _ in pairs:
+        if not (field and sign):
+            raise BadPlan(f'"--set {field}" sets nothing; write a field of the plan and its value, "--set ema=0.999"')
+    return {field: None if value == "none" and _is_optional(field) else value for field, _, value in pairs}
+
+
+def _is_optional(field: str) -> bool:
+    from velatura.training.plan import Plan
+
+    return field in Plan.model_fields and type(None) in get_args(Plan.model_fields[field].annotation)
+
+
+def refuse_options_without(required: str, value: object, options: Mapping[str, object]) -> None:
+    """Refuse options, None where they are left out, that mean nothing without the wanted one."""
+    if not value and (dependent := [name for name, option_value in options.items() if option_value is not None]):
+        raise typer.BadParameter(f"{dependent[0]} means nothing without {required}: add that, or leave it out")

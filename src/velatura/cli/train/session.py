@@ -1,0 +1,198 @@
+"""A training from the command line, the same for every kind: what will be done is printed, done, and said."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Self
+
+import velatura
+from velatura.cli.base import open_base
+from velatura.cli.screen import say
+from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PANEL, TrainOptions
+from velatura.datasets.folder import read_dataset, read_picture
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+    from velatura.overlays.overlay import Overlay
+    from velatura.training.plan import Plan
+    from velatura.training.train import Run, Step
+
+
+PROBE_PIXELS = 16  # pixels: enough to read a picture to its end and see whether it is whole
+LOSS_WINDOW_STEPS = 20  # steps; the loss of one alone says little
+
+
+@dataclass(frozen=True)
+class TrainSession:
+    """What a command line asks for, made ready before anything is printed: the base is open, the pictures are whole."""
+
+    base: Base
+    name: str
+    folder: Path
+    plan: Plan
+    out: Path
+    dry_run: bool
+
+    @classmethod
+    def prepare(cls, kind: str, folder: Path, options: TrainOptions, **kind_fields: object) -> Self:
+        """Open the base and find the plan; what is wrong with the folders is said before.
+
+        wanted: fields of the plan that only this kind is asked for; None stands for what the preset says.
+        """
+        from velatura.training.run.folder import check_vacant, file_name
+
+        name = options.name or folder.absolute().name
+        out = check_vacant(options.out or Path("runs", file_name(name)))
+        dataset = read_dataset(folder)
+        for example in [*dataset.examples, *dataset.regularisation]:
+            read_picture(example.path, PROBE_PIXELS)
+        base = open_base(options.base, velatura.Library(*(options.library or [Path()])))
+        preset = velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
+        if options.optimizer == "prodigy":
+            preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all
+        given_fields = {field: value for field, value in kind_fields.items() if value is not None}
+        return cls(base, name, folder, preset.replace(**(given_fields | options.plan_fields())), out, options.dry_run)
+
+    def prompt(self, overlay: Overlay) -> str:
+        """What pictures are asked for by, when an overlay has learned: the first caption, as it was worded."""
+        from velatura.training.data.captions import caption_name
+
+        caption = read_dataset(self.folder).examples[0].caption
+        return self.plan.caption_template(caption_name(overlay)).draw(caption, Random(0))
+
+    def run(self, overlay: Overlay) -> Run | None:
+        """Print what will be done and what it takes, do it, and say where it is."""
+        from velatura.training.estimate import estimate
+        from velatura.training.train import check_plan
+
+        dataset = read_dataset(self.folder)
+        rows = {
+            "overlay": f"{overlay.card.name}, {overlay.card}, {_parameter_count(overlay):,} parameters",
+            "base": f"{self.base.name} {self.base.hash}",
+            **_picture_rows(self.folder, self.plan),
+            "captions": f"from file names: {sum(example.is_caption_from_name for example in dataset.repeat_examples())}",
+            "out": self.out,
+        }
+        for label, value in rows.items():
+            say(f"{label:21}{value}")
+        say(*plan_lines(self.plan, is_full=self.dry_run))
+        if self.dry_run:
+            check_plan(self.base, overlay, dataset, self.plan)
+        say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
+        if self.dry_run:
+            return None
+        with training_bar() as on_step:
+            run = velatura.train(self.base, overlay, self.folder, self.plan, out=self.out, on_step=on_step)
+        say(f"{run.file}: {overlay.card}")
+        tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:1>"
+        say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, '--library', self.out)}")
+        return run
+
+
+def command_line(*words: str | Path) -> str:
+    """A command to copy into a shell, where captions and paths mean no more than they say."""
+    one_line = (" ".join(str(word).split()) for word in words)
+    return shlex.join("".join(filter(str.isprintable, word)) for word in one_line)
+
+
+@contextmanager
+def training_bar() -> Generator[Callable[[Step], None]]:
+    """A bar of the steps done, on stderr, with the running mean of the loss and the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress("training", *columns, *times, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=None, loss=float("nan"))
+        losses = list[float]()
+
+        def on_step(step: Step) -> None:
+            losses.append(step.loss)
+            recent = losses[-LOSS_WINDOW_STEPS:]
+            progress.update(task, completed=step.done, total=step.total, loss=sum(recent) / len(recent))
+
+        yield on_step
+
+
+def _parameter_count(overlay: Overlay) -> int:
+    return sum(weight.numel() for weight in overlay.parameters())
+
+
+def _picture_rows(folder: Path, plan: Plan) -> dict[str, str]:
+    """How many pictures there are, and how often each is seen."""
+    from velatura.training.run.launching import process_count
+
+    dataset = read_dataset(folder)
+    count, processes = len(dataset.repeat_examples()), process_count()
+    times_seen = plan.rates().end * plan.batch_size * plan.accumulation * processes / count
+    rows = {"folder": f"{folder}, {count} pictures, each seen {round(times_seen, 1):g} times"}
+    if processes > 1:
+        rows["processes"] = f"{processes}, each with pictures of its own at every step"
+    if dataset.regularisation:
+        rows["class pictures"] = f"{len(dataset.regularisation)}"
+    return rows
+
+
+FIRST_FIELDS = (
+    "learning_rate",
+    "optimizer",
+    "batch_size",
+    "accumulation",
+    "template",
+    "caption_dropout",
+    "snapshot_every",
+)
+FIELD_GROUPS = {
+    TRAINING_PANEL: (
+        *("text_rate", "word_rate", "schedule", "warmup", "cycles", "weight_decay", "gradient_norm", "ema"),
+        *("pixels", "shape", "precision", "checkpointing", "seed"),
+    ),
+    "What is made small": (
+        *("loss", "huber_threshold", "huber_schedule", "min_snr", "debiased", "noise_offset", "pyramid_noise"),
+        *("input_perturbation", "velocity_as_noise", "noise_as_velocity", "zero_terminal_snr"),
+        *("masks", "class_weight", "latents"),
+    ),
+    CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags"),
+    OUTPUT_PANEL: (
+        *("keep_last", "keep_every", "validation_pictures", "validation_folder", "rescues", "rescue_factor"),
+        *("loss_limit", "preview_every", "preview_prompt", "preview_seeds", "cache", "a1111", "tensorboard"),
+    ),
+}
+
+
+def plan_lines(plan: Plan, *, is_full: bool) -> Iterator[str]:
+    """A line for each field, by the name that --set knows; whole: those too that are as they always are."""
+    yield f"{'steps':21}{_steps_text(plan)}"
+    for field in FIRST_FIELDS:
+        yield f"{field:21}{_field_line(plan, field)}"
+    for group, fields in FIELD_GROUPS.items():
+        shown = [field for field in fields if is_full or getattr(plan, field) != type(plan).model_fields[field].default]
+        if shown:
+            yield f"{group}:" if is_full else f"{group}, besides:"
+        yield from (f"  {field:19}  {_field_line(plan, field)}" for field in shown)
+
+
+def _field_line(plan: Plan, field: str) -> str:
+    """The value of a field, and what it means."""
+    value = getattr(plan, field)
+    text = "none" if value is None else " | ".join(str(value).splitlines())
+    return f"{text:14}  {type(plan).model_fields[field].description}"
+
+
+def _steps_text(plan: Plan) -> str:
+    end = plan.rates().end
+    return f"{end}" if end == plan.steps else f"{end}, where the rate ends, not {plan.steps}"

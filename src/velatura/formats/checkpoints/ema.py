@@ -1,0 +1,59 @@
+"""Averaged weights (EMA), which training keeps beside the last ones, under names without dots."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from itertools import product
+
+from velatura.errors import BadFile
+from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX, UNetLayout
+
+EMA_PREFIX = "model_ema."
+MAX_TRANSFORMER_DEPTH = 10  # an SDXL's
+ATTENTION_PROJECTIONS = tuple(
+    f"attn{number}.{name}" for number in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0")
+)
+TRANSFORMER_MODULES = (*ATTENTION_PROJECTIONS, "norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")
+# of an SD1 or SD2, and of an SDXL
+UNET_LAYOUTS = (
+    UNetLayout(2, (True, True, True, False), (False, True, True, True)),
+    UNetLayout(2, (False, True, True), (True, True, False)),
+)
+
+
+def has_only_ema(keys: Iterable[str]) -> bool:
+    """Whether a checkpoint holds the averaged UNet alone."""
+    all_keys = list(keys)
+    return any(key.startswith(EMA_PREFIX) for key in all_keys) and not any(
+        key.startswith(UNET_PREFIX) for key in all_keys
+    )
+
+
+def find_ema_keys(name: str, keys: Collection[str]) -> dict[str, str]:
+    """The averaged weights of a UNet in the file of that name, by the keys of the weights that they stand for."""
+    ldm_keys = list(_known_unet_keys()) if has_only_ema(keys) else [key for key in keys if key.startswith(UNET_PREFIX)]
+    dotless = {EMA_PREFIX + key.removeprefix("model.").replace(".", ""): key for key in ldm_keys}
+    ema_keys = {dotless[key]: key for key in keys if key in dotless}
+    if not ema_keys:
+        raise BadFile(f"{name} holds no averaged weights (EMA): open it without asking for them")
+    return ema_keys
+
+
+def _known_unet_keys() -> Iterator[str]:
+    """The names that a UNet's tensors can have, which their forms without dots do not tell."""
+    for layout in UNET_LAYOUTS:
+        for diffusers_name, ldm_name in layout.module_names().items():
+            suffixes = _attention_suffixes() if ".attentions." in diffusers_name else [""]
+            yield from (
+                f"{UNET_PREFIX}{ldm_name}{suffix}.{parameter}"
+                for suffix, parameter in product(suffixes, ("weight", "bias"))
+            )
+
+
+def _attention_suffixes() -> list[str]:
+    blocks = [
+        f".transformer_blocks.{index}.{module}"
+        for index in range(MAX_TRANSFORMER_DEPTH)
+        for module in TRANSFORMER_MODULES
+    ]
+    return [".norm", ".proj_in", ".proj_out", *blocks]

@@ -1,0 +1,45 @@
+"""Autoencoders: within a checkpoint, or in a file of their own under LDM's names or diffusers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from velatura.errors import BadFile
+from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX, vae_from_ldm
+from velatura.formats.checkpoints.tensor_sources import TensorSource, TensorSources, as_matrix, identity
+from velatura.tensors import Contents
+
+VAE_SUFFIXES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
+DIFFUSERS_MARK = "encoder.down_blocks."
+LDM_MARK = "encoder.down."
+ATTENTION_MARK = ".attentions."
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+IGNORED_PREFIXES = ("loss.", "model_ema.")  # what training leaves
+
+
+def sources(contents: Contents) -> TensorSources:
+    """Where diffusers' tensors of an autoencoder are in a file that holds one, whatever else it holds."""
+    keys = [key for key in contents.tensors if not key.removeprefix(VAE_PREFIX).startswith(IGNORED_PREFIXES)]
+    for prefix in (VAE_PREFIX, ""):
+        if any(key.startswith(prefix + LDM_MARK) for key in keys):
+            return vae_from_ldm(keys, prefix)
+    if any(key.startswith(DIFFUSERS_MARK) for key in keys):
+        return {
+            to_current_key(key): TensorSource(key, as_matrix if ATTENTION_MARK in key else identity) for key in keys
+        }
+    raise BadFile(
+        f"{contents.path.name} holds no autoencoder: give the path of one (vae), or put it beside the checkpoint as "
+        f"{contents.path.stem}{VAE_SUFFIXES[0]}"
+    )
+
+
+def to_current_key(key: str) -> str:
+    """What diffusers calls an autoencoder's tensor today: its attention was named otherwise once."""
+    return ".".join(OLD_ATTENTION.get(name, name) for name in key.split(".")) if ATTENTION_MARK in key else key
+
+
+def find_vae_beside(checkpoint: Path) -> Path | None:
+    """The autoencoder that lies beside a checkpoint under its stem, as A1111 finds it."""
+    return next(
+        (path for suffix in VAE_SUFFIXES if (path := checkpoint.with_name(checkpoint.stem + suffix)).is_file()), None
+    )

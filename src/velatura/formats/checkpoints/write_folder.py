@@ -1,0 +1,111 @@
+"""A base written as a whole diffusers folder, which any program of that family opens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import __version__ as diffusers_version
+from torch import nn
+
+from velatura.base.base import Base
+from velatura.base.text_encoder import ClipTextEncoder
+from velatura.files import atomic_folder
+from velatura.formats.checkpoints.diffusers_folder import INDEX_FILE
+from velatura.formats.checkpoints.ldm_text import PROJECTION_KEY, TEXT_MODEL_PREFIX
+from velatura.tensors import StrPath, write_safetensors
+
+JsonTable = Mapping[str, object]
+
+SD_PIPELINE, SDXL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+WEIGHTS_METADATA = {"format": "pt"}  # without it transformers refuses a file
+SCHEDULER_CLASS = "DDIMScheduler"
+
+
+def write(base: Base, path: StrPath, *, dtype: torch.dtype | None = None) -> None:
+    """Write a base as a folder, at once or not at all, in its own precision or another; nothing is replaced."""
+    with atomic_folder(path) as folder:
+        _write_model(folder / "unet", base.unet, {}, dtype)
+        _write_model(folder / "vae", base.vae, {"scaling_factor": base.family.scaling_factor}, dtype)
+        for index, encoder in enumerate(base.text.encoders):
+            _write_text_encoder(folder, f"_{index + 1}" if index else "", encoder, dtype)
+        _write_json(folder / "scheduler" / "scheduler_config.json", _scheduler_config(base))
+        _write_json(folder / INDEX_FILE, dict(_index_entries(base)))
+
+
+def _write_model(folder: Path, model: Any, extra_config: JsonTable, dtype: torch.dtype | None) -> None:
+    """A model of diffusers' own."""
+    _write_json(folder / "config.json", {**json.loads(model.to_json_string()), **extra_config})
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", model.state_dict(), WEIGHTS_METADATA, dtype=dtype)
+
+
+def _write_text_encoder(folder: Path, suffix: str, encoder: ClipTextEncoder, dtype: torch.dtype | None) -> None:
+    """A text tower under the names that all versions of transformers read, and its tokenizer."""
+    model: nn.Module = encoder.model
+    state = {
+        key if key == PROJECTION_KEY else TEXT_MODEL_PREFIX + key.removeprefix(TEXT_MODEL_PREFIX): tensor
+        for key, tensor in model.state_dict().items()
+    }
+    config = {**encoder.model.config.to_dict(), "architectures": [type(model).__name__]}
+    _write_json(folder / f"text_encoder{suffix}" / "config.json", config)
+    write_safetensors(folder / f"text_encoder{suffix}" / "model.safetensors", state, WEIGHTS_METADATA, dtype=dtype)
+    _write_tokenizer(folder / f"tokenizer{suffix}", encoder.tokenizer)
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """A tokenizer as today's transformers writes it, and in the two files that older ones read."""
+    tokenizer.save_pretrained(folder)
+    model: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    _write_json(folder / "vocab.json", model["vocab"])
+    pairs: list[tuple[str, str]] = model["merges"]
+    merges = "".join(f"{first} {second}\n" for first, second in pairs)
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+
+
+def _write_json(path: Path, table: JsonTable) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(table, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def _scheduler_config(base: Base) -> JsonTable:
+    """The schedule of the base, and the steps that Stable Diffusions are run in."""
+    schedule = base.schedule
+    return {
+        "_class_name": SCHEDULER_CLASS,
+        "_diffusers_version": diffusers_version,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": "scaled_linear",
+        "beta_start": schedule.beta_start,
+        "clip_sample": False,
+        "num_train_timesteps": len(schedule),
+        "prediction_type": base.family.prediction,
+        "rescale_betas_zero_snr": schedule.zero_snr,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "timestep_spacing": "trailing" if schedule.zero_snr else "leading",  # the last step is the one stretched
+        "trained_betas": None,
+    }
+
+
+def _index_entries(base: Base) -> Iterator[tuple[str, object]]:
+    """What model_index.json says of each part."""
+    is_sdxl = len(base.text.encoders) > 1
+    yield "_class_name", SDXL_PIPELINE if is_sdxl else SD_PIPELINE
+    yield "_diffusers_version", diffusers_version
+    yield from (
+        (part, ["diffusers", class_name])
+        for part, class_name in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))
+    )
+    yield "scheduler", ["diffusers", SCHEDULER_CLASS]
+    for index, encoder in enumerate(base.text.encoders):
+        suffix = f"_{index + 1}" if index else ""
+        yield f"text_encoder{suffix}", ["transformers", type(encoder.model).__name__]
+        yield f"tokenizer{suffix}", ["transformers", "CLIPTokenizer"]
+    yield from ((part, [None, None]) for part in ("feature_extractor", "image_encoder"))
+    if is_sdxl:
+        yield "force_zeros_for_empty_prompt", True
+    else:
+        yield from (("safety_checker", [None, None]), ("requires_safety_checker", False))

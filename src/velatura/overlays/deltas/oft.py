@@ -1,0 +1,158 @@
+"""Orthogonal finetuning: blocks of a weight's rows, turned (Qiu et al. 2023); by butterflies (Liu et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from velatura.errors import BadOverlay
+from velatura.overlays.deltas.delta import Delta, Layer, Operands, TensorShape
+from velatura.overlays.deltas.full import subtract_bias
+from velatura.overlays.deltas.lokr import factor_dimension
+
+linalg: Any = torch.linalg  # which has no types
+OFT_BLOCKS, RESCALE = "oft_blocks", "rescale"
+
+
+class OFT(Delta):
+    """Rows of a weight in groups of n, each turned by R^T, R = (I + Q)(I - Q)^-1, Q = B - B^T; alpha bounds Q.
+
+    A strength turns by I + strength (R - I), and then all of rescale counts, unless it is 0.
+    """
+
+    algorithm: ClassVar[str] = "oft"
+    required_suffixes: ClassVar[frozenset[str]] = frozenset({OFT_BLOCKS})
+    optional_suffixes: ClassVar[frozenset[str]] = frozenset({"alpha", RESCALE})
+    block_ndim: ClassVar[int] = 3
+
+    @classmethod
+    def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether these tensors are of this algorithm, which the dimensions of the blocks tell from the others."""
+        return super().matches(tensors) and tensors[min(cls.required_suffixes)].ndim == cls.block_ndim
+
+    @classmethod
+    def for_layer(cls, layer: Layer, *, rank: int, alpha: float = 0.0) -> Self:
+        """An untrained one for a layer, which turns nothing; rank: the size of its blocks; alpha 0 bounds nothing."""
+        size, count = sorted(factor_dimension(layer.weight.shape[0], rank), key=lambda factor: abs(factor - rank))
+        return cls.from_tensors({OFT_BLOCKS: torch.zeros(count, size, size), "alpha": torch.tensor(alpha)})
+
+    @property
+    def weight_shape(self) -> TensorShape:
+        """A matrix of as many rows as it turns: it tells no more."""
+        return self._blocks.shape[-3] * self._blocks.shape[-1], 1
+
+    @property
+    def _blocks(self) -> Tensor:
+        return self.required_tensor(OFT_BLOCKS)
+
+    def rotation_offsets(self) -> Tensor:
+        """R^T - I of every block, (..., blocks, n, n)."""
+        blocks = self._blocks
+        if blocks.ndim != self.block_ndim or blocks.shape[-1] != blocks.shape[-2]:
+            raise ValueError(f"blocks of shape {tuple(blocks.shape)}")
+        skew = blocks - blocks.mT
+        bound = self.tensor("alpha")
+        if bound is not None:
+            limit, norm = bound * self.weight_shape[0], skew.square().sum().clamp(min=1e-30).sqrt()
+            skew = skew * torch.where((bound > 0) & (norm > limit), limit / norm, 1.0)
+        identity = torch.eye(blocks.shape[-1], device=blocks.device)
+        rotation: Tensor = linalg.solve(identity + skew, identity - skew, left=False)
+        return rotation - identity
+
+    def weight_delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """What is added to a weight at a strength, in its shape, in float32; of strength 0 nothing."""
+        rows = weight.float().flatten(1)
+        rotated = self._rotate_features(rows.T, strength).T
+        rescale = self.tensor(RESCALE)
+        if rescale is not None and strength:
+            rotated = rotated * rescale.view(-1, 1)
+        return (rotated - rows).view(weight.shape)
+
+    def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:  # noqa: ARG002
+        """R^T - I of every block, and rescale."""
+        rescale = self.tensor(RESCALE)
+        return self.rotation_offsets().to(dtype), None if rescale is None else rescale.flatten().to(dtype)
+
+    def output_delta(
+        self,
+        layer: Layer,
+        inputs: Tensor,  # noqa: ARG002
+        base_output: Tensor,
+        strength: Tensor,
+        operands: Operands,
+    ) -> Tensor:
+        """What is added: turning a weight's rows turns what the layer makes, its bias aside."""
+        offsets, rescale = operands
+        assert offsets is not None
+        unbiased_output, is_conv = subtract_bias(layer, base_output), isinstance(layer, nn.Conv2d)
+        features = unbiased_output.movedim(1, -1) if is_conv else unbiased_output
+        rotated = self._rotate(features, self.drop_rows(offsets), strength)
+        rotated = rotated if rescale is None else rotated * rescale
+        return (rotated.movedim(-1, 1) if is_conv else rotated) - unbiased_output
+
+    def _rotate_features(self, features: Tensor, strength: float) -> Tensor:
+        if features.shape[-1] != self.weight_shape[0]:
+            raise ValueError(f"{self.weight_shape[0]} turned rows against {features.shape[-1]}")
+        return self._rotate(features, self.rotation_offsets(), torch.tensor(strength, device=features.device))
+
+    def _rotate(self, features: Tensor, offsets: Tensor, strength: Tensor) -> Tensor:
+        """Features (..., out) in groups of n, each turned in its own way."""
+        groups = features.reshape(*features.shape[:-1], -1, offsets.shape[-1], 1)
+        return features + (offsets @ groups).reshape(features.shape) * strength.to(features.dtype)
+
+
+class OFTDiag(OFT):
+    """The oldest of them: the rotations themselves, one for each block of rows."""
+
+    algorithm: ClassVar[str] = "oft-diag"
+    required_suffixes: ClassVar[frozenset[str]] = frozenset({"oft_diag"})
+
+    @property
+    def _blocks(self) -> Tensor:
+        return self.required_tensor("oft_diag")
+
+    @classmethod
+    def for_layer(cls, layer: Layer, *, rank: int, alpha: float = 0.0) -> Self:
+        """An untrained one for a layer, which turns nothing; rank: the size of its blocks."""
+        size, count = sorted(factor_dimension(layer.weight.shape[0], rank), key=lambda factor: abs(factor - rank))
+        tensors = {"oft_diag": torch.eye(size).repeat(count, 1, 1), "alpha": torch.tensor(alpha)}
+        return cls.from_tensors(tensors)
+
+    def rotation_offsets(self) -> Tensor:
+        """R^T - I of every block."""
+        blocks = self._blocks.mT
+        return blocks - torch.eye(blocks.shape[-1], device=blocks.device)
+
+
+class BOFT(OFT):
+    """Rotations one after another, each of other rows together; a strength tempers each of them."""
+
+    algorithm: ClassVar[str] = "boft"
+    block_ndim: ClassVar[int] = 4
+
+    @classmethod
+    def for_layer(cls, layer: Layer, *, rank: int, alpha: float = 0.0) -> Self:
+        """An untrained one for a layer, which turns nothing; rank: the size of its blocks, an even one."""
+        out = layer.weight.shape[0]
+        exponents = [exponent for exponent in range(out.bit_length()) if out % 2 ** (exponent + 1) == 0]
+        if not exponents:
+            raise BadOverlay(f"a layer of {out} rows has no halves to mix by butterflies: leave it out")
+        steps = min(exponents, key=lambda exponent: abs(out // 2**exponent - rank))
+        blocks = torch.zeros(steps + 1, 2**steps, out // 2**steps, out // 2**steps)
+        return cls.from_tensors({OFT_BLOCKS: blocks, "alpha": torch.tensor(alpha)})
+
+    def rotation_offsets(self) -> Tensor:
+        """R - I of every block: these turn the other way."""
+        return super().rotation_offsets().mT
+
+    def _rotate(self, features: Tensor, offsets: Tensor, strength: Tensor) -> Tensor:
+        size = offsets.shape[-1]
+        for step, step_offsets in enumerate(offsets):
+            spacing = 2**step * size // 2
+            mixed = features.reshape(*features.shape[:-1], -1, 2, spacing).mT.reshape(features.shape)
+            mixed = super()._rotate(mixed, step_offsets, strength)
+            features = mixed.reshape(*features.shape[:-1], -1, spacing, 2).mT.reshape(features.shape)
+        return features

@@ -1,0 +1,97 @@
+"""How changes of what a layer computes add up behind that layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from velatura.errors import UnsupportedBase
+from velatura.overlays.affine import tensor_version
+from velatura.overlays.deltas.delta import Delta, Layer, Operands
+from velatura.overlays.hooks.memo import autocast_dtype
+from velatura.overlays.strength import LiveStrength
+
+
+class OutputChange(Protocol):
+    """What one overlay adds to what one layer makes."""
+
+    def add(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
+        """What so far came out, with this on it; made: what the layer itself made of what it read."""
+        ...
+
+
+class DeltaChange:
+    """A delta behind its layer, at a strength times a factor of that layer's own."""
+
+    evaluations: int = 0  # it runs no networks
+
+    def __init__(
+        self, delta: Delta, strength: LiveStrength, factor: float, on_measure: Callable[[Tensor, Tensor], None]
+    ) -> None:
+        self._delta, self._strength, self._factor, self._on_measure = delta, strength, factor, on_measure
+        self._is_unmeasured = True
+        self._cached: tuple[object, Operands] | None = None
+        self._needs_weight = delta.needs_weight
+
+    def clear_cache(self) -> None:
+        """Compute anew whatever was remembered."""
+        self._cached = None
+
+    def add(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
+        """What so far came out with the delta's share on it, exactly itself where the strength is 0."""
+        if torch.compiler.is_compiling():
+            return self._add_delta(layer, inputs, base_output, output)
+        if self._strength.number == 0 or self._is_dropped():
+            return output
+        self._move_to(inputs.device)
+        new_output = self._add_delta(layer, inputs, base_output, output)
+        if self._is_unmeasured:
+            self._is_unmeasured = False
+            self._on_measure(output, new_output)
+        return new_output
+
+    def _add_delta(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
+        delta, strength = self._delta, self._strength.per_row(base_output) * self._factor
+        if delta.dropout:
+            inputs = functional.dropout(inputs, delta.dropout, delta.training)
+        change = delta.output_delta(layer, inputs, base_output, strength, self._operands(layer, inputs))
+        new_output = (output + change).to(output.dtype)
+        if self._factor and not torch.compiler.is_compiling() and self._strength.number:
+            return new_output
+        return torch.where(strength == 0, output, new_output)
+
+    def _is_dropped(self) -> bool:
+        """Whether all of it stays away from this step of a training."""
+        probability = self._delta.module_dropout
+        return bool(probability) and self._delta.training and bool(torch.rand(()) < probability)
+
+    def _operands(self, layer: Layer, inputs: Tensor) -> Operands:
+        """What the delta needs, made anew only once it changes, and each time while it is trained."""
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._delta.needs_grad):
+            return self._delta.prepare_operands(layer, inputs.dtype)
+        tensors = self._delta.tensors
+        if self._needs_weight:
+            _check_weight_present(layer)
+            tensors = [layer.weight, *tensors]
+        state = inputs.dtype, autocast_dtype(inputs), *map(tensor_version, tensors)
+        if self._cached is None or self._cached[0] != state:
+            self._cached = state, self._delta.prepare_operands(layer, inputs.dtype)
+        return self._cached[1]
+
+    def _move_to(self, device: torch.device) -> None:
+        self._strength.move_to(device)
+        if self._delta.tensors[0].device != device:
+            self._delta.to(device)
+
+
+def _check_weight_present(layer: Layer) -> None:
+    """Refuse a layer whose weight is there only while it computes, to which nothing can be added afterwards."""
+    if layer.weight.is_meta:
+        raise UnsupportedBase(
+            "a layer's weight is gone once it has computed, and the change depends on it: "
+            "call enable_model_cpu_offload() instead of enable_sequential_cpu_offload()"
+        )

@@ -1,0 +1,281 @@
+"""The places where an overlay may touch a base: the only file that hangs hooks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from velatura.errors import UnsupportedBase
+from velatura.overlays.affine import is_foldable
+from velatura.overlays.attention_layers import attention_layers, context_width
+from velatura.overlays.hooks.context_hooks import ContextChange, ContextHook, KVInput
+from velatura.overlays.hooks.embedding_strength import NEUTRAL_WORD, EmbeddingStrength, EmbeddingStrengthHook
+from velatura.overlays.hooks.full_weight_hooks import FullWeightChange
+from velatura.overlays.hooks.module_copies import HOOK_SLOT, OUR_HOOKS, OUTPUT_SLOT, exclude_from_copies
+from velatura.overlays.hooks.output_hooks import OutputChange
+from velatura.overlays.hooks.text_hooks import AestheticHook
+from velatura.overlays.hooks.token_hooks import EmbeddingHook, TokenVectors, VectorSource, is_active, measure_vectors
+from velatura.overlays.strength import LiveStrength
+from velatura.overlays.target import Target
+
+Undo = Callable[[], None]
+Forward = Callable[[Tensor], Tensor]
+
+
+def hook_contexts(target: Target, width: int, change: ContextChange) -> Iterator[Undo]:
+    """Change what K and V read in every attention layer of the target whose context has this width.
+
+    Hooks on to_k and to_v see what any attention processor reads, so the user's own processor stays.
+    """
+    target.changes.append(change)
+    for name, layer in target.attention_layers():
+        check_kv_projections(name, layer)
+        if context_width(layer) == width:
+            yield _context_slot(name, layer).add(
+                ContextHook(change, target.group, target.meter.add_context_layer(name, width))
+            )
+
+
+def hook_outputs(layer: nn.Module, change: OutputChange) -> Iterator[Undo]:
+    """Change what a layer computes; several changes add up, each made from what the bare layer made."""
+    yield vars(layer).setdefault(OUTPUT_SLOT, _OutputSlot(layer)).add(change)
+
+
+def guard_against_fusion(name: str, layer: nn.Module) -> Iterator[Undo]:
+    """Refuse, now and at each call, an attention layer that computes elsewhere than in its projections."""
+    check_not_fused(name, layer)
+    hook = partial(check_not_fused, name)
+    yield layer.register_forward_pre_hook(hook).remove
+    yield exclude_from_copies(layer, hook)
+
+
+def check_not_fused(name: str, layer: nn.Module, *_arguments: object) -> None:
+    """Refuse a layer whose projections are fused into one."""
+    if getattr(layer, "fused_projections", False):
+        raise UnsupportedBase(
+            f"{name} computes Q, K and V in one fused product, past the reach of overlays: "
+            "call unfuse_qkv_projections() on the model first"
+        )
+
+
+def check_kv_projections(name: str, layer: nn.Module) -> None:
+    """Refuse a layer whose K and V are computed elsewhere than in to_k and to_v."""
+    check_not_fused(name, layer)
+    if getattr(layer, "add_k_proj", None) is not None:
+        raise UnsupportedBase(
+            f"{name} has a second pair of K and V (add_k_proj), which overlays do not cover yet: "
+            "use a base without added projections"
+        )
+
+
+def record_contexts(model: nn.Module, callback: Callable[[str, nn.Module, Tensor], None]) -> Iterator[Undo]:
+    """Tell the callback of every context that an attention layer is about to read, before overlays change it."""
+
+    def hook(name: str, layer: nn.Module, _projection: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        callback(name, layer, arguments[0])
+
+    for name, layer in attention_layers(model):
+        layer_hook = partial(hook, name, layer)
+        yield layer.get_submodule("to_k").register_forward_pre_hook(layer_hook, prepend=True).remove
+
+
+def hook_token_embeddings(
+    target: Target, name: str, name_token_ids: Sequence[int], sources: Sequence[VectorSource], strength: LiveStrength
+) -> Iterator[Undo]:
+    """Let a name in texts stand for vectors, which are read whenever a text is encoded; one source for each tower.
+
+    The towers' tables are left as they are: tokens that none of them has are read from the vectors.
+    """
+    text = target.text
+    assert text
+    tables = [cast("nn.Embedding", tower.model.get_input_embeddings()) for tower in text.encoders]
+    on_named = target.meter.add_word(name, lambda: measure_vectors(sources, tables))
+    token, unregister = text.token_registry.register(
+        name, name_token_ids, len(sources[0]()), partial(is_active, strength), on_named
+    )
+    yield unregister
+    neutral_token_id = text.token_ids(NEUTRAL_WORD)[0]
+    for tower, table, source in zip(text.encoders, tables, sources, strict=True):
+        token_vectors = TokenVectors(token.vector_ids, source)
+        yield _hook_token_table(table, token_vectors)
+        yield _hook_embedding_strength(tower.model, EmbeddingStrength(token_vectors, neutral_token_id, strength))
+
+
+def hook_text_encoder(tower: nn.Module, change: AestheticHook) -> Iterator[Undo]:
+    """Change what a text tower says of texts; the change is asked after each of its calls."""
+    handle = tower.register_forward_hook(change.forward_hook, with_kwargs=True)
+    yield handle.remove
+    yield exclude_from_copies(tower, change.forward_hook)
+
+
+def enable_dynamo_hook_guards() -> None:
+    """Make torch.compile notice hooks that come and go after a model was traced.
+
+    Dynamo skips guards on module hooks unless told otherwise, and what it traced before stays as it was. Without dynamo
+    nothing is compiled and nothing is to be done; once told, its guards suffice.
+    """
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:
+        dynamo.config.skip_nnmodule_hook_guards = False
+        dynamo.reset()
+
+
+def has_overlays(model: nn.Module) -> bool:
+    """Whether an overlay touches a model."""
+    return any(OUR_HOOKS in vars(module) for module in model.modules())
+
+
+def _hook_token_table(table: nn.Module, token_vectors: TokenVectors) -> Undo:
+    """Read vectors beside a table, and give back what ends that; the table's forward is ours while there are any."""
+    embedding_hook: EmbeddingHook = vars(table).get(HOOK_SLOT) or EmbeddingHook(table)
+    if not embedding_hook.members:
+        vars(table)[HOOK_SLOT] = embedding_hook
+        embedding_hook.undos = [
+            partial(vars(table).pop, HOOK_SLOT),
+            _replace_forward(table, embedding_hook.forward),
+            exclude_from_copies(table, embedding_hook),
+        ]
+    return embedding_hook.add_member(token_vectors)
+
+
+def _hook_embedding_strength(tower: nn.Module, embedding_strength: EmbeddingStrength) -> Undo:
+    """Weigh a word in what a tower says, and give back what ends that."""
+    strength_hook: EmbeddingStrengthHook = vars(tower).get(HOOK_SLOT) or EmbeddingStrengthHook()
+    if not strength_hook.members:
+        vars(tower)[HOOK_SLOT] = strength_hook
+        # first, so that aesthetics, which weigh words in their copies of the tower, have the last say
+        handle = tower.register_forward_hook(strength_hook.forward_hook, with_kwargs=True, prepend=True)
+        strength_hook.undos = [
+            partial(vars(tower).pop, HOOK_SLOT),
+            handle.remove,
+            exclude_from_copies(tower, strength_hook.forward_hook),
+        ]
+    return strength_hook.add_member(embedding_strength)
+
+
+class _ContextSlot:
+    """One attention layer's seam: the links that lie before it, and the hooks that lead there while there are any."""
+
+    def __init__(self, name: str, layer: nn.Module) -> None:
+        self._name, self._layer = name, layer
+        self._hooks: tuple[ContextHook, ...] = ()
+        self._undos: list[Undo] = []
+
+    def add(self, hook: ContextHook) -> Undo:
+        """Put a link behind the others, and give back what takes it out again."""
+        self._hooks = (*self._hooks, hook)
+        self._install()
+        return partial(self._remove, hook)
+
+    def _remove(self, hook: ContextHook) -> None:
+        self._hooks = tuple(other for other in self._hooks if other is not hook)
+        self._install()
+
+    def _install(self) -> None:
+        """Hang afresh on the layer's projections as they are now."""
+        while self._undos:
+            self._undos.pop()()
+        if not self._hooks:
+            vars(self._layer).pop(HOOK_SLOT, None)
+            return
+        kv_input = KVInput(self._layer, self._hooks)
+        for projection, project in ((kv_input.to_k, kv_input.project_k), (kv_input.to_v, kv_input.project_v)):
+            if any(hook.change.is_affine for hook in self._hooks) and _is_unwrapped(projection):
+                projection.forward = project
+                self._undos.append(partial(_restore_forward, projection, project))
+        self._undos.append(kv_input.close)
+        hooks = (
+            (kv_input.to_k, kv_input.k_pre_hook),
+            (kv_input.to_v, kv_input.v_pre_hook),
+            (self._layer, partial(self._check_layer, kv_input)),
+        )
+        for module, hook in hooks:
+            self._undos += [module.register_forward_pre_hook(hook).remove, exclude_from_copies(module, hook)]
+
+    def _check_layer(self, kv_input: KVInput, layer: nn.Module, _arguments: tuple[object, ...]) -> None:
+        """See before each call that the layer still computes K and V where we hang."""
+        check_kv_projections(self._name, layer)
+        if layer.to_k is not kv_input.to_k or layer.to_v is not kv_input.to_v:  # a LoRA was loaded around them, say
+            self._install()
+
+
+class _OutputSlot:
+    """What lies behind one layer, and the hook that leads there while anything does."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self._changes: tuple[OutputChange, ...] = ()
+        self._undos: list[Undo] = []
+
+    def add(self, change: OutputChange) -> Undo:
+        """Put a change behind the others, and give back what takes it out again."""
+        self._install((*self._changes, change))
+        return partial(self._remove, change)
+
+    def _remove(self, change: OutputChange) -> None:
+        self._install(tuple(other for other in self._changes if other is not change))
+
+    def _install(self, changes: tuple[OutputChange, ...]) -> None:
+        """Hang behind the layer, or in its place where one change alone can tell all that it makes."""
+        self._changes = changes
+        while self._undos:
+            self._undos.pop()()
+        if not changes:
+            vars(self._layer).pop(OUTPUT_SLOT, None)
+        elif (
+            len(changes) == 1 and isinstance(changes[0], FullWeightChange) and changes[0].has_plain_forward(self._layer)
+        ):
+            self._undos += [
+                _replace_forward(self._layer, self._full_weight_forward),
+                exclude_from_copies(self._layer, self),
+            ]
+        else:
+            # first of all that others hang there: they hear what the layer makes with overlays on
+            handle = self._layer.register_forward_hook(self._add_changes, prepend=True)
+            self._undos += [handle.remove, exclude_from_copies(self._layer, self._add_changes)]
+
+    def _full_weight_forward(self, inputs: Tensor) -> Tensor:
+        """What the layer makes with the one change that lies there; without it, if somebody wrapped us and goes on."""
+        only_change = self._changes[0] if len(self._changes) == 1 else None
+        if not isinstance(only_change, FullWeightChange):
+            return type(self._layer).forward(self._layer, inputs)
+        return only_change.layer_output(self._layer, inputs)
+
+    def _add_changes(self, layer: Any, arguments: tuple[Tensor, ...], base_output: Tensor) -> Tensor:
+        output = base_output
+        for change in self._changes:
+            output = change.add(layer, arguments[0], base_output, output)
+        return output
+
+
+def _is_unwrapped(projection: nn.Module) -> bool:
+    """Whether nobody has put a forward of their own on a projection."""
+    return is_foldable(projection) and "forward" not in vars(projection)
+
+
+def _replace_forward(module: nn.Module, forward: Forward) -> Undo:
+    """Put a forward of ours on a module, and give back what restores the one that was there."""
+    previous = vars(module).get("forward")
+    module.forward = forward
+
+    def undo() -> None:
+        _restore_forward(module, forward)
+        if previous is not None and "forward" not in vars(module):
+            module.forward = previous
+
+    return undo
+
+
+def _restore_forward(projection: nn.Module, forward: Forward) -> None:
+    """Take our forward off a projection, unless somebody has wrapped theirs around it since: theirs is left alone."""
+    if vars(projection).get("forward") == forward:
+        del projection.forward
+
+
+def _context_slot(name: str, layer: nn.Module) -> _ContextSlot:
+    """The seam of a layer, kept by the layer itself so that both go together."""
+    return vars(layer).setdefault(HOOK_SLOT, _ContextSlot(name, layer))

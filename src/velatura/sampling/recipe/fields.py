@@ -1,0 +1,126 @@
+"""The fields of a recipe by what they are about; Recipe is all of them together."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX
+from velatura.sampling.recipe.sizes import Resolution
+
+MAX_SIDE_PIXELS = 8192
+SEED_LIMIT = 2**63
+
+ResizeMode = Literal["stretch", "crop", "fill", "latent"]
+MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]
+RandnSource = Literal["CPU", "GPU", "NV"]
+
+
+def _normalize_prompt(text: str) -> str:
+    """The prompt as it comes back from a picture: no spaces around lines, no empty lines around it."""
+    normalized = "\n".join(line.strip() for line in text.split("\n")).strip()
+    if surrogate := re.search("[\ud800-\udfff]", normalized):
+        raise ValueError(f"holds {surrogate[0]!a}, which is no letter: write it in UTF-8")
+    if any(line.startswith(NEGATIVE_PREFIX) for line in normalized.split("\n")):
+        raise ValueError(f"a line of it starts with {NEGATIVE_PREFIX!r}; give what follows as the negative prompt")
+    return normalized
+
+
+def _read_seed(seed: object) -> object:
+    return None if seed in (-1, "-1", "") else seed
+
+
+def _parse_size(text: object) -> object:
+    """Read "512x768"; a side of 0 follows the other."""
+    if not isinstance(text, str):
+        return text
+    size_match = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text)
+    if size_match is None:
+        raise ValueError("should be width x height in pixels, such as 512x768")
+    return tuple(map(int, size_match.groups()))
+
+
+def _to_resolution(size: tuple[int, int]) -> Resolution:
+    return Resolution(*size)
+
+
+def _drop_empty_size(size: Resolution | None) -> Resolution | None:
+    return size if size and any(size) else None
+
+
+def _drop_partial_size(size: Resolution | None) -> Resolution | None:
+    return size if size and all(size) else None
+
+
+PromptText = Annotated[str, AfterValidator(_normalize_prompt)]
+Pixels = Annotated[int, Field(ge=8, le=MAX_SIDE_PIXELS)]
+SidePixels = Annotated[int, Field(ge=0, le=MAX_SIDE_PIXELS)]
+ResolutionField = Annotated[
+    tuple[SidePixels, SidePixels],
+    BeforeValidator(_parse_size),
+    AfterValidator(_to_resolution),
+    PlainSerializer(lambda size: str(Resolution(*size))),
+]
+Seed = Annotated[Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None, BeforeValidator(_read_seed)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class OverlayHash(BaseModel):
+    """The file of an overlay that a picture was made with: the name its tag calls it by, and its short hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: str
+    hash: str
+
+    @classmethod
+    def of(cls, kind: str, name: str, digest: str) -> Self:
+        """The hash of a file under its name as pictures carry it, without the signs that stand between entries."""
+        return cls(kind=kind, name=re.sub(r"[:,]", "", name).strip(), hash=digest)
+
+
+class NoiseFields(BaseModel):
+    """What noise a picture begins with."""
+
+    seed: Seed = Field(default=None, description="what the noise is drawn from; -1: a new one each time")
+    noise: RandnSource = Field(
+        default="CPU", description="what draws it: CPU, GPU, or NV, which imitates an NVIDIA GPU anywhere"
+    )
+    variation_seed: Seed = Field(default=None, description="other noise to mix in; -1: a new one each time")
+    variation_strength: Fraction = Field(default=0.0, description="how much of the other noise")
+    seed_size: Annotated[ResolutionField | None, AfterValidator(_drop_partial_size)] = Field(
+        default=None, description="the size whose noise is used, as 512x512"
+    )
+    ensd: int = Field(default=0, ge=0, lt=SEED_LIMIT, description="added to the seed of later noise (ENSD)")
+
+
+class Img2ImgFields(BaseModel):
+    """What becomes of an image that a picture begins from; the image itself is given beside the recipe."""
+
+    denoising: Fraction | None = Field(
+        default=None, description="how much of the image, or of the first pass, is painted anew; 0.75 and 0.7 if open"
+    )
+    fit: ResizeMode = Field(default="stretch", description="how the image is brought to size")
+    mask_blur: NonNegative = Field(default=4.0, description="pixels over which the mask's edge is blurred")
+    masked_content: MaskedContent = Field(default="original", description="what lies under the mask at first")
+    mask_padding: int | None = Field(
+        default=None, ge=0, le=MAX_SIDE_PIXELS, description="paint only the masked part, with so many pixels around it"
+    )
+
+
+class HiresFields(BaseModel):
+    """A second pass at a larger size (hires fix)."""
+
+    hires_scale: Annotated[float, Field(ge=1, le=16)] | None = Field(
+        default=None, description="paint again so many times as large"
+    )
+    hires_size: Annotated[ResolutionField | None, AfterValidator(_drop_empty_size)] = Field(
+        default=None, description="paint again at this size, as 1024x0: 0 follows"
+    )
+    hires_steps: int = Field(default=0, ge=0, le=1000, description="steps of the second pass; 0: as many as the first")
+    hires_upscaler: str = Field(default="Latent", description="how the first pass is enlarged")
+    hires_sampler: str | None = Field(default=None, description="sampler of the second pass; none: the first's")
+    hires_prompt: PromptText = Field(default="", description="prompt of the second pass; empty: the first's")
+    hires_negative: PromptText = Field(default="", description="negative prompt of the second pass; empty: the first's")

@@ -1,0 +1,90 @@
+"""Pictures as the autoencoder tells of them: a distribution of latents each, of which the mean is learned or a draw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from velatura.base.base import Base
+from velatura.datasets.boxes import ImageSize
+from velatura.datasets.folder import Example
+from velatura.datasets.pictures import read_upright
+from velatura.training.data.encoding_cache import EncodingCache, cache_key, fingerprint_models
+from velatura.training.noise import derive_seed
+
+LatentSampler = Literal["mean", "once", "draw"]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents (pictures, 4, height, width); deviations are theirs, of the same shape, where each step draws anew."""
+
+    values: Tensor
+    deviations: Tensor | None = None
+
+
+@torch.no_grad()
+def encode_pictures(
+    base: Base,
+    examples: Sequence[Example],
+    size: ImageSize,
+    encoding_cache: EncodingCache,
+    *,
+    sampling: LatentSampler = "mean",
+    seed: int = 0,
+) -> Latents:
+    """Encode pictures, cut to a size (width, height): each alone, so that none depends on the others, and each once.
+
+    sampling: whether the means are learned, one draw that a picture keeps, or a new draw at every step.
+    """
+    vae_fingerprint = fingerprint_models([base.vae])
+    distributions: dict[str, tuple[str, Tensor, Tensor]] = {}
+    for example in examples:
+        if str(example.path) not in distributions:
+            distributions[str(example.path)] = _distribution(base, example, size, encoding_cache, vae_fingerprint)
+    moments = [distributions[str(example.path)] for example in examples]
+    means, deviations = (
+        torch.stack([mean for _, mean, _ in moments]),
+        torch.stack([deviation for _, _, deviation in moments]),
+    )
+    if sampling == "draw":
+        return Latents(means, deviations)
+    if sampling == "once":
+        noise = torch.stack([_noise(seed, content, means.shape[1:]) for content, _, _ in moments])
+        return Latents(means + deviations * noise.to(means.device))
+    return Latents(means)
+
+
+def _distribution(
+    base: Base, example: Example, size: ImageSize, encoding_cache: EncodingCache, vae_fingerprint: str | None
+) -> tuple[str, Tensor, Tensor]:
+    """A hash of a picture's content, and its mean and deviation."""
+    content = hashlib.blake2b(example.path.read_bytes(), digest_size=16).hexdigest()
+    inputs = {"picture": content, "size": size, "pillow": PIL.__version__, "scale": base.family.scaling_factor}
+
+    def make() -> dict[str, Tensor]:
+        mean, deviation = base.encode_moments(load_pixels(example, size).unsqueeze(0).to(base.device))
+        return {"mean": mean[0], "deviation": deviation[0]}
+
+    tensors = encoding_cache.get_or_make(cache_key(inputs, vae_fingerprint), make)
+    return content, tensors["mean"].to(base.device), tensors["deviation"].to(base.device)
+
+
+def load_pixels(example: Example, size: ImageSize) -> Tensor:
+    """The middle of a picture as the VAE wants it: (3, height, width), from -1 to 1."""
+    picture = ImageOps.fit(read_upright(example.path), size, Image.Resampling.LANCZOS)
+    return (torch.tensor(np.asarray(picture, dtype=np.float32)) / 127.5 - 1).permute(2, 0, 1)
+
+
+def _noise(seed: int, content: str, shape: Sequence[int]) -> Tensor:
+    """What a picture keeps, wherever in the folder it lies."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "latents once", int(content, 16)))
+    return torch.randn(tuple(shape), generator=generator)

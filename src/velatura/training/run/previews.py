@@ -1,0 +1,93 @@
+"""Previews of a run: pictures of fixed prompts and seeds, a row for each step, and a sheet of them all that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from PIL import Image
+
+from velatura.errors import BadPlan
+from velatura.prompts.prompt import Prompt
+from velatura.sampling.generate import Picture
+from velatura.sampling.image_grid import draw_grid
+from velatura.sampling.recipe.recipe import Recipe
+from velatura.training.plan import Plan
+from velatura.training.run.log import atomic_write, flush
+
+MAX_CELL_PIXELS = 256  # pixels that the longer side of a picture has on the sheet at most
+MAX_SHEET_ROWS = 60  # beyond that, every second or third step is shown, and always the last
+
+
+def preview_recipes(plan: Plan, first_caption: str) -> list[Recipe]:
+    """What previews show: every line of the plan's prompt, or else the first caption, with every seed."""
+    lines = [line for line in (plan.preview_prompt or first_caption).splitlines() if line.strip()]
+    for line in lines if plan.preview_every else ():
+        if Prompt.parse(line).tags:
+            raise BadPlan(f'previews of "{line}" would call other overlays; name a preview prompt without tags')
+    return [Recipe(prompt=line, seed=plan.seed + number) for line, number in product(lines, range(plan.preview_seeds))]
+
+
+@dataclass(frozen=True)
+class Previews:
+    """The pictures in a folder, called by the overlay's name and the step, and the sheet that is made of them.
+
+    The files are what is kept: the sheet is drawn anew from those that are there, so a run may be broken off, go back
+    or be resumed at any time.
+    """
+
+    folder: Path
+    sheet: Path
+    name: str
+
+    def add(self, pictures: Sequence[Picture], step: int) -> None:
+        """Keep the pictures of a step, and draw the sheet."""
+        for number, picture in enumerate(pictures):
+            suffix = "" if len(pictures) == 1 else f"-{number + 1}"
+            with atomic_write(self.folder / f"{self.name}-{step:06}{suffix}.png") as temp_path:
+                picture.save(temp_path)
+        self._draw([_label(picture.recipe, pictures) for picture in pictures])
+
+    def remove_after(self, step: int) -> None:
+        """Forget those of later steps; the sheet has no row of them when it is next drawn, and is none until then."""
+        later_paths = [path for row_step, row in self.rows().items() if row_step > step for path in row]
+        if later_paths:
+            self.sheet.unlink(missing_ok=True)
+            for path in later_paths:
+                path.unlink()
+            flush(self.folder)
+
+    def rows(self) -> dict[int, list[Path]]:
+        """The pictures by step, those of one step in the order of their prompts and seeds."""
+        paths_by_step: dict[int, list[tuple[int, Path]]] = {}
+        for path in self.folder.glob("*.png"):
+            step, _, suffix = path.stem.removeprefix(f"{self.name}-").partition("-")
+            if step.isdigit():
+                paths_by_step.setdefault(int(step), []).append((int(suffix or 1), path))
+        return {step: [path for _, path in sorted(paths_by_step[step])] for step in sorted(paths_by_step)}
+
+    def _draw(self, columns: Sequence[str]) -> None:
+        rows = _select_rows(self.rows())
+        images = [[_thumbnail(path) for path in row] for row in rows.values()]
+        with atomic_write(self.sheet) as temp_path:
+            draw_grid(images, columns, [f"{step}" for step in rows]).save(temp_path)
+
+
+def _select_rows(rows: dict[int, list[Path]]) -> dict[int, list[Path]]:
+    """No more rows than a sheet has room for, evenly, counted from the last."""
+    interval = -(-len(rows) // MAX_SHEET_ROWS)
+    return {step: rows[step] for step in sorted(sorted(rows, reverse=True)[::interval])}
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.thumbnail((MAX_CELL_PIXELS, MAX_CELL_PIXELS), Image.Resampling.LANCZOS)
+        return image.convert("RGB")
+
+
+def _label(recipe: Recipe, pictures: Sequence[Picture]) -> str:
+    """The prompt, and the seed where there are several."""
+    seeds = {picture.recipe.seed for picture in pictures}
+    return recipe.prompt if len(seeds) == 1 else f"{recipe.prompt}, seed {recipe.seed}"
