@@ -191,7 +191,7 @@ def _broken_off() -> None:
 
     base = velatura.tiny()
     plan = velatura.Plan.preset("lora", "tiny", "style")
-    plan = plan.but(steps=5, batch_size=2, pixels=32, snapshot_every=2, validation_pictures=2)
+    plan = plan.replace(steps=5, batch_size=2, pixels=32, snapshot_every=2, validation_pictures=2)
     lora = velatura.Lora.for_base(base, rank=4, seed=1, name="ink")
     with suppress(KeyboardInterrupt):
         velatura.train(base, lora, f"{STOCK}/photos", plan, out="run", on_step=stop)
@@ -206,7 +206,10 @@ def _attached() -> None:
         laid.strength = 0.3
         velatura.generate(base, "a house", seed=7, steps=4).save("weaker.png")
         told = [str(laid.effect)]
-    with velatura.attach(base, word.called("night")), velatura.attach(base, lora, velatura.Strength(0.3, 0.6)) as laid:
+    with (
+        velatura.attach(base, word.with_name("night")),
+        velatura.attach(base, lora, velatura.Strength(0.3, 0.6)) as laid,
+    ):
         velatura.generate(base, "a night house", seed=7, steps=4).save("words.png")
         told.append(str(laid.effect))
     whole = ("in", "mid", "out")
@@ -233,7 +236,7 @@ def _bases() -> None:
     velatura.save(base, "folder/")
     velatura.save(base, "half.safetensors", dtype="float16")
     velatura.save(velatura.merge(base, other, 0.35, blocks="IN=0.2, M00=1"), "mixed.safetensors")
-    velatura.save(velatura.Difference.between(base, other, name="robot"), "difference.safetensors")
+    velatura.save(velatura.Difference.from_bases(base, other, name="robot"), "difference.safetensors")
 
 
 def _shelf(words: str) -> str:

@@ -99,7 +99,7 @@ _PUBLIC_MODULES = {
     "bake": "merging.bake.bake",
     "extract": "merging.lora.extract",
     "generate": "sampling.generate",
-    "generate_each": "sampling.generate",
+    "generate_stream": "sampling.generate",
     "generate_many": "sampling.generate",
     "grid": "compare.grid",
     "merge": "merging.checkpoints.merge",

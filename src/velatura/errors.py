@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+# Between a user's call and ours stand their wrappers: decorators of torch, contextlib and pydantic's validators.
+WRAPPER_PACKAGES = frozenset({"contextlib", "functools", "pydantic", "torch", "velatura"})
+
+MAX_SUGGESTIONS = 5
+
+# What diffusers, k-diffusion, kohya, peft and A1111 call the fields of our recipes and plans
+OTHER_PROGRAMS_WORDS = {
+    "batch": "batch_size",
+    "cfg": "guidance",
+    "cfg_scale": "guidance",
+    "clip_stop_at_last_layers": "clip_skip",
+    "denoising_strength": "denoising",
+    "epochs": "steps",
+    "gradient_accumulation_steps": "accumulation",
+    "guidance_scale": "guidance",
+    "learning_rate_schedule": "schedule",
+    "lr": "learning_rate",
+    "lr_scheduler": "schedule",
+    "max_grad_norm": "gradient_norm",
+    "max_train_steps": "steps",
+    "min_snr_gamma": "min_snr",
+    "negative_prompt": "negative",
+    "num_inference_steps": "steps",
+    "num_steps": "steps",
+    "prior_loss_weight": "class_weight",
+    "rate": "learning_rate",
+    "resolution": "pixels",
+    "sampler_name": "sampler",
+    "train_batch_size": "batch_size",
+}
 
 
 class VelaturaError(Exception):
@@ -91,3 +128,51 @@ class UnknownName(VelaturaError):
             return cls(f"{missing}: did you mean {' or '.join(repr(candidate) for candidate in suggestions)}?")
         choices = ", ".join(repr(candidate) for candidate in names[:10]) + (", ..." if len(names) > 10 else "")
         return cls(f"{missing}: choose one of {choices}")
+
+
+def warn(message: str, category: type[Warning] = VelaturaWarning) -> None:
+    """Warn in the name of the code that called this package, however deep inside it the warning arises.
+
+    Args:
+        message: What was found and what it means for the result, in one line.
+        category: The class of the warning.
+    """
+    level, frame = 2, sys._getframe(1)  # level 1 is this function
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in WRAPPER_PACKAGES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def explain_validation_error(error: ValidationError, owner: str, fields: Mapping[str, str | None]) -> str:
+    """Say in one line what pydantic found wrong with the fields of a value.
+
+    Args:
+        error: What pydantic raised.
+        owner: What the fields belong to, as "recipe" or "plan".
+        fields: Every field that the value has, with its description in words, if there is one.
+
+    Returns:
+        One clause for each fault. An unknown field is answered with the name that velatura uses for it, or with
+        five similar names at most.
+    """
+    return "; ".join(_explain_fault(fault, owner, fields) for fault in error.errors())
+
+
+def _explain_fault(fault: ErrorDetails, owner: str, fields: Mapping[str, str | None]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if name.partition(".")[0] not in fields:
+        return f"a {owner} has no {name or repr(fault['input'])}{_suggest_field(name, fields)}"
+    reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    description = fields[name.partition(".")[0]]
+    meaning = f" ({description})" if description else ""
+    return f"the {owner}'s {name} is {fault['input']!r}: it {reason}{meaning}"
+
+
+def _suggest_field(name: str, fields: Mapping[str, str | None]) -> str:
+    meant = OTHER_PROGRAMS_WORDS.get(name.lower())
+    if meant in fields:
+        return f": velatura calls it {meant}"
+    similar = get_close_matches(name.lower(), fields, n=MAX_SUGGESTIONS, cutoff=0.5)
+    if similar:
+        return f": did you mean {' or '.join(similar)}?"
+    return f": it has {', '.join(list(fields)[:MAX_SUGGESTIONS])}, ..."

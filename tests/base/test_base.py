@@ -51,11 +51,11 @@ def test_with_dice_latents_are_a_sample(tiny):
 
 
 def test_prompts_are_framed_and_filled_up(tiny):
-    text, [tower] = tiny.text, tiny.text.towers
+    text, [tower] = tiny.text, tiny.text.encoders
     ids = text.token_ids("a red house")
-    assert tower.start_id not in ids
+    assert tower.bos_id not in ids
     assert text.encode(["a red house", ""]).shape == (2, 77, text.width) == (2, 77, 96)
-    framed = torch.tensor([[tower.start_id, *ids, tower.end_id] + [tower.pad_id] * (75 - len(ids))])
+    framed = torch.tensor([[tower.bos_id, *ids, tower.eos_id] + [tower.pad_id] * (75 - len(ids))])
     assert torch.equal(tower.encode_ids(framed).hidden, text.encode(["a red house"]))
 
 

@@ -78,7 +78,7 @@ def test_attention_is_torchs_fused_one(tiny, xl):
     for base in (tiny, xl):
         kinds = {type(each) for part in (base.unet, base.vae) for each in part.attn_processors.values()}
         assert kinds == {AttnProcessor2_0}
-        assert {tower.model.config._attn_implementation for tower in base.text.towers} == {"sdpa"}
+        assert {tower.model.config._attn_implementation for tower in base.text.encoders} == {"sdpa"}
 
 
 def test_convolutions_have_their_channels_last(tiny):

@@ -11,7 +11,7 @@ from velatura.errors import VelaturaWarning
 
 @pytest.fixture
 def made(xl):
-    parts = {"unet": deepcopy(xl.unet), "vae": deepcopy(xl.vae), "text": xl.text.copied()}
+    parts = {"unet": deepcopy(xl.unet), "vae": deepcopy(xl.vae), "text": xl.text.deep_copy()}
     return velatura.Base("copy", xl.family, schedule=xl.schedule, **parts)
 
 
@@ -31,17 +31,17 @@ def test_an_offloaded_base_paints_the_same(xl, offloaded):
 
 
 def test_only_the_part_that_computes_is_there(offloaded):
-    stage, there = offloaded._stage, []
-    tower = offloaded.text.towers[1].model.text_model
+    stage, there = offloaded._offloader, []
+    tower = offloaded.text.encoders[1].model.text_model
     models = {"unet": offloaded.unet.conv_in, "vae": offloaded.vae.decoder, "text": tower.final_layer_norm}
     hooks = [
-        model.register_forward_pre_hook(lambda *_, name=name: there.append((name, stage.present)))
+        model.register_forward_pre_hook(lambda *_, name=name: there.append((name, stage.loaded_group)))
         for name, model in models.items()
     ]
     paint(offloaded)
     for hook in hooks:
         hook.remove()
-    text, unet, vae = stage.parts
+    text, unet, vae = stage.groups
     present = {name: {id(part) for said, part in there if said == name} for name in models}
     assert present == {"text": {id(text)}, "unet": {id(unet)}, "vae": {id(vae)}}
     assert [name for name, _ in there] == ["text", "text", "unet", "unet", "vae"]
@@ -64,18 +64,18 @@ def test_overlays_lie_over_an_offloaded_base(xl, offloaded, guidance):
 
 
 def test_a_copy_of_a_model_is_a_plain_one(offloaded):
-    before = offloaded._stage.present
+    before = offloaded._offloader.loaded_group
     copied = deepcopy(offloaded.unet)
     said = offloaded.text.conditioning(["a house"])
-    offloaded._stage.clear()
+    offloaded._offloader.unload()
     told = {"text_embeds": said.pooled, "time_ids": torch.ones(1, 6)}
     copied(torch.ones(1, 4, 8, 8), torch.tensor(3), said.context, added_cond_kwargs=told)
-    assert before is offloaded._stage.present is None
-    assert not offloaded._stage.holds(copied)
+    assert before is offloaded._offloader.loaded_group is None
+    assert not offloaded._offloader.has_model(copied)
 
 
 def test_moving_it_to_a_device_ends_it(xl, offloaded):
     offloaded.to("cpu")
-    assert offloaded._stage is None
+    assert offloaded._offloader is None
     assert not hasattr(offloaded.unet, "_hf_hook")
     assert paint(offloaded) == paint(xl)

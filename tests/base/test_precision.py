@@ -11,7 +11,7 @@ from velatura.errors import NanLatents, VelaturaWarning
 
 
 def copied(base, vae=None):
-    parts = {"unet": deepcopy(base.unet), "vae": vae or deepcopy(base.vae), "text": base.text.copied()}
+    parts = {"unet": deepcopy(base.unet), "vae": vae or deepcopy(base.vae), "text": base.text.deep_copy()}
     return velatura.Base("copy", base.family, schedule=base.schedule, **parts)
 
 
@@ -68,7 +68,7 @@ def test_half_precision_paints_nearly_the_same(xl, dtype):
 
 
 def test_bytes_are_those_of_all_weights(xl):
-    models = [xl.unet, xl.vae, *(tower.model for tower in xl.text.towers)]
+    models = [xl.unet, xl.vae, *(tower.model for tower in xl.text.encoders)]
     weights = sum(weight.numel() for model in models for weight in model.parameters())
     assert xl.byte_count == 4 * weights
     assert copied(xl).to(dtype=torch.bfloat16).byte_count == 2 * weights

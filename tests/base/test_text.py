@@ -12,7 +12,7 @@ WORDS = ["a red house", "two boats at night, oil painting"]
 
 @pytest.fixture
 def pipeline(xl):
-    one, other = xl.text.towers
+    one, other = xl.text.encoders
     return StableDiffusionXLPipeline(
         vae=xl.vae,
         text_encoder=one.model,
@@ -69,8 +69,8 @@ def deep(tiny):
 
 @torch.no_grad()
 def test_a_clip_skip_reads_an_earlier_layer_and_its_norm(deep):
-    [tower] = deep.towers
-    ids = torch.tensor([tower.framed(deep.token_ids(WORDS[0]))])
+    [tower] = deep.encoders
+    ids = torch.tensor([tower.pad_to_77(deep.token_ids(WORDS[0]))])
     layers = tower.model(ids, output_hidden_states=True).hidden_states  # of the embedding, and after each layer
     for skip in (1, 2, 4):
         said = deep.conditioning(WORDS[:1], skip).context
@@ -90,8 +90,8 @@ def test_a_clip_skip_leaves_an_sdxl_as_it_is(xl):
 
 
 def test_a_copy_has_models_of_its_own(xl):
-    copied = xl.text.copied()
-    assert all(ours.model is not theirs.model for ours, theirs in zip(copied.towers, xl.text.towers, strict=True))
+    copied = xl.text.deep_copy()
+    assert all(ours.model is not theirs.model for ours, theirs in zip(copied.encoders, xl.text.encoders, strict=True))
     assert torch.equal(copied.encode(WORDS), xl.text.encode(WORDS))
 
 

@@ -22,7 +22,7 @@ def other():
 
 
 def body(web, url):
-    with web.opened(url) as response:
+    with web.stream(url) as response:
         return b"".join(response.iter_raw())
 
 

@@ -62,7 +62,7 @@ def test_what_it_refuses_is_refused_in_one_line(case):
 
 def test_the_file_that_the_webui_wrote_is_written_alike(tmp_path):
     theirs = opened(FOLDER / "written_by_peer.pt")
-    theirs = theirs.called(INDEX["keys_written_by_peer"][2][2])  # the name inside
+    theirs = theirs.with_name(INDEX["keys_written_by_peer"][2][2])  # the name inside
     velatura.save(theirs, tmp_path / "again.pt")
     ours = open_tensors(tmp_path / "again.pt").payload
     for key, kind, value in INDEX["keys_written_by_peer"]:
@@ -89,7 +89,7 @@ def test_what_is_written_is_read_again(tiny, embedding, tmp_path, name):
     assert torch.equal(again.vectors[0], overlay.vectors[0])
     assert (again.name, again.card.family) == ("x", "tiny")
     with velatura.attach(tiny, again):
-        assert tiny.text.read("x") == [(-1, -2, -3)]
+        assert tiny.text.tokenize("x") == [(-1, -2, -3)]
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
@@ -153,7 +153,7 @@ def test_a_picture_holds_no_sdxls(xl, tmp_path):
 def test_diffusers_says_the_same_of_what_is_written_for_it(tiny, embedding, tmp_path, name):
     overlay = embedding(name="<style>", vectors=2)
     velatura.save(overlay, tmp_path / name, dialect="diffusers")
-    text = tiny.text.copied()
+    text = tiny.text.deep_copy()
     pipeline = StableDiffusionPipeline(
         *(tiny.vae, text.model, deepcopy(text.tokenizer), tiny.unet),  # it adds words to both
         *(DDIMScheduler(steps_offset=1, clip_sample=False), None, None),

@@ -42,7 +42,7 @@ def test_the_text_tower_says_what_transformers_own_loading_says(tiny):
     theirs = CLIPTextModel.from_pretrained(TINY / "text_encoder", dtype=torch.float32)
     ids = torch.randint(0, 500, (2, 77))
     with torch.no_grad():
-        torch.testing.assert_close(tiny.text.towers[0].encode_ids(ids).hidden, theirs(ids).last_hidden_state)
+        torch.testing.assert_close(tiny.text.encoders[0].encode_ids(ids).hidden, theirs(ids).last_hidden_state)
 
 
 def test_tensors_are_those_of_the_file(tiny):

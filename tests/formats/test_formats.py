@@ -16,12 +16,12 @@ def same(one, other):
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 def test_an_overlay_comes_back_as_it_was_saved(hyper, tmp_path, ending):
     overlay = hyper(layers=(1, 2, 2, 1), activation="prelu", layer_norm=True, dropout=0.1, name="ink")
-    overlay.card = overlay.card.but(steps=1200, note="first try")
+    overlay.card = overlay.card.replace(steps=1200, note="first try")
     velatura.save(overlay, tmp_path / f"ink{ending}")
     again = velatura.open_overlay(tmp_path / f"ink{ending}")
     assert same(again, overlay)
     assert not again.training
-    assert again.card == overlay.card.but(family="tiny")
+    assert again.card == overlay.card.replace(family="tiny")
     assert str(again.card) == (
         "hypernet 64,96,128,192 · 1,2,2,1 prelu · layer norm · dropout 0,0.1,0.1,0 · tiny · 1,200 steps"
     )

@@ -77,7 +77,7 @@ def test_the_projection_of_open_clip_stands_the_other_way_round():
     state["text_projection.weight"] = torch.arange(64.0).view(8, 8)
     written = open_clip_to_ldm(state)
     assert torch.equal(written[f"{OPEN_CLIP_PREFIX}text_projection"], state["text_projection.weight"].T)
-    assert same(taken(open_clip_from_ldm, written, projected=True), state)
+    assert same(taken(open_clip_from_ldm, written, has_projection=True), state)
 
 
 def test_layers_that_nobody_reads_are_copies_when_written_and_dropped_when_read(state):

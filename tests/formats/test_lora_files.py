@@ -120,7 +120,7 @@ def written(path, tensors, metadata=None):
 
 def change_of(lora, shape=(5, 6)):
     (delta,) = lora.layers.values()
-    return delta.change(torch.zeros(shape))
+    return delta.weight_delta(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("dialect", SPELT)
@@ -206,7 +206,7 @@ def test_numbered_layers_get_the_names_they_have_in_the_model(tmp_path, part, co
         tensors = {f"{part}:{i}:{way}": both[way == "down"] for i, both in enumerate(pairs) for way in ("up", "down")}
         save_file({**tensors, "<cat>": torch.ones(2, 768)}, tmp_path / "x.safetensors", {"<cat>": "<embed>"})
     lora = velatura.open_overlay(tmp_path / f"x.{ending}")
-    numbers = {name: int(each.of("lora_up.weight").detach()[0, 0]) for name, each in lora.layers.items()}
+    numbers = {name: int(each.required_tensor("lora_up.weight").detach()[0, 0]) for name, each in lora.layers.items()}
     assert len(numbers) == count
     if part == "unet":  # diffusers until 0.14 had the feed-forward between the attentions
         assert numbers["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj"] == 4
@@ -215,7 +215,7 @@ def test_numbered_layers_get_the_names_they_have_in_the_model(tmp_path, part, co
     else:
         assert numbers["lora_te_text_model_encoder_layers_1_self_attn_k_proj"] == 4
     if ending == "safetensors":
-        assert lora.bundled["<cat>"]["*"].shape == (2, 768)
+        assert lora.bundled_embeddings["<cat>"]["*"].shape == (2, 768)
 
 
 def test_numbered_layers_of_another_model_are_refused(tmp_path):
@@ -231,8 +231,8 @@ def test_embeddings_in_a_lora_are_kept(tmp_path):
         "bundle_emb.neon.clip_l": torch.ones(1, 768),
     }
     lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
-    assert lora.bundled.keys() == {"neon"}
-    assert torch.equal(lora.bundled["neon"]["clip_l"], torch.ones(1, 768))
+    assert lora.bundled_embeddings.keys() == {"neon"}
+    assert torch.equal(lora.bundled_embeddings["neon"]["clip_l"], torch.ones(1, 768))
 
 
 def test_tensors_of_no_layer_are_counted_and_named(tmp_path):
@@ -240,7 +240,7 @@ def test_tensors_of_no_layer_are_counted_and_named(tmp_path):
     strange = {f"lora_te3_encoder_block_{i}_q.alpha": torch.tensor(1.0) for i in range(3)}
     with pytest.warns(VelaturaWarning, match=r"has 3 of 6 tensors that are of no layer here \(lora_te3"):
         lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors | strange))
-    assert lora.unmatched == tuple(strange)
+    assert lora.unmatched_keys == tuple(strange)
 
 
 def test_a_lora_for_another_kind_of_model_is_refused_with_a_guess(tmp_path):

@@ -94,7 +94,7 @@ def test_every_algorithm_is_kept(tiny, tmp_path, algorithm):
 
 def test_the_header_says_what_other_programs_ask_for(trained, tmp_path):
     lora = trained(name="ink")
-    lora.card = lora.card.but(steps=120, trigger_words=("my-style",), note="first try", family="SD1")
+    lora.card = lora.card.replace(steps=120, trigger_words=("my-style",), note="first try", family="SD1")
     velatura.save(lora, tmp_path / "x.safetensors")
     said = open_tensors(tmp_path / "x.safetensors").metadata
     expected = {
@@ -160,11 +160,11 @@ def test_an_sdxls_layers_have_ldms_names_in_kohyas_files(tmp_path):
 def test_embeddings_go_with_their_lora(trained, tmp_path):
     lora = trained()
     pair = {"clip_l": torch.ones(1, 8), "clip_g": torch.zeros(1, 9)}
-    lora.bundled = {"my.style": {"*": torch.ones(2, 96)}, "other": pair}
+    lora.bundled_embeddings = {"my.style": {"*": torch.ones(2, 96)}, "other": pair}
     velatura.save(lora, tmp_path / "x.safetensors")
-    again = velatura.open_overlay(tmp_path / "x.safetensors").bundled
-    assert again.keys() == lora.bundled.keys()
-    for word, own in lora.bundled.items():
+    again = velatura.open_overlay(tmp_path / "x.safetensors").bundled_embeddings
+    assert again.keys() == lora.bundled_embeddings.keys()
+    for word, own in lora.bundled_embeddings.items():
         assert all(torch.equal(again[word][tower], each) for tower, each in own.items())
 
 
@@ -238,7 +238,7 @@ def test_diffusers_makes_the_same_of_a_file_for_two_text_encoders(xl, tmp_path):
         for each in lora.parameters():
             each.add_(0.1 * torch.randn_like(each))
     velatura.save(lora, tmp_path / "x.safetensors", dialect="diffusers")
-    towers = [deepcopy(tower.model) for tower in xl.text.towers]
+    towers = [deepcopy(tower.model) for tower in xl.text.encoders]
     pipe = diffusers.StableDiffusionXLPipeline(
         vae=None,
         text_encoder=towers[0],
@@ -254,7 +254,7 @@ def test_diffusers_makes_the_same_of_a_file_for_two_text_encoders(xl, tmp_path):
     theirs = xl_outputs(pipe.unet, *towers)
     for opened in (lora, velatura.open_overlay(tmp_path / "x.safetensors")):
         with velatura.attach(xl, opened):
-            found = xl_outputs(xl.unet, *(tower.model for tower in xl.text.towers))
+            found = xl_outputs(xl.unet, *(tower.model for tower in xl.text.encoders))
         assert close(found, theirs)
     assert not any(torch.allclose(one, other, atol=1e-3) for one, other in zip(plain, theirs, strict=True))
 
@@ -262,7 +262,7 @@ def test_diffusers_makes_the_same_of_a_file_for_two_text_encoders(xl, tmp_path):
 @pytest.mark.parametrize("dialect", ["diffusers", "peft"])
 def test_embeddings_that_a_dialect_has_no_place_for_are_warned_of(trained, tmp_path, dialect):
     lora = trained()
-    lora.bundled = {"neon": {"*": torch.ones(1, 96)}}
+    lora.bundled_embeddings = {"neon": {"*": torch.ones(1, 96)}}
     with pytest.warns(VelaturaWarning, match=r"no place in a LoRA for its embeddings \(neon\)"):
         velatura.save(lora, tmp_path / "x", dialect=dialect)
 

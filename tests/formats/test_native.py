@@ -15,7 +15,7 @@ from velatura.tensors import open_tensors, write_safetensors, write_torch
 @pytest.fixture
 def saved(hyper, tmp_path):
     overlay = hyper(activation="mish", layer_norm=True, dropout=0.1, name="inca")
-    overlay.card = overlay.card.but(steps=1200, note="line work", trigger_words=("inca", "glyphs"), family="SD1")
+    overlay.card = overlay.card.replace(steps=1200, note="line work", trigger_words=("inca", "glyphs"), family="SD1")
     velatura.save(overlay, tmp_path / "inca.safetensors")
     return tmp_path / "inca.safetensors"
 

@@ -71,7 +71,7 @@ def test_the_hash_is_that_of_the_file_just_written(trained):
 def test_weights_that_were_changed_since_get_no_state(trained):
     path, overlay, optimizer = trained
     write_optim(path, "AdamW", optimizer.state_dict())
-    overlay.card = overlay.card.but(steps=1)
+    overlay.card = overlay.card.replace(steps=1)
     velatura.save(overlay, path)
     with pytest.warns(VelaturaWarning, match="belongs to other weights"):
         assert read_optim(path) is None

@@ -78,7 +78,11 @@ def folder(sdxl, tmp_path_factory):
 
 
 def weights(base):
-    parts = {"unet": base.unet, "vae": base.vae, **{f"text{n}": each.model for n, each in enumerate(base.text.towers)}}
+    parts = {
+        "unet": base.unet,
+        "vae": base.vae,
+        **{f"text{n}": each.model for n, each in enumerate(base.text.encoders)},
+    }
     return {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
 
 
@@ -123,7 +127,7 @@ def test_diffusers_opens_it(sdxl, form, folder, request):
         else StableDiffusionXLPipeline.from_pretrained(folder)
     )
     parts = pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2
-    ours = sdxl.unet, sdxl.vae, *(tower.model for tower in sdxl.text.towers)
+    ours = sdxl.unet, sdxl.vae, *(tower.model for tower in sdxl.text.encoders)
     assert all(same(mine.state_dict(), theirs.state_dict()) for mine, theirs in zip(ours, parts, strict=True))
     words = pipeline.encode_prompt("a red fox", do_classifier_free_guidance=False)
     said = sdxl.text.conditioning(["a red fox"])

@@ -163,7 +163,7 @@ def test_comfy_leaves_dropout_on(hyper, tmp_path, dropout, random):
 
 def test_the_rest_of_a_verdict(hyper, tmp_path):
     overlay = hyper(name="inca the second", widths=[96])
-    overlay.card = overlay.card.but(steps=1200)
+    overlay.card = overlay.card.replace(steps=1200)
     velatura.save(overlay, tmp_path / "inca.pt")
     verdict = inspect_overlay(tmp_path / "inca.pt")
     assert verdict.card == velatura.open_overlay(tmp_path / "inca.pt").card

@@ -83,7 +83,7 @@ def test_an_exception_takes_the_overlay_off(tiny, kind, make, says):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_while_attaching_leaves_nothing_behind(tiny, kind, make, says, monkeypatch):
     before, hooks = says(), hook_counts(tiny)
-    overlay, touched = make(kind), type(make(kind)).hooks
+    overlay, touched = make(kind), type(make(kind)).install_hooks
 
     def breaks_off(self, target, strength):
         yield next(touched(self, target, strength))

@@ -62,7 +62,7 @@ def strength(chance):
 def attached(base, overlays, chance):
     on = chance.choice(["both", "both", "prompt", "negative"])
     overlay = chance.choice(overlays)
-    blocks = chance.choice([BLOCKS, BLOCKS, ("mid",), ("in", "out")]) if "unet" in overlay.touches else BLOCKS
+    blocks = chance.choice([BLOCKS, BLOCKS, ("mid",), ("in", "out")]) if "unet" in overlay.target_parts else BLOCKS
     return velatura.attach(base, overlay, strength(chance), on=on, blocks=blocks)
 
 

@@ -124,7 +124,7 @@ def test_embeddings_come_along_with_their_loras(tiny, tmp_path):
     }
     made = combine([(first, 0.5), (second, 0.0)], name="both")
     velatura.save(made, tmp_path / "both.safetensors")
-    kept = velatura.open_overlay(tmp_path / "both.safetensors").bundled
+    kept = velatura.open_overlay(tmp_path / "both.safetensors").bundled_embeddings
     assert {word: tuple(vectors["emb_params"].shape) for word, vectors in kept.items()} == {
         "inked": (2, 96),
         "washed": (1, 96),
@@ -145,4 +145,4 @@ def test_a_difference_that_changes_biases_gets_the_rank_that_is_asked_for(tiny, 
     assert {each.rank for each in low} == {2}
     assert not [each for each in narrow.layers.values() if each.algorithm == "full"]
     name = next(each for each in biased if narrow.layers[each].rank)
-    assert torch.equal(narrow.layers[name].bias_delta(None), whole.layers[name].bias_change(None))
+    assert torch.equal(narrow.layers[name].bias_delta(None), whole.layers[name].bias_delta(None))

@@ -115,7 +115,7 @@ def test_prompts_are_drawn_nearer_to_the_pictures(tiny, aesthetic):
     direction = F.normalize(overlay.vector, dim=0)
 
     def nearness():
-        ids = torch.tensor([tiny.text.towers[0].framed(tiny.text.token_ids("a red house"))])
+        ids = torch.tensor([tiny.text.encoders[0].pad_to_77(tiny.text.token_ids("a red house"))])
         with torch.no_grad():
             pooled = tiny.text.model(input_ids=ids).pooler_output
         return float(F.normalize(pooled @ overlay.projection.T, dim=-1) @ direction)
@@ -192,7 +192,7 @@ def test_it_draws_prompts_with_other_overlays_in_them(tiny, aesthetic, embedding
 @pytest.mark.parametrize("strength", [0.5, 2.0])
 def test_words_are_weighed_in_its_copy_in_whichever_order_they_came(tiny, aesthetic, embedding, strength):
     word = embedding()
-    still, drawing = aesthetic().but(steps=1, rate=1e-9), aesthetic().but(steps=2, rate=1e-2)
+    still, drawing = aesthetic().replace(steps=1, rate=1e-9), aesthetic().replace(steps=2, rate=1e-2)
     with velatura.attach(tiny, word, strength):
         plain = tiny.text.encode(["a red house"])
     for look in (still, drawing):
@@ -262,7 +262,7 @@ def test_threads_say_what_they_would_alone(tiny, aesthetic):
 
 
 def test_a_copy_of_the_tower_is_the_plain_one(tiny, aesthetic):
-    ids = torch.tensor([tiny.text.towers[0].framed(tiny.text.token_ids("a red house"))])
+    ids = torch.tensor([tiny.text.encoders[0].pad_to_77(tiny.text.token_ids("a red house"))])
     before = says(tiny.text.model, ids)
     with velatura.attach(tiny, aesthetic()):
         copied = deepcopy(tiny.text.model)
@@ -324,7 +324,7 @@ def test_settings_that_cannot_be_are_named(settings):
 
 def test_settings_change_in_a_copy(aesthetic):
     first = aesthetic()
-    second = first.but(steps=7, blend="slerp")
+    second = first.replace(steps=7, blend="slerp")
     assert (first.settings.steps, second.settings.steps) == (2, 7)
     assert torch.equal(first.vector, second.vector)
 

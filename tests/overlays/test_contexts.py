@@ -94,7 +94,7 @@ def test_linear_networks_cost_no_product_of_their_own(tiny, hyper, says, monkeyp
         for part in ("k", "v"):
             transform = f"velatura.overlays.transform.WidthChange.{part}"
             monkeypatch.setattr(transform, lambda *_: calls.append(1))
-        monkeypatch.setattr("velatura.overlays.transform.WidthChange.both", lambda *_, **__: calls.append(1))
+        monkeypatch.setattr("velatura.overlays.transform.WidthChange.k_and_v", lambda *_, **__: calls.append(1))
         folded = says()
         laid.strength = 0.2
         assert not torch.equal(says(), folded)

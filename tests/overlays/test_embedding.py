@@ -30,8 +30,8 @@ def hidden(base, text=SAID):
 
 def placed(base, ids, vectors):
     """What the text tower says of framed ids, where vectors are put into what its table finds: by another way."""
-    tower = base.text.towers[0].model
-    framed = torch.tensor([base.text.towers[0].framed([max(each, 0) for each in ids])])
+    tower = base.text.encoders[0].model
+    framed = torch.tensor([base.text.encoders[0].pad_to_77([max(each, 0) for each in ids])])
     found = tower.get_input_embeddings()(framed).clone()
     for place, token in enumerate(ids, 1):
         if token < 0:
@@ -58,20 +58,20 @@ def test_the_vectors_stand_where_the_name_stood(tiny, named):
 
 def test_its_name_is_found_in_any_case_and_not_within_longer_words(tiny, named):
     with velatura.attach(tiny, named("cat")):
-        assert tiny.text.read("a Cat, cats")[1:3] == [(-1, -2), tuple(tiny.text.token_ids(","))]
-        assert all(token > 0 for group in tiny.text.read("a category of cats") for token in group)
+        assert tiny.text.tokenize("a Cat, cats")[1:3] == [(-1, -2), tuple(tiny.text.token_ids(","))]
+        assert all(token > 0 for group in tiny.text.tokenize("a category of cats") for token in group)
 
 
 def test_a_name_of_signs_is_found_beside_other_signs(tiny, named):
     with velatura.attach(tiny, named("<Cat>")):
         for text in ("<cat>", "(<cat>)", "a<cat>, asleep", "<cat><cat>"):
-            assert (-1, -2) in tiny.text.read(text)
-        assert tiny.text.read("a <cat>, asleep")[2:] == [(each,) for each in tiny.text.token_ids(", asleep")]
+            assert (-1, -2) in tiny.text.tokenize(text)
+        assert tiny.text.tokenize("a <cat>, asleep")[2:] == [(each,) for each in tiny.text.token_ids(", asleep")]
 
 
 def test_the_longest_name_is_found_first(tiny, named):
     with velatura.attach(tiny, named("my")), velatura.attach(tiny, named("my style", vectors=1)):
-        assert tiny.text.read("my style my") == [(-3,), (-1, -2)]
+        assert tiny.text.tokenize("my style my") == [(-3,), (-1, -2)]
 
 
 def test_the_last_of_two_with_one_name_is_heard(tiny, named):
@@ -122,7 +122,7 @@ def test_it_may_act_for_one_side_only(tiny, named, side):
         read = {}
         for each in ("prompt", "negative"):
             with encoding_row(negative=each == "negative"):
-                read[each] = tiny.text.read("my style")
+                read[each] = tiny.text.tokenize("my style")
         assert read[side] == [(-1, -2)]
         assert read["negative" if side == "prompt" else "prompt"] != [(-1, -2)]
         low, high = (tiny.text.encode([SAID, SAID])[row] for row in (0, 1))
@@ -174,8 +174,8 @@ def test_both_towers_of_an_sdxl_read_their_own_vectors(xl):
 
 
 def test_the_pooled_prompt_is_that_of_the_end_where_a_tower_looks_for_the_highest_token(xl):
-    text = xl.text.copied()
-    text.towers[1].model.text_model.eos_token_id = 2  # as SDXL's own configuration has it
+    text = xl.text.deep_copy()
+    text.encoders[1].model.text_model.eos_token_id = 2  # as SDXL's own configuration has it
     base = velatura.Base("xl", xl.family, unet=xl.unet, vae=xl.vae, text=text, schedule=xl.schedule)
     overlay = velatura.Embedding.for_base(base, name="my style", initial="boat")
     with torch.no_grad():
@@ -242,11 +242,11 @@ def test_a_pipeline_is_told_what_to_do_instead(tiny, named):
 
 def test_it_goes_by_another_name_with_the_same_vectors(tiny, named):
     overlay = named()
-    other = overlay.called("other")
+    other = overlay.with_name("other")
     assert other.vectors[0] is overlay.vectors[0]
     with velatura.attach(tiny, other):
-        assert tiny.text.read("other") == [(-1, -2)]
-        assert tiny.text.read("my style") != [(-1, -2)]
+        assert tiny.text.tokenize("other") == [(-1, -2)]
+        assert tiny.text.tokenize("my style") != [(-1, -2)]
 
 
 def test_a_long_text_is_cut_before_a_name_that_does_not_fit(tiny, named):
@@ -322,14 +322,14 @@ def test_vectors_that_become_too_long_are_shortened_in_training(tiny):
 def test_a_copy_of_a_text_encoder_is_plain(tiny, named):
     off = hidden(tiny)
     with velatura.attach(tiny, named()):
-        for copied in (deepcopy(tiny.text), pickle.loads(pickle.dumps(tiny.text)), tiny.text.copied()):
+        for copied in (deepcopy(tiny.text), pickle.loads(pickle.dumps(tiny.text)), tiny.text.deep_copy()):
             with torch.no_grad():
                 assert torch.equal(copied.encode([SAID]), off)
-            assert copied.read("my style") == [(each,) for each in tiny.text.token_ids("my style")]
+            assert copied.tokenize("my style") == [(each,) for each in tiny.text.token_ids("my style")]
 
 
 def test_a_compiled_text_tower_heeds_it(tiny, named):
-    text = tiny.text.copied()
+    text = tiny.text.deep_copy()
     base = velatura.Base("compiled", tiny.family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=tiny.schedule)
     traced: list[int] = []
 

@@ -119,8 +119,8 @@ def test_names_are_those_of_kohyas_files(tiny):
 
 
 def test_what_it_touches_follows_from_its_layers(lora):
-    assert lora().touches == {"unet", "text"}
-    assert lora(text=False).touches == {"unet"}
+    assert lora().target_parts == {"unet", "text"}
+    assert lora(text=False).target_parts == {"unet"}
     text = {name: each for name, each in lora().state_dict().items() if name.startswith("lora_te")}
     assert velatura.Lora.from_tensors(text).target_parts == {"text"}
 
@@ -224,13 +224,13 @@ def test_blocks_have_strengths_of_their_own(tiny, lora, context):
     before = layer(context)
     with velatura.attach(tiny, made, 0.4):
         weak = layer(context)
-    with velatura.attach(tiny, made.scaled({"MID": 0.4})):
+    with velatura.attach(tiny, made.with_block_weights({"MID": 0.4})):
         torch.testing.assert_close(layer(context), weak)
-    off = made.scaled({"MID": 0.4}).scaled({"MID": 0})
+    off = made.with_block_weights({"MID": 0.4}).with_block_weights({"MID": 0})
     with velatura.attach(tiny, off):
         assert torch.equal(layer(context), before)
     assert off.layers[KEY] is made.layers[KEY]
-    assert not made.blocks
+    assert not made.block_weights
 
 
 def test_numbers_stand_for_blocks_as_people_write_them():
@@ -267,9 +267,9 @@ def test_blocks_are_numbered_as_in_checkpoints(name, block):
 
 def test_blocks_that_no_model_has_are_refused(lora):
     with pytest.raises(UnknownName, match="did you mean 'MID'"):
-        lora().scaled({"MIDD": 1})
+        lora().with_block_weights({"MIDD": 1})
     with pytest.raises(BadStrength, match="give a number"):
-        lora().scaled({"MID": float("nan")})
+        lora().with_block_weights({"MID": float("nan")})
 
 
 @torch.no_grad()

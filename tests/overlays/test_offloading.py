@@ -133,8 +133,8 @@ def test_changes_that_hang_on_weights_need_them_there(pipeline, lora):
 
 def test_an_overlay_goes_where_a_context_is(hyper):
     overlay = hyper(activation="relu")
-    change = overlay.change(96, 0.5)
-    change.follow(torch.empty(2, 7, 96, device="meta"))
+    change = overlay.width_change(96, 0.5)
+    change.move_to_device_of(torch.empty(2, 7, 96, device="meta"))
     pair = [*overlay.get_submodule("96_0").parameters(), *overlay.get_submodule("96_1").parameters()]
     assert all(each.is_meta for each in (*pair, change.strength.tensor))
     assert change.strength.number == 0.5

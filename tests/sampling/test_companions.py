@@ -18,12 +18,12 @@ def pixels(picture):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_only_the_softmax_family_mixes_rows(hyper, activation):
-    assert hyper(activation=activation).mixes_rows is (activation in FAMILY)
+    assert hyper(activation=activation).is_batch_dependent is (activation in FAMILY)
 
 
 def test_an_activation_that_stands_nowhere_mixes_nothing(hyper):
-    assert not hyper(activation="softmax", layers=(1, 1)).mixes_rows
-    assert hyper(activation="softmax", layers=(1, 1), activate_output=True).mixes_rows
+    assert not hyper(activation="softmax", layers=(1, 1)).is_batch_dependent
+    assert hyper(activation="softmax", layers=(1, 1), activate_output=True).is_batch_dependent
 
 
 def test_a_composition_mixes_rows_where_a_member_does(hyper):

@@ -21,7 +21,7 @@ WORDS = {"negative": "blurry", "seed": 3, "steps": STEPS, "sampler": "Euler"}
 def shared(base):
     return {"unet": base.unet, "vae": base.vae, "scheduler": EulerDiscreteScheduler(**BETAS)} | {
         f"{part}{'' if place == 1 else f'_{place}'}": each
-        for place, tower in enumerate(base.text.towers, 1)
+        for place, tower in enumerate(base.text.encoders, 1)
         for part, each in (("text_encoder", tower.model), ("tokenizer", tower.tokenizer))
     }
 

@@ -63,7 +63,7 @@ def test_a_tag_may_ask_for_some_ranks_and_blocks_only(tiny, lora):
     ink = lora(rank=4)
     factors = ",".join(["1", "0"] * 13)
     painted = velatura.generate(tiny, tagged(f"<lora:ink:1:lbw={factors}:dyn=2>"), overlays={"ink": ink})
-    part = ink.with_ranks(2).scaled(expand_block_weights([1.0, 0.0] * 13))
+    part = ink.with_ranks(2).with_block_weights(expand_block_weights([1.0, 0.0] * 13))
     with velatura.attach(tiny, part):
         assert same(painted, velatura.generate(tiny, QUICK))
     whole = velatura.generate(tiny, tagged("<lora:ink>"), overlays={"ink": ink})

@@ -53,7 +53,7 @@ def test_a_name_in_the_prompt_is_found_in_the_library(tiny, style, shelf, paint)
     found = paint(library=velatura.Library(shelf.parent))
     assert same(found, expected)
     assert not same(found, paint())
-    assert not tiny.text.glossary.has(tiny.text.token_ids("my style"))  # only while it is painted
+    assert not tiny.text.token_registry.has_spelling(tiny.text.token_ids("my style"))  # only while it is painted
 
 
 def test_a_name_is_found_in_the_negative_prompt_too(style, paint):
@@ -63,7 +63,7 @@ def test_a_name_is_found_in_the_negative_prompt_too(style, paint):
 
 def test_what_is_given_by_hand_comes_before_the_library(tiny, embedding, shelf, paint):
     other = embedding(name="x", seed=9)
-    with velatura.attach(tiny, other.called("my style")):
+    with velatura.attach(tiny, other.with_name("my style")):
         expected = paint()
         assert same(paint(library=velatura.Library(shelf)), expected)
     assert same(paint(library=velatura.Library(shelf), overlays={"my style": other}), expected)
@@ -94,7 +94,7 @@ def test_an_embedding_that_is_gone_is_no_silent_loss(shelf, paint):
         paint(recipe)
     with pytest.warns(VelaturaWarning, match="its name is read as plain words"):
         assert same(paint(recipe, lenient=True), paint())
-    assert paint(recipe.but(prompt="a boat"))  # nobody names it any more
+    assert paint(recipe.replace(prompt="a boat"))  # nobody names it any more
 
 
 def test_an_embedding_for_another_family_is_warned_of_and_read_as_words(shelf, paint):

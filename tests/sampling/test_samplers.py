@@ -152,7 +152,7 @@ def test_every_name_of_the_webui_is_known_and_means_the_same(row):
 )
 @pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
 def test_the_seeds_of_later_noise_count_where_it_is_drawn(sampler, settings):
-    course = sampler.course(NoiseSchedule(), 24, settings)
+    course = sampler.trajectory(NoiseSchedule(), 24, settings)
     ways = (SeededNoise([1], (4, 2, 2), ensd=added) for added in (0, 9))
     one, other = (list(sampler.sample(lambda noisy, _sigma: noisy * 0.1, noise, course))[-1] for noise in ways)
-    assert bool((one != other).any()) == sampler.draws_more(settings)
+    assert bool((one != other).any()) == sampler.draws_later_noise(settings)

@@ -48,7 +48,7 @@ def test_levels_go_down_from_the_noisiest(name):
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in {"Simple", "DDIM", "Align Your Steps"}])
 def test_levels_lie_between_the_ends_that_are_asked_for(name):
-    levels = laid(name, 6, low=0.1, high=10.0)
+    levels = laid(name, 6, sigma_min=0.1, sigma_max=10.0)
     assert levels[0] == pytest.approx(10, rel=1e-4)
     assert levels[levels > 0][-1] >= 0.1 * 0.999
 

@@ -42,7 +42,7 @@ def files(encodings):
 
 def test_what_was_made_once_is_read_from_then_on(encodings):
     make, key = Made(), cache_key({"picture": 1}, "me")
-    first, second = (encodings.recall(key, make)["numbers"] for _ in range(2))
+    first, second = (encodings.get_or_make(key, make)["numbers"] for _ in range(2))
     assert make.count == 1
     assert torch.equal(first, second)
     assert EncodingCache(encodings._folder).get_or_make(key, Made(5.0))["numbers"].unique().tolist() == [1]
@@ -50,9 +50,9 @@ def test_what_was_made_once_is_read_from_then_on(encodings):
 
 @pytest.mark.parametrize("other", [({"picture": 2}, "me"), ({"picture": 1}, "you"), ({"picture": "1"}, "me")])
 def test_another_picture_or_model_is_another_entry(encodings, other):
-    encodings.recall(cache_key({"picture": 1}, "me"), Made())
+    encodings.get_or_make(cache_key({"picture": 1}, "me"), Made())
     make = Made()
-    encodings.recall(cache_key(*other), make)
+    encodings.get_or_make(cache_key(*other), make)
     assert make.count == 1
 
 
@@ -69,13 +69,13 @@ def test_what_has_no_key_or_folder_is_made_each_time(encodings):
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_entry_is_made_anew_and_mended(encodings, damage):
     key = cache_key({"picture": 1}, "me")
-    encodings.recall(key, Made())
+    encodings.get_or_make(key, Made())
     [file] = files(encodings)
     whole = file.read_bytes()
     flipped = whole[:-1] + bytes([whole[-1] ^ 1])
     file.write_bytes({"cut": whole[:-8], "flipped": flipped, "empty": b"", "other": b"no tensors at all"}[damage])
     make = Made()
-    assert encodings.recall(key, make)["numbers"].unique().tolist() == [1]
+    assert encodings.get_or_make(key, make)["numbers"].unique().tolist() == [1]
     assert make.count == 1
     assert file.read_bytes() == whole
 
@@ -83,9 +83,9 @@ def test_a_damaged_entry_is_made_anew_and_mended(encodings, damage):
 def test_what_was_used_longest_ago_goes_first(encodings):
     keys = [cache_key({"picture": number}, "me") for number in range(4)]
     for age, key in enumerate(keys):
-        encodings.recall(key, Made())
+        encodings.get_or_make(key, Made())
         os.utime(encodings._folder / key[:2] / f"{key}.safetensors", (1000 + age, 1000 + age))
-    encodings.recall(keys[0], Made())  # used now
+    encodings.get_or_make(keys[0], Made())  # used now
     size = files(encodings)[0].stat().st_size
     encodings.trim(2 * size)
     assert {file.stem for file in files(encodings)} == {keys[0], keys[3]}
@@ -112,7 +112,7 @@ encodings = Encodings(Path(sys.argv[1]))
 for round in range(3):
     for number in range(20):
         value = torch.full((64, 64), float(number))
-        found = encodings.recall(key_of({"picture": number}, "me"), lambda: {"numbers": value})
+        found = encodings.get_or_make(key_of({"picture": number}, "me"), lambda: {"numbers": value})
         assert torch.equal(found["numbers"], value)
     encodings.trim(200_000)
 if other and another:
@@ -175,7 +175,7 @@ def test_latents_are_the_mean_or_one_draw_that_a_picture_keeps(tiny, photos, enc
     pixels = torch.stack([_pixels(each.path) for each in examples])
     posterior = tiny.vae.encode(pixels).latent_dist
     mean = encode_pictures(tiny, examples, SIZE, encodings)
-    scale = tiny.family.latent_scale
+    scale = tiny.family.scaling_factor
     torch.testing.assert_close(mean.values, posterior.mean * scale, rtol=1e-4, atol=1e-4)
     once = encode_pictures(tiny, examples, SIZE, encodings, sampling="once", seed=3)
     again = encode_pictures(tiny, examples[1:], SIZE, EncodingCache(), sampling="once", seed=3)
@@ -203,7 +203,7 @@ def test_texts_come_from_disk_as_they_were_said(which, encodings, request, monke
     prompts = [Prompt(text, text) for text in ("a red ball", "")]
     plain = [CaptionCache(base.text).encode(each, 2) for each in prompts]
     first = [CaptionCache(base.text, encodings).encode(each, 2) for each in prompts]
-    monkeypatch.setattr("velatura.training.data.caption_cache.conditioning", None)
+    monkeypatch.setattr("velatura.training.data.caption_cache.encode_prompts", None)
     second = [CaptionCache(base.text, encodings).encode(each, 2) for each in prompts]
     for a, b, c in zip(plain, first, second, strict=True):
         assert torch.equal(a.context, b.context)

@@ -33,8 +33,8 @@ def learn(tiny, photos, tmp_path):
 def test_a_folder_of_its_own_changes_what_is_told_and_not_what_is_learned(learn, others):
     same, other = learn("same"), learn("other", validation_folder=str(others))
     assert same.losses == other.losses
-    assert same.validations.keys() == other.validations.keys()
-    assert all(same.validations[step] != other.validations[step] for step in same.validations)
+    assert same.validation_losses.keys() == other.validation_losses.keys()
+    assert all(same.validation_losses[step] != other.validation_losses[step] for step in same.validation_losses)
     assert same.file.read_bytes() == other.file.read_bytes()
 
 

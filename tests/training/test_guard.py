@@ -47,8 +47,8 @@ def watched(losses, **known):
 def test_a_run_at_a_rate_a_hundred_times_too_high_is_rescued(learn):
     with pytest.warns(VelaturaWarning, match=r"validation loss is .*; back to step 0, and on at 0\.2 of the planned"):
         run = learn(learning_rate="1e-1")
-    assert run.validations[0] == pytest.approx(0.50, abs=0.02)
-    assert run.validations[40] < 0.8 * run.validations[0]
+    assert run.validation_losses[0] == pytest.approx(0.50, abs=0.02)
+    assert run.validation_losses[40] < 0.8 * run.validation_losses[0]
     assert len(run.losses) == 40
     back = [record for record in records(run.folder) if "back_to" in record]
     assert [(each["back_to"], each["from"]) for each in back] == [(0, 10)] * len(back)
@@ -58,12 +58,12 @@ def test_a_run_at_a_rate_a_hundred_times_too_high_is_rescued(learn):
 
 def test_without_rescues_the_same_run_is_lost(learn):
     run = learn(learning_rate="1e-1", rescues=0)
-    assert run.validations[40] > 1.5 * run.validations[0]
+    assert run.validation_losses[40] > 1.5 * run.validation_losses[0]
 
 
 def test_a_run_that_goes_well_is_left_alone_and_its_best_snapshot_is_kept(learn):
     run = learn()
-    best = min(run.validations, key=run.validations.__getitem__)
+    best = min(run.validation_losses, key=run.validation_losses.__getitem__)
     assert velatura.open_overlay(run.best).card.steps == best
     assert run.best.name == "neon-best.safetensors"
     assert not [record for record in records(run.folder) if "back_to" in record]
@@ -71,7 +71,7 @@ def test_a_run_that_goes_well_is_left_alone_and_its_best_snapshot_is_kept(learn)
 
 def test_validation_is_the_same_for_every_seed(learn):
     one, two = learn("one", steps=1, snapshot_every=0), learn("two", steps=1, snapshot_every=0, seed=9)
-    assert one.validations[0] == two.validations[0]
+    assert one.validation_losses[0] == two.validation_losses[0]
     assert one.losses != two.losses
 
 
@@ -107,7 +107,7 @@ def test_a_rescued_run_that_is_stopped_and_resumed_ends_the_same(tiny, learn, tm
     resumed = velatura.resume(tiny, tmp_path / "stopped")
     assert resumed.file.read_bytes() == whole.file.read_bytes()
     assert resumed.losses == whole.losses
-    assert resumed.validation_losses == whole.validations
+    assert resumed.validation_losses == whole.validation_losses
 
 
 @pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")

@@ -60,7 +60,7 @@ def learn(make, tiny, photos, tmp_path):
 
 
 def models(base):
-    return (base.unet, *(tower.model for tower in base.text.towers))
+    return (base.unet, *(tower.model for tower in base.text.encoders))
 
 
 def test_a_run_of_any_kind_that_is_broken_off_goes_on_to_the_same_end(tiny, learn, tmp_path):
@@ -88,7 +88,7 @@ def test_any_kind_learns_and_leaves_the_base_as_it_was(tiny, learn):
     after = [weight for model in models(tiny) for weight in model.parameters()]
     assert all(map(torch.equal, before, after))
     assert not any(weight.requires_grad or weight.grad is not None for weight in after)
-    assert run.validations[6] < run.validations[0]
+    assert run.validation_losses[6] < run.validation_losses[0]
 
 
 def test_what_any_kind_learned_is_saved_as_it_ends(learn):
@@ -102,20 +102,20 @@ def test_what_any_kind_learned_is_saved_as_it_ends(learn):
 
 def test_rates_of_nothing_and_something_move_one_part_only(tiny, make, learn):
     run = learn(plan=PLAN.replace(text_rate="1e-30", word_rate="1e-30", weight_decay=0))
-    begun, moved = make(tiny).learned, {"unet": 0.0, "text": 0.0, "words": 0.0}
-    for name, weight in run.overlay.learned.items():
+    begun, moved = make(tiny).trainable_parameters, {"unet": 0.0, "text": 0.0, "words": 0.0}
+    for name, weight in run.overlay.trainable_parameters.items():
         part = run.overlay.part_of(name)
         moved[part] = max(moved[part], (weight - begun[name]).abs().max().item())
     assert moved["text"] < 1e-20
     assert moved["words"] < 1e-20
-    assert (moved["unet"] > 1e-4) == ("unet" in run.overlay.touches)
+    assert (moved["unet"] > 1e-4) == ("unet" in run.overlay.target_parts)
 
 
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_any_kind_learns_on_a_base_in_half_precision(make, photos, tmp_path, dtype):
     base, plan = velatura.tiny(dtype), PLAN.replace(steps=2, batch_size=1, precision="bfloat16")
     run = velatura.train(base, make(base), photos, plan, out=tmp_path / "run")
-    before, after = make(base).learned, run.overlay.trainable_parameters
+    before, after = make(base).trainable_parameters, run.overlay.trainable_parameters
     assert {each.dtype for each in after.values()} == {torch.float32}
     assert all(each.isfinite().all() for each in after.values())
     assert sum(not torch.equal(each, before[name]) for name, each in after.items()) >= len(after) / 2
@@ -135,7 +135,7 @@ def test_a_batch_without_the_word_teaches_nothing_and_stops_nothing(tiny, photos
 
 def test_a_word_that_a_lora_learned_is_in_its_file_for_prompts_that_call_it(tiny, photos, tmp_path):
     run = velatura.train(tiny, pivotal(tiny), photos, PLAN.replace(word_rate=0.1), out=tmp_path / "run")
-    [vectors] = velatura.open_overlay(run.file).bundled["my-ball"].values()
+    [vectors] = velatura.open_overlay(run.file).bundled_embeddings["my-ball"].values()
     [begun] = embedding(tiny).vectors
     assert (vectors - begun).abs().max() > 0.05
     library = velatura.Library(tmp_path / "run")

@@ -113,7 +113,7 @@ GOLDEN_WEIGHTS = GOLDEN["loss_weights"]
     ],
 )
 def test_errors_are_weighed_as_in_other_trainers(name, weighing, prediction):
-    found = weighing.of(torch.tensor(GOLDEN_WEIGHTS["snr"]), predicts_velocity=prediction == "v")
+    found = weighing.factors(torch.tensor(GOLDEN_WEIGHTS["snr"]), predicts_velocity=prediction == "v")
     torch.testing.assert_close(found, torch.tensor(GOLDEN_WEIGHTS[name]), rtol=1e-5, atol=1e-6)
 
 

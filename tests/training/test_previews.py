@@ -78,9 +78,9 @@ def test_the_sheet_has_a_row_for_each_step_and_a_column_for_each_picture(kept):
 def test_rows_of_steps_that_were_taken_back_are_gone(kept):
     for step, color in ((10, "red"), (20, "blue"), (30, "lime")):
         kept.add(painted(color, seeds=(0, 1)), step)
-    kept.cut(30)
+    kept.remove_after(30)
     assert kept.sheet.exists()
-    kept.cut(10)
+    kept.remove_after(10)
     assert (list(kept.rows()), kept.sheet.exists()) == ([10], False)
     kept.add(painted("black", seeds=(0, 1)), 15)
     assert colors_of(kept.sheet) == {(255, 0, 0), (0, 0, 0)}

@@ -67,7 +67,7 @@ def test_a_snapshot_is_an_overlay_with_its_optimizers_state_beside_it(create, tm
     snapshot.write(overlay, optimizer, Progress(step=12, log_size=7))
     assert snapshot.path.name == "inca-000012.safetensors"
     assert all(map(torch.equal, velatura.open_overlay(snapshot.path).parameters(), overlay.parameters()))
-    with safe_open(snapshot.state, framework="pt") as state:
+    with safe_open(snapshot.state_path, framework="pt") as state:
         assert state.metadata()["step"] == "12"
         kept = {key: state.get_tensor(key) for key in state.keys()}  # noqa: SIM118
     for index, weight in enumerate(overlay.parameters()):

@@ -15,7 +15,7 @@ NEITHER = torch.tensor([False, False])
 
 
 def spoken(speech, *, captionless=NEITHER, seed=0, step=0):
-    return speech.of(torch.tensor([0, 1]), captionless, seed, step).context
+    return speech.encode_batch(torch.tensor([0, 1]), captionless, seed, step).context
 
 
 def test_captions_that_stay_say_what_they_do_in_a_prompt(tiny):

@@ -80,7 +80,7 @@ def loss_of(base, overlay, cached):
     noise = torch.randn((12, *cached.latents.shape[1:]), generator=torch.Generator().manual_seed(6))
     chosen = torch.arange(12) % len(cached.latents)
     with velatura.attach(base, overlay):
-        latents, contexts = cached.latents[chosen], cached.said.context[chosen]
+        latents, contexts = cached.latents[chosen], cached.conditioning.context[chosen]
         return denoising_loss(base, latents, contexts, noise, torch.arange(50, 950, 75)).item()
 
 
@@ -104,7 +104,7 @@ def test_the_folder_tells_the_run(learn):
     ]
     beginning, *others = log(run.folder)
     steps = [each for each in others if "loss" in each]
-    assert {each["validated"]: each["validation"] for each in others if "validated" in each} == run.validations
+    assert {each["validated"]: each["validation"] for each in others if "validated" in each} == run.validation_losses
     assert (beginning["base"], beginning["pictures"], beginning["overlay"]["name"]) == ("tiny", 3, "inca")
     assert [(step["step"], step["rate"]) for step in steps] == [(1, 0.003), (2, 0.001), (3, 0.001)]
     assert [step["loss"] for step in steps] == run.losses

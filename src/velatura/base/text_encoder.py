@@ -98,7 +98,7 @@ class TextEncoder:
 
     def __getstate__(self) -> dict[str, object]:
         """What deepcopy and pickle make of it: no words, whose vectors its copied towers do not know."""
-        return {"towers": self.encoders, "glossary": TokenRegistry()}
+        return {"encoders": self.encoders, "token_registry": TokenRegistry()}
 
     @property
     def tokenizer(self) -> CLIPTokenizer:

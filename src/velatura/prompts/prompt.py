@@ -92,7 +92,7 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.subprompts:
-            object.__setattr__(self, "parts", (Subprompt(self.words),))
+            object.__setattr__(self, "subprompts", (Subprompt(self.words),))
 
     @classmethod
     def parse(cls, text: str, *, lenient: bool = False) -> Self:

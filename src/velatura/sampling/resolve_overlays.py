@@ -216,7 +216,7 @@ def attached_overlays(
             unet_strengths = _row_strengths(
                 [call.strengths.at(fraction) for call in calls], sides, row_pictures, negative_count
             )
-            text_values = [call.text for call in calls if call.text is not None]
+            text_values = [call.text_strength for call in calls if call.text_strength is not None]
             text_strengths = _row_strengths(text_values, sides, row_pictures, negative_count) if text_values else ()
             if (unet_strengths, text_strengths) != current_strengths[index]:
                 current_strengths[index] = unet_strengths, text_strengths
@@ -229,7 +229,7 @@ def attached_overlays(
         return [
             text_strengths or unet_strengths
             for (unet_strengths, text_strengths), calls in overlay_strengths
-            if "text" in calls[0].overlay.touches
+            if "text" in calls[0].overlay.target_parts
         ]
 
     with ExitStack() as stack:

@@ -131,8 +131,8 @@ def _set_read_layers(family: Family, encoders: list[ClipTextEncoder]) -> list[Cl
     return [
         replace(
             encoder,
-            skip=layout.default_clip_skip,
-            final_norm=layout.has_final_norm,
+            default_clip_skip=layout.default_clip_skip,
+            has_final_norm=layout.has_final_norm,
             takes_clip_skip=layout.takes_clip_skip,
         )
         for encoder, layout in zip(encoders, layouts, strict=True)

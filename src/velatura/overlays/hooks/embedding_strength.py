@@ -37,10 +37,12 @@ class EmbeddingStrengthHook(HookSlot):
         rest = arguments if "input_ids" in keywords else arguments[1:]
         result = output
         for member in self.members:
-            mask = None if member.strength.number == 1 else member.vectors.found_in(ids)
+            mask = None if member.strength.number == 1 else member.vectors.token_mask(ids)
             if mask is None or not bool(mask.any()):
                 continue
-            neutral_output = tower.forward(*rest, **{**keywords, "input_ids": torch.where(mask, member.neutral, ids)})
+            neutral_output = tower.forward(
+                *rest, **{**keywords, "input_ids": torch.where(mask, member.neutral_token_id, ids)}
+            )
             result = map_output(partial(_apply_strength, member.strength), result, [output, neutral_output])
         return result
 

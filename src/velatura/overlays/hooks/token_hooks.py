@@ -61,7 +61,7 @@ class EmbeddingHook(HookSlot):
         """The vectors (rows, tokens, width) of ids (rows, tokens)."""
         embeddings: Tensor = self._look_up(ids.clamp(min=0))
         for vectors in self.members:
-            embeddings = vectors.laid(ids, embeddings)
+            embeddings = vectors.insert_into(ids, embeddings)
         return embeddings
 
 

@@ -37,7 +37,9 @@ def find_sampler(name: str) -> Sampler:
         if sampler and sampler.timestep_sigmas:
             raise UnknownName(f"{sampler.name} has levels of its own: leave {scheduler} out of {name!r}")
         if sampler:
-            return replace(sampler, name=f"{sampler.name} {scheduler}", scheduler=scheduler, automatic=scheduler)
+            return replace(
+                sampler, name=f"{sampler.name} {scheduler}", scheduler=scheduler, automatic_scheduler=scheduler
+            )
     raise UnknownName.with_suggestions("sampler", name, [*SAMPLERS, *COMBINED_NAMES])
 
 

@@ -102,7 +102,7 @@ def encode_examples(
         encode_bucket(size, bucket) for size, bucket in group_by_size(examples, pixels, shape).items()
     )
     cache.trim()
-    return replace(largest, others=tuple(other_buckets))
+    return replace(largest, other_buckets=tuple(other_buckets))
 
 
 def _mask_weights(examples: Sequence[Example], size: ImageSize, latents: Tensor) -> Tensor | None:
