@@ -6,15 +6,12 @@ from safetensors.torch import load_file
 
 from velatura.base.families import FAMILIES
 from velatura.errors import BadFile
-from velatura.formats.checkpoints.ldm_keys import UNetLayout
+from velatura.formats.checkpoints.ldm_keys import SD_LAYOUT, SDXL_LAYOUT
 from velatura.formats.loras import write_kohya as kohya_lora
 from velatura.tensors import open_tensors
 
 NAMES = Path(__file__).parents[1] / "data" / "names"
-LAYOUTS = {
-    "sd1": UNetLayout(2, (True, True, True, False), (False, True, True, True)),
-    "sdxl": UNetLayout(2, (False, True, True), (True, True, False)),
-}
+LAYOUTS = {"sd1": SD_LAYOUT, "sdxl": SDXL_LAYOUT}
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import product
 
 from velatura.errors import BadFile
-from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX, UNetLayout
+from velatura.formats.checkpoints.ldm_keys import SD_LAYOUT, SDXL_LAYOUT, UNET_PREFIX
 
 EMA_PREFIX = "model_ema."
 MAX_TRANSFORMER_DEPTH = 10  # an SDXL's
@@ -14,11 +14,6 @@ ATTENTION_PROJECTIONS = tuple(
     f"attn{number}.{name}" for number in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0")
 )
 TRANSFORMER_MODULES = (*ATTENTION_PROJECTIONS, "norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")
-# of an SD1 or SD2, and of an SDXL
-UNET_LAYOUTS = (
-    UNetLayout(2, (True, True, True, False), (False, True, True, True)),
-    UNetLayout(2, (False, True, True), (True, True, False)),
-)
 
 
 def has_only_ema(keys: Iterable[str]) -> bool:
@@ -41,7 +36,7 @@ def find_ema_keys(name: str, keys: Collection[str]) -> dict[str, str]:
 
 def _known_unet_keys() -> Iterator[str]:
     """The names that a UNet's tensors can have, which their forms without dots do not tell."""
-    for layout in UNET_LAYOUTS:
+    for layout in (SD_LAYOUT, SDXL_LAYOUT):
         for diffusers_name, ldm_name in layout.module_names().items():
             suffixes = _attention_suffixes() if ".attentions." in diffusers_name else [""]
             yield from (

@@ -108,6 +108,11 @@ class UNetLayout:
         yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{first + self.layers}.{1 + attends}.conv"
 
 
+# Layouts of the published models. Where both have a name of LDM's, it is the name of the same module of diffusers.
+SD_LAYOUT = UNetLayout(2, (True, True, True, False), (False, True, True, True))  # SD1 and SD2
+SDXL_LAYOUT = UNetLayout(2, (False, True, True), (True, True, False))
+
+
 def unet_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A diffusers UNet's tensors under LDM's names, with their prefix."""
     modules = UNetLayout.from_diffusers(state).module_names()

@@ -10,14 +10,10 @@ from collections.abc import Mapping
 from functools import cache
 
 from velatura.errors import BadOverlay
-from velatura.formats.checkpoints.ldm_keys import UNetLayout
+from velatura.formats.checkpoints.ldm_keys import SD_LAYOUT, SDXL_LAYOUT
 
 KOHYA_UNET, KOHYA_TEXT, KOHYA_TEXT_1, KOHYA_TEXT_2 = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"
 
-SD_LAYOUT, SDXL_LAYOUT = (  # of SD1 and SD2, and of SDXL: where they share a name of LDM's, it is of the same module
-    UNetLayout(2, (True, True, True, False), (False, True, True, True)),
-    UNetLayout(2, (False, True, True), (True, True, False)),
-)
 UNET_STARTS = (
     *("down_blocks_", "mid_block_", "up_blocks_", "conv_in", "conv_out", "conv_norm_out"),
     *("time_embedding_", "add_embedding_"),
