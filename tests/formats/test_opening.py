@@ -14,7 +14,7 @@ TINY = DATA_FOLDER / "tiny"
 def test_a_small_base_opens_exact_and_a_large_one_in_what_the_machine_is_fastest_in(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert velatura.open_base(TINY, device="cpu").dtype == torch.float32
-    monkeypatch.setattr(devices, "SMALL", 0)
+    monkeypatch.setattr(devices, "MIN_HALF_PRECISION_BYTES", 0)
     base = velatura.open_base(TINY, device="cpu")
     assert {base.dtype, base.vae.dtype, base.text.model.dtype} == {torch.bfloat16}
     assert base.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
@@ -26,7 +26,7 @@ def test_a_base_in_one_file_is_measured_as_well(tiny, tmp_path, monkeypatch):
     velatura.save(tiny, tmp_path / "tiny.safetensors")
     size = (tmp_path / "tiny.safetensors").stat().st_size
     for small, dtype in ((size + 1, torch.float32), (size, torch.bfloat16)):
-        monkeypatch.setattr(devices, "SMALL", small)
+        monkeypatch.setattr(devices, "MIN_HALF_PRECISION_BYTES", small)
         assert velatura.open_base(tmp_path / "tiny.safetensors", device="cpu").dtype == dtype
 
 

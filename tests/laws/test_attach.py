@@ -89,7 +89,7 @@ def test_an_exception_while_attaching_leaves_nothing_behind(tiny, kind, make, sa
         yield next(touched(self, target, strength))
         raise RuntimeError
 
-    monkeypatch.setattr(type(overlay), "hooks", breaks_off)
+    monkeypatch.setattr(type(overlay), "install_hooks", breaks_off)
     with pytest.raises(RuntimeError):
         velatura.attach(tiny, overlay)
     assert hook_counts(tiny) == hooks

@@ -31,7 +31,7 @@ FLOORS = (
 )
 FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}
 
-LONG_LOOPS = {"train"}  # the training loop is written in paragraphs
+LONG_LOOPS = {"denoise", "run", "training_step"}  # loops that are written in paragraphs
 SCREENS = {"rich", "typer", "tqdm", "click"}
 
 
@@ -151,10 +151,10 @@ def test_only_the_faces_know_of_screens(module):
 
 @pytest.mark.parametrize("module", NAMES)
 def test_files_and_functions_are_short(module):
-    assert len(MODULES[module].read_text().splitlines()) <= 300
+    assert len(MODULES[module].read_text().splitlines()) <= 400
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert body_lines(node) <= (80 if node.name in LONG_LOOPS else 40), node.name
+            assert body_lines(node) <= (100 if node.name in LONG_LOOPS else 60), node.name
 
 
 def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

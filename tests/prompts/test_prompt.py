@@ -11,7 +11,7 @@ PIECES = [*"ab()[]:|\\<>#\n ", ":0.5]", "AND", "BREAK", ":1.2)", "<lora:x:1>", "
 
 
 def said(prompt, steps):
-    return [(row.until, *((voice.words, voice.weight) for voice in row.texts)) for row in prompt.schedule(steps)]
+    return [(row.last_call, *((voice.words, voice.weight) for voice in row.texts)) for row in prompt.schedule(steps)]
 
 
 def test_a_prompt_keeps_its_text_and_gives_up_its_tags():

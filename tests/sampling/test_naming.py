@@ -155,7 +155,7 @@ def test_prompt_editing_may_name_it(style, paint):
 
 def test_embeddings_in_the_file_of_a_lora_come_with_it(lora, style, paint):
     carrier = lora()
-    carrier.bundled = {"my style": {"emb_params": style.vectors[0].detach()}}
+    carrier.bundled_embeddings = {"my style": {"emb_params": style.vectors[0].detach()}}
     overlays = {"carrier": carrier}
     tagged = "a boat in my style<lora:carrier:0>"
     assert same(paint(tagged, overlays=overlays), paint("a boat in my style", overlays={"my style": style}))

@@ -80,7 +80,7 @@ def test_what_counts_several_times_is_weighed_and_remembered_once(tiny, photos, 
     monkeypatch.setattr(
         "velatura.training.data.cache.loss_weights", lambda *given: looked.append(1) or loss_weights(*given)
     )
-    monkeypatch.setattr(CaptionCache, "said", lambda *given: read.append(1) or say(*given))
+    monkeypatch.setattr(CaptionCache, "encode", lambda *given: read.append(1) or say(*given))
     dataset = read_dataset(photos)
     assert encode_examples(tiny, dataset.repeat_examples(), 32).picture_count == 1500
     assert (len(looked), len(read)) == (3, 4)

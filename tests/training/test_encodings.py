@@ -105,14 +105,14 @@ def test_a_folder_that_cannot_be_written_is_warned_of_once_and_stops_nothing(tmp
 TOGETHER = """
 import os, sys, torch
 from pathlib import Path
-from velatura.training.encodings import Encodings, key_of
+from velatura.training.data.encoding_cache import EncodingCache, cache_key
 if other := os.fork():
     another = os.fork()
-encodings = Encodings(Path(sys.argv[1]))
+encodings = EncodingCache(Path(sys.argv[1]))
 for round in range(3):
     for number in range(20):
         value = torch.full((64, 64), float(number))
-        found = encodings.get_or_make(key_of({"picture": number}, "me"), lambda: {"numbers": value})
+        found = encodings.get_or_make(cache_key({"picture": number}, "me"), lambda: {"numbers": value})
         assert torch.equal(found["numbers"], value)
     encodings.trim(200_000)
 if other and another:

@@ -87,7 +87,7 @@ def test_rows_of_steps_that_were_taken_back_are_gone(kept):
 
 
 def test_a_long_run_shows_every_few_steps_and_the_last(kept, monkeypatch):
-    monkeypatch.setattr(previews, "MOST_ROWS", 2)
+    monkeypatch.setattr(previews, "MAX_SHEET_ROWS", 2)
     for step, color in enumerate(("red", "blue", "lime", "black", "yellow")):
         kept.add(painted(color), step)
     assert colors_of(kept.sheet) == {(255, 255, 0), (0, 0, 255)}

@@ -61,7 +61,7 @@ class Trainer:
 
         others: the rates of parts that have their own.
         """
-        self.team.call("learn", step, rate, part_rates)
+        self.team.call("training_step", step, rate, part_rates)
         loss = self.team.mean(lambda: self._backward(step), self.overlay.trainable_parameters.values())
         grad_norm = clip_grad_norm_(self.overlay.trainable_parameters.values(), self.plan.gradient_norm or math.inf)
         if not (loss.isfinite() and grad_norm.isfinite()):
@@ -139,7 +139,7 @@ class Trainer:
         if not self.team.is_alone:
             weights = {name: tensor.detach() for name, tensor in self.overlay.state_dict().items()}
             self.team.call(
-                "take", move_to_device((weights, self.optimizer.state_dict(), self.ema), torch.device("cpu"))
+                "load_state", move_to_device((weights, self.optimizer.state_dict(), self.ema), torch.device("cpu"))
             )
 
     @torch.no_grad()

@@ -140,4 +140,4 @@ def encode_dataset(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
     )
     cache = encode(dataset.repeat_examples(), template=plan.caption_template(caption_name(overlay)))
     class_pictures = class_examples(dataset)
-    return replace(cache, classes=encode(class_pictures)) if class_pictures and plan.class_weight else cache
+    return replace(cache, class_images=encode(class_pictures)) if class_pictures and plan.class_weight else cache
