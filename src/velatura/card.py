@@ -1,4 +1,4 @@
-"""What weights are and what they were made for: an overlay's card, and what a file of weights tells of itself."""
+"""Metadata of weights: an overlay's card, and the facts that a file shows without its weights being read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-UNKNOWN_KIND = "unknown"  # the kind of what nobody here knows
+UNKNOWN_KIND = "unknown"  # of a file whose format velatura does not know
 
 
 def printable_text(text: str) -> str:
-    """Text that is safe to show in a terminal: breaks of lines become spaces, other control characters go away."""
+    """Make a text safe to show in a terminal: replace line breaks by spaces, and remove control characters."""
     if text.isprintable():
         return text
     return "".join(
@@ -25,10 +25,21 @@ LongText = Annotated[str, AfterValidator(lambda text: printable_text(text)[:1000
 
 
 class Card(BaseModel):
-    """What an overlay is: kept in its file, shown to people, copied into recipes.
+    """An overlay's metadata: stored in its file, shown to users, copied into recipes.
 
-    structure holds what its kind needs to build it, outline the same in a few words; base_hash is short, as A1111's.
-    Texts come from strangers' files: they are made printable, and cut where they are too long to show.
+    Texts come from files of unknown origin: they are made printable and cut to a length that can be shown.
+
+    Attributes:
+        kind: Kind of overlay, such as "hypernet" or "lora"; for other files "checkpoint", "vae" or "unknown".
+        name: Name of the overlay, as prompts call it.
+        structure: Settings from which the overlay is built; which ones depends on the kind.
+        outline: The structure in a few words, for people.
+        family: Family of bases, such as "SD1".
+        base: Name of the base it was trained on.
+        base_hash: First ten hex digits of the base's SHA-256, as A1111 shows it.
+        steps: Training steps.
+        trigger_words: Words that call the trained subject or style in a prompt.
+        note: Free text of the author.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +56,7 @@ class Card(BaseModel):
     note: LongText = ""
 
     def replace(self, **changes: object) -> Self:
-        """The same card with some fields changed."""
+        """Return a copy of the card with some fields changed, and validate them."""
         return self.model_validate({**self.model_dump(), **changes})
 
     def __str__(self) -> str:
@@ -55,10 +66,18 @@ class Card(BaseModel):
 
 
 class FileInfo(BaseModel):
-    """What the names and shapes in a file of weights tell of it, and what it says of itself; no weight is read for it.
+    """Facts about a file of weights, from its tensor names, shapes and metadata. No weight is read for it.
 
-    The card's kind is that of an overlay, or checkpoint, vae or unknown. dialect is who names tensors so; aliases are
-    what else the file is called, claimed_hashes what it says its own are; details is what matters of its metadata.
+    Attributes:
+        card: Metadata of the overlay; for other files its kind is "checkpoint", "vae" or "unknown".
+        dialect: Program whose tensor names the file uses, such as "kohya" or "peft".
+        container: File format: "safetensors", "zip", "legacy" or "picture".
+        tensors: Number of tensors.
+        parameters: Number of values in all tensors.
+        precisions: Precisions of the tensors, such as "float16".
+        aliases: Other names of the file, from its metadata.
+        claimed_hashes: Hashes that the metadata states. They are not checked.
+        details: Further metadata worth showing, as names and values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

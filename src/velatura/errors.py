@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree: every message says what was found, what was expected and what to do."""
+"""The tree of errors and warnings. Every message says what was found, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ OTHER_PROGRAMS_WORDS = {
 
 
 class VelaturaError(Exception):
-    """Anything a person can put right: shown as one line, never as a traceback."""
+    """A mistake that the user can correct. The command line shows it as one line, without a traceback."""
 
 
 class VelaturaWarning(UserWarning):
-    """Something odd that was let through."""
+    """A warning about something unusual that does not stop the work."""
 
 
 class BadFile(VelaturaError):
-    """A file that is damaged, hostile, or of a kind nobody here reads."""
+    """A file that is damaged, dangerous, or in a format that velatura does not read."""
 
 
 class WrongBase(VelaturaError):
-    """An overlay made for bases of other widths."""
+    """An overlay whose widths do not fit the base: it was made for another family."""
 
 
 class UnsupportedBase(VelaturaError):
-    """A base of a kind that is not opened here, or whose layers leave no room for an overlay."""
+    """A base whose architecture velatura does not open, or whose layers do not fit an overlay."""
 
 
 class BadOverlay(VelaturaError):
@@ -69,55 +69,62 @@ class BadOverlay(VelaturaError):
 
 
 class BadStrength(VelaturaError):
-    """A strength that is no finite number, or fits no batch."""
+    """A strength that is NaN or infinite, or whose length differs from the batch."""
 
 
 class NoEffect(VelaturaError):
-    """Something asked for that would change nothing."""
+    """A request that would change nothing."""
 
 
 class BadPrompt(VelaturaError):
-    """A prompt that cannot be read; the message points at the place."""
+    """A prompt that cannot be parsed. The message points at the position of the mistake."""
 
 
 class BadRecipe(VelaturaError):
-    """A recipe with a field out of bounds, or a picture that carries none."""
+    """A recipe with an invalid field, or a picture without a recipe."""
 
 
 class NanLatents(VelaturaError):
-    """Latents that are no numbers any more, so that there is nothing to see."""
+    """Latents that became NaN or infinite during sampling."""
 
 
 class BadPlan(VelaturaError):
-    """A training plan with a field out of bounds."""
+    """A training plan with an invalid field."""
 
 
 class BadDataset(VelaturaError):
-    """A folder that is missing, holds no pictures, or holds a broken or captionless one."""
+    """A dataset folder that is missing or empty, or holds a damaged picture or one without a caption."""
 
 
 class TrainingDiverged(VelaturaError):
-    """A training whose loss is no number any more."""
+    """A training whose loss became NaN or infinite."""
 
 
 class ProcessFailed(VelaturaError):
-    """One of several processes that train together broke off, or is gone."""
+    """A distributed training in which one process failed or stopped."""
 
 
 class AlreadyExists(VelaturaError):
-    """A place to write to that already holds something."""
+    """A destination that already exists."""
 
 
 class DownloadFailed(VelaturaError):
-    """A file that cannot be had from where it is offered, or did not arrive as it was promised."""
+    """A file that cannot be downloaded, or whose size or hash differs from what the service states."""
 
 
 class UnknownName(VelaturaError):
-    """A name that is in no list: a sampler, an overlay, a base."""
+    """An unknown name: of a sampler, an overlay, a base or a device."""
 
     @classmethod
     def with_suggestions(cls, kind: str, name: str, known: Iterable[str], where: str = "") -> Self:
-        """Build the error that names the nearest of the known names, and where they were looked for."""
+        """Build the error with up to three similar names, or else the known names.
+
+        Args:
+            kind: What the name stands for, such as "sampler".
+            name: The unknown name.
+            known: All names that exist.
+            where: The place that was searched, such as a folder.
+        """
         names = sorted(known, key=str.lower)
         missing = f"no {kind} is called {name!r}" + (f" in {where}" if where else "")
         if not names:

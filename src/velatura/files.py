@@ -1,4 +1,4 @@
-"""Files that are read where they are files, and written at once or not at all."""
+"""Safe reading of regular files, and atomic writing of files and folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from velatura.errors import AlreadyExists, BadFile
 
 @contextmanager
 def open_for_reading(path: str | os.PathLike[str]) -> Generator[BufferedReader]:
-    """Open a file to read it; a folder, a device or a pipe, which could be read without end, is refused."""
+    """Open a regular file for reading.
+
+    Raises:
+        BadFile: if the path is a folder, a device or a pipe (which might never end), or cannot be opened.
+    """
     path = Path(path)
     if path.exists() and not path.is_file():
         kind = "a directory" if path.is_dir() else "neither a file nor a directory"
@@ -23,16 +27,20 @@ def open_for_reading(path: str | os.PathLike[str]) -> Generator[BufferedReader]:
     try:
         with path.open("rb") as file:
             yield file
-    except (OSError, ValueError) as error:  # a path may hold what no path can
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadFile(f"{path}: {reason or error}: give the path of a file that can be read") from None
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Generator[Path]:
-    """Give a path beside the wanted one to write to, and put it in place at the end; after an error nothing is left.
+    """Yield a temporary path beside the target, and rename it to the target at the end.
 
-    Folders on the way are made. The file may be read and written by whom the umask allows.
+    After an error the temporary file is deleted and the target is as before. Missing folders are created. The file's
+    permissions follow the umask.
+
+    Raises:
+        BadFile: if the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{token_hex(4)}")
@@ -50,13 +58,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Generator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
-    """Give a folder beside the wanted one to fill, and put it in place at the end; after an error nothing is left.
+    """Yield a temporary folder beside the target, and rename it to the target at the end.
 
-    The wanted one must be missing or empty.
+    After an error the temporary folder is deleted.
+
+    Raises:
+        AlreadyExists: if the target is a file, or a folder that is not empty.
+        BadFile: if the folder cannot be written.
     """
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise AlreadyExists(f"{path} holds something already: choose a new folder")
+        raise AlreadyExists(f"{path} already exists and is not empty: choose a new folder")
     temporary = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
         temporary.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What ships with the package: the tiny base, and pictures to learn from."""
+"""Data that ships with the package: the tiny base, and small folders of training pictures."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ DATA_FOLDER = Path(__file__).parent / "data"
 
 
 def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> Base:
-    """Open the tiny base: a whole Stable Diffusion for pictures of 64 pixels, ready in seconds on a laptop.
+    """Open the tiny base: a complete Stable Diffusion for pictures of 64 pixels, ready in seconds on a laptop.
 
-    dtype "auto" is float32 on the CPU, where the same seed then makes the same picture bit for bit.
+    Args:
+        dtype: Precision of the weights. "auto" is float32 on a CPU, where the same seed then gives the same picture
+            bit for bit.
+        device: Device to compute on.
     """
     from velatura.formats import open_base
 
@@ -26,7 +29,11 @@ def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") 
 
 
 def tiny_pictures(name: str) -> Path:
-    """The folder of bundled pictures of that name: a style or a subject that the tiny base does not know."""
+    """Return the folder of a bundled set of pictures: a style or a subject that the tiny base does not know.
+
+    Raises:
+        UnknownName: if there is no set of that name.
+    """
     folders = {path.name: path for path in (DATA_FOLDER / "pictures").glob("*/")}
     if name not in folders:
         raise UnknownName.with_suggestions("set of pictures", name, folders)

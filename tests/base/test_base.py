@@ -26,9 +26,9 @@ def test_noise_keeps_the_variance():
 
 
 def test_a_base_is_frozen(tiny):
-    parts = (tiny.unet, tiny.vae, tiny.text.model)
-    assert not any(weight.requires_grad for part in parts for weight in part.parameters())
-    assert not any(part.training for part in parts)
+    models = (tiny.unet, tiny.vae, tiny.text.model)
+    assert not any(weight.requires_grad for model in models for weight in model.parameters())
+    assert not any(model.training for model in models)
     assert repr(tiny) == "Base('tiny', tiny, float32 on cpu)"
 
 
@@ -43,38 +43,38 @@ def test_pixels_become_latents_and_latents_pixels(tiny):
     assert decoded.max() <= 1
 
 
-def test_with_dice_latents_are_a_sample(tiny):
+def test_with_a_generator_latents_are_a_sample(tiny):
     pixels = torch.rand(1, 3, 64, 64) * 2 - 1
     one, other = (tiny.encode(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 2))
     assert not torch.equal(one, other)
     assert torch.equal(one, tiny.encode(pixels, torch.Generator().manual_seed(1)))
 
 
-def test_prompts_are_framed_and_filled_up(tiny):
-    text, [tower] = tiny.text, tiny.text.encoders
+def test_prompts_get_bos_eos_and_padding(tiny):
+    text, [encoder] = tiny.text, tiny.text.encoders
     ids = text.token_ids("a red house")
-    assert tower.bos_id not in ids
+    assert encoder.bos_id not in ids
     assert text.encode(["a red house", ""]).shape == (2, 77, text.width) == (2, 77, 96)
-    framed = torch.tensor([[tower.bos_id, *ids, tower.eos_id] + [tower.pad_id] * (75 - len(ids))])
-    assert torch.equal(tower.encode_ids(framed).hidden, text.encode(["a red house"]))
+    padded = torch.tensor([[encoder.bos_id, *ids, encoder.eos_id] + [encoder.pad_id] * (75 - len(ids))])
+    assert torch.equal(encoder.encode_ids(padded).hidden, text.encode(["a red house"]))
 
 
-def test_case_does_not_count(tiny):
+def test_case_is_ignored(tiny):
     assert tiny.text.token_ids("A Red HOUSE") == tiny.text.token_ids("a red house")
 
 
-def test_words_past_the_75th_token_are_warned_of(tiny):
+def test_words_after_the_75th_token_give_a_warning(tiny):
     with pytest.warns(VelaturaWarning, match="the first 75 are read"):
         tiny.text.encode(["house " * 100])
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
-def test_a_family_is_known_by_its_widths(family):
+def test_a_family_is_recognised_by_its_widths(family):
     assert find_family(family.cross_width, family.self_widths) == family
     assert guess_family_name(family.widths) == family.name
 
 
-def test_the_odd_family_is_guessed_at():
+def test_the_nearest_family_of_unknown_widths_is_named():
     assert find_family(768, (320,)) is None
     assert guess_family_name([768]) == "SD1"
     assert guess_family_name([320, 640, 1280, 1024]) == "SD2"

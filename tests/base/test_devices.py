@@ -12,7 +12,7 @@ LARGE, SMALL = 1_700_000_000, 30_000_000  # bytes of an SD1's UNet in half preci
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretend to be a machine with these devices, and a CPU that can do this."""
+    """Simulate a machine with these devices, and a CPU with these capabilities."""
 
     def pretend(*kinds, gpus=1, **capabilities):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in kinds)
@@ -36,7 +36,7 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are(machine):
     machine("cuda", gpus=2)
     assert find_device("cuda:1") == torch.device("cuda:1")
     for absent in ("cuda:2", "mps"):
-        with pytest.raises(UnknownName, match=f"there is no {absent} on this machine: choose one of auto, cuda, cpu"):
+        with pytest.raises(UnknownName, match=f"this machine does not have {absent}: choose one of auto, cuda, cpu"):
             find_device(absent)
     with pytest.raises(UnknownName, match="no device is called 'gpu'"):
         find_device("gpu")
@@ -76,9 +76,9 @@ def test_every_cpu_says_what_it_can_do():
 
 def test_attention_is_torchs_fused_one(tiny, xl):
     for base in (tiny, xl):
-        kinds = {type(each) for part in (base.unet, base.vae) for each in part.attn_processors.values()}
+        kinds = {type(processor) for model in (base.unet, base.vae) for processor in model.attn_processors.values()}
         assert kinds == {AttnProcessor2_0}
-        assert {tower.model.config._attn_implementation for tower in base.text.encoders} == {"sdpa"}
+        assert {encoder.model.config._attn_implementation for encoder in base.text.encoders} == {"sdpa"}
 
 
 def test_convolutions_have_their_channels_last(tiny):

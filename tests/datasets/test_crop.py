@@ -126,7 +126,7 @@ def test_nothing_is_written_into_the_folder_itself_nor_over_anything(tmp_path):
     with pytest.raises(BadDataset, match=r"is inside .*choose a folder elsewhere"):
         crop_folder(tmp_path / "in", tmp_path / "in" / "out", CropOptions(64))
     save(tmp_path / "out", thing((100, 100), (50, 50)))
-    with pytest.raises(AlreadyExists, match="holds something already"):
+    with pytest.raises(AlreadyExists, match="already exists and is not empty"):
         crop_folder(tmp_path / "in", tmp_path / "out", CropOptions(64))
 
 

@@ -72,7 +72,7 @@ def test_an_ending_may_stand_in_the_name_of_a_folder(tiny, tmp_path):
 
 def test_what_is_there_is_not_replaced(tiny, folder):
     before = (folder / "model_index.json").stat().st_mtime_ns
-    with pytest.raises(AlreadyExists, match="holds something already"):
+    with pytest.raises(AlreadyExists, match="already exists and is not empty"):
         velatura.save(tiny, folder)
     assert (folder / "model_index.json").stat().st_mtime_ns == before
 

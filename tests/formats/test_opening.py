@@ -40,5 +40,5 @@ def test_a_base_can_wait_on_the_cpu(tiny):
 
 def test_a_device_that_is_not_here_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UnknownName, match="there is no cuda on this machine"):
+    with pytest.raises(UnknownName, match="this machine does not have cuda"):
         velatura.open_base(TINY, device="cuda")

@@ -197,6 +197,6 @@ def test_a_unet_that_fits_no_pooled_prompt_is_refused(file):
 
 def test_a_folder_that_holds_something_is_not_written_to(sdxl, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(velatura.VelaturaError, match="holds something already"):
+    with pytest.raises(velatura.VelaturaError, match="already exists and is not empty"):
         velatura.save(sdxl, tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["mine.txt"]

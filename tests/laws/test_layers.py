@@ -24,8 +24,8 @@ FLOORS = (
     {"library", "tiny"},
     {"formats"},
     {"overlays"},
-    {"base", "prompts"},
-    {"tensors", "card"},
+    {"base"},
+    {"tensors", "card", "prompts"},
     {"files"},
     {"errors"},
 )

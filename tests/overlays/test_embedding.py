@@ -210,7 +210,7 @@ def test_vectors_of_other_widths_are_refused(tiny, xl, named):
 
 
 def test_what_cannot_be_is_refused(tiny, named):
-    with pytest.raises(BadOverlay, match="76 vectors; a prompt has room for up to 75"):
+    with pytest.raises(BadOverlay, match="76 vectors: one chunk of a prompt holds 75"):
         named(vectors=76)
     with pytest.raises(BadOverlay, match="0 vectors says nothing"):
         named(vectors=0)

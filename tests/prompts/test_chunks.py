@@ -88,5 +88,5 @@ def test_a_name_without_tokens_is_never_found():
 
 
 def test_an_embedding_that_no_chunk_has_room_for_is_refused():
-    with pytest.raises(BadOverlay, match="huge has 76 vectors; a prompt has room for up to 75"):
+    with pytest.raises(BadOverlay, match="huge has 76 vectors: one chunk of a prompt holds 75"):
         PlaceholderMatcher([Placeholder("huge", (1,), (0,) * 76)])

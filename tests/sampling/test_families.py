@@ -110,7 +110,7 @@ def test_a_prompt_too_long_for_a_plain_encoding_is_cut_with_a_warning(xl):
 def test_a_clip_skip_changes_what_is_painted_where_the_base_takes_one(tiny):
     pictures = {n: velatura.generate(tiny, "a red house", seed=1, steps=2, clip_skip=n).image for n in (1, 2)}
     assert pictures[1].tobytes() != pictures[2].tobytes()
-    with pytest.raises(BadRecipe, match=r"a clip skip of 4 reads no layer: this base has 1 .the last. to 3"):
+    with pytest.raises(BadRecipe, match=r"clip_skip is 4: this base takes 1 .the last layer. to 3"):
         velatura.generate(tiny, "a red house", clip_skip=4)
 
 

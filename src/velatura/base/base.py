@@ -1,9 +1,8 @@
-"""The base: a frozen Stable Diffusion, whole."""
+"""Base: a complete, frozen Stable Diffusion."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,14 +18,19 @@ from velatura.base.families import Family
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.offload import ModelOffloader
 from velatura.base.text_encoder import TextEncoder
-from velatura.errors import UnsupportedBase, VelaturaWarning
+from velatura.errors import UnsupportedBase, warn
 
 
 class Base:
-    """A frozen Stable Diffusion: overlays change what flows through it, nothing changes it.
+    """A frozen Stable Diffusion. Overlays change the activations that flow through it; its weights stay as they are.
 
-    source is the file that holds the UNet, from which the hash is taken; vae_source that of an autoencoder which was
-    taken in place of the base's own. opened_from is what it was opened by: a path from the root, or hub:OWNER/NAME.
+    Args:
+        name: Name of the base, shown in recipes.
+        family: Family of the architecture, such as FAMILIES["SD1"].
+        unet, vae, text, schedule: Parts of the model.
+        source: File with the UNet's weights, of which the hash is taken; None for a base that was built in memory.
+        vae_source: File of another VAE that replaces the base's own; None for the base's own.
+        opened_from: Absolute path, or hub:OWNER/NAME, by which the base can be opened again.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class Base:
         text: TextEncoder,
         schedule: NoiseSchedule,
         source: Path | None = None,
+        vae_source: Path | None = None,
+        opened_from: str | None = None,
     ) -> None:
         self.name = name
         self.family = family
@@ -47,8 +53,8 @@ class Base:
         self.text = text
         self.schedule = schedule
         self._source = source
-        self.vae_source: Path | None = None
-        self.opened_from: str | None = None
+        self.vae_source = vae_source
+        self.opened_from = opened_from
         self._offloader: ModelOffloader | None = None
         for model in self._models:
             model.requires_grad_(False).eval()
@@ -62,45 +68,45 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        """Where the base computes: where the UNet lives, or where it is brought for that."""
-        return (
-            self._offloader.device
-            if self._offloader and self._offloader.has_model(self.unet)
-            else self._first_weight.device
-        )
+        """Return the device on which the base computes: the UNet's, or the offloader's target."""
+        if self._offloader and self._offloader.has_model(self.unet):
+            return self._offloader.device
+        return self._first_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision the UNet computes in."""
+        """Return the precision in which the UNet computes."""
         return self._first_weight.dtype
 
     @property
     def _first_weight(self) -> Tensor:
-        """A weight to ask: diffusers' own `dtype` goes through the whole UNet, at every step."""
+        """Return one weight of the UNet. diffusers' own `dtype` walks over the whole UNet, which is slow."""
         unet: Any = self.unet
         return unet.conv_in.weight
 
     @property
     def byte_count(self) -> int:
-        """What all weights take in memory."""
+        """Return the bytes that all weights take in memory; shared storages count once."""
         weights = (tensor for model in self._models for tensor in model.state_dict().values())
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights}
         return sum(storages.values())
 
     @cached_property
     def hash(self) -> str:
-        """The first ten hex digits of the sha256 of the UNet's file, or "" where it came from no file."""
+        """Return the first ten hex digits of the SHA-256 of the UNet's file, or "" for a base without a file."""
         return _short_hash(self._source)
 
     @cached_property
     def vae_hash(self) -> str:
-        """The same of the file of another autoencoder than its own."""
+        """Return the same hash of the file of the replacement VAE, or "" for the base's own VAE."""
         return _short_hash(self.vae_source)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move every part, in place, and lay convolutions out with the channels last, where they run fastest.
+        """Move all parts in place, and store convolutions channels-last, which is the fastest layout.
 
-        With a device, what was offloaded goes there for good.
+        Args:
+            device: Target device; None keeps the device. A device ends offloading.
+            dtype: Target precision; None keeps the precision.
         """
         if self._offloader and device is not None:
             self._offloader.remove_hooks()
@@ -113,12 +119,12 @@ class Base:
         return self
 
     def offload(self, device: str | torch.device) -> Self:
-        """Keep every part in the CPU's memory, and only that on the device which computes, for small GPUs.
+        """Keep all parts in CPU memory, and move only the part that computes to the device, for small GPUs.
 
-        Warns of a CPU as the device, where it saves nothing.
+        Warns if the device is a CPU.
         """
         if torch.device(device).type == "cpu":
-            warnings.warn("offload saves nothing on a CPU, where all parts are anyway", VelaturaWarning, stacklevel=2)
+            warn("offload saves nothing on a CPU: all parts are in its memory anyway")
         self.to("cpu")
         text_models = tuple(encoder.model for encoder in self.text.encoders)
         self._offloader = ModelOffloader([text_models, (self.unet,), (self.vae,)], torch.device(device))
@@ -126,9 +132,14 @@ class Base:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Encode pixels (batch, 3, height, width) in [-1, 1] into latents of unit variance, in float32.
+        """Encode pixels into latents of unit variance.
 
-        The autoencoder gives a distribution: its mean is taken, or a sample where a generator is given.
+        Args:
+            pixels: (batch, 3, height, width) in [-1, 1].
+            generator: Source of noise for a sample of the VAE's distribution; None takes the mean.
+
+        Returns:
+            Latents (batch, 4, height / 8, width / 8) in float32; / 4 for the tiny base.
         """
         posterior = self._posterior(pixels)
         latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
@@ -136,22 +147,26 @@ class Base:
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of that distribution and its standard deviation, each as latents."""
+        """Encode pixels (batch, 3, height, width) into the mean and standard deviation of the VAE's distribution."""
         posterior = self._posterior(pixels)
         scale = self.family.scaling_factor
         return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents (batch, 4, height, width) into pixels (batch, 3, ...) in [0, 1], in float32."""
+        """Decode latents (batch, 4, height / 8, width / 8) into pixels (batch, 3, height, width) in [0, 1], float32."""
         pixels = self._decode_latents(latents)
-        if self._upcast_after_overflow(latents, pixels):
+        if self._vae_overflowed(latents, pixels):
+            self._upcast_vae()
             pixels = self._decode_latents(latents)
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def _posterior(self, pixels: Tensor) -> DiagonalGaussianDistribution:
         posterior = self._encode_pixels(pixels)
-        return self._encode_pixels(pixels) if self._upcast_after_overflow(pixels, posterior.mode()) else posterior
+        if self._vae_overflowed(pixels, posterior.mode()):
+            self._upcast_vae()
+            posterior = self._encode_pixels(pixels)
+        return posterior
 
     def _encode_pixels(self, pixels: Tensor) -> DiagonalGaussianDistribution:
         vae: Any = self.vae
@@ -161,20 +176,20 @@ class Base:
         vae: Any = self.vae
         return vae.decode((latents / self.family.scaling_factor).to(self.device, vae.dtype), return_dict=False)[0]
 
-    def _upcast_after_overflow(self, source: Tensor, result: Tensor) -> bool:
-        """Whether the autoencoder made no numbers of numbers; it computes in float32 from then on."""
-        dtype = self.vae.dtype
-        if dtype == torch.float32 or result.isfinite().all() or not source.isfinite().all():
+    def _vae_overflowed(self, source: Tensor, result: Tensor) -> bool:
+        """Return True if finite inputs gave NaN or infinity in half precision."""
+        if self.vae.dtype == torch.float32 or result.isfinite().all():
             return False
-        precision = str(dtype).removeprefix("torch.")
-        message = f"{self.name}'s autoencoder overflows in {precision}: it computes in float32 from now on"
-        warnings.warn(message, VelaturaWarning, stacklevel=5)
+        return bool(source.isfinite().all())
+
+    def _upcast_vae(self) -> None:
+        precision = str(self.vae.dtype).removeprefix("torch.")
+        warn(f"{self.name}'s autoencoder overflows in {precision}: it computes in float32 from now on")
         nn.Module.to(self.vae, dtype=torch.float32)
-        return True
 
     @property
     def needs_pooled(self) -> bool:
-        """Whether the UNet is told the prompt as one vector, and the picture's sizes, beside the context."""
+        """Return True if the UNet reads pooled prompts and picture sizes beside the context, as SDXL does."""
         return self.unet.config.get("addition_embed_type") == "text_time"
 
     def predict(
@@ -184,31 +199,39 @@ class Base:
         cond: Tensor | Conditioning,
         micro_cond: MicroConditioning | None = None,
     ) -> Tensor:
-        """What the UNet makes of noisy latents, in their own precision: noise, or velocity, as the family predicts.
+        """Predict noise or velocity, depending on the family, with the UNet.
 
-        latents: (batch, 4, height, width); timesteps: (batch,) or 0-d; said: what the prompts say, or their context
-        (batch, tokens, cross width) alone where the base reads no more; framing: the sizes that an SDXL is told, those
-        of the latents if none are given.
+        Args:
+            latents: (batch, 4, height / 8, width / 8), noisy.
+            timesteps: (batch,) or a scalar, 0 to 999.
+            cond: Conditioning of the prompts; a context (batch, tokens, cross-attention width) is enough if the base
+                reads no pooled prompts.
+            micro_cond: Picture sizes for an SDXL; None means the size of the latents, without a crop.
+
+        Returns:
+            Prediction of the latents' shape, precision and device.
+
+        Raises:
+            UnsupportedBase: if the base needs pooled prompts and `cond` is a context alone.
         """
         conditioning = (cond if isinstance(cond, Conditioning) else Conditioning(cond)).to(self.device, self.dtype)
-        added_cond = (
-            self._added_cond(conditioning, micro_cond or self._default_micro_conditioning(latents))
-            if self.needs_pooled
-            else None
-        )
+        added_cond: dict[str, Tensor] | None = None
+        if self.needs_pooled:
+            added_cond = self._added_cond(conditioning, micro_cond or self._default_micro_conditioning(latents))
         noisy, time = latents.to(self.device, self.dtype), timesteps.to(self.device)
         unet: Any = self.unet
         prediction: Tensor = unet(noisy, time, conditioning.context, added_cond_kwargs=added_cond, return_dict=False)[0]
         return prediction.to(latents)
 
     def _added_cond(self, conditioning: Conditioning, micro_cond: MicroConditioning) -> dict[str, Tensor]:
-        """What an SDXL's UNet reads beside the context."""
+        """Return the pooled prompts and the sizes in the form that diffusers' SDXL UNet reads."""
         if conditioning.pooled is None:
             raise UnsupportedBase(
-                f"{self.name} reads each prompt as one vector too, beside the context: "
-                "give it what base.text.conditioning says, not the context alone"
+                f"{self.name} reads a pooled vector of each prompt beside the context: "
+                "pass the result of base.text.conditioning(), not the context alone"
             )
-        time_ids = torch.tensor([micro_cond.time_ids], device=self.device, dtype=torch.float32)  # exact, unlike in half
+        # float32, as half precision would round the sizes
+        time_ids = torch.tensor([micro_cond.time_ids], device=self.device, dtype=torch.float32)
         return {"text_embeds": conditioning.pooled, "time_ids": time_ids.expand(len(conditioning), -1)}
 
     def _default_micro_conditioning(self, latents: Tensor) -> MicroConditioning:

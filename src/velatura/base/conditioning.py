@@ -1,4 +1,4 @@
-"""What the UNet is told beside the noisy latents and the time."""
+"""Conditioning of the UNet: contexts and pooled vectors of prompts, and SDXL's picture sizes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What prompts say to the UNet, a row for each picture of a batch.
+    """Encoded prompts of a batch.
 
-    context: (batch, tokens, width), which cross-attention reads; pooled: (batch, width), each prompt as one vector,
-    None where the base reads none. Only an SDXL does.
+    Attributes:
+        context: (batch, tokens, width), the input of cross-attention.
+        pooled: (batch, width), one vector for each prompt. Only SDXL reads it; None for other families.
     """
 
     context: Tensor
@@ -22,7 +23,7 @@ class Conditioning:
 
     @classmethod
     def stack(cls, conditionings: Sequence[Conditioning]) -> Conditioning:
-        """One batch of what single prompts say, which have no batch dimension."""
+        """Stack conditionings of single prompts, without a batch dimension, into a batch."""
         return cls(
             torch.stack([conditioning.context for conditioning in conditionings]),
             _combine_pooled(torch.stack, conditionings),
@@ -30,7 +31,7 @@ class Conditioning:
 
     @classmethod
     def concatenate(cls, conditionings: Sequence[Conditioning]) -> Conditioning:
-        """One batch of several."""
+        """Concatenate batches into one."""
         return cls(
             torch.cat([conditioning.context for conditioning in conditionings]),
             _combine_pooled(torch.cat, conditionings),
@@ -40,16 +41,16 @@ class Conditioning:
         return len(self.context)
 
     def select_rows(self, indices: Tensor) -> Conditioning:
-        """Some of its rows, by their places (rows,)."""
+        """Return the rows with these indices (rows,)."""
         return Conditioning(self.context[indices], None if self.pooled is None else self.pooled[indices])
 
     def zero_out(self) -> Conditioning:
-        """Zeros in its place, which stand for no prompt where a base was trained so."""
+        """Return zeros of the same shape: the unconditional input of bases that were trained with zeros."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return Conditioning(torch.zeros_like(self.context), pooled)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
-        """The same elsewhere; itself, with the same tensors, where it is there already."""
+        """Move to a device and a precision. Tensors that are already there are not copied."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         return replace(self, context=self.context.to(device, dtype), pooled=pooled)
 
@@ -62,9 +63,12 @@ def _combine_pooled(combine: Callable[[list[Tensor]], Tensor], conditionings: Se
 
 @dataclass(frozen=True)
 class MicroConditioning:
-    """Sizes in pixels, height first, that an SDXL is told: of the picture before it was cropped, and of the picture.
+    """Picture sizes that SDXL's UNet reads (micro-conditioning), in pixels, height first.
 
-    crop: how far its top left corner lies from that of the picture before.
+    Attributes:
+        original_size: Size of the training picture before it was cropped.
+        target_size: Size of the picture.
+        crop_top_left: Offset of the crop from the original's top left corner: top, left.
     """
 
     original_size: tuple[int, int]
@@ -73,5 +77,5 @@ class MicroConditioning:
 
     @property
     def time_ids(self) -> tuple[int, ...]:
-        """The six numbers in the order that the UNet reads (Podell et al. 2023, "SDXL", section 2.2)."""
+        """Return the six numbers in the order that the UNet reads (Podell et al. 2023, "SDXL", section 2.2)."""
         return *self.original_size, *self.crop_top_left, *self.target_size

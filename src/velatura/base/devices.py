@@ -1,6 +1,6 @@
-"""Where a base computes, and in which precision.
+"""Choice of the device and the precision in which a base computes.
 
-Attention runs through torch's fused kernel everywhere, except in the small copy that is trained on a CPU, see
+Attention uses torch's fused kernel everywhere, except in the small copy that is trained on a CPU: see
 training/precision.py.
 """
 
@@ -18,7 +18,11 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of a name; "auto" is CUDA, else MPS, else the CPU. Raises UnknownName for one that is not here."""
+    """Return the device of a name; "auto" prefers CUDA to MPS, and MPS to the CPU.
+
+    Raises:
+        UnknownName: if the name is not a device, or this machine does not have it.
+    """
     if name == "auto":
         return torch.device(_available_devices()[0])
     try:
@@ -28,15 +32,23 @@ def find_device(name: str | torch.device) -> torch.device:
     is_past_last_index = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     if device.type in {"cuda", "mps"} and (device.type not in _available_devices() or is_past_last_index):
         raise UnknownName(
-            f"there is no {device} on this machine: choose one of {', '.join(['auto', *_available_devices()])}"
+            f"this machine does not have {device}: choose one of {', '.join(['auto', *_available_devices()])}"
         )
     return device
 
 
 def find_dtype(name: str | torch.dtype, device: torch.device, byte_count: int) -> torch.dtype:
-    """The precision of a name; "auto" is what a UNet of so many bytes is fastest in on a device, without being wrong.
+    """Return the precision of a name; "auto" is the fastest one that is exact enough.
 
-    That is float16 on GPUs, bfloat16 on CPUs that multiply it, and float32 elsewhere.
+    "auto" is float16 on GPUs, bfloat16 on CPUs with instructions for it, and float32 elsewhere.
+
+    Args:
+        name: "auto", or a precision's name or dtype.
+        device: Device on which the base computes.
+        byte_count: Bytes of the UNet's weights: a small UNet stays in float32 on a CPU.
+
+    Raises:
+        UnknownName: if the name is not a precision.
     """
     if isinstance(name, torch.dtype):
         return name
@@ -48,13 +60,13 @@ def find_dtype(name: str | torch.dtype, device: torch.device, byte_count: int) -
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU has instructions for it (AMX or AVX512-bf16), without which it is slower than float32."""
+    """Return True if this CPU has AMX or AVX512-bf16. Without them bfloat16 is slower than float32."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def _available_devices() -> list[str]:
-    """The kinds of devices here, the fastest first."""
+    """Return the kinds of devices on this machine, the fastest first."""
     availability = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [kind for kind, is_available in availability.items() if is_available]
 

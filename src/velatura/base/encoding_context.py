@@ -1,4 +1,8 @@
-"""Where a text stands while it is encoded by itself: in which row of a batch, and on which side of the guidance."""
+"""Context variable that tells hooks which row and which side of a batch is being encoded.
+
+Texts of a batch are encoded one at a time. Hooks on the text encoders need to know which text that is: an overlay's
+strength can differ from row to row, and between the prompt and the negative prompt.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,29 @@ from typing import NamedTuple
 
 
 class BatchRow(NamedTuple):
-    """A row of so many, and whether the text there is a negative prompt, None where nobody says."""
+    """A row of a batch.
+
+    Attributes:
+        row: Index of the row.
+        rows: Number of rows.
+        negative: True for a negative prompt, False for a prompt, None if the caller did not say.
+    """
 
     row: int = 0
     rows: int = 1
     negative: bool | None = None
 
 
-_CURRENT_ROW: ContextVar[BatchRow | None] = ContextVar("velatura_place", default=None)
+_CURRENT_ROW: ContextVar[BatchRow | None] = ContextVar("velatura_batch_row", default=None)
 
 
 @contextmanager
 def encoding_row(*, negative: bool | None = None, row: int | None = None, rows: int | None = None) -> Generator[None]:
-    """Encode one text at a time inside, at this place; what is not given is as it was. Each thread for itself."""
+    """Set the row that is encoded inside the `with` block, for this thread.
+
+    Args:
+        negative, row, rows: Fields of BatchRow; None keeps the value of the enclosing block.
+    """
     outer = current_row() or BatchRow()
     given = {"negative": negative, "row": row, "rows": rows}
     token = _CURRENT_ROW.set(outer._replace(**{name: value for name, value in given.items() if value is not None}))
@@ -32,11 +46,11 @@ def encoding_row(*, negative: bool | None = None, row: int | None = None, rows: 
 
 
 def current_row() -> BatchRow | None:
-    """Where the text stands that is being encoded; None where texts are encoded together, in the rows of a batch."""
+    """Return the row that is being encoded; None if all rows of a batch are encoded together."""
     return _CURRENT_ROW.get()
 
 
 def is_negative() -> bool | None:
-    """Whether the text that is being encoded is a negative prompt; None where nobody says."""
+    """Return True if the text that is being encoded is a negative prompt; None if the caller did not say."""
     row = current_row()
     return None if row is None else row.negative

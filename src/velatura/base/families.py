@@ -1,4 +1,4 @@
-"""The families of bases there are, and what tells them apart."""
+"""Families of bases, and the context widths by which they are recognised."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ Prediction = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True)
 class Family:
-    """What all bases of one architecture share.
+    """Constants that all bases of one architecture share.
 
-    cross_width, self_widths: features of the contexts that cross- and self-attention read.
-    latent_factor: pixels per latent along one side; latent_scale: what makes latents of unit variance.
+    Attributes:
+        name: Name shown to users.
+        cross_width: Features of the context that cross-attention reads.
+        self_widths: Features of the inputs of self-attention, one for each level of the UNet.
+        vae_scale_factor: Pixels per latent along one side.
+        scaling_factor: Factor that gives the VAE's latents unit variance.
+        default_pixels: Side of the square pictures that the family was trained on.
+        prediction: Output of the UNet: noise (epsilon) or velocity.
     """
 
     name: str
@@ -27,7 +33,7 @@ class Family:
 
     @property
     def widths(self) -> frozenset[int]:
-        """Every context width of the family."""
+        """Return all context widths of the family."""
         return frozenset((self.cross_width, *self.self_widths))
 
 
@@ -40,7 +46,7 @@ FAMILIES = {
 
 
 def find_family(cross_width: int, self_widths: Iterable[int]) -> Family | None:
-    """Find the family whose contexts are exactly these, if there is one."""
+    """Return the family with exactly these context widths, or None."""
     wanted = (cross_width, frozenset(self_widths))
     return next(
         (family for family in FAMILIES.values() if (family.cross_width, frozenset(family.self_widths)) == wanted), None
@@ -48,7 +54,7 @@ def find_family(cross_width: int, self_widths: Iterable[int]) -> Family | None:
 
 
 def guess_family_name(widths: Iterable[int]) -> str:
-    """Say which family contexts of these widths come from: the one that shares most of them and misses fewest."""
+    """Return the name of the family that shares most of these widths, or "no family known here"."""
     wanted = frozenset(widths)
     nearest = max(FAMILIES.values(), key=lambda family: (len(wanted & family.widths), -len(wanted ^ family.widths)))
     return nearest.name if wanted & nearest.widths else "no family known here"

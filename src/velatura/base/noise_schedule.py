@@ -1,20 +1,25 @@
-"""How much noise a picture carries at each of the thousand timesteps."""
+"""Noise schedule: the amount of noise at each of the thousand training timesteps."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-MIN_ALPHA_CUMPROD = (
-    4.8973451890853435e-08  # of a picture at the end, for a sigma that can be divided by; A1111's and ComfyUI's
-)
+# Replaces the zero at the last timestep of a zero-SNR schedule, so that its sigma is finite (A1111's and ComfyUI's)
+MIN_ALPHA_CUMPROD = 4.8973451890853435e-08
 
 
 class NoiseSchedule:
-    """The noise schedule a base was trained with.
+    """Noise schedule with which a base was trained, "scaled linear" in diffusers' words.
 
-    alphas_cumprod, sigmas: (1000,) float32 on the CPU. They are computed in float64 and rounded once, as LDM does.
-    zero_snr: stretched until nothing of the picture is left at the end (Lin et al. 2023, algorithm 1).
+    `alphas_cumprod` and `sigmas` are (timesteps,) float32 on the CPU. They are computed in float64 and rounded once, as
+    LDM does.
+
+    Args:
+        beta_start, beta_end: First and last beta; the square roots between them are evenly spaced.
+        timesteps: Number of training timesteps.
+        zero_snr: Rescale the schedule to zero terminal SNR: pure noise at the last timestep (Lin et al. 2023,
+            "Common diffusion noise schedules and sample steps are flawed", algorithm 1).
     """
 
     def __init__(
@@ -39,14 +44,16 @@ class NoiseSchedule:
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Mix noise into clean latents: sqrt(a) x + sqrt(1 - a) n, a being the cumulative alpha (DDPM, eq. 4).
 
-        latents, noise: (batch, 4, height, width); timesteps: (batch,), 0 to 999, 999 the noisiest.
+        Args:
+            latents, noise: (batch, 4, height / 8, width / 8).
+            timesteps: (batch,), 0 to 999, 999 the noisiest.
         """
         alphas_cumprod = self.alphas_cumprod.to(timesteps.device)[timesteps].view(-1, 1, 1, 1).to(latents.device)
         return (alphas_cumprod.sqrt() * latents + (1 - alphas_cumprod).sqrt() * noise).to(latents.dtype)
 
 
 def _rescale_to_zero_snr(alphas_cumprod: Tensor) -> Tensor:
-    """The schedule shifted and scaled so that it ends in noise alone, and starts as it did."""
+    """Shift and scale the square roots so that the first value stays and the last one becomes zero."""
     sqrt_alphas_cumprod = alphas_cumprod.sqrt()
     first, last = sqrt_alphas_cumprod[0].clone(), sqrt_alphas_cumprod[-1].clone()
     rescaled = ((sqrt_alphas_cumprod - last) * first / (first - last)) ** 2

@@ -1,4 +1,4 @@
-"""Parts of a base that wait in the CPU's memory while another computes, for GPUs that do not hold them all."""
+"""Model offloading: parts of a base stay in CPU memory until they compute, for GPUs too small for all of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from accelerate.hooks import (  # pyright: ignore[reportMissingTypeStubs]
 )
 from torch import nn
 
-ModelGroup = Sequence[nn.Module]  # what computes at the same time: the text towers, the UNet, the autoencoder
+ModelGroup = Sequence[nn.Module]  # models that are moved together: the text encoders, the UNet, or the VAE
 CPU = torch.device("cpu")
 
 
 class ModelOffloader:
-    """A device that holds one part at a time: calling any of its models brings the part there, and clears the rest."""
+    """Keeps one group of models at a time on a device. A call of a model moves its group there, and the others away.
+
+    Args:
+        groups: Groups of models that compute at the same time. Hooks of accelerate are added to their models.
+        device: Device on which the models compute.
+    """
 
     def __init__(self, groups: Sequence[ModelGroup], device: torch.device) -> None:
         self.device = device
@@ -30,11 +35,11 @@ class ModelOffloader:
                 add_hook_to_module(model, _OffloadHook(self, group))
 
     def has_model(self, model: nn.Module) -> bool:
-        """Whether this is one of its models; a copy of one is not."""
+        """Return True if this very model is offloaded; a copy of it is not."""
         return any(model is member for group in self.groups for member in group)
 
     def load(self, group: ModelGroup) -> None:
-        """Bring a part to the device, unless it is there already."""
+        """Move a group to the device, and the group that is there back to the CPU."""
         if self.loaded_group is group:
             return
         self.unload()
@@ -42,20 +47,20 @@ class ModelOffloader:
         self.loaded_group = group
 
     def unload(self) -> None:
-        """Send what is there back to the CPU."""
+        """Move the group on the device back to the CPU."""
         if self.loaded_group is not None:
             _move(self.loaded_group, CPU)
         self.loaded_group = None
 
     def remove_hooks(self) -> None:
-        """Leave every model where it is, and move none any more."""
+        """Stop moving models. They stay on the devices where they are."""
         for group in self.groups:
             for model in group:
                 remove_hook_from_module(model)
 
 
 class _OffloadHook(ModelHook):
-    """What accelerate calls before a model computes; a copy of the model is a plain one, and stays where it is."""
+    """Hook that accelerate calls before a model computes. A copy of the model gets a hook that does nothing."""
 
     def __init__(self, offloader: ModelOffloader, group: ModelGroup) -> None:
         self.offloader = offloader
@@ -66,11 +71,11 @@ class _OffloadHook(ModelHook):
         return ModelHook()
 
     def init_hook(self, module: nn.Module) -> nn.Module:
-        """Wait in the CPU's memory."""
+        """Move the model to the CPU when the hook is added."""
         return nn.Module.to(module, CPU)
 
     def pre_forward(self, _module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Come to the device, with all that the model is given."""
+        """Move the model's group and its arguments to the device."""
         self.offloader.load(self.group)
         send = cast("Callable[..., Any]", utils.send_to_device)  # pyright: ignore[reportUnknownMemberType]
         return send(args, self.offloader.device), send(kwargs, self.offloader.device)

@@ -1,8 +1,7 @@
-"""The text encoders: a prompt's words in, what the UNet reads out."""
+"""CLIP text encoders: from text to the conditioning that the UNet reads."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -14,14 +13,20 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from velatura.base.conditioning import Conditioning
 from velatura.base.encoding_context import encoding_row
-from velatura.base.token_registry import CHUNK_LENGTH, TokenRegistry
-from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.base.token_registry import TokenRegistry
+from velatura.errors import BadRecipe, warn
+from velatura.prompts.chunks import CHUNK_LENGTH
 
-CONTEXT_LENGTH = 77
+CONTEXT_LENGTH = CHUNK_LENGTH + 2  # with BOS and EOS
 
 
 class TextOutput(NamedTuple):
-    """What a tower says of chunks: hidden (chunks, 77, width), and pooled (chunks, width) where it has a projection."""
+    """Output of one text encoder.
+
+    Attributes:
+        hidden: (chunks, 77, width).
+        pooled: (chunks, width) of an encoder with a projection, else None.
+    """
 
     hidden: Tensor
     pooled: Tensor | None
@@ -29,12 +34,16 @@ class TextOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipTextEncoder:
-    """A CLIP text tower, its tokenizer, and the layer that is read.
+    """A CLIP text model, its tokenizer, and the layer whose output is used.
 
-    skip counts layers from the end, 1 being the last; final_norm tells whether the final layer norm follows. An SD1
-    reads (1, True), an SD2 the same of the 23 layers it keeps of 24, an SDXL (2, False) of both its towers.
-    takes_clip_skip: whether a clip skip moves the layer; it does so on SD1 only. start_id and end_id frame every chunk
-    of 77 ids, pad_id fills it up.
+    SD1 uses the last layer with its final layer norm, SD2 too (its files keep 23 of 24 layers). SDXL uses the last but
+    one of both encoders, without the norm.
+
+    Attributes:
+        tokenizer, model: transformers' tokenizer and model.
+        default_clip_skip: Layer that is used by default, counted from the end: 1 is the last.
+        has_final_norm: True if the final layer norm is applied to the layer's output.
+        takes_clip_skip: True if a recipe's clip skip chooses the layer, as on SD1.
     """
 
     tokenizer: CLIPTokenizer
@@ -45,36 +54,42 @@ class ClipTextEncoder:
 
     @property
     def bos_id(self) -> int:
-        """What a chunk begins with."""
+        """Return the id of the token at the beginning of a chunk."""
         return _special_token_id(self.tokenizer.bos_token_id)
 
     @property
     def eos_id(self) -> int:
-        """What ends the words of a chunk."""
+        """Return the id of the token after the words of a chunk."""
         return _special_token_id(self.tokenizer.eos_token_id)
 
     @property
     def pad_id(self) -> int:
-        """What fills a chunk up: the end again for CLIP, 0 for OpenCLIP."""
+        """Return the id that fills a chunk up: EOS for CLIP, 0 for OpenCLIP."""
         return _special_token_id(self.tokenizer.pad_token_id)
 
     @property
     def width(self) -> int:
-        """Features of a token's vector."""
+        """Return the features of a token's vector."""
         return int(self.model.config.hidden_size)
 
     @property
     def layer_count(self) -> int:
-        """How many layers it has."""
+        """Return the number of layers."""
         return int(self.model.config.num_hidden_layers)
 
     def pad_to_77(self, tokens: Sequence[int]) -> list[int]:
-        """Up to 75 ids with start, end and padding."""
+        """Add BOS, EOS and padding to up to 75 token ids."""
         ids = [self.bos_id, *tokens, self.eos_id]
         return ids + [self.pad_id] * (CONTEXT_LENGTH - len(ids))
 
     def encode_ids(self, ids: Tensor, clip_skip: int | None = None) -> TextOutput:
-        """Encode framed ids (chunks, 77)."""
+        """Encode chunks of token ids.
+
+        Args:
+            ids: (chunks, 77) with BOS, EOS and padding, see `pad_to_77`.
+            clip_skip: Layer from the end, 1 being the last; None for the default. It is ignored unless
+                `takes_clip_skip`.
+        """
         skip = clip_skip if clip_skip and self.takes_clip_skip else self.default_clip_skip
         is_last_layer = skip == 1 and self.has_final_norm
         output: Any = self.model(input_ids=ids.to(self.model.device), output_hidden_states=not is_last_layer)
@@ -83,13 +98,15 @@ class ClipTextEncoder:
             return TextOutput(output.last_hidden_state, pooled)
         hidden: Tensor = output.hidden_states[-skip]
         text_model: Any = getattr(self.model, "text_model", self.model)
-        return TextOutput(text_model.final_layer_norm(hidden) if self.has_final_norm else hidden, pooled)
+        if self.has_final_norm:
+            hidden = text_model.final_layer_norm(hidden)
+        return TextOutput(hidden, pooled)
 
 
 class TextEncoder:
-    """The text towers of a base, which read the same tokens: one in an SD1 or SD2, two in an SDXL.
+    """Text encoders of a base, which read the same tokens: one in SD1 and SD2, two in SDXL.
 
-    Their vectors are joined token by token; the pooled prompt is that of the last tower.
+    Their vectors are concatenated token by token. The pooled prompt is that of the last encoder.
     """
 
     def __init__(self, encoders: Sequence[ClipTextEncoder]) -> None:
@@ -97,54 +114,61 @@ class TextEncoder:
         self.token_registry = TokenRegistry()
 
     def __getstate__(self) -> dict[str, object]:
-        """What deepcopy and pickle make of it: no words, whose vectors its copied towers do not know."""
+        """Return the state for deepcopy and pickle, without registered tokens: copied encoders lack their vectors."""
         return {"encoders": self.encoders, "token_registry": TokenRegistry()}
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
-        """The first tower's tokenizer, whose ids all towers read."""
+        """Return the first encoder's tokenizer, whose ids all encoders read."""
         return self.encoders[0].tokenizer
 
     @property
     def model(self) -> CLIPTextModel | CLIPTextModelWithProjection:
-        """The first tower's model."""
+        """Return the first encoder's model."""
         return self.encoders[0].model
 
     @property
     def width(self) -> int:
-        """Features of a token's vector, of all towers together."""
+        """Return the features of a token's vector, all encoders together."""
         return sum(encoder.width for encoder in self.encoders)
 
     def deep_copy(self) -> TextEncoder:
-        """The same with models of its own."""
+        """Return a copy with its own models, and without registered tokens."""
         return TextEncoder([replace(encoder, model=deepcopy(encoder.model)) for encoder in self.encoders])
 
     @property
     def takes_clip_skip(self) -> bool:
-        """Whether a clip skip changes what is read."""
+        """Return True if a clip skip changes the output of any encoder."""
         return any(encoder.takes_clip_skip for encoder in self.encoders)
 
     def check_clip_skip(self, clip_skip: int) -> None:
-        """Raise BadRecipe for a layer that a tower lacks."""
+        """Raise BadRecipe if an encoder does not have this layer."""
         layer_counts = [encoder.layer_count for encoder in self.encoders if encoder.takes_clip_skip]
         if layer_counts and not 1 <= clip_skip <= min(layer_counts):
-            raise BadRecipe(
-                f"a clip skip of {clip_skip} reads no layer: this base has 1 (the last) to {min(layer_counts)}"
-            )
+            raise BadRecipe(f"clip_skip is {clip_skip}: this base takes 1 (the last layer) to {min(layer_counts)}")
 
     def token_ids(self, text: str) -> list[int]:
-        """Turn text of any length into ids, without start, end and padding."""
+        """Tokenize text of any length, without BOS, EOS and padding."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
     def tokenize(self, text: str) -> list[tuple[int, ...]]:
-        """What text says in ids: each token by itself, and those that stand for an embedding's vectors together."""
+        """Tokenize text, with registered names replaced by their tokens.
+
+        Returns:
+            Groups of ids: a single token, or all tokens that stand for the vectors of one embedding.
+        """
         return self.token_registry.tokenize(text, self.token_ids)
 
     def encode_chunks(self, chunks: Sequence[Sequence[int]], clip_skip: int | None = None) -> list[TextOutput]:
-        """What each tower says of chunks of up to 75 ids.
+        """Encode chunks of up to 75 token ids with all encoders.
 
-        clip_skip: which layer from the end is read, 1 being the last; None for that which the base was trained with.
+        Args:
+            chunks: Token ids without BOS, EOS and padding.
+            clip_skip: Layer from the end, 1 being the last; None for the layer that the base was trained with.
+
+        Raises:
+            BadRecipe: if an encoder does not have this layer.
         """
         if clip_skip is not None:
             self.check_clip_skip(clip_skip)
@@ -154,14 +178,22 @@ class TextEncoder:
         ]
 
     def conditioning(self, texts: Iterable[str], clip_skip: int | None = None) -> Conditioning:
-        """Encode plain texts; what is past 75 tokens is cut off with a warning."""
+        """Encode plain texts, one chunk each. Tokens after the 75th are dropped with a warning.
+
+        Args:
+            texts: Texts without prompt syntax.
+            clip_skip: See `encode_chunks`.
+
+        Returns:
+            Conditioning with a context (batch, 77, width).
+        """
         chunks = self._truncate_all(list(texts))
         outputs = self.encode_chunks(chunks, clip_skip)
         context = torch.cat([output.hidden for output in outputs], dim=-1)  # (batch, 77, width)
         return Conditioning(context, outputs[-1].pooled)
 
     def encode(self, texts: Iterable[str]) -> Tensor:
-        """Encode plain texts into contexts (batch, 77, width); what is past 75 tokens is cut off with a warning."""
+        """Encode plain texts into a context (batch, 77, width). Tokens after the 75th are dropped with a warning."""
         return self.conditioning(texts).context
 
     def _truncate_all(self, texts: Sequence[str]) -> list[list[int]]:
@@ -177,8 +209,10 @@ class TextEncoder:
         for tokens in token_groups:
             if len(ids) + len(tokens) > CHUNK_LENGTH:
                 token_count = sum(map(len, token_groups))
-                message = f"{text[:40]!r}... has {token_count} tokens, of which the first {len(ids)} are read: make it shorter"
-                warnings.warn(message, VelaturaWarning, stacklevel=5)
+                warn(
+                    f"{text[:40]!r}... has {token_count} tokens: the first {len(ids)} are read, the rest is ignored. "
+                    "Make it shorter"
+                )
                 break
             ids += tokens
         return ids

@@ -1,4 +1,4 @@
-"""Words that stand for vectors: the names of embeddings, found where a text spells them."""
+"""Registry of placeholder tokens: names of embeddings that a text encoder replaces by their vectors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from velatura.errors import BadOverlay
-
-CHUNK_LENGTH = 75  # of the 77 tokens that an encoder reads, between start and end
+from velatura.prompts.chunks import CHUNK_LENGTH
 
 
 class Placeholder(NamedTuple):
-    """A name that stands for vectors: the tokens it is spelled with, and those that stand for its vectors."""
+    """A name that stands for the vectors of an embedding.
+
+    Attributes:
+        name: The name as prompts write it.
+        spelling: Ids of the tokenizer's tokens that spell the name.
+        vector_ids: Ids that stand for the vectors, one for each.
+    """
 
     name: str
     spelling: tuple[int, ...]
@@ -20,9 +25,16 @@ class Placeholder(NamedTuple):
 
 
 class PlaceholderMatcher:
-    """Words to be found in texts, token by token: the longest first, and of two that are spelled alike the later.
+    """Finds placeholders in token sequences.
 
-    A name that is part of a longer word of the tokenizer's is not found in it; one of several words is.
+    The longest spelling wins, and of two with the same spelling the later one. A name inside a longer token is not
+    found; a name of several tokens is.
+
+    Args:
+        placeholders: Placeholders to find. One without a spelling is never found.
+
+    Raises:
+        BadOverlay: if a placeholder has more vectors than a chunk holds.
     """
 
     def __init__(self, placeholders: Iterable[Placeholder] = ()) -> None:
@@ -37,12 +49,12 @@ class PlaceholderMatcher:
         }
 
     def substitute(self, tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """The tokens in their order, each by itself, and in place of those that spell a name all that stand for it."""
+        """Yield the tokens in order, as groups of one, and a group of vector ids in place of each placeholder."""
         for token in self._match_all(tokens):
             yield token.vector_ids if isinstance(token, Placeholder) else (token,)
 
     def find_names(self, tokens: Sequence[int]) -> list[str]:
-        """The names that the tokens spell, in their order."""
+        """Return the names that the tokens spell, in order."""
         return [token.name for token in self._match_all(tokens) if isinstance(token, Placeholder)]
 
     def _match_all(self, tokens: Sequence[int]) -> Iterator[int | Placeholder]:
@@ -61,9 +73,12 @@ class PlaceholderMatcher:
 
 
 class RegisteredToken(NamedTuple):
-    """A word that was given to a text encoder for a while.
+    """A placeholder that is registered with a text encoder.
 
-    acts tells whether it does so in the text that is read; told is then told whether that names it.
+    Attributes:
+        placeholder: Name, spelling and vector ids.
+        is_active: Returns True if the placeholder is replaced in the text that is being encoded.
+        on_tokenize: Called after each text with True if the text contains the placeholder.
     """
 
     placeholder: Placeholder
@@ -72,10 +87,10 @@ class RegisteredToken(NamedTuple):
 
 
 class TokenRegistry:
-    """The words that a text encoder was given.
+    """Placeholders of one text encoder.
 
-    Their tokens are negative: the towers look for the end of a text where the highest number is, and rows past the end
-    of their tables would pass for it.
+    Their ids are negative. CLIP takes the position of the highest id for the end of a text, so ids past the end of the
+    token table would be mistaken for EOS.
     """
 
     def __init__(self) -> None:
@@ -89,7 +104,20 @@ class TokenRegistry:
         is_active: Callable[[], bool],
         on_tokenize: Callable[[bool], None],
     ) -> tuple[Placeholder, Callable[[], None]]:
-        """Let a name stand for so many vectors, and give back its word and what takes it away again."""
+        """Register a name as a placeholder.
+
+        Args:
+            name: The name as prompts write it.
+            spelling: Ids of the tokenizer's tokens that spell the name.
+            vector_count: Number of vectors, up to 75.
+            is_active, on_tokenize: See RegisteredToken.
+
+        Returns:
+            The placeholder, and a function that unregisters it.
+
+        Raises:
+            BadOverlay: if there are more vectors than a chunk holds.
+        """
         check_vector_count(name, vector_count)
         first_id = min((token.placeholder.vector_ids[-1] for token in self._registered), default=0) - 1
         registered = RegisteredToken(
@@ -105,32 +133,39 @@ class TokenRegistry:
         return registered.placeholder, unregister
 
     def tokenize(self, text: str, token_ids: Callable[[str], list[int]]) -> list[tuple[int, ...]]:
-        """What a text says in tokens where it stands, those of a word together."""
+        """Tokenize a text and replace the active placeholders in it.
+
+        Args:
+            text: Text without prompt syntax.
+            token_ids: The tokenizer, without BOS, EOS and padding.
+
+        Returns:
+            Groups of ids: a single token, or all vector ids of a placeholder.
+        """
         active = [token for token in self._registered if token.is_active()]
         matcher = PlaceholderMatcher(token.placeholder for token in active)
         parts = split_around_names(text, [token.placeholder.name for token in active])
         groups = [group for part in parts for group in matcher.substitute(token_ids(part))]
         used_spellings = {token.placeholder.spelling for token in active if token.placeholder.vector_ids in groups}
-        for token in active:
-            token.on_tokenize(
-                token.placeholder.spelling in used_spellings
-            )  # another that is called alike may have been heard
+        for token in active:  # by spelling: of two placeholders with the same spelling only the later one is replaced
+            token.on_tokenize(token.placeholder.spelling in used_spellings)
         return groups
 
     @property
     def placeholders(self) -> list[Placeholder]:
-        """The words that it was given."""
+        """Return the registered placeholders."""
         return [token.placeholder for token in self._registered]
 
     def has_spelling(self, spelling: Sequence[int]) -> bool:
-        """Whether a word of that spelling was given."""
+        """Return True if a placeholder with this spelling is registered."""
         return any(token.placeholder.spelling == tuple(spelling) for token in self._registered)
 
 
 def split_around_names(text: str, names: Iterable[str]) -> list[str]:
-    """A text cut around names that begin or end with a sign: tokenizers would make one token of it and its neighbour.
+    """Split a text around names that begin or end with punctuation.
 
-    So <cat> is found in "<cat>, asleep", where the webui finds it only before a space.
+    Tokenizers merge punctuation with its neighbours. After the split <cat> is found in "<cat>, asleep", where A1111
+    finds it only before a space.
     """
     signed = sorted({name for name in names if name and not (name[0] + name[-1]).isalnum()}, key=len, reverse=True)
     if not signed:
@@ -139,8 +174,8 @@ def split_around_names(text: str, names: Iterable[str]) -> list[str]:
 
 
 def check_vector_count(name: str, vector_count: int) -> None:
-    """Refuse more vectors than fit into a chunk, which would have to be cut."""
+    """Raise BadOverlay for more vectors than one chunk of a prompt holds."""
     if vector_count > CHUNK_LENGTH:
         raise BadOverlay(
-            f"{name} has {vector_count} vectors; a prompt has room for up to {CHUNK_LENGTH} of one embedding"
+            f"{name} has {vector_count} vectors: one chunk of a prompt holds {CHUNK_LENGTH}. Use fewer vectors"
         )

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from velatura.base.text_encoder import CHUNK_LENGTH
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
 from velatura.overlays.aesthetic_tuning import AestheticTuning, hidden_size, slerp, text_projection
 from velatura.overlays.hooks.seams import Undo, hook_text_encoder
@@ -18,6 +17,7 @@ from velatura.overlays.hooks.text_hooks import AestheticHook
 from velatura.overlays.overlay import Card, Overlay, TargetPart
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
+from velatura.prompts.chunks import CHUNK_LENGTH
 from velatura.prompts.strengths import MAX_AESTHETIC_STEPS
 
 NO_TEXT_WIDTH = 0  # the text width of an embedding without projection

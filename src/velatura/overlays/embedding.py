@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES
 from velatura.base.text_encoder import TextEncoder
-from velatura.base.token_registry import CHUNK_LENGTH, check_vector_count
+from velatura.base.token_registry import check_vector_count
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
 from velatura.overlays.hooks.seams import Undo, hook_token_embeddings
 from velatura.overlays.hooks.token_hooks import reference_norm, vector_norms
 from velatura.overlays.overlay import Card, Overlay, TargetPart
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
+from velatura.prompts.chunks import CHUNK_LENGTH
 from velatura.prompts.strengths import UNET_BLOCKS
 
 MAX_VECTOR_LENGTH = (

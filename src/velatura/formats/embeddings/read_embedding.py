@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from velatura.base.families import FAMILIES
-from velatura.base.token_registry import CHUNK_LENGTH
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.formats.load_state import check_tensor, warn_of_suspicious_weights
 from velatura.formats.metadata import family_from_metadata
 from velatura.overlays.embedding import SDXL_KEYS, SINGLE_KEYS, Embedding
 from velatura.overlays.overlay import Card, Overlay
+from velatura.prompts.chunks import CHUNK_LENGTH
 from velatura.tensors import Contents, as_dict, open_tensors, write_torch
 
 A1111_KEYS = {"string_to_param", "string_to_token"}

@@ -25,7 +25,7 @@ def pipeline(xl):
 
 
 @torch.no_grad()
-def test_two_towers_say_what_they_say_in_diffusers(xl, pipeline):
+def test_two_text_encoders_give_the_same_as_in_diffusers(xl, pipeline):
     ours = xl.text.conditioning(WORDS)
     context, _, pooled, _ = pipeline.encode_prompt(WORDS, do_classifier_free_guidance=False)
     torch.testing.assert_close(ours.context, context)
@@ -34,27 +34,29 @@ def test_two_towers_say_what_they_say_in_diffusers(xl, pipeline):
 
 
 @torch.no_grad()
-def test_an_sdxl_is_told_sizes_and_the_pooled_prompt_as_in_diffusers(xl, pipeline):
-    latents, said = torch.randn(2, 4, 8, 12), xl.text.conditioning(WORDS)
+def test_an_sdxl_reads_sizes_and_pooled_prompts_as_in_diffusers(xl, pipeline):
+    latents, cond = torch.randn(2, 4, 8, 12), xl.text.conditioning(WORDS)
     ids = pipeline._get_add_time_ids(
-        (64, 96), (0, 0), (64, 96), dtype=torch.float32, text_encoder_projection_dim=said.pooled.shape[1]
+        (64, 96), (0, 0), (64, 96), dtype=torch.float32, text_encoder_projection_dim=cond.pooled.shape[1]
     )
-    told = {"text_embeds": said.pooled, "time_ids": ids.repeat(2, 1)}
-    theirs = xl.unet(latents, torch.tensor(300), said.context, added_cond_kwargs=told).sample
-    torch.testing.assert_close(xl.predict(latents, torch.tensor(300), said), theirs)
+    added_cond = {"text_embeds": cond.pooled, "time_ids": ids.repeat(2, 1)}
+    theirs = xl.unet(latents, torch.tensor(300), cond.context, added_cond_kwargs=added_cond).sample
+    torch.testing.assert_close(xl.predict(latents, torch.tensor(300), cond), theirs)
     cropped = xl.predict(
-        latents, torch.tensor(300), said, MicroConditioning((512, 768), (64, 96), crop_top_left=(0, 32))
+        latents, torch.tensor(300), cond, MicroConditioning((512, 768), (64, 96), crop_top_left=(0, 32))
     )
     assert not torch.allclose(cropped, theirs)
 
 
-def test_the_numbers_of_a_framing_come_in_the_papers_order():
+def test_time_ids_are_in_the_papers_order():
     # Podell et al., algorithm 1: the original size, the crop's top and left, the target size
     assert MicroConditioning((512, 768), (256, 384), crop_top_left=(1, 2)).time_ids == (512, 768, 1, 2, 256, 384)
 
 
-def test_an_sdxl_is_not_given_a_context_alone(xl):
-    with pytest.raises(UnsupportedBase, match=r"one vector too.*give it what base\.text\.conditioning says"):
+def test_an_sdxl_refuses_a_context_alone(xl):
+    with pytest.raises(
+        UnsupportedBase, match=r"pooled vector of each prompt.*pass the result of base\.text\.conditioning"
+    ):
         xl.predict(torch.randn(1, 4, 8, 8), torch.tensor(3), xl.text.encode(["a tree"]))
 
 
@@ -63,23 +65,23 @@ def deep(tiny):
     torch.manual_seed(0)
     config = CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2)
     config.vocab_size = len(tiny.text.tokenizer)
-    tower = CLIPTextModel(config)
-    return TextEncoder([ClipTextEncoder(tiny.text.tokenizer, tower.eval())])
+    encoder = CLIPTextModel(config)
+    return TextEncoder([ClipTextEncoder(tiny.text.tokenizer, encoder.eval())])
 
 
 @torch.no_grad()
 def test_a_clip_skip_reads_an_earlier_layer_and_its_norm(deep):
-    [tower] = deep.encoders
-    ids = torch.tensor([tower.pad_to_77(deep.token_ids(WORDS[0]))])
-    layers = tower.model(ids, output_hidden_states=True).hidden_states  # of the embedding, and after each layer
+    [encoder] = deep.encoders
+    ids = torch.tensor([encoder.pad_to_77(deep.token_ids(WORDS[0]))])
+    layers = encoder.model(ids, output_hidden_states=True).hidden_states  # of the embedding, and after each layer
     for skip in (1, 2, 4):
-        said = deep.conditioning(WORDS[:1], skip).context
-        torch.testing.assert_close(said, tower.model.final_layer_norm(layers[5 - skip]))
+        cond = deep.conditioning(WORDS[:1], skip).context
+        torch.testing.assert_close(cond, encoder.model.final_layer_norm(layers[5 - skip]))
     assert torch.equal(deep.conditioning(WORDS, 1).context, deep.encode(WORDS))
 
 
 def test_a_clip_skip_past_the_first_layer_is_refused(deep):
-    with pytest.raises(BadRecipe, match="clip skip of 5 reads no layer: this base has 1"):
+    with pytest.raises(BadRecipe, match="clip_skip is 5: this base takes 1"):
         deep.conditioning(WORDS, 5)
 
 
@@ -89,14 +91,14 @@ def test_a_clip_skip_leaves_an_sdxl_as_it_is(xl):
     assert torch.equal(xl.text.conditioning(WORDS, 2).context, xl.text.encode(WORDS))
 
 
-def test_a_copy_has_models_of_its_own(xl):
+def test_a_copy_has_its_own_models(xl):
     copied = xl.text.deep_copy()
     assert all(ours.model is not theirs.model for ours, theirs in zip(copied.encoders, xl.text.encoders, strict=True))
     assert torch.equal(copied.encode(WORDS), xl.text.encode(WORDS))
 
 
-def test_what_is_in_place_already_is_not_copied(xl):
-    said = Conditioning(torch.ones(1, 2, 3), torch.ones(1, 4))
-    moved = said.to(torch.device("cpu"), torch.float32)
-    assert moved.context is said.context
-    assert moved.pooled is said.pooled
+def test_conditioning_that_is_already_there_is_not_copied(xl):
+    cond = Conditioning(torch.ones(1, 2, 3), torch.ones(1, 4))
+    moved = cond.to(torch.device("cpu"), torch.float32)
+    assert moved.context is cond.context
+    assert moved.pooled is cond.pooled
