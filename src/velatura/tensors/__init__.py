@@ -30,6 +30,7 @@ __all__ = [
     "DAMAGED_FILE_ERRORS",
     "Contents",
     "LazyTensors",
+    "StateDict",
     "StrPath",
     "apply_to",
     "as_dict",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 StrPath = str | PathLike[str]
+StateDict = Mapping[str, Tensor]  # tensors by their names in a model or a file
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 from torch import Tensor
@@ -21,6 +21,9 @@ from velatura.overlays.overlay import Card, Overlay, TargetPart
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
 
+# vectors by the embedding's name and the text encoder's
+BundledEmbeddings = dict[str, dict[str, Tensor]]
+
 
 class Lora(Overlay):
     """Changes of weights, each a Delta under the name that kohya's files have for its layer, with diffusers' path.
@@ -31,17 +34,24 @@ class Lora(Overlay):
 
     kind: ClassVar[str] = "lora"
 
-    def __init__(self, card: Card, deltas: Mapping[str, Delta]) -> None:
+    def __init__(
+        self,
+        card: Card,
+        deltas: Mapping[str, Delta],
+        *,
+        block_weights: Mapping[str, float] | None = None,
+        bundled_embeddings: BundledEmbeddings | None = None,
+        metadata: Mapping[str, str] | None = None,
+        unmatched_keys: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         if not deltas:
             raise BadOverlay("a LoRA of no layers at all cannot be: give it at least one")
         self.card = card.replace(kind=self.kind, outline=outline(deltas.values()))
-        self.block_weights: dict[str, float] = {}  # factors for the strength, by block
-        self.bundled_embeddings: dict[
-            str, dict[str, Tensor]
-        ] = {}  # embeddings in its file: vectors by name and text tower
-        self.metadata: dict[str, str] = {}  # of its file, as trainers write it
-        self.unmatched_keys: tuple[str, ...] = ()  # keys of its file that are of no layer
+        self.block_weights = dict(block_weights or {})  # factors for the strength, by block
+        self.bundled_embeddings: BundledEmbeddings = bundled_embeddings or {}  # of its file
+        self.metadata = dict(metadata or {})  # of its file, as trainers write it
+        self.unmatched_keys = tuple(unmatched_keys)  # keys of its file that fit no layer
         for name, delta in deltas.items():
             self.add_module(name, delta)
         if config := LoraConfig.from_structure(self.card.structure):
@@ -54,8 +64,24 @@ class Lora(Overlay):
         raise BadOverlay(f"{card} is built of its tensors, not of a card: use Lora.from_tensors")
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], card: Card | None = None) -> Self:
-        """Build a LoRA of tensors under kohya's keys with diffusers' paths, each layer of whatever algorithm."""
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        card: Card | None = None,
+        *,
+        bundled_embeddings: BundledEmbeddings | None = None,
+        metadata: Mapping[str, str] | None = None,
+        unmatched_keys: Sequence[str] = (),
+    ) -> Self:
+        """Build a LoRA from tensors; every layer may have an algorithm of its own.
+
+        Args:
+            tensors: Tensors under kohya's keys with diffusers' paths, such as lora_unet_conv_in.lora_down.weight.
+            card: Its card; the default has only a kind.
+            bundled_embeddings: Embeddings in its file: vectors by the embedding's name and the text encoder's.
+            metadata: Metadata of its file, as trainers write it.
+            unmatched_keys: Keys of its file that fit no layer.
+        """
         layers: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             name, _, suffix = key.partition(".")
@@ -63,6 +89,9 @@ class Lora(Overlay):
         return cls(
             card or Card(kind=cls.kind),
             {name: _build_delta(name, layer_tensors) for name, layer_tensors in layers.items()},
+            bundled_embeddings=bundled_embeddings,
+            metadata=metadata,
+            unmatched_keys=unmatched_keys,
         )
 
     @classmethod
@@ -157,14 +186,16 @@ class Lora(Overlay):
 
     def _copy_with(self, block_weights: Mapping[str, float], layers: Mapping[str, Delta] | None = None) -> Self:
         """This one with other strengths for blocks, or other layers."""
-        copy = type(self)(self.card, layers or self.layers)
-        copy.train(self.training)
-        copy.source, copy.block_weights = self.source, dict(block_weights)
-        copy.bundled_embeddings, copy.metadata, copy.unmatched_keys = (
-            self.bundled_embeddings,
-            self.metadata,
-            self.unmatched_keys,
+        copy = type(self)(
+            self.card,
+            layers or self.layers,
+            block_weights=block_weights,
+            bundled_embeddings=self.bundled_embeddings,
+            metadata=self.metadata,
+            unmatched_keys=self.unmatched_keys,
         )
+        copy.train(self.training)
+        copy.source = self.source
         return copy
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:
