@@ -16,7 +16,7 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning, WrongBase
-from velatura.formats.embeddings.read_embedding import a1111_checksum
+from velatura.formats.embeddings.write_embedding import a1111_checksum
 from velatura.tensors import open_tensors
 from velatura.training.kinds.a1111_export import write_a1111
 

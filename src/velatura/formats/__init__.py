@@ -34,7 +34,16 @@ from velatura.tensors import Contents, open_state_dict, open_tensors
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way in which overlays of a kind are written down, any where it is ""; ending is what its files are called."""
+    """One format in which overlays of one kind are stored.
+
+    Attributes:
+        name: Name of the program or library that defined the format.
+        kind: Kind of overlay, as `Overlay.kind` has it; "" means any kind.
+        suffix: Ending of its files; "" means a folder.
+        sniff: Return True for contents of this format.
+        read: Build the overlay from contents that `sniff` accepted.
+        write: Write an overlay of this kind to a path.
+    """
 
     name: str
     kind: str
@@ -45,11 +54,12 @@ class Dialect:
 
 
 def _sniff_nothing(_: Contents) -> bool:
-    """No: the row above of the same kind reads it too."""
+    """Return False: an earlier row for the same kind reads these files too."""
     return False
 
 
-DIALECTS = (  # of those for one kind with one ending, the first is written where no other is asked for
+# Where `save` is given no dialect, it writes the first row of the overlay's kind that has the path's ending.
+DIALECTS = (
     Dialect("velatura", "difference", ".safetensors", difference.sniff, difference.read, native.write),
     Dialect("kohya", "difference", ".safetensors", _sniff_nothing, read_lora.read, write_kohya.write),  # read as a LoRA
     Dialect("kohya", "lora", ".safetensors", read_lora.sniff, read_lora.read, write_kohya.write),
@@ -59,7 +69,7 @@ DIALECTS = (  # of those for one kind with one ending, the first is written wher
     Dialect("velatura", "", ".safetensors", native.sniff, native.read, native.write),
     Dialect("a1111", "hypernet", ".pt", a1111.sniff, a1111.read, a1111.write),
     Dialect("a1111", "aesthetic", ".pt", aesthetic.sniff, aesthetic.read, aesthetic.write),
-    Dialect("a1111", "embedding", ".pt", read_embedding.sniff_a1111, read_embedding.read, read_embedding.write_a1111),
+    Dialect("a1111", "embedding", ".pt", read_embedding.sniff_a1111, read_embedding.read, write_embedding.write_a1111),
     Dialect("kohya", "embedding", ".safetensors", read_embedding.sniff_kohya, read_embedding.read, native.write),
     Dialect(
         "diffusers",
@@ -81,34 +91,55 @@ HYPERNETWORK_SUFFIXES = list(
 
 
 def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | None = None) -> Overlay:
-    """Open an overlay of any kind and dialect, by what is in the file; it comes in eval mode, on the CPU.
+    """Open an overlay of any kind and format.
 
-    find: opens the hypernetworks that a composition (.hns) names; without it they are looked for beside the file.
+    The content of the file decides how it is read, not its name. Nothing in the file is executed.
+
+    Args:
+        path: A file, or the folder of a PEFT adapter.
+        find: Opens a hypernetwork by the name that a composition (.hns) gives it. The default looks for files of that
+            name beside the composition.
+
+    Returns:
+        The overlay on the CPU, in eval mode, in the precision of its file where the format keeps one.
+
+    Raises:
+        BadFile: The file is missing, damaged, unsafe, a whole checkpoint, or of a format that velatura does not read.
+        UnknownName: A composition names a hypernetwork that cannot be found.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        overlay = read_lora.read_folder(path)
-    elif path.suffix == hns.HNS_SUFFIX:
-        overlay = hns.read(path, find or partial(_open_member, path))
-    else:
-        overlay = find_dialect(contents := open_tensors(path)).read(contents)
+    overlay = _read_overlay(path, find or partial(_open_member, path))
     overlay.source = path
     return overlay
 
 
-def find_dialect(contents: Contents) -> Dialect:
-    """The dialect that a file is written in; raises BadFile for what is none."""
-    if dialect := next((candidate for candidate in DIALECTS if candidate.sniff(contents)), None):
-        return dialect
-    if single_file.sniff(contents):
-        raise BadFile(f"{contents.path.name} is a whole checkpoint, no overlay: it is opened as a base (--base)")
-    names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))
-    raise BadFile(f"{contents.path.name} is no overlay that is known here: {names} files are")
+def _read_overlay(path: Path, find: Callable[[str], Overlay]) -> Overlay:
+    if path.is_dir():
+        return read_lora.read_folder(path)
+    if path.suffix == hns.HNS_SUFFIX:
+        return hns.read(path, find)
+    contents = open_tensors(path)
+    return find_dialect(contents).read(contents)
 
 
 def _open_member(composition: Path, name: str) -> Overlay:
-    """The overlay of a name in the folder of the composition that names it."""
+    """Open the hypernetwork that a composition names, from the folder of the composition."""
     return open_overlay(hns.find_member_file(composition, name, HYPERNETWORK_SUFFIXES))
+
+
+def find_dialect(contents: Contents) -> Dialect:
+    """Return the first dialect that recognises a file.
+
+    Raises:
+        BadFile: No dialect recognises the file; the message says so if it is a whole checkpoint.
+    """
+    dialect = next((candidate for candidate in DIALECTS if candidate.sniff(contents)), None)
+    if dialect is not None:
+        return dialect
+    if single_file.sniff(contents):
+        raise BadFile(f"{contents.path.name} is a whole checkpoint, not an overlay: open it as a base (--base)")
+    names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))
+    raise BadFile(f"{contents.path.name} is not an overlay in a known format: velatura reads files of {names}")
 
 
 def save(
@@ -118,62 +149,73 @@ def save(
     *,
     dtype: str | torch.dtype | None = None,
 ) -> None:
-    """Write an overlay, at once or not at all; the path's ending names the dialect, dialect overrules it.
+    """Save an overlay or a base.
 
-    A base is written as one checkpoint under the names that other programs know (.safetensors), or as a folder in
-    diffusers' layout (a path without ending, or with / at its end). dtype: another precision for the file of a base
-    or of a LoRA.
+    The file is written beside its place and then renamed, so that a failure leaves nothing half written.
+
+    Args:
+        overlay_or_base: Any overlay except a composition, or a base.
+        path: Where to write. For an overlay the ending chooses the format: ".safetensors" is velatura's own, ".pt" is
+            A1111's, ".png" and ".bin" are for embeddings, a LoRA without an ending becomes the folder of a PEFT
+            adapter. A base with ".safetensors" becomes one checkpoint under the names that A1111, ComfyUI and
+            diffusers know; a path without an ending, or with "/" at its end, becomes a diffusers folder.
+        dialect: Name of a format in DIALECTS, which overrules the ending. For overlays only.
+        dtype: Precision of the file, such as "float16". For bases and LoRAs only; the default keeps their own.
+
+    Raises:
+        UnknownName: No such dialect, ending or precision, or a dialect for a base.
+        BadOverlay: A composition, or `dtype` for an overlay that is not a LoRA.
+        WrongBase: The format cannot hold an embedding for the two text encoders of SDXL.
+        UnsupportedBase: The base has settings that the format cannot store.
+        AlreadyExists: The folder for a base exists and is not empty.
+        BadFile: The place cannot be written to.
     """
     if isinstance(overlay_or_base, Base):
-        if dialect is not None:
-            raise UnknownName(f"a base is written in no dialect such as {dialect!r}: its path says how; leave it out")
-        _save_base(
-            overlay_or_base,
-            path,
-            None if dtype is None else find_dtype(dtype, overlay_or_base.device, overlay_or_base.byte_count),
-        )
+        _save_base(overlay_or_base, path, dialect, dtype)
         return
+    _save_overlay(overlay_or_base, Path(path).expanduser(), dialect, dtype)
+
+
+def _save_overlay(overlay: Overlay, path: Path, dialect: str | None, dtype: str | torch.dtype | None) -> None:
+    if isinstance(overlay, Composition):
+        name = overlay.card.name or "this overlay"
+        raise BadOverlay(f"{name} is a composition of others: keep its .hns file, and save the others")
     if dtype is not None:
-        if overlay_or_base.kind != Lora.kind:
+        if overlay.kind != Lora.kind:
             raise BadOverlay(
-                f"only bases and LoRAs are written in another precision, no {overlay_or_base.kind}: leave dtype out"
+                f"only bases and LoRAs can be saved in another precision, not a {overlay.kind}: leave dtype out"
             )
-        overlay_or_base = deepcopy(overlay_or_base).to(find_dtype(dtype, torch.device("cpu"), 0))
-    if isinstance(overlay_or_base, Composition):
-        raise BadOverlay(
-            f"{overlay_or_base.card.name or 'this'} is a composition of others: keep its .hns file, and save those"
-        )
-    path = Path(path).expanduser()
-    _find_dialect_to_write(overlay_or_base.kind, path, dialect).write(overlay_or_base, path)
+        overlay = deepcopy(overlay).to(find_dtype(dtype, torch.device("cpu"), 0))
+    _find_dialect_to_write(overlay.kind, path, dialect).write(overlay, path)
 
 
 def _find_dialect_to_write(kind: str, path: Path, name: str | None) -> Dialect:
-    """The dialect to write an overlay of a kind in: the one of that name, or else the one of the path's ending."""
+    """Return the dialect of a name, or without one the first dialect for the path's ending."""
     candidates = [candidate for candidate in DIALECTS if candidate.kind in {"", kind}]
-    if name is None:
-        dialect = next((candidate for candidate in candidates if candidate.suffix == path.suffix), None)
-        label, given, choices = (
-            f"ending of a file for a {kind}",
-            path.suffix,
-            [candidate.suffix for candidate in candidates if candidate.suffix],
-        )
-    else:
-        dialect = next((candidate for candidate in candidates if candidate.name == name), None)
-        label, given, choices = "dialect", name, [candidate.name for candidate in candidates]
-    if dialect is None:
-        raise UnknownName.with_suggestions(label, given, dict.fromkeys(choices))
-    return dialect
+    candidates.reverse()  # so that the first of two rows stays in the dictionaries below
+    if name is not None:
+        by_name = {candidate.name: candidate for candidate in candidates}
+        if name not in by_name:
+            raise UnknownName.with_suggestions("dialect", name, by_name)
+        return by_name[name]
+    by_suffix = {candidate.suffix: candidate for candidate in candidates}
+    if path.suffix not in by_suffix:
+        raise UnknownName.with_suggestions(f"file ending for a {kind}", path.suffix, filter(None, by_suffix))
+    return by_suffix[path.suffix]
 
 
-def _save_base(base: Base, path: str | PathLike[str], dtype: torch.dtype | None) -> None:
+def _save_base(base: Base, path: str | PathLike[str], dialect: str | None, dtype: str | torch.dtype | None) -> None:
+    if dialect is not None:
+        raise UnknownName(f"a base has no dialect such as {dialect!r}: its path chooses the format; leave dialect out")
+    precision = None if dtype is None else find_dtype(dtype, base.device, base.byte_count)
     is_folder = str(path).endswith(("/", "\\"))
     path = Path(path).expanduser()
     if is_folder or not path.suffix or path.is_dir():
-        write_folder.write(base, path, dtype=dtype)
+        write_folder.write(base, path, dtype=precision)
         return
     if path.suffix != CHECKPOINT_SUFFIX:
-        raise UnknownName.with_suggestions("ending of a checkpoint", path.suffix, [CHECKPOINT_SUFFIX])
-    single_file.write(base, path, dtype=dtype)
+        raise UnknownName.with_suggestions("file ending for a checkpoint", path.suffix, [CHECKPOINT_SUFFIX])
+    single_file.write(base, path, dtype=precision)
 
 
 def open_base(
@@ -185,69 +227,76 @@ def open_base(
     weights: single_file.WeightsKind = "last",
     offload: bool = False,
 ) -> Base:
-    """Open a base from one checkpoint, .safetensors or .ckpt, from a diffusers folder, or from hub:owner/name.
+    """Open a base: Stable Diffusion 1, 2 or XL.
 
-    device "auto" is CUDA, or MPS, where there is one; dtype "auto" is float16 there, bfloat16 on CPUs that multiply it
-    (not for small bases), and float32 elsewhere. offload: keep on the device only what computes. vae: a file whose
-    autoencoder is taken instead; without it the one beside a checkpoint under its stem (.vae.safetensors, .vae.pt), if
-    there is one. weights: of a checkpoint, those of the last step, or their average ("ema").
+    Args:
+        path: A checkpoint (.safetensors or .ckpt), a diffusers folder, or a model on the Hugging Face hub as
+            hub:owner/name, hub:owner/name@revision or hub:owner/name/file.
+        dtype: Precision to compute in, such as "float16". "auto" is float16 on CUDA and MPS, bfloat16 on CPUs that
+            multiply it in hardware (except for small bases), and float32 elsewhere.
+        device: Device to compute on. "auto" is CUDA or MPS if there is one, and otherwise the CPU.
+        vae: File or diffusers folder of another autoencoder. The default for a checkpoint is a file beside it with the
+            same stem (.vae.safetensors, .vae.pt or .vae.ckpt), as in A1111, and otherwise the autoencoder inside it.
+        weights: "last" for the weights of the last training step, "ema" for their average. Checkpoints only.
+        offload: Keep the models in the CPU's memory and move only the one that computes to the device.
+
+    Returns:
+        The frozen base. Its name is the stem of the file, the name of the folder, or the name on the hub.
+
+    Raises:
+        BadFile: The path does not exist, is not a Stable Diffusion, or is damaged or unsafe.
+        UnsupportedBase: A model that velatura does not open, such as SD3, FLUX, a refiner or an inpainting model.
+        UnknownName: An unknown precision, device or kind of weights.
+        DownloadFailed: The hub does not have the model, or cannot be reached.
     """
-    if str(path).startswith(hub.HUB_PREFIX):
-        local_path, name = hub.fetch(str(path)), hub.parse_reference(str(path)).name
-        base = open_base(local_path, dtype=dtype, device=device, vae=vae, weights=weights, offload=offload)
-        base.name = name if local_path.is_dir() else base.name  # the cache calls folders by the hashes of their commits
-        base.opened_from = str(path)
-        return base
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise BadFile(f"{path} does not exist: give a Stable Diffusion, its diffusers folder, or hub:owner/name")
+    reference = hub.parse_reference(str(path)) if str(path).startswith(hub.HUB_PREFIX) else None
+    local_path = Path(path).expanduser() if reference is None else hub.fetch(str(path))
+    if not local_path.exists():
+        raise BadFile(f"{local_path} does not exist: give a checkpoint, a diffusers folder, or hub:owner/name")
     compute_device = find_device(device)
-    if path.is_dir() and not diffusers_folder.sniff(path):
-        raise BadFile(f"{path} is no diffusers folder (model_index.json, unet, vae, ...): give the path of one")
-    destination = Destination(
-        find_dtype(dtype, compute_device, _unet_bytes(path)), "cpu" if offload else compute_device
-    )
-    base = (
-        _open_checkpoint(path, destination, vae, weights)
-        if path.is_file()
-        else _open_folder(path, destination, vae, weights)
-    )
-    base.opened_from = str(path.absolute())
+    if local_path.is_dir() and not diffusers_folder.sniff(local_path):
+        raise BadFile(
+            f"{local_path} is not a diffusers folder, which holds model_index.json and unet/: give the path of one"
+        )
+    precision = find_dtype(dtype, compute_device, _unet_bytes(local_path))
+    destination = Destination(precision, "cpu" if offload else compute_device)
+    opened_from = str(local_path.absolute() if reference is None else path)
+    vae_path = None if vae is None else Path(vae).expanduser()
+    if local_path.is_dir():
+        if weights != "last":
+            raise UnsupportedBase(
+                f"{local_path} is a folder, which holds one kind of weights: leave out weights={weights!r}"
+            )
+        # the hub's cache names folders by the hashes of their commits
+        name = local_path.name if reference is None else reference.name
+        base = _open_folder(local_path, destination, vae_path, name, opened_from)
+    else:
+        base = _open_checkpoint(local_path, destination, vae_path, weights, opened_from)
     return base.offload(compute_device) if offload else base.to()
 
 
-def _open_folder(
-    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: single_file.WeightsKind
-) -> Base:
-    if weights != "last":
-        raise UnsupportedBase(f"{path} is a folder, which holds one kind of weights: leave out weights={weights!r}")
-    vae_contents = None if vae is None else _open_vae(Path(vae).expanduser())
-    return _set_vae_source(diffusers_folder.read(path, destination, vae=vae_contents), vae_contents)
+def _open_folder(path: Path, destination: Destination, vae_path: Path | None, name: str, opened_from: str) -> Base:
+    vae = None if vae_path is None else _open_vae(vae_path)
+    return diffusers_folder.read(path, destination, vae=vae, name=name, opened_from=opened_from)
 
 
 def _open_checkpoint(
-    path: Path, destination: Destination, vae: str | PathLike[str] | None, weights: single_file.WeightsKind
+    path: Path, destination: Destination, vae_path: Path | None, weights: single_file.WeightsKind, opened_from: str
 ) -> Base:
     contents = open_state_dict(path)
     if not single_file.sniff(contents):
-        raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
-    vae_path = vae_file.find_vae_beside(path) if vae is None else Path(vae).expanduser()
-    vae_contents = None if vae_path is None else _open_vae(vae_path)
-    return _set_vae_source(single_file.read(contents, destination, vae=vae_contents, weights=weights), vae_contents)
-
-
-def _set_vae_source(base: Base, vae_contents: Contents | None) -> Base:
-    """The base, knowing which file its autoencoder is from, where that is not its own."""
-    base.vae_source = vae_contents.path if vae_contents else None
-    return base
+        raise BadFile(f"{path.name} is not a Stable Diffusion checkpoint: give one, or a diffusers folder")
+    vae_path = vae_path or vae_file.find_vae_beside(path)
+    vae = None if vae_path is None else _open_vae(vae_path)
+    return single_file.read(contents, destination, vae=vae, weights=weights, opened_from=opened_from)
 
 
 def _open_vae(path: Path) -> Contents:
-    """A file with an autoencoder, or the folder of one in diffusers' layout."""
+    """Open a file that holds an autoencoder, or the diffusers folder of one."""
     return open_weights(path, "diffusion_pytorch_model") if path.is_dir() else open_state_dict(path)
 
 
 def _unet_bytes(path: Path) -> int:
-    """How large the UNet's weights are on disk, or all that are in one file with them."""
+    """Return the size on disk of the UNet's largest file, or of the file that holds the whole base."""
     files = [path] if path.is_file() else (path / "unet").iterdir()
     return max((file.stat().st_size for file in files), default=0)

@@ -1,12 +1,11 @@
-"""CLIP as its own library keeps it: the tower that looks at pictures, and what brings texts beside them."""
+"""CLIP's image encoder and text projection, from the folder in which transformers keeps a CLIP."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,46 +16,58 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.files import open_for_reading
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, load_model
+from velatura.formats.json_files import read_json_object
 from velatura.tensors import DAMAGED_FILE_ERRORS, StrPath, open_state_dict
 
 TINY_CLIP = Path(__file__).parents[1] / "data" / "tiny" / "clip_vision"
-# By the features in which each lays pictures and texts beside each other: where Stable Diffusions' text towers are from
+# The CLIPs whose text encoders Stable Diffusions use, by the features of their shared space of images and texts
 CLIP_REPOSITORIES = {
     768: "openai/clip-vit-large-patch14",
     1024: "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
     1280: "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
 }
-TEXT_FEATURES = {96: 64, 768: 768, 1024: 1024, 1280: 1280}  # by the width of the text tower
+TEXT_FEATURES = {96: 64, 768: 768, 1024: 1024, 1280: 1280}  # by the width of the text encoder
 TEXT_PROJECTION_KEY = "text_projection.weight"
-CLIP_MEAN, CLIP_STD = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)  # OpenAI's, of its pictures
-IMAGENET_STANDARD = (0.5, 0.5, 0.5)
-MAX_CONFIG_BYTES = 2**20  # bytes
 MAX_LAYERS = 100
 BATCH_SIZE = 16
 
 
+class ImageNormalization(NamedTuple):
+    """Mean and standard deviation by which an image encoder normalizes red, green and blue in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+CLIP_NORMALIZATION = ImageNormalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+IMAGENET_NORMALIZATION = ImageNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # transformers' IMAGENET_STANDARD_MEAN
+
+
 @dataclass(frozen=True)
 class Clip:
-    """A tower that looks at pictures of so many pixels, and the projection of the texts that belong to it.
+    """CLIP's image encoder, and the projection of the text encoder that was trained with it.
 
-    projection: (features, text width); mean, deviation: of a picture's colours, by which they are evened out.
+    Attributes:
+        vision: The image encoder.
+        text_projection: (features, text width).
+        pixels: Side of the square images that it encodes.
+        normalization: Applied to the colours of an image.
     """
 
     vision: nn.Module
     text_projection: Tensor
     pixels: int
-    image_mean: tuple[float, ...] = CLIP_MEAN
-    image_std: tuple[float, ...] = CLIP_STD
+    normalization: ImageNormalization = CLIP_NORMALIZATION
 
     @torch.no_grad()
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """What it sees in pictures: (pictures, features), of whatever length."""
+        """Encode pictures of any size as image embeddings.
+
+        Returns:
+            (pictures, features) on the CPU, not normalized to unit length.
+        """
         batches = [
             self._encode_batch(pictures[start : start + BATCH_SIZE]) for start in range(0, len(pictures), BATCH_SIZE)
         ]
@@ -68,46 +79,60 @@ class Clip:
         return cast("Tensor", output.image_embeds).cpu()
 
     def _preprocess(self, picture: Image.Image) -> Tensor:
-        """The middle square of a picture: (3, pixels, pixels)."""
+        """Return the middle square of a picture, resized and normalized: (3, pixels, pixels)."""
         square = ImageOps.fit(picture.convert("RGB"), (self.pixels, self.pixels), Image.Resampling.BICUBIC)
-        colours = torch.tensor(np.asarray(square, dtype=np.float32) / 255)
-        return ((colours - torch.tensor(self.image_mean)) / torch.tensor(self.image_std)).permute(2, 0, 1)
+        colours = torch.tensor(np.asarray(square, dtype=np.float32) / 255)  # (height, width, 3)
+        mean, std = torch.tensor(self.normalization.mean), torch.tensor(self.normalization.std)
+        return ((colours - mean) / std).permute(2, 0, 1)
 
 
 def open_clip_model(folder: StrPath) -> Clip:
-    """Open a CLIP from the folder in which transformers keeps it, as CLIPModel or as its vision tower beside a
-    text_projection.safetensors.
+    """Open a CLIP from a folder of transformers.
+
+    Args:
+        folder: Holds a whole CLIPModel, or a CLIPVisionModelWithProjection with text_projection.safetensors beside it.
+
+    Raises:
+        BadFile: The folder holds no such model, or a part of it is missing or damaged.
     """
     path = Path(folder).expanduser()
-    config = _read_config(path / "config.json")
+    config = read_json_object(path / "config.json")
     try:
         return _build_clip(path, config)
     except (OSError, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         reasons = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadFile(f"{path} is no CLIP that can be built ({reasons[0][:100]}): download the whole folder") from None
+        raise BadFile(
+            f"{path} is not a CLIP that can be opened ({reasons[0][:100]}): download the whole folder"
+        ) from None
 
 
 def _build_clip(path: Path, config: dict[str, Any]) -> Clip:
     is_whole_model = "vision_config" in config
     vision_config: dict[str, Any] = dict(config["vision_config"] if is_whole_model else config)
-    if is_whole_model and "projection_dim" in config:  # the whole's own counts, whatever its part says
+    if is_whole_model and "projection_dim" in config:  # overrules the one in vision_config, as in transformers
         vision_config["projection_dim"] = config["projection_dim"]
     if not 0 < vision_config.get("num_hidden_layers", 12) <= MAX_LAYERS:
         raise ValueError(f"{vision_config['num_hidden_layers']} layers")
-    image_mean, image_std = _read_mean_and_std(path, is_whole_model=is_whole_model)
+    normalization = _read_normalization(path, CLIP_NORMALIZATION if is_whole_model else IMAGENET_NORMALIZATION)
     with torch.device("meta"):
         empty = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision_config))
     sources = {key: TensorSource(key) for key in empty.state_dict()}
     contents = open_weights(path, "model", "pytorch_model")
     if missing := sources.keys() - contents.tensors.keys():
-        raise BadFile(f"{contents.path} lacks {min(missing)}: it is of no CLIP that sees, download the whole folder")
+        raise BadFile(
+            f"{contents.path} lacks {min(missing)}, which CLIP's image encoder needs: download the whole folder"
+        )
     vision = load_model(empty, sources, contents, Destination())
     vision.eval().requires_grad_(False)
-    return Clip(vision, read_text_projection(path), int(vision_config.get("image_size", 224)), image_mean, image_std)
+    return Clip(vision, read_text_projection(path), int(vision_config.get("image_size", 224)), normalization)
 
 
 def read_text_projection(folder: Path) -> Tensor:
-    """The projection of the texts of the CLIP in a folder: (features, text width), in float32."""
+    """Read the text projection of the CLIP in a folder: (features, text width), in float32.
+
+    Raises:
+        BadFile: The folder does not hold it, or its values are not finite.
+    """
     projection_file = folder / "text_projection.safetensors"
     contents = (
         open_state_dict(projection_file)
@@ -116,16 +141,17 @@ def read_text_projection(folder: Path) -> Tensor:
     )
     if TEXT_PROJECTION_KEY not in contents.tensors:
         raise BadFile(
-            f"{folder} holds no {TEXT_PROJECTION_KEY}, by which CLIP brings texts beside pictures: give a whole CLIP"
+            f"{folder} holds no {TEXT_PROJECTION_KEY}, which compares texts with pictures: give the folder of a whole "
+            "CLIP"
         )
     projection = contents.tensors[TEXT_PROJECTION_KEY]
     if projection.ndim != 2 or not projection.is_floating_point() or not bool(projection.isfinite().all()):
-        raise BadFile(f"{folder} has a {TEXT_PROJECTION_KEY} that is no matrix of numbers: download it again")
+        raise BadFile(f"{folder} has a {TEXT_PROJECTION_KEY} that is not a matrix of finite numbers: download it again")
     return projection.float().clone()
 
 
 def find_cached_clip(features: int) -> Path | None:
-    """The folder of the CLIP of so many features: the tiny one, or one in the hub's cache; None where there is none."""
+    """Find the folder of the CLIP with that many features: the tiny one, or one in the hub's cache, or None."""
     if features == TEXT_FEATURES[96]:
         return TINY_CLIP
     if features not in CLIP_REPOSITORIES:
@@ -135,50 +161,50 @@ def find_cached_clip(features: int) -> Path | None:
 
 
 def find_text_projection(features: int) -> Tensor | None:
-    """The projection of the CLIP of so many features, where that is at hand."""
+    """Read the text projection of the CLIP with that many features, or return None if that CLIP is not here."""
     folder = find_cached_clip(features)
     return None if folder is None else read_text_projection(folder)
 
 
 def find_clip_for(text_width: int) -> Path:
-    """The folder of the CLIP whose text tower is so wide; raises UnsupportedBase where it is not at hand."""
+    """Find the folder of the CLIP that a base's text encoder is from.
+
+    Args:
+        text_width: Width of the text encoder in features.
+
+    Raises:
+        UnsupportedBase: That CLIP is unknown, or not in the hub's cache; the message says how to fetch it.
+    """
     features = TEXT_FEATURES.get(text_width)
     folder = None if features is None else find_cached_clip(features)
     if folder is None:
         repository = CLIP_REPOSITORIES.get(features or 0)
         advice = f"fetch it once with `hf download {repository}`, or " if repository else ""
         raise UnsupportedBase(
-            f"the CLIP whose text encoder has {text_width} features is not at hand, and a base holds only its half "
-            f"that reads: {advice}give its folder (clip=, --clip)"
+            f"the CLIP whose text encoder has {text_width} features is not on this machine, and a base does not hold "
+            f"its image encoder: {advice}give its folder (clip=, --clip)"
         )
     return folder
 
 
-def _read_mean_and_std(folder: Path, *, is_whole_model: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation as the folder says them; CLIP's own, or even ones for a tower alone, where it does not."""
-    if not (folder / "preprocessor_config.json").is_file():
-        return (CLIP_MEAN, CLIP_STD) if is_whole_model else (IMAGENET_STANDARD, IMAGENET_STANDARD)
-    config = _read_config(folder / "preprocessor_config.json")
-    try:
-        image_mean, image_std = (tuple(map(float, config[key])) for key in ("image_mean", "image_std"))
-    except (KeyError, TypeError, ValueError):
-        raise BadFile(
-            f"{folder / 'preprocessor_config.json'} has no image_mean and image_std: download it again"
-        ) from None
-    if len(image_mean) != 3 or len(image_std) != 3 or not min(image_std) > 0:
-        raise BadFile(f"{folder / 'preprocessor_config.json'} has colours that cannot be: download it again")
-    return image_mean, image_std
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_normalization(folder: Path, default: ImageNormalization) -> ImageNormalization:
+    """Read preprocessor_config.json, or return the default if the folder has none."""
+    path = folder / "preprocessor_config.json"
     if not path.is_file():
-        raise BadFile(f"{path.parent} has no {path.name}: give the folder of a CLIP as transformers keeps it")
-    with open_for_reading(path) as file:
-        data = file.read(MAX_CONFIG_BYTES + 1)
+        return default
+    config = read_json_object(path)
+    mean, std = _parse_colours(config.get("image_mean")), _parse_colours(config.get("image_std"))
+    if mean is None or std is None:
+        raise BadFile(f"{path} has no image_mean and image_std of three numbers: download it again")
+    if not min(std) > 0:
+        raise BadFile(f"{path} has an image_std of {min(std)}, which must be above 0: download it again")
+    return ImageNormalization(mean, std)
+
+
+def _parse_colours(values: object) -> tuple[float, ...] | None:
+    """Return three numbers, or None for anything else."""
     try:
-        config: object = json.loads(data) if len(data) <= MAX_CONFIG_BYTES else None
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise BadFile(f"{path} is no JSON of settings: download the folder again")
-    return cast("dict[str, Any]", config)
+        numbers = tuple(map(float, cast("Sequence[float]", values)))
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == 3 else None

@@ -1,8 +1,8 @@
-"""CLIP's vocabulary and merges, built again from a package that carries them, without a network.
+"""Rebuild CLIP's vocabulary and byte-pair merges from the package instant_clip_tokenizer, without a network.
 
-The package turns text into CLIP's ids and ids into text, and no more. That is enough: what an id stands for is its
-text, and the pair that a word was merged from is what the merges before it leave of it (Sennrich et al. 2016, "Neural
-Machine Translation of Rare Words with Subword Units", for how merges are found and used).
+The package only encodes text as CLIP's token ids and decodes ids as text. That is enough: a token is the text of its
+id, and the pair that it was merged from is what the earlier merges leave of its letters (Sennrich et al. 2016, "Neural
+Machine Translation of Rare Words with Subword Units").
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
-CLIP_VOCAB_SIZE = 49408  # of every public Stable Diffusion, SDXL among them
+CLIP_VOCAB_SIZE = 49408  # of all public Stable Diffusions, also of SDXL
 BOS_TOKEN, EOS_TOKEN = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 
-# Bytes in the order of their ids; those that cannot be seen come last, written as the letters from U+0100 on
+# Bytes in the order of their ids. Bytes without a visible character come last, written as the letters from U+0100 on
 VISIBLE_BYTES = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 BYTE_ORDER = [*VISIBLE_BYTES, *(byte for byte in range(0x100) if byte not in VISIBLE_BYTES)]
 BYTE_TO_UNICODE = {
@@ -25,7 +25,7 @@ BYTE_TO_UNICODE = {
     for index, byte in enumerate(BYTE_ORDER)
 }
 
-# What makes whole letters of those that a word begins or ends within: leading bytes of two, three and four, ...
+# A token may begin or end inside a UTF-8 character. These bytes complete it: they go before the token ...
 LEADING_BYTES = (b"", b"\xc3", b"\xe1", b"\xf1")
 TRAILING_BYTES = (
     b"",
@@ -34,15 +34,15 @@ TRAILING_BYTES = (
     b"\x80\x80",
     b"\x90\x80\x80",
     b"\x80\x80\x80",
-)  # ... and the bytes that follow them
+)  # ... and after it
 
-REPLACEMENT_CHARACTER = "\ufffd"  # what the package makes of half a letter
+REPLACEMENT_CHARACTER = "\ufffd"  # in the decoded text where a character is incomplete
 DecodeTokens = Callable[[Sequence[int]], str]
 MergePair = tuple[str, str]
 
 
 class ClipVocabulary(NamedTuple):
-    """The words by their ids, and the pairs to be merged, the most urgent first."""
+    """Token ids by token, and the pairs that byte-pair encoding merges, in the order of their rank."""
 
     vocabulary: dict[str, int]
     merges: list[MergePair]
@@ -50,8 +50,11 @@ class ClipVocabulary(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_clip_vocabulary() -> ClipVocabulary:
-    """CLIP's own, in under a second; built once, so not to be changed."""
-    package: Any = importlib.import_module("instant_clip_tokenizer")  # it says nothing of its types
+    """Return CLIP's vocabulary and merges.
+
+    Building them takes under a second. The result is cached and shared: do not change it.
+    """
+    package: Any = importlib.import_module("instant_clip_tokenizer")  # as Any: it has no types
     decode = cast("DecodeTokens", package.Tokenizer().decode)
     letters = [BYTE_TO_UNICODE[byte] for byte in BYTE_ORDER]
     words = [*letters, *(letter + END_OF_WORD for letter in letters)]
@@ -63,24 +66,24 @@ def load_clip_vocabulary() -> ClipVocabulary:
 
 
 def _token_to_word(decode: DecodeTokens, token_id: int) -> str:
-    """What a token stands for, as vocabularies write it."""
+    """Return a token as vocab.json writes it."""
     token_bytes = _token_to_bytes(decode, token_id)
     ending = END_OF_WORD if token_bytes.endswith(b" ") else ""
     return "".join(BYTE_TO_UNICODE[byte] for byte in token_bytes.removesuffix(b" ")) + ending
 
 
 def _token_to_bytes(decode: DecodeTokens, token_id: int) -> bytes:
-    """The bytes of a token, seen between others that complete the letters it begins and ends within."""
+    """Return the bytes of a token: decode it between bytes that complete the characters at its ends."""
     for leading in LEADING_BYTES:
         for trailing in TRAILING_BYTES:
             text = decode([*map(BYTE_ORDER.index, leading), token_id, *map(BYTE_ORDER.index, trailing)])
             if REPLACEMENT_CHARACTER not in text:
                 return text.encode()[len(leading) :].removesuffix(trailing)
-    return decode([token_id]).encode()  # the sign for an unknown letter is a word as well
+    return decode([token_id]).encode()  # U+FFFD itself is a token as well
 
 
 def _find_merges(base_words: Sequence[str], merged_words: Sequence[str]) -> list[MergePair]:
-    """The pair that each word was merged from, in the same order."""
+    """Return the pair that every merged word was made from, in the same order."""
     ranks: dict[MergePair, int] = {}
     known = set(base_words)
     for word in merged_words:
@@ -90,7 +93,7 @@ def _find_merges(base_words: Sequence[str], merged_words: Sequence[str]) -> list
 
 
 def _find_pair(word: str, known: set[str], ranks: dict[MergePair, int]) -> MergePair:
-    """The only way to make a word of two known ones, or else what the merges before leave of its letters."""
+    """Return the only split of a word into two known words, or else the last pair that the earlier merges leave."""
     stem = word.removesuffix(END_OF_WORD)
     splits = [(word[:cut], word[cut:]) for cut in range(1, len(stem)) if word[:cut] in known and word[cut:] in known]
     if len(splits) == 1:

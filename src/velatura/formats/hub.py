@@ -1,4 +1,4 @@
-"""Bases on the Hugging Face hub: what hub:owner/name means, which of its files a base needs, and its cache."""
+"""Bases on the Hugging Face hub: parse hub:owner/name, choose the files that a base needs, and fetch them once."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from huggingface_hub.errors import (
 )
 
 from velatura.errors import BadFile, DownloadFailed
+from velatura.formats.checkpoints.folder_weights import INDEX_FILE, SHARD_NUMBER, VARIANTS, WEIGHTS_SUFFIXES
 
 HUB_PREFIX = "hub:"
 HUB_URL = "https://huggingface.co"
-INDEX_FILE = "model_index.json"
 NAME_PATTERN = r"\w(?:[\w-]|\.(?!\.))*"
 REFERENCE_PATTERN = re.compile(
     rf"(?P<repo>{NAME_PATTERN}/{NAME_PATTERN})(?:@(?P<revision>{NAME_PATTERN}))?(?:/(?P<file>[^/].*))?"
 )
 MODEL_FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-# what is read of a diffusers folder beside its weights: safety checkers, feature extractors and pictures are not
+# The files of a diffusers folder that are read beside its weights; not the safety checker or the feature extractor
 CONFIG_FILES = {
     INDEX_FILE,
     "scheduler/scheduler_config.json",
@@ -39,13 +39,18 @@ CONFIG_FILES = {
     *(f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in TOKENIZER_FILES),
 }
 WEIGHTS_STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
-SHARD_PATTERN = r"-\d+-of-\d+"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
 class HubReference:
-    """What hub:owner/name@revision/file speaks of; without a file it is what the repository holds."""
+    """A reference in the form hub:owner/name@revision/file.
+
+    Attributes:
+        repo: owner/name.
+        revision: Branch, tag or commit.
+        file: Path of one file; None means the base that the repository holds.
+    """
 
     repo: str
     revision: str = "main"
@@ -53,7 +58,7 @@ class HubReference:
 
     @property
     def name(self) -> str:
-        """The repository's own name, without its owner's."""
+        """Return the name of the repository without its owner."""
         return self.repo.rpartition("/")[2]
 
     def __str__(self) -> str:
@@ -62,18 +67,34 @@ class HubReference:
 
 
 def parse_reference(text: str) -> HubReference:
-    """Read hub:owner/name, with @revision and /file where they are given."""
+    """Parse hub:owner/name, with an optional @revision and /file.
+
+    Raises:
+        DownloadFailed: The text has another form, or a file outside the repository.
+    """
     match = REFERENCE_PATTERN.fullmatch(text.removeprefix(HUB_PREFIX))
     if match is None or ".." in PurePosixPath(match["file"] or "").parts:
-        raise DownloadFailed(f"{text!r} names nothing on the hub: write hub:owner/name, or hub:owner/name/file")
+        raise DownloadFailed(f"{text!r} is not a reference to the hub: write hub:owner/name, or hub:owner/name/file")
     return HubReference(match["repo"], match["revision"] or "main", match["file"])
 
 
 def fetch(text: str, *, endpoint: str | None = None, cache: str | os.PathLike[str] | None = None) -> Path:
-    """The folder or file that a reference speaks of, in the hub's own cache, fetched as far as it is missing.
+    """Fetch a base from the hub into the hub's own cache and return its local path.
 
-    Of a folder only what a base is read from is fetched, safetensors where there are any. Where the hub cannot be
-    reached, the cache alone is asked. endpoint: the hub's address, without it HF_ENDPOINT or the public one.
+    Files in the cache are not fetched again, and if the hub cannot be reached only the cache is used. Of a diffusers
+    folder only the files that a base is read from are fetched, safetensors rather than torch files.
+
+    Args:
+        text: A reference such as hub:owner/name.
+        endpoint: Address of the hub; the default is HF_ENDPOINT, or else the public hub.
+        cache: Folder of the cache; the default is huggingface_hub's.
+
+    Returns:
+        The path of one checkpoint, or of a diffusers folder.
+
+    Raises:
+        DownloadFailed: The reference is wrong, the hub refuses or lacks it, or it is neither cached nor reachable.
+        BadFile: The repository holds no base, or several checkpoints.
     """
     reference = parse_reference(text)
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or HUB_URL
@@ -82,7 +103,9 @@ def fetch(text: str, *, endpoint: str | None = None, cache: str | os.PathLike[st
         return _HubCache(reference, endpoint, folder, _is_reachable(endpoint)).fetch_base()
     except GatedRepoError:
         page = f"{endpoint}/{reference.repo}"
-        raise DownloadFailed(f"{reference} wants its terms accepted: do so at {page}, then set HF_TOKEN") from None
+        raise DownloadFailed(
+            f"{reference} asks you to accept its terms: accept them at {page}, then set HF_TOKEN"
+        ) from None
     except RepositoryNotFoundError:
         raise DownloadFailed(f"{reference} is not on the hub: check its name; if it is private, set HF_TOKEN") from None
     except RevisionNotFoundError:
@@ -91,21 +114,34 @@ def fetch(text: str, *, endpoint: str | None = None, cache: str | os.PathLike[st
         raise DownloadFailed(f"{reference.repo} has no file {reference.file!r}: check its name") from None
     except LocalEntryNotFoundError:
         raise DownloadFailed(
-            f"{reference} is not whole in the cache, and {endpoint} not to be reached: go online"
+            f"{reference} is not complete in the cache, and {endpoint} cannot be reached: go online"
         ) from None
     except HfHubHTTPError as error:
         status = f"{error.response.status_code} {error.response.reason_phrase}"
-        raise DownloadFailed(f"{reference} cannot be had, the hub says {status}: try again later") from None
+        raise DownloadFailed(f"{reference} cannot be fetched, the hub says {status}: try again later") from None
 
 
 def select_files(files: Collection[str], repository: str, suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES) -> list[str]:
-    """The files of a repository that a base is read from: a diffusers folder's, or the one file with such an ending."""
+    """Select the files of a repository that a base is read from.
+
+    Args:
+        files: Paths of all files, with "/".
+        repository: Name of the repository, for messages.
+        suffixes: Endings of files of weights.
+
+    Returns:
+        The configurations, tokenizers and weights of a diffusers folder, or else the only file of weights.
+
+    Raises:
+        BadFile: There is neither, or several files of weights.
+    """
     if INDEX_FILE in files:
         return sorted(CONFIG_FILES.intersection(files).union(*(_select_weights(files, part) for part in MODEL_FOLDERS)))
     checkpoints = sorted(file for file in files if "/" not in file and file.endswith(suffixes))
     if not checkpoints:
         raise BadFile(
-            f"{repository} holds neither a diffusers folder nor a file of weights at its top: choose another, or name a file"
+            f"{repository} holds neither a diffusers folder nor a file of weights at its top level: choose another "
+            "repository, or name a file"
         )
     if len(checkpoints) > 1:
         listed = f"{', '.join(checkpoints[:8])}{', ...' if len(checkpoints) > 8 else ''}"
@@ -114,20 +150,21 @@ def select_files(files: Collection[str], repository: str, suffixes: tuple[str, .
 
 
 def _select_weights(files: Collection[str], part: str) -> set[str]:
-    """The weights of one model of a folder: safetensors before bin, the full ones before their half, never two."""
-    for suffix in ("safetensors", "bin"):
-        for variant in ("", r"\.fp16"):
-            file_pattern = rf"{part}/{WEIGHTS_STEM}(?:{variant}(?:{SHARD_PATTERN})?|{SHARD_PATTERN}{variant})\.{suffix}"
+    """Select the weights of one model in a folder, in the order of `folder_weights`: never two copies."""
+    for suffix in WEIGHTS_SUFFIXES:
+        for variant in map(re.escape, VARIANTS):
+            file_pattern = rf"{part}/{WEIGHTS_STEM}(?:{variant}(?:{SHARD_NUMBER})?|{SHARD_NUMBER}{variant})\.{suffix}"
             index_pattern = rf"{part}/{WEIGHTS_STEM}\.{suffix}\.index{variant}\.json"
-            if weights := {file for file in files if re.fullmatch(file_pattern, file)}:
-                is_sharded = any(re.search(SHARD_PATTERN, file) for file in weights)
+            weights = {file for file in files if re.fullmatch(file_pattern, file)}
+            if weights:
+                is_sharded = any(re.search(SHARD_NUMBER, file) for file in weights)
                 return weights | {file for file in files if is_sharded and re.fullmatch(index_pattern, file)}
     return set()
 
 
 @dataclass(frozen=True)
 class _HubCache:
-    """The hub's cache as far as one reference goes; fetches nothing where the hub cannot be reached."""
+    """The hub's cache for one reference; fetches nothing if the hub cannot be reached."""
 
     reference: HubReference
     endpoint: str
@@ -136,11 +173,11 @@ class _HubCache:
 
     @property
     def _api(self) -> Any:
-        """The hub's own client, whose types are only half told."""
+        """Return the hub's own client, as Any because its types are incomplete."""
         return HfApi(endpoint=self.endpoint)
 
     def fetch_base(self) -> Path:
-        """The one file that is spoken of, or the folder of a base."""
+        """Fetch the file of the reference, or else what a base is read from, and return its path."""
         if self.reference.file is not None:
             return self._fetch_file(self.reference.file)
         files = select_files(self._list_files(), str(self.reference))
@@ -167,7 +204,7 @@ class _HubCache:
         return Path(local_path)
 
     def _list_files(self) -> list[str]:
-        """The repository's files, or those of them that are kept."""
+        """Return the paths of the repository's files; without the hub, of those in the cache."""
         if self.is_online:
             return self._api.list_repo_files(self.reference.repo, revision=self.reference.revision)
         snapshot = self._fetch_snapshot([INDEX_FILE])
@@ -175,7 +212,7 @@ class _HubCache:
 
 
 def _is_reachable(endpoint: str) -> bool:
-    """Whether the hub answers at all: its client asks for half a minute before it gives up."""
+    """Return True if the hub answers within five seconds; its own client tries for half a minute."""
     if is_offline_mode():
         return False
     try:

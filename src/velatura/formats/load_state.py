@@ -1,29 +1,38 @@
-"""Tensors of a file into the overlay they were read for: strictly, and only what can be computed with."""
+"""Load the tensors of a file into an overlay: strictly by name and shape, and only finite floating-point numbers."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from velatura.errors import BadFile, VelaturaWarning
+from velatura.errors import BadFile, warn
 from velatura.overlays.overlay import Card, Overlay
 
 AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
 
-CHEAP_LAYER_COUNT = 100  # layers that cost nothing to build, so that what is missing can be named
+CHEAP_LAYER_COUNT = 100  # so few layers cost nothing to build, and a missing tensor can then be named
 MAX_PLAUSIBLE_WEIGHT = 1e6  # trained weights stay below a hundred
 
 
 def load_tensors(
     overlay: AnyOverlay, tensors: Mapping[str, object], name: str, dtype: torch.dtype | None = None
 ) -> AnyOverlay:
-    """Fill an overlay on the meta device with the tensors of the file of that name.
+    """Load tensors into an overlay that was built on the meta device.
 
-    Missing, left-over and misshapen tensors are refused, and whatever is no finite floating-point number.
+    Args:
+        overlay: Changed in place.
+        tensors: What the file holds, by the overlay's own names of its tensors.
+        name: Name of the file, for messages.
+        dtype: Precision of the loaded tensors; the default is that of the file.
+
+    Returns:
+        The same overlay, in eval mode.
+
+    Raises:
+        BadFile: A tensor is missing, left over, of another shape, or not finite floating-point numbers.
     """
     expected = overlay.state_dict()
     if missing := expected.keys() - tensors.keys():
@@ -43,21 +52,35 @@ def load_tensors(
 
 
 def check_not_empty(name: str, card: Card, tensor_count: int) -> None:
-    """Refuse a card of many layers over few tensors, before they are built: each layer has two at least."""
-    widths, layers = (card.structure.get(key) for key in ("widths", "layers"))
-    if (
-        isinstance(widths, list)
-        and isinstance(layers, list)
-        and len(widths) * len(layers) > max(tensor_count, CHEAP_LAYER_COUNT)
-    ):
+    """Refuse a card that describes many layers in a file of few tensors, before the layers are built.
+
+    Every layer has at least two tensors.
+
+    Raises:
+        BadFile: There are fewer tensors than layers.
+    """
+    widths, layers = card.structure.get("widths"), card.structure.get("layers")
+    if not isinstance(widths, list) or not isinstance(layers, list):
+        return
+    if len(widths) * len(layers) > max(tensor_count, CHEAP_LAYER_COUNT):
         claim = f"{len(layers)} layers for each of {len(widths)} widths"
         raise BadFile(f"{name} describes {claim} and holds {tensor_count} tensors: it is cut short or misdescribed")
 
 
 def check_tensor(name: str, key: str, tensor: object, shape: torch.Size) -> Tensor:
-    """A dense copy of a tensor that is what it should be."""
+    """Return a dense copy of a tensor from a file, or refuse it.
+
+    Args:
+        name: Name of the file, for messages.
+        key: Name of the tensor, for messages.
+        tensor: What the file holds under that name.
+        shape: The expected shape.
+
+    Raises:
+        BadFile: Not a dense tensor, another shape, not floating-point numbers, or NaN or infinite values.
+    """
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
-        raise BadFile(f"{name} has {key} that is no plain tensor but a {type(tensor).__name__}: do not trust it")
+        raise BadFile(f"{name} has {key}, which is not a dense tensor but a {type(tensor).__name__}: do not trust it")
     if tensor.shape != shape:
         raise BadFile(
             f"{name} has {key} of shape {tuple(tensor.shape)}, not {tuple(shape)}: it is damaged or misdescribed"
@@ -68,27 +91,28 @@ def check_tensor(name: str, key: str, tensor: object, shape: torch.Size) -> Tens
         raise BadFile(f"{name} has {key} with more values than it stores: do not trust it")
     dense = tensor.detach().clone(memory_format=torch.contiguous_format)
     if not is_finite(dense):
-        raise BadFile(
-            f"{name} has {key} with values that are not finite: it was spoilt in training, so use an earlier copy"
-        )
+        raise BadFile(f"{name} has {key} with values that are not finite: training spoilt it, so use an earlier copy")
     return dense
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite: a plain sum is ten times as fast, and only an infinite one needs a second look."""
+    """Return True if no value is NaN or infinite.
+
+    A plain sum is ten times as fast as a check of all values, which is needed only where the sum is not finite.
+    """
     return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
 def warn_of_suspicious_weights(name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Warn of what loads but is hardly meant."""
+    """Warn of weights that can be loaded but are probably wrong: mixed precisions, only zeros, or very large values."""
     largest = max(
         (float(torch.stack(tensor.aminmax()).abs().max()) for tensor in tensors.values() if tensor.numel()), default=0
     )
     problems = {
         "mixes precisions": len({tensor.dtype for tensor in tensors.values()}) > 1,
-        "holds nothing but zeros, so it does nothing": largest == 0,
+        "holds only zeros, so it has no effect": largest == 0,
         f"holds weights above {MAX_PLAUSIBLE_WEIGHT:.0e}": largest > MAX_PLAUSIBLE_WEIGHT,
     }
     for problem, is_present in problems.items():
         if is_present:
-            warnings.warn(f"{name} {problem}: look at what it makes", VelaturaWarning, stacklevel=2)
+            warn(f"{name} {problem}: check the pictures that it makes")

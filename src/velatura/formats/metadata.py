@@ -1,4 +1,4 @@
-"""What safetensors files say of themselves in their metadata, as trainers, mergers and ModelSpec write it."""
+"""Metadata of safetensors files as trainers (sd-scripts), mergers and Stability AI's ModelSpec write it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ from velatura.base.families import Family
 
 Metadata = Mapping[str, str]
 
+# ModelSpec's architectures: of a file by their beginning, the longest first; and of a family by what it predicts.
 FAMILY_BY_ARCHITECTURE = {
     "stable-diffusion-v1": "SD1",
     "stable-diffusion-v2": "SD2",
     "stable-diffusion-xl-v1-refiner": "SDXL refiner",
     "stable-diffusion-xl-v1": "SDXL",
 }
-FAMILY_BY_KOHYA_VERSION = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_": "SDXL"}  # sd-scripts' words, by how they begin
-VELATURA_VERSION_PREFIX = "velatura_"
+ARCHITECTURE_BY_FAMILY = {
+    ("SD1", "epsilon"): "stable-diffusion-v1",
+    ("SD1", "v_prediction"): "stable-diffusion-v1",
+    ("SD2", "epsilon"): "stable-diffusion-v2-512",
+    ("SD2", "v_prediction"): "stable-diffusion-v2-768-v",
+    ("SDXL", "epsilon"): "stable-diffusion-xl-v1-base",
+    ("SDXL", "v_prediction"): "stable-diffusion-xl-v1-base",
+}
+MODEL_SPEC_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
+LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"  # the code whose tensor names are used
+
+FAMILY_BY_KOHYA_VERSION = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_": "SDXL"}  # ss_base_model_version by its beginning
+VELATURA_VERSION_PREFIX = "velatura_"  # of ss_base_model_version for families that sd-scripts does not know
 DETAIL_LABELS = {
     "modelspec.title": "title",
     "modelspec.author": "author",
@@ -45,12 +57,12 @@ DETAIL_LABELS = {
     "ss_training_comment": "comment",
     "sd_merge_recipe": "merge recipe",
 }
-MAX_TEXT_LENGTH = 4096  # letters of a text that are looked at
+MAX_TEXT_LENGTH = 4096  # characters of a value that are read
 EMPTY_VALUES = {"", "None", "{}"}  # sd-scripts writes None as a word
 
 
 def family_from_metadata(metadata: Metadata) -> str:
-    """The family that a file says it is for, "" where it does not."""
+    """Return the name of the family that a file says it is for, or "" if it does not say."""
     version = metadata.get("ss_base_model_version", "")
     if version.startswith(VELATURA_VERSION_PREFIX):
         return version.removeprefix(VELATURA_VERSION_PREFIX).removesuffix("_v")
@@ -62,7 +74,7 @@ def family_from_metadata(metadata: Metadata) -> str:
 
 
 def card_fields_from_metadata(metadata: Metadata) -> dict[str, object]:
-    """The fields of a card that a file says something of."""
+    """Return those fields of a card that the metadata gives a value for."""
     steps = metadata.get("ss_steps", "")
     trigger = metadata.get("modelspec.trigger_phrase", "")
     note = _first_value(metadata, "ss_training_comment", "modelspec.description")
@@ -77,49 +89,35 @@ def card_fields_from_metadata(metadata: Metadata) -> dict[str, object]:
 
 
 def aliases(metadata: Metadata) -> tuple[str, ...]:
-    """What else a file is called, as A1111 takes it of a LoRA."""
+    """Return the other names of a LoRA, by which A1111 finds it too."""
     return tuple(filter(None, (_first_value(metadata, key) for key in ("ss_output_name", "modelspec.title"))))
 
 
 def claimed_hashes(metadata: Metadata) -> tuple[str, ...]:
-    """The hash of its tensors that a file says it has; LyCORIS's own, which begins with 0x, is of no bytes in it."""
+    """Return the sha256 of the tensors that a file states, in hex.
+
+    LyCORIS states hashes that begin with 0x and match no bytes of the file: they are left out.
+    """
     model_hash = metadata.get("sshs_model_hash", "").lower()
     return (model_hash,) if len(model_hash) == 64 and not model_hash.startswith("0x") else ()
 
 
 def metadata_details(metadata: Metadata) -> dict[str, str]:
-    """What matters to people of a file's metadata, by a label."""
+    """Return the values that interest people, by a label in plain words."""
     values = {label: _first_value(metadata, key) for key, label in DETAIL_LABELS.items()}
     return {label: _format_value(text) for label, text in values.items() if text}
 
 
-def _first_value(metadata: Metadata, *keys: str) -> str:
-    return next((metadata[key][:MAX_TEXT_LENGTH] for key in keys if metadata.get(key, "") not in EMPTY_VALUES), "")
-
-
-def _format_value(text: str) -> str:
-    """A text, or of JSON what stands in it, without its brackets where it is a plain list."""
-    try:
-        parsed: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return ", ".join(map(str, cast("list[object]", parsed))) if isinstance(parsed, list) else text
-
-
-LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"  # what the tensors are named after
-ARCHITECTURE_BY_FAMILY = {
-    ("SD1", "epsilon"): "stable-diffusion-v1",
-    ("SD1", "v_prediction"): "stable-diffusion-v1",
-    ("SD2", "epsilon"): "stable-diffusion-v2-512",
-    ("SD2", "v_prediction"): "stable-diffusion-v2-768-v",
-    ("SDXL", "epsilon"): "stable-diffusion-xl-v1-base",
-    ("SDXL", "v_prediction"): "stable-diffusion-xl-v1-base",
-}
-MODEL_SPEC_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # diffusers' word, ModelSpec's
-
-
 def model_spec_fields(family: Family, title: str, *, kind: str = "") -> dict[str, str]:
-    """The fields of a base, or of an overlay of a kind for such bases; no date, which would change the bytes."""
+    """Return ModelSpec's fields for a base, or for an overlay on bases of the family.
+
+    The date is left out, because equal models are to become equal bytes.
+
+    Args:
+        family: The family of the base, also of an overlay's base.
+        title: Name of the model for people.
+        kind: Kind of overlay in ModelSpec's words, such as "lora"; "" for a base.
+    """
     architecture = ARCHITECTURE_BY_FAMILY.get((family.name, family.prediction), f"velatura-{family.name}")
     fields = {
         "sai_model_spec": "1.0.1",
@@ -130,3 +128,17 @@ def model_spec_fields(family: Family, title: str, *, kind: str = "") -> dict[str
         "prediction_type": MODEL_SPEC_PREDICTIONS[family.prediction],
     }
     return {f"modelspec.{key}": value for key, value in fields.items() if value}
+
+
+def _first_value(metadata: Metadata, *keys: str) -> str:
+    """Return the first value that is not empty, cut to MAX_TEXT_LENGTH, or ""."""
+    return next((metadata[key][:MAX_TEXT_LENGTH] for key in keys if metadata.get(key, "") not in EMPTY_VALUES), "")
+
+
+def _format_value(text: str) -> str:
+    """Return a JSON list without its brackets, and any other text unchanged."""
+    try:
+        parsed: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return ", ".join(map(str, cast("list[object]", parsed))) if isinstance(parsed, list) else text

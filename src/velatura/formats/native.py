@@ -1,7 +1,7 @@
-"""velatura's own file: an overlay's state dict as safetensors, in its own precision, its card in the metadata.
+"""velatura's own format: the tensors of an overlay as safetensors, in their own precision, and its card as metadata.
 
-Beside the card stands what other programs may read: ModelSpec's fields, and a hypernetwork's settings as A1111 names
-them.
+Beside the card stand fields that other programs read: those of ModelSpec, and a hypernetwork's settings as A1111
+names them.
 """
 
 from __future__ import annotations
@@ -24,37 +24,54 @@ from velatura.tensors import Contents, write_safetensors
 
 CARD_KEY = "velatura.card"
 MODEL_SPEC_KINDS = {"hypernet": "hypernetwork", "embedding": "textual-inversion"}
+MAX_SHOWN_KIND = 40  # characters of a stranger's text in a message
 
 
 def sniff(contents: Contents) -> bool:
-    """Whether a card of ours is in the file's metadata, or its tensors are named as those of a hypernetwork."""
+    """Return True if the metadata holds a card, or if the tensors have the names of a hypernetwork's."""
     return CARD_KEY in contents.metadata or flat.sniff(contents)
 
 
+def parse_card(contents: Contents) -> Card:
+    """Parse the card in a file's metadata, which must hold one.
+
+    Raises:
+        BadFile: The card is not JSON, or a field is unknown or out of range.
+    """
+    try:
+        return Card.model_validate_json(contents.metadata[CARD_KEY])
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].lower()
+        raise BadFile(f"{contents.path.name} has a damaged card ({reason}): save the overlay again") from None
+
+
 def read(contents: Contents) -> Overlay:
-    """Build the overlay that the card describes and fill in its tensors, in the precision of the file."""
+    """Build the overlay that the card describes and load its tensors, in the precision of the file.
+
+    Files without a card are read as hypernetworks with flat tensor names.
+
+    Raises:
+        BadFile: The card is damaged, describes no overlay, or does not fit the tensors.
+    """
     if CARD_KEY not in contents.metadata:
         return flat.read(contents)
-    name = contents.path.name
+    name, card = contents.path.name, parse_card(contents)
+    check_not_empty(name, card, len(contents.tensors))
     try:
-        card = Card.model_validate_json(contents.metadata[CARD_KEY])
-        if card.kind not in KINDS:
-            raise UnknownName.with_suggestions("kind of overlay", card.kind[:40], KINDS)
-        check_not_empty(name, card, len(contents.tensors))
-        overlay = KINDS[card.kind].from_card(card)
-    except BadFile:
-        raise
-    except ValidationError as error:
-        raise BadFile(
-            f"{name} has a damaged card ({error.errors()[0]['msg'].lower()}): save the overlay again"
-        ) from None
+        overlay = _build_overlay(card)
     except VelaturaError as error:
-        raise BadFile(f"{name} has a card that cannot be: {error}") from None
+        raise BadFile(f"{name} has a card that describes no overlay: {error}") from None
     return load_tensors(overlay, contents.tensors, name)
 
 
+def _build_overlay(card: Card) -> Overlay:
+    if card.kind not in KINDS:
+        raise UnknownName.with_suggestions("kind of overlay", card.kind[:MAX_SHOWN_KIND], KINDS)
+    return KINDS[card.kind].from_card(card)
+
+
 def write(overlay: Overlay, path: Path) -> None:
-    """Write any overlay, the same one in the same bytes."""
+    """Write an overlay of any kind; equal overlays become equal bytes."""
     fields = to_a1111_fields(overlay, path.stem) if isinstance(overlay, Hypernetwork) else {}
     metadata = {key: json.dumps(value) for key, value in fields.items()}
     metadata |= _overlay_model_spec(overlay.card, path.stem)
@@ -62,12 +79,12 @@ def write(overlay: Overlay, path: Path) -> None:
 
 
 def _overlay_model_spec(card: Card, stem: str) -> dict[str, str]:
-    """ModelSpec's fields of an overlay, of those for a family that is known all of them."""
+    """Return ModelSpec's fields for an overlay; those that belong to a base only where its family is known."""
     title, kind = card.name or stem, MODEL_SPEC_KINDS.get(card.kind, card.kind)
     family = FAMILIES.get(card.family)
     spec = model_spec_fields(family, title, kind=kind) if family else {"modelspec.title": title}
     card_values = {
-        "modelspec.implementation": "velatura",  # whose names the tensors have
+        "modelspec.implementation": "velatura",  # the program that named the tensors
         "modelspec.description": card.note,
         "modelspec.trigger_phrase": ", ".join(card.trigger_words),
     }

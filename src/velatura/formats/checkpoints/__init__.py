@@ -1,6 +1,5 @@
-"""Read and write whole base models.
+"""Read and write whole base models: single-file checkpoints under LDM's names, and diffusers folders.
 
-single-file checkpoints under LDM's names, and diffusers folders. Shapes tell the configuration (`ldm_config`), tables
-translate the keys (`ldm_keys`, `ldm_text`), `ldm_families` says which model a file is. Open `single_file` first, then
-`diffusers_folder`.
+`ldm_config` reads a model's configuration off the shapes of its tensors, `ldm_keys` and `ldm_text` translate names,
+`ldm_families` decides which model a file is. Open `single_file` first, then `diffusers_folder`.
 """

@@ -1,4 +1,7 @@
-"""The parts of a base, built no larger than what is in the file and filled from it."""
+"""Build the models of a base from a configuration and load their tensors.
+
+They are built on the meta device, so that memory is taken only for the tensors that the file holds.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from velatura.tensors import Contents
 def build_unet(
     config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
 ) -> UNet2DConditionModel:
-    """A UNet of these settings, filled."""
+    """Build a UNet and load its tensors (see `load_model`)."""
     model_class: Any = UNet2DConditionModel
     with torch.device("meta"):
         model: UNet2DConditionModel = model_class.from_config(config)
@@ -27,7 +30,7 @@ def build_unet(
 def build_vae(
     config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
 ) -> AutoencoderKL:
-    """An autoencoder of these settings, filled."""
+    """Build an autoencoder and load its tensors (see `load_model`)."""
     model_class: Any = AutoencoderKL
     with torch.device("meta"):
         model: AutoencoderKL = model_class.from_config(config)
@@ -37,7 +40,15 @@ def build_vae(
 def build_text_encoder(
     config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination, *, has_projection: bool
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """A text tower of these settings, filled; projected: with what gives a prompt as one vector."""
+    """Build a CLIP text encoder and load its tensors (see `load_model`).
+
+    Args:
+        config: Fields of CLIPTextConfig.
+        sources: Tensors of the file by the model's names.
+        contents: The file.
+        destination: Precision and device of the tensors.
+        has_projection: Build the text encoder with the projection that gives pooled embeddings, as SDXL's second has.
+    """
     clip_config = CLIPTextConfig(**config)
     with torch.device("meta"):
         model = CLIPTextModelWithProjection(clip_config) if has_projection else CLIPTextModel(clip_config)

@@ -1,15 +1,14 @@
-"""Bases in diffusers' folder layout: unet/, vae/, text_encoder/ and tokenizer/ beside model_index.json."""
+"""Read bases from diffusers folders: unet/, vae/, text_encoder/ and tokenizer/ beside model_index.json."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTokenizer
 
 from velatura.base.base import Base
 from velatura.base.families import Family, Prediction
@@ -19,7 +18,7 @@ from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
 from velatura.formats.checkpoints import vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
-from velatura.formats.checkpoints.folder_weights import open_weights
+from velatura.formats.checkpoints.folder_weights import INDEX_FILE, open_weights
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
     determine_family,
@@ -28,96 +27,118 @@ from velatura.formats.checkpoints.ldm_config import (
     unet_config,
     vae_config,
 )
-from velatura.formats.checkpoints.ldm_families import TEXT_ENCODER_LAYOUTS, check_input_channels
+from velatura.formats.checkpoints.ldm_families import TEXT_ENCODER_LAYOUTS, TextEncoderLayout, check_input_channels
 from velatura.formats.checkpoints.ldm_text import TEXT_MODEL_PREFIX
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
+from velatura.formats.json_files import read_json_object
 from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, meta_tensors
 
-INDEX_FILE = "model_index.json"
-# whose classes a folder may name; none is ever called by its name
+# The libraries whose classes model_index.json may name. velatura never looks up a class by that name.
 LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 PIPELINE_PREFIX = "StableDiffusion"
 EXTRA_CONDITION_FIELDS = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
-# of each part, what its config.json must say as the shapes of its weights do
+# Settings in which a config.json must agree with the shapes of the weights
 SIZE_FIELDS = {
     "unet": ("block_out_channels", "cross_attention_dim", "layers_per_block"),
     "vae": ("block_out_channels",),
     "text": ("hidden_size", "num_hidden_layers"),
 }
-MAX_CONFIG_LENGTH = 2**20  # characters; the longest has a few thousand
+
+
+@dataclass(frozen=True)
+class _ModelPlan:
+    """Configuration and tensor sources of one model, before it is built."""
+
+    config: ModelConfig
+    sources: TensorSources
+    contents: Contents
 
 
 def sniff(path: Path) -> bool:
-    """Whether this is a folder of a whole diffusers model."""
+    """Return True for the folder of a whole diffusers model."""
     return (path / INDEX_FILE).is_file() and (path / "unet").is_dir()
 
 
-def read(path: Path, destination: Destination | None = None, *, vae: Contents | None = None) -> Base:
-    """Read a base from its folder, in float32 on the CPU if nothing else is said.
+def read(
+    path: Path,
+    destination: Destination | None = None,
+    *,
+    vae: Contents | None = None,
+    name: str = "",
+    opened_from: str | None = None,
+) -> Base:
+    """Read a base from a diffusers folder.
 
-    vae: another file whose autoencoder is taken instead.
+    Args:
+        path: The folder.
+        destination: Precision and device; the default is float32 on the CPU.
+        vae: A file whose autoencoder replaces the folder's.
+        name: Name of the base; the default is that of the folder.
+        opened_from: What the user opened, for the base to remember: a path, or hub:owner/name.
+
+    Raises:
+        BadFile: The folder is damaged or incomplete, or its configurations do not fit its weights.
+        UnsupportedBase: It is another kind of model, or asks for code of its own.
     """
     _refuse_custom_code(path)
     if (path / "text_encoder_2").is_dir() and not (path / "text_encoder").is_dir():
         raise UnsupportedBase(f"{path} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
-    scheduler = _read_config(path / "scheduler", "scheduler_config.json")
-    stored_unet_config = _read_config(path / "unet")
+    scheduler = _read_config(path / "scheduler" / "scheduler_config.json")
+    unet_settings = _read_config(path / "unet" / "config.json")
     try:
-        if reason := _find_unsupported(stored_unet_config, scheduler):
-            raise UnsupportedBase(f"{path} {reason}: open a plain Stable Diffusion instead")
-        check_input_channels(str(path), stored_unet_config.get("in_channels", 4))
-        return _build_base(path, destination or Destination(), vae, stored_unet_config, scheduler)
+        _refuse_unsupported(path, unet_settings, scheduler)
+        check_input_channels(str(path), unet_settings.get("in_channels", 4))
+        text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
+        unet_plan = _plan_unet(path, unet_settings, CLIPTextConfig(**text_plans[-1].config).projection_dim)
+        vae_plan = _plan_vae(path, vae)
+        family = determine_family(unet_plan.config, vae_plan.config, scheduler.get("prediction_type", "epsilon"))
+        destination = destination or Destination()
+        encoders = [
+            _build_text_encoder(path, index, plan, layout, destination)
+            for index, (plan, layout) in enumerate(zip(text_plans, _text_layouts(family, len(text_plans)), strict=True))
+        ]
+        return Base(
+            name or path.name,
+            family,
+            unet=build_unet(unet_plan.config, unet_plan.sources, unet_plan.contents, destination),
+            vae=build_vae(vae_plan.config, vae_plan.sources, vae_plan.contents, destination),
+            text=TextEncoder(encoders),
+            schedule=_build_schedule(scheduler),
+            source=unet_plan.contents.path,
+            vae_source=vae and vae.path,
+            opened_from=opened_from,
+        )
     except (OSError, StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         raise BadFile(
-            f"{path} is no whole Stable Diffusion folder ({_short_reason(error)}): download it again"
+            f"{path} is not a whole Stable Diffusion folder ({_short_reason(error)}): download it again"
         ) from None
 
 
-def _build_base(
-    path: Path, destination: Destination, vae: Contents | None, stored_unet_config: ModelConfig, scheduler: ModelConfig
-) -> Base:
-    unet_contents = open_weights(path / "unet", "diffusion_pytorch_model")
-    vae_contents = vae or open_weights(path / "vae", "diffusion_pytorch_model")
-    encoders = [_read_text_encoder(path, index, destination) for index in range(1 + (path / "text_encoder_2").is_dir())]
-    pooled_width: Any = encoders[-1].model.config.projection_dim
-    unet_sources = {key: TensorSource(key) for key in unet_contents.tensors}
-    unet_from_shapes = unet_config(apply_sources(unet_sources, meta_tensors(unet_contents.tensors)), pooled_width)
-    unet_settings = _merge_config("unet", stored_unet_config, unet_from_shapes, path)
-    check_input_channels(str(path), unet_settings["in_channels"])
-    vae_sources = vae_file.sources(vae_contents)
-    vae_from_shapes = vae_config(apply_sources(vae_sources, meta_tensors(vae_contents.tensors)))
-    vae_settings = _merge_config("vae", _read_config(path / "vae"), vae_from_shapes, path)
-    prediction_type: Prediction = scheduler.get("prediction_type", "epsilon")
-    family = determine_family(unet_settings, vae_settings, prediction_type)
-    return Base(
-        path.name,
-        family,
-        unet=build_unet(unet_settings, unet_sources, unet_contents, destination),
-        vae=build_vae(vae_settings, vae_sources, vae_contents, destination),
-        text=TextEncoder(_set_read_layers(family, encoders)),
-        schedule=_read_schedule(scheduler),
-        source=unet_contents.path,
-    )
+def _plan_unet(path: Path, stored_config: ModelConfig, pooled_width: int) -> _ModelPlan:
+    contents = open_weights(path / "unet", "diffusion_pytorch_model")
+    sources = {key: TensorSource(key) for key in contents.tensors}
+    from_shapes = unet_config(apply_sources(sources, meta_tensors(contents.tensors)), pooled_width)
+    config = _merge_config("unet", stored_config, from_shapes, path)
+    check_input_channels(str(path), config["in_channels"])
+    return _ModelPlan(config, sources, contents)
 
 
-def _read_text_encoder(path: Path, index: int, destination: Destination) -> ClipTextEncoder:
-    """A text tower, the second of which gives a prompt as one vector too."""
-    encoder_folder, tokenizer_folder = (
-        f"{part}_{index + 1}" if index else part for part in ("text_encoder", "tokenizer")
-    )
-    contents = open_weights(path / encoder_folder, "model", "pytorch_model")
-    has_projection = bool(index)
-    sources = _text_sources(contents.tensors, has_projection=has_projection)
+def _plan_vae(path: Path, other_vae: Contents | None) -> _ModelPlan:
+    contents = other_vae or open_weights(path / "vae", "diffusion_pytorch_model")
+    sources = vae_file.sources(contents)
+    from_shapes = vae_config(apply_sources(sources, meta_tensors(contents.tensors)))
+    config = _merge_config("vae", _read_config(path / "vae" / "config.json"), from_shapes, path)
+    return _ModelPlan(config, sources, contents)
+
+
+def _plan_text_encoder(path: Path, index: int) -> _ModelPlan:
+    """Plan one of the text encoders; the second one, SDXL's, has a projection for pooled embeddings."""
+    folder = path / _numbered("text_encoder", index)
+    contents = open_weights(folder, "model", "pytorch_model")
+    sources = _text_sources(contents.tensors, has_projection=index > 0)
     from_shapes = text_config(apply_sources(sources, meta_tensors(contents.tensors)))
-    config = _merge_config("text", _read_config(path / encoder_folder), from_shapes, path)
-    model = build_text_encoder(config, sources, contents, destination, has_projection=has_projection)
-    tokenizer_class: Any = CLIPTokenizer
-    if not (path / tokenizer_folder).is_dir():
-        return ClipTextEncoder(
-            vocabulary.find_tokenizer(path / INDEX_FILE, {}, int(config["vocab_size"]), pads_with_zero=has_projection),
-            model,
-        )
-    return ClipTextEncoder(tokenizer_class.from_pretrained(path / tokenizer_folder, local_files_only=True), model)
+    config = _merge_config("text", _read_config(folder / "config.json"), from_shapes, path)
+    return _ModelPlan(config, sources, contents)
 
 
 def _text_sources(keys: Iterable[str], *, has_projection: bool) -> TensorSources:
@@ -125,22 +146,35 @@ def _text_sources(keys: Iterable[str], *, has_projection: bool) -> TensorSources
     return {key if has_projection else key.removeprefix(TEXT_MODEL_PREFIX): TensorSource(key) for key in weight_keys}
 
 
-def _set_read_layers(family: Family, encoders: list[ClipTextEncoder]) -> list[ClipTextEncoder]:
-    """The towers with the layers that a base of this family reads; a folder keeps no layer that is not read."""
-    layouts = TEXT_ENCODER_LAYOUTS["SDXL" if len(encoders) > 1 else "SD2" if family.name == "SD2" else "SD1"]
-    return [
-        replace(
-            encoder,
-            default_clip_skip=layout.default_clip_skip,
-            has_final_norm=layout.has_final_norm,
-            takes_clip_skip=layout.takes_clip_skip,
-        )
-        for encoder, layout in zip(encoders, layouts, strict=True)
-    ]
+def _text_layouts(family: Family, encoder_count: int) -> tuple[TextEncoderLayout, ...]:
+    """Return how a base of this family uses its text encoders; a folder holds only the layers that are used."""
+    if encoder_count > 1:
+        return TEXT_ENCODER_LAYOUTS["SDXL"]
+    return TEXT_ENCODER_LAYOUTS["SD2" if family.name == "SD2" else "SD1"]
+
+
+def _build_text_encoder(
+    path: Path, index: int, plan: _ModelPlan, layout: TextEncoderLayout, destination: Destination
+) -> ClipTextEncoder:
+    model = build_text_encoder(plan.config, plan.sources, plan.contents, destination, has_projection=index > 0)
+    tokenizer = _read_tokenizer(path, index, int(plan.config["vocab_size"]))
+    return ClipTextEncoder(tokenizer, model, layout.default_clip_skip, layout.has_final_norm, layout.takes_clip_skip)
+
+
+def _read_tokenizer(path: Path, index: int, vocab_size: int) -> CLIPTokenizer:
+    folder = path / _numbered("tokenizer", index)
+    if not folder.is_dir():
+        return vocabulary.find_tokenizer(path / INDEX_FILE, {}, vocab_size, pads_with_zero=index > 0)
+    tokenizer_class: Any = CLIPTokenizer
+    return tokenizer_class.from_pretrained(folder, local_files_only=True)
+
+
+def _numbered(name: str, index: int) -> str:
+    return f"{name}_{index + 1}" if index else name
 
 
 def _merge_config(part: str, stored: ModelConfig, from_shapes: ModelConfig, path: Path) -> ModelConfig:
-    """A part's settings: what the shapes tell, and of what config.json says only what they do not."""
+    """Return the settings that follow from the shapes, and from config.json only the others."""
     for key in SIZE_FIELDS[part]:
         if isinstance(stored[key], type(from_shapes[key])) and stored[key] != from_shapes[key]:
             mismatch = f"{key} {str(from_shapes[key])[:40]}, not {str(stored[key])[:40]}"
@@ -153,8 +187,8 @@ def _short_reason(error: Exception) -> str:
 
 
 def _refuse_custom_code(path: Path) -> None:
-    """Refuse a folder that asks for code: a pipeline of another kind, or a part of a library that is not known."""
-    index = _read_config(path, INDEX_FILE)
+    """Refuse a folder of another pipeline, or one with a part from another library, which would need its code."""
+    index = _read_config(path / INDEX_FILE)
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or not pipeline.startswith(PIPELINE_PREFIX):
         raise UnsupportedBase(
@@ -163,38 +197,36 @@ def _refuse_custom_code(path: Path) -> None:
     for name, value in index.items():
         entry = cast("list[object]", value) if isinstance(value, list) else []
         if len(entry) == 2 and entry[0] is not None and entry[0] not in LIBRARIES:
-            raise UnsupportedBase(f"{path} wants code of its own for {name[:40]!r}, which is never run: open another")
+            raise UnsupportedBase(
+                f"{path} asks for code of its own for {name[:40]!r}, which velatura never runs: open another"
+            )
 
 
-def _find_unsupported(unet: ModelConfig, scheduler: ModelConfig) -> str | None:
-    """What makes a model another than is opened here, where it would fail at the first step or paint wrongly."""
+def _refuse_unsupported(path: Path, unet: ModelConfig, scheduler: ModelConfig) -> None:
+    """Refuse models that would fail at the first step or make wrong pictures."""
     beta_schedule, prediction = scheduler["beta_schedule"], scheduler.get("prediction_type", "epsilon")
-    addition_embed_type = unet.get("addition_embed_type")
+    reads_more = any(unet.get(field) is not None for field in EXTRA_CONDITION_FIELDS)
+    reads_more |= unet.get("addition_embed_type") not in {None, "text_time"}
     reasons = {
-        "has a UNet that reads more than a prompt": any(unet.get(field) is not None for field in EXTRA_CONDITION_FIELDS)
-        or addition_embed_type not in {None, "text_time"},
+        "has a UNet that reads more than the prompt's context": reads_more,
         f"has the noise schedule {beta_schedule!r}, not 'scaled_linear'": beta_schedule != "scaled_linear",
         "has a noise schedule of its own (trained_betas)": scheduler.get("trained_betas") is not None,
-        f"predicts {prediction!r}, neither noise nor velocity": prediction not in get_args(Prediction),
+        f"predicts {prediction!r}, not noise (epsilon) or velocity (v)": prediction not in get_args(Prediction),
     }
-    return next((reason for reason, applies in reasons.items() if applies), None)
+    reason = next((reason for reason, applies in reasons.items() if applies), None)
+    if reason is not None:
+        raise UnsupportedBase(f"{path} {reason}: open a plain Stable Diffusion instead")
 
 
-def _read_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule:
-    start, end, steps = (scheduler[key] for key in ("beta_start", "beta_end", "num_train_timesteps"))
+def _build_schedule(scheduler: ModelConfig) -> NoiseSchedule:
+    start, end, steps = scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"]
     if steps != len(NoiseSchedule()) or not 0 < start < end < 1:
         raise ValueError(f"a noise schedule of {steps} steps from {start} to {end}")
     return NoiseSchedule(start, end, steps, zero_snr=bool(scheduler.get("rescale_betas_zero_snr")))
 
 
-def _read_config(folder: Path, name: str = "config.json") -> ModelConfig:
-    try:
-        text = (folder / name).read_text(encoding="utf-8")
-        config: object = json.loads(text) if len(text) < MAX_CONFIG_LENGTH else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadFile(f"{folder / name} cannot be read ({error}): download the whole folder again") from None
-    if not isinstance(config, dict):
-        raise BadFile(f"{folder / name} is no table of settings: download the whole folder again")
+def _read_config(path: Path) -> ModelConfig:
+    config = read_json_object(path)
     if "auto_map" in config:
-        raise BadFile(f"{folder / name} wants code of its own (auto_map), which is never run: do not trust it")
-    return cast("ModelConfig", config)
+        raise BadFile(f"{path} asks for code of its own (auto_map), which velatura never runs: do not trust it")
+    return config

@@ -1,4 +1,4 @@
-"""Averaged weights (EMA), which training keeps beside the last ones, under names without dots."""
+"""Averaged weights (EMA) of a UNet, which LDM keeps beside the last weights under names without dots."""
 
 from __future__ import annotations
 
@@ -17,25 +17,35 @@ TRANSFORMER_MODULES = (*ATTENTION_PROJECTIONS, "norm1", "norm2", "norm3", "ff.ne
 
 
 def has_only_ema(keys: Iterable[str]) -> bool:
-    """Whether a checkpoint holds the averaged UNet alone."""
+    """Return True if a checkpoint of these keys holds averaged weights of a UNet and no others."""
     all_keys = list(keys)
-    return any(key.startswith(EMA_PREFIX) for key in all_keys) and not any(
-        key.startswith(UNET_PREFIX) for key in all_keys
-    )
+    has_ema = any(key.startswith(EMA_PREFIX) for key in all_keys)
+    return has_ema and not any(key.startswith(UNET_PREFIX) for key in all_keys)
 
 
 def find_ema_keys(name: str, keys: Collection[str]) -> dict[str, str]:
-    """The averaged weights of a UNet in the file of that name, by the keys of the weights that they stand for."""
+    """Find the averaged weights of a UNet in a checkpoint.
+
+    Args:
+        name: Name of the file, for messages.
+        keys: All keys of the file.
+
+    Returns:
+        The keys of the averages by LDM's keys of the last weights.
+
+    Raises:
+        BadFile: The file holds no averages.
+    """
     ldm_keys = list(_known_unet_keys()) if has_only_ema(keys) else [key for key in keys if key.startswith(UNET_PREFIX)]
     dotless = {EMA_PREFIX + key.removeprefix("model.").replace(".", ""): key for key in ldm_keys}
     ema_keys = {dotless[key]: key for key in keys if key in dotless}
     if not ema_keys:
-        raise BadFile(f"{name} holds no averaged weights (EMA): open it without asking for them")
+        raise BadFile(f"{name} holds no averaged weights (EMA): leave out weights='ema'")
     return ema_keys
 
 
 def _known_unet_keys() -> Iterator[str]:
-    """The names that a UNet's tensors can have, which their forms without dots do not tell."""
+    """Yield all names that tensors of a UNet can have: names without dots cannot be split without this list."""
     for layout in (SD_LAYOUT, SDXL_LAYOUT):
         for diffusers_name, ldm_name in layout.module_names().items():
             suffixes = _attention_suffixes() if ".attentions." in diffusers_name else [""]

@@ -1,8 +1,7 @@
-"""The weights of one part of a diffusers folder: one file, or shards that an index lists; full, or a half variant."""
+"""The weights of one model in a diffusers folder: one file, or shards with an index; in full precision, or fp16."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,76 +10,89 @@ from typing import cast
 from torch import Tensor
 
 from velatura.errors import BadFile
+from velatura.formats.json_files import read_json_object
 from velatura.tensors import Contents, LazyTensors, meta_tensors, open_state_dict
 
-MAX_INDEX_LENGTH = 2**24  # characters; an SDXL's has about 2**17
-SHARD_NAME = re.compile(r"[\w.-]+-\d{5}-of-\d{5}\.(safetensors|bin)")
+INDEX_FILE = "model_index.json"
+# In the order of preference, as in diffusers: safetensors before torch files, full precision before half.
+WEIGHTS_SUFFIXES = ("safetensors", "bin")
+VARIANTS = ("", ".fp16")
+SHARD_NUMBER = r"-\d{5}-of-\d{5}"
+SHARD_NAME = re.compile(rf"[\w.-]+{SHARD_NUMBER}\.({'|'.join(WEIGHTS_SUFFIXES)})")
+MAX_INDEX_BYTES = 2**24  # an SDXL's index has about 2**17
 
 
 class ShardedTensors(LazyTensors):
-    """The tensors of several files under one roof."""
+    """The tensors of several files as one mapping; a tensor is read whenever it is asked for."""
 
-    def __init__(self, files: Mapping[str, Contents]) -> None:
-        self._files = files  # by the key of the tensor
+    def __init__(self, file_by_key: Mapping[str, Contents]) -> None:
+        self._file_by_key = file_by_key
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._files[key].tensors[key]
+        return self._file_by_key[key].tensors[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._file_by_key)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._file_by_key)
 
     def meta_tensor(self, key: str) -> Tensor:
-        """A tensor's shape and precision, on the meta device."""
-        tensors = self._files[key].tensors
+        """Return a tensor on the meta device: its shape and precision without its values."""
+        tensors = self._file_by_key[key].tensors
         return tensors.meta_tensor(key) if isinstance(tensors, LazyTensors) else meta_tensors({key: tensors[key]})[key]
 
 
 def open_weights(folder: Path, stem: str, torch_stem: str | None = None) -> Contents:
-    """Open the weights of a part by the names its library gives them: safetensors first, the full before the half.
+    """Open the weights of one model of a diffusers or transformers folder.
 
-    torch_stem: what the older torch file is called, if not the same.
+    Args:
+        folder: Folder of the model, such as unet/.
+        stem: Name of the weights without ending, such as "diffusion_pytorch_model".
+        torch_stem: The same for the older torch file, if it has another name.
+
+    Returns:
+        Tensors that are read when they are asked for, and the path of the file, or of the first shard.
+
+    Raises:
+        BadFile: There are no weights under these names, or an index or a shard is damaged.
     """
-    candidates = [(stem, "safetensors"), (torch_stem or stem, "bin")]
-    for name, suffix in candidates:
-        for variant in ("", ".fp16"):
-            weights_file = folder / f"{name}{variant}.{suffix}"
-            if weights_file.is_file():
-                return open_state_dict(weights_file)
-            index_file = folder / f"{name}.{suffix}.index{variant}.json"
-            if index_file.is_file():
-                return _open_shards(index_file)
-    expected = " nor ".join(f"{name}{variant}.{suffix}" for name, suffix in candidates for variant in ("", ".fp16"))
+    candidates = [
+        (torch_stem if torch_stem and suffix == "bin" else stem, variant, suffix)
+        for suffix in WEIGHTS_SUFFIXES
+        for variant in VARIANTS
+    ]
+    for name, variant, suffix in candidates:
+        weights_file = folder / f"{name}{variant}.{suffix}"
+        if weights_file.is_file():
+            return open_state_dict(weights_file)
+        index_file = folder / f"{name}.{suffix}.index{variant}.json"
+        if index_file.is_file():
+            return _open_shards(index_file)
+    expected = " nor ".join(f"{name}{variant}.{suffix}" for name, variant, suffix in candidates)
     others = ", ".join(sorted(path.name for path in folder.glob("*.[sb][ai]*"))[:5]) or "no weights at all"
     raise BadFile(f"{folder} holds neither {expected} but {others}: download the whole folder again")
 
 
 def _open_shards(index: Path) -> Contents:
-    """The tensors of all shards that an index lists, each in the file where it says."""
+    """Open all shards that an index lists."""
     weight_map = _read_weight_map(index)
     files = {name: open_state_dict(index.with_name(name)) for name in sorted(set(weight_map.values()))}
     for key, name in weight_map.items():
         if key not in files[name].tensors:
-            raise BadFile(f"{index} says that {key[:60]!r} is in {name}, where it is not: download the folder again")
+            raise BadFile(f"{index} says that {key[:60]!r} is in {name}, but it is not: download the folder again")
     first_file = files[min(files)]
-    return Contents(
-        first_file.path, ShardedTensors({key: files[name] for key, name in weight_map.items()}), first_file.metadata
-    )
+    tensors = ShardedTensors({key: files[name] for key, name in weight_map.items()})
+    return Contents(first_file.path, tensors, first_file.metadata)
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    try:
-        text = index.read_text(encoding="utf-8")
-        index_json: object = json.loads(text) if len(text) < MAX_INDEX_LENGTH else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadFile(f"{index} cannot be read ({error}): download the whole folder again") from None
-    stored_map = cast("dict[str, object]", index_json).get("weight_map") if isinstance(index_json, dict) else None
+    """Return the names of the shards by tensor; a name of anything but a shard in the same folder is refused."""
+    stored_map = read_json_object(index, max_bytes=MAX_INDEX_BYTES).get("weight_map")
     weight_map = cast("dict[str, object]", stored_map) if isinstance(stored_map, dict) else {}
     for name in weight_map.values():
         if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
-            raise BadFile(f"{index} sends to {str(name)[:60]!r}, which is no shard beside it: do not trust it")
+            raise BadFile(f"{index} lists {str(name)[:60]!r}, which is not a shard in the same folder: do not trust it")
     if not weight_map:
         raise BadFile(f"{index} lists no weights: download the whole folder again")
     return cast("dict[str, str]", weight_map)

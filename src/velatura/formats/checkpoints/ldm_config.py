@@ -1,9 +1,12 @@
-"""The configurations of models, read off the shapes of their tensors; what these do not tell, a family does."""
+"""Configurations of models: most settings follow from the shapes of their tensors, the rest are called hints.
+
+Hints are settings such as the number of attention heads. They come from a config.json, from the metadata of a
+checkpoint that velatura wrote, or from the family.
+"""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -15,13 +18,13 @@ from transformers import CLIPTextConfig
 
 from velatura.base.families import Family, Prediction, find_family
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats.checkpoints.ldm_keys import UNetLayout
+from velatura.formats.checkpoints.ldm_keys import UNetLayout, count_indices
 from velatura.formats.checkpoints.ldm_text import PROJECTION_KEY, TEXT_MODEL_PREFIX
 
 ModelConfig = dict[str, Any]
 StateDict = Mapping[str, Tensor]
 
-# What shapes do not tell, where it is not what the libraries take by default. From the families' published models.
+# Hints of the families where they differ from the libraries' defaults, from the published models
 CONFIG_HINTS: dict[str, dict[str, ModelConfig]] = {
     "SD1": {
         "unet": {"sample_size": 64},
@@ -41,35 +44,59 @@ CONFIG_HINTS: dict[str, dict[str, ModelConfig]] = {
     },
 }
 MODEL_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text": CLIPTextConfig}
-TEXT_PARTS = ("text", "text_2")  # the parts that are text towers, in the order in which their vectors are joined
-# What a file may say that shapes do not tell: nothing by which a few words could ask for a model of any size.
+TEXT_PARTS = ("text", "text_2")  # in the order in which SDXL concatenates their hidden states
+TEXT_HINTS = (
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "projection_dim",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+# The hints that a file may state: none of them could make a small file ask for a large model.
 ALLOWED_HINTS = {
     "unet": (
-        *("attention_head_dim", "num_attention_heads", "norm_num_groups", "norm_eps", "sample_size", "act_fn"),
-        *("upcast_attention", "flip_sin_to_cos", "freq_shift", "center_input_sample", "downsample_padding"),
+        "attention_head_dim",
+        "num_attention_heads",
+        "norm_num_groups",
+        "norm_eps",
+        "sample_size",
+        "act_fn",
+        "upcast_attention",
+        "flip_sin_to_cos",
+        "freq_shift",
+        "center_input_sample",
+        "downsample_padding",
     ),
     "vae": ("norm_num_groups", "sample_size", "scaling_factor", "act_fn", "force_upcast"),
-    **dict.fromkeys(
-        ("text", "text_2"),
-        (
-            *("num_attention_heads", "hidden_act", "layer_norm_eps", "projection_dim"),
-            *("bos_token_id", "eos_token_id", "pad_token_id"),
-        ),
-    ),
+    "text": TEXT_HINTS,
+    "text_2": TEXT_HINTS,
 }
-MAX_CONFIG_NUMBER = 8192  # pixels along a side
-OLD_TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 2}  # of configurations before transformers 4.30, which meant CLIP's
-TIME_ID_COUNT = 6  # an SDXL is told height and width of the original, of the crop's place and of the picture
+MAX_CONFIG_NUMBER = 8192  # the largest that is used is a side of pictures in pixels
+OLD_TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 2}  # before transformers 4.30, where CLIP's own ids were meant
+TIME_ID_COUNT = 6  # SDXL: original height and width, top and left of the crop, target height and width
 
 
 def unet_config(state: StateDict, pooled_width: int = 0) -> ModelConfig:
-    """What the shapes of a UNet under diffusers' names tell of its configuration.
+    """Derive the configuration of a UNet from the shapes of its tensors.
 
-    pooled_width: features of the prompt as one vector, which an SDXL's UNet reads together with the sizes.
+    Args:
+        state: Tensors under diffusers' names, on the meta device or any other.
+        pooled_width: Features of the pooled text embedding that SDXL's UNet reads beside the sizes; 0 if unknown.
+
+    Returns:
+        Fields of UNet2DConditionModel.
+
+    Raises:
+        BadFile: The UNet's added embedding does not fit a pooled embedding of that width.
     """
     layout = UNetLayout.from_diffusers(state)
     levels = range(len(layout.attends_down))
-    depths = [_count_modules(state, f"down_blocks.{level}.attentions.0.transformer_blocks") or 1 for level in levels]
+    depths = [
+        count_indices(state, rf"down_blocks\.{level}\.attentions\.0\.transformer_blocks\.(\d+)\.") or 1
+        for level in levels
+    ]
     cross_attention_dim = next(tensor.shape[1] for key, tensor in state.items() if key.endswith("attn2.to_k.weight"))
     proj_in = next(tensor for key, tensor in state.items() if key.endswith("proj_in.weight"))
     return {
@@ -87,12 +114,15 @@ def unet_config(state: StateDict, pooled_width: int = 0) -> ModelConfig:
 
 
 def _addition_config(state: StateDict, pooled_width: int) -> ModelConfig:
-    """How an SDXL's UNet is told the prompt as one vector and the sizes of the picture."""
+    """Return the settings of SDXL's added embedding, through which its UNet reads the pooled text and the sizes."""
     if "add_embedding.linear_1.weight" not in state:
         return {}
     width = state["add_embedding.linear_1.weight"].shape[1]
     if pooled_width and (width <= pooled_width or (width - pooled_width) % TIME_ID_COUNT):
-        raise BadFile(f"a UNet that is told {width} features does not belong to prompts of {pooled_width}: no SDXL")
+        raise BadFile(
+            f"the UNet's added embedding has {width} features, which does not fit pooled embeddings of {pooled_width}: "
+            "this is not an SDXL"
+        )
     return {
         "addition_embed_type": "text_time",
         "projection_class_embeddings_input_dim": width,
@@ -101,8 +131,8 @@ def _addition_config(state: StateDict, pooled_width: int) -> ModelConfig:
 
 
 def vae_config(state: StateDict) -> ModelConfig:
-    """What the shapes of an autoencoder under diffusers' names tell of its configuration."""
-    levels = range(_count_modules(state, "encoder.down_blocks"))
+    """Derive fields of AutoencoderKL from the shapes of its tensors under diffusers' names."""
+    levels = range(count_indices(state, r"encoder\.down_blocks\.(\d+)\."))
     return {
         "in_channels": state["encoder.conv_in.weight"].shape[1],
         "out_channels": state["decoder.conv_out.weight"].shape[0],
@@ -110,7 +140,7 @@ def vae_config(state: StateDict) -> ModelConfig:
         "block_out_channels": [
             state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in levels
         ],
-        "layers_per_block": _count_modules(state, "encoder.down_blocks.0.resnets"),
+        "layers_per_block": count_indices(state, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
         "down_block_types": ["DownEncoderBlock2D" for _ in levels],
         "up_block_types": ["UpDecoderBlock2D" for _ in levels],
         "mid_block_add_attention": any(".mid_block.attentions." in key for key in state),
@@ -118,24 +148,36 @@ def vae_config(state: StateDict) -> ModelConfig:
 
 
 def text_config(state: StateDict) -> ModelConfig:
-    """What the shapes of a CLIP text tower under transformers' names tell of its configuration."""
+    """Derive fields of CLIPTextConfig from the shapes of a text encoder's tensors under transformers' names."""
     projection = {"projection_dim": state[PROJECTION_KEY].shape[0]} if PROJECTION_KEY in state else {}
     state = {key.removeprefix(TEXT_MODEL_PREFIX): tensor for key, tensor in state.items()}
-    token_embedding, position_embedding = (
-        state[f"embeddings.{name}_embedding.weight"] for name in ("token", "position")
-    )
+    token_embedding = state["embeddings.token_embedding.weight"]
+    position_embedding = state["embeddings.position_embedding.weight"]
     return {
         **projection,
         "vocab_size": token_embedding.shape[0],
         "hidden_size": token_embedding.shape[1],
         "max_position_embeddings": position_embedding.shape[0],
         "intermediate_size": state["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "num_hidden_layers": _count_modules(state, "encoder.layers"),
+        "num_hidden_layers": count_indices(state, r"encoder\.layers\.(\d+)\."),
     }
 
 
 def determine_family(unet: ModelConfig, vae: ModelConfig, prediction: Prediction) -> Family:
-    """The family that a base's widths belong to, with its own scale, size and prediction; a new one where none fits."""
+    """Return the family that a base belongs to by its context widths, with this base's own settings.
+
+    Args:
+        unet: Fields of UNet2DConditionModel.
+        vae: Fields of AutoencoderKL.
+        prediction: What the UNet predicts.
+
+    Returns:
+        The known family of these widths, or one named "unknown", with the scaling factors, picture size and prediction
+        of this base.
+
+    Raises:
+        BadFile: The size of pictures is out of range.
+    """
     block_widths: list[int] = unet["block_out_channels"]
     block_types: list[str] = unet["down_block_types"]
     attention_widths = [
@@ -145,7 +187,7 @@ def determine_family(unet: ModelConfig, vae: ModelConfig, prediction: Prediction
     vae_scale_factor = 2 ** (len(vae["block_out_channels"]) - 1)
     pixels = int(unet.get("sample_size") or 64) * vae_scale_factor
     if not 0 < pixels <= MAX_CONFIG_NUMBER:
-        raise BadFile(f"a base for pictures of {pixels} pixels is no Stable Diffusion: download it again")
+        raise BadFile(f"a base for pictures of {pixels} pixels is not a Stable Diffusion: download it again")
     cross_width: int = unet["cross_attention_dim"]
     new_family = Family("unknown", cross_width, tuple(widths), vae_scale_factor, 1.0, pixels, prediction)
     scale = float(vae.get("scaling_factor", 0.18215))
@@ -158,13 +200,14 @@ def determine_family(unet: ModelConfig, vae: ModelConfig, prediction: Prediction
 def config_hints(
     unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoders: Sequence[nn.Module]
 ) -> dict[str, ModelConfig]:
-    """What the shapes of the models do not tell and is not the libraries' default.
+    """Return the hints of a base's models that differ from the libraries' defaults, by part.
 
-    A setting beyond those that a file may tell is refused, as the base could not be read again.
+    Raises:
+        UnsupportedBase: A setting outside ALLOWED_HINTS, with which the base could not be read again.
     """
-    pooled_width = (
-        0 if unet.config.get("addition_embed_type") is None else _encoder_config(text_encoders[-1]).projection_dim
-    )
+    pooled_width = 0
+    if unet.config.get("addition_embed_type") is not None:
+        pooled_width = _encoder_config(text_encoders[-1]).projection_dim
     hints = {
         "unet": _non_default_config(
             UNet2DConditionModel, dict(unet.config), unet_config(unet.state_dict(), pooled_width)
@@ -175,36 +218,57 @@ def config_hints(
     for part, config in hints.items():
         if unsupported := config.keys() - set(ALLOWED_HINTS[part]):
             raise UnsupportedBase(
-                f"its {part} has the setting {min(unsupported)}, which no checkpoint can tell: keep the base as a folder"
+                f"its {part} has the setting {min(unsupported)}, which a checkpoint cannot store: save the base as a "
+                "folder"
             )
     return hints
 
 
 def read_config_hints(part: str, stored: ModelConfig, from_shapes: ModelConfig, name: str) -> ModelConfig:
-    """What a config.json says that shapes do not tell: only what may be said, and nothing that nobody here knows."""
+    """Return the hints in a config.json that differ from the library's defaults.
+
+    Args:
+        part: "unet", "vae" or "text".
+        stored: The config.json.
+        from_shapes: Settings that follow from the shapes, which are no hints.
+        name: Name of the base, for messages.
+
+    Raises:
+        UnsupportedBase: A setting outside ALLOWED_HINTS that differs from the default.
+        BadFile: A number out of range.
+    """
     defaults = _defaults(MODEL_CLASSES[part])
     remaining = {key: value for key, value in stored.items() if key in defaults and key not in from_shapes}
     non_default = {key: value for key, value in remaining.items() if _as_json(value) != _as_json(defaults[key])}
-    # a text tower's settings are transformers' too, most of them for training; none changes what CLIP computes
+    # a text encoder's config.json also has transformers' general settings, which do not change what CLIP computes
     if part != "text" and (unsupported := non_default.keys() - set(ALLOWED_HINTS[part])):
         raise UnsupportedBase(
-            f"{name} has the setting {min(unsupported)} in its {part}, which is not known here: open another"
+            f"{name} has the setting {min(unsupported)} in its {part}, which velatura does not support: open another"
         )
     return check_config_hints(name, {part: non_default}, [part])[part]
 
 
 def check_config_hints(name: str, stored: object, parts: Iterable[str]) -> dict[str, ModelConfig]:
-    """What a file's own header says of what shapes do not tell: only what may be said, and no nonsense in numbers."""
+    """Return the hints that a file states, without those outside ALLOWED_HINTS.
+
+    Args:
+        name: Name of the file, for messages.
+        stored: Parsed JSON of a stranger's file: settings by part.
+        parts: The parts that must be there.
+
+    Raises:
+        BadFile: A part is missing, or a number is out of range.
+    """
     stored_hints = cast("dict[str, ModelConfig]", stored) if isinstance(stored, dict) else {}
     if not all(isinstance(stored_hints.get(part), dict) for part in parts):
-        raise BadFile(f"{name} has damaged settings in its header: save the base again")
+        raise BadFile(f"{name} has damaged settings in its metadata: save the base again")
     hints = {
         part: {key: value for key, value in stored_hints[part].items() if key in ALLOWED_HINTS[part]} for part in parts
     }
     for part, config in hints.items():
         for key, value in config.items():
             if isinstance(value, float) and not 0 < value < MAX_CONFIG_NUMBER:
-                raise BadFile(f"{name} says that {key} of its {part} is {value}: save the base again")
+                raise BadFile(f"{name} says that {key} of its {part} is {value}, which is out of range: save it again")
     return hints
 
 
@@ -233,11 +297,5 @@ def _defaults(model_class: type[object]) -> ModelConfig:
 
 
 def _as_json(value: object) -> object:
-    """A setting as JSON gives it back."""
+    """Return a setting as JSON gives it back: a tuple as a list."""
     return list(cast("list[object]", value)) if isinstance(value, list | tuple) else value
-
-
-def _count_modules(state: StateDict, prefix: str) -> int:
-    """How many modules there are of this name, numbered from 0."""
-    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
-    return len({match[1] for key in state if (match := pattern.match(key))})

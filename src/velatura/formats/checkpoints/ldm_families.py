@@ -1,4 +1,4 @@
-"""What kind of model a single-file checkpoint holds, told by the names of its tensors and never by its own."""
+"""Detect which model a single-file checkpoint holds, by the names of its tensors and not by the name of the file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from velatura.formats.checkpoints.ldm_text import (
 from velatura.formats.checkpoints.tensor_sources import TensorSource
 
 REFINER_PREFIX = "conditioner.embedders.0.model."
-V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors by which a file tells how it was trained
+V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors: velocity prediction, zero terminal SNR
 PURPOSE_BY_CHANNELS = {
     5: "depth",
     7: "upscaling",
     8: "editing by instruction",
     9: "inpainting",
-}  # by the channels a UNet reads
-# what the UNet's tensors of models for other programs begin with
+}  # by a UNet's input channels
+# Models that velatura does not open, by the beginning of their tensors' names below UNET_PREFIX
 FOREIGN_MODELS = {
     "joint_blocks.": "a Stable Diffusion 3",
     "double_blocks.": "a FLUX",
@@ -38,7 +38,7 @@ FOREIGN_MODELS = {
     "clip_txt_mapper.": "a Stable Cascade",
     "time_embed.cond_proj.": "a Stable Diffusion distilled with its guidance",
 }
-# what training leaves beside the weights: losses, averages, and figures of the noise schedule
+# Left by training beside the weights: losses, averages, and numbers of the noise schedule
 TRAINING_LEFTOVERS = re.compile(
     r"loss\.|first_stage_model\.loss\.|model_ema\.|denoiser\.|"
     r"(betas|logvar|scale_factor|lvlb_weights|edm_vp_sigma|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod"
@@ -49,9 +49,17 @@ TRAINING_LEFTOVERS = re.compile(
 
 @dataclass(frozen=True)
 class TextEncoderLayout:
-    """Where a text tower stands in a checkpoint, and how its base reads it (see Tower).
+    """Names of a text encoder's tensors in a checkpoint, and how its base uses it (see ClipTextEncoder).
 
-    layers: how many of its layers are read; file_layers: how many the file has.
+    Attributes:
+        prefix: Prefix of the names.
+        is_open_clip: The names below the prefix are OpenCLIP's, not transformers'.
+        layers: Number of layers that are used; None means all.
+        file_layers: Number of layers in the file; None means as many as are used.
+        has_projection: It also gives a pooled embedding.
+        default_clip_skip: Layer whose output is used, 1 being the last.
+        has_final_norm: The final layer norm is applied to that output.
+        takes_clip_skip: A recipe's clip skip chooses the layer.
     """
 
     prefix: str
@@ -64,19 +72,19 @@ class TextEncoderLayout:
     takes_clip_skip: bool = False
 
     def sources(self, keys: Iterable[str]) -> dict[str, TensorSource]:
-        """Where the tower's tensors are in a checkpoint of these keys."""
+        """Return the sources of the text encoder's tensors in a checkpoint of these keys."""
         if not self.is_open_clip:
             return clip_from_ldm(keys, self.prefix)
         return open_clip_from_ldm(keys, self.prefix, layers=self.layers, has_projection=self.has_projection)
 
     def to_checkpoint(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tower's tensors under the names of checkpoints."""
+        """Return the text encoder's tensors under the names of checkpoints."""
         if not self.is_open_clip:
             return clip_to_ldm(state, self.prefix)
         return open_clip_to_ldm(state, self.prefix, layers=self.file_layers)
 
 
-# Which layers are read: 24 are in SD2's files, and the last is not; an SDXL reads the last but one of both towers.
+# SD2 uses 23 of the 24 layers in its file. SDXL uses the last but one layer of both text encoders.
 TEXT_ENCODER_LAYOUTS: dict[str, tuple[TextEncoderLayout, ...]] = {
     "SD1": (TextEncoderLayout(CLIP_PREFIX, takes_clip_skip=True),),
     "SD2": (TextEncoderLayout(OPEN_CLIP_PREFIX, is_open_clip=True, layers=23, file_layers=24),),
@@ -90,10 +98,18 @@ TEXT_ENCODER_LAYOUTS: dict[str, tuple[TextEncoderLayout, ...]] = {
 
 
 def detect_family(name: str, keys: Collection[str]) -> str:
-    """Which of KINDS a checkpoint is; one of another kind is refused by what it is."""
+    """Return the family of a checkpoint, one of TEXT_ENCODER_LAYOUTS.
+
+    Args:
+        name: Name of the file, for messages.
+        keys: All keys of the checkpoint.
+
+    Raises:
+        UnsupportedBase: Another kind of model, a refiner, a part of a model, or several models at once.
+    """
     for prefix, model in FOREIGN_MODELS.items():
         if any(key.startswith(UNET_PREFIX + prefix) for key in keys):
-            raise UnsupportedBase(f"{name} is {model}, which is not opened here: open an SD1, SD2 or SDXL")
+            raise UnsupportedBase(f"{name} is {model}, which velatura does not open: open an SD1, SD2 or SDXL")
     if any(key.startswith(REFINER_PREFIX) for key in keys):
         raise UnsupportedBase(f"{name} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
     families = [
@@ -107,15 +123,20 @@ def detect_family(name: str, keys: Collection[str]) -> str:
         )
     if not families:
         raise UnsupportedBase(
-            f"{name} has no text encoder that is known here, so it is a part of a model: open the whole checkpoint"
+            f"{name} has no text encoder of a known kind, so it is a part of a model: open the whole checkpoint"
         )
     return families[0]
 
 
 def check_input_channels(name: str, channels: int) -> None:
-    """Refuse a UNet that reads something beside the latents, by what it is for."""
+    """Refuse a UNet that reads more than the four channels of latents.
+
+    Raises:
+        UnsupportedBase: Another number of channels; the message says what such models are for.
+    """
     if channels != 4:
+        purpose = PURPOSE_BY_CHANNELS.get(channels, "another purpose")
         raise UnsupportedBase(
-            f"{name} is a model for {PURPOSE_BY_CHANNELS.get(channels, 'another purpose')}: its UNet reads {channels} channels, "
-            "not 4, which cannot be given yet; open a plain Stable Diffusion instead"
+            f"{name} is a model for {purpose}: its UNet reads {channels} channels, not 4, which velatura does not "
+            "support yet; open a plain Stable Diffusion instead"
         )

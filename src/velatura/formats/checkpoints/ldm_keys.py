@@ -1,11 +1,11 @@
-"""What single-file checkpoints (LDM, SGM) call the tensors of a UNet and of an autoencoder, and diffusers' names."""
+"""Translate the names of a UNet's and an autoencoder's tensors: single-file checkpoints (LDM, SGM) and diffusers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from velatura.formats.checkpoints.tensor_sources import TensorSource, as_matrix,
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 
-# within a module: diffusers' name, LDM's
+# LDM's names by diffusers'
 RESNET_NAMES = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -28,24 +28,27 @@ UNET_OUTER_NAMES = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",  # SDXL's sizes and pooled text
+    "add_embedding.linear_1": "label_emb.0.0",  # SDXL's pooled text embedding and sizes
     "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-VAE_ATTENTION_MARK = ".attn_1."  # in the name of an autoencoder's tensor
+VAE_ATTENTION_MARK = ".attn_1."
 VAE_ATTENTION_NAMES = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
-ModuleNames = Mapping[str, str]  # a module's name here: its name there
+ModuleNames = Mapping[str, str]  # new names of modules by their old ones
 
-MAX_LEVELS = 16  # levels, and layers of one: twice what any has; every level and layer multiplies the names below
+MAX_LEVELS = 16  # also of layers in a level: twice as many as any UNet has, since each multiplies the names below
 
 
 @dataclass(frozen=True)
 class UNetLayout:
-    """How many levels a UNet has, how many residual blocks each has on the way down, and which of them attend.
+    """The block structure of a UNet.
 
-    The way up has one residual block more in each level; attends_up starts with the deepest level.
+    Attributes:
+        layers: Residual blocks in a down block; an up block has one more.
+        attends_down: For every level, True if its down block has attention; the first level has the highest resolution.
+        attends_up: The same for the up blocks, from the lowest resolution to the highest.
     """
 
     layers: int
@@ -54,30 +57,35 @@ class UNetLayout:
 
     @classmethod
     def from_diffusers(cls, keys: Iterable[str]) -> Self:
-        """Read the layout off diffusers' names."""
+        """Read the layout off diffusers' names of a UNet's tensors."""
         key_set = set(keys)
-        levels = _count_indices(key_set, r"down_blocks\.(\d+)\.")
-        attends = [
-            tuple(f"{direction}_blocks.{level}.attentions.0.proj_in.weight" in key_set for level in range(levels))
-            for direction in ("down", "up")
-        ]
-        return cls(_count_indices(key_set, r"down_blocks\.0\.resnets\.(\d+)\."), *attends)
+        levels = range(count_indices(key_set, r"down_blocks\.(\d+)\."))
+        layers = count_indices(key_set, r"down_blocks\.0\.resnets\.(\d+)\.")
+        down = tuple(f"down_blocks.{level}.attentions.0.proj_in.weight" in key_set for level in levels)
+        up = tuple(f"up_blocks.{level}.attentions.0.proj_in.weight" in key_set for level in levels)
+        return cls(layers, down, up)
 
     @classmethod
     def from_ldm(cls, keys: Iterable[str]) -> Self:
-        """Read the layout off LDM's names (without their prefix), where the first downsampler ends the first level."""
+        """Read the layout off LDM's names without their prefix; the first downsampler ends the first level.
+
+        Raises:
+            BadFile: More levels or layers than MAX_LEVELS.
+        """
         key_set = set(keys)
         downsamplers = [index for index in range(len(key_set)) if f"input_blocks.{index}.0.op.weight" in key_set]
-        layers = (downsamplers[0] if downsamplers else _count_indices(key_set, r"input_blocks\.(\d+)\.")) - 1
+        layers = (downsamplers[0] if downsamplers else count_indices(key_set, r"input_blocks\.(\d+)\.")) - 1
         levels = range(len(downsamplers) + 1)
         if max(len(levels), layers) > MAX_LEVELS:
-            raise BadFile(f"a Stable Diffusion has no UNet of {len(levels)} levels of {layers} layers: do not trust it")
+            raise BadFile(
+                f"a UNet of {len(levels)} levels of {layers} layers is not a Stable Diffusion's: do not trust it"
+            )
         down = tuple(f"input_blocks.{1 + level * (layers + 1)}.1.proj_in.weight" in key_set for level in levels)
         up = tuple(f"output_blocks.{level * (layers + 1)}.1.proj_in.weight" in key_set for level in levels)
         return cls(layers, down, up)
 
     def module_names(self) -> dict[str, str]:
-        """LDM's names of the modules, by diffusers'; what is inside the attentions is called the same."""
+        """Return LDM's names of the modules by diffusers'; modules inside an attention have the same names in both."""
         return dict(self._module_names())
 
     def _module_names(self) -> Iterator[tuple[str, str]]:
@@ -114,21 +122,28 @@ SDXL_LAYOUT = UNetLayout(2, (False, True, True), (True, True, False))
 
 
 def unet_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A diffusers UNet's tensors under LDM's names, with their prefix."""
+    """Return the tensors of a diffusers UNet under LDM's names, with their prefix."""
     modules = UNetLayout.from_diffusers(state).module_names()
     return {UNET_PREFIX + name: state[key] for key, name in rename_keys(state, modules).items()}
 
 
 def unet_from_ldm(keys: Iterable[str]) -> dict[str, TensorSource]:
-    """Where diffusers' tensors of the UNet are in a checkpoint of these keys."""
+    """Return the sources of a diffusers UNet's tensors in a checkpoint of these keys.
+
+    Raises:
+        BadFile: A key below the prefix is not a Stable Diffusion UNet's.
+    """
     ldm_keys = keys_below(UNET_PREFIX, keys)
     modules = UNetLayout.from_ldm(ldm_keys).module_names()
     return {name: TensorSource(ldm_keys[key]) for key, name in rename_keys(ldm_keys, _invert(modules)).items()}
 
 
 def vae_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A diffusers autoencoder's tensors under LDM's names, with their prefix; attention is 1 x 1 convolutions."""
-    modules = _vae_modules(_count_indices(state, r"decoder\.up_blocks\.(\d+)\."), state)
+    """Return the tensors of a diffusers autoencoder under LDM's names, with their prefix.
+
+    Matrices of its attention become 1 x 1 convolutions.
+    """
+    modules = _vae_modules(count_indices(state, r"decoder\.up_blocks\.(\d+)\."), state)
     tensors = {name: state[key] for key, name in rename_keys(state, modules).items()}
     return {
         VAE_PREFIX + name: tensor[..., None, None] if _is_attention_matrix(name, tensor) else tensor
@@ -137,9 +152,15 @@ def vae_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def vae_from_ldm(keys: Iterable[str], prefix: str = VAE_PREFIX) -> dict[str, TensorSource]:
-    """Where diffusers' tensors of the autoencoder are in a file of these keys; it attends by matrix products."""
+    """Return the sources of a diffusers autoencoder's tensors in a file of these keys.
+
+    1 x 1 convolutions of its attention become matrices.
+
+    Raises:
+        BadFile: A key below the prefix is not a Stable Diffusion autoencoder's.
+    """
     ldm_keys = keys_below(prefix, keys)
-    modules = _invert(_vae_modules(_count_indices(ldm_keys, r"decoder\.up\.(\d+)\."), ldm_keys))
+    modules = _invert(_vae_modules(count_indices(ldm_keys, r"decoder\.up\.(\d+)\."), ldm_keys))
     names = rename_keys(ldm_keys, modules)
     return {
         name: TensorSource(ldm_keys[key], as_matrix if VAE_ATTENTION_MARK in key else identity)
@@ -148,14 +169,22 @@ def vae_from_ldm(keys: Iterable[str], prefix: str = VAE_PREFIX) -> dict[str, Ten
 
 
 def rename_keys(keys: Iterable[str], modules: ModuleNames) -> dict[str, str]:
-    """The new name of each tensor whose module, or a module around it, is in the table; other tensors are refused."""
+    """Return new names of tensors by their old ones.
+
+    Args:
+        keys: Names of tensors.
+        modules: New names of modules by their old ones. The part of a key below the module is kept.
+
+    Raises:
+        BadFile: Neither a tensor's module nor a module around it is in the table.
+    """
     names: dict[str, str] = {}
     for key in keys:
         module, rest = key, ""
         while module not in modules:
             module, dot, last = module.rpartition(".")
             if not dot:
-                raise BadFile(f"a Stable Diffusion has no tensor {key[:80]!r}: open another checkpoint")
+                raise BadFile(f"{key[:80]!r} is not a tensor of a Stable Diffusion: open another checkpoint")
             rest = f".{last}{rest}"
         names[key] = modules[module] + rest
     return names
@@ -169,27 +198,37 @@ def _resnet_modules(diffusers_name: str, ldm_name: str) -> Iterator[tuple[str, s
 
 
 def _vae_modules(levels: int, keys: Iterable[str]) -> dict[str, str]:
-    """LDM's names of an autoencoder's modules, by diffusers'; its decoder's first level is the last."""
+    """Return LDM's names of an autoencoder's modules by diffusers'; LDM numbers the decoder's levels in reverse."""
     indices = {index for key in keys for index in re.findall(r"(?:resnets|block)\.(\d+)\.", key)}
     if max(levels, len(indices)) > MAX_LEVELS:
-        raise BadFile(f"a Stable Diffusion has no autoencoder of {levels} levels of {len(indices)}: do not trust it")
+        raise BadFile(
+            f"an autoencoder of {levels} levels of {len(indices)} layers is not a Stable Diffusion's: do not trust it"
+        )
     modules = {name: name for name in ("quant_conv", "post_quant_conv")}
-    for side, direction, sampler in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
-        modules |= {f"{side}.{name}": f"{side}.{name}" for name in ("conv_in", "conv_out")}
-        modules |= {f"{side}.conv_norm_out": f"{side}.norm_out"}
-        for level in range(levels):
-            diffusers_name = f"{side}.{direction}_blocks.{level}"
-            ldm_name = f"{side}.{direction}.{level if direction == 'down' else levels - 1 - level}"
-            modules[f"{diffusers_name}.{sampler}rs.0.conv"] = f"{ldm_name}.{sampler}.conv"
-            for index in indices:
-                modules |= _vae_resnet_modules(f"{diffusers_name}.resnets.{index}", f"{ldm_name}.block.{index}")
-        for index in (0, 1):
-            modules |= _vae_resnet_modules(f"{side}.mid_block.resnets.{index}", f"{side}.mid.block_{index + 1}")
-        attention = f"{side}.mid_block.attentions.0", f"{side}.mid.attn_1"
-        modules |= {
-            f"{attention[0]}.{diffusers_part}": f"{attention[1]}.{ldm_part}"
-            for diffusers_part, ldm_part in VAE_ATTENTION_NAMES.items()
-        }
+    for level in range(levels):
+        down = _vae_level_modules(f"encoder.down_blocks.{level}", f"encoder.down.{level}", indices)
+        up = _vae_level_modules(f"decoder.up_blocks.{level}", f"decoder.up.{levels - 1 - level}", indices)
+        modules |= down | up
+        modules[f"encoder.down_blocks.{level}.downsamplers.0.conv"] = f"encoder.down.{level}.downsample.conv"
+        modules[f"decoder.up_blocks.{level}.upsamplers.0.conv"] = f"decoder.up.{levels - 1 - level}.upsample.conv"
+    return modules | _vae_side_modules("encoder") | _vae_side_modules("decoder")
+
+
+def _vae_level_modules(diffusers_name: str, ldm_name: str, indices: Iterable[str]) -> dict[str, str]:
+    modules: dict[str, str] = {}
+    for index in indices:
+        modules |= _vae_resnet_modules(f"{diffusers_name}.resnets.{index}", f"{ldm_name}.block.{index}")
+    return modules
+
+
+def _vae_side_modules(side: Literal["encoder", "decoder"]) -> dict[str, str]:
+    """Return the names of what the encoder and the decoder have once: their convolutions and their middle block."""
+    modules = {f"{side}.{name}": f"{side}.{name}" for name in ("conv_in", "conv_out")}
+    modules[f"{side}.conv_norm_out"] = f"{side}.norm_out"
+    for index in (0, 1):
+        modules |= _vae_resnet_modules(f"{side}.mid_block.resnets.{index}", f"{side}.mid.block_{index + 1}")
+    for diffusers_part, ldm_part in VAE_ATTENTION_NAMES.items():
+        modules[f"{side}.mid_block.attentions.0.{diffusers_part}"] = f"{side}.mid.attn_1.{ldm_part}"
     return modules
 
 
@@ -209,11 +248,17 @@ def _invert(modules: ModuleNames) -> dict[str, str]:
 
 
 def keys_below(prefix: str, keys: Iterable[str]) -> dict[str, str]:
-    """The keys that start with a prefix, by what follows it."""
+    """Return the keys that start with a prefix, by what follows the prefix."""
     return {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
 
 
-def _count_indices(keys: Collection[str], pattern: str) -> int:
-    """How many there are of what the pattern counts from 0, never more than there are keys."""
-    found = {found[1] for key in keys if (found := re.match(pattern, key))}
-    return next(index for index in range(len(keys) + 1) if str(index) not in found)
+def count_indices(keys: Collection[str], pattern: str) -> int:
+    """Count numbered modules: return the first number from 0 that no key has.
+
+    Args:
+        keys: Names of tensors.
+        pattern: Regular expression for the beginning of a key, whose first group is the number of a module.
+    """
+    matches = (re.match(pattern, key) for key in keys)
+    numbers = {match[1] for match in matches if match}
+    return next(index for index in range(len(keys) + 1) if str(index) not in numbers)

@@ -1,56 +1,59 @@
-"""What a checkpoint's UNet predicts, noise or velocity, and after which schedule: told by the file, or tried out."""
+"""Find out what a UNet predicts, noise (epsilon) or velocity (v): from its file, or by a trial step."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from velatura.base.families import Prediction
-from velatura.errors import UnsupportedBase, VelaturaWarning
+from velatura.errors import UnsupportedBase, warn
 from velatura.files import open_for_reading
 from velatura.formats.checkpoints.ldm_families import V_MARKER
 from velatura.formats.metadata import MODEL_SPEC_PREDICTIONS
 from velatura.tensors import Contents
 
 PREDICTION_KEY = "modelspec.prediction_type"
+PREDICTIONS_BY_NAME: dict[str, Prediction] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v_prediction",
+    MODEL_SPEC_PREDICTIONS["v_prediction"]: "v_prediction",
+}
 YAML_PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?(eps|v)["']?\s*$""", re.MULTILINE)
 YAML_PREDICTIONS: dict[str, Prediction] = {"eps": "epsilon", "v": "v_prediction"}
-MAX_YAML_BYTES = 2**16  # bytes; A1111's have about two thousand
+MAX_YAML_BYTES = 2**16  # A1111's have about two thousand
 
 
 def read_prediction(contents: Contents) -> Prediction | None:
-    """What the file says: by an empty tensor, as trainers mark it, or by its header."""
+    """Return what the file says that its UNet predicts, or None if it does not say.
+
+    Trainers mark velocity by an empty tensor; ModelSpec's metadata names the prediction.
+
+    Raises:
+        UnsupportedBase: The metadata names another prediction.
+    """
     if V_MARKER in contents.tensors:
         return "v_prediction"
     stated = contents.metadata.get(PREDICTION_KEY)
     if stated is None:
         return None
-    prediction = next(
-        (
-            diffusers_name
-            for diffusers_name, spec_name in MODEL_SPEC_PREDICTIONS.items()
-            if stated in {diffusers_name, spec_name}
-        ),
-        None,
-    )
-    if prediction is None:
+    if stated not in PREDICTIONS_BY_NAME:
         raise UnsupportedBase(
-            f"{contents.path.name} predicts {stated!r}, neither noise nor velocity: open another base"
+            f"{contents.path.name} predicts {stated!r}, not noise (epsilon) or velocity (v): open another base"
         )
-    return cast("Prediction", prediction)
+    return PREDICTIONS_BY_NAME[stated]
 
 
 @torch.no_grad()
 def detect_prediction(unet: UNet2DConditionModel) -> Prediction:
-    """What a UNet predicts of a grey picture at the noisiest step: velocity is then far below what it was given.
+    """Find out what a UNet predicts by one step on constant latents at the noisiest timestep.
 
-    A1111 tells the two kinds of SD2 apart so: by a mean below -1.
+    A UNet that predicts velocity returns far less than it was given. The threshold of -1 for the mean difference is
+    A1111's, which tells the two kinds of SD2 apart in this way.
     """
     tensor_options: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
     latents = torch.full((1, 4, 8, 8), 0.5, **tensor_options)
@@ -61,9 +64,9 @@ def detect_prediction(unet: UNet2DConditionModel) -> Prediction:
 
 
 def warn_of_yaml_conflict(path: Path, predicted: Prediction) -> None:
-    """Warn where the .yaml beside a checkpoint, which other programs go by, says another prediction than was found.
+    """Warn if the .yaml beside a checkpoint, which other programs follow, states another prediction.
 
-    It is looked at as text: nothing in it is built or run.
+    The file is searched as text: nothing in it is loaded or run.
     """
     yaml_path = path.with_suffix(".yaml")
     if not yaml_path.is_file():
@@ -72,7 +75,7 @@ def warn_of_yaml_conflict(path: Path, predicted: Prediction) -> None:
         text = file.read(MAX_YAML_BYTES).decode(errors="replace")
     match = YAML_PARAMETERIZATION.search(text)
     if match and YAML_PREDICTIONS[match[1]] != predicted:
-        conflict = (
-            f"{yaml_path.name} says that {path.name} predicts {YAML_PREDICTIONS[match[1]]}; its tensors say {predicted}"
+        warn(
+            f"{yaml_path.name} says that {path.name} predicts {YAML_PREDICTIONS[match[1]]}, but its tensors say "
+            f"{predicted}, which is used: delete {yaml_path.name} if the pictures are right"
         )
-        warnings.warn(f"{conflict}, and are believed: remove the one that is wrong", VelaturaWarning, stacklevel=5)

@@ -1,23 +1,23 @@
-"""A whole base in one file under LDM's names, as A1111, ComfyUI and diffusers open and write it."""
+"""Read and write single-file checkpoints: a whole base under LDM's names, as A1111, ComfyUI and diffusers use."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.base.families import Prediction
+from velatura.base.families import Family, Prediction
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
-from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaWarning
+from velatura.errors import BadFile, UnknownName, UnsupportedBase, warn
 from velatura.formats import vocabulary
 from velatura.formats.checkpoints import prediction, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
@@ -51,30 +51,48 @@ WeightsKind = Literal["last", "ema"]
 WEIGHTS_KINDS = get_args(WeightsKind)
 
 CONFIG_HINTS_KEY = "velatura.base"
-SD2_BASE_PIXELS = 512  # of those that predict noise
+SD2_BASE_PIXELS = 512  # an SD2 that predicts noise; the family's 768 is for velocity
+MAX_SHOWN_KEYS = 3
 
 
 def sniff(contents: Contents) -> bool:
-    """Whether the file holds a UNet under LDM's names, or its averaged weights."""
+    """Return True if the file holds a UNet under LDM's names, or its averaged weights."""
     return any(key.startswith((UNET_PREFIX, f"{EMA_PREFIX}diffusion_model")) for key in contents.tensors)
 
 
 def write(
     base: Base, path: StrPath, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a base as one checkpoint in its own precision or another, at once or not at all.
+    """Write a base as one checkpoint. It is written beside its place and then renamed.
 
-    metadata goes into the header beside ModelSpec's fields. What the shapes of the tensors do not tell, and what is not
-    the family's, goes there too, a vocabulary of the base's own among it: the tiny base needs that, an SD1 does not.
+    Settings that neither the shapes of the tensors nor the family determine are stored in the metadata, as is a
+    vocabulary other than CLIP's: the tiny base needs both, an SD1 neither.
+
+    Args:
+        base: The base.
+        path: Path of the checkpoint.
+        metadata: More metadata, beside ModelSpec's fields.
+        dtype: Precision of the weights; the default is the base's own.
+
+    Raises:
+        UnsupportedBase: The base has settings or a noise schedule that a checkpoint cannot store.
+        BadFile: The file cannot be written.
     """
     contents = checkpoint_contents(base)
     write_safetensors(path, contents.tensors, {**contents.metadata, **(metadata or {})}, dtype=dtype)
 
 
 def checkpoint_contents(base: Base) -> Contents:
-    """A base as the contents of the file that it would be written to: its own tensors, but for those that are joined.
+    """Return the contents of the checkpoint that a base would be written to, without writing it.
 
-    The path is the base's name, where no file is.
+    Args:
+        base: The base. Its tensors are shared, not copied, except for those that the checkpoint joins into one.
+
+    Returns:
+        Tensors and metadata. The path is the base's name; there is no such file.
+
+    Raises:
+        UnsupportedBase: The base has settings or a noise schedule that a checkpoint cannot store.
     """
     family_name = _family_to_write(base)
     tensors = {
@@ -84,9 +102,8 @@ def checkpoint_contents(base: Base) -> Contents:
     }
     for layout, encoder in zip(TEXT_ENCODER_LAYOUTS[family_name], base.text.encoders, strict=True):
         tensors |= layout.to_checkpoint(encoder.model.state_dict())
-    return Contents(
-        Path(base.name), tensors, model_spec_fields(base.family, base.name) | _extra_metadata(base, family_name)
-    )
+    metadata = model_spec_fields(base.family, base.name) | _extra_metadata(base, family_name)
+    return Contents(Path(base.name), tensors, metadata)
 
 
 def read(
@@ -95,30 +112,55 @@ def read(
     *,
     vae: Contents | None = None,
     weights: WeightsKind = "last",
+    opened_from: str | None = None,
 ) -> Base:
-    """Read a checkpoint as a base of its file's stem, tensor by tensor, in float32 on the CPU if nothing else is said.
+    """Read a checkpoint as a base whose name is the stem of the file.
 
-    vae: another file whose autoencoder is taken instead; weights: those of the last step, or their average.
+    Tensors are read one after the other, so that no more memory is taken than the base needs.
+
+    Args:
+        contents: The checkpoint, as `open_state_dict` opens it.
+        destination: Precision and device; the default is float32 on the CPU.
+        vae: Another file whose autoencoder replaces the checkpoint's.
+        weights: "last" for the weights of the last training step, "ema" for their average.
+        opened_from: What the user opened, for the base to remember: a path, or hub:owner/name.
+
+    Raises:
+        BadFile: The checkpoint is damaged or incomplete.
+        UnsupportedBase: It is another kind of model.
+        UnknownName: `weights` is neither "last" nor "ema".
     """
     name = contents.path.name
     if weights not in WEIGHTS_KINDS:
         raise UnknownName.with_suggestions("kind of weights", weights, WEIGHTS_KINDS)
     family_name = detect_family(name, contents.tensors.keys())
     try:
-        plan = _LoadPlan.from_contents(contents, family_name, vae or contents, weights)
-        return plan.build(destination or Destination())
+        plan = _LoadPlan.from_contents(contents, family_name, vae, weights)
+        _warn_of_leftovers(name, contents.tensors, family_name)
+        return plan.build(destination or Destination(), opened_from)
     except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         reason = f"without {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
-        raise BadFile(f"{name} is no whole checkpoint ({reason or type(error).__name__}): download it again") from None
+        raise BadFile(
+            f"{name} is not a whole checkpoint ({reason or type(error).__name__}): download it again"
+        ) from None
 
 
 @dataclass(frozen=True)
 class _LoadPlan:
-    """Where each part of a base is, and its settings; the autoencoder may be in a file of its own."""
+    """Sources and configurations of all parts of a base in a checkpoint.
+
+    Attributes:
+        contents: The checkpoint.
+        family_name: One of TEXT_ENCODER_LAYOUTS.
+        other_vae: Another file for the autoencoder; None where the checkpoint's own is taken.
+        unet, vae, text_encoders: Sources of the tensors.
+        configs: Configurations by part: "unet", "vae", "text" and "text_2".
+        prediction: What the file says that the UNet predicts; None if it does not say.
+    """
 
     contents: Contents
     family_name: str
-    vae_contents: Contents
+    other_vae: Contents | None
     unet: TensorSources
     vae: TensorSources
     text_encoders: tuple[TensorSources, ...]
@@ -127,63 +169,69 @@ class _LoadPlan:
 
     @classmethod
     def from_contents(
-        cls, contents: Contents, family_name: str, vae_contents: Contents, weights: WeightsKind
+        cls, contents: Contents, family_name: str, other_vae: Contents | None, weights: WeightsKind
     ) -> _LoadPlan:
-        """Look at names and shapes alone, and refuse what no base can be made of."""
-        tensors, name, prediction_type = (
-            meta_tensors(contents.tensors),
-            contents.path.name,
-            prediction.read_prediction(contents),
-        )
+        """Look at names and shapes alone, and refuse files that are not a base."""
+        name, tensors = contents.path.name, meta_tensors(contents.tensors)
+        predicted = prediction.read_prediction(contents)
         unet = _unet_sources(name, tensors, weights)
-        vae = vae_file.sources(vae_contents)
+        vae = vae_file.sources(other_vae or contents)
+        vae_tensors = meta_tensors(other_vae.tensors) if other_vae else tensors
         text_encoders = tuple(layout.sources(tensors) for layout in TEXT_ENCODER_LAYOUTS[family_name])
-        _warn_of_leftovers(name, tensors, family_name)
         text_configs = [text_config(apply_sources(sources, tensors)) for sources in text_encoders]
         pooled_width = int(text_configs[-1].get("projection_dim", 0))
+        from_shapes = dict(zip(TEXT_PARTS, text_configs, strict=False))
+        from_shapes["unet"] = unet_config(apply_sources(unet, tensors), pooled_width)
+        from_shapes["vae"] = vae_config(apply_sources(vae, vae_tensors))
+        check_input_channels(name, from_shapes["unet"]["in_channels"])
+        if family_name != "SDXL" and "addition_embed_type" in from_shapes["unet"]:
+            raise UnsupportedBase(
+                f"{name} has a UNet that reads more than the prompt's context: open a plain Stable Diffusion"
+            )
         hints = _read_config_hints(contents, family_name)
-        # shapes have the last word: what is built is never larger than what is in the file
-        configs = {part: hints[part] | config for part, config in zip(TEXT_PARTS, text_configs, strict=False)}
-        configs["unet"] = hints["unet"] | unet_config(apply_sources(unet, tensors), pooled_width)
-        configs["vae"] = hints["vae"] | vae_config(apply_sources(vae, meta_tensors(vae_contents.tensors)))
-        check_input_channels(name, configs["unet"]["in_channels"])
-        if family_name != "SDXL" and "addition_embed_type" in configs["unet"]:
-            raise UnsupportedBase(f"{name} has a UNet that reads more than a prompt: open a plain Stable Diffusion")
-        return cls(contents, family_name, vae_contents, unet, vae, text_encoders, configs, prediction_type)
+        # shapes overrule hints, so that a model is never larger than its file
+        configs = {part: hints[part] | config for part, config in from_shapes.items()}
+        return cls(contents, family_name, other_vae, unet, vae, text_encoders, configs, predicted)
 
-    def build(self, destination: Destination) -> Base:
-        """Build the models and fill them."""
+    def build(self, destination: Destination, opened_from: str | None) -> Base:
+        """Build the models, load their tensors, and return them as a base."""
         path = self.contents.path
-        family = determine_family(self.configs["unet"], self.configs["vae"], "epsilon")
+        family = determine_family(self.configs["unet"], self.configs["vae"], self.prediction or "epsilon")
         unet = build_unet(self.configs["unet"], self.unet, self.contents, destination)
-        vae = build_vae(self.configs["vae"], self.vae, self.vae_contents, destination)
+        vae = build_vae(self.configs["vae"], self.vae, self.other_vae or self.contents, destination)
         encoders = [
             self._build_text_encoder(index, layout, destination)
             for index, layout in enumerate(TEXT_ENCODER_LAYOUTS[self.family_name])
         ]
-        prediction_type = self.prediction or (
-            prediction.detect_prediction(unet.eval()) if self.family_name == "SD2" else None
-        )
-        family = replace(family, prediction=prediction_type or "epsilon")
+        if self.family_name == "SD2":
+            family = self._determine_sd2_family(family, unet)
         prediction.warn_of_yaml_conflict(path, family.prediction)
-        if (
-            self.family_name == "SD2"
-            and prediction_type == "epsilon"
-            and CONFIG_HINTS_KEY not in self.contents.metadata
-        ):
-            family = replace(family, default_pixels=SD2_BASE_PIXELS)
-        schedule = NoiseSchedule(zero_snr=ZERO_SNR_MARKER in self.contents.tensors)
-        text = TextEncoder(encoders)
-        return Base(path.stem, family, unet=unet, vae=vae, text=text, schedule=schedule, source=path)
+        return Base(
+            path.stem,
+            family,
+            unet=unet,
+            vae=vae,
+            text=TextEncoder(encoders),
+            schedule=NoiseSchedule(zero_snr=ZERO_SNR_MARKER in self.contents.tensors),
+            source=path,
+            vae_source=self.other_vae and self.other_vae.path,
+            opened_from=opened_from,
+        )
+
+    def _determine_sd2_family(self, family: Family, unet: UNet2DConditionModel) -> Family:
+        """Return the family with the prediction of an SD2, which is tried out where the file does not say it."""
+        predicted = self.prediction or prediction.detect_prediction(unet.eval())
+        family = replace(family, prediction=predicted)
+        if predicted == "epsilon" and CONFIG_HINTS_KEY not in self.contents.metadata:
+            return replace(family, default_pixels=SD2_BASE_PIXELS)
+        return family
 
     def _build_text_encoder(self, index: int, layout: TextEncoderLayout, destination: Destination) -> ClipTextEncoder:
         contents, config = self.contents, self.configs[TEXT_PARTS[index]]
-        model = build_text_encoder(
-            config, self.text_encoders[index], contents, destination, has_projection=layout.has_projection
-        )
-        vocab_size = int(config["vocab_size"])
+        sources = self.text_encoders[index]
+        model = build_text_encoder(config, sources, contents, destination, has_projection=layout.has_projection)
         tokenizer = vocabulary.find_tokenizer(
-            contents.path, contents.metadata, vocab_size, pads_with_zero=layout.is_open_clip
+            contents.path, contents.metadata, int(config["vocab_size"]), pads_with_zero=layout.is_open_clip
         )
         return ClipTextEncoder(
             tokenizer, model, layout.default_clip_skip, layout.has_final_norm, layout.takes_clip_skip
@@ -201,7 +249,7 @@ def _unet_sources(name: str, tensors: Mapping[str, Tensor], weights: WeightsKind
 
 
 def _warn_of_leftovers(name: str, keys: Iterable[str], family_name: str) -> None:
-    """Say what a file holds that no part of a base is made of, but what training is known to leave there."""
+    """Warn of tensors that belong to no part of a base and are not known to be left by training."""
     known_prefixes = (UNET_PREFIX, VAE_PREFIX, *(layout.prefix for layout in TEXT_ENCODER_LAYOUTS[family_name]))
     leftover_keys = sorted(
         key
@@ -211,18 +259,20 @@ def _warn_of_leftovers(name: str, keys: Iterable[str], family_name: str) -> None
         and not TRAINING_LEFTOVERS.match(key)
     )
     if leftover_keys:
-        shown = ", ".join(repr(key[:60]) for key in leftover_keys[:3])
-        message = (
-            f"{name} holds {len(leftover_keys)} tensors that no part of a base is made of ({shown}): they are left out"
-        )
-        warnings.warn(message, VelaturaWarning, stacklevel=5)
+        shown = ", ".join(repr(key[:60]) for key in leftover_keys[:MAX_SHOWN_KEYS])
+        warn(f"{name} holds {len(leftover_keys)} tensors that belong to no part of a base ({shown}): they are ignored")
 
 
 def _family_to_write(base: Base) -> str:
-    """Under whose names a base is written; what no file can tell of it is refused."""
+    """Return the family whose names a base is written under, one of TEXT_ENCODER_LAYOUTS.
+
+    Raises:
+        UnsupportedBase: The base has a noise schedule other than Stable Diffusion's.
+    """
     if not torch.equal(base.schedule.alphas_cumprod, NoiseSchedule(zero_snr=base.schedule.zero_snr).alphas_cumprod):
         raise UnsupportedBase(
-            f"{base.name} has a noise schedule of its own, which no checkpoint can tell: keep it as a folder"
+            f"{base.name} has another noise schedule than Stable Diffusion, which a checkpoint cannot store: save the "
+            "base as a folder"
         )
     if len(base.text.encoders) > 1:
         return "SDXL"
@@ -230,7 +280,7 @@ def _family_to_write(base: Base) -> str:
 
 
 def _markers(base: Base, family_name: str) -> dict[str, Tensor]:
-    """The empty tensors by which other programs know velocity, where they would take noise for granted."""
+    """Return the empty tensors that tell other programs of velocity prediction and of a schedule to zero SNR."""
     markers = {
         V_MARKER: base.family.prediction == "v_prediction" and family_name != "SD2",
         ZERO_SNR_MARKER: base.schedule.zero_snr,
@@ -239,14 +289,14 @@ def _markers(base: Base, family_name: str) -> dict[str, Tensor]:
 
 
 def _extra_metadata(base: Base, family_name: str) -> dict[str, str]:
-    """What a reader cannot know from shapes and family."""
+    """Return metadata for the settings and the vocabulary that shapes and family do not determine."""
     hints = config_hints(base.unet, base.vae, [encoder.model for encoder in base.text.encoders])
     metadata = {} if hints == CONFIG_HINTS[family_name] else {CONFIG_HINTS_KEY: json.dumps(hints)}
     return metadata | vocabulary.tokenizer_metadata(base.text.tokenizer)
 
 
 def _read_config_hints(contents: Contents, family_name: str) -> Mapping[str, ModelConfig]:
-    """What the file itself says of what shapes do not tell, or else what its kind has."""
+    """Return the hints in a file's metadata, or else those of its family."""
     if CONFIG_HINTS_KEY not in contents.metadata:
         return CONFIG_HINTS[family_name]
     stored: object = json.loads(contents.metadata[CONFIG_HINTS_KEY])

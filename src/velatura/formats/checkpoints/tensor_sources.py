@@ -1,4 +1,4 @@
-"""Where a model's tensors come from: which tensor of a file each is, and what is done to it on the way in."""
+"""Tensor sources: which tensor of a file becomes a tensor of a model, and how it is changed while it is loaded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 def identity(tensor: Tensor) -> Tensor:
-    """The tensor as it is in the file."""
+    """Return the tensor unchanged."""
     return tensor
 
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor of a file, by its key there, and how it is cut, turned or reshaped."""
+    """A tensor of a file that becomes a tensor of a model.
+
+    Attributes:
+        key: Name of the tensor in the file.
+        transform: Slices, transposes or reshapes it into the model's layout.
+    """
 
     key: str
     transform: Callable[[Tensor], Tensor] = identity
@@ -34,29 +39,34 @@ TensorSources = Mapping[str, TensorSource]  # by the name of the tensor in the m
 
 @dataclass(frozen=True)
 class Destination:
-    """In which precision tensors are to be, and where."""
+    """Precision and device of the tensors of a model that is opened."""
 
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
 
 
 def apply_sources(sources: TensorSources, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a model is to have, given what is known of those of the file before they are read."""
+    """Return a model's tensors by the model's names.
+
+    Args:
+        sources: Tensors of the file by the model's names.
+        tensors: Tensors of the file; on the meta device they give the shapes alone.
+    """
     return {name: source.transform(tensors[source.key]) for name, source in sources.items()}
 
 
 def row_chunk(count: int, index: int) -> Callable[[Tensor], Tensor]:
-    """One of so many equal parts of a tensor, by rows."""
+    """Return a transform that takes part `index` of `count` equal parts of a tensor's rows."""
     return partial(_take_row_chunk, count=count, index=index)
 
 
 def transpose(tensor: Tensor) -> Tensor:
-    """A matrix with rows for columns."""
+    """Transpose a matrix."""
     return tensor.T
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """The matrix of a 1 x 1 convolution, or the matrix that it is already."""
+    """Return the weights of a 1 x 1 convolution as a matrix (out, in), and a matrix unchanged."""
     return tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
 
 
@@ -66,9 +76,19 @@ def _take_row_chunk(tensor: Tensor, *, count: int, index: int) -> Tensor:
 
 @torch.no_grad()
 def load_model(model: AnyModel, sources: TensorSources, contents: Contents, destination: Destination) -> AnyModel:
-    """Fill a model on the meta device from a file, one tensor after the other.
+    """Load tensors of a file into a model on the meta device, one after the other to save memory.
 
-    What is missing, left over, misshapen, no floating-point number or not finite is refused.
+    Args:
+        model: Changed in place.
+        sources: Tensors of the file by the model's names.
+        contents: The file.
+        destination: Precision and device of the loaded tensors.
+
+    Returns:
+        The same model.
+
+    Raises:
+        BadFile: A tensor is missing, left over, of another shape, or not finite floating-point numbers.
     """
     _check_shapes(model.state_dict(), apply_sources(sources, meta_tensors(contents.tensors)), contents.path.name)
     tensors = {key: _load_tensor(source, contents, destination) for key, source in sources.items()}
@@ -81,19 +101,19 @@ def _check_shapes(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], 
     if missing := expected.keys() - actual.keys():
         raise BadFile(f"{name} lacks {min(missing)}: download it again")
     if extra := actual.keys() - expected.keys():
-        raise BadFile(f"{name} holds {min(extra)[:80]!r}, which its model has no place for: download it again")
+        raise BadFile(f"{name} holds {min(extra)[:80]!r}, which its model does not have: download it again")
     for key, tensor in actual.items():
         if tensor.shape != expected[key].shape:
             mismatch = f"{tuple(tensor.shape)}, not {tuple(expected[key].shape)}"
             raise BadFile(
-                f"{name} has {key} of shape {mismatch}: it is damaged, or described by another model's settings"
+                f"{name} has {key} of shape {mismatch}: it is damaged, or its configuration is another model's"
             )
         if not tensor.is_floating_point():
             raise BadFile(f"{name} has {key} in {tensor.dtype}: weights must be floating-point numbers")
 
 
 def _load_tensor(source: TensorSource, contents: Contents, destination: Destination) -> Tensor:
-    """A tensor in the wanted precision, alone in its memory, convolutions with the channels last (see Base.to)."""
+    """Return a tensor of the file in the precision and layout of the destination, and refuse NaN and infinity."""
     tensor = apply_to(contents.tensors, source.key, lambda stored: _copy_to(source.transform(stored), destination))
     if not _is_finite(tensor):
         kind = str(destination.dtype).removeprefix("torch.")
@@ -104,27 +124,29 @@ def _load_tensor(source: TensorSource, contents: Contents, destination: Destinat
 
 
 def _copy_to(tensor: Tensor, destination: Destination) -> Tensor:
-    """A copy with memory of its own, which torch aligns: elsewhere sums come out in another order of rounding."""
+    """Return a copy with memory of its own, convolutions with the channels last (see Base.to).
+
+    Torch aligns new memory. In the memory of a file kernels may add numbers in another order and round differently.
+    """
     if tensor.ndim != 4:
         return tensor.to(destination.device, destination.dtype, copy=True, memory_format=torch.contiguous_format)
     channels, pixels = tensor.shape[1], tensor.shape[2:].numel()
-    if min(channels, pixels) == 1:  # turning it would be no copy
+    if min(channels, pixels) == 1:  # such a permutation would not copy
         copy = tensor.to(destination.device, destination.dtype, copy=True, memory_format=torch.channels_last)
         return copy.contiguous(memory_format=torch.channels_last)
-    # six times as fast as torch's own way to channels_last, which copies number by number
-    channels_last = (
-        tensor.to(destination.device, destination.dtype).flatten(2).transpose(1, 2).contiguous()
-    )  # (out, places, in)
+    # six times as fast as torch's own conversion to channels_last, which copies number by number
+    flat = tensor.to(destination.device, destination.dtype).flatten(2)  # (out, in, height * width)
+    channels_last = flat.transpose(1, 2).contiguous()  # (out, height * width, in)
     return channels_last.view(len(tensor), *tensor.shape[2:], channels).permute(0, 3, 1, 2)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite: a plain sum is ten times as fast, and only an infinite one needs a second look."""
+    """Return True if no value is NaN or infinite; a plain sum is ten times as fast as a check of all values."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _set_position_ids(model: nn.Module) -> None:
-    """Count the places of a text tower, which are no weights and so not in any file."""
+    """Number the positions of a text encoder: a buffer that files do not hold."""
     for module in model.modules():
         if isinstance(module.__dict__.get("_buffers", {}).get("position_ids"), Tensor):
             buffer = module.get_buffer("position_ids")

@@ -1,4 +1,4 @@
-"""Autoencoders: within a checkpoint, or in a file of their own under LDM's names or diffusers'."""
+"""Autoencoders (VAE) inside a checkpoint, or in a file of their own under LDM's or diffusers' names."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ VAE_SUFFIXES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
 DIFFUSERS_MARK = "encoder.down_blocks."
 LDM_MARK = "encoder.down."
 ATTENTION_MARK = ".attentions."
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-IGNORED_PREFIXES = ("loss.", "model_ema.")  # what training leaves
+OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+IGNORED_PREFIXES = ("loss.", "model_ema.")  # left there by training
 
 
 def sources(contents: Contents) -> TensorSources:
-    """Where diffusers' tensors of an autoencoder are in a file that holds one, whatever else it holds."""
+    """Return the sources of an autoencoder's tensors in a file, whatever else the file holds.
+
+    Raises:
+        BadFile: The file holds no autoencoder.
+    """
     keys = [key for key in contents.tensors if not key.removeprefix(VAE_PREFIX).startswith(IGNORED_PREFIXES)]
     for prefix in (VAE_PREFIX, ""):
         if any(key.startswith(prefix + LDM_MARK) for key in keys):
@@ -34,12 +38,13 @@ def sources(contents: Contents) -> TensorSources:
 
 
 def to_current_key(key: str) -> str:
-    """What diffusers calls an autoencoder's tensor today: its attention was named otherwise once."""
-    return ".".join(OLD_ATTENTION.get(name, name) for name in key.split(".")) if ATTENTION_MARK in key else key
+    """Return diffusers' current name of an autoencoder's tensor; old versions named its attention differently."""
+    if ATTENTION_MARK not in key:
+        return key
+    return ".".join(OLD_ATTENTION_NAMES.get(name, name) for name in key.split("."))
 
 
 def find_vae_beside(checkpoint: Path) -> Path | None:
-    """The autoencoder that lies beside a checkpoint under its stem, as A1111 finds it."""
-    return next(
-        (path for suffix in VAE_SUFFIXES if (path := checkpoint.with_name(checkpoint.stem + suffix)).is_file()), None
-    )
+    """Find the autoencoder beside a checkpoint that has its stem, as A1111 does, or return None."""
+    candidates = [checkpoint.with_name(checkpoint.stem + suffix) for suffix in VAE_SUFFIXES]
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,4 +1,4 @@
-"""A base written as a whole diffusers folder, which any program of that family opens."""
+"""Write a base as a whole diffusers folder, which all programs built on diffusers open."""
 
 from __future__ import annotations
 
@@ -14,19 +14,29 @@ from torch import nn
 from velatura.base.base import Base
 from velatura.base.text_encoder import ClipTextEncoder
 from velatura.files import atomic_folder
-from velatura.formats.checkpoints.diffusers_folder import INDEX_FILE
+from velatura.formats.checkpoints.folder_weights import INDEX_FILE
 from velatura.formats.checkpoints.ldm_text import PROJECTION_KEY, TEXT_MODEL_PREFIX
 from velatura.tensors import StrPath, write_safetensors
 
 JsonTable = Mapping[str, object]
 
 SD_PIPELINE, SDXL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
-WEIGHTS_METADATA = {"format": "pt"}  # without it transformers refuses a file
+WEIGHTS_METADATA = {"format": "pt"}  # transformers refuses a file without it
 SCHEDULER_CLASS = "DDIMScheduler"
 
 
 def write(base: Base, path: StrPath, *, dtype: torch.dtype | None = None) -> None:
-    """Write a base as a folder, at once or not at all, in its own precision or another; nothing is replaced."""
+    """Write a base as a diffusers folder. It is written beside its place and then renamed.
+
+    Args:
+        base: The base.
+        path: A folder that does not exist or is empty.
+        dtype: Precision of the weights; the default is the base's own.
+
+    Raises:
+        AlreadyExists: The folder is not empty.
+        BadFile: The folder cannot be written.
+    """
     with atomic_folder(path) as folder:
         _write_model(folder / "unet", base.unet, {}, dtype)
         _write_model(folder / "vae", base.vae, {"scaling_factor": base.family.scaling_factor}, dtype)
@@ -37,13 +47,13 @@ def write(base: Base, path: StrPath, *, dtype: torch.dtype | None = None) -> Non
 
 
 def _write_model(folder: Path, model: Any, extra_config: JsonTable, dtype: torch.dtype | None) -> None:
-    """A model of diffusers' own."""
+    """Write a model of diffusers: the UNet or the autoencoder."""
     _write_json(folder / "config.json", {**json.loads(model.to_json_string()), **extra_config})
     write_safetensors(folder / "diffusion_pytorch_model.safetensors", model.state_dict(), WEIGHTS_METADATA, dtype=dtype)
 
 
 def _write_text_encoder(folder: Path, suffix: str, encoder: ClipTextEncoder, dtype: torch.dtype | None) -> None:
-    """A text tower under the names that all versions of transformers read, and its tokenizer."""
+    """Write a text encoder under the names that all versions of transformers read, and its tokenizer."""
     model: nn.Module = encoder.model
     state = {
         key if key == PROJECTION_KEY else TEXT_MODEL_PREFIX + key.removeprefix(TEXT_MODEL_PREFIX): tensor
@@ -56,7 +66,7 @@ def _write_text_encoder(folder: Path, suffix: str, encoder: ClipTextEncoder, dty
 
 
 def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """A tokenizer as today's transformers writes it, and in the two files that older ones read."""
+    """Write a tokenizer as transformers 5 does, and in the two files that older versions read."""
     tokenizer.save_pretrained(folder)
     model: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     _write_json(folder / "vocab.json", model["vocab"])
@@ -71,7 +81,7 @@ def _write_json(path: Path, table: JsonTable) -> None:
 
 
 def _scheduler_config(base: Base) -> JsonTable:
-    """The schedule of the base, and the steps that Stable Diffusions are run in."""
+    """Return scheduler_config.json: the base's noise schedule, and Stable Diffusion's usual timestep settings."""
     schedule = base.schedule
     return {
         "_class_name": SCHEDULER_CLASS,
@@ -85,27 +95,29 @@ def _scheduler_config(base: Base) -> JsonTable:
         "rescale_betas_zero_snr": schedule.zero_snr,
         "set_alpha_to_one": False,
         "steps_offset": 1,
-        "timestep_spacing": "trailing" if schedule.zero_snr else "leading",  # the last step is the one stretched
+        "timestep_spacing": "trailing"
+        if schedule.zero_snr
+        else "leading",  # a schedule to zero SNR must start at the last step
         "trained_betas": None,
     }
 
 
 def _index_entries(base: Base) -> Iterator[tuple[str, object]]:
-    """What model_index.json says of each part."""
+    """Yield the entries of model_index.json."""
     is_sdxl = len(base.text.encoders) > 1
     yield "_class_name", SDXL_PIPELINE if is_sdxl else SD_PIPELINE
     yield "_diffusers_version", diffusers_version
-    yield from (
-        (part, ["diffusers", class_name])
-        for part, class_name in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))
-    )
+    yield "unet", ["diffusers", "UNet2DConditionModel"]
+    yield "vae", ["diffusers", "AutoencoderKL"]
     yield "scheduler", ["diffusers", SCHEDULER_CLASS]
     for index, encoder in enumerate(base.text.encoders):
         suffix = f"_{index + 1}" if index else ""
         yield f"text_encoder{suffix}", ["transformers", type(encoder.model).__name__]
         yield f"tokenizer{suffix}", ["transformers", "CLIPTokenizer"]
-    yield from ((part, [None, None]) for part in ("feature_extractor", "image_encoder"))
+    yield "feature_extractor", [None, None]
+    yield "image_encoder", [None, None]
     if is_sdxl:
         yield "force_zeros_for_empty_prompt", True
     else:
-        yield from (("safety_checker", [None, None]), ("requires_safety_checker", False))
+        yield "safety_checker", [None, None]
+        yield "requires_safety_checker", False

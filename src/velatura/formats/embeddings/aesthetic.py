@@ -1,14 +1,13 @@
-"""Aesthetic embeddings as A1111's extension keeps them: a torch file of one tensor, (features,) or (1, features)."""
+"""Aesthetic embeddings in the files of A1111's extension: a torch file of one tensor, (features,) or (1, features)."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from velatura.errors import VelaturaWarning, WrongBase
+from velatura.errors import WrongBase, warn
 from velatura.formats.clip import TEXT_FEATURES, find_text_projection
 from velatura.formats.load_state import check_tensor
 from velatura.overlays.aesthetic import Aesthetic, AestheticSettings
@@ -20,34 +19,40 @@ FAMILY_BY_LENGTH = {64: "tiny", 768: "SD1", 1024: "SD2"}
 
 
 def sniff(contents: Contents) -> bool:
-    """Whether the file is nothing but one vector, as long as those of a CLIP that Stable Diffusions are from."""
+    """Return True if the file holds nothing but one vector, as long as an image embedding of a known CLIP."""
     return is_image_embedding(contents.payload)
 
 
 def is_image_embedding(payload: object) -> bool:
-    """Whether this is what CLIP says of pictures."""
+    """Return True for one vector, as long as an image embedding of a known CLIP."""
     if not isinstance(payload, Tensor) or payload.ndim not in {1, 2}:
         return False
     return payload.shape[-1] in VECTOR_LENGTHS and payload.shape[:-1].numel() == 1
 
 
 def read(contents: Contents) -> Aesthetic:
-    """Read a vector; how its CLIP reads texts is not in the file, and taken from that CLIP where it is at hand."""
+    """Read an aesthetic embedding.
+
+    Its CLIP's text projection is not in the file. It is read from that CLIP's folder, where it is on this machine.
+
+    Raises:
+        BadFile: The vector is not finite floating-point numbers.
+    """
     assert isinstance(contents.payload, Tensor)
     vector = check_tensor(contents.path.name, "its vector", contents.payload, contents.payload.shape).flatten()
-    aesthetic = Aesthetic.from_vector(vector, find_text_projection(len(vector)), name=contents.path.stem)
-    aesthetic.card = aesthetic.card.replace(family=FAMILY_BY_LENGTH.get(len(vector), ""))
-    return aesthetic
+    family = FAMILY_BY_LENGTH.get(len(vector), "")
+    return Aesthetic.from_vector(vector, find_text_projection(len(vector)), name=contents.path.stem, family=family)
 
 
 def write(overlay: Overlay, path: Path) -> None:
-    """Write the vector alone, in float32; warns of settings that have no place in such a file."""
+    """Write the vector alone, in float32, and warn of settings that such a file cannot hold.
+
+    Raises:
+        WrongBase: The overlay is not an aesthetic embedding.
+    """
     if not isinstance(overlay, Aesthetic):
         raise WrongBase(f"a .pt of one vector holds an aesthetic, not a {overlay.kind}: save it as .safetensors")
     defaults = AestheticSettings(width=overlay.settings.width, text_width=overlay.settings.text_width)
     if overlay.settings != defaults:
-        message = (
-            f"{path.name} holds the vector only, not its settings ({overlay.card.outline}): .safetensors keeps them"
-        )
-        warnings.warn(message, VelaturaWarning, stacklevel=3)
+        warn(f"{path.name} holds the vector only, not its settings ({overlay.card.outline}): .safetensors keeps them")
     write_torch(path, overlay.vector.detach().to("cpu", torch.float32, copy=True)[None])

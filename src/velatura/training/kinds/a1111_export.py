@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from velatura import formats
 from velatura.errors import BadPlan
-from velatura.formats.embeddings.read_embedding import a1111_checksum
+from velatura.formats.embeddings.write_embedding import a1111_checksum
 from velatura.formats.hypernetworks.optim import OPTIMIZER_NAMES, write_optim
 from velatura.overlays.embedding import Embedding
 from velatura.overlays.overlay import Overlay
