@@ -90,7 +90,7 @@ def test_what_is_missing_or_left_over_is_named(hyper, tmp_path):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     write_torch(tmp_path / "state.pt", {"optimizer_state_dict": {"step": torch.ones(2, 3, 4)}})
-    with pytest.raises(BadFile, match=r"state\.pt is no overlay that is known here"):
+    with pytest.raises(BadFile, match=r"state\.pt is not an overlay in a known format"):
         velatura.open_overlay(tmp_path / "state.pt")
     with pytest.raises(BadFile, match="No such file"):
         velatura.open_overlay(tmp_path / "nowhere.pt")
@@ -98,17 +98,17 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 def test_a_checkpoint_is_no_overlay(tmp_path):
     write_safetensors(tmp_path / "sd15.safetensors", {"model.diffusion_model.out.2.bias": torch.ones(4)})
-    with pytest.raises(BadFile, match=r"sd15\.safetensors is a whole checkpoint, no overlay"):
+    with pytest.raises(BadFile, match=r"sd15\.safetensors is a whole checkpoint, not an overlay"):
         velatura.open_overlay(tmp_path / "sd15.safetensors")
 
 
 def test_a_kind_is_written_to_the_endings_it_has(tiny, tmp_path):
-    with pytest.raises(UnknownName, match=r"no ending of a file for a lora is called '\.pt': choose one of '\.safe"):
+    with pytest.raises(UnknownName, match=r"no file ending for a lora is called '\.pt': choose one of '\.safe"):
         velatura.save(velatura.Lora.for_base(tiny, rank=1), tmp_path / "ink.pt")
 
 
 def test_a_folder_that_is_no_base_is_refused(tmp_path):
-    with pytest.raises(BadFile, match="no diffusers folder"):
+    with pytest.raises(BadFile, match="not a diffusers folder"):
         velatura.open_base(tmp_path)
     with pytest.raises(BadFile, match="does not exist"):
         velatura.open_base(tmp_path / "nowhere")
@@ -147,5 +147,5 @@ def test_a_base_goes_into_one_checkpoint_and_back(tiny, tmp_path):
     ours, theirs = tiny.unet.state_dict(), again.unet.state_dict()
     assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
     velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "net.safetensors")
-    with pytest.raises(BadFile, match="no Stable Diffusion checkpoint"):
+    with pytest.raises(BadFile, match="not a Stable Diffusion checkpoint"):
         velatura.open_base(tmp_path / "net.safetensors")

@@ -23,8 +23,8 @@ def those(must, *classes):
     return [pytest.param(item, id=item["file"]) for item in chosen if item["class"] != "optimizer"]
 
 
-def is_one_line_about(said, item):
-    return Path(item["file"]).name in said and "\n" not in said and said.isprintable() and len(said) < 500
+def is_one_line_about(message, item):
+    return Path(item["file"]).name in message and "\n" not in message and message.isprintable() and len(message) < 500
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +95,9 @@ def test_a_small_file_costs_little(item):
 @pytest.mark.parametrize("name", ["pickle_gadget/s_g_os_system.pt", "hypernetwork/s_hn_nested_60k.pt"])
 def test_the_command_line_refuses_in_one_line(name, capsys):
     assert main(["show", str(FOLDER / name)]) == USER_ERROR_STATUS
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are Unix's")

@@ -90,24 +90,24 @@ def test_the_endpoint_may_be_in_the_environment(hub, tmp_path, monkeypatch):
 
 
 def test_what_is_neither_here_nor_there_is_said(tmp_path):
-    with pytest.raises(DownloadFailed, match=r"is not whole in the cache, .* go online"):
+    with pytest.raises(DownloadFailed, match=r"is not complete in the cache, .* go online"):
         fetch("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path)
-    with pytest.raises(DownloadFailed, match=r"is not whole in the cache, .* go online"):
+    with pytest.raises(DownloadFailed, match=r"is not complete in the cache, .* go online"):
         fetch("hub:owner/name/ink.ckpt", endpoint="http://127.0.0.1:9", cache=tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("code", "why", "said"),
+    ("code", "why", "message"),
     [
         (401, "RepoNotFound", "is not on the hub: check its name; if it is private, set HF_TOKEN"),
-        (403, "GatedRepo", "wants its terms accepted: do so at .*/owner/name, then set HF_TOKEN"),
+        (403, "GatedRepo", "asks you to accept its terms: accept them at .*/owner/name, then set HF_TOKEN"),
         (404, "RevisionNotFound", "has no revision 'main': check it"),
         (403, "", "the hub says 403"),
     ],
 )
-def test_a_refusal_says_what_to_do(hub, tmp_path, code, why, said):
+def test_a_refusal_says_what_to_do(hub, tmp_path, code, why, message):
     hub.replies["/api/models/owner/name/tree/main"] = status(code, X_Error_Code=why)
-    with pytest.raises(DownloadFailed, match=said):
+    with pytest.raises(DownloadFailed, match=message):
         fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path)
 
 
@@ -174,6 +174,6 @@ def test_a_folder_of_sdxl_is_needed_with_both_its_texts():
 
 def test_what_holds_no_base_is_said():
     with pytest.raises(
-        BadFile, match="hub:owner/name holds neither a diffusers folder nor a file of weights at its top"
+        BadFile, match="hub:owner/name holds neither a diffusers folder nor a file of weights at its top level"
     ):
         select_files(["README.md", "sub/ink.safetensors"], "hub:owner/name")

@@ -74,7 +74,7 @@ def rewritten(path, tensors=None, **card):
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "said"),
+    ("spoilt", "message"),
     [
         (torch.full((192, 96), torch.nan), "not finite"),
         (torch.full((192, 96), torch.inf), "not finite"),
@@ -83,8 +83,8 @@ def rewritten(path, tensors=None, **card):
         (torch.ones(96, 192), "of shape"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(saved, spoilt, said):
-    with pytest.raises(BadFile, match=rf"^inca\.safetensors has 96_0\.linear\.0\.weight .*{said}"):
+def test_weights_that_cannot_be_are_refused(saved, spoilt, message):
+    with pytest.raises(BadFile, match=rf"^inca\.safetensors has 96_0\.linear\.0\.weight .*{message}"):
         velatura.open_overlay(rewritten(saved, {"96_0.linear.0.weight": spoilt}))
 
 

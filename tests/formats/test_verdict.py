@@ -182,5 +182,5 @@ def test_precisions_are_those_in_the_file():
 
 def test_a_file_that_is_no_overlay_gets_no_verdict(tmp_path):
     torch.save({"a": torch.ones(2, 2, 2)}, tmp_path / "x.pt")
-    with pytest.raises(BadFile, match=r"x\.pt is no overlay that is known here"):
+    with pytest.raises(BadFile, match=r"x\.pt is not an overlay in a known format"):
         inspect_overlay(tmp_path / "x.pt")

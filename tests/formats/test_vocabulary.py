@@ -93,9 +93,9 @@ def test_it_is_written_and_read_as_any_tokenizer(clip, tmp_path):
     assert again.model_max_length == 77
 
 
-def test_clips_need_not_be_in_the_file_and_a_tower_of_other_words_needs_its_own(clip, tmp_path):
+def test_clips_need_not_be_in_the_file_and_a_text_encoder_of_other_tokens_needs_its_own(clip, tmp_path):
     assert vocabulary.tokenizer_metadata(clip) == {}
     assert len(vocabulary.find_tokenizer(tmp_path / "sd.safetensors", {}, 49408, pads_with_zero=False)) == 49408
     assert len(vocabulary.find_tokenizer(tmp_path / "more.safetensors", {}, 49410, pads_with_zero=True)) == 49408
-    with pytest.raises(UnsupportedBase, match="512 words, not CLIP's 49408: put its folder tokenizer/ beside it"):
+    with pytest.raises(UnsupportedBase, match="512 tokens, not CLIP's 49408: put its folder tokenizer/ beside it"):
         vocabulary.find_tokenizer(tmp_path / "odd.safetensors", {}, 512, pads_with_zero=False)

@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import velatura
+from tests.formats.checkpoints.states import all_tensors, same, weights
 from velatura.errors import AlreadyExists
 from velatura.tensors import open_tensors
 
@@ -16,15 +17,6 @@ def folder(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / "tiny"
     velatura.save(tiny, path)
     return path
-
-
-def weights(base):
-    parts = {"unet": base.unet, "vae": base.vae, "text": base.text.model}
-    return {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_it_comes_back_bit_for_bit(tiny, folder):
@@ -38,9 +30,8 @@ def test_it_comes_back_bit_for_bit(tiny, folder):
 @torch.no_grad()
 def test_diffusers_opens_it_as_a_whole_pipeline(tiny, folder):
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
-    found = {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
-    assert same(found, weights(tiny))
+    parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text0": pipeline.text_encoder}
+    assert same(all_tensors(parts), weights(tiny))
     torch.testing.assert_close(pipeline.scheduler.alphas_cumprod, tiny.schedule.alphas_cumprod, rtol=1e-4, atol=1e-6)
     words, _ = pipeline.encode_prompt("a red fox", "cpu", 1, do_classifier_free_guidance=False)
     torch.testing.assert_close(words, tiny.text.encode(["a red fox"]))
@@ -61,8 +52,8 @@ def test_text_towers_keep_the_level_that_older_programs_read(folder):
 
 def test_half_precision_is_written_when_asked_for(tiny, tmp_path):
     velatura.save(tiny, tmp_path / "half", dtype="float16")
-    held = open_tensors(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors").tensors
-    assert {held[key].dtype for key in held} == {torch.float16}
+    tensors = open_tensors(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors").tensors
+    assert {tensors[key].dtype for key in tensors} == {torch.float16}
 
 
 def test_an_ending_may_stand_in_the_name_of_a_folder(tiny, tmp_path):

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 import velatura
+from tests.formats.checkpoints.states import same
 from velatura.errors import BadFile, UnknownName, UnsupportedBase
 from velatura.formats.checkpoints import vae_file
 from velatura.tensors import Contents, open_tensors, write_safetensors
@@ -22,15 +23,11 @@ def copy(tmp_path):
     return shutil.copytree(TINY, tmp_path / "copy")
 
 
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
 def hash_of(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
 
 
-def test_the_unet_says_what_diffusers_own_loading_says(tiny):
+def test_the_unet_computes_what_diffusers_own_loading_does(tiny):
     theirs = UNet2DConditionModel.from_pretrained(TINY / "unet", torch_dtype=torch.float32)
     latents, context = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 96)
     with torch.no_grad():
@@ -38,7 +35,7 @@ def test_the_unet_says_what_diffusers_own_loading_says(tiny):
         torch.testing.assert_close(ours, theirs(latents, torch.tensor([3, 900]), context).sample, rtol=1e-4, atol=1e-4)
 
 
-def test_the_text_tower_says_what_transformers_own_loading_says(tiny):
+def test_the_text_encoder_computes_what_transformers_own_loading_says(tiny):
     theirs = CLIPTextModel.from_pretrained(TINY / "text_encoder", dtype=torch.float32)
     ids = torch.randint(0, 500, (2, 77))
     with torch.no_grad():
@@ -128,7 +125,7 @@ def test_weights_in_shards_are_joined(copy, tiny, ending):
 def test_an_index_that_sends_elsewhere_is_refused(copy, place):
     index = sharded(copy)
     index.write_text(json.dumps({"weight_map": {"conv_in.weight": place}}))
-    with pytest.raises(BadFile, match="no shard beside it"):
+    with pytest.raises(BadFile, match="not a shard in the same folder"):
         velatura.open_base(copy)
 
 
@@ -137,7 +134,7 @@ def test_an_index_that_is_wrong_is_refused(copy):
     found = json.loads(index.read_text())
     found["weight_map"]["nowhere"] = found["weight_map"]["conv_in.weight"]
     index.write_text(json.dumps(found))
-    with pytest.raises(BadFile, match=r"'nowhere' is in .* where it is not"):
+    with pytest.raises(BadFile, match=r"'nowhere' is in .* but it is not"):
         velatura.open_base(copy)
     index.write_text("[" * 20000)
     with pytest.raises(BadFile, match=r"index\.json"):
@@ -167,38 +164,38 @@ def test_an_autoencoders_attention_may_have_its_old_names():
 
 def test_a_folder_without_a_tokenizer_says_so(copy):
     shutil.rmtree(copy / "tokenizer")
-    with pytest.raises(UnsupportedBase, match="857 words"):
+    with pytest.raises(UnsupportedBase, match="857 tokens"):
         velatura.open_base(copy)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"in_channels": 9}, "is a model for inpainting: its UNet reads 9 channels"),
         ({"in_channels": 6}, "is a model for another purpose"),
-        ({"class_embed_type": "projection"}, "reads more than a prompt"),
-        ({"addition_embed_type": "image"}, "reads more than a prompt"),
+        ({"class_embed_type": "projection"}, "reads more than the prompt's context"),
+        ({"addition_embed_type": "image"}, "reads more than the prompt's context"),
         ({"resnet_time_scale_shift": "scale_shift"}, "has the setting resnet_time_scale_shift"),
         ({"reverse_transformer_layers_per_block": 10**6}, "has the setting reverse_transformer"),
     ],
 )
-def test_models_of_other_kinds_are_refused_by_name(copy, changes, said):
+def test_models_of_other_kinds_are_refused_by_name(copy, changes, message):
     change(copy / "unet" / "config.json", **changes)
-    with pytest.raises(UnsupportedBase, match=said):
+    with pytest.raises(UnsupportedBase, match=message):
         velatura.open_base(copy)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"beta_schedule": "linear"}, "schedule 'linear', not 'scaled_linear'"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
         ({"prediction_type": "sample"}, "predicts 'sample'"),
     ],
 )
-def test_noise_schedules_that_are_not_computed_are_refused(copy, changes, said):
+def test_noise_schedules_that_are_not_computed_are_refused(copy, changes, message):
     change(copy / "scheduler" / "scheduler_config.json", **changes)
-    with pytest.raises(UnsupportedBase, match=said):
+    with pytest.raises(UnsupportedBase, match=message):
         velatura.open_base(copy)
 
 
@@ -211,11 +208,11 @@ def test_a_schedule_may_end_in_noise_alone(copy):
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "said"),
+    ("name", "more", "message"),
     [
         ("model_index.json", {"_class_name": ["os", "system"]}, "not a StableDiffusionPipeline"),
         ("model_index.json", {"_class_name": "FluxPipeline"}, "not a StableDiffusionPipeline"),
-        ("model_index.json", {"unet": ["my_unet", "MyUNet"]}, "wants code of its own for 'unet'"),
+        ("model_index.json", {"unet": ["my_unet", "MyUNet"]}, "asks for code of its own for 'unet'"),
         ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}, "auto_map"),
         ("unet/config.json", {"block_out_channels": [10**9], "cross_attention_dim": 10**9}, "belongs to another model"),
         ("unet/config.json", {"layers_per_block": 10**6}, "belongs to another model"),
@@ -226,9 +223,9 @@ def test_a_schedule_may_end_in_noise_alone(copy):
         ("scheduler/scheduler_config.json", {"beta_end": float("nan")}, "noise schedule"),
     ],
 )
-def test_settings_that_ask_for_code_or_without_measure_are_refused(copy, name, more, said):
+def test_settings_that_ask_for_code_or_without_measure_are_refused(copy, name, more, message):
     change(copy / name, **more)
-    with pytest.raises((BadFile, UnsupportedBase), match=said):
+    with pytest.raises((BadFile, UnsupportedBase), match=message):
         velatura.open_base(copy)
 
 

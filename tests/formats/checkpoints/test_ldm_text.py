@@ -3,6 +3,7 @@ import torch
 from diffusers.loaders import single_file_utils
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from tests.formats.checkpoints.states import same
 from velatura.formats.checkpoints.ldm_text import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
@@ -22,10 +23,6 @@ CONFIG = CLIPTextConfig(
 def state() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     return {key: torch.randn_like(each) for key, each in CLIPTextModel(CONFIG).state_dict().items()}
-
-
-def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def taken(read, tensors, **options):
@@ -61,7 +58,7 @@ def test_open_clip_comes_back(state):
     assert same(taken(open_clip_from_ldm, open_clip_to_ldm(state)), state)
 
 
-def test_what_no_text_tower_reads_is_left_out(state):
+def test_what_no_text_encoder_uses_is_left_out(state):
     more = {f"{OPEN_CLIP_PREFIX}{key}": torch.zeros(8, 8) for key in ("text_projection", "logit_scale", "attn_mask")}
     assert same(taken(open_clip_from_ldm, open_clip_to_ldm(state) | more), state)
 

@@ -9,26 +9,19 @@ import pytest
 import torch
 
 import velatura
+from tests.formats.checkpoints.states import same
 from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
-from velatura.formats.checkpoints import prediction
-from velatura.formats.checkpoints import single_file as checkpoint
+from velatura.formats.checkpoints import prediction, single_file
 from velatura.formats.checkpoints.ema import find_ema_keys, has_only_ema
 from velatura.tensors import Contents, open_tensors, write_safetensors
 
-NAMES = Path(__file__).parents[1] / "data" / "names"
-HOSTILE = Path(__file__).parents[1] / "data" / "hostile" / "checkpoint"
+NAMES = Path(__file__).parents[2] / "data" / "names"
+HOSTILE = Path(__file__).parents[2] / "data" / "hostile" / "checkpoint"
 UNET = "model.diffusion_model."
 
 
 @pytest.fixture(scope="module")
-def file(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("forms") / "one.safetensors"
-    checkpoint.write(tiny, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def held(file):
+def tensors(file):
     return dict(open_tensors(file).tensors)
 
 
@@ -37,12 +30,8 @@ def metadata(file):
     return dict(open_tensors(file).metadata)
 
 
-def read(held, metadata, **options):
-    return checkpoint.read(Contents(Path("one.safetensors"), held, metadata), **options)
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+def read(tensors, metadata, **options):
+    return single_file.read(Contents(Path("one.safetensors"), tensors, metadata), **options)
 
 
 def ema_name(key):
@@ -50,24 +39,24 @@ def ema_name(key):
     return "model_ema." + key.removeprefix("model.").replace(".", "")
 
 
-def with_averages(held):
-    mean = {ema_name(key): each + 1 for key, each in held.items() if key.startswith(UNET)}
+def with_averages(tensors):
+    mean = {ema_name(key): each + 1 for key, each in tensors.items() if key.startswith(UNET)}
     counters = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
-    return held | mean | counters
+    return tensors | mean | counters
 
 
-def test_averages_are_passed_over(held, metadata, tiny):
-    assert same(read(with_averages(held), metadata).unet.state_dict(), tiny.unet.state_dict())
+def test_averages_are_passed_over(tensors, metadata, tiny):
+    assert same(read(with_averages(tensors), metadata).unet.state_dict(), tiny.unet.state_dict())
 
 
-def test_averages_are_taken_when_asked_for(held, metadata, tiny):
+def test_averages_are_taken_when_asked_for(tensors, metadata, tiny):
     expected = {key: each + 1 for key, each in tiny.unet.state_dict().items()}
-    assert same(read(with_averages(held), metadata, weights="ema").unet.state_dict(), expected)
+    assert same(read(with_averages(tensors), metadata, weights="ema").unet.state_dict(), expected)
 
 
-def test_averages_that_are_not_there_are_missed(held, metadata):
+def test_averages_that_are_not_there_are_missed(tensors, metadata):
     with pytest.raises(BadFile, match="no averaged weights"):
-        read(held, metadata, weights="ema")
+        read(tensors, metadata, weights="ema")
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -79,13 +68,13 @@ def test_the_names_of_averages_are_told_apart_without_their_dots(family):
     assert find_ema_keys("file", only) == {key: ema_name(key) for key in keys}
 
 
-def test_very_old_names_of_clip_are_read(held, metadata, tiny):
-    old = {key.replace("transformer.text_model.", "transformer."): each for key, each in held.items()}
-    assert old.keys() != held.keys()
+def test_very_old_names_of_clip_are_read(tensors, metadata, tiny):
+    old = {key.replace("transformer.text_model.", "transformer."): each for key, each in tensors.items()}
+    assert old.keys() != tensors.keys()
     assert same(read(old, metadata).text.model.state_dict(), tiny.text.model.state_dict())
 
 
-def test_what_training_leaves_is_dropped_without_a_word(held, metadata, tiny):
+def test_what_training_leaves_is_dropped_without_a_word(tensors, metadata, tiny):
     left = {
         **{key: torch.ones(1000) for key in ("betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "logvar")},
         "posterior_mean_coef1": torch.ones(1000),
@@ -95,64 +84,64 @@ def test_what_training_leaves_is_dropped_without_a_word(held, metadata, tiny):
         "cond_stage_model.transformer.text_projection.weight": torch.ones(2, 2),
         "cond_stage_model.logit_scale": torch.tensor(4.0),
     }
-    assert same(read(held | left, metadata).text.model.state_dict(), tiny.text.model.state_dict())
+    assert same(read(tensors | left, metadata).text.model.state_dict(), tiny.text.model.state_dict())
 
 
-def test_what_no_part_is_made_of_is_named(held, metadata):
+def test_what_no_part_is_made_of_is_named(tensors, metadata):
     with pytest.warns(VelaturaWarning, match="2 tensors .*'control_model.x', 'lora.y'"):
-        read(held | {"control_model.x": torch.ones(1), "lora.y": torch.ones(1)}, metadata)
+        read(tensors | {"control_model.x": torch.ones(1), "lora.y": torch.ones(1)}, metadata)
 
 
-def test_a_part_that_is_missing_is_named(held, metadata):
-    for prefix, said in (("first_stage_model.", "no autoencoder"), ("cond_stage_model.", "no text encoder")):
-        with pytest.raises((BadFile, UnsupportedBase), match=said):
-            read({key: each for key, each in held.items() if not key.startswith(prefix)}, metadata)
+def test_a_part_that_is_missing_is_named(tensors, metadata):
+    for prefix, message in (("first_stage_model.", "no autoencoder"), ("cond_stage_model.", "no text encoder")):
+        with pytest.raises((BadFile, UnsupportedBase), match=message):
+            read({key: each for key, each in tensors.items() if not key.startswith(prefix)}, metadata)
 
 
-def test_broken_weights_are_refused(held, metadata):
+def test_broken_weights_are_refused(tensors, metadata):
     key = f"{UNET}time_embed.0.bias"
     with pytest.raises(BadFile, match=r"time_embed\.0\.bias with values that are not finite"):
-        read(held | {key: torch.full_like(held[key], float("nan"))}, metadata)
+        read(tensors | {key: torch.full_like(tensors[key], float("nan"))}, metadata)
     with pytest.raises(BadFile, match=r"time_embedding\.linear_1\.bias in torch\.int64"):
-        read(held | {key: held[key].long()}, metadata)
+        read(tensors | {key: tensors[key].long()}, metadata)
 
 
 @pytest.mark.parametrize(("channels", "what"), [(9, "inpainting"), (8, "editing by instruction"), (5, "depth")])
-def test_models_for_another_purpose_are_refused_by_name(held, metadata, channels, what):
+def test_models_for_another_purpose_are_refused_by_name(tensors, metadata, channels, what):
     with pytest.raises(UnsupportedBase, match=f"is a model for {what}"):
-        read(held | {f"{UNET}input_blocks.0.0.weight": torch.zeros(64, channels, 3, 3)}, metadata)
+        read(tensors | {f"{UNET}input_blocks.0.0.weight": torch.zeros(64, channels, 3, 3)}, metadata)
 
 
 @pytest.mark.parametrize(
     ("key", "what"),
     [("joint_blocks.0.x", "a Stable Diffusion 3"), ("double_blocks.0.img", "a FLUX"), ("double_layers.0", "AuraFlow")],
 )
-def test_models_of_other_programs_are_refused_by_name(held, key, what):
+def test_models_of_other_programs_are_refused_by_name(tensors, key, what):
     with pytest.raises(UnsupportedBase, match=what):
-        read(held | {UNET + key: torch.zeros(1)}, {})
+        read(tensors | {UNET + key: torch.zeros(1)}, {})
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(-2.0, "v_prediction"), (0.0, "epsilon")])
 def test_what_an_sd2_predicts_is_tried_out(shift, expected):
     """Facts of A1111: a velocity's mean lies more than 1 below what was given, at the noisiest step."""
 
-    class Said(torch.nn.Module):
+    class ShiftUNet(torch.nn.Module):
         device, dtype, config = torch.device("cpu"), torch.float32, {"cross_attention_dim": 4}
 
         def forward(self, latents, timestep, *_, **__):
             assert timestep == 999
             return (latents + shift,)
 
-    assert prediction.detect_prediction(Said()) == expected
+    assert prediction.detect_prediction(ShiftUNet()) == expected
 
 
-def changed_vae(held):
-    return {key: each + 1 for key, each in held.items() if key.startswith("first_stage_model.")}
+def changed_vae(tensors):
+    return {key: each + 1 for key, each in tensors.items() if key.startswith("first_stage_model.")}
 
 
-def vae_files(held, tmp_path):
+def vae_files(tensors, tmp_path):
     """The same autoencoder in every form it goes round in."""
-    changed = changed_vae(held)
+    changed = changed_vae(tensors)
     bare = {key.removeprefix("first_stage_model."): each for key, each in changed.items()}
     write_safetensors(tmp_path / "prefixed.safetensors", changed)
     write_safetensors(tmp_path / "bare.safetensors", bare)
@@ -160,19 +149,19 @@ def vae_files(held, tmp_path):
     return [tmp_path / name for name in ("prefixed.safetensors", "bare.safetensors", "bare.vae.pt")]
 
 
-def test_an_autoencoder_of_another_file_is_taken_instead(held, file, tiny, tmp_path):
+def test_an_autoencoder_of_another_file_is_taken_instead(tensors, file, tiny, tmp_path):
     expected = {key: each + 1 for key, each in tiny.vae.state_dict().items()}
     write_safetensors(tmp_path / "diffusers.safetensors", expected)
-    for path in [*vae_files(held, tmp_path), tmp_path / "diffusers.safetensors"]:
+    for path in [*vae_files(tensors, tmp_path), tmp_path / "diffusers.safetensors"]:
         base = velatura.open_base(file, vae=path, dtype="float32", device="cpu")
         assert same(base.vae.state_dict(), expected), path
         assert same(base.unet.state_dict(), tiny.unet.state_dict())
 
 
 @pytest.mark.parametrize("ending", [".vae.safetensors", ".vae.pt"])
-def test_an_autoencoder_beside_a_checkpoint_is_taken_as_a1111_does(held, metadata, tiny, tmp_path, ending):
-    write_safetensors(tmp_path / "mine.safetensors", held, metadata)
-    changed = changed_vae(held)
+def test_an_autoencoder_beside_a_checkpoint_is_taken_as_a1111_does(tensors, metadata, tiny, tmp_path, ending):
+    write_safetensors(tmp_path / "mine.safetensors", tensors, metadata)
+    changed = changed_vae(tensors)
     if ending.endswith("pt"):
         torch.save(changed, tmp_path / f"mine{ending}")
     else:
@@ -191,26 +180,26 @@ def test_a_file_without_an_autoencoder_is_none(file, tmp_path):
         velatura.open_base(file, vae=tmp_path / "none.safetensors")
 
 
-def test_a_checkpoint_without_one_paints_with_another(held, metadata, tiny, tmp_path, file):
-    less = {key: each for key, each in held.items() if not key.startswith("first_stage_model.")}
+def test_a_checkpoint_without_one_paints_with_another(tensors, metadata, tiny, tmp_path, file):
+    less = {key: each for key, each in tensors.items() if not key.startswith("first_stage_model.")}
     write_safetensors(tmp_path / "less.safetensors", less, metadata)
     base = velatura.open_base(tmp_path / "less.safetensors", vae=file, dtype="float32", device="cpu")
     assert same(base.vae.state_dict(), tiny.vae.state_dict())
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-1.0", "1e300"])
-def test_nonsense_in_our_own_settings_is_refused(held, metadata, number):
+def test_nonsense_in_our_own_settings_is_refused(tensors, metadata, number):
     settings = json.loads(metadata["velatura.base"])
     text = json.dumps(settings | {"vae": {"scaling_factor": "NUMBER"}}).replace('"NUMBER"', number)
     with pytest.raises(BadFile, match="scaling_factor of its vae"):
-        read(held, metadata | {"velatura.base": text})
+        read(tensors, metadata | {"velatura.base": text})
 
 
 @pytest.mark.parametrize("count", [20, 10**5])
-def test_names_that_count_without_end_are_refused(held, metadata, count):
+def test_names_that_count_without_end_are_refused(tensors, metadata, count):
     deep = {f"{UNET}input_blocks.{index}.0.op.weight": torch.zeros(1) for index in range(1, count)}
-    with pytest.raises(BadFile, match="no UNet of"):
-        read({key: each for key, each in held.items() if not key.startswith(UNET)} | deep, metadata)
+    with pytest.raises(BadFile, match="is not a Stable Diffusion's"):
+        read({key: each for key, each in tensors.items() if not key.startswith(UNET)} | deep, metadata)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in HOSTILE.glob("*.safetensors")))
@@ -240,7 +229,7 @@ def test_a_header_of_a_hundred_megabytes_is_refused_unread(tmp_path):
 
 def test_an_overlay_is_not_opened_as_a_base(tiny, tmp_path):
     velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "hyper.safetensors")
-    with pytest.raises(BadFile, match="no Stable Diffusion checkpoint"):
+    with pytest.raises(BadFile, match="not a Stable Diffusion checkpoint"):
         velatura.open_base(tmp_path / "hyper.safetensors")
 
 
@@ -254,8 +243,8 @@ def test_a_base_takes_no_dialect_and_an_overlay_no_precision(tiny, tmp_path):
 
 
 def test_another_prediction_is_marked(tiny, tmp_path):
-    odd = velatura.open_base(_written(replace_prediction(tiny), tmp_path / "v.safetensors"))
-    assert odd.family.prediction == "v_prediction"
+    base = velatura.open_base(_written(replace_prediction(tiny), tmp_path / "v.safetensors"))
+    assert base.family.prediction == "v_prediction"
     assert "v_pred" in open_tensors(tmp_path / "v.safetensors").tensors
 
 
@@ -269,10 +258,16 @@ def _written(base, path):
     return path
 
 
-@pytest.mark.parametrize(("said", "warned"), [('"v"', True), ("eps", False)])
-def test_a_configuration_beside_a_checkpoint_is_heard_where_it_contradicts(held, metadata, tmp_path, said, warned):
-    write_safetensors(tmp_path / "mine.safetensors", held, metadata)
-    lines = ["model:", "  target: os.system", "  params:", f"    parameterization: {said}", "    base_learning_rate: 1"]
+@pytest.mark.parametrize(("stated", "warned"), [('"v"', True), ("eps", False)])
+def test_a_yaml_beside_a_checkpoint_is_warned_of_where_it_contradicts(tensors, metadata, tmp_path, stated, warned):
+    write_safetensors(tmp_path / "mine.safetensors", tensors, metadata)
+    lines = [
+        "model:",
+        "  target: os.system",
+        "  params:",
+        f"    parameterization: {stated}",
+        "    base_learning_rate: 1",
+    ]
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -290,9 +285,9 @@ def test_another_kind_of_weights_is_refused(file, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
-def test_weights_of_any_precision_are_turned_into_the_one_asked_for(held, metadata, tiny, kind):
+def test_weights_of_any_precision_are_turned_into_the_one_asked_for(tensors, metadata, tiny, kind):
     """Values that each of the kinds can hold come through unharmed."""
-    plain = {key: each.to(torch.float8_e4m3fn).float() for key, each in held.items()}
+    plain = {key: each.to(torch.float8_e4m3fn).float() for key, each in tensors.items()}
     base = read({key: each.to(kind) for key, each in plain.items()}, metadata)
     expected = {key: each.to(torch.float8_e4m3fn).float() for key, each in tiny.unet.state_dict().items()}
     assert same(base.unet.state_dict(), expected)

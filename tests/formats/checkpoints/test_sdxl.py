@@ -1,4 +1,4 @@
-"""SDXL on disk: a tiny random one with both text towers, as one checkpoint and as a folder."""
+"""SDXL on disk: a tiny random one with both text encoders, as one checkpoint and as a folder."""
 
 import pytest
 import torch
@@ -6,12 +6,13 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionM
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import velatura
+from tests.formats.checkpoints.states import changed, same, weights
 from velatura.base.base import Base
 from velatura.base.families import Family
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
-from velatura.formats.checkpoints import single_file as checkpoint
+from velatura.formats.checkpoints import single_file
 from velatura.formats.checkpoints.tensor_sources import Destination
 from velatura.tensors import Contents, open_state_dict, open_tensors
 
@@ -50,11 +51,11 @@ def random_sdxl(tiny) -> Base:
         sample_size=32,
     )
     models = CLIPTextModel(small), CLIPTextModelWithProjection(large)
-    towers = [
+    encoders = [
         ClipTextEncoder(tiny.text.tokenizer, model, default_clip_skip=2, has_final_norm=False, takes_clip_skip=False)
         for model in models
     ]
-    text = TextEncoder(towers)
+    text = TextEncoder(encoders)
     return Base("xl", FAMILY, unet=unet, vae=vae, text=text, schedule=NoiseSchedule()).to()
 
 
@@ -75,19 +76,6 @@ def folder(sdxl, tmp_path_factory):
     path = tmp_path_factory.mktemp("sdxl") / "xl"
     velatura.save(sdxl, path)
     return path
-
-
-def weights(base):
-    parts = {
-        "unet": base.unet,
-        "vae": base.vae,
-        **{f"text{n}": each.model for n, each in enumerate(base.text.encoders)},
-    }
-    return {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 @torch.no_grad()
@@ -127,18 +115,18 @@ def test_diffusers_opens_it(sdxl, form, folder, request):
         else StableDiffusionXLPipeline.from_pretrained(folder)
     )
     parts = pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2
-    ours = sdxl.unet, sdxl.vae, *(tower.model for tower in sdxl.text.encoders)
+    ours = sdxl.unet, sdxl.vae, *(encoder.model for encoder in sdxl.text.encoders)
     assert all(same(mine.state_dict(), theirs.state_dict()) for mine, theirs in zip(ours, parts, strict=True))
     words = pipeline.encode_prompt("a red fox", do_classifier_free_guidance=False)
-    said = sdxl.text.conditioning(["a red fox"])
-    torch.testing.assert_close(words[0], said.context)
-    torch.testing.assert_close(words[2], said.pooled)
+    expected = sdxl.text.conditioning(["a red fox"])
+    torch.testing.assert_close(words[0], expected.context)
+    torch.testing.assert_close(words[2], expected.pooled)
 
 
 def test_half_precision_is_written_when_asked_for(sdxl, tmp_path):
     velatura.save(sdxl, tmp_path / "half.safetensors", dtype="float16")
-    held = open_tensors(tmp_path / "half.safetensors").tensors
-    assert {held[key].dtype for key in held} == {torch.float16}
+    tensors = open_tensors(tmp_path / "half.safetensors").tensors
+    assert {tensors[key].dtype for key in tensors} == {torch.float16}
     base = velatura.open_base(tmp_path / "half.safetensors", dtype="float32", device="cpu")
     assert same(weights(base), {key: each.half().float() for key, each in weights(sdxl).items()})
 
@@ -148,20 +136,14 @@ def test_a_torch_checkpoint_is_read_in_the_precision_asked_for(sdxl, file, tmp_p
     torch.save({"state_dict": state, "global_step": 3}, tmp_path / "xl.ckpt")
     contents = open_state_dict(tmp_path / "xl.ckpt")
     hinted = Contents(contents.path, contents.tensors, open_tensors(file).metadata)
-    base = checkpoint.read(hinted, Destination(torch.bfloat16))
+    base = single_file.read(hinted, Destination(torch.bfloat16))
     assert {each.dtype for each in weights(base).values()} == {torch.bfloat16}
     expected = {key: each.half().bfloat16() for key, each in weights(sdxl).items()}
     assert same(weights(base), expected)
 
 
-def changed(file, **tensors):
-    contents = open_tensors(file)
-    held = {key: each for key, each in (dict(contents.tensors) | tensors).items() if each is not None}
-    return Contents(file, held, contents.metadata)
-
-
 def test_velocity_and_zero_snr_are_told_by_marks(sdxl, file, tmp_path):
-    base = checkpoint.read(changed(file, v_pred=torch.empty(0), ztsnr=torch.empty(0)))
+    base = single_file.read(changed(file, v_pred=torch.empty(0), ztsnr=torch.empty(0)))
     assert base.family.prediction == "v_prediction"
     assert base.schedule.zero_snr
     velatura.save(base, tmp_path / "v.safetensors")
@@ -179,12 +161,12 @@ def test_a_refiner_is_refused_by_name(file):
     keys = {key.replace("embedders.1", "embedders.0"): key for key in contents.tensors if "embedders.0" not in key}
     refiner = Contents(file, {key: contents.tensors[own] for key, own in keys.items()}, contents.metadata)
     with pytest.raises(UnsupportedBase, match="refiner of an SDXL"):
-        checkpoint.read(refiner)
+        single_file.read(refiner)
 
 
 def test_two_families_at_once_are_refused(file):
     with pytest.raises(UnsupportedBase, match="of an SD1 and an SDXL at once"):
-        checkpoint.read(
+        single_file.read(
             changed(file, **{"cond_stage_model.transformer.text_model.final_layer_norm.bias": torch.ones(1)})
         )
 
@@ -192,7 +174,7 @@ def test_two_families_at_once_are_refused(file):
 def test_a_unet_that_fits_no_pooled_prompt_is_refused(file):
     wide = torch.zeros(32, POOLED + 3)
     with pytest.raises(BadFile, match="23 features"):
-        checkpoint.read(changed(file, **{"model.diffusion_model.label_emb.0.0.weight": wide}))
+        single_file.read(changed(file, **{"model.diffusion_model.label_emb.0.0.weight": wide}))
 
 
 def test_a_folder_that_holds_something_is_not_written_to(sdxl, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils
 
+from tests.formats.checkpoints.states import same
 from velatura.errors import BadFile
 from velatura.formats.checkpoints.ldm_keys import (
     UNET_PREFIX,
@@ -20,7 +21,7 @@ from velatura.formats.checkpoints.ldm_keys import (
 )
 from velatura.formats.checkpoints.tensor_sources import apply_sources
 
-NAMES = Path(__file__).parents[1] / "data" / "names"
+NAMES = Path(__file__).parents[2] / "data" / "names"
 
 CROSS, PLAIN = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), ("DownBlock2D", "UpBlock2D")
 
@@ -66,10 +67,6 @@ def vae(levels: int, layers: int) -> AutoencoderKL:
         layers_per_block=layers,
         norm_num_groups=2,
     )
-
-
-def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 @pytest.mark.parametrize("family", UNETS)

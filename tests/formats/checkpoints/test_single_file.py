@@ -8,63 +8,42 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import velatura
+from tests.formats.checkpoints.states import all_tensors, changed, same, weights
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
-from velatura.formats.checkpoints import ldm_config
-from velatura.formats.checkpoints import single_file as checkpoint
-from velatura.tensors import Contents, open_tensors
+from velatura.formats.checkpoints import ldm_config, single_file
+from velatura.tensors import open_tensors
 from velatura.tiny import DATA_FOLDER
-
-
-def weights(base: velatura.Base) -> dict[str, torch.Tensor]:
-    parts = {"unet": base.unet, "vae": base.vae, "text": base.text.model}
-    return {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def file(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "one.safetensors"
-    checkpoint.write(tiny, path)
-    return path
-
-
-def changed(file, *, metadata=None, **tensors):
-    """A checkpoint with other tensors (None: without), and other metadata where some is given."""
-    contents = open_tensors(file)
-    held = {key: each for key, each in (dict(contents.tensors) | tensors).items() if each is not None}
-    return Contents(file, held, contents.metadata if metadata is None else metadata)
 
 
 def test_the_tiny_base_comes_back_bit_for_bit(tiny, file):
     contents = open_tensors(file)
-    assert checkpoint.sniff(contents)
-    base = checkpoint.read(contents)
-    before, after = weights(tiny), weights(base)
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert single_file.sniff(contents)
+    base = single_file.read(contents)
+    assert same(weights(base), weights(tiny))
     assert base.family == tiny.family
     assert base.name == "one"
 
 
 @torch.no_grad()
 def test_a_base_from_a_checkpoint_predicts_the_same(tiny, file):
-    base = checkpoint.read(open_tensors(file)).to()
+    base = single_file.read(open_tensors(file)).to()
     latents, timestep = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(500)
     ours, theirs = (each.predict(latents, timestep, each.text.encode(["a red fox"])) for each in (base, tiny))
     assert torch.equal(ours, theirs)
 
 
 def test_the_hash_of_a_base_is_its_files(file):
-    assert checkpoint.read(open_tensors(file)).hash == hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+    assert single_file.read(open_tensors(file)).hash == hashlib.sha256(file.read_bytes()).hexdigest()[:10]
 
 
 def test_the_header_tells_what_the_file_is(tiny, tmp_path):
-    path = tmp_path / "told.safetensors"
-    checkpoint.write(tiny, path, {"velatura.bake": "{}"})
+    path = tmp_path / "header.safetensors"
+    single_file.write(tiny, path, {"velatura.bake": "{}"})
     found = open_tensors(path).metadata
     assert found["modelspec.architecture"] == "velatura-tiny"
     assert found["modelspec.prediction_type"] == "epsilon"
@@ -75,27 +54,22 @@ def test_diffusers_opens_it_as_a_whole_pipeline(tiny, file):
     pipeline = StableDiffusionPipeline.from_single_file(
         str(file), config=str(DATA_FOLDER / "tiny"), local_files_only=True
     )
-    parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
-    opened = {f"{part}.{key}": each for part, model in parts.items() for key, each in model.state_dict().items()}
-    expected = weights(tiny)
-    assert opened.keys() == expected.keys()
-    assert all(torch.equal(opened[key], expected[key]) for key in expected)
+    parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text0": pipeline.text_encoder}
+    assert same(all_tensors(parts), weights(tiny))
 
 
-def test_an_sd2_has_a_text_tower_of_24_layers_under_openclips_names(tiny, tmp_path):
+def test_an_sd2_has_a_text_encoder_of_24_layers_under_openclips_names(tiny, tmp_path):
     torch.manual_seed(0)
     settings = {"vocab_size": 857, "hidden_size": 96, "intermediate_size": 8, "num_attention_heads": 4}
-    tower = CLIPTextModel(CLIPTextConfig(num_hidden_layers=23, hidden_act="gelu", **settings))
+    encoder = CLIPTextModel(CLIPTextConfig(num_hidden_layers=23, hidden_act="gelu", **settings))
     family = replace(tiny.family, name="SD2", prediction="v_prediction")
-    text = TextEncoder([ClipTextEncoder(tiny.text.tokenizer, tower)])
+    text = TextEncoder([ClipTextEncoder(tiny.text.tokenizer, encoder)])
     base = Base("two", family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=NoiseSchedule())
-    checkpoint.write(base, tmp_path / "two.safetensors")
+    single_file.write(base, tmp_path / "two.safetensors")
     contents = open_tensors(tmp_path / "two.safetensors")
     assert contents.tensors["cond_stage_model.model.transformer.resblocks.23.attn.in_proj_weight"].shape == (288, 96)
-    found = checkpoint.read(contents)
-    expected = tower.state_dict()
-    assert found.text.model.state_dict().keys() == expected.keys()
-    assert all(torch.equal(found.text.model.state_dict()[key], each) for key, each in expected.items())
+    found = single_file.read(contents)
+    assert same(found.text.model.state_dict(), encoder.state_dict())
     assert found.family.prediction == "v_prediction"
     assert torch.equal(found.text.encode(["a red fox"]), text.encode(["a red fox"]))
 
@@ -137,39 +111,37 @@ def test_a_familys_settings_need_no_metadata(tiny, family):
     base = family_shaped(tiny, family)
     hints = ldm_config.CONFIG_HINTS[family]
     assert hints == ldm_config.config_hints(base.unet, base.vae, [base.text.model])
-    told = ldm_config.unet_config(base.unet.state_dict()), ldm_config.vae_config(base.vae.state_dict())
-    assert (
-        ldm_config.determine_family(told[0] | hints["unet"], told[1] | hints["vae"], base.family.prediction)
-        == base.family
-    )
+    unet = ldm_config.unet_config(base.unet.state_dict()) | hints["unet"]
+    vae = ldm_config.vae_config(base.vae.state_dict()) | hints["vae"]
+    assert ldm_config.determine_family(unet, vae, base.family.prediction) == base.family
 
 
 def test_a_schedule_of_its_own_is_refused(tiny, tmp_path):
     parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text}
-    odd = Base("odd", tiny.family, **parts, schedule=NoiseSchedule(beta_start=0.001))
+    other = Base("other", tiny.family, **parts, schedule=NoiseSchedule(beta_start=0.001))
     with pytest.raises(UnsupportedBase, match="noise schedule"):
-        checkpoint.write(odd, tmp_path / "odd.safetensors")
+        single_file.write(other, tmp_path / "other.safetensors")
 
 
 def test_a_missing_tensor_is_refused(file):
     with pytest.raises(BadFile, match=r"time_embedding\.linear_1\.weight"):
-        checkpoint.read(changed(file, **{"model.diffusion_model.time_embed.0.weight": None}))
+        single_file.read(changed(file, **{"model.diffusion_model.time_embed.0.weight": None}))
 
 
 def test_a_misshapen_tensor_is_refused(file):
     with pytest.raises(BadFile, match=r"time_embedding\.linear_1\.bias"):
-        checkpoint.read(changed(file, **{"model.diffusion_model.time_embed.0.bias": torch.zeros(3)}))
+        single_file.read(changed(file, **{"model.diffusion_model.time_embed.0.bias": torch.zeros(3)}))
 
 
 def test_an_inpainting_model_is_refused_by_name(file):
     wide = torch.zeros(64, 9, 3, 3)
     with pytest.raises(UnsupportedBase, match="9 channels"):
-        checkpoint.read(changed(file, **{"model.diffusion_model.input_blocks.0.0.weight": wide}))
+        single_file.read(changed(file, **{"model.diffusion_model.input_blocks.0.0.weight": wide}))
 
 
 def test_an_sdxl_is_refused_by_name(file):
     with pytest.raises(UnsupportedBase, match="SDXL"):
-        checkpoint.read(changed(file, **{"conditioner.embedders.1.model.ln_final.bias": torch.zeros(1)}))
+        single_file.read(changed(file, **{"conditioner.embedders.1.model.ln_final.bias": torch.zeros(1)}))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +156,7 @@ def test_an_sdxl_is_refused_by_name(file):
 )
 def test_damaged_settings_are_refused(file, settings):
     with pytest.raises(BadFile):
-        checkpoint.read(changed(file, metadata={"velatura.base": settings}))
+        single_file.read(changed(file, metadata={"velatura.base": settings}))
 
 
 @pytest.mark.parametrize("more", [{"layers_per_block": 10**6}, {"reverse_transformer_layers_per_block": 10**6}])
@@ -192,26 +164,26 @@ def test_no_setting_makes_a_model_larger_than_its_file(file, tiny, more):
     settings = json.loads(open_tensors(file).metadata["velatura.base"])
     settings["unet"] |= more
     metadata = {**open_tensors(file).metadata, "velatura.base": json.dumps(settings)}
-    base = checkpoint.read(changed(file, metadata=metadata))
+    base = single_file.read(changed(file, metadata=metadata))
     assert base.unet.state_dict().keys() == tiny.unet.state_dict().keys()
 
 
 def test_a_size_beyond_all_measure_is_refused(file):
     settings = {"unet": {"sample_size": 10**9}, "vae": {}, "text": {}}
     with pytest.raises(BadFile, match="pixels"):
-        checkpoint.read(changed(file, metadata={"velatura.base": json.dumps(settings)}))
+        single_file.read(changed(file, metadata={"velatura.base": json.dumps(settings)}))
 
 
 def test_a_setting_that_no_checkpoint_can_tell_is_refused(tiny, tmp_path):
     unet = UNet2DConditionModel.from_config(tiny.unet.config, resnet_time_scale_shift="scale_shift")
-    odd = Base("odd", tiny.family, unet=unet, vae=tiny.vae, text=tiny.text, schedule=NoiseSchedule())
+    other = Base("other", tiny.family, unet=unet, vae=tiny.vae, text=tiny.text, schedule=NoiseSchedule())
     with pytest.raises(UnsupportedBase, match="resnet_time_scale_shift"):
-        checkpoint.write(odd, tmp_path / "odd.safetensors")
+        single_file.write(other, tmp_path / "other.safetensors")
 
 
 def test_another_prediction_is_refused(file):
     with pytest.raises(UnsupportedBase, match="'flow'"):
-        checkpoint.read(changed(file, metadata={"modelspec.prediction_type": "flow"}))
+        single_file.read(changed(file, metadata={"modelspec.prediction_type": "flow"}))
 
 
 def without_vocabulary(file):
@@ -220,12 +192,12 @@ def without_vocabulary(file):
 
 def test_a_missing_vocabulary_is_said_with_what_to_do(file):
     with pytest.raises(UnsupportedBase, match="tokenizer/"):
-        checkpoint.read(without_vocabulary(file))
+        single_file.read(without_vocabulary(file))
 
 
 def test_a_tokenizer_beside_the_file_serves(tiny, file, tmp_path):
     tiny.text.tokenizer.save_pretrained(tmp_path / "tokenizer")
-    base = checkpoint.read(replace(without_vocabulary(file), path=tmp_path / "one.safetensors"))
+    base = single_file.read(replace(without_vocabulary(file), path=tmp_path / "one.safetensors"))
     assert base.text.token_ids("a red fox at dusk") == tiny.text.token_ids("a red fox at dusk")
 
 
@@ -236,9 +208,9 @@ def test_a_vocabulary_that_does_not_fit_is_refused(file, more):
     metadata = open_tensors(file).metadata
     words = json.dumps(json.loads(metadata[vocabulary.TOKENIZER_KEY]) | more)
     with pytest.raises(BadFile):
-        checkpoint.read(changed(file, metadata={**metadata, vocabulary.TOKENIZER_KEY: words}))
+        single_file.read(changed(file, metadata={**metadata, vocabulary.TOKENIZER_KEY: words}))
 
 
 def test_an_overlay_is_no_checkpoint(tiny, tmp_path):
     velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "hyper.safetensors")
-    assert not checkpoint.sniff(open_tensors(tmp_path / "hyper.safetensors"))
+    assert not single_file.sniff(open_tensors(tmp_path / "hyper.safetensors"))

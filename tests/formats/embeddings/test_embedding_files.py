@@ -20,7 +20,7 @@ from velatura.formats.embeddings.write_embedding import a1111_checksum
 from velatura.tensors import open_tensors
 from velatura.training.kinds.a1111_export import write_a1111
 
-FOLDER = Path(__file__).parents[1] / "data" / "a1111" / "embeddings"
+FOLDER = Path(__file__).parents[2] / "data" / "a1111" / "embeddings"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 EXPECTED = open_tensors(FOLDER / "expected_vectors.safetensors").tensors
 HERE = {each.name for each in FOLDER.iterdir()}
@@ -34,7 +34,7 @@ def cases(*results):
 def opened(path):
     """An embedding of a width that no text encoder has, as these have for the sake of size."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*no text encoder known here reads such", VelaturaWarning)
+        warnings.filterwarnings("ignore", ".*no known text encoder has this width", VelaturaWarning)
         return velatura.open_overlay(path)
 
 
