@@ -84,13 +84,12 @@ class Aesthetic(Overlay):
 
     @classmethod
     def from_vector(
-        cls, vector: Tensor, projection: Tensor | None = None, *, name: str = "", family: str = "", **settings: object
+        cls, vector: Tensor, projection: Tensor | None = None, *, name: str = "", **settings: object
     ) -> Self:
         """Make one of a vector (features,) and a projection; settings are those of Settings."""
         shapes = {"width": vector.numel(), "text_width": NO_TEXT_WIDTH if projection is None else projection.shape[-1]}
         with disable_inference_mode():
-            structure = {**shapes, **cast("dict[str, Any]", settings)}
-            aesthetic = cls(Card(kind=cls.kind, name=name, family=family, structure=structure))
+            aesthetic = cls(Card(kind=cls.kind, name=name, structure={**shapes, **cast("dict[str, Any]", settings)}))
             aesthetic.vector.copy_(vector.detach().flatten())
             if aesthetic.projection is not None and projection is not None:
                 aesthetic.projection.copy_(projection.detach())

@@ -89,7 +89,8 @@ def read(
         _refuse_unsupported(path, unet_settings, scheduler)
         check_input_channels(str(path), unet_settings.get("in_channels", 4))
         text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
-        unet_plan = _plan_unet(path, unet_settings, CLIPTextConfig(**text_plans[-1].config).projection_dim)
+        pooled_width: Any = CLIPTextConfig(**text_plans[-1].config).projection_dim
+        unet_plan = _plan_unet(path, unet_settings, pooled_width)
         vae_plan = _plan_vae(path, vae)
         family = determine_family(unet_plan.config, vae_plan.config, scheduler.get("prediction_type", "epsilon"))
         destination = destination or Destination()

@@ -180,7 +180,7 @@ class _LoadPlan:
         text_encoders = tuple(layout.sources(tensors) for layout in TEXT_ENCODER_LAYOUTS[family_name])
         text_configs = [text_config(apply_sources(sources, tensors)) for sources in text_encoders]
         pooled_width = int(text_configs[-1].get("projection_dim", 0))
-        from_shapes = dict(zip(TEXT_PARTS, text_configs, strict=False))
+        from_shapes: dict[str, ModelConfig] = dict(zip(TEXT_PARTS, text_configs, strict=False))
         from_shapes["unet"] = unet_config(apply_sources(unet, tensors), pooled_width)
         from_shapes["vae"] = vae_config(apply_sources(vae, vae_tensors))
         check_input_channels(name, from_shapes["unet"]["in_channels"])

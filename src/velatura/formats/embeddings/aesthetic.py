@@ -10,8 +10,9 @@ from torch import Tensor
 from velatura.errors import WrongBase, warn
 from velatura.formats.clip import TEXT_FEATURES, find_text_projection
 from velatura.formats.load_state import check_tensor
-from velatura.overlays.aesthetic import Aesthetic, AestheticSettings
-from velatura.overlays.overlay import Overlay
+from velatura.overlays.aesthetic import NO_TEXT_WIDTH, Aesthetic, AestheticSettings
+from velatura.overlays.overlay import Card, Overlay
+from velatura.overlays.strength import disable_inference_mode
 from velatura.tensors import Contents, write_torch
 
 VECTOR_LENGTHS = frozenset(TEXT_FEATURES.values())
@@ -40,8 +41,18 @@ def read(contents: Contents) -> Aesthetic:
     """
     assert isinstance(contents.payload, Tensor)
     vector = check_tensor(contents.path.name, "its vector", contents.payload, contents.payload.shape).flatten()
-    family = FAMILY_BY_LENGTH.get(len(vector), "")
-    return Aesthetic.from_vector(vector, find_text_projection(len(vector)), name=contents.path.stem, family=family)
+    projection = find_text_projection(len(vector))  # (features, text width)
+    text_width = NO_TEXT_WIDTH if projection is None else projection.shape[-1]
+    card = Card(
+        kind=Aesthetic.kind,
+        name=contents.path.stem,
+        family=FAMILY_BY_LENGTH.get(len(vector), ""),
+        structure={"width": len(vector), "text_width": text_width},
+    )
+    with disable_inference_mode():
+        aesthetic = Aesthetic(card)
+        aesthetic.load_state_dict({"vector": vector} | ({} if projection is None else {"projection": projection}))
+    return aesthetic
 
 
 def write(overlay: Overlay, path: Path) -> None:
