@@ -130,7 +130,7 @@ def test_what_nobody_knows_is_listed_as_unknown_and_is_no_overlay(tmp_path):
     [entry] = library.entries(kind="unknown")
     assert (entry.info.card.outline, entry.error) == ("a ControlNet", "")
     assert library.names() == []
-    with pytest.raises(BadFile, match=r"odd\.safetensors is no overlay"):
+    with pytest.raises(BadFile, match=r"odd\.safetensors is not an overlay"):
         library.overlay("odd")
 
 

@@ -284,5 +284,5 @@ def test_magnitudes_of_columns_are_kohyas_only(tmp_path):
 def test_a_lora_has_no_dialect_of_hypernetworks(trained, tmp_path):
     with pytest.raises(UnknownName, match="no dialect is called 'a1111'"):
         velatura.save(trained(), tmp_path / "x.pt", dialect="a1111")
-    with pytest.raises(UnknownName, match="ending of a file"):
+    with pytest.raises(UnknownName, match="file ending for a lora"):
         velatura.save(trained(), tmp_path / "x.pt")

@@ -139,7 +139,7 @@ def find_dialect(contents: Contents) -> Dialect:
     if single_file.sniff(contents):
         raise BadFile(f"{contents.path.name} is a whole checkpoint, not an overlay: open it as a base (--base)")
     names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))
-    raise BadFile(f"{contents.path.name} is not an overlay in a known format: velatura reads files of {names}")
+    raise BadFile(f"{contents.path.name} is not an overlay in a known format ({names}): check where it is from")
 
 
 def save(
