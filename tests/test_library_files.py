@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(tmp_path):
     (tmp_path / "models" / "VAE").mkdir(parents=True)
     (tmp_path / "models" / "VAE" / "worse.pt").write_bytes(b"cut short")
     library = velatura.Library(tmp_path)
-    assert {each.name: "neither safetensors nor torch" in each.error for each in library.entries()} == {
+    assert {each.name: "neither a safetensors nor a torch file" in each.error for each in library.entries()} == {
         "hurt": True,
         "worse": True,
     }

@@ -188,7 +188,7 @@ def test_show_as_json_has_all_that_is_known(capsys):
 @pytest.mark.usefixtures("shelf")
 def test_show_says_why_a_file_cannot_be_read(capsys):
     assert main(["show", "hurt.safetensors"]) == USER_ERROR_STATUS
-    assert "neither safetensors nor torch" in capsys.readouterr().err
+    assert "neither a safetensors nor a torch file" in capsys.readouterr().err
 
 
 def test_convert_keeps_the_weights(inca, capsys):

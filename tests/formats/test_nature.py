@@ -193,7 +193,7 @@ def test_no_tensor_is_read(tmp_path):
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"no weights at all")
-    with pytest.raises(BadFile, match="neither safetensors nor torch"):
+    with pytest.raises(BadFile, match="neither a safetensors nor a torch file"):
         inspect_file(tmp_path / "x.pt")
 
 

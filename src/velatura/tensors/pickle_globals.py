@@ -1,4 +1,8 @@
-"""What a name in a torch file's pickle may mean: a few plain values and descriptions of tensors, nothing that acts."""
+"""The names that a torch file's pickle may refer to. They stand for plain values and descriptions of tensors.
+
+Nothing is imported: each allowed name has its own harmless function here, and every other name is refused. Every fault
+is a ValueError whose message continues "FILE ...".
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
-NUMPY_LAYOUTS = {
+import torch
+
+from velatura.tensors.lazy import MAX_DIMENSION
+
+NUMPY_LAYOUTS = {  # numpy's type codes and the formats of the struct module
     "f8": "d",
     "f4": "f",
     "f2": "e",
@@ -22,62 +30,47 @@ NUMPY_LAYOUTS = {
     "u1": "B",
 }
 STORAGE_DTYPES = {
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
-DTYPE_BYTES = {
-    "float32": 4,
-    "float64": 8,
-    "float16": 2,
-    "bfloat16": 2,
-    "complex64": 8,
-    "complex128": 16,
-    "int64": 8,
-    "int32": 4,
-    "int16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-}
-# Classes that trainers leave in checkpoints as the keys of their callbacks; here they are no more than their names.
+# Classes that trainers use as keys of their callbacks in checkpoints. They become strings here.
 INERT_CLASS_PREFIXES = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.", "main.")
-MAX_DIMENSION = 2**40  # of a dimension, a stride, an offset: more than any disk holds
 
 
 @dataclass(frozen=True)
 class PickleGlobal:
-    """A name that a pickle speaks of; nothing is imported for it."""
+    """A name that a pickle refers to. It is never imported."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a file keeps count values of a dtype; its location, a device of the past, is ignored."""
+    """A storage of a torch file: `count` values of a dtype under a key. The device in the pickle is ignored."""
 
-    dtype: str
+    dtype: torch.dtype
     key: str
     count: int
 
     @property
     def byte_count(self) -> int:
-        """How many bytes it takes."""
-        return self.count * DTYPE_BYTES[self.dtype]
+        """Return the bytes of all its values."""
+        return self.count * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
 class TensorDescription:
-    """A tensor as a pickle describes it: which values of which storage."""
+    """A tensor as a pickle describes it: a view of a storage. Offset and strides count values, not bytes."""
 
     storage: Storage
     offset: int
@@ -86,45 +79,53 @@ class TensorDescription:
 
 
 class PickledOrderedDict(dict[object, object]):
-    """An OrderedDict, as state dicts are; the attributes that torch gives it are dropped."""
+    """An OrderedDict, the type of state dicts. Its attributes are dropped."""
 
 
 class PickledParameterDict(dict[object, object]):
-    """A ParameterDict, as old embeddings have it."""
+    """A ParameterDict, the type of old embeddings."""
 
 
 @dataclass
 class PickledNumpyType:
-    """The type of a numpy scalar."""
+    """A dtype of a numpy scalar."""
 
     type_code: str
     byte_order: str = "<"
 
 
 def resolve_global(module: str, name: str) -> object:
-    """What a name stands for; whatever is no known one is refused."""
+    """Return the harmless stand-in for a name.
+
+    Raises:
+        ValueError: if the name is not on the list.
+    """
     text = f"{module}.{name}"
     if module in {"torch", "torch.cuda"} and name in STORAGE_DTYPES:
         return PickleGlobal(f"torch.{name}")
     if text.startswith(INERT_CLASS_PREFIXES):
         return text
     if text not in ALLOWED_CALLS:
-        raise ValueError(f"names {text[:60]!r}, which no weights need")
+        raise ValueError(f"refers to {text[:60]!r} in its pickle, which weights do not need")
     return PickleGlobal(text)
 
 
 def call_global(name: PickleGlobal, arguments: tuple[object, ...]) -> object:
-    """What a call of a name gives: a value or a description, built here."""
+    """Build the value or description that a call stands for, with the function of this module for that name.
+
+    Raises:
+        ValueError: if the name is not callable, or torch would not pass these arguments.
+    """
     if name.text not in ALLOWED_CALLS:
-        raise ValueError(f"calls {name.text!r}, which is no function")
+        raise ValueError(f"calls {name.text!r}, which is not a function")
     try:
         return ALLOWED_CALLS[name.text](*arguments)
     except TypeError:
-        raise ValueError(f"calls {name.text!r} with other arguments than torch gives it") from None
+        raise ValueError(f"calls {name.text!r} with arguments that torch would not pass") from None
 
 
 def set_state(target: object, state: object) -> object:
-    """A target after a pickle has set its state: few are allowed to have one."""
+    """Return the target after a pickle has set its state. Three types allow that; all others are refused."""
     if isinstance(target, PickledOrderedDict):
         return target
     if isinstance(target, PickledParameterDict):
@@ -133,39 +134,43 @@ def set_state(target: object, state: object) -> object:
     if isinstance(target, PickledNumpyType) and isinstance(state, tuple):
         target.byte_order = str(cast("tuple[object, ...]", state)[1])
         return target
-    raise ValueError(f"sets attributes of a {type(target).__name__}, which no weights need")
+    raise ValueError(f"sets attributes of a {type(target).__name__}, which weights do not need")
 
 
 def check_key(value: object) -> object:
-    """A key of a dict or item of a set: a text or a number, so that a hash of it costs nothing."""
+    """Return a key of a dict or an item of a set; refuse all but texts and numbers, whose hash is cheap."""
     if not isinstance(value, str | bytes | int | float | None):
-        raise ValueError(f"has a {type(value).__name__} for a key")
+        raise ValueError(f"has a {type(value).__name__} as a key of a dict")
     return value
 
 
 def module_of(persistent_id: object) -> PickleGlobal | None:
-    """The class that a persistent id of torch's old form speaks of, its source beside it; None for a storage's."""
+    """Return the class of a persistent id that torch's legacy format writes with its source code, else None."""
     parts = cast("tuple[object, ...]", persistent_id) if isinstance(persistent_id, tuple) else ()
     module = parts[1] if len(parts) == 4 and parts[0] == "module" else None
     return module if isinstance(module, PickleGlobal) else None
 
 
 def storage_of(persistent_id: object) -> Storage:
-    """The storage that a persistent id speaks of."""
+    """Return the storage that a persistent id describes.
+
+    Raises:
+        ValueError: if the id is not ("storage", type, key, device, count), and in the legacy format None behind it.
+    """
     parts = _require_tuple(persistent_id)
     if len(parts) not in {5, 6} or parts[0] != "storage" or (*parts, None)[5] is not None:
-        raise ValueError("has a reference to something else than a storage")
+        raise ValueError("has a persistent id that is not of a storage")
     storage_type, key, count = parts[1], parts[2], parts[4]
     if not isinstance(storage_type, PickleGlobal) or storage_type.text.removeprefix("torch.") not in STORAGE_DTYPES:
-        raise ValueError("has a storage of no known type")
+        raise ValueError("has a storage of an unknown type")
     if not isinstance(key, str) or not key.isdigit():
-        raise ValueError(f"calls a storage {str(key)[:40]!r}, where torch counts them")
+        raise ValueError(f"has a storage with the key {str(key)[:40]!r}, where torch writes a number")
     return Storage(STORAGE_DTYPES[storage_type.text.removeprefix("torch.")], key, _require_size(count))
 
 
 def _rebuild_tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> TensorDescription:
     if not isinstance(storage, Storage):
-        raise ValueError(f"has a tensor in a {type(storage).__name__}, not in a storage")
+        raise ValueError(f"has a tensor over a {type(storage).__name__}, not over a storage")
     return TensorDescription(
         storage,
         _require_size(offset),
@@ -202,22 +207,22 @@ def _set(items: object = ()) -> set[object]:
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in {"latin1", "latin-1"}:
-        raise ValueError("has bytes in an encoding that pickles do not use")
+        raise ValueError("has bytes in an encoding other than latin-1")
     return text.encode("latin-1")
 
 
 def _numpy_type(type_code: object, *_: object) -> PickledNumpyType:
     if type_code not in NUMPY_LAYOUTS:
-        raise ValueError("has a number of no known type")
+        raise ValueError("has a numpy number of an unknown type")
     return PickledNumpyType(str(type_code))
 
 
 def _numpy_scalar(numpy_type: object, data: object) -> object:
     if not isinstance(numpy_type, PickledNumpyType) or not isinstance(data, bytes):
-        raise ValueError("has a number of no known type")
+        raise ValueError("has a numpy number of an unknown type")
     layout = (">" if numpy_type.byte_order == ">" else "<") + NUMPY_LAYOUTS[numpy_type.type_code]
     if struct.calcsize(layout) != len(data):
-        raise ValueError("has a number of another size than its type")
+        raise ValueError("has a numpy number whose size does not fit its type")
     return struct.unpack(layout, data)[0]
 
 

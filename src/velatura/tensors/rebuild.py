@@ -1,6 +1,6 @@
-"""Tensors from their descriptions, within what the file has: no work before it is known to be small.
+"""Tensors from their descriptions in a pickle. Sizes are checked against the file before any memory is allocated.
 
-All that is wrong is a ValueError whose message goes on from "this file ...".
+Every fault is a ValueError whose message continues "FILE ...".
 """
 
 from __future__ import annotations
@@ -12,30 +12,64 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from velatura.tensors.pickle_globals import DTYPE_BYTES, PickledNumpyType, PickleGlobal, Storage, TensorDescription
+from velatura.tensors.pickle_globals import PickledNumpyType, PickleGlobal, Storage, TensorDescription
 
 MAX_DEPTH = 64
-MAX_ITEMS = 2**16  # of a file: five times those of a checkpoint with its optimizer
-MAX_VALUE_USES = 4  # so often may a file's values be used: weights that are tied are used twice
+MAX_ITEMS = 2**16  # of a file: five times as many as in a checkpoint with its optimizer
+MAX_VALUE_USES = 4  # how often tensors may share the file's values: tied weights use them twice
 
 ReadStorage = Callable[[Storage], bytearray]
 
 
+class TensorChecker:
+    """Refuses descriptions of tensors that the file cannot hold, and too many views of the same values.
+
+    Args:
+        file_size: Bytes of the file.
+    """
+
+    def __init__(self, file_size: int) -> None:
+        self._bytes_left = MAX_VALUE_USES * file_size
+
+    def check(self, description: TensorDescription) -> None:
+        """Raise ValueError for a tensor that exceeds its storage or repeats values of it, or exceeds the budget."""
+        if len(description.shape) != len(description.stride):
+            raise ValueError("has a tensor with different numbers of sizes and strides")
+        count, stored = prod(description.shape), description.storage.count
+        last = description.offset + sum(
+            (size - 1) * stride for size, stride in zip(description.shape, description.stride, strict=True)
+        )
+        if count and (count > stored or last >= stored):
+            raise ValueError(f"has a tensor of shape {description.shape} in a storage of {stored} values")
+        self._bytes_left -= count * description.storage.dtype.itemsize
+        if self._bytes_left < 0:
+            raise ValueError(f"uses its values more than {MAX_VALUE_USES} times")
+
+
 class Rebuilder:
-    """Turns what a pickle describes into what it means; read gives a storage's bytes, most is the file's size."""
+    """Turns the objects that a pickle describes into plain Python values and tensors.
+
+    Args:
+        read_storage: Returns the bytes of a storage.
+        file_size: Bytes of the file, which limits the memory of all tensors.
+    """
 
     def __init__(self, read_storage: ReadStorage, file_size: int) -> None:
         self._read_storage = read_storage
-        self._bytes_left = MAX_VALUE_USES * file_size
+        self._checker = TensorChecker(file_size)
         self._items_left = MAX_ITEMS
         self._storages: dict[str, Tensor] = {}
         self._tensors: dict[TensorDescription, Tensor] = {}
 
     def rebuild(self, description: object, depth: int = 0) -> object:
-        """A copy of a tree of dicts, lists and tuples with tensors in it, in which nothing is endless or a name."""
+        """Return a copy of nested dicts, lists and tuples, with tensors in place of their descriptions.
+
+        Raises:
+            ValueError: for too deep or too large structures, and for names or types in place of values.
+        """
         self._items_left -= 1
         if depth > MAX_DEPTH or self._items_left < 0:
-            raise ValueError("holds lists in lists without end")
+            raise ValueError(f"has lists nested deeper than {MAX_DEPTH} levels, or more than {MAX_ITEMS:,} items")
         if isinstance(description, dict):
             items = cast("dict[object, object]", description)
             return {key: self.rebuild(value, depth + 1) for key, value in items.items()}
@@ -46,43 +80,29 @@ class Rebuilder:
         if isinstance(description, TensorDescription):
             return self._tensor(description)
         if isinstance(description, PickleGlobal | PickledNumpyType | Storage):
-            raise ValueError("holds a name or a type where a value belongs")
+            raise ValueError("has a name or a type in place of a value")
         return description
 
     def _tensor(self, description: TensorDescription) -> Tensor:
         if description not in self._tensors:
-            self.refuse_impossible(description)
+            self._checker.check(description)
             self._tensors[description] = view_storage(description, self._values(description.storage))
         return self._tensors[description]
 
-    def refuse_impossible(self, description: TensorDescription) -> None:
-        """Refuse a tensor that reaches out of its storage or shows a value of it twice, and one copy too many."""
-        if len(description.shape) != len(description.stride):
-            raise ValueError("has a tensor with more sizes than strides, or fewer")
-        count, stored = prod(description.shape), description.storage.count
-        last = description.offset + sum(
-            (size - 1) * stride for size, stride in zip(description.shape, description.stride, strict=True)
-        )
-        if count and (count > stored or last >= stored):
-            raise ValueError(f"has a tensor of shape {description.shape} over a storage of {stored} values")
-        self._bytes_left -= count * DTYPE_BYTES[description.storage.dtype]
-        if self._bytes_left < 0:
-            raise ValueError(f"uses its values more than {MAX_VALUE_USES} times over")
-
     def _values(self, storage: Storage) -> Tensor:
         if storage.key not in self._storages:
-            self._storages[storage.key] = storage_values(storage, self._read_storage)
+            self._storages[storage.key] = storage_tensor(storage, self._read_storage)
         return self._storages[storage.key]
 
 
-def storage_values(storage: Storage, read_storage: ReadStorage) -> Tensor:
-    """All values of a storage, in a row."""
-    data, dtype = read_storage(storage), getattr(torch, storage.dtype)
-    return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+def storage_tensor(storage: Storage, read_storage: ReadStorage) -> Tensor:
+    """Read a storage and return all its values as a tensor (count,)."""
+    data = read_storage(storage)
+    return torch.frombuffer(data, dtype=storage.dtype) if data else torch.empty(0, dtype=storage.dtype)
 
 
 def view_storage(description: TensorDescription, values: Tensor) -> Tensor:
-    """The tensor that shows the values of a storage as its description says."""
+    """Return the view of a storage's values that a description asks for."""
     if 0 in description.shape:
         return values.new_empty(description.shape)
     return values.as_strided(description.shape, description.stride, description.offset)

@@ -1,6 +1,6 @@
-"""Files of safetensors, read strictly and written in the same bytes each time.
+"""Safetensors files: read strictly, written in the same bytes for the same tensors.
 
-All that is wrong is a ValueError whose message goes on from "this file ...".
+Every fault is a ValueError whose message continues "FILE ...".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile
-from velatura.tensors.lazy import LazyTensors, byte_tensor, meta_tensors, release_pages
+from velatura.tensors.lazy import MAX_DIMENSION, LazyTensors, byte_tensor, meta_tensors, release_pages
 
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -39,13 +39,12 @@ SAFETENSORS_DTYPES = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 METADATA_KEY = "__metadata__"
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-MAX_DIMENSION = 2**40  # of a dimension: more than any disk holds
+MAX_HEADER_BYTES = 100_000_000  # limit of the format
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as the header describes it; begin and end count from the header's end."""
+    """A tensor as the header describes it. Begin and end are bytes after the header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -54,17 +53,17 @@ class TensorInfo:
 
 
 class LazySafetensors(LazyTensors):
-    """The tensors of a safetensors file: a checkpoint's names alone are cheap."""
+    """Tensors of a safetensors file, read on access. Names and shapes come from the header alone."""
 
     def __init__(self, data: mmap) -> None:
         self._data = data
         self._body = 8 + int.from_bytes(data[:8], "little")
         if not 8 + 2 <= self._body <= min(len(data), MAX_HEADER_BYTES):
-            raise ValueError("has a header of impossible length")
+            raise ValueError("has a header whose length is impossible")
         header = _parse_header(data[8 : self._body])
         self.metadata = _check_metadata(header.pop(METADATA_KEY, {}))
         self._infos = {name: _parse_tensor_info(name, fields) for name, fields in header.items()}
-        self._refuse_gaps()
+        self._check_layout()
 
     def __getitem__(self, key: str) -> Tensor:
         info = self._infos[key]
@@ -73,7 +72,7 @@ class LazySafetensors(LazyTensors):
         return byte_tensor(self._data, self._body + info.begin, self._body + info.end).view(info.dtype).view(info.shape)
 
     def apply(self, key: str, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """What use makes of a tensor that lies in the mapped file itself."""
+        """Return function(tensor), where the tensor is a view of the mapped file if its alignment allows that."""
         info = self._infos[key]
         begin, end = self._body + info.begin, self._body + info.end
         with memoryview(self._data) as view:
@@ -86,7 +85,7 @@ class LazySafetensors(LazyTensors):
         return result
 
     def meta_tensor(self, key: str) -> Tensor:
-        """A tensor's shape and precision, on the meta device."""
+        """Return a tensor's shape and precision, on the meta device."""
         info = self._infos[key]
         return torch.empty(info.shape, dtype=info.dtype, device="meta")
 
@@ -96,23 +95,30 @@ class LazySafetensors(LazyTensors):
     def __len__(self) -> int:
         return len(self._infos)
 
-    def _refuse_gaps(self) -> None:
+    def _check_layout(self) -> None:
+        """Raise ValueError unless the tensors fill the file without gaps or overlaps."""
         end = 0
         for info in sorted(self._infos.values(), key=lambda info: (info.begin, info.end)):
             if info.begin != end:
-                raise ValueError("has tensors that overlap, or something between them")
+                raise ValueError("has tensors that overlap, or unused bytes between tensors")
             end = info.end
         if self._body + end != len(self._data):
-            raise ValueError("is cut short, or has something behind its last tensor")
+            raise ValueError("is cut short, or has bytes after its last tensor")
 
 
 def write(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype | None = None
 ) -> None:
-    """Write tensors as safetensors' own library orders them: the widest numbers first, so that all are aligned.
+    """Write tensors in the order of the safetensors library: the widest dtypes first, so that all are aligned.
 
-    Lazy ones are asked for one by one, when their turn comes. dtype: that of the floating-point numbers in the file, if
-    not their own; they are turned into it one by one.
+    Args:
+        path: File to write to.
+        tensors: Tensors by name. They are read and converted one by one.
+        metadata: Texts by name.
+        dtype: Precision of floating-point tensors in the file; None keeps each tensor's precision.
+
+    Raises:
+        BadFile: if a finite value becomes infinite in the precision.
     """
     meta = meta_tensors(tensors)
     dtypes = {name: dtype if dtype and tensor.is_floating_point() else tensor.dtype for name, tensor in meta.items()}
@@ -135,7 +141,7 @@ def write(
 
 
 def _tensor_bytes(name: str, tensor: Tensor, dtype: torch.dtype) -> memoryview:
-    """The bytes of a tensor, in the order of its sizes and in the precision of the file."""
+    """Return the contiguous bytes of a tensor in the precision of the file."""
     dense = tensor.detach().to("cpu", dtype).contiguous()
     if dtype != tensor.dtype and not bool(dense.isfinite().all()) and bool(tensor.isfinite().all()):
         raise BadFile(f"{name} has values too large for {DTYPE_NAMES[dtype]}: write it in float32 or bfloat16")
@@ -144,27 +150,27 @@ def _tensor_bytes(name: str, tensor: Tensor, dtype: torch.dtype) -> memoryview:
 
 def _parse_header(header: bytes) -> dict[str, object]:
     if not header.startswith(b"{") or not header.rstrip(b" ").endswith(b"}"):
-        raise ValueError("has a header that is no JSON object, or with something around it")
+        raise ValueError("has a header that is not a JSON object, or has other bytes around it")
     try:
         fields: object = json.loads(
             header.decode(), object_pairs_hook=_refuse_duplicates, parse_int=_parse_int, parse_constant=_refuse_constant
         )
     except RecursionError:
-        raise ValueError("has a header nested without end") from None
+        raise ValueError("has a header that is nested too deeply") from None
     return cast("dict[str, object]", fields)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("gives something twice in its header")
+        raise ValueError("has a key twice in its header")
     for name in fields:
-        name.encode()  # what cannot be written as UTF-8 is no name
+        name.encode()  # raises for lone surrogates
     return fields
 
 
 def _parse_int(digits: str) -> int:
-    return int(digits) if len(digits) <= 20 else -1  # which is refused wherever a number may be
+    return int(digits) if len(digits) <= 20 else -1  # negative numbers are refused everywhere
 
 
 def _refuse_constant(text: str) -> NoReturn:
@@ -174,7 +180,7 @@ def _refuse_constant(text: str) -> NoReturn:
 def _check_metadata(value: object) -> dict[str, str]:
     items = cast("dict[str, object]", value) if isinstance(value, dict) else {"": None}
     if not all(isinstance(text, str) for text in items.values()):
-        raise ValueError("has metadata that are not texts by name")
+        raise ValueError("has metadata that is not a dict of texts")
     return cast("dict[str, str]", items)
 
 
@@ -183,7 +189,7 @@ def _parse_tensor_info(name: str, value: object) -> TensorInfo:
     dtype_name, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     dtype = SAFETENSORS_DTYPES.get(dtype_name) if isinstance(dtype_name, str) else None
     if fields.keys() != {"dtype", "shape", "data_offsets"} or dtype is None:
-        raise ValueError(f"describes its tensor {name[:60]!r} in no known way")
+        raise ValueError(f"describes its tensor {name[:60]!r} in an unknown way")
     sizes, bounds = _sizes(shape), _sizes(offsets)
     if sizes is None or bounds is None or len(bounds) != 2:
         raise ValueError(f"describes its tensor {name[:60]!r} with impossible numbers")

@@ -1,6 +1,6 @@
-"""What torch saves, read as data: a zip around one pickle, or, until torch 1.6, five pickles in a row.
+"""Torch files, read as data: a zip with one pickle, or the legacy format before torch 1.6: five pickles in a row.
 
-All that is wrong is a ValueError whose message goes on from "this file ...".
+Every fault is a ValueError whose message continues "FILE ...".
 """
 
 from __future__ import annotations
@@ -17,20 +17,28 @@ from torch import Tensor
 
 from velatura.tensors.lazy import LazyTensors, copy_bytes
 from velatura.tensors.pickle_globals import Storage, TensorDescription
-from velatura.tensors.rebuild import ReadStorage, Rebuilder, storage_values, view_storage
+from velatura.tensors.rebuild import ReadStorage, Rebuilder, TensorChecker, storage_tensor, view_storage
 from velatura.tensors.unpickler import SafeUnpickler
 from velatura.tensors.zip_archive import ZipArchive
 
-STATE_DICT_KEY = "state_dict"  # what a checkpoint calls its weights, where it holds more than them
+STATE_DICT_KEY = "state_dict"  # key of the weights in a checkpoint that holds more than weights
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the five pickles
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # value of the first of the five pickles
 LEGACY_VERSION = 1001
-MAX_PICKLE_BYTES = 2**24  # the names and shapes of a checkpoint take about one
+MAX_VERSION_BYTES = 16
+MAX_PICKLE_BYTES = 2**24  # a checkpoint's names and shapes take about 1 MiB
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """The object that a file describes, the names of Python's world that its pickle speaks of, and its storages."""
+    """A torch file before its tensors are read.
+
+    Attributes:
+        description: Object of the file, with descriptions in place of tensors.
+        pickle_globals: Names that the pickles refer to.
+        read_storage: Returns the bytes of a storage.
+        file_size: Bytes of the file.
+    """
 
     description: object
     pickle_globals: frozenset[str]
@@ -38,22 +46,22 @@ class TorchFile:
     file_size: int
 
     def payload(self) -> object:
-        """The object with all its tensors."""
+        """Return the object with all its tensors."""
         return Rebuilder(self.read_storage, self.file_size).rebuild(self.description)
 
 
 class LazyStateDict(LazyTensors):
-    """The tensors by name of a torch file of a whole model: in its state_dict if it has one, or else at its top.
+    """Tensors by name of a model's torch file, read on access: of its "state_dict", or else of its top-level dict.
 
-    What else training left there (counters, callbacks, optimizers) is passed over.
+    Other contents that a training left there (counters, callbacks, optimizers) are ignored.
     """
 
     def __init__(self, file: TorchFile) -> None:
         self._read_storage = file.read_storage
         self._descriptions = dict(_named_descriptions(file.description))
-        budget = Rebuilder(file.read_storage, file.file_size)
+        checker = TensorChecker(file.file_size)
         for description in self._descriptions.values():
-            budget.refuse_impossible(description)
+            checker.check(description)
         use_counts = Counter(description.storage.key for description in self._descriptions.values())
         self._shared: dict[str, Tensor | None] = {key: None for key, count in use_counts.items() if count > 1}
 
@@ -62,9 +70,9 @@ class LazyStateDict(LazyTensors):
         return view_storage(description, self._values(description.storage))
 
     def meta_tensor(self, key: str) -> Tensor:
-        """A tensor's shape and precision, on the meta device."""
+        """Return a tensor's shape and precision, on the meta device."""
         description = self._descriptions[key]
-        return torch.empty(description.shape, dtype=getattr(torch, description.storage.dtype), device="meta")
+        return torch.empty(description.shape, dtype=description.storage.dtype, device="meta")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._descriptions)
@@ -73,36 +81,46 @@ class LazyStateDict(LazyTensors):
         return len(self._descriptions)
 
     def _values(self, storage: Storage) -> Tensor:
-        """The values of a storage, which are kept where several tensors show them, so that none is read often."""
+        """Read a storage. Storages that several tensors share are cached, so that they are read once."""
         shared = self._shared.get(storage.key)
         if shared is not None:
             return shared
-        values = storage_values(storage, self._read_storage)
+        values = storage_tensor(storage, self._read_storage)
         if storage.key in self._shared:
             self._shared[storage.key] = values
         return values
 
 
 def read_zip(archive: ZipArchive, file_size: int) -> TorchFile:
-    """Read the pickle in a torch zip, and the storages that it describes."""
+    """Read the pickle of a torch zip.
+
+    Args:
+        archive: The zip.
+        file_size: Bytes of the file.
+
+    Raises:
+        ValueError: if the zip is not one that torch writes for weights, or its pickle is refused.
+    """
     if "constants.pkl" in archive:
         raise ValueError("is a TorchScript program, not weights")
-    if archive.size("version") > 16 or archive.size("data.pkl") > MAX_PICKLE_BYTES:
-        raise ValueError(f"has an index of {archive.size('data.pkl'):,} bytes, far too many")
+    if archive.size("version") > MAX_VERSION_BYTES:
+        raise ValueError(f"has a version of {archive.size('version'):,} bytes, the limit is {MAX_VERSION_BYTES}")
+    if archive.size("data.pkl") > MAX_PICKLE_BYTES:
+        raise ValueError(f"has a pickle of {archive.size('data.pkl'):,} bytes, the limit is {MAX_PICKLE_BYTES:,}")
     if "byteorder" in archive and bytes(archive.read("byteorder")) != b"little":
-        raise ValueError("was written on a machine with another order of bytes")
-    archive.read("version")
+        raise ValueError("was written on a machine with big-endian byte order")
+    archive.read("version")  # for its checksum
     data = bytes(archive.read("data.pkl"))
     unpickler = SafeUnpickler(data)
     description = unpickler.load()
     if unpickler.position < len(data):
-        raise ValueError("has something behind its pickle")
+        raise ValueError("has bytes after its pickle")
 
     def read_storage(storage: Storage) -> bytearray:
         member = f"data/{storage.key}"
         if archive.size(member) != storage.byte_count:
             raise ValueError(
-                f"has {archive.size(member)} bytes in {member[:40]!r}, where {storage.byte_count} are described"
+                f"has {archive.size(member)} bytes in {member[:40]!r}, but its pickle says {storage.byte_count}"
             )
         return archive.read(member)
 
@@ -110,21 +128,25 @@ def read_zip(archive: ZipArchive, file_size: int) -> TorchFile:
 
 
 def read_legacy(data: mmap) -> TorchFile:
-    """Read a file of torch before 1.6: a magic number, a version, a system, the object, and its storages' keys."""
+    """Read the legacy format: pickles of a magic number, a version, system info, the object, and its storage keys.
+
+    Raises:
+        ValueError: if any of them is not as torch writes it.
+    """
     unpickler = SafeUnpickler(data)
     if unpickler.load() != LEGACY_MAGIC:
         raise ValueError("is a bare pickle, not a torch file")
     if unpickler.load() != LEGACY_VERSION:
-        raise ValueError("is of an unknown version of torch's old format")
+        raise ValueError("has an unknown version of torch's legacy format")
     system = unpickler.load()
     if not isinstance(system, dict) or cast("dict[object, object]", system).get("little_endian") is not True:
-        raise ValueError("was written on a machine with another order of bytes")
+        raise ValueError("was written on a machine with big-endian byte order")
     description = unpickler.load()
     offsets = _storage_offsets(data, unpickler.load(), unpickler)
 
     def read_storage(storage: Storage) -> bytearray:
         if storage.key not in offsets:
-            raise ValueError(f"lacks its storage {storage.key[:20]!r}")
+            raise ValueError(f"does not contain its storage {storage.key[:20]!r}")
         start = offsets[storage.key]
         return copy_bytes(data, start, start + storage.byte_count)
 
@@ -132,7 +154,7 @@ def read_legacy(data: mmap) -> TorchFile:
 
 
 def _named_descriptions(description: object) -> Iterator[tuple[str, TensorDescription]]:
-    """The tensors that stand at the top of a description, or of its state_dict, by name."""
+    """Yield the tensors of the description's "state_dict", or of its top-level dict, with their names."""
     top = cast("dict[object, object]", description) if isinstance(description, dict) else {}
     inner = top.get(STATE_DICT_KEY)
     tensors = cast("dict[object, object]", inner) if isinstance(inner, dict) else top
@@ -142,19 +164,19 @@ def _named_descriptions(description: object) -> Iterator[tuple[str, TensorDescri
 
 
 def _storage_offsets(data: mmap, keys: object, unpickler: SafeUnpickler) -> dict[str, int]:
-    """Where each storage's values start: behind the pickles, in the order of the keys, each behind its count."""
+    """Return the offset of every storage's values: they follow the pickles in the order of the keys, after a count."""
     if not isinstance(keys, list):
-        raise ValueError("lacks the list of its storages")
+        raise ValueError("does not contain the list of its storages")
     offsets: dict[str, int] = {}
     position = unpickler.position
     for key in cast("list[object]", keys):
         storage = unpickler.storages.get(key) if isinstance(key, str) else None
         if storage is None or storage.key in offsets:
-            raise ValueError(f"lists the storage {str(key)[:20]!r}, which it does not have, or twice")
+            raise ValueError(f"lists the storage {str(key)[:20]!r} twice, or does not describe it")
         if data[position : position + 8] != struct.pack("<q", storage.count):
-            raise ValueError(f"has another count of values in its storage {storage.key[:20]!r} than it says")
+            raise ValueError(f"gives two different sizes for its storage {storage.key[:20]!r}")
         offsets[storage.key] = position + 8
         position += 8 + storage.byte_count
     if position != len(data):
-        raise ValueError("is cut short, or has something behind its last storage")
+        raise ValueError("is cut short, or has bytes after its last storage")
     return offsets

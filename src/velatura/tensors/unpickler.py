@@ -1,7 +1,7 @@
-"""Pickles read as data: a machine that imports nothing, calls nothing and sets no attribute, whatever a file says.
+"""A pickle reader that imports nothing, calls nothing from the file, and sets no attributes, whatever the file says.
 
-It knows the opcodes of protocols 2 to 5 that torch writes; what a name in a pickle may mean is in named.py. All that is
-wrong is a ValueError whose message goes on from "this file ...".
+It knows the opcodes of protocols 2 to 5 that torch writes. pickle_globals.py lists the names that a pickle may refer
+to. Every fault is a ValueError whose message continues "FILE ...".
 """
 
 from __future__ import annotations
@@ -21,27 +21,33 @@ from velatura.tensors.pickle_globals import (
     storage_of,
 )
 
-MAX_OPCODES = (
-    2**20
-)  # a checkpoint with its optimizer takes less than half of that; a step costs a hundred bytes at most
+# A checkpoint with its optimizer takes less than half of that; one opcode takes about a hundred bytes of memory at most
+MAX_OPCODES = 2**20
 MAX_NAME_LENGTH = 256
 MARK = object()
 
 
 class ByteSource(Protocol):
-    """What bytes and a mapped file have in common."""
+    """Bytes or a mapped file."""
 
     def __getitem__(self, span: slice, /) -> bytes: ...
 
     def find(self, sought: bytes, start: int, end: int, /) -> int:
-        """Where the sought bytes begin between start and end, or -1."""
+        """Return the position of some bytes between start and end, or -1."""
         ...
 
 
 class SafeUnpickler:
-    """A machine that reads pickles from some bytes, one after the other, each from position to what follows it.
+    """Reads consecutive pickles from bytes.
 
-    storages are those that the pickles read so far speak of, by their keys; names all names in them.
+    Args:
+        data: Bytes that contain the pickles.
+        position: Offset of the first pickle.
+
+    Attributes:
+        position: Offset after the last pickle that was read.
+        storages: Storages by key that the pickles so far refer to.
+        global_names: Names that the pickles so far refer to.
     """
 
     def __init__(self, data: ByteSource, position: int = 0) -> None:
@@ -54,7 +60,14 @@ class SafeUnpickler:
         self._copied_count = 0
 
     def load(self) -> object:
-        """Read the pickle at the position, and leave the position behind it."""
+        """Read the pickle at the position, and move the position to its end.
+
+        Returns:
+            Plain values, with TensorDescription in place of tensors.
+
+        Raises:
+            ValueError: for anything that torch would not write.
+        """
         self._stack, self._memo = [], {}
         for _ in range(MAX_OPCODES):
             opcode = self._read_bytes(1)
@@ -63,12 +76,12 @@ class SafeUnpickler:
             if opcode not in self._OPCODES:
                 raise ValueError(f"has the opcode {opcode!r} in its pickle, which torch never writes")
             self._OPCODES[opcode](self)
-        raise ValueError(f"takes more than {MAX_OPCODES:,} steps to say what it holds")
+        raise ValueError(f"has more than {MAX_OPCODES:,} opcodes in its pickle")
 
     def _result(self) -> object:
         value = self._pop()
         if self._stack:
-            raise ValueError("leaves something over at the end of its pickle")
+            raise ValueError("leaves values on the stack at the end of its pickle")
         return value
 
     def _read_bytes(self, count: int) -> bytes:
@@ -87,7 +100,7 @@ class SafeUnpickler:
     def _read_line(self) -> str:
         end = self._data.find(b"\n", self.position, self.position + MAX_NAME_LENGTH)
         if end < 0:
-            raise ValueError("has a name without end in its pickle")
+            raise ValueError(f"has a name of more than {MAX_NAME_LENGTH} bytes in its pickle")
         return self._read_bytes(end + 1 - self.position)[:-1].decode()
 
     def _push(self, value: object) -> None:
@@ -95,7 +108,7 @@ class SafeUnpickler:
 
     def _pop(self) -> object:
         if not self._stack or self._stack[-1] is MARK:
-            raise ValueError("takes more from the stack of its pickle than there is")
+            raise ValueError("takes a value from the empty stack of its pickle")
         return self._stack.pop()
 
     def _pop_mark(self) -> list[object]:
@@ -103,7 +116,7 @@ class SafeUnpickler:
         while index >= 0 and self._stack[index] is not MARK:
             index -= 1
         if index < 0:
-            raise ValueError("lacks a mark in its pickle")
+            raise ValueError("does not have a mark where its pickle needs one")
         values = self._stack[index + 1 :]
         del self._stack[index:]
         return values
@@ -118,15 +131,16 @@ class SafeUnpickler:
 
     def _get_memo(self, index: int) -> None:
         if index not in self._memo:
-            raise ValueError("refers to what its pickle does not hold")
+            raise ValueError("refers to a value that its pickle does not contain")
         self._push(self._memo[index])
 
     def _check_protocol(self) -> None:
-        if (protocol := self._read_number("B")) not in range(2, 6):
-            raise ValueError(f"is a pickle of protocol {protocol}, torch's are 2 to 5")
+        protocol = self._read_number("B")
+        if protocol not in range(2, 6):
+            raise ValueError(f"has a pickle of protocol {protocol}, where torch writes 2 to 5")
 
     def _skip_frame(self) -> None:
-        self._read_bytes(8)  # its length, which nothing here depends on
+        self._read_bytes(8)  # its length, which is not needed
 
     def _append_items(self, values: list[object]) -> None:
         target = self._pop()
@@ -154,7 +168,7 @@ class SafeUnpickler:
 
     def _push_global(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("has a name in its pickle that is no text")
+            raise ValueError("has a name in its pickle that is not a text")
         self._push(resolve_global(module, name))
         self.global_names.add(f"{module}.{name}")
 
@@ -171,14 +185,14 @@ class SafeUnpickler:
     def _reduce(self) -> None:
         name, arguments = self._pop_many(2)
         if not isinstance(name, PickleGlobal) or not isinstance(arguments, tuple):
-            raise ValueError(f"calls a {type(name).__name__}, which no weights need")
-        given = cast("tuple[object, ...]", arguments)
+            raise ValueError(f"calls a {type(name).__name__}, which weights do not need")
+        values = cast("tuple[object, ...]", arguments)
         self._copied_count += sum(
-            len(cast("list[object]", argument)) for argument in given if isinstance(argument, list | tuple | dict)
+            len(cast("list[object]", value)) for value in values if isinstance(value, list | tuple | dict)
         )
-        if self._copied_count > MAX_OPCODES:  # one list may be copied at every step
-            raise ValueError(f"copies more than {MAX_OPCODES:,} things to say what it holds")
-        self._push(call_global(name, given))
+        if self._copied_count > MAX_OPCODES:  # every call may copy the same list
+            raise ValueError(f"copies more than {MAX_OPCODES:,} items in its pickle")
+        self._push(call_global(name, values))
 
     _OPCODES: ClassVar[dict[bytes, Callable[[SafeUnpickler], None]]] = {
         b"\x80": _check_protocol,
@@ -196,7 +210,7 @@ class SafeUnpickler:
         b"G": lambda self: self._push(struct.unpack(">d", self._read_bytes(8))[0]),
         b"X": lambda self: self._push(self._read_text("<I")),
         b"\x8c": lambda self: self._push(self._read_text("B")),
-        b"T": lambda self: self._push(self._read_text("<i", "replace")),  # Python 2's texts, of no known encoding
+        b"T": lambda self: self._push(self._read_text("<i", "replace")),  # Python 2's str, whose encoding is unknown
         b"U": lambda self: self._push(self._read_text("B", "replace")),
         b"C": lambda self: self._push(self._read_bytes(self._read_number("B"))),
         b"B": lambda self: self._push(self._read_bytes(self._read_number("<I"))),
@@ -222,6 +236,6 @@ class SafeUnpickler:
         b"\x93": lambda self: self._push_global(*self._pop_many(2)),
         b"Q": _push_persistent,
         b"R": _reduce,
-        b"\x81": _reduce,  # a new object of a class: of those that are known, the same as a call
+        b"\x81": _reduce,  # NEWOBJ: for the allowed names the same as a call
         b"b": lambda self: self._push(set_state(*self._pop_many(2))),
     }

@@ -130,7 +130,7 @@ def test_a_picture_may_have_another_name_inside(embedding, tmp_path):
 def test_a_picture_of_a_kind_that_is_not_read_is_named_and_its_word_not_passed_over(tiny, start, tmp_path):
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / "cat.jxl").write_bytes(start + bytes(100))
-    with pytest.warns(VelaturaWarning, match=r"cat\.jxl is a picture in JPEG XL.* as a PNG; 'cat' is read as plain"):
+    with pytest.warns(VelaturaWarning, match=r"cat\.jxl is a JPEG XL picture.* as a PNG; 'cat' is read as plain"):
         velatura.generate(tiny, "a cat", steps=1, library=velatura.Library(tmp_path))
 
 
@@ -138,7 +138,7 @@ def test_a_picture_of_a_kind_that_is_not_read_is_named_and_its_word_not_passed_o
 def test_a_pillow_without_a_kind_of_picture_is_not_taken_for_damage(kind, monkeypatch, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / f"cat.{kind}")
     monkeypatch.setattr("PIL.features.check", lambda feature: feature != kind)
-    with pytest.raises(BadFile, match=rf"(?i)a picture in {kind}, which cannot be read here: save"):
+    with pytest.raises(BadFile, match=rf"(?i)a {kind} picture, which this Pillow cannot read: save"):
         velatura.open_overlay(tmp_path / f"cat.{kind}")
 
 

@@ -1,0 +1,78 @@
+import sys
+import types
+import zipfile
+from collections import OrderedDict, defaultdict
+
+import numpy
+import pytest
+import torch
+
+from tests.tensors.files import are_equal, save_torch
+from velatura.errors import BadFile
+from velatura.tensors import meta_tensors, open_state_dict, write_safetensors
+
+
+class Callback:
+    """A class that a trainer leaves in a checkpoint as the key of its settings, and that is not importable here."""
+
+
+Callback.__module__, Callback.__qualname__ = "pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"
+
+
+@pytest.fixture
+def checkpoint(monkeypatch):
+    """Return a checkpoint as trainers write it: weights beside counters, callbacks, and numpy numbers."""
+    parts = Callback.__module__.split(".")
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[Callback.__module__].ModelCheckpoint = Callback
+    state = OrderedDict(a=torch.randn(3, 2), b=torch.randn(2).half(), count=3)
+    callbacks = {Callback: {"best_model_score": torch.tensor(0.5), "seen": numpy.float64(2)}}
+    schedulers = [{"base_lrs": defaultdict(dict, {0: {"x": 1}})}]
+    return {"state_dict": state, "epoch": 3, "global_step": 10, "callbacks": callbacks, "lr_schedulers": schedulers}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_state_dict_of_a_checkpoint_is_read_tensor_by_tensor(tmp_path, checkpoint, zipped):
+    path = save_torch(tmp_path / "model.ckpt", checkpoint, _use_new_zipfile_serialization=zipped)
+    contents = open_state_dict(path)
+    assert contents.tensors.keys() == {"a", "b"}
+    assert are_equal(contents.tensors, {key: checkpoint["state_dict"][key] for key in "ab"})
+    assert contents.tensors["a"] is not contents.tensors["a"]
+    assert {key: (tensor.shape, tensor.dtype) for key, tensor in meta_tensors(contents.tensors).items()} == {
+        "a": (torch.Size([3, 2]), torch.float32),
+        "b": (torch.Size([2]), torch.float16),
+    }
+
+
+def test_a_state_dict_may_be_at_the_top(tmp_path):
+    bare = {"a": torch.randn(3), "b": torch.randn(2, 2)}
+    assert are_equal(open_state_dict(save_torch(tmp_path / "bare.ckpt", bare)).tensors, bare)
+    write_safetensors(tmp_path / "bare.safetensors", bare)
+    assert are_equal(open_state_dict(tmp_path / "bare.safetensors").tensors, bare)
+
+
+def test_tensors_that_share_a_storage_are_read(tmp_path):
+    whole = torch.arange(12.0)
+    parts = {"low": whole[:4].view(2, 2), "high": whole[4:]}
+    assert are_equal(open_state_dict(save_torch(tmp_path / "parts.ckpt", parts)).tensors, parts)
+
+
+def test_a_damaged_tensor_of_a_state_dict_is_refused(tmp_path):
+    path = save_torch(tmp_path / "model.ckpt", {"a": torch.arange(300.0)})
+    data = bytearray(path.read_bytes())
+    position = data.index(torch.arange(300.0).numpy().tobytes())
+    data[position + 40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        open_state_dict(path).tensors["a"]
+
+
+def test_a_callback_class_becomes_a_string(tmp_path):
+    call = b"\x80\x02cpytorch_lightning.callbacks.x\nY\n)R."
+    with zipfile.ZipFile(tmp_path / "call.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", call)
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(BadFile, match="calls a str"):
+        open_state_dict(tmp_path / "call.ckpt")
