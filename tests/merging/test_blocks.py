@@ -1,7 +1,7 @@
 import pytest
 
 from velatura.errors import BadRecipe, UnknownName
-from velatura.formats.checkpoints.single_file import checkpoint_contents
+from velatura.formats.checkpoints.write_single_file import checkpoint_contents
 from velatura.merging.checkpoints.block_weights import UNetBlocks
 
 UNET = "model.diffusion_model."

@@ -5,7 +5,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, BadRecipe, NoEffect, UnknownName, VelaturaWarning, WrongBase
-from velatura.formats.checkpoints import single_file as checkpoint
+from velatura.formats.checkpoints import write_single_file
 from velatura.merging.checkpoints.merge import merge
 from velatura.merging.checkpoints.options import Saving
 from velatura.merging.checkpoints.report import MergeReport
@@ -26,7 +26,7 @@ def changed(seed: int, parts: tuple[str, ...] = ("unet", "text", "vae")) -> vela
 
 
 def weights(base: velatura.Base) -> dict[str, torch.Tensor]:
-    return dict(checkpoint.checkpoint_contents(base).tensors)
+    return dict(write_single_file.checkpoint_contents(base).tensors)
 
 
 @pytest.fixture(scope="module")

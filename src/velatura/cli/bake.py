@@ -63,7 +63,7 @@ def bake(
 
     velatura bake sd15 ink:0.5:0.8 inca:0.6 --library ~/models --prompts mine.txt --out baked.safetensors
     """
-    from velatura.formats.checkpoints import single_file
+    from velatura.formats.checkpoints import write_single_file
     from velatura.merging.bake.bake import bake as bake_overlays
 
     is_folder = not out.suffix
@@ -77,7 +77,7 @@ def bake(
     if is_folder:
         velatura.save(baked, out)
     else:
-        single_file.write(baked, out, {REPORT_KEY: report.model_dump_json()})
+        write_single_file.write(baked, out, {REPORT_KEY: report.model_dump_json()})
     print_report(report, out, as_json=as_json)
 
 

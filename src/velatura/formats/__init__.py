@@ -19,7 +19,7 @@ from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
 from velatura.formats import difference, hub, native
-from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file, write_folder
+from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file, write_folder, write_single_file
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.tensor_sources import Destination
 from velatura.formats.embeddings import aesthetic, read_embedding, write_embedding
@@ -215,7 +215,7 @@ def _save_base(base: Base, path: str | PathLike[str], dialect: str | None, dtype
         return
     if path.suffix != CHECKPOINT_SUFFIX:
         raise UnknownName.with_suggestions("file ending for a checkpoint", path.suffix, [CHECKPOINT_SUFFIX])
-    single_file.write(base, path, dtype=precision)
+    write_single_file.write(base, path, dtype=precision)
 
 
 def open_base(

@@ -19,6 +19,9 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[s
         path: The file, in a folder that was downloaded as a whole.
         max_bytes: Files above this size are refused, so that a stranger's file takes little time and memory.
 
+    Returns:
+        The object, whose values nobody has checked yet.
+
     Raises:
         BadFile: The file is missing, not a plain file, larger than max_bytes, or not a JSON object.
     """

@@ -15,7 +15,7 @@ from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
-from velatura.formats.checkpoints import ldm_config, single_file
+from velatura.formats.checkpoints import config_hints, ldm_config, single_file, write_single_file
 from velatura.tensors import open_tensors
 from velatura.tiny import DATA_FOLDER
 
@@ -43,7 +43,7 @@ def test_the_hash_of_a_base_is_its_files(file):
 
 def test_the_header_tells_what_the_file_is(tiny, tmp_path):
     path = tmp_path / "header.safetensors"
-    single_file.write(tiny, path, {"velatura.bake": "{}"})
+    write_single_file.write(tiny, path, {"velatura.bake": "{}"})
     found = open_tensors(path).metadata
     assert found["modelspec.architecture"] == "velatura-tiny"
     assert found["modelspec.prediction_type"] == "epsilon"
@@ -65,7 +65,7 @@ def test_an_sd2_has_a_text_encoder_of_24_layers_under_openclips_names(tiny, tmp_
     family = replace(tiny.family, name="SD2", prediction="v_prediction")
     text = TextEncoder([ClipTextEncoder(tiny.text.tokenizer, encoder)])
     base = Base("two", family, unet=tiny.unet, vae=tiny.vae, text=text, schedule=NoiseSchedule())
-    single_file.write(base, tmp_path / "two.safetensors")
+    write_single_file.write(base, tmp_path / "two.safetensors")
     contents = open_tensors(tmp_path / "two.safetensors")
     assert contents.tensors["cond_stage_model.model.transformer.resblocks.23.attn.in_proj_weight"].shape == (288, 96)
     found = single_file.read(contents)
@@ -109,8 +109,8 @@ def family_shaped(tiny, family: str) -> Base:
 @pytest.mark.parametrize("family", ["SD1", "SD2"])
 def test_a_familys_settings_need_no_metadata(tiny, family):
     base = family_shaped(tiny, family)
-    hints = ldm_config.CONFIG_HINTS[family]
-    assert hints == ldm_config.config_hints(base.unet, base.vae, [base.text.model])
+    hints = config_hints.CONFIG_HINTS[family]
+    assert hints == config_hints.config_hints(base.unet, base.vae, [base.text.model])
     unet = ldm_config.unet_config(base.unet.state_dict()) | hints["unet"]
     vae = ldm_config.vae_config(base.vae.state_dict()) | hints["vae"]
     assert ldm_config.determine_family(unet, vae, base.family.prediction) == base.family
@@ -120,7 +120,7 @@ def test_a_schedule_of_its_own_is_refused(tiny, tmp_path):
     parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text}
     other = Base("other", tiny.family, **parts, schedule=NoiseSchedule(beta_start=0.001))
     with pytest.raises(UnsupportedBase, match="noise schedule"):
-        single_file.write(other, tmp_path / "other.safetensors")
+        write_single_file.write(other, tmp_path / "other.safetensors")
 
 
 def test_a_missing_tensor_is_refused(file):
@@ -178,7 +178,7 @@ def test_a_setting_that_no_checkpoint_can_tell_is_refused(tiny, tmp_path):
     unet = UNet2DConditionModel.from_config(tiny.unet.config, resnet_time_scale_shift="scale_shift")
     other = Base("other", tiny.family, unet=unet, vae=tiny.vae, text=tiny.text, schedule=NoiseSchedule())
     with pytest.raises(UnsupportedBase, match="resnet_time_scale_shift"):
-        single_file.write(other, tmp_path / "other.safetensors")
+        write_single_file.write(other, tmp_path / "other.safetensors")
 
 
 def test_another_prediction_is_refused(file):

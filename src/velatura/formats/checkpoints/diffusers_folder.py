@@ -18,11 +18,11 @@ from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
 from velatura.formats.checkpoints import vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
+from velatura.formats.checkpoints.config_hints import read_config_hints
 from velatura.formats.checkpoints.folder_weights import INDEX_FILE, open_weights
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
     determine_family,
-    read_config_hints,
     text_config,
     unet_config,
     vae_config,

@@ -1,14 +1,12 @@
-"""Read and write single-file checkpoints: a whole base under LDM's names, as A1111, ComfyUI and diffusers use."""
+"""Read single-file checkpoints: a whole base in one file under LDM's names, as A1111 and ComfyUI use."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
@@ -21,18 +19,9 @@ from velatura.errors import BadFile, UnknownName, UnsupportedBase, warn
 from velatura.formats import vocabulary
 from velatura.formats.checkpoints import prediction, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
+from velatura.formats.checkpoints.config_hints import CONFIG_HINTS, CONFIG_HINTS_KEY, TEXT_PARTS, check_config_hints
 from velatura.formats.checkpoints.ema import EMA_PREFIX, find_ema_keys, has_only_ema
-from velatura.formats.checkpoints.ldm_config import (
-    CONFIG_HINTS,
-    TEXT_PARTS,
-    ModelConfig,
-    check_config_hints,
-    config_hints,
-    determine_family,
-    text_config,
-    unet_config,
-    vae_config,
-)
+from velatura.formats.checkpoints.ldm_config import ModelConfig, determine_family, text_config, unet_config, vae_config
 from velatura.formats.checkpoints.ldm_families import (
     TEXT_ENCODER_LAYOUTS,
     TRAINING_LEFTOVERS,
@@ -42,15 +31,13 @@ from velatura.formats.checkpoints.ldm_families import (
     check_input_channels,
     detect_family,
 )
-from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX, VAE_PREFIX, unet_from_ldm, unet_to_ldm, vae_to_ldm
+from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX, VAE_PREFIX, unet_from_ldm
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
-from velatura.formats.metadata import model_spec_fields
-from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, StrPath, meta_tensors, write_safetensors
+from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, meta_tensors
 
 WeightsKind = Literal["last", "ema"]
 WEIGHTS_KINDS = get_args(WeightsKind)
 
-CONFIG_HINTS_KEY = "velatura.base"
 SD2_BASE_PIXELS = 512  # an SD2 that predicts noise; the family's 768 is for velocity
 MAX_SHOWN_KEYS = 3
 
@@ -58,52 +45,6 @@ MAX_SHOWN_KEYS = 3
 def sniff(contents: Contents) -> bool:
     """Return True if the file holds a UNet under LDM's names, or its averaged weights."""
     return any(key.startswith((UNET_PREFIX, f"{EMA_PREFIX}diffusion_model")) for key in contents.tensors)
-
-
-def write(
-    base: Base, path: StrPath, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
-) -> None:
-    """Write a base as one checkpoint. It is written beside its place and then renamed.
-
-    Settings that neither the shapes of the tensors nor the family determine are stored in the metadata, as is a
-    vocabulary other than CLIP's: the tiny base needs both, an SD1 neither.
-
-    Args:
-        base: The base.
-        path: Path of the checkpoint.
-        metadata: More metadata, beside ModelSpec's fields.
-        dtype: Precision of the weights; the default is the base's own.
-
-    Raises:
-        UnsupportedBase: The base has settings or a noise schedule that a checkpoint cannot store.
-        BadFile: The file cannot be written.
-    """
-    contents = checkpoint_contents(base)
-    write_safetensors(path, contents.tensors, {**contents.metadata, **(metadata or {})}, dtype=dtype)
-
-
-def checkpoint_contents(base: Base) -> Contents:
-    """Return the contents of the checkpoint that a base would be written to, without writing it.
-
-    Args:
-        base: The base. Its tensors are shared, not copied, except for those that the checkpoint joins into one.
-
-    Returns:
-        Tensors and metadata. The path is the base's name; there is no such file.
-
-    Raises:
-        UnsupportedBase: The base has settings or a noise schedule that a checkpoint cannot store.
-    """
-    family_name = _family_to_write(base)
-    tensors = {
-        **unet_to_ldm(base.unet.state_dict()),
-        **vae_to_ldm(base.vae.state_dict()),
-        **_markers(base, family_name),
-    }
-    for layout, encoder in zip(TEXT_ENCODER_LAYOUTS[family_name], base.text.encoders, strict=True):
-        tensors |= layout.to_checkpoint(encoder.model.state_dict())
-    metadata = model_spec_fields(base.family, base.name) | _extra_metadata(base, family_name)
-    return Contents(Path(base.name), tensors, metadata)
 
 
 def read(
@@ -261,38 +202,6 @@ def _warn_of_leftovers(name: str, keys: Iterable[str], family_name: str) -> None
     if leftover_keys:
         shown = ", ".join(repr(key[:60]) for key in leftover_keys[:MAX_SHOWN_KEYS])
         warn(f"{name} holds {len(leftover_keys)} tensors that belong to no part of a base ({shown}): they are ignored")
-
-
-def _family_to_write(base: Base) -> str:
-    """Return the family whose names a base is written under, one of TEXT_ENCODER_LAYOUTS.
-
-    Raises:
-        UnsupportedBase: The base has a noise schedule other than Stable Diffusion's.
-    """
-    if not torch.equal(base.schedule.alphas_cumprod, NoiseSchedule(zero_snr=base.schedule.zero_snr).alphas_cumprod):
-        raise UnsupportedBase(
-            f"{base.name} has another noise schedule than Stable Diffusion, which a checkpoint cannot store: save the "
-            "base as a folder"
-        )
-    if len(base.text.encoders) > 1:
-        return "SDXL"
-    return "SD2" if base.family.name == "SD2" else "SD1"
-
-
-def _markers(base: Base, family_name: str) -> dict[str, Tensor]:
-    """Return the empty tensors that tell other programs of velocity prediction and of a schedule to zero SNR."""
-    markers = {
-        V_MARKER: base.family.prediction == "v_prediction" and family_name != "SD2",
-        ZERO_SNR_MARKER: base.schedule.zero_snr,
-    }
-    return {name: torch.empty(0) for name, is_set in markers.items() if is_set}
-
-
-def _extra_metadata(base: Base, family_name: str) -> dict[str, str]:
-    """Return metadata for the settings and the vocabulary that shapes and family do not determine."""
-    hints = config_hints(base.unet, base.vae, [encoder.model for encoder in base.text.encoders])
-    metadata = {} if hints == CONFIG_HINTS[family_name] else {CONFIG_HINTS_KEY: json.dumps(hints)}
-    return metadata | vocabulary.tokenizer_metadata(base.text.tokenizer)
 
 
 def _read_config_hints(contents: Contents, family_name: str) -> Mapping[str, ModelConfig]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.errors import BadFile
 from velatura.formats import open_base
-from velatura.formats.checkpoints import folder_weights, single_file
+from velatura.formats.checkpoints import folder_weights, single_file, write_single_file
 from velatura.tensors import Contents, LazyTensors, StrPath, apply_to, meta_tensors, open_state_dict
 
 # what the first checkpoints lack in the names of CLIP's tensors
@@ -36,12 +36,12 @@ class ModelWeights(LazyTensors):
     def from_model(cls, model: Base | StrPath) -> Self:
         """Look at a base, or at a file of weights; a diffusers folder is loaded whole, as its names are others."""
         if isinstance(model, Base):
-            return cls._from_contents(model.name, single_file.checkpoint_contents(model))
+            return cls._from_contents(model.name, write_single_file.checkpoint_contents(model))
         path = Path(model).expanduser()
         if path.is_dir():
             tensors = meta_tensors(folder_weights.open_weights(path / "unet", "diffusion_pytorch_model").tensors)
             base = open_base(path, device="cpu", dtype=next(iter(tensors.values())).dtype)
-            return cls._from_contents(path.name, single_file.checkpoint_contents(base), path)
+            return cls._from_contents(path.name, write_single_file.checkpoint_contents(base), path)
         contents = open_state_dict(path)
         if not single_file.sniff(contents):
             raise BadFile(f"{path.name} is no Stable Diffusion checkpoint: give one, or a diffusers folder")
