@@ -223,7 +223,7 @@ def test_a_header_of_a_hundred_megabytes_is_refused_unread(tmp_path):
     with path.open("wb") as sparse:
         sparse.write((10**8 + 1).to_bytes(8, "little") + b"{")
         sparse.truncate(2 * 10**8)
-    with pytest.raises(BadFile, match="header of impossible length"):
+    with pytest.raises(BadFile, match="header whose length is impossible"):
         velatura.open_base(path)
 
 
