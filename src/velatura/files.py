@@ -1,16 +1,22 @@
-"""Safe reading of regular files, and atomic writing of files and folders."""
+"""Safe reading of regular files, atomic writing of files and folders, and the hashes that A1111 knows files by."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from hashlib import file_digest, sha256
 from io import BufferedReader
 from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
 
 from velatura.errors import AlreadyExists, BadFile
+
+SHORT_HASH_LENGTH = 10
+OLD_HASH_LENGTH = 8
+OLD_HASH_WINDOW = (0x100000, 0x110000)  # first byte, and the byte after the last
+EMPTY_OLD_HASH = "e3b0c442"  # of no bytes at all
 
 
 @contextmanager
@@ -78,3 +84,36 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
         raise BadFile(f"{path} cannot be written: {error.strerror or error}: choose another place") from None
     finally:
         rmtree(temporary, ignore_errors=True)
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in 64 hex digits.
+
+    Raises:
+        BadFile: if the file cannot be read.
+    """
+    with open_for_reading(path) as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def short_hash(path: str | os.PathLike[str]) -> str:
+    """Return the hash by which A1111 shows and matches files: the first ten hex digits of the SHA-256.
+
+    Raises:
+        BadFile: if the file cannot be read.
+    """
+    return hash_file(path)[:SHORT_HASH_LENGTH]
+
+
+def hash_old_window(path: str | os.PathLike[str]) -> str:
+    """Return the hash that A1111 used until January 2023: eight hex digits for 64 KiB after the first MiB.
+
+    Files that end before have EMPTY_OLD_HASH, which tells nothing.
+
+    Raises:
+        BadFile: if the file cannot be read.
+    """
+    start, end = OLD_HASH_WINDOW
+    with open_for_reading(path) as file:
+        file.seek(start)
+        return sha256(file.read(end - start)).hexdigest()[:OLD_HASH_LENGTH]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +18,7 @@ from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.offload import ModelOffloader
 from velatura.base.text_encoder import TextEncoder
 from velatura.errors import UnsupportedBase, warn
+from velatura.files import short_hash
 
 
 class Base:
@@ -94,12 +94,12 @@ class Base:
     @cached_property
     def hash(self) -> str:
         """Return the first ten hex digits of the SHA-256 of the UNet's file, or "" for a base without a file."""
-        return _short_hash(self._source)
+        return short_hash(self._source) if self._source else ""
 
     @cached_property
     def vae_hash(self) -> str:
         """Return the same hash of the file of the replacement VAE, or "" for the base's own VAE."""
-        return _short_hash(self.vae_source)
+        return short_hash(self.vae_source) if self.vae_source else ""
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move all parts in place, and store convolutions channels-last, which is the fastest layout.
@@ -237,10 +237,3 @@ class Base:
     def _default_micro_conditioning(self, latents: Tensor) -> MicroConditioning:
         height, width = (side * self.family.vae_scale_factor for side in latents.shape[-2:])
         return MicroConditioning((height, width), (height, width))
-
-
-def _short_hash(path: Path | None) -> str:
-    if path is None:
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:10]

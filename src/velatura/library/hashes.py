@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from velatura.files import EMPTY_OLD_HASH, OLD_HASH_WINDOW, hash_old_window
+
 MIB = 2**20
-OLD_HASH_WINDOW = (MIB, MIB + 2**16)  # what the oldest webuis hashed
-EMPTY_OLD_HASH = "e3b0c442"  # their hash of a file that ends before the window
 MAX_HEADER_BYTES = 100_000_000  # of safetensors, by its specification
 
 
@@ -61,9 +61,7 @@ class Hashes(BaseModel):
 
 def old_hash(path: Path) -> str:
     """The oldest hash alone, for which 64 KiB are read; "" where a file is too short for it."""
-    with path.open("rb") as file:
-        file.seek(OLD_HASH_WINDOW[0])
-        digits = sha256(file.read(OLD_HASH_WINDOW[1] - OLD_HASH_WINDOW[0])).hexdigest()[:8]
+    digits = hash_old_window(path)
     return "" if digits == EMPTY_OLD_HASH else digits
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import UnknownName, VelaturaWarning
-from velatura.formats.hypernetworks.optim import short_hash
+from velatura.files import short_hash
 from velatura.formats.metadata import claimed_hashes
 from velatura.library import Library
 from velatura.library.hashes import Hashes
