@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+MAX_STEPS = 2**53  # larger numbers are not exact in JSON
 UNKNOWN_KIND = "unknown"  # of a file whose format velatura does not know
 
 
@@ -51,7 +52,7 @@ class Card(BaseModel):
     family: ShortText = ""
     base: ShortText = ""
     base_hash: ShortText = ""
-    steps: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    steps: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
     trigger_words: Annotated[tuple[ShortText, ...], Field(max_length=100)] = ()
     note: LongText = ""
 

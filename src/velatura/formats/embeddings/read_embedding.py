@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from velatura.base.families import FAMILIES
+from velatura.card import MAX_STEPS, Card
 from velatura.errors import BadFile, warn
 from velatura.formats.load_state import check_tensor, warn_of_suspicious_weights
 from velatura.formats.metadata import family_from_metadata
 from velatura.overlays.embedding import SDXL_KEYS, SINGLE_KEYS, Embedding
-from velatura.overlays.overlay import Card
 from velatura.prompts.chunks import CHUNK_LENGTH
 from velatura.tensors import Contents, as_dict, open_tensors
 
@@ -23,7 +23,6 @@ SDXL_KEY_PAIRS = (SDXL_KEYS, DIFFUSERS_SDXL_KEYS)
 SECOND_FILE_SUFFIX = "_2"  # appended to the stem of diffusers' file for the second text encoder
 PROMPT_SYNTAX = re.compile(r"[()\[\]<>{}:|,/\\]|[^\S ]")  # characters with another meaning in prompts or paths
 MODEL_WEIGHT_SUFFIXES = (".weight", ".bias", ".alpha")
-MAX_STEPS = 2**53
 
 
 def sniff_a1111(contents: Contents) -> bool:
@@ -67,7 +66,7 @@ def read(contents: Contents) -> Embedding:
     if len({len(rows) for rows in vectors}) > 1:
         counts = " and ".join(str(len(rows)) for rows in vectors)
         raise BadFile(f"{name} has {counts} vectors for its two text encoders, which need equal numbers: it is damaged")
-    card = Card(kind=Embedding.kind).replace(**_training_fields(payload))
+    card = Card(kind=Embedding.kind).replace(**training_fields(payload))
     embedding_name = _embedding_name(contents, payload)
     widths = tuple(rows.shape[1] for rows in vectors)
     family = next((candidate.name for candidate in FAMILIES.values() if candidate.cross_width == sum(widths)), "")
@@ -77,6 +76,14 @@ def read(contents: Contents) -> Embedding:
         *vectors,
         card=card.replace(name=embedding_name, family=family or family_from_metadata(contents.metadata), note=note),
     )
+
+
+def training_fields(payload: Mapping[object, object]) -> dict[str, object]:
+    """Return the step count, the base and its hash that A1111 stores beside the vectors, as fields of a card."""
+    steps = payload.get("step")
+    texts = {"base": "sd_checkpoint_name", "base_hash": "sd_checkpoint"}
+    fields = {field: payload[key] for field, key in texts.items() if isinstance(payload.get(key), str)}
+    return {**fields, "steps": steps if type(steps) is int and 0 <= steps < MAX_STEPS else 0}
 
 
 def _named_entries(contents: Contents) -> Mapping[str, object]:
@@ -136,14 +143,6 @@ def _check_vectors(name: str, key: str, vectors: object) -> Tensor:
             f"{name} has vectors of shape {tuple(shape)}, not (count, width): it is damaged or not an embedding"
         )
     return check_tensor(name, repr(key[:80]), vectors, shape).float().view(-1, shape[-1])
-
-
-def _training_fields(payload: Mapping[object, object]) -> dict[str, object]:
-    """Return what A1111's file says of the training, as fields of a card."""
-    steps = payload.get("step")
-    texts = {"base": "sd_checkpoint_name", "base_hash": "sd_checkpoint"}
-    fields = {field: payload[key] for field, key in texts.items() if isinstance(payload.get(key), str)}
-    return {**fields, "steps": steps if type(steps) is int and 0 <= steps < MAX_STEPS else 0}
 
 
 def _embedding_name(contents: Contents, payload: Mapping[object, object]) -> str:

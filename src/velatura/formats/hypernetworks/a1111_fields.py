@@ -1,24 +1,34 @@
-"""The fields that A1111 keeps in a hypernetwork's file, and the card that they amount to."""
+"""Fields that A1111 stores beside the weights of a hypernetwork, and the card that they describe."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from velatura.base.families import FAMILIES
-from velatura.errors import BadFile, VelaturaError, VelaturaWarning
+from velatura.card import MAX_STEPS, Card
+from velatura.errors import BadFile, VelaturaError, warn
 from velatura.formats.load_state import check_not_empty
 from velatura.overlays.hypernetwork import Hypernetwork
-from velatura.overlays.overlay import Card
 from velatura.tensors import as_list
 
 A1111_FIELDS = {
-    *("step", "name", "layer_structure", "activation_func", "is_layer_norm", "weight_initialization", "sd_checkpoint"),
-    *("sd_checkpoint_name", "activate_output", "use_dropout", "dropout_structure", "last_layer_dropout"),
-    *("optional_info", "enable_sizes"),  # the last is kohya's
+    "step",
+    "name",
+    "layer_structure",
+    "activation_func",
+    "is_layer_norm",
+    "weight_initialization",
+    "sd_checkpoint",
+    "sd_checkpoint_name",
+    "activate_output",
+    "use_dropout",
+    "dropout_structure",
+    "last_layer_dropout",
+    "optional_info",
+    "enable_sizes",  # kohya's
 }
 WEIGHT_INITS = {
     "Normal": "normal",
@@ -27,24 +37,44 @@ WEIGHT_INITS = {
     "KaimingUniform": "kaiming_uniform",
     "KaimingNormal": "kaiming_normal",
 }
-HIDDEN_DROPOUT = 0.3  # where use_dropout is set and no probabilities are in the file
+A1111_INITS = {name: a1111_name for a1111_name, name in WEIGHT_INITS.items()}
+HIDDEN_DROPOUT = 0.3  # A1111's probability where use_dropout is set and the file lists none
+MIN_DROPOUTS = 3  # A1111 writes three probabilities even for the two layers of 1,1
 MAX_NAME_LENGTH = 128
+MAX_SHOWN_FIELD_LENGTH = 40  # characters of a stranger's text in a message
+MAX_SHOWN_FIELDS = 5
+SAFE_PUNCTUATION = frozenset(" ._-()[]+,&'#@=")
 
 
 def build_hypernetwork(
     path: Path, fields: Mapping[str, object], widths: tuple[int, ...], tensor_count: int
 ) -> Hypernetwork:
-    """The hypernetwork that the fields and widths of a file of so many tensors describe, on the meta device."""
+    """Build the hypernetwork that a file describes, without its weights (on the meta device).
+
+    Args:
+        path: The file, whose name counts where the fields have none.
+        fields: A1111's fields; missing ones mean what they meant to the versions that did not write them.
+        widths: Context widths, in the file's order.
+        tensor_count: Number of tensors in the file.
+
+    Raises:
+        BadFile: The fields describe no hypernetwork, or one of many more layers than there are tensors.
+    """
     card = _build_card(path, fields, widths)
     check_not_empty(path.name, card, tensor_count)
     try:
         return Hypernetwork.from_card(card)
     except VelaturaError as error:
-        raise BadFile(f"{path.name} describes no hypernetwork: {error}") from None
+        raise BadFile(f"{path.name} does not describe a hypernetwork: {error}") from None
 
 
 def to_a1111_fields(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
-    """A hypernetwork's fields as A1111 writes them, in its order; stem is the file's name without its ending."""
+    """Return a hypernetwork's fields as A1111 writes them, in its order.
+
+    Args:
+        hypernetwork: The hypernetwork.
+        stem: The file's name without its ending, which is the name if the card has none.
+    """
     structure, card = hypernetwork.structure, hypernetwork.card
     dropout = structure.dropout or (0.0,) * len(structure.layers)
     return {
@@ -53,7 +83,7 @@ def to_a1111_fields(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
         "layer_structure": list(structure.layers),
         "activation_func": structure.activation,
         "is_layer_norm": structure.layer_norm,
-        "weight_initialization": {name: a1111_name for a1111_name, name in WEIGHT_INITS.items()}[structure.init],
+        "weight_initialization": A1111_INITS[structure.init],
         "sd_checkpoint": card.base_hash or None,
         "sd_checkpoint_name": card.base or None,
         "activate_output": structure.activate_output,
@@ -65,77 +95,85 @@ def to_a1111_fields(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
 
 
 def check_fields(name: str, fields: Mapping[str, object]) -> None:
-    """Refuse fields that are no scalars or flat lists; warn of those that A1111 does not know."""
+    """Refuse fields that are neither scalars nor flat lists, and warn of fields that A1111 does not know.
+
+    Raises:
+        BadFile: A field holds an object.
+    """
     for key, value in fields.items():
         if not _is_plain(value):
-            problem = f"a {type(value).__name__} in the field {key[:40]!r}"
-            raise BadFile(f"{name} has {problem}: no such file does, do not trust it")
-    if unknown := sorted(key[:40] for key in fields.keys() - A1111_FIELDS):
-        warn(name, f"has unknown fields ({', '.join(unknown[:5])})", "they are ignored")
-
-
-def warn(name: str, problem: str, outcome: str) -> None:
-    """Warn of something in the file of that name."""
-    warnings.warn(f"{name} {problem}: {outcome}", VelaturaWarning, stacklevel=2)
+            raise BadFile(
+                f"{name} has a {type(value).__name__} in the field {key[:MAX_SHOWN_FIELD_LENGTH]!r}, which no program "
+                "writes: do not trust it"
+            )
+    unknown = sorted(key[:MAX_SHOWN_FIELD_LENGTH] for key in fields.keys() - A1111_FIELDS)
+    if unknown:
+        warn(f"{name} has unknown fields ({', '.join(unknown[:MAX_SHOWN_FIELDS])}): they are ignored")
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value is a scalar or a flat list of them, safe to print whole."""
+    """Return True for a scalar or a flat list of scalars, which are safe to print whole."""
     scalars = (str, int, float, bool, type(None))
-    return isinstance(value, scalars) or all(isinstance(item, scalars) for item in as_list(value) or [None, value])
+    items = as_list(value)
+    if items:
+        return all(isinstance(item, scalars) for item in items)
+    return isinstance(value, scalars)
 
 
 def _build_card(path: Path, fields: Mapping[str, object], widths: tuple[int, ...]) -> Card:
-    """The card that a file's fields amount to, each missing one as in the era of files without it."""
-    name = path.name
-    layers = _read_numbers(name, fields, "layer_structure") if "layer_structure" in fields else [1.0, 2.0, 1.0]
-    activation = fields.get("activation_func")
-    init = fields.get("weight_initialization")
-    structure: dict[str, JsonValue] = {
-        "widths": list(widths),
-        "layers": list(layers),
-        "activation": "linear"
-        if activation is None
-        else activation
-        if isinstance(activation, str)
-        else repr(activation),
-        "layer_norm": bool(fields.get("is_layer_norm", False)),
-        # new files say False; those from before 2022-10-26 say nothing and mean True
-        "activate_output": bool(fields.get("activate_output", True)),
-        "dropout": list(_read_dropout(name, fields, len(layers))),
-        "init": WEIGHT_INITS.get(init, "normal") if isinstance(init, str) else "normal",
-    }
     return Card(
         kind=Hypernetwork.kind,
-        name=_safe_name(name, fields.get("name"), path.stem),
-        structure=structure,
+        name=_safe_name(path.name, fields.get("name"), path.stem),
+        structure=_read_structure(path.name, fields, widths),
         family=_guess_family(widths),
         base=_text_or_empty(fields.get("sd_checkpoint_name")),
         base_hash=_text_or_empty(fields.get("sd_checkpoint")),
-        steps=_read_steps(name, fields.get("step", 0)),
+        steps=_read_steps(path.name, fields.get("step", 0)),
         note=_text_or_empty(fields.get("optional_info")),
     )
+
+
+def _read_structure(name: str, fields: Mapping[str, object], widths: tuple[int, ...]) -> dict[str, JsonValue]:
+    """Return the structure; a missing field means what it meant to versions of A1111 that did not write it."""
+    layers = _read_numbers(name, fields, "layer_structure") if "layer_structure" in fields else [1.0, 2.0, 1.0]
+    init = _text_or_empty(fields.get("weight_initialization"))
+    return {
+        "widths": list(widths),
+        "layers": list(layers),
+        "activation": _read_activation(fields.get("activation_func")),
+        "layer_norm": bool(fields.get("is_layer_norm", False)),
+        # A1111 has written False since 2022-10-26; older files lack the field and mean True
+        "activate_output": bool(fields.get("activate_output", True)),
+        "dropout": list(_read_dropout(name, fields, len(layers))),
+        "init": WEIGHT_INITS.get(init, "normal"),
+    }
+
+
+def _read_activation(stored: object) -> str:
+    if stored is None:
+        return "linear"
+    return stored if isinstance(stored, str) else repr(stored)
 
 
 def _read_numbers(name: str, fields: Mapping[str, object], key: str) -> list[float]:
     values = as_list(fields[key])
     numbers = [value for value in values or () if isinstance(value, int | float) and not isinstance(value, bool)]
     if values is None or len(numbers) < len(values):
-        raise BadFile(f"{name} has a {key} that is no list of numbers: it is damaged")
+        raise BadFile(f"{name} has a {key} that is not a list of numbers: it is damaged")
     try:
         return [float(number) for number in numbers]
     except OverflowError:
-        raise BadFile(f"{name} has a {key} beyond all measure: it is damaged") from None
+        raise BadFile(f"{name} has a {key} with a number too large for a float: it is damaged") from None
 
 
 def _read_dropout(name: str, fields: Mapping[str, object], layer_count: int) -> list[float]:
-    """The dropout after each layer, derived as A1111 does where the file, older than 2023-01-10, gives none."""
+    """Return the dropout after every layer, by A1111's rule for files from before 2023-01-10, which do not list it."""
     if fields.get("dropout_structure") is not None:
         probabilities = _read_numbers(name, fields, "dropout_structure")
-        # A1111 itself writes three entries for the two layers of 1,1; of longer lists it reads the first ones
-        if len(probabilities) > max(layer_count, 3):
+        if len(probabilities) > max(layer_count, MIN_DROPOUTS):
             warn(
-                name, f"has {len(probabilities)} dropout probabilities for {layer_count} layers", "the last are ignored"
+                f"{name} has {len(probabilities)} dropout probabilities for {layer_count} layers: the last ones are "
+                "ignored, as in A1111"
             )
         return probabilities[:layer_count]
     if not fields.get("use_dropout", False):
@@ -145,25 +183,25 @@ def _read_dropout(name: str, fields: Mapping[str, object], layer_count: int) -> 
 
 
 def _safe_name(file_name: str, stored: object, stem: str) -> str:
-    """The name stored in a file, made safe to show and to use as a file's; the file's own where there is none."""
+    """Return the name inside a file, made safe to show and to name files with, or the file's stem if it has none."""
     if stored is None:
         return stem
     text = stored if isinstance(stored, str) else ""
-    safe = "".join(letter if letter.isalnum() or letter in " ._-()[]+,&'#@=" else "_" for letter in text)[
-        :MAX_NAME_LENGTH
-    ]
+    letters = (letter if letter.isalnum() or letter in SAFE_PUNCTUATION else "_" for letter in text)
+    safe = "".join(letters)[:MAX_NAME_LENGTH]
     if safe == stored:
         return safe
-    warn(file_name, "has a name that no overlay can have", f"it is called {safe.strip('._ ') or stem} here")
-    return safe.strip("._ ") or stem
+    name = safe.strip("._ ") or stem
+    warn(f"{file_name} has a name inside with characters that a name cannot have: {name} is used instead")
+    return name
 
 
 def _read_steps(file_name: str, stored: object) -> int:
     if stored is None:
         return 0
-    if type(stored) is int and 0 <= stored < 2**53:
+    if type(stored) is int and 0 <= stored < MAX_STEPS:
         return stored
-    warn(file_name, "has a count of steps that cannot be", "0 is taken")
+    warn(f"{file_name} has a step count that is not a whole number of 0 or more: 0 is used instead")
     return 0
 
 
@@ -172,7 +210,7 @@ def _text_or_empty(stored: object) -> str:
 
 
 def _guess_family(widths: tuple[int, ...]) -> str:
-    """The family that these widths belong to, where they leave no doubt."""
+    """Return the only family that has these widths, or "" if there is none or several."""
     names = [
         family.name for family in FAMILIES.values() if family.cross_width in widths and family.widths >= set(widths)
     ]

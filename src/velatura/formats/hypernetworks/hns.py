@@ -1,7 +1,7 @@
-"""Compositions of hypernetworks as text (.hns): a Python literal that is parsed, never evaluated.
+"""Compositions of hypernetworks as text (.hns): a Python literal, which is parsed and never evaluated.
 
-A list acts in order; a set or a dict of parts and weights is their mean; ("name", strength), {"name": strength} or
-"name" is one hypernetwork, by the name that a prompt would call it.
+A list applies its parts in order. A set or a dict of parts and weights is their mean. ("name", strength),
+{"name": strength} or "name" is one hypernetwork, by the name that prompts give it.
 """
 
 from __future__ import annotations
@@ -19,44 +19,70 @@ from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Overlay
 
 HNS_SUFFIX = ".hns"
+# Limits for strangers' files
 MAX_FILE_BYTES = 2**14
 MAX_DEPTH = 16
 MAX_LEAVES = 256
 MAX_NUMBER = 1e6  # of a strength or a weight
+FORBIDDEN_IN_NAMES = set("/\\<>:")  # characters of paths and of tags
 
 
 def read(path: str | PathLike[str], find: Callable[[str], Overlay]) -> Composition:
-    """Read a composition with its hypernetworks; find opens one by the name that it has in the file."""
+    """Read a composition and open its hypernetworks.
+
+    Args:
+        path: The .hns file.
+        find: Opens an overlay by the name that the file has for it; called once for every name.
+
+    Raises:
+        BadFile: The file is not a composition, or names an overlay that is not a plain hypernetwork.
+    """
     tree = read_hns(path)
     members: dict[str, Hypernetwork] = {}
     for name in dict.fromkeys(leaf.name for leaf in leaves(tree)):
         overlay = find(name)
         if not isinstance(overlay, Hypernetwork):
-            raise BadFile(f"{Path(path).name} names {name!r}, which is no plain hypernetwork: name those themselves")
+            raise BadFile(
+                f"{Path(path).name} names {name!r}, which is not a plain hypernetwork: name hypernetworks only"
+            )
         members[name] = overlay
     return Composition(tree, members, Path(path).stem)
 
 
 def read_hns(path: str | PathLike[str]) -> Node:
-    """Read the composition in a file; the hypernetworks that it names are not looked for."""
+    """Read a composition without opening the hypernetworks that it names.
+
+    Raises:
+        BadFile: The file is not a composition, or exceeds a limit of size, depth or number.
+    """
     path = Path(path)
     with open_for_reading(path) as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise BadFile(f"{path.name} is longer than {MAX_FILE_BYTES} bytes: it is no composition of hypernetworks")
+        raise BadFile(f"{path.name} is longer than {MAX_FILE_BYTES} bytes: it is not a composition of hypernetworks")
     try:
         tree = _to_node(_parse(data), 0)
         count = sum(1 for _ in leaves(tree))
     except (ValueError, BadOverlay) as error:
-        raise BadFile(f"{path.name} is no composition of hypernetworks: {error}") from None
+        raise BadFile(f"{path.name} is not a composition of hypernetworks: {error}") from None
     if count > MAX_LEAVES:
-        raise BadFile(f"{path.name} names {count} hypernetworks: {MAX_LEAVES} are the most")
+        raise BadFile(f"{path.name} names {count} hypernetworks: use at most {MAX_LEAVES}")
     return tree
 
 
 def find_member_file(composition: Path, name: str, suffixes: Sequence[str]) -> Path:
-    """The file of the overlay that a composition names, in its folder; of several the one whose ending comes first."""
-    for path in (composition.with_name(name + suffix) for suffix in suffixes):
+    """Find the file of a hypernetwork beside the composition that names it.
+
+    Args:
+        composition: The .hns file.
+        name: Name of the hypernetwork.
+        suffixes: Endings to look for, the preferred one first.
+
+    Raises:
+        UnknownName: There is no such file; the message names similar ones.
+    """
+    for suffix in suffixes:
+        path = composition.with_name(name + suffix)
         if path.is_file():
             return path
     available = {file.stem for file in composition.parent.iterdir() if file.suffix in suffixes}
@@ -66,7 +92,7 @@ def find_member_file(composition: Path, name: str, suffixes: Sequence[str]) -> P
 def _parse(data: bytes) -> ast.expr:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of odd escapes in names
+            warnings.simplefilter("ignore", SyntaxWarning)  # of unknown escapes in names
             return ast.parse(data.decode("utf-8-sig").strip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
         where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
@@ -74,9 +100,9 @@ def _parse(data: bytes) -> ast.expr:
 
 
 def _to_node(expression: ast.expr, depth: int) -> Node:
-    """The part that an expression stands for."""
+    """Convert an expression to the part of the composition that it describes."""
     if depth > MAX_DEPTH:
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
     match expression:
         case ast.Constant(value=str()):
             return Leaf(_read_name(expression))
@@ -91,27 +117,28 @@ def _to_node(expression: ast.expr, depth: int) -> Node:
         case ast.Dict(keys=[_, *_] as keys, values=weights):
             parts = [key for key in keys if key is not None]
             if len(parts) < len(keys):
-                raise ValueError("it unpacks a dict (**), where each part must stand with its weight")
+                raise ValueError("it unpacks a dict (**); write every part with its weight instead")
             return Blend(tuple(_to_node(part, depth + 1) for part in parts), tuple(map(_read_number, weights)))
         case _:
             position = f"line {expression.lineno}, column {expression.col_offset + 1}"
-            raise ValueError(f'what stands at {position} is neither a list, a dict nor ("name", strength)')
+            raise ValueError(f'the expression at {position} is neither a list, a dict nor ("name", strength)')
 
 
 def _read_name(constant: ast.Constant) -> str:
-    """The name of a hypernetwork, as a prompt may call it: never a path."""
+    """Return the name of a hypernetwork, as prompts give it; a path is refused."""
     name = str(constant.value)
-    if not name.strip() or not name.isprintable() or set(name) & set("/\\<>:"):
-        raise ValueError(f"{name[:40]!r} cannot be the name of a hypernetwork; a path is none")
+    if not name.strip() or not name.isprintable() or set(name) & FORBIDDEN_IN_NAMES:
+        raise ValueError(f"{name[:40]!r} is not a name that a hypernetwork can have; paths are not allowed")
     return name.strip()
 
 
 def _read_number(expression: ast.expr) -> float:
-    """A strength or a weight."""
+    """Return a strength or a weight."""
     try:
         value: object = ast.literal_eval(expression) if isinstance(expression, ast.Constant | ast.UnaryOp) else None
     except ValueError:
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_NUMBER < value < MAX_NUMBER:
-        raise ValueError(f"a plain number must stand in line {expression.lineno}, column {expression.col_offset + 1}")
+        position = f"line {expression.lineno}, column {expression.col_offset + 1}"
+        raise ValueError(f"the expression at {position} is not a plain number below {MAX_NUMBER:.0e}")
     return float(value)

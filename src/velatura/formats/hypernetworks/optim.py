@@ -1,4 +1,4 @@
-"""A1111's optimizer files: beside inca.pt lies inca.pt.optim, with the hash of inca.pt and a state to train on from."""
+"""A1111's optimizer files: inca.pt.optim beside inca.pt, with the hash of inca.pt and the state to train on from."""
 
 from __future__ import annotations
 
@@ -6,40 +6,35 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from velatura.errors import BadFile, UnknownName, VelaturaWarning
-from velatura.files import open_for_reading
+from velatura.errors import BadFile, UnknownName, VelaturaWarning, warn
+from velatura.files import EMPTY_OLD_HASH, OLD_HASH_LENGTH, hash_old_window, short_hash
 from velatura.formats.hypernetworks import a1111
 from velatura.tensors import StrPath, as_dict, as_list, open_tensors, write_torch
 
 OPTIM_SUFFIX = ".optim"
-DEFAULT_OPTIMIZER = "AdamW"
-SHORT_HASH_LENGTH = 10
-OLD_HASH_LENGTH = 8  # until January 2023
-OLD_HASH_START, OLD_HASH_BYTES = 0x100000, 0x10000  # what the old hash is made of, whatever else the file holds
-SQUARED_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "sum", "square_avg", "acc_delta", "exp_inf"}  # never below zero
-MOMENTS = {
-    *SQUARED_MOMENTS,
-    "exp_avg",
-    "momentum_buffer",
-    "grad_avg",
-    "prev",
-    "ax",
-}  # one value for each of a parameter's
+DEFAULT_OPTIMIZER = "AdamW"  # of files without a name of one
+ADVICE = "delete it, and training starts with a new optimizer"
+# Tensors of torch's optimizers with one value for every value of a parameter; the first are never negative
+SQUARED_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "sum", "square_avg", "acc_delta", "exp_inf"}
+MOMENTS = {*SQUARED_MOMENTS, "exp_avg", "momentum_buffer", "grad_avg", "prev", "ax"}
 OPTIMIZER_NAMES = sorted(name for name in torch.optim.__all__ if name[0].isupper() and name != "Optimizer")
+
+ParameterShapes = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class OptimState:
-    """Where a training stopped: the optimizer's name, as torch calls it, and what its state_dict held.
+    """State of an optimizer at the end of a training.
 
-    The learning rate in it is that of the last step: a training that goes on sets its own.
+    Attributes:
+        name: Name of the optimizer in torch.optim.
+        state: Its state_dict. The learning rate in it is that of the last step: a resumed training sets its own.
     """
 
     name: str
@@ -47,24 +42,42 @@ class OptimState:
 
 
 def read_optim(path: StrPath) -> OptimState | None:
-    """Read what lies beside a .pt; None where nothing does, or, with a warning, where it belongs to other weights."""
+    """Read the optimizer's state beside a hypernetwork.
+
+    Args:
+        path: The hypernetwork's .pt.
+
+    Returns:
+        The state; None if there is no .optim, or, with a warning, if it belongs to other weights.
+
+    Raises:
+        BadFile: The .optim is damaged, or does not fit the hypernetwork's parameters.
+    """
     path = Path(path)
     optim_path = path.with_name(path.name + OPTIM_SUFFIX)
     if not optim_path.exists():
         return None
     name, stored_hash, state = _read_payload(optim_path)
     if not _is_hash_of(path, stored_hash):
-        message = f"{optim_path.name} belongs to other weights than {path.name}: training starts with a fresh optimizer"
-        warnings.warn(message, VelaturaWarning, stacklevel=2)
+        warn(f"{optim_path.name} belongs to other weights than {path.name}: training starts with a new optimizer")
         return None
     _check_shapes(optim_path, state, _parameter_shapes(path))
     return OptimState(name, state)
 
 
 def write_optim(path: StrPath, name: str, state: Mapping[str, object], digest: str | None = None) -> None:
-    """Write an optimizer's state beside the .pt that it belongs to, bound to the bytes that lie there now.
+    """Write an optimizer's state beside the .pt that it belongs to.
 
-    digest: what it is bound by instead, as embeddings are by their checksum.
+    Args:
+        path: The .pt, which must be written already.
+        name: Name of the optimizer in torch.optim.
+        state: Its state_dict.
+        digest: The hash by which A1111 matches the two files; by default that of the .pt's bytes. Embeddings have a
+            checksum of their vectors instead.
+
+    Raises:
+        UnknownName: torch has no such optimizer.
+        BadFile: The .pt cannot be read, or the .optim cannot be written.
     """
     path = Path(path)
     if name not in OPTIMIZER_NAMES:
@@ -73,84 +86,87 @@ def write_optim(path: StrPath, name: str, state: Mapping[str, object], digest: s
     write_torch(path.with_name(path.name + OPTIM_SUFFIX), payload)
 
 
-def short_hash(path: Path) -> str:
-    """The hash by which A1111 shows and matches hypernetworks: ten hex digits of the whole file's SHA-256."""
-    with open_for_reading(path) as file:
-        return file_digest(file, "sha256").hexdigest()[:SHORT_HASH_LENGTH]
-
-
-def _parameter_shapes(path: Path) -> list[tuple[int, ...]]:
-    """The shapes of a hypernetwork's parameters, in the order in which A1111 gives them to an optimizer."""
+def _parameter_shapes(path: Path) -> ParameterShapes:
+    """Return the shapes of a hypernetwork's parameters, in the order in which A1111 gives them to an optimizer."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VelaturaWarning)  # whoever opens the file itself is warned of it
+        warnings.simplefilter("ignore", VelaturaWarning)  # opening the hypernetwork itself gives these warnings
         return [tuple(parameter.shape) for parameter in a1111.read(open_tensors(path)).parameters()]
 
 
 def _is_hash_of(path: Path, stored_hash: str) -> bool:
-    """Whether a hash, of either length that A1111 has written, is this file's."""
+    """Return True if a hash, of either length that A1111 has written, is that of a file."""
     if len(stored_hash) != OLD_HASH_LENGTH:
         return stored_hash == short_hash(path)
-    with open_for_reading(path) as file:
-        file.seek(OLD_HASH_START)
-        window = file.read(OLD_HASH_BYTES)
-    return (
-        bool(window) and sha256(window).hexdigest()[:OLD_HASH_LENGTH] == stored_hash
-    )  # of small files it tells nothing
+    return stored_hash == hash_old_window(path) and stored_hash != EMPTY_OLD_HASH
 
 
 def _read_payload(path: Path) -> tuple[str, str, dict[str, object]]:
-    """The name, hash and state in a file, all that can be told without the weights checked."""
+    """Return the optimizer's name, the weights' hash and the state, checked as far as is possible without weights."""
     payload = as_dict(open_tensors(path).payload)
     if payload is None or not {"hash", "optimizer_state_dict"} <= payload.keys():
-        raise BadFile(f"{path.name} holds no optimizer's state and hash: delete it, and training starts afresh")
+        raise BadFile(f"{path.name} does not hold a hash and the state of an optimizer: {ADVICE}")
     name, stored_hash = payload.get("optimizer_name", DEFAULT_OPTIMIZER), payload["hash"]
     if name not in OPTIMIZER_NAMES:
-        raise BadFile(f"{path.name} is of the optimizer {str(name)[:40]!r}, which torch does not have: delete it")
-    state = _check_state(path.name, payload["optimizer_state_dict"])
+        raise BadFile(f"{path.name} is of the optimizer {str(name)[:40]!r}, which torch does not have: {ADVICE}")
+    state = _parse_state(path.name, payload["optimizer_state_dict"])
+    _check_state(path.name, state)
     if not isinstance(stored_hash, str):
-        raise BadFile(f"{path.name} does not say which weights it belongs to: delete it, and training starts afresh")
-    return str(name), stored_hash, state
+        raise BadFile(f"{path.name} does not say which weights it belongs to: {ADVICE}")
+    return str(name), stored_hash, {"state": state.parameters, "param_groups": state.groups}
 
 
-def _check_state(name: str, stored: object) -> dict[str, object]:
+@dataclass(frozen=True)
+class _StateParts:
+    """The two parts of an optimizer's state_dict: states by the parameters' indices, and groups with settings."""
+
+    parameters: dict[object, object]
+    groups: list[object]
+
+    @property
+    def indices(self) -> list[object]:
+        """Return the indices of the parameters in all groups."""
+        groups = [as_dict(group) or {} for group in self.groups]
+        return [index for group in groups for index in as_list(group.get("params")) or ()]
+
+
+def _parse_state(name: str, stored: object) -> _StateParts:
     fields = as_dict(stored) or {}
-    states, groups = as_dict(fields.get("state")), as_list(fields.get("param_groups"))
-    if fields.keys() != {"state", "param_groups"} or states is None or not groups:
-        raise BadFile(f"{name} holds no state and groups of parameters as torch's optimizers do: delete it")
-    indices = [index for group in groups for index in _parameter_indices(name, group)]
-    if indices != list(range(len(indices))) or not states.keys() <= set(indices):
-        raise BadFile(f"{name} does not count its parameters one by one: delete it, and training starts afresh")
-    for index, state in states.items():
-        _check_parameter_state(name, index, as_dict(state))
-    return {"state": states, "param_groups": groups}
+    parameters, groups = as_dict(fields.get("state")), as_list(fields.get("param_groups"))
+    if fields.keys() != {"state", "param_groups"} or parameters is None or not groups:
+        raise BadFile(f"{name} lacks the state or the parameter groups that torch's optimizers have: {ADVICE}")
+    return _StateParts(parameters, groups)
 
 
-def _parameter_indices(name: str, group: object) -> list[object]:
-    """The parameters of a group, whose settings are finite numbers, texts or nothing."""
-    fields = as_dict(group) or {}
-    for key, value in fields.items():
+def _check_state(name: str, state: _StateParts) -> None:
+    """Refuse a state that no optimizer of torch has."""
+    for group in state.groups:
+        _check_settings(name, group)
+    if state.indices != list(range(len(state.indices))) or not state.parameters.keys() <= set(state.indices):
+        raise BadFile(f"{name} does not count its parameters 0, 1, 2, ...: {ADVICE}")
+    for index, parameter_state in state.parameters.items():
+        _check_parameter_state(name, index, as_dict(parameter_state))
+
+
+def _check_settings(name: str, group: object) -> None:
+    """Refuse settings of a group that are neither finite numbers nor texts nor None."""
+    for key, value in (as_dict(group) or {}).items():
         settings = as_list(value) or [value]
         if not all(isinstance(setting, str | None) or _is_finite(setting) for setting in settings):
-            raise BadFile(f"{name} has a setting {str(key)[:40]!r} that is no finite number: delete it")
-    return as_list(fields.get("params")) or []
+            raise BadFile(f"{name} has a setting {str(key)[:40]!r} that is not a finite number: {ADVICE}")
 
 
 def _check_parameter_state(name: str, index: object, state: Mapping[object, object] | None) -> None:
-    """Refuse what no optimizer remembers of a parameter."""
+    """Refuse the state of a parameter with values that are not finite, negative squares, or unequal shapes."""
     if state is None:
-        raise BadFile(f"{name} has no state for its parameter {index}: delete it, and training starts afresh")
+        raise BadFile(f"{name} has no state for its parameter {index}: {ADVICE}")
     for key, value in state.items():
         if value is not None and not _is_finite(value):
-            raise BadFile(f"{name} has {key} of parameter {index} with values that are not finite: delete it")
-        if (
-            key in {*SQUARED_MOMENTS, "step"}
-            and isinstance(value, Tensor | int | float)
-            and bool((torch.as_tensor(value) < 0).any())
-        ):
-            raise BadFile(f"{name} has {key} of parameter {index} below zero, which cannot be: delete it")
+            raise BadFile(f"{name} has {key} of parameter {index} with values that are not finite: {ADVICE}")
+        if key in {*SQUARED_MOMENTS, "step"} and _has_negative_values(value):
+            raise BadFile(f"{name} has {key} of parameter {index} below zero, which is not possible: {ADVICE}")
     shapes = {tuple(tensor.shape) for key, tensor in state.items() if key in MOMENTS and isinstance(tensor, Tensor)}
     if len(shapes) > 1:
-        raise BadFile(f"{name} remembers parameter {index} in several shapes ({shapes}): it is damaged, so delete it")
+        raise BadFile(f"{name} has tensors of several shapes ({shapes}) for parameter {index}: {ADVICE}")
 
 
 def _is_finite(value: object) -> bool:
@@ -159,17 +175,19 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _check_shapes(path: Path, state: Mapping[str, object], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse a state for other parameters than these, though its hash says otherwise."""
-    groups = [as_dict(group) or {} for group in as_list(state["param_groups"]) or ()]
-    count = sum(len(as_list(group.get("params")) or ()) for group in groups)
+def _has_negative_values(value: object) -> bool:
+    return isinstance(value, Tensor | int | float) and bool((torch.as_tensor(value) < 0).any())
+
+
+def _check_shapes(path: Path, state: Mapping[str, object], shapes: ParameterShapes) -> None:
+    """Refuse a state whose tensors have other shapes than the weights, even if its hash is theirs."""
+    parts = _parse_state(path.name, state)
+    count = len(parts.indices)
     if count != len(shapes):
-        raise BadFile(f"{path.name} is for {count} parameters, the weights have {len(shapes)}: delete it")
-    for index, parameter_state in (as_dict(state["state"]) or {}).items():
-        moments = as_dict(parameter_state) or {}
+        raise BadFile(f"{path.name} is for {count} parameters, but the weights have {len(shapes)}: {ADVICE}")
+    for index, parameter_state in parts.parameters.items():
         expected = shapes[cast("int", index)]
-        for key in moments.keys() & MOMENTS:
-            moment = moments[key]
-            if isinstance(moment, Tensor) and tuple(moment.shape) != expected:
+        for key, moment in (as_dict(parameter_state) or {}).items():
+            if key in MOMENTS and isinstance(moment, Tensor) and tuple(moment.shape) != expected:
                 problem = f"{key} of parameter {index} of shape {tuple(moment.shape)}, not {expected}"
-                raise BadFile(f"{path.name} has {problem}: it is damaged, so delete it")
+                raise BadFile(f"{path.name} has {problem}: {ADVICE}")

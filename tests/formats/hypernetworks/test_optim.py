@@ -10,10 +10,11 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
-from velatura.formats.hypernetworks.optim import read_optim, short_hash, write_optim
+from velatura.files import short_hash
+from velatura.formats.hypernetworks.optim import read_optim, write_optim
 from velatura.tensors import open_tensors, write_torch
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 GOLDEN = DATA / "optim"
 HOSTILE = DATA / "hostile"
 ITEMS = [item for item in json.loads((HOSTILE / "index.json").read_text()) if item["file"].endswith(".optim")]
@@ -21,46 +22,46 @@ ITEMS = [item for item in json.loads((HOSTILE / "index.json").read_text()) if it
 
 @pytest.fixture
 def trained(hyper, tmp_path):
-    """A hypernetwork in a file, and the optimizer that it was trained with."""
+    """Return the file of a hypernetwork, the hypernetwork, and the optimizer that trained it."""
     overlay = hyper(widths=[64, 96])
     optimizer = torch.optim.AdamW(overlay.parameters(), lr=1e-3)
-    sum(each.square().sum() for each in overlay.parameters()).backward()
+    sum(parameter.square().sum() for parameter in overlay.parameters()).backward()
     optimizer.step()
     velatura.save(overlay, tmp_path / "inca.pt")
     return tmp_path / "inca.pt", overlay, optimizer
 
 
-def rewritten(path, **changes):
-    """An optimizer file of the right hash in which some fields are others."""
-    beside = path.with_name(f"{path.name}.optim")
-    write_torch(beside, {**open_tensors(beside).payload, **changes})
+def rewrite(path, **changes):
+    """Change fields of an optimizer file; its hash stays right."""
+    optim_path = path.with_name(f"{path.name}.optim")
+    write_torch(optim_path, {**open_tensors(optim_path).payload, **changes})
 
 
-def test_what_a1111_resumes_is_read():
-    found = read_optim(GOLDEN / "resumable.pt")
-    assert found.name == "AdamW"
-    assert list(found.state["state"]) == list(range(8))
+def test_a_state_that_a1111_resumes_is_read():
+    stored = read_optim(GOLDEN / "resumable.pt")
+    assert stored.name == "AdamW"
+    assert list(stored.state["state"]) == list(range(8))
     optimizer = torch.optim.AdamW(velatura.open_overlay(GOLDEN / "resumable.pt").parameters())
-    optimizer.load_state_dict(found.state)
+    optimizer.load_state_dict(stored.state)
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
-def test_what_a1111_does_not_resume_is_dropped_with_a_warning():
+def test_a_state_that_a1111_does_not_resume_is_ignored_with_a_warning():
     with pytest.warns(VelaturaWarning, match=r"not_resumable\.pt\.optim belongs to other weights"):
         assert read_optim(GOLDEN / "not_resumable.pt") is None
 
 
-def test_a_state_comes_back_bit_for_bit(trained):
+def test_a_state_is_read_back_bit_for_bit(trained):
     path, overlay, optimizer = trained
     write_optim(path, "AdamW", optimizer.state_dict())
-    found = read_optim(path)
+    stored = read_optim(path)
     again = torch.optim.AdamW(overlay.parameters())
-    again.load_state_dict(found.state)
-    for one, other in zip(optimizer.state.values(), again.state.values(), strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+    again.load_state_dict(stored.state)
+    for first, second in zip(optimizer.state.values(), again.state.values(), strict=True):
+        assert all(torch.equal(first[key], second[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
 
 
-def test_the_hash_is_that_of_the_file_just_written(trained):
+def test_the_hash_is_that_of_the_weights(trained):
     path, _, optimizer = trained
     write_optim(path, "AdamW", optimizer.state_dict())
     payload = torch.load(path.with_name("inca.pt.optim"), weights_only=True)
@@ -68,7 +69,7 @@ def test_the_hash_is_that_of_the_file_just_written(trained):
     assert payload["hash"] == sha256(path.read_bytes()).hexdigest()[:10] == short_hash(path)
 
 
-def test_weights_that_were_changed_since_get_no_state(trained):
+def test_changed_weights_get_no_state(trained):
     path, overlay, optimizer = trained
     write_optim(path, "AdamW", optimizer.state_dict())
     overlay.card = overlay.card.replace(steps=1)
@@ -77,7 +78,7 @@ def test_weights_that_were_changed_since_get_no_state(trained):
         assert read_optim(path) is None
 
 
-def test_where_nothing_lies_beside_there_is_no_state(trained):
+def test_without_an_optim_file_there_is_no_state(trained):
     assert read_optim(trained[0]) is None
 
 
@@ -87,27 +88,27 @@ def test_only_optimizers_of_torch_are_written(trained):
     assert not trained[0].with_name("inca.pt.optim").exists()
 
 
-def test_the_old_hash_is_believed_where_it_tells_something(hyper, tmp_path):
+def test_the_old_hash_counts_for_large_files(hyper, tmp_path):
     overlay = hyper(layers=(1, 6, 1), widths=[192])
     path = tmp_path / "old.pt"
     velatura.save(overlay, path)
     assert path.stat().st_size > 0x110000
     write_optim(path, "AdamW", torch.optim.AdamW(overlay.parameters()).state_dict())
     old = sha256(path.read_bytes()[0x100000:0x110000]).hexdigest()[:8]
-    rewritten(path, hash=old)
+    rewrite(path, hash=old)
     assert read_optim(path).name == "AdamW"
 
 
-def test_the_old_hash_of_a_small_file_is_not_believed(trained):
+def test_the_old_hash_does_not_count_for_small_files(trained):
     path, _, optimizer = trained
     write_optim(path, "AdamW", optimizer.state_dict())
-    rewritten(path, hash="e3b0c442")  # of nothing, which all files below a mebibyte have
+    rewrite(path, hash="e3b0c442")  # of nothing, which all files below a mebibyte have
     with pytest.warns(VelaturaWarning, match="belongs to other weights"):
         assert read_optim(path) is None
 
 
 @pytest.mark.parametrize("item", [pytest.param(item, id=item["file"]) for item in ITEMS])
-def test_bad_files_are_refused_or_dropped_as_listed(item, tmp_path, monkeypatch):
+def test_bad_files_are_refused_or_ignored_as_listed(item, tmp_path, monkeypatch):
     monkeypatch.setenv("VELATURA_MARKER_DIR", str(tmp_path / "marker"))
     (tmp_path / "marker").mkdir()
     shutil.copyfile(HOSTILE / "hypernetwork" / "s_hn_ok_f16.pt", tmp_path / "x.pt")
@@ -130,22 +131,28 @@ def moments(shape, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"optimizer_name": "exec"}, "is of the optimizer 'exec'"),
         ({"optimizer_name": ["AdamW"]}, "is of the optimizer"),
         ({"hash": None}, "does not say which weights"),
-        ({"optimizer_state_dict": []}, "holds no state and groups"),
-        ({"optimizer_state_dict": {"state": [], "param_groups": [group()]}}, "holds no state and groups"),
-        ({"optimizer_state_dict": {"state": {}, "param_groups": []}}, "holds no state and groups"),
-        ({"optimizer_state_dict": {"state": {}, "param_groups": [group(lr=float("nan"))]}}, "'lr' that is no finite"),
-        ({"optimizer_state_dict": {"state": {}, "param_groups": [group(betas=(0.9, {}))]}}, "'betas' that is no"),
+        ({"optimizer_state_dict": []}, "lacks the state or the parameter groups"),
+        ({"optimizer_state_dict": {"state": [], "param_groups": [group()]}}, "lacks the state or the parameter groups"),
+        ({"optimizer_state_dict": {"state": {}, "param_groups": []}}, "lacks the state or the parameter groups"),
+        (
+            {"optimizer_state_dict": {"state": {}, "param_groups": [group(lr=float("nan"))]}},
+            "'lr' that is not a finite",
+        ),
+        ({"optimizer_state_dict": {"state": {}, "param_groups": [group(betas=(0.9, {}))]}}, "'betas' that is not"),
         (
             {"optimizer_state_dict": {"state": {}, "param_groups": [group(params=[0, 1])]}},
-            "for 2 parameters, .* have 8",
+            "for 2 parameters, but the weights have 8",
         ),
-        ({"optimizer_state_dict": {"state": {}, "param_groups": [group(params=[0, 0])]}}, "one by one"),
-        ({"optimizer_state_dict": {"state": {9: {}}, "param_groups": [group()]}}, "one by one"),
+        (
+            {"optimizer_state_dict": {"state": {}, "param_groups": [group(params=[0, 0])]}},
+            "does not count its parameters",
+        ),
+        ({"optimizer_state_dict": {"state": {9: {}}, "param_groups": [group()]}}, "does not count its parameters"),
         ({"optimizer_state_dict": {"state": {0: None}, "param_groups": [group()]}}, "no state for its parameter 0"),
         (
             {"optimizer_state_dict": {"state": {0: moments(3)}, "param_groups": [group()]}},
@@ -153,7 +160,7 @@ def moments(shape, **changes):
         ),
         (
             {"optimizer_state_dict": {"state": {0: moments(3, exp_avg=torch.ones(2))}, "param_groups": [group()]}},
-            "in several shapes",
+            "tensors of several shapes",
         ),
         (
             {"optimizer_state_dict": {"state": {0: moments(3, exp_avg_sq=-torch.ones(3))}, "param_groups": [group()]}},
@@ -169,23 +176,23 @@ def moments(shape, **changes):
         ),
     ],
 )
-def test_a_state_that_cannot_be_is_refused_though_its_hash_is_right(hyper, tmp_path, changes, said):
+def test_an_impossible_state_is_refused_even_with_the_right_hash(hyper, tmp_path, changes, message):
     overlay = hyper(widths=[64])
     velatura.save(overlay, tmp_path / "inca.pt")
     write_optim(tmp_path / "inca.pt", "AdamW", torch.optim.AdamW(overlay.parameters()).state_dict())
-    rewritten(tmp_path / "inca.pt", **changes)
-    with pytest.raises(BadFile, match=said):
+    rewrite(tmp_path / "inca.pt", **changes)
+    with pytest.raises(BadFile, match=message):
         read_optim(tmp_path / "inca.pt")
 
 
-def test_what_is_no_optimizer_file_is_refused(trained):
+def test_other_torch_files_are_refused(trained):
     path = trained[0]
     write_torch(path.with_name("inca.pt.optim"), {"hash": "0123456789"})
-    with pytest.raises(BadFile, match="holds no optimizer's state and hash"):
+    with pytest.raises(BadFile, match="does not hold a hash and the state of an optimizer"):
         read_optim(path)
 
 
-def test_a_state_whose_weights_are_gone_is_refused(trained):
+def test_a_state_without_weights_is_refused(trained):
     path, _, optimizer = trained
     write_optim(path, "AdamW", optimizer.state_dict())
     path.unlink()

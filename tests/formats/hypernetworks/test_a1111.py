@@ -1,4 +1,4 @@
-"""Against A1111 1.8.0's own answers: tests/data/hypernet says what each file is and what it does to given contexts."""
+"""Hypernetworks of A1111, against A1111 1.8.0: tests/data/hypernet has its fields and its outputs for every file."""
 
 import json
 import warnings
@@ -11,44 +11,44 @@ from torch import nn
 
 import velatura
 from velatura.errors import BadFile, VelaturaWarning, WrongBase
-from velatura.formats.hypernetworks import a1111 as a1111_hypernetwork
+from velatura.formats.hypernetworks import a1111
 from velatura.tensors import open_tensors, write_torch
 
-FOLDER = Path(__file__).parents[1] / "data" / "hypernet"
+FOLDER = Path(__file__).parents[2] / "data" / "hypernet"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 CASES = {case["case"]: case for case in INDEX["cases"]}
 INPUTS = open_tensors(FOLDER / "inputs.safetensors").tensors
 OUTPUTS = open_tensors(FOLDER / "outputs.safetensors").tensors
 
 
-def ids(listed, key):
-    return [pytest.param(each, id=each[key]) for each in listed]
+def ids(cases, key):
+    return [pytest.param(case, id=case[key]) for case in cases]
 
 
-def opened(case):
+def open_case(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VelaturaWarning)
         return velatura.open_overlay(FOLDER / CASES[case]["file"])
 
 
-def close(found, expected, tolerance=2e-5):
-    assert ((found - expected).abs() <= tolerance * (1 + expected.abs())).all()
+def assert_close(actual, expected, tolerance=2e-5):
+    assert ((actual - expected).abs() <= tolerance * (1 + expected.abs())).all()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_contexts_come_out_as_in_a1111(case):
-    overlay = opened(case)
+def test_contexts_are_changed_as_in_a1111(case):
+    overlay = open_case(case)
     keys = [key for key in OUTPUTS if key.startswith(f"{case}.")]
     assert keys
     for key in keys:
         width, part, strength = key.replace("@", ".", 1).split(".", 3)[1:]
         k, v = overlay.transform(INPUTS[f"x{width}"], float(strength))
-        close(k if part == "k" else v, OUTPUTS[key])
+        assert_close(k if part == "k" else v, OUTPUTS[key])
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_file_says_of_itself_is_read(case):
-    overlay, loaded = opened(case), CASES[case]["loaded"]
+def test_all_fields_of_a_file_are_read(case):
+    overlay, loaded = open_case(case), CASES[case]["loaded"]
     structure = overlay.structure
     assert list(structure.widths) == loaded["sizes"]
     assert list(structure.layers) == loaded["layer_structure"]
@@ -61,8 +61,8 @@ def test_what_a_file_says_of_itself_is_read(case):
     assert overlay.card.base == (loaded["sd_checkpoint_name"] or "")
     assert overlay.card.base_hash == (loaded["sd_checkpoint"] or "")
     modules = overlay.get_submodule(f"{structure.widths[0]}_0.linear").children()
-    expected = [each.split("(")[0] for each in loaded["sequential"]]
-    assert [repr(each).split("(")[0] for each in modules] == expected
+    expected = [module.split("(")[0] for module in loaded["sequential"]]
+    assert [repr(module).split("(")[0] for module in modules] == expected
     assert {weight.dtype for weight in overlay.parameters()} == {torch.float32}
 
 
@@ -71,27 +71,27 @@ def test_several_act_in_order(stack):
     for width in stack["dims"]:
         k = v = INPUTS[f"x{width}"]
         for case, strength in stack["apply"]:
-            overlay = opened(case)
+            overlay = open_case(case)
             k, v = overlay.transform(k, strength)[0], overlay.transform(v, strength)[1]
-        close(k, OUTPUTS[f"{stack['stack']}.{width}.k"], 2e-4)
-        close(v, OUTPUTS[f"{stack['stack']}.{width}.v"], 2e-4)
+        assert_close(k, OUTPUTS[f"{stack['stack']}.{width}.k"], 2e-4)
+        assert_close(v, OUTPUTS[f"{stack['stack']}.{width}.v"], 2e-4)
 
 
 @pytest.mark.parametrize("repeat", ids(INDEX["repeats"], "id"))
 def test_the_same_one_twice_acts_with_each_strength(repeat):
-    overlay = opened(repeat["case"])
+    overlay = open_case(repeat["case"])
     for width in repeat["dims"]:
         k = INPUTS[f"x{width}"]
         for strength in repeat["name_in_prompt_twice_with"]:
             k = overlay.transform(k, strength)[0]
-        close(k, OUTPUTS[f"{repeat['id']}a.{width}.k"], 2e-4)
+        assert_close(k, OUTPUTS[f"{repeat['id']}a.{width}.k"], 2e-4)
 
 
 @pytest.mark.parametrize("trained", ids(INDEX["train_mode"], "id"))
 def test_strength_is_ignored_in_train_mode(trained):
     width = trained["dim"]
-    k, _ = opened(trained["case"]).train().transform(INPUTS[f"x{width}"], trained["multiplier_set"])
-    close(k, OUTPUTS[f"{trained['id']}.{width}.k"])
+    k, _ = open_case(trained["case"]).train().transform(INPUTS[f"x{width}"], trained["multiplier_set"])
+    assert_close(k, OUTPUTS[f"{trained['id']}.{width}.k"])
 
 
 class Attention(nn.Module):
@@ -108,8 +108,8 @@ class Attention(nn.Module):
 
     def forward(self, x, context):
         q, k, v = (
-            each.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for each in (self.to_q(x), self.to_k(context), self.to_v(context))
+            projection.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         mixed = (q @ k.transpose(-1, -2) * self.scale).softmax(dim=-1) @ v
         return self.to_out(mixed.transpose(1, 2).flatten(2))
@@ -117,17 +117,17 @@ class Attention(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
 @pytest.mark.parametrize("layer", ids(INDEX["attention"], "id"))
-def test_a_whole_attention_layer_comes_out_as_in_a1111(layer):
+def test_an_attention_layer_gives_the_outputs_of_a1111(layer):
     x = OUTPUTS[f"{layer['id']}.x"]
     context = x if layer["kind"].startswith("self") else INPUTS[f"x{layer['dim']}"]
     model = nn.ModuleList([Attention(layer)])
-    with torch.no_grad(), velatura.attach(model, opened(layer["case"]), layer["mult"]):
-        close(model[0](x, context), OUTPUTS[f"{layer['id']}.y"], 2e-4)
+    with torch.no_grad(), velatura.attach(model, open_case(layer["case"]), layer["mult"]):
+        assert_close(model[0](x, context), OUTPUTS[f"{layer['id']}.y"], 2e-4)
 
 
 @pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
 @pytest.mark.parametrize("refused", ids(INDEX["refused"], "id"))
-def test_what_a1111_refuses_is_refused_in_one_line(refused):
+def test_files_that_a1111_refuses_are_refused_in_one_line(refused):
     with pytest.raises(BadFile) as caught:
         velatura.open_overlay(FOLDER / refused["file"])
     assert refused["file"] in str(caught.value)
@@ -137,17 +137,17 @@ def test_what_a1111_refuses_is_refused_in_one_line(refused):
 @pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_writing_and_reading_gives_the_same(case, tmp_path):
-    overlay = opened(case)
+    overlay = open_case(case)
     for ending in (".pt", ".safetensors"):
         velatura.save(overlay, tmp_path / f"again{ending}")
         again = velatura.open_overlay(tmp_path / f"again{ending}")
         assert again.card == overlay.card
         weights = again.state_dict()
         assert weights.keys() == overlay.state_dict().keys()
-        assert all(torch.equal(weights[key], each) for key, each in overlay.state_dict().items())
+        assert all(torch.equal(weights[key], tensor) for key, tensor in overlay.state_dict().items())
 
 
-def test_files_keep_to_what_every_a1111_accepts(hyper, tmp_path):
+def test_every_version_of_a1111_accepts_what_is_written(hyper, tmp_path):
     velatura.save(hyper(activation="mish", layer_norm=True, name="inca"), tmp_path / "inca.pt")
     with zipfile.ZipFile(tmp_path / "inca.pt") as archive:
         names = {name.partition("/")[2] for name in archive.namelist()}
@@ -162,7 +162,7 @@ def test_files_keep_to_what_every_a1111_accepts(hyper, tmp_path):
 
 
 def test_widths_as_text_alone_are_refused():
-    with pytest.raises(BadFile, match=r"l12_strkeys\.pt has its widths \('16'\) as text only, so it would do nothing"):
+    with pytest.raises(BadFile, match=r"l12_strkeys\.pt has its widths \('16'\) as text only, so it has no effect"):
         velatura.open_overlay(FOLDER / "l12_strkeys.pt")
 
 
@@ -186,4 +186,4 @@ def test_only_hypernetworks_are_written(tmp_path):
         kind = "other"
 
     with pytest.raises(WrongBase, match="not a other"):
-        a1111_hypernetwork.write(Other(), tmp_path / "other.pt")
+        a1111.write(Other(), tmp_path / "other.pt")

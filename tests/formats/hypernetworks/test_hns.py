@@ -1,11 +1,11 @@
-"""Compositions as text, in the forms that the extension that made them up has: list, set, dict, tuple."""
+"""Compositions as text, in the forms of the web UI extension that invented them: list, set, dict, tuple."""
 
 import pytest
 import torch
 
 import velatura
 from velatura.errors import BadFile
-from velatura.formats.hypernetworks.hns import read as compose
+from velatura.formats.hypernetworks.hns import read as read_composition
 from velatura.formats.hypernetworks.hns import read_hns
 from velatura.overlays.composition import Blend, Leaf, Series
 
@@ -76,7 +76,7 @@ def test_a_literal_is_a_composition(tmp_path, text, tree):
     ],
 )
 def test_anything_else_is_refused_in_one_line(tmp_path, text):
-    with pytest.raises(BadFile, match=r"^mix\.hns is no composition of hypernetworks: [^\n]+$"):
+    with pytest.raises(BadFile, match=r"^mix\.hns is not a composition of hypernetworks: [^\n]+$"):
         read(tmp_path, text)
 
 
@@ -87,17 +87,17 @@ def test_nothing_in_it_is_run(tmp_path):
     assert not marker.exists()
 
 
-def test_what_is_too_long_is_refused_before_it_is_parsed(tmp_path):
+def test_a_file_that_is_too_long_is_refused_before_it_is_parsed(tmp_path):
     with pytest.raises(BadFile, match="longer than 16384 bytes"):
         read(tmp_path, "[" + "'a'," * 5000 + "]")
 
 
-def test_more_hypernetworks_than_a_machine_holds_are_refused(tmp_path):
+def test_too_many_hypernetworks_are_refused(tmp_path):
     with pytest.raises(BadFile, match="names 1000 hypernetworks"):
         read(tmp_path, "[" + "'a'," * 1000 + "]")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadFile, match=r"none\.hns: No such file"):
         read_hns(tmp_path / "none.hns")
 
@@ -109,27 +109,27 @@ def test_text_of_another_encoding_is_refused(tmp_path):
 
 
 def test_a_composition_acts_as_its_parts_in_order(hyper, tmp_path):
-    made = {"inca": hyper(seed=1), "ink": hyper(seed=2)}
+    members = {"inca": hyper(seed=1), "ink": hyper(seed=2)}
     (tmp_path / "mix.hns").write_text("[('inca', 0.5), 'ink']")
-    mix = compose(tmp_path / "mix.hns", made.__getitem__)
+    composition = read_composition(tmp_path / "mix.hns", members.__getitem__)
     context = torch.randn(1, 3, 96)
-    expected = made["ink"].transform(made["inca"].transform(context, 0.5)[0])[0]
-    assert torch.allclose(mix.transform(context)[0], expected, atol=1e-6)
-    assert mix.card.name == "mix"
+    expected = members["ink"].transform(members["inca"].transform(context, 0.5)[0])[0]
+    assert torch.allclose(composition.transform(context)[0], expected, atol=1e-6)
+    assert composition.card.name == "mix"
 
 
-def test_each_name_is_looked_for_once(hyper, tmp_path):
-    asked = []
+def test_a_name_is_looked_for_once(hyper, tmp_path):
+    names = []
     (tmp_path / "mix.hns").write_text("['inca', 'ink', 'inca']")
-    compose(tmp_path / "mix.hns", lambda name: asked.append(name) or hyper())
-    assert asked == ["inca", "ink"]
+    read_composition(tmp_path / "mix.hns", lambda name: names.append(name) or hyper())
+    assert names == ["inca", "ink"]
 
 
 def test_a_composition_within_a_composition_is_refused(hyper, tmp_path):
     (tmp_path / "mix.hns").write_text("['inca']")
-    mix = compose(tmp_path / "mix.hns", lambda _: hyper())
-    with pytest.raises(BadFile, match=r"mix\.hns names 'inca', which is no plain hypernetwork"):
-        compose(tmp_path / "mix.hns", lambda _: mix)
+    composition = read_composition(tmp_path / "mix.hns", lambda _: hyper())
+    with pytest.raises(BadFile, match=r"mix\.hns names 'inca', which is not a plain hypernetwork"):
+        read_composition(tmp_path / "mix.hns", lambda _: composition)
 
 
 def test_compositions_that_name_each_other_are_refused(tmp_path):
