@@ -106,7 +106,7 @@ def test_broken_weights_are_refused(tensors, metadata):
         read(tensors | {key: tensors[key].long()}, metadata)
 
 
-@pytest.mark.parametrize(("channels", "what"), [(9, "inpainting"), (8, "editing by instruction"), (5, "depth")])
+@pytest.mark.parametrize(("channels", "what"), [(9, "inpainting"), (8, "pix2pix"), (5, "depth")])
 def test_models_for_another_purpose_are_refused_by_name(tensors, metadata, channels, what):
     with pytest.raises(UnsupportedBase, match=f"is a model for {what}"):
         read(tensors | {f"{UNET}input_blocks.0.0.weight": torch.zeros(64, channels, 3, 3)}, metadata)
@@ -114,7 +114,7 @@ def test_models_for_another_purpose_are_refused_by_name(tensors, metadata, chann
 
 @pytest.mark.parametrize(
     ("key", "what"),
-    [("joint_blocks.0.x", "a Stable Diffusion 3"), ("double_blocks.0.img", "a FLUX"), ("double_layers.0", "AuraFlow")],
+    [("joint_blocks.0.x", "a Stable Diffusion 3"), ("double_blocks.0.img", "a Flux"), ("double_layers.0", "AuraFlow")],
 )
 def test_models_of_other_programs_are_refused_by_name(tensors, key, what):
     with pytest.raises(UnsupportedBase, match=what):

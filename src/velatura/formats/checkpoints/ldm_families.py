@@ -27,16 +27,19 @@ V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors: velocity predict
 PURPOSE_BY_CHANNELS = {
     5: "depth",
     7: "upscaling",
-    8: "editing by instruction",
+    8: "pix2pix",
     9: "inpainting",
 }  # by a UNet's input channels
-# Models that velatura does not open, by the beginning of their tensors' names below UNET_PREFIX
-FOREIGN_MODELS = {
-    "joint_blocks.": "a Stable Diffusion 3",
-    "double_blocks.": "a FLUX",
-    "double_layers.": "an AuraFlow",
-    "clip_txt_mapper.": "a Stable Cascade",
-    "time_embed.cond_proj.": "a Stable Diffusion distilled with its guidance",
+# Models that velatura does not open, by the name of a block in their UNet or transformer
+FOREIGN_BLOCKS = {
+    "joint_blocks": "a Stable Diffusion 3",
+    "double_blocks": "a Flux",
+    "double_layers": "an AuraFlow",
+    "clip_txt_mapper": "a Stable Cascade",
+}
+FOREIGN_PREFIXES = {
+    **{f"{UNET_PREFIX}{block}.": model for block, model in FOREIGN_BLOCKS.items()},
+    f"{UNET_PREFIX}time_embed.cond_proj.": "a Stable Diffusion distilled with its guidance",
 }
 # Left by training beside the weights: losses, averages, and numbers of the noise schedule
 TRAINING_LEFTOVERS = re.compile(
@@ -107,8 +110,8 @@ def detect_family(name: str, keys: Collection[str]) -> str:
     Raises:
         UnsupportedBase: Another kind of model, a refiner, a part of a model, or several models at once.
     """
-    for prefix, model in FOREIGN_MODELS.items():
-        if any(key.startswith(UNET_PREFIX + prefix) for key in keys):
+    for prefix, model in FOREIGN_PREFIXES.items():
+        if any(key.startswith(prefix) for key in keys):
             raise UnsupportedBase(f"{name} is {model}, which velatura does not open: open an SD1, SD2 or SDXL")
     if any(key.startswith(REFINER_PREFIX) for key in keys):
         raise UnsupportedBase(f"{name} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")

@@ -1,5 +1,5 @@
-"""Say what a file is without a base.
+"""Reports on files of weights, made without a base.
 
-`inspect` reads only names and shapes of any file, `overlay` opens an overlay and reports on it, `compatibility` says
-which programs open a hypernetwork. Open `inspect` first.
+`inspect` tells from names and shapes what any file is, with `detectors` for every kind; `overlay` opens an overlay and
+reports on it, `compositions` on a composition, `compatibility` on other programs. Open `inspect` first.
 """

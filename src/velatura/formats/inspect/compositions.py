@@ -1,4 +1,4 @@
-"""What can be said of a composition's file (.hns) without a base: its tree, and the hypernetworks that it names."""
+"""Report on a composition's file (.hns) without a base: its tree, and the hypernetworks that it names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from velatura.overlays.structure import HypernetworkStructure
 
 
 class CompositionMember(BaseModel):
-    """A hypernetwork that a composition names: the file that answers to it, or the problem there is with it."""
+    """Hypernetwork that a composition names.
+
+    Attributes:
+        name: Its name in the composition.
+        file: Name of its file, if there is one.
+        hash: SHA-256 of the file in hex.
+        card: What the hypernetwork is.
+        problem: Why it cannot be opened; "" if it can.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,12 +39,21 @@ class CompositionMember(BaseModel):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The context widths that it changes."""
+        """Return the context widths that it changes."""
         return HypernetworkStructure.from_fields(self.card.structure).widths if self.card else ()
 
 
 class CompositionInfo(BaseModel):
-    """What is known of a composition: hash is of its text, trigger what a prompt says, widths who changes which."""
+    """Report on a composition.
+
+    Attributes:
+        tree: The composition.
+        members: The hypernetworks that it names.
+        widths: Names of the hypernetworks that change contexts of a width, by the width.
+        trigger: The tag by which a prompt calls the composition.
+        hash: SHA-256 of the text in hex.
+        file_bytes: Size of the text.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,13 +66,19 @@ class CompositionInfo(BaseModel):
 
     @property
     def family(self) -> str:
-        """What all that were found are made for, or nothing where they differ."""
+        """Return the family that all hypernetworks are for, or "" if they differ or none was found."""
         families = {member.card.family for member in self.members if member.card}
         return families.pop() if len(families) == 1 else ""
 
 
 def inspect_composition(path: str | PathLike[str]) -> CompositionInfo:
-    """Read a composition and say what it is; the hypernetworks are looked for beside it, as when it is opened."""
+    """Read a composition and report on it; its hypernetworks are looked for beside it.
+
+    A hypernetwork that cannot be opened is reported as a problem of that member.
+
+    Raises:
+        BadFile: The file is not a composition.
+    """
     path = Path(path).expanduser()
     tree = hns.read_hns(path)
     members = tuple(_inspect_member(path, name) for name in dict.fromkeys(leaf.name for leaf in leaves(tree)))
@@ -72,14 +95,12 @@ def inspect_composition(path: str | PathLike[str]) -> CompositionInfo:
 
 
 def _inspect_member(composition: Path, name: str) -> CompositionMember:
-    """A hypernetwork by its name: what is wrong with one does not hide the others."""
     try:
         file = hns.find_member_file(composition, name, HYPERNETWORK_SUFFIXES)
         info = inspect_overlay(file)
     except VelaturaError as error:
         return CompositionMember(name=name, problem=str(error))
     if info.card.kind != Hypernetwork.kind:
-        return CompositionMember(
-            name=name, file=file.name, problem=f"{file.name} is a {info.card.kind}: name hypernetworks"
-        )
+        problem = f"{file.name} is a {info.card.kind}: name hypernetworks only"
+        return CompositionMember(name=name, file=file.name, problem=problem)
     return CompositionMember(name=name, file=file.name, hash=info.hash, card=info.card)

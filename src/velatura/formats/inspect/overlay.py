@@ -1,20 +1,19 @@
-"""What can be said of an overlay's file without a base: what it is, how it is called, and which programs open it."""
+"""Report on an overlay's file without a base: what it is, how prompts call it, and which programs open it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from hashlib import file_digest
 from os import PathLike
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
+from velatura.files import SHORT_HASH_LENGTH, hash_file
 from velatura.formats import find_dialect
 from velatura.formats.inspect.compatibility import ProgramSupport, check_programs
+from velatura.formats.inspect.detectors import flatten_payload
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card
-from velatura.tensors import Contents, as_dict, as_list, open_tensors
+from velatura.tensors import Contents, open_tensors
 
 CONTAINERS = {
     "safetensors": "safetensors",
@@ -25,7 +24,19 @@ CONTAINERS = {
 
 
 class OverlayInfo(BaseModel):
-    """What is known of a file: hash is of all of it, short_hash as A1111 shows it; trigger is what a prompt says."""
+    """Report on an overlay's file.
+
+    Attributes:
+        card: What the overlay is.
+        dialect: Name of the format, as in DIALECTS.
+        container: How the tensors are packed, in words.
+        trigger: The tag by which a prompt calls the overlay.
+        hash: SHA-256 of the file in hex.
+        parameters: Number of values in all its tensors.
+        file_bytes: Size of the file.
+        precisions: Data types of its tensors.
+        opens: Which programs open it, by their names; for hypernetworks only.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,40 +52,33 @@ class OverlayInfo(BaseModel):
 
     @property
     def short_hash(self) -> str:
-        """The first ten digits, by which A1111 tells files apart."""
-        return self.hash[:10]
+        """Return the first ten digits of the hash, by which A1111 tells files apart."""
+        return self.hash[:SHORT_HASH_LENGTH]
 
 
 def inspect_overlay(path: str | PathLike[str]) -> OverlayInfo:
-    """Open an overlay's file and say what it is; what is wrong with it is raised or warned of as when it is used."""
+    """Open an overlay's file and report on it; the warnings are those of opening it for use.
+
+    Raises:
+        BadFile: The file cannot be opened as an overlay.
+    """
     path = Path(path).expanduser()
     contents = open_tensors(path)
     dialect = find_dialect(contents)
     overlay = dialect.read(contents)
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     return OverlayInfo(
         card=overlay.card,
         dialect=dialect.name,
         container=CONTAINERS[contents.container],
         trigger=f"<{overlay.kind}:{path.stem}:1>",
-        hash=digest,
+        hash=hash_file(path),
         parameters=sum(parameter.numel() for parameter in overlay.parameters()),
         file_bytes=path.stat().st_size,
-        precisions=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in _all_tensors(contents)})),
+        precisions=_precisions(contents),
         opens=check_programs(contents, overlay) if isinstance(overlay, Hypernetwork) else {},
     )
 
 
-def _all_tensors(contents: Contents) -> Iterator[Tensor]:
-    yield from contents.tensors.values()
-    yield from _tensors_within(contents.payload)
-
-
-def _tensors_within(payload: object) -> Iterator[Tensor]:
-    """The tensors in a tree of dicts and lists."""
-    if isinstance(payload, Tensor):
-        yield payload
-    children: Mapping[object, object] = as_dict(payload) or dict(enumerate(as_list(payload) or ()))
-    for child in children.values():
-        yield from _tensors_within(child)
+def _precisions(contents: Contents) -> tuple[str, ...]:
+    tensors = [*contents.tensors.values(), *flatten_payload(contents.payload).values()]
+    return tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))

@@ -1,4 +1,5 @@
-"""Read and write LoRAs and their relatives (DoRA, LoHa, LoKr, OFT, (IA)^3, GLoRA) of kohya, diffusers, peft and
-cloneofsimo. `keys` maps any program's key to kohya's layer name and LyCORIS's tensor name; `detect` recognises a
-LoRA by its keys. Open `read_lora` first, then `keys`.
+"""LoRAs and their relatives (DoRA, LoHa, LoKr, OFT, (IA)^3, GLoRA) in files of kohya, diffusers, peft and cloneofsimo.
+
+`keys` and `names` decide what any program's key means; `detect` recognises a LoRA, `read_lora` opens it, and
+`write_kohya`, `write_diffusers` and `write_peft` save it. Open `read_lora` first, then `keys`.
 """

@@ -1,4 +1,4 @@
-"""What files of LoRAs are given to say of themselves: sd-scripts' fields, ModelSpec's, and the hashes of both rules."""
+"""Metadata that written LoRA files get: the fields of sd-scripts and of ModelSpec, and the hashes by both rules."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from torch import Tensor
-
 from velatura.base.families import FAMILIES, Family
 from velatura.card import Card
-from velatura.formats.metadata import model_spec_fields
+from velatura.files import hash_old_window
+from velatura.formats.metadata import VELATURA_VERSION_PREFIX, model_spec_fields
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora.lora import Lora
-from velatura.tensors import write_safetensors
+from velatura.tensors import StateDict, write_safetensors
 
 LORA_MODULE, LYCORIS_MODULE = "networks.lora", "lycoris.kohya"
-# what A1111 and others tell the family by: sd-scripts' names of base models
+# sd-scripts' names of base models, by which A1111 and others tell the family
 KOHYA_BASE_MODELS = {"SD1": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
-# by LyCORIS's words, where they are others than ours
-LYCORIS_ALGORITHMS = {"oft": "diag-oft", "dora": "lora", "lora-bias": "lora"}
+LYCORIS_ALGORITHMS = {"oft": "diag-oft", "dora": "lora", "lora-bias": "lora"}  # LyCORIS's names where they differ
 KEPT_PREFIXES = ("ss_", "modelspec.", "ssmd_")
-LEGACY_HASH_BYTES = slice(0x100000, 0x110000)  # of a file's bytes, which the oldest webuis hashed
-DYNAMIC = "Dynamic"  # sd-scripts' own word
+DYNAMIC = "Dynamic"  # sd-scripts' word for a rank or an alpha that differs between layers
+SAFETENSORS_LENGTH_BYTES = 8  # the length of the header, little-endian
 
 
 def build_header(lora: Lora, title: str) -> dict[str, str]:
-    """All fields of a LoRA's header: those that its own file had, and those that its card and its layers tell."""
+    """Return the metadata of a LoRA's file.
+
+    Fields of the file that it came from are kept, except a rank and an alpha that its layers no longer have.
+
+    Args:
+        lora: The LoRA.
+        title: Its title if its card has no name.
+    """
     stored = {key: value for key, value in lora.metadata.items() if key.startswith(KEPT_PREFIXES)}
     layers = lora.layers.values()
     computed = _network_fields(layers) | _card_fields(lora.card)
@@ -40,35 +45,41 @@ def build_header(lora: Lora, title: str) -> dict[str, str]:
 
 
 def base_fields(family: Family | None, family_name: str, title: str) -> dict[str, str]:
-    """The fields that say what bases a LoRA is for, and its title; named: the family, where nobody here knows it."""
-    v_suffix = "_v" if family and family.prediction == "v_prediction" else ""
-    version = KOHYA_BASE_MODELS.get(family_name, f"velatura_{family_name}") + v_suffix if family_name else ""
+    """Return the fields that name the bases of a LoRA, and its title.
+
+    Args:
+        family: The family of the bases, or None if it is not known here.
+        family_name: Name of the family, also of an unknown one; "" for none.
+        title: Name of the LoRA for people.
+    """
+    version = ""
+    if family_name:
+        suffix = "_v" if family and family.prediction == "v_prediction" else ""
+        version = KOHYA_BASE_MODELS.get(family_name, f"{VELATURA_VERSION_PREFIX}{family_name}") + suffix
     spec = model_spec_fields(family, title, kind="lora") if family else {"modelspec.title": title}
     return {"ss_base_model_version": version, "ss_v2": str(family_name == "SD2"), "ss_output_name": title} | spec
 
 
 def rank_fields(ranks: Collection[float], alphas: Collection[float]) -> dict[str, str]:
-    """The fields of rank and alpha, as sd-scripts write what differs between layers."""
-    texts = [
-        _format_number(next(iter(numbers))) if len(set(numbers)) == 1 else DYNAMIC if numbers else ""
-        for numbers in (ranks, alphas)
-    ]
-    return {"ss_network_dim": texts[0], "ss_network_alpha": texts[1]}
+    """Return the fields of rank and alpha; sd-scripts write "Dynamic" where layers differ."""
+    return {"ss_network_dim": _format_numbers(ranks), "ss_network_alpha": _format_numbers(alphas)}
 
 
-def add_hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """A header with sshs_model_hash, of the tensors' bytes, and sshs_legacy_hash, of 64 KiB behind the first MiB.
+def add_hashes(tensors: StateDict, header: Mapping[str, str]) -> dict[str, str]:
+    """Return the header with the two hashes by which programs know a LoRA.
 
-    Both are of a file that has sd-scripts' own fields only in its header, as those scripts reckon them.
+    sshs_model_hash is the SHA-256 of the tensors' bytes; sshs_legacy_hash that of 64 KiB after the first MiB. As in
+    sd-scripts, both are of a file whose header has only the fields of sd-scripts.
     """
     kohya_fields = {key: value for key, value in header.items() if key.startswith("ss_")}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "bare.safetensors"
         write_safetensors(path, tensors, kohya_fields)
-        file_bytes = path.read_bytes()
-    body = memoryview(file_bytes)[8 + int.from_bytes(file_bytes[:8], "little") :]
-    legacy = sha256(memoryview(file_bytes)[LEGACY_HASH_BYTES]).hexdigest()[:8]
-    return {**header, "sshs_model_hash": sha256(body).hexdigest(), "sshs_legacy_hash": legacy}
+        file_bytes = memoryview(path.read_bytes())
+        legacy_hash = hash_old_window(path)
+    header_length = int.from_bytes(file_bytes[:SAFETENSORS_LENGTH_BYTES], "little")
+    body = file_bytes[SAFETENSORS_LENGTH_BYTES + header_length :]
+    return {**header, "sshs_model_hash": sha256(body).hexdigest(), "sshs_legacy_hash": legacy_hash}
 
 
 def _network_fields(layers: Collection[Delta]) -> dict[str, str]:
@@ -87,7 +98,7 @@ def _ranks(layers: Collection[Delta]) -> set[int]:
 
 
 def _alphas(layers: Collection[Delta]) -> set[float]:
-    """The alphas of what has a rank, which is its alpha where none is written down."""
+    """Return the alphas of all layers with a rank; where a file has no alpha, it is the rank."""
     ranks_and_alphas = ((delta.rank, delta.tensor("alpha")) for delta in layers if delta.rank)
     return {float(rank if alpha is None else alpha) for rank, alpha in ranks_and_alphas}
 
@@ -99,8 +110,11 @@ def _is_among(text: str, numbers: Collection[float]) -> bool:
         return False
 
 
-def _format_number(number: float) -> str:
-    return f"{number:g}"
+def _format_numbers(numbers: Collection[float]) -> str:
+    if not numbers:
+        return ""
+    first, *others = set(numbers)
+    return DYNAMIC if others else f"{first:g}"
 
 
 def _card_fields(card: Card) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What peft and diffusers write beside the tensors of an adapter: its alpha, how that counts, and how it turns."""
+"""Configuration that peft and diffusers write beside an adapter's tensors: its alphas, and how they count."""
 
 from __future__ import annotations
 
@@ -15,21 +15,35 @@ from velatura.errors import BadFile
 from velatura.files import open_for_reading
 
 CONFIG_FILE = "adapter_config.json"
-HEADER_KEY = "lora_adapter_metadata"  # diffusers' field in a safetensors header, with keys such as unet.lora_alpha
-MAX_CONFIG_BYTES = 2**22  # bytes
+HEADER_KEY = "lora_adapter_metadata"  # diffusers' field in safetensors metadata, with keys such as unet.lora_alpha
+MAX_CONFIG_BYTES = 2**22
+MAX_SHOWN_LENGTH = 60  # characters of a stranger's text in a message
 
-MAX_ALPHA = 1e30  # times a root of the rank it is still a number in float32
+MAX_ALPHA = 1e30  # so that it is finite in float32 also when it is multiplied by a root of the rank
 PeftAlpha = Annotated[float, Field(ge=-MAX_ALPHA, le=MAX_ALPHA, allow_inf_nan=False)]
+
+# A plain name, which peft takes for a regular expression: escaped or not, with ^ before it or $ after it
+LAYER_PATTERN = re.compile(r"(?P<start>\^?)(?P<name>(?:\\?[\w.-])+?)(?P<end>\$?)")
 
 
 class PeftConfig(BaseModel):
-    """The fields of an adapter's configuration that say what its tensors mean."""
+    """Fields of an adapter's configuration that say what its tensors mean.
+
+    Attributes:
+        r: The rank; only its ratio to an alpha counts, as the tensors have ranks of their own.
+        lora_alpha: The alpha of a LoRA; None means that nothing is scaled.
+        alpha: The alpha of a LoHa or a LoKr.
+        alpha_pattern: Alphas of single layers, by the end of their paths.
+        use_rslora: Scale by alpha / sqrt(rank) and not by alpha / rank.
+        use_cayley_neumann: OFT approximates its rotations by a Neumann series.
+        num_cayley_neumann_terms: The number of terms in that series.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     r: Annotated[int, Field(ge=0, le=2**16)] = 8
     lora_alpha: PeftAlpha | None = None
-    alpha: PeftAlpha | None = None  # of LoHa and LoKr
+    alpha: PeftAlpha | None = None
     alpha_pattern: dict[str, PeftAlpha] = Field(default_factory=dict[str, float])
     use_rslora: bool = False
     use_cayley_neumann: bool = True
@@ -37,13 +51,28 @@ class PeftConfig(BaseModel):
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Read an adapter_config.json."""
+        """Read an adapter_config.json.
+
+        Raises:
+            BadFile: The file is missing, too long, not a JSON object, or a value is out of range.
+        """
         with open_for_reading(path) as file:
-            return cls._from_json(path.name, file.read(MAX_CONFIG_BYTES))
+            return cls._from_fields(path.name, _parse_object(path.name, file.read(MAX_CONFIG_BYTES)))
 
     @classmethod
     def from_header(cls, file_name: str, metadata: Mapping[str, str]) -> dict[str, Self]:
-        """The configurations in the header that diffusers writes, by the part of a pipeline: unet, text_encoder."""
+        """Read the configurations in the metadata of a safetensors file that diffusers wrote.
+
+        Args:
+            file_name: Name of the file, for messages.
+            metadata: The file's metadata.
+
+        Returns:
+            Configurations by the part of the pipeline, such as unet and text_encoder; none if the file has none.
+
+        Raises:
+            BadFile: A configuration is not a JSON object, or a value is out of range.
+        """
         if HEADER_KEY not in metadata:
             return {}
         parts: dict[str, dict[str, object]] = {}
@@ -53,30 +82,34 @@ class PeftConfig(BaseModel):
         return {part: cls._from_fields(file_name, fields) for part, fields in parts.items()}
 
     @classmethod
-    def _from_json(cls, file_name: str, text: str | bytes) -> Self:
-        return cls._from_fields(file_name, _parse_object(file_name, text))
-
-    @classmethod
     def _from_fields(cls, file_name: str, fields: Mapping[str, object]) -> Self:
         try:
             return cls.model_validate({name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))[:60]
-            problem = f"{field} that cannot be ({first['msg'].lower()})"
-            raise BadFile(f"{file_name} has {problem}: save the adapter again") from None
+            fault = error.errors()[0]
+            field = ".".join(map(str, fault["loc"]))[:MAX_SHOWN_LENGTH]
+            raise BadFile(
+                f"{file_name} has an invalid {field} ({fault['msg'].lower()}): save the adapter again"
+            ) from None
 
     def alpha_of(self, path: str, rank: int) -> float | None:
-        """The alpha of a layer as kohya's files have it, so that alpha over rank is its scale; None if it says none.
+        """Return the alpha of a layer as kohya's files have it, so that alpha / rank is its scale.
 
-        path: of the layer, with dots. Patterns of names are those of layers whose paths end so.
+        Args:
+            path: The layer's path, with dots.
+            rank: The layer's rank.
+
+        Returns:
+            The alpha, or None if the configuration has none for the layer.
+
+        Raises:
+            BadFile: alpha_pattern has a regular expression that is not a plain name.
         """
-        pattern_alpha = next(
-            (value for name, value in self.alpha_pattern.items() if _matches_pattern(path, name)), None
-        )
-        alpha = (
-            pattern_alpha if pattern_alpha is not None else self.alpha if self.lora_alpha is None else self.lora_alpha
-        )
+        alpha = self.alpha if self.lora_alpha is None else self.lora_alpha
+        for pattern, pattern_alpha in self.alpha_pattern.items():
+            if _matches_pattern(path, pattern):
+                alpha = pattern_alpha
+                break
         if alpha is None:
             return None
         return alpha * math.sqrt(rank) if self.use_rslora else alpha
@@ -88,17 +121,20 @@ def _parse_object(file_name: str, text: str | bytes) -> dict[str, object]:
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise BadFile(f"{file_name} has a configuration of its adapter that is no JSON object: save the adapter again")
+        raise BadFile(f"{file_name} has an adapter configuration that is not a JSON object: save the adapter again")
     return {str(key): value for key, value in parsed.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
 def _matches_pattern(path: str, pattern: str) -> bool:
-    """Whether a layer is one that a pattern means, which peft takes as a regular expression at the path's end.
+    """Return True if a layer's path is the pattern or ends with "." and the pattern.
 
-    Only names are understood, escaped or not, with ^ before or $ behind: a stranger's expression could take for ever.
+    peft allows any regular expression there. Only plain names are read, since a stranger's expression may take hours.
     """
-    match = re.fullmatch(r"(\^?)((?:\\?[\w.-])+?)(\$?)", pattern)
+    match = LAYER_PATTERN.fullmatch(pattern)
     if match is None:
-        raise BadFile(f"the adapter has a pattern of layers {pattern[:60]!r} that is no plain name: write names out")
-    name = match[2].replace("\\", "")
-    return path == name or (not match[1] and path.endswith(f".{name}"))
+        raise BadFile(
+            f"the adapter has a pattern of layers {pattern[:MAX_SHOWN_LENGTH]!r} that is not a plain name: write the "
+            "names of layers instead"
+        )
+    name = match["name"].replace("\\", "")
+    return path == name or (not match["start"] and path.endswith(f".{name}"))

@@ -1,4 +1,4 @@
-"""Adapters as peft writes them: tensors and a configuration beside them, in a folder, and peft's own formulas."""
+"""Folders of adapters as peft writes them, and the conversion of peft's tensors to LyCORIS's."""
 
 from __future__ import annotations
 
@@ -10,39 +10,59 @@ from torch import Tensor
 
 from velatura.errors import BadFile
 from velatura.formats.loras.keys import PEFT_PREFIX
+from velatura.formats.loras.low_rank import MAGNITUDE_KEY
 from velatura.formats.loras.peft_config import CONFIG_FILE, PeftConfig
+from velatura.tensors import StateDict
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+PIPELINE_FOLDERS = ("unet", "text_encoder", "text_encoder_2")  # of adapters for the parts of one pipeline
 LOKR_W1 = "lokr_w1"
-MAGNITUDE_KEY = "lora_magnitude_vector"
-PIPELINE_FOLDERS = ("unet", "text_encoder", "text_encoder_2")  # folders that trainers put adapters of a pipeline into
 
 
 def find_adapters(folder: Path) -> dict[str, Path]:
-    """The files of adapters in a folder, by the part of a pipeline that they are for, "" where that is not said."""
-    adapters = {part: path for part in ("", *PIPELINE_FOLDERS) if (path := _find_weights(folder / part))}
+    """Find the weights of the adapters in a folder.
+
+    Returns:
+        The files by the part of a pipeline, which is the name of their folder; "" for a file in the folder itself.
+
+    Raises:
+        BadFile: There is no adapter.
+    """
+    paths = {part: _find_weights(folder / part) for part in ("", *PIPELINE_FOLDERS)}
+    adapters = {part: path for part, path in paths.items() if path is not None}
     if not adapters:
-        raise BadFile(f"{folder} holds no adapter ({CONFIG_FILE} and {WEIGHTS_FILES[0]}): give the path of one")
+        raise BadFile(f"{folder} does not hold an adapter ({CONFIG_FILE} and {WEIGHTS_FILES[0]}): give the path of one")
     return adapters
 
 
-def join_adapters(adapters: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of adapters by the part of a pipeline, under the keys that diffusers has for all of them."""
-    return {
-        f"{part}.{key.removeprefix(PEFT_PREFIX)}" if part else key: state[key]
-        for part, state in adapters.items()
-        for key in state
-    }
+def join_adapters(adapters: Mapping[str, StateDict]) -> dict[str, Tensor]:
+    """Join the tensors of several adapters under diffusers' keys, such as unet.mid_block...
+
+    Args:
+        adapters: Tensors by the part of a pipeline; those of "" keep their keys.
+    """
+    tensors: dict[str, Tensor] = {}
+    for part, state in adapters.items():
+        for key, tensor in state.items():
+            tensors[f"{part}.{key.removeprefix(PEFT_PREFIX)}" if part else key] = tensor
+    return tensors
 
 
 def read_config_beside(path: Path) -> PeftConfig | None:
-    """The configuration in a file's folder, if there is one."""
+    """Read the configuration in the folder of an adapter's file, or return None if there is none."""
     config_path = path.parent / CONFIG_FILE
     return PeftConfig.from_file(config_path) if config_path.exists() else None
 
 
-def to_lycoris(tensors: Mapping[str, Tensor], config: PeftConfig | None) -> dict[str, Tensor]:
-    """One layer's tensors as LyCORIS has them: peft's factors, rotations and magnitudes have other shapes and names."""
+def to_lycoris(tensors: StateDict, config: PeftConfig | None) -> dict[str, Tensor]:
+    """Convert the tensors of one layer to LyCORIS's names and shapes.
+
+    Factors of (IA)^3, rotations of OFT and magnitudes of DoRA differ in peft; all others stay as they are.
+
+    Args:
+        tensors: The tensors by the suffixes that `keys` gives them.
+        config: The adapter's configuration, for OFT only; peft's defaults without one.
+    """
     converted = dict(tensors)
     if "alpha" in converted and converted["alpha"].numel() == 1:
         converted["alpha"] = converted["alpha"].reshape(())
@@ -52,29 +72,36 @@ def to_lycoris(tensors: Mapping[str, Tensor], config: PeftConfig | None) -> dict
         config = config or PeftConfig()
         terms = config.num_cayley_neumann_terms if config.use_cayley_neumann else 0
         return {**converted, "oft_terms": torch.tensor(float(terms))}
-    if MAGNITUDE_KEY in converted and "lora_down.weight" in converted:  # of rows always
-        rows = converted.pop(MAGNITUDE_KEY).flatten()
+    if MAGNITUDE_KEY in converted and "lora_down.weight" in converted:
+        rows = converted.pop(MAGNITUDE_KEY).flatten()  # peft's magnitudes are always of rows
         converted["dora_scale"] = rows.reshape(-1, *[1] * (converted["lora_down.weight"].ndim - 1))
     return converted
 
 
 def apply_alpha(tensors: dict[str, Tensor], rank: int | None, config: PeftConfig, path: str) -> dict[str, Tensor]:
-    """One layer's tensors with the alpha that a configuration has for it, under the path by which that calls it.
+    """Add the alpha that a configuration has for a layer, if the tensors have none.
 
-    rank: of what is decomposed; where nothing is LyCORIS has no scale, and peft does.
+    Args:
+        tensors: The layer's tensors as LyCORIS has them.
+        rank: The layer's rank, or None for a LoKr whose two factors are both whole. LyCORIS does not scale those, but
+            peft does, so the scale goes into the first factor.
+        config: The adapter's configuration.
+        path: The layer's path in the configuration's words.
     """
     if "alpha" in tensors:
         return tensors
     alpha = config.alpha_of(path, rank or config.r or 1)
     if alpha is None:
         return tensors
-    if rank is None:
-        return {**tensors, LOKR_W1: tensors[LOKR_W1] * alpha / config.r} if LOKR_W1 in tensors and config.r else tensors
-    return {**tensors, "alpha": torch.tensor(float(alpha))}
+    if rank is not None:
+        return {**tensors, "alpha": torch.tensor(float(alpha))}
+    if LOKR_W1 in tensors and config.r:
+        return {**tensors, LOKR_W1: tensors[LOKR_W1] * alpha / config.r}
+    return tensors
 
 
 def _ia3_tensors(factors: Tensor) -> dict[str, Tensor]:
-    """(IA)^3's: peft's factors are whole ones, of rows and of the bias too (out, 1), or of columns (1, in)."""
+    """Convert peft's factors: of rows, which act on the bias too, (out, 1); of columns (1, in). LyCORIS subtracts 1."""
     on_input = factors.shape[0] == 1 and factors.numel() > 1
     tensors = {"weight": factors.flatten() - 1, "on_input": torch.tensor(float(on_input))}
     return tensors if on_input else {**tensors, "on_bias": torch.tensor(1.0)}

@@ -1,4 +1,4 @@
-"""Adapters as peft's save_pretrained writes them: a folder of tensors and a configuration, or one for each part."""
+"""Writing of adapters as peft's save_pretrained does: a folder with tensors and a configuration."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from torch import Tensor
 from velatura.errors import BadOverlay
 from velatura.files import atomic_folder
 from velatura.formats.loras.keys import PEFT_PREFIX
-from velatura.formats.loras.low_rank import TWO_MATRIX_ALGORITHMS, low_rank_of, warn_of_embeddings
+from velatura.formats.loras.low_rank import (
+    MAGNITUDE_KEY,
+    TWO_MATRIX_ALGORITHMS,
+    low_rank_of,
+    warn_of_embeddings,
+)
 from velatura.formats.loras.names import diffusers_path
 from velatura.formats.loras.peft_config import CONFIG_FILE
-from velatura.formats.loras.read_peft import MAGNITUDE_KEY, WEIGHTS_FILES
+from velatura.formats.loras.read_peft import WEIGHTS_FILES
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
@@ -27,30 +32,49 @@ TEXT_MODEL_PREFIX = "text_model."
 
 
 def write(overlay: Overlay, path: Path) -> None:
-    """Write a new folder for a LoRA, a DoRA or a LoHa: with its one adapter in it, or with a folder for each part."""
+    """Write a LoRA, a DoRA or a LoHa as a new folder, by way of a temporary one.
+
+    An adapter for one part of a pipeline is written into the folder itself, and several into unet, text_encoder and
+    text_encoder_2 inside it. Embeddings in the LoRA are left out with a warning.
+
+    Args:
+        overlay: A LoRA with one algorithm for every part.
+        path: The folder, which must be new or empty.
+
+    Raises:
+        BadOverlay: The overlay is not a LoRA, or peft has no adapter for its algorithms.
+        AlreadyExists: The folder is not empty.
+        BadFile: The folder cannot be written.
+    """
     if not isinstance(overlay, Lora):
-        raise BadOverlay(f"peft's folders hold no {overlay.kind}: leave the dialect out")
+        raise BadOverlay(f"a folder of peft cannot store a {overlay.kind}: leave the dialect out")
     warn_of_embeddings(overlay, "peft")
-    parts: dict[str, dict[str, Delta]] = {}
-    for layer, delta in overlay.layers.items():
-        part, module = diffusers_path(layer)
-        # transformers has no such level in CLIPTextModel since 5, which is the first tower of a pipeline
-        module = module.removeprefix(TEXT_MODEL_PREFIX) if part == "text_encoder" else module
-        parts.setdefault(part, {})[module] = delta
+    parts = _split_by_part(overlay)
     adapters = {part: (_adapter_tensors(layers), _adapter_config(layers)) for part, layers in parts.items()}
     with atomic_folder(path) as folder:
         for part, (tensors, config) in adapters.items():
-            adapter_folder = folder if len(parts) == 1 else folder / part
-            write_safetensors(
-                adapter_folder / WEIGHTS_FILE,
-                {PEFT_PREFIX + key: tensor for key, tensor in tensors.items()},
-                {"format": "pt"},
-            )
-            (adapter_folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            _write_adapter(folder if len(parts) == 1 else folder / part, tensors, config)
+
+
+def _split_by_part(lora: Lora) -> dict[str, dict[str, Delta]]:
+    """Return the layers' changes by the part of diffusers' pipeline and the path in it."""
+    parts: dict[str, dict[str, Delta]] = {}
+    for layer, delta in lora.layers.items():
+        part, module = diffusers_path(layer)
+        # CLIPTextModel, which is the first text encoder, lost the level text_model in transformers 5
+        module = module.removeprefix(TEXT_MODEL_PREFIX) if part == "text_encoder" else module
+        parts.setdefault(part, {})[module] = delta
+    return parts
+
+
+def _write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
+    named_tensors = {PEFT_PREFIX + key: tensor for key, tensor in tensors.items()}
+    write_safetensors(folder / WEIGHTS_FILE, named_tensors, {"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _adapter_tensors(layers: DeltasByPath) -> dict[str, Tensor]:
-    """All tensors of a part, scaled so that alpha is the rank."""
+    """Return the tensors of an adapter, scaled so that every alpha equals its rank."""
     tensors: dict[str, Tensor] = {}
     for module, delta in layers.items():
         layer_tensors = _loha_tensors(delta) if delta.algorithm == "loha" else _lora_tensors(module, delta)
@@ -60,7 +84,7 @@ def _adapter_tensors(layers: DeltasByPath) -> dict[str, Tensor]:
 
 def _lora_tensors(module: str, delta: Delta) -> dict[str, Tensor]:
     if delta.algorithm not in TWO_MATRIX_ALGORITHMS:
-        raise BadOverlay(f"peft has no {delta.algorithm} as this is: write it in dialect kohya, or bake it")
+        raise BadOverlay(f"peft cannot store {delta.algorithm} in this form: write it in dialect kohya, or bake it")
     matrices = low_rank_of(module, delta, "peft")
     tensors = {"lora_A.weight": matrices.down, "lora_B.weight": matrices.up}
     if matrices.magnitudes is None:
@@ -72,17 +96,23 @@ def _lora_tensors(module: str, delta: Delta) -> dict[str, Tensor]:
 def _loha_tensors(delta: Delta) -> dict[str, Tensor]:
     state = {suffix: tensor for suffix, tensor in delta.state_dict().items() if suffix != "alpha"}
     if "dora_scale" in state:
-        raise BadOverlay("peft has no LoHa with DoRA: write it in dialect kohya, or bake it")
+        raise BadOverlay("peft cannot store a LoHa with DoRA: write it in dialect kohya, or bake it")
     scaled = state["hada_w1_a"].float() * delta.scale(delta.rank or 1)
     return {**state, "hada_w1_a": scaled.to(state["hada_w1_a"].dtype)}
 
 
 def _adapter_config(layers: DeltasByPath) -> dict[str, object]:
-    """The configuration of a part's adapter, of one algorithm, with the rank of each layer."""
+    """Return the configuration of an adapter with the rank of every layer.
+
+    Raises:
+        BadOverlay: The layers have different algorithms.
+    """
     algorithms = {"lora" if delta.algorithm in TWO_MATRIX_ALGORITHMS else delta.algorithm for delta in layers.values()}
     uses_dora = {delta.tensor("dora_scale") is not None for delta in layers.values()}
     if len(algorithms) > 1 or len(uses_dora) > 1:
-        raise BadOverlay("an adapter of peft is of one algorithm, this is of several: write it in dialect kohya")
+        raise BadOverlay(
+            "an adapter of peft has one algorithm, and the layers of this LoRA have several: write it in dialect kohya"
+        )
     ranks = {module: delta.rank or 1 for module, delta in layers.items()}
     rank = max(ranks.values())
     other_ranks = {module: layer_rank for module, layer_rank in ranks.items() if layer_rank != rank}

@@ -1,4 +1,4 @@
-"""LoRAs' files of many programs, against what tiny models made with them in those (tests/data/trainers)."""
+"""LoRA files of many programs, against the outputs of tiny models in those programs (tests/data/trainers)."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from velatura.errors import BadFile, VelaturaWarning
 from velatura.overlays.strength import Strength
 from velatura.tensors import open_tensors, write_torch
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 GOLDEN = DATA / "trainers"
 CASES = json.loads((GOLDEN / "unet_outputs.json").read_text()) + json.loads((GOLDEN / "peft_outputs.json").read_text())
 CLOSE = 1e-5  # of the largest value; the golden values' own tolerance is 1e-3
@@ -26,32 +26,34 @@ LAYER = "lora_unet_" + QUERY.replace(".", "_")
 LDM = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 
 
-def file_of(case):
+def find_file(case):
     path = GOLDEN / case["file"]
     return path if path.exists() else DATA / "nature" / path.name
 
 
-def opened(case, folder):
-    """The LoRA of a case; of peft's, in a folder with its configuration."""
+def open_case(case, folder):
+    """Open the LoRA of a case; those of peft in a folder with its configuration."""
     if "adapter_config" not in case:
-        return velatura.open_overlay(file_of(case))
-    shutil.copy(file_of(case), folder / "adapter_model.safetensors")
+        return velatura.open_overlay(find_file(case))
+    shutil.copy(find_file(case), folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(case["adapter_config"]))
     return velatura.open_overlay(folder)
 
 
-def told(name):
+def read_config(name):
     return json.loads(open_tensors(GOLDEN / "unet" / name).metadata["config"])
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    unet = UNet2DConditionModel(**told("base_unet.safetensors")).eval()
+    unet = UNet2DConditionModel(**read_config("base_unet.safetensors")).eval()
     unet.load_state_dict(load_file(GOLDEN / "unet" / "base_unet.safetensors"))
-    text = CLIPTextModel(CLIPTextConfig(**told("base_te.safetensors"))).eval()
+    text = CLIPTextModel(CLIPTextConfig(**read_config("base_te.safetensors"))).eval()
     weights = load_file(GOLDEN / "unet" / "base_te.safetensors")
-    ours = text.state_dict()
-    text.load_state_dict({key if key in ours else key.removeprefix("text_model."): weights[key] for key in weights})
+    expected_keys = text.state_dict().keys()
+    text.load_state_dict(
+        {key if key in expected_keys else key.removeprefix("text_model."): weights[key] for key in weights}
+    )
     return SimpleNamespace(unet=unet, text_encoder=text)
 
 
@@ -62,32 +64,32 @@ def golden():
 
 @torch.no_grad()
 def outputs(pipeline, golden):
-    x, t, context, ids = (golden[f"inputs/{each}"] for each in ("x", "t", "ctx", "ids"))
+    x, t, context, ids = (golden[f"inputs/{name}"] for name in ("x", "t", "ctx", "ids"))
     return {"unet": pipeline.unet(x, t, context).sample, "te": pipeline.text_encoder(ids).last_hidden_state}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_models_make_with_a_file_what_its_own_program_makes(pipeline, golden, tmp_path, case):
-    lora = opened(case, tmp_path)
+def test_a_file_gives_the_outputs_of_its_own_program(pipeline, golden, tmp_path, case):
+    lora = open_case(case, tmp_path)
     for strength in (1.0, 0.5):
         if (strength, case["id"]) == (0.5, "lyco_dora"):
             continue  # LyCORIS's own rule of strength, by which 0 is not off
         with velatura.attach(pipeline, lora, strength):
-            found = outputs(pipeline, golden)
-        for part, ours in found.items():
+            results = outputs(pipeline, golden)
+        for part, result in results.items():
             if (expected := golden.get(f"{case['id']}/{part}@{strength:g}")) is not None:
-                assert (ours - expected).abs().max() < CLOSE * expected.abs().max()
+                assert (result - expected).abs().max() < CLOSE * expected.abs().max()
 
 
 def test_text_and_unet_have_strengths_of_their_own(pipeline, golden):
     lora = velatura.open_overlay(DATA / "nature" / "kohya_lora_d4a1.safetensors")
     with velatura.attach(pipeline, lora, Strength(text=0.5, unet=1.0)):
-        found = outputs(pipeline, golden)
-    assert torch.allclose(found["te"], golden["kohya_lora_d4a1/te@0.5"], atol=1e-5)
-    assert torch.allclose(found["unet"], golden["kohya_lora_d4a1/unet@1"], atol=1e-5)
+        results = outputs(pipeline, golden)
+    assert torch.allclose(results["te"], golden["kohya_lora_d4a1/te@0.5"], atol=1e-5)
+    assert torch.allclose(results["unet"], golden["kohya_lora_d4a1/unet@1"], atol=1e-5)
 
 
-def test_the_card_says_what_the_file_says(pipeline):
+def test_the_card_comes_from_names_and_metadata(pipeline):
     lora = velatura.open_overlay(DATA / "nature" / "kohya_lora_d4a1.safetensors")
     assert (lora.card.name, lora.card.family) == ("kohya_lora_d4a1", "SD1")
     assert "rank 4, 60 layers" in lora.card.outline
@@ -95,13 +97,13 @@ def test_the_card_says_what_the_file_says(pipeline):
     assert lora.metadata["ss_network_module"] == "kohya networks.lora"
 
 
-SPELT = {  # down, up and alpha of one layer
+DIALECT_KEYS = {  # down, up and alpha of one layer
     "kohya": (f"{LAYER}.lora_down.weight", f"{LAYER}.lora_up.weight", f"{LAYER}.alpha"),
     "diffusers": (f"unet.{QUERY}.lora.down.weight", f"unet.{QUERY}.lora.up.weight", f"unet.{QUERY}.alpha"),
-    "diffusers of 2023": tuple(f"{BLOCK}.processor.to_q_lora.{each}.weight" for each in ("down", "up")),
-    "ldm": tuple(f"diffusion_model.{LDM}.{each}" for each in ("lora_A.weight", "lora_B.weight", "alpha")),
-    "onetrainer": tuple(f"unet.{QUERY}.{each}" for each in ("lora_down.weight", "lora_up.weight", "alpha")),
-    "hcp": tuple(f"{QUERY}.___.{each}" for each in ("layer.W_down", "layer.W_up", "alpha")),
+    "diffusers of 2023": tuple(f"{BLOCK}.processor.to_q_lora.{way}.weight" for way in ("down", "up")),
+    "ldm": tuple(f"diffusion_model.{LDM}.{suffix}" for suffix in ("lora_A.weight", "lora_B.weight", "alpha")),
+    "onetrainer": tuple(f"unet.{QUERY}.{suffix}" for suffix in ("lora_down.weight", "lora_up.weight", "alpha")),
+    "hcp": tuple(f"{QUERY}.___.{suffix}" for suffix in ("layer.W_down", "layer.W_up", "alpha")),
 }
 
 
@@ -110,9 +112,9 @@ def pair(rank=2):
     return torch.randn(rank, 6, generator=generator), torch.randn(5, rank, generator=generator)
 
 
-def written(path, tensors, metadata=None):
+def write_file(path, tensors, metadata=None):
     if path.suffix == ".safetensors":
-        save_file({key: each.contiguous() for key, each in tensors.items()}, path, metadata)
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
     else:
         write_torch(path, tensors)
     return path
@@ -123,14 +125,14 @@ def change_of(lora, shape=(5, 6)):
     return delta.weight_delta(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("dialect", SPELT)
+@pytest.mark.parametrize("dialect", DIALECT_KEYS)
 @pytest.mark.parametrize("wrap", [None, "lora", "state_dict"])
-def test_one_lora_is_the_same_in_every_spelling(tmp_path, dialect, wrap):
-    (down, up), (down_key, up_key, *alpha_key) = pair(), SPELT[dialect]
+def test_one_lora_is_the_same_in_every_dialect(tmp_path, dialect, wrap):
+    (down, up), (down_key, up_key, *alpha_key) = pair(), DIALECT_KEYS[dialect]
     tensors = {down_key: down, up_key: up}
     tensors |= {key: torch.tensor(1.0) for key in alpha_key}
     path = tmp_path / ("x.pt" if wrap else "x.safetensors")
-    lora = velatura.open_overlay(written(path, {wrap: tensors} if wrap else tensors))
+    lora = velatura.open_overlay(write_file(path, {wrap: tensors} if wrap else tensors))
     assert list(lora.layers) == [LAYER]
     scale = 1.0 if dialect in {"hcp", "diffusers of 2023"} else 1 / 2  # HCP's alpha is the scale itself
     assert torch.allclose(change_of(lora), scale * up @ down)
@@ -148,49 +150,51 @@ def test_one_lora_is_the_same_in_every_spelling(tmp_path, dialect, wrap):
     ],
 )
 @pytest.mark.parametrize("place", ["header", "beside", "folder of parts"])
-def test_the_scale_of_diffusers_and_peft_is_in_what_they_write_beside(tmp_path, fields, scale, place):
+def test_the_scale_comes_from_the_configuration_of_diffusers_and_peft(tmp_path, fields, scale, place):
     down, up = pair()
     if place == "header":
-        header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": each for key, each in fields.items()})}
-        path = written(tmp_path / "x.safetensors", dict(zip(SPELT["diffusers"], (down, up), strict=False)), header)
+        header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in fields.items()})}
+        path = write_file(
+            tmp_path / "x.safetensors", dict(zip(DIALECT_KEYS["diffusers"], (down, up), strict=False)), header
+        )
     else:
         folder = tmp_path / "unet" if place == "folder of parts" else tmp_path
         folder.mkdir(exist_ok=True)
         tensors = {f"base_model.model.{QUERY}.lora_A.weight": down, f"base_model.model.{QUERY}.lora_B.weight": up}
-        file = written(folder / "adapter_model.safetensors", tensors)
+        file = write_file(folder / "adapter_model.safetensors", tensors)
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **fields}))
         path = tmp_path if place == "folder of parts" else file
     assert torch.allclose(change_of(velatura.open_overlay(path)), scale * up @ down, atol=1e-6)
 
 
 def test_an_adapter_without_its_configuration_is_warned_of(tmp_path):
-    tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": each for way, each in zip("AB", pair(), strict=True)}
+    tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": tensor for way, tensor in zip("AB", pair(), strict=True)}
     with pytest.warns(VelaturaWarning, match=r"no adapter_config\.json beside it"):
-        velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+        velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
 
 
-def test_a_strangers_expression_is_not_tried(tmp_path):
-    tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": each for way, each in zip("AB", pair(), strict=True)}
-    written(tmp_path / "adapter_model.safetensors", tensors)
+def test_a_regular_expression_is_not_evaluated(tmp_path):
+    tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": tensor for way, tensor in zip("AB", pair(), strict=True)}
+    write_file(tmp_path / "adapter_model.safetensors", tensors)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 1}}))
-    with pytest.raises(BadFile, match="no plain name"):
+    with pytest.raises(BadFile, match="not a plain name"):
         velatura.open_overlay(tmp_path)
 
 
-def test_an_alpha_beyond_all_numbers_is_refused(tmp_path):
+def test_an_alpha_too_large_for_float32_is_refused(tmp_path):
     header = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 1e38, "unet.use_rslora": True})}
-    path = written(tmp_path / "x.safetensors", dict(zip(SPELT["diffusers"], pair(), strict=False)), header)
-    with pytest.raises(BadFile, match="lora_alpha that cannot be"):
+    path = write_file(tmp_path / "x.safetensors", dict(zip(DIALECT_KEYS["diffusers"], pair(), strict=False)), header)
+    with pytest.raises(BadFile, match="an invalid lora_alpha"):
         velatura.open_overlay(path)
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
-    with pytest.raises(BadFile, match="holds no adapter"):
+    with pytest.raises(BadFile, match="does not hold an adapter"):
         velatura.open_overlay(tmp_path)
 
 
-def numbered(part, count, width=4):
-    """A LoRA of so many numbered layers, each of which adds its number."""
+def numbered_pairs(part, count, width=4):
+    """Make a LoRA of numbered layers, every one of which adds its number."""
     for number in range(count):
         rows = 8 * width if part == "unet" and number % 9 == 4 else width
         yield torch.full((rows, 1), float(number)), torch.ones(1, width)
@@ -198,15 +202,15 @@ def numbered(part, count, width=4):
 
 @pytest.mark.parametrize(("part", "count"), [("unet", 144), ("text_encoder", 48), ("text_encoder", 92)])
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
-def test_numbered_layers_get_the_names_they_have_in_the_model(tmp_path, part, count, ending):
-    pairs = list(numbered(part, count))
+def test_numbered_layers_get_their_names_in_the_model(tmp_path, part, count, ending):
+    pairs = list(numbered_pairs(part, count))
     if ending == "pt":
-        write_torch(tmp_path / "x.pt", [each for up_and_down in pairs for each in up_and_down])
+        write_torch(tmp_path / "x.pt", [tensor for both in pairs for tensor in both])
     else:
         tensors = {f"{part}:{i}:{way}": both[way == "down"] for i, both in enumerate(pairs) for way in ("up", "down")}
         save_file({**tensors, "<cat>": torch.ones(2, 768)}, tmp_path / "x.safetensors", {"<cat>": "<embed>"})
     lora = velatura.open_overlay(tmp_path / f"x.{ending}")
-    numbers = {name: int(each.required_tensor("lora_up.weight").detach()[0, 0]) for name, each in lora.layers.items()}
+    numbers = {name: int(delta.required_tensor("lora_up.weight").detach()[0, 0]) for name, delta in lora.layers.items()}
     assert len(numbers) == count
     if part == "unet":  # diffusers until 0.14 had the feed-forward between the attentions
         assert numbers["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj"] == 4
@@ -219,68 +223,70 @@ def test_numbered_layers_get_the_names_they_have_in_the_model(tmp_path, part, co
 
 
 def test_numbered_layers_of_another_model_are_refused(tmp_path):
-    write_torch(tmp_path / "x.pt", [each for both in numbered("unet", 7) for each in both])
+    write_torch(tmp_path / "x.pt", [tensor for both in numbered_pairs("unet", 7) for tensor in both])
     with pytest.raises(BadFile, match="numbers 7 layers of its unet"):
         velatura.open_overlay(tmp_path / "x.pt")
 
 
-def test_embeddings_in_a_lora_are_kept(tmp_path):
+def test_embeddings_in_a_lora_are_read(tmp_path):
     down, up = pair()
     tensors = {
-        **dict(zip(SPELT["kohya"], (down, up, torch.tensor(2.0)), strict=True)),
+        **dict(zip(DIALECT_KEYS["kohya"], (down, up, torch.tensor(2.0)), strict=True)),
         "bundle_emb.neon.clip_l": torch.ones(1, 768),
     }
-    lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+    lora = velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
     assert lora.bundled_embeddings.keys() == {"neon"}
     assert torch.equal(lora.bundled_embeddings["neon"]["clip_l"], torch.ones(1, 768))
 
 
-def test_tensors_of_no_layer_are_counted_and_named(tmp_path):
-    tensors = dict(zip(SPELT["kohya"], (*pair(), torch.tensor(2.0)), strict=True))
-    strange = {f"lora_te3_encoder_block_{i}_q.alpha": torch.tensor(1.0) for i in range(3)}
-    with pytest.warns(VelaturaWarning, match=r"has 3 of 6 tensors that are of no layer here \(lora_te3"):
-        lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors | strange))
-    assert lora.unmatched_keys == tuple(strange)
+def test_tensors_that_fit_no_layer_are_counted_and_named(tmp_path):
+    tensors = dict(zip(DIALECT_KEYS["kohya"], (*pair(), torch.tensor(2.0)), strict=True))
+    foreign = {f"lora_te3_encoder_block_{i}_q.alpha": torch.tensor(1.0) for i in range(3)}
+    with pytest.warns(VelaturaWarning, match=r"has 3 of 6 tensors that fit no layer here \(lora_te3"):
+        lora = velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors | foreign))
+    assert lora.unmatched_keys == tuple(foreign)
 
 
 def test_a_lora_for_another_kind_of_model_is_refused_with_a_guess(tmp_path):
-    keys = (f"lora_unet_double_blocks_0_img_attn_proj.{each}" for each in ("lora_down.weight", "lora_up.weight"))
-    with pytest.raises(BadFile, match=r"of no layer here .*: it was made for a Flux"):
-        velatura.open_overlay(written(tmp_path / "x.safetensors", dict(zip(keys, pair(), strict=True))))
+    keys = (f"lora_unet_double_blocks_0_img_attn_proj.{suffix}" for suffix in ("lora_down.weight", "lora_up.weight"))
+    with pytest.raises(BadFile, match=r"fit no layer here .*: it was made for a Flux"):
+        velatura.open_overlay(write_file(tmp_path / "x.safetensors", dict(zip(keys, pair(), strict=True))))
 
 
-def test_the_first_tower_of_an_sdxl_is_told_by_the_widths(tmp_path):
+def test_the_first_text_encoder_of_an_sdxl_is_known_by_the_widths(tmp_path):
     down, up = torch.randn(2, 2048), torch.randn(640, 2)
     text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
     unet = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora"
     tensors = {f"{unet}.down.weight": down, f"{unet}.up.weight": up}
     tensors |= {f"{text}.down.weight": torch.randn(2, 768), f"{text}.up.weight": torch.randn(768, 2)}
-    lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+    lora = velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
     assert lora.card.family == "SDXL"
     assert "lora_te1_text_model_encoder_layers_0_self_attn_q_proj" in lora.layers
 
 
-def test_an_alpha_that_is_a_whole_number_counts_too(tmp_path):
+def test_an_alpha_that_is_an_integer_counts(tmp_path):
     down, up = pair()
-    tensors = dict(zip(SPELT["kohya"], (down, up, torch.tensor(4)), strict=True))
-    assert torch.allclose(change_of(velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))), 2 * up @ down)
+    tensors = dict(zip(DIALECT_KEYS["kohya"], (down, up, torch.tensor(4)), strict=True))
+    assert torch.allclose(
+        change_of(velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))), 2 * up @ down
+    )
 
 
-def test_changes_that_hang_on_their_base_are_refused_by_name(tmp_path):
+def test_changes_that_depend_on_their_base_are_refused_by_name(tmp_path):
     suffixes = {"q_layer.weight": (2, 6), "p_layer.weight": (5, 2), "lambda_layer": (1, 2)}
     tensors = {f"{LAYER}.{suffix}": torch.ones(shape) for suffix, shape in suffixes.items()}
     with pytest.raises(BadFile, match="T-LoRA's changes hang on the base"):
-        velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+        velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
 
 
-def test_layers_that_no_base_has_are_told_when_it_is_laid_on(pipeline, tmp_path):
+def test_layers_that_the_base_lacks_are_named_when_it_is_attached(pipeline, tmp_path):
     down, up = torch.randn(2, 16), torch.randn(16, 2)
-    there = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    layers = (there, there.replace("to_q", "to_k"), there.replace("down_blocks_0", "down_blocks_3"))
+    known = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    layers = (known, known.replace("to_q", "to_k"), known.replace("down_blocks_0", "down_blocks_3"))
     tensors = {
-        f"{layer}.lora_{way}.weight": each.clone() for layer in layers for way, each in (("down", down), ("up", up))
+        f"{layer}.lora_{way}.weight": tensor.clone() for layer in layers for way, tensor in (("down", down), ("up", up))
     }
     tensors |= {f"{layer}.alpha": torch.tensor(1.0) for layer in layers}
-    lora = velatura.open_overlay(written(tmp_path / "x.safetensors", tensors))
+    lora = velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
     with pytest.warns(VelaturaWarning, match=r"has 1 layers that .* lacks \(lora_unet_down_blocks_3"):
         velatura.attach(pipeline, lora).detach()

@@ -1,4 +1,4 @@
-"""LoRAs written for other programs, opened by diffusers and peft themselves."""
+"""LoRAs written for other programs, overlay by diffusers and peft themselves."""
 
 import hashlib
 import json
@@ -19,20 +19,22 @@ from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Card
 from velatura.tensors import open_tensors
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 FILES = sorted(
     path.name for folder in ("nature", "trainers/unet") for path in (DATA / folder).glob("[kl]*co*.safetensors")
 )
 
 
-def golden(name):
+def open_fixture(name):
     path = DATA / "nature" / name
     return velatura.open_overlay(path if path.exists() else DATA / "trainers" / "unet" / name)
 
 
-def same(one, other):
-    mine, yours = one.state_dict(), other.state_dict()
-    return mine.keys() == yours.keys() and all(torch.equal(mine[key], yours[key]) for key in mine)
+def same(first, second):
+    first_state, second_state = first.state_dict(), second.state_dict()
+    return first_state.keys() == second_state.keys() and all(
+        torch.equal(first_state[key], second_state[key]) for key in first_state
+    )
 
 
 @pytest.fixture
@@ -43,8 +45,8 @@ def trained(tiny):
         lora = Lora.for_base(tiny, **{"rank": 4, "alpha": 2.0, "seed": 0, **options})
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for each in lora.parameters():
-                each.add_(0.05 * torch.randn(each.shape, generator=generator))
+            for parameter in lora.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         return lora
 
     return make
@@ -58,45 +60,45 @@ def outputs(unet, text):
     return unet(x, 500, context).sample, text(ids).last_hidden_state
 
 
-def ours(base, lora):
+def attached_outputs(base, lora):
     with velatura.attach(base, lora):
         return outputs(base.unet, base.text.model)
 
 
-def close(one, other):
-    return all(torch.allclose(mine, yours, atol=1e-4) for mine, yours in zip(one, other, strict=True))
+def close(outputs, expected):
+    return all(torch.allclose(tensor, other, atol=1e-4) for tensor, other in zip(outputs, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_is_the_same_after_it_was_read_and_written(tmp_path, name):
-    lora = golden(name)
+def test_a_file_that_is_read_and_written_stays_the_same(tmp_path, name):
+    lora = open_fixture(name)
     velatura.save(lora, tmp_path / name)
     again = velatura.open_overlay(tmp_path / name)
     assert same(again, lora)
     assert again.card == lora.card
-    kept = {key: each for key, each in lora.metadata.items() if key.startswith("ss_") and each}
-    assert kept.items() <= again.metadata.items()
+    stored = {key: value for key, value in lora.metadata.items() if key.startswith("ss_") and value}
+    assert stored.items() <= again.metadata.items()
 
 
 @pytest.mark.parametrize("algorithm", DELTAS)
-@pytest.mark.filterwarnings("ignore:.*only velatura reads:velatura.VelaturaWarning")
-def test_every_algorithm_is_kept(tiny, tmp_path, algorithm):
+@pytest.mark.filterwarnings("ignore:.*only velatura reads from such a file:velatura.VelaturaWarning")
+def test_every_algorithm_is_stored(tiny, tmp_path, algorithm):
     torch.manual_seed(0)
     kind = DELTAS[algorithm]
     layer = torch.nn.LayerNorm(8) if algorithm == "norm" else torch.nn.Linear(8, 8)
     lora = Lora(Card(kind="lora", name="ink"), {"lora_unet_conv_in": kind.for_layer(layer, rank=4, alpha=2.0)})
     with torch.no_grad():
-        for each in lora.parameters():
-            each.add_(0.1 * torch.randn_like(each))
+        for parameter in lora.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     velatura.save(lora, tmp_path / "ink.safetensors")
     assert same(velatura.open_overlay(tmp_path / "ink.safetensors"), lora)
 
 
-def test_the_header_says_what_other_programs_ask_for(trained, tmp_path):
+def test_the_header_has_the_fields_that_other_programs_read(trained, tmp_path):
     lora = trained(name="ink")
     lora.card = lora.card.replace(steps=120, trigger_words=("my-style",), note="first try", family="SD1")
     velatura.save(lora, tmp_path / "x.safetensors")
-    said = open_tensors(tmp_path / "x.safetensors").metadata
+    metadata = open_tensors(tmp_path / "x.safetensors").metadata
     expected = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": "4",
@@ -109,32 +111,32 @@ def test_the_header_says_what_other_programs_ask_for(trained, tmp_path):
         "modelspec.title": "ink",
         "modelspec.trigger_phrase": "my-style",
     }
-    assert expected.items() <= said.items()
+    assert expected.items() <= metadata.items()
 
 
-def test_both_hashes_are_those_of_kohyas_rules(trained, tmp_path):
+def test_both_hashes_follow_kohyas_rules(trained, tmp_path):
     velatura.save(trained(rank=64, targets="linear"), tmp_path / "x.safetensors")
     whole = (tmp_path / "x.safetensors").read_bytes()
     length = int.from_bytes(whole[:8], "little")
-    said = json.loads(whole[8 : 8 + length])["__metadata__"]
-    assert said["sshs_model_hash"] == hashlib.sha256(whole[8 + length :]).hexdigest()
+    metadata = json.loads(whole[8 : 8 + length])["__metadata__"]
+    assert metadata["sshs_model_hash"] == hashlib.sha256(whole[8 + length :]).hexdigest()
     header = json.loads(whole[8 : 8 + length])
-    header["__metadata__"] = {key: each for key, each in header["__metadata__"].items() if key.startswith("ss_")}
+    header["__metadata__"] = {key: value for key, value in header["__metadata__"].items() if key.startswith("ss_")}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     bare = len(text).to_bytes(8, "little") + text + whole[8 + length :]
     assert len(bare) > 0x110000
-    assert said["sshs_legacy_hash"] == hashlib.sha256(bare[0x100000:0x110000]).hexdigest()[:8]
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(bare[0x100000:0x110000]).hexdigest()[:8]
 
 
 def test_a_lora_is_written_in_the_precision_asked_for(trained, tmp_path):
     lora = trained()
     velatura.save(lora, tmp_path / "x.safetensors", dtype="float16")
-    assert {each.dtype for each in load_file(tmp_path / "x.safetensors").values()} == {torch.float16}
-    assert {each.dtype for each in lora.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "x.safetensors").values()} == {torch.float16}
+    assert {parameter.dtype for parameter in lora.parameters()} == {torch.float32}
 
 
-def test_what_a_precision_cannot_hold_is_refused(trained, tmp_path):
+def test_values_beyond_a_precision_are_refused(trained, tmp_path):
     lora = trained()
     with torch.no_grad():
         next(lora.parameters()).fill_(1e6)
@@ -143,7 +145,7 @@ def test_what_a_precision_cannot_hold_is_refused(trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_sdxls_layers_have_ldms_names_in_kohyas_files(tmp_path):
+def test_the_unet_layers_of_an_sdxl_have_ldms_names_in_kohyas_files(tmp_path):
     layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     delta = DELTAS["lora"].for_layer(torch.nn.Linear(2048, 640), rank=2, alpha=2.0)
     lora = Lora(Card(kind="lora", family="SDXL"), {layer: delta})
@@ -157,18 +159,18 @@ def test_an_sdxls_layers_have_ldms_names_in_kohyas_files(tmp_path):
     assert same(velatura.open_overlay(tmp_path / "x.safetensors"), lora)
 
 
-def test_embeddings_go_with_their_lora(trained, tmp_path):
+def test_embeddings_in_a_lora_are_written(trained, tmp_path):
     lora = trained()
     pair = {"clip_l": torch.ones(1, 8), "clip_g": torch.zeros(1, 9)}
     lora.bundled_embeddings = {"my.style": {"*": torch.ones(2, 96)}, "other": pair}
     velatura.save(lora, tmp_path / "x.safetensors")
     again = velatura.open_overlay(tmp_path / "x.safetensors").bundled_embeddings
     assert again.keys() == lora.bundled_embeddings.keys()
-    for word, own in lora.bundled_embeddings.items():
-        assert all(torch.equal(again[word][tower], each) for tower, each in own.items())
+    for name, vectors in lora.bundled_embeddings.items():
+        assert all(torch.equal(again[name][encoder], tensor) for encoder, tensor in vectors.items())
 
 
-PIPELINED = [
+PIPELINE_OPTIONS = [
     {"text": True},
     {"algorithm": "dora", "targets": "conv"},
     pytest.param({"rank_stabilised": True}, marks=pytest.mark.slow),
@@ -177,13 +179,13 @@ PIPELINED = [
 ]
 
 
-@pytest.mark.parametrize("options", PIPELINED, ids=str)
-def test_diffusers_makes_the_same_of_its_file(tiny, trained, tmp_path, options):
+@pytest.mark.parametrize("options", PIPELINE_OPTIONS, ids=str)
+def test_diffusers_computes_the_same_from_its_file(tiny, trained, tmp_path, options):
     lora = trained(**options)
     velatura.save(lora, tmp_path / "pytorch_lora_weights.safetensors", dialect="diffusers")
     again = velatura.open_overlay(tmp_path / "pytorch_lora_weights.safetensors")
-    expected = ours(tiny, lora)
-    assert close(ours(tiny, again), expected)
+    expected = attached_outputs(tiny, lora)
+    assert close(attached_outputs(tiny, again), expected)
     pipe = diffusers.StableDiffusionPipeline(
         vae=None,
         text_encoder=deepcopy(tiny.text.model),
@@ -199,7 +201,7 @@ def test_diffusers_makes_the_same_of_its_file(tiny, trained, tmp_path, options):
     assert not close(expected, outputs(tiny.unet, tiny.text.model))
 
 
-FOLDERS = [
+FOLDER_OPTIONS = [
     {"text": True},
     {"algorithm": "dora"},
     pytest.param({}, marks=pytest.mark.slow),
@@ -208,13 +210,13 @@ FOLDERS = [
 ]
 
 
-@pytest.mark.parametrize("options", FOLDERS, ids=str)
+@pytest.mark.parametrize("options", FOLDER_OPTIONS, ids=str)
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
-def test_peft_makes_the_same_of_its_folder(tiny, trained, tmp_path, options):
+def test_peft_computes_the_same_from_its_folder(tiny, trained, tmp_path, options):
     lora = trained(**options)
     velatura.save(lora, tmp_path / "adapter", dialect="peft")
-    expected = ours(tiny, lora)
-    assert close(ours(tiny, velatura.open_overlay(tmp_path / "adapter")), expected)
+    expected = attached_outputs(tiny, lora)
+    assert close(attached_outputs(tiny, velatura.open_overlay(tmp_path / "adapter")), expected)
     text, unet = deepcopy(tiny.text.model), deepcopy(tiny.unet)
     parts = {"unet": unet, "text_encoder": text} if options.get("text") else {"": unet}
     for part, model in parts.items():
@@ -223,66 +225,68 @@ def test_peft_makes_the_same_of_its_folder(tiny, trained, tmp_path, options):
 
 
 @torch.no_grad()
-def xl_outputs(unet, *towers):
+def xl_outputs(unet, *text_encoders):
     generator = torch.Generator().manual_seed(0)
     x, context = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 7, 40, generator=generator)
     added = {"text_embeds": torch.randn(1, 20, generator=generator), "time_ids": torch.ones(1, 6)}
     ids = torch.arange(77)[None]
-    hidden = (tower(ids, output_hidden_states=True).hidden_states[-2] for tower in towers)
+    hidden = (text_encoder(ids, output_hidden_states=True).hidden_states[-2] for text_encoder in text_encoders)
     return unet(x, 500, context, added_cond_kwargs=added).sample, *hidden
 
 
-def test_diffusers_makes_the_same_of_a_file_for_two_text_encoders(xl, tmp_path):
+def test_diffusers_computes_the_same_from_a_file_for_two_text_encoders(xl, tmp_path):
     lora = Lora.for_base(xl, rank=2, text=True, seed=0)
     with torch.no_grad():
-        for each in lora.parameters():
-            each.add_(0.1 * torch.randn_like(each))
+        for parameter in lora.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     velatura.save(lora, tmp_path / "x.safetensors", dialect="diffusers")
-    towers = [deepcopy(tower.model) for tower in xl.text.encoders]
+    text_encoders = [deepcopy(text_encoder.model) for text_encoder in xl.text.encoders]
     pipe = diffusers.StableDiffusionXLPipeline(
         vae=None,
-        text_encoder=towers[0],
-        text_encoder_2=towers[1],
+        text_encoder=text_encoders[0],
+        text_encoder_2=text_encoders[1],
         tokenizer=None,
         tokenizer_2=None,
         unet=deepcopy(xl.unet),
         scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
         add_watermarker=False,
     )
-    plain = xl_outputs(pipe.unet, *towers)
+    plain = xl_outputs(pipe.unet, *text_encoders)
     pipe.load_lora_weights(str(tmp_path), weight_name="x.safetensors")
-    theirs = xl_outputs(pipe.unet, *towers)
-    for opened in (lora, velatura.open_overlay(tmp_path / "x.safetensors")):
-        with velatura.attach(xl, opened):
-            found = xl_outputs(xl.unet, *(tower.model for tower in xl.text.encoders))
-        assert close(found, theirs)
-    assert not any(torch.allclose(one, other, atol=1e-3) for one, other in zip(plain, theirs, strict=True))
+    diffusers_outputs = xl_outputs(pipe.unet, *text_encoders)
+    for overlay in (lora, velatura.open_overlay(tmp_path / "x.safetensors")):
+        with velatura.attach(xl, overlay):
+            outputs_here = xl_outputs(xl.unet, *(text_encoder.model for text_encoder in xl.text.encoders))
+        assert close(outputs_here, diffusers_outputs)
+    assert not any(
+        torch.allclose(tensor, other, atol=1e-3) for tensor, other in zip(plain, diffusers_outputs, strict=True)
+    )
 
 
 @pytest.mark.parametrize("dialect", ["diffusers", "peft"])
-def test_embeddings_that_a_dialect_has_no_place_for_are_warned_of(trained, tmp_path, dialect):
+def test_embeddings_that_a_dialect_leaves_out_are_warned_of(trained, tmp_path, dialect):
     lora = trained()
     lora.bundled_embeddings = {"neon": {"*": torch.ones(1, 96)}}
-    with pytest.warns(VelaturaWarning, match=r"no place in a LoRA for its embeddings \(neon\)"):
+    with pytest.warns(VelaturaWarning, match=r"cannot store the embeddings of a LoRA \(neon\)"):
         velatura.save(lora, tmp_path / "x", dialect=dialect)
 
 
 @pytest.mark.parametrize("dialect", ["diffusers", "peft"])
-def test_what_a_dialect_cannot_hold_is_refused(trained, tmp_path, dialect):
-    with pytest.raises(BadOverlay, match="no lokr"):
+def test_algorithms_that_a_dialect_cannot_store_are_refused(trained, tmp_path, dialect):
+    with pytest.raises(BadOverlay, match="cannot store lokr"):
         velatura.save(trained(algorithm="lokr"), tmp_path / "x", dialect=dialect)
     assert not list(tmp_path.iterdir())
 
 
 def test_magnitudes_of_columns_are_kohyas_only(tmp_path):
     tensors = {"lora_down.weight": torch.ones(1, 4), "lora_up.weight": torch.ones(6, 1), "dora_scale": torch.ones(1, 4)}
-    lora = Lora.from_tensors({f"lora_unet_conv_in.{suffix}": each for suffix, each in tensors.items()})
-    with pytest.raises(BadOverlay, match="of columns"):
+    lora = Lora.from_tensors({f"lora_unet_conv_in.{suffix}": tensor for suffix, tensor in tensors.items()})
+    with pytest.raises(BadOverlay, match="has those of columns"):
         velatura.save(lora, tmp_path / "x.safetensors", dialect="diffusers")
 
 
 def test_a_lora_has_no_dialect_of_hypernetworks(trained, tmp_path):
     with pytest.raises(UnknownName, match="no dialect is called 'a1111'"):
         velatura.save(trained(), tmp_path / "x.pt", dialect="a1111")
-    with pytest.raises(UnknownName, match="file ending for a lora"):
+    with pytest.raises(UnknownName, match="no file ending for a lora"):
         velatura.save(trained(), tmp_path / "x.pt")

@@ -1,4 +1,4 @@
-"""What files are: those that A1111, kohya's and LyCORIS's trainers, diffusers and peft wrote, and models by shape."""
+"""Inspection of files that A1111, kohya's and LyCORIS's trainers, diffusers and peft wrote, and of models by shape."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,12 @@ import pytest
 import torch
 
 import velatura
-from velatura import tensors as glimpse
 from velatura.errors import BadFile
 from velatura.formats.inspect.inspect import inspect_file
-from velatura.tensors import open_tensors, write_safetensors, write_torch
+from velatura.tensors import open_meta, open_tensors, write_safetensors, write_torch
 
-DATA = Path(__file__).parents[1] / "data"
-# kind, who names tensors so, and how it is described: from the fixtures' own lists of what is in them
+DATA = Path(__file__).parents[2] / "data"
+# Kind, dialect and outline, from the lists that the fixtures bring
 FILES = {
     "a1111_8v.pt": ("embedding", "a1111", "8 vectors of 24"),
     "original_ti.pt": ("embedding", "a1111", "2 vectors of 16"),
@@ -40,8 +39,8 @@ UNET = "model.diffusion_model."
 CROSS = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 
-def model(width: int, channels: int = 4, **more: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What of a checkpoint tells its family."""
+def checkpoint(width: int, channels: int = 4, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the tensors by which a checkpoint is known."""
     return {
         f"{UNET}input_blocks.0.0.weight": torch.zeros(8, channels, 3, 3),
         CROSS: torch.zeros(8, width),
@@ -52,54 +51,54 @@ def model(width: int, channels: int = 4, **more: torch.Tensor) -> dict[str, torc
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_is_known_by_its_names_and_shapes(name):
-    nature = inspect_file(DATA / "nature" / name)
-    assert (nature.card.kind, nature.dialect, nature.card.outline) == FILES[name]
+def test_a_file_is_known_by_names_and_shapes(name):
+    info = inspect_file(DATA / "nature" / name)
+    assert (info.card.kind, info.dialect, info.card.outline) == FILES[name]
 
 
 def test_steps_and_name_of_an_embedding_are_read():
-    nature = inspect_file(DATA / "nature" / "a1111_8v.pt")
-    assert nature.card.steps == 12345  # as the fixtures' list says
-    assert nature.aliases == (nature.card.name,)
+    info = inspect_file(DATA / "nature" / "a1111_8v.pt")
+    assert info.card.steps == 12345  # as the fixtures' list says
+    assert info.aliases == (info.card.name,)
 
 
 @pytest.mark.parametrize(
     ("name", "outline"), [("l01_nai.pt", "8,16 · 1,2,1 linear"), ("l02_oct11.pt", "8,16 · 1,2,1 linear")]
 )
 def test_a_hypernetwork_of_any_era_has_its_card(name, outline):
-    nature = inspect_file(DATA / "hypernet" / name)
-    assert (nature.card.kind, nature.dialect, nature.card.outline) == ("hypernet", "a1111", outline)
-    assert nature.card == velatura.open_overlay(DATA / "hypernet" / name).card
+    info = inspect_file(DATA / "hypernet" / name)
+    assert (info.card.kind, info.dialect, info.card.outline) == ("hypernet", "a1111", outline)
+    assert info.card == velatura.open_overlay(DATA / "hypernet" / name).card
 
 
-def test_our_own_file_has_its_card(hyper, tmp_path):
+def test_a_file_of_velatura_has_its_card(hyper, tmp_path):
     velatura.save(hyper(name="inca"), tmp_path / "x.safetensors")
-    nature = inspect_file(tmp_path / "x.safetensors")
-    assert nature.card == velatura.open_overlay(tmp_path / "x.safetensors").card
-    assert nature.dialect == "velatura"
-    assert nature.parameters == sum(each.numel() for each in hyper().parameters())
+    info = inspect_file(tmp_path / "x.safetensors")
+    assert info.card == velatura.open_overlay(tmp_path / "x.safetensors").card
+    assert info.dialect == "velatura"
+    assert info.parameters == sum(parameter.numel() for parameter in hyper().parameters())
 
 
 @pytest.mark.parametrize(
     ("width", "family"), [(768, "SD1"), (1024, "SD2"), (2048, "SDXL"), (1280, "SDXL refiner"), (96, "tiny")]
 )
-def test_a_checkpoints_family_is_told_by_what_its_cross_attention_reads(tmp_path, width, family):
-    write_safetensors(tmp_path / "x.safetensors", model(width))
+def test_the_family_of_a_checkpoint_is_known_by_the_width_of_cross_attention(tmp_path, width, family):
+    write_safetensors(tmp_path / "x.safetensors", checkpoint(width))
     card = inspect_file(tmp_path / "x.safetensors").card
     assert (card.kind, card.family, card.outline) == ("checkpoint", family, "")
 
 
 @pytest.mark.parametrize(
-    ("channels", "purpose"), [(9, "inpainting"), (8, "pix2pix"), (5, "depth"), (7, "of 7 channels")]
+    ("channels", "purpose"), [(9, "inpainting"), (8, "pix2pix"), (5, "depth"), (7, "upscaling"), (6, "of 6 channels")]
 )
-def test_what_a_checkpoint_is_for_is_told_by_its_channels(tmp_path, channels, purpose):
-    write_torch(tmp_path / "x.ckpt", {"state_dict": model(768, channels), "global_step": 3})
+def test_the_purpose_of_a_checkpoint_is_known_by_its_input_channels(tmp_path, channels, purpose):
+    write_torch(tmp_path / "x.ckpt", {"state_dict": checkpoint(768, channels), "global_step": 3})
     card = inspect_file(tmp_path / "x.ckpt").card
     assert (card.kind, card.outline) == ("checkpoint", purpose)
 
 
-def test_markers_and_missing_parts_of_a_checkpoint_are_told(tmp_path):
-    tensors = model(2048, v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
+def test_markers_and_missing_parts_of_a_checkpoint_are_named(tmp_path):
+    tensors = checkpoint(2048, v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
     del tensors["first_stage_model.decoder.conv_in.weight"]
     write_safetensors(tmp_path / "x.safetensors", tensors)
     assert inspect_file(tmp_path / "x.safetensors").card.outline == "v-prediction, zero terminal SNR, without VAE"
@@ -115,8 +114,8 @@ def test_a_folder_of_diffusers_is_a_checkpoint(tmp_path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     (tmp_path / "unet" / "config.json").write_text('{"cross_attention_dim": 2048, "in_channels": 4}')
-    nature = inspect_file(tmp_path)
-    assert (nature.card.kind, nature.card.family, nature.dialect) == ("checkpoint", "SDXL", "diffusers")
+    info = inspect_file(tmp_path)
+    assert (info.card.kind, info.card.family, info.dialect) == ("checkpoint", "SDXL", "diffusers")
     (tmp_path / "unet" / "config.json").write_text("{")
     with pytest.raises(BadFile, match=r"unet/config\.json cannot be read"):
         inspect_file(tmp_path)
@@ -152,7 +151,7 @@ def test_a_composition_names_its_parts(tmp_path):
         ({}, ""),
     ],
 )
-def test_where_shapes_do_not_tell_the_family_a_file_may_say_it(tmp_path, metadata, family):
+def test_metadata_tell_the_family_if_shapes_do_not(tmp_path, metadata, family):
     down, up = torch.zeros(2, 8), torch.zeros(8, 2)
     key = "lora_unet_down_blocks_0_attentions_0_proj_in"
     tensors = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1.0)}
@@ -160,8 +159,8 @@ def test_where_shapes_do_not_tell_the_family_a_file_may_say_it(tmp_path, metadat
     assert inspect_file(tmp_path / "x.safetensors").card.family == family
 
 
-def test_what_a_lora_says_of_itself_is_told(tmp_path):
-    said = {
+def test_the_metadata_of_a_lora_are_read(tmp_path):
+    metadata = {
         "ss_output_name": "ink_v2",
         "ss_steps": "1200",
         "ss_sd_model_name": "sd15.ckpt",
@@ -174,35 +173,35 @@ def test_what_a_lora_says_of_itself_is_told(tmp_path):
     }
     key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
     tensors = {f"{key}.lora_down.weight": torch.zeros(2, 768), f"{key}.lora_up.weight": torch.zeros(8, 2)}
-    write_safetensors(tmp_path / "x.safetensors", tensors, said)
-    nature = inspect_file(tmp_path / "x.safetensors")
-    assert (nature.card.steps, nature.card.base, nature.card.base_hash) == (1200, "sd15.ckpt", "a" * 10)
-    assert (nature.card.trigger_words, nature.card.note, nature.card.family) == (("in ink",), "", "SD1")
-    assert (nature.aliases, nature.claimed_hashes) == (("ink_v2",), ("b" * 64,))
-    assert nature.details["arguments"] == "conv_dim=4, algo=loha"
+    write_safetensors(tmp_path / "x.safetensors", tensors, metadata)
+    info = inspect_file(tmp_path / "x.safetensors")
+    assert (info.card.steps, info.card.base, info.card.base_hash) == (1200, "sd15.ckpt", "a" * 10)
+    assert (info.card.trigger_words, info.card.note, info.card.family) == (("in ink",), "", "SD1")
+    assert (info.aliases, info.claimed_hashes) == (("ink_v2",), ("b" * 64,))
+    assert info.details["arguments"] == "conv_dim=4, algo=loha"
 
 
 def test_no_tensor_is_read(tmp_path):
     write_safetensors(tmp_path / "x.safetensors", {"x": torch.ones(3)})
     write_torch(tmp_path / "x.pt", {"x": torch.ones(3)})
-    assert glimpse.open_meta(tmp_path / "x.safetensors").tensors["x"].is_meta
-    payload = glimpse.open_meta(tmp_path / "x.pt").payload
+    assert open_meta(tmp_path / "x.safetensors").tensors["x"].is_meta
+    payload = open_meta(tmp_path / "x.pt").payload
     assert payload["x"].is_meta
     assert payload["x"].shape == (3,)
 
 
-def test_what_is_no_file_of_weights_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"no weights at all")
     with pytest.raises(BadFile, match="neither a safetensors nor a torch file"):
         inspect_file(tmp_path / "x.pt")
 
 
-def test_endless_names_and_texts_take_no_time(tmp_path):
+def test_endless_names_and_texts_are_cut(tmp_path):
     tensors = {"attn2.to_k" * 20_000 + ".lora_down.weight": torch.zeros(1, 1), "x": torch.zeros(1)}
     write_safetensors(tmp_path / "x.safetensors", tensors, {"ss_network_args": "[" * 2**22, "ss_steps": "9" * 2**20})
-    nature = inspect_file(tmp_path / "x.safetensors")
-    assert nature.card.kind == "unknown"
-    assert len(nature.details["arguments"]) == 1000
+    info = inspect_file(tmp_path / "x.safetensors")
+    assert info.card.kind == "unknown"
+    assert len(info.details["arguments"]) == 1000
 
 
 def test_the_first_embeddings_hold_their_vectors_in_a_module():
@@ -211,12 +210,12 @@ def test_the_first_embeddings_hold_their_vectors_in_a_module():
     assert payload["string_to_param"]["*"].equal(expected)  # as A1111 read them
 
 
-def test_vectors_for_two_terms_are_no_embedding(tmp_path):
+def test_vectors_for_two_terms_are_not_an_embedding(tmp_path):
     torch.save({"string_to_param": {"a": torch.ones(1, 8), "b": torch.ones(1, 8)}}, tmp_path / "two.pt")
     assert inspect_file(tmp_path / "two.pt").card.kind != "embedding"
 
 
-def test_hostile_files_are_told_or_refused_in_one_line(tmp_path, monkeypatch):
+def test_hostile_files_are_inspected_or_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("VELATURA_MARKER_DIR", str(tmp_path))  # where their payloads would leave a file
     files = [path for path in (DATA / "hostile").rglob("*") if path.is_file()]
     assert len(files) > 100
@@ -226,5 +225,5 @@ def test_hostile_files_are_told_or_refused_in_one_line(tmp_path, monkeypatch):
             inspect_file(path)
         except BadFile as error:
             refusals.append(str(error))
-    assert not any("\n" in each for each in refusals)
+    assert not any("\n" in refusal for refusal in refusals)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Keys of LoRAs' files, against the names of all modules of SD1's and SDXL's UNets in three spellings (tests/data)."""
+"""Keys of LoRA files, against the names of all modules of SD1's and SDXL's UNets (tests/data/names)."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from velatura.errors import BadFile
 from velatura.formats.loras.keys import parse_key, sort_keys
 from velatura.formats.loras.names import ldm_layer
 
-NAMES = Path(__file__).parents[1] / "data" / "names"
+NAMES = Path(__file__).parents[2] / "data" / "names"
 UNET, TE = "lora_unet_", "lora_te_text_model_encoder_layers_3_"
 QUERY = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
 LAYER = UNET + QUERY.replace(".", "_")
@@ -20,7 +20,7 @@ def rows(family):
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize(
-    "spelt",
+    "pattern",
     [
         "{kohya}.lora_down.weight",
         "unet.{diffusers}.lora_A.weight",
@@ -31,13 +31,13 @@ def rows(family):
         "unet.{diffusers}.___.layer.W_down",
     ],
 )
-def test_every_module_of_a_unet_is_found_in_every_spelling(family, spelt):
+def test_every_module_of_a_unet_is_known_in_every_dialect(family, pattern):
     for diffusers, ldm, kohya in rows(family):
-        key = spelt.format(diffusers=diffusers, ldm=ldm, kohya=kohya)
+        key = pattern.format(diffusers=diffusers, ldm=ldm, kohya=kohya)
         assert parse_key(key) == (UNET + diffusers.replace(".", "_"), "lora_down.weight"), key
 
 
-def test_an_sdxls_layers_have_ldms_names_again():
+def test_the_unet_layers_of_an_sdxl_get_ldms_names_back():
     for diffusers, _, kohya in rows("sdxl"):
         assert ldm_layer(UNET + diffusers.replace(".", "_")) == kohya
 
@@ -52,7 +52,7 @@ def test_an_sdxls_layers_have_ldms_names_again():
             f"{TE}mlp_fc2",
             "lora_up.weight",
         ),
-        # transformers 5 has no such level in CLIPTextModel, nor have files of peft made with it
+        # CLIPTextModel lost the level text_model in transformers 5, and so did files that peft makes with it
         ("base_model.model.encoder.layers.3.mlp.fc2.lora_B.weight", f"{TE}mlp_fc2", "lora_up.weight"),
         ("base_model.model.text_model.encoder.layers.3.mlp.fc2.lora_B.weight", f"{TE}mlp_fc2", "lora_up.weight"),
         (f"{QUERY.rpartition('.')[0]}.processor.to_q_lora.up.weight", LAYER, "lora_up.weight"),
@@ -67,7 +67,7 @@ def test_an_sdxls_layers_have_ldms_names_again():
         (f"{LAYER}.a1.weight", LAYER, "a1.weight"),
     ],
 )
-def test_what_a_tensor_is_is_told_by_its_key(key, layer, suffix):
+def test_a_key_names_a_layer_and_a_tensor(key, layer, suffix):
     assert parse_key(key) == (layer, suffix)
 
 
@@ -83,18 +83,18 @@ def test_what_a_tensor_is_is_told_by_its_key(key, layer, suffix):
         "",
     ],
 )
-def test_what_no_base_here_has_is_nobodys(key):
+def test_keys_of_other_models_fit_no_layer(key):
     assert parse_key(key) is None
 
 
-def test_weight_is_a_tensor_of_ia3_only():
+def test_a_plain_weight_counts_only_for_ia3():
     keys = [f"{LAYER}.weight", f"{LAYER}.on_input", f"{UNET}conv_in.weight"]
-    found = sort_keys(keys, "x")
-    assert found.layers == {LAYER: {"weight": keys[0], "on_input": keys[1]}}
-    assert found.unmatched == (keys[2],)
+    sorted_keys = sort_keys(keys, "x")
+    assert sorted_keys.layers == {LAYER: {"weight": keys[0], "on_input": keys[1]}}
+    assert sorted_keys.unmatched == (keys[2],)
 
 
-def test_the_first_of_two_text_encoders_is_told_by_the_second():
+def test_the_first_of_two_text_encoders_is_numbered():
     keys = [
         "text_encoder.text_model.encoder.layers.0.mlp.fc1.alpha",
         "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.alpha",
@@ -106,12 +106,12 @@ def test_the_first_of_two_text_encoders_is_told_by_the_second():
 
 def test_embeddings_in_a_lora_are_kept_apart():
     keys = ["bundle_emb.my.style.string_to_param.*", "bundle_emb.other.clip_l", "bundle_emb.other.clip_g"]
-    found = sort_keys(keys, "x")
-    assert found.bundled == {"my.style": {"*": keys[0]}, "other": {"clip_l": keys[1], "clip_g": keys[2]}}
-    assert not found.layers
-    assert not found.unmatched
+    sorted_keys = sort_keys(keys, "x")
+    assert sorted_keys.bundled == {"my.style": {"*": keys[0]}, "other": {"clip_l": keys[1], "clip_g": keys[2]}}
+    assert not sorted_keys.layers
+    assert not sorted_keys.unmatched
 
 
-def test_one_thing_under_two_names_is_refused():
-    with pytest.raises(BadFile, match="ink holds one thing twice"):
+def test_two_names_for_one_tensor_are_refused():
+    with pytest.raises(BadFile, match="ink has two names for one tensor"):
         sort_keys([f"{LAYER}.lora_down.weight", f"unet.{QUERY}.lora_A.weight"], "ink")
