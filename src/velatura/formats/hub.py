@@ -164,7 +164,7 @@ def _select_weights(files: Collection[str], part: str) -> set[str]:
 
 @dataclass(frozen=True)
 class _HubCache:
-    """The hub's cache for one reference; fetches nothing if the hub cannot be reached."""
+    """Cache of the hub for one reference; fetches nothing if the hub cannot be reached."""
 
     reference: HubReference
     endpoint: str

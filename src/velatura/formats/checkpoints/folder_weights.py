@@ -23,7 +23,7 @@ MAX_INDEX_BYTES = 2**24  # an SDXL's index has about 2**17
 
 
 class ShardedTensors(LazyTensors):
-    """The tensors of several files as one mapping; a tensor is read whenever it is asked for."""
+    """Tensors of several files as one mapping; a tensor is read whenever it is asked for."""
 
     def __init__(self, file_by_key: Mapping[str, Contents]) -> None:
         self._file_by_key = file_by_key

@@ -43,7 +43,7 @@ MAX_LEVELS = 16  # also of layers in a level: twice as many as any UNet has, sin
 
 @dataclass(frozen=True)
 class UNetLayout:
-    """The block structure of a UNet.
+    """Block structure of a UNet.
 
     Attributes:
         layers: Residual blocks in a down block; an up block has one more.
