@@ -9,7 +9,7 @@ from velatura.formats.native import CARD_KEY
 from velatura.tensors import open_tensors, write_safetensors
 
 
-def test_what_others_open_is_a_lora_of_whole_differences(tiny, difference, tmp_path):
+def test_for_other_programs_it_is_a_lora_of_whole_differences(tiny, difference, tmp_path):
     made = difference()
     velatura.save(made, tmp_path / "odd.safetensors", dialect="kohya")
     contents = open_tensors(tmp_path / "odd.safetensors")

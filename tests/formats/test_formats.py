@@ -28,7 +28,7 @@ def test_an_overlay_comes_back_as_it_was_saved(hyper, tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
-def test_one_overlay_is_always_the_same_bytes(hyper, tmp_path, ending):
+def test_an_overlay_is_always_saved_as_equal_bytes(hyper, tmp_path, ending):
     overlay = hyper()
     saved = set()
     for _ in range(10):  # two entries of metadata come in either order
@@ -37,7 +37,7 @@ def test_one_overlay_is_always_the_same_bytes(hyper, tmp_path, ending):
     assert len(saved) == 1
 
 
-def test_the_hour_is_not_in_a_pt_file(hyper, tmp_path):
+def test_a_pt_file_has_no_time_of_writing(hyper, tmp_path):
     velatura.save(hyper(), tmp_path / "ink.pt")
     with zipfile.ZipFile(tmp_path / "ink.pt") as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -45,12 +45,12 @@ def test_the_hour_is_not_in_a_pt_file(hyper, tmp_path):
 
 def test_half_precision_is_kept_in_our_own_files(hyper, tmp_path):
     velatura.save(hyper().bfloat16(), tmp_path / "half.safetensors")
-    assert {each.dtype for each in velatura.open_overlay(tmp_path / "half.safetensors").parameters()} == {
+    assert {tensor.dtype for tensor in velatura.open_overlay(tmp_path / "half.safetensors").parameters()} == {
         torch.bfloat16
     }
 
 
-def test_content_counts_and_not_the_name(hyper, tmp_path):
+def test_the_content_decides_and_not_the_name(hyper, tmp_path):
     velatura.save(hyper(name="ink"), tmp_path / "ink.pt")
     (tmp_path / "ink.pt").rename(tmp_path / "ink.safetensors")
     assert velatura.open_overlay(tmp_path / "ink.safetensors").card.name == "ink"
@@ -75,11 +75,11 @@ def test_a_damaged_card_is_one_line(hyper, tmp_path):
             velatura.open_overlay(tmp_path / "bad.safetensors")
 
 
-def test_what_is_missing_or_left_over_is_named(hyper, tmp_path):
+def test_missing_and_extra_tensors_are_named(hyper, tmp_path):
     velatura.save(hyper(), tmp_path / "ink.safetensors")
     contents = open_tensors(tmp_path / "ink.safetensors")
     tensors, metadata = contents.tensors, contents.metadata
-    few = {key: each for key, each in tensors.items() if key != "96_0.linear.0.bias"}
+    few = {key: tensor for key, tensor in tensors.items() if key != "96_0.linear.0.bias"}
     write_safetensors(tmp_path / "few.safetensors", few, metadata)
     with pytest.raises(BadFile, match=r"lacks 96_0.linear.0.bias"):
         velatura.open_overlay(tmp_path / "few.safetensors")
@@ -96,18 +96,18 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         velatura.open_overlay(tmp_path / "nowhere.pt")
 
 
-def test_a_checkpoint_is_no_overlay(tmp_path):
+def test_a_checkpoint_is_not_opened_as_an_overlay(tmp_path):
     write_safetensors(tmp_path / "sd15.safetensors", {"model.diffusion_model.out.2.bias": torch.ones(4)})
     with pytest.raises(BadFile, match=r"sd15\.safetensors is a whole checkpoint, not an overlay"):
         velatura.open_overlay(tmp_path / "sd15.safetensors")
 
 
-def test_a_kind_is_written_to_the_endings_it_has(tiny, tmp_path):
+def test_an_ending_of_another_kind_is_refused(tiny, tmp_path):
     with pytest.raises(UnknownName, match=r"no file ending for a lora is called '\.pt': choose one of '\.safe"):
         velatura.save(velatura.Lora.for_base(tiny, rank=1), tmp_path / "ink.pt")
 
 
-def test_a_folder_that_is_no_base_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_base_is_refused(tmp_path):
     with pytest.raises(BadFile, match="not a diffusers folder"):
         velatura.open_base(tmp_path)
     with pytest.raises(BadFile, match="does not exist"):
@@ -131,7 +131,7 @@ def test_a_composition_finds_its_members_beside_it(tiny, hyper, tmp_path):
         velatura.save(mixed, tmp_path / "mixed.safetensors")
 
 
-def test_a_composition_that_names_nobody_or_itself_is_refused(hyper, tmp_path):
+def test_a_composition_that_names_a_missing_file_or_itself_is_refused(hyper, tmp_path):
     velatura.save(hyper(), tmp_path / "one.safetensors")
     (tmp_path / "mixed.hns").write_text('"on"')
     with pytest.raises(UnknownName, match="did you mean 'one'"):
@@ -145,7 +145,7 @@ def test_a_base_goes_into_one_checkpoint_and_back(tiny, tmp_path):
     velatura.save(tiny, tmp_path / "whole.safetensors")
     again = velatura.open_base(tmp_path / "whole.safetensors", dtype="float32")
     ours, theirs = tiny.unet.state_dict(), again.unet.state_dict()
-    assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
     velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "net.safetensors")
     with pytest.raises(BadFile, match="not a Stable Diffusion checkpoint"):
         velatura.open_base(tmp_path / "net.safetensors")

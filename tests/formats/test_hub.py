@@ -49,20 +49,20 @@ def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_folder_comes_as_far_as_a_base_is_read_from_it(hub, tmp_path):
+def test_only_the_files_that_a_base_is_read_from_are_fetched(hub, tmp_path):
     offer(hub, WHOLE)
     kept = fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path)
     assert names(kept) == KEPT
     assert (kept / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == b"weights"
 
 
-def test_what_is_in_the_cache_serves_when_the_hub_is_gone(hub, tmp_path):
+def test_the_cache_is_used_when_the_hub_cannot_be_reached(hub, tmp_path):
     offer(hub, WHOLE)
     first = fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path)
     assert fetch("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path) == first
 
 
-def test_a_base_opens_from_the_hub_and_is_called_as_there(hub, tmp_path, monkeypatch, tiny):
+def test_a_base_from_the_hub_has_the_name_of_its_repository(hub, tmp_path, monkeypatch, tiny):
     tinys = Path(velatura.__file__).parent / "data" / "tiny"
     offer(hub, {each.relative_to(tinys).as_posix(): each.read_bytes() for each in tinys.rglob("*") if each.is_file()})
     monkeypatch.setenv("HF_ENDPOINT", hub.root)
@@ -71,14 +71,14 @@ def test_a_base_opens_from_the_hub_and_is_called_as_there(hub, tmp_path, monkeyp
     assert (base.name, base.hash) == ("name", tiny.hash)
 
 
-def test_one_file_comes_and_stays(hub, tmp_path):
+def test_one_file_is_fetched_and_cached(hub, tmp_path):
     offer(hub, {"sub/ink.safetensors": b"weights"})
     path = fetch("hub:owner/name/sub/ink.safetensors", endpoint=hub.root, cache=tmp_path)
     assert path.read_bytes() == b"weights"
     assert fetch("hub:owner/name/sub/ink.safetensors", endpoint="http://127.0.0.1:9", cache=tmp_path) == path
 
 
-def test_the_only_checkpoint_comes(hub, tmp_path):
+def test_the_only_checkpoint_is_fetched(hub, tmp_path):
     offer(hub, {"ink.ckpt": b"weights", "README.md": b"#"})
     assert fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path).name == "ink.ckpt"
 
@@ -89,7 +89,7 @@ def test_the_endpoint_may_be_in_the_environment(hub, tmp_path, monkeypatch):
     assert names(fetch("hub:owner/name", cache=tmp_path)) == KEPT
 
 
-def test_what_is_neither_here_nor_there_is_said(tmp_path):
+def test_a_base_that_is_neither_cached_nor_reachable_is_refused(tmp_path):
     with pytest.raises(DownloadFailed, match=r"is not complete in the cache, .* go online"):
         fetch("hub:owner/name", endpoint="http://127.0.0.1:9", cache=tmp_path)
     with pytest.raises(DownloadFailed, match=r"is not complete in the cache, .* go online"):
@@ -111,7 +111,7 @@ def test_a_refusal_says_what_to_do(hub, tmp_path, code, why, message):
         fetch("hub:owner/name", endpoint=hub.root, cache=tmp_path)
 
 
-def test_a_file_that_is_not_there_is_said(hub, tmp_path):
+def test_a_missing_file_is_named(hub, tmp_path):
     hub.replies["/owner/name/resolve/main/ink.ckpt"] = status(404, X_Error_Code="EntryNotFound", X_Repo_Commit=SHA)
     with pytest.raises(DownloadFailed, match=r"has no file 'ink\.ckpt'"):
         fetch("hub:owner/name/ink.ckpt", endpoint=hub.root, cache=tmp_path)
@@ -164,7 +164,7 @@ def test_weights_are_chosen_once(there, chosen):
     assert weights_of(*there) == [f"unet/{each}" for each in chosen]
 
 
-def test_a_folder_of_sdxl_is_needed_with_both_its_texts():
+def test_both_text_encoders_of_sdxl_are_fetched():
     files = [f"{part}/model.safetensors" for part in ("text_encoder", "text_encoder_2", "image_encoder")]
     files += [f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in ("vocab.json", "merges.txt")]
     files += ["scheduler/scheduler_config.json", "unet/openvino_model.bin", "unet/model.onnx", "README.md"]
@@ -172,7 +172,7 @@ def test_a_folder_of_sdxl_is_needed_with_both_its_texts():
     assert set(select_files(["model_index.json", *files], "x")) == {"model_index.json", *files} - left_out
 
 
-def test_what_holds_no_base_is_said():
+def test_a_repository_without_a_base_is_refused():
     with pytest.raises(
         BadFile, match="hub:owner/name holds neither a diffusers folder nor a file of weights at its top level"
     ):

@@ -50,18 +50,18 @@ def test_settings_stand_beside_the_card_under_a1111s_names_as_json(saved):
     assert settings["sd_checkpoint"] is None or isinstance(settings["sd_checkpoint"], str)
 
 
-def test_a_card_is_believed_before_the_settings_beside_it(saved):
+def test_the_card_overrules_the_settings_beside_it(saved):
     assert velatura.open_overlay(saved).card.trigger_words == ("inca", "glyphs")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_precision_is_kept_here_and_widened_in_pt(hyper, tmp_path, dtype):
+def test_safetensors_keep_the_precision_and_pt_files_are_float32(hyper, tmp_path, dtype):
     overlay = hyper(name="ink").to(dtype)
     for ending, expected in ((".safetensors", dtype), (".pt", torch.float32)):
         velatura.save(overlay, tmp_path / f"ink{ending}")
         again = velatura.open_overlay(tmp_path / f"ink{ending}").state_dict()
-        assert {each.dtype for each in again.values()} == {expected}
-        assert all(torch.equal(again[key], each.to(expected)) for key, each in overlay.state_dict().items())
+        assert {tensor.dtype for tensor in again.values()} == {expected}
+        assert all(torch.equal(again[key], tensor.to(expected)) for key, tensor in overlay.state_dict().items())
 
 
 def rewritten(path, tensors=None, **card):
@@ -83,7 +83,7 @@ def rewritten(path, tensors=None, **card):
         (torch.ones(96, 192), "of shape"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(saved, spoilt, message):
+def test_weights_of_a_wrong_shape_or_type_are_refused(saved, spoilt, message):
     with pytest.raises(BadFile, match=rf"^inca\.safetensors has 96_0\.linear\.0\.weight .*{message}"):
         velatura.open_overlay(rewritten(saved, {"96_0.linear.0.weight": spoilt}))
 

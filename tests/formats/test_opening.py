@@ -11,7 +11,7 @@ from velatura.tiny import DATA_FOLDER
 TINY = DATA_FOLDER / "tiny"
 
 
-def test_a_small_base_opens_exact_and_a_large_one_in_what_the_machine_is_fastest_in(monkeypatch):
+def test_a_small_base_opens_in_float32_and_a_large_one_in_the_fastest_precision(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert velatura.open_base(TINY, device="cpu").dtype == torch.float32
     monkeypatch.setattr(devices, "MIN_HALF_PRECISION_BYTES", 0)
@@ -21,7 +21,7 @@ def test_a_small_base_opens_exact_and_a_large_one_in_what_the_machine_is_fastest
     assert velatura.generate(base, "a red house", seed=1, steps=2).image.size == (64, 64)
 
 
-def test_a_base_in_one_file_is_measured_as_well(tiny, tmp_path, monkeypatch):
+def test_the_size_of_a_checkpoint_decides_its_precision(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     velatura.save(tiny, tmp_path / "tiny.safetensors")
     size = (tmp_path / "tiny.safetensors").stat().st_size
@@ -30,7 +30,7 @@ def test_a_base_in_one_file_is_measured_as_well(tiny, tmp_path, monkeypatch):
         assert velatura.open_base(tmp_path / "tiny.safetensors", device="cpu").dtype == dtype
 
 
-def test_a_base_can_wait_on_the_cpu(tiny):
+def test_a_base_can_be_offloaded_to_the_cpu(tiny):
     with pytest.warns(VelaturaWarning, match="offload saves nothing on a CPU"):
         base = velatura.open_base(TINY, device="cpu", offload=True)
     ours, theirs = (velatura.generate(each, "a red house", seed=1, steps=2) for each in (base, tiny))

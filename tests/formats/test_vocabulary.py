@@ -35,7 +35,7 @@ def test_the_merges_are_clips_own():
     assert hashlib.sha256(lines.encode()).hexdigest() == MERGES
 
 
-def test_every_id_has_a_word_of_its_own():
+def test_every_id_has_its_token():
     words = load_clip_vocabulary().vocabulary
     assert sorted(words.values()) == list(range(49408))
     # ids as CLIP's vocab.json has them
@@ -43,7 +43,7 @@ def test_every_id_has_a_word_of_its_own():
 
 
 @pytest.mark.parametrize(("zero", "pad"), [(False, 49407), (True, 0)])
-def test_start_end_and_padding_are_stable_diffusions(zero, pad):
+def test_bos_eos_and_padding_are_stable_diffusions(zero, pad):
     tower = ClipTextEncoder(vocabulary.clip_tokenizer(pads_with_zero=zero), None)
     assert (tower.bos_id, tower.eos_id, tower.pad_id) == (49406, 49407, pad)
     framed = tower.tokenizer("a cat", padding="max_length", truncation=True)["input_ids"]  # as diffusers calls it
@@ -73,7 +73,7 @@ def recorded():
     return [case for case in cases if case["tokenizer"] == "clip_bpe" and not any(c["fixes"] for c in case["chunks"])]
 
 
-def test_chunks_of_prompts_are_the_webuis(token_ids):
+def test_chunks_of_prompts_are_a1111s(token_ids):
     tower = ClipTextEncoder(vocabulary.clip_tokenizer(pads_with_zero=False), None)
     assert len(recorded()) == 29
     for case in recorded():

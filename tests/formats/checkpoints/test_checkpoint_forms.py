@@ -40,27 +40,27 @@ def ema_name(key):
 
 
 def with_averages(tensors):
-    mean = {ema_name(key): each + 1 for key, each in tensors.items() if key.startswith(UNET)}
+    mean = {ema_name(key): tensor + 1 for key, tensor in tensors.items() if key.startswith(UNET)}
     counters = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
     return tensors | mean | counters
 
 
-def test_averages_are_passed_over(tensors, metadata, tiny):
+def test_ema_weights_are_ignored_by_default(tensors, metadata, tiny):
     assert same(read(with_averages(tensors), metadata).unet.state_dict(), tiny.unet.state_dict())
 
 
-def test_averages_are_taken_when_asked_for(tensors, metadata, tiny):
-    expected = {key: each + 1 for key, each in tiny.unet.state_dict().items()}
+def test_ema_weights_are_read_when_asked_for(tensors, metadata, tiny):
+    expected = {key: tensor + 1 for key, tensor in tiny.unet.state_dict().items()}
     assert same(read(with_averages(tensors), metadata, weights="ema").unet.state_dict(), expected)
 
 
-def test_averages_that_are_not_there_are_missed(tensors, metadata):
+def test_missing_ema_weights_are_refused(tensors, metadata):
     with pytest.raises(BadFile, match="no averaged weights"):
         read(tensors, metadata, weights="ema")
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_the_names_of_averages_are_told_apart_without_their_dots(family):
+def test_names_of_ema_weights_are_recognised_without_their_dots(family):
     rows = [line.split() for line in (NAMES / f"{family}.txt").read_text().splitlines()]
     keys = {f"{UNET}{theirs}.{kind}" for _, theirs, _ in rows for kind in ("weight", "bias")}
     only = [ema_name(key) for key in keys]
@@ -69,12 +69,12 @@ def test_the_names_of_averages_are_told_apart_without_their_dots(family):
 
 
 def test_very_old_names_of_clip_are_read(tensors, metadata, tiny):
-    old = {key.replace("transformer.text_model.", "transformer."): each for key, each in tensors.items()}
+    old = {key.replace("transformer.text_model.", "transformer."): tensor for key, tensor in tensors.items()}
     assert old.keys() != tensors.keys()
     assert same(read(old, metadata).text.model.state_dict(), tiny.text.model.state_dict())
 
 
-def test_what_training_leaves_is_dropped_without_a_word(tensors, metadata, tiny):
+def test_leftovers_of_training_are_ignored_without_a_warning(tensors, metadata, tiny):
     left = {
         **{key: torch.ones(1000) for key in ("betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "logvar")},
         "posterior_mean_coef1": torch.ones(1000),
@@ -87,15 +87,15 @@ def test_what_training_leaves_is_dropped_without_a_word(tensors, metadata, tiny)
     assert same(read(tensors | left, metadata).text.model.state_dict(), tiny.text.model.state_dict())
 
 
-def test_what_no_part_is_made_of_is_named(tensors, metadata):
+def test_tensors_of_no_part_are_named_in_a_warning(tensors, metadata):
     with pytest.warns(VelaturaWarning, match="2 tensors .*'control_model.x', 'lora.y'"):
         read(tensors | {"control_model.x": torch.ones(1), "lora.y": torch.ones(1)}, metadata)
 
 
-def test_a_part_that_is_missing_is_named(tensors, metadata):
+def test_a_missing_part_is_named(tensors, metadata):
     for prefix, message in (("first_stage_model.", "no autoencoder"), ("cond_stage_model.", "no text encoder")):
         with pytest.raises((BadFile, UnsupportedBase), match=message):
-            read({key: each for key, each in tensors.items() if not key.startswith(prefix)}, metadata)
+            read({key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}, metadata)
 
 
 def test_broken_weights_are_refused(tensors, metadata):
@@ -122,7 +122,7 @@ def test_models_of_other_programs_are_refused_by_name(tensors, key, what):
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(-2.0, "v_prediction"), (0.0, "epsilon")])
-def test_what_an_sd2_predicts_is_tried_out(shift, expected):
+def test_the_prediction_of_an_sd2_is_found_by_a_trial_step(shift, expected):
     """Facts of A1111: a velocity's mean lies more than 1 below what was given, at the noisiest step."""
 
     class ShiftUNet(torch.nn.Module):
@@ -136,21 +136,21 @@ def test_what_an_sd2_predicts_is_tried_out(shift, expected):
 
 
 def changed_vae(tensors):
-    return {key: each + 1 for key, each in tensors.items() if key.startswith("first_stage_model.")}
+    return {key: tensor + 1 for key, tensor in tensors.items() if key.startswith("first_stage_model.")}
 
 
 def vae_files(tensors, tmp_path):
     """The same autoencoder in every form it goes round in."""
     changed = changed_vae(tensors)
-    bare = {key.removeprefix("first_stage_model."): each for key, each in changed.items()}
+    bare = {key.removeprefix("first_stage_model."): tensor for key, tensor in changed.items()}
     write_safetensors(tmp_path / "prefixed.safetensors", changed)
     write_safetensors(tmp_path / "bare.safetensors", bare)
     torch.save({"state_dict": bare | {"loss.logvar": torch.ones(1)}, "epoch": 3}, tmp_path / "bare.vae.pt")
     return [tmp_path / name for name in ("prefixed.safetensors", "bare.safetensors", "bare.vae.pt")]
 
 
-def test_an_autoencoder_of_another_file_is_taken_instead(tensors, file, tiny, tmp_path):
-    expected = {key: each + 1 for key, each in tiny.vae.state_dict().items()}
+def test_the_autoencoder_of_another_file_replaces_the_own_one(tensors, file, tiny, tmp_path):
+    expected = {key: tensor + 1 for key, tensor in tiny.vae.state_dict().items()}
     write_safetensors(tmp_path / "diffusers.safetensors", expected)
     for path in [*vae_files(tensors, tmp_path), tmp_path / "diffusers.safetensors"]:
         base = velatura.open_base(file, vae=path, dtype="float32", device="cpu")
@@ -159,7 +159,7 @@ def test_an_autoencoder_of_another_file_is_taken_instead(tensors, file, tiny, tm
 
 
 @pytest.mark.parametrize("ending", [".vae.safetensors", ".vae.pt"])
-def test_an_autoencoder_beside_a_checkpoint_is_taken_as_a1111_does(tensors, metadata, tiny, tmp_path, ending):
+def test_an_autoencoder_beside_a_checkpoint_is_used_as_in_a1111(tensors, metadata, tiny, tmp_path, ending):
     write_safetensors(tmp_path / "mine.safetensors", tensors, metadata)
     changed = changed_vae(tensors)
     if ending.endswith("pt"):
@@ -167,28 +167,28 @@ def test_an_autoencoder_beside_a_checkpoint_is_taken_as_a1111_does(tensors, meta
     else:
         write_safetensors(tmp_path / f"mine{ending}", changed)
     own = velatura.open_base(tmp_path / "mine.safetensors", dtype="float32", device="cpu").vae.state_dict()
-    assert same(own, {key: each + 1 for key, each in tiny.vae.state_dict().items()})
+    assert same(own, {key: tensor + 1 for key, tensor in tiny.vae.state_dict().items()})
     chosen = velatura.open_base(
         tmp_path / "mine.safetensors", vae=tmp_path / "mine.safetensors", dtype="float32", device="cpu"
     )
     assert same(chosen.vae.state_dict(), tiny.vae.state_dict())
 
 
-def test_a_file_without_an_autoencoder_is_none(file, tmp_path):
+def test_a_file_without_an_autoencoder_is_refused(file, tmp_path):
     write_safetensors(tmp_path / "none.safetensors", {"a": torch.ones(1)})
     with pytest.raises(BadFile, match=r"none\.safetensors holds no autoencoder"):
         velatura.open_base(file, vae=tmp_path / "none.safetensors")
 
 
-def test_a_checkpoint_without_one_paints_with_another(tensors, metadata, tiny, tmp_path, file):
-    less = {key: each for key, each in tensors.items() if not key.startswith("first_stage_model.")}
+def test_a_checkpoint_without_an_autoencoder_opens_with_another(tensors, metadata, tiny, tmp_path, file):
+    less = {key: tensor for key, tensor in tensors.items() if not key.startswith("first_stage_model.")}
     write_safetensors(tmp_path / "less.safetensors", less, metadata)
     base = velatura.open_base(tmp_path / "less.safetensors", vae=file, dtype="float32", device="cpu")
     assert same(base.vae.state_dict(), tiny.vae.state_dict())
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-1.0", "1e300"])
-def test_nonsense_in_our_own_settings_is_refused(tensors, metadata, number):
+def test_numbers_out_of_range_in_our_own_settings_are_refused(tensors, metadata, number):
     settings = json.loads(metadata["velatura.base"])
     text = json.dumps(settings | {"vae": {"scaling_factor": "NUMBER"}}).replace('"NUMBER"', number)
     with pytest.raises(BadFile, match="scaling_factor of its vae"):
@@ -196,10 +196,10 @@ def test_nonsense_in_our_own_settings_is_refused(tensors, metadata, number):
 
 
 @pytest.mark.parametrize("count", [20, 10**5])
-def test_names_that_count_without_end_are_refused(tensors, metadata, count):
+def test_names_of_too_many_levels_are_refused(tensors, metadata, count):
     deep = {f"{UNET}input_blocks.{index}.0.op.weight": torch.zeros(1) for index in range(1, count)}
     with pytest.raises(BadFile, match="is not a Stable Diffusion's"):
-        read({key: each for key, each in tensors.items() if not key.startswith(UNET)} | deep, metadata)
+        read({key: tensor for key, tensor in tensors.items() if not key.startswith(UNET)} | deep, metadata)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in HOSTILE.glob("*.safetensors")))
@@ -233,7 +233,7 @@ def test_an_overlay_is_not_opened_as_a_base(tiny, tmp_path):
         velatura.open_base(tmp_path / "hyper.safetensors")
 
 
-def test_a_base_takes_no_dialect_and_an_overlay_no_precision(tiny, tmp_path):
+def test_a_dialect_for_a_base_and_a_precision_for_an_overlay_are_refused(tiny, tmp_path):
     with pytest.raises(velatura.VelaturaError, match="no dialect such as 'a1111'"):
         velatura.save(tiny, tmp_path / "a.safetensors", dialect="a1111")
     with pytest.raises(velatura.VelaturaError, match="only bases"):
@@ -242,7 +242,7 @@ def test_a_base_takes_no_dialect_and_an_overlay_no_precision(tiny, tmp_path):
         velatura.save(tiny, tmp_path / "a.ckpt")
 
 
-def test_another_prediction_is_marked(tiny, tmp_path):
+def test_velocity_prediction_is_marked_in_the_file(tiny, tmp_path):
     base = velatura.open_base(_written(replace_prediction(tiny), tmp_path / "v.safetensors"))
     assert base.family.prediction == "v_prediction"
     assert "v_pred" in open_tensors(tmp_path / "v.safetensors").tensors
@@ -285,11 +285,11 @@ def test_another_kind_of_weights_is_refused(file, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
-def test_weights_of_any_precision_are_turned_into_the_one_asked_for(tensors, metadata, tiny, kind):
+def test_weights_are_converted_to_the_requested_precision(tensors, metadata, tiny, kind):
     """Values that each of the kinds can hold come through unharmed."""
-    plain = {key: each.to(torch.float8_e4m3fn).float() for key, each in tensors.items()}
-    base = read({key: each.to(kind) for key, each in plain.items()}, metadata)
-    expected = {key: each.to(torch.float8_e4m3fn).float() for key, each in tiny.unet.state_dict().items()}
+    plain = {key: tensor.to(torch.float8_e4m3fn).float() for key, tensor in tensors.items()}
+    base = read({key: tensor.to(kind) for key, tensor in plain.items()}, metadata)
+    expected = {key: tensor.to(torch.float8_e4m3fn).float() for key, tensor in tiny.unet.state_dict().items()}
     assert same(base.unet.state_dict(), expected)
 
 

@@ -35,7 +35,7 @@ def test_the_unet_computes_what_diffusers_own_loading_does(tiny):
         torch.testing.assert_close(ours, theirs(latents, torch.tensor([3, 900]), context).sample, rtol=1e-4, atol=1e-4)
 
 
-def test_the_text_encoder_computes_what_transformers_own_loading_says(tiny):
+def test_the_text_encoder_computes_what_transformers_own_loading_does(tiny):
     theirs = CLIPTextModel.from_pretrained(TINY / "text_encoder", dtype=torch.float32)
     ids = torch.randint(0, 500, (2, 77))
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_tensors_are_those_of_the_file(tiny):
     file = open_tensors(TINY / "unet" / "diffusion_pytorch_model.safetensors").tensors
     loaded = tiny.unet.state_dict()
     assert loaded.keys() == file.keys()
-    assert all(torch.equal(loaded[key], each.float()) for key, each in file.items())
+    assert all(torch.equal(loaded[key], tensor.float()) for key, tensor in file.items())
 
 
 def test_the_hash_is_that_of_the_unets_file(tiny):
@@ -83,7 +83,7 @@ def change(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_the_weights_are_those_that_diffusers_takes(copy):
+def test_the_weights_are_those_that_diffusers_chooses(copy):
     weights = weights_of(copy)
     # diffusers' names of weights before averaging, and of half ones, which come first in the alphabet
     weights.with_suffix(".non_ema.safetensors").write_bytes(b"not read")
@@ -93,7 +93,7 @@ def test_the_weights_are_those_that_diffusers_takes(copy):
     assert velatura.open_base(copy).hash == hash_of(weights.with_suffix(".fp16.safetensors"))
 
 
-def test_other_weights_are_not_taken_for_them(copy):
+def test_weights_of_another_name_are_not_used(copy):
     weights_of(copy).rename(weights_of(copy).with_suffix(".non_ema.safetensors"))
     with pytest.raises(BadFile, match=r"but diffusion_pytorch_model\.non_ema\.safetensors"):
         velatura.open_base(copy)
@@ -122,7 +122,7 @@ def test_weights_in_shards_are_joined(copy, tiny, ending):
 
 
 @pytest.mark.parametrize("place", ["../../secret", "/etc/hostname", 3, None, "other.safetensors"])
-def test_an_index_that_sends_elsewhere_is_refused(copy, place):
+def test_an_index_that_points_elsewhere_is_refused(copy, place):
     index = sharded(copy)
     index.write_text(json.dumps({"weight_map": {"conv_in.weight": place}}))
     with pytest.raises(BadFile, match="not a shard in the same folder"):
@@ -141,13 +141,13 @@ def test_an_index_that_is_wrong_is_refused(copy):
         velatura.open_base(copy)
 
 
-def test_weights_of_torch_are_read(copy, tiny):
+def test_torch_weights_are_read(copy, tiny):
     for part in ("unet", "vae"):
         path = copy / part / "diffusion_pytorch_model.safetensors"
         torch.save(dict(open_tensors(path).tensors), path.with_suffix(".bin"))
         path.unlink()
     path = copy / "text_encoder" / "model.safetensors"
-    old = {f"text_model.{key}": each for key, each in open_tensors(path).tensors.items()}
+    old = {f"text_model.{key}": tensor for key, tensor in open_tensors(path).tensors.items()}
     torch.save(old | {"text_model.embeddings.position_ids": torch.arange(77)}, path.with_name("pytorch_model.bin"))
     path.unlink()
     base = velatura.open_base(copy)
@@ -162,7 +162,7 @@ def test_an_autoencoders_attention_may_have_its_old_names():
     assert list(found) == [keys[0], "encoder.mid_block.attentions.0.to_out.0.weight"]
 
 
-def test_a_folder_without_a_tokenizer_says_so(copy):
+def test_a_missing_tokenizer_of_other_tokens_is_named(copy):
     shutil.rmtree(copy / "tokenizer")
     with pytest.raises(UnsupportedBase, match="857 tokens"):
         velatura.open_base(copy)
@@ -193,13 +193,13 @@ def test_models_of_other_kinds_are_refused_by_name(copy, changes, message):
         ({"prediction_type": "sample"}, "predicts 'sample'"),
     ],
 )
-def test_noise_schedules_that_are_not_computed_are_refused(copy, changes, message):
+def test_unsupported_noise_schedules_are_refused(copy, changes, message):
     change(copy / "scheduler" / "scheduler_config.json", **changes)
     with pytest.raises(UnsupportedBase, match=message):
         velatura.open_base(copy)
 
 
-def test_a_schedule_may_end_in_noise_alone(copy):
+def test_a_schedule_may_end_at_zero_snr(copy):
     change(copy / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True)
     theirs = DDIMScheduler.from_pretrained(copy / "scheduler").alphas_cumprod
     ours = velatura.open_base(copy).schedule.alphas_cumprod
@@ -223,20 +223,20 @@ def test_a_schedule_may_end_in_noise_alone(copy):
         ("scheduler/scheduler_config.json", {"beta_end": float("nan")}, "noise schedule"),
     ],
 )
-def test_settings_that_ask_for_code_or_without_measure_are_refused(copy, name, more, message):
+def test_settings_that_ask_for_code_or_are_out_of_range_are_refused(copy, name, more, message):
     change(copy / name, **more)
     with pytest.raises((BadFile, UnsupportedBase), match=message):
         velatura.open_base(copy)
 
 
-def test_settings_nested_without_end_are_refused(copy):
+def test_deeply_nested_settings_are_refused(copy):
     (copy / "unet" / "config.json").write_text('{"a":' * 20000 + "1" + "}" * 20000)
     with pytest.raises(BadFile, match=r"config\.json cannot be read"):
         velatura.open_base(copy)
 
 
-def test_an_autoencoder_of_its_own_is_taken_instead(copy, tiny, tmp_path):
-    other = {key: each + 1 for key, each in tiny.vae.state_dict().items()}
+def test_the_autoencoder_of_a_file_replaces_the_folders(copy, tiny, tmp_path):
+    other = {key: tensor + 1 for key, tensor in tiny.vae.state_dict().items()}
     write_safetensors(tmp_path / "other.safetensors", other)
     base = velatura.open_base(copy, vae=tmp_path / "other.safetensors")
     assert same(base.vae.state_dict(), other)
@@ -269,7 +269,7 @@ def test_the_folder_of_a_refiner_is_refused_by_name(copy):
         velatura.open_base(copy)
 
 
-def test_the_autoencoder_of_another_folder_is_taken_instead(copy, tiny, tmp_path):
-    other = {key: each + 1 for key, each in tiny.vae.state_dict().items()}
+def test_the_autoencoder_of_another_folder_replaces_the_folders(copy, tiny, tmp_path):
+    other = {key: tensor + 1 for key, tensor in tiny.vae.state_dict().items()}
     write_safetensors(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", other)
     assert same(velatura.open_base(copy, vae=tmp_path / "vae").vae.state_dict(), other)

@@ -16,7 +16,7 @@ SD15_TENSORS = 686 + 248 + 196  # of UNet, autoencoder and text tower, as the pu
 
 def random_state(model):
     """Values of a trained model's size, in bfloat16."""
-    shapes = {key: each.shape for key, each in model.state_dict().items()}
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     return {key: torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02) for key, shape in shapes.items()}
 
 
@@ -32,16 +32,16 @@ def write_sd15(path):
         )
         text = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
     states = unet_to_ldm(random_state(unet)), vae_to_ldm(random_state(vae)), clip_to_ldm(random_state(text))
-    write_safetensors(path, {key: each for state in states for key, each in state.items()})
+    write_safetensors(path, {key: tensor for state in states for key, tensor in state.items()})
 
 
 @pytest.mark.slow
-def test_an_sd15_of_full_size_opens_paints_and_comes_back_bit_for_bit(tmp_path):
+def test_an_sd15_of_full_size_opens_generates_and_is_saved_bit_for_bit(tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     write_sd15(first)
     base = velatura.open_base(first, dtype="bfloat16", device="cpu")
     assert base.family == FAMILIES["SD1"]
-    assert sum(each.numel() for each in base.unet.parameters()) == 859_520_964  # the published count
+    assert sum(tensor.numel() for tensor in base.unet.parameters()) == 859_520_964  # the published count
     picture = velatura.generate(base, "a lighthouse", steps=1, width=64, height=64, seed=1)
     assert picture.image.size == (64, 64)
     velatura.save(base, second)

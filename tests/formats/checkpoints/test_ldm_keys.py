@@ -92,7 +92,7 @@ def test_diffusers_reads_our_autoencoder_names_back(levels, layers):
     assert same(apply_sources(vae_from_ldm(written), written), state)
 
 
-def test_autoencoders_attend_by_convolutions_in_checkpoints():
+def test_attention_of_autoencoders_is_convolutions_in_checkpoints():
     written = vae_to_ldm(vae(3, 1).state_dict())
     assert written[f"{VAE_PREFIX}decoder.mid.attn_1.q.weight"].shape == (12, 12, 1, 1)
 

@@ -22,7 +22,7 @@ CONFIG = CLIPTextConfig(
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    return {key: torch.randn_like(each) for key, each in CLIPTextModel(CONFIG).state_dict().items()}
+    return {key: torch.randn_like(tensor) for key, tensor in CLIPTextModel(CONFIG).state_dict().items()}
 
 
 def taken(read, tensors, **options):
@@ -31,7 +31,7 @@ def taken(read, tensors, **options):
 
 def in_their_words(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """With the level that transformers 5 took out and diffusers' conversion still writes."""
-    return {f"text_model.{key}": each for key, each in state.items()}
+    return {f"text_model.{key}": tensor for key, tensor in state.items()}
 
 
 def test_clip_comes_back(state):
@@ -50,7 +50,7 @@ def test_position_ids_of_old_files_are_left_out(state):
 
 
 def test_very_old_files_lack_a_level(state):
-    old = {f"{CLIP_PREFIX}{key}": each for key, each in state.items()}
+    old = {f"{CLIP_PREFIX}{key}": tensor for key, tensor in state.items()}
     assert same(taken(clip_from_ldm, old), state)
 
 
@@ -69,7 +69,7 @@ def test_diffusers_reads_our_open_clip_names_back(state):
     assert same(converted, in_their_words(state))
 
 
-def test_the_projection_of_open_clip_stands_the_other_way_round():
+def test_the_projection_of_open_clip_is_transposed():
     state = CLIPTextModelWithProjection(CONFIG).state_dict()
     state["text_projection.weight"] = torch.arange(64.0).view(8, 8)
     written = open_clip_to_ldm(state)
@@ -77,7 +77,7 @@ def test_the_projection_of_open_clip_stands_the_other_way_round():
     assert same(taken(open_clip_from_ldm, written, has_projection=True), state)
 
 
-def test_layers_that_nobody_reads_are_copies_when_written_and_dropped_when_read(state):
+def test_unused_layers_are_copies_when_written_and_dropped_when_read(state):
     written = open_clip_to_ldm(state, layers=4)
     ends = [f"{OPEN_CLIP_PREFIX}transformer.resblocks.{index}.ln_1.weight" for index in (2, 3)]
     assert torch.equal(*(written[end] for end in ends))

@@ -128,21 +128,21 @@ def test_half_precision_is_written_when_asked_for(sdxl, tmp_path):
     tensors = open_tensors(tmp_path / "half.safetensors").tensors
     assert {tensors[key].dtype for key in tensors} == {torch.float16}
     base = velatura.open_base(tmp_path / "half.safetensors", dtype="float32", device="cpu")
-    assert same(weights(base), {key: each.half().float() for key, each in weights(sdxl).items()})
+    assert same(weights(base), {key: tensor.half().float() for key, tensor in weights(sdxl).items()})
 
 
 def test_a_torch_checkpoint_is_read_in_the_precision_asked_for(sdxl, file, tmp_path):
-    state = {key: each.half() for key, each in open_tensors(file).tensors.items()}
+    state = {key: tensor.half() for key, tensor in open_tensors(file).tensors.items()}
     torch.save({"state_dict": state, "global_step": 3}, tmp_path / "xl.ckpt")
     contents = open_state_dict(tmp_path / "xl.ckpt")
     hinted = Contents(contents.path, contents.tensors, open_tensors(file).metadata)
     base = single_file.read(hinted, Destination(torch.bfloat16))
-    assert {each.dtype for each in weights(base).values()} == {torch.bfloat16}
-    expected = {key: each.half().bfloat16() for key, each in weights(sdxl).items()}
+    assert {tensor.dtype for tensor in weights(base).values()} == {torch.bfloat16}
+    expected = {key: tensor.half().bfloat16() for key, tensor in weights(sdxl).items()}
     assert same(weights(base), expected)
 
 
-def test_velocity_and_zero_snr_are_told_by_marks(sdxl, file, tmp_path):
+def test_velocity_and_zero_snr_are_marked_by_empty_tensors(sdxl, file, tmp_path):
     base = single_file.read(changed(file, v_pred=torch.empty(0), ztsnr=torch.empty(0)))
     assert base.family.prediction == "v_prediction"
     assert base.schedule.zero_snr
@@ -171,7 +171,7 @@ def test_two_families_at_once_are_refused(file):
         )
 
 
-def test_a_unet_that_fits_no_pooled_prompt_is_refused(file):
+def test_a_unet_that_does_not_fit_the_pooled_embedding_is_refused(file):
     wide = torch.zeros(32, POOLED + 3)
     with pytest.raises(BadFile, match="23 features"):
         single_file.read(changed(file, **{"model.diffusion_model.label_emb.0.0.weight": wide}))

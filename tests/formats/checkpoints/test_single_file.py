@@ -41,7 +41,7 @@ def test_the_hash_of_a_base_is_its_files(file):
     assert single_file.read(open_tensors(file)).hash == hashlib.sha256(file.read_bytes()).hexdigest()[:10]
 
 
-def test_the_header_tells_what_the_file_is(tiny, tmp_path):
+def test_the_metadata_has_model_specs_fields(tiny, tmp_path):
     path = tmp_path / "header.safetensors"
     write_single_file.write(tiny, path, {"velatura.bake": "{}"})
     found = open_tensors(path).metadata
@@ -168,13 +168,13 @@ def test_no_setting_makes_a_model_larger_than_its_file(file, tiny, more):
     assert base.unet.state_dict().keys() == tiny.unet.state_dict().keys()
 
 
-def test_a_size_beyond_all_measure_is_refused(file):
+def test_a_picture_size_out_of_range_is_refused(file):
     settings = {"unet": {"sample_size": 10**9}, "vae": {}, "text": {}}
     with pytest.raises(BadFile, match="pixels"):
         single_file.read(changed(file, metadata={"velatura.base": json.dumps(settings)}))
 
 
-def test_a_setting_that_no_checkpoint_can_tell_is_refused(tiny, tmp_path):
+def test_a_setting_that_a_checkpoint_cannot_store_is_refused(tiny, tmp_path):
     unet = UNet2DConditionModel.from_config(tiny.unet.config, resnet_time_scale_shift="scale_shift")
     other = Base("other", tiny.family, unet=unet, vae=tiny.vae, text=tiny.text, schedule=NoiseSchedule())
     with pytest.raises(UnsupportedBase, match="resnet_time_scale_shift"):
@@ -190,12 +190,12 @@ def without_vocabulary(file):
     return changed(file, metadata={"velatura.base": open_tensors(file).metadata["velatura.base"]})
 
 
-def test_a_missing_vocabulary_is_said_with_what_to_do(file):
+def test_a_missing_vocabulary_is_refused_with_advice(file):
     with pytest.raises(UnsupportedBase, match="tokenizer/"):
         single_file.read(without_vocabulary(file))
 
 
-def test_a_tokenizer_beside_the_file_serves(tiny, file, tmp_path):
+def test_a_tokenizer_beside_the_file_is_used(tiny, file, tmp_path):
     tiny.text.tokenizer.save_pretrained(tmp_path / "tokenizer")
     base = single_file.read(replace(without_vocabulary(file), path=tmp_path / "one.safetensors"))
     assert base.text.token_ids("a red fox at dusk") == tiny.text.token_ids("a red fox at dusk")
@@ -211,6 +211,6 @@ def test_a_vocabulary_that_does_not_fit_is_refused(file, more):
         single_file.read(changed(file, metadata={**metadata, vocabulary.TOKENIZER_KEY: words}))
 
 
-def test_an_overlay_is_no_checkpoint(tiny, tmp_path):
+def test_an_overlay_is_not_recognised_as_a_checkpoint(tiny, tmp_path):
     velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "hyper.safetensors")
     assert not single_file.sniff(open_tensors(tmp_path / "hyper.safetensors"))

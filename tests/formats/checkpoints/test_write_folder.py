@@ -45,7 +45,7 @@ def test_old_programs_find_the_tokenizer_in_two_files(tiny, folder):
     assert all(merge.replace(" ", "") in words for merge in merges[1:])
 
 
-def test_text_towers_keep_the_level_that_older_programs_read(folder):
+def test_text_encoders_keep_the_level_text_model_for_older_programs(folder):
     keys = open_tensors(folder / "text_encoder" / "model.safetensors").tensors.keys()
     assert all(key.startswith("text_model.") for key in keys)
 
@@ -61,14 +61,14 @@ def test_an_ending_may_stand_in_the_name_of_a_folder(tiny, tmp_path):
     assert (tmp_path / "sd-v1.5" / "model_index.json").is_file()
 
 
-def test_what_is_there_is_not_replaced(tiny, folder):
+def test_an_existing_folder_is_not_replaced(tiny, folder):
     before = (folder / "model_index.json").stat().st_mtime_ns
     with pytest.raises(AlreadyExists, match="already exists and is not empty"):
         velatura.save(tiny, folder)
     assert (folder / "model_index.json").stat().st_mtime_ns == before
 
 
-def test_nothing_is_left_of_a_folder_that_could_not_be_written(tiny, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing(tiny, tmp_path, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

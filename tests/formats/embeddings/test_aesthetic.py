@@ -49,7 +49,7 @@ def test_vectors_of_other_clips_are_read_too(tmp_path, monkeypatch, width):
 
 
 @pytest.mark.parametrize("vector", [torch.full((64,), torch.nan), torch.arange(64), torch.zeros(64).to_sparse()])
-def test_what_is_no_vector_of_numbers_is_refused(tmp_path, vector):
+def test_anything_but_a_vector_of_finite_numbers_is_refused(tmp_path, vector):
     write_torch(tmp_path / "dusk.pt", vector)
     with pytest.raises(BadFile, match="dusk"):
         velatura.open_overlay(tmp_path / "dusk.pt")

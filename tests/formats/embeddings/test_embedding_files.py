@@ -39,7 +39,7 @@ def opened(path):
 
 
 @pytest.mark.parametrize("case", cases("loaded"))
-def test_what_the_webui_reads_is_read_alike(case):
+def test_files_are_read_as_a1111_reads_them(case):
     overlay = opened(FOLDER / case["file"])
     names = ["vec"] if len(overlay.vectors) == 1 else ["clip_l", "clip_g"]
     for name, vectors in zip(names, overlay.vectors, strict=True):
@@ -54,13 +54,13 @@ def test_what_the_webui_reads_is_read_alike(case):
 
 
 @pytest.mark.parametrize("case", [each for each in cases("refused", "skipped") if "preview" not in each.id])
-def test_what_it_refuses_is_refused_in_one_line(case):
+def test_files_that_a1111_refuses_are_refused_in_one_line(case):
     with pytest.raises(BadFile, match=case["file"]) as caught:
         velatura.open_overlay(FOLDER / case["file"])
     assert "\n" not in str(caught.value)
 
 
-def test_the_file_that_the_webui_wrote_is_written_alike(tmp_path):
+def test_a_file_that_a1111_wrote_is_written_with_equal_fields(tmp_path):
     theirs = opened(FOLDER / "written_by_peer.pt")
     theirs = theirs.with_name(INDEX["keys_written_by_peer"][2][2])  # the name inside
     velatura.save(theirs, tmp_path / "again.pt")
@@ -73,7 +73,7 @@ def test_the_file_that_the_webui_wrote_is_written_alike(tmp_path):
     assert list(ours) == [key for key, _, _ in INDEX["keys_written_by_peer"]]
 
 
-def test_the_webui_before_1_10_opens_the_container(embedding, tmp_path):
+def test_a1111_before_1_10_opens_the_container(embedding, tmp_path):
     """It lets no other members pass than data.pkl, version and data/<number>."""
     velatura.save(embedding(), tmp_path / "x.pt")
     with zipfile.ZipFile(tmp_path / "x.pt") as archive:
@@ -82,7 +82,7 @@ def test_the_webui_before_1_10_opens_the_container(embedding, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "x.png", "x.bin"])
-def test_what_is_written_is_read_again(tiny, embedding, tmp_path, name):
+def test_a_written_embedding_is_read_back(tiny, embedding, tmp_path, name):
     overlay = embedding(name="x", vectors=3)
     velatura.save(overlay, tmp_path / name)
     again = velatura.open_overlay(tmp_path / name)
@@ -93,21 +93,21 @@ def test_what_is_written_is_read_again(tiny, embedding, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
-def test_an_sdxls_is_read_again_whole(xl, tmp_path, name):
+def test_an_embedding_for_sdxl_is_read_back_whole(xl, tmp_path, name):
     overlay = velatura.Embedding.for_base(xl, name="x", vectors=2, initial="a boat")
     velatura.save(overlay, tmp_path / name)
     again = opened(tmp_path / name)
     assert all(torch.equal(*pair) for pair in zip(again.vectors, overlay.vectors, strict=True))
 
 
-def test_our_own_file_is_one_that_others_open(embedding, tmp_path):
+def test_our_own_file_has_sd_scripts_tensor_names(embedding, tmp_path):
     velatura.save(embedding(name="x"), tmp_path / "x.safetensors")
     contents = open_tensors(tmp_path / "x.safetensors")
     assert list(contents.tensors) == ["emb_params"]
     assert contents.metadata["modelspec.architecture"].endswith("/textual-inversion")
 
 
-def test_an_optimizers_state_is_bound_to_its_embedding_as_the_webui_does(embedding, tmp_path):
+def test_an_optimizers_state_is_matched_to_its_embedding_as_in_a1111(embedding, tmp_path):
     overlay = embedding(name="x")
     optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.1)
     overlay.vectors[0].square().sum().backward()
@@ -127,7 +127,7 @@ def test_a_picture_may_have_another_name_inside(embedding, tmp_path):
 
 
 @pytest.mark.parametrize("start", [b"\xff\x0a\x00\x01", b"\x00\x00\x00\x0cJXL \x0d\x0a\x87\x0a"])
-def test_a_picture_of_a_kind_that_is_not_read_is_named_and_its_word_not_passed_over(tiny, start, tmp_path):
+def test_an_unsupported_picture_is_named_and_its_word_read_as_plain_text(tiny, start, tmp_path):
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / "cat.jxl").write_bytes(start + bytes(100))
     with pytest.warns(VelaturaWarning, match=r"cat\.jxl is a JPEG XL picture.* as a PNG; 'cat' is read as plain"):
@@ -135,14 +135,14 @@ def test_a_picture_of_a_kind_that_is_not_read_is_named_and_its_word_not_passed_o
 
 
 @pytest.mark.parametrize("kind", ["webp", "avif"])
-def test_a_pillow_without_a_kind_of_picture_is_not_taken_for_damage(kind, monkeypatch, tmp_path):
+def test_a_format_that_pillow_lacks_is_not_reported_as_damage(kind, monkeypatch, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / f"cat.{kind}")
     monkeypatch.setattr("PIL.features.check", lambda feature: feature != kind)
     with pytest.raises(BadFile, match=rf"(?i)a {kind} picture, which this Pillow cannot read: save"):
         velatura.open_overlay(tmp_path / f"cat.{kind}")
 
 
-def test_a_picture_holds_no_sdxls(xl, tmp_path):
+def test_a_picture_for_sdxl_is_refused(xl, tmp_path):
     with pytest.raises(WrongBase, match=r"save it as \.safetensors"):
         velatura.save(velatura.Embedding.for_base(xl, name="x"), tmp_path / "x.png")
     with pytest.raises(UnknownName):
@@ -150,7 +150,7 @@ def test_a_picture_holds_no_sdxls(xl, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["learned_embeds.safetensors", "learned_embeds.bin"])
-def test_diffusers_says_the_same_of_what_is_written_for_it(tiny, embedding, tmp_path, name):
+def test_diffusers_encodes_prompts_alike_with_our_file(tiny, embedding, tmp_path, name):
     overlay = embedding(name="<style>", vectors=2)
     velatura.save(overlay, tmp_path / name, dialect="diffusers")
     text = tiny.text.deep_copy()
@@ -166,7 +166,7 @@ def test_diffusers_says_the_same_of_what_is_written_for_it(tiny, embedding, tmp_
             torch.testing.assert_close(tiny.text.encode(["a boat in <style>, at night"]), theirs, atol=1e-5, rtol=0)
 
 
-def test_an_sdxls_goes_to_two_files_for_diffusers(xl, tmp_path):
+def test_an_embedding_for_sdxl_becomes_two_files_for_diffusers(xl, tmp_path):
     wide = velatura.Embedding.from_vectors(
         *(torch.randn(2, 768), torch.randn(2, 1280)), card=velatura.Card(kind="embedding", name="learned_embeds")
     )
