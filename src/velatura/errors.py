@@ -1,4 +1,4 @@
-"""The tree of errors and warnings. Every message says what was found, what was expected and what to do."""
+"""Tree of errors and warnings. Every message says what was found, what was expected and what to do."""
 
 from __future__ import annotations
 

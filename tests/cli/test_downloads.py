@@ -54,7 +54,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(server: Server, capsys, tmp_pa
     assert said.count("\n") == 1
     server.has_on_civitai(INCA.read_bytes(), name="inca.pt")
     assert main(["pull", "civitai:10", "--limit", "1KB"]) == USER_ERROR_STATUS
-    assert "allow more by --limit" in capsys.readouterr().err
+    assert "allow more with --limit" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +71,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(server: Server, capsys, monke
     server.has_on_civitai(INCA.read_bytes(), name="inca.pt")
     monkeypatch.setattr("velatura.downloads.transfer.Transfer._write", press)
     assert main(["pull", "civitai:10"]) == INTERRUPTED_STATUS
-    assert "interrupted; what has come is kept, the same command goes on" in capsys.readouterr().err
+    assert "interrupted; the bytes so far are kept, the same command resumes the download" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

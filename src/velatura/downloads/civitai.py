@@ -1,18 +1,17 @@
-"""What Civitai says of a model: which file to fetch, and its own words to keep beside it."""
+"""Civitai's API: the file to download for a model or a version, and the metadata to save beside it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 from httpx2 import URL
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from velatura.downloads.destination import MODEL_ENDINGS, is_model
 from velatura.downloads.partial_file import Digest
-from velatura.downloads.services import Service
+from velatura.downloads.services import Service, ServiceAnswer
 from velatura.downloads.transfer import RemoteFile
 from velatura.downloads.web_client import WebClient, redirect_target
 from velatura.errors import DownloadFailed
@@ -20,18 +19,9 @@ from velatura.errors import DownloadFailed
 INFO_SUFFIX = ".civitai.info"
 
 
-class _CivitaiAnswer(BaseModel):
-    """A part of an answer, of which only some fields are read."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-AnswerT = TypeVar("AnswerT", bound=_CivitaiAnswer)
-
-
-class _CivitaiFile(_CivitaiAnswer):
+class _CivitaiFile(ServiceAnswer):
     name: str
-    downloadUrl: str | None = None  # noqa: N815 - fields are called as Civitai calls them
+    downloadUrl: str | None = None  # noqa: N815 - fields have Civitai's names
     sizeKB: float | None = Field(default=None, ge=0, lt=2**40, allow_inf_nan=False)  # noqa: N815
     primary: bool | None = False
     hashes: dict[str, str | None] | None = None
@@ -39,77 +29,84 @@ class _CivitaiFile(_CivitaiAnswer):
     virusScanResult: str | None = None  # noqa: N815
 
 
-class _CivitaiVersion(_CivitaiAnswer):
+class _CivitaiVersion(ServiceAnswer):
     id: int
     modelId: int | None = None  # noqa: N815
     usageControl: str | None = "Download"  # noqa: N815
     files: tuple[_CivitaiFile, ...] = ()
 
 
-class _CivitaiModel(_CivitaiAnswer):
+class _CivitaiModel(ServiceAnswer):
     modelVersions: tuple[_CivitaiVersion, ...] = ()  # noqa: N815
 
 
 @dataclass(frozen=True)
 class CivitaiDownload:
-    """A file of Civitai's and the answer that tells of it."""
+    """A file on Civitai, and the metadata of its version as Civitai's API returns it."""
 
     remote_file: RemoteFile
     info: dict[str, JsonValue]
 
 
 def find(web: WebClient, service: Service, model: int | None, version: int | None) -> CivitaiDownload:
-    """The file to fetch of a version of a model, or of its newest."""
+    """Find the file to download.
+
+    Args:
+        web: Client for the requests.
+        service: Civitai, or a server with the same API.
+        model: Id of the model; None if the version is known.
+        version: Id of the version; None for the model's newest.
+
+    Raises:
+        DownloadFailed: if the model or version does not exist, does not allow downloads or holds no model file.
+    """
     if version is None:
-        versions = _parse_answer(_CivitaiModel, web.json(f"{service.root}/api/v1/models/{model}")).modelVersions
-        if not versions:
-            raise DownloadFailed(f"civitai:{model} has no version to fetch: look at {service.root}/models/{model}")
-        version = versions[0].id
+        version = _newest_version(web, service, model)
     answer = web.json(f"{service.root}/api/v1/model-versions/{version}")
-    version_answer = _parse_answer(_CivitaiVersion, answer)
+    version_answer = _CivitaiVersion.parse(answer, "Civitai")
     if model is not None and version_answer.modelId not in {None, model}:
         raise DownloadFailed(
-            f"version {version} is of civitai:{version_answer.modelId}, not of civitai:{model}: name one"
+            f"version {version} belongs to civitai:{version_answer.modelId}, not to civitai:{model}: name one of them"
         )
     if version_answer.usageControl not in {None, "Download"}:
-        raise DownloadFailed(f"version {version} is to be used on Civitai only, its owner says: choose another version")
+        raise DownloadFailed(f"version {version} can only be used on Civitai, by its owner's choice: choose another")
     return CivitaiDownload(
         _remote_file(_choose_file(version_answer), service, version), cast("dict[str, JsonValue]", answer)
     )
 
 
 def trigger_words(info: dict[str, JsonValue]) -> list[str]:
-    """The words that a version wants in a prompt."""
+    """Return the trigger words of a version, from the metadata of CivitaiDownload."""
     words = info.get("trainedWords")
     return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
 
 
+def _newest_version(web: WebClient, service: Service, model: int | None) -> int:
+    answer = web.json(f"{service.root}/api/v1/models/{model}")
+    versions = _CivitaiModel.parse(answer, "Civitai").modelVersions
+    if not versions:
+        raise DownloadFailed(f"civitai:{model} has no version to download: look at {service.root}/models/{model}")
+    return versions[0].id
+
+
 def _choose_file(version: _CivitaiVersion) -> _CivitaiFile:
-    """The version's main file, or the first that is a model at all, a safetensors one before others."""
+    """Return the version's primary file, else its first safetensors file, else its first model file."""
     models = [file for file in version.files if is_model(file.name)]
     if not models:
         names = ", ".join(file.name[:60] for file in version.files[:8]) or "no files at all"
         raise DownloadFailed(
-            f"version {version.id} holds {names}, but none that ends in {', '.join(MODEL_ENDINGS)}: choose another version"
+            f"version {version.id} holds {names}, but no file that ends in {', '.join(MODEL_ENDINGS)}: "
+            "choose another version"
         )
     return min(models, key=lambda file: (not file.primary, not file.name.lower().endswith(".safetensors")))
 
 
 def _remote_file(file: _CivitaiFile, service: Service, version: int) -> RemoteFile:
     if "Danger" in {file.pickleScanResult, file.virusScanResult}:
-        raise DownloadFailed(f"{file.name[:80]!r} holds something dangerous, Civitai's scan says: choose another file")
+        raise DownloadFailed(f"Civitai's scan found something dangerous in {file.name[:80]!r}: choose another file")
     hashes = file.hashes or {}
-    sha256 = hashes.get("SHA256") or hashes.get("AutoV2") or ""  # of which AutoV2 is the beginning
+    sha256 = hashes.get("SHA256") or hashes.get("AutoV2") or ""  # AutoV2: the first ten digits of the SHA-256
     base_url = URL(f"{service.root}/api/download/models/{version}")
     url = str(redirect_target(base_url, file.downloadUrl)) if file.downloadUrl else str(base_url)
     digest = Digest("sha256", sha256) if re.fullmatch("[0-9A-Fa-f]{10,64}", sha256) else None
     return RemoteFile(url, name=file.name, digest=digest, approximate_size=round((file.sizeKB or 0) * 1024))
-
-
-def _parse_answer(answer_type: type[AnswerT], answer: dict[str, object]) -> AnswerT:
-    try:
-        return answer_type.model_validate(answer)
-    except ValidationError as error:
-        first: Sequence[int | str] = error.errors()[0]["loc"]
-        where = ".".join(map(str, first))
-        raise DownloadFailed(f"Civitai's answer has no {where} as it should: try again later") from None

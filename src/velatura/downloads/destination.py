@@ -1,4 +1,4 @@
-"""Where a file belongs: by what is in it, in the layout that a folder has."""
+"""Safe file names, and the subfolder of A1111's or ComfyUI's layout for each kind of model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path, PurePath
 from velatura.errors import DownloadFailed
 
 MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".bin", ".hns")
-MAX_NAME_BYTES = 180  # bytes: file systems allow 255, and what lies beside the file has longer names
-# names that Windows keeps for devices, whatever their ending
+MAX_NAME_BYTES = 180  # file systems allow 255, and files beside it have longer names
+# Windows reserves these names for devices, with any ending
 WINDOWS_DEVICE_NAMES = {
     "con",
     "prn",
@@ -22,9 +22,10 @@ WINDOWS_DEVICE_NAMES = {
 
 
 def safe_name(name: str) -> str:
-    """The name of a model file without folders, control characters, and what some system cannot write.
+    """Return the name of a model file without folders, control characters, and characters that a system forbids.
 
-    Raises DownloadFailed where the ending is of no file that holds a model.
+    Raises:
+        DownloadFailed: if the ending is not one of model files.
     """
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
     printable = "".join(character for character in last if character.isprintable() and character not in '<>:"|?*')
@@ -32,13 +33,13 @@ def safe_name(name: str) -> str:
     ending = path.suffix.lower()
     if ending not in MODEL_ENDINGS:
         raise DownloadFailed(
-            f"{printable[:80]!r} is no file of a model: those that end in {', '.join(MODEL_ENDINGS)} are fetched"
+            f"{printable[:80]!r} is not a model file: choose one that ends in {', '.join(MODEL_ENDINGS)}"
         )
     return _shorten(path.stem.strip(" ."), ending) + ending
 
 
 def is_model(name: str) -> bool:
-    """Whether a name ends as the files of models do."""
+    """Return True if a name has the ending of a model file."""
     return PurePath(name).suffix.lower() in MODEL_ENDINGS
 
 
@@ -62,24 +63,29 @@ COMFYUI_FOLDERS = {
     "lora": "models/loras",
     "embedding": "models/embeddings",
 }
-LAYOUT_MARKERS = ("checkpoint", "lora")  # whose folders have a name of their own in each layout
+LAYOUT_MARKERS = ("checkpoint", "lora")  # kinds whose folder has a different name in each layout
 
 
 def kind_folder(folder: Path, kind: str) -> Path:
-    """The sub-folder for a kind of file in A1111's or ComfyUI's layout; the folder itself where it has neither.
+    """Return the subfolder for a kind of file.
 
-    The folder may also be the one that both call models.
+    Args:
+        folder: A1111's or ComfyUI's main folder, their folder "models", or any other folder.
+        kind: Kind of file, such as "lora".
+
+    Returns:
+        The layout's subfolder for the kind, or `folder` if it has neither layout.
     """
     return next((layout[kind] for layout in _layouts(folder) if kind in layout), folder)
 
 
 def possible_folders(folder: Path) -> list[Path]:
-    """All places where a file that is fetched into this folder could lie."""
+    """Return all folders where a file could be that was downloaded into this folder."""
     return list(dict.fromkeys([folder, *(path for layout in _layouts(folder) for path in layout.values())]))
 
 
 def _layouts(folder: Path) -> Iterator[Mapping[str, Path]]:
-    """The layouts that a folder has, as the places of kinds."""
+    """Yield the layouts that a folder has, as folders by kind."""
     for layout in (A1111_FOLDERS, COMFYUI_FOLDERS):
         whole = {kind: folder / relative for kind, relative in layout.items()}
         models = {kind: _from_models(folder, relative) for kind, relative in layout.items()}
@@ -87,5 +93,5 @@ def _layouts(folder: Path) -> Iterator[Mapping[str, Path]]:
 
 
 def _from_models(folder: Path, relative: str) -> Path:
-    """A place as seen from models; A1111 keeps embeddings beside it."""
+    """Return a layout's subfolder as seen from its folder "models"; A1111 keeps embeddings beside that folder."""
     return folder / relative.removeprefix("models/") if relative.startswith("models/") else folder.parent / relative

@@ -1,8 +1,7 @@
-"""Files and folders, fetched under names of their own and given their real ones when they are whole and known."""
+"""Downloads into a folder. Files have temporary names until they are complete and their content is checked."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from velatura.card import UNKNOWN_KIND
 from velatura.downloads.destination import is_model, kind_folder, possible_folders
 from velatura.downloads.partial_file import PartialFile, lock_target, refuse_existing
-from velatura.downloads.transfer import OnBytes, RemoteFile, Transfer, file_name
+from velatura.downloads.transfer import RESUME_HINT, OnBytes, RemoteFile, Transfer, file_name
 from velatura.downloads.web_client import WebClient
-from velatura.errors import BadFile, DownloadFailed, VelaturaWarning
+from velatura.errors import BadFile, DownloadFailed, warn
 from velatura.formats.hypernetworks import hns
 from velatura.formats.inspect.inspect import inspect_file
 
@@ -21,26 +20,35 @@ SAFETENSORS_ENDINGS = (".safetensors", ".sft")
 
 
 def detect_kind(path: Path, name: str) -> str:
-    """The kind of a file that will get this name, or "unknown" for weights that nobody here opens.
+    """Return the kind of a model file, or "unknown" for weights in a format that velatura does not know.
 
-    Raises BadFile for what holds no weights, and for a pickle that is called safetensors, or the reverse.
+    Args:
+        path: The file.
+        name: Name that it will get.
+
+    Raises:
+        BadFile: if the file does not hold weights, or is a torch file named .safetensors, or the reverse.
     """
     if name.endswith(hns.HNS_SUFFIX):
         hns.read_hns(path)
         return "hypernet"
     info = inspect_file(path)
     if (info.container == "safetensors") != name.endswith(SAFETENSORS_ENDINGS):
-        inside = "is safetensors" if info.container == "safetensors" else "is no safetensors but a torch file"
-        raise BadFile(f"{name} {inside}, so it is not called what it is: do not trust it")
+        content = "a safetensors file" if info.container == "safetensors" else "a torch file, not safetensors"
+        raise BadFile(f"{name} is {content}, so its ending is wrong: do not trust it")
     return info.card.kind
-
-
-RESUME_HINT = "what has come is kept, the same command goes on"
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """Where a file or folder is now, what it is, its SHA-256 if that was checked, and whether it was there before."""
+    """A downloaded file or folder.
+
+    Attributes:
+        path: Where it is.
+        kind: Kind of model, such as "lora".
+        sha256: SHA-256 of a file if it was checked.
+        was_there: True if it existed already and nothing was downloaded.
+    """
 
     path: Path
     kind: str
@@ -50,7 +58,14 @@ class FetchResult:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Fetches into one folder; limit is the most bytes that may come."""
+    """Downloads files and diffusers folders into one folder.
+
+    Attributes:
+        web: Client for the requests.
+        target_folder: Folder, which may have A1111's or ComfyUI's layout.
+        limit: Maximum bytes of a download.
+        on_bytes: Called with the bytes so far, and with the total if it is known.
+    """
 
     web: WebClient
     target_folder: Path
@@ -58,31 +73,45 @@ class Fetcher:
     on_bytes: OnBytes | None = None
 
     def fetch_file(self, remote_file: RemoteFile) -> FetchResult:
-        """Fetch one file and put it where its kind lies."""
+        """Download one file, check it, and move it to the subfolder for its kind.
+
+        Raises:
+            AlreadyExists: if another file has the name.
+            DownloadFailed: if the download fails.
+            BadFile: if the content is not a model file.
+        """
         name = file_name(self.web, remote_file)
         sha256 = remote_file.digest.sha256 if remote_file.digest else None
         with lock_target(self.target_folder / name):
-            if existing := self._find_existing(name, remote_file):
+            existing = self._find_existing(name, remote_file)
+            if existing is not None:
                 return FetchResult(existing, detect_kind(existing, name), sha256, was_there=True)
             part = PartialFile(self.target_folder / name)
             with _hint_on_interrupt():
                 Transfer(self.web, remote_file, part, limit=self.limit, on_bytes=self.on_bytes).run()
-            kind = _check_kind(part, name)
+            kind = _detect_or_discard(part, name)
             if kind == UNKNOWN_KIND:
-                message = (
-                    f"{name} holds weights of no kind that is known here: it is kept, and opened by other programs only"
-                )
-                warnings.warn(message, VelaturaWarning, stacklevel=2)
+                warn(f"{name} holds weights of an unknown kind: it is kept, but velatura does not open it")
             target = kind_folder(self.target_folder, kind) / name
             part.move_to(target)
             return FetchResult(target, kind, sha256)
 
     def fetch_folder(self, files: Mapping[str, RemoteFile], name: str) -> FetchResult:
-        """Fetch the files of a diffusers folder, which has its name when all are there."""
+        """Download the files of a diffusers folder. The folder gets its name when all files are complete.
+
+        Args:
+            files: Files by their paths in the folder.
+            name: Name of the folder.
+
+        Raises:
+            AlreadyExists: if another folder has the name.
+            DownloadFailed: if a download fails, or all files together exceed the limit.
+            BadFile: if a model file has a wrong content.
+        """
         total = sum(remote_file.size or 0 for remote_file in files.values())
         if total > self.limit:
             message = f"{total / 1e9:.2f} GB in {len(files)} files, over the limit of {self.limit / 1e9:.2f} GB"
-            raise DownloadFailed(f"{name} has {message}: allow more by --limit")
+            raise DownloadFailed(f"{name} has {message}: allow more with --limit")
         target = kind_folder(self.target_folder, "checkpoint") / name
         with lock_target(target):
             if target.is_dir() and all(_is_present(target / path, remote_file) for path, remote_file in files.items()):
@@ -95,7 +124,7 @@ class Fetcher:
         return FetchResult(target, "checkpoint")
 
     def _fetch_missing(self, files: Mapping[str, RemoteFile], folder: Path, total: int) -> None:
-        """Fetch all that is not there yet, and see that the weights are weights."""
+        """Download the files that are missing, and check that model files hold weights."""
         before = 0
         for path, remote_file in files.items():
             if not _is_present(folder / path, remote_file):
@@ -104,7 +133,7 @@ class Fetcher:
                 part = PartialFile(folder / path)
                 self._make_transfer(remote_file, part, before, total).run()
                 if is_model(path):
-                    _check_kind(part, path)
+                    _detect_or_discard(part, path)
                 part.move_to(folder / path)
             before += (folder / path).stat().st_size
 
@@ -116,9 +145,10 @@ class Fetcher:
         return Transfer(self.web, remote_file, part, limit=self.limit - before, on_bytes=on_bytes)
 
     def _find_existing(self, name: str, remote_file: RemoteFile) -> Path | None:
-        """The very file where it could lie already; another one of its name is in the way."""
-        for path in (subfolder / name for subfolder in possible_folders(self.target_folder)):
-            if path.is_file() and remote_file.digest and remote_file.digest.matches(path):
+        """Return the path of the same file if it was downloaded before; raise AlreadyExists for another of its name."""
+        for subfolder in possible_folders(self.target_folder):
+            path = subfolder / name
+            if _is_present(path, remote_file):
                 return path
             refuse_existing(path)
         return None
@@ -128,8 +158,8 @@ def _is_present(path: Path, remote_file: RemoteFile) -> bool:
     return path.is_file() and remote_file.digest is not None and remote_file.digest.matches(path)
 
 
-def _check_kind(part: PartialFile, name: str) -> str:
-    """The kind of a file that has come; one that cannot be read safely does not stay."""
+def _detect_or_discard(part: PartialFile, name: str) -> str:
+    """Return the kind of a downloaded file; delete a file that cannot be read safely."""
     try:
         return detect_kind(part.path, name)
     except BadFile:

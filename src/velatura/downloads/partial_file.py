@@ -1,4 +1,4 @@
-"""A file on its way: what has come of it, and what it is part of, so that another run can go on."""
+"""Partial downloads: the bytes so far, and a record of their source, so that a later run can resume."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from velatura.files import atomic_write
 
 @dataclass(frozen=True)
 class Digest:
-    """What a service says of a file's content: its SHA-256, or git's hash of it, as their first digits or all."""
+    """A hash that a service states for a file: SHA-256, or git's blob hash. `value` is all or the first hex digits."""
 
     algorithm: Literal["sha256", "git"]
     value: str
 
     @property
     def sha256(self) -> str | None:
-        """The SHA-256 of a file that fits, where all of it is told."""
+        """Return the complete SHA-256, or None if it is another hash or only its first digits."""
         return self.value.lower() if self.algorithm == "sha256" and len(self.value) == 64 else None
 
     def compute(self, path: Path) -> str:
-        """The same of a file that is here."""
+        """Return the hash of a file, in the same algorithm."""
         digest = hashlib.sha256() if self.algorithm == "sha256" else hashlib.sha1(usedforsecurity=False)
         if self.algorithm == "git":
             digest.update(f"blob {path.stat().st_size}\0".encode())
@@ -41,13 +41,19 @@ class Digest:
         return digest.hexdigest()
 
     def matches(self, path: Path) -> bool:
-        """Whether a file is the one that the service speaks of."""
+        """Return True if a file has this hash."""
         return self.compute(path).startswith(self.value.lower())
 
 
 @dataclass(frozen=True)
 class PartialFileRecord:
-    """What lies beside a part: where it is from, and by what its server would know that it is still the same."""
+    """Record of a partial download.
+
+    Attributes:
+        url: URL without secrets.
+        validator: ETag or date by which the server recognises the same file, or "".
+        size: Total bytes, if the server states them.
+    """
 
     url: str
     validator: str
@@ -55,7 +61,7 @@ class PartialFileRecord:
 
 
 class PartialFile:
-    """The beginning of a file: NAME.part, and its note NAME.part.json."""
+    """Beginning of a file: NAME.part, and its record NAME.part.json."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f"{target.name}.part")
@@ -63,31 +69,35 @@ class PartialFile:
 
     @property
     def size(self) -> int:
-        """The bytes that are here."""
+        """Return the bytes so far."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def read_record(self) -> PartialFileRecord | None:
-        """What is known of the part; nothing where there is none, or its note is of no use."""
+        """Return the record, or None if there is no partial file or the record is damaged."""
         try:
             return TypeAdapter(PartialFileRecord).validate_json(self._record_path.read_bytes()) if self.size else None
         except (OSError, ValidationError):
             return None
 
     def begin(self, record: PartialFileRecord) -> None:
-        """Start from nothing, saying of what."""
+        """Start an empty partial file with this record."""
         self.clear()
         with atomic_write(self._record_path) as temporary:
             temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
         self.path.touch()
 
     def clear(self) -> None:
-        """Forget all that has come."""
+        """Delete the partial file and its record."""
         for path in (self.path, self._record_path):
             path.unlink(missing_ok=True)
 
     def move_to(self, target: Path) -> None:
-        """Give the whole file its name, never over another one."""
-        with self.path.open("r+b") as file:  # Windows syncs only what may be written
+        """Move the complete file to its target.
+
+        Raises:
+            AlreadyExists: if the target exists.
+        """
+        with self.path.open("r+b") as file:  # Windows syncs only writable files
             os.fsync(file.fileno())
         target.parent.mkdir(parents=True, exist_ok=True)
         refuse_existing(target)
@@ -105,39 +115,43 @@ class PartialFile:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise Occupied where something else has the name."""
+    """Raise AlreadyExists if anything has this path."""
     if os.path.lexists(target):
-        raise AlreadyExists(
-            f"{target} is there already, and is another file: move it away, or fetch into another folder"
-        )
+        raise AlreadyExists(f"{target} already exists, and is another file: move it, or download into another folder")
 
 
 @contextmanager
 def lock_target(target: Path) -> Generator[None]:
-    """Be the only one who fetches a file to this place."""
+    """Keep other processes from downloading to the same path. A folder that was created and stays empty is removed.
+
+    Raises:
+        AlreadyExists: if another process is downloading to this path.
+        DownloadFailed: if the folder cannot be written.
+    """
     is_new = not target.parent.exists()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadFailed(f"{target.parent} is no folder to write to ({error.strerror}): choose another") from None
-    lock = FileLock(target.with_name(f"{target.name}.part.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise AlreadyExists(
-            f"{target.name} is being fetched to {target.parent} by another command: wait for it"
-        ) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise DownloadFailed(
-            f"{target.parent} cannot be written to ({reason}): choose another folder by --to"
-        ) from None
+    lock = _acquire_lock(target)
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows lets nobody remove it while it is held
+        with suppress(OSError):  # Windows does not delete open files
             Path(lock.lock_file).unlink()
         lock.release()
         if is_new:
-            with suppress(OSError):  # something has come
+            with suppress(OSError):  # the folder is not empty
                 target.parent.rmdir()
+
+
+def _acquire_lock(target: Path) -> FileLock:
+    """Create the target's folder and lock the target."""
+    lock = FileLock(target.with_name(f"{target.name}.part.lock"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise AlreadyExists(
+            f"{target.name} is being downloaded to {target.parent} by another command: wait for it"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadFailed(f"{target.parent} cannot be written ({reason}): choose another folder with --to") from None
+    return lock

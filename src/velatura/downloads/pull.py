@@ -1,4 +1,4 @@
-"""Fetch what a person names, check it, and put it where it belongs: `pull`."""
+"""pull: download a model from Civitai, the Hugging Face hub or a URL into the right folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ DEFAULT_LIMIT = 8_000_000_000
 
 
 class PullResult(BaseModel):
-    """A file, or a folder in diffusers' layout, that is here now; was_there tells that nothing had to come.
+    """A downloaded model.
 
-    sha256 is of a file; trigger_words and made_for are what Civitai says of it.
+    Attributes:
+        path: File, or folder in diffusers' layout.
+        kind: Kind of model, such as "lora".
+        sha256: SHA-256 of a file; None for a folder.
+        file_bytes: Bytes of all files.
+        trigger_words: Words that call the model in a prompt, as Civitai states them.
+        made_for: Base model, as Civitai states it.
+        was_there: True if it existed already and nothing was downloaded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,10 +55,21 @@ def pull(
     web: WebClient | None = None,
     on_bytes: OnBytes | None = None,
 ) -> PullResult:
-    """Fetch civitai:ID, civitai:ID@VERSION, hub:owner/name, hub:owner/name/file, or an address into a folder.
+    """Download a model into a folder, and check it.
 
-    In a folder of A1111's or ComfyUI's layout it is put where such files lie. limit: the most bytes it may have. Until
-    all has come and is checked it is called NAME.part, from which the same call goes on after a broken connection.
+    Until it is complete and checked a file is called NAME.part. After a broken connection the same call resumes it.
+
+    Args:
+        source: civitai:ID, civitai:ID@VERSION, hub:owner/name, hub:owner/name/file, or a URL.
+        to: Target folder. In a folder with A1111's or ComfyUI's layout, the file goes to the subfolder for its kind.
+        limit: Maximum bytes.
+        web: Client for the requests; None for a new one with this user's tokens.
+        on_bytes: Called with the bytes so far, and with the total if it is known.
+
+    Raises:
+        DownloadFailed: if the source is not understood, does not exist, or the download fails.
+        AlreadyExists: if another file has the name.
+        BadFile: if the content is not a model file.
     """
     download_source = read_source(source)
     with nullcontext(web) if web else WebClient(Services.from_environment()) as client:
@@ -61,27 +79,32 @@ def pull(
             return _save_civitai_info(fetcher.fetch_file(download.remote_file), download.info)
         if isinstance(download_source, HubReference):
             files = hub.find(client, client.services.hub, download_source)
-            return _pull_result(
-                fetcher.fetch_folder(files, download_source.name)
-                if INDEX_FILE in files
-                else fetcher.fetch_file(*files.values())
-            )
+            if INDEX_FILE in files:
+                return _pull_result(fetcher.fetch_folder(files, download_source.name))
+            [remote_file] = files.values()
+            return _pull_result(fetcher.fetch_file(remote_file))
         return _pull_result(fetcher.fetch_file(RemoteFile(download_source.url)))
 
 
 def _pull_result(fetched: FetchResult) -> PullResult:
-    files = [path for path in fetched.path.rglob("*") if path.is_file()] if fetched.path.is_dir() else [fetched.path]
+    path = fetched.path
+    if path.is_dir():
+        sha256 = fetched.sha256
+        files = [file for file in path.rglob("*") if file.is_file()]
+    else:
+        sha256 = fetched.sha256 or Digest("sha256", "").compute(path)
+        files = [path]
     return PullResult(
-        path=fetched.path,
+        path=path,
         kind=fetched.kind,
-        sha256=fetched.sha256 or (None if fetched.path.is_dir() else Digest("sha256", "").compute(fetched.path)),
+        sha256=sha256,
         file_bytes=sum(file.stat().st_size for file in files),
         was_there=fetched.was_there,
     )
 
 
 def _save_civitai_info(fetched: FetchResult, info: dict[str, JsonValue]) -> PullResult:
-    """Keep Civitai's answer beside the file, as other programs do, and what matters of it in ours."""
+    """Save Civitai's metadata beside the file, as other programs do, and add trigger words and base to the result."""
     with atomic_write(fetched.path.with_suffix(civitai.INFO_SUFFIX)) as temporary:
         temporary.write_text(json.dumps(info, indent=2), encoding="utf-8")
     made_for = info.get("baseModel")

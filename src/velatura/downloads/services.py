@@ -1,4 +1,4 @@
-"""The services that models are fetched from: where they are, and who asks."""
+"""Civitai and the Hugging Face hub: their addresses, the user's tokens, and the parsing of their answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Self
 import platformdirs
 from httpx2 import URL
 from huggingface_hub import get_token
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, DownloadFailed
 
 CIVITAI_URL = "https://civitai.com"
 HUB_URL = "https://huggingface.co"
@@ -21,7 +22,14 @@ TOKENS_FILE = "tokens.toml"
 
 @dataclass(frozen=True)
 class Service:
-    """A service, the root of its addresses, and the token that is shown to that root and to no other."""
+    """A service for models.
+
+    Attributes:
+        name: Name shown to users.
+        root: Beginning of all its URLs.
+        token_variable: Environment variable of the user's token.
+        token: The user's token. It is sent to this service only.
+    """
 
     name: str
     root: str
@@ -29,24 +37,28 @@ class Service:
     token: str | None = field(default=None, repr=False)
 
     def has_url(self, url: URL) -> bool:
-        """Whether an address lies at this service itself, by scheme, host and port."""
+        """Return True if a URL has the scheme, host and port of this service."""
         root = URL(self.root)
         return (url.scheme, url.host, _port(url)) == (root.scheme, root.host, _port(root))
 
 
 @dataclass(frozen=True)
 class Services:
-    """Both services."""
+    """Civitai and the Hugging Face hub."""
 
     civitai: Service = Service("Civitai", CIVITAI_URL, "CIVITAI_TOKEN")
     hub: Service = Service("the hub", HUB_URL, "HF_TOKEN")
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The services that CIVITAI_ENDPOINT and HF_ENDPOINT name, or the public ones, with this user's tokens.
+        """Return the services with this user's tokens.
 
-        Civitai's token is that of CIVITAI_TOKEN, or `civitai = "..."` in tokens.toml of velatura's configuration
-        folder; the hub's is what its own client uses.
+        CIVITAI_ENDPOINT and HF_ENDPOINT replace the public addresses. Civitai's token comes from CIVITAI_TOKEN, or from
+        a line `civitai = "..."` of tokens.toml in velatura's configuration folder. The hub's token is that of
+        huggingface_hub: HF_TOKEN, or its login.
+
+        Raises:
+            BadFile: if tokens.toml cannot be read.
         """
         civitai = os.environ.get("CIVITAI_ENDPOINT") or CIVITAI_URL
         hub = os.environ.get("HF_ENDPOINT") or HUB_URL
@@ -57,19 +69,36 @@ class Services:
         )
 
     def find(self, url: URL) -> Service | None:
-        """The service that an address lies at, if it is one of them."""
+        """Return the service that a URL belongs to, or None."""
         return next((service for service in (self.civitai, self.hub) if service.has_url(url)), None)
 
 
+class ServiceAnswer(BaseModel):
+    """A part of a JSON answer. Unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def parse(cls, answer: dict[str, object], service: str) -> Self:
+        """Validate an answer; raise DownloadFailed with the service's name and the first field that is wrong."""
+        try:
+            return cls.model_validate(answer)
+        except ValidationError as error:
+            field_path = ".".join(map(str, error.errors()[0]["loc"]))
+            raise DownloadFailed(
+                f"{service}'s answer has a missing or wrong field {field_path}: try again later"
+            ) from None
+
+
 def _token_from_file(name: str) -> str | None:
-    """A token from the file for those who keep none in the environment."""
+    """Return a token of tokens.toml, or None."""
     path = Path(platformdirs.user_config_dir("velatura", appauthor=False), TOKENS_FILE)
     try:
         token = tomllib.loads(path.read_text(encoding="utf-8")).get(name)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise BadFile(f'{path} cannot be read ({error}): write lines as {name} = "..." into it') from None
+        raise BadFile(f'{path} cannot be read ({error}): write lines such as {name} = "..." into it') from None
     return str(token) if token else None
 
 

@@ -1,4 +1,4 @@
-"""What a person writes to say which file they mean: civitai:1234, hub:owner/name, or an address."""
+"""Parsing of download sources: civitai:1234, hub:owner/name, or a URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HUB_HOSTS = {"huggingface.co", "hf.co"}
 
 @dataclass(frozen=True)
 class CivitaiSource:
-    """A model of Civitai's, or one version of it."""
+    """A model on Civitai, or one version of it; the model may be None if the version is known."""
 
     model: int | None
     version: int | None = None
@@ -25,7 +25,7 @@ class CivitaiSource:
 
 @dataclass(frozen=True)
 class UrlSource:
-    """A file anywhere on the web."""
+    """A file with any URL."""
 
     url: str
 
@@ -34,17 +34,21 @@ DownloadSource = CivitaiSource | HubReference | UrlSource
 
 
 def read_source(text: str) -> DownloadSource:
-    """Read what names a file to fetch; addresses of pages of the two services mean the models on them."""
+    """Parse a download source. The URL of a model's page on Civitai or the hub means that model.
+
+    Raises:
+        DownloadFailed: if the text is not a source.
+    """
     text = text.strip()
     if text.startswith(HUB_PREFIX):
         return parse_reference(text)
     if text.startswith("civitai:"):
         id_match = re.fullmatch(r"civitai:(\d{1,12})(?:@(\d{1,12}))?", text)
         if id_match is None:
-            raise DownloadFailed(f"{text!r} names nothing on Civitai: write civitai:1234, or civitai:1234@5678")
+            raise DownloadFailed(f"{text!r} is not a model on Civitai: write civitai:1234, or civitai:1234@5678")
         return CivitaiSource(int(id_match[1]), int(id_match[2]) if id_match[2] else None)
     if not text.startswith(("http://", "https://")):
-        raise DownloadFailed(f"{text!r} names nothing to fetch: write civitai:1234, hub:owner/name, or https://...")
+        raise DownloadFailed(f"{text!r} is not a download source: write civitai:1234, hub:owner/name, or https://...")
     url = parse_url(text)
     return _civitai_page(url) or _hub_page(url) or UrlSource(text)
 
@@ -63,5 +67,7 @@ def _hub_page(url: URL) -> HubReference | None:
     page_match = re.fullmatch(r"/([\w.-]+/[\w.-]+)(?:/(?:blob|resolve|tree)/([\w.-]+)(?:/(.+))?)?/?", url.path)
     if url.host not in HUB_HOSTS or page_match is None:
         return None
-    revision = f"@{page_match[2]}" if page_match[2] else ""
-    return parse_reference(f"{HUB_PREFIX}{page_match[1]}{revision}{f'/{page_match[3]}' if page_match[3] else ''}")
+    repository, revision, file = page_match.groups()
+    at_revision = f"@{revision}" if revision else ""
+    below = f"/{file}" if file else ""
+    return parse_reference(f"{HUB_PREFIX}{repository}{at_revision}{below}")

@@ -1,4 +1,4 @@
-"""One file, fetched: from where it broke off if it is still the same, no larger than allowed, and checked."""
+"""Transfer of one file: resumed if the file on the server is unchanged, limited in size, checked by its hash."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from velatura.downloads.partial_file import Digest, PartialFile, PartialFileReco
 from velatura.downloads.web_client import CONNECTION_ERRORS, MAX_TRIES, WebClient, parse_url, public_url
 from velatura.errors import DownloadFailed
 
-MAX_STARTS = 3  # from nothing: a server that never goes on where we stopped would keep us forever
+MAX_STARTS = 3  # downloads from the beginning, so that a server that never resumes does not keep us forever
+RESUME_HINT = "the bytes so far are kept, the same command resumes the download"
 
 OnBytes = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as it is offered: name, size and digest as far as somebody vouches for them; about is a rough size."""
+    """A file on a server. Name, size and digest are None if the service does not state them."""
 
     url: str
     name: str | None = None
@@ -35,14 +36,18 @@ class RemoteFile:
 
 
 class _ContentRange(NamedTuple):
-    """What an answer says of itself: where it begins, and how long the whole is."""
+    """Offset of an answer in the file, and total bytes of the file."""
 
     start: int
     total: int | None
 
 
 def file_name(web: WebClient, remote_file: RemoteFile) -> str:
-    """What the file will be called: as its service says, as its address ends, or as its server answers."""
+    """Return the file name: from its service, its URL, or the server's Content-Disposition.
+
+    Raises:
+        DownloadFailed: if that is not the name of a model file.
+    """
     if remote_file.name is not None:
         return safe_name(remote_file.name)
     last = PurePosixPath(parse_url(remote_file.url).path).name
@@ -55,7 +60,15 @@ def file_name(web: WebClient, remote_file: RemoteFile) -> str:
 
 
 class Transfer:
-    """Fetches one file into its part; limit is the most bytes it may have."""
+    """Download of one file into its partial file.
+
+    Args:
+        web: Client for the requests.
+        remote_file: File to download.
+        part: Partial file, which may have bytes of an earlier run.
+        limit: Maximum bytes.
+        on_bytes: Called with the bytes so far, and with the total if it is known.
+    """
 
     def __init__(
         self, web: WebClient, remote_file: RemoteFile, part: PartialFile, *, limit: int, on_bytes: OnBytes | None = None
@@ -67,21 +80,30 @@ class Transfer:
         self._on_bytes = on_bytes or _ignore_progress
 
     def run(self) -> None:
-        """Fetch what is missing of the part, until it is whole and right."""
+        """Download the missing bytes, until the file is complete and its hash is right.
+
+        Raises:
+            DownloadFailed: if the connection, the disk, the size or the hash fails.
+        """
         self._refuse_large(self._remote_file.size or self._remote_file.approximate_size or 0)
         for start in range(MAX_STARTS):
             is_resumed = self._part.size > 0
-            if self._fetch_rest() and self._verify_digest(may_retry=is_resumed and start < MAX_STARTS - 1):
+            if not self._fetch_rest():
+                continue
+            if self._has_right_digest():
                 return
-        raise DownloadFailed(f"{self._public_url} changes while it is fetched: try again later")
+            is_last = start == MAX_STARTS - 1
+            self._discard_wrong_file(may_retry=is_resumed and not is_last)
+        raise DownloadFailed(f"{self._public_url} changes during the download: try again later")
 
     @property
     def _public_url(self) -> str:
         return public_url(self._remote_file.url)
 
     def _fetch_rest(self) -> bool:
-        """Go on with the part through broken connections; whether it has come to its end, or must be begun anew."""
-        failures, largest_size = 0, self._part.size
+        """Download the rest through broken connections. Return True at the end of the file, False to start again."""
+        failures = 0
+        largest_size = self._part.size
         while True:
             try:
                 with self._web.stream(self._remote_file.url, self._resume_headers()) as response:
@@ -91,8 +113,8 @@ class Transfer:
                 largest_size = max(largest_size, self._part.size)
                 if failures == MAX_TRIES:
                     raise DownloadFailed(
-                        f"{self._public_url} broke off after {self._part.size:,} bytes ({error}): "
-                        "what has come is kept, the same command goes on"
+                        f"{self._public_url}: the connection broke after {self._part.size:,} bytes ({error}): "
+                        f"{RESUME_HINT}"
                     ) from None
                 self._web.wait(failures)
             except httpx2.HTTPError as error:
@@ -100,11 +122,11 @@ class Transfer:
             except OSError as error:
                 raise DownloadFailed(
                     f"{self._part.path} cannot be written ({error.strerror or error}): "
-                    "make room, or choose another folder; what has come is kept"
+                    "make room, or choose another folder; the bytes so far are kept"
                 ) from None
 
     def _resume_headers(self) -> dict[str, str]:
-        """What asks for the rest only, and only of the same file."""
+        """Return the headers that request the missing bytes of the same file; clear a part that cannot be resumed."""
         record = self._part.read_record()
         if record is None or record.url != self._public_url or not (record.validator or self._remote_file.digest):
             self._part.clear()
@@ -113,7 +135,7 @@ class Transfer:
         return {"Range": f"bytes={self._part.size}-", **unless_changed}
 
     def _write_response(self, response: Response) -> bool:
-        """Write what an answer brings; False if it is not the rest of what is here."""
+        """Write the bytes of an answer. Return False if they do not continue the part, which is cleared then."""
         content_range = _content_range(response)
         if response.status_code == 416:
             if content_range.total == self._part.size > 0:
@@ -142,61 +164,63 @@ class Transfer:
             self._on_bytes(done, total or self._remote_file.size)
 
     def _is_complete(self, total: int | None) -> bool:
-        """Whether all has come; a connection that ends early without an error counts as broken off."""
+        """Return True; raise RemoteProtocolError if the connection ended early without an error."""
         promised = total or self._remote_file.size
         if promised is not None and self._part.size < promised:
             raise httpx2.RemoteProtocolError(f"{self._part.size:,} of {promised:,} bytes")
         return True
 
-    def _verify_digest(self, *, may_retry: bool) -> bool:
-        """Compare with what was promised; a part that was begun by another run gets a second chance."""
+    def _has_right_digest(self) -> bool:
         digest = self._remote_file.digest
-        if digest is None or digest.matches(self._part.path):
-            return True
+        return digest is None or digest.matches(self._part.path)
+
+    def _discard_wrong_file(self, *, may_retry: bool) -> None:
+        """Delete a file with a wrong hash; raise DownloadFailed unless it may be downloaded again."""
+        digest = self._remote_file.digest
+        assert digest is not None
         actual = digest.compute(self._part.path)
         self._part.clear()
-        if may_retry:
-            return False
-        raise DownloadFailed(
-            f"{self._public_url} came with the hash {actual[:16]}..., not {digest.value.lower()[:16]}... as promised: "
-            "nothing is kept; try again, and do not trust it if that is said again"
-        )
+        if not may_retry:
+            raise DownloadFailed(
+                f"{self._public_url} has the hash {actual[:16]}..., but its service states "
+                f"{digest.value.lower()[:16]}...: the file is deleted; try again, "
+                "and do not trust it if this happens again"
+            )
 
     def _refuse_size(self, content_range: _ContentRange) -> None:
-        """Refuse before anything is written what is too large, of another size than promised, or more than fits."""
+        """Refuse a wrong size, a file over the limit, and one that the disk cannot hold, before anything is written."""
         if content_range.total is None:
             return
         if self._remote_file.size not in {None, content_range.total}:
-            sizes = f"{content_range.total:,} bytes, not {self._remote_file.size:,} as promised"
-            raise DownloadFailed(f"{self._public_url} has {sizes}: try again later, it may be just changing")
+            sizes = f"{content_range.total:,} bytes, but its service states {self._remote_file.size:,}"
+            raise DownloadFailed(f"{self._public_url} has {sizes}: it may be changing, try again later")
         self._refuse_large(content_range.total)
         free = shutil.disk_usage(self._part.path.parent).free
         if content_range.total - content_range.start > free:
             missing_size = _format_size(content_range.total - content_range.start)
             raise DownloadFailed(
-                f"{self._public_url} needs {missing_size}, and {_format_size(free)} are free: choose another disk"
+                f"{self._public_url} needs {missing_size}, but {_format_size(free)} are free: choose another disk"
             )
 
     def _refuse_large(self, size: int) -> None:
         if size > self._limit:
             raise DownloadFailed(
-                f"{self._public_url} has {_format_size(size)}, over the limit of {_format_size(self._limit)}: allow more by --limit"
+                f"{self._public_url} has {_format_size(size)}, over the limit of {_format_size(self._limit)}: "
+                "allow more with --limit"
             )
 
     def _refuse_endless(self, max_bytes: int) -> None:
         self._part.clear()
-        promise = "the limit" if max_bytes == self._limit else "its own size"
-        raise DownloadFailed(
-            f"{self._public_url} sends more than {_format_size(max_bytes)}, {promise}: nothing of it is kept"
-        )
+        bound = "the limit" if max_bytes == self._limit else "its stated size"
+        raise DownloadFailed(f"{self._public_url} sends more than {_format_size(max_bytes)}, {bound}: it is deleted")
 
 
 def _ignore_progress(_done: int, _total: int | None) -> None:
-    """Let nobody watch."""
+    """Do nothing, if the caller does not show progress."""
 
 
 def _content_range(response: Response) -> _ContentRange:
-    """Read Content-Range and Content-Length."""
+    """Parse Content-Range and Content-Length. An offset of -1 means that the header is wrong."""
     if response.status_code in {206, 416}:
         header = response.headers.get("content-range", "")
         range_match = re.fullmatch(r"bytes (?:(\d{1,15})-\d{1,15}|\*)/(\d{1,15}|\*)", header)
@@ -208,21 +232,21 @@ def _content_range(response: Response) -> _ContentRange:
 
 
 def _validator(response: Response) -> str:
-    """By what the server would know this very file again: a strong ETag, or the time of its last change."""
+    """Return the header by which the server recognises the same file: a strong ETag, or Last-Modified, or ""."""
     etag = response.headers.get("etag", "")
     validator = etag if etag.startswith('"') else response.headers.get("last-modified", "")
     return validator if validator.isascii() and validator.isprintable() else ""
 
 
 def _refuse_page(response: Response) -> None:
-    """Refuse what is meant for a browser, such as a page to log in."""
+    """Raise DownloadFailed for a web page, such as a login page."""
     if "text/html" in response.headers.get("content-type", ""):
         url = public_url(str(response.url))
-        raise DownloadFailed(f"{url} is a web page, not a file: it may want you to log in")
+        raise DownloadFailed(f"{url} is a web page, not a file: it may need a login")
 
 
 def _disposition(header: str) -> str | None:
-    """The file's name in a Content-Disposition, RFC 6266's extended form too."""
+    """Return the file name in a Content-Disposition header, in RFC 6266's extended form too."""
     message = Message()
     message["Content-Disposition"] = "".join(filter(str.isprintable, header[:1000]))
     return message.get_filename()

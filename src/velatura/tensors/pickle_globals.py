@@ -1,4 +1,4 @@
-"""The names that a torch file's pickle may refer to. They stand for plain values and descriptions of tensors.
+"""Names that a torch file's pickle may refer to. They stand for plain values and descriptions of tensors.
 
 Nothing is imported: each allowed name has its own harmless function here, and every other name is refused. Every fault
 is a ValueError whose message continues "FILE ...".

@@ -70,7 +70,7 @@ def test_redirects_without_end_are_given_up(server, web):
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://example.org/a", "javascript:alert(1)"])
 def test_redirects_lead_nowhere_but_into_the_web(server, web, target):
     server.replies["/out"] = redirect(target)
-    with pytest.raises(DownloadFailed, match="not into the web"):
+    with pytest.raises(DownloadFailed, match="not a web address"):
         body(web, server.root + "/out")
 
 
@@ -84,42 +84,42 @@ def test_redirects_do_not_lead_from_https_to_http():
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
-        (401, r"not given to everyone \(401\): set CIVITAI_TOKEN to one that may read it"),
-        (403, r"not given to everyone \(403\): set CIVITAI_TOKEN .*accept its terms"),
-        (404, r"is not there \(404\): check the address; if it is private, set CIVITAI_TOKEN"),
-        (410, r"is not there \(410\)"),
+        (401, r"needs permission \(401\): set CIVITAI_TOKEN to a token that may read it"),
+        (403, r"needs permission \(403\): set CIVITAI_TOKEN .*accept the terms"),
+        (404, r"does not exist \(404\): check the address; if it is private, set CIVITAI_TOKEN"),
+        (410, r"does not exist \(410\)"),
         (204, "answers '204 No Content': check the address"),
         (418, "answers .*: check the address"),
         (501, "answers '501 Not Implemented': try again later"),
     ],
 )
-def test_a_refusal_says_what_to_do(server, web, code, said, slept):
+def test_an_error_status_says_what_to_do(server, web, code, message, slept):
     server.replies["/a"] = status(code)
-    with pytest.raises(DownloadFailed, match=said):
+    with pytest.raises(DownloadFailed, match=message):
         body(web, server.root + "/a")
     assert slept == []
 
 
-def test_a_strangers_refusal_speaks_of_no_token(other, web):
+def test_the_error_of_another_server_does_not_mention_a_token(other, web):
     other.replies["/a"] = status(403)
-    with pytest.raises(DownloadFailed, match=r"\(403\): fetch it in a browser"):
+    with pytest.raises(DownloadFailed, match=r"\(403\): download it in a browser"):
         body(web, other.root + "/a")
 
 
-def test_the_hub_says_401_of_what_is_not_there(server, web):
+def test_a_401_of_the_hub_may_mean_a_missing_repository(server, web):
     server.replies["/a"] = status(401, X_Error_Code="RepoNotFound")
-    with pytest.raises(DownloadFailed, match="is not there"):
+    with pytest.raises(DownloadFailed, match="does not exist"):
         body(web, server.root + "/a")
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(429, "asked too often"), (500, "try again later"), (503, "try again later")]
+    ("code", "message"), [(429, "too many requests"), (500, "try again later"), (503, "try again later")]
 )
-def test_a_busy_server_is_asked_again_ever_more_slowly(server, web, code, said, slept):
+def test_a_busy_server_is_asked_again_with_growing_pauses(server, web, code, message, slept):
     server.replies["/a"] = status(code)
-    with pytest.raises(DownloadFailed, match=said):
+    with pytest.raises(DownloadFailed, match=message):
         body(web, server.root + "/a")
     assert slept == [1, 2, 4, 8]
 
@@ -132,7 +132,7 @@ def test_a_busy_server_says_how_long_to_wait(server, web, lora, slept, after):
     assert slept == [7]
 
 
-def test_what_a_person_should_wait_for_is_said(server, web, slept):
+def test_a_long_retry_after_is_left_to_the_user(server, web, slept):
     server.replies["/a"] = status(429, Retry_After="1800")
     with pytest.raises(DownloadFailed, match="for 30 minutes: try again then"):
         body(web, server.root + "/a")
@@ -164,8 +164,8 @@ def test_secrets_of_an_address_are_not_shown(server, web):
 @pytest.mark.parametrize(
     "address", ["example.org/a", "ftp://example.org/a", "https://", "https://exa mple.org/\0", "http://[::1"]
 )
-def test_what_is_no_address_of_the_web_is_said(address):
-    with pytest.raises(DownloadFailed, match="no address of the web"):
+def test_other_addresses_are_refused(address):
+    with pytest.raises(DownloadFailed, match="is not a web address"):
         parse_url(address)
 
 
@@ -175,15 +175,15 @@ def test_json_is_read(server, web):
 
 
 @pytest.mark.parametrize("answer", [b"[1]", b"<html>", b"", b"[" * 100_000, b"\xff\xfe"])
-def test_what_is_no_json_object_is_said(server, web, answer):
+def test_an_answer_that_is_not_a_json_object_is_refused(server, web, answer):
     server.replies["/a"] = lambda handler: handler.answer(200, answer)
-    with pytest.raises(DownloadFailed, match="answers with no JSON object"):
+    with pytest.raises(DownloadFailed, match="does not return a JSON object"):
         web.json(server.root + "/a")
 
 
 def test_json_without_end_is_cut_off(server, web):
     server.replies["/a"] = lambda handler: handler.answer(200, b" " * (MAX_JSON_BYTES + 2**20))
-    with pytest.raises(DownloadFailed, match="answers without end"):
+    with pytest.raises(DownloadFailed, match="sends more than 17 MB of JSON"):
         web.json(server.root + "/a")
 
 
@@ -204,10 +204,10 @@ def test_tokens_come_from_the_environment_or_a_file(monkeypatch, tmp_path):
     assert Services.from_environment().civitai.token == "set"
 
 
-def test_a_damaged_file_of_tokens_is_said(tmp_path):
+def test_a_damaged_tokens_file_is_refused(tmp_path):
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "tokens.toml").write_text("civitai = written")
-    with pytest.raises(BadFile, match=r'write lines as civitai = "\.\.\."'):
+    with pytest.raises(BadFile, match=r'write lines such as civitai = "\.\.\."'):
         Services.from_environment()
 
 

@@ -35,7 +35,7 @@ def test_a_strangers_name_becomes_a_safe_one(told, name):
     "told", ["", "ink", "ink.zip", "ink.exe", "ink.pt.exe", ".pt", "../.safetensors", "ink.py", "...", "ink.pt/"]
 )
 def test_what_is_called_otherwise_is_not_fetched(told):
-    with pytest.raises(DownloadFailed, match=r"is no file of a model: those that end in .safetensors"):
+    with pytest.raises(DownloadFailed, match=r"is not a model file: choose one that ends in .safetensors"):
         safe_name(told)
 
 
