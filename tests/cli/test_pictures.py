@@ -231,7 +231,7 @@ def test_a_grid_is_one_picture(said):
         (["grid", "a", "--x", "s=1,2"], "write {s} into the prompt"),
         (["grid", "a", "--x", "s"], "write it as s=0,0.5,1"),
         (["grid", "a", "--x", "seed="], "has no values"),
-        (["grid", "a", "--x", "steps=1,many"], "'many' is no whole number"),
+        (["grid", "a", "--x", "steps=1,many"], "'many' is not a whole number"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(said, tmp_path, words, reason):

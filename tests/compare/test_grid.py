@@ -76,7 +76,7 @@ def test_words_are_replaced_by_each_value_the_first_being_what_is_sought(tiny):
 
 
 def test_words_to_replace_that_are_nowhere_are_refused(tiny):
-    with pytest.raises(BadRecipe, match="neither prompt has 'tree'"):
+    with pytest.raises(BadRecipe, match="neither prompt contains 'tree'"):
         velatura.grid(tiny, "a house", x=("replace", ["tree", "boat"]))
 
 

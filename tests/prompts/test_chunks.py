@@ -11,7 +11,7 @@ from instant_clip_tokenizer import Tokenizer
 from velatura.base.token_registry import Placeholder, PlaceholderMatcher
 from velatura.errors import BadOverlay
 from velatura.prompts.chunks import split_into_chunks, token_count
-from velatura.prompts.grammar import parse_emphasis
+from velatura.prompts.emphasis import parse_emphasis
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "chunks.json").read_text("utf-8"))
 START, END = 49406, 49407

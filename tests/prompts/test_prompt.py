@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from velatura.errors import BadPrompt, VelaturaWarning
-from velatura.prompts.grammar import Fragment
+from velatura.prompts.emphasis import Fragment
 from velatura.prompts.prompt import Prompt, WeightedText, scheduled_prompt_at
 from velatura.prompts.prompt_editing import Timing
 
@@ -51,7 +51,7 @@ def test_equal_rows_are_one():
     assert said(Prompt.parse("[a:a:3] [b|b]"), 10) == [(10, ("a b", 1.0))]
 
 
-def test_words_are_laid_out_over_a_second_pass_too():
+def test_words_are_scheduled_over_a_second_pass_too():
     rows = Prompt.parse("[a:b:1.5]").schedule(Timing(10, hires_steps=6))
     assert [(row.last_call, row.texts[0].words) for row in rows] == [(3, "a"), (6, "b")]
 
@@ -63,7 +63,7 @@ def test_a_row_is_found_by_its_call_as_in_the_webui():
 
 
 def test_a_negative_prompt_changes_but_is_not_split():
-    with pytest.warns(VelaturaWarning, match="AND in the negative prompt is taken as a word"):
+    with pytest.warns(VelaturaWarning, match="AND in the negative prompt is read as a word"):
         prompt = Prompt.parse_negative("[ugly:blurry:5] AND dull:0.5")
     assert said(prompt, 10) == [(5, ("ugly AND dull:0.5", 1.0)), (10, ("blurry AND dull:0.5", 1.0))]
 
@@ -75,7 +75,7 @@ def test_tags_are_taken_out_before_words_change():
 
 @pytest.mark.parametrize("text", ["a [cat<hypernet:x:1>:dog:3]", "<hypernet:x:1> AND b [<hypernet:y:1>|c]"])
 def test_a_tag_in_words_that_change_is_warned_of(text):
-    with pytest.warns(VelaturaWarning, match=r"acts at all steps; say in the tag when it acts") as warned:
+    with pytest.warns(VelaturaWarning, match=r"acts at all steps; limit it in the tag") as warned:
         Prompt.parse(text).schedule(5)
     assert len(warned) == 1
 
@@ -87,20 +87,20 @@ def test_a_weight_without_and_is_warned_of():
 
 def test_words_that_never_change_are_warned_of():
     prompt = Prompt.parse("[a:b:12] [c:d:0.5] [e:f:1.0] AND [g:h:1.5]")
-    with pytest.warns(VelaturaWarning, match="never do in 10 steps") as warned:
+    with pytest.warns(VelaturaWarning, match="never change in 10 steps") as warned:
         prompt.warn_unreached_edits(Timing(10))
     assert [str(each.message).split()[4] for each in warned] == ["12", "1.5"]
     prompt.warn_unreached_edits(Timing(10), Timing(10, hires_steps=5))
 
 
-def test_what_is_no_editing_is_warned_of_with_a_caret():
-    with pytest.warns(VelaturaWarning, match=r'no number of steps; .*; at the \^ in "a \^\[cat:dog:0,5\]"'):
+def test_malformed_editing_gives_a_warning_with_a_caret():
+    with pytest.warns(VelaturaWarning, match=r'not a number of steps; .*; at the \^ in "a \^\[cat:dog:0,5\]"'):
         assert said(Prompt.parse("a [cat:dog:0,5]"), 5) == [(5, ("a [cat:dog:0,5]", 1.0))]
 
 
 @pytest.mark.parametrize("text", ["a [cat:dog:0.5]", "a cat AND a dog"])
 def test_where_the_prompt_cannot_change_that_is_warned_of(text):
-    with pytest.warns(VelaturaWarning, match="taken as plain words here"):
+    with pytest.warns(VelaturaWarning, match="read as plain words here"):
         assert Prompt.parse(text).fragments
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velatura.errors import BadPrompt, VelaturaWarning
-from velatura.prompts.grammar import split_tags
 from velatura.prompts.strengths import UNET_BLOCKS, StrengthPoint, StrengthSchedule, TextUnetStrengths
+from velatura.prompts.tags import split_tags
 
 
 def parse(text):
@@ -45,7 +45,7 @@ def test_without_arguments_the_strength_is_one_everywhere():
 
 
 @given(st.integers(1, 150), st.integers(0, 100), st.integers(1, 100))
-def test_an_overlay_rests_just_outside_its_window(steps, first, length):
+def test_an_overlay_is_off_outside_its_window(steps, first, length):
     start, end = first / 100, min(1.0, (first + length) / 100)
     if start >= end:
         return
@@ -71,7 +71,7 @@ def test_the_last_strength_is_held_to_the_very_end():
         *(("0:start=0.5", 0), ("0@0, 0.8@0.5", None), ("0.6:start=0.1", None), ("0.6:end=0.9", None)),
     ],
 )
-def test_what_does_not_vary_is_one_number(text, constant):
+def test_a_constant_strength_is_one_number(text, constant):
     assert parse(text).constant == constant
 
 
@@ -98,34 +98,34 @@ def test_an_overlay_may_act_in_some_blocks_only(text, blocks):
 @pytest.mark.parametrize(
     ("marked", "reason"),
     [
-        ("^strong", "'strong' is no strength; write a number such as 0.6"),
-        ("^", "'' is no strength"),
-        ("^nan", "'nan' is no strength"),
-        ("^1e999", "'1e999' is no strength"),
-        ("^0,5", "'0,5' is no strength"),
-        ("^a=b=c", "'a=b=c' is no strength"),
-        ("0@0, ^0.8", "'0.8' is no strength@place; write it as 0.8@0.5"),
-        ("0@0,^", "'' is no strength@place"),
-        ("^0@0@1", "'0@0@1' is no strength@place"),
-        ("0@0, ^high@0.5", "'high' is no strength"),
-        ("0@0, 0.8@^late", "'late' is no fraction of the steps; write a number from 0 to 1"),
-        ("0@0, 0.8@^50", "'50' is no fraction of the steps"),
-        ("0@0, 0.8@^-0.5", "'-0.5' is no fraction of the steps"),
-        ("0@0, 0.8@^nan", "'nan' is no fraction of the steps"),
-        ("0@0.5, 0.8@^0.5", "0.5 does not come after 0.5; order strengths by their places"),
-        ("0@0.5, 0.8@^0.25", "0.25 does not come after 0.5"),
-        ("0.6:start=^soon", "'soon' is no fraction of the steps"),
-        ("0.6:start=^", "'' is no fraction of the steps"),
-        ("0.6:start=0.5:end=^0.5", "from 0.5 to 0.5 there is no step; choose an end that is after the start"),
-        ("0.6:start=^1", "from 1 to 1 there is no step"),
-        ("0.6:end=^0", "from 0 to 0 there is no step"),
-        ("0.6:on=^negativ", "an overlay is not on 'negativ'; choose among both, prompt, negative"),
-        ("0.6:blocks=in+^middle", "there are no blocks 'middle'; join some of in, mid, out by +"),
+        ("^strong", "'strong' is not a strength; write a number such as 0.6"),
+        ("^", "'' is not a strength"),
+        ("^nan", "'nan' is not a strength"),
+        ("^1e999", "'1e999' is not a strength"),
+        ("^0,5", "'0,5' is not a strength"),
+        ("^a=b=c", "'a=b=c' is not a strength"),
+        ("0@0, ^0.8", "'0.8' is not strength@fraction; write it as 0.8@0.5"),
+        ("0@0,^", "'' is not strength@fraction"),
+        ("^0@0@1", "'0@0@1' is not strength@fraction"),
+        ("0@0, ^high@0.5", "'high' is not a strength"),
+        ("0@0, 0.8@^late", "'late' is not a fraction of the steps; write a number from 0 to 1"),
+        ("0@0, 0.8@^50", "'50' is not a fraction of the steps"),
+        ("0@0, 0.8@^-0.5", "'-0.5' is not a fraction of the steps"),
+        ("0@0, 0.8@^nan", "'nan' is not a fraction of the steps"),
+        ("0@0.5, 0.8@^0.5", "0.5 is not after 0.5; order strengths by their fractions"),
+        ("0@0.5, 0.8@^0.25", "0.25 is not after 0.5"),
+        ("0.6:start=^soon", "'soon' is not a fraction of the steps"),
+        ("0.6:start=^", "'' is not a fraction of the steps"),
+        ("0.6:start=0.5:end=^0.5", "there is no step from 0.5 to 0.5; choose an end after the start"),
+        ("0.6:start=^1", "there is no step from 1 to 1"),
+        ("0.6:end=^0", "there is no step from 0 to 0"),
+        ("0.6:on=^negativ", "on= cannot be 'negativ'; choose one of both, prompt, negative"),
+        ("0.6:blocks=in+^middle", "there are no blocks 'middle'; join some of in, mid, out with +"),
         ("0.6:blocks=^in,mid", "there are no blocks 'in,mid'"),
-        ("0.6:^strat=0.2", "a tag knows no strat; did you mean start="),
-        ("0.6:^te=0.2", "a tag knows no te; choose among start, end, on, blocks"),
-        ("0.6:^=0.2", "a tag knows no argument without a name; choose among"),
-        ("start=0.2: ^start=0.3", "start= stands in the tag twice; leave one out"),
+        ("0.6:^strat=0.2", "a tag does not have an argument 'strat'; did you mean start="),
+        ("0.6:^te=0.2", "a tag does not have an argument 'te'; choose one of start, end, on, blocks"),
+        ("0.6:^=0.2", "a tag does not have an argument ''; choose one of"),
+        ("start=0.2: ^start=0.3", "start= is in the tag twice; leave one out"),
     ],
 )
 def test_a_mistake_is_one_line_that_points_at_it(marked, reason):
@@ -148,7 +148,7 @@ def test_any_text_is_read_or_refused(text):
         strengths = parse(text)
     except BadPrompt:
         return
-    assert all(abs(each) < float("inf") for each in strengths.per_step(7))
+    assert all(abs(strength) < float("inf") for strength in strengths.per_step(7))
 
 
 LORA_CASES = [
@@ -180,8 +180,8 @@ def test_the_unet_follows_a_schedule_where_the_text_encoder_has_its_own_strength
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["0@0, 1@0.5"], "give its own strength as te=0.8"),
-        (["1", "1", "1.5"], "'1.5' is no rank"),
+        (["0@0, 1@0.5"], "write its strength as te=0.8"),
+        (["1", "1", "1.5"], "'1.5' is not a rank"),
         (["umet=1"], "did you mean unet="),
     ],
 )

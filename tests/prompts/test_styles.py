@@ -32,8 +32,9 @@ def test_styles_are_added_and_taken_as_in_the_webui(case):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("title,text\na,b", "no column 'name'"), ('name\n"' + "a" * 200_000, "no table")]
+    ("text", "reason"),
+    [("title,text\na,b", "do not have a column 'name'"), ('name\n"' + "a" * 200_000, "not a CSV table")],
 )
-def test_what_is_no_file_of_styles_is_refused(text, reason):
+def test_other_files_are_refused(text, reason):
     with pytest.raises(BadFile, match=reason):
         read_styles(text)

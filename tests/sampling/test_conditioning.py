@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from velatura.prompts.grammar import parse_emphasis
+from velatura.prompts.emphasis import parse_emphasis
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.conditioning import apply_emphasis, chunks_of, encode_contexts, encode_prompts, split_into_chunks
 

@@ -62,7 +62,7 @@ def test_words_that_change_are_encoded_once_each(tiny, monkeypatch):
 
 def test_clip_skip_reads_another_layer(tiny, house):
     assert apart(velatura.generate(tiny, HOUSE.replace(clip_skip=2)), house) > 0.003
-    with pytest.raises(BadRecipe, match="clip skip"):
+    with pytest.raises(BadRecipe, match="clip_skip is 12"):
         velatura.generate(tiny, HOUSE.replace(clip_skip=12))
 
 
@@ -372,7 +372,7 @@ def test_an_overlay_is_found_by_its_hash_where_it_has_another_name(tiny, hyper, 
 
 
 def test_words_that_never_change_are_warned_of(tiny):
-    with pytest.warns(VelaturaWarning, match="words that change at 8 never do in 2 steps"):
+    with pytest.warns(VelaturaWarning, match="words that change at 8 never change in 2 steps"):
         velatura.generate(tiny, HOUSE.replace(steps=2, prompt="a [red:green:8] house"))
     velatura.generate(
         tiny, HOUSE.replace(steps=2, prompt="a [red:green:3] house", hires_scale=1.5)

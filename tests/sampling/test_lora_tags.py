@@ -88,10 +88,10 @@ def test_named_factors_are_for_the_seventeen_blocks_of_their_names(name):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["lbw=1,0,1"], "has 3 numbers; give 12, 17, 20, 26 of them, or one of NONE"),
-        (["lbw=" + "1," * 11 + "x"], "'x' is no factor"),
-        (["lbw=" + "1," * 11 + "inf"], "'inf' is no factor"),
-        (["lbw=OUTAL"], "lbw= has 1 numbers|is no factor"),
+        (["lbw=1,0,1"], "has 3 numbers; write 12 or 17 or 20 or 26 numbers, or one of NONE"),
+        (["lbw=" + "1," * 11 + "x"], "'x' is not a block weight"),
+        (["lbw=" + "1," * 11 + "inf"], "'inf' is not a block weight"),
+        (["lbw=OUTAL"], "lbw= has 1 numbers|is not a block weight"),
     ],
 )
 def test_factors_that_cannot_be_point_at_the_mistake(arguments, reason):
@@ -192,7 +192,7 @@ def test_a_lora_of_the_unet_alone_may_change_over_the_steps_as_it_is(tiny, lora)
     ink = lora(text=False)
     painted = velatura.generate(tiny, tagged("<lora:ink:0@0, 1@0.5>"), overlays={"ink": ink})
     assert same(painted, velatura.generate(tiny, tagged("<lora:ink:unet=0@0, 1@0.5>"), overlays={"ink": ink}))
-    with pytest.raises(BadPrompt, match="give its own strength as te="):
+    with pytest.raises(BadPrompt, match="write its strength as te="):
         velatura.generate(tiny, tagged("<lora:ink:0@0, 1@0.5>"), overlays={"ink": lora()})
 
 

@@ -16,8 +16,8 @@ from velatura.errors import BadRecipe
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.axis_values import reorder_words, replace_words
-from velatura.prompts.grammar import TAG_PATTERN
 from velatura.prompts.prompt_matrix import PromptMatrix
+from velatura.prompts.tags import TAG_PATTERN
 from velatura.sampling.generate import OnSamplingStep, Picture, generate_many
 from velatura.sampling.image_grid import draw_grid, stack_grids
 from velatura.sampling.job import RANDOM_SEED_COUNT

@@ -1,11 +1,11 @@
-"""Factors for the strength of a LoRA block by block, as users of the webui write them in a tag: lbw=1,0,0.5,..."""
+"""Block weights of a LoRA in a tag: lbw=1,0,0.5,... as in A1111's extension "LoRA Block Weight"."""
 
 import math
 
 from velatura.prompts.passage import Passage
 
-BLOCK_COUNTS = (12, 17, 20, 26)  # SDXL, SD1 and SD2, and each with convolutions
-# names that users have for seventeen of them: BASE, six blocks in, the middle, nine out
+BLOCK_COUNTS = (12, 17, 20, 26)  # LoRA of SDXL, of SD1 and SD2; with convolutions of SDXL, of SD1 and SD2
+# The extension's presets of 17 weights: BASE, six input blocks, the middle block, nine output blocks
 BLOCK_WEIGHT_PRESETS = {
     "NONE": (0,) * 17,
     "ALL": (1,) * 17,
@@ -20,14 +20,21 @@ BLOCK_WEIGHT_PRESETS = {
 
 
 def parse_block_weights(argument: Passage) -> tuple[float, ...]:
-    """The factors that a tag says, as many as it has blocks for; raises BadPrompt that points at the mistake."""
+    """Parse the block weights of a tag: numbers between commas, or the name of a preset.
+
+    Returns:
+        12, 17, 20 or 26 factors.
+
+    Raises:
+        BadPrompt: if the count or a number is wrong; the error points at the position.
+    """
     if argument.text in BLOCK_WEIGHT_PRESETS:
         return tuple(map(float, BLOCK_WEIGHT_PRESETS[argument.text]))
     weights = tuple(_parse_weight(entry.strip()) for entry in argument.split(","))
     if len(weights) not in BLOCK_COUNTS:
-        counts = ", ".join(map(str, BLOCK_COUNTS))
+        counts = " or ".join(map(str, BLOCK_COUNTS))
         raise argument.error(
-            f"lbw= has {len(weights)} numbers; give {counts} of them, or one of {', '.join(BLOCK_WEIGHT_PRESETS)}"
+            f"lbw= has {len(weights)} numbers; write {counts} numbers, or one of {', '.join(BLOCK_WEIGHT_PRESETS)}"
         )
     return weights
 
@@ -39,6 +46,6 @@ def _parse_weight(argument: Passage) -> float:
         weight = math.nan
     if not math.isfinite(weight):
         raise argument.error(
-            f"{argument.text!r} is no factor of a block; write numbers, or one of {', '.join(BLOCK_WEIGHT_PRESETS)}"
+            f"{argument.text!r} is not a block weight; write numbers, or one of {', '.join(BLOCK_WEIGHT_PRESETS)}"
         )
     return weight

@@ -1,18 +1,16 @@
-"""How the tokens of a prompt are laid into chunks of 75."""
+"""Chunks of 75 tokens: long prompts are encoded chunk by chunk."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from velatura.prompts.grammar import BREAK, Fragment
+from velatura.prompts.emphasis import BREAK, Fragment
 
-CHUNK_LENGTH = 75  # of the 77 tokens that an encoder reads, between start and end
-COMMA_BACKTRACK = (
-    20  # tokens after the last comma of a full chunk that move to the next with their phrase, A1111's default
-)
+CHUNK_LENGTH = 75  # CLIP reads 77 tokens, with BOS and EOS
+COMMA_BACKTRACK = 20  # tokens; A1111's default of comma_padding_backtrack
 
 
 class EmphasizedToken(NamedTuple):
-    """A token and its emphasis."""
+    """A token id with its emphasis."""
 
     token: int
     emphasis: float
@@ -28,10 +26,19 @@ def split_into_chunks(
     comma_id: int,
     comma_backtrack: int = COMMA_BACKTRACK,
 ) -> list[Chunk]:
-    """Lay the tokens of a prompt into chunks of up to 75, the last of them open.
+    """Split the tokens of a prompt into chunks of up to 75.
 
-    A chunk that is full gives what follows its last comma to the next, if that is near. A BREAK closes a chunk, even an
-    empty one. read: what a text says in tokens, those of an embedding's vectors in one group, which stays together.
+    If a chunk is full, the tokens after its last comma move to the next chunk. A BREAK ends a chunk, even an empty one.
+
+    Args:
+        fragments: Words with their emphasis.
+        tokenize: Returns the token ids of a text in groups; a group, such as the vectors of an embedding, stays in one
+            chunk.
+        comma_id: Token id of a comma.
+        comma_backtrack: Maximum number of tokens that move to the next chunk.
+
+    Returns:
+        At least one chunk, which may be empty.
     """
     closed, chunk = _fill_chunks(fragments, tokenize, comma_id, comma_backtrack)
     return [*closed, chunk] if chunk or not closed else closed
@@ -43,7 +50,7 @@ def token_count(
     comma_id: int,
     comma_backtrack: int = COMMA_BACKTRACK,
 ) -> int:
-    """The length of a prompt as the webui shows it: closed chunks count 75 tokens, however many they hold."""
+    """Return the length of a prompt as A1111 shows it: a complete chunk counts 75 tokens, however many it holds."""
     closed, chunk = _fill_chunks(fragments, tokenize, comma_id, comma_backtrack)
     return CHUNK_LENGTH * len(closed) + len(chunk)
 
@@ -51,7 +58,7 @@ def token_count(
 def _fill_chunks(
     fragments: Iterable[Fragment], tokenize: TokenizeText, comma_id: int, comma_backtrack: int
 ) -> tuple[list[Chunk], Chunk]:
-    """The chunks that are closed, and the open one."""
+    """Return the complete chunks, and the last one, which may have room for more."""
     closed: list[Chunk] = []
     chunk: Chunk = []
     for fragment in fragments:
@@ -61,9 +68,8 @@ def _fill_chunks(
             continue
         for tokens in tokenize(fragment.text):
             if len(chunk) == CHUNK_LENGTH:
-                kept_count = (
-                    CHUNK_LENGTH if tuple(tokens) == (comma_id,) else _end_of_phrase(chunk, comma_id, comma_backtrack)
-                )
+                is_comma = tuple(tokens) == (comma_id,)
+                kept_count = CHUNK_LENGTH if is_comma else _end_of_phrase(chunk, comma_id, comma_backtrack)
                 closed.append(chunk[:kept_count])
                 chunk = chunk[kept_count:]
             if len(chunk) + len(tokens) > CHUNK_LENGTH:
@@ -74,6 +80,8 @@ def _fill_chunks(
 
 
 def _end_of_phrase(chunk: Chunk, comma_id: int, comma_backtrack: int) -> int:
-    """How many pieces of a full chunk stay in it."""
+    """Return how many tokens of a full chunk stay in it."""
     last_comma = next((i for i in reversed(range(len(chunk))) if chunk[i].token == comma_id), None)
-    return len(chunk) if last_comma is None or len(chunk) - last_comma > comma_backtrack else last_comma + 1
+    if last_comma is None or len(chunk) - last_comma > comma_backtrack:
+        return len(chunk)
+    return last_comma + 1

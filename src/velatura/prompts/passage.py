@@ -1,4 +1,4 @@
-"""A piece of a prompt that knows where it stands, so that what is wrong with it can be pointed at."""
+"""Passages of a prompt with their positions, so that errors can point at a mistake."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,30 +9,29 @@ EXCERPT_CHARACTERS = 40  # characters to either side of the caret
 
 
 def excerpt_at(text: str, position: int) -> str:
-    """What surrounds a place of the prompt, with a caret before it, in one line."""
-    before, after = (
-        text[max(0, position - EXCERPT_CHARACTERS) : position],
-        text[position : position + EXCERPT_CHARACTERS],
-    )
-    excerpt = f"{'...' if position > EXCERPT_CHARACTERS else ''}{before}^{after}{'...' if len(text) > position + EXCERPT_CHARACTERS else ''}"
-    return f'at the ^ in "{" ".join(excerpt.split())}"'
+    """Return the text around a position in one line, with a caret at the position."""
+    start, end = max(0, position - EXCERPT_CHARACTERS), position + EXCERPT_CHARACTERS
+    before = ("..." if start > 0 else "") + text[start:position]
+    after = text[position:end] + ("..." if end < len(text) else "")
+    excerpt = " ".join(f"{before}^{after}".split())
+    return f'at the ^ in "{excerpt}"'
 
 
 def prompt_error(text: str, position: int, reason: str) -> BadPrompt:
-    """The error that shows the place in the prompt, all in one line."""
+    """Return an error of one line that shows the position in the prompt."""
     return BadPrompt(f"{reason}; {excerpt_at(text, position)}")
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some text, the prompt it is taken from, and where in it the text starts."""
+    """A part of a prompt, with the whole prompt and the position of its first character."""
 
     text: str
     prompt: str
     start: int
 
     def split(self, separator: str) -> list[Self]:
-        """The passages between separators."""
+        """Split at a separator, and keep the positions."""
         passages: list[Self] = []
         start = self.start
         for text in self.text.split(separator):
@@ -41,10 +40,10 @@ class Passage:
         return passages
 
     def strip(self) -> Self:
-        """The passage without the spaces around it."""
+        """Remove the spaces around the text."""
         indent = len(self.text) - len(self.text.lstrip())
         return type(self)(self.text.strip(), self.prompt, self.start + indent)
 
     def error(self, reason: str) -> BadPrompt:
-        """The error that points at its first character."""
+        """Return an error that points at the first character."""
         return prompt_error(self.prompt, self.start, reason)

@@ -1,25 +1,25 @@
-"""A prompt as it was written, and what it says at each step."""
+"""Prompt: the parsed prompt, with its tags, its AND parts, and its texts over the steps."""
 
 import re
-import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
 
-from velatura.errors import VelaturaWarning
-from velatura.prompts.grammar import EmphasisMode, Fragment, Tag, find_tags, parse_emphasis, split_tags, strip_comments
+from velatura.errors import warn
+from velatura.prompts.emphasis import EmphasisMode, Fragment, parse_emphasis
 from velatura.prompts.passage import excerpt_at, prompt_error
 from velatura.prompts.prompt_editing import EditedText, Timing
+from velatura.prompts.tags import Tag, find_tags, split_tags, strip_comments
 
 AND_PATTERN = re.compile(r"\bAND\b")
 WEIGHT_PATTERN = re.compile(r"[+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)")
-MAX_SUBPROMPT_WEIGHT = 1e6  # latents that are pushed further are no numbers soon
+MAX_SUBPROMPT_WEIGHT = 1e6  # larger weights make latents overflow
 
 
 class Subprompt(NamedTuple):
-    """One of the prompts between ANDs, how much it counts, and where in the whole it starts."""
+    """A prompt between ANDs, with its weight and its position in the whole prompt."""
 
     words: str
     weight: float = 1.0
@@ -27,9 +27,10 @@ class Subprompt(NamedTuple):
 
 
 def split_at_and(text: str) -> list[Subprompt]:
-    """The prompts that are joined by AND, the weight at each one's end taken off; empty ones are prompts too.
+    """Split a prompt at AND, and parse the weight at the end of every part. Empty parts count too.
 
-    Raises BadPrompt for a weight beyond all measure.
+    Raises:
+        BadPrompt: for a weight above MAX_SUBPROMPT_WEIGHT.
     """
     subprompts: list[Subprompt] = []
     start = 0
@@ -37,11 +38,8 @@ def split_at_and(text: str) -> list[Subprompt]:
         subprompt = _parse_subprompt(words, start)
         if abs(subprompt.weight) > MAX_SUBPROMPT_WEIGHT:
             position = start + words.rindex(":") + 1
-            raise prompt_error(
-                text,
-                position,
-                f"a weight of {subprompt.weight:g} is beyond {MAX_SUBPROMPT_WEIGHT:g}; write one such as 0.5",
-            )
+            reason = f"the weight {subprompt.weight:g} is above {MAX_SUBPROMPT_WEIGHT:g}; write a number such as 0.5"
+            raise prompt_error(text, position, reason)
         subprompts.append(subprompt)
         start += len(words) + len("AND")
     return subprompts
@@ -56,9 +54,9 @@ def _parse_subprompt(text: str, start: int) -> Subprompt:
 
 @dataclass(frozen=True)
 class WeightedText:
-    """Words that are encoded as they stand, brackets of emphasis still in, and how much they count beside others.
+    """A text to encode, with its emphasis brackets, and its weight beside other texts.
 
-    Voices of equal words are one context: keep it by `words`.
+    Texts with the same words and emphasis mode have the same context: cache it by them.
     """
 
     words: str
@@ -67,14 +65,14 @@ class WeightedText:
 
     @cached_property
     def fragments(self) -> list[Fragment]:
-        """The words with their emphasis."""
+        """Return the words with their emphasis."""
         return parse_emphasis(self.words, self.emphasis)
 
 
 class ScheduledPrompt(NamedTuple):
-    """What a prompt says up to a call of the model, that one included.
+    """Texts of a prompt up to and including a call of the model.
 
-    The webui counts calls from 0, so that its first row holds for one more than the prompt says; and so it is here.
+    As in A1111, calls count from 0, so the first entry holds for one call more than the prompt says.
     """
 
     last_call: int
@@ -83,7 +81,14 @@ class ScheduledPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the text encoders are told, brackets still in, and the overlays that tags in it call."""
+    """A parsed prompt.
+
+    Attributes:
+        text: The prompt as it was written.
+        words: The prompt without comments and tags, with all brackets.
+        tags: Tags that call overlays.
+        subprompts: Parts between ANDs.
+    """
 
     text: str
     words: str
@@ -96,39 +101,51 @@ class Prompt:
 
     @classmethod
     def parse(cls, text: str, *, lenient: bool = False) -> Self:
-        """Read a prompt; raises BadPrompt for a malformed tag, lenient: warns of it and takes it as words."""
+        """Parse a prompt.
+
+        Args:
+            text: The prompt.
+            lenient: Warn of malformed tags and read them as words.
+
+        Raises:
+            BadPrompt: for a malformed tag, unless lenient, and for a wrong weight.
+        """
         words, tags = split_tags(strip_comments(text), lenient=lenient)
         return cls(text, words, tuple(tags), tuple(split_at_and(words)))
 
     @classmethod
     def parse_negative(cls, text: str) -> Self:
-        """Read a negative prompt, in which tags and AND are words: overlays are called by the prompt only."""
+        """Parse a negative prompt, in which tags and AND are plain words, with a warning."""
         words = strip_comments(text)
-        if tags := find_tags(words):
-            message = (
-                f"{tags[0].group()} in the negative prompt calls no overlay; put it into the prompt, with on=negative"
-            )
-            warnings.warn(message, VelaturaWarning, 2)
+        tags = find_tags(words)
+        if tags:
+            warn(f"{tags[0].group()} in the negative prompt calls no overlay; put it into the prompt, with on=negative")
         if AND_PATTERN.search(words):
-            warnings.warn("AND in the negative prompt is taken as a word; separate by commas", VelaturaWarning, 2)
+            warn("AND in the negative prompt is read as a word; use commas to separate")
         return cls(text, words)
 
     @cached_property
     def fragments(self) -> list[Fragment]:
-        """The words with their emphasis, for those who tell a model the same at each step: training, for one.
+        """Return the words with their emphasis, for uses with the same text at all steps, such as training.
 
-        Warns of AND and prompt editing, which are words then.
+        Warns of AND and prompt editing, which are read as plain words.
         """
         for syntax in self._changing_syntax():
-            warnings.warn(f"{syntax} is taken as plain words here", VelaturaWarning, 3)
+            warn(f"{syntax} is read as plain words here")
         return parse_emphasis(self.words)
 
     def schedule(self, steps: Timing | int, emphasis: EmphasisMode = "Original") -> list[ScheduledPrompt]:
-        """What the prompt says over the steps: rows in their order, the last one until the last step.
+        """Return the texts of the prompt over the steps.
 
-        steps: those the sampler takes, or the timing where there is more to say of them. Each row holds a voice for
-        each prompt joined by AND: picture = negative + guidance * sum of weight * (voice - negative). Most prompts
-        have one row of one voice. Warns of brackets that look like editing and are none, and of tags within edits.
+        Warns of brackets that look like prompt editing but are not, and of tags inside edits.
+
+        Args:
+            steps: Steps of the sampler, or a Timing for a second pass or A1111's old scheduling.
+            emphasis: How emphasis is applied.
+
+        Returns:
+            Entries in order; the last one holds until the last step. An entry has a text for every part between ANDs:
+            denoised = uncond + guidance * sum of weight * (cond - uncond). Most prompts have one entry with one text.
         """
         timing = Timing(steps) if isinstance(steps, int) else steps
         self._warn_suspicious_syntax()
@@ -142,13 +159,13 @@ class Prompt:
         ]
 
     def warn_unreached_edits(self, *passes: Timing) -> None:
-        """Warn of edits whose step never comes, be it in the one pass or the other."""
+        """Warn of edits whose step is after the last step of all passes."""
         steps = sum(timing.total_steps for timing in passes)
         for when in (number for text in self._edited_texts for number in text.unreached_edits(passes)):
-            message = (
-                f"words that change at {when} never do in {steps} steps; give an earlier step, or a fraction as 0.5"
+            warn(
+                f"words that change at {when} never change in {steps} steps; "
+                "write an earlier step, or a fraction such as 0.5"
             )
-            warnings.warn(message, VelaturaWarning, 2)
 
     @cached_property
     def _edited_texts(self) -> list[EditedText]:
@@ -162,14 +179,14 @@ class Prompt:
             yield WeightedText(words, subprompt.weight, emphasis)
 
     def _changing_syntax(self) -> list[str]:
-        """The grammar in it that makes its words more than one text."""
+        """Return the names of the syntax that gives the prompt more than one text."""
         has_edits = not all(text.is_constant for text in self._edited_texts)
         return ["AND"] * (len(self.subprompts) > 1) + ["prompt editing"] * has_edits
 
     def _tags_in_changing_words(self) -> Iterator[Tag]:
         removed = 0
         for tag in self.tags:
-            position = tag.start - removed  # in the words, from which all tags before it are taken out
+            position = tag.start - removed  # in the words, without the tags before it
             removed += len(str(tag))
             i = bisect_right(self.subprompts, position, key=lambda subprompt: subprompt.start) - 1
             if self._edited_texts[i].changes_at(position - self.subprompts[i].start):
@@ -178,21 +195,21 @@ class Prompt:
     def _warn_suspicious_syntax(self) -> None:
         for subprompt, edited_text in zip(self.subprompts, self._edited_texts, strict=True):
             for position, reason in edited_text.issues:
-                warnings.warn(f"{reason}; {excerpt_at(subprompt.words, position)}", VelaturaWarning, 4)
+                warn(f"{reason}; {excerpt_at(subprompt.words, position)}")
         for tag in self._tags_in_changing_words():
-            message = (
-                f"{tag} stands in words that change, and acts at all steps; say in the tag when it acts, as start=0.5"
-            )
-            warnings.warn(message, VelaturaWarning, 4)
+            warn(f"{tag} is inside words that change, but acts at all steps; limit it in the tag, as with start=0.5")
         if len(self.subprompts) == 1 and self.subprompts[0].weight != 1:
-            message = f"the prompt ends in a weight, as prompts joined by AND do: it counts {self.subprompts[0].weight:g} times"
-            warnings.warn(f"{message}, as in the webui; end it in a comma if that is not meant", VelaturaWarning, 4)
+            warn(
+                f"the prompt ends in a weight, as parts between ANDs do: it counts {self.subprompts[0].weight:g} "
+                "times, as in A1111; end it with a comma if you do not want that"
+            )
 
 
 def scheduled_prompt_at(schedule: Sequence[ScheduledPrompt], call: int) -> ScheduledPrompt:
-    """The row of a call of the model, counted from 0; the first one again where a sampler calls more often than told.
+    """Return the entry of a schedule for a call of the model, counted from 0.
 
-    Restart and DPM adaptive do, and the webui falls back to the first row then.
+    After the last entry the first one is returned, as in A1111: Restart and DPM adaptive call the model more often than
+    planned.
     """
     index = bisect_left(schedule, call, key=lambda entry: entry.last_call)
     return schedule[index % len(schedule)]

@@ -1,4 +1,4 @@
-"""Words that change while a picture is made: [cat:dog:0.5] and [cat|dog], told apart over a sampler's steps."""
+"""Prompt editing: [cat:dog:0.5] changes words at a step, [cat|dog] alternates at every step."""
 
 import re
 from bisect import bisect_left
@@ -9,19 +9,19 @@ from typing import NamedTuple, Self, TypeAlias
 
 EDITING_TOKEN = re.compile(r"\\.|[\[\]():|\\]|[^\[\]():|\\]+", re.DOTALL)
 SWITCH_NUMBER_PATTERN = re.compile(r"\s*+([+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+)\s*+")
-MAX_QUOTED_CHARACTERS = 20  # characters of a number that is none
+MAX_QUOTED_CHARACTERS = 20  # of a wrong number in a message
 
 Node: TypeAlias = "str | BracketGroup | ScheduledEdit | Alternation"
 
 
 class BracketGroup(NamedTuple):
-    """A pair of brackets that only means emphasis, with all that stands in it."""
+    """A pair of brackets without editing, with its contents."""
 
     nodes: list[Node]
 
 
 class ScheduledEdit(NamedTuple):
-    """Words that give way to others at a step; when is the number as it was written."""
+    """Words that are replaced by others at a step. `when` is the number as it was written."""
 
     before: list[Node]
     after: list[Node]
@@ -29,13 +29,13 @@ class ScheduledEdit(NamedTuple):
 
 
 class Alternation(NamedTuple):
-    """Words that take turns, each for one step."""
+    """Words that alternate, one option for a step."""
 
     options: list[list[Node]]
 
 
 class EditingIssue(NamedTuple):
-    """Brackets that look like more than they are read as: where, and why."""
+    """Brackets that look like editing but are read as words, with their position and the reason."""
 
     position: int
     reason: str
@@ -43,12 +43,14 @@ class EditingIssue(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """The steps that a prompt is laid out over, twice as many for a sampler that calls the model twice a step.
+    """Steps over which a prompt is scheduled; twice as many for a sampler that calls the model twice a step.
 
-    steps: of the first pass. second_pass: the steps of the second pass of hires fix, if it is that one's words which
-    are asked for. before_1_6: numbers below 1 are fractions and others steps, and a second pass repeats the first, as
-    the webui had it until its version 1.6; since then a number with a point in it is a fraction, and one without a
-    step, both counting on through the second pass.
+    Attributes:
+        steps: Steps of the first pass.
+        hires_steps: Steps of hires fix's second pass, if the texts of that pass are needed; None for the first pass.
+        uses_old_scheduling: Scheduling of A1111 before 1.6: a number below 1 is a fraction, others are steps, and the
+            second pass repeats the first. Since 1.6 a number with a point is a fraction, one without a point is a step,
+            and both continue through the second pass.
     """
 
     steps: int
@@ -57,15 +59,15 @@ class Timing:
 
     @property
     def total_steps(self) -> int:
-        """How many steps there are words for."""
+        """Return the steps of the pass."""
         return self.steps if self.hires_steps is None or self.uses_old_scheduling else self.hires_steps
 
     def switch_step(self, when: str) -> int:
-        """The last step before the words change, 0 where they have changed from the start."""
+        """Return the last step before the words change; 0 if they change before the first step."""
         return int(max(0, min(self.total_steps, self._exact_step(when))))
 
     def ends_before(self, when: str) -> bool:
-        """Whether words that are to change then never do, since the last step is earlier."""
+        """Return True if the pass ends before that step."""
         return self._exact_step(when) > self.total_steps
 
     def _exact_step(self, when: str) -> float:
@@ -78,9 +80,9 @@ class Timing:
 
 
 class EditedText:
-    """What a text says at each step. Brackets that are neither an edit nor a cycle stay in it, as do stray ones.
+    """A text with prompt editing. Brackets that are not editing, and unbalanced ones, stay in the text.
 
-    Where a | stands in no [ ] of its own the webui reads no editing at all in the text, and so it is here.
+    As in A1111, a | outside of [ ] turns all editing in the text into plain words.
     """
 
     def __init__(self, text: str) -> None:
@@ -94,20 +96,20 @@ class EditedText:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it says the same at all steps."""
+        """Return True if the text is the same at all steps."""
         return not self._spans
 
     def changes_at(self, position: int) -> bool:
-        """Whether what stands before that place of the text and what stands behind it are in words that change."""
+        """Return True if a position of the text is inside words that change."""
         before = bisect_left(self._spans, (position,))
         return before > 0 and position < self._spans[before - 1][1]
 
     def unreached_edits(self, passes: Sequence[Timing]) -> list[str]:
-        """The numbers of edits that lie beyond the last step of all passes."""
+        """Return the numbers of edits that are after the last step of all passes."""
         return sorted(when for when in self._switch_numbers if all(timing.ends_before(when) for timing in passes))
 
     def schedule(self, timing: Timing) -> list[tuple[int, str]]:
-        """The texts in their order, each with the last step that it is for."""
+        """Return the texts in order, with the last step of every text."""
         if self.is_constant:
             return [(timing.total_steps, self._text)]
         switch_steps = {when: timing.switch_step(when) for when in self._switch_numbers}
@@ -117,7 +119,7 @@ class EditedText:
         return [(end, "".join(self._text_at(end, switch_steps))) for end in sorted(ends)]
 
     def _text_at(self, step: int, switch_steps: dict[str, int]) -> Iterator[str]:
-        """The pieces of the text at a step; without recursion, since brackets may be nested to any depth."""
+        """Yield the pieces of the text at a step, without recursion, as brackets may be nested to any depth."""
         open_nodes = [iter(self._nodes)]
         while open_nodes:
             node = next(open_nodes[-1], None)
@@ -136,7 +138,7 @@ class EditedText:
 
 @dataclass(slots=True)
 class _OpenBracket:
-    """A bracket that is open, what stands behind it, and where in that its own : and | are."""
+    """An open bracket, its contents so far, and the indices of its own : and | in them."""
 
     opening: str
     position: int
@@ -149,7 +151,7 @@ class _OpenBracket:
 
     @property
     def separators(self) -> str:
-        """Its separators: "::" of an edit, "|" of a cycle of two."""
+        """Return its separators, such as "::" for an edit and "|" for an alternation of two."""
         return "".join(str(self.nodes[index]) for index in self.separator_indices)
 
     @property
@@ -159,40 +161,38 @@ class _OpenBracket:
 
 
 class _EditingParser:
-    """Reads tokens one after the other, and keeps what is open.
+    """Parser of prompt editing, fed token by token.
 
-    Where something does not fit, no bracket that is open there can be closed any more: all are words then.
+    After a closing bracket that does not fit, all open brackets are read as text.
     """
 
     def __init__(self) -> None:
         self.root: list[Node] = []
         self.switch_numbers: set[str] = set()
-        self.spans: list[tuple[int, int]] = []  # of outermost edits and cycles
+        self.spans: list[tuple[int, int]] = []  # positions of the outermost edits and alternations
         self.has_alternations = False
         self.issues: list[EditingIssue] = []
         self.stray_bar: int | None = None
-        self._has_mixed_bracket = False  # a bracket was closed that had a | and a : of its own
+        self._has_mixed_bracket = False  # True after a closed bracket with both | and : of its own
         self._open_brackets: list[_OpenBracket] = []
 
     @classmethod
     def from_plain_text(cls, text: str, stray_bar: int | None = None) -> Self:
-        """A reader that has found words only, because of a | that it complains of if it matters."""
+        """Return a parser with the text as plain words, and with an issue if a | at `stray_bar` is the reason."""
         parser = cls()
         parser.root.append(text)
         if stray_bar is not None:
-            reason = (
-                r"a | outside of [a|b] makes words of all editing in the prompt, as in the webui; write \| for a bar"
-            )
+            reason = r"a | outside of [a|b] turns all prompt editing into plain words, as in A1111; write \| for a bar"
             parser.issues.append(EditingIssue(stray_bar, reason))
         return parser
 
     @property
     def has_editing(self) -> bool:
-        """Whether there is anything that a stray | makes words of."""
+        """Return True if there is editing that a stray | turns into words."""
         return bool(self.spans) or self._has_mixed_bracket
 
     def feed(self, token: str, position: int) -> None:
-        """Read one token."""
+        """Parse one token."""
         innermost = self._open_brackets[-1] if self._open_brackets else None
         match token:
             case "[" | "(":
@@ -209,7 +209,7 @@ class _EditingParser:
                 self._current_nodes().append(token)
 
     def close_as_text(self) -> None:
-        """Make words of all brackets that are open."""
+        """Read all open brackets as text."""
         for bracket in self._open_brackets:
             if "|" in bracket.separators:
                 self._record_stray_bar(bracket.position)
@@ -231,7 +231,7 @@ class _EditingParser:
         self.spans.append((bracket.position, position + 1))
 
     def _closing_node(self, token: str) -> BracketGroup | ScheduledEdit | Alternation | None:
-        """What the innermost bracket is with this end, or None where it does not fit."""
+        """Return the node of the innermost bracket with this closing bracket, or None if they do not fit."""
         if not self._open_brackets or self._open_brackets[-1].opening + token not in {"[]", "()"}:
             return None
         bracket = self._open_brackets[-1]
@@ -249,10 +249,12 @@ class _EditingParser:
     def _make_edit(self, bracket: _OpenBracket) -> ScheduledEdit | None:
         *texts, last = bracket.sections
         number_text = "".join(node for node in last if isinstance(node, str))
-        number = SWITCH_NUMBER_PATTERN.fullmatch(number_text) if all(isinstance(node, str) for node in last) else None
+        is_plain = all(isinstance(node, str) for node in last)
+        number = SWITCH_NUMBER_PATTERN.fullmatch(number_text) if is_plain else None
         if number is None:
             if len(texts) == 2:
-                reason = f"[...:...:{number_text[:MAX_QUOTED_CHARACTERS]}] is taken as words: {number_text[:MAX_QUOTED_CHARACTERS]!r} is no number of steps"
+                quoted = number_text[:MAX_QUOTED_CHARACTERS]
+                reason = f"[...:...:{quoted}] is read as words, as {quoted!r} is not a number of steps"
                 self.issues.append(EditingIssue(bracket.position, f"{reason}; write [cat:dog:0.5] or [cat:dog:8]"))
             return None
         self.switch_numbers.add(number[1])

@@ -1,4 +1,4 @@
-"""Files of prompts, one on each line, with options behind it: `a red house --n blurry --w 512 --s 30 --d 7`."""
+"""Prompt files: one prompt a line, with options, such as `a red house --n blurry --w 512 --s 30 --d 7`."""
 
 import re
 from collections.abc import Collection
@@ -10,9 +10,9 @@ from velatura.prompts.passage import prompt_error
 
 OPTION_PATTERN = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)(?:=|(?!\S))")
 QUOTED_VALUE_PATTERN = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)')(?!\S)")
-MAX_PICTURES_PER_LINE = 10_000  # pictures of one line
+MAX_PICTURES_PER_LINE = 10_000
 
-# kohya-ss/sd-scripts' letters, and the names of the webui's script that are not a recipe's
+# Letters of kohya-ss/sd-scripts, and names of A1111's script "Prompts from file"
 OPTION_ALIASES = {
     "n": "negative",
     "w": "width",
@@ -27,13 +27,13 @@ OPTION_ALIASES = {
     "subseed": "variation_seed",
     "subseed_strength": "variation_strength",
 }
-COUNT_OPTIONS = ("count", "batch_size", "n_iter")  # they multiply
+COUNT_OPTIONS = ("count", "batch_size", "n_iter")  # their values are multiplied
 OPTIONS_ALLOWED_EMPTY = ("prompt", "negative")
 
 
 @dataclass(frozen=True)
 class PromptLine:
-    """What one line asks for: fields of a recipe as they are written, and how many pictures."""
+    """A line of a prompt file: recipe fields as they are written, and the number of pictures."""
 
     number: int
     settings: dict[str, str] = field(default_factory=dict[str, str])
@@ -41,10 +41,17 @@ class PromptLine:
 
 
 def parse_prompt_lines(text: str, fields: Collection[str]) -> list[PromptLine]:
-    """Read the lines of a file of prompts; empty lines and those that start with # ask for nothing.
+    """Parse a prompt file. Empty lines and lines that start with # are skipped.
 
-    fields: the fields of a recipe, each of which is an option. A value reaches to the next option, or stands in quotes.
-    A line that starts with an option has no prompt of its own unless it gives one as --prompt. Raises BadPrompt.
+    A value ends at the next option, or is in quotes. A line that starts with an option has no prompt unless it has
+    --prompt.
+
+    Args:
+        text: Contents of the file.
+        fields: Fields of a recipe, which are the options.
+
+    Raises:
+        BadPrompt: for a wrong option or value, with the line number.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     return [_parse_line(number, line, fields) for number, line in lines if line and not line.startswith("#")]
@@ -60,7 +67,7 @@ def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
         name = _option_name(number, text, option, fields)
         value, next_option = _option_value(text, option)
         if not value and name not in OPTIONS_ALLOWED_EMPTY:
-            raise _option_error(number, text, option, f"--{option[1]} has no value; write one behind it")
+            raise _option_error(number, text, option, f"--{option[1]} has no value; write one after it")
         if name in settings:
             raise _option_error(number, text, option, f"{name} is given twice; leave one out")
         if name in COUNT_OPTIONS:
@@ -72,7 +79,7 @@ def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
 
 
 def _option_value(text: str, option: re.Match[str]) -> tuple[str, re.Match[str] | None]:
-    """What stands behind an option, and the next option."""
+    """Return the value of an option, and the next option."""
     if quoted := QUOTED_VALUE_PATTERN.match(text, option.end()):
         next_option = OPTION_PATTERN.search(text, quoted.end())
         if not text[quoted.end() : next_option.start() if next_option else None].strip():
@@ -82,7 +89,7 @@ def _option_value(text: str, option: re.Match[str]) -> tuple[str, re.Match[str] 
 
 
 def _option_name(number: int, text: str, option: re.Match[str], fields: Collection[str]) -> str:
-    """The recipe's name of an option."""
+    """Return the recipe field, or the count option, that an option stands for."""
     name = option[1].replace("-", "_")
     name = OPTION_ALIASES.get(name, name)
     if name in fields or name in COUNT_OPTIONS:
@@ -97,7 +104,10 @@ def _option_name(number: int, text: str, option: re.Match[str], fields: Collecti
 def _parse_count(number: int, text: str, option: re.Match[str], value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", value) or not 1 <= int(value) <= MAX_PICTURES_PER_LINE:
         raise _option_error(
-            number, text, option, f"{value!r} is no number of pictures; write one from 1 to {MAX_PICTURES_PER_LINE:,}"
+            number,
+            text,
+            option,
+            f"{value!r} is not a number of pictures; write one from 1 to {MAX_PICTURES_PER_LINE:,}",
         )
     return int(value)
 

@@ -1,4 +1,4 @@
-"""One prompt for many pictures: a base and options behind bars, `a city|at night|in fog`, in all their combinations."""
+"""Prompt matrix: `a city|at night|in fog` is a base text with options, in all combinations."""
 
 import re
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ OPENING_BRACKETS = {"]": "[", ")": "("}
 
 @dataclass(frozen=True)
 class PromptMatrix:
-    """What is in each picture, and what is in some of them only.
+    """A base text that is in all pictures, and options that are in some of them.
 
-    The first half of the options changes from column to column, the others from row to row, as in the webui.
+    As in A1111, the first half of the options varies over the columns, the second half over the rows.
     """
 
     base: str
@@ -26,10 +26,14 @@ class PromptMatrix:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Split a prompt at its bars, but for those in brackets and behind backslashes; too many are a BadPrompt."""
+        """Split a prompt at its bars, except those in brackets and after backslashes.
+
+        Raises:
+            BadPrompt: if there are more than MAX_MATRIX_OPTIONS options.
+        """
         bars = list(_bars(text))
         if len(bars) > MAX_MATRIX_OPTIONS:
-            reason = f"{len(bars)} options make 2 to that power of pictures; leave it at {MAX_MATRIX_OPTIONS}"
+            reason = f"{len(bars)} options give 2^{len(bars)} pictures; use up to {MAX_MATRIX_OPTIONS} options"
             raise prompt_error(text, bars[MAX_MATRIX_OPTIONS], reason)
         base, *options = (text[start + 1 : end] for start, end in pairwise([-1, *bars, len(text)]))
         stripped = (option.strip().strip(",").strip() for option in options)
@@ -37,24 +41,29 @@ class PromptMatrix:
 
     @property
     def column_options(self) -> tuple[str, ...]:
-        """The options that change from column to column."""
+        """Return the options that vary over the columns."""
         return self.options[: (len(self.options) + 1) // 2]
 
     @property
     def row_options(self) -> tuple[str, ...]:
-        """The options that change from row to row."""
+        """Return the options that vary over the rows."""
         return self.options[len(self.column_options) :]
 
     def columns(self) -> list[tuple[str, ...]]:
-        """The options of each column, for its label."""
+        """Return the options of every column, for labels."""
         return list(_combinations(self.column_options))
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The options of each row, for its label."""
+        """Return the options of every row, for labels."""
         return list(_combinations(self.row_options))
 
     def prompts(self, separator: str = ", ", *, base_last: bool = False) -> list[list[str]]:
-        """The prompts, row by row; those with none of the options first."""
+        """Return the prompts as rows of columns; the first one has no options.
+
+        Args:
+            separator: Text between the base and the options.
+            base_last: Put the options before the base.
+        """
         return [[self._join(column + row, separator, base_last) for column in self.columns()] for row in self.rows()]
 
     def _join(self, chosen: tuple[str, ...], separator: str, base_last: bool) -> str:
@@ -62,15 +71,15 @@ class PromptMatrix:
 
 
 def _combinations(options: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """All choices among options: none, the first, the second, both, the third ..."""
+    """Yield all subsets of the options: none, the first, the second, both, the third ..."""
     for bitmask in range(1 << len(options)):
         yield tuple(option for i, option in enumerate(options) if bitmask >> i & 1)
 
 
 def _bars(text: str) -> Iterator[int]:
-    """Where bars stand outside of brackets; a bracket that is never closed is none."""
+    """Yield the positions of bars outside of brackets; a bracket that is never closed does not count."""
     bars: list[int] = []
-    open_brackets: list[tuple[str, int]] = []  # each with how many bars stand before it
+    open_brackets: list[tuple[str, int]] = []  # with the number of bars before the bracket
     for token in MATRIX_TOKEN.finditer(text):
         match token.group():
             case "|":

@@ -1,13 +1,12 @@
-"""How strongly an overlay acts, as a tag says it: over the steps, for which prompt, and in which blocks of the UNet."""
+"""Strengths in tags: an overlay's strength over the steps, for which prompt, and in which blocks of the UNet."""
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, NamedTuple, Self, get_args
 
-from velatura.errors import VelaturaWarning
+from velatura.errors import warn
 from velatura.prompts.block_weights import parse_block_weights
 from velatura.prompts.passage import Passage
 
@@ -18,13 +17,13 @@ PROMPT_SIDES: tuple[PromptSide, ...] = get_args(PromptSide)
 UNET_BLOCKS: tuple[UNetBlock, ...] = get_args(UNetBlock)
 SCHEDULE_ARGUMENTS = ("start", "end", "on", "blocks")
 POSITIONAL_ARGUMENTS = ("te", "unet", "dyn")
-AESTHETIC_ARGUMENTS = ("steps", "rate")  # of an aesthetic
+AESTHETIC_ARGUMENTS = ("steps", "rate")
 MAX_AESTHETIC_STEPS = 1000
 BLOCK_WEIGHTS_ARGUMENT = "lbw"
 
 
 class StrengthPoint(NamedTuple):
-    """A strength, and the fraction of the steps at which it is reached."""
+    """A strength at a fraction of the steps."""
 
     fraction: float
     strength: float
@@ -32,11 +31,14 @@ class StrengthPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class StrengthSchedule:
-    """What a tag says behind its name: `0.6`, or `0@0, 0.8@0.5:start=0.2:end=0.9:on=prompt:blocks=in+mid`.
+    """Strength over the steps, as in `0.6` or `0@0, 0.8@0.5:start=0.2:end=0.9:on=prompt:blocks=in+mid`.
 
-    points: with growing fractions; between two the strength is linear, before the first and after the last it is held.
-    start, end: outside these fractions the overlay is off; it acts at the start, and no more at the end.
-    on: the prompt it acts for. blocks: the parts of the UNet it acts in, as they follow each other.
+    Attributes:
+        points: Strengths at increasing fractions of the steps. Between two points the strength is linear, before the
+            first and after the last it is constant.
+        start, end: Fractions of the steps between which the overlay acts; `end` is excluded unless it is 1.
+        on: Prompt for which the overlay acts.
+        blocks: Blocks of the UNet in which it acts, in the UNet's order.
     """
 
     points: tuple[StrengthPoint, ...] = (StrengthPoint(0.0, 1.0),)
@@ -47,10 +49,17 @@ class StrengthSchedule:
 
     @classmethod
     def parse(cls, arguments: Sequence[str], prompt: str = "", position: int = 0) -> Self:
-        """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake.
+        """Parse the arguments of a tag after its name.
 
-        prompt, place: where the first argument starts. One that holds a single = is named, as in A1111, whose further
-        arguments without a name mean nothing here as there, and are warned of.
+        As in A1111, an argument with a single = is named, and only the first argument without a name counts; others
+        give a warning.
+
+        Args:
+            arguments: Texts between the colons of the tag.
+            prompt, position: Prompt with the tag, and the position of the first argument, for error messages.
+
+        Raises:
+            BadPrompt: for a wrong argument; the error points at its position.
         """
         whole, unnamed, named = _split_arguments(arguments, prompt, position, SCHEDULE_ARGUMENTS)
         _warn_of_ignored(whole, unnamed, 1)
@@ -58,7 +67,7 @@ class StrengthSchedule:
 
     @classmethod
     def from_arguments(cls, strength: Passage | None, named: Mapping[str, Passage]) -> Self:
-        """Read the arguments of a tag one by one: that of the strength, and those with names."""
+        """Build a schedule from the argument with the strength, and the named arguments."""
         start, end = _parse_window(named)
         return cls(
             cls.points if strength is None else _parse_points(strength),
@@ -69,7 +78,7 @@ class StrengthSchedule:
         )
 
     def at(self, fraction: float) -> float:
-        """The strength when this fraction of the steps is done: 0 at the first step."""
+        """Return the strength at a fraction of the steps; the first step has the fraction 0."""
         has_ended = self.end < 1 and fraction >= self.end
         if fraction < self.start or has_ended:
             return 0.0
@@ -81,12 +90,12 @@ class StrengthSchedule:
         return (1 - progress) * before.strength + progress * after.strength
 
     def per_step(self, steps: int) -> list[float]:
-        """The strength of each of so many steps."""
+        """Return the strengths of all steps."""
         return [self.at(step / steps) for step in range(steps)]
 
     @property
     def constant(self) -> float | None:
-        """The one strength of all steps, or None where it may change between two."""
+        """Return the strength if it is the same at all steps, else None."""
         strengths = {point.strength for point in self.points}
         if len(strengths) == 1 and (strengths == {0.0} or (self.start, self.end) == (0.0, 1.0)):
             return self.points[0].strength
@@ -95,11 +104,15 @@ class StrengthSchedule:
 
 @dataclass(frozen=True)
 class TextUnetStrengths:
-    """What a tag says of an overlay that touches the text encoders too: `0.8`, `0.5:0.8`, or `te=0.5:unet=0.8:dyn=16`.
+    """Strengths in the text encoders and in the UNet, as in `0.8`, `0.5:0.8` or `te=0.5:unet=0.8:dyn=16`.
 
-    text: one number, as text is encoded once. unet: all that a Strengths can say. rank: how much of the overlay is
-    used, all of it where that is None. factors: for its blocks, lbw=. Names and order are those of the webui's LoRA
-    tags.
+    Names and order of the arguments are those of A1111's LoRA tags.
+
+    Attributes:
+        text: Strength in the text encoders: a constant, as a prompt is encoded once.
+        unet: Strength in the UNet over the steps.
+        rank: Rank to which a LoRA is cut (dyn=), as in A1111's LyCORIS extension; None for its full rank.
+        block_weights: Factors for its blocks (lbw=).
     """
 
     text: float = 1.0
@@ -109,9 +122,15 @@ class TextUnetStrengths:
 
     @classmethod
     def parse(cls, arguments: Sequence[str], prompt: str = "", position: int = 0, *, reads_text: bool = True) -> Self:
-        """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake.
+        """Parse the arguments of a tag after its name.
 
-        reads_text: whether the overlay touches the text encoders; one that does not may change over the steps as it is.
+        Args:
+            arguments: Texts between the colons of the tag.
+            prompt, position: Prompt with the tag, and the position of the first argument, for error messages.
+            reads_text: True if the overlay changes the text encoders; else its only strength may vary.
+
+        Raises:
+            BadPrompt: for a wrong argument; the error points at its position.
         """
         whole, unnamed, named = _split_arguments(
             arguments, prompt, position, (*POSITIONAL_ARGUMENTS, BLOCK_WEIGHTS_ARGUMENT, *SCHEDULE_ARGUMENTS)
@@ -120,8 +139,8 @@ class TextUnetStrengths:
         by_name = dict(zip(POSITIONAL_ARGUMENTS, unnamed, strict=False)) | named
         text = by_name.get("te")
         if text is not None and "@" in text.text and reads_text:
-            advice = "its own strength as te=0.8, and this one as unet="
-            raise text.error(f"the text encoder reads a prompt once, with one strength; give {advice}")
+            advice = "write its strength as te=0.8, and this one as unet="
+            raise text.error(f"the text encoder reads a prompt once, with one strength; {advice}")
         return cls(
             cls.text if text is None or not reads_text else _parse_strength(text),
             StrengthSchedule.from_arguments(by_name.get("unet", text), by_name),
@@ -132,7 +151,7 @@ class TextUnetStrengths:
 
 @dataclass(frozen=True)
 class AestheticStrengths:
-    """What a tag says of an aesthetic: all that a Strengths can say, and steps=10 and rate=1e-3, its own if None."""
+    """Strength of an aesthetic gradient over the steps, with its gradient steps and learning rate; None for its own."""
 
     strengths: StrengthSchedule = StrengthSchedule()
     steps: int | None = None
@@ -140,7 +159,11 @@ class AestheticStrengths:
 
     @classmethod
     def parse(cls, arguments: Sequence[str], prompt: str = "", position: int = 0) -> Self:
-        """Read what stands between colons behind the name in a tag; raises BadPrompt that points at the mistake."""
+        """Parse the arguments of a tag after its name: those of StrengthSchedule, steps= and rate=.
+
+        Raises:
+            BadPrompt: for a wrong argument; the error points at its position.
+        """
         whole, unnamed, named = _split_arguments(
             arguments, prompt, position, (*AESTHETIC_ARGUMENTS, *SCHEDULE_ARGUMENTS)
         )
@@ -155,7 +178,7 @@ class AestheticStrengths:
 def _split_arguments(
     arguments: Sequence[str], prompt: str, position: int, names: Sequence[str]
 ) -> tuple[Passage, list[Passage], dict[str, Passage]]:
-    """All that stands behind a name, the arguments without names in it, and those with one."""
+    """Return the whole text after the name, the arguments without names, and the named arguments."""
     text = ":".join(arguments)
     whole = Passage(text, prompt or text, position)
     passages = whole.split(":") if arguments else []
@@ -165,11 +188,9 @@ def _split_arguments(
 
 def _warn_of_ignored(whole: Passage, unnamed: Sequence[Passage], max_count: int) -> None:
     if len(unnamed) > max_count:
-        used, ignored = (
-            ":".join(passage.text for passage in group) for group in (unnamed[:max_count], unnamed[max_count:])
-        )
-        message = f"a tag has one strength: in {whole.text!r} it is {used}, and {ignored!r} is ignored"
-        warnings.warn(message, VelaturaWarning, 4)
+        used = ":".join(passage.text for passage in unnamed[:max_count])
+        ignored = ":".join(passage.text for passage in unnamed[max_count:])
+        warn(f"a tag has one strength: in {whole.text!r} it is {used}, and {ignored!r} is ignored")
 
 
 def _is_named(argument: Passage) -> bool:
@@ -177,59 +198,59 @@ def _is_named(argument: Passage) -> bool:
 
 
 def _named_arguments(passages: Iterable[Passage], names: Sequence[str]) -> dict[str, Passage]:
-    """The values of named arguments by their names."""
+    """Return the values of named arguments by name."""
     values: dict[str, Passage] = {}
     for passage in passages:
         name, value = (piece.strip() for piece in passage.split("="))
         if name.text not in names:
             suggestions = get_close_matches(name.text, names, n=1)
-            advice = f"did you mean {suggestions[0]}=" if suggestions else f"choose among {', '.join(names)}"
-            raise name.error(f"a tag knows no {name.text or 'argument without a name'}; {advice}")
+            advice = f"did you mean {suggestions[0]}=" if suggestions else f"choose one of {', '.join(names)}"
+            raise name.error(f"a tag does not have an argument {name.text!r}; {advice}")
         if name.text in values:
-            raise name.error(f"{name.text}= stands in the tag twice; leave one out")
+            raise name.error(f"{name.text}= is in the tag twice; leave one out")
         values[name.text] = value
     return values
 
 
 def _parse_points(argument: Passage) -> tuple[StrengthPoint, ...]:
-    """A single strength, or several with their places: 0@0, 0.8@0.5."""
+    """Parse a single strength, or several with fractions of the steps, such as 0@0, 0.8@0.5."""
     if "@" not in argument.text:
         return (StrengthPoint(0.0, _parse_strength(argument)),)
     points: list[StrengthPoint] = []
     for passage in argument.split(","):
         strength, *positions = (piece.strip() for piece in passage.split("@"))
         if len(positions) != 1:
-            raise passage.strip().error(f"{passage.text.strip()!r} is no strength@place; write it as 0.8@0.5")
+            raise passage.strip().error(f"{passage.text.strip()!r} is not strength@fraction; write it as 0.8@0.5")
         points.append(StrengthPoint(_parse_fraction(positions[0]), _parse_strength(strength)))
         if len(points) > 1 and points[-1].fraction <= points[-2].fraction:
             raise positions[0].error(
-                f"{positions[0].text} does not come after {points[-2].fraction:g}; order strengths by their places"
+                f"{positions[0].text} is not after {points[-2].fraction:g}; order strengths by their fractions"
             )
     return tuple(points)
 
 
 def _parse_window(named: Mapping[str, Passage]) -> tuple[float, float]:
-    """From which fraction of the steps to which the overlay acts."""
+    """Parse the fractions of the steps at which the overlay starts and ends."""
     start = _parse_fraction(named["start"]) if "start" in named else 0.0
     end = _parse_fraction(named["end"]) if "end" in named else 1.0
     if start >= end:
         wrong = named.get("end") or named["start"]
-        raise wrong.error(f"from {start:g} to {end:g} there is no step; choose an end that is after the start")
+        raise wrong.error(f"there is no step from {start:g} to {end:g}; choose an end after the start")
     return start, end
 
 
 def _parse_side(argument: Passage) -> PromptSide:
     if argument.text not in PROMPT_SIDES:
-        raise argument.error(f"an overlay is not on {argument.text!r}; choose among {', '.join(PROMPT_SIDES)}")
+        raise argument.error(f"on= cannot be {argument.text!r}; choose one of {', '.join(PROMPT_SIDES)}")
     return argument.text
 
 
 def _parse_blocks(argument: Passage) -> tuple[UNetBlock, ...]:
-    """Blocks joined by +, in the order in which they follow each other."""
+    """Parse blocks joined by +, and return them in the UNet's order."""
     chosen = [passage.strip() for passage in argument.split("+")]
     for passage in chosen:
         if passage.text not in UNET_BLOCKS:
-            raise passage.error(f"there are no blocks {passage.text!r}; join some of {', '.join(UNET_BLOCKS)} by +")
+            raise passage.error(f"there are no blocks {passage.text!r}; join some of {', '.join(UNET_BLOCKS)} with +")
     names = {passage.text for passage in chosen}
     return tuple(block for block in UNET_BLOCKS if block in names)
 
@@ -237,14 +258,14 @@ def _parse_blocks(argument: Passage) -> tuple[UNetBlock, ...]:
 def _parse_strength(argument: Passage) -> float:
     strength = _parse_number(argument)
     if not math.isfinite(strength):
-        raise argument.error(f"{argument.text!r} is no strength; write a number such as 0.6, or 0@0, 0.8@0.5")
+        raise argument.error(f"{argument.text!r} is not a strength; write a number such as 0.6, or 0@0, 0.8@0.5")
     return strength
 
 
 def _parse_rank(argument: Passage) -> int:
     rank = _parse_number(argument)
     if not (rank >= 1 and rank.is_integer()):
-        raise argument.error(f"{argument.text!r} is no rank to keep; write a whole number from 1 up")
+        raise argument.error(f"{argument.text!r} is not a rank; write a whole number from 1 up")
     return int(rank)
 
 
@@ -252,7 +273,7 @@ def _parse_steps(argument: Passage) -> int:
     steps = _parse_number(argument)
     if not (0 <= steps <= MAX_AESTHETIC_STEPS and steps.is_integer()):
         raise argument.error(
-            f"{argument.text!r} are no steps; write a whole number up to {MAX_AESTHETIC_STEPS}, such as 10"
+            f"{argument.text!r} is not a number of steps; write a whole number up to {MAX_AESTHETIC_STEPS}, such as 10"
         )
     return int(steps)
 
@@ -260,19 +281,19 @@ def _parse_steps(argument: Passage) -> int:
 def _parse_rate(argument: Passage) -> float:
     rate = _parse_number(argument)
     if not 0 <= rate <= 1:
-        raise argument.error(f"{argument.text!r} is no rate; write a number from 0 to 1, such as 1e-4")
+        raise argument.error(f"{argument.text!r} is not a learning rate; write a number from 0 to 1, such as 1e-4")
     return rate
 
 
 def _parse_fraction(argument: Passage) -> float:
     fraction = _parse_number(argument)
     if not 0 <= fraction <= 1:
-        raise argument.error(f"{argument.text!r} is no fraction of the steps; write a number from 0 to 1")
+        raise argument.error(f"{argument.text!r} is not a fraction of the steps; write a number from 0 to 1")
     return fraction
 
 
 def _parse_number(argument: Passage) -> float:
-    """The number that is written, as Python and A1111 read it, or NaN."""
+    """Parse a number as Python and A1111 do; return NaN for other text."""
     try:
         return float(argument.text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Styles: words that are kept under a name and added to prompts, as in the webui's styles.csv."""
+"""Styles: named texts that are added to prompts, as in A1111's styles.csv."""
 
 import csv
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from velatura.errors import BadFile
 
-PROMPT_PLACEHOLDER = "{prompt}"  # where a style takes the prompt in; without it the style is put behind
+PROMPT_PLACEHOLDER = "{prompt}"  # is replaced by the prompt; without it the style is appended
 STYLE_SEPARATOR = ", "
 
 
 class Style(NamedTuple):
-    """What is added to a prompt and to its negative prompt."""
+    """A style: texts that are added to the prompt and to the negative prompt."""
 
     name: str
     prompt: str = ""
@@ -20,16 +20,23 @@ class Style(NamedTuple):
 
 
 def read_styles(text: str) -> dict[str, Style]:
-    """The styles of a file by their names; those whose name starts with # are notes.
+    """Parse a styles.csv. Rows whose name starts with # are comments.
 
-    The file is a table of commas with the columns name, prompt and negative_prompt, or name and text in old ones.
+    Args:
+        text: CSV with the columns name, prompt and negative_prompt; old files have name and text.
+
+    Returns:
+        Styles by name.
+
+    Raises:
+        BadFile: if the text is not such a table.
     """
     try:
         rows = list(csv.DictReader(StringIO(text.removeprefix("\ufeff"), newline="")))
     except csv.Error as error:
-        raise BadFile(f"the styles are no table ({error}); write them as name,prompt,negative_prompt") from None
+        raise BadFile(f"the styles are not a CSV table ({error}); write name,prompt,negative_prompt") from None
     if rows and "name" not in rows[0]:
-        raise BadFile("the styles have no column 'name'; the first line must be name,prompt,negative_prompt")
+        raise BadFile("the styles do not have a column 'name'; the first line must be name,prompt,negative_prompt")
     styles = (
         Style(row["name"] or "", row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or "")
         for row in rows
@@ -38,14 +45,18 @@ def read_styles(text: str) -> dict[str, Style]:
 
 
 def apply_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple[str, str]:
-    """Both prompts with styles added, one after the other."""
+    """Add styles to a prompt and its negative prompt, in order."""
     for style in styles:
         prompt, negative = _add_style(prompt, style.prompt), _add_style(negative, style.negative)
     return prompt, negative
 
 
 def extract_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple[list[Style], str, str]:
-    """The styles that both prompts were made with, in their order, and the prompts without them."""
+    """Find the styles that were applied to two prompts, and remove them.
+
+    Returns:
+        The styles in order, the prompt and the negative prompt without them.
+    """
     candidates = [style for style in styles if style.prompt or style.negative]
     extracted: list[Style] = []
     while matching := [candidate for candidate in candidates if _has_style(prompt, negative, candidate)]:
@@ -63,16 +74,16 @@ def _add_style(prompt: str, style: str) -> str:
 
 
 def _has_style(prompt: str, negative: str, style: Style) -> bool:
-    """Whether both prompts were made with a style."""
+    """Return True if a style was added to both prompts."""
     return _remove_style(prompt, style.prompt) is not None and _remove_style(negative, style.negative) is not None
 
 
 def _remove_style(prompt: str, style: str) -> str | None:
-    """What a prompt was before a style was added, or None where none was."""
+    """Return the prompt without a style, or None if the style was not added to it."""
     if PROMPT_PLACEHOLDER in style:
-        before, _, behind = style.partition(PROMPT_PLACEHOLDER)
-        is_match = prompt.startswith(before) and prompt.endswith(behind) and len(prompt) >= len(before) + len(behind)
-        return prompt[len(before) : len(prompt) - len(behind)] if is_match else None
+        before, _, after = style.partition(PROMPT_PLACEHOLDER)
+        is_match = prompt.startswith(before) and prompt.endswith(after) and len(prompt) >= len(before) + len(after)
+        return prompt[len(before) : len(prompt) - len(after)] if is_match else None
     if prompt == style:
         return ""
     ending = STYLE_SEPARATOR + style if style else ""

@@ -12,7 +12,7 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.base.encoding_context import encoding_row
-from velatura.prompts.grammar import EmphasisMode
+from velatura.prompts.emphasis import EmphasisMode
 from velatura.prompts.prompt import Prompt, ScheduledPrompt, WeightedText, scheduled_prompt_at
 from velatura.prompts.prompt_editing import Timing
 from velatura.sampling.conditioning import chunks_of, encode_prompts

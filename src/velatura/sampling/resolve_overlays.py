@@ -28,10 +28,10 @@ from velatura.overlays.lora.block_weights import expand_block_weights
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength
-from velatura.prompts.grammar import Tag, look_up
 from velatura.prompts.passage import prompt_error
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.strengths import AestheticStrengths, PromptSide, StrengthSchedule, TextUnetStrengths
+from velatura.prompts.tags import Tag, look_up
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.resolve_embeddings import EmbeddingResolver
 from velatura.tensors import open_meta

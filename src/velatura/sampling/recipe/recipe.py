@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from velatura.errors import BadRecipe
-from velatura.prompts.grammar import EmphasisMode
+from velatura.prompts.emphasis import EmphasisMode
 from velatura.sampling.recipe.fields import (
     Fraction,
     HiresFields,

@@ -11,7 +11,7 @@ def read(text):
     return parse_prompt_lines(text, FIELDS)
 
 
-def test_options_stand_behind_the_prompt():
+def test_options_follow_the_prompt():
     [line] = read("a (red:1.2) house, -- at dusk --n blurry, ugly --w 512 --h 768 --s 30 --d 42 --l 7.5\n")
     assert line.settings == {
         "prompt": "a (red:1.2) house, -- at dusk",
@@ -47,7 +47,7 @@ def test_every_field_of_a_recipe_is_an_option():
     assert read("a --keep-layout b --tiling true")[0].settings == {"prompt": "a", "keep_layout": "b", "tiling": "true"}
 
 
-def test_empty_lines_and_notes_ask_for_nothing():
+def test_empty_lines_and_comments_are_skipped():
     assert [(line.number, line.settings) for line in read("# mine\n\na\r\n  \nb --n\n--s 3")] == [
         (3, {"prompt": "a"}),
         (5, {"prompt": "b", "negative": ""}),
@@ -63,9 +63,9 @@ def test_empty_lines_and_notes_ask_for_nothing():
         ("a --s --w 3", "--s has no value"),
         ("a --s 3 --steps 4", "steps is given twice"),
         ("a --prompt b", "prompt is given twice"),
-        ("a --count many", "'many' is no number of pictures"),
+        ("a --count many", "'many' is not a number of pictures"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_shown(text, reason):
+def test_a_mistake_in_a_line_is_shown(text, reason):
     with pytest.raises(BadPrompt, match=reason):
         read(text)

@@ -18,13 +18,13 @@ def test_values_are_read_as_in_the_webui(kind, text, expected):
 
 
 @pytest.mark.parametrize(("kind", "text"), [case[:2] for case in CASES if not isinstance(case[2], list)])
-def test_where_the_webui_fails_the_place_is_shown(kind, text):
+def test_where_the_webui_fails_the_position_is_shown(kind, text):
     with pytest.raises(BadRecipe, match=r"write values as .*at the \^ in"):
         READERS[kind](text)
 
 
-def test_the_wrong_entry_is_pointed_at():
-    with pytest.raises(BadRecipe, match=r"'x' is no whole number; .* \"1-3, \^x, 5\""):
+def test_the_position_of_a_wrong_entry_is_shown():
+    with pytest.raises(BadRecipe, match=r"'x' is not a whole number; .* \"1-3, \^x, 5\""):
         whole_numbers("1-3, x, 5")
 
 
@@ -40,7 +40,7 @@ def test_too_many_orders_are_refused():
 
 
 def test_a_field_without_end_is_refused():
-    with pytest.raises(BadRecipe, match="are no list"):
+    with pytest.raises(BadRecipe, match="are not a list"):
         texts('"' + "a" * 200_000)
 
 

@@ -18,7 +18,7 @@ def test_and_is_split_as_in_the_webui(case):
         assert [(part.words, part.weight) for part in split_at_and(prompt)] == expected
 
 
-def test_each_part_knows_where_it_starts():
+def test_parts_have_their_positions():
     text = "a cat AND  a dog:0.5AND"
     assert [(text[part.start :][:3], part.weight) for part in split_at_and("a cat AND  a dog:0.5 AND")] == [
         ("a c", 1),
@@ -27,6 +27,6 @@ def test_each_part_knows_where_it_starts():
     ]
 
 
-def test_a_weight_beyond_all_measure_is_refused_and_pointed_at():
-    with pytest.raises(BadPrompt, match=r"write one such as 0.5; at the \^ in \"a AND b:\^99999999 AND c\""):
+def test_a_too_large_weight_is_refused_with_its_position():
+    with pytest.raises(BadPrompt, match=r"write a number such as 0.5; at the \^ in \"a AND b:\^99999999 AND c\""):
         split_at_and("a AND b:99999999 AND c")

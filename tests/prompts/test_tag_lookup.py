@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import UnknownName, VelaturaWarning
-from velatura.prompts.grammar import add_tag, look_up, split_tags
 from velatura.prompts.prompt import Prompt
+from velatura.prompts.tags import add_tag, look_up, split_tags
 
-SHELF = {"inca": 1, "neon": 2}
+OVERLAYS = {"inca": 1, "neon": 2}
 AUTO_ADDED = [
     case
     for case in json.loads((Path(__file__).parents[1] / "data/a1111/auto_added.json").read_text("utf-8"))["cases"]
@@ -17,21 +17,21 @@ TAGS = split_tags("a <hypernet:neon:1> house <hypernet:ncia:0.5><hypernet:inca>"
 
 
 def find(tag):
-    if tag.name not in SHELF:
-        raise UnknownName.with_suggestions("overlay", tag.name, SHELF)
-    return SHELF[tag.name]
+    if tag.name not in OVERLAYS:
+        raise UnknownName.with_suggestions("overlay", tag.name, OVERLAYS)
+    return OVERLAYS[tag.name]
 
 
 def test_tags_are_looked_up_in_their_order():
     assert look_up(TAGS[::-2], find) == [1, 2]
 
 
-def test_a_tag_that_names_nothing_is_pointed_at_and_near_names_are_told():
+def test_the_error_of_an_unknown_tag_shows_its_position_and_near_names():
     with pytest.raises(UnknownName, match=r"'ncia': did you mean 'inca'.*house \^<hypernet:ncia:0.5>"):
         look_up(TAGS, find)
 
 
-def test_leniently_it_is_left_out_with_a_warning():
+def test_with_lenient_an_unknown_tag_is_left_out_with_a_warning():
     with pytest.warns(VelaturaWarning, match="did you mean 'inca'.*it is left out"):
         assert look_up(TAGS, find, lenient=True) == [2, 1]
 

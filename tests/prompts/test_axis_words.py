@@ -17,7 +17,7 @@ CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "axis_prompts
 def test_words_are_replaced_as_in_the_webui(case):
     told = case["prompt"], case["negative"], case["values"][0], case["value"]
     if isinstance(case["result"], dict):
-        with pytest.raises(BadRecipe, match="neither prompt has"):
+        with pytest.raises(BadRecipe, match="neither prompt contains"):
             replace_words(*told)
         return
     assert list(replace_words(*told)) == case["result"]
@@ -26,16 +26,16 @@ def test_words_are_replaced_as_in_the_webui(case):
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case["kind"] == "Prompt order"], ids=lambda case: case["prompt"]
 )
-def test_words_are_brought_into_order_as_in_the_webui(case):
+def test_words_are_reordered_as_in_the_webui(case):
     assert reorder_words(case["prompt"], case["order"]) == case["result"]
 
 
-def test_nothing_cannot_be_replaced():
+def test_an_empty_text_cannot_be_replaced():
     with pytest.raises(BadRecipe, match=r"first value .* is empty"):
         replace_words("a", "", "", "b")
 
 
 @pytest.mark.parametrize("words", [("red", "green"), ("red", "red"), ("", "red")])
-def test_words_that_are_missing_cannot_be_brought_into_order(words):
-    with pytest.raises(BadRecipe, match="name words that stand in it"):
+def test_words_that_are_missing_cannot_be_reordered(words):
+    with pytest.raises(BadRecipe, match="name words of the prompt"):
         reorder_words("a red boat", words)

@@ -37,50 +37,50 @@ def test_where_the_webui_answers_by_chance_ours_is_one_of_its_answers(case):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "reason"),
     [
-        ("[cat:dog:0,5]", "'0,5' is no number of steps"),
-        ("[cat:dog:half]", "'half' is no number of steps"),
+        ("[cat:dog:0,5]", "'0,5' is not a number of steps"),
+        ("[cat:dog:half]", "'half' is not a number of steps"),
         ("a | b, [cat:dog:3]", r"write \| for a bar"),
-        ("[(red|blue):green:3]", "makes words of all editing"),
-        ("[a:b|c:3]", "makes words of all editing"),
+        ("[(red|blue):green:3]", "turns all prompt editing into plain words"),
+        ("[a:b|c:3]", "turns all prompt editing into plain words"),
     ],
 )
-def test_what_looks_like_editing_and_is_none_is_complained_of(text, complaint):
+def test_malformed_editing_gives_an_issue(text, reason):
     timeline = EditedText(text)
     assert timeline.schedule(Timing(5)) == [(5, text)]
     [found] = timeline.issues
-    assert complaint in found.reason
+    assert reason in found.reason
 
 
-def test_a_complaint_tells_the_place():
-    [complaint] = EditedText("a lighthouse, a | b, [cat:dog:3]").issues
-    assert complaint.position == len("a lighthouse, a ")
-    [complaint] = EditedText("a [cat:dog:half]").issues
-    assert complaint.position == len("a ")
+def test_an_issue_has_a_position():
+    [reason] = EditedText("a lighthouse, a | b, [cat:dog:3]").issues
+    assert reason.position == len("a lighthouse, a ")
+    [reason] = EditedText("a [cat:dog:half]").issues
+    assert reason.position == len("a ")
 
 
 @pytest.mark.parametrize(
     "text", ["a [cat]", "score: [5:]", "[a note: red]", r"\[a\|b\]", "(a:1.5)", "a | b", "x (a|b) [c]"]
 )
-def test_plain_words_are_not_complained_of(text):
+def test_plain_words_give_no_issue(text):
     timeline = EditedText(text)
     assert timeline.is_constant
     assert timeline.issues == []
 
 
-def test_it_knows_which_places_change():
+def test_positions_inside_edits_are_known():
     timeline = EditedText("a [b:c:3] [d] [e|f]")
     assert [i for i in range(20) if timeline.changes_at(i)] == [*range(3, 9), *range(15, 19)]
 
 
-def test_numbers_beyond_all_measure_are_ends():
+def test_huge_numbers_are_the_last_step():
     assert EditedText(f"[a:b:{'9' * 400}]").schedule(Timing(5)) == [(5, "a")]
     assert EditedText(f"[a:b:-{'9' * 400}.0]").schedule(Timing(5)) == [(5, "b")]
 
 
 @given(st.text("ab[]():|\\.1 2\n", max_size=60), st.integers(1, 12))
-def test_any_text_is_laid_out_over_all_steps(text, steps):
+def test_any_text_is_scheduled_over_all_steps(text, steps):
     rows = EditedText(text).schedule(Timing(steps))
     ends = [end for end, _ in rows]
     assert ends == sorted(set(ends))

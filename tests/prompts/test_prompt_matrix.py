@@ -40,5 +40,5 @@ def test_without_options_it_is_one_prompt():
 
 
 def test_too_many_options_are_refused():
-    with pytest.raises(BadPrompt, match=r"leave it at 10; at the \^ in \"a\|b.*\^\|"):
+    with pytest.raises(BadPrompt, match=r"use up to 10 options; at the \^ in \"a\|b.*\^\|"):
         PromptMatrix.parse("a" + "|b" * 11)
