@@ -224,7 +224,7 @@ def test_a_run_that_was_stopped_is_resumed_by_its_folder(desk, capsys, monkeypat
         assert main(words) == 130
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "velatura resume runs/inca goes on" in said
+    assert "continue with: velatura resume runs/inca" in said
     assert main(["resume", "runs/inca"]) == 0
     assert capsys.readouterr().out.startswith("runs/inca/inca.safetensors: hypernet")
     assert main([*words, "--out", "whole"]) == 0

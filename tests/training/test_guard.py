@@ -85,7 +85,7 @@ def test_a_run_that_cannot_be_rescued_is_given_up_with_its_last_good_snapshot(le
 
     monkeypatch.setattr(lessons, "denoising_loss", burst)
     with pytest.raises(
-        TrainingDiverged, match=r"no number any more at step 11.*; 2 lower rates did not help: train anew"
+        TrainingDiverged, match=r"NaN or infinite at step 11.*; 2 lower learning rates did not help: train anew"
     ) as lost:
         learn(rescues=2)
     assert len(calls) == 15

@@ -74,7 +74,7 @@ def records(run):
 
 @pytest.mark.parametrize(("kills", "seed"), [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_ends_bit_equal(photos, tmp_path, kills, seed):
-    words = [sys.executable, Path(__file__).with_name("killable.py"), photos, tmp_path, str(kills), str(seed)]
+    words = [sys.executable, Path(__file__).with_name("killed_runs.py"), photos, tmp_path, str(kills), str(seed)]
     done = subprocess.run(
         list(map(str, words)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )
@@ -104,7 +104,7 @@ def test_what_was_logged_after_the_snapshot_is_logged_once(tiny, learn):
 
 
 def test_a_run_that_is_over_is_not_resumed(tiny, learn):
-    with pytest.raises(NoEffect, match=r"over, its overlay is .*inca\.safetensors"):
+    with pytest.raises(NoEffect, match=r"finished, its overlay is .*inca\.safetensors"):
         velatura.resume(tiny, learn())
 
 
@@ -155,7 +155,7 @@ def test_a_run_whose_snapshots_are_gone_cannot_go_on(tiny, learn):
     stopped = learn(until=1)
     for snapshot in (stopped / "snapshots").glob("*.state"):
         snapshot.unlink()
-    with pytest.raises(BadFile, match="no whole snapshot any more"):
+    with pytest.raises(BadFile, match="no complete snapshot, so the run cannot be resumed"):
         velatura.resume(tiny, stopped)
 
 
@@ -178,7 +178,7 @@ def test_pictures_that_changed_are_named_and_refused_unless_that_is_said(tiny, p
 def test_two_processes_never_work_on_one_run(tiny, learn):
     stopped = learn(until=2)
     other = RunLog(stopped / "log.jsonl")
-    with pytest.raises(AlreadyExists, match="another process is at work"):
+    with pytest.raises(AlreadyExists, match="another process is using"):
         velatura.resume(tiny, stopped)
     other.close()
     velatura.resume(tiny, stopped)
@@ -242,13 +242,13 @@ def test_a_disk_that_runs_full_is_one_line_and_leaves_the_last_good_snapshot(tin
 def test_a_folder_that_became_read_only_is_one_line(tiny, learn, small_disk):
     stopped = learn("disk/run", until=1)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(BadFile, match=r"log\.jsonl cannot be written: Read-only file system: see that files may be"):
+    with pytest.raises(BadFile, match=r"log\.jsonl cannot be written: Read-only file system: allow writing there"):
         velatura.resume(tiny, stopped)
     with pytest.raises(BadFile, match=r"cannot be written: Read-only file system"):
         learn("disk/other")
 
 
-REMEDIES = {errno.ENOSPC: "make room", errno.EROFS: "see that", errno.EACCES: "see that"}
+REMEDIES = {errno.ENOSPC: "make room", errno.EROFS: "allow writing", errno.EACCES: "allow writing"}
 
 
 @pytest.mark.parametrize("code", REMEDIES)

@@ -9,11 +9,11 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from velatura.cli.processes import INTERRUPTED_STATUS, run_as_one_of_several
 from velatura.cli.screen import print_error, say, show_warning
 from velatura.errors import VelaturaError
 
 USER_ERROR_STATUS = 2
-INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells count
 
 
 class LazyCommand(NamedTuple):
@@ -54,6 +54,13 @@ def main(words: Sequence[str] | None = None) -> int:
     words: what follows `velatura`; without it, those of this process.
     """
     words = list(sys.argv[1:] if words is None else words) or ["--help"]
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # started by --processes, accelerate or torchrun
+        return run_as_one_of_several(lambda: _run_and_report(words))
+    return _run_and_report(words)
+
+
+def _run_and_report(words: list[str]) -> int:
+    """Run the verb and turn errors into a line and an exit status."""
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:

@@ -1,130 +1,149 @@
-"""A run from its first step to its last, or from a snapshot on: taught, watched, kept."""
+"""The training loop: it takes all steps, saves snapshots, and rescues a run that goes wrong."""
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Self
 
 from velatura.card import Card
-from velatura.errors import NanLatents, TrainingDiverged, VelaturaError, VelaturaWarning
-from velatura.overlays.overlay import Overlay
+from velatura.errors import NanLatents, TrainingDiverged, VelaturaError, warn
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.guard import LossMonitor
 from velatura.training.kinds.a1111_export import write_a1111, write_loss_table
 from velatura.training.run.folder import RunFolder
-from velatura.training.run.snapshots import Progress, Snapshot
+from velatura.training.run.report import Run, Step
+from velatura.training.run.snapshots import Progress, Snapshot, find_last_good, is_due
+from velatura.training.run.stored_run import ResumePoint
 from velatura.training.run.tensorboard import TensorBoard
 from velatura.training.signals import catch_signals
 from velatura.training.trainer import Trainer
 from velatura.training.validation import ValidationSet
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a training step came to; `done` counts it in."""
-
-    done: int
-    total: int
-    loss: float
-    rate: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training that is over: the overlay it made, its file, the loss of every step, and the folder it left.
-
-    validations are the losses on the fixed pictures by step, best is the file of the lowest of them.
-    """
-
-    overlay: Overlay
-    file: Path
-    losses: list[float]
-    folder: Path
-    validation_losses: dict[int, float] = field(default_factory=dict[int, float])
-    best: Path | None = None
-
-
 @dataclass
 class TrainingLoop:
-    """The state of a run; `losses` are those of the steps that count, without those that were taken back."""
+    """The steps of a run and its state, the same in every process.
+
+    Attributes:
+        path: The run folder.
+        folder: The open run folder in the main process, which alone writes; None in the others.
+        initial_card: The overlay's card when the run began.
+        losses: The loss of every step, without those that a rescue undid.
+        monitor: Watches the losses, and holds the factor by which rescues lower the learning rate.
+        previous_seconds: Seconds of training before a resume.
+    """
 
     trainer: Trainer
-    validation_set: ValidationSet | None
-    preview_recipes: list[Recipe] = field(default_factory=list[Recipe])  # of previews
+    path: Path
+    folder: RunFolder | None
+    initial_card: Card
+    validation_set: ValidationSet | None = None
+    preview_recipes: Sequence[Recipe] = ()
     on_step: Callable[[Step], None] | None = None
     losses: list[float] = field(default_factory=list[float])
     validation_losses: dict[int, float] = field(default_factory=dict[int, float])
     monitor: LossMonitor = field(default_factory=LossMonitor)
-    previous_seconds: float = 0.0  # before this process
+    previous_seconds: float = 0.0
 
-    def begin(
-        self, out: str | os.PathLike[str], header: Mapping[str, object], data_fingerprint: Mapping[str, str]
-    ) -> None:
-        """Make the run's folder with a snapshot of the untrained overlay, which is all that there is to go back to."""
-        self._initial_card, self._plan = self.trainer.overlay.card, self.trainer.plan
+    def __post_init__(self) -> None:
+        """Compute the learning rate of every step."""
+        self._plan = self.trainer.plan
         self._rates, self._part_rates = self._plan.step_rates(), self._plan.part_rates()
+        self._tensorboard = TensorBoard(self.path / "tensorboard" if self.folder and self._plan.tensorboard else None)
 
-        def write_first_snapshot(folder: RunFolder) -> None:
-            self._folder = folder
-            self._save_snapshot(0, self._validate(0))
+    @classmethod
+    def begin(
+        cls,
+        trainer: Trainer,
+        path: str | os.PathLike[str],
+        header: Mapping[str, object],
+        data_fingerprint: Mapping[str, str],
+        *,
+        validation_set: ValidationSet | None = None,
+        preview_recipes: Sequence[Recipe] = (),
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Self:
+        """Create the run folder, with a snapshot of the untrained overlay, and return the loop at step 0."""
+        path, card = Path(path), trainer.overlay.card
+        with ExitStack() as creation:
+            new_folder = None
+            if trainer.processes.is_main:
+                new_folder = creation.enter_context(
+                    RunFolder.create(path, card.name, trainer.plan, header, data_fingerprint)
+                )
+            loop = cls(trainer, path, new_folder, card, validation_set, preview_recipes, on_step)
+            loop._save_snapshot(loop._validate())
+        return replace(loop, folder=new_folder and new_folder.moved_to(path))
 
-        self._folder = RunFolder.create(
-            out,
-            self._initial_card.name,
-            self._plan,
-            header,
-            data_fingerprint=data_fingerprint,
-            write_first_snapshot=write_first_snapshot,
+    @classmethod
+    def resume(
+        cls,
+        trainer: Trainer,
+        path: str | os.PathLike[str],
+        folder: RunFolder | None,
+        *,
+        validation_set: ValidationSet | None = None,
+        preview_recipes: Sequence[Recipe] = (),
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Self:
+        """Return the loop at the last snapshot of a run, and restore the trainer to it.
+
+        Args:
+            trainer: New, made by the run's plan.
+            path: The run folder.
+            folder: The same, opened by the main process; None in the others.
+        """
+        point = trainer.processes.run_on_main(lambda: ResumePoint.read(_opened(folder)))
+        trainer.restore(folder and folder.snapshots[-1])
+        return cls(
+            trainer,
+            Path(path),
+            folder,
+            point.initial_card,
+            validation_set,
+            preview_recipes,
+            on_step,
+            losses=point.losses,
+            validation_losses=point.validation_losses,
+            monitor=point.monitor,
+            previous_seconds=point.seconds,
         )
 
-    def resume(self, folder: RunFolder, card: Card) -> None:
-        """Take up a run where its last snapshot was made; card is the overlay's as the run began."""
-        self._initial_card, self._plan, self._folder = card, self.trainer.plan, folder
-        self._rates, self._part_rates = self._plan.step_rates(), self._plan.part_rates()
-        last = folder.snapshots[-1]
-        progress = last.progress()
-        folder.log.truncate(progress.log_size)
-        folder.previews.remove_after(last.step)
-        self.trainer.restore(last)
-        self.monitor, self.losses, self.validation_losses = progress.watch, folder.losses(), folder.validation_losses()
-        times = [cast("float", record["seconds"]) for record in folder.log.records() if "seconds" in record]
-        self.previous_seconds = times[-1] if times else 0.0
-
     def run(self) -> Run:
-        """Take every step that is left; however it ends early, what was learned is kept."""
+        """Take all steps that are left, and write the overlay.
+
+        A run that ends early keeps a snapshot of what it has; a note of the error says where.
+        """
         overlay, total = self.trainer.overlay, len(self._rates)
-        self._tensorboard = TensorBoard.create(self._folder.path, len(self.losses), is_enabled=self._plan.tensorboard)
         start_time = time.perf_counter() - self.previous_seconds
         overlay.train()
         try:
             with catch_signals() as stop:
                 while len(self.losses) < total:
-                    problem = self._take_step(start_time) or self._preview_and_validate()
+                    problem = self._take_step(start_time) or self._preview() or self._validate_and_save()
                     if problem:
                         self._roll_back(problem)
                     elif self.on_step:
                         step = len(self.losses)
                         self.on_step(Step(step, total, self.losses[-1], self._rates[step - 1] * self.monitor.factor))
-                    stop.check()
-                    self.trainer.team.check()
-                self._finish()
+                    self.trainer.processes.stop_together(stop.signal_name)
+                return self._finish()
         except BaseException as error:
             self._save_on_error(error)
             raise
         finally:
             overlay.eval()
             self._tensorboard.close()
-            self._folder.log.close()
-        best = self._folder.best if self._folder.best.exists() else None
-        return Run(overlay, self._folder.overlay, self.losses, self._folder.path, self.validation_losses, best)
+            if self.folder:
+                self.folder.log.close()
 
     def _take_step(self, start_time: float) -> str:
-        """Learn once and log it; returns what is wrong, in words, or nothing."""
+        """Take a step and log it; return what is wrong with the losses, in words, or an empty string."""
         step = len(self.losses)
         rate = self._rates[step] * self.monitor.factor
         part_rates = {part: rates[step] * self.monitor.factor for part, rates in self._part_rates.items()}
@@ -135,160 +154,181 @@ class TrainingLoop:
         self.losses.append(loss)
         self._update_card_steps()
         seconds = time.perf_counter() - start_time
-        self._folder.log.add({"step": step + 1, "loss": loss, "rate": rate, "seconds": seconds})
+        self._log({"step": step + 1, "loss": loss, "rate": rate, "seconds": seconds})
         self._tensorboard.add_scalars(step + 1, loss=loss, rate=rate)
         self.monitor = self.monitor.with_loss(loss)
         return self.monitor.loss_problem(self._plan.loss_limit) if self._plan.rescues else ""
 
-    def _preview_and_validate(self) -> str:
-        """Show and keep what is due after a step, if it is good; returns what is wrong with it, or nothing."""
-        step = len(self.losses)
-        if _is_due(self._plan.preview_every, step):
-            problem = self._preview(step)
-            if problem:
-                return problem
-        if not _is_due(self._plan.snapshot_every, step):
+    def _preview(self) -> str:
+        """Generate previews if they are due; return what is wrong with them, in words, or an empty string."""
+        if not is_due(self._plan.preview_every, len(self.losses)):
             return ""
-        validation_loss = self._validate(step)
-        if validation_loss is not None:
-            self._tensorboard.add_scalars(step, validation=validation_loss)
-        problem = (
-            self.monitor.validation_problem(validation_loss)
-            if self._plan.rescues and validation_loss is not None
-            else ""
-        )
-        if not problem:
-            self._save_snapshot(step, validation_loss)
-        return problem
+        return self.trainer.processes.run_on_main(self._save_previews)
 
-    def _preview(self, step: int) -> str:
+    def _save_previews(self) -> str:
+        step = len(self.losses)
         try:
             pictures = self.trainer.generate_previews(self.preview_recipes)
         except NanLatents:
-            return f"the preview at step {step} is no picture any more"
-        self._folder.previews.add(pictures, step)
+            return f"the preview at step {step} is NaN or infinite"
+        _opened(self.folder).previews.add(pictures, step)
         if self._plan.rescues and all(map(self.trainer.is_noise, pictures)):
             return f"the preview at step {step} is coloured noise"
         return ""
 
-    def _validate(self, step: int) -> float | None:
-        """Try the fixed pictures, and log what came of it."""
-        if self.validation_set is None:
+    def _validate_and_save(self) -> str:
+        """Validate and write a snapshot if it is due; return what is wrong, in words, or an empty string."""
+        step = len(self.losses)
+        if not is_due(self._plan.snapshot_every, step):
+            return ""
+        validation_loss = self._validate()
+        if validation_loss is not None:
+            self._tensorboard.add_scalars(step, validation=validation_loss)
+            problem = self.monitor.validation_problem(validation_loss) if self._plan.rescues else ""
+            if problem:
+                return problem
+        self._save_snapshot(validation_loss)
+        return ""
+
+    def _validate(self) -> float | None:
+        """Compute and log the loss on the validation pictures, if there are any."""
+        validation_set = self.validation_set
+        if validation_set is None:
             return None
-        loss = self.trainer.validate(self.validation_set)
-        self.validation_losses[step] = loss
-        self._folder.log.add({"validated": step, "validation": loss})
+        loss = self.trainer.processes.run_on_main(lambda: self.trainer.validate(validation_set))
+        self.validation_losses[len(self.losses)] = loss
+        self._log({"validated": len(self.losses), "validation": loss})
         return loss
 
-    def _save_snapshot(self, step: int, validation_loss: float | None) -> Snapshot:
-        """Write a snapshot, and the best one where it is that; then let go of those that are not to be kept."""
-        best_step = self.monitor.best_step
+    def _save_snapshot(self, validation_loss: float | None) -> None:
+        """Write a snapshot, and the best overlay if this is it; then delete snapshots that the plan does not keep."""
+        step, best_step = len(self.losses), self.monitor.best_step
         if validation_loss is not None:
             self.monitor = self.monitor.with_validation(validation_loss, step)
+        if self.folder is None:
+            return
         if self.monitor.best_step != best_step:
-            self._save(self._folder.best)
-        snapshot = self._folder.snapshot(step)
-        progress = Progress(step=step, log_size=self._folder.log.size, validation=validation_loss, watch=self.monitor)
+            self._save_overlay(self.folder.best)
+        progress = Progress(step=step, log_size=self.folder.log.size, validation=validation_loss, watch=self.monitor)
         with self.trainer.evaluation_mode():
-            snapshot.write(self.trainer.overlay, self.trainer.optimizer, progress, self.trainer.training_weights)
+            self.folder.snapshot(step).write(
+                self.trainer.overlay, self.trainer.optimizer, progress, self.trainer.training_weights
+            )
         if step:
-            self._remove_old_snapshots()
-            self._folder.plot(self.losses, self.validation_losses)
-        return snapshot
+            self._remove_old_snapshots(self.folder.snapshots)
+            self.folder.plot(self.losses, self.validation_losses)
 
-    def _remove_old_snapshots(self) -> None:
-        """Remove old snapshots: the untrained one, and what the plan does not keep, but never what is gone back to."""
-        snapshots = self._folder.snapshots
-        last_good = self._find_last_good(snapshots)
+    def _remove_old_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """Delete the untrained snapshot and those that the plan does not keep, except the one to go back to."""
+        last_good = find_last_good(snapshots, self.monitor, self._plan.snapshot_every)
         newest = snapshots[-self._plan.keep_last :]
         for snapshot in snapshots:
-            is_kept = snapshot in newest or _is_due(self._plan.keep_every, snapshot.step)
+            is_kept = snapshot in newest or is_due(self._plan.keep_every, snapshot.step)
             if snapshot != last_good and not (snapshot.step and is_kept):
                 snapshot.remove()
 
-    def _find_last_good(self, snapshots: list[Snapshot]) -> Snapshot:
-        """The last snapshot whose validation loss is near the lowest, or the first of all.
-
-        Only those of the plan count: to where a run goes back must not depend on when it was broken off.
-        """
-        on_schedule = [
-            snapshot for snapshot in snapshots if not snapshot.step or _is_due(self._plan.snapshot_every, snapshot.step)
-        ]
-        good_snapshots = [snapshot for snapshot in on_schedule if self.monitor.is_good(snapshot.progress().validation)]
-        return (good_snapshots or snapshots)[-1 if good_snapshots else 0]
-
     def _roll_back(self, problem: str) -> None:
-        """Go on from the last good snapshot at a lower rate; raises Diverged after as many times as the plan has."""
-        failed_step, rescue_count, plan = len(self.losses), self.monitor.rescues, self._plan
+        """Go back to the last good snapshot and lower the learning rate.
+
+        Raises:
+            TrainingDiverged: The plan allows no more rescues.
+        """
+        failed_step, rescues, plan, processes = (
+            len(self.losses),
+            self.monitor.rescues,
+            self._plan,
+            self.trainer.processes,
+        )
         if not plan.rescues:
             raise TrainingDiverged(problem)
-        snapshots = self._folder.snapshots
-        last_good = self._find_last_good(snapshots)
-        best, best_step = self.monitor.best, self.monitor.best_step
+        last_good = self.folder and find_last_good(self.folder.snapshots, self.monitor, plan.snapshot_every)
+        good_step, good_monitor = processes.run_on_main(lambda: _step_and_monitor(last_good))
         factor = self.monitor.factor * plan.rescue_factor
-        changes = {"rescues": rescue_count + 1, "factor": factor, "best": best, "best_step": best_step}
-        self.monitor = last_good.progress().watch.model_copy(update=changes)
+        lowest = {"best": self.monitor.best, "best_step": self.monitor.best_step}
+        self.monitor = good_monitor.model_copy(update={"rescues": rescues + 1, "factor": factor} | lowest)
         self.trainer.restore(last_good)
-        del self.losses[last_good.step :]
+        del self.losses[good_step:]
         self._update_card_steps()
-        if rescue_count == plan.rescues:
+        if rescues == plan.rescues:
             raise TrainingDiverged(
-                f"{problem}; {rescue_count} lower rates did not help: train anew at a rate of a tenth or less"
+                f"{problem}; {rescues} lower learning rates did not help: train anew with a tenth of it or less"
             )
-        for late_snapshot in reversed([snapshot for snapshot in snapshots if snapshot.step > last_good.step]):
-            late_snapshot.remove()
-        self._folder.previews.remove_after(last_good.step)
-        self._folder.log.add({"back_to": last_good.step, "from": failed_step, "because": problem, "factor": factor})
-        message = f"{problem}; back to step {last_good.step}, and on at {factor:g} of the planned rate"
-        warnings.warn(message, VelaturaWarning, stacklevel=4)
+        if self.folder:
+            for snapshot in reversed(self.folder.snapshots):
+                if snapshot.step > good_step:
+                    snapshot.remove()
+            self.folder.previews.remove_after(good_step)
+        self._log({"back_to": good_step, "from": failed_step, "because": problem, "factor": factor})
+        warn(f"{problem}; back to step {good_step}, with the planned learning rate times {factor:g}")
 
-    def _finish(self) -> None:
-        """Write the overlay, and the best one, if it is that."""
+    def _finish(self) -> Run:
+        """Write the overlay, and the best one if this is it."""
         step = len(self.losses)
         if step not in self.validation_losses:
-            validation_loss = self._validate(step)
-            if validation_loss is not None and self.monitor.with_validation(validation_loss, step).best_step == step:
-                self._save(self._folder.best)
-        self._folder.plot(self.losses, self.validation_losses)
-        if self._plan.a1111:
-            self._save_for_a1111()
-        self._save(self._folder.overlay)
+            loss = self._validate()
+            is_best = loss is not None and self.monitor.with_validation(loss, step).best_step == step
+            if is_best and self.folder:
+                self._save_overlay(self.folder.best)
+        file, best = self.trainer.processes.run_on_main(self._write_results)
         self.trainer.finalize_weights()
+        return Run(self.trainer.overlay, file, self.losses, self.path, self.validation_losses, best)
 
-    def _save_for_a1111(self) -> None:
-        """Before the overlay itself: once that is there, the run is over."""
+    def _write_results(self) -> tuple[Path, Path | None]:
+        """Write what a finished run leaves; return the files of the overlay and of the best one, if there is one."""
+        folder = _opened(self.folder)
+        folder.plot(self.losses, self.validation_losses)
+        if self._plan.a1111:
+            self._save_for_a1111(folder)
+        self._save_overlay(folder.overlay)  # last: once it exists, the run is finished
+        return folder.overlay, folder.best if folder.best.exists() else None
+
+    def _save_for_a1111(self, folder: RunFolder) -> None:
         with self.trainer.evaluation_mode():
-            write_a1111(self._folder.overlay.with_suffix(".pt"), self.trainer.overlay, self.trainer.optimizer)
-        pictures_per_step = self._plan.batch_size * self._plan.accumulation * self.trainer.team.size
+            write_a1111(folder.overlay.with_suffix(".pt"), self.trainer.overlay, self.trainer.optimizer)
+        pictures_per_step = self._plan.batch_size * self._plan.accumulation * self.trainer.processes.count
         steps_per_epoch = max(1, self.trainer.cache.picture_count // pictures_per_step)
-        write_loss_table(self._folder.path, self._folder.step_records(), self._initial_card.steps, steps_per_epoch)
+        write_loss_table(folder.path, folder.step_records(), self.initial_card.steps, steps_per_epoch)
 
-    def _save(self, path: Path) -> None:
+    def _save_overlay(self, path: Path) -> None:
         with self.trainer.evaluation_mode():
-            self._folder.save(self.trainer.overlay, path)
+            _opened(self.folder).save(self.trainer.overlay, path)
 
     def _save_on_error(self, error: BaseException) -> None:
-        """Keep what was learned before the run breaks off, and say where; nothing must hide why it did."""
-        step = len(self.losses)
-        if not step:
-            self._folder.discard()
+        """Keep a snapshot before the run ends early, and note in the error where; nothing may hide that error."""
+        step, folder = len(self.losses), self.folder
+        if folder is None:
             return
-        last = self._folder.snapshots[-1]
-        location = f"is kept in {self._folder.snapshot(step).path}"
+        if not step:
+            folder.discard()
+            return
+        last = folder.snapshots[-1]
+        location = f"is kept in {folder.snapshot(step).path}"
         try:
             if self.trainer.is_updating_weights:
                 location = f"up to step {last.step} is kept in {last.path}"
-            elif step not in {snapshot.step for snapshot in self._folder.snapshots}:
-                self._save_snapshot(step, None)
+            elif step not in {snapshot.step for snapshot in folder.snapshots}:
+                self._save_snapshot(None)
         except (OSError, VelaturaError) as failure:
             reason = "" if str(failure) == str(error) else f" ({failure})"
             location = f"could not be kept{reason}; the last good snapshot is {last.path}"
         error.add_note(f"what {step} of {len(self._rates)} steps learned {location}")
-        error.add_note(f"velatura resume {self._folder.path} goes on")
+        error.add_note(f"continue with: velatura resume {folder.path}")
+
+    def _log(self, record: Mapping[str, object]) -> None:
+        if self.folder:
+            self.folder.log.add(record)
 
     def _update_card_steps(self) -> None:
-        self.trainer.overlay.card = self._initial_card.replace(steps=self._initial_card.steps + len(self.losses))
+        self.trainer.overlay.card = self.initial_card.replace(steps=self.initial_card.steps + len(self.losses))
 
 
-def _is_due(interval: int, step: int) -> bool:
-    return interval > 0 and step % interval == 0
+def _opened(folder: RunFolder | None) -> RunFolder:
+    """Return the run folder, in the main process."""
+    assert folder is not None
+    return folder
+
+
+def _step_and_monitor(snapshot: Snapshot | None) -> tuple[int, LossMonitor]:
+    """Return the step of a snapshot and the loss monitor as it was then, in the main process."""
+    assert snapshot is not None
+    return snapshot.step, snapshot.progress().watch

@@ -1,4 +1,4 @@
-"""Being told to stop: a step is never broken off in the middle, unless that is asked for twice."""
+"""SIGINT and SIGTERM during a training: the first one lets the step end, a second one interrupts it."""
 
 import signal
 import threading
@@ -10,26 +10,28 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """Whether a stop was asked for, by which signal."""
+    """The signal that asked for a stop.
+
+    Attributes:
+        signal_name: Its name, as "SIGINT"; empty as long as there was none.
+    """
 
     def __init__(self) -> None:
         self.signal_name = ""
 
     def record_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Remember the first signal; the second one breaks off at once."""
+        """Remember the first signal, and raise KeyboardInterrupt at the second."""
         if self.signal_name:
             raise KeyboardInterrupt(self.signal_name)
         self.signal_name = signal.Signals(number).name
 
-    def check(self) -> None:
-        """Stop here if that was asked for."""
-        if self.signal_name:
-            raise KeyboardInterrupt(self.signal_name)
-
 
 @contextmanager
 def catch_signals() -> Generator[StopSignal]:
-    """Hear SIGINT and SIGTERM in the main thread, where Python hears them at all; those that are ignored stay so."""
+    """Record SIGINT and SIGTERM instead of acting on them; signals that are ignored stay ignored.
+
+    Python receives signals in the main thread only: in another one nothing is recorded.
+    """
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,43 +1,45 @@
-"""Training, for every kind of overlay: the base is frozen, the overlay's parameters learn."""
+"""Train an overlay of any kind: the base is frozen, the overlay's parameters learn."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, cast
+from typing import NamedTuple, Unpack, cast
 
 import torch
 from torch.optim import Optimizer
 
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example, read_dataset
-from velatura.errors import BadFile, BadPlan, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning
 from velatura.merging.bake.hypernet_maps import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe.recipe import Recipe
-from velatura.training.data.cache import encode_dataset
+from velatura.training.data.cache import DatasetCache, encode_dataset
 from velatura.training.data.captions import caption_name
-from velatura.training.data.fingerprint import check_data_unchanged
+from velatura.training.distributed import Processes
 from velatura.training.kinds.a1111_export import check_a1111_optimizer
+from velatura.training.kinds.class_images import make_class_pictures
 from velatura.training.kinds.pivotal import activate_bundled_embeddings
-from velatura.training.loop import Run, Step, TrainingLoop
+from velatura.training.loop import TrainingLoop
 from velatura.training.loss import apply_zero_terminal_snr
 from velatura.training.optimizers import create_overlay_optimizer
-from velatura.training.plan import Plan
+from velatura.training.plan import OptimizerName, Plan
+from velatura.training.plan_fields import PlanFields
 from velatura.training.precision import frozen_base, gradient_checkpointing, make_trainable
-from velatura.training.processes import OVER, Team
 from velatura.training.run.folder import RunFolder, check_vacant
 from velatura.training.run.previews import preview_recipes
+from velatura.training.run.report import Run, Step
+from velatura.training.run.stored_run import StoredRun, dtype_name, log_header, warn_if_machine_differs
 from velatura.training.run.tensorboard import check_tensorboard_installed
-from velatura.training.signals import catch_signals
 from velatura.training.trainer import Trainer
 from velatura.training.validation import (
+    ValidationSet,
     create_validation_set,
     fingerprint_data,
     resolve_validation_folder,
@@ -56,36 +58,105 @@ def train(
     plan: Plan | None = None,
     *,
     out: str | os.PathLike[str],
-    on_step: Callable[[Step], None] | None = None,
+    steps: int | None = None,
+    learning_rate: str | float | None = None,
+    optimizer: OptimizerName | None = None,
+    batch_size: int | None = None,
+    pixels: int | None = None,
+    seed: int | None = None,
+    template: str | None = None,
+    snapshot_every: int | None = None,
+    preview_every: int | None = None,
+    preview_prompt: str | None = None,
+    class_prompt: str | None = None,
+    class_pictures: int = 100,
     over_others: bool = False,
+    on_step: Callable[[Step], None] | None = None,
+    **fields: Unpack[PlanFields],
 ) -> Run:
-    """Train an overlay, in place, on a folder of captioned pictures, and leave a run folder at `out`.
-
-    Without a plan it is the preset for such an overlay on such a base. over_others: train it over other overlays that
-    lie on the base, which is refused otherwise: they are hardly there on purpose.
+    """Train an overlay, in place, on a folder of captioned pictures, and write a run folder.
 
     The base comes out as it went in. Two runs of one plan on one machine make the same overlay, bit for bit, and so
-    does one that is broken off at any moment and resumed. SIGINT and SIGTERM end the step, keep a snapshot and stop; a
-    note of the error says where it is.
-    """
-    overlay = activate_bundled_embeddings(overlay)
-    plan = resolve_validation_folder(plan or Plan.preset(overlay.kind, base.family.name))
-    out = check_vacant(out)
-    dataset = read_dataset(folder)
-    examples = dataset.repeat_examples()
-    recipes = _preview_recipes(plan, overlay, examples)
-    loop = _create_loop(base, overlay, dataset, plan, over_others=over_others)
-    loop.preview_recipes, loop.on_step = recipes, on_step
+    does a run that is interrupted at any moment and resumed. SIGINT and SIGTERM end the step, keep a snapshot and
+    raise KeyboardInterrupt; a note of the error says where the snapshot is. Launched by `accelerate launch` or
+    `torchrun`, all processes train one overlay together, each with `batch_size` pictures a step.
 
-    team = loop.trainer.team = Team.join(base.device)
-    with _attach_overlay(loop.trainer):
-        if not team.leads:
-            return follow_run(loop.trainer, out)
-        header = _log_header(loop.trainer.base, overlay, folder, len(examples)) | {"over_others": over_others}
-        with team.lead():
-            loop.trainer.broadcast()
-            loop.trainer.check_captions()
-            loop.begin(out, header | {"processes": team.size}, fingerprint_data(dataset, plan))
+    Args:
+        base: Stable Diffusion, without other overlays attached.
+        overlay: As `Hypernetwork.for_base`, `Lora.for_base`, ... make it, or one that was trained before.
+        folder: Pictures, each with its caption in a .txt file beside it.
+        plan: All options of the training; None: the preset for this kind of overlay on this family of bases. The
+            arguments below change fields of it; None leaves a field as it is.
+        out: The run folder, new or empty.
+        steps: Optimizer steps.
+        learning_rate: A number, or several with the steps they hold until: "5e-5:100, 5e-6:1500, 5e-7".
+        optimizer: "adamw", "lion", "adafactor", "prodigy", "adamw8bit" or "schedule_free".
+        batch_size: Pictures a step.
+        pixels: Width and height that pictures are scaled and cropped to.
+        seed: All random draws follow from it.
+        template: Sentences around the captions: "captions" (none), "style", "subject", "subject_filewords", ...
+        snapshot_every: Steps between two snapshots; 0: only when interrupted.
+        preview_every: Steps between two previews; 0: none.
+        preview_prompt: What previews show, one prompt a line.
+        class_prompt: For prior preservation: what the subject is one of, as "a robot". Before the training the base
+            generates class pictures of it into the folder's reg/, if fewer are there than `class_pictures`.
+        class_pictures: The number of class pictures; only with a class prompt. 100 is the command line's default.
+        over_others: Allow other overlays attached to the base, which the new one is then trained on top of.
+        on_step: Called after every step.
+        **fields: All other fields of `Plan`.
+
+    Returns:
+        The trained overlay, its file, its losses and its folder.
+
+    Raises:
+        AlreadyExists: `out` holds something.
+        BadPlan: The plan is contradictory, or does not fit the base or the captions.
+        BadDataset: The folder has no pictures, or broken ones.
+        WrongBase: The overlay does not fit the base.
+        UnsupportedBase: Other overlays are attached.
+        TrainingDiverged: The loss became NaN or infinite, and lower learning rates did not help.
+    """
+    overlay, out = activate_bundled_embeddings(overlay), check_vacant(out)
+    changes: dict[str, object] = {
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "pixels": pixels,
+        "seed": seed,
+        "template": template,
+        "snapshot_every": snapshot_every,
+        "preview_every": preview_every,
+        "preview_prompt": preview_prompt,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None} | dict(fields)
+    plan = plan or Plan.preset(overlay.kind, base.family.name)
+    plan = resolve_validation_folder(plan.replace(**changes) if changes else plan)
+
+    if class_prompt is not None:
+        check_no_overlays_attached(base)
+        make_class_pictures(base, folder, class_prompt, class_pictures, seed=plan.seed)
+    processes = Processes.join(base.device)
+    with processes.fail_together():
+        dataset = read_dataset(folder)
+        setup = _set_up(base, overlay, dataset, plan, processes, over_others=over_others)
+        header = {
+            **log_header(setup.trainer.base, overlay, folder, len(dataset.repeat_examples())),
+            "over_others": over_others,
+            "processes": processes.count,
+        }
+        with _attach_overlay(setup.trainer):
+            setup.trainer.synchronize()
+            _check_captions(overlay, setup.trainer.cache)
+            loop = TrainingLoop.begin(
+                setup.trainer,
+                out,
+                header,
+                fingerprint_data(dataset, plan),
+                validation_set=setup.validation_set,
+                preview_recipes=setup.preview_recipes,
+                on_step=on_step,
+            )
             return loop.run()
 
 
@@ -98,68 +169,71 @@ def resume(
     on_step: Callable[[Step], None] | None = None,
     data_changed: bool = False,
 ) -> Run:
-    """Go on with a run that was broken off, from its last snapshot, to the end that it would have had.
+    """Resume an interrupted run from its last snapshot; it ends as it would have without the interruption.
 
-    base: the one it began on; raises WrongBase for another. data_changed: go on though the pictures are not those that
-    the run began with, which raises BadDataset otherwise.
+    Args:
+        base: The base that the run began on.
+        run: The run folder. Of several processes only the main one needs it.
+        on_step: Called after every step.
+        data_changed: Accept pictures or captions that changed since the run began.
+
+    Returns:
+        The same as `train` would have returned.
+
+    Raises:
+        BadFile: The folder is not a run, or is damaged.
+        NoEffect: The run is finished.
+        AlreadyExists: Another process is using the run.
+        WrongBase: The run began on another base.
+        BadDataset: Pictures or captions changed.
+        BadPlan: The run began with another number of processes.
     """
-    team = Team.join(base.device)
-    if not team.leads:
-        return _resume_as_follower(base, team, Path(run))
-    with team.lead():
-        run_folder = RunFolder.reopen(run)
-        with closing(run_folder.log):
-            return _resume_run(base, run_folder, team, on_step, data_changed=data_changed)
-
-
-def _resume_run(
-    base: Base, run_folder: RunFolder, team: Team, on_step: Callable[[Step], None] | None, *, data_changed: bool
-) -> Run:
-    plan, header = run_folder.plan, run_folder.header
-    _check_same_base(base, header)
-    _check_process_count(team, header)
-    folder = str(header["folder"])
-    dataset = read_dataset(folder)
-    if not data_changed:
-        check_data_unchanged(folder, run_folder.data_fingerprint, fingerprint_data(dataset, plan))
-    if not run_folder.snapshots:
-        raise BadFile(f"{run_folder.path} has no whole snapshot any more, so the run cannot go on: train anew")
-    overlay, over_others = run_folder.snapshots[-1].overlay(), bool(header["over_others"])
-    team.call("begin", plan.model_dump_json(), folder, over_others, overlay)
-    loop = _create_loop(base, overlay, dataset, plan, over_others=over_others)
-    loop.trainer.team = team
-    loop.preview_recipes, loop.on_step = _preview_recipes(plan, overlay, dataset.repeat_examples()), on_step
-    _warn_if_machine_differs(loop.trainer.base, header)
-    with _attach_overlay(loop.trainer):
-        loop.resume(run_folder, run_folder.card)
-        return loop.run()
-
-
-def _resume_as_follower(base: Base, team: Team, run: Path) -> Run:
-    """Resume a run in a process that does not lead it."""
-    start = receive_run_start(team)
-    plan = Plan.model_validate_json(start.plan)
-    loop = _create_loop(base, start.overlay, read_dataset(start.folder), plan, over_others=start.over_others)
-    loop.trainer.team = team
-    with _attach_overlay(loop.trainer):
-        return follow_run(loop.trainer, run)
-
-
-def _create_loop(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, *, over_others: bool) -> TrainingLoop:
-    """All that a run needs, but for its folder."""
-    frozen = apply_zero_terminal_snr(_freeze_base(base, overlay, plan, over_others=over_others), plan)
-    optimizer = _create_optimizer(overlay, plan)
-    cache = encode_dataset(frozen, overlay, dataset, plan)
-    trainer = Trainer(frozen, overlay, optimizer, cache, plan)
-    return TrainingLoop(trainer, create_validation_set(frozen, overlay, dataset, plan, cache))
+    processes, path = Processes.join(base.device), Path(run).expanduser()
+    with processes.fail_together():
+        folder = RunFolder.reopen(path) if processes.is_main else None
+        with nullcontext() if folder is None else closing(folder.log):
+            stored = processes.run_on_main(lambda: StoredRun.read(folder, base, processes, data_changed=data_changed))
+            dataset = read_dataset(stored.data_folder)
+            setup = _set_up(base, stored.overlay, dataset, stored.plan, processes, over_others=stored.over_others)
+            warn_if_machine_differs(setup.trainer.base, stored.header)
+            with _attach_overlay(setup.trainer):
+                loop = TrainingLoop.resume(
+                    setup.trainer,
+                    path,
+                    folder,
+                    validation_set=setup.validation_set,
+                    preview_recipes=setup.preview_recipes,
+                    on_step=on_step,
+                )
+                return loop.run()
 
 
 def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
-    """Refuse what a training would, before anything is encoded or written."""
+    """Refuse what a training would refuse, before anything is encoded or written."""
     _preview_recipes(plan, overlay, dataset.examples)
     apply_zero_terminal_snr(base, plan)
     _create_optimizer(overlay, plan)
     validation_examples(dataset, plan)
+
+
+class Setup(NamedTuple):
+    """What a training needs besides its run folder."""
+
+    trainer: Trainer
+    validation_set: ValidationSet | None
+    preview_recipes: Sequence[Recipe]
+
+
+def _set_up(
+    base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, processes: Processes, *, over_others: bool
+) -> Setup:
+    """Freeze the base, make the optimizer, and encode pictures and captions."""
+    recipes = _preview_recipes(plan, overlay, dataset.repeat_examples())
+    frozen = apply_zero_terminal_snr(_freeze_base(base, overlay, plan, over_others=over_others), plan)
+    optimizer = _create_optimizer(overlay, plan)
+    cache = encode_dataset(frozen, overlay, dataset, plan)
+    validation_set = create_validation_set(frozen, overlay, dataset, plan, cache)
+    return Setup(Trainer(frozen, overlay, optimizer, cache, plan, processes), validation_set, recipes)
 
 
 def _create_optimizer(overlay: Overlay, plan: Plan) -> Optimizer:
@@ -171,74 +245,47 @@ def _create_optimizer(overlay: Overlay, plan: Plan) -> Optimizer:
     return optimizer
 
 
-def _preview_recipes(plan: Plan, overlay: Overlay, examples: list[Example]) -> list[Recipe]:
-    """What previews show: the first caption as it is worded, unless the plan says otherwise."""
+def _preview_recipes(plan: Plan, overlay: Overlay, examples: Sequence[Example]) -> list[Recipe]:
+    """Return the recipes of previews; without a preview prompt they show the first caption in the plan's template."""
     return preview_recipes(plan, plan.caption_template(caption_name(overlay)).draw(examples[0].caption, Random(0)))
 
 
 def _freeze_base(base: Base, overlay: Overlay, plan: Plan, *, over_others: bool) -> Base:
-    """The base in the plan's precision, without other overlays, or with them where that is asked for."""
+    """Return the base in the plan's precision, and refuse other overlays on it unless they are asked for."""
     if not over_others:
         check_no_overlays_attached(base)
-        return frozen_base(base, plan.precision, trains_text="text" in overlay.target_parts)
     frozen = frozen_base(base, plan.precision, trains_text="text" in overlay.target_parts)
-    if frozen is not base:  # its UNet is a copy, and no overlay is ever copied along
+    if over_others and frozen is not base:  # its UNet is a copy, and overlays are not copied with it
+        ours, planned = dtype_name(base), dtype_name(frozen)
         raise UnsupportedBase(
-            f"{base.name} computes in {_dtype_name(base)} and the plan in {_dtype_name(frozen)}, where other overlays would be "
-            f'lost: plan the precision "{_dtype_name(base)}", or open the base in {_dtype_name(frozen)}'
+            f"{base.name} computes in {ours} and the plan in {planned}, where the other overlays would be lost: "
+            f'plan the precision "{ours}", or open the base in {planned}'
         )
     return frozen
 
 
-def _log_header(base: Base, overlay: Overlay, folder: str | os.PathLike[str], picture_count: int) -> dict[str, object]:
-    """What a run begins with, for its log: all that its plan does not say."""
-    return {
-        "velatura": version("velatura"),
-        "torch": torch.__version__,
-        "base": base.name,
-        "base_hash": base.hash,
-        "base_from": base.opened_from,
-        "dtype": _dtype_name(base),
-        "device": str(base.device),
-        "overlay": overlay.card.model_dump(),
-        "folder": str(Path(folder).expanduser().absolute()),
-        "pictures": picture_count,
-    }
-
-
-def _check_same_base(base: Base, header: Mapping[str, object]) -> None:
-    original = (header["base"], header["base_hash"])
-    if (base.hash or original[1]) and base.hash != original[1]:
-        raise WrongBase(
-            f"the run began on {original[0]} ({original[1] or 'of no file'}), this is {base.name} "
-            f"({base.hash or 'of no file'}): open that base to resume it"
-        )
-
-
-def _check_process_count(team: Team, header: Mapping[str, object]) -> None:
-    """Refuse more or fewer processes than a run began with, as its batches would be others."""
-    original_count = header.get("processes", 1)
-    if original_count != team.size:
+def _check_captions(overlay: Overlay, cache: DatasetCache) -> None:
+    """Refuse captions that never name an overlay, or a part of it, which acts only where a prompt names it."""
+    parameters = overlay.trainable_parameters
+    word_vectors = [weight for name, weight in parameters.items() if overlay.part_of(name) == "words"]
+    if not word_vectors and "unet" not in overlay.target_parts:
+        word_vectors = list(parameters.values())
+    is_named = any(
+        bucket.captions.is_affected_by(word_vectors, picture)
+        for bucket in cache.buckets
+        for picture in range(bucket.captions.picture_count)
+    )
+    if word_vectors and not is_named:
+        name = caption_name(overlay)
         raise BadPlan(
-            f"the run began in {original_count} processes, these are {team.size}: resume it with --processes {original_count}"
+            f"no caption contains {name!r}, so nothing would be trained: plan a template with [name] in it, "
+            f'as style_filewords or subject_filewords, or write "{name}" into the captions'
         )
-
-
-def _warn_if_machine_differs(base: Base, header: Mapping[str, object]) -> None:
-    now = {"torch": torch.__version__, "dtype": _dtype_name(base), "device": str(base.device)}
-    changes = [f"{name} {header[name]}, now {value}" for name, value in now.items() if header[name] != value]
-    if changes:
-        message = f"the run began with {'; '.join(changes)}: it goes on, but its end will differ in the last digits"
-        warnings.warn(message, VelaturaWarning, stacklevel=3)
-
-
-def _dtype_name(base: Base) -> str:
-    return str(base.dtype).removeprefix("torch.")
 
 
 @contextmanager
 def _attach_overlay(trainer: Trainer) -> Generator[None]:
-    """Lay the overlay on, with chance of its own; that a new one changes nothing at first is no news."""
+    """Attach the overlay, and give the training random numbers of its own."""
     base = trainer.base
     with _isolate_random_state(base.device), gradient_checkpointing(base, is_enabled=trainer.plan.checkpointing):
         attachment = attach(base, trainer.overlay)
@@ -246,48 +293,14 @@ def _attach_overlay(trainer: Trainer) -> Generator[None]:
             yield
         finally:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", VelaturaWarning)
+                warnings.simplefilter("ignore", VelaturaWarning)  # a new overlay changes nothing at first
                 attachment.detach()
 
 
 def _isolate_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """Whatever is seeded inside, the user's own random numbers go on afterwards as if nothing had been."""
+    """Restore torch's global random state afterwards, so that the caller's own draws are not affected."""
     devices = [device] if device.type == "cuda" else []
     return cast(
         "AbstractContextManager[None]",
         torch.random.fork_rng(devices),  # pyright: ignore[reportUnknownMemberType]
     )
-
-
-LEADER_STOPPED = "the training was broken off by the process that leads it, which says why"
-
-
-class RunStart(NamedTuple):
-    """What a process is told of a run that is resumed, as it cannot read the run's folder itself."""
-
-    plan: str
-    folder: str
-    over_others: bool
-    overlay: Overlay
-
-
-def receive_run_start(team: Team) -> RunStart:
-    """What the leading process says of the run that it resumes."""
-    name, arguments = team.broadcast(None)
-    if name == OVER:
-        raise KeyboardInterrupt(LEADER_STOPPED)
-    return RunStart(*arguments)
-
-
-def follow_run(trainer: Trainer, out: Path) -> Run:
-    """Learn what the leading process learns; the run's losses and files are there alone."""
-    trainer.overlay.train()
-    try:
-        with catch_signals() as stop:
-            trainer.team.stop = stop
-            if not trainer.team.follow(trainer):
-                raise KeyboardInterrupt(LEADER_STOPPED)
-        trainer.finalize_weights()
-    finally:
-        trainer.overlay.eval()
-    return Run(trainer.overlay, out, [], out)

@@ -1,4 +1,4 @@
-"""An overlay at its lessons, a step at a time."""
+"""One training step of an overlay, and what goes with it: EMA, validation, previews, restoring a snapshot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,30 +15,49 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from velatura.base.base import Base
-from velatura.errors import BadPlan, TrainingDiverged
+from velatura.errors import TrainingDiverged
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture, generate_many
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.data.buckets import draw_bucket_batch
 from velatura.training.data.cache import DatasetCache
-from velatura.training.data.captions import caption_name
+from velatura.training.distributed import Processes, to_cpu
 from velatura.training.loss import create_huber_loss, create_loss_weighting, denoising_loss
-from velatura.training.noise import derive_seed, draw_batch
+from velatura.training.noise import TrainingBatch, derive_seed, draw_batch
 from velatura.training.optimizers import has_training_mode, is_finite_step, set_training_mode
 from velatura.training.plan import Plan
 from velatura.training.precision import base_autocast
-from velatura.training.processes import Team, move_to_device
 from velatura.training.run.snapshots import Snapshot
 from velatura.training.validation import ValidationSet, is_noise
 
 
+class LossTerm(NamedTuple):
+    """One term of the loss: encoded pictures, the weight of their loss, and the seed of their draws."""
+
+    weight: float
+    cache: DatasetCache
+    seed: int
+
+
+class TrainerState(NamedTuple):
+    """All that changes while an overlay trains, to be sent to other processes."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    ema: dict[str, Tensor]
+
+
 @dataclass
 class Trainer:
-    """An overlay on the base that it lies over, with the pictures that it learns from and the plan that it learns by.
+    """An overlay attached to its base, with its optimizer and the encoded pictures.
 
-    is_moving is true while its weights change: what breaks a step off then leaves them between two steps. average is
-    that of the weights, where the plan has one; raw are the weights as they learn, while it rests with others. team:
-    the processes that learn the same, each of a part of every batch.
+    Attributes:
+        processes: The processes that train the same overlay on other rows of every batch.
+        is_updating_weights: True while the optimizer changes the weights: an interruption then leaves them between
+            two steps.
+        ema: The exponential moving average of the weights, by name; empty if the plan has none.
+        training_weights: The weights as the optimizer left them, while the overlay holds their average; empty
+            otherwise.
     """
 
     base: Base
@@ -46,114 +65,120 @@ class Trainer:
     optimizer: Optimizer
     cache: DatasetCache
     plan: Plan
-    team: Team = field(default_factory=Team)
+    processes: Processes = field(default_factory=Processes)
     is_updating_weights: bool = field(default=False, init=False)
     ema: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
     training_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
 
     def __post_init__(self) -> None:
-        """Begin the average with the weights as they are."""
+        """Start the average at the current weights."""
         if self.plan.ema:
             self.ema = {name: weight.detach().clone() for name, weight in self.overlay.trainable_parameters.items()}
 
     def training_step(self, step: int, rate: float, part_rates: Mapping[str, float] | None = None) -> float:
-        """Take a step and return its loss; raises Diverged, with the overlay as it was, where that is no number.
+        """Take one optimizer step and return its loss, the mean over all batches and processes.
 
-        others: the rates of parts that have their own.
+        Args:
+            step: Optimizer steps taken before. Together with the plan's seed it decides every random draw.
+            rate: The learning rate of this step.
+            part_rates: Learning rates of the parts that have their own: "text", "words".
+
+        Raises:
+            TrainingDiverged: The loss, the gradients or the new weights are NaN or infinite. The overlay is then as
+                it was before.
+            ProcessFailed: Another process failed or is gone.
         """
-        self.team.call("training_step", step, rate, part_rates)
-        loss = self.team.mean(lambda: self._backward(step), self.overlay.trainable_parameters.values())
-        grad_norm = clip_grad_norm_(self.overlay.trainable_parameters.values(), self.plan.gradient_norm or math.inf)
-        if not (loss.isfinite() and grad_norm.isfinite()):
+        plan, processes = self.plan, self.processes
+        weights = list(self.overlay.trainable_parameters.values())
+
+        # Dropout draws from torch's global generator: the same after a resume, different in every process.
+        dropout_seed = derive_seed(plan.seed, "dropout", step * processes.count + processes.rank)
+        torch.manual_seed(dropout_seed)  # pyright: ignore[reportUnknownMemberType]
+
+        self.optimizer.zero_grad()
+        loss = torch.zeros(())
+        for batch_index in range(step * plan.accumulation, (step + 1) * plan.accumulation):
+            for term in self._loss_terms():
+                # Sample pictures, timesteps and noise for all processes, and take the rows of this one.
+                cache, batch = self._draw_batch(term, batch_index)
+                latents = cache.draw_latents(batch.pictures, term.seed, batch.offset)
+                cond = cache.captions.encode_batch(batch.pictures, batch.captionless, term.seed, batch.offset)
+
+                # Add the noise, predict it, and measure the error.
+                with base_autocast(self.base):
+                    term_loss = denoising_loss(
+                        self.base,
+                        latents,
+                        cond,
+                        batch.noise.to(latents.device),
+                        batch.timesteps,
+                        input_noise=None if batch.input_noise is None else batch.input_noise.to(latents.device),
+                        weighting=create_loss_weighting(plan),
+                        huber=create_huber_loss(plan),
+                        weights=None if cache.weights is None else cache.weights[batch.pictures.to(latents.device)],
+                    )
+                scaled_loss = term.weight * term_loss / plan.accumulation
+
+                # An embedding gets no gradient from captions without its name. Going backward after every term keeps
+                # the memory of one term only.
+                if scaled_loss.requires_grad:
+                    torch.autograd.backward(scaled_loss)
+                loss = loss + scaled_loss.detach().cpu()
+
+        # Average over the processes, and clip.
+        mean_loss = processes.mean(loss.item())
+        processes.average_gradients(weights)
+        grad_norm = clip_grad_norm_(weights, plan.gradient_norm or math.inf)
+        if not (math.isfinite(mean_loss) and grad_norm.isfinite()):
             raise TrainingDiverged(
-                f"the loss is no number any more at step {step + 1}, at a rate of {rate:g}; lower the rate"
+                f"the loss became NaN or infinite at step {step + 1} (learning rate {rate:g}): lower the learning rate"
             )
+
+        # Step, and update the EMA.
         for group in self.optimizer.param_groups:
             group["lr"] = (part_rates or {}).get(group.get("part", ""), rate)
         self.is_updating_weights = True
         self._optimizer_step(step, rate)
         self._update_ema(step + 1)
         self.is_updating_weights = False
-        return loss.item()
-
-    def _backward(self, step: int) -> Tensor:
-        """Find the gradients of a step's batches, and the loss."""
-        team, accumulation, loss = self.team, self.plan.accumulation, torch.zeros(())
-        dropout_seed = derive_seed(self.plan.seed, "dropout", step * team.size + team.rank)
-        torch.manual_seed(dropout_seed)  # pyright: ignore[reportUnknownMemberType]
-        self.optimizer.zero_grad()
-        for batch_index in range(step * accumulation, (step + 1) * accumulation):
-            for weight, cache, seed in self._loss_terms():
-                scaled_loss = weight * self._loss(cache, seed, batch_index) / accumulation
-                if (
-                    scaled_loss.requires_grad
-                ):  # an embedding whose name is in no caption of a batch learns nothing of it
-                    torch.autograd.backward(scaled_loss)  # before the next lesson, so that memory is that of one
-                loss = loss + scaled_loss.detach().cpu()
-        return loss
-
-    def check_captions(self) -> None:
-        """Refuse captions in which what only acts where it is called by its name never is."""
-        parts = {name: self.overlay.part_of(name) for name in self.overlay.trainable_parameters}
-        word_vectors = [weight for name, weight in self.overlay.trainable_parameters.items() if parts[name] == "words"]
-        if not word_vectors and "unet" not in self.overlay.target_parts:
-            word_vectors = [*self.overlay.trainable_parameters.values()]
-        rows = [
-            (bucket.captions, picture)
-            for bucket in self.cache.buckets
-            for picture in range(bucket.captions.picture_count)
-        ]
-        if word_vectors and not any(captions.is_affected_by(word_vectors, picture) for captions, picture in rows):
-            name = caption_name(self.overlay)
-            raise BadPlan(
-                f"no caption says {name!r}, so it would learn nothing: plan a template with [name] in it, "
-                f'as style_filewords or subject_filewords, or write "{name}" into the captions'
-            )
+        return mean_loss
 
     def validate(self, validation_set: ValidationSet) -> float:
-        """The validation loss of what was learned so far, at full strength."""
+        """Return the loss on the validation pictures, with the overlay as it would be used."""
         with self.evaluation_mode():
             return validation_set.loss(self.base)
 
     def generate_previews(self, recipes: Iterable[Recipe]) -> list[Picture]:
-        """Make pictures with what was learned so far, at full strength."""
+        """Generate pictures with the overlay as it would be used."""
         with self.evaluation_mode():
             return generate_many(self.base, recipes)
 
     def is_noise(self, picture: Picture) -> bool:
-        """Whether a picture is rougher than any of those that are learned from."""
+        """Return True if a picture is rougher than all training pictures."""
         pixels = torch.tensor(np.asarray(picture.image, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
             return is_noise(self.base.encode(pixels.to(self.base.device)), self.cache.latents)
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Be as it was when a snapshot was made."""
-        snapshot.restore(self.overlay, self.optimizer)
-        if self.plan.ema:
-            state = snapshot.overlay().state_dict()
-            self.ema = {name: state[name].to(weight) for name, weight in self.overlay.trainable_parameters.items()}
-        self.broadcast()
+    def restore(self, snapshot: Snapshot | None) -> None:
+        """Go back to a snapshot, which the main process reads for all of them; None in the others."""
+        if snapshot is not None:
+            snapshot.restore(self.overlay, self.optimizer)
+            if self.plan.ema:
+                state = snapshot.overlay().state_dict()
+                self.ema = {name: state[name].to(weight) for name, weight in self.overlay.trainable_parameters.items()}
+        self.synchronize()
 
-    def broadcast(self) -> None:
-        """Let all processes be as the one that leads them is."""
-        if not self.team.is_alone:
-            weights = {name: tensor.detach() for name, tensor in self.overlay.state_dict().items()}
-            self.team.call(
-                "load_state", move_to_device((weights, self.optimizer.state_dict(), self.ema), torch.device("cpu"))
-            )
-
-    @torch.no_grad()
-    def load_state(self, state: tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]) -> None:
-        """Be as another process is."""
-        weights, optimizer, ema = state
-        for name, weight in self.overlay.state_dict(keep_vars=True).items():
-            weight.detach().copy_(weights[name])
-        self.optimizer.load_state_dict(optimizer)
-        self.ema = move_to_device(ema, self.base.device)
+    def synchronize(self) -> None:
+        """Copy weights, optimizer state and EMA of the main process to the others."""
+        if self.processes.count == 1:
+            return
+        state = self.processes.run_on_main(self._state_on_cpu)
+        if not self.processes.is_main:
+            self._load_state(state)
 
     @contextmanager
     def evaluation_mode(self) -> Generator[None]:
-        """The overlay as it is used, not as it learns: with its average, and without dropout."""
+        """Switch to the overlay as it would be used: with the averaged weights, and without dropout."""
         self.overlay.eval()
         if self.ema or has_training_mode(self.optimizer):  # else no copy of what may be as large as the base
             self.training_weights = {
@@ -165,42 +190,57 @@ class Trainer:
             yield
         finally:
             set_training_mode(self.optimizer, is_training=True)
-            self._copy_weights(self.training_weights)  # the way back from the one to the other is not exact
+            self._copy_weights(self.training_weights)  # a schedule-free optimizer's way back is not exact
             self.training_weights = {}
             self.overlay.train()
 
     def finalize_weights(self) -> None:
-        """Be for good as it is used, at the end."""
+        """Leave the overlay as it is used, with the averaged weights, at the end of the training."""
         set_training_mode(self.optimizer, is_training=False)
         self._copy_weights(self.ema)
 
-    @torch.no_grad()
-    def _copy_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, weight in self.overlay.trainable_parameters.items():
-            if name in weights:
-                weight.copy_(weights[name])
-
-    @torch.no_grad()
-    def _update_ema(self, step: int) -> None:
-        """Take a step into the average; the first ones more, as it begins with weights that know nothing."""
-        if not self.plan.ema:
+    def _loss_terms(self) -> Iterator[LossTerm]:
+        """Yield the terms of the loss: the training pictures and, for prior preservation, as many class pictures."""
+        class_images, seed = self.cache.class_images, self.plan.seed
+        if class_images is None:
+            yield LossTerm(1.0, self.cache, seed)
             return
-        decay = min(self.plan.ema, (1 + step) / (10 + step))  # as TensorFlow's ExponentialMovingAverage
-        for name, weight in self.overlay.trainable_parameters.items():
-            self.ema[name].lerp_(weight.detach(), 1 - decay)
+        yield LossTerm(0.5, self.cache, seed)
+        yield LossTerm(self.plan.class_weight / 2, class_images, derive_seed(seed, "class pictures", 0))
+
+    def _draw_batch(self, term: LossTerm, batch_index: int) -> tuple[DatasetCache, TrainingBatch]:
+        """Return the bucket that a batch is from, and what this process trains on of it."""
+        batch_size, cache, pictures = self.plan.batch_size * self.processes.count, term.cache, None
+        if cache.other_buckets:
+            picture_counts = [len(bucket.latents) for bucket in cache.buckets]
+            bucket_index, pictures = draw_bucket_batch(term.seed, batch_index, picture_counts, batch_size)
+            cache = cache.buckets[bucket_index]
+        batch = draw_batch(
+            term.seed,
+            batch_index,
+            batch_size=batch_size,
+            pictures=pictures,
+            picture_count=len(cache.latents),
+            latent_shape=cache.latents.shape[1:],
+            timestep_count=len(self.base.schedule),
+            caption_dropout=self.plan.caption_dropout,
+            noise_offset=self.plan.noise_offset,
+            pyramid_noise=self.plan.pyramid_noise,
+            input_perturbation=self.plan.input_perturbation,
+        )
+        return cache, batch.select_rows(self.processes.rows(self.plan.batch_size))
 
     @torch.no_grad()
     def _optimizer_step(self, step: int, rate: float) -> None:
-        """Let the optimizer take its step, or undo it and raise Diverged where it led to weights that are no numbers.
+        """Let the optimizer take its step, and undo it if it leads to weights that are NaN or infinite.
 
-        A gradient may be finite and the step along it not: a rate can be too large for float32.
+        Finite gradients do not rule that out: a learning rate can be too large for float32.
         """
-        is_safe = is_finite_step(self.plan.optimizer, self.optimizer, list(self.overlay.trainable_parameters.values()))
+        weights = list(self.overlay.trainable_parameters.values())
+        is_safe = is_finite_step(self.plan.optimizer, self.optimizer, weights)
         backup = [] if is_safe else [tensor.clone() for tensor in self._mutable_tensors()]
         self.optimizer.step()
-        torch.autograd.graph.increment_version(
-            [*self.overlay.trainable_parameters.values()]
-        )  # which a fused step does not
+        torch.autograd.graph.increment_version(weights)  # which a fused step does not do
         if is_safe or all(weight.isfinite().all() for weight in self.overlay.parameters()):
             self.overlay.after_step()
             return
@@ -208,55 +248,37 @@ class Trainer:
             tensor.copy_(old)
         self.is_updating_weights = False
         raise TrainingDiverged(
-            f"the weights are no numbers any more at step {step + 1}, at a rate of {rate:g}; lower the rate"
+            f"the weights became NaN or infinite at step {step + 1} (learning rate {rate:g}): lower the learning rate"
         )
 
     def _mutable_tensors(self) -> list[Tensor]:
-        """All that the optimizer changes: the overlay's weights, then its own moments of them."""
+        """Return all that the optimizer changes: the overlay's weights, then its own moments of them."""
         states: Iterable[Mapping[str, object]] = self.optimizer.state.values()
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         return [*self.overlay.trainable_parameters.values(), *moments]
 
-    def _loss_terms(self) -> Iterator[tuple[float, DatasetCache, int]]:
-        """What a batch is taken from, with its share in the loss and the seed of its chance.
+    @torch.no_grad()
+    def _update_ema(self, step: int) -> None:
+        """Move the average towards the weights; faster in the first steps, as it starts at untrained weights."""
+        if not self.plan.ema:
+            return
+        decay = min(self.plan.ema, (1 + step) / (10 + step))  # as TensorFlow's ExponentialMovingAverage
+        for name, weight in self.overlay.trainable_parameters.items():
+            self.ema[name].lerp_(weight.detach(), 1 - decay)
 
-        Where there are class pictures, as many of them as of the others make the other half of the loss's mean.
-        """
-        class_images, seed = self.cache.class_images, self.plan.seed
-        yield 0.5 if class_images else 1.0, self.cache, seed
-        if class_images:
-            yield self.plan.class_weight / 2, class_images, derive_seed(seed, "class pictures", 0)
+    @torch.no_grad()
+    def _copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, weight in self.overlay.trainable_parameters.items():
+            if name in weights:
+                weight.copy_(weights[name])
 
-    def _loss(self, cache: DatasetCache, seed: int, batch_index: int) -> Tensor:
-        batch_size, pictures = self.plan.batch_size * self.team.size, None
-        if cache.other_buckets:
-            bucket_index, pictures = draw_bucket_batch(
-                seed, batch_index, [len(bucket.latents) for bucket in cache.buckets], batch_size
-            )
-            cache = cache.buckets[bucket_index]
-        latents = cache.latents
-        batch = draw_batch(
-            seed,
-            batch_index,
-            batch_size=batch_size,
-            pictures=pictures,
-            picture_count=len(latents),
-            latent_shape=latents.shape[1:],
-            timestep_count=len(self.base.schedule),
-            caption_dropout=self.plan.caption_dropout,
-            noise_offset=self.plan.noise_offset,
-            pyramid_noise=self.plan.pyramid_noise,
-            input_perturbation=self.plan.input_perturbation,
-        ).select_rows(self.team.rows(self.plan.batch_size))
-        indices, noise = batch.pictures.to(latents.device), batch.noise.to(latents.device)
-        cond = cache.captions.encode_batch(batch.pictures, batch.captionless, seed, batch.offset)
-        weights = None if cache.weights is None else cache.weights[indices]
-        input_noise = None if batch.input_noise is None else batch.input_noise.to(latents.device)
-        with base_autocast(self.base):
-            return denoising_loss(
-                *(self.base, cache.draw_latents(indices, seed, batch.offset), cond, noise, batch.timesteps),
-                input_noise=input_noise,
-                weighting=create_loss_weighting(self.plan),
-                huber=create_huber_loss(self.plan),
-                weights=weights,
-            )
+    def _state_on_cpu(self) -> TrainerState:
+        weights = {name: weight.detach() for name, weight in self.overlay.state_dict().items()}
+        return to_cpu(TrainerState(weights, self.optimizer.state_dict(), self.ema))
+
+    @torch.no_grad()
+    def _load_state(self, state: TrainerState) -> None:
+        for name, weight in self.overlay.state_dict(keep_vars=True).items():
+            weight.detach().copy_(state.weights[name])
+        self.optimizer.load_state_dict(state.optimizer)
+        self.ema = {name: average.to(self.base.device) for name, average in state.ema.items()}

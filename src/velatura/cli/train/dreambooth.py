@@ -66,14 +66,14 @@ def train_dreambooth(
     refuse_options_without("--text", text, {"--text-rate": text_rate})
     refuse_options_without("--class-prompt", class_prompt, {"--class-pictures": class_pictures})
     plan_fields = {"text_rate": text_rate, "class_weight": class_weight, "checkpointing": checkpointing}
-    from velatura.training.run.launching import is_follower
+    from velatura.training.distributed import is_main_process
 
     session = TrainSession.prepare("dreambooth", folder, _default_to_subject(options), **plan_fields)
     if class_prompt is not None:
         _make_class_pictures(session, class_prompt, 100 if class_pictures is None else class_pictures)
     overlay = velatura.Difference.for_base(session.base, text=text, name=session.name)
     run = session.run(overlay)
-    if run and form != "difference" and not is_follower():
+    if run and form != "difference" and is_main_process():
         _save_checkpoint(session, run, form)
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from velatura.cli.base import base_option
-from velatura.cli.screen import print_error
 from velatura.datasets.templates import TEMPLATES, template_lines
 from velatura.errors import BadPlan
 
@@ -36,20 +35,18 @@ def option(help_text: str, panel: str, *flags: str, default: str | bool = True) 
 
 
 def processes_option(panel: str) -> Any:
-    """The option, in a panel of a verb's help; the process that launches the others never runs the verb itself."""
+    """Return the option --processes; the process that launches the others never runs the verb itself."""
     help_text = "Processes that train together, one for each GPU, each with --batch pictures a step."
     return typer.Option("--processes", help=help_text, rich_help_panel=panel, callback=_launch_processes)
 
 
 def _launch_processes(context: typer.Context, count: int) -> int:
-    from velatura.training.run.launching import is_one_of_several, launch
+    from velatura.cli.processes import launch
+    from velatura.training.distributed import process_count
 
-    if count == 1 or is_one_of_several():
+    if count == 1 or process_count() > 1:
         return count
-    status, message = launch(context.find_root().obj, count)
-    if message:
-        print_error(message)
-    raise typer.Exit(status)
+    raise typer.Exit(launch(context.find_root().obj, count))
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _parameter_count(overlay: Overlay) -> int:
 
 def _picture_rows(folder: Path, plan: Plan) -> dict[str, str]:
     """How many pictures there are, and how often each is seen."""
-    from velatura.training.run.launching import process_count
+    from velatura.training.distributed import process_count
 
     dataset = read_dataset(folder)
     count, processes = len(dataset.repeat_examples()), process_count()

@@ -14,7 +14,7 @@ from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import generate_many
 from velatura.sampling.recipe.recipe import Recipe
-from velatura.training.processes import Team
+from velatura.training.distributed import Processes
 
 CLASS_FOLDER = "reg"
 PICTURES_PER_BATCH = 4
@@ -48,13 +48,17 @@ def make_class_pictures(
     first makes them, and the others wait.
     """
     check_class_prompt(prompt)
-    team, paths = Team.join(base.device), list[Path]()
-    if team.leads:
-        recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
-        paths = _make_pictures(base, Path(folder).expanduser(), recipe, count, on_picture)
-    team.wait()
-    if missing := count_missing_class_pictures(folder, count):
-        raise BadPlan(f"{folder} lacks {missing} class pictures that another machine made: share it, or copy them here")
+    recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
+    processes = Processes.join(base.device)
+    with processes.fail_together():
+        paths = processes.run_on_main(
+            lambda: _make_pictures(base, Path(folder).expanduser(), recipe, count, on_picture)
+        )
+        missing = count_missing_class_pictures(folder, count)
+        if missing:
+            raise BadPlan(
+                f"{folder} lacks {missing} class pictures that another machine made: share it, or copy them here"
+            )
     return paths
 
 

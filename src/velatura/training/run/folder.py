@@ -1,4 +1,4 @@
-"""The folder that a training run leaves behind: what was planned, what happened, and the overlay at several steps."""
+"""The folder of a training run: its plan, its log, and the overlay at several steps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar, cast
@@ -21,17 +21,17 @@ from velatura.files import atomic_folder
 from velatura.formats import hub
 from velatura.overlays.overlay import Overlay
 from velatura.tiny import DATA_FOLDER
+from velatura.training.distributed import process_count
 from velatura.training.plan import Plan
-from velatura.training.run.launching import is_one_of_several
 from velatura.training.run.log import TEMP_PREFIX, RunLog, atomic_write
 from velatura.training.run.plot import loss_plot
 from velatura.training.run.previews import Previews
 from velatura.training.run.snapshots import Snapshot, list_snapshots
 
-# What the webui keeps of a name: letters, digits and these; separators of paths are not among them
+# A1111's web UI allows letters, digits and these in file names; path separators are not among them
 FORBIDDEN_IN_FILE_NAMES = re.compile(r"[^\w .-]")
 
-# What a log says first at the least
+# The least that the first line of a log has
 HEADER_KEYS = frozenset({"base", "base_hash", "device", "dtype", "files", "folder", "over_others", "overlay", "torch"})
 
 JsonType = TypeVar("JsonType")
@@ -39,19 +39,19 @@ JsonType = TypeVar("JsonType")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk, written as the run goes on; files are called by the overlay's name, as a prompt's tag calls it.
+    """A run on disk. Its files are named after the overlay, as a tag in a prompt names it.
 
     plan.json           the plan, as Plan reads it
-    data.json           each picture's name, with a hash of it and its caption
-    log.jsonl           a line for what the run began with, then one per step: loss, rate, seconds since the beginning
-    snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state, which is all else
-                        that it takes to go on from there; inca-best.safetensors, the one of the lowest validation loss
-    loss.png            the losses of all steps and of the fixed pictures
-    previews/           inca-000100.png, a picture made with it then, or several, inca-000100-1.png and so on
-    previews.png        all of them, a row for each step
-    inca.safetensors    the overlay at the end; it is there only when the run is over
+    data.json           the name of every picture, with a hash of it and its caption
+    log.jsonl           the header, then one line for every step: loss, learning rate, seconds since the beginning
+    snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state, all else that
+                        resuming there needs; inca-best.safetensors, the overlay with the lowest validation loss
+    loss.png            the losses of all steps and of the validation pictures
+    previews/           inca-000100.png, a picture generated after 100 steps, or several: inca-000100-1.png, ...
+    previews.png        all previews, a row for each step
+    inca.safetensors    the final overlay; it exists only when the run is finished
 
-    The log is locked while a process is at work on the run.
+    The log is locked while a process uses the run.
     """
 
     path: Path
@@ -59,22 +59,31 @@ class RunFolder:
     log: RunLog
 
     @classmethod
+    @contextmanager
     def create(
         cls,
         path: str | os.PathLike[str],
         name: str,
         plan: Plan,
         header: Mapping[str, object],
-        *,
         data_fingerprint: Mapping[str, str],
-        write_first_snapshot: Callable[[RunFolder], object],
-    ) -> Self:
-        """Make the folder, all of it at once, with the first line of its log; raises Occupied if anything is there.
+    ) -> Generator[Self]:
+        """Yield a new run folder under a hidden name, and move it to its path when the block ends.
 
-        begin writes the first snapshot: from the moment that the folder is there, the run can be gone on with.
+        The block writes the first snapshot, so that a run can be resumed from the moment its folder exists. Outside
+        the block use `moved_to(path)`.
+
+        Args:
+            path: A folder that is empty or does not exist.
+            name: The overlay's name.
+            plan: Written to plan.json.
+            header: Written to the first line of the log.
+            data_fingerprint: Written to data.json.
+
+        Raises:
+            AlreadyExists: The folder holds something.
         """
-        path = check_vacant(path)
-        with atomic_folder(path) as temp_folder:
+        with atomic_folder(check_vacant(path)) as temp_folder:
             with atomic_write(temp_folder / "plan.json") as file:
                 file.write_text(plan.model_dump_json(indent=2) + "\n", "utf-8")
             with atomic_write(temp_folder / "data.json") as file:
@@ -82,75 +91,84 @@ class RunFolder:
             folder = cls(temp_folder, file_name(name), RunLog(temp_folder / "log.jsonl"))
             try:
                 folder.log.add({**header, "files": folder.name})
-                write_first_snapshot(folder)
+                yield folder
             except BaseException:
                 folder.log.close()
                 raise
-        return replace(folder, path=path, log=folder.log.relocate(path / "log.jsonl"))
 
     @classmethod
     def reopen(cls, path: str | os.PathLike[str]) -> Self:
-        """The folder of a run that was broken off; raises BadFile where there is none, NoEffect where it is over.
+        """Open and lock the folder of an interrupted run, and remove temporary files that a crash left.
 
-        What a crash left half written is removed.
+        Raises:
+            BadFile: The path is not a run folder, or its log is damaged.
+            NoEffect: The run is finished.
+            AlreadyExists: Another process is using it.
         """
         path = Path(path).expanduser()
         if not (path / "log.jsonl").is_file():
-            raise BadFile(f"{path} is no folder of a run, there is no log.jsonl in it: name the folder that train made")
+            raise BadFile(f"{path} is not a run folder: it has no log.jsonl; name the folder that train made")
         log = RunLog(path / "log.jsonl")
         header = (log.records() or [dict[str, object]()])[0]
         name = str(header.get("files"))
         if not header.keys() >= HEADER_KEYS or file_name(name) != name:  # another name could lead out of the folder
             log.close()
-            raise BadFile(f"{log.path} does not say how its run began, so the run cannot go on: train anew")
+            raise BadFile(f"{log.path} has no valid header, so the run cannot be resumed: train anew")
         folder = cls(path, name, log)
         if folder.overlay.exists():
             log.close()
-            raise NoEffect(f"this run is over, its overlay is {folder.overlay}: there is nothing to resume")
+            raise NoEffect(f"this run is finished, its overlay is {folder.overlay}: there is nothing to resume")
         for leftover in [*path.glob(f"{TEMP_PREFIX}*"), *path.glob(f"*/{TEMP_PREFIX}*")]:
             shutil.rmtree(leftover, ignore_errors=True)
         return folder
 
+    def moved_to(self, path: str | os.PathLike[str]) -> Self:
+        """Return this run, with its log still locked, at the path that its folder was moved to."""
+        path = Path(path).expanduser()
+        return replace(self, path=path, log=self.log.moved_to(path / self.log.path.name))
+
     @property
     def overlay(self) -> Path:
-        """Where the trained overlay is, once the run is over."""
+        """The file of the final overlay."""
         return self.path / f"{self.name}.safetensors"
 
     @property
     def best(self) -> Path:
-        """Where the overlay of the lowest validation loss is kept."""
+        """The file of the overlay with the lowest validation loss."""
         return self.path / "snapshots" / f"{self.name}-best.safetensors"
 
     @property
     def header(self) -> dict[str, object]:
-        """What the run began with: the first line of its log."""
+        """The first line of the log: base, data and settings that the run began with."""
         return self.log.records()[0]
 
     @property
     def card(self) -> Card:
-        """The overlay's as the run began; raises BadFile where that is none."""
+        """The overlay's card when the run began; raises BadFile if the header has none."""
         try:
             return Card.model_validate(self.header["overlay"])
         except ValidationError:
-            raise BadFile(f"{self.log.path} does not say what is trained, so it cannot go on: train anew") from None
+            raise BadFile(
+                f"{self.log.path} has no card of the overlay, so the run cannot be resumed: train anew"
+            ) from None
 
     @property
     def plan(self) -> Plan:
-        """The plan that it follows."""
+        """The plan of the run; raises BadFile if plan.json cannot be read."""
         return _read(self.path / "plan.json", Plan)
 
     @property
     def data_fingerprint(self) -> dict[str, str]:
-        """What the pictures were when it began."""
+        """Hashes of the pictures when the run began; raises BadFile if data.json cannot be read."""
         return _read(self.path / "data.json", dict[str, str])
 
     @property
     def snapshots(self) -> list[Snapshot]:
-        """Those that are whole, by step."""
+        """The complete snapshots, by step."""
         return list_snapshots(self.path / "snapshots", self.name)
 
     def step_records(self) -> list[dict[str, object]]:
-        """The records of every step so far, without those that were taken back."""
+        """Return the log's records of all steps, without those that a rescue undid."""
         records: list[dict[str, object]] = []
         for record in self.log.records():
             if "back_to" in record:
@@ -160,41 +178,46 @@ class RunFolder:
         return records
 
     def losses(self) -> list[float]:
-        """The loss of every one of them."""
+        """Return the loss of every step."""
         return [cast("float", record["loss"]) for record in self.step_records()]
 
     def validation_losses(self) -> dict[int, float]:
-        """The losses on the fixed pictures, by step."""
+        """Return the validation losses, by step."""
         records = [record for record in self.log.records() if "validated" in record]
         return {cast("int", record["validated"]): cast("float", record["validation"]) for record in records}
 
+    def seconds(self) -> float:
+        """Return for how many seconds the run has trained."""
+        times = [cast("float", record["seconds"]) for record in self.log.records() if "seconds" in record]
+        return times[-1] if times else 0.0
+
     def discard(self) -> None:
-        """Undo create: a run that learned nothing must not stand in the way of the next."""
+        """Delete the folder of a run that took no step, so that it does not stand in the way of the next one."""
         self.log.close()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def snapshot(self, step: int) -> Snapshot:
-        """Where the snapshot after a step is, or is to be."""
+        """Return the snapshot of a step, whether it exists or not."""
         return Snapshot(self.path / "snapshots" / f"{self.name}-{step:06}.safetensors")
 
     @property
     def previews(self) -> Previews:
-        """The pictures that were made on the way."""
+        """The previews of the run."""
         return Previews(self.path / "previews", self.path / "previews.png", self.name)
 
     def plot(self, losses: Sequence[float], validation_losses: Mapping[int, float]) -> None:
-        """Draw the losses so far."""
+        """Draw the losses into loss.png."""
         with atomic_write(self.path / "loss.png") as temp_path:
             loss_plot(losses, validation_losses).save(temp_path)
 
     def save(self, overlay: Overlay, path: Path) -> None:
-        """Write the overlay of the end, or the best one."""
+        """Write the final overlay, or the best one."""
         with atomic_write(path) as temp_path:
             formats.save(overlay, temp_path)
 
 
 def _read(path: Path, content_type: type[JsonType]) -> JsonType:
-    """What a file of JSON says; raises BadFile for one that is gone or says something else."""
+    """Read a JSON file; raises BadFile if it is missing or holds something else."""
     try:
         return TypeAdapter(content_type).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -203,8 +226,12 @@ def _read(path: Path, content_type: type[JsonType]) -> JsonType:
 
 
 def base_of_run(path: str | os.PathLike[str]) -> str:
-    """Where the base that a run began on is, or its name where nothing is there any more; raises as reopen does."""
-    if is_one_of_several():  # only the one that leads may lock the folder, and it looks closer
+    """Return where the base of a run was opened from, or its name if nothing is there any more.
+
+    Raises:
+        BadFile, NoEffect, AlreadyExists: As `RunFolder.reopen`.
+    """
+    if process_count() > 1:  # only the main process may lock the folder, and checks it when it resumes
         with suppress(OSError, ValueError, LookupError):
             return _base_location(json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0]))
     folder = RunFolder.reopen(path)
@@ -214,20 +241,20 @@ def base_of_run(path: str | os.PathLike[str]) -> str:
 
 def _base_location(header: Mapping[str, object]) -> str:
     location, name = str(header.get("base_from") or ""), str(header["base"])
-    is_available = location.startswith(hub.HUB_PREFIX) or (location and Path(location).exists())
-    return (
-        location if is_available and Path(location) != DATA_FOLDER / name else name
-    )  # what ships is opened by its name
+    if location.startswith(hub.HUB_PREFIX):
+        return location
+    is_bundled = Path(location) == DATA_FOLDER / name  # opened by its name
+    return location if location and Path(location).exists() and not is_bundled else name
 
 
 def check_vacant(path: str | os.PathLike[str]) -> Path:
-    """The path, where a run may begin: nothing is there yet, or an empty folder; raises Occupied otherwise."""
+    """Return the path of a new run; raises AlreadyExists if it is a file or a folder that is not empty."""
     path = Path(path).expanduser()
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise AlreadyExists(f"{path} is there already; name another folder for this run, or remove that one")
+        raise AlreadyExists(f"{path} already exists; name another folder for this run, or remove that one")
     return path
 
 
 def file_name(name: str) -> str:
-    """What the files of an overlay of that name are called, without an ending: one part of a path, never empty."""
+    """Return the stem of an overlay's files: its name without what a file name cannot hold, never empty."""
     return FORBIDDEN_IN_FILE_NAMES.sub("", name).strip(" .") or "overlay"

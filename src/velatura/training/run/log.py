@@ -1,7 +1,8 @@
-"""What a run writes stays written: whole files only, on the disk before they count, by one process at a time."""
+"""Durable files of a run: written atomically and flushed to disk, with a log that locks the run."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -10,20 +11,26 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self, cast
+from typing import cast
 
 from velatura.errors import AlreadyExists, BadFile
 
-TEMP_PREFIX = ".velatura-"  # how folders are called in which files are written
+TEMP_PREFIX = ".velatura-"  # of the hidden folders in which files are written
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
-LOCK_OFFSET = 2**40  # Windows locks bytes, not files: one that no log will ever reach
+LOCK_OFFSET = 2**40  # Windows locks bytes, not files: this is one that no log will ever reach
 
 
 @contextmanager
 def atomic_write(path: Path) -> Generator[Path]:
-    """Give a path of the same name in a hidden folder beside; what is there at the end is flushed and put in place.
+    """Yield a path to write to in a hidden folder, then flush the file to disk and move it to its place.
 
-    After a crash or a power cut there is either the old file or the new one. Raises BadFile for a full disk.
+    After a crash or a power cut there is either the old file or the new one.
+
+    Args:
+        path: Where the file goes; the temporary file has the same name. A missing parent folder is made.
+
+    Raises:
+        BadFile: The file cannot be written, for example to a full disk.
     """
     try:
         path.parent.mkdir(exist_ok=True)
@@ -35,14 +42,14 @@ def atomic_write(path: Path) -> Generator[Path]:
         flush(path.parent)
     except OSError as error:
         raise write_error(path, error) from None
-    except BadFile as error:  # a writer's own, of the hidden path
+    except BadFile as error:  # raised by the writer, about the hidden path
         if isinstance(error.__context__, OSError):
             raise write_error(path, error.__context__) from None
         raise
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or a folder's list of names, to the disk itself; Windows has no such thing for folders."""
+    """Flush a file, or the list of names of a folder, to the disk; Windows cannot do that for folders."""
     if path.is_dir() and sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -53,13 +60,13 @@ def flush(path: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> BadFile:
-    """The error that says why a run's file cannot be written."""
-    remedy = "make room for it" if error.errno in DISK_FULL_ERRORS else "see that files may be written"
-    return BadFile(f"{path} cannot be written: {error.strerror or error}: {remedy} there, then resume the run")
+    """Return the error that says why a file of a run cannot be written."""
+    remedy = "make room there" if error.errno in DISK_FULL_ERRORS else "allow writing there"
+    return BadFile(f"{path} cannot be written: {error.strerror or error}: {remedy}, then resume the run")
 
 
 class RunLog:
-    """A file of JSON lines that is only added to, and is locked as long as it is open."""
+    """A file of JSON lines that only grows, and that is locked as long as it is open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,21 +79,21 @@ class RunLog:
         except OSError:
             self._file.close()
             raise AlreadyExists(
-                f"another process is at work on {path.parent}: wait until it is over, or stop it first"
+                f"another process is using {path.parent}: wait until it ends, or stop it first"
             ) from None
 
     def add(self, record: Mapping[str, object]) -> None:
-        """Add one line."""
+        """Append one line."""
         line = json.dumps(record).encode() + b"\n"
         try:
-            if self._file.write(line) != len(line):  # what is left over on a disk that is full
+            if self._file.write(line) != len(line):  # a full disk took a part of it: end that line
                 self._file.write(b"\n")
         except OSError as error:
             raise write_error(self.path, error) from None
 
     @property
     def size(self) -> int:
-        """Bytes, all of them on the disk once this is known."""
+        """Flush the log to disk and return its size in bytes."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -94,11 +101,11 @@ class RunLog:
         return os.fstat(self._file.fileno()).st_size
 
     def truncate(self, size: int) -> None:
-        """Forget what was added after it had this size."""
+        """Remove all that was appended after the log had this size in bytes."""
         self._file.truncate(size)
 
     def records(self) -> list[dict[str, object]]:
-        """Every whole line; one that a crash cut off is none."""
+        """Return all complete lines; a line that a crash cut off is left out."""
         records: list[dict[str, object]] = []
         for line in self.path.read_bytes().splitlines():
             with suppress(ValueError, RecursionError):
@@ -106,18 +113,19 @@ class RunLog:
                 records += [cast("dict[str, object]", record)] if isinstance(record, dict) else []
         return records
 
-    def relocate(self, path: Path) -> Self:
-        """The same log after its folder was renamed."""
-        self.path = path
-        return self
+    def moved_to(self, path: Path) -> RunLog:
+        """Return this log, open and locked, under the path that its folder was moved to."""
+        moved_log = copy.copy(self)
+        moved_log.path = path
+        return moved_log
 
     def close(self) -> None:
-        """Let others at it."""
+        """Close the file and release its lock."""
         self._file.close()
 
 
 def _lock(descriptor: int) -> None:
-    """Lock a file until it is closed, or its process ends in whatever way."""
+    """Lock a file until it is closed or its process ends."""
     if sys.platform == "win32":
         import msvcrt
 

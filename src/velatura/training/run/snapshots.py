@@ -1,11 +1,11 @@
-"""All that a run goes on from: the overlay and, beside it, the optimizer's state and how far the run had come.
+"""Snapshots of a run: an overlay and, beside it, the optimizer's state and the progress that resuming needs.
 
-Random numbers need no keeping, nor does the place in the data: both follow from the seed and the step, see chance.py.
+Random number generators are not stored: every draw follows from the seed and the step (see noise.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,17 +25,23 @@ from velatura.training.run.log import atomic_write, flush
 
 PROGRESS_KEY = "velatura.progress"
 STEP_KEY = "step"
-MOMENT_NAMES = frozenset(
-    {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "z", "state1", "state2"}
-)  # one number for each weight
-TRAINING_WEIGHTS_PREFIX = "raw."  # weights as they learn, where the overlay's file holds an average of them
+# Moments that have one number for every number of their weight
+MOMENT_NAMES = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "z", "state1", "state2"})
+TRAINING_WEIGHTS_PREFIX = (
+    "raw."  # of the weights that the optimizer moves, where the overlay's file holds their average
+)
 
 
 class Progress(BaseModel):
-    """How far a run had come: steps done, the length of its log, what the guard had seen, and the optimizer's numbers.
+    """The progress of a run at a snapshot.
 
-    validation is the loss on the fixed pictures; scalars are what the optimizer keeps of each parameter that is no
-    tensor, groups its own settings.
+    Attributes:
+        step: Optimizer steps taken.
+        log_size: Size of the log in bytes.
+        validation: Loss on the validation pictures.
+        watch: The state of the loss monitor.
+        scalars: What the optimizer keeps of each parameter, by its index, other than tensors.
+        groups: Settings of each parameter group, which some optimizers change.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -50,18 +56,18 @@ class Progress(BaseModel):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot on disk; it is whole where both of its files are there, of which the overlay is written last."""
+    """A snapshot on disk, complete if both of its files exist; the overlay's file, at `path`, is written last."""
 
     path: Path
 
     @property
     def state_path(self) -> Path:
-        """The file beside the overlay."""
+        """The file of the optimizer's state, beside the overlay's."""
         return self.path.with_suffix(".state")
 
     @property
     def step(self) -> int:
-        """The steps that it has learned."""
+        """Optimizer steps taken, as the file name says."""
         return int(self.path.stem.rpartition("-")[2])
 
     def write(
@@ -71,92 +77,122 @@ class Snapshot:
         progress: Progress,
         training_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write both files; the optimizer's own numbers are put into the progress here."""
-        tensors = optimizer_state(optimizer) | {
-            TRAINING_WEIGHTS_PREFIX + name: weight for name, weight in (training_weights or {}).items()
-        }
+        """Write both files.
+
+        Args:
+            overlay: As it is used, so with averaged weights if the plan has an EMA.
+            optimizer: Its state is written as tensors, and into the scalars and groups of the progress.
+            progress: The progress of the run, without the optimizer's part.
+            training_weights: The weights that the optimizer moves, by name, where they differ from the overlay's.
+        """
+        raw_weights = {TRAINING_WEIGHTS_PREFIX + name: weight for name, weight in (training_weights or {}).items()}
+        tensors = optimizer_state(optimizer) | raw_weights
         progress = progress.model_copy(update={"scalars": _scalars(optimizer), "groups": _groups(optimizer)})
+        metadata = {STEP_KEY: str(progress.step), PROGRESS_KEY: progress.model_dump_json()}
         with atomic_write(self.state_path) as temp_path:
-            write_safetensors(
-                temp_path, tensors, {"step": str(progress.step), PROGRESS_KEY: progress.model_dump_json()}
-            )
+            write_safetensors(temp_path, tensors, metadata)
         with atomic_write(self.path) as temp_path:
             formats.save(overlay, temp_path)
 
     def progress(self) -> Progress:
-        """How far the run had come; raises BadFile."""
+        """Read the progress of the run; raises BadFile if the file does not have it."""
         try:
             return Progress.model_validate_json(open_tensors(self.state_path).metadata[PROGRESS_KEY])
         except (KeyError, ValidationError):
-            raise BadFile(
-                f"{self.state_path} says nothing of how far the run had come: remove it and its overlay"
-            ) from None
+            raise BadFile(f"{self.state_path} does not say how far the run was: remove it and its overlay") from None
 
     def overlay(self) -> Overlay:
-        """The overlay as it was."""
+        """Read the overlay."""
         return activate_bundled_embeddings(formats.open_overlay(self.path))
 
     def restore(self, overlay: Overlay, optimizer: Optimizer) -> None:
-        """Put the weights as they learned, and the optimizer's state, back into these."""
+        """Copy weights and optimizer state into an overlay and its optimizer, in place.
+
+        Raises:
+            BadFile: A file is damaged, or does not belong to this run.
+        """
         tensors, weights = open_tensors(self.state_path).tensors, self.overlay().state_dict()
         for name, weight in overlay.state_dict(keep_vars=True).items():
-            weight.detach().copy_(
-                tensors[TRAINING_WEIGHTS_PREFIX + name] if TRAINING_WEIGHTS_PREFIX + name in tensors else weights[name]
-            )
+            raw_name = TRAINING_WEIGHTS_PREFIX + name
+            weight.detach().copy_(tensors[raw_name] if raw_name in tensors else weights[name])
         self._check_moment_shapes(optimizer, tensors)
         progress, device = self.progress(), next(overlay.parameters()).device
         state: dict[int, dict[str, Any]] = {int(index): {**values} for index, values in progress.scalars.items()}
-        for key in tensors:
-            if not key.startswith(TRAINING_WEIGHTS_PREFIX):
-                index, _, name = key.partition(".")
-                target_device = torch.device("cpu") if name == STEP_KEY else device
-                state.setdefault(int(index), {})[name] = tensors[key].clone().to(target_device)
+        for key, index, name in _optimizer_keys(tensors):
+            target_device = torch.device("cpu") if name == STEP_KEY else device
+            state.setdefault(int(index), {})[name] = tensors[key].clone().to(target_device)
         groups = cast("list[dict[str, Any]]", optimizer.state_dict()["param_groups"])
         groups = [current | dict(saved) for current, saved in zip(groups, progress.groups, strict=True)]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
         for group in optimizer.param_groups:
-            if "train_mode" in group:  # of schedule-free ones, at rest while it was kept: the weights are the raw ones
+            if "train_mode" in group:  # a schedule-free optimizer was in evaluation mode; these are training weights
                 group["train_mode"] = True
 
     def _check_moment_shapes(self, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-        """Refuse moments of other shapes than the weights: a fused step does not look, and writes beyond their end."""
+        """Refuse moments of other shapes than the weights: a fused step does not check, and writes out of bounds."""
         groups = cast("list[dict[str, list[Tensor]]]", optimizer.param_groups)
         weights = [weight for group in groups for weight in group["params"]]
-        shapes: dict[str, set[torch.Size]] = {}
-        for key, tensor in tensors.items():
-            if not key.startswith(TRAINING_WEIGHTS_PREFIX):
-                index, _, name = key.partition(".")
-                shapes.setdefault(index, set()).update({tensor.shape} if name in MOMENT_NAMES else ())
-                is_fit = index.isdecimal() and int(index) < len(weights) and (name != STEP_KEY or tensor.numel() == 1)
-                if not is_fit or not shapes[index] <= {weights[int(index)].shape}:
-                    raise BadFile(
-                        f"{self.state_path} is no state of this run, {key} fits no weight: remove it and its overlay"
-                    )
+        for key, index, name in _optimizer_keys(tensors):
+            is_known = index.isdecimal() and int(index) < len(weights)
+            is_scalar = name != STEP_KEY or tensors[key].numel() == 1
+            has_shape = name not in MOMENT_NAMES or (is_known and tensors[key].shape == weights[int(index)].shape)
+            if not (is_known and is_scalar and has_shape):
+                raise BadFile(
+                    f"{self.state_path} is not a state of this run, {key} fits no weight: remove it and its overlay"
+                )
 
     def remove(self) -> None:
-        """Take it away, the overlay first: without it the rest is none."""
+        """Delete both files, the overlay's first: without it the other one is ignored."""
         self.path.unlink(missing_ok=True)
         self.state_path.unlink(missing_ok=True)
         flush(self.path.parent)
 
 
 def list_snapshots(folder: Path, name: str) -> list[Snapshot]:
-    """The whole snapshots in a folder, by step."""
+    """Return the complete snapshots in a folder, by step."""
     paths = [path for path in folder.glob("*.safetensors") if path.stem.startswith(f"{name}-")]
     candidates = [Snapshot(path) for path in paths if path.stem[len(name) + 1 :].isdigit()]
-    return sorted(
-        (snapshot for snapshot in candidates if snapshot.state_path.is_file()), key=lambda snapshot: snapshot.step
-    )
+    complete = [snapshot for snapshot in candidates if snapshot.state_path.is_file()]
+    return sorted(complete, key=lambda snapshot: snapshot.step)
+
+
+def find_last_good(snapshots: Sequence[Snapshot], monitor: LossMonitor, snapshot_every: int) -> Snapshot:
+    """Return the last snapshot whose validation loss is near the lowest, or the first of all.
+
+    Args:
+        snapshots: By step.
+        monitor: Knows the lowest validation loss.
+        snapshot_every: Steps between two snapshots of the plan. Those of an interruption do not count: where a run
+            goes back to must not depend on when it was interrupted.
+    """
+    for snapshot in reversed(snapshots):
+        is_planned = snapshot.step == 0 or is_due(snapshot_every, snapshot.step)
+        if is_planned and monitor.is_good(snapshot.progress().validation):
+            return snapshot
+    return snapshots[0]
+
+
+def is_due(interval: int, step: int) -> bool:
+    """Return True if something that happens every so many steps is due after this one; an interval of 0 is never."""
+    return interval > 0 and step % interval == 0
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: "0.exp_avg" is what it keeps under that name of its first parameter."""
+    """Return an optimizer's state as named tensors: "0.exp_avg" is the `exp_avg` of its first parameter."""
     return {
         f"{index}.{name}": value.contiguous()
         for index, values in _state(optimizer).items()
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
+
+
+def _optimizer_keys(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:
+    """Yield the keys of an optimizer's state, with the index of the parameter and the name of the value."""
+    for key in tensors:
+        if not key.startswith(TRAINING_WEIGHTS_PREFIX):
+            index, _, name = key.partition(".")
+            yield key, index, name
 
 
 def _scalars(optimizer: Optimizer) -> dict[str, dict[str, JsonValue]]:
@@ -167,7 +203,7 @@ def _scalars(optimizer: Optimizer) -> dict[str, dict[str, JsonValue]]:
 
 
 def _groups(optimizer: Optimizer) -> list[dict[str, JsonValue]]:
-    """The settings of each group, which some optimizers change as they go; those are plain numbers."""
+    """Return the plain settings of each parameter group, which some optimizers change."""
     groups = cast("list[dict[str, object]]", optimizer.state_dict()["param_groups"])
     plain = (int, float, str, bool, type(None))
     return [

@@ -1,4 +1,4 @@
-"""Losses for TensorBoard, where it is installed and asked for; the log says the same."""
+"""Losses for TensorBoard, if the plan asks for them; the log has the same numbers."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from velatura.errors import BadPlan
 
 
 class TensorBoard:
-    """The folder tensorboard/ of a run, or nothing at all."""
+    """The event files of a run, opened when the first value is added.
 
-    def __init__(self, writer: Any = None) -> None:  # SummaryWriter, whose types need the package
-        self._writer = writer
+    Args:
+        folder: Where they are written; None for a run without TensorBoard, which ignores all values.
+    """
 
-    @classmethod
-    def create(cls, folder: Path, step: int, *, is_enabled: bool) -> TensorBoard:
-        """Open it after as many steps; what was drawn beyond them before is hidden."""
-        if not is_enabled:
-            return cls()
-        check_tensorboard_installed()
-        module: Any = import_module("torch.utils.tensorboard")
-        return cls(module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._writer: Any = None  # SummaryWriter, whose types need the package
 
     def add_scalars(self, step: int, **values: float) -> None:
-        """Add values of a step."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        """Add values of a step; the first call hides what an earlier process drew from that step on."""
+        if self._folder is None:
+            return
+        if self._writer is None:
+            module: Any = import_module("torch.utils.tensorboard")
+            self._writer = module.SummaryWriter(str(self._folder), purge_step=step)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is still in memory."""
         if self._writer is not None:
             self._writer.close()
 
 
 def check_tensorboard_installed() -> None:
-    """Refuse to draw where TensorBoard is not installed."""
+    """Raise BadPlan if TensorBoard is not installed."""
     try:
         import_module("torch.utils.tensorboard")
     except ImportError:

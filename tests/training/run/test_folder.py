@@ -17,23 +17,22 @@ from velatura.training.run.snapshots import Progress, Snapshot, optimizer_state
 
 @pytest.fixture
 def create():
-    """Make run folders without a first snapshot, and let go of them at the end."""
-    with ExitStack() as ends:
+    """Make run folders without a first snapshot, and release their logs at the end."""
+    with ExitStack() as logs:
 
-        def made(path, name="inca", plan=None, beginning=None):
-            data = {"a.png": "0"}
-            run = RunFolder.create(
-                path, name, plan or Plan(), beginning or {}, data_fingerprint=data, write_first_snapshot=lambda _: None
-            )
-            ends.callback(run.log.close)
+        def make(path, name="inca", plan=None, header=None):
+            with RunFolder.create(path, name, plan or Plan(), header or {}, {"a.png": "0"}) as hidden:
+                pass
+            run = hidden.moved_to(path)
+            logs.callback(run.log.close)
             return run
 
-        yield made
+        yield make
 
 
 def test_a_run_begins_with_its_plan_and_what_it_began_with(create, tmp_path):
     plan = Plan(steps=3)
-    create(tmp_path / "deep" / "run", plan=plan, beginning={"base": "tiny"})
+    create(tmp_path / "deep" / "run", plan=plan, header={"base": "tiny"})
     assert Plan.model_validate_json((tmp_path / "deep" / "run" / "plan.json").read_text()) == plan
     assert json.loads((tmp_path / "deep" / "run" / "log.jsonl").read_text()) == {"base": "tiny", "files": "inca"}
 
@@ -110,5 +109,5 @@ def test_a_state_that_fits_no_weight_is_refused_before_a_fused_step_writes_beyon
     metadata = dict(kept.metadata)
     snapshot.state_path.unlink()
     write_safetensors(snapshot.state_path, tensors, metadata)
-    with pytest.raises(BadFile, match=rf"no state of this run, {name} fits no weight"):
+    with pytest.raises(BadFile, match=rf"not a state of this run, {name} fits no weight"):
         snapshot.restore(overlay, optimizer)

@@ -1,0 +1,46 @@
+"""What a training reports: a Step while it trains, and a Run at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from velatura.overlays.overlay import Overlay
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, as `on_step` receives it.
+
+    Attributes:
+        done: Steps taken so far, this one included.
+        total: Steps of the whole run.
+        loss: The loss of this step.
+        rate: Its learning rate.
+    """
+
+    done: int
+    total: int
+    loss: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        overlay: The trained overlay.
+        file: Its file.
+        losses: The loss of every step.
+        folder: The run folder.
+        validation_losses: Losses on the validation pictures, by step.
+        best: The file of the overlay with the lowest validation loss, if there was a validation.
+    """
+
+    overlay: Overlay
+    file: Path
+    losses: list[float]
+    folder: Path
+    validation_losses: dict[int, float] = field(default_factory=dict[int, float])
+    best: Path | None = None
