@@ -1,6 +1,6 @@
-"""Train a tiny run in child processes that are killed at random moments, and resume it until it is over.
+"""Train a tiny run in child processes that are killed at random moments, and resume it until it is finished.
 
-Prints the sha256 of the final file of a run that was left alone, then that of the one that was killed, and how often.
+Prints the sha256 of the final file of an undisturbed run, that of the killed one, and how often it was killed.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ PLAN = velatura.Plan(
 )
 
 
-def learn(base: velatura.Base, photos: Path, out: Path) -> None:
+def train(base: velatura.Base, photos: Path, out: Path) -> None:
     overlay = velatura.Hypernetwork.for_base(base, activation="relu", dropout=0.2, seed=3, name="inca")
     if (out / "log.jsonl").exists():
         velatura.resume(base, out)
@@ -36,12 +36,12 @@ def learn(base: velatura.Base, photos: Path, out: Path) -> None:
         velatura.train(base, overlay, photos, PLAN, out=out)
 
 
-def child(base: velatura.Base, photos: Path, out: Path) -> int:
+def fork(base: velatura.Base, photos: Path, out: Path) -> int:
     process = os.fork()
     if process:
         return process
     try:
-        learn(base, photos, out)
+        train(base, photos, out)
     except BaseException as error:  # noqa: BLE001 - a child must never go on as its parent
         sys.stderr.write(f"child: {error!r}\n")
         sys.stderr.flush()
@@ -52,15 +52,15 @@ def child(base: velatura.Base, photos: Path, out: Path) -> int:
 def main(photos: Path, folder: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    base, chance = velatura.tiny(), random.Random(seed)
-    learn(base, photos, folder / "alone")  # in this process, and timed, so that kills fall all over a run
+    base, generator = velatura.tiny(), random.Random(seed)
+    train(base, photos, folder / "alone")  # in this process, and timed, so that kills fall all over a run
     started = time.monotonic()
-    assert os.waitpid(child(base, photos, folder / "timed"), 0)[1] == 0
+    assert os.waitpid(fork(base, photos, folder / "timed"), 0)[1] == 0
     seconds, killed, file = time.monotonic() - started, 0, folder / "killed" / "inca.safetensors"
     while not file.exists():
-        process = child(base, photos, folder / "killed")
+        process = fork(base, photos, folder / "killed")
         if killed < kills:
-            time.sleep(chance.uniform(0, seconds))
+            time.sleep(generator.uniform(0, seconds))
             os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         assert killed < kills or status == 0

@@ -90,7 +90,7 @@ def test_a_run_that_cannot_be_rescued_is_given_up_with_its_last_good_snapshot(le
         learn(rescues=2)
     assert len(calls) == 15
     kept = tmp_path / "run" / "snapshots" / "neon-000010.safetensors"
-    assert lost.value.__notes__[0] == f"what 10 of 40 steps learned is kept in {kept}"
+    assert lost.value.__notes__[0] == f"the overlay after step 10 of 40 is saved in {kept}"
     assert velatura.open_overlay(kept).card.steps == 10
 
 

@@ -1,4 +1,4 @@
-"""A run that is broken off, however rudely, and resumed ends as if nothing had been."""
+"""A run that is interrupted, even by SIGKILL, and resumed ends as it would have without."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ from PIL import Image
 
 import velatura
 from velatura.errors import AlreadyExists, BadDataset, BadFile, NoEffect, UnsupportedBase, WrongBase
-from velatura.training.run import log as disk
+from velatura.training.run import log
 from velatura.training.run.folder import RunFolder
 from velatura.training.run.log import RunLog
 
@@ -26,7 +26,7 @@ PLAN = velatura.Plan(
 
 @pytest.fixture
 def learn(tiny, photos, tmp_path):
-    """Train a small hypernetwork for a moment, and break off after some steps."""
+    """Return a function that trains a small hypernetwork, and interrupts it after some steps."""
 
     def run(out="run", *, until=None, **changes):
         def stop(step):
@@ -44,7 +44,7 @@ def learn(tiny, photos, tmp_path):
 
 @pytest.fixture(scope="module")
 def unbroken(tiny, drawn, tmp_path_factory):
-    """The bytes that a run which is left alone ends with, and its losses."""
+    """Return the final file, as bytes, and the losses of a run without interruption."""
     overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=0.2, seed=3, name="inca")
     run = velatura.train(tiny, overlay, drawn, PLAN, out=tmp_path_factory.mktemp("unbroken") / "run")
     return run.file.read_bytes(), run.losses
@@ -52,7 +52,7 @@ def unbroken(tiny, drawn, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped_once(tiny, drawn, tmp_path_factory):
-    """A run broken off after its first step, to be copied."""
+    """Return a run that was interrupted after its first step, to be copied."""
 
     def stop(step):
         raise KeyboardInterrupt
@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_equal(photos, tmp_path, k
 
 
 @pytest.mark.parametrize("until", [1, 2, 3, 4])
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, learn, unbroken, until):
+def test_an_interrupted_run_is_resumed_to_the_same_end(tiny, learn, unbroken, until):
     stopped = learn(until=until)
     assert not (stopped / "inca.safetensors").exists()
     seen = []
@@ -97,18 +97,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, learn, unbroken, u
 def test_what_was_logged_after_the_snapshot_is_logged_once(tiny, learn):
     stopped = learn(until=4)
     (stopped / "snapshots" / "inca-000004.safetensors").unlink()  # as if it was killed before that was whole
-    with (stopped / "log.jsonl").open("a") as log:
-        log.write('{"step": 5, "lo')
+    with (stopped / "log.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
     velatura.resume(tiny, stopped)
-    assert [each["step"] for each in records(stopped) if "loss" in each] == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in records(stopped) if "loss" in record] == [1, 2, 3, 4, 5]
 
 
-def test_a_run_that_is_over_is_not_resumed(tiny, learn):
+def test_a_finished_run_is_not_resumed(tiny, learn):
     with pytest.raises(NoEffect, match=r"finished, its overlay is .*inca\.safetensors"):
         velatura.resume(tiny, learn())
 
 
-def test_a_folder_of_anything_else_is_no_run(tiny, photos):
+def test_a_folder_of_anything_else_is_not_a_run(tiny, photos):
     with pytest.raises(BadFile, match="name the folder that train made"):
         velatura.resume(tiny, photos)
 
@@ -142,7 +142,7 @@ def test_a_run_folder_that_is_damaged_or_hostile_is_refused(tiny, stopped_once, 
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_what_a_crash_left_goes_and_what_is_somebodys_stays(tiny, stopped_once, tmp_path):
+def test_temporary_files_of_a_crash_are_removed_and_other_files_stay(tiny, stopped_once, tmp_path):
     run = shutil.copytree(stopped_once, tmp_path / "run")
     (run / "snapshots" / ".velatura-x1y2").mkdir()
     (run / ".git").mkdir()
@@ -151,7 +151,7 @@ def test_what_a_crash_left_goes_and_what_is_somebodys_stays(tiny, stopped_once, 
     assert sorted(path.name for path in [*run.glob(".*"), *run.glob("*/.*")]) == [".git", ".notes"]
 
 
-def test_a_run_whose_snapshots_are_gone_cannot_go_on(tiny, learn):
+def test_a_run_without_snapshots_cannot_be_resumed(tiny, learn):
     stopped = learn(until=1)
     for snapshot in (stopped / "snapshots").glob("*.state"):
         snapshot.unlink()
@@ -159,23 +159,23 @@ def test_a_run_whose_snapshots_are_gone_cannot_go_on(tiny, learn):
         velatura.resume(tiny, stopped)
 
 
-def test_a_run_goes_on_on_its_own_base_only(tiny, xl, learn):
+def test_a_run_is_resumed_on_its_own_base_only(tiny, xl, learn):
     with pytest.raises(WrongBase, match=r"began on tiny \(\w{10}\), this is small XL \(of no file\)"):
         velatura.resume(xl, learn(until=1))
 
 
-def test_pictures_that_changed_are_named_and_refused_unless_that_is_said(tiny, photos, learn):
+def test_changed_pictures_are_named_and_refused_unless_accepted(tiny, photos, learn):
     stopped = learn(until=2)
     Image.new("RGB", (32, 32), "pink").save(photos / "3 a pink wall.png")
     (photos / "1 a green ball.txt").write_text("a green ball on white")
     (photos / "2 a blue ball.png").unlink()
-    said = r"1 new \(3 a pink wall\.png\), 1 missing \(2 a blue ball\.png\), 1 changed \(1 a green ball\.png\)"
-    with pytest.raises(BadDataset, match=said):
+    changes = r"1 new \(3 a pink wall\.png\), 1 missing \(2 a blue ball\.png\), 1 changed \(1 a green ball\.png\)"
+    with pytest.raises(BadDataset, match=changes):
         velatura.resume(tiny, stopped)
     assert len(velatura.resume(tiny, stopped, data_changed=True).losses) == 5
 
 
-def test_two_processes_never_work_on_one_run(tiny, learn):
+def test_two_processes_never_use_one_run(tiny, learn):
     stopped = learn(until=2)
     other = RunLog(stopped / "log.jsonl")
     with pytest.raises(AlreadyExists, match="another process is using"):
@@ -186,13 +186,13 @@ def test_two_processes_never_work_on_one_run(tiny, learn):
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
 def number(request):
-    """A signal that this process hears: a shell starts what is in the background deaf to SIGINT."""
+    """Return a signal that this process receives: a shell lets background processes ignore SIGINT."""
     before = signal.signal(request.param, signal.default_int_handler)
     yield request.param
     signal.signal(request.param, before)
 
 
-def test_a_signal_ends_the_step_and_keeps_it(tiny, photos, tmp_path, unbroken, number):
+def test_a_signal_ends_the_step_and_saves_it(tiny, photos, tmp_path, unbroken, number):
     def kill(step):
         if step.done == 3:
             os.kill(os.getpid(), number)
@@ -202,14 +202,14 @@ def test_a_signal_ends_the_step_and_keeps_it(tiny, photos, tmp_path, unbroken, n
     with pytest.raises(KeyboardInterrupt, match=number.name) as stopped:
         velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run", on_step=kill)
     assert signal.getsignal(number) == before
-    assert "what 3 of 5 steps learned is kept in" in stopped.value.__notes__[0]
+    assert "the overlay after step 3 of 5 is saved in" in stopped.value.__notes__[0]
     velatura.resume(tiny, tmp_path / "run")
     assert final(tmp_path / "run") == unbroken[0]
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 24 megabytes, where one may be mounted."""
+    """Mount a file system of 24 megabytes, or skip the test if that is not allowed."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True)  # noqa: PLW1510
@@ -219,7 +219,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_disk_that_runs_full_is_one_line_and_leaves_the_last_good_snapshot(tiny, learn, unbroken, small_disk):
+def test_a_full_disk_is_one_line_and_leaves_the_last_good_snapshot(tiny, learn, unbroken, small_disk):
     filler = small_disk / "filler"
 
     def fill(number):
@@ -227,13 +227,13 @@ def test_a_disk_that_runs_full_is_one_line_and_leaves_the_last_good_snapshot(tin
         filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - number)))
 
     stopped = learn("disk/run", until=3)
-    kept = (stopped / "snapshots" / "inca-000003.safetensors").read_bytes()
+    saved = (stopped / "snapshots" / "inca-000003.safetensors").read_bytes()
     fill(4096)
     with pytest.raises(BadFile, match=r"cannot be written: No space left on device: make room") as full:
         velatura.resume(tiny, stopped)
     assert "\n" not in str(full.value)
     assert "the last good snapshot is" in full.value.__notes__[0]
-    assert (stopped / "snapshots" / "inca-000003.safetensors").read_bytes() == kept
+    assert (stopped / "snapshots" / "inca-000003.safetensors").read_bytes() == saved
     filler.unlink()
     velatura.resume(tiny, stopped)
     assert final(stopped) == unbroken[0]
@@ -259,7 +259,7 @@ def test_whatever_keeps_a_run_from_writing_is_one_line(tiny, learn, unbroken, mo
         raise OSError(code, os.strerror(code), str(path))
 
     with monkeypatch.context() as broken:
-        broken.setattr(disk, "flush", refuse)
+        broken.setattr(log, "flush", refuse)
         with pytest.raises(BadFile, match=f"{os.strerror(code)}: {REMEDIES[code]}") as failed:
             velatura.resume(tiny, stopped)
     assert "the last good snapshot is" in failed.value.__notes__[0]
@@ -267,7 +267,7 @@ def test_whatever_keeps_a_run_from_writing_is_one_line(tiny, learn, unbroken, mo
     assert final(stopped) == unbroken[0]
 
 
-def test_a_place_where_nothing_may_be_written_is_said_before_the_run(tiny, learn, tmp_path):
+def test_a_path_that_cannot_be_written_is_reported_before_the_run(tiny, learn, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadFile, match="cannot be written: Not a directory"):
         learn("file/run")
@@ -291,4 +291,4 @@ def test_other_overlays_on_the_base_are_refused_unless_asked_for(tiny, photos, t
 
 def test_snapshots_are_kept_as_the_plan_says(learn):
     run = learn(steps=7, snapshot_every=1, keep_last=2, keep_every=3, validation_pictures=0)
-    assert [each.step for each in RunFolder(run, "inca", None).snapshots] == [3, 6, 7]
+    assert [snapshot.step for snapshot in RunFolder(run, "inca", None).snapshots] == [3, 6, 7]

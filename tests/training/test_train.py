@@ -1,4 +1,4 @@
-"""The training loop: repeatable, harmless to the base, and never without a trace of what was learned."""
+"""The training loop: repeatable, harmless to the base, and never without a snapshot."""
 
 import json
 
@@ -8,10 +8,10 @@ import torch
 import velatura
 from velatura.datasets.folder import read_folder
 from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, TrainingDiverged, VelaturaWarning, WrongBase
-from velatura.training import trainer as lessons
+from velatura.training import trainer
 from velatura.training.data.cache import encode_examples
 from velatura.training.loss import denoising_loss
-from velatura.training.run import folder as training
+from velatura.training.run import folder
 
 PLAN = velatura.Plan(
     steps=3,
@@ -27,7 +27,7 @@ PLAN = velatura.Plan(
 
 @pytest.fixture
 def learn(tiny, photos, tmp_path):
-    """Train a small hypernetwork for a moment, into folders of its own."""
+    """Return a function that trains a small hypernetwork for a few steps."""
 
     def run(out="run", *, seed=0, on_step=None, dropout=0.2, **changes):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=dropout, seed=seed, name="inca")
@@ -55,18 +55,18 @@ def test_another_seed_is_another_run(learn):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_base_comes_out_as_it_went_in(tiny, learn, precision):
-    def looks():
+    def layouts():
         weights = tiny.unet.state_dict(keep_vars=True).items()
         return [(key, weight.dtype, weight.stride(), weight.requires_grad) for key, weight in weights]
 
-    before, layout = {key: weight.clone() for key, weight in tiny.unet.state_dict().items()}, looks()
+    before, layout = {key: weight.clone() for key, weight in tiny.unet.state_dict().items()}, layouts()
     learn(precision=precision)
-    assert looks() == layout
+    assert layouts() == layout
     assert all(torch.equal(before[key], weight) for key, weight in tiny.unet.state_dict().items())
     assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in tiny.unet.modules())
 
 
-def test_training_leaves_the_users_own_chance_alone(learn):
+def test_training_leaves_the_random_state_of_the_caller_alone(learn):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -90,7 +90,7 @@ def test_training_lowers_the_loss(tiny, learn, photos):
     assert loss_of(tiny, well.overlay, cached) < 0.97 * loss_of(tiny, barely.overlay, cached)
 
 
-def test_the_folder_tells_the_run(learn):
+def test_the_folder_records_the_run(learn):
     run = learn()
     assert sorted(path.name for path in run.folder.rglob("*.*")) == [
         "data.json",
@@ -102,10 +102,11 @@ def test_the_folder_tells_the_run(learn):
         "loss.png",
         "plan.json",
     ]
-    beginning, *others = log(run.folder)
-    steps = [each for each in others if "loss" in each]
-    assert {each["validated"]: each["validation"] for each in others if "validated" in each} == run.validation_losses
-    assert (beginning["base"], beginning["pictures"], beginning["overlay"]["name"]) == ("tiny", 3, "inca")
+    header, *others = log(run.folder)
+    steps = [record for record in others if "loss" in record]
+    validations = [record for record in others if "validated" in record]
+    assert {record["validated"]: record["validation"] for record in validations} == run.validation_losses
+    assert (header["base"], header["pictures"], header["overlay"]["name"]) == ("tiny", 3, "inca")
     assert [(step["step"], step["rate"]) for step in steps] == [(1, 0.003), (2, 0.001), (3, 0.001)]
     assert [step["loss"] for step in steps] == run.losses
 
@@ -120,7 +121,7 @@ def test_without_a_plan_it_is_the_preset(tiny, photos, tmp_path, hyper):
     assert written == velatura.Plan.preset("hypernet", "tiny")
 
 
-def test_the_overlay_is_saved_as_it_ends(learn):
+def test_the_final_overlay_is_saved(learn):
     run = learn()
     saved = velatura.open_overlay(run.file)
     assert saved.card == run.overlay.card
@@ -135,20 +136,20 @@ def test_a_schedule_that_ends_early_ends_the_training(learn):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
-def test_whatever_stops_a_run_a_snapshot_is_kept_and_said(learn, tmp_path, failure):
+def test_whatever_stops_a_run_a_note_names_the_snapshot_that_is_saved(learn, tmp_path, failure):
     def stop(step):
         if step.done == 1:
             raise failure
 
     with pytest.raises(failure) as stopped:
         learn(on_step=stop)
-    kept = tmp_path / "run" / "snapshots" / "inca-000001.safetensors"
-    assert str(kept) == stopped.value.__notes__[0].split()[-1]
-    assert velatura.open_overlay(kept).card.steps == 1
+    saved = tmp_path / "run" / "snapshots" / "inca-000001.safetensors"
+    assert str(saved) == stopped.value.__notes__[0].split()[-1]
+    assert velatura.open_overlay(saved).card.steps == 1
     assert not (tmp_path / "run" / "inca.safetensors").exists()
 
 
-def test_a_run_that_was_stopped_had_learned_what_an_unbroken_one_has(learn, tmp_path):
+def test_the_snapshot_of_an_interrupted_run_equals_that_of_a_whole_one(learn, tmp_path):
     def stop(step):
         if step.done == 2:
             raise KeyboardInterrupt
@@ -157,36 +158,36 @@ def test_a_run_that_was_stopped_had_learned_what_an_unbroken_one_has(learn, tmp_
     with pytest.raises(KeyboardInterrupt):
         learn("stopped", on_step=stop, snapshot_every=0)
     snapshots = [path / "snapshots" / "inca-000002.safetensors" for path in (whole.folder, tmp_path / "stopped")]
-    unbroken, kept = map(velatura.open_overlay, snapshots)
-    assert all(map(torch.equal, unbroken.parameters(), kept.parameters()))
+    unbroken, saved = map(velatura.open_overlay, snapshots)
+    assert all(map(torch.equal, unbroken.parameters(), saved.parameters()))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learned_from(learn, monkeypatch, tmp_path):
-    losses = iter([lessons.denoising_loss])
+def test_a_nan_loss_stops_the_run_before_the_optimizer_step(learn, monkeypatch, tmp_path):
+    losses = iter([trainer.denoising_loss])
 
-    def burst(*given, **options):
-        return next(losses, lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))(*given, **options)
+    def diverge(*arguments, **options):
+        return next(losses, lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))(*arguments, **options)
 
-    monkeypatch.setattr(lessons, "denoising_loss", burst)
+    monkeypatch.setattr(trainer, "denoising_loss", diverge)
     with pytest.raises(TrainingDiverged, match=r"step 2 \(learning rate 0\.001\): lower the learning rate"):
         learn()
-    kept = velatura.open_overlay(tmp_path / "run" / "snapshots" / "inca-000001.safetensors")
-    assert all(weight.isfinite().all() for weight in kept.parameters())
+    saved = velatura.open_overlay(tmp_path / "run" / "snapshots" / "inca-000001.safetensors")
+    assert all(weight.isfinite().all() for weight in saved.parameters())
 
 
-def test_weights_that_are_no_numbers_are_never_kept(learn, tmp_path):
+def test_nan_and_infinite_weights_are_never_saved(learn, tmp_path):
     # AdamW multiplies weights by 1 - rate x decay: by 0 at the first step, by -1e40 at the second
     with pytest.raises(TrainingDiverged, match=r"weights became NaN or infinite at step 2 .*: lower the learning rate"):
         learn(learning_rate="1e-30:1, 1e10", weight_decay=1e30, steps=2, snapshot_every=1)
     assert not (tmp_path / "run" / "inca.safetensors").exists()
-    kept = sorted((tmp_path / "run" / "snapshots").glob("*.safetensors"))
-    assert kept
-    assert all(weight.isfinite().all() for path in kept for weight in velatura.open_overlay(path).parameters())
+    saved = sorted((tmp_path / "run" / "snapshots").glob("*.safetensors"))
+    assert saved
+    assert all(weight.isfinite().all() for path in saved for weight in velatura.open_overlay(path).parameters())
 
 
-def test_a_run_that_learned_nothing_does_not_stand_in_the_way_of_the_next(learn, monkeypatch, tmp_path):
+def test_a_run_without_a_step_leaves_no_folder_behind(learn, monkeypatch, tmp_path):
     with monkeypatch.context() as bad:
-        bad.setattr(lessons, "denoising_loss", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
+        bad.setattr(trainer, "denoising_loss", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
         with pytest.raises(TrainingDiverged):
             learn()
     assert not (tmp_path / "run").exists()
@@ -194,33 +195,33 @@ def test_a_run_that_learned_nothing_does_not_stand_in_the_way_of_the_next(learn,
 
 
 @pytest.mark.parametrize(("failure", "raised"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, BadFile)])
-def test_an_end_that_cannot_be_written_leaves_a_snapshot(learn, monkeypatch, tmp_path, failure, raised):
-    save = training.formats.save
+def test_a_final_overlay_that_cannot_be_written_leaves_a_snapshot(learn, monkeypatch, tmp_path, failure, raised):
+    save = folder.formats.save
 
     def full(overlay, path):
         if path.name == "inca.safetensors":
             raise failure
         save(overlay, path)
 
-    monkeypatch.setattr(training.formats, "save", full)
+    monkeypatch.setattr(folder.formats, "save", full)
     with pytest.raises(raised) as stopped:
         learn(snapshot_every=0)
-    kept = tmp_path / "run" / "snapshots" / "inca-000003.safetensors"
-    assert velatura.open_overlay(kept).card.steps == 3
-    assert str(kept) in stopped.value.__notes__[0]
+    saved = tmp_path / "run" / "snapshots" / "inca-000003.safetensors"
+    assert velatura.open_overlay(saved).card.steps == 3
+    assert str(saved) in stopped.value.__notes__[0]
 
 
-def test_a_disk_that_is_full_does_not_hide_why_a_run_stopped(learn, monkeypatch):
+def test_a_full_disk_does_not_hide_why_a_run_stopped(learn, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     def stop(step):
-        monkeypatch.setattr(training.formats, "save", full)
+        monkeypatch.setattr(folder.formats, "save", full)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as stopped:
         learn(on_step=stop)
-    assert "could not be kept" in stopped.value.__notes__[0]
+    assert "could not be saved" in stopped.value.__notes__[0]
 
 
 def test_an_occupied_folder_is_refused_before_anything_else(tiny, tmp_path, hyper):
@@ -242,12 +243,12 @@ def test_a_preview_that_cannot_be_made_is_refused_before_the_run(learn, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_folder_or_misfit_leaves_nothing_behind(tiny, photos, tmp_path, learn):
+def test_a_bad_folder_or_a_wrong_base_leaves_nothing_behind(tiny, photos, tmp_path, learn):
     (photos / "3 a broken picture.png").write_bytes(b"no picture")
     with pytest.raises(BadDataset):
         learn()
     (photos / "3 a broken picture.png").unlink()
-    misfit = velatura.Hypernetwork.for_base(tiny, widths=[768])
+    overlay = velatura.Hypernetwork.for_base(tiny, widths=[768])
     with pytest.raises(WrongBase):
-        velatura.train(tiny, misfit, photos, PLAN, out=tmp_path / "run")
+        velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -295,23 +295,23 @@ class TrainingLoop:
 
     def _save_on_error(self, error: BaseException) -> None:
         """Keep a snapshot before the run ends early, and note in the error where; nothing may hide that error."""
-        step, folder = len(self.losses), self.folder
+        step, total, folder = len(self.losses), len(self._rates), self.folder
         if folder is None:
             return
         if not step:
             folder.discard()
             return
         last = folder.snapshots[-1]
-        location = f"is kept in {folder.snapshot(step).path}"
+        location = f"after step {step} of {total} is saved in {folder.snapshot(step).path}"
         try:
             if self.trainer.is_updating_weights:
-                location = f"up to step {last.step} is kept in {last.path}"
+                location = f"after step {last.step} of {total} is saved in {last.path}"
             elif step not in {snapshot.step for snapshot in folder.snapshots}:
                 self._save_snapshot(None)
         except (OSError, VelaturaError) as failure:
             reason = "" if str(failure) == str(error) else f" ({failure})"
-            location = f"could not be kept{reason}; the last good snapshot is {last.path}"
-        error.add_note(f"what {step} of {len(self._rates)} steps learned {location}")
+            location = f"after step {step} of {total} could not be saved{reason}; the last good snapshot is {last.path}"
+        error.add_note(f"the overlay {location}")
         error.add_note(f"continue with: velatura resume {folder.path}")
 
     def _log(self, record: Mapping[str, object]) -> None:

@@ -30,14 +30,14 @@ def create():
         yield make
 
 
-def test_a_run_begins_with_its_plan_and_what_it_began_with(create, tmp_path):
+def test_a_new_run_has_its_plan_and_a_header(create, tmp_path):
     plan = Plan(steps=3)
     create(tmp_path / "deep" / "run", plan=plan, header={"base": "tiny"})
     assert Plan.model_validate_json((tmp_path / "deep" / "run" / "plan.json").read_text()) == plan
     assert json.loads((tmp_path / "deep" / "run" / "log.jsonl").read_text()) == {"base": "tiny", "files": "inca"}
 
 
-def test_a_run_never_goes_into_a_folder_that_holds_something(create, tmp_path):
+def test_a_run_never_uses_a_folder_that_holds_something(create, tmp_path):
     (tmp_path / "run").mkdir()
     create(tmp_path / "run")
     before = (tmp_path / "run" / "plan.json").read_bytes()
@@ -52,7 +52,7 @@ def test_a_run_never_goes_into_a_folder_that_holds_something(create, tmp_path):
     ("name", "file"),
     [("inca", "inca"), ("in/../ca", "in..ca"), ("../..", "overlay"), ("", "overlay"), ("Été 2-b.v1", "Été 2-b.v1")],
 )
-def test_files_are_called_by_the_overlays_name_and_stay_in_the_folder(create, tmp_path, name, file):
+def test_files_are_named_after_the_overlay_and_stay_in_the_folder(create, tmp_path, name, file):
     run = create(tmp_path / "run", name)
     assert run.overlay == tmp_path / "run" / f"{file}.safetensors"
 
@@ -68,15 +68,15 @@ def test_a_snapshot_is_an_overlay_with_its_optimizers_state_beside_it(create, tm
     assert all(map(torch.equal, velatura.open_overlay(snapshot.path).parameters(), overlay.parameters()))
     with safe_open(snapshot.state_path, framework="pt") as state:
         assert state.metadata()["step"] == "12"
-        kept = {key: state.get_tensor(key) for key in state.keys()}  # noqa: SIM118
+        state_tensors = {key: state.get_tensor(key) for key in state.keys()}  # noqa: SIM118
     for index, weight in enumerate(overlay.parameters()):
-        assert torch.equal(kept[f"{index}.exp_avg"], optimizer.state[weight]["exp_avg"])
-    assert kept.keys() == optimizer_state(optimizer).keys()
+        assert torch.equal(state_tensors[f"{index}.exp_avg"], optimizer.state[weight]["exp_avg"])
+    assert state_tensors.keys() == optimizer_state(optimizer).keys()
     assert snapshot.progress().log_size == 7
 
 
-def test_what_is_restored_is_what_was_kept(tmp_path, hyper):
-    def learned(steps):
+def test_restoring_a_snapshot_restores_weights_and_optimizer(tmp_path, hyper):
+    def train(steps):
         overlay = hyper()
         optimizer = torch.optim.AdamW(overlay.parameters(), lr=0.01)
         for _ in range(steps):
@@ -85,7 +85,7 @@ def test_what_is_restored_is_what_was_kept(tmp_path, hyper):
             optimizer.step()
         return overlay, optimizer
 
-    (overlay, optimizer), (other, others) = learned(3), learned(1)
+    (overlay, optimizer), (other, others) = train(3), train(1)
     snapshot = Snapshot(tmp_path / "inca-000003.safetensors")
     snapshot.write(overlay, optimizer, Progress(step=3, log_size=0))
     snapshot.restore(other, others)
@@ -104,9 +104,9 @@ def test_a_state_that_fits_no_weight_is_refused_before_a_fused_step_writes_beyon
     optimizer.step()
     snapshot = Snapshot(tmp_path / "inca-000003.safetensors")
     snapshot.write(overlay, optimizer, Progress(step=3, log_size=0))
-    kept = open_tensors(snapshot.state_path)
-    tensors = {key: kept.tensors[key].clone() for key in kept.tensors} | {name: torch.zeros(3)}
-    metadata = dict(kept.metadata)
+    stored = open_tensors(snapshot.state_path)
+    tensors = {key: stored.tensors[key].clone() for key in stored.tensors} | {name: torch.zeros(3)}
+    metadata = dict(stored.metadata)
     snapshot.state_path.unlink()
     write_safetensors(snapshot.state_path, tensors, metadata)
     with pytest.raises(BadFile, match=rf"not a state of this run, {name} fits no weight"):

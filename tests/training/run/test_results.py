@@ -57,9 +57,9 @@ def test_a1111_finds_the_optimizers_state_beside_the_overlay(learn, optimizer, n
 
 # hypernetwork.py of the web UI: epoch = (step - 1) // steps per epoch, 3 pictures in batches of 2 make 1 step an epoch
 def test_a1111s_table_has_a_row_for_every_step(learn, tiny):
-    begun = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
-    begun.card = begun.card.replace(steps=10)
-    run = learn(overlay=begun, a1111=True)
+    trained_before = velatura.Hypernetwork.for_base(tiny, activation="relu", seed=3, name="inca")
+    trained_before.card = trained_before.card.replace(steps=10)
+    run = learn(overlay=trained_before, a1111=True)
     rows = list(csv.DictReader((run.folder / "hypernetwork_loss.csv").read_text().splitlines()))
     assert list(rows[0]) == ["step", "epoch", "epoch_step", "loss", "learn_rate"]
     assert [(row["step"], row["epoch"], row["epoch_step"]) for row in rows] == [
@@ -69,20 +69,20 @@ def test_a1111s_table_has_a_row_for_every_step(learn, tiny):
     assert [float(row["learn_rate"]) for row in rows] == [1e-3, 1e-3, 5e-4, 5e-4]
 
 
-def test_an_optimizer_that_a1111_does_not_know_is_refused_before_the_run(learn, tmp_path):
+def test_an_optimizer_unknown_to_a1111_is_refused_before_the_run(learn, tmp_path):
     with pytest.raises(BadPlan, match="knows no optimizer Lion: plan adamw"):
         learn(a1111=True, optimizer="lion")
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_that_is_not_installed_is_said_before_the_run(learn, monkeypatch, tmp_path):
+def test_a_missing_tensorboard_is_reported_before_the_run(learn, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(BadPlan, match="pip install tensorboard"):
         learn(tensorboard=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_is_told_what_the_log_is(learn, monkeypatch):
+def test_tensorboard_gets_what_the_log_has(learn, monkeypatch):
     drawn = []
 
     class SummaryWriter:
@@ -99,6 +99,8 @@ def test_tensorboard_is_told_what_the_log_is(learn, monkeypatch):
     run = learn(tensorboard=True, snapshot_every=2)
     logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert drawn[0] == ("began", str(run.folder / "tensorboard"), 1)
-    assert [each[1] for each in drawn if each[0] == "loss"] == [each["loss"] for each in logged if "loss" in each]
-    assert [each[2] for each in drawn if each[0] == "validation"] == [2, 4]
+    assert [event[1] for event in drawn if event[0] == "loss"] == [
+        record["loss"] for record in logged if "loss" in record
+    ]
+    assert [event[2] for event in drawn if event[0] == "validation"] == [2, 4]
     assert drawn[-1] == "closed"
