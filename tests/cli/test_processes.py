@@ -16,8 +16,6 @@ from velatura.cli.app import main
 from velatura.cli.processes import launch
 from velatura.errors import BadPlan
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def photos(tmp_path):
@@ -31,7 +29,7 @@ def photos(tmp_path):
 
 
 def environment():
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def command(photos, out, *more, processes=("--processes", "2")):

@@ -26,7 +26,8 @@ KEY_BIAS = re.compile(r"\d+_0\.linear\.2\.bias")
 def train_in_two_processes(drawn, folder, *scenarios):
     """Return the results of some scenarios by process, and the folder of their runs."""
     command = [sys.executable, str(HERE / "two_processes.py"), str(drawn), str(folder), *scenarios]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout), folder

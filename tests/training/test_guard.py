@@ -45,7 +45,9 @@ def watched(losses, **known):
 
 # At 1e-3 the validation loss of this run falls from 0.50 to 0.29, at 0.1 without a guard it ends at 0.99
 def test_a_run_at_a_rate_a_hundred_times_too_high_is_rescued(learn):
-    with pytest.warns(VelaturaWarning, match=r"validation loss is .*; back to step 0, and on at 0\.2 of the planned"):
+    with pytest.warns(
+        VelaturaWarning, match=r"validation loss is .*; back to step 0, with the planned learning rate times 0\.2"
+    ):
         run = learn(learning_rate="1e-1")
     assert run.validation_losses[0] == pytest.approx(0.50, abs=0.02)
     assert run.validation_losses[40] < 0.8 * run.validation_losses[0]

@@ -160,7 +160,7 @@ def test_a_run_without_snapshots_cannot_be_resumed(tiny, learn):
 
 
 def test_a_run_is_resumed_on_its_own_base_only(tiny, xl, learn):
-    with pytest.raises(WrongBase, match=r"began on tiny \(\w{10}\), this is small XL \(of no file\)"):
+    with pytest.raises(WrongBase, match=r"began on tiny \(\w{10}\), this is small XL \(not from a file\)"):
         velatura.resume(xl, learn(until=1))
 
 
