@@ -9,8 +9,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from velatura.cli.processes import INTERRUPTED_STATUS, run_as_one_of_several
 from velatura.cli.screen import print_error, say, show_warning
+from velatura.cli.train.processes import INTERRUPTED_STATUS, run_as_one_of_several
 from velatura.errors import VelaturaError
 
 USER_ERROR_STATUS = 2

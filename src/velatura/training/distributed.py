@@ -22,7 +22,7 @@ from velatura.errors import ProcessFailed
 PROCESS_TIMEOUT = timedelta(days=1)  # how long a process waits for another one, which may be making previews
 GPU_BACKEND = "cuda:nccl,cpu:gloo"  # objects travel by gloo, which notices a lost process at once; NCCL would hang
 
-Value = TypeVar("Value")
+ProcessValue = TypeVar("ProcessValue")
 
 
 def process_count() -> int:
@@ -72,7 +72,7 @@ class Processes:
         """Return which rows of the whole batch, of count x batch_size pictures, this process trains on."""
         return slice(self.rank * batch_size, (self.rank + 1) * batch_size)
 
-    def gather(self, value: Value) -> list[Value]:
+    def gather(self, value: ProcessValue) -> list[ProcessValue]:
         """Return the values of all processes by rank.
 
         Raises:
@@ -80,7 +80,7 @@ class Processes:
         """
         return [value] if self.count == 1 else self._exchange(value, "")
 
-    def run_on_main(self, function: Callable[[], Value]) -> Value:
+    def run_on_main(self, function: Callable[[], ProcessValue]) -> ProcessValue:
         """Call a function in the main process and return its result in every process.
 
         Args:
@@ -91,7 +91,7 @@ class Processes:
             self.gather(None)  # raises if the main process failed
             with _report_lost_process():
                 _accelerate().utils.broadcast_object_list(values)
-        return cast("Value", values[0])
+        return cast("ProcessValue", values[0])
 
     def mean(self, value: float) -> float:
         """Return the mean of a number over all processes."""
@@ -137,17 +137,17 @@ class Processes:
                     self._exchange(None, f"{type(error).__name__}: {reason}")
             raise
 
-    def _exchange(self, value: Value, failure: str) -> list[Value]:
+    def _exchange(self, value: ProcessValue, failure: str) -> list[ProcessValue]:
         """Gather values and failures; a process that failed itself does not look at those of others."""
         with _report_lost_process():
-            reports: list[tuple[Value, str]] = _accelerate().utils.gather_object([(value, failure)])
+            reports: list[tuple[ProcessValue, str]] = _accelerate().utils.gather_object([(value, failure)])
         for rank, (_, reason) in enumerate(reports):
             if reason and not failure:
                 raise ProcessFailed(f"process {rank} of {self.count}: {reason}")
         return [value for value, _ in reports]
 
 
-def to_cpu(state: Value) -> Value:
+def to_cpu(state: ProcessValue) -> ProcessValue:
     """Return nested dicts, lists and tuples with their tensors on the CPU."""
     return _accelerate().utils.send_to_device(state, "cpu")
 

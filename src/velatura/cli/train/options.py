@@ -41,7 +41,7 @@ def processes_option(panel: str) -> Any:
 
 
 def _launch_processes(context: typer.Context, count: int) -> int:
-    from velatura.cli.processes import launch
+    from velatura.cli.train.processes import launch
     from velatura.training.distributed import process_count
 
     if count == 1 or process_count() > 1:

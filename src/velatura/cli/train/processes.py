@@ -71,8 +71,8 @@ def launch(words: Sequence[str], count: int) -> int:
 def run_as_one_of_several(run: Callable[[], int]) -> int:
     """Run a command line in a process that `launch`, accelerate or torchrun started.
 
-    The main process prints as always. The others are silent; why one failed goes where the launcher looks for it, or
-    to stderr if there is no launcher of torch's.
+    The main process prints as always, the others are silent. The reason of a failure goes where torch's launcher looks
+    for it, or to stderr if another launcher started this process.
 
     Args:
         run: Runs the command line and returns its exit status.

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 import velatura
 from velatura.cli.app import main
-from velatura.cli.processes import launch
+from velatura.cli.train.processes import launch
 from velatura.errors import BadPlan
 
 
