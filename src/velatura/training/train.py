@@ -270,12 +270,14 @@ def _check_captions(overlay: Overlay, cache: DatasetCache) -> None:
     word_vectors = [weight for name, weight in parameters.items() if overlay.part_of(name) == "words"]
     if not word_vectors and "unet" not in overlay.target_parts:
         word_vectors = list(parameters.values())
+    if not word_vectors:
+        return
     is_named = any(
         bucket.captions.is_affected_by(word_vectors, picture)
         for bucket in cache.buckets
         for picture in range(bucket.captions.picture_count)
     )
-    if word_vectors and not is_named:
+    if not is_named:
         name = caption_name(overlay)
         raise BadPlan(
             f"no caption contains {name!r}, so nothing would be trained: plan a template with [name] in it, "
