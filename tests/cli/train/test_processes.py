@@ -16,6 +16,9 @@ from velatura.cli.app import main
 from velatura.cli.train.processes import launch
 from velatura.errors import BadPlan
 
+# torch's launcher leaves the log files of processes open that ended well
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture
 def photos(tmp_path):
