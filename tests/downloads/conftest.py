@@ -17,8 +17,8 @@ from velatura.tensors import write_safetensors
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving() as made:
-        yield made
+    with serving() as new_server:
+        yield new_server
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,8 @@ def web(server: Server, slept: list[float]) -> Iterator[WebClient]:
     services = Services(
         Service("Civitai", server.root, "CIVITAI_TOKEN", "secret-c"), Service("the hub", server.root, "HF_TOKEN")
     )
-    with WebClient(services, sleep=slept.append, now=lambda: 1_000_000_000.0) as made:
-        yield made
+    with WebClient(services, sleep=slept.append, now=lambda: 1_000_000_000.0) as client:
+        yield client
 
 
 @pytest.fixture

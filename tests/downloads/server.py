@@ -36,14 +36,14 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, code: int, body: bytes = b"", **headers: object) -> None:
         """Send a whole answer; `_` in the name of a header is a dash."""
         self.send_response(code)
-        told = {
+        all_headers = {
             "Connection": "close",
             "Content-Length": len(body),
-            **{name.replace("_", "-"): each for name, each in headers.items()},
+            **{name.replace("_", "-"): value for name, value in headers.items()},
         }
-        for name, each in told.items():
-            if each is not None:
-                self.send_header(name, str(each))
+        for name, value in all_headers.items():
+            if value is not None:
+                self.send_header(name, str(value))
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
@@ -71,7 +71,7 @@ class Server(ThreadingHTTPServer):
         return [path for path, _ in self.asked]
 
     def ranges(self) -> list[str | None]:
-        """What part of a file each request wanted."""
+        """What part of a file each request requested_range."""
         return [headers.get("Range") for _, headers in self.asked]
 
     def offers(self, path: str, body: bytes, **options: object) -> str:
@@ -110,18 +110,18 @@ class File:
     headers: dict[str, object] = field(default_factory=dict[str, object])
 
     def __call__(self, handler: Handler) -> None:
-        wanted = handler.headers.get("Range", "")
+        requested_range = handler.headers.get("Range", "")
         is_same = handler.headers.get("If-Range") in {None, self.etag}
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and is_same else 0
+        start = int(requested_range.removeprefix("bytes=").removesuffix("-")) if requested_range and is_same else 0
         if start >= len(self.body) > 0:
             handler.answer(416, Content_Range=f"bytes */{len(self.body)}")
             return
-        told: dict[str, object] = {"Content_Type": "application/octet-stream", "ETag": self.etag}
+        headers: dict[str, object] = {"Content_Type": "application/octet-stream", "ETag": self.etag}
         if start:
-            told["Content_Range"] = f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"
+            headers["Content_Range"] = f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"
         rest = self.body[start:]
         sent = rest[: self.breaks.pop(0)] if self.breaks else rest
-        handler.answer(206 if start else 200, sent, **{**told, "Content_Length": len(rest), **self.headers})
+        handler.answer(206 if start else 200, sent, **{**headers, "Content_Length": len(rest), **self.headers})
 
 
 def status(code: int, **headers: object) -> Reply:
@@ -147,11 +147,11 @@ def in_turn(*replies: Reply) -> Reply:
 @contextmanager
 def serving() -> Iterator[Server]:
     """A server for as long as it is needed."""
-    with Server() as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield made
+            yield server
         finally:
-            made.shutdown()
+            server.shutdown()
             thread.join()

@@ -7,7 +7,7 @@ from velatura.errors import DownloadFailed
 
 
 @pytest.mark.parametrize(
-    ("told", "name"),
+    ("given_name", "name"),
     [
         ("ink.safetensors", "ink.safetensors"),
         ("Ink Style v1.2.PT", "Ink Style v1.2.pt"),
@@ -27,16 +27,16 @@ from velatura.errors import DownloadFailed
         ("A\u030angstro\u0308m.pt", "Ångström.pt"),
     ],
 )
-def test_a_strangers_name_becomes_a_safe_one(told, name):
-    assert safe_name(told) == name
+def test_a_strangers_name_becomes_a_safe_one(given_name, name):
+    assert safe_name(given_name) == name
 
 
 @pytest.mark.parametrize(
-    "told", ["", "ink", "ink.zip", "ink.exe", "ink.pt.exe", ".pt", "../.safetensors", "ink.py", "...", "ink.pt/"]
+    "given_name", ["", "ink", "ink.zip", "ink.exe", "ink.pt.exe", ".pt", "../.safetensors", "ink.py", "...", "ink.pt/"]
 )
-def test_what_is_called_otherwise_is_not_fetched(told):
+def test_what_is_called_otherwise_is_not_fetched(given_name):
     with pytest.raises(DownloadFailed, match=r"is not a model file: choose one that ends in .safetensors"):
-        safe_name(told)
+        safe_name(given_name)
 
 
 def test_a_long_name_is_cut_and_keeps_its_ending():
@@ -46,9 +46,9 @@ def test_a_long_name_is_cut_and_keeps_its_ending():
 
 
 @given(st.text(max_size=300), st.sampled_from(MODEL_ENDINGS))
-def test_any_name_stays_in_its_folder(told, ending):
+def test_any_name_stays_in_its_folder(given_name, ending):
     try:
-        name = safe_name(told + ending)
+        name = safe_name(given_name + ending)
     except DownloadFailed:
         return
     assert not set(name) & set('/\\\0<>:"|?*')

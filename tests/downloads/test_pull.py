@@ -1,4 +1,4 @@
-"""What Civitai and the hub offer is fetched as they describe it, checked, and put where it lies."""
+"""What Civitai and the hub offer is fetched as they describe it, checked, and put where it target."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ def on_hub(server, files, large=(), repo="owner/name"):
     siblings = []
     for path, body in files.items():
         server.offers(f"/{repo}/resolve/{SHA}/{path}", body)
-        told = {"rfilename": path, "size": len(body), "blobId": git_hash(body)}
+        fields = {"rfilename": path, "size": len(body), "blobId": git_hash(body)}
         lfs = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 134}
-        siblings.append({**told, "blobId": "0" * 40, "lfs": lfs} if path in large else told)
+        siblings.append({**fields, "blobId": "0" * 40, "lfs": lfs} if path in large else fields)
     server.says(f"/api/models/{repo}/revision/main", {"sha": SHA, "siblings": siblings})
 
 
@@ -208,10 +208,10 @@ def test_a_url_without_a_model_name_is_refused(server, fetch, desk, lora):
     ],
 )
 def test_a_file_goes_to_the_subfolder_for_its_kind(server, fetch, desk, lora, where):
-    folder, made, lies = where
-    (desk / made).mkdir(parents=True)
+    folder, created_folder, target = where
+    (desk / created_folder).mkdir(parents=True)
     done = fetch(server.offers("/ink.safetensors", lora), to=desk / folder)
-    assert done.path == desk / folder / (desk / lies).relative_to(desk / folder) / "ink.safetensors"
+    assert done.path == desk / folder / (desk / target).relative_to(desk / folder) / "ink.safetensors"
 
 
 def test_the_content_decides_and_not_the_name(server, fetch, desk, hypernet):
@@ -293,17 +293,22 @@ def diffusers(lora):
     }
 
 
-KEPT = ["model_index.json", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+NEEDED_FILES = [
+    "model_index.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+]
 
 
 def test_only_the_needed_files_of_a_diffusers_folder_are_downloaded(server, fetch, desk, diffusers, lora):
     on_hub(server, diffusers, large={name for name, body in diffusers.items() if body is lora})
-    told = []
-    done = fetch("hub:owner/name", on_bytes=lambda done, total: told.append((done, total)))
-    assert names(desk) == [f"name/{each}" for each in KEPT]
+    progress = []
+    done = fetch("hub:owner/name", on_bytes=lambda done, total: progress.append((done, total)))
+    assert names(desk) == [f"name/{path}" for path in NEEDED_FILES]
     assert (done.path, done.kind, done.sha256) == (desk / "name", "checkpoint", None)
-    total = sum(len(diffusers[each]) for each in KEPT)
-    assert told[-1] == (total, total)
+    total = sum(len(diffusers[path]) for path in NEEDED_FILES)
+    assert progress[-1] == (total, total)
     assert done.file_bytes == total
 
 
@@ -314,11 +319,11 @@ def test_a_folder_is_resumed_and_gets_its_name_when_it_is_complete(server, fetch
     server.replies[broken] = status(404)
     with pytest.raises(DownloadFailed):
         fetch("hub:owner/name")
-    assert all(each.startswith("name.part/") for each in names(desk))
+    assert all(path.startswith("name.part/") for path in names(desk))
     server.replies[broken] = good
     server.asked.clear()
     fetch("hub:owner/name")
-    assert names(desk) == [f"name/{each}" for each in KEPT]
+    assert names(desk) == [f"name/{path}" for path in NEEDED_FILES]
     assert server.paths()[1:] == [broken]
     server.asked.clear()
     assert fetch("hub:owner/name").was_there

@@ -49,14 +49,14 @@ def test_it_is_called_part_until_all_has_come(server, web, desk, lora):
     pull(server.offers(NAME, lora), desk, web=web, on_bytes=look)
     assert seen
     assert all(
-        each == ["ink.safetensors.part", "ink.safetensors.part.json", "ink.safetensors.part.lock"] for each in seen
+        names == ["ink.safetensors.part", "ink.safetensors.part.json", "ink.safetensors.part.lock"] for names in seen
     )
 
 
 def test_progress_ends_at_the_files_size(server, fetch, lora):
-    told = []
-    fetch(server.offers(NAME, lora), on_bytes=lambda done, total: told.append((done, total)))
-    assert told[-1] == (len(lora), len(lora))
+    progress = []
+    fetch(server.offers(NAME, lora), on_bytes=lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (len(lora), len(lora))
 
 
 def test_a_broken_connection_goes_on_where_it_broke(server, fetch, desk, lora, slept):
@@ -88,8 +88,8 @@ def test_ctrl_c_keeps_what_came_and_says_so(server, fetch, desk, lora):
     with pytest.raises(KeyboardInterrupt) as interruption:
         fetch(url, on_bytes=press)
     assert "the same command resumes" in interruption.value.__notes__[0]
-    kept = (desk / "ink.safetensors.part").stat().st_size
-    assert kept > 0
+    partial_size = (desk / "ink.safetensors.part").stat().st_size
+    assert partial_size > 0
     assert not (desk / "ink.safetensors").exists()
     fetch(url)
     assert (desk / "ink.safetensors").read_bytes() == lora
@@ -299,9 +299,9 @@ def test_another_disk_gets_a_copy(server, fetch, desk, lora, monkeypatch):
 
 def test_a_wrong_size_is_refused_before_anything_is_written(server, web, desk, lora):
     part = PartialFile(desk / "ink.safetensors")
-    wanted = RemoteFile(server.offers(NAME, lora), size=len(lora) + 1)
+    remote_file = RemoteFile(server.offers(NAME, lora), size=len(lora) + 1)
     with pytest.raises(DownloadFailed, match=r"but its service states"):
-        Transfer(web, wanted, part, limit=10**9).run()
+        Transfer(web, remote_file, part, limit=10**9).run()
     assert names(desk) == []
 
 
@@ -344,8 +344,8 @@ class Odd(httpx2.BaseTransport):
     headers: dict[str, str]
 
     def handle_request(self, _request):
-        told = {name: each.encode("latin-1") for name, each in self.headers.items()}
-        return httpx2.Response(self.code, headers=told, stream=httpx2.ByteStream(b"weights"))
+        headers = {name: value.encode("latin-1") for name, value in self.headers.items()}
+        return httpx2.Response(self.code, headers=headers, stream=httpx2.ByteStream(b"weights"))
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ NOW = 1_000_000_000.0  # of the clock that stands still
 @pytest.fixture
 def other():
     """A second server, of a stranger."""
-    with serving() as made:
-        yield made
+    with serving() as other_server:
+        yield other_server
 
 
 def body(web, url):
@@ -55,7 +55,7 @@ def test_a_token_is_not_shown_to_another_port_or_scheme_of_its_host():
         "http://civitai.com/a",
         "https://civitai.com:8443/a",
     ]
-    assert [service.has_url(httpx2.URL(each)) for each in addresses] == [True, True, False, False]
+    assert [service.has_url(httpx2.URL(address)) for address in addresses] == [True, True, False, False]
     assert not service.has_url(httpx2.URL("https://civitai.com.evil.org/a"))
     assert "secret" not in repr(service)
 

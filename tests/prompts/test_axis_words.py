@@ -15,12 +15,12 @@ CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "axis_prompts
     "case", [case for case in CASES if case["kind"] == "Prompt S/R"], ids=lambda case: case["prompt"]
 )
 def test_words_are_replaced_as_in_the_webui(case):
-    told = case["prompt"], case["negative"], case["values"][0], case["value"]
+    arguments = case["prompt"], case["negative"], case["values"][0], case["value"]
     if isinstance(case["result"], dict):
         with pytest.raises(BadRecipe, match="neither prompt contains"):
-            replace_words(*told)
+            replace_words(*arguments)
         return
-    assert list(replace_words(*told)) == case["result"]
+    assert list(replace_words(*arguments)) == case["result"]
 
 
 @pytest.mark.parametrize(

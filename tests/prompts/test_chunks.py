@@ -48,21 +48,22 @@ def test_chunks_are_the_webuis(case):
     token_ids = TOKENIZERS[case["tokenizer"]]
     [comma] = token_ids(",")
     words = known_words(token_ids)
-    told = (
+    arguments = (
         *(parse_emphasis(case["prompt"]), lambda text: words.substitute(token_ids(text))),
         *(comma, case["comma_padding_backtrack"]),
     )
-    assert token_count(*told) == case["token_count"]
-    chunks = split_into_chunks(*told)
+    assert token_count(*arguments) == case["token_count"]
+    chunks = split_into_chunks(*arguments)
     for chunk, expected in zip(chunks, case["chunks"], strict=True):
         tokens = [START, *(max(0, piece.token) for piece in chunk)]
         assert tokens + [END] * (77 - len(tokens)) == expected["tokens"]
         emphasis = [1.0, *(piece.emphasis for piece in chunk)]
         assert emphasis + [1.0] * (77 - len(emphasis)) == spread(expected["multipliers_rle"])
-        kept = [fix for fix in expected["fixes"] if fix[0] < len(chunk)]
-        assert [fix for fix in placed(chunk) if fix in kept] == kept
+        expected_fixes = [fix for fix in expected["fixes"] if fix[0] < len(chunk)]
+        assert [fix for fix in placed(chunk) if fix in expected_fixes] == expected_fixes
     # The webui leaves the vectors of an embedding behind, on padding, where its tokens move to the next chunk.
-    ours, theirs = ([name for chunk in each for _, name in chunk] for each in (map(placed, chunks), fixes(case)))
+    ours = [name for chunk in chunks for _, name in placed(chunk)]
+    theirs = [name for chunk in fixes(case) for _, name in chunk]
     assert ours == theirs
 
 

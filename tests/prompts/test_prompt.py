@@ -10,7 +10,7 @@ from velatura.prompts.prompt_editing import Timing
 PIECES = [*"ab()[]:|\\<>#\n ", ":0.5]", "AND", "BREAK", ":1.2)", "<lora:x:1>", "é", "🏠"]
 
 
-def said(prompt, steps):
+def scheduled_texts(prompt, steps):
     return [(row.last_call, *((voice.words, voice.weight) for voice in row.texts)) for row in prompt.schedule(steps)]
 
 
@@ -33,14 +33,14 @@ def test_a_tag_in_the_negative_prompt_is_words_and_warned_of():
 
 
 def test_a_plain_prompt_says_one_thing_to_the_end():
-    assert said(Prompt.parse("a (red:1.3) house"), 20) == [(20, ("a (red:1.3) house", 1.0))]
+    assert scheduled_texts(Prompt.parse("a (red:1.3) house"), 20) == [(20, ("a (red:1.3) house", 1.0))]
     [row] = Prompt.parse("a (red:1.3) house").schedule(20)
     assert row.texts[0].fragments == [Fragment("a ", 1.0), Fragment("red", 1.3), Fragment(" house", 1.0)]
 
 
 def test_words_change_at_their_steps_in_each_prompt_joined_by_and():
     prompt = Prompt.parse("a [cat:dog:0.5] AND [:snow:8] on hills :0.4")
-    assert said(prompt, 10) == [
+    assert scheduled_texts(prompt, 10) == [
         (5, ("a cat", 1.0), ("  on hills", 0.4)),
         (8, ("a dog", 1.0), ("  on hills", 0.4)),
         (10, ("a dog", 1.0), (" snow on hills", 0.4)),
@@ -48,7 +48,7 @@ def test_words_change_at_their_steps_in_each_prompt_joined_by_and():
 
 
 def test_equal_rows_are_one():
-    assert said(Prompt.parse("[a:a:3] [b|b]"), 10) == [(10, ("a b", 1.0))]
+    assert scheduled_texts(Prompt.parse("[a:a:3] [b|b]"), 10) == [(10, ("a b", 1.0))]
 
 
 def test_words_are_scheduled_over_a_second_pass_too():
@@ -65,12 +65,12 @@ def test_a_row_is_found_by_its_call_as_in_the_webui():
 def test_a_negative_prompt_changes_but_is_not_split():
     with pytest.warns(VelaturaWarning, match="AND in the negative prompt is read as a word"):
         prompt = Prompt.parse_negative("[ugly:blurry:5] AND dull:0.5")
-    assert said(prompt, 10) == [(5, ("ugly AND dull:0.5", 1.0)), (10, ("blurry AND dull:0.5", 1.0))]
+    assert scheduled_texts(prompt, 10) == [(5, ("ugly AND dull:0.5", 1.0)), (10, ("blurry AND dull:0.5", 1.0))]
 
 
 def test_tags_are_taken_out_before_words_change():
     prompt = Prompt.parse("a <hypernet:x:1>[cat:dog:3]")
-    assert said(prompt, 5) == [(3, ("a cat", 1.0)), (5, ("a dog", 1.0))]
+    assert scheduled_texts(prompt, 5) == [(3, ("a cat", 1.0)), (5, ("a dog", 1.0))]
 
 
 @pytest.mark.parametrize("text", ["a [cat<hypernet:x:1>:dog:3]", "<hypernet:x:1> AND b [<hypernet:y:1>|c]"])
@@ -82,20 +82,20 @@ def test_a_tag_in_words_that_change_is_warned_of(text):
 
 def test_a_weight_without_and_is_warned_of():
     with pytest.warns(VelaturaWarning, match="counts 9 times"):
-        assert said(Prompt.parse("a photo, 16:9"), 5) == [(5, ("a photo, 16", 9.0))]
+        assert scheduled_texts(Prompt.parse("a photo, 16:9"), 5) == [(5, ("a photo, 16", 9.0))]
 
 
 def test_words_that_never_change_are_warned_of():
     prompt = Prompt.parse("[a:b:12] [c:d:0.5] [e:f:1.0] AND [g:h:1.5]")
     with pytest.warns(VelaturaWarning, match="never change in 10 steps") as warned:
         prompt.warn_unreached_edits(Timing(10))
-    assert [str(each.message).split()[4] for each in warned] == ["12", "1.5"]
+    assert [str(warning.message).split()[4] for warning in warned] == ["12", "1.5"]
     prompt.warn_unreached_edits(Timing(10), Timing(10, hires_steps=5))
 
 
 def test_malformed_editing_gives_a_warning_with_a_caret():
     with pytest.warns(VelaturaWarning, match=r'not a number of steps; .*; at the \^ in "a \^\[cat:dog:0,5\]"'):
-        assert said(Prompt.parse("a [cat:dog:0,5]"), 5) == [(5, ("a [cat:dog:0,5]", 1.0))]
+        assert scheduled_texts(Prompt.parse("a [cat:dog:0,5]"), 5) == [(5, ("a [cat:dog:0,5]", 1.0))]
 
 
 @pytest.mark.parametrize("text", ["a [cat:dog:0.5]", "a cat AND a dog"])

@@ -19,7 +19,7 @@ def golden(name):
 
 def laid_out(case):
     timing = Timing(case["steps"], case["hires_steps"], case["old_scheduling"])
-    return [list(each) for each in EditedText(case["prompt"]).schedule(timing)]
+    return [list(entry) for entry in EditedText(case["prompt"]).schedule(timing)]
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_where_the_webui_answers_by_chance_ours_is_one_of_its_answers(case):
     ],
 )
 def test_malformed_editing_gives_an_issue(text, reason):
-    timeline = EditedText(text)
-    assert timeline.schedule(Timing(5)) == [(5, text)]
-    [found] = timeline.issues
-    assert reason in found.reason
+    edited_text = EditedText(text)
+    assert edited_text.schedule(Timing(5)) == [(5, text)]
+    [issue] = edited_text.issues
+    assert reason in issue.reason
 
 
 def test_an_issue_has_a_position():
@@ -64,14 +64,14 @@ def test_an_issue_has_a_position():
     "text", ["a [cat]", "score: [5:]", "[a note: red]", r"\[a\|b\]", "(a:1.5)", "a | b", "x (a|b) [c]"]
 )
 def test_plain_words_give_no_issue(text):
-    timeline = EditedText(text)
-    assert timeline.is_constant
-    assert timeline.issues == []
+    edited_text = EditedText(text)
+    assert edited_text.is_constant
+    assert edited_text.issues == []
 
 
 def test_positions_inside_edits_are_known():
-    timeline = EditedText("a [b:c:3] [d] [e|f]")
-    assert [i for i in range(20) if timeline.changes_at(i)] == [*range(3, 9), *range(15, 19)]
+    edited_text = EditedText("a [b:c:3] [d] [e|f]")
+    assert [i for i in range(20) if edited_text.changes_at(i)] == [*range(3, 9), *range(15, 19)]
 
 
 def test_huge_numbers_are_the_last_step():

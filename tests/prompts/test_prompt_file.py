@@ -7,12 +7,12 @@ from velatura.sampling.recipe.recipe import Recipe
 FIELDS = list(Recipe.model_fields)
 
 
-def read(text):
+def parse(text):
     return parse_prompt_lines(text, FIELDS)
 
 
 def test_options_follow_the_prompt():
-    [line] = read("a (red:1.2) house, -- at dusk --n blurry, ugly --w 512 --h 768 --s 30 --d 42 --l 7.5\n")
+    [line] = parse("a (red:1.2) house, -- at dusk --n blurry, ugly --w 512 --h 768 --s 30 --d 42 --l 7.5\n")
     assert line.settings == {
         "prompt": "a (red:1.2) house, -- at dusk",
         "negative": "blurry, ugly",
@@ -27,7 +27,7 @@ def test_options_follow_the_prompt():
 
 def test_the_webuis_names_and_quotes_are_read():
     text = """--prompt "a house --s 30" --negative_prompt 'bad, "worse"' --cfg_scale=5 --sampler_name Euler a"""
-    assert read(f"{text} --n_iter 2 --batch_size 3") == [
+    assert parse(f"{text} --n_iter 2 --batch_size 3") == [
         PromptLine(
             1,
             {"prompt": "a house --s 30", "negative": 'bad, "worse"', "guidance": "5", "sampler": "Euler a"},
@@ -37,18 +37,18 @@ def test_the_webuis_names_and_quotes_are_read():
 
 
 def test_quotes_within_a_value_are_part_of_it():
-    assert read('a sign "open" --n "closed" sign')[0].settings == {
+    assert parse('a sign "open" --n "closed" sign')[0].settings == {
         "prompt": 'a sign "open"',
         "negative": '"closed" sign',
     }
 
 
 def test_every_field_of_a_recipe_is_an_option():
-    assert read("a --keep-layout b --tiling true")[0].settings == {"prompt": "a", "keep_layout": "b", "tiling": "true"}
+    assert parse("a --keep-layout b --tiling true")[0].settings == {"prompt": "a", "keep_layout": "b", "tiling": "true"}
 
 
 def test_empty_lines_and_comments_are_skipped():
-    assert [(line.number, line.settings) for line in read("# mine\n\na\r\n  \nb --n\n--s 3")] == [
+    assert [(line.number, line.settings) for line in parse("# mine\n\na\r\n  \nb --n\n--s 3")] == [
         (3, {"prompt": "a"}),
         (5, {"prompt": "b", "negative": ""}),
         (6, {"steps": "3"}),
@@ -68,4 +68,4 @@ def test_empty_lines_and_comments_are_skipped():
 )
 def test_a_mistake_in_a_line_is_shown(text, reason):
     with pytest.raises(BadPrompt, match=reason):
-        read(text)
+        parse(text)

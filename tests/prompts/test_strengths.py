@@ -163,18 +163,23 @@ LORA_CASES = [
 @pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: case["prompt"])
 def test_two_strengths_are_what_the_webui_loads_a_lora_with(case):
     tags = [tag for kind in ("lyco", "lora") for tag in split_tags(case["prompt"])[1] if tag.kind == kind]
-    ours = {(tag.name, *two(tag.arguments[1:])) for tag in tags}
+    ours = {(tag.name, *text_unet_rank(tag.arguments[1:])) for tag in tags}
     assert ours == set(zip(*case["lora_loads"][-1], strict=True))
 
 
-def two(arguments):
-    read = TextUnetStrengths.parse(arguments)
-    return read.text, read.unet.constant, read.rank
+def text_unet_rank(arguments):
+    strengths = TextUnetStrengths.parse(arguments)
+    return strengths.text, strengths.unet.constant, strengths.rank
 
 
 def test_the_unet_follows_a_schedule_where_the_text_encoder_has_its_own_strength():
-    read = TextUnetStrengths.parse(["te=0.5", "unet=0@0, 1@0.5", "blocks=mid"])
-    assert (read.text, read.unet.at(0.25), read.unet.blocks, read.rank) == (0.5, 0.5, ("mid",), None)
+    strengths = TextUnetStrengths.parse(["te=0.5", "unet=0@0, 1@0.5", "blocks=mid"])
+    assert (strengths.text, strengths.unet.at(0.25), strengths.unet.blocks, strengths.rank) == (
+        0.5,
+        0.5,
+        ("mid",),
+        None,
+    )
 
 
 @pytest.mark.parametrize(

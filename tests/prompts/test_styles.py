@@ -27,8 +27,8 @@ def test_styles_are_added_and_taken_as_in_the_webui(case):
     styles = [STYLES.get(name, Style(name)) for name in case["styles"]]  # there an unknown one adds nothing
     added = apply_styles(case["prompt"], case["negative"], styles)
     assert added == (case["prompt_out"], case["negative_out"])
-    found, prompt, negative = extract_styles(*added, STYLES.values())
-    assert [[style.name for style in found], prompt, negative] == case["extract_from_output"]
+    extracted, prompt, negative = extract_styles(*added, STYLES.values())
+    assert [[style.name for style in extracted], prompt, negative] == case["extract_from_output"]
 
 
 @pytest.mark.parametrize(

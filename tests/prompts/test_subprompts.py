@@ -14,7 +14,7 @@ CASES = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "and.json").r
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["prompts"][0])
 def test_and_is_split_as_in_the_webui(case):
     for prompt, recorded in zip(case["prompts"], case["indexes"], strict=True):
-        expected = [(case["flat"][place], weight) for place, weight in recorded]
+        expected = [(case["flat"][position], weight) for position, weight in recorded]
         assert [(part.words, part.weight) for part in split_at_and(prompt)] == expected
 
 

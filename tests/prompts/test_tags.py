@@ -30,7 +30,7 @@ def test_tags_are_found_where_the_webui_finds_them_and_almost_tags_refused(case)
     words, tags = split_tags(case["prompt"])
     assert words == case["clean"]
     for kind, networks in case["networks"].items():
-        assert [list(tag.arguments) for tag in tags if tag.kind == kind] == [each["items"] for each in networks]
+        assert [list(tag.arguments) for tag in tags if tag.kind == kind] == [network["items"] for network in networks]
 
 
 @pytest.mark.parametrize("case", [case for case in golden("tags") if "ValueError" not in case["errors"]])
@@ -51,9 +51,9 @@ def test_the_tags_of_a_batch_are_taken_out_of_each_prompt(case):
     texts = [text for text in case["prompts"] if not MALFORMED_TAG_PATTERN.search(text.replace("<hypernet:", "<"))]
     cleaned = [clean for text, clean in zip(case["prompts"], case["clean"], strict=True) if text in texts]
     assert [split_tags(text)[0] for text in texts] == cleaned
-    found = [(tag.kind, list(tag.arguments)) for tag in split_tags(case["prompts"][0])[1]]  # the webui's only ones
-    recorded = [(kind, each["items"]) for kind, networks in case["networks"].items() for each in networks]
-    assert sorted(found) == sorted(recorded)
+    actual = [(tag.kind, list(tag.arguments)) for tag in split_tags(case["prompts"][0])[1]]  # the webui's only ones
+    recorded = [(kind, network["items"]) for kind, networks in case["networks"].items() for network in networks]
+    assert sorted(actual) == sorted(recorded)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_the_tags_of_a_batch_are_taken_out_of_each_prompt(case):
     ],
 )
 def test_a_mistake_in_a_tag_is_shown_in_the_prompt_with_a_caret(tag, pointed_at):
-    [read] = split_tags(f"a lighthouse {tag} at dusk")[1]
+    [parsed_tag] = split_tags(f"a lighthouse {tag} at dusk")[1]
     with pytest.raises(BadPrompt) as raised:
-        _ = read.strengths
+        _ = parsed_tag.strengths
     assert f'; at the ^ in "a lighthouse {pointed_at} at dusk"' in str(raised.value)
     assert "\n" not in str(raised.value)
 

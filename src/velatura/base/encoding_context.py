@@ -37,8 +37,8 @@ def encoding_row(*, negative: bool | None = None, row: int | None = None, rows: 
         negative, row, rows: Fields of BatchRow; None keeps the value of the enclosing block.
     """
     outer = current_row() or BatchRow()
-    given = {"negative": negative, "row": row, "rows": rows}
-    token = _CURRENT_ROW.set(outer._replace(**{name: value for name, value in given.items() if value is not None}))
+    changes = {"negative": negative, "row": row, "rows": rows}
+    token = _CURRENT_ROW.set(outer._replace(**{name: value for name, value in changes.items() if value is not None}))
     try:
         yield
     finally:

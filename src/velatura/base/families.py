@@ -47,14 +47,17 @@ FAMILIES = {
 
 def find_family(cross_width: int, self_widths: Iterable[int]) -> Family | None:
     """Return the family with exactly these context widths, or None."""
-    wanted = (cross_width, frozenset(self_widths))
-    return next(
-        (family for family in FAMILIES.values() if (family.cross_width, frozenset(family.self_widths)) == wanted), None
-    )
+    self_width_set = set(self_widths)
+    for family in FAMILIES.values():
+        if family.cross_width == cross_width and set(family.self_widths) == self_width_set:
+            return family
+    return None
 
 
 def guess_family_name(widths: Iterable[int]) -> str:
     """Return the name of the family that shares most of these widths, or "no family known here"."""
-    wanted = frozenset(widths)
-    nearest = max(FAMILIES.values(), key=lambda family: (len(wanted & family.widths), -len(wanted ^ family.widths)))
-    return nearest.name if wanted & nearest.widths else "no family known here"
+    known_widths = frozenset(widths)
+    nearest = max(
+        FAMILIES.values(), key=lambda family: (len(known_widths & family.widths), -len(known_widths ^ family.widths))
+    )
+    return nearest.name if known_widths & nearest.widths else "no family known here"

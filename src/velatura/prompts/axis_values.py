@@ -178,8 +178,8 @@ def reorder_words(prompt: str, words: Sequence[str]) -> str:
     gaps: list[str] = []
     rest = prompt
     for word in sorted(words, key=prompt.find):
-        before, found, rest = rest.partition(word) if word else (rest, "", "")
-        if not found:
+        before, separator, rest = rest.partition(word) if word else (rest, "", "")
+        if not separator:
             raise BadRecipe(
                 f"the prompt does not contain another {word!r} to reorder; name words of the prompt, each one once"
             )

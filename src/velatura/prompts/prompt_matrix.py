@@ -66,8 +66,8 @@ class PromptMatrix:
         """
         return [[self._join(column + row, separator, base_last) for column in self.columns()] for row in self.rows()]
 
-    def _join(self, chosen: tuple[str, ...], separator: str, base_last: bool) -> str:
-        return separator.join((*chosen, self.base) if base_last else (self.base, *chosen))
+    def _join(self, options: tuple[str, ...], separator: str, base_last: bool) -> str:
+        return separator.join((*options, self.base) if base_last else (self.base, *options))
 
 
 def _combinations(options: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

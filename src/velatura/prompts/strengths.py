@@ -247,11 +247,11 @@ def _parse_side(argument: Passage) -> PromptSide:
 
 def _parse_blocks(argument: Passage) -> tuple[UNetBlock, ...]:
     """Parse blocks joined by +, and return them in the UNet's order."""
-    chosen = [passage.strip() for passage in argument.split("+")]
-    for passage in chosen:
+    passages = [passage.strip() for passage in argument.split("+")]
+    for passage in passages:
         if passage.text not in UNET_BLOCKS:
             raise passage.error(f"there are no blocks {passage.text!r}; join some of {', '.join(UNET_BLOCKS)} with +")
-    names = {passage.text for passage in chosen}
+    names = {passage.text for passage in passages}
     return tuple(block for block in UNET_BLOCKS if block in names)
 
 
