@@ -1,4 +1,4 @@
-"""The command `velatura`: its verbs, and the one boundary where an error becomes a line and an exit status."""
+"""Run the command `velatura`: load the subcommand that is called, and turn errors into one line and an exit status."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ USER_ERROR_STATUS = 2
 
 
 class LazyCommand(NamedTuple):
-    """One line of `velatura --help`, and where the verb is found once it is called."""
+    """A line of `velatura --help`, with the module and function that run the command once it is called."""
 
     panel: str
     module: str
@@ -25,33 +25,39 @@ class LazyCommand(NamedTuple):
     help: str
 
     def load(self) -> Callable[..., object] | typer.Typer:
-        """Import the verb, and with it what it needs."""
+        """Import the command's module and return its function."""
         return getattr(importlib.import_module(f"velatura.cli.{self.module}"), self.name)
 
 
 COMMANDS = {
     "demo": LazyCommand("Start here", "demo", "demo", "Train a hypernetwork on bundled pictures and see it at work."),
     "generate": LazyCommand("Pictures", "generate", "generate", "Make pictures from a prompt."),
-    "grid": LazyCommand("Pictures", "generate", "grid", "Lay pictures side by side, changing one or two things."),
+    "grid": LazyCommand(
+        "Pictures", "generate", "grid", "Compare pictures side by side, changing one to three settings."
+    ),
     "dataset": LazyCommand(
-        "Overlays", "dataset", "dataset", "Make a folder of pictures ready: check, crop, caption, review."
+        "Overlays", "dataset", "dataset", "Prepare a folder of pictures: check, crop, caption, review."
     ),
     "train": LazyCommand("Overlays", "train.app", "train", "Train an overlay on a folder of captioned pictures."),
-    "resume": LazyCommand("Overlays", "train.app", "resume", "Go on with a training that was broken off."),
+    "resume": LazyCommand("Overlays", "train.app", "resume", "Continue an interrupted training."),
     "list": LazyCommand("Files", "files", "list_", "List the bases and overlays in folders."),
-    "show": LazyCommand("Files", "files", "show", "Show what a file is, and how a prompt calls it."),
-    "pull": LazyCommand("Files", "pull", "pull", "Fetch a model file from Civitai, the hub or an address."),
+    "show": LazyCommand("Files", "files", "show", "Show what a file is and how to use it in a prompt."),
+    "pull": LazyCommand("Files", "pull", "pull", "Download a model file from Civitai, the Hugging Face hub or a URL."),
     "convert": LazyCommand("Files", "files", "convert", "Write an overlay in another file format."),
-    "bake": LazyCommand("Files", "bake", "bake", "Put overlays into a base's weights, and write a checkpoint."),
+    "bake": LazyCommand("Files", "bake", "bake", "Bake overlays into the weights of a base and write a checkpoint."),
     "merge": LazyCommand("Files", "merge", "merge", "Merge models, or LoRAs, into one file."),
-    "extract": LazyCommand("Files", "merge", "extract", "Write what one model has otherwise than another as a LoRA."),
+    "extract": LazyCommand("Files", "merge", "extract", "Extract the difference between two models as a LoRA."),
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C.
+    """Run one command line.
 
-    words: what follows `velatura`; without it, those of this process.
+    Args:
+        words: The arguments after `velatura`; None means those of this process.
+
+    Returns:
+        The exit status: 0, or 2 after a user's mistake, or 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if words is None else words) or ["--help"]
     if os.environ.get("WORLD_SIZE", "1") != "1":  # started by --processes, accelerate or torchrun
@@ -73,9 +79,9 @@ def _run_and_report(words: list[str]) -> int:
             return _report_failure(USER_ERROR_STATUS, f"error: {error}", error)
         except typer.TyperException as error:
             return _report_failure(USER_ERROR_STATUS, f"error: {error.format_message()} (see --help)", error)
-        except BrokenPipeError:  # whoever read what is printed has seen enough: `velatura list | head -1`
+        except BrokenPipeError:  # the reader closed the pipe: `velatura list | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:  # a full disk, a folder in the way, a place that is not ours
+        except OSError as error:  # a full disk, a folder in the way, a missing permission
             reason = f"{error.strerror or error}".lower()
             return _report_failure(
                 USER_ERROR_STATUS, f"error: {error.filename or 'a file'}: {reason}; choose another place", error
@@ -84,9 +90,12 @@ def _run_and_report(words: list[str]) -> int:
 
 
 def build_app(words: Sequence[str]) -> typer.Typer:
-    """Build the application with all verbs listed, of which only the one that the words call is imported.
+    """Build the application with every command listed, and import only the one that is called.
 
-    A verb's options can only be known by importing it, and most verbs bring torch or pydantic along.
+    A command's options are known only once its module is imported, and most modules import torch or pydantic.
+
+    Args:
+        words: The arguments after `velatura`.
     """
     app = typer.Typer(add_completion=False)
     app.callback()(_main_callback)
@@ -101,7 +110,7 @@ def build_app(words: Sequence[str]) -> typer.Typer:
 
 
 def _run_command(words: list[str]) -> None:
-    """Run the verb, all exceptions passing: Typer's own `main` would turn Ctrl-C into a status, and lose its notes."""
+    """Run the command and let exceptions pass: Typer's `main` turns Ctrl-C into a status and loses its notes."""
     command = typer.main.get_command(build_app(words))
     with command.make_context("velatura", [*words], obj=words) as context:
         command.invoke(context)
@@ -120,14 +129,14 @@ def _main_callback(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train, share and use overlays for Stable Diffusion: small networks laid over a frozen base."""
+    """Train, share and use overlays for Stable Diffusion: small networks attached to a frozen base."""
 
 
 def _placeholder() -> None:
-    """Stand in the list for a verb that is not called."""
+    """Stand in the list for a command that is not called."""
 
 
 def _report_failure(status: int, message: str, error: BaseException) -> int:
-    """Say why it ended, with what the error noted on its way here, and return the status."""
+    """Print why the command ended, with the error's notes, and return the status."""
     print_error("; ".join([message, *getattr(error, "__notes__", [])]))
     return status

@@ -1,4 +1,4 @@
-"""From the words of a command line to recipes, axes and the image to begin from."""
+"""Turn command-line arguments into recipes, grid axes, init images and overlays."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from velatura.overlays.overlay import Overlay
+    from velatura.overlays.strength import Strength
     from velatura.prompts.prompt_file import PromptLine
     from velatura.sampling.masks import InitImage
     from velatura.sampling.recipe.recipe import Recipe
@@ -31,19 +32,27 @@ def build_recipe(
     *,
     needs_prompt: bool = True,
 ) -> "Recipe":
-    """The recipe that a command line asks for."""
+    """Build the recipe that the arguments ask for.
+
+    Args:
+        picture: A picture whose recipe is the start.
+        prompt: Replaces the picture's prompt.
+        fields: Recipe fields set by options.
+        changes: Arguments of --set, as "seed=8".
+        needs_prompt: Refuse an empty prompt that nobody wrote.
+    """
     start = velatura.Recipe() if picture is None else velatura.Recipe.from_image(picture)
     recipe = start.replace(**fields, **({} if prompt is None else {"prompt": prompt}))
     recipe = recipe.replace(**dict(_parse_setting(change) for change in changes))
     if needs_prompt and picture is None and prompt is None and not recipe.prompt:
-        raise BadRecipe('there is nothing to paint: give a prompt in quotes, "a red house", or a picture by --recipe')
+        raise BadRecipe('there is no prompt: give one in quotes, "a red house", or a picture by --recipe')
     return recipe
 
 
 def expand_recipe(first: "Recipe", prompts: Path | None, count: int, tags: Sequence[str]) -> list["Recipe"]:
-    """A recipe for each picture: the lines of a file of prompts, so many of each, with tags in their prompts.
+    """Return one recipe for each picture: for every line of a prompt file, or for the first recipe, `count` of them.
 
-    Each has the next seed, but with a variation, where the variation's seed goes on instead, as in the webui.
+    Each picture has the next seed. With a variation, the variation seed increases instead, as in A1111.
     """
     from velatura.prompts.prompt_file import parse_prompt_lines
     from velatura.sampling.recipe.recipe import Recipe
@@ -51,13 +60,13 @@ def expand_recipe(first: "Recipe", prompts: Path | None, count: int, tags: Seque
     lines = parse_prompt_lines(_read_text(prompts), Recipe.model_fields) if prompts else []
     counted_recipes = [(_apply_line(first, line), line.count * count) for line in lines] or [(first, count)]
     if prompts and not lines:
-        raise BadRecipe(f"{prompts} has no prompts: write one a line")
+        raise BadRecipe(f"{prompts} has no prompts: write one on each line")
     recipes = [seeded for recipe, repeats in counted_recipes for seeded in _increment_seeds(recipe, repeats)]
     return [_tag_prompts(recipe, tags) for recipe in recipes]
 
 
 def add_styles(recipe: "Recipe", names: Sequence[str], table: Path) -> "Recipe":
-    """The recipe with styles added to its prompts."""
+    """Add styles to the recipe's prompts."""
     if not names:
         return recipe
     from velatura.prompts.styles import apply_styles, read_styles
@@ -87,12 +96,12 @@ def parse_axis(text: str, tags: Sequence[str]) -> tuple[str, Sequence[object]]:
 
 
 def read_init_image(image: Path | None, mask: Path | None, *, is_inverted: bool) -> "InitImage | None":
-    """The image to begin from and its mask, turned as a camera's notes say."""
+    """Read the init image and its mask, turned as their EXIF orientation says."""
     from velatura.sampling.masks import InitImage, read_mask
 
     if image is None:
         if mask:
-            raise BadRecipe(f"{mask} masks nothing: give the image that it belongs to by --image")
+            raise BadRecipe(f"{mask} is a mask without an image: give the image with --image")
         return None
     picture = _read_image(image)
     return InitImage(picture, read_mask(_read_image(mask), invert=is_inverted) if mask else None)
@@ -114,12 +123,12 @@ def _read_image(path: Path) -> "Image":
         with open_image(path.expanduser()) as opened_image:
             return ImageOps.exif_transpose(opened_image).copy()
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is no picture, or damaged"
+        reason = getattr(error, "strerror", None) or "it is not a picture, or it is damaged"
         raise BadFile(f"{path} cannot be read ({reason}): give a .png, .jpg or .webp") from None
 
 
 def _tag_prompts(recipe: "Recipe", tags: Sequence[str]) -> "Recipe":
-    """The recipe with tags in its prompts: a second pass that has a prompt of its own has its own tags."""
+    """Add tags to the recipe's prompts; a hires prompt of its own gets them too."""
     return recipe.replace(
         **{
             field: add_tags(text, tags)
@@ -130,7 +139,7 @@ def _tag_prompts(recipe: "Recipe", tags: Sequence[str]) -> "Recipe":
 
 
 def _increment_seeds(recipe: "Recipe", count: int) -> Iterator["Recipe"]:
-    """So many recipes that differ in their seeds; variations are of one picture, whose seed is drawn here if open."""
+    """Yield `count` recipes with increasing seeds; variations share one seed, which is drawn here if it is not set."""
     from secrets import randbelow
 
     from velatura.sampling.job import RANDOM_SEED_COUNT
@@ -144,7 +153,7 @@ def _increment_seeds(recipe: "Recipe", count: int) -> Iterator["Recipe"]:
 
 
 def _read_text(path: Path) -> str:
-    """The text of a small file."""
+    """Read a small text file."""
     try:
         with path.expanduser().open("rb") as file:
             data = file.read(MAX_TEXT_BYTES + 1)
@@ -154,18 +163,18 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error.strerror or error}; give a text file") from None
     except UnicodeDecodeError:
-        raise BadFile(f"{path} is no text in UTF-8: save it so") from None
+        raise BadFile(f"{path} is not UTF-8 text: save it as UTF-8") from None
 
 
 def _split_assignment(text: str, example: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise BadRecipe(f"{text!r} names nothing to set; write it as {example}")
+        raise BadRecipe(f"{text!r} has no name and value: write it as {example}")
     return name.strip(), value
 
 
 def _parse_setting(text: str) -> tuple[str, str]:
-    """Read "seed=8"; raises BadRecipe for a field that would change nothing."""
+    """Read "seed=8" and refuse a field that only records how a picture was made."""
     from velatura.sampling.recipe.recipe import refuse_recorded_field
 
     name, value = _split_assignment(text, "seed=8")
@@ -173,11 +182,12 @@ def _parse_setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+NUMBER_PATTERN = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 TAG_ARGUMENT_PATTERN = r"[+-]?(?:\d+\.?\d*|\.\d+)|[^:<>/\\]*[@=][^:<>/\\]*"  # of a tag: 0.6, 0@0, 0.8@0.5, end=0.5
 
 
 def open_overlay_files(overlays: Sequence[str]) -> tuple[dict[str, "Overlay"], list[str]]:
-    """The overlays that a command line names by file, and the tags that call them."""
+    """Open overlays given as FILE:STRENGTH, and return them by name with the tags that call them."""
     opened: dict[str, Overlay] = {}
     tags: list[str] = []
     for argument in overlays:
@@ -189,19 +199,41 @@ def open_overlay_files(overlays: Sequence[str]) -> tuple[dict[str, "Overlay"], l
 
 
 def add_tags(prompt: str, tags: Sequence[str]) -> str:
-    """The prompt behind its tags: a comment at its end would swallow them."""
+    """Put tags before the prompt: a comment at the prompt's end would swallow them."""
     return " ".join([*tags, prompt])
 
 
 def _refuse_file_name(file: Path, known_stems: Iterable[str]) -> None:
-    """Refuse a file whose name no tag can hold, or can hold for one file only."""
+    """Refuse a file name that a tag cannot hold, or that another file has already."""
     if set(file.stem) & set("<>:#\n") or file.stem != file.stem.strip():
-        raise BadFile(f"{file} has a name that no tag can hold: rename it without < > : # and spaces around it")
+        raise BadFile(
+            f"{file} has a name that a tag cannot hold: rename it without < > : # and without spaces around it"
+        )
     if file.stem.lower() in map(str.lower, known_stems):
         raise BadFile(f"{file} is the second file called {file.stem}, and a tag names only one: rename one of them")
 
 
 def _file_and_strength(text: str) -> tuple[Path, str]:
-    """Split "inca.pt:0.6:end=0.5" into the file and what a tag says of its strength, "1" where nothing follows."""
+    """Split "inca.pt:0.6:end=0.5" into the file and its strength in a tag, "1" if nothing follows."""
     match = re.fullmatch(rf"(.+?):((?:{TAG_ARGUMENT_PATTERN})(?::(?:{TAG_ARGUMENT_PATTERN}))*)", text)
     return (Path(match[1]), match[2]) if match else (Path(text), "1")
+
+
+def open_overlay_argument(text: str, library: "velatura.Library") -> tuple["Overlay", "float | Strength"]:
+    """Open "inca.pt:0.5", or "inca.pt" at strength 1, or an overlay by its name in the library.
+
+    Two numbers are the strengths in the text encoders and in the UNet, as in a LoRA's tag. An overlay without a name
+    gets its file's name.
+    """
+    name, numbers = split_strengths(text)
+    strength = velatura.Strength(text=numbers[0], unet=numbers[1]) if len(numbers) > 1 else (*numbers, 1.0)[0]
+    is_path = Path(name).exists() or bool(Path(name).suffix) or len(Path(name).parts) > 1
+    overlay = velatura.open_overlay(name) if is_path else library.overlay(name)
+    overlay.card = overlay.card.replace(name=overlay.card.name or Path(name).stem)
+    return overlay, strength
+
+
+def split_strengths(text: str) -> tuple[str, list[float]]:
+    """Split "ink:0.5:0.8" into a name and the numbers after it; there may be none."""
+    match = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER_PATTERN})(?::({NUMBER_PATTERN}))?", text)
+    return (match[1], [float(number) for number in match.groups()[1:] if number is not None]) if match else (text, [])

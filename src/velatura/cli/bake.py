@@ -1,31 +1,22 @@
-"""The verb `bake`, and what `convert --as lora` does: overlays into weights."""
+"""Run `velatura bake`, and write hypernetworks as LoRAs for `convert --as lora`."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import velatura
+from velatura.cli.arguments import open_overlay_argument
 from velatura.cli.base import open_base
-from velatura.cli.saving import picture_bar
-from velatura.cli.screen import say, say_json
-from velatura.errors import AlreadyExists, BadFile, UnknownName
+from velatura.cli.saving import picture_bar, prepare_output, print_report
+from velatura.errors import BadFile
 
 if TYPE_CHECKING:
-    from velatura.merging.bake.report import BakeReport
-    from velatura.merging.checkpoints.report import MergeReport
-    from velatura.merging.lora.extract import ExtractReport
     from velatura.overlays.overlay import Overlay
-    from velatura.overlays.strength import Strength
-
-    WeightsReport = BakeReport | MergeReport | ExtractReport
 
 REPORT_KEY = "velatura.bake"  # where the report is kept in a file's header
 FITTING_PANEL = "Where a hypernetwork is not linear"
-NUMBER_PATTERN = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 
 Prompts = Annotated[
     Path | None,
@@ -54,10 +45,10 @@ def bake(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put overlays into the weights of a base, and write it as an ordinary checkpoint.
+    """Bake overlays into the weights of a base and write it as an ordinary checkpoint.
 
-    LoRAs, LyCORIS and differences are added exactly, and so are hypernetworks whose activations are linear. Others are
-    fitted while the base paints, and the report tells the error.
+    LoRAs, LyCORIS and differences are exact, and so are hypernetworks with linear activations. Other hypernetworks are
+    fitted while the base paints; the report gives the error.
 
     velatura bake tiny inca.pt:0.8 --out baked.safetensors
 
@@ -92,7 +83,7 @@ def write_lora(
     overwrite: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Write a hypernetwork as a LoRA for a base, under kohya's names, and print how well it stands for it."""
+    """Write a hypernetwork as a LoRA for a base, under kohya's names, and print how well it fits."""
     from velatura.formats.checkpoints.ldm_keys import UNetLayout
     from velatura.formats.loras import write_kohya
     from velatura.merging.lora.from_hypernetwork import lora_from_hypernetwork
@@ -115,51 +106,11 @@ def write_lora(
     print_report(report, target, as_json=as_json)
 
 
-def prepare_output(path: Path, *, overwrite: bool, takes_folders: bool = False) -> None:
-    """See before the work that the file can be written after it, or the folder, which must be new."""
-    if takes_folders and not path.suffix:
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise AlreadyExists(f"{path} holds something already: choose a new folder")
-    elif path.suffix != ".safetensors":
-        raise UnknownName.with_suggestions("ending of a file of weights", path.suffix, [".safetensors"])
-    elif path.exists() and not overwrite:
-        raise AlreadyExists(f"{path} is there already; choose another name, or add --overwrite")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    TemporaryFile(dir=path.parent).close()
-
-
 def _read_prompts(path: Path | None) -> Sequence[str] | None:
     if path is None:
         return None
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} cannot be read as text ({error}): give a file of prompts, one a line") from None
+        raise BadFile(f"{path} cannot be read as text ({error}): give a file with one prompt on each line") from None
     return [line.strip() for line in lines if line.strip()]
-
-
-def open_overlay_argument(text: str, library: "velatura.Library") -> tuple["Overlay", "float | Strength"]:
-    """Open "inca.pt:0.5", or "inca.pt" at strength 1, or the same by name; one without a name is called as its file.
-
-    Two numbers are the strengths in the text towers and in the UNet, as in a LoRA's tag.
-    """
-    name, numbers = split_strengths(text)
-    strength = velatura.Strength(text=numbers[0], unet=numbers[1]) if len(numbers) > 1 else (*numbers, 1.0)[0]
-    is_path = Path(name).exists() or bool(Path(name).suffix) or len(Path(name).parts) > 1
-    overlay = velatura.open_overlay(name) if is_path else library.overlay(name)
-    overlay.card = overlay.card.replace(name=overlay.card.name or Path(name).stem)
-    return overlay, strength
-
-
-def split_strengths(text: str) -> tuple[str, list[float]]:
-    """Take "ink:0.5:0.8" apart into a name and the numbers behind it, of which there may be none."""
-    match = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER_PATTERN})(?::({NUMBER_PATTERN}))?", text)
-    return (match[1], [float(number) for number in match.groups()[1:] if number is not None]) if match else (text, [])
-
-
-def print_report(report: "WeightsReport", path: Path, *, as_json: bool) -> None:
-    """Print a report, and where the file is."""
-    if as_json:
-        say_json(report.model_dump_json(indent=2))
-    else:
-        say(*str(report).splitlines(), path)

@@ -1,4 +1,4 @@
-"""How a command line names the base."""
+"""Open the base that a command line names."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 
 def base_option(panel: str, default: str | bool = True) -> OptionInfo:
-    """The option --base, in a panel of the verb's help."""
+    """Return the option --base for a panel of the command's help."""
     help_text = "tiny, a checkpoint, a diffusers folder, its name in --library, or hub:OWNER/NAME."
     return typer.Option("--base", help=help_text, rich_help_panel=panel, show_default=default)
 
 
 class LoadOptions(NamedTuple):
-    """How a base is opened: precision and device, another autoencoder, whether only what computes is kept there, and
-    which of a checkpoint's weights are taken.
-    """
+    """Options of opening a base: see `velatura.open_base`."""
 
     dtype: str = "auto"
     device: str = "auto"
@@ -40,7 +38,7 @@ DEFAULT_LOAD_OPTIONS = LoadOptions()
 def open_recipe_base(
     recipe: "Recipe", name: str | None, library: "velatura.Library", load_options: LoadOptions = DEFAULT_LOAD_OPTIONS
 ) -> "Base":
-    """The base that is named, or else the one that a recipe was made on, found by its hash, or else by its name."""
+    """Open the named base, or else the base of the recipe, found by its hash or its name."""
     if name is not None:
         return open_base(name, library, load_options)
     tiny = _open_tiny(load_options)
@@ -54,15 +52,15 @@ def open_recipe_base(
         with suppress(UnknownName):
             return library.base(key, **load_options._asdict())
     raise UnknownName(
-        f"the recipe was made on {recipe.base} ({recipe.base_hash or 'of no known hash'}), which is in no --library: "
-        "give the folder where it lies, or another base by --base"
+        f"the recipe was made on {recipe.base} ({recipe.base_hash or 'no hash'}), which is not in any --library: "
+        "give its folder with --library, or another base with --base"
     )
 
 
 def open_base(
     name: str, library: "velatura.Library | None" = None, load_options: LoadOptions = DEFAULT_LOAD_OPTIONS
 ) -> "Base":
-    """The base that a command line names: tiny, a checkpoint or a folder by its path, or by its name in a library."""
+    """Open tiny, a checkpoint or folder by its path, or a base by its name in a library."""
     if name == "tiny":
         return _open_tiny(load_options)
     is_path = bool(set(name) & set("/\\:")) or Path(name).exists()
@@ -72,7 +70,7 @@ def open_base(
 
 
 def _open_tiny(load_options: LoadOptions) -> "Base":
-    """The tiny base: on the CPU unless another device is named, where the same seed makes the same picture anywhere."""
+    """Open the tiny base, on the CPU unless a device is named: a seed makes the same picture everywhere."""
     if load_options.vae or load_options.offload or load_options.weights != "last":
         raise UnsupportedBase(
             "the tiny base has its own autoencoder and fits anywhere: leave out --vae, --offload and --weights"

@@ -1,4 +1,4 @@
-"""The verbs `dataset check`, `crop`, `caption` and `review`: a folder of pictures made ready to train on."""
+"""Run `velatura dataset check`, `crop`, `caption` and `review`: prepare a folder of pictures for training."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def check(
     size: Annotated[int, typer.Option(help="Pixels that pictures will be trained at.", min=8)] = 512,
     as_json: AsJson = False,
 ) -> None:
-    """Look for what would stop or spoil a training: broken files, missing captions, copies, blur, what is cut off.
+    """Find what would stop or spoil a training: broken files, missing captions, copies, blur, large crops.
 
     velatura dataset check photos/ --size 64
 
@@ -67,7 +67,7 @@ def crop(
     overlap: Annotated[float, typer.Option(help="Share by which the pieces of a split picture overlap.")] = 0.2,
     mirrors: Annotated[bool, typer.Option("--mirrors", help="Add each picture mirrored.")] = False,
 ) -> None:
-    """Cut pictures to size around what stands out in them, into a new folder, with their captions and masks.
+    """Crop pictures to size around what stands out, into a new folder, with their captions and masks.
 
     velatura dataset crop photos/ --size 64 --out ready/
 
@@ -106,7 +106,7 @@ def caption(
         float | None, typer.Option(help="How likely a tag must be, for taggers.", show_default="the tagger's")
     ] = None,
 ) -> None:
-    """Write what each picture shows into the text beside it; nothing is downloaded.
+    """Write a caption for each picture into a text file beside it; nothing is downloaded.
 
     velatura dataset caption photos/
 
@@ -163,16 +163,14 @@ def _print_report(report: "DatasetReport") -> None:
     say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes))
     tags = report.tags().most_common(MAX_TAGS_SHOWN)
     say("tags: " + (", ".join(f"{tag} ({count})" for tag, count in tags) or "none"))
-    for grade_and_kind, count in Counter((finding.grade, finding.kind) for finding in report.findings).items():
-        found = [finding for finding in report.findings if (finding.grade, finding.kind) == grade_and_kind]
+    for (grade, kind), count in Counter((finding.grade, finding.kind) for finding in report.findings).items():
+        found = [finding for finding in report.findings if (finding.grade, finding.kind) == (grade, kind)]
         for finding in found[:MAX_FINDINGS_SHOWN]:
             say(f"{finding.grade}: {_relative_name(finding.file, report.folder)}: {finding.text}")
         if count > MAX_FINDINGS_SHOWN:
-            say(
-                f"{grade_and_kind[0]}: ... and {count - MAX_FINDINGS_SHOWN} more of this kind ({grade_and_kind[1]}); --json lists all"
-            )
+            say(f"{grade}: ... and {count - MAX_FINDINGS_SHOWN} more of this kind ({kind}); --json lists all")
     if not report.findings:
-        say("nothing to complain of")
+        say("no problems found")
 
 
 def _report_as_json(report: "DatasetReport") -> dict[str, object]:

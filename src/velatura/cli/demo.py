@@ -1,4 +1,4 @@
-"""The verb `demo`: the whole loop on the tiny base, from pictures to a trained overlay to a page that shows it."""
+"""Run `velatura demo`: train an overlay on the tiny base, paint with it, and write a page that shows both."""
 
 import itertools
 import time
@@ -66,7 +66,7 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
 
 
 def _free_path(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that is not there: a second demo leaves the first alone."""
+    """Return the path, or the first of path-2, path-3, ... that does not exist."""
     later = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(candidate for candidate in itertools.chain([path], later) if not candidate.exists())
 
@@ -83,7 +83,7 @@ def _save_grid(base: "Base", run: "Run") -> Path:
 
 
 def _is_as_on_disk(base: "Base") -> bool:
-    """Whether every tensor of the base is, bit for bit, what its files hold."""
+    """Return True if every tensor of the base equals its file, bit for bit."""
     from torch import equal
 
     return all(map(equal, _tensors(base), _tensors(velatura.tiny())))
@@ -94,7 +94,7 @@ def _tensors(base: "Base") -> "list[Tensor]":
 
 
 def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: float) -> Path:
-    """Write the page that tells what was done."""
+    """Write the page that shows what was done."""
     from PIL import Image
 
     from velatura.compare.training_report import Figure, TrainingReport
@@ -111,7 +111,7 @@ def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: 
         title=f"A hypernetwork for {run.overlay.card.name}",
         opening=(
             f"In {seconds:.0f} seconds a small network learned {run.overlay.card.name} from {len(examples)} pictures. "
-            "Laid over a frozen Stable Diffusion it changes what attention reads; taken off, it leaves no trace."
+            "Attached to a frozen Stable Diffusion it changes what attention reads; detached, it leaves no trace."
         ),
         figures=[grid_figure, training_figure],
         losses=run.losses,
@@ -130,7 +130,7 @@ def _save_report(run: "Run", plan: "Plan", pictures: Path, grid: Path, seconds: 
 
 
 def _commands(run: "Run") -> dict[str, str]:
-    """What to try next, by what it does."""
+    """Return commands to try next, by what they do."""
     tag = f"<{run.overlay.kind}:{run.overlay.card.name}:1>"
     return {
         "a prompt of your own": command_line(

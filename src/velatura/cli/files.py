@@ -1,4 +1,4 @@
-"""The verbs about files: list, show, convert."""
+"""Run `velatura list`, `show` and `convert`."""
 
 import json
 from collections.abc import Callable, Generator
@@ -10,7 +10,7 @@ import typer
 
 import velatura
 from velatura.card import UNKNOWN_KIND
-from velatura.cli.screen import say, say_json
+from velatura.cli.screen import progress_bar, say, say_json
 from velatura.errors import AlreadyExists, UnknownName
 from velatura.library.model_files import WEIGHTS_SUFFIXES
 
@@ -38,7 +38,7 @@ def list_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List bases and overlays in folders: the name each is called by, and what it is, in a line.
+    """List the bases and overlays in folders, one line each: the name to call it by, and what it is.
 
     velatura list
 
@@ -54,7 +54,7 @@ def list_(
     for entry in entries:
         say(f"{entry.name:{min(width, MAX_NAME_WIDTH)}}  {_describe_entry(entry)}")
     if not entries:
-        say("nothing here is so" if kind or family or search else "neither bases nor overlays here")
+        say("nothing here matches" if kind or family or search else "no bases and no overlays here")
 
 
 def show(
@@ -65,7 +65,7 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a file is, where it came from, and of a hypernetwork which programs open it; of a picture its recipe.
+    """Show what a file is and where it came from; a hypernetwork's compatible programs; a picture's recipe.
 
     velatura show inca.pt
 
@@ -81,7 +81,7 @@ def show(
     from velatura.library import file_entry
 
     entry = file_entry(path)
-    if entry.kind == "hypernet" or entry.error:  # opening what cannot be read says why
+    if entry.kind == "hypernet" or entry.error:  # opening a damaged file says what is wrong
         show_hypernetwork(entry, as_json=as_json)
     elif entry.kind == UNKNOWN_KIND and entry.info.container == "picture":
         show_picture(path, as_json=as_json)
@@ -162,13 +162,13 @@ def convert(
         write_lora(overlay, target, base=base_name, rank=rank, prompts=prompts, steps=steps, overwrite=overwrite)
         return
     if target.exists() and not overwrite:
-        raise AlreadyExists(f"{target} is there already; choose another name, or add --overwrite")
+        raise AlreadyExists(f"{target} exists already: choose another name, or add --overwrite")
     velatura.save(overlay, target, dialect=dialect, dtype=dtype)
     say(f"{target}: {overlay.card}")
 
 
 def _with_clip(overlay: "Overlay", clip: Path) -> "Overlay":
-    """An aesthetic that knows how its CLIP reads texts."""
+    """Return the aesthetic with the text projection of the CLIP that made it."""
     from velatura.formats.clip import read_text_projection
 
     if not isinstance(overlay, velatura.Aesthetic):
@@ -178,31 +178,20 @@ def _with_clip(overlay: "Overlay", clip: Path) -> "Overlay":
 
 @contextmanager
 def _inspection_bar() -> Generator[Callable[[int, int], None]]:
-    """A bar of the files looked into, on stderr, as soon as there is one: those that are known need none."""
+    """Show a bar of inspected files on stderr, once a file has to be read: known files need no bar."""
     with ExitStack() as stack:
-        update: list[Callable[[int, int], None]] = []
+        update: list[Callable[[int, int | None], None]] = []
 
         def on_file(done: int, total: int) -> None:
             if not update:
-                update.append(stack.enter_context(_file_bar()))
+                update.append(stack.enter_context(progress_bar("inspecting files")))
             update[0](done, total)
 
         yield on_file
 
 
-@contextmanager
-def _file_bar() -> Generator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("looking into files")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 def _find_path(text: str, folders: list[Path]) -> Path:
-    """The file that a command line names, by its path or else by its name in a library."""
+    """Return the path of a file given by its path or by its name in a library."""
     path = Path(text).expanduser()
     is_name = not path.exists() and not set(text) & set("/\\") and path.suffix.lower() not in WEIGHTS_SUFFIXES
     return velatura.Library(*folders).entry(text).path if is_name else path

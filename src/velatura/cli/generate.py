@@ -1,4 +1,4 @@
-"""The verbs about pictures: generate, grid."""
+"""Run `velatura generate` and `velatura grid`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,17 +20,17 @@ from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, re
 from velatura.cli.saving import SavedPicture, output_paths, picture_bar, print_pictures, save_pictures
 from velatura.errors import BadRecipe
 
-MODEL_PANEL, OUTPUT_PANEL = "What it is painted with", "What is kept"
+MODEL_PANEL, OUTPUT_PANEL = "Base and overlays", "Output"
 
 RecipeFields = Mapping[str, object]
 Prompt = Annotated[
-    str | None, typer.Argument(help="What to paint; <hypernet:name:0.6> lays an overlay on.", show_default=False)
+    str | None, typer.Argument(help="What to paint; <hypernet:name:0.6> attaches an overlay.", show_default=False)
 ]
 Count = Annotated[int, typer.Option(min=1, help="Pictures, each with the next seed.", rich_help_panel=PROMPT_PANEL)]
 PromptFile = Annotated[
     Path | None,
     typer.Option(
-        help="A file of prompts, one a line, with --n --w --h --s --d --l and any field behind them.",
+        help="A file of prompts, one on each line, with options such as --n --w --h --s --d --l after them.",
         rich_help_panel=PROMPT_PANEL,
         show_default="none",
     ),
@@ -44,7 +44,7 @@ StyleFile = Annotated[
 ]
 RecipeImage = Annotated[
     Path | None,
-    typer.Option("--recipe", help="A picture, made again.", rich_help_panel=SAMPLING_PANEL, show_default="none"),
+    typer.Option("--recipe", help="A picture to make again.", rich_help_panel=SAMPLING_PANEL, show_default="none"),
 ]
 RecipeChanges = Annotated[
     list[str] | None,
@@ -103,7 +103,7 @@ Overwrite = Annotated[
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", "-v", help="Tell what each overlay does, in their order.", rich_help_panel=OUTPUT_PANEL),
+    typer.Option("--verbose", "-v", help="Print what each overlay does.", rich_help_panel=OUTPUT_PANEL),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.", rich_help_panel=OUTPUT_PANEL)]
 XAxis = Annotated[
@@ -203,7 +203,7 @@ def grid(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Lay pictures side by side, changing up to three things: a field of the recipe, or a word in braces.
+    """Compare pictures side by side, changing up to three settings: a field of the recipe, or a word in braces.
 
     velatura grid "a lighthouse <hypernet:inca:{s}>" --x s=0,0.5,1 --y seed=7-9
 
@@ -214,7 +214,7 @@ def grid(
     from velatura.compare.grid_page import save_page
 
     if matrix == bool(x or y or z):
-        raise BadRecipe("a grid needs something to change: give --x seed=7-9, say, or --matrix alone")
+        raise BadRecipe("a grid needs something to change: give an axis, as --x seed=7-9, or --matrix alone")
     overlays, tags = open_overlay_files(overlay or ())
     x_axis, y_axis, z_axis = (parse_axis(axis, tags) if axis else None for axis in (x, y, z))
     has_prompt_axis = any(axis and axis[0] == "prompt" for axis in (x_axis, y_axis, z_axis))
@@ -227,7 +227,8 @@ def grid(
     opened_base = open_recipe_base(first, base, model_library, LoadOptions(dtype, device, vae, offload, weights))
     with picture_bar() as on_step:
         result = velatura.grid(
-            *(opened_base, first),
+            opened_base,
+            first,
             x=x_axis,
             y=y_axis,
             z=z_axis,

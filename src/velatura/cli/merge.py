@@ -1,4 +1,4 @@
-"""The verbs `merge` and `extract`: models and LoRAs into one, and a LoRA out of the difference of two."""
+"""Run `velatura merge` and `velatura extract`."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import velatura
-from velatura.cli.bake import AsJson, Overwrite, open_overlay_argument, prepare_output, print_report, split_strengths
-from velatura.cli.saving import picture_bar
+from velatura.cli.arguments import open_overlay_argument, split_strengths
+from velatura.cli.bake import AsJson, Overwrite
+from velatura.cli.saving import picture_bar, prepare_output, print_report
 from velatura.cli.screen import say, say_json
 from velatura.errors import BadRecipe, UnknownName
 
@@ -104,7 +105,7 @@ def merge(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge models into one file, and tell what is left of each; or write several LoRAs as one.
+    """Merge models into one file and report what is left of each; or combine several LoRAs into one.
 
     velatura merge sd15 anime --strength 0.35 --out mixed.safetensors
 
@@ -249,7 +250,7 @@ def _find_model(name: str, model_library: "velatura.Library") -> "Base | Path":
 
 
 def _are_loras(names: Sequence[str], model_library: "velatura.Library") -> bool:
-    """Whether LoRAs are named, with or without strengths behind them, and no models; a mixture is refused."""
+    """Return True if the arguments name LoRAs, with or without strengths, and False if they name models."""
     from velatura.overlays import KINDS
 
     kinds = {argument: _kind(argument, model_library) for argument in names}
@@ -260,7 +261,7 @@ def _are_loras(names: Sequence[str], model_library: "velatura.Library") -> bool:
                 f"{argument} is of kind {kind}: merge models, or LoRAs; one prompt may call several of any kind"
             )
         if loras and kind not in LORA_KINDS:
-            found = f"{loras[0]} is a LoRA and {argument} is none"
+            found = f"{loras[0]} is a LoRA and {argument} is not"
             raise BadRecipe(f"{found}: LoRAs merge with LoRAs; to put one into a model, use velatura bake")
         if not loras and split_strengths(argument)[1]:
             raise BadRecipe(f"{argument}: models take no strengths behind their names; that of B is --strength")
@@ -268,7 +269,7 @@ def _are_loras(names: Sequence[str], model_library: "velatura.Library") -> bool:
 
 
 def _kind(name: str, model_library: "velatura.Library") -> str:
-    """What a file or a name in a library is, as far as that can be told."""
+    """Return the kind of a file or of a name in a library, or "" if it is not known."""
     from velatura.formats.inspect.inspect import inspect_file
 
     if name == "tiny" or name.startswith("hub:"):

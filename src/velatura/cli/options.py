@@ -1,7 +1,7 @@
-"""The fields of a recipe as options of a verb: a new field is a new option, with its own words of help."""
+"""Turn the fields of a recipe into options of a command: a new field becomes a new option with its description."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -13,12 +13,12 @@ from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 
 PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, IMG2IMG_PANEL, HIRES_PANEL, SAMPLER_PANEL = (
-    "What is painted",
-    "How it is painted",
-    "What noise it begins with",
-    "What image it begins from",
-    "A second, larger pass",
-    "How the sampler walks",
+    "Prompt",
+    "Sampling",
+    "Noise",
+    "Image to image",
+    "Hires fix",
+    "Sampler settings",
 )
 PROMPT_PANEL_FIELDS = ("negative", "width", "height", "seed", "keep_layout", "keep_layout_until")
 PANEL_ORDER = (PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, SAMPLER_PANEL, IMG2IMG_PANEL, HIRES_PANEL)
@@ -28,13 +28,13 @@ PANEL_OF_MODEL = {
     HiresFields: HIRES_PANEL,
     SamplerSettings: SAMPLER_PANEL,
 }
-OPTION_NAMES = {"guidance": "cfg"}  # the field's own name for it
+OPTION_NAMES = {"guidance": "cfg"}  # as the field calls it
 EXCLUDED_FIELDS = ("prompt", *RECORDED_FIELDS)  # an argument; and what cannot be chosen
 PLAIN_TYPES = (bool, int, float)
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb's parameter `recipe_fields`, a dict of the recipe's fields that were set, come from one option for each."""
+    """Fill a command's parameter `recipe_fields`, a dict of the fields that were set, from one option a field."""
     fields = [name for name in Recipe.model_fields if name not in EXCLUDED_FIELDS]
 
     @wraps(command)
@@ -42,19 +42,41 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         recipe_fields = {name: value for name in fields if (value := values.pop(name)) is not None}
         command(recipe_fields=recipe_fields, **values)
 
-    own_parameters = inspect.signature(command, eval_str=True).parameters
-    remaining = [parameter for name, parameter in own_parameters.items() if name != "recipe_fields"]
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
         for name in sorted(fields, key=_panel_index)
     ]
-    arguments = [parameter for parameter in remaining if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    others = [parameter for parameter in remaining if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    new_parameters = [*arguments, *options, *others]
-    with_options.__signature__ = inspect.Signature(new_parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in new_parameters}
-    del with_options.__wrapped__  # whose signature typer would look at
+    set_signature(with_options, command, replaced="recipe_fields", before=options)
     return with_options
+
+
+def set_signature(
+    wrapper: Callable[..., None],
+    command: Callable[..., None],
+    *,
+    replaced: str,
+    before: Sequence[inspect.Parameter] = (),
+    after: Sequence[inspect.Parameter] = (),
+) -> None:
+    """Give a wrapper the signature that typer makes the command's options of.
+
+    Args:
+        wrapper: Made by `functools.wraps`; its signature is replaced in place.
+        command: The function whose parameters stay, but for the replaced one.
+        replaced: The parameter that the wrapper fills from several options.
+        before, after: Those options, before and after the command's own.
+    """
+    own = [
+        parameter
+        for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
+        if name != replaced
+    ]
+    arguments = [parameter for parameter in own if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    others = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    parameters = [*arguments, *before, *others, *after]
+    wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del wrapper.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]  # typer would look at its signature
 
 
 def _panel_index(name: str) -> int:
@@ -62,7 +84,7 @@ def _panel_index(name: str) -> int:
 
 
 def _option(name: str) -> Any:
-    """The annotation of a field's option."""
+    """Build the annotation of a field's option."""
     field = Recipe.model_fields[name]
     field_type = plain_type(field.annotation)
     flag = f"--{OPTION_NAMES.get(name, name).replace('_', '-')}"
@@ -82,13 +104,13 @@ def _panel(name: str) -> str:
 
 
 def plain_type(annotation: Any) -> type:
-    """What the command line reads a field as; the recipe checks the rest."""
+    """Return the plain type that the command line parses; the recipe checks the rest."""
     member_types = set(_flatten_annotation(annotation))
     return next((plain for plain in PLAIN_TYPES if plain in member_types), str)
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The words that a field takes, where it takes only some."""
+    """List the words that a field accepts, if it accepts only some."""
     return [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []
 
 

@@ -1,4 +1,4 @@
-"""The verb `pull`: fetch a file from Civitai, the hub or any address."""
+"""Run `velatura pull`: download a file from Civitai, the Hugging Face hub or a URL."""
 
 import re
 from collections.abc import Callable, Generator
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velatura.cli.screen import say, say_json
+from velatura.cli.screen import progress_bar, say, say_json
 
 if TYPE_CHECKING:
     from velatura.downloads.pull import PullResult
@@ -26,9 +26,9 @@ def pull(
     limit: Annotated[str, typer.Option(help="The most that it may have: 500MB, 8GB, ...")] = "8GB",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Fetch a model file, check it, and put it where files of its kind lie.
+    """Download a model file, check it, and put it into the folder for its kind.
 
-    Given again, the same command goes on where a connection broke. CIVITAI_TOKEN and HF_TOKEN say who asks.
+    The same command resumes an interrupted download. CIVITAI_TOKEN and HF_TOKEN are sent to their sites.
 
     velatura pull civitai:4201 --to ~/stable-diffusion-webui
 
@@ -49,12 +49,12 @@ def parse_byte_count(text: str) -> int:
     """Read a count of bytes as people write it: 8GB, 500 MB, 2.5GiB."""
     size_match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(I?)B?\s*", text.upper())
     if size_match is None:
-        raise typer.BadParameter(f"{text!r} is no size: write it as 500MB or 8GB")
+        raise typer.BadParameter(f"{text!r} is not a size: write it as 500MB or 8GB")
     return round(float(size_match[1]) * (BINARY_UNITS if size_match[3] else DECIMAL_UNITS)[size_match[2]])
 
 
 def _print_result(result: "PullResult") -> None:
-    """Say what has come and where it lies."""
+    """Print what was downloaded and where it is."""
     was_there = ", was there already" if result.was_there else ""
     made_for = f" for {result.made_for}" if result.made_for else ""
     say(f"{result.path}: {result.kind}{made_for}, {result.file_bytes / 1e6:,.1f} MB{was_there}")
@@ -66,12 +66,9 @@ def _print_result(result: "PullResult") -> None:
 
 @contextmanager
 def _download_bar() -> Generator[Callable[[int, int | None], None]]:
-    """A bar of the bytes here, on stderr, with the speed and the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    """Show a bar of the bytes received on stderr, with the speed and the time left."""
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("fetching", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with progress_bar("downloading", *columns) as update:
+        yield update

@@ -1,4 +1,4 @@
-"""Where pictures go, and what is said of them on the way."""
+"""Choose where pictures are written, write them, and print where they are."""
 
 import json
 import re
@@ -8,30 +8,32 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NamedTuple
 
-from velatura.cli.screen import say, say_json
-from velatura.errors import AlreadyExists, BadFile, VelaturaError
+from velatura.cli.screen import progress_bar, say, say_json
+from velatura.errors import AlreadyExists, BadFile, UnknownName, VelaturaError
 
 if TYPE_CHECKING:
+    from velatura.merging.bake.report import BakeReport
+    from velatura.merging.checkpoints.report import MergeReport
+    from velatura.merging.lora.extract import ExtractReport
     from velatura.overlays.effect import Effect
     from velatura.sampling.generate import Picture
     from velatura.sampling.recipe.recipe import Recipe
 
+    WeightsReport = BakeReport | MergeReport | ExtractReport
+
 
 @contextmanager
-def picture_bar(label: str = "painting") -> Generator[Callable[[int, int], None]]:
-    """A bar of the steps done, on stderr, with the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def picture_bar(label: str = "painting") -> Generator[Callable[[int, int | None], None]]:
+    """Show a progress bar of steps on stderr, with the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(label, *columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with progress_bar(label, *columns) as update:
+        yield update
 
 
 def output_paths(out: Path, count: int, *, overwrite: bool, endings: Sequence[str] = ()) -> list[Path]:
-    """Where the pictures go: the next free numbers of a folder, or files of the given name."""
+    """Return where pictures are written: the next free numbers of a folder, or files of the given name."""
     from velatura.sampling.recipe.metadata import PICTURE_FORMATS
 
     endings = endings or tuple(PICTURE_FORMATS)
@@ -43,16 +45,16 @@ def output_paths(out: Path, count: int, *, overwrite: bool, endings: Sequence[st
         start = max(taken, default=0) + 1
         return [out / f"{number:05}.png" for number in range(start, start + count)]
     if out.suffix.lower() not in endings:
-        raise BadFile(f"{out} is no name for a picture; end it in {', '.join(endings)}, or name a folder that is there")
+        raise BadFile(f"{out} is not a picture's name: end it in {', '.join(endings)}, or name a folder that exists")
     paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
     for path in paths:
         if path.exists() and not overwrite:
-            raise AlreadyExists(f"{path} is there already; choose another name, or add --overwrite")
+            raise AlreadyExists(f"{path} exists already: choose another name, or add --overwrite")
     return paths
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raise BadFile where nothing can be written into a folder, which need not be there yet."""
+    """Refuse a folder that cannot be written to; it need not exist yet."""
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         TemporaryFile(dir=nearest).close()
@@ -61,7 +63,7 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 class SavedPicture(NamedTuple):
-    """A picture that is saved: where, how it was made, and what the overlays did that its prompts call."""
+    """A saved picture: its path, its recipe, and the effects of the overlays that its prompt calls."""
 
     path: Path
     recipe: "Recipe"
@@ -69,7 +71,7 @@ class SavedPicture(NamedTuple):
 
 
 def save_pictures(pictures: Iterable[tuple[int, "Picture"]], paths: Sequence[Path]) -> list[SavedPicture]:
-    """Save each picture as soon as it is painted, and tell of them in the order of their paths."""
+    """Save each picture as soon as it is finished, and return them in the order of their paths."""
     saved: dict[int, SavedPicture] = {}
     try:
         for index, picture in pictures:
@@ -83,7 +85,7 @@ def save_pictures(pictures: Iterable[tuple[int, "Picture"]], paths: Sequence[Pat
 
 
 def print_pictures(pictures: Sequence[SavedPicture], *, as_json: bool, with_effects: bool = False) -> None:
-    """Print where the pictures are, and what overlays did to each, once where it is the same for several."""
+    """Print the pictures' paths, and the overlays' effects where they differ from the picture before."""
     if as_json:
         say_json(json.dumps([_picture_as_json(picture) for picture in pictures], indent=2, ensure_ascii=False))
         return
@@ -98,3 +100,24 @@ def print_pictures(pictures: Sequence[SavedPicture], *, as_json: bool, with_effe
 def _picture_as_json(picture: SavedPicture) -> dict[str, object]:
     effects = [effect.model_dump(mode="json") for effect in picture.effects]
     return {"path": str(picture.path), "recipe": picture.recipe.model_dump(mode="json"), "effects": effects}
+
+
+def prepare_output(path: Path, *, overwrite: bool, takes_folders: bool = False) -> None:
+    """Check before the work that the output file, or new folder, can be written after it."""
+    if takes_folders and not path.suffix:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise AlreadyExists(f"{path} is not empty: choose a new folder")
+    elif path.suffix != ".safetensors":
+        raise UnknownName.with_suggestions("ending of a file of weights", path.suffix, [".safetensors"])
+    elif path.exists() and not overwrite:
+        raise AlreadyExists(f"{path} exists already: choose another name, or add --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=path.parent).close()
+
+
+def print_report(report: "WeightsReport", path: Path, *, as_json: bool) -> None:
+    """Print a report and the path of the file."""
+    if as_json:
+        say_json(report.model_dump_json(indent=2))
+    else:
+        say(*str(report).splitlines(), path)

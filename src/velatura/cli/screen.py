@@ -1,23 +1,29 @@
-"""What is printed, all in one place: texts out of files and their names never reach a terminal raw."""
+"""Print everything in one place, so that text from files and file names never reaches a terminal unescaped."""
 
 import json
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from velatura.errors import VelaturaWarning
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 INVISIBLE_JOINERS = "\u200c\u200d"  # invisible, but letters of some languages and emoji are written with them
 
 
 def say(*lines: object) -> None:
-    """Print each of these on a line of its own."""
+    """Print each value on a line of its own."""
     for line in lines:
         print(_escape_unencodable(escape(line), sys.stdout.encoding))
 
 
 def say_json(text: str) -> None:
-    """Print JSON, in which nothing is lost: what a terminal would act on is written as JSON's own escapes."""
+    """Print JSON without losing anything: control characters become JSON escapes."""
     is_ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     is_allowed = str.isascii if is_ascii_only else _is_harmless
     print(
@@ -29,13 +35,13 @@ def say_json(text: str) -> None:
 
 
 def print_error(text: object) -> None:
-    """Print one line on stderr, however many the text has."""
+    """Print the text on stderr as one line."""
     line = " ".join(part.strip() for part in str(text).splitlines())
     print(_escape_unencodable(escape(line), sys.stderr.encoding), file=sys.stderr)
 
 
 def show_warning(message: Warning | str, category: type[Warning], file: str, line: int, *_more: object) -> None:
-    """Complain of a VelaturaWarning in one plain line; all others come with their place, as Python shows them."""
+    """Print a VelaturaWarning as one plain line, and any other warning with its place, as Python does."""
     if issubclass(category, VelaturaWarning):
         print_error(f"warning: {message}")
         return
@@ -44,9 +50,9 @@ def show_warning(message: Warning | str, category: type[Warning], file: str, lin
 
 
 def escape(text: object) -> str:
-    r"""The text on one line, with all that a terminal would act on written out, as \x1b or \u202e.
+    r"""Return the text on one line with control characters escaped, as \x1b or \u202e.
 
-    Letters and spaces of any language stay.
+    Letters and spaces of every language stay.
     """
     return "".join(
         letter if _is_harmless(letter) else letter.encode("unicode_escape").decode("ascii") for letter in str(text)
@@ -62,6 +68,27 @@ def _escape_as_json(letter: str) -> str:
 
 
 def _escape_unencodable(text: str, encoding: str | None) -> str:
-    """The text with what a terminal's encoding lacks written out too: old ones of Windows have few letters."""
+    """Escape letters that the terminal's encoding lacks, as old Windows code pages do."""
     encoding = encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@contextmanager
+def progress_bar(label: str, *columns: "str | ProgressColumn") -> Generator[Callable[[int, int | None], None]]:
+    """Show a progress bar on stderr if it is a terminal, and remove it at the end.
+
+    Args:
+        label: What is being done.
+        columns: What stands beside the label; a bar with its share if there is nothing.
+
+    Yields:
+        A function to call with the work done and the whole work, or None where that is not known.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    shown = (label, *columns) if columns else ()
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""What `velatura show` prints of a file: all that is known of it, a label and a value a line, or as JSON."""
+"""Print what is known about a file for `velatura show`, as labelled lines or as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ CONTAINER_NAMES = {
 
 
 def show_hypernetwork(entry: "LibraryEntry", *, as_json: bool) -> None:
-    """Print what a hypernetwork is, having read all of it, and which programs open it."""
+    """Print what a hypernetwork is, after reading all of it, and which programs open it."""
     from velatura.formats.inspect.overlay import inspect_overlay
 
     verdict = inspect_overlay(entry.path)
@@ -36,7 +36,7 @@ def show_hypernetwork(entry: "LibraryEntry", *, as_json: bool) -> None:
 
 
 def show_entry(entry: "LibraryEntry", *, as_json: bool) -> None:
-    """Print what is known of a file of any other kind, of which no weight is read."""
+    """Print what is known about any other file; no weights are read."""
     if as_json:
         say_json(json.dumps(entry.facts(), indent=2))
         return
@@ -44,7 +44,7 @@ def show_entry(entry: "LibraryEntry", *, as_json: bool) -> None:
 
 
 def show_picture(path: Path, *, as_json: bool) -> None:
-    """Print what a picture was made by; raises BadRecipe where it does not say."""
+    """Print the recipe of a picture; raises BadRecipe if it has none."""
     recipe = velatura.Recipe.from_image(path)
     if as_json:
         say_json(recipe.model_dump_json(indent=2))
@@ -92,7 +92,7 @@ def _kind_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
 
 
 def _note_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
-    """What its owner or its publisher says of it."""
+    """Yield what its owner or its publisher wrote beside it."""
     notes = entry.notes
     yield "trigger words", ", ".join(entry.trigger_words)
     yield "strength", "" if entry.strength is None else f"{entry.strength:g}, as its notes say"
@@ -104,7 +104,7 @@ def _note_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
 
 
 def _header_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
-    """What programs wrote into its header, but for what stands there already: our note is its description too."""
+    """Yield what programs wrote into its header, without what is printed already."""
     yield from (row for row in entry.info.details.items() if row[1] not in {entry.name, entry.info.card.note})
 
 

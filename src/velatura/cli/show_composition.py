@@ -1,4 +1,4 @@
-"""What `show` says of compositions of hypernetworks (.hns)."""
+"""Print compositions of hypernetworks (.hns) for `velatura show`."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ INDENT = "  "
 
 
 def show_composition(file: Path, *, as_json: bool) -> None:
-    """Show a composition's tree, and the files of the hypernetworks that it names."""
+    """Print a composition's tree and the files of the hypernetworks that it names."""
     verdict = inspect_composition(file)
     if as_json:
         say_json(verdict.model_dump_json(indent=2))
@@ -21,7 +21,7 @@ def show_composition(file: Path, *, as_json: bool) -> None:
 
 
 def _rows(verdict: CompositionInfo) -> Iterator[tuple[str, str]]:
-    """Labels and what stands beside them; where several lines belong to one, it stands before the first."""
+    """Yield labels and values; a label with several lines stands before the first."""
     unusable_count = sum(bool(member.problem) for member in verdict.members)
     yield (
         "kind",
@@ -35,7 +35,7 @@ def _rows(verdict: CompositionInfo) -> Iterator[tuple[str, str]]:
     yield "in a prompt", verdict.trigger
     yield "file", f"text, {verdict.file_bytes:,} bytes"
     yield "hash", f"{verdict.hash[:10]} (SHA-256 {verdict.hash})"
-    yield "in A1111", "no, but with the extension Hypernetwork-MonkeyPatch, which made this form up"
+    yield "in A1111", "only with the extension Hypernetwork-MonkeyPatch, which invented this format"
 
 
 def _label_lines(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -44,7 +44,7 @@ def _label_lines(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _outline_lines(node: Node, depth: int = 0, share: str = "") -> Iterator[str]:
-    """A line for a part of the tree, and one, further in, for each of its own."""
+    """Yield one line for a node of the tree and an indented line for each node below it."""
     prefix = f"{INDENT * depth}{share}"
     match node:
         case Leaf():

@@ -1,4 +1,4 @@
-"""The verb `train aesthetic`: nothing is trained, CLIP looks at the pictures once."""
+"""Run `velatura train aesthetic`: CLIP reads the pictures once; no steps are taken."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The verbs `train`, with one for each kind of overlay, and `resume`."""
+"""Collect the commands `train KIND`, and run `resume`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,16 +30,16 @@ def _train() -> None:
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="The folder of a run that was broken off.")],
+    run: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")],
     *,
     base: Annotated[str | None, base_option(OVERLAY_PANEL, "the one that it began on")] = None,
     library: LibraryFolders = None,
     data_changed: Annotated[
-        bool, option("Go on though the pictures changed.", OVERLAY_PANEL, "--data-changed")
+        bool, option("Continue although the pictures changed.", OVERLAY_PANEL, "--data-changed")
     ] = False,
     processes: Annotated[int, processes_option(OVERLAY_PANEL)] = 1,
 ) -> None:
-    """Go on with a run that was stopped, killed or out of room, to the very end that it would have had.
+    """Continue an interrupted run to the same end, bit for bit, that it would have had.
 
     velatura resume runs/inca
 

@@ -1,4 +1,4 @@
-"""The verb `train dreambooth`."""
+"""Run `velatura train dreambooth`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from velatura.errors import BadPlan
 if TYPE_CHECKING:
     from velatura.training.train import Run
 
-CLASS_PANEL = "What the base is to keep"
+CLASS_PANEL = "Prior preservation"
 
 Text = Annotated[bool, option("Change the text encoders too.", OVERLAY_PANEL, "--text")]
 TextRate = Annotated[str | None, option("Learning rate of text encoders.", TRAINING_PANEL, default="preset")]
@@ -78,7 +78,7 @@ def train_dreambooth(
 
 
 def _default_to_subject(options: TrainOptions) -> TrainOptions:
-    """DreamBooth is for subjects, where nothing else is said."""
+    """Choose the subject preset unless another purpose is given."""
     return replace(options, purpose=options.purpose or "subject")
 
 

@@ -1,4 +1,4 @@
-"""The verb `train embedding`."""
+"""Run `velatura train embedding`."""
 
 from typing import Annotated
 

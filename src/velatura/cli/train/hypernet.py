@@ -1,4 +1,4 @@
-"""The verb `train hypernet`."""
+"""Run `velatura train hypernet`."""
 
 from typing import Annotated, TypeVar
 
@@ -14,11 +14,11 @@ Activation = Annotated[str, option("Between its layers: relu, mish, linear (A111
 LayerNorm = Annotated[bool, option("Normalise after each layer.", OVERLAY_PANEL, "--layer-norm")]
 Init = Annotated[str, option("How its weights begin: normal, xavier_normal, kaiming_uniform, ...", OVERLAY_PANEL)]
 ActivateOutput = Annotated[bool, option("Activate its last layer too.", OVERLAY_PANEL, "--activate-output")]
-Dropout = Annotated[float, option("Share of its hidden features that rest.", OVERLAY_PANEL)]
+Dropout = Annotated[float, option("Share of hidden features that are dropped.", OVERLAY_PANEL)]
 LastLayerDropout = Annotated[
     bool,
     option(
-        "Whether those of the last hidden layer rest too.",
+        "Drop features of the last hidden layer too.",
         OVERLAY_PANEL,
         "--last-layer-dropout/--no-last-layer-dropout",
     ),
@@ -73,4 +73,4 @@ def _parse_numbers(option_name: str, text: str, number_type: type[Number], examp
     try:
         return tuple(number_type(part) for part in text.split(","))
     except ValueError:
-        raise BadOverlay(f'the {option_name} "{text}" are no list of numbers; write "{example}"') from None
+        raise BadOverlay(f'the {option_name} "{text}" are not a list of numbers: write "{example}"') from None

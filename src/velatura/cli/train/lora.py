@@ -1,4 +1,4 @@
-"""The verb `train lora`."""
+"""Run `velatura train lora`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ from velatura.cli.train.session import TrainSession
 if TYPE_CHECKING:
     from velatura.base.base import Base
 
-WORD_PANEL = "A word that it learns too"
+WORD_PANEL = "A word trained with it (pivotal tuning)"
 
 Rank = Annotated[int, option("How many directions each layer's change has.", OVERLAY_PANEL)]
 Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", OVERLAY_PANEL, default="the rank")]

@@ -1,4 +1,4 @@
-"""What every kind of training can be told on the command line, written once for all its verbs."""
+"""Define the options that every `velatura train KIND` has."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +10,15 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from velatura.cli.base import base_option
+from velatura.cli.options import set_signature
 from velatura.datasets.templates import TEMPLATES, template_lines
 from velatura.errors import BadPlan
 
 OVERLAY_PANEL, CAPTION_PANEL, TRAINING_PANEL, OUTPUT_PANEL = (
-    "What is trained",
-    "What is said of the pictures",
-    "How it learns",
-    "What is kept",
+    "Overlay and base",
+    "Captions",
+    "Training",
+    "Output",
 )
 
 Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
@@ -35,7 +36,7 @@ def option(help_text: str, panel: str, *flags: str, default: str | bool = True) 
 
 
 def processes_option(panel: str) -> Any:
-    """Return the option --processes; the process that launches the others never runs the verb itself."""
+    """Return the option --processes; the process that starts the others never runs the command itself."""
     help_text = "Processes that train together, one for each GPU, each with --batch pictures a step."
     return typer.Option("--processes", help=help_text, rich_help_panel=panel, callback=_launch_processes)
 
@@ -51,7 +52,7 @@ def _launch_processes(context: typer.Context, count: int) -> int:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a command line asks of any training; None stands for what the preset says."""
+    """Options of every training; None means the preset's value."""
 
     base: Annotated[str, base_option(OVERLAY_PANEL)] = "tiny"
     library: LibraryFolders = None
@@ -127,7 +128,7 @@ class TrainOptions:
     processes: Annotated[int, processes_option(TRAINING_PANEL)] = 1
 
     def plan_fields(self) -> dict[str, object]:
-        """What the plan has, by its own names, where something is asked for."""
+        """Return the plan fields that were set, by the plan's names."""
         same_names = ("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_dropout", "steps", "schedule")
         more_same_names = (
             "warmup",
@@ -156,7 +157,7 @@ class TrainOptions:
 
 
 def train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb's parameter `options`, a TrainOptions, come from one option for each of its fields."""
+    """Fill a command's parameter `options`, a TrainOptions, from one option for each of its fields."""
     hints = get_type_hints(TrainOptions, include_extras=True)
 
     @wraps(command)
@@ -165,40 +166,31 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
             options=TrainOptions(**{field.name: values.pop(field.name) for field in fields(TrainOptions)}), **values
         )
 
-    own_parameters = [
-        parameter
-        for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
-        if name != "options"
-    ]
-    option_parameters = {
+    parameters = {
         field.name: inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in fields(TrainOptions)
         if field.default is not MISSING
     }
-    leading = ("base", "library", "name")
-    arguments = [parameter for parameter in own_parameters if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    others = [parameter for parameter in own_parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    rest = [parameter for name, parameter in option_parameters.items() if name not in leading]
-    new_parameters = [*arguments, *(option_parameters[name] for name in leading), *others, *rest]
-    with_options.__signature__ = inspect.Signature(new_parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in new_parameters}
-    del with_options.__wrapped__  # whose signature typer would look at
+    before = [parameters.pop(name) for name in ("base", "library", "name")]
+    set_signature(with_options, command, replaced="options", before=before, after=[*parameters.values()])
     return with_options
 
 
 def _resolve_template(template: str) -> str:
-    """A template as the plan keeps it: its name, or the sentences of a file, which may change before a run goes on."""
+    """Return the template as the plan stores it: its name, or the lines of a file, which may change before a resume."""
     return template if template in TEMPLATES or "[" in template else "\n".join(template_lines(template))
 
 
 def _parse_assignments(assignments: Sequence[str]) -> dict[str, str | None]:
-    """What --set says, by field."""
+    """Return the assignments of --set by field."""
     pairs = [assignment.partition("=") for assignment in assignments]
     for field, sign, _ in pairs:
         if not (field and sign):
-            raise BadPlan(f'"--set {field}" sets nothing; write a field of the plan and its value, "--set ema=0.999"')
+            raise BadPlan(
+                f'"--set {field}" has no field and value: write a field of the plan and its value, "--set ema=0.999"'
+            )
     return {field: None if value == "none" and _is_optional(field) else value for field, _, value in pairs}
 
 
@@ -209,6 +201,6 @@ def _is_optional(field: str) -> bool:
 
 
 def refuse_options_without(required: str, value: object, options: Mapping[str, object]) -> None:
-    """Refuse options, None where they are left out, that mean nothing without the wanted one."""
+    """Refuse options that have no meaning without the required one; None means not given."""
     if not value and (dependent := [name for name, option_value in options.items() if option_value is not None]):
-        raise typer.BadParameter(f"{dependent[0]} means nothing without {required}: add that, or leave it out")
+        raise typer.BadParameter(f"{dependent[0]} has no meaning without {required}: add {required}, or leave it out")

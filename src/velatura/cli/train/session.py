@@ -1,4 +1,4 @@
-"""A training from the command line, the same for every kind: what will be done is printed, done, and said."""
+"""Prepare and run a training from the command line, for every kind: print the plan, train, print the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOSS_WINDOW_STEPS = 20  # steps; the loss of one alone says little
 
 @dataclass(frozen=True)
 class TrainSession:
-    """What a command line asks for, made ready before anything is printed: the base is open, the pictures are whole."""
+    """A training ready to run: the base is open, and every picture can be read."""
 
     base: Base
     name: str
@@ -40,9 +40,13 @@ class TrainSession:
 
     @classmethod
     def prepare(cls, kind: str, folder: Path, options: TrainOptions, **kind_fields: object) -> Self:
-        """Open the base and find the plan; what is wrong with the folders is said before.
+        """Check the folders, open the base and build the plan.
 
-        wanted: fields of the plan that only this kind is asked for; None stands for what the preset says.
+        Args:
+            kind: The kind of overlay, as "lora".
+            folder: The pictures.
+            options: The options that every kind has.
+            kind_fields: Plan fields of this kind alone; None means the preset's value.
         """
         from velatura.training.run.folder import check_vacant, file_name
 
@@ -54,28 +58,29 @@ class TrainSession:
         base = open_base(options.base, velatura.Library(*(options.library or [Path()])))
         preset = velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
         if options.optimizer == "prodigy":
-            preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all
+            preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all parameters
         given_fields = {field: value for field, value in kind_fields.items() if value is not None}
         return cls(base, name, folder, preset.replace(**(given_fields | options.plan_fields())), out, options.dry_run)
 
     def prompt(self, overlay: Overlay) -> str:
-        """What pictures are asked for by, when an overlay has learned: the first caption, as it was worded."""
+        """Return a prompt for the trained overlay: the first caption, in the plan's template."""
         from velatura.training.data.captions import caption_name
 
         caption = read_dataset(self.folder).examples[0].caption
         return self.plan.caption_template(caption_name(overlay)).draw(caption, Random(0))
 
     def run(self, overlay: Overlay) -> Run | None:
-        """Print what will be done and what it takes, do it, and say where it is."""
+        """Print the plan with an estimate of time and memory, train, and print where the result is."""
         from velatura.training.estimate import estimate
         from velatura.training.train import check_plan
 
         dataset = read_dataset(self.folder)
+        unnamed = sum(example.is_caption_from_name for example in dataset.repeat_examples())
         rows = {
             "overlay": f"{overlay.card.name}, {overlay.card}, {_parameter_count(overlay):,} parameters",
             "base": f"{self.base.name} {self.base.hash}",
             **_picture_rows(self.folder, self.plan),
-            "captions": f"from file names: {sum(example.is_caption_from_name for example in dataset.repeat_examples())}",
+            "captions": f"from file names: {unnamed}",
             "out": self.out,
         }
         for label, value in rows.items():
@@ -95,14 +100,14 @@ class TrainSession:
 
 
 def command_line(*words: str | Path) -> str:
-    """A command to copy into a shell, where captions and paths mean no more than they say."""
+    """Quote a command for copying into a shell."""
     one_line = (" ".join(str(word).split()) for word in words)
     return shlex.join("".join(filter(str.isprintable, word)) for word in one_line)
 
 
 @contextmanager
 def training_bar() -> Generator[Callable[[Step], None]]:
-    """A bar of the steps done, on stderr, with the running mean of the loss and the time left."""
+    """Show a bar of training steps on stderr, with the running mean of the loss and the time left."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -133,7 +138,7 @@ def _parameter_count(overlay: Overlay) -> int:
 
 
 def _picture_rows(folder: Path, plan: Plan) -> dict[str, str]:
-    """How many pictures there are, and how often each is seen."""
+    """Return rows about the pictures: their number, and how often each is seen."""
     from velatura.training.distributed import process_count
 
     dataset = read_dataset(folder)
@@ -161,7 +166,7 @@ FIELD_GROUPS = {
         *("text_rate", "word_rate", "schedule", "warmup", "cycles", "weight_decay", "gradient_norm", "ema"),
         *("pixels", "shape", "precision", "checkpointing", "seed"),
     ),
-    "What is made small": (
+    "Loss": (
         *("loss", "huber_threshold", "huber_schedule", "min_snr", "debiased", "noise_offset", "pyramid_noise"),
         *("input_perturbation", "velocity_as_noise", "noise_as_velocity", "zero_terminal_snr"),
         *("masks", "class_weight", "latents"),
@@ -175,7 +180,7 @@ FIELD_GROUPS = {
 
 
 def plan_lines(plan: Plan, *, is_full: bool) -> Iterator[str]:
-    """A line for each field, by the name that --set knows; whole: those too that are as they always are."""
+    """Yield a line for each plan field, by the name that --set takes; is_full: also fields with their defaults."""
     yield f"{'steps':21}{_steps_text(plan)}"
     for field in FIRST_FIELDS:
         yield f"{field:21}{_field_line(plan, field)}"
@@ -187,7 +192,7 @@ def plan_lines(plan: Plan, *, is_full: bool) -> Iterator[str]:
 
 
 def _field_line(plan: Plan, field: str) -> str:
-    """The value of a field, and what it means."""
+    """Return the value of a field and its description."""
     value = getattr(plan, field)
     text = "none" if value is None else " | ".join(str(value).splitlines())
     return f"{text:14}  {type(plan).model_fields[field].description}"
