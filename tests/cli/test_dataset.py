@@ -25,7 +25,7 @@ def test_checking_a_good_folder_says_so(photos, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("photos: 16 pictures")
     assert lines[1] == "sizes: 64x64 (16)"
-    assert lines[-1] == "nothing to complain of"
+    assert lines[-1] == "no problems found"
 
 
 def test_checking_a_bad_folder_ends_with_status_2_after_telling_all(photos, capsys):

@@ -83,8 +83,8 @@ def test_a_size_is_read_as_people_write_it(text, count):
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "8 giga", "1e9", "inf"])
-def test_what_is_no_size_is_said(text):
-    with pytest.raises(typer.BadParameter, match="is no size: write it as 500MB or 8GB"):
+def test_what_is_not_a_size_is_refused(text):
+    with pytest.raises(typer.BadParameter, match="is not a size: write it as 500MB or 8GB"):
         parse_byte_count(text)
 
 

@@ -116,9 +116,9 @@ def test_list_narrows_down(words, names, capsys):
 def test_list_says_what_there_is_not(tmp_path, shelf, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["list", "empty"]) == 0
-    assert capsys.readouterr().out == "neither bases nor overlays here\n"
+    assert capsys.readouterr().out == "no bases and no overlays here\n"
     assert main(["list", "--kind", "vae"]) == 0
-    assert capsys.readouterr().out == "nothing here is so\n"
+    assert capsys.readouterr().out == "nothing here matches\n"
     assert main(["list", "--kind", "lorra"]) == USER_ERROR_STATUS
     assert "did you mean 'lora'" in capsys.readouterr().err
 

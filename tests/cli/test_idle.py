@@ -14,4 +14,4 @@ from velatura.cli.app import USER_ERROR_STATUS, main
 )
 def test_an_option_that_would_do_nothing_alone_is_refused(kind, alone, wanted, capsys):
     assert main(["train", kind, str(velatura.tiny_pictures("robot")), *alone, "--dry-run"]) == USER_ERROR_STATUS
-    assert f"{alone[0]} means nothing without {wanted}:" in capsys.readouterr().err
+    assert f"{alone[0]} has no meaning without {wanted}:" in capsys.readouterr().err

@@ -98,8 +98,8 @@ def test_a_grid_goes_through_the_strengths_of_a_lora(lora, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--text-rate", "5e-5"], "--text-rate means nothing without --text"),
-        (["--vectors", "3"], "--vectors means nothing without --word"),
+        (["--text-rate", "5e-5"], "--text-rate has no meaning without --text"),
+        (["--vectors", "3"], "--vectors has no meaning without --word"),
         (["--conv-rank", "4"], "give targets conv"),
         (["--factor", "4"], "lokr's"),
     ],

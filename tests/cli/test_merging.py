@@ -80,7 +80,7 @@ def test_mistakes_are_found_before_anything_is_painted():
         run("tiny", "inca.pt", "--out", "baked.safetensors")
     with pytest.raises(UnknownName):
         run("tiny", "inca.pt", "--out", "baked.ckpt")
-    with pytest.raises(BadFile, match="one a line"):
+    with pytest.raises(BadFile, match="one prompt on each line"):
         run("tiny", "inca.pt", "--out", "new.safetensors", "--prompts", "odd.txt")
     with pytest.raises(BadRecipe, match="fewer than 4"):
         run("tiny", "inca.pt", "--out", "new.safetensors", "--prompts", "few.txt")

@@ -140,7 +140,7 @@ def test_mistakes_are_told_in_one_line(lora, hyper):
     velatura.save(lora(), "ink.safetensors")
     to = ("--out", "m.safetensors")
     for mixture in (("tiny", "ink.safetensors"), ("ink.safetensors:0.5", "plain.safetensors:0.5")):
-        with pytest.raises(BadRecipe, match=r"ink\S* is a LoRA and (tiny|plain\S*) is none.* use velatura bake"):
+        with pytest.raises(BadRecipe, match=r"ink\S* is a LoRA and (tiny|plain\S*) is not.* use velatura bake"):
             run(merge, *mixture, *to)
     velatura.save(hyper(), "inca.pt")
     for overlays in (("inca.pt:0.5", "inca.pt"), ("ink.safetensors", "inca.pt")):

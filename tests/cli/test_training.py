@@ -192,7 +192,7 @@ def test_help_is_grouped_and_has_two_examples(capsys):
     main(["train", "hypernet", "--help"])
     said = capsys.readouterr().out
     assert said.count("velatura train hypernet photos/") == 2
-    for panel in ("What is trained", "How it learns", "What is kept"):
+    for panel in ("Overlay and base", "Training steps", "Output files"):
         assert panel in said
 
 
@@ -261,7 +261,7 @@ def test_every_field_of_a_plan_can_be_set(desk, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("ema", "sets nothing"), ("ema=2", "less than 1"), ("speed=9", "a plan has no speed")]
+    ("word", "said"), [("ema", "has no field and value"), ("ema=2", "less than 1"), ("speed=9", "a plan has no speed")]
 )
 def test_what_is_set_wrongly_is_one_line(desk, capsys, word, said):
     assert main(["train", "hypernet", "photos", "--set", word]) == 2
@@ -328,7 +328,7 @@ def test_a_lora_takes_along_the_word_that_it_learned(desk, capsys):
     words = ["--rank", "2", "--word", "my-wall", "--vectors", "2", "--initial", "wall", "--word-rate", "0.01"]
     assert main(["train", "lora", "photos", *words, "--out", "run", *BRIEF]) == 0
     assert "my-wall" in capsys.readouterr().out.splitlines()[-1]
-    assert [*velatura.open_overlay(desk / "run" / "photos.safetensors").bundled] == ["my-wall"]
+    assert [*velatura.open_overlay(desk / "run" / "photos.safetensors").bundled_embeddings] == ["my-wall"]
     assert main(["train", "lora", "photos", *words, "--template", "captions", *BRIEF]) == 2
     assert "no caption says 'my-wall'" in capsys.readouterr().err
 
@@ -376,4 +376,4 @@ def test_every_kind_has_help_in_groups_and_two_examples(capsys):
         main(["train", kind, "--help"])
         said = capsys.readouterr().out
         assert said.count(f"velatura train {kind} ") >= 2, kind
-        assert "What is trained" in said
+        assert "Overlay and base" in said

@@ -16,9 +16,9 @@ from velatura.errors import BadPlan
 
 OVERLAY_PANEL, CAPTION_PANEL, TRAINING_PANEL, OUTPUT_PANEL = (
     "Overlay and base",
-    "Captions",
-    "Training",
-    "Output",
+    "Captions of pictures",
+    "Training steps",
+    "Output files",
 )
 
 Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]

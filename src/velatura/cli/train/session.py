@@ -166,7 +166,7 @@ FIELD_GROUPS = {
         *("text_rate", "word_rate", "schedule", "warmup", "cycles", "weight_decay", "gradient_norm", "ema"),
         *("pixels", "shape", "precision", "checkpointing", "seed"),
     ),
-    "Loss": (
+    "Loss and noise": (
         *("loss", "huber_threshold", "huber_schedule", "min_snr", "debiased", "noise_offset", "pyramid_noise"),
         *("input_perturbation", "velocity_as_noise", "noise_as_velocity", "zero_terminal_snr"),
         *("masks", "class_weight", "latents"),
