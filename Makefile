@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint types bench setup clean
+.PHONY: demo test test-all lint types bench docs setup clean
 
 demo: $(READY)
 	$(BIN)/velatura demo
@@ -34,6 +34,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bases.py
 	$(BIN)/python benchmarks/merging.py  # wants about 10 GB of disk, which it gives back
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 setup: $(READY)
 
 # The stamp is newer than what it was made from, so a second call does nothing.
@@ -44,4 +48,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,8 @@
-"""velatura: small networks laid over a frozen Stable Diffusion. The public names are imported when first used."""
+"""Train, apply, combine and convert overlays for Stable Diffusion: small networks attached to a frozen base.
+
+The public names stand in `__all__`. Each is imported when it is first used, so `import velatura` does not load torch.
+Start with `tiny` or `open_base`, then `generate`, `train`, `attach` and `save`.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,48 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from velatura.errors import (
+    AlreadyExists,
+    BadDataset,
+    BadFile,
+    BadOverlay,
+    BadPlan,
+    BadPrompt,
+    BadRecipe,
+    BadStrength,
+    DownloadFailed,
+    NanLatents,
+    NoEffect,
+    ProcessFailed,
+    TrainingDiverged,
+    UnknownName,
+    UnsupportedBase,
+    VelaturaError,
+    VelaturaWarning,
+    WrongBase,
+)
 from velatura.tiny import tiny, tiny_pictures  # at once: the module tiny would hide the function of that name
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
     from velatura.card import Card
     from velatura.compare.grid import grid
-    from velatura.errors import VelaturaError, VelaturaWarning
+    from velatura.datasets.folder import read_dataset
+    from velatura.datasets.loss_weights import loss_weights
+    from velatura.datasets.templates import CaptionTemplate, template_lines
     from velatura.formats import open_base, open_overlay, save
     from velatura.library import Library
     from velatura.merging.bake.bake import bake
     from velatura.merging.bake.report import BakeReport
     from velatura.merging.checkpoints.merge import merge
+    from velatura.merging.checkpoints.options import Saving
     from velatura.merging.checkpoints.report import MergeReport
-    from velatura.merging.lora.extract import extract
+    from velatura.merging.checkpoints.retention import measure_retention
+    from velatura.merging.lora.combine import combine
+    from velatura.merging.lora.extract import extract, measure_extraction
     from velatura.overlays.aesthetic import Aesthetic
     from velatura.overlays.attach import Attachment, AttachSpec, attach, attach_all
+    from velatura.overlays.composition import Composition
     from velatura.overlays.difference import Difference
     from velatura.overlays.effect import Effect
     from velatura.overlays.embedding import Embedding
@@ -29,84 +59,140 @@ if TYPE_CHECKING:
     from velatura.overlays.lora.lora import Lora
     from velatura.overlays.overlay import Overlay
     from velatura.overlays.strength import Strength
+    from velatura.prompts.prompt import Prompt
+    from velatura.prompts.prompt_matrix import PromptMatrix
     from velatura.sampling.generate import Picture, generate, generate_many, generate_stream
+    from velatura.sampling.masks import InitImage
     from velatura.sampling.recipe.recipe import Recipe
+    from velatura.training.kinds.aesthetic import aesthetic_from
+    from velatura.training.kinds.class_images import make_class_pictures
+    from velatura.training.kinds.dreambooth import save_dreambooth
+    from velatura.training.loop import Run, Step
     from velatura.training.plan import Plan
     from velatura.training.train import resume, train
 
 __all__ = [
     "Aesthetic",
+    "AlreadyExists",
     "AttachSpec",
     "Attachment",
+    "BadDataset",
+    "BadFile",
+    "BadOverlay",
+    "BadPlan",
+    "BadPrompt",
+    "BadRecipe",
+    "BadStrength",
     "BakeReport",
     "Base",
+    "CaptionTemplate",
     "Card",
+    "Composition",
     "Difference",
+    "DownloadFailed",
     "Effect",
     "Embedding",
     "Hypernetwork",
+    "InitImage",
     "Library",
     "Lora",
     "MergeReport",
+    "NanLatents",
+    "NoEffect",
     "Overlay",
     "Picture",
     "Plan",
+    "ProcessFailed",
+    "Prompt",
+    "PromptMatrix",
     "Recipe",
+    "Run",
+    "Saving",
+    "Step",
     "Strength",
+    "TrainingDiverged",
+    "UnknownName",
+    "UnsupportedBase",
     "VelaturaError",
     "VelaturaWarning",
+    "WrongBase",
+    "aesthetic_from",
     "attach",
     "attach_all",
     "bake",
+    "combine",
     "extract",
     "generate",
     "generate_many",
     "generate_stream",
     "grid",
+    "loss_weights",
+    "make_class_pictures",
+    "measure_extraction",
+    "measure_retention",
     "merge",
     "open_base",
     "open_overlay",
+    "read_dataset",
     "resume",
     "save",
+    "save_dreambooth",
+    "template_lines",
     "tiny",
     "tiny_pictures",
     "train",
 ]
 
-_PUBLIC_MODULES = {
+# where each name that is imported on first use is defined; a test compares it with the imports above
+_MODULES = {
     "Aesthetic": "overlays.aesthetic",
+    "AttachSpec": "overlays.attach",
     "Attachment": "overlays.attach",
     "BakeReport": "merging.bake.report",
     "Base": "base.base",
+    "CaptionTemplate": "datasets.templates",
     "Card": "card",
+    "Composition": "overlays.composition",
     "Difference": "overlays.difference",
     "Effect": "overlays.effect",
     "Embedding": "overlays.embedding",
     "Hypernetwork": "overlays.hypernetwork",
-    "AttachSpec": "overlays.attach",
+    "InitImage": "sampling.masks",
     "Library": "library",
     "Lora": "overlays.lora.lora",
     "MergeReport": "merging.checkpoints.report",
     "Overlay": "overlays.overlay",
     "Picture": "sampling.generate",
     "Plan": "training.plan",
+    "Prompt": "prompts.prompt",
+    "PromptMatrix": "prompts.prompt_matrix",
     "Recipe": "sampling.recipe.recipe",
+    "Run": "training.loop",
+    "Saving": "merging.checkpoints.options",
+    "Step": "training.loop",
     "Strength": "overlays.strength",
-    "VelaturaError": "errors",
-    "VelaturaWarning": "errors",
+    "aesthetic_from": "training.kinds.aesthetic",
     "attach": "overlays.attach",
     "attach_all": "overlays.attach",
     "bake": "merging.bake.bake",
+    "combine": "merging.lora.combine",
     "extract": "merging.lora.extract",
     "generate": "sampling.generate",
-    "generate_stream": "sampling.generate",
     "generate_many": "sampling.generate",
+    "generate_stream": "sampling.generate",
     "grid": "compare.grid",
+    "loss_weights": "datasets.loss_weights",
+    "make_class_pictures": "training.kinds.class_images",
+    "measure_extraction": "merging.lora.extract",
+    "measure_retention": "merging.checkpoints.retention",
     "merge": "merging.checkpoints.merge",
     "open_base": "formats",
     "open_overlay": "formats",
+    "read_dataset": "datasets.folder",
     "resume": "training.train",
     "save": "formats",
+    "save_dreambooth": "training.kinds.dreambooth",
+    "template_lines": "datasets.templates",
     "train": "training.train",
 }
 
@@ -114,9 +200,9 @@ _PUBLIC_MODULES = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("velatura")
-    if name not in _PUBLIC_MODULES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'velatura' has no attribute {name!r}")
-    value = getattr(import_module(f"velatura.{_PUBLIC_MODULES[name]}"), name)
+    value = getattr(import_module(f"velatura.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -91,7 +91,13 @@ def test_captioning_with_something_unknown_is_refused(photos, capsys):
 
 def test_reviewing_serves_a_page_until_ctrl_c(photos):
     words = [sys.executable, "-m", "velatura", "dataset", "review", str(photos), "--no-browser"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+    # whoever runs the tests in the background, as nohup does, passes on that SIGINT is ignored
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        review = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with review as command:
         url = re.search(r"16 pictures at (http://127\.0\.0\.1:\d+/\?token=\S+)", command.stdout.readline())[1]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=10) as page:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
+SRC = ROOT / "src"
 FILES = sorted((SRC / "velatura").rglob("*.py"))
 
 # From the top of the house to its ground. A module may import its own part and what stands on a lower floor.
@@ -119,6 +120,57 @@ def test_public_names_are_complete_and_sorted():
         assert getattr(velatura, name) is not None
     shown = {name for name in dir(velatura) if not name.startswith("_")} - {part_of(module) for module in NAMES}
     assert shown - set(velatura.__all__) <= {"TYPE_CHECKING", "Any", "annotations"}
+
+
+def test_type_checkers_lazy_imports_and_all_know_the_same_public_names():
+    front = tree("velatura")
+    checked = next(node for node in front.body if isinstance(node, ast.If))
+    typed = {name.name: node.module for node in checked.body for name in node.names}
+    lazy = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in front.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    assert {name: f"velatura.{module}" for name, module in lazy["_MODULES"].items()} == typed
+    eager = {
+        name.name
+        for node in front.body
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("velatura.")
+        for name in node.names
+    }
+    assert set(lazy["__all__"]) == {*typed, *eager}
+
+
+def test_what_the_documents_import_is_public():
+    blocks = [
+        block
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    assert len(blocks) > 10
+    inner = {
+        module for block in blocks for module in re.findall(r"^\s*(?:from|import) (velatura\.[\w.]+)", block, re.M)
+    }
+    assert not inner, f"import these from velatura itself: {sorted(inner)}"
+
+
+def test_contributing_tells_the_floors_as_they_are():
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Where things are", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^    ((?:\w+(?:/|\.py) +)+)", section, re.M)
+    told = [{name.removesuffix("/").removesuffix(".py") for name in row.split()} for row in rows]
+    assert [{"velatura" if name == "__init__" else name for name in row} for row in told] == [
+        floor - {"server"} for floor in FLOORS
+    ]
+    here = {
+        path.stem for path in (SRC / "velatura").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert {name for row in told for name in row} == here - {"__main__"}
+
+
+def test_folders_hold_at_most_sixteen_files_and_say_what_they_are_for():
+    for folder in {path.parent for path in FILES}:
+        assert len(list(folder.glob("*.py"))) <= 16, folder
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
 
 
 def test_importing_velatura_does_not_import_torch():
