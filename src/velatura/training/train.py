@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning
-from velatura.merging.bake.hypernet_maps import check_no_overlays_attached
+from velatura.merging.bake.inputs import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe.recipe import Recipe

@@ -1,4 +1,4 @@
-"""A base at work under its overlays: which contexts its attention reads, and what it predicts."""
+"""Run a base under its overlays on calibration prompts, and record its contexts' moments and its predictions."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from velatura.overlays.strength import Strength
 
 CalibrationSplit = Literal["fit", "choose", "held out"]
 
-SPLITS: tuple[CalibrationSplit, ...] = ("fit", "fit", "choose", "held out")  # of four prompts in a row
-DEFAULT_PROMPT_COUNT = 16  # painted, unless others are given
-TEXT_ONLY_COUNT = 240  # more that are only read: a text costs little, and cross-attention reads nothing else
-BATCH_SIZE = 4  # pictures in a batch; the UNet sees each twice
+# Of four prompts in a row two are fitted to, one chooses the ridge of the regression, one measures the error.
+SPLITS: tuple[CalibrationSplit, ...] = ("fit", "fit", "choose", "held out")
+DEFAULT_PROMPT_COUNT = 16
+TEXT_ONLY_COUNT = 240  # more prompts that are only encoded: cross-attention reads nothing else, and it costs little
+BATCH_SIZE = 4  # pictures in a batch; with guidance the UNet sees each of them twice
 GUIDANCE = 7.5
+CALIBRATION_STEPS = 10
 
-OnCalibrationStep = Callable[[int, int], None]  # (steps done, steps in all)
+OnCalibrationStep = Callable[[int, int], None]  # called with how many steps are done, and how many there are
 
 
 @dataclass(frozen=True)
 class CalibrationStep:
-    """One step of a picture that nothing is fitted to: what the UNet read and what it made of it."""
+    """One sampling step of a held-out batch: the inputs of the UNet, and its prediction under the overlays."""
 
     latents: Tensor
     timestep: Tensor
@@ -46,7 +48,13 @@ class CalibrationStep:
 
 @dataclass
 class Calibration:
-    """What was heard: moments by source of contexts, part and split, and the steps of the held-out prompts."""
+    """What was recorded.
+
+    Attributes:
+        moments: Moments by source of the contexts, K or V, and split.
+        held_out_steps: The steps of the held-out prompts.
+        prompt_counts: How many prompts each split has.
+    """
 
     moments: dict[tuple[str, int, CalibrationSplit], Moments] = field(
         default_factory=dict[tuple[str, int, CalibrationSplit], Moments]
@@ -55,7 +63,7 @@ class Calibration:
     prompt_counts: dict[CalibrationSplit, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
 
     def add_context(self, source: str, hypernet_map: HypernetMap, context: Tensor, split: CalibrationSplit) -> None:
-        """Count a context in, with what the chain makes of it."""
+        """Add a context, and what the hypernetworks add to it, to the moments."""
         for kv_index in KV_INDICES:
             moments = self.moments.setdefault(
                 (source, kv_index, split), Moments.zeros(context.shape[-1], context.device)
@@ -63,17 +71,17 @@ class Calibration:
             moments.add(context, hypernet_map.change(context.float(), kv_index), centred=kv_index == K)
 
     def has_source(self, source: str) -> bool:
-        """Whether contexts of a source were heard."""
+        """Return True if contexts of a source were recorded."""
         return (source, K, "held out") in self.moments
 
     def split_moments(self, source: str, kv_index: int) -> tuple[Moments, Moments, Moments]:
-        """The moments to fit to, to choose by, and to judge by."""
+        """Return the moments to fit to, to choose the ridge by, and to measure the error by."""
         fit, choose, held_out = (self.moments[source, kv_index, split] for split in ("fit", "choose", "held out"))
         return fit, choose, held_out
 
 
 class _Observer:
-    """Hears the contexts of a base, each constant one once."""
+    """Records the contexts that a base reads, a text context that many layers share only once."""
 
     def __init__(self, calibration: Calibration, maps_by_width: Mapping[int, HypernetMap]) -> None:
         self._calibration, self._maps_by_width = calibration, maps_by_width
@@ -86,7 +94,7 @@ class _Observer:
             return
         source = context_source(name, layer)
         if source != name:
-            self._text_context = context  # the same in every layer and at every step
+            self._text_context = context  # the same tensor in every layer and at every step
         self._calibration.add_context(source, hypernet_map, context, self.split)
 
 
@@ -101,16 +109,22 @@ def calibrate(
     on_step: OnCalibrationStep | None = None,
     text_base: Base | None = None,
 ) -> Calibration:
-    """Let the base paint under its overlays, and keep moments of the contexts of the chains given.
+    """Let a base denoise calibration prompts under its overlays, and record moments of its contexts.
 
-    Of four prompts in a row two are fitted to, one chooses the fit, and one judges it. Without chains there is nothing
-    to fit, and only the last are painted. speaker: whose text towers say what the base's do under the overlays.
+    Args:
+        base: The base.
+        overlays: The overlays with their strengths, which are attached meanwhile.
+        maps_by_width: The maps to fit, by context width. If there are none, only the held-out prompts are denoised.
+        prompts: At least four prompts; built-in ones by default.
+        steps: Steps of each picture.
+        on_step: Called after each step of a batch with how many are done, and how many there are.
+        text_base: A base whose text encoders give the same contexts as the base's do under the overlays.
+
+    Raises:
+        BadRecipe: There are fewer than four prompts.
     """
-    batches = list(
-        _batches(
-            built_in_prompts(DEFAULT_PROMPT_COUNT) if prompts is None else prompts, held_out_only=not maps_by_width
-        )
-    )
+    prompts = built_in_prompts(DEFAULT_PROMPT_COUNT) if prompts is None else prompts
+    batches = list(_batches(prompts, held_out_only=not maps_by_width))
     calibration, done = Calibration(), 0
     observer = _Observer(calibration, maps_by_width)
     with ExitStack() as stack:
@@ -136,7 +150,7 @@ def _batches(prompts: Iterable[str], *, held_out_only: bool) -> Iterator[tuple[C
     for index, prompt in enumerate(prompts):
         by_split[SPLITS[index % len(SPLITS)]].append(prompt)
     if not all(by_split.values()):
-        raise BadRecipe(f"fewer than {len(SPLITS)} prompts leave none to judge the fit by: give more, or none at all")
+        raise BadRecipe(f"fewer than {len(SPLITS)} prompts leave none to measure the error by: give more, or none")
     for split, split_prompts in by_split.items():
         if held_out_only and split != "held out":
             continue
@@ -145,17 +159,18 @@ def _batches(prompts: Iterable[str], *, held_out_only: bool) -> Iterator[tuple[C
 
 
 def _observe_texts(base: Base, maps_by_width: Mapping[int, HypernetMap], calibration: Calibration) -> None:
-    """Fit to the contexts of many more texts, which need not be painted."""
-    if hypernet_map := maps_by_width.get(base.text.width):
-        for start in range(0, TEXT_ONLY_COUNT, BATCH_SIZE):
-            context = base.text.encode(built_in_prompts(BATCH_SIZE, DEFAULT_PROMPT_COUNT + start)).to(
-                base.device, base.dtype
-            )
-            calibration.add_context(f"text {base.text.width}", hypernet_map, context, "fit")
+    """Record the contexts of many more texts, which are encoded but not denoised."""
+    hypernet_map = maps_by_width.get(base.text.width)
+    if hypernet_map is None:
+        return
+    for start in range(0, TEXT_ONLY_COUNT, BATCH_SIZE):
+        context = base.text.encode(built_in_prompts(BATCH_SIZE, DEFAULT_PROMPT_COUNT + start))
+        context = context.to(base.device, base.dtype)
+        calibration.add_context(f"text {base.text.width}", hypernet_map, context, "fit")
 
 
 def _sample_ddim(base: Base, prompts: Sequence[str], steps: int, seed: int) -> Iterator[CalibrationStep]:
-    """Paint prompts with guidance by DDIM without noise (Song et al. 2020, eq. 12, sigma 0), giving each step."""
+    """Denoise prompts with guidance by DDIM with eta 0 (Song et al. 2020, eq. 12), and yield each step."""
     conditioning = cfg_conditioning(base, prompts)
     latent_size = base.family.default_pixels // base.family.vae_scale_factor
     shape = len(prompts), int(base.unet.config["in_channels"]), latent_size, latent_size
@@ -174,19 +189,26 @@ def _sample_ddim(base: Base, prompts: Sequence[str], steps: int, seed: int) -> I
 
 
 def cfg_conditioning(base: Base, prompts: Sequence[str]) -> Conditioning:
-    """What a base says of empty negative prompts and of prompts, as guidance has the UNet read them."""
+    """Return the conditioning of empty negative prompts and of prompts, (2 * prompts, ...), as guidance needs it."""
     cond = Conditioning.concatenate([_uncond(base, len(prompts)), base.text.conditioning(prompts)])
     return cond.to(base.device, base.dtype)
 
 
 def _uncond(base: Base, count: int) -> Conditioning:
-    """What empty negative prompts say, which is nothing at all to an SDXL."""
+    """Return the conditioning of empty negative prompts, which is all zeros for SDXL."""
     cond = base.text.conditioning([""] * count)
     return cond.zero_out() if base.needs_pooled else cond
 
 
 def ddim_step(latents: Tensor, model_output: Tensor, alpha: float, next_alpha: float, prediction_type: str) -> Tensor:
-    """From one level of noise to the next; a velocity gives clean latents and noise too (Salimans and Ho 2022, D)."""
+    """Return the latents at the next noise level; v prediction by Salimans and Ho (2022, appendix D).
+
+    Args:
+        latents: (batch, 4, height / 8, width / 8).
+        model_output: The UNet's prediction, of the same shape.
+        alpha, next_alpha: The schedule's cumulative alpha at both noise levels.
+        prediction_type: "epsilon" or "v_prediction".
+    """
     alpha_t, sigma_t = alpha**0.5, (1 - alpha) ** 0.5
     if prediction_type == "v_prediction":
         denoised, pred_noise = alpha_t * latents - sigma_t * model_output, sigma_t * latents + alpha_t * model_output

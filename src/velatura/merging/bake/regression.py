@@ -1,4 +1,4 @@
-"""Second moments of contexts and of what is added to them: all that a linear fit, and its error, needs of them."""
+"""Ridge regression from second moments of contexts and of their changes, so that no context has to be kept."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from torch import Tensor
 
 from velatura.overlays.affine import AffineMap, float64_device
 
-linalg: Any = torch.linalg  # which has no types
+linalg: Any = torch.linalg  # torch.linalg has no type annotations
 
-RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # in units of the contexts' mean variance a feature
+RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # relative to the contexts' mean variance of a feature
 
 
 @dataclass
 class Moments:
-    """Sums over tokens, of contexts c and what is added to them f, in float64, so that no context need be kept.
+    """Sums in float64 over tokens, of contexts c and of what is added to them, f.
 
-    cc, cf, ff: (width, width), the sums of c cᵀ, c fᵀ and f fᵀ.
+    Attributes:
+        count: How many tokens were added.
+        c, f: (width,), the sums of c and of f.
+        cc, cf, ff: (width, width), the sums of c cᵀ, c fᵀ and f fᵀ.
     """
 
     count: int
@@ -31,18 +34,19 @@ class Moments:
 
     @classmethod
     def zeros(cls, width: int, device: torch.device) -> Moments:
-        """The moments of no token at all."""
+        """Return the moments of no tokens."""
         double_device = float64_device(device)
-        vector, matrix = (
-            torch.zeros(*shape, dtype=torch.float64, device=double_device) for shape in ((width,), (width, width))
-        )
+        vector = torch.zeros(width, dtype=torch.float64, device=double_device)
+        matrix = torch.zeros(width, width, dtype=torch.float64, device=double_device)
         return cls(0, vector, vector.clone(), matrix, matrix.clone(), matrix.clone())
 
     def add(self, context: Tensor, change: Tensor, *, centred: bool) -> None:
-        """Count tokens in; context, change: (pictures, tokens, width).
+        """Add tokens to the sums.
 
-        centred: leave out what all tokens of a picture have in common. That is right for K: q k + q b differs from q k
-        by the same for every key, so softmax(q k + q b) = softmax(q k).
+        Args:
+            context, change: (pictures, tokens, width).
+            centred: Subtract the mean over all tokens of a picture. That is right for K: q k + q b differs from q k by
+                the same amount for every key, so softmax(q k + q b) = softmax(q k).
         """
         c, f = (tensor.to(self.c.device, torch.float64) for tensor in (context, change))
         if centred:
@@ -66,10 +70,17 @@ class Moments:
         )
 
     def fit(self, ridge: float, *, fit_intercept: bool) -> AffineMap:
-        """The affine map A c + b, or the linear one A c, that comes nearest to f: ridge regression.
+        """Fit f by ridge regression.
 
-        A minimises the sum of |f - A c - b|² + ridge |A|² (Hoerl and Kennard 1970), b = mean f - A mean c. As it is
-        linear in f, W A is what the same fit to W f would give, whatever W: one fit serves every layer that reads c.
+        A minimises the sum of |f - A c - b|² + ridge |A|² (Hoerl and Kennard 1970), and b = mean f - A mean c. The fit
+        is linear in f, so W A is what a fit to W f would give: one fit serves every layer that reads c.
+
+        Args:
+            ridge: The penalty, relative to the contexts' mean variance of a feature.
+            fit_intercept: Fit b too. Otherwise b is 0.
+
+        Returns:
+            The map A c + b.
         """
         cc, cf = self.cc, self.cf
         if fit_intercept:
@@ -81,7 +92,7 @@ class Moments:
         return AffineMap(matrix, shift)
 
     def residual(self, known: AffineMap) -> Moments:
-        """The moments of c and f - A c - b, what is left to fit once a part of the change is known."""
+        """Return the moments of c and f - A c - b, which is left to fit if a part of the change is known."""
         a, b = (tensor.to(self.cc) for tensor in (known.matrix, known.shift))
         mapped, ones = a @ self.cc + torch.outer(b, self.c), self.count * torch.outer(b, b)  # (A c + b) cᵀ
         across = mapped @ a.T + torch.outer(a @ self.c, b) + ones  # (A c + b) (A c + b)ᵀ
@@ -90,23 +101,29 @@ class Moments:
         return Moments(self.count, self.c, rest, self.cc, self.cf - mapped.T, self.ff - crossed - crossed.T + across)
 
     def squared_error(self, weight: Tensor, product: Tensor, shift: Tensor) -> float:
-        """The sum of |W f - D c - d|²: what is lost of the change behind a weight W by adding D c + d."""
+        """Return the sum of |W f - D c - d|²: the error of adding D c + d behind a weight.
+
+        Args:
+            weight: W, (out features, width).
+            product: D, (out features, width).
+            shift: d, (out features,).
+        """
         w, d, extra = (tensor.to(self.cc) for tensor in (weight, product, shift))
         squares = _quadratic_trace(self.ff, w) + _quadratic_trace(self.cc, d) + self.count * extra @ extra
         across = ((w @ self.cf.T) * d).sum() + extra @ (w @ self.f - d @ self.c)
         return max(float(squares - 2 * across), 0.0)
 
     def squared_change(self, weight: Tensor) -> float:
-        """The sum of |W f|²."""
+        """Return the sum of |W f|², the size of the change behind a weight W."""
         return float(_quadratic_trace(self.ff, weight.to(self.ff)))
 
     def squared_output(self, weight: Tensor) -> float:
-        """The sum of |W (c + f)|²: how large K or V is, once changed."""
+        """Return the sum of |W (c + f)|², the size of the changed K or V."""
         return float(_quadratic_trace(self.cc + self.cf + self.cf.T + self.ff, weight.to(self.ff)))
 
 
 def best_fit(fitting: Moments, choosing: Moments, *, fit_intercept: bool) -> AffineMap:
-    """Fit with the ridge that does best on moments that were not fitted to, then to both."""
+    """Choose the ridge with the least error on moments that it is not fitted to, then fit to both with it."""
     unit = torch.eye(len(fitting.c), dtype=torch.float64, device=fitting.c.device)
 
     def loss(ridge: float) -> float:
@@ -117,5 +134,5 @@ def best_fit(fitting: Moments, choosing: Moments, *, fit_intercept: bool) -> Aff
 
 
 def _quadratic_trace(moment: Tensor, weight: Tensor) -> Tensor:
-    """The trace of W M Wᵀ."""
+    """Return the trace of W M Wᵀ."""
     return ((weight @ moment) * weight).sum()

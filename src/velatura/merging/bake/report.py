@@ -1,4 +1,4 @@
-"""What became of overlays on their way into weights, with the errors on prompts that nothing was fitted to."""
+"""The report of a bake: what went into the weights, with the errors on held-out prompts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
+from velatura.merging.measures import format_count
+
 
 class WidthFit(BaseModel):
-    """How well the change of one width's contexts went into weights.
+    """How well the layers of one context width stand for the hypernetworks.
 
-    exact: nothing was fitted, the overlays are affine there. k, v: the error of K and of V relative to their own size,
-    what softmax does not see of K left out. k_missed, v_missed: the same relative to the overlays' change of them, so
-    that 1 is all lost. None where none was measured.
+    Attributes:
+        width: Features of the contexts.
+        layers: How many attention layers read contexts of this width.
+        exact: True if the hypernetworks are affine, so that nothing was fitted.
+        k, v: The errors of K and V relative to the size of K and V, without what softmax ignores in K; None if they
+            were not measured.
+        k_missed, v_missed: The same errors relative to the change that the overlays make, 1 if all of it is lost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,18 +32,21 @@ class WidthFit(BaseModel):
     v_missed: float | None = None
 
     def __str__(self) -> str:
-        head = f"{self.width}: {_format_count(self.layers, 'layer')}, {'exact' if self.exact else 'fitted'}"
+        line = f"{self.width}: {format_count(self.layers, 'layer')}, {'exact' if self.exact else 'fitted'}"
         if None in (self.k, self.v, self.k_missed, self.v_missed):
-            return head
-        return (
-            f"{head}, K is off by {_format_error(self.k, self.k_missed)}, V by {_format_error(self.v, self.v_missed)}"
-        )
+            return line
+        k, v = _format_error(self.k, self.k_missed), _format_error(self.v, self.v_missed)
+        return f"{line}, error of K {k}, of V {v}"
 
 
 class BakedLayers(BaseModel):
-    """An overlay whose changes of weights were added to them, which is exact but for rounding.
+    """An overlay whose changes of weights were added, which is exact except for rounding.
 
-    algorithms: how they are written down. unet, text: how strongly it acts in those parts.
+    Attributes:
+        overlay: Its name.
+        algorithms: The algorithms of its layers, such as "lora" or "loha".
+        layers: How many layers it changes.
+        unet, text: Its strengths in the UNet and in the text encoders.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,18 +58,27 @@ class BakedLayers(BaseModel):
     text: float
 
     def __str__(self) -> str:
-        strengths = (
-            f"{self.unet:g}" if self.unet == self.text else f"{self.unet:g} in the UNet, {self.text:g} in the text"
-        )
-        return f"{self.overlay}: {_format_count(self.layers, 'layer')}, {' and '.join(self.algorithms)}, added at {strengths}"
+        strengths = f"{self.unet:g}"
+        if self.unet != self.text:
+            strengths = f"{self.unet:g} in the UNet, {self.text:g} in the text encoders"
+        algorithms = " and ".join(self.algorithms)
+        return f"{self.overlay}: {format_count(self.layers, 'layer')}, {algorithms}, added at {strengths}"
 
 
 class BakeReport(BaseModel):
-    """What went into weights, and how well; errors are relative, on the prompts held out.
+    """What was baked into a base, and how exactly. Errors are relative, and measured on held-out prompts.
 
-    strengths: of the overlays by name, in order, of two those in the UNet; added: those that are changes of weights
-    already. rank: of a LoRA; None where whole weights were written. output: the
-    error of what the UNet predicts; output_missed: the same relative to the overlays' change of it, 1 being all lost.
+    Attributes:
+        base: The name of the base.
+        base_hash: Its hash, "" for a base in memory.
+        strengths: The overlays in their order, with their strengths in the UNet.
+        rank: The rank of a LoRA; None if whole weights were written.
+        added: The overlays that were added exactly.
+        widths: The errors of the layers that hypernetworks change.
+        output: The error of the UNet's prediction relative to its size.
+        output_missed: The same error relative to the change that the overlays make, 1 if all of it is lost.
+        fitted_prompts, held_out_prompts: How many calibration prompts were fitted to and held out.
+        steps: Steps of each calibration picture.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +97,7 @@ class BakeReport(BaseModel):
 
     @property
     def is_exact(self) -> bool:
-        """Whether nothing was fitted and nothing cut off."""
+        """True if nothing was fitted, and no rank cuts anything off."""
         return self.rank is None and all(fit.exact for fit in self.widths)
 
     def __str__(self) -> str:
@@ -89,14 +107,11 @@ class BakeReport(BaseModel):
         overlays = ", ".join(f"{name}:{strength:g}" for name, strength in self.strengths)
         yield f"{overlays} on {self.base}" + (f" as a LoRA of rank {self.rank}" if self.rank else "")
         yield from (f"  {row}" for row in (*self.added, *self.widths))
-        yield f"  what the UNet predicts is off by {_format_error(self.output, self.output_missed)}"
-        yield f"  measured on {_format_count(self.held_out_prompts, 'prompt')} held out, {_format_count(self.steps, 'step')} each"
-
-
-def _format_count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
+        yield f"  error of the UNet's prediction {_format_error(self.output, self.output_missed)}"
+        prompts, steps = format_count(self.held_out_prompts, "held-out prompt"), format_count(self.steps, "step")
+        yield f"  measured on {prompts}, {steps} each"
 
 
 def _format_error(error: float | None, missed: float | None) -> str:
-    """An error, and which part of the change it is."""
+    """Return an error, and how much of the overlays' change it is."""
     return f"{error:.2g} ({missed:.2%} of the change lost)" if missed and missed >= 1e-4 else f"{error:.2g}"

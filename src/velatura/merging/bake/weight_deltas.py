@@ -1,8 +1,8 @@
-"""Changes of weights into a copy of a base: of LoRAs, of all that grew out of them, and of differences."""
+"""Add the weight changes of LoRAs, LyCORIS and differences to the weights of a copy of a base."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,16 +17,23 @@ from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength, strength_tensor
 from velatura.overlays.target import Target
 
-# why other kinds stay beside a base, and what is to be done
+# Why overlays of other kinds cannot be baked, and what to do instead
 NOT_BAKEABLE = {
-    "embedding": "is a word, not a change of weights: keep its file beside the base, and call it in prompts",
-    "aesthetic": "turns the text towers anew for each prompt: keep its file beside the base",
+    "embedding": "is a word, not a change of weights: keep its file beside the base, and use it in prompts",
+    "aesthetic": "tunes the text encoders anew for each prompt: keep its file beside the base",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class WeightDeltas:
-    """An overlay that changes weights, by the names that a base has for its layers, and how strongly."""
+    """The weight changes of one overlay in a base.
+
+    Attributes:
+        overlay: The overlay.
+        strength: Its strength, or one for the text encoders and one for the UNet.
+        deltas: Its changes by the names of the base's layers.
+        factors: Factors of the strength by the same names, from block weights.
+    """
 
     overlay: Overlay
     strength: float | Strength
@@ -35,10 +42,15 @@ class WeightDeltas:
 
     @classmethod
     def from_overlay(cls, base: Base, overlay: Overlay, strength: float | Strength) -> WeightDeltas:
-        """See what an overlay changes in a base, and refuse what cannot go into its weights."""
+        """Find the changes that an overlay makes in a base.
+
+        Raises:
+            BadOverlay: The overlay is not a change of weights.
+            WrongBase: The overlay does not fit the base.
+        """
         label = str(overlay.card)
         if type(overlay).deltas is Overlay.deltas:
-            reason = NOT_BAKEABLE.get(overlay.kind, "is no change of weights: keep its file beside the base")
+            reason = NOT_BAKEABLE.get(overlay.kind, "is not a change of weights: keep its file beside the base")
             raise BadOverlay(f"{label} cannot be baked: it {reason}")
         target = Target.from_model(base)
         deltas = overlay.deltas(target)
@@ -48,86 +60,101 @@ class WeightDeltas:
             weight = cast("Tensor", target.layer(name).weight)
             if not delta.is_compatible(weight):
                 raise WrongBase(
-                    f"{label} has a change of {name} that fits no weight of {tuple(weight.shape)}: "
+                    f"{label} has a change of {name} that does not fit its weight of shape {tuple(weight.shape)}: "
                     "open a base it was made for"
                 )
         return cls(overlay, strength, deltas, {name: overlay.strength_factor(target, name) for name in deltas})
 
     @property
-    def unet_strength(self) -> float:
-        """How strongly it acts in the UNet."""
-        return scalar_strength(self.strength.unet if isinstance(self.strength, Strength) else self.strength)
-
-    @property
-    def text_strength(self) -> float:
-        """How strongly it acts in the text towers."""
-        return scalar_strength(self.strength.text if isinstance(self.strength, Strength) else self.strength)
-
-    @property
     def has_effect(self) -> bool:
-        """Whether it changes anything at all."""
+        """True if at least one layer has a strength other than 0."""
         return any(self.layer_strength(name) for name in self.deltas)
 
     def layer_strength(self, name: str) -> float:
-        """How strongly it acts in a layer."""
-        return (self.unet_strength if name.startswith("unet.") else self.text_strength) * self.factors[name]
+        """Return the strength in a layer."""
+        strength = unet_strength(self.strength) if name.startswith("unet.") else text_strength(self.strength)
+        return strength * self.factors[name]
 
     def report_row(self) -> BakedLayers:
-        """What of it goes into weights."""
+        """Return the row of a report for what is added."""
         return BakedLayers(
             overlay=self.overlay.card.name or self.overlay.kind,
             algorithms=tuple(sorted({delta.algorithm for delta in self.deltas.values()})),
             layers=len(self.deltas),
-            unet=self.unet_strength,
-            text=self.text_strength,
+            unet=unet_strength(self.strength),
+            text=text_strength(self.strength),
         )
 
 
-def scalar_strength(strength: float | Tensor) -> float:
-    """A strength as one number; BadOverlay where it is several."""
+def unet_strength(strength: float | Strength) -> float:
+    """Return the strength in the UNet as one number; raises BadOverlay for one strength for each row of a batch."""
+    return _scalar_strength(strength.unet if isinstance(strength, Strength) else strength)
+
+
+def text_strength(strength: float | Strength) -> float:
+    """Return the strength in the text encoders as one number; raises BadOverlay as `unet_strength` does."""
+    return _scalar_strength(strength.text if isinstance(strength, Strength) else strength)
+
+
+def _scalar_strength(strength: float | Tensor) -> float:
     if strength_tensor(strength).ndim:
-        raise BadOverlay("several strengths do not go into one set of weights: give one number")
+        raise BadOverlay("several strengths cannot go into one set of weights: give one number")
     return float(strength)
 
 
 @torch.no_grad()
 def add_deltas(base: Base, base_copy: Base, weight_deltas: Sequence[WeightDeltas]) -> None:
-    """Add what overlays change in a base to the weights of a copy of it.
+    """Add the changes of overlays to the weights of a copy of a base.
 
-    Each reads the base's own weights, as it does laid over it; all are summed in float32, and rounded once.
+    As with attached overlays, each change is computed from the base's own weights. All changes are summed in float32
+    and rounded once.
+
+    Args:
+        base: The base that gives the weights.
+        base_copy: Its copy, which is changed in place.
+        weight_deltas: The changes.
+
+    Raises:
+        UnsupportedBase: An overlay changes a bias that the base lacks.
     """
     base_target, copy_target = Target.from_model(base), Target.from_model(base_copy)
-    for name in dict.fromkeys(
-        name
-        for overlay_deltas in weight_deltas
-        for name in overlay_deltas.deltas
-        if overlay_deltas.layer_strength(name)
-    ):
-        active = [
-            (overlay_deltas.deltas[name], strength)
-            for overlay_deltas in weight_deltas
-            if name in overlay_deltas.deltas and (strength := overlay_deltas.layer_strength(name))
-        ]
-        base_layer, copy_layer = base_target.layer(name), copy_target.layer(name)
-        device = active[0][0].tensors[0].device
-        weight, bias = (cast("Tensor | None", getattr(base_layer, attribute, None)) for attribute in ("weight", "bias"))
-        weight, bias = cast("Tensor", weight).to(device), None if bias is None else bias.to(device)
-        _add(cast("Tensor", copy_layer.weight), (delta.weight_delta(weight, strength) for delta, strength in active))
-        changes = [
-            bias_change for delta, strength in active if (bias_change := delta.bias_delta(bias, strength)) is not None
-        ]
-        if changes:
-            _add(_bias(copy_layer, name), iter(changes))
+    for name in dict.fromkeys(name for overlay_deltas in weight_deltas for name in overlay_deltas.deltas):
+        scaled_deltas = _active_deltas(weight_deltas, name)
+        if scaled_deltas:
+            _add_to_layer(base_target.layer(name), copy_target.layer(name), name, scaled_deltas)
 
 
-def _add(parameter: Tensor, changes: Iterator[Tensor]) -> None:
+def _active_deltas(weight_deltas: Sequence[WeightDeltas], name: str) -> list[tuple[Delta, float]]:
+    """Return the deltas of a layer whose strength is not 0, with their strengths."""
+    scaled_deltas: list[tuple[Delta, float]] = []
+    for overlay_deltas in weight_deltas:
+        if name in overlay_deltas.deltas:
+            strength = overlay_deltas.layer_strength(name)
+            if strength:
+                scaled_deltas.append((overlay_deltas.deltas[name], strength))
+    return scaled_deltas
+
+
+def _add_to_layer(
+    base_layer: nn.Module, copy_layer: nn.Module, name: str, scaled_deltas: Sequence[tuple[Delta, float]]
+) -> None:
+    device = scaled_deltas[0][0].tensors[0].device
+    weight = cast("Tensor", base_layer.weight).to(device)
+    _add(cast("Tensor", copy_layer.weight), [delta.weight_delta(weight, strength) for delta, strength in scaled_deltas])
+    bias = cast("Tensor | None", getattr(base_layer, "bias", None))
+    if bias is not None:
+        bias = bias.to(device)
+    bias_deltas = [delta.bias_delta(bias, strength) for delta, strength in scaled_deltas]
+    changes = [bias_delta for bias_delta in bias_deltas if bias_delta is not None]
+    if changes:
+        if not isinstance(copy_layer.bias, Tensor):
+            raise UnsupportedBase(f"{name} has no bias, which an overlay changes: keep that overlay beside the base")
+        _add(copy_layer.bias, changes)
+
+
+def _add(parameter: Tensor, changes: Sequence[Tensor]) -> None:
+    """Add changes in float32, and round once to the parameter's precision."""
     total = parameter.float()
     for change in changes:
         total = total + change.to(total.device).view(total.shape)
     parameter.copy_(total)
-
-
-def _bias(layer: nn.Module, name: str) -> Tensor:
-    if isinstance(layer.bias, Tensor):
-        return layer.bias
-    raise UnsupportedBase(f"{name} has no bias, which an overlay changes: keep that beside the base")

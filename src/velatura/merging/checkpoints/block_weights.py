@@ -1,4 +1,4 @@
-"""Block weights: a strength of its own for each block of the UNet, as people write them down."""
+"""Block weights: one strength for each block of the UNet, in the spellings of supermerger and A1111."""
 
 from __future__ import annotations
 
@@ -6,105 +6,144 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, NamedTuple
 
 from velatura.errors import BadRecipe, UnknownName
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 
-BASE_BLOCK = "BASE"
+BlockSide = Literal["base", "in", "mid", "out"]
+BlockWeights = str | Sequence[float] | Mapping[str, float]  # as users write them
+
+SUPERMERGER_SIDES: dict[BlockSide, str] = {"in": "IN", "mid": "M", "out": "OUT"}
+LDM_SIDES: dict[str, BlockSide] = {"input": "in", "middle": "mid", "output": "out"}
 UNET_BLOCK_KEY = re.compile(re.escape(UNET_PREFIX) + r"(input|middle|output)_blocks?(?:\.(\d+))?\.")
-# what stands before the first block, and behind the last
+# Layers before the first block and after the last one. Merging programs count them to those blocks.
 INPUT_PREFIXES = tuple(f"{UNET_PREFIX}{name}." for name in ("time_embed", "label_emb"))
 OUTPUT_PREFIX = f"{UNET_PREFIX}out."
 EMA_PREFIX = "model_ema."
 BLOCK_RANGE = re.compile(r"([A-Z]+)(\d\d)-([A-Z]+)(\d\d)")
 
 
+class UNetBlock(NamedTuple):
+    """A block of the UNet by side and number, as in model.diffusion_model.input_blocks.4."""
+
+    side: BlockSide
+    index: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name in supermerger's lists: IN00, M00, OUT11, or BASE."""
+        return f"{SUPERMERGER_SIDES[self.side]}{self.index:02}" if self != BASE_BLOCK else "BASE"
+
+
+BASE_BLOCK = UNetBlock("base")  # stands for all tensors outside the UNet's blocks
+
+
 @dataclass(frozen=True)
 class UNetBlocks:
-    """The blocks of a UNet by their names on such lists: IN00 to IN11, M00, OUT00 to OUT11 in an SD1, fewer in an SDXL.
+    """The blocks of a UNet: 12 in, 1 mid and 12 out in SD1, fewer in SDXL.
 
-    place: where each tensor belongs; one that is in no block belongs to BASE. What embeds the time belongs to the first
-    block, and the last convolution to the last, as people's merging programs count them.
+    Attributes:
+        block_by_key: The block of each tensor in the UNet. The time embedding belongs to the first block and the last
+            convolution to the last one, as in other merging programs.
     """
 
-    block_by_key: Mapping[str, str]
+    block_by_key: Mapping[str, UNetBlock]
 
     @classmethod
     def from_keys(cls, keys: Iterable[str]) -> UNetBlocks:
-        """Find the blocks in the names of a checkpoint's tensors; averaged weights belong where their twins do."""
-        block_by_key = {key: name for key in keys if (name := _block_name(key))}
-        last_block = max((block for block in block_by_key.values() if block.startswith("OUT")), default=BASE_BLOCK)
-        block_by_key |= {key: last_block for key, name in block_by_key.items() if name == OUTPUT_PREFIX}
-        ema_blocks = {
-            EMA_PREFIX + key.removeprefix("model.").replace(".", ""): name for key, name in block_by_key.items()
-        }
-        return cls(block_by_key | ema_blocks)
+        """Find the blocks by the keys of a checkpoint; an EMA weight belongs to the block of its plain weight."""
+        blocks: dict[str, UNetBlock] = {}
+        for key in keys:
+            block = _block_of_key(key)
+            if block is not None:
+                blocks[key] = block
+        last_block = max((block for block in blocks.values() if block.side == "out"), default=BASE_BLOCK)
+        blocks |= {key: last_block for key in blocks if key.startswith(OUTPUT_PREFIX)}
+        ema_blocks = {EMA_PREFIX + key.removeprefix("model.").replace(".", ""): block for key, block in blocks.items()}
+        return cls(blocks | ema_blocks)
 
     @cached_property
+    def blocks(self) -> list[UNetBlock]:
+        """The blocks in the order of block weight lists."""
+        sides = list(SUPERMERGER_SIDES)
+        unet_blocks = set(self.block_by_key.values()) - {BASE_BLOCK}
+        return sorted(unet_blocks, key=lambda block: (sides.index(block.side), block.index))
+
+    @property
     def names(self) -> list[str]:
-        """Their names in the order of lists."""
-        order = {"IN": 0, "M": 1, "OU": 2}
-        return sorted(set(self.block_by_key.values()), key=lambda name: (order[name.rstrip("0123456789T")], name))
+        """The names of the blocks in supermerger's lists, in their order."""
+        return [block.name for block in self.blocks]
 
-    def strengths(self, values: str | Sequence[float] | Mapping[str, float]) -> dict[str, float]:
-        """The strength of each block that has one of its own, from numbers, from a text of them, or by name.
+    def block_of(self, key: str) -> UNetBlock:
+        """Return the block of a tensor, BASE_BLOCK if it is in none."""
+        return self.block_by_key.get(key, BASE_BLOCK)
 
-        Numbers stand in the order of the names, BASE's before them or left out. A text may also name some blocks:
-        "IN=0.2, IN04-IN07=0.6, M00=1, BASE=0", where a later one wins.
+    def strengths(self, weights: BlockWeights) -> dict[UNetBlock, float]:
+        """Read block weights as users write them.
+
+        Args:
+            weights: One number for each block in the order of `names`, with or without one for BASE before them, as a
+                sequence or as text. Or strengths by name: `{"IN04": 0.6}`, or text such as
+                "IN=0.2, IN04-IN07=0.6, M00=1, BASE=0", in which a later entry overrides an earlier one.
+
+        Returns:
+            The strength of each block that is named.
+
+        Raises:
+            BadRecipe: The count of numbers does not match the count of blocks, or an entry is not a number.
+            UnknownName: A block does not exist in this UNet.
         """
-        if isinstance(values, Mapping):
-            return {block: float(strength) for name, strength in values.items() for block in self._expand_name(name)}
-        if not isinstance(values, str):
-            return self._assign_in_order([float(value) for value in values])
-        parts = [part.strip() for part in re.split(r"[,\n]", values) if part.strip()]
-        if not any("=" in part for part in parts):
-            return self._assign_in_order([_parse_strength(part) for part in parts])
-        pairs = [part.partition("=") for part in parts]
-        return {
-            block: _parse_strength(number)
-            for name, _, number in pairs
-            for block in self._expand_name(name.strip().upper())
-        }
+        if isinstance(weights, Mapping):
+            return {block: float(strength) for name, strength in weights.items() for block in self._expand_name(name)}
+        if not isinstance(weights, str):
+            return self._assign_in_order([float(weight) for weight in weights])
+        entries = [entry.strip() for entry in re.split(r"[,\n]", weights) if entry.strip()]
+        if not any("=" in entry for entry in entries):
+            return self._assign_in_order([_parse_strength(entry) for entry in entries])
+        pairs = [entry.partition("=") for entry in entries]
+        return {block: _parse_strength(number) for name, _, number in pairs for block in self._expand_name(name)}
 
-    def _assign_in_order(self, numbers: Sequence[float]) -> dict[str, float]:
-        if not self.names:
-            raise BadRecipe("there is no UNet whose blocks could have strengths of their own: leave them out")
-        block_names = [BASE_BLOCK, *self.names]
-        if len(numbers) == len(block_names) - 1:
-            block_names = block_names[1:]
-        if len(numbers) != len(block_names):
+    def _assign_in_order(self, numbers: Sequence[float]) -> dict[UNetBlock, float]:
+        if not self.blocks:
+            raise BadRecipe("this model has no UNet, so it takes no block weights: leave them out")
+        blocks = [BASE_BLOCK, *self.blocks]
+        if len(numbers) == len(self.blocks):
+            blocks = self.blocks
+        if len(numbers) != len(blocks):
             raise BadRecipe(
-                f"{len(numbers)} block strengths are not as many as this UNet has blocks: give {len(self.names)} for "
-                f"{self.names[0]} to {self.names[-1]}, or {len(self.names) + 1} with {BASE_BLOCK} first"
+                f"{len(numbers)} block weights do not match the blocks of this UNet: give {len(self.blocks)} for "
+                f"{self.names[0]} to {self.names[-1]}, or {len(self.blocks) + 1} with BASE first"
             )
-        return dict(zip(block_names, numbers, strict=True))
+        return dict(zip(blocks, numbers, strict=True))
 
-    def _expand_name(self, name: str) -> list[str]:
-        """The blocks that a name, the beginning of names, or a range of names stands for."""
-        known_names = [BASE_BLOCK, *self.names]
-        name = "M00" if name == "MID" else name  # which a LoRA's lists say
-        if name in known_names:
-            return [name]
-        if (match := BLOCK_RANGE.fullmatch(name)) and match[1] == match[3]:
-            blocks = [block for block in self.names if name[: len(match[1]) + 2] <= block <= match[3] + match[4]]
-        else:
-            blocks = [
-                block for block in self.names if name in {"IN", "M", "OUT"} and block.rstrip("0123456789") == name
-            ]
+    def _expand_name(self, name: str) -> list[UNetBlock]:
+        """Return the blocks that a name (IN04), a side (IN) or a range (IN04-IN07) stands for."""
+        name = name.strip().upper()
+        name = "M00" if name == "MID" else name  # LoRA block weights call it MID
+        by_name = {block.name: block for block in (BASE_BLOCK, *self.blocks)}
+        if name in by_name:
+            return [by_name[name]]
+        blocks = [block for block in self.blocks if SUPERMERGER_SIDES[block.side] == name]
+        block_range = BLOCK_RANGE.fullmatch(name)
+        if block_range and block_range[1] == block_range[3]:
+            first, last = name.split("-")
+            blocks = [block for block in self.blocks if first <= block.name <= last]
         if not blocks:
-            raise UnknownName.with_suggestions("block of this UNet", name, [*known_names, "IN", "OUT"])
+            raise UnknownName.with_suggestions("block of this UNet", name, [*by_name, "IN", "OUT"])
         return blocks
 
 
-def _block_name(key: str) -> str:
+def _block_of_key(key: str) -> UNetBlock | None:
     if key.startswith(INPUT_PREFIXES):
-        return "IN00"
+        return UNetBlock("in")
     if key.startswith(OUTPUT_PREFIX):
-        return OUTPUT_PREFIX
+        return BASE_BLOCK  # until the last block is known
     match = UNET_BLOCK_KEY.match(key)
     if not match:
-        return ""
-    return "M00" if match[1] == "middle" else f"{'IN' if match[1] == 'input' else 'OUT'}{int(match[2]):02}"
+        return None
+    side = LDM_SIDES[match[1]]
+    return UNetBlock(side, 0 if side == "mid" else int(match[2]))
 
 
 def _parse_strength(text: str) -> float:
@@ -112,5 +151,5 @@ def _parse_strength(text: str) -> float:
         return float(text)
     except ValueError:
         raise BadRecipe(
-            f"{text.strip()[:40]!r} is no strength of a block: write numbers, as in 0.2 or IN04=0.2"
+            f"{text.strip()[:40]!r} is not the strength of a block: write numbers, as in 0.2 or IN04=0.2"
         ) from None

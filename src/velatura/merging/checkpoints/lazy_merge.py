@@ -1,4 +1,4 @@
-"""What comes of merging, tensor by tensor: each is reckoned when it is asked for, so that no model is held whole."""
+"""Compute the tensors of a merge one by one, when they are read, so that no model is held in memory."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ from torch import Tensor
 
 from velatura.errors import BadFile, WrongBase
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
-from velatura.merging.checkpoints.block_weights import BASE_BLOCK, UNetBlocks
+from velatura.merging.checkpoints.block_weights import UNetBlock, UNetBlocks
 from velatura.merging.checkpoints.modes import FormulaOptions, MergeMode, Parents
 from velatura.merging.checkpoints.weights import ModelWeights
 from velatura.tensors import LazyTensors, apply_to, meta_tensors
 
-MIXED_KEY_PART = (
-    "model"  # A1111 mixes only tensors with this in their name: what else a checkpoint holds stays as A has it
-)
-POSITION_IDS = "position_ids"  # the numbers of places, whatever precision a converter gave them
+# A1111 mixes only tensors with this in their key. It takes all others from model A.
+MIXED_KEY_PART = "model"
+POSITION_IDS = "position_ids"  # indices, although some converters store them as floating point numbers
 CONV_IN_KEY = f"{UNET_PREFIX}input_blocks.0.0.weight"
-LATENT_CHANNELS, EXTENDED_CHANNELS = (
-    4,
-    (8, 9),
-)  # channels that a UNet reads: those of latents, and those of pix2pix and of inpainting
+LATENT_CHANNELS = 4
+EXTENDED_CHANNELS = (8, 9)  # input channels of pix2pix and of inpainting: the latents' 4, and more behind them
 
-OnMixed = Callable[[str, Parents, Tensor], None]
-OnTensor = Callable[[int, int], None]  # how many are done, and how many there are
+OnMixed = Callable[[str, Parents, Tensor], None]  # called with the key, its parents and the mixed tensor
+OnTensor = Callable[[int, int], None]  # called with how many tensors are done, and how many there are
 
 
 @dataclass(frozen=True, eq=False)
 class LazyMerge(LazyTensors):
-    """The tensors of a merge by name, those of the first model being all there are.
+    """The tensors of a merge by key. The keys are those of the first model.
 
-    strengths: of the UNet's blocks that have their own. vae: an autoencoder's tensors, by the same names, which replace
-    what was merged; discard: names that are left out at the end. heard: told of each tensor and its parents; on_tensor:
-    how far it is.
+    Attributes:
+        models: One to three models, in the order A, B, C.
+        mode: The formula, and what it is called.
+        options: The strength of all tensors outside `block_strengths`, and the formula's other numbers.
+        blocks: The blocks of the first model's UNet.
+        block_strengths: Strengths of single blocks.
+        vae: Tensors of a VAE by the same keys, which replace the merged ones.
+        discard: Keys that match are left out.
+        on_mixed: Called with each mixed tensor and its parents.
+        on_tensor: Called after each tensor with the progress.
     """
 
     models: tuple[ModelWeights, ...]
     mode: MergeMode
     options: FormulaOptions
-    strengths: Mapping[str, float] = field(default_factory=dict[str, float])
+    blocks: UNetBlocks
+    block_strengths: Mapping[UNetBlock, float] = field(default_factory=dict[UNetBlock, float])
     vae: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     discard: re.Pattern[str] | None = None
     on_mixed: OnMixed | None = None
@@ -52,28 +57,23 @@ class LazyMerge(LazyTensors):
 
     @property
     def first(self) -> ModelWeights:
-        """The model that gives the names, and all that the others lack."""
+        """Model A, which gives the keys and every tensor that the others lack."""
         return self.models[0]
 
     @cached_property
-    def blocks(self) -> UNetBlocks:
-        """The blocks of the UNet, and what belongs to them."""
-        return UNetBlocks.from_keys(self.first)
-
-    @cached_property
     def output_keys(self) -> list[str]:
-        """The names of all tensors."""
+        """The keys of the result."""
         return [key for key in self.first if not (self.discard and self.discard.search(key))]
 
     @cached_property
     def mixed_keys(self) -> frozenset[str]:
-        """The names of those that are mixed; models whose shapes do not go together are refused."""
+        """The keys of the tensors that are mixed; raises WrongBase for models of different structure."""
         if len(self.models) == 1:
             return frozenset()
         others = self.models[1:]
-        shared = [key for key in self.first if self._is_weight(key) and all(key in other for other in others)]
-        fitting = frozenset(key for key in shared if all(self._fits(key, other) for other in others))
         weights = [key for key in self.first if self._is_weight(key)]
+        shared = [key for key in weights if all(key in other for other in others)]
+        fitting = frozenset(key for key in shared if all(self._fits(key, other) for other in others))
         if 2 * len(fitting) < len(weights):
             names = " and ".join(model.name for model in others)
             raise WrongBase(
@@ -84,19 +84,19 @@ class LazyMerge(LazyTensors):
 
     @cached_property
     def in_channels(self) -> int:
-        """How many channels the UNet reads."""
+        """The input channels of the UNet, 0 if there is no UNet."""
         return self.first.meta_tensor(CONV_IN_KEY).shape[1] if CONV_IN_KEY in self.first else 0
 
     def tensor_strength(self, key: str) -> float:
-        """The strength of a tensor: its block's, or that of all."""
-        return self.strengths.get(self.blocks.block_by_key.get(key, BASE_BLOCK), self.options.strength)
+        """Return the strength of a tensor: that of its block, or that of the whole merge."""
+        return self.block_strengths.get(self.blocks.block_of(key), self.options.strength)
 
     def meta_tensor(self, key: str) -> Tensor:
-        """A tensor's shape and precision, on the meta device."""
+        """Return the shape and precision of a tensor, on the meta device."""
         if key in self.vae:
             return meta_tensors({key: self.vae[key]})[key]
         tensor = self.first.meta_tensor(key)
-        return tensor.to(self._dtype(key)) if key in self.mixed_keys else tensor
+        return tensor.to(self._mixed_dtype(key)) if key in self.mixed_keys else tensor
 
     def __getitem__(self, key: str) -> Tensor:
         self._read_keys.add(key)
@@ -106,7 +106,7 @@ class LazyMerge(LazyTensors):
             return self.vae[key]
         if key not in self.mixed_keys:
             return self.first[key]
-        return self._use_all(key, lambda tensors: self._mix_tensor(key, tensors))
+        return self._apply_to_parents(key, lambda tensors: self._mix_tensor(key, tensors))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.output_keys)
@@ -115,62 +115,65 @@ class LazyMerge(LazyTensors):
         return len(self.output_keys)
 
     def _is_weight(self, key: str) -> bool:
-        return (
-            MIXED_KEY_PART in key and not key.endswith(POSITION_IDS) and self.first.meta_tensor(key).is_floating_point()
-        )
+        if MIXED_KEY_PART not in key or key.endswith(POSITION_IDS):
+            return False
+        return self.first.meta_tensor(key).is_floating_point()
 
     def _fits(self, key: str, other: ModelWeights) -> bool:
-        ours, theirs = self.first.meta_tensor(key), other.meta_tensor(key)
-        if not theirs.is_floating_point():
+        """Return True if a tensor of another model can be mixed; raise WrongBase if only its shape forbids it."""
+        first_tensor, other_tensor = self.first.meta_tensor(key), other.meta_tensor(key)
+        if not other_tensor.is_floating_point():
             return False
-        if ours.shape == theirs.shape or _is_wider(ours, theirs):
+        if first_tensor.shape == other_tensor.shape or _has_extra_channels(first_tensor, other_tensor):
             return True
-        shapes = f"{tuple(theirs.shape)}, and {self.first.name} of {tuple(ours.shape)}"
-        advice = "give the one for inpainting first" if _is_wider(theirs, ours) else "merge models of one kind"
-        raise WrongBase(f"{other.name} has {key} of shape {shapes}: {advice}")
+        shapes = f"{tuple(other_tensor.shape)}, and {self.first.name} of {tuple(first_tensor.shape)}"
+        if _has_extra_channels(other_tensor, first_tensor):
+            raise WrongBase(f"{other.name} has {key} of shape {shapes}: give the one for inpainting first")
+        raise WrongBase(f"{other.name} has {key} of shape {shapes}: merge models of one kind")
 
-    def _dtype(self, key: str) -> torch.dtype:
+    def _mixed_dtype(self, key: str) -> torch.dtype:
         return reduce(torch.promote_types, (model.meta_tensor(key).dtype for model in self.models))
 
-    def _use_all(self, key: str, use: Callable[[tuple[Tensor, ...]], Tensor]) -> Tensor:
-        """What use makes of a tensor of all models, as they lie in their files."""
+    def _apply_to_parents(self, key: str, function: Callable[[tuple[Tensor, ...]], Tensor]) -> Tensor:
+        """Return the result of a function of one tensor of all models, while all their files are open."""
 
         def read_next(rest: tuple[ModelWeights, ...], tensors: tuple[Tensor, ...]) -> Tensor:
             if not rest:
-                return use(tensors)
+                return function(tensors)
             return apply_to(rest[0], key, lambda tensor: read_next(rest[1:], (*tensors, tensor)))
 
         return read_next(self.models, ())
 
     def _mix_tensor(self, key: str, originals: tuple[Tensor, ...]) -> Tensor:
-        tensors = [tensor.to(originals[0].device) for tensor in originals]
-        first_tensor, min_channels = tensors[0], min(tensor.shape[1] if tensor.ndim > 1 else 0 for tensor in tensors)
-        trimmed = [
-            tensor[:, :min_channels]
-            if tensor.ndim == 4 and tensor.shape[1] in EXTENDED_CHANNELS and min_channels == LATENT_CHANNELS
-            else tensor
-            for tensor in tensors
-        ]
+        first_tensor = originals[0]
+        tensors = [tensor.to(first_tensor.device) for tensor in originals]
+        channels = min(tensor.shape[1] if tensor.ndim > 1 else 0 for tensor in tensors)
+        trimmed = [_trim_channels(tensor, channels) for tensor in tensors]
         parents = Parents(trimmed[0], trimmed[1], trimmed[2] if len(trimmed) > 2 else trimmed[0])
-        strength = self.tensor_strength(key)
-        options = FormulaOptions(strength, self.options.share, self.options.seed, key)
-        mixed = self.mode.formula(parents, options).to(self._dtype(key))
+        options = FormulaOptions(self.tensor_strength(key), self.options.share, self.options.seed, key)
+        mixed = self.mode.formula(parents, options).to(self._mixed_dtype(key))
+        # The sum is finite for nearly all tensors, and cheaper than a test of all values.
         if not bool(mixed.float().sum().isfinite()) and not bool(mixed.isfinite().all()):
-            raise BadFile(
-                f"{key} comes out with values that are not finite: one of the models is damaged, or overflows"
-            )
+            raise BadFile(f"merging {key} gives NaN or infinite values: one of the models is damaged, or overflows")
         if self.on_mixed:
             self.on_mixed(key, parents, mixed)
         if first_tensor.shape == mixed.shape:
             return mixed
         widened = first_tensor.to(mixed.dtype, copy=True)
-        widened[:, :min_channels] = mixed
+        widened[:, :channels] = mixed
         return widened
 
 
-def _is_wider(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether a tensor is the first convolution of a model that reads more beside the latents, and the other is not."""
-    if ours.ndim != 4 or theirs.ndim != 4:
+def _trim_channels(tensor: Tensor, channels: int) -> Tensor:
+    """Return the part of the first convolution that reads latents, if another model reads nothing else."""
+    if tensor.ndim == 4 and tensor.shape[1] in EXTENDED_CHANNELS and channels == LATENT_CHANNELS:
+        return tensor[:, :channels]
+    return tensor
+
+
+def _has_extra_channels(wide: Tensor, narrow: Tensor) -> bool:
+    """Return True if two tensors are first convolutions and only the first one reads more than latents."""
+    if wide.ndim != 4 or narrow.ndim != 4:
         return False
-    rest_fits = ours.shape[:1] + ours.shape[2:] == theirs.shape[:1] + theirs.shape[2:]
-    return rest_fits and ours.shape[1] in EXTENDED_CHANNELS and theirs.shape[1] == LATENT_CHANNELS
+    rest_fits = wide.shape[:1] + wide.shape[2:] == narrow.shape[:1] + narrow.shape[2:]
+    return rest_fits and wide.shape[1] in EXTENDED_CHANNELS and narrow.shape[1] == LATENT_CHANNELS

@@ -1,4 +1,4 @@
-"""What a merged file tells of how it came about: A1111's fields with true hashes, and ModelSpec's."""
+"""The header of a merged file: A1111's merge recipe with true hashes, ModelSpec's fields, and the models' own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from velatura.library.hashes import EMPTY_OLD_HASH, Hashes
 from velatura.merging.checkpoints.weights import ModelWeights
 
 RECIPE_KEY, MODELS_KEY = "sd_merge_recipe", "sd_merge_models"
-# these are true of the first model alone; what is said of all others is copied from one after the other
+# Fields that are true of the first model only. All others are copied from one model after the other.
 FIRST_MODEL_PREFIXES = ("modelspec.", "velatura.")
 STALE_KEYS = (RECIPE_KEY, MODELS_KEY, "modelspec.hash_sha256", "modelspec.date", "modelspec.thumbnail")
 PARENT_HASH_KEYS = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
@@ -22,11 +22,17 @@ MergeRecipe = Mapping[str, JsonValue]
 
 
 def copy_metadata(models: Sequence[ModelWeights], name: str) -> dict[str, str]:
-    """The fields of all models, as the merge may have them."""
+    """Return the fields of all models that are still true of their merge.
+
+    Args:
+        models: The models A, B, C; a field of a later one overrides the same field of an earlier one.
+        name: The title of the merge, for ModelSpec's fields if a model has them.
+    """
     fields: dict[str, str] = {}
     for index, model in enumerate(models):
-        kept = {key: value for key, value in model.metadata.items() if key not in STALE_KEYS}
-        fields |= {key: value for key, value in kept.items() if index == 0 or not key.startswith(FIRST_MODEL_PREFIXES)}
+        for key, value in model.metadata.items():
+            if key not in STALE_KEYS and (index == 0 or not key.startswith(FIRST_MODEL_PREFIXES)):
+                fields[key] = value
     if any(key.startswith("modelspec.") for key in fields):
         fields["modelspec.title"] = name
         fields["modelspec.merged_from"] = ", ".join(model.name for model in models)
@@ -34,55 +40,53 @@ def copy_metadata(models: Sequence[ModelWeights], name: str) -> dict[str, str]:
 
 
 def essential_metadata(first: ModelWeights) -> dict[str, str]:
-    """What a reader needs to know of the first model and cannot tell from its tensors."""
+    """Return the fields of the first model that a reader needs and cannot derive from its tensors."""
     return {key: value for key, value in first.metadata.items() if key.startswith("velatura.")}
 
 
 def recipe_metadata(models: Sequence[ModelWeights], options: MergeRecipe) -> dict[str, str]:
-    """A1111's two fields: how this was made, and of which models, their own ancestors among them.
+    """Return A1111's two fields: how the merge was made, and from which models, with their own ancestors.
 
-    The hashes are those of the whole files, which are read for it; a base without a file has none.
+    The hashes are those of the whole files, which are read for them. A base in memory has none.
     """
     hashes = [Hashes.from_file(model.path) if model.path and model.path.is_file() else None for model in models]
-    hash_fields = zip(PARENT_HASH_KEYS, [*hashes, None, None], strict=False)
-    recipe = {
-        "type": "velatura",
-        **{field: file_hashes.sha256 if file_hashes else None for field, file_hashes in hash_fields},
-        **options,
-    }
+    recipe: dict[str, JsonValue] = {"type": "velatura"}
+    for field, file_hashes in zip(PARENT_HASH_KEYS, [*hashes, None, None], strict=False):
+        recipe[field] = file_hashes.sha256 if file_hashes else None
+    recipe |= options
     ancestors: dict[str, object] = {}
     for model, file_hashes in zip(models, hashes, strict=True):
         if file_hashes and model.path:
-            entry = {"name": model.path.name, "legacy_hash": file_hashes.old or EMPTY_OLD_HASH}
-            ancestors[file_hashes.sha256] = {**entry, RECIPE_KEY: _parse_object(model.metadata.get(RECIPE_KEY))}
-        ancestors |= {
-            key: ancestor
-            for key, ancestor in (_parse_object(model.metadata.get(MODELS_KEY)) or {}).items()
-            if key not in ancestors
-        }
+            ancestors[file_hashes.sha256] = {
+                "name": model.path.name,
+                "legacy_hash": file_hashes.old or EMPTY_OLD_HASH,
+                RECIPE_KEY: _parse_object(model.metadata.get(RECIPE_KEY)),
+            }
+        for key, ancestor in (_parse_object(model.metadata.get(MODELS_KEY)) or {}).items():
+            ancestors.setdefault(key, ancestor)
     return {RECIPE_KEY: json.dumps(recipe), MODELS_KEY: json.dumps(ancestors)}
 
 
 def parse_fields(text: str) -> dict[str, JsonValue]:
-    """Read the fields that a person gives, a JSON object of whatever values."""
+    """Read fields for the header from a JSON object with any values; raises BadRecipe for anything else."""
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadRecipe(
-            f'{text[:40]!r} is no JSON ({str(error)[:80]}): write fields as in {{"author": "me"}}'
+            f'{text[:40]!r} is not JSON ({str(error)[:80]}): write fields as in {{"author": "me"}}'
         ) from None
     if not isinstance(value, dict):
-        raise BadRecipe(f'{text[:40]!r} is no JSON object: write fields as in {{"author": "me"}}')
+        raise BadRecipe(f'{text[:40]!r} is not a JSON object: write fields as in {{"author": "me"}}')
     return cast("dict[str, JsonValue]", value)
 
 
 def as_strings(fields: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Fields as a header holds them: texts as they are, other values as JSON."""
+    """Return fields as a header stores them: strings unchanged, other values as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
 
 
 def _parse_object(text: str | None) -> dict[str, object] | None:
-    """A JSON object in a strange file's metadata, or None for anything else."""
+    """Read a JSON object from a foreign file's metadata; return None for anything else."""
     try:
         value: object = json.loads(text) if text else None
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""How the weights of models are mixed, tensor by tensor: one row here for each way."""
+"""The formulas that mix one tensor of two or three models; MODES has one row for each merge mode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Parents(NamedTuple):
-    """One tensor of each model, in their own precisions; base: the third's, or the first's where there is no third."""
+    """The same tensor of models A and B, and of C if there is one, otherwise of A; in the models' own precisions."""
 
     first: Tensor
     second: Tensor
@@ -22,7 +22,14 @@ class Parents(NamedTuple):
 
 @dataclass(frozen=True)
 class FormulaOptions:
-    """What a formula is told. share: of a difference that is kept; seed and key: of what is drawn for a tensor."""
+    """The numbers that a formula takes.
+
+    Attributes:
+        strength: The s of the formulas.
+        share: The share of a difference's values that TIES and DARE keep, above 0 up to 1.
+        seed: Seed of DARE's random mask.
+        key: The tensor's key, so that each tensor has its own mask.
+    """
 
     strength: float
     share: float = 1.0
@@ -35,66 +42,74 @@ Formula = Callable[[Parents, FormulaOptions], Tensor]
 
 @dataclass(frozen=True)
 class MergeMode:
-    """A way to mix: what A1111 or its paper calls it, how many models it takes, and what is usual."""
+    """A formula for merging, and how it is used.
+
+    Attributes:
+        title: The name in A1111, or in the formula's paper.
+        formula: The function that mixes one tensor.
+        model_counts: How many models it can take.
+        strength: The default strength; 0.3 is A1111's.
+        share: The default share, None for a formula that takes none.
+        is_interpolation: True if only strengths from 0 to 1 have a meaning.
+    """
 
     title: str
     formula: Formula
     model_counts: tuple[int, ...]
-    strength: float = 0.3  # A1111's
+    strength: float = 0.3
     share: float | None = None
-    is_interpolation: bool = False  # whether only strengths from 0 to 1 mean something
+    is_interpolation: bool = False
 
 
 def weighted_sum(parents: Parents, options: FormulaOptions) -> Tensor:
-    """(1 - s) A + s B, each product rounded to its tensor's precision, as A1111 does."""
+    """Return (1 - s) A + s B, each product rounded to its tensor's precision as in A1111."""
     return (1 - options.strength) * parents.first + options.strength * parents.second
 
 
 def add_difference(parents: Parents, options: FormulaOptions) -> Tensor:
-    """A + s (B - C), rounded at each step, as A1111 does."""
+    """Return A + s (B - C), rounded at each step as in A1111."""
     return parents.first + options.strength * (parents.second - parents.base)
 
 
 def sigmoid(parents: Parents, options: FormulaOptions) -> Tensor:
-    """A + t (B - A) with t = 3 s² - 2 s³, which lingers at both ends: A1111's sigmoid of 2022."""
+    """Return A + t (B - A) with t = 3 s² - 2 s³, which changes slowly near both ends: A1111's sigmoid of 2022."""
     s = options.strength
     return _interpolate(parents, s * s * (3 - 2 * s))
 
 
 def inverse_sigmoid(parents: Parents, options: FormulaOptions) -> Tensor:
-    """A + t (B - A) where s = 3 t² - 2 t³, which lingers in the middle: A1111's inverse sigmoid of 2022."""
+    """Return A + t (B - A) where s = 3 t² - 2 t³, which changes slowly in the middle: A1111's inverse sigmoid."""
     return _interpolate(parents, 0.5 - math.sin(math.asin(1 - 2 * options.strength) / 3))
 
 
 def slerp(parents: Parents, options: FormulaOptions) -> Tensor:
-    """From A to B along the arc between them, as two vectors (Shoemake 1985); straight where they are parallel."""
+    """Interpolate A and B along the arc between them, as vectors (Shoemake 1985); linearly if they are parallel."""
     first, second = parents.first.float(), parents.second.float()
     squares = float(first.square().sum()) * float(second.square().sum())
     cosine = float((first * second).sum()) / squares**0.5 if squares else 1.0
     if abs(cosine) > 1 - 1e-6:
         return _interpolate(parents, options.strength)
     angle = math.acos(cosine)
-    first_weight, second_weight = (
-        math.sin(fraction * angle) / math.sin(angle) for fraction in (1 - options.strength, options.strength)
-    )
+    first_weight = math.sin((1 - options.strength) * angle) / math.sin(angle)
+    second_weight = math.sin(options.strength * angle) / math.sin(angle)
     return first_weight * first + second_weight * second
 
 
 def ties(parents: Parents, options: FormulaOptions) -> Tensor:
-    """C + s times what A and B changed, where they agree: TIES (Yadav et al. 2023).
+    """Return C + s times the differences of A and B from C, merged by TIES (Yadav et al. 2023).
 
-    Of each difference the largest share is kept; each value takes the sign that has more weight in both, and is the
-    mean of those of that sign.
+    TIES trims each difference to its largest share, elects for each value the sign with the larger total, and averages
+    the values of that sign.
     """
     base = parents.base.float()
     changes = torch.stack([_trim(parent.float() - base, options.share) for parent in (parents.first, parents.second)])
-    has_elected_sign = (changes.sign() == changes.sum(0).sign()) & (changes != 0)
-    mean = (changes * has_elected_sign).sum(0) / has_elected_sign.sum(0).clamp(min=1)
+    agrees = (changes.sign() == changes.sum(0).sign()) & (changes != 0)
+    mean = (changes * agrees).sum(0) / agrees.sum(0).clamp(min=1)
     return base + options.strength * mean
 
 
 def dare(parents: Parents, options: FormulaOptions) -> Tensor:
-    """A + s (B - C), of whose values a share is kept by chance and made as much larger: DARE (Yu et al. 2023)."""
+    """Return A + s (B - C), of which a random share is kept and rescaled by 1 / share: DARE (Yu et al. 2023)."""
     seed = int.from_bytes(sha256(f"{options.seed} {options.key}".encode()).digest()[:7])
     uniform = torch.rand(parents.first.shape, generator=torch.Generator().manual_seed(seed))
     mask = (uniform < options.share).to(parents.first.device)
@@ -108,7 +123,7 @@ def _interpolate(parents: Parents, fraction: float) -> Tensor:
 
 
 def _trim(change: Tensor, share: float) -> Tensor:
-    """The share of a difference's values that are largest, the others 0."""
+    """Return a difference with its largest values kept, as many as the share says, and the others set to 0."""
     count = round(share * change.numel())
     if count >= change.numel():
         return change

@@ -1,4 +1,4 @@
-"""What became of models on their way into one."""
+"""The report of a merge: what was mixed, copied and left out, and how much of each parent is left."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from velatura.merging.checkpoints.retention import RetentionReport
 
 
 class MergeReport(BaseModel):
-    """What went into a merged file.
+    """What went into a merge.
 
-    mixed: how many tensors were; only_first: how many weights the others lack, so that the first model's stand there;
-    dropped: how many the others have that the first lacks. vae, discarded: how many tensors came from another
-    autoencoder, and how many were left out. config: the .yaml that was copied. dilution: what is left of each parent.
+    Attributes:
+        file: The file that was written, "" for a merge in memory.
+        models: The names of the models, in the order A, B, C.
+        mix: How they were mixed.
+        tensors: How many tensors the merge has.
+        mixed: How many of them were mixed.
+        only_first: How many weights the other models lack, so that those of A are kept.
+        dropped: How many tensors of B are missing in A, and so in the merge.
+        vae: How many tensors come from another VAE.
+        discarded: How many tensors were left out on request.
+        config: The .yaml file that was copied.
+        purpose: What the model is for, such as "inpainting"; "" for text to image.
+        dilution: How much of each parent is left; None if nothing was mixed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str
+    file: str = ""
     models: tuple[str, ...]
     mix: MergeOptions
     tensors: int
@@ -37,17 +47,16 @@ class MergeReport(BaseModel):
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{self.mix.title(self.models)}: {self.mixed} of {self.tensors} tensors mixed" + (
-            f", for {self.purpose}" if self.purpose else ""
-        )
+        purpose = f", for {self.purpose}" if self.purpose else ""
+        yield f"{self.mix.title(self.models)}: {self.mixed} of {self.tensors} tensors mixed{purpose}"
         counts = {
-            f"weights of {self.models[0]} alone are kept": self.only_first,
-            "tensors of the others, which it lacks, are dropped": self.dropped,
-            "tensors come from the other autoencoder": self.vae,
-            "tensors are left out": self.discarded,
+            f"weights only {self.models[0]} has, kept unchanged": self.only_first,
+            f"tensors that {self.models[0]} lacks, left out": self.dropped,
+            "tensors from the other VAE": self.vae,
+            "tensors discarded": self.discarded,
         }
-        yield from (f"  {count} {what}" for what, count in counts.items() if count)
+        yield from (f"  {count} {description}" for description, count in counts.items() if count)
         if self.config:
-            yield f"  {self.config} is copied"
+            yield f"  {self.config} copied"
         if self.dilution:
             yield from (f"  {line}" for line in str(self.dilution).splitlines())

@@ -1,33 +1,60 @@
-"""Several LoRAs as one, or one at another rank."""
+"""Combine several LoRAs into one, or reduce one to another rank."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import cast
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.card import Card
-from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
-from velatura.merging.bake.weight_deltas import scalar_strength
-from velatura.merging.lora.svd import low_rank_delta, nearest_low_rank, reduce_rank
-from velatura.overlays.deltas.delta import Delta, TensorShape
-from velatura.overlays.deltas.full import FullDelta, NormDelta
-from velatura.overlays.deltas.low_rank import BIAS_DIFF, LORA_DOWN, LORA_MID, LORA_UP, BiasedLowRankDelta, LowRankDelta
-from velatura.overlays.deltas.product import DORA_SCALE, ProductDelta
+from velatura.errors import BadOverlay, NoEffect, WrongBase, warn
+from velatura.merging.bake.weight_deltas import text_strength, unet_strength
+from velatura.merging.lora.combine_layer import CombinedLayer, ScaledDeltas, combine_layer
+from velatura.merging.lora.svd import check_rank
+from velatura.merging.measures import format_count, format_ranks, relative_error
+from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora.kohya_names import UNET_PREFIX, kohya_names
-from velatura.overlays.lora.lora import Lora
+from velatura.overlays.lora.lora import BundledEmbeddings, Lora
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength, disable_inference_mode
 from velatura.overlays.target import Target
 
-ScaledDeltas = Sequence[tuple[Delta, float]]
+MAX_TRIGGER_WORDS = 100
+
+
+class CombineReport(BaseModel):
+    """What several LoRAs became as one.
+
+    Attributes:
+        loras: The names of the LoRAs with their strengths, "ink at 0.8".
+        layers: How many layers the result has.
+        ranks: The least and the largest rank of those layers, (0, 0) if none has ranks.
+        whole: How many of those layers hold a whole change of their weight, without ranks.
+        exact: True if nothing was reduced to a rank or a tolerance.
+        missed: The size of the error relative to the size of the change, norms and biases apart; 0 if exact.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loras: tuple[str, ...]
+    layers: int
+    ranks: tuple[int, int]
+    whole: int
+    exact: bool
+    missed: float
+
+    def __str__(self) -> str:
+        whole = f", {self.whole} of them without ranks" if self.whole else ""
+        error = "exact" if self.exact else f"{self.missed:.1%} of the change missed"
+        return (
+            f"{', '.join(self.loras)} as one LoRA\n"
+            f"  {format_count(self.layers, 'layer')} of {format_ranks(self.ranks)}{whole}, {error}"
+        )
 
 
 @torch.no_grad()
@@ -38,199 +65,167 @@ def combine(
     tolerance: float | None = None,
     base: Base | None = None,
     name: str = "",
-) -> Lora:
-    """Write LoRAs at their strengths as one, which at strength 1 does what all of them do together.
+) -> tuple[Lora, CombineReport]:
+    """Combine LoRAs into one that does at strength 1 what all of them do together.
 
-    Exact as long as neither rank nor tolerance is given: ranks are put side by side, and changes that have none stand
-    whole. Else each layer has that rank, or the least that misses no more of its change than the tolerance. base: for
-    changes that hang on the weights they change, as DoRA's do; those are refused without it. Embeddings that come with
-    them come along.
+    The result is exact if neither rank nor tolerance is given: ranks are put side by side, and changes without ranks
+    are stored whole. Embeddings that are bundled with the LoRAs are copied.
+
+    Args:
+        overlays: LoRAs or differences with their strengths, for both parts of a base or for each.
+        rank: Reduce each layer to this rank; with a tolerance the largest rank allowed.
+        tolerance: Reduce each layer to the least rank that misses no more of its change than this share, such as 0.1.
+        base: The base that they are for. Changes that depend on the base's weights (DoRA, OFT) and block weights need
+            it.
+        name: The name of the result.
+
+    Returns:
+        The combined LoRA, and a report of its ranks and of the share of the change that it misses.
+
+    Raises:
+        BadOverlay: An overlay is not a LoRA, needs the base, or the rank or the tolerance is out of range.
+        WrongBase: The LoRAs are for different bases, or not for `base`.
+        NoEffect: There is no LoRA, or nothing is left of them at these strengths.
     """
-    if rank is not None and rank < 1:
-        raise BadOverlay(f"a LoRA of rank {rank} cannot be: give 1 or more")
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise BadOverlay(f"a tolerance of {tolerance:g} leaves nothing to choose: give one between 0 and 1")
-    lora_strengths = [(_require_lora(overlay), strength) for overlay, strength in overlays]
-    if not lora_strengths:
-        raise NoEffect("there is nothing to write as one: give LoRAs")
-    card = _combined_card(lora_strengths, name)
-    base_layers = None if base is None else _BaseLayers.from_base(base, [overlay for overlay, _ in lora_strengths])
-    sources = [(overlay.layers, _LoraStrength(overlay, strength, base_layers)) for overlay, strength in lora_strengths]
-    deltas: dict[str, Delta] = {}
+    check_rank(rank, tolerance)
+    loras = [(_check_lora(overlay), strength) for overlay, strength in overlays]
+    if not loras:
+        raise NoEffect("there is nothing to combine: give LoRAs")
+    card = _combined_card(loras, name)
+    base_layers = None if base is None else _BaseLayers.from_base(base, [lora for lora, _ in loras])
+    scaled_loras = [_ScaledLora(lora, strength, base_layers) for lora, strength in loras]
+    layers: dict[str, CombinedLayer] = {}
     with disable_inference_mode():
-        for layer_name in dict.fromkeys(layer_name for layers, _ in sources for layer_name in layers):
-            scaled_deltas = [
-                (layers[layer_name], strength)
-                for layers, lora_strength in sources
-                if layer_name in layers and (strength := lora_strength.layer_strength(layer_name))
-            ]
+        for layer_name in dict.fromkeys(layer_name for lora, _ in loras for layer_name in lora.layers):
+            scaled_deltas = _active_deltas(scaled_loras, layer_name)
+            if not scaled_deltas:
+                continue
             weight = base_layers.weight(layer_name) if base_layers else None
-            if scaled_deltas and (combined := _combine_layer(layer_name, scaled_deltas, weight, rank, tolerance)):
-                deltas[layer_name] = combined
-        if not deltas:
-            raise NoEffect("nothing is left of the LoRAs at these strengths: give some other than 0")
-        lora = Lora(card, deltas)
-        lora.bundled_embeddings = _merge_bundled_embeddings([overlay for overlay, _ in lora_strengths])
-        return lora
+            layer = combine_layer(layer_name, scaled_deltas, weight, rank, tolerance)
+            if layer is not None:
+                layers[layer_name] = layer
+        if not layers:
+            raise NoEffect("the LoRAs cancel out or their strengths are 0: give other strengths")
+        deltas = {layer_name: layer.delta for layer_name, layer in layers.items()}
+        lora = Lora(card, deltas, bundled_embeddings=_merge_bundled_embeddings([lora for lora, _ in loras]))
+    exact = rank is None and tolerance is None
+    return lora, _report(loras, list(layers.values()), exact=exact)
 
 
-def _merge_bundled_embeddings(loras: Iterable[Lora]) -> dict[str, dict[str, Tensor]]:
-    """The embeddings of all of them, which have no strength; a word that two bring stays the first's."""
-    embeddings: dict[str, dict[str, Tensor]] = {}
-    for lora in loras:
-        for word, vectors in lora.bundled_embeddings.items():
-            first_vectors = embeddings.setdefault(word, vectors)
-            if first_vectors.keys() != vectors.keys() or not all(
-                torch.equal(first_vectors[key], tensor) for key, tensor in vectors.items()
-            ):
-                message = f"{lora.card.name or 'a LoRA'} brings another embedding {word[:40]!r} than one before it"
-                warnings.warn(f"{message}, whose is kept", VelaturaWarning, stacklevel=4)
-    return embeddings
-
-
-def _combine_layer(
-    layer_name: str, scaled_deltas: ScaledDeltas, weight: Tensor | None, rank: int | None, tolerance: float | None
-) -> Delta | None:
-    """What several changes of one layer are together."""
-    shape = _weight_shape(layer_name, scaled_deltas, weight)
-    factors = [_low_rank_factors(delta, strength) for delta, strength in scaled_deltas]
-    if None not in factors:
-        pairs = cast("list[tuple[Tensor, Tensor]]", factors)
-        device = pairs[0][0].device
-        up, down = (torch.cat([pair[half].to(device) for pair in pairs], 1 - half) for half in (0, 1))
-        if rank is not None or tolerance is not None:
-            up, down = reduce_rank(up, down, rank, tolerance)
-        return low_rank_delta(up, down, shape)
-    change = reduce(
-        add,
-        (
-            delta.weight_delta(_weight_for(layer_name, delta, weight, shape), strength).cpu()
-            for delta, strength in scaled_deltas
-        ),
-    )
-    biases = [bias.cpu() for delta, strength in scaled_deltas if (bias := delta.bias_delta(None, strength)) is not None]
-    if any(isinstance(delta, NormDelta) for delta, _ in scaled_deltas):
-        return NormDelta.from_tensors({"w_norm": change} | ({"b_norm": reduce(add, biases)} if biases else {}))
-    low_rank = None if rank is None and tolerance is None else nearest_low_rank(change, rank, tolerance)
-    if low_rank and biases:
-        return BiasedLowRankDelta.from_tensors(low_rank.state_dict() | {BIAS_DIFF: reduce(add, biases)})
-    if low_rank or not (biases or (rank is None and tolerance is None)):
-        return low_rank
-    return FullDelta.from_tensors({"diff": change} | ({BIAS_DIFF: reduce(add, biases)} if biases else {}))
-
-
-def _low_rank_factors(delta: Delta, strength: float) -> tuple[Tensor, Tensor] | None:
-    """Up at its scale and strength, and down flat; None of what is no plain product of two."""
-    if type(delta) is not LowRankDelta or delta.tensor(LORA_MID) is not None:
-        return None
-    up, down = delta.required_tensor(LORA_UP).flatten(1), delta.required_tensor(LORA_DOWN).flatten(1)
-    return up * delta.scale(up.shape[1]) * strength, down
-
-
-def _weight_shape(layer_name: str, scaled_deltas: ScaledDeltas, weight: Tensor | None) -> TensorShape:
-    """The shape of the weight that all change; a matrix may stand for a convolution's, not the other way round."""
-    if weight is not None:
-        return tuple(weight.shape)
-    shape = max((delta.weight_shape for delta, _ in scaled_deltas), key=len)
-    if not all(delta.is_compatible(torch.empty(shape, device="meta")) for delta, _ in scaled_deltas):
-        raise WrongBase(f"these LoRAs change {layer_name[:80]} of different sizes: combine those of one family")
-    return shape
-
-
-def _weight_for(layer_name: str, delta: Delta, weight: Tensor | None, shape: TensorShape) -> Tensor:
-    """The weight that a delta changes: any of its shape will do where it does not look at it."""
-    if weight is not None:
-        return weight.to(delta.tensors[0].device)
-    if isinstance(delta, FullDelta | NormDelta) or (
-        isinstance(delta, ProductDelta) and delta.tensor(DORA_SCALE) is None
-    ):
-        return torch.zeros(shape, device=delta.tensors[0].device)
-    raise BadOverlay(f"what {delta.algorithm} does in {layer_name[:80]} hangs on the base's weights: give the base")
+def _active_deltas(scaled_loras: Sequence[_ScaledLora], layer_name: str) -> ScaledDeltas:
+    """Return the deltas of a layer whose strength is not 0, with their strengths."""
+    scaled_deltas: list[tuple[Delta, float]] = []
+    for scaled_lora in scaled_loras:
+        delta = scaled_lora.layers.get(layer_name)
+        if delta is None:
+            continue
+        strength = scaled_lora.layer_strength(layer_name)
+        if strength:
+            scaled_deltas.append((delta, strength))
+    return scaled_deltas
 
 
 @dataclass(frozen=True)
 class _BaseLayers:
-    """A base, and its names for layers by those in kohya's files."""
+    """The layers of a base, and diffusers' names by kohya's names."""
 
     target: Target
-    layer_names: Mapping[str, str]
+    diffusers_names: Mapping[str, str]
 
     @classmethod
-    def from_base(cls, base: Base, overlays: Iterable[Lora]) -> _BaseLayers:
-        """See that the LoRAs are for the base."""
+    def from_base(cls, base: Base, loras: Iterable[Lora]) -> _BaseLayers:
         target = Target.from_model(base)
-        for overlay in overlays:
-            if not overlay.deltas(target):
-                raise WrongBase(f"{overlay.card} fits none of the layers of {base.name}: give a base it was made for")
+        for lora in loras:
+            if not lora.deltas(target):
+                raise WrongBase(f"{lora.card} fits none of the layers of {base.name}: give the base it was made for")
         return cls(target, kohya_names(target))
 
     def weight(self, layer_name: str) -> Tensor | None:
-        """The weight of a layer, if the base has it."""
-        return (
-            cast("Tensor", self.target.layer(self.layer_names[layer_name]).weight)
-            if layer_name in self.layer_names
-            else None
-        )
+        """Return the weight of a layer, None if the base does not have it."""
+        diffusers_name = self.diffusers_names.get(layer_name)
+        return None if diffusers_name is None else cast("Tensor", self.target.layer(diffusers_name).weight)
 
 
-@dataclass(frozen=True)
-class _LoraStrength:
-    """How strongly a LoRA is to count."""
+class _ScaledLora:
+    """A LoRA and its strength in each layer."""
 
-    overlay: Lora
-    strength: float | Strength
-    base_layers: _BaseLayers | None
+    def __init__(self, lora: Lora, strength: float | Strength, base_layers: _BaseLayers | None) -> None:
+        self.layers = lora.layers
+        self._lora = lora
+        self._strength = strength
+        self._base_layers = base_layers
 
     def layer_strength(self, layer_name: str) -> float:
-        """How strongly it counts in a layer."""
-        strength = self.strength
-        if isinstance(strength, Strength):
-            strength = strength.unet if layer_name.startswith(UNET_PREFIX) else strength.text
-        return scalar_strength(strength) * self._block_factor(layer_name)
+        is_unet = layer_name.startswith(UNET_PREFIX)
+        strength = unet_strength(self._strength) if is_unet else text_strength(self._strength)
+        return strength * self._block_factor(layer_name)
 
     def _block_factor(self, layer_name: str) -> float:
-        if not self.overlay.block_weights:
+        if not self._lora.block_weights:
             return 1.0
-        if self.base_layers is None:
-            raise BadOverlay(f"the blocks of {self.overlay.card} have strengths of their own: give the base")
-        return (
-            self.overlay.strength_factor(self.base_layers.target, self.base_layers.layer_names[layer_name])
-            if layer_name in self.base_layers.layer_names
-            else 1.0
-        )
+        if self._base_layers is None:
+            raise BadOverlay(f"{self._lora.card} has block weights, which need the base: give the base")
+        diffusers_name = self._base_layers.diffusers_names.get(layer_name)
+        if diffusers_name is None:
+            return 1.0
+        return self._lora.strength_factor(self._base_layers.target, diffusers_name)
 
 
-def _require_lora(overlay: Overlay) -> Lora:
+def _check_lora(overlay: Overlay) -> Lora:
     if not isinstance(overlay, Lora):
-        raise BadOverlay(f"{overlay.card} is no LoRA: only changes of weights are written as one; bake others")
+        raise BadOverlay(f"{overlay.card} is not a LoRA: combine takes LoRAs and differences; bake the others")
     return overlay
 
 
-def _combined_card(lora_strengths: Sequence[tuple[Lora, float | Strength]], name: str) -> Card:
-    first = lora_strengths[0][0].card
-    families = {overlay.card.family for overlay, _ in lora_strengths if overlay.card.family}
+def _merge_bundled_embeddings(loras: Iterable[Lora]) -> BundledEmbeddings:
+    """Return the embeddings of all LoRAs, the first one of each name, and warn if two differ."""
+    embeddings: BundledEmbeddings = {}
+    for lora in loras:
+        for name, vectors in lora.bundled_embeddings.items():
+            first = embeddings.setdefault(name, vectors)
+            if first.keys() != vectors.keys() or not all(torch.equal(first[key], vectors[key]) for key in vectors):
+                lora_name = lora.card.name or "a LoRA"
+                warn(f"{lora_name} brings another embedding {name[:40]!r} than an earlier LoRA: the first one is kept")
+    return embeddings
+
+
+def _combined_card(loras: Sequence[tuple[Lora, float | Strength]], name: str) -> Card:
+    families = {lora.card.family for lora, _ in loras if lora.card.family}
     if len(families) > 1:
         raise WrongBase(f"these LoRAs are for {' and for '.join(sorted(families))}: combine those of one family")
-    trigger_words = tuple(
-        dict.fromkeys(trigger_word for overlay, _ in lora_strengths for trigger_word in overlay.card.trigger_words)
-    )[:100]
-    parents = ", ".join(
-        f"{overlay.card.name or overlay.kind} at {_format_strength(strength)}" for overlay, strength in lora_strengths
-    )
-    family = next(iter(families), "")
-    return first.replace(
+    trigger_words = dict.fromkeys(word for lora, _ in loras for word in lora.card.trigger_words)
+    return loras[0][0].card.replace(
         kind=Lora.kind,
         name=name,
         structure={},
         outline="",
-        family=family,
+        family=next(iter(families), ""),
         steps=0,
-        trigger_words=trigger_words,
-        note=f"made of {parents}",
+        trigger_words=tuple(trigger_words)[:MAX_TRIGGER_WORDS],
+        note=f"made of {', '.join(_names_with_strengths(loras))}",
     )
+
+
+def _names_with_strengths(loras: Sequence[tuple[Lora, float | Strength]]) -> list[str]:
+    return [f"{lora.card.name or lora.kind} at {_format_strength(strength)}" for lora, strength in loras]
 
 
 def _format_strength(strength: float | Strength) -> str:
     if isinstance(strength, Strength):
-        return f"{scalar_strength(strength.unet):g} (text {scalar_strength(strength.text):g})"
-    return f"{scalar_strength(strength):g}"
+        return f"{unet_strength(strength):g} (text {text_strength(strength):g})"
+    return f"{unet_strength(strength):g}"
+
+
+def _report(
+    loras: Sequence[tuple[Lora, float | Strength]], layers: Sequence[CombinedLayer], *, exact: bool
+) -> CombineReport:
+    ranks = [layer.delta.rank for layer in layers if layer.delta.rank is not None]
+    squared_error = sum(layer.squared_error for layer in layers)
+    return CombineReport(
+        loras=tuple(_names_with_strengths(loras)),
+        layers=len(layers),
+        ranks=(min(ranks), max(ranks)) if ranks else (0, 0),
+        whole=len(layers) - len(ranks),
+        exact=exact,
+        missed=relative_error(squared_error, sum(layer.squared_change for layer in layers)),
+    )

@@ -1,4 +1,4 @@
-"""The nearest change of a low rank to a change of a weight, by singular values (Eckart and Young 1936)."""
+"""Find the low-rank change that is nearest to a change of a weight, by singular values (Eckart and Young 1936)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from velatura.errors import BadOverlay
 from velatura.overlays.deltas.low_rank import LORA_DOWN, LORA_UP, LowRankDelta
 
-linalg: Any = torch.linalg  # which has no types
+linalg: Any = torch.linalg  # torch.linalg has no type annotations
 
-EXACT_SVD_SIZE = 256  # rows or columns: below that nothing is gained by chance
-OVERSAMPLING, POWER_ITERATIONS = (
-    16,
-    4,
-)  # more directions than are asked for, and how often they are turned towards the change
+EXACT_SVD_SIZE = 256  # rows or columns up to which the exact SVD is as fast as the randomized one
+# Directions beyond the rank, and rounds of power iteration, of the randomized SVD
+OVERSAMPLING, POWER_ITERATIONS = 16, 4
+
+
+def check_rank(rank: int | None, tolerance: float | None = None) -> None:
+    """Refuse ranks below 1, and tolerances that are not between 0 and 1; raises BadOverlay."""
+    if rank is not None and rank < 1:
+        raise BadOverlay(f"a LoRA cannot have rank {rank}: give 1 or more")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise BadOverlay(f"the tolerance is {tolerance:g}: give a number between 0 and 1, such as 0.3")
 
 
 def nearest_low_rank(change: Tensor, rank: int | None = None, tolerance: float | None = None) -> LowRankDelta | None:
-    """The delta of a rank that is nearest to a change, (out, in, ...), or of the least rank that is near enough.
+    """Return the low-rank delta that is nearest to a change of a weight.
 
-    tolerance: how large what is missed may be, relative to the change; rank then bounds it. None where there is no
-    change at all. Up and down are of one size, so that both survive half precision.
+    Args:
+        change: The change, (out, in) or (out, in, height, width).
+        rank: The rank of the delta; with a tolerance the largest rank allowed.
+        tolerance: Take the least rank whose error, relative to the size of the change, is no larger than this.
+
+    Returns:
+        The delta, None if the change is zero. In each rank `up` and `down` have the same norm, so that both survive
+        half precision.
     """
     flat = change.float().flatten(1)
     if not bool(flat.any()):
@@ -38,7 +51,13 @@ def nearest_low_rank(change: Tensor, rank: int | None = None, tolerance: float |
 def reduce_rank(
     up: Tensor, down: Tensor, rank: int | None = None, tolerance: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same of a product up @ down (out, ranks) @ (ranks, in), which is never multiplied out."""
+    """Return the nearest product of a lower rank to up @ down, which is never multiplied out.
+
+    Args:
+        up: (out, ranks).
+        down: (ranks, in).
+        rank, tolerance: See `nearest_low_rank`.
+    """
     left, small_up = linalg.qr(up.double())
     _, small_down = linalg.qr(down.double().T)
     small = small_up @ small_down.T
@@ -51,10 +70,20 @@ def reduce_rank(
 
 
 def low_rank_delta(up: Tensor, down: Tensor, shape: tuple[int, ...]) -> LowRankDelta:
-    """The delta of a product up @ down, in float32, for a weight of a shape; each rank's two halves of one size."""
-    sizes = [factor.square().sum(dim) ** 0.25 for factor, dim in ((up, 0), (down, 1))]
-    up_size, down_size = (torch.where(size > 0, size, 1) for size in sizes)
-    balance = down_size / up_size
+    """Return the delta of a product, in float32.
+
+    Args:
+        up: (out, rank).
+        down: (rank, in), or of a convolution (rank, in * height * width).
+        shape: The shape of the weight.
+
+    Returns:
+        The delta, in which `up` and `down` have the same norm in each rank.
+    """
+    up_norm, down_norm = up.square().sum(0) ** 0.25, down.square().sum(1) ** 0.25  # square roots of the norms
+    up_norm = torch.where(up_norm > 0, up_norm, 1)
+    down_norm = torch.where(down_norm > 0, down_norm, 1)
+    balance = down_norm / up_norm
     rank, kernel = up.shape[1], shape[2:]
     return LowRankDelta.from_tensors(
         {
@@ -66,7 +95,7 @@ def low_rank_delta(up: Tensor, down: Tensor, shape: tuple[int, ...]) -> LowRankD
 
 
 def _singular_vectors(flat: Tensor, max_rank: int, tolerance: float | None) -> Tensor:
-    """The first left singular vectors, found in float64 by the smaller of the two products with itself."""
+    """Return the first left singular vectors, from the smaller of the two Gram matrices in float64."""
     matrix = flat.double()
     is_tall = matrix.shape[0] > matrix.shape[1]
     eigen = linalg.eigh(matrix.T @ matrix if is_tall else matrix @ matrix.T)
@@ -79,13 +108,13 @@ def _singular_vectors(flat: Tensor, max_rank: int, tolerance: float | None) -> T
 
 
 def _rank_within(squares: Tensor, tolerance: float) -> int:
-    """How many singular values it takes, given their squares, until the rest is within a tolerance; at least 1."""
+    """Return the least rank, at least 1, whose error is within a tolerance, given the squared singular values."""
     rest = (squares.sum() - squares.cumsum(0)).clamp(min=0)
     return 1 + int((rest > tolerance**2 * squares.sum()).sum())
 
 
 def _randomized_singular_vectors(flat: Tensor, rank: int) -> Tensor:
-    """The same by chance, always the same: a sketch and some rounds of power iteration (Halko et al. 2011, 4.4)."""
+    """Return approximate left singular vectors by the randomized SVD of Halko et al. (2011, 4.4), with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     test_matrix = torch.randn(flat.shape[1], rank + OVERSAMPLING, generator=generator).to(flat.device)
     basis: Tensor = linalg.qr(flat @ test_matrix).Q
