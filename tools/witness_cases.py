@@ -235,7 +235,8 @@ def _bases() -> None:
     base, other = velatura.tiny(), velatura.open_base(f"{STOCK}/other.safetensors")
     velatura.save(base, "folder/")
     velatura.save(base, "half.safetensors", dtype="float16")
-    velatura.save(velatura.merge(base, other, 0.35, blocks="IN=0.2, M00=1"), "mixed.safetensors")
+    mixed, _ = velatura.merge(base, other, 0.35, blocks="IN=0.2, M00=1")
+    velatura.save(mixed, "mixed.safetensors")
     velatura.save(velatura.Difference.from_bases(base, other, name="robot"), "difference.safetensors")
 
 

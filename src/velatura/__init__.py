@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from velatura.merging.checkpoints.options import Saving
     from velatura.merging.checkpoints.report import MergeReport
     from velatura.merging.checkpoints.retention import measure_retention
-    from velatura.merging.lora.combine import combine
-    from velatura.merging.lora.extract import extract, measure_extraction
+    from velatura.merging.lora.combine import CombineReport, combine
+    from velatura.merging.lora.extract import ExtractReport, extract
     from velatura.overlays.aesthetic import Aesthetic
     from velatura.overlays.attach import Attachment, AttachSpec, attach, attach_all
     from velatura.overlays.composition import Composition
@@ -87,11 +87,13 @@ __all__ = [
     "Base",
     "CaptionTemplate",
     "Card",
+    "CombineReport",
     "Composition",
     "Difference",
     "DownloadFailed",
     "Effect",
     "Embedding",
+    "ExtractReport",
     "Hypernetwork",
     "InitImage",
     "Library",
@@ -128,7 +130,6 @@ __all__ = [
     "grid",
     "loss_weights",
     "make_class_pictures",
-    "measure_extraction",
     "measure_retention",
     "merge",
     "open_base",
@@ -152,10 +153,12 @@ _MODULES = {
     "Base": "base.base",
     "CaptionTemplate": "datasets.templates",
     "Card": "card",
+    "CombineReport": "merging.lora.combine",
     "Composition": "overlays.composition",
     "Difference": "overlays.difference",
     "Effect": "overlays.effect",
     "Embedding": "overlays.embedding",
+    "ExtractReport": "merging.lora.extract",
     "Hypernetwork": "overlays.hypernetwork",
     "InitImage": "sampling.masks",
     "Library": "library",
@@ -183,7 +186,6 @@ _MODULES = {
     "grid": "compare.grid",
     "loss_weights": "datasets.loss_weights",
     "make_class_pictures": "training.kinds.class_images",
-    "measure_extraction": "merging.lora.extract",
     "measure_retention": "merging.checkpoints.retention",
     "merge": "merging.checkpoints.merge",
     "open_base": "formats",

@@ -17,6 +17,7 @@ from velatura.errors import BadRecipe, UnknownName
 if TYPE_CHECKING:
     from velatura.base.base import Base
     from velatura.card import Card
+    from velatura.merging.lora.combine import CombineReport
 
 LORA_KINDS = ("lora", "difference")
 LORA_DTYPE: Literal["float16"] = "float16"  # what LoRAs are shared in
@@ -127,10 +128,10 @@ def merge(
         _refuse_options(
             message, *(value or None for value in (config != "any", metadata != "{}", no_metadata, no_recipe))
         )
-        card = _combine(
+        card, report = _combine(
             models, out, model_library, rank=rank, tolerance=tolerance, base=base, dtype=dtype or LORA_DTYPE
         )
-        say_json(card.model_dump_json(indent=2)) if as_json else say(f"{out}: {card}")
+        say_json(card.model_dump_json(indent=2)) if as_json else say(f"{out}: {card}", *str(report).splitlines()[1:])
         return
     _refuse_options(
         "--rank, --tolerance and --base are for LoRAs: use velatura extract on models", rank, tolerance, base
@@ -148,7 +149,7 @@ def merge(
     model_a, model_b, model_c = [*(_find_model(model, model_library) for model in models), None, None][:3]
     assert model_a is not None
     with picture_bar("merging") as on_tensor:
-        report = merge_models(
+        _, report = merge_models(
             *(model_a, model_b, strength),
             minus=model_c,
             mode=mode,
@@ -193,22 +194,21 @@ def extract(
     velatura extract sd15 anime --tolerance 0.5 --conv-rank 0 --no-text --out anime-lora.safetensors
     """
     from velatura.merging.lora.extract import extract as extract_lora
-    from velatura.merging.lora.extract import measure_extraction
 
     prepare_output(out, overwrite=overwrite)
     model_library = velatura.Library(*(library or [Path()]))
     base_model, other_model = _find_model(base, model_library), _find_model(other, model_library)
-    with picture_bar("extracting") as on_layer:
-        lora = extract_lora(
+    with picture_bar("extracting") as on_weight:
+        lora, report = extract_lora(
             *(base_model, other_model, rank),
             tolerance=tolerance,
             conv_rank=conv_rank,
             text=not no_text,
             name=out.stem,
-            on_layer=on_layer,
+            on_weight=on_weight,
         )
     velatura.save(lora, out, dtype=dtype)
-    print_report(measure_extraction(lora, base_model, other_model), out, as_json=as_json)
+    print_report(report, out, as_json=as_json)
 
 
 def _refuse_options(message: str, *options: object) -> None:
@@ -225,16 +225,16 @@ def _combine(
     tolerance: float | None,
     base: str | None,
     dtype: str,
-) -> "Card":
-    """Write LoRAs as one, and tell what it is."""
+) -> "tuple[Card, CombineReport]":
+    """Write LoRAs as one, and return its card and the report."""
     from velatura.cli.base import open_base
     from velatura.merging.lora.combine import combine
 
     opened_loras = [open_overlay_argument(argument, model_library) for argument in names]
     opened_base = None if base is None else open_base(base, model_library)
-    combined = combine(opened_loras, rank=rank, tolerance=tolerance, base=opened_base, name=out.stem)
+    combined, report = combine(opened_loras, rank=rank, tolerance=tolerance, base=opened_base, name=out.stem)
     velatura.save(combined, out, dtype=dtype)
-    return combined.card
+    return combined.card, report
 
 
 def _find_model(name: str, model_library: "velatura.Library") -> "Base | Path":

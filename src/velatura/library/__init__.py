@@ -1,9 +1,7 @@
-"""Find checkpoints, VAEs and overlays in model folders (A1111, Forge, ComfyUI) by name, alias or hash, and load them
-once.
+"""Find checkpoints, VAEs and overlays in model folders (A1111, Forge, ComfyUI) by name, alias or hash; load them once.
 
-library.py holds Library and is the file to open first; model_files.py walks the folders, entry.py says what is known
-of a file. index.py caches that in SQLite, hashes.py computes AutoV1 to AutoV3, sidecars.py reads the notes beside a
-file.
+library.py holds Library and is the file to open first; model_files.py walks the folders, entry.py joins all that is
+known about a file. index.py caches that in SQLite, hashes.py computes AutoV1 to AutoV3, sidecars.py reads notes.
 """
 
 from velatura.library.library import Library, file_entry

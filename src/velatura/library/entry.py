@@ -1,4 +1,4 @@
-"""What a library knows of one file: where it lies, what it is, what people wrote beside it, and its hashes."""
+"""All that a library knows about one file: its path, its content, the notes beside it, and its hashes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from velatura.library.index import Index, IndexRow
 from velatura.library.model_files import FileState, ModelFile
 from velatura.library.sidecars import Notes, read_notes
 
-OnFile = Callable[[int, int], None]
+OnFile = Callable[[int, int], None]  # called with how many files are done, and how many there are
 
 OVERLAY_KINDS = ("hypernet", "embedding", "lora", "aesthetic", "difference")
 FILE_KINDS = ("checkpoint", "vae", *OVERLAY_KINDS, UNKNOWN_KIND)
@@ -23,7 +23,15 @@ FILE_KINDS = ("checkpoint", "vae", *OVERLAY_KINDS, UNKNOWN_KIND)
 
 @dataclass(frozen=True)
 class LibraryEntry:
-    """A file of weights or a diffusers folder; trouble says why it cannot be read, hashes are None until reckoned."""
+    """A file of weights, or a diffusers or peft folder.
+
+    Attributes:
+        file: The file, with its sidecars and previews.
+        info: What is in it.
+        notes: What is written beside it.
+        error: The reason why it cannot be read, "" if it can.
+        hashes: Its hashes, None until they are computed.
+    """
 
     file: ModelFile
     info: FileInfo
@@ -33,54 +41,54 @@ class LibraryEntry:
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The path of the file or folder."""
         return self.file.path
 
     @property
     def name(self) -> str:
-        """What a prompt or a command line calls it: its file's stem."""
+        """The name in prompts and on the command line: the file's stem."""
         return self.file.name
 
     @property
     def kind(self) -> str:
-        """What it is: one of KINDS."""
+        """The kind of the file, one of FILE_KINDS."""
         return self.info.card.kind
 
     @property
     def family(self) -> str:
-        """The family of bases it is or is for, "" if nothing tells."""
+        """The family of bases that it is of or for, "" if unknown."""
         return self.info.card.family or self.notes.family
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """What else it is called, in the file and beside it."""
+        """Other names, from the file and its notes."""
         return tuple(filter(None, (*self.info.aliases, self.notes.title)))
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        """The words that call what it learned: what its owner wrote, or else what was published, or is in the file."""
+        """The words that call what it learned: the owner's, else the published ones, else those in the file."""
         activation = (self.notes.activation,) if self.notes.activation else ()
         return activation or self.notes.trigger_words or self.info.card.trigger_words
 
     @property
     def strength(self) -> float | None:
-        """The strength to begin with, if its owner prefers one."""
+        """The strength to start with, if its owner prefers one."""
         return self.notes.strength
 
     @property
     def preview(self) -> Path | None:
-        """A picture of it."""
+        """The first preview image, if there is one."""
         return next(iter(self.file.previews), None)
 
     def may_be(self, kinds: Iterable[str]) -> bool:
-        """Whether it is of one of these kinds; what cannot be read may be whatever its folder is for."""
+        """Return True if it is of one of these kinds, or cannot be read and its folder is for one of them."""
         kinds = set(kinds)
         return self.kind in kinds or (
             bool(self.error) and (not self.file.expected_kind or self.file.expected_kind in kinds)
         )
 
     def mentions(self, text: str) -> bool:
-        """Whether a text is in its name, its aliases, its trigger words or what is said of it, in any case."""
+        """Return True if a text is in its name, aliases, trigger words or descriptions, in upper or lower case."""
         texts = (
             self.file.relative_name,
             *self.aliases,
@@ -91,7 +99,7 @@ class LibraryEntry:
         return any(text.casefold() in candidate.casefold() for candidate in texts)
 
     def facts(self) -> dict[str, object]:
-        """All of it, to be printed as JSON."""
+        """Return all of it in a form that can be printed as JSON."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -113,32 +121,34 @@ class LibraryEntry:
 
 
 class Catalogue:
-    """Entries of places, each file looked into once for as long as it stays unchanged."""
+    """Entries of files, each of which is read once as long as it stays unchanged."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
 
     def entries(self, files: Iterable[ModelFile], on_file: OnFile | None = None) -> list[LibraryEntry]:
-        """What is known of these places, those that are new or have changed being looked into.
+        """Return the entries of files; those that are new or have changed are read.
 
-        on_file is told of each that was looked into: how many places are done, and how many there are.
+        Args:
+            files: The files.
+            on_file: Called after each file that is read with how many files are done, and how many there are.
         """
         files = list(files)
         rows = self._rows(files, on_file)
         return [_make_entry(file, row) for file, row in zip(files, rows, strict=True)]
 
     def with_hashes(self, files: Iterable[ModelFile]) -> Iterator[LibraryEntry]:
-        """The same with hashes, each reckoned as it is asked for and at once kept; folders have none."""
+        """Yield entries with hashes, each of which is computed when it is asked for, and stored; folders have none."""
         for file in files:
             [row] = self._rows([file])
             if not row.hashes and not file.is_folder:
                 row = row._replace(hashes=_compute_hashes(file).model_dump_json())
-                if FileState.from_path(file.path) == file.state:  # else it has changed meanwhile
+                if FileState.from_path(file.path) == file.state:  # otherwise it has changed meanwhile
                     self._index.store({file.path: row})
             yield _make_entry(file, row)
 
     def forget(self, folder: Path, existing: Iterable[ModelFile]) -> None:
-        """Forget what was below a folder and is no more."""
+        """Forget the files below a folder that are gone."""
         self._index.forget(folder, [file.path for file in existing])
 
     def _rows(self, files: list[ModelFile], on_file: OnFile | None = None) -> list[IndexRow]:
@@ -152,19 +162,20 @@ class Catalogue:
                 rows[file.path] = new_rows[file.path] = row
                 if on_file is not None:
                     on_file(done, len(files))
-        finally:  # what is known when somebody loses patience stays known
+        finally:  # keep what was read if the user interrupts
             self._index.store(new_rows)
         return [rows[file.path] for file in files]
 
 
 def _refresh_row(file: ModelFile, known: IndexRow | None) -> IndexRow:
-    """What is to be known of a place: the very row that is, if nothing has changed."""
+    """Return the row of a file: the known row itself if nothing has changed."""
     row = known or IndexRow(file.state)
     if row.state != file.state or not _is_inspected(row):
         known_fields = {"notes_state": row.notes_state, "notes": row.notes, "hashes": _reusable_hashes(row, file)}
         row = _inspect(file)._replace(**known_fields)
-    if row.notes_state != (state := file.sidecar_state()):
-        row = row._replace(notes_state=state, notes=read_notes(file.sidecars).model_dump_json())
+    sidecar_state = file.sidecar_state()
+    if row.notes_state != sidecar_state:
+        row = row._replace(notes_state=sidecar_state, notes=read_notes(file.sidecars).model_dump_json())
     return row
 
 
@@ -172,13 +183,11 @@ def _compute_hashes(file: ModelFile) -> Hashes:
     try:
         return Hashes.from_file(file.path)
     except OSError as error:
-        raise BadFile(
-            f"{file.path} cannot be read ({error.strerror or error}): look whether it is still there"
-        ) from None
+        raise BadFile(f"{file.path} cannot be read ({error.strerror or error}): check that it is still there") from None
 
 
 def _reusable_hashes(row: IndexRow, file: ModelFile) -> str:
-    """The hashes of a file that only its number has changed of, which those on sticks and in networks do at will."""
+    """Return the hashes of a file of which only the inode has changed, as it does on USB sticks and network drives."""
     if not row.hashes or row.state[:2] != file.state[:2]:
         return ""
     try:
@@ -203,11 +212,14 @@ def _inspect(file: ModelFile) -> IndexRow:
 
 def _make_entry(file: ModelFile, row: IndexRow) -> LibraryEntry:
     try:
-        info = FileInfo.model_validate_json(row.info) if row.info else FileInfo(card=Card(kind=UNKNOWN_KIND))
+        info = _parse_info(row)
         notes = Notes.model_validate_json(row.notes) if row.notes else Notes()
         hashes = Hashes.model_validate_json(row.hashes) if row.hashes else None
-    except ValidationError:  # somebody else's row
+    except ValidationError:  # a row of another version
         row = _inspect(file)
-        info = FileInfo.model_validate_json(row.info) if row.info else FileInfo(card=Card(kind=UNKNOWN_KIND))
-        notes, hashes = read_notes(file.sidecars), None
+        info, notes, hashes = _parse_info(row), read_notes(file.sidecars), None
     return LibraryEntry(file, info, notes, row.error, hashes)
+
+
+def _parse_info(row: IndexRow) -> FileInfo:
+    return FileInfo.model_validate_json(row.info) if row.info else FileInfo(card=Card(kind=UNKNOWN_KIND))

@@ -1,4 +1,4 @@
-"""The hashes by which people and programs tell files of weights apart, all in one reading of a file."""
+"""The hashes by which people and programs identify files of weights, computed in one reading of a file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pydantic import BaseModel, ConfigDict
 from velatura.files import EMPTY_OLD_HASH, OLD_HASH_WINDOW, hash_old_window
 
 MIB = 2**20
-MAX_HEADER_BYTES = 100_000_000  # of safetensors, by its specification
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors header, by its specification
 
 
 class Hashes(BaseModel):
-    """A file's hashes: sha256 of all of it, body of what follows a safetensors header, old of 64 KiB behind a MiB.
+    """The hashes of a file, as hexadecimal digits.
 
-    body is "" where there is no such header, old where there are no such bytes. Civitai calls the first ten digits of
-    sha256 AutoV2, the first twelve of body AutoV3, and old AutoV1.
+    Attributes:
+        sha256: SHA-256 of the whole file; its first ten digits are Civitai's AutoV2.
+        body: SHA-256 of what follows a safetensors header, "" for other files; its first twelve digits are AutoV3.
+        old: The first eight digits of the SHA-256 of 64 KiB from 1 MiB on, AutoV1; "" for shorter files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,7 +30,7 @@ class Hashes(BaseModel):
 
     @classmethod
     def from_file(cls, path: Path) -> Hashes:
-        """Read a file once and reckon them all."""
+        """Read a file once and compute all hashes; raises OSError."""
         whole, body, window = sha256(), sha256(), sha256()
         with path.open("rb") as file:
             body_start = _body_start(file.read(9))
@@ -50,27 +52,27 @@ class Hashes(BaseModel):
         )
 
     def by_civitai_name(self) -> dict[str, str]:
-        """What each is called on Civitai, without those that there are not."""
+        """Return the hashes that there are, by Civitai's names."""
         hashes = {"AutoV1": self.old, "AutoV2": self.sha256[:10], "AutoV3": self.body[:12]}
         return {name: digits for name, digits in hashes.items() if digits}
 
     def has(self, digits: str) -> bool:
-        """Whether these are the first digits of one of them, or all of the old one."""
+        """Return True if a hash begins with these digits; the old one must have all of them."""
         return self.old == digits or self.sha256.startswith(digits) or self.body.startswith(digits)
 
 
 def old_hash(path: Path) -> str:
-    """The oldest hash alone, for which 64 KiB are read; "" where a file is too short for it."""
+    """Return the oldest hash alone, which reads only 64 KiB; "" if the file is too short for it."""
     digits = hash_old_window(path)
     return "" if digits == EMPTY_OLD_HASH else digits
 
 
 def _body_start(start: bytes) -> int:
-    """Where the tensors of safetensors begin, 0 for any other file."""
+    """Return the offset of the tensors in a safetensors file, 0 for any other file."""
     length = int.from_bytes(start[:8], "little")
     return 8 + length if start[8:] == b"{" and length <= MAX_HEADER_BYTES else 0
 
 
 def _overlap(block: bytes, offset: int, begin: int, end: int | None = None) -> memoryview:
-    """What of a block that lies at a place of a file is between two others."""
+    """Return the part of a block, which starts at an offset of the file, between two offsets of the file."""
     return memoryview(block)[max(begin - offset, 0) : None if end is None else max(end - offset, 0)]

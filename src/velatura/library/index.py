@@ -1,31 +1,39 @@
-"""What is known of files, kept between runs: a cache in SQLite that may be lost at any time, and is then built anew."""
+"""Cache what is known about files between runs, in SQLite; the cache may be lost at any time, and is rebuilt then."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from velatura.errors import VelaturaWarning
+from velatura.errors import warn
 from velatura.library.model_files import FileState
 
 QueryResult = TypeVar("QueryResult")
 
-INDEX_VERSION = 1  # of what the rows hold: another one's are dropped
+INDEX_VERSION = 1  # of the table's contents: the rows of another version are dropped
 CACHE_VARIABLE = "VELATURA_CACHE"
 INDEX_FILE = "library.sqlite"
-LOCK_TIMEOUT_SECONDS = 10  # seconds that another process may write
+LOCK_TIMEOUT_SECONDS = 10  # while another process writes
 CREATE_TABLE = """CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, node INTEGER, nature TEXT,
     trouble TEXT, notes_state TEXT, notes TEXT, hashes TEXT) WITHOUT ROWID"""
 COLUMNS = "path, size, changed, node, nature, trouble, notes_state, notes, hashes"
 
 
 class IndexRow(NamedTuple):
-    """What is known of a file in a state: nature, notes and hashes as JSON, "" where not yet known."""
+    """What is known about a file; fields that are not known yet are "".
+
+    Attributes:
+        state: The file's state when it was read.
+        info: The FileInfo as JSON.
+        error: The reason why the file cannot be read.
+        notes_state: The state of its sidecars when they were read.
+        notes: The Notes as JSON.
+        hashes: The Hashes as JSON.
+    """
 
     state: FileState
     info: str = ""
@@ -36,7 +44,7 @@ class IndexRow(NamedTuple):
 
 
 def cache_folder(folder: str | os.PathLike[str] | None) -> Path:
-    """Where the index lies: in the given folder, that of VELATURA_CACHE, or where a user's caches are."""
+    """Return the folder of the index: the given one, that of VELATURA_CACHE, or the system's folder for caches."""
     from platformdirs import user_cache_dir
 
     chosen = folder or os.environ.get(CACHE_VARIABLE)
@@ -44,7 +52,7 @@ def cache_folder(folder: str | os.PathLike[str] | None) -> Path:
 
 
 class Index:
-    """Rows by path, in a folder that several processes may share; where it cannot be used, in memory alone."""
+    """Rows by path, in a folder that several processes may share; in memory only if the folder cannot be used."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / INDEX_FILE
@@ -52,27 +60,28 @@ class Index:
         self._is_usable = True
 
     def rows(self, paths: Iterable[Path]) -> dict[Path, IndexRow]:
-        """What is known of these files, whatever their state was then."""
+        """Return the rows of those files that have one, whatever the state of the files was then."""
         paths = list(paths)
-        if unread := [path for path in paths if path not in self._rows]:
+        unread = [path for path in paths if path not in self._rows]
+        if unread:
             self._rows |= self._run_query(lambda database: _select_rows(database, unread), {})
         return {path: self._rows[path] for path in paths if path in self._rows}
 
     def store(self, rows: Mapping[Path, IndexRow]) -> None:
-        """Know these from now on."""
+        """Store rows."""
         self._rows |= rows
         if rows:
             self._run_query(lambda database: _insert_rows(database, rows), None, writes=True)
 
     def forget(self, folder: Path, existing: Iterable[Path]) -> None:
-        """Forget the files below a folder that are no more; these are there."""
+        """Delete the rows of files below a folder that are gone; `existing` files need not be looked for."""
         keys = {_path_bytes(path) for path in existing}
         self._run_query(lambda database: _delete_rows(database, _path_bytes(folder) + os.sep.encode(), keys), None)
 
     def _run_query(
         self, query: Callable[[sqlite3.Connection], QueryResult], default: QueryResult, *, writes: bool = False
     ) -> QueryResult:
-        """Ask the database; a broken one is built anew, and one that cannot be used is done without."""
+        """Run a query; rebuild a damaged database, and go on without one that cannot be used."""
         try:
             if not self._is_usable or not (writes or self._file.exists()):
                 return default
@@ -81,25 +90,29 @@ class Index:
                     return query(database)
             except sqlite3.OperationalError:
                 raise
-            except sqlite3.DatabaseError:  # no database, or a damaged one
+            except sqlite3.DatabaseError:  # not a database, or a damaged one
                 for damaged in (self._file, self._file.with_name(f"{INDEX_FILE}-journal")):
                     damaged.unlink(missing_ok=True)
                 with self._connect() as database:
                     return query(database)
         except (OSError, sqlite3.Error) as error:
             self._is_usable = False
-            message = f"{self._file} cannot be used ({error}): files are looked into anew; set {CACHE_VARIABLE} to another folder"
-            warnings.warn(message, VelaturaWarning, stacklevel=2)
+            warn(
+                f"{self._file} cannot be used ({error}), so all files are read again: "
+                f"set {CACHE_VARIABLE} to another folder"
+            )
             return default
 
     @contextmanager
     def _connect(self) -> Generator[sqlite3.Connection]:
-        """A connection within one transaction, to a table of this version."""
+        """Connect within one transaction, to a table of this version."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self._file, timeout=LOCK_TIMEOUT_SECONDS)) as database, database:
             if database.execute("PRAGMA user_version").fetchone() != (INDEX_VERSION,):
                 database.execute("BEGIN IMMEDIATE")
-                if database.execute("PRAGMA user_version").fetchone() != (INDEX_VERSION,):  # nobody else was faster
+                if database.execute("PRAGMA user_version").fetchone() != (
+                    INDEX_VERSION,
+                ):  # another process may be faster
                     database.execute("DROP TABLE IF EXISTS files")
                     database.execute(CREATE_TABLE)
                     database.execute(f"PRAGMA user_version = {INDEX_VERSION}")
@@ -129,5 +142,5 @@ def _delete_rows(database: sqlite3.Connection, prefix: bytes, existing: set[byte
 
 
 def _path_bytes(path: Path) -> bytes:
-    """A path as the system has it: not every name is text."""
+    """Return a path as the system stores it, as not every file name is valid text."""
     return os.fsencode(path.absolute())

@@ -1,31 +1,28 @@
-"""Where weights lie: the files of a folder, whatever program laid it out, each with what stands beside it."""
+"""Find the files of weights in a folder, of whatever program, with their sidecars and previews."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from velatura.errors import VelaturaWarning
+from velatura.errors import warn
 
-# in the order in which they are preferred where several have one stem
+# the preferred ones first, if several files have the same stem
 WEIGHTS_SUFFIXES = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
-# where embeddings are kept, they may be in pictures, as in the webui
+# A1111 stores embeddings in images too, in its folder for embeddings
 TENSOR_IMAGE_SUFFIXES = (".png", ".webp", ".avif", ".jxl")
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 SIDECAR_SUFFIXES = (".json", ".civitai.info", ".txt", ".description.txt")
-MODEL_INDEX = "model_index.json"  # of a folder in diffusers' layout
-ADAPTER_CONFIG = (
-    "adapter_config.json"  # of a LoRA in peft's layout, in its folder or in one for each part of a pipeline
-)
+MODEL_INDEX = "model_index.json"  # marks a diffusers folder
+ADAPTER_CONFIG = "adapter_config.json"  # marks a LoRA in peft's layout, or each part of one in a subfolder
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 ADAPTER_PARTS = ("unet", "text_encoder", "text_encoder_2")
 SKIPPED_FOLDERS = {"snapshots", "venv", "node_modules", "__pycache__", "site-packages"}
 
-# what A1111, Forge, SD.Next and ComfyUI call their folders, and what is kept there
+# The folders of A1111, Forge, SD.Next and ComfyUI, and the kind of files in them
 FOLDER_KINDS = {
     "stable-diffusion": "checkpoint",
     "checkpoints": "checkpoint",
@@ -42,7 +39,7 @@ FOLDER_KINDS = {
 
 
 class FileState(NamedTuple):
-    """By what a change of a file is noticed."""
+    """The size, time and inode by which a change of a file is detected."""
 
     size: int
     modified: int
@@ -50,18 +47,23 @@ class FileState(NamedTuple):
 
     @classmethod
     def from_path(cls, path: Path) -> FileState:
-        """The state of a file as it is now."""
+        """Return the current state of a file."""
         stat = path.stat()
-        # numbers of SQLite end at 2**63, those of nodes do not
+        # SQLite stores integers below 2**63 only, and inodes may be larger
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino % 2**63)
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of weights, or a folder in diffusers' or peft's layout, as it lies in a library's folder.
+    """A file of weights in a library's folder, or a folder in diffusers' or peft's layout.
 
-    below is its path there without its ending, as ComfyUI calls it; meant is the kind that its folder is for, "" for
-    any; notes are the files that speak of it, previews its pictures.
+    Attributes:
+        path: Its path.
+        relative_name: Its path below the library's folder without the suffix, as ComfyUI names models.
+        expected_kind: The kind of files that its folder is for, "" for any.
+        state: By which a change of its content is detected.
+        sidecars: The files with notes about it.
+        previews: Its preview images.
     """
 
     path: Path
@@ -73,25 +75,28 @@ class ModelFile:
 
     @property
     def name(self) -> str:
-        """What a prompt or a command line calls it."""
+        """The name in prompts and on the command line."""
         return self.path.name if self.is_folder else self.path.stem
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder in diffusers' or peft's layout."""
+        """True for a folder in diffusers' or peft's layout."""
         return self.path.suffix.lower() not in (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
 
     def sidecar_state(self) -> str:
-        """By what a change of its notes is noticed."""
+        """Return a text by which a change of its sidecars is detected."""
         return repr([(sidecar.name, *_current_state(sidecar)) for sidecar in self.sidecars])
 
 
 def find_model_files(folder: Path) -> list[ModelFile]:
-    """All weights in a folder, the ones to prefer first: by ending, then by path.
+    """Find all weights in a folder.
 
-    A folder of A1111 or ComfyUI holds much else: it is searched in its models, its embeddings (those of the extension
-    for aesthetic gradients too) and at its top, any other folder everywhere; hidden files, snapshots of trainings and
-    Python's own folders are passed over.
+    In a folder of A1111 or ComfyUI, which holds much else, only the models, the embeddings (those of the extension for
+    aesthetic gradients too) and the top are searched. Any other folder is searched completely. Hidden files, snapshots
+    of trainings and Python's own folders are skipped.
+
+    Returns:
+        The files, the preferred ones first: by suffix, then by path.
     """
     files = [file for root in _search_roots(folder) for file in _walk(root, folder)]
     top_files = (
@@ -103,14 +108,14 @@ def find_model_files(folder: Path) -> list[ModelFile]:
 
 
 def model_file(path: Path) -> ModelFile:
-    """A file of weights, a diffusers folder or an adapter's, wherever it lies and whatever it is called."""
+    """Return a file of weights, or a diffusers or peft folder, at any path and with any name."""
     path = path.absolute()
     siblings = {} if path.is_dir() else dict.fromkeys(path.name for path in path.parent.iterdir())
     return _make_model_file(path, path.parent, siblings)
 
 
 def watched_file(path: Path) -> Path | None:
-    """The file by which a change of a place is noticed, of a folder one of those in it; None for any other folder."""
+    """Return the file by which a change is detected: the path, or one in a model folder; None for other folders."""
     if not path.is_dir():
         return path
     if (path / MODEL_INDEX).is_file():
@@ -121,12 +126,12 @@ def watched_file(path: Path) -> Path | None:
 
 
 def _preference(file: ModelFile) -> tuple[int, Path]:
-    endings = (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
-    return (len(endings) if file.is_folder else endings.index(file.path.suffix.lower())), file.path
+    suffixes = (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
+    return (len(suffixes) if file.is_folder else suffixes.index(file.path.suffix.lower())), file.path
 
 
 def _search_roots(folder: Path) -> list[Path]:
-    """Where to search a folder: everywhere, if it is laid out as no known program does."""
+    """Return the subfolders to search; the folder itself if it is not that of a known program."""
     models = folder / "models"
     if (folder / MODEL_INDEX).is_file() or not models.is_dir():
         return [folder]
@@ -137,11 +142,11 @@ def _search_roots(folder: Path) -> list[Path]:
 
 
 def _walk(root: Path, folder: Path) -> Iterator[ModelFile]:
-    """All weights below a root, linked folders too."""
+    """Find all weights below a root, in linked folders too."""
     seen: set[str] = set()
-    for directory, subfolders, names in os.walk(root, onerror=_warn, followlinks=True):
+    for directory, subfolders, names in os.walk(root, onerror=_warn_of_unreadable_folder, followlinks=True):
         real = os.path.realpath(directory)
-        if real in seen:  # a link that leads back
+        if real in seen:  # a link to a parent folder
             subfolders.clear()
             continue
         seen.add(real)
@@ -158,23 +163,23 @@ def _walk(root: Path, folder: Path) -> Iterator[ModelFile]:
 
 
 def _list_weights(directory: Path, folder: Path, names: list[str]) -> Iterator[ModelFile]:
-    """The weights among the names in one folder."""
+    """Find the weights among the names in one folder."""
     siblings = dict.fromkeys(names)
     for name in names:
-        # A1111 lists its own "no hypernetwork" as None
         path = directory / name
         is_weights = name.lower().endswith(WEIGHTS_SUFFIXES) or _may_hold_tensors(path, folder, siblings)
+        # "None" is A1111's name for no hypernetwork
         if name.startswith(".") or not is_weights or path.stem == "None":
             continue
         try:
             if path.is_file():
                 yield _make_model_file(path, folder, siblings)
-        except FileNotFoundError:  # gone since the folder was listed
+        except FileNotFoundError:  # deleted since the folder was listed
             continue
 
 
 def _may_hold_tensors(path: Path, folder: Path, siblings: Mapping[str, object]) -> bool:
-    """Whether a file is a picture among embeddings, and no preview of any."""
+    """Return True for an image among embeddings that is not a preview."""
     if not path.name.lower().endswith(TENSOR_IMAGE_SUFFIXES) or path.stem.endswith(".preview"):
         return False
     return _expected_kind(path, folder) == "embedding" and not any(
@@ -183,24 +188,21 @@ def _may_hold_tensors(path: Path, folder: Path, siblings: Mapping[str, object]) 
 
 
 def _expected_kind(path: Path, folder: Path) -> str:
-    """The kind of overlay that the folder around a file is for, "" for any."""
+    """Return the kind of files that the folder around a file is for, "" for any."""
     parts = path.relative_to(folder).parts[:-1]
-    return next(
-        (FOLDER_KINDS[name.lower()] for name in (folder.name, *parts)[::-1] if name.lower() in FOLDER_KINDS), ""
-    )
+    for name in reversed((folder.name, *parts)):
+        if name.lower() in FOLDER_KINDS:
+            return FOLDER_KINDS[name.lower()]
+    return ""
 
 
-def _warn(error: OSError) -> None:
-    """Warn of a folder that cannot be searched."""
-    message = (
-        f"{error.filename} cannot be searched ({error.strerror}): what lies there is not found, so make it readable"
-    )
-    warnings.warn(message, VelaturaWarning, stacklevel=2)
+def _warn_of_unreadable_folder(error: OSError) -> None:
+    warn(f"{error.filename} cannot be searched ({error.strerror}), so its files are not found: make it readable")
 
 
 def _make_model_file(path: Path, folder: Path, siblings: Mapping[str, object]) -> ModelFile:
     relative = path.relative_to(folder)
-    has_ending = relative.suffix.lower() in (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
+    has_known_suffix = relative.suffix.lower() in (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
     sidecars = tuple(
         path.with_name(path.stem + suffix) for suffix in SIDECAR_SUFFIXES if path.stem + suffix in siblings
     )
@@ -208,7 +210,7 @@ def _make_model_file(path: Path, folder: Path, siblings: Mapping[str, object]) -
     state = FileState.from_path(watched_file(path) or path)
     return ModelFile(
         path,
-        (relative.with_suffix("") if has_ending else relative).as_posix(),
+        (relative.with_suffix("") if has_known_suffix else relative).as_posix(),
         _expected_kind(path, folder),
         state,
         sidecars,
@@ -217,7 +219,7 @@ def _make_model_file(path: Path, folder: Path, siblings: Mapping[str, object]) -
 
 
 def _current_state(path: Path) -> FileState:
-    """The state of a file that may be gone by now."""
+    """Return the state of a file, zeros if it is gone."""
     try:
         return FileState.from_path(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What people and programs write beside a file of weights: A1111's .json, Civitai's .civitai.info, a description."""
+"""Read the notes beside a file of weights: A1111's .json, Civitai's .civitai.info, or a description as .txt."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from velatura.card import LongText, ShortText
 
 MAX_SIDECAR_BYTES = 2**21
-MAX_STRENGTH = 100  # of a strength
-CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # of those that Civitai gives
+MAX_STRENGTH = 100  # larger preferred weights are ignored
+CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # Civitai gives CRC32 and BLAKE3 too
 FAMILY_BY_VERSION = {
     "SD 1": "SD1",
     "SD1": "SD1",
@@ -28,9 +28,19 @@ FAMILY_BY_VERSION = {
 
 
 class Notes(BaseModel):
-    """What stands beside a file: trigger words and a text to add to a prompt, a strength to begin with, a description.
+    """The notes beside a file.
 
-    unread names files that could not be read, with the reason.
+    Attributes:
+        description: What the file is.
+        activation: Text to add to a prompt, by the file's owner.
+        negative: Text to add to a negative prompt.
+        strength: The strength to start with.
+        family: The family of bases that it is for, such as SD1.
+        vae: The name of the VAE that a checkpoint wants.
+        title: The model's name on Civitai.
+        trigger_words: The trigger words that Civitai lists.
+        hashes: The hashes that Civitai lists, in lower case.
+        unread: The sidecars that could not be read, with the reasons.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,14 +58,15 @@ class Notes(BaseModel):
 
 
 def read_notes(paths: Iterable[Path]) -> Notes:
-    """Read all that stands beside a file; of what several say the first wins: what its owner wrote in A1111."""
+    """Read all sidecars of a file; if several have a field, the first one wins: A1111's .json, by the file's owner."""
     fields: dict[str, object] = {}
     unread: list[str] = []
     for path in paths:
         try:
-            notes = next(parse for ending, parse in READERS.items() if path.name.endswith(ending))(_read_text(path))
+            parse = next(parse for suffix, parse in READERS.items() if path.name.endswith(suffix))
+            notes = parse(_read_text(path))
         except (OSError, ValueError, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not what its name says"
+            reason = error.strerror if isinstance(error, OSError) else "its content is not what its name says"
             unread.append(f"{path.name}: {reason}")
             continue
         fields = {**{key: value for key, value in notes.items() if value}, **fields}
@@ -63,7 +74,7 @@ def read_notes(paths: Iterable[Path]) -> Notes:
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would wait forever
         raise ValueError
     with path.open("rb") as file:
         data = file.read(MAX_SIDECAR_BYTES + 1)
@@ -77,7 +88,7 @@ def _as_object(value: object) -> Mapping[str, object]:
 
 
 def _parse_a1111(text: str) -> dict[str, object]:
-    """A1111's user metadata."""
+    """Read A1111's user metadata."""
     metadata = _parse_json(text)
     texts = {"activation": "activation text", "negative": "negative text", "vae": "vae"}
     return {
@@ -89,14 +100,14 @@ def _parse_a1111(text: str) -> dict[str, object]:
 
 
 def _parse_strength(value: object) -> float | None:
-    """A strength that somebody prefers: the webui keeps 0 where nobody does."""
+    """Return the preferred strength, None if there is none, which A1111 stores as 0."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < abs(value) <= MAX_STRENGTH:
         return None
     return float(value)
 
 
 def _parse_civitai(text: str) -> dict[str, object]:
-    """An answer of Civitai's about a version of a model, as its helpers and downloads leave it."""
+    """Read Civitai's API response about a version of a model, as download helpers save it."""
     version = _parse_json(text)
     words, model, files = version.get("trainedWords"), _as_object(version.get("model")), version.get("files")
     hash_tables = (
@@ -135,7 +146,7 @@ def _join(*texts: object) -> str:
 
 
 def _strip_html(markup: str) -> str:
-    """The words of a text in HTML."""
+    """Return the text of HTML."""
     return unescape(sub(r"<[^<>]*>", " ", markup)).strip()
 
 
@@ -144,7 +155,7 @@ def _parse_family(version: object) -> str:
     return next((family for word, family in FAMILY_BY_VERSION.items() if text.startswith(word)), "")
 
 
-# the longer endings first
+# the longer suffixes first
 READERS: Mapping[str, Callable[[str], dict[str, object]]] = {
     ".civitai.info": _parse_civitai,
     ".json": _parse_a1111,

@@ -128,7 +128,7 @@ def _check_options(mode_name: str, merge_mode: MergeMode, model_count: int, **op
     if model_count not in merge_mode.model_counts:
         allowed = " or ".join(MODEL_COUNT_NAMES[count] for count in merge_mode.model_counts)
         raise BadRecipe(
-            f"{mode_name} takes {allowed}, but the count given is {model_count}: name as many, or choose another mode"
+            f"{mode_name} takes {allowed}, and {model_count} are given: give as many, or choose another mode"
         )
     if options["share"] is not None and merge_mode.share is None:
         share_modes = " and ".join(mode for mode, other in MODES.items() if other.share)

@@ -2,37 +2,16 @@ import pytest
 import torch
 
 import velatura
+from tests.merging.predictions import CALIBRATION_PROMPTS, predict_noise, predict_with, relative_difference
 from velatura.errors import BadOverlay, NoEffect, UnsupportedBase
 from velatura.merging.bake.bake import bake
 from velatura.merging.bake.report import BakeReport
 from velatura.overlays.overlay import Card, Overlay
 
-PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]
-
-
-@torch.no_grad()
-def prediction(base: velatura.Base) -> torch.Tensor:
-    """What a base makes of latents and of a text that no bake here has seen."""
-    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
-    return base.predict(latents, torch.tensor(400), base.text.encode(["an owl on a branch"]))
-
-
-def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return ((ours - theirs).norm() / theirs.norm()).item()
-
-
-def attached(base: velatura.Base, overlays: list[tuple[velatura.Overlay, float]]) -> torch.Tensor:
-    laid = [velatura.attach(base, overlay, strength) for overlay, strength in overlays]
-    try:
-        return prediction(base)
-    finally:
-        for each in laid:
-            each.detach()
-
 
 @pytest.fixture(scope="module")
 def plain(tiny) -> torch.Tensor:
-    return prediction(tiny)
+    return predict_noise(tiny)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +20,9 @@ def plain(tiny) -> torch.Tensor:
 )
 def test_a_linear_hypernetwork_goes_into_weights_exactly(tiny, hyper, plain, structure):
     overlays = [(hyper(name="inca", **structure), 0.5)]
-    baked, report = bake(tiny, overlays, prompts=PROMPTS, steps=1)
-    assert off(attached(tiny, overlays), plain) > 0.01  # it did do something
-    assert off(prediction(baked), attached(tiny, overlays)) < 1e-5
+    baked, report = bake(tiny, overlays, prompts=CALIBRATION_PROMPTS, steps=1)
+    assert relative_difference(predict_with(tiny, *overlays), plain) > 0.01  # it did do something
+    assert relative_difference(predict_noise(baked), predict_with(tiny, *overlays)) < 1e-5
     assert report.is_exact
     assert report.output < 1e-5
     assert report.strengths == (("inca", 0.5),)
@@ -51,91 +30,93 @@ def test_a_linear_hypernetwork_goes_into_weights_exactly(tiny, hyper, plain, str
 
 def test_several_go_into_weights_in_the_order_in_which_they_act(tiny, hyper):
     overlays = [(hyper(seed=1), 0.8), (hyper(seed=5, widths=(64, 96)), -0.6), (hyper(seed=1), 0.3)]
-    baked, _ = bake(tiny, overlays, prompts=PROMPTS, steps=1)
-    assert off(prediction(baked), attached(tiny, overlays)) < 1e-5
-    assert off(prediction(baked), attached(tiny, overlays[::-1])) > 1e-4
+    baked, _ = bake(tiny, overlays, prompts=CALIBRATION_PROMPTS, steps=1)
+    assert relative_difference(predict_noise(baked), predict_with(tiny, *overlays)) < 1e-5
+    assert relative_difference(predict_noise(baked), predict_with(tiny, *overlays[::-1])) > 1e-4
 
 
 def test_the_base_is_left_bit_identical(tiny, hyper, plain):
-    before = {key: each.clone() for key, each in tiny.unet.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in tiny.unet.state_dict().items()}
     overlay = hyper()
-    baked, _ = bake(tiny, [(overlay.train(), 0.5)], prompts=PROMPTS, steps=1)
+    baked, _ = bake(tiny, [(overlay.train(), 0.5)], prompts=CALIBRATION_PROMPTS, steps=1)
     assert overlay.training
-    assert all(torch.equal(each, before[key]) for key, each in tiny.unet.state_dict().items())
-    assert torch.equal(prediction(tiny), plain)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in tiny.unet.state_dict().items())
+    assert torch.equal(predict_noise(tiny), plain)
     with torch.no_grad():
         for part in (baked.unet, baked.vae, baked.text.model):
             next(part.parameters()).zero_()
-    assert torch.equal(prediction(tiny), plain)
+    assert torch.equal(predict_noise(tiny), plain)
 
 
-def test_only_what_reads_contexts_is_changed(tiny, hyper):
-    baked, _ = bake(tiny, [(hyper(), 0.5)], prompts=PROMPTS, steps=1)
+def test_only_layers_that_read_contexts_are_changed(tiny, hyper):
+    baked, _ = bake(tiny, [(hyper(), 0.5)], prompts=CALIBRATION_PROMPTS, steps=1)
     ours, theirs = baked.unet.state_dict(), tiny.unet.state_dict()
     changed = {key for key in theirs if not torch.equal(ours[key], theirs[key])}
     ends = ("to_k.weight", "to_v.weight", "to_out.0.bias")
     assert changed == {key for key in theirs if key.endswith(ends) and ".transformer_blocks." in key}
 
 
-def test_another_activation_is_fitted_and_its_loss_told(tiny, hyper, plain):
+def test_another_activation_is_fitted_and_its_error_reported(tiny, hyper, plain):
     overlays = [(hyper(activation="relu"), 0.5)]
-    baked, report = bake(tiny, overlays, prompts=PROMPTS, steps=2)
-    with_overlay = attached(tiny, overlays)
+    baked, report = bake(tiny, overlays, prompts=CALIBRATION_PROMPTS, steps=2)
+    with_overlay = predict_with(tiny, *overlays)
     assert not report.is_exact
-    assert {each.width for each in report.widths} == {64, 96, 128, 192}
-    for each in report.widths:
-        assert 0 < each.k < each.k_missed < 1
-        assert 0 < each.v < each.v_missed < 1
+    assert {fit.width for fit in report.widths} == {64, 96, 128, 192}
+    for fit in report.widths:
+        assert 0 < fit.k < fit.k_missed < 1
+        assert 0 < fit.v < fit.v_missed < 1
     assert 0 < report.output_missed < 0.5
     # measured here on a text, noise and step of our own
-    assert off(prediction(baked), with_overlay) < 0.5 * off(plain, with_overlay)
+    assert relative_difference(predict_noise(baked), with_overlay) < 0.5 * relative_difference(plain, with_overlay)
 
 
 @torch.no_grad()
-def test_what_is_missed_of_v_shows_on_other_texts_too(tiny, hyper):
+def test_the_error_of_v_is_about_the_same_on_other_texts(tiny, hyper):
     overlay = hyper(activation="relu", widths=(96,))
-    baked, report = bake(tiny, [(overlay, 1.0)], prompts=PROMPTS, steps=1)
+    baked, report = bake(tiny, [(overlay, 1.0)], prompts=CALIBRATION_PROMPTS, steps=1)
     context = tiny.text.encode(["a dragon", "two people dancing"])
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
-    ours, theirs = (each.unet.get_submodule(layer) for each in (baked, tiny))
+    ours, theirs = (base.unet.get_submodule(layer) for base in (baked, tiny))
     shift = torch.linalg.solve(theirs.to_out[0].weight, ours.to_out[0].bias - theirs.to_out[0].bias)
     found = ours.to_v(context) + shift - theirs.to_v(context)
     wanted = theirs.to_v(overlay.transform(context)[1] - context)
-    assert off(found, wanted) == pytest.approx(report.widths[0].v_missed, rel=0.5)
+    assert relative_difference(found, wanted) == pytest.approx(report.widths[0].v_missed, rel=0.5)
 
 
 def test_widths_that_nothing_changes_stay_as_they_are(tiny, hyper):
-    baked, report = bake(tiny, [(hyper(widths=(96,)), 0.5)], prompts=PROMPTS, steps=1)
-    assert [each.width for each in report.widths] == [96]
+    baked, report = bake(tiny, [(hyper(widths=(96,)), 0.5)], prompts=CALIBRATION_PROMPTS, steps=1)
+    assert [fit.width for fit in report.widths] == [96]
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight"
     assert torch.equal(baked.unet.state_dict()[name], tiny.unet.state_dict()[name])
 
 
 def test_a_report_is_printed_and_read_again(tiny, hyper):
-    _, report = bake(tiny, [(hyper(name="inca", activation="mish", widths=(96, 64)), 0.5)], prompts=PROMPTS, steps=1)
+    _, report = bake(
+        tiny, [(hyper(name="inca", activation="mish", widths=(96, 64)), 0.5)], prompts=CALIBRATION_PROMPTS, steps=1
+    )
     assert BakeReport.model_validate_json(report.model_dump_json()) == report
     lines = str(report).splitlines()
     assert lines[0] == "inca:0.5 on tiny"
-    assert "  64: 3 layers, fitted, K is off by" in str(report)
+    assert "  64: 3 layers, fitted, error of K " in str(report)
     assert "of the change lost" in lines[-2]
-    assert lines[-1].strip() == "measured on 1 prompt held out, 1 step each"
+    assert lines[-1].strip() == "measured on 1 held-out prompt, 1 step each"
 
 
-def test_steps_are_told(tiny, hyper):
-    told: list[tuple[int, int]] = []
+def test_progress_counts_the_steps(tiny, hyper):
+    progress: list[tuple[int, int]] = []
     bake(
         tiny,
         [(hyper(activation="relu", widths=(96,)), 1)],
-        prompts=PROMPTS,
+        prompts=CALIBRATION_PROMPTS,
         steps=2,
-        on_step=lambda *each: told.append(each),
+        on_step=lambda *counts: progress.append(counts),
     )
-    assert told == [(done, 6) for done in range(1, 7)]  # two prompts at once, then one, then one
+    assert progress == [(done, 6) for done in range(1, 7)]  # two prompts at once, then one, then one
 
 
 def test_a_base_of_half_precision_stays_one(hyper):
     half = velatura.tiny(dtype="bfloat16")
-    baked, report = bake(half, [(hyper(), 0.5)], prompts=PROMPTS, steps=1)
+    baked, report = bake(half, [(hyper(), 0.5)], prompts=CALIBRATION_PROMPTS, steps=1)
     assert baked.dtype == torch.bfloat16
     assert report.output < 2**-7  # of the order of bfloat16's own rounding, 2^-9
 
@@ -147,7 +128,7 @@ def test_nothing_to_bake_is_refused(tiny, hyper):
         bake(tiny, [(hyper(), 0.0)])
 
 
-def test_what_is_no_hypernetwork_is_refused(tiny):
+def test_an_overlay_that_changes_no_weights_is_refused(tiny):
     class Other(Overlay):
         kind = "other"
         card = Card(kind="other")

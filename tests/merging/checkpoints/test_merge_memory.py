@@ -8,8 +8,7 @@ from velatura.tensors import write_safetensors
 
 PROGRAM = """
 import resource, sys
-from velatura.merging.merge import merge
-from velatura.merging.mix import Saving
+from velatura.merging.checkpoints.merge import merge
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 merge(*sys.argv[1:3], 0.3, minus=sys.argv[3], out=sys.argv[4])
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 2**10)
@@ -27,6 +26,6 @@ def test_merging_holds_a_few_tensors_at_a_time_and_no_file(tmp_path):
             for index in range(24)
         }
         write_safetensors(file, tensors)  # of 8 MiB each, 192 MiB in all
-    words = [sys.executable, "-c", PROGRAM, *map(str, files), str(tmp_path / "out.safetensors")]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 160  # MiB, of files of 768 in all
+    command = [sys.executable, "-c", PROGRAM, *map(str, files), str(tmp_path / "out.safetensors")]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(process.stdout) < 160  # MiB, of files of 768 in all

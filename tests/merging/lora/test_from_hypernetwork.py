@@ -2,20 +2,9 @@ import pytest
 import torch
 
 import velatura
+from tests.merging.predictions import CALIBRATION_PROMPTS, predict_noise, relative_difference
 from velatura.errors import BadOverlay
 from velatura.merging.lora.from_hypernetwork import lora_from_hypernetwork, reduced_rank_regression
-
-PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]
-
-
-@torch.no_grad()
-def prediction(base: velatura.Base) -> torch.Tensor:
-    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
-    return base.predict(latents, torch.tensor(400), base.text.encode(["an owl on a branch"]))
-
-
-def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return ((ours - theirs).norm() / theirs.norm()).item()
 
 
 def change_and_moment() -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,13 +57,13 @@ def test_up_and_down_are_of_one_size():
 
 @torch.no_grad()
 def with_lora(base: velatura.Base, lora: dict, strength: float = 1.0) -> torch.Tensor:
-    """What a base predicts with a LoRA added to its weights, and taken off again."""
+    """Return the prediction of a base with a LoRA added to its weights, which is subtracted again."""
     before = {name: base.unet.get_submodule(name).weight.clone() for name in lora}
-    for name, each in lora.items():
-        base.unet.get_submodule(name).weight += strength * each.product.float()
-    found = prediction(base)
-    for name, each in before.items():
-        base.unet.get_submodule(name).weight.copy_(each)
+    for name, change in lora.items():
+        base.unet.get_submodule(name).weight += strength * change.product.float()
+    found = predict_noise(base)
+    for name, weight in before.items():
+        base.unet.get_submodule(name).weight.copy_(weight)
     return found
 
 
@@ -88,37 +77,39 @@ def without_bias(overlay: velatura.Hypernetwork) -> velatura.Hypernetwork:
 
 def test_a_linear_hypernetwork_without_bias_is_a_lora_exactly(tiny, hyper):
     overlay = without_bias(hyper(layers=(1, 0.25, 1)))  # of rank 48 at most
-    lora, report = lora_from_hypernetwork(overlay, tiny, rank=48, prompts=PROMPTS, steps=1)
+    lora, report = lora_from_hypernetwork(overlay, tiny, rank=48, prompts=CALIBRATION_PROMPTS, steps=1)
     for strength in (1.0, 0.4):
         with velatura.attach(tiny, overlay, strength):
-            wanted = prediction(tiny)
-        assert off(with_lora(tiny, lora, strength), wanted) < 1e-5
+            wanted = predict_noise(tiny)
+        assert relative_difference(with_lora(tiny, lora, strength), wanted) < 1e-5
     assert report.output < 1e-5
     assert not report.is_exact  # as a rank may always cut something off
 
 
 def test_every_layer_that_the_hypernetwork_changes_has_a_pair(tiny, hyper):
-    lora, report = lora_from_hypernetwork(hyper(widths=(96,)), tiny, rank=4, prompts=PROMPTS, steps=1)
+    lora, report = lora_from_hypernetwork(hyper(widths=(96,)), tiny, rank=4, prompts=CALIBRATION_PROMPTS, steps=1)
     assert len(lora) == 2 * 7
     assert all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in lora)
-    assert {each.up.shape[1] for each in lora.values()} == {4}
+    assert {change.up.shape[1] for change in lora.values()} == {4}
     assert report.rank == 4
     assert "as a LoRA of rank 4" in str(report)
 
 
 def test_more_rank_loses_less(tiny, hyper):
     overlay = hyper(activation="relu", widths=(96, 64))
-    low, high = (lora_from_hypernetwork(overlay, tiny, rank=rank, prompts=PROMPTS, steps=1)[1] for rank in (2, 48))
+    low, high = (
+        lora_from_hypernetwork(overlay, tiny, rank=rank, prompts=CALIBRATION_PROMPTS, steps=1)[1] for rank in (2, 48)
+    )
     assert high.output_missed < low.output_missed < 1
     assert all(a.v_missed < b.v_missed for a, b in zip(high.widths, low.widths, strict=True))
 
 
 def test_a_shift_is_taken_up_as_far_as_contexts_allow(tiny, hyper):
     overlay = hyper(widths=(96,))
-    lora, report = lora_from_hypernetwork(overlay, tiny, rank=96, prompts=PROMPTS, steps=1)
+    lora, report = lora_from_hypernetwork(overlay, tiny, rank=96, prompts=CALIBRATION_PROMPTS, steps=1)
     with velatura.attach(tiny, overlay):
-        wanted = prediction(tiny)
-    assert off(with_lora(tiny, lora), wanted) < 0.05 * off(prediction(tiny), wanted)
+        wanted = predict_noise(tiny)
+    assert relative_difference(with_lora(tiny, lora), wanted) < 0.05 * relative_difference(predict_noise(tiny), wanted)
     assert 0 < report.widths[0].v_missed < 0.05
 
 

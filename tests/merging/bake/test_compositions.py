@@ -1,13 +1,13 @@
-"""Compositions of hypernetworks go into weights as hypernetworks do."""
+"""Bake compositions of hypernetworks."""
 
 import pytest
 import torch
 
 import velatura
+from tests.merging.predictions import CALIBRATION_PROMPTS, predict_noise, relative_difference
 from velatura.merging.bake.bake import bake
 from velatura.overlays.composition import Blend, Composition, Leaf, Series
 
-PROMPTS = ["a red fox", "a lighthouse at dusk", "a robot", "a small house in the snow"]
 TREES = {
     "series": Series((Leaf("a", 0.5), Leaf("b", -0.3), Leaf("a"))),
     "blend": Blend((Leaf("a", 0.8), Leaf("b")), (1, 3)),
@@ -15,45 +15,37 @@ TREES = {
 }
 
 
-@torch.no_grad()
-def prediction(base):
-    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
-    return base.predict(latents, torch.tensor(400), base.text.encode(["an owl on a branch"]))
-
-
-def off(ours, theirs):
-    return ((ours - theirs).norm() / theirs.norm()).item()
-
-
 @pytest.mark.parametrize("tree", TREES)
 def test_linear_ones_go_into_weights_exactly(tiny, hyper, tree):
     members = {"a": hyper(), "b": hyper(seed=5, widths=(64, 96))}
     overlay = Composition(TREES[tree], members, tree)
-    plain = prediction(tiny)
+    plain = predict_noise(tiny)
     with velatura.attach(tiny, overlay, 0.6):
-        laid = prediction(tiny)
-    baked, report = bake(tiny, [(overlay, 0.6)], prompts=PROMPTS, steps=1)
-    assert off(laid, plain) > 0.01
-    assert off(prediction(baked), laid) < 1e-5
+        attached = predict_noise(tiny)
+    baked, report = bake(tiny, [(overlay, 0.6)], prompts=CALIBRATION_PROMPTS, steps=1)
+    assert relative_difference(attached, plain) > 0.01
+    assert relative_difference(predict_noise(baked), attached) < 1e-5
     assert report.is_exact
     assert report.strengths == ((tree, 0.6),)
-    assert torch.equal(prediction(tiny), plain)
+    assert torch.equal(predict_noise(tiny), plain)
 
 
 def test_beside_others_they_act_in_order(tiny, hyper):
     mixed = Composition(TREES["blend"], {"a": hyper(), "b": hyper(seed=5)}, "mixed")
     overlays = [(hyper(seed=3), 0.5), (mixed, -0.4)]
     with velatura.attach(tiny, *overlays[0]), velatura.attach(tiny, *overlays[1]):
-        laid = prediction(tiny)
-    baked, _ = bake(tiny, overlays, prompts=PROMPTS, steps=1)
-    assert off(prediction(baked), laid) < 1e-5
+        attached = predict_noise(tiny)
+    baked, _ = bake(tiny, overlays, prompts=CALIBRATION_PROMPTS, steps=1)
+    assert relative_difference(predict_noise(baked), attached) < 1e-5
 
 
 def test_others_are_fitted_and_the_loss_told(tiny, hyper):
     overlay = Composition(TREES["series"], {"a": hyper(activation="relu"), "b": hyper(seed=5)}, "bent")
     with velatura.attach(tiny, overlay, 0.5):
-        laid = prediction(tiny)
-    baked, report = bake(tiny, [(overlay, 0.5)], prompts=PROMPTS, steps=1)
+        attached = predict_noise(tiny)
+    baked, report = bake(tiny, [(overlay, 0.5)], prompts=CALIBRATION_PROMPTS, steps=1)
     assert not report.is_exact
     assert 0 < report.output_missed < 0.5
-    assert off(prediction(baked), laid) < 0.5 * off(prediction(tiny), laid)
+    assert relative_difference(predict_noise(baked), attached) < 0.5 * relative_difference(
+        predict_noise(tiny), attached
+    )

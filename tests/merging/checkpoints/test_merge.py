@@ -4,12 +4,11 @@ import pytest
 import torch
 
 import velatura
-from velatura.errors import BadFile, BadRecipe, NoEffect, UnknownName, VelaturaWarning, WrongBase
+from velatura.errors import BadFile, BadRecipe, UnknownName, VelaturaWarning, WrongBase
 from velatura.formats.checkpoints import write_single_file
 from velatura.merging.checkpoints.merge import merge
 from velatura.merging.checkpoints.options import Saving
 from velatura.merging.checkpoints.report import MergeReport
-from velatura.merging.checkpoints.retention import measure_retention
 from velatura.tensors import open_tensors, write_safetensors
 
 
@@ -18,8 +17,8 @@ def changed(seed: int, parts: tuple[str, ...] = ("unet", "text", "vae")) -> vela
     base, generator = velatura.tiny(), torch.Generator().manual_seed(seed)
     models = {"unet": base.unet, "text": base.text.model, "vae": base.vae}
     with torch.no_grad():
-        for each in parts:
-            for weight in models[each].parameters():
+        for part in parts:
+            for weight in models[part].parameters():
                 weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.01)
     base.name = f"other{seed}"
     return base
@@ -48,46 +47,49 @@ def files(tmp_path_factory, tiny, one, two):
 
 
 def test_a_weighted_sum_of_bases_is_a_base_that_works(tiny, one):
-    made = merge(tiny, one, 0.35)
-    ours, theirs, found = weights(tiny), weights(one), weights(made)
+    merged, report = merge(tiny, one, 0.35)
+    ours, theirs, found = weights(tiny), weights(one), weights(merged)
     assert found.keys() == ours.keys()
     assert all(torch.allclose(found[key], 0.65 * ours[key] + 0.35 * theirs[key], atol=1e-7) for key in found)
-    assert made.name == "0.65(tiny) + 0.35(other1)"
-    assert (made.family, made.dtype, made.hash) == (tiny.family, tiny.dtype, "")
-    assert made.predict(torch.zeros(1, 4, 8, 8), torch.tensor(9), made.text.encode(["a red fox"])).isfinite().all()
+    assert merged.name == "0.65(tiny) + 0.35(other1)"
+    assert (merged.family, merged.dtype, merged.hash) == (tiny.family, tiny.dtype, "")
+    prediction = merged.predict(torch.zeros(1, 4, 8, 8), torch.tensor(9), merged.text.encode(["a red fox"]))
+    assert prediction.isfinite().all()
+    assert (report.file, report.models, report.tensors) == ("", ("tiny", "other1"), len(ours))
 
 
 def test_the_parents_stay_as_they_are(tiny, one):
-    before = {key: each.clone() for key, each in weights(tiny).items()}
-    made = merge(tiny, one, 0.5)
+    before = {key: tensor.clone() for key, tensor in weights(tiny).items()}
+    merged, _ = merge(tiny, one, 0.5)
     with torch.no_grad():
-        for weight in made.unet.parameters():
+        for weight in merged.unet.parameters():
             weight.zero_()
-    assert all(torch.equal(each, before[key]) for key, each in weights(tiny).items())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in weights(tiny).items())
 
 
 def test_a_difference_is_added(tiny, one, two):
     ours, theirs, less = weights(tiny), weights(one), weights(two)
-    found = weights(merge(tiny, one, 0.5, minus=two))
+    found = weights(merge(tiny, one, 0.5, minus=two)[0])
     assert all(torch.allclose(found[key], ours[key] + 0.5 * (theirs[key] - less[key]), atol=1e-6) for key in found)
 
 
 def test_files_bases_and_folders_merge_alike(files, tiny, one, tmp_path):
     velatura.save(one, tmp_path / "folder")
-    wanted = weights(merge(tiny, one, 0.4))
-    opened = merge(files / "tiny.safetensors", files / "one.safetensors", 0.4)
+    wanted = weights(merge(tiny, one, 0.4)[0])
+    opened, _ = merge(files / "tiny.safetensors", files / "one.safetensors", 0.4)
     found = [
         weights(opened),
-        weights(merge(tiny, tmp_path / "folder", 0.4)),
-        weights(merge(str(files / "tiny.safetensors"), one, 0.4)),
+        weights(merge(tiny, tmp_path / "folder", 0.4)[0]),
+        weights(merge(str(files / "tiny.safetensors"), one, 0.4)[0]),
     ]
-    merge(files / "tiny.safetensors", tmp_path / "folder", 0.4, out=tmp_path / "out.safetensors")
-    found.append(weights(velatura.open_base(tmp_path / "out.safetensors")))
-    assert all(torch.equal(each[key], wanted[key]) for each in found for key in wanted)
+    path, _ = merge(files / "tiny.safetensors", tmp_path / "folder", 0.4, out=tmp_path / "out.safetensors")
+    assert path == tmp_path / "out.safetensors"
+    found.append(weights(velatura.open_base(path)))
+    assert all(torch.equal(tensors[key], wanted[key]) for tensors in found for key in wanted)
 
 
 def test_block_strengths_reach_their_blocks(tiny, one):
-    found = weights(merge(tiny, one, 0.5, blocks={"IN": 0.0, "M00": 1.0}))
+    found = weights(merge(tiny, one, 0.5, blocks={"IN": 0.0, "M00": 1.0})[0])
     ours, theirs = weights(tiny), weights(one)
     unet = "model.diffusion_model."
     for key, wanted in (
@@ -106,13 +108,13 @@ def test_a_merge_is_written_in_half_precision_all_of_it(files, tmp_path):
         out=tmp_path / "out.safetensors",
         saving=Saving(dtype="bfloat16"),
     )
-    assert {each.dtype for each in open_tensors(tmp_path / "out.safetensors").tensors.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in open_tensors(tmp_path / "out.safetensors").tensors.values()} == {torch.bfloat16}
 
 
 def test_an_autoencoder_takes_the_place_of_what_was_merged(files, one, two, tmp_path):
     velatura.save(two, tmp_path / "folder")
     for vae in (files / "two.safetensors", tmp_path / "folder" / "vae"):
-        report = merge(
+        _, report = merge(
             files / "tiny.safetensors",
             files / "one.safetensors",
             out=tmp_path / "out.safetensors",
@@ -126,7 +128,7 @@ def test_an_autoencoder_takes_the_place_of_what_was_merged(files, one, two, tmp_
 
 def test_an_autoencoder_that_fits_nothing_is_refused(files, tmp_path):
     write_safetensors(tmp_path / "vae.safetensors", {"decoder.conv_in.weight": torch.zeros(2, 2)})
-    with pytest.raises(WrongBase, match="no autoencoder that fits"):
+    with pytest.raises(WrongBase, match="does not hold a VAE that fits"):
         merge(
             files / "tiny.safetensors", saving=Saving(vae=tmp_path / "vae.safetensors"), out=tmp_path / "x.safetensors"
         )
@@ -135,74 +137,74 @@ def test_an_autoencoder_that_fits_nothing_is_refused(files, tmp_path):
 def test_discarding_nothing_is_warned_of_and_no_expression_refused(files, tmp_path):
     with pytest.warns(VelaturaWarning, match="nothing is discarded"):
         merge(files / "tiny.safetensors", saving=Saving(discard="^loss"), out=tmp_path / "out.safetensors")
-    with pytest.raises(BadRecipe, match="no regular expression"):
+    with pytest.raises(BadRecipe, match="is not a regular expression"):
         Saving(discard="[")
 
 
 def test_a_header_of_ones_own_may_hold_any_values(files, tmp_path):
-    mine = {"author": "me", "numbers": [1, {"a": None}], "n": 3}
-    merge(files / "tiny.safetensors", saving=Saving(metadata=mine), out=tmp_path / "out.safetensors")
+    fields = {"author": "me", "numbers": [1, {"a": None}], "n": 3}
+    merge(files / "tiny.safetensors", saving=Saving(metadata=fields), out=tmp_path / "out.safetensors")
     found = open_tensors(tmp_path / "out.safetensors").metadata
-    assert (found["author"], json.loads(found["numbers"]), found["n"]) == ("me", mine["numbers"], "3")
+    assert (found["author"], json.loads(found["numbers"]), found["n"]) == ("me", fields["numbers"], "3")
 
 
 def test_a_strange_recipe_in_a_parent_is_no_obstacle(tmp_path):
-    held = {"model.diffusion_model.out.2.weight": torch.ones(2)}
-    write_safetensors(tmp_path / "first.safetensors", held)
+    tensors = {"model.diffusion_model.out.2.weight": torch.ones(2)}
+    write_safetensors(tmp_path / "first.safetensors", tensors)
     for number, strange in enumerate(("[" * 5000, "not json", "[1, 2]", '{"a": 1}')):
         path = tmp_path / f"{number}.safetensors"
-        write_safetensors(path, held, {"sd_merge_models": strange, "sd_merge_recipe": strange})
+        write_safetensors(path, tensors, {"sd_merge_models": strange, "sd_merge_recipe": strange})
         merge(tmp_path / "first.safetensors", path, out=tmp_path / "out.safetensors")
     known = json.loads(open_tensors(tmp_path / "out.safetensors").metadata["sd_merge_models"])
     assert known.pop("a") == 1
-    assert [each["sd_merge_recipe"] for each in known.values()] == [None, {"a": 1}]
+    assert [model["sd_merge_recipe"] for model in known.values()] == [None, {"a": 1}]
 
 
 def test_the_report_tells_what_is_left_of_each(files, tmp_path):
-    names = [files / f"{each}.safetensors" for each in ("one", "two", "tiny")]
-    report = merge(*names[:2], 0.25, against=names[2], out=tmp_path / "out.safetensors")
+    names = [files / f"{name}.safetensors" for name in ("one", "two", "tiny")]
+    _, report = merge(*names[:2], 0.25, against=names[2], out=tmp_path / "out.safetensors")
     # one and two differ from tiny by noises that know nothing of each other, so their shares are their strengths
     assert report.dilution.against == "tiny"
-    assert [each.parent for each in report.dilution.whole] == ["one", "two"]
-    assert [each.left for each in report.dilution.whole] == pytest.approx([0.75, 0.25], abs=0.01)
-    assert [each.cosine for each in report.dilution.whole] == pytest.approx([0.949, 0.316], abs=0.01)  # 3 and 1 by √10
-    assert [each.part for each in report.dilution.parts] == ["text", "UNet in", "UNet mid", "UNet out", "VAE", "whole"]
+    assert [parent.parent for parent in report.dilution.whole] == ["one", "two"]
+    assert [parent.left for parent in report.dilution.whole] == pytest.approx([0.75, 0.25], abs=0.01)
+    assert [parent.cosine for parent in report.dilution.whole] == pytest.approx(
+        [0.949, 0.316], abs=0.01
+    )  # 3 and 1 by √10
+    assert [row.part for row in report.dilution.parts] == ["text", "UNet in", "UNet mid", "UNet out", "VAE", "whole"]
     assert MergeReport.model_validate_json(report.model_dump_json()) == report
-    assert "left of each one's difference from tiny" in str(report)
-    assert measure_retention(tmp_path / "out.safetensors", names[:2], against=names[2]).whole == report.dilution.whole
+    assert "left of each model's difference from tiny" in str(report)
+    _, in_memory = merge(*names[:2], 0.25, against=names[2])
+    assert in_memory.dilution == report.dilution
 
 
 def test_without_a_common_base_each_is_measured_against_the_other(files, tmp_path):
-    report = merge(files / "tiny.safetensors", files / "one.safetensors", 0.3, out=tmp_path / "out.safetensors")
-    assert [each.left for each in report.dilution.whole] == pytest.approx([0.7, 0.3], abs=1e-5)
+    _, report = merge(files / "tiny.safetensors", files / "one.safetensors", 0.3, out=tmp_path / "out.safetensors")
+    assert [parent.left for parent in report.dilution.whole] == pytest.approx([0.7, 0.3], abs=1e-5)
     assert report.dilution.against == "each other"
-    assert "from each other (what both come from is not named: against)" in str(report)
+    assert "from each other (name their common base with against for better figures)" in str(report)
 
 
 def test_an_added_difference_leaves_the_first_whole(files, tmp_path):
-    names = [files / f"{each}.safetensors" for each in ("one", "two", "tiny")]
-    report = merge(names[0], names[1], 0.5, minus=names[2], out=tmp_path / "out.safetensors")
-    assert [each.left for each in report.dilution.whole] == pytest.approx([1.0, 0.5], abs=0.01)
+    names = [files / f"{name}.safetensors" for name in ("one", "two", "tiny")]
+    _, report = merge(names[0], names[1], 0.5, minus=names[2], out=tmp_path / "out.safetensors")
+    assert [parent.left for parent in report.dilution.whole] == pytest.approx([1.0, 0.5], abs=0.01)
 
 
 def test_parts_that_nobody_changed_have_nothing_to_lose(tiny):
     other = changed(3, ("unet",))
-    found = measure_retention(merge(tiny, other, 0.5), [tiny, other])
-    text = next(each for each in found.parts if each.part == "text")
-    assert {each.left for each in text.parents} == {None}
-    assert "tiny has none" in str(found)
-    with pytest.raises(NoEffect, match="two parents"):
-        measure_retention(tiny, [other])
+    _, report = merge(tiny, other, 0.5)
+    text = next(row for row in report.dilution.parts if row.part == "text")
+    assert {parent.left for parent in text.parents} == {None}
+    assert "tiny has none" in str(report)
 
 
 def test_a_common_base_that_cannot_be_one_is_refused(files, xl, tmp_path):
-    names, out = [files / f"{each}.safetensors" for each in ("one", "two")], tmp_path / "out.safetensors"
-    for call in (lambda: merge(*names, against=xl, out=out), lambda: measure_retention(names[0], names, against=xl)):
+    names, out = [files / f"{name}.safetensors" for name in ("one", "two")], tmp_path / "out.safetensors"
+    for path in (out, None):
         with pytest.raises(WrongBase, match=r"has only \d+ of the \d+ weights of one, which cannot come from it"):
-            call()
-    for call in (lambda: merge(*names, against=names[0]), lambda: merge(names[0], against=names[1], out=out)):
-        with pytest.raises(BadRecipe, match="give both and out"):
-            call()
+            merge(*names, against=xl, out=path)
+        with pytest.raises(BadRecipe, match="against is for a merge of two models"):
+            merge(names[0], against=names[1], out=path)
     assert not out.exists()
 
 
@@ -214,29 +216,29 @@ def test_models_of_two_families_are_refused(files, xl, tmp_path):
 
 
 def test_what_is_not_finite_never_reaches_a_file(files, tmp_path):
-    held = dict(open_tensors(files / "one.safetensors").tensors)
-    held["first_stage_model.quant_conv.weight"][0] = torch.nan
-    write_safetensors(tmp_path / "bad.safetensors", held)
-    with pytest.raises(BadFile, match="not finite"):
+    tensors = dict(open_tensors(files / "one.safetensors").tensors)
+    tensors["first_stage_model.quant_conv.weight"][0] = torch.nan
+    write_safetensors(tmp_path / "bad.safetensors", tensors)
+    with pytest.raises(BadFile, match="NaN or infinite"):
         merge(files / "tiny.safetensors", tmp_path / "bad.safetensors", out=tmp_path / "out.safetensors")
-    assert [each.name for each in tmp_path.iterdir()] == ["bad.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.safetensors"]
 
 
 def test_what_is_no_model_is_refused(files, lora, tmp_path):
     velatura.save(lora(), tmp_path / "lora.safetensors")
-    for given in ((tmp_path / "lora.safetensors",), (files / "tiny.safetensors", tmp_path / "lora.safetensors")):
-        with pytest.raises(BadFile, match="no Stable Diffusion checkpoint"):
-            merge(*given, out=tmp_path / "out.safetensors")
+    for sources in ((tmp_path / "lora.safetensors",), (files / "tiny.safetensors", tmp_path / "lora.safetensors")):
+        with pytest.raises(BadFile, match="is not a Stable Diffusion checkpoint"):
+            merge(*sources, out=tmp_path / "out.safetensors")
 
 
 def test_two_precisions_mix_in_the_wider(files, tmp_path):
     velatura.save(changed(4), tmp_path / "half.safetensors", dtype="float16")
     merge(tmp_path / "half.safetensors", files / "one.safetensors", out=tmp_path / "out.safetensors")
-    assert {each.dtype for each in open_tensors(tmp_path / "out.safetensors").tensors.values()} == {torch.float32}
+    assert {tensor.dtype for tensor in open_tensors(tmp_path / "out.safetensors").tensors.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"mode": "sum"}, UnknownName, "weighted-sum"),
         ({"mode": "sigmoid", "strength": 1.5}, BadRecipe, "from 0 to 1"),
@@ -245,8 +247,8 @@ def test_two_precisions_mix_in_the_wider(files, tmp_path):
         ({"mode": "dare", "share": 0.0}, BadRecipe, "share"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_read(tiny, one, options, error, said):
-    with pytest.raises(error, match=said):
+def test_what_cannot_be_is_refused_before_anything_is_read(tiny, one, options, error, message):
+    with pytest.raises(error, match=message):
         merge(tiny, one, **options)
 
 

@@ -5,6 +5,7 @@ from velatura.merging.bake.regression import RIDGES, Moments, best_fit
 from velatura.overlays.affine import AffineMap, float64_device
 
 CPU = torch.device("cpu")
+SUMS = ("count", "c", "f", "cc", "cf", "ff")
 
 
 def contexts(seed: int = 0, pictures: int = 40, width: int = 5) -> torch.Tensor:
@@ -24,7 +25,7 @@ def drawn(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def moments_of(context: torch.Tensor, change: torch.Tensor, *, centred: bool = False) -> Moments:
-    """Counted in over several batches."""
+    """Add contexts in several batches."""
     found = Moments.zeros(context.shape[-1], CPU)
     for c, f in zip(context.split(11), change.split(11), strict=True):
         found.add(c, f, centred=centred)
@@ -32,7 +33,7 @@ def moments_of(context: torch.Tensor, change: torch.Tensor, *, centred: bool = F
 
 
 def close(ours: object, theirs: object) -> bool:
-    a, b = (torch.as_tensor(each, dtype=torch.float64) for each in (ours, theirs))
+    a, b = (torch.as_tensor(value, dtype=torch.float64) for value in (ours, theirs))
     return torch.allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -55,7 +56,9 @@ def test_a_fit_without_a_shift_is_that_of_least_squares_through_zero():
 def test_an_affine_change_is_found_exactly():
     c = contexts()
     matrix, shift = drawn((5, 5), (5,))
-    found = best_fit(*[moments_of(each, each @ matrix.T + shift) for each in (c, contexts(1))], fit_intercept=True)
+    found = best_fit(
+        *[moments_of(context, context @ matrix.T + shift) for context in (c, contexts(1))], fit_intercept=True
+    )
     assert close(found.matrix, matrix)
     assert close(found.shift, shift)
 
@@ -81,14 +84,14 @@ def test_what_is_left_of_a_change_is_what_direct_sums_say():
     matrix, shift = drawn((5, 5), (5,))
     ours = moments_of(c, bent(c)).residual(AffineMap(matrix, shift))
     theirs = moments_of(c, bent(c) - c @ matrix.T - shift)
-    assert all(close(getattr(ours, each), getattr(theirs, each)) for each in ("count", "c", "f", "cc", "cf", "ff"))
+    assert all(close(getattr(ours, name), getattr(theirs, name)) for name in SUMS)
 
 
 def test_centred_moments_do_not_see_what_all_tokens_of_a_picture_share():
     c = contexts()
     f, [shared] = bent(c), drawn((len(c), 1, 5))
-    ours, theirs = (moments_of(c, each, centred=True) for each in (f, f + shared))
-    assert all(close(getattr(ours, each), getattr(theirs, each)) for each in ("c", "f", "cc", "cf", "ff"))
+    ours, theirs = (moments_of(c, change, centred=True) for change in (f, f + shared))
+    assert all(close(getattr(ours, name), getattr(theirs, name)) for name in SUMS[1:])
     assert ours.f.abs().max() < 1e-9
 
 
@@ -96,7 +99,7 @@ def test_moments_add_up():
     c, d = contexts(), contexts(1)
     both = moments_of(torch.cat([c, d]), bent(torch.cat([c, d])))
     added = moments_of(c, bent(c)) + moments_of(d, bent(d))
-    assert all(close(getattr(both, each), getattr(added, each)) for each in ("count", "c", "f", "cc", "cf", "ff"))
+    assert all(close(getattr(both, name), getattr(added, name)) for name in SUMS)
 
 
 def test_what_was_fitted_to_too_few_contexts_is_held_back():
@@ -107,6 +110,8 @@ def test_what_was_fitted_to_too_few_contexts_is_held_back():
     assert close(found.matrix, (fitting + choosing).fit(RIDGES[-1], fit_intercept=False).matrix)
 
 
-@pytest.mark.parametrize(("device", "place"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu"), ("xpu:0", "cpu")])
-def test_sums_in_double_precision_are_done_where_it_is_known(device, place):
-    assert float64_device(torch.device(device)) == torch.device(place)
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu"), ("xpu:0", "cpu")]
+)
+def test_float64_sums_are_computed_on_a_device_that_has_float64(device, expected):
+    assert float64_device(torch.device(device)) == torch.device(expected)
