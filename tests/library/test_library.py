@@ -98,7 +98,7 @@ def test_where_nothing_lies_the_folders_are_named(tmp_path):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(BadFile, match="is no folder"):
+    with pytest.raises(BadFile, match="is not a folder"):
         velatura.Library(tmp_path / "nowhere")
 
 

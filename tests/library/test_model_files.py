@@ -271,7 +271,7 @@ def test_a_vae_is_chosen_as_a1111_does(tiny, tmp_path):
     assert taken(vae="other") == 1
     assert taken(vae=tmp_path / "models" / "VAE" / "other.safetensors") == 1
     (place / "small.json").write_text('{"vae": "gone.safetensors"}')
-    with pytest.warns(VelaturaWarning, match=r"small's notes ask for the VAE 'gone\.safetensors', which is not here"):
+    with pytest.warns(VelaturaWarning, match=r"the notes of small name the VAE 'gone\.safetensors', which is missing"):
         assert taken() == 2
 
 

@@ -1,4 +1,4 @@
-"""Pictures side by side: one thing changed by column, another by row, a third by sheet."""
+"""X/Y/Z grids: pictures in which one thing changes by column, another by row, and a third by sheet."""
 
 import os
 import secrets
@@ -27,16 +27,22 @@ from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe, refuse_recorded_field
 
 GridItem = TypeVar("GridItem")
-Axis = tuple[str, Sequence[object]]  # what changes, and the values it takes
+Axis = tuple[str, Sequence[object]]  # the name of what changes, and its values
 
-REPLACE_AXIS = "replace"  # an axis whose first value is searched for in the prompts, the webui's Prompt S/R
-ORDER_AXIS = "order"  # one whose values are words of the prompt in another order, the webui's Prompt order
-MATRIX_AXIS = "with"  # one of a matrix
+REPLACE_AXIS = "replace"  # its first value is searched for in the prompts: A1111's Prompt S/R
+ORDER_AXIS = "order"  # its values are words of the prompt in another order: A1111's Prompt order
+MATRIX_AXIS = "with"  # an axis of a prompt matrix
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Sheets of rows of pictures, and the recipe and axes they came from: one sheet for each value of z."""
+    """A grid of pictures.
+
+    Attributes:
+        sheets: One sheet for each value of z, each a sequence of rows.
+        recipe: The recipe of the grid, without what its axes change.
+        x, y, z: The axes of columns, rows and sheets.
+    """
 
     sheets: Sequence[Sequence[Sequence[Picture]]]
     recipe: Recipe
@@ -46,12 +52,12 @@ class Grid:
 
     @property
     def rows(self) -> Sequence[Sequence[Picture]]:
-        """The rows of all sheets, one below the other."""
+        """Rows of all sheets."""
         return [row for sheet in self.sheets for row in sheet]
 
     @cached_property
     def image(self) -> Image.Image:
-        """The whole grid as one picture."""
+        """Whole grid as one image, with labels."""
         columns, rows = axis_labels(self.x), axis_labels(self.y) if self.y else ()
         sheet_images = [
             draw_grid([[picture.image for picture in row] for row in sheet], columns=columns, rows=rows)
@@ -60,7 +66,7 @@ class Grid:
         return stack_grids(sheet_images, axis_labels(self.z)) if self.z else sheet_images[0]
 
     def infotext(self) -> str:
-        """The recipe and the axes, in the fields in which the webui's X/Y/Z plot writes them."""
+        """Return the recipe and the axes as an infotext, with the fields of A1111's X/Y/Z plot."""
         fields = self.recipe.fields() | {"Script": "X/Y/Z plot"}
         for letter, axis in (("X", self.x), ("Y", self.y), ("Z", self.z)):
             if axis:
@@ -68,7 +74,7 @@ class Grid:
         return write_infotext(self.recipe.prompt, self.recipe.negative, fields)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as .png, .jpg or .webp with its recipe inside, and give the path back."""
+        """Write the image as .png, .jpg or .webp with its infotext in it, and return the path."""
         path = Path(path).expanduser()
         save_with_infotext(self.image, path, self.infotext())
         return path
@@ -88,13 +94,26 @@ def grid(
     lenient: bool = False,
     on_step: OnSamplingStep | None = None,
 ) -> Grid:
-    """Make a grid of pictures: x changes from column to column, y from row to row, z from sheet to sheet.
+    """Generate a grid of pictures. If the recipe has no seed, one is drawn for all pictures.
 
-    An axis is named for a field of Recipe, ("seed", [7, 8]), or for a word that stands in braces in the prompt,
-    ("s", [0, 0.5, 1]) for "a house <hypernet:inca:{s}>"; or it is ("replace", ["house", "boat", "tree"]), where the
-    first value stands in the prompts and is replaced by each, or ("order", [("a", "b"), ("b", "a")]), where words
-    change places. matrix: instead of axes, the prompt "a house|at night|in snow" with all combinations of what stands
-    behind bars. source: an image to begin from. Where the seed is open it is drawn once for all.
+    Args:
+        base: The base.
+        recipe: The recipe that all pictures share, or its prompt.
+        x: The axis that changes from column to column: the name of a field of Recipe and its values,
+            ("seed", [7, 8]); a word in braces in the prompt, ("s", [0, 0.5, 1]) for "a house <hypernet:inca:{s}>";
+            ("replace", ["house", "boat", "tree"]), in which the first value is in the prompts and is replaced by the
+            others; or ("order", [("a", "b"), ("b", "a")]), in which words change places.
+        y, z: The axes that change from row to row, and from sheet to sheet.
+        matrix: Instead of axes, combine the parts of the prompt "a house|at night|in snow" behind its bars.
+        library: Finds the overlays that prompts name.
+        overlays: Overlays by the names that prompts use.
+        source: An initial image for img2img or inpainting.
+        lenient: Warn of what is wrong in a prompt instead of raising an error.
+        on_step: Called after each step.
+
+    Raises:
+        BadRecipe: There is no axis, an axis has no values, or it changes nothing.
+        UnknownName: A value is the name of a sampler, overlay or the like that does not exist.
     """
     recipe = Recipe(prompt=recipe) if isinstance(recipe, str) else recipe
     recipe = recipe.replace(seed=_draw_seed(recipe.seed), variation_seed=_draw_variation_seed(recipe))
@@ -104,7 +123,7 @@ def grid(
     elif x is not None:
         recipes = _axis_recipes(recipe, [axis for axis in (z, y, x) if axis is not None])
     else:
-        raise BadRecipe("a grid without an axis has one picture: give x, as in x=('seed', [7, 8, 9])")
+        raise BadRecipe("a grid needs an axis: give x, as in x=('seed', [7, 8, 9])")
     pictures = generate_many(
         base, recipes, library=library, overlays=overlays, init_image=source, lenient=lenient, on_step=on_step
     )
@@ -117,7 +136,7 @@ def grid(
 
 
 def axis_labels(axis: Axis) -> list[str]:
-    """What stands over a column: the value with its name, or a prompt without its tags."""
+    """Return the labels of an axis: the values with its name, or prompts without their tags."""
     name, values = axis
     if name in {"prompt", "negative"}:
         return [TAG_PATTERN.sub("", str(value)).strip(" ,") or "(empty)" for value in values]
@@ -129,17 +148,16 @@ def axis_labels(axis: Axis) -> list[str]:
 
 
 def _axis_recipes(recipe: Recipe, axes: Sequence[Axis]) -> list[Recipe]:
-    """The recipes of all combinations of the axes' values, the last axis changing fastest."""
+    """Return the recipes of all combinations of the axes' values; the last axis changes fastest."""
     for name, values in axes:
         if not values:
             raise BadRecipe(f"the axis {name!r} has no values; give some, such as {name}=1,2,3")
-    return [
-        _apply_changes(recipe, changes) for changes in product(*([(axis, value) for value in axis[1]] for axis in axes))
-    ]
+    combinations = product(*(axis[1] for axis in axes))
+    return [_apply_changes(recipe, list(zip(axes, values, strict=True))) for values in combinations]
 
 
 def _draw_seeds(axis: Axis) -> Axis:
-    """The axis with open seeds drawn: each of its values is one seed for all cells."""
+    """Return the axis with random seeds in place of missing ones, so that all cells of a value share one."""
     name, values = axis
     return (name, [_draw_seed(value) for value in values]) if name in {"seed", "variation_seed"} else axis
 
@@ -153,19 +171,17 @@ def _draw_variation_seed(recipe: Recipe) -> object:
 
 
 def _matrix_recipes(recipe: Recipe) -> tuple[Axis, Axis | None, list[Recipe]]:
-    """The axes and recipes of a prompt whose parts are combined."""
+    """Return the axes and recipes of a prompt matrix."""
     matrix = PromptMatrix.parse(recipe.prompt)
     if not matrix.options:
-        raise BadRecipe('a matrix needs parts to combine: write them behind bars, "a house|at night|in snow"')
-    column_labels, row_labels = (
-        [" + ".join(options) or "-" for options in sides] for sides in (matrix.columns(), matrix.rows())
-    )
-    recipes = [recipe.replace(prompt=prompt) for row in matrix.prompts() for prompt in row]
-    return (MATRIX_AXIS, column_labels), (MATRIX_AXIS, row_labels) if matrix.row_options else None, recipes
+        raise BadRecipe('a prompt matrix needs parts to combine: write them behind bars, "a house|at night|in snow"')
+    x = (MATRIX_AXIS, [" + ".join(options) or "-" for options in matrix.columns()])
+    y = (MATRIX_AXIS, [" + ".join(options) or "-" for options in matrix.rows()]) if matrix.row_options else None
+    return x, y, [recipe.replace(prompt=prompt) for row in matrix.prompts() for prompt in row]
 
 
 def _apply_changes(recipe: Recipe, changes: Sequence[tuple[Axis, object]]) -> Recipe:
-    """The recipe with fields set first, and then words replaced and those in braces filled in."""
+    """Return the recipe with its fields set first, and then the words of its prompts replaced."""
     for (name, _), _value in changes:
         refuse_recorded_field(name)
     recipe = recipe.replace(**{name: value for (name, _), value in changes if name in Recipe.model_fields})
@@ -177,14 +193,16 @@ def _apply_changes(recipe: Recipe, changes: Sequence[tuple[Axis, object]]) -> Re
 
 
 def _rewrite_prompt(recipe: Recipe, name: str, values: Sequence[object], value: object) -> Recipe:
-    """The recipe with words of its prompts changed as an axis says."""
+    """Return the recipe with words of its prompts changed by one value of an axis."""
     if name == ORDER_AXIS:
         words = cast("Sequence[str]", value)
         return recipe.replace(prompt=reorder_words(recipe.prompt, words))
     placeholder = f"{{{name}}}"
     if name != REPLACE_AXIS and placeholder not in recipe.prompt + recipe.negative:
         fields = ", ".join(field for field in Recipe.model_fields if field not in RECORDED_FIELDS)
-        raise BadRecipe(f"nothing to change by {name!r}: write {placeholder} into the prompt, or name one of {fields}")
+        raise BadRecipe(
+            f"the axis {name!r} changes nothing: write {placeholder} into the prompt, or choose one of {fields}"
+        )
     search = _format_value(values[0]) if name == REPLACE_AXIS else placeholder
     prompt, negative = replace_words(recipe.prompt, recipe.negative, search, _format_value(value))
     return recipe.replace(prompt=prompt, negative=negative)

@@ -1,4 +1,4 @@
-"""A grid as one HTML file: every picture at its own size, with the recipe that makes it again."""
+"""Write a grid as one HTML file: the pictures in full size, with the recipes that reproduce them."""
 
 from collections.abc import Sequence
 from html import escape
@@ -13,7 +13,7 @@ from velatura.sampling.generate import Picture
 
 
 def grid_page(grid: Grid) -> str:
-    """The whole page, pictures in it: it needs no other file and no network."""
+    """Return the page, with the pictures in it, so that it needs no other file and no network."""
     page = Template((files("velatura.compare") / "grid.html").read_text("utf-8"))
     titles = axis_labels(grid.z) if grid.z else [""]
     tables = [_table(grid, sheet, title) for sheet, title in zip(grid.sheets, titles, strict=True)]
@@ -22,7 +22,7 @@ def grid_page(grid: Grid) -> str:
 
 
 def save_page(grid: Grid, path: Path) -> None:
-    """Write the page, at once or not at all."""
+    """Write the page atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(grid_page(grid), "utf-8")
 

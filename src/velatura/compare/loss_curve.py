@@ -1,4 +1,4 @@
-"""A loss curve as a piece of SVG, to stand in a page without any script."""
+"""Draw a loss curve as SVG, for a page without scripts."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 64, 12, 28, 44
 
 
 def loss_curve(losses: Sequence[float]) -> str:
-    """The loss of every step as a faint line and its running mean as a strong one, with both axes."""
+    """Return the SVG of a curve: the losses as a faint line, their running mean as a strong one, and both axes."""
     assert losses
     chart = _Chart(steps=len(losses), low=min(losses), high=max(losses))
     return "\n".join(
@@ -24,7 +24,12 @@ def loss_curve(losses: Sequence[float]) -> str:
 
 
 def running_mean(values: Sequence[float], *, parts: int = 20) -> list[float]:
-    """An exponential mean that remembers about a twentieth of the values, unbiased from the first value on."""
+    """Return the exponential running means of values, unbiased from the first value on.
+
+    Args:
+        values: The values.
+        parts: The mean covers about this part of all values: 20 stands for a twentieth.
+    """
     decay = 1 - 1 / max(1.0, len(values) / parts)
     total, weight, means = 0.0, 0.0, list[float]()
     for value in values:
@@ -35,7 +40,7 @@ def running_mean(values: Sequence[float], *, parts: int = 20) -> list[float]:
 
 @dataclass(frozen=True)
 class _Chart:
-    """Where values fall on the paper: steps from left to right, losses from the bottom up."""
+    """Coordinates of a chart: steps from left to right, losses from the bottom up."""
 
     steps: int
     low: float
@@ -45,11 +50,8 @@ class _Chart:
         return LEFT_MARGIN + (step - 1) / max(1, self.steps - 1) * (CHART_WIDTH - LEFT_MARGIN - RIGHT_MARGIN)
 
     def y(self, loss: float) -> float:
-        return (
-            CHART_HEIGHT
-            - BOTTOM_MARGIN
-            - (loss - self.low) / ((self.high - self.low) or 1) * (CHART_HEIGHT - TOP_MARGIN - BOTTOM_MARGIN)
-        )
+        share = (loss - self.low) / ((self.high - self.low) or 1)
+        return CHART_HEIGHT - BOTTOM_MARGIN - share * (CHART_HEIGHT - TOP_MARGIN - BOTTOM_MARGIN)
 
     def points(self, losses: Sequence[float]) -> str:
         return " ".join(f"{self.x(step):.1f},{self.y(loss):.1f}" for step, loss in enumerate(losses, 1))
@@ -59,13 +61,14 @@ class _Chart:
             yield f'<path class="grid" d="M{LEFT_MARGIN} {self.y(loss):.1f}H{CHART_WIDTH - RIGHT_MARGIN}"/>'
             yield f'<text x="{LEFT_MARGIN - 8}" y="{self.y(loss) + 4:.1f}" text-anchor="end">{loss:g}</text>'
         for step in ticks(1, self.steps):
-            yield f'<text x="{self.x(step):.1f}" y="{CHART_HEIGHT - BOTTOM_MARGIN + 20}" text-anchor="middle">{step:g}</text>'
+            y = CHART_HEIGHT - BOTTOM_MARGIN + 20
+            yield f'<text x="{self.x(step):.1f}" y="{y}" text-anchor="middle">{step:g}</text>'
         yield f'<text x="{CHART_WIDTH - RIGHT_MARGIN}" y="{CHART_HEIGHT - 4}" text-anchor="end">steps</text>'
         yield f'<text x="{LEFT_MARGIN - 8}" y="14" text-anchor="end">loss</text>'
 
 
 def ticks(low: float, high: float, *, count: int = 4) -> list[float]:
-    """About `count` round numbers between low and high: multiples of 1, 2 or 5 times a power of ten."""
+    """Return about `count` round numbers between low and high: multiples of 1, 2 or 5 times a power of ten."""
     if high <= low:
         return [low]
     power = 10 ** math.floor(math.log10((high - low) / count))

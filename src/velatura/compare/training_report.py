@@ -1,4 +1,4 @@
-"""One page that tells how a training went: a single HTML file with everything in it, to open, keep or send."""
+"""The report of a training run as one HTML file that needs no other file."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from velatura.compare.loss_curve import loss_curve
 
 @dataclass(frozen=True)
 class Figure:
-    """Pictures that stand together under one heading, and what they show."""
+    """Pictures under one heading, with a text that says what they show."""
 
     heading: str
     text: str
@@ -24,7 +24,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a page says: a title, an opening, facts by name, figures, the losses, and commands with what each does."""
+    """Contents of a report.
+
+    Attributes:
+        title: The heading.
+        opening: The first paragraph.
+        figures: Pictures with headings.
+        losses: The loss of each step.
+        facts: Facts by name.
+        commands: Commands by description.
+    """
 
     title: str
     opening: str
@@ -34,7 +43,7 @@ class TrainingReport:
     commands: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def html(self) -> str:
-        """The whole page, with pictures as data URIs and the curve as SVG: it needs no other file and no network."""
+        """Return the page, with pictures as data URIs and the curve as SVG, so that it needs no network."""
         page = Template((files("velatura.compare") / "report.html").read_text("utf-8"))
         return page.substitute(
             title=escape(self.title),
@@ -56,7 +65,7 @@ def _figure(figure: Figure) -> str:
 
 
 def picture_tag(picture: Image, description: str) -> str:
-    """A picture as an element of a page, with its pixels in it."""
+    """Return a picture as an HTML element that contains its pixels."""
     png = io.BytesIO()
     picture.save(png, "PNG", optimize=True)
     data = base64.b64encode(png.getvalue()).decode()

@@ -41,22 +41,22 @@ class LibraryEntry:
 
     @property
     def path(self) -> Path:
-        """The path of the file or folder."""
+        """Path of the file or folder."""
         return self.file.path
 
     @property
     def name(self) -> str:
-        """The name in prompts and on the command line: the file's stem."""
+        """Name in prompts and on the command line: the file's stem."""
         return self.file.name
 
     @property
     def kind(self) -> str:
-        """The kind of the file, one of FILE_KINDS."""
+        """Kind of the file, one of FILE_KINDS."""
         return self.info.card.kind
 
     @property
     def family(self) -> str:
-        """The family of bases that it is of or for, "" if unknown."""
+        """Family of bases that it is of or for, "" if unknown."""
         return self.info.card.family or self.notes.family
 
     @property
@@ -66,18 +66,18 @@ class LibraryEntry:
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        """The words that call what it learned: the owner's, else the published ones, else those in the file."""
+        """Words that call what it learned: the owner's, else the published ones, else those in the file."""
         activation = (self.notes.activation,) if self.notes.activation else ()
         return activation or self.notes.trigger_words or self.info.card.trigger_words
 
     @property
     def strength(self) -> float | None:
-        """The strength to start with, if its owner prefers one."""
+        """Strength to start with, if its owner prefers one."""
         return self.notes.strength
 
     @property
     def preview(self) -> Path | None:
-        """The first preview image, if there is one."""
+        """First preview image, if there is one."""
         return next(iter(self.file.previews), None)
 
     def may_be(self, kinds: Iterable[str]) -> bool:

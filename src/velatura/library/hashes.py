@@ -14,7 +14,7 @@ MAX_HEADER_BYTES = 100_000_000  # of a safetensors header, by its specification
 
 
 class Hashes(BaseModel):
-    """The hashes of a file, as hexadecimal digits.
+    """Hashes of a file, as hexadecimal digits.
 
     Attributes:
         sha256: SHA-256 of the whole file; its first ten digits are Civitai's AutoV2.

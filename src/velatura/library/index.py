@@ -24,7 +24,7 @@ COLUMNS = "path, size, changed, node, nature, trouble, notes_state, notes, hashe
 
 
 class IndexRow(NamedTuple):
-    """What is known about a file; fields that are not known yet are "".
+    """Row of the index: all that is known about a file. Fields that are not known yet are "".
 
     Attributes:
         state: The file's state when it was read.

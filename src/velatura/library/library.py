@@ -1,11 +1,7 @@
-"""Folders of weights: what lies there, found by name, loaded once."""
+"""Find bases and overlays in folders by name, alias or hash, and load each of them once."""
 
 from __future__ import annotations
 
-import os
-import re
-import unicodedata
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -14,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from velatura.card import UNKNOWN_KIND
-from velatura.errors import BadFile, UnknownName, VelaturaWarning
+from velatura.errors import BadFile, UnknownName, warn
 from velatura.library.entry import FILE_KINDS, OVERLAY_KINDS, Catalogue, LibraryEntry, OnFile
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
 from velatura.library.model_files import FileState, ModelFile, find_model_files, model_file, watched_file
+from velatura.library.names import HASH_PATTERN, TITLE_PATTERN, fold_name, has_hash, model_key, possible_names
 
 if TYPE_CHECKING:
     import torch
@@ -28,23 +25,30 @@ if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
 
 BASE_KINDS = ("checkpoint",)
-IMAGE_CONTAINER = "picture"  # the container of what lies in pictures; one with nothing in it is no file of weights
-NO_VAE = {"", "None", "Automatic"}  # A1111's words for a base's own
-HASH_PATTERN = re.compile(r"(?:0x)?([0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})")
-TITLE_PATTERN = re.compile(r"(?P<name>.+) \[(?P<hash>[0-9a-f]{8,64})\]", re.IGNORECASE)  # as A1111 shows a checkpoint
+IMAGE_CONTAINER = "picture"  # FileInfo.container of an image; an image without tensors is not a file of weights
+NO_VAE = {"", "None", "Automatic"}  # A1111's words for the checkpoint's own VAE
 
 
 class Library:
-    """Bases and overlays in folders, called by the stem of their file, whatever its case.
+    """Bases and overlays in folders, found by the stem of their file in upper or lower case.
 
-    The folders of A1111, ComfyUI and their like are understood, any other one is searched whole, but for hidden folders
-    and for the snapshots of trainings; what a file is, is told by its content. It may also be called by its path below
-    the folder, by the name that is kept in it or beside it, or by its hash, short or long. Where two files share a stem
-    the folder given first wins, then safetensors, then the first path; a call by such a stem is warned of, unless the
-    files are one thing in two formats, side by side.
+    Model folders of A1111, ComfyUI and similar programs can be used unchanged. Other folders are searched completely,
+    except for hidden folders and snapshots of trainings. The kind of a file is detected by its content.
 
-    Files are looked for at each call, and read once for as long as they stay unchanged; what is told by their content
-    is kept in an index in the folder cache, in that of VELATURA_CACHE, or where the system keeps a user's caches.
+    A file is also found by its path below the folder, by the name in its metadata or notes, and by its hash, short or
+    long. If two files have the same stem, the one in the folder given first is taken, then safetensors, then the first
+    path. The library warns of that, unless they are one model in two formats in one folder.
+
+    Files are searched for in each call, and read once as long as they stay unchanged. What is known about them is kept
+    in an index.
+
+    Args:
+        folders: The folders to search.
+        cache: The folder of the index; by default that of the environment variable VELATURA_CACHE, or the system's
+            folder for caches.
+
+    Raises:
+        BadFile: A folder does not exist.
     """
 
     def __init__(self, *folders: str | PathLike[str], cache: str | PathLike[str] | None = None) -> None:
@@ -54,7 +58,7 @@ class Library:
         self._base: tuple[object, Base] | None = None
         for folder in self._folders:
             if not folder.is_dir():
-                raise BadFile(f"{folder} is no folder: give the folder where overlays lie")
+                raise BadFile(f"{folder} is not a folder: give the folder of the overlays")
 
     def entries(
         self,
@@ -64,9 +68,16 @@ class Library:
         search: str | None = None,
         on_file: OnFile | None = None,
     ) -> list[LibraryEntry]:
-        """All there is, sorted by name, or what is of a kind or a family, or mentions a text.
+        """List the files, sorted by name.
 
-        on_file is told of each file that had to be looked into: how many are done, and how many there are.
+        Args:
+            kind: List only files of this kind, one of FILE_KINDS.
+            family: List only files for this family of bases, such as SD1.
+            search: List only files with this text in their names, trigger words or descriptions.
+            on_file: Called after each file that is read with how many files are done, and how many there are.
+
+        Raises:
+            UnknownName: The kind does not exist.
         """
         if kind is not None and kind not in FILE_KINDS:
             raise UnknownName.with_suggestions("kind of file", kind, FILE_KINDS)
@@ -80,23 +91,28 @@ class Library:
         return sorted(entries, key=lambda entry: (entry.name.lower(), entry.path))
 
     def names(self) -> list[str]:
-        """The names of all overlays, sorted."""
+        """Return the names of all overlays, sorted."""
         names = {
-            _fold_name(entry.name): entry.name for entry in reversed(self._entries()) if entry.may_be(OVERLAY_KINDS)
+            fold_name(entry.name): entry.name for entry in reversed(self._entries()) if entry.may_be(OVERLAY_KINDS)
         }
         return sorted(names.values(), key=str.lower)
 
     def entry(self, name: str, kind: str | None = None) -> LibraryEntry:
-        """What is known of the file of that name, of any kind or of one."""
+        """Return the entry of a file by name, of any kind or of one; raises UnknownName."""
         return self._choose(name, FILE_KINDS if kind is None else (kind,), kind or "file")
 
     def path(self, name: str, kind: str | None = None) -> Path:
-        """Where the overlay of that name lies: the one of a kind, if there is one, or else of any."""
+        """Return the path of an overlay by name, preferably one of a kind; raises UnknownName."""
         found = self._find(name, (kind,)) if kind in OVERLAY_KINDS else []
         return self._choose_first(found or self._find(name, OVERLAY_KINDS), name, OVERLAY_KINDS, "overlay").path
 
     def overlay(self, name: str, kind: str | None = None) -> Overlay:
-        """The overlay of that name, of a kind rather than another: the same at every call, until its file changes."""
+        """Return an overlay by name, preferably one of a kind; the same object in each call until its file changes.
+
+        Raises:
+            UnknownName: No overlay has this name.
+            BadFile: Its file cannot be read.
+        """
         from velatura.formats import open_overlay
 
         path = self.path(name, kind)
@@ -115,10 +131,17 @@ class Library:
         offload: bool = False,
         weights: WeightsKind = "last",
     ) -> Base:
-        """The base of that name: the same object as at the last call, if it was the same; only one is kept.
+        """Return a base by name. The last base is kept, and returned again if nothing has changed.
 
-        vae: another autoencoder, by its name here or by its path; without it the one that the base's notes ask for, or
-        one that is called as the base is and then .vae, as A1111 looks for them, or else the base's own.
+        Args:
+            name: Its name, alias, hash, or title in A1111.
+            dtype, device, offload, weights: See `open_base`.
+            vae: The name or path of a VAE to use instead of the base's own. By default the one that the base's notes
+                name, or a file called NAME.vae, as in A1111.
+
+        Raises:
+            UnknownName: No base or VAE has this name.
+            BadFile: A file cannot be read.
         """
         from velatura.formats import open_base
 
@@ -135,7 +158,7 @@ class Library:
             vae_path and FileState.from_path(vae_path),
         )
         if self._base is None or self._base[0] != key:
-            self._base = None  # let go of one before the next is loaded
+            self._base = None  # free the memory before the next one is loaded
             base = open_base(entry.path, dtype=dtype, device=device, vae=vae_path, offload=offload, weights=weights)
             if (hashes := self.with_hashes(entry).hashes) is not None:
                 base.hash = hashes.sha256[:10]  # which every recipe asks for: it is not to be reckoned at each start
@@ -143,34 +166,34 @@ class Library:
         return self._base[1]
 
     def with_hashes(self, entry: LibraryEntry) -> LibraryEntry:
-        """An entry with its hashes, which are reckoned once for as long as the file stays unchanged."""
+        """Return an entry with its hashes, which are computed once as long as the file stays unchanged."""
         return next(self._catalogue.with_hashes([entry.file]))
 
     def _find_vae(self, base: LibraryEntry, vae: str | PathLike[str] | None) -> Path | None:
-        """The file of another autoencoder than a base's own."""
+        """Return the file of the VAE to use instead of a base's own, None if there is none."""
         if vae is not None:
             path = Path(vae).expanduser()
             return path if path.exists() else self.entry(str(vae), "vae").path
         wanted = base.notes.vae if base.notes.vae not in NO_VAE else ""
-        if wanted and (found := self._find(wanted, ("vae",))):
-            return found[0].path
         if wanted:
-            message = f"{base.name}'s notes ask for the VAE {wanted!r}, which is not here: its own is taken, so add it"
-            warnings.warn(message, VelaturaWarning, stacklevel=3)
+            found = self._find(wanted, ("vae",))
+            if found:
+                return found[0].path
+            warn(f"the notes of {base.name} name the VAE {wanted!r}, which is missing, so another is used: add it")
         found = self._find(f"{base.name}.vae", ("vae",))
         return found[0].path if found else None
 
     def _open_member(self, composition: Path, name: str) -> Overlay:
-        """A hypernetwork that a composition names: never a composition again, which might name the first in turn."""
+        """Open a hypernetwork that a composition names; never another composition, which could name the first one."""
         path = self.path(name, "hypernet")
         if path == composition:
-            raise BadFile(f"{composition} is called {name!r} as what it names is: rename it")
+            raise BadFile(f"{composition} has the same name {name!r} as the hypernetwork that it refers to: rename it")
         if path.suffix == composition.suffix:
-            raise BadFile(f"{composition} names {name!r}, a composition itself: name what that names")
+            raise BadFile(f"{composition} refers to the composition {name!r}: refer to the hypernetworks in it")
         return self.overlay(name, "hypernet")
 
     def _model_files(self) -> list[ModelFile]:
-        """All files, those of the folder given first before others."""
+        """Find all files, those of the folder given first before others."""
         return list({file.path: file for folder in self._folders for file in find_model_files(folder)}.values())
 
     def _entries(self, on_file: OnFile | None = None) -> list[LibraryEntry]:
@@ -184,7 +207,7 @@ class Library:
         return self._choose_first(self._find(name, kinds), name, kinds, label)
 
     def _choose_first(self, found: Sequence[LibraryEntry], name: str, kinds: Sequence[str], label: str) -> LibraryEntry:
-        """The first that was found, of which a rival is named, or the error that names what is near."""
+        """Return the first entry found and warn of another one, or raise the error that suggests similar names."""
         if not found:
             known = {
                 entry_name
@@ -194,29 +217,33 @@ class Library:
             }
             raise UnknownName.with_suggestions(label, name, known, " or ".join(map(str, self._folders)))
         chosen, *others = found
-        if rival := next((entry for entry in others if _model_key(entry) != _model_key(chosen)), None):
-            message = f"{chosen.path} and {rival.path} are both called {name[:80]!r}: the first is taken, so rename one"
-            warnings.warn(message, VelaturaWarning, stacklevel=3)
+        rivals = [entry for entry in others if model_key(entry) != model_key(chosen)]
+        if rivals:
+            warn(f"{chosen.path} and {rivals[0].path} are both called {name[:80]!r}: the first is used, rename one")
         return chosen
 
     def _find(self, name: str, kinds: Sequence[str]) -> list[LibraryEntry]:
-        """What is called so: by a file's name, which says most, or else by what is in files, or else by its hash."""
+        """Find entries by file name, else by title and hash, else by the aliases in files and notes, else by hash."""
         files = self._model_files()
-        folded_name = _fold_name(name)
-        if found := self._of_kinds(kinds, [file for file in files if folded_name in _possible_names(file)]):
+        folded_name = fold_name(name)
+        found = self._of_kinds(kinds, [file for file in files if folded_name in possible_names(file)])
+        if found:
             return found
-        if title := TITLE_PATTERN.fullmatch(name.strip()):
+        title = TITLE_PATTERN.fullmatch(name.strip())
+        if title:
             return self._find_by_hash(title["hash"].lower(), files, kinds) or self._find(title["name"], kinds)
         entries = self._catalogue.entries(files)
-        if found := [
-            entry for entry in entries if entry.may_be(kinds) and folded_name in map(_fold_name, entry.aliases)
-        ]:
+        found = [entry for entry in entries if entry.may_be(kinds) and folded_name in map(fold_name, entry.aliases)]
+        if found:
             return found
         digits = HASH_PATTERN.fullmatch(folded_name)
         return self._find_by_hash(digits[1], files, kinds) if digits else []
 
     def _of_kinds(self, kinds: Sequence[str], files: list[ModelFile]) -> list[LibraryEntry]:
-        """What is of these kinds, or else what may be, or else what nobody knows: opening it says why."""
+        """Return the entries of these kinds, else those that cannot be read, else those of unknown kind.
+
+        Opening one of the latter explains what is wrong with it.
+        """
         entries = self._catalogue.entries(files)
         known = [entry for entry in entries if entry.kind in kinds]
         candidates = [
@@ -225,50 +252,36 @@ class Library:
         return known or [entry for entry in candidates if entry.error] or candidates
 
     def _find_by_hash(self, digits: str, files: list[ModelFile], kinds: Sequence[str]) -> list[LibraryEntry]:
-        """The first file of such a hash: by what is known, or else by hashing what is not, the smallest first."""
+        """Find the first file with a hash, by known hashes or else by hashing the other files, the smallest first."""
         entries = [entry for entry in self._catalogue.entries(files) if entry.kind in kinds]
-        if found := [entry for entry in entries if _has_hash(entry, digits)]:
+        found = [entry for entry in entries if has_hash(entry, digits)]
+        if found:
             return found[:1]
         unhashed = [entry for entry in entries if entry.hashes is None and not entry.file.is_folder]
-        if len(digits) == 8:  # then 64 KiB of each say it
-            found = (entry for entry in unhashed if old_hash(entry.path) == digits)
+        if len(digits) == 8:  # the old hash, which reads only 64 KiB of a file
+            matching = (entry for entry in unhashed if old_hash(entry.path) == digits)
         else:
             smallest_first = sorted((entry.file for entry in unhashed), key=lambda file: file.state.size)
             hashed = self._catalogue.with_hashes(smallest_first)
-            found = (entry for entry in hashed if entry.hashes and entry.hashes.has(digits))
-        return list(islice(found, 1))
+            matching = (entry for entry in hashed if entry.hashes and entry.hashes.has(digits))
+        return list(islice(matching, 1))
 
 
 def file_entry(path: str | PathLike[str], cache: str | PathLike[str] | None = None) -> LibraryEntry:
-    """What is known of one file or folder of weights, wherever it lies, with its hashes; the index is a library's."""
+    """Return the entry of one file or folder of weights at any path, with its hashes.
+
+    Args:
+        path: The path.
+        cache: The folder of the index, see `Library`.
+
+    Raises:
+        BadFile: The path does not exist, or is not a file or a model folder.
+    """
     path = Path(path).expanduser()
     if not path.exists():
         raise BadFile(f"{path} does not exist: give the path of a file, or of a folder in diffusers' layout")
     if watched_file(path) is None:
-        raise BadFile(f"{path} is a directory, not in diffusers' or peft's layout: give the path of a file in it")
+        raise BadFile(f"{path} is a folder, but not in diffusers' or peft's layout: give the path of a file in it")
     if not path.is_dir() and not path.is_file():  # a device or a pipe, which could be read without end
-        raise BadFile(f"{path} is neither a file nor a directory: give the path of a file that can be read")
+        raise BadFile(f"{path} is neither a file nor a folder: give the path of a file that can be read")
     return next(Catalogue(Index(cache_folder(cache))).with_hashes([model_file(path)]))
-
-
-def _fold_name(name: str) -> str:
-    """A name in the form in which names are compared: systems differ in how they write letters with accents."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _possible_names(file: ModelFile) -> set[str]:
-    """What a file may be called: its stem, its name, its path in the folder with its ending or without."""
-    relative_path = file.relative_name if file.is_folder else file.relative_name + file.path.suffix
-    return {_fold_name(name) for name in (file.name, file.path.name, file.relative_name, relative_path)}
-
-
-def _model_key(entry: LibraryEntry) -> tuple[str, str]:
-    """What files of one thing in several formats have in common."""
-    return entry.kind, os.path.realpath(entry.path.with_suffix(""))
-
-
-def _has_hash(entry: LibraryEntry, digits: str) -> bool:
-    claimed_hashes = (*entry.info.claimed_hashes, *entry.notes.hashes)
-    return any(claimed_hash.startswith(digits) for claimed_hash in claimed_hashes) or (
-        entry.hashes is not None and entry.hashes.has(digits)
-    )

@@ -39,7 +39,7 @@ FOLDER_KINDS = {
 
 
 class FileState(NamedTuple):
-    """The size, time and inode by which a change of a file is detected."""
+    """Size, time and inode by which a change of a file is detected."""
 
     size: int
     modified: int
@@ -75,7 +75,7 @@ class ModelFile:
 
     @property
     def name(self) -> str:
-        """The name in prompts and on the command line."""
+        """Name in prompts and on the command line."""
         return self.path.name if self.is_folder else self.path.stem
 
     @property

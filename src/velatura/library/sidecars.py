@@ -28,7 +28,7 @@ FAMILY_BY_VERSION = {
 
 
 class Notes(BaseModel):
-    """The notes beside a file.
+    """Notes beside a file.
 
     Attributes:
         description: What the file is.

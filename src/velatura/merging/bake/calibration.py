@@ -48,7 +48,7 @@ class CalibrationStep:
 
 @dataclass
 class Calibration:
-    """What was recorded.
+    """Moments and sampling steps recorded in a calibration.
 
     Attributes:
         moments: Moments by source of the contexts, K or V, and split.

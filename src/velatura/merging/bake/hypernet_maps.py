@@ -117,7 +117,7 @@ class _MeanMap:
 
 @dataclass(frozen=True)
 class HypernetMap:
-    """The effect of all hypernetworks on contexts of one width: one map for K and one for V."""
+    """Combined effect of all hypernetworks on contexts of one width: one map for K and one for V."""
 
     kv_maps: tuple[SequentialMap, SequentialMap]
 

@@ -21,7 +21,7 @@ from velatura.overlays.strength import Strength, disable_inference_mode
 
 @dataclass(frozen=True)
 class BakeInputs:
-    """The overlays of a bake that have an effect, in eval mode on the base's device.
+    """Overlays of a bake that have an effect, in eval mode on the base's device.
 
     Attributes:
         overlays: All of them in their order.

@@ -10,7 +10,7 @@ from velatura.merging.measures import format_count
 
 
 class WidthFit(BaseModel):
-    """How well the layers of one context width stand for the hypernetworks.
+    """Errors of the layers of one context width, compared with the hypernetworks.
 
     Attributes:
         width: Features of the contexts.
@@ -66,7 +66,7 @@ class BakedLayers(BaseModel):
 
 
 class BakeReport(BaseModel):
-    """What was baked into a base, and how exactly. Errors are relative, and measured on held-out prompts.
+    """Contents and errors of a bake. Errors are relative, and measured on held-out prompts.
 
     Attributes:
         base: The name of the base.

@@ -26,7 +26,7 @@ NOT_BAKEABLE = {
 
 @dataclass(frozen=True, eq=False)
 class WeightDeltas:
-    """The weight changes of one overlay in a base.
+    """Weight changes of one overlay in a base.
 
     Attributes:
         overlay: The overlay.

@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 
 from velatura.errors import BadRecipe, UnknownName
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
+from velatura.prompts.strengths import UNetBlock
 
-BlockSide = Literal["base", "in", "mid", "out"]
+BlockSide = Literal["base"] | UNetBlock
 BlockWeights = str | Sequence[float] | Mapping[str, float]  # as users write them
 
 SUPERMERGER_SIDES: dict[BlockSide, str] = {"in": "IN", "mid": "M", "out": "OUT"}
@@ -24,7 +25,7 @@ EMA_PREFIX = "model_ema."
 BLOCK_RANGE = re.compile(r"([A-Z]+)(\d\d)-([A-Z]+)(\d\d)")
 
 
-class UNetBlock(NamedTuple):
+class LdmBlock(NamedTuple):
     """A block of the UNet by side and number, as in model.diffusion_model.input_blocks.4."""
 
     side: BlockSide
@@ -32,28 +33,28 @@ class UNetBlock(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name in supermerger's lists: IN00, M00, OUT11, or BASE."""
+        """Name in supermerger's lists: IN00, M00, OUT11, or BASE."""
         return f"{SUPERMERGER_SIDES[self.side]}{self.index:02}" if self != BASE_BLOCK else "BASE"
 
 
-BASE_BLOCK = UNetBlock("base")  # stands for all tensors outside the UNet's blocks
+BASE_BLOCK = LdmBlock("base")  # stands for all tensors outside the UNet's blocks
 
 
 @dataclass(frozen=True)
 class UNetBlocks:
-    """The blocks of a UNet: 12 in, 1 mid and 12 out in SD1, fewer in SDXL.
+    """Blocks of a UNet: 12 in, 1 mid and 12 out in SD1, fewer in SDXL.
 
     Attributes:
         block_by_key: The block of each tensor in the UNet. The time embedding belongs to the first block and the last
             convolution to the last one, as in other merging programs.
     """
 
-    block_by_key: Mapping[str, UNetBlock]
+    block_by_key: Mapping[str, LdmBlock]
 
     @classmethod
     def from_keys(cls, keys: Iterable[str]) -> UNetBlocks:
         """Find the blocks by the keys of a checkpoint; an EMA weight belongs to the block of its plain weight."""
-        blocks: dict[str, UNetBlock] = {}
+        blocks: dict[str, LdmBlock] = {}
         for key in keys:
             block = _block_of_key(key)
             if block is not None:
@@ -64,22 +65,22 @@ class UNetBlocks:
         return cls(blocks | ema_blocks)
 
     @cached_property
-    def blocks(self) -> list[UNetBlock]:
-        """The blocks in the order of block weight lists."""
+    def blocks(self) -> list[LdmBlock]:
+        """Blocks in the order of block weight lists."""
         sides = list(SUPERMERGER_SIDES)
         unet_blocks = set(self.block_by_key.values()) - {BASE_BLOCK}
         return sorted(unet_blocks, key=lambda block: (sides.index(block.side), block.index))
 
     @property
     def names(self) -> list[str]:
-        """The names of the blocks in supermerger's lists, in their order."""
+        """Names of the blocks in supermerger's lists, in their order."""
         return [block.name for block in self.blocks]
 
-    def block_of(self, key: str) -> UNetBlock:
+    def block_of(self, key: str) -> LdmBlock:
         """Return the block of a tensor, BASE_BLOCK if it is in none."""
         return self.block_by_key.get(key, BASE_BLOCK)
 
-    def strengths(self, weights: BlockWeights) -> dict[UNetBlock, float]:
+    def strengths(self, weights: BlockWeights) -> dict[LdmBlock, float]:
         """Read block weights as users write them.
 
         Args:
@@ -104,7 +105,7 @@ class UNetBlocks:
         pairs = [entry.partition("=") for entry in entries]
         return {block: _parse_strength(number) for name, _, number in pairs for block in self._expand_name(name)}
 
-    def _assign_in_order(self, numbers: Sequence[float]) -> dict[UNetBlock, float]:
+    def _assign_in_order(self, numbers: Sequence[float]) -> dict[LdmBlock, float]:
         if not self.blocks:
             raise BadRecipe("this model has no UNet, so it takes no block weights: leave them out")
         blocks = [BASE_BLOCK, *self.blocks]
@@ -117,7 +118,7 @@ class UNetBlocks:
             )
         return dict(zip(blocks, numbers, strict=True))
 
-    def _expand_name(self, name: str) -> list[UNetBlock]:
+    def _expand_name(self, name: str) -> list[LdmBlock]:
         """Return the blocks that a name (IN04), a side (IN) or a range (IN04-IN07) stands for."""
         name = name.strip().upper()
         name = "M00" if name == "MID" else name  # LoRA block weights call it MID
@@ -134,16 +135,16 @@ class UNetBlocks:
         return blocks
 
 
-def _block_of_key(key: str) -> UNetBlock | None:
+def _block_of_key(key: str) -> LdmBlock | None:
     if key.startswith(INPUT_PREFIXES):
-        return UNetBlock("in")
+        return LdmBlock("in")
     if key.startswith(OUTPUT_PREFIX):
         return BASE_BLOCK  # until the last block is known
     match = UNET_BLOCK_KEY.match(key)
     if not match:
         return None
     side = LDM_SIDES[match[1]]
-    return UNetBlock(side, 0 if side == "mid" else int(match[2]))
+    return LdmBlock(side, 0 if side == "mid" else int(match[2]))
 
 
 def _parse_strength(text: str) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from velatura.errors import BadFile, WrongBase
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
-from velatura.merging.checkpoints.block_weights import UNetBlock, UNetBlocks
+from velatura.merging.checkpoints.block_weights import LdmBlock, UNetBlocks
 from velatura.merging.checkpoints.modes import FormulaOptions, MergeMode, Parents
 from velatura.merging.checkpoints.weights import ModelWeights
 from velatura.tensors import LazyTensors, apply_to, meta_tensors
@@ -30,7 +30,7 @@ OnTensor = Callable[[int, int], None]  # called with how many tensors are done, 
 
 @dataclass(frozen=True, eq=False)
 class LazyMerge(LazyTensors):
-    """The tensors of a merge by key. The keys are those of the first model.
+    """Tensors of a merge by key. The keys are those of the first model.
 
     Attributes:
         models: One to three models, in the order A, B, C.
@@ -48,7 +48,7 @@ class LazyMerge(LazyTensors):
     mode: MergeMode
     options: FormulaOptions
     blocks: UNetBlocks
-    block_strengths: Mapping[UNetBlock, float] = field(default_factory=dict[UNetBlock, float])
+    block_strengths: Mapping[LdmBlock, float] = field(default_factory=dict[LdmBlock, float])
     vae: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     discard: re.Pattern[str] | None = None
     on_mixed: OnMixed | None = None
@@ -62,12 +62,12 @@ class LazyMerge(LazyTensors):
 
     @cached_property
     def output_keys(self) -> list[str]:
-        """The keys of the result."""
+        """Keys of the result."""
         return [key for key in self.first if not (self.discard and self.discard.search(key))]
 
     @cached_property
     def mixed_keys(self) -> frozenset[str]:
-        """The keys of the tensors that are mixed; raises WrongBase for models of different structure."""
+        """Keys of the tensors that are mixed; raises WrongBase for models of different structure."""
         if len(self.models) == 1:
             return frozenset()
         others = self.models[1:]
@@ -84,7 +84,7 @@ class LazyMerge(LazyTensors):
 
     @cached_property
     def in_channels(self) -> int:
-        """The input channels of the UNet, 0 if there is no UNet."""
+        """Input channels of the UNet, 0 if there is no UNet."""
         return self.first.meta_tensor(CONV_IN_KEY).shape[1] if CONV_IN_KEY in self.first else 0
 
     def tensor_strength(self, key: str) -> float:

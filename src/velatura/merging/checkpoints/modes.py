@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Parents(NamedTuple):
-    """The same tensor of models A and B, and of C if there is one, otherwise of A; in the models' own precisions."""
+    """One tensor of models A and B, and of C if there is one, otherwise of A; in the models' own precisions."""
 
     first: Tensor
     second: Tensor
@@ -22,7 +22,7 @@ class Parents(NamedTuple):
 
 @dataclass(frozen=True)
 class FormulaOptions:
-    """The numbers that a formula takes.
+    """Numbers that a formula takes.
 
     Attributes:
         strength: The s of the formulas.

@@ -19,7 +19,7 @@ DEFAULT_MODES = {1: "none", 2: "weighted-sum", 3: "add-difference"}  # by the co
 
 
 class MergeOptions(BaseModel):
-    """How the weights of models are mixed.
+    """Mode, strengths and other numbers by which the weights of models are mixed.
 
     Attributes:
         mode: A row of MODES.
@@ -73,7 +73,7 @@ class MergeOptions(BaseModel):
 
     @property
     def merge_mode(self) -> MergeMode:
-        """The mode's row in MODES."""
+        """Row of the mode in MODES."""
         return MODES[self.mode]
 
     def title(self, names: tuple[str, ...]) -> str:
@@ -89,7 +89,7 @@ class MergeOptions(BaseModel):
 
 
 class Saving(BaseModel):
-    """How a merge is saved.
+    """Choices for saving a merge: precision, VAE, header.
 
     Attributes:
         dtype: The precision of all weights; None keeps the models' own.

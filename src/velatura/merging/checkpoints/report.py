@@ -11,7 +11,7 @@ from velatura.merging.checkpoints.retention import RetentionReport
 
 
 class MergeReport(BaseModel):
-    """What went into a merge.
+    """Counts of what went into a merge, and what is left of each parent.
 
     Attributes:
         file: The file that was written, "" for a merge in memory.

@@ -22,7 +22,7 @@ EACH_OTHER = "each other"  # in place of a common base
 
 
 class ParentRetention(BaseModel):
-    """How much of one parent is left in a merge.
+    """Share of one parent that is left in a merge.
 
     With p the parent's difference from the common base and r the merge's:
 
@@ -47,7 +47,7 @@ class ParentRetention(BaseModel):
 
 
 class PartRetention(BaseModel):
-    """How much of each parent is left in one part of the model, or in all of it."""
+    """Shares of the parents that are left in one part of the model, or in all of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +57,7 @@ class PartRetention(BaseModel):
 
 
 class RetentionReport(BaseModel):
-    """How much of each parent is left in a merge, part by part.
+    """Shares of the parents that are left in a merge, part by part.
 
     Attributes:
         against: The name of the common base, "each other" if it is unknown.
@@ -71,7 +71,7 @@ class RetentionReport(BaseModel):
 
     @property
     def whole(self) -> tuple[ParentRetention, ...]:
-        """How much of each parent is left in the whole model."""
+        """Shares of the parents in the whole model."""
         return next(row.parents for row in self.parts if row.part == WHOLE_MODEL)
 
     def __str__(self) -> str:

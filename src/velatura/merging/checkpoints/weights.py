@@ -25,7 +25,7 @@ OLD_CLIP_KEY = re.compile(r"(cond_stage_model\.transformer\.)((?:embeddings|enco
 
 @dataclass(frozen=True, eq=False)
 class ModelWeights(LazyTensors):
-    """The tensors of a model by checkpoint key; those of a file are read when they are asked for.
+    """Tensors of a model by checkpoint key; those of a file are read when they are asked for.
 
     Attributes:
         name: The name of the model, a file's stem.
@@ -65,7 +65,7 @@ class ModelWeights(LazyTensors):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The metadata of the file's header."""
+        """Metadata of the file's header."""
         return self.contents.metadata
 
     def meta_tensor(self, key: str) -> Tensor:

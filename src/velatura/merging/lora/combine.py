@@ -28,7 +28,7 @@ MAX_TRIGGER_WORDS = 100
 
 
 class CombineReport(BaseModel):
-    """What several LoRAs became as one.
+    """Contents and error of a combined LoRA.
 
     Attributes:
         loras: The names of the LoRAs with their strengths, "ink at 0.8".
@@ -127,7 +127,7 @@ def _active_deltas(scaled_loras: Sequence[_ScaledLora], layer_name: str) -> Scal
 
 @dataclass(frozen=True)
 class _BaseLayers:
-    """The layers of a base, and diffusers' names by kohya's names."""
+    """Layers of a base, and diffusers' names by kohya's names."""
 
     target: Target
     diffusers_names: Mapping[str, str]

@@ -24,7 +24,7 @@ ScaledDeltas = Sequence[tuple[Delta, float]]  # changes with their strengths
 
 @dataclass(frozen=True)
 class CombinedLayer:
-    """The change of one layer, and the squares of its error and of the exact change."""
+    """Combined change of one layer, and the squares of its error and of the exact change."""
 
     delta: Delta
     squared_error: float = 0.0

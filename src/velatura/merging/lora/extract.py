@@ -35,7 +35,7 @@ DEFAULT_RANK = 32
 
 
 class PartFit(BaseModel):
-    """How close a LoRA comes to the difference of two models, in one part of them or in the whole.
+    """Fit of a LoRA to the difference of two models, in one part of them or in the whole.
 
     Attributes:
         part: The part, or "whole".
@@ -65,7 +65,7 @@ class PartFit(BaseModel):
 
 
 class ExtractReport(BaseModel):
-    """How close an extracted LoRA comes to the difference of two models, part by part and in the whole."""
+    """Fit of an extracted LoRA to the difference of two models, part by part and in the whole."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ class ExtractReport(BaseModel):
 
     @property
     def whole(self) -> PartFit:
-        """The figures of all parts together."""
+        """Fit of all parts together."""
         return self.parts[-1]
 
     def __str__(self) -> str:

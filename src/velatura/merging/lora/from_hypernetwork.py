@@ -31,7 +31,7 @@ class LowRankChange:
 
     @property
     def product(self) -> Tensor:
-        """The change as a matrix, (out features, in features)."""
+        """Change as a matrix, (out features, in features)."""
         return self.up @ self.down
 
 

@@ -22,7 +22,7 @@ EMBEDDING_TABLES = ("token_embedding", "position_embedding")  # lookup tables, w
 
 @dataclass(frozen=True, eq=False)
 class ModelLayers:
-    """The tensors of a model by part and diffusers' name: unet.conv_in.weight, text_encoder.encoder....
+    """Tensors of a model by part and diffusers' name: unet.conv_in.weight, text_encoder.encoder....
 
     Attributes:
         weights: The model's weights by checkpoint key.
@@ -46,7 +46,7 @@ class ModelLayers:
 
     @property
     def name(self) -> str:
-        """The name of the model."""
+        """Name of the model."""
         return self.weights.name
 
     def meta_tensor(self, name: str) -> Tensor:
