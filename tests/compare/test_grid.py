@@ -67,7 +67,7 @@ def test_a_third_axis_makes_sheets_one_below_the_other(tiny):
     assert made.image.height > 2 * draw_grid([[cell.image for cell in row] for row in made.sheets[0]]).height
 
 
-def test_words_are_replaced_by_each_value_the_first_being_what_is_sought(tiny):
+def test_the_first_value_is_searched_for_and_replaced_by_the_others(tiny):
     made = velatura.grid(
         tiny, QUICK.replace(prompt="a house, house", negative="house"), x=("replace", ["house", "boat", ""])
     )

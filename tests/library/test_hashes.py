@@ -7,7 +7,7 @@ import pytest
 
 from velatura.library.hashes import EMPTY_OLD_HASH, Hashes, old_hash
 
-DATA = Path(__file__).parent / "data" / "a1111" / "hash"
+DATA = Path(__file__).parents[1] / "data" / "a1111" / "hash"
 CASES = json.loads((DATA / "index.json").read_text())
 
 
@@ -16,7 +16,7 @@ def content(case: dict) -> bytes:
     formula = case["content"]
     if formula == "zeros":
         return bytes(case["length"])
-    a, b, m = (formula[each] for each in "abm")
+    a, b, m = (formula[letter] for letter in "abm")
     period = bytes((index * a + b) % m for index in range(m))
     return (period * (case["length"] // m + 1))[: case["length"]]
 

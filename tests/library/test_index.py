@@ -18,7 +18,7 @@ from velatura.library.hashes import Hashes
 from velatura.library.index import INDEX_FILE
 from velatura.tensors import write_safetensors
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 ENDINGS = (".pt", ".bin", ".safetensors", ".json", ".txt", ".info")
 watched: list[str] = []
 is_watching = False
@@ -58,12 +58,12 @@ def folder(tmp_path):
 
 
 def facts(folder: Path, cache: Path) -> list[dict[str, object]]:
-    return [each.facts() for each in velatura.Library(folder, cache=cache).entries()]
+    return [entry.facts() for entry in velatura.Library(folder, cache=cache).entries()]
 
 
 def test_a_second_listing_opens_no_file(folder, tmp_path, opened):
     before = facts(folder, tmp_path / "cache")
-    assert {Path(each).name for each in opened} == {"inca.pt", "hands.bin", "inca.json", "hurt.safetensors"}
+    assert {Path(path).name for path in opened} == {"inca.pt", "hands.bin", "inca.json", "hurt.safetensors"}
     opened.clear()
     assert facts(folder, tmp_path / "cache") == before
     assert opened == []
@@ -90,8 +90,8 @@ def test_only_what_is_new_or_changed_is_looked_into(folder, tmp_path, opened):
     (folder / "new.part").replace(folder / "hands.bin")
     (folder / "inca.json").write_text('{"activation text": "in another style"}')
     opened.clear()
-    found = {each["name"]: each for each in facts(folder, tmp_path / "cache")}
-    assert sorted(Path(each).name for each in opened) == ["hands.bin", "inca.json", "late.bin"]
+    found = {row["name"]: row for row in facts(folder, tmp_path / "cache")}
+    assert sorted(Path(path).name for path in opened) == ["hands.bin", "inca.json", "late.bin"]
     assert found["hands"]["nature"]["card"]["outline"] == "2 vectors of 24"
     assert found["inca"]["trigger_words"] == ("in another style",)
 
@@ -112,8 +112,8 @@ def test_nothing_is_hashed_twice(folder, tmp_path, monkeypatch):
     first = library.with_hashes(library.entry("inca"))
     assert first.hashes == Hashes.from_file(folder / "inca.pt")
     monkeypatch.setattr(hashes.Hashes, "from_file", None)
-    for each in (library, velatura.Library(folder, cache=tmp_path / "cache")):
-        assert each.with_hashes(each.entry("inca")).hashes == first.hashes
+    for other in (library, velatura.Library(folder, cache=tmp_path / "cache")):
+        assert other.with_hashes(other.entry("inca")).hashes == first.hashes
     assert velatura.Library(folder, cache=tmp_path / "cache").path(first.hashes.sha256[:10]) == folder / "inca.pt"
 
 
@@ -157,7 +157,7 @@ def test_hashes_outlast_the_numbers_of_files_but_not_other_content(tmp_path):
 def test_what_is_gone_is_forgotten(folder, tmp_path):
     facts(folder, tmp_path / "cache")
     (folder / "hands.bin").unlink()
-    assert "hands" not in {each["name"] for each in facts(folder, tmp_path / "cache")}
+    assert "hands" not in {row["name"] for row in facts(folder, tmp_path / "cache")}
     with sqlite3.connect(tmp_path / "cache" / INDEX_FILE) as database:
         assert database.execute("SELECT count(*) FROM files").fetchone() == (2,)
     database.close()
@@ -248,8 +248,8 @@ def test_what_was_looked_into_before_an_interruption_stays_known(folder, tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         velatura.Library(folder, cache=tmp_path / "cache").entries(on_file=interrupt)
-    first = {Path(each).name for each in opened}
+    first = {Path(path).name for path in opened}
     opened.clear()
     facts(folder, tmp_path / "cache")
     assert len(opened) == 1
-    assert {Path(each).name for each in opened}.isdisjoint(first)
+    assert {Path(path).name for path in opened}.isdisjoint(first)

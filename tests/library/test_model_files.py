@@ -15,7 +15,7 @@ from velatura.formats.checkpoints.ldm_keys import vae_to_ldm
 from velatura.library import file_entry
 from velatura.tensors import write_safetensors, write_torch
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 MIB = 2**20
 UNET = "model.diffusion_model."
 
@@ -81,7 +81,7 @@ def flat(root: Path) -> Path:
 @pytest.mark.parametrize("layout", [a1111, comfy, flat])
 def test_every_layout_is_understood(tmp_path, layout):
     library = velatura.Library(layout(tmp_path))
-    kinds = {each.name: each.kind for each in library.entries()}
+    kinds = {entry.name: entry.kind for entry in library.entries()}
     assert kinds == {"sd15": "checkpoint", "inca": "hypernet", "ink": "lora", "bad-hands": "embedding"}
     assert library.names() == ["bad-hands", "inca", "ink"]
 
@@ -96,7 +96,7 @@ def test_aesthetics_are_found_where_the_webuis_extension_keeps_them(tmp_path):
     kept = tmp_path / "extensions" / "stable-diffusion-webui-aesthetic-gradients" / "aesthetic_embeddings"
     kept.mkdir(parents=True)
     velatura.save(velatura.Aesthetic.from_vector(torch.ones(64), name="dusk"), kept / "dusk.pt")
-    assert [(each.name, each.kind) for each in velatura.Library(tmp_path).entries()] == [("dusk", "aesthetic")]
+    assert [(entry.name, entry.kind) for entry in velatura.Library(tmp_path).entries()] == [("dusk", "aesthetic")]
 
 
 def test_what_lies_loose_beside_a_layout_is_found(tmp_path):
@@ -107,9 +107,9 @@ def test_what_lies_loose_beside_a_layout_is_found(tmp_path):
 def test_entries_are_of_the_kind_the_family_and_the_words_asked_for(tmp_path):
     library = velatura.Library(flat(tmp_path))
     checkpoint(tmp_path / "big.safetensors", 2048)
-    assert [each.name for each in library.entries(kind="checkpoint")] == ["big", "sd15"]
-    assert [each.name for each in library.entries(family="sdxl")] == ["big"]
-    assert [each.name for each in library.entries(search="IN")] == ["inca", "ink"]
+    assert [entry.name for entry in library.entries(kind="checkpoint")] == ["big", "sd15"]
+    assert [entry.name for entry in library.entries(family="sdxl")] == ["big"]
+    assert [entry.name for entry in library.entries(search="IN")] == ["inca", "ink"]
     with pytest.raises(UnknownName, match="no kind of file is called 'lorra': did you mean 'lora'"):
         library.entries(kind="lorra")
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(tmp_path):
     (tmp_path / "models" / "VAE").mkdir(parents=True)
     (tmp_path / "models" / "VAE" / "worse.pt").write_bytes(b"cut short")
     library = velatura.Library(tmp_path)
-    assert {each.name: "neither a safetensors nor a torch file" in each.error for each in library.entries()} == {
+    assert {entry.name: "neither a safetensors nor a torch file" in entry.error for entry in library.entries()} == {
         "hurt": True,
         "worse": True,
     }
@@ -293,7 +293,7 @@ def test_pipes_are_not_waited_for(tmp_path):
     (tmp_path / "folder" / "unet").mkdir(parents=True)
     (tmp_path / "folder" / "model_index.json").write_text("{}")
     os.mkfifo(tmp_path / "folder" / "unet" / "config.json")
-    found = {each.name: each for each in velatura.Library(tmp_path).entries()}
+    found = {entry.name: entry for entry in velatura.Library(tmp_path).entries()}
     assert found.keys() == {"ink", "folder"}
     assert found["ink"].notes.unread == ("ink.json: it is not what its name says",)
     assert "unet/config.json cannot be read" in found["folder"].error

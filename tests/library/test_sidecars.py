@@ -8,7 +8,7 @@ import pytest
 
 import velatura
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 A1111 = {
     "description": "Old ink drawings.",
     "notes": "Best at night.",

@@ -112,7 +112,7 @@ def grid(
         on_step: Called after each step.
 
     Raises:
-        BadRecipe: There is no axis, an axis has no values, or it changes nothing.
+        BadRecipe: No axis is given, an axis has no values, or it changes nothing.
         UnknownName: A value is the name of a sampler, overlay or the like that does not exist.
     """
     recipe = Recipe(prompt=recipe) if isinstance(recipe, str) else recipe

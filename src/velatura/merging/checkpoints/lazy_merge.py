@@ -84,7 +84,7 @@ class LazyMerge(LazyTensors):
 
     @cached_property
     def in_channels(self) -> int:
-        """Input channels of the UNet, 0 if there is no UNet."""
+        """Input channels of the UNet, 0 without a UNet."""
         return self.first.meta_tensor(CONV_IN_KEY).shape[1] if CONV_IN_KEY in self.first else 0
 
     def tensor_strength(self, key: str) -> float:

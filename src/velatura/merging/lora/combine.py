@@ -85,7 +85,7 @@ def combine(
     Raises:
         BadOverlay: An overlay is not a LoRA, needs the base, or the rank or the tolerance is out of range.
         WrongBase: The LoRAs are for different bases, or not for `base`.
-        NoEffect: There is no LoRA, or nothing is left of them at these strengths.
+        NoEffect: No LoRA is given, or nothing is left of them at these strengths.
     """
     check_rank(rank, tolerance)
     loras = [(_check_lora(overlay), strength) for overlay, strength in overlays]

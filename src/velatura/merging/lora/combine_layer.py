@@ -46,7 +46,7 @@ def combine_layer(
         The combined change, as a product if all of them are products; None if nothing is left.
 
     Raises:
-        BadOverlay: A change depends on the base's weight, and there is no base.
+        BadOverlay: A change depends on the base's weight, and the base is missing.
         WrongBase: The changes are of different sizes.
     """
     shape = _weight_shape(layer_name, scaled_deltas, weight)

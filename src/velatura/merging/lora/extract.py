@@ -137,7 +137,7 @@ def extract(
                 on_weight(done, len(base_layers.sources))
         if not deltas:
             raise NoEffect(
-                f"there is no difference between {other_layers.name} and {base_layers.name} to make a LoRA of"
+                f"{other_layers.name} and {base_layers.name} do not differ in these layers: give two different models"
             )
         lora = Lora(_card(base, base_layers, other_layers, name), deltas)
     return lora, meter.report(base_layers.name, other_layers.name)

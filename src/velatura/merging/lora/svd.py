@@ -31,7 +31,7 @@ def nearest_low_rank(change: Tensor, rank: int | None = None, tolerance: float |
     Args:
         change: The change, (out, in) or (out, in, height, width).
         rank: The rank of the delta; with a tolerance the largest rank allowed.
-        tolerance: Take the least rank whose error, relative to the size of the change, is no larger than this.
+        tolerance: Take the least rank whose error, relative to the size of the change, is at most this.
 
     Returns:
         The delta, None if the change is zero. In each rank `up` and `down` have the same norm, so that both survive
