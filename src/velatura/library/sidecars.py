@@ -66,7 +66,7 @@ def read_notes(paths: Iterable[Path]) -> Notes:
             parse = next(parse for suffix, parse in READERS.items() if path.name.endswith(suffix))
             notes = parse(_read_text(path))
         except (OSError, ValueError, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "its content is not what its name says"
+            reason = error.strerror if isinstance(error, OSError) else "it is not what its name says"
             unread.append(f"{path.name}: {reason}")
             continue
         fields = {**{key: value for key, value in notes.items() if value}, **fields}
