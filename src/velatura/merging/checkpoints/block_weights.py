@@ -29,12 +29,12 @@ class LdmBlock(NamedTuple):
     """A block of the UNet by side and number, as in model.diffusion_model.input_blocks.4."""
 
     side: BlockSide
-    index: int = 0
+    number: int = 0
 
     @property
     def name(self) -> str:
         """Name in supermerger's lists: IN00, M00, OUT11, or BASE."""
-        return f"{SUPERMERGER_SIDES[self.side]}{self.index:02}" if self != BASE_BLOCK else "BASE"
+        return f"{SUPERMERGER_SIDES[self.side]}{self.number:02}" if self != BASE_BLOCK else "BASE"
 
 
 BASE_BLOCK = LdmBlock("base")  # stands for all tensors outside the UNet's blocks
@@ -69,7 +69,7 @@ class UNetBlocks:
         """Blocks in the order of block weight lists."""
         sides = list(SUPERMERGER_SIDES)
         unet_blocks = set(self.block_by_key.values()) - {BASE_BLOCK}
-        return sorted(unet_blocks, key=lambda block: (sides.index(block.side), block.index))
+        return sorted(unet_blocks, key=lambda block: (sides.index(block.side), block.number))
 
     @property
     def names(self) -> list[str]:
