@@ -4,11 +4,12 @@ import pytest
 import torch
 
 import velatura
-from velatura.errors import BadFile, BadRecipe, UnknownName, VelaturaWarning, WrongBase
+from velatura.errors import BadFile, BadRecipe, NoEffect, UnknownName, VelaturaWarning, WrongBase
 from velatura.formats.checkpoints import write_single_file
 from velatura.merging.checkpoints.merge import merge
 from velatura.merging.checkpoints.options import Saving
 from velatura.merging.checkpoints.report import MergeReport
+from velatura.merging.checkpoints.retention import measure_retention
 from velatura.tensors import open_tensors, write_safetensors
 
 
@@ -175,6 +176,8 @@ def test_the_report_tells_what_is_left_of_each(files, tmp_path):
     assert "left of each model's difference from tiny" in str(report)
     _, in_memory = merge(*names[:2], 0.25, against=names[2])
     assert in_memory.dilution == report.dilution
+    measured = measure_retention(tmp_path / "out.safetensors", names[:2], against=names[2])
+    assert measured.whole == report.dilution.whole
 
 
 def test_without_a_common_base_each_is_measured_against_the_other(files, tmp_path):
@@ -192,10 +195,14 @@ def test_an_added_difference_leaves_the_first_whole(files, tmp_path):
 
 def test_parts_that_nobody_changed_have_nothing_to_lose(tiny):
     other = changed(3, ("unet",))
-    _, report = merge(tiny, other, 0.5)
-    text = next(row for row in report.dilution.parts if row.part == "text")
+    merged, report = merge(tiny, other, 0.5)
+    found = measure_retention(merged, [tiny, other])
+    assert found == report.dilution
+    text = next(row for row in found.parts if row.part == "text")
     assert {parent.left for parent in text.parents} == {None}
-    assert "tiny has none" in str(report)
+    assert "tiny has none" in str(found)
+    with pytest.raises(NoEffect, match="two parents"):
+        measure_retention(tiny, [other])
 
 
 def test_a_common_base_that_cannot_be_one_is_refused(files, xl, tmp_path):
@@ -205,6 +212,8 @@ def test_a_common_base_that_cannot_be_one_is_refused(files, xl, tmp_path):
             merge(*names, against=xl, out=path)
         with pytest.raises(BadRecipe, match="against is for a merge of two models"):
             merge(names[0], against=names[1], out=path)
+    with pytest.raises(WrongBase, match=r"has only \d+ of the \d+ weights of one, which cannot come from it"):
+        measure_retention(names[0], names, against=xl)
     assert not out.exists()
 
 

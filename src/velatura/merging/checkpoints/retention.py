@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from velatura.errors import WrongBase
+from velatura.errors import NoEffect, WrongBase
 from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX
 from velatura.merging.checkpoints.block_weights import BASE_BLOCK, EMA_PREFIX, UNetBlocks
+from velatura.merging.checkpoints.lazy_merge import POSITION_IDS
 from velatura.merging.checkpoints.modes import Parents
 from velatura.merging.checkpoints.weights import ModelSource, ModelWeights
 from velatura.merging.measures import MODEL_PARTS, TEXT_PART, UNET_PARTS, VAE_PART, WHOLE_MODEL
@@ -128,6 +129,44 @@ class RetentionMeter:
         sums = torch.stack(part_sums).sum(0)
         parents = [_parent_retention(name, *map(float, row)) for name, row in zip(self.names, sums, strict=True)]
         return PartRetention(part=part, tensors=len(part_sums), parents=tuple(parents))
+
+
+def measure_retention(
+    merged: ModelSource, parents: Sequence[ModelSource], *, against: ModelSource | None = None
+) -> RetentionReport:
+    """Measure how much of its parents is left in a merge, which any program may have made.
+
+    Args:
+        merged: The merge: a base, a checkpoint file or a diffusers folder.
+        parents: Its two parents, or one if `against` is given.
+        against: The model that the parents were trained from; without it each parent is measured against the other.
+
+    Raises:
+        NoEffect: The count of parents is wrong.
+        WrongBase: The models are of different structure.
+    """
+    merged_weights = ModelWeights.from_model(merged)
+    parent_weights = [ModelWeights.from_model(parent) for parent in parents]
+    if len(parent_weights) not in {1, 2} or (len(parent_weights) == 1 and against is None):
+        raise NoEffect("name two parents of the merge, or one parent and against, the model that it was trained from")
+    ancestor = None if against is None else open_ancestor(merged_weights, against)
+    names = tuple(parent.name for parent in parent_weights)
+    meter = RetentionMeter(names, UNetBlocks.from_keys(merged_weights), ancestor)
+    for key in merged_weights:
+        if _is_shared_weight(key, merged_weights, parent_weights):
+            tensors = [parent[key] for parent in parent_weights]
+            meter.record(key, Parents(tensors[0], tensors[-1], tensors[0]), merged_weights[key])
+    report = meter.report()
+    if report is None:
+        raise WrongBase(f"{merged_weights.name} shares no weights with {names[0]}: give the models it was made from")
+    return report
+
+
+def _is_shared_weight(key: str, merged: ModelWeights, parents: Sequence[ModelWeights]) -> bool:
+    merged_tensor = merged.meta_tensor(key)
+    if key.endswith(POSITION_IDS) or not merged_tensor.is_floating_point():
+        return False
+    return all(key in parent and parent.meta_tensor(key).shape == merged_tensor.shape for parent in parents)
 
 
 def open_ancestor(model: ModelWeights, ancestor: ModelSource) -> ModelWeights:
