@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 WRAPPER_PACKAGES = frozenset({"contextlib", "functools", "pydantic", "torch", "velatura"})
 
 MAX_SUGGESTIONS = 5
+MAX_INPUT_LENGTH = 200  # characters of a wrong value that a message shows: values come from files too
 
 # What diffusers, k-diffusion, kohya, peft and A1111 call the fields of our recipes and plans
 OTHER_PROGRAMS_WORDS = {
@@ -166,13 +167,18 @@ def explain_validation_error(error: ValidationError, owner: str, fields: Mapping
 
 
 def _explain_fault(fault: ErrorDetails, owner: str, fields: Mapping[str, str | None]) -> str:
-    name = ".".join(map(str, fault["loc"]))
+    name, found = ".".join(map(str, fault["loc"])), repr(fault["input"])
+    found = found if len(found) <= MAX_INPUT_LENGTH else f"{found[:MAX_INPUT_LENGTH]}..."
+    article = "an" if owner[0] in "aeiou" else "a"
+    if fault["type"] == "missing":
+        return f"the {owner} has no {name}: give one"
     if name.partition(".")[0] not in fields:
-        return f"a {owner} has no {name or repr(fault['input'])}{_suggest_field(name, fields)}"
-    reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        return f"{article} {owner} has no {name[:MAX_INPUT_LENGTH] or found}{_suggest_field(name, fields)}"
+    _, should, rest = fault["msg"].partition(" should ")  # pydantic says "Input should", "Tuple should" and so on
+    reason = f"should {rest}" if should else fault["msg"].removeprefix("Value error, ")
     description = fields[name.partition(".")[0]]
     meaning = f" ({description})" if description else ""
-    return f"the {owner}'s {name} is {fault['input']!r}: it {reason}{meaning}"
+    return f"the {owner}'s {name} is {found}: it {reason}{meaning}"
 
 
 def _suggest_field(name: str, fields: Mapping[str, str | None]) -> str:

@@ -178,5 +178,5 @@ def test_an_overlay_that_touches_nothing_is_an_error(tiny):
         def install_hooks(self, _target, _strength):
             return iter(())
 
-    with pytest.raises(NoEffect, match="touches nothing in tiny"):
+    with pytest.raises(NoEffect, match="changes nothing in tiny"):
         velatura.attach(tiny, Idle())

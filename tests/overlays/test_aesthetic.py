@@ -208,7 +208,7 @@ def test_a_table_with_an_embedding_is_tuned_as_well(tiny, aesthetic, embedding):
     """A word that no text says changes nothing of what is drawn."""
     with velatura.attach(tiny, aesthetic()):
         expected = tiny.text.encode(["one red house"])
-        unsaid = pytest.warns(velatura.VelaturaWarning, match="no text named it 'boat'")
+        unsaid = pytest.warns(velatura.VelaturaWarning, match="no text contains its name 'boat'")
         with unsaid, velatura.attach(tiny, embedding(name="boat")):
             assert torch.equal(tiny.text.encode(["one red house"]), expected)
 

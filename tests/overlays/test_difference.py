@@ -132,7 +132,7 @@ def test_another_autoencoder_is_said(tiny):
     with torch.no_grad():
         next(other.vae.parameters()).add_(0.1)
         next(other.unet.parameters()).add_(0.1)
-    with pytest.warns(VelaturaWarning, match="another autoencoder"):
+    with pytest.warns(VelaturaWarning, match="another VAE"):
         made = velatura.Difference.from_bases(tiny, other)
     assert len(made.layers) == 1  # what is alike is left out
 

@@ -127,7 +127,7 @@ def test_it_may_act_for_one_side_only(tiny, named, side):
         assert read["negative" if side == "prompt" else "prompt"] != [(-1, -2)]
         low, high = (tiny.text.encode([SAID, SAID])[row] for row in (0, 1))
         assert not torch.equal(low, high)
-        with pytest.raises(BadStrength, match="no guided one"):
+        with pytest.raises(BadStrength, match="is not a guided batch"):
             hidden(tiny)
 
 
@@ -152,7 +152,7 @@ def test_a_negative_prompt_may_name_it(tiny, named):
     with velatura.attach(tiny, named()):
         assert paint() != bare
     with (
-        pytest.warns(velatura.VelaturaWarning, match="no text named it"),
+        pytest.warns(velatura.VelaturaWarning, match="no text contains its name"),
         velatura.attach(tiny, named(), on="prompt"),
     ):
         assert paint() == bare
@@ -212,7 +212,7 @@ def test_vectors_of_other_widths_are_refused(tiny, xl, named):
 def test_what_cannot_be_is_refused(tiny, named):
     with pytest.raises(BadOverlay, match="76 vectors: one chunk of a prompt holds 75"):
         named(vectors=76)
-    with pytest.raises(BadOverlay, match="0 vectors says nothing"):
+    with pytest.raises(BadOverlay, match="0 vectors has no effect"):
         named(vectors=0)
     with pytest.raises(BadOverlay, match="no name"):
         velatura.attach(tiny, named(""))
@@ -291,13 +291,17 @@ def test_its_effect_tells_how_long_its_vectors_are_and_whether_it_was_named(tiny
     with torch.no_grad():
         overlay.vectors[0].mul_(2 * table.norm(dim=1).quantile(0.95) / overlay.vectors[0].norm())
     with velatura.attach(tiny, overlay) as laid:
-        assert "'my style': 1 vector of 2.00 times the length of words, no text was read yet" in str(laid.effect)
+        expected = "'my style': 1 vector, 2.00 times as long as the base's token vectors, no text encoded yet"
+        assert expected in str(laid.effect)
         hidden(tiny)
         assert str(laid.effect).endswith("named")
 
 
 def test_an_embedding_that_no_text_names_is_warned_of(tiny, named):
-    with pytest.warns(velatura.VelaturaWarning, match="no text named it 'my style'"), velatura.attach(tiny, named()):
+    with (
+        pytest.warns(velatura.VelaturaWarning, match="no text contains its name 'my style'"),
+        velatura.attach(tiny, named()),
+    ):
         hidden(tiny, "a boat")
     with velatura.attach(tiny, named()):
         pass  # nothing was read at all

@@ -258,7 +258,10 @@ def test_a_net_for_another_family_is_refused_with_both_lists(tiny, widths, famil
 
 
 def test_a_net_for_several_families_says_what_idles(tiny):
-    with pytest.warns(VelaturaWarning, match="its part for 768 idles"), velatura.attach(tiny, made_for(96, 768)):
+    with (
+        pytest.warns(VelaturaWarning, match="its networks for 768 have no effect here"),
+        velatura.attach(tiny, made_for(96, 768)),
+    ):
         pass
 
 
@@ -275,7 +278,7 @@ def test_a_net_for_self_attention_alone_fits(tiny):
         ({"layers": (1, -1, 1)}, "positive"),
         ({"layers": (1, float("nan"), 1)}, "positive"),
         ({"layers": (1, 1e9, 1)}, "most"),
-        ({"layers": (1, 0.001, 1)}, "leave nothing"),
+        ({"layers": (1, 0.001, 1)}, "leave no features"),
         ({"layers": (1,)}, "layers"),
         ({"dropout": 1.5}, "probabilities"),
         ({"dropout": (0, 0.1)}, "2 entries, layers 3"),

@@ -1,33 +1,40 @@
-"""Aesthetic gradients: prompts that are drawn towards the look of a set of pictures, each by a few steps of its own."""
+"""Aesthetic gradients: prompts are moved towards the look of a set of pictures, by a few gradient steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Self, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
+from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, explain_validation_error
 from velatura.overlays.aesthetic_tuning import AestheticTuning, hidden_size, slerp, text_projection
 from velatura.overlays.hooks.seams import Undo, hook_text_encoder
 from velatura.overlays.hooks.text_hooks import AestheticHook
-from velatura.overlays.overlay import Card, Overlay, TargetPart
+from velatura.overlays.overlay import Card, Overlay, TargetPart, join_with_and
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
 from velatura.prompts.chunks import CHUNK_LENGTH
 from velatura.prompts.strengths import MAX_AESTHETIC_STEPS
 
-NO_TEXT_WIDTH = 0  # the text width of an embedding without projection
+NO_TEXT_WIDTH = 0  # text_width of an aesthetic without a projection
 
 
 class AestheticSettings(BaseModel):
-    """How prompts are drawn, and the shapes of what they are drawn to: features of CLIP's, and of a token's vector.
+    """Shapes of an aesthetic, and settings of its gradient steps.
 
-    blend: how the strength goes from the prompt to what became of it. text draws the look itself a little to, or away
-    from, what some words say, by text_angle of the way.
+    Attributes:
+        width: Features of CLIP's image embeddings.
+        text_width: Features of the text encoder's hidden states; 0 without a projection.
+        steps: Gradient steps for a prompt.
+        rate: Learning rate of these steps.
+        blend: Interpolation between the original and the tuned encoding, by the strength.
+        text: Text towards which the direction itself is moved; "" for none.
+        text_angle: Fraction of the way to the text, 0 to 1.
+        text_negative: Move away from the text instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,26 +50,30 @@ class AestheticSettings(BaseModel):
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
-        """Check the fields; what is wrong is one BadOverlay."""
+        """Check the settings; raises BadOverlay."""
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            first_error = error.errors()[0]
-            location = ".".join(map(str, first_error["loc"])) or "settings"
-            raise BadOverlay(
-                f"an aesthetic's {location} is {str(first_error['input'])[:40]}: {first_error['msg'].lower()}"
-            ) from None
+            descriptions = dict.fromkeys(cls.model_fields)
+            raise BadOverlay(explain_validation_error(error, "aesthetic", descriptions)) from None
 
 
 class Aesthetic(Overlay):
-    """The mean of what CLIP says of some pictures: while it lies over a base, prompts are drawn towards that.
+    """Mean CLIP embedding of a set of pictures, towards which prompts are moved while it is attached.
 
-    A copy of the text tower takes a few gradient steps for each prompt, and says it in the tower's place; the base is
-    never written to. Negative prompts are left alone, and prompts without words. vector: (features,); projection:
-    (features, text width), by which CLIP's own text tower says texts beside pictures, or None where that is not known.
+    For a prompt, a copy of the text encoder takes a few gradient steps and encodes the prompt in the encoder's place.
+    The base is never written to. Negative prompts and empty prompts are left unchanged.
+
+    Attributes:
+        settings: Shapes, number of steps, learning rate and so on.
+        vector: (features,).
+        projection: (features, text width): CLIP's projection of texts to the space of its image embeddings; None if it
+            is not known.
+        card: Name and what else is known of it.
     """
 
     kind: ClassVar[str] = "aesthetic"
+    kind_name: ClassVar[str] = "aesthetic"
     target_parts: ClassVar[frozenset[TargetPart]] = frozenset({"text"})
 
     def __init__(self, card: Card) -> None:
@@ -78,7 +89,7 @@ class Aesthetic(Overlay):
 
     @classmethod
     def from_card(cls, card: Card) -> Self:
-        """Build one of the card's widths on the meta device: its vector comes after."""
+        """Build an aesthetic with the card's widths on the meta device: load its vector afterwards."""
         with torch.device("meta"):
             return cls(card)
 
@@ -86,38 +97,58 @@ class Aesthetic(Overlay):
     def from_vector(
         cls, vector: Tensor, projection: Tensor | None = None, *, name: str = "", **settings: object
     ) -> Self:
-        """Make one of a vector (features,) and a projection; settings are those of Settings."""
+        """Build an aesthetic from a copy of a vector.
+
+        Args:
+            vector: (features,), or (1, features).
+            projection: (features, text width), or None.
+            name: Name of the aesthetic.
+            settings: Fields of AestheticSettings other than the widths.
+
+        Raises:
+            BadOverlay: If a setting is out of range.
+        """
+        return cls._from_card_and_vector(Card(kind=cls.kind, name=name), vector, projection, settings)
+
+    @classmethod
+    def _from_card_and_vector(
+        cls, card: Card, vector: Tensor, projection: Tensor | None, settings: Mapping[str, object]
+    ) -> Self:
         shapes = {"width": vector.numel(), "text_width": NO_TEXT_WIDTH if projection is None else projection.shape[-1]}
         with disable_inference_mode():
-            aesthetic = cls(Card(kind=cls.kind, name=name, structure={**shapes, **cast("dict[str, Any]", settings)}))
+            aesthetic = cls(card.replace(structure={**shapes, **settings}))
             aesthetic.vector.copy_(vector.detach().flatten())
             if aesthetic.projection is not None and projection is not None:
                 aesthetic.projection.copy_(projection.detach())
         return aesthetic
 
     def replace(self, **settings: object) -> Self:
-        """The same vector with other settings: steps, rate, blend, text, text_angle or text_negative."""
-        new_settings: dict[str, Any] = self.settings.model_dump(exclude={"width", "text_width"}) | settings
-        aesthetic = type(self).from_vector(self.vector, self.projection, **new_settings)
-        aesthetic.card = _card_with_settings(self.card, aesthetic.settings)
-        aesthetic.source = self.source
-        return aesthetic
+        """Copy the aesthetic with other settings: steps, rate, blend, text, text_angle or text_negative."""
+        return self._copy_with(self.projection, settings)
 
     def with_projection(self, projection: Tensor) -> Self:
-        """The same vector with the projection of the CLIP that it was made by."""
+        """Copy the aesthetic with the projection of the CLIP that made its vector.
+
+        Args:
+            projection: (features, text width).
+
+        Raises:
+            BadOverlay: If the projection is of another CLIP.
+        """
         if projection.ndim != 2 or len(projection) != self.settings.width:
             raise BadOverlay(
-                f"{self.card} is no vector of a CLIP whose projection is {tuple(projection.shape)}: give another CLIP"
+                f"{self.card} does not fit a CLIP whose projection is {tuple(projection.shape)}: give another CLIP"
             )
-        aesthetic = type(self).from_vector(
-            self.vector, projection, **self.settings.model_dump(exclude={"width", "text_width"})
-        )
-        aesthetic.card = self.card.replace(structure=aesthetic.card.structure)
+        return self._copy_with(projection, {})
+
+    def _copy_with(self, projection: Tensor | None, settings: Mapping[str, object]) -> Self:
+        all_settings = self.settings.model_dump(exclude={"width", "text_width"}) | dict(settings)
+        aesthetic = type(self)._from_card_and_vector(self.card, self.vector, projection, all_settings)
         aesthetic.source = self.source
         return aesthetic
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
-        """Hang behind the tower that reads beside the CLIP of the vector: the only one, or the first of an SDXL."""
+        """Register a hook on the text encoder that belongs to the CLIP of the vector: in an SDXL it is the first."""
         tower, projection = self._find_tower(target)
         tuning = AestheticTuning(
             self._direction(target, tower, projection), projection, self.settings.steps, self.settings.rate
@@ -126,10 +157,10 @@ class Aesthetic(Overlay):
         yield from hook_text_encoder(tower, AestheticHook(tuning, strength.text, self.settings.blend, on_measure))
 
     def _find_tower(self, target: Target) -> tuple[nn.Module, Tensor]:
-        """The tower that is tuned, and what brings its texts beside the vector."""
+        """Return the text encoder to tune, and the projection of its texts to the space of the vector."""
         if not target.text_encoders:
             raise UnsupportedBase(
-                f"{target.name} has no text encoder, which is what an aesthetic acts on: attach it to a whole base"
+                f"{target.name} has no text encoder, on which an aesthetic acts: attach it to a whole base"
             )
         for tower in target.text_encoders:
             projection = text_projection(tower)
@@ -137,29 +168,30 @@ class Aesthetic(Overlay):
                 return tower, projection
             if self.projection is not None and self.settings.text_width == hidden_size(tower):
                 return tower, self.projection
-        widths = " and ".join(str(hidden_size(tower)) for tower in target.text_encoders)
         if self.projection is None:
             raise BadOverlay(
-                f"{self._display_name} holds only what CLIP says of pictures ({self.settings.width} features), not how that "
-                "CLIP reads texts: give the CLIP that it was made by, velatura convert FILE FILE.safetensors --clip DIR"
+                f"{self.display_name} holds an image embedding of CLIP ({self.settings.width} features) without CLIP's "
+                "projection of texts: add it by velatura convert FILE FILE.safetensors --clip DIR, where DIR is the "
+                "CLIP that made the embedding"
             )
+        widths = join_with_and(hidden_size(tower) for tower in target.text_encoders)
         raise WrongBase(
-            f"{self._display_name} was made beside a text encoder of {self.settings.text_width} features, {target.name} has "
-            f"{widths}: open a base of that family"
+            f"{self.display_name} was made for a text encoder of {self.settings.text_width} features, "
+            f"{target.name} has {widths}: open a base of that family"
         )
 
     def _direction(self, target: Target, tower: nn.Module, projection: Tensor) -> Tensor:
-        """Where prompts are drawn to, of length 1, in float32."""
+        """Return the direction to which prompts are moved, (features,) of length 1, in float32."""
         direction = F.normalize(self.vector.detach().float(), dim=-1).to(target.device)
         if not self.settings.text:
             return direction
         if target.text is None:
             raise UnsupportedBase(
-                f"{target.name} reads no text by itself, as an aesthetic with a text needs: use a base"
+                f"{target.name} cannot encode the text of the aesthetic: attach it to a velatura base, or remove "
+                "the text"
             )
-        ids = torch.tensor(
-            [target.text.encoders[0].pad_to_77(target.text.token_ids(self.settings.text)[:CHUNK_LENGTH])]
-        )
+        token_ids = target.text.token_ids(self.settings.text)[:CHUNK_LENGTH]
+        ids = torch.tensor([target.text.encoders[0].pad_to_77(token_ids)])
         with disable_inference_mode():
             tuning = AestheticTuning(direction, projection.float().to(target.device), 0, 0.0)
             text_features = tuning.text_features(tuning.tune(tower, ids), ids.to(target.device))[0]
@@ -167,13 +199,9 @@ class Aesthetic(Overlay):
             return F.normalize(direction - text_features, dim=-1)
         return slerp(direction, text_features, self.settings.text_angle)
 
-    @property
-    def _display_name(self) -> str:
-        return f"the aesthetic {self.card.name}".rstrip()
-
 
 def _card_with_settings(card: Card, settings: AestheticSettings) -> Card:
-    """The card with what the settings say."""
+    """Copy a card with these settings as its structure and in its outline."""
     text = f", {'from' if settings.text_negative else 'to'} {settings.text!r}" if settings.text else ""
     outline = f"{settings.width} features, {settings.steps} steps of {settings.rate:g}{text}"
     return card.replace(kind=Aesthetic.kind, structure=settings.model_dump(mode="json"), outline=outline)

@@ -1,4 +1,4 @@
-"""Aesthetic gradients: a copy of a text tower takes a few steps towards a direction among pictures, for one prompt.
+"""Gradient steps of aesthetic gradients: a copy of a text encoder is tuned towards a direction, for one prompt.
 
 Gallego 2022, Personalizing Text-to-Image Generation via Aesthetic Gradients.
 """
@@ -15,14 +15,18 @@ from torch.nn import functional as F
 
 from velatura.overlays.hooks.functional_copy import functional_copy
 
-LEGACY_EOS_TOKEN_ID = 2  # what configurations of CLIP's first towers say; the end is the last word of their vocabulary
+LEGACY_EOS_TOKEN_ID = 2  # in the configs of the first CLIPs, whose EOS is the last token of the vocabulary
 
 
 @dataclass(frozen=True)
 class AestheticTuning:
-    """How a tower is tuned: towards a direction (features,), which texts reach by a projection (features, width).
+    """Tuning of a text encoder: steps of Adam on all of its weights, in float32.
 
-    steps of Adam at the rate, on all weights of the tower, in float32.
+    Attributes:
+        direction: (features,), of length 1: the image embedding to which texts are moved.
+        projection: (features, width): projects the encoder's hidden states to image embeddings.
+        steps: Number of steps.
+        rate: Learning rate.
     """
 
     direction: Tensor
@@ -31,7 +35,12 @@ class AestheticTuning:
     rate: float
 
     def tune(self, tower: nn.Module, ids: Tensor) -> nn.Module:
-        """The tower with weights that bring a text (1, tokens) nearer to the direction; it is itself left alone."""
+        """Return a copy of the text encoder, tuned so that one text is nearer to the direction.
+
+        Args:
+            tower: The text encoder, which is not changed.
+            ids: Token ids of the text, (1, tokens).
+        """
         weights = {name: _trainable_copy(parameter) for name, parameter in _text_model(tower).named_parameters()}
         text_model_copy = functional_copy(_text_model(tower), weights)
         optimizer = torch.optim.Adam(weights.values(), lr=self.rate)
@@ -43,7 +52,15 @@ class AestheticTuning:
         return functional_copy(tower, _add_prefix(tower, weights))
 
     def text_features(self, tower: nn.Module, ids: Tensor) -> Tensor:
-        """What a tower without projection says of texts as a whole, beside pictures: (texts, features), of length 1."""
+        """Encode texts as CLIP embeddings, by a text encoder without a projection.
+
+        Args:
+            tower: The text encoder.
+            ids: Token ids, (texts, tokens).
+
+        Returns:
+            (texts, features), of length 1.
+        """
         hidden: Tensor = cast("Any", tower)(input_ids=ids).last_hidden_state
         eos_positions = (ids == eos_token_id(tower)).int().argmax(dim=-1)
         pooled = hidden[torch.arange(len(ids), device=hidden.device), eos_positions]
@@ -51,23 +68,23 @@ class AestheticTuning:
 
 
 def eos_token_id(tower: nn.Module) -> int:
-    """The token at which a text ends."""
+    """Return the id of the token that ends a text."""
     config = cast("Any", tower).config
     return int(config.vocab_size - 1 if config.eos_token_id == LEGACY_EOS_TOKEN_ID else config.eos_token_id)
 
 
 def hidden_size(tower: nn.Module) -> int:
-    """Features of a token's vector."""
+    """Return the number of features of a text encoder's hidden states."""
     return int(cast("Any", tower).config.hidden_size)
 
 
 def text_projection(tower: nn.Module) -> Tensor | None:
-    """What a tower itself has to bring texts beside pictures: (features, width), or None."""
+    """Return the text encoder's own projection (features, width), or None if it has none."""
     return cast("Tensor | None", getattr(getattr(tower, "text_projection", None), "weight", None))
 
 
 def _text_model(tower: nn.Module) -> nn.Module:
-    """The tower without a projection, which stays fixed."""
+    """Return the text encoder without its projection, which is not tuned."""
     return cast("nn.Module", getattr(tower, "text_model", tower))
 
 
@@ -82,13 +99,18 @@ def _trainable_copy(weight: Tensor) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, t: float | Tensor) -> Tensor:
-    """From one vector to another along an arc: the angle goes evenly, measured between their directions.
+    """Interpolate spherically between vectors: the angle between their directions changes linearly with t.
 
-    Vectors lie along the last dimension; share: 0 is the start, 1 the end; (..., 1) or a number.
+    Args:
+        start, end: (..., features).
+        t: 0 is the start, 1 is the end; a number, or (..., 1).
+
+    Returns:
+        (..., features). Vectors that are almost parallel are interpolated linearly.
     """
     cosine = (F.normalize(start, dim=-1) * F.normalize(end, dim=-1)).sum(dim=-1, keepdim=True).clamp(-1, 1)
     angle = cosine.acos()
     t = torch.as_tensor(t, dtype=start.dtype, device=start.device)
     arc = (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
     linear = start + t * (end - start)
-    return torch.where(angle.sin() < 1e-4, linear, arc)  # of vectors that point one way no arc can be told
+    return torch.where(angle.sin() < 1e-4, linear, arc)  # parallel vectors determine no arc

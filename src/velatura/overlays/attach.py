@@ -1,4 +1,4 @@
-"""Laying overlays over a base and taking them off."""
+"""Attaching overlays to a base, and detaching them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ from velatura.prompts.strengths import PROMPT_SIDES, UNET_BLOCKS, PromptSide, UN
 
 
 class Attachment:
-    """An overlay in its place, until it is detached; as a context manager it detaches at the end."""
+    """One overlay attached to a base or a pipeline. As a context manager, it detaches the overlay at the end.
+
+    `attach` returns it. Set `strength` at any time, also between two steps of a generation.
+
+    Attributes:
+        overlay: The attached overlay.
+    """
 
     def __init__(self, overlay: Overlay, target: Target, strength: LiveStrength, undos: ExitStack) -> None:
         self.overlay = overlay
-        self._target = target.name  # not the model itself, which may go while this is kept
+        self._target = target.name  # only the name, so that the model can be freed while the attachment is kept
         self._changes, self._meter = target.changes, target.meter
         self._strength = strength
         self._undos = undos
@@ -33,16 +39,23 @@ class Attachment:
 
     @property
     def strength(self) -> Tensor:
-        """How strongly the overlay acts: 0 is off, 1 as it was trained; one value, or one for each picture or row.
+        """Return a copy of the strength in the UNet: 0 is off, 1 is as trained.
 
-        A new strength counts from the next step on, and no compiled model is traced again for it. This is a copy, and
-        that of the UNet where the text towers have another: see text_strength. A Strength sets both.
+        Set it to a number, to a tensor with one value for each picture or each row of a batch, or to
+        Strength(text, unet). A new strength counts from the next step on; a compiled model is not traced again.
+
+        Returns:
+            A float32 tensor, 0-d or (pictures,) or (rows,). If the text encoders have another strength, see
+            `text_strength`.
+
+        Raises:
+            BadStrength: On setting, if the value is not a finite number or a vector of finite numbers.
         """
         return self._strength.tensor.clone()
 
     @property
     def text_strength(self) -> Tensor:
-        """How strongly it acts in the text towers; a copy."""
+        """Return a copy of the strength in the text encoders."""
         return self._strength.text.tensor.clone()
 
     @strength.setter
@@ -51,21 +64,28 @@ class Attachment:
 
     @property
     def effect(self) -> Effect:
-        """What it touches, and, after a first step, how much it changes there; printable, and JSON by model_dump."""
+        """Measure which layers, contexts and words the overlay changes and, after a first step, by how much.
+
+        Returns:
+            An Effect: print it, or turn it into JSON with model_dump.
+        """
         evaluations = sum(change.evaluations for change in self._changes)
         return self._meter.effect(str(self.overlay.card), self._target, evaluations)
 
     def refresh(self) -> None:
-        """Take weights of the overlay and of the base as they are now.
+        """Clear all caches, so that the current weights of the overlay and of the base are used.
 
-        Weights that were written to in the usual ways are noticed. Only writes past autograd's knowledge are not, to
-        weight.data or to memory that is shared, and those to tensors that were made in inference mode.
+        Ordinary writes to weights are noticed without it. Call it after writes that autograd does not see: to
+        `weight.data`, to shared memory, or to tensors that were made in inference mode.
         """
         for change in self._changes:
             change.clear_cache()
 
     def detach(self) -> None:
-        """Take the overlay off; the base is then as if it had never been there. Detaching twice does nothing."""
+        """Remove the overlay's hooks. The base is then exactly as it was before; a second call does nothing.
+
+        Warns if the overlay was active and changed nothing.
+        """
         self._remove_hooks()
         self._meter.warn_if_no_effect(str(self.overlay.card))
 
@@ -91,22 +111,41 @@ def attach(
     on: PromptSide = "both",
     blocks: Sequence[UNetBlock] = UNET_BLOCKS,
 ) -> Attachment:
-    """Lay an overlay over a Base, a diffusers pipeline or a UNet.
+    """Attach an overlay to a base, a diffusers pipeline or a UNet. The base itself is never written to.
 
-    The overlay moves to the target's device, and later goes wherever its contexts are. Several may lie over one target,
-    the same one twice too: they act in the order in which they were attached, and come off in any.
+    Several overlays may be attached to one target, also the same one twice. They act in the order in which they were
+    attached, and can be detached in any order.
 
-    strength: one number, or a tensor of one for each picture of a batch, or for each row of it; Strength(text, unet)
-    where the text towers get another than the UNet.
-    on: whether it acts for the prompt only, or the negative prompt only, where a guided batch holds the negative
-    prompts first and then the prompts, as diffusers lays it out.
-    blocks: the parts of the UNet it acts in, of "in", "mid" and "out".
+    Args:
+        target: A velatura Base, a diffusers pipeline, or a UNet; also one wrapped by torch.compile.
+        overlay: The overlay. It moves to the target's device, and later follows the activations to theirs.
+        strength: 0 is off, 1 is as trained; values below 0 and above 1 are allowed. One number, or a tensor with one
+            value for each picture or each row of a batch; Strength(text, unet) if the text encoders get another
+            strength than the UNet.
+        on: "prompt" or "negative" to act on one half of a guided batch only. Such a batch holds the negative prompts
+            first and then the prompts, as in diffusers.
+        blocks: The parts of the UNet in which the overlay acts: any of "in", "mid" and "out".
+
+    Returns:
+        The attachment, with which to change the strength, to measure the effect and to detach.
+
+    Raises:
+        BadOverlay: If `overlay` is not an overlay, or cannot act on such a target.
+        BadStrength: If the strength is not finite.
+        NoEffect: If the overlay changes nothing in the target, or nothing in these blocks.
+        UnknownName: If `on` or `blocks` holds a word that is not listed above.
+        UnsupportedBase: If the target has no UNet or no weights, or computes K and V out of reach.
+        WrongBase: If the overlay was made for bases of another family.
     """
     return _attach_to(Target.from_model(target, tuple(blocks)), overlay, strength, on)
 
 
 class AttachSpec(NamedTuple):
-    """An overlay and how it is to lie over a target among others; the options are those of attach."""
+    """An overlay for `attach_all`, with its options.
+
+    Attributes:
+        overlay, strength, blocks, on: The arguments of `attach`.
+    """
 
     overlay: Overlay
     strength: float | Tensor | Strength = 1.0
@@ -120,11 +159,20 @@ def attach_all(
     *,
     combine: CombineMode = "sequence",
 ) -> list[Attachment]:
-    """Lay several overlays over a target, each in its own way, or none if one of them cannot lie there.
+    """Attach several overlays to a target, or none of them if one cannot be attached.
 
-    overlays: each a Laid, or a tuple of its overlay, strength and blocks.
-    combine: in "sequence" each acts on what the ones before it made, as in A1111. Else all act on the same context, and
-    their changes are summed ("sum") or averaged ("average").
+    Args:
+        target: A velatura Base, a diffusers pipeline, or a UNet.
+        overlays: AttachSpec values, or tuples of overlay, strength and blocks.
+        combine: "sequence": an overlay acts on the result of those before it, as in A1111. "sum" or "average": all act
+            on the same input, and their changes are added or averaged.
+
+    Returns:
+        The attachments, in the order of the overlays.
+
+    Raises:
+        UnknownName: If `combine` is not one of these words.
+        VelaturaError: Whatever `attach` raises for one of the overlays.
     """
     _check_choices("way to combine overlays", [combine], get_args(CombineMode))
     specs = [item if isinstance(item, AttachSpec) else AttachSpec(*item) for item in overlays]
@@ -142,7 +190,9 @@ def _attach_to(target: Target, overlay: Overlay, strength: float | Tensor | Stre
     _check_choices("side of a guided batch", [side], PROMPT_SIDES)
     _check_choices("block of a UNet", target.blocks, UNET_BLOCKS)
     if not isinstance(cast("object", overlay), Overlay):
-        raise BadOverlay(f"a {type(overlay).__name__} is no overlay: open its file with velatura.open_overlay first")
+        raise BadOverlay(
+            f"a {type(overlay).__name__} is not an overlay: open its file with velatura.open_overlay first"
+        )
     if target.device.type == "meta":
         raise UnsupportedBase(
             f"{target.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
@@ -157,19 +207,21 @@ def _attach_to(target: Target, overlay: Overlay, strength: float | Tensor | Stre
             undos.callback(undo)
             hook_count += 1
         if not hook_count:
-            location = (
-                ""
-                if target.blocks == UNET_BLOCKS
-                else f" in its blocks {', '.join(target.blocks) or '(none is named)'}"
-            )
             raise NoEffect(
-                f"{overlay.card} touches nothing in {target.name}{location}: attach it to a base it was made for"
+                f"{overlay.card} changes nothing in {target.name}{_describe_blocks(target.blocks)}: "
+                "attach it to a base that it was made for"
             )
         return Attachment(overlay, target, live_strength, undos.pop_all())
 
 
+def _describe_blocks(blocks: tuple[UNetBlock, ...]) -> str:
+    if blocks == UNET_BLOCKS:
+        return ""
+    return f" in its blocks {', '.join(blocks)}" if blocks else " because blocks is empty"
+
+
 def _check_choices(option: str, values: Iterable[str], choices: Sequence[str]) -> None:
-    """Refuse an option by name, which would else be taken for another one."""
+    """Refuse values that are not among the choices."""
     for value in values:
         if value not in choices:
             raise UnknownName.with_suggestions(option, str(value)[:40], choices)

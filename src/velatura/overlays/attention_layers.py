@@ -1,4 +1,4 @@
-"""The attention layers of a UNet, and which block each is in."""
+"""Attention layers of a UNet, and the blocks in which they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK_PREFIXES: dict[UNetBlock, str] = {"in": "down_blocks.", "mid": "mid_block.
 
 
 def attention_layers(model: nn.Module, blocks: Iterable[UNetBlock] = UNET_BLOCKS) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer that reads a context through to_k and to_v, with its name; in some blocks only, if asked."""
+    """Yield all layers that read a context through to_k and to_v, with their names; only those of the given blocks."""
     selected_blocks = set(blocks)
     prefixes = tuple(BLOCK_PREFIXES[block] for block in selected_blocks)
     for name, layer in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
@@ -25,7 +25,7 @@ def attention_layers(model: nn.Module, blocks: Iterable[UNetBlock] = UNET_BLOCKS
 
 
 def context_width(layer: nn.Module) -> int:
-    """How many features the context of an attention layer has."""
+    """Return the number of features of the context that an attention layer reads."""
     width = layer.get_submodule("to_k").in_features
     assert isinstance(width, int)
     return width

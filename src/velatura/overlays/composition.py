@@ -1,4 +1,4 @@
-"""Hypernetworks put together into one: one after the other, or side by side, to any depth (.hns files)."""
+"""Compositions: hypernetworks combined into one, in series or blended, to any depth (.hns files)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadOverlay
-from velatura.overlays.affine import AffineMap
+from velatura.overlays.hooks.context_hooks import ContextChange
 from velatura.overlays.hooks.memo import TensorMemo
 from velatura.overlays.hooks.seams import Undo, hook_contexts
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -23,7 +23,7 @@ from velatura.overlays.transform import WidthChange, blend_change
 
 @dataclass(frozen=True)
 class Leaf:
-    """A hypernetwork by name, at a strength of its own."""
+    """A hypernetwork by name, with its strength."""
 
     name: str
     strength: float = 1.0
@@ -34,7 +34,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Series:
-    """Parts that act in order, each on what the one before made."""
+    """Parts that act one after the other: a part changes the result of the part before it."""
 
     parts: tuple[Node, ...]
 
@@ -44,14 +44,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Blend:
-    """Parts that act on the same context; K and V read the mean of what they make, weighed."""
+    """Parts that act on the same context; K and V read the weighted mean of their results."""
 
     parts: tuple[Node, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.parts) or sum(self.weights) <= 0 or min(self.weights) < 0:
-            raise BadOverlay(f"weights {self.weights} blend nothing: give each part one, none below 0, not all 0")
+            raise BadOverlay(
+                f"weights {self.weights} blend nothing: give one weight for each part, none below 0 and not all 0"
+            )
 
     def __str__(self) -> str:
         total = sum(self.weights)
@@ -63,7 +65,7 @@ Node = Leaf | Series | Blend
 
 
 def leaves(node: Node) -> Iterator[Leaf]:
-    """Every hypernetwork that a composition calls, in order."""
+    """Yield all leaves of a composition, in order."""
     if isinstance(node, Leaf):
         yield node
     else:
@@ -72,9 +74,16 @@ def leaves(node: Node) -> Iterator[Leaf]:
 
 
 class Composition(Overlay):
-    """Hypernetworks in a tree, used as one: x + strength * (tree(x) - x)."""
+    """A tree of hypernetworks, used as one: x + strength * (tree(x) - x).
+
+    Attributes:
+        tree: The composition.
+        members: The hypernetworks by name.
+        card: Name and outline.
+    """
 
     kind: ClassVar[str] = "hypernet"
+    kind_name: ClassVar[str] = "composition"
     target_parts: ClassVar[frozenset[TargetPart]] = frozenset({"unet"})
 
     def __init__(self, tree: Node, members: Mapping[str, Hypernetwork], name: str = "") -> None:
@@ -90,21 +99,21 @@ class Composition(Overlay):
 
     @property
     def widths(self) -> list[int]:
-        """Every context width that some member changes."""
+        """Return all context widths that some member changes, in features."""
         return sorted({width for member in self.members.values() for width in member.structure.widths})
 
     @property
     def is_batch_dependent(self) -> bool:
-        """Whether some member's change of one row of a batch depends on the others."""
+        """Return True if a member's change of one row of a batch depends on the other rows."""
         return any(member.is_batch_dependent for member in self.members.values())
 
     def transform(self, context: Tensor, strength: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
-        """What K and V read in place of a context (batch, tokens, width)."""
+        """Return what K and what V read in place of a context (batch, tokens, width)."""
         change = self._tree_change(context.shape[-1], LiveStrength(strength, context.device))
         return change.k(context), change.v(context)
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
-        """Hang the tree on every layer whose width some member changes."""
+        """Register the tree on all layers whose width some member changes."""
         for member in self.members.values():
             member.check_compatible(target)
         for width in self.widths:
@@ -114,10 +123,8 @@ class Composition(Overlay):
         return _TreeChange(self.tree, lambda leaf: self.members[leaf.name].width_change(width, leaf.strength), strength)
 
 
-class _TreeChange:
-    """What a tree makes of the contexts of one width."""
-
-    is_affine = False
+class _TreeChange(ContextChange):
+    """Change of the contexts of one width by a tree."""
 
     def __init__(self, tree: Node, get_change: Callable[[Leaf], WidthChange | None], strength: LiveStrength) -> None:
         self._tree, self._strength = tree, strength
@@ -146,10 +153,6 @@ class _TreeChange:
     def version(self) -> tuple[object, ...]:
         return self._strength.version, *(change.version for change in self._changes.values() if change)
 
-    @property
-    def shared_cache(self) -> None:
-        return None
-
     def k(self, context: Tensor) -> Tensor:
         return self._apply_strength(context, self._apply_plain(self._tree, context, "k"))
 
@@ -165,9 +168,6 @@ class _TreeChange:
             return self._apply_strength(k, after[0]), self._apply_strength(v, after[1])
 
         return self._memo.get_or_compute((k, v), self.version, compute) if constant else compute()
-
-    def affine_maps(self) -> tuple[AffineMap, AffineMap] | None:
-        return None
 
     def _apply_strength(self, context: Tensor, after: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
@@ -189,9 +189,9 @@ class _TreeChange:
         if isinstance(node, Series):
             return reduce(lambda before, child: self._apply_fast(child, before, constant=constant), node.parts, pair)
         results = [self._apply_fast(child, pair, constant=constant) for child in node.parts]
-        return _weighted_mean(node, [result[0] for result in results]), _weighted_mean(
-            node, [result[1] for result in results]
-        )
+        k = _weighted_mean(node, [result[0] for result in results])
+        v = _weighted_mean(node, [result[1] for result in results])
+        return k, v
 
 
 def _weighted_mean(node: Blend, results: list[Tensor]) -> Tensor:

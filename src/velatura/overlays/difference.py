@@ -1,8 +1,7 @@
-"""Differences: all that one base has otherwise than another, or learns to have; what a DreamBooth training makes."""
+"""Differences: full-rank changes of weights, from DreamBooth training or by subtracting one base from another."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self, cast
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
-from velatura.errors import BadOverlay, VelaturaWarning, WrongBase
+from velatura.errors import BadOverlay, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.deltas.full import FullDelta, NormDelta
 from velatura.overlays.hooks.full_weight_hooks import FullWeightChange, TokenTableChange
@@ -27,19 +26,31 @@ FIRST_TEXT_LAYER = "layers.0.self_attn.k_proj"
 
 
 class Difference(Lora):
-    """Whole differences of weights and biases, under the names that kohya's files have for their layers.
+    """Full differences of weights and biases, under kohya's names of their layers.
 
-    At a strength the base does what it would with so much of the differences added to its weights, beyond 1 too. It is
-    as large as what it changes: in float32 3.4 GB for the UNet of an SD1.
+    While it is attached, the base computes as with weight + strength * difference, also for strengths above 1. It is as
+    large as the layers that it changes: 3.4 GB in float32 for the UNet of an SD1.
+
+    Attributes:
+        card: Name, family, base and what else is known of it.
+        layers: The deltas, by kohya's names of their layers.
     """
 
     kind: ClassVar[str] = "difference"
+    kind_name: ClassVar[str] = "difference"
 
     @classmethod
     def for_base(cls, base: Base, *, text: bool = False, name: str = "") -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make one of nothing but zeros for all layers of a base's UNet, to be trained; text: of its text towers too.
+        """Make a difference of zeros for a base, to be trained.
 
-        The tables of words and places are left out, as words are what a text tower is called by.
+        Args:
+            base: The base whose UNet layers it changes.
+            text: Change the layers of the text encoders too. Token and position embeddings are left out, so that words
+                keep their meaning.
+            name: Name of the difference.
+
+        Returns:
+            The difference in eval mode, on the device of the base.
         """
         target = Target.from_model(base)
         names = {
@@ -53,16 +64,28 @@ class Difference(Lora):
 
     @classmethod
     def from_bases(cls, base: Base, other: Base, *, name: str = "", dtype: torch.dtype = torch.float32) -> Self:
-        """What another base has otherwise than this one; layers that are alike are left out.
+        """Subtract the weights of one base from those of another.
 
-        dtype: what it is kept in; half of it rounds. Raises WrongBase for a base of another structure, BadOverlay for
-        one that has all alike; warns where autoencoders differ, which no overlay changes.
+        Warns if the bases have different VAEs, which no overlay changes.
+
+        Args:
+            base: The base to which the difference will be attached.
+            other: The base that it then computes like.
+            name: Name of the difference; that of `other` by default.
+            dtype: Precision of the difference; in half precision it is rounded.
+
+        Returns:
+            The difference. Layers with equal weights are left out.
+
+        Raises:
+            BadOverlay: If all weights are equal.
+            WrongBase: If the two have different layers.
         """
         ours, theirs = Target.from_model(base), Target.from_model(other)
         names = layer_names(ours)
         if names != layer_names(theirs):
             raise WrongBase(
-                f"{other.name} and {base.name} have other layers: a difference is between bases of a family"
+                f"{other.name} and {base.name} have different layers: a difference is between bases of a family"
             )
         with disable_inference_mode():
             differences = {
@@ -72,32 +95,23 @@ class Difference(Lora):
         deltas = {kohya_name: delta for kohya_name, delta in differences.items() if delta is not None}
         if not deltas:
             raise BadOverlay(
-                f"{other.name} has all weights of {base.name}: there is no difference to make an overlay of"
+                f"{other.name} has the same weights as {base.name}: there is no difference; give another base"
             )
         _warn_if_vae_differs(base, other)
         return cls(_make_card(base, name or other.name), deltas)
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:
-        """Its differences by the names that the target has for their layers, tables of words and places among them."""
+        """Return its deltas by the target's names of their layers, with token and position embeddings."""
         names = layer_names(target)
         return {names[kohya_name]: delta for kohya_name, delta in self.layers.items() if kohya_name in names}
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
-        """Hang each difference behind its layer."""
+        """Register a hook on all layers that it changes."""
         deltas = self.deltas(target)
-        expected = [
-            kohya_name for kohya_name in self.layers if kohya_name.startswith(UNET_PREFIX) or target.text_encoders
-        ]  # over a UNet alone, text idles
-        if missing_count := len(expected) - len(deltas):
-            raise WrongBase(
-                f"{self.card} has {missing_count} layers that {target.name} lacks, of {len(expected)}: "
-                "a difference lies over bases of the family that it was made for"
-            )
+        self._check_layers(target, deltas)
         check_side(target, deltas, strength)
         for name, delta in deltas.items():
             layer = target.layer(name)
-            if not delta.is_compatible(cast("Tensor", layer.weight)):
-                raise WrongBase(f"{self.card} has another shape of {name} than {target.name}: it is of another family")
             if target.is_reachable(name):
                 part_strength = strength if name.startswith("unet.") else strength.text
                 change_class = TokenTableChange if isinstance(layer, nn.Embedding) else FullWeightChange
@@ -107,13 +121,29 @@ class Difference(Lora):
                 target.changes.append(change)
                 yield from hook_outputs(layer, change)
 
+    def _check_layers(self, target: Target, deltas: Mapping[str, Delta]) -> None:
+        """Refuse a target that lacks layers of this difference, or has them in other shapes."""
+        # on a UNet alone, the layers of text encoders have no effect
+        expected = [name for name in self.layers if name.startswith(UNET_PREFIX) or target.text_encoders]
+        if missing_count := len(expected) - len(deltas):
+            raise WrongBase(
+                f"{self.card} has {missing_count} layers that {target.name} lacks, of {len(expected)}: "
+                "attach a difference to bases of the family that it was made for"
+            )
+        for name, delta in deltas.items():
+            if not delta.is_compatible(cast("Tensor", target.layer(name).weight)):
+                raise WrongBase(
+                    f"{self.card} has another shape of {name} than {target.name}: open a base of the family that it "
+                    "was made for"
+                )
+
 
 def layer_names(target: Target) -> dict[str, str]:
-    """The names of a target's layers, tables of words and places too, by those that kohya's files have for them."""
+    """Map kohya's names to the target's names of its layers, with token and position embeddings."""
     names = kohya_names(target)
     for kohya_name, name in list(names.items()):
         part, _, path = name.partition(".")
-        if path.endswith(FIRST_TEXT_LAYER):  # the text towers' prefix stands before it
+        if path.endswith(FIRST_TEXT_LAYER):  # its kohya name holds the prefix of its text encoder
             prefix = kohya_name.removesuffix(canonical_path(part, path).replace(".", "_"))
             modules = cast("Iterator[tuple[str, nn.Module]]", target.parts[part].named_modules())
             tables = [table_path for table_path, module in modules if isinstance(module, nn.Embedding)]
@@ -130,7 +160,7 @@ def _zero_delta(layer: nn.Module) -> Delta:
 
 
 def _layer_difference(ours: nn.Module, theirs: nn.Module, name: str, dtype: torch.dtype) -> Delta | None:
-    """What one layer has otherwise than another, or None where it has nothing."""
+    """Subtract the weight and bias of one layer from those of another; None if they are equal."""
     suffixes = (
         {"weight": "w_norm", "bias": "b_norm"}
         if isinstance(ours, NORM_LAYERS)
@@ -142,7 +172,7 @@ def _layer_difference(ours: nn.Module, theirs: nn.Module, name: str, dtype: torc
         if before is None and after is None:
             continue
         if before is None or after is None or before.shape != after.shape:
-            raise WrongBase(f"{name} has other shapes in the two bases: a difference is between bases of a family")
+            raise WrongBase(f"{name} has different shapes in the two bases: a difference is between bases of a family")
         tensors[suffix] = (after.detach().float().to(before.device) - before.detach().float()).to(dtype)
     if not any(bool(tensor.any()) for tensor in tensors.values()):
         return None
@@ -159,5 +189,4 @@ def _warn_if_vae_differs(base: Base, other: Base) -> None:
         torch.equal(tensor.float(), theirs[key].float().to(tensor.device)) for key, tensor in ours.items()
     )
     if not is_same:
-        message = f"{other.name} has another autoencoder than {base.name}, which no overlay changes: open it by vae="
-        warnings.warn(message, VelaturaWarning, stacklevel=3)
+        warn(f"{other.name} has another VAE than {base.name}, and no overlay changes a VAE: open the base with vae=")

@@ -1,8 +1,7 @@
-"""What an overlay does to a base, measured on its first step for next to nothing."""
+"""Effect of an overlay on a base, measured on its first step at almost no cost."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,17 +9,20 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from velatura.errors import VelaturaWarning
+from velatura.errors import warn
 from velatura.overlays.attention_layers import BLOCK_PREFIXES
 
 EFFECT_PARTS = ("text", "in", "mid", "out", "unet")
 
 
 class WidthEffect(BaseModel):
-    """What became of the contexts of one width.
+    """Effect on the contexts of one width.
 
-    layers: how many read such contexts; k, v: the change relative to the context, |c' - c| / |c| in the mean over the
-    layers, of what K and V read; None where no step was taken yet, or where compiled code ran unmeasured.
+    Attributes:
+        width: Features of the contexts.
+        layers: Number of attention layers that read such contexts.
+        k, v: Relative change of what K and V read, |c' - c| / |c|, as a mean over the layers. None before the first
+            step, and in compiled code, which is not measured.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,14 +36,17 @@ class WidthEffect(BaseModel):
         layers = f"{self.layers} layer{'s' * (self.layers != 1)}"
         if self.k is None or self.v is None:
             return f"{self.width}: {layers}, not measured yet"
-        return f"{self.width}: {layers}, K reads {self.k:.1%} and V {self.v:.1%} else"
+        return f"{self.width}: {layers}, input changed by {self.k:.1%} for K and {self.v:.1%} for V"
 
 
 class OutputEffect(BaseModel):
-    """What became of what the layers of one part compute.
+    """Effect on the outputs of the layers of one part.
 
-    part: "in", "mid", "out", "unet" for what is in none of its blocks, or "text"; change: |y' - y| / |y| in the mean
-    over the layers, None where no step was taken yet, or where compiled code ran unmeasured.
+    Attributes:
+        part: "in", "mid", "out", "unet" for layers outside these blocks, or "text".
+        layers: Number of layers that the overlay changes.
+        change: Relative change |y' - y| / |y|, as a mean over the layers. None before the first step, and in compiled
+            code, which is not measured.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,17 +56,20 @@ class OutputEffect(BaseModel):
     change: float | None = None
 
     def __str__(self) -> str:
-        layers, give = (f"{self.layers} layers", "give") if self.layers != 1 else ("1 layer", "gives")
+        layers = f"{self.layers} layer{'s' * (self.layers != 1)}"
         if self.change is None:
             return f"{self.part}: {layers}, not measured yet"
-        return f"{self.part}: {layers}, which {give} {self.change:.1%} else"
+        return f"{self.part}: {layers}, output changed by {self.change:.1%}"
 
 
 class WordEffect(BaseModel):
-    """What a word stands for.
+    """Vectors of a word, and whether prompts use it.
 
-    length: of its vectors in the mean, where long ones of the base's own words are of length 1; named: whether a text
-    that was read named it, None where none was read.
+    Attributes:
+        word: Name of the embedding.
+        vectors: Number of its vectors.
+        length: Mean length of the vectors, relative to the long token vectors of the base.
+        named: True if an encoded text contained the word; None before the first text.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,12 +81,21 @@ class WordEffect(BaseModel):
 
     def __str__(self) -> str:
         count = f"{self.vectors} vector{'s' * (self.vectors != 1)}"
-        status = {None: "no text was read yet", False: "no text named it", True: "named"}[self.named]
-        return f"{self.word!r}: {count} of {self.length:.2f} times the length of words, {status}"
+        status = {None: "no text encoded yet", False: "not used in any text", True: "used"}[self.named]
+        return f"{self.word!r}: {count}, {self.length:.2f} times as long as the base's token vectors, {status}"
 
 
 class Effect(BaseModel):
-    """What an overlay touches, and how much it changes there; evaluations: of networks on constant contexts."""
+    """Effect of one overlay on one target: the layers, contexts and words that it changes, and by how much.
+
+    Attributes:
+        overlay: Card of the overlay, in one line.
+        target: Name of the base or pipeline.
+        widths: Effects on contexts, by width (hypernetworks).
+        outputs: Effects on outputs of layers, by part (LoRAs, differences, aesthetics).
+        words: Effects on words (embeddings).
+        evaluations: Number of network evaluations on contexts that stay constant through a generation.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -95,7 +112,7 @@ class Effect(BaseModel):
 
 
 class EffectMeter:
-    """What hears from the layers on their first step, and sums it up without making a GPU wait."""
+    """Measure of the changes that hooks report on their first step; it does not wait for a GPU."""
 
     def __init__(self) -> None:
         self._layers: dict[str, int | str] = {}
@@ -104,22 +121,24 @@ class EffectMeter:
         self._named: dict[str, bool] = {}
 
     def add_context_layer(self, name: str, width: int) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
-        """Count a layer in, and give back what is to be told what K and V read before and after."""
+        """Register an attention layer, and return the callback for what K and V read before and after the change."""
         self._layers[name] = width
         return partial(self._record, name)
 
     def add_output_layer(self, name: str) -> Callable[[Tensor, Tensor], None]:
-        """Count a layer in by its name in the target, and give back what is to be told what it makes before and after.
+        """Register a layer by its name in the target, and return the callback for its output before and after.
 
-        The text towers stand there whole where an overlay has to do with all that they say.
+        An overlay that changes all outputs of a text encoder registers the encoder as one layer.
         """
         self._layers[name] = _part_of_layer(name)
         return lambda before, after: self._record(name, [before], [after])
 
     def add_word(self, word: str, measure: Callable[[], tuple[int, float]]) -> Callable[[bool], None]:
-        """Count a word in, and give back what is to be told of each text that is read whether it names it.
+        """Register a word, and return the callback that hears for every encoded text whether it contains the word.
 
-        measure: tells how many vectors it stands for, and how long they are where words are of length 1.
+        Args:
+            word: Name of the embedding.
+            measure: Returns the number of its vectors, and their mean length relative to the base's token vectors.
         """
         self._measures[word] = measure
 
@@ -132,12 +151,12 @@ class EffectMeter:
     def _record(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
         pairs = [(old.float(), new.float()) for old, new in zip(before, after, strict=True)]
         squares = [((new - old).square().sum(), old.square().sum()) for old, new in pairs]
-        # of an empty context, such as SDXL's for no prompt, all that is changed is new
+        # any change of an all-zero context, such as SDXL's empty prompt, counts as 100 %
         ratios = [torch.where(whole > 0, change / whole, (change > 0).float()).sqrt() for change, whole in squares]
         self._changes[name] = torch.stack(ratios)
 
     def effect(self, overlay: str, target: str, evaluations: int) -> Effect:
-        """What was heard so far."""
+        """Return the measurements so far."""
         widths: list[WidthEffect] = []
         for width in sorted({group for group in self._layers.values() if isinstance(group, int)}):
             count, mean_change = self._group_mean(width)
@@ -160,26 +179,24 @@ class EffectMeter:
         ]
 
     def _group_mean(self, group: int | str) -> tuple[int, Tensor | None]:
-        """How many layers there are of a group, and what was heard of them in the mean."""
+        """Return the number of layers of a group, and the mean of their measured changes."""
         names = [name for name, layer_group in self._layers.items() if layer_group == group]
         changes = [self._changes[name] for name in names if name in self._changes]
         return len(names), torch.stack(changes).mean(0) if changes else None
 
     def warn_if_no_effect(self, overlay: str) -> None:
-        """Warn where every layer was heard and none was changed."""
+        """Warn once if all layers were measured and none changed, or if no text contained the word."""
         changes = list(self._changes.values())
         if changes and len(changes) == len(self._layers) and not any(bool(change.any()) for change in changes):
-            why = "its weights are zero, or its strength is wherever it acts, or it was never trained"
-            message = f"{overlay} changed nothing at all: {why}"
-            self._changes.clear()  # once is enough
-            warnings.warn(message, VelaturaWarning, stacklevel=3)
+            self._changes.clear()  # so that it warns only once
+            warn(f"{overlay} changed nothing at all: its weights are zero, its strength is 0, or it was never trained")
         for word in [word for word, named in self._named.items() if not named]:
             del self._named[word]
-            warnings.warn(f"{overlay} changed nothing at all: no text named it {word!r}", VelaturaWarning, stacklevel=3)
+            warn(f"{overlay} changed nothing at all: no text contains its name {word!r}")
 
 
 def _part_of_layer(name: str) -> str:
-    """Which part of a target a layer is in."""
+    """Return the part of the target in which a layer is."""
     if not name.startswith("unet."):
         return "text"
     path = name.removeprefix("unet.")

@@ -1,4 +1,4 @@
-"""Hypernetworks: a small residual network in front of every K and V, chosen by the width of what they read."""
+"""Hypernetworks: small residual networks in front of to_k and to_v, chosen by the width of the context."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from velatura.base.base import Base
 from velatura.base.families import guess_family_name
-from velatura.errors import BadOverlay, UnsupportedBase, VelaturaWarning, WrongBase
+from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, warn
 from velatura.overlays.attention_layers import attention_layers, context_width
 from velatura.overlays.hooks.seams import Undo, hook_contexts
-from velatura.overlays.overlay import Card, Overlay, TargetPart
+from velatura.overlays.overlay import Card, Overlay, TargetPart, join_with_and
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.structure import WEIGHT_INITS, HypernetworkStructure
 from velatura.overlays.target import Target
@@ -22,13 +22,18 @@ from velatura.overlays.transform import HypernetworkModule, WidthChange
 
 
 class Hypernetwork(Overlay):
-    """Residual networks laid before to_k and to_v of every attention layer whose context has one of their widths.
+    """Residual networks in front of to_k and to_v of all attention layers whose context has one of their widths.
 
-    Each width has a pair, one for K and one for V, used by all layers of that width. In train mode the strength is
-    ignored, as A1111 does; a new hypernetwork is in eval mode.
+    There is one pair of networks for each width, one for K and one for V; all layers of that width use it. In train
+    mode the strength is ignored, as in A1111. A new hypernetwork is in eval mode.
+
+    Attributes:
+        structure: Widths, layers, activation and other parts of the structure.
+        card: Name, family, base and what else is known of it.
     """
 
     kind: ClassVar[str] = "hypernet"
+    kind_name: ClassVar[str] = "hypernetwork"
     target_parts: ClassVar[frozenset[TargetPart]] = frozenset({"unet"})
 
     def __init__(self, card: Card) -> None:
@@ -42,11 +47,10 @@ class Hypernetwork(Overlay):
 
     @classmethod
     def from_card(cls, card: Card) -> Self:
-        """Build a hypernetwork of the card's structure on the meta device: its weights come after."""
+        """Build a hypernetwork with the card's structure on the meta device: load its weights afterwards."""
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Initializing zero-element tensors", UserWarning
-            )  # A1111 allows such layers
+            # A1111 allows layers without features
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors", UserWarning)
             return cls(card)
 
     @classmethod
@@ -65,11 +69,28 @@ class Hypernetwork(Overlay):
         seed: int | None = None,
         name: str = "",
     ) -> Self:
-        """Make an untrained hypernetwork for a base, close to doing nothing.
+        """Make an untrained hypernetwork for a base; with the default init it changes almost nothing yet.
 
-        layers: multiples of the context width; dropout: one probability after every hidden layer (of 1,1 after the only
-        one), or one for each entry of layers; last_layer_dropout: whether the last of them has it too; widths: which
-        contexts to change, all of the base's by default; seed: torch's own if none.
+        Args:
+            base: The base whose contexts it changes.
+            layers: Sizes of the layers as multiples of the context width; the first and the last are 1.
+            activation: A1111's name of the activation; "linear" is none.
+            layer_norm: Add a LayerNorm after each Linear layer.
+            activate_output: Apply the activation after the last Linear layer too.
+            dropout: One probability for all hidden layers (for layers 1,1: for the only one), or one probability for
+                each entry of `layers`.
+            last_layer_dropout: Apply the single probability to the last hidden layer too.
+            init: A1111's name of the rule for new weights; "normal" starts close to the identity.
+            widths: Widths of the contexts to change, in features; all of the base's by default.
+            seed: Seed for the weights; torch's global generator by default.
+            name: Name of the hypernetwork.
+
+        Returns:
+            The hypernetwork in eval mode, on the device of the base.
+
+        Raises:
+            BadOverlay: If this structure cannot be built.
+            UnknownName: If the activation or the init is unknown.
         """
         fields: dict[str, object] = {
             "widths": tuple(_context_widths(base.unet) if widths is None else widths),
@@ -83,7 +104,7 @@ class Hypernetwork(Overlay):
         structure = HypernetworkStructure.from_fields(fields)
         if min(structure.widths) * min(structure.layers) < 1:
             raise BadOverlay(
-                f"layers {layers} leave nothing of a context of {min(structure.widths)}: use larger multiples"
+                f"layers {layers} leave no features of a context of {min(structure.widths)}: use larger multiples"
             )
         card = Card(
             kind=cls.kind,
@@ -100,90 +121,94 @@ class Hypernetwork(Overlay):
 
     @property
     def is_batch_dependent(self) -> bool:
-        """Whether what it makes of one row of a batch depends on the others."""
+        """Return True if the change of one row of a batch depends on the other rows."""
         return self.structure.is_batch_dependent
 
     @property
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Its parameters that learn, by name, in the order in which A1111 counts them in an optimizer's state."""
+        """Return the parameters that are trained, by name, in the order of A1111's optimizer states."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights by the structure's rule; layer norms by the normal one whatever the rule, as in A1111."""
+        """Draw new weights by the structure's init; layer norms always by "normal", as in A1111."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.LayerNorm):
-                init = WEIGHT_INITS[self.structure.init if isinstance(layer, nn.Linear) else "normal"]
-                init(layer.weight, generator=generator)
+                init_name = self.structure.init if isinstance(layer, nn.Linear) else "normal"
+                WEIGHT_INITS[init_name](layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
             if isinstance(layer, nn.PReLU):
                 layer.reset_parameters()
 
     def transform(self, context: Tensor, strength: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
-        """What K and V read in place of a context (batch, tokens, width).
+        """Change a context without any base.
 
-        A width that this hypernetwork lacks comes back as it is.
+        Args:
+            context: (batch, tokens, width). If the hypernetwork lacks this width, the context is returned unchanged.
+            strength: 0 is off, 1 is as trained; one number, or one for each row.
+
+        Returns:
+            What K and what V read in place of the context, both (batch, tokens, width).
         """
         change = self.width_change(context.shape[-1], LiveStrength(strength, context.device))
         return (change.k(context), change.v(context)) if change else (context, context)
 
     def width_change(self, width: int, strength: float | LiveStrength) -> WidthChange | None:
-        """What becomes of contexts of a width, or None where this hypernetwork lacks it."""
+        """Return the change of contexts of a width, or None if the hypernetwork lacks this width."""
         if width not in self.structure.widths:
             return None
         k, v = (cast("HypernetworkModule", self.get_submodule(f"{width}_{part}")) for part in (0, 1))
         return WidthChange(k, v, strength if isinstance(strength, LiveStrength) else LiveStrength(strength))
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
-        """Hang the pair of each width on the layers that read such contexts."""
+        """Register the networks of all widths on the layers that read such contexts."""
         self.check_compatible(target)
         for width in self.structure.widths:
             if change := self.width_change(width, strength):
                 yield from hook_contexts(target, width, change)
 
     def check_compatible(self, target: Target) -> None:
-        """Refuse a base of another family; warn of widths that idle in a net made for several."""
+        """Refuse a base of another family; warn if the base lacks some of the widths."""
         ours, theirs = frozenset(self.structure.widths), frozenset(_context_widths(target.unet))
         if not theirs:
             raise UnsupportedBase(f"{target.name} has no attention with to_k and to_v: use a Stable Diffusion UNet")
         unused_widths = ours - theirs
         if not unused_widths:
             return
-        comparison = f"changes contexts of {_join_numbers(ours)} features, {target.name} has {_join_numbers(theirs)}"
-        if not ours & theirs or not ours & _context_widths(target.unet, cross_only=True).keys():
-            raise WrongBase(
-                f"{self._display_name} {comparison}: it was made for {guess_family_name(ours)}, so open a base of that family"
-            )
-        warnings.warn(
-            f"{self._display_name} {comparison}: its part for {_join_numbers(unused_widths)} idles",
-            VelaturaWarning,
-            stacklevel=2,
+        comparison = (
+            f"{self.display_name} changes contexts of {join_with_and(sorted(ours))} features, "
+            f"{target.name} has {join_with_and(sorted(theirs))}"
         )
-
-    @property
-    def _display_name(self) -> str:
-        return f"hypernetwork {self.card.name}" if self.card.name else "the hypernetwork"
+        if not ours & theirs or not ours & _context_widths(target.unet, cross_only=True).keys():
+            raise WrongBase(f"{comparison}: it was made for {guess_family_name(ours)}, so open a base of that family")
+        warn(f"{comparison}: its networks for {join_with_and(sorted(unused_widths))} have no effect here")
 
 
 def _layer_dropout(count: int, dropout: float | Sequence[float], *, last: bool) -> tuple[float, ...]:
-    """The dropout for each entry of layers, as A1111 lays out a single probability."""
-    is_single = isinstance(dropout, int | float)
-    entries = [0.0, *[dropout] * (count - 3), dropout if last else 0.0, 0.0][:count] if is_single else dropout
-    if (is_single and dropout and not any(entries)) or (not is_single and not last and any(entries[-2:-1])):
-        message = f"dropout {dropout} with last_layer_dropout={last} and {count} layers"
-        raise BadOverlay(f"{message} asks for what cannot be: give more layers, or one probability for each of them")
-    return tuple(entries)
+    """Return a dropout probability for each entry of `layers`, refusing a request that no layer can meet."""
+    if isinstance(dropout, int | float):
+        entries = _spread_dropout(count, dropout, last=last)
+        is_impossible = bool(dropout) and not any(entries)
+    else:
+        entries = tuple(dropout)
+        is_impossible = not last and any(entries[-2:-1])
+    if is_impossible:
+        raise BadOverlay(
+            f"dropout {dropout} with last_layer_dropout={last} fits no hidden layer of {count} layers: "
+            "give more layers, or one probability for each layer"
+        )
+    return entries
+
+
+def _spread_dropout(count: int, dropout: float, *, last: bool) -> tuple[float, ...]:
+    """Apply one probability to all hidden layers, as A1111 does; to the last of them only if `last`."""
+    entries = [0.0, *[dropout] * (count - 3), dropout if last else 0.0, 0.0]
+    return tuple(entries[:count])
 
 
 def _context_widths(unet: nn.Module, *, cross_only: bool = False) -> dict[int, None]:
-    """The context widths of a UNet, in order and each once; of its cross-attention only, if asked."""
+    """Return the context widths of a UNet, in order and without repeats; only of its cross-attention, if asked."""
     layers = [layer for _, layer in attention_layers(unet)]
-    selected_layers = (
-        [layer for layer in layers if getattr(layer, "is_cross_attention", True)] if cross_only else layers
-    )
-    return dict.fromkeys(map(context_width, selected_layers))
-
-
-def _join_numbers(numbers: Iterable[int]) -> str:
-    texts = [str(number) for number in sorted(numbers)]
-    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+    if cross_only:
+        layers = [layer for layer in layers if getattr(layer, "is_cross_attention", True)]
+    return dict.fromkeys(map(context_width, layers))

@@ -1,8 +1,8 @@
-"""What is laid over a base."""
+"""The base class of all overlays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -18,49 +18,64 @@ TargetPart = Literal["unet", "text"]
 
 
 class Overlay(nn.Module):
-    """A small network laid over a frozen base: it changes what flows through the base, never the base.
+    """Small network attached to a frozen base. It changes the activations of the base, never the base's weights.
 
-    A new overlay is in eval mode; whoever trains it calls train(), in which some kinds ignore their strength.
+    A new overlay is in eval mode. A trainer calls train(); some kinds ignore their strength in train mode.
     """
 
     kind: ClassVar[str]
+    kind_name: ClassVar[str]  # in messages
     target_parts: ClassVar[frozenset[TargetPart]]
     card: Card
     source: Path | None = None  # the file it was read from
 
     @classmethod
     def from_card(cls, card: Card) -> Self:
-        """Build an overlay of the structure that a card describes, on the meta device: its weights come after."""
+        """Build an overlay with a card's structure on the meta device: load its weights afterwards."""
         raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.card})"
+
+    @property
+    def display_name(self) -> str:
+        """Return the kind and the name, for messages."""
+        return f"{self.kind_name} {self.card.name}" if self.card.name else f"the {self.kind_name}"
 
     @property
     def is_batch_dependent(self) -> bool:
-        """Whether what it makes of one row of a batch depends on what else is in the batch."""
+        """Return True if the result for one row of a batch depends on the other rows."""
         return False
 
     @property
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Its parameters that learn, by name, in an order that does not depend on whether it was made or read."""
+        """Return the parameters that are trained, by name. The order is the same for new overlays and read ones."""
         return {name: parameter for name, parameter in sorted(self.named_parameters()) if parameter.requires_grad}
 
     def part_of(self, parameter: str) -> TargetPart | Literal["words"]:  # noqa: ARG002
-        """The part of a base that one of its parameters acts in, or "words": each may learn at a rate of its own."""
+        """Return the part of the base in which a parameter acts, or "words": each part may have its learning rate."""
         return "unet" if "unet" in self.target_parts else "text"
 
     def after_step(self) -> None:
-        """Put its parameters in order after an optimizer moved them, where a kind has bounds for them."""
+        """Bring the parameters back within the bounds of this kind, if it has any, after an optimizer step."""
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:  # noqa: ARG002
-        """What it adds to weights, by the names that the target has for their layers; {} where nothing can be baked so.
+        """Return the changes of weights, by layer; an empty mapping if the overlay is not a change of weights.
 
         The names are those of Target.layer: "unet.", "text_encoder." or "text_encoder_2.", then the path of the module.
         """
         return {}
 
     def strength_factor(self, target: Target, name: str) -> float:  # noqa: ARG002
-        """By what its strength is multiplied in a layer, by the name that the target has for it."""
+        """Return the factor by which the strength is multiplied in the target's layer of this name."""
         return 1.0
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
-        """Hang on the target and yield an undo for each thing done; strength is read whenever a hook runs."""
+        """Register hooks on the target, and yield one undo after each. Hooks read the strength whenever they run."""
         raise NotImplementedError
+
+
+def join_with_and(numbers: Iterable[int]) -> str:
+    """Write numbers in a row for a message: 64, 96 and 128."""
+    texts = [str(number) for number in numbers]
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))

@@ -1,4 +1,4 @@
-"""How strongly an overlay acts, in a form that hooks can read while a model runs."""
+"""Strengths of overlays, in a form that hooks can read while a model runs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from velatura.prompts.strengths import PromptSide
 
 @dataclass(frozen=True)
 class Strength:
-    """Two strengths of one overlay: how strongly it acts in the text towers, and how strongly in the UNet."""
+    """Separate strengths of one overlay for the text encoders and for the UNet.
+
+    Attributes:
+        text: Strength in the text encoders: 0 is off, 1 is as trained. One number, or one for each picture or row.
+        unet: Strength in the UNet, likewise.
+    """
 
     text: float | Tensor = 1.0
     unet: float | Tensor = 1.0
 
 
 class LiveStrength:
-    """A strength that may change between two steps: 0 is off, 1 as trained.
+    """Strength that may change between two steps: 0 is off, 1 is as trained.
 
-    tensor: 0-d, or one value a row, always the same object: compiled code reads it and need not be traced again.
-    number: the one value that all rows share, or None where they differ; read without waiting for a GPU.
-    version: counts the changes. side: which half of a guided batch the overlay acts on, negative prompts being the
-    first half, as in diffusers. text: the strength in the text towers, which moves along unless it is set apart.
+    Attributes:
+        tensor: 0-d, or one value for each row. It stays the same object, so compiled code reads the new value without
+            being traced again.
+        version: Number of changes so far.
+        side: Half of a guided batch on which the overlay acts; the negative prompts come first, as in diffusers.
     """
 
     def __init__(
@@ -47,18 +53,18 @@ class LiveStrength:
 
     @property
     def number(self) -> float | None:
-        """The one value of all rows, or None."""
+        """Return the one value of all rows, or None if they differ; reading it does not wait for a GPU."""
         return self._common_value if self.side == "both" or self._common_value == 0 else None
 
     @property
     def text(self) -> LiveStrength:
-        """The strength in the text towers."""
+        """Return the strength in the text encoders; it follows the UNet's unless it was set separately."""
         if self._text is None:
             self._text = LiveStrength(self.tensor, self.tensor.device, self.side)
         return self._text
 
     def set(self, value: float | Tensor | Strength) -> None:
-        """Change the strength in place; it counts from the next reading on."""
+        """Change the strength in place; hooks use the new value from their next call on."""
         if self._text is not None:
             self._text.set(value.text if isinstance(value, Strength) else value)
         if isinstance(value, Strength):
@@ -70,21 +76,28 @@ class LiveStrength:
             if on_device.shape == self.tensor.shape:
                 self.tensor.copy_(on_device)
             else:
-                self.tensor.data = on_device  # hooks hold on to this very tensor
+                self.tensor.data = on_device  # hooks keep a reference to this tensor object
         self._common_value = _common_value(new_tensor)
         self.version += 1  # last, so that another thread never remembers the old strength under the new version
 
     def move_to(self, device: torch.device) -> None:
-        """Move to a device, unless there already."""
+        """Move the tensor to a device, if it is on another one."""
         if self.tensor.device != device:
             with disable_inference_mode():
                 self.tensor = self.tensor.to(device)
 
     def per_row(self, context: Tensor) -> Tensor:
-        """The strength as it multiplies a context (batch, tokens, width): 0-d, or (batch, 1, 1).
+        """Return the strength in a shape that broadcasts against activations.
 
-        Fewer values than rows are taken for pictures, of which a guided batch holds every one twice. While a text is
-        encoded by itself it is the one value of that text, 0-d.
+        Args:
+            context: Activations (rows, ...), such as a context (rows, tokens, width).
+
+        Returns:
+            0-d if all rows have one value, else (rows, 1, ...). Fewer values than rows count as values of pictures,
+            which a guided batch holds twice. While one text of a batch is encoded by itself: its value, 0-d.
+
+        Raises:
+            BadStrength: If the values do not fit the number of rows, or a batch without halves has a side.
         """
         if not torch.compiler.is_compiling() and (batch_row := current_row()) is not None:
             return self._strength_at(batch_row)
@@ -93,7 +106,7 @@ class LiveStrength:
             return strength
         if strength.ndim and rows % strength.shape[0]:
             raise BadStrength(
-                f"{strength.shape[0]} strengths do not fit a batch of {rows}: give one, one for each row, "
+                f"{strength.shape[0]} strengths do not fit a batch of {rows}: give one number, one for each row, "
                 "or one for each picture"
             )
         row_strengths = strength.repeat(rows // strength.shape[0]) if strength.ndim else strength.repeat(rows)
@@ -102,11 +115,11 @@ class LiveStrength:
         return row_strengths.view(rows, *(1,) * (context.ndim - 1))
 
     def _strength_at(self, batch_row: BatchRow) -> Tensor:
-        """The value for the text at a place, 0-d."""
+        """Return the value for one text of a batch, 0-d."""
         strength = self.tensor
         if strength.ndim and batch_row.rows % len(strength):
             raise BadStrength(
-                f"{len(strength)} strengths do not fit {batch_row.rows} texts: give one, or one for each of them"
+                f"{len(strength)} strengths do not fit {batch_row.rows} texts: give one number, or one for each text"
             )
         value = strength[batch_row.row % len(strength)] if strength.ndim else strength
         if self.side == "both":
@@ -116,10 +129,10 @@ class LiveStrength:
         return value * (batch_row.negative == (self.side == "negative"))
 
     def _side_mask(self, rows: int) -> Tensor:
-        """One for the rows of our side, zero for the others."""
+        """Return True for the rows of this side, False for the others."""
         if rows % 2:
             raise BadStrength(
-                f"a batch of {rows} is no guided one, so it has no {self.side} half: leave out on={self.side!r}"
+                f"a batch of {rows} is not a guided batch and has no {self.side} half: leave out on={self.side!r}"
             )
         is_second_half = torch.arange(rows, device=self.tensor.device) >= rows // 2
         return is_second_half if self.side == "prompt" else ~is_second_half
@@ -127,23 +140,25 @@ class LiveStrength:
 
 @contextmanager
 def disable_inference_mode() -> Generator[None]:
-    """Make tensors that can be written to later: what inference mode makes cannot, once that is left."""
+    """Make ordinary tensors inside inference mode too: inference tensors cannot be written to after it ends."""
     with torch.inference_mode(mode=False), torch.no_grad():
         yield
 
 
 def strength_tensor(value: float | Tensor) -> Tensor:
-    """Turn a strength into a tensor of its own, 0-d or (batch,), refusing what is not finite."""
+    """Copy a strength into a float32 tensor, 0-d or (rows,); raises BadStrength if it is not finite."""
     try:
         tensor = torch.as_tensor(value, dtype=torch.float32).detach().clone()
     except (TypeError, ValueError, RuntimeError):
         raise BadStrength(
-            f"a strength must be a number or a tensor, not {str(value)[:40]!r}: 0 is off, 1 as trained"
+            f"a strength must be a number or a tensor, not {str(value)[:40]!r}: 0 is off, 1 is as trained"
         ) from None
     if tensor.ndim > 1 or not tensor.numel():
-        raise BadStrength(f"a strength of shape {tuple(tensor.shape)} fits no batch: give one number, or one per row")
+        raise BadStrength(
+            f"a strength has the shape {tuple(tensor.shape)}: give one number, or a vector with one for each row"
+        )
     if not bool(tensor.isfinite().all()):
-        raise BadStrength(f"a strength must be finite, not {value}: 0 is off, 1 as trained")
+        raise BadStrength(f"a strength must be finite, not {value}: 0 is off, 1 is as trained")
     return tensor
 
 

@@ -1,4 +1,4 @@
-"""What a hypernetwork is built of: the layer structure that its file declares, as A1111 reads it."""
+"""Layer structure of hypernetworks, as their files declare it and as A1111 reads it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from torch import Tensor, nn
 from torch.nn.modules import activation as torch_activations
 
-from velatura.errors import BadOverlay, UnknownName
+from velatura.errors import BadOverlay, UnknownName, explain_validation_error
 
 
 def _activation_factory(name: str) -> Callable[[], nn.Module]:
-    """What builds one of torch's activations; the softmax family needs to be told along which axis it runs.
+    """Return what builds one of torch's activations.
 
-    Over contexts (batch, tokens, width) that is the batch, torch's implicit choice there.
+    The softmax family gets its axis: for contexts (batch, tokens, width) torch's implicit choice is the batch.
     """
     activation_class = cast("Callable[..., nn.Module]", getattr(nn, name))
     return partial(activation_class, dim=_SOFTMAX_DIMS[name]) if name in _SOFTMAX_DIMS else activation_class
 
 
-_SOFTMAX_DIMS = {"Softmax": 0, "Softmin": 0, "LogSoftmax": 0}  # Softmax2d has its own, -3, the batch again
-_UNSUPPORTED_ACTIVATIONS = {
-    "Threshold",
-    "MultiheadAttention",
-    "GLU",
-}  # the first two need arguments, the last halves the width
+_SOFTMAX_DIMS = {"Softmax": 0, "Softmin": 0, "LogSoftmax": 0}  # Softmax2d always uses -3, which is the batch too
+# The first two need arguments, the last halves the width
+_UNSUPPORTED_ACTIVATIONS = {"Threshold", "MultiheadAttention", "GLU"}
 
-# A1111's names: torch's own classes in lower case, but for linear, which is none, and swish, which is not SiLU.
+# A1111's names: torch's class names in lower case, except linear (no activation) and swish (Hardswish, not SiLU).
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
     "swish": nn.Hardswish,
@@ -56,13 +53,20 @@ MAX_WIDTH = 2**17  # features of one layer: a thousandfold the narrowest context
 
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 NumberT = TypeVar("NumberT", int, float)
-Numbers = Annotated[tuple[NumberT, ...], Field(strict=False)]  # JSON knows lists only
+Numbers = Annotated[tuple[NumberT, ...], Field(strict=False)]  # JSON has lists, and no tuples
 
 
 class HypernetworkStructure(BaseModel):
-    """How the networks of a hypernetwork are built: one pair for each width, all alike but for their size.
+    """Structure of the networks of a hypernetwork: one pair for each width, built alike.
 
-    layers are multiples of the width, from 1 to 1; dropout has an entry for each of them, the first unused.
+    Attributes:
+        widths: Context widths that it changes, in features.
+        layers: Sizes of the layers as multiples of the width; the first and the last are 1.
+        activation: Key of ACTIVATIONS.
+        layer_norm: Adds a LayerNorm after each Linear layer.
+        activate_output: Applies the activation after the last Linear layer too.
+        dropout: Empty, or one probability for each entry of `layers`; the first is not used.
+        init: Key of WEIGHT_INITS, for new weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -77,24 +81,37 @@ class HypernetworkStructure(BaseModel):
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, object]) -> Self:
-        """Check the fields of a structure; what is wrong is one BadOverlay."""
+        """Check the fields of a structure; raises BadOverlay, or UnknownName for an activation or an init."""
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            first_error = error.errors()[0]
-            location = ".".join(map(str, first_error["loc"])) or "structure"
-            raise BadOverlay(f"{location} is {_shorten(first_error['input'])}: {first_error['msg'].lower()}") from None
+            descriptions = dict.fromkeys(cls.model_fields)
+            raise BadOverlay(explain_validation_error(error, "hypernetwork", descriptions)) from None
+
+    @field_validator("widths")
+    @classmethod
+    def _check_widths(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(widths)) < len(widths):
+            raise BadOverlay(f"widths {_join_with_commas(widths)} hold a width twice: give each width once")
+        return widths
 
     @field_validator("layers")
     @classmethod
     def _check_layers(cls, layers: tuple[float, ...]) -> tuple[float, ...]:
         if layers[0] != 1 or layers[-1] != 1:
             raise BadOverlay(
-                f"layers {_join_numbers(layers)} must start and end with 1, so that the width stays what it was"
+                f"layers {_join_with_commas(layers)} must start and end with 1, so that the width stays the same"
             )
         if not all(math.isfinite(multiple) and multiple > 0 for multiple in layers):
-            raise BadOverlay(f"layers {_join_numbers(layers)} must be positive multiples of the width")
+            raise BadOverlay(f"layers {_join_with_commas(layers)} must be positive multiples of the width")
         return layers
+
+    @field_validator("dropout")
+    @classmethod
+    def _check_dropout(cls, dropout: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= probability < 1 for probability in dropout):
+            raise BadOverlay(f"dropout {_join_with_commas(dropout)} must be probabilities, 0 or more and below 1")
+        return dropout
 
     @field_validator("activation")
     @classmethod
@@ -111,40 +128,38 @@ class HypernetworkStructure(BaseModel):
         return name
 
     @model_validator(mode="after")
-    def _check_consistency(self) -> Self:
-        if len(set(self.widths)) < len(self.widths):
-            raise BadOverlay(f"widths {_join_numbers(self.widths)} name one twice: give each once")
+    def _check_sizes(self) -> Self:
         largest = max(self.widths) * max(self.layers)
         if largest > MAX_WIDTH:
             raise BadOverlay(
-                f"layers {_join_numbers(self.layers)} would have up to {largest:g} features: {MAX_WIDTH} is the most"
+                f"layers {_join_with_commas(self.layers)} would have up to {largest:g} features: "
+                f"{MAX_WIDTH} is the most"
             )
         if self.dropout and len(self.dropout) != len(self.layers):
-            counts = f"{len(self.dropout)} entries, layers {len(self.layers)}"
-            raise BadOverlay(f"dropout has {counts}: give one for each")
-        if not all(0 <= probability < 1 for probability in self.dropout):
-            raise BadOverlay(f"dropout {_join_numbers(self.dropout)} must be probabilities, 0 or more and below 1")
+            raise BadOverlay(
+                f"dropout has {len(self.dropout)} entries, layers {len(self.layers)}: give one for each layer"
+            )
         return self
 
     @property
     def is_batch_dependent(self) -> bool:
-        """Whether its activation is of the softmax family, which runs along the batch."""
+        """Return True if the activation is of the softmax family, which runs along the batch."""
         has_activation = len(self.layers) > 2 or self.activate_output
         return has_activation and self.activation in {*map(str.lower, _SOFTMAX_DIMS), "softmax2d"}
 
     @property
     def outline(self) -> str:
-        """The structure in a few words: 320,640,768,1280 · 1,2,1 mish."""
+        """Return the structure in a few words: 320,640,768,1280 · 1,2,1 mish."""
         extras = [
             "output activated" if self.activate_output and self.activation != "linear" else "",
             "layer norm" if self.layer_norm else "",
-            f"dropout {_join_numbers(self.dropout)}" if any(self.dropout) else "",
+            f"dropout {_join_with_commas(self.dropout)}" if any(self.dropout) else "",
         ]
-        layers = f"{_join_numbers(self.layers)} {self.activation}"
-        return " · ".join(filter(None, (_join_numbers(sorted(self.widths)), layers, *extras)))
+        layers = f"{_join_with_commas(self.layers)} {self.activation}"
+        return " · ".join(filter(None, (_join_with_commas(sorted(self.widths)), layers, *extras)))
 
     def build_network(self, width: int) -> nn.Sequential:
-        """Build the layers for one width; their indices are A1111's, so its state dicts fit."""
+        """Build the layers for one width; they have A1111's indices, so that its state dicts fit."""
         return nn.Sequential(*self._build_layers(width))
 
     def _build_layers(self, width: int) -> Iterator[nn.Module]:
@@ -160,11 +175,6 @@ class HypernetworkStructure(BaseModel):
                 yield nn.Dropout(self.dropout[index])
 
 
-def _join_numbers(numbers: Sequence[float]) -> str:
+def _join_with_commas(numbers: Sequence[float]) -> str:
     texts = [f"{number:g}" for number in numbers[:12]]
     return ",".join(texts) + (",..." if len(numbers) > len(texts) else "")
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "..."

@@ -1,4 +1,4 @@
-"""What overlays are laid over."""
+"""Model to which overlays are attached: a Base, a diffusers pipeline or a UNet, seen the same way."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ TEXT_ENCODER_NAMES = ("text_encoder", "text_encoder_2")  # as diffusers' pipelin
 
 @dataclass(frozen=True)
 class Target:
-    """The parts of a Base, of a diffusers pipeline, or a UNet alone, and in which of its blocks an overlay may act.
+    """Parts of a Base, of a diffusers pipeline or of a UNet alone, for one overlay that is being attached.
 
-    towers: the text models, two in an SDXL. group: those it acts side by side with; changes: what the overlay laid
-    there; listener: hears what it does; words: the encoder of a Base, which knows its words.
+    Attributes:
+        name: Name of the model in messages.
+        unet: The UNet, unwrapped from torch.compile.
+        text_encoders: CLIP text models; an SDXL has two, a bare UNet none.
+        blocks: Blocks of the UNet in which the overlay may act.
+        group: Overlays with which it acts side by side, or None.
+        changes: Filled while hooks are installed: all changes whose caches can be cleared.
+        meter: Measures the effect of the overlay.
+        text: Text encoder of a Base, which tokenises prompts; None for other models.
     """
 
     name: str
@@ -41,7 +48,7 @@ class Target:
     def from_model(
         cls, model: object, blocks: tuple[UNetBlock, ...] = UNET_BLOCKS, group: CombineGroup | None = None
     ) -> Self:
-        """Find the parts of anything that has a UNet, or is one."""
+        """Find the parts of a model that has a UNet or is one; raises UnsupportedBase for anything else."""
         if isinstance(model, Base):
             return cls(
                 model.name,
@@ -54,10 +61,10 @@ class Target:
         unet: Any = getattr(model, "unet", model)
         if not isinstance(unet, nn.Module):
             raise UnsupportedBase(
-                f"a {type(model).__name__} has no UNet to lay an overlay over: "
+                f"a {type(model).__name__} has no UNet, so no overlay can be attached to it: "
                 "attach to a velatura base, a diffusers pipeline or its UNet"
             )
-        unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
+        unet = getattr(unet, "_orig_mod", unet)  # torch.compile's wrapper
         encoders = [getattr(model, name, None) for name in TEXT_ENCODER_NAMES]
         text_encoders = tuple(
             getattr(encoder, "_orig_mod", encoder) for encoder in encoders if isinstance(encoder, nn.Module)
@@ -66,7 +73,7 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes: where it lives, or where offloading brings it for that."""
+        """Return the device on which the UNet computes; with offloading that is not where its weights are kept."""
         devices = (
             getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in self.unet.modules()
         )
@@ -74,25 +81,25 @@ class Target:
         return next(self.unet.parameters()).device if device is None else torch.device(device)
 
     def attention_layers(self) -> Iterator[tuple[str, nn.Module]]:
-        """The attention layers that the overlay may touch, with their names."""
+        """Yield the attention layers that the overlay may change, with their names."""
         return attention_layers(self.unet, self.blocks)
 
     def layer(self, name: str) -> nn.Module:
-        """A layer by the name that it has among parts, such as unet.mid_block.resnets.0.conv1."""
+        """Return a layer by part and path, such as unet.mid_block.resnets.0.conv1."""
         part, _, path = name.partition(".")
         return self.parts[part].get_submodule(path)
 
     @property
     def combine_weight(self) -> float:
-        """By what changes that add up are multiplied: those that act side by side may be averaged."""
+        """Return the factor of changes that add up: 1 / n for n overlays that are averaged, else 1."""
         return 1 / self.group.size if self.group is not None and self.group.mode == "average" else 1.0
 
     def is_reachable(self, name: str) -> bool:
-        """Whether the overlay may touch a layer of that name: in the UNet only within its blocks."""
+        """Return True if the overlay may change the layer of this name: in the UNet only layers of its blocks."""
         prefixes = tuple(f"unet.{BLOCK_PREFIXES[block]}" for block in self.blocks)
         return self.blocks == UNET_BLOCKS or not name.startswith("unet.") or name.startswith(prefixes)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The UNet and the text towers, by the names that diffusers' pipelines have for them."""
+        """Return the UNet and the text encoders by their names in diffusers' pipelines."""
         return {"unet": self.unet} | dict(zip(TEXT_ENCODER_NAMES, self.text_encoders, strict=False))

@@ -275,7 +275,7 @@ def test_an_alpha_that_is_an_integer_counts(tmp_path):
 def test_changes_that_depend_on_their_base_are_refused_by_name(tmp_path):
     suffixes = {"q_layer.weight": (2, 6), "p_layer.weight": (5, 2), "lambda_layer": (1, 2)}
     tensors = {f"{LAYER}.{suffix}": torch.ones(shape) for suffix, shape in suffixes.items()}
-    with pytest.raises(BadFile, match="T-LoRA's changes hang on the base"):
+    with pytest.raises(BadFile, match="T-LoRA's changes depend on the base"):
         velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
 
 

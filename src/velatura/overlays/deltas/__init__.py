@@ -11,43 +11,48 @@ from torch import Tensor
 
 from velatura.errors import BadOverlay
 from velatura.overlays.deltas.delta import Delta
-from velatura.overlays.deltas.full import IA3, FullDelta, NormDelta
+from velatura.overlays.deltas.full import FullDelta, NormDelta
 from velatura.overlays.deltas.glora import GLoRA
+from velatura.overlays.deltas.ia3 import IA3, BiasedIA3
+from velatura.overlays.deltas.input_oft import InputOFT
 from velatura.overlays.deltas.loha import LoHa
 from velatura.overlays.deltas.lokr import LoKr
 from velatura.overlays.deltas.low_rank import BiasedLowRankDelta, Dora, LowRankDelta
 from velatura.overlays.deltas.oft import BOFT, OFT, OFTDiag
-from velatura.overlays.deltas.peft_variants import BiasedIA3, InputOFT
 
 DELTAS: dict[str, type[Delta]] = {
     delta_class.algorithm: delta_class
     for delta_class in (
-        *(
-            Dora,
-            BiasedLowRankDelta,
-            LowRankDelta,
-            LoHa,
-            BiasedIA3,
-            IA3,
-            LoKr,
-            FullDelta,
-            NormDelta,
-            OFT,
-            BOFT,
-            OFTDiag,
-            GLoRA,
-        ),
+        Dora,
+        BiasedLowRankDelta,
+        LowRankDelta,
+        LoHa,
+        BiasedIA3,
+        IA3,
+        LoKr,
+        FullDelta,
+        NormDelta,
+        OFT,
+        BOFT,
+        OFTDiag,
+        GLoRA,
         InputOFT,
     )
 }
 
 
 def build_delta(tensors: Mapping[str, Tensor]) -> Delta:
-    """The delta that a file's tensors for one layer make, by their suffixes; raises BadOverlay."""
+    """Build the delta of one layer from a file's tensors, by their suffixes.
+
+    Raises:
+        BadOverlay: If no algorithm has such tensors, or their shapes do not fit each other.
+    """
     if "lambda_layer" in tensors:
-        raise BadOverlay("T-LoRA's changes hang on the base that it was trained on: extract a LoRA from them there")
+        raise BadOverlay(
+            "T-LoRA's changes depend on the base of its training: extract a LoRA with T-LoRA's own program"
+        )
     for delta_class in DELTAS.values():
         if delta_class.matches(tensors):
             return delta_class.from_tensors(tensors)
     suffixes = ", ".join(sorted(tensors))[:100]
-    raise BadOverlay(f"{suffixes} are of no algorithm that is known here: {', '.join(DELTAS)} are")
+    raise BadOverlay(f"the tensors {suffixes} belong to no known algorithm: {', '.join(DELTAS)} are known")

@@ -1,10 +1,10 @@
-"""A change of one layer's weight, whatever way it is written down."""
+"""Base class of the algorithms that change one layer's weight."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import ClassVar, Self, cast
+from typing import ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,25 @@ TensorShape = tuple[int, ...]
 Operands = tuple[Tensor | None, ...]
 
 
-class Delta(nn.Module):
-    """What is added to the weight of one layer; its parameters and buffers are named as in kohya's and LyCORIS' files.
+class DenseOperands(NamedTuple):
+    """A weight, or a change of one, with its bias."""
 
-    needed, optional: the suffixes of its tensors; constants: those of them that are not trained. All is reckoned in
-    float32. What is added is proportional to the strength, unless its class says otherwise.
-    dropout: while training, of what the layer reads; rank_dropout: of its ranks, or of rows where it has none;
-    module_dropout: of all of it. Those are probabilities.
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Delta(nn.Module):
+    """Change of the weight of one layer. Its parameters and buffers have the names of kohya's and LyCORIS' files.
+
+    It computes in float32. The change is proportional to the strength, unless the class says otherwise.
+
+    Attributes:
+        algorithm: Name of the algorithm, and key of DELTAS.
+        required_suffixes, optional_suffixes: Names of its tensors in files, behind the name of the layer.
+        constant_suffixes: Tensors that are not trained.
+        dropout: Probability of dropping an input feature of the layer in training.
+        rank_dropout: Probability of dropping a rank in training, or a row for algorithms without ranks.
+        module_dropout: Probability of leaving out the whole delta in a training step.
     """
 
     algorithm: ClassVar[str]
@@ -38,55 +50,66 @@ class Delta(nn.Module):
 
     @classmethod
     def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether tensors under these suffixes are of this algorithm; the rows of DELTAS are asked in their order."""
+        """Return True if tensors with these suffixes belong to this algorithm; DELTAS is tried in order."""
         return cls.required_suffixes <= tensors.keys()
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Build it of the tensors that a file has for one layer, by their suffixes; raises BadOverlay."""
+        """Build a delta from a file's tensors of one layer, by their suffixes.
+
+        Raises:
+            BadOverlay: If tensors are missing or unknown, or their shapes do not fit each other.
+        """
         if missing := cls.required_suffixes - tensors.keys():
-            raise BadOverlay(f"{cls.algorithm} lacks {min(missing)}: it is cut short, so fetch it again")
+            raise BadOverlay(f"{cls.algorithm} lacks {min(missing)}: the file is incomplete, so download it again")
         if unknown := tensors.keys() - cls.required_suffixes - cls.optional_suffixes:
-            raise BadOverlay(f"{cls.algorithm} has no place for {min(unknown)[:40]}: it is misdescribed")
+            raise BadOverlay(f"{cls.algorithm} has no tensor {min(unknown)[:40]}: the file is of another algorithm")
         delta = cls()
         for suffix, tensor in tensors.items():
             delta.add_tensor(suffix, tensor)
         if mismatch := _find_mismatch(cls, delta.signature, None):
-            raise BadOverlay(f"{cls.algorithm} has tensors that do not fit each other: {mismatch}; it is damaged")
+            raise BadOverlay(
+                f"{cls.algorithm} has tensors that do not fit each other: {mismatch}; the file is damaged, so "
+                "download it again"
+            )
         return delta
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float) -> Self:
-        """An untrained one for a layer, which adds exactly nothing."""
+        """Build an untrained delta for a layer; it changes exactly nothing yet."""
         raise NotImplementedError
 
     @property
     def weight_shape(self) -> TensorShape:
-        """The shape of a weight that it fits; what it does not tell is guessed."""
+        """Return the shape of a weight that it fits; sizes that do not follow from its tensors are guessed."""
         raise NotImplementedError
 
     @property
     def needs_weight(self) -> bool:
-        """Whether what it adds depends on the weight, or the bias, of its layer."""
+        """Return True if the change depends on the weight or the bias of the layer."""
         return True
 
     @property
     def rank(self) -> int | None:
-        """How many ranks it has, or None where that says nothing."""
+        """Return the rank, or None if the algorithm has none."""
         return None
 
+    def set_dropouts(self, dropout: float, rank_dropout: float, module_dropout: float) -> None:
+        """Set the probabilities that are used in train mode."""
+        self.dropout, self.rank_dropout, self.module_dropout = dropout, rank_dropout, module_dropout
+
     def weight_delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """What is added to a weight at a strength, in its shape, in float32."""
+        """Return the change of a weight at a strength, in the weight's shape, in float32."""
         raise NotImplementedError
 
     def bias_delta(self, bias: Tensor | None, strength: float = 1.0) -> Tensor | None:  # noqa: ARG002
-        """What is added to the bias at a strength, in float32, or None."""
+        """Return the change of the bias at a strength, in float32, or None."""
         return None
 
     def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:
-        """What output needs of a layer's weight and of its own, which stays the same until one of them changes."""
+        """Return the tensors for output_delta, which stay the same until the delta or the layer changes."""
         change, bias = self.weight_delta(layer.weight), self.bias_delta(layer.bias)
-        return change.to(dtype), None if bias is None else bias.to(dtype)
+        return DenseOperands(change.to(dtype), None if bias is None else bias.to(dtype))
 
     def output_delta(
         self,
@@ -96,21 +119,28 @@ class Delta(nn.Module):
         strength: Tensor,
         operands: Operands,
     ) -> Tensor:
-        """What is added to what a layer made of what it read; strength: 0-d, or (rows, 1, ...)."""
-        change, bias = operands
-        assert change is not None
-        return layer_forward(layer, inputs, self.drop_rows(change), bias) * strength
+        """Return the change of a layer's output.
+
+        Args:
+            layer: The layer.
+            inputs: What the layer read.
+            base_output: The layer's output without any change.
+            strength: 0-d, or (rows, 1, ...).
+            operands: The result of prepare_operands.
+        """
+        assert isinstance(operands, DenseOperands)
+        return layer_forward(layer, inputs, self.drop_rows(operands.weight), operands.bias) * strength
 
     def is_compatible(self, weight: Tensor) -> bool:
-        """Whether it can be added to a weight."""
+        """Return True if it can be added to a weight of this shape."""
         return not _find_mismatch(type(self), self.signature, tuple(weight.shape))
 
     def truncate_rank(self, rank: int) -> Delta:  # noqa: ARG002
-        """Only the first ranks of it, at the same scale; itself where it has none to choose among."""
+        """Return a delta with only the first ranks, at the same scale; itself if the algorithm does not allow it."""
         return self
 
     def add_tensor(self, suffix: str, tensor: Tensor) -> None:
-        """Take a tensor in under the suffix that it has in files."""
+        """Register a tensor as a parameter or a buffer under its suffix in files."""
         *path, name = suffix.split(".")
         owner: nn.Module = self
         self.__dict__.pop("_slots", None)
@@ -124,36 +154,36 @@ class Delta(nn.Module):
             owner.register_parameter(name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
 
     def tensor(self, suffix: str) -> Tensor | None:
-        """One of its tensors in float32, or None where it lacks it."""
+        """Return a tensor in float32, or None if the delta lacks it."""
         raw = self.raw_tensor(suffix)
         return None if raw is None else raw.float()
 
     def raw_tensor(self, suffix: str) -> Tensor | None:
-        """One of its tensors as it is, or None where it lacks it: shapes need no float32."""
+        """Return a tensor in its own dtype, or None if the delta lacks it."""
         value: object = self
         for name in suffix.split("."):
             value = getattr(value, name, None)
         return value if isinstance(value, Tensor) else None
 
     def shape_of(self, suffix: str) -> torch.Size:
-        """The shape of one of its tensors that cannot lack."""
+        """Return the shape of a tensor that the delta must have."""
         raw = self.raw_tensor(suffix)
         assert raw is not None
         return raw.shape
 
     def required_tensor(self, suffix: str) -> Tensor:
-        """One of its tensors that cannot lack, in float32."""
+        """Return a tensor that the delta must have, in float32."""
         tensor = self.tensor(suffix)
         assert tensor is not None
         return tensor
 
     def scale(self, rank: int) -> Tensor | float:
-        """Alpha over rank, or 1 where there is no alpha."""
+        """Return alpha / rank, or 1 without an alpha."""
         alpha = self.tensor("alpha")
         return 1.0 if alpha is None else alpha / rank
 
     def drop_rows(self, rows: Tensor, probability: float | None = None) -> Tensor:
-        """While training, rows without those that dropout takes, the others made stronger for it."""
+        """Apply dropout to whole rows, in train mode only; the other rows are scaled up."""
         drop_probability = self.rank_dropout if probability is None else probability
         if not (self.training and drop_probability):
             return rows
@@ -162,7 +192,7 @@ class Delta(nn.Module):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that it is made of, as it is now; where it is kept is looked for once, as every step asks."""
+        """Return its current tensors. Their places are found once and cached, as every step asks for them."""
         slots: list[tuple[dict[str, Tensor | None], str]] | None = self.__dict__.get("_slots")
         if slots is None:
             stores = [vars(module)[attribute] for module in self.modules() for attribute in ("_parameters", "_buffers")]
@@ -171,17 +201,17 @@ class Delta(nn.Module):
 
     @property
     def needs_grad(self) -> bool:
-        """Whether gradients are asked of it."""
+        """Return True if one of its tensors requires gradients."""
         return any(tensor.requires_grad for tensor in self.tensors)
 
     @property
     def signature(self) -> tuple[tuple[str, TensorShape], ...]:
-        """Its tensors' names and shapes."""
+        """Return the names and shapes of its tensors."""
         return tuple((name, tuple(tensor.shape)) for name, tensor in sorted(self.state_dict().items()))
 
 
 def layer_forward(layer: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What a layer would make with another weight and bias."""
+    """Compute a layer's output with another weight and bias."""
     if isinstance(layer, nn.Linear):
         return functional.linear(inputs, weight, bias)
     if isinstance(layer, nn.Conv2d):
@@ -192,41 +222,53 @@ def layer_forward(layer: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor
         return functional.group_norm(inputs, layer.num_groups, weight, bias, layer.eps)
     if isinstance(layer, nn.LayerNorm):
         return functional.layer_norm(inputs, cast("list[int]", layer.normalized_shape), weight, bias, layer.eps)
-    raise UnsupportedBase(f"a {type(layer).__name__} takes no change of its weight: leave that layer out")
+    raise UnsupportedBase(f"the weight of a {type(layer).__name__} cannot be changed: leave that layer out")
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """A tensor as (first dimension, all others)."""
+    """Flatten a tensor to (first dimension, all others)."""
     return tensor.flatten(1)
 
 
 def reshape_to_weight(change: Tensor, weight: Tensor) -> Tensor:
-    """A change in the shape of its weight, as which it may be flat; raises ValueError where it is of another weight."""
+    """Reshape a change, which may be flat, to its weight; raises ValueError if the sizes differ."""
     if change.shape[0] != weight.shape[0] or change.numel() != weight.numel():
         raise ValueError(f"{tuple(change.shape)} against {tuple(weight.shape)}")
     return change.reshape(weight.shape)
 
 
 def multiply(change: Tensor, strength: float) -> Tensor:
-    """A change at a strength, at 1 the very same tensor."""
+    """Multiply a change by a strength; at 1 return the same tensor."""
     return change if strength == 1 else change * strength
 
 
 def broadcast_channels(values: Tensor, layer: nn.Module) -> Tensor:
-    """One value a feature, so that it multiplies what a layer makes: of a convolution (features, 1, 1)."""
+    """Reshape one value for each output feature so that it broadcasts: (features, 1, 1) for a convolution."""
     return values.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else values
+
+
+def subtract_bias(layer: Layer, base_output: Tensor) -> Tensor:
+    """Subtract a layer's bias from its output."""
+    if layer.bias is None:
+        return base_output
+    return base_output - broadcast_channels(layer.bias.to(base_output.dtype), layer)
 
 
 @cache
 def _find_mismatch(
     delta_class: type[Delta], signature: tuple[tuple[str, TensorShape], ...], weight_shape: TensorShape | None
 ) -> str:
-    """Why tensors of these shapes make no change of a weight, of one that they fit if none is given; else "".
+    """Return why tensors of these shapes cannot change a weight, or "" if they can.
 
-    It is tried on the meta device, where tensors have shapes and no values.
+    The computation is tried on the meta device, where tensors have shapes and no values.
+
+    Args:
+        delta_class: The algorithm.
+        signature: Names and shapes of the tensors.
+        weight_shape: Shape of the weight; None for a shape that they fit.
     """
     if not signature or any(0 in shape for _, shape in signature):
-        return "there is nothing in it"
+        return "a tensor is empty"
     delta = delta_class()
     for name, shape in signature:
         delta.add_tensor(name, torch.empty(shape, device="meta"))

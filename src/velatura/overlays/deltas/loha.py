@@ -1,4 +1,4 @@
-"""LoHa: the product, entry by entry, of two products of narrow matrices (Hyeon-Woo et al. 2022)."""
+"""LoHa: the elementwise (Hadamard) product of two low-rank products (Hyeon-Woo et al. 2022)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CORE_KEYS = ("hada_t1", "hada_t2")
 
 
 class LoHa(ProductDelta):
-    """(a1 @ b1) * (a2 @ b2), times alpha over rank; of convolutions with cores between them too (Tucker)."""
+    """Change (a1 @ b1) * (a2 @ b2) * alpha / rank; for convolutions also with cores t1, t2 (Tucker decomposition)."""
 
     algorithm: ClassVar[str] = "loha"
     required_suffixes: ClassVar[frozenset[str]] = frozenset(FACTOR_KEYS)
@@ -23,7 +23,7 @@ class LoHa(ProductDelta):
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float) -> Self:
-        """An untrained one for a layer, which adds exactly nothing: the second product begins as zeros."""
+        """Build an untrained delta for a layer: the second product starts as zeros."""
         out, width = layer.weight.shape[0], layer.weight[0].numel()
         factors = {
             "hada_w1_a": torch.randn(out, rank) * 0.1,
@@ -35,25 +35,22 @@ class LoHa(ProductDelta):
 
     @property
     def weight_shape(self) -> TensorShape:
-        """The shape of a weight that it fits, flat where it is no Tucker."""
-        core, w1_a, w1_b = (
-            self.tensor(CORE_KEYS[0]),
-            self.required_tensor("hada_w1_a"),
-            self.required_tensor("hada_w1_b"),
-        )
-        return (w1_a.shape[0], w1_b.shape[1]) if core is None else (w1_a.shape[1], w1_b.shape[1], *core.shape[2:])
+        """Return the shape of a weight that it fits; without cores it is flat."""
+        a1, b1 = self.shape_of("hada_w1_a"), self.shape_of("hada_w1_b")
+        core = self.raw_tensor(CORE_KEYS[0])
+        return (a1[0], b1[1]) if core is None else (a1[1], b1[1], *core.shape[2:])
 
     @property
     def rank(self) -> int:
-        """How many ranks each of its products has."""
+        """Return the rank of both products."""
         return self.shape_of("hada_w1_b")[0]
 
     def product(self) -> Tensor:
-        """Both products, entry by entry, at its scale."""
+        """Return the elementwise product of both products, scaled."""
         a1, b1, a2, b2 = (self.required_tensor(name) for name in FACTOR_KEYS)
         t1, t2 = (self.tensor(name) for name in CORE_KEYS)
         if (t1 is None) != (t2 is None):
-            raise ValueError("one core of two")
+            raise ValueError("one of the two cores is missing")
         if t1 is None or t2 is None:
             return (a1 @ b1) * (a2 @ b2) * self.scale(self.rank)
         tucker = "abyx,ao,bi->oiyx"

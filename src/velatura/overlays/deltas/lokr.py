@@ -1,23 +1,30 @@
-"""LoKr: a Kronecker product of two small matrices, of which either may be a product itself (Edalati et al. 2022)."""
+"""LoKr: the Kronecker product of two small matrices, which may be low-rank products (Edalati et al. 2022)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from velatura.overlays.deltas.delta import Layer, Operands, TensorShape, as_matrix, layer_forward
+from velatura.overlays.deltas.delta import DenseOperands, Layer, Operands, TensorShape, as_matrix, layer_forward
 from velatura.overlays.deltas.product import DORA_SCALE, ProductDelta
 
 LOKR_W1, LOKR_W2, LOKR_T2 = "lokr_w1", "lokr_w2", "lokr_t2"
 FACTOR_KEYS = frozenset({LOKR_W1, LOKR_W2, *(f"{name}_{half}" for name in (LOKR_W1, LOKR_W2) for half in "ab")})
 
 
+class LoKrOperands(NamedTuple):
+    """Scaled w1 (a, c), and w2 (b, d, ...) as the weight of a small layer."""
+
+    w1: Tensor
+    w2: Tensor
+
+
 class LoKr(ProductDelta):
-    """kron(w1, w2), times alpha over the rank of what is decomposed, or 1 where nothing is."""
+    """Change kron(w1, w2) * alpha / rank; without low-rank factors the scale is 1."""
 
     algorithm: ClassVar[str] = "lokr"
     required_suffixes: ClassVar[frozenset[str]] = frozenset()
@@ -25,14 +32,18 @@ class LoKr(ProductDelta):
 
     @classmethod
     def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether any of its factors is there."""
+        """Return True if one of its factors is among the tensors."""
         return bool(FACTOR_KEYS & tensors.keys())
 
     @classmethod
     def for_layer(cls, layer: Layer, *, rank: int, alpha: float, factor: int = -1) -> Self:
-        """An untrained one for a layer, which adds exactly nothing; factor: the size of w1, -1 the squarest.
+        """Build an untrained delta for a layer: w2 starts as zeros.
 
-        w2 is whole where the rank is at least half its size, and begins as zeros.
+        Args:
+            layer: The layer.
+            rank: Rank of w2; if it is at least half the size of w2, w2 is not decomposed.
+            alpha: Alpha.
+            factor: Size of w1; -1 for two matrices of similar size.
         """
         out_features, in_features, *kernel = layer.weight.shape
         (a, b), (c, d) = factor_dimension(out_features, factor), factor_dimension(in_features, factor)
@@ -47,42 +58,44 @@ class LoKr(ProductDelta):
 
     @property
     def weight_shape(self) -> TensorShape:
-        """The shape of a weight that it fits, flat where w2 is."""
+        """Return the shape of a weight that it fits; it is flat if w2 is flat."""
         (a, c), (b, d, *kernel) = self._w1().shape, self._w2().shape
         return a * b, c * d, *kernel
 
     @property
     def rank(self) -> int | None:
-        """The rank of what is decomposed."""
-        factor = next(
-            (tensor for name in (f"{LOKR_W2}_b", f"{LOKR_W1}_b") if (tensor := self.raw_tensor(name)) is not None), None
-        )
-        return None if factor is None else factor.shape[0]
+        """Return the rank of w2, else that of w1; None if neither is decomposed."""
+        for name in (f"{LOKR_W2}_b", f"{LOKR_W1}_b"):
+            factor = self.raw_tensor(name)
+            if factor is not None:
+                return factor.shape[0]
+        return None
 
     def product(self) -> Tensor:
-        """The Kronecker product, at its scale."""
+        """Return the Kronecker product, scaled."""
         w1, w2 = self._w1(), self._w2()
         return torch.kron(w1.view(*w1.shape, *[1] * (w2.ndim - 2)), w2) * self._scale
 
     def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:
-        """Both factors, of which the second is a small layer of its own."""
+        """Return both factors; w2 is shaped as the weight of a small layer."""
         w1, w2 = self._w1(), self._w2()
         if self.tensor(DORA_SCALE) is not None:
             return super().prepare_operands(layer, dtype)
         width = layer.weight.shape[1] // w1.shape[1]
         small = w2.reshape(len(w2), width, *layer.weight.shape[2:])
-        return (w1 * self._scale).to(dtype), small.to(dtype), None
+        return LoKrOperands((w1 * self._scale).to(dtype), small.to(dtype))
 
     def output_delta(
         self, layer: Layer, inputs: Tensor, base_output: Tensor, strength: Tensor, operands: Operands
     ) -> Tensor:
-        """What is added, without the whole product: w2 of each part of what is read, and w1 of what that gives."""
-        if len(operands) == 2:
+        """Return the change of a layer's output without the full product: w2 is applied to parts of the input, then w1.
+
+        With magnitudes (DoRA) the full product is used.
+        """
+        if isinstance(operands, DenseOperands):
             return super().output_delta(layer, inputs, base_output, strength, operands)
-        w1, w2, _ = operands
-        assert w1 is not None
-        assert w2 is not None
-        w1 = self.drop_rows(w1)
+        assert isinstance(operands, LoKrOperands)
+        w1, w2 = self.drop_rows(operands.w1), operands.w2
         if isinstance(layer, nn.Conv2d):
             rows, parts = len(inputs), inputs.reshape(-1, w2.shape[1], *inputs.shape[2:])  # (rows c, d, height, width)
             small = layer_forward(layer, parts, w2, None)
@@ -107,18 +120,23 @@ class LoKr(ProductDelta):
             return self._multiply_factors(LOKR_W2)
         a, b = self.tensor(f"{LOKR_W2}_a"), self.tensor(f"{LOKR_W2}_b")
         if a is None or b is None:
-            raise ValueError("a core without factors")
+            raise ValueError(f"{LOKR_T2} has no {LOKR_W2}_a and {LOKR_W2}_b beside it")
         return torch.einsum("abyx,ao,bi->oiyx", core, a, b)
 
     def _multiply_factors(self, name: str) -> Tensor:
         a, b = self.tensor(f"{name}_a"), self.tensor(f"{name}_b")
         if a is None or b is None:
-            raise ValueError(f"no whole {name}")
+            raise ValueError(f"{name} and its factors {name}_a and {name}_b are missing")
         return as_matrix(a) @ as_matrix(b)
 
 
 def factor_dimension(size: int, factor: int) -> tuple[int, int]:
-    """The two factors of a size that w1 and w2 get, the smaller first: by a wanted one, or the squarest for -1."""
+    """Split a size into two factors, the smaller first, for w1 and w2.
+
+    Args:
+        size: The size.
+        factor: The wanted factor; -1 for two factors as close to each other as possible.
+    """
     if factor > 0 and size % factor == 0:
         return min(factor, size // factor), max(factor, size // factor)
     limit = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))

@@ -1,4 +1,4 @@
-"""What LoRA, LoHa and LoKr share: a product of small matrices, and what DoRA makes of it (Liu et al. 2024)."""
+"""Base class of LoRA, LoHa and LoKr: a product of small matrices, also with DoRA's magnitudes (Liu et al. 2024)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ DORA_SCALE = "dora_scale"
 
 
 class ProductDelta(Delta):
-    """A change that is a product of small matrices; with dora_scale, the changed weight has magnitudes of its own."""
+    """Change that is a product of small matrices; with dora_scale (DoRA), the changed weight has given magnitudes."""
 
     @property
     def needs_weight(self) -> bool:
-        """Only magnitudes are of the changed weight."""
+        """Return True if there are magnitudes, which depend on the weight."""
         return self.tensor(DORA_SCALE) is not None
 
     def product(self) -> Tensor:
-        """What the matrices make, flat or not, at strength 1 and without magnitudes."""
+        """Return the product of the matrices, flat or in the weight's shape, at strength 1 and without magnitudes."""
         raise NotImplementedError
 
     def weight_delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """What is added to a weight at a strength, in its shape, in float32.
+        """Return the change of a weight at a strength, in the weight's shape, in float32.
 
-        A decomposed weight is V g / |V|, V being the weight with the product on it; strengths lie on the line there.
+        With DoRA the changed weight is g V / |V|, where V is the weight plus the product and g are the magnitudes. A
+        strength interpolates linearly between the weight and that.
         """
         product = reshape_to_weight(self.product(), weight)
         if self.tensor(DORA_SCALE) is None:
@@ -36,9 +37,9 @@ class ProductDelta(Delta):
         return (changed * self.mag_norm_scale(changed) - base) * strength
 
     def mag_norm_scale(self, changed: Tensor) -> Tensor:
-        """By what each row, or each column, of a changed weight is multiplied to have the magnitude it should.
+        """Return g / |V|: the factors that bring the rows, or the columns, of a changed weight to their magnitudes.
 
-        Its own magnitude counts as a constant while training, as in the paper's section 4.3.
+        In training |V| is a constant without gradients, as in section 4.3 of the paper.
         """
         magnitude = self.required_tensor(DORA_SCALE)
         norm = weight_norm(changed.detach(), rows=magnitude.shape[0] == changed.shape[0])
@@ -48,6 +49,6 @@ class ProductDelta(Delta):
 
 
 def weight_norm(weight: Tensor, *, rows: bool) -> Tensor:
-    """How long each row of a weight is, or each column, a little more than that; in a shape that divides the weight."""
+    """Return the norms of a weight's rows or columns, plus epsilon, in a shape that broadcasts against the weight."""
     others = [dimension for dimension in range(weight.ndim) if dimension != (0 if rows else 1)]
     return weight.float().square().sum(others, keepdim=True).sqrt() + EPSILON

@@ -1,4 +1,4 @@
-"""How changes of a context follow each other in front of one attention layer, and how that is made cheap."""
+"""Changes of the context in front of one attention layer: their order, their caches, and folding them into weights."""
 
 from __future__ import annotations
 
@@ -12,73 +12,81 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from velatura.overlays.affine import AffineMap, FoldedWeights, is_foldable, tensor_version
-from velatura.overlays.hooks.memo import SharedContextCache
+from velatura.overlays.affine import AffineMap, FoldedWeights, is_foldable
+from velatura.overlays.hooks.memo import SharedContextCache, tensor_version
 
 CombineMode = Literal["sequence", "sum", "average"]
 
 
 class CachingChange(Protocol):
-    """A change that remembers what it has computed."""
+    """Change that caches what it has computed."""
 
     @property
     def evaluations(self) -> int:
-        """How often a network was run on a constant context."""
+        """Return the number of network evaluations on constant contexts so far."""
         ...
 
     def clear_cache(self) -> None:
-        """Compute anew whatever was remembered."""
+        """Forget all computed values."""
         ...
 
 
 class ContextChange(CachingChange, Protocol):
-    """What one overlay makes of the contexts of one width."""
+    """Change of the contexts of one width by one overlay.
+
+    Classes that inherit it get a change that is not affine and shares nothing in training.
+    """
 
     @property
     def shared_cache(self) -> SharedContextCache | None:
-        """What layers that read the same share while it is trained; None where each computes it for itself."""
-        ...
+        """Return the cache for layers that read the same context in training; None if nothing is shared."""
+        return None
 
     @property
     def training(self) -> bool:
-        """Whether it must be computed the plain way."""
+        """Return True if it must be computed plainly, by `k` and `v`."""
         ...
 
     @property
     def version(self) -> tuple[object, ...]:
-        """Something that differs whenever the change does."""
+        """Return a key that differs whenever the change differs."""
         ...
 
     def k(self, context: Tensor) -> Tensor:
-        """What K reads, the plain way."""
+        """Return what K reads, computed plainly."""
         ...
 
     def v(self, context: Tensor) -> Tensor:
-        """What V reads, the plain way."""
+        """Return what V reads, computed plainly."""
         ...
 
     def k_and_v(self, k: Tensor, v: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
-        """What K and V read, the fast way; constant: the context stays the same through a generation."""
+        """Return what K and V read, computed fast; `constant`: the context is the same through a generation."""
         ...
 
     @property
     def is_affine(self) -> bool:
-        """Whether it is an affine map, so that it can be folded into what follows."""
-        ...
+        """Return True if it is an affine map, so that it can be folded into the layer's weights."""
+        return False
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all rows of a batch are changed alike."""
+        """Return True if all rows of a batch have one strength."""
         ...
 
     def affine_maps(self) -> tuple[AffineMap, AffineMap] | None:
-        """The maps of K and of V, or None where they change nothing."""
-        ...
+        """Return the maps for K and for V, or None if they change nothing."""
+        return None
 
 
 @dataclass
 class CombineGroup:
-    """Overlays that act side by side, each on what came before them all; mode "sequence" is none of that."""
+    """Overlays that act on the same input, and whose changes are added or averaged.
+
+    Attributes:
+        mode: "sum" or "average".
+        size: Number of overlays in the group.
+    """
 
     mode: CombineMode
     size: int = 0
@@ -86,7 +94,13 @@ class CombineGroup:
 
 @dataclass(frozen=True, eq=False)
 class ContextHook:
-    """A change in its place before a layer; told hears once, with what K and V read before and after it."""
+    """One change in front of one layer.
+
+    Attributes:
+        change: The change.
+        group: Overlays with which it acts side by side, or None.
+        on_measure: Called once, with what K and V read before and after the change.
+    """
 
     change: ContextChange
     group: CombineGroup | None
@@ -94,9 +108,12 @@ class ContextHook:
 
 
 class _CallState(threading.local):
-    """What one thread's call of a layer has computed before K, and needs again before V.
+    """Values that one thread computes before to_k of a layer, and uses again before to_v.
 
-    context, v: what V is going to read in place of a context; folded: the weights of K and of V, where some are folded.
+    Attributes:
+        context: The context for which they were computed.
+        v: What V reads in place of the context.
+        folded_weights: Weights of K and of V, if changes are folded into them.
     """
 
     context: Tensor | None = None
@@ -105,10 +122,10 @@ class _CallState(threading.local):
 
 
 class KVInput:
-    """What stands before to_k and to_v of one layer: its changes in order, and what is folded into the layer itself.
+    """Input of to_k and to_v of one layer: all changes of its context, in order.
 
-    Links that are affine and come last fold into copies of the layer's own weights: K = (Wk M) c + Wk t, and V alike,
-    for a change c -> M c + t. The copies are used only where nobody else hangs on the projections.
+    The last changes, if they are affine, are folded into copies of the layer's weights: for a change c -> M c + t,
+    K = (Wk M) c + Wk t, and V likewise. The copies are used only if the projections have no other hooks.
     """
 
     def __init__(self, layer: nn.Module, hooks: Sequence[ContextHook]) -> None:
@@ -121,31 +138,29 @@ class KVInput:
         self._closed = False
 
     def __getstate__(self) -> dict[str, object]:
-        """Only a forward that somebody wrapped around ours brings a copy of us along: there it does nothing more."""
+        """Return a state that does nothing: only a forward that someone wrapped around ours is copied with us in it."""
         return {"to_k": self.to_k, "to_v": self.to_v, "_closed": True}
 
     def close(self) -> None:
-        """Fold no more: whoever wrapped our way to project may go on calling it after we are gone."""
+        """Stop folding: a forward that someone wrapped around ours may be called after the hooks are removed."""
         self._closed = True
         self._folded_weights, self._call = None, _CallState()
 
     def k_pre_hook(self, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What to_k reads; what to_v is going to read is computed along and passed on."""
+        """Return what to_k reads, and keep what to_v is going to read."""
         context, *others = arguments
         if self._needs_plain_path():
             return self._apply_plain(context, part=0), *others
         count, call = self._count_unfolded_hooks(), self._call
         call.folded_weights = self._fold_weights(count) if count < len(self._hooks) else None
-        if (
-            call.folded_weights and self._unmeasured
-        ):  # measured beside, so that the first step comes out as the later ones do
-            self._apply_fast(context, self._hooks)
+        if call.folded_weights and self._unmeasured:
+            self._apply_fast(context, self._hooks)  # only to measure: the result is the same as in later steps
         k, v = self._apply_fast(context, self._hooks[:count])
         call.context, call.v = context, v
         return k, *others
 
     def v_pre_hook(self, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What to_v reads."""
+        """Return what to_v reads."""
         context, *others = arguments
         if self._needs_plain_path():
             return self._apply_plain(context, part=1), *others
@@ -158,11 +173,11 @@ class KVInput:
         return self._apply_plain(context, part=1), *others
 
     def project_k(self, context: Tensor) -> Tensor:
-        """K of a context, with what is folded in."""
+        """Compute K of a context with the folded weights."""
         return self._project(0, self.to_k, context)
 
     def project_v(self, context: Tensor) -> Tensor:
-        """V of a context, with what is folded in."""
+        """Compute V of a context with the folded weights."""
         return self._project(1, self.to_v, context)
 
     def _project(self, part: Literal[0, 1], layer: nn.Module, context: Tensor) -> Tensor:
@@ -178,9 +193,8 @@ class KVInput:
 
     def _apply_plain(self, context: Tensor, part: Literal[0, 1]) -> Tensor:
         for group in _group_hooks(self._hooks):
-            context = _combine_results(
-                context, [self._apply_change(hook.change, context, part) for hook in group], group[0].group
-            )
+            results = [self._apply_change(hook.change, context, part) for hook in group]
+            context = _combine_results(context, results, group[0].group)
         return context
 
     def _apply_change(self, change: ContextChange, context: Tensor, part: Literal[0, 1]) -> Tensor:
@@ -195,10 +209,8 @@ class KVInput:
             results = [hook.change.k_and_v(k, v, constant=self._constant) for hook in group]
             if self._unmeasured:
                 self._measure(group, (k, v), results)
-            k, v = (
-                _combine_results(before, [result[part] for result in results], group[0].group)
-                for part, before in enumerate((k, v))
-            )
+            k = _combine_results(k, [result[0] for result in results], group[0].group)
+            v = _combine_results(v, [result[1] for result in results], group[0].group)
         return k, v
 
     def _measure(
@@ -211,12 +223,12 @@ class KVInput:
                 hook.on_measure(before, after)
 
     def _count_unfolded_hooks(self) -> int:
-        """How many links stand before those that fold; all, where none may."""
+        """Return the number of changes in front of those that are folded; all of them if none may be folded."""
         count = len(self._hooks)
         if not all(is_foldable(layer, our_hook_count=1) for layer in (self.to_k, self.to_v)):
             return count
         forwards = ((self.to_k, self.project_k), (self.to_v, self.project_v))
-        if any(vars(layer).get("forward") != project for layer, project in forwards):  # somebody else computes it
+        if any(vars(layer).get("forward") != project for layer, project in forwards):  # another forward is in place
             return count
         while count and _is_foldable_hook(self._hooks[count - 1]):
             count -= 1
@@ -232,7 +244,7 @@ class KVInput:
         )
         cached = self._folded_weights
         if cached is None or cached[0] != state:
-            map_pairs = [maps for change in changes if (maps := change.affine_maps())]
+            map_pairs = [maps for maps in (change.affine_maps() for change in changes) if maps]
             k, v = (FoldedWeights.fold(layer, [pair[part] for pair in map_pairs]) for part, layer in enumerate(layers))
             cached = self._folded_weights = state, (k, v)
         return cached[1]
@@ -243,7 +255,7 @@ def _is_foldable_hook(hook: ContextHook) -> bool:
 
 
 def _group_hooks(hooks: Sequence[ContextHook]) -> list[list[ContextHook]]:
-    """Links that act side by side together, the others each for itself."""
+    """Split hooks into runs of one group; a hook without a group is a run by itself."""
     groups: list[list[ContextHook]] = []
     for hook in hooks:
         if groups and hook.group is not None and groups[-1][0].group is hook.group:
@@ -254,13 +266,11 @@ def _group_hooks(hooks: Sequence[ContextHook]) -> list[list[ContextHook]]:
 
 
 def _combine_results(before: Tensor, results: Sequence[Tensor], group: CombineGroup | None) -> Tensor:
-    """One context out of what each link of a group made of the same one."""
+    """Add or average the changes that a group made to one context."""
     if group is None or group.size == 1:
         return results[0]
     weight = 1.0 if group.mode == "sum" else 1 / group.size
-    changed_results = [result for result in results if result is not before]
-    return (
-        before
-        if not changed_results
-        else before + weight * sum((result - before for result in changed_results), torch.zeros_like(before))
-    )
+    changes = [result - before for result in results if result is not before]
+    if not changes:
+        return before
+    return before + weight * sum(changes, torch.zeros_like(before))

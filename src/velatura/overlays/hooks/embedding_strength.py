@@ -1,4 +1,4 @@
-"""How much a word that stands for vectors changes what a text tower says."""
+"""Strength of embeddings: how much their vectors change the output of a text encoder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from velatura.overlays.hooks.text_hooks import map_output
 from velatura.overlays.hooks.token_hooks import HookSlot, TokenVectors
 from velatura.overlays.strength import LiveStrength
 
-NEUTRAL_WORD = "*"  # a word that says next to nothing; trainers begin with it
+NEUTRAL_WORD = "*"  # a word with almost no meaning; trainers initialise embeddings with it
 
 
 class EmbeddingStrength(NamedTuple):
-    """A word's vectors, the token of a word that says nothing, and how much the difference counts."""
+    """Vectors of an embedding, the token of the neutral word, and the strength."""
 
     vectors: TokenVectors
     neutral_token_id: int
@@ -25,14 +25,14 @@ class EmbeddingStrength(NamedTuple):
 
 
 class EmbeddingStrengthHook(HookSlot):
-    """Weighs what sets words' vectors apart from neutral words in their places.
+    """Hook that multiplies the effect of embeddings by their strengths.
 
-    The difference between what a tower says with the ones and with the others counts as many times as the strength is.
-    Multiplied vectors would not do: a tower norms what it reads, so that long ones say the same at half their length.
+    The effect is the difference between the encoder's output with the vectors and with neutral words in their places.
+    Multiplying the vectors themselves would not work: the encoder's layer norm removes their length.
     """
 
     def forward_hook(self, tower: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, Any], output: Any) -> Any:
-        """What a tower says, of what it says with all at full strength; whole is whatever its forward gave."""
+        """Return the encoder's output at the strengths of all embeddings; `output` is that at full strength."""
         ids: Tensor = keywords["input_ids"] if "input_ids" in keywords else arguments[0]
         rest = arguments if "input_ids" in keywords else arguments[1:]
         result = output

@@ -1,4 +1,4 @@
-"""A module that computes with other weights, while the module itself is left as it is, for other threads too."""
+"""Copies of modules that compute with other weights; the module itself stays as it is, for other threads too."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ HOOK_ATTRIBUTES = (
     "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs",
 )
-OFFLOAD_ATTRIBUTES = ("_hf_hook", "_old_forward", "forward")  # accelerate's, which would compute with the module itself
+OFFLOAD_ATTRIBUTES = ("_hf_hook", "_old_forward", "forward")  # accelerate's; they would compute with the module itself
 
 
 def functional_copy(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
-    """The module with weights by name in place of its own, and with the hooks that hang in it.
+    """Copy a module with other weights, and with the hooks of its submodules.
 
-    Of its outermost hooks only those are kept that weigh words: others would change what it says once more. The weights
-    are plain tensors, so that those which ask for gradients get them. Hooks that come later hang on one
-    of the two only.
+    Hooks on the module itself are left out, as they run on the result of the original too, except the hook for the
+    strength of embeddings. Hooks that are registered later are on one of the two only.
+
+    Args:
+        module: The module, which is not changed.
+        weights: Tensors by parameter name; they are used as they are, so that gradients reach them. Parameters that
+            are not named are shared.
+        prefix: Prefix of the names, for submodules.
     """
     module_copy: nn.Module = object.__new__(type(module))
     state = vars(module_copy)
@@ -38,12 +43,12 @@ def functional_copy(module: nn.Module, weights: Mapping[str, Tensor], prefix: st
         state[name] = OrderedDict(
             (number, hook) for number, hook in hooks.items() if prefix or number in strength_hook_ids
         )
-    parameters = cast("Mapping[str, Tensor | None]", state["_parameters"])  # None stands for a bias that is not there
+    parameters = cast("Mapping[str, Tensor | None]", state["_parameters"])  # None is a bias that the layer lacks
     new_parameters = {name: weights.get(prefix + name, parameter) for name, parameter in parameters.items()}
     children = {name: functional_copy(child, weights, f"{prefix}{name}.") for name, child in module.named_children()}
     state["_parameters"], state["_modules"] = new_parameters, children
     forward_owner = _bound_object(vars(module).get("forward"))
-    if isinstance(forward_owner, EmbeddingHook):  # words that stand for vectors are found in a shadow too
+    if isinstance(forward_owner, EmbeddingHook):  # names of embeddings work in the copy too
         state["forward"] = _copy_embedding_hook(forward_owner, module_copy).forward
     return module_copy
 

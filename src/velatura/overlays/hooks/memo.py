@@ -1,4 +1,4 @@
-"""What several layers read alike, computed once on each way through a model that is trained."""
+"""Caches of values that are computed from tensors, keyed by the identity and the version of these tensors."""
 
 from __future__ import annotations
 
@@ -8,30 +8,39 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
-
-from velatura.overlays.affine import tensor_version
+from torch.utils.weak import WeakIdRef
 
 Value = TypeVar("Value")
 
-MAX_MEMO_ENTRIES = 8  # prompt editing goes back and forth between a few contexts
+MAX_MEMO_ENTRIES = 8  # prompt editing alternates between a few contexts
+
+
+def tensor_version(tensor: Tensor) -> tuple[object, ...]:
+    """Return a key that changes when a tensor is replaced, moved or written to.
+
+    The key holds a weak reference, because a new tensor may get the id and the address of one that was freed. Writes
+    to inference tensors are not visible in it.
+    """
+    version = -1 if tensor.is_inference() else tensor._version  # pyright: ignore[reportPrivateUsage]
+    return WeakIdRef(tensor), version, tensor.dtype, tensor.device
 
 
 class TensorMemo(Generic[Value]):
-    """Values by the very tensors, and the state, that they were made from; the last few are kept.
+    """Memo of the last few values, keyed by their input tensors and a state.
 
-    A tensor is the same while it is the same object and was not written to: its address says nothing, since another
-    one may come to lie there. What inference mode makes may change unnoticed, so it is never remembered.
+    Inputs match if they are the same objects and were not written to since. Results of inference tensors are never
+    kept, since writes to these are not visible.
     """
 
     def __init__(self) -> None:
         self._entries: list[tuple[tuple[Tensor, ...], object, Value]] = []
 
     def clear(self) -> None:
-        """Make everything anew."""
+        """Forget all values."""
         self._entries = []
 
     def get_or_compute(self, inputs: tuple[Tensor, ...], state: object, compute: Callable[[], Value]) -> Value:
-        """The value made before from these inputs in this state, or else made now."""
+        """Return the value kept for these inputs, this state and the autocast dtype; compute it if there is none."""
         if any(tensor.is_inference() for tensor in inputs):
             return compute()
         key = state, autocast_dtype(inputs[0]), tuple(map(tensor_version, inputs))
@@ -44,13 +53,13 @@ class TensorMemo(Generic[Value]):
 
 
 def autocast_dtype(context: Tensor) -> object:
-    """What autocast would compute in on a tensor's device, or None."""
+    """Return the dtype of autocast on the tensor's device, or None if autocast is off."""
     device = context.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 class _ThreadEntry(threading.local):
-    """What one thread computed on its present way through the model, and for which layers."""
+    """Value that one thread computed in its current forward pass, and the layers that have used it."""
 
     key: object = None
     context: Tensor | None = None
@@ -59,10 +68,10 @@ class _ThreadEntry(threading.local):
 
 
 class SharedContextCache:
-    """A change of a context that all layers which read that context share, with its gradients.
+    """Cache of a changed context for all layers that read the same context in one forward pass of a training.
 
-    A layer that asks a second time is on a new way through the model, whose gradients are another matter. Where what is
-    computed is dropped and computed again on the way back, each layer must compute for itself.
+    The layers share its autograd graph. A layer that asks a second time begins a new forward pass, and computes again.
+    With gradient checkpointing, which recomputes in the backward pass, nothing is shared.
     """
 
     def __init__(self) -> None:
@@ -71,7 +80,7 @@ class SharedContextCache:
     def get_or_compute(
         self, part: int, layer: object, context: Tensor, version: object, compute: Callable[[], Tensor]
     ) -> Tensor:
-        """What K (part 0) or V (1) of a layer reads in place of a context."""
+        """Return what K (part 0) or V (part 1) of a layer reads in place of a context, computed once for all layers."""
         if (
             torch.compiler.is_compiling()
             or not torch.is_grad_enabled()
@@ -86,12 +95,12 @@ class SharedContextCache:
         return entry.value
 
     def clear(self) -> None:
-        """Let go of what was computed last."""
+        """Release the last values."""
         for entry in self._entries:
             entry.value = entry.context = None
 
 
 def _has_saved_tensors_hooks() -> bool:
-    """Whether somebody decides what is kept for the way back: checkpointing does."""
+    """Return True while hooks on saved tensors are active, as under gradient checkpointing."""
     autograd: Any = cast("Any", torch)._C._autograd
     return autograd._top_saved_tensors_default_hooks(True) is not None

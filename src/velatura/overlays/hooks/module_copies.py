@@ -1,4 +1,4 @@
-"""What of ours hangs in a module, and how copies of it are made without that."""
+"""Attributes that overlays set on modules, and how copies of a module are made without them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from torch import nn
 HOOK_SLOT = "_velatura_seam"
 OUTPUT_SLOT = "_velatura_outputs"
 OUR_HOOKS = "_velatura_hooks"
-_REDUCE = "__reduce_ex__"  # what deepcopy and pickle ask an object for
+_REDUCE = "__reduce_ex__"  # the method that deepcopy and pickle call
 
 
 def exclude_from_copies(module: nn.Module, hook: object) -> Callable[[], None]:
-    """Leave a hook of ours, and all else of ours, out of what deepcopy and pickle make of a module.
+    """Leave a hook, and all our attributes, out of copies of a module by deepcopy and pickle.
 
-    A copy that kept them would run networks that no attachment of its own can ever take off.
+    A copy with the hook would run networks that no attachment could detach from it.
+
+    Args:
+        module: The module on which the hook is registered.
+        hook: The function that was registered.
+
+    Returns:
+        A function that forgets the hook again.
     """
     our_hooks: list[object] = vars(module).setdefault(OUR_HOOKS, [])
     our_hooks.append(hook)
@@ -33,9 +40,11 @@ def exclude_from_copies(module: nn.Module, hook: object) -> Callable[[], None]:
 
 
 def _reduce_without_hooks(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
-    """What deepcopy and pickle are told of a module: as if nothing of ours hung there."""
+    """Describe a module to deepcopy and pickle without our hooks and attributes."""
     make, arguments, state, *rest = cast("tuple[Any, ...]", type(module).__reduce_ex__(module, protocol))
-    our_names = {HOOK_SLOT, OUTPUT_SLOT, OUR_HOOKS, _REDUCE, *(["forward"] if _is_ours(state.get("forward")) else [])}
+    our_names = {HOOK_SLOT, OUTPUT_SLOT, OUR_HOOKS, _REDUCE}
+    if _is_ours(state.get("forward")):
+        our_names.add("forward")
     new_state = {name: value for name, value in state.items() if name not in our_names}
     for hooks in ("_forward_pre_hooks", "_forward_hooks"):
         others = [(number, hook) for number, hook in state[hooks].items() if hook not in state[OUR_HOOKS]]
@@ -44,5 +53,5 @@ def _reduce_without_hooks(module: nn.Module, protocol: SupportsIndex) -> tuple[o
 
 
 def _is_ours(forward: object) -> bool:
-    """Whether the forward of a module is one that we put there."""
+    """Return True if a module's forward is one that this package set."""
     return type(getattr(forward, "__self__", None)).__module__.startswith("velatura.")

@@ -1,4 +1,4 @@
-"""How changes of what a layer computes add up behind that layer."""
+"""Changes of a layer's output: deltas of weights, which add up."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from velatura.errors import UnsupportedBase
-from velatura.overlays.affine import tensor_version
 from velatura.overlays.deltas.delta import Delta, Layer, Operands
-from velatura.overlays.hooks.memo import autocast_dtype
+from velatura.overlays.hooks.memo import autocast_dtype, tensor_version
 from velatura.overlays.strength import LiveStrength
 
 
 class OutputChange(Protocol):
-    """What one overlay adds to what one layer makes."""
+    """Change of the output of one layer by one overlay."""
 
     def add(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
-        """What so far came out, with this on it; made: what the layer itself made of what it read."""
+        """Add the change to `output`, the result so far.
+
+        Args:
+            layer: The layer.
+            inputs: What the layer read.
+            base_output: The layer's output without any change.
+            output: The output with the changes before this one.
+        """
         ...
 
 
 class DeltaChange:
-    """A delta behind its layer, at a strength times a factor of that layer's own."""
+    """Delta of one layer, at the strength of the overlay times a factor of the layer."""
 
-    evaluations: int = 0  # it runs no networks
+    evaluations: int = 0  # it has no networks
 
     def __init__(
         self, delta: Delta, strength: LiveStrength, factor: float, on_measure: Callable[[Tensor, Tensor], None]
@@ -38,11 +44,11 @@ class DeltaChange:
         self._needs_weight = delta.needs_weight
 
     def clear_cache(self) -> None:
-        """Compute anew whatever was remembered."""
+        """Forget all computed values."""
         self._cached = None
 
     def add(self, layer: Layer, inputs: Tensor, base_output: Tensor, output: Tensor) -> Tensor:
-        """What so far came out with the delta's share on it, exactly itself where the strength is 0."""
+        """Add the delta's change to the output; rows of strength 0 are returned exactly."""
         if torch.compiler.is_compiling():
             return self._add_delta(layer, inputs, base_output, output)
         if self._strength.number == 0 or self._is_dropped():
@@ -65,12 +71,12 @@ class DeltaChange:
         return torch.where(strength == 0, output, new_output)
 
     def _is_dropped(self) -> bool:
-        """Whether all of it stays away from this step of a training."""
+        """Draw whether module dropout leaves the delta out of this training step."""
         probability = self._delta.module_dropout
         return bool(probability) and self._delta.training and bool(torch.rand(()) < probability)
 
     def _operands(self, layer: Layer, inputs: Tensor) -> Operands:
-        """What the delta needs, made anew only once it changes, and each time while it is trained."""
+        """Return the delta's operands, cached until the delta changes; in training they are computed at each call."""
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._delta.needs_grad):
             return self._delta.prepare_operands(layer, inputs.dtype)
         tensors = self._delta.tensors
@@ -89,9 +95,9 @@ class DeltaChange:
 
 
 def _check_weight_present(layer: Layer) -> None:
-    """Refuse a layer whose weight is there only while it computes, to which nothing can be added afterwards."""
+    """Refuse a layer whose weight is on its device only while the layer computes."""
     if layer.weight.is_meta:
         raise UnsupportedBase(
-            "a layer's weight is gone once it has computed, and the change depends on it: "
+            "the weight of a layer is offloaded right after its use, and the overlay depends on the weight: "
             "call enable_model_cpu_offload() instead of enable_sequential_cpu_offload()"
         )

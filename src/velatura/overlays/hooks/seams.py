@@ -1,4 +1,4 @@
-"""The places where an overlay may touch a base: the only file that hangs hooks."""
+"""The four places where an overlay may change a base. Only this file registers forward hooks."""
 
 from __future__ import annotations
 
@@ -27,26 +27,33 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def hook_contexts(target: Target, width: int, change: ContextChange) -> Iterator[Undo]:
-    """Change what K and V read in every attention layer of the target whose context has this width.
+    """Change what K and V read in all attention layers of the target whose context has this width.
 
-    Hooks on to_k and to_v see what any attention processor reads, so the user's own processor stays.
+    All attention processors of diffusers call to_k and to_v, so hooks there work with any of them.
+
+    Args:
+        target: The model and the blocks in which the change acts.
+        width: Features of the contexts.
+        change: The change.
+
+    Yields:
+        One undo for each layer.
     """
     target.changes.append(change)
     for name, layer in target.attention_layers():
         check_kv_projections(name, layer)
         if context_width(layer) == width:
-            yield _context_slot(name, layer).add(
-                ContextHook(change, target.group, target.meter.add_context_layer(name, width))
-            )
+            on_measure = target.meter.add_context_layer(name, width)
+            yield _context_slot(name, layer).add(ContextHook(change, target.group, on_measure))
 
 
 def hook_outputs(layer: nn.Module, change: OutputChange) -> Iterator[Undo]:
-    """Change what a layer computes; several changes add up, each made from what the bare layer made."""
+    """Change a layer's output; several changes add up, and all are computed from the output of the bare layer."""
     yield vars(layer).setdefault(OUTPUT_SLOT, _OutputSlot(layer)).add(change)
 
 
 def guard_against_fusion(name: str, layer: nn.Module) -> Iterator[Undo]:
-    """Refuse, now and at each call, an attention layer that computes elsewhere than in its projections."""
+    """Refuse, now and at each later call, an attention layer whose projections are fused."""
     check_not_fused(name, layer)
     hook = partial(check_not_fused, name)
     yield layer.register_forward_pre_hook(hook).remove
@@ -54,26 +61,34 @@ def guard_against_fusion(name: str, layer: nn.Module) -> Iterator[Undo]:
 
 
 def check_not_fused(name: str, layer: nn.Module, *_arguments: object) -> None:
-    """Refuse a layer whose projections are fused into one."""
+    """Refuse an attention layer whose projections are fused into one."""
     if getattr(layer, "fused_projections", False):
         raise UnsupportedBase(
-            f"{name} computes Q, K and V in one fused product, past the reach of overlays: "
+            f"{name} computes Q, K and V in one fused projection, which overlays cannot change: "
             "call unfuse_qkv_projections() on the model first"
         )
 
 
 def check_kv_projections(name: str, layer: nn.Module) -> None:
-    """Refuse a layer whose K and V are computed elsewhere than in to_k and to_v."""
+    """Refuse an attention layer that does not compute K and V in to_k and to_v alone."""
     check_not_fused(name, layer)
     if getattr(layer, "add_k_proj", None) is not None:
         raise UnsupportedBase(
-            f"{name} has a second pair of K and V (add_k_proj), which overlays do not cover yet: "
+            f"{name} has a second pair of K and V (add_k_proj), which overlays do not support: "
             "use a base without added projections"
         )
 
 
 def record_contexts(model: nn.Module, callback: Callable[[str, nn.Module, Tensor], None]) -> Iterator[Undo]:
-    """Tell the callback of every context that an attention layer is about to read, before overlays change it."""
+    """Call the callback with all contexts that attention layers read, before overlays change them.
+
+    Args:
+        model: The UNet.
+        callback: Gets the name of the layer, the layer, and its context (batch, tokens, width).
+
+    Yields:
+        One undo for each layer.
+    """
 
     def hook(name: str, layer: nn.Module, _projection: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         callback(name, layer, arguments[0])
@@ -86,9 +101,17 @@ def record_contexts(model: nn.Module, callback: Callable[[str, nn.Module, Tensor
 def hook_token_embeddings(
     target: Target, name: str, name_token_ids: Sequence[int], sources: Sequence[VectorSource], strength: LiveStrength
 ) -> Iterator[Undo]:
-    """Let a name in texts stand for vectors, which are read whenever a text is encoded; one source for each tower.
+    """Let a name in texts stand for vectors. The token tables are not resized: new tokens have ids below 0.
 
-    The towers' tables are left as they are: tokens that none of them has are read from the vectors.
+    Args:
+        target: A model with a text encoder of ours.
+        name: The name.
+        name_token_ids: Tokens of the name as ordinary text.
+        sources: Return the current vectors (count, width), one source for each text encoder.
+        strength: The strength in the text encoders.
+
+    Yields:
+        Undos.
     """
     text = target.text
     assert text
@@ -106,17 +129,17 @@ def hook_token_embeddings(
 
 
 def hook_text_encoder(tower: nn.Module, change: AestheticHook) -> Iterator[Undo]:
-    """Change what a text tower says of texts; the change is asked after each of its calls."""
+    """Change the output of a text encoder, after each of its calls."""
     handle = tower.register_forward_hook(change.forward_hook, with_kwargs=True)
     yield handle.remove
     yield exclude_from_copies(tower, change.forward_hook)
 
 
 def enable_dynamo_hook_guards() -> None:
-    """Make torch.compile notice hooks that come and go after a model was traced.
+    """Make torch.compile notice hooks that are registered or removed after a model was traced.
 
-    Dynamo skips guards on module hooks unless told otherwise, and what it traced before stays as it was. Without dynamo
-    nothing is compiled and nothing is to be done; once told, its guards suffice.
+    By default dynamo has no guards on module hooks, and goes on using what it traced before. If dynamo is not imported,
+    nothing is compiled yet and there is nothing to do.
     """
     dynamo: Any = sys.modules.get("torch._dynamo")
     if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:
@@ -125,12 +148,12 @@ def enable_dynamo_hook_guards() -> None:
 
 
 def has_overlays(model: nn.Module) -> bool:
-    """Whether an overlay touches a model."""
+    """Return True if an overlay is attached to a model."""
     return any(OUR_HOOKS in vars(module) for module in model.modules())
 
 
 def _hook_token_table(table: nn.Module, token_vectors: TokenVectors) -> Undo:
-    """Read vectors beside a table, and give back what ends that; the table's forward is ours while there are any."""
+    """Replace a token table's forward by one that reads vectors too, and return the undo."""
     embedding_hook: EmbeddingHook = vars(table).get(HOOK_SLOT) or EmbeddingHook(table)
     if not embedding_hook.members:
         vars(table)[HOOK_SLOT] = embedding_hook
@@ -143,11 +166,11 @@ def _hook_token_table(table: nn.Module, token_vectors: TokenVectors) -> Undo:
 
 
 def _hook_embedding_strength(tower: nn.Module, embedding_strength: EmbeddingStrength) -> Undo:
-    """Weigh a word in what a tower says, and give back what ends that."""
+    """Apply the strength of an embedding to a text encoder's output, and return the undo."""
     strength_hook: EmbeddingStrengthHook = vars(tower).get(HOOK_SLOT) or EmbeddingStrengthHook()
     if not strength_hook.members:
         vars(tower)[HOOK_SLOT] = strength_hook
-        # first, so that aesthetics, which weigh words in their copies of the tower, have the last say
+        # prepended, so that aesthetics come last: their copies of the encoder apply these strengths themselves
         handle = tower.register_forward_hook(strength_hook.forward_hook, with_kwargs=True, prepend=True)
         strength_hook.undos = [
             partial(vars(tower).pop, HOOK_SLOT),
@@ -158,7 +181,7 @@ def _hook_embedding_strength(tower: nn.Module, embedding_strength: EmbeddingStre
 
 
 class _ContextSlot:
-    """One attention layer's seam: the links that lie before it, and the hooks that lead there while there are any."""
+    """Changes in front of one attention layer, and the hooks that run them; without changes there are no hooks."""
 
     def __init__(self, name: str, layer: nn.Module) -> None:
         self._name, self._layer = name, layer
@@ -166,7 +189,7 @@ class _ContextSlot:
         self._undos: list[Undo] = []
 
     def add(self, hook: ContextHook) -> Undo:
-        """Put a link behind the others, and give back what takes it out again."""
+        """Add a change after the others, and return the undo."""
         self._hooks = (*self._hooks, hook)
         self._install()
         return partial(self._remove, hook)
@@ -176,7 +199,7 @@ class _ContextSlot:
         self._install()
 
     def _install(self) -> None:
-        """Hang afresh on the layer's projections as they are now."""
+        """Register all hooks again, on the projections that the layer has now."""
         while self._undos:
             self._undos.pop()()
         if not self._hooks:
@@ -197,14 +220,14 @@ class _ContextSlot:
             self._undos += [module.register_forward_pre_hook(hook).remove, exclude_from_copies(module, hook)]
 
     def _check_layer(self, kv_input: KVInput, layer: nn.Module, _arguments: tuple[object, ...]) -> None:
-        """See before each call that the layer still computes K and V where we hang."""
+        """Check before each call that the layer still computes K and V in the projections with our hooks."""
         check_kv_projections(self._name, layer)
-        if layer.to_k is not kv_input.to_k or layer.to_v is not kv_input.to_v:  # a LoRA was loaded around them, say
+        if layer.to_k is not kv_input.to_k or layer.to_v is not kv_input.to_v:  # for instance after peft wrapped them
             self._install()
 
 
 class _OutputSlot:
-    """What lies behind one layer, and the hook that leads there while anything does."""
+    """Changes of one layer's output, and the hook that runs them; without changes there is no hook."""
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
@@ -212,7 +235,7 @@ class _OutputSlot:
         self._undos: list[Undo] = []
 
     def add(self, change: OutputChange) -> Undo:
-        """Put a change behind the others, and give back what takes it out again."""
+        """Add a change after the others, and return the undo."""
         self._install((*self._changes, change))
         return partial(self._remove, change)
 
@@ -220,30 +243,33 @@ class _OutputSlot:
         self._install(tuple(other for other in self._changes if other is not change))
 
     def _install(self, changes: tuple[OutputChange, ...]) -> None:
-        """Hang behind the layer, or in its place where one change alone can tell all that it makes."""
+        """Register a forward hook; for a single full difference replace the layer's forward instead."""
         self._changes = changes
         while self._undos:
             self._undos.pop()()
+        full_change = self._single_full_change()
         if not changes:
             vars(self._layer).pop(OUTPUT_SLOT, None)
-        elif (
-            len(changes) == 1 and isinstance(changes[0], FullWeightChange) and changes[0].has_plain_forward(self._layer)
-        ):
+        elif full_change and full_change.has_plain_forward(self._layer):
             self._undos += [
                 _replace_forward(self._layer, self._full_weight_forward),
                 exclude_from_copies(self._layer, self),
             ]
         else:
-            # first of all that others hang there: they hear what the layer makes with overlays on
+            # prepended, so that hooks of other programs see the output with overlays
             handle = self._layer.register_forward_hook(self._add_changes, prepend=True)
             self._undos += [handle.remove, exclude_from_copies(self._layer, self._add_changes)]
 
+    def _single_full_change(self) -> FullWeightChange | None:
+        change = self._changes[0] if len(self._changes) == 1 else None
+        return change if isinstance(change, FullWeightChange) else None
+
     def _full_weight_forward(self, inputs: Tensor) -> Tensor:
-        """What the layer makes with the one change that lies there; without it, if somebody wrapped us and goes on."""
-        only_change = self._changes[0] if len(self._changes) == 1 else None
-        if not isinstance(only_change, FullWeightChange):
+        """Compute the layer with its full difference; without it, if a wrapper calls this after detaching."""
+        change = self._single_full_change()
+        if change is None:
             return type(self._layer).forward(self._layer, inputs)
-        return only_change.layer_output(self._layer, inputs)
+        return change.layer_output(self._layer, inputs)
 
     def _add_changes(self, layer: Any, arguments: tuple[Tensor, ...], base_output: Tensor) -> Tensor:
         output = base_output
@@ -253,12 +279,12 @@ class _OutputSlot:
 
 
 def _is_unwrapped(projection: nn.Module) -> bool:
-    """Whether nobody has put a forward of their own on a projection."""
+    """Return True if a projection is a plain Linear whose forward was not replaced."""
     return is_foldable(projection) and "forward" not in vars(projection)
 
 
 def _replace_forward(module: nn.Module, forward: Forward) -> Undo:
-    """Put a forward of ours on a module, and give back what restores the one that was there."""
+    """Replace a module's forward, and return the undo, which restores the earlier one."""
     previous = vars(module).get("forward")
     module.forward = forward
 
@@ -271,11 +297,11 @@ def _replace_forward(module: nn.Module, forward: Forward) -> Undo:
 
 
 def _restore_forward(projection: nn.Module, forward: Forward) -> None:
-    """Take our forward off a projection, unless somebody has wrapped theirs around it since: theirs is left alone."""
+    """Remove our forward from a module, unless another one was wrapped around it since."""
     if vars(projection).get("forward") == forward:
         del projection.forward
 
 
 def _context_slot(name: str, layer: nn.Module) -> _ContextSlot:
-    """The seam of a layer, kept by the layer itself so that both go together."""
+    """Return a layer's slot, which is an attribute of the layer, so that both are freed together."""
     return vars(layer).setdefault(HOOK_SLOT, _ContextSlot(name, layer))

@@ -1,4 +1,4 @@
-"""What becomes of what a text tower says, where a copy of it was tuned for each text."""
+"""Hook of aesthetic gradients on a text encoder: texts are encoded by copies that were tuned for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ BlendMode = Literal["lerp", "slerp"]
 
 
 class AestheticHook:
-    """Says texts by a tuned copy of their tower, as strongly as is wanted; each text is tuned for by itself."""
+    """Hook that encodes texts by tuned copies of the text encoder, and blends the result by the strength.
+
+    A text has a copy of its own, so that its encoding does not depend on the other texts of the batch.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class AestheticHook:
         self._tuning, self._strength, self._blend, self._on_measure = tuning, strength, blend, on_measure
 
     def forward_hook(self, tower: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, Any], output: Any) -> Any:
-        """What the tower says, of what it says plainly; plain is whatever its forward gave."""
+        """Return the encoder's output, blended with that of the tuned copies."""
         if self._strength.number == 0 or (self._strength.side != "negative" and is_negative()):
             return output
         ids: Tensor = keywords["input_ids"] if "input_ids" in keywords else arguments[0]
@@ -46,17 +49,17 @@ class AestheticHook:
         return result
 
     def _row_strengths(self, rows: int) -> list[float]:
-        """The strength of each text of a batch, or of the one that is encoded by itself."""
+        """Return the strengths of the texts of a batch, or of the one that is encoded by itself."""
         row_strengths = self._strength.per_row(torch.empty(rows, 1, 1, device=self._strength.tensor.device))
         return cast("list[float]", row_strengths.flatten().expand(rows).tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def _encode_row(
         self, tower: nn.Module, row: int, arguments: Sequence[Any], keywords: Mapping[str, Any], ids: Tensor
     ) -> Any:
-        """What is said of one text by a copy that was tuned for it; None of a text without words."""
+        """Encode one text by a copy that is tuned for it; return None for an empty text."""
         if int(ids[row, 1]) == eos_token_id(tower):
             return None
-        # others' strengths are those of its row, unless it is encoded by itself already
+        # tells other overlays which row this is, unless the caller encodes row by row already
         row_context = encoding_row(row=row, rows=len(ids)) if current_row() is None else nullcontext()
         with row_context, torch.inference_mode(mode=False), torch.autocast(ids.device.type, enabled=False):
             row_arguments = [_take_row(argument, row, len(ids)) for argument in arguments]
@@ -67,7 +70,7 @@ class AestheticHook:
                 return cast("Any", tuned_tower)(*row_arguments, **row_keywords)
 
     def _blend_rows(self, strengths: Sequence[float], before: Tensor, after: Sequence[Tensor | None]) -> Tensor:
-        """Each row between what was said and what the tuned copy says."""
+        """Interpolate between the rows of the encoder's output and those of the tuned copies."""
         rows = [
             old if new is None else self._interpolate(old, new[0], share).to(old.dtype)
             for old, new, share in zip(before, after, strengths, strict=True)
@@ -81,7 +84,7 @@ class AestheticHook:
 
 
 def _take_row(value: Any, row: int, rows: int) -> Any:
-    """One row of an argument that has as many."""
+    """Return one row of an argument with as many rows as the batch; other arguments unchanged."""
     if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows:
         return value[row : row + 1].clone()
     return value
@@ -92,7 +95,13 @@ def _first_tensor(output: Any) -> Tensor:
 
 
 def map_output(change: Callable[[Tensor, Sequence[Any]], Tensor], output: Any, others: Sequence[Any]) -> Any:
-    """A tower's answer with every tensor in it changed, given those at the same place in other answers."""
+    """Change all tensors in a model output: a tensor, a tuple, or a transformers ModelOutput.
+
+    Args:
+        change: Gets a tensor, and the tensors at the same place in the other outputs.
+        output: The output.
+        others: Outputs of the same structure; an entry may be None.
+    """
     if isinstance(output, Tensor):
         return change(output, others)
     if isinstance(output, tuple):

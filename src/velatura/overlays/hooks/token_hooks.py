@@ -1,4 +1,4 @@
-"""Vectors in place of tokens: what becomes of a text tower's table of words while embeddings lie over it."""
+"""Hook on a text encoder's token table: reads vectors of embeddings for token ids below 0."""
 
 from __future__ import annotations
 
@@ -15,31 +15,41 @@ VectorSource = Callable[[], Tensor]
 
 
 class TokenVectors(NamedTuple):
-    """Vectors (count, width) as they are whenever they are asked for, and the negative tokens that stand for them."""
+    """Vectors of an embedding and the token ids that stand for them.
+
+    Attributes:
+        tokens: Consecutive ids below 0, descending.
+        source: Returns the current vectors (count, width).
+    """
 
     tokens: tuple[int, ...]
     source: VectorSource
 
     def token_mask(self, ids: Tensor) -> Tensor:
-        """Where in ids their tokens stand, of the ids' shape."""
+        """Return True where `ids` holds one of these tokens, in the shape of `ids`."""
         return (ids <= self.tokens[0]) & (ids >= self.tokens[-1])
 
     def insert_into(self, ids: Tensor, embeddings: Tensor) -> Tensor:
-        """What a table found (rows, tokens, width), with the vectors where their tokens stand."""
+        """Replace rows of a table's result (rows, tokens, width) by the vectors, where ids (rows, tokens) hold them."""
         indices = (self.tokens[0] - ids).clamp(0, len(self.tokens) - 1)
         chosen = F.embedding(indices, self.source().to(embeddings.device))
         return torch.where(self.token_mask(ids).unsqueeze(-1), chosen.to(embeddings.dtype), embeddings)
 
 
 class HookSlot:
-    """What hangs in a module for as long as it has members; undos are what takes it off."""
+    """Hook that stays on a module while it has members.
+
+    Attributes:
+        members: What it applies, in order.
+        undos: Remove the hook; they run with the last member.
+    """
 
     def __init__(self) -> None:
         self.members: tuple[Any, ...] = ()
         self.undos: list[Callable[[], object]] = []
 
     def add_member(self, member: object) -> Callable[[], None]:
-        """Put a member behind the others, and give back what takes it out again, and with the last one all."""
+        """Add a member after the others, and return the undo; the last undo removes the hook too."""
         self.members = (*self.members, member)
 
         def undo() -> None:
@@ -51,14 +61,14 @@ class HookSlot:
 
 
 class EmbeddingHook(HookSlot):
-    """Looks up tokens of which some stand for vectors; it takes the place of a table's forward."""
+    """Replacement for the forward of a token table, which reads vectors of embeddings too."""
 
     def __init__(self, table: nn.Module) -> None:
         super().__init__()
-        self._look_up = table.forward  # the table's own, or what offloading or a user has put in its place
+        self._look_up = table.forward  # the table's own, or a replacement by offloading or by the user
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The vectors (rows, tokens, width) of ids (rows, tokens)."""
+        """Look up ids (rows, tokens); returns (rows, tokens, width)."""
         embeddings: Tensor = self._look_up(ids.clamp(min=0))
         for vectors in self.members:
             embeddings = vectors.insert_into(ids, embeddings)
@@ -66,13 +76,13 @@ class EmbeddingHook(HookSlot):
 
 
 def is_active(strength: LiveStrength) -> bool:
-    """Whether an overlay of a strength acts in the text that is read: where it is off, a name means what it says."""
+    """Return True if the strength is not 0 for the current text; at 0 the name of an embedding is ordinary text."""
     return bool((strength.per_row(strength.tensor.new_empty(1, 1, 1)) != 0).any())
 
 
 @torch.no_grad()
 def measure_vectors(sources: Sequence[VectorSource], tables: Sequence[nn.Embedding]) -> tuple[int, float]:
-    """How many vectors there are, and how long they are in the mean, where those of long words are of length 1."""
+    """Return the number of vectors, and their mean length relative to the long token vectors of the base."""
     vectors = [source() for source in sources]
     ratios = [
         vector_norms(tower_vectors).mean() / reference_norm(table)
@@ -82,14 +92,14 @@ def measure_vectors(sources: Sequence[VectorSource], tables: Sequence[nn.Embeddi
 
 
 def vector_norms(vectors: Tensor) -> Tensor:
-    """The lengths of vectors (count, width): (count,)."""
+    """Return the lengths (count,) of vectors (count, width)."""
     return vectors.float().square().sum(dim=1).sqrt()
 
 
 @torch.no_grad()
 def reference_norm(table: nn.Embedding) -> Tensor:
-    """The length that words' vectors hardly ever exceed, 0-d: all but 5 of 100 in a tower's table are shorter.
+    """Return the 95th percentile of the lengths of a table's token vectors, 0-d.
 
-    Not that of the middle one: of words that a small base was never taught, vectors are short.
+    It is not the median, because tokens that a small base has never seen in training have short vectors.
     """
     return vector_norms(table.weight.detach()).quantile(0.95)

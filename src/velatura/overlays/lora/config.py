@@ -1,10 +1,10 @@
-"""What a LoRA is to be, before it is trained: its algorithm, its ranks, and which layers it changes."""
+"""Configuration of untrained LoRAs: algorithm, ranks, dropouts and the layers that they change."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Literal, Self, cast, get_args
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import nn
 
-from velatura.errors import BadOverlay, UnknownName
+from velatura.errors import BadOverlay, UnknownName, explain_validation_error
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.deltas.lokr import LoKr
@@ -22,19 +22,27 @@ from velatura.overlays.target import Target
 LoraTargets = Literal["attention", "transformer", "linear", "conv"]
 DropoutProbability = Annotated[float, Field(ge=0, lt=1)]
 
-ALGORITHM_ALIASES = {"locon": "lora"}  # a LoRA that changes convolutions too
+ALGORITHM_ALIASES = {"locon": "lora"}  # LoCon is a LoRA that changes convolutions too
 ATTENTION_LAYERS = re.compile(r"\.(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$")
 TRANSFORMER_LAYERS = re.compile(r"\.attentions\.|\.encoder\.layers\.")
-WITHOUT_INPUT_DROPOUT = frozenset({"ia3", "oft", "oft-diag", "boft"})  # they turn or scale what a layer makes
+WITHOUT_INPUT_DROPOUT = frozenset({"ia3", "oft", "oft-diag", "boft"})  # they rotate or scale the output of a layer
 
 
 class LoraConfig(BaseModel):
-    """What an untrained LoRA is built by.
+    """Configuration of an untrained LoRA.
 
-    targets: "attention" is Q, K, V and what follows them; "transformer" all layers of the transformers, as kohya's
-    trainer has it; "linear" every Linear of the model; "conv" all convolutions too. Each holds what the ones before it
-    hold. conv_rank, conv_alpha: of convolutions larger than 1x1. factor: the size of a LoKr's smaller matrix, or -1 for
-    the squarest. The dropouts are probabilities while training.
+    Attributes:
+        algorithm: Key of DELTAS, or "locon".
+        rank, alpha: Rank and alpha of Linear layers and 1x1 convolutions.
+        conv_rank, conv_alpha: Rank and alpha of larger convolutions.
+        factor: Size of a LoKr's smaller matrix; -1 for two matrices of similar size.
+        targets: "attention": Q, K, V and output projections. "transformer": all layers of the transformers, like
+            kohya's trainer. "linear": all Linear layers. "conv": all convolutions too.
+        text: Change the text encoders too.
+        rank_stabilised: Divide alpha by the square root of the rank (rsLoRA).
+        dropout: Probability of dropping an input feature in training.
+        rank_dropout: Probability of dropping a rank in training.
+        module_dropout: Probability of leaving out a whole layer's delta in a training step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,30 +62,28 @@ class LoraConfig(BaseModel):
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, object]) -> Self:
-        """Check the fields; raises BadOverlay, or UnknownName for an algorithm or targets that nobody knows."""
+        """Check the fields; raises BadOverlay, or UnknownName for an unknown algorithm or unknown targets."""
         for field, choices in (("algorithm", {*DELTAS, *ALGORITHM_ALIASES}), ("targets", get_args(LoraTargets))):
             if field in fields and fields[field] not in choices:
                 raise UnknownName.with_suggestions(f"choice for a LoRA's {field}", str(fields[field])[:40], choices)
         try:
             config = cls.model_validate(fields)
         except ValidationError as error:
-            first_error = error.errors()[0]
-            raise BadOverlay(
-                f"a LoRA's {first_error['loc'][0]} cannot be {first_error['input']}: {first_error['msg']}"
-            ) from None
+            descriptions = dict.fromkeys(cls.model_fields)
+            raise BadOverlay(explain_validation_error(error, "LoRA", descriptions)) from None
         if config.dropout and config.algorithm in WITHOUT_INPUT_DROPOUT:
-            raise BadOverlay(f"{config.algorithm} reads nothing that could be dropped: leave out dropout")
+            raise BadOverlay(f"{config.algorithm} does not read the input of a layer: leave out dropout")
         if config.factor != -1 and config.algorithm != "lokr":
-            raise BadOverlay(f"{config.algorithm} has no smaller matrix: leave out factor, which is a lokr's")
+            raise BadOverlay(f"factor belongs to lokr, and the algorithm is {config.algorithm}: leave out factor")
         return config
 
     @classmethod
     def from_structure(cls, structure: Mapping[str, JsonValue]) -> Self | None:
-        """What a card says, or None where it says nothing of it."""
+        """Read the configuration from a card's structure; return None if the structure is empty."""
         return cls.from_fields(structure) if structure else None
 
     def build_deltas(self, target: Target) -> dict[str, Delta]:
-        """Untrained deltas for a target's layers, by the names that kohya's files have for those; raises BadOverlay."""
+        """Build untrained deltas for a target's layers, by kohya's names; raises BadOverlay if there are no layers."""
         names = kohya_names(target)
         deltas = {
             kohya_name: self.build_delta(cast("Layer", target.layer(name)))
@@ -85,17 +91,11 @@ class LoraConfig(BaseModel):
             if (self.text or kohya_name.startswith(UNET_PREFIX)) and self.is_target(name, target.layer(name))
         }
         if not deltas:
-            raise BadOverlay(f"{target.name} has no layers of {self.targets} to change: choose other targets")
+            raise BadOverlay(f"{target.name} has no layers for targets {self.targets!r}: choose other targets")
         return deltas
 
-    def set_dropouts(self, deltas: Iterable[Delta]) -> None:
-        """Tell deltas what they drop while training."""
-        for delta in deltas:
-            delta.dropout, delta.rank_dropout = self.dropout, self.rank_dropout
-            delta.module_dropout = self.module_dropout
-
     def is_target(self, path: str, layer: nn.Module) -> bool:
-        """Whether a layer is among those that are to change, by its path in its model."""
+        """Return True if the LoRA changes a layer of this type and this path."""
         if self.algorithm == "norm":
             return isinstance(layer, nn.GroupNorm | nn.LayerNorm)
         if not isinstance(layer, nn.Linear | nn.Conv2d):
@@ -105,10 +105,10 @@ class LoraConfig(BaseModel):
         return bool((ATTENTION_LAYERS if self.targets == "attention" else TRANSFORMER_LAYERS).search(path))
 
     def build_delta(self, layer: Layer) -> Delta:
-        """An untrained delta for a layer, which adds exactly nothing."""
+        """Build an untrained delta for a layer; it changes exactly nothing yet."""
         is_large_conv = isinstance(layer, nn.Conv2d) and math.prod(layer.kernel_size) > 1
         rank, alpha = (self.conv_rank, self.conv_alpha) if is_large_conv else (self.rank, self.alpha)
-        # files say alpha over rank, whatever it was to be over: as LyCORIS does
+        # readers divide alpha by the rank, so a rank-stabilised alpha is stored multiplied, as in LyCORIS
         stored_alpha = alpha * math.sqrt(rank) if self.rank_stabilised else alpha
         if self.algorithm == "lokr":
             return LoKr.for_layer(layer, rank=rank, alpha=stored_alpha, factor=self.factor)
@@ -118,22 +118,28 @@ class LoraConfig(BaseModel):
 
 
 def check_conv_options(algorithm: str, targets: str, conv_options: Mapping[str, object]) -> None:
-    """Refuse what is asked of convolutions where none of them changes; of_convolutions: None for what is not asked."""
+    """Refuse options of convolutions if the targets have no convolutions larger than 1x1.
+
+    Args:
+        algorithm: The algorithm; "locon" asks for convolutions too.
+        targets: The targets.
+        conv_options: Options by name; None for those that were not given.
+    """
     if targets == "conv":
         return
-    reasons = [f"{name} says" for name, value in conv_options.items() if value is not None]
+    names = [name for name, value in conv_options.items() if value is not None]
     if algorithm == "locon":
-        reasons.insert(0, "locon stands for")
-    if reasons:
+        names.insert(0, "locon")
+    if names:
         raise BadOverlay(
-            f"{reasons[0]} what becomes of convolutions, and {targets} changes none that is larger than 1x1: "
+            f"{names[0]} is for convolutions, and targets {targets} include none that is larger than 1x1: "
             "give targets conv, or leave it out"
         )
 
 
 @contextmanager
 def seed_rng(seed: int | None) -> Generator[None]:
-    """Draw by a seed, and leave torch's own chance as it was; without one draw by that."""
+    """Draw random numbers by a seed, and restore torch's global generator; without a seed use the global generator."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):  # pyright: ignore[reportUnknownMemberType]
         if seed is not None:
             torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]

@@ -1,4 +1,4 @@
-"""What layers are called in kohya's files: by diffusers' paths with _ for every dot, behind the part of the base."""
+"""Kohya's names of layers: the prefix of the model, then diffusers' path with "_" in place of dots."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ UNET_PREFIX, TEXT_PREFIX = "lora_unet_", "lora_te"
 
 
 def kohya_names(target: Target) -> dict[str, str]:
-    """The names of a target's layers by those that kohya's files have for them; see Target.layer."""
-    text_prefixes = (
-        [f"{TEXT_PREFIX}1_", f"{TEXT_PREFIX}2_"]
-        if len(target.text_encoders) > 1
-        else [f"{TEXT_PREFIX}_"] * len(target.text_encoders)
-    )
+    """Map kohya's names to the target's names of its layers; see Target.layer."""
+    if len(target.text_encoders) > 1:
+        text_prefixes = [f"{TEXT_PREFIX}1_", f"{TEXT_PREFIX}2_"]
+    else:
+        text_prefixes = [f"{TEXT_PREFIX}_"] * len(target.text_encoders)
     prefixes = dict(zip(target.parts, [UNET_PREFIX, *text_prefixes], strict=True))
     names: dict[str, str] = {}
     for part, model in target.parts.items():
@@ -30,6 +29,6 @@ def kohya_names(target: Target) -> dict[str, str]:
 
 
 def canonical_path(part: str, path: str) -> str:
-    """A module's path as files have it: with the level text_model, which transformers 5 dropped from some towers."""
-    path = path.replace(".base_layer", "")  # peft's, around a layer that it changes too
+    """Return a module's path as files have it: with "text_model.", which transformers 5 dropped from some models."""
+    path = path.replace(".base_layer", "")  # added by peft, if it changes the layer too
     return path if part == "unet" or path.startswith(("text_model.", "text_projection")) else f"text_model.{path}"

@@ -1,4 +1,4 @@
-"""LoRAs and what grew out of them: small changes of weights, laid behind the layers that have those."""
+"""LoRA overlays: a low-rank or other small change of the weight of each layer."""
 
 from __future__ import annotations
 
@@ -21,18 +21,27 @@ from velatura.overlays.overlay import Card, Overlay, TargetPart
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
 
-# vectors by the embedding's name and the text encoder's
+# Vectors by the name of the embedding and the name of the tensor
 BundledEmbeddings = dict[str, dict[str, Tensor]]
 
 
 class Lora(Overlay):
-    """Changes of weights, each a Delta under the name that kohya's files have for its layer, with diffusers' path.
+    """LoRA, or another small change of weights: a Delta for each layer, under kohya's name of the layer.
 
-    So lora_unet_mid_block_attentions_0_..., lora_te_text_model_encoder_layers_0_... and, of an SDXL's two towers,
-    lora_te1_ and lora_te2_; state_dict() is what such a file holds.
+    The names are lora_unet_mid_block_attentions_0_..., lora_te_text_model_encoder_layers_0_..., and lora_te1_... and
+    lora_te2_... for the two text encoders of an SDXL. state_dict() has the keys of such a file.
+
+    Attributes:
+        card: Name, family, base and what else is known of it.
+        layers: The deltas, by kohya's names.
+        block_weights: Factors of the strength, by block; empty for 1 everywhere.
+        bundled_embeddings: Embeddings in its file, by name and tensor name.
+        metadata: Metadata of its file, as trainers write it.
+        unmatched_keys: Keys of its file that fit no layer.
     """
 
     kind: ClassVar[str] = "lora"
+    kind_name: ClassVar[str] = "LoRA"
 
     def __init__(
         self,
@@ -46,22 +55,23 @@ class Lora(Overlay):
     ) -> None:
         super().__init__()
         if not deltas:
-            raise BadOverlay("a LoRA of no layers at all cannot be: give it at least one")
+            raise BadOverlay("a LoRA must change at least one layer, and no layers at all are given")
         self.card = card.replace(kind=self.kind, outline=outline(deltas.values()))
-        self.block_weights = dict(block_weights or {})  # factors for the strength, by block
-        self.bundled_embeddings: BundledEmbeddings = bundled_embeddings or {}  # of its file
-        self.metadata = dict(metadata or {})  # of its file, as trainers write it
-        self.unmatched_keys = tuple(unmatched_keys)  # keys of its file that fit no layer
+        self.block_weights = dict(block_weights or {})
+        self.bundled_embeddings: BundledEmbeddings = bundled_embeddings or {}
+        self.metadata = dict(metadata or {})
+        self.unmatched_keys = tuple(unmatched_keys)
+        config = LoraConfig.from_structure(self.card.structure)
         for name, delta in deltas.items():
             self.add_module(name, delta)
-        if config := LoraConfig.from_structure(self.card.structure):
-            config.set_dropouts(deltas.values())
+            if config:
+                delta.set_dropouts(config.dropout, config.rank_dropout, config.module_dropout)
         self.eval()
 
     @classmethod
     def from_card(cls, card: Card) -> Self:
-        """Refuse: what a LoRA is made of is told by its tensors; see from_tensors."""
-        raise BadOverlay(f"{card} is built of its tensors, not of a card: use Lora.from_tensors")
+        """Refuse: the structure of a LoRA follows from its tensors. Use from_tensors."""
+        raise BadOverlay(f"{card} cannot be built from a card, only from its tensors: use Lora.from_tensors")
 
     @classmethod
     def from_tensors(
@@ -114,10 +124,31 @@ class Lora(Overlay):
         seed: int | None = None,
         name: str = "",
     ) -> Self:
-        """Make an untrained LoRA for a base, which does exactly nothing yet; see LoraStructure for what may be chosen.
+        """Make an untrained LoRA for a base; it changes exactly nothing yet.
 
-        alpha: the rank by default, so that nothing is scaled; conv_rank, conv_alpha: rank and alpha by default; text:
-        change the text towers too; seed: torch's own chance if none.
+        Args:
+            base: The base whose layers it changes.
+            rank: Rank of the matrices, 1 to 4096.
+            alpha: The change is multiplied by alpha / rank; by default alpha is the rank.
+            algorithm: "lora", "locon", "dora", "loha", "lokr", "glora", "ia3", "oft", "boft", "norm" or "full".
+            targets: "attention": Q, K, V and output projections. "transformer": all layers of the transformers, like
+                kohya's trainer. "linear": all Linear layers. "conv": all convolutions too.
+            conv_rank, conv_alpha: Rank and alpha of convolutions larger than 1x1; `rank` and `alpha` by default.
+            factor: Size of a LoKr's smaller matrix; -1 for two matrices of similar size.
+            text: Change the text encoders too.
+            rank_stabilised: Multiply by alpha / sqrt(rank) instead (rsLoRA).
+            dropout: Probability of dropping an input feature in training, 0 or more and below 1.
+            rank_dropout: Probability of dropping a rank in training.
+            module_dropout: Probability of leaving out a whole layer's change in a training step.
+            seed: Seed for the weights; torch's global generator by default.
+            name: Name of the LoRA.
+
+        Returns:
+            The LoRA in eval mode, on the device of the base.
+
+        Raises:
+            BadOverlay: If a value is out of range, or options contradict each other.
+            UnknownName: If the algorithm or the targets are unknown.
         """
         check_conv_options(algorithm, targets, {"conv_rank": conv_rank, "conv_alpha": conv_alpha})
         alpha = float(rank) if alpha is None else alpha
@@ -151,44 +182,44 @@ class Lora(Overlay):
 
     @property
     def target_parts(self) -> frozenset[TargetPart]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Which parts of a base it has layers of."""
+        """Return the parts of a base that it changes."""
         return frozenset("unet" if name.startswith(UNET_PREFIX) else "text" for name in self.layers)
 
     @property
     def layers(self) -> dict[str, Delta]:
-        """Its deltas by the names of their layers in kohya's files."""
+        """Return its deltas by kohya's names of their layers."""
         return {name: delta for name, delta in self.named_children() if isinstance(delta, Delta)}
 
     def part_of(self, parameter: str) -> TargetPart | Literal["words"]:
-        """The part of a base that one of its parameters acts in."""
+        """Return the part of the base in which a parameter acts."""
         return "unet" if parameter.startswith(UNET_PREFIX) else "text"
 
     def with_block_weights(self, block_weights: Mapping[str, float]) -> Self:
-        """The same LoRA, sharing its weights, with a factor for the strength in each block: see lora_blocks.
+        """Return a LoRA that shares these weights, with a factor of the strength for each block.
 
-        Blocks that are not named stay as they are. Factors that it has already are multiplied.
+        Args:
+            block_weights: Factors by name of the block: BASE, IN00 to IN11, MID, OUT00 to OUT11. Blocks that are not
+                named keep their factors; earlier factors are multiplied.
+
+        Raises:
+            BadStrength: If a factor is not finite.
+            UnknownName: If there is no such block.
         """
         check_block_weights(block_weights)
-        return self._copy_with(
-            {
-                **self.block_weights,
-                **{name: weight * self.block_weights.get(name, 1.0) for name, weight in block_weights.items()},
-            }
-        )
+        products = {name: weight * self.block_weights.get(name, 1.0) for name, weight in block_weights.items()}
+        return self._copy_with(self.layers, {**self.block_weights, **products})
 
     def with_ranks(self, rank: int) -> Self:
-        """The same LoRA with only the first ranks of each layer, at the same scale; those are views of its weights."""
+        """Return a LoRA with only the first ranks of each layer, at the same scale; they are views of its weights."""
         if rank < 1:
-            raise BadOverlay(f"a LoRA of {rank} ranks does nothing: give 1 or more")
-        return self._copy_with(
-            self.block_weights, {name: delta.truncate_rank(rank) for name, delta in self.layers.items()}
-        )
+            raise BadOverlay(f"a LoRA of rank {rank} changes nothing: give a rank of 1 or more")
+        layers = {name: delta.truncate_rank(rank) for name, delta in self.layers.items()}
+        return self._copy_with(layers, self.block_weights)
 
-    def _copy_with(self, block_weights: Mapping[str, float], layers: Mapping[str, Delta] | None = None) -> Self:
-        """This one with other strengths for blocks, or other layers."""
+    def _copy_with(self, layers: Mapping[str, Delta], block_weights: Mapping[str, float]) -> Self:
         copy = type(self)(
             self.card,
-            layers or self.layers,
+            layers,
             block_weights=block_weights,
             bundled_embeddings=self.bundled_embeddings,
             metadata=self.metadata,
@@ -199,17 +230,17 @@ class Lora(Overlay):
         return copy
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:
-        """Its deltas by the names that the target has for their layers, those that it lacks left out."""
+        """Return its deltas by the target's names of their layers, without those that the target lacks."""
         names = kohya_names(target)
         return {names[name]: delta for name, delta in self.layers.items() if name in names}
 
     def strength_factor(self, target: Target, name: str) -> float:
-        """By what the strength is multiplied in a layer, by the name that the target has for it."""
+        """Return the factor by which the strength is multiplied in the target's layer of this name."""
         block_weight = self.block_weights.get(block_of(target, name), 1.0) if self.block_weights else 1.0
         return block_weight * target.combine_weight
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
-        """Hang each delta behind its layer."""
+        """Register a hook on all layers that it changes."""
         deltas = self.deltas(target)
         check_compatible(self, target, deltas)
         check_side(target, deltas, strength)
