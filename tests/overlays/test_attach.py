@@ -75,7 +75,7 @@ def test_the_effect_is_measured_on_the_first_step(tiny, strong, says, activation
     assert crossing.layers == 7
     assert crossing.k == pytest.approx(((k - context).norm() / context.norm()).item(), rel=1e-4)
     assert crossing.v == pytest.approx(((v - context).norm() / context.norm()).item(), rel=1e-4)
-    assert f"96: 7 layers, K reads {crossing.k:.1%}" in str(effect)
+    assert f"96: 7 layers, input changed by {crossing.k:.1%} for K" in str(effect)
     assert velatura.Effect.model_validate_json(effect.model_dump_json()) == effect
 
 

@@ -118,7 +118,7 @@ def test_what_is_trained_learns_through_all_layers(tiny):
 
 
 def test_alike_bases_have_no_difference(tiny):
-    with pytest.raises(BadOverlay, match="there is no difference"):
+    with pytest.raises(BadOverlay, match="has the same weights as tiny: give a base that differs"):
         velatura.Difference.from_bases(tiny, velatura.tiny())
 
 

@@ -253,7 +253,7 @@ def test_a_long_text_is_cut_before_a_name_that_does_not_fit(tiny, named):
     long = " ".join(["boat"] * 74) + " my style"
     with (
         velatura.attach(tiny, named()),
-        pytest.warns(velatura.VelaturaWarning, match="76 tokens, of which the first 74"),
+        pytest.warns(velatura.VelaturaWarning, match="76 tokens: the first 74 are read"),
     ):
         hidden(tiny, long)
 
@@ -294,7 +294,7 @@ def test_its_effect_tells_how_long_its_vectors_are_and_whether_it_was_named(tiny
         expected = "'my style': 1 vector, 2.00 times as long as the base's token vectors, no text encoded yet"
         assert expected in str(laid.effect)
         hidden(tiny)
-        assert str(laid.effect).endswith("named")
+        assert str(laid.effect).endswith("vectors, used")
 
 
 def test_an_embedding_that_no_text_names_is_warned_of(tiny, named):

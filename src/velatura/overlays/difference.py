@@ -94,9 +94,7 @@ class Difference(Lora):
             }
         deltas = {kohya_name: delta for kohya_name, delta in differences.items() if delta is not None}
         if not deltas:
-            raise BadOverlay(
-                f"{other.name} has the same weights as {base.name}: there is no difference; give another base"
-            )
+            raise BadOverlay(f"{other.name} has the same weights as {base.name}: give a base that differs")
         _warn_if_vae_differs(base, other)
         return cls(_make_card(base, name or other.name), deltas)
 

@@ -76,7 +76,7 @@ class LowRankDelta(ProductDelta):
         return whole * self.scale(up.shape[1])
 
     def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:
-        """Return the factors; for DoRA with magnitudes of columns the full change, as there is no shorter way."""
+        """Return the factors; for DoRA with magnitudes of columns the full change."""
         up, down = as_matrix(self.required_tensor(LORA_UP)), self.required_tensor(LORA_DOWN)
         core, magnitude = self.tensor(LORA_MID), self.tensor(DORA_SCALE)
         mag_norm_scale = None

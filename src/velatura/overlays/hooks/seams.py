@@ -10,20 +10,25 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from velatura.errors import UnsupportedBase
-from velatura.overlays.affine import is_foldable
 from velatura.overlays.attention_layers import attention_layers, context_width
 from velatura.overlays.hooks.context_hooks import ContextChange, ContextHook, KVInput
 from velatura.overlays.hooks.embedding_strength import NEUTRAL_WORD, EmbeddingStrength, EmbeddingStrengthHook
 from velatura.overlays.hooks.full_weight_hooks import FullWeightChange
-from velatura.overlays.hooks.module_copies import HOOK_SLOT, OUR_HOOKS, OUTPUT_SLOT, exclude_from_copies
+from velatura.overlays.hooks.module_attributes import (
+    HOOK_SLOT,
+    OUR_HOOKS,
+    OUTPUT_SLOT,
+    Undo,
+    exclude_from_copies,
+    is_unwrapped,
+    replace_forward,
+    restore_forward,
+)
 from velatura.overlays.hooks.output_hooks import OutputChange
 from velatura.overlays.hooks.text_hooks import AestheticHook
 from velatura.overlays.hooks.token_hooks import EmbeddingHook, TokenVectors, VectorSource, is_active, measure_vectors
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
-
-Undo = Callable[[], None]
-Forward = Callable[[Tensor], Tensor]
 
 
 def hook_contexts(target: Target, width: int, change: ContextChange) -> Iterator[Undo]:
@@ -159,7 +164,7 @@ def _hook_token_table(table: nn.Module, token_vectors: TokenVectors) -> Undo:
         vars(table)[HOOK_SLOT] = embedding_hook
         embedding_hook.undos = [
             partial(vars(table).pop, HOOK_SLOT),
-            _replace_forward(table, embedding_hook.forward),
+            replace_forward(table, embedding_hook.forward),
             exclude_from_copies(table, embedding_hook),
         ]
     return embedding_hook.add_member(token_vectors)
@@ -181,7 +186,7 @@ def _hook_embedding_strength(tower: nn.Module, embedding_strength: EmbeddingStre
 
 
 class _ContextSlot:
-    """Changes in front of one attention layer, and the hooks that run them; without changes there are no hooks."""
+    """Changes in front of one attention layer, and the hooks that run them while there are any."""
 
     def __init__(self, name: str, layer: nn.Module) -> None:
         self._name, self._layer = name, layer
@@ -207,9 +212,9 @@ class _ContextSlot:
             return
         kv_input = KVInput(self._layer, self._hooks)
         for projection, project in ((kv_input.to_k, kv_input.project_k), (kv_input.to_v, kv_input.project_v)):
-            if any(hook.change.is_affine for hook in self._hooks) and _is_unwrapped(projection):
+            if any(hook.change.is_affine for hook in self._hooks) and is_unwrapped(projection):
                 projection.forward = project
-                self._undos.append(partial(_restore_forward, projection, project))
+                self._undos.append(partial(restore_forward, projection, project))
         self._undos.append(kv_input.close)
         hooks = (
             (kv_input.to_k, kv_input.k_pre_hook),
@@ -227,7 +232,7 @@ class _ContextSlot:
 
 
 class _OutputSlot:
-    """Changes of one layer's output, and the hook that runs them; without changes there is no hook."""
+    """Changes of one layer's output, and the hook that runs them while there are any."""
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
@@ -252,7 +257,7 @@ class _OutputSlot:
             vars(self._layer).pop(OUTPUT_SLOT, None)
         elif full_change and full_change.has_plain_forward(self._layer):
             self._undos += [
-                _replace_forward(self._layer, self._full_weight_forward),
+                replace_forward(self._layer, self._full_weight_forward),
                 exclude_from_copies(self._layer, self),
             ]
         else:
@@ -276,30 +281,6 @@ class _OutputSlot:
         for change in self._changes:
             output = change.add(layer, arguments[0], base_output, output)
         return output
-
-
-def _is_unwrapped(projection: nn.Module) -> bool:
-    """Return True if a projection is a plain Linear whose forward was not replaced."""
-    return is_foldable(projection) and "forward" not in vars(projection)
-
-
-def _replace_forward(module: nn.Module, forward: Forward) -> Undo:
-    """Replace a module's forward, and return the undo, which restores the earlier one."""
-    previous = vars(module).get("forward")
-    module.forward = forward
-
-    def undo() -> None:
-        _restore_forward(module, forward)
-        if previous is not None and "forward" not in vars(module):
-            module.forward = previous
-
-    return undo
-
-
-def _restore_forward(projection: nn.Module, forward: Forward) -> None:
-    """Remove our forward from a module, unless another one was wrapped around it since."""
-    if vars(projection).get("forward") == forward:
-        del projection.forward
 
 
 def _context_slot(name: str, layer: nn.Module) -> _ContextSlot:

@@ -83,7 +83,7 @@ class LoraConfig(BaseModel):
         return cls.from_fields(structure) if structure else None
 
     def build_deltas(self, target: Target) -> dict[str, Delta]:
-        """Build untrained deltas for a target's layers, by kohya's names; raises BadOverlay if there are no layers."""
+        """Build untrained deltas for a target's layers, by kohya's names; raises BadOverlay without any layer."""
         names = kohya_names(target)
         deltas = {
             kohya_name: self.build_delta(cast("Layer", target.layer(name)))

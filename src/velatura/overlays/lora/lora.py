@@ -203,7 +203,7 @@ class Lora(Overlay):
 
         Raises:
             BadStrength: If a factor is not finite.
-            UnknownName: If there is no such block.
+            UnknownName: If a block is unknown.
         """
         check_block_weights(block_weights)
         products = {name: weight * self.block_weights.get(name, 1.0) for name, weight in block_weights.items()}

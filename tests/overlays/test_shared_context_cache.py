@@ -51,7 +51,7 @@ def test_gradients_are_those_of_every_layer_by_itself(tiny, hyper, inputs, monke
         overlay.train()
         shared = gradients(tiny, overlay, inputs)
         again = gradients(tiny, overlay, inputs)
-        monkeypatch.setattr(transform.WidthChange, "lessons", None)
+        monkeypatch.setattr(transform.WidthChange, "shared_cache", None)
         alone = gradients(tiny, overlay, inputs)
     for one, two, three in zip(shared, again, alone, strict=True):
         assert torch.equal(one, two)

@@ -1,4 +1,4 @@
-"""Attributes that overlays set on modules, and how copies of a module are made without them."""
+"""Attributes that overlays set on modules: slots, replaced forwards, and copies of a module without them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, SupportsIndex, cast
 
-from torch import nn
+from torch import Tensor, nn
+
+from velatura.overlays.affine import is_foldable
+
+Undo = Callable[[], None]
+Forward = Callable[[Tensor], Tensor]
 
 HOOK_SLOT = "_velatura_seam"
 OUTPUT_SLOT = "_velatura_outputs"
@@ -15,7 +20,7 @@ OUR_HOOKS = "_velatura_hooks"
 _REDUCE = "__reduce_ex__"  # the method that deepcopy and pickle call
 
 
-def exclude_from_copies(module: nn.Module, hook: object) -> Callable[[], None]:
+def exclude_from_copies(module: nn.Module, hook: object) -> Undo:
     """Leave a hook, and all our attributes, out of copies of a module by deepcopy and pickle.
 
     A copy with the hook would run networks that no attachment could detach from it.
@@ -55,3 +60,27 @@ def _reduce_without_hooks(module: nn.Module, protocol: SupportsIndex) -> tuple[o
 def _is_ours(forward: object) -> bool:
     """Return True if a module's forward is one that this package set."""
     return type(getattr(forward, "__self__", None)).__module__.startswith("velatura.")
+
+
+def is_unwrapped(projection: nn.Module) -> bool:
+    """Return True if a projection is a plain Linear whose forward was not replaced."""
+    return is_foldable(projection) and "forward" not in vars(projection)
+
+
+def replace_forward(module: nn.Module, forward: Forward) -> Undo:
+    """Replace a module's forward, and return the undo, which restores the earlier one."""
+    previous = vars(module).get("forward")
+    module.forward = forward
+
+    def undo() -> None:
+        restore_forward(module, forward)
+        if previous is not None and "forward" not in vars(module):
+            module.forward = previous
+
+    return undo
+
+
+def restore_forward(projection: nn.Module, forward: Forward) -> None:
+    """Remove our forward from a module, unless another one was wrapped around it since."""
+    if vars(projection).get("forward") == forward:
+        del projection.forward
