@@ -56,11 +56,11 @@ def untrained(block, algorithm):
         place = Target.from_model(block)
         wide = {own: place.layer(name) for own, name in kohya_names(place).items() if "norm" not in own}
         made = {own: FullDelta.for_layer(layer) for own, layer in wide.items()}
-        for weight in (each for delta in made.values() for each in delta.parameters()):
+        for weight in (parameter for delta in made.values() for parameter in delta.parameters()):
             nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(1))
         return velatura.Difference(velatura.Card(kind="difference"), made)
     made = LoraConfig(algorithm=algorithm, rank=4).build_deltas(Target.from_model(block))
-    for weight in (each for delta in made.values() for each in delta.parameters()):
+    for weight in (parameter for delta in made.values() for parameter in delta.parameters()):
         nn.init.normal_(weight, std=0.2, generator=torch.Generator().manual_seed(1))
     return velatura.Lora(velatura.Card(kind="lora"), made)
 
@@ -72,12 +72,12 @@ def test_attaching_after_compiling_is_noticed(compiled, inputs, hyper, traces, k
     overlay = hyper(widths=[96]) if kind == "hypernet" else untrained(block, kind)
     before = fast(*inputs)
 
-    with velatura.attach(block, overlay, 1.0) as laid:
+    with velatura.attach(block, overlay, 1.0) as attachment:
         torch.testing.assert_close(fast(*inputs), block(*inputs))
         assert not torch.equal(fast(*inputs), before)
         traced = len(traces)
         for strength in (0.7, 0.3, 0.0):
-            laid.strength = strength
+            attachment.strength = strength
             torch.testing.assert_close(fast(*inputs), block(*inputs))
         assert torch.equal(fast(*inputs), before)
         assert len(traces) == traced, "a change of strength must not trace again"
@@ -93,7 +93,7 @@ def test_attaching_after_compiling_is_noticed(compiled, inputs, hyper, traces, k
 def test_detaching_after_compiling_is_noticed(compiled, inputs, hyper):
     block, fast = compiled
     before = block(*inputs)
-    laid = velatura.attach(block, hyper(widths=[96]), 1.0)
+    attachment = velatura.attach(block, hyper(widths=[96]), 1.0)
     assert not torch.equal(fast(*inputs), before)
-    laid.detach()
+    attachment.detach()
     torch.testing.assert_close(fast(*inputs), before)

@@ -23,7 +23,7 @@ def overlays(hyper, lora, embedding, difference, aesthetic):
     tree = Blend((Leaf("a"), Series((Leaf("b", 0.4), Leaf("a", -0.5)))), (1, 2))
     changes = [lora(), lora(algorithm="dora", targets="conv"), lora(algorithm="oft"), difference()]
     of_all = [*made, Composition(tree, {"a": made[0], "b": made[1]}), *changes, embedding(), aesthetic()]
-    assert {each.kind for each in of_all} == set(KINDS)
+    assert {overlay.kind for overlay in of_all} == set(KINDS)
     return of_all
 
 
@@ -37,26 +37,28 @@ def says(base):
 def state(base):
     """All that a base is: tensors, the attributes of every part, the hooks that hang there."""
     models = {"unet": base.unet, "text": base.text.model}
-    tensors = {f"{part}.{name}": each.clone() for part in models for name, each in models[part].state_dict().items()}
+    tensors = {
+        f"{part}.{name}": tensor.clone() for part in models for name, tensor in models[part].state_dict().items()
+    }
     parts = {
-        f"{part}.{name}": (sorted(vars(each)), len(each._forward_pre_hooks), len(each._forward_hooks))
+        f"{part}.{name}": (sorted(vars(module)), len(module._forward_pre_hooks), len(module._forward_hooks))
         for part in models
-        for name, each in models[part].named_modules()
+        for name, module in models[part].named_modules()
     }
     return tensors, parts
 
 
-def check(base, before, said):
+def check(base, before, prediction):
     tensors, parts = state(base)
     assert parts == before[1]
     assert tensors.keys() == before[0].keys()
-    assert all(torch.equal(each, before[0][name]) for name, each in tensors.items())
-    assert torch.equal(says(base), said)
+    assert all(torch.equal(tensor, before[0][name]) for name, tensor in tensors.items())
+    assert torch.equal(says(base), prediction)
 
 
 def strength(chance):
-    each = torch.tensor([chance.uniform(0.1, 1), chance.uniform(-1, -0.1)])
-    return chance.choice([0.0, 1.0, chance.uniform(-1.5, 1.5), each])
+    strengths = torch.tensor([chance.uniform(0.1, 1), chance.uniform(-1, -0.1)])
+    return chance.choice([0.0, 1.0, chance.uniform(-1.5, 1.5), strengths])
 
 
 def attached(base, overlays, chance):
@@ -68,22 +70,22 @@ def attached(base, overlays, chance):
 
 def operate(base, overlays, chance, operations):
     """Do so many operations, a few of them steps of the base, and look at the base whenever nothing lies on it."""
-    before, said, laid = state(base), says(base), []
+    before, prediction, attachments = state(base), says(base), []
     for _ in range(operations):
         doing = chance.random()
-        if not laid or (doing < 0.35 and len(laid) < 8):
-            laid.append(attached(base, overlays, chance))
+        if not attachments or (doing < 0.35 and len(attachments) < 8):
+            attachments.append(attached(base, overlays, chance))
         elif doing < 0.55:
-            chance.choice(laid).strength = strength(chance)
+            chance.choice(attachments).strength = strength(chance)
         elif doing < 0.9:
-            laid.pop(chance.randrange(len(laid))).detach()
+            attachments.pop(chance.randrange(len(attachments))).detach()
         else:
             says(base)
-        if not laid:
-            check(base, before, said)
-    while laid:
-        laid.pop(chance.randrange(len(laid))).detach()
-    check(base, before, said)
+        if not attachments:
+            check(base, before, prediction)
+    while attachments:
+        attachments.pop(chance.randrange(len(attachments))).detach()
+    check(base, before, prediction)
 
 
 def test_a_hundred_operations_leave_no_trace(tiny, overlays):

@@ -6,8 +6,8 @@ from torch import nn
 
 
 @pytest.fixture
-def says(tiny):
-    """What the tiny base says of a guided batch: negative prompts first, then the prompts."""
+def predict(tiny):
+    """Predict the noise of a guided batch: negative prompts first, then the prompts."""
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(2, 4, 16, 16, generator=generator).repeat(2, 1, 1, 1)
     context = tiny.text.encode(["", "", "a red house", "a boat at night"]).detach()

@@ -38,7 +38,9 @@ def tower(golden):
     metadata, tensors = golden
     model = CLIPTextModel(CLIPTextConfig(**json.loads(metadata["config"])["text_config"]))
     prefix = "text.text_model."
-    model.load_state_dict({key.removeprefix(prefix): each for key, each in tensors.items() if key.startswith(prefix)})
+    model.load_state_dict(
+        {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    )
     return model.eval().requires_grad_(False)
 
 
@@ -52,7 +54,7 @@ def made(golden):
     return make
 
 
-def says(tower, ids):
+def encode_with(tower, ids):
     with torch.no_grad():
         return tower(input_ids=ids).last_hidden_state
 
@@ -62,7 +64,7 @@ def says(tower, ids):
 def test_prompts_are_drawn_as_the_authors_program_draws_them(tiny, golden, tower, made, steps):
     tokens, expected = golden[1]["tokens"], golden[1][f"z@{steps}"]
     with velatura.attach(Pipeline(tiny.unet, tower), made(steps=steps, rate=RATE)):
-        torch.testing.assert_close(says(tower, tokens), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(encode_with(tower, tokens), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_golden_steps_go_somewhere(golden):
@@ -83,13 +85,13 @@ def test_gradients_are_found_whatever_the_mode_and_none_is_left(tiny, golden, to
 def test_a_strength_goes_straight_between_what_was_said_and_what_became_of_it(tiny, golden, tower, made):
     tokens, plain, drawn = golden[1]["tokens"], golden[1]["z@0"], golden[1]["z@5"]
     with velatura.attach(Pipeline(tiny.unet, tower), made(steps=5, rate=RATE), 0.9):
-        torch.testing.assert_close(says(tower, tokens), 0.1 * plain + 0.9 * drawn, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(encode_with(tower, tokens), 0.1 * plain + 0.9 * drawn, rtol=1e-3, atol=1e-4)
 
 
 def test_the_tower_is_tuned_in_float32_whatever_it_computes_in(tiny, golden, tower, made):
     tokens, expected = golden[1]["tokens"], golden[1]["z@1"]
     with velatura.attach(Pipeline(tiny.unet, tower.bfloat16()), made(steps=1, rate=RATE)):
-        found = says(tower, tokens)
+        found = encode_with(tower, tokens)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
 
@@ -126,13 +128,13 @@ def test_prompts_are_drawn_nearer_to_the_pictures(tiny, aesthetic):
 
 
 def test_only_prompts_are_drawn_not_negative_prompts(tiny, aesthetic):
-    says = "a red house"
-    recipe = velatura.Recipe(prompt=says, negative="a boat", steps=1, seed=1)
+    prompt = "a red house"
+    recipe = velatura.Recipe(prompt=prompt, negative="a boat", steps=1, seed=1)
     off = velatura.generate(tiny, recipe)
-    heard = {}
+    outputs = {}
 
-    def listen(_model, _arguments, named, said):
-        heard.setdefault(tuple(named["input_ids"].flatten().tolist()), said.last_hidden_state)
+    def listen(_model, _arguments, named, output):
+        outputs.setdefault(tuple(named["input_ids"].flatten().tolist()), output.last_hidden_state)
 
     with velatura.attach(tiny, aesthetic()):
         hook = tiny.text.model.register_forward_hook(listen, with_kwargs=True)
@@ -140,11 +142,11 @@ def test_only_prompts_are_drawn_not_negative_prompts(tiny, aesthetic):
             on = velatura.generate(tiny, recipe)
         finally:
             hook.remove()
-        plain = [tiny.text.encode([text]) for text in ("a boat",)]  # by hand nobody says what is negative
-    changed = {len(ids): value for ids, value in heard.items()}
+        plain = [tiny.text.encode([text]) for text in ("a boat",)]  # by hand nobody prompt what is negative
+    changed = {len(ids): value for ids, value in outputs.items()}
     assert changed
     assert on.image.tobytes() != off.image.tobytes()
-    negative = [value for value in heard.values() if torch.equal(value[0], tiny.text.encode(["a boat"])[0])]
+    negative = [value for value in outputs.values() if torch.equal(value[0], tiny.text.encode(["a boat"])[0])]
     assert len(negative) == 1
     assert not torch.equal(plain[0], tiny.text.encode(["a boat"]))
 
@@ -163,17 +165,17 @@ def test_a_tag_calls_it(tiny, aesthetic):
 def test_a_tag_says_how_far_it_draws(tiny, aesthetic):
     overlays = {"dusk": aesthetic(steps=1), "far": aesthetic(steps=4, rate=2e-3)}
     far, asked = (
-        velatura.generate(tiny, f"a red house <aesthetic:{said}>", steps=2, seed=1, overlays=overlays)
-        for said in ("far:0.9", "dusk:0.9:steps=4:rate=2e-3")
+        velatura.generate(tiny, f"a red house <aesthetic:{tag}>", steps=2, seed=1, overlays=overlays)
+        for tag in ("far:0.9", "dusk:0.9:steps=4:rate=2e-3")
     )
     assert far.image.tobytes() == asked.image.tobytes()
     assert overlays["dusk"].settings.steps == 1
 
 
-@pytest.mark.parametrize("said", ["steps=0.5", "steps=-1", "rate=2", "rate=x", "stepps=3", "te=0.5"])
-def test_a_tag_that_cannot_be_is_pointed_at(tiny, aesthetic, said):
-    with pytest.raises(BadPrompt, match=said.partition("=")[0] if "=" in said else said):
-        velatura.generate(tiny, f"a red house <aesthetic:dusk:1:{said}>", steps=1, overlays={"dusk": aesthetic()})
+@pytest.mark.parametrize("argument", ["steps=0.5", "steps=-1", "rate=2", "rate=x", "stepps=3", "te=0.5"])
+def test_a_tag_that_cannot_be_is_pointed_at(tiny, aesthetic, argument):
+    with pytest.raises(BadPrompt, match=argument.partition("=")[0] if "=" in argument else argument):
+        velatura.generate(tiny, f"a red house <aesthetic:dusk:1:{argument}>", steps=1, overlays={"dusk": aesthetic()})
 
 
 def test_it_draws_prompts_with_other_overlays_in_them(tiny, aesthetic, embedding, lora):
@@ -234,9 +236,9 @@ def alone(base, overlay):
 
 def test_words_draw_the_look_itself(tiny, aesthetic):
     plain, to, away = aesthetic(), aesthetic(text="a boat at night"), aesthetic(text="a boat", text_negative=True)
-    said = [alone(tiny, each) for each in (plain, to, away)]
-    assert not torch.allclose(said[0], said[1])
-    assert not torch.allclose(said[0], said[2])
+    encodings = [alone(tiny, overlay) for overlay in (plain, to, away)]
+    assert not torch.allclose(encodings[0], encodings[1])
+    assert not torch.allclose(encodings[0], encodings[2])
     assert "to 'a boat at night'" in str(to.card)
 
 
@@ -257,17 +259,17 @@ def test_threads_say_what_they_would_alone(tiny, aesthetic):
     with velatura.attach(tiny, aesthetic()), ThreadPoolExecutor(2) as threads:
         wanted = [tiny.text.encode([text]) for text in texts]
         for expected, found in zip(wanted, threads.map(encode, texts), strict=True):
-            for each in found:
-                torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-4)
+            for encoding in found:
+                torch.testing.assert_close(encoding, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_copy_of_the_tower_is_the_plain_one(tiny, aesthetic):
     ids = torch.tensor([tiny.text.encoders[0].pad_to_77(tiny.text.token_ids("a red house"))])
-    before = says(tiny.text.model, ids)
+    before = encode_with(tiny.text.model, ids)
     with velatura.attach(tiny, aesthetic()):
         copied = deepcopy(tiny.text.model)
-        assert not torch.equal(says(tiny.text.model, ids), before)
-        assert torch.equal(says(copied, ids), before)
+        assert not torch.equal(encode_with(tiny.text.model, ids), before)
+        assert torch.equal(encode_with(copied, ids), before)
 
 
 def test_an_offloaded_base_says_the_same(aesthetic):
@@ -334,8 +336,8 @@ def test_a_picture_records_which_file_drew_it(tiny, aesthetic, difference, tmp_p
     velatura.save(difference(text=False), tmp_path / "odd.safetensors")
     prompt = "a red house <aesthetic:dusk:0.9> <difference:odd:0.2>"
     made = velatura.generate(tiny, prompt, library=velatura.Library(tmp_path), steps=1, seed=1)
-    said = made.recipe.infotext()
-    assert "Aesthetic hashes" in said
-    assert "Difference hashes" in said
-    again = velatura.generate(tiny, velatura.Recipe.from_infotext(said), library=velatura.Library(tmp_path))
+    infotext = made.recipe.infotext()
+    assert "Aesthetic hashes" in infotext
+    assert "Difference hashes" in infotext
+    again = velatura.generate(tiny, velatura.Recipe.from_infotext(infotext), library=velatura.Library(tmp_path))
     assert again.image.tobytes() == made.image.tobytes()

@@ -10,16 +10,16 @@ from velatura.errors import BadStrength, NoEffect, VelaturaWarning
 
 @pytest.mark.parametrize("activation", ["linear", "relu"])
 @pytest.mark.parametrize("side", ["prompt", "negative"])
-def test_one_side_of_a_guided_batch(tiny, strong, says, activation, side):
-    overlay, off = strong(activation=activation), says()
+def test_one_side_of_a_guided_batch(tiny, strong, predict, activation, side):
+    overlay, off = strong(activation=activation), predict()
     with velatura.attach(tiny, overlay):
-        both = says(plain=True)
+        both = predict(plain=True)
     with velatura.attach(tiny, overlay, on=side):
-        said = says()
-        torch.testing.assert_close(said, says(plain=True), rtol=1e-5, atol=1e-5)
+        prediction = predict()
+        torch.testing.assert_close(prediction, predict(plain=True), rtol=1e-5, atol=1e-5)
     untouched, touched = (slice(0, 2), slice(2, 4)) if side == "prompt" else (slice(2, 4), slice(0, 2))
-    assert torch.equal(said[untouched], off[untouched])
-    torch.testing.assert_close(said[touched], both[touched], rtol=1e-4, atol=1e-4)
+    assert torch.equal(prediction[untouched], off[untouched])
+    torch.testing.assert_close(prediction[touched], both[touched], rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_without_halves_has_no_sides(tiny, strong):
@@ -27,34 +27,34 @@ def test_a_batch_without_halves_has_no_sides(tiny, strong):
         tiny.predict(torch.ones(1, 4, 16, 16), torch.tensor(3), tiny.text.encode([""]))
 
 
-def test_one_strength_for_each_picture_serves_both_halves(tiny, strong, says):
+def test_one_strength_for_each_picture_serves_both_halves(tiny, strong, predict):
     overlay = strong(activation="relu")
     with velatura.attach(tiny, overlay, torch.tensor([0.2, 0.9])):
-        pictures = says()
+        pictures = predict()
     with velatura.attach(tiny, overlay, torch.tensor([0.2, 0.9, 0.2, 0.9])):
-        assert torch.equal(says(), pictures)
+        assert torch.equal(predict(), pictures)
     with velatura.attach(tiny, overlay, torch.ones(3)), pytest.raises(BadStrength, match="3 strengths do not fit"):
-        says()
+        predict()
 
 
-def test_blocks_add_up_to_the_whole(tiny, strong, says):
-    overlay, off = strong(activation="relu"), says()
+def test_blocks_add_up_to_the_whole(tiny, strong, predict):
+    overlay, off = strong(activation="relu"), predict()
     touched = {}
     for block in ("in", "mid", "out"):
-        with velatura.attach(tiny, overlay, blocks=[block]) as laid:
-            assert not torch.equal(says(), off)
-            touched[block] = {each.width: each.layers for each in laid.effect.widths}
-    with velatura.attach(tiny, overlay) as laid:
-        whole, everything = says(), {each.width: each.layers for each in laid.effect.widths}
+        with velatura.attach(tiny, overlay, blocks=[block]) as attachment:
+            assert not torch.equal(predict(), off)
+            touched[block] = {row.width: row.layers for row in attachment.effect.widths}
+    with velatura.attach(tiny, overlay) as attachment:
+        whole, everything = predict(), {row.width: row.layers for row in attachment.effect.widths}
     with (
         velatura.attach(tiny, overlay, blocks=["in"]),
         velatura.attach(tiny, overlay, blocks=["mid"]),
         velatura.attach(tiny, overlay, blocks=["out"]),
     ):
-        assert torch.equal(says(), whole)
+        assert torch.equal(predict(), whole)
     assert touched["mid"] == {96: 1, 192: 1}
     for width, count in everything.items():
-        assert sum(each.get(width, 0) for each in touched.values()) == count
+        assert sum(counts.get(width, 0) for counts in touched.values()) == count
 
 
 def test_a_block_without_the_width_is_no_silent_no_op(tiny, strong):
@@ -63,15 +63,15 @@ def test_a_block_without_the_width_is_no_silent_no_op(tiny, strong):
 
 
 @pytest.mark.parametrize("activation", ["linear", "relu"])
-def test_the_effect_is_measured_on_the_first_step(tiny, strong, says, activation):
+def test_the_effect_is_measured_on_the_first_step(tiny, strong, predict, activation):
     overlay = strong(activation=activation)
-    with velatura.attach(tiny, overlay, 0.5) as laid:
-        assert "96: 7 layers, not measured yet" in str(laid.effect)
-        says()
-        effect = laid.effect
+    with velatura.attach(tiny, overlay, 0.5) as attachment:
+        assert "96: 7 layers, not measured yet" in str(attachment.effect)
+        predict()
+        effect = attachment.effect
     context = tiny.text.encode(["", "", "a red house", "a boat at night"]).detach()
     k, v = overlay.transform(context, 0.5)
-    [crossing] = [each for each in effect.widths if each.width == 96]
+    [crossing] = [row for row in effect.widths if row.width == 96]
     assert crossing.layers == 7
     assert crossing.k == pytest.approx(((k - context).norm() / context.norm()).item(), rel=1e-4)
     assert crossing.v == pytest.approx(((v - context).norm() / context.norm()).item(), rel=1e-4)
@@ -83,22 +83,22 @@ def test_of_an_empty_context_all_that_is_changed_is_new(tiny, strong):
     nothing = torch.zeros(1, 77, 96)  # what SDXL reads for no prompt
     unbiased = velatura.Hypernetwork.for_base(tiny, init="xavier_normal", seed=1)
     for overlay, share in ((strong(activation="relu"), 1), (unbiased, 0)):
-        with velatura.attach(tiny, overlay) as laid, torch.no_grad():
+        with velatura.attach(tiny, overlay) as attachment, torch.no_grad():
             tiny.predict(torch.randn(1, 4, 16, 16), torch.tensor(500), nothing)
-            [crossing] = [each for each in laid.effect.widths if each.width == 96]
+            [crossing] = [row for row in attachment.effect.widths if row.width == 96]
         assert (crossing.k, crossing.v) == (share, share)
 
 
-def test_an_overlay_of_zeros_is_named(tiny, hyper, says):
+def test_an_overlay_of_zeros_is_named(tiny, hyper, predict):
     overlay = hyper(activation="relu")
     for weight in overlay.parameters():
         nn.init.zeros_(weight)
     with pytest.warns(VelaturaWarning, match="changed nothing at all"), velatura.attach(tiny, overlay):
-        says()
+        predict()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with velatura.attach(tiny, overlay, 0.0):  # off is off, not idle
-            says()
+            predict()
 
 
 def test_fusing_afterwards_is_noticed(tiny, strong):
@@ -112,22 +112,22 @@ def test_fusing_afterwards_is_noticed(tiny, strong):
             layer.fused_projections = False
 
 
-def test_projections_that_are_replaced_are_followed(tiny, strong, says):
+def test_projections_that_are_replaced_are_followed(tiny, strong, predict):
     layer = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2
     own = layer.to_v
     with velatura.attach(tiny, strong(activation="relu")):
-        expected = says()
+        expected = predict()
         layer.to_v = nn.Linear(96, 192, bias=False)
         layer.to_v.weight = own.weight
-        torch.testing.assert_close(says(), expected)
+        torch.testing.assert_close(predict(), expected)
     layer.to_v = own
     assert not own._forward_pre_hooks
 
 
 def test_a_strength_that_is_read_is_a_copy(tiny, strong):
-    with velatura.attach(tiny, strong(), 0.5) as laid:
-        laid.strength.mul_(0)
-        assert float(laid.strength) == 0.5
+    with velatura.attach(tiny, strong(), 0.5) as attachment:
+        attachment.strength.mul_(0)
+        assert float(attachment.strength) == 0.5
 
 
 def test_shapes_without_weights_are_no_base(strong):

@@ -41,20 +41,20 @@ def test_a_tree_is_what_its_words_say(members, width):
 def test_attached_it_is_the_same_fast_and_plain_and_leaves_no_trace(tiny, members):
     latents, context = torch.randn(2, 4, 16, 16), tiny.text.encode(["a cat", ""]).detach()
 
-    def says(*, plain=False):
+    def predict(*, plain=False):
         with torch.set_grad_enabled(plain):
             return tiny.predict(latents, torch.tensor(500), context).detach()
 
-    off = says()
-    with velatura.attach(tiny, Composition(TREE, members, "mixed"), 0.7) as laid:
-        said = says()
-        torch.testing.assert_close(said, says(plain=True), rtol=1e-5, atol=1e-5)
-        assert torch.equal(says(), said)
-        assert laid.effect.evaluations == 4
-        laid.strength = 0
-        assert torch.equal(says(), off)
-    assert not torch.equal(said, off)
-    assert torch.equal(says(), off)
+    off = predict()
+    with velatura.attach(tiny, Composition(TREE, members, "mixed"), 0.7) as attachment:
+        prediction = predict()
+        torch.testing.assert_close(prediction, predict(plain=True), rtol=1e-5, atol=1e-5)
+        assert torch.equal(predict(), prediction)
+        assert attachment.effect.evaluations == 4
+        attachment.strength = 0
+        assert torch.equal(predict(), off)
+    assert not torch.equal(prediction, off)
+    assert torch.equal(predict(), off)
 
 
 def test_it_describes_itself(members):

@@ -22,7 +22,7 @@ def overlay(request, hyper, lora):
     return made
 
 
-def says(unet):
+def predict(unet):
     generator = torch.Generator().manual_seed(3)
     latents, context = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 77, 96, generator=generator)
     with torch.no_grad():
@@ -43,34 +43,34 @@ def saved(unet):
 def names(model):
     """Every attribute of every part, and how many hooks hang there."""
     return {
-        name: (sorted(vars(each)), len(each._forward_pre_hooks), len(each._forward_hooks))
-        for name, each in model.named_modules()
+        name: (sorted(vars(module)), len(module._forward_pre_hooks), len(module._forward_hooks))
+        for name, module in model.named_modules()
     }
 
 
 @pytest.mark.parametrize("copied", [deepcopy, pickled, saved], ids=["deepcopy", "pickle", "torch.save"])
 def test_a_copy_is_the_plain_model(tiny, overlay, copied):
-    plain, off = names(tiny.unet), says(tiny.unet)
+    plain, off = names(tiny.unet), predict(tiny.unet)
     with velatura.attach(tiny, overlay, 0.7):
-        on = says(tiny.unet)
+        on = predict(tiny.unet)
         copy = copied(tiny.unet)
-        assert torch.equal(says(copy), off)
+        assert torch.equal(predict(copy), off)
         assert names(copy) == plain
         with velatura.attach(copy, overlay, 0.7):  # a model like any other
-            torch.testing.assert_close(says(copy), on)
-        assert torch.equal(says(copy), off)
-        assert torch.equal(says(tiny.unet), on)
+            torch.testing.assert_close(predict(copy), on)
+        assert torch.equal(predict(copy), off)
+        assert torch.equal(predict(tiny.unet), on)
     assert not torch.equal(on, off)
     assert names(tiny.unet) == plain
-    assert torch.equal(says(copied(tiny.unet)), off)
+    assert torch.equal(predict(copied(tiny.unet)), off)
 
 
 def test_a_copy_shares_no_weights(tiny, overlay):
-    off = says(tiny.unet)
+    off = predict(tiny.unet)
     with velatura.attach(tiny, overlay, 0.7), torch.no_grad():
         for weight in deepcopy(tiny.unet).parameters():
             weight.zero_()
-    assert torch.equal(says(tiny.unet), off)
+    assert torch.equal(predict(tiny.unet), off)
 
 
 def test_what_others_hang_there_is_copied(tiny, overlay):
@@ -84,19 +84,19 @@ def test_what_others_hang_there_is_copied(tiny, overlay):
 
 
 def test_several_are_all_left_out(tiny, overlay):
-    plain, off = names(tiny.unet), says(tiny.unet)
+    plain, off = names(tiny.unet), predict(tiny.unet)
     with velatura.attach(tiny, overlay, 0.7), velatura.attach(tiny, overlay, -0.2) as second:
         assert names(deepcopy(tiny.unet)) == plain
         second.detach()
-        assert torch.equal(says(deepcopy(tiny.unet)), off)
+        assert torch.equal(predict(deepcopy(tiny.unet)), off)
 
 
 def test_a_forward_wrapped_around_ours_is_off_in_a_copy(tiny, overlay):
     """As accelerate wraps what it offloads."""
     unet = velatura.tiny().unet
-    off = says(unet)
+    off = predict(unet)
     with velatura.attach(unet, overlay, 0.7):
-        for each in unet.modules():
-            if type(each) is nn.Linear:
-                add_hook_to_module(each, ModelHook())
-        assert torch.equal(says(deepcopy(unet)), off)
+        for module in unet.modules():
+            if type(module) is nn.Linear:
+                add_hook_to_module(module, ModelHook())
+        assert torch.equal(predict(deepcopy(unet)), off)

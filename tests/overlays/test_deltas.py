@@ -18,7 +18,7 @@ from velatura.overlays.strength import LiveStrength
 
 GOLDEN = Path(__file__).parents[1] / "data" / "trainers"
 CASES = {case["id"]: case for case in json.loads((GOLDEN / "layers.json").read_text())}
-TOLERANCE = 2e-4  # relative, as the golden files' own index says
+TOLERANCE = 2e-4  # relative, as the index of the golden files says
 STRENGTHS = (1, 0.5, -1)
 
 
@@ -44,7 +44,7 @@ def layer_of(case, tensors):
 
 
 def delta_in(tensors):
-    return build_delta({name[4:]: each for name, each in tensors.items() if name.startswith("net.")})
+    return build_delta({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
 
 
 def expected(case, tensors, strength):
@@ -97,8 +97,8 @@ def test_rows_of_a_batch_may_have_their_own_strengths(golden, case):
     tensors, known = golden[case], CASES[case]
     layer, delta, read = layer_of(known, tensors), delta_in(tensors), tensors["x"]
     made, ready = layer(read), delta.prepare_operands(layer, read.dtype)
-    each = torch.tensor([0.5, -1.0]).view(2, *[1] * (made.ndim - 1))
-    added = delta.output_delta(layer, read, made, each, ready)
+    strengths = torch.tensor([0.5, -1.0]).view(2, *[1] * (made.ndim - 1))
+    added = delta.output_delta(layer, read, made, strengths, ready)
     for row, strength in enumerate((0.5, -1.0)):
         alone = delta.output_delta(layer, read, made, torch.tensor(strength), ready)
         torch.testing.assert_close(added[row], alone[row])
@@ -123,7 +123,7 @@ def test_untrained_deltas_add_exactly_nothing_and_learn(algorithm, kind):
     assert not added.any()
     assert not delta.weight_delta(layer.weight).any()
     (made + added).relu().sum().backward()
-    assert any(each.grad is not None and each.grad.any() for each in delta.parameters())
+    assert any(weight.grad is not None and weight.grad.any() for weight in delta.parameters())
 
 
 @pytest.mark.parametrize("strength", [0.5, [0.5, -1.0]], ids=["one", "rows"])
@@ -148,7 +148,7 @@ def test_layers_in_half_precision_are_changed_alike(algorithm, kind, strength):
     assert (
         error(found[torch.bfloat16].detach().float(), found[torch.float32].detach()) < 0.05
     )  # a bfloat16 has three digits
-    assert all(each.dtype == torch.float32 for each in delta.parameters())
+    assert all(weight.dtype == torch.float32 for weight in delta.parameters())
 
 
 def test_untrained_norms_add_exactly_nothing():
@@ -164,13 +164,13 @@ def test_untrained_norms_add_exactly_nothing():
 def test_deltas_know_which_weights_they_fit(golden, case):
     delta, weight = delta_in(golden[case]), golden[case]["base.weight"]
     assert delta.is_compatible(weight)
-    assert not delta.is_compatible(torch.zeros(weight.shape[0] + 2, *[each + 2 for each in weight.shape[1:2]]))
+    assert not delta.is_compatible(torch.zeros(weight.shape[0] + 2, *[size + 2 for size in weight.shape[1:2]]))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_state_dicts_have_the_names_of_files(golden, case):
     delta = delta_in(golden[case])
-    assert {name: list(each.shape) for name, each in delta.state_dict().items()} == CASES[case]["keys"]
+    assert {name: list(tensor.shape) for name, tensor in delta.state_dict().items()} == CASES[case]["keys"]
     assert delta.algorithm
 
 
@@ -186,7 +186,7 @@ def test_first_ranks_keep_the_scale(golden):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({"lora_up.weight": (8, 2)}, "the tensors lora_up.weight belong to no known algorithm"),
         ({"lora_up.weight": (8, 3), "lora_down.weight": (2, 8)}, "do not fit each other"),
@@ -201,8 +201,8 @@ def test_first_ranks_keep_the_scale(golden):
         ({"q_layer.weight": (2, 8), "p_layer.weight": (8, 2), "lambda_layer": (1, 2)}, "T-LoRA"),
     ],
 )
-def test_broken_deltas_are_refused(tensors, said):
-    with pytest.raises(BadOverlay, match=said):
+def test_broken_deltas_are_refused(tensors, message):
+    with pytest.raises(BadOverlay, match=message):
         build_delta({name: torch.ones(shape) for name, shape in tensors.items()})
 
 

@@ -111,6 +111,6 @@ def test_layers_compute_what_pefts_do(stabilised, with_magnitudes, is_conv):
         wanted = layer.lora_magnitude_vector["default"].weight
         tensors["dora_scale"] = 1.3 * wanted.reshape(12, *[1] * (plain.weight.ndim - 1))
         wanted.mul_(1.3)
-    delta = build_delta({name: each.detach().clone() for name, each in tensors.items()})
+    delta = build_delta({name: tensor.detach().clone() for name, tensor in tensors.items()})
     added = delta.output_delta(plain, read, made, torch.tensor(1.0), delta.prepare_operands(plain, read.dtype))
     torch.testing.assert_close(made + added, model(read), rtol=1e-4, atol=1e-5)

@@ -24,11 +24,11 @@ def trained(layer, config):
     torch.manual_seed(0)
     model = peft.get_peft_model(Model(layer), config)
     with torch.no_grad():
-        for each in model.parameters():
-            if each.requires_grad:
-                each.add_(0.1 * torch.randn_like(each))
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
     state = peft.get_peft_model_state_dict(model)
-    return model, {key.removeprefix("base_model.model.layer."): each for key, each in state.items()}
+    return model, {key.removeprefix("base_model.model.layer."): tensor for key, tensor in state.items()}
 
 
 @pytest.mark.parametrize("terms", [0, 1, 2, 3, 4, 5, 7])

@@ -29,9 +29,9 @@ def hidden(base, text=SAID):
 
 
 def placed(base, ids, vectors):
-    """What the text tower says of framed ids, where vectors are put into what its table finds: by another way."""
+    """Encode framed ids with vectors put into the result of the token table, by a way that is not ours."""
     tower = base.text.encoders[0].model
-    framed = torch.tensor([base.text.encoders[0].pad_to_77([max(each, 0) for each in ids])])
+    framed = torch.tensor([base.text.encoders[0].pad_to_77([max(token, 0) for token in ids])])
     found = tower.get_input_embeddings()(framed).clone()
     for place, token in enumerate(ids, 1):
         if token < 0:
@@ -66,7 +66,7 @@ def test_a_name_of_signs_is_found_beside_other_signs(tiny, named):
     with velatura.attach(tiny, named("<Cat>")):
         for text in ("<cat>", "(<cat>)", "a<cat>, asleep", "<cat><cat>"):
             assert (-1, -2) in tiny.text.tokenize(text)
-        assert tiny.text.tokenize("a <cat>, asleep")[2:] == [(each,) for each in tiny.text.token_ids(", asleep")]
+        assert tiny.text.tokenize("a <cat>, asleep")[2:] == [(token,) for token in tiny.text.token_ids(", asleep")]
 
 
 def test_the_longest_name_is_found_first(tiny, named):
@@ -87,24 +87,24 @@ def test_the_last_of_two_with_one_name_is_heard(tiny, named):
 
 @pytest.mark.parametrize("strength", [0.01, 0.5, 1.7])
 def test_strength_weighs_what_sets_it_apart_from_a_word_that_says_nothing(tiny, named, strength):
-    said = "a boat in my style at night"
-    neutral = hidden(tiny, said.replace("my", "*").replace("style", "*"))  # of as many vectors
-    with velatura.attach(tiny, named()) as laid:
-        whole = hidden(tiny, said)
-        laid.strength = strength
-        torch.testing.assert_close(hidden(tiny, said), neutral + strength * (whole - neutral), atol=1e-5, rtol=1e-4)
+    prompt = "a boat in my style at night"
+    neutral = hidden(tiny, prompt.replace("my", "*").replace("style", "*"))  # of as many vectors
+    with velatura.attach(tiny, named()) as attachment:
+        whole = hidden(tiny, prompt)
+        attachment.strength = strength
+        torch.testing.assert_close(hidden(tiny, prompt), neutral + strength * (whole - neutral), atol=1e-5, rtol=1e-4)
 
 
 def test_several_are_weighed_each_by_its_own_difference(tiny, named):
-    said = "my boat in my style"
+    prompt = "my boat in my style"
     with velatura.attach(tiny, named("my boat", seed=2)) as boat, velatura.attach(tiny, named()) as style:
-        whole = hidden(tiny, said)
+        whole = hidden(tiny, prompt)
         boat.strength = 0.5
-        less_boat = hidden(tiny, said)
+        less_boat = hidden(tiny, prompt)
         boat.strength, style.strength = 1, 0.3
-        less_style = hidden(tiny, said)
+        less_style = hidden(tiny, prompt)
         boat.strength = 0.5
-        torch.testing.assert_close(hidden(tiny, said) - whole, (less_boat - whole) + (less_style - whole))
+        torch.testing.assert_close(hidden(tiny, prompt) - whole, (less_boat - whole) + (less_style - whole))
 
 
 def test_the_pooled_prompt_is_weighed_too(xl):
@@ -120,9 +120,9 @@ def test_the_pooled_prompt_is_weighed_too(xl):
 def test_it_may_act_for_one_side_only(tiny, named, side):
     with velatura.attach(tiny, named(), on=side):
         read = {}
-        for each in ("prompt", "negative"):
-            with encoding_row(negative=each == "negative"):
-                read[each] = tiny.text.tokenize("my style")
+        for half in ("prompt", "negative"):
+            with encoding_row(negative=half == "negative"):
+                read[half] = tiny.text.tokenize("my style")
         assert read[side] == [(-1, -2)]
         assert read["negative" if side == "prompt" else "prompt"] != [(-1, -2)]
         low, high = (tiny.text.encode([SAID, SAID])[row] for row in (0, 1))
@@ -136,17 +136,17 @@ def test_it_makes_other_pictures(tiny, named):
         return velatura.generate(tiny, SAID, seed=3, steps=2, width=64, height=64, **fields).image.tobytes()
 
     bare = paint()
-    with velatura.attach(tiny, named()) as laid:
+    with velatura.attach(tiny, named()) as attachment:
         assert paint() != bare
-        laid.strength = 0
+        attachment.strength = 0
         assert paint() == bare
     assert paint() == bare
 
 
 def test_a_negative_prompt_may_name_it(tiny, named):
     def paint():
-        said = {"negative": "my style", "seed": 3, "steps": 2, "width": 64, "height": 64}
-        return velatura.generate(tiny, "a boat", **said).image.tobytes()
+        fields = {"negative": "my style", "seed": 3, "steps": 2, "width": 64, "height": 64}
+        return velatura.generate(tiny, "a boat", **fields).image.tobytes()
 
     bare = paint()
     with velatura.attach(tiny, named()):
@@ -160,16 +160,16 @@ def test_a_negative_prompt_may_name_it(tiny, named):
 
 def test_both_towers_of_an_sdxl_read_their_own_vectors(xl):
     overlay = velatura.Embedding.for_base(xl, name="my style", vectors=2, initial="a boat")
-    assert {name: tuple(each.shape) for name, each in overlay.state_dict().items()} == {
+    assert {name: tuple(tensor.shape) for name, tensor in overlay.state_dict().items()} == {
         "clip_l": (2, 16),
         "clip_g": (2, 24),
     }
     with torch.no_grad():
-        bare, said = (xl.text.conditioning([text]) for text in ("my style", "a boat"))
+        bare, expected = (xl.text.conditioning([text]) for text in ("my style", "a boat"))
         with velatura.attach(xl, overlay):
             ours = xl.text.conditioning(["my style"])
-    assert torch.equal(ours.context, said.context)  # the vectors are those of "a boat"
-    assert torch.equal(ours.pooled, said.pooled)  # which looks for the end of the text
+    assert torch.equal(ours.context, expected.context)  # the vectors are those of "a boat"
+    assert torch.equal(ours.pooled, expected.pooled)  # which looks for the end of the text
     assert not torch.equal(ours.context, bare.context)
 
 
@@ -179,9 +179,9 @@ def test_the_pooled_prompt_is_that_of_the_end_where_a_tower_looks_for_the_highes
     base = velatura.Base("xl", xl.family, unet=xl.unet, vae=xl.vae, text=text, schedule=xl.schedule)
     overlay = velatura.Embedding.for_base(base, name="my style", initial="boat")
     with torch.no_grad():
-        said = text.conditioning(["boat at night"]).pooled
+        expected = text.conditioning(["boat at night"]).pooled
         with velatura.attach(base, overlay):
-            assert torch.equal(text.conditioning(["my style at night"]).pooled, said)
+            assert torch.equal(text.conditioning(["my style at night"]).pooled, expected)
 
 
 def test_initial_text_is_spread_over_the_vectors_as_the_webui_does(tiny):
@@ -290,11 +290,11 @@ def test_its_effect_tells_how_long_its_vectors_are_and_whether_it_was_named(tiny
     table = tiny.text.model.get_input_embeddings().weight
     with torch.no_grad():
         overlay.vectors[0].mul_(2 * table.norm(dim=1).quantile(0.95) / overlay.vectors[0].norm())
-    with velatura.attach(tiny, overlay) as laid:
+    with velatura.attach(tiny, overlay) as attachment:
         expected = "'my style': 1 vector, 2.00 times as long as the base's token vectors, no text encoded yet"
-        assert expected in str(laid.effect)
+        assert expected in str(attachment.effect)
         hidden(tiny)
-        assert str(laid.effect).endswith("vectors, used")
+        assert str(attachment.effect).endswith("vectors, used")
 
 
 def test_an_embedding_that_no_text_names_is_warned_of(tiny, named):
@@ -329,7 +329,7 @@ def test_a_copy_of_a_text_encoder_is_plain(tiny, named):
         for copied in (deepcopy(tiny.text), pickle.loads(pickle.dumps(tiny.text)), tiny.text.deep_copy()):
             with torch.no_grad():
                 assert torch.equal(copied.encode([SAID]), off)
-            assert copied.tokenize("my style") == [(each,) for each in tiny.text.token_ids("my style")]
+            assert copied.tokenize("my style") == [(token,) for token in tiny.text.token_ids("my style")]
 
 
 def test_a_compiled_text_tower_heeds_it(tiny, named):
@@ -344,11 +344,11 @@ def test_a_compiled_text_tower_heeds_it(tiny, named):
     text.model.forward = torch.compile(text.model.forward, backend=backend)
     off = hidden(base)
     overlay = named()
-    with velatura.attach(base, overlay) as laid:
+    with velatura.attach(base, overlay) as attachment:
         with velatura.attach(tiny, overlay):
             torch.testing.assert_close(hidden(base), hidden(tiny))
         count = len(traced)
-        laid.strength = 0.5
+        attachment.strength = 0.5
         with velatura.attach(tiny, overlay, 0.5):
             torch.testing.assert_close(hidden(base), hidden(tiny))
         assert len(traced) == count

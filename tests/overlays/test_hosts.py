@@ -82,9 +82,9 @@ def check(pipeline, overlay, **options):
     off = painted(pipeline, **options)
     with by_definition(pipeline.unet, overlay):
         expected = painted(pipeline, **options)
-    with velatura.attach(pipeline, overlay, STRENGTH) as laid:
+    with velatura.attach(pipeline, overlay, STRENGTH) as attachment:
         torch.testing.assert_close(painted(pipeline, **options), expected, rtol=1e-4, atol=1e-4)
-        laid.strength = 0
+        attachment.strength = 0
         assert torch.equal(painted(pipeline, **options), off)
     assert torch.equal(painted(pipeline, **options), off)
     assert (expected - off).abs().max() > 0.01
@@ -112,7 +112,7 @@ def test_with_a_controlnet(parts, overlay):
 
 
 @pytest.mark.parametrize(
-    "processor", [AttnProcessor(), SlicedAttnProcessor(slice_size=1)], ids=lambda each: type(each).__name__
+    "processor", [AttnProcessor(), SlicedAttnProcessor(slice_size=1)], ids=lambda processor: type(processor).__name__
 )
 def test_any_attention_processor(parts, overlay, processor):
     parts["unet"].set_attn_processor(processor)
@@ -221,7 +221,7 @@ def test_a_lora_loaded_later_reads_what_the_hypernetwork_makes(parts, overlay):
         unet(latents, torch.tensor(5), context)
         for _, layer in attention_layers(unet):
             layer.to_k, layer.to_v = Wrapped(layer.to_k), Wrapped(layer.to_v)
-        said = unet(latents, torch.tensor(5), context).sample
+        prediction = unet(latents, torch.tensor(5), context).sample
     with torch.no_grad(), by_definition(unet, overlay):
-        torch.testing.assert_close(unet(latents, torch.tensor(5), context).sample, said, rtol=1e-4, atol=1e-4)
-    assert not any("forward" in vars(each) or each._forward_pre_hooks for each in unet.modules())
+        torch.testing.assert_close(unet(latents, torch.tensor(5), context).sample, prediction, rtol=1e-4, atol=1e-4)
+    assert not any("forward" in vars(module) or module._forward_pre_hooks for module in unet.modules())

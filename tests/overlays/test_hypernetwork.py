@@ -13,7 +13,7 @@ from velatura.overlays.structure import ACTIVATIONS, WEIGHT_INITS, HypernetworkS
 
 def layers_of(**options):
     structure = HypernetworkStructure.from_fields({"widths": (8,), **options})
-    return [type(each).__name__ for each in structure.build_network(8)]
+    return [type(layer).__name__ for layer in structure.build_network(8)]
 
 
 # As A1111 1.8 builds them, by its state dicts: Linear, activation, LayerNorm, Dropout in each block.
@@ -40,8 +40,8 @@ def test_layers_stand_in_a1111s_order(options, sequence):
 
 def test_fractions_of_a_feature_are_cut_off():
     assert [
-        each.out_features
-        for each in HypernetworkStructure.from_fields({"widths": (8,), "layers": (1, 1.3, 1)}).build_network(8)
+        layer.out_features
+        for layer in HypernetworkStructure.from_fields({"widths": (8,), "layers": (1, 1.3, 1)}).build_network(8)
     ] == [10, 8]
 
 
@@ -129,10 +129,10 @@ def test_no_strength_but_a_finite_number_is_taken(tiny, hyper):
     for wrong in (float("nan"), float("inf"), torch.zeros(2, 2), torch.zeros(0)):
         with pytest.raises(BadStrength):
             velatura.attach(tiny, hyper(), wrong)
-    with velatura.attach(tiny, hyper()) as laid:
+    with velatura.attach(tiny, hyper()) as attachment:
         with pytest.raises(BadStrength, match="must be finite"):
-            laid.strength = float("nan")
-        assert float(laid.strength) == 1
+            attachment.strength = float("nan")
+        assert float(attachment.strength) == 1
 
 
 def test_as_many_strengths_as_rows_or_one(hyper):
@@ -143,8 +143,8 @@ def test_as_many_strengths_as_rows_or_one(hyper):
 
 def test_a_strength_is_copied_in(tiny, hyper):
     mine = torch.tensor(0.5)
-    with velatura.attach(tiny, hyper(), mine) as laid:
-        laid.strength = 0.1
+    with velatura.attach(tiny, hyper(), mine) as attachment:
+        attachment.strength = 0.1
     assert mine.item() == 0.5
 
 
@@ -154,10 +154,10 @@ def test_k_and_v_of_every_layer_of_a_width_are_changed(tiny, hyper):
     def note(name):
         return lambda _layer, arguments: seen.setdefault(name, arguments[0])
 
-    projections = {name: each for name, each in tiny.unet.named_modules() if name.endswith(("to_k", "to_v"))}
+    projections = {name: module for name, module in tiny.unet.named_modules() if name.endswith(("to_k", "to_v"))}
     overlay = hyper(widths=[96])
     with velatura.attach(tiny, overlay, 0.5):
-        handles = [each.register_forward_pre_hook(note(name)) for name, each in projections.items()]
+        handles = [layer.register_forward_pre_hook(note(name)) for name, layer in projections.items()]
         context = tiny.text.encode(["a cat"])
         tiny.predict(torch.randn(1, 4, 16, 16), torch.tensor(3), context)
     for handle in handles:
@@ -186,7 +186,7 @@ def test_a_users_own_attention_processor_stays(tiny, hyper):
         tiny.unet.set_attn_processor(AttnProcessor())
         plain = tiny.predict(torch.ones(1, 4, 16, 16), torch.tensor(3), tiny.text.encode([""]))
         with velatura.attach(tiny, hyper()):
-            assert all(type(each) is AttnProcessor for each in tiny.unet.attn_processors.values())
+            assert all(type(processor) is AttnProcessor for processor in tiny.unet.attn_processors.values())
             assert not torch.equal(
                 tiny.predict(torch.ones(1, 4, 16, 16), torch.tensor(3), tiny.text.encode([""])), plain
             )
@@ -206,13 +206,13 @@ def test_a_diffusers_pipeline_and_a_unet_take_overlays_too(tiny, hyper):
         requires_safety_checker=False,
     )
     latents, context = torch.ones(1, 4, 16, 16), tiny.text.encode(["a dog"])
-    before, said = tiny.predict(latents, torch.tensor(3), context), []
+    before, predictions = tiny.predict(latents, torch.tensor(3), context), []
     for target in (tiny, pipeline, tiny.unet):
         with velatura.attach(target, hyper()):
-            said.append(tiny.predict(latents, torch.tensor(3), context))
-    assert torch.equal(said[0], said[1])
-    assert torch.equal(said[0], said[2])
-    assert not torch.equal(said[0], before)
+            predictions.append(tiny.predict(latents, torch.tensor(3), context))
+    assert torch.equal(predictions[0], predictions[1])
+    assert torch.equal(predictions[0], predictions[2])
+    assert not torch.equal(predictions[0], before)
 
 
 def test_fused_projections_are_refused(tiny, hyper):
@@ -272,7 +272,7 @@ def test_a_net_for_self_attention_alone_fits(tiny):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"layers": (2, 1)}, "start and end with 1"),
         ({"layers": (1, -1, 1)}, "positive"),
@@ -287,8 +287,8 @@ def test_a_net_for_self_attention_alone_fits(tiny):
         ({"widths": []}, "at least 1"),
     ],
 )
-def test_a_structure_that_cannot_be_is_refused(tiny, options, said):
-    with pytest.raises(BadOverlay, match=said):
+def test_a_structure_that_cannot_be_is_refused(tiny, options, message):
+    with pytest.raises(BadOverlay, match=message):
         velatura.Hypernetwork.for_base(tiny, **options)
 
 

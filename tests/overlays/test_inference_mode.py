@@ -24,7 +24,7 @@ def overlay(request, hyper, lora):
 
 
 @pytest.fixture
-def says(tiny):
+def predict(tiny):
     generator = torch.Generator().manual_seed(3)
     latents, context = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 77, 96, generator=generator)
 
@@ -35,53 +35,53 @@ def says(tiny):
 
 
 @pytest.fixture
-def expected(tiny, overlay, says):
-    """What is said at a few strengths the plain way, that is with gradients."""
+def expected(tiny, overlay, predict):
+    """Predictions at a few strengths, computed plainly, that is with gradients."""
     strengths = [0.7, -0.2, torch.tensor([0.3, 1.0])]
     found = []
-    for each in strengths:
-        with velatura.attach(tiny, overlay, each):
-            found.append((each, says()))
+    for strength in strengths:
+        with velatura.attach(tiny, overlay, strength):
+            found.append((strength, predict()))
     return found
 
 
 @pytest.mark.parametrize("modes", list(product(MODES, repeat=3)), ids=", ".join)
-def test_every_mix_of_modes_says_the_same(tiny, overlay, says, expected, modes):
+def test_every_mix_of_modes_says_the_same(tiny, overlay, predict, expected, modes):
     attaching, setting, running = modes
     with torch.no_grad():
-        off = says()
+        off = predict()
         with MODES[attaching]():
-            laid = velatura.attach(tiny, overlay, 0.1)
-        for strength, said in expected:
+            attachment = velatura.attach(tiny, overlay, 0.1)
+        for strength, prediction in expected:
             with MODES[setting]():
-                laid.strength = strength
+                attachment.strength = strength
             with MODES[running]():
-                torch.testing.assert_close(says().clone(), said, **TOLERANCE)
+                torch.testing.assert_close(predict().clone(), prediction, **TOLERANCE)
         with MODES[setting]():
-            laid.strength = 0
-        assert torch.equal(says(), off)
+            attachment.strength = 0
+        assert torch.equal(predict(), off)
         with MODES[running]():
-            laid.detach()
-        assert torch.equal(says(), off)
+            attachment.detach()
+        assert torch.equal(predict(), off)
 
 
-def test_what_was_remembered_in_inference_mode_serves_outside(tiny, overlay, says, expected):
-    [(strength, said), *_] = expected
+def test_what_was_remembered_in_inference_mode_serves_outside(tiny, overlay, predict, expected):
+    [(strength, prediction), *_] = expected
     with velatura.attach(tiny, overlay, strength):
         with torch.inference_mode():
-            says()
+            predict()
         with torch.no_grad():
-            torch.testing.assert_close(says(), said, **TOLERANCE)
-        torch.testing.assert_close(says(), said, **TOLERANCE)
+            torch.testing.assert_close(predict(), prediction, **TOLERANCE)
+        torch.testing.assert_close(predict(), prediction, **TOLERANCE)
 
 
-def test_a_strength_made_in_inference_mode_is_taken(tiny, overlay, says, expected):
-    [*_, (strengths, said)] = expected
+def test_a_strength_made_in_inference_mode_is_taken(tiny, overlay, predict, expected):
+    [*_, (strengths, prediction)] = expected
     with torch.inference_mode():
         made = strengths.clone()
-    with velatura.attach(tiny, overlay, 0.4) as laid:
-        laid.strength = made
-        torch.testing.assert_close(says(), said, **TOLERANCE)
+    with velatura.attach(tiny, overlay, 0.4) as attachment:
+        attachment.strength = made
+        torch.testing.assert_close(predict(), prediction, **TOLERANCE)
 
 
 def test_one_made_and_attached_in_inference_mode_can_be_trained_afterwards(tiny):
@@ -92,4 +92,4 @@ def test_one_made_and_attached_in_inference_mode_can_be_trained_afterwards(tiny)
     k, v = overlay.transform(torch.randn(1, 7, 96))
     (k + v).square().mean().backward()
     optimizer.step()
-    assert not any(each.is_inference() for each in overlay.parameters())
+    assert not any(weight.is_inference() for weight in overlay.parameters())

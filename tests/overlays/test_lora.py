@@ -59,11 +59,13 @@ def test_several_read_the_bare_layer_and_add_up(tiny, pair, context):
 def test_those_side_by_side_add_up_or_are_averaged(tiny, pair, context, combine, expected):
     lora, change = pair
     layer = key_of(tiny)
-    laid = velatura.attach_all(tiny, [velatura.AttachSpec(lora, 0.7), velatura.AttachSpec(lora, 0.3)], combine=combine)
-    said = layer(context)
-    for each in laid:
-        each.detach()
-    torch.testing.assert_close(said, context @ (layer.weight + expected * change).T, rtol=1e-5, atol=1e-4)
+    attachments = velatura.attach_all(
+        tiny, [velatura.AttachSpec(lora, 0.7), velatura.AttachSpec(lora, 0.3)], combine=combine
+    )
+    output = layer(context)
+    for attachment in attachments:
+        attachment.detach()
+    torch.testing.assert_close(output, context @ (layer.weight + expected * change).T, rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()
@@ -84,15 +86,15 @@ def test_a_hypernetwork_changes_what_a_lora_reads(tiny, pair, hyper, activation,
 def test_text_towers_and_unet_have_strengths_of_their_own(tiny, lora):
     made, words = lora(), ["a red house"]
     before = tiny.text.encode(words)
-    with velatura.attach(tiny, made, velatura.Strength(text=0.0, unet=1.0)) as laid:
+    with velatura.attach(tiny, made, velatura.Strength(text=0.0, unet=1.0)) as attachment:
         assert torch.equal(tiny.text.encode(words), before)
-        laid.strength = velatura.Strength(text=0.5, unet=0.0)
-        assert (float(laid.text_strength), float(laid.strength)) == (0.5, 0.0)
+        attachment.strength = velatura.Strength(text=0.5, unet=0.0)
+        assert (float(attachment.text_strength), float(attachment.strength)) == (0.5, 0.0)
         half = tiny.text.encode(words)
         assert not torch.equal(half, before)
-        laid.strength = 0.5
+        attachment.strength = 0.5
         assert torch.equal(tiny.text.encode(words), half)
-        laid.strength = 0
+        attachment.strength = 0
         assert torch.equal(tiny.text.encode(words), before)
 
 
@@ -104,10 +106,10 @@ def test_both_towers_of_an_sdxl_are_changed(xl):
     assert {name[:9] for name in made.layers} == {"lora_unet", "lora_te1_", "lora_te2_"}
     before = xl.text.conditioning(["a boat"])
     with velatura.attach(xl, made):
-        said = xl.text.conditioning(["a boat"])
+        conditioning = xl.text.conditioning(["a boat"])
     for ours, width in ((slice(16), 16), (slice(16, None), 24)):
         assert before.context[..., ours].shape[-1] == width
-        assert not torch.allclose(said.context[..., ours], before.context[..., ours])
+        assert not torch.allclose(conditioning.context[..., ours], before.context[..., ours])
 
 
 def test_names_are_those_of_kohyas_files(tiny):
@@ -121,7 +123,7 @@ def test_names_are_those_of_kohyas_files(tiny):
 def test_what_it_touches_follows_from_its_layers(lora):
     assert lora().target_parts == {"unet", "text"}
     assert lora(text=False).target_parts == {"unet"}
-    text = {name: each for name, each in lora().state_dict().items() if name.startswith("lora_te")}
+    text = {name: tensor for name, tensor in lora().state_dict().items() if name.startswith("lora_te")}
     assert velatura.Lora.from_tensors(text).target_parts == {"text"}
 
 
@@ -141,7 +143,7 @@ def test_what_it_touches_follows_from_its_layers(lora):
 def test_targets_say_which_layers_change(tiny, options, kinds, count):
     made, place = velatura.Lora.for_base(tiny, rank=1, **options), Target.from_model(tiny)
     assert {type(place.layer(name)).__name__ for name in made.deltas(place)} == kinds
-    everywhere = sum(type(each).__name__ in kinds for each in tiny.unet.modules())
+    everywhere = sum(type(module).__name__ in kinds for module in tiny.unet.modules())
     assert len(made.layers) == (count or everywhere)
 
 
@@ -169,11 +171,11 @@ def test_a_seed_makes_the_same_lora_and_leaves_chance_alone(tiny):
     torch.manual_seed(3)
     first, second = (velatura.Lora.for_base(tiny, rank=2, seed=7).state_dict() for _ in range(2))
     assert torch.equal(torch.rand(()), expected)
-    assert all(torch.equal(each, second[name]) for name, each in first.items())
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"rank": 0}, BadOverlay, "the LoRA's rank is 0: it should be greater than"),
         ({"alpha": -1.0}, BadOverlay, "the LoRA's alpha is -1.0: it should be greater than"),
@@ -184,8 +186,8 @@ def test_a_seed_makes_the_same_lora_and_leaves_chance_alone(tiny):
         ({"factor": 4}, BadOverlay, "leave out factor"),
     ],
 )
-def test_what_cannot_be_is_refused(tiny, options, error, said):
-    with pytest.raises(error, match=said):
+def test_what_cannot_be_is_refused(tiny, options, error, message):
+    with pytest.raises(error, match=message):
         velatura.Lora.for_base(tiny, **options)
 
 
@@ -203,7 +205,7 @@ def test_dropouts_act_while_training_only(tiny, pair, context):
             overlay.eval()
         assert len(seen) > 3
         bare = tuple((context @ layer.weight.T).detach().flatten()[:4].tolist())
-        assert any(each == pytest.approx(bare, abs=1e-5) for each in seen)  # the whole layer was dropped
+        assert any(output == pytest.approx(bare, abs=1e-5) for output in seen)  # the whole layer was dropped
 
 
 def test_ranks_that_drop_keep_the_mean(tiny, context):
@@ -275,9 +277,9 @@ def test_blocks_that_no_model_has_are_refused(lora):
 @torch.no_grad()
 def test_only_some_blocks_of_the_unet(tiny, lora):
     made = lora()
-    with velatura.attach(tiny, made, blocks=["mid"]) as laid:
+    with velatura.attach(tiny, made, blocks=["mid"]) as attachment:
         tiny.predict(torch.randn(1, 4, 8, 8), torch.tensor(1), tiny.text.encode(["a"]))
-        parts = {each.part: each.layers for each in laid.effect.outputs}
+        parts = {row.part: row.layers for row in attachment.effect.outputs}
     assert parts == {"text": 12, "mid": 8}
 
 
@@ -285,22 +287,22 @@ def test_only_some_blocks_of_the_unet(tiny, lora):
 def test_effects_tell_how_much_outputs_change(tiny, pair, context):
     lora, change = pair
     layer = key_of(tiny)
-    with velatura.attach(tiny, lora, 0.5) as laid:
-        assert "mid: 1 layer, not measured yet" in str(laid.effect)
+    with velatura.attach(tiny, lora, 0.5) as attachment:
+        assert "mid: 1 layer, not measured yet" in str(attachment.effect)
         layer(context)
-        [effect] = laid.effect.outputs
+        [effect] = attachment.effect.outputs
     added, bare = 0.5 * context @ change.T, context @ layer.weight.T
     assert effect.change == pytest.approx(float(added.norm() / bare.norm()), rel=1e-4)
-    assert f"mid: 1 layer, output changed by {effect.change:.1%}" in str(laid.effect)
+    assert f"mid: 1 layer, output changed by {effect.change:.1%}" in str(attachment.effect)
 
 
 def test_a_lora_that_changes_nothing_is_warned_of(tiny):
     made = velatura.Lora.for_base(tiny, rank=2)
-    laid = velatura.attach(tiny, made)
+    attachment = velatura.attach(tiny, made)
     with torch.no_grad():
         tiny.predict(torch.randn(1, 4, 8, 8), torch.tensor(1), torch.randn(1, 7, 96))
     with pytest.warns(VelaturaWarning, match="changed nothing at all"):
-        laid.detach()
+        attachment.detach()
 
 
 @torch.no_grad()
@@ -317,11 +319,11 @@ def test_written_weights_count_at_once(tiny, lora, context):
 @torch.no_grad()
 def test_weights_that_hide_their_change_count_once_refreshed(tiny, lora, context):
     made, layer = lora(algorithm="loha"), key_of(tiny)
-    with velatura.attach(tiny, made) as laid:
+    with velatura.attach(tiny, made) as attachment:
         before = layer(context)
         made.layers[KEY].hada_w1_a.data.mul_(2)
         assert torch.equal(layer(context), before)
-        laid.refresh()
+        attachment.refresh()
         assert not torch.equal(layer(context), before)
 
 
@@ -341,7 +343,7 @@ def test_a_copy_of_a_lora_has_weights_of_its_own(tiny, lora, context):
 def test_first_ranks_are_views(tiny, lora):
     made = lora(rank=4)
     less = made.with_ranks(1)
-    assert {each.rank for each in less.layers.values()} == {1}
+    assert {delta.rank for delta in less.layers.values()} == {1}
     assert less.layers[KEY].get_parameter("lora_down.weight").data_ptr() == made.layers[KEY].lora_down.weight.data_ptr()
     with pytest.raises(BadOverlay, match="1 or more"):
         made.with_ranks(0)
@@ -350,7 +352,7 @@ def test_first_ranks_are_views(tiny, lora):
 def test_loras_of_other_bases_are_refused(tiny, xl, lora):
     with pytest.raises(WrongBase, match=r"attn1.to_q has a weight of .*: it was made for tiny"):
         velatura.attach(xl, lora(text=False))
-    odd = {key.replace("_blocks_", "_bloks_"): each for key, each in lora(text=False).state_dict().items()}
+    odd = {key.replace("_blocks_", "_bloks_"): tensor for key, tensor in lora(text=False).state_dict().items()}
     with pytest.raises(WrongBase, match="the LoRA has 56 layers that tiny lacks: it was made for tiny"):
         velatura.attach(tiny, velatura.Lora.from_tensors(odd))
     wide = {f"{KEY}.lora_up.weight": torch.ones(192, 2), f"{KEY}.lora_down.weight": torch.ones(2, 768)}
@@ -360,7 +362,7 @@ def test_loras_of_other_bases_are_refused(tiny, xl, lora):
 
 def test_layers_that_a_base_lacks_are_named(tiny, lora):
     state = lora(text=False).state_dict()
-    extra = {key.replace("mid_block", "mid_blok"): each for key, each in state.items() if KEY in key}
+    extra = {key.replace("mid_block", "mid_blok"): tensor for key, tensor in state.items() if KEY in key}
     made = velatura.Lora.from_tensors({**state, **extra})
     with pytest.warns(VelaturaWarning, match="has 1 layers that tiny lacks .*mid_blok"):
         velatura.attach(tiny, made).detach()
@@ -386,10 +388,10 @@ def test_texts_that_are_encoded_by_themselves_tell_their_side(tiny, lora):
         with encoding_row(negative=True, row=0, rows=2):
             assert torch.equal(tiny.text.encode(["a boat"]), before)
         with encoding_row(negative=False, row=1, rows=2):
-            said = tiny.text.encode(["a boat"])
+            encoding = tiny.text.encode(["a boat"])
     with velatura.attach(tiny, lora()):
-        torch.testing.assert_close(tiny.text.encode(["a boat"]), said)
-    assert not torch.equal(said, before)
+        torch.testing.assert_close(tiny.text.encode(["a boat"]), encoding)
+    assert not torch.equal(encoding, before)
 
 
 def test_weights_on_the_meta_device_are_refused(lora):
@@ -409,10 +411,10 @@ def test_a_lora_of_no_layers_is_refused():
 @torch.no_grad()
 def test_fused_projections_are_refused_whenever_they_come(lora):
     unet, overlay = velatura.tiny().unet, lora(text=False)
-    laid = velatura.attach(unet, overlay)
+    attachment = velatura.attach(unet, overlay)
     unet.fuse_qkv_projections()
     with pytest.raises(UnsupportedBase, match="unfuse_qkv_projections"):
         unet(torch.randn(1, 4, 8, 8), 1, torch.randn(1, 7, 96))
     with pytest.raises(UnsupportedBase, match="unfuse_qkv_projections"):
         velatura.attach(unet, overlay)
-    laid.detach()
+    attachment.detach()

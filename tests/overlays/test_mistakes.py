@@ -8,17 +8,17 @@ from velatura.errors import BadOverlay, BadStrength, NoEffect, UnknownName
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"on": "positive"}, "no side of a guided batch is called 'positive'"),
         ({"blocks": ["middle"]}, "no block of a UNet is called 'middle': did you mean 'mid'"),
         ({"blocks": "mid"}, "no block of a UNet is called 'm'"),
     ],
 )
-def test_an_option_that_does_not_exist(tiny, hyper, options, said):
-    with pytest.raises(UnknownName, match=said):
+def test_an_option_that_does_not_exist(tiny, hyper, options, message):
+    with pytest.raises(UnknownName, match=message):
         velatura.attach(tiny, hyper(), **options)
-    with pytest.raises(UnknownName, match=said):
+    with pytest.raises(UnknownName, match=message):
         velatura.attach_all(tiny, [velatura.AttachSpec(hyper(), **options)])
 
 
@@ -36,10 +36,10 @@ def test_no_blocks_at_all(tiny, hyper):
 def test_a_strength_that_is_no_number(tiny, hyper, strength):
     with pytest.raises(BadStrength, match="0 is off, 1 is as trained"):
         velatura.attach(tiny, hyper(), strength)
-    with velatura.attach(tiny, hyper(), 0.5) as laid:
+    with velatura.attach(tiny, hyper(), 0.5) as attachment:
         with pytest.raises(BadStrength, match="0 is off, 1 is as trained"):
-            laid.strength = strength
-        assert laid.strength == torch.tensor(0.5)
+            attachment.strength = strength
+        assert attachment.strength == torch.tensor(0.5)
 
 
 def test_a_path_in_place_of_an_overlay(tiny):

@@ -85,9 +85,9 @@ WAYS = [offload_models, offload_layers]
 def test_attached_to_what_is_offloaded(pipeline, overlay, expected, way):
     on, off = expected
     way(pipeline)
-    with velatura.attach(pipeline, overlay, STRENGTH) as laid:
+    with velatura.attach(pipeline, overlay, STRENGTH) as attachment:
         torch.testing.assert_close(painted(pipeline), on, rtol=1e-4, atol=1e-4)
-        laid.strength = 0
+        attachment.strength = 0
         assert torch.equal(painted(pipeline), off)
     assert torch.equal(painted(pipeline), off)
 
@@ -136,5 +136,5 @@ def test_an_overlay_goes_where_a_context_is(hyper):
     change = overlay.width_change(96, 0.5)
     change.move_to_device_of(torch.empty(2, 7, 96, device="meta"))
     pair = [*overlay.get_submodule("96_0").parameters(), *overlay.get_submodule("96_1").parameters()]
-    assert all(each.is_meta for each in (*pair, change.strength.tensor))
+    assert all(tensor.is_meta for tensor in (*pair, change.strength.tensor))
     assert change.strength.number == 0.5

@@ -1,4 +1,4 @@
-"""Weights that were written to past autograd's knowledge count once somebody says so."""
+"""Weights that were written to past autograd's knowledge count after refresh()."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 
 @pytest.fixture
-def says(tiny):
+def predict(tiny):
     generator = torch.Generator().manual_seed(3)
     latents, context = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 77, 96, generator=generator)
 
@@ -32,26 +32,26 @@ def overlay(request, hyper):
     return made
 
 
-def test_an_overlay_whose_data_was_written_to_is_read_anew(tiny, overlay, says):
-    with velatura.attach(tiny, overlay, 0.7) as laid:
-        before = says()
+def test_an_overlay_whose_data_was_written_to_is_read_anew(tiny, overlay, predict):
+    with velatura.attach(tiny, overlay, 0.7) as attachment:
+        before = predict()
         for weight in overlay.parameters():
             weight.data.mul_(0.5)
-        laid.refresh()
-        said = says()
-        torch.testing.assert_close(said, says(plain=True), **TOLERANCE)
-        assert not torch.equal(said, before)
+        attachment.refresh()
+        prediction = predict()
+        torch.testing.assert_close(prediction, predict(plain=True), **TOLERANCE)
+        assert not torch.equal(prediction, before)
 
 
-def test_a_base_whose_data_was_written_to_is_read_anew(tiny, hyper, says):
+def test_a_base_whose_data_was_written_to_is_read_anew(tiny, hyper, predict):
     projection = tiny.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v
-    with velatura.attach(tiny, hyper(), 0.7) as laid:
-        before = says()
+    with velatura.attach(tiny, hyper(), 0.7) as attachment:
+        before = predict()
         projection.weight.data.mul_(1.5)
         try:
-            laid.refresh()
-            torch.testing.assert_close(says(), says(plain=True), **TOLERANCE)
-            assert not torch.equal(says(), before)
+            attachment.refresh()
+            torch.testing.assert_close(predict(), predict(plain=True), **TOLERANCE)
+            assert not torch.equal(predict(), before)
         finally:
             projection.weight.data.div_(1.5)
 
@@ -72,10 +72,10 @@ def test_a_weight_in_place_of_a_dead_one_is_read_anew_without_being_told(tiny, h
             torch.testing.assert_close(layer.to_v(context), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_nothing_else_changes(tiny, overlay, says):
-    off = says()
-    with velatura.attach(tiny, overlay, 0.7) as laid:
-        before = says()
-        laid.refresh()
-        assert torch.equal(says(), before)
-    assert torch.equal(says(), off)
+def test_nothing_else_changes(tiny, overlay, predict):
+    off = predict()
+    with velatura.attach(tiny, overlay, 0.7) as attachment:
+        before = predict()
+        attachment.refresh()
+        assert torch.equal(predict(), before)
+    assert torch.equal(predict(), off)

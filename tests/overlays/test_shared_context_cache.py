@@ -32,7 +32,7 @@ def gradients(tiny, overlay, inputs):
     overlay.zero_grad()
     loss = tiny.unet(latents, timesteps, context, return_dict=False)[0].square().mean()
     loss.backward()
-    return [each.grad.clone() for each in overlay.parameters()]
+    return [weight.grad.clone() for weight in overlay.parameters()]
 
 
 def test_the_context_of_all_layers_is_evaluated_once_a_step(tiny, hyper, inputs, evaluations):

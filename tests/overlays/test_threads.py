@@ -47,8 +47,8 @@ def test_threads_with_contexts_of_their_own(tiny, overlay, name):
         alone = [reads(context, v_first=bool(job)) for job, context in enumerate(contexts)]
         together = list(threads.map(reads_often, range(2)))
     for expected, found in zip(alone, together, strict=True):
-        for each in found:
-            torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-5)
+        for output in found:
+            torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("switching_often")
@@ -57,12 +57,12 @@ def test_threads_paint_as_they_would_alone(tiny, overlay):
     latents = torch.randn(2, 1, 4, 16, 16, generator=generator)
     contexts = torch.randn(2, 1, 77, 96, generator=generator)
 
-    def says(job):
+    def predict(job):
         with torch.no_grad():
             return [tiny.predict(latents[job], torch.tensor(500), contexts[job]) for _ in range(6)]
 
     with velatura.attach(tiny, overlay, 0.7), ThreadPoolExecutor(2) as threads:
-        alone = [says(job)[-1] for job in range(2)]
-        for expected, found in zip(alone, threads.map(says, range(2)), strict=True):
-            for each in found:
-                torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-4)
+        alone = [predict(job)[-1] for job in range(2)]
+        for expected, found in zip(alone, threads.map(predict, range(2)), strict=True):
+            for output in found:
+                torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
