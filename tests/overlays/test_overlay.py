@@ -1,3 +1,5 @@
+"""Cards of overlays, and what is common to overlays of all kinds."""
+
 import pytest
 from pydantic import ValidationError
 
@@ -42,3 +44,8 @@ def test_trigger_words_are_cleaned_too():
 def test_steps_that_cannot_be_are_refused(steps):
     with pytest.raises(ValidationError):
         Card(kind="hypernet", steps=steps)
+
+
+def test_the_repr_of_an_overlay_is_its_card_in_one_line(hyper, embedding):
+    assert repr(hyper()) == "Hypernetwork(hypernet 64,96,128,192 · 1,2,1 linear · tiny)"
+    assert repr(embedding()) == "Embedding(embedding 2 vectors of 96 · tiny)"

@@ -16,7 +16,7 @@ from velatura.overlays.deltas.lokr import factor_dimension
 from velatura.overlays.hooks.output_hooks import DeltaChange
 from velatura.overlays.strength import LiveStrength
 
-GOLDEN = Path(__file__).parents[1] / "data" / "trainers"
+GOLDEN = Path(__file__).parents[2] / "data" / "trainers"
 CASES = {case["id"]: case for case in json.loads((GOLDEN / "layers.json").read_text())}
 TOLERANCE = 2e-4  # relative, as the index of the golden files says
 STRENGTHS = (1, 0.5, -1)
