@@ -156,7 +156,7 @@ def test_what_is_seldom_chosen_can_be_chosen_too(desk):
     [
         ("768", "made for SD1"),
         ("96,768", "its networks for 768 have no effect here"),
-        ("96,96", "name one twice"),
+        ("96,96", "hold a width twice"),
         ("96;64", 'write "768,320"'),
         ("9.6", 'write "768,320"'),
         ("0", "greater than or equal to 1"),
