@@ -145,7 +145,7 @@ def warn(message: str, category: type[Warning] = VelaturaWarning) -> None:
         message: What was found and what it means for the result, in one line.
         category: The class of the warning.
     """
-    level, frame = 2, sys._getframe(1)  # level 1 is this function
+    level, frame = 2, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # level 1 is this function
     while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in WRAPPER_PACKAGES:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
