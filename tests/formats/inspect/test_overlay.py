@@ -92,8 +92,8 @@ def test_no_other_program_opens_safetensors(hyper, tmp_path):
     assert "velatura convert" in answers["A1111"].why
 
 
-def as_comfy_builds_it(path, width, part):
-    """The layers that ComfyUI's loader is known to make of a file: every weight a Linear, every second one a norm."""
+def build_as_comfyui(path, width, part):
+    """Build the layers that ComfyUI makes of a file: every weight is a Linear; with norms, every second one a norm."""
     payload = torch.load(path, weights_only=True)
     state = payload[width][part]
     assert isinstance(state, dict | OrderedDict)
@@ -126,7 +126,7 @@ def test_comfyui_computes_the_same_if_the_answer_says_so(hyper, tmp_path, activa
     overlay = velatura.open_overlay(tmp_path / "inca.pt")
     context = torch.randn(1, 5, 96)
     with torch.no_grad():
-        comfy_output = context + as_comfy_builds_it(tmp_path / "inca.pt", 96, 0)(context)
+        comfy_output = context + build_as_comfyui(tmp_path / "inca.pt", 96, 0)(context)
     same = torch.allclose(comfy_output, overlay.transform(context)[0], atol=1e-5)
     assert find_answer(tmp_path / "inca.pt", "ComfyUI")[0] is True
     assert (find_answer(tmp_path / "inca.pt", "ComfyUI")[1] == "") is same

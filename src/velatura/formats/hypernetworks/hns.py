@@ -79,7 +79,7 @@ def find_member_file(composition: Path, name: str, suffixes: Sequence[str]) -> P
         suffixes: Endings to look for, the preferred one first.
 
     Raises:
-        UnknownName: There is no such file; the message names similar ones.
+        UnknownName: No file has this name; the message suggests similar names.
     """
     for suffix in suffixes:
         path = composition.with_name(name + suffix)

@@ -117,7 +117,7 @@ def _read_payload(path: Path) -> tuple[str, str, dict[str, object]]:
 
 @dataclass(frozen=True)
 class _StateParts:
-    """The two parts of an optimizer's state_dict: states by the parameters' indices, and groups with settings."""
+    """Parts of an optimizer's state_dict: states by the parameters' indices, and groups with settings."""
 
     parameters: dict[object, object]
     groups: list[object]

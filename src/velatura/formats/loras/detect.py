@@ -38,7 +38,7 @@ FAMILY_BY_CROSS_WIDTH = {family.cross_width: family.name for family in FAMILIES.
 
 @dataclass(frozen=True)
 class _NamedTensor:
-    """A tensor with what its key means: the module in its program's words, and LyCORIS's suffix or ""."""
+    """Tensor with the meaning of its key: the module in its program's words, and LyCORIS's suffix or ""."""
 
     key: str
     module: str

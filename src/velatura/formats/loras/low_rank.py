@@ -17,7 +17,7 @@ MAGNITUDE_KEY = "lora_magnitude_vector"  # diffusers' and peft's name of a DoRA'
 
 
 class LowRankMatrices(NamedTuple):
-    """The change of one layer: up @ down is added to its weight, without a scale.
+    """Change of one layer: up @ down is added to its weight, without a scale.
 
     Attributes:
         down: (rank, in features), or of a convolution (rank, in channels, height, width).

@@ -70,7 +70,7 @@ def read_folder(folder: Path) -> Lora:
     """Build a LoRA from a folder of peft: one adapter, or one in a folder for every part of a pipeline.
 
     Raises:
-        BadFile: There is no adapter, or one is damaged.
+        BadFile: The folder holds no adapter, or one is damaged.
     """
     adapters = find_adapters(folder)
     configs = {part: read_config_beside(path) for part, path in adapters.items()}
@@ -80,7 +80,7 @@ def read_folder(folder: Path) -> Lora:
 
 @dataclass(frozen=True)
 class _LoraFile:
-    """The tensors of a file, and their shapes, which are known before any tensor is read."""
+    """Tensors of a file, and their shapes, which are known before any tensor is read."""
 
     name: str
     state: StateDict

@@ -26,7 +26,7 @@ def find_adapters(folder: Path) -> dict[str, Path]:
         The files by the part of a pipeline, which is the name of their folder; "" for a file in the folder itself.
 
     Raises:
-        BadFile: There is no adapter.
+        BadFile: The folder holds no adapter.
     """
     paths = {part: _find_weights(folder / part) for part in ("", *PIPELINE_FOLDERS)}
     adapters = {part: path for part, path in paths.items() if path is not None}

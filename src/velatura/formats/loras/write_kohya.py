@@ -81,7 +81,7 @@ def write_low_rank(
         metadata: Metadata beside kohya's and ModelSpec's fields.
 
     Raises:
-        BadFile: There are no pairs, a value is too large for float16, or the file cannot be written.
+        BadFile: No pair is given, a value is too large for float16, or the file cannot be written.
     """
     if not pairs:
         raise BadFile(f"{path} would be a LoRA of no layers: give one pair of matrices or more")
