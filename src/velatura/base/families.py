@@ -43,6 +43,7 @@ FAMILIES = {
     "SD2": Family("SD2", 1024, (320, 640, 1280), 8, 0.18215, 768, "v_prediction"),
     "SDXL": Family("SDXL", 2048, (640, 1280), 8, 0.13025, 1024, "epsilon"),
 }
+FAMILY_BY_CROSS_WIDTH = {family.cross_width: family.name for family in FAMILIES.values()}
 
 
 def find_family(cross_width: int, self_widths: Iterable[int]) -> Family | None:

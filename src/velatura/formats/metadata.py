@@ -28,7 +28,9 @@ ARCHITECTURE_BY_FAMILY = {
 MODEL_SPEC_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
 LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"  # the code whose tensor names are used
 
-FAMILY_BY_KOHYA_VERSION = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_": "SDXL"}  # ss_base_model_version by its beginning
+# sd-scripts' ss_base_model_version: by the family for writing, and by its beginning for reading
+KOHYA_BASE_MODELS = {"SD1": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
+FAMILY_BY_KOHYA_VERSION = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_": "SDXL"}
 VELATURA_VERSION_PREFIX = "velatura_"  # of ss_base_model_version for families that sd-scripts does not know
 DETAIL_LABELS = {
     "modelspec.title": "title",

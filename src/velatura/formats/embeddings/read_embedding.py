@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from velatura.base.families import FAMILIES
+from velatura.base.families import FAMILIES, FAMILY_BY_CROSS_WIDTH
 from velatura.card import MAX_STEPS, Card
 from velatura.errors import BadFile, warn
 from velatura.formats.load_state import check_tensor, warn_of_suspicious_weights
@@ -69,7 +69,7 @@ def read(contents: Contents) -> Embedding:
     card = Card(kind=Embedding.kind).replace(**training_fields(payload))
     embedding_name = _embedding_name(contents, payload)
     widths = tuple(rows.shape[1] for rows in vectors)
-    family = next((candidate.name for candidate in FAMILIES.values() if candidate.cross_width == sum(widths)), "")
+    family = FAMILY_BY_CROSS_WIDTH.get(sum(widths), "")
     _warn_of_misfits(name, dict(zip(tensors, vectors, strict=True)), widths, family)
     note = f"diffusers' token: {token}" if token else ""
     return Embedding.from_vectors(

@@ -10,7 +10,7 @@ from typing import cast
 
 from torch import Tensor
 
-from velatura.base.families import FAMILIES
+from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.card import Card
 from velatura.formats import native
 from velatura.formats.checkpoints.ldm_families import (
@@ -41,7 +41,6 @@ CONV_IN_REMARKS = {
 CROSS_KEY_ENDS = ("attn2.to_k.weight", "attn2to_kweight")
 PART_PREFIXES = {"VAE": (VAE_PREFIX,), "text encoder": ("cond_stage_model.", "conditioner.embedders.")}
 REFINER_WIDTH = 1280
-FAMILY_BY_CROSS_WIDTH = {family.cross_width: family.name for family in FAMILIES.values()}
 SDXL_EMBEDDING_DIALECTS = {SDXL_KEYS: "kohya", DIFFUSERS_SDXL_KEYS: "diffusers"}
 # What files that are not opened here hold, by the beginning of a key; the first that fits
 UNSUPPORTED_MODELS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from velatura.base.families import FAMILIES
+from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.card import Card
 from velatura.errors import BadFile
 from velatura.formats.loras import cloneofsimo
@@ -33,7 +33,6 @@ CROSS_PROJECTIONS = ("attn2.to_k", "attn2.to_v", "attn2_to_k", "attn2_to_v")
 SECOND_TEXT_ENCODER_PREFIXES = (KOHYA_TEXT_2, "text_encoder_2.")
 WRAPPER_KEYS = ("state_dict", "lora", "plugin", "model", "module")  # dicts that programs put all tensors into
 MAX_WRAPPER_DEPTH = 4
-FAMILY_BY_CROSS_WIDTH = {family.cross_width: family.name for family in FAMILIES.values()}
 
 
 @dataclass(frozen=True)

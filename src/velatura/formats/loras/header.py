@@ -11,14 +11,12 @@ from tempfile import TemporaryDirectory
 from velatura.base.families import FAMILIES, Family
 from velatura.card import Card
 from velatura.files import hash_old_window
-from velatura.formats.metadata import VELATURA_VERSION_PREFIX, model_spec_fields
+from velatura.formats.metadata import KOHYA_BASE_MODELS, VELATURA_VERSION_PREFIX, model_spec_fields
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora.lora import Lora
 from velatura.tensors import StateDict, write_safetensors
 
 LORA_MODULE, LYCORIS_MODULE = "networks.lora", "lycoris.kohya"
-# sd-scripts' names of base models, by which A1111 and others tell the family
-KOHYA_BASE_MODELS = {"SD1": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
 LYCORIS_ALGORITHMS = {"oft": "diag-oft", "dora": "lora", "lora-bias": "lora"}  # LyCORIS's names where they differ
 KEPT_PREFIXES = ("ss_", "modelspec.", "ssmd_")
 DYNAMIC = "Dynamic"  # sd-scripts' word for a rank or an alpha that differs between layers

@@ -11,6 +11,7 @@ from functools import cache
 
 from velatura.errors import BadOverlay
 from velatura.formats.checkpoints.ldm_keys import SD_LAYOUT, SDXL_LAYOUT
+from velatura.formats.checkpoints.ldm_text import TEXT_MODEL_PREFIX
 
 KOHYA_UNET = "lora_unet_"
 KOHYA_TEXT = "lora_te_"  # the only text encoder of an SD1 or SD2
@@ -87,7 +88,7 @@ MODULE_WORDS = (
     "final_layer_norm",
 )
 MODULE_WORD = re.compile(rf"({'|'.join(sorted(MODULE_WORDS, key=len, reverse=True))}|\d+)(?:_|$)")
-TEXT_MODEL_PREFIX = "text_model_"  # LoRA files have it; CLIPTextModel lost it in transformers 5
+FLAT_TEXT_MODEL_PREFIX = TEXT_MODEL_PREFIX.replace(".", "_")  # in all LoRA files of kohya
 TEXT_MODEL_STARTS = ("encoder_layers_", "embeddings_", "final_layer_norm")
 
 
@@ -122,8 +123,8 @@ def text_layer(name: str, prefix: str) -> str | None:
     """
     name = flatten_path(name).removeprefix("transformer_")
     if name.startswith(TEXT_MODEL_STARTS):
-        name = TEXT_MODEL_PREFIX + name
-    return prefix + name if name.startswith((TEXT_MODEL_PREFIX, "text_projection")) else None
+        name = FLAT_TEXT_MODEL_PREFIX + name
+    return prefix + name if name.startswith((FLAT_TEXT_MODEL_PREFIX, "text_projection")) else None
 
 
 def diffusers_path(layer: str) -> tuple[str, str]:

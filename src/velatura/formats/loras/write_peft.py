@@ -11,6 +11,7 @@ from torch import Tensor
 
 from velatura.errors import BadOverlay
 from velatura.files import atomic_folder
+from velatura.formats.checkpoints.ldm_text import TEXT_MODEL_PREFIX
 from velatura.formats.loras.keys import PEFT_PREFIX
 from velatura.formats.loras.low_rank import (
     MAGNITUDE_KEY,
@@ -28,7 +29,6 @@ from velatura.tensors import write_safetensors
 
 DeltasByPath = Mapping[str, Delta]  # by diffusers' paths
 WEIGHTS_FILE = WEIGHTS_FILES[0]
-TEXT_MODEL_PREFIX = "text_model."
 
 
 def write(overlay: Overlay, path: Path) -> None:
