@@ -149,5 +149,5 @@ def test_a_composition_within_a_composition_is_refused(hyper, tmp_path):
 def test_compositions_that_name_each_other_are_refused(tmp_path):
     for name, other in ("ab", "ba"):
         (tmp_path / f"{name}.hns").write_text(f"['{other}']")
-    with pytest.raises(BadFile, match=r"a\.hns names 'b', a composition itself"):
+    with pytest.raises(BadFile, match=r"a\.hns refers to the composition 'b'"):
         velatura.Library(tmp_path).overlay("a")
