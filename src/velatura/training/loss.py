@@ -1,11 +1,13 @@
-"""The objective of diffusion: noise is mixed into clean latents, and what was mixed in is to be told."""
+"""The loss of diffusion training: noise is added to latents, and the base has to predict it (or the velocity).
+
+Open `denoising_loss` first. The rest are options of it: Huber losses, weights by timestep, zero terminal SNR.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,27 +16,35 @@ from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import BadPlan
-from velatura.training.plan import Plan
+from velatura.training.plan import HuberSchedule, LossType, Plan
 
-LossMeasure = Literal["squared", "huber", "smooth_l1"]
-ThresholdSchedule = Literal["snr", "exponential", "constant"]
-MAX_SNR = 1000.0  # above it, in the first few timesteps, there is nothing left to weigh
+MAX_SNR = 1000.0  # larger ratios, in the first few timesteps, would make weights that are 0 or infinite
 
 
 @dataclass(frozen=True)
 class HuberLoss:
-    """An error that is squared where it is small and grows evenly where it is large, so that outliers rule less.
+    """Loss that is squared for small errors and linear for large ones, so that outliers count less.
 
-    threshold is where it goes from one to the other; by "snr" and "exponential" it is near 1 at the first timestep and
-    comes down to that at the noisiest.
+    Attributes:
+        loss_type: "huber" or "smooth_l1", which is Huber's loss divided by the threshold.
+        threshold: Error at which the loss becomes linear, at the noisiest timestep.
+        schedule: "constant", or "snr" and "exponential", with which the threshold falls from about 1 at the first
+            timestep to `threshold` at the last.
     """
 
-    loss_type: LossMeasure = "huber"
+    loss_type: LossType = "huber"
     threshold: float = 0.1
-    schedule: ThresholdSchedule = "snr"
+    schedule: HuberSchedule = "snr"
 
     def errors(self, difference: Tensor, timesteps: Tensor, alpha_bar: Tensor, timestep_count: int) -> Tensor:
-        """The error of each number of a difference (batch, ...); kept is the schedule's alpha at each timestep."""
+        """Return the loss of each element, in its pseudo-Huber form (as kohya's scripts compute it).
+
+        Args:
+            difference: Prediction minus target, (batch, ...).
+            timesteps: (batch,).
+            alpha_bar: Cumulative alpha of the noise schedule at each timestep, (batch,).
+            timestep_count: Number of timesteps of the schedule.
+        """
         minimum = self.threshold
         if self.schedule == "constant":
             thresholds = torch.full_like(alpha_bar, minimum)
@@ -48,11 +58,14 @@ class HuberLoss:
 
 @dataclass(frozen=True)
 class LossWeighting:
-    """How much a picture's error counts by the signal-to-noise ratio at its timestep; all that is chosen multiplies.
+    """Weights of the loss by the signal-to-noise ratio (SNR) at a picture's timestep; those that are set multiply.
 
-    min_snr: see min_snr_weights. debiased: by the root of the noise's share, as noise that is told wrongly matters most
-    where there is most of it (Yu et al. 2023, Debias the Training of Diffusion Models). velocity_as_noise: errors of
-    velocity as if they were those of noise. noise_as_velocity: errors of noise also as those of velocity, this much.
+    Attributes:
+        min_snr: See `min_snr_weights`.
+        debiased: Weight by 1 / sqrt(SNR), because errors matter most where there is most noise (Yu et al. 2023,
+            Debias the Training of Diffusion Models).
+        velocity_as_noise: Weight the error of a predicted velocity as if it were that of predicted noise.
+        noise_as_velocity: Add the error of predicted noise as if it were that of velocity, times this number.
     """
 
     min_snr: float | None = None
@@ -61,8 +74,9 @@ class LossWeighting:
     noise_as_velocity: float = 0.0
 
     def factors(self, snr: Tensor, *, predicts_velocity: bool) -> Tensor:
-        """A factor for each ratio."""
-        weights, capped_snr = torch.ones_like(snr), snr.clamp(max=MAX_SNR)
+        """Return the weight for each signal-to-noise ratio, (batch,)."""
+        weights = torch.ones_like(snr)
+        capped_snr = snr.clamp(max=MAX_SNR)
         if self.min_snr is not None:
             weights = weights * min_snr_weights(snr, self.min_snr, predicts_velocity=predicts_velocity)
         if self.debiased:
@@ -84,17 +98,27 @@ def denoising_loss(
     huber: HuberLoss | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """The mean squared error of what the base predicts of noised latents: a 0-d tensor in float32.
+    """Add noise to latents and return the mean error of the base's prediction, squared unless `huber` is given.
 
-    latents, noise: (batch, 4, height, width) in float32; said: by the captions, or their contexts (batch, tokens,
-    width) alone, see Base.predict; timesteps: (batch,); mixed: noise that is mixed in in place of the one to be told.
-    weights: (batch, 1, height, width), of mean 1, how much each place counts.
+    Args:
+        base: Predicts noise or velocity, as its family says.
+        latents, noise: (batch, 4, height / 8, width / 8), in float32.
+        cond: Conditioning by the captions, or their contexts alone, (batch, tokens, features); see `Base.predict`.
+        timesteps: (batch,), 999 the noisiest of 1000.
+        input_noise: Noise to add to the latents where it differs from `noise`, which remains the target.
+        weighting: Weights by timestep.
+        huber: Loss in place of the squared error.
+        weights: Weights by position, (batch, 1, height / 8, width / 8), of mean 1.
+
+    Returns:
+        A 0-d tensor in float32.
     """
     alpha_bar = base.schedule.alphas_cumprod.to(latents.device)[timesteps.to(latents.device)]  # (batch,)
     noisy_latents = base.schedule.add_noise(latents, noise if input_noise is None else input_noise, timesteps)
     target, predicts_velocity = noise, base.family.prediction == "v_prediction"
     if predicts_velocity:  # Salimans & Ho 2022, Progressive Distillation, appendix D
         target = alpha_bar.sqrt().view(-1, 1, 1, 1) * noise - (1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * latents
+
     difference = base.predict(noisy_latents, timesteps, cond) - target
     errors = huber.errors(difference, timesteps, alpha_bar, len(base.schedule)) if huber else difference.square()
     if weights is not None:
@@ -106,7 +130,7 @@ def denoising_loss(
 
 
 def min_snr_weights(snr: Tensor, gamma: float, *, predicts_velocity: bool) -> Tensor:
-    """Keep the easy timesteps from ruling: min(snr, gamma) / snr where noise is predicted, / (snr + 1) for velocity.
+    """Return min(snr, gamma) / snr, or / (snr + 1) for velocity, which keeps timesteps with little noise from ruling.
 
     Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting Strategy, section 3.4.
     """
@@ -114,34 +138,45 @@ def min_snr_weights(snr: Tensor, gamma: float, *, predicts_velocity: bool) -> Te
 
 
 def create_huber_loss(plan: Plan) -> HuberLoss | None:
-    """How the plan measures errors, where it does not just square them."""
+    """Return the plan's Huber loss, or None if the plan uses the squared error."""
     return None if plan.loss == "squared" else HuberLoss(plan.loss, plan.huber_threshold, plan.huber_schedule)
 
 
 def create_loss_weighting(plan: Plan) -> LossWeighting:
-    """How the plan weighs errors by their timestep."""
+    """Return the plan's weights by timestep."""
     return LossWeighting(plan.min_snr, plan.debiased, plan.velocity_as_noise, plan.noise_as_velocity)
 
 
 def apply_zero_terminal_snr(base: Base, plan: Plan) -> Base:
-    """The base, with a schedule that ends in noise alone where the plan asks for it; raises BadPlan for a misfit.
+    """Return a copy of the base whose noise schedule ends in pure noise, or the base itself if the plan says no.
 
     Lin et al. 2023, Common Diffusion Noise Schedules and Sample Steps are Flawed.
+
+    Raises:
+        BadPlan: See `check_prediction_type`.
     """
-    _check_prediction_type(base, plan)
-    old = base.schedule
-    if not plan.zero_terminal_snr or old.zero_snr:
+    check_prediction_type(base, plan)
+    schedule = base.schedule
+    if not plan.zero_terminal_snr or schedule.zero_snr:
         return base
     base = copy.copy(base)
-    base.schedule = NoiseSchedule(old.beta_start, old.beta_end, len(old), zero_snr=True)
+    base.schedule = NoiseSchedule(schedule.beta_start, schedule.beta_end, len(schedule), zero_snr=True)
     return base
 
 
-def _check_prediction_type(base: Base, plan: Plan) -> None:
-    """Refuse what only makes sense for a base that predicts the other thing."""
+def check_prediction_type(base: Base, plan: Plan) -> None:
+    """Refuse options that are for the other prediction type.
+
+    Raises:
+        BadPlan: The base predicts velocity and the plan has an option for noise, or the other way round.
+    """
     predicts_velocity = base.family.prediction == "v_prediction"
     if predicts_velocity and plan.noise_as_velocity:
-        raise BadPlan(f"{base.name} predicts velocity, which noise_as_velocity is not for: leave that at 0")
+        raise BadPlan(
+            f"{base.name} predicts velocity, and noise_as_velocity is for bases that predict noise: set it to 0"
+        )
     for field in ("velocity_as_noise", "zero_terminal_snr"):
         if getattr(plan, field) and not predicts_velocity:
-            raise BadPlan(f"{base.name} predicts noise, and {field} is for bases that predict velocity: leave it false")
+            raise BadPlan(
+                f"{base.name} predicts noise, and {field} is for bases that predict velocity: set it to false"
+            )

@@ -1,4 +1,7 @@
-"""What chance decides at a step, as a function of the seed and the step: so a run can stop, go on and end the same."""
+"""Random draws of a training step: pictures, timesteps, noise, dropped captions.
+
+All are functions of the seed and the step, so a run that is stopped and resumed ends with the same weights.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one step trains on: which pictures (batch,), at which timesteps (batch,), under which noise.
+    """Random draws for one batch.
 
-    captionless: (batch,), whether a picture's caption is left out; mixed: the noise that pictures are mixed with, where
-    it is not just the one that is to be told; first: how many pictures were drawn before these.
+    Attributes:
+        pictures: Indices of pictures, (batch,).
+        timesteps: (batch,).
+        noise: Target noise, (batch, channels, height, width).
+        captionless: True where the caption is dropped, (batch,).
+        input_noise: Noise to add to the latents, where it differs from `noise`.
+        offset: Number of pictures drawn in earlier batches.
     """
 
     pictures: Tensor
@@ -29,10 +37,15 @@ class TrainingBatch:
     offset: int = 0
 
     def select_rows(self, rows: slice) -> TrainingBatch:
-        """What one of several processes trains on."""
-        input_noise = None if self.input_noise is None else self.input_noise[rows]
-        fields = (tensor[rows] for tensor in (self.pictures, self.timesteps, self.noise, self.captionless))
-        return TrainingBatch(*fields, input_noise=input_noise, offset=self.offset + rows.start)
+        """Return the part of the batch for one of several processes."""
+        return TrainingBatch(
+            pictures=self.pictures[rows],
+            timesteps=self.timesteps[rows],
+            noise=self.noise[rows],
+            captionless=self.captionless[rows],
+            input_noise=None if self.input_noise is None else self.input_noise[rows],
+            offset=self.offset + rows.start,
+        )
 
 
 def draw_batch(
@@ -49,48 +62,69 @@ def draw_batch(
     input_perturbation: float = 0.0,
     pictures: Sequence[int] | None = None,
 ) -> TrainingBatch:
-    """Draw the step that is taken when `step` steps are done, on the CPU, where every machine draws the same.
+    """Draw a batch on the CPU, where every machine draws the same numbers.
 
-    Every picture is seen once before any is seen again, however batches and the number of pictures divide. Timesteps
-    are uniform and independent of the pictures, but stratified: one from each of batch_size equal slices, which makes
-    the loss less noisy at no cost (Kingma et al. 2021, Variational Diffusion Models, I.1). pictures: the batch's,
-    where they are of several sizes, see buckets.py.
+    Every picture is drawn once before any is drawn again, whether or not the batch size divides the number of
+    pictures. Timesteps are uniform, independent of the pictures and stratified: one from each of `batch_size` equal
+    slices, which reduces the variance of the loss at no cost (Kingma et al. 2021, Variational Diffusion Models, I.1).
+
+    Args:
+        seed: Seed of the run.
+        step: Number of batches drawn before.
+        batch_size: Number of pictures in the batch.
+        picture_count: Number of pictures to draw from.
+        latent_shape: (channels, height, width) of one picture's latents.
+        timestep_count: Number of timesteps of the noise schedule.
+        caption_dropout: Share of captions to drop, 0 to 1.
+        noise_offset: Strength of offset noise.
+        pyramid_noise: Discount of multi-resolution noise, 0 for none.
+        input_perturbation: Strength of extra noise in the input.
+        pictures: Indices of the batch's pictures where they are drawn elsewhere, see buckets.py.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "step", step))
     strata = torch.randperm(batch_size, generator=generator) + torch.rand(batch_size, generator=generator)
     timesteps = (strata * timestep_count / batch_size).long().clamp(max=timestep_count - 1)
     noise = torch.randn((batch_size, *latent_shape), generator=generator)
+
     if pyramid_noise:
-        noise = _add_pyramid_noise(
-            noise, pyramid_noise, torch.Generator().manual_seed(derive_seed(seed, "pyramid", step))
-        )
-    if noise_offset:  # Guttenberg 2023, Diffusion with Offset Noise: else the mean of a picture is hardly noised
-        offset_generator = torch.Generator().manual_seed(derive_seed(seed, "offset", step))
-        noise = noise + noise_offset * torch.randn((batch_size, latent_shape[0], 1, 1), generator=offset_generator)
-    offset = step * batch_size
-    positions = range(offset, offset + batch_size)
-    indices = [_picture_at(seed, position, picture_count) for position in positions] if pictures is None else pictures
-    caption_generator = torch.Generator().manual_seed(derive_seed(seed, "caption", step))
-    captionless = torch.rand(batch_size, generator=caption_generator) < caption_dropout
+        noise = _add_pyramid_noise(noise, pyramid_noise, _create_generator(seed, "pyramid", step))
+    if noise_offset:  # Guttenberg 2023, Diffusion with Offset Noise: plain noise hardly changes a picture's mean
+        offset_shape = (batch_size, latent_shape[0], 1, 1)
+        noise = noise + noise_offset * torch.randn(offset_shape, generator=_create_generator(seed, "offset", step))
     input_noise = None
-    if input_perturbation:  # Ning et al. 2023, Input Perturbation Reduces Exposure Bias, which adds up while sampling
-        perturbation_generator = torch.Generator().manual_seed(derive_seed(seed, "perturbation", step))
-        input_noise = noise + input_perturbation * torch.randn(noise.shape, generator=perturbation_generator)
-    return TrainingBatch(torch.tensor(indices), timesteps, noise, captionless, input_noise, offset)
+    if input_perturbation:  # Ning et al. 2023, Input Perturbation Reduces Exposure Bias: imitates sampling errors
+        perturbation = torch.randn(noise.shape, generator=_create_generator(seed, "perturbation", step))
+        input_noise = noise + input_perturbation * perturbation
+
+    offset = step * batch_size
+    if pictures is None:
+        pictures = [_picture_at(seed, position, picture_count) for position in range(offset, offset + batch_size)]
+    captionless = torch.rand(batch_size, generator=_create_generator(seed, "caption", step)) < caption_dropout
+    return TrainingBatch(torch.tensor(pictures), timesteps, noise, captionless, input_noise, offset)
 
 
 def derive_seed(seed: int, purpose: str, number: int) -> int:
-    """A seed of its own for one use of chance: unrelated to those of other numbers and other uses."""
+    """Return a seed for one purpose and number, unrelated to the seeds of all other purposes and numbers."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {purpose} {number}".encode(), digest_size=8).digest())
 
 
-def _add_pyramid_noise(noise: Tensor, discount: float, generator: torch.Generator) -> Tensor:
-    """Noise with enlarged smaller noises added, each weaker by the discount, then each picture brought to variance 1.
+def _create_generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, number))
 
-    Whitaker 2023, Multi-Resolution Noise for Diffusion Model Training: sides shrink by 2 to 4 for each, down to 1. As
-    there, the full size counts twice, so that a discount means the same. noise: (batch, channels, height, width).
+
+def _add_pyramid_noise(noise: Tensor, discount: float, generator: torch.Generator) -> Tensor:
+    """Add enlarged noise of smaller sizes, each level weaker by the discount, and scale each picture to variance 1.
+
+    Whitaker 2023, Multi-Resolution Noise for Diffusion Model Training: sides shrink by a random 2 to 4 at each level,
+    down to 1. As there, the full size counts twice, so that a discount means the same.
+
+    Args:
+        noise: (batch, channels, height, width).
+        discount: Factor on each smaller level, 0 to 1.
+        generator: Source of the smaller noises.
     """
-    noise, shape, weight, level = noise * math.sqrt(2), noise.shape, 1.0, 0
+    noise, shape = noise * math.sqrt(2), noise.shape
+    weight, level = 1.0, 0
     while min(shape[-2:]) > 1:
         level += 1
         ratio = (2 + 2 * torch.rand(1, generator=generator).item()) ** level
@@ -102,12 +136,11 @@ def _add_pyramid_noise(noise: Tensor, discount: float, generator: torch.Generato
 
 
 def _picture_at(seed: int, position: int, picture_count: int) -> int:
-    """The picture at a place of the endless row of shuffled rounds."""
+    """Return the picture at a position in the endless sequence of shuffled epochs."""
     epoch, index = divmod(position, picture_count)
     return int(_shuffle_epoch(seed, epoch, picture_count)[index])
 
 
 @lru_cache(maxsize=2)
 def _shuffle_epoch(seed: int, epoch: int, picture_count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(derive_seed(seed, "round", epoch))
-    return torch.randperm(picture_count, generator=generator)
+    return torch.randperm(picture_count, generator=_create_generator(seed, "round", epoch))

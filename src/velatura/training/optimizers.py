@@ -1,4 +1,4 @@
-"""What moves an overlay's weights: torch's optimizers, our own, and those of packages that may be installed."""
+"""Optimizers: those of torch, Lion, and those of optional packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from velatura.training.plan import Plan
 
 
 class Lion(Optimizer):
-    """Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, program 1; weight decay is decoupled."""
+    """Lion (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, program 1) with decoupled weight decay."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Lion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every weight by the rate, up or down."""
+        """Move every weight by the learning rate, up or down."""
         assert closure is None
         group: dict[str, Any]
         for group in self.param_groups:
@@ -46,7 +46,7 @@ class Lion(Optimizer):
 
 
 class OptimizerSource(NamedTuple):
-    """Where an optimizer is found: its package as pip calls it, the module, the class, and options of its own."""
+    """Location of an optimizer: package (as pip names it), module and class, with options that are always passed."""
 
     package: str
     module: str
@@ -68,29 +68,40 @@ OPTIMIZERS = {
 
 
 def create_overlay_optimizer(plan: Plan, overlay: Overlay) -> Optimizer:
-    """The plan's optimizer for an overlay's weights, a group for each part of the base that they act in.
+    """Create the plan's optimizer for an overlay, with one parameter group per part of the base.
 
-    Each group says by "part" which one it is.
+    The entry "part" of a group says which part it is: "unet", "text" or "words".
+
+    Raises:
+        BadPlan: The optimizer's package is not installed.
     """
     parts: dict[str, list[Tensor]] = {}
     for name, weight in overlay.trainable_parameters.items():
         parts.setdefault(overlay.part_of(name), []).append(weight)
     groups: list[dict[str, object]] = [{"params": weights, "part": part} for part, weights in parts.items()]
     for group in groups:
-        if group["part"] == "words":  # how long they are is what they say
+        if group["part"] == "words":  # decay would change the meaning of a word, which depends on its vectors' length
             group["weight_decay"] = 0.0
     return create_optimizer(plan, groups)
 
 
 def create_optimizer(plan: Plan, weights: Iterable[Tensor] | Iterable[dict[str, object]]) -> Optimizer:
-    """The plan's optimizer, ready for these weights, or groups of them; BadPlan where its package is not installed."""
+    """Create the plan's optimizer in training mode.
+
+    Args:
+        plan: Names the optimizer and the weight decay.
+        weights: Weights, or parameter groups as torch's optimizers take them.
+
+    Raises:
+        BadPlan: The optimizer's package is not installed.
+    """
     source = OPTIMIZERS[plan.optimizer]
     try:
         optimizer_class = getattr(import_module(source.module), source.name)
     except ImportError:
         raise BadPlan(
             f"the optimizer {plan.optimizer} needs the package {source.package}, which is not installed: "
-            f"pip install {source.package}, or plan adamw, lion or adafactor"
+            f"pip install {source.package}, or choose adamw, lion or adafactor"
         ) from None
     optimizer: Optimizer = optimizer_class(weights, weight_decay=plan.weight_decay, **source.options)
     set_training_mode(optimizer, is_training=True)
@@ -98,31 +109,36 @@ def create_optimizer(plan: Plan, weights: Iterable[Tensor] | Iterable[dict[str, 
 
 
 def has_training_mode(optimizer: Optimizer) -> bool:
-    """Whether an optimizer holds two sets of weights, to learn on and to use, as schedule-free ones do."""
+    """Return True if an optimizer switches between weights for training and for use, as schedule-free ones do."""
     return hasattr(optimizer, "eval")
 
 
 def set_training_mode(optimizer: Optimizer, *, is_training: bool) -> None:
-    """Tell an optimizer that holds two sets of weights which is wanted: to learn on, or to use."""
+    """Switch an optimizer with `has_training_mode` to its weights for training or for use; leave others alone."""
     if has_training_mode(optimizer):
         switch_mode: Callable[[], Any] = getattr(optimizer, "train" if is_training else "eval")
         switch_mode()
 
 
-# Those that move a weight, for such gradients, by no more than so many rates, or rates times the largest weight:
-# AdamW by (1 - b1) / sqrt(1 - b2) = 3.2 (Kingma & Ba 2015, section 2.1), schedule-free AdamW by 1 / sqrt(1 - b2) = 32,
-# Lion by 1, Adafactor by the root of a tensor's size. Where 8 bits round AdamW's divisor to 0, its epsilon of 1e-8 is
-# left, by which the largest gradient leads to 1e30 at the largest rate. Prodigy finds its own rate.
+# Optimizers with a bounded step: a multiple of the rate, or of the rate times the largest weight. The bound is
+# (1 - b1) / sqrt(1 - b2) = 3.2 for AdamW (Kingma & Ba 2015, section 2.1), 1 / sqrt(1 - b2) = 32 for schedule-free
+# AdamW, 1 for Lion, and the root of a tensor's size for Adafactor. Where 8 bits round AdamW's divisor to 0, its epsilon
+# of 1e-8 remains, with which the largest gradient leads to 1e30 at the largest rate. Prodigy finds its own rate.
 BOUNDED_OPTIMIZERS = frozenset({"adamw", "adamw8bit", "lion", "adafactor", "schedule_free"})
-LARGEST_SAFE_VALUE = (
-    1e14  # weight or gradient, so that the sum of squares of a tensor, too, is far from float32's end at 3.4e38
-)
+# Largest weight or gradient: the sum of squares over a tensor, too, stays far below float32's maximum of 3.4e38
+LARGEST_SAFE_VALUE = 1e14
 LARGEST_SAFE_RATE = 1e6
 
 
 @torch.no_grad()
 def is_finite_step(name: str, optimizer: Optimizer, weights: Sequence[Tensor]) -> bool:
-    """Whether the next step cannot make a weight anything but a number; decay counts as the rate does."""
+    """Return True if the next step cannot make a weight NaN or infinite, whatever the gradients' direction.
+
+    Args:
+        name: The plan's name of the optimizer.
+        optimizer: Its parameter groups hold the learning rate and the weight decay, which counts as the rate does.
+        weights: Weights that the step changes, with their gradients.
+    """
     if name not in BOUNDED_OPTIMIZERS:
         return False
     for group in cast("list[dict[str, float]]", optimizer.param_groups):

@@ -1,9 +1,8 @@
-"""How an overlay is to be trained: every choice of a run as one value that is printed before it and kept beside it."""
+"""Every choice of a training run as one immutable value, `Plan`, which is printed before the run and saved with it."""
 
 import math
 import re
 import tomllib
-import warnings
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -18,10 +17,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from velatura.datasets.templates import TEMPLATES, CaptionTemplate
-from velatura.errors import BadPlan, UnknownName, VelaturaWarning
+from velatura.errors import BadPlan, UnknownName, explain_validation_error, warn
 from velatura.training.rates import LearningRates, RateSchedule, schedule_factor
 
 OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
@@ -31,7 +29,7 @@ LatentSamplingMode = Literal["mean", "once", "draw"]
 PictureShape = Literal["square", "buckets"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-KIND_ALIASES = {"difference": "dreambooth"}  # how a difference is trained
+KIND_ALIASES = {"difference": "dreambooth"}  # a difference is trained with the presets of DreamBooth
 
 
 def _as_text(rate: object) -> object:
@@ -39,128 +37,127 @@ def _as_text(rate: object) -> object:
 
 
 class Plan(BaseModel):
-    """A training run: what is learned is the overlay's to say, how it is learned is said here.
+    """Options of a training run: the overlay defines what is trained, the plan how.
 
-    One step takes batch_size pictures and moves the overlay once. What is drawn at a step (pictures, noise,
-    timesteps) depends on the seed and the step alone, so a plan has one outcome on one machine.
+    One step trains on `batch_size` times `accumulation` pictures and updates the weights once. The pictures, noise and
+    timesteps of a step depend only on the seed and the step, so a plan has one result on one machine.
+
+    Raises:
+        BadPlan: A field is unknown or out of range, two fields contradict each other, or a field would have no effect.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=1000, ge=1, le=10**6, description="optimizer steps")
     learning_rate: Annotated[str, BeforeValidator(_as_text)] = Field(
-        default="1e-4", description='rates and the steps they hold until, "5e-5:100, 5e-6:1500, 5e-7"'
+        default="1e-4", description='rates, and the step at which each ends: "5e-5:100, 5e-6:1500, 5e-7"'
     )
     text_rate: Annotated[str | None, BeforeValidator(_as_text)] = Field(
-        default=None, description="the same for what acts in the text encoders; None: the learning rate"
+        default=None, description="learning rate in the text encoders; None: that of learning_rate"
     )
     word_rate: Annotated[str | None, BeforeValidator(_as_text)] = Field(
-        default=None, description="the same for words that a LoRA learns along with its layers"
+        default=None, description="learning rate of words that a LoRA learns with its layers; None: learning_rate"
     )
-    schedule: RateSchedule = Field(
-        default="constant", description="shape that the rates are multiplied by, 1 at its top"
-    )
-    warmup: int = Field(default=0, ge=0, description="steps in which the rate rises from 0")
-    cycles: int = Field(default=1, ge=1, description='times that the schedule "restarts" begins')
+    schedule: RateSchedule = Field(default="constant", description="shape that the rates are multiplied by, at most 1")
+    warmup: int = Field(default=0, ge=0, description="steps over which the rate rises from 0")
+    cycles: int = Field(default=1, ge=1, description='number of cosine cycles of the schedule "restarts"')
     optimizer: OptimizerName = Field(
-        default="adamw", description="what moves the weights; Lion wants a third of AdamW's rate, Prodigy a rate of 1"
+        default="adamw", description="Lion needs about a third of AdamW's rate, Prodigy a rate of 1"
     )
-    batch_size: int = Field(default=1, ge=1, le=4096, description="pictures a step")
-    accumulation: int = Field(default=1, ge=1, le=4096, description="batches whose gradients make one step")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="what all chance is drawn from")
+    batch_size: int = Field(default=1, ge=1, le=4096, description="pictures per batch")
+    accumulation: int = Field(default=1, ge=1, le=4096, description="batches per step, whose gradients are added up")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of all random numbers")
     pixels: int | None = Field(
-        default=None, ge=16, le=4096, description="width and height of the pictures; None: the base's own"
+        default=None, ge=16, le=4096, description="width and height of the pictures; None: the base's default size"
     )
     shape: PictureShape = Field(
-        default="square", description="the middle square of each picture, or buckets: of several sizes the nearest"
+        default="square", description="crop the middle square, or crop to the nearest of several sizes (buckets)"
     )
     precision: Precision = Field(
-        default="auto", description="of the frozen base and of products; weights learn in float32"
+        default="auto", description="precision of the frozen base; the overlay trains in float32"
     )
-    checkpointing: bool = Field(
-        default=False, description="compute inside the UNet's blocks again on the way back: less memory, more time"
-    )
+    checkpointing: bool = Field(default=False, description="gradient checkpointing in the UNet: less memory, more time")
     weight_decay: float = Field(
-        default=0.01, ge=0, allow_inf_nan=False, description="share by which weights shrink, times the rate"
+        default=0.01, ge=0, allow_inf_nan=False, description="decoupled weight decay, multiplied by the rate"
     )
-    gradient_norm: float | None = Field(default=1.0, gt=0, description="longer gradients are shortened to this")
-    min_snr: float | None = Field(default=None, gt=0, description="weigh losses by min(snr, this) / snr; 5 is usual")
-    debiased: bool = Field(default=False, description="weigh losses by 1 / sqrt(snr), so that noisy timesteps rule")
+    gradient_norm: float | None = Field(
+        default=1.0, gt=0, description="largest norm of the gradients; None: no clipping"
+    )
+    min_snr: float | None = Field(
+        default=None, gt=0, description="weight the loss by min(snr, this) / snr; 5 is usual; None: off"
+    )
+    debiased: bool = Field(default=False, description="weight the loss by 1 / sqrt(snr), which favours noisy timesteps")
     velocity_as_noise: bool = Field(
-        default=False, description="weigh losses by snr / (snr + 1), where the base predicts velocity"
+        default=False, description="weight the loss by snr / (snr + 1), for bases that predict velocity"
     )
     noise_as_velocity: float = Field(
         default=0.0,
         ge=0,
         allow_inf_nan=False,
-        description="add losses times this times (snr + 1) / snr, if it does not",
+        description="add this times (snr + 1) / snr times the loss, for bases that predict noise",
     )
     zero_terminal_snr: bool = Field(
-        default=False, description="stretch the schedule until it ends in noise alone, for bases that predict velocity"
+        default=False, description="rescale the noise schedule to zero terminal SNR, for bases that predict velocity"
     )
-    loss: LossType = Field(default="squared", description="error that is made small; Huber's counts outliers less")
-    huber_threshold: float = Field(default=0.1, gt=0, le=1, description="error above which Huber's grows evenly")
-    huber_schedule: HuberSchedule = Field(default="snr", description="how that threshold comes down with the noise")
+    loss: LossType = Field(default="squared", description="the Huber losses count outliers less")
+    huber_threshold: float = Field(default=0.1, gt=0, le=1, description="error above which a Huber loss grows linearly")
+    huber_schedule: HuberSchedule = Field(default="snr", description="how that threshold falls as the noise grows")
     noise_offset: float = Field(
-        default=0.0, ge=0, le=1, description="noise that is the same all over a picture, for dark and bright; 0.05"
+        default=0.0, ge=0, le=1, description="offset noise, for very dark and very bright pictures; 0.05 is usual"
     )
     pyramid_noise: float = Field(
-        default=0.0, ge=0, lt=1, description="add coarser noises, each weaker by this, for large shapes; 0.3"
+        default=0.0, ge=0, lt=1, description="multi-resolution noise, each level weaker by this factor; 0.3 is usual"
     )
     input_perturbation: float = Field(
-        default=0.0, ge=0, le=1, description="more noise in pictures than is to be told, as when sampling errs; 0.1"
+        default=0.0, ge=0, le=1, description="extra noise in the input but not in the target; 0.1 is usual"
     )
     ema: float | None = Field(
-        default=None, gt=0, lt=1, description="keep an average of the weights, this much of it at each step; 0.999"
+        default=None, gt=0, lt=1, description="save a moving average of the weights, of this decay; 0.999 is usual"
     )
-    masks: bool = Field(default=True, description="let masks and alpha channels say which places count")
+    masks: bool = Field(default=True, description="weight the loss by masks and alpha channels")
     latents: LatentSamplingMode = Field(
-        default="mean", description="of the autoencoder's distribution: its mean, one draw kept, or a draw at each step"
+        default="mean",
+        description="mean of the VAE's distribution, one sample per picture (once), or one per step (draw)",
     )
-    cache: bool = Field(default=True, description="keep encoded pictures and captions on disk for the next run")
+    cache: bool = Field(default=True, description="keep encoded pictures and captions on disk for later runs")
     class_weight: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="how much class pictures (reg/) count beside the others"
+        default=1.0, ge=0, allow_inf_nan=False, description="weight of the loss on class pictures (reg/)"
     )
     template: str = Field(
         default="captions",
-        description='sentences around captions: captions, style, subject, ..., or sentences, "[name], [filewords]"',
+        description='how a text is built from a caption: captions, style, subject, ..., or "[name], [filewords]"',
     )
-    shuffle_tags: bool = Field(
-        default=False, description="bring the parts of a caption between commas into another order each time"
-    )
-    tag_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of those parts left out each time")
-    keep_tags: int = Field(default=0, ge=0, description="the first of them that stay in their place, always")
+    shuffle_tags: bool = Field(default=False, description="shuffle the comma-separated tags of captions at each step")
+    tag_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of tags left out at each step")
+    keep_tags: int = Field(default=0, ge=0, description="first tags that are neither shuffled nor left out")
     caption_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="share of captions left out, so that the style needs no words"
+        default=0.0, ge=0, lt=1, description="share of captions left out, so that a style works without words"
     )
     snapshot_every: int = Field(default=500, ge=0, description="steps between two snapshots; 0: only when stopped")
-    keep_last: int = Field(default=0, ge=0, description="snapshots that are kept; 0: all")
-    keep_every: int = Field(default=0, ge=0, description="steps between snapshots that are kept for good; 0: none")
+    keep_last: int = Field(default=0, ge=0, description="number of newest snapshots to keep; 0: all")
+    keep_every: int = Field(default=0, ge=0, description="steps between snapshots that are never removed; 0: none")
     validation_pictures: int = Field(
-        default=8,
-        ge=0,
-        le=4096,
-        description="tries of the fixed pictures, timesteps and noise at each snapshot; 0: none",
+        default=8, ge=0, le=4096, description="pictures in the validation loss at each snapshot; 0: no validation"
     )
     validation_folder: str | None = Field(
-        default=None, description="pictures for those tries that are never learned from; None: those that are"
+        default=None, description="validation pictures that are not trained on; None: the training pictures"
     )
     rescues: int = Field(
-        default=4, ge=0, le=100, description="times that a run gone wrong goes back and on at a lower rate; 0: it stops"
+        default=4, ge=0, le=100, description="times that a diverging run goes back and continues at a lower rate"
     )
-    rescue_factor: float = Field(default=0.2, gt=0, lt=1, description="what each rescue multiplies the rate by")
+    rescue_factor: float = Field(default=0.2, gt=0, lt=1, description="factor on the learning rate at each rescue")
     loss_limit: float | None = Field(
-        default=0.3, gt=0, description="mean loss of 50 steps that is too high, if the base had less; None: no limit"
+        default=0.3, gt=0, description="mean loss over 50 steps that counts as diverged; None: no limit"
     )
     a1111: bool = Field(
-        default=False, description="also write what A1111's web UI goes on from: .pt, .pt.optim, its table of losses"
+        default=False, description="also write files that A1111 can continue from: .pt, .pt.optim, a table of losses"
     )
-    tensorboard: bool = Field(default=False, description="also draw the losses for TensorBoard, if it is installed")
+    tensorboard: bool = Field(default=False, description="also log the losses for TensorBoard, if it is installed")
     preview_every: int = Field(default=0, ge=0, description="steps between two previews; 0: none")
     preview_prompt: str | None = Field(
-        default=None, description="what previews show, one prompt a line; None: the first caption"
+        default=None, description="prompts of the previews, one per line; None: the first caption"
     )
-    preview_seeds: int = Field(default=1, ge=1, le=64, description="pictures of each of them, from the seed on")
+    preview_seeds: int = Field(default=1, ge=1, le=64, description="pictures per preview prompt, with seeds in a row")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -168,24 +165,27 @@ class Plan(BaseModel):
         try:
             plan = validate(values)
         except ValidationError as error:
-            raise BadPlan("; ".join(map(_describe_error, error.errors()))) from None
-        rates = plan.rates()
-        _check_rates(plan.learning_rate, rates)
-        for rate_text in filter(None, (plan.text_rate, plan.word_rate)):
-            _check_rates(rate_text, LearningRates.read(rate_text, plan.steps))
-        if plan.optimizer == "prodigy" and (plan.text_rate or plan.word_rate):
-            raise BadPlan("Prodigy finds one rate for all: leave out text_rate and word_rate, or plan adamw")
-        plan.caption_template("")
+            descriptions = {name: field.description for name, field in cls.model_fields.items()}
+            raise BadPlan(explain_validation_error(error, "plan", descriptions)) from None
+        _check_rates(plan)
         _check_requirements(plan)
-        if plan.warmup >= rates.end and plan.warmup:
-            raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {rates.end}: shorten it")
-        for oddity in rates.oddities:
-            warnings.warn(oddity, VelaturaWarning, stacklevel=3)
+        plan.caption_template("")  # raises for an unknown template
+        for message in plan.rates().warnings:
+            warn(message)
         return plan
 
     @classmethod
     def preset(cls, kind: str, family: str, purpose: str = "style") -> Self:
-        """What serves a kind of overlay on a family of bases, from presets/KIND-PURPOSE.toml; raises UnknownName."""
+        """Read the preset for a kind of overlay from presets/KIND-PURPOSE.toml.
+
+        Args:
+            kind: "hypernet", "embedding", "lora", "dreambooth" or "difference".
+            family: The base's family, such as "SD1"; a family without a section of its own gets the general values.
+            purpose: What is to be learned, "style" or "subject".
+
+        Raises:
+            UnknownName: There is no preset for this kind or purpose.
+        """
         presets = {Path(file.name).stem: file for file in (files("velatura.training") / "presets").iterdir()}
         kinds = {name.partition("-")[0] for name in presets}
         kind = KIND_ALIASES.get(kind, kind)
@@ -198,32 +198,40 @@ class Plan(BaseModel):
         return cls.model_validate(table["any"] | table.get(family, {}))
 
     def replace(self, **changes: object) -> Self:
-        """This plan with some fields changed, and checked again."""
+        """Return a copy with some fields changed; the copy is validated again."""
         return self.model_validate(self.model_dump() | changes)
 
-    def rates(self, *, start_step: int = 0) -> LearningRates:
-        """The learning rate of every step."""
-        return LearningRates.read(self.learning_rate, self.steps, start_step=start_step)
+    def rates(self) -> LearningRates:
+        """Return the learning rate of every step, before the schedule is applied."""
+        return LearningRates.parse(self.learning_rate, self.steps)
 
     def step_rates(self) -> list[float]:
-        """The learning rate of every step, as the schedule shapes it."""
+        """Return the learning rate of every step, multiplied by the schedule."""
         return self._apply_schedule(self.rates())
 
     def part_rates(self) -> dict[str, list[float]]:
-        """The same of parts with rates of their own; they stand still where those end before the learning rate."""
-        rate_texts = {"text": self.text_rate, "words": self.word_rate}
-        count = self.rates().end
-        rates_by_part = {
-            part: [*LearningRates.read(rate, self.steps)][:count]
-            for part, rate in rate_texts.items()
-            if rate is not None
-        }
-        return {
-            part: self._apply_schedule([*rates, *[0.0] * (count - len(rates))]) for part, rates in rates_by_part.items()
-        }
+        """Return the rates of `text` and `words` where they have their own, multiplied by the schedule.
+
+        A rate that ends before the training does is 0 from there on.
+        """
+        step_count = self.rates().end
+        rates_by_part: dict[str, list[float]] = {}
+        for part, text in (("text", self.text_rate), ("words", self.word_rate)):
+            if text is not None:
+                rates = list(LearningRates.parse(text, self.steps))[:step_count]
+                rates += [0.0] * (step_count - len(rates))
+                rates_by_part[part] = self._apply_schedule(rates)
+        return rates_by_part
 
     def caption_template(self, name: str) -> CaptionTemplate:
-        """How what is said of a picture is made of its caption; name: what [name] stands for."""
+        """Return the template that turns a caption into the text of a training step.
+
+        Args:
+            name: The text that replaces [name].
+
+        Raises:
+            UnknownName: `template` is neither the name of a template nor a text with spaces or placeholders.
+        """
         if self.template not in TEMPLATES and not re.search(r"\s|\[name\]|\[filewords\]", self.template):
             raise UnknownName.with_suggestions("template", self.template, TEMPLATES)
         lines = TEMPLATES.get(self.template) or tuple(self.template.splitlines())
@@ -236,11 +244,14 @@ class Plan(BaseModel):
         )
 
     def _apply_schedule(self, rates: Iterable[float]) -> list[float]:
-        end, options = self.rates().end, {"warmup": self.warmup, "cycles": self.cycles}
-        return [rate * schedule_factor(self.schedule, step, end, **options) for step, rate in enumerate(rates)]
+        def factor(step: int) -> float:
+            return schedule_factor(self.schedule, step, end, warmup=self.warmup, cycles=self.cycles)
+
+        end = self.rates().end
+        return [rate * factor(step) for step, rate in enumerate(rates)]
 
 
-# Fields that do nothing unless another one is as it must be: what that is, and whether it is
+# Fields that have no effect unless another field is set: that field in words, and a test of it
 FIELD_REQUIREMENTS: dict[str, tuple[str, Callable[[Plan], bool]]] = {
     "cycles": ("the schedule restarts", lambda plan: plan.schedule == "restarts"),
     "huber_threshold": ("the loss huber or smooth_l1", lambda plan: plan.loss != "squared"),
@@ -253,26 +264,26 @@ FIELD_REQUIREMENTS: dict[str, tuple[str, Callable[[Plan], bool]]] = {
 
 
 def _check_requirements(plan: Plan) -> None:
-    for field, (requirement, is_used) in FIELD_REQUIREMENTS.items():
+    for field, (requirement, is_met) in FIELD_REQUIREMENTS.items():
         value = getattr(plan, field)
-        if value != Plan.model_fields[field].default and not is_used(plan):
-            raise BadPlan(
-                f"the plan's {field} is {value!r}, and does nothing without {requirement}: plan both, or neither"
-            )
+        if value != Plan.model_fields[field].default and not is_met(plan):
+            raise BadPlan(f"{field} = {value!r} has no effect without {requirement}: set both, or neither")
 
 
-def _check_rates(text: str, rates: LearningRates) -> None:
-    """Refuse rates that cannot be learned at."""
+def _check_rates(plan: Plan) -> None:
+    """Refuse rates that are not finite, negative or zero throughout, and rates that contradict other fields."""
+    for text in (plan.learning_rate, plan.text_rate, plan.word_rate):
+        if text is not None:
+            _check_rate_values(text, LearningRates.parse(text, plan.steps))
+    if plan.optimizer == "prodigy" and (plan.text_rate is not None or plan.word_rate is not None):
+        raise BadPlan("Prodigy finds one rate for all weights: leave out text_rate and word_rate, or choose adamw")
+    end = plan.rates().end
+    if plan.warmup and plan.warmup >= end:
+        raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {end} steps: shorten it")
+
+
+def _check_rate_values(text: str, rates: LearningRates) -> None:
     if not all(math.isfinite(segment.rate) and segment.rate >= 0 for segment in rates.segments):
-        raise BadPlan(f'the rate "{text}" is not a positive number throughout; 1e-4 is a usual one')
+        raise BadPlan(f'the rate "{text}" is not a positive number throughout: write for example 1e-4')
     if not any(segment.rate for segment in rates.segments):
-        raise BadPlan(f'the rate "{text}" is zero: nothing would be learned; 1e-4 is a usual one')
-
-
-def _describe_error(error: ErrorDetails) -> str:
-    """One entry of pydantic's list of errors, in our words."""
-    name = ".".join(map(str, error["loc"]))
-    if name not in Plan.model_fields:
-        return f"a plan has no {name or repr(error['input'])}; it has {', '.join(Plan.model_fields)}"
-    meaning = Plan.model_fields[name].description
-    return f"the plan's {name} is {error['input']!r}: {error['msg'].lower()} ({meaning})"
+        raise BadPlan(f'the rate "{text}" is 0, so nothing would be learned: write for example 1e-4')

@@ -1,4 +1,4 @@
-"""The precision that a frozen base runs in while an overlay is trained on it."""
+"""Precision and memory of a training: the frozen base's dtype, autocast, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -18,33 +18,41 @@ from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import disable_inference_mode
 from velatura.training.plan import Precision
 
-# latents along a side up to which plain attention trains faster on a CPU than a fused one, by a third at 16
+# Side of the latents up to which plain attention trains faster than fused attention on a CPU, by a third at 16
 MAX_PLAIN_ATTENTION_SIDE = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def frozen_base(base: Base, precision: Precision, *, trains_text: bool = False) -> Base:
-    """The base as it is trained on: itself, or one that shares all with it but has a converted copy of the UNet.
+    """Return the base itself, or a base that shares all with it except converted copies of UNet and text encoders.
 
-    learns_text: whether gradients go through the text towers, most of which float16 would round to nothing.
-    A copy, since the base must come out of a training as it went in: to convert it there and back would round it.
+    The base itself is never converted, because converting it back would leave it rounded.
+
+    Args:
+        base: Base to train on.
+        precision: dtype of the UNet; "auto" is `training_dtype` of the base's device.
+        trains_text: Gradients go through the text encoders; those in float16 are copied to float32, because float16
+            rounds most gradients to 0.
     """
     dtype = training_dtype(base.device) if precision == "auto" else DTYPES[precision]
     frozen = copy.copy(base)
     if dtype != base.dtype or _has_inference_weights(base.unet):
         frozen.unet = _convert_unet(base.unet, dtype)
-    models = [tower.model for tower in base.text.encoders]
+    models = [encoder.model for encoder in base.text.encoders]
     has_float16_text = trains_text and any(model.dtype == torch.float16 for model in models)
     if has_float16_text or any(map(_has_inference_weights, models)):
         frozen.text = base.text.deep_copy()
     if has_float16_text:
-        for tower in frozen.text.encoders:
-            nn.Module.to(tower.model, torch.float32)
+        for encoder in frozen.text.encoders:
+            nn.Module.to(encoder.model, torch.float32)
     return base if (frozen.unet, frozen.text) == (base.unet, base.text) else frozen
 
 
 def make_trainable(overlay: Overlay) -> Overlay:
-    """The overlay itself, in float32, with tensors that gradients can go through: those of inference mode cannot."""
+    """Convert an overlay to float32 in place, replace tensors of inference mode, and return it.
+
+    Gradients cannot go through tensors that were created in inference mode.
+    """
     with disable_inference_mode():
         overlay.float()
         for module in overlay.modules():
@@ -58,13 +66,13 @@ def make_trainable(overlay: Overlay) -> Overlay:
 
 
 def base_autocast(base: Base) -> torch.autocast:
-    """Multiply an overlay's float32 weights in the base's precision, where that is half, as mixed precision does."""
+    """Return a context in which float32 weights are multiplied in the base's dtype if that is a half-precision one."""
     is_half = base.dtype in {torch.bfloat16, torch.float16}
     return torch.autocast(base.device.type, base.dtype if is_half else None, enabled=is_half)
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
-    """The precision to train in on a device: bfloat16 where it is multiplied faster than float32."""
+    """Return bfloat16 where a device multiplies it faster than float32, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":
@@ -73,9 +81,9 @@ def training_dtype(device: torch.device) -> torch.dtype:
 
 
 def _convert_unet(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
-    """A frozen copy in another dtype and in channels_last, which convolutions in bfloat16 need to gain anything.
+    """Return a frozen copy in another dtype and in channels_last, without which bfloat16 convolutions gain nothing.
 
-    deepcopy is handed the converted weights, so that there is never a second copy in the old dtype.
+    `deepcopy` receives the converted weights through its memo, so that there is never a second copy in the old dtype.
     """
     memo: dict[int, object] = {id(weight): _frozen_weight(weight, dtype) for weight in unet.parameters()}
     unet_copy = copy.deepcopy(unet, memo)
@@ -92,13 +100,13 @@ def _frozen_weight(weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
 
 
 def _has_inference_weights(model: nn.Module) -> bool:
-    """Whether it was made in inference mode, so that no gradient can go through it."""
+    """Return True if the model was created in inference mode, so that no gradient can go through it."""
     return any(weight.is_inference() for weight in model.parameters())
 
 
 @contextmanager
 def gradient_checkpointing(base: Base, *, is_enabled: bool) -> Generator[None]:
-    """Let the UNet keep only what goes into its blocks, not what is computed inside, if that is wanted."""
+    """Enable gradient checkpointing in the UNet inside the block, unless it is enabled already."""
     unet: Any = base.unet
     if not is_enabled or unet.is_gradient_checkpointing:
         yield

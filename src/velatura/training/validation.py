@@ -1,4 +1,4 @@
-"""A fixed examination: the same pictures, timesteps and noise at every try, so that two losses can be compared."""
+"""Validation loss: the same pictures, timesteps and noise every time, so that two losses can be compared."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ from velatura.training.plan import Plan
 from velatura.training.precision import base_autocast
 
 VALIDATION_BATCH_SIZE = 8
-VALIDATION_SEED = 0  # of every run, whatever its own: so that runs can be compared too
-NOISE_MARGIN = 0.1  # than the roughest picture that is learned from: such a preview is noise. Noise is at -0.2 to 0.1
+VALIDATION_SEED = 0  # not the plan's, so that runs with different seeds can be compared
+NOISE_MARGIN = 0.1  # a preview this much rougher than the roughest training picture is noise, which is at -0.2 to 0.1
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Latents, what is said of which pictures, timesteps from all over the schedule, one a picture, and noise."""
+    """Fixed inputs of the validation loss.
+
+    Attributes:
+        latents: (pictures, 4, height / 8, width / 8).
+        captions: Conditioning of all pictures of the cache that the latents are from.
+        pictures: Index of each row's picture in `captions`, (pictures,).
+        timesteps: Evenly spread over the noise schedule, (pictures,).
+        noise: Same shape as `latents`.
+    """
 
     latents: Tensor
     captions: CaptionConditioning
@@ -38,25 +46,25 @@ class ValidationSet:
 
     @classmethod
     def from_cache(cls, cache: DatasetCache, count: int, timestep_count: int) -> Self:
-        """Take pictures in turn and the middles of as many slices of the schedule."""
+        """Take pictures in turn, each with the middle of one of `count` equal slices of the noise schedule.
+
+        Args:
+            cache: Pictures of the most common size are used.
+            count: Number of rows; pictures repeat if there are fewer.
+            timestep_count: Number of timesteps of the noise schedule.
+        """
         rows = torch.arange(count) % len(cache.latents)
         latents = cache.latents[rows]
-        noise = [
-            torch.randn(
-                latents.shape[1:],
-                generator=torch.Generator().manual_seed(derive_seed(VALIDATION_SEED, "validation", number)),
-            )
-            for number in range(count)
-        ]
+        noise = torch.stack([_draw_noise(number, latents.shape[1:]) for number in range(count)])
         timesteps = ((torch.arange(count) + 0.5) * timestep_count / count).long()
-        return cls(latents, cache.captions, rows, timesteps, torch.stack(noise).to(latents.device))
+        return cls(latents, cache.captions, rows, timesteps, noise.to(latents.device))
 
     @torch.no_grad()
     def loss(self, base: Base) -> float:
-        """The plain mean squared error, whatever the plan weighs while learning."""
+        """Return the mean squared error, without the weights and the Huber loss of the plan."""
         total = 0.0
-        for first in range(0, len(self.latents), VALIDATION_BATCH_SIZE):
-            rows = torch.arange(first, min(first + VALIDATION_BATCH_SIZE, len(self.latents)))
+        for start in range(0, len(self.latents), VALIDATION_BATCH_SIZE):
+            rows = torch.arange(start, min(start + VALIDATION_BATCH_SIZE, len(self.latents)))
             cond = self.captions.encode_for_validation(self.pictures[rows])
             with base_autocast(base):
                 batch_loss = denoising_loss(base, self.latents[rows], cond, self.noise[rows], self.timesteps[rows])
@@ -64,15 +72,25 @@ class ValidationSet:
         return total / len(self.latents)
 
 
+def _draw_noise(number: int, shape: torch.Size) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(VALIDATION_SEED, "validation", number))
+    return torch.randn(shape, generator=generator)
+
+
 def is_noise(latents: Tensor, training_latents: Tensor) -> bool:
-    """Whether a picture is rougher than any that are learned from; both are latents, (batch, 4, height, width)."""
+    """Return True if a picture is clearly rougher than every training picture.
+
+    Args:
+        latents, training_latents: (batch, 4, height, width).
+    """
     return smoothness(latents).min().item() < smoothness(training_latents).min().item() - NOISE_MARGIN
 
 
 def smoothness(latents: Tensor) -> Tensor:
-    """How alike neighbours are, about 0 in noise and near 1 where all is flat: the correlation of latents side by side.
+    """Return the correlation of neighbouring latents, about 0 for noise and near 1 for flat pictures, (batch,).
 
-    latents: (batch, 4, height, width); the result: (batch,).
+    Args:
+        latents: (batch, 4, height, width).
     """
     centred = latents.float() - latents.float().mean(dim=(2, 3), keepdim=True)
     power = centred.square().mean(dim=(1, 2, 3))
@@ -82,7 +100,7 @@ def smoothness(latents: Tensor) -> Tensor:
 
 
 def resolve_validation_folder(plan: Plan) -> Plan:
-    """The plan with its validation folder as it is called from anywhere: a run may be resumed elsewhere."""
+    """Return the plan with an absolute validation folder, because a run may be resumed from another directory."""
     if plan.validation_folder is None:
         return plan
     return plan.model_copy(update={"validation_folder": str(Path(plan.validation_folder).expanduser().absolute())})
@@ -91,9 +109,17 @@ def resolve_validation_folder(plan: Plan) -> Plan:
 def create_validation_set(
     base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, cache: DatasetCache
 ) -> ValidationSet | None:
-    """What the plan has the overlay examined on; cache: the pictures that are learned from.
+    """Create the plan's validation set, or return None if the plan has no validation.
 
-    Raises BadDataset where a picture is in both.
+    Args:
+        base: Encodes the pictures of the validation folder.
+        overlay: Overlay that is trained.
+        dataset: Training pictures.
+        plan: Names the validation folder and the number of pictures.
+        cache: Encoded training pictures, which are used if there is no validation folder.
+
+    Raises:
+        BadDataset: A picture is both trained on and used for validation.
     """
     if not plan.validation_pictures:
         return None
@@ -104,21 +130,27 @@ def create_validation_set(
 
 
 def validation_examples(dataset: Dataset, plan: Plan) -> list[Example]:
-    """The pictures of the validation folder, if there is one; raises BadDataset where one is learned from too."""
+    """Return the pictures of the plan's validation folder, an empty list if there is none.
+
+    Raises:
+        BadDataset: A picture is both trained on and used for validation.
+    """
     examples = _read_validation_folder(plan)
     training_paths = {example.path.resolve() for example in dataset.examples}
     shared = [example.path for example in examples if example.path.resolve() in training_paths]
     if shared:
-        raise BadDataset(f"{shared[0]} is learned from and examined on: name a validation folder of other pictures")
+        raise BadDataset(
+            f"{shared[0]} is in the training folder and in the validation folder: choose a validation folder with "
+            "other pictures"
+        )
     return examples
 
 
 def fingerprint_data(dataset: Dataset, plan: Plan) -> dict[str, str]:
-    """The fingerprint of all pictures of a run."""
+    """Return a hash for each training, class and validation picture of a run, by name."""
     digests = fingerprint_examples([*dataset.examples, *dataset.regularisation])
-    return digests | {
-        f"validation/{name}": digest for name, digest in fingerprint_examples(_read_validation_folder(plan)).items()
-    }
+    validation_digests = fingerprint_examples(_read_validation_folder(plan))
+    return digests | {f"validation/{name}": digest for name, digest in validation_digests.items()}
 
 
 def _read_validation_folder(plan: Plan) -> list[Example]:

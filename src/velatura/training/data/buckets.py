@@ -1,4 +1,4 @@
-"""Pictures of several shapes in one training: each in the size nearest to its own, batches of one size."""
+"""Aspect ratio buckets: every picture is cropped to the nearest of several sizes, and a batch has one size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from velatura.training.plan import PictureShape
 
 
 def group_by_size(examples: Sequence[Example], pixels: int, shape: PictureShape) -> dict[ImageSize, list[Example]]:
-    """The pictures by the size (width, height) that they are cut to, the size of most pictures first."""
+    """Return the pictures by the size (width, height) that they are cropped to, the most common size first.
+
+    Args:
+        examples: Pictures, which may repeat.
+        pixels: Side of the square, or the root of a bucket's largest area.
+        shape: "square" for one bucket, or "buckets".
+    """
     if shape == "square":
         return {(pixels, pixels): list(examples)}
     sizes = bucket_sizes(pixels)
@@ -33,18 +39,27 @@ def group_by_size(examples: Sequence[Example], pixels: int, shape: PictureShape)
 
 
 def draw_bucket_batch(seed: int, step: int, counts: Sequence[int], batch_size: int) -> tuple[int, list[int]]:
-    """Which of the sizes, with so many pictures each, a step takes, and which of its pictures.
+    """Draw the bucket of a batch, and the pictures from it.
 
-    In a round all pictures are seen, in batches of one size and in a shuffled order; what is missing from the last
-    batch of a size is taken from its first.
+    In an epoch every picture is drawn, in batches of one size and in random order. The last batch of a bucket is filled
+    up with pictures of its first.
+
+    Args:
+        seed: Seed of the run.
+        step: Number of batches drawn before.
+        counts: Number of pictures in each bucket.
+        batch_size: Number of pictures in a batch.
+
+    Returns:
+        Index of the bucket, and indices of pictures in it.
     """
-    batches = [-(-count // batch_size) for count in counts]
-    epoch, position = divmod(step, sum(batches))
-    order = _permutation(derive_seed(seed, "batches", epoch), sum(batches))
+    batch_counts = [-(-count // batch_size) for count in counts]
+    epoch, position = divmod(step, sum(batch_counts))
+    order = _permutation(derive_seed(seed, "batches", epoch), sum(batch_counts))
     batch_index = int(order[position])
     bucket = 0
-    while batch_index >= batches[bucket]:
-        batch_index -= batches[bucket]
+    while batch_index >= batch_counts[bucket]:
+        batch_index -= batch_counts[bucket]
         bucket += 1
     pictures = _permutation(derive_seed(seed, f"bucket {bucket}", epoch), counts[bucket])
     positions = range(batch_index * batch_size, (batch_index + 1) * batch_size)

@@ -1,4 +1,4 @@
-"""What of a folder of pictures does not change while an overlay trains: computed once, kept in memory."""
+"""Encoded dataset in memory: latents, captions and loss weights, computed once before the first step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.base.conditioning import Conditioning
 from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Dataset, Example
 from velatura.datasets.loss_weights import loss_weights
@@ -19,19 +18,22 @@ from velatura.overlays.overlay import Overlay
 from velatura.training.data.buckets import group_by_size
 from velatura.training.data.captions import CaptionConditioning, caption_name
 from velatura.training.data.encoding_cache import EncodingCache
-from velatura.training.data.latents import LatentSampler, encode_pictures
+from velatura.training.data.latents import encode_pictures
 from velatura.training.noise import derive_seed
-from velatura.training.plan import PictureShape, Plan
+from velatura.training.plan import LatentSamplingMode, PictureShape, Plan
 
 
 @dataclass(frozen=True)
 class DatasetCache:
-    """The pictures as latents (pictures, 4, height, width), and what is said of them.
+    """Encoded pictures of one size, with those of other sizes and the class pictures attached.
 
-    deviations: of the latents, in the same shape, where each step draws its own; None where they are the same at each.
-    weights: (pictures, 1, height, width) of mean 1, how much each place counts; None where all count alike. classes:
-    pictures of what the base is to keep as it is, learned from beside the others, see class_pictures.py. others: the
-    pictures of other sizes; this one has those of the most common size.
+    Attributes:
+        latents: Pictures of the most common size, (pictures, 4, height / 8, width / 8).
+        captions: Conditioning of the same pictures.
+        weights: Loss weights by position, (pictures, 1, height / 8, width / 8) of mean 1; None if all count alike.
+        class_images: Class pictures for prior preservation, trained on beside the others; see kinds/class_images.py.
+        deviations: Standard deviations of the latents if every step samples anew; None if latents are fixed.
+        other_buckets: Pictures of the other sizes.
     """
 
     latents: Tensor
@@ -43,16 +45,22 @@ class DatasetCache:
 
     @property
     def buckets(self) -> tuple[DatasetCache, ...]:
-        """The pictures of each size."""
+        """Return this cache and those of the other sizes."""
         return self, *self.other_buckets
 
     @property
     def picture_count(self) -> int:
-        """How many pictures there are of all sizes."""
+        """Return the number of pictures of all sizes, without class pictures."""
         return sum(len(bucket.latents) for bucket in self.buckets)
 
     def draw_latents(self, pictures: Tensor, seed: int, offset: int) -> Tensor:
-        """The latents of pictures (batch,) as they are learned from; first: how many were learned from before these."""
+        """Return the latents of a batch, sampled from the VAE's distribution if `deviations` are there.
+
+        Args:
+            pictures: Indices of pictures, (batch,).
+            seed: Seed of the samples.
+            offset: Number of pictures trained on before this batch.
+        """
         indices = pictures.to(self.latents.device)
         if self.deviations is None:
             return self.latents[indices]
@@ -61,11 +69,6 @@ class DatasetCache:
         ]
         noise = torch.stack([torch.randn(self.latents.shape[1:], generator=generator) for generator in generators])
         return self.latents[indices] + self.deviations[indices] * noise.to(self.latents.device)
-
-    @property
-    def conditioning(self) -> Conditioning:
-        """What the captions say, see Speech.fixed."""
-        return self.captions.encode_fixed()
 
 
 @torch.no_grad()
@@ -77,16 +80,24 @@ def encode_examples(
     masks: bool = True,
     template: CaptionTemplate | None = None,
     trains_text: bool = False,
-    sampling: LatentSampler = "mean",
+    sampling: LatentSamplingMode = "mean",
     seed: int = 0,
     encoding_cache: EncodingCache | None = None,
     shape: PictureShape = "square",
 ) -> DatasetCache:
-    """Encode every picture and caption: what the VAE says, and what the same words say in a prompt.
+    """Encode pictures with the VAE and captions with the text encoders, as prompts are encoded.
 
-    masks: let masks and alpha channels say which places count. wording: what is made of the captions; says_anew:
-    whether words come to say something else as the overlay learns. sampling: what of the VAE's distribution is learned,
-    see encode_pictures. encodings: where both are kept between runs. shape: one size, or the nearest of several.
+    Args:
+        base: Encodes pictures and captions.
+        examples: Pictures; those that repeat count more often.
+        pixels: Side of the square, or the root of a bucket's largest area.
+        masks: Weight the loss by masks and alpha channels.
+        template: Turns captions into texts.
+        trains_text: Texts must be encoded at every step, because the overlay changes their encoding.
+        sampling: Mean or samples of the VAE's distribution, see `encode_pictures`.
+        seed: Seed of the samples.
+        encoding_cache: Keeps encodings on disk between runs.
+        shape: "square", or "buckets" for several sizes.
     """
     cache = encoding_cache or EncodingCache()
 
@@ -118,14 +129,14 @@ def _mask_weights(examples: Sequence[Example], size: ImageSize, latents: Tensor)
 
 
 def class_examples(dataset: Dataset) -> list[Example]:
-    """The class pictures of a dataset, each as often as it counts."""
+    """Return the class pictures of a dataset, repeated as their folders say."""
     return [example for example in dataset.regularisation for _ in range(example.repeats)]
 
 
 def encode_dataset(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> DatasetCache:
-    """All pictures as they are learned from; class pictures are the cache's `classes`, where there are any.
+    """Encode the pictures and class pictures of a dataset as the plan says.
 
-    Those keep their captions: sentences of a template would call them by the name of what is learned.
+    Class pictures keep their captions: a template would call them by the name of what is being learned.
     """
     encode = partial(
         encode_examples,
@@ -140,4 +151,6 @@ def encode_dataset(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
     )
     cache = encode(dataset.repeat_examples(), template=plan.caption_template(caption_name(overlay)))
     class_pictures = class_examples(dataset)
-    return replace(cache, class_images=encode(class_pictures)) if class_pictures and plan.class_weight else cache
+    if class_pictures and plan.class_weight:
+        return replace(cache, class_images=encode(class_pictures))
+    return cache

@@ -1,4 +1,4 @@
-"""What a base's text towers say of a text, kept on disk between runs."""
+"""Conditioning of single texts by a base's text encoders, kept on disk between runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from velatura.training.data.encoding_cache import EncodingCache, cache_key, fing
 
 
 class CaptionCache:
-    """Texts as a base that nothing is laid over reads them."""
+    """Encodes texts with a base on which no overlay acts, or reads them from an `EncodingCache`."""
 
     def __init__(self, text: TextEncoder, encoding_cache: EncodingCache | None = None) -> None:
-        self._text, self._encoding_cache = text, encoding_cache or EncodingCache()
+        self._text = text
+        self._encoding_cache = encoding_cache or EncodingCache()
 
     @torch.no_grad()
     def encode(self, prompt: Prompt, chunk_count: int) -> Conditioning:
-        """What a prompt says, in one row; of an empty one, what an empty negative prompt does."""
+        """Return the conditioning of a prompt, one row; an empty prompt is encoded as an empty negative prompt.
+
+        Args:
+            prompt: Text without overlay tags.
+            chunk_count: Number of chunks of 77 tokens to pad to.
+        """
         tensors = self._encoding_cache.get_or_make(
             self._key(prompt, chunk_count), lambda: self._encode(prompt, chunk_count)
         )
@@ -31,7 +37,7 @@ class CaptionCache:
         return Conditioning(tensors["context"].to(device), None if pooled is None else pooled.to(device))
 
     def _key(self, prompt: Prompt, chunk_count: int) -> str | None:
-        """By the tokens, not the words: another vocabulary makes others of them."""
+        """Return a key made from token ids, because the same words may have other ids in another vocabulary."""
         if self._encoder_fingerprint is None:
             return None
         chunks = chunks_of(self._text, prompt)
@@ -44,7 +50,7 @@ class CaptionCache:
 
     @cached_property
     def _encoder_fingerprint(self) -> str | None:
-        return fingerprint_models([tower.model for tower in self._text.encoders])
+        return fingerprint_models([encoder.model for encoder in self._text.encoders])
 
     def _encode(self, prompt: Prompt, chunk_count: int) -> dict[str, Tensor]:
         cond = encode_prompts(self._text, [prompt], chunk_count, is_negative=not prompt.words)

@@ -1,4 +1,4 @@
-"""What is said of the pictures while an overlay trains: their captions, worded anew where the plan says so."""
+"""Captions as conditioning: encoded once, or at every step if a template or the trained overlay changes them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ from velatura.training.data.caption_cache import CaptionCache
 from velatura.training.data.encoding_cache import EncodingCache
 from velatura.training.noise import derive_seed
 
-MAX_CACHED_TEXTS = 256  # texts; what an SD1 is told by one takes 240 kB, an SDXL 630
+MAX_CACHED_TEXTS = 256  # the conditioning of one takes 240 kB for SD1, 630 kB for SDXL
 
 
 def caption_name(overlay: Overlay) -> str:
-    """What an overlay is called by in captions: its first trigger word, or else its name."""
+    """Return the word for an overlay in captions: its first trigger word, or else its name."""
     return (*overlay.card.trigger_words, overlay.card.name)[0]
 
 
 class CaptionConditioning:
-    """What the base is told of each picture, by its caption.
+    """Turns the captions of pictures into conditioning for training steps and validation.
 
-    is_learned: whether the overlay changes what words say, so that they are encoded at every step, with gradients.
-    Else each text is encoded once, and where it is the same at each step, before the first; encodings: where what is
-    said is kept then between runs.
+    Args:
+        text: The base's text encoders.
+        captions: One caption per picture.
+        template: Turns a caption into the text of a step; by default the caption itself.
+        trains_text: The overlay acts in the text encoders, so texts are encoded at every step, with gradients.
+            Otherwise every text is encoded once, and before the first step if it never changes.
+        encoding_cache: Keeps texts that never change on disk between runs.
     """
 
     def __init__(
@@ -46,36 +50,44 @@ class CaptionConditioning:
         trains_text: bool = False,
         encoding_cache: EncodingCache | None = None,
     ) -> None:
-        self.captions, self.template, self.trains_text = tuple(captions), template or CaptionTemplate(), trains_text
-        self._text, self._caption_cache = text, CaptionCache(text, encoding_cache)
+        self.captions = tuple(captions)
+        self.template = template or CaptionTemplate()
+        self.trains_text = trains_text
+        self._text = text
+        self._caption_cache = CaptionCache(text, encoding_cache)
         self._recent_conds: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
         self._fixed_cond = self.encode_fixed() if self.template.is_fixed and not trains_text else None
 
     @property
     def picture_count(self) -> int:
-        """How many pictures there are."""
+        """Return the number of pictures."""
         return len(self.captions)
 
     def encode_batch(self, pictures: Tensor, captionless: Tensor, seed: int, offset: int) -> Conditioning:
-        """What is said of pictures (batch,), nothing of those that are captionless (batch,).
+        """Return the conditioning of a batch.
 
-        first: how many pictures were learned from before these.
+        Args:
+            pictures: Indices of pictures, (batch,).
+            captionless: True where an empty text replaces the caption, (batch,).
+            seed: Seed of the template's random choices.
+            offset: Number of pictures trained on before this batch.
         """
         if self._fixed_cond:
             return self._fixed_cond.select_rows(torch.where(captionless, self.picture_count, pictures))
-        texts = [self._draw_text(picture, seed, offset + row) for row, picture in enumerate(_to_ints(pictures))]
-        return self._encode_texts(
-            ["" if is_empty else text for text, is_empty in zip(texts, _to_ints(captionless), strict=True)]
-        )
+        texts = [
+            "" if is_captionless else self._draw_text(picture, seed, offset + row)
+            for row, (picture, is_captionless) in enumerate(zip(_to_ints(pictures), _to_ints(captionless), strict=True))
+        ]
+        return self._encode_texts(texts)
 
     def encode_for_validation(self, pictures: Tensor) -> Conditioning:
-        """What is said of pictures (batch,) when they are examined: worded the same at each try, and for each seed."""
+        """Return the conditioning of pictures, (batch,), from texts that never change with step or seed."""
         if self._fixed_cond:
             return self._fixed_cond.select_rows(pictures)
         return self._encode_texts([self._draw_text(picture, 0, picture) for picture in _to_ints(pictures)])
 
     def is_affected_by(self, vectors: Sequence[Tensor], picture: int) -> bool:
-        """Whether some vectors have a part in what is said of a picture."""
+        """Return True if the conditioning of a picture depends on any of the given vectors."""
         context = self.encode_for_validation(torch.tensor([picture])).context
         if not context.requires_grad:
             return False
@@ -84,11 +96,11 @@ class CaptionConditioning:
 
     @torch.no_grad()
     def encode_fixed(self) -> Conditioning:
-        """A row for each caption, and a last one for none, which says what an empty negative prompt does."""
+        """Return one row per caption, and a last row for the empty text (as negative prompt), without gradients."""
         texts = [*(self.template.draw(caption, Random(0)) for caption in self.captions), ""]
         encode = self._encode if self.trains_text else self._caption_cache.encode
-        conds = {line: encode(Prompt(line, line), self._chunk_count) for line in set(texts)}
-        return Conditioning.concatenate([conds[line] for line in texts])
+        conds = {text: encode(Prompt(text, text), self._chunk_count) for text in set(texts)}
+        return Conditioning.concatenate([conds[text] for text in texts])
 
     def _draw_text(self, picture: int, seed: int, number: int) -> str:
         return self.template.draw(self.captions[picture], Random(derive_seed(seed, "wording", number)))
@@ -102,7 +114,7 @@ class CaptionConditioning:
 
     @cached_property
     def _chunk_count(self) -> int:
-        """How many chunks the longest caption takes, so that contexts are as long at each step, or nearly."""
+        """Return the number of chunks of the longest caption, so that contexts have (nearly) the same length always."""
         lines = [line.replace(NAME_PLACEHOLDER, self.template.name) for line in self.template.lines]
         texts = {line.replace(FILEWORDS_PLACEHOLDER, caption) for line in lines for caption in self.captions}
         return max(len(chunks_of(self._text, Prompt(text, text))) for text in texts)

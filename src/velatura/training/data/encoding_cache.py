@@ -1,11 +1,10 @@
-"""What a base makes of a picture or of words, kept on disk between runs, by all that it was made of."""
+"""Encoded pictures and captions on disk, under a hash of everything that they depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,22 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from velatura.errors import BadFile, VelaturaWarning
+from velatura.errors import BadFile, warn
 from velatura.library.index import cache_folder
 from velatura.tensors import open_tensors, write_safetensors
 
 CACHE_FOLDER = "encodings"
-MAX_CACHE_BYTES = 4 * 2**30  # bytes: 30,000 pictures of 512 pixels, or 17,000 captions of an SD1
+MAX_CACHE_BYTES = 4 * 2**30  # 30,000 pictures of 512 pixels, or 17,000 captions of SD1
 CHECKSUM_KEY = "sum"
 
 EncodedTensors = Mapping[str, Tensor]
 
 
 class EncodingCache:
-    """Tensors by what they were made of, in a folder that several processes may share, and that may be lost any time.
+    """Tensors by key in a folder, which several processes may share and which may be deleted at any time.
 
-    Nothing that is wrong with the folder stops a training: what cannot be read is made anew, what cannot be written is
-    warned of once. Without a folder everything is made anew.
+    No fault of the folder stops a training: what cannot be read is computed again, and what cannot be written leads to
+    one warning.
+
+    Args:
+        folder: Folder of the cache; None to compute everything.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -37,11 +39,16 @@ class EncodingCache:
 
     @classmethod
     def open_default(cls) -> EncodingCache:
-        """Those in the folder of VELATURA_CACHE, or where the system keeps a user's caches."""
+        """Open the cache in VELATURA_CACHE, or in the user's cache folder."""
         return cls(cache_folder(None) / CACHE_FOLDER)
 
     def get_or_make(self, key: str | None, make: Callable[[], EncodedTensors]) -> EncodedTensors:
-        """What was made before under a key, see key_of, or else what is made now; a key of None stands for no other."""
+        """Return the tensors under a key, and compute and store them if there are none.
+
+        Args:
+            key: See `cache_key`; None to compute without the cache.
+            make: Computes the tensors.
+        """
         if self._folder is None or key is None:
             return make()
         path = self._folder / key[:2] / f"{key}.safetensors"
@@ -52,12 +59,12 @@ class EncodingCache:
         return tensors
 
     def trim(self, max_bytes: int = MAX_CACHE_BYTES) -> None:
-        """Remove what has not been used for longest until no more than so many bytes are left."""
+        """Remove the least recently used entries until at most `max_bytes` are left."""
         if self._folder is None:
             return
         entries: list[tuple[float, int, Path]] = []
         for path in self._folder.glob("*/*.safetensors"):
-            with suppress(OSError):  # another process may be at it too
+            with suppress(OSError):  # another process may remove the same file
                 stat = path.stat()
                 entries.append((stat.st_mtime, stat.st_size, path))
         total_bytes = sum(byte_count for _, byte_count, _ in entries)
@@ -72,15 +79,16 @@ class EncodingCache:
         try:
             write_safetensors(path, tensors, {CHECKSUM_KEY: _checksum(tensors)})
         except BadFile as error:
-            message = f"encoded pictures and captions are not kept ({error}); set VELATURA_CACHE to another folder"
-            warnings.warn(message, VelaturaWarning, stacklevel=4)
+            warn(f"encoded pictures and captions cannot be cached ({error}); set VELATURA_CACHE to another folder")
             self._folder = None
 
 
 def cache_key(inputs: Mapping[str, object], model_fingerprint: str | None) -> str | None:
-    """The key of all that an encoding depends on; None where that cannot be told.
+    """Return a hash of everything that an encoding depends on, or None if the model has no fingerprint.
 
-    what: values with a repr that tells them apart; made_by: the fingerprint of the model.
+    Args:
+        inputs: Values by name; their JSON or repr must tell them apart.
+        model_fingerprint: See `fingerprint_models`.
     """
     if model_fingerprint is None:
         return None
@@ -91,7 +99,7 @@ def cache_key(inputs: Mapping[str, object], model_fingerprint: str | None) -> st
 
 
 def fingerprint_models(models: Iterable[nn.Module]) -> str | None:
-    """A hash of the weights and settings of models; None where anything hangs on them, which no weight tells of."""
+    """Return a hash of the weights and configs of models, or None if hooks of others change what they compute."""
     digest = hashlib.sha256()
     for model in models:
         if any(map(_is_hooked, model.modules())):
@@ -104,14 +112,14 @@ def fingerprint_models(models: Iterable[nn.Module]) -> str | None:
 
 
 def _model_config(model: nn.Module) -> str:
-    """The model's config, without where it came from and who wrote it."""
+    """Return the model's config as JSON, without its path and library version."""
     config: Any = getattr(model, "config", {})
     values: dict[str, object] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     return json.dumps({name: value for name, value in values.items() if name[0] != "_"}, sort_keys=True, default=repr)
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    """Whether somebody lies over a module, other than transformers itself, which listens to its layers."""
+    """Return True if a module has a hook or a replaced forward, apart from hooks of transformers itself."""
     attributes = vars(module)
     hooks: list[object] = [*attributes["_forward_hooks"].values(), *attributes["_forward_pre_hooks"].values()]
     return "forward" in attributes or not all(
@@ -120,7 +128,7 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def _read(path: Path) -> EncodedTensors | None:
-    """The tensors of an entry, marked as used; None where there is none, or a damaged one."""
+    """Return the tensors of an entry and mark it as used; return None if it is missing or damaged."""
     if not path.is_file():
         return None
     with suppress(BadFile, OSError):
@@ -142,7 +150,7 @@ def _checksum(tensors: EncodedTensors) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor in their order, however it lies in memory."""
+    """Return the bytes of a tensor in logical order, whatever its strides."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     numbers: Any = flat.view(torch.uint8).numpy()
     return memoryview(numbers)

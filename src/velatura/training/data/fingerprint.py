@@ -1,4 +1,4 @@
-"""What a dataset was when a run began, so that a run that goes on is told when it is another one."""
+"""Hashes of a dataset, by which `resume` notices that pictures, captions or masks have changed."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 from velatura.datasets.folder import Example
 from velatura.errors import BadDataset
 
-MAX_LISTED_NAMES = 3  # names in an error
+MAX_LISTED_NAMES = 3  # in an error
 
 
 def fingerprint_examples(examples: Sequence[Example]) -> dict[str, str]:
-    """Each picture's name with a hash of all that is known of it: its bytes, its caption, its mask if it has one."""
+    """Return a hash of each picture's file, caption, repeats and mask by its name; equal names get a number."""
     digests: dict[str, str] = {}
     for example in examples:
         name, number = example.path.name, 2
@@ -23,17 +23,25 @@ def fingerprint_examples(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def check_data_unchanged(folder: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuse pictures that are not those a run began with, naming what changed."""
+    """Refuse a dataset that differs from the one that a run began with.
+
+    Args:
+        folder: Named in the error.
+        before, now: Hashes by name, see `fingerprint_examples`.
+
+    Raises:
+        BadDataset: Pictures are new, missing or changed; the message names them.
+    """
     changes = {
         "new": sorted(now.keys() - before.keys()),
         "missing": sorted(before.keys() - now.keys()),
         "changed": sorted(name for name in now.keys() & before.keys() if now[name] != before[name]),
     }
-    differences = [f"{len(names)} {what} ({_list_names(names)})" for what, names in changes.items() if names]
+    differences = [f"{len(names)} {change} ({_list_names(names)})" for change, names in changes.items() if names]
     if differences:
         raise BadDataset(
-            f"{folder} is not what it was when the run began: {', '.join(differences)}; "
-            "put it back as it was, or say that it may change (data_changed=True, --data-changed)"
+            f"{folder} has changed since the run began: {', '.join(differences)}; "
+            "restore it, or allow the change (data_changed=True, --data-changed)"
         )
 
 

@@ -1,11 +1,10 @@
-"""Pictures as the autoencoder tells of them: a distribution of latents each, of which the mean is learned or a draw."""
+"""Pictures as VAE latents: the mean of the VAE's distribution, or samples from it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import PIL
@@ -19,13 +18,17 @@ from velatura.datasets.folder import Example
 from velatura.datasets.pictures import read_upright
 from velatura.training.data.encoding_cache import EncodingCache, cache_key, fingerprint_models
 from velatura.training.noise import derive_seed
-
-LatentSampler = Literal["mean", "once", "draw"]
+from velatura.training.plan import LatentSamplingMode
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents (pictures, 4, height, width); deviations are theirs, of the same shape, where each step draws anew."""
+    """Latents of pictures.
+
+    Attributes:
+        values: Means or samples, (pictures, 4, height / 8, width / 8).
+        deviations: Standard deviations of the same shape if every step samples anew, else None.
+    """
 
     values: Tensor
     deviations: Tensor | None = None
@@ -38,12 +41,18 @@ def encode_pictures(
     size: ImageSize,
     encoding_cache: EncodingCache,
     *,
-    sampling: LatentSampler = "mean",
+    sampling: LatentSamplingMode = "mean",
     seed: int = 0,
 ) -> Latents:
-    """Encode pictures, cut to a size (width, height): each alone, so that none depends on the others, and each once.
+    """Encode pictures with the base's VAE, one at a time, so that none depends on the others.
 
-    sampling: whether the means are learned, one draw that a picture keeps, or a new draw at every step.
+    Args:
+        base: Its VAE encodes.
+        examples: Pictures; those that repeat are encoded once.
+        size: (width, height) in pixels that pictures are cropped to.
+        encoding_cache: Keeps means and deviations on disk.
+        sampling: "mean" for the means, "once" for one sample per picture, "draw" for a new sample at every step.
+        seed: Seed of the samples of "once".
     """
     vae_fingerprint = fingerprint_models([base.vae])
     distributions: dict[str, tuple[str, Tensor, Tensor]] = {}
@@ -51,10 +60,8 @@ def encode_pictures(
         if str(example.path) not in distributions:
             distributions[str(example.path)] = _distribution(base, example, size, encoding_cache, vae_fingerprint)
     moments = [distributions[str(example.path)] for example in examples]
-    means, deviations = (
-        torch.stack([mean for _, mean, _ in moments]),
-        torch.stack([deviation for _, _, deviation in moments]),
-    )
+    means = torch.stack([mean for _, mean, _ in moments])
+    deviations = torch.stack([deviation for _, _, deviation in moments])
     if sampling == "draw":
         return Latents(means, deviations)
     if sampling == "once":
@@ -66,7 +73,7 @@ def encode_pictures(
 def _distribution(
     base: Base, example: Example, size: ImageSize, encoding_cache: EncodingCache, vae_fingerprint: str | None
 ) -> tuple[str, Tensor, Tensor]:
-    """A hash of a picture's content, and its mean and deviation."""
+    """Return a hash of a picture's file, and the mean and standard deviation of its latents."""
     content = hashlib.blake2b(example.path.read_bytes(), digest_size=16).hexdigest()
     inputs = {"picture": content, "size": size, "pillow": PIL.__version__, "scale": base.family.scaling_factor}
 
@@ -79,12 +86,12 @@ def _distribution(
 
 
 def load_pixels(example: Example, size: ImageSize) -> Tensor:
-    """The middle of a picture as the VAE wants it: (3, height, width), from -1 to 1."""
+    """Return the middle of a picture, (3, height, width), from -1 to 1."""
     picture = ImageOps.fit(read_upright(example.path), size, Image.Resampling.LANCZOS)
     return (torch.tensor(np.asarray(picture, dtype=np.float32)) / 127.5 - 1).permute(2, 0, 1)
 
 
 def _noise(seed: int, content: str, shape: Sequence[int]) -> Tensor:
-    """What a picture keeps, wherever in the folder it lies."""
+    """Return noise that depends only on the seed and the picture's file, not on its place in the folder."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "latents once", int(content, 16)))
     return torch.randn(tuple(shape), generator=generator)
