@@ -22,18 +22,22 @@ def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos):
         latents = tiny.encode(torch.tensor(picture).permute(2, 0, 1)[None] / 127.5 - 1)
         torch.testing.assert_close(cached.latents[index], latents[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            cached.conditioning.context[index], tiny.text.encode([example.caption])[0], rtol=1e-4, atol=1e-4
+            cached.captions.encode_fixed().context[index], tiny.text.encode([example.caption])[0], rtol=1e-4, atol=1e-4
         )
 
 
 def test_long_captions_are_read_to_their_end(tiny, photos):
     (photos / "0 a red ball.txt").write_text("a red ball, " * 40)
-    assert encode_examples(tiny, read_folder(photos), 32).conditioning.context.shape == (4, 3 * 77, tiny.text.width)
+    assert encode_examples(tiny, read_folder(photos), 32).captions.encode_fixed().context.shape == (
+        4,
+        3 * 77,
+        tiny.text.width,
+    )
 
 
 def test_what_no_caption_says_is_as_long_as_the_longest(tiny, photos):
     (photos / "0 a red ball.txt").write_text("a red ball, " * 40)
-    nothing = encode_examples(tiny, read_folder(photos), 32).conditioning.context[-1]
+    nothing = encode_examples(tiny, read_folder(photos), 32).captions.encode_fixed().context[-1]
     torch.testing.assert_close(nothing, tiny.text.encode([""])[0].repeat(3, 1), rtol=1e-4, atol=1e-4)
 
 
@@ -44,12 +48,12 @@ def test_pictures_may_be_of_another_size_than_the_bases(tiny, photos):
 def test_nothing_cached_asks_for_gradients(tiny, photos):
     cached = encode_examples(tiny, read_folder(photos), 32)
     assert not cached.latents.requires_grad
-    assert not cached.conditioning.context.requires_grad
+    assert not cached.captions.encode_fixed().context.requires_grad
 
 
 def test_an_sdxl_is_told_each_caption_as_one_vector_and_nothing_where_there_is_none(xl, photos):
     examples = read_folder(photos)
-    said = encode_examples(xl, examples, 64).conditioning
+    said = encode_examples(xl, examples, 64).captions.encode_fixed()
     alone = xl.text.conditioning([each.caption for each in examples])
     torch.testing.assert_close(said.pooled[:-1], alone.pooled, rtol=1e-4, atol=1e-4)
     assert said.context[-1].count_nonzero() == said.pooled[-1].count_nonzero() == 0

@@ -61,7 +61,7 @@ def test_the_loss_is_the_mean_over_pictures_and_class_pictures_weighed(tiny, cla
         ):
             count, shape = len(cache.latents), cache.latents.shape[1:]
             chance = draw_batch(seed, 0, batch_size=2, picture_count=count, latent_shape=shape)
-            said = cache.conditioning.select_rows(chance.pictures)
+            said = cache.captions.encode_fixed().select_rows(chance.pictures)
             with torch.no_grad():
                 loss = denoising_loss(tiny, cache.latents[chance.pictures], said, chance.noise, chance.timesteps)
             expected.append(loss.item())

@@ -107,7 +107,7 @@ def test_what_lacks_is_made_with_the_seed_it_had(tiny, photos):
 
 def test_class_pictures_of_other_words_are_warned_of(tiny, photos):
     make_class_pictures(tiny, photos, "a ball", 1, steps=1)
-    with pytest.warns(VelaturaWarning, match='of "a ball": take'):
+    with pytest.warns(VelaturaWarning, match='with the prompt "a ball": remove'):
         make_class_pictures(tiny, photos, "a cat", 1, steps=1)
 
 

@@ -96,7 +96,7 @@ def test_what_was_used_longest_ago_goes_first(encodings):
 def test_a_folder_that_cannot_be_written_is_warned_of_once_and_stops_nothing(tmp_path):
     (tmp_path / "file").touch()
     encodings, make = EncodingCache(tmp_path / "file" / "kept"), Made()
-    with pytest.warns(VelaturaWarning, match="are not kept .*set VELATURA_CACHE to another folder") as warned:
+    with pytest.warns(VelaturaWarning, match="cannot be cached .*set VELATURA_CACHE to another folder") as warned:
         for_each = [encodings.get_or_make(cache_key({"picture": number}, "me"), make) for number in range(3)]
     assert len(for_each) == 3
     assert (len(warned), make.count) == (1, 3)

@@ -47,7 +47,9 @@ def test_the_folder_is_known_from_anywhere(learn, others, monkeypatch):
 
 
 def test_pictures_that_are_learned_from_are_not_examined_on(learn, photos, tmp_path):
-    with pytest.raises(BadDataset, match=r"red ball\.png is learned from and examined on: name a validation folder"):
+    with pytest.raises(
+        BadDataset, match=r"red ball\.png is in the training folder and in the validation folder: choose a validation"
+    ):
         learn("run", validation_folder=str(photos))
     assert not (tmp_path / "run").exists()
 

@@ -149,18 +149,18 @@ def test_a_loss_that_rises_against_its_own_history_is_trouble():
     chance = random.Random(4)
     falling = [abs(chance.gauss(0.08, 0.05)) for _ in range(300)]
     rising = [abs(chance.gauss(0.25, 0.05)) for _ in range(LOSS_WINDOW)]
-    assert watched(falling + rising).startswith(f"the loss of {LOSS_WINDOW} steps rose from 0.0")
+    assert watched(falling + rising).startswith(f"the mean loss of {LOSS_WINDOW} steps rose from 0.0")
 
 
 def test_a_loss_above_the_limit_for_long_is_trouble_unless_the_base_has_it_too():
-    assert watched([0.4] * LOSS_WINDOW) == f"the loss of {LOSS_WINDOW} steps is 0.4, above 0.3"
+    assert watched([0.4] * LOSS_WINDOW) == f"the mean loss of {LOSS_WINDOW} steps is 0.4, above the limit of 0.3"
     assert not watched([0.4] * (LOSS_WINDOW - 1))
     assert not watched([0.4] * LOSS_WINDOW, first=0.5)
 
 
 @pytest.mark.parametrize(
     ("loss", "trouble"),
-    [(math.nan, "is no number"), (0.7, "before anything was learned"), (0.31, "rose from 0.2 to"), (0.25, "")],
+    [(math.nan, "is NaN or infinite"), (0.7, "before the training"), (0.31, "rose from 0.2 to"), (0.25, "")],
 )
 def test_a_validation_loss_is_judged_by_the_first_and_the_best(loss, trouble):
     watch = LossMonitor().with_validation(0.5, 0).with_validation(0.2, 10).with_validation(0.22, 20)

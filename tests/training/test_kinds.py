@@ -5,7 +5,7 @@ import torch
 
 import velatura
 from velatura.errors import BadPlan
-from velatura.training.kinds.pivotal import PivotalLora, activate_bundled_embeddings
+from velatura.training.kinds.pivotal import PivotalLora, prepare_for_training
 
 PLAN = velatura.Plan(
     steps=4,
@@ -93,7 +93,7 @@ def test_any_kind_learns_and_leaves_the_base_as_it_was(tiny, learn):
 
 def test_what_any_kind_learned_is_saved_as_it_ends(learn):
     run = learn()
-    saved = activate_bundled_embeddings(velatura.open_overlay(run.file))
+    saved = prepare_for_training(velatura.open_overlay(run.file))
     assert saved.card == run.overlay.card
     made, read = run.overlay.state_dict(), saved.state_dict()
     assert made.keys() == read.keys()

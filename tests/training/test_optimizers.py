@@ -57,7 +57,7 @@ def test_lion_goes_by_the_sign_of_what_it_remembers_and_sees():
 @pytest.mark.parametrize("name", ["prodigy", "adamw8bit", "schedule_free"])
 def test_what_is_not_installed_is_said_with_its_package(monkeypatch, name):
     monkeypatch.setitem(sys.modules, OPTIMIZERS[name].module.partition(".")[0], None)
-    with pytest.raises(BadPlan, match=f"{name} needs the package {OPTIMIZERS[name].package}.*plan adamw, lion"):
+    with pytest.raises(BadPlan, match=f"{name} needs the package {OPTIMIZERS[name].package}.*choose adamw, lion"):
         create_optimizer(Plan(optimizer=name), [torch.nn.Parameter(torch.zeros(2))])
 
 

@@ -28,11 +28,13 @@ def test_a_changed_plan_is_checked_again():
     [
         ({"steps": 0}, r"steps is 0: .*greater than or equal to 1 \(optimizer steps\)"),
         ({"steps": "many"}, "steps is 'many': .*valid integer"),
-        ({"batch_size": -1}, r"batch_size is -1: .*pictures a step"),
+        ({"batch_size": -1}, r"batch_size is -1: .*\(pictures per batch\)"),
         ({"precision": "int8"}, "precision is 'int8': .*'float32' or 'bfloat16'"),
-        ({"step": 5}, "a plan has no step; it has steps, learning_rate"),
+        ({"step": 5}, r"a plan has no step: did you mean steps\b"),
+        ({"lr": 1e-3}, "a plan has no lr: velatura calls it learning_rate"),
+        ({"max_train_steps": 5}, "a plan has no max_train_steps: velatura calls it steps"),
         ({"learning_rate": "fast"}, 'the rate "fast" cannot be read'),
-        ({"learning_rate": ""}, "says nothing of step 1"),
+        ({"learning_rate": ""}, "has no value for step 1"),
         ({"learning_rate": "nan"}, "not a positive number"),
         ({"learning_rate": "-0.1:3, 0.1"}, "not a positive number"),
         ({"learning_rate": "inf"}, "not a positive number"),
@@ -102,7 +104,7 @@ def test_parts_have_rates_of_their_own_shaped_as_the_others_are():
     assert plan.part_rates()["text"] == pytest.approx([2e-4, 1.5e-4, 0.5e-4, 0])
     assert plan.part_rates()["words"] == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
     assert Plan().part_rates() == {}
-    with pytest.raises(BadPlan, match='the rate "0" is zero'):
+    with pytest.raises(BadPlan, match='the rate "0" is 0, so nothing would be learned'):
         Plan(text_rate=0)
 
 
@@ -119,6 +121,6 @@ def test_parts_have_rates_of_their_own_shaped_as_the_others_are():
     ],
 )
 def test_what_would_do_nothing_is_refused_until_it_would(idle, needed):
-    with pytest.raises(BadPlan, match=r"does nothing without .*: plan both, or neither"):
+    with pytest.raises(BadPlan, match=r"has no effect without .*: set both, or neither"):
         Plan(**idle)
     Plan(**(idle | needed))

@@ -53,7 +53,7 @@ def test_every_line_is_shown_with_every_seed():
 
 def test_a_line_that_would_call_another_overlay_is_refused():
     plan = PLAN.replace(preview_every=1, preview_prompt="a red ball\na ball <hypernet:other:1>")
-    with pytest.raises(BadPlan, match='"a ball <hypernet:other:1>" would call other overlays'):
+    with pytest.raises(BadPlan, match='"a ball <hypernet:other:1>" names other overlays'):
         preview_recipes(plan, "")
 
 

@@ -21,7 +21,7 @@ def name(case):
 
 
 def read(case):
-    return LearningRates.read(case["schedule"], case["max_steps"], start_step=case["start_step"])
+    return LearningRates.parse(case["schedule"], case["max_steps"], start_step=case["start_step"])
 
 
 def expected_rates(case):
@@ -39,7 +39,7 @@ def test_every_step_has_the_rate_that_the_webui_gives_it(case):
 def test_segments_follow_each_other_and_end_by_the_last_step(case):
     rates = read(case)
     assert rates.end <= case["max_steps"]
-    assert all(one.end == two.first for one, two in itertools.pairwise(rates.segments))
+    assert all(earlier.end == later.start for earlier, later in itertools.pairwise(rates.segments))
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=name)
@@ -49,11 +49,11 @@ def test_what_the_webui_refuses_is_refused_with_an_example(case):
 
 
 def test_nothing_runs_past_the_last_step():
-    assert LearningRates.read("0.1:10, 0.2", 10).end == 10
+    assert LearningRates.parse("0.1:10, 0.2", 10).end == 10
 
 
 @pytest.mark.parametrize(
-    ("text", "oddities"),
+    ("text", "expected"),
     [
         ("5e-5", []),
         ("5e-5:100, 5e-6", []),
@@ -63,20 +63,23 @@ def test_nothing_runs_past_the_last_step():
         ("5e-5:2000, 5e-6", []),
         ("5e-5:2000, 5e-6:500", []),
         ("5e-5, 5e-6:1:2", []),
-        ("5e-5:100", ["ends the training after 100 of 2000 steps; end it with a rate that lasts"]),
+        ("5e-5:100", ["ends the training after 100 of 2000 steps: end it with a rate without a step count"]),
         (
             "5e-5:1000, 5e-6:500",
-            ['"5e-6:500" in the rate .* gets a single step, as 1000', "after 1001 of 2000 steps"],
+            [
+                '"5e-6:500" in the rate .* gets a single step, because it ends before step 1000:',
+                "after 1001 of 2000 steps",
+            ],
         ),
         ("5e-5:1000, 5e-6:500, 5e-7", ['"5e-6:500" in the rate .* gets a single step']),
-        ("5e-5:100:200", ['"5e-5:100:200" in the rate .* holds to the end; write one']),
+        ("5e-5:100:200", ['"5e-5:100:200" in the rate .* lasts to the end of the training: write one']),
     ],
 )
-def test_what_is_hardly_meant_is_known(text, oddities):
-    found = LearningRates.read(text, 2000).oddities
-    assert len(found) == len(oddities)
-    assert all(re.search(expected, said) for expected, said in zip(oddities, found, strict=True))
+def test_probable_mistakes_are_warned_of(text, expected):
+    found = LearningRates.parse(text, 2000).warnings
+    assert len(found) == len(expected)
+    assert all(re.search(pattern, message) for pattern, message in zip(expected, found, strict=True))
 
 
 def test_text_after_the_part_that_reaches_the_end_is_not_read():
-    assert list(LearningRates.read("0.1, what ever:x", 3)) == [0.1, 0.1, 0.1]
+    assert list(LearningRates.parse("0.1, what ever:x", 3)) == [0.1, 0.1, 0.1]

@@ -27,7 +27,7 @@ def test_a_hypernetwork_learns_on_an_sdxl(xl, photos, tmp_path, precision, pictu
 def test_the_loss_hears_the_pooled_caption(xl, photos):
     cached = encode_examples(xl, read_folder(photos), 64)
     noise, times = torch.randn(cached.latents.shape), torch.tensor([10, 400, 900])
-    right, wrong = (cached.conditioning.select_rows(torch.tensor(rows)) for rows in ([0, 1, 2], [2, 0, 1]))
+    right, wrong = (cached.captions.encode_fixed().select_rows(torch.tensor(rows)) for rows in ([0, 1, 2], [2, 0, 1]))
     mixed = Conditioning(right.context, wrong.pooled)
     losses = [denoising_loss(xl, cached.latents, said, noise, times).item() for said in (right, mixed)]
     assert losses[0] != losses[1]

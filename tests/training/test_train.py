@@ -80,7 +80,7 @@ def loss_of(base, overlay, cached):
     noise = torch.randn((12, *cached.latents.shape[1:]), generator=torch.Generator().manual_seed(6))
     chosen = torch.arange(12) % len(cached.latents)
     with velatura.attach(base, overlay):
-        latents, contexts = cached.latents[chosen], cached.conditioning.context[chosen]
+        latents, contexts = cached.latents[chosen], cached.captions.encode_fixed().context[chosen]
         return denoising_loss(base, latents, contexts, noise, torch.arange(50, 950, 75)).item()
 
 

@@ -25,7 +25,7 @@ from velatura.training.data.captions import caption_name
 from velatura.training.distributed import Processes
 from velatura.training.kinds.a1111_export import check_a1111_optimizer
 from velatura.training.kinds.class_images import make_class_pictures
-from velatura.training.kinds.pivotal import activate_bundled_embeddings
+from velatura.training.kinds.pivotal import prepare_for_training
 from velatura.training.loop import TrainingLoop
 from velatura.training.loss import apply_zero_terminal_snr
 from velatura.training.optimizers import create_overlay_optimizer
@@ -116,7 +116,7 @@ def train(
         UnsupportedBase: Other overlays are attached.
         TrainingDiverged: The loss became NaN or infinite, and lower learning rates did not help.
     """
-    overlay, out = activate_bundled_embeddings(overlay), check_vacant(out)
+    overlay, out = prepare_for_training(overlay), check_vacant(out)
     changes: dict[str, object] = {
         "steps": steps,
         "learning_rate": learning_rate,

@@ -70,7 +70,7 @@ def test_a1111s_table_has_a_row_for_every_step(learn, tiny):
 
 
 def test_an_optimizer_unknown_to_a1111_is_refused_before_the_run(learn, tmp_path):
-    with pytest.raises(BadPlan, match="knows no optimizer Lion: plan adamw"):
+    with pytest.raises(BadPlan, match="does not know the optimizer Lion: choose adamw"):
         learn(a1111=True, optimizer="lion")
     assert not (tmp_path / "run").exists()
 

@@ -1,5 +1,5 @@
-"""What is special to one kind of training: DreamBooth output and class images, pivotal tuning (LoRA with
+"""What only one kind of training needs: class pictures and results of DreamBooth, pivotal tuning (a LoRA with
 embeddings), aesthetic gradients, files for A1111.
 
-Open `dreambooth.py` first. The training loop itself does not depend on the kind.
+Open `class_images.py` first. The training loop itself does not depend on the kind.
 """

@@ -1,4 +1,4 @@
-"""What A1111's web UI wants of a training: the .pt, its optimizer's state beside it, and its table of losses."""
+"""Files from which A1111's web UI can continue a training: the .pt, the optimizer's state and a table of losses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ LOSS_TABLE_NAME = "hypernetwork_loss.csv"
 
 
 def check_a1111_optimizer(optimizer: Optimizer) -> None:
-    """Refuse an optimizer that the web UI cannot go on with."""
+    """Refuse an optimizer with which the web UI cannot continue.
+
+    Raises:
+        BadPlan: The optimizer is not one of torch's that the web UI knows.
+    """
     name = type(optimizer).__name__
     if name not in OPTIMIZER_NAMES or not type(optimizer).__module__.startswith("torch."):
-        raise BadPlan(f"A1111's web UI knows no optimizer {name}: plan adamw or adafactor, or leave out a1111")
+        raise BadPlan(
+            f"A1111's web UI does not know the optimizer {name}: choose adamw or adafactor, or leave out a1111"
+        )
 
 
 def write_a1111(path: Path, overlay: Overlay, optimizer: Optimizer) -> None:
-    """Write the overlay as .pt at a path, and its optimizer's state as .pt.optim, bound to the former."""
+    """Write the overlay to a .pt file, and its optimizer's state to a .pt.optim file that names the former's hash."""
     with atomic_write(path) as temp_path:
         formats.save(overlay, temp_path)
     digest = a1111_checksum(overlay.vectors[0]) if isinstance(overlay, Embedding) else None
@@ -37,7 +43,14 @@ def write_a1111(path: Path, overlay: Overlay, optimizer: Optimizer) -> None:
 def write_loss_table(
     folder: Path, records: Sequence[Mapping[str, object]], start_step: int, steps_per_epoch: int
 ) -> None:
-    """Write the losses as the web UI does, one row a step; first is the count of steps that the overlay began with."""
+    """Write the losses as the web UI does, one row per step.
+
+    Args:
+        folder: Folder of the run.
+        records: "step", "loss" and "rate" of every step.
+        start_step: Number of steps that the overlay had before the run.
+        steps_per_epoch: Steps in which every picture is seen once.
+    """
     rows = ["step,epoch,epoch_step,loss,learn_rate"]
     for record in records:
         total_step = start_step + cast("int", record["step"])

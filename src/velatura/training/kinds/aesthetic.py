@@ -1,4 +1,4 @@
-"""Aesthetics from folders: nothing is trained, CLIP looks at the pictures once."""
+"""Aesthetic gradients from a folder of pictures: CLIP encodes the pictures once, nothing is trained."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from velatura.datasets.pictures import read_upright
 from velatura.formats.clip import find_clip_for, open_clip_model
 from velatura.overlays.aesthetic import Aesthetic
 
-PICTURES_PER_BATCH = 64  # pictures in memory
-FAMILY_RATES = {"tiny": 1e-3}  # of families whose small towers need longer steps than CLIP's 1e-4 to show anything
+PICTURES_PER_BATCH = 64  # in memory at a time
+# Rates of families whose small text encoders need larger steps than the default for CLIP, 1e-4, to show any effect
+FAMILY_RATES = {"tiny": 1e-3}
 
 
 def aesthetic_from(
@@ -25,16 +26,30 @@ def aesthetic_from(
     name: str = "",
     **settings: object,
 ) -> Aesthetic:
-    """The mean of what CLIP sees in the pictures of a folder, those in 10_NAME/ ten times; captions are not needed.
+    """Create an aesthetic gradient from the mean CLIP embedding of the pictures in a folder.
 
-    clip: the folder of the CLIP that the base's text encoder is from, needed where it is not at hand: the tiny base
-    ships its own, and others' are looked for in the hub's cache. settings: steps, rate, blend, ... as Aesthetic.of.
+    Args:
+        base: Base that the aesthetic is for.
+        folder: Folder of pictures; those in 10_NAME/ count ten times, captions are not needed.
+        clip: Folder of the CLIP model that the base's text encoder is part of. By default the tiny base's own, or one
+            in the Hugging Face cache.
+        name: Name on the card.
+        settings: Settings of the aesthetic: steps, rate, blend, text, text_angle, text_negative.
+
+    Returns:
+        An overlay that shifts prompts towards the pictures; save it with `velatura.save`.
+
+    Raises:
+        BadDataset: The folder is missing, or has no pictures, or one that cannot be read.
+        UnsupportedBase: No CLIP of the width of the base's text encoder is at hand.
+        BadOverlay: A setting is unknown or out of range.
     """
     examples = read_dataset(folder, needs_captions=False).examples
     clip_encoder = open_clip_model(clip or find_clip_for(base.text.encoders[0].width))
-    weighted_vectors, count = list[Tensor](), sum(example.repeats for example in examples)
-    for first in range(0, len(examples), PICTURES_PER_BATCH):
-        batch = examples[first : first + PICTURES_PER_BATCH]
+    weighted_vectors = list[Tensor]()
+    count = sum(example.repeats for example in examples)
+    for start in range(0, len(examples), PICTURES_PER_BATCH):
+        batch = examples[start : start + PICTURES_PER_BATCH]
         vectors = clip_encoder.encode_images([read_upright(example.path) for example in batch])
         for example, vector in zip(batch, vectors, strict=True):
             weighted_vectors.append(vector * (example.repeats / count))

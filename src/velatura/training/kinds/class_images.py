@@ -1,15 +1,15 @@
-"""Class pictures made by the base itself, once: what it knows of a class before it learns one of its kind."""
+"""Class pictures for prior preservation: generated once by the base, before it learns one object of the class."""
 
 from __future__ import annotations
 
+import itertools
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from velatura.base.base import Base
 from velatura.datasets.folder import REGULARISATION_FOLDERS, read_dataset
-from velatura.errors import BadPlan, BadRecipe, VelaturaError, VelaturaWarning
+from velatura.errors import BadPlan, VelaturaError, warn
 from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import generate_many
@@ -21,14 +21,23 @@ PICTURES_PER_BATCH = 4
 
 
 def count_missing_class_pictures(folder: str | os.PathLike[str], count: int) -> int:
-    """How many pictures are to be made until reg/ in a folder holds so many, whoever made those that are there."""
+    """Return how many class pictures a folder lacks.
+
+    Args:
+        folder: Folder of training pictures, whose class pictures are in reg/.
+        count: Number of class pictures wanted; those that the user added count too.
+    """
     return max(0, count - len(read_dataset(folder).regularisation))
 
 
 def check_class_prompt(prompt: str) -> None:
-    """Refuse a prompt that says nothing, or calls overlays: class pictures show what the base itself knows."""
+    """Refuse a class prompt that is empty or names overlays, because class pictures show what the base itself knows.
+
+    Raises:
+        BadPlan: The prompt is empty, or has tags.
+    """
     if not prompt.strip() or Prompt.parse(prompt).tags:
-        raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: "a robot"')
+        raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: write "a robot"')
 
 
 def make_class_pictures(
@@ -41,11 +50,27 @@ def make_class_pictures(
     on_picture: Callable[[int, int], None] | None = None,
     **fields: object,
 ) -> list[Path]:
-    """Fill reg/ in a folder of pictures up to a count with pictures of a prompt, as "a robot"; gives back the new ones.
+    """Generate class pictures for prior preservation into reg/ of a folder, up to a count.
 
-    Each is written as soon as it is made, with its caption and its recipe, so that what is broken off goes on. fields:
-    those of Recipe (steps, sampler, ...). on_picture: hears how many are made, of how many. Of several processes the
-    first makes them, and the others wait.
+    Every picture is written at once with its caption and its recipe, so an interrupted call can be repeated. If several
+    processes train together, the first generates and the others wait.
+
+    Args:
+        base: Generates the pictures.
+        folder: Folder of training pictures. Its class pictures are in reg/, or a folder named regularization.
+        prompt: Class of what is trained, such as "a robot"; also the caption of every class picture.
+        count: Number of class pictures that the folder shall have. Existing ones count.
+        seed: Seed of the first picture; every further picture adds 1.
+        on_picture: Called after every picture with the number of new pictures so far and of all new pictures.
+        fields: Other fields of the recipe, such as steps and sampler.
+
+    Returns:
+        Paths of the new pictures.
+
+    Raises:
+        BadPlan: The prompt is empty or has tags, or another machine generated the pictures and this one lacks them.
+        BadDataset: The folder is missing or has no training pictures.
+        BadRecipe: A recipe field is unknown or out of range.
     """
     check_class_prompt(prompt)
     recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
@@ -57,7 +82,8 @@ def make_class_pictures(
         missing = count_missing_class_pictures(folder, count)
         if missing:
             raise BadPlan(
-                f"{folder} lacks {missing} class pictures that another machine made: share it, or copy them here"
+                f"{folder} lacks {missing} class pictures that another machine generated: share the folder between the "
+                "machines, or copy the pictures here"
             )
     return paths
 
@@ -65,20 +91,19 @@ def make_class_pictures(
 def _make_pictures(
     base: Base, folder: Path, recipe: Recipe, count: int, on_picture: Callable[[int, int], None] | None
 ) -> list[Path]:
-    """Fill reg/ with pictures of a recipe, whose seed each moves on by its number."""
-    reg, missing = _class_folder(folder), count_missing_class_pictures(folder, count)
-    _warn_if_made_otherwise(reg, base, recipe.prompt)
-    existing_stems = {path.stem for path in reg.glob("class-*.png")}
-    numbers = [number for number in range(1, count + len(existing_stems) + 1) if _stem(number) not in existing_stems][
-        :missing
-    ]
+    """Generate the missing pictures; the seed of a picture is the recipe's plus the picture's number."""
+    class_folder = _class_folder(folder)
+    _warn_if_made_otherwise(class_folder, base, recipe.prompt)
+    existing_stems = {path.stem for path in class_folder.glob("class-*.png")}
+    free = (number for number in itertools.count(1) if _stem(number) not in existing_stems)
+    numbers = list(itertools.islice(free, count_missing_class_pictures(folder, count)))
     paths: list[Path] = []
-    for first in range(0, len(numbers), PICTURES_PER_BATCH):
-        batch = numbers[first : first + PICTURES_PER_BATCH]
+    for start in range(0, len(numbers), PICTURES_PER_BATCH):
+        batch = numbers[start : start + PICTURES_PER_BATCH]
         recipes = [recipe.replace(seed=(recipe.seed or 0) + number) for number in batch]
         for number, picture in zip(batch, generate_many(base, recipes), strict=True):
-            path = reg / f"{_stem(number)}.png"
-            with atomic_write(path.with_suffix(".txt")) as temp_path:  # first: without it the picture has no caption
+            path = class_folder / f"{_stem(number)}.png"
+            with atomic_write(path.with_suffix(".txt")) as temp_path:  # before the picture, which must have a caption
                 temp_path.write_text(f"{recipe.prompt}\n", "utf-8")
             paths.append(picture.save(path))
             if on_picture:
@@ -87,7 +112,7 @@ def _make_pictures(
 
 
 def _class_folder(folder: Path) -> Path:
-    """The folder for class pictures in a folder of pictures: that which is there, or a new one."""
+    """Return the existing folder of class pictures, or the path for a new one."""
     folders = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in REGULARISATION_FOLDERS]
     return folders[0] if folders else folder / CLASS_FOLDER
 
@@ -96,15 +121,17 @@ def _stem(number: int) -> str:
     return f"class-{number:04}"
 
 
-def _warn_if_made_otherwise(reg: Path, base: Base, prompt: str) -> None:
-    """Warn of pictures that were made by another base, or of another prompt: they hold what this base never knew."""
-    for path in sorted(reg.glob("class-*.png")):
+def _warn_if_made_otherwise(class_folder: Path, base: Base, prompt: str) -> None:
+    """Warn if existing pictures come from another base or prompt, because they would teach this base what they show."""
+    for path in sorted(class_folder.glob("class-*.png")):
         try:
             recipe = Recipe.from_image(path)
-        except (BadRecipe, VelaturaError):
+        except VelaturaError:
             continue
         base_id = recipe.base_hash or recipe.base
         if recipe.prompt != prompt or base_id not in {base.hash, base.name}:
-            message = f'{path} was made by {recipe.base} of "{recipe.prompt}": take {reg} away to have all made anew'
-            warnings.warn(message, VelaturaWarning, stacklevel=4)
+            warn(
+                f'{path} was generated by {recipe.base} with the prompt "{recipe.prompt}": '
+                f"remove {class_folder} to generate all class pictures again"
+            )
             return

@@ -1,4 +1,4 @@
-"""What a DreamBooth training leaves: a whole checkpoint, a whole folder, or the difference that was learned."""
+"""Results of a DreamBooth training: the difference that was learned, or a whole base with it, as file or folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ OUTPUT_FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 
 
 def apply_difference(base: Base, difference: Difference, strength: float = 1.0, *, name: str = "") -> Base:
-    """A base of its own that has a difference in its weights; the other one stays as it is."""
+    """Return a copy of the base with a difference added to its weights.
+
+    Args:
+        base: Stays as it is.
+        difference: What DreamBooth learned on the base.
+        strength: Factor on the difference.
+        name: Name of the copy; by default the difference's.
+    """
     result = copy_base(base, name or difference.card.name or base.name)
     add_deltas(base, result, [WeightDeltas.from_overlay(base, difference, strength)])
     return result
@@ -34,16 +41,32 @@ def save_dreambooth(
     *,
     dtype: str | torch.dtype | None = None,
 ) -> Path:
-    """Write what was learned on a base, and give back where: as a checkpoint in A1111's names, or a diffusers folder.
+    """Write the result of a DreamBooth training.
 
-    path: without an ending. dtype: of a checkpoint or folder, the base's own if none is given.
+    Args:
+        output_format: "difference" for the difference alone, "checkpoint" for a single file with A1111's keys, "folder"
+            for a diffusers folder.
+        base: Base that the difference was learned on.
+        difference: What was learned.
+        path: Path without a suffix.
+        dtype: dtype of a checkpoint or folder; by default the base's.
+
+    Returns:
+        Path of the file or folder written.
+
+    Raises:
+        UnknownName: There is no such output format.
     """
     if output_format not in OUTPUT_FORMATS:
-        raise UnknownName.with_suggestions("form of what DreamBooth leaves", output_format, OUTPUT_FORMATS)
+        raise UnknownName.with_suggestions("output format of DreamBooth", output_format, OUTPUT_FORMATS)
     path = Path(path).expanduser()
+    file = path.with_name(f"{path.name}.safetensors")
     if output_format == "difference":
-        save(difference, path.with_name(f"{path.name}.safetensors"))
-        return path.with_name(f"{path.name}.safetensors")
-    target = path if output_format == "folder" else path.with_name(f"{path.name}.safetensors")
-    save(apply_difference(base, difference), f"{target}/" if output_format == "folder" else target, dtype=dtype)
-    return target
+        save(difference, file)
+        return file
+    merged = apply_difference(base, difference)
+    if output_format == "folder":
+        save(merged, f"{path}/", dtype=dtype)
+        return path
+    save(merged, file, dtype=dtype)
+    return file

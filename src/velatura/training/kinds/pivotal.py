@@ -1,12 +1,13 @@
-"""Pivotal tuning: a LoRA that learns words along with its layers, and takes them with it in its file.
+"""Pivotal tuning: a LoRA that learns embeddings along with its layers and keeps them in its file.
 
-Roich et al. 2021, Pivotal Tuning for Latent-based Editing of Real Images, as cloneofsimo brought it to LoRAs: first
-one finds the word that says most of what is to be learned, then what no word can say.
+Roich et al. 2021, Pivotal Tuning for Latent-based Editing of Real Images, which cloneofsimo brought to LoRAs: the
+embeddings learn what words can express, the layers learn the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, Self, cast
 
 from torch import nn
@@ -21,51 +22,77 @@ from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
 WORDS_PART = "words"
-SINGLE_VECTOR_KEY = "*"  # what the one tensor of an embedding in a LoRA's file is called
+SINGLE_VECTOR_KEY = "*"  # key of a bundled embedding's tensor if it has only one
 
 
 class PivotalLora(Lora):
-    """A LoRA whose bundled embeddings lie over the base with it, and learn as it does."""
+    """A LoRA whose bundled embeddings are attached and trained together with its layers.
 
-    def __init__(self, card: Card, deltas: Mapping[str, Delta], embeddings: Sequence[Embedding]) -> None:
-        super().__init__(card, deltas)
-        self.words = nn.ModuleList(embeddings)
-        self.bundled_embeddings = {
+    Args:
+        card: Card of the LoRA.
+        deltas: Layers by kohya's names.
+        embeddings: Embeddings to bundle; their vectors become parameters of the LoRA.
+        block_weights: Factors on the strength, by block.
+        source: File that the layers were read from.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        deltas: Mapping[str, Delta],
+        embeddings: Sequence[Embedding],
+        *,
+        block_weights: Mapping[str, float] | None = None,
+        source: Path | None = None,
+    ) -> None:
+        bundled_embeddings = {
             embedding.name: {_file_key(name): embedding.get_parameter(name) for name in embedding.tensor_names}
             for embedding in embeddings
         }
+        super().__init__(card, deltas, block_weights=block_weights, bundled_embeddings=bundled_embeddings)
+        self.words = nn.ModuleList(embeddings)
+        self.source = source
         self.eval()
 
     @classmethod
     def from_lora(cls, lora: Lora, *embeddings: Embedding) -> Self:
-        """A LoRA with more words than those that it has; layers and vectors are shared with what it is made of."""
+        """Add embeddings to those that a LoRA bundles.
+
+        Args:
+            lora: Shares its layers with the result. Its metadata, about an earlier training, is left out.
+            embeddings: Replace bundled embeddings of the same name; their names become trigger words.
+        """
+        names = [embedding.name for embedding in embeddings]
         bundled_embeddings = [
             Embedding.from_tensors(vectors, Card(kind=Embedding.kind, name=name, family=lora.card.family))
             for name, vectors in lora.bundled_embeddings.items()
-            if name not in {embedding.name for embedding in embeddings}
+            if name not in names
         ]
-        trigger_words = tuple(dict.fromkeys([*(embedding.name for embedding in embeddings), *lora.card.trigger_words]))
-        pivotal = cls(lora.card.replace(trigger_words=trigger_words), lora.layers, [*bundled_embeddings, *embeddings])
-        pivotal.source, pivotal.block_weights = lora.source, lora.block_weights
-        lora.bundled_embeddings = pivotal.bundled_embeddings
-        return pivotal
+        trigger_words = tuple(dict.fromkeys([*names, *lora.card.trigger_words]))
+        return cls(
+            lora.card.replace(trigger_words=trigger_words),
+            lora.layers,
+            [*bundled_embeddings, *embeddings],
+            block_weights=lora.block_weights,
+            source=lora.source,
+        )
 
     @property
     def target_parts(self) -> frozenset[TargetPart]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Which parts of a base it has layers of, and the text."""
+        """Return the parts of a base that it acts in: those of its layers, and the text encoders."""
         return super().target_parts | frozenset[TargetPart]({"text"})
 
     def part_of(self, parameter: str) -> TargetPart | Literal["words"]:
-        """The part of a base that one of its parameters acts in; words are their own."""
+        """Return "words" for a vector of an embedding, else the part of the base that a parameter acts in."""
         return WORDS_PART if parameter.startswith(f"{WORDS_PART}.") else super().part_of(parameter)
 
     def after_step(self) -> None:
-        """Keep the words in their bounds."""
+        """Keep the embeddings in their bounds."""
         for embedding in self._embeddings:
             embedding.after_step()
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
-        """Hang the layers, and make the words words."""
+        """Hook the layers, and register the embeddings' words."""
         yield from super().install_hooks(target, strength)
         for embedding in self._embeddings:
             yield from embedding.install_hooks(target, strength)
@@ -75,20 +102,20 @@ class PivotalLora(Lora):
         return cast("list[Embedding]", [*self.words])
 
 
-def activate_bundled_embeddings(overlay: Overlay) -> Overlay:
-    """The overlay as it learns: a LoRA with words in its file learns these too.
+def prepare_for_training(overlay: Overlay) -> Overlay:
+    """Return the overlay to train: a `PivotalLora` for a LoRA with bundled embeddings, else the overlay itself.
 
-    What that file said of its training, its steps for one, holds no longer.
+    A LoRA loses its file's metadata, such as the number of steps, because it describes an earlier training. The layers
+    and vectors of a `PivotalLora` are shared with the given LoRA, which is therefore trained too.
     """
     if not isinstance(overlay, Lora):
         return overlay
-    trainable = (
-        PivotalLora.from_lora(overlay)
-        if overlay.bundled_embeddings and not isinstance(overlay, PivotalLora)
-        else overlay
-    )
-    trainable.metadata = {}
-    return trainable
+    if isinstance(overlay, PivotalLora) or not overlay.bundled_embeddings:
+        overlay.metadata = {}
+        return overlay
+    pivotal = PivotalLora.from_lora(overlay)
+    overlay.bundled_embeddings = pivotal.bundled_embeddings
+    return pivotal
 
 
 def _file_key(name: str) -> str:

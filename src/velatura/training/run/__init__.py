@@ -1,5 +1,4 @@
-"""The run folder on disk: plan, log, snapshots, previews and loss plot, written so that a run can be interrupted and
-resumed at any step.
+"""The run folder on disk: plan, log, snapshots, previews and loss plot, so that a run can be stopped at any moment.
 
 Open `folder.py` first: `RunFolder` lists every file. `log.py` has the lock and the atomic writes.
 """

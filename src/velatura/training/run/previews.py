@@ -1,4 +1,4 @@
-"""Previews of a run: pictures of fixed prompts and seeds, a row for each step, and a sheet of them all that grows."""
+"""Previews of a run: pictures with fixed prompts and seeds, and a sheet with one row per step."""
 
 from __future__ import annotations
 
@@ -17,25 +17,37 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.plan import Plan
 from velatura.training.run.log import atomic_write, flush
 
-MAX_CELL_PIXELS = 256  # pixels that the longer side of a picture has on the sheet at most
-MAX_SHEET_ROWS = 60  # beyond that, every second or third step is shown, and always the last
+MAX_CELL_PIXELS = 256  # longer side of a picture on the sheet
+MAX_SHEET_ROWS = 60  # with more steps, the sheet shows every second, third, ... of them, counted from the last
 
 
 def preview_recipes(plan: Plan, first_caption: str) -> list[Recipe]:
-    """What previews show: every line of the plan's prompt, or else the first caption, with every seed."""
+    """Return the recipes of a preview: every line of the plan's prompt with every seed.
+
+    Args:
+        plan: Preview options and the first seed.
+        first_caption: Prompt if the plan has none.
+
+    Raises:
+        BadPlan: A line names other overlays.
+    """
     lines = [line for line in (plan.preview_prompt or first_caption).splitlines() if line.strip()]
     for line in lines if plan.preview_every else ():
         if Prompt.parse(line).tags:
-            raise BadPlan(f'previews of "{line}" would call other overlays; name a preview prompt without tags')
+            raise BadPlan(f'the preview prompt "{line}" names other overlays: write a preview prompt without tags')
     return [Recipe(prompt=line, seed=plan.seed + number) for line, number in product(lines, range(plan.preview_seeds))]
 
 
 @dataclass(frozen=True)
 class Previews:
-    """The pictures in a folder, called by the overlay's name and the step, and the sheet that is made of them.
+    """Preview pictures in a folder, named by the overlay and the step, and the sheet that is drawn from them.
 
-    The files are what is kept: the sheet is drawn anew from those that are there, so a run may be broken off, go back
-    or be resumed at any time.
+    The sheet is drawn from the files in the folder, so a run may be stopped, go back or be resumed at any time.
+
+    Attributes:
+        folder: Folder of the pictures.
+        sheet: Path of the sheet.
+        name: Name of the overlay.
     """
 
     folder: Path
@@ -43,7 +55,7 @@ class Previews:
     name: str
 
     def add(self, pictures: Sequence[Picture], step: int) -> None:
-        """Keep the pictures of a step, and draw the sheet."""
+        """Save the pictures of a step and draw the sheet."""
         for number, picture in enumerate(pictures):
             suffix = "" if len(pictures) == 1 else f"-{number + 1}"
             with atomic_write(self.folder / f"{self.name}-{step:06}{suffix}.png") as temp_path:
@@ -51,7 +63,7 @@ class Previews:
         self._draw([_label(picture.recipe, pictures) for picture in pictures])
 
     def remove_after(self, step: int) -> None:
-        """Forget those of later steps; the sheet has no row of them when it is next drawn, and is none until then."""
+        """Remove the pictures of later steps, and the sheet, which the next `add` draws again."""
         later_paths = [path for row_step, row in self.rows().items() if row_step > step for path in row]
         if later_paths:
             self.sheet.unlink(missing_ok=True)
@@ -60,7 +72,7 @@ class Previews:
             flush(self.folder)
 
     def rows(self) -> dict[int, list[Path]]:
-        """The pictures by step, those of one step in the order of their prompts and seeds."""
+        """Return the paths by step, in the order of prompts and seeds."""
         paths_by_step: dict[int, list[tuple[int, Path]]] = {}
         for path in self.folder.glob("*.png"):
             step, _, suffix = path.stem.removeprefix(f"{self.name}-").partition("-")
@@ -76,7 +88,7 @@ class Previews:
 
 
 def _select_rows(rows: dict[int, list[Path]]) -> dict[int, list[Path]]:
-    """No more rows than a sheet has room for, evenly, counted from the last."""
+    """Return at most `MAX_SHEET_ROWS` rows, evenly spaced, with the last."""
     interval = -(-len(rows) // MAX_SHEET_ROWS)
     return {step: rows[step] for step in sorted(sorted(rows, reverse=True)[::interval])}
 
@@ -88,6 +100,6 @@ def _thumbnail(path: Path) -> Image.Image:
 
 
 def _label(recipe: Recipe, pictures: Sequence[Picture]) -> str:
-    """The prompt, and the seed where there are several."""
+    """Return the prompt, with the seed if seeds differ."""
     seeds = {picture.recipe.seed for picture in pictures}
     return recipe.prompt if len(seeds) == 1 else f"{recipe.prompt}, seed {recipe.seed}"

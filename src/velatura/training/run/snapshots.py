@@ -20,7 +20,7 @@ from velatura.errors import BadFile
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.guard import LossMonitor
-from velatura.training.kinds.pivotal import activate_bundled_embeddings
+from velatura.training.kinds.pivotal import prepare_for_training
 from velatura.training.run.log import atomic_write, flush
 
 PROGRESS_KEY = "velatura.progress"
@@ -103,7 +103,7 @@ class Snapshot:
 
     def overlay(self) -> Overlay:
         """Read the overlay."""
-        return activate_bundled_embeddings(formats.open_overlay(self.path))
+        return prepare_for_training(formats.open_overlay(self.path))
 
     def restore(self, overlay: Overlay, optimizer: Optimizer) -> None:
         """Copy weights and optimizer state into an overlay and its optimizer, in place.

@@ -31,16 +31,20 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write what is buffered, and close the files."""
         if self._writer is not None:
             self._writer.close()
 
 
 def check_tensorboard_installed() -> None:
-    """Raise BadPlan if TensorBoard is not installed."""
+    """Refuse a plan with TensorBoard if it is not installed.
+
+    Raises:
+        BadPlan: TensorBoard is not installed.
+    """
     try:
         import_module("torch.utils.tensorboard")
     except ImportError:
         raise BadPlan(
-            "the plan asks for TensorBoard, which is not installed: pip install tensorboard, or plan tensorboard=false"
+            "the plan asks for TensorBoard, which is not installed: pip install tensorboard, or set it to false"
         ) from None
