@@ -33,7 +33,7 @@ def test_checking_a_bad_folder_ends_with_status_2_after_telling_all(photos, caps
     (photos / "01.txt").unlink()
     assert main(["dataset", "check", str(photos), "--size", "64"]) == 2
     said = capsys.readouterr()
-    assert "error: 00.png: cannot be read (it is no picture)" in said.out
+    assert "error: 00.png: cannot be read (it is not a picture)" in said.out
     assert "error: 01.png: has no caption" in said.out
     assert said.err.startswith("error: 2 files of ")
 

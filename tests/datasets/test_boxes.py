@@ -7,7 +7,7 @@ import pytest
 
 from velatura.datasets.boxes import (
     bucket_sizes,
-    kept_ratio,
+    crop_coverage,
     largest_box,
     nearest_size,
     sizes_between,
@@ -21,8 +21,8 @@ CASES = json.loads(GOLDEN.read_text())["cases"]
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] == "split"])
 def test_long_pictures_are_split_as_in_the_webui(case):
     size, target = tuple(case["image"]), tuple(case["target"])
-    assert kept_ratio(size, target) == pytest.approx(case["ratio"])
-    if kept_ratio(size, target) < 1:
+    assert crop_coverage(size, target) == pytest.approx(case["ratio"])
+    if crop_coverage(size, target) < 1:
         resized, boxes = split_boxes(size, target, case["overlap"])
         assert [list(box) for box in boxes] == case["crops_after_resize"]
         assert boxes[-1][2:] == resized

@@ -10,10 +10,11 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 
 from tools.drawing.paint import paint
 from tools.tiny_base.data import unseen_scene
+from velatura.datasets.captioners.captioner import open_captioner
 from velatura.datasets.captioners.onnx_taggers import format_tag
 from velatura.datasets.captioners.tiny_subjects import SubjectFinder
 from velatura.datasets.folder import read_folder
-from velatura.datasets.write_captions import caption_folder, open_captioner
+from velatura.datasets.write_captions import caption_folder
 from velatura.errors import BadDataset, BadFile, UnknownName
 
 WORDS = ("red", "blue", "house", "boat", "on", "the", "sea")
@@ -66,7 +67,7 @@ def test_a_text_that_cannot_be_read_is_never_overwritten(tmp_path):
     draw(tmp_path / "0.png")
     (tmp_path / "0.txt").write_bytes(b"ma\xeetre")
     for existing in ("keep", "replace"):
-        with pytest.raises(BadDataset, match=r"0\.txt is not UTF-8 text; save"):
+        with pytest.raises(BadDataset, match=r"0\.txt is not UTF-8 text: save"):
             list(caption_folder(tmp_path, Colours(), existing=existing))
     assert (tmp_path / "0.txt").read_bytes() == b"ma\xeetre"
 
@@ -74,17 +75,17 @@ def test_a_text_that_cannot_be_read_is_never_overwritten(tmp_path):
 def test_unknown_captioners_and_ways_are_refused(tmp_path):
     with pytest.raises(UnknownName, match="no captioner or folder is called 'blib': did you mean 'blip'"):
         open_captioner("blib")
-    with pytest.raises(BadDataset, match="deepbooru has no usual place: give the folder"):
+    with pytest.raises(BadDataset, match="deepbooru is not on the hub: name the folder"):
         open_captioner("deepbooru")
-    with pytest.raises(BadDataset, match=r"holds neither a \.onnx tagger nor"):
+    with pytest.raises(BadDataset, match=r"has neither an \.onnx tagger nor"):
         open_captioner(str(tmp_path))
-    with pytest.raises(UnknownName, match="no way with captions is called 'kep'"):
+    with pytest.raises(UnknownName, match="no mode for existing captions is called 'kep'"):
         list(caption_folder(tmp_path, Colours(), existing="kep"))
 
 
 def test_a_model_that_is_not_in_the_hubs_cache_is_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(BadDataset, match=r"wd14 is not in the hub's cache: hf download SmilingWolf"):
+    with pytest.raises(BadDataset, match=r"wd14 is not in the Hugging Face cache: run hf download SmilingWolf"):
         open_captioner("wd14")
 
 
@@ -205,10 +206,10 @@ def test_a_booru_tagger_sees_red_first_to_1_and_tells_by_the_alphabet(tagger):
 
 
 def test_a_list_of_other_length_and_a_broken_model_are_refused(tagger, tmp_path):
-    with pytest.raises(BadFile, match="tells 3 labels, its list has 1: download both"):
+    with pytest.raises(BadFile, match="has 3 labels, its list has 1: download both"):
         tagger(1.0, "tags.txt", "zebra\n")
     (tmp_path / "m.onnx").write_bytes(b"nothing")
-    with pytest.raises(BadFile, match="is no tagger that can be run"):
+    with pytest.raises(BadFile, match="cannot be run as a tagger"):
         open_captioner(str(tmp_path))
 
 
@@ -219,7 +220,7 @@ def test_without_onnxruntime_a_tagger_is_refused_with_how_to_get_it(tmp_path, mo
     with pytest.raises(BadDataset, match="needs onnxruntime: pip install onnxruntime"):
         open_captioner(str(tmp_path))
     (tmp_path / "tags.txt").unlink()
-    with pytest.raises(BadDataset, match=r"holds no tagger: one \.onnx file beside"):
+    with pytest.raises(BadDataset, match=r"does not contain a tagger: put one \.onnx file beside"):
         open_captioner(str(tmp_path))
 
 

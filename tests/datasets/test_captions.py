@@ -30,7 +30,7 @@ def test_a_folder_is_read_by_such_rules(tmp_path):
     draw(tmp_path / "01-red_house-night.png")
     rules = NameRules("[a-z]+", ", ")
     assert [example.caption for example in read_dataset(tmp_path, rules=rules).examples] == ["red, house, night"]
-    with pytest.raises(BadDataset, match=r"pattern '\(' for words in file names is broken"):
+    with pytest.raises(BadDataset, match=r"pattern '\(' for words in file names is not a regular expression"):
         read_dataset(tmp_path, rules=NameRules("("))
 
 
@@ -60,14 +60,14 @@ def test_a_list_of_the_folder_says_what_its_pictures_show(tmp_path):
 def test_a_list_that_cannot_be_understood_is_refused_with_its_line(tmp_path, line):
     draw(tmp_path / "0.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a house"}\n' + line)
-    with pytest.raises(BadDataset, match=r'metadata\.jsonl, line 2 (is no JSON|lacks).*write \{"file_name"'):
+    with pytest.raises(BadDataset, match=r'metadata\.jsonl, line 2 (is not JSON|lacks).*: write \{"file_name"'):
         read_folder(tmp_path)
 
 
 def test_a_list_that_speaks_of_missing_pictures_says_so(tmp_path):
     draw(tmp_path / "a cat.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a house"}')
-    with pytest.warns(VelaturaWarning, match=r"speaks of 1 pictures that are not there, 'gone\.png' first"):
+    with pytest.warns(VelaturaWarning, match=r"lists 1 pictures that are not in the folder, such as 'gone\.png'"):
         read_folder(tmp_path)
 
 
@@ -82,7 +82,10 @@ def test_pictures_in_counted_folders_count_so_often(tmp_path):
 @pytest.mark.parametrize(("name", "count"), [("0_cats", 0), ("20231105_holiday", 20231105)])
 def test_a_folder_that_counts_nought_or_is_named_by_a_date_is_refused(tmp_path, name, count):
     draw(tmp_path / name / "a cat.png")
-    with pytest.raises(BadDataset, match=rf"would count {count} times, .*: write one from 1 to 1000 there, or none"):
+    with pytest.raises(
+        BadDataset,
+        match=rf"would count {count} times, .*: rename the folder to begin with a number from 1 to 1000, or with none",
+    ):
         read_folder(tmp_path)
 
 

@@ -136,9 +136,9 @@ def test_counted_folders_and_tags_are_counted(tmp_path):
 
 
 def test_a_missing_folder_and_one_without_pictures_are_refused(tmp_path):
-    with pytest.raises(BadDataset, match="is no folder; name"):
+    with pytest.raises(BadDataset, match="does not exist: name a folder"):
         check_folder(tmp_path / "nowhere")
-    with pytest.raises(BadDataset, match="holds no pictures; put some in"):
+    with pytest.raises(BadDataset, match="contains no pictures: add some"):
         check_folder(tmp_path)
 
 
@@ -155,9 +155,9 @@ def test_folders_that_are_never_entered_are_told(tmp_path):
     (tmp_path / "empty").mkdir()
     told = [each for each in check_folder(tmp_path, 64).findings if each.kind == "folder"]
     assert [(each.file.name, each.text) for each in told] == [
-        ("boats", "its pictures are left out; call it 1_boats if they are to be learned from")
+        ("boats", "its pictures are ignored; rename it to 1_boats to train on them")
     ]
     shutil.rmtree(tmp_path / "3_keys")
     shutil.rmtree(tmp_path / "mask")
-    with pytest.raises(BadDataset, match="holds no pictures, but its folder boats does: name that one"):
+    with pytest.raises(BadDataset, match="contains no pictures, but its folder boats does: name that folder"):
         read_dataset(tmp_path)

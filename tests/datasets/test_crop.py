@@ -141,9 +141,9 @@ def test_after_an_error_nothing_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"pixels": 100}, "cannot be cut to 100 pixels; choose a multiple of 8"),
-        ({"split_below": 2}, "a share of 2 is impossible"),
-        ({"overlap": 1}, "cannot overlap by 1"),
+        ({"pixels": 100}, "cannot be cropped to 100 pixels: choose a multiple of 8"),
+        ({"split_below": 2}, "split_below is 2: choose a share from 0 to 1"),
+        ({"overlap": 1}, "overlap is 1: choose a share"),
     ],
 )
 def test_impossible_cuts_are_refused(options, reason):
@@ -157,7 +157,7 @@ def test_faces_are_looked_for_where_opencv_can(tmp_path):
     cv2 = pytest.importorskip("cv2")
     image = thing((300, 100), (250, 50))
     if not hasattr(cv2, "CascadeClassifier"):
-        with pytest.raises(BadDataset, match="has no face detector of its own"):
+        with pytest.raises(BadDataset, match="does not contain a face detector"):
             FOCUSES["faces"](image)
         return
     assert np.array_equal(FOCUSES["faces"](image), saliency_map(image))  # a disc is no face

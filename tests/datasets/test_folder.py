@@ -94,12 +94,12 @@ def test_pictures_come_by_name_and_other_files_are_left_alone(tmp_path):
 
 
 def test_a_missing_folder_a_file_and_an_empty_folder_are_refused(tmp_path):
-    with pytest.raises(BadDataset, match="does not exist; name a folder"):
+    with pytest.raises(BadDataset, match="does not exist: name a folder"):
         read_folder(tmp_path / "nowhere")
-    with pytest.raises(BadDataset, match="is a file; name a folder"):
+    with pytest.raises(BadDataset, match="is a file: name a folder"):
         read_folder(draw(tmp_path / "a cat.png"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadDataset, match=r"no pictures; put some in \(.*\.png"):
+    with pytest.raises(BadDataset, match=r"contains no pictures: add some \(.*\.png"):
         read_folder(tmp_path / "empty")
 
 
@@ -122,7 +122,7 @@ def test_a_picture_that_ends_too_early_is_refused_when_it_is_read(tmp_path):
 def test_a_caption_that_is_empty_or_no_text_is_refused(tmp_path, content):
     draw(tmp_path / "a cat.png")
     (tmp_path / "a cat.txt").write_bytes(content)
-    with pytest.raises(BadDataset, match=r"a cat\.txt is (empty; write|not UTF-8 text; save)"):
+    with pytest.raises(BadDataset, match=r"a cat\.txt is (empty: write|not UTF-8 text: save)"):
         read_folder(tmp_path)
 
 

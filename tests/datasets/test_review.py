@@ -75,7 +75,7 @@ def test_a_new_change_ends_what_could_be_done_again(folder):
     [
         (lambda album: album.set(1, " "), r"1\.png would have no caption left"),
         (lambda album: album.remove([3], "a cat"), r"a cat\.png would have no caption left"),
-        (lambda album: album.add([0], "a, b"), "is not one tag"),
+        (lambda album: album.add([0], "a, b"), "is not a single tag"),
         (lambda album: album.add([9], "a"), "there is no picture 9"),
         (lambda album: album.undo(), "nothing to undo"),
     ],
@@ -104,9 +104,9 @@ def test_an_album_with_a_text_that_cannot_be_read_is_refused(folder):
 
 
 def test_folders_without_pictures_are_refused(tmp_path):
-    with pytest.raises(BadDataset, match="holds no pictures"):
+    with pytest.raises(BadDataset, match="contains no pictures"):
         CaptionEditor.from_folder(tmp_path)
-    with pytest.raises(BadDataset, match="is no folder"):
+    with pytest.raises(BadDataset, match="does not exist: name a folder"):
         CaptionEditor.from_folder(tmp_path / "nowhere")
 
 
@@ -126,7 +126,7 @@ def test_only_who_knows_the_token_and_comes_to_this_host_is_answered(folder):
     change = {"action": "add", "ids": [0], "tag": "x"}
     with serve(CaptionEditor.from_folder(folder)) as server:
         root = f"http://127.0.0.1:{server.server_port}"
-        for path in ("/", "/album", "/picture/0", "/?token=wrong", "/album?token="):
+        for path in ("/", "/captions", "/picture/0", "/?token=wrong", "/captions?token="):
             assert asked(root + path)[0] == 403
         assert asked(f"{root}/change?token=wrong", change)[0] == 403
         assert asked(f"{root}/change?token={server.token}", change, Host="evil.example:80")[0] == 403
@@ -143,7 +143,7 @@ def test_only_who_knows_the_token_and_comes_to_this_host_is_answered(folder):
 def test_a_port_in_use_is_refused(folder):
     with (
         serve(CaptionEditor.from_folder(folder)) as server,
-        pytest.raises(BadDataset, match=r"cannot be served .*choose another"),
+        pytest.raises(BadDataset, match=r"cannot be used .*choose another"),
     ):
         serve(CaptionEditor.from_folder(folder), server.server_port).__enter__()
 

@@ -39,9 +39,9 @@ def test_a_wording_knows_whether_its_texts_vary():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"lines": []}, "template without a line"),
-        ({"tag_dropout": 1.5}, r"share of 1\.5 of tags.*from 0 to 1"),
-        ({"keep_tags": -1}, "-1 tags cannot be kept"),
+        ({"lines": []}, "the template has no lines: write"),
+        ({"tag_dropout": 1.5}, r"tag_dropout is 1\.5: choose a share from 0 to 1"),
+        ({"keep_tags": -1}, "keep_tags is -1: choose 0 or more"),
     ],
 )
 def test_impossible_wordings_are_refused(options, reason):

@@ -72,7 +72,7 @@ def test_a_mask_is_cut_as_its_picture_is(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "reason"),
     [
-        (Image.new("L", (32, 16), 255), "is 32x16, its picture 16x16; draw the mask"),
+        (Image.new("L", (32, 16), 255), "is 32x16, its picture 16x16: draw the mask"),
         (Image.new("L", (16, 16)), "is black, so nothing"),
     ],
 )
@@ -88,5 +88,5 @@ def test_a_mask_of_no_picture_is_refused(tmp_path):
     picture(tmp_path)
     (tmp_path / "mask").mkdir()
     half_white().save(tmp_path / "mask" / "a dog.png")
-    with pytest.raises(BadDataset, match="is the mask of no picture; name it as its picture"):
+    with pytest.raises(BadDataset, match=r"there is no picture for the mask .*: give both the same name"):
         read_dataset(tmp_path)

@@ -238,7 +238,7 @@ def test_previews_are_pictures_by_the_overlay_and_change_nothing(learn):
 
 
 def test_a_preview_that_cannot_be_made_is_refused_before_the_run(learn, tmp_path):
-    with pytest.raises(BadPlan, match="name a preview prompt without tags"):
+    with pytest.raises(BadPlan, match="write a preview prompt without tags"):
         learn(preview_every=1, preview_prompt="a red ball <hypernet:other:1>")
     assert not (tmp_path / "run").exists()
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 MAX_FINDINGS_SHOWN = 10  # of one kind of finding
 MAX_TAGS_SHOWN = 12
-LARGE_CROPPED_SHARE = 0.25  # of a picture
 
 dataset = typer.Typer(no_args_is_help=True, help="Make a folder of pictures ready to train on.")
 
@@ -81,6 +80,8 @@ def crop(
 
 
 def _print_crops(pictures: "list[CroppedPicture]", out: Path, *, is_split: bool) -> None:
+    from velatura.datasets.check import MAX_CROPPED_SHARE
+
     sizes = Counter(f"{picture.size[0]}x{picture.size[1]}" for picture in pictures)
     say(f"{out}: {len(pictures)} pictures of {len({picture.source for picture in pictures})}")
     say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes.most_common()))
@@ -88,7 +89,7 @@ def _print_crops(pictures: "list[CroppedPicture]", out: Path, *, is_split: bool)
     if enlarged_count:
         say(f"{enlarged_count} enlarged, as they have fewer pixels: they will look soft")
     for source, picture in {picture.source: picture for picture in reversed(pictures) if not is_split}.items():
-        if picture.cropped_share > LARGE_CROPPED_SHARE:
+        if picture.cropped_share > MAX_CROPPED_SHARE:
             say(f"{picture.file.name} leaves out {picture.cropped_share:.0%} of {source.name}")
 
 
@@ -112,8 +113,9 @@ def caption(
 
     velatura dataset caption photos/ --with wd14-tagger/ --existing append --before "inca style"
     """
+    from velatura.datasets.captioners.captioner import open_captioner
     from velatura.datasets.check import picture_count
-    from velatura.datasets.write_captions import caption_folder, open_captioner
+    from velatura.datasets.write_captions import caption_folder
 
     count = 0
     for written in caption_folder(folder, open_captioner(captioner, threshold), existing=existing, prefix=before):

@@ -1,4 +1,4 @@
-"""The arithmetic of cutting: boxes (left, top, right, bottom) in pictures of a given size, no picture needed."""
+"""Arithmetic of crops: boxes (left, top, right, bottom) and sizes (width, height), without any picture."""
 
 from collections.abc import Iterable, Sequence
 from math import ceil
@@ -10,10 +10,15 @@ CropBox = tuple[float, float, float, float]
 def split_boxes(
     size: ImageSize, target: ImageSize, overlap: float = 0.2
 ) -> tuple[ImageSize, list[tuple[int, int, int, int]]]:
-    """The size to bring a long picture to, and the boxes of the target's size in it that cover it, overlapping.
+    """Split a long picture into overlapping boxes of the target size, as the web UI's "split oversized images" does.
 
-    The side that decides is the picture's shorter one; neighbours share at least that part of the target's length. As
-    the webui's "split oversized images" does.
+    Args:
+        size: Size of the picture.
+        target: Size of every box.
+        overlap: Least overlap of neighbouring boxes, as a share of the target's side.
+
+    Returns:
+        Size to resize the picture to, so that its shorter side fits the target, and boxes in the resized picture.
     """
     (width, height), (target_width, target_height) = size, target
     if height > width:
@@ -26,8 +31,11 @@ def split_boxes(
     ]
 
 
-def kept_ratio(size: ImageSize, target: ImageSize) -> float:
-    """How much of a picture the target's shape would keep: 1 all of it, 0.5 half; above 1 where it is the less long."""
+def crop_coverage(size: ImageSize, target: ImageSize) -> float:
+    """Return the share of a picture that a crop of the target's shape covers, as the web UI computes it.
+
+    The result is above 1 if the target is the longer of the two shapes.
+    """
     (width, height), (target_width, target_height) = size, target
     if height > width:
         return width * target_height / (height * target_width)
@@ -35,15 +43,22 @@ def kept_ratio(size: ImageSize, target: ImageSize) -> float:
 
 
 def sizes_between(min_side: int, max_side: int, areas: tuple[int, int], step: int = 64) -> list[ImageSize]:
-    """All sizes with sides of whole steps between two lengths, and an area between two."""
+    """Return all sizes with sides from `min_side` to `max_side` and an area within `areas`.
+
+    Args:
+        min_side, max_side: In pixels, both inclusive.
+        areas: Smallest and largest area in pixels, both inclusive.
+        step: Difference between neighbouring sides in pixels.
+    """
     sides = range(min_side, max_side + 1, step)
     return [(width, height) for width in sides for height in sides if areas[0] <= width * height <= areas[1]]
 
 
 def bucket_sizes(pixels: int) -> list[ImageSize]:
-    """The sizes of about pixels squared that pictures are sorted into: sides of half to twice as much, never more area.
+    """Return the sizes of aspect ratio buckets, sorted: the largest with sides from half of `pixels` to twice as much.
 
-    Steps are 64, as trainers have them, less where pixels are few.
+    No bucket has a larger area than `pixels` squared. Sides are multiples of 64, as in other trainers, or of an eighth
+    of `pixels` if that is less, and at least of 8.
     """
     step = max(8, min(64, pixels // 8))
     sizes = sizes_between(max(step, pixels // 2 // step * step), 2 * pixels, (1, pixels * pixels), step)
@@ -61,9 +76,13 @@ def bucket_sizes(pixels: int) -> list[ImageSize]:
 def nearest_size(
     size: ImageSize, choices: Iterable[ImageSize], max_cropped: float = 1.0, *, is_by_area: bool = False
 ) -> ImageSize | None:
-    """Of the sizes that cut off no more than that share of a picture, the one of the nearest shape, else the largest.
+    """Return the size with the nearest aspect ratio, the largest of equal ones; None if all crop too much.
 
-    by_area: the largest, else the one of the nearest shape. None where all cut off more.
+    Args:
+        size: Size of the picture.
+        choices: Sizes to choose from.
+        max_cropped: Largest share of the picture that may be cropped off.
+        is_by_area: Return the largest size instead, with the nearest aspect ratio of equal ones.
     """
     allowed = [choice for choice in choices if _cropped_share(size, choice) <= max_cropped]
     if is_by_area:
@@ -72,7 +91,13 @@ def nearest_size(
 
 
 def largest_box(size: ImageSize, target: ImageSize, focus: tuple[float, float] = (0.5, 0.5)) -> CropBox:
-    """The largest box of the target's shape in a picture; focus, in shares of it, is as near its middle as may be."""
+    """Return the largest box of the target's aspect ratio whose middle is as near as possible to the focus.
+
+    Args:
+        size: Size of the picture.
+        target: Size with the aspect ratio of the box.
+        focus: (x, y) as shares of the picture's width and height.
+    """
     (width, height), (target_width, target_height) = size, target
     scale = min(width / target_width, height / target_height)
     crop_width, crop_height = target_width * scale, target_height * scale
@@ -82,7 +107,7 @@ def largest_box(size: ImageSize, target: ImageSize, focus: tuple[float, float] =
 
 
 def _cropped_share(size: ImageSize, target: ImageSize) -> float:
-    """The share of a picture that is cut off to get the target's shape."""
+    """Return the share of a picture that a crop to the target's aspect ratio removes."""
     ratio = size[0] / size[1] / (target[0] / target[1])
     return 1 - min(ratio, 1 / ratio)
 

@@ -1,4 +1,4 @@
-"""A folder looked at before anybody trains on it: what would stop the training, and what would spoil it."""
+"""Check of a folder of pictures before training: errors that would stop it, and flaws that would spoil it."""
 
 import os
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
-from velatura.datasets.folder import all_folders, ignored_folders
+from velatura.datasets.folder import all_folders, ignored_folders, resolve_folder
 from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
 from velatura.datasets.pictures import as_rgb, open_picture, picture_paths
 from velatura.datasets.read_captions import (
@@ -22,17 +22,16 @@ from velatura.datasets.read_captions import (
 )
 from velatura.errors import BadDataset
 
-MAX_HASH_DISTANCE = (
-    4  # of 64; bundled pictures differ in 10 or more, one saved at JPEG's quality 30 or resized in up to 4
-)
-MAX_BLUR = 0.6  # bundled pictures reach 0.39, those blurred by two of their 64 pixels have 0.60 in the middle
-MAX_NOISE = 12.0  # of 255; bundled pictures reach 8.2, with noise of 20 in each channel they have 14
+# Of 64 bits: bundled pictures differ in 10 or more, copies resized or saved as JPEG of quality 30 in at most 4
+MAX_HASH_DISTANCE = 4
+MAX_BLUR = 0.6  # bundled pictures have at most 0.39, blurred by 2 of their 64 pixels a median of 0.60
+MAX_NOISE = 12.0  # of 255: bundled pictures have at most 8.2, with noise of 20 in every channel 14
 MAX_CROPPED_SHARE = 0.25  # of a picture
-MAX_CAPTION_WORDS = 60  # about 75 tokens, after which a caption takes a second chunk
+MAX_CAPTION_WORDS = 60  # about 75 tokens; a longer caption takes a second chunk
 
 
 class Grade(StrEnum):
-    """How bad a finding is: training stops, it learns something unwanted, or it is worth knowing."""
+    """Severity of a finding: it stops a training, it teaches something unwanted, or it is worth knowing."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -41,7 +40,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: kind is a word for machines, text a sentence's end for people."""
+    """One finding: `kind` is a word for programs, `text` a description for people that follows the file's name."""
 
     grade: Grade
     kind: str
@@ -51,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """One picture as it is: its size upright, what its file says, and what was measured."""
+    """Measurements of one picture, turned upright."""
 
     path: Path
     width: int
@@ -59,7 +58,7 @@ class PictureInfo:
     mode: str
     caption: Caption | None
     repeats: int
-    cropped_share: float  # share of it outside the middle square
+    cropped_share: float  # outside the middle square
     blur: float
     noise: float
     perceptual_hash: int
@@ -68,7 +67,7 @@ class PictureInfo:
 
 @dataclass
 class DatasetReport:
-    """All that was found in a folder."""
+    """Pictures and findings of a folder that is to be trained on at `pixels`."""
 
     folder: Path
     pixels: int
@@ -77,38 +76,41 @@ class DatasetReport:
 
     @property
     def errors(self) -> list[Finding]:
-        """What would stop the training."""
+        """Return the findings that would stop a training."""
         return [finding for finding in self.findings if finding.grade is Grade.ERROR]
 
     def tags(self) -> Counter[str]:
-        """How many captions have each tag: what stands between commas."""
+        """Count the captions that have a tag, by tag; tags are separated by commas."""
         captions = [picture.caption.text for picture in self.pictures if picture.caption]
         return Counter(tag for text in captions for tag in {part.strip() for part in text.split(",")} if tag)
 
 
 def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None) -> DatasetReport:
-    """Read every picture to its end and look for what is wrong with it, its caption, and the folder as a whole.
+    """Read every picture completely and look for faults of pictures, captions and the folder.
 
-    pixels: the side that pictures will be trained at. Raises BadDataset only for a missing folder or one without
-    pictures: whatever else is wrong is in the report.
+    Args:
+        folder: Folder of pictures, as for `read_dataset`.
+        pixels: Side of the pictures in training.
+        rules: Make captions from file names.
+
+    Raises:
+        BadDataset: The folder is missing or has no pictures. All other faults are in the report.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise BadDataset(f"{folder} is no folder; name a folder of pictures")
+    folder = resolve_folder(folder)
     report = DatasetReport(folder, pixels)
     for subfolder, repeats in all_folders(folder):
         _check_subfolder(subfolder, repeats, report, rules or NameRules())
     if not report.pictures and not report.findings:
-        raise BadDataset(f"{folder} holds no pictures; put some in")
+        raise BadDataset(f"{folder} contains no pictures: add some")
     for subfolder in ignored_folders(folder):
-        text = f"its pictures are left out; call it 1_{subfolder.name} if they are to be learned from"
+        text = f"its pictures are ignored; rename it to 1_{subfolder.name} to train on them"
         report.findings.append(Finding(Grade.WARNING, "folder", subfolder, text))
     report.findings += _duplicate_findings(report.pictures)
     return report
 
 
 def picture_count(folder: Path) -> int:
-    """How many picture files there are, readable or not."""
+    """Return the number of picture files, readable or not."""
     return sum(len(picture_paths(subfolder)) for subfolder, _ in all_folders(folder.expanduser()))
 
 
@@ -140,7 +142,7 @@ def _check_caption(
         findings.append(Finding(Grade.ERROR, "caption", path, _reason(error, path)))
         return None
     if caption.source is CaptionSource.NAME:
-        findings.append(Finding(Grade.NOTE, "named", path, f"its name is its caption: {caption.text!r}"))
+        findings.append(Finding(Grade.NOTE, "named", path, f"its file name is its caption: {caption.text!r}"))
     if len(caption.text.split()) > MAX_CAPTION_WORDS:
         text = f"its caption has {len(caption.text.split())} words; beyond about 75 tokens it takes a second chunk"
         findings.append(Finding(Grade.NOTE, "long", path, text))
@@ -152,32 +154,40 @@ def _inspect_picture(path: Path, caption: Caption | None, repeats: int, findings
         findings += _file_findings(path, image)
         mode = image.mode
         picture = as_rgb(ImageOps.exif_transpose(image))
-    luminance, side = grey(picture), min(picture.size)
-    cropped_share = 1 - side / max(picture.size)
-    hashes = perceptual_hash(picture), perceptual_hash(ImageOps.mirror(picture))
+    luminance = grey(picture)
     return PictureInfo(
-        path, *picture.size, mode, caption, repeats, cropped_share, blur(luminance), noise(luminance), *hashes
+        path=path,
+        width=picture.width,
+        height=picture.height,
+        mode=mode,
+        caption=caption,
+        repeats=repeats,
+        cropped_share=1 - min(picture.size) / max(picture.size),
+        blur=blur(luminance),
+        noise=noise(luminance),
+        perceptual_hash=perceptual_hash(picture),
+        mirrored_hash=perceptual_hash(ImageOps.mirror(picture)),
     )
 
 
 def _file_findings(path: Path, image: Image.Image) -> Iterator[Finding]:
-    """What the file says of itself that one may not expect."""
+    """Yield notes on properties of the file that its user may not expect."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        yield Finding(Grade.NOTE, "turned", path, "its camera was held sideways or upside down; it is read upright")
+        yield Finding(Grade.NOTE, "turned", path, "it is stored sideways or upside down, and is turned upright")
     if getattr(image, "n_frames", 1) > 1:
-        yield Finding(Grade.WARNING, "animated", path, "it has several frames, of which the first is read")
+        yield Finding(Grade.WARNING, "animated", path, "it has several frames; only the first is used")
     if image.has_transparency_data:
-        yield Finding(Grade.NOTE, "transparent", path, "what is transparent becomes white, or counts less where asked")
+        yield Finding(Grade.NOTE, "transparent", path, "transparent areas become white, or count less if masks are on")
     elif image.mode not in {"RGB", "L"}:
-        yield Finding(Grade.NOTE, "mode", path, f"its colours are {image.mode}, which are brought to RGB")
+        yield Finding(Grade.NOTE, "mode", path, f"its colour mode {image.mode} is converted to RGB")
 
 
 def _quality_findings(info: PictureInfo, pixels: int) -> Iterator[Finding]:
     size, path = f"{info.width}x{info.height}", info.path
     if min(info.width, info.height) < pixels:
-        yield Finding(Grade.WARNING, "small", path, f"it is {size}, so it is enlarged to {pixels} and looks soft")
+        yield Finding(Grade.WARNING, "small", path, f"it is {size}, so it is enlarged to {pixels} and becomes soft")
     if info.cropped_share > MAX_CROPPED_SHARE:
-        text = f"it is {size}: its middle square leaves out {info.cropped_share:.0%}; try velatura dataset crop"
+        text = f"it is {size}: the middle square leaves out {info.cropped_share:.0%}; try velatura dataset crop"
         yield Finding(Grade.WARNING, "cropped", path, text)
     if info.blur > MAX_BLUR:
         yield Finding(Grade.WARNING, "blurred", path, f"it may be blurred or enlarged ({info.blur:.2f} of 1)")
@@ -186,7 +196,7 @@ def _quality_findings(info: PictureInfo, pixels: int) -> Iterator[Finding]:
 
 
 def _duplicate_findings(pictures: Sequence[PictureInfo]) -> Iterator[Finding]:
-    """Pictures that look like an earlier one, or like its mirror image."""
+    """Yield a warning for every picture that looks like an earlier one, or like its mirror image."""
     reported = set[int]()
     count = len(pictures)
     hashes = [picture.perceptual_hash for picture in pictures] + [picture.mirrored_hash for picture in pictures]
@@ -203,12 +213,12 @@ def _name_findings(folder: Path, paths: Sequence[Path]) -> Iterator[Finding]:
     stems = Counter(path.stem for path in paths)
     for path in paths:
         if stems[path.stem] > 1:
-            yield Finding(Grade.WARNING, "name", path, "another picture of this name shares its caption")
+            yield Finding(Grade.WARNING, "name", path, "another picture with this name shares its caption")
     texts = [path for path in sorted(folder.iterdir()) if path.suffix in CAPTION_SUFFIXES and path.stem not in stems]
     for path in texts if paths else ():
-        yield Finding(Grade.NOTE, "stray", path, "it belongs to no picture")
+        yield Finding(Grade.NOTE, "stray", path, "there is no picture with this name")
 
 
 def _reason(error: BadDataset, path: Path) -> str:
-    """What went wrong, without the path that stands before it already."""
+    """Return the error's message without the path, which is shown before it."""
     return str(error).removeprefix(f"{path} ")

@@ -1,4 +1,4 @@
-"""Pictures cut to the sizes that a training wants, with their captions and masks, into a new folder."""
+"""Crops of all pictures of a folder to training sizes, with captions and masks, in a new folder."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, kept_ratio, nearest_size, split_boxes
+from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, crop_coverage, nearest_size, split_boxes
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.datasets.pictures import as_rgb, open_picture
 from velatura.datasets.saliency import FOCUSES, best_box
@@ -17,16 +17,24 @@ from velatura.files import atomic_folder
 
 LEFT_OR_RIGHT = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 OPPOSITE_SIDE = {"left": "right", "right": "left"}
-MIN_PIXELS, MAX_PIXELS = 8, 4096  # pixels of a side
+MIN_PIXELS, MAX_PIXELS = 8, 4096  # of a side
 
 
 @dataclass(frozen=True)
 class CropOptions:
-    """How pictures are cut.
+    """Options of `crop_folder`.
 
-    shape: all square, or each to the bucket of about pixels squared that is nearest to its own shape. focus: what the
-    cut keeps, a name of FOCUSES. split_below: pictures that a square would keep less of than this share are split into
-    several, that overlap. mirrors: each is written a second time, mirrored.
+    Attributes:
+        pixels: Side of the square, or the root of a bucket's largest area; a multiple of 8.
+        shape: "square", or "buckets" to crop every picture to the bucket with the nearest aspect ratio.
+        focus: What the crop keeps: "middle", "salient" or "faces".
+        split_below: Split a picture into several squares if one square would cover less than this share of it.
+        overlap: Least overlap of these squares, as a share of their side.
+        mirrors: Also write every crop mirrored.
+
+    Raises:
+        BadDataset: A number is out of range.
+        UnknownName: There is no such focus.
     """
 
     pixels: int = 512
@@ -41,20 +49,23 @@ class CropOptions:
             raise UnknownName.with_suggestions("focus", self.focus, FOCUSES)
         if not MIN_PIXELS <= self.pixels <= MAX_PIXELS or self.pixels % MIN_PIXELS:
             raise BadDataset(
-                f"pictures cannot be cut to {self.pixels} pixels; choose a multiple of 8 up to {MAX_PIXELS}"
+                f"pictures cannot be cropped to {self.pixels} pixels: choose a multiple of 8 up to {MAX_PIXELS}"
             )
         if not 0 <= self.split_below <= 1:
-            raise BadDataset(f"a share of {self.split_below:g} is impossible; split pictures below one from 0 to 1")
+            raise BadDataset(f"split_below is {self.split_below:g}: choose a share from 0 to 1")
         if not 0 <= self.overlap < 1:
-            raise BadDataset(f"pieces cannot overlap by {self.overlap:g}; choose a share from 0 to below 1")
+            raise BadDataset(f"overlap is {self.overlap:g}: choose a share from 0 to below 1")
 
     def boxes(self, image: Image.Image) -> list[tuple[CropBox, ImageSize]]:
-        """The boxes to take from a picture, and the size that each is brought to."""
+        """Return the boxes to crop from a picture, with the size to resize the crop to."""
         square = self.pixels, self.pixels
-        if kept_ratio(image.size, square) < self.split_below:
+        if crop_coverage(image.size, square) < self.split_below:
             (resized_width, resized_height), pieces = split_boxes(image.size, square, self.overlap)
             x_scale, y_scale = image.width / resized_width, image.height / resized_height
-            return [((x * x_scale, y * y_scale, r * x_scale, b * y_scale), square) for x, y, r, b in pieces]
+            return [
+                ((left * x_scale, top * y_scale, right * x_scale, bottom * y_scale), square)
+                for left, top, right, bottom in pieces
+            ]
         size = nearest_size(image.size, bucket_sizes(self.pixels)) if self.shape == "buckets" else square
         assert size is not None
         return [(best_box(image.size, size, FOCUSES[self.focus](image)), size)]
@@ -62,38 +73,46 @@ class CropOptions:
 
 @dataclass(frozen=True)
 class CroppedPicture:
-    """One picture written: where, from which, what of it was taken and at which size."""
+    """One crop: its file, the source picture, the box in it and the size of the crop."""
 
     file: Path
     source: Path
     box: CropBox
     size: ImageSize
-    source_size: ImageSize  # of the source, upright
+    source_size: ImageSize  # turned upright
 
     @property
     def is_enlarged(self) -> bool:
-        """Whether it has more pixels than were there."""
+        """Return True if the crop has more pixels than the box."""
         return self.box[2] - self.box[0] < self.size[0] - 0.5
 
     @property
     def cropped_share(self) -> float:
-        """The share of the source that is not in it."""
-        return 1 - (self.box[2] - self.box[0]) * (self.box[3] - self.box[1]) / (
-            self.source_size[0] * self.source_size[1]
-        )
+        """Return the share of the source picture that is outside the box."""
+        left, top, right, bottom = self.box
+        width, height = self.source_size
+        return 1 - (right - left) * (bottom - top) / (width * height)
 
 
 def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> list[CroppedPicture]:
-    """Cut all pictures of a folder into a new one, which appears when all is done; the old one stays as it is.
+    """Crop all pictures of a folder into a new folder, which appears when all are done.
 
-    They are called NNNNN-S-NAME.png as the webui's are, S counting what was made of one, each with its mask and a .txt
-    of its caption, unless its name says that or nothing does. Folders that count their pictures and that of
-    regularisation keep their names. What is transparent stays so. A mirrored picture's caption has left and right
-    exchanged.
+    Crops are named NNNNN-S-NAME.png as in the web UI, S counting the crops of a picture. Masks are cropped too. The
+    caption goes to a .txt file, unless the file name is the caption; in that of a mirrored crop, left and right are
+    swapped. Folders such as 10_NAME and reg keep their names, and transparency is kept.
+
+    Args:
+        folder: Folder of pictures; captions may be missing.
+        out: New folder, not inside `folder`.
+        options: What to crop, and to which size.
+
+    Raises:
+        BadDataset: The folder is missing, or has no pictures or a broken one, or `out` is inside it.
+        AlreadyExists: `out` contains something.
     """
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
-        raise BadDataset(f"{out} is inside {folder}, whose pictures it would mix with; choose a folder elsewhere")
+        raise BadDataset(f"{out} is inside {folder}, where crops would mix with pictures: choose a folder elsewhere")
     dataset = read_dataset(folder, needs_captions=False)
     with atomic_folder(out) as temporary:
         pictures = list(_crop_all(dataset, folder, temporary, options))
@@ -101,11 +120,11 @@ def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> li
 
 
 def mirror_caption(caption: str) -> str:
-    """The caption of the mirror image: left is right."""
+    """Return the caption of the mirrored picture: "left" becomes "right" and the other way round."""
 
-    def swap_side(side_match: re.Match[str]) -> str:
-        word = OPPOSITE_SIDE[side_match[0].lower()]
-        return word.capitalize() if side_match[0][0].isupper() else word
+    def swap_side(match: re.Match[str]) -> str:
+        word = OPPOSITE_SIDE[match[0].lower()]
+        return word.capitalize() if match[0][0].isupper() else word
 
     return LEFT_OR_RIGHT.sub(swap_side, caption)
 
@@ -132,9 +151,8 @@ def _crop_example(
             (out / subfolder / "mask").mkdir(exist_ok=True)
             _crop(mask, box, size, is_mirrored=is_mirrored).save(out / subfolder / "mask" / name)
         caption = mirror_caption(example.caption) if is_mirrored else example.caption
-        if caption and (
-            is_mirrored or not example.is_caption_from_name
-        ):  # a name still says the same, after its number
+        # A caption from the file name needs no text: it is still read from the new name, after the number
+        if caption and (is_mirrored or not example.is_caption_from_name):
             (out / subfolder / name).with_suffix(".txt").write_text(caption + "\n", "utf-8")
         yield CroppedPicture(subfolder / name, example.path, box, size, picture.size)
 
@@ -142,11 +160,12 @@ def _crop_example(
 def _add_mirrored(
     boxes: Sequence[tuple[CropBox, ImageSize]], *, mirrors: bool
 ) -> list[tuple[CropBox, ImageSize, bool]]:
-    return [(box, size, is_mirrored) for box, size in boxes for is_mirrored in ((False, True) if mirrors else (False,))]
+    variants = (False, True) if mirrors else (False,)
+    return [(box, size, is_mirrored) for box, size in boxes for is_mirrored in variants]
 
 
 def _read_mask(example: Example, size: ImageSize) -> Image.Image | None:
-    """The mask at its picture's size."""
+    """Return the mask resized to its picture's size, or None."""
     if example.mask is None:
         return None
     with open_picture(example.mask) as mask:

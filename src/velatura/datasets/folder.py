@@ -1,8 +1,7 @@
-"""A folder of pictures with their captions, as trainers everywhere expect it: cat.png beside cat.txt."""
+"""Folders of pictures with captions, in the layout of kohya's scripts and others: cat.png beside cat.txt."""
 
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,121 +15,163 @@ from velatura.datasets.read_captions import (
     read_caption_lists,
     read_caption_text,
 )
-from velatura.errors import BadDataset, VelaturaWarning
+from velatura.errors import BadDataset, warn
 
-__all__ = ["Dataset", "Example", "all_folders", "folders_with_repeats", "read_dataset", "read_folder", "read_picture"]
+__all__ = [
+    "Dataset",
+    "Example",
+    "all_folders",
+    "folders_with_repeats",
+    "read_dataset",
+    "read_folder",
+    "read_picture",
+    "resolve_folder",
+]
 
-REPEATS_FOLDER = re.compile(r"(\d+)_.+")  # 10_inca: each picture in it counts ten times, as kohya's scripts have it
-MAX_REPEATS = 1000  # a larger number before a name, 20231105_holiday, is a date
+REPEATS_FOLDER = re.compile(r"(\d+)_.+")  # 10_inca: every picture in it counts ten times, as in kohya's scripts
+MAX_REPEATS = 1000  # a larger number, 20231105_holiday, is a date
 REGULARISATION_FOLDERS = frozenset({"reg", "regularisation", "regularization"})
 MASK_FOLDERS = ("mask", "masks")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture file and what it shows, in words."""
+    """One picture to train on.
+
+    Attributes:
+        path: Picture file.
+        caption: What the picture shows, in words.
+        is_caption_from_name: The caption is the file's name, because there is no text.
+        repeats: How often the picture counts.
+        mask: Picture that is white where the picture is to be learned.
+    """
 
     path: Path
     caption: str
-    is_caption_from_name: bool = False  # the caption is the file's name, for lack of a text
-    repeats: int = 1  # how often it counts
-    mask: Path | None = None  # white where the picture is to be learned
+    is_caption_from_name: bool = False
+    repeats: int = 1
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The pictures to learn from, and those that keep the base as it is: regularisation, or prior preservation."""
+    """Pictures to train on, and regularisation pictures (class pictures for prior preservation)."""
 
     examples: list[Example]
     regularisation: list[Example] = field(default_factory=list[Example])
 
     def repeat_examples(self) -> list[Example]:
-        """Every example as often as it counts."""
+        """Return every training picture as often as it counts."""
         return [example for example in self.examples for _ in range(example.repeats)]
 
 
 def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
-    """The pictures of a folder to learn from, each as often as it counts: those in 10_NAME/ ten times."""
+    """Return the training pictures of a folder as often as they count; see `read_dataset`."""
     return read_dataset(folder).repeat_examples()
 
 
 def read_dataset(
     folder: str | os.PathLike[str], *, rules: NameRules | None = None, needs_captions: bool = True
 ) -> Dataset:
-    """The pictures of a folder by name, each with its caption; the pictures are looked at, not yet read.
+    """Find the pictures of a folder, sorted by name, with captions, repeats and masks. Pictures are only opened.
 
-    The caption is the text of the .txt or .caption file of the same name, else what a .jsonl list in the folder says,
-    else the words of the picture's own name, by the rules. Pictures in folders called 10_NAME count ten times, those
-    in reg/ are for regularisation (with 10_NAME folders inside, or without). The mask of cat.png is mask/cat.png or
-    cat-masklabel.png. Files that are no pictures are left alone, no other folders are entered. Raises BadDataset for a
-    missing folder, one without pictures, a broken picture and, unless needs_captions is False, one without a caption.
+    The caption of cat.png is the text of cat.txt or cat.caption, else that of a .jsonl list in the folder, else the
+    words of its own name. Pictures in folders named 10_NAME count ten times. Pictures in reg/ are for regularisation,
+    in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png. Other files and folders are
+    ignored.
+
+    Args:
+        folder: Folder of pictures.
+        rules: Make captions from file names; by default as the web UI does.
+        needs_captions: Refuse pictures without a caption; otherwise their caption is empty.
+
+    Raises:
+        BadDataset: The folder is missing or has no pictures, a picture is broken or lacks a caption, a mask has no
+            picture, or a folder's number is out of range.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise BadDataset(f"{folder} {found}; name a folder of pictures, each with its caption in a .txt file beside it")
+    folder = resolve_folder(folder)
     rules = rules or NameRules()
 
     def read_examples(folder: Path) -> list[Example]:
-        folders = folders_with_repeats(folder)
         return [
-            example for subfolder, count in folders for example in _examples(subfolder, count, rules, needs_captions)
+            example
+            for subfolder, repeats in folders_with_repeats(folder)
+            for example in _read_examples(subfolder, repeats, rules, needs_captions)
         ]
 
     training_examples = read_examples(folder)
     if not training_examples:
-        endings, ignored = ", ".join(sorted(PICTURE_SUFFIXES)), ignored_folders(folder)
-        found = (
-            f"holds no pictures, but its folder {ignored[0].name} does: name that one"
-            if ignored
-            else "holds no pictures"
-        )
-        raise BadDataset(f"{folder} {found}; put some in ({endings}), each with its caption in a .txt file")
-    regularisation_folders = [
-        path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISATION_FOLDERS
-    ]
-    return Dataset(
-        training_examples, [example for subfolder in regularisation_folders for example in read_examples(subfolder)]
-    )
+        raise BadDataset(_describe_empty_folder(folder))
+    class_examples = [example for subfolder in _regularisation_folders(folder) for example in read_examples(subfolder)]
+    return Dataset(training_examples, class_examples)
+
+
+def resolve_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder of pictures, with ~ expanded.
+
+    Raises:
+        BadDataset: It is missing, or a file.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        reason = "is a file" if path.exists() else "does not exist"
+        raise BadDataset(f"{path} {reason}: name a folder of pictures, with a .txt file of the caption beside each")
+    return path
 
 
 def folders_with_repeats(folder: Path) -> Iterator[tuple[Path, int]]:
-    """The folder itself and the 10_NAME folders in it, each with how often its pictures count."""
+    """Yield the folder itself and the 10_NAME folders in it, with how often their pictures count.
+
+    Raises:
+        BadDataset: The number of a folder is 0 or larger than `MAX_REPEATS`.
+    """
     yield folder, 1
     for subfolder in sorted(folder.iterdir()):
-        repeats_match = REPEATS_FOLDER.fullmatch(subfolder.name)
-        if repeats_match and subfolder.is_dir():
-            if not 1 <= int(repeats_match[1]) <= MAX_REPEATS:
+        match = REPEATS_FOLDER.fullmatch(subfolder.name)
+        if match and subfolder.is_dir():
+            repeats = int(match[1])
+            if not 1 <= repeats <= MAX_REPEATS:
                 raise BadDataset(
-                    f"the pictures of {subfolder} would count {int(repeats_match[1])} times, as the number before its name says: "
-                    f"write one from 1 to {MAX_REPEATS} there, or none"
+                    f"the pictures of {subfolder} would count {repeats} times, because its name begins with that "
+                    f"number: rename the folder to begin with a number from 1 to {MAX_REPEATS}, or with none"
                 )
-            yield subfolder, int(repeats_match[1])
+            yield subfolder, repeats
 
 
 def all_folders(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Like folders_in, and then those for regularisation."""
+    """Yield what `folders_with_repeats` does, and then the same for the regularisation folders."""
     yield from folders_with_repeats(folder)
-    for subfolder in sorted(folder.iterdir()):
-        if subfolder.is_dir() and subfolder.name.lower() in REGULARISATION_FOLDERS:
-            yield from folders_with_repeats(subfolder)
+    for subfolder in _regularisation_folders(folder):
+        yield from folders_with_repeats(subfolder)
 
 
 def ignored_folders(folder: Path) -> list[Path]:
-    """The folders inside that hold pictures and are never entered, as their names do not say how they count."""
+    """Return the folders inside that contain pictures and are ignored, because their names have no number."""
     entered = {subfolder for subfolder, _ in folders_with_repeats(folder)}
     others = [path for path in sorted(folder.iterdir()) if path.is_dir() and path not in entered]
     known = {*MASK_FOLDERS, *REGULARISATION_FOLDERS}
     return [path for path in others if path.name.lower() not in known and path.name[0] != "." and picture_paths(path)]
 
 
-def _examples(folder: Path, repeats: int, rules: NameRules, needs_captions: bool) -> Iterator[Example]:
+def _regularisation_folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISATION_FOLDERS]
+
+
+def _describe_empty_folder(folder: Path) -> str:
+    ignored = ignored_folders(folder)
+    if ignored:
+        return f"{folder} contains no pictures, but its folder {ignored[0].name} does: name that folder"
+    suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
+    return f"{folder} contains no pictures: add some ({suffixes}), with a .txt file of the caption beside each"
+
+
+def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions: bool) -> Iterator[Example]:
     list_captions = read_caption_lists(folder)
     paths = picture_paths(folder)
     masks = _find_masks(folder, {path.stem for path in paths})
-    _warn_of_missing(list_captions, paths)
+    _warn_of_missing_pictures(list_captions, paths)
     for path in paths:
-        with open_picture(path):  # reads the header: what is no picture at all is known before anything is loaded
+        with open_picture(path):  # reads only the header, so broken files are found before anything is loaded
             pass
         caption = _caption_or_empty(path, list_captions, rules, needs_captions)
         yield Example(path, caption.text, caption.source is CaptionSource.NAME, repeats, masks.get(path.stem))
@@ -145,19 +186,23 @@ def _caption_or_empty(path: Path, list_captions: dict[str, Caption], rules: Name
         return Caption("", CaptionSource.NAME)
 
 
-def _warn_of_missing(list_captions: dict[str, Caption], paths: list[Path]) -> None:
+def _warn_of_missing_pictures(list_captions: dict[str, Caption], paths: list[Path]) -> None:
     missing = sorted(set(list_captions) - {path.name for path in paths})
     if missing:
-        text = f"{list_captions[missing[0]].file} speaks of {len(missing)} pictures that are not there, {missing[0]!r} first"
-        warnings.warn(text, VelaturaWarning, stacklevel=2)
+        file = list_captions[missing[0]].file
+        warn(f"{file} lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}")
 
 
 def _find_masks(folder: Path, stems: set[str]) -> dict[str, Path]:
-    """The mask of each picture by its stem; a mask of no picture is a mistake."""
+    """Return the masks by the stem of their pictures.
+
+    Raises:
+        BadDataset: A mask has no picture.
+    """
     label_masks = (path for path in folder.glob(f"*{MASK_LABEL}.*") if path.suffix.lower() in PICTURE_SUFFIXES)
     folder_masks = [path for name in MASK_FOLDERS if (folder / name).is_dir() for path in picture_paths(folder / name)]
     masks = {path.stem.removesuffix(MASK_LABEL): path for path in [*folder_masks, *sorted(label_masks)]}
     for stem, path in masks.items():
         if stem not in stems:
-            raise BadDataset(f"{path} is the mask of no picture; name it as its picture is, or take it away")
+            raise BadDataset(f"there is no picture for the mask {path}: give both the same name, or remove the mask")
     return masks

@@ -1,4 +1,4 @@
-"""How much each place of a picture counts while it is learned: from its mask, or from its alpha channel."""
+"""Weights of the loss by position, from a picture's mask or alpha channel."""
 
 import numpy as np
 import torch
@@ -10,16 +10,25 @@ from velatura.datasets.folder import Example
 from velatura.datasets.pictures import open_picture
 from velatura.errors import BadDataset
 
-ASPECT_TOLERANCE = 0.02  # a mask drawn at another size may be rounded
+ASPECT_TOLERANCE = 0.02  # for the rounding of a mask of another size
 
 
 def loss_weights(example: Example, size: ImageSize, latent_size: ImageSize) -> Tensor | None:
-    """Weights with mean 1 for the middle of a picture in that shape; None where all counts alike.
+    """Return loss weights of mean 1 for the cropped middle of a picture; None if all positions count alike.
 
-    Both sizes are (width, height), the weights are (height, width) of the latents.
+    A mask is white where the picture is learned and black where it is not. An alpha channel is used as in the web UI:
+    the most transparent position has weight 0.
 
-    A mask is white where the picture is learned and black where not. An alpha channel is read as the webui does: what
-    is most transparent counts nothing.
+    Args:
+        example: Picture with its mask, if any; the mask takes precedence over the alpha channel.
+        size: (width, height) of the crop in pixels.
+        latent_size: (width, height) of its latents.
+
+    Returns:
+        (latent height, latent width).
+
+    Raises:
+        BadDataset: The mask has other proportions than the picture, or is black throughout.
     """
     grey = _read_mask(example) if example.mask else _read_alpha(example)
     if grey is None:
@@ -30,9 +39,12 @@ def loss_weights(example: Example, size: ImageSize, latent_size: ImageSize) -> T
 
 
 def normalize_weights(grey: Image.Image, size: tuple[int, int], *, is_alpha: bool) -> Tensor:
-    """A grey picture as weights (height, width) of mean 1, at a size (width, height).
+    """Turn a grey picture into weights of mean 1, (height, width).
 
-    from_least: the darkest place counts nothing; where all is alike, which is 0/0 in the webui, all counts.
+    Args:
+        grey: Mask or alpha channel, brighter for a larger weight.
+        size: (width, height) of the weights.
+        is_alpha: Give the darkest position weight 0. A uniform alpha channel, 0/0 in the web UI, has weight 1.
     """
     values = torch.tensor(np.asarray(grey.resize(size), dtype=np.float32))
     if is_alpha:
@@ -49,9 +61,11 @@ def _read_mask(example: Example) -> Image.Image:
         grey = ImageOps.exif_transpose(mask).convert("RGB").convert("L")
     if abs(grey.width / grey.height * height / width - 1) > ASPECT_TOLERANCE:
         found = f"{grey.width}x{grey.height}"
-        raise BadDataset(f"{example.mask} is {found}, its picture {width}x{height}; draw the mask in its proportions")
+        raise BadDataset(
+            f"{example.mask} is {found}, its picture {width}x{height}: draw the mask with the same proportions"
+        )
     if grey.getextrema() == (0, 0):
-        raise BadDataset(f"{example.mask} is black, so nothing would be learned; make white what shall be")
+        raise BadDataset(f"{example.mask} is black, so nothing would be learned: make white what is to be learned")
     return grey
 
 

@@ -1,4 +1,4 @@
-"""Picture files: which count, opened so that a broken one is named, brought upright and to RGB."""
+"""Picture files: find them in a folder, open them with clear errors, turn them upright, convert them to RGB."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -13,35 +13,39 @@ MASK_LABEL = "-masklabel"  # cat-masklabel.png is the mask of cat.jpg, as OneTra
 
 
 def picture_paths(folder: Path) -> list[Path]:
-    """The pictures of a folder by name, without hidden ones, masks and what lies in folders inside."""
+    """Return the pictures of a folder, sorted by name, without hidden files, masks and subfolders."""
     return sorted(_find_pictures(folder))
 
 
 def read_picture(path: Path, pixels: int) -> Image.Image:
-    """The picture upright, in RGB, its middle square brought to pixels x pixels; what was transparent is white."""
+    """Return the middle square of a picture, resized to `pixels`, upright, in RGB, with white for transparency."""
     return ImageOps.fit(read_upright(path), (pixels, pixels), Image.Resampling.LANCZOS)
 
 
 def read_upright(path: Path) -> Image.Image:
-    """The whole picture as its camera was held, in RGB; what was transparent is white."""
+    """Return the whole picture, turned upright as its EXIF orientation says, in RGB, with white for transparency."""
     with open_picture(path) as image:
         return as_rgb(ImageOps.exif_transpose(image))
 
 
 @contextmanager
 def open_picture(path: Path) -> Generator[Image.Image]:
-    """The picture, opened; whatever Pillow says of a broken one becomes a BadDataset that names it."""
+    """Open a picture.
+
+    Raises:
+        BadDataset: The file is not a picture, or is damaged; raised in the block too, where pixels are read.
+    """
     try:
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise BadDataset(f"{path} cannot be read ({reason}); replace it or take it out of the folder") from None
+        reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise BadDataset(f"{path} cannot be read ({reason}): replace it, or remove it from the folder") from None
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, whatever its mode; what was transparent is white."""
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips instead of scaling
+    """Convert a picture of any mode to RGB, with white for transparency."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips and does not scale
         image = image.point(lambda value: value / 256).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""What a picture shows, in words: from the text beside it, from a list of the whole folder, or from its own name."""
+"""Captions of pictures: from a text file, from a .jsonl list of the folder, or from the file name."""
 
 import json
 import re
@@ -11,24 +11,24 @@ from typing import cast
 from velatura.errors import BadDataset
 
 CAPTION_SUFFIXES = (".txt", ".caption")
-MAX_CAPTION_BYTES = 2**26  # of a list of captions: a million pictures
+MAX_CAPTION_BYTES = 2**26  # a list for a million pictures
 
-# The names that datasets, kohya's tools and SimpleTuner give to the fields of such a list
+# Field names of a list in Hugging Face datasets, kohya's tools and SimpleTuner
 LIST_FILE_FIELDS = ("file_name", "file", "image", "image_path", "path")
 LIST_CAPTION_FIELDS = ("text", "caption", "prompt", "tags")
 
-# Names that a camera or a phone gave: IMG_1234, IMG_E1234, P1010012, PXL_20230101_120000000.PORTRAIT
+# Names given by cameras and phones: IMG_1234, IMG_E1234, P1010012, PXL_20230101_120000000.PORTRAIT
 CAMERA_NAME = re.compile(
     r"_?(fb_)?(img|dsc[fn]?|pxl|mvimg|gopr|g[hpx]|dji|cimg|hpim|imgp|pict|pano|sam_|vid|p(?=\d{7}))[-_ ]?e?\d{3,}",
     re.IGNORECASE,
 )
 HASH_NAME = re.compile(r"(?=.*\d)[0-9a-f-]{16,}", re.IGNORECASE)
 
-# Letters that may end in a number, between spaces or signs: "robot12" is a word, a piece of a hash is none
+# Letters with digits only at the end: "robot12" is a word, part of a hash is not
 WORD = re.compile(r"(?<![^\W_])([^\W\d_]+)\d*(?![^\W_])")
-IDEOGRAM = re.compile("[\u3040-\u9fff\uac00-\ud7af]")  # one of these may be a word alone
+IDEOGRAM = re.compile("[\u3040-\u9fff\uac00-\ud7af]")  # a single one may be a word
 
-# Words that a camera, a phone or a program puts into names: none says what is in the picture
+# Words that cameras, phones and programs put into names, and that do not describe the picture
 MEANINGLESS_WORD = re.compile(
     r"""img | images? | dsc[fn]? | pxl | mvimg | gopr | dji | pano | burst | photos? | pic | pictures? | video | vid
     | scan | scanned | screenshot | screen | shot | snapshot | capture | bildschirmfoto | écran | captura | pantalla
@@ -38,12 +38,12 @@ MEANINGLESS_WORD = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-# The webui drops a number that stands before the words, "0001-a cat" (dataset.py, run on eight names)
+# The web UI drops a number before the words, "0001-a cat" (dataset.py, run on eight names)
 LEADING_NUMBER = re.compile(r"^[-\d]+\s*")
 
 
 class CaptionSource(StrEnum):
-    """Where a caption was found."""
+    """Source of a caption: a text file, a list, or the picture's name."""
 
     TEXT = "text"
     LIST = "list"
@@ -52,7 +52,7 @@ class CaptionSource(StrEnum):
 
 @dataclass(frozen=True)
 class Caption:
-    """What a picture shows, and where that is said; file is the text or list that says it."""
+    """Caption of a picture, with its source and, unless it is the name, the file that it was read from."""
 
     text: str
     source: CaptionSource
@@ -61,30 +61,44 @@ class Caption:
 
 @dataclass(frozen=True)
 class NameRules:
-    """How a caption is made of a file's name: all that the pattern finds, joined; without a pattern the name itself.
+    """Options for captions from file names, as in the web UI.
 
-    These are the webui's options dataset_filename_word_regex and dataset_filename_join_string.
+    Attributes:
+        pattern: Regular expression for words (dataset_filename_word_regex); empty for the whole name.
+        join_string: Put between the words (dataset_filename_join_string).
     """
 
     pattern: str = ""
     join_string: str = " "
 
     def words(self, stem: str) -> str:
-        """The name without its leading number, reduced to what the pattern finds; a group in it is what is kept."""
+        """Return the words of a file name: what the pattern, or a group in it, matches after the leading number.
+
+        Raises:
+            BadDataset: The pattern is not a valid regular expression.
+        """
         caption = LEADING_NUMBER.sub("", stem)
         if not self.pattern:
             return caption
         try:
-            found = cast("list[str | tuple[str, ...]]", re.findall(self.pattern, caption))
+            matches = cast("list[str | tuple[str, ...]]", re.findall(self.pattern, caption))
         except re.error as error:
-            raise BadDataset(f"the pattern {self.pattern!r} for words in file names is broken: {error}") from None
-        return self.join_string.join(words if isinstance(words, str) else "".join(words) for words in found)
+            raise BadDataset(
+                f"the pattern {self.pattern!r} for words in file names is not a regular expression: {error}"
+            ) from None
+        return self.join_string.join(match if isinstance(match, str) else "".join(match) for match in matches)
 
 
 def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRules) -> Caption:
-    """The caption of a picture: its .txt or .caption file, else the folder's list, else its name.
+    """Return the caption of a picture from its .txt or .caption file, else from the folder's list, else from its name.
 
-    listed: what read_lists found in the picture's folder. Raises BadDataset where nothing says anything.
+    Args:
+        path: Picture file.
+        list_captions: Result of `read_caption_lists` for the picture's folder.
+        rules: Make a caption from the name.
+
+    Raises:
+        BadDataset: There is no caption, or its file is empty or not UTF-8 text.
     """
     for suffix in CAPTION_SUFFIXES:
         caption_file = path.with_suffix(suffix)
@@ -94,15 +108,24 @@ def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRu
 
 
 def read_caption_text(path: Path) -> str:
-    """What is written beside a picture, empty where nothing is; raises BadDataset for what is no text."""
-    caption_file = next(
-        (candidate for suffix in CAPTION_SUFFIXES if (candidate := path.with_suffix(suffix)).is_file()), None
-    )
-    return _read_text(caption_file).strip() if caption_file else ""
+    """Return the text of a picture's .txt or .caption file, or an empty string if there is none.
+
+    Raises:
+        BadDataset: The file is not UTF-8 text.
+    """
+    for suffix in CAPTION_SUFFIXES:
+        caption_file = path.with_suffix(suffix)
+        if caption_file.is_file():
+            return _read_text(caption_file).strip()
+    return ""
 
 
 def read_caption_lists(folder: Path) -> dict[str, Caption]:
-    """The captions by the name of the picture, out of the .jsonl files of a folder, such as metadata.jsonl."""
+    """Return the captions in the .jsonl files of a folder, such as metadata.jsonl, by the name of the picture.
+
+    Raises:
+        BadDataset: A line is not JSON, or lacks a file name or a caption.
+    """
     captions = dict[str, Caption]()
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(_read_text(path).splitlines(), 1):
@@ -116,43 +139,47 @@ def _parse_list_line(line: str, location: str) -> tuple[str, str]:
     try:
         parsed: object = json.loads(line)
     except (ValueError, RecursionError):
-        raise BadDataset(f'{location} is no JSON; write {{"file_name": "cat.png", "text": "a cat"}}') from None
+        raise BadDataset(f'{location} is not JSON: write {{"file_name": "cat.png", "text": "a cat"}}') from None
     fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
     name = next((fields[key] for key in LIST_FILE_FIELDS if isinstance(fields.get(key), str)), None)
     caption = next((fields[key] for key in LIST_CAPTION_FIELDS if fields.get(key)), None)
     if isinstance(caption, list):
         caption = ", ".join(map(str, cast("list[object]", caption)))
     if not isinstance(name, str) or not isinstance(caption, str) or not caption.strip():
-        raise BadDataset(f'{location} lacks a file_name or a text; write {{"file_name": "cat.png", "text": "a cat"}}')
+        raise BadDataset(f'{location} lacks a file_name or a text: write {{"file_name": "cat.png", "text": "a cat"}}')
     return name.replace("\\", "/").rsplit("/", 1)[-1], caption.strip()
 
 
 def _read_text(path: Path) -> str:
     if path.stat().st_size > MAX_CAPTION_BYTES:
-        raise BadDataset(f"{path} is longer than {MAX_CAPTION_BYTES >> 20} MiB; split it")
+        raise BadDataset(f"{path} is longer than {MAX_CAPTION_BYTES >> 20} MiB: split it")
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise BadDataset(f"{path} is not UTF-8 text; save the caption as UTF-8") from None
+        raise BadDataset(f"{path} is not UTF-8 text: save the caption as UTF-8") from None
     except OSError as error:
-        raise BadDataset(f"{path} cannot be read ({error.strerror}); let it be read, or remove it") from None
+        raise BadDataset(f"{path} cannot be read ({error.strerror}): change its permissions, or remove it") from None
 
 
 def _read_nonempty_text(path: Path) -> str:
     caption = _read_text(path).strip()
     if not caption:
-        raise BadDataset(f"{path} is empty; write what the picture shows into it, or remove it")
+        raise BadDataset(f"{path} is empty: write what the picture shows into it, or remove it")
     return caption
 
 
 def caption_from_name(path: Path, rules: NameRules) -> str:
-    """What a picture's name says; raises BadDataset for names by cameras and the like, which say nothing."""
+    """Return the caption in a picture's name.
+
+    Raises:
+        BadDataset: The name has no words, or was given by a camera or program.
+    """
     caption = rules.words(path.stem).strip()
     has_words = any(map(_is_meaningful, WORD.findall(caption)))
     if not has_words or CAMERA_NAME.match(path.stem) or HASH_NAME.fullmatch(path.stem):
         raise BadDataset(
-            f"{path} has no caption: its name says nothing and there is no {path.stem}.txt; "
-            "write what the picture shows into that file, or name the picture so"
+            f"{path} has no caption, because there is no {path.stem}.txt and the name does not describe the picture: "
+            "write what the picture shows into that file, or rename the picture"
         )
     return caption
 

@@ -1,4 +1,4 @@
-"""The page on which captions are looked through: a small web server for one person on this machine."""
+"""Web server for the page on which captions are reviewed, for one person on this machine."""
 
 import io
 import json
@@ -22,12 +22,21 @@ from velatura.errors import BadDataset, VelaturaError
 
 LOOPBACK_HOST = "127.0.0.1"
 THUMBNAIL_PIXELS = 512
-MAX_REQUEST_BYTES = 2**20  # of a change
+MAX_REQUEST_BYTES = 2**20
+WRONG_TOKEN = "open the address that velatura printed, with its token"
 HTML_TYPE, JSON_TYPE, JPEG_TYPE = "text/html; charset=utf-8", "application/json", "image/jpeg"
 
 
 class ReviewServer(ThreadingHTTPServer):
-    """Serves an album on the loopback address, to whoever knows the token in its address."""
+    """HTTP server for a `CaptionEditor` on the loopback address, for clients that know the token in the URL.
+
+    Args:
+        editor: Editor of the captions.
+        port: Port, or 0 for a free one.
+
+    Raises:
+        BadDataset: The port is in use.
+    """
 
     daemon_threads = True
 
@@ -40,26 +49,26 @@ class ReviewServer(ThreadingHTTPServer):
         try:
             super().__init__((LOOPBACK_HOST, port), _RequestHandler)
         except OSError as error:
-            raise BadDataset(f"port {port} cannot be served ({error.strerror}); choose another") from None
+            raise BadDataset(f"port {port} cannot be used ({error.strerror}): choose another") from None
 
     @property
     def url(self) -> str:
-        """The page's address; the token in it lets change captions, so it is not for others."""
+        """Return the URL of the page. Its token allows changing captions, so it must not be passed on."""
         return f"http://{LOOPBACK_HOST}:{self.server_port}/?token={self.token}"
 
     def wait(self) -> None:
-        """Wait until it is shut down, or Ctrl-C is pressed."""
+        """Wait until the server is shut down, or Ctrl-C is pressed."""
         self._shutdown_event.wait()
 
     def shutdown(self) -> None:
-        """End the serving."""
+        """Stop the server."""
         super().shutdown()
         self._shutdown_event.set()
 
 
 @contextmanager
 def serve(editor: CaptionEditor, port: int = 0) -> Generator[ReviewServer]:
-    """Serve an album while the block runs."""
+    """Run a server in a thread while the block runs."""
     with ReviewServer(editor, port) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
@@ -71,7 +80,7 @@ def serve(editor: CaptionEditor, port: int = 0) -> Generator[ReviewServer]:
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
-    """Answers one request."""
+    """Handler of one request."""
 
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds
@@ -81,25 +90,26 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return cast("ReviewServer", self.server)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the library's
-        """Say nothing: the token is in the address."""
+        """Log nothing, because the URL contains the token."""
 
     def do_GET(self) -> None:
-        """The page, the captions, or a picture."""
+        """Send the page, all captions, or a picture."""
         address = urlsplit(self.path)
         if not self._is_authorized():
-            self._refuse(HTTPStatus.FORBIDDEN, "open the address that velatura printed, with its token")
+            self._refuse(HTTPStatus.FORBIDDEN, WRONG_TOKEN)
         elif address.path == "/":
             self._send(HTML_TYPE, _render_page(self._review_server).encode())
-        elif address.path == "/album":
+        elif address.path == "/captions":
+            editor = self._review_server.editor
             with self._review_server.lock:
-                self._send_json(_editor_state(self._review_server.editor, range(len(self._review_server.editor.paths))))
+                self._send_json(_editor_state(editor, range(len(editor.paths))))
         elif address.path.startswith("/picture/"):
             self._send_picture(address.path.removeprefix("/picture/"))
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def do_POST(self) -> None:
-        """Change captions."""
+        """Change captions and send those that changed."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
             self.close_connection = True
@@ -107,18 +117,17 @@ class _RequestHandler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(length))
         if not self._is_authorized() or urlsplit(self.path).path != "/change":
-            self._refuse(HTTPStatus.FORBIDDEN, "open the address that velatura printed, with its token")
+            self._refuse(HTTPStatus.FORBIDDEN, WRONG_TOKEN)
             return
+        editor = self._review_server.editor
         with self._review_server.lock:
             try:
-                self._send_json(
-                    _editor_state(self._review_server.editor, _apply_change(self._review_server.editor, body))
-                )
+                self._send_json(_editor_state(editor, _apply_change(editor, body)))
             except VelaturaError as error:
                 self._refuse(HTTPStatus.CONFLICT, str(error))
 
     def _is_authorized(self) -> bool:
-        """Whether the token is right, and the host is this one: a page elsewhere whose name leads here has another."""
+        """Return True if the token is right and the Host header is this machine's, which prevents DNS rebinding."""
         token = parse_qs(urlsplit(self.path).query).get("token", [""])[0]
         hosts = {f"{name}:{self._review_server.server_port}" for name in (LOOPBACK_HOST, "localhost")}
         return compare_digest(token.encode(), self._review_server.token.encode()) and self.headers.get("Host") in hosts
@@ -162,7 +171,7 @@ def _render_page(server: ReviewServer) -> str:
 
 
 def _editor_state(editor: CaptionEditor, numbers: Collection[int]) -> dict[str, object]:
-    """The captions of some pictures, and what can be undone."""
+    """Return the captions of some pictures, and how many changes can be undone and redone."""
     captions = editor.captions
     pictures = [
         {"id": number, "name": editor.paths[number].relative_to(editor.folder).as_posix(), "caption": captions[number]}
@@ -173,13 +182,13 @@ def _editor_state(editor: CaptionEditor, numbers: Collection[int]) -> dict[str, 
 
 
 def _apply_change(editor: CaptionEditor, body: bytes) -> Collection[int]:
-    """Do what a request asks, and return the pictures whose captions changed."""
+    """Carry out the change that a request asks for, and return the numbers of the pictures that changed."""
     try:
         request = cast("dict[str, Any]", json.loads(body))
         numbers = [int(number) for number in request.get("ids", [])]
         action, tag, text = (str(request.get(name, "")) for name in ("action", "tag", "text"))
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise BadDataset("the change cannot be understood; load the page again") from None
+        raise BadDataset("the request cannot be read: load the page again") from None
     actions: Mapping[str, Callable[[], Collection[int]]] = {
         "set": lambda: editor.set(numbers[0] if numbers else -1, text),
         "add": lambda: editor.add(numbers, tag),
@@ -190,7 +199,7 @@ def _apply_change(editor: CaptionEditor, body: bytes) -> Collection[int]:
         "redo": editor.redo,
     }
     if action not in actions:
-        raise BadDataset(f"there is no action {action!r}; load the page again")
+        raise BadDataset(f"there is no action {action!r}: load the page again")
     return actions[action]()
 
 

@@ -1,4 +1,4 @@
-"""Where in a picture the eye goes: what stands out, or faces where OpenCV is there to find them."""
+"""Maps of what is important in a picture: what stands out, faces (needs OpenCV), or the middle."""
 
 import importlib
 from collections.abc import Callable
@@ -16,27 +16,31 @@ SaliencyMap = NDArray[np.float64]
 FocusFunction = Callable[[Image.Image], SaliencyMap]
 
 
+MAP_SIDE = 64  # of the reduced picture whose spectrum is computed (Hou and Zhang 2007)
+CENTRE_BIAS = 0.2  # weight of the middle in a map, so that a crop keeps the middle if nothing stands out
+POSITIONS_PER_SIDE = 65  # of a crop, along either side
+FACE_CASCADE = "haarcascade_frontalface_default.xml"
+MIN_FACE_SHARE = 0.05  # of the picture's shorter side
+_OPENCV_ADVICE = 'pip install "opencv-python-headless<5", or choose another focus'
+
+
 class FaceDetector(Protocol):
-    """What is used of an OpenCV cascade."""
+    """The part of an OpenCV cascade classifier that is used here."""
 
     def detectMultiScale(  # noqa: N802
         self, image: NDArray[np.uint8], scale: float, neighbours: int, flags: int, min_size: ImageSize, /
     ) -> list[tuple[int, int, int, int]]:
-        """Find boxes (left, top, width, height)."""
+        """Return boxes (left, top, width, height)."""
         ...
 
 
-MAP_SIDE = 64  # of the picture in which the spectrum is looked at (Hou and Zhang 2007)
-CENTRE_BIAS = 0.2  # of the saliency of a picture; so that where nothing stands out the middle is kept
-POSITIONS_PER_SIDE = 65  # tried along each side
-FACE_CASCADE = "haarcascade_frontalface_default.xml"
-MIN_FACE_SHARE = 0.05  # of the picture's shorter side
-
-
 def saliency_map(image: Image.Image) -> SaliencyMap:
-    """A map (height, width) of sum 1: what differs from the rest in frequencies and in colour, a little in the middle.
+    """Return a map of what differs from the rest in frequency and colour, with some weight on the middle.
 
-    The spectral residual of Hou and Zhang (2007), and the distance from the mean colour (Achanta et al. 2009).
+    Spectral residual of Hou and Zhang (2007), and distance from the mean colour (Achanta et al. 2009).
+
+    Returns:
+        (MAP_SIDE, MAP_SIDE), of sum 1.
     """
     small = image.convert("RGB").resize((MAP_SIDE, MAP_SIDE), Image.Resampling.LANCZOS)
     values = np.asarray(small.convert("LAB"), dtype=np.float64)
@@ -46,9 +50,10 @@ def saliency_map(image: Image.Image) -> SaliencyMap:
 
 
 def face_map(image: Image.Image) -> SaliencyMap:
-    """A map of the faces found, each counting as its area; where none is found, what stands out.
+    """Return a map of faces, which count by their area; without any face, return the `saliency_map`.
 
-    Raises BadDataset without OpenCV, or with one that has no face detector of its own (5 has none).
+    Raises:
+        BadDataset: OpenCV is not installed, or has no face detector (version 5).
     """
     face_boxes = _detect_faces(image.convert("L"))
     if not face_boxes:
@@ -61,7 +66,7 @@ def face_map(image: Image.Image) -> SaliencyMap:
 
 
 def centre_map(image: Image.Image) -> SaliencyMap:  # noqa: ARG001
-    """A map that knows only the middle."""
+    """Return a map of the middle, the same for every picture."""
     return _centre_gaussian()
 
 
@@ -69,7 +74,13 @@ FOCUSES: dict[str, FocusFunction] = {"middle": centre_map, "salient": saliency_m
 
 
 def best_box(size: ImageSize, target: ImageSize, importance: SaliencyMap) -> CropBox:
-    """The largest box of the target's shape with most of the map in it, the one nearest the middle of equal ones."""
+    """Return the largest box of the target's aspect ratio that covers most of a map, the most central of equal ones.
+
+    Args:
+        size: (width, height) of the picture.
+        target: Size with the aspect ratio of the box.
+        importance: Map of sum 1.
+    """
     (width, height), (target_width, target_height) = size, target
     scale = min(width / target_width, height / target_height)
     crop_width, crop_height = target_width * scale, target_height * scale
@@ -88,7 +99,7 @@ def best_box(size: ImageSize, target: ImageSize, importance: SaliencyMap) -> Cro
 
 
 def _sum_in_box(integral_image: SaliencyMap, box: CropBox, size: ImageSize) -> float:
-    """The share of a map in a box, from its sums over all above and left, between whose places it is interpolated."""
+    """Return the sum of a map in a box, by bilinear interpolation of its integral image."""
     columns = np.clip(np.array([box[0], box[2]]) / size[0] * MAP_SIDE, 0, MAP_SIDE)
     rows = np.clip(np.array([box[1], box[3]]) / size[1] * MAP_SIDE, 0, MAP_SIDE)
     corners = np.array(
@@ -113,7 +124,7 @@ def _spectral_residual(grey: SaliencyMap) -> SaliencyMap:
 
 
 def _box_blur(values: SaliencyMap, length: int) -> SaliencyMap:
-    """The mean around each place, the picture going on at its other side."""
+    """Return the mean around every position; the picture wraps around at its edges."""
     shifts = range(-(length // 2), length // 2 + 1)
     rows = np.mean([np.roll(values, shift, 0) for shift in shifts], axis=0)
     return np.mean([np.roll(rows, shift, 1) for shift in shifts], axis=0)
@@ -130,22 +141,22 @@ def _centre_gaussian() -> SaliencyMap:
 
 
 def _detect_faces(grey: Image.Image) -> list[CropBox]:
-    """The faces in a picture, in shares of its width and height."""
+    """Return the boxes of faces, as shares of the picture's width and height."""
     detector = _load_detector()
     min_side = max(16, round(min(grey.size) * MIN_FACE_SHARE))
     boxes = detector.detectMultiScale(np.asarray(grey), 1.1, 6, 0, (min_side, min_side))
     width, height = grey.size
-    return [(x / width, y / height, (x + across) / width, (y + down) / height) for x, y, across, down in boxes]
+    return [
+        (left / width, top / height, (left + face_width) / width, (top + face_height) / height)
+        for left, top, face_width, face_height in boxes
+    ]
 
 
 def _load_detector() -> FaceDetector:
     try:
         cv2 = importlib.import_module("cv2")
     except ImportError:
-        raise BadDataset(f"faces are found by OpenCV, which is not installed: {_OPENCV_ADVICE}") from None
+        raise BadDataset(f"the focus on faces needs OpenCV, which is not installed: {_OPENCV_ADVICE}") from None
     if not hasattr(cv2, "CascadeClassifier"):
-        raise BadDataset(f"OpenCV {cv2.__version__} has no face detector of its own: {_OPENCV_ADVICE}")
+        raise BadDataset(f"OpenCV {cv2.__version__} does not contain a face detector: {_OPENCV_ADVICE}")
     return cast("FaceDetector", cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / FACE_CASCADE)))
-
-
-_OPENCV_ADVICE = 'pip install "opencv-python-headless<5", or choose another focus'

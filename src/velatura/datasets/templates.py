@@ -1,4 +1,4 @@
-"""From a caption to the text that is learned: templates with [name] and [filewords], tags shuffled and dropped."""
+"""Templates that turn a caption into a training text: [name] and [filewords], shuffled and dropped tags."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,10 +40,17 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class CaptionTemplate:
-    """How the text to learn is made of a caption, as in the webui.
+    """Template that turns a caption into a training text, as in the web UI.
 
-    lines: templates, one of which is drawn each time. name: what [name] stands for. tag_dropout: the share of tags
-    left out. keep_tags: how many of the first tags are neither shuffled nor dropped.
+    Attributes:
+        lines: Texts with [name] and [filewords], of which one is chosen at random every time.
+        name: Replaces [name].
+        shuffles_tags: Shuffle the comma-separated tags of the caption.
+        tag_dropout: Share of tags to leave out, 0 to 1.
+        keep_tags: Number of first tags that are neither shuffled nor left out.
+
+    Raises:
+        BadDataset: There are no lines, or a number is out of range.
     """
 
     lines: Sequence[str] = (FILEWORDS_PLACEHOLDER,)
@@ -54,28 +61,31 @@ class CaptionTemplate:
 
     def __post_init__(self) -> None:
         if not self.lines:
-            raise BadDataset("a template without a line says nothing; write one text a line, such as [filewords]")
+            raise BadDataset("the template has no lines: write one text per line, such as [filewords]")
         if not 0 <= self.tag_dropout <= 1:
-            raise BadDataset(f"a share of {self.tag_dropout:g} of tags cannot be dropped; choose one from 0 to 1")
+            raise BadDataset(f"tag_dropout is {self.tag_dropout:g}: choose a share from 0 to 1")
         if self.keep_tags < 0:
-            raise BadDataset(f"{self.keep_tags} tags cannot be kept in their place; choose a number from 0")
+            raise BadDataset(f"keep_tags is {self.keep_tags}: choose 0 or more")
 
     @property
     def is_fixed(self) -> bool:
-        """Whether a caption gives the same text every time."""
-        varies = any(FILEWORDS_PLACEHOLDER in line for line in self.lines) and (
-            self.shuffles_tags or self.tag_dropout > 0
-        )
-        return len(self.lines) == 1 and not varies
+        """Return True if a caption gives the same text every time."""
+        uses_caption = any(FILEWORDS_PLACEHOLDER in line for line in self.lines)
+        changes_tags = self.shuffles_tags or self.tag_dropout > 0
+        return len(self.lines) == 1 and not (uses_caption and changes_tags)
 
     def draw(self, caption: str, rng: Random) -> str:
-        """One text for the caption; drawn in this order: a template, a number for each tag, the shuffle."""
-        line = rng.choice(self.lines)
-        return line.replace(FILEWORDS_PLACEHOLDER, ",".join(self._tags(caption, rng))).replace(
-            NAME_PLACEHOLDER, self.name
-        )
+        """Return a text for the caption.
 
-    def _tags(self, caption: str, rng: Random) -> list[str]:
+        Args:
+            caption: Caption of a picture.
+            rng: Draws a line, then a number per tag for the dropout, then the shuffle: the order of the web UI.
+        """
+        line = rng.choice(self.lines)
+        filewords = ",".join(self._draw_tags(caption, rng))
+        return line.replace(FILEWORDS_PLACEHOLDER, filewords).replace(NAME_PLACEHOLDER, self.name)
+
+    def _draw_tags(self, caption: str, rng: Random) -> list[str]:
         tags = caption.split(",")
         fixed, free = tags[: self.keep_tags], tags[self.keep_tags :]
         if self.tag_dropout:
@@ -86,15 +96,25 @@ class CaptionTemplate:
 
 
 def template_lines(template: str | Path) -> list[str]:
-    """The lines of a template by its name, or of a text file: one template a line, an empty one for an empty line."""
+    """Return the lines of a template.
+
+    Args:
+        template: Name in `TEMPLATES`, or path of a text file with one text per line, which may be empty.
+
+    Raises:
+        UnknownName: There is neither such a template nor such a file.
+        BadDataset: The file is too long, or not UTF-8 text.
+    """
     if isinstance(template, str) and template in TEMPLATES:
         return list(TEMPLATES[template])
     path = Path(template).expanduser()
     if not path.is_file():
         raise UnknownName.with_suggestions("template", str(template), TEMPLATES)
     if path.stat().st_size > MAX_TEMPLATE_BYTES:
-        raise BadDataset(f"{path} is longer than {MAX_TEMPLATE_BYTES >> 20} MiB; give a text of one template a line")
+        raise BadDataset(
+            f"{path} is longer than {MAX_TEMPLATE_BYTES >> 20} MiB: give a text file with one text per line"
+        )
     try:
         return [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
-        raise BadDataset(f"{path} is not UTF-8 text; save the templates as UTF-8") from None
+        raise BadDataset(f"{path} is not UTF-8 text: save the templates as UTF-8") from None

@@ -1,5 +1,5 @@
-"""Models that write captions.
+"""Models that write captions: ONNX taggers (WD14, DeepDanbooru), BLIP and other transformers models, the tiny base.
 
-ONNX taggers, BLIP and other transformers models, and the tiny base. Each has `caption(image)`, the protocol
-`Captioner` of ../write_captions.py. Open tiny_captioner.py first: it needs no download.
+Open `captioner.py` first: `open_captioner` opens each of them, and the protocol `Captioner` says what they have in
+common.
 """

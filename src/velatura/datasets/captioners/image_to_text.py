@@ -1,4 +1,4 @@
-"""Sentences by vision-language models of transformers, such as BLIP, from a local folder."""
+"""Captions in sentences by vision-language models of transformers, such as BLIP, from a local folder."""
 
 import importlib
 import warnings
@@ -12,11 +12,18 @@ from velatura.errors import BadDataset
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.tensors import DAMAGED_FILE_ERRORS
 
-BEAM_COUNT, MIN_TOKENS, MAX_TOKENS = 1, 24, 48  # the webui's own for BLIP: beams, and length in tokens
+BEAM_COUNT, MIN_TOKENS, MAX_TOKENS = 1, 24, 48  # the web UI's defaults for BLIP
 
 
 class TransformersCaptioner:
-    """Describes pictures in a sentence."""
+    """Captioner that describes a picture in a sentence.
+
+    Args:
+        folder: Folder of a transformers model for image to text.
+
+    Raises:
+        BadDataset: The folder's model cannot be opened.
+    """
 
     def __init__(self, folder: Path) -> None:
         transformers: Any = importlib.import_module("transformers")
@@ -33,11 +40,11 @@ class TransformersCaptioner:
                 ).eval()
         except (OSError, *DAMAGED_FILE_ERRORS) as error:
             reason = " ".join(str(error).split())[:200]
-            raise BadDataset(f"{folder} holds no captioner that can be opened ({reason}); download it again") from None
+            raise BadDataset(f"the captioner in {folder} cannot be opened ({reason}): download it again") from None
 
     @torch.no_grad()
     def caption(self, image: Image.Image) -> str:
-        """One sentence."""
+        """Return one sentence about an RGB picture."""
         inputs = self._processor(images=image, return_tensors="pt")
         ids = self._model.generate(**inputs, num_beams=BEAM_COUNT, min_length=MIN_TOKENS, max_length=MAX_TOKENS)
         (sentence,) = cast("list[str]", self._processor.batch_decode(ids, skip_special_tokens=True))

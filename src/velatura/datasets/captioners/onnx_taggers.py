@@ -1,4 +1,4 @@
-"""Tags by classifiers in ONNX: the WD14 taggers and DeepDanbooru, from a folder."""
+"""Captions of tags by classifiers in ONNX: WD14 taggers and DeepDanbooru, from a local folder."""
 
 import csv
 import importlib
@@ -13,32 +13,42 @@ from PIL import Image
 
 from velatura.errors import BadDataset, BadFile
 
-RATING_CATEGORY = "9"  # a WD14 tagger's category of "general", "sensitive", ...
+RATING_CATEGORY = "9"  # of "general", "sensitive", ... in a WD14 tagger
 WD14_TAG_FILE, BOORU_TAG_FILE = "selected_tags.csv", "tags.txt"
-EMOTICON_LENGTH = 3  # 0_0 and >_< keep what is an underscore in all others
+WD14_THRESHOLD, BOORU_THRESHOLD = 0.35, 0.5
+EMOTICON_LENGTH = 3  # 0_0 and >_< keep their underscores
 
 
 class OnnxSession(Protocol):
-    """What is used of an onnxruntime session."""
+    """The part of an onnxruntime session that is used here."""
 
     def run(self, outputs: None, inputs: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """The values of all outputs."""
+        """Return the values of all outputs."""
         ...
 
 
 @dataclass(frozen=True)
 class Tagger:
-    """Says which tags are likelier than a threshold: WD14's likeliest first, DeepDanbooru's by the alphabet."""
+    """Captioner that lists the tags above a threshold, WD14's by probability, DeepDanbooru's by the alphabet.
+
+    Attributes:
+        session: Classifier.
+        input_name: Name of its input.
+        pixels: Side of its input.
+        tags: Tag of every output, None for a rating.
+        threshold: Least probability of a tag.
+        is_booru: DeepDanbooru and not WD14.
+    """
 
     session: OnnxSession
     input_name: str
     pixels: int
-    tags: Sequence[str | None]  # None where a label is no tag but a rating
+    tags: Sequence[str | None]
     threshold: float
     is_booru: bool
 
     def caption(self, image: Image.Image) -> str:
-        """The tags, joined by commas."""
+        """Return the tags of an RGB picture, joined by commas."""
         (probabilities,) = self.session.run(None, {self.input_name: self._prepare_pixels(image)})[:1]
         scored_tags = [
             (float(probability), tag) for probability, tag in zip(probabilities[0], self.tags, strict=True) if tag
@@ -48,7 +58,7 @@ class Tagger:
         return ", ".join(format_tag(tag) for _, tag in ordered)
 
     def _prepare_pixels(self, image: Image.Image) -> NDArray[np.float32]:
-        """The picture on a white square (1, pixels, pixels, 3): blue first, to 255, or red first, to 1."""
+        """Return the picture on a white square, (1, pixels, pixels, 3): BGR to 255 (WD14) or RGB to 1 (booru)."""
         square = Image.new("RGB", (max(image.size), max(image.size)), "white")
         square.paste(image, ((square.width - image.width) // 2, (square.height - image.height) // 2))
         values = np.asarray(square.resize((self.pixels, self.pixels), Image.Resampling.BICUBIC), dtype=np.float32)
@@ -57,33 +67,39 @@ class Tagger:
 
 
 def open_tagger(folder: Path, threshold: float | None = None) -> Tagger:
-    """The tagger in a folder: a .onnx file beside selected_tags.csv (WD14) or tags.txt (DeepDanbooru).
+    """Open a tagger: an .onnx file beside selected_tags.csv (WD14) or tags.txt (DeepDanbooru).
 
-    threshold: 0.35 for WD14, 0.5 for DeepDanbooru where none is given.
+    Args:
+        folder: Folder of both files.
+        threshold: Least probability of a tag; by default 0.35 for WD14 and 0.5 for DeepDanbooru.
+
+    Raises:
+        BadDataset: The folder has no tagger, or onnxruntime is not installed.
+        BadFile: A file is damaged, or the list of tags does not fit the model.
     """
     models = sorted(folder.glob("*.onnx"))
     is_booru = not (folder / WD14_TAG_FILE).is_file()
     if len(models) != 1 or (is_booru and not (folder / BOORU_TAG_FILE).is_file()):
         raise BadDataset(
-            f"{folder} holds no tagger: one .onnx file beside {WD14_TAG_FILE} or {BOORU_TAG_FILE} is wanted"
+            f"{folder} does not contain a tagger: put one .onnx file beside {WD14_TAG_FILE} or {BOORU_TAG_FILE}"
         )
     session, name, pixels, label_count = _open_session(models[0])
     tags = _read_booru_tags(folder / BOORU_TAG_FILE) if is_booru else _read_wd14_tags(folder / WD14_TAG_FILE)
     if len(tags) != label_count:
-        raise BadFile(f"{models[0]} tells {label_count} labels, its list has {len(tags)}: download both again")
-    return Tagger(
-        session, name, pixels, tags, (0.5 if is_booru else 0.35) if threshold is None else threshold, is_booru
-    )
+        raise BadFile(f"{models[0]} has {label_count} labels, its list has {len(tags)}: download both again")
+    if threshold is None:
+        threshold = BOORU_THRESHOLD if is_booru else WD14_THRESHOLD
+    return Tagger(session, name, pixels, tags, threshold, is_booru)
 
 
 def format_tag(tag: str) -> str:
-    """The tag as a prompt has it: spaces for underscores, brackets escaped."""
+    """Return a tag as prompts need it: spaces for underscores, and escaped parentheses."""
     spaced = tag if len(tag) <= EMOTICON_LENGTH else tag.replace("_", " ")
     return spaced.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
 
 
 def _open_session(path: Path) -> tuple[OnnxSession, str, int, int]:
-    """The model, the name of its input, the pixels that it wants and how many labels it gives."""
+    """Return the model, the name of its input, the side of its input in pixels and the number of its labels."""
     try:
         onnx = importlib.import_module("onnxruntime")
     except ImportError:
@@ -94,7 +110,7 @@ def _open_session(path: Path) -> tuple[OnnxSession, str, int, int]:
         pixels, label_count = int(model_input.shape[1]), int(model_output.shape[-1])
     except Exception as error:  # noqa: BLE001 - its own errors share no other class
         reason = str(error)[:100]
-        raise BadFile(f"{path} is no tagger that can be run ({reason}): download it again") from None
+        raise BadFile(f"{path} cannot be run as a tagger ({reason}): download it again") from None
     return cast("OnnxSession", session), str(model_input.name), pixels, label_count
 
 
@@ -102,7 +118,7 @@ def _read_wd14_tags(path: Path) -> list[str | None]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"name", "category"} <= set(rows[0]):
-        raise BadFile(f"{path} lists no tags with a name and a category: download it again")
+        raise BadFile(f"{path} has no tags with a name and a category: download it again")
     return [None if row["category"] == RATING_CATEGORY else row["name"] for row in rows]
 
 

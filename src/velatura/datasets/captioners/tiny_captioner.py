@@ -1,4 +1,4 @@
-"""Captions by the tiny base itself, which knows the small world that was drawn for it and no other."""
+"""Captions by the tiny base itself, which knows only the drawings that it was trained on."""
 
 from functools import cached_property
 from itertools import product
@@ -20,15 +20,13 @@ from velatura.tiny import DATA_FOLDER, tiny
 COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "white", "black")
 PLACES_WITHOUT_TIME = ("under the sea", "in space", "in a room")
 PLACES = (
-    *(
-        "on the beach",
-        "in the desert",
-        "in the snow",
-        "in the forest",
-        "in a meadow",
-        "in the mountains",
-        "in the city",
-    ),
+    "on the beach",
+    "in the desert",
+    "in the snow",
+    "in the forest",
+    "in a meadow",
+    "in the mountains",
+    "in the city",
     *PLACES_WITHOUT_TIME,
 )
 TIMES = ("by day", "at sunset", "at night")
@@ -37,10 +35,10 @@ TEXT_BATCH_SIZE = 256
 
 
 class TinyCaptioner:
-    """Says of a picture which subject of which colour is where, and at which time.
+    """Captioner that names the subject of a picture with its colour, place and time of day.
 
-    Colour, place and time are those whose caption is nearest to the picture in the base's CLIP; of subjects that knows
-    next to nothing, so the base's UNet tells those, see tiny_subjects.py.
+    Colour, place and time are those whose caption has the CLIP embedding nearest to the picture's. The tiny CLIP hardly
+    distinguishes subjects, so the base's UNet finds the subject, see tiny_subjects.py.
     """
 
     def __init__(self) -> None:
@@ -51,10 +49,10 @@ class TinyCaptioner:
 
     @torch.no_grad()
     def caption(self, image: Image.Image) -> str:
-        """Such as "a red house on the beach at night"."""
+        """Return a caption such as "a red house on the beach at night"."""
         pixels = to_pixels(image)
         colour, place, time = self._find_setting(pixels)
-        [subject] = self._subjects.find(pixels)
+        subject = self._subjects.find(pixels)[0]
         return f"{_with_article(colour)} {subject} {place} {time}".strip()
 
     def _find_setting(self, pixels: Tensor) -> tuple[str, str, str]:
@@ -64,7 +62,7 @@ class TinyCaptioner:
 
     @cached_property
     def _setting_embeddings(self) -> tuple[list[tuple[str, str, str]], Tensor]:
-        """Colours, places and times, and what the text tower says of them, the mean over all subjects."""
+        """Return all (colour, place, time), and their text embeddings, averaged over all subjects."""
         times = {place: ("",) if place in PLACES_WITHOUT_TIME else TIMES for place in PLACES}
         settings = [(colour, place, time) for colour, place in product(COLOURS, PLACES) for time in times[place]]
         texts = [
@@ -72,30 +70,26 @@ class TinyCaptioner:
             for colour, place, time in settings
             for subject in SUBJECTS
         ]
-        embeddings = torch.cat(
-            [
-                self._encode_texts(texts[start : start + TEXT_BATCH_SIZE])
-                for start in range(0, len(texts), TEXT_BATCH_SIZE)
-            ]
-        )
+        starts = range(0, len(texts), TEXT_BATCH_SIZE)
+        embeddings = torch.cat([self._encode_texts(texts[start : start + TEXT_BATCH_SIZE]) for start in starts])
         return settings, F.normalize(embeddings.view(len(settings), len(SUBJECTS), -1).mean(dim=1), dim=-1)
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
-        """What the text tower says (texts, features), of length 1."""
+        """Return text embeddings of length 1, (texts, features)."""
         ids = self._text_encoder.tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
         pooled = self._text_encoder.model(input_ids=cast("Tensor", ids)).pooler_output
         return F.normalize(cast("Tensor", pooled) @ self._projection.T, dim=-1)
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """The picture (1, 3, 64, 64), from -1 to 1."""
+    """Return the picture as (1, 3, 64, 64), from -1 to 1."""
     size = PICTURE_PIXELS, PICTURE_PIXELS
     values = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), dtype=np.float32)
     return torch.tensor(values / 127.5 - 1).permute(2, 0, 1)[None]
 
 
 def load_vision_tower(folder: Path) -> tuple[nn.Module, Tensor]:
-    """A CLIP's vision tower with its projection, in float32, and the projection of its text tower."""
+    """Load the vision tower of a CLIP with its projection, and the projection of its text tower, in float32."""
     config: Any = CLIPVisionConfig
     vision = cast("nn.Module", CLIPVisionModelWithProjection(config.from_pretrained(folder, local_files_only=True)))
     vision.float()

@@ -1,4 +1,4 @@
-"""Which of its twenty subjects a picture of the tiny base's world shows, told by what its UNet makes of the picture."""
+"""Subject of a picture, one of the tiny base's twenty, from features of its UNet."""
 
 import copy
 from pathlib import Path
@@ -13,33 +13,53 @@ from velatura.tiny import DATA_FOLDER
 
 SUBJECT_MAP_FILE = DATA_FOLDER / "tiny_subjects.safetensors"
 SUBJECTS = (
-    *("house", "tree", "boat", "fish", "cat", "bird", "flower", "mug", "star", "car", "rocket", "mushroom", "balloon"),
-    *("lighthouse", "umbrella", "apple", "butterfly", "crown", "bell", "key"),
+    "house",
+    "tree",
+    "boat",
+    "fish",
+    "cat",
+    "bird",
+    "flower",
+    "mug",
+    "star",
+    "car",
+    "rocket",
+    "mushroom",
+    "balloon",
+    "lighthouse",
+    "umbrella",
+    "apple",
+    "butterfly",
+    "crown",
+    "bell",
+    "key",
 )
-FEATURE_TIMESTEP = 100  # of 0 to 999; of blocks and timesteps tried, these features tell subjects best
+# Block and timestep (of 0 to 999) whose features distinguish subjects best, of those tried
+FEATURE_TIMESTEP = 100
 UP_BLOCK_COUNT = 2  # of three
 
 
 class UNetFeatures(nn.Module):
-    """What the second up block of the tiny base's UNet holds of pictures, each channel's mean and most: (batch, 256).
+    """Features of pictures: mean and maximum of every channel after the second up block of the UNet, (batch, 256).
 
-    CLIP hardly knows the subjects apart (it finds one in ten), but the UNet must, to paint them.
+    The tiny CLIP hardly distinguishes the subjects (it finds one in ten). The UNet must, to generate them.
     """
 
     def __init__(self, base: Base) -> None:
         super().__init__()
         self._base = copy.copy(base)
         self._base.unet = unet = copy.copy(base.unet)
-        unet._modules = dict(unet._modules)  # the copy lacks its last block and its head, the base keeps them
-        headless = cast("Any", unet)
-        headless.up_blocks = base.unet.up_blocks[:UP_BLOCK_COUNT]
-        headless.conv_norm_out, headless.conv_out = None, nn.Identity()
+        unet._modules = dict(unet._modules)  # so that the base keeps the last block and the head that the copy loses
+        truncated_unet = cast("Any", unet)
+        truncated_unet.up_blocks = base.unet.up_blocks[:UP_BLOCK_COUNT]
+        truncated_unet.conv_norm_out = None
+        truncated_unet.conv_out = nn.Identity()
         self._empty_context = base.text.conditioning([""]).context
         self._noise = torch.randn((1, *_latent_shape(base)), generator=torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels: (batch, 3, 64, 64), from -1 to 1."""
+        """Return the features of pictures, (batch, 3, 64, 64), from -1 to 1."""
         timesteps = torch.full((len(pixels),), FEATURE_TIMESTEP)
         noisy = self._base.schedule.add_noise(
             self._base.encode(pixels), self._noise.expand(len(pixels), -1, -1, -1), timesteps
@@ -49,9 +69,11 @@ class UNetFeatures(nn.Module):
 
 
 class SubjectFinder:
-    """Names the subject of pictures: the likeliest by a linear map of the features, fitted to drawings in all styles.
+    """Classifier of subjects: a linear map of `UNetFeatures`, fitted by tools/tiny_subjects.py to drawings.
 
-    tools/tiny_subjects.py made the map.
+    Args:
+        base: Tiny base.
+        file: File of the map.
     """
 
     def __init__(self, base: Base, file: Path = SUBJECT_MAP_FILE) -> None:
@@ -60,7 +82,7 @@ class SubjectFinder:
         self._weight, self._bias = state["weight"].float(), state["bias"].float()
 
     def find(self, pixels: Tensor) -> list[str]:
-        """The subject of each picture; pixels: (batch, 3, 64, 64), from -1 to 1."""
+        """Return the most probable subject of each picture, (batch, 3, 64, 64), from -1 to 1."""
         logits = self._features(pixels) @ self._weight.T + self._bias  # (batch, 20)
         return [SUBJECTS[index] for index in logits.argmax(dim=1).tolist()]
 
