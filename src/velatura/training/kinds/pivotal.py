@@ -16,7 +16,7 @@ from velatura.card import Card
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.embedding import SINGLE_KEYS, Embedding
 from velatura.overlays.hooks.seams import Undo
-from velatura.overlays.lora.lora import Lora
+from velatura.overlays.lora.lora import BundledEmbeddings, Lora
 from velatura.overlays.overlay import Overlay, TargetPart
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
@@ -45,7 +45,7 @@ class PivotalLora(Lora):
         block_weights: Mapping[str, float] | None = None,
         source: Path | None = None,
     ) -> None:
-        bundled_embeddings = {
+        bundled_embeddings: BundledEmbeddings = {
             embedding.name: {_file_key(name): embedding.get_parameter(name) for name in embedding.tensor_names}
             for embedding in embeddings
         }
