@@ -37,7 +37,7 @@ def is_main_process() -> bool:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one training, and the rank of this one among them.
+    """All processes of one training, and the rank of this one among them.
 
     All processes call the methods below in the same order. Every exchange also carries the failure of a process that
     is about to end (see `fail_together`), so none of them waits for a process that has failed.

@@ -1,4 +1,4 @@
-"""The training loop: it takes all steps, saves snapshots, and rescues a run that goes wrong."""
+"""Training loop: all steps of a run, its snapshots, and rescues when it goes wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from velatura.training.validation import ValidationSet
 
 @dataclass
 class TrainingLoop:
-    """The steps of a run and its state, the same in every process.
+    """Loop over the steps of a run, with its state; all processes run the same.
 
     Attributes:
         path: The run folder.

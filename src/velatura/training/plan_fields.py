@@ -1,4 +1,4 @@
-"""The fields of a plan as keyword arguments of `velatura.train`, for editors and type checkers."""
+"""Fields of a plan as keyword arguments of `velatura.train`, for editors and type checkers."""
 
 from __future__ import annotations
 

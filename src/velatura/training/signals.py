@@ -10,7 +10,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """The signal that asked for a stop.
+    """Record of the signal that asked for a stop.
 
     Attributes:
         signal_name: Its name, as "SIGINT"; empty as long as there was none.

@@ -217,7 +217,7 @@ def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> No
 
 
 class Setup(NamedTuple):
-    """What a training needs besides its run folder."""
+    """Trainer, validation pictures and previews: all that a training needs besides its run folder."""
 
     trainer: Trainer
     validation_set: ValidationSet | None

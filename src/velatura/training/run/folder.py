@@ -1,4 +1,4 @@
-"""The folder of a training run: its plan, its log, and the overlay at several steps."""
+"""Folder of a training run: its plan, its log, and the overlay at several steps."""
 
 from __future__ import annotations
 
@@ -129,22 +129,22 @@ class RunFolder:
 
     @property
     def overlay(self) -> Path:
-        """The file of the final overlay."""
+        """Path of the final overlay."""
         return self.path / f"{self.name}.safetensors"
 
     @property
     def best(self) -> Path:
-        """The file of the overlay with the lowest validation loss."""
+        """Path of the overlay with the lowest validation loss."""
         return self.path / "snapshots" / f"{self.name}-best.safetensors"
 
     @property
     def header(self) -> dict[str, object]:
-        """The first line of the log: base, data and settings that the run began with."""
+        """First line of the log: base, data and settings that the run began with."""
         return self.log.records()[0]
 
     @property
     def card(self) -> Card:
-        """The overlay's card when the run began; raises BadFile if the header has none."""
+        """Card of the overlay when the run began; raises BadFile if the header has none."""
         try:
             return Card.model_validate(self.header["overlay"])
         except ValidationError:
@@ -154,7 +154,7 @@ class RunFolder:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the run; raises BadFile if plan.json cannot be read."""
+        """Plan of the run; raises BadFile if plan.json cannot be read."""
         return _read(self.path / "plan.json", Plan)
 
     @property
@@ -164,7 +164,7 @@ class RunFolder:
 
     @property
     def snapshots(self) -> list[Snapshot]:
-        """The complete snapshots, by step."""
+        """Complete snapshots, by step."""
         return list_snapshots(self.path / "snapshots", self.name)
 
     def step_records(self) -> list[dict[str, object]]:
@@ -202,7 +202,7 @@ class RunFolder:
 
     @property
     def previews(self) -> Previews:
-        """The previews of the run."""
+        """Previews of the run."""
         return Previews(self.path / "previews", self.path / "previews.png", self.name)
 
     def plot(self, losses: Sequence[float], validation_losses: Mapping[int, float]) -> None:

@@ -1,4 +1,4 @@
-"""What a training reports: a Step while it trains, and a Run at the end."""
+"""Reports of a training: a Step after every step, and a Run at the end."""
 
 from __future__ import annotations
 

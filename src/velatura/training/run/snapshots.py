@@ -33,7 +33,7 @@ TRAINING_WEIGHTS_PREFIX = (
 
 
 class Progress(BaseModel):
-    """The progress of a run at a snapshot.
+    """Progress of a run at a snapshot.
 
     Attributes:
         step: Optimizer steps taken.
@@ -62,7 +62,7 @@ class Snapshot:
 
     @property
     def state_path(self) -> Path:
-        """The file of the optimizer's state, beside the overlay's."""
+        """Path of the optimizer's state, beside the overlay."""
         return self.path.with_suffix(".state")
 
     @property

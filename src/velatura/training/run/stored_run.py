@@ -1,4 +1,4 @@
-"""What the folder of an interrupted run says of it, and the checks before it is resumed."""
+"""State of an interrupted run on disk, and the checks before it is resumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from velatura.training.validation import fingerprint_data
 
 
 class StoredRun(NamedTuple):
-    """What an interrupted run's folder says of it, as the main process reads it for all."""
+    """Plan, header and overlay of an interrupted run, as the main process reads them for all processes."""
 
     plan: Plan
     header: dict[str, object]
@@ -49,7 +49,7 @@ class StoredRun(NamedTuple):
 
 
 class ResumePoint(NamedTuple):
-    """The state of an interrupted run at its last snapshot, as the main process reads it for all."""
+    """State of an interrupted run at its last snapshot, as the main process reads it for all processes."""
 
     initial_card: Card
     losses: list[float]

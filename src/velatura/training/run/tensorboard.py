@@ -10,7 +10,7 @@ from velatura.errors import BadPlan
 
 
 class TensorBoard:
-    """The event files of a run, opened when the first value is added.
+    """Event files of a run, opened when the first value is added.
 
     Args:
         folder: Where they are written; None for a run without TensorBoard, which ignores all values.
