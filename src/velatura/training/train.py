@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from random import Random
@@ -129,10 +129,7 @@ def train(
         "preview_every": preview_every,
         "preview_prompt": preview_prompt,
     }
-    changes = {name: value for name, value in changes.items() if value is not None} | dict(fields)
-    plan = plan or Plan.preset(overlay.kind, base.family.name)
-    plan = resolve_validation_folder(plan.replace(**changes) if changes else plan)
-
+    plan = _change_plan(plan or Plan.preset(overlay.kind, base.family.name), changes, dict(fields))
     if class_prompt is not None:
         check_no_overlays_attached(base)
         make_class_pictures(base, folder, class_prompt, class_pictures, seed=plan.seed)
@@ -222,6 +219,12 @@ class Setup(NamedTuple):
     trainer: Trainer
     validation_set: ValidationSet | None
     preview_recipes: Sequence[Recipe]
+
+
+def _change_plan(plan: Plan, changes: Mapping[str, object], fields: Mapping[str, object]) -> Plan:
+    """Return the plan with those changes that are not None, and with all fields."""
+    changed = {**{name: value for name, value in changes.items() if value is not None}, **fields}
+    return resolve_validation_folder(plan.replace(**changed) if changed else plan)
 
 
 def _set_up(
