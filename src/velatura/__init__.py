@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     from velatura.training.kinds.aesthetic import aesthetic_from
     from velatura.training.kinds.class_images import make_class_pictures
     from velatura.training.kinds.dreambooth import save_dreambooth
-    from velatura.training.loop import Run, Step
     from velatura.training.plan import Plan
+    from velatura.training.run.report import Run, Step
     from velatura.training.train import resume, train
 
 __all__ = [
@@ -170,9 +170,9 @@ _MODULES = {
     "Prompt": "prompts.prompt",
     "PromptMatrix": "prompts.prompt_matrix",
     "Recipe": "sampling.recipe.recipe",
-    "Run": "training.loop",
+    "Run": "training.run.report",
     "Saving": "merging.checkpoints.options",
-    "Step": "training.loop",
+    "Step": "training.run.report",
     "Strength": "overlays.strength",
     "aesthetic_from": "training.kinds.aesthetic",
     "attach": "overlays.attach",
