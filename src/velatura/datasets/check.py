@@ -216,7 +216,7 @@ def _name_findings(folder: Path, paths: Sequence[Path]) -> Iterator[Finding]:
             yield Finding(Grade.WARNING, "name", path, "another picture with this name shares its caption")
     texts = [path for path in sorted(folder.iterdir()) if path.suffix in CAPTION_SUFFIXES and path.stem not in stems]
     for path in texts if paths else ():
-        yield Finding(Grade.NOTE, "stray", path, "there is no picture with this name")
+        yield Finding(Grade.NOTE, "stray", path, "no picture has this name")
 
 
 def _reason(error: BadDataset, path: Path) -> str:

@@ -34,7 +34,7 @@ class CropOptions:
 
     Raises:
         BadDataset: A number is out of range.
-        UnknownName: There is no such focus.
+        UnknownName: The focus is unknown.
     """
 
     pixels: int = 512

@@ -41,7 +41,7 @@ class Example:
     Attributes:
         path: Picture file.
         caption: What the picture shows, in words.
-        is_caption_from_name: The caption is the file's name, because there is no text.
+        is_caption_from_name: The caption is the file's name, because it has no text file.
         repeats: How often the picture counts.
         mask: Picture that is white where the picture is to be learned.
     """

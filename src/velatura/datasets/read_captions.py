@@ -98,7 +98,7 @@ def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRu
         rules: Make a caption from the name.
 
     Raises:
-        BadDataset: There is no caption, or its file is empty or not UTF-8 text.
+        BadDataset: The picture has no caption, or its file is empty or not UTF-8 text.
     """
     for suffix in CAPTION_SUFFIXES:
         caption_file = path.with_suffix(suffix)

@@ -78,7 +78,7 @@ class CaptionEditor:
         """Write a picture's caption and return the numbers of the pictures that changed, as the other edits do.
 
         Raises:
-            BadDataset: There is no such picture, a caption would be empty, or another program changed the file.
+            BadDataset: The picture does not exist, a caption would be empty, or another program changed the file.
         """
         return self._change({number}, lambda _: " ".join(text.split()))
 

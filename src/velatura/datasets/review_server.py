@@ -106,7 +106,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         elif address.path.startswith("/picture/"):
             self._send_picture(address.path.removeprefix("/picture/"))
         else:
-            self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+            self._refuse(HTTPStatus.NOT_FOUND, "this page does not exist")
 
     def do_POST(self) -> None:
         """Change captions and send those that changed."""
@@ -135,7 +135,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
     def _send_picture(self, number: str) -> None:
         paths = self._review_server.editor.paths
         if not number.isdecimal() or int(number) >= len(paths):
-            self._refuse(HTTPStatus.NOT_FOUND, "there is no such picture")
+            self._refuse(HTTPStatus.NOT_FOUND, "this picture does not exist")
             return
         try:
             self._send(JPEG_TYPE, _thumbnail(paths[int(number)]))
@@ -199,7 +199,7 @@ def _apply_change(editor: CaptionEditor, body: bytes) -> Collection[int]:
         "redo": editor.redo,
     }
     if action not in actions:
-        raise BadDataset(f"there is no action {action!r}: load the page again")
+        raise BadDataset(f"the action {action!r} is unknown: load the page again")
     return actions[action]()
 
 

@@ -25,7 +25,7 @@ _OPENCV_ADVICE = 'pip install "opencv-python-headless<5", or choose another focu
 
 
 class FaceDetector(Protocol):
-    """The part of an OpenCV cascade classifier that is used here."""
+    """Part of an OpenCV cascade classifier that is used here."""
 
     def detectMultiScale(  # noqa: N802
         self, image: NDArray[np.uint8], scale: float, neighbours: int, flags: int, min_size: ImageSize, /

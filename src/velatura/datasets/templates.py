@@ -50,7 +50,7 @@ class CaptionTemplate:
         keep_tags: Number of first tags that are neither shuffled nor left out.
 
     Raises:
-        BadDataset: There are no lines, or a number is out of range.
+        BadDataset: The template has no lines, or a number is out of range.
     """
 
     lines: Sequence[str] = (FILEWORDS_PLACEHOLDER,)

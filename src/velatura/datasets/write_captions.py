@@ -41,7 +41,7 @@ def caption_folder(
         prefix: Text before every new caption.
 
     Raises:
-        UnknownName: There is no such mode.
+        UnknownName: The mode is unknown.
         BadDataset: The folder is missing, or a picture or text cannot be read.
     """
     if existing not in EXISTING_CAPTION_MODES:

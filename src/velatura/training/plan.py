@@ -184,7 +184,7 @@ class Plan(BaseModel):
             purpose: What is to be learned, "style" or "subject".
 
         Raises:
-            UnknownName: There is no preset for this kind or purpose.
+            UnknownName: No preset exists for this kind or purpose.
         """
         presets = {Path(file.name).stem: file for file in (files("velatura.training") / "presets").iterdir()}
         kinds = {name.partition("-")[0] for name in presets}

@@ -116,7 +116,7 @@ def create_validation_set(
         overlay: Overlay that is trained.
         dataset: Training pictures.
         plan: Names the validation folder and the number of pictures.
-        cache: Encoded training pictures, which are used if there is no validation folder.
+        cache: Encoded training pictures, which are used without a validation folder.
 
     Raises:
         BadDataset: A picture is both trained on and used for validation.

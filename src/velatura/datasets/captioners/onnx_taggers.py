@@ -20,7 +20,7 @@ EMOTICON_LENGTH = 3  # 0_0 and >_< keep their underscores
 
 
 class OnnxSession(Protocol):
-    """The part of an onnxruntime session that is used here."""
+    """Part of an onnxruntime session that is used here."""
 
     def run(self, outputs: None, inputs: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Return the values of all outputs."""

@@ -55,7 +55,7 @@ def save_dreambooth(
         Path of the file or folder written.
 
     Raises:
-        UnknownName: There is no such output format.
+        UnknownName: The output format is unknown.
     """
     if output_format not in OUTPUT_FORMATS:
         raise UnknownName.with_suggestions("output format of DreamBooth", output_format, OUTPUT_FORMATS)
