@@ -291,7 +291,7 @@ def test_an_argument_in_no_utf_8_is_one_line(said):
     status, _, complaint = said("generate", "a \udcff house", "--steps", "1")
     assert status == 2
     assert complaint.count("\n") == 1
-    assert "which is no letter" in complaint
+    assert "which is not a character" in complaint
 
 
 def test_a_picture_is_painted_over(said, tmp_path):

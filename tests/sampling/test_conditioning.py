@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from velatura.prompts.emphasis import parse_emphasis
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.conditioning import apply_emphasis, chunks_of, encode_contexts, encode_prompts, split_into_chunks
+from velatura.sampling.conditioning import apply_emphasis, chunks_of, encode_prompts, split_into_chunks
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
 EMPHASIS = load_file(GOLDEN / "emphasis.safetensors")
@@ -55,20 +55,20 @@ def test_emphasis_keeps_the_mean_as_in_the_webui(case):
 
 
 def test_a_short_plain_prompt_is_what_the_encoder_says_of_it(tiny):
-    context = encode_contexts(tiny.text, [Prompt.parse("a red house")], 1)
+    context = encode_prompts(tiny.text, [Prompt.parse("a red house")], 1).context
     torch.testing.assert_close(context, tiny.text.encode(["a red house"]), rtol=0, atol=0)
 
 
 def test_a_prompt_is_encoded_the_same_beside_others(tiny):
     prompts = [Prompt.parse("a (red:1.5) house"), Prompt.parse("a boat"), Prompt.parse("a (red:1.5) house")]
-    together = encode_contexts(tiny.text, prompts, 1)
-    assert torch.equal(together[1], encode_contexts(tiny.text, prompts[1:2], 1)[0])
+    together = encode_prompts(tiny.text, prompts, 1).context
+    assert torch.equal(together[1], encode_prompts(tiny.text, prompts[1:2], 1).context[0])
     assert torch.equal(together[0], together[2])
-    assert not torch.equal(together[0], encode_contexts(tiny.text, [Prompt.parse("a red house")], 1)[0])
+    assert not torch.equal(together[0], encode_prompts(tiny.text, [Prompt.parse("a red house")], 1).context[0])
 
 
 def test_a_short_prompt_is_filled_up_with_empty_chunks(tiny):
-    context = encode_contexts(tiny.text, [Prompt.parse("a boat")], 2)
+    context = encode_prompts(tiny.text, [Prompt.parse("a boat")], 2).context
     assert context.shape == (1, 154, tiny.text.width)
     assert torch.allclose(context[0, 77:], tiny.text.encode([""])[0], atol=1e-5)
 
@@ -78,7 +78,7 @@ def test_a_long_prompt_takes_as_many_chunks_as_it_needs(tiny):
     chunks = chunks_of(tiny.text, prompt)
     assert [piece.token for chunk in chunks for piece in chunk] == tiny.text.token_ids("a red house, " * 40)
     assert all(len(chunk) <= 75 for chunk in chunks)
-    assert encode_contexts(tiny.text, [prompt], len(chunks)).shape[1] == 77 * len(chunks)
+    assert encode_prompts(tiny.text, [prompt], len(chunks)).context.shape[1] == 77 * len(chunks)
 
 
 @torch.no_grad()
@@ -115,5 +115,5 @@ def test_an_empty_negative_prompt_says_nothing_to_an_sdxl(xl, tiny):
     assert torch.equal(said.context[1], encode_prompts(xl.text, prompts, 1).context[1])
     assert encode_prompts(xl.text, prompts[:1], 1).context.count_nonzero() > 0
     assert torch.equal(
-        encode_prompts(tiny.text, prompts, 1, is_negative=True).context, encode_contexts(tiny.text, prompts, 1)
+        encode_prompts(tiny.text, prompts, 1, is_negative=True).context, encode_prompts(tiny.text, prompts, 1).context
     )

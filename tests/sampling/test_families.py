@@ -117,5 +117,5 @@ def test_a_clip_skip_changes_what_is_painted_where_the_base_takes_one(tiny):
 def test_a_clip_skip_that_an_sdxl_has_no_use_for_is_said(xl):
     plain = velatura.generate(xl, "a red house", seed=1, steps=1)
     assert velatura.generate(xl, "a red house", seed=1, steps=1, clip_skip=2).image.tobytes() == plain.image.tobytes()
-    with pytest.warns(VelaturaWarning, match="clip_skip 3 changes nothing: small XL always reads the layer"):
+    with pytest.warns(VelaturaWarning, match="clip_skip 3 changes nothing: small XL always uses the layer"):
         velatura.generate(xl, "a red house", seed=1, steps=1, clip_skip=3)

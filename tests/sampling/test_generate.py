@@ -8,9 +8,9 @@ from PIL import Image
 import velatura
 from velatura.errors import BadPrompt, BadRecipe, NanLatents, UnknownName, VelaturaWarning, WrongBase
 from velatura.sampling.generate import generate_stream
-from velatura.sampling.job import Job, split_into_batches
+from velatura.sampling.job import prepare_job, split_into_batches
 from velatura.sampling.recipe.recipe import Recipe
-from velatura.sampling.resolve_overlays import OverlayResolver
+from velatura.sampling.resolve.overlays import OverlayResolver
 from velatura.sampling.samplers import SAMPLERS
 
 QUICK = Recipe(prompt="a red house", steps=2, seed=7)
@@ -196,7 +196,9 @@ def test_a_recipe_records_the_files_of_its_overlays_and_warns_of_others(tiny, hy
 
     velatura.save(hyper(seed=5), file)
     other = sha256(file.read_bytes()).hexdigest()[:10]
-    with pytest.warns(VelaturaWarning, match=rf"made with neon \({digest}\), the file found is another \({other}\)"):
+    with pytest.warns(
+        VelaturaWarning, match=rf"made with neon \({digest}\), but the file found is another \({other}\)"
+    ):
         repainted = velatura.generate(tiny, again, library=velatura.Library(tmp_path))
     assert {each.hash for each in repainted.recipe.overlay_hashes} == {other}
 
@@ -204,7 +206,7 @@ def test_a_recipe_records_the_files_of_its_overlays_and_warns_of_others(tiny, hy
 def test_a_tag_that_names_nothing_names_what_is_near(tiny, hyper):
     with pytest.raises(UnknownName, match="did you mean 'neon'"):
         velatura.generate(tiny, "a <hypernet:neom:1>", overlays={"neon": hyper()})
-    with pytest.raises(UnknownName, match="nobody knows the overlay 'neon': pass library="):
+    with pytest.raises(UnknownName, match="the overlay 'neon' is unknown: pass library="):
         velatura.generate(tiny, "a <hypernet:neon:1>")
 
 
@@ -252,7 +254,8 @@ def test_each_picture_is_given_as_soon_as_it_is_painted(tiny):
 def test_a_batch_holds_as_many_pictures_as_there_is_room_for(tiny, pixels, sizes):
     # in latents of the tiny base, a quarter as wide as the picture, eight pictures of SD 1 are two of 512 pixels
     orders = [
-        Job(tiny, QUICK.replace(width=pixels, height=pixels, seed=i), OverlayResolver(None, None)) for i in range(5)
+        prepare_job(tiny, QUICK.replace(width=pixels, height=pixels, seed=i), OverlayResolver(None, None))
+        for i in range(5)
     ]
     assert [len(batch) for batch in split_into_batches(orders)] == sizes
 
@@ -283,12 +286,16 @@ def test_a_picture_need_be_no_square_and_no_multiple_of_the_unets_own(tiny):
 
 
 def test_a_recipe_of_another_base_is_warned_of(tiny):
-    with pytest.warns(VelaturaWarning, match=r"made on sd15 \(0123456789\), this is .*: the picture will be another"):
+    with pytest.warns(
+        VelaturaWarning, match=r"made with sd15 \(0123456789\), but this base is .*: the picture will be different"
+    ):
         velatura.generate(tiny, QUICK.replace(base="sd15", base_hash="0123456789"))
 
 
 def test_the_name_of_another_base_is_warned_of(tiny):
-    with pytest.warns(VelaturaWarning, match=r"made on sd15, this is tiny .*: the picture will be another"):
+    with pytest.warns(
+        VelaturaWarning, match=r"made with sd15, but this base is tiny .*: the picture will be different"
+    ):
         velatura.generate(tiny, QUICK.replace(base="sd15"))
     with pytest.warns(VelaturaWarning, match=r"made on sd15 .*, this is tiny .*: only its name is another"):
         velatura.generate(tiny, QUICK.replace(base="sd15", base_hash=tiny.hash))

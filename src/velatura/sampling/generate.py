@@ -1,10 +1,17 @@
-"""From recipes to pictures."""
+"""Make pictures from prompts and recipes: the front door of this package.
+
+The way of a picture: Recipe -> Job (`job.prepare_job`) -> batch (`job.split_into_batches`) -> `pipeline.run_batch` ->
+`pipeline.denoise` -> Picture.
+"""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Unpack
 
 from PIL import Image
 from torch import Tensor
@@ -13,24 +20,29 @@ from velatura.base.base import Base
 from velatura.library import Library
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.guidance import ConditioningCache
-from velatura.sampling.job import Job, split_into_batches
+from velatura.sampling.conditioning import ConditioningCache
+from velatura.sampling.job import Job, prepare_job, split_into_batches
 from velatura.sampling.masks import InitImage
 from velatura.sampling.pipeline import check_overlays_fit, run_batch
 from velatura.sampling.preview import Preview
+from velatura.sampling.recipe.keywords import FurtherRecipeFields, RecipeFields
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
-from velatura.sampling.resolve_overlays import OverlayResolver
+from velatura.sampling.resolve.overlays import OverlayResolver
 
 OnSamplingStep = Callable[[int, int], None]  # (steps done, steps in all), over all pictures
-OnPreview = Callable[[list[Image.Image]], None]  # small pictures of a batch as they are guessed after a step
+OnPreview = Callable[[list[Image.Image]], None]  # small, approximate pictures of a batch after a step
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, the whole recipe of it, and what each overlay did that its prompts call.
+    """A picture, with its complete recipe and the effect of each overlay.
 
-    effects: of the batch that it was made in, measured on a first step; words first, then tags in their order.
+    Attributes:
+        image: The picture as a PIL image.
+        recipe: The recipe with nothing left open; it makes the same picture again.
+        effects: What the overlays of its batch changed in the first step: embeddings first, then overlays in the order
+            of their tags.
     """
 
     image: Image.Image
@@ -38,7 +50,17 @@ class Picture:
     effects: tuple[Effect, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as .png, .jpg or .webp with the recipe inside, and give the path back."""
+        """Save it with its recipe inside.
+
+        Args:
+            path: A file name that ends in .png, .jpg, .jpeg or .webp.
+
+        Returns:
+            The path as it was written.
+
+        Raises:
+            BadFile: The ending is unknown, or the format has no room for the picture or its recipe.
+        """
         path = Path(path).expanduser()
         save_with_infotext(self.image, path, self.recipe.infotext())
         return path
@@ -48,23 +70,82 @@ def generate(
     base: Base,
     prompt_or_recipe: str | Recipe,
     *,
+    negative: str | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    scheduler: str | None = None,
+    guidance: float | None = None,
+    seed: int | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    clip_skip: int | None = None,
+    denoising: float | None = None,
+    hires_scale: float | None = None,
+    tiling: bool | None = None,
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
     init_image: InitImage | None = None,
     lenient: bool = False,
     on_step: OnSamplingStep | None = None,
     on_preview: OnPreview | None = None,
-    **fields: object,
+    **fields: Unpack[FurtherRecipeFields],
 ) -> Picture:
-    """Make one picture from a prompt or a recipe; fields are those of Recipe and overrule it.
+    """Make one picture from a prompt or a recipe.
 
-    library, overlays: where tags in the prompt find the overlays they name. Overlays that were attached to the base by
-    hand act too, but the recipe does not tell of them. source: an image to begin from, and perhaps a mask. lenient:
-    tags that name nothing are warned of and left out. on_preview: hears after each step what it looks like, roughly.
+    All fields of a recipe can be given here, and replace those of the recipe. None keeps the recipe's value, which for
+    a prompt is the default that is named below.
+
+    Args:
+        base: The base that makes the picture. Overlays that are attached to it act too, but are not recorded.
+        prompt_or_recipe: A prompt, or a complete recipe, such as `Recipe.from_image("picture.png")` returns.
+        negative: The negative prompt. Default: empty.
+        steps: Sampling steps, 1 to 1000. Default: 20.
+        sampler: Name of the sampler, such as "Euler a" or "DPM++ 2M Karras". Default: "Euler a".
+        scheduler: Name of the noise schedule, such as "Karras". Default: the sampler's own.
+        guidance: CFG scale; 1 means no guidance. Default: 7.
+        seed: Seed of the noise; -1 draws a new one. Default: a new one.
+        width, height: Size in pixels, multiples of 8. Default: the base's own, 512 for SD1.
+        clip_skip: Layer of the text encoder, counted from the end, 1 to 12. Default: 1.
+        denoising: How much of the init image or of the first pass is replaced, 0 to 1. Default: 0.75 for an init image,
+            0.7 for a second pass.
+        hires_scale: Make a second pass at so many times the size (hires fix). Default: no second pass.
+        tiling: Make a picture that can be tiled without seams. Default: False.
+        library: Where overlays that the prompt names are searched.
+        overlays: Overlays by the names that tags call them by; they are found before those of the library.
+        init_image: The image, and perhaps a mask, to start from (img2img, inpainting).
+        lenient: Warn of tags whose overlay is unknown and leave them out, instead of raising UnknownName.
+        on_step: Called after each step with the steps done and the steps in all.
+        on_preview: Called after each step with a small, approximate picture.
+        **fields: Further fields of Recipe.
+
+    Returns:
+        The picture, with its recipe filled in.
+
+    Raises:
+        BadRecipe: A field is unknown or out of range, or the recipe cannot be made with this base and image.
+        BadPrompt: A prompt or tag cannot be read; the message points at the place.
+        UnknownName: There is no such sampler, scheduler, upscaler or overlay.
+        WrongBase: An overlay was made for bases of other widths.
+        NanLatents: The latents became NaN or infinite, or there is not enough memory.
     """
-    recipe = prompt_or_recipe if isinstance(prompt_or_recipe, Recipe) else Recipe(prompt=prompt_or_recipe)
+    common_fields = {
+        "negative": negative,
+        "steps": steps,
+        "sampler": sampler,
+        "scheduler": scheduler,
+        "guidance": guidance,
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "clip_skip": clip_skip,
+        "denoising": denoising,
+        "hires_scale": hires_scale,
+        "tiling": tiling,
+    }
+    given_fields = {name: value for name, value in common_fields.items() if value is not None}
     pictures = generate_stream(
-        *(base, [recipe.replace(**fields)]),
+        base,
+        [_to_recipe(prompt_or_recipe).replace(**given_fields, **fields)],
         library=library,
         overlays=overlays,
         init_image=init_image,
@@ -78,30 +159,50 @@ def generate(
 
 def generate_many(
     base: Base,
-    recipes: Iterable[Recipe],
+    prompts_or_recipes: Iterable[str | Recipe],
     *,
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
     init_image: InitImage | None = None,
     lenient: bool = False,
     on_step: OnSamplingStep | None = None,
+    **fields: Unpack[RecipeFields],
 ) -> list[Picture]:
-    """Make many pictures, those that have passes and sizes in common at once, and give them back in the recipes' order.
+    """Make many pictures; those of equal size and steps are made in one batch.
 
-    A picture is the same as if it were made alone, but for the rounding of sums: noise depends on its own seed, tags
-    apply to the picture whose prompt they stand in, and what a tag calls is given one picture at a time where it mixes
-    the rows of a batch. Of overlays that were attached by hand that cannot be said. All recipes are checked before the
-    first step.
+    Every picture is the same as if it were made alone, except for rounding: its noise comes from its own seed, and
+    tags act on the picture whose prompt they are in. Overlays that depend on the whole batch are called for one
+    picture at a time. Overlays that were attached to the base by hand act on all pictures.
+
+    Args:
+        base: The base that makes the pictures.
+        prompts_or_recipes: Prompts or recipes, in any mixture. All are checked before the first step.
+        library, overlays, init_image, lenient: As in generate, for all pictures.
+        on_step: Called after each step with the steps done and the steps in all, over all pictures.
+        **fields: Fields of Recipe that replace those of every recipe.
+
+    Returns:
+        The pictures in the order of their recipes.
+
+    Raises:
+        VelaturaError: As generate raises.
     """
     pictures = generate_stream(
-        base, recipes, library=library, overlays=overlays, init_image=init_image, lenient=lenient, on_step=on_step
+        base,
+        prompts_or_recipes,
+        library=library,
+        overlays=overlays,
+        init_image=init_image,
+        lenient=lenient,
+        on_step=on_step,
+        **fields,
     )
     return [picture for _, picture in sorted(pictures, key=lambda indexed_picture: indexed_picture[0])]
 
 
 def generate_stream(
     base: Base,
-    recipes: Iterable[Recipe],
+    prompts_or_recipes: Iterable[str | Recipe],
     *,
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
@@ -109,28 +210,48 @@ def generate_stream(
     lenient: bool = False,
     on_step: OnSamplingStep | None = None,
     on_preview: OnPreview | None = None,
+    **fields: Unpack[RecipeFields],
 ) -> Iterator[tuple[int, Picture]]:
-    """Make many pictures as generate_many does, and give each, with its place among the recipes, as soon as it is done.
+    """Make many pictures as generate_many does, and yield each as soon as it is ready.
 
-    All recipes are checked at once, and the first step is taken when the first picture is asked for.
+    All recipes are checked at the call. The first step is taken when the first picture is asked for.
+
+    Args:
+        base: The base that makes the pictures.
+        prompts_or_recipes: Prompts or recipes, in any mixture.
+        library, overlays, init_image, lenient: As in generate, for all pictures.
+        on_step: Called after each step with the steps done and the steps in all, over all pictures.
+        on_preview: Called after each step with small, approximate pictures of the current batch.
+        **fields: Fields of Recipe that replace those of every recipe.
+
+    Returns:
+        An iterator over pairs of the recipe's index and its picture, in the order in which batches are made.
+
+    Raises:
+        VelaturaError: As generate raises.
     """
     resolver = OverlayResolver(library, overlays, lenient=lenient)
-    jobs = [Job(base, recipe, resolver, init_image) for recipe in recipes]
+    recipes = [_to_recipe(prompt_or_recipe).replace(**fields) for prompt_or_recipe in prompts_or_recipes]
+    jobs = [prepare_job(base, recipe, resolver, init_image) for recipe in recipes]
     batches = list(split_into_batches(jobs))
     for batch in batches:
         check_overlays_fit(base, batch)
     job_indices = {job: index for index, job in enumerate(jobs)}
-    return _generate_batches(base, batches, job_indices, on_step, on_preview)
+    return _run_batches(base, batches, job_indices, on_step, on_preview)
 
 
-def _generate_batches(
+def _to_recipe(prompt_or_recipe: str | Recipe) -> Recipe:
+    return prompt_or_recipe if isinstance(prompt_or_recipe, Recipe) else Recipe(prompt=prompt_or_recipe)
+
+
+def _run_batches(
     base: Base,
     batches: Sequence[Sequence[Job]],
     job_indices: Mapping[Job, int],
     on_step: OnSamplingStep | None,
     on_preview: OnPreview | None,
 ) -> Iterator[tuple[int, Picture]]:
-    """Paint batch after batch, telling of each step."""
+    """Run batch after batch, and report each step."""
     total_steps, step_counter = sum(batch[0].steps for batch in batches), count(1)
     preview, conditioning_cache = Preview(base), ConditioningCache(base)
 

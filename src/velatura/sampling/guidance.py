@@ -1,4 +1,4 @@
-"""What the base guesses of a picture, drawn towards its prompts and away from its negative prompt."""
+"""Classifier-free guidance: denoise a batch towards its prompts and away from its negative prompts."""
 
 from __future__ import annotations
 
@@ -12,67 +12,32 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.base.encoding_context import encoding_row
-from velatura.prompts.emphasis import EmphasisMode
-from velatura.prompts.prompt import Prompt, ScheduledPrompt, WeightedText, scheduled_prompt_at
-from velatura.prompts.prompt_editing import Timing
-from velatura.sampling.conditioning import chunks_of, encode_prompts
+from velatura.prompts.prompt import WeightedText, scheduled_prompt_at
+from velatura.sampling.conditioning import ConditioningCache, PromptPair, chunks_of
+from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.samplers import Trajectory
 
-MAX_CACHED_TEXTS = 256  # kept of a lexicon; an SD1's takes 240 KB
-MAX_CACHED_BATCHES = (
-    8  # batches of conditioning: prompts that take turns come back to the same tensors, as overlays need it
-)
+# Overlays cache what they compute from a context, by the tensor itself. Prompts that alternate should therefore come
+# back to the same tensors.
+MAX_CACHED_BATCHES = 8
 
-TextStrengths = Sequence[tuple[float, ...]]  # of overlays that change what words say: one strength, or one for each row
+# Strengths of the overlays that change what texts are encoded to: one for all rows of a batch, or one for each row
+TextStrengths = Sequence[tuple[float, ...]]
 
-# (the picture of each row of a batch, how many rows are negative prompts)
+# (the picture of each row of a batch, number of rows that are negative prompts) -> text strengths
 RowStrengthSetter = Callable[[Sequence[int], int], TextStrengths]
 
 
 @dataclass(frozen=True)
-class PromptPair:
-    """What one picture is told: prompt and negative prompt, each as rows over the model's calls."""
-
-    positive: Sequence[ScheduledPrompt]
-    negative: Sequence[ScheduledPrompt]
-
-    @classmethod
-    def of(cls, prompt: Prompt, negative: Prompt, timing: Timing, emphasis: EmphasisMode) -> PromptPair:
-        """Lay a prompt and a negative prompt out over the model's calls."""
-        return cls(prompt.schedule(timing, emphasis), negative.schedule(timing, emphasis))
-
-    @property
-    def is_single_static_prompt(self) -> bool:
-        """Whether the prompt is one text that stays the same and counts once."""
-        return len(self.positive) == 1 and self.is_single_prompt
-
-    @property
-    def is_single_prompt(self) -> bool:
-        """Whether the prompt is one text at each step, so that without guidance the negative prompt has no say."""
-        return all([subprompt.weight for subprompt in row.texts] == [1.0] for row in self.positive)
-
-    @property
-    def subprompts(self) -> list[WeightedText]:
-        """All that is ever said, once for each row that says it."""
-        return [subprompt for rows in (self.positive, self.negative) for row in rows for subprompt in row.texts]
-
-    def chunk_count(self, base: Base) -> int:
-        """Chunks of the longest text."""
-        sides = ((self.positive, False), (self.negative, True))
-        return max(
-            len(chunks_of(base.text, subprompt, is_negative=is_negative))
-            for rows, is_negative in sides
-            for row in rows
-            for subprompt in row.texts
-        )
-
-
-@dataclass(frozen=True)
 class GuidanceOptions:
-    """How much prompts count against negative prompts.
+    """How prompts are encoded and how strongly they count.
 
-    scale: 1 is no guidance. spared_below: the noise level below which every other call of the model goes without
-    negative prompts (the webui's NGMS).
+    Attributes:
+        guidance: The CFG scale; 1 means no guidance.
+        skip_uncond_below: The sigma below which every other call of the model leaves out the negative prompts (A1111's
+            "Negative guidance minimum sigma", NGMS). 0: never.
+        clip_skip: The layer of the text encoder, counted from the end. None: the one that the base was trained with.
+        restores_mean: Keep the mean of all token vectors when emphasis is applied.
     """
 
     guidance: float
@@ -80,44 +45,26 @@ class GuidanceOptions:
     clip_skip: int | None = None
     restores_mean: bool = True
 
-
-class ConditioningCache:
-    """What texts are encoded as by one base, each once, however many pictures say it."""
-
-    def __init__(self, base: Base) -> None:
-        self._base = base
-        self._conditionings: dict[object, Conditioning] = {}
-
-    def encode(
-        self,
-        subprompt: WeightedText,
-        chunk_count: int,
-        options: GuidanceOptions,
-        *,
-        is_negative: bool,
-        text_strengths: tuple[float, ...] = (),
-    ) -> Conditioning:
-        """A batch of one. spoken: the strengths of overlays that have changed what words say since others were."""
-        key = subprompt.words, subprompt.emphasis, chunk_count, options.clip_skip, is_negative, text_strengths
-        if key not in self._conditionings:
-            while len(self._conditionings) >= MAX_CACHED_TEXTS:
-                del self._conditionings[next(iter(self._conditionings))]
-            self._conditionings[key] = encode_prompts(
-                self._base.text,
-                [subprompt],
-                chunk_count,
-                clip_skip=options.clip_skip,
-                restores_mean=options.restores_mean,
-                is_negative=is_negative,
-            )
-        return self._conditionings[key]
+    @classmethod
+    def of(cls, recipe: Recipe) -> GuidanceOptions:
+        """Return the options that a recipe asks for."""
+        return cls(
+            recipe.guidance,
+            skip_uncond_below=recipe.skip_negative_below,
+            clip_skip=recipe.clip_skip if recipe.clip_skip > 1 else None,
+            restores_mean=recipe.emphasis == "Original",
+        )
 
 
 class GuidedDenoiser:
-    """Denoises a batch of pictures as their prompts want it; it counts its calls, by which prompts change.
+    """Denoises a batch of pictures by their prompts; prompts change with the number of calls that it has had.
 
-    pairs: of each picture. guessed: what the last call gave. is_guided: whether negative prompts are heard. Rows of the
-    model's batch are the negative prompts, one for each picture, and then the prompts, one for each voice.
+    The rows of the model's batch are the negative prompts, one for each picture, and then the prompts, several for a
+    picture whose prompt joins texts by AND.
+
+    Attributes:
+        is_guided: True if negative prompts are used.
+        denoised: The result of the last call, (pictures, 4, height, width).
     """
 
     def __init__(
@@ -130,6 +77,16 @@ class GuidedDenoiser:
         conditioning_cache: ConditioningCache,
         set_strengths: RowStrengthSetter,
     ) -> None:
+        """Prepare to denoise; nothing is encoded yet.
+
+        Args:
+            base: The base.
+            trajectory: Gives the timestep of each sigma.
+            pairs: The prompts of each picture.
+            options: The guidance.
+            conditioning_cache: Keeps what texts are encoded to.
+            set_strengths: Called before each call of the model with the pictures of the rows.
+        """
         self._base, self._trajectory, self._pairs, self._options = base, trajectory, pairs, options
         self._conditioning_cache, self._set_strengths = conditioning_cache, set_strengths
         self.is_guided = options.guidance != 1 or not all(pair.is_single_prompt for pair in pairs)
@@ -139,77 +96,75 @@ class GuidedDenoiser:
         self._batch_conditionings: dict[object, Conditioning] = {}
 
     def __call__(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """The clean latents that are guessed from noisy ones (pictures, 4, height, width)."""
+        """Estimate the clean latents from noisy ones.
+
+        Args:
+            latents: (pictures, 4, height, width).
+            sigma: The noise level, 0-d.
+        """
         call_index = next(self._call_counter)
         skips_uncond = call_index % 2 == 1 and float(sigma) < self._options.skip_uncond_below
-        subprompts = [scheduled_prompt_at(pair.positive, call_index).texts for pair in self._pairs]
-        negatives = [
-            scheduled_prompt_at(pair.negative, call_index).texts[0]
-            for pair in self._pairs
-            if self.is_guided and not skips_uncond
-        ]
-        row_pictures = [
-            *range(len(negatives)),
-            *(picture for picture, picture_subprompts in enumerate(subprompts) for _ in picture_subprompts),
-        ]
+        texts_by_picture = [scheduled_prompt_at(pair.positive, call_index).texts for pair in self._pairs]
+        negatives: list[WeightedText] = []
+        if self.is_guided and not skips_uncond:
+            negatives = [scheduled_prompt_at(pair.negative, call_index).texts[0] for pair in self._pairs]
+        positives = [text for texts in texts_by_picture for text in texts]
+        positive_pictures = [picture for picture, texts in enumerate(texts_by_picture) for _ in texts]
+        row_pictures = [*range(len(negatives)), *positive_pictures]
         text_strengths = self._set_strengths(row_pictures, len(negatives))
-        cond = self._batch_conditioning(
-            negatives,
-            [subprompt for picture_subprompts in subprompts for subprompt in picture_subprompts],
-            text_strengths,
-        )
+        cond = self._batch_conditioning(negatives, positives, text_strengths)
         denoised_rows = self._denoise_rows(latents[row_pictures], sigma, cond)
-        self.denoised = self._combine_denoised(denoised_rows, subprompts, len(negatives))
+        self.denoised = self._combine_rows(denoised_rows, texts_by_picture, len(negatives))
         return self.denoised
 
     def token_ids(self, picture: int) -> list[int]:
-        """The ids of all that a picture's first prompt is encoded as, frames and padding too."""
+        """Return the tokens of a picture's first prompt, with start, end and padding of all chunks."""
         encoder, text = self._base.text.encoders[0], self._base.text
         chunks = chunks_of(text, self._pairs[picture].positive[0].texts[0])
         padded_chunks = [*chunks, *([] for _ in range(self._chunk_count - len(chunks)))]
         return [token for chunk in padded_chunks for token in encoder.pad_to_77([piece.token for piece in chunk])]
 
     def _denoise_rows(self, latents: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        """The clean latents by each row's words."""
+        """Denoise every row by its own conditioning.
+
+        The UNet predicts the noise, or v = alpha * noise - sigma * x (Salimans and Ho 2022), of latents that are scaled
+        to variance 1 by c_in (Karras et al. 2022, table 1).
+        """
         c_in = 1 / (1 + sigma**2).sqrt()
         prediction = self._base.predict(latents * c_in, self._trajectory.timestep(sigma).expand(len(latents)), cond)
         if self._base.family.prediction == "v_prediction":
             return latents * c_in**2 - prediction * sigma * c_in
         return latents - prediction * sigma
 
-    def _combine_denoised(
-        self, denoised_rows: Tensor, subprompts: Sequence[Sequence[WeightedText]], negative_count: int
+    def _combine_rows(
+        self, denoised_rows: Tensor, texts_by_picture: Sequence[Sequence[WeightedText]], negative_count: int
     ) -> Tensor:
-        """Negative + scale * sum of weight * (voice - negative) for each picture, or the prompts' mean without one."""
+        """Combine the rows of each picture: uncond + guidance * sum of weight * (cond - uncond)."""
         cond_rows = iter(denoised_rows[negative_count:])
-        conds = [[next(cond_rows) for _ in picture_subprompts] for picture_subprompts in subprompts]
-        if not negative_count:
-            return torch.stack(
-                [
-                    _weighted_mean(picture_subprompts, picture_conds)
-                    for picture_subprompts, picture_conds in zip(subprompts, conds, strict=True)
-                ]
-            )
-        guided = [
-            uncond
-            + sum(
-                self._options.guidance * subprompt.weight * (cond - uncond)
-                for subprompt, cond in zip(picture_subprompts, picture_conds, strict=True)
-            )
-            for uncond, picture_subprompts, picture_conds in zip(denoised_rows, subprompts, conds, strict=False)
-        ]
-        return torch.stack(guided)
+        conds_by_picture = [[next(cond_rows) for _ in texts] for texts in texts_by_picture]
+        combined: list[Tensor] = []
+        for picture, (texts, conds) in enumerate(zip(texts_by_picture, conds_by_picture, strict=True)):
+            if negative_count:
+                combined.append(self._guide(denoised_rows[picture], texts, conds))
+            else:
+                combined.append(_weighted_mean(texts, conds))
+        return torch.stack(combined)
+
+    def _guide(self, uncond: Tensor, texts: Sequence[WeightedText], conds: Sequence[Tensor]) -> Tensor:
+        return uncond + sum(
+            self._options.guidance * text.weight * (cond - uncond) for text, cond in zip(texts, conds, strict=True)
+        )
 
     def _batch_conditioning(
         self, negatives: Sequence[WeightedText], positives: Sequence[WeightedText], text_strengths: TextStrengths
     ) -> Conditioning:
-        """One tensor for as long as nothing else is said: overlays remember what they made of it."""
-        subprompts = [*negatives, *positives]
-        key = tuple(subprompt.words for subprompt in subprompts), len(negatives), tuple(text_strengths)
+        """Return the conditioning of all rows, and the same tensor again for the same texts and strengths."""
+        texts = [*negatives, *positives]
+        key = tuple(text.words for text in texts), len(negatives), tuple(text_strengths)
         if key not in self._batch_conditionings:
             rows = [
-                self._encode_row(subprompt, row, len(subprompts), len(negatives), text_strengths)
-                for row, subprompt in enumerate(subprompts)
+                self._encode_row(text, row, len(texts), len(negatives), text_strengths)
+                for row, text in enumerate(texts)
             ]
             while len(self._batch_conditionings) >= MAX_CACHED_BATCHES:
                 del self._batch_conditionings[next(iter(self._batch_conditionings))]
@@ -217,23 +172,25 @@ class GuidedDenoiser:
         return self._batch_conditionings[key]
 
     def _encode_row(
-        self, subprompt: WeightedText, row: int, row_count: int, negative_count: int, text_strengths: TextStrengths
+        self, text: WeightedText, row: int, row_count: int, negative_count: int, text_strengths: TextStrengths
     ) -> Conditioning:
-        """What a voice says in its row, by the strengths that overlays have there."""
-        row_strengths = tuple(strengths[row % len(strengths)] for strengths in text_strengths)
-        is_negative = row < negative_count
+        """Encode the text of one row, at the strengths that overlays have in that row."""
         with encoding_row(row=row, rows=row_count):
             return self._conditioning_cache.encode(
-                subprompt, self._chunk_count, self._options, is_negative=is_negative, text_strengths=row_strengths
+                text,
+                self._chunk_count,
+                clip_skip=self._options.clip_skip,
+                restores_mean=self._options.restores_mean,
+                is_negative=row < negative_count,
+                text_strengths=tuple(strengths[row % len(strengths)] for strengths in text_strengths),
             )
 
 
-def _weighted_mean(subprompts: Sequence[WeightedText], conds: Sequence[Tensor]) -> Tensor:
-    """What several voices say together where no negative prompt is heard: their mean by weight."""
-    total = sum(subprompt.weight for subprompt in subprompts)
-    if len(subprompts) == 1 or total == 0:
+def _weighted_mean(texts: Sequence[WeightedText], conds: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the texts' results by weight, which stands for guidance where negative prompts are unused."""
+    total = sum(text.weight for text in texts)
+    if len(texts) == 1 or total == 0:
         return conds[0]
     return sum(
-        (subprompt.weight / total * cond for subprompt, cond in zip(subprompts, conds, strict=True)),
-        torch.zeros_like(conds[0]),
+        (text.weight / total * cond for text, cond in zip(texts, conds, strict=True)), torch.zeros_like(conds[0])
     )

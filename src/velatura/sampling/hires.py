@@ -1,10 +1,9 @@
-"""From the latents of a first pass to those that a second, larger pass starts from."""
+"""Hires fix: from the latents of the first pass to those that the second, larger pass starts from."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,24 +11,25 @@ from torch.nn import functional
 
 from velatura.base.base import Base
 from velatura.errors import UnknownName
+from velatura.sampling.images import decode_image, encode_image, round_down
 from velatura.sampling.recipe.sizes import HiresTarget, Resolution
 
 
-class LatentMode(NamedTuple):
-    """How latents are stretched: torch's name for it, and whether it is antialiased."""
+class InterpolationMode(NamedTuple):
+    """How torch.nn.functional.interpolate resizes latents."""
 
     mode: str
     antialias: bool = False
 
 
-# The webui's names
+# Under A1111's names
 LATENT_UPSCALERS = {
-    "Latent": LatentMode("bilinear"),
-    "Latent (antialiased)": LatentMode("bilinear", antialias=True),
-    "Latent (bicubic)": LatentMode("bicubic"),
-    "Latent (bicubic antialiased)": LatentMode("bicubic", antialias=True),
-    "Latent (nearest)": LatentMode("nearest"),
-    "Latent (nearest-exact)": LatentMode("nearest-exact"),
+    "Latent": InterpolationMode("bilinear"),
+    "Latent (antialiased)": InterpolationMode("bilinear", antialias=True),
+    "Latent (bicubic)": InterpolationMode("bicubic"),
+    "Latent (bicubic antialiased)": InterpolationMode("bicubic", antialias=True),
+    "Latent (nearest)": InterpolationMode("nearest"),
+    "Latent (nearest-exact)": InterpolationMode("nearest-exact"),
 }
 PIXEL_UPSCALERS = {
     "None": Image.Resampling.LANCZOS,
@@ -39,7 +39,14 @@ PIXEL_UPSCALERS = {
 
 
 def find_upscaler(name: str) -> str:
-    """The name of an upscaler in any case; raises UnknownName with those that are near."""
+    """Return the name of an upscaler as the tables spell it.
+
+    Args:
+        name: The name in any case.
+
+    Raises:
+        UnknownName: There is no such upscaler; the message suggests similar ones.
+    """
     name_by_lower = {upscaler.lower(): upscaler for upscaler in (*LATENT_UPSCALERS, *PIXEL_UPSCALERS)}
     if name.lower() not in name_by_lower:
         raise UnknownName.with_suggestions("upscaler", name, name_by_lower.values())
@@ -47,35 +54,31 @@ def find_upscaler(name: str) -> str:
 
 
 def upscale_latents(base: Base, latents: Tensor, target: HiresTarget, upscaler: str) -> Tensor:
-    """Latents (pictures, 4, height, width) enlarged, and cut to size around their middle.
+    """Upscale the latents of the first pass, and crop them centrally to the size of the second pass.
 
-    The upscalers of latents stretch them; the others decode, stretch pixels and encode again.
+    Args:
+        base: Decodes and encodes for the upscalers that work on pixels.
+        latents: (pictures, 4, height, width).
+        target: The size to upscale to in pixels, and what is then cut off in latents.
+        upscaler: A name from LATENT_UPSCALERS, which resize the latents themselves, or from PIXEL_UPSCALERS, which
+            decode, resize and encode again.
     """
     latent_factor = base.family.vae_scale_factor
     size = Resolution(target.upscale_to.width // latent_factor, target.upscale_to.height // latent_factor)
-    in_latents = upscaler in LATENT_UPSCALERS
-    upscaled = (
-        _upscale_in_latents(latents, size, LATENT_UPSCALERS[upscaler])
-        if in_latents
-        else _upscale_in_pixels(base, latents, target, upscaler)
-    )
-    (left, right), (top, bottom) = ((extra // 2, (extra + 1) // 2) for extra in target.truncate)
+    if upscaler in LATENT_UPSCALERS:
+        mode, antialias = LATENT_UPSCALERS[upscaler]
+        upscaled = functional.interpolate(latents, size=(size.height, size.width), mode=mode, antialias=antialias)
+    else:
+        upscaled = _upscale_in_pixels(base, latents, target, upscaler)
+    left, right = target.truncate.width // 2, (target.truncate.width + 1) // 2
+    top, bottom = target.truncate.height // 2, (target.truncate.height + 1) // 2
     return upscaled[:, :, top : size.height - bottom, left : size.width - right]
 
 
-def _upscale_in_latents(latents: Tensor, size: Resolution, upscale_mode: LatentMode) -> Tensor:
-    return functional.interpolate(
-        latents, size=(size.height, size.width), mode=upscale_mode.mode, antialias=upscale_mode.antialias
-    )
-
-
 def _upscale_in_pixels(base: Base, latents: Tensor, target: HiresTarget, upscaler: str) -> Tensor:
-    latent_factor = base.family.vae_scale_factor
-    pixel_size = Resolution(*(side - side % latent_factor for side in target.upscale_to))
+    pixel_size = round_down(target.upscale_to, base.family.vae_scale_factor)
     encoded: list[Tensor] = []
     for picture_latents in latents:
-        pixels = (base.decode(picture_latents[None])[0] * 255).byte().permute(1, 2, 0).cpu().numpy()
-        image = Image.fromarray(np.ascontiguousarray(pixels)).resize(pixel_size, PIXEL_UPSCALERS[upscaler])
-        values = torch.tensor(np.asarray(image), dtype=torch.float32).permute(2, 0, 1)
-        encoded.append(base.encode(values[None] / 127.5 - 1))
+        image = decode_image(base, picture_latents).resize(pixel_size, PIXEL_UPSCALERS[upscaler])
+        encoded.append(encode_image(base, image))
     return torch.cat(encoded).to(latents.device)

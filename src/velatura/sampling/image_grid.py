@@ -1,65 +1,55 @@
-"""Pictures laid out side by side with labels, as one picture."""
+"""Grids of pictures with labels over the columns and beside the rows."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-CELL_PIXELS = 192  # pixels that a picture's longer side is brought to at least about, by a whole factor
-GAP_PIXELS = 6  # pixels between two pictures, and around all
+CELL_PIXELS = 192  # small pictures are enlarged by a whole factor until their longer side is about this long
+GAP_PIXELS = 6  # between two pictures, and around the grid
 TEXT_COLOUR, BACKGROUND_COLOUR = (32, 32, 36), (255, 255, 255)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_grid(
     images: Sequence[Sequence[Image.Image]], columns: Sequence[str] = (), rows: Sequence[str] = ()
 ) -> Image.Image:
-    """Lay rows of images out with labels over the columns and beside them, small ones enlarged by a whole factor."""
+    """Draw rows of images as one image.
+
+    Args:
+        images: The images of each row; rows may differ in length. Small images are enlarged by a whole factor.
+        columns: Labels over the columns; none are drawn if empty.
+        rows: Labels beside the rows; none are drawn if empty.
+    """
     factor = max(1, round(CELL_PIXELS / max(max(image.size) for row in images for image in row)))
     width = factor * max(image.width for row in images for image in row)
     height = factor * max(image.height for row in images for image in row)
     font = ImageFont.load_default(max(14, min(28, width // 12)))
     column_labels = [_wrap(label, font, width) for label in columns]
     row_labels = [_wrap(label, font, width) for label in rows]
-    left = GAP_PIXELS + (
-        int(max(_text_size(text, font)[0] for text in row_labels)) + 2 * GAP_PIXELS if row_labels else 0
-    )
-    top = GAP_PIXELS + (
-        int(max(_text_size(text, font)[1] for text in column_labels)) + 2 * GAP_PIXELS if column_labels else 0
-    )
+    left = GAP_PIXELS + _label_margin([_text_size(label, font)[0] for label in row_labels])
+    top = GAP_PIXELS + _label_margin([_text_size(label, font)[1] for label in column_labels])
+    column_lefts = [left + index * (width + GAP_PIXELS) for index in range(max(len(row) for row in images))]
+    row_tops = [top + index * (height + GAP_PIXELS) for index in range(len(images))]
 
-    column_count = max(len(row) for row in images)
-    grid = Image.new(
-        "RGB",
-        (left + column_count * (width + GAP_PIXELS), top + len(images) * (height + GAP_PIXELS)),
-        BACKGROUND_COLOUR,
-    )
+    grid_size = (column_lefts[-1] + width + GAP_PIXELS, row_tops[-1] + height + GAP_PIXELS)
+    grid = Image.new("RGB", grid_size, BACKGROUND_COLOUR)
     draw = ImageDraw.Draw(grid)
-    for i, text in enumerate(column_labels):
-        draw.text(
-            (left + i * (width + GAP_PIXELS) + width // 2, top - GAP_PIXELS),
-            text,
-            TEXT_COLOUR,
-            font,
-            "md",
-            align="center",
-        )
-    for i, text in enumerate(row_labels):
-        draw.text(
-            (left - 2 * GAP_PIXELS, top + i * (height + GAP_PIXELS) + height // 2),
-            text,
-            TEXT_COLOUR,
-            font,
-            "rm",
-            align="right",
-        )
-    for i, row in enumerate(images):
-        for j, image in enumerate(row):
-            position = left + j * (width + GAP_PIXELS), top + i * (height + GAP_PIXELS)
-            grid.paste(image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC), position)
+    for label, column_left in zip(column_labels, column_lefts, strict=False):
+        position = (column_left + width // 2, top - GAP_PIXELS)
+        draw.text(position, label, TEXT_COLOUR, font, "md", align="center")
+    for label, row_top in zip(row_labels, row_tops, strict=False):
+        position = (left - 2 * GAP_PIXELS, row_top + height // 2)
+        draw.text(position, label, TEXT_COLOUR, font, "rm", align="right")
+    for row, row_top in zip(images, row_tops, strict=True):
+        for image, column_left in zip(row, column_lefts, strict=False):
+            enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+            grid.paste(enlarged, (column_left, row_top))
     return grid
 
 
 def stack_grids(grids: Sequence[Image.Image], labels: Sequence[str]) -> Image.Image:
-    """Sheets one below the other, each under its label."""
+    """Stack grids one below the other, each under its label."""
     font = ImageFont.load_default(22)
     width = max(grid.width for grid in grids)
     texts = [_wrap(label, font, width - 2 * GAP_PIXELS) for label in labels]
@@ -73,8 +63,13 @@ def stack_grids(grids: Sequence[Image.Image], labels: Sequence[str]) -> Image.Im
     return image
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text with line breaks between words, so that lines are no wider than this if they can be."""
+def _label_margin(label_sizes: Sequence[float]) -> int:
+    """Return the pixels that labels of these sizes take, with a gap on both sides; 0 if there are none."""
+    return int(max(label_sizes)) + 2 * GAP_PIXELS if label_sizes else 0
+
+
+def _wrap(text: str, font: Font, width: int) -> str:
+    """Break a text between words so that its lines are not wider than `width` pixels, where that is possible."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -85,6 +80,6 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     return "\n".join(lines)
 
 
-def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[float, float]:
+def _text_size(text: str, font: Font) -> tuple[float, float]:
     left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, font=font)
     return right - left, bottom - top

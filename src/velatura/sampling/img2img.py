@@ -1,12 +1,11 @@
-"""What a picture begins from, where it is not noise alone: an image, of which perhaps only a part is painted anew."""
+"""img2img and inpainting: the latents of an image to start from, and the mask that limits what may change."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from velatura.base.base import Base
 from velatura.errors import BadRecipe
+from velatura.sampling.images import encode_image, read_image, resize_image, round_down
 from velatura.sampling.masks import (
     InitImage,
     MaskBox,
@@ -22,24 +22,24 @@ from velatura.sampling.masks import (
     fill_masked,
     latent_mask,
     paste_part,
-    read_image,
     read_mask,
-    resize_image,
 )
-from velatura.sampling.noise import SeededNoise
+from velatura.sampling.noise.seeded import SeededNoise
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.recipe.sizes import Resolution
 from velatura.sampling.samplers import Denoiser
 
-DEFAULT_IMG2IMG_DENOISING = 0.75  # of an image, where a recipe leaves it open; the webui's default
-
 
 @dataclass(frozen=True)
 class InitLatents:
-    """An image as the base reads it, and where of it is painted anew.
+    """The latents of an init image, and what is needed to put the unmasked part of the image back.
 
-    latents: (1, 4, height, width); mask: (1, height, width) of them, 1 where they change, None for everywhere. whole,
-    box and edge: the picture that only a part is taken from, which part, and the mask to paste it back by.
+    Attributes:
+        latents: (1, 4, height, width).
+        mask: (1, height, width) of the latents, 1 where they may change. None: everywhere.
+        full_image: The image that the picture is pasted into. None: the picture is used as it is.
+        box: The part of the full image that was cropped out. None: all of it.
+        paste_mask: The mask by which the picture is pasted, of the full image's size.
     """
 
     latents: Tensor
@@ -49,85 +49,105 @@ class InitLatents:
     paste_mask: Image.Image | None = None
 
     @classmethod
-    def of(cls, base: Base, init_image: InitImage, recipe: Recipe, size: Resolution, seed: int) -> Self:
-        """Read an image and its mask as a recipe wants them, for a picture of a size in pixels.
+    def encode(cls, base: Base, init_image: InitImage, recipe: Recipe, size: Resolution, seed: int) -> Self:
+        """Resize, mask and encode an init image as a recipe asks for.
 
-        Raises BadRecipe for a mask that is black all over.
+        Args:
+            base: Its VAE encodes the image.
+            init_image: The image, and perhaps a mask.
+            recipe: Its `fit`, `mask_blur`, `mask_padding` and `masked_content` are used.
+            size: The size of the picture in pixels.
+            seed: The seed of the noise that fills the mask where `masked_content` is "latent noise".
+
+        Raises:
+            BadRecipe: The mask is completely black, or an image has a mode that cannot be converted.
         """
         image = read_image(init_image.image)
         if init_image.mask is None:
-            return cls(_encode_image(base, resize_image(image, size, recipe.fit), size))
-        blurred_mask = blur_mask(read_mask(init_image.mask).resize(image.size), recipe.mask_blur)
-        box = None if recipe.mask_padding is None else crop_box(blurred_mask, recipe.mask_padding, size)
-        if blurred_mask.getbbox() is None:
-            raise BadRecipe("the mask is black all over, so nothing would change: paint white where it should")
-        part, part_mask = (image, blurred_mask) if box is None else (image.crop(box), blurred_mask.crop(box))
-        part, part_mask = (
-            resize_image(picture, size, "stretch" if box else recipe.fit) for picture in (part, part_mask)
-        )
+            return cls(_encode_at_size(base, resize_image(image, size, recipe.fit), size))
+        mask = blur_mask(read_mask(init_image.mask).resize(image.size), recipe.mask_blur)
+        if mask.getbbox() is None:
+            raise BadRecipe("the mask is completely black, so nothing would change: paint white where it should change")
+        if recipe.mask_padding is None:
+            box = None
+            part, part_mask = resize_image(image, size, recipe.fit), resize_image(mask, size, recipe.fit)
+            full_image, paste_mask = part, part_mask
+        else:
+            box = crop_box(mask, recipe.mask_padding, size)
+            part = resize_image(image.crop(box), size, "stretch")
+            part_mask = resize_image(mask.crop(box), size, "stretch")
+            full_image, paste_mask = image, mask
         if recipe.masked_content == "fill":
             part = fill_masked(part, part_mask)
-        latents = _encode_image(base, part, size)
-        mask = latent_mask(part_mask, Resolution(latents.shape[-1], latents.shape[-2])).to(latents.device)
-        latents = _apply_masked_content(latents, mask, recipe.masked_content, seed)
-        full_image, blurred_mask = (
-            (image, blurred_mask)
-            if box
-            else (resize_image(picture, size, recipe.fit) for picture in (image, blurred_mask))
-        )
-        return cls(latents, mask, full_image, box, blurred_mask)
+        latents = _encode_at_size(base, part, size)
+        mask_of_latents = latent_mask(part_mask, Resolution(latents.shape[-1], latents.shape[-2])).to(latents.device)
+        latents = _apply_masked_content(latents, mask_of_latents, recipe.masked_content, seed)
+        return cls(latents, mask_of_latents, full_image, box, paste_mask)
 
     def paste_back(self, picture: Image.Image) -> Image.Image:
-        """The picture with what was not masked put back, at the size of the image where only a part was painted."""
+        """Paste a picture into the image it was made from, so that unmasked pixels stay exactly as they were.
+
+        Returns:
+            A picture of the image's size where only a part was cropped out, else of the picture's own size.
+        """
         if self.full_image is None or self.paste_mask is None:
             return picture
-        box = self.box or (0, 0, *picture.size)
-        full_image, paste_mask = (
-            image if self.box else image.resize(picture.size) for image in (self.full_image, self.paste_mask)
-        )
-        return paste_part(full_image, picture, box, paste_mask)
+        if self.box is not None:
+            return paste_part(self.full_image, picture, self.box, self.paste_mask)
+        full_image, paste_mask = self.full_image.resize(picture.size), self.paste_mask.resize(picture.size)
+        return paste_part(full_image, picture, (0, 0, *picture.size), paste_mask)
 
 
-def masked_denoiser(denoise: Denoiser, init_latents: list[InitLatents]) -> Denoiser:
-    """A denoiser whose guesses leave alone what is not masked."""
-    if all(init.mask is None for init in init_latents):
-        return denoise
-    latents = torch.cat([init.latents for init in init_latents])
-    masks = torch.stack([init.latents.new_ones(1, 1, 1) if init.mask is None else init.mask for init in init_latents])
+@dataclass(frozen=True)
+class BatchInitLatents:
+    """The latents that all pictures of a batch start from, encoded from images or upscaled from a first pass.
 
-    def denoise_masked(noisy: Tensor, sigma: Tensor) -> Tensor:
-        return denoise(noisy, sigma) * masks + latents * (1 - masks)
+    Attributes:
+        latents: (pictures, 4, height, width).
+        masks: (pictures, 1, height, width), 1 where the latents may change. None: everywhere.
+    """
 
-    return denoise_masked
+    latents: Tensor
+    masks: Tensor | None = None
+
+    @classmethod
+    def stack(cls, init_latents: Sequence[InitLatents]) -> Self:
+        """Combine the init latents of single pictures, some of which may have a mask."""
+        latents = torch.cat([picture.latents for picture in init_latents])
+        if all(picture.mask is None for picture in init_latents):
+            return cls(latents)
+        change_all = latents.new_ones(1, 1, 1)
+        masks = [change_all if picture.mask is None else picture.mask for picture in init_latents]
+        return cls(latents, torch.stack(masks))
+
+    def masked_denoiser(self, denoise: Denoiser) -> Denoiser:
+        """Return a denoiser whose result keeps the init latents where they may not change."""
+
+        def denoise_masked(noisy: Tensor, sigma: Tensor) -> Tensor:
+            return self.restore_unmasked(denoise(noisy, sigma))
+
+        return denoise_masked
+
+    def restore_unmasked(self, latents: Tensor) -> Tensor:
+        """Replace latents (pictures, 4, height, width) by the init latents where they may not change."""
+        if self.masks is None:
+            return latents
+        return latents * self.masks + self.latents * (1 - self.masks)
 
 
-def compute_image_hash(image: Image.Image) -> str:
-    """What a recipe records of an image: ten hex digits of the sha256 of its size and pixels."""
-    pixels = read_image(image)
-    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()[:10]
-
-
-def compute_mask_hash(init_image: InitImage) -> str | None:
-    """The same of a mask, if there is one."""
-    return init_image.mask and compute_image_hash(read_mask(init_image.mask))
-
-
-def _encode_image(base: Base, image: Image.Image, size: Resolution) -> Tensor:
-    """The latents of an image, stretched to a picture's size if it has another."""
+def _encode_at_size(base: Base, image: Image.Image, size: Resolution) -> Tensor:
+    """Encode an image, and resize its latents to those of a picture's size where the image has another size."""
     latent_factor = base.family.vae_scale_factor
-    encoder_size = Resolution(*(max(latent_factor, side - side % latent_factor) for side in image.size))
-    values = torch.tensor(np.asarray(resize_image(image, encoder_size, "stretch")), dtype=torch.float32)
-    latents = base.encode(values.permute(2, 0, 1)[None] / 127.5 - 1)
+    encoder_size = round_down(image.size, latent_factor)
+    latents = encode_image(base, resize_image(image, encoder_size, "stretch"))
     latent_size = (size.height // latent_factor, size.width // latent_factor)
-    return (
-        latents
-        if latents.shape[-2:] == latent_size
-        else functional.interpolate(latents, size=latent_size, mode="bilinear")
-    )
+    if latents.shape[-2:] == latent_size:
+        return latents
+    return functional.interpolate(latents, size=latent_size, mode="bilinear")
 
 
 def _apply_masked_content(latents: Tensor, mask: Tensor, content: str, seed: int) -> Tensor:
-    """Latents with what is masked replaced by noise, or by nothing, where a recipe wants that."""
+    """Replace the masked latents by noise or by zeros where a recipe asks for it."""
     if content == "latent nothing":
         return latents * (1 - mask)
     if content == "latent noise":

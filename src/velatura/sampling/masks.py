@@ -1,4 +1,4 @@
-"""Pictures to begin from: brought to size, and with a mask that says what is to be painted anew."""
+"""Masks of inpainting: read, blurred, cropped, and applied to images and latents."""
 
 from __future__ import annotations
 
@@ -11,67 +11,56 @@ from torch import Tensor
 from torch.nn import functional
 
 from velatura.errors import BadRecipe
-from velatura.sampling.recipe.fields import ResizeMode
+from velatura.sampling.images import RESAMPLING, compute_image_hash, convert_image
 from velatura.sampling.recipe.sizes import Resolution
 
 MaskBox = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
-RESAMPLING = Image.Resampling.LANCZOS
-BLUR_TRUNCATE = 2.5  # standard deviations of a blur that are reckoned with, the webui's
+BLUR_TRUNCATE = 2.5  # standard deviations at which the blur's kernel is cut off, as in A1111
 
 
 class InitImage(NamedTuple):
-    """What a picture begins from: an image, and a mask that is white where it may change (everywhere without one)."""
+    """An image that img2img and inpainting start from.
+
+    The mask is white where the image may change; without a mask it may change everywhere.
+    """
 
     image: Image.Image
     mask: Image.Image | None = None
 
+    @property
+    def image_hash(self) -> str:
+        """The hash that a recipe records of the image."""
+        return compute_image_hash(self.image)
 
-def resize_image(image: Image.Image, size: Resolution, resize_mode: ResizeMode) -> Image.Image:
-    """An image brought to a size: stretched, cropped to cover it, or shrunk into it with its edges drawn out.
-
-    "latent" leaves it to the latents, which are stretched after encoding: the image comes back as it is.
-    """
-    if resize_mode == "latent" or image.size == size:
-        return image
-    if resize_mode == "stretch":
-        return image.resize(size, RESAMPLING)
-    if resize_mode == "crop":
-        return ImageOps.fit(image, size, RESAMPLING)
-    resized = image.resize(_fit_inside(image, size), RESAMPLING)
-    left, top = ((outer - inner) // 2 for outer, inner in zip(size, resized.size, strict=True))
-    margins = (top, size.height - resized.height - top), (left, size.width - resized.width - left)
-    pixels = np.asarray(resized)
-    return Image.fromarray(np.pad(pixels, (*margins, *((0, 0),) * (pixels.ndim - 2)), mode="edge"))
-
-
-def read_image(image: Image.Image) -> Image.Image:
-    """An image in RGB; what is transparent in it is white, and 16 bits a colour become 8.
-
-    Raises BadRecipe for one whose colours are of a kind that has no way to RGB.
-    """
-    if not image.has_transparency_data:
-        return _convert(image, "RGB")
-    rgba = _convert(image, "RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    @property
+    def mask_hash(self) -> str | None:
+        """The hash that a recipe records of the mask, if there is one."""
+        return None if self.mask is None else compute_image_hash(read_mask(self.mask))
 
 
 def read_mask(mask: Image.Image, *, invert: bool = False) -> Image.Image:
-    """A mask in shades of grey: of an image that is transparent somewhere its opaque part is white.
+    """Convert a mask to shades of grey.
 
-    An alpha channel that is opaque all over says nothing, and programs add one to any picture.
+    Args:
+        mask: Any image. If a part of it is transparent, its opaque part is the mask. An alpha channel that is opaque
+            everywhere is ignored, because some programs add one to every image.
+        invert: Swap black and white.
+
+    Raises:
+        BadRecipe: The image has a mode that cannot be converted.
     """
     alpha = mask.getchannel("A") if mask.mode in {"RGBA", "LA", "PA"} else None
-    grey = alpha if alpha is not None and alpha.getextrema() != (255, 255) else _convert(mask, "L")
+    grey = alpha if alpha is not None and alpha.getextrema() != (255, 255) else convert_image(mask, "L")
     return ImageOps.invert(grey) if invert else grey
 
 
 def blur_mask(mask: Image.Image, blur: float) -> Image.Image:
-    """A mask with its edges blurred over so many pixels (the standard deviation of a Gaussian)."""
+    """Blur the edges of a mask by a Gaussian whose standard deviation is `blur` pixels."""
     if blur <= 0:
         return mask
     radius = int(BLUR_TRUNCATE * blur + 0.5)
-    radius = min(radius, min(mask.size) - 1)  # beyond the edges the picture is mirrored, once
+    radius = min(radius, min(mask.size) - 1)  # the padding mirrors the image once and cannot be wider
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     gaussian = torch.exp(-(offsets**2) / (2 * blur**2))
     gaussian = gaussian / gaussian.sum()
@@ -82,27 +71,35 @@ def blur_mask(mask: Image.Image, blur: float) -> Image.Image:
 
 
 def latent_mask(mask: Image.Image, size: Resolution) -> Tensor:
-    """One where latents are painted anew, zero where they stay: (1, height, width) of the latents, nothing between."""
+    """Scale a mask to the size of latents: (1, height, width), 1 where they change and 0 where they stay."""
     return (_to_tensor(mask.resize(size, Image.Resampling.BICUBIC))[0] / 255).round()
 
 
 def fill_masked(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The image with what is masked replaced by its surroundings, blurred the wider the further inside.
+    """Fill the masked part of an image with its surroundings, blurred more strongly further inside.
 
-    Weighed means over ever larger squares: each masked pixel takes the smallest that knows anything.
+    Each masked pixel takes the weighted mean of the smallest square, out of ever larger ones, that holds any unmasked
+    pixel.
     """
     pixels, weights = _to_tensor(image.convert("RGB")), 1 - _to_tensor(mask) / 255
-    return _to_image(_fill_from_coarser(pixels * weights, weights))
+    filled = _fill_from_coarser(pixels * weights, weights)
+    return Image.fromarray(filled[0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
 
 
 def crop_box(mask: Image.Image, padding: int, size: Resolution) -> MaskBox:
-    """The part of a picture that holds all of a mask, with so many pixels around, in the shape of a size.
+    """Return the box around the white part of a mask, with the aspect ratio of a size where the image allows it.
 
-    Raises BadRecipe for a mask that is all black.
+    Args:
+        mask: A mask in shades of grey.
+        padding: Pixels that are added on every side.
+        size: The size that the box will be scaled to.
+
+    Raises:
+        BadRecipe: The mask is completely black.
     """
     bounds = mask.getbbox()
     if bounds is None:
-        raise BadRecipe("the mask is black all over, so nothing would change: paint white where it should")
+        raise BadRecipe("the mask is completely black, so nothing would change: paint white where it should change")
     left, top, right, bottom = bounds
     horizontal = _clamp_span(left - padding, right + padding, mask.width)
     vertical = _clamp_span(top - padding, bottom + padding, mask.height)
@@ -115,7 +112,7 @@ def crop_box(mask: Image.Image, padding: int, size: Resolution) -> MaskBox:
 
 
 def paste_part(image: Image.Image, part: Image.Image, box: MaskBox, mask: Image.Image) -> Image.Image:
-    """A picture with a part of it painted anew, where the mask of the whole is white."""
+    """Paste a new part into an image, where the mask of the whole image is white."""
     left, top, right, bottom = box
     canvas = image.convert("RGB").copy()
     canvas.paste(part.resize((right - left, bottom - top), RESAMPLING), (left, top))
@@ -123,7 +120,12 @@ def paste_part(image: Image.Image, part: Image.Image, box: MaskBox, mask: Image.
 
 
 def _fill_from_coarser(colours: Tensor, weights: Tensor) -> Tensor:
-    """Colours, weighed by how far each is known, completed from a copy of half the size, and that likewise."""
+    """Fill what has no weight from a copy of half the size, recursively.
+
+    Args:
+        colours: (1, 3, height, width), multiplied by the weights.
+        weights: (1, 1, height, width), 1 where the colour is known and 0 where it is not.
+    """
     height, width = weights.shape[-2:]
     if min(height, width) == 1 or bool((weights > 0).all()):
         return colours / weights.clamp(min=1e-6)
@@ -136,30 +138,9 @@ def _fill_from_coarser(colours: Tensor, weights: Tensor) -> Tensor:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    """The values of an image, (1, channels, height, width), 0 to 255."""
+    """Return the values of an image, (1, channels, height, width), 0 to 255."""
     values = torch.tensor(np.asarray(image), dtype=torch.float32)
     return values.view(image.height, image.width, -1).permute(2, 0, 1)[None]
-
-
-def _to_image(pixels: Tensor) -> Image.Image:
-    return Image.fromarray(pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
-
-
-def _fit_inside(image: Image.Image, size: Resolution) -> Resolution:
-    """The largest size of an image's shape in another one; no side of it ends at nothing."""
-    scale = min(size.width / image.width, size.height / image.height)
-    return Resolution(*(max(1, round(side * scale)) for side in image.size))
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """An image in another mode, which cuts off what 16 bits hold beyond 255 unless they are brought down first."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().clip(0, 255).astype(np.uint8))
-    try:
-        return image.convert(mode)
-    except ValueError:
-        raise BadRecipe(f"an image in {image.mode} has no way to {mode}: save it as a plain PNG") from None
 
 
 def _clamp_span(start: int, end: int, limit: int) -> tuple[int, int]:
@@ -167,7 +148,7 @@ def _clamp_span(start: int, end: int, limit: int) -> tuple[int, int]:
 
 
 def _grow_span(span: tuple[int, int], length: int, limit: int) -> tuple[int, int]:
-    """A span brought to a length around its middle, moved inside the picture, and no longer than that."""
+    """Grow a span around its middle to a length, moved so that it stays between 0 and the limit."""
     length = min(max(length, span[1] - span[0]), limit)
     start = (span[0] + span[1] - length) // 2
     start = min(max(start, 0), limit - length)

@@ -1,4 +1,4 @@
-"""What latents will look like, roughly and at once, without decoding them."""
+"""Small, approximate previews of latents, which take no decoding by the VAE."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from velatura.base.base import Base
 
 linalg: Any = torch.linalg  # which has no types
 
-SAMPLE_COUNT, SAMPLE_SIDE = 4, 16  # of the latents whose decoding the colours are fitted to
-NOISE_SIZES = (1, 2, 4, 8, 16)  # sizes of the noise that they are made of
+SAMPLE_COUNT, SAMPLE_SIDE = 4, 16  # number and side of the latents that the linear map is fitted to
+NOISE_SIZES = (1, 2, 4, 8, 16)  # sides of the noises whose sum these latents are
 RIDGE_PENALTY = 1e-3
 
 
 class Preview:
-    """Colours of latents by a linear map, fitted once to what the base's own autoencoder makes of smooth noise."""
+    """A linear map from latents to colours, fitted at the first call to what the base's VAE decodes smooth noise to."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -27,15 +27,19 @@ class Preview:
 
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Image.Image:
-        """A small picture, a pixel for each latent, of latents (4, height, width) that are nearly clean."""
+        """Return a small image with one pixel per latent.
+
+        Args:
+            latents: Denoised latents of one picture, (4, height, width).
+        """
         if self._rgb_factors is None:
             self._rgb_factors = self._fit_rgb_factors()
-        colours = _append_ones(latents.float().cpu().flatten(1).T) @ self._rgb_factors  # (places, 3)
+        colours = _append_ones(latents.float().cpu().flatten(1).T) @ self._rgb_factors  # (height * width, 3)
         pixels = (colours.clamp(0, 1) * 255).byte().view(*latents.shape[-2:], 3)
         return Image.fromarray(pixels.contiguous().numpy())
 
     def _fit_rgb_factors(self) -> Tensor:
-        """The map (channels + 1, 3) that comes nearest to decoding, by least squares."""
+        """Fit the map to decoded latents by ridge regression, (channels + 1, 3)."""
         channels = int(self._base.unet.config["in_channels"])
         latents = _smooth_noise(channels)
         pixels = self._base.decode(latents).cpu()
@@ -48,7 +52,7 @@ class Preview:
 
 
 def _smooth_noise(channels: int) -> Tensor:
-    """Latents (SAMPLES, channels, SIDE, SIDE) of variance 1 with patches of all sizes, the same ones every time."""
+    """Return latents of variance 1 with patches of all sizes, (count, channels, side, side); the seed is fixed."""
     generator = torch.Generator().manual_seed(0)
     noises = [torch.randn(SAMPLE_COUNT, channels, size, size, generator=generator) for size in NOISE_SIZES]
     upscaled = [

@@ -1,126 +1,165 @@
-"""What is odd about a recipe that is painted all the same."""
+"""Check a recipe before the first step: refuse what cannot be made, and warn of what changes nothing."""
 
-import warnings
 from collections.abc import Sequence
 
 from velatura.base.base import Base
-from velatura.errors import BadRecipe, VelaturaWarning
-from velatura.sampling.img2img import compute_image_hash, compute_mask_hash
+from velatura.errors import BadRecipe, warn
 from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.fields import MAX_SIDE_PIXELS, OverlayHash
 from velatura.sampling.recipe.recipe import RECIPE_DEFAULTS, Recipe
 from velatura.sampling.recipe.sizes import Resolution
-
-WARNING_STACK_LEVEL = 6  # frames between here and whoever asked for a picture
 
 IMG2IMG_FIELDS = ("fit", "noise_multiplier", "extra_noise")
 MASK_FIELDS = ("mask_blur", "masked_content", "mask_padding")
 HIRES_FIELDS = ("hires_steps", "hires_upscaler", "hires_sampler", "hires_prompt", "hires_negative")
 
 
+def check_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> None:
+    """Check all of a recipe that needs no overlays to be checked.
+
+    Warns of another base, VAE or image than the recipe was made with, and of fields that change nothing.
+
+    Args:
+        base: The base that will make the picture.
+        recipe: The recipe as it was given.
+        init_image: The image that the picture starts from, if there is one.
+
+    Raises:
+        BadRecipe: The recipe cannot be made with this base and image.
+    """
+    warn_of_another_base(base, recipe)
+    warn_of_another_vae(base, recipe)
+    check_clip_skip(base, recipe)
+    check_seed_size(base, recipe)
+    check_init_image(recipe, init_image)
+    warn_of_unused_fields(recipe, init_image)
+
+
 def warn_of_another_base(base: Base, recipe: Recipe) -> None:
-    """Say that a recipe was made on another base than this one, which is the one that paints."""
-    has_other_name = bool(recipe.base) and recipe.base != base.name
+    """Warn if a recipe was made with another base than this one."""
     recipe_hash = recipe.base_hash if base.hash else None
-    if (recipe_hash and not base.hash.startswith(recipe_hash)) or has_other_name:
-        recipe_base = f"{recipe.base or 'a base'}{f' ({recipe.base_hash})' if recipe.base_hash else ''}"
-        outcome = (
-            "only its name is another"
-            if recipe_hash and base.hash.startswith(recipe_hash)
-            else "the picture will be another"
-        )
-        _warn(f"the recipe was made on {recipe_base}, this is {base.name} ({base.hash}): {outcome}")
+    has_same_hash = bool(recipe_hash) and base.hash.startswith(str(recipe_hash))
+    has_other_hash = bool(recipe_hash) and not has_same_hash
+    has_other_name = bool(recipe.base) and recipe.base != base.name
+    if not has_other_hash and not has_other_name:
+        return
+    recipe_base = recipe.base or "a base"
+    if recipe.base_hash:
+        recipe_base += f" ({recipe.base_hash})"
+    outcome = "only the name differs" if has_same_hash else "the picture will be different"
+    warn(f"the recipe was made with {recipe_base}, but this base is {base.name} ({base.hash}): {outcome}")
+
+
+def warn_of_another_vae(base: Base, recipe: Recipe) -> None:
+    """Warn if a recipe was made with another VAE (autoencoder) than the base has now."""
+    if not recipe.vae_hash or recipe.vae_hash == base.vae_hash:
+        return
+    recipe_vae = f"{recipe.vae} ({recipe.vae_hash})"
+    current_vae = f"{base.vae_source.name} ({base.vae_hash})" if base.vae_source else "the base's own"
+    warn(f"the recipe was made with the autoencoder {recipe_vae}, but this one is {current_vae}: open it too")
 
 
 def check_clip_skip(base: Base, recipe: Recipe) -> None:
-    """Raise BadRecipe for a clip skip past the first layer; warn of one that a base has no use for.
+    """Refuse a clip skip beyond the first layer, and warn of one that this base ignores.
 
-    1 is no wish, and 2 is what bases read that take none, SD2 and SDXL, so pictures of theirs often carry it.
+    SD2 and SDXL always use the layer that they were trained with, the last but one. Recipes for them often carry a
+    clip_skip of 1 or 2, which is therefore not warned of.
+
+    Raises:
+        BadRecipe: The text encoder has fewer layers.
     """
     base.text.check_clip_skip(recipe.clip_skip)
     if recipe.clip_skip > 2 and not base.text.takes_clip_skip:
-        _warn(f"clip_skip {recipe.clip_skip} changes nothing: {base.name} always reads the layer it was trained with")
-
-    if recipe.vae_hash and recipe.vae_hash != base.vae_hash:
-        current_vae = f"{base.vae_source.name} ({base.vae_hash})" if base.vae_source else "the base's own"
-        _warn(
-            f"the recipe was made with the autoencoder {recipe.vae} ({recipe.vae_hash}), this is {current_vae}: open it too"
-        )
+        warn(f"clip_skip {recipe.clip_skip} changes nothing: {base.name} always uses the layer it was trained with")
 
 
-def warn_of_other_overlays(recipe_hashes: Sequence[OverlayHash], current_hashes: Sequence[OverlayHash]) -> None:
-    """Say which overlays are not the files that a recipe was made with."""
-    current_hash_by_overlay = {
-        (overlay_hash.kind, overlay_hash.name.lower()): overlay_hash.hash for overlay_hash in current_hashes
-    }
-    for overlay_hash in recipe_hashes:
-        current_hash = current_hash_by_overlay.get((overlay_hash.kind, overlay_hash.name.lower()))
-        if current_hash and current_hash != overlay_hash.hash:
-            mismatch = f"the recipe was made with {overlay_hash.name} ({overlay_hash.hash}), the file found is another ({current_hash})"
-            _warn(f"{mismatch}: the picture may be another")
+def check_seed_size(base: Base, recipe: Recipe) -> None:
+    """Refuse a seed_size of less than one latent.
+
+    Raises:
+        BadRecipe: A side is shorter than the pixels of one latent.
+    """
+    latent_factor = base.family.vae_scale_factor
+    if recipe.seed_size and min(recipe.seed_size) < latent_factor:
+        raise BadRecipe(f"the seed_size {recipe.seed_size} is below {latent_factor} pixels: use one such as 512x512")
 
 
-def check_image(recipe: Recipe, init_image: InitImage | None) -> None:
-    """Raise BadRecipe where the image that a recipe begins from is missing; warn of another one."""
+def check_init_image(recipe: Recipe, init_image: InitImage | None) -> None:
+    """Refuse a recipe whose init image or mask is missing, and warn if they are not those of the recipe.
+
+    Raises:
+        BadRecipe: The recipe records an image or mask that was not given, or has a second pass, which img2img has not.
+    """
     if recipe.image_hash and init_image is None:
-        raise BadRecipe(f"the recipe begins from an image ({recipe.image_hash}), which no picture carries: give it too")
-    if recipe.mask_hash and not (init_image and init_image.mask):
-        raise BadRecipe(f"the recipe has a mask ({recipe.mask_hash}), which no picture carries: give it with the image")
-    if init_image:
-        _warn_of_other_hash("image", recipe.image_hash, compute_image_hash(init_image.image))
-        _warn_of_other_hash("mask", recipe.mask_hash, compute_mask_hash(init_image))
-    if init_image and (recipe.hires_scale or recipe.hires_size):
         raise BadRecipe(
-            "a second pass is for pictures from a prompt alone: leave the image out, or hires_scale and size"
+            f"the recipe starts from an image ({recipe.image_hash}), which saved pictures do not contain: "
+            "pass that image as init_image"
+        )
+    if recipe.mask_hash and not (init_image and init_image.mask):
+        raise BadRecipe(
+            f"the recipe has a mask ({recipe.mask_hash}), which saved pictures do not contain: "
+            "pass it together with the init image"
+        )
+    if init_image is None:
+        return
+    _warn_of_another_image("image", recipe.image_hash, init_image.image_hash)
+    _warn_of_another_image("mask", recipe.mask_hash, init_image.mask_hash)
+    if recipe.hires_scale or recipe.hires_size:
+        raise BadRecipe(
+            "a second pass is for pictures that start from noise alone: "
+            "leave out the image, or hires_scale and hires_size"
         )
 
 
 def warn_of_unused_fields(recipe: Recipe, init_image: InitImage | None) -> None:
-    """Say what is set and changes nothing."""
+    """Warn of fields that are set but change nothing."""
     has_hires = bool(recipe.hires_scale or recipe.hires_size)
     unused_fields = {
-        "an image to begin from": () if init_image else IMG2IMG_FIELDS,
+        "an init image": () if init_image else IMG2IMG_FIELDS,
         "a mask": () if init_image and init_image.mask else MASK_FIELDS,
         "hires_scale or hires_size": () if has_hires else HIRES_FIELDS,
-        "an image, or a second pass": () if init_image or has_hires else ("denoising",),
+        "an init image or a second pass": () if init_image or has_hires else ("denoising",),
         "variation_strength": () if recipe.variation_strength else ("variation_seed",),
         "keep_layout": () if recipe.keep_layout else ("keep_layout_until",),
     }
     for requirement, names in unused_fields.items():
         for name in names:
             if getattr(recipe, name) != RECIPE_DEFAULTS[name]:
-                _warn(f"{name} changes nothing without {requirement}")
+                warn(f"{name} changes nothing without {requirement}")
 
 
 def warn_of_unused_ensd(sampler_name: str) -> None:
-    """Say that a sampler draws no noise whose seeds could be moved; the webui does not record the number then."""
-    _warn(f"ensd changes nothing: {sampler_name} draws no noise on its way")
+    """Warn that a sampler draws no noise whose seed ENSD could change; A1111 does not record ENSD then."""
+    warn(f"ensd changes nothing: {sampler_name} draws no noise after the first")
 
 
-def check_second_pass(size: Resolution, latent_factor: int) -> None:
-    """Raise BadRecipe for a size that nothing can be painted at."""
+def warn_of_other_overlays(recipe_hashes: Sequence[OverlayHash], current_hashes: Sequence[OverlayHash]) -> None:
+    """Warn of overlays whose files are not those that a recipe was made with."""
+    current_hash_by_overlay = {(entry.kind, entry.name.lower()): entry.hash for entry in current_hashes}
+    for entry in recipe_hashes:
+        current_hash = current_hash_by_overlay.get((entry.kind, entry.name.lower()))
+        if current_hash and current_hash != entry.hash:
+            recorded = f"the recipe was made with {entry.name} ({entry.hash})"
+            warn(f"{recorded}, but the file found is another ({current_hash}): the picture may be different")
+
+
+def check_hires_size(size: Resolution, latent_factor: int) -> None:
+    """Refuse a size of the second pass that cannot be made.
+
+    Raises:
+        BadRecipe: A side is too short or too long.
+    """
     if not all(latent_factor <= side <= MAX_SIDE_PIXELS for side in size):
         raise BadRecipe(
-            f"the second pass would be {size}: its sides must be of {latent_factor} to {MAX_SIDE_PIXELS} pixels, "
-            "so change hires_scale or hires_size"
+            f"the second pass would be {size} pixels, but sides must be {latent_factor} to {MAX_SIDE_PIXELS}: "
+            "change hires_scale or hires_size"
         )
 
 
-def check_seed_size(base: Base, recipe: Recipe) -> None:
-    """Raise BadRecipe for noise of less than one latent."""
-    latent_factor = base.family.vae_scale_factor
-    if recipe.seed_size and min(recipe.seed_size) < latent_factor:
-        raise BadRecipe(f"the seed_size {recipe.seed_size} is below {latent_factor} pixels: give one such as 512x512")
-
-
-def _warn_of_other_hash(what: str, recipe_hash: str | None, current_hash: str | None) -> None:
-    """Say that an image is not the one that a recipe began from; other programs' hashes cannot be compared."""
+def _warn_of_another_image(what: str, recipe_hash: str | None, current_hash: str | None) -> None:
+    """Warn if an image is not the one of the recipe; hashes of other programs have another length."""
     if recipe_hash and len(recipe_hash) == len(current_hash or "") and recipe_hash != current_hash:
-        _warn(
-            f"the recipe began from another {what} ({recipe_hash}, this is {current_hash}): the picture will be another",
-            1,
+        warn(
+            f"the recipe started from another {what} ({recipe_hash}, this one is {current_hash}): "
+            "the picture will be different"
         )
-
-
-def _warn(message: str, extra_levels: int = 0) -> None:
-    warnings.warn(message, VelaturaWarning, WARNING_STACK_LEVEL + extra_levels)

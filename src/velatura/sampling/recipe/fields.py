@@ -1,4 +1,4 @@
-"""The fields of a recipe by what they are about; Recipe is all of them together."""
+"""The fields of a recipe, grouped by subject; Recipe inherits all of them."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -17,12 +17,16 @@ RandnSource = Literal["CPU", "GPU", "NV"]
 
 
 def _normalize_prompt(text: str) -> str:
-    """The prompt as it comes back from a picture: no spaces around lines, no empty lines around it."""
+    """Remove spaces around lines and empty lines around the prompt, as infotext does too.
+
+    Raises:
+        ValueError: The text is not valid Unicode, or would be read as a negative prompt.
+    """
     normalized = "\n".join(line.strip() for line in text.split("\n")).strip()
     if surrogate := re.search("[\ud800-\udfff]", normalized):
-        raise ValueError(f"holds {surrogate[0]!a}, which is no letter: write it in UTF-8")
+        raise ValueError(f"holds {surrogate[0]!a}, which is not a character: write it in UTF-8")
     if any(line.startswith(NEGATIVE_PREFIX) for line in normalized.split("\n")):
-        raise ValueError(f"a line of it starts with {NEGATIVE_PREFIX!r}; give what follows as the negative prompt")
+        raise ValueError(f"has a line that starts with {NEGATIVE_PREFIX!r}; pass what follows as the negative prompt")
     return normalized
 
 
@@ -31,7 +35,7 @@ def _read_seed(seed: object) -> object:
 
 
 def _parse_size(text: object) -> object:
-    """Read "512x768"; a side of 0 follows the other."""
+    """Read a size such as "512x768"; a side of 0 means that it follows from the other."""
     if not isinstance(text, str):
         return text
     size_match = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text)
@@ -67,7 +71,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class OverlayHash(BaseModel):
-    """The file of an overlay that a picture was made with: the name its tag calls it by, and its short hash."""
+    """The file of an overlay that a picture was made with: its kind, the name in its tag, and its short hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,50 +81,51 @@ class OverlayHash(BaseModel):
 
     @classmethod
     def of(cls, kind: str, name: str, digest: str) -> Self:
-        """The hash of a file under its name as pictures carry it, without the signs that stand between entries."""
+        """Return the entry for a file, with the characters that separate entries removed from its name."""
         return cls(kind=kind, name=re.sub(r"[:,]", "", name).strip(), hash=digest)
 
 
 class NoiseFields(BaseModel):
-    """What noise a picture begins with."""
+    """The noise that a picture starts from."""
 
-    seed: Seed = Field(default=None, description="what the noise is drawn from; -1: a new one each time")
+    seed: Seed = Field(default=None, description="seed of the noise; -1: a new one each time")
     noise: RandnSource = Field(
-        default="CPU", description="what draws it: CPU, GPU, or NV, which imitates an NVIDIA GPU anywhere"
+        default="CPU",
+        description="what draws the noise: CPU, GPU, or NV, which imitates an NVIDIA GPU anywhere",
     )
-    variation_seed: Seed = Field(default=None, description="other noise to mix in; -1: a new one each time")
-    variation_strength: Fraction = Field(default=0.0, description="how much of the other noise")
+    variation_seed: Seed = Field(default=None, description="seed of other noise to mix in; -1: a new one each time")
+    variation_strength: Fraction = Field(default=0.0, description="how much of the other noise to mix in")
     seed_size: Annotated[ResolutionField | None, AfterValidator(_drop_partial_size)] = Field(
-        default=None, description="the size whose noise is used, as 512x512"
+        default=None, description="size of the picture whose noise is used, such as 512x512"
     )
     ensd: int = Field(default=0, ge=0, lt=SEED_LIMIT, description="added to the seed of later noise (ENSD)")
 
 
 class Img2ImgFields(BaseModel):
-    """What becomes of an image that a picture begins from; the image itself is given beside the recipe."""
+    """How an init image is used (img2img, inpainting); the image itself is passed beside the recipe."""
 
     denoising: Fraction | None = Field(
-        default=None, description="how much of the image, or of the first pass, is painted anew; 0.75 and 0.7 if open"
+        default=None, description="how much of the init image, or of the first pass, is replaced; none: 0.75 and 0.7"
     )
-    fit: ResizeMode = Field(default="stretch", description="how the image is brought to size")
-    mask_blur: NonNegative = Field(default=4.0, description="pixels over which the mask's edge is blurred")
-    masked_content: MaskedContent = Field(default="original", description="what lies under the mask at first")
+    fit: ResizeMode = Field(default="stretch", description="how the init image is resized")
+    mask_blur: NonNegative = Field(default=4.0, description="blur of the mask's edge, in pixels")
+    masked_content: MaskedContent = Field(default="original", description="what the masked part starts from")
     mask_padding: int | None = Field(
-        default=None, ge=0, le=MAX_SIDE_PIXELS, description="paint only the masked part, with so many pixels around it"
+        default=None, ge=0, le=MAX_SIDE_PIXELS, description="make only the masked part, with so many pixels around it"
     )
 
 
 class HiresFields(BaseModel):
-    """A second pass at a larger size (hires fix)."""
+    """The second pass at a larger size (hires fix)."""
 
     hires_scale: Annotated[float, Field(ge=1, le=16)] | None = Field(
-        default=None, description="paint again so many times as large"
+        default=None, description="make a second pass at so many times the size"
     )
     hires_size: Annotated[ResolutionField | None, AfterValidator(_drop_empty_size)] = Field(
-        default=None, description="paint again at this size, as 1024x0: 0 follows"
+        default=None, description="make a second pass at this size, such as 1024x0: 0 follows from the other side"
     )
-    hires_steps: int = Field(default=0, ge=0, le=1000, description="steps of the second pass; 0: as many as the first")
-    hires_upscaler: str = Field(default="Latent", description="how the first pass is enlarged")
-    hires_sampler: str | None = Field(default=None, description="sampler of the second pass; none: the first's")
-    hires_prompt: PromptText = Field(default="", description="prompt of the second pass; empty: the first's")
-    hires_negative: PromptText = Field(default="", description="negative prompt of the second pass; empty: the first's")
+    hires_steps: int = Field(default=0, ge=0, le=1000, description="steps of the second pass; 0: as in the first")
+    hires_upscaler: str = Field(default="Latent", description="how the first pass is upscaled")
+    hires_sampler: str | None = Field(default=None, description="sampler of the second pass; none: as in the first")
+    hires_prompt: PromptText = Field(default="", description="prompt of the second pass; empty: as in the first")
+    hires_negative: PromptText = Field(default="", description="negative prompt of that pass; empty: as in the first")

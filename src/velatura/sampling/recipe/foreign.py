@@ -1,4 +1,4 @@
-"""How other programs than the webui tell of a picture, brought into the words of the webui."""
+"""Recipes in pictures by NovelAI and ComfyUI, translated into infotext."""
 
 from __future__ import annotations
 
@@ -49,13 +49,21 @@ COMFY_SCHEDULERS = {
     "beta": "Beta",
     "kl_optimal": "KL Optimal",
 }
-NOVELAI_CLIP_SKIP, NOVELAI_ENSD = 2, 31337  # of its own program, which its pictures do not tell
+NOVELAI_CLIP_SKIP, NOVELAI_ENSD = 2, 31337  # constants of NovelAI that its pictures do not record
 
 JsonObject = Mapping[str, object]
 
 
 def infotext_from_chunks(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
-    """The webui's text for the chunks of a PNG by NovelAI or ComfyUI, or None where they say too little."""
+    """Translate the text chunks of a PNG by NovelAI or ComfyUI into infotext.
+
+    Args:
+        chunks: The chunks by name, as Pillow's `image.info`.
+        size: Width and height of the picture.
+
+    Returns:
+        The infotext, or None if the chunks do not tell how the picture was made.
+    """
     if chunks.get("Software") == "NovelAI":
         return _from_novelai(chunks, size)
     return _from_comfy(chunks, size) if "prompt" in chunks else None
@@ -78,7 +86,7 @@ def _from_novelai(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | 
 
 
 def _from_comfy(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
-    """Read the one sampler of a graph and what leads to it; graphs with several, or with none, say too little."""
+    """Read a ComfyUI graph that has exactly one KSampler; other graphs are not understood."""
     nodes = _parse_object(chunks.get("prompt")) or {}
     graph = {key: node for key, value in nodes.items() if (node := _as_object(value)) is not None}
     samplers = [_inputs(node) for node in graph.values() if "KSampler" in str(node.get("class_type"))]
@@ -101,7 +109,7 @@ def _from_comfy(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | No
 
 
 def _find_text(graph: Mapping[str, JsonObject], link: object, field: str) -> str | None:
-    """The text in a field of the node that a link leads to, or of one further up that way."""
+    """Return the text in a field of the linked node, or of the nearest node upstream that has it."""
     seen_keys: set[str] = set()
     queue = [link]
     while queue:

@@ -1,38 +1,44 @@
-"""Recipes in words: which field of a picture's text says what, in the webui's order, which programs read by place."""
+"""The fields of infotext and the recipe fields that they correspond to, in A1111's order.
+
+Some programs read the fields by their position.
+"""
 
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from velatura.errors import VelaturaWarning
+from velatura.errors import warn
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.recipe.infotext import quote, unquote
 
-# by kind, as the webui names them
+# Names of the fields that hold the hashes of overlays, by kind
 HASH_FIELDS = {
     "hypernet": "Hypernet hashes",
     "lora": "Lora hashes",
     "embedding": "TI hashes",
-    "aesthetic": "Aesthetic hashes",  # this and the next are our own, which the webui passes by
+    "aesthetic": "Aesthetic hashes",  # this field and the next are our own; A1111 ignores them
     "difference": "Difference hashes",
 }
-TAG_BRACKETS = set("<>")  # what belongs to tags
+TAG_BRACKETS = set("<>")
 
-# Fields of other programs' pictures that a prompt's tags already say, or that leave the picture as it is
+# Fields of other programs that do not change the picture, or that repeat tags of the prompt
 IGNORED_FIELDS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
 
 
-DEFAULT_MASK_PADDING = 32  # where only the masked part is painted and nothing says with how much around it
-NEW_EDITING_VERSION = (1, 6)  # the webui's version before which words changed at other steps
+DEFAULT_MASK_PADDING = 32  # A1111's default, which it does not write
+NEW_EDITING_VERSION = (1, 6)  # before this version, A1111 timed prompt editing differently
 DEFAULT_MASK_MODE = "Mask mode: Inpaint masked"
 
 
 class InfotextField(NamedTuple):
-    """A field of the text and the recipe's field that it carries.
+    """A field of infotext and the recipe field that it holds.
 
-    always: it stands there even where it is the default; beside: it does where one of these fields is set.
+    Attributes:
+        key: Name in infotext.
+        field: Name in the recipe.
+        is_always_written: Write it even if it has its default value.
+        written_with: Write it too if one of these recipe fields is set.
     """
 
     key: str
@@ -101,7 +107,12 @@ INFOTEXT_FIELDS = (
 
 
 def to_infotext_fields(values: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
-    """The fields of a text from a recipe's: those that are not the defaults, or always stand there."""
+    """Convert recipe fields into the fields of infotext.
+
+    Args:
+        values: All fields of a recipe.
+        defaults: Their defaults; fields with their default value are left out, unless they are always written.
+    """
     width, height = values["width"], values["height"]
     values = {
         **values,
@@ -120,9 +131,13 @@ def to_infotext_fields(values: Mapping[str, object], defaults: Mapping[str, obje
 
 
 def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[str, object]:
-    """A recipe's fields from those of a text; warns of what would change the picture and is not read.
+    """Convert the fields of infotext into recipe fields.
 
-    words: of its prompts, some of which meant something else in old versions of the webui.
+    Warns of fields that would change the picture and are not supported.
+
+    Args:
+        fields: The fields of infotext.
+        prompts: Both prompts as one text. Prompt editing in them was timed differently by old versions of A1111.
     """
     unread = dict(fields)
     values: dict[str, object] = {entry.field: unread.pop(entry.key) for entry in INFOTEXT_FIELDS if entry.key in unread}
@@ -138,26 +153,26 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
     if "[" in prompts and _is_old(values["version"]):
         values.setdefault("old_editing", True)
     if "seed" in values:
-        values.setdefault("noise", "GPU")  # the webui's default, which it does not write
+        values.setdefault("noise", "GPU")  # A1111's default, which it does not write
     _warn_of_unread(unread)
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _is_old(version: object) -> bool:
-    """Whether a picture is of a version of the webui whose words changed at other steps."""
+    """Return True for a version of A1111 that timed prompt editing differently."""
     numbers = re.match(r"v(\d{1,4})\.(\d{1,4})", str(version))
     return numbers is not None and tuple(map(int, numbers.groups())) < NEW_EDITING_VERSION
 
 
 def _format_value(value: object) -> object:
-    """A value as the text has it; what would lose its own quotes on the way gets another pair."""
+    """Format a value for infotext; a text that has quotes of its own gets another pair, so that it keeps them."""
     if isinstance(value, str) and unquote(quote(value)) != value:
         return json.dumps(value, ensure_ascii=False)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _format_hashes(hashes: tuple[OverlayHash, ...]) -> dict[str, str]:
-    """The hashes of overlays, "inca: 0123456789, neon: ...", in one field for each kind."""
+    """Format the hashes of overlays as one field per kind, such as "inca: 0123456789, neon: ..."."""
     entries_by_field = {
         field: ", ".join(
             f"{overlay_hash.name}: {overlay_hash.hash}" for overlay_hash in hashes if overlay_hash.kind == kind
@@ -168,23 +183,21 @@ def _format_hashes(hashes: tuple[OverlayHash, ...]) -> dict[str, str]:
 
 
 def _parse_hashes(fields: dict[str, str]) -> tuple[OverlayHash, ...]:
-    """The hashes of overlays of all kinds, taken out of the fields; entries that name no hash are left out."""
+    """Remove the hashes of overlays from the fields and parse them; entries without a hash are ignored."""
     hashes: list[OverlayHash] = []
     for kind, field in HASH_FIELDS.items():
         for entry in fields.pop(field, "").split(","):
             name, colon, digest = entry.rpartition(":")
             if colon and TAG_BRACKETS & set(name):
-                message = f"{field} has an entry {entry.strip()[:60]!r} whose name no overlay can have: it is left out"
-                warnings.warn(message, VelaturaWarning, 4)
+                warn(f"{field} has an entry {entry.strip()[:60]!r} whose name no overlay can have: it is left out")
             elif colon:
                 hashes.append(OverlayHash.of(kind, name, digest.strip()))
     return tuple(hashes)
 
 
 def _warn_of_unread(fields: Mapping[str, str]) -> None:
-    """Say which fields would change the picture."""
+    """Warn of fields that would change the picture."""
     entries = (f"{key}: {value}" for key, value in fields.items() if not IGNORED_FIELDS.fullmatch(key))
     unread = [entry for entry in entries if entry != DEFAULT_MASK_MODE]
     if unread:
-        message = f"not read yet: {', '.join(unread)}; the picture will not come out the same"
-        warnings.warn(message, VelaturaWarning, 4)
+        warn(f"not supported: {', '.join(unread)}; the picture will be different")

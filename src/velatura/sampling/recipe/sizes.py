@@ -1,20 +1,15 @@
-"""How large a second pass is, and how many steps a picture that is begun still takes, as the webui reckons both."""
+"""The size of the second pass, and the number of steps of img2img, computed as A1111 does."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-OLD_FIRST_PASS_AREA = (
-    512 * 512
-)  # what first passes of 2022 were brought near, their sides being multiples of OLD_MULTIPLE
-OLD_FIRST_PASS_MULTIPLE = 64
-MAX_DENOISING = 0.999  # a picture is never given up altogether
-MAX_SCHEDULE_STEPS = 1e6  # levels of a schedule
+MAX_DENOISING = 0.999  # an init image is never ignored completely
+MAX_SCHEDULE_STEPS = 1e6
 
 
 class Resolution(NamedTuple):
-    """Width and height, in pixels or latents."""
+    """A width and a height, in pixels or in latents."""
 
     width: int
     height: int
@@ -24,16 +19,18 @@ class Resolution(NamedTuple):
 
 
 class HiresTarget(NamedTuple):
-    """What the latents of the first pass are enlarged to, in pixels, and what is then cut off in latents, centred."""
+    """The size that the first pass is upscaled to, in pixels, and what is then cropped centrally, in latents."""
 
     upscale_to: Resolution
     truncate: Resolution
 
 
 class Img2ImgSteps(NamedTuple):
-    """How long the schedule of a begun picture is, and at which of its levels from the end on it starts.
+    """The part of a noise schedule that img2img takes.
 
-    levels: of the schedule, without the last one, which is 0; left: steps that are taken, less one.
+    Attributes:
+        schedule_steps: Steps of the whole schedule.
+        t_enc: Number of the last steps that are taken, less one (A1111's name).
     """
 
     schedule_steps: int
@@ -43,10 +40,14 @@ class Img2ImgSteps(NamedTuple):
 def compute_hires_target(
     first_pass: Resolution, scale: float, target: Resolution, latent_factor: int = 8
 ) -> HiresTarget:
-    """Reckon the second pass: scale, or the size that is wanted, of which one side may be 0 to follow the other.
+    """Compute the size of the second pass.
 
-    factor: pixels that a latent stands for. Where both sides are given, the first pass is enlarged to cover them, and
-    what juts out is cut off.
+    Args:
+        first_pass: Size of the first pass in pixels.
+        scale: Factor by which it grows, if `target` is 0x0.
+        target: Size in pixels. If one side is 0, it follows from the other. If both are given, the first pass is
+            upscaled to cover them, and what is outside is cropped.
+        latent_factor: Pixels per latent, along one side.
     """
     if not any(target):
         return HiresTarget(Resolution(int(first_pass.width * scale), int(first_pass.height * scale)), Resolution(0, 0))
@@ -59,18 +60,17 @@ def compute_hires_target(
     return HiresTarget(upscale_to, Resolution(*truncate))
 
 
-def old_first_pass(final: Resolution) -> Resolution:
-    """The first pass of recipes before 2023, which tell the final size only: of about 512 x 512 pixels."""
-    scale = math.sqrt(OLD_FIRST_PASS_AREA / (final.width * final.height))
-    return Resolution(*(math.ceil(side * scale / OLD_FIRST_PASS_MULTIPLE) * OLD_FIRST_PASS_MULTIPLE for side in final))
-
-
 def setup_img2img_steps(steps: int, denoising: float, *, exact_steps: int | None = None) -> Img2ImgSteps:
-    """The part of a schedule that is walked when so much of a picture (0 to 1) is to be noise.
+    """Compute which part of a noise schedule img2img takes.
 
-    exactly: take this number of steps whatever the share, with a schedule so much longer, as second passes do.
+    Args:
+        steps: Steps of the schedule, as in the recipe.
+        denoising: How much of the image is replaced by noise, 0 to 1.
+        exact_steps: Take this number of steps, whatever the denoising, from a schedule that is longer accordingly. The
+            second pass of hires fix does so.
     """
     fraction = min(denoising, MAX_DENOISING)
     if exact_steps is None:
         return Img2ImgSteps(steps, int(fraction * steps))
-    return Img2ImgSteps(int(min(exact_steps / fraction, MAX_SCHEDULE_STEPS)) if fraction > 0 else 0, exact_steps - 1)
+    schedule_steps = int(min(exact_steps / fraction, MAX_SCHEDULE_STEPS)) if fraction > 0 else 0
+    return Img2ImgSteps(schedule_steps, exact_steps - 1)

@@ -1,13 +1,13 @@
-"""Samplers and noise schedules, equal to k-diffusion's as the AUTOMATIC1111 webui runs them.
+"""Samplers and noise schedules, equal to those of k-diffusion as A1111 runs them.
 
-Open `table.py` for the list, `sampler.py` and `trajectory.py` for what they share, `euler.py` for the simplest steps.
-Latents carry noise of standard deviation sigma (Karras et al. 2022, "Elucidating the design space of diffusion-based
-generative models", the paper of most letters here).
+Open `table.py` for the list, `sampler.py` and `trajectory.py` for what samplers share, `euler.py` for the simplest.
+Latents have noise of standard deviation sigma (Karras et al. 2022, "Elucidating the design space of diffusion-based
+generative models", the source of most symbols here).
 """
 
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.samplers.sampler import Sampler
-from velatura.sampling.samplers.schedules import SCHEDULERS, find_scheduler, sigma_to_timestep
+from velatura.sampling.samplers.schedules import SCHEDULERS, find_scheduler
 from velatura.sampling.samplers.table import SAMPLER_ALIASES, SAMPLERS, find_sampler
 from velatura.sampling.samplers.trajectory import Denoiser, Trajectory
 
@@ -21,5 +21,4 @@ __all__ = [
     "Trajectory",
     "find_sampler",
     "find_scheduler",
-    "sigma_to_timestep",
 ]

@@ -1,7 +1,4 @@
-"""The levels of noise that a walk stops at: how they are spaced between the noisiest and the cleanest.
-
-Under the names that the AUTOMATIC1111 webui has for them since 1.9.
-"""
+"""Noise schedules: how the noise levels of the steps are spaced, under the names that A1111 uses since version 1.9."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +13,18 @@ from velatura.errors import UnknownName
 
 KARRAS_RHO = 7.0  # Karras et al., equation 5
 BETA_PARAMETER = 0.6  # both parameters of the beta distribution, Lee et al., section 4
-AYS_SIGMA_MIN = 0.029  # the eleventh level of Sabour et al.'s tables, which diffusers has as 0
+AYS_SIGMA_MIN = 0.029  # last level of the tables of Sabour et al., which is 0 in diffusers
 
 
 @dataclass(frozen=True)
 class SigmaRange:
-    """What levels are laid between.
+    """The range that a scheduler spaces noise levels in.
 
-    sigmas: all levels that the base was trained at, cleanest first; low, high: the ends, 0-d; rho: None for the
-    scheduler's own; family: of the base, for tables that were found for one.
+    Attributes:
+        model_sigmas: All levels that the model was trained at, the cleanest first.
+        sigma_min, sigma_max: The ends of the range, 0-d.
+        rho: Parameter of some schedulers. None: the scheduler's own value.
+        family: Name of the base's family, for schedulers with a table for each.
     """
 
     model_sigmas: Tensor
@@ -42,24 +42,29 @@ class SigmaRange:
         rho: float | None = None,
         family: str = "SD1",
     ) -> Self:
-        """The span between two levels, those that the base was trained at where 0 is given."""
-        ends = (
-            model_sigmas.new_tensor(sigma_min) if sigma_min else model_sigmas[0],
-            model_sigmas.new_tensor(sigma_max) if sigma_max else model_sigmas[-1],
-        )
-        return cls(model_sigmas, *ends, rho, family)
+        """Return the range between two levels; 0 means the first or last level that the model was trained at."""
+        low = model_sigmas.new_tensor(sigma_min) if sigma_min else model_sigmas[0]
+        high = model_sigmas.new_tensor(sigma_max) if sigma_max else model_sigmas[-1]
+        return cls(model_sigmas, low, high, rho, family)
 
 
-Scheduler = Callable[
-    [SigmaRange, int], Tensor
-]  # (span, steps) -> sigmas, one more than there are steps, noisiest first
+# (range, steps) -> sigmas, the noisiest first, one more than there are steps
+Scheduler = Callable[[SigmaRange, int], Tensor]
+
 AUTOMATIC_SCHEDULER = "Automatic"
 RHO_SCHEDULERS = frozenset({"Karras", "Polyexponential"})
-FIXED_RANGE_SCHEDULERS = frozenset({"Align Your Steps", "Simple", "DDIM"})  # whatever sigma_min and sigma_max are
+FIXED_RANGE_SCHEDULERS = frozenset({"Align Your Steps", "Simple", "DDIM"})  # which ignore sigma_min and sigma_max
 
 
 def find_scheduler(name: str) -> str:
-    """The name that a scheduler has in SCHEDULERS, from it in any case and with or without spaces."""
+    """Return the name of a scheduler as SCHEDULERS spells it.
+
+    Args:
+        name: The name in any case, with spaces, underscores or neither.
+
+    Raises:
+        UnknownName: There is no such scheduler; the message suggests similar names.
+    """
     name_by_key = {_normalize_name(scheduler): scheduler for scheduler in (AUTOMATIC_SCHEDULER, *SCHEDULERS)}
     if _normalize_name(name) not in name_by_key:
         raise UnknownName.with_suggestions("scheduler", name, (AUTOMATIC_SCHEDULER, *SCHEDULERS))
@@ -67,31 +72,31 @@ def find_scheduler(name: str) -> str:
 
 
 def uniform(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Even in time from the noisiest to the cleanest, then 0."""
-    return _append_zero(t_to_sigma(sigma_range.model_sigmas, torch.linspace(*_t_range(sigma_range), steps)))
+    """Space levels evenly in time, then 0."""
+    return _append_zero(t_to_sigma(sigma_range.model_sigmas, _t_linspace(sigma_range, steps)))
 
 
 def sgm_uniform(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Even in time and short of the cleanest, as Stability AI's generative-models have it, then 0."""
-    return _append_zero(t_to_sigma(sigma_range.model_sigmas, torch.linspace(*_t_range(sigma_range), steps + 1)[:-1]))
+    """Space levels evenly in time without the cleanest, as Stability AI's generative-models does, then 0."""
+    return _append_zero(t_to_sigma(sigma_range.model_sigmas, _t_linspace(sigma_range, steps + 1)[:-1]))
 
 
 def karras(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Crowding towards the clean end (Karras et al. 2022, equation 5), then 0."""
+    """Space levels evenly in sigma ** (1 / rho) (Karras et al. 2022, equation 5), then 0."""
     rho = sigma_range.rho or KARRAS_RHO
     min_inv_rho, max_inv_rho = sigma_range.sigma_min ** (1 / rho), sigma_range.sigma_max ** (1 / rho)
     return _append_zero((max_inv_rho + torch.linspace(0, 1, steps) * (min_inv_rho - max_inv_rho)) ** rho)
 
 
 def exponential(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Even in the logarithm of sigma, then 0."""
+    """Space levels evenly in log sigma, then 0."""
     return _append_zero(
         torch.linspace(float(sigma_range.sigma_max.log()), float(sigma_range.sigma_min.log()), steps).exp()
     )
 
 
 def polyexponential(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Even in a power of the logarithm of sigma, then 0; with a rho of 1 it is the exponential one."""
+    """Space levels by a power of a ramp in log sigma, then 0; a rho of 1 gives the exponential schedule."""
     ramp = torch.linspace(1, 0, steps) ** (sigma_range.rho or 1.0)
     return _append_zero(
         (sigma_range.sigma_min.log() + ramp * (sigma_range.sigma_max.log() - sigma_range.sigma_min.log())).exp()
@@ -99,20 +104,20 @@ def polyexponential(sigma_range: SigmaRange, steps: int) -> Tensor:
 
 
 def kl_optimal(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Even in the arc tangent of sigma (Sabour et al. 2024, "Align Your Steps", theorem 3.1); ends at the cleanest."""
+    """Space levels evenly in arctan sigma (Sabour et al. 2024, "Align Your Steps", theorem 3.1), without a final 0."""
     fractions = torch.arange(steps + 1) / steps
     return torch.tan(fractions * sigma_range.sigma_min.atan() + (1 - fractions) * sigma_range.sigma_max.atan())
 
 
 def align_your_steps(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """The levels that Sabour et al. found for SD 1 and SDXL, even in their logarithms between them, then 0."""
+    """Interpolate the levels that Sabour et al. found for SD1 and SDXL, in log sigma, then 0."""
     table = AysSchedules["StableDiffusionXLSigmas" if sigma_range.family == "SDXL" else "StableDiffusionSigmas"]
     logs = torch.tensor([*table[:-1], AYS_SIGMA_MIN]).log()
     return _append_zero(_interpolate(logs, torch.linspace(0, len(logs) - 1, steps)).exp())
 
 
 def simple(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Every n-th of the levels that the base was trained at, from the noisiest on, then 0."""
+    """Take every n-th level that the model was trained at, from the noisiest on, then 0."""
     spacing = len(sigma_range.model_sigmas) / steps
     return _append_zero(
         sigma_range.model_sigmas[[len(sigma_range.model_sigmas) - 1 - int(step * spacing) for step in range(steps)]]
@@ -120,35 +125,30 @@ def simple(sigma_range: SigmaRange, steps: int) -> Tensor:
 
 
 def ddim(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Every n-th of the levels that the base was trained at, from the second cleanest up, then 0.
+    """Take every n-th level that the model was trained at, from the second cleanest up, then 0.
 
-    Where the steps do not divide a thousand there may be a few more of them.
+    If the number of steps does not divide 1000, there may be a few more levels.
     """
     return _append_zero(sigma_range.model_sigmas[1 :: max(len(sigma_range.model_sigmas) // steps, 1)].flip(0))
 
 
 def beta(sigma_range: SigmaRange, steps: int) -> Tensor:
-    """Crowding at both ends (Lee et al. 2024, "Beta Sampling is All You Need"), then 0."""
+    """Space levels by quantiles of a beta distribution (Lee et al. 2024, "Beta Sampling is All You Need"), then 0."""
     fractions = _beta_quantiles(torch.linspace(1, 0, steps, dtype=torch.float64)).float()
     return _append_zero(sigma_range.sigma_min + fractions * (sigma_range.sigma_max - sigma_range.sigma_min))
 
 
 def compute_model_sigmas(schedule: NoiseSchedule) -> Tensor:
-    """All levels that a base was trained at, cleanest first, reckoned from its rounded alphas as k-diffusion does.
+    """Return all noise levels that a model was trained at, (timesteps,), the cleanest first.
 
-    Random paths between levels depend on their last digit.
+    They are computed from rounded alphas as in k-diffusion, because Brownian noise depends on their last digit.
     """
     alphas = schedule.alphas_cumprod
     return ((1 - alphas) / alphas).sqrt()
 
 
-def sigma_to_timestep(schedule: NoiseSchedule, sigma: Tensor) -> Tensor:
-    """The timestep, not rounded, at which the schedule's noise is sigma: linear in its logarithm between two steps."""
-    return sigma_to_t(schedule.sigmas, sigma)
-
-
 def sigma_to_t(sigmas: Tensor, sigma: Tensor) -> Tensor:
-    """The place of a level among those of a base, not rounded: linear in its logarithm between two."""
+    """Return the fractional index of a noise level among those of a model, interpolated in log sigma."""
     logs, log = sigmas.log(), sigma.log()
     low_index = (torch.searchsorted(logs, log) - 1).clamp(0, len(logs) - 2)
     fraction = (log - logs[low_index]) / (logs[low_index + 1] - logs[low_index])
@@ -156,12 +156,12 @@ def sigma_to_t(sigmas: Tensor, sigma: Tensor) -> Tensor:
 
 
 def sigma_to_nearest_t(sigmas: Tensor, sigma: Tensor) -> Tensor:
-    """The place of the level among those of a base that is nearest in its logarithm; of two as near the noisier."""
+    """Return the index of the nearest level in log sigma; of two equally near ones the noisier."""
     return len(sigmas) - 1 - (sigmas.log() - sigma.log()).abs().flip(0).argmin()
 
 
 def t_to_sigma(sigmas: Tensor, t: Tensor) -> Tensor:
-    """The levels at places that need be no whole numbers; what time_of takes back."""
+    """Return the noise levels at fractional indices, the inverse of sigma_to_t."""
     return _interpolate(sigmas.log(), t).exp()
 
 
@@ -171,14 +171,15 @@ def _interpolate(values: Tensor, positions: Tensor) -> Tensor:
     return (1 - fraction) * values[low_index] + fraction * values[(low_index + 1).clamp(max=len(values) - 1)]
 
 
-def _t_range(sigma_range: SigmaRange) -> tuple[float, float]:
-    return float(sigma_to_t(sigma_range.model_sigmas, sigma_range.sigma_max)), float(
-        sigma_to_t(sigma_range.model_sigmas, sigma_range.sigma_min)
-    )
+def _t_linspace(sigma_range: SigmaRange, count: int) -> Tensor:
+    """Return so many timesteps, evenly spaced from the noisiest to the cleanest."""
+    t_max = sigma_to_t(sigma_range.model_sigmas, sigma_range.sigma_max)
+    t_min = sigma_to_t(sigma_range.model_sigmas, sigma_range.sigma_min)
+    return torch.linspace(float(t_max), float(t_min), count)
 
 
 def _beta_quantiles(probabilities: Tensor) -> Tensor:
-    """Where the beta distribution has come to these shares; with sin² for its variable, its density has no poles."""
+    """Return quantiles of the beta distribution; the substitution x = sin² removes the poles of its density."""
     angles = torch.linspace(0, torch.pi / 2, 2**17 + 1, dtype=torch.float64)
     density = (angles.sin() * angles.cos()) ** (2 * BETA_PARAMETER - 1)
     cdf = torch.cat([angles.new_zeros(1), torch.cumulative_trapezoid(density, angles)])

@@ -1,6 +1,7 @@
-"""Samplers of the stochastic equation, whose noise is the difference of one random path between two levels.
+"""Samplers of the stochastic differential equation (SDE), and DPM++ 2S a.
 
-From Lu et al. 2022, "DPM-Solver++", and, with eta, from Karras et al.'s reading of it; t below is -log sigma.
+From Lu et al. 2022, "DPM-Solver++", with eta as in k-diffusion. The SDE samplers draw their noise from a Brownian path;
+lambda is -log sigma.
 """
 
 from collections import deque
@@ -13,13 +14,13 @@ from torch import Tensor
 from velatura.sampling.samplers.euler import to_d
 from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
-MIDPOINT_FRACTION = 0.5  # of a step, where its second call is made
+MIDPOINT_FRACTION = 0.5  # where in a step the second call is made (r in the paper)
 
 
 def dpmpp_2s_ancestral(
     denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource
 ) -> Iterator[Tensor]:
-    """Two calls to a step below the next level (DPM-Solver++, algorithm 1), then fresh noise up to it."""
+    """Take second-order steps to sigma_down (DPM-Solver++, algorithm 1), then add new noise up to the next level."""
     for sigma, sigma_next in trajectory.steps:
         sigma_down, sigma_up = trajectory.ancestral_step(sigma, sigma_next)
         if sigma_down == 0:
@@ -34,11 +35,9 @@ def dpmpp_2s_ancestral(
 
 
 def dpmpp_sde(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
-    """Two calls to a step, each of which goes below its level and gets noise up to it."""
-    noise_sampler, s_noise = (
-        noise.brownian_noise_sampler(trajectory.sigma_min, trajectory.sigma_max),
-        trajectory.settings.churn_noise,
-    )
+    """Take steps of two calls (SDE-DPM-Solver++(2S)), the midpoint with noise of its own."""
+    noise_sampler = noise.brownian_noise_sampler(trajectory.sigma_min, trajectory.sigma_max)
+    s_noise = trajectory.settings.churn_noise
     for sigma, sigma_next in trajectory.steps:
         denoised = denoise(latents, sigma)
         if sigma_next == 0:
@@ -61,31 +60,37 @@ def dpmpp_sde(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise:
 
 
 def dpmpp_2m_sde(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
-    """Extrapolate from the last two guesses to the middle of each step (DPM-Solver++, SDE-DPM-Solver++(2M))."""
+    """Extrapolate from the last two results, with the midpoint rule (SDE-DPM-Solver++(2M))."""
     return _sample_multistep(_midpoint_correction, denoise, latents, trajectory, noise)
 
 
 def dpmpp_2m_sde_heun(
     denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource
 ) -> Iterator[Tensor]:
-    """Extrapolate from the last two guesses through each step."""
+    """Extrapolate from the last two results, with Heun's rule."""
     return _sample_multistep(_heun_correction, denoise, latents, trajectory, noise)
 
 
 def dpmpp_3m_sde(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
-    """Extrapolate from the last three guesses through each step."""
+    """Extrapolate from the last three results."""
     return _sample_multistep(_third_order_correction, denoise, latents, trajectory, noise)
 
 
 def first_order_step(denoised: Tensor, latents: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """Latents brought to another level as if the guess were right (DPM-Solver++, equation 8 of the first order)."""
+    """Move latents to another noise level along a denoised result (DPM-Solver++, equation 8, first order)."""
     ratio = sigma_next / sigma
     return ratio * latents + (1 - ratio) * denoised
 
 
 @dataclass(frozen=True)
 class _MultistepHistory:
-    """The guesses of a walk and how long its steps were in t, the newest first; whole: the newest, times 1 + eta."""
+    """The results and steps so far, the newest first.
+
+    Attributes:
+        denoised: Denoised results.
+        step_sizes: Step sizes in lambda, h in the paper.
+        h_eta: The newest step size times 1 + eta.
+    """
 
     denoised: Sequence[Tensor]
     step_sizes: Sequence[Tensor]
@@ -93,16 +98,16 @@ class _MultistepHistory:
 
     @property
     def denoised_weight(self) -> Tensor:
-        """How much of the guess a step takes over."""
+        """How much the newest denoised result counts in the step."""
         return -torch.expm1(-self.h_eta)
 
     @property
     def phi_2(self) -> Tensor:
-        """What the guess's change over a step counts in it (phi_2 of exponential integrators)."""
+        """How much the change of the result over the step counts (phi_2 of exponential integrators)."""
         return 1 - self.denoised_weight / self.h_eta
 
     def denoised_change(self, steps_back: int) -> Tensor:
-        """The change of the guess over a step as long as the newest, as it was so many steps back."""
+        """Return the change of the result, as it was so many steps ago, scaled to the newest step size."""
         return (
             (self.denoised[steps_back] - self.denoised[steps_back + 1])
             * self.step_sizes[0]
@@ -117,7 +122,7 @@ def _sample_multistep(
     trajectory: Trajectory,
     noise: NoiseSource,
 ) -> Iterator[Tensor]:
-    """Walk with one call to a step; bend: what older guesses add to a step by the newest alone."""
+    """Take steps of one call; `correction` computes what older results add to a first-order step."""
     noise_sampler = noise.brownian_noise_sampler(trajectory.sigma_min, trajectory.sigma_max)
     denoised: deque[Tensor] = deque(maxlen=3)
     step_sizes: deque[Tensor] = deque(maxlen=3)
@@ -149,7 +154,7 @@ def _heun_correction(history: _MultistepHistory) -> Tensor:
 
 
 def _third_order_correction(history: _MultistepHistory) -> Tensor:
-    """The parabola through three guesses, once there are three, else the line through two."""
+    """Use the parabola through three results once there are three, else the line through two."""
     if len(history.step_sizes) < 3:
         return _heun_correction(history)
     r0, r1 = history.step_sizes[1] / history.step_sizes[0], history.step_sizes[2] / history.step_sizes[0]

@@ -1,4 +1,4 @@
-"""The samplers by their names, which are the webui's."""
+"""The samplers by their names in A1111, and their aliases."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ from torch import Tensor
 from velatura.errors import UnknownName
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.samplers.consistency import LCM_TIMESTEP_INTERVAL, lcm
-from velatura.sampling.samplers.euler import dpm2, dpm2_ancestral, euler, euler_ancestral, heun, lms
-from velatura.sampling.samplers.multistep import dpmpp_2m, plms
+from velatura.sampling.samplers.euler import dpm2, dpm2_ancestral, euler, euler_ancestral, heun
+from velatura.sampling.samplers.multistep import dpmpp_2m, lms, plms
 from velatura.sampling.samplers.restart import restart
 from velatura.sampling.samplers.sampler import ANCESTRAL_SETTINGS, CHURN_SETTINGS, NOISE_SETTINGS, Sampler
 from velatura.sampling.samplers.schedules import SCHEDULERS
@@ -26,16 +26,20 @@ UNIPC_SETTINGS = frozenset({"unipc_variant", "unipc_spacing", "unipc_order", "un
 
 
 def find_sampler(name: str) -> Sampler:
-    """The sampler of a name or an alias, in any case; a scheduler at the name's end becomes its own.
+    """Return the sampler of a name.
 
-    Raises UnknownName with those that are near.
+    Args:
+        name: A name or alias in any case. A scheduler at its end, as in "DPM++ 2M Karras", becomes the sampler's own.
+
+    Raises:
+        UnknownName: There is no such sampler; the message suggests similar names.
     """
     if sampler := _find_exact(name):
         return sampler
     for suffix, scheduler in SCHEDULER_SUFFIXES.items():
         sampler = _find_exact(name[: -len(suffix)]) if name.lower().endswith(suffix) else None
         if sampler and sampler.timestep_sigmas:
-            raise UnknownName(f"{sampler.name} has levels of its own: leave {scheduler} out of {name!r}")
+            raise UnknownName(f"{sampler.name} has its own noise schedule: remove {scheduler} from {name!r}")
         if sampler:
             return replace(
                 sampler, name=f"{sampler.name} {scheduler}", scheduler=scheduler, automatic_scheduler=scheduler
@@ -51,12 +55,12 @@ def _find_exact(name: str) -> Sampler | None:
 
 
 def ddim_timestep_sigmas(sigmas: Tensor, timesteps: Tensor, _first: int, _settings: SamplerSettings) -> Tensor:
-    """The levels of timesteps, noisiest first."""
+    """Return the noise levels of DDIM's timesteps, the noisiest first."""
     return sigmas[timesteps].flip(0)
 
 
 def unipc_timestep_sigmas(sigmas: Tensor, timesteps: Tensor, start_timestep: int, settings: SamplerSettings) -> Tensor:
-    """The levels of UniPC: as many steps as there are timesteps, from the first on."""
+    """Return the noise levels of UniPC, one more than there are timesteps."""
     return unipc_sigmas(sigmas, start_timestep, len(timesteps), settings.unipc_spacing)
 
 
@@ -127,13 +131,13 @@ SAMPLERS = {
             eta=0.0,
             timestep_sigmas=ddim_timestep_sigmas,
             draws_noise="eta",
-        ),  # which it is in this space
+        ),  # with an eta of 0, an ancestral Euler step along these levels is the step of DDIM
         Sampler("PLMS", plms, timestep_sigmas=ddim_timestep_sigmas),
         Sampler("UniPC", unipc, UNIPC_SETTINGS, timestep_sigmas=unipc_timestep_sigmas),
     )
 }
 
-# The webui's own, and those that name a scheduler with "_ka" and "_exp" at their ends
+# Aliases of A1111, which may end in "_ka" or "_exp" for a scheduler
 SAMPLER_ALIASES = {
     "k_dpmpp_2m": "DPM++ 2M",
     "k_dpmpp_sde": "DPM++ SDE",

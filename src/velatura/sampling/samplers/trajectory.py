@@ -1,4 +1,4 @@
-"""One walk from noise to a picture, laid out before its first step."""
+"""The noise levels that a sampler steps along, and what else decides its steps, computed before the first step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,30 +11,37 @@ from torch import Tensor
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.samplers.schedules import sigma_to_nearest_t, sigma_to_t
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]  # (noisy latents, sigma, 0-d) -> the clean latents that are guessed
-NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # (sigma here, sigma there) -> noise of unit variance
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # (noisy latents, 0-d sigma) -> estimate of the clean latents
+NoiseSampler = Callable[[Tensor, Tensor], Tensor]  # (sigma, sigma_next) -> noise of unit variance
 
 
 class NoiseSource(Protocol):
-    """Where fresh noise comes from, for all pictures of a batch."""
+    """A source of new noise for all pictures of a batch."""
 
     def draw(self) -> Tensor:
-        """The next noise of unit variance."""
+        """Return new noise of unit variance."""
         ...
 
     def brownian_noise_sampler(self, sigma_min: float, sigma_max: float) -> NoiseSampler:
-        """One random path between two levels, whose differences are noise: the same whatever steps are taken."""
+        """Return a function that draws noise from a Brownian path, which does not depend on the steps taken."""
         ...
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The levels of noise that a walk stops at, and all that settles how it is walked.
+    """The noise levels of one pass, and what else decides its steps.
 
-    sigmas: noisiest first; known: all levels that the base was trained at, cleanest first, and times: their timesteps.
-    low, high: the ends of the whole schedule, of which an image to begin from leaves a part. eta: of ancestral steps.
-    noisy, clean, last: what noise, and an image's latents, are multiplied by at the start, and what all is divided by
-    at the end.
+    Attributes:
+        sigmas: The noise levels, the noisiest first; one more than there are steps.
+        model_sigmas: All noise levels that the model was trained at, the cleanest first.
+        timesteps: The timesteps of these levels.
+        sigma_min, sigma_max: The ends of the whole schedule above 0; img2img takes only a part of it.
+        settings: The settings of the sampler.
+        eta: Amount of new noise in ancestral steps; 0: none, 1: as much as DDPM.
+        init_noise_sigma: Factor of the first noise.
+        init_latents_factor: Factor of the latents of an init image.
+        final_divisor: Divisor of the latents after every step, for samplers that end above sigma 0.
+        is_quantised: Call the model at whole timesteps only.
     """
 
     sigmas: Tensor
@@ -51,17 +58,17 @@ class Trajectory:
 
     @property
     def step_count(self) -> int:
-        """How often a walk yields."""
+        """Number of steps."""
         return len(self.sigmas) - 1
 
     @property
     def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each level with the next."""
+        """Pairs of each level and the next."""
         return pairwise(self.sigmas)
 
     @property
     def final_sigma(self) -> Tensor:
-        """Where those stop that choose their own levels: at the cleanest that there is, or that was asked for."""
+        """Where samplers end that choose their own levels: the cleanest of the model, or the one in the settings."""
         requested_sigma_min = self.settings.sigma_min
         return torch.minimum(
             self.sigmas[0],
@@ -69,26 +76,26 @@ class Trajectory:
         )
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The timestep to call the model at, not rounded unless only some are allowed."""
+        """Return the timestep to call the model at; it is fractional unless is_quantised."""
         if self.is_quantised:
             return self.timesteps[sigma_to_nearest_t(self.model_sigmas, sigma)]
         return sigma_to_t(self.model_sigmas, sigma)
 
     def initial_latents(self, noise: Tensor, latents: Tensor | None) -> Tensor:
-        """Where the walk starts: noise, over the latents of an image where there is one."""
-        return (
-            noise * self.init_noise_sigma
-            if latents is None
-            else latents * self.init_latents_factor + noise * self.init_noise_sigma
-        )
+        """Return the latents that the first step starts from: noise, added to the latents of an image if given."""
+        if latents is None:
+            return noise * self.init_noise_sigma
+        return latents * self.init_latents_factor + noise * self.init_noise_sigma
 
     def ancestral_step(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-        """Where an ancestral step goes down to, and how much fresh noise brings it up to the level it is bound for.
+        """Split an ancestral step (Song et al. 2021, "Denoising Diffusion Implicit Models", equation 16, in sigmas).
 
-        The share of the latter is eta: Song et al. 2021, "Denoising Diffusion Implicit Models", equation 16, in sigmas.
+        Returns:
+            sigma_down, the level to step to, and sigma_up, the standard deviation of the noise to add afterwards.
         """
         sigma_up = torch.minimum(sigma_next, self.eta * (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt())
         return (sigma_next**2 - sigma_up**2).sqrt(), sigma_up
 
 
+# (denoiser, first latents, trajectory, noise) -> the latents after each step
 SamplerFunction = Callable[[Denoiser, Tensor, Trajectory, NoiseSource], Iterator[Tensor]]

@@ -81,16 +81,16 @@ def test_the_hash_of_its_file_is_recorded_as_the_webui_does(shelf, paint):
 def test_a_renamed_file_is_found_by_its_hash(tiny, embedding, shelf, paint):
     made = paint(library=velatura.Library(shelf))
     (shelf / "my style.safetensors").rename(shelf / "renamed.safetensors")
-    with pytest.warns(VelaturaWarning, match="my style is .*renamed.safetensors by its hash"):
+    with pytest.warns(VelaturaWarning, match="my style is .*renamed.safetensors, found by its hash"):
         assert same(paint(made.recipe, library=velatura.Library(shelf)), made)
     velatura.save(embedding(name="my style", seed=8), shelf / "my style.safetensors")
-    with pytest.warns(VelaturaWarning, match="renamed.safetensors by its hash"):
+    with pytest.warns(VelaturaWarning, match="renamed.safetensors, found by its hash"):
         assert same(paint(made.recipe, library=velatura.Library(shelf)), made)
 
 
 def test_an_embedding_that_is_gone_is_no_silent_loss(shelf, paint):
     recipe = paint(library=velatura.Library(shelf)).recipe
-    with pytest.raises(UnknownName, match=r"made with the embedding 'my style' .*not here"):
+    with pytest.raises(UnknownName, match=r"made with the embedding 'my style' .*cannot be found"):
         paint(recipe)
     with pytest.warns(VelaturaWarning, match="its name is read as plain words"):
         assert same(paint(recipe, lenient=True), paint())

@@ -10,7 +10,7 @@ from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX
 from velatura.sampling.recipe.infotext_fields import INFOTEXT_FIELDS
 from velatura.sampling.recipe.recipe import Recipe
 
-CARRIERS = Path(__file__).parents[1] / "data" / "a1111" / "carriers"
+CARRIERS = Path(__file__).parents[2] / "data" / "a1111" / "carriers"
 WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
     lambda text: NEGATIVE_PREFIX not in text
 )
@@ -83,7 +83,7 @@ def test_a_picture_of_the_webui_gives_its_recipe():
 
 def test_what_changes_the_picture_and_is_not_read_is_warned_of():
     text = "a\nSteps: 20, Sampler: Euler, Seed: 1, Refiner: sd_xl, RNG: CPU, Model hash: 0123456789, Version: v1.8.0"
-    with pytest.warns(VelaturaWarning, match=r"not read yet: Refiner: sd_xl; the picture will not"):
+    with pytest.warns(VelaturaWarning, match=r"not supported: Refiner: sd_xl; the picture will be different"):
         Recipe.from_infotext(text)
 
 
@@ -128,8 +128,8 @@ def test_a_seed_of_minus_one_is_drawn_later():
         ({"seed": 2**63}, "seed is .*less than"),
         ({"width": "wide"}, "width is 'wide'"),
         ({"combine": "both"}, "combine is 'both': it should be 'sequence', 'sum' or 'average'"),
-        ({"colour": 1}, "a recipe has no colour; it has "),
-        ({"hires_scal": 2}, "a recipe has no hires_scal; did you mean hires_scale"),
+        ({"colour": 1}, "a recipe has no colour: it has "),
+        ({"hires_scal": 2}, "a recipe has no hires_scal: did you mean hires_scale"),
         ({"prompt": "a\nNegative prompt: b"}, "as the negative prompt"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_field_out_of_bounds_is_a_bad_recipe(fields, words):
 
 
 def test_a_picture_without_a_recipe_is_a_bad_recipe():
-    with pytest.raises(BadRecipe, match="carries no recipe"):
+    with pytest.raises(BadRecipe, match="contains no recipe"):
         Recipe.from_image(CARRIERS / "none.png")
 
 
@@ -153,7 +153,7 @@ def test_quotes_around_all_of_a_text_come_back(field):
 
 def test_what_is_no_letter_is_a_bad_recipe():
     """An argument in no UTF-8 reaches Python as halves of letters, which no picture can carry."""
-    with pytest.raises(BadRecipe, match="which is no letter: write it in UTF-8"):
+    with pytest.raises(BadRecipe, match="which is not a character: write it in UTF-8"):
         Recipe(prompt="a \udcff house")
 
 

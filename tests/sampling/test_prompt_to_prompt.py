@@ -39,7 +39,8 @@ def test_the_same_prompt_holds_its_own_layout(tiny):
 
 
 def test_nothing_is_held_once_it_is_let_go(tiny):
-    context, layout = two_prompts(parts=1), AttentionReplacement([torch.arange(77)], is_active=False)
+    context, layout = two_prompts(parts=1), AttentionReplacement([torch.arange(77)], until_fraction=0.5)
     plain = outputs(tiny.unet, context)
+    layout.start_step(0.5)
     with replace_attention(tiny.unet, layout, parts=1):
         assert torch.equal(outputs(tiny.unet, context), plain)

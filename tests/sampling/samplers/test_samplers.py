@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from velatura.base.noise_schedule import NoiseSchedule
-from velatura.sampling.noise import SeededNoise, Variation
+from velatura.sampling.noise.seeded import SeededNoise, Variation
 from velatura.sampling.recipe.sizes import setup_img2img_steps
-from velatura.sampling.samplers import SAMPLERS, SamplerSettings, find_sampler, sigma_to_timestep
+from velatura.sampling.samplers import SAMPLERS, SamplerSettings, find_sampler
+from velatura.sampling.samplers.schedules import sigma_to_t
 
-GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
+GOLDEN = Path(__file__).parents[2] / "data" / "a1111"
 TENSORS = load_file(GOLDEN / "samplers.safetensors")
 RECORDED = json.loads((GOLDEN / "samplers.json").read_text("utf-8"))
 CASES = RECORDED["cases"]
@@ -126,7 +127,7 @@ def test_levels_are_the_webuis(case):
     sampler, expected = find_sampler(case["sampler"]), TENSORS[f"{case['id']}.schedule"]
     levels = sampler.trajectory(SCHEDULE, case["steps"], settings_of(case)).sigmas
     if sampler.timestep_sigmas:
-        levels = torch.stack([sigma_to_timestep(SCHEDULE, sigma) for sigma in levels]).round().flip(0)
+        levels = torch.stack([sigma_to_t(SCHEDULE.sigmas, sigma) for sigma in levels]).round().flip(0)
     torch.testing.assert_close(levels, expected, rtol=1e-5, atol=1e-5)
 
 

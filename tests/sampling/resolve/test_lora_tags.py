@@ -15,9 +15,9 @@ from velatura.prompts.block_weights import BLOCK_COUNTS, BLOCK_WEIGHT_PRESETS
 from velatura.prompts.strengths import TextUnetStrengths
 from velatura.sampling.recipe.infotext import read_infotext
 from velatura.sampling.recipe.recipe import Recipe
-from velatura.sampling.resolve_overlays import overlay_file_hashes
+from velatura.sampling.resolve.file_hashes import overlay_file_hashes
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 HASHES = json.loads((DATA / "a1111" / "hash" / "index.json").read_text())["safetensors"]
 QUICK = Recipe(prompt="a red house", steps=2, seed=7)
 
@@ -156,7 +156,7 @@ def test_a_recipe_records_a_loras_hash_as_the_webui_does(tiny, lora, tmp_path):
 
     path.rename(path.with_name("other.safetensors"))
     velatura.save(lora(seed=5), path)
-    with pytest.warns(VelaturaWarning, match=r"ink:0\.5:0\.8> is .*other\.safetensors by its hash"):
+    with pytest.warns(VelaturaWarning, match=r"ink:0\.5:0\.8> is .*other\.safetensors, found by its hash"):
         assert same(velatura.generate(tiny, again, library=velatura.Library(tmp_path)), picture)
 
 
@@ -174,7 +174,7 @@ def test_a_lora_that_is_not_there_names_what_is_near(tiny, lora):
 
 
 def test_a_tag_of_another_kind_is_put_right(tiny, lora):
-    with pytest.raises(BadPrompt, match="ink is no hypernet but a lora; write <lora:ink:1>"):
+    with pytest.raises(BadPrompt, match="ink is not a hypernet but a lora; write <lora:ink:1>"):
         velatura.generate(tiny, tagged("<hypernet:ink:1>"), overlays={"ink": lora()})
 
 
@@ -197,7 +197,7 @@ def test_a_lora_of_the_unet_alone_may_change_over_the_steps_as_it_is(tiny, lora)
 
 
 def test_what_has_no_ranks_has_none_to_choose_among(tiny, difference):
-    with pytest.raises(BadPrompt, match="far has no ranks to choose among; leave dyn out"):
+    with pytest.raises(BadPrompt, match="far has no ranks to choose from; remove dyn"):
         velatura.generate(tiny, tagged("<difference:far:1:dyn=4>"), overlays={"far": difference()})
 
 

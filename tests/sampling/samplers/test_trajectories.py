@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
-from velatura.sampling.noise import SeededNoise
+from velatura.sampling.noise.seeded import SeededNoise
 from velatura.sampling.recipe.sizes import Img2ImgSteps, setup_img2img_steps
 from velatura.sampling.samplers import SAMPLERS, SCHEDULERS, SamplerSettings, find_sampler
 
@@ -77,7 +77,9 @@ def test_a_second_pass_of_no_strength_begins_at_very_little_noise(name):
     ],
 )
 def test_levels_that_do_not_fall_are_refused(settings):
-    with pytest.raises(BadRecipe, match=r"lays no levels down from .*: set sigma_min below sigma_max, and rho near 7"):
+    with pytest.raises(
+        BadRecipe, match=r"gives no decreasing noise levels from .*: set sigma_min below sigma_max, and rho near 7"
+    ):
         SAMPLERS["Euler"].trajectory(SCHEDULE, 9, SamplerSettings(**settings))
 
 
@@ -112,7 +114,7 @@ def test_whatever_is_set_a_walk_calls_the_model_at_real_levels_and_ends_at_the_g
     try:
         course = SAMPLERS[name].trajectory(SCHEDULE, steps, SamplerSettings(**chosen), img2img=begun)
     except BadRecipe as refusal:  # a steep rho leaves no room between two levels
-        assert "lays no levels down" in str(refusal)  # noqa: PT017
+        assert "gives no decreasing noise levels" in str(refusal)  # noqa: PT017
         return
 
     def denoise(_latents, sigma):
@@ -208,13 +210,13 @@ def test_whole_timesteps_are_called_where_they_are_asked_for():
 
 
 def test_what_is_set_without_effect_is_warned_of():
-    with pytest.warns(VelaturaWarning, match="Euler has no eta: what is set there changes nothing"):
+    with pytest.warns(VelaturaWarning, match="Euler does not use eta: setting it changes nothing"):
         SAMPLERS["Euler"].trajectory(SCHEDULE, 5, SamplerSettings(eta=0.5))
-    with pytest.warns(VelaturaWarning, match="DDIM has no scheduler, rho"):
+    with pytest.warns(VelaturaWarning, match="DDIM does not use scheduler, rho"):
         SAMPLERS["DDIM"].trajectory(SCHEDULE, 5, SamplerSettings(scheduler="Karras", rho=5))
-    with pytest.warns(VelaturaWarning, match="Simple has no sigma_min"):
+    with pytest.warns(VelaturaWarning, match="Simple does not use sigma_min"):
         SAMPLERS["Euler"].trajectory(SCHEDULE, 5, SamplerSettings(scheduler="Simple", sigma_min=0.1))
-    with pytest.warns(VelaturaWarning, match="Exponential has no rho"):
+    with pytest.warns(VelaturaWarning, match="Exponential does not use rho"):
         SAMPLERS["Euler"].trajectory(SCHEDULE, 5, SamplerSettings(scheduler="Exponential", rho=5))
 
 
@@ -234,7 +236,7 @@ def test_an_unknown_sampler_names_those_that_are_near(wrong, near):
 
 
 def test_a_sampler_with_levels_of_its_own_goes_with_no_scheduler_but_the_automatic_one():
-    with pytest.raises(UnknownName, match="DDIM has levels of its own: leave Karras out of 'ddim Karras'"):
+    with pytest.raises(UnknownName, match="DDIM has its own noise schedule: remove Karras from 'ddim Karras'"):
         find_sampler("ddim Karras")
     plain, automatic = (
         SAMPLERS["DDIM"].trajectory(SCHEDULE, 9, SamplerSettings(scheduler=each)) for each in (None, "Automatic")

@@ -11,7 +11,7 @@ from velatura.errors import BadFile
 from velatura.sampling.recipe.infotext import quote, read_infotext, unquote, write_infotext
 from velatura.sampling.recipe.metadata import read_image_infotext, save_with_infotext
 
-GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
+GOLDEN = Path(__file__).parents[2] / "data" / "a1111"
 
 # What the webui adds on reading: what its own form would show where the text is silent, and marks for old versions
 FORM_DEFAULTS = re.compile(
@@ -95,7 +95,7 @@ def test_what_is_no_picture_is_a_bad_file(tmp_path):
         read_image_infotext(tmp_path / "text.png")
     damaged = (GOLDEN / "carriers" / "none.jpg").read_bytes()[:300]
     (tmp_path / "cut.jpg").write_bytes(damaged)
-    with pytest.raises(BadFile, match=r"is no picture|damaged"):
+    with pytest.raises(BadFile, match=r"is not a picture|damaged"):
         read_image_infotext(tmp_path / "cut.jpg")
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from velatura.sampling.noise import BrownianTree, Philox, SeededNoise, Variation, slerp
+from velatura.sampling.noise.brownian import BrownianTree
+from velatura.sampling.noise.philox import Philox
+from velatura.sampling.noise.seeded import SeededNoise, Variation, slerp
 
-GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
+GOLDEN = Path(__file__).parents[2] / "data" / "a1111"
 TENSORS = load_file(GOLDEN / "noise.safetensors")
 CASES = json.loads((GOLDEN / "noise.json").read_text("utf-8"))["cases"]
 

@@ -1,0 +1,5 @@
+"""Find the overlays and embeddings that prompts name, and attach them to the base while pictures are made.
+
+Open `overlays.py` first (tags such as `<lora:ink:0.8>`), then `embeddings.py` (names among the words) and
+`attached.py` (what a batch attaches). `file_hashes.py` computes the hashes that recipes record of their files.
+"""
