@@ -83,36 +83,38 @@ def test_a_long_prompt_takes_as_many_chunks_as_it_needs(tiny):
 
 @torch.no_grad()
 def test_emphasis_restores_the_mean_of_each_tower_by_itself(xl):
-    said = encode_prompts(xl.text, [Prompt.parse("a (red:1.5) house")], 1)
+    conditioning = encode_prompts(xl.text, [Prompt.parse("a (red:1.5) house")], 1)
     tokens = torch.ones(77)
     tokens[2] = 1.5  # start, a, red, house
     plain = [each.hidden[0] for each in xl.text.encode_chunks([xl.text.token_ids("a red house")])]
-    torch.testing.assert_close(said.context[0], torch.cat([apply_emphasis(each, tokens) for each in plain], dim=-1))
-    assert torch.equal(said.pooled, xl.text.conditioning(["a red house"]).pooled)
+    torch.testing.assert_close(
+        conditioning.context[0], torch.cat([apply_emphasis(each, tokens) for each in plain], dim=-1)
+    )
+    assert torch.equal(conditioning.pooled, xl.text.conditioning(["a red house"]).pooled)
 
 
 @torch.no_grad()
 def test_emphasis_may_leave_the_mean_as_it_falls(tiny):
-    said = encode_prompts(tiny.text, [Prompt.parse("a (red:1.5) house")], 1, restores_mean=False).context[0]
+    conditioning = encode_prompts(tiny.text, [Prompt.parse("a (red:1.5) house")], 1, restores_mean=False).context[0]
     plain = tiny.text.encode(["a red house"])[0]
     scale = torch.ones(77, 1)
     scale[2] = 1.5
-    torch.testing.assert_close(said, plain * scale)
+    torch.testing.assert_close(conditioning, plain * scale)
 
 
 @torch.no_grad()
 def test_the_first_chunk_speaks_for_the_whole_prompt(xl):
-    said = encode_prompts(xl.text, [Prompt.parse("a red house BREAK a boat"), Prompt.parse("a boat")], 2)
-    assert said.context.shape == (2, 154, 40)
-    torch.testing.assert_close(said.pooled, xl.text.conditioning(["a red house", "a boat"]).pooled)
+    conditioning = encode_prompts(xl.text, [Prompt.parse("a red house BREAK a boat"), Prompt.parse("a boat")], 2)
+    assert conditioning.context.shape == (2, 154, 40)
+    torch.testing.assert_close(conditioning.pooled, xl.text.conditioning(["a red house", "a boat"]).pooled)
 
 
 @torch.no_grad()
 def test_an_empty_negative_prompt_says_nothing_to_an_sdxl(xl, tiny):
     prompts = [Prompt.parse_negative(""), Prompt.parse_negative("blurry")]
-    said = encode_prompts(xl.text, prompts, 1, is_negative=True)
-    assert said.context[0].count_nonzero() == said.pooled[0].count_nonzero() == 0
-    assert torch.equal(said.context[1], encode_prompts(xl.text, prompts, 1).context[1])
+    conditioning = encode_prompts(xl.text, prompts, 1, is_negative=True)
+    assert conditioning.context[0].count_nonzero() == conditioning.pooled[0].count_nonzero() == 0
+    assert torch.equal(conditioning.context[1], encode_prompts(xl.text, prompts, 1).context[1])
     assert encode_prompts(xl.text, prompts[:1], 1).context.count_nonzero() > 0
     assert torch.equal(
         encode_prompts(tiny.text, prompts, 1, is_negative=True).context, encode_prompts(tiny.text, prompts, 1).context

@@ -21,7 +21,7 @@ def pixels(picture):
     return np.asarray(getattr(picture, "image", picture), dtype=float) / 255
 
 
-def apart(one, other):
+def mean_difference(one, other):
     """The mean difference of two pictures."""
     return np.abs(pixels(one) - pixels(other)).mean()
 
@@ -36,18 +36,18 @@ def test_a_prompt_joined_by_and_weighs_both(tiny, house):
     nothing = velatura.generate(tiny, HOUSE.replace(prompt=f"{HOUSE.prompt} AND a boat:0"))
     halves = velatura.generate(tiny, HOUSE.replace(prompt=f"{HOUSE.prompt}:0.5 AND {HOUSE.prompt}:0.5"))
     both = velatura.generate(tiny, HOUSE.replace(prompt=f"{HOUSE.prompt} AND a green boat"))
-    assert apart(nothing, house) < 0.003
-    assert apart(halves, house) < 0.003
-    assert apart(both, house) > 0.02
+    assert mean_difference(nothing, house) < 0.003
+    assert mean_difference(halves, house) < 0.003
+    assert mean_difference(both, house) > 0.02
 
 
 def test_words_that_change_at_the_end_leave_the_picture_as_it_was(tiny, house):
     late = velatura.generate(tiny, HOUSE.replace(prompt="a [red:green:6] house on the beach"))
     early = velatura.generate(tiny, HOUSE.replace(prompt="a [green:red:0] house on the beach"))
     middle = velatura.generate(tiny, HOUSE.replace(prompt="a [red:green:0.4] house on the beach"))
-    assert apart(late, house) < 0.003
-    assert apart(early, house) < 0.003
-    assert apart(middle, house) > 0.01
+    assert mean_difference(late, house) < 0.003
+    assert mean_difference(early, house) < 0.003
+    assert mean_difference(middle, house) > 0.01
 
 
 def test_words_that_change_are_encoded_once_each(tiny, monkeypatch):
@@ -61,7 +61,7 @@ def test_words_that_change_are_encoded_once_each(tiny, monkeypatch):
 
 
 def test_clip_skip_reads_another_layer(tiny, house):
-    assert apart(velatura.generate(tiny, HOUSE.replace(clip_skip=2)), house) > 0.003
+    assert mean_difference(velatura.generate(tiny, HOUSE.replace(clip_skip=2)), house) > 0.003
     with pytest.raises(BadRecipe, match="clip_skip is 12"):
         velatura.generate(tiny, HOUSE.replace(clip_skip=12))
 
@@ -69,7 +69,10 @@ def test_clip_skip_reads_another_layer(tiny, house):
 @pytest.mark.parametrize("mode", ["No norm", "Ignore", "None"])
 def test_modes_of_emphasis_differ_where_something_is_stressed(tiny, mode):
     stressed = HOUSE.replace(prompt="a (red:1.6) house")
-    assert apart(velatura.generate(tiny, stressed.replace(emphasis=mode)), velatura.generate(tiny, stressed)) > 1e-4
+    assert (
+        mean_difference(velatura.generate(tiny, stressed.replace(emphasis=mode)), velatura.generate(tiny, stressed))
+        > 1e-4
+    )
 
 
 def test_a_variation_goes_from_one_seed_to_the_other(tiny, house):
@@ -78,27 +81,27 @@ def test_a_variation_goes_from_one_seed_to_the_other(tiny, house):
         for strength in (0.1, 0.5, 1)
     ]
     other = velatura.generate(tiny, HOUSE.replace(seed=8))
-    assert apart(mixed[0], house) < apart(mixed[1], house) < apart(other, house) * 1.2
-    assert apart(mixed[2], other) < 0.003
+    assert mean_difference(mixed[0], house) < mean_difference(mixed[1], house) < mean_difference(other, house) * 1.2
+    assert mean_difference(mixed[2], other) < 0.003
 
 
 def test_an_open_variation_seed_is_drawn_and_recorded(tiny):
-    made = velatura.generate(tiny, HOUSE.replace(steps=1, variation_strength=0.5))
-    assert made.recipe.variation_seed is not None
-    assert apart(velatura.generate(tiny, made.recipe), made) == 0
+    picture = velatura.generate(tiny, HOUSE.replace(steps=1, variation_strength=0.5))
+    assert picture.recipe.variation_seed is not None
+    assert mean_difference(velatura.generate(tiny, picture.recipe), picture) == 0
 
 
 def test_noise_of_another_size_keeps_the_picture_alike(tiny):
     wide = HOUSE.replace(width=96)
-    kept = velatura.generate(tiny, wide.replace(seed_size=(64, 64)))
-    assert kept.recipe.seed_size == (64, 64)
-    assert apart(kept, velatura.generate(tiny, wide)) > 0.01
+    edited = velatura.generate(tiny, wide.replace(seed_size=(64, 64)))
+    assert edited.recipe.seed_size == (64, 64)
+    assert mean_difference(edited, velatura.generate(tiny, wide)) > 0.01
 
 
 @pytest.mark.parametrize("noise", ["CPU", "NV"])
 def test_every_source_of_noise_gives_its_own_picture_again(tiny, noise):
     one, again = (velatura.generate(tiny, HOUSE.replace(noise=noise)) for _ in range(2))
-    assert apart(one, again) == 0
+    assert mean_difference(one, again) == 0
 
 
 def test_sparing_the_negative_prompt_spares_calls(tiny, monkeypatch):
@@ -130,7 +133,7 @@ def test_the_negative_prompt_has_a_say_beside_prompts_that_are_added_up(tiny, hy
         )
         for strength in (1, 0)
     )
-    assert apart(acting, resting) > 0.003
+    assert mean_difference(acting, resting) > 0.003
 
 
 def test_a_machine_that_has_no_room_for_a_picture_says_so(tiny, monkeypatch):
@@ -141,33 +144,33 @@ def test_a_machine_that_has_no_room_for_a_picture_says_so(tiny, monkeypatch):
 
 def test_a_tile_has_no_seam(tiny):
     """The step over the border is no larger than those inside."""
-    made = pixels(velatura.generate(tiny, HOUSE.replace(steps=10, tiling=True, prompt="a forest")))
+    picture = pixels(velatura.generate(tiny, HOUSE.replace(steps=10, tiling=True, prompt="a forest")))
     plain = pixels(velatura.generate(tiny, HOUSE.replace(steps=10, prompt="a forest")))
-    seam = np.abs(made[:, 0] - made[:, -1]).mean()
+    seam = np.abs(picture[:, 0] - picture[:, -1]).mean()
     assert seam < np.abs(plain[:, 0] - plain[:, -1]).mean()
-    assert seam < 3 * np.abs(np.diff(made, axis=1)).mean()
+    assert seam < 3 * np.abs(np.diff(picture, axis=1)).mean()
     assert {layer.padding_mode for layer in tiny.unet.modules() if isinstance(layer, torch.nn.Conv2d)} == {"zeros"}
 
 
 def test_an_image_is_painted_over_by_as_much_as_is_asked(tiny, house):
-    shares = (0.0, 0.4, 1.0)
-    made = [
+    strengths = (0.0, 0.4, 1.0)
+    picture = [
         velatura.generate(
-            tiny, HOUSE.replace(prompt="a green boat", seed=3, denoising=share), init_image=InitImage(house.image)
+            tiny, HOUSE.replace(prompt="a green boat", seed=3, denoising=strength), init_image=InitImage(house.image)
         )
-        for share in shares
+        for strength in strengths
     ]
-    distances = [apart(each, house) for each in made]
+    distances = [mean_difference(each, house) for each in picture]
     assert distances[0] < 0.06
     assert distances == sorted(distances)
-    assert all(each.recipe.image_hash for each in made)
+    assert all(each.recipe.image_hash for each in picture)
 
 
 def test_an_image_of_another_size_is_brought_to_the_pictures(tiny, house):
-    source = InitImage(house.image.resize((100, 40)))
+    init_image = InitImage(house.image.resize((100, 40)))
     for fit in ("stretch", "crop", "fill", "latent"):
-        made = velatura.generate(tiny, HOUSE.replace(denoising=0.3, fit=fit, width=96), init_image=source)
-        assert made.image.size == (96, 64)
+        picture = velatura.generate(tiny, HOUSE.replace(denoising=0.3, fit=fit, width=96), init_image=init_image)
+        assert picture.image.size == (96, 64)
 
 
 def left_half():
@@ -179,9 +182,9 @@ def left_half():
 @pytest.mark.parametrize("content", ["fill", "original", "latent noise", "latent nothing"])
 def test_only_what_is_masked_changes(tiny, house, content):
     recipe = HOUSE.replace(prompt="a green boat", seed=3, denoising=0.9, mask_blur=0, masked_content=content)
-    made = velatura.generate(tiny, recipe, init_image=InitImage(house.image, left_half()))
-    assert apart(pixels(made)[:, 32:], pixels(house)[:, 32:]) == 0
-    assert apart(pixels(made)[:, :32], pixels(house)[:, :32]) > 0.02
+    picture = velatura.generate(tiny, recipe, init_image=InitImage(house.image, left_half()))
+    assert mean_difference(pixels(picture)[:, 32:], pixels(house)[:, 32:]) == 0
+    assert mean_difference(pixels(picture)[:, :32], pixels(house)[:, :32]) > 0.02
 
 
 def test_only_the_masked_part_may_be_painted_at_full_size(tiny):
@@ -189,9 +192,9 @@ def test_only_the_masked_part_may_be_painted_at_full_size(tiny):
     mask = Image.new("L", image.size, 0)
     mask.paste(255, (140, 60, 180, 100))
     recipe = HOUSE.replace(denoising=1.0, mask_padding=8, mask_blur=2)
-    made = velatura.generate(tiny, recipe, init_image=InitImage(image, mask)).image
-    assert made.size == image.size
-    changed = np.abs(pixels(made) - pixels(image)).sum(-1) > 0.02
+    picture = velatura.generate(tiny, recipe, init_image=InitImage(image, mask)).image
+    assert picture.size == image.size
+    changed = np.abs(pixels(picture) - pixels(image)).sum(-1) > 0.02
     rows, columns = np.where(changed)
     assert changed.any()
     assert columns.min() >= 130
@@ -206,16 +209,18 @@ def test_a_black_mask_is_refused(tiny, house):
 @pytest.mark.parametrize("upscaler", ["Latent", "Latent (bicubic antialiased)", "latent (nearest-exact)", "Lanczos"])
 def test_a_second_pass_paints_the_same_thing_larger(tiny, house, upscaler):
     recipe = HOUSE.replace(hires_scale=1.5, hires_upscaler=upscaler, denoising=0.5, hires_steps=4)
-    made = velatura.generate(tiny, recipe)
-    assert made.image.size == (96, 96)
+    picture = velatura.generate(tiny, recipe)
+    assert picture.image.size == (96, 96)
     large = velatura.generate(tiny, HOUSE.replace(width=96, height=96))
-    assert apart(made.image.resize((64, 64), 4), house) < apart(large.image.resize((64, 64), 4), house)
-    assert apart(velatura.generate(tiny, Recipe.from_infotext(made.recipe.infotext())), made) == 0
+    assert mean_difference(picture.image.resize((64, 64), 4), house) < mean_difference(
+        large.image.resize((64, 64), 4), house
+    )
+    assert mean_difference(velatura.generate(tiny, Recipe.from_infotext(picture.recipe.infotext())), picture) == 0
 
 
 def test_a_second_pass_may_be_cut_to_another_shape(tiny):
-    made = velatura.generate(tiny, HOUSE.replace(hires_size=(128, 64), hires_steps=2))
-    assert made.image.size == (128, 64)
+    picture = velatura.generate(tiny, HOUSE.replace(hires_size=(128, 64), hires_steps=2))
+    assert picture.image.size == (128, 64)
 
 
 def test_an_upscaler_that_nobody_knows_is_refused(tiny):
@@ -226,15 +231,15 @@ def test_an_upscaler_that_nobody_knows_is_refused(tiny):
 def test_a_layout_is_kept_from_another_prompt(tiny, house):
     """The boat's picture has the house's arrangement more than a boat of the same seed has."""
     boat = HOUSE.replace(prompt="a red boat on the beach")
-    kept = velatura.generate(tiny, boat.replace(keep_layout=HOUSE.prompt, keep_layout_until=1.0))
-    assert apart(kept, house) < apart(velatura.generate(tiny, boat), house)
-    assert apart(kept, house) > 0.005
+    edited = velatura.generate(tiny, boat.replace(keep_layout=HOUSE.prompt, keep_layout_until=1.0))
+    assert mean_difference(edited, house) < mean_difference(velatura.generate(tiny, boat), house)
+    assert mean_difference(edited, house) > 0.005
 
 
 def test_a_layout_kept_for_no_step_is_none(tiny):
     boat = HOUSE.replace(prompt="a green boat in the harbour")
-    kept = velatura.generate(tiny, boat.replace(keep_layout=HOUSE.prompt, keep_layout_until=0.0))
-    assert apart(kept, velatura.generate(tiny, boat)) < 0.003
+    edited = velatura.generate(tiny, boat.replace(keep_layout=HOUSE.prompt, keep_layout_until=0.0))
+    assert mean_difference(edited, velatura.generate(tiny, boat)) < 0.003
 
 
 def test_a_layout_goes_with_one_prompt(tiny):
@@ -258,7 +263,7 @@ def test_a_kept_layout_does_not_lengthen_its_neighbours(tiny):
     """Prompts of a batch are filled up to the longest, which changes pictures: so only equal lengths share one."""
     recipes = [HOUSE.replace(steps=1, keep_layout=words) for words in ("a boat", "a boat, " * 40)]
     together = velatura.generate_many(tiny, recipes)
-    assert apart(together[0], velatura.generate(tiny, recipes[0])) < 0.003
+    assert mean_difference(together[0], velatura.generate(tiny, recipes[0])) < 0.003
 
 
 def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, monkeypatch):
@@ -273,8 +278,8 @@ def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, 
     together = velatura.generate_many(tiny, recipes, overlays=overlays)
     assert rows == [6, 6]
     for one, other in zip(alone, together, strict=True):
-        assert apart(one, other) < 0.003
-    assert apart(together[0], together[2]) > 0.01
+        assert mean_difference(one, other) < 0.003
+    assert mean_difference(together[0], together[2]) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -292,22 +297,24 @@ def test_what_changes_nothing_is_warned_of(tiny, field, value, words):
 
 
 def test_a_recipe_that_begins_from_an_image_asks_for_it(tiny, house):
-    made = velatura.generate(tiny, HOUSE.replace(steps=2), init_image=InitImage(house.image))
+    picture = velatura.generate(tiny, HOUSE.replace(steps=2), init_image=InitImage(house.image))
     with pytest.raises(BadRecipe, match="starts from an image"):
-        velatura.generate(tiny, made.recipe)
-    assert apart(velatura.generate(tiny, made.recipe, init_image=InitImage(house.image)), made) == 0
+        velatura.generate(tiny, picture.recipe)
+    assert mean_difference(velatura.generate(tiny, picture.recipe, init_image=InitImage(house.image)), picture) == 0
 
 
 def test_a_recipe_that_has_a_mask_asks_for_it(tiny, house):
     """An inpainted picture made again without its mask would be another, and nothing would say so."""
     mask = Image.new("L", house.image.size, 0)
     mask.paste(255, (16, 16, 48, 48))
-    made = velatura.generate(tiny, HOUSE.replace(steps=2), init_image=InitImage(house.image, mask))
+    picture = velatura.generate(tiny, HOUSE.replace(steps=2), init_image=InitImage(house.image, mask))
     with pytest.raises(BadRecipe, match="has a mask"):
-        velatura.generate(tiny, made.recipe, init_image=InitImage(house.image))
-    assert apart(velatura.generate(tiny, made.recipe, init_image=InitImage(house.image, mask)), made) == 0
+        velatura.generate(tiny, picture.recipe, init_image=InitImage(house.image))
+    assert (
+        mean_difference(velatura.generate(tiny, picture.recipe, init_image=InitImage(house.image, mask)), picture) == 0
+    )
     with pytest.warns(VelaturaWarning, match="another mask"):
-        velatura.generate(tiny, made.recipe, init_image=InitImage(house.image, mask.rotate(90).crop((0, 0, 32, 64))))
+        velatura.generate(tiny, picture.recipe, init_image=InitImage(house.image, mask.rotate(90).crop((0, 0, 32, 64))))
 
 
 def test_the_image_of_another_program_is_not_said_to_be_another(tiny, house):
@@ -320,7 +327,7 @@ def test_words_may_change_as_they_did_before_1_6(tiny):
     """There 2.0 is the second step, and here the very end, since a number with a point is a fraction."""
     recipe = HOUSE.replace(prompt="a [red:green:2.0] house", steps=4)
     old = velatura.generate(tiny, recipe.replace(old_editing=True))
-    assert apart(old, velatura.generate(tiny, recipe.replace(prompt="a [red:green:2] house"))) == 0
+    assert mean_difference(old, velatura.generate(tiny, recipe.replace(prompt="a [red:green:2] house"))) == 0
 
 
 @pytest.mark.parametrize(
@@ -341,13 +348,13 @@ def test_previews_are_given_after_each_step_and_come_near_the_picture(tiny, hous
     velatura.generate(tiny, HOUSE, on_preview=seen.append)
     assert len(seen) == HOUSE.steps
     small = house.image.resize(seen[-1][0].size, 4)
-    assert apart(seen[-1][0], small) < 0.7 * apart(seen[0][0], small)
+    assert mean_difference(seen[-1][0], small) < 0.7 * mean_difference(seen[0][0], small)
 
 
 def test_an_unknown_tag_is_left_out_when_asked(tiny, house):
     with pytest.warns(VelaturaWarning, match="left out"):
-        made = velatura.generate(tiny, HOUSE.replace(prompt=HOUSE.prompt + " <hypernet:nowhere:1>"), lenient=True)
-    assert apart(made, house) < 0.003
+        picture = velatura.generate(tiny, HOUSE.replace(prompt=HOUSE.prompt + " <hypernet:nowhere:1>"), lenient=True)
+    assert mean_difference(picture, house) < 0.003
 
 
 def test_cells_that_share_a_prompt_share_its_encoding(tiny, monkeypatch):
@@ -363,12 +370,12 @@ def test_cells_that_share_a_prompt_share_its_encoding(tiny, monkeypatch):
 def test_an_overlay_is_found_by_its_hash_where_it_has_another_name(tiny, hyper, tmp_path):
     velatura.save(hyper(), tmp_path / "neon.safetensors")
     recipe = HOUSE.replace(steps=1, prompt="a house <hypernet:neon:0.7>")
-    made = velatura.generate(tiny, recipe, library=velatura.Library(tmp_path))
+    picture = velatura.generate(tiny, recipe, library=velatura.Library(tmp_path))
     (tmp_path / "neon.safetensors").rename(tmp_path / "renamed.safetensors")
     velatura.save(hyper(seed=5), tmp_path / "neon.safetensors")
     with pytest.warns(VelaturaWarning, match=r"renamed\.safetensors, found by its hash"):
-        again = velatura.generate(tiny, made.recipe, library=velatura.Library(tmp_path))
-    assert apart(made, again) == 0
+        again = velatura.generate(tiny, picture.recipe, library=velatura.Library(tmp_path))
+    assert mean_difference(picture, again) == 0
 
 
 def test_words_that_never_change_are_warned_of(tiny):
@@ -383,5 +390,5 @@ def test_later_seeds_are_recorded_where_they_count(tiny):
     """The webui writes ENSD for samplers that draw noise on the way only."""
     with pytest.warns(VelaturaWarning, match="ensd changes nothing: Euler draws no noise"):
         assert "ENSD" not in velatura.generate(tiny, HOUSE.replace(steps=1, ensd=31337)).recipe.infotext()
-    made = velatura.generate(tiny, HOUSE.replace(steps=1, ensd=31337, sampler="Euler a"))
-    assert "ENSD: 31337" in made.recipe.infotext()
+    picture = velatura.generate(tiny, HOUSE.replace(steps=1, ensd=31337, sampler="Euler a"))
+    assert "ENSD: 31337" in picture.recipe.infotext()

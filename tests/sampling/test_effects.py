@@ -34,9 +34,9 @@ def test_every_kind_tells_in_order_what_it_did(tiny, overlays):
 def test_tags_tell_what_overlays_attached_by_hand_tell(tiny, lora):
     made = lora()
     [called] = velatura.generate(tiny, QUICK, prompt="a red house<lora:ink:0.8>", overlays={"ink": made}).effects
-    with velatura.attach(tiny, made, 0.8) as laid:
+    with velatura.attach(tiny, made, 0.8) as attachment:
         assert velatura.generate(tiny, QUICK).effects == ()  # of what was attached by hand, the attachment tells
-    assert called.outputs == laid.effect.outputs
+    assert called.outputs == attachment.effect.outputs
 
 
 def test_a_batch_names_what_its_prompts_call_differently_by_name_alone(tiny, lora):

@@ -95,10 +95,10 @@ def test_a_strength_follows_the_steps(tiny, hyper, written, strengths):
     tagged = velatura.generate(
         tiny, QUICK, steps=4, prompt=f"a red house<hypernet:neon:{written}>", overlays={"neon": neon}
     )
-    with velatura.attach(tiny, neon, strengths[0]) as laid:
+    with velatura.attach(tiny, neon, strengths[0]) as attachment:
 
         def set_next(done, total):
-            laid.strength = [*strengths, 0][done]
+            attachment.strength = [*strengths, 0][done]
 
         assert same(velatura.generate(tiny, QUICK, steps=4, on_step=set_next), tagged)
 
@@ -158,11 +158,13 @@ def test_overlays_may_act_side_by_side(tiny, hyper, combine):
     recipe = QUICK.replace(prompt="a red house<hypernet:neon:0.5><hypernet:ink:0.4>", combine=combine)
     together = velatura.generate(tiny, recipe, overlays=overlays)
     blocks = ("in", "mid", "out")
-    laid = velatura.attach_all(tiny, [(overlays["neon"], 0.5, blocks), (overlays["ink"], 0.4, blocks)], combine=combine)
+    attachment = velatura.attach_all(
+        tiny, [(overlays["neon"], 0.5, blocks), (overlays["ink"], 0.4, blocks)], combine=combine
+    )
     try:
         assert same(velatura.generate(tiny, QUICK), together)
     finally:
-        for each in laid:
+        for each in attachment:
             each.detach()
     assert not same(velatura.generate(tiny, recipe, combine="sequence", overlays=overlays), together)
     assert Recipe.from_infotext(together.recipe.infotext()) == together.recipe
@@ -237,14 +239,14 @@ def test_an_overlay_that_does_not_fit_is_found_before_the_first_step(tiny):
 
 
 def test_each_picture_is_given_as_soon_as_it_is_painted(tiny):
-    told = []
+    reported = []
     recipes = [QUICK.replace(steps=1), QUICK, QUICK.replace(steps=1, seed=8)]
-    made = generate_stream(tiny, recipes, on_step=lambda done, _: told.append(done))
-    assert not told
+    made = generate_stream(tiny, recipes, on_step=lambda done, _: reported.append(done))
+    assert not reported
     first, second = next(made), next(made)
-    assert told == [1]
+    assert reported == [1]
     third = next(made)
-    assert told == [1, 2, 3]
+    assert reported == [1, 2, 3]
     assert [place for place, _ in (first, second, third)] == [0, 2, 1]
     assert all(picture.recipe.steps == recipes[place].steps for place, picture in (first, second, third))
     assert next(made, None) is None
@@ -253,11 +255,11 @@ def test_each_picture_is_given_as_soon_as_it_is_painted(tiny):
 @pytest.mark.parametrize(("pixels", "sizes"), [(64, [5]), (512, [2, 2, 1]), (1024, [1] * 5)])
 def test_a_batch_holds_as_many_pictures_as_there_is_room_for(tiny, pixels, sizes):
     # in latents of the tiny base, a quarter as wide as the picture, eight pictures of SD 1 are two of 512 pixels
-    orders = [
+    jobs = [
         prepare_job(tiny, QUICK.replace(width=pixels, height=pixels, seed=i), OverlayResolver(None, None))
         for i in range(5)
     ]
-    assert [len(batch) for batch in split_into_batches(orders)] == sizes
+    assert [len(batch) for batch in split_into_batches(jobs)] == sizes
 
 
 def test_the_overlay_comes_off_when_something_goes_wrong(tiny, hyper):
@@ -302,9 +304,9 @@ def test_the_name_of_another_base_is_warned_of(tiny):
 
 
 def test_steps_are_told_over_all_pictures(tiny):
-    told = []
-    velatura.generate_many(tiny, [QUICK, QUICK.replace(steps=3)], on_step=lambda *done: told.append(done))
-    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    reported = []
+    velatura.generate_many(tiny, [QUICK, QUICK.replace(steps=3)], on_step=lambda *done: reported.append(done))
+    assert reported == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
 def test_generating_leaves_no_gradients(tiny, hyper):

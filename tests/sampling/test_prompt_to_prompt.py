@@ -25,9 +25,9 @@ def test_a_picture_takes_the_layout_of_its_source_and_the_source_stays_itself(ti
     context = two_prompts(parts=2)
     plain = outputs(tiny.unet, context)
     with replace_attention(tiny.unet, AttentionReplacement([torch.arange(77)]), parts=2):
-        held = outputs(tiny.unet, context)
-    torch.testing.assert_close(held[1::2], plain[1::2], rtol=0, atol=1e-5)  # sources
-    assert (held[::2] - plain[::2]).abs().amax((1, 2, 3)).min() > 0.01
+        replaced = outputs(tiny.unet, context)
+    torch.testing.assert_close(replaced[1::2], plain[1::2], rtol=0, atol=1e-5)  # sources
+    assert (replaced[::2] - plain[::2]).abs().amax((1, 2, 3)).min() > 0.01
     assert torch.equal(outputs(tiny.unet, context), plain)
 
 
@@ -39,8 +39,8 @@ def test_the_same_prompt_holds_its_own_layout(tiny):
 
 
 def test_nothing_is_held_once_it_is_let_go(tiny):
-    context, layout = two_prompts(parts=1), AttentionReplacement([torch.arange(77)], until_fraction=0.5)
+    context, replacement = two_prompts(parts=1), AttentionReplacement([torch.arange(77)], until_fraction=0.5)
     plain = outputs(tiny.unet, context)
-    layout.start_step(0.5)
-    with replace_attention(tiny.unet, layout, parts=1):
+    replacement.start_step(0.5)
+    with replace_attention(tiny.unet, replacement, parts=1):
         assert torch.equal(outputs(tiny.unet, context), plain)

@@ -24,7 +24,7 @@ MAX_CACHED_TEXTS = 256  # texts in a ConditioningCache; one takes 240 KB for SD1
 
 @dataclass(frozen=True)
 class PromptPair:
-    """The prompt and the negative prompt of one picture, each as a schedule over the calls of the model."""
+    """A prompt and negative prompt of one picture, each as a schedule over the calls of the model."""
 
     positive: Sequence[ScheduledPrompt]
     negative: Sequence[ScheduledPrompt]
@@ -61,7 +61,7 @@ class PromptPair:
 
 
 class ConditioningCache:
-    """The conditionings of texts by one base, so that each text is encoded once, however many pictures use it."""
+    """A cache of conditionings, so that a base encodes each text once, however many pictures use it."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -149,7 +149,7 @@ def apply_emphasis(hidden: Tensor, emphasis: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _PromptEncoder:
-    """The options of encode_prompts, with the steps that encode one prompt."""
+    """Options of encode_prompts, with the steps that encode one prompt."""
 
     text: TextEncoder
     chunk_count: int

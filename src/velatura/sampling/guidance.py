@@ -30,7 +30,7 @@ RowStrengthSetter = Callable[[Sequence[int], int], TextStrengths]
 
 @dataclass(frozen=True)
 class GuidanceOptions:
-    """How prompts are encoded and how strongly they count.
+    """Options of guidance: how prompts are encoded, and how strongly they count.
 
     Attributes:
         guidance: The CFG scale; 1 means no guidance.

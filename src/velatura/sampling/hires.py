@@ -16,7 +16,7 @@ from velatura.sampling.recipe.sizes import HiresTarget, Resolution
 
 
 class InterpolationMode(NamedTuple):
-    """How torch.nn.functional.interpolate resizes latents."""
+    """A way in which torch.nn.functional.interpolate resizes latents."""
 
     mode: str
     antialias: bool = False

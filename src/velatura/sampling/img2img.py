@@ -32,7 +32,7 @@ from velatura.sampling.samplers import Denoiser
 
 @dataclass(frozen=True)
 class InitLatents:
-    """The latents of an init image, and what is needed to put the unmasked part of the image back.
+    """Latents of an init image, and what is needed to put the unmasked part of the image back.
 
     Attributes:
         latents: (1, 4, height, width).
@@ -100,7 +100,7 @@ class InitLatents:
 
 @dataclass(frozen=True)
 class BatchInitLatents:
-    """The latents that all pictures of a batch start from, encoded from images or upscaled from a first pass.
+    """Latents that all pictures of a batch start from, encoded from images or upscaled from a first pass.
 
     Attributes:
         latents: (pictures, 4, height, width).

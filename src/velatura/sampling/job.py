@@ -50,35 +50,35 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """The steps of all passes together; some samplers take one step less than they are asked for."""
+        """Return the steps of all passes together; some samplers take one step less than they are asked for."""
         return sum(sampling_pass.trajectory.step_count for sampling_pass in self.passes)
 
     @property
     def seed(self) -> int:
-        """The seed of the first noise."""
+        """Return the seed of the first noise."""
         assert self.recipe.seed is not None
         return self.recipe.seed
 
     @property
     def size(self) -> Resolution:
-        """The size of the first pass in pixels."""
+        """Return the size of the first pass in pixels."""
         return first_pass_size(self.recipe)
 
     @property
     def hires_target(self) -> HiresTarget | None:
-        """The size that the first pass is upscaled to, if there is a second pass."""
+        """Return the size that the first pass is upscaled to, if there is a second pass."""
         return plan_hires_target(self.base, self.recipe)
 
     @cached_property
     def init_latents(self) -> InitLatents | None:
-        """The encoded init image, if there is one."""
+        """Return the encoded init image, if there is one."""
         if self.init_image is None:
             return None
         return InitLatents.encode(self.base, self.init_image, self.recipe, self.size, self.seed)
 
     @property
     def batch_key(self) -> object:
-        """The key that jobs must share to be made in one batch."""
+        """Return the key that jobs must share to be made in one batch."""
         prompt_fields = {"prompt": "", "negative": "", "hires_prompt": "", "hires_negative": "", "overlay_hashes": ()}
         seed_fields = {"seed": None, "variation_seed": None, "keep_layout": "yes" if self.recipe.keep_layout else ""}
         overlay_keys = [tuple(call.batch_key for call in sampling_pass.calls) for sampling_pass in self.passes]

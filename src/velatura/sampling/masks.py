@@ -30,12 +30,12 @@ class InitImage(NamedTuple):
 
     @property
     def image_hash(self) -> str:
-        """The hash that a recipe records of the image."""
+        """Return the hash that a recipe records of the image."""
         return compute_image_hash(self.image)
 
     @property
     def mask_hash(self) -> str | None:
-        """The hash that a recipe records of the mask, if there is one."""
+        """Return the hash that a recipe records of the mask, if there is one."""
         return None if self.mask is None else compute_image_hash(read_mask(self.mask))
 
 

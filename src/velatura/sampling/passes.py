@@ -21,7 +21,7 @@ from velatura.sampling.validate import check_hires_size
 
 @dataclass(frozen=True)
 class SamplingPass:
-    """All that one pass of the denoising loop needs to know.
+    """A pass through the denoising loop, with everything that it needs.
 
     Attributes:
         sampler: The sampler.

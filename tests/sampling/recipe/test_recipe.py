@@ -88,9 +88,9 @@ def test_what_changes_the_picture_and_is_not_read_is_warned_of():
 
 
 def test_every_field_of_the_text_has_its_own_field_in_the_recipe():
-    told = [row.field for row in INFOTEXT_FIELDS if row.field not in {"size", "area"}]
-    untold = {"prompt", "negative", "width", "height", "overlay_hashes", "version"}
-    assert sorted(told) == sorted(set(Recipe.model_fields) - untold)
+    written = [row.field for row in INFOTEXT_FIELDS if row.field not in {"size", "area"}]
+    written_otherwise = {"prompt", "negative", "width", "height", "overlay_hashes", "version"}
+    assert sorted(written) == sorted(set(Recipe.model_fields) - written_otherwise)
     assert len({row.key for row in INFOTEXT_FIELDS}) == len(INFOTEXT_FIELDS)
 
 
@@ -173,15 +173,15 @@ LINE = "a\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64, Mask blur: 8"
 
 
 @pytest.mark.parametrize(
-    ("said", "padding"),
+    ("area_fields", "padding"),
     [
         ("Inpaint area: Only masked, Masked area padding: 16", 16),
         ("Inpaint area: Only masked", 32),
         ("Inpaint area: Whole picture, Masked area padding: 16", None),
     ],
 )
-def test_the_masked_part_is_read_as_in_the_webui(said, padding):
-    assert Recipe.from_infotext(f"{LINE}, {said}").mask_padding == padding
+def test_the_masked_part_is_read_as_in_the_webui(area_fields, padding):
+    assert Recipe.from_infotext(f"{LINE}, {area_fields}").mask_padding == padding
 
 
 def test_the_masked_part_is_told_as_in_the_webui():

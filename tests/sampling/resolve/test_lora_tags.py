@@ -53,21 +53,21 @@ def body(path):
 )
 def test_a_tag_lays_a_lora_on_at_both_strengths(tiny, lora, tag, strength):
     ink = lora()
-    painted = velatura.generate(tiny, tagged(tag), overlays={"ink": ink})
+    picture = velatura.generate(tiny, tagged(tag), overlays={"ink": ink})
     with velatura.attach(tiny, ink, strength):
-        assert same(painted, velatura.generate(tiny, QUICK))
-    assert not same(painted, velatura.generate(tiny, QUICK))
+        assert same(picture, velatura.generate(tiny, QUICK))
+    assert not same(picture, velatura.generate(tiny, QUICK))
 
 
 def test_a_tag_may_ask_for_some_ranks_and_blocks_only(tiny, lora):
     ink = lora(rank=4)
     factors = ",".join(["1", "0"] * 13)
-    painted = velatura.generate(tiny, tagged(f"<lora:ink:1:lbw={factors}:dyn=2>"), overlays={"ink": ink})
+    picture = velatura.generate(tiny, tagged(f"<lora:ink:1:lbw={factors}:dyn=2>"), overlays={"ink": ink})
     part = ink.with_ranks(2).with_block_weights(expand_block_weights([1.0, 0.0] * 13))
     with velatura.attach(tiny, part):
-        assert same(painted, velatura.generate(tiny, QUICK))
+        assert same(picture, velatura.generate(tiny, QUICK))
     whole = velatura.generate(tiny, tagged("<lora:ink>"), overlays={"ink": ink})
-    assert not same(painted, whole)
+    assert not same(picture, whole)
     assert same(whole, velatura.generate(tiny, tagged("<lora:ink:lbw=ALL>"), overlays={"ink": ink}))
 
 
@@ -75,14 +75,14 @@ def test_a_tag_may_ask_for_some_ranks_and_blocks_only(tiny, lora):
 def test_named_factors_are_for_the_seventeen_blocks_of_their_names(name):
     read = TextUnetStrengths.parse([f"lbw={name}"]).block_weights
     parts = expand_block_weights(read)
-    lit = {part for part, each in parts.items() if each and part != "BASE"}
+    enabled = {part for part, each in parts.items() if each and part != "BASE"}
     assert set(read) <= {0.0, 1.0}
     sides = {"IN": "IN", "OUT": "OUT", "MID": "MID"}
-    wanted = next((side for side in sides if name.startswith(side)), None)
-    if wanted == "IN":
-        assert all(part.startswith("IN") for part in lit)
-    elif wanted == "OUT":
-        assert all(part.startswith("OUT") for part in lit)
+    expected = next((side for side in sides if name.startswith(side)), None)
+    if expected == "IN":
+        assert all(part.startswith("IN") for part in enabled)
+    elif expected == "OUT":
+        assert all(part.startswith("OUT") for part in enabled)
 
 
 @pytest.mark.parametrize(
@@ -108,22 +108,22 @@ def test_all_counts_that_a_tag_takes_are_for_blocks(count):
 
 def test_the_unets_strength_follows_the_steps_and_the_texts_does_not(tiny, lora):
     ink = lora()
-    painted = velatura.generate(tiny, tagged("<lora:ink:te=0.5:unet=0@0, 1@0.5>", "a"), overlays={"ink": ink}, steps=4)
-    with velatura.attach(tiny, ink, Strength(0.5, 0.0)) as laid:
+    picture = velatura.generate(tiny, tagged("<lora:ink:te=0.5:unet=0@0, 1@0.5>", "a"), overlays={"ink": ink}, steps=4)
+    with velatura.attach(tiny, ink, Strength(0.5, 0.0)) as attachment:
 
         def set_next(done, _total):
-            laid.strength = Strength(0.5, [0.0, 0.5, 1.0, 1.0, 1.0][done])
+            attachment.strength = Strength(0.5, [0.0, 0.5, 1.0, 1.0, 1.0][done])
 
         by_hand = velatura.generate(tiny, QUICK, prompt="a", steps=4, on_step=set_next)
-    assert same(painted, by_hand)
+    assert same(picture, by_hand)
 
 
 @pytest.mark.parametrize("side", ["prompt", "negative"])
 def test_a_lora_may_act_for_one_prompt_only(tiny, lora, side):
     ink = lora()
-    painted = velatura.generate(tiny, tagged(f"<lora:ink:0.8:on={side}>"), overlays={"ink": ink}, guidance=3)
-    assert not same(painted, velatura.generate(tiny, tagged("<lora:ink:0.8>"), overlays={"ink": ink}, guidance=3))
-    assert not same(painted, velatura.generate(tiny, QUICK, guidance=3))
+    picture = velatura.generate(tiny, tagged(f"<lora:ink:0.8:on={side}>"), overlays={"ink": ink}, guidance=3)
+    assert not same(picture, velatura.generate(tiny, tagged("<lora:ink:0.8>"), overlays={"ink": ink}, guidance=3))
+    assert not same(picture, velatura.generate(tiny, QUICK, guidance=3))
 
 
 def test_pictures_of_a_batch_have_strengths_of_their_own(tiny, lora):
@@ -190,8 +190,8 @@ def test_what_lycoris_takes_for_a_hash_is_known_and_not_written():
 
 def test_a_lora_of_the_unet_alone_may_change_over_the_steps_as_it_is(tiny, lora):
     ink = lora(text=False)
-    painted = velatura.generate(tiny, tagged("<lora:ink:0@0, 1@0.5>"), overlays={"ink": ink})
-    assert same(painted, velatura.generate(tiny, tagged("<lora:ink:unet=0@0, 1@0.5>"), overlays={"ink": ink}))
+    picture = velatura.generate(tiny, tagged("<lora:ink:0@0, 1@0.5>"), overlays={"ink": ink})
+    assert same(picture, velatura.generate(tiny, tagged("<lora:ink:unet=0@0, 1@0.5>"), overlays={"ink": ink}))
     with pytest.raises(BadPrompt, match="write its strength as te="):
         velatura.generate(tiny, tagged("<lora:ink:0@0, 1@0.5>"), overlays={"ink": lora()})
 
@@ -203,9 +203,9 @@ def test_what_has_no_ranks_has_none_to_choose_among(tiny, difference):
 
 def test_a_difference_has_two_strengths_as_well(tiny, difference):
     far = difference()
-    painted = velatura.generate(tiny, tagged("<difference:far:0.2:0.7>"), overlays={"far": far})
+    picture = velatura.generate(tiny, tagged("<difference:far:0.2:0.7>"), overlays={"far": far})
     with velatura.attach(tiny, far, Strength(0.2, 0.7)):
-        assert same(painted, velatura.generate(tiny, QUICK))
+        assert same(picture, velatura.generate(tiny, QUICK))
 
 
 def test_a_recorded_name_that_holds_a_tag_is_left_out():

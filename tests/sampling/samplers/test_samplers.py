@@ -50,18 +50,18 @@ def settings_of(case):
     )
 
 
-def begun_of(case):
+def img2img_of(case):
     exactly = case["steps"] if case["options"].get("img2img_fix_steps") else None
     return setup_img2img_steps(case["steps"], case["ds"], exact_steps=exactly) if "ds" in case else None
 
 
-def noise_of(case, place):
+def noise_of(case, picture):
     options = case["options"]
     return SeededNoise(
-        case["seeds"][place : place + 1],
+        case["seeds"][picture : picture + 1],
         (4, 8, 8),
         source=options.get("randn_source", "CPU"),
-        variation=Variation(case["subs"][place : place + 1], case["sst"]) if "sst" in case else None,
+        variation=Variation(case["subs"][picture : picture + 1], case["sst"]) if "sst" in case else None,
         ensd=options.get("eta_noise_seed_delta", 0),
     )
 
@@ -85,23 +85,23 @@ def toy(x, timestep, text):
     return 0.8 * torch.tanh(x) + 0.1 * torch.sin(timestep / 100) + 0.2 * mean
 
 
-def denoiser(case, course, prompt, negative, calls):
+def denoiser(case, trajectory, prompt, negative, calls):
     """The toy model under guidance, for one picture; calls counts, and prompts change by it."""
     in_all = case["steps"] * find_sampler(case["sampler"]).calls_per_step
 
     def denoise(latents, sigma):
         call, alpha = next(calls), 1 / (1 + sigma**2).sqrt()
-        x, timestep = latents * alpha, course.timestep(sigma)
+        x, timestep = latents * alpha, trajectory.timestep(sigma)
 
         def clean(text):
             out = toy(x, timestep, text)
             return alpha * x - sigma * alpha * out if case.get("v") else latents - sigma * out
 
-        said = parts(prompt, call, in_all)
+        texts = parts(prompt, call, in_all)
         if call % 2 and sigma < case["options"].get("s_min_uncond", 0):
-            return clean(said[0][0])
+            return clean(texts[0][0])
         base = clean(negative)
-        return base + sum(weight * case["cfg_scale"] * (clean(text) - base) for text, weight in said)
+        return base + sum(weight * case["cfg_scale"] * (clean(text) - base) for text, weight in texts)
 
     return denoise
 
@@ -109,12 +109,12 @@ def denoiser(case, course, prompt, negative, calls):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['id']} {case['sampler']}")
 def test_a_run_ends_where_the_webuis_ends(case):
     sampler = find_sampler(case["sampler"])
-    course = sampler.trajectory(SCHEDULE, case["steps"], settings_of(case), img2img=begun_of(case))
+    trajectory = sampler.trajectory(SCHEDULE, case["steps"], settings_of(case), img2img=img2img_of(case))
     for i, (prompt, negative) in enumerate(zip(case["prompts"], case["negs"], strict=True)):
         calls = count()
-        denoise = denoiser(case, course, prompt, negative, calls)
+        denoise = denoiser(case, trajectory, prompt, negative, calls)
         image = TENSORS[f"{case['id']}.init"][i : i + 1] if "ds" in case else None
-        *_, end = sampler.sample(denoise, noise_of(case, i), course, image)
+        *_, end = sampler.sample(denoise, noise_of(case, i), trajectory, image)
         expected = TENSORS[f"{case['id']}.out"][i : i + 1]
         assert (end - expected).abs().max() <= 2e-4 * max(1, expected.abs().max())
         assert next(calls) == case["model_calls"]
@@ -153,7 +153,7 @@ def test_every_name_of_the_webui_is_known_and_means_the_same(row):
 )
 @pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
 def test_the_seeds_of_later_noise_count_where_it_is_drawn(sampler, settings):
-    course = sampler.trajectory(NoiseSchedule(), 24, settings)
-    ways = (SeededNoise([1], (4, 2, 2), ensd=added) for added in (0, 9))
-    one, other = (list(sampler.sample(lambda noisy, _sigma: noisy * 0.1, noise, course))[-1] for noise in ways)
+    trajectory = sampler.trajectory(NoiseSchedule(), 24, settings)
+    noises = (SeededNoise([1], (4, 2, 2), ensd=added) for added in (0, 9))
+    one, other = (list(sampler.sample(lambda noisy, _sigma: noisy * 0.1, noise, trajectory))[-1] for noise in noises)
     assert bool((one != other).any()) == sampler.draws_later_noise(settings)

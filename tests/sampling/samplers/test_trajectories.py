@@ -38,11 +38,11 @@ def test_any_number_of_steps_goes_down_from_the_noisiest_to_the_cleanest(name):
 def test_a_perfect_guess_is_where_every_sampler_ends_after_its_count_of_steps(name):
     sampler = SAMPLERS[name]
     for steps in (1, 2, 3, 4, 10, 21):
-        course = sampler.trajectory(SCHEDULE, steps)
-        walked = list(sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), course))
-        assert len(walked) == course.step_count
+        trajectory = sampler.trajectory(SCHEDULE, steps)
+        latents_by_step = list(sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), trajectory))
+        assert len(latents_by_step) == trajectory.step_count
         # some end at the cleanest level, where a little noise is left
-        assert (walked[-1] - TARGET).abs().max() < (0.15 if name in STOP_SHORT else 1e-4)
+        assert (latents_by_step[-1] - TARGET).abs().max() < (0.15 if name in STOP_SHORT else 1e-4)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -50,11 +50,13 @@ def test_an_image_is_changed_the_more_the_stronger_it_is_begun(name):
     image, sampler = torch.linspace(-2, 2, 64).view(1, 1, 8, 8), SAMPLERS[name]
     added = []
     for strength in (0.0, 0.01, 0.3, 0.6, 1.0):
-        course = sampler.trajectory(SCHEDULE, 10, img2img=setup_img2img_steps(10, strength))
-        added.append(course.init_noise_sigma / course.init_latents_factor)
-        walked = list(sampler.sample(lambda _latents, _sigma: image, SeededNoise([3], (1, 8, 8)), course, image))
-        assert len(walked) == course.step_count
-        assert (walked[-1] - image).abs().max() < 0.3
+        trajectory = sampler.trajectory(SCHEDULE, 10, img2img=setup_img2img_steps(10, strength))
+        added.append(trajectory.init_noise_sigma / trajectory.init_latents_factor)
+        latents_by_step = list(
+            sampler.sample(lambda _latents, _sigma: image, SeededNoise([3], (1, 8, 8)), trajectory, image)
+        )
+        assert len(latents_by_step) == trajectory.step_count
+        assert (latents_by_step[-1] - image).abs().max() < 0.3
     assert added == sorted(added)
     assert added[0] < 0.6
     assert added[-1] > 5
@@ -62,9 +64,9 @@ def test_an_image_is_changed_the_more_the_stronger_it_is_begun(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_second_pass_of_no_strength_begins_at_very_little_noise(name):
-    course = SAMPLERS[name].trajectory(SCHEDULE, 20, img2img=Img2ImgSteps(0, 11))
-    assert course.step_count >= 1
-    assert course.init_noise_sigma < 0.3
+    trajectory = SAMPLERS[name].trajectory(SCHEDULE, 20, img2img=Img2ImgSteps(0, 11))
+    assert trajectory.step_count >= 1
+    assert trajectory.init_noise_sigma < 0.3
 
 
 @pytest.mark.parametrize(
@@ -110,35 +112,35 @@ def test_levels_that_do_not_fall_are_refused(settings):
 def test_whatever_is_set_a_walk_calls_the_model_at_real_levels_and_ends_at_the_guess(
     name, steps, strength, exactly, chosen
 ):
-    begun = None if strength is None else setup_img2img_steps(steps, strength, exact_steps=steps if exactly else None)
+    img2img = None if strength is None else setup_img2img_steps(steps, strength, exact_steps=steps if exactly else None)
     try:
-        course = SAMPLERS[name].trajectory(SCHEDULE, steps, SamplerSettings(**chosen), img2img=begun)
+        trajectory = SAMPLERS[name].trajectory(SCHEDULE, steps, SamplerSettings(**chosen), img2img=img2img)
     except BadRecipe as refusal:  # a steep rho leaves no room between two levels
         assert "gives no decreasing noise levels" in str(refusal)  # noqa: PT017
         return
 
     def denoise(_latents, sigma):
         assert 0 < sigma < math.inf
-        assert 0 <= course.timestep(sigma) <= 999
+        assert 0 <= trajectory.timestep(sigma) <= 999
         return TARGET
 
-    walked = list(
-        SAMPLERS[name].sample(denoise, SeededNoise([3], (1, 4, 4)), course, None if begun is None else TARGET)
+    latents_by_step = list(
+        SAMPLERS[name].sample(denoise, SeededNoise([3], (1, 4, 4)), trajectory, None if img2img is None else TARGET)
     )
-    assert len(walked) == course.step_count
-    assert (walked[-1] - TARGET).abs().max() < 1
+    assert len(latents_by_step) == trajectory.step_count
+    assert (latents_by_step[-1] - TARGET).abs().max() < 1
 
 
 @pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.depends_on_batch])
 def test_a_picture_is_the_same_alone_and_in_a_batch(name):
     sampler = SAMPLERS[name]
-    course = sampler.trajectory(SCHEDULE, 21)
+    trajectory = sampler.trajectory(SCHEDULE, 21)
 
     def denoise(latents, sigma):
         return latents - sigma * torch.tanh(latents)
 
-    *_, together = sampler.sample(denoise, SeededNoise([5, 6], (4, 8, 8)), course)
-    *_, alone = sampler.sample(denoise, SeededNoise([6], (4, 8, 8)), course)
+    *_, together = sampler.sample(denoise, SeededNoise([5, 6], (4, 8, 8)), trajectory)
+    *_, alone = sampler.sample(denoise, SeededNoise([6], (4, 8, 8)), trajectory)
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -146,26 +148,28 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(name):
 def test_every_scheduler_goes_with_every_sampler(name):
     sampler = SAMPLERS[name]
     for scheduler in SCHEDULERS:
-        course = sampler.trajectory(SCHEDULE, 12, SamplerSettings(scheduler=scheduler))
-        walked = list(sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), course))
-        assert len(walked) == course.step_count
-        assert (walked[-1] - TARGET).abs().max() < 0.3
+        trajectory = sampler.trajectory(SCHEDULE, 12, SamplerSettings(scheduler=scheduler))
+        latents_by_step = list(sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), trajectory))
+        assert len(latents_by_step) == trajectory.step_count
+        assert (latents_by_step[-1] - TARGET).abs().max() < 0.3
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_schedules_of_zero_snr_end_too(name):
     sampler = SAMPLERS[name]
-    course = sampler.trajectory(NoiseSchedule(zero_snr=True), 12)
-    *_, end = sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), course)
+    trajectory = sampler.trajectory(NoiseSchedule(zero_snr=True), 12)
+    *_, end = sampler.sample(to_target, SeededNoise([3], (1, 4, 4)), trajectory)
     assert (end - TARGET).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_latents_that_are_no_numbers_stop_no_walk(name):
     sampler = SAMPLERS[name]
-    course = sampler.trajectory(SCHEDULE, 5)
-    walked = list(sampler.sample(lambda latents, _sigma: latents * math.nan, SeededNoise([3], (1, 4, 4)), course))
-    assert walked[-1].isnan().all()
+    trajectory = sampler.trajectory(SCHEDULE, 5)
+    latents_by_step = list(
+        sampler.sample(lambda latents, _sigma: latents * math.nan, SeededNoise([3], (1, 4, 4)), trajectory)
+    )
+    assert latents_by_step[-1].isnan().all()
 
 
 def test_automatic_is_what_the_webui_takes_since_1_9():
@@ -193,8 +197,8 @@ def test_an_ancestral_sampler_without_eta_draws_no_noise():
     euler, ancestral = (SAMPLERS[name] for name in ("Euler", "Euler a"))
     ends = []
     for sampler, settings in ((euler, SamplerSettings()), (ancestral, SamplerSettings(eta=0))):
-        course = sampler.trajectory(SCHEDULE, 8, settings)
-        *_, end = sampler.sample(lambda x, sigma: x / (1 + sigma**2), SeededNoise([3], (1, 4, 4)), course)
+        trajectory = sampler.trajectory(SCHEDULE, 8, settings)
+        *_, end = sampler.sample(lambda x, sigma: x / (1 + sigma**2), SeededNoise([3], (1, 4, 4)), trajectory)
         ends.append(end)
     torch.testing.assert_close(*ends)
 

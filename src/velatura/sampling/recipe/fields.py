@@ -71,7 +71,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class OverlayHash(BaseModel):
-    """The file of an overlay that a picture was made with: its kind, the name in its tag, and its short hash."""
+    """A record of an overlay file that a picture was made with: its kind, the name in its tag, and its short hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,7 +86,7 @@ class OverlayHash(BaseModel):
 
 
 class NoiseFields(BaseModel):
-    """The noise that a picture starts from."""
+    """Fields for the noise that a picture starts from."""
 
     seed: Seed = Field(default=None, description="seed of the noise; -1: a new one each time")
     noise: RandnSource = Field(
@@ -102,7 +102,7 @@ class NoiseFields(BaseModel):
 
 
 class Img2ImgFields(BaseModel):
-    """How an init image is used (img2img, inpainting); the image itself is passed beside the recipe."""
+    """Fields for img2img and inpainting; the init image itself is passed beside the recipe."""
 
     denoising: Fraction | None = Field(
         default=None, description="how much of the init image, or of the first pass, is replaced; none: 0.75 and 0.7"
@@ -116,7 +116,7 @@ class Img2ImgFields(BaseModel):
 
 
 class HiresFields(BaseModel):
-    """The second pass at a larger size (hires fix)."""
+    """Fields for the second pass at a larger size (hires fix)."""
 
     hires_scale: Annotated[float, Field(ge=1, le=16)] | None = Field(
         default=None, description="make a second pass at so many times the size"

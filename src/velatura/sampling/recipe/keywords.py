@@ -10,7 +10,7 @@ from velatura.sampling.recipe.fields import MaskedContent, OverlayHash, RandnSou
 
 
 class CommonRecipeFields(TypedDict, total=False):
-    """The fields that most people use; their meanings are those of Recipe."""
+    """Fields that most people use; their meanings are those of Recipe."""
 
     negative: str
     steps: int

@@ -28,7 +28,7 @@ RECORDED_FIELDS = ("base", "base_hash", "vae", "vae_hash", "image_hash", "mask_h
 
 
 class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
-    """How to make one picture.
+    """A description of how to make one picture.
 
     A recipe cannot be changed; `replace` returns a changed copy. `generate` returns the recipe filled in: a missing
     seed is drawn, and missing sizes are the base's own. That recipe makes the same picture again.

@@ -19,14 +19,14 @@ class Resolution(NamedTuple):
 
 
 class HiresTarget(NamedTuple):
-    """The size that the first pass is upscaled to, in pixels, and what is then cropped centrally, in latents."""
+    """A size that the first pass is upscaled to, in pixels, and what is then cropped centrally, in latents."""
 
     upscale_to: Resolution
     truncate: Resolution
 
 
 class Img2ImgSteps(NamedTuple):
-    """The part of a noise schedule that img2img takes.
+    """A part of a noise schedule that img2img takes.
 
     Attributes:
         schedule_steps: Steps of the whole schedule.

@@ -30,7 +30,7 @@ class AttachedEmbedding:
 
     @property
     def effect(self) -> Effect:
-        """The measured effect, under the embedding's name."""
+        """Return the measured effect, under the embedding's name."""
         return self.attachment.effect.model_copy(update={"overlay": self.name})
 
 
@@ -55,7 +55,7 @@ class AttachedOverlay:
 
     @property
     def effect(self) -> Effect:
-        """The measured effect, under the tag that calls the overlay, or under its name if the tags differ."""
+        """Return the measured effect, under the tag that calls the overlay, or under its name if the tags differ."""
         tags = {str(call.tag) for call in self._calls}
         first = self._calls[0]
         name = str(first.tag) if len(tags) == 1 else f"<{first.overlay.kind}:{first.tag.name}>"
@@ -87,7 +87,7 @@ class AttachedOverlays:
 
     @property
     def effects(self) -> list[Effect]:
-        """The effect of each, embeddings first, then overlays in the order in which they act."""
+        """Return the effect of each, embeddings first, then overlays in the order in which they act."""
         return [attached.effect for attached in (*self._embeddings, *self._overlays)]
 
     def start_step(self, fraction: float) -> None:

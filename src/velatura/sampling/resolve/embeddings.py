@@ -45,7 +45,7 @@ class NamedEmbedding:
 
     @cached_property
     def file_hash(self) -> OverlayHash | None:
-        """The entry that a recipe records of its file."""
+        """Return the entry that a recipe records of its file."""
         if self.file is None:
             return None
         return OverlayHash.of(EMBEDDING_KIND, self.embedding.name, embedding_file_hash(self.file))
@@ -123,7 +123,7 @@ class EmbeddingResolver:
 
     @cached_property
     def _library_entries(self) -> list[LibraryEntry]:
-        """The library's embeddings, and the unreadable files in its folder of embeddings."""
+        """Return the library's embeddings, and the unreadable files in its folder of embeddings."""
         if self._library is None:
             return []
         return [

@@ -49,13 +49,13 @@ class OverlayCall:
 
     @property
     def batch_key(self) -> object:
-        """The key that calls must share to be in one batch: everything but the strengths."""
+        """Return the key that calls must share to be in one batch: everything but the strengths."""
         has_text_strength = self.text_strength is not None
         return self.overlay.kind, self.tag.name.lower(), id(self.overlay), self.strengths.blocks, has_text_strength
 
     @cached_property
     def file_hash(self) -> OverlayHash | None:
-        """The entry that a recipe records of the file: the one that it records already, if that is correct."""
+        """Return the entry that a recipe records of the file: the one that it records already, if that is correct."""
         known_hashes = overlay_file_hashes(self.overlay.kind, self.file) if self.file else ()
         if not known_hashes:
             return None

@@ -15,7 +15,10 @@ SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # constants of the paper's boundary co
 
 
 def lcm(denoise: Denoiser, latents: Tensor, trajectory: Trajectory, noise: NoiseSource) -> Iterator[Tensor]:
-    """Estimate the clean picture, then add new noise up to the next level."""
+    """Estimate the clean picture, then add new noise up to the next level.
+
+    The new noise comes from the seeds of the pictures, and is added after every step but the last.
+    """
     for sigma, sigma_next in trajectory.steps:
         c_skip, c_out = boundary_coefficients(trajectory.timestep(sigma))
         latents = c_skip * latents + c_out * denoise(latents, sigma)

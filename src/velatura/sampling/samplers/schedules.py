@@ -18,7 +18,7 @@ AYS_SIGMA_MIN = 0.029  # last level of the tables of Sabour et al., which is 0 i
 
 @dataclass(frozen=True)
 class SigmaRange:
-    """The range that a scheduler spaces noise levels in.
+    """A range of noise levels, for a scheduler to space levels in.
 
     Attributes:
         model_sigmas: All levels that the model was trained at, the cleanest first.

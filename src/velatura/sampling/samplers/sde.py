@@ -84,7 +84,7 @@ def first_order_step(denoised: Tensor, latents: Tensor, sigma: Tensor, sigma_nex
 
 @dataclass(frozen=True)
 class _MultistepHistory:
-    """The results and steps so far, the newest first.
+    """Results and steps so far, the newest first.
 
     Attributes:
         denoised: Denoised results.
@@ -98,12 +98,12 @@ class _MultistepHistory:
 
     @property
     def denoised_weight(self) -> Tensor:
-        """How much the newest denoised result counts in the step."""
+        """Return how much the newest denoised result counts in the step."""
         return -torch.expm1(-self.h_eta)
 
     @property
     def phi_2(self) -> Tensor:
-        """How much the change of the result over the step counts (phi_2 of exponential integrators)."""
+        """Return how much the change of the result over the step counts (phi_2 of exponential integrators)."""
         return 1 - self.denoised_weight / self.h_eta
 
     def denoised_change(self, steps_back: int) -> Tensor:

@@ -35,7 +35,7 @@ class DpmSolverStep:
 
     @cached_property
     def eps(self) -> Tensor:
-        """The noise predicted at the start."""
+        """Return the noise predicted at the start."""
         return self._predict_eps(self._latents, self._t)
 
     def dpm_solver_1_step(self, t_next: Tensor) -> Tensor:

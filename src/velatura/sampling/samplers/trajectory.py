@@ -29,7 +29,7 @@ class NoiseSource(Protocol):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The noise levels of one pass, and what else decides its steps.
+    """Noise levels of one pass, and what else decides its steps.
 
     Attributes:
         sigmas: The noise levels, the noisiest first; one more than there are steps.
@@ -68,7 +68,7 @@ class Trajectory:
 
     @property
     def final_sigma(self) -> Tensor:
-        """Where samplers end that choose their own levels: the cleanest of the model, or the one in the settings."""
+        """Return the level where samplers end that choose their levels, the cleanest unless settings say otherwise."""
         requested_sigma_min = self.settings.sigma_min
         return torch.minimum(
             self.sigmas[0],
