@@ -63,7 +63,7 @@ class AttachedOverlay:
 
     def set_strengths(self, fraction: float, row_pictures: Sequence[int], negative_count: int) -> None:
         """Set the strength of every row; see AttachedOverlays.set_strengths."""
-        sides = [call.strengths.on for call in self._calls]
+        sides: list[PromptSide] = [call.strengths.on for call in self._calls]
         strengths = [call.strengths.at(fraction) for call in self._calls]
         unet_strengths = _row_strengths(strengths, sides, row_pictures, negative_count)
         text_values = [call.text_strength for call in self._calls if call.text_strength is not None]
