@@ -299,7 +299,7 @@ def test_the_name_of_another_base_is_warned_of(tiny):
         VelaturaWarning, match=r"made with sd15, but this base is tiny .*: the picture will be different"
     ):
         velatura.generate(tiny, QUICK.replace(base="sd15"))
-    with pytest.warns(VelaturaWarning, match=r"made on sd15 .*, this is tiny .*: only its name is another"):
+    with pytest.warns(VelaturaWarning, match=r"made with sd15 .*, but this base is tiny .*: only the name differs"):
         velatura.generate(tiny, QUICK.replace(base="sd15", base_hash=tiny.hash))
 
 

@@ -91,7 +91,7 @@ def test_what_is_no_picture_is_a_bad_file(tmp_path):
     with pytest.raises(BadFile, match="does not exist"):
         read_image_infotext(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(BadFile, match="is no picture"):
+    with pytest.raises(BadFile, match="is not a picture"):
         read_image_infotext(tmp_path / "text.png")
     damaged = (GOLDEN / "carriers" / "none.jpg").read_bytes()[:300]
     (tmp_path / "cut.jpg").write_bytes(damaged)
@@ -102,9 +102,9 @@ def test_what_is_no_picture_is_a_bad_file(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "size", "text", "words"),
     [
-        (".webp", (20_000, 8), "a", "ends at 16,383: end it in .png"),
-        (".jpg", (8, 70_000), "a", "ends at 65,500: end it in .png"),
-        (".jpg", (8, 8), "a " * 20_000, "no room for a recipe of 40,000 letters"),
+        (".webp", (20_000, 8), "a", "allows 16,383 at most: end it in .png"),
+        (".jpg", (8, 70_000), "a", "allows 65,500 at most: end it in .png"),
+        (".jpg", (8, 8), "a " * 20_000, "no room for a recipe of 40,000 characters"),
         (".jpeg", (8, 8), "\N{GRINNING FACE}" * 20_000, "no room for a recipe"),
     ],
 )
