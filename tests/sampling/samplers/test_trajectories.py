@@ -129,7 +129,7 @@ def test_whatever_is_set_a_walk_calls_the_model_at_real_levels_and_ends_at_the_g
     )
     assert len(latents_by_step) == trajectory.step_count
     if name == "LMS" and strength is not None and exactly and strength < 0.01:
-        return  # the last step is thousands of times longer than those before, over which LMS extrapolates their rounding
+        return  # the last step is thousands of times longer than the others, so that LMS amplifies their rounding
     assert (latents_by_step[-1] - TARGET).abs().max() < 1
 
 

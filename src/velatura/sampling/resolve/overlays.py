@@ -15,10 +15,10 @@ from velatura.overlays.difference import Difference
 from velatura.overlays.lora.block_weights import expand_block_weights
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
-from velatura.prompts.tags import Tag, look_up
 from velatura.prompts.passage import prompt_error
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.strengths import StrengthSchedule, TextUnetStrengths
+from velatura.prompts.tags import Tag, look_up
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.resolve.embeddings import EmbeddingResolver
 from velatura.sampling.resolve.file_hashes import overlay_file_hashes
