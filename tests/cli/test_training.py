@@ -64,7 +64,7 @@ def test_a_dry_run_says_every_field_once_and_what_it_means(desk, capsys):
     assert names[:4] == ["steps", "learning_rate", "optimizer", "batch_size"]
     said = {words[0]: words[1:] for words in lines}
     assert (said["cache"][0], said["gradient_norm"][0]) == ("False", "none")
-    assert said["warmup"] == ["0", "steps", "in", "which", "the", "rate", "rises", "from", "0"]
+    assert said["warmup"] == ["0", "steps", "over", "which", "the", "rate", "rises", "from", "0"]
 
 
 def test_a_run_says_what_it_takes_and_only_what_is_not_as_always(desk, capsys):
@@ -79,8 +79,8 @@ def test_a_run_says_what_it_takes_and_only_what_is_not_as_always(desk, capsys):
     ("words", "said"),
     [
         (["--set", "validation_folder=nowhere"], "nowhere does not exist"),
-        (["--set", "validation_folder=photos"], "is learned from and examined on"),
-        (["--set", "zero_terminal_snr=true"], "leave it false"),
+        (["--set", "validation_folder=photos"], "is in the training folder and in the validation folder"),
+        (["--set", "zero_terminal_snr=true"], "set it to false"),
         (["--preview-every", "1", "--preview", "a <lora:x:1>"], "without tags"),
         (["--set", "a1111=true", "--optimizer", "prodigy", "--rate", "1"], "a1111"),
     ],
@@ -120,7 +120,7 @@ def test_a_name_does_not_lead_out_of_the_runs(desk, capsys, name):
 
 def test_a_folder_that_holds_something_is_refused_by_a_dry_run_too(desk, capsys):
     assert main(["train", "hypernet", "photos", "--out", "photos", "--dry-run"]) == 2
-    assert "photos is there already; name another folder" in capsys.readouterr().err
+    assert "photos already exists; name another folder" in capsys.readouterr().err
 
 
 def test_a_command_to_copy_means_no_more_than_it_says():
@@ -330,7 +330,7 @@ def test_a_lora_takes_along_the_word_that_it_learned(desk, capsys):
     assert "my-wall" in capsys.readouterr().out.splitlines()[-1]
     assert [*velatura.open_overlay(desk / "run" / "photos.safetensors").bundled_embeddings] == ["my-wall"]
     assert main(["train", "lora", "photos", *words, "--template", "captions", *BRIEF]) == 2
-    assert "no caption says 'my-wall'" in capsys.readouterr().err
+    assert "no caption contains 'my-wall'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["checkpoint", pytest.param("folder", marks=pytest.mark.slow)])

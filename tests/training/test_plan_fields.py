@@ -1,4 +1,4 @@
-"""`velatura.train` takes every field of the plan as a typed argument."""
+"""`velatura.train` takes every field of the plan as a typed argument, and knows other programs' words for them."""
 
 import inspect
 import types
@@ -7,6 +7,7 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 
 import velatura
+from velatura.errors import BadPlan
 from velatura.training.plan import Plan
 from velatura.training.plan_fields import PlanFields
 
@@ -51,6 +52,14 @@ def test_arguments_change_the_plan(tiny, hyper, photos, tmp_path):
     written = Plan.model_validate_json((run.folder / "plan.json").read_text())
     assert written == plan.replace(steps=1, ema=0.9, learning_rate="0.001")
     assert len(run.losses) == 1
+
+
+@pytest.mark.parametrize(("word", "field"), [("lr", "learning_rate"), ("epochs", "steps"), ("resolution", "pixels")])
+def test_words_of_other_programs_are_answered_with_velaturas(tiny, photos, tmp_path, word, field):
+    overlay = velatura.Hypernetwork.for_base(tiny)
+    with pytest.raises(BadPlan, match=f"a plan has no {word}: velatura calls it {field}"):
+        velatura.train(tiny, overlay, photos, out=tmp_path / "run", **{word: 1})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_class_prompt_fills_the_folder_of_class_pictures_first(tiny, difference, photos, tmp_path):
