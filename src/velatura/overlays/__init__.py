@@ -1,5 +1,4 @@
-"""Overlays: small networks attached to a frozen base (hypernetwork, LoRA, embedding, aesthetic gradient, full
-difference).
+"""Overlays: hypernetworks, LoRAs, embeddings, aesthetic gradients and full differences, attached to a frozen base.
 
 KINDS has one row for each kind. Open overlay.py first (the base class), then attach.py (attaching and detaching).
 """

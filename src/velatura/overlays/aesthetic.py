@@ -202,6 +202,7 @@ class Aesthetic(Overlay):
 
 def _card_with_settings(card: Card, settings: AestheticSettings) -> Card:
     """Copy a card with these settings as its structure and in its outline."""
-    text = f", {'from' if settings.text_negative else 'to'} {settings.text!r}" if settings.text else ""
-    outline = f"{settings.width} features, {settings.steps} steps of {settings.rate:g}{text}"
+    outline = f"{settings.width} features, {settings.steps} steps of {settings.rate:g}"
+    if settings.text:
+        outline += f", {'from' if settings.text_negative else 'to'} {settings.text!r}"
     return card.replace(kind=Aesthetic.kind, structure=settings.model_dump(mode="json"), outline=outline)

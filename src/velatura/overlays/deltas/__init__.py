@@ -1,5 +1,4 @@
-"""Algorithms that change one layer's weight: LoRA, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, BOFT, norm and full
-differences.
+"""Algorithms that change one layer's weight: LoRA, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, BOFT, norm and full ones.
 
 DELTAS lists them in the order in which a file's tensors are matched. Open delta.py first (the base class), then
 low_rank.py.
