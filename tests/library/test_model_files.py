@@ -296,7 +296,7 @@ def test_pipes_are_not_waited_for(tmp_path):
     found = {entry.name: entry for entry in velatura.Library(tmp_path).entries()}
     assert found.keys() == {"ink", "folder"}
     assert found["ink"].notes.unread == ("ink.json: it is not what its name says",)
-    assert "unet/config.json cannot be read" in found["folder"].error
+    assert "unet/config.json is neither a file nor a directory" in found["folder"].error
 
 
 def test_a_folder_that_cannot_be_searched_is_warned_of(tmp_path, monkeypatch):
