@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Prediction = Literal["epsilon", "v_prediction"]
+PredictionWord = Literal["epsilon", "v"]  # what callers and the command line write
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Family:
     def widths(self) -> frozenset[int]:
         """Return all context widths of the family."""
         return frozenset((self.cross_width, *self.self_widths))
+
+    @property
+    def unusual_prediction(self) -> Prediction | Literal[""]:
+        """Return the prediction if the family of this name usually predicts something else, otherwise ""."""
+        usual = FAMILIES.get(self.name)
+        return "" if usual is None or usual.prediction == self.prediction else self.prediction
 
 
 FAMILIES = {

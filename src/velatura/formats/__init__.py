@@ -17,10 +17,12 @@ import torch
 
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
+from velatura.base.families import PredictionWord
 from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
 from velatura.formats import difference, hub, native
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file, write_folder, write_single_file
 from velatura.formats.checkpoints.folder_weights import open_weights
+from velatura.formats.checkpoints.prediction import parse_prediction
 from velatura.formats.checkpoints.tensor_sources import Destination
 from velatura.formats.embeddings import aesthetic, read_embedding, write_embedding
 from velatura.formats.hypernetworks import a1111, hns
@@ -225,6 +227,8 @@ def open_base(
     device: str | torch.device = "auto",
     vae: str | PathLike[str] | None = None,
     weights: single_file.WeightsKind = "last",
+    prediction: PredictionWord | None = None,
+    zero_snr: bool | None = None,
     offload: bool = False,
 ) -> Base:
     """Open a base: Stable Diffusion 1, 2 or XL.
@@ -238,6 +242,10 @@ def open_base(
         vae: File or diffusers folder of another autoencoder. The default for a checkpoint is a file beside it with the
             same stem (.vae.safetensors, .vae.pt or .vae.ckpt), as in A1111, and otherwise the autoencoder inside it.
         weights: "last" for the weights of the last training step, "ema" for their average. Checkpoints only.
+        prediction: "epsilon" or "v", whatever the file says: for a file that does not say what it predicts, or says it
+            wrongly. By default what the file says, then what a .yaml beside it says, then epsilon. An SD2 that says
+            nothing is tried out.
+        zero_snr: True or False for a schedule to zero terminal SNR or without it, whatever the file says.
         offload: Keep the models in the CPU's memory and move only the one that computes to the device.
 
     Returns:
@@ -246,9 +254,10 @@ def open_base(
     Raises:
         BadFile: The path does not exist, is not a Stable Diffusion, or is damaged or unsafe.
         UnsupportedBase: A model that velatura does not open, such as SD3, FLUX, a refiner or an inpainting model.
-        UnknownName: An unknown precision, device or kind of weights.
+        UnknownName: An unknown precision, device, prediction or kind of weights.
         DownloadFailed: The hub does not have the model, or cannot be reached.
     """
+    prediction_type = None if prediction is None else parse_prediction(prediction)
     reference = hub.parse_reference(str(path)) if str(path).startswith(hub.HUB_PREFIX) else None
     local_path = Path(path).expanduser() if reference is None else hub.fetch(str(path))
     if not local_path.exists():
@@ -269,26 +278,36 @@ def open_base(
             )
         # the hub's cache names folders by the hashes of their commits
         name = local_path.name if reference is None else reference.name
-        base = _open_folder(local_path, destination, vae_path, name, opened_from)
+        base = diffusers_folder.read(
+            local_path,
+            destination,
+            vae=None if vae_path is None else _open_vae(vae_path),
+            name=name,
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
     else:
-        base = _open_checkpoint(local_path, destination, vae_path, weights, opened_from)
+        contents, vae_contents = _open_checkpoint(local_path, vae_path)
+        base = single_file.read(
+            contents,
+            destination,
+            vae=vae_contents,
+            weights=weights,
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
     return base.offload(compute_device) if offload else base.to()
 
 
-def _open_folder(path: Path, destination: Destination, vae_path: Path | None, name: str, opened_from: str) -> Base:
-    vae = None if vae_path is None else _open_vae(vae_path)
-    return diffusers_folder.read(path, destination, vae=vae, name=name, opened_from=opened_from)
-
-
-def _open_checkpoint(
-    path: Path, destination: Destination, vae_path: Path | None, weights: single_file.WeightsKind, opened_from: str
-) -> Base:
+def _open_checkpoint(path: Path, vae_path: Path | None) -> tuple[Contents, Contents | None]:
+    """Open a checkpoint, and the VAE that replaces its own: the one that is named, or one beside it."""
     contents = open_state_dict(path)
     if not single_file.sniff(contents):
         raise BadFile(f"{path.name} is not a Stable Diffusion checkpoint: give one, or a diffusers folder")
     vae_path = vae_path or vae_file.find_vae_beside(path)
-    vae = None if vae_path is None else _open_vae(vae_path)
-    return single_file.read(contents, destination, vae=vae, weights=weights, opened_from=opened_from)
+    return contents, None if vae_path is None else _open_vae(vae_path)
 
 
 def _open_vae(path: Path) -> Contents:

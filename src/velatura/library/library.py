@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from velatura.base.base import Base
+    from velatura.base.families import PredictionWord
     from velatura.formats.checkpoints.single_file import WeightsKind
     from velatura.overlays.overlay import Overlay
 
@@ -130,12 +131,14 @@ class Library:
         vae: str | PathLike[str] | None = None,
         offload: bool = False,
         weights: WeightsKind = "last",
+        prediction: PredictionWord | None = None,
+        zero_snr: bool | None = None,
     ) -> Base:
         """Return a base by name. The last base is kept, and returned again if nothing has changed.
 
         Args:
             name: Its name, alias, hash, or title in A1111.
-            dtype, device, offload, weights: See `open_base`.
+            dtype, device, offload, weights, prediction, zero_snr: See `open_base`.
             vae: The name or path of a VAE to use instead of the base's own. By default the one that the base's notes
                 name, or a file called NAME.vae, as in A1111.
 
@@ -154,12 +157,23 @@ class Library:
             device,
             offload,
             weights,
+            prediction,
+            zero_snr,
             vae_path,
             vae_path and FileState.from_path(vae_path),
         )
         if self._base is None or self._base[0] != key:
             self._base = None  # free the memory before the next one is loaded
-            base = open_base(entry.path, dtype=dtype, device=device, vae=vae_path, offload=offload, weights=weights)
+            base = open_base(
+                entry.path,
+                dtype=dtype,
+                device=device,
+                vae=vae_path,
+                offload=offload,
+                weights=weights,
+                prediction=prediction,
+                zero_snr=zero_snr,
+            )
             if (hashes := self.with_hashes(entry).hashes) is not None:
                 base.hash = hashes.sha256[:10]  # which every recipe asks for: it is not to be reckoned at each start
             self._base = key, base

@@ -65,6 +65,8 @@ def read(
     *,
     vae: Contents | None = None,
     name: str = "",
+    prediction_type: Prediction | None = None,
+    zero_snr: bool | None = None,
     opened_from: str | None = None,
 ) -> Base:
     """Read a base from a diffusers folder.
@@ -74,6 +76,8 @@ def read(
         destination: Precision and device; the default is float32 on the CPU.
         vae: A file whose autoencoder replaces the folder's.
         name: Name of the base; the default is that of the folder.
+        prediction_type: What the UNet predicts; None for what the scheduler's configuration says.
+        zero_snr: Use a schedule to zero terminal SNR, or not; None for what that configuration says.
         opened_from: What the user opened, for the base to remember: a path, or hub:owner/name.
 
     Raises:
@@ -84,6 +88,10 @@ def read(
     if (path / "text_encoder_2").is_dir() and not (path / "text_encoder").is_dir():
         raise UnsupportedBase(f"{path} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
     scheduler = _read_config(path / "scheduler" / "scheduler_config.json")
+    if prediction_type is not None:
+        scheduler = {**scheduler, "prediction_type": prediction_type}
+    if zero_snr is not None:
+        scheduler = {**scheduler, "rescale_betas_zero_snr": zero_snr}
     unet_settings = _read_config(path / "unet" / "config.json")
     try:
         _refuse_unsupported(path, unet_settings, scheduler)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from velatura.base.families import Prediction
-from velatura.errors import UnsupportedBase, warn
+from velatura.base.families import Prediction, PredictionWord
+from velatura.errors import UnknownName, UnsupportedBase, warn
 from velatura.files import open_for_reading
 from velatura.formats.checkpoints.ldm_families import V_MARKER
 from velatura.formats.metadata import MODEL_SPEC_PREDICTIONS
@@ -23,8 +23,15 @@ PREDICTIONS_BY_NAME: dict[str, Prediction] = {
     "v_prediction": "v_prediction",
     MODEL_SPEC_PREDICTIONS["v_prediction"]: "v_prediction",
 }
-YAML_PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?(eps|v)["']?\s*$""", re.MULTILINE)
-YAML_PREDICTIONS: dict[str, Prediction] = {"eps": "epsilon", "v": "v_prediction"}
+WORDS: dict[Prediction, PredictionWord] = {"epsilon": "epsilon", "v_prediction": "v"}
+YAML_PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?([^\s"'#]+)["']?\s*(?:#.*)?$""", re.MULTILINE)
+YAML_SCALING = re.compile(r"""^\s*target:\s*["']?sgm[\w.]*\.denoiser_scaling\.(\w+)["']?\s*(?:#.*)?$""", re.MULTILINE)
+YAML_PREDICTIONS: dict[str, Prediction] = {
+    "eps": "epsilon",
+    "v": "v_prediction",
+    "EpsScaling": "epsilon",
+    "VScaling": "v_prediction",
+}
 MAX_YAML_BYTES = 2**16  # A1111's have about two thousand
 
 
@@ -63,19 +70,57 @@ def detect_prediction(unet: UNet2DConditionModel) -> Prediction:
     return "v_prediction" if float((output - latents).float().mean()) < -1 else "epsilon"
 
 
-def warn_of_yaml_conflict(path: Path, predicted: Prediction) -> None:
-    """Warn if the .yaml beside a checkpoint, which other programs follow, states another prediction.
+def parse_prediction(word: str) -> Prediction:
+    """Return the prediction that a caller names: "epsilon", or "v" (also "v_prediction", as diffusers writes it).
 
-    The file is searched as text: nothing in it is loaded or run.
+    Raises:
+        UnknownName: The word is another one.
+    """
+    if word not in PREDICTIONS_BY_NAME:
+        raise UnknownName.with_suggestions("prediction", word[:40], get_args(PredictionWord))
+    return PREDICTIONS_BY_NAME[word]
+
+
+def read_yaml_prediction(path: Path) -> Prediction | None:
+    """Return what the .yaml beside a checkpoint says that its UNet predicts, or None if there is none or it is silent.
+
+    LDM's files name a `parameterization`; those of SDXL (sgm) name a class that scales what the UNet returns. The file
+    is searched as text: nothing in it is loaded or run. Warns of a prediction that velatura does not know.
+
+    Args:
+        path: The checkpoint.
     """
     yaml_path = path.with_suffix(".yaml")
     if not yaml_path.is_file():
-        return
+        return None
     with open_for_reading(yaml_path) as file:
         text = file.read(MAX_YAML_BYTES).decode(errors="replace")
-    match = YAML_PARAMETERIZATION.search(text)
-    if match and YAML_PREDICTIONS[match[1]] != predicted:
+    match = YAML_PARAMETERIZATION.search(text) or YAML_SCALING.search(text)
+    if match is None:
+        return None
+    if match[1] not in YAML_PREDICTIONS:
         warn(
-            f"{yaml_path.name} says that {path.name} predicts {YAML_PREDICTIONS[match[1]]}, but its tensors say "
-            f"{predicted}, which is used: delete {yaml_path.name} if the pictures are right"
+            f"{yaml_path.name} says that {path.name} predicts {match[1][:40]!r}, which is neither epsilon nor v: it is "
+            "ignored, and pictures may come out wrong"
+        )
+        return None
+    return YAML_PREDICTIONS[match[1]]
+
+
+def warn_of_yaml_conflict(path: Path, in_yaml: Prediction | None, in_file: Prediction) -> None:
+    """Warn if the .yaml beside a checkpoint, which other programs follow, contradicts the checkpoint itself."""
+    yaml_name = path.with_suffix(".yaml").name
+    if in_yaml is not None and in_yaml != in_file:
+        warn(
+            f"{yaml_name} says that {path.name} predicts {in_yaml}, but the file itself says {in_file}, which is used: "
+            f"delete {yaml_name} if the pictures are right, or open it with prediction={WORDS[in_yaml]!r} if not"
+        )
+
+
+def warn_of_trial_conflict(path: Path, in_yaml: Prediction, tried: Prediction) -> None:
+    """Warn if the .yaml beside a checkpoint contradicts a trial step of its UNet."""
+    if in_yaml != tried:
+        warn(
+            f"{path.with_suffix('.yaml').name} says that {path.name} predicts {in_yaml}, which is used, but a trial "
+            f"step looks like {tried}: open it with prediction={WORDS[tried]!r} if the pictures come out wrong"
         )

@@ -53,6 +53,8 @@ def read(
     *,
     vae: Contents | None = None,
     weights: WeightsKind = "last",
+    prediction_type: Prediction | None = None,
+    zero_snr: bool | None = None,
     opened_from: str | None = None,
 ) -> Base:
     """Read a checkpoint as a base whose name is the stem of the file.
@@ -64,6 +66,9 @@ def read(
         destination: Precision and device; the default is float32 on the CPU.
         vae: Another file whose autoencoder replaces the checkpoint's.
         weights: "last" for the weights of the last training step, "ema" for their average.
+        prediction_type: What the UNet predicts, whatever the file says; None for what the file says, or else the .yaml
+            beside it, or else noise (epsilon). An SD2 that says nothing is tried out.
+        zero_snr: Use a schedule to zero terminal SNR, or not, whatever the file says; None for what the file says.
         opened_from: What the user opened, for the base to remember: a path, or hub:owner/name.
 
     Raises:
@@ -76,9 +81,11 @@ def read(
         raise UnknownName.with_suggestions("kind of weights", weights, WEIGHTS_KINDS)
     family_name = detect_family(name, contents.tensors.keys())
     try:
-        plan = _LoadPlan.from_contents(contents, family_name, vae, weights)
+        plan = _LoadPlan.from_contents(contents, family_name, vae, weights, prediction_type)
         _warn_of_leftovers(name, contents.tensors, family_name)
-        return plan.build(destination or Destination(), opened_from)
+        if zero_snr is None:
+            zero_snr = ZERO_SNR_MARKER in contents.tensors
+        return plan.build(destination or Destination(), opened_from, NoiseSchedule(zero_snr=zero_snr))
     except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         reason = f"without {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         raise BadFile(
@@ -96,7 +103,8 @@ class _LoadPlan:
         other_vae: Another file for the autoencoder; None where the checkpoint's own is taken.
         unet, vae, text_encoders: Sources of the tensors.
         configs: Configurations by part: "unet", "vae", "text" and "text_2".
-        prediction: What the file says that the UNet predicts; None if it does not say.
+        prediction: What the caller or the file says that the UNet predicts; None if they do not say.
+        yaml_prediction: What the .yaml beside the file says; None if it does not say, or if the caller does.
     """
 
     contents: Contents
@@ -107,14 +115,22 @@ class _LoadPlan:
     text_encoders: tuple[TensorSources, ...]
     configs: Mapping[str, ModelConfig]
     prediction: Prediction | None
+    yaml_prediction: Prediction | None
 
     @classmethod
     def from_contents(
-        cls, contents: Contents, family_name: str, other_vae: Contents | None, weights: WeightsKind
+        cls,
+        contents: Contents,
+        family_name: str,
+        other_vae: Contents | None,
+        weights: WeightsKind,
+        prediction_type: Prediction | None,
     ) -> _LoadPlan:
         """Look at names and shapes alone, and refuse files that are not a base."""
         name, tensors = contents.path.name, meta_tensors(contents.tensors)
-        predicted = prediction.read_prediction(contents)
+        predicted, in_yaml = prediction_type, None
+        if prediction_type is None:
+            predicted, in_yaml = prediction.read_prediction(contents), prediction.read_yaml_prediction(contents.path)
         unet = _unet_sources(name, tensors, weights)
         vae = vae_file.sources(other_vae or contents)
         vae_tensors = meta_tensors(other_vae.tensors) if other_vae else tensors
@@ -132,12 +148,12 @@ class _LoadPlan:
         hints = _read_config_hints(contents, family_name)
         # shapes overrule hints, so that a model is never larger than its file
         configs = {part: hints[part] | config for part, config in from_shapes.items()}
-        return cls(contents, family_name, other_vae, unet, vae, text_encoders, configs, predicted)
+        return cls(contents, family_name, other_vae, unet, vae, text_encoders, configs, predicted, in_yaml)
 
-    def build(self, destination: Destination, opened_from: str | None) -> Base:
+    def build(self, destination: Destination, opened_from: str | None, schedule: NoiseSchedule) -> Base:
         """Build the models, load their tensors, and return them as a base."""
         path = self.contents.path
-        family = determine_family(self.configs["unet"], self.configs["vae"], self.prediction or "epsilon")
+        family = determine_family(self.configs["unet"], self.configs["vae"], self._stated_prediction)
         unet = build_unet(self.configs["unet"], self.unet, self.contents, destination)
         vae = build_vae(self.configs["vae"], self.vae, self.other_vae or self.contents, destination)
         encoders = [
@@ -146,22 +162,32 @@ class _LoadPlan:
         ]
         if self.family_name == "SD2":
             family = self._determine_sd2_family(family, unet)
-        prediction.warn_of_yaml_conflict(path, family.prediction)
+        if self.prediction is not None:
+            prediction.warn_of_yaml_conflict(path, self.yaml_prediction, self.prediction)
         return Base(
             path.stem,
             family,
             unet=unet,
             vae=vae,
             text=TextEncoder(encoders),
-            schedule=NoiseSchedule(zero_snr=ZERO_SNR_MARKER in self.contents.tensors),
+            schedule=schedule,
             source=path,
             vae_source=self.other_vae and self.other_vae.path,
             opened_from=opened_from,
         )
 
+    @property
+    def _stated_prediction(self) -> Prediction:
+        """Return what the caller, the file or the .yaml beside it says; a checkpoint that says nothing is epsilon."""
+        return self.prediction or self.yaml_prediction or "epsilon"
+
     def _determine_sd2_family(self, family: Family, unet: UNet2DConditionModel) -> Family:
         """Return the family with the prediction of an SD2, which is tried out where the file does not say it."""
-        predicted = self.prediction or prediction.detect_prediction(unet.eval())
+        predicted = self._stated_prediction
+        if self.prediction is None:
+            tried = prediction.detect_prediction(unet.eval())
+            predicted = self.yaml_prediction or tried
+            prediction.warn_of_trial_conflict(self.contents.path, predicted, tried)
         family = replace(family, prediction=predicted)
         if predicted == "epsilon" and CONFIG_HINTS_KEY not in self.contents.metadata:
             return replace(family, default_pixels=SD2_BASE_PIXELS)
