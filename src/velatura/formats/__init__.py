@@ -21,7 +21,6 @@ from velatura.base.families import PredictionWord
 from velatura.errors import BadFile, BadOverlay, UnknownName, UnsupportedBase
 from velatura.formats import difference, hub, native
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file, write_folder, write_single_file
-from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.prediction import parse_prediction
 from velatura.formats.checkpoints.tensor_sources import Destination
 from velatura.formats.embeddings import aesthetic, read_embedding, write_embedding
@@ -281,7 +280,7 @@ def open_base(
         base = diffusers_folder.read(
             local_path,
             destination,
-            vae=None if vae_path is None else _open_vae(vae_path),
+            vae=None if vae_path is None else vae_file.open_vae(vae_path),
             name=name,
             prediction_type=prediction_type,
             zero_snr=zero_snr,
@@ -307,12 +306,7 @@ def _open_checkpoint(path: Path, vae_path: Path | None) -> tuple[Contents, Conte
     if not single_file.sniff(contents):
         raise BadFile(f"{path.name} is not a Stable Diffusion checkpoint: give one, or a diffusers folder")
     vae_path = vae_path or vae_file.find_vae_beside(path)
-    return contents, None if vae_path is None else _open_vae(vae_path)
-
-
-def _open_vae(path: Path) -> Contents:
-    """Open a file that holds an autoencoder, or the diffusers folder of one."""
-    return open_weights(path, "diffusion_pytorch_model") if path.is_dir() else open_state_dict(path)
+    return contents, None if vae_path is None else vae_file.open_vae(vae_path)
 
 
 def _unet_bytes(path: Path) -> int:

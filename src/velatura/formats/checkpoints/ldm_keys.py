@@ -35,6 +35,19 @@ UNET_OUTER_NAMES = {
 }
 VAE_ATTENTION_MARK = ".attn_1."
 VAE_ATTENTION_NAMES = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+# diffusers' names by any program's: LDM's, those of older versions of diffusers, and diffusers' own. Converters have
+# written each of them below the names of LDM and of diffusers.
+VAE_ATTENTION_SPELLINGS = {
+    **{ldm_name: name for name, ldm_name in VAE_ATTENTION_NAMES.items()},
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+    "to_out": "to_out.0",
+}
+VAE_ATTENTION_KEY = re.compile(
+    r"(?P<place>.*(?:\.attn_1\.|\.mid_block\.attentions\.\d+\.))(?P<module>[\w.]+)\.(?P<tensor>\w+)"
+)
 
 ModuleNames = Mapping[str, str]  # new names of modules by their old ones
 
@@ -157,15 +170,46 @@ def vae_from_ldm(keys: Iterable[str], prefix: str = VAE_PREFIX) -> dict[str, Ten
     1 x 1 convolutions of its attention become matrices.
 
     Raises:
-        BadFile: A key below the prefix is not a Stable Diffusion autoencoder's.
+        BadFile: A key below the prefix is not a Stable Diffusion autoencoder's, or two keys name one tensor.
     """
-    ldm_keys = keys_below(prefix, keys)
+    ldm_keys = rename_vae_attention(keys_below(prefix, keys))
     modules = _invert(_vae_modules(count_indices(ldm_keys, r"decoder\.up\.(\d+)\."), ldm_keys))
     names = rename_keys(ldm_keys, modules)
     return {
         name: TensorSource(ldm_keys[key], as_matrix if VAE_ATTENTION_MARK in key else identity)
         for key, name in names.items()
     }
+
+
+def rename_vae_attention(file_keys: Mapping[str, str]) -> dict[str, str]:
+    """Return a file's keys by today's names of a VAE, where its attention has the names of any program.
+
+    Args:
+        file_keys: The file's keys, by names in LDM's or in diffusers' words.
+
+    Raises:
+        BadFile: Two keys name one tensor.
+    """
+    renamed: dict[str, str] = {}
+    for name, key in file_keys.items():
+        current_name = current_vae_key(name)
+        if current_name in renamed:
+            raise BadFile(
+                f"{renamed[current_name][:80]!r} and {key[:80]!r} are two names of one tensor of a VAE: use another copy"
+            )
+        renamed[current_name] = key
+    return renamed
+
+
+def current_vae_key(key: str) -> str:
+    """Return the name of a VAE's tensor with its attention as LDM or diffusers name it today; others unchanged."""
+    match = VAE_ATTENTION_KEY.fullmatch(key)
+    if match is None:
+        return key
+    name = VAE_ATTENTION_SPELLINGS.get(match["module"], match["module"])
+    if match["place"].endswith(VAE_ATTENTION_MARK):
+        name = VAE_ATTENTION_NAMES.get(name, name)
+    return f"{match['place']}{name}.{match['tensor']}"
 
 
 def rename_keys(keys: Iterable[str], modules: ModuleNames) -> dict[str, str]:

@@ -82,7 +82,8 @@ def read(
     family_name = detect_family(name, contents.tensors.keys())
     try:
         plan = _LoadPlan.from_contents(contents, family_name, vae, weights, prediction_type)
-        _warn_of_leftovers(name, contents.tensors, family_name)
+        vae_keys = set() if plan.other_vae else {source.key for source in plan.vae.values()}
+        _warn_of_leftovers(name, contents.tensors.keys() - vae_keys, family_name)
         if zero_snr is None:
             zero_snr = ZERO_SNR_MARKER in contents.tensors
         return plan.build(destination or Destination(), opened_from, NoiseSchedule(zero_snr=zero_snr))

@@ -5,43 +5,53 @@ from __future__ import annotations
 from pathlib import Path
 
 from velatura.errors import BadFile
-from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX, vae_from_ldm
+from velatura.formats.checkpoints.folder_weights import open_weights
+from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX, keys_below, rename_vae_attention, vae_from_ldm
 from velatura.formats.checkpoints.tensor_sources import TensorSource, TensorSources, as_matrix, identity
-from velatura.tensors import Contents
+from velatura.tensors import Contents, open_state_dict
 
 VAE_SUFFIXES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
 DIFFUSERS_MARK = "encoder.down_blocks."
 LDM_MARK = "encoder.down."
 ATTENTION_MARK = ".attentions."
-OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+PREFIXES = (VAE_PREFIX, "vae.", "module.", "")  # LDM's, ComfyUI's and other savers', DataParallel's
 IGNORED_PREFIXES = ("loss.", "model_ema.")  # left there by training
 
 
 def sources(contents: Contents) -> TensorSources:
     """Return the sources of an autoencoder's tensors in a file, whatever else the file holds.
 
+    Every tensor below the autoencoder's prefix has a place, or the file is refused.
+
     Raises:
-        BadFile: The file holds no autoencoder.
+        BadFile: The file holds no autoencoder, or one with a tensor that has no place in a Stable Diffusion's.
     """
-    keys = [key for key in contents.tensors if not key.removeprefix(VAE_PREFIX).startswith(IGNORED_PREFIXES)]
-    for prefix in (VAE_PREFIX, ""):
+    for prefix in PREFIXES:
+        keys = [key for key in contents.tensors if not key.removeprefix(prefix).startswith(IGNORED_PREFIXES)]
         if any(key.startswith(prefix + LDM_MARK) for key in keys):
             return vae_from_ldm(keys, prefix)
-    if any(key.startswith(DIFFUSERS_MARK) for key in keys):
-        return {
-            to_current_key(key): TensorSource(key, as_matrix if ATTENTION_MARK in key else identity) for key in keys
-        }
+        if any(key.startswith(prefix + DIFFUSERS_MARK) for key in keys):
+            names = rename_vae_attention(keys_below(prefix, keys))
+            return {
+                name: TensorSource(key, as_matrix if ATTENTION_MARK in name else identity)
+                for name, key in names.items()
+            }
     raise BadFile(
         f"{contents.path.name} holds no autoencoder: give the path of one (vae), or put it beside the checkpoint as "
         f"{contents.path.stem}{VAE_SUFFIXES[0]}"
     )
 
 
-def to_current_key(key: str) -> str:
-    """Return diffusers' current name of an autoencoder's tensor; old versions named its attention differently."""
-    if ATTENTION_MARK not in key:
-        return key
-    return ".".join(OLD_ATTENTION_NAMES.get(name, name) for name in key.split("."))
+def open_vae(path: Path) -> Contents:
+    """Open a file that holds an autoencoder, the diffusers folder of one, or the folder of a whole base.
+
+    Raises:
+        BadFile: The file or the weights in the folder are missing or damaged.
+    """
+    if not path.is_dir():
+        return open_state_dict(path)
+    vae_folder = path / "vae" if (path / "vae").is_dir() else path
+    return open_weights(vae_folder, "diffusion_pytorch_model")
 
 
 def find_vae_beside(checkpoint: Path) -> Path | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.card import Card
 from velatura.formats import native
+from velatura.formats.checkpoints import vae_file
 from velatura.formats.checkpoints.ldm_families import (
     FOREIGN_BLOCKS,
     PURPOSE_BY_CHANNELS,
@@ -148,8 +149,9 @@ def detect_checkpoint(contents: Contents, state: StateDict) -> CardAndDialect | 
 
 def detect_vae(_: Contents, state: StateDict) -> CardAndDialect | None:
     """Detect a VAE alone, under LDM's or diffusers' names."""
+    prefix = next((prefix for prefix in vae_file.PREFIXES if f"{prefix}decoder.conv_in.weight" in state), "")
     vae_tensors = {
-        key.removeprefix(VAE_PREFIX): tensor for key, tensor in state.items() if "conv_in" in key or "mid" in key
+        key.removeprefix(prefix): tensor for key, tensor in state.items() if "conv_in" in key or "mid" in key
     }
     conv_in = vae_tensors.get("decoder.conv_in.weight")
     if conv_in is None or "encoder.conv_in.weight" not in vae_tensors or conv_in.ndim < 2:

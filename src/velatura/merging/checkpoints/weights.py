@@ -14,10 +14,17 @@ from velatura.base.base import Base
 from velatura.errors import BadFile, WrongBase
 from velatura.formats import open_base
 from velatura.formats.checkpoints import folder_weights, single_file, vae_file, write_single_file
-from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX, vae_to_ldm
+from velatura.formats.checkpoints.ldm_keys import (
+    VAE_ATTENTION_MARK,
+    VAE_PREFIX,
+    rename_vae_attention,
+    vae_to_ldm,
+)
 from velatura.tensors import Contents, LazyTensors, StrPath, apply_to, meta_tensors, open_state_dict
 
 ModelSource = Base | StrPath  # a base, or the path of a checkpoint file or a diffusers folder
+
+VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # how the keys of a VAE begin
 
 # The first checkpoints lack "text_model." in the keys of CLIP.
 OLD_CLIP_KEY = re.compile(r"(cond_stage_model\.transformer\.)((?:embeddings|encoder|final_layer_norm)\.)")
@@ -61,7 +68,7 @@ class ModelWeights(LazyTensors):
     @classmethod
     def _from_contents(cls, name: str, contents: Contents, path: Path | None = None) -> Self:
         file_keys = {OLD_CLIP_KEY.sub(r"\1text_model.\2", key): key for key in contents.tensors}
-        return cls(name, contents, file_keys, path)
+        return cls(name, contents, rename_vae_attention(file_keys), path)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -72,15 +79,15 @@ class ModelWeights(LazyTensors):
         """Return the shape and precision of a tensor, on the meta device."""
         file_key, tensors = self.file_keys[key], self.contents.tensors
         if isinstance(tensors, LazyTensors):
-            return tensors.meta_tensor(file_key)
-        return meta_tensors({file_key: tensors[file_key]})[file_key]
+            return _to_ldm_shape(key, tensors.meta_tensor(file_key))
+        return _to_ldm_shape(key, meta_tensors({file_key: tensors[file_key]})[file_key])
 
     def apply(self, key: str, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the result of a function of a tensor, which may be mapped from the file while the function runs."""
-        return apply_to(self.contents.tensors, self.file_keys[key], function)
+        return apply_to(self.contents.tensors, self.file_keys[key], lambda tensor: function(_to_ldm_shape(key, tensor)))
 
     def __getitem__(self, key: str) -> Tensor:
-        return self.contents.tensors[self.file_keys[key]]
+        return _to_ldm_shape(key, self.contents.tensors[self.file_keys[key]])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.file_keys)
@@ -90,40 +97,47 @@ class ModelWeights(LazyTensors):
 
 
 def load_vae(path: Path, model: ModelWeights) -> dict[str, Tensor]:
-    """Load the VAE that replaces the one of a model.
+    """Load the VAE that replaces the one of a model, as a whole.
 
     Args:
-        path: A file or folder of a VAE under diffusers' keys, a file under a checkpoint's VAE keys, or a checkpoint.
+        path: A file of a VAE under any program's keys, the diffusers folder of one or of a base, or a checkpoint.
         model: The model that gets the VAE.
 
     Returns:
-        The tensors of the VAE that the model has, by the model's keys.
+        The tensors of the VAE, by the model's keys.
 
     Raises:
-        WrongBase: The file does not hold a VAE of the model's structure.
+        BadFile: The file is damaged.
+        WrongBase: The file holds no VAE, or one with other tensors or shapes than the model's.
     """
-    path = path.expanduser()
-    contents = folder_weights.open_weights(path, "diffusion_pytorch_model") if path.is_dir() else open_state_dict(path)
-    if any(key.startswith(vae_file.DIFFUSERS_MARK) for key in contents.tensors):
+    tensors = _read_vae(vae_file.open_vae(path.expanduser()))
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    vae_keys = (key for key in model if key.startswith(tuple(VAE_PREFIX + part for part in VAE_PARTS)))
+    expected_shapes = {key: model.meta_tensor(key).shape for key in vae_keys}
+    differing = [key for key in shapes | expected_shapes if shapes.get(key) != expected_shapes.get(key)]
+    if differing or not tensors:
+        difference = f" ({len(differing)} tensors differ in name or shape: {min(differing)[:80]})" if differing else ""
+        raise WrongBase(
+            f"{path.name} does not hold a VAE that fits {model.name}{difference}: give one of the same family"
+        )
+    return tensors
+
+
+def _read_vae(contents: Contents) -> dict[str, Tensor]:
+    """Return the tensors of a VAE, alone or in a checkpoint, by the keys of checkpoints."""
+    if any(vae_file.DIFFUSERS_MARK in key for key in contents.tensors):
         sources = vae_file.sources(contents)
-        tensors = vae_to_ldm({name: source.transform(contents.tensors[source.key]) for name, source in sources.items()})
-    else:
-        tensors = _read_ldm_vae(contents, model)
-    fitting = {
-        key: tensor for key, tensor in tensors.items() if key in model and tensor.shape == model.meta_tensor(key).shape
-    }
-    if not fitting or len(fitting) < len(tensors):
-        raise WrongBase(f"{path.name} does not hold a VAE that fits {model.name}: give one of the same family")
-    return fitting
+        return vae_to_ldm({name: source.transform(contents.tensors[source.key]) for name, source in sources.items()})
+    for prefix in vae_file.PREFIXES:
+        parts = tuple(prefix + part for part in VAE_PARTS)
+        file_keys = {VAE_PREFIX + key.removeprefix(prefix): key for key in contents.tensors if key.startswith(parts)}
+        if file_keys:
+            names = rename_vae_attention(file_keys)
+            return {name: _to_ldm_shape(name, contents.tensors[key]) for name, key in names.items()}
+    return {}
 
 
-def _read_ldm_vae(contents: Contents, model: ModelWeights) -> dict[str, Tensor]:
-    """Read the VAE tensors that a model has, from a checkpoint or from a VAE file with or without the prefix."""
-    file_keys = {
-        key.removeprefix(VAE_PREFIX): key
-        for key in contents.tensors
-        if not key.removeprefix(VAE_PREFIX).startswith(vae_file.IGNORED_PREFIXES)
-    }
-    return {
-        VAE_PREFIX + key: contents.tensors[file_key] for key, file_key in file_keys.items() if VAE_PREFIX + key in model
-    }
+def _to_ldm_shape(key: str, tensor: Tensor) -> Tensor:
+    """Return a matrix of a VAE's attention as the 1 x 1 convolution that checkpoints hold; others unchanged."""
+    is_attention_matrix = key.startswith(VAE_PREFIX) and VAE_ATTENTION_MARK in key and tensor.ndim == 2
+    return tensor[..., None, None] if is_attention_matrix else tensor
