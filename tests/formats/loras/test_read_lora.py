@@ -167,6 +167,32 @@ def test_the_scale_comes_from_the_configuration_of_diffusers_and_peft(tmp_path, 
     assert torch.allclose(change_of(velatura.open_overlay(path)), scale * up @ down, atol=1e-6)
 
 
+# diffusers: UNet2DConditionModel.save_lora_adapter names no part of a pipeline, neither in its keys nor in its header.
+# peft: the scale is lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA
+@pytest.mark.parametrize(
+    ("fields", "scale"),
+    [
+        ({"r": 4, "lora_alpha": 16}, 4),
+        ({"r": 4, "lora_alpha": 16, "use_rslora": True}, 8),
+        ({"r": 4, "lora_alpha": 16, "alpha_pattern": {QUERY: 2}}, 1 / 2),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "unet."])
+def test_settings_without_the_name_of_a_part_are_those_of_every_layer(tmp_path, fields, scale, prefix):
+    down, up = pair(rank=4)
+    tensors = {f"{prefix}{QUERY}.lora_A.weight": down, f"{prefix}{QUERY}.lora_B.weight": up}
+    path = write_file(tmp_path / "x.safetensors", tensors, {"lora_adapter_metadata": json.dumps(fields)})
+    assert torch.allclose(change_of(velatura.open_overlay(path)), scale * up @ down, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"transformer.lora_alpha": 16}, {"rank": 4}])
+def test_settings_of_no_layer_in_the_file_are_warned_of(tmp_path, settings):
+    tensors = dict(zip(DIALECT_KEYS["diffusers"], pair(), strict=False))
+    path = write_file(tmp_path / "x.safetensors", tensors, {"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.warns(VelaturaWarning, match=r"in its header .* and layers of unet: the settings are ignored"):
+        velatura.open_overlay(path)
+
+
 def test_an_adapter_without_its_configuration_is_warned_of(tmp_path):
     tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": tensor for way, tensor in zip("AB", pair(), strict=True)}
     with pytest.warns(VelaturaWarning, match=r"no adapter_config\.json beside it"):

@@ -127,6 +127,11 @@ def text_layer(name: str, prefix: str) -> str | None:
     return prefix + name if name.startswith((FLAT_TEXT_MODEL_PREFIX, "text_projection")) else None
 
 
+def diffusers_part(layer: str) -> str:
+    """Return diffusers' name of the part of a pipeline in which a layer is, such as "unet", by kohya's name of it."""
+    return next(part for prefix, part in PIPELINE_PARTS.items() if layer.startswith(prefix))
+
+
 def diffusers_path(layer: str) -> tuple[str, str]:
     """Split kohya's name of a layer into the part of diffusers' pipeline and the path in it.
 

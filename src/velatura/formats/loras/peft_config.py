@@ -68,7 +68,8 @@ class PeftConfig(BaseModel):
             metadata: The file's metadata.
 
         Returns:
-            Configurations by the part of the pipeline, such as unet and text_encoder; none if the file has none.
+            Configurations by the part of the pipeline, such as unet and text_encoder, or under "" for all parts: the
+            method save_lora_adapter of a single model names no part. None if the file has none.
 
         Raises:
             BadFile: A configuration is not a JSON object, or a value is out of range.
@@ -77,8 +78,9 @@ class PeftConfig(BaseModel):
             return {}
         parts: dict[str, dict[str, object]] = {}
         for key, value in _parse_object(file_name, metadata[HEADER_KEY]).items():
-            part, _, name = key.partition(".")
-            parts.setdefault(part, {})[name] = value
+            part, _, name = key.rpartition(".")
+            if name in cls.model_fields:
+                parts.setdefault(part, {})[name] = value
         return {part: cls._from_fields(file_name, fields) for part, fields in parts.items()}
 
     @classmethod

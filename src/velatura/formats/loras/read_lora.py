@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from velatura.formats.loras.keys import (
     sort_keys,
 )
 from velatura.formats.loras.lora_metadata import build_card, warn_of_alphas, warn_of_metadata
-from velatura.formats.loras.names import KOHYA_TEXT, KOHYA_TEXT_1, PIPELINE_PARTS
-from velatura.formats.loras.peft_config import PeftConfig
+from velatura.formats.loras.names import KOHYA_TEXT, KOHYA_TEXT_1, diffusers_part
+from velatura.formats.loras.peft_config import HEADER_KEY, PeftConfig
 from velatura.formats.loras.read_peft import apply_alpha, find_adapters, join_adapters, read_config_beside, to_lycoris
 from velatura.formats.native import CARD_KEY, parse_card
 from velatura.overlays.deltas import build_delta
@@ -63,7 +63,9 @@ def read(contents: Contents) -> Lora:
     folder_config = read_config_beside(contents.path) if is_peft else None
     if is_peft and folder_config is None:
         warn(f"{contents.path.name} has no adapter_config.json beside it: its alpha is assumed to equal its rank")
-    return _build_lora(contents, state, lambda part: header_configs.get(part, folder_config))
+    lora = _build_lora(contents, state, lambda part: header_configs.get(part, header_configs.get("", folder_config)))
+    _warn_of_unused_header(contents, header_configs.keys(), lora)
+    return lora
 
 
 def read_folder(folder: Path) -> Lora:
@@ -127,8 +129,7 @@ def _build_lora(contents: Contents, state: StateDict, find_config: ConfigLookup)
     _refuse_unmatched_keys(file.name, keys, len(file.shapes))
     layers: LayerTensors = {}
     for layer, layer_keys in keys.layers.items():
-        part = next(part for prefix, part in PIPELINE_PARTS.items() if layer.startswith(prefix))
-        layers[layer] = file.read_layer(layer, layer_keys, find_config(part))
+        layers[layer] = file.read_layer(layer, layer_keys, find_config(diffusers_part(layer)))
     bundled_embeddings = {
         embedding: {name: file.read_tensor(key) for name, key in embedding_keys.items()}
         for embedding, embedding_keys in keys.bundled.items()
@@ -144,6 +145,20 @@ def _build_lora(contents: Contents, state: StateDict, find_config: ConfigLookup)
     is_named_by_kohya = any(key.startswith("lora_") for key in file.shapes)
     _warn_of_suspicious_values(file.name, lora, is_named_by_kohya=is_named_by_kohya)
     return lora
+
+
+def _warn_of_unused_header(contents: Contents, header_parts: Collection[str], lora: Lora) -> None:
+    """Warn of settings in the header that belong to no layer of the file, so that its alphas are lost."""
+    layer_parts = {diffusers_part(layer) for layer in lora.layers}
+    stored_settings = contents.metadata.get(HEADER_KEY, "{}")
+    if stored_settings.split() == ["{}"] or "" in header_parts or layer_parts & set(header_parts):
+        return
+    shown_parts = ", ".join(part[:MAX_SHOWN_KEY_LENGTH] for part in sorted(header_parts)[:MAX_SHOWN_KEYS])
+    problem = f"settings of {shown_parts}" if shown_parts else "settings that are not an adapter's"
+    warn(
+        f"{contents.path.name} has {problem} in its header ({HEADER_KEY}) and layers of {', '.join(sorted(layer_parts))}: "
+        "the settings are ignored, so layers without an alpha of their own act without a scale"
+    )
 
 
 def _build_card(contents: Contents, shapes: StateDict) -> Card:
