@@ -14,6 +14,7 @@ from velatura.errors import BadOverlay, BadStrength, UnknownName, UnsupportedBas
 from velatura.overlays.lora.block_weights import block_of, expand_block_weights
 from velatura.overlays.lora.kohya_names import kohya_names
 from velatura.overlays.target import Target
+from velatura.tensors import write_safetensors
 
 QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
 KEY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -110,6 +111,25 @@ def test_both_towers_of_an_sdxl_are_changed(xl):
     for ours, width in ((slice(16), 16), (slice(16, None), 24)):
         assert before.context[..., ours].shape[-1] == width
         assert not torch.allclose(conditioning.context[..., ours], before.context[..., ours])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["text_encoder.", "lora_te_"])
+def test_a_file_of_the_first_tower_alone_changes_the_first_tower_of_an_sdxl(xl, tmp_path, prefix):
+    """diffusers names the first text encoder of an SDXL text_encoder, as it names the only one of an SD1."""
+    made = velatura.Lora.for_base(xl, rank=2, text=True, seed=1)
+    path = "text_model.encoder.layers.0.self_attn.q_proj"
+    delta = made.layers["lora_te1_" + path.replace(".", "_")]
+    name = prefix + (path if prefix.endswith(".") else path.replace(".", "_"))
+    generator = torch.Generator().manual_seed(0)
+    down, up = (torch.randn(delta.tensor(f"lora_{way}.weight").shape, generator=generator) for way in ("down", "up"))
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(2.0)}
+    write_safetensors(tmp_path / "first.safetensors", tensors)
+    before = xl.text.conditioning(["a boat"]).context
+    with velatura.attach(xl, velatura.open_overlay(tmp_path / "first.safetensors")):
+        after = xl.text.conditioning(["a boat"]).context
+    assert not torch.allclose(after[..., :16], before[..., :16])
+    assert torch.equal(after[..., 16:], before[..., 16:])
 
 
 def test_names_are_those_of_kohyas_files(tiny):

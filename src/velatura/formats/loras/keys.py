@@ -148,7 +148,7 @@ def sort_keys(keys: Collection[str], file_name: str) -> LoraFileKeys:
             unmatched.append(key)
         else:
             _add_key(layers.setdefault(lora_key.layer, {}), lora_key.suffix, key, file_name)
-    return LoraFileKeys(_number_text_encoders(layers), bundled, tuple(unmatched))
+    return LoraFileKeys(_number_text_encoders(layers, file_name), bundled, tuple(unmatched))
 
 
 def parse_key(key: str, keys: Collection[str] = ()) -> LoraKey | None:
@@ -242,11 +242,14 @@ def _layer_below(root: str, name: str) -> str | None:
     return unet_layer(name) if root == KOHYA_UNET else text_layer(name, root)
 
 
-def _number_text_encoders(layers: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    """Number the first text encoder where there is a second; diffusers leaves the number out."""
-    if not any(layer.startswith(KOHYA_TEXT_2) for layer in layers):
+def _number_text_encoders(layers: dict[str, dict[str, str]], file_name: str) -> dict[str, dict[str, str]]:
+    """Number the first text encoder where any name has a number; diffusers leaves its number out."""
+    if not any(layer.startswith((KOHYA_TEXT_1, KOHYA_TEXT_2)) for layer in layers):
         return layers
-    return {
-        KOHYA_TEXT_1 + layer.removeprefix(KOHYA_TEXT) if layer.startswith(KOHYA_TEXT) else layer: keys
-        for layer, keys in layers.items()
-    }
+    numbered: dict[str, dict[str, str]] = {}
+    for layer, layer_keys in layers.items():
+        is_unnumbered = layer.startswith(KOHYA_TEXT)
+        name = KOHYA_TEXT_1 + layer.removeprefix(KOHYA_TEXT) if is_unnumbered else layer
+        for suffix, key in layer_keys.items():
+            _add_key(numbered.setdefault(name, {}), suffix, key, file_name)
+    return numbered

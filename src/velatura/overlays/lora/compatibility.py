@@ -9,7 +9,7 @@ from velatura.base.families import guess_family_name
 from velatura.card import Card
 from velatura.errors import BadStrength, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
-from velatura.overlays.lora.kohya_names import UNET_PREFIX, kohya_names
+from velatura.overlays.lora.kohya_names import UNET_PREFIX, names_in_files
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
@@ -66,7 +66,7 @@ def check_compatible(lora: HasDeltas, target: Target, deltas: Mapping[str, Delta
                 f"{name} has a weight of {tuple(weight.shape)}, and {lora.display_name} changes a weight of "
                 f"{delta.weight_shape}: {_advice(lora)}"
             )
-    known_names, layers = kohya_names(target).keys(), lora.layers
+    known_names, layers = names_in_files(target).keys(), lora.layers
     expected = [name for name in layers if name.startswith(UNET_PREFIX) or target.text_encoders]
     missing = [name for name in expected if name not in known_names]
     if not deltas or 2 * len(missing) > len(expected):

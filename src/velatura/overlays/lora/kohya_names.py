@@ -28,6 +28,24 @@ def kohya_names(target: Target) -> dict[str, str]:
     return names
 
 
+def names_in_files(target: Target) -> dict[str, str]:
+    """Map the names that LoRA files give to layers to the target's names.
+
+    These are kohya's names. Where there are two text encoders, "lora_te_" names the first: a diffusers file that
+    changes only the first one does not tell whether there is a second.
+    """
+    names = kohya_names(target)
+    if len(target.text_encoders) < 2:
+        return names
+    first_prefix = f"{TEXT_PREFIX}1_"
+    unnumbered = {
+        f"{TEXT_PREFIX}_{name.removeprefix(first_prefix)}": layer_name
+        for name, layer_name in names.items()
+        if name.startswith(first_prefix)
+    }
+    return unnumbered | names
+
+
 def canonical_path(part: str, path: str) -> str:
     """Return a module's path as files have it: with "text_model.", which transformers 5 dropped from some models."""
     path = path.replace(".base_layer", "")  # added by peft, if it changes the layer too

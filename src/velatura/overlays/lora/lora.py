@@ -16,7 +16,7 @@ from velatura.overlays.hooks.seams import Undo, guard_against_fusion, hook_outpu
 from velatura.overlays.lora.block_weights import block_of, check_block_weights
 from velatura.overlays.lora.compatibility import check_compatible, check_side, outline
 from velatura.overlays.lora.config import LoraConfig, check_conv_options, seed_rng
-from velatura.overlays.lora.kohya_names import UNET_PREFIX, kohya_names
+from velatura.overlays.lora.kohya_names import UNET_PREFIX, names_in_files
 from velatura.overlays.overlay import Card, Overlay, TargetPart
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
 from velatura.overlays.target import Target
@@ -231,7 +231,7 @@ class Lora(Overlay):
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:
         """Return its deltas by the target's names of their layers, without those that the target lacks."""
-        names = kohya_names(target)
+        names = names_in_files(target)
         return {names[name]: delta for name, delta in self.layers.items() if name in names}
 
     def strength_factor(self, target: Target, name: str) -> float:
