@@ -88,8 +88,8 @@ def test_leftovers_of_training_are_ignored_without_a_warning(tensors, metadata, 
 
 
 def test_tensors_of_no_part_are_named_in_a_warning(tensors, metadata):
-    with pytest.warns(VelaturaWarning, match="2 tensors .*'control_model.x', 'lora.y'"):
-        read(tensors | {"control_model.x": torch.ones(1), "lora.y": torch.ones(1)}, metadata)
+    with pytest.warns(VelaturaWarning, match="2 tensors .*'adapter.x', 'lora.y'"):
+        read(tensors | {"adapter.x": torch.ones(1), "lora.y": torch.ones(1)}, metadata)
 
 
 def test_a_missing_part_is_named(tensors, metadata):
@@ -110,6 +110,21 @@ def test_broken_weights_are_refused(tensors, metadata):
 def test_models_for_another_purpose_are_refused_by_name(tensors, metadata, channels, what):
     with pytest.raises(UnsupportedBase, match=f"is a model for {what}"):
         read(tensors | {f"{UNET}input_blocks.0.0.weight": torch.zeros(64, channels, 3, 3)}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [  # the keys by which ComfyUI tells these models from a plain SDXL
+        ("edm_mean", "an EDM model such as Playground"),
+        ("edm_std", "an EDM model such as Playground"),
+        ("edm_vpred.sigma_max", "an EDM model that predicts velocity"),
+        ("edm_vpred.sigma_min", "an EDM model that predicts velocity"),
+        ("control_model.input_hint_block.0.weight", "a ControlNet"),
+    ],
+)
+def test_models_that_need_more_than_a_plain_unet_are_refused_by_name(tensors, metadata, key, what):
+    with pytest.raises(UnsupportedBase, match=what):
+        read(tensors | {key: torch.ones(1)}, metadata)
 
 
 @pytest.mark.parametrize(

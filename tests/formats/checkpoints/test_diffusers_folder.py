@@ -191,11 +191,19 @@ def test_models_of_other_kinds_are_refused_by_name(copy, changes, message):
         ({"beta_schedule": "linear"}, "schedule 'linear', not 'scaled_linear'"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
         ({"prediction_type": "sample"}, "predicts 'sample'"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler"}, "is an EDM model"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "is an EDM model"),
     ],
 )
 def test_unsupported_noise_schedules_are_refused(copy, changes, message):
     change(copy / "scheduler" / "scheduler_config.json", **changes)
     with pytest.raises(UnsupportedBase, match=message):
+        velatura.open_base(copy)
+
+
+def test_a_folder_whose_latents_have_a_mean_is_refused(copy):
+    change(copy / "vae" / "config.json", latents_mean=[-1.6, 1.8, 2.1, -0.6])  # as in Playground 2.5
+    with pytest.raises(UnsupportedBase, match="is an EDM model"):
         velatura.open_base(copy)
 
 

@@ -94,7 +94,7 @@ def read(
         scheduler = {**scheduler, "rescale_betas_zero_snr": zero_snr}
     unet_settings = _read_config(path / "unet" / "config.json")
     try:
-        _refuse_unsupported(path, unet_settings, scheduler)
+        _refuse_unsupported(path, unet_settings, _read_config(path / "vae" / "config.json"), scheduler)
         check_input_channels(str(path), unet_settings.get("in_channels", 4))
         text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
         pooled_width: Any = CLIPTextConfig(**text_plans[-1].config).projection_dim
@@ -211,8 +211,14 @@ def _refuse_custom_code(path: Path) -> None:
             )
 
 
-def _refuse_unsupported(path: Path, unet: ModelConfig, scheduler: ModelConfig) -> None:
+def _refuse_unsupported(path: Path, unet: ModelConfig, vae: ModelConfig, scheduler: ModelConfig) -> None:
     """Refuse models that would fail at the first step or make wrong pictures."""
+    scheduler_class = str(scheduler.get("_class_name", ""))
+    if "EDM" in scheduler_class or vae.get("latents_mean") is not None:
+        raise UnsupportedBase(
+            f"{path} is an EDM model such as Playground 2.5, with a noise schedule and latents of its own "
+            f"({scheduler_class or 'latents_mean'}): open a plain Stable Diffusion instead"
+        )
     beta_schedule, prediction = scheduler["beta_schedule"], scheduler.get("prediction_type", "epsilon")
     reads_more = any(unet.get(field) is not None for field in EXTRA_CONDITION_FIELDS)
     reads_more |= unet.get("addition_embed_type") not in {None, "text_time"}

@@ -37,9 +37,17 @@ FOREIGN_BLOCKS = {
     "double_layers": "an AuraFlow",
     "clip_txt_mapper": "a Stable Cascade",
 }
+# Tensors beside a UNet that looks plain, but paints something else without them
+SPECIAL_MODEL_PREFIXES = {
+    "edm_mean": "an EDM model such as Playground 2.5, with a noise schedule of its own",
+    "edm_std": "an EDM model such as Playground 2.5, with a noise schedule of its own",
+    "edm_vpred.": "an EDM model that predicts velocity such as CosXL, with a noise schedule of its own",
+    "control_model.": "a ControlNet, with a Stable Diffusion around it",
+}
 FOREIGN_PREFIXES = {
     **{f"{UNET_PREFIX}{block}.": model for block, model in FOREIGN_BLOCKS.items()},
     f"{UNET_PREFIX}time_embed.cond_proj.": "a Stable Diffusion distilled with its guidance",
+    **SPECIAL_MODEL_PREFIXES,
 }
 # Left by training beside the weights: losses, averages, and numbers of the noise schedule
 TRAINING_LEFTOVERS = re.compile(

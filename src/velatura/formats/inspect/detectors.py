@@ -17,6 +17,7 @@ from velatura.formats.checkpoints import vae_file
 from velatura.formats.checkpoints.ldm_families import (
     FOREIGN_BLOCKS,
     PURPOSE_BY_CHANNELS,
+    SPECIAL_MODEL_PREFIXES,
     V_MARKER,
     ZERO_SNR_MARKER,
 )
@@ -141,6 +142,14 @@ def detect_checkpoint(contents: Contents, state: StateDict) -> CardAndDialect | 
         describe_channels(conv_in.shape[1] if conv_in.ndim > 1 else 0),
         "v-prediction" if is_v_prediction else "",
         "zero terminal SNR" if ZERO_SNR_MARKER in state else "",
+        next(
+            (
+                model.partition(",")[0]
+                for prefix, model in SPECIAL_MODEL_PREFIXES.items()
+                if _has_prefix(state, (prefix,))
+            ),
+            "",
+        ),
         f"without {' and '.join(missing)}" if missing else "",
     )
     family = guess_checkpoint_family(next(cross_widths, 0))
