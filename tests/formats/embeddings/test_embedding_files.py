@@ -17,7 +17,7 @@ from PIL import Image
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning, WrongBase
 from velatura.formats.embeddings.write_embedding import a1111_checksum
-from velatura.tensors import open_tensors
+from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.kinds.a1111_export import write_a1111
 
 FOLDER = Path(__file__).parents[2] / "data" / "a1111" / "embeddings"
@@ -175,3 +175,25 @@ def test_an_embedding_for_sdxl_becomes_two_files_for_diffusers(xl, tmp_path):
     again = velatura.open_overlay(tmp_path / "learned_embeds.safetensors")
     assert all(torch.equal(*pair) for pair in zip(again.vectors, wide.vectors, strict=True))
     assert again.card.family == "SDXL"
+
+
+@pytest.mark.parametrize("keys", [{"emb_params": 768}, {"clip_l": 768, "clip_g": 1280}])
+def test_vectors_of_onetrainer_are_read_without_those_of_the_output(tmp_path, keys):
+    """OneTrainer's savers name vectors for the text encoder's output like those for its input, with _out behind."""
+    vectors = {key: torch.randn(2, width) for key, width in keys.items()}
+    outputs = {f"{key}_out": torch.ones(2, width) for key, width in keys.items()}
+    write_safetensors(tmp_path / "cat.safetensors", {**vectors, **outputs})
+    with pytest.warns(VelaturaWarning, match=r"text encoder's output \(\w+_out.*: they are ignored"):
+        overlay = velatura.open_overlay(tmp_path / "cat.safetensors")
+    for found, expected in zip(overlay.vectors, vectors.values(), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300])
+def test_vectors_beyond_float32_are_refused(tmp_path, value):
+    """The largest float32 is 3.4e38."""
+    vectors = torch.full((1, 768), 0.5, dtype=torch.float64)
+    vectors[0, 7] = value
+    write_safetensors(tmp_path / "cat.safetensors", {"emb_params": vectors})
+    with pytest.raises(BadFile, match=r"cat\.safetensors has .* with values beyond float32"):
+        velatura.open_overlay(tmp_path / "cat.safetensors")

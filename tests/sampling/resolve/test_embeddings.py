@@ -111,6 +111,22 @@ def test_a_broken_file_is_warned_of_where_its_name_is_said(embedding_folder, gen
         assert generate("a broken boat", library=velatura.Library(embedding_folder))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"string_to_param": {"*": torch.ones(1, 96), "+": torch.ones(1, 96)}},  # two terms
+        {"clip_l": torch.ones(1, 768), "t5xxl": torch.ones(1, 4096)},
+        {"one": torch.ones(1, 96), "two": torch.ones(1, 96)},
+        torch.ones(3, 5, 7),
+    ],
+)
+def test_a_file_of_unknown_make_is_warned_of_where_its_name_is_said(shelf, paint, content):
+    torch.save(content, shelf / "strange.pt")
+    assert paint(library=velatura.Library(shelf))
+    with pytest.warns(VelaturaWarning, match=r"strange\.pt.*read as plain words"):
+        assert paint("a strange boat", library=velatura.Library(shelf))
+
+
 def test_pictures_of_a_batch_are_what_they_are_alone(tiny, style):
     recipes = [Recipe(prompt=text, **SMALL) for text in ("a boat in my style", "a boat")]
     together = velatura.generate_many(tiny, recipes, overlays={"my style": style})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,11 @@ DIFFUSERS_SDXL_KEYS = ("text_encoders_0", "text_encoders_1")
 SDXL_KEY_PAIRS = (SDXL_KEYS, DIFFUSERS_SDXL_KEYS)
 SECOND_FILE_SUFFIX = "_2"  # appended to the stem of diffusers' file for the second text encoder
 PROMPT_SYNTAX = re.compile(r"[()\[\]<>{}:|,/\\]|[^\S ]")  # characters with another meaning in prompts or paths
+OUTPUT_SUFFIX = "_out"  # of OneTrainer's vectors that take the place of the text encoder's output
 MODEL_WEIGHT_SUFFIXES = (".weight", ".bias", ".alpha")
+
+
+AnyValue = TypeVar("AnyValue")
 
 
 def sniff_a1111(contents: Contents) -> bool:
@@ -62,6 +67,12 @@ def read(contents: Contents) -> Embedding:
     """
     name, payload = contents.path.name, as_dict(contents.payload) or {}
     token, tensors = _find_vectors(contents)
+    output_keys = [f"{key}{OUTPUT_SUFFIX}" for key in tensors if f"{key}{OUTPUT_SUFFIX}" in contents.tensors]
+    if output_keys:
+        warn(
+            f"{name} has vectors for the text encoder's output ({', '.join(output_keys)}): they are ignored, so it shows "
+            "less of what it learned than in OneTrainer"
+        )
     vectors = [_check_vectors(name, key, tensor) for key, tensor in tensors.items()]
     if len({len(rows) for rows in vectors}) > 1:
         counts = " and ".join(str(len(rows)) for rows in vectors)
@@ -88,9 +99,20 @@ def training_fields(payload: Mapping[object, object]) -> dict[str, object]:
 
 def _named_entries(contents: Contents) -> Mapping[str, object]:
     """Return the tensors of a safetensors file, or the entries of a torch file's top dict that have string keys."""
-    if contents.container == "safetensors":
-        return contents.tensors
-    return {key: value for key, value in (as_dict(contents.payload) or {}).items() if isinstance(key, str)}
+    entries = contents.tensors if contents.container == "safetensors" else as_dict(contents.payload) or {}
+    return drop_output_vectors({key: value for key, value in entries.items() if isinstance(key, str)})
+
+
+def drop_output_vectors(entries: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
+    """Return the entries of a file without OneTrainer's output vectors beside vectors of the text encoder's input."""
+    return {
+        key: value
+        for key, value in entries.items()
+        if not (
+            key.endswith(OUTPUT_SUFFIX)
+            and key.removesuffix(OUTPUT_SUFFIX) in {*SINGLE_KEYS, *SDXL_KEYS} & entries.keys()
+        )
+    }
 
 
 def _find_vectors(contents: Contents) -> tuple[str, dict[str, object]]:

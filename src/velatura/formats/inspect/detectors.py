@@ -23,7 +23,7 @@ from velatura.formats.checkpoints.ldm_families import (
 )
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.formats.embeddings import aesthetic
-from velatura.formats.embeddings.read_embedding import DIFFUSERS_SDXL_KEYS, training_fields
+from velatura.formats.embeddings.read_embedding import DIFFUSERS_SDXL_KEYS, drop_output_vectors, training_fields
 from velatura.formats.hypernetworks import a1111, flat
 from velatura.formats.hypernetworks.a1111_fields import build_hypernetwork
 from velatura.formats.loras.detect import detect_lora, find_state_dict
@@ -102,7 +102,7 @@ def detect_embedding(contents: Contents, state: StateDict) -> CardAndDialect | N
     vectors = [tensor for key, tensor in state.items() if key.startswith("string_to_param/")]
     if len(vectors) == 1:  # programs read files of one term only
         return _embedding_card(vectors).replace(**_a1111_card_fields(payload)), "a1111"
-    tensors_by_name = {key.rpartition("/")[2]: tensor for key, tensor in state.items()}
+    tensors_by_name = drop_output_vectors({key.rpartition("/")[2]: tensor for key, tensor in state.items()})
     for keys, dialect in SDXL_EMBEDDING_DIALECTS.items():
         if tensors_by_name.keys() == set(keys):
             return _embedding_card([tensors_by_name[key] for key in keys]).replace(family="SDXL"), dialect

@@ -14,7 +14,7 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.base.text_encoder import TextEncoder
 from velatura.base.token_registry import Placeholder, PlaceholderMatcher, split_around_names
-from velatura.card import Card
+from velatura.card import UNKNOWN_KIND, Card
 from velatura.errors import BadFile, UnknownName, warn
 from velatura.library import Library
 from velatura.library.entry import LibraryEntry
@@ -129,7 +129,8 @@ class EmbeddingResolver:
         return [
             entry
             for entry in self._library.entries()
-            if entry.may_be((EMBEDDING_KIND,)) and EMBEDDING_KIND in (entry.kind, entry.file.expected_kind)
+            if entry.kind == EMBEDDING_KIND
+            or (entry.file.expected_kind == EMBEDDING_KIND and (entry.error or entry.kind == UNKNOWN_KIND))
         ]
 
     def _open(self, name: str) -> Embedding:
