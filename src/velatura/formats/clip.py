@@ -145,7 +145,7 @@ def read_text_projection(folder: Path) -> Tensor:
             "CLIP"
         )
     projection = contents.tensors[TEXT_PROJECTION_KEY]
-    if projection.ndim != 2 or not projection.is_floating_point() or not bool(projection.isfinite().all()):
+    if projection.ndim != 2 or not projection.is_floating_point() or not bool(projection.float().isfinite().all()):
         raise BadFile(f"{folder} has a {TEXT_PROJECTION_KEY} that is not a matrix of finite numbers: download it again")
     return projection.float().clone()
 

@@ -77,7 +77,8 @@ def check_tensor(name: str, key: str, tensor: object, shape: torch.Size) -> Tens
         shape: The expected shape.
 
     Raises:
-        BadFile: Not a dense tensor, another shape, not floating-point numbers, or NaN or infinite values.
+        BadFile: Not a dense tensor, another shape, not floating-point numbers, or values that are NaN, infinite or
+            infinite in float32.
     """
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise BadFile(f"{name} has {key}, which is not a dense tensor but a {type(tensor).__name__}: do not trust it")
@@ -91,16 +92,18 @@ def check_tensor(name: str, key: str, tensor: object, shape: torch.Size) -> Tens
         raise BadFile(f"{name} has {key} with more values than it stores: do not trust it")
     dense = tensor.detach().clone(memory_format=torch.contiguous_format)
     if not is_finite(dense):
+        if bool(dense.isfinite().all()):
+            raise BadFile(f"{name} has {key} with values beyond float32: training spoilt it, so use an earlier copy")
         raise BadFile(f"{name} has {key} with values that are not finite: training spoilt it, so use an earlier copy")
     return dense
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return True if no value is NaN or infinite.
+    """Return True if no value is NaN or infinite, also in float32, in which overlays compute.
 
     A plain sum is ten times as fast as a check of all values, which is needed only where the sum is not finite.
     """
-    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.to(torch.float32).isfinite().all())
 
 
 def warn_of_suspicious_weights(name: str, tensors: Mapping[str, Tensor]) -> None:

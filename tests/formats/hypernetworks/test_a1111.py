@@ -161,6 +161,24 @@ def test_every_version_of_a1111_accepts_what_is_written(hyper, tmp_path):
     assert list(payload[96][0])[:4] == ["linear.0.weight", "linear.0.bias", "linear.2.weight", "linear.2.bias"]
 
 
+def test_whole_multiples_of_the_width_are_written_as_integers(hyper, tmp_path):
+    velatura.save(hyper(layers=(1, 2, 1.5, 1)), tmp_path / "inca.pt")
+    written = torch.load(tmp_path / "inca.pt", weights_only=True)["layer_structure"]
+    assert written == [1, 2, 1.5, 1]
+    assert [type(multiple) for multiple in written] == [int, int, float, int]  # as A1111 parses "1, 2, 1.5, 1"
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_weights_beyond_float32_are_refused(hyper, tmp_path, ending):
+    """The largest float32 is 3.4e38."""
+    made = hyper().double()
+    with torch.no_grad():
+        next(made.parameters()).view(-1)[0] = 1e39
+    velatura.save(made, tmp_path / f"big{ending}")
+    with pytest.raises(BadFile, match=r"with values beyond float32"):
+        velatura.open_overlay(tmp_path / f"big{ending}")
+
+
 def test_widths_as_text_alone_are_refused():
     with pytest.raises(BadFile, match=r"l12_strkeys\.pt has its widths \('16'\) as text only, so it has no effect"):
         velatura.open_overlay(FOLDER / "l12_strkeys.pt")

@@ -214,6 +214,16 @@ def test_an_alpha_too_large_for_float32_is_refused(tmp_path):
         velatura.open_overlay(path)
 
 
+@pytest.mark.parametrize("key", DIALECT_KEYS["kohya"])
+def test_values_beyond_float32_are_refused(tmp_path, key):
+    """The largest float32 is 3.4e38; a base in float32 would add infinity."""
+    down, up = pair()
+    tensors = dict(zip(DIALECT_KEYS["kohya"], (down.double(), up.double(), torch.tensor(1.0).double()), strict=True))
+    tensors[key].view(-1)[0] = 1e39
+    with pytest.raises(BadFile, match="with values beyond float32"):
+        velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
+
+
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(BadFile, match="does not hold an adapter"):
         velatura.open_overlay(tmp_path)

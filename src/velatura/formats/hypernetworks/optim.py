@@ -171,7 +171,7 @@ def _check_parameter_state(name: str, index: object, state: Mapping[object, obje
 
 def _is_finite(value: object) -> bool:
     if isinstance(value, Tensor):
-        return value.is_floating_point() and bool(value.isfinite().all())
+        return value.is_floating_point() and bool(value.float().isfinite().all())
     return isinstance(value, int | float) and math.isfinite(value)
 
 
