@@ -80,7 +80,8 @@ def to_a1111_fields(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
     return {
         "step": card.steps,
         "name": card.name or stem,
-        "layer_structure": list(structure.layers),
+        # whole numbers as A1111 writes them: other programs read these as integers
+        "layer_structure": [int(multiple) if multiple == int(multiple) else multiple for multiple in structure.layers],
         "activation_func": structure.activation,
         "is_layer_norm": structure.layer_norm,
         "weight_initialization": A1111_INITS[structure.init],
