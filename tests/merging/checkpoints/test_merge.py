@@ -112,6 +112,20 @@ def test_a_merge_is_written_in_half_precision_all_of_it(files, tmp_path):
     assert {tensor.dtype for tensor in open_tensors(tmp_path / "out.safetensors").tensors.values()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(("dtype", "written"), [("int64", "int64"), ("float16", "float16"), ("float8_e4m3fn", "int64")])
+def test_broken_position_ids_of_a_parent_are_numbered_again(files, tmp_path, dtype, written):
+    """CLIP has 77 positions, numbered 0 to 76."""
+    key = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    tensors = dict(open_tensors(files / "tiny.safetensors").tensors)
+    broken = torch.arange(77).clamp(max=75)[None].float().to(getattr(torch, dtype))
+    write_safetensors(tmp_path / "broken.safetensors", {**tensors, key: broken})
+    with pytest.warns(VelaturaWarning, match=r"broken has wrong numbers in .*position_ids"):
+        merge(tmp_path / "broken.safetensors", files / "one.safetensors", out=tmp_path / "out.safetensors")
+    found = open_tensors(tmp_path / "out.safetensors").tensors[key]
+    assert found.dtype == getattr(torch, written)
+    assert found.tolist() == [list(range(77))]
+
+
 def test_an_autoencoder_takes_the_place_of_what_was_merged(files, one, two, tmp_path):
     velatura.save(two, tmp_path / "folder")
     for vae in (files / "two.safetensors", tmp_path / "folder" / "vae"):

@@ -10,7 +10,7 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor
 
-from velatura.errors import BadFile, WrongBase
+from velatura.errors import BadFile, WrongBase, warn
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.merging.checkpoints.block_weights import LdmBlock, UNetBlocks
 from velatura.merging.checkpoints.modes import FormulaOptions, MergeMode, Parents
@@ -96,6 +96,8 @@ class LazyMerge(LazyTensors):
         if key in self.vae:
             return meta_tensors({key: self.vae[key]})[key]
         tensor = self.first.meta_tensor(key)
+        if key.endswith(POSITION_IDS) and tensor.is_floating_point() and tensor.itemsize == 1:
+            return tensor.to(torch.int64)  # floats of eight bits do not hold all whole numbers up to 76
         return tensor.to(self._mixed_dtype(key)) if key in self.mixed_keys else tensor
 
     def __getitem__(self, key: str) -> Tensor:
@@ -105,7 +107,7 @@ class LazyMerge(LazyTensors):
         if key in self.vae:
             return self.vae[key]
         if key not in self.mixed_keys:
-            return self.first[key]
+            return self._repaired_positions(key) if key.endswith(POSITION_IDS) else self.first[key]
         return self._apply_to_parents(key, lambda tensors: self._mix_tensor(key, tensors))
 
     def __iter__(self) -> Iterator[str]:
@@ -113,6 +115,17 @@ class LazyMerge(LazyTensors):
 
     def __len__(self) -> int:
         return len(self.output_keys)
+
+    def _repaired_positions(self, key: str) -> Tensor:
+        """Return position ids, which number the tokens from 0; merges in half precision have broken those of files."""
+        stored = self.first[key]
+        positions = torch.arange(stored.shape[-1]).expand(stored.shape).to(self.meta_tensor(key).dtype).contiguous()
+        if not torch.equal(stored.cpu().double(), positions.double()):
+            warn(
+                f"{self.first.name} has wrong numbers in {key}, which shift its prompts in some programs: they are "
+                "numbered from 0 again"
+            )
+        return positions
 
     def _is_weight(self, key: str) -> bool:
         if MIXED_KEY_PART not in key or key.endswith(POSITION_IDS):
