@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from velatura.tensors import pictures
 from velatura.tensors.lazy import map_file, meta_tensors
 from velatura.tensors.pickle_globals import Storage
 from velatura.tensors.rebuild import Rebuilder
-from velatura.tensors.safetensors_files import LazySafetensors
+from velatura.tensors.safetensors_files import MAX_HEADER_BYTES, LazySafetensors
 from velatura.tensors.torch_files import LazyStateDict, TorchFile, read_legacy, read_zip
 from velatura.tensors.zip_archive import ZipArchive
 
@@ -30,6 +31,25 @@ StateDict = Mapping[str, Tensor]  # tensors by their names in a model or a file
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
+
+HEAD_BYTES = 2**12  # enough to tell what a file is that is not a model
+WEB_PAGE = "is a web page, such as a login or an error, not a model: download the file itself"
+# What is often found in place of a model, by its first bytes in lower case
+FOREIGN_STARTS = {
+    b"version https://git-lfs.github.com/spec/": "is a git-lfs pointer, which only names the file: run git lfs pull "
+    "where it was cloned, or download the file itself",
+    **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body"), WEB_PAGE),
+    b"gguf": "is a GGUF file of quantised weights, which velatura does not read: get the .safetensors",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z archive: unpack it, and give the file inside",
+    b"rar!\x1a\x07": "is a RAR archive: unpack it, and give the file inside",
+    b"\x1f\x8b": "is a gzip archive: unpack it, and give the file inside",
+    b"\xfd7zxz\x00": "is an xz archive: unpack it, and give the file inside",
+}
+JSON_MESSAGE = re.compile(r""""(?:error|message|detail)"\s*:\s*"((?:[^"\\]|\\.)*)""")
+MAX_SHOWN_MESSAGE = 200  # characters of a server's message
+
+TORCH_MEMBER = b"/data.pkl"  # the first in a torch file
+PACKED_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".png", ".jpg", ".jpeg", ".webp", ".txt")
 
 # Errors that libraries raise for a damaged file. The data they have parsed by then is harmless.
 DAMAGED_FILE_ERRORS = (
@@ -123,6 +143,9 @@ def _open_mapped(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Conte
         data = map_file(file) if path.stat().st_size else None
     if data is None:
         raise BadFile(f"{path.name} is empty: download or export it again")
+    explanation = explain_foreign_file(data[:HEAD_BYTES])
+    if explanation:
+        raise BadFile(f"{path.name} {explanation}")
     try:
         return read(path, data)
     except DAMAGED_FILE_ERRORS as error:
@@ -169,6 +192,23 @@ class _MetaRebuilder(Rebuilder):
         return torch.empty(storage.count, dtype=storage.dtype, device="meta")
 
 
+def explain_foreign_file(head: bytes) -> str:
+    """Say what a file is that is often found in place of a model, and what to do; "" for any other file.
+
+    Args:
+        head: The first bytes of the file.
+    """
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
+        return ""  # safetensors, which may begin with any bytes of a length
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"{", b"[")):
+        message = JSON_MESSAGE.search(head.decode(errors="replace"))
+        server_says = f" ({''.join(filter(str.isprintable, message[1]))[:MAX_SHOWN_MESSAGE]})" if message else ""
+        return f"is JSON text, such as a server's error message{server_says}, not a model: download the file itself"
+    explanations = (text_explanation for start, text_explanation in FOREIGN_STARTS.items() if text.startswith(start))
+    return next(explanations, "")
+
+
 def _read_outline(path: Path, data: mmap) -> _Outline:
     """Detect the format by the first bytes, and read everything but the values of tensors."""
     if data[:4] == ZIP_MAGIC:
@@ -187,12 +227,27 @@ def _read_outline(path: Path, data: mmap) -> _Outline:
 
 
 def _read_zip_outline(path: Path, data: mmap) -> _Outline:
+    packed_files = "" if TORCH_MEMBER in data[:HEAD_BYTES] else _find_packed_files(path)
+    if packed_files:
+        raise BadFile(f"{path.name} is a zip archive of files ({packed_files}): unpack it, and give the model inside")
     archive = ZipArchive(data)
     if not archive.has_checksums:
         warn(f"{path.name} has no checksums, so damage would not be noticed: compare its hash with its source's")
     torch_file = read_zip(archive, len(data))
     contents = Contents(path, container="zip", members=archive.names, pickle_globals=torch_file.pickle_globals)
     return _Outline(contents, torch_file)
+
+
+def _find_packed_files(path: Path) -> str:
+    """List up to three files in a zip that is not torch's own format but packs models or their pictures; or ""."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, *DAMAGED_FILE_ERRORS):
+        return ""  # the strict reader says what is wrong
+    packed = [name for name in names if name.lower().endswith(PACKED_SUFFIXES)]
+    is_torch = any(name.endswith(("data.pkl", "constants.pkl")) for name in names)
+    return "" if is_torch else ", ".join("".join(filter(str.isprintable, name))[-60:] for name in packed[:3])
 
 
 def _describe_error(error: BaseException) -> str:
