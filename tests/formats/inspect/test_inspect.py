@@ -227,3 +227,15 @@ def test_hostile_files_are_inspected_or_refused_in_one_line(tmp_path, monkeypatc
             refusals.append(str(error))
     assert not any("\n" in refusal for refusal in refusals)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("adapter", ["default", "style_2", "my-style"])
+def test_a_lora_of_peft_is_known_whatever_its_adapter_is_called(tmp_path, adapter):
+    path = "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k"
+    tensors = {
+        f"base_model.model.{path}.lora_A.{adapter}.weight": torch.zeros(4, 768),  # peft: (rank, in features)
+        f"base_model.model.{path}.lora_B.{adapter}.weight": torch.zeros(320, 4),
+    }
+    write_safetensors(tmp_path / "x.safetensors", tensors)
+    found = inspect_file(tmp_path / "x.safetensors")
+    assert (found.card.kind, found.card.outline, found.card.family) == ("lora", "LoRA, rank 4, 1 layer", "SD1")

@@ -62,6 +62,13 @@ def test_the_unet_layers_of_an_sdxl_get_ldms_names_back():
         (f"base_model.model.{QUERY}.ia3_l", LAYER, "ia3_l"),
         (f"base_model.model.{QUERY}.oft_R.default.weight", LAYER, "oft_R.weight"),
         (f"base_model.model.{QUERY}.hada_w1_a.default", LAYER, "hada_w1_a"),
+        # peft puts any name of an adapter behind the module that holds its tensors
+        (f"base_model.model.{QUERY}.lora_A.my-style.weight", LAYER, "lora_down.weight"),
+        (f"base_model.model.{QUERY}.hada_w2_b.style_2", LAYER, "hada_w2_b"),
+        (f"base_model.model.{QUERY}.lokr_w1.my-style", LAYER, "lokr_w1"),
+        (f"base_model.model.{QUERY}.ia3_l.style", LAYER, "ia3_l"),
+        (f"base_model.model.{QUERY}.oft_R.my-style.weight", LAYER, "oft_R.weight"),
+        (f"base_model.model.{QUERY}.lora_magnitude_vector.my-style.weight", LAYER, "lora_magnitude_vector"),
         (f"unet.{QUERY}.___.alpha", LAYER, "alpha"),
         (f"oft_unet_{LAYER.removeprefix(UNET)}.oft_blocks", LAYER, "oft_blocks"),
         (f"{LAYER}.a1.weight", LAYER, "a1.weight"),

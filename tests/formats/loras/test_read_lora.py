@@ -193,6 +193,14 @@ def test_settings_of_no_layer_in_the_file_are_warned_of(tmp_path, settings):
         velatura.open_overlay(path)
 
 
+@pytest.mark.parametrize("prefix", ["lora_my_", "unet.my."])
+def test_layers_of_a_unet_under_an_odd_prefix_are_not_called_a_flux(tmp_path, prefix):
+    name = QUERY.replace(".", "_") if prefix.endswith("_") else QUERY
+    tensors = {f"{prefix}{name}.lora_{way}.weight": tensor for way, tensor in zip(("down", "up"), pair(), strict=True)}
+    with pytest.raises(BadFile, match=r"it was made for a UNet like a Stable Diffusion's, by a program whose names"):
+        velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
+
+
 def test_an_adapter_without_its_configuration_is_warned_of(tmp_path):
     tensors = {f"base_model.model.{QUERY}.lora_{way}.weight": tensor for way, tensor in zip("AB", pair(), strict=True)}
     with pytest.warns(VelaturaWarning, match=r"no adapter_config\.json beside it"):

@@ -91,7 +91,10 @@ SHARED_SUFFIXES = (
     "oft_terms",
 )
 # How programs spell LyCORIS's words where they differ; peft puts the name of an adapter in between
-ADAPTER_PATTERN = r"(?:\.\w+)?"
+ADAPTER_PATTERN = r"(?:\.[\w-]+)?"
+# of tensors whose names have nothing behind the adapter's, where the name of another tensor could stand
+LAST_ADAPTER_PATTERN = r"(?:\.(?!(?:weight|bias|alpha)$)[\w-]+)?"
+PEFT_TENSOR_STARTS = ("hada_", "lokr_", "ia3_l")
 SPELLING_PATTERNS = {
     "lora_down.weight": rf"(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down){ADAPTER_PATTERN}\.weight|W_down",
     "lora_up.weight": rf"(?:lora_up|lora_B|lora\.up|lora_linear_layer\.up){ADAPTER_PATTERN}\.weight|W_up",
@@ -99,7 +102,13 @@ SPELLING_PATTERNS = {
     "oft_R.weight": rf"oft_R{ADAPTER_PATTERN}(?:\.weight)?",
 }
 SUFFIXES = (*ALGORITHM_BY_SUFFIX, *SHARED_SUFFIXES)
-SUFFIX_PATTERNS = {suffix: SPELLING_PATTERNS.get(suffix, rf"{re.escape(suffix)}(?:\.default)?") for suffix in SUFFIXES}
+SUFFIX_PATTERNS = {
+    suffix: SPELLING_PATTERNS.get(
+        suffix,
+        re.escape(suffix) + (LAST_ADAPTER_PATTERN if suffix.startswith(PEFT_TENSOR_STARTS) else r"(?:\.default)?"),
+    )
+    for suffix in SUFFIXES
+}
 NUMBERED_SUFFIXES = dict(enumerate(SUFFIXES))
 ANY_SUFFIX = "|".join(f"(?P<s{number}>{SUFFIX_PATTERNS[suffix]})" for number, suffix in NUMBERED_SUFFIXES.items())
 TENSOR_KEY = re.compile(rf"(?P<path>[^/]+?)\.(?:{ANY_SUFFIX})")

@@ -34,11 +34,14 @@ from velatura.tensors import Contents, StateDict, meta_tensors, open_tensors
 MAX_SHOWN_LAYER_LENGTH = 120  # characters of a layer's name in a message
 MAX_DIMENSIONS = 4  # of a convolution's weight
 NUMBER_SUFFIXES = {"alpha", "on_input", "on_bias", "oft_terms"}  # settings, not weights; integers in some files
+TRANSFORMER = "a transformer such as Flux or Stable Diffusion 3"
+# of UNets, in whose attentions there are transformer_blocks too
+UNET_BLOCKS = ("down_blocks", "mid_block", "up_blocks", "input_blocks", "middle_block", "output_blocks")
 FOREIGN_LAYERS = {  # models that are not opened here, by a part of their layers' names
     **FOREIGN_BLOCKS,
     "single_transformer_blocks": "a Flux",
-    "transformer_blocks": "a transformer such as Flux or Stable Diffusion 3",
-    "lora_transformer": "a transformer such as Flux or Stable Diffusion 3",
+    "transformer_blocks": TRANSFORMER,
+    "lora_transformer": TRANSFORMER,
     "lora_prior": "a Stable Cascade",
 }
 
@@ -183,10 +186,10 @@ def _refuse_unmatched_keys(file_name: str, keys: LoraFileKeys, count: int) -> No
 
 
 def _guess_model(keys: tuple[str, ...]) -> str:
-    for block, model in FOREIGN_LAYERS.items():
-        if any(block in key for key in keys):
-            return model
-    return "another kind of model"
+    model = next((model for block, model in FOREIGN_LAYERS.items() if any(block in key for key in keys)), "")
+    if model in {"", TRANSFORMER} and any(block in key for key in keys for block in UNET_BLOCKS):
+        return "a UNet like a Stable Diffusion's, by a program whose names of layers velatura does not know"
+    return model or "another kind of model"
 
 
 def _warn_of_suspicious_values(file_name: str, lora: Lora, *, is_named_by_kohya: bool) -> None:
