@@ -53,6 +53,20 @@ def test_a_state_dict_may_be_at_the_top(tmp_path):
     assert are_equal(open_state_dict(tmp_path / "bare.safetensors").tensors, bare)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "module"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_a_state_dict_may_be_wrapped(tmp_path, key, prefix):
+    """torch.nn.DataParallel names its model module, and torch.compile _orig_mod, before all names."""
+    bare = {"a.weight": torch.randn(3), "module.b": torch.randn(2, 2)}
+    wrapped = {key: {prefix + name: tensor for name, tensor in bare.items()}, "epoch": 3, "optimizer": {}}
+    assert are_equal(open_state_dict(save_torch(tmp_path / "wrapped.ckpt", wrapped)).tensors, bare)
+
+
+def test_a_tensor_beside_a_dict_called_model_is_not_lost(tmp_path):
+    contents = {"a": torch.randn(3), "model": {"b": torch.randn(2)}}
+    assert open_state_dict(save_torch(tmp_path / "two.ckpt", contents)).tensors.keys() == {"a"}
+
+
 def test_tensors_that_share_a_storage_are_read(tmp_path):
     whole = torch.arange(12.0)
     parts = {"low": whole[:4].view(2, 2), "high": whole[4:]}

@@ -16,10 +16,12 @@ from velatura.tensors.open import (
     open_state_dict,
     open_tensors,
 )
+from velatura.tensors.torch_files import STATE_DICT_KEYS, strip_wrapper_prefixes
 from velatura.tensors.write import write_picture, write_safetensors, write_torch
 
 __all__ = [
     "DAMAGED_FILE_ERRORS",
+    "STATE_DICT_KEYS",
     "Contents",
     "LazyTensors",
     "StateDict",
@@ -31,6 +33,7 @@ __all__ = [
     "open_meta",
     "open_state_dict",
     "open_tensors",
+    "strip_wrapper_prefixes",
     "write_picture",
     "write_safetensors",
     "write_torch",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from mmap import mmap
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,11 @@ from velatura.tensors.rebuild import ReadStorage, Rebuilder, TensorChecker, stor
 from velatura.tensors.unpickler import SafeUnpickler
 from velatura.tensors.zip_archive import ZipArchive
 
-STATE_DICT_KEY = "state_dict"  # key of the weights in a checkpoint that holds more than weights
+# Keys of the weights in a checkpoint that holds more than weights, the usual one first
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of a model inside DataParallel, or inside torch.compile
+
+AnyTensor = TypeVar("AnyTensor")
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # value of the first of the five pickles
 LEGACY_VERSION = 1001
@@ -154,13 +158,31 @@ def read_legacy(data: mmap) -> TorchFile:
 
 
 def _named_descriptions(description: object) -> Iterator[tuple[str, TensorDescription]]:
-    """Yield the tensors of the description's "state_dict", or of its top-level dict, with their names."""
+    """Yield the tensors of the description's "state_dict", or of its top-level dict, with their names.
+
+    A prefix that a wrapper of the model put before all names is left out.
+    """
+    tensors = _tensors_of_dict(description)
     top = cast("dict[object, object]", description) if isinstance(description, dict) else {}
-    inner = top.get(STATE_DICT_KEY)
-    tensors = cast("dict[object, object]", inner) if isinstance(inner, dict) else top
-    return (
-        (key, value) for key, value in tensors.items() if isinstance(key, str) and isinstance(value, TensorDescription)
-    )
+    for key in STATE_DICT_KEYS:
+        inner_tensors = _tensors_of_dict(top.get(key))
+        if isinstance(top.get(key), dict) and (key == STATE_DICT_KEYS[0] or (inner_tensors and not tensors)):
+            tensors = inner_tensors
+            break
+    yield from strip_wrapper_prefixes(tensors).items()
+
+
+def strip_wrapper_prefixes(tensors: Mapping[str, AnyTensor]) -> Mapping[str, AnyTensor]:
+    """Return tensors without a prefix that a wrapper of the model put before all their names."""
+    for prefix in (*WRAPPER_PREFIXES, *WRAPPER_PREFIXES):  # one may be inside the other
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def _tensors_of_dict(value: object) -> dict[str, TensorDescription]:
+    items = cast("dict[object, object]", value).items() if isinstance(value, dict) else ()
+    return {key: item for key, item in items if isinstance(key, str) and isinstance(item, TensorDescription)}
 
 
 def _storage_offsets(data: mmap, keys: object, unpickler: SafeUnpickler) -> dict[str, int]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning, WrongBase
@@ -175,6 +176,21 @@ def test_an_embedding_for_sdxl_becomes_two_files_for_diffusers(xl, tmp_path):
     again = velatura.open_overlay(tmp_path / "learned_embeds.safetensors")
     assert all(torch.equal(*pair) for pair in zip(again.vectors, wide.vectors, strict=True))
     assert again.card.family == "SDXL"
+
+
+def test_base64_of_a_picture_may_have_line_breaks(tmp_path):
+    """MIME's base64 (RFC 2045) breaks its lines after 76 letters."""
+    with Image.open(FOLDER / "text_chunk.png") as picture:
+        encoded = picture.text["sd-ti-embedding"]
+        info = PngInfo()
+        info.add_text(
+            "sd-ti-embedding", "\r\n".join(encoded[start : start + 76] for start in range(0, len(encoded), 76))
+        )
+        picture.save(tmp_path / "text_chunk.png", pnginfo=info)
+    for found, expected in zip(
+        opened(tmp_path / "text_chunk.png").vectors, opened(FOLDER / "text_chunk.png").vectors, strict=True
+    ):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("keys", [{"emb_params": 768}, {"clip_l": 768, "clip_g": 1280}])

@@ -239,3 +239,11 @@ def test_a_lora_of_peft_is_known_whatever_its_adapter_is_called(tmp_path, adapte
     write_safetensors(tmp_path / "x.safetensors", tensors)
     found = inspect_file(tmp_path / "x.safetensors")
     assert (found.card.kind, found.card.outline, found.card.family) == ("lora", "LoRA, rank 4, 1 layer", "SD1")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_checkpoint_inside_wrappers_is_known(tiny, tmp_path, key):
+    velatura.save(tiny, tmp_path / "tiny.safetensors")
+    tensors = open_tensors(tmp_path / "tiny.safetensors").tensors
+    torch.save({key: {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "tiny.ckpt")
+    assert inspect_file(tmp_path / "tiny.ckpt").card.kind == "checkpoint"

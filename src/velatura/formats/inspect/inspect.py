@@ -6,6 +6,8 @@ import warnings
 from os import PathLike
 from pathlib import Path
 
+from torch import Tensor
+
 from velatura.card import UNKNOWN_KIND, Card, FileInfo
 from velatura.errors import VelaturaWarning
 from velatura.formats.checkpoints.folder_weights import INDEX_FILE
@@ -29,7 +31,7 @@ from velatura.formats.metadata import (
     metadata_details,
 )
 from velatura.overlays.composition import leaves
-from velatura.tensors import Contents, StateDict, as_dict, open_meta
+from velatura.tensors import STATE_DICT_KEYS, Contents, StateDict, as_dict, open_meta, strip_wrapper_prefixes
 
 MAX_PIPELINE_LENGTH = 100  # characters of a pipeline's class name
 
@@ -107,8 +109,14 @@ def _detect(contents: Contents, state: StateDict) -> CardAndDialect:
 
 
 def _named_tensors(contents: Contents) -> StateDict:
-    """Return the tensors of a file by name: of a torch file those in its state_dict, or else in all its dicts."""
+    """Return the tensors of a file by name: of a torch file those in its state dict, or else in all its dicts."""
     if contents.container == "safetensors":
         return contents.tensors
-    state_dict = as_dict((as_dict(contents.payload) or {}).get("state_dict"))
-    return flatten_payload(contents.payload if state_dict is None else state_dict)
+    payload = as_dict(contents.payload) or {}
+    has_tensors = any(isinstance(value, Tensor) for value in payload.values())
+    usual_key, *other_keys = STATE_DICT_KEYS
+    for key in (usual_key,) if has_tensors else (usual_key, *other_keys):
+        state_dict = as_dict(payload.get(key))
+        if state_dict is not None:
+            return strip_wrapper_prefixes(flatten_payload(state_dict))
+    return strip_wrapper_prefixes(flatten_payload(contents.payload))
