@@ -170,7 +170,7 @@ class Plan(BaseModel):
         _check_rates(plan)
         _check_requirements(plan)
         plan.caption_template("")  # raises for an unknown template
-        for message in plan.rates().warnings:
+        for message in plan.rate_warnings():
             warn(message)
         return plan
 
@@ -204,6 +204,14 @@ class Plan(BaseModel):
     def rates(self) -> LearningRates:
         """Return the learning rate of every step, before the schedule is applied."""
         return LearningRates.parse(self.learning_rate, self.steps)
+
+    def rate_warnings(self) -> list[str]:
+        """Return what the rates say that is probably not meant; only `learning_rate` can end the training."""
+        messages = list(self.rates().warnings)
+        for text in (self.text_rate, self.word_rate):
+            if text is not None:
+                messages += LearningRates.parse(text, self.steps, ends_training=False).warnings
+        return messages
 
     def step_rates(self) -> list[float]:
         """Return the learning rate of every step, multiplied by the schedule."""

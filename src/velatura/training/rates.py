@@ -1,7 +1,8 @@
 """Learning rates that change at given steps, such as "5e-5:100, 5e-6:1500, 5e-7", and schedules that shape them."""
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal, NamedTuple, Self
@@ -9,6 +10,9 @@ from typing import Literal, NamedTuple, Self
 from velatura.errors import BadPlan
 
 UNTIL_THE_END = -1  # as the number of steps, "5e-5:-1"
+# "5,0e-5" as a whole part: a rate without a step count lasts to the end, so a part after it has no meaning of its own
+DECIMAL_COMMA = re.compile(r"((?:^|,)\s*[+-]?\d+|:\s*\d+(?=,\d+\s*%)),(\d+(?:[eE][+-]?\d+)?\s*%?\s*)(?=[:,]|$)")
+GROUPED_STEPS = re.compile(r":\s*\d{1,3}(?:,\d{3})+(?=\s*(?:,|$))")  # "5e-5:1,000"
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,10 @@ class RateSegment:
 class LearningRates:
     """Learning rates of all steps, parsed as AUTOMATIC1111's web UI parses them (LearnScheduleIterator).
 
-    `5e-5:100, 5e-6` is 5e-5 for the first 100 steps and 5e-6 from there on; `:-1` means to the end. Parts that end
-    before the first step are dropped, and the text after the part that reaches the last step is not read at all. If
-    the last part ends early, the training ends there.
+    `5e-5:100, 5e-6` is 5e-5 for the first 100 steps and 5e-6 from there on; `:-1` means to the end. A step count may
+    be a share of all steps, `5e-5:10%, 5e-6`, which the web UI does not read. Parts that end before the first step are
+    dropped, and the text after the part that reaches the last step has no effect. If the last part ends early, the
+    training ends there.
 
     Attributes:
         segments: The rates in the order of their steps, without a gap.
@@ -37,23 +42,38 @@ class LearningRates:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str, steps: int, *, start_step: int = 0) -> Self:
+    def parse(cls, text: str, steps: int, *, start_step: int = 0, ends_training: bool = True) -> Self:
         """Parse rates for a training that ends at `steps` and begins when `start_step` steps are done.
 
+        Args:
+            text: The rates.
+            steps: Number of the last step.
+            start_step: Number of finished steps.
+            ends_training: The training ends where these rates end, which is warned of if it is early.
+
         Raises:
-            BadPlan: The text cannot be read, or it has no rate for the first step.
+            BadPlan: The text cannot be read, has a decimal comma, or has no rate for the first step.
         """
+        _refuse_commas_in_numbers(text)
+        texts = [part.strip() for part in text.split(",") if part.strip()]
         try:
-            parts = tuple(_parse_parts(text, steps, start_step))
+            read = list(_parse_parts(texts, steps, start_step))
         except ValueError as error:
             raise BadPlan(f'the rate "{text}" cannot be read, {error}: write "5e-5", or "5e-5:100, 5e-6"') from None
+        parts = [part for part in read if not part.is_passed]
         if not parts:
             raise BadPlan(
                 f'the rate "{text}" has no value for step {start_step + 1}: end it with a rate without a step count, '
                 '"5e-5:100, 5e-6"'
             )
         segments = tuple(_join_parts(parts, steps, start_step))
-        return cls(segments, tuple(_find_mistakes(text, parts, segments, steps)))
+        warnings = [*_find_mistakes(text, parts, segments), *(_find_unused(text, texts, read) if segments else ())]
+        if ends_training and segments and segments[-1].end < steps:
+            warnings.append(
+                f'the rate "{text}" ends the training after {segments[-1].end} of {steps} steps: '
+                'end it with a rate without a step count, "5e-5:100, 5e-6"'
+            )
+        return cls(segments, tuple(warnings))
 
     @property
     def end(self) -> int:
@@ -72,25 +92,45 @@ class _RatePart(NamedTuple):
     text: str
     rate: float
     end: int
+    has_end: bool = True
+    is_passed: bool = False  # its steps are finished before the first one
 
 
-def _parse_parts(text: str, steps: int, start_step: int) -> Iterator[_RatePart]:
-    """Yield the parts that end after `start_step`, up to the one that reaches `steps`."""
-    for part in filter(str.strip, text.split(",")):
-        pieces = part.split(":")
+def _refuse_commas_in_numbers(text: str) -> None:
+    if GROUPED_STEPS.search(text):
+        corrected = GROUPED_STEPS.sub(lambda match: match[0].replace(",", ""), text)
+        raise BadPlan(f'the rate "{text}" has a comma in a step count, but commas separate rates: write "{corrected}"')
+    if DECIMAL_COMMA.search(text):
+        corrected = DECIMAL_COMMA.sub(r"\1.\2", text)
+        raise BadPlan(f'the rate "{text}" has a decimal comma, but commas separate rates: write "{corrected}"')
+
+
+def _parse_parts(texts: Sequence[str], steps: int, start_step: int) -> Iterator[_RatePart]:
+    """Yield the parts up to the one that reaches `steps`, those that end before `start_step` among them."""
+    for text in texts:
+        pieces = text.split(":")
         rate = float(pieces[0])
         # Like a rate without a step count, a part with two colons lasts to the end: the web UI parses it so
-        end = int(pieces[1]) if len(pieces) == 2 else UNTIL_THE_END
+        end = _parse_end(pieces[1], steps) if len(pieces) == 2 else UNTIL_THE_END
         if end == UNTIL_THE_END:
-            yield _RatePart(part.strip(), rate, steps)
+            yield _RatePart(text, rate, steps, has_end=False)
             return
-        if end > start_step:
-            yield _RatePart(part.strip(), rate, min(end, steps))
-            if end > steps:
-                return
+        yield _RatePart(text, rate, min(end, steps), is_passed=end <= start_step)
+        if end > max(start_step, steps):
+            return
 
 
-def _join_parts(parts: tuple[_RatePart, ...], steps: int, start_step: int) -> Iterator[RateSegment]:
+def _parse_end(text: str, steps: int) -> int:
+    """Return a step count, "100", or a share of all steps, "10%", as a number of steps."""
+    if not text.strip().endswith("%"):
+        return int(text)
+    share = float(text.strip().removesuffix("%"))
+    if not 0 <= share <= 100:
+        raise ValueError(f"{text.strip()} is not a share of the training from 0% to 100%")
+    return round(steps * share / 100)
+
+
+def _join_parts(parts: Sequence[_RatePart], steps: int, start_step: int) -> Iterator[RateSegment]:
     """Yield the parts one after another; a part that should end before it begins still gets a single step.
 
     The web UI gives such a part its step even after the last one; here nothing runs past `steps`.
@@ -103,9 +143,7 @@ def _join_parts(parts: tuple[_RatePart, ...], steps: int, start_step: int) -> It
             start = end
 
 
-def _find_mistakes(
-    text: str, parts: tuple[_RatePart, ...], segments: tuple[RateSegment, ...], steps: int
-) -> Iterator[str]:
+def _find_mistakes(text: str, parts: Sequence[_RatePart], segments: Sequence[RateSegment]) -> Iterator[str]:
     for part, segment in zip(parts, segments, strict=False):  # parts past the last step have no segment
         if part.text.count(":") > 1:
             yield (
@@ -117,11 +155,40 @@ def _find_mistakes(
                 f'"{part.text}" in the rate "{text}" gets a single step, because it ends before step {segment.start}: '
                 "count the steps from the beginning of the training"
             )
-    if segments and segments[-1].end < steps:
+
+
+def _find_unused(text: str, texts: Sequence[str], read: Sequence[_RatePart]) -> Iterator[str]:
+    """Yield warnings of parts that no step uses in a training of any length, and of unread ones that cannot be read.
+
+    Parts beyond the last step are not warned of: a training of fewer steps leaves out the end of a preset's rates.
+    """
+    empty = [part.text for part in read if part.end <= 0 and not part.text.endswith("%")]
+    if empty:
+        yield f'"{", ".join(empty)}" in the rate "{text}" gets no step: give it a step count of 1 or more'
+    ends = [_try_end(part) for part in texts]
+    last = ends.index(UNTIL_THE_END) if UNTIL_THE_END in ends else len(texts)
+    unreadable = [
+        part for part, end in zip(texts[len(read) : last], ends[len(read) : last], strict=True) if end is None
+    ]
+    if unreadable:
         yield (
-            f'the rate "{text}" ends the training after {segments[-1].end} of {steps} steps: '
-            'end it with a rate without a step count, "5e-5:100, 5e-6"'
+            f'"{", ".join(unreadable)}" in the rate "{text}" cannot be read, and would stop a longer training: '
+            'write "5e-5", or "5e-5:100, 5e-6"'
         )
+    if texts[last + 1 :]:
+        yield (
+            f'"{", ".join(texts[last + 1 :])}" in the rate "{text}" is never used, because "{texts[last]}" has no step '
+            'count, so it lasts to the end: leave it out, or give all rates but the last a step count, "5e-5:100, 5e-6"'
+        )
+
+
+def _try_end(text: str) -> int | None:
+    """Return the step count of a part, or None if the part cannot be read; of a share, that in 100 steps."""
+    try:
+        [part] = _parse_parts([text], steps=100, start_step=-100)
+    except ValueError:
+        return None
+    return part.end if part.has_end else UNTIL_THE_END
 
 
 RateSchedule = Literal["constant", "linear", "cosine", "restarts"]
