@@ -3,8 +3,9 @@
 import pytest
 from PIL import Image
 
+from velatura.datasets.check import check_folder
 from velatura.datasets.folder import Example, read_folder, read_picture
-from velatura.errors import BadDataset
+from velatura.errors import BadDataset, VelaturaWarning
 
 
 def draw(path, *, mode="RGB", size=(8, 8), color=0, **options):
@@ -160,3 +161,56 @@ def test_a_picture_is_turned_as_its_camera_was_held(tmp_path):
 def test_every_mode_becomes_rgb_with_white_behind(tmp_path, mode, color, ending, expected):
     picture = read_picture(draw(tmp_path / f"one.{ending}", mode=mode, color=color), 8)
     assert (picture.mode, picture.size, picture.getpixel((4, 4))) == ("RGB", (8, 8), expected)
+
+
+# Names that Pillow's own savers use, and those that phones, browsers and JPEG 2000 encoders give
+@pytest.mark.parametrize(
+    ("ending", "written_as"),
+    [
+        *(
+            ("jfif", "JPEG"),
+            ("JPE", "JPEG"),
+            ("jif", "JPEG"),
+            ("jp2", "JPEG2000"),
+            ("j2k", "JPEG2000"),
+            ("jpx", "JPEG2000"),
+        ),
+        *(
+            ("ppm", "PPM"),
+            ("pnm", "PPM"),
+            ("tga", "TGA"),
+            ("apng", "PNG"),
+            ("dib", "DIB"),
+            ("pcx", "PCX"),
+            ("sgi", "SGI"),
+        ),
+        *(("qoi", "QOI"), ("mpo", "JPEG"), ("ico", "ICO"), ("dds", "DDS")),
+    ],
+)
+def test_pictures_with_unusual_endings_are_read(tmp_path, ending, written_as):
+    path = draw(tmp_path / f"a cat.{ending}", size=(16, 16), color=(200, 0, 0), format=written_as)
+    assert [example.path for example in read_folder(tmp_path)] == [path]
+    red, green, blue = read_picture(path, 16).getpixel((8, 8))
+    assert red > 190
+    assert max(green, blue) < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("cat.heic", b"\0\0\0\x18ftypheic"), ("cat.JXL", b"\xff\x0a"), ("cat.CR2", b"II*\0"), ("cat.svg", b"<svg/>")),
+        *(("cat.jpg_large", b"\xff\xd8\xff\xe0"), ("cat", b"\x89PNG\r\n\x1a\n"), ("cat.img", b"RIFF\0\0\0\0WEBPVP8 ")),
+    ],
+)
+def test_pictures_that_are_not_read_are_warned_of_with_their_number(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadDataset, match=rf"no pictures that velatura reads; 1 picture, {name}, cannot be read"):
+        read_folder(tmp_path)
+    draw(tmp_path / "a dog.png")
+    (tmp_path / "notes.md").write_text("not a picture")
+    (tmp_path / "2_more").mkdir()
+    (tmp_path / "2_more" / name).write_bytes(content)
+    with pytest.warns(VelaturaWarning, match=rf"2 pictures, such as {name}, cannot be read and are left out: save"):
+        assert len(read_folder(tmp_path)) == 1
+    findings = check_folder(tmp_path, 8).findings
+    assert [finding.file for finding in findings if finding.kind == "unread"] == [tmp_path, tmp_path / "2_more"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
-from velatura.datasets.folder import all_folders, ignored_folders, resolve_folder
+from velatura.datasets.folder import all_folders, describe_empty_folder, ignored_folders, resolve_folder
 from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
-from velatura.datasets.pictures import as_rgb, open_picture, picture_paths
+from velatura.datasets.pictures import as_rgb, describe_unread, open_picture, picture_paths, unread_pictures
 from velatura.datasets.read_captions import (
     CAPTION_SUFFIXES,
     Caption,
@@ -101,7 +101,10 @@ def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: Na
     for subfolder, repeats in all_folders(folder):
         _check_subfolder(subfolder, repeats, report, rules or NameRules())
     if not report.pictures and not report.findings:
-        raise BadDataset(f"{folder} contains no pictures: add some")
+        raise BadDataset(describe_empty_folder(folder))
+    for subfolder, _ in all_folders(folder):
+        if unread := unread_pictures(subfolder):
+            report.findings.append(Finding(Grade.WARNING, "unread", subfolder, describe_unread(unread)))
     for subfolder in ignored_folders(folder):
         text = f"its pictures are ignored; rename it to 1_{subfolder.name} to train on them"
         report.findings.append(Finding(Grade.WARNING, "folder", subfolder, text))

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from velatura.datasets.pictures import MASK_LABEL, PICTURE_SUFFIXES, open_picture, picture_paths, read_picture
+from velatura.datasets.pictures import (
+    MASK_LABEL,
+    PICTURE_SUFFIXES,
+    describe_unread,
+    open_picture,
+    picture_paths,
+    read_picture,
+    unread_pictures,
+)
 from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
@@ -21,6 +29,7 @@ __all__ = [
     "Dataset",
     "Example",
     "all_folders",
+    "describe_empty_folder",
     "folders_with_repeats",
     "read_dataset",
     "read_folder",
@@ -77,8 +86,8 @@ def read_dataset(
 
     The caption of cat.png is the text of cat.txt or cat.caption, else that of a .jsonl list in the folder, else the
     words of its own name. Pictures in folders named 10_NAME count ten times. Pictures in reg/ are for regularisation,
-    in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png. Other files and folders are
-    ignored.
+    in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png. Pictures in formats that are not
+    read are warned of. Other files and folders are ignored.
 
     Args:
         folder: Folder of pictures.
@@ -101,7 +110,10 @@ def read_dataset(
 
     training_examples = read_examples(folder)
     if not training_examples:
-        raise BadDataset(_describe_empty_folder(folder))
+        raise BadDataset(describe_empty_folder(folder))
+    unread = [path for subfolder, _ in all_folders(folder) for path in unread_pictures(subfolder)]
+    if unread:
+        warn(f"{folder}: {describe_unread(unread)}")
     class_examples = [example for subfolder in _regularisation_folders(folder) for example in read_examples(subfolder)]
     return Dataset(training_examples, class_examples)
 
@@ -153,16 +165,20 @@ def ignored_folders(folder: Path) -> list[Path]:
     return [path for path in others if path.name.lower() not in known and path.name[0] != "." and picture_paths(path)]
 
 
-def _regularisation_folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISATION_FOLDERS]
-
-
-def _describe_empty_folder(folder: Path) -> str:
+def describe_empty_folder(folder: Path) -> str:
+    """Say that a folder contains no pictures, and what to do."""
+    unread = [path for subfolder, _ in all_folders(folder) for path in unread_pictures(subfolder)]
+    if unread:
+        return f"{folder} contains no pictures that velatura reads; {describe_unread(unread)}"
     ignored = ignored_folders(folder)
     if ignored:
         return f"{folder} contains no pictures, but its folder {ignored[0].name} does: name that folder"
     suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
     return f"{folder} contains no pictures: add some ({suffixes}), with a .txt file of the caption beside each"
+
+
+def _regularisation_folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in REGULARISATION_FOLDERS]
 
 
 def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions: bool) -> Iterator[Example]:
