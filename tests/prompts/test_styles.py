@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, VelaturaWarning
 from velatura.prompts.styles import Style, apply_styles, extract_styles, read_styles
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
@@ -38,3 +38,48 @@ def test_styles_are_added_and_taken_as_in_the_webui(case):
 def test_other_files_are_refused(text, reason):
     with pytest.raises(BadFile, match=reason):
         read_styles(text)
+
+
+# The values by RFC 4180, but for the spaces, which people write after commas and which add nothing to a prompt
+@pytest.mark.parametrize(
+    "text",
+    [
+        'name, prompt, negative_prompt\nmaster, "best, sharp", blurry\n',
+        'Name,Prompt,Negative_Prompt\r\nmaster,"best, sharp",blurry\r\n',
+        "name;prompt;negative_prompt\nmaster;best, sharp;blurry",
+        "name\tprompt\tnegative_prompt\nmaster\tbest, sharp\tblurry",
+        'name,prompt,negative_prompt,,\nmaster,"best, sharp",blurry,,\n\n',
+    ],
+)
+def test_spaces_and_the_separators_of_spreadsheets_are_read(text):
+    assert read_styles(text) == {"master": Style("master", "best, sharp", "blurry")}
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("a,b,c\nmaster,masterpiece, best quality,blurry", "line 3 of the styles, 'master', has 4 texts for 3 columns"),
+        ('a,"best, sharp\nb,plain,x\n', "the row from line 2 on has an error"),
+        ('x,y,z\na,"best, sharp\nb,"plain, x",y\n', "the row from line 3 on has an error"),
+        ('a,"a "red" house",b\n', "the row from line 2 on has an error"),
+    ],
+)
+def test_rows_that_would_say_something_else_are_refused_with_their_line(rows, reason):
+    with pytest.raises(BadFile, match=reason):
+        read_styles("name,prompt,negative_prompt\n" + rows)
+
+
+def test_a_comma_that_may_belong_to_the_prompt_is_warned_of():
+    with pytest.warns(VelaturaWarning, match="line 3 of the styles, 'master', .* so 'best quality' goes to the neg"):
+        styles = read_styles("name,prompt,negative_prompt\na,b,c\nmaster,masterpiece, best quality")
+    assert styles["master"].negative == "best quality"
+
+
+def test_a_text_beyond_unnamed_columns_is_refused():
+    with pytest.raises(BadFile, match=r"line 2 .* has 4 texts for 3 columns"):
+        read_styles("name,prompt,negative_prompt,\nmaster,masterpiece,best quality,blurry")
+
+
+def test_a_table_without_a_column_of_texts_is_refused():
+    with pytest.raises(BadFile, match="have the columns name, promt, so none of them adds anything"):
+        read_styles("name,promt\na,b")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from io import StringIO
 from typing import NamedTuple
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, warn
 
 PROMPT_PLACEHOLDER = "{prompt}"  # is replaced by the prompt; without it the style is appended
 STYLE_SEPARATOR = ", "
@@ -22,6 +22,9 @@ class Style(NamedTuple):
 def read_styles(text: str) -> dict[str, Style]:
     """Parse a styles.csv. Rows whose name starts with # are comments.
 
+    Spaces after the separators do not count. The separator is the comma, or what a spreadsheet put in its place: a
+    semicolon or a tab, if the first line has it.
+
     Args:
         text: CSV with the columns name, prompt and negative_prompt; old files have name and text.
 
@@ -29,19 +32,38 @@ def read_styles(text: str) -> dict[str, Style]:
         Styles by name.
 
     Raises:
-        BadFile: if the text is not such a table.
+        BadFile: if the text is not such a table, or a row has more texts than there are columns.
     """
-    try:
-        rows = list(csv.DictReader(StringIO(text.removeprefix("\ufeff"), newline="")))
-    except csv.Error as error:
-        raise BadFile(f"the styles are not a CSV table ({error}); write name,prompt,negative_prompt") from None
-    if rows and "name" not in rows[0]:
+    rows = _read_rows(text.removeprefix("\ufeff"))
+    if not rows:
+        return {}
+    columns = [column.strip().lower() for column in rows[0].cells]
+    while columns and not columns[-1]:
+        columns.pop()
+    if "name" not in columns:
         raise BadFile("the styles do not have a column 'name'; the first line must be name,prompt,negative_prompt")
-    styles = (
-        Style(row["name"] or "", row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or "")
-        for row in rows
-    )
-    return {style.name: style for style in styles if style.name and not style.name.startswith("#")}
+    if not {"prompt", "text", "negative_prompt"} & set(columns):
+        raise BadFile(
+            f"the styles have the columns {', '.join(columns)}, so none of them adds anything; "
+            "the first line must be name,prompt,negative_prompt"
+        )
+    styles: dict[str, Style] = {}
+    for line, cells, has_spaces in rows[1:]:
+        if any(cell.strip() for cell in cells[len(columns) :]):
+            raise BadFile(
+                f"line {line} of the styles, {cells[0]!r}, has {len(cells)} texts for {len(columns)} columns: "
+                'put each text with commas in quotes, master,"masterpiece, best quality",blurry'
+            )
+        if has_spaces and not rows[0].has_spaces and any(cells[2:]):
+            warn(
+                f"line {line} of the styles, {cells[0]!r}, has a space after a comma without quotes, so {cells[2]!r} "
+                'goes to the negative prompt: if it belongs to the prompt, write master,"masterpiece, best quality",'
+            )
+        row = dict(zip(columns, cells, strict=False))
+        name = row.get("name", "")
+        if name and not name.startswith("#"):
+            styles[name] = Style(name, row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or "")
+    return styles
 
 
 def apply_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple[str, str]:
@@ -65,6 +87,37 @@ def extract_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple
         extracted.append(style)
         prompt, negative = _remove_style(prompt, style.prompt) or "", _remove_style(negative, style.negative) or ""
     return extracted[::-1], prompt, negative
+
+
+class _Row(NamedTuple):
+    """A row with the number of its first line; `has_spaces` is True for a line without quotes and one after a comma."""
+
+    line: int
+    cells: list[str]
+    has_spaces: bool
+
+
+def _read_rows(text: str) -> list[_Row]:
+    """Return the rows that are not empty."""
+    lines = text.split("\n")
+    delimiter = next((mark for mark in ",;\t" if mark in lines[0]), ",")
+    # strict: a quotation mark that is not closed would take the following rows into its text
+    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: list[_Row] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise BadFile(
+                f"the styles are not a CSV table, because the row from line {line} on has an error ({error}); "
+                'close each quotation mark, write "" for one inside a text, and separate name,prompt,negative_prompt'
+            ) from None
+        if cells is None:
+            return rows
+        if any(cells):
+            source = lines[line - 1] if line <= len(lines) else ""
+            rows.append(_Row(line, cells, has_spaces=f"{delimiter} " in source and '"' not in source))
 
 
 def _add_style(prompt: str, style: str) -> str:
