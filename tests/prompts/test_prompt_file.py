@@ -1,6 +1,9 @@
+import shlex
+
 import pytest
 
-from velatura.errors import BadPrompt
+from velatura.cli.arguments import expand_recipe
+from velatura.errors import BadPrompt, BadRecipe
 from velatura.prompts.prompt_file import PromptLine, parse_prompt_lines
 from velatura.sampling.recipe.recipe import Recipe
 
@@ -69,3 +72,41 @@ def test_empty_lines_and_comments_are_skipped():
 def test_a_mistake_in_a_line_is_shown(text, reason):
     with pytest.raises(BadPrompt, match=reason):
         parse(text)
+
+
+# The web UI's script splits a line by Python's shlex
+@pytest.mark.parametrize(
+    "value",
+    [
+        r'"a \"red\" house"',
+        r'"a \(red\) house"',
+        r'"C:\\pictures\\"',
+        r'"\\\""',
+        r'"a \'b\' --s 3"',
+        r"'a \"red\" house'",
+        '""',
+    ],
+)
+def test_quotes_and_backslashes_are_read_as_by_shlex(value):
+    [expected] = shlex.split(value)
+    assert parse(f"--prompt {value} --s 3")[0].settings == {"prompt": expected, "steps": "3"}
+
+
+@pytest.mark.parametrize("value", ['"a house', '"a house --s 3', r'"a house\"'])
+def test_a_quotation_mark_that_is_not_closed_is_refused(value):
+    with pytest.raises(BadPrompt, match="line 1: the quotation mark after --prompt is not closed"):
+        parse(f"--prompt {value}")
+
+
+def test_an_apostrophe_may_begin_a_value():
+    assert parse("--prompt 'tis the season --s 3")[0].settings["prompt"] == "'tis the season"
+
+
+def test_a_line_of_options_needs_a_prompt_from_somewhere(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a house\n--s 3\n")
+    with pytest.raises(BadRecipe, match="line 2 has options, but no prompt: write one before them"):
+        expand_recipe(Recipe(), path, 1, [])
+    assert [recipe.prompt for recipe in expand_recipe(Recipe(prompt="a boat"), path, 1, [])] == ["a house", "a boat"]
+    path.write_text('--prompt "" --s 3')
+    assert [recipe.steps for recipe in expand_recipe(Recipe(), path, 1, [])] == [3]

@@ -108,6 +108,10 @@ def read_init_image(image: Path | None, mask: Path | None, *, is_inverted: bool)
 
 
 def _apply_line(first: "Recipe", line: "PromptLine") -> "Recipe":
+    if "prompt" not in line.settings and not first.prompt:
+        raise BadRecipe(
+            f'line {line.number} has options, but no prompt: write one before them, or --prompt "" for an empty one'
+        )
     try:
         return first.replace(**line.settings)
     except BadRecipe as error:

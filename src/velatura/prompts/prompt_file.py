@@ -9,7 +9,10 @@ from velatura.errors import BadPrompt
 from velatura.prompts.passage import prompt_error
 
 OPTION_PATTERN = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)(?:=|(?!\S))")
-QUOTED_VALUE_PATTERN = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)')(?!\S)")
+# As in shlex, with which the script "Prompts from file" splits a line: \" and \\ within double quotes stand for " and \
+QUOTED_VALUE_PATTERN = re.compile(r"\s*(?:\"((?:[^\"\\]|\\.)*)\"|'([^']*)')(?!\S)")
+ESCAPED_MARK = re.compile(r"\\([\"\\])")
+OPEN_QUOTE = re.compile(r"\s*\"(?:[^\"\\]|\\.)*$")
 MAX_PICTURES_PER_LINE = 10_000
 
 # Letters of kohya-ss/sd-scripts, and names of A1111's script "Prompts from file"
@@ -43,8 +46,8 @@ class PromptLine:
 def parse_prompt_lines(text: str, fields: Collection[str]) -> list[PromptLine]:
     """Parse a prompt file. Empty lines and lines that start with # are skipped.
 
-    A value ends at the next option, or is in quotes. A line that starts with an option has no prompt unless it has
-    --prompt.
+    A value ends at the next option, or is in quotes; in double quotes, a backslash stands before a quotation mark. A
+    line that starts with an option has no prompt unless it has --prompt.
 
     Args:
         text: Contents of the file.
@@ -65,7 +68,7 @@ def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
     option = first
     while option is not None:
         name = _option_name(number, text, option, fields)
-        value, next_option = _option_value(text, option)
+        value, next_option = _option_value(number, text, option)
         if not value and name not in OPTIONS_ALLOWED_EMPTY:
             raise _option_error(number, text, option, f"--{option[1]} has no value; write one after it")
         if name in settings:
@@ -78,12 +81,18 @@ def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
     return PromptLine(number, settings, count)
 
 
-def _option_value(text: str, option: re.Match[str]) -> tuple[str, re.Match[str] | None]:
+def _option_value(number: int, text: str, option: re.Match[str]) -> tuple[str, re.Match[str] | None]:
     """Return the value of an option, and the next option."""
     if quoted := QUOTED_VALUE_PATTERN.match(text, option.end()):
         next_option = OPTION_PATTERN.search(text, quoted.end())
         if not text[quoted.end() : next_option.start() if next_option else None].strip():
-            return quoted[1] or quoted[2] or "", next_option
+            value = quoted[2] or "" if quoted[1] is None else ESCAPED_MARK.sub(r"\1", quoted[1])
+            return value, next_option
+    if OPEN_QUOTE.match(text, option.end()):
+        reason = (
+            f'the quotation mark after --{option[1]} is not closed; close it, and write \\" for one within the text'
+        )
+        raise _option_error(number, text, option, reason)
     next_option = OPTION_PATTERN.search(text, option.end())
     return text[option.end() : next_option.start() if next_option else None].strip(), next_option
 
