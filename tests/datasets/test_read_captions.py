@@ -1,11 +1,13 @@
 """Where captions come from: texts, lists of a folder, names by the webui's rules."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from velatura.datasets.check import check_folder
 from velatura.datasets.folder import Example, read_dataset, read_folder
 from velatura.datasets.read_captions import NameRules
 from velatura.errors import BadDataset, VelaturaWarning
@@ -96,3 +98,75 @@ def test_regularisation_pictures_are_kept_apart(tmp_path):
     assert [example.caption for example in dataset.examples] == ["inca man"]
     assert [(example.caption, example.repeats) for example in dataset.regularisation] == [("some man", 2)]
     assert len(read_folder(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("name", ["0.TXT", "0.png.txt", "0.Caption", "0.png.TXT"])
+def test_texts_with_other_spellings_of_the_name_are_read(tmp_path, name):
+    draw(tmp_path / "0.png")
+    (tmp_path / name).write_text("a cup")
+    assert read_folder(tmp_path) == [Example(tmp_path / "0.png", "a cup")]
+    assert {finding.kind for finding in check_folder(tmp_path, 8).findings} & {"caption", "named", "stray"} == set()
+
+
+@pytest.mark.parametrize(("picture_form", "text_form"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_composed_and_decomposed_names_are_the_same(tmp_path, picture_form, text_form):
+    picture = draw(tmp_path / (unicodedata.normalize(picture_form, "\u00e9t\u00e9") + ".png"))
+    (tmp_path / (unicodedata.normalize(text_form, "\u00e9t\u00e9") + ".txt")).write_text("summer, the sea")
+    assert read_folder(tmp_path) == [Example(picture, "summer, the sea")]
+    listed = draw(tmp_path / (unicodedata.normalize(picture_form, "b\u00e9b\u00e9") + ".png"))
+    line = {"file_name": unicodedata.normalize(text_form, "b\u00e9b\u00e9") + ".png", "text": "a child"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line))
+    assert Example(listed, "a child") in read_folder(tmp_path)
+
+
+# The layout of A1111's generation data: prompt, "Negative prompt:", and a last line from "Steps:" on
+INFOTEXT = """a cat, (asleep:1.2) <lora:cats:0.8>
+by the sea
+Negative prompt: blurry
+Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512"""
+
+
+def test_of_generation_data_only_the_prompt_is_learned(tmp_path):
+    draw(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text(INFOTEXT)
+    with pytest.warns(VelaturaWarning, match=r"0\.txt holds the settings of a generated picture: only the prompt"):
+        [example] = read_folder(tmp_path)
+    assert example.caption == "a cat, (asleep:1.2) \nby the sea"
+    assert "infotext" in {finding.kind for finding in check_folder(tmp_path, 8).findings}
+    (tmp_path / "0.txt").write_text(INFOTEXT[INFOTEXT.index("Negative") :])
+    with pytest.raises(BadDataset, match=r"0\.txt holds settings of a picture, but no prompt: write what"):
+        read_folder(tmp_path)
+
+
+def test_a_caption_that_mentions_steps_is_left_whole(tmp_path):
+    draw(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("Steps: 20 of stone, in a garden")
+    assert read_folder(tmp_path)[0].caption == "Steps: 20 of stone, in a garden"
+
+
+def test_csv_lists_and_json_beside_the_picture_are_read(tmp_path):
+    for name in ("0.png", "1.png", "2.png"):
+        draw(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text('file_name,text\n0.png,"a cat, asleep"\n')
+    (tmp_path / "1.json").write_text('{"tags": ["boat", "sea"]}')
+    (tmp_path / "2.png.json").write_text('{"caption": "a key"}')
+    assert [example.caption for example in read_folder(tmp_path)] == ["a cat, asleep", "boat, sea", "a key"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [("file_name,text\n0.png,a cat, asleep", "line 2 has more texts"), ('file_name,text\n0.png,"a cat', "is not CSV")],
+)
+def test_a_csv_list_that_would_lose_words_is_refused(tmp_path, rows, reason):
+    draw(tmp_path / "0.png")
+    (tmp_path / "metadata.csv").write_text(rows)
+    with pytest.raises(BadDataset, match=reason):
+        read_folder(tmp_path)
+
+
+def test_a_csv_list_without_captions_is_named(tmp_path):
+    draw(tmp_path / "a cat.png")
+    (tmp_path / "metadata.csv").write_text("id,label\n1,cat")
+    (tmp_path / "prices.csv").write_text("id,label\n1,cat")
+    with pytest.warns(VelaturaWarning, match=r"metadata\.csv has no columns file_name and text"):
+        assert read_folder(tmp_path)[0].caption == "a cat"

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from velatura.datasets.templates import TEMPLATES, CaptionTemplate, template_lines
+from velatura.datasets.templates import TEMPLATES, CaptionTemplate, split_tags, template_lines
 from velatura.errors import BadDataset, UnknownName
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train" / "dataset.json"  # made by the webui v1.8.0
@@ -27,6 +27,30 @@ def test_the_first_tags_can_be_kept_in_their_place():
 
 def test_all_tags_but_those_kept_can_be_dropped():
     assert CaptionTemplate(tag_dropout=1, keep_tags=1).draw("a,b,c", Random(0)) == "a"
+
+
+# In prompts, round brackets hold emphasis and square ones editing; a backslash makes a bracket a letter
+@pytest.mark.parametrize(
+    ("caption", "tags"),
+    [
+        ("1girl, (red hair, blue eyes:1.3), smile", ["1girl", " (red hair, blue eyes:1.3)", " smile"]),
+        ("a,[b, c::5],((d, e), f)", ["a", "[b, c::5]", "((d, e), f)"]),
+        (r"saber \(fate, x\), b", [r"saber \(fate", r" x\)", " b"]),
+        ("a :(, b, c)d", ["a :(, b, c)d"]),
+        ("a :(, b, c", ["a :(", " b", " c"]),
+        ("a), b, (c, d]", ["a)", " b", " (c", " d]"]),
+        ("", [""]),
+    ],
+)
+def test_brackets_hold_tags_together(caption, tags):
+    assert split_tags(caption) == tags
+
+
+def test_neither_shuffle_nor_dropout_tears_brackets():
+    wording = CaptionTemplate(shuffles_tags=True, tag_dropout=0.3)
+    drawn = [wording.draw("a,b,(red hair, blue eyes:1.3)", Random(seed)) for seed in range(100)]
+    assert all(("red" in text) == ("(red hair, blue eyes:1.3)" in text) == ("eyes" in text) for text in drawn)
+    assert any("red" in text for text in drawn)
 
 
 def test_a_wording_knows_whether_its_texts_vary():

@@ -17,9 +17,11 @@ from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
     NameRules,
+    find_caption_file,
     read_caption,
     read_caption_lists,
 )
+from velatura.datasets.templates import split_tags
 from velatura.errors import BadDataset
 
 # Of 64 bits: bundled pictures differ in 10 or more, copies resized or saved as JPEG of quality 30 in at most 4
@@ -82,7 +84,7 @@ class DatasetReport:
     def tags(self) -> Counter[str]:
         """Count the captions that have a tag, by tag; tags are separated by commas."""
         captions = [picture.caption.text for picture in self.pictures if picture.caption]
-        return Counter(tag for text in captions for tag in {part.strip() for part in text.split(",")} if tag)
+        return Counter(tag for text in captions for tag in {part.strip() for part in split_tags(text)} if tag)
 
 
 def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None) -> DatasetReport:
@@ -146,6 +148,9 @@ def _check_caption(
         return None
     if caption.source is CaptionSource.NAME:
         findings.append(Finding(Grade.NOTE, "named", path, f"its file name is its caption: {caption.text!r}"))
+    if caption.is_infotext:
+        text = "its text holds the settings of a generated picture; only the prompt is learned"
+        findings.append(Finding(Grade.WARNING, "infotext", path, text))
     if len(caption.text.split()) > MAX_CAPTION_WORDS:
         text = f"its caption has {len(caption.text.split())} words; beyond about 75 tokens it takes a second chunk"
         findings.append(Finding(Grade.NOTE, "long", path, text))
@@ -217,7 +222,9 @@ def _name_findings(folder: Path, paths: Sequence[Path]) -> Iterator[Finding]:
     for path in paths:
         if stems[path.stem] > 1:
             yield Finding(Grade.WARNING, "name", path, "another picture with this name shares its caption")
-    texts = [path for path in sorted(folder.iterdir()) if path.suffix in CAPTION_SUFFIXES and path.stem not in stems]
+    used = {find_caption_file(path) for path in paths}
+    others = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in CAPTION_SUFFIXES and path not in used]
+    texts = [path for path in others if path.stem not in stems]
     for path in texts if paths else ():
         yield Finding(Grade.NOTE, "stray", path, "no picture has this name")
 

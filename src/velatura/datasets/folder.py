@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 from velatura.datasets.pictures import (
     MASK_LABEL,
@@ -84,10 +85,10 @@ def read_dataset(
 ) -> Dataset:
     """Find the pictures of a folder, sorted by name, with captions, repeats and masks. Pictures are only opened.
 
-    The caption of cat.png is the text of cat.txt or cat.caption, else that of a .jsonl list in the folder, else the
-    words of its own name. Pictures in folders named 10_NAME count ten times. Pictures in reg/ are for regularisation,
-    in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png. Pictures in formats that are not
-    read are warned of. Other files and folders are ignored.
+    The caption of cat.png is the text of cat.txt, cat.caption or cat.png.txt, else that of a .jsonl or .csv list or of
+    cat.json, else the words of its own name. Pictures in folders named 10_NAME count ten times. Pictures in
+    reg/ are for regularisation, in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png.
+    Pictures in formats that are not read are warned of. Other files and folders are ignored.
 
     Args:
         folder: Folder of pictures.
@@ -186,10 +187,11 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
     paths = picture_paths(folder)
     masks = _find_masks(folder, {path.stem for path in paths})
     _warn_of_missing_pictures(list_captions, paths)
-    for path in paths:
+    captions = {path: _caption_or_empty(path, list_captions, rules, needs_captions) for path in paths}
+    _warn_of_infotexts(captions)
+    for path, caption in captions.items():
         with open_picture(path):  # reads only the header, so broken files are found before anything is loaded
             pass
-        caption = _caption_or_empty(path, list_captions, rules, needs_captions)
         yield Example(path, caption.text, caption.source is CaptionSource.NAME, repeats, masks.get(path.stem))
 
 
@@ -202,8 +204,16 @@ def _caption_or_empty(path: Path, list_captions: dict[str, Caption], rules: Name
         return Caption("", CaptionSource.NAME)
 
 
+def _warn_of_infotexts(captions: dict[Path, Caption]) -> None:
+    files = [caption.file for caption in captions.values() if caption.is_infotext and caption.file]
+    if files:
+        found = f"{files[0]} holds" if len(files) == 1 else f"{len(files)} text files, such as {files[0]}, hold"
+        warn(f"{found} the settings of a generated picture: only the prompt is learned as caption, without its tags")
+
+
 def _warn_of_missing_pictures(list_captions: dict[str, Caption], paths: list[Path]) -> None:
-    missing = sorted(set(list_captions) - {path.name for path in paths})
+    names = {normalize("NFC", path.name) for path in paths}
+    missing = sorted(name for name in list_captions if normalize("NFC", name) not in names)
     if missing:
         file = list_captions[missing[0]].file
         warn(f"{file} lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}")

@@ -1,14 +1,17 @@
 """Captions of pictures: from a text file, from a .jsonl list of the folder, or from the file name."""
 
+import csv
 import json
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from io import StringIO
 from pathlib import Path
 from typing import cast
 
-from velatura.errors import BadDataset
+from velatura.errors import BadDataset, warn
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_CAPTION_BYTES = 2**26  # a list for a million pictures
@@ -23,6 +26,10 @@ CAMERA_NAME = re.compile(
     re.IGNORECASE,
 )
 HASH_NAME = re.compile(r"(?=.*\d)[0-9a-f-]{16,}", re.IGNORECASE)
+
+# The line of settings of A1111's generation data, which it saves as cat.txt beside pictures; and its <lora:name:1>
+INFOTEXT_FIELDS = re.compile(r"Steps: \d+, (.*, )?(Sampler|Seed|CFG scale|Size|Model): ")
+EXTRA_NETWORK_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 
 # Letters with digits only at the end: "robot12" is a word, part of a hash is not
 WORD = re.compile(r"(?<![^\W_])([^\W\d_]+)\d*(?![^\W_])")
@@ -57,6 +64,7 @@ class Caption:
     text: str
     source: CaptionSource
     file: Path | None = None
+    is_infotext: bool = False  # the file holds A1111's generation data, and the caption is its prompt
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ class NameRules:
 def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRules) -> Caption:
     """Return the caption of a picture from its .txt or .caption file, else from the folder's list, else from its name.
 
+    Of A1111's generation data, saved as cat.txt, the prompt is the caption.
+
     Args:
         path: Picture file.
         list_captions: Result of `read_caption_lists` for the picture's folder.
@@ -100,11 +110,33 @@ def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRu
     Raises:
         BadDataset: The picture has no caption, or its file is empty or not UTF-8 text.
     """
-    for suffix in CAPTION_SUFFIXES:
-        caption_file = path.with_suffix(suffix)
-        if caption_file.is_file():
-            return Caption(_read_nonempty_text(caption_file), CaptionSource.TEXT, caption_file)
-    return list_captions.get(path.name) or Caption(caption_from_name(path, rules), CaptionSource.NAME)
+    caption_file = find_caption_file(path)
+    if caption_file:
+        text = _read_nonempty_text(caption_file)
+        prompt = _prompt_of_infotext(text)
+        if prompt == "":
+            raise BadDataset(f"{caption_file} holds settings of a picture, but no prompt: write what the picture shows")
+        return Caption(prompt or text, CaptionSource.TEXT, caption_file, is_infotext=prompt is not None)
+    names = (name for name in _spellings(path.name) if name in list_captions)
+    name = next(names, None)
+    if name:
+        return list_captions[name]
+    return _read_json_caption(path) or Caption(caption_from_name(path, rules), CaptionSource.NAME)
+
+
+def find_caption_file(path: Path) -> Path | None:
+    """Return the text file of a picture, or None.
+
+    It is cat.txt or cat.caption, else cat.png.txt, in capital letters too. The name may be composed or decomposed
+    Unicode: archives made on a Mac hold the one for a picture and the other for its text.
+    """
+    stems = list(dict.fromkeys([*_spellings(path.stem), *_spellings(path.name)]))
+    suffixes = [
+        *CAPTION_SUFFIXES,
+        *(changed for suffix in CAPTION_SUFFIXES for changed in (suffix.upper(), suffix.title())),
+    ]
+    candidates = (path.with_name(stem + suffix) for stem in stems for suffix in suffixes)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def read_caption_text(path: Path) -> str:
@@ -113,15 +145,14 @@ def read_caption_text(path: Path) -> str:
     Raises:
         BadDataset: The file is not UTF-8 text.
     """
-    for suffix in CAPTION_SUFFIXES:
-        caption_file = path.with_suffix(suffix)
-        if caption_file.is_file():
-            return _read_text(caption_file).strip()
-    return ""
+    caption_file = find_caption_file(path)
+    return _read_text(caption_file).strip() if caption_file else ""
 
 
 def read_caption_lists(folder: Path) -> dict[str, Caption]:
-    """Return the captions in the .jsonl files of a folder, such as metadata.jsonl, by the name of the picture.
+    """Return the captions in the lists of a folder, by the name of the picture.
+
+    Lists are .jsonl files, such as metadata.jsonl, and .csv files with a column of file names and one of captions.
 
     Raises:
         BadDataset: A line is not JSON, or lacks a file name or a caption.
@@ -132,7 +163,26 @@ def read_caption_lists(folder: Path) -> dict[str, Caption]:
             if line.strip():
                 name, text = _parse_list_line(line, f"{path}, line {number}")
                 captions[name] = Caption(text, CaptionSource.LIST, path)
+    for path in sorted(folder.glob("*.csv")):
+        for name, text in _parse_csv_list(path):
+            captions[name] = Caption(text, CaptionSource.LIST, path)
     return captions
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))))
+
+
+def _prompt_of_infotext(text: str) -> str | None:
+    """Return the prompt in A1111's generation data, without tags of extra networks, or None for another text."""
+    lines = text.splitlines()
+    fields = [index for index, line in enumerate(lines) if INFOTEXT_FIELDS.match(line)]
+    if not fields:
+        return None
+    prompts = lines[: fields[-1]]
+    negatives = [index for index, line in enumerate(prompts) if line.startswith("Negative prompt:")]
+    prompt = "\n".join(prompts[: negatives[0]] if negatives else prompts)
+    return EXTRA_NETWORK_TAG.sub("", prompt).strip().strip(",").strip()
 
 
 def _parse_list_line(line: str, location: str) -> tuple[str, str]:
@@ -142,12 +192,52 @@ def _parse_list_line(line: str, location: str) -> tuple[str, str]:
         raise BadDataset(f'{location} is not JSON: write {{"file_name": "cat.png", "text": "a cat"}}') from None
     fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
     name = next((fields[key] for key in LIST_FILE_FIELDS if isinstance(fields.get(key), str)), None)
+    caption = _caption_field(fields)
+    if not isinstance(name, str) or caption is None:
+        raise BadDataset(f'{location} lacks a file_name or a text: write {{"file_name": "cat.png", "text": "a cat"}}')
+    return name.replace("\\", "/").rsplit("/", 1)[-1], caption
+
+
+def _parse_csv_list(path: Path) -> Iterator[tuple[str, str]]:
+    reader = csv.DictReader(StringIO(_read_text(path), newline=""), strict=True, restkey="", restval="")
+    try:
+        columns = reader.fieldnames or ()
+        file_column = next((column for column in LIST_FILE_FIELDS if column in columns), None)
+        caption_column = next((column for column in LIST_CAPTION_FIELDS if column in columns), None)
+        if file_column is None or caption_column is None:
+            if path.stem == "metadata":
+                warn(f"{path} has no columns file_name and text, so no captions are taken from it")
+            return
+        for row in reader:
+            if row.get(""):
+                raise BadDataset(f"{path}, line {reader.line_num} has more texts than columns: put captions in quotes")
+            if row[file_column].strip() and row[caption_column].strip():
+                yield row[file_column].replace("\\", "/").rsplit("/", 1)[-1], row[caption_column].strip()
+    except csv.Error as error:
+        raise BadDataset(
+            f'{path}, line {reader.line_num} is not CSV ({error}): write file_name,text and below cat.png,"a cat, old"'
+        ) from None
+
+
+def _read_json_caption(path: Path) -> Caption | None:
+    """Return the caption in cat.json or cat.png.json, if there is one."""
+    files = (path.with_name(name + ".json") for name in (path.stem, path.name))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    try:
+        parsed: object = json.loads(_read_text(file))
+    except (ValueError, RecursionError):
+        raise BadDataset(f'{file} is not JSON: write {{"text": "a cat"}}, or remove it') from None
+    caption = _caption_field(cast("dict[str, object]", parsed)) if isinstance(parsed, dict) else None
+    return Caption(caption, CaptionSource.LIST, file) if caption else None
+
+
+def _caption_field(fields: Mapping[str, object]) -> str | None:
     caption = next((fields[key] for key in LIST_CAPTION_FIELDS if fields.get(key)), None)
     if isinstance(caption, list):
         caption = ", ".join(map(str, cast("list[object]", caption)))
-    if not isinstance(name, str) or not isinstance(caption, str) or not caption.strip():
-        raise BadDataset(f'{location} lacks a file_name or a text: write {{"file_name": "cat.png", "text": "a cat"}}')
-    return name.replace("\\", "/").rsplit("/", 1)[-1], caption.strip()
+    return caption.strip() or None if isinstance(caption, str) else None
 
 
 def _read_text(path: Path) -> str:

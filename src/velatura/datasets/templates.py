@@ -86,13 +86,33 @@ class CaptionTemplate:
         return line.replace(FILEWORDS_PLACEHOLDER, filewords).replace(NAME_PLACEHOLDER, self.name)
 
     def _draw_tags(self, caption: str, rng: Random) -> list[str]:
-        tags = caption.split(",")
+        tags = split_tags(caption)
         fixed, free = tags[: self.keep_tags], tags[self.keep_tags :]
         if self.tag_dropout:
             free = [tag for tag in free if rng.random() > self.tag_dropout]
         if self.shuffles_tags:
             rng.shuffle(free)
         return fixed + free
+
+
+def split_tags(caption: str) -> list[str]:
+    """Split a caption at its commas, but not within brackets: "(red hair, blue eyes:1.3)" is one tag.
+
+    Brackets that a backslash stands before, as in names of booru tags, and those without a partner are plain letters.
+    """
+    inside = [False] * len(caption)
+    openings: list[int] = []
+    for position, letter in enumerate(caption):
+        if caption[position - 1 : position] == "\\":
+            continue
+        if letter in "([":
+            openings.append(position)
+        elif letter in ")]" and openings and caption[openings[-1]] + letter in {"()", "[]"}:
+            start = openings.pop()
+            inside[start:position] = [True] * (position - start)
+    commas = [index for index, letter in enumerate(caption) if letter == "," and not inside[index]]
+    starts, ends = [0, *(index + 1 for index in commas)], [*commas, len(caption)]
+    return [caption[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def template_lines(template: str | Path) -> list[str]:

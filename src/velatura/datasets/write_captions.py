@@ -7,7 +7,7 @@ from pathlib import Path
 from velatura.datasets.captioners.captioner import Captioner
 from velatura.datasets.folder import all_folders, resolve_folder
 from velatura.datasets.pictures import picture_paths, read_upright
-from velatura.datasets.read_captions import CAPTION_SUFFIXES, Caption, read_caption_lists, read_caption_text
+from velatura.datasets.read_captions import Caption, find_caption_file, read_caption_lists, read_caption_text
 from velatura.errors import UnknownName
 from velatura.files import atomic_write
 
@@ -54,8 +54,7 @@ def caption_folder(
 
 def write_caption(picture: Path, text: str) -> Path:
     """Write a picture's caption atomically to the file that is read for it, and return that file."""
-    candidates = (picture.with_suffix(suffix) for suffix in CAPTION_SUFFIXES)
-    file = next((path for path in candidates if path.is_file()), picture.with_suffix(".txt"))
+    file = find_caption_file(picture) or picture.with_suffix(".txt")
     with atomic_write(file) as temporary:
         temporary.write_text(text + "\n", "utf-8")
     return file
