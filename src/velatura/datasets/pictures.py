@@ -1,12 +1,15 @@
 """Picture files: find them in a folder, open them with clear errors, turn them upright, convert them to RGB."""
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from velatura.errors import BadDataset
+from velatura.errors import BadDataset, warn
 
 # Pictures that Pillow reads alone; it runs Ghostscript for EPS, which can do more than draw
 PICTURE_SUFFIXES = frozenset(
@@ -46,6 +49,16 @@ UNREAD_SUFFIXES = frozenset(
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 BOX_SIGNATURES = (b"ftypavif", b"ftyphei", b"ftypmif1")
 MASK_LABEL = "-masklabel"  # cat-masklabel.png is the mask of cat.jpg, as OneTrainer names it
+
+
+# Largest values of pictures in 32-bit integers and floats, and the factors to 8 bits. Floats beyond 1 and far below 255
+# are light beyond white, whose exposure is unknown
+RANGES: dict[str, tuple[tuple[float, float], ...]] = {
+    "I": ((255, 1), (65535, 1 / 257)),
+    "F": ((1, 255), (16, math.nan), (255, 1), (65535, 1 / 257)),
+}
+PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB", "LAB": "LAB"}
+SRGB_DESCRIPTIONS = frozenset({"sRGB", "sRGB IEC61966-2.1", "sRGB built-in", "sRGB2014", "c2"})
 
 
 def picture_paths(folder: Path) -> list[Path]:
@@ -92,14 +105,66 @@ def open_picture(path: Path) -> Generator[Image.Image]:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to RGB, with white for transparency."""
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips and does not scale
-        image = image.point(lambda value: value / 256).convert("L")
+    """Convert a picture of any mode to RGB in sRGB, with white for transparency.
+
+    Raises:
+        ValueError: The picture holds numbers whose range is unknown.
+    """
+    if image.mode[0] in "IF":
+        image = _as_8_bits(image)
+    image = _as_srgb(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _as_8_bits(image: Image.Image) -> Image.Image:
+    """Convert integers of 16 or 32 bits and floats to L, which Pillow's own conversion clips and does not scale."""
+    if image.mode.startswith("I;16"):
+        return image.point(lambda value: value / 256).convert("L")
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
+    factor = next((factor for limit, factor in RANGES[image.mode] if high <= limit), math.nan)
+    if not low >= 0 or math.isnan(factor):
+        found = f"its values go from {low:g} to {high:g}"
+        raise ValueError(f"{found}, and only 0 to 1, 255 or 65535 are understood; save it with 8 or 16 bits")
+    scaled = Image.fromarray(np.minimum(values * factor + 0.5, 255).astype(np.uint8))
+    scaled.info = dict(image.info)
+    return scaled
+
+
+def _as_srgb(image: Image.Image) -> Image.Image:
+    """Convert from the colour profile in a picture to sRGB. A picture without a profile is in sRGB already."""
+    content: object = image.info.get("icc_profile")
+    if not isinstance(content, bytes) or not content:
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(content))
+        space = profile.profile.xcolor_space.strip()
+        is_srgb = ImageCms.getProfileDescription(profile).strip() in SRGB_DESCRIPTIONS
+        converted = image if is_srgb else _convert_profile(image, profile, PROFILE_MODES.get(space))
+    except (ImageCms.PyCMSError, OSError) as error:
+        warn(f"the colour profile of a picture cannot be used ({error}): its colours are taken for sRGB, and may shift")
+        converted = image
+    converted = converted.copy()
+    converted.info.pop("icc_profile", None)  # a copy that is saved must not be converted once more
+    return converted
+
+
+def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile, mode: str | None) -> Image.Image:
+    has_alpha = image.has_transparency_data
+    if mode is None or (image.mode in {"CMYK", "LAB"}) != (mode in {"CMYK", "LAB"}):
+        raise ImageCms.PyCMSError(f"it is not for a picture of mode {image.mode}")
+    alpha = image.convert("RGBA").getchannel("A") if has_alpha else None
+    colours = (image.convert("RGBA") if has_alpha else image).convert(mode)
+    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+    converted = ImageCms.applyTransform(colours, transform)
+    assert converted is not None  # it is only None for a change in place
+    if alpha:
+        converted.putalpha(alpha)
+    return converted
 
 
 def _find_pictures(folder: Path) -> Iterator[Path]:
