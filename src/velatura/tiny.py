@@ -32,7 +32,7 @@ def tiny_pictures(name: str) -> Path:
     """Return the folder of a bundled set of pictures: a style or a subject that the tiny base does not know.
 
     Raises:
-        UnknownName: if there is no set of that name.
+        UnknownName: No set has that name.
     """
     folders = {path.name: path for path in (DATA_FOLDER / "pictures").glob("*/")}
     if name not in folders:

@@ -217,7 +217,7 @@ def test_a_grid_is_one_picture(said):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["generate"], "there is no prompt"),
+        (["generate"], "the prompt is missing"),
         (["generate", "a", "--set", "seed"], "write it as seed=8"),
         (["generate", "a", "--set", "colour=red"], "a recipe has no colour"),
         (["generate", "a", "--set", "base=sd15"], "the recipe's base records"),

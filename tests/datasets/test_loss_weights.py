@@ -88,5 +88,5 @@ def test_a_mask_of_no_picture_is_refused(tmp_path):
     picture(tmp_path)
     (tmp_path / "mask").mkdir()
     half_white().save(tmp_path / "mask" / "a dog.png")
-    with pytest.raises(BadDataset, match=r"there is no picture for the mask .*: give both the same name"):
+    with pytest.raises(BadDataset, match=r"the mask .* has no picture: give both the same name"):
         read_dataset(tmp_path)

@@ -76,7 +76,7 @@ def test_a_new_change_ends_what_could_be_done_again(folder):
         (lambda album: album.set(1, " "), r"1\.png would have no caption left"),
         (lambda album: album.remove([3], "a cat"), r"a cat\.png would have no caption left"),
         (lambda album: album.add([0], "a, b"), "is not a single tag"),
-        (lambda album: album.add([9], "a"), "there is no picture 9"),
+        (lambda album: album.add([9], "a"), "picture 9 does not exist"),
         (lambda album: album.undo(), "nothing to undo"),
     ],
 )

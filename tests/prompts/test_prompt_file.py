@@ -61,7 +61,7 @@ def test_empty_lines_and_comments_are_skipped():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a\nb --ar 16:9", r"line 2: there is no option --ar; use --n .*\"b \^--ar"),
+        ("a\nb --ar 16:9", r"line 2: --ar is not an option; use --n .*\"b \^--ar"),
         ("a --stpes 3", "did you mean --steps"),
         ("a --s --w 3", "--s has no value"),
         ("a --s 3 --steps 4", "steps is given twice"),

@@ -45,7 +45,7 @@ def build_recipe(
     recipe = start.replace(**fields, **({} if prompt is None else {"prompt": prompt}))
     recipe = recipe.replace(**dict(_parse_setting(change) for change in changes))
     if needs_prompt and picture is None and prompt is None and not recipe.prompt:
-        raise BadRecipe('there is no prompt: give one in quotes, "a red house", or a picture by --recipe')
+        raise BadRecipe('the prompt is missing: give one in quotes, "a red house", or a picture by --recipe')
     return recipe
 
 

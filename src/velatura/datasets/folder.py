@@ -230,5 +230,5 @@ def _find_masks(folder: Path, stems: set[str]) -> dict[str, Path]:
     masks = {path.stem.removesuffix(MASK_LABEL): path for path in [*folder_masks, *sorted(label_masks)]}
     for stem, path in masks.items():
         if stem not in stems:
-            raise BadDataset(f"there is no picture for the mask {path}: give both the same name, or remove the mask")
+            raise BadDataset(f"the mask {path} has no picture: give both the same name, or remove the mask")
     return masks

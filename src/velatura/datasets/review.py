@@ -139,7 +139,7 @@ class CaptionEditor:
         current = self.captions
         unknown = [number for number in numbers if number not in current]
         if unknown:
-            raise BadDataset(f"there is no picture {unknown[0]}: load the page again")
+            raise BadDataset(f"picture {unknown[0]} does not exist: load the page again")
         edited = {number: edit(current[number]) for number in numbers}
         after = {number: text for number, text in edited.items() if text != current[number]}
         for number, text in after.items():

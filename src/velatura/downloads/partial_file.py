@@ -73,7 +73,7 @@ class PartialFile:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def read_record(self) -> PartialFileRecord | None:
-        """Return the record, or None if there is no partial file or the record is damaged."""
+        """Return the record, or None without a partial file or with a damaged record."""
         try:
             return TypeAdapter(PartialFileRecord).validate_json(self._record_path.read_bytes()) if self.size else None
         except (OSError, ValidationError):

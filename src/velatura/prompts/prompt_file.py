@@ -107,7 +107,7 @@ def _option_name(number: int, text: str, option: re.Match[str], fields: Collecti
     advice = (
         f"did you mean --{suggestions[0]}" if suggestions else "use --n --w --h --s --d --l or a field of the recipe"
     )
-    raise _option_error(number, text, option, f"there is no option --{option[1]}; {advice}")
+    raise _option_error(number, text, option, f"--{option[1]} is not an option; {advice}")
 
 
 def _parse_count(number: int, text: str, option: re.Match[str], value: str) -> int:

@@ -235,7 +235,7 @@ def _parse_window(named: Mapping[str, Passage]) -> tuple[float, float]:
     end = _parse_fraction(named["end"]) if "end" in named else 1.0
     if start >= end:
         wrong = named.get("end") or named["start"]
-        raise wrong.error(f"there is no step from {start:g} to {end:g}; choose an end after the start")
+        raise wrong.error(f"the end {end:g} does not come after the start {start:g}; choose an end after the start")
     return start, end
 
 
@@ -250,7 +250,7 @@ def _parse_blocks(argument: Passage) -> tuple[UNetBlock, ...]:
     passages = [passage.strip() for passage in argument.split("+")]
     for passage in passages:
         if passage.text not in UNET_BLOCKS:
-            raise passage.error(f"there are no blocks {passage.text!r}; join some of {', '.join(UNET_BLOCKS)} with +")
+            raise passage.error(f"{passage.text!r} does not name blocks; join some of {', '.join(UNET_BLOCKS)} with +")
     names = {passage.text for passage in passages}
     return tuple(block for block in UNET_BLOCKS if block in names)
 

@@ -124,7 +124,7 @@ def generate(
     Raises:
         BadRecipe: A field is unknown or out of range, or the recipe cannot be made with this base and image.
         BadPrompt: A prompt or tag cannot be read; the message points at the place.
-        UnknownName: There is no such sampler, scheduler, upscaler or overlay.
+        UnknownName: No such sampler, scheduler, upscaler or overlay exists.
         WrongBase: An overlay was made for bases of other widths.
         NanLatents: The latents became NaN or infinite, or there is not enough memory.
     """

@@ -45,7 +45,7 @@ def find_upscaler(name: str) -> str:
         name: The name in any case.
 
     Raises:
-        UnknownName: There is no such upscaler; the message suggests similar ones.
+        UnknownName: No such upscaler exists; the message suggests similar ones.
     """
     name_by_lower = {upscaler.lower(): upscaler for upscaler in (*LATENT_UPSCALERS, *PIXEL_UPSCALERS)}
     if name.lower() not in name_by_lower:

@@ -112,7 +112,7 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
     Raises:
         BadRecipe: The recipe cannot be made with this base and image.
         BadPrompt: A prompt or tag cannot be read.
-        UnknownName: There is no such sampler, scheduler, upscaler, overlay or embedding.
+        UnknownName: No such sampler, scheduler, upscaler, overlay or embedding exists.
     """
     check_recipe(base, recipe, init_image)
     filled = fill_recipe(base, recipe, init_image)
@@ -142,7 +142,7 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Rec
 
     Raises:
         BadRecipe: A side is not a multiple of the VAE's scale factor.
-        UnknownName: There is no such sampler or upscaler.
+        UnknownName: No such sampler or upscaler exists.
     """
     sampler_name = find_sampler(recipe.sampler).name
     needs_variation_seed = recipe.variation_strength > 0 and recipe.variation_seed is None

@@ -67,7 +67,7 @@ def plan_passes(
     Raises:
         BadPrompt: A prompt or tag cannot be read.
         BadRecipe: The sampler settings or the size of the second pass make no sense.
-        UnknownName: There is no such sampler, scheduler or overlay.
+        UnknownName: No such sampler, scheduler or overlay exists.
     """
     first_pass = _plan_first_pass(base, recipe, resolver, starts_from_image=starts_from_image)
     hires_target = plan_hires_target(base, recipe)
@@ -84,7 +84,7 @@ def first_pass_size(recipe: Recipe) -> Resolution:
 
 
 def plan_hires_target(base: Base, recipe: Recipe) -> HiresTarget | None:
-    """Return the size that the first pass is upscaled to, or None if there is no second pass.
+    """Return the size that the first pass is upscaled to, or None without a second pass.
 
     Raises:
         BadRecipe: The size is too small or too large.

@@ -110,7 +110,7 @@ def read_config_hints(part: str, stored: ModelConfig, from_shapes: ModelConfig, 
     Args:
         part: "unet", "vae" or "text".
         stored: The config.json.
-        from_shapes: Settings that follow from the shapes, which are no hints.
+        from_shapes: Settings that follow from the shapes, which are not hints.
         name: Name of the base, for messages.
 
     Raises:

@@ -55,7 +55,7 @@ def open_weights(folder: Path, stem: str, torch_stem: str | None = None) -> Cont
         Tensors that are read when they are asked for, and the path of the file, or of the first shard.
 
     Raises:
-        BadFile: There are no weights under these names, or an index or a shard is damaged.
+        BadFile: No weights have these names, or an index or a shard is damaged.
     """
     candidates = [
         (torch_stem if torch_stem and suffix == "bin" else stem, variant, suffix)

@@ -49,7 +49,7 @@ def checkpoint_contents(base: Base) -> Contents:
         base: The base. Its tensors are shared, not copied, except for those that the checkpoint joins into one.
 
     Returns:
-        Tensors and metadata. The path is the base's name; there is no such file.
+        Tensors and metadata. The path is the base's name; the file does not exist.
 
     Raises:
         UnsupportedBase: The base has settings or a noise schedule that a checkpoint cannot store.

@@ -160,7 +160,7 @@ class OverlayResolver:
         """Find the overlay that a tag names.
 
         Raises:
-            UnknownName: There is no such overlay.
+            UnknownName: No such overlay exists.
             BadPrompt: The overlay is of another kind than the tag says.
         """
         key = kind, tag.name.lower()

@@ -12,7 +12,7 @@ from velatura.sampling.samplers.euler import heun_step
 from velatura.sampling.samplers.schedules import SigmaRange, karras
 from velatura.sampling.samplers.trajectory import Denoiser, NoiseSource, Trajectory
 
-MIN_STEPS_FOR_RESTART = 20  # with fewer steps there is no restart
+MIN_STEPS_FOR_RESTART = 20  # with fewer steps the sampler does not restart
 RESTART_SIGMA_MIN, RESTART_SIGMA_MAX = 0.1, 2.0  # a restart goes from the first level up to the second
 SINGLE_RESTART_STEPS = 9  # steps of the one restart
 TWO_RESTARTS_FROM_STEPS = 36  # from so many steps on there are two restarts, each of a quarter of the steps

@@ -92,7 +92,7 @@ class Sampler:
             family: Name of the base's family, for schedulers with a table for each.
 
         Raises:
-            UnknownName: There is no such scheduler.
+            UnknownName: No such scheduler exists.
             BadRecipe: The settings give no decreasing noise levels.
         """
         _warn_of_unused(self.name, settings, SamplerSettings.model_fields.keys() - self._used_settings(settings))

@@ -63,7 +63,7 @@ def find_scheduler(name: str) -> str:
         name: The name in any case, with spaces, underscores or neither.
 
     Raises:
-        UnknownName: There is no such scheduler; the message suggests similar names.
+        UnknownName: No such scheduler exists; the message suggests similar names.
     """
     name_by_key = {_normalize_name(scheduler): scheduler for scheduler in (AUTOMATIC_SCHEDULER, *SCHEDULERS)}
     if _normalize_name(name) not in name_by_key:

@@ -32,7 +32,7 @@ def find_sampler(name: str) -> Sampler:
         name: A name or alias in any case. A scheduler at its end, as in "DPM++ 2M Karras", becomes the sampler's own.
 
     Raises:
-        UnknownName: There is no such sampler; the message suggests similar names.
+        UnknownName: No such sampler exists; the message suggests similar names.
     """
     if sampler := _find_exact(name):
         return sampler
