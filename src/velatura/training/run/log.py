@@ -13,11 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+from filelock import FileLock, Timeout
+
 from velatura.errors import AlreadyExists, BadFile
 
 TEMP_PREFIX = ".velatura-"  # of the hidden folders in which files are written
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
-LOCK_OFFSET = 2**40  # Windows locks bytes, not files: this is one that no log will ever reach
+LOCK_NAME = ".lock"  # beside the log
 
 
 @contextmanager
@@ -70,17 +72,17 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = FileLock(path.with_name(LOCK_NAME), thread_local=False)  # released when the process ends
         try:
+            self._lock.acquire(timeout=0)
             self._file = path.open("a+b", buffering=0)
-        except OSError as error:
-            raise write_error(path, error) from None
-        try:
-            _lock(self._file.fileno())
-        except OSError:
-            self._file.close()
+        except Timeout:
             raise AlreadyExists(
                 f"another process is using {path.parent}: wait until it ends, or stop it first"
             ) from None
+        except OSError as error:
+            self._lock.release()
+            raise write_error(path, error) from None
 
     def add(self, record: Mapping[str, object]) -> None:
         """Append one line."""
@@ -120,18 +122,9 @@ class RunLog:
         return moved_log
 
     def close(self) -> None:
-        """Close the file and release its lock."""
+        """Close the file and release the lock of the run."""
         self._file.close()
-
-
-def _lock(descriptor: int) -> None:
-    """Lock a file until it is closed or its process ends."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(descriptor, LOCK_OFFSET, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if self._lock.is_locked:
+            with suppress(OSError):  # Windows does not delete open files
+                self.path.with_name(LOCK_NAME).unlink()
+            self._lock.release()
