@@ -42,12 +42,7 @@ def dotted(path: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """The room a module is in: `velatura.base.text_encoder` is in `base`, the package's own front in `velatura`.
-
-    What is run by `python -m` is a face, wherever it lies.
-    """
-    if module.endswith(".__main__"):
-        return "cli"
+    """The room a module is in: `velatura.base.text_encoder` is in `base`, the package's own front in `velatura`."""
     return module.split(".")[1] if "." in module else module
 
 
