@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +73,23 @@ def test_the_tiny_base_takes_a_precision_and_no_autoencoder(tmp_path, capsys, mo
     assert open_base("tiny", load_options=LoadOptions(dtype="bfloat16")).dtype == torch.bfloat16
     assert main(["generate", "a house", "--vae", "x.pt"]) == USER_ERROR_STATUS
     assert "leave out --vae" in capsys.readouterr().err
+
+
+def test_a_prediction_on_the_command_line_is_stronger_than_the_files(models, capsys):
+    path = str(models / "checkpoints" / "small.safetensors")  # its header says epsilon
+    hashes = []
+    for options in ([], ["--prediction", "epsilon"], ["--prediction", "v", "--zero-snr"]):
+        words = ["generate", "a house", "--base", path, "--steps", "1", "--seed", "1", "--json", "--overwrite"]
+        assert main([*words, *options, "--out", "house.png"]) == 0
+        hashes.append(sha256(Path("house.png").read_bytes()).hexdigest())
+    capsys.readouterr()
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert main(["generate", "a house", "--prediction", "v"]) == USER_ERROR_STATUS
+    assert "leave out --prediction" in capsys.readouterr().err
+
+
+def test_load_options_reach_the_base(models):
+    path = str(models / "checkpoints" / "small.safetensors")
+    for library in (None, velatura.Library(models)):
+        base = open_base(path if library is None else "small", library, LoadOptions(prediction="v", zero_snr=True))
+        assert (base.family.prediction, base.schedule.zero_snr) == ("v_prediction", True)

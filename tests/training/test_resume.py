@@ -292,3 +292,13 @@ def test_other_overlays_on_the_base_are_refused_unless_asked_for(tiny, photos, t
 def test_snapshots_are_kept_as_the_plan_says(learn):
     run = learn(steps=7, snapshot_every=1, keep_last=2, keep_every=3, validation_pictures=0)
     assert [snapshot.step for snapshot in RunFolder(run, "inca", None).snapshots] == [3, 6, 7]
+
+
+def test_a_run_is_not_resumed_on_another_prediction_or_schedule(tiny, learn):
+    stopped = learn(until=1)
+    changed(stopped, base_prediction="v_prediction")
+    with pytest.raises(WrongBase, match=r"predicts v_prediction.* --prediction v"):
+        velatura.resume(tiny, stopped)
+    changed(stopped, base_prediction="epsilon", base_zero_snr=True)
+    with pytest.raises(WrongBase, match="--zero-snr"):
+        velatura.resume(tiny, stopped)

@@ -12,6 +12,7 @@ from velatura.errors import UnknownName, UnsupportedBase
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
+    from velatura.base.families import PredictionWord
     from velatura.formats.checkpoints.single_file import WeightsKind
     from velatura.sampling.recipe.recipe import Recipe
 
@@ -22,6 +23,18 @@ def base_option(panel: str, default: str | bool = True) -> OptionInfo:
     return typer.Option("--base", help=help_text, rich_help_panel=panel, show_default=default)
 
 
+def prediction_option(panel: str) -> OptionInfo:
+    """Return the option --prediction for a panel of the command's help."""
+    help_text = "What the base's UNet predicts: epsilon (noise) or v (velocity)."
+    return typer.Option("--prediction", help=help_text, rich_help_panel=panel, show_default="as its file says")
+
+
+def zero_snr_option(panel: str) -> OptionInfo:
+    """Return the option --zero-snr for a panel of the command's help."""
+    help_text, flags = "Whether the base's noise schedule ends in pure noise.", "--zero-snr/--no-zero-snr"
+    return typer.Option(flags, help=help_text, rich_help_panel=panel, show_default="as its file says")
+
+
 class LoadOptions(NamedTuple):
     """Options of opening a base: see `velatura.open_base`."""
 
@@ -30,6 +43,8 @@ class LoadOptions(NamedTuple):
     vae: Path | None = None
     offload: bool = False
     weights: "WeightsKind" = "last"
+    prediction: "PredictionWord | None" = None
+    zero_snr: bool | None = None
 
 
 DEFAULT_LOAD_OPTIONS = LoadOptions()
@@ -71,6 +86,8 @@ def open_base(
 
 def _open_tiny(load_options: LoadOptions) -> "Base":
     """Open the tiny base, on the CPU unless a device is named: a seed makes the same picture everywhere."""
+    if load_options.prediction or load_options.zero_snr is not None:
+        raise UnsupportedBase("the tiny base predicts noise (epsilon): leave out --prediction and --zero-snr")
     if load_options.vae or load_options.offload or load_options.weights != "last":
         raise UnsupportedBase(
             "the tiny base has its own autoencoder and fits anywhere: leave out --vae, --offload and --weights"

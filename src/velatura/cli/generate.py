@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 import velatura
+from velatura.base.families import PredictionWord
 from velatura.cli.arguments import (
     add_styles,
     build_recipe,
@@ -15,7 +16,7 @@ from velatura.cli.arguments import (
     parse_axis,
     read_init_image,
 )
-from velatura.cli.base import LoadOptions, base_option, open_recipe_base
+from velatura.cli.base import LoadOptions, base_option, open_recipe_base, prediction_option, zero_snr_option
 from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, recipe_options
 from velatura.cli.saving import SavedPicture, output_paths, picture_bar, print_pictures, save_pictures
 from velatura.errors import BadRecipe
@@ -81,6 +82,8 @@ CheckpointWeights = Annotated[
     Literal["last", "ema"],
     typer.Option("--weights", help="Of a checkpoint: last, or their average, ema.", rich_help_panel=MODEL_PANEL),
 ]
+PredictionOption = Annotated[PredictionWord | None, prediction_option(MODEL_PANEL)]
+ZeroSnr = Annotated[bool | None, zero_snr_option(MODEL_PANEL)]
 LibraryFolders = Annotated[
     list[Path] | None,
     typer.Option(
@@ -137,6 +140,8 @@ def generate(
     vae: Vae = None,
     offload: Offload = False,
     weights: CheckpointWeights = "last",
+    prediction: PredictionOption = None,
+    zero_snr: ZeroSnr = None,
     library: LibraryFolders = None,
     overlay: OverlayArguments = None,
     lenient: Lenient = False,
@@ -161,7 +166,8 @@ def generate(
     paths = output_paths(out, len(recipes), overwrite=overwrite)
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
-    opened_base = open_recipe_base(first, base, model_library, LoadOptions(dtype, device, vae, offload, weights))
+    load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr)
+    opened_base = open_recipe_base(first, base, model_library, load_options)
     with picture_bar() as on_step:
         pictures = generate_stream(
             opened_base,
@@ -196,6 +202,8 @@ def grid(
     vae: Vae = None,
     offload: Offload = False,
     weights: CheckpointWeights = "last",
+    prediction: PredictionOption = None,
+    zero_snr: ZeroSnr = None,
     library: LibraryFolders = None,
     overlay: OverlayArguments = None,
     lenient: Lenient = False,
@@ -224,7 +232,8 @@ def grid(
     [page] = output_paths(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
-    opened_base = open_recipe_base(first, base, model_library, LoadOptions(dtype, device, vae, offload, weights))
+    load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr)
+    opened_base = open_recipe_base(first, base, model_library, load_options)
     with picture_bar() as on_step:
         result = velatura.grid(
             opened_base,

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 import velatura
-from velatura.cli.base import base_option, open_base
+from velatura.base.families import PredictionWord
+from velatura.cli.base import LoadOptions, base_option, open_base, prediction_option, zero_snr_option
 from velatura.cli.screen import say
 from velatura.cli.train.aesthetic import train_aesthetic
 from velatura.cli.train.dreambooth import train_dreambooth
@@ -33,6 +34,8 @@ def resume(
     run: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")],
     *,
     base: Annotated[str | None, base_option(OVERLAY_PANEL, "the one that it began on")] = None,
+    prediction: Annotated[PredictionWord | None, prediction_option(OVERLAY_PANEL)] = None,
+    zero_snr: Annotated[bool | None, zero_snr_option(OVERLAY_PANEL)] = None,
     library: LibraryFolders = None,
     data_changed: Annotated[
         bool, option("Continue although the pictures changed.", OVERLAY_PANEL, "--data-changed")
@@ -48,7 +51,8 @@ def resume(
     from velatura.training.run.folder import base_of_run
 
     assert processes >= 1  # looked at before, see processes_option
-    opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])))
+    load_options = LoadOptions(prediction=prediction, zero_snr=zero_snr)
+    opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])), load_options)
     with training_bar() as on_step:
         finished_run = velatura.resume(opened_base, run, on_step=on_step, data_changed=data_changed)
     say(f"{finished_run.file}: {finished_run.overlay.card}")

@@ -9,7 +9,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from velatura.cli.base import base_option
+from velatura.base.families import PredictionWord
+from velatura.cli.base import base_option, prediction_option, zero_snr_option
 from velatura.cli.options import set_signature
 from velatura.datasets.templates import TEMPLATES, template_lines
 from velatura.errors import BadPlan
@@ -55,6 +56,8 @@ class TrainOptions:
     """Options of every training; None means the preset's value."""
 
     base: Annotated[str, base_option(OVERLAY_PANEL)] = "tiny"
+    prediction: Annotated[PredictionWord | None, prediction_option(OVERLAY_PANEL)] = None
+    zero_snr: Annotated[bool | None, zero_snr_option(OVERLAY_PANEL)] = None
     library: LibraryFolders = None
     name: Annotated[str | None, option("What the overlay is called.", OVERLAY_PANEL, default="the folder's name")] = (
         None

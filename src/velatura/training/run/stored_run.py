@@ -38,6 +38,7 @@ class StoredRun(NamedTuple):
         assert folder is not None
         plan, header = folder.plan, folder.header
         _check_same_base(base, header)
+        _check_same_prediction(base, plan, header)
         _check_process_count(processes, header)
         data_folder = str(header["folder"])
         if not data_changed:
@@ -75,6 +76,8 @@ def log_header(base: Base, overlay: Overlay, folder: str | os.PathLike[str], pic
         "base": base.name,
         "base_hash": base.hash,
         "base_from": base.opened_from,
+        "base_prediction": base.family.prediction,
+        "base_zero_snr": base.schedule.zero_snr,
         "dtype": dtype_name(base),
         "device": str(base.device),
         "overlay": overlay.card.model_dump(),
@@ -90,6 +93,22 @@ def _check_same_base(base: Base, header: Mapping[str, object]) -> None:
         raise WrongBase(
             f"the run began on {original[0]} ({original[1] or 'not from a file'}), this is {base.name} "
             f"({base.hash or 'not from a file'}): open that base to resume it"
+        )
+
+
+def _check_same_prediction(base: Base, plan: Plan, header: Mapping[str, object]) -> None:
+    """Refuse a base that is opened with another prediction or noise schedule than the run began with."""
+    zero_snr = base.schedule.zero_snr or plan.zero_terminal_snr
+    if header.get("base_prediction", base.family.prediction) != base.family.prediction:
+        word = "epsilon" if base.family.prediction == "v_prediction" else "v"
+        raise WrongBase(
+            f"the run began on a base that predicts {header['base_prediction']}, and {base.name} is opened as "
+            f"{base.family.prediction}: open it with prediction={word!r} (--prediction {word})"
+        )
+    if header.get("base_zero_snr", zero_snr) != zero_snr:
+        raise WrongBase(
+            f"the run began on {base.name} {'without' if zero_snr else 'with'} a noise schedule to zero SNR: open it "
+            f"with zero_snr={not zero_snr} ({'--no-zero-snr' if zero_snr else '--zero-snr'})"
         )
 
 
