@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 MAX_STEPS = 2**53  # larger numbers are not exact in JSON
 UNKNOWN_KIND = "unknown"  # of a file whose format velatura does not know
@@ -38,6 +46,8 @@ class Card(BaseModel):
         family: Family of bases, such as "SD1".
         base: Name of the base it was trained on.
         base_hash: First ten hex digits of the base's SHA-256, as A1111 shows it.
+        prediction: What its base predicts, "epsilon" or "v_prediction", where that is not what bases of the family
+            usually predict; otherwise "", and then it is not stored.
         steps: Training steps.
         trigger_words: Words that call the trained subject or style in a prompt.
         note: Free text of the author.
@@ -52,9 +62,17 @@ class Card(BaseModel):
     family: ShortText = ""
     base: ShortText = ""
     base_hash: ShortText = ""
+    prediction: Literal["", "epsilon", "v_prediction"] = ""
     steps: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
     trigger_words: Annotated[tuple[ShortText, ...], Field(max_length=100)] = ()
     note: LongText = ""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_usual_prediction(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        values: dict[str, object] = serialize(self)
+        if not self.prediction:
+            values.pop("prediction", None)
+        return values
 
     def replace(self, **changes: object) -> Self:
         """Return a copy of the card with some fields changed, and validate them."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
-from velatura.base.families import Family
+from velatura.base.families import FAMILIES, Family
+from velatura.card import Card
 
 Metadata = Mapping[str, str]
 
@@ -108,6 +110,12 @@ def metadata_details(metadata: Metadata) -> dict[str, str]:
     """Return the values that interest people, by a label in plain words."""
     values = {label: _first_value(metadata, key) for key, label in DETAIL_LABELS.items()}
     return {label: _format_value(text) for label, text in values.items() if text}
+
+
+def family_of_card(card: Card) -> Family | None:
+    """Return the family of an overlay's base with the base's own prediction, or None if it is not known here."""
+    family = FAMILIES.get(card.family)
+    return replace(family, prediction=card.prediction) if family and card.prediction else family
 
 
 def model_spec_fields(family: Family, title: str, *, kind: str = "") -> dict[str, str]:

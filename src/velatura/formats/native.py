@@ -11,12 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, UnknownName, VelaturaError
 from velatura.formats.hypernetworks import flat
 from velatura.formats.hypernetworks.a1111_fields import to_a1111_fields
 from velatura.formats.load_state import check_not_empty, load_tensors
-from velatura.formats.metadata import model_spec_fields
+from velatura.formats.metadata import family_of_card, model_spec_fields
 from velatura.overlays import KINDS
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card, Overlay
@@ -81,7 +80,7 @@ def write(overlay: Overlay, path: Path) -> None:
 def _overlay_model_spec(card: Card, stem: str) -> dict[str, str]:
     """Return ModelSpec's fields for an overlay; those that belong to a base only where its family is known."""
     title, kind = card.name or stem, MODEL_SPEC_KINDS.get(card.kind, card.kind)
-    family = FAMILIES.get(card.family)
+    family = family_of_card(card)
     spec = model_spec_fields(family, title, kind=kind) if family else {"modelspec.title": title}
     card_values = {
         "modelspec.implementation": "velatura",  # the program that named the tensors

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
+from velatura.base.families import Prediction
 from velatura.errors import BadOverlay, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.deltas.full import FullDelta, NormDelta
@@ -66,7 +67,7 @@ class Difference(Lora):
     def from_bases(cls, base: Base, other: Base, *, name: str = "", dtype: torch.dtype = torch.float32) -> Self:
         """Subtract the weights of one base from those of another.
 
-        Warns if the bases have different VAEs, which no overlay changes.
+        Warns if the bases have different VAEs, which no overlay changes, or if one predicts noise and the other velocity.
 
         Args:
             base: The base to which the difference will be attached.
@@ -96,6 +97,7 @@ class Difference(Lora):
         if not deltas:
             raise BadOverlay(f"{other.name} has the same weights as {base.name}: give a base that differs")
         _warn_if_vae_differs(base, other)
+        warn_of_other_prediction((base.name, base.family.prediction), (other.name, other.family.prediction))
         return cls(_make_card(base, name or other.name), deltas)
 
     def deltas(self, target: Target) -> Mapping[str, Delta]:
@@ -177,8 +179,31 @@ def _layer_difference(ours: nn.Module, theirs: nn.Module, name: str, dtype: torc
     return NormDelta.from_tensors(tensors) if isinstance(ours, NORM_LAYERS) else FullDelta.from_tensors(tensors)
 
 
+def warn_of_other_prediction(base: tuple[str, Prediction | None], other: tuple[str, Prediction | None]) -> None:
+    """Warn if a difference turns a base that predicts noise into one that predicts velocity, or the other way round.
+
+    Args:
+        base, other: The names of the models, whose difference is other - base, and what they predict; None if it is
+            not known.
+    """
+    (base_name, of_base), (other_name, of_other) = base, other
+    if of_base is not None and of_other is not None and of_base != of_other:
+        word = "v" if of_other == "v_prediction" else "epsilon"
+        warn(
+            f"{base_name} predicts {of_base} and {other_name} {of_other}: with their difference attached, {base_name} "
+            f"paints garbage unless it is opened with prediction={word!r} (--prediction {word})"
+        )
+
+
 def _make_card(base: Base, name: str) -> Card:
-    return Card(kind=Difference.kind, name=name, family=base.family.name, base=base.name, base_hash=base.hash)
+    return Card(
+        kind=Difference.kind,
+        name=name,
+        family=base.family.name,
+        base=base.name,
+        base_hash=base.hash,
+        prediction=base.family.unusual_prediction,
+    )
 
 
 def _warn_if_vae_differs(base: Base, other: Base) -> None:

@@ -113,6 +113,7 @@ class Hypernetwork(Overlay):
             family=base.family.name,
             base=base.name,
             base_hash=base.hash,
+            prediction=base.family.unusual_prediction,
         )
         with disable_inference_mode():
             hypernetwork = cls.from_card(card).to_empty(device=base.device)

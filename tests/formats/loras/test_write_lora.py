@@ -3,6 +3,7 @@
 import hashlib
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -12,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import velatura
+from velatura.base.families import FAMILIES
 from velatura.errors import BadFile, BadOverlay, UnknownName, VelaturaWarning
+from velatura.formats.loras.header import build_header
 from velatura.formats.loras.names import ldm_layer
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.lora.lora import Lora
@@ -290,3 +293,32 @@ def test_a_lora_has_no_dialect_of_hypernetworks(trained, tmp_path):
         velatura.save(trained(), tmp_path / "x.pt", dialect="a1111")
     with pytest.raises(UnknownName, match="no file ending for a lora"):
         velatura.save(trained(), tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "version", "spec"),
+    [
+        ("SDXL", "epsilon", "sdxl_base_v1-0", "epsilon"),
+        ("SDXL", "v_prediction", "sdxl_base_v1-0_v", "v"),
+        ("SD1", "v_prediction", "sd_v1_v", "v"),
+        ("SD2", "v_prediction", "sd_v2_v", "v"),
+        ("SD2", "epsilon", "sd_v2", "epsilon"),
+    ],
+)
+def test_the_header_names_the_prediction_of_the_base(lora, family, prediction, version, spec):
+    """sd-scripts writes sd_v1, sd_v2 or sdxl_base_v1-0, and _v behind it for a base that predicts velocity."""
+    overlay = lora()
+    unusual = replace(FAMILIES[family], prediction=prediction).unusual_prediction
+    overlay.card = overlay.card.replace(family=family, prediction=unusual)
+    header = build_header(overlay, "ink")
+    assert (header["ss_base_model_version"], header["modelspec.prediction_type"]) == (version, spec)
+
+
+def test_a_lora_remembers_what_an_unusual_base_predicts(tiny, tmp_path):
+    parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text, "schedule": tiny.schedule}
+    base = velatura.Base("v", replace(tiny.family, prediction="v_prediction"), **parts)
+    velatura.save(velatura.Lora.for_base(base, rank=2), tmp_path / "ink.safetensors", dialect="velatura")
+    overlay = velatura.open_overlay(tmp_path / "ink.safetensors")
+    velatura.save(overlay, tmp_path / "again.safetensors")
+    for path in (tmp_path / "ink.safetensors", tmp_path / "again.safetensors"):
+        assert open_tensors(path).metadata["modelspec.prediction_type"] == "v"

@@ -8,10 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from velatura.base.families import FAMILIES, Family
+from velatura.base.families import Family
 from velatura.card import Card
 from velatura.files import hash_old_window
-from velatura.formats.metadata import KOHYA_BASE_MODELS, VELATURA_VERSION_PREFIX, model_spec_fields
+from velatura.formats.metadata import KOHYA_BASE_MODELS, VELATURA_VERSION_PREFIX, family_of_card, model_spec_fields
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora.lora import Lora
 from velatura.tensors import StateDict, write_safetensors
@@ -37,7 +37,7 @@ def build_header(lora: Lora, title: str) -> dict[str, str]:
     computed = _network_fields(layers) | _card_fields(lora.card)
     actual = {"ss_network_dim": _ranks(layers), "ss_network_alpha": _alphas(layers)}
     outdated = {key for key, numbers in actual.items() if numbers and not _is_among(stored.get(key, ""), numbers)}
-    base_values = base_fields(FAMILIES.get(lora.card.family), lora.card.family, lora.card.name or title)
+    base_values = base_fields(family_of_card(lora.card), lora.card.family, lora.card.name or title)
     header = base_values | computed | {key: value for key, value in stored.items() if key not in outdated}
     return {key: value for key, value in header.items() if value}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile, WrongBase, warn
+from velatura.formats.checkpoints.ldm_families import V_MARKER, ZERO_SNR_MARKER
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.merging.checkpoints.block_weights import LdmBlock, UNetBlocks
 from velatura.merging.checkpoints.modes import FormulaOptions, MergeMode, Parents
@@ -21,6 +22,7 @@ from velatura.tensors import LazyTensors, apply_to, meta_tensors
 MIXED_KEY_PART = "model"
 POSITION_IDS = "position_ids"  # indices, although some converters store them as floating point numbers
 CONV_IN_KEY = f"{UNET_PREFIX}input_blocks.0.0.weight"
+MARKERS = (V_MARKER, ZERO_SNR_MARKER)
 LATENT_CHANNELS = 4
 EXTENDED_CHANNELS = (8, 9)  # input channels of pix2pix and of inpainting: the latents' 4, and more behind them
 
@@ -40,6 +42,8 @@ class LazyMerge(LazyTensors):
         block_strengths: Strengths of single blocks.
         vae: Tensors of a VAE by the same keys, which replace the merged ones.
         discard: Keys that match are left out.
+        markers: Names of the empty tensors that tell what the merge predicts, whatever the first model has; None for
+            those of the first model.
         on_mixed: Called with each mixed tensor and its parents.
         on_tensor: Called after each tensor with the progress.
     """
@@ -51,6 +55,7 @@ class LazyMerge(LazyTensors):
     block_strengths: Mapping[LdmBlock, float] = field(default_factory=dict[LdmBlock, float])
     vae: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     discard: re.Pattern[str] | None = None
+    markers: frozenset[str] | None = None
     on_mixed: OnMixed | None = None
     on_tensor: OnTensor | None = None
     _read_keys: set[str] = field(default_factory=set[str])
@@ -63,7 +68,16 @@ class LazyMerge(LazyTensors):
     @cached_property
     def output_keys(self) -> list[str]:
         """Keys of the result."""
-        return [key for key in self.first if not (self.discard and self.discard.search(key))]
+        keys = list(self.first)
+        if self.markers is not None:
+            keys = [key for key in keys if key not in MARKERS or key in self.markers]
+            keys += sorted(self.markers - set(keys))
+        return [key for key in keys if not (self.discard and self.discard.search(key))]
+
+    @property
+    def discarded(self) -> int:
+        """Count of the first model's tensors that are left out on request."""
+        return sum(bool(self.discard and self.discard.search(key)) for key in self.first)
 
     @cached_property
     def mixed_keys(self) -> frozenset[str]:
@@ -95,6 +109,8 @@ class LazyMerge(LazyTensors):
         """Return the shape and precision of a tensor, on the meta device."""
         if key in self.vae:
             return meta_tensors({key: self.vae[key]})[key]
+        if key not in self.first:
+            return torch.empty(0, device="meta")
         tensor = self.first.meta_tensor(key)
         if key.endswith(POSITION_IDS) and tensor.is_floating_point() and tensor.itemsize == 1:
             return tensor.to(torch.int64)  # floats of eight bits do not hold all whole numbers up to 76
@@ -106,6 +122,8 @@ class LazyMerge(LazyTensors):
             self.on_tensor(len(self._read_keys), len(self))
         if key in self.vae:
             return self.vae[key]
+        if key not in self.first:
+            return torch.empty(0)
         if key not in self.mixed_keys:
             return self._repaired_positions(key) if key.endswith(POSITION_IDS) else self.first[key]
         return self._apply_to_parents(key, lambda tensors: self._mix_tensor(key, tensors))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -11,9 +11,9 @@ import torch
 
 from velatura.base.base import Base
 from velatura.errors import BadRecipe, warn
-from velatura.formats.checkpoints import prediction
 from velatura.merging.checkpoints.block_weights import BlockWeights, UNetBlocks
 from velatura.merging.checkpoints.lazy_merge import LazyMerge, OnTensor
+from velatura.merging.checkpoints.merged_prediction import find_markers, merge_predictions
 from velatura.merging.checkpoints.modes import FormulaOptions
 from velatura.merging.checkpoints.options import MergeOptions, Saving
 from velatura.merging.checkpoints.report import MergeReport
@@ -142,19 +142,8 @@ def _prepare_job(
         on_mixed=meter.record,
         on_tensor=on_tensor,
     )
-    _warn_of_mixed_predictions(models)
-    if saving.discard and len(lazy_merge) == len(first):
+    merged = merge_predictions(lazy_merge)
+    lazy_merge = replace(lazy_merge, markers=find_markers(lazy_merge, merged))
+    if saving.discard and not lazy_merge.discarded:
         warn(f"no key of {first.name} matches {saving.discard!r}: nothing is discarded")
-    return MergeJob(options, saving, lazy_merge, meter)
-
-
-def _warn_of_mixed_predictions(models: Sequence[ModelWeights]) -> None:
-    """Warn if some models predict the velocity and others the noise, by their metadata."""
-    predictions: dict[str, str] = {}
-    for model in models:
-        prediction_type = prediction.read_prediction(model.contents)
-        if prediction_type:
-            predictions[model.name] = prediction_type
-    if len(set(predictions.values())) > 1:
-        listed = ", ".join(f"{name} predicts {prediction_type}" for name, prediction_type in predictions.items())
-        warn(f"{listed}: their merge may predict neither")
+    return MergeJob(options, saving, lazy_merge, meter, merged)

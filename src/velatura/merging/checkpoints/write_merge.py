@@ -11,13 +11,16 @@ import torch
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.base.text_encoder import TextEncoder
-from velatura.errors import BadFile, BadRecipe
+from velatura.errors import BadFile, BadRecipe, warn
 from velatura.files import atomic_write, open_for_reading
 from velatura.formats.checkpoints import single_file
-from velatura.formats.checkpoints.ldm_families import PURPOSE_BY_CHANNELS
+from velatura.formats.checkpoints.ldm_families import PURPOSE_BY_CHANNELS, V_MARKER
+from velatura.formats.checkpoints.prediction import PREDICTION_KEY, read_yaml_prediction
 from velatura.formats.checkpoints.tensor_sources import Destination
+from velatura.formats.metadata import MODEL_SPEC_PREDICTIONS
 from velatura.merging.checkpoints import metadata
-from velatura.merging.checkpoints.lazy_merge import MIXED_KEY_PART, LazyMerge
+from velatura.merging.checkpoints.lazy_merge import MARKERS, MIXED_KEY_PART, LazyMerge
+from velatura.merging.checkpoints.merged_prediction import MergedPrediction
 from velatura.merging.checkpoints.options import MergeOptions, Saving
 from velatura.merging.checkpoints.report import MergeReport
 from velatura.merging.checkpoints.retention import RetentionMeter
@@ -34,24 +37,33 @@ class MergeJob:
         saving: How the result is saved.
         lazy_merge: The tensors of the result; reading them fills `meter`.
         meter: Measures how much of each parent is left.
+        prediction: What the merge predicts, and its noise schedule.
     """
 
     options: MergeOptions
     saving: Saving
     lazy_merge: LazyMerge
     meter: RetentionMeter
+    prediction: MergedPrediction
 
     def to_base(self, first: ModelSource) -> tuple[Base, MergeReport]:
         """Compute the merge as a base, which has the tokenizers, device and precision of the first model if it has."""
         destination = self._destination(first)
         first_weights = self.lazy_merge.first
         contents = Contents(first_weights.contents.path, self.lazy_merge, first_weights.metadata)
-        merged = single_file.read(contents, destination)
+        merged = single_file.read(
+            contents,
+            destination,
+            prediction_type=self.prediction.prediction,
+            zero_snr=self.prediction.zero_snr,
+        )
         text, schedule, family = merged.text, merged.schedule, merged.family
         if isinstance(first, Base):
             pairs = zip(merged.text.encoders, first.text.encoders, strict=True)
             text = TextEncoder([replace(encoder, tokenizer=original.tokenizer) for encoder, original in pairs])
-            schedule, family = first.schedule, first.family
+            family = replace(first.family, prediction=merged.family.prediction)
+            if first.schedule.zero_snr == schedule.zero_snr:
+                schedule = first.schedule
         name = self.options.title(tuple(model.name for model in self.lazy_merge.models))
         base = Base(name, family, unet=merged.unet, vae=merged.vae, text=text, schedule=schedule)
         return base.to(destination.device), self._report()
@@ -89,7 +101,7 @@ class MergeJob:
                 key for key in merge if MIXED_KEY_PART in key and merge.first.meta_tensor(key).is_floating_point()
             ]
             only_first = len([key for key in weights if key not in merge.mixed_keys])
-            dropped = len([key for key in merge.models[1] if key not in merge.first])
+            dropped = len([key for key in merge.models[1] if key not in merge.first and key not in MARKERS])
         return MergeReport(
             file=file,
             models=tuple(model.name for model in merge.models),
@@ -99,7 +111,7 @@ class MergeJob:
             only_first=only_first,
             dropped=dropped,
             vae=len(merge.vae),
-            discarded=len(merge.first) - len(merge),
+            discarded=merge.discarded,
             config=config,
             purpose=PURPOSE_BY_CHANNELS.get(merge.in_channels, ""),
             dilution=self.meter.report(),
@@ -110,6 +122,10 @@ class MergeJob:
         fields = metadata.essential_metadata(models[0])
         if saving.copies_metadata:
             fields = metadata.copy_metadata(models, name)
+        predicted = self.prediction.prediction
+        is_unmarked_velocity = predicted == "v_prediction" and V_MARKER not in self.lazy_merge
+        if predicted is not None and (PREDICTION_KEY in fields or is_unmarked_velocity or self.prediction.is_mixed):
+            fields[PREDICTION_KEY] = MODEL_SPEC_PREDICTIONS[predicted]
         if saving.keeps_recipe:
             fields |= metadata.recipe_metadata(models, self._recipe_fields())
         return {"format": "pt", **fields, **metadata.as_strings(saving.metadata)}
@@ -147,7 +163,16 @@ class MergeJob:
         for model in candidates:
             if model.path and model.path.is_file():
                 config = model.path.with_suffix(".yaml")
-                if config.is_file() and config != out.with_suffix(".yaml"):
+                if not config.is_file() or config == out.with_suffix(".yaml"):
+                    continue
+                in_yaml, predicted = read_yaml_prediction(model.path), self.prediction.prediction
+                if in_yaml is None or predicted in {None, in_yaml}:
+                    return config
+                if choice != "any":
+                    warn(
+                        f"{config.name} says {in_yaml}, and the merge is saved as {predicted}: programs that follow the "
+                        "copied .yaml will paint otherwise; set config to none if that is wrong"
+                    )
                     return config
         if choice != "any":
             raise BadFile(f"there is no .yaml file beside model {choice}: set config to none, or to another model")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from velatura.base.base import Base
+from velatura.base.families import FAMILIES, Prediction
 from velatura.card import Card
 from velatura.errors import BadOverlay, NoEffect
 from velatura.formats.inspect.inspect import inspect_file
 from velatura.library.hashes import Hashes
+from velatura.merging.checkpoints.merged_prediction import find_prediction
 from velatura.merging.checkpoints.weights import ModelSource
 from velatura.merging.lora.model_layers import ModelLayers
 from velatura.merging.lora.svd import check_rank, nearest_low_rank
@@ -26,6 +29,7 @@ from velatura.merging.measures import (
     squared_norm,
 )
 from velatura.overlays.deltas.delta import Delta
+from velatura.overlays.difference import warn_of_other_prediction
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.strength import disable_inference_mode
 
@@ -121,6 +125,10 @@ def extract(
     conv_rank = rank if conv_rank is None else conv_rank
     base_layers, other_layers = ModelLayers.from_model(base), ModelLayers.from_model(other)
     base_layers.check_same_structure(other_layers)
+    warn_of_other_prediction(
+        (base_layers.name, find_prediction(base_layers.weights)),
+        (other_layers.name, find_prediction(other_layers.weights)),
+    )
     kohya_names = base_layers.kohya_names()
     wanted = {module: name for module, name in kohya_names.items() if text or module.startswith("unet.")}
     meter = _FitMeter()
@@ -190,16 +198,26 @@ class _FitMeter:
 def _card(base: ModelSource, base_layers: ModelLayers, other_layers: ModelLayers, name: str) -> Card:
     if isinstance(base, Base):
         family, base_hash = base.family.name, base.hash
+        prediction = base.family.unusual_prediction
     else:
         path = base_layers.weights.path
         assert path is not None
         family = inspect_file(path).card.family
         base_hash = Hashes.from_file(path).sha256[:10] if path.is_file() else ""
+        prediction = _unusual_prediction(family, find_prediction(base_layers.weights))
     return Card(
         kind=Lora.kind,
         name=name or other_layers.name,
         family=family,
         base=base_layers.name,
         base_hash=base_hash,
+        prediction=prediction,
         note=f"what {other_layers.name} has otherwise than {base_layers.name}",
     )
+
+
+def _unusual_prediction(family_name: str, prediction: Prediction | None) -> Prediction | Literal[""]:
+    family = FAMILIES.get(family_name)
+    if family is None or prediction is None:
+        return ""
+    return replace(family, prediction=prediction).unusual_prediction

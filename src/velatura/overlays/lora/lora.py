@@ -175,6 +175,7 @@ class Lora(Overlay):
             family=base.family.name,
             base=base.name,
             base_hash=base.hash,
+            prediction=base.family.unusual_prediction,
         )
         with disable_inference_mode(), seed_rng(seed):
             lora = cls(card, config.build_deltas(Target.from_model(base)))
