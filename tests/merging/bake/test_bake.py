@@ -140,3 +140,14 @@ def test_an_overlay_that_changes_no_weights_is_refused(tiny):
 def test_a_base_with_overlays_on_it_is_refused(tiny, hyper):
     with velatura.attach(tiny, hyper(), 0.1), pytest.raises(UnsupportedBase, match="detach"):
         bake(tiny, [(hyper(), 0.5)])
+
+
+def test_a_base_and_overlays_are_named_by_their_paths(tiny, lora, tmp_path):
+    velatura.save(tiny, tmp_path / "base.safetensors")
+    velatura.save(lora(), tmp_path / "ink.safetensors")
+    overlay = velatura.open_overlay(tmp_path / "ink.safetensors")
+    expected, _ = bake(tiny, [(overlay, 0.5)], prompts=CALIBRATION_PROMPTS, steps=1)
+    path = tmp_path / "base.safetensors"
+    baked, report = bake(str(path), [(tmp_path / "ink.safetensors", 0.5)], prompts=CALIBRATION_PROMPTS, steps=1)
+    assert report.base == "base"
+    assert relative_difference(predict_noise(baked), predict_noise(expected)) < 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from os import PathLike
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.errors import warn
+from velatura.formats import open_base, open_overlay
 from velatura.merging.bake.calibration import (
     CALIBRATION_STEPS,
     Calibration,
@@ -23,17 +25,19 @@ from velatura.merging.bake.hypernet_maps import hypernet_maps
 from velatura.merging.bake.inputs import check_no_overlays_attached, prepare_overlays
 from velatura.merging.bake.report import BakedLayers, BakeReport, WidthFit
 from velatura.merging.bake.weight_deltas import add_deltas, unet_strength
+from velatura.merging.checkpoints.weights import ModelSource
 from velatura.merging.measures import relative_error, squared_norm
 from velatura.overlays.attention_layers import attention_layers
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength
+from velatura.tensors import StrPath
 
 
 @torch.no_grad()
 def bake(
-    base: Base,
-    overlays: Iterable[tuple[Overlay, float | Strength]],
+    base: ModelSource,
+    overlays: Iterable[tuple[Overlay | StrPath, float | Strength]],
     *,
     prompts: Sequence[str] | None = None,
     steps: int = CALIBRATION_STEPS,
@@ -47,8 +51,8 @@ def bake(
     prompts. A quarter of the prompts is held out, and the report tells the errors on those.
 
     Args:
-        base: The base, with nothing attached to it.
-        overlays: Overlays with their strengths, for the whole base or for text encoders and UNet.
+        base: The base, with nothing attached to it, or what `open_base` opens: the path of a checkpoint or of a folder.
+        overlays: Overlays, or their paths, with their strengths, for the whole base or for text encoders and UNet.
         prompts: At least four calibration prompts; built-in ones by default.
         steps: Steps of each calibration picture.
         on_step: Called after each step with how many are done, and how many there are.
@@ -57,13 +61,19 @@ def bake(
         The baked copy, and a report of its errors.
 
     Raises:
+        BadFile: A path is not that of a base or of an overlay.
         BadOverlay: An overlay, such as an embedding, is not a change of weights.
         WrongBase: An overlay does not fit the base.
         NoEffect: No overlay has a strength other than 0.
         BadRecipe: There are fewer than four prompts.
         UnsupportedBase: Overlays are attached to the base, or it lacks a bias that an overlay changes.
     """
-    overlay_strengths = list(overlays)
+    if not isinstance(base, Base):
+        base = open_base(base)
+    overlay_strengths = [
+        (open_overlay(overlay) if isinstance(overlay, str | PathLike) else overlay, strength)
+        for overlay, strength in overlays
+    ]
     inputs = prepare_overlays(base, overlay_strengths)
     check_no_overlays_attached(base)
     _warn_of_bundled_embeddings([overlay for overlay, _ in overlay_strengths])
