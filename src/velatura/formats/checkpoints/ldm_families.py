@@ -23,6 +23,7 @@ from velatura.formats.checkpoints.ldm_text import (
 from velatura.formats.checkpoints.tensor_sources import TensorSource
 
 REFINER_PREFIX = "conditioner.embedders.0.model."
+WEIGHT_SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors: velocity prediction, zero terminal SNR
 PURPOSE_BY_CHANNELS = {
     5: "depth",
@@ -150,4 +151,18 @@ def check_input_channels(name: str, channels: int) -> None:
         raise UnsupportedBase(
             f"{name} is a model for {purpose}: its UNet reads {channels} channels, not 4, which velatura does not "
             "support yet; open a plain Stable Diffusion instead"
+        )
+
+
+def refuse_scaled_weights(name: str, keys: Iterable[str]) -> None:
+    """Refuse a checkpoint whose weights count only together with scales beside them, as ComfyUI's scaled fp8 has them.
+
+    Raises:
+        UnsupportedBase: The checkpoint has such scales.
+    """
+    scales = [key for key in keys if key.endswith(WEIGHT_SCALE_SUFFIXES)]
+    if scales:
+        raise UnsupportedBase(
+            f"{name} holds scaled fp8: {len(scales)} of its weights count only together with a scale beside them "
+            f"({scales[0][:100]}), which velatura does not read: use the model in float16, or in fp8 without scales"
         )

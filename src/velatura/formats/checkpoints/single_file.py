@@ -30,6 +30,7 @@ from velatura.formats.checkpoints.ldm_families import (
     TextEncoderLayout,
     check_input_channels,
     detect_family,
+    refuse_scaled_weights,
 )
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX, VAE_PREFIX, unet_from_ldm
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
@@ -79,6 +80,7 @@ def read(
     name = contents.path.name
     if weights not in WEIGHTS_KINDS:
         raise UnknownName.with_suggestions("kind of weights", weights, WEIGHTS_KINDS)
+    refuse_scaled_weights(name, contents.tensors)
     family_name = detect_family(name, contents.tensors.keys())
     try:
         plan = _LoadPlan.from_contents(contents, family_name, vae, weights, prediction_type)

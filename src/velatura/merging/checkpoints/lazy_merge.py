@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 
@@ -22,6 +22,7 @@ from velatura.tensors import LazyTensors, apply_to, meta_tensors
 MIXED_KEY_PART = "model"
 POSITION_IDS = "position_ids"  # indices, although some converters store them as floating point numbers
 CONV_IN_KEY = f"{UNET_PREFIX}input_blocks.0.0.weight"
+CLIP_POSITIONS = 77  # tokens of a prompt, with its begin and its end
 MARKERS = (V_MARKER, ZERO_SNR_MARKER)
 LATENT_CHANNELS = 4
 EXTENDED_CHANNELS = (8, 9)  # input channels of pix2pix and of inpainting: the latents' 4, and more behind them
@@ -163,7 +164,12 @@ class LazyMerge(LazyTensors):
         raise WrongBase(f"{other.name} has {key} of shape {shapes}: merge models of one kind")
 
     def _mixed_dtype(self, key: str) -> torch.dtype:
-        return reduce(torch.promote_types, (model.meta_tensor(key).dtype for model in self.models))
+        """Return the precision of a mixed tensor: that of the most precise model, float16 for fp8.
+
+        fp8 has steps of 6 or 12 percent, in which most of what a merge adds would be lost.
+        """
+        dtypes = [model.meta_tensor(key).dtype for model in self.models]
+        return reduce(torch.promote_types, (torch.float16 if dtype.itemsize == 1 else dtype for dtype in dtypes))
 
     def _apply_to_parents(self, key: str, function: Callable[[tuple[Tensor, ...]], Tensor]) -> Tensor:
         """Return the result of a function of one tensor of all models, while all their files are open."""
@@ -175,9 +181,18 @@ class LazyMerge(LazyTensors):
 
         return read_next(self.models, ())
 
+    def _explain_overflow(self, originals: Sequence[Tensor]) -> str:
+        """Say which model has the NaN or infinite values, if one has."""
+        for model, tensor in zip(self.models, originals, strict=True):
+            if not bool(tensor.float().isfinite().all()):
+                return f"{model.name} is damaged there; download it again, or use another model"
+        return "the sum is too large for its precision; use a lower strength"
+
     def _mix_tensor(self, key: str, originals: tuple[Tensor, ...]) -> Tensor:
         first_tensor = originals[0]
-        tensors = [tensor.to(first_tensor.device) for tensor in originals]
+        # fp8 has no arithmetic of its own
+        tensors = [tensor.float() if tensor.element_size() == 1 else tensor for tensor in originals]
+        tensors = [tensor.to(first_tensor.device) for tensor in tensors]
         channels = min(tensor.shape[1] if tensor.ndim > 1 else 0 for tensor in tensors)
         trimmed = [_trim_channels(tensor, channels) for tensor in tensors]
         parents = Parents(trimmed[0], trimmed[1], trimmed[2] if len(trimmed) > 2 else trimmed[0])
@@ -185,7 +200,7 @@ class LazyMerge(LazyTensors):
         mixed = self.mode.formula(parents, options).to(self._mixed_dtype(key))
         # The sum is finite for nearly all tensors, and cheaper than a test of all values.
         if not bool(mixed.float().sum().isfinite()) and not bool(mixed.isfinite().all()):
-            raise BadFile(f"merging {key} gives NaN or infinite values: one of the models is damaged, or overflows")
+            raise BadFile(f"merging {key} gives NaN or infinite values: {self._explain_overflow(originals)}")
         if self.on_mixed:
             self.on_mixed(key, parents, mixed)
         if first_tensor.shape == mixed.shape:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import BadFile, WrongBase
 from velatura.formats import open_base
 from velatura.formats.checkpoints import folder_weights, single_file, vae_file, write_single_file
+from velatura.formats.checkpoints.ldm_families import refuse_scaled_weights
 from velatura.formats.checkpoints.ldm_keys import (
     VAE_ATTENTION_MARK,
     VAE_PREFIX,
@@ -58,11 +60,13 @@ class ModelWeights(LazyTensors):
         path = Path(model).expanduser()
         if path.is_dir():
             unet_tensors = meta_tensors(folder_weights.open_weights(path / "unet", "diffusion_pytorch_model").tensors)
-            base = open_base(path, device="cpu", dtype=next(iter(unet_tensors.values())).dtype)
+            dtype = next(iter(unet_tensors.values())).dtype
+            base = open_base(path, device="cpu", dtype=torch.float16 if dtype.itemsize == 1 else dtype)
             return cls._from_contents(path.name, write_single_file.checkpoint_contents(base), path)
         contents = open_state_dict(path)
         if not single_file.sniff(contents):
             raise BadFile(f"{path.name} is not a Stable Diffusion checkpoint: give one, or a diffusers folder")
+        refuse_scaled_weights(path.name, contents.tensors)
         return cls._from_contents(path.stem, contents, path)
 
     @classmethod

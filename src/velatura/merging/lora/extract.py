@@ -13,7 +13,7 @@ from torch import Tensor
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES, Prediction
 from velatura.card import Card
-from velatura.errors import BadOverlay, NoEffect
+from velatura.errors import BadFile, BadOverlay, NoEffect
 from velatura.formats.inspect.inspect import inspect_file
 from velatura.library.hashes import Hashes
 from velatura.merging.checkpoints.merged_prediction import find_prediction
@@ -117,6 +117,7 @@ def extract(
         BadOverlay: The rank or the tolerance is out of range.
         WrongBase: The models are of different structure.
         NoEffect: The models do not differ.
+        BadFile: A tensor of one of the models has NaN or infinite values.
     """
     rank = DEFAULT_RANK if rank is None and tolerance is None else rank
     check_rank(rank, tolerance)
@@ -131,6 +132,8 @@ def extract(
     )
     kohya_names = base_layers.kohya_names()
     wanted = {module: name for module, name in kohya_names.items() if text or module.startswith("unet.")}
+    for model in (base_layers, other_layers):  # takes seconds, the rest takes minutes
+        _refuse_nan(model)
     meter = _FitMeter()
     deltas: dict[str, Delta] = {}
     with disable_inference_mode():
@@ -149,6 +152,17 @@ def extract(
             )
         lora = Lora(_card(base, base_layers, other_layers, name), deltas)
     return lora, meter.report(base_layers.name, other_layers.name)
+
+
+def _refuse_nan(model: ModelLayers) -> None:
+    """Refuse a model with NaN or infinite values in a tensor."""
+    for module, source in model.sources.items():
+        if not bool(model.read(module).isfinite().all()):
+            path = model.weights.path
+            raise BadFile(
+                f"{path.name if path else model.name} has NaN or infinite values in {source.key}: download it again, "
+                "or use another model"
+            )
 
 
 def _nearest_delta(change: Tensor, rank: int | None, conv_rank: int | None, tolerance: float | None) -> Delta | None:
