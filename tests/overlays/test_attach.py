@@ -136,3 +136,29 @@ def test_shapes_without_weights_are_no_base(strong):
     with pytest.raises(velatura.VelaturaError, match="only their shapes"):
         velatura.attach(hollow, overlay)
     assert not any(weight.is_meta for weight in overlay.parameters())
+
+
+class _Pipeline:
+    """As diffusers' pipelines: parts that anybody may replace."""
+
+    def __init__(self, base):
+        self.unet, self.text_encoder = base.unet, base.text.model
+
+
+def test_a_part_that_was_replaced_meanwhile_is_said_at_detach(hyper):
+    pipeline, other = _Pipeline(velatura.tiny()), velatura.tiny()
+    attachment = velatura.attach(pipeline, hyper())
+    original, pipeline.unet = pipeline.unet, other.unet
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attachment.detach()
+        attachment.detach()
+    assert [str(warning.message) for warning in caught if "another unet than _Pipeline has now" in str(warning.message)]
+    assert len([warning for warning in caught if "replaced" in str(warning.message)]) == 1
+    attachment = velatura.attach(pipeline, hyper())
+    pipeline.unet = other.unet
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attachment.detach()
+    assert not [warning for warning in caught if "replaced" in str(warning.message)]
+    assert original is not pipeline.unet

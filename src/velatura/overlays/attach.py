@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Self, cast, get_args
 
 from torch import Tensor
 
-from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase
+from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase, warn
 from velatura.overlays.effect import Effect
 from velatura.overlays.hooks.context_hooks import CombineGroup, CombineMode
 from velatura.overlays.hooks.seams import enable_dynamo_hook_guards
@@ -27,8 +28,11 @@ class Attachment:
         overlay: The attached overlay.
     """
 
-    def __init__(self, overlay: Overlay, target: Target, strength: LiveStrength, undos: ExitStack) -> None:
+    def __init__(
+        self, overlay: Overlay, target: Target, strength: LiveStrength, undos: ExitStack, parts: _AttachedParts
+    ) -> None:
         self.overlay = overlay
+        self._parts = parts
         self._target = target.name  # only the name, so that the model can be freed while the attachment is kept
         self._changes, self._meter = target.changes, target.meter
         self._strength = strength
@@ -84,9 +88,11 @@ class Attachment:
     def detach(self) -> None:
         """Remove the overlay's hooks. The base is then exactly as it was before; a second call does nothing.
 
-        Warns if the overlay was active and changed nothing.
+        Warns if the overlay was active and changed nothing, and if the model has another UNet or text encoder by now,
+        in which the overlay did not act.
         """
         self._remove_hooks()
+        self._parts.warn_if_replaced(self.overlay, self._target)
         self._meter.warn_if_no_effect(str(self.overlay.card))
 
     def __enter__(self) -> Self:
@@ -101,6 +107,38 @@ class Attachment:
     def _remove_hooks(self) -> None:
         enable_dynamo_hook_guards()
         self._undos.close()
+
+
+class _AttachedParts:
+    """The UNet and the text encoders to which an overlay was attached, and the model that had them.
+
+    Only weak references are kept, so that the model can be freed while the attachment is kept.
+    """
+
+    def __init__(self, model: object, target: Target) -> None:
+        try:
+            self._model: Callable[[], object] = weakref.ref(model)
+        except TypeError:  # a class with slots, of which nothing can be told later
+            self._model = lambda: None
+        self._parts = {name: weakref.ref(module) for name, module in target.parts.items()}
+
+    def warn_if_replaced(self, overlay: Overlay, target_name: str) -> None:
+        """Warn, once, of parts that were replaced while the overlay was attached, as by `pipe.unet = other`."""
+        model = self._model()
+        attached, self._parts = self._parts, {}
+        if model is None:
+            return
+        try:
+            current = Target.from_model(model).parts
+        except UnsupportedBase:  # the UNet was taken away, for instance to free its memory
+            return
+        replaced = [name for name, part in attached.items() if name in current and current[name] is not part()]
+        if replaced:
+            warn(
+                f"{overlay.card} was attached to another {' and '.join(replaced)} than {target_name} has now: since it "
+                "was replaced, pictures are made without the overlay there; detach before you replace it, then attach "
+                "again"
+            )
 
 
 def attach(
@@ -137,7 +175,7 @@ def attach(
         UnsupportedBase: If the target has no UNet or no weights, or computes K and V out of reach.
         WrongBase: If the overlay was made for bases of another family.
     """
-    return _attach_to(Target.from_model(target, tuple(blocks)), overlay, strength, on)
+    return _attach_to(target, Target.from_model(target, tuple(blocks)), overlay, strength, on)
 
 
 class AttachSpec(NamedTuple):
@@ -180,13 +218,16 @@ def attach_all(
     with ExitStack() as undos:
         attachments: list[Attachment] = []
         for overlay, strength, blocks, side in specs:
-            attachments.append(_attach_to(Target.from_model(target, tuple(blocks), group), overlay, strength, side))
+            part = Target.from_model(target, tuple(blocks), group)
+            attachments.append(_attach_to(target, part, overlay, strength, side))
             undos.callback(attachments[-1].detach)
         undos.pop_all()
         return attachments
 
 
-def _attach_to(target: Target, overlay: Overlay, strength: float | Tensor | Strength, side: PromptSide) -> Attachment:
+def _attach_to(
+    model: object, target: Target, overlay: Overlay, strength: float | Tensor | Strength, side: PromptSide
+) -> Attachment:
     _check_choices("side of a guided batch", [side], PROMPT_SIDES)
     _check_choices("block of a UNet", target.blocks, UNET_BLOCKS)
     if not isinstance(cast("object", overlay), Overlay):
@@ -211,7 +252,7 @@ def _attach_to(target: Target, overlay: Overlay, strength: float | Tensor | Stre
                 f"{overlay.card} changes nothing in {target.name}{_describe_blocks(target.blocks)}: "
                 "attach it to a base that it was made for"
             )
-        return Attachment(overlay, target, live_strength, undos.pop_all())
+        return Attachment(overlay, target, live_strength, undos.pop_all(), _AttachedParts(model, target))
 
 
 def _describe_blocks(blocks: tuple[UNetBlock, ...]) -> str:
