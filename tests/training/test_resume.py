@@ -297,7 +297,7 @@ def test_snapshots_are_kept_as_the_plan_says(learn):
 def test_a_run_is_not_resumed_on_another_prediction_or_schedule(tiny, learn):
     stopped = learn(until=1)
     changed(stopped, base_prediction="v_prediction")
-    with pytest.raises(WrongBase, match=r"predicts v_prediction.* --prediction v"):
+    with pytest.raises(WrongBase, match=r"predicts v_prediction.* \(--prediction v\)"):
         velatura.resume(tiny, stopped)
     changed(stopped, base_prediction="epsilon", base_zero_snr=True)
     with pytest.raises(WrongBase, match="--zero-snr"):

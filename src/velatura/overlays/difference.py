@@ -67,7 +67,7 @@ class Difference(Lora):
     def from_bases(cls, base: Base, other: Base, *, name: str = "", dtype: torch.dtype = torch.float32) -> Self:
         """Subtract the weights of one base from those of another.
 
-        Warns if the bases have different VAEs, which no overlay changes, or if one predicts noise and the other velocity.
+        Warns if the bases have different VAEs, which no overlay changes, or if only one predicts velocity.
 
         Args:
             base: The base to which the difference will be attached.

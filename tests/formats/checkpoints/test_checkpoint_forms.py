@@ -190,45 +190,10 @@ def test_an_autoencoder_beside_a_checkpoint_is_used_as_in_a1111(tensors, metadat
 
 
 # What programs call the projections of the VAE's attention, by LDM's names: diffusers today, diffusers before 0.17
-DIFFUSERS_PROJECTIONS = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-OLD_DIFFUSERS_PROJECTIONS = {"norm": "norm", "q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}
-
-
-def renamed_attention(tensors, projections, *, as_matrices):
-    """The tensors with other names for the projections of the attention, written as matrices or as convolutions."""
-    renamed = {}
-    for key, tensor in tensors.items():
-        start, mark, rest = key.partition(".attn_1.")
-        name = f"{start}{mark}{projections[rest.rpartition('.')[0]]}.{rest.rpartition('.')[2]}" if mark else key
-        renamed[name] = tensor[:, :, 0, 0] if mark and as_matrices and tensor.ndim == 4 else tensor
-    return renamed
-
-
-@pytest.mark.parametrize("prefix", ["first_stage_model.", "vae.", "module.", ""])
-@pytest.mark.parametrize("projections", [DIFFUSERS_PROJECTIONS, OLD_DIFFUSERS_PROJECTIONS])
-def test_attention_of_an_autoencoder_is_read_under_every_programs_names(tensors, metadata, tiny, projections, prefix):
-    bare = {key.removeprefix("first_stage_model."): tensor for key, tensor in changed_vae(tensors).items()}
-    vae = renamed_attention(bare, projections, as_matrices=prefix != "vae.")
-    contents = Contents(Path("forge.safetensors"), {prefix + key: tensor for key, tensor in vae.items()})
-    base = read(tensors, metadata, vae=contents)
-    assert same(base.vae.state_dict(), {key: tensor + 1 for key, tensor in tiny.vae.state_dict().items()})
-
-
-def test_a_checkpoint_may_hold_its_autoencoder_under_names_of_diffusers(tensors, metadata, tiny):
-    renamed = renamed_attention(tensors, OLD_DIFFUSERS_PROJECTIONS, as_matrices=True)
-    assert same(read(renamed, metadata).vae.state_dict(), tiny.vae.state_dict())
-
-
 def test_a_diffusers_folder_gives_its_autoencoder(file, tiny, tmp_path):
     velatura.save(tiny, tmp_path / "folder")
     for folder in (tmp_path / "folder", tmp_path / "folder" / "vae"):
         assert same(velatura.open_base(file, vae=folder, device="cpu").vae.state_dict(), tiny.vae.state_dict())
-
-
-def test_an_autoencoder_with_one_tensor_under_two_names_is_refused(tensors, metadata):
-    place = "first_stage_model.encoder.mid.attn_1."
-    with pytest.raises(BadFile, match="two names of one tensor"):
-        read(tensors | {f"{place}to_q.weight": tensors[f"{place}q.weight"]}, metadata)
 
 
 def test_a_file_without_an_autoencoder_is_refused(file, tmp_path):

@@ -195,7 +195,7 @@ def rename_vae_attention(file_keys: Mapping[str, str]) -> dict[str, str]:
         current_name = current_vae_key(name)
         if current_name in renamed:
             raise BadFile(
-                f"{renamed[current_name][:80]!r} and {key[:80]!r} are two names of one tensor of a VAE: use another copy"
+                f"{renamed[current_name][:80]!r} and {key[:80]!r} name one tensor of a VAE twice: use another copy"
             )
         renamed[current_name] = key
     return renamed

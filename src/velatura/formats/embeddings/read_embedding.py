@@ -70,7 +70,8 @@ def read(contents: Contents) -> Embedding:
     output_keys = [f"{key}{OUTPUT_SUFFIX}" for key in tensors if f"{key}{OUTPUT_SUFFIX}" in contents.tensors]
     if output_keys:
         warn(
-            f"{name} has vectors for the text encoder's output ({', '.join(output_keys)}): they are ignored, so it shows "
+            f"{name} has vectors for the text encoder's output ({', '.join(output_keys)}): they are ignored, so it "
+            "shows "
             "less of what it learned than in OneTrainer"
         )
     vectors = [_check_vectors(name, key, tensor) for key, tensor in tensors.items()]

@@ -159,7 +159,8 @@ def _warn_of_unused_header(contents: Contents, header_parts: Collection[str], lo
     shown_parts = ", ".join(part[:MAX_SHOWN_KEY_LENGTH] for part in sorted(header_parts)[:MAX_SHOWN_KEYS])
     problem = f"settings of {shown_parts}" if shown_parts else "settings that are not an adapter's"
     warn(
-        f"{contents.path.name} has {problem} in its header ({HEADER_KEY}) and layers of {', '.join(sorted(layer_parts))}: "
+        f"{contents.path.name} has {problem} in its header ({HEADER_KEY}) and layers of "
+        f"{', '.join(sorted(layer_parts))}: "
         "the settings are ignored, so layers without an alpha of their own act without a scale"
     )
 

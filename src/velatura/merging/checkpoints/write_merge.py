@@ -170,8 +170,8 @@ class MergeJob:
                     return config
                 if choice != "any":
                     warn(
-                        f"{config.name} says {in_yaml}, and the merge is saved as {predicted}: programs that follow the "
-                        "copied .yaml will paint otherwise; set config to none if that is wrong"
+                        f"{config.name} says {in_yaml}, and the merge is saved as {predicted}: programs that follow "
+                        "the copied .yaml will paint otherwise; set config to none if that is wrong"
                     )
                     return config
         if choice != "any":
