@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -142,7 +143,8 @@ def _as_srgb(image: Image.Image) -> Image.Image:
         return image
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(content))
-        space = profile.profile.xcolor_space.strip()
+        core: Any = profile.profile
+        space = str(core.xcolor_space).strip()
         is_srgb = ImageCms.getProfileDescription(profile).strip() in SRGB_DESCRIPTIONS
         converted = image if is_srgb else _convert_profile(image, profile, PROFILE_MODES.get(space))
     except (ImageCms.PyCMSError, OSError) as error:
@@ -159,7 +161,8 @@ def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile, mode
         raise ImageCms.PyCMSError(f"it is not for a picture of mode {image.mode}")
     alpha = image.convert("RGBA").getchannel("A") if has_alpha else None
     colours = (image.convert("RGBA") if has_alpha else image).convert(mode)
-    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+    cms: Any = ImageCms  # parts of which have no types
+    transform = ImageCms.buildTransform(profile, cms.createProfile("sRGB"), mode, "RGB")
     converted = ImageCms.applyTransform(colours, transform)
     assert converted is not None  # it is only None for a change in place
     if alpha:

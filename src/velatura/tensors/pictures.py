@@ -61,7 +61,7 @@ def read(data: bytes) -> dict[object, object]:
     """
     text = _embedded_text(data) if data[:8] == PNG_SIGNATURE else None
     try:
-        encoded = _read_low_bits(data) if text is None else base64.b64decode("".join(text.split()), validate=True)
+        encoded = _read_low_bits(data) if text is None else base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error:
         raise ValueError(f"has a {TEXT_KEY} text that is not valid base64") from None
     return {} if encoded is None else _parse_payload(encoded)

@@ -100,7 +100,9 @@ def read(
         pooled_width: Any = CLIPTextConfig(**text_plans[-1].config).projection_dim
         unet_plan = _plan_unet(path, unet_settings, pooled_width)
         vae_plan = _plan_vae(path, vae)
-        family = determine_family(unet_plan.config, vae_plan.config, scheduler.get("prediction_type", "epsilon"))
+        family = determine_family(
+            unet_plan.config, vae_plan.config, cast("Prediction", scheduler.get("prediction_type", "epsilon"))
+        )
         destination = destination or Destination()
         encoders = [
             _build_text_encoder(path, index, plan, layout, destination)

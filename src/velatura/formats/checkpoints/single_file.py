@@ -84,7 +84,7 @@ def read(
     family_name = detect_family(name, contents.tensors.keys())
     try:
         plan = _LoadPlan.from_contents(contents, family_name, vae, weights, prediction_type)
-        vae_keys = set() if plan.other_vae else {source.key for source in plan.vae.values()}
+        vae_keys = set[str]() if plan.other_vae else {source.key for source in plan.vae.values()}
         _warn_of_leftovers(name, contents.tensors.keys() - vae_keys, family_name)
         if zero_snr is None:
             zero_snr = ZERO_SNR_MARKER in contents.tensors

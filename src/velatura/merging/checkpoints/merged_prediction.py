@@ -55,7 +55,8 @@ def merge_predictions(merge: LazyMerge) -> MergedPrediction:
     predictions = [find_prediction(model) for model in merge.models]
     schedules = [ZERO_SNR_MARKER in model for model in merge.models]
     stated = [prediction for prediction in predictions if prediction is not None]
-    prediction, zero_snr = predictions[0] or (stated[0] if stated else None), schedules[0]
+    prediction: Prediction | None = predictions[0] or (stated[0] if stated else None)
+    zero_snr = schedules[0]
     strength = _unet_strength(merge)
     if len(set(stated)) > 1:
         is_velocity = _is_in_larger_share(
