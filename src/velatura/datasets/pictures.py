@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -143,8 +143,7 @@ def _as_srgb(image: Image.Image) -> Image.Image:
         return image
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(content))
-        core: Any = profile.profile
-        space = str(core.xcolor_space).strip()
+        space = str(cast("Any", profile.profile).xcolor_space).strip()  # pyright: ignore[reportUnknownMemberType]
         is_srgb = ImageCms.getProfileDescription(profile).strip() in SRGB_DESCRIPTIONS
         converted = image if is_srgb else _convert_profile(image, profile, PROFILE_MODES.get(space))
     except (ImageCms.PyCMSError, OSError) as error:

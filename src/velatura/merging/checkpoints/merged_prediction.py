@@ -52,9 +52,9 @@ def merge_predictions(merge: LazyMerge) -> MergedPrediction:
     The merge's own formula, applied to 0 for noise and 1 for velocity at the mean strength of the UNet, tells the share
     of velocity in the result.
     """
-    predictions = [find_prediction(model) for model in merge.models]
+    predictions: list[Prediction | None] = [find_prediction(model) for model in merge.models]
     schedules = [ZERO_SNR_MARKER in model for model in merge.models]
-    stated = [prediction for prediction in predictions if prediction is not None]
+    stated: list[Prediction] = [stated for stated in predictions if stated is not None]
     prediction: Prediction | None = predictions[0] or (stated[0] if stated else None)
     zero_snr = schedules[0]
     strength = _unet_strength(merge)
