@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from velatura.errors import BadDataset, warn
@@ -125,6 +124,8 @@ def _as_8_bits(image: Image.Image) -> Image.Image:
     """Convert integers of 16 or 32 bits and floats to L, which Pillow's own conversion clips and does not scale."""
     if image.mode.startswith("I;16"):
         return image.point(lambda value: value / 256).convert("L")
+    import numpy as np
+
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())  # NaN if any value is
     factor = next((factor for limit, factor in RANGES[image.mode] if high <= limit), math.nan)

@@ -143,9 +143,10 @@ def _open_mapped(path: StrPath, read: Callable[[Path, mmap], Contents]) -> Conte
         data = map_file(file) if path.stat().st_size else None
     if data is None:
         raise BadFile(f"{path.name} is empty: download or export it again")
-    explanation = explain_foreign_file(data[:HEAD_BYTES])
+    explanation = explain_foreign_file(data[:HEAD_BYTES])  # what was found, and what to do
     if explanation:
-        raise BadFile(f"{path.name} {explanation}")
+        message = f"{path.name} {explanation}"
+        raise BadFile(message)
     try:
         return read(path, data)
     except DAMAGED_FILE_ERRORS as error:
