@@ -74,4 +74,4 @@ def test_json_has_the_tree_the_members_and_the_widths(mix, capsys):
 def test_what_is_no_composition_is_one_line(mix, capsys):
     mix.write_text("import os", "utf-8")
     assert main(["show", "mix.hns"]) == USER_ERROR_STATUS
-    assert capsys.readouterr().err.startswith("error: mix.hns is no composition of hypernetworks")
+    assert capsys.readouterr().err.startswith("error: mix.hns is not a composition of hypernetworks")

@@ -225,7 +225,7 @@ def test_a_grid_is_one_picture(said):
         (["generate", "a", "--out", "house.bmp"], "end it in .png"),
         (["generate", "a", "--overlay", "nowhere.pt:0.5"], "nowhere.pt"),
         (["generate", "a", "--recipe", "nowhere.png"], "nowhere.png does not exist"),
-        (["generate", "a", "--library", "nowhere"], "nowhere is no folder"),
+        (["generate", "a", "--library", "nowhere"], "nowhere is not a folder"),
         (["generate", "a", "--base", "nowhere"], "no base is called 'nowhere'"),
         (["generate", "a", "--count", "0"], "count"),
         (["grid", "a", "--x", "s=1,2"], "write {s} into the prompt"),

@@ -83,4 +83,4 @@ def test_a_pipe_is_not_waited_for(tmp_path_factory, capsys):
     with pytest.raises(BadFile, match="neither a file nor a directory"):
         velatura.open_overlay(pipe)
     assert main(["show", str(pipe)]) == USER_ERROR_STATUS
-    assert "neither a file nor a directory" in capsys.readouterr().err
+    assert "neither a file nor a folder" in capsys.readouterr().err

@@ -118,7 +118,7 @@ def test_the_description_notices_every_change():
     changes = [
         lambda: setattr(convolution, "padding_mode", "circular"),
         lambda: base.unet.set_attn_processor(type(next(iter(base.unet.attn_processors.values())))()),
-        lambda: base.unet.to(memory_format=torch.channels_last),
+        lambda: base.unet.to(memory_format=torch.contiguous_format),  # it opens in channels_last
         base.vae.half,
         lambda: base.text.model.requires_grad_(True),
         lambda: base.unet.conv_out.bias.add_(0),

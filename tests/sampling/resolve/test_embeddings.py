@@ -120,11 +120,11 @@ def test_a_broken_file_is_warned_of_where_its_name_is_said(embedding_folder, gen
         torch.ones(3, 5, 7),
     ],
 )
-def test_a_file_of_unknown_make_is_warned_of_where_its_name_is_said(shelf, paint, content):
-    torch.save(content, shelf / "strange.pt")
-    assert paint(library=velatura.Library(shelf))
+def test_a_file_of_unknown_make_is_warned_of_where_its_name_is_said(embedding_folder, generate, content):
+    torch.save(content, embedding_folder / "strange.pt")
+    assert generate(library=velatura.Library(embedding_folder))
     with pytest.warns(VelaturaWarning, match=r"strange\.pt.*read as plain words"):
-        assert paint("a strange boat", library=velatura.Library(shelf))
+        assert generate("a strange boat", library=velatura.Library(embedding_folder))
 
 
 def test_pictures_of_a_batch_are_what_they_are_alone(tiny, style):
