@@ -42,7 +42,6 @@ def test_scaled_fp8_is_refused_by_name(write, suffix):
     [
         torch.arange(77)[None] % 61,
         torch.arange(77, dtype=torch.float16)[None] - 0.5,
-        torch.arange(76)[None],
         torch.arange(77).float()[None].to(torch.float8_e4m3fn),  # 17 becomes 16: three bits hold no more
     ],
 )

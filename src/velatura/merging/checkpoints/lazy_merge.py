@@ -10,7 +10,6 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor
 
-from velatura.base.text_encoder import CONTEXT_LENGTH
 from velatura.errors import BadFile, WrongBase, warn
 from velatura.formats.checkpoints.ldm_families import V_MARKER, ZERO_SNR_MARKER
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
@@ -114,10 +113,8 @@ class LazyMerge(LazyTensors):
         if key not in self.first:
             return torch.empty(0, device="meta")
         tensor = self.first.meta_tensor(key)
-        if key.endswith(POSITION_IDS):
-            # floats of eight bits do not hold all whole numbers up to 76
-            dtype = torch.int64 if tensor.is_floating_point() and tensor.itemsize == 1 else tensor.dtype
-            return torch.empty(*tensor.shape[:-1], CONTEXT_LENGTH, dtype=dtype, device="meta")
+        if key.endswith(POSITION_IDS) and tensor.is_floating_point() and tensor.itemsize == 1:
+            return tensor.to(torch.int64)  # floats of eight bits do not hold all whole numbers up to 76
         return tensor.to(self._mixed_dtype(key)) if key in self.mixed_keys else tensor
 
     def __getitem__(self, key: str) -> Tensor:
@@ -141,9 +138,8 @@ class LazyMerge(LazyTensors):
     def _repaired_positions(self, key: str) -> Tensor:
         """Return position ids, which number the tokens from 0; merges in half precision have broken those of files."""
         stored = self.first[key]
-        meta = self.meta_tensor(key)
-        positions = torch.arange(CONTEXT_LENGTH).expand(meta.shape).to(meta.dtype).contiguous()
-        if stored.shape != positions.shape or not torch.equal(stored.cpu().double(), positions.double()):
+        positions = torch.arange(stored.shape[-1]).expand(stored.shape).to(self.meta_tensor(key).dtype).contiguous()
+        if not torch.equal(stored.cpu().double(), positions.double()):
             warn(
                 f"{self.first.name} has wrong numbers in {key}, which shift its prompts in some programs: they are "
                 "numbered from 0 again"
