@@ -149,7 +149,7 @@ def measure_retention(
     parent_weights = [ModelWeights.from_model(parent) for parent in parents]
     if len(parent_weights) not in {1, 2} or (len(parent_weights) == 1 and against is None):
         raise NoEffect(
-            f"{len(parent_weights)} parents are given: give two, or one and the model it was trained from (against)"
+            f"{len(parent_weights)} given: name two parents, or one and the model that it was trained from (against)"
         )
     ancestor = None if against is None else open_ancestor(merged_weights, against)
     names = tuple(parent.name for parent in parent_weights)
