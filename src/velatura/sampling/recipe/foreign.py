@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from velatura.sampling.recipe.comfyui_graph import infotext_from_comfyui
 from velatura.sampling.recipe.infotext import write_infotext
 
 NOVELAI_SAMPLERS = {
@@ -20,34 +21,6 @@ NOVELAI_SAMPLERS = {
     "k_dpmpp_sde": "DPM++ SDE",
     "ddim": "DDIM",
     "plms": "PLMS",
-}
-COMFY_SAMPLERS = {
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpm_2": "DPM2",
-    "dpm_2_ancestral": "DPM2 a",
-    "lms": "LMS",
-    "dpm_fast": "DPM fast",
-    "dpm_adaptive": "DPM adaptive",
-    "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_sde": "DPM++ SDE",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "ddim": "DDIM",
-    "uni_pc": "UniPC",
-    "lcm": "LCM",
-}
-COMFY_SCHEDULERS = {
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "sgm_uniform": "SGM Uniform",
-    "simple": "Simple",
-    "normal": "Normal",
-    "ddim_uniform": "DDIM",
-    "beta": "Beta",
-    "kl_optimal": "KL Optimal",
 }
 NOVELAI_CLIP_SKIP, NOVELAI_ENSD = 2, 31337  # constants of NovelAI that its pictures do not record
 
@@ -66,7 +39,7 @@ def infotext_from_chunks(chunks: Mapping[Any, object], size: tuple[int, int]) ->
     """
     if chunks.get("Software") == "NovelAI":
         return _from_novelai(chunks, size)
-    return _from_comfy(chunks, size) if "prompt" in chunks else None
+    return infotext_from_comfyui(chunks, size) if "prompt" in chunks else None
 
 
 def _from_novelai(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
@@ -83,50 +56,6 @@ def _from_novelai(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | 
         "ENSD": NOVELAI_ENSD,
     }
     return write_infotext(str(chunks.get("Description", "")), str(settings.get("uc", "")), fields)
-
-
-def _from_comfy(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
-    """Read a ComfyUI graph that has exactly one KSampler; other graphs are not understood."""
-    nodes = _parse_object(chunks.get("prompt")) or {}
-    graph = {key: node for key, value in nodes.items() if (node := _as_object(value)) is not None}
-    samplers = [_inputs(node) for node in graph.values() if "KSampler" in str(node.get("class_type"))]
-    if len(samplers) != 1:
-        return None
-    sampler = samplers[0]
-    fields = {
-        "Steps": sampler.get("steps"),
-        "Sampler": COMFY_SAMPLERS.get(str(sampler.get("sampler_name"))),
-        "Schedule type": COMFY_SCHEDULERS.get(str(sampler.get("scheduler"))),
-        "CFG scale": sampler.get("cfg"),
-        "Seed": sampler.get("seed", sampler.get("noise_seed")),
-        "Size": f"{size[0]}x{size[1]}",
-        "Denoising strength": None if sampler.get("denoise", 1.0) == 1.0 else sampler["denoise"],
-        "Model": _find_text(graph, sampler.get("model"), "ckpt_name"),
-        "RNG": "CPU",
-    }
-    prompt, negative = (_find_text(graph, sampler.get(side), "text") for side in ("positive", "negative"))
-    return None if prompt is None else write_infotext(prompt, negative or "", fields)
-
-
-def _find_text(graph: Mapping[str, JsonObject], link: object, field: str) -> str | None:
-    """Return the text in a field of the linked node, or of the nearest node upstream that has it."""
-    seen_keys: set[str] = set()
-    queue = [link]
-    while queue:
-        current = queue.pop(0)
-        key = str(cast("list[object]", current)[0]) if isinstance(current, list) and current else ""
-        if key in seen_keys or key not in graph:
-            continue
-        seen_keys.add(key)
-        inputs = _inputs(graph[key])
-        if isinstance(text := inputs.get(field), str):
-            return text
-        queue += [value for value in inputs.values() if isinstance(value, list)]
-    return None
-
-
-def _inputs(node: JsonObject) -> JsonObject:
-    return _as_object(node.get("inputs")) or {}
 
 
 def _parse_object(text: object) -> JsonObject | None:
