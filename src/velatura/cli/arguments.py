@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import velatura
+from velatura.cli.base import explain_missing, is_path
 from velatura.cli.options import plain_type
 from velatura.errors import BadFile, BadRecipe, UnknownName
 
@@ -231,8 +232,10 @@ def open_overlay_argument(text: str, library: "velatura.Library") -> tuple["Over
     """
     name, numbers = split_strengths(text)
     strength = velatura.Strength(text=numbers[0], unet=numbers[1]) if len(numbers) > 1 else (*numbers, 1.0)[0]
-    is_path = Path(name).exists() or bool(Path(name).suffix) or len(Path(name).parts) > 1
-    overlay = velatura.open_overlay(name) if is_path else library.overlay(name)
+    try:
+        overlay = velatura.open_overlay(name) if is_path(name) else library.overlay(name)
+    except UnknownName as error:
+        raise explain_missing(name, error) from None
     overlay.card = overlay.card.replace(name=overlay.card.name or Path(name).stem)
     return overlay, strength
 

@@ -8,7 +8,8 @@ import typer
 from typer.models import OptionInfo
 
 import velatura
-from velatura.errors import UnknownName, UnsupportedBase
+from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaError
+from velatura.library.model_files import WEIGHTS_SUFFIXES
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
@@ -78,10 +79,23 @@ def open_base(
     """Open tiny, a checkpoint or folder by its path, or a base by its name in a library."""
     if name == "tiny":
         return _open_tiny(load_options)
-    is_path = bool(set(name) & set("/\\:")) or Path(name).exists()
-    if library is None or is_path:
+    if library is None or is_path(name):
         return velatura.open_base(name, **load_options._asdict())
-    return library.base(name, **load_options._asdict())
+    try:
+        return library.base(name, **load_options._asdict())
+    except UnknownName as error:
+        raise explain_missing(name, error) from None
+
+
+def is_path(name: str) -> bool:
+    """Return True if an argument is the path of something that exists, or a model on the hub, not a library's name."""
+    return name.startswith("hub:") or Path(name).expanduser().exists()
+
+
+def explain_missing(name: str, error: UnknownName) -> VelaturaError:
+    """Return the error for an argument that is not in the library: one that looks like a path may be one."""
+    looks_like_path = bool(set(name) & set("/\\")) or Path(name).suffix.lower() in WEIGHTS_SUFFIXES
+    return BadFile(f"{name} does not exist, and {error}") if looks_like_path else error
 
 
 def _open_tiny(load_options: LoadOptions) -> "Base":

@@ -12,7 +12,6 @@ import velatura
 from velatura.card import UNKNOWN_KIND
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.errors import AlreadyExists, UnknownName
-from velatura.library.model_files import WEIGHTS_SUFFIXES
 
 if TYPE_CHECKING:
     from velatura.library.entry import LibraryEntry
@@ -192,9 +191,14 @@ def _inspection_bar() -> Generator[Callable[[int, int], None]]:
 
 def _find_path(text: str, folders: list[Path]) -> Path:
     """Return the path of a file given by its path or by its name in a library."""
-    path = Path(text).expanduser()
-    is_name = not path.exists() and not set(text) & set("/\\") and path.suffix.lower() not in WEIGHTS_SUFFIXES
-    return velatura.Library(*folders).entry(text).path if is_name else path
+    from velatura.cli.base import explain_missing, is_path
+
+    if is_path(text):
+        return Path(text).expanduser()
+    try:
+        return velatura.Library(*folders).entry(text).path
+    except UnknownName as error:
+        raise explain_missing(text, error) from None
 
 
 def _describe_entry(entry: "LibraryEntry") -> str:

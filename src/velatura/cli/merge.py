@@ -239,14 +239,16 @@ def _combine(
 
 def _find_model(name: str, model_library: "velatura.Library") -> "Base | Path":
     """A model by its path or its name in a library, not yet loaded; the tiny base, and one on the hub, are."""
-    from velatura.cli.base import open_base
+    from velatura.cli.base import explain_missing, is_path, open_base
 
     if name == "tiny" or name.startswith("hub:"):
         return open_base(name)
-    path = Path(name).expanduser()
-    return (
-        path if path.exists() or set(name) & set("/\\") or path.suffix else model_library.entry(name, "checkpoint").path
-    )
+    if is_path(name):
+        return Path(name).expanduser()
+    try:
+        return model_library.entry(name, "checkpoint").path
+    except UnknownName as error:
+        raise explain_missing(name, error) from None
 
 
 def _are_loras(names: Sequence[str], model_library: "velatura.Library") -> bool:

@@ -15,7 +15,17 @@ from velatura.library.entry import FILE_KINDS, OVERLAY_KINDS, Catalogue, Library
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
 from velatura.library.model_files import FileState, ModelFile, find_model_files, model_file, watched_file
-from velatura.library.names import HASH_PATTERN, TITLE_PATTERN, fold_name, has_hash, model_key, possible_names
+from velatura.library.names import (
+    HASH_PATTERN,
+    TITLE_PATTERN,
+    fold_name,
+    has_exact_case,
+    has_hash,
+    is_called,
+    is_whole_path,
+    model_key,
+    normalize_path,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +46,11 @@ class Library:
     Model folders of A1111, ComfyUI and similar programs can be used unchanged. Other folders are searched completely,
     except for hidden folders and snapshots of trainings. The kind of a file is detected by its content.
 
-    A file is also found by its path below the folder, by the name in its metadata or notes, and by its hash, short or
-    long. If two files have the same stem, the one in the folder given first is taken, then safetensors, then the first
-    path. The library warns of that, unless they are one model in two formats in one folder.
+    A file is also found by any number of whole parts at the end of its path (style/ink.safetensors, or with
+    backslashes), by the name in its metadata or notes, by its hash, short or long, and by a title of A1111,
+    "name [hash]". If a name means two files, the one in the same case is taken, then the one in the folder given first,
+    then safetensors, then the first path. The library warns of that, unless they are one model in two formats in one
+    folder, or the name is the whole path of one of them.
 
     Files are searched for in each call, and read once as long as they stay unchanged. What is known about them is kept
     in an index.
@@ -233,25 +245,42 @@ class Library:
         chosen, *others = found
         rivals = [entry for entry in others if model_key(entry) != model_key(chosen)]
         if rivals:
-            warn(f"{chosen.path} and {rivals[0].path} are both called {name[:80]!r}: the first is used, rename one")
+            warn(
+                f"{chosen.path} and {rivals[0].path} are both called {name[:80]!r}: the first is used; rename one, or "
+                "write more of its path"
+            )
         return chosen
 
     def _find(self, name: str, kinds: Sequence[str]) -> list[LibraryEntry]:
-        """Find entries by file name, else by title and hash, else by the aliases in files and notes, else by hash."""
+        """Find entries by name or path, else by title and hash, else by aliases in files and notes, else by hash."""
         files = self._model_files()
-        folded_name = fold_name(name)
-        found = self._of_kinds(kinds, [file for file in files if folded_name in possible_names(file)])
+        folded_name, path_name = fold_name(name), normalize_path(name)
+        called = [file for file in files if is_called(file, path_name)]
+        found = self._of_kinds(kinds, sorted(called, key=lambda file: not has_exact_case(file, name)))
         if found:
-            return found
+            return [entry for entry in found if is_whole_path(entry.file, path_name)] or found
         title = TITLE_PATTERN.fullmatch(name.strip())
         if title:
-            return self._find_by_hash(title["hash"].lower(), files, kinds) or self._find(title["name"], kinds)
+            return self._find_by_title(title["name"], title["hash"].lower(), files, kinds)
         entries = self._catalogue.entries(files)
         found = [entry for entry in entries if entry.may_be(kinds) and folded_name in map(fold_name, entry.aliases)]
         if found:
             return found
         digits = HASH_PATTERN.fullmatch(folded_name)
         return self._find_by_hash(digits[1], files, kinds) if digits else []
+
+    def _find_by_title(
+        self, name: str, digits: str, files: list[ModelFile], kinds: Sequence[str]
+    ) -> list[LibraryEntry]:
+        """Find the entry of a name with a hash; else the one of the hash, which was renamed; else that of the name."""
+        named = self._find(name, kinds)
+        found = [entry for entry in named if has_hash(self.with_hashes(entry), digits)]
+        found = found or self._find_by_hash(digits, files, kinds)
+        if named and not found:
+            warn(
+                f"no file has the hash {digits} of {name[:80]!r}: {named[0].path} is used, which may be another version"
+            )
+        return found or named
 
     def _of_kinds(self, kinds: Sequence[str], files: list[ModelFile]) -> list[LibraryEntry]:
         """Return the entries of these kinds, else those that cannot be read, else those of unknown kind.

@@ -19,10 +19,36 @@ def fold_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def possible_names(file: ModelFile) -> set[str]:
-    """Return the names of a file: its stem, its name, and its path in the folder with and without the suffix."""
-    relative_path = file.relative_name if file.is_folder else file.relative_name + file.path.suffix
-    return {fold_name(name) for name in (file.name, file.path.name, file.relative_name, relative_path)}
+def normalize_path(name: str) -> str:
+    """Return a name or path in a form for comparison: folded, with "/" between its parts as on any system."""
+    return "/".join(part for part in fold_name(name).replace("\\", "/").split("/") if part not in {"", "."})
+
+
+def is_called(file: ModelFile, name: str) -> bool:
+    """Return True if a name means a file: its stem, or any number of whole parts at the end of its path.
+
+    Args:
+        file: A file, or a folder in diffusers' or peft's layout.
+        name: The name, as `normalize_path` returns it, with or without the file's ending.
+    """
+    if not name:
+        return False
+    full_path = file.path.absolute()
+    paths = (full_path,) if file.is_folder else (full_path, full_path.with_name(file.name))
+    return any(f"/{normalize_path(str(path))}".endswith(f"/{name}") for path in paths)
+
+
+def is_whole_path(file: ModelFile, name: str) -> bool:
+    """Return True if a name with folders in it is all of a file's path below the library's folder."""
+    relative = normalize_path(file.relative_name)
+    ending = "" if file.is_folder else fold_name(file.path.suffix)
+    return "/" in name and name in {relative, relative + ending}
+
+
+def has_exact_case(file: ModelFile, name: str) -> bool:
+    """Return True if the last part of a name is in the same upper and lower case as the file."""
+    last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
+    return last in {unicodedata.normalize("NFC", text) for text in (file.name, file.path.name)}
 
 
 def model_key(entry: LibraryEntry) -> tuple[str, str]:
