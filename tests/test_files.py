@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from velatura.errors import BadFile
-from velatura.files import atomic_write, open_for_reading
+from velatura.files import atomic_write, open_for_reading, parse_json
 
 
 def test_a_file_is_read(tmp_path):
@@ -74,3 +74,19 @@ def test_the_umask_says_who_may_read_it(tmp_path, umask, mode):
 def test_writing_files_needs_no_torch():
     program = "import sys, velatura.files; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b"False"
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "\\u0061": 1}}]'])
+def test_json_with_a_key_twice_is_refused(text):
+    with pytest.raises(ValueError, match="it has the key 'a' twice"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be"])
+def test_json_in_another_encoding_than_utf8_is_refused(encoding):
+    with pytest.raises(ValueError, match=r"decode|Expecting"):
+        parse_json('{"a": 1}'.encode(encoding))
+
+
+def test_a_byte_order_mark_before_json_is_skipped():
+    assert parse_json(b'\xef\xbb\xbf{"a": [1, null]}') == {"a": [1, None]}

@@ -1,7 +1,8 @@
-"""Safe reading of regular files, atomic writing of files and folders, and the hashes that A1111 knows files by."""
+"""Safe reading of regular files and of JSON, atomic writing, and the hashes that A1111 knows files by."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ SHORT_HASH_LENGTH = 10
 OLD_HASH_LENGTH = 8
 OLD_HASH_WINDOW = (0x100000, 0x110000)  # first byte, and the byte after the last
 EMPTY_OLD_HASH = "e3b0c442"  # of no bytes at all
+MAX_SHOWN_KEY_LENGTH = 40  # characters of a stranger's text in a message
 
 
 @contextmanager
@@ -36,6 +38,34 @@ def open_for_reading(path: str | os.PathLike[str]) -> Generator[BufferedReader]:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadFile(f"{path}: {reason or error}: give the path of a file that can be read") from None
+
+
+def parse_json(text: str | bytes) -> object:
+    """Parse JSON as its standard asks: UTF-8 (a byte order mark is skipped), and no key twice in an object.
+
+    Python's own parser also takes UTF-16, and of two equal keys the last, where other programs may take the first.
+
+    Raises:
+        ValueError: The text is not JSON, not UTF-8, or has a key twice in one object.
+        RecursionError: It is nested too deeply.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    return json.loads(text, object_pairs_hook=refuse_duplicate_keys)
+
+
+def refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the pairs of a JSON object as a dict, for json's object_pairs_hook.
+
+    Raises:
+        ValueError: A key is there twice.
+    """
+    fields: dict[str, object] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise ValueError(f"it has the key {key[:MAX_SHOWN_KEY_LENGTH]!r} twice in one object")
+        fields[key] = value
+    return fields
 
 
 @contextmanager

@@ -38,3 +38,13 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(BadFile, match="neither a file nor a directory"):
         read_json_object(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b'{"_class_name": "A", "_class_name": "B"}', "twice"), ('{"a": 1}'.encode("utf-16"), "cannot be read")],
+)
+def test_a_key_twice_and_another_encoding_are_refused(tmp_path, data, reason):
+    (tmp_path / "model_index.json").write_bytes(data)
+    with pytest.raises(BadFile, match=reason):
+        read_json_object(tmp_path / "model_index.json")

@@ -1,7 +1,6 @@
 """Captions of pictures: from a text file, from a .jsonl list of the folder, or from the file name."""
 
 import csv
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from velatura.errors import BadDataset, warn
+from velatura.files import parse_json
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_CAPTION_BYTES = 2**26  # a list for a million pictures
@@ -187,9 +187,11 @@ def _prompt_of_infotext(text: str) -> str | None:
 
 def _parse_list_line(line: str, location: str) -> tuple[str, str]:
     try:
-        parsed: object = json.loads(line)
-    except (ValueError, RecursionError):
-        raise BadDataset(f'{location} is not JSON: write {{"file_name": "cat.png", "text": "a cat"}}') from None
+        parsed = parse_json(line)
+    except (ValueError, RecursionError) as error:
+        raise BadDataset(
+            f'{location} is not JSON ({error}): write {{"file_name": "cat.png", "text": "a cat"}}'
+        ) from None
     fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
     name = next((fields[key] for key in LIST_FILE_FIELDS if isinstance(fields.get(key), str)), None)
     caption = _caption_field(fields)
@@ -226,9 +228,9 @@ def _read_json_caption(path: Path) -> Caption | None:
     if file is None:
         return None
     try:
-        parsed: object = json.loads(_read_text(file))
-    except (ValueError, RecursionError):
-        raise BadDataset(f'{file} is not JSON: write {{"text": "a cat"}}, or remove it') from None
+        parsed = parse_json(_read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise BadDataset(f'{file} is not JSON ({error}): write {{"text": "a cat"}}, or remove it') from None
     caption = _caption_field(cast("dict[str, object]", parsed)) if isinstance(parsed, dict) else None
     return Caption(caption, CaptionSource.LIST, file) if caption else None
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import cast
 
 from velatura.errors import BadFile
-from velatura.files import open_for_reading
+from velatura.files import open_for_reading, parse_json
 
 MAX_CONFIG_BYTES = 2**20  # the longest config.json has a few thousand
 
@@ -32,7 +31,7 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[s
     if len(text) > max_bytes:
         raise BadFile(f"{path} cannot be read: it has more than {max_bytes:,} bytes; download the whole folder again")
     try:
-        parsed: object = json.loads(text)
+        parsed = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} cannot be read ({error}): download the whole folder again") from None
     if not isinstance(parsed, dict):

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from velatura.errors import BadFile, UnknownName, VelaturaError
+from velatura.files import parse_json
 from velatura.formats.hypernetworks import flat
 from velatura.formats.hypernetworks.a1111_fields import to_a1111_fields
 from velatura.formats.load_state import check_not_empty, load_tensors
@@ -38,10 +39,13 @@ def parse_card(contents: Contents) -> Card:
         BadFile: The card is not JSON, or a field is unknown or out of range.
     """
     try:
-        return Card.model_validate_json(contents.metadata[CARD_KEY])
+        fields = parse_json(contents.metadata[CARD_KEY])
+        return Card.model_validate_json(json.dumps(fields))  # JSON has no tuples, as Python's values would need
     except ValidationError as error:
         reason = error.errors()[0]["msg"].lower()
-        raise BadFile(f"{contents.path.name} has a damaged card ({reason}): save the overlay again") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise BadFile(f"{contents.path.name} has a damaged card ({reason}): save the overlay again")
 
 
 def read(contents: Contents) -> Overlay:

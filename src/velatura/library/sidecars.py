@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from html import unescape
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict
 
 from velatura.card import LongText, ShortText
+from velatura.files import parse_json
 
 MAX_SIDECAR_BYTES = 2**21
 MAX_STRENGTH = 100  # larger preferred weights are ignored
@@ -135,7 +135,7 @@ def _parse_txt(text: str) -> dict[str, object]:
 
 
 def _parse_json(text: str) -> Mapping[str, object]:
-    value: object = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError
     return _as_object(cast("object", value))

@@ -19,6 +19,8 @@ import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 from torch import Tensor
 
+from velatura.files import refuse_duplicate_keys
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_KEY = "sd-ti-embedding"
 TENSOR_KEY = "TORCHTENSOR"
@@ -181,7 +183,11 @@ def _inflate(packed: bytes) -> bytes:
 
 def _parse_payload(encoded: bytes) -> dict[object, object]:
     try:
-        payload: object = json.loads(encoded, object_hook=_decode_tensor, parse_constant=_refuse_constant)
+        payload: object = json.loads(
+            encoded.decode(),
+            object_pairs_hook=lambda pairs: _decode_tensor(refuse_duplicate_keys(pairs)),
+            parse_constant=_refuse_constant,
+        )
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else "it is nested too deeply"
         raise ValueError(f"has an embedding that cannot be read ({reason})") from None

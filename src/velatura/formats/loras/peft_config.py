@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from velatura.errors import BadFile
-from velatura.files import open_for_reading
+from velatura.files import open_for_reading, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 HEADER_KEY = "lora_adapter_metadata"  # diffusers' field in safetensors metadata, with keys such as unet.lora_alpha
@@ -118,12 +117,15 @@ class PeftConfig(BaseModel):
 
 
 def _parse_object(file_name: str, text: str | bytes) -> dict[str, object]:
+    reason = "it is not an object"
     try:
-        parsed: object = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = None
+        parsed = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        parsed, reason = None, str(error)
     if not isinstance(parsed, dict):
-        raise BadFile(f"{file_name} has an adapter configuration that is not a JSON object: save the adapter again")
+        raise BadFile(
+            f"{file_name} has an adapter configuration that is not a JSON object ({reason}): save the adapter again"
+        )
     return {str(key): value for key, value in parsed.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
