@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from velatura.tensors.pickle_globals import PickledNumpyType, PickleGlobal, Storage, TensorDescription
+from velatura.tensors.tensor_names import check_tensor_name
 
 MAX_DEPTH = 64
 MAX_ITEMS = 2**16  # of a file: five times as many as in a checkpoint with its optimizer
@@ -72,6 +73,9 @@ class Rebuilder:
             raise ValueError(f"has lists nested deeper than {MAX_DEPTH} levels, or more than {MAX_ITEMS:,} items")
         if isinstance(description, dict):
             items = cast("dict[object, object]", description)
+            for key, value in items.items():
+                if isinstance(key, str) and isinstance(value, TensorDescription):
+                    check_tensor_name(key)
             return {key: self.rebuild(value, depth + 1) for key, value in items.items()}
         if isinstance(description, list):
             return [self.rebuild(item, depth + 1) for item in cast("list[object]", description)]

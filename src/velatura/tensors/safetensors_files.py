@@ -18,6 +18,7 @@ from torch import Tensor
 
 from velatura.errors import BadFile
 from velatura.tensors.lazy import MAX_DIMENSION, LazyTensors, byte_tensor, meta_tensors, release_pages
+from velatura.tensors.tensor_names import check_tensor_name
 
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -185,6 +186,7 @@ def _check_metadata(value: object) -> dict[str, str]:
 
 
 def _parse_tensor_info(name: str, value: object) -> TensorInfo:
+    check_tensor_name(name)
     fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     dtype_name, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     dtype = SAFETENSORS_DTYPES.get(dtype_name) if isinstance(dtype_name, str) else None

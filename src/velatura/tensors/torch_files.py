@@ -18,6 +18,7 @@ from torch import Tensor
 from velatura.tensors.lazy import LazyTensors, copy_bytes
 from velatura.tensors.pickle_globals import Storage, TensorDescription
 from velatura.tensors.rebuild import ReadStorage, Rebuilder, TensorChecker, storage_tensor, view_storage
+from velatura.tensors.tensor_names import check_tensor_name
 from velatura.tensors.unpickler import SafeUnpickler
 from velatura.tensors.zip_archive import ZipArchive
 
@@ -64,7 +65,8 @@ class LazyStateDict(LazyTensors):
         self._read_storage = file.read_storage
         self._descriptions = dict(_named_descriptions(file.description))
         checker = TensorChecker(file.file_size)
-        for description in self._descriptions.values():
+        for name, description in self._descriptions.items():
+            check_tensor_name(name)
             checker.check(description)
         use_counts = Counter(description.storage.key for description in self._descriptions.values())
         self._shared: dict[str, Tensor | None] = {key: None for key, count in use_counts.items() if count > 1}
