@@ -22,6 +22,7 @@ from velatura.formats.loras.keys import (
     layer_path,
     sort_keys,
 )
+from velatura.formats.loras.layer_bounds import check_layer_numbers
 from velatura.formats.loras.lora_metadata import build_card, warn_of_alphas, warn_of_metadata
 from velatura.formats.loras.names import KOHYA_TEXT, KOHYA_TEXT_1, diffusers_part
 from velatura.formats.loras.peft_config import HEADER_KEY, PeftConfig
@@ -33,6 +34,7 @@ from velatura.tensors import Contents, StateDict, meta_tensors, open_tensors
 
 MAX_SHOWN_LAYER_LENGTH = 120  # characters of a layer's name in a message
 MAX_DIMENSIONS = 4  # of a convolution's weight
+BLOCK_SUFFIXES = {"oft_blocks", "oft_diag", "oft_R.weight", "rescale"}  # may have three dimensions, others never
 NUMBER_SUFFIXES = {"alpha", "on_input", "on_bias", "oft_terms"}  # settings, not weights; integers in some files
 TRANSFORMER = "a transformer such as Flux or Stable Diffusion 3"
 # of UNets, in whose attentions there are transformer_blocks too
@@ -114,7 +116,8 @@ class _LoraFile:
         shapes = {suffix: self.shapes[key] for suffix, key in layer_keys.items()}
         shown_layer = layer[:MAX_SHOWN_LAYER_LENGTH]
         for suffix, tensor in shapes.items():
-            if not tensor.numel() or tensor.ndim > MAX_DIMENSIONS:
+            is_odd = tensor.ndim > MAX_DIMENSIONS or (tensor.ndim == 3 and suffix not in BLOCK_SUFFIXES)
+            if not tensor.numel() or is_odd:
                 raise BadFile(
                     f"{self.name} has {shown_layer}.{suffix} of shape {tuple(tensor.shape)}, which no layer's change "
                     "has: it is damaged"
@@ -129,6 +132,9 @@ def _build_lora(contents: Contents, state: StateDict, find_config: ConfigLookup)
     state = cloneofsimo.to_diffusers_keys(contents) or state
     file = _LoraFile(contents.path.name, state, meta_tensors(state))
     keys = sort_keys(file.shapes, file.name)
+    card = _build_card(contents, file.shapes)
+    if CARD_KEY not in contents.metadata:  # velatura's own LoRAs may be for bases of any size
+        check_layer_numbers(file.name, keys, file.shapes, card.family)
     _refuse_unmatched_keys(file.name, keys, len(file.shapes))
     layers: LayerTensors = {}
     for layer, layer_keys in keys.layers.items():
@@ -137,7 +143,6 @@ def _build_lora(contents: Contents, state: StateDict, find_config: ConfigLookup)
         embedding: {name: file.read_tensor(key) for name, key in embedding_keys.items()}
         for embedding, embedding_keys in keys.bundled.items()
     }
-    card = _build_card(contents, file.shapes)
     lora = Lora.from_tensors(
         _join_layers(layers, card.family),
         card,
