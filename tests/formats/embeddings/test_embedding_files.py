@@ -213,3 +213,11 @@ def test_vectors_beyond_float32_are_refused(tmp_path, value):
     write_safetensors(tmp_path / "cat.safetensors", {"emb_params": vectors})
     with pytest.raises(BadFile, match=r"cat\.safetensors has .* with values beyond float32"):
         velatura.open_overlay(tmp_path / "cat.safetensors")
+
+
+@pytest.mark.parametrize("widths", [(768, 1024), (768, 300), (1280, 768), (1024, 1280)])
+def test_vectors_of_one_text_encoder_of_sdxl_beside_others_are_refused(tmp_path, widths):
+    path = tmp_path / "inca.safetensors"
+    write_safetensors(path, {"clip_l": torch.ones(2, widths[0]), "clip_g": torch.ones(2, widths[1])}, {})
+    with pytest.raises(BadFile, match="SDXL's text encoders have 768 and 1280"):
+        velatura.open_overlay(path)

@@ -20,6 +20,7 @@ from velatura.tensors import Contents, as_dict, open_tensors
 
 A1111_KEYS = {"string_to_param", "string_to_token"}
 DIFFUSERS_SDXL_KEYS = ("text_encoders_0", "text_encoders_1")
+SDXL_TEXT_WIDTHS = (768, 1280)  # CLIP L and OpenCLIP bigG
 SDXL_KEY_PAIRS = (SDXL_KEYS, DIFFUSERS_SDXL_KEYS)
 SECOND_FILE_SUFFIX = "_2"  # appended to the stem of diffusers' file for the second text encoder
 PROMPT_SYNTAX = re.compile(r"[()\[\]<>{}:|,/\\]|[^\S ]")  # characters with another meaning in prompts or paths
@@ -82,6 +83,7 @@ def read(contents: Contents) -> Embedding:
     embedding_name = _embedding_name(contents, payload)
     widths = tuple(rows.shape[1] for rows in vectors)
     family = FAMILY_BY_CROSS_WIDTH.get(sum(widths), "")
+    _check_sdxl_widths(name, widths)
     _warn_of_misfits(name, dict(zip(tensors, vectors, strict=True)), widths, family)
     note = f"diffusers' token: {token}" if token else ""
     return Embedding.from_vectors(
@@ -166,6 +168,17 @@ def _check_vectors(name: str, key: str, vectors: object) -> Tensor:
             f"{name} has vectors of shape {tuple(shape)}, not (count, width): it is damaged or not an embedding"
         )
     return check_tensor(name, repr(key[:80]), vectors, shape).float().view(-1, shape[-1])
+
+
+def _check_sdxl_widths(name: str, widths: tuple[int, ...]) -> None:
+    """Refuse vectors for two text encoders if only one of them, or none in its place, is of an SDXL's width."""
+    is_half_sdxl = len(widths) == 2 and bool(set(widths) & set(SDXL_TEXT_WIDTHS))
+    if is_half_sdxl and widths != SDXL_TEXT_WIDTHS:
+        expected, found = (" and ".join(map(str, pair)) for pair in (SDXL_TEXT_WIDTHS, widths))
+        raise BadFile(
+            f"{name} has vectors of {found} features (clip_l, clip_g), but SDXL's text encoders have {expected}: it is "
+            "damaged or mixed up"
+        )
 
 
 def _embedding_name(contents: Contents, payload: Mapping[object, object]) -> str:
