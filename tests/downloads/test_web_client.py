@@ -1,5 +1,6 @@
 """Strangers' servers are asked patiently, followed carefully, and shown a token only where it belongs."""
 
+import json
 from email.utils import formatdate
 
 import httpx2
@@ -106,6 +107,73 @@ def test_the_error_of_another_server_does_not_mention_a_token(other, web):
     other.replies["/a"] = status(403)
     with pytest.raises(DownloadFailed, match=r"\(403\): download it in a browser"):
         body(web, other.root + "/a")
+
+
+# What the services say: Civitai's fields, and the header and the fields of the hub
+REFUSALS = [
+    (
+        {"error": "Unauthorized", "message": "The creator of this asset requires you to be logged in"},
+        {},
+        "be logged in",
+    ),
+    ({"error": "Early Access", "deadline": "2030", "message": "This asset is in Early Access."}, {}, "in Early Access"),
+    ({"error": "Access to model a/b is restricted.\n You must have access"}, {}, "is restricted. You must have access"),
+    ({"error": {"message": "Not in your country", "code": 1}}, {}, "Not in your country"),
+    ({}, {"X_Error_Message": "Access to model a/b is restricted"}, "a/b is restricted"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("code", [401, 403, 404, 451])
+def test_a_refusal_repeats_the_servers_own_sentence(server, web, refusal, code):
+    answer, headers, sentence = refusal
+    server.replies["/a"] = lambda handler: handler.answer(code, json.dumps(answer).encode(), **headers)
+    with pytest.raises(DownloadFailed, match=rf'{code}.*, it says "[^"\n]*{sentence}[^"\n]*"\)?: ') as error:
+        body(web, server.root + "/a")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"<html>Forbidden</html>", b"[" * 100_000, b'{"message": 7}', b'"no"', b'{"message": "  "}', b"\xff"]
+)
+def test_a_refusal_without_a_sentence_says_what_to_do(server, web, answer):
+    server.replies["/a"] = lambda handler: handler.answer(403, answer)
+    with pytest.raises(DownloadFailed, match=r"needs permission \(403\): set CIVITAI_TOKEN"):
+        body(web, server.root + "/a")
+
+
+def test_a_long_sentence_is_cut_and_has_no_control_characters(server, web):
+    server.replies["/a"] = lambda handler: handler.answer(403, json.dumps({"message": "no\x1b[31m " * 1000}).encode())
+    with pytest.raises(DownloadFailed) as error:
+        body(web, server.root + "/a")
+    assert len(str(error.value)) < 600
+    assert "\x1b" not in str(error.value)
+
+
+def test_a_redirect_to_the_login_is_not_a_file(server, web):
+    server.replies["/a"] = redirect("/login?returnUrl=/a&reason=download-auth")
+    server.offers("/login", b"<html>")
+    with pytest.raises(DownloadFailed, match="/a needs a login: set CIVITAI_TOKEN"):
+        body(web, server.root + "/a")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_sent"),
+    [
+        ("https://civitai.com/a", True),
+        ("https://civitai.red/a", True),
+        ("https://www.civitai.green/a", True),
+        ("http://civitai.red/a", False),
+        ("https://civitai.red:8443/a", False),
+        ("https://civitai.red.example.org/a", False),
+    ],
+)
+def test_the_token_goes_to_civitai_under_each_of_its_domains(monkeypatch, url, is_sent):
+    monkeypatch.setenv("CIVITAI_TOKEN", "secret")
+    services = Services.from_environment()
+    assert (services.find(httpx2.URL(url)) is services.civitai) is is_sent
+    monkeypatch.setenv("CIVITAI_ENDPOINT", "https://mirror.example.org")
+    assert Services.from_environment().find(httpx2.URL(url)) is None
 
 
 def test_a_401_of_the_hub_may_mean_a_missing_repository(server, web):

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from velatura.errors import BadFile, DownloadFailed
 
 CIVITAI_URL = "https://civitai.com"
+# One site under several domains: .green shows a part of it, .red all; the API is the same everywhere
+CIVITAI_HOSTS = {f"{www}civitai.{domain}" for www in ("", "www.") for domain in ("com", "red", "green")}
 HUB_URL = "https://huggingface.co"
 TOKENS_FILE = "tokens.toml"
 
@@ -29,15 +31,19 @@ class Service:
         root: Beginning of all its URLs.
         token_variable: Environment variable of the user's token.
         token: The user's token. It is sent to this service only.
+        other_hosts: Other hosts of this service, which are reached over https.
     """
 
     name: str
     root: str
     token_variable: str = ""
     token: str | None = field(default=None, repr=False)
+    other_hosts: frozenset[str] = frozenset()
 
     def has_url(self, url: URL) -> bool:
-        """Return True if a URL has the scheme, host and port of this service."""
+        """Return True if a URL has the scheme, host and port of this service, or is at one of its other hosts."""
+        if url.host in self.other_hosts and (url.scheme, _port(url)) == ("https", 443):
+            return True
         root = URL(self.root)
         return (url.scheme, url.host, _port(url)) == (root.scheme, root.host, _port(root))
 
@@ -63,8 +69,10 @@ class Services:
         civitai = os.environ.get("CIVITAI_ENDPOINT") or CIVITAI_URL
         hub = os.environ.get("HF_ENDPOINT") or HUB_URL
         token = os.environ.get("CIVITAI_TOKEN") or _token_from_file("civitai")
+        civitai = civitai.rstrip("/")
+        other_hosts = frozenset(CIVITAI_HOSTS if civitai == CIVITAI_URL else ())
         return cls(
-            Service("Civitai", civitai.rstrip("/"), "CIVITAI_TOKEN", token),
+            Service("Civitai", civitai, "CIVITAI_TOKEN", token, other_hosts),
             Service("the hub", hub.rstrip("/"), "HF_TOKEN", get_token()),
         )
 

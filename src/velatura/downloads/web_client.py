@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Self, cast
 
@@ -21,6 +21,9 @@ MAX_REDIRECTS = 10
 RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504, *range(520, 525)}  # 520 to 524: Cloudflare cannot reach the server
 MAX_TRIES = 5
 MAX_WAIT_SECONDS = 120  # for a longer Retry-After the user decides
+MAX_REASON_BYTES = 2**16  # of an answer that says why a request is refused
+MAX_REASON_LENGTH = 300  # characters of it that a message shows
+LOGIN_PATHS = {"/login", "/login/"}  # to which a service redirects instead of refusing
 MAX_JSON_BYTES = 16 * 2**20  # a model with hundreds of versions takes 2 MiB
 # No compression: compressed data could have any size once unpacked, and models hardly shrink
 REQUEST_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "velatura"}
@@ -140,6 +143,9 @@ class WebClient:
                 return response
             response.close()
             current = redirect_target(current, response.headers.get("location", ""))
+            service = self.services.find(current)
+            if service and current.path in LOGIN_PATHS:
+                raise DownloadFailed(f"{public_url(url)} needs a login: {_login_hint(service)}")
         raise DownloadFailed(f"{public_url(url)} is redirected more than {MAX_REDIRECTS} times: check the address")
 
     def _request(self, url: URL, headers: Mapping[str, str]) -> httpx2.Request:
@@ -160,16 +166,41 @@ class WebClient:
         service = self.services.find(response.url)
         if response.headers.get("x-error-code") == "RepoNotFound":  # the hub answers 401 without a login
             status = 404
+        reason = _refusal_reason(response)
         if status in {401, 403}:
-            return f"{address} needs permission ({status}): {_login_hint(service)}"
+            return f"{address} needs permission ({status}{reason}): {_login_hint(service)}"
         if status in {404, 410}:
             hint = f"; if it is private, {_login_hint(service)}" if service else ""
-            return f"{address} does not exist ({status}): check the address{hint}"
+            return f"{address} does not exist ({status}{reason}): check the address{hint}"
         if status == 429:
             return f"{address} has received too many requests (429): try again in some minutes"
         answer = f"{status} {response.reason_phrase}".strip()
         advice = "try again later" if status >= 500 else "check the address"
-        return f"{address} answers {answer!r}: {advice}"
+        return f"{address} answers {answer!r}{reason}: {advice}"
+
+
+def _refusal_reason(response: Response) -> str:
+    """Return the sentence in which a service says why it refuses, quoted, after a comma; "" if it says nothing.
+
+    Civitai answers with JSON that has a "message" or an "error", the hub with a header or such JSON.
+    """
+    texts: list[object] = [response.headers.get("x-error-message")]
+    with suppress(httpx2.HTTPError, ValueError, RecursionError):
+        body = b""
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > MAX_REASON_BYTES:
+                break
+        answer: object = json.loads(body)
+        if isinstance(answer, dict):
+            fields = cast("dict[str, object]", answer)
+            nested = fields.get("error")  # of some answers an object with the message in it
+            inner = cast("dict[str, object]", nested).get("message") if isinstance(nested, dict) else nested
+            texts = [fields.get("message"), *texts, inner]
+    reason = next((text for text in texts if isinstance(text, str) and text.strip()), "")
+    one_line = "".join(filter(str.isprintable, " ".join(reason.split())))
+    shortened = one_line if len(one_line) <= MAX_REASON_LENGTH else f"{one_line[:MAX_REASON_LENGTH]}..."
+    return f', it says "{shortened}"' if shortened else ""
 
 
 def _read_body(response: Response) -> bytes:
