@@ -68,6 +68,8 @@ def test_the_unet_layers_of_an_sdxl_get_ldms_names_back():
         (f"base_model.model.{QUERY}.lokr_w1.my-style", LAYER, "lokr_w1"),
         (f"base_model.model.{QUERY}.ia3_l.style", LAYER, "ia3_l"),
         (f"base_model.model.{QUERY}.oft_R.my-style.weight", LAYER, "oft_R.weight"),
+        (f"{LAYER}.oft_R.scaled_oft", LAYER, "oft_R.scaled_oft"),
+        (f"unet.{QUERY}.oft_R.scaled_oft", LAYER, "oft_R.scaled_oft"),
         (f"base_model.model.{QUERY}.lora_magnitude_vector.my-style.weight", LAYER, "lora_magnitude_vector"),
         (f"unet.{QUERY}.___.alpha", LAYER, "alpha"),
         (f"oft_unet_{LAYER.removeprefix(UNET)}.oft_blocks", LAYER, "oft_blocks"),

@@ -89,6 +89,9 @@ SHARED_SUFFIXES = (
     "p_layer.weight",
     "on_bias",
     "oft_terms",
+    "oft_R.scaled_oft",
+    "initial_norm",
+    "dora_multiplier",
 )
 # How programs spell LyCORIS's words where they differ; peft puts the name of an adapter in between
 ADAPTER_PATTERN = r"(?:\.[\w-]+)?"
@@ -99,7 +102,7 @@ SPELLING_PATTERNS = {
     "lora_down.weight": rf"(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down){ADAPTER_PATTERN}\.weight|W_down",
     "lora_up.weight": rf"(?:lora_up|lora_B|lora\.up|lora_linear_layer\.up){ADAPTER_PATTERN}\.weight|W_up",
     "lora_magnitude_vector": rf"lora_magnitude_vector{ADAPTER_PATTERN}(?:\.weight)?",
-    "oft_R.weight": rf"oft_R{ADAPTER_PATTERN}(?:\.weight)?",
+    "oft_R.weight": r"oft_R(?:\.(?!scaled_oft$)[\w-]+)?(?:\.weight)?",
 }
 SUFFIXES = (*ALGORITHM_BY_SUFFIX, *SHARED_SUFFIXES)
 SUFFIX_PATTERNS = {

@@ -35,7 +35,8 @@ from velatura.tensors import Contents, StateDict, meta_tensors, open_tensors
 MAX_SHOWN_LAYER_LENGTH = 120  # characters of a layer's name in a message
 MAX_DIMENSIONS = 4  # of a convolution's weight
 BLOCK_SUFFIXES = {"oft_blocks", "oft_diag", "oft_R.weight", "rescale"}  # may have three dimensions, others never
-NUMBER_SUFFIXES = {"alpha", "on_input", "on_bias", "oft_terms"}  # settings, not weights; integers in some files
+# Settings, not weights; integers in some files
+NUMBER_SUFFIXES = {"alpha", "on_input", "on_bias", "oft_terms", "scaled_oft"}
 TRANSFORMER = "a transformer such as Flux or Stable Diffusion 3"
 # of UNets, in whose attentions there are transformer_blocks too
 UNET_BLOCKS = ("down_blocks", "mid_block", "up_blocks", "input_blocks", "middle_block", "output_blocks")
@@ -68,6 +69,7 @@ def read(contents: Contents) -> Lora:
     folder_config = read_config_beside(contents.path) if is_peft else None
     if is_peft and folder_config is None:
         warn(f"{contents.path.name} has no adapter_config.json beside it: its alpha is assumed to equal its rank")
+        folder_config = PeftConfig()
     lora = _build_lora(contents, state, lambda part: header_configs.get(part, header_configs.get("", folder_config)))
     _warn_of_unused_header(contents, header_configs.keys(), lora)
     return lora

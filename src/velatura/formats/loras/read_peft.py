@@ -57,19 +57,19 @@ def read_config_beside(path: Path) -> PeftConfig | None:
 def to_lycoris(tensors: StateDict, config: PeftConfig | None) -> dict[str, Tensor]:
     """Convert the tensors of one layer to LyCORIS's names and shapes.
 
-    Factors of (IA)^3, rotations of OFT and magnitudes of DoRA differ in peft; all others stay as they are.
+    Factors of (IA)^3, rotations of OFT and magnitudes of DoRA differ in peft; all others stay as they are. Rotations of
+    a file without a configuration of peft are OneTrainer's.
 
     Args:
         tensors: The tensors by the suffixes that `keys` gives them.
-        config: The adapter's configuration, for OFT only; peft's defaults without one.
+        config: The configuration of peft's adapter, or None for a file of another program.
     """
     converted = dict(tensors)
     if "alpha" in converted and converted["alpha"].numel() == 1:
         converted["alpha"] = converted["alpha"].reshape(())
     if "ia3_l" in converted:
         return _ia3_tensors(converted["ia3_l"])
-    if "oft_R.weight" in converted and "oft_terms" not in converted:
-        config = config or PeftConfig()
+    if "oft_R.weight" in converted and "oft_terms" not in converted and config is not None:
         terms = config.num_cayley_neumann_terms if config.use_cayley_neumann else 0
         return {**converted, "oft_terms": torch.tensor(float(terms))}
     if MAGNITUDE_KEY in converted and "lora_down.weight" in converted:

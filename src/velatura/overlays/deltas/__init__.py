@@ -18,6 +18,7 @@ from velatura.overlays.deltas.loha import LoHa
 from velatura.overlays.deltas.lokr import LoKr
 from velatura.overlays.deltas.low_rank import BiasedLowRankDelta, Dora, LowRankDelta
 from velatura.overlays.deltas.oft import BOFT, OFT, OFTDiag
+from velatura.overlays.deltas.onetrainer_oft import OneTrainerOFT
 
 DELTAS: dict[str, type[Delta]] = {
     delta_class.algorithm: delta_class
@@ -36,6 +37,7 @@ DELTAS: dict[str, type[Delta]] = {
         OFTDiag,
         GLoRA,
         InputOFT,
+        OneTrainerOFT,
     )
 }
 

@@ -45,7 +45,7 @@ class InputOFT(Delta):
 
     def weight_delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """Return the change of a weight at a strength, in the weight's shape, in float32."""
-        rows, offsets = weight.float().flatten(1), self.rotation_offsets()
+        rows, offsets = weight.float().flatten(1), self.offsets_for(weight)
         count, rest = divmod(rows.shape[1], offsets.shape[1])
         if rest or offsets.shape[0] not in {1, count}:  # all groups may share one block
             raise ValueError(f"{offsets.shape[0]} blocks of {offsets.shape[1]} columns against {rows.shape[1]}")
@@ -53,19 +53,32 @@ class InputOFT(Delta):
         rotated = torch.einsum("obn,bmn->obm", groups, offsets.expand(count, -1, -1))
         return rotated.reshape(weight.shape) * strength
 
+    def offsets_for(self, weight: Tensor) -> Tensor:  # noqa: ARG002
+        """Return R - I of all blocks for a weight, whose rows are multiplied by R^T."""
+        return self.rotation_offsets()
+
     def rotation_offsets(self) -> Tensor:
         """Return R - I of all blocks, (blocks, n, n)."""
-        upper, size = self.required_tensor(OFT_R), self._size
+        upper, size = self.upper_triangle(), self._size
         rows, columns = torch.triu_indices(size, size, 1, device=upper.device)
         skew = upper.new_zeros(len(upper), size, size)
         skew[:, rows, columns] = upper
         skew = skew - skew.mT
-        terms = 0 if upper.is_meta else int(self.required_tensor(OFT_TERMS))
+        terms = self.neumann_terms()
         if terms:
             return _neumann_series(skew, terms)
         identity = torch.eye(size, device=upper.device)
         rotation: Tensor = linalg.solve(identity + skew, identity - skew, left=False)
         return rotation - identity
+
+    def upper_triangle(self) -> Tensor:
+        """Return the numbers above the diagonal of Q, (blocks, n (n - 1) / 2)."""
+        return self.required_tensor(OFT_R)
+
+    def neumann_terms(self) -> int:
+        """Return the number of terms of the Neumann series, or 0 for the exact rotation."""
+        terms = self.required_tensor(OFT_TERMS)
+        return 0 if terms.is_meta else int(terms)
 
     @property
     def _size(self) -> int:
