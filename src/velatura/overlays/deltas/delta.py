@@ -277,6 +277,9 @@ def _find_mismatch(
     try:
         weight = torch.empty(weight_shape or delta.weight_shape, device="meta")
         delta.weight_delta(weight)
+        bias = delta.bias_delta(torch.empty(weight.shape[0], device="meta"))
     except (RuntimeError, ValueError, IndexError) as error:
         return str(error).splitlines()[0][:80]
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return f"{tuple(bias.shape)} of a bias against {weight.shape[0]} rows"
     return ""

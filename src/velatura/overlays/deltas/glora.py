@@ -108,7 +108,9 @@ class GLoRA(Delta):
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return a's factors (in, rank) and (rank, in), and b's (out, rank) and (rank, in, ...), for both layouts."""
         a1, a2, b1, b2 = (self.required_tensor(name) for name in (A1, A2, B1, B2))
-        is_new_layout = a2.shape[0] <= a2.shape[1]  # the rank is at most the width
+        is_new_layout = a1.shape[1] == a2.shape[0] == b1.shape[1] == b2.shape[0]  # the rank
+        if a1.shape[0] == a2.shape[1] == b1.shape[0] == b2.shape[1]:  # it may be the old layout
+            is_new_layout = is_new_layout and a2.shape[0] <= a2.shape[1]  # the rank is at most the width
         head, tail, left, right = (a1, a2, b1, b2) if is_new_layout else (a2, a1, b2, b1)
         core = self.tensor(GLORA_BM)
         if core is not None:

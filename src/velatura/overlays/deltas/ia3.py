@@ -52,6 +52,10 @@ class IA3(Delta):
             raise ValueError(f"{len(factors)} factors against {tuple(weight.shape)}")
         return weight.float() * factors.view(*[1] * axis, -1, *[1] * (weight.ndim - axis - 1)) * strength
 
+    def is_compatible(self, weight: Tensor) -> bool:
+        """Return True if there is a factor for each row or, if on_input is not 0, for each column of the weight."""
+        return len(self.required_tensor("weight").flatten()) == weight.shape[int(self.is_on_input)]
+
     @property
     def is_on_input(self) -> bool:
         """Return True if the factors are for columns, and so for the layer's input."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from velatura.overlays.deltas.delta import Layer, TensorShape
+from velatura.overlays.deltas.delta import Layer, TensorShape, as_matrix
 from velatura.overlays.deltas.product import DORA_SCALE, ProductDelta
 
 FACTOR_KEYS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -15,7 +15,10 @@ CORE_KEYS = ("hada_t1", "hada_t2")
 
 
 class LoHa(ProductDelta):
-    """Change (a1 @ b1) * (a2 @ b2) * alpha / rank; for convolutions also with cores t1, t2 (Tucker decomposition)."""
+    """Change (a1 @ b1) * (a2 @ b2) * alpha / rank; for convolutions also with cores t1, t2 (Tucker decomposition).
+
+    OneTrainer stores the factors of a convolution as weights of convolutions: a (out, rank, 1, 1), b (rank, in, ...).
+    """
 
     algorithm: ClassVar[str] = "loha"
     required_suffixes: ClassVar[frozenset[str]] = frozenset(FACTOR_KEYS)
@@ -35,10 +38,10 @@ class LoHa(ProductDelta):
 
     @property
     def weight_shape(self) -> TensorShape:
-        """Return the shape of a weight that it fits; without cores it is flat."""
+        """Return the shape of a weight that it fits; it is flat if b1 is flat and there are no cores."""
         a1, b1 = self.shape_of("hada_w1_a"), self.shape_of("hada_w1_b")
         core = self.raw_tensor(CORE_KEYS[0])
-        return (a1[0], b1[1]) if core is None else (a1[1], b1[1], *core.shape[2:])
+        return (a1[0], *b1[1:]) if core is None else (a1[1], b1[1], *core.shape[2:])
 
     @property
     def rank(self) -> int:
@@ -47,7 +50,7 @@ class LoHa(ProductDelta):
 
     def product(self) -> Tensor:
         """Return the elementwise product of both products, scaled."""
-        a1, b1, a2, b2 = (self.required_tensor(name) for name in FACTOR_KEYS)
+        a1, b1, a2, b2 = (as_matrix(self.required_tensor(name)) for name in FACTOR_KEYS)
         t1, t2 = (self.tensor(name) for name in CORE_KEYS)
         if (t1 is None) != (t2 is None):
             raise ValueError("one of the two cores is missing")

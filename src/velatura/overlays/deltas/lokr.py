@@ -110,7 +110,7 @@ class LoKr(ProductDelta):
 
     def _w1(self) -> Tensor:
         whole = self.tensor(LOKR_W1)
-        return self._multiply_factors(LOKR_W1) if whole is None else whole
+        return self._multiply_factors(LOKR_W1) if whole is None else as_matrix(whole)  # (a, c) or (a, c, 1, 1)
 
     def _w2(self) -> Tensor:
         whole, core = self.tensor(LOKR_W2), self.tensor(LOKR_T2)
@@ -121,7 +121,7 @@ class LoKr(ProductDelta):
         a, b = self.tensor(f"{LOKR_W2}_a"), self.tensor(f"{LOKR_W2}_b")
         if a is None or b is None:
             raise ValueError(f"{LOKR_T2} has no {LOKR_W2}_a and {LOKR_W2}_b beside it")
-        return torch.einsum("abyx,ao,bi->oiyx", core, a, b)
+        return torch.einsum("abyx,ao,bi->oiyx", core, as_matrix(a), as_matrix(b))
 
     def _multiply_factors(self, name: str) -> Tensor:
         a, b = self.tensor(f"{name}_a"), self.tensor(f"{name}_b")

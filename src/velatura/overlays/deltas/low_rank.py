@@ -71,14 +71,14 @@ class LowRankDelta(ProductDelta):
     def product(self) -> Tensor:
         """Return up @ down, scaled."""
         up, down = as_matrix(self.required_tensor(LORA_UP)), as_matrix(self.required_tensor(LORA_DOWN))
-        core = self.tensor(LORA_MID)
+        core = self._core()
         whole = up @ down if core is None else torch.einsum("oa,abyx,bi->oiyx", up, core, down)
         return whole * self.scale(up.shape[1])
 
     def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:
         """Return the factors; for DoRA with magnitudes of columns the full change."""
         up, down = as_matrix(self.required_tensor(LORA_UP)), self.required_tensor(LORA_DOWN)
-        core, magnitude = self.tensor(LORA_MID), self.tensor(DORA_SCALE)
+        core, magnitude = self._core(), self.tensor(DORA_SCALE)
         mag_norm_scale = None
         if magnitude is not None:
             if magnitude.shape[0] != len(up):
@@ -86,6 +86,8 @@ class LowRankDelta(ProductDelta):
             base_weight = layer.weight.float()
             changed_weight = base_weight + self.product().view(base_weight.shape)
             mag_norm_scale = self.mag_norm_scale(changed_weight).flatten().to(dtype)
+        if core is not None and not isinstance(layer, nn.Conv2d):
+            down, core = torch.einsum("abyx,bi->aiyx", core, as_matrix(down)), None
         kernel = [1] * (layer.weight.ndim - 2) if core is not None else layer.weight.shape[2:]
         return LowRankOperands(
             down=down.reshape(len(down), -1, *kernel).to(dtype),
@@ -116,6 +118,11 @@ class LowRankDelta(ProductDelta):
             return up_output
         unbiased_output = subtract_bias(layer, base_output)
         return (broadcast_channels(mag_norm_scale, layer) * (unbiased_output + up_output) - unbiased_output) * strength
+
+    def _core(self) -> Tensor | None:
+        """Return the core, (rank, rank, height, width), or None; some files have (rank, rank) where the kernel is 1."""
+        core = self.tensor(LORA_MID)
+        return core if core is None or core.ndim != 2 else core[..., None, None]
 
     def truncate_rank(self, rank: int) -> LowRankDelta:
         """Return a delta with only the first ranks, at the same scale; with a core, itself."""

@@ -42,7 +42,8 @@ class ProductDelta(Delta):
         In training |V| is a constant without gradients, as in section 4.3 of the paper.
         """
         magnitude = self.required_tensor(DORA_SCALE)
-        norm = weight_norm(changed.detach(), rows=magnitude.shape[0] == changed.shape[0])
+        is_of_columns = magnitude.shape[0] != changed.shape[0] and magnitude.numel() == changed.shape[1]
+        norm = weight_norm(changed.detach(), rows=not is_of_columns)
         if magnitude.numel() != norm.numel():
             raise ValueError(f"{DORA_SCALE} {tuple(magnitude.shape)} against {tuple(changed.shape)}")
         return magnitude.view(norm.shape) / norm
