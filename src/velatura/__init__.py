@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from velatura.datasets.folder import read_dataset
     from velatura.datasets.loss_weights import loss_weights
     from velatura.datasets.templates import CaptionTemplate, template_lines
-    from velatura.formats import open_base, open_overlay, save
+    from velatura.formats.open import open_base, open_overlay
+    from velatura.formats.save import save
     from velatura.library import Library
     from velatura.merging.bake.bake import bake
     from velatura.merging.bake.report import BakeReport
@@ -188,11 +189,11 @@ _MODULES = {
     "make_class_pictures": "training.kinds.class_images",
     "measure_retention": "merging.checkpoints.retention",
     "merge": "merging.checkpoints.merge",
-    "open_base": "formats",
-    "open_overlay": "formats",
+    "open_base": "formats.open",
+    "open_overlay": "formats.open",
     "read_dataset": "datasets.folder",
     "resume": "training.train",
-    "save": "formats",
+    "save": "formats.save",
     "save_dreambooth": "training.kinds.dreambooth",
     "template_lines": "datasets.templates",
     "train": "training.train",

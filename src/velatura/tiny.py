@@ -23,7 +23,7 @@ def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") 
             bit for bit.
         device: Device to compute on.
     """
-    from velatura.formats import open_base
+    from velatura.formats.open import open_base
 
     return open_base(DATA_FOLDER / "tiny", dtype=dtype, device=device)
 

@@ -196,14 +196,14 @@ def test_a_run_without_a_step_leaves_no_folder_behind(learn, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize(("failure", "raised"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, BadFile)])
 def test_a_final_overlay_that_cannot_be_written_leaves_a_snapshot(learn, monkeypatch, tmp_path, failure, raised):
-    save = folder.formats.save
+    save = folder.save
 
     def full(overlay, path):
         if path.name == "inca.safetensors":
             raise failure
         save(overlay, path)
 
-    monkeypatch.setattr(folder.formats, "save", full)
+    monkeypatch.setattr(folder, "save", full)
     with pytest.raises(raised) as stopped:
         learn(snapshot_every=0)
     saved = tmp_path / "run" / "snapshots" / "inca-000003.safetensors"
@@ -216,7 +216,7 @@ def test_a_full_disk_does_not_hide_why_a_run_stopped(learn, monkeypatch):
         raise OSError(28, "No space left on device")
 
     def stop(step):
-        monkeypatch.setattr(folder.formats, "save", full)
+        monkeypatch.setattr("velatura.training.run.snapshots.save", full)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as stopped:

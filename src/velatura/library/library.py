@@ -126,7 +126,7 @@ class Library:
             UnknownName: No overlay has this name.
             BadFile: Its file cannot be read.
         """
-        from velatura.formats import open_overlay
+        from velatura.formats.open import open_overlay
 
         path = self.path(name, kind)
         key = (path, FileState.from_path(watched_file(path) or path))
@@ -158,7 +158,7 @@ class Library:
             UnknownName: No base or VAE has this name.
             BadFile: A file cannot be read.
         """
-        from velatura.formats import open_base
+        from velatura.formats.open import open_base
 
         entry = self._choose(name, BASE_KINDS, "base")
         vae_path = self._find_vae(entry, vae)

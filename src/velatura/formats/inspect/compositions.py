@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from velatura.card import Card
 from velatura.errors import VelaturaError
-from velatura.formats import HYPERNETWORK_SUFFIXES
+from velatura.formats.dialects import HYPERNETWORK_SUFFIXES
 from velatura.formats.hypernetworks import hns
 from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.overlays.composition import Node, leaves

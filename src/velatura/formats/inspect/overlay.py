@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from velatura.files import SHORT_HASH_LENGTH, hash_file
-from velatura.formats import find_dialect
+from velatura.formats.dialects import find_dialect
 from velatura.formats.inspect.compatibility import ProgramSupport, check_programs
 from velatura.formats.inspect.detectors import flatten_payload
 from velatura.overlays.hypernetwork import Hypernetwork

@@ -12,7 +12,7 @@ import torch
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.errors import warn
-from velatura.formats import open_base, open_overlay
+from velatura.formats.open import open_base, open_overlay
 from velatura.merging.bake.calibration import (
     CALIBRATION_STEPS,
     Calibration,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.errors import BadFile, WrongBase
-from velatura.formats import open_base
 from velatura.formats.checkpoints import folder_weights, single_file, vae_file, write_single_file
 from velatura.formats.checkpoints.ldm_families import refuse_scaled_weights
 from velatura.formats.checkpoints.ldm_keys import (
@@ -22,6 +21,7 @@ from velatura.formats.checkpoints.ldm_keys import (
     rename_vae_attention,
     vae_to_ldm,
 )
+from velatura.formats.open import open_base
 from velatura.tensors import Contents, LazyTensors, StrPath, apply_to, meta_tensors, open_state_dict
 
 ModelSource = Base | StrPath  # a base, or the path of a checkpoint file or a diffusers folder

@@ -8,10 +8,10 @@ from typing import cast
 
 from torch.optim import Optimizer
 
-from velatura import formats
 from velatura.errors import BadPlan
 from velatura.formats.embeddings.write_embedding import a1111_checksum
 from velatura.formats.hypernetworks.optim import OPTIMIZER_NAMES, write_optim
+from velatura.formats.save import save
 from velatura.overlays.embedding import Embedding
 from velatura.overlays.overlay import Overlay
 from velatura.training.run.log import atomic_write
@@ -35,7 +35,7 @@ def check_a1111_optimizer(optimizer: Optimizer) -> None:
 def write_a1111(path: Path, overlay: Overlay, optimizer: Optimizer) -> None:
     """Write the overlay to a .pt file, and its optimizer's state to a .pt.optim file that names the former's hash."""
     with atomic_write(path) as temp_path:
-        formats.save(overlay, temp_path)
+        save(overlay, temp_path)
     digest = a1111_checksum(overlay.vectors[0]) if isinstance(overlay, Embedding) else None
     write_optim(path, type(optimizer).__name__, cast("dict[str, object]", optimizer.state_dict()), digest)
 

@@ -10,7 +10,7 @@ import torch
 
 from velatura.base.base import Base
 from velatura.errors import UnknownName
-from velatura.formats import save
+from velatura.formats.save import save
 from velatura.merging.bake.bake import copy_base
 from velatura.merging.bake.weight_deltas import WeightDeltas, add_deltas
 from velatura.overlays.difference import Difference

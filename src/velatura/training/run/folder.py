@@ -14,11 +14,11 @@ from typing import Self, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from velatura import formats
 from velatura.card import Card
 from velatura.errors import AlreadyExists, BadFile, NoEffect
 from velatura.files import atomic_folder
 from velatura.formats import hub
+from velatura.formats.save import save
 from velatura.overlays.overlay import Overlay
 from velatura.tiny import DATA_FOLDER
 from velatura.training.distributed import process_count
@@ -213,7 +213,7 @@ class RunFolder:
     def save(self, overlay: Overlay, path: Path) -> None:
         """Write the final overlay, or the best one."""
         with atomic_write(path) as temp_path:
-            formats.save(overlay, temp_path)
+            save(overlay, temp_path)
 
 
 def _read(path: Path, content_type: type[JsonType]) -> JsonType:

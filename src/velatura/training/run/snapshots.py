@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor
 from torch.optim import Optimizer
 
-from velatura import formats
 from velatura.errors import BadFile
+from velatura.formats.open import open_overlay
+from velatura.formats.save import save
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.guard import LossMonitor
@@ -92,7 +93,7 @@ class Snapshot:
         with atomic_write(self.state_path) as temp_path:
             write_safetensors(temp_path, tensors, metadata)
         with atomic_write(self.path) as temp_path:
-            formats.save(overlay, temp_path)
+            save(overlay, temp_path)
 
     def progress(self) -> Progress:
         """Read the progress of the run; raises BadFile if the file does not have it."""
@@ -103,7 +104,7 @@ class Snapshot:
 
     def overlay(self) -> Overlay:
         """Read the overlay."""
-        return prepare_for_training(formats.open_overlay(self.path))
+        return prepare_for_training(open_overlay(self.path))
 
     def restore(self, overlay: Overlay, optimizer: Optimizer) -> None:
         """Copy weights and optimizer state into an overlay and its optimizer, in place.

@@ -1,0 +1,157 @@
+"""Open overlays and bases of any format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from os import PathLike
+from pathlib import Path
+
+import torch
+
+from velatura.base.base import Base
+from velatura.base.devices import find_device, find_dtype
+from velatura.base.families import PredictionWord
+from velatura.errors import BadFile, UnsupportedBase
+from velatura.formats import hub
+from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
+from velatura.formats.checkpoints.prediction import parse_prediction
+from velatura.formats.checkpoints.tensor_sources import Destination
+from velatura.formats.dialects import HYPERNETWORK_SUFFIXES, find_dialect
+from velatura.formats.hypernetworks import hns
+from velatura.formats.loras import read_lora
+from velatura.overlays.overlay import Overlay
+from velatura.tensors import Contents, open_state_dict, open_tensors
+
+
+def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | None = None) -> Overlay:
+    """Open an overlay of any kind and format.
+
+    The content of the file decides how it is read, not its name. Nothing in the file is executed.
+
+    Args:
+        path: A file, or the folder of a PEFT adapter.
+        find: Opens a hypernetwork by the name that a composition (.hns) gives it. The default looks for files of that
+            name beside the composition.
+
+    Returns:
+        The overlay on the CPU, in eval mode, in the precision of its file where the format keeps one.
+
+    Raises:
+        BadFile: The file is missing, damaged, unsafe, a whole checkpoint, or of a format that velatura does not read.
+        UnknownName: A composition names a hypernetwork that cannot be found.
+    """
+    path = Path(path).expanduser()
+    overlay = _read_overlay(path, find or partial(_open_member, path))
+    overlay.source = path
+    return overlay
+
+
+def _read_overlay(path: Path, find: Callable[[str], Overlay]) -> Overlay:
+    if path.is_dir():
+        return read_lora.read_folder(path)
+    if path.suffix == hns.HNS_SUFFIX:
+        return hns.read(path, find)
+    contents = open_tensors(path)
+    return find_dialect(contents).read(contents)
+
+
+def _open_member(composition: Path, name: str) -> Overlay:
+    """Open the hypernetwork that a composition names, from the folder of the composition."""
+    return open_overlay(hns.find_member_file(composition, name, HYPERNETWORK_SUFFIXES))
+
+
+def open_base(
+    path: str | PathLike[str],
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    vae: str | PathLike[str] | None = None,
+    weights: single_file.WeightsKind = "last",
+    prediction: PredictionWord | None = None,
+    zero_snr: bool | None = None,
+    offload: bool = False,
+) -> Base:
+    """Open a base: Stable Diffusion 1, 2 or XL.
+
+    Args:
+        path: A checkpoint (.safetensors or .ckpt), a diffusers folder, or a model on the Hugging Face hub as
+            hub:owner/name, hub:owner/name@revision or hub:owner/name/file.
+        dtype: Precision to compute in, such as "float16". "auto" is float16 on CUDA and MPS, bfloat16 on CPUs that
+            multiply it in hardware (except for small bases), and float32 elsewhere.
+        device: Device to compute on. "auto" is CUDA or MPS if there is one, and otherwise the CPU.
+        vae: File or diffusers folder of another autoencoder. The default for a checkpoint is a file beside it with the
+            same stem (.vae.safetensors, .vae.pt or .vae.ckpt), as in A1111, and otherwise the autoencoder inside it.
+        weights: "last" for the weights of the last training step, "ema" for their average. Checkpoints only.
+        prediction: "epsilon" or "v", whatever the file says: for a file that does not say what it predicts, or says it
+            wrongly. By default what the file says, then what a .yaml beside it says, then epsilon. An SD2 that says
+            nothing is tried out.
+        zero_snr: True or False for a schedule to zero terminal SNR or without it, whatever the file says.
+        offload: Keep the models in the CPU's memory and move only the one that computes to the device.
+
+    Returns:
+        The frozen base. Its name is the stem of the file, the name of the folder, or the name on the hub.
+
+    Raises:
+        BadFile: The path does not exist, is not a Stable Diffusion, or is damaged or unsafe.
+        UnsupportedBase: A model that velatura does not open, such as SD3, FLUX, a refiner or an inpainting model.
+        UnknownName: An unknown precision, device, prediction or kind of weights.
+        DownloadFailed: The hub does not have the model, or cannot be reached.
+    """
+    prediction_type = None if prediction is None else parse_prediction(prediction)
+    reference = hub.parse_reference(str(path)) if str(path).startswith(hub.HUB_PREFIX) else None
+    local_path = Path(path).expanduser() if reference is None else hub.fetch(str(path))
+    if not local_path.exists():
+        raise BadFile(f"{local_path} does not exist: give a checkpoint, a diffusers folder, or hub:owner/name")
+    compute_device = find_device(device)
+    if local_path.is_dir() and not diffusers_folder.sniff(local_path):
+        raise BadFile(
+            f"{local_path} is not a diffusers folder, which holds model_index.json and unet/: give the path of one"
+        )
+    precision = find_dtype(dtype, compute_device, _unet_bytes(local_path))
+    destination = Destination(precision, "cpu" if offload else compute_device)
+    opened_from = str(local_path.absolute() if reference is None else path)
+    vae_path = None if vae is None else Path(vae).expanduser()
+    if local_path.is_dir():
+        if weights != "last":
+            raise UnsupportedBase(
+                f"{local_path} is a folder, which holds one kind of weights: leave out weights={weights!r}"
+            )
+        # the hub's cache names folders by the hashes of their commits
+        name = local_path.name if reference is None else reference.name
+        base = diffusers_folder.read(
+            local_path,
+            destination,
+            vae=None if vae_path is None else vae_file.open_vae(vae_path),
+            name=name,
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
+    else:
+        contents, vae_contents = _open_checkpoint(local_path, vae_path)
+        base = single_file.read(
+            contents,
+            destination,
+            vae=vae_contents,
+            weights=weights,
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
+    return base.offload(compute_device) if offload else base.to()
+
+
+def _open_checkpoint(path: Path, vae_path: Path | None) -> tuple[Contents, Contents | None]:
+    """Open a checkpoint, and the VAE that replaces its own: the one that is named, or one beside it."""
+    contents = open_state_dict(path)
+    if not single_file.sniff(contents):
+        raise BadFile(f"{path.name} is not a Stable Diffusion checkpoint: give one, or a diffusers folder")
+    vae_path = vae_path or vae_file.find_vae_beside(path)
+    return contents, None if vae_path is None else vae_file.open_vae(vae_path)
+
+
+def _unet_bytes(path: Path) -> int:
+    """Return the size on disk of the UNet's largest file, or of the file that holds the whole base."""
+    files = [path] if path.is_file() else (path / "unet").iterdir()
+    return max((file.stat().st_size for file in files), default=0)
