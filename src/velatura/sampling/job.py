@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.metadata import version
 
 from velatura.base.base import Base
-from velatura.errors import BadRecipe
+from velatura.errors import BadRecipe, warn
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.prompt_editing import Timing
 from velatura.sampling.hires import find_upscaler
@@ -18,10 +18,11 @@ from velatura.sampling.masks import InitImage
 from velatura.sampling.passes import SamplingPass, first_pass_size, plan_hires_target, plan_passes
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.recipe.sampler_names import draws_gpu_noise
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.recipe.sizes import HiresTarget, Resolution
 from velatura.sampling.resolve.overlays import OverlayResolver
-from velatura.sampling.samplers import find_sampler
+from velatura.sampling.samplers import find_sampler, find_scheduler
 from velatura.sampling.validate import check_recipe, warn_of_other_overlays, warn_of_unused_ensd
 
 RANDOM_SEED_COUNT = 4294967294  # random seeds are below this number, as in A1111
@@ -145,9 +146,11 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Rec
         UnknownName: No such sampler or upscaler exists.
     """
     sampler_name = find_sampler(recipe.sampler).name
+    _warn_of_gpu_noise(recipe)
     needs_variation_seed = recipe.variation_strength > 0 and recipe.variation_seed is None
     return recipe.replace(
         sampler=sampler_name,
+        scheduler=recipe.scheduler and find_scheduler(recipe.scheduler),
         seed=_random_seed() if recipe.seed is None else recipe.seed,
         variation_seed=_random_seed() if needs_variation_seed else recipe.variation_seed,
         width=_side_pixels(base, "width", recipe.width),
@@ -184,6 +187,13 @@ def _max_batch_size(job: Job) -> int:
             return 1
     width, height = job.passes[-1].size
     return max(1, MAX_BATCH_LATENT_PIXELS // (height * width))
+
+
+def _warn_of_gpu_noise(recipe: Recipe) -> None:
+    """Warn of a sampler whose name asks for noise from the GPU, in a recipe that draws it on the CPU."""
+    samplers = [name for name in (recipe.sampler, recipe.hires_sampler) if name and draws_gpu_noise(name)]
+    if samplers and recipe.noise == "CPU":
+        warn(f"{samplers[0]} draws its noise on the GPU, and this recipe on the CPU: set noise to GPU or NV for that")
 
 
 def _random_seed() -> int:

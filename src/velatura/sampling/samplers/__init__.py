@@ -5,10 +5,11 @@ Latents have noise of standard deviation sigma (Karras et al. 2022, "Elucidating
 generative models", the source of most symbols here).
 """
 
+from velatura.sampling.recipe.sampler_names import SAMPLER_ALIASES
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.samplers.sampler import Sampler
 from velatura.sampling.samplers.schedules import SCHEDULERS, find_scheduler
-from velatura.sampling.samplers.table import SAMPLER_ALIASES, SAMPLERS, find_sampler
+from velatura.sampling.samplers.table import SAMPLERS, find_sampler
 from velatura.sampling.samplers.trajectory import Denoiser, Trajectory
 
 __all__ = [

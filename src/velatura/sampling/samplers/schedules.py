@@ -10,6 +10,7 @@ from torch import Tensor
 
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import UnknownName
+from velatura.sampling.recipe.sampler_names import NEAREST_SCHEDULERS, SCHEDULER_ALIASES, name_key
 
 KARRAS_RHO = 7.0  # Karras et al., equation 5
 BETA_PARAMETER = 0.6  # both parameters of the beta distribution, Lee et al., section 4
@@ -60,15 +61,19 @@ def find_scheduler(name: str) -> str:
     """Return the name of a scheduler as SCHEDULERS spells it.
 
     Args:
-        name: The name in any case, with spaces, underscores or neither.
+        name: The name in any case, with spaces, underscores or neither, or the word of another program.
 
     Raises:
-        UnknownName: No such scheduler exists; the message suggests similar names.
+        UnknownName: No such scheduler exists; the message suggests similar names, or the nearest to one that only
+            other programs have.
     """
-    name_by_key = {_normalize_name(scheduler): scheduler for scheduler in (AUTOMATIC_SCHEDULER, *SCHEDULERS)}
-    if _normalize_name(name) not in name_by_key:
-        raise UnknownName.with_suggestions("scheduler", name, (AUTOMATIC_SCHEDULER, *SCHEDULERS))
-    return name_by_key[_normalize_name(name)]
+    name_by_key = {_squeeze(scheduler): scheduler for scheduler in (AUTOMATIC_SCHEDULER, *SCHEDULERS)}
+    found = SCHEDULER_ALIASES.get(name_key(name)) or name_by_key.get(_squeeze(name))
+    if found:
+        return found
+    if nearest_name := NEAREST_SCHEDULERS.get(name_key(name)):
+        raise UnknownName(f"velatura does not have the scheduler {name!r}: the nearest that it has is {nearest_name}")
+    raise UnknownName.with_suggestions("scheduler", name, (AUTOMATIC_SCHEDULER, *SCHEDULERS))
 
 
 def uniform(sigma_range: SigmaRange, steps: int) -> Tensor:
@@ -193,8 +198,9 @@ def _append_zero(sigmas: Tensor) -> Tensor:
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-def _normalize_name(name: str) -> str:
-    return name.lower().replace(" ", "").replace("_", "")
+def _squeeze(name: str) -> str:
+    """Return a name without what separates its words."""
+    return name_key(name).replace("_", "")
 
 
 SCHEDULERS: dict[str, Scheduler] = {

@@ -1,17 +1,23 @@
-"""The samplers by their names in A1111, and their aliases."""
+"""The samplers by their names in A1111; what other programs call them is in `sampling/recipe/sampler_names.py`."""
 
 from dataclasses import replace
 
 from torch import Tensor
 
 from velatura.errors import UnknownName
+from velatura.sampling.recipe.sampler_names import (
+    NEAREST_SAMPLERS,
+    SAMPLER_ALIASES,
+    name_key,
+    nearest,
+    split_sampler_name,
+)
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.samplers.consistency import LCM_TIMESTEP_INTERVAL, lcm
 from velatura.sampling.samplers.euler import dpm2, dpm2_ancestral, euler, euler_ancestral, heun
 from velatura.sampling.samplers.multistep import dpmpp_2m, lms, plms
 from velatura.sampling.samplers.restart import restart
 from velatura.sampling.samplers.sampler import ANCESTRAL_SETTINGS, CHURN_SETTINGS, NOISE_SETTINGS, Sampler
-from velatura.sampling.samplers.schedules import SCHEDULERS
 from velatura.sampling.samplers.sde import (
     dpmpp_2m_sde,
     dpmpp_2m_sde_heun,
@@ -29,29 +35,26 @@ def find_sampler(name: str) -> Sampler:
     """Return the sampler of a name.
 
     Args:
-        name: A name or alias in any case. A scheduler at its end, as in "DPM++ 2M Karras", becomes the sampler's own.
+        name: A1111's name in any case, or the word of another program, such as "dpmpp_2m" or
+            "EulerAncestralDiscreteScheduler". A scheduler at its end, as in "DPM++ 2M Karras", becomes the sampler's
+            own.
 
     Raises:
-        UnknownName: No such sampler exists; the message suggests similar names.
+        UnknownName: No such sampler exists; the message suggests similar names, or the nearest to one that only other
+            programs have.
     """
-    if sampler := _find_exact(name):
-        return sampler
-    for suffix, scheduler in SCHEDULER_SUFFIXES.items():
-        sampler = _find_exact(name[: -len(suffix)]) if name.lower().endswith(suffix) else None
-        if sampler and sampler.timestep_sigmas:
+    for key, scheduler in split_sampler_name(name):
+        sampler = SAMPLERS.get(SAMPLER_ALIASES.get(key) or SAMPLER_NAME_BY_KEY.get(key, ""))
+        if sampler is None:
+            continue
+        if scheduler is None:
+            return sampler
+        if sampler.timestep_sigmas:
             raise UnknownName(f"{sampler.name} has its own noise schedule: remove {scheduler} from {name!r}")
-        if sampler:
-            return replace(
-                sampler, name=f"{sampler.name} {scheduler}", scheduler=scheduler, automatic_scheduler=scheduler
-            )
+        return replace(sampler, name=f"{sampler.name} {scheduler}", scheduler=scheduler, automatic_scheduler=scheduler)
+    if nearest_name := nearest(name, NEAREST_SAMPLERS):
+        raise UnknownName(f"velatura does not have the sampler {name!r}: the nearest that it has is {nearest_name}")
     raise UnknownName.with_suggestions("sampler", name, [*SAMPLERS, *COMBINED_NAMES])
-
-
-def _find_exact(name: str) -> Sampler | None:
-    lower_name = name.lower()
-    return SAMPLERS.get(SAMPLER_ALIASES.get(lower_name, "")) or next(
-        (sampler for sampler_name, sampler in SAMPLERS.items() if sampler_name.lower() == lower_name), None
-    )
 
 
 def ddim_timestep_sigmas(sigmas: Tensor, timesteps: Tensor, _first: int, _settings: SamplerSettings) -> Tensor:
@@ -137,29 +140,7 @@ SAMPLERS = {
     )
 }
 
-# Aliases of A1111, which may end in "_ka" or "_exp" for a scheduler
-SAMPLER_ALIASES = {
-    "k_dpmpp_2m": "DPM++ 2M",
-    "k_dpmpp_sde": "DPM++ SDE",
-    "k_dpmpp_2m_sde": "DPM++ 2M SDE",
-    "k_dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
-    "k_dpmpp_2s_a": "DPM++ 2S a",
-    "k_dpmpp_3m_sde": "DPM++ 3M SDE",
-    "k_euler_a": "Euler a",
-    "k_euler_ancestral": "Euler a",
-    "k_euler": "Euler",
-    "k_lms": "LMS",
-    "k_heun": "Heun",
-    "k_dpm_2": "DPM2",
-    "k_dpm_2_a": "DPM2 a",
-    "k_dpm_fast": "DPM fast",
-    "k_dpm_ad": "DPM adaptive",
-    "k_lcm": "LCM",
-}
-SCHEDULER_SUFFIXES = {f" {scheduler.lower()}": scheduler for scheduler in SCHEDULERS} | {
-    "_ka": "Karras",
-    "_exp": "Exponential",
-}
+SAMPLER_NAME_BY_KEY = {name_key(name): name for name in SAMPLERS}
 COMBINED_NAMES = [
     f"{name} {sampler.automatic_scheduler}"
     for name, sampler in SAMPLERS.items()
