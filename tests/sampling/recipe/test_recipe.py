@@ -11,6 +11,7 @@ from velatura.sampling.recipe.infotext_fields import INFOTEXT_FIELDS
 from velatura.sampling.recipe.recipe import Recipe
 
 CARRIERS = Path(__file__).parents[2] / "data" / "a1111" / "carriers"
+LINE = "a\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64"
 WRITABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
     lambda text: NEGATIVE_PREFIX not in text
 )
@@ -72,7 +73,7 @@ def test_the_text_tells_of_overlays_as_the_webui_does_of_its_own():
 
 
 def test_hashes_that_are_none_are_left_out():
-    text = 'a\nSteps: 20, Sampler: Euler a, Seed: 1, RNG: CPU, Hypernet hashes: "neon 111, ink: 222"'
+    text = 'a\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64, Hypernet hashes: "neon 111, ink: 222"'
     assert Recipe.from_infotext(text).overlay_hashes == (OverlayHash.of("hypernet", "ink", "222"),)
 
 
@@ -82,7 +83,7 @@ def test_a_picture_of_the_webui_gives_its_recipe():
 
 
 def test_what_changes_the_picture_and_is_not_read_is_warned_of():
-    text = "a\nSteps: 20, Sampler: Euler, Seed: 1, Refiner: sd_xl, RNG: CPU, Model hash: 0123456789, Version: v1.8.0"
+    text = f"{LINE}, Refiner: sd_xl, RNG: CPU, Model hash: 0123456789, Version: v1.8.0"
     with pytest.warns(VelaturaWarning, match=r"not supported: Refiner: sd_xl; the picture will be different"):
         Recipe.from_infotext(text)
 
@@ -96,7 +97,8 @@ def test_every_field_of_the_text_has_its_own_field_in_the_recipe():
 
 def test_what_the_webui_writes_of_a_second_pass_is_read():
     text = (
-        'a\nSteps: 20, Sampler: Euler, Seed: 1, RNG: NV, Denoising strength: 0.6, Clip skip: 2, Hires prompt: "b, c", '
+        "a\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x96, RNG: NV, Denoising strength: 0.6, "
+        'Clip skip: 2, Hires prompt: "b, c", '
         "Hires resize: 1024x0, Hires steps: 10, Hires upscaler: Latent (nearest), Eta: 0.5"
     )
     recipe = Recipe.from_infotext(text)
@@ -104,6 +106,8 @@ def test_what_the_webui_writes_of_a_second_pass_is_read():
         prompt="a",
         sampler="Euler",
         seed=1,
+        width=64,
+        height=96,
         noise="NV",
         denoising=0.6,
         clip_skip=2,
@@ -170,9 +174,6 @@ def test_a_size_of_nothing_is_none():
     assert Recipe(hires_size="512x0").hires_size == (512, 0)
 
 
-LINE = "a\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64, Mask blur: 8"
-
-
 @pytest.mark.parametrize(
     ("area_fields", "padding"),
     [
@@ -182,7 +183,7 @@ LINE = "a\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64, Mask blur: 8"
     ],
 )
 def test_the_masked_part_is_read_as_in_the_webui(area_fields, padding):
-    assert Recipe.from_infotext(f"{LINE}, {area_fields}").mask_padding == padding
+    assert Recipe.from_infotext(f"{LINE}, Mask blur: 8, {area_fields}").mask_padding == padding
 
 
 def test_the_masked_part_is_told_as_in_the_webui():
@@ -209,6 +210,6 @@ def test_an_inverted_mask_is_warned_of():
 )
 def test_words_change_as_in_the_version_that_a_picture_was_made_with(version, prompt, old):
     """The webui marks such pictures "Old prompt editing timelines" as it reads them (golden, parse)."""
-    recipe = Recipe.from_infotext(f"{prompt}\nSteps: 20, Sampler: Euler, Seed: 1, Version: {version}")
+    recipe = Recipe.from_infotext(prompt + LINE[1:] + f", Version: {version}")
     assert recipe.old_editing is old
     assert Recipe.from_infotext(recipe.replace(version=None).infotext()).old_editing is old

@@ -209,7 +209,8 @@ def test_a_difference_has_two_strengths_as_well(tiny, difference):
 
 
 def test_a_recorded_name_that_holds_a_tag_is_left_out():
-    text = 'cat\nSteps: 2, Sampler: Euler a, Seed: 1, RNG: CPU, Lora hashes: "x:1><lora:evil:9: abcd, ink: 0123"'
+    line = "Steps: 2, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
+    text = f'cat\n{line}, Lora hashes: "x:1><lora:evil:9: abcd, ink: 0123"'
     with pytest.warns(VelaturaWarning, match="Lora hashes has an entry .* whose name no overlay can have"):
         recipe = Recipe.from_infotext(text)
     assert [(each.name, each.hash) for each in recipe.overlay_hashes] == [("ink", "0123")]

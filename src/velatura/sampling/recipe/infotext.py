@@ -2,12 +2,25 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from velatura.errors import warn
+
 NEGATIVE_PREFIX = "Negative prompt:"
-FIELD_PATTERN = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+FIELD_PATTERN = re.compile(r'(?P<key>\w[\w \-/]{1,99}):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 MIN_FIELDS = 3  # a last line with fewer fields is part of the prompt
+
+FIELD_LINE_START = re.compile(r"\s*Steps\s*:")
+KEY_AT_START = re.compile(r"\s*\w[\w \-/]+:")
+# Settings on the line of the prompt, as in generation data that was pasted into one line
+INLINE_FIELDS = re.compile(r"\s(?=Steps:\s*\d+\s*,\s*\w[\w \-/]+:)")
+INLINE_NEGATIVE = re.compile(rf"\s(?={NEGATIVE_PREFIX})")
+# Lines that extensions for wildcards write behind the fields; the prompt above is what they became
+TEMPLATE_LINE = re.compile(r"\s*(Negative )?Template\s*:")
+OPEN_QUOTE = re.compile(r':\s*"(?:\\.|[^"\\])*\Z')
+CLOSING_QUOTE = re.compile(r'(?:\\.|[^"\\])*"')
+MAX_SHOWN_LENGTH = 80  # of a text that a warning shows
 
 
 class Infotext(NamedTuple):
@@ -16,6 +29,14 @@ class Infotext(NamedTuple):
     prompt: str
     negative: str
     fields: dict[str, str]
+
+
+class InfotextLines(NamedTuple):
+    """The lines of an infotext: those of both prompts, the text of the fields, and the lines that nothing reads."""
+
+    prompts: list[str]
+    fields: str
+    unread: list[str]
 
 
 def write_infotext(prompt: str, negative: str, fields: Mapping[str, object]) -> str:
@@ -30,14 +51,62 @@ def write_infotext(prompt: str, negative: str, fields: Mapping[str, object]) -> 
 
 
 def read_infotext(text: str) -> Infotext:
-    """Parse infotext; a text without a line of fields is all prompt."""
-    *lines, last_line = text.strip().split("\n")
-    matches = list(FIELD_PATTERN.finditer(last_line))
-    if len(matches) < MIN_FIELDS:
-        lines, matches = [*lines, last_line], []
-    fields = {field["key"]: unquote(field["value"]) for field in matches if field["value"]}
-    prompt, negative = _split_prompts([line.strip() for line in lines])
+    """Parse infotext; a text without a line of fields is all prompt.
+
+    The line of fields is the last one that starts with "Steps:", or else the last line of the text.
+    """
+    lines = split_infotext(text)
+    fields = {key: unquote(value) for key, value in find_fields(lines.fields) if value}
+    prompt, negative = _split_prompts([line.strip() for line in lines.prompts])
     return Infotext(prompt + _old_hypernetwork_tag(fields), negative, fields)
+
+
+def warn_of_infotext(text: str) -> None:
+    """Warn of what an infotext does not say, or says in a place where it may be missed."""
+    lines = split_infotext(text)
+    if not lines.fields:
+        warn(
+            'the text has no line of settings such as "Steps: 20, Sampler: Euler a, ...": all of it is the prompt, and '
+            "the defaults of velatura are used for the rest"
+        )
+    for line in lines.prompts:
+        if FIELD_LINE_START.match(line) and _is_field_line(line):
+            warn(
+                f"the prompt has a line that looks like settings, {_shorten(line)!r}: it is read as words of the "
+                "prompt, because only the last such line holds the settings"
+            )
+    if lines.unread:
+        warn(f"the text behind the settings is not read: {_shorten(' '.join(lines.unread))!r}")
+    if empty_keys := [key for key, value in find_fields(lines.fields) if not value]:
+        warn(f"settings without a value are left out: {', '.join(empty_keys)}")
+
+
+def split_infotext(text: str) -> InfotextLines:
+    """Split infotext into the lines of its prompts, the text of its fields, and what stands behind them."""
+    lines = text.strip().replace("\r\n", "\n").split("\n")
+    index = _find_field_line(lines)
+    if index is None:
+        return _split_single_line(lines) or InfotextLines(lines, "", [])
+    if not FIELD_LINE_START.match(lines[index]) and (inline := _split_single_line(lines)):
+        return inline
+    fields, unread = _join_fields(lines[index], lines[index + 1 :])
+    return InfotextLines(lines[:index], fields, unread)
+
+
+def find_fields(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys of fields and their values as they are written; a value may be a JSON list or object."""
+    position = 0
+    while field := FIELD_PATTERN.search(text, position):
+        start, end = field.start("value"), field.end()
+        json_end = _find_json_end(text, start) if text[start : start + 1] in {"{", "["} else None
+        if json_end is None:
+            yield field["key"], field["value"]
+        else:
+            yield field["key"], text[start:json_end]
+            end = max(text.find(",", json_end) + 1, json_end)
+        if end == position:  # the pattern consumes a key at least, so this ends every search
+            return
+        position = end
 
 
 def quote(value: object) -> str:
@@ -47,13 +116,77 @@ def quote(value: object) -> str:
 
 
 def unquote(text: str) -> str:
-    """Undo quote; a text that is not valid JSON is returned unchanged."""
+    """Undo quote; a text that is not valid JSON is returned unchanged. Line breaks within the quotes are allowed."""
     if not (text.startswith('"') and text.endswith('"')):
         return text
     try:
-        return str(json.loads(text))
+        return str(json.loads(text, strict=False))
     except json.JSONDecodeError:
         return text
+
+
+def _find_field_line(lines: list[str]) -> int | None:
+    """Return the index of the line of fields: the last one that starts with Steps, or else the last line."""
+    for index in range(len(lines) - 1, -1, -1):
+        if FIELD_LINE_START.match(lines[index]) and _is_field_line(lines[index]):
+            return index
+    return len(lines) - 1 if _is_field_line(lines[-1]) else None
+
+
+def _is_field_line(line: str) -> bool:
+    fields = find_fields(line)
+    return sum(1 for _ in zip(fields, range(MIN_FIELDS), strict=False)) == MIN_FIELDS
+
+
+def _join_fields(line: str, following: list[str]) -> tuple[str, list[str]]:
+    """Return the text of the fields with those of the lines behind it, and the lines that hold none."""
+    fields, unread, is_open = [line], list[str](), _leaves_quote_open(line, is_open=False)
+    for number, text in enumerate(following):
+        if is_open:
+            fields.append(f"\n{text}")
+        elif TEMPLATE_LINE.match(text):
+            break
+        elif _starts_with_field(text):
+            fields.append(f", {text}")
+        elif any(map(KEY_AT_START.match, text.split(",")[1:])):
+            fields.append(f"\n{text}")  # the end of a value with a line break, and more fields
+        else:
+            unread = [line for line in following[number:] if line.strip() and not TEMPLATE_LINE.match(line)]
+            break
+        is_open = _leaves_quote_open(text, is_open=is_open)
+    return "".join(fields), unread
+
+
+def _leaves_quote_open(line: str, *, is_open: bool) -> bool:
+    """Return True if a value in quotes goes on behind the line."""
+    if is_open:
+        closing = CLOSING_QUOTE.match(line)
+        if closing is None:
+            return True
+        line = line[closing.end() :]
+    return OPEN_QUOTE.search(line) is not None
+
+
+def _split_single_line(lines: list[str]) -> InfotextLines | None:
+    """Split a last line that holds the prompts too, as text has that went through a field of one line."""
+    last_line = lines[-1]
+    match = None if _starts_with_field(last_line) else INLINE_FIELDS.search(last_line)
+    if match is None:
+        return None
+    prompts = [*lines[:-1], *INLINE_NEGATIVE.split(last_line[: match.start()], maxsplit=1)]
+    return InfotextLines(prompts, last_line[match.end() :], [])
+
+
+def _starts_with_field(line: str) -> bool:
+    return KEY_AT_START.match(line) is not None and not line.lstrip().startswith(NEGATIVE_PREFIX)
+
+
+def _find_json_end(text: str, start: int) -> int | None:
+    """Return the position behind the JSON value that starts there, or None if it is not JSON."""
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
 
 
 def _split_prompts(lines: list[str]) -> tuple[str, str]:
@@ -68,3 +201,7 @@ def _old_hypernetwork_tag(fields: Mapping[str, str]) -> str:
     if "Hypernet" not in fields:
         return ""
     return f"<hypernet:{fields['Hypernet']}:{fields.get('Hypernet strength', '1.0')}>"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:MAX_SHOWN_LENGTH]}..."

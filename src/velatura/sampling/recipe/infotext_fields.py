@@ -8,9 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from velatura.errors import warn
+from velatura.errors import BadRecipe, warn
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.recipe.infotext import quote, unquote
+from velatura.sampling.recipe.unread_fields import (
+    civitai_model,
+    warn_of_civitai_resources,
+    warn_of_unread_fields,
+)
 
 # Names of the fields that hold the hashes of overlays, by kind
 HASH_FIELDS = {
@@ -22,13 +27,33 @@ HASH_FIELDS = {
 }
 TAG_BRACKETS = set("<>")
 
-# Fields of other programs that do not change the picture, or that repeat tags of the prompt
-IGNORED_FIELDS = re.compile(r"Model|.* hash|.* hashes|VAE|User|Version|Script|. (Type|Values)|Hypernet( strength)?")
-
-
 DEFAULT_MASK_PADDING = 32  # A1111's default, which it does not write
 NEW_EDITING_VERSION = (1, 6)  # before this version, A1111 timed prompt editing differently
-DEFAULT_MASK_MODE = "Mask mode: Inpaint masked"
+DDIM_ETA = "Eta DDIM"  # A1111's name of eta with the sampler DDIM, which has another default
+ETA = "Eta"
+CIVITAI_RESOURCES = "Civitai resources"
+# Values that stand for "as in the first pass", or for nothing
+UNSET_VALUES = {
+    "Sampler": ("Undefined", "None", "Default"),
+    "Schedule type": ("Undefined", "None", "Default"),
+    "Hires sampler": ("Use same sampler", "None"),
+    "Clip skip": ("0",),
+}
+# Names of other programs for fields of A1111
+FIELD_ALIASES = {
+    "Scheduler": "Schedule type",
+    "CFG Scale": "CFG scale",
+    "Guidance Scale": "CFG scale",
+    "Hires. upscale": "Hires upscale",
+}
+# Fields without which a picture cannot be made again, and what is used instead
+NEEDED_FIELDS = {
+    "Steps": "20",
+    "Sampler": "Euler a",
+    "CFG scale": "7",
+    "Seed": "a new one",
+    "Size": "the base's own",
+}
 
 
 class InfotextField(NamedTuple):
@@ -120,7 +145,7 @@ def to_infotext_fields(values: Mapping[str, object], defaults: Mapping[str, obje
         "area": None if values["mask_padding"] is None else "Only masked",
     }
     written = {
-        entry.key: _format_value(values[entry.field])
+        DDIM_ETA if entry.key == ETA and _is_ddim(values["sampler"]) else entry.key: _format_value(values[entry.field])
         for entry in INFOTEXT_FIELDS
         if entry.is_always_written
         or any(map(values.get, entry.written_with))
@@ -139,11 +164,15 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
         fields: The fields of infotext.
         prompts: Both prompts as one text. Prompt editing in them was timed differently by old versions of A1111.
     """
-    unread = dict(fields)
+    unread = _normalize_fields(fields)
+    if fields:
+        _warn_of_missing(unread)
+    resources = unread.pop(CIVITAI_RESOURCES, None)
     values: dict[str, object] = {entry.field: unread.pop(entry.key) for entry in INFOTEXT_FIELDS if entry.key in unread}
-    size = re.fullmatch(r"(\d+)x(\d+)", str(values.pop("size", "")))
-    if size:
-        values |= {"width": size[1], "height": size[2]}
+    if resources is not None:
+        warn_of_civitai_resources(resources, prompts)
+        values.setdefault("base", civitai_model(resources))
+    values |= _parse_size(values.pop("size", None))
     area = values.pop("area", None)
     if area == "Only masked":
         values.setdefault("mask_padding", DEFAULT_MASK_PADDING)
@@ -154,8 +183,40 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
         values.setdefault("old_editing", True)
     if "seed" in values:
         values.setdefault("noise", "GPU")  # A1111's default, which it does not write
-    _warn_of_unread(unread)
+    warn_of_unread_fields(unread)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _normalize_fields(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields by their names in A1111, without those whose value stands for nothing."""
+    normalized = dict(fields)
+    for alias, key in FIELD_ALIASES.items():
+        if alias in normalized:
+            normalized.setdefault(key, normalized.pop(alias))
+    normalized = {key: value for key, value in normalized.items() if value not in UNSET_VALUES.get(key, ())}
+    ddim_eta = normalized.pop(DDIM_ETA, None)
+    if ddim_eta is not None and _is_ddim(normalized.get("Sampler")):  # with other samplers it changes nothing
+        normalized[ETA] = ddim_eta
+    return normalized
+
+
+def _is_ddim(sampler: object) -> bool:
+    return str(sampler).lower() == "ddim"
+
+
+def _warn_of_missing(fields: Mapping[str, str]) -> None:
+    missing = [f"{key} ({default})" for key, default in NEEDED_FIELDS.items() if key not in fields]
+    if missing:
+        warn(f"the recipe does not say all that made the picture; these are used instead: {', '.join(missing)}")
+
+
+def _parse_size(size: object) -> dict[str, object]:
+    if size is None:
+        return {}
+    match = re.fullmatch(r"\s*(\d+)\s*[x×]\s*(\d+)\s*", str(size))
+    if match is None:
+        raise BadRecipe(f"the recipe's Size is {str(size)[:40]!r}: it should be width x height, such as 512x768")
+    return {"width": match[1], "height": match[2]}
 
 
 def _is_old(version: object) -> bool:
@@ -193,11 +254,3 @@ def _parse_hashes(fields: dict[str, str]) -> tuple[OverlayHash, ...]:
             elif colon:
                 hashes.append(OverlayHash.of(kind, name, digest.strip()))
     return tuple(hashes)
-
-
-def _warn_of_unread(fields: Mapping[str, str]) -> None:
-    """Warn of fields that would change the picture."""
-    entries = (f"{key}: {value}" for key, value in fields.items() if not IGNORED_FIELDS.fullmatch(key))
-    unread = [entry for entry in entries if entry != DEFAULT_MASK_MODE]
-    if unread:
-        warn(f"not supported: {', '.join(unread)}; the picture will be different")

@@ -18,7 +18,7 @@ from velatura.sampling.recipe.fields import (
     Pixels,
     PromptText,
 )
-from velatura.sampling.recipe.infotext import read_infotext, write_infotext
+from velatura.sampling.recipe.infotext import read_infotext, warn_of_infotext, write_infotext
 from velatura.sampling.recipe.infotext_fields import from_infotext_fields, to_infotext_fields
 from velatura.sampling.recipe.metadata import read_image_infotext
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
@@ -97,9 +97,10 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
         Raises:
             BadRecipe: A field is out of range.
         """
+        warn_of_infotext(text)
         prompt, negative, fields = read_infotext(text)
         return cls.model_validate(
-            {"prompt": prompt, "negative": negative, **from_infotext_fields(fields, prompt + negative)}
+            {"prompt": prompt, "negative": negative, **from_infotext_fields(fields, f"{prompt}\n{negative}")}
         )
 
     def infotext(self) -> str:

@@ -1,0 +1,148 @@
+"""Fields of infotext that a recipe does not hold: which of them leave the picture as it is, and what others mean."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+from velatura.errors import warn
+from velatura.prompts.tags import TAG_PATTERN
+
+# Fields of A1111, Forge, SD.Next, Fooocus, Civitai and extensions that do not change the picture, or repeat the prompt
+IGNORED_FIELDS = re.compile(
+    r"Model|.* hash|.* hashes|Hashes|VAE|User|Version|Script|(Fixed )?. (Type|Values)|Hypernet( strength)?"
+    r"|Batch( size| pos|-\d)?|Index|Created Date|Date|Time( taken)?|Comment|Civitai metadata"
+    r"|App|Backend|Pipeline|Operations?|Parser|Extra networks|LoRA networks|Styles?|Template|Negative Template"
+    r"|Wildcard (negative )?prompt|Style Selector .*|Raw (negative )?prompt|Metadata scheme|Created by"
+    r"|Cache FP16 weight for LoRA"
+)
+# Values with which a field leaves the picture as it is
+NEUTRAL_VALUES = {
+    "Mask mode": "Inpaint masked",
+    "FP8 weight": "Disable",
+    "VAE Encoder": "Full",
+    "VAE Decoder": "Full",
+    "Hires checkpoint": "Use same checkpoint",
+    "Hires schedule type": "Use same scheduler",
+    "Hires Module 1": "Use same choices",
+    "Diffusion in Low Bits": "Automatic",
+    "CFG end": "1.0",
+    "CFG rescale": "0.0",
+    "Image CFG scale": "1.0",
+    "Conditional mask weight": "1.0",
+    "Token merging ratio": "0.0",
+    "Token merging ratio hr": "0.0",
+    "Detailer": "False",
+    "HDR": "False",
+    "Freeu": "False",
+}
+# What the fields of a kind mean; the first part of a name that is not listed here stands for itself
+FIELD_MEANINGS = {
+    "ADetailer": "ADetailer repainted faces or other details afterwards",
+    "AddNet": "Additional Networks attached LoRAs that are not in the prompt",
+    "ControlNet": "ControlNet guided it by another image",
+    "Detailer": "the detailer repainted faces or other details afterwards",
+    "Face restoration": "faces were repainted afterwards",
+    "FreeU": "FreeU changed the UNet's skip connections",
+    "freeu": "FreeU changed the UNet's skip connections",
+    "Module": "another VAE or text encoder was loaded",
+    "Postprocess": "it was changed afterwards",
+    "Refiner": "another model made the last steps",
+    "RP": "Regional Prompter gave regions their own prompts",
+    "Tiled Diffusion": "it was made in tiles",
+    "Token merging": "token merging simplified attention",
+    "Ultimate SD upscale": "it was upscaled in tiles afterwards",
+}
+OTHER_RESOURCES = {"checkpoint", "embed", "upscaler", "vae"}  # which no tag calls
+MAX_ENTRIES = 2  # of fields of one kind that a warning shows
+MAX_VALUE_LENGTH = 80
+
+
+def warn_of_unread_fields(fields: Mapping[str, str]) -> None:
+    """Warn once of all fields that would change the picture and are not supported."""
+    unread = {key: value for key, value in fields.items() if not _is_harmless(key, value)}
+    if not unread:
+        return
+    kinds: dict[str, list[str]] = {}
+    for key, value in unread.items():
+        kinds.setdefault(_kind_of(key), []).append(f"{key}: {value[:MAX_VALUE_LENGTH]}")
+    shown = ", ".join(_shorten_entries(entries) for entries in kinds.values())
+    meanings = "; ".join(dict.fromkeys(FIELD_MEANINGS[kind] for kind in kinds if kind in FIELD_MEANINGS))
+    warn(f"not supported: {shown}; the picture will be different" + (f" ({meanings})" if meanings else ""))
+
+
+def civitai_model(text: str) -> str | None:
+    """Return the checkpoint's name in Civitai's list of resources, if it has one."""
+    names = (resource.get("modelName") for resource in _parse_resources(text) if _type_of(resource) == "checkpoint")
+    return next((name for name in names if isinstance(name, str) and name), None)
+
+
+def warn_of_civitai_resources(text: str, prompts: str) -> None:
+    """Warn of overlays in Civitai's list of resources that the prompts do not call.
+
+    Pictures of its own generator have no tags. The list holds numbers of model versions, and no names of files.
+
+    Args:
+        text: The list, in JSON.
+        prompts: Both prompts as one text.
+    """
+    resources = _parse_resources(text)
+    if not resources and text.strip() not in {"", "[]"}:
+        warn("Civitai resources cannot be read: if overlays were used without tags, the picture will be different")
+    tags = sum(1 for _ in TAG_PATTERN.finditer(prompts))
+    overlays = [
+        resource for resource in resources if _type_of(resource) not in {"checkpoint", "embed", "vae", "upscaler"}
+    ]
+    if len(overlays) <= tags:
+        return
+    names = ", ".join(map(_describe_resource, overlays))
+    warn(
+        f"Civitai resources without a tag in the prompt are not used: {names}; the picture will be different until you "
+        "download them and call them, as <lora:file:0.8>"
+    )
+
+
+def _is_harmless(key: str, value: str) -> bool:
+    neutral = NEUTRAL_VALUES.get(key)
+    return IGNORED_FIELDS.fullmatch(key) is not None or (neutral is not None and _is_same(value, neutral))
+
+
+def _is_same(value: str, neutral: str) -> bool:
+    try:
+        return float(value) == float(neutral)
+    except ValueError:
+        return value.strip().lower() == neutral.lower()
+
+
+def _kind_of(key: str) -> str:
+    return next((kind for kind in FIELD_MEANINGS if re.match(rf"{kind}(?![a-z])", key)), key)
+
+
+def _shorten_entries(entries: list[str]) -> str:
+    others = len(entries) - MAX_ENTRIES
+    return ", ".join(entries[:MAX_ENTRIES]) + (f" and {others} more of the kind" if others > 0 else "")
+
+
+def _parse_resources(text: str) -> Iterable[Mapping[str, object]]:
+    try:
+        parsed: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    resources = cast("list[object]", parsed) if isinstance(parsed, list) else []
+    return [cast("Mapping[str, object]", resource) for resource in resources if isinstance(resource, dict)]
+
+
+def _type_of(resource: Mapping[str, object]) -> str:
+    """Return the type of a resource; its URN has it too, as urn:air:sd1:lora:civitai:1@2."""
+    urn = str(resource.get("air", "")).split(":")
+    return str(resource.get("type") or (urn[3] if len(urn) > 3 else "lora")).lower()
+
+
+def _describe_resource(resource: Mapping[str, object]) -> str:
+    name = resource.get("modelName") or resource.get("air") or "an unnamed one"
+    version, weight = resource.get("modelVersionId"), resource.get("weight")
+    details = [
+        *([f"model version {version}"] if version else []),
+        *([f"weight {weight}"] if weight is not None else []),
+    ]
+    return f"{name} ({', '.join(details)})" if details else str(name)

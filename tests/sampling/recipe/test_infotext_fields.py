@@ -1,0 +1,167 @@
+"""Fields of infotext by A1111, its extensions and programs that write it too; labels are those in their pictures."""
+
+import pytest
+
+from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.sampling.recipe.recipe import Recipe
+
+LINE = "Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x96"
+HOUSE = Recipe(prompt="a house", sampler="Euler", seed=1, width=64, height=96, noise="GPU")
+
+
+def test_templates_behind_the_fields_are_not_part_of_a_prompt():
+    """The extension for dynamic prompts writes the prompt that its wildcards came from behind the fields."""
+    text = f"a house\nNegative prompt: no\n{LINE}, Version: v1.6.0\nTemplate: a {{house|boat}}\nNegative Template: no"
+    assert Recipe.from_infotext(text) == HOUSE.replace(negative="no", version="v1.6.0")
+
+
+def test_fields_go_on_behind_a_line_break():
+    text = f"a house\n{LINE}\nClip skip: 2, Hires prompt: a\nb, ENSD: 31337"
+    assert Recipe.from_infotext(text) == HOUSE.replace(clip_skip=2, hires_prompt="a\nb", ensd=31337)
+
+
+def test_a_value_in_quotes_may_have_line_breaks():
+    text = f'a house\n{LINE}, Hires prompt: "a: b,\nc: d, e",\nClip skip: 2'
+    assert Recipe.from_infotext(text) == HOUSE.replace(clip_skip=2, hires_prompt="a: b,\nc: d, e")
+
+
+def test_line_breaks_of_windows_are_line_breaks():
+    text = f"a house\r\nNegative prompt: blurry\r\n{LINE}, Emphasis: No norm\r\nTemplate: x"
+    assert Recipe.from_infotext(text) == HOUSE.replace(negative="blurry", emphasis="No norm")
+
+
+def test_settings_are_read_where_a_form_of_one_line_removed_the_line_breaks():
+    text = f"a house (red:1.2) Negative prompt: blurry, {LINE}"
+    assert Recipe.from_infotext(text) == HOUSE.replace(prompt="a house (red:1.2)", negative="blurry,")
+
+
+def test_other_text_behind_the_fields_is_named():
+    with pytest.warns(VelaturaWarning, match="text behind the settings is not read: 'made with love'"):
+        assert Recipe.from_infotext(f"a house\n{LINE}\nmade with love\nTemplate: a") == HOUSE
+
+
+def test_a_line_of_settings_within_a_prompt_is_named():
+    with pytest.warns(VelaturaWarning, match="a line that looks like settings, 'Steps: 3, Sampler: a, Seed: 2'"):
+        recipe = Recipe.from_infotext(f"a house\nSteps: 3, Sampler: a, Seed: 2\n{LINE}")
+    assert recipe == HOUSE.replace(prompt="a house\nSteps: 3, Sampler: a, Seed: 2")
+
+
+def test_a_text_without_settings_is_a_prompt_with_a_warning():
+    with pytest.warns(VelaturaWarning, match="no line of settings"):
+        assert Recipe.from_infotext("a house\nNegative prompt: blurry") == Recipe(prompt="a house", negative="blurry")
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("Steps: 20, ", "Steps (20)"),
+        ("Sampler: Euler, ", "Sampler (Euler a)"),
+        ("CFG scale: 7, ", "CFG scale (7)"),
+        ("Seed: 1, ", "Seed (a new one)"),
+        (", Size: 64x96", "Size (the base's own)"),
+    ],
+)
+def test_a_missing_setting_is_named_with_what_is_used_instead(field, found):
+    text = f"a house\n{LINE}".replace(field, "")
+    with pytest.warns(VelaturaWarning) as warned:
+        Recipe.from_infotext(text)
+    assert [str(each.message).endswith(f"used instead: {found}") for each in warned] == [True]
+
+
+def test_a_setting_without_a_value_is_named():
+    with pytest.warns(VelaturaWarning, match="without a value are left out: Clip skip"):
+        assert Recipe.from_infotext(f"a house\n{LINE}, Clip skip: , RNG: CPU") == HOUSE.replace(noise="CPU")
+
+
+@pytest.mark.parametrize("size", ["64", "64x", "64x96x3", "big", "0x0", "-64x96"])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(BadRecipe, match=r"Size|width"):
+        Recipe.from_infotext(f"a house\n{LINE}".replace("64x96", size))
+
+
+@pytest.mark.parametrize("label", ["Eta DDIM", "Eta"])  # the second was the web UI's until version 1.6
+def test_the_eta_of_ddim_has_its_own_label(label):
+    text = f"a house\n{LINE}, {label}: 0.5".replace("Euler", "DDIM")
+    recipe = Recipe.from_infotext(text)
+    assert recipe == HOUSE.replace(sampler="DDIM", eta=0.5)
+    assert recipe.infotext().endswith(", Eta DDIM: 0.5")
+    assert Recipe.from_infotext(recipe.infotext()) == recipe
+
+
+def test_the_eta_of_ddim_changes_no_other_sampler():
+    assert Recipe.from_infotext(f"a house\n{LINE}, Eta DDIM: 0.5") == HOUSE
+    assert Recipe.from_infotext(f"a house\n{LINE}, Eta DDIM: 0.5, Eta: 0.7") == HOUSE.replace(eta=0.7)
+    assert ", Eta: 0.7" in HOUSE.replace(eta=0.7).infotext()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        'Hashes: {"model": "6ce0161689", "lora:ink": "0123456789"}',
+        'Civitai resources: [{"type":"checkpoint","modelVersionId":1,"modelName":"A, B [x]: y"}], Civitai metadata: {}',
+        "Created Date: 2024-12-22T01:01:01.0222111Z",
+        "App: SD.Next, Backend: Diffusers, Pipeline: StableDiffusionPipeline, Operations: txt2img, Parser: native",
+        "Batch size: 4, Batch pos: 1",
+        "Mask mode: Inpaint masked, Diffusion in Low Bits: Automatic, Hires checkpoint: Use same checkpoint",
+        "Hires sampler: Use same sampler, Token merging ratio: 0",
+        'Wildcard prompt: "{a|b}, c"',
+        "Script: X/Y/Z plot, X Type: Steps, Fixed X Values: 1",
+    ],
+)
+def test_fields_that_leave_the_picture_as_it_is_are_read_without_a_warning(fields):
+    assert Recipe.from_infotext(f"a house\n{LINE}, {fields}").replace(base=None) == HOUSE
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ("Module 1: sdxl_vae", r"Module 1: sdxl_vae; the picture will be different \(another VAE or text encoder was"),
+        (
+            "ADetailer model: face_yolov8n.pt, ADetailer confidence: 0.3, ADetailer blur: 4, ADetailer version: 24",
+            r"ADetailer confidence: 0.3 and 2 more of the kind; .* \(ADetailer repainted faces",
+        ),
+        ('ControlNet 0: "Module: canny, Model: x"', r"ControlNet 0: Module: canny.*; .* \(ControlNet guided it"),
+        ("FP8 weight: Enable", "not supported: FP8 weight: Enable"),
+        ("Token merging ratio: 0.5", "not supported: Token merging ratio: 0.5"),
+        ("Face restoration: GFPGAN", "faces were repainted afterwards"),
+        ("Diffusion in Low Bits: bnb-nf4", "not supported: Diffusion in Low Bits: bnb-nf4"),
+        ("Some new thing: 3", "not supported: Some new thing: 3; the picture will be different$"),
+    ],
+)
+def test_fields_that_change_the_picture_are_named_once_with_what_they_mean(fields, words):
+    with pytest.warns(VelaturaWarning, match=words) as warned:
+        assert Recipe.from_infotext(f"a house\n{LINE}, {fields}") == HOUSE
+    assert len(warned) == 1
+
+
+RESOURCES = (
+    'Civitai resources: [{"type":"checkpoint","modelVersionId":128078,"modelName":"SD XL","modelVersionName":"v1.0"},'
+    '{"type":"lora","weight":0.85,"modelVersionId":210432,"modelName":"Double Exposure"}]'
+)
+
+
+def test_civitais_resources_name_the_base():
+    recipe = Recipe.from_infotext(f"a <lora:exposure:0.85>\n{LINE}, {RESOURCES}")
+    assert (recipe.base, recipe.prompt) == ("SD XL", "a <lora:exposure:0.85>")
+    assert Recipe.from_infotext(f"a <lora:x:1>\n{LINE}, Model: mine, {RESOURCES}").base == "mine"
+
+
+def test_overlays_of_civitais_generator_that_no_tag_calls_are_named():
+    words = r"are not used: Double Exposure \(model version 210432, weight 0.85\)"
+    with pytest.warns(VelaturaWarning, match=words):
+        Recipe.from_infotext(f"a house\n{LINE}, {RESOURCES}")
+    by_urn = 'Civitai resources: [{"air":"urn:air:sd1:lora:civitai:1@2","weight":1}]'
+    with pytest.warns(VelaturaWarning, match="urn:air:sd1:lora:civitai:1@2"):
+        Recipe.from_infotext(f"a house\n{LINE}, {by_urn}")
+    with pytest.warns(VelaturaWarning, match="Civitai resources cannot be read"):
+        Recipe.from_infotext(f"a house\n{LINE}, Civitai resources: [cut")
+
+
+def test_a_sampler_that_civitai_does_not_know_is_named():
+    with pytest.warns(VelaturaWarning, match=r"used instead: Sampler \(Euler a\)"):
+        Recipe.from_infotext(f"a house\n{LINE}".replace("Euler", "Undefined"))
+
+
+def test_a_scheduler_has_other_names_elsewhere():
+    assert Recipe.from_infotext(f"a house\n{LINE}, Scheduler: karras").scheduler == "karras"
+    assert Recipe.from_infotext(f"a house\n{LINE}, Schedule type: Beta, Scheduler: karras").scheduler == "Beta"
