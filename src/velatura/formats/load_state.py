@@ -13,8 +13,10 @@ from velatura.overlays.overlay import Card, Overlay
 
 AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
 
+MAX_SHOWN_KEY_LENGTH = 80  # characters of a key in a message
 CHEAP_LAYER_COUNT = 100  # so few layers cost nothing to build, and a missing tensor can then be named
-MAX_PLAUSIBLE_WEIGHT = 1e6  # trained weights stay below a hundred
+MAX_PLAUSIBLE_WEIGHT = 1e4  # trained weights stay below a hundred
+EDGE_OF_TYPE = 0.99  # of the largest number of a precision: values from there on were probably cut off
 
 
 def load_tensors(
@@ -107,15 +109,49 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def warn_of_suspicious_weights(name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Warn of weights that can be loaded but are probably wrong: mixed precisions, only zeros, or very large values."""
-    largest = max(
-        (float(torch.stack(tensor.aminmax()).abs().max()) for tensor in tensors.values() if tensor.numel()), default=0
-    )
+    """Warn of weights that can be loaded but are probably wrong.
+
+    These are mixed precisions, only zeros, very large values, and matrices of denormal numbers, which are too small
+    for their precision.
+    """
+    largest = {key: largest_value(tensor) for key, tensor in tensors.items()}
+    denormal_count = sum(_is_denormal(tensors[key], value) for key, value in largest.items())
     problems = {
         "mixes precisions": len({tensor.dtype for tensor in tensors.values()}) > 1,
-        "holds only zeros, so it has no effect": largest == 0,
-        f"holds weights above {MAX_PLAUSIBLE_WEIGHT:.0e}": largest > MAX_PLAUSIBLE_WEIGHT,
+        "holds only zeros, so it has no effect": not any(largest.values()),
+        f"holds {denormal_count} tensors of denormal numbers, too small to have an effect": denormal_count > 0,
+        **{problem: True for problem in [describe_large_values(tensors, largest)] if problem},
     }
     for problem, is_present in problems.items():
         if is_present:
             warn(f"{name} {problem}: check the pictures that it makes")
+
+
+def largest_value(tensor: Tensor) -> float:
+    """Return the largest absolute value of a tensor, 0 if it is empty, NaN if one of its values is."""
+    return float(torch.stack(tensor.aminmax()).abs().max()) if tensor.numel() else 0.0
+
+
+def describe_large_values(tensors: Mapping[str, Tensor], largest: Mapping[str, float]) -> str:
+    """Say which tensor has values that no training gives, or return "" if there is none.
+
+    Args:
+        tensors: Tensors by name.
+        largest: Their largest absolute values.
+    """
+    key = max(largest, key=lambda key: largest[key], default="")
+    if not key or largest[key] <= MAX_PLAUSIBLE_WEIGHT:
+        return ""
+    dtype = tensors[key].dtype
+    is_at_edge = largest[key] >= EDGE_OF_TYPE * torch.finfo(dtype).max
+    edge = f", the largest number of {str(dtype).removeprefix('torch.')}" if is_at_edge else ""
+    return f"holds weights of up to {largest[key]:.4g}{edge} ({key[:MAX_SHOWN_KEY_LENGTH]})"
+
+
+def _is_denormal(tensor: Tensor, largest: float) -> bool:
+    """Return True for a matrix, or a tensor in float32, with no value that its precision holds with all its digits.
+
+    Trained biases in float16 may be so small, and they need not be more exact.
+    """
+    has_small_biases = tensor.dtype == torch.float16 and tensor.ndim < 2
+    return 0 < largest < torch.finfo(tensor.dtype).tiny and not has_small_biases

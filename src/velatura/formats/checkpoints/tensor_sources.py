@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, warn
+from velatura.formats.load_state import describe_large_values, largest_value
 from velatura.tensors import Contents, apply_to, meta_tensors
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -91,7 +93,18 @@ def load_model(model: AnyModel, sources: TensorSources, contents: Contents, dest
         BadFile: A tensor is missing, left over, of another shape, or not finite floating-point numbers.
     """
     _check_shapes(model.state_dict(), apply_sources(sources, meta_tensors(contents.tensors)), contents.path.name)
-    tensors = {key: _load_tensor(source, contents, destination) for key, source in sources.items()}
+    largest: dict[str, float] = {}
+    tensors: dict[str, Tensor] = {}
+    for key, source in sources.items():
+        tensors[key] = _load_tensor(source, contents, destination)
+        value = largest_value(tensors[key])
+        largest[source.key] = max(value, largest.get(source.key, 0.0))  # a tensor may be split into several
+        if not math.isfinite(value):
+            kind = str(destination.dtype).removeprefix("torch.")
+            raise BadFile(
+                f"{contents.path.name} has {source.key} with values that are not finite in {kind}: use another copy"
+            )
+    _warn_of_odd_values(contents, type(model).__name__, largest)
     model.load_state_dict(tensors, assign=True)
     _set_position_ids(model)
     return model
@@ -113,14 +126,23 @@ def _check_shapes(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], 
 
 
 def _load_tensor(source: TensorSource, contents: Contents, destination: Destination) -> Tensor:
-    """Return a tensor of the file in the precision and layout of the destination, and refuse NaN and infinity."""
-    tensor = apply_to(contents.tensors, source.key, lambda stored: _copy_to(source.transform(stored), destination))
-    if not _is_finite(tensor):
-        kind = str(destination.dtype).removeprefix("torch.")
-        raise BadFile(
-            f"{contents.path.name} has {source.key} with values that are not finite in {kind}: use another copy"
-        )
-    return tensor
+    """Return a tensor of the file in the precision and layout of the destination."""
+    return apply_to(contents.tensors, source.key, lambda stored: _copy_to(source.transform(stored), destination))
+
+
+def _warn_of_odd_values(contents: Contents, part: str, largest: Mapping[str, float]) -> None:
+    """Warn of a part of a base whose weights are all zeros, or larger than training gives.
+
+    Args:
+        contents: The file.
+        part: Class of the model, for messages.
+        largest: The largest absolute value of every tensor, by its name in the file.
+    """
+    if not any(largest.values()):
+        warn(f"{contents.path.name} holds only zeros for its {part}, so it paints nothing: download it again")
+    problem = describe_large_values(meta_tensors(contents.tensors), largest)
+    if problem:
+        warn(f"{contents.path.name} {problem}: check the pictures that it makes")
 
 
 def _copy_to(tensor: Tensor, destination: Destination) -> Tensor:
@@ -138,11 +160,6 @@ def _copy_to(tensor: Tensor, destination: Destination) -> Tensor:
     flat = tensor.to(destination.device, destination.dtype).flatten(2)  # (out, in, height * width)
     channels_last = flat.transpose(1, 2).contiguous()  # (out, height * width, in)
     return channels_last.view(len(tensor), *tensor.shape[2:], channels).permute(0, 3, 1, 2)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Return True if no value is NaN or infinite; a plain sum is ten times as fast as a check of all values."""
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _set_position_ids(model: nn.Module) -> None:

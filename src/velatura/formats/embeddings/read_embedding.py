@@ -197,6 +197,9 @@ def _warn_of_misfits(name: str, vectors: Mapping[str, Tensor], widths: tuple[int
     """Warn of an embedding that can be loaded but fits no known base or prompt."""
     warn_of_suspicious_weights(name, vectors)
     count = len(next(iter(vectors.values())))
+    zero_parts = [key for key, rows in vectors.items() if not bool(rows.any())]
+    if zero_parts and len(zero_parts) < len(vectors):
+        warn(f"{name} holds only zeros for {zero_parts[0][:80]}: that text encoder learned nothing")
     if not family:
         features = " and ".join(map(str, widths))
         warn(f"{name} has vectors of {features} features: no known text encoder has this width")

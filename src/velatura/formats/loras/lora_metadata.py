@@ -9,6 +9,7 @@ from pathlib import Path
 
 from velatura.card import Card
 from velatura.errors import warn
+from velatura.formats.loras.keys import ALGORITHM_SUFFIXES
 from velatura.formats.metadata import Metadata, aliases, card_fields_from_metadata, family_from_metadata
 from velatura.overlays.deltas.delta import Delta
 
@@ -16,6 +17,8 @@ JSON_FIELDS = ("ss_network_args", "ss_tag_frequency", "ss_dataset_dirs", "ss_buc
 EMPTY_VALUES = {"", "None"}
 FORBIDDEN_IN_NAMES = set('<>/\\"')  # characters that belong to tags and to paths
 LOW_RANK_ALGORITHMS = {"lora", "lora-bias", "dora"}
+# Tensors whose product is the change, so that one of zeros makes the whole change zero
+PRODUCT_FACTORS = frozenset(suffix for name in ("LoRA", "LoHa", "LoKr") for suffix in ALGORITHM_SUFFIXES[name])
 MAX_ALPHA_OVER_RANK = 100  # trainers use 1 or less; no useful LoRA comes near 100
 MAX_NUMBER_LENGTH = 40  # characters of a number in the metadata that are read
 MAX_LISTED_NUMBERS = 3
@@ -62,6 +65,23 @@ def warn_of_alphas(file_name: str, deltas: Sequence[Delta], *, is_named_by_kohya
     for problem, is_present in problems.items():
         if is_present:
             warn(f"{file_name} {problem}: check the pictures that it makes")
+
+
+def warn_of_zero_changes(file_name: str, deltas: Sequence[Delta]) -> None:
+    """Warn if the change of every layer is exactly zero, because a factor of its product is, as before training."""
+    if deltas and all(_is_zero_product(delta) for delta in deltas):
+        warn(
+            f"{file_name} has no effect: a factor of every layer's change holds only zeros, as before training; use a "
+            "trained copy"
+        )
+
+
+def _is_zero_product(delta: Delta) -> bool:
+    """Return True if the change is a product with a factor of zeros, and nothing is added to it or rescaled."""
+    tensors = delta.state_dict()
+    others = tensors.keys() - PRODUCT_FACTORS - {"alpha"}
+    factors = [tensors[suffix] for suffix in tensors.keys() & PRODUCT_FACTORS]
+    return not others and any(not bool(factor.any()) for factor in factors)
 
 
 def _alphas_over_ranks(deltas: Sequence[Delta]) -> list[float]:

@@ -23,7 +23,7 @@ from velatura.formats.loras.keys import (
     sort_keys,
 )
 from velatura.formats.loras.layer_bounds import check_layer_numbers
-from velatura.formats.loras.lora_metadata import build_card, warn_of_alphas, warn_of_metadata
+from velatura.formats.loras.lora_metadata import build_card, warn_of_alphas, warn_of_metadata, warn_of_zero_changes
 from velatura.formats.loras.names import KOHYA_TEXT, KOHYA_TEXT_1, diffusers_part
 from velatura.formats.loras.peft_config import HEADER_KEY, PeftConfig
 from velatura.formats.loras.read_peft import apply_alpha, find_adapters, join_adapters, read_config_beside, to_lycoris
@@ -206,6 +206,9 @@ def _warn_of_suspicious_values(file_name: str, lora: Lora, *, is_named_by_kohya:
         key: tensor for key, tensor in lora.state_dict().items() if key.rpartition(".")[2] not in NUMBER_SUFFIXES
     }
     warn_of_suspicious_weights(file_name, weights)
+    is_foreign = CARD_KEY not in lora.metadata  # velatura's own may be untrained: attaching them says so
+    if is_foreign and any(bool(tensor.any()) for tensor in weights.values()):  # only zeros are warned of above
+        warn_of_zero_changes(file_name, deltas)
     warn_of_alphas(file_name, deltas, is_named_by_kohya=is_named_by_kohya)
     warn_of_metadata(file_name, lora.metadata, deltas)
 
