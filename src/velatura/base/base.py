@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from velatura.base.conditioning import Conditioning, MicroConditioning
 from velatura.base.families import Family
 from velatura.base.noise_schedule import NoiseSchedule
-from velatura.base.offload import ModelOffloader
 from velatura.base.text_encoder import TextEncoder
 from velatura.errors import UnsupportedBase, warn
 from velatura.files import short_hash
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from velatura.base.offload import ModelOffloader
 
 
 class Base:
@@ -123,6 +126,8 @@ class Base:
 
         Warns if the device is a CPU.
         """
+        from velatura.base.offload import ModelOffloader
+
         if torch.device(device).type == "cpu":
             warn("offload saves nothing on a CPU: all parts are in its memory anyway")
         self.to("cpu")

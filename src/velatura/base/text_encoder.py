@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from velatura.base.conditioning import Conditioning
 from velatura.base.encoding_context import encoding_row
 from velatura.base.token_registry import TokenRegistry
 from velatura.errors import BadRecipe, warn
 from velatura.prompts.chunks import CHUNK_LENGTH
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 CONTEXT_LENGTH = CHUNK_LENGTH + 2  # with BOS and EOS
 

@@ -13,7 +13,6 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.checkpoints.folder_weights import open_weights
@@ -107,6 +106,8 @@ def open_clip_model(folder: StrPath) -> Clip:
 
 
 def _build_clip(path: Path, config: dict[str, Any]) -> Clip:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
     is_whole_model = "vision_config" in config
     vision_config: dict[str, Any] = dict(config["vision_config"] if is_whole_model else config)
     if is_whole_model and "projection_dim" in config:  # overrules the one in vision_config, as in transformers

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
-
-from transformers import CLIPTokenizer
+from typing import TYPE_CHECKING, Any, cast
 
 from velatura.base.text_encoder import CONTEXT_LENGTH
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.clip_vocabulary import BOS_TOKEN, CLIP_VOCAB_SIZE, EOS_TOKEN, load_clip_vocabulary
 from velatura.tensors import DAMAGED_FILE_ERRORS
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
 TOKENIZER_KEY = "velatura.tokenizer"
 OPEN_CLIP_PAD = "!"  # its id is 0
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-
-_tokenizer_class: Any = CLIPTokenizer  # as Any: its factories have no return types
 
 
 def tokenizer_metadata(tokenizer: CLIPTokenizer) -> dict[str, str]:
@@ -75,7 +74,7 @@ def clip_tokenizer(*, pads_with_zero: bool) -> CLIPTokenizer:
         "pad_token": OPEN_CLIP_PAD if pads_with_zero else EOS_TOKEN,
         "unk_token": EOS_TOKEN,
     }
-    return _tokenizer_class(
+    return _tokenizer_class()(
         vocab=vocabulary.vocabulary, merges=vocabulary.merges, model_max_length=CONTEXT_LENGTH, **special
     )
 
@@ -86,7 +85,7 @@ def _open_beside(folder: Path, vocab_size: int, *, pads_with_zero: bool) -> CLIP
         return None
     padding = {"pad_token": OPEN_CLIP_PAD} if pads_with_zero else {}
     try:
-        tokenizer = _tokenizer_class.from_pretrained(folder, local_files_only=True, **padding)
+        tokenizer = _tokenizer_class().from_pretrained(folder, local_files_only=True, **padding)
     except (OSError, *DAMAGED_FILE_ERRORS):
         return None
     return tokenizer if len(tokenizer) == vocab_size else None
@@ -101,4 +100,10 @@ def _build_from_header(name: str, text: str, vocab_size: int) -> CLIPTokenizer:
     used_words = {*special.values(), *(part for pair in merges for part in (*pair, "".join(pair)))}
     if sorted(vocabulary.values()) != list(range(vocab_size)) or not used_words <= vocabulary.keys():
         raise BadFile(f"{name} has a vocabulary that does not fit its text encoder: save the base again")
-    return _tokenizer_class(vocab=vocabulary, merges=merges, **special)
+    return _tokenizer_class()(vocab=vocabulary, merges=merges, **special)
+
+
+def _tokenizer_class() -> Any:  # Any: its factories have no return types
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from velatura.base.base import Base
@@ -17,6 +15,9 @@ from velatura.base.devices import has_fast_bfloat16
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import disable_inference_mode
 from velatura.training.plan import Precision
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 # Side of the latents up to which plain attention trains faster than fused attention on a CPU, by a third at 16
 MAX_PLAIN_ATTENTION_SIDE = 32
@@ -89,6 +90,8 @@ def _convert_unet(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DCondi
     unet_copy = copy.deepcopy(unet, memo)
     nn.Module.to(unet_copy, dtype)
     if unet.device.type == "cpu" and unet.config["sample_size"] <= MAX_PLAIN_ATTENTION_SIDE:
+        from diffusers.models.attention_processor import AttnProcessor
+
         unet_copy.set_attn_processor(AttnProcessor())
     return unet_copy
 

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from velatura.datasets.captioners.tiny_subjects import SUBJECTS, SubjectFinder
 from velatura.formats.checkpoints.folder_weights import open_weights
@@ -90,6 +89,8 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 def load_vision_tower(folder: Path) -> tuple[nn.Module, Tensor]:
     """Load the vision tower of a CLIP with its projection, and the projection of its text tower, in float32."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
     config: Any = CLIPVisionConfig
     vision = cast("nn.Module", CLIPVisionModelWithProjection(config.from_pretrained(folder, local_files_only=True)))
     vision.float()

@@ -5,22 +5,26 @@ They are built on the meta device, so that memory is taken only for the tensors 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from velatura.formats.checkpoints.ldm_config import ModelConfig
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSources, load_model
 from velatura.tensors import Contents
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 
 def build_unet(
     config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
 ) -> UNet2DConditionModel:
     """Build a UNet and load its tensors (see `load_model`)."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
     model_class: Any = UNet2DConditionModel
     with torch.device("meta"):
         model: UNet2DConditionModel = model_class.from_config(config)
@@ -31,6 +35,8 @@ def build_vae(
     config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
 ) -> AutoencoderKL:
     """Build an autoencoder and load its tensors (see `load_model`)."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     model_class: Any = AutoencoderKL
     with torch.device("meta"):
         model: AutoencoderKL = model_class.from_config(config)
@@ -49,7 +55,21 @@ def build_text_encoder(
         destination: Precision and device of the tensors.
         has_projection: Build the text encoder with the projection that gives pooled embeddings, as SDXL's second has.
     """
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     clip_config = CLIPTextConfig(**config)
     with torch.device("meta"):
         model = CLIPTextModelWithProjection(clip_config) if has_projection else CLIPTextModel(clip_config)
     return load_model(model, sources, contents, destination)
+
+
+def projection_width(config: ModelConfig) -> int:
+    """Return the width of a text encoder's pooled embeddings, in features; a config that does not say it has 512.
+
+    Args:
+        config: Fields of CLIPTextConfig.
+    """
+    from transformers import CLIPTextConfig
+
+    clip_config: Any = CLIPTextConfig(**config)
+    return clip_config.projection_dim

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig
 
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.checkpoints.ldm_config import (
@@ -22,6 +19,10 @@ from velatura.formats.checkpoints.ldm_config import (
     unet_config,
     vae_config,
 )
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 CONFIG_HINTS_KEY = "velatura.base"  # in the metadata of checkpoints
 
@@ -44,7 +45,6 @@ CONFIG_HINTS: dict[str, dict[str, ModelConfig]] = {
         "text_2": {"num_attention_heads": 20, "hidden_act": "gelu"},
     },
 }
-MODEL_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text": CLIPTextConfig}
 TEXT_PARTS = ("text", "text_2")  # in the order in which SDXL concatenates their hidden states
 TEXT_HINTS = (
     "num_attention_heads",
@@ -89,10 +89,8 @@ def config_hints(
     if unet.config.get("addition_embed_type") is not None:
         pooled_width = _encoder_config(text_encoders[-1]).projection_dim
     hints = {
-        "unet": _non_default_config(
-            UNet2DConditionModel, dict(unet.config), unet_config(unet.state_dict(), pooled_width)
-        ),
-        "vae": _non_default_config(AutoencoderKL, dict(vae.config), vae_config(vae.state_dict())),
+        "unet": _non_default_config("unet", dict(unet.config), unet_config(unet.state_dict(), pooled_width)),
+        "vae": _non_default_config("vae", dict(vae.config), vae_config(vae.state_dict())),
         **{part: _non_default_text_config(encoder) for part, encoder in zip(TEXT_PARTS, text_encoders, strict=False)},
     }
     for part, config in hints.items():
@@ -117,7 +115,7 @@ def read_config_hints(part: str, stored: ModelConfig, from_shapes: ModelConfig, 
         UnsupportedBase: A setting outside ALLOWED_HINTS that differs from the default.
         BadFile: A number out of range.
     """
-    defaults = _defaults(MODEL_CLASSES[part])
+    defaults = _defaults(part)
     remaining = {key: value for key, value in stored.items() if key in defaults and key not in from_shapes}
     non_default = {key: value for key, value in remaining.items() if _as_json(value) != _as_json(defaults[key])}
     # a text encoder's config.json also has transformers' general settings, which do not change what CLIP computes
@@ -157,22 +155,29 @@ def _encoder_config(encoder: nn.Module) -> Any:
 
 
 def _non_default_text_config(encoder: nn.Module) -> ModelConfig:
-    config, defaults, from_shapes = _encoder_config(encoder), CLIPTextConfig(), text_config(encoder.state_dict())
+    config, defaults, from_shapes = _encoder_config(encoder), _defaults("text"), text_config(encoder.state_dict())
     stored = {key: getattr(config, key) for key in ALLOWED_HINTS["text"] if key not in from_shapes}
     if stored["eos_token_id"] == OLD_TOKEN_IDS["eos_token_id"]:
         stored = {key: value for key, value in stored.items() if key not in {*OLD_TOKEN_IDS, "pad_token_id"}}
-    return {key: value for key, value in stored.items() if value != getattr(defaults, key)}
+    return {key: value for key, value in stored.items() if value != defaults[key]}
 
 
-def _non_default_config(model_class: type[object], config: Mapping[str, Any], from_shapes: ModelConfig) -> ModelConfig:
-    defaults = _defaults(model_class)
+def _non_default_config(part: str, config: Mapping[str, Any], from_shapes: ModelConfig) -> ModelConfig:
+    defaults = _defaults(part)
     remaining = {key: value for key, value in config.items() if key in defaults and key not in from_shapes}
     return {key: value for key, value in remaining.items() if _as_json(value) != _as_json(defaults[key])}
 
 
-def _defaults(model_class: type[object]) -> ModelConfig:
-    if model_class is CLIPTextConfig:
+def _defaults(part: str) -> ModelConfig:
+    """Return the library's default settings of a model: "unet", "vae" or "text"."""
+    if part == "text":
+        from transformers import CLIPTextConfig
+
         return CLIPTextConfig().to_dict()
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    model_class = UNet2DConditionModel if part == "unet" else AutoencoderKL
     return {name: parameter.default for name, parameter in inspect.signature(model_class).parameters.items()}
 
 

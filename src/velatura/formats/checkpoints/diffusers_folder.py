@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPTextConfig, CLIPTokenizer
 
 from velatura.base.base import Base
 from velatura.base.families import Family, Prediction
@@ -17,7 +16,7 @@ from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
 from velatura.formats.checkpoints import vae_file
-from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
+from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae, projection_width
 from velatura.formats.checkpoints.config_hints import read_config_hints
 from velatura.formats.checkpoints.folder_weights import INDEX_FILE, open_weights
 from velatura.formats.checkpoints.ldm_config import (
@@ -32,6 +31,9 @@ from velatura.formats.checkpoints.ldm_text import TEXT_MODEL_PREFIX
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
 from velatura.formats.json_files import read_json_object
 from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, meta_tensors
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 # The libraries whose classes model_index.json may name. velatura never looks up a class by that name.
 LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
@@ -97,7 +99,7 @@ def read(
         _refuse_unsupported(path, unet_settings, _read_config(path / "vae" / "config.json"), scheduler)
         check_input_channels(str(path), unet_settings.get("in_channels", 4))
         text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
-        pooled_width: Any = CLIPTextConfig(**text_plans[-1].config).projection_dim
+        pooled_width = projection_width(text_plans[-1].config)
         unet_plan = _plan_unet(path, unet_settings, pooled_width)
         vae_plan = _plan_vae(path, vae)
         family = determine_family(
@@ -176,6 +178,8 @@ def _read_tokenizer(path: Path, index: int, vocab_size: int) -> CLIPTokenizer:
     folder = path / _numbered("tokenizer", index)
     if not folder.is_dir():
         return vocabulary.find_tokenizer(path / INDEX_FILE, {}, vocab_size, pads_with_zero=index > 0)
+    from transformers import CLIPTokenizer
+
     tokenizer_class: Any = CLIPTokenizer
     return tokenizer_class.from_pretrained(folder, local_files_only=True)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from velatura.base.families import Prediction, PredictionWord
@@ -16,6 +15,9 @@ from velatura.files import open_for_reading
 from velatura.formats.checkpoints.ldm_families import V_MARKER
 from velatura.formats.metadata import MODEL_SPEC_PREDICTIONS
 from velatura.tensors import Contents
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 PREDICTION_KEY = "modelspec.prediction_type"
 PREDICTIONS_BY_NAME: dict[str, Prediction] = {

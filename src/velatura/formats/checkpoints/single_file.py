@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
@@ -35,6 +34,9 @@ from velatura.formats.checkpoints.ldm_families import (
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX, VAE_PREFIX, unet_from_ldm
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
 from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, meta_tensors
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 WeightsKind = Literal["last", "ema"]
 WEIGHTS_KINDS = get_args(WeightsKind)

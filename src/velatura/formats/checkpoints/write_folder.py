@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import __version__ as diffusers_version
 from torch import nn
 
 from velatura.base.base import Base
@@ -85,7 +85,7 @@ def _scheduler_config(base: Base) -> JsonTable:
     schedule = base.schedule
     return {
         "_class_name": SCHEDULER_CLASS,
-        "_diffusers_version": diffusers_version,
+        "_diffusers_version": version("diffusers"),
         "beta_end": schedule.beta_end,
         "beta_schedule": "scaled_linear",
         "beta_start": schedule.beta_start,
@@ -106,7 +106,7 @@ def _index_entries(base: Base) -> Iterator[tuple[str, object]]:
     """Yield the entries of model_index.json."""
     is_sdxl = len(base.text.encoders) > 1
     yield "_class_name", SDXL_PIPELINE if is_sdxl else SD_PIPELINE
-    yield "_diffusers_version", diffusers_version
+    yield "_diffusers_version", version("diffusers")
     yield "unet", ["diffusers", "UNet2DConditionModel"]
     yield "vae", ["diffusers", "AutoencoderKL"]
     yield "scheduler", ["diffusers", SCHEDULER_CLASS]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from diffusers.schedulers.scheduling_utils import AysSchedules
 from torch import Tensor
 
 from velatura.base.noise_schedule import NoiseSchedule
@@ -116,6 +115,8 @@ def kl_optimal(sigma_range: SigmaRange, steps: int) -> Tensor:
 
 def align_your_steps(sigma_range: SigmaRange, steps: int) -> Tensor:
     """Interpolate the levels that Sabour et al. found for SD1 and SDXL, in log sigma, then 0."""
+    from diffusers.schedulers.scheduling_utils import AysSchedules
+
     table = AysSchedules["StableDiffusionXLSigmas" if sigma_range.family == "SDXL" else "StableDiffusionSigmas"]
     logs = torch.tensor([*table[:-1], AYS_SIGMA_MIN]).log()
     return _append_zero(_interpolate(logs, torch.linspace(0, len(logs) - 1, steps)).exp())

@@ -1,0 +1,41 @@
+"""Commands answer at once: none imports a heavy library that its answer does not need."""
+
+import subprocess
+import sys
+
+import pytest
+
+import velatura
+
+MODEL_LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "torch._dynamo")
+ALL = ("torch", *MODEL_LIBRARIES)
+# Words behind `velatura`, and the libraries that this command must not import
+COMMANDS = {
+    "--help": ALL,
+    "train hypernet --help": ALL,
+    "list": MODEL_LIBRARIES,
+    "dataset check photos": ALL,
+    "show net.safetensors": MODEL_LIBRARIES,
+    "convert net.safetensors net.pt --overwrite": MODEL_LIBRARIES,
+}
+PROGRAM = """
+import sys
+from velatura.cli.app import main
+status = main(sys.argv[2:])
+print("status", status, *sorted(set(sys.argv[1].split(",")) & sys.modules.keys()))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("commands")
+    velatura.save(velatura.Hypernetwork.for_base(tiny, name="net"), folder / "net.safetensors")
+    (folder / "photos").symlink_to(velatura.tiny_pictures("neon"))
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_no_library_that_its_answer_does_not_need(command, folder):
+    words = [sys.executable, "-c", PROGRAM, ",".join(COMMANDS[command]), *command.split()]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "status 0", done.stdout + done.stderr
