@@ -1,15 +1,13 @@
 import sys
 import types
-import zipfile
 from collections import OrderedDict, defaultdict
 
 import numpy
 import pytest
 import torch
 
-from tests.tensors.files import are_equal, save_torch
-from velatura.errors import BadFile
-from velatura.tensors import meta_tensors, open_state_dict, write_safetensors
+from tests.tensors.files import are_equal, save_torch, zip_pickle
+from velatura.tensors import meta_tensors, open_state_dict, open_tensors, write_safetensors
 
 
 class Callback:
@@ -84,9 +82,6 @@ def test_a_damaged_tensor_of_a_state_dict_is_refused(tmp_path):
 
 
 def test_a_callback_class_becomes_a_string(tmp_path):
-    call = b"\x80\x02cpytorch_lightning.callbacks.x\nY\n)R."
-    with zipfile.ZipFile(tmp_path / "call.ckpt", "w") as archive:
-        archive.writestr("archive/data.pkl", call)
-        archive.writestr("archive/version", "3\n")
-    with pytest.raises(BadFile, match="calls a str"):
-        open_state_dict(tmp_path / "call.ckpt")
+    call = b"\x80\x02}U\x01acpytorch_lightning.callbacks.x\nY\n)Rs."
+    path = zip_pickle(tmp_path / "call.ckpt", call)
+    assert open_tensors(path).payload == {"a": "pytorch_lightning.callbacks.x.Y"}

@@ -11,8 +11,8 @@ from velatura.tensors import open_tensors
 
 
 def test_a_name_that_is_not_on_the_list_is_refused(tmp_path):
-    path = zip_pickle(tmp_path / "x.pt", pickle.dumps({"a": complex(1, 2)}, 2))
-    with pytest.raises(BadFile, match=r"x\.pt refers to '__builtin__\.complex' in its pickle, which weights"):
+    path = zip_pickle(tmp_path / "x.pt", pickle.dumps({"a": print}, 2))
+    with pytest.raises(BadFile, match=r"x\.pt refers to '__builtin__\.print' in its pickle, which weights"):
         open_tensors(path)
 
 
@@ -60,7 +60,6 @@ def test_huge_or_nested_lists_are_refused(tmp_path, stream):
         b"NN\x93.",
         b"ctorch\nSize\nN\x85R.",
         b"c_codecs\nencode\nX\1\0\0\0aX\4\0\0\0utf8\x86R.",
-        b"cnumpy\ndtype\nX\1\0\0\0O\x85R.",
     ],
 )
 def test_a_broken_pickle_is_refused_in_one_line(tmp_path, stream):
@@ -80,8 +79,9 @@ def test_values_that_are_used_too_often_are_refused(tmp_path):
 def test_attributes_of_tensors_are_not_set(tmp_path):
     tensor = torch.ones(2)
     tensor.poison = OrderedDict(shape=(9, 9))
-    with pytest.raises(BadFile, match=r"_rebuild_from_type|attributes"):
-        open_tensors(save_torch(tmp_path / "x.pt", tensor))
+    read = open_tensors(save_torch(tmp_path / "x.pt", {"x": tensor})).payload["x"]
+    assert torch.equal(read, torch.ones(2))
+    assert not hasattr(read, "poison")
 
 
 def test_a_list_that_is_copied_too_often_is_refused(tmp_path):

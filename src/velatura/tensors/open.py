@@ -20,9 +20,9 @@ from velatura.errors import BadFile, warn
 from velatura.files import open_for_reading
 from velatura.tensors import pictures
 from velatura.tensors.lazy import map_file, meta_tensors
-from velatura.tensors.pickle_globals import Storage
 from velatura.tensors.rebuild import Rebuilder
 from velatura.tensors.safetensors_files import MAX_HEADER_BYTES, LazySafetensors
+from velatura.tensors.tensor_descriptions import Storage
 from velatura.tensors.torch_files import LazyStateDict, TorchFile, read_legacy, read_zip
 from velatura.tensors.zip_archive import ZipArchive
 

@@ -6,29 +6,23 @@ is a ValueError whose message continues "FILE ...".
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 
-from velatura.tensors.lazy import MAX_DIMENSION
+from velatura.tensors.inert_names import InertName, is_inert
+from velatura.tensors.pickle_numpy import (
+    PickledNumpyArray,
+    PickledNumpyType,
+    array_from_buffer,
+    empty_array,
+    numpy_scalar,
+    numpy_type,
+)
+from velatura.tensors.tensor_descriptions import Storage, TensorDescription, require_size
 
-NUMPY_LAYOUTS = {  # numpy's type codes and the formats of the struct module
-    "f8": "d",
-    "f4": "f",
-    "f2": "e",
-    "b1": "?",
-    "i8": "q",
-    "i4": "i",
-    "i2": "h",
-    "i1": "b",
-    "u8": "Q",
-    "u4": "I",
-    "u2": "H",
-    "u1": "B",
-}
 STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -43,8 +37,9 @@ STORAGE_DTYPES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-# Classes that trainers use as keys of their callbacks in checkpoints. They become strings here.
-INERT_CLASS_PREFIXES = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.", "main.")
+
+TENSOR_TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter"}  # arguments of _rebuild_from_type_v2, never called
+MAX_KEY_PARTS = 16  # of a tuple that is a key
 
 
 @dataclass(frozen=True)
@@ -54,44 +49,12 @@ class PickleGlobal:
     text: str
 
 
-@dataclass(frozen=True)
-class Storage:
-    """A storage of a torch file: `count` values of a dtype under a key. The device in the pickle is ignored."""
-
-    dtype: torch.dtype
-    key: str
-    count: int
-
-    @property
-    def byte_count(self) -> int:
-        """Return the bytes of all its values."""
-        return self.count * self.dtype.itemsize
-
-
-@dataclass(frozen=True, eq=False)
-class TensorDescription:
-    """A tensor as a pickle describes it: a view of a storage. Offset and strides count values, not bytes."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
 class PickledOrderedDict(dict[object, object]):
     """An OrderedDict, the type of state dicts. Its attributes are dropped."""
 
 
 class PickledParameterDict(dict[object, object]):
     """A ParameterDict, the type of old embeddings."""
-
-
-@dataclass
-class PickledNumpyType:
-    """A dtype of a numpy scalar."""
-
-    type_code: str
-    byte_order: str = "<"
 
 
 def resolve_global(module: str, name: str) -> object:
@@ -103,8 +66,10 @@ def resolve_global(module: str, name: str) -> object:
     text = f"{module}.{name}"
     if module in {"torch", "torch.cuda"} and name in STORAGE_DTYPES:
         return PickleGlobal(f"torch.{name}")
-    if text.startswith(INERT_CLASS_PREFIXES):
-        return text
+    if text in TENSOR_TYPES:
+        return PickleGlobal(text)
+    if is_inert(module, name):
+        return InertName(text)
     if text not in ALLOWED_CALLS:
         raise ValueError(f"refers to {text[:60]!r} in its pickle, which weights do not need")
     return PickleGlobal(text)
@@ -125,22 +90,26 @@ def call_global(name: PickleGlobal, arguments: tuple[object, ...]) -> object:
 
 
 def set_state(target: object, state: object) -> object:
-    """Return the target after a pickle has set its state. Three types allow that; all others are refused."""
-    if isinstance(target, PickledOrderedDict):
+    """Return the target after a pickle has set its state. A few types allow that; all others are refused."""
+    if isinstance(target, PickledOrderedDict | InertName):
         return target
     if isinstance(target, PickledParameterDict):
         target.update(_require_dict(_require_dict(state).get("_parameters", {})))
         return target
-    if isinstance(target, PickledNumpyType) and isinstance(state, tuple):
-        target.byte_order = str(cast("tuple[object, ...]", state)[1])
+    if isinstance(target, PickledNumpyType | PickledNumpyArray) and isinstance(state, tuple):
+        target.set_state(cast("tuple[object, ...]", state))
         return target
     raise ValueError(f"sets attributes of a {type(target).__name__}, which weights do not need")
 
 
 def check_key(value: object) -> object:
-    """Return a key of a dict or an item of a set; refuse all but texts and numbers, whose hash is cheap."""
+    """Return a key of a dict or an item of a set; refuse all but texts, numbers and tuples of a few of them."""
+    if isinstance(value, tuple):
+        parts = cast("tuple[object, ...]", value)
+        if len(parts) <= MAX_KEY_PARTS and all(isinstance(part, str | bytes | int | float | None) for part in parts):
+            return parts
     if not isinstance(value, str | bytes | int | float | None):
-        raise ValueError(f"has a {type(value).__name__} as a key of a dict")
+        raise ValueError(f"has a {type(cast('object', value)).__name__} as a key of a dict")
     return value
 
 
@@ -165,7 +134,7 @@ def storage_of(persistent_id: object) -> Storage:
         raise ValueError("has a storage of an unknown type")
     if not isinstance(key, str) or not key.isdigit():
         raise ValueError(f"has a storage with the key {str(key)[:40]!r}, where torch writes a number")
-    return Storage(STORAGE_DTYPES[storage_type.text.removeprefix("torch.")], key, _require_size(count))
+    return Storage(STORAGE_DTYPES[storage_type.text.removeprefix("torch.")], key, require_size(count))
 
 
 def _rebuild_tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> TensorDescription:
@@ -173,9 +142,9 @@ def _rebuild_tensor(storage: object, offset: object, shape: object, stride: obje
         raise ValueError(f"has a tensor over a {type(storage).__name__}, not over a storage")
     return TensorDescription(
         storage,
-        _require_size(offset),
-        tuple(map(_require_size, _require_tuple(shape))),
-        tuple(map(_require_size, _require_tuple(stride))),
+        require_size(offset),
+        tuple(map(require_size, _require_tuple(shape))),
+        tuple(map(require_size, _require_tuple(stride))),
     )
 
 
@@ -185,8 +154,18 @@ def _rebuild_parameter(data: object, *_: object) -> TensorDescription:
     return data
 
 
-def _ordered_dict(pairs: object = ()) -> PickledOrderedDict:
+def _rebuild_from_type(function: object, _: object, arguments: object, *__: object) -> object:
+    """Return the tensor of a subclass, or one with attributes, as a plain tensor."""
+    if not isinstance(function, PickleGlobal) or not function.text.startswith("torch._utils._rebuild_"):
+        raise ValueError("has a tensor that no function of torch rebuilds")
+    return call_global(function, _require_tuple(arguments))
+
+
+def _ordered_dict(pairs: object = (), *_: object) -> PickledOrderedDict:
     ordered = PickledOrderedDict()
+    if isinstance(pairs, dict):
+        ordered.update(cast("dict[object, object]", pairs))
+        return ordered
     for pair in _require_list(pairs):
         key, value = _require_list(pair)
         ordered[check_key(key)] = value
@@ -205,31 +184,24 @@ def _set(items: object = ()) -> set[object]:
     return set(map(check_key, _require_list(items)))
 
 
+def _list(items: object = (), *_: object) -> list[object]:
+    return list(_require_list(items))
+
+
+def _text(value: object = "", *_: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"has a {type(value).__name__} where torch writes a text")
+    return value
+
+
+def _bytes(data: object = b"", encoding: object = "latin1") -> bytes:
+    return data if isinstance(data, bytes) else _encode(data, encoding)
+
+
 def _encode(text: object, encoding: object = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in {"latin1", "latin-1"}:
         raise ValueError("has bytes in an encoding other than latin-1")
     return text.encode("latin-1")
-
-
-def _numpy_type(type_code: object, *_: object) -> PickledNumpyType:
-    if type_code not in NUMPY_LAYOUTS:
-        raise ValueError("has a numpy number of an unknown type")
-    return PickledNumpyType(str(type_code))
-
-
-def _numpy_scalar(numpy_type: object, data: object) -> object:
-    if not isinstance(numpy_type, PickledNumpyType) or not isinstance(data, bytes):
-        raise ValueError("has a numpy number of an unknown type")
-    layout = (">" if numpy_type.byte_order == ">" else "<") + NUMPY_LAYOUTS[numpy_type.type_code]
-    if struct.calcsize(layout) != len(data):
-        raise ValueError("has a numpy number whose size does not fit its type")
-    return struct.unpack(layout, data)[0]
-
-
-def _require_size(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_DIMENSION:
-        raise ValueError(f"has a tensor with a size or an offset of {str(value)[:40]}")
-    return value
 
 
 def _require_tuple(value: object) -> tuple[object, ...]:
@@ -253,6 +225,8 @@ def _require_dict(value: object) -> dict[object, object]:
 ALLOWED_CALLS: dict[str, Callable[..., object]] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": _empty_dict,
+    "collections.Counter": _ordered_dict,
+    "collections.deque": _list,
     "__builtin__.dict": _ordered_dict,
     "builtins.dict": _ordered_dict,
     "pytorch_lightning.utilities.parsing.AttributeDict": _ordered_dict,
@@ -261,11 +235,23 @@ ALLOWED_CALLS: dict[str, Callable[..., object]] = {
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
     "torch.nn.modules.container.ParameterDict": PickledParameterDict,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.Size": _size_tuple,
+    "torch.torch_version.TorchVersion": _text,
     "__builtin__.set": _set,
     "builtins.set": _set,
+    "__builtin__.frozenset": _set,
+    "builtins.frozenset": _set,
+    "__builtin__.bytes": _bytes,
+    "builtins.bytes": _bytes,
+    "__builtin__.bytearray": _bytes,
+    "builtins.bytearray": _bytes,
     "_codecs.encode": _encode,
-    "numpy.dtype": _numpy_type,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": numpy_type,
+    "numpy.core.multiarray.scalar": numpy_scalar,
+    "numpy._core.multiarray.scalar": numpy_scalar,
+    "numpy.core.multiarray._reconstruct": empty_array,
+    "numpy._core.multiarray._reconstruct": empty_array,
+    "numpy.core.numeric._frombuffer": array_from_buffer,
+    "numpy._core.numeric._frombuffer": array_from_buffer,
 }

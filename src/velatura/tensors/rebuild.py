@@ -12,7 +12,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from velatura.tensors.pickle_globals import PickledNumpyType, PickleGlobal, Storage, TensorDescription
+from velatura.tensors.inert_names import InertName
+from velatura.tensors.pickle_globals import PickleGlobal
+from velatura.tensors.pickle_numpy import InlineStorage, PickledNumpyArray, PickledNumpyType
+from velatura.tensors.tensor_descriptions import Storage, TensorDescription
 from velatura.tensors.tensor_names import check_tensor_name
 
 MAX_DEPTH = 64
@@ -81,9 +84,16 @@ class Rebuilder:
             return [self.rebuild(item, depth + 1) for item in cast("list[object]", description)]
         if isinstance(description, tuple):
             return tuple(self.rebuild(item, depth + 1) for item in cast("tuple[object, ...]", description))
+        return self._rebuild_value(description)
+
+    def _rebuild_value(self, description: object) -> object:
+        if isinstance(description, PickledNumpyArray):
+            description = description.description  # None for texts and objects
         if isinstance(description, TensorDescription):
             return self._tensor(description)
-        if isinstance(description, PickleGlobal | PickledNumpyType | Storage):
+        if isinstance(description, InertName | PickledNumpyType):
+            return str(description)
+        if isinstance(description, PickleGlobal | Storage):
             raise ValueError("has a name or a type in place of a value")
         return description
 
@@ -101,7 +111,7 @@ class Rebuilder:
 
 def storage_tensor(storage: Storage, read_storage: ReadStorage) -> Tensor:
     """Read a storage and return all its values as a tensor (count,)."""
-    data = read_storage(storage)
+    data = bytearray(storage.data) if isinstance(storage, InlineStorage) else read_storage(storage)
     return torch.frombuffer(data, dtype=storage.dtype) if data else torch.empty(0, dtype=storage.dtype)
 
 

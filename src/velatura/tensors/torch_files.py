@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from velatura.tensors.lazy import LazyTensors, copy_bytes
-from velatura.tensors.pickle_globals import Storage, TensorDescription
+from velatura.tensors.pickle_numpy import PickledNumpyArray
 from velatura.tensors.rebuild import ReadStorage, Rebuilder, TensorChecker, storage_tensor, view_storage
+from velatura.tensors.tensor_descriptions import Storage, TensorDescription, swap_byte_order
 from velatura.tensors.tensor_names import check_tensor_name
 from velatura.tensors.unpickler import SafeUnpickler
 from velatura.tensors.zip_archive import ZipArchive
@@ -113,8 +114,9 @@ def read_zip(archive: ZipArchive, file_size: int) -> TorchFile:
         raise ValueError(f"has a version of {archive.size('version'):,} bytes, the limit is {MAX_VERSION_BYTES}")
     if archive.size("data.pkl") > MAX_PICKLE_BYTES:
         raise ValueError(f"has a pickle of {archive.size('data.pkl'):,} bytes, the limit is {MAX_PICKLE_BYTES:,}")
-    if "byteorder" in archive and bytes(archive.read("byteorder")) != b"little":
-        raise ValueError("was written on a machine with big-endian byte order")
+    byte_order = bytes(archive.read("byteorder")) if "byteorder" in archive else b"little"
+    if byte_order not in {b"little", b"big"}:
+        raise ValueError(f"has the byte order {byte_order[:20]!r}, where torch writes little or big")
     archive.read("version")  # for its checksum
     data = bytes(archive.read("data.pkl"))
     unpickler = SafeUnpickler(data)
@@ -128,13 +130,16 @@ def read_zip(archive: ZipArchive, file_size: int) -> TorchFile:
             raise ValueError(
                 f"has {archive.size(member)} bytes in {member[:40]!r}, but its pickle says {storage.byte_count}"
             )
-        return archive.read(member)
+        values = archive.read(member)
+        return swap_byte_order(values, storage.dtype) if byte_order == b"big" else values
 
     return TorchFile(description, frozenset(unpickler.global_names), read_storage, file_size)
 
 
 def read_legacy(data: mmap) -> TorchFile:
     """Read the legacy format: pickles of a magic number, a version, system info, the object, and its storage keys.
+
+    Its values are little-endian whatever the system info says: torch converts them on big-endian machines.
 
     Raises:
         ValueError: if any of them is not as torch writes it.
@@ -145,8 +150,8 @@ def read_legacy(data: mmap) -> TorchFile:
     if unpickler.load() != LEGACY_VERSION:
         raise ValueError("has an unknown version of torch's legacy format")
     system = unpickler.load()
-    if not isinstance(system, dict) or cast("dict[object, object]", system).get("little_endian") is not True:
-        raise ValueError("was written on a machine with big-endian byte order")
+    if not isinstance(system, dict) or "little_endian" not in system:
+        raise ValueError("has no system info of torch's legacy format")
     description = unpickler.load()
     offsets = _storage_offsets(data, unpickler.load(), unpickler)
 
@@ -184,7 +189,12 @@ def strip_wrapper_prefixes(tensors: Mapping[str, AnyTensor]) -> Mapping[str, Any
 
 def _tensors_of_dict(value: object) -> dict[str, TensorDescription]:
     items = cast("dict[object, object]", value).items() if isinstance(value, dict) else ()
-    return {key: item for key, item in items if isinstance(key, str) and isinstance(item, TensorDescription)}
+    tensors: dict[str, TensorDescription] = {}
+    for key, item in items:
+        description = item.description if isinstance(item, PickledNumpyArray) else item
+        if isinstance(key, str) and isinstance(description, TensorDescription):
+            tensors[key] = description
+    return tensors
 
 
 def _storage_offsets(data: mmap, keys: object, unpickler: SafeUnpickler) -> dict[str, int]:

@@ -10,9 +10,9 @@ import struct
 from collections.abc import Callable
 from typing import ClassVar, Protocol, cast
 
+from velatura.tensors.inert_names import InertName
 from velatura.tensors.pickle_globals import (
     PickleGlobal,
-    Storage,
     call_global,
     check_key,
     module_of,
@@ -20,6 +20,7 @@ from velatura.tensors.pickle_globals import (
     set_state,
     storage_of,
 )
+from velatura.tensors.tensor_descriptions import Storage
 
 # A checkpoint with its optimizer takes less than half of that; one opcode takes about a hundred bytes of memory at most
 MAX_OPCODES = 2**20
@@ -144,19 +145,20 @@ class SafeUnpickler:
 
     def _append_items(self, values: list[object]) -> None:
         target = self._pop()
-        if not isinstance(target, list):
+        if isinstance(target, list):
+            cast("list[object]", target).extend(values)
+        elif not isinstance(target, InertName):
             raise ValueError(f"appends to a {type(target).__name__}")
-        items = cast("list[object]", target)
-        items.extend(values)
-        self._push(items)
+        self._push(cast("object", target))
 
     def _set_items(self, values: list[object]) -> None:
         target = self._pop()
-        if not isinstance(target, dict) or len(values) % 2:
+        if isinstance(target, dict) and len(values) % 2 == 0:
+            items = cast("dict[object, object]", target)
+            items.update(zip(map(check_key, values[::2]), values[1::2], strict=True))
+        elif not isinstance(target, InertName):
             raise ValueError(f"sets items of a {type(cast('object', target)).__name__}")
-        items = cast("dict[object, object]", target)
-        items.update(zip(map(check_key, values[::2]), values[1::2], strict=True))
-        self._push(items)
+        self._push(cast("object", target))
 
     def _add_items(self, values: list[object]) -> None:
         target = self._pop()
@@ -184,6 +186,9 @@ class SafeUnpickler:
 
     def _reduce(self) -> None:
         name, arguments = self._pop_many(2)
+        if isinstance(name, InertName):
+            self._push(name)
+            return
         if not isinstance(name, PickleGlobal) or not isinstance(arguments, tuple):
             raise ValueError(f"calls a {type(name).__name__}, which weights do not need")
         values = cast("tuple[object, ...]", arguments)
@@ -214,6 +219,8 @@ class SafeUnpickler:
         b"U": lambda self: self._push(self._read_text("B", "replace")),
         b"C": lambda self: self._push(self._read_bytes(self._read_number("B"))),
         b"B": lambda self: self._push(self._read_bytes(self._read_number("<I"))),
+        b"\x8e": lambda self: self._push(self._read_bytes(self._read_number("<Q"))),
+        b"\x96": lambda self: self._push(self._read_bytes(self._read_number("<Q"))),  # a bytearray
         b"}": lambda self: self._push(dict[object, object]()),
         b"]": lambda self: self._push(list[object]()),
         b"\x8f": lambda self: self._push(set[object]()),
@@ -232,6 +239,7 @@ class SafeUnpickler:
         b"s": lambda self: self._set_items(list(self._pop_many(2))),
         b"u": lambda self: self._set_items(self._pop_mark()),
         b"\x90": lambda self: self._add_items(self._pop_mark()),
+        b"\x91": lambda self: self._push(set(map(check_key, self._pop_mark()))),  # a frozenset
         b"c": lambda self: self._push_global(self._read_line(), self._read_line()),
         b"\x93": lambda self: self._push_global(*self._pop_many(2)),
         b"Q": _push_persistent,
