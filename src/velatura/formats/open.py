@@ -14,6 +14,7 @@ from velatura.base.devices import find_device, find_dtype
 from velatura.base.families import PredictionWord
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import hub
+from velatura.formats.check_metadata import families_of, warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
 from velatura.formats.checkpoints.prediction import parse_prediction
 from velatura.formats.checkpoints.tensor_sources import Destination
@@ -52,8 +53,18 @@ def _read_overlay(path: Path, find: Callable[[str], Overlay]) -> Overlay:
         return read_lora.read_folder(path)
     if path.suffix == hns.HNS_SUFFIX:
         return hns.read(path, find)
-    contents = open_tensors(path)
-    return find_dialect(contents).read(contents)
+    return read_overlay(open_tensors(path))
+
+
+def read_overlay(contents: Contents) -> Overlay:
+    """Build the overlay in an opened file, with all warnings that the file deserves.
+
+    Raises:
+        BadFile: The contents are no overlay, or a damaged one.
+    """
+    overlay = find_dialect(contents).read(contents)
+    warn_of_metadata(contents, overlay.kind, families_of(overlay))
+    return overlay
 
 
 def _open_member(composition: Path, name: str) -> Overlay:
@@ -139,6 +150,7 @@ def open_base(
             zero_snr=zero_snr,
             opened_from=opened_from,
         )
+        warn_of_metadata(contents, "checkpoint", {base.family.name})
     return base.offload(compute_device) if offload else base.to()
 
 

@@ -11,6 +11,7 @@ from velatura.files import SHORT_HASH_LENGTH, hash_file
 from velatura.formats.dialects import find_dialect
 from velatura.formats.inspect.compatibility import ProgramSupport, check_programs
 from velatura.formats.inspect.detectors import flatten_payload
+from velatura.formats.open import read_overlay
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Card
 from velatura.tensors import Contents, open_tensors
@@ -65,7 +66,7 @@ def inspect_overlay(path: str | PathLike[str]) -> OverlayInfo:
     path = Path(path).expanduser()
     contents = open_tensors(path)
     dialect = find_dialect(contents)
-    overlay = dialect.read(contents)
+    overlay = read_overlay(contents)
     return OverlayInfo(
         card=overlay.card,
         dialect=dialect.name,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH
-from velatura.card import Card
+from velatura.card import Card, printable_text
 from velatura.errors import BadFile
 from velatura.formats.loras import cloneofsimo
 from velatura.formats.loras.keys import (
@@ -86,7 +86,7 @@ def lora_details(keys: Collection[str]) -> dict[str, str]:
     except BadFile:
         return {}
     counts = Counter(_layer_label(layer) for layer in sorted_keys.layers)
-    unmatched = ", ".join(key[:MAX_SHOWN_KEY_LENGTH] for key in sorted_keys.unmatched[:MAX_SHOWN_KEYS])
+    unmatched = ", ".join(printable_text(key)[:MAX_SHOWN_KEY_LENGTH] for key in sorted_keys.unmatched[:MAX_SHOWN_KEYS])
     details = {
         "changes": ", ".join(f"{count} {label}" for label, count in counts.items()),
         "of no layer": f"{len(sorted_keys.unmatched)} tensors ({unmatched})" if unmatched else "",

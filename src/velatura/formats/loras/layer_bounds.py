@@ -27,6 +27,11 @@ LARGEST_UNET_NUMBERS = {
     r"(downsamplers|upsamplers)_(\d+)": 0,
 }
 LARGEST_LDM_NUMBERS = {r"(input_blocks|output_blocks)_(\d+)": 11, r"(middle_block)_(\d+)": 2}
+# Layers that only an SDXL has, and that only an SD1 or SD2 has: which levels of the UNet have attentions differs
+SDXL_LAYER = re.compile(
+    r"lora_te[12]_|lora_unet_(add_embedding|up_blocks_0_attentions|.*_transformer_blocks_[1-9]_)", re.DOTALL
+)
+SD_LAYER = re.compile(r"lora_unet_(down_blocks_0_attentions|down_blocks_3|up_blocks_3)")
 TEXT_LAYER = re.compile(r"(layers)_(\d+)")
 TEXT_LAYER_COUNTS = {768: 12, 1024: 24, 1280: 32}  # CLIP L, OpenCLIP H and bigG, by their width
 WIDTH_BY_FAMILY = {"SD1": 768, "SD2": 1024}  # of the only text encoder
@@ -52,6 +57,18 @@ def check_layer_numbers(file_name: str, keys: LoraFileKeys, shapes: Mapping[str,
             f"{file_name} changes {layer[:MAX_SHOWN_KEY_LENGTH]!r}, but {word} goes up to {largest} in a Stable "
             f"Diffusion of its kind, not to {number}: it is damaged, or made for another model"
         )
+
+
+def families_of_layers(layers: Iterable[str]) -> set[str]:
+    """Return the families in whose UNets and text encoders layers of these names are, empty if they do not tell.
+
+    Args:
+        layers: kohya's names. SD1 and SD2 have the same.
+    """
+    names = list(layers)
+    if any(SDXL_LAYER.match(name) for name in names):
+        return {"SDXL"}
+    return {"SD1", "SD2"} if any(SD_LAYER.match(name) for name in names) else set()
 
 
 def _find_impossible(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from velatura.card import Card
+from velatura.card import Card, printable_text
 from velatura.errors import BadFile, BadOverlay, warn
 from velatura.formats.checkpoints.ldm_families import FOREIGN_BLOCKS
 from velatura.formats.load_state import check_tensor, warn_of_suspicious_weights
@@ -184,7 +184,7 @@ def _refuse_unmatched_keys(file_name: str, keys: LoraFileKeys, count: int) -> No
     """Refuse a file most of whose tensors fit no layer of a base here; warn if they are fewer."""
     if not keys.unmatched:
         return
-    shown = ", ".join(key[:MAX_SHOWN_KEY_LENGTH] for key in keys.unmatched[:MAX_SHOWN_KEYS])
+    shown = ", ".join(printable_text(key)[:MAX_SHOWN_KEY_LENGTH] for key in keys.unmatched[:MAX_SHOWN_KEYS])
     if len(keys.unmatched) > MAX_SHOWN_KEYS:
         shown += ", ..."
     problem = f"{file_name} has {len(keys.unmatched)} of {count} tensors that fit no layer here ({shown})"

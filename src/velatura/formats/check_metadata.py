@@ -1,0 +1,259 @@
+"""Check metadata of files: values that are none of their kind, and claims that the tensors contradict.
+
+Tensors count more than metadata. What contradicts them, or is no value of its kind, is named once and changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+
+from velatura.base.families import FAMILIES, FAMILY_BY_CROSS_WIDTH
+from velatura.errors import warn
+from velatura.formats.loras.layer_bounds import families_of_layers
+from velatura.formats.metadata import EMPTY_VALUES, FAMILY_BY_ARCHITECTURE, FAMILY_BY_KOHYA_VERSION, Metadata
+from velatura.formats.metadata import VELATURA_VERSION_PREFIX as OWN_VERSION_PREFIX
+from velatura.overlays.embedding import Embedding
+from velatura.overlays.hypernetwork import Hypernetwork
+from velatura.overlays.lora.lora import Lora
+from velatura.overlays.overlay import Overlay
+from velatura.tensors import Contents, as_dict
+
+OWN_ARCHITECTURE_PREFIX = "velatura-"
+VERSION_KEY, V2_KEY, ARCHITECTURE_KEY, FORMAT_KEY = "ss_base_model_version", "ss_v2", "modelspec.architecture", "format"
+STATED_FAMILIES = {*FAMILY_BY_ARCHITECTURE.values(), *FAMILY_BY_KOHYA_VERSION.values()}  # that metadata can name
+KIND_BY_MODEL_SPEC_WORD = {"lora": "lora", "textual-inversion": "embedding", "hypernetwork": "hypernet"}
+OWN_FORMAT = "pt"  # of tensors laid out as torch has them
+
+DATE_KEYS = ("modelspec.date",)  # ISO 8601
+HASH_PATTERNS = {  # hex digits; LyCORIS and ModelSpec put 0x before them
+    "sshs_model_hash": re.compile(r"(0x)?[0-9a-f]{64}", re.IGNORECASE),
+    "sshs_legacy_hash": re.compile(r"[0-9a-f]{8}", re.IGNORECASE),
+    "ss_sd_model_hash": re.compile(r"[0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{64}", re.IGNORECASE),
+    "ss_new_sd_model_hash": re.compile(r"[0-9a-f]{64}", re.IGNORECASE),
+    "ss_vae_hash": re.compile(r"[0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{64}", re.IGNORECASE),
+    "ss_new_vae_hash": re.compile(r"[0-9a-f]{64}", re.IGNORECASE),
+    "modelspec.hash_sha256": re.compile(r"(0x)?[0-9a-f]{64}", re.IGNORECASE),
+    "sd_checkpoint": re.compile(r"[0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{64}", re.IGNORECASE),
+}
+COUNT_KEYS = (
+    "ss_steps",
+    "ss_max_train_steps",
+    "ss_epoch",
+    "ss_num_epochs",
+    "ss_num_train_images",
+    "ss_num_reg_images",
+    "ss_num_batches_per_epoch",
+    "ss_clip_skip",
+    "ss_gradient_accumulation_steps",
+)
+NUMBER_KEYS = (
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_learning_rate",
+    "ss_unet_lr",
+    "ss_text_encoder_lr",
+    "ss_lr_warmup_steps",
+    "ss_seed",
+    "ss_training_started_at",
+    "ss_training_finished_at",
+    "ss_noise_offset",
+    "ss_min_snr_gamma",
+    "ss_max_grad_norm",
+)
+# None and NOFILE are sd-scripts' words, Dynamic that of its resize script for ranks that differ; null is JSON's
+WORDS_FOR_VALUES = EMPTY_VALUES | {"Dynamic", "NOFILE", "null"}
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+NUMBERS = re.compile(rf"[\[(]?\s*{NUMBER}(?:\s*,\s*{NUMBER})*\s*,?\s*[\])]?", re.IGNORECASE)  # one, or a list of them
+COUNT = re.compile(r"\d{1,15}(?:\.0*)?")
+SIZE_KEYS = ("ss_resolution", "modelspec.resolution")
+SIZE = re.compile(r"[\[(]?\s*\d{1,6}(?:\s*[,xX]\s*\d{1,6})?\s*[\])]?")
+NAME_KEYS = ("ss_output_name", "ss_sd_model_name", "ss_vae_name", "modelspec.title", "sd_checkpoint_name", "name")
+PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)
+CROSS_PROJECTIONS = ("attn2_to_k", "attn2_to_v")  # whose input is as wide as the context
+JOINERS = "\u200c\u200d"  # between letters of some languages, and in emoji
+SOFT_HYPHEN = "\u00ad"  # invisible, and harmless in a description
+LINE_BREAKS = "\n\r\t"
+MAX_SHOWN_VALUE_LENGTH = 40  # characters of a stranger's text in a message
+MAX_SHOWN_KEYS = 5
+
+
+def warn_of_metadata(contents: Contents, kind: str, families: Iterable[str]) -> None:
+    """Warn of all metadata that cannot be true, and of invisible characters in the names of tensors.
+
+    Args:
+        contents: The file; of a torch file the texts at its top are its metadata.
+        kind: Kind of file that the tensors are of, such as "lora" or "checkpoint".
+        families: Families that the tensors may be of; empty if they do not tell.
+    """
+    payload = as_dict(contents.payload) or {}
+    texts = {key: value for key, value in payload.items() if isinstance(key, str) and isinstance(value, str)}
+    texts.pop("name", None)  # its readers say what they do with it
+    metadata = {**texts, **contents.metadata}
+    problems = [
+        *find_metadata_problems(metadata),
+        *find_family_conflicts(metadata, families),
+        *find_kind_conflict(metadata, kind),
+    ]
+    hidden = [key for key in (*contents.tensors, *payload) if isinstance(key, str) and has_hidden_text(key)]
+    if hidden:
+        problems.append(
+            f"has invisible characters in names ({_shorten(hidden)}): they are left out where they are shown"
+        )
+    for problem in problems:
+        warn(f"{contents.path.name} {problem}")
+
+
+def find_metadata_problems(metadata: Metadata) -> Iterator[str]:
+    """Yield what is wrong with metadata, each as the end of a sentence that begins with the file's name."""
+    hidden = [key for key, value in metadata.items() if has_hidden_text(key) or has_hidden_text(value)]
+    if hidden:
+        yield (
+            f"has invisible or control characters in its metadata ({_shorten(hidden)}): they are left out where it is "
+            "shown"
+        )
+    outside = [key for key in NAME_KEYS if PATH_OUTSIDE.fullmatch(_unquote(metadata.get(key, "")))]
+    if outside:
+        yield f"has a path in place of a name in its metadata ({_shorten(outside)}): it is shown, and never opened"
+    yield from _find_values(metadata, DATE_KEYS, _is_date, "a date")
+    yield from _find_values(metadata, HASH_PATTERNS, _is_hash, "a hash")
+    yield from _find_values(metadata, COUNT_KEYS, _is_count, "a count")
+    yield from _find_values(metadata, NUMBER_KEYS, _is_number, "a number")
+    yield from _find_values(metadata, SIZE_KEYS, _is_size, "a size of pictures")
+    stored_format = metadata.get(FORMAT_KEY, OWN_FORMAT)
+    if stored_format != OWN_FORMAT:
+        shown = _printable(stored_format)
+        yield (
+            f"says that its tensors are of {shown!r} (format), not of torch (pt): they are read as torch's, so check "
+            "the pictures that it makes"
+        )
+
+
+def find_family_conflicts(metadata: Metadata, families: Iterable[str]) -> Iterator[str]:
+    """Yield where metadata name another family of bases than the tensors are of, or contradict each other.
+
+    Args:
+        metadata: The metadata of a safetensors file.
+        families: Families that the tensors may be of; empty if they do not tell.
+    """
+    possible = set(families) & STATED_FAMILIES
+    stated = stated_families(metadata)
+    wrong = {key: family for key, family in stated.items() if possible and family not in possible}
+    if wrong:
+        claims = ", ".join(f"{key} {_printable(metadata[key])!r}" for key in wrong)
+        yield (
+            f"names another base in its metadata ({claims}) than its tensors are for "
+            f"({' or '.join(sorted(possible))}): the tensors count"
+        )
+    elif len(set(stated.values())) > 1:
+        claims = ", ".join(f"{key} {_printable(metadata[key])!r}" for key in stated)
+        yield f"names several bases in its metadata ({claims}): the tensors count where they tell"
+
+
+def find_kind_conflict(metadata: Metadata, kind: str) -> Iterator[str]:
+    """Yield if ModelSpec's architecture names another kind of file, as in stable-diffusion-v1/lora."""
+    architecture = metadata.get(ARCHITECTURE_KEY, "")
+    stated = KIND_BY_MODEL_SPEC_WORD.get(architecture.rpartition("/")[2] if "/" in architecture else "", kind)
+    if stated != kind:
+        yield (
+            f"says in its metadata that it is of the kind {stated} ({ARCHITECTURE_KEY} {_printable(architecture)!r}), "
+            f"but its tensors are of a {kind}: the tensors count"
+        )
+
+
+def stated_families(metadata: Metadata) -> dict[str, str]:
+    """Return the families that metadata name, by the key; of another model than Stable Diffusion its own name."""
+    families: dict[str, str] = {}
+    version = metadata.get(VERSION_KEY, "")
+    if version not in EMPTY_VALUES and not version.startswith(OWN_VERSION_PREFIX):
+        families[VERSION_KEY] = _lookup(FAMILY_BY_KOHYA_VERSION, version)
+    if metadata.get(V2_KEY) == "True":
+        families[V2_KEY] = "SD2"
+    architecture = metadata.get(ARCHITECTURE_KEY, "")
+    if architecture not in EMPTY_VALUES and not architecture.startswith(OWN_ARCHITECTURE_PREFIX):
+        families[ARCHITECTURE_KEY] = _lookup(FAMILY_BY_ARCHITECTURE, architecture)
+    return families
+
+
+def families_of(overlay: Overlay) -> set[str]:
+    """Return the families of bases that an overlay's tensors may be for, empty if they do not tell."""
+    if isinstance(overlay, Lora):
+        shapes = (delta.weight_shape for name, delta in overlay.layers.items() if name.endswith(CROSS_PROJECTIONS))
+        by_width = {FAMILY_BY_CROSS_WIDTH.get(shape[1], "") for shape in shapes} - {""}
+        return by_width if len(by_width) == 1 else families_of_layers(overlay.layers)
+    if isinstance(overlay, Embedding):
+        return {FAMILY_BY_CROSS_WIDTH.get(sum(overlay.structure.widths), "")} - {""}
+    if isinstance(overlay, Hypernetwork):
+        widths = set(overlay.structure.widths)
+        return {family.name for family in FAMILIES.values() if family.cross_width in widths}
+    return set()
+
+
+def has_hidden_text(text: str) -> bool:
+    """Return True for control characters, and for invisible ones such as zero-width spaces or changes of direction."""
+    if text.isprintable():
+        return False
+    for position, letter in enumerate(text):
+        if letter in JOINERS:
+            neighbours = text[max(position - 1, 0) : position + 2]
+            if any(neighbour.isascii() for neighbour in neighbours) or len(neighbours) < 3:
+                return True
+        elif unicodedata.category(letter) in {"Cc", "Cf"} and letter not in LINE_BREAKS + SOFT_HYPHEN:
+            return True
+    return False
+
+
+def _find_values(
+    metadata: Metadata, keys: Iterable[str], is_valid: Callable[[str, str], bool], kind: str
+) -> Iterator[str]:
+    """Yield one clause that names all keys whose values are not of their kind."""
+    values = {key: _unquote(metadata.get(key, "")) for key in keys}
+    wrong = {key: text for key, text in values.items() if text not in WORDS_FOR_VALUES and not is_valid(key, text)}
+    if wrong:
+        claims = ", ".join(f"{key} {_printable(text)!r}" for key, text in list(wrong.items())[:MAX_SHOWN_KEYS])
+        yield f"has metadata that are not {kind} ({claims}): they are ignored"
+
+
+def _unquote(text: str) -> str:
+    """Return a text without the quotation marks that JSON puts around it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _is_date(_: str, text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_hash(key: str, text: str) -> bool:
+    return HASH_PATTERNS[key].fullmatch(text) is not None
+
+
+def _is_count(_: str, text: str) -> bool:
+    return COUNT.fullmatch(text) is not None
+
+
+def _is_number(_: str, text: str) -> bool:
+    return NUMBERS.fullmatch(text) is not None
+
+
+def _is_size(_: str, text: str) -> bool:
+    return SIZE.fullmatch(text) is not None
+
+
+def _lookup(families: Mapping[str, str], text: str) -> str:
+    known = next((family for prefix, family in families.items() if text.startswith(prefix)), "")
+    return known or _printable(text)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter for letter in text[:MAX_SHOWN_VALUE_LENGTH] if letter.isprintable())
+
+
+def _shorten(keys: list[str]) -> str:
+    shown = ", ".join(_printable(key) for key in keys[:MAX_SHOWN_KEYS])
+    return f"{shown}, ..." if len(keys) > MAX_SHOWN_KEYS else shown
