@@ -91,6 +91,15 @@ def test_a_dry_run_refuses_what_a_run_would(desk, capsys, words, said):
     assert (said in complaint, complaint.count("\n")) == (True, 1)
 
 
+@pytest.mark.filterwarnings("default::velatura.VelaturaWarning")
+@pytest.mark.parametrize("stop", [["--dry-run"], []])
+def test_what_lies_beyond_the_last_step_is_warned_of_once(desk, capsys, stop):
+    words = ["--rate", "1e-3:5, 1e-4:9", "--preview-every", "3", "--snapshot-every", "7", *stop]
+    assert main(["train", "hypernet", "photos", "--out", "run", *BRIEF, *words]) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert [line.split()[1] for line in warned] == ["preview_every", "snapshot_every", '"1e-4:9"']
+
+
 def test_pictures_are_seen_by_all_processes(desk, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert main(["train", "hypernet", "photos", "--dry-run", *BRIEF]) == 0

@@ -1,5 +1,6 @@
 """A plan says all of a run, refuses what cannot be meant, and survives being written down."""
 
+import re
 from importlib.resources import files
 
 import pytest
@@ -124,3 +125,47 @@ def test_what_would_do_nothing_is_refused_until_it_would(idle, needed):
     with pytest.raises(BadPlan, match=r"has no effect without .*: set both, or neither"):
         Plan(**idle)
     Plan(**(idle | needed))
+
+
+# Beside each plan of 50 steps: what its warning says
+BEYOND_THE_END = [
+    (
+        {"learning_rate": "1e-3:100, 1e-4:500"},
+        '"1e-4:500" in the rate "1e-3:100, 1e-4:500" is never reached in 50 steps',
+    ),
+    ({"learning_rate": "1e-3:50, 1e-4:80, 1e-5"}, '"1e-4:80, 1e-5" in the rate .* is never reached'),
+    ({"learning_rate": "1e-3:100%, 1e-4"}, '"1e-4" in the rate .* is never reached'),
+    ({"text_rate": "1e-3:60, 1e-4"}, '"1e-4" in the rate "1e-3:60, 1e-4" is never reached'),
+    ({"word_rate": "1e-3:60, 1e-4"}, '"1e-4" in the rate "1e-3:60, 1e-4" is never reached'),
+    ({"preview_every": 51}, "preview_every = 51 is more than the 50 steps of the run"),
+    ({"snapshot_every": 500}, "snapshot_every = 500 is more than the 50 steps .* no snapshot before the end"),
+    ({"snapshot_every": 10, "keep_every": 100}, "keep_every = 100 is more than the 50 steps"),
+]
+
+
+@pytest.mark.parametrize(("fields", "warning"), BEYOND_THE_END)
+def test_what_lies_beyond_the_last_step_is_warned_of(fields, warning):
+    [message] = Plan(steps=50, **fields).range_warnings()
+    assert re.search(warning, message)
+    assert len(Plan().replace(steps=50, **fields).replace(seed=3).range_warnings()) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"learning_rate": "1e-3:49, 1e-4"},
+        {"learning_rate": "1e-3:10%, 1e-4:500"},
+        {"preview_every": 50, "snapshot_every": 0},
+        {"snapshot_every": 50, "keep_every": 50},
+    ],
+)
+def test_what_happens_at_the_last_step_is_not_warned_of(fields):
+    assert Plan(steps=50, **fields).range_warnings() == []
+
+
+def test_values_that_a_preset_chose_are_not_warned_of():
+    assert Plan(steps=5).range_warnings() == []
+    preset = Plan.preset("hypernet", "tiny")
+    assert preset.replace(steps=5, seed=1).range_warnings() == []
+    assert len(preset.replace(steps=5, snapshot_every=preset.snapshot_every).range_warnings()) == 1
+    assert preset.replace(seed=0) == preset

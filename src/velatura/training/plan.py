@@ -20,7 +20,7 @@ from pydantic import (
 
 from velatura.datasets.templates import TEMPLATES, CaptionTemplate
 from velatura.errors import BadPlan, UnknownName, explain_validation_error, warn
-from velatura.training.rates import LearningRates, RateSchedule, schedule_factor
+from velatura.training.rates import LearningRates, RateSchedule, find_unreached, schedule_factor
 
 OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
 LossType = Literal["squared", "huber", "smooth_l1"]
@@ -195,11 +195,15 @@ class Plan(BaseModel):
             purposes = [name.partition("-")[2] for name in presets if name.startswith(f"{kind}-")]
             raise UnknownName.with_suggestions(f"purpose of a {kind}", purpose, purposes)
         table = tomllib.loads(presets[f"{kind}-{purpose}"].read_text("utf-8"))
-        return cls.model_validate(table["any"] | table.get(family, {}))
+        plan = cls.model_validate(table["any"] | table.get(family, {}))
+        plan.model_fields_set.clear()  # nobody chose these values: see range_warnings
+        return plan
 
     def replace(self, **changes: object) -> Self:
         """Return a copy with some fields changed; the copy is validated again."""
-        return self.model_validate(self.model_dump() | changes)
+        plan = self.model_validate(self.model_dump() | changes)
+        plan.model_fields_set.intersection_update(self.model_fields_set | changes.keys())
+        return plan
 
     def rates(self) -> LearningRates:
         """Return the learning rate of every step, before the schedule is applied."""
@@ -211,6 +215,28 @@ class Plan(BaseModel):
         for text in (self.text_rate, self.word_rate):
             if text is not None:
                 messages += LearningRates.parse(text, self.steps, ends_training=False).warnings
+        return messages
+
+    def range_warnings(self) -> list[str]:
+        """Return what a person chose that lies beyond the last step, and so never happens.
+
+        Values of a preset are not warned of: a run of fewer steps leaves out the end of them.
+        """
+        end, chosen = self.rates().end, self.model_fields_set
+        messages = [
+            f"{field} = {getattr(self, field)} is more than the {end} steps of the run, so {result}: "
+            f"choose {end} or less, or train longer"
+            for field, result in RESULTS_BEYOND_THE_END.items()
+            if field in chosen and getattr(self, field) > end
+        ]
+        for field in ("learning_rate", "text_rate", "word_rate"):
+            text = getattr(self, field)
+            unreached = find_unreached(text, end) if field in chosen and text is not None else []
+            if unreached:
+                messages.append(
+                    f'"{", ".join(unreached)}" in the rate "{text}" is never reached in {end} steps: train longer, or '
+                    'give shares of the steps, "5e-5:10%, 5e-6"'
+                )
         return messages
 
     def step_rates(self) -> list[float]:
@@ -258,6 +284,13 @@ class Plan(BaseModel):
         end = self.rates().end
         return [rate * factor(step) for step, rate in enumerate(rates)]
 
+
+# Intervals longer than the run, and what they mean for it
+RESULTS_BEYOND_THE_END = {
+    "preview_every": "only the untrained overlay is previewed",
+    "snapshot_every": "there is no snapshot before the end",
+    "keep_every": "no snapshot is kept by it",
+}
 
 # Fields that have no effect unless another field is set: that field in words, and a test of it
 FIELD_REQUIREMENTS: dict[str, tuple[str, Callable[[Plan], bool]]] = {

@@ -182,10 +182,24 @@ def _find_unused(text: str, texts: Sequence[str], read: Sequence[_RatePart]) -> 
         )
 
 
-def _try_end(text: str) -> int | None:
-    """Return the step count of a part, or None if the part cannot be read; of a share, that in 100 steps."""
+def find_unreached(text: str, steps: int) -> list[str]:
+    """Return the parts of readable rates that begin after the last step, such as "5e-6" of "5e-5:100, 5e-6" in 100."""
+    unreached: list[str] = []
+    end = 0
+    for part in filter(None, map(str.strip, text.split(","))):
+        if end >= steps:
+            unreached.append(part)
+        part_end = _try_end(part, steps)
+        if part_end in {None, UNTIL_THE_END}:  # what follows is warned of by _find_unused
+            break
+        end = max(end, part_end or 0)
+    return unreached
+
+
+def _try_end(text: str, steps: int = 100) -> int | None:
+    """Return the step count of a part, at most `steps`, or None if the part cannot be read."""
     try:
-        [part] = _parse_parts([text], steps=100, start_step=-100)
+        [part] = _parse_parts([text], steps=steps, start_step=-steps)
     except ValueError:
         return None
     return part.end if part.has_end else UNTIL_THE_END

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from velatura.base.base import Base
 from velatura.datasets.folder import Dataset, Example, read_dataset
-from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning
+from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning, warn
 from velatura.merging.bake.inputs import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
@@ -130,6 +130,7 @@ def train(
         "preview_prompt": preview_prompt,
     }
     plan = _change_plan(plan or Plan.preset(overlay.kind, base.family.name), changes, dict(fields))
+    _warn_of_range(plan)
     if class_prompt is not None:
         check_no_overlays_attached(base)
         make_class_pictures(base, folder, class_prompt, class_pictures, seed=plan.seed)
@@ -207,6 +208,7 @@ def resume(
 
 def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
     """Refuse what a training would refuse, before anything is encoded or written."""
+    _warn_of_range(plan)
     _preview_recipes(plan, overlay, dataset.examples)
     apply_zero_terminal_snr(base, plan)
     _create_optimizer(overlay, plan)
@@ -225,6 +227,11 @@ def _change_plan(plan: Plan, changes: Mapping[str, object], fields: Mapping[str,
     """Return the plan with those changes that are not None, and with all fields."""
     changed = {**{name: value for name, value in changes.items() if value is not None}, **fields}
     return resolve_validation_folder(plan.replace(**changed) if changed else plan)
+
+
+def _warn_of_range(plan: Plan) -> None:
+    for message in plan.range_warnings():
+        warn(message)
 
 
 def _set_up(
