@@ -386,3 +386,20 @@ def test_every_kind_has_help_in_groups_and_two_examples(capsys):
         said = capsys.readouterr().out
         assert said.count(f"velatura train {kind} ") >= 2, kind
         assert "Overlay and base" in said
+
+
+def test_a_hypernetwork_is_trained_further(desk, capsys):
+    """Two runs of two steps: the second counts on from the first, with the optimizer's state of A1111's files."""
+    assert main(["train", "hypernet", "photos", *BRIEF, "--set", "a1111=true", "--out", "one"]) == 0
+    old = desk / "one" / "photos.pt"
+    assert main(["train", "hypernet", "photos", *BRIEF, "--start", str(old), "--out", "two", "--name", "new"]) == 0
+    overlay = velatura.open_overlay(desk / "two" / "new.safetensors")
+    assert (overlay.card.name, overlay.card.steps) == ("new", 4)
+    assert main(["train", "hypernet", "photos", "--start", str(old), "--layers", "1,3,1"]) == 2
+    assert "leave out --layers" in capsys.readouterr().err
+
+
+def test_only_a_hypernetwork_is_trained_further_as_one(desk, capsys):
+    velatura.save(velatura.Lora.for_base(velatura.tiny(), rank=2), desk / "x.safetensors")
+    assert main(["train", "hypernet", "photos", "--start", "x.safetensors"]) == 2
+    assert "x.safetensors is a LoRA, and --start needs a hypernetwork" in capsys.readouterr().err

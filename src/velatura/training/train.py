@@ -24,6 +24,7 @@ from velatura.training.data.cache import DatasetCache, encode_dataset
 from velatura.training.data.captions import caption_name
 from velatura.training.distributed import Processes
 from velatura.training.kinds.a1111_export import check_a1111_optimizer
+from velatura.training.kinds.a1111_start import load_a1111_state
 from velatura.training.kinds.class_images import make_class_pictures
 from velatura.training.kinds.pivotal import prepare_for_training
 from velatura.training.loop import TrainingLoop
@@ -83,7 +84,8 @@ def train(
 
     Args:
         base: Stable Diffusion, without other overlays attached.
-        overlay: As `Hypernetwork.for_base`, `Lora.for_base`, ... make it, or one that was trained before.
+        overlay: As `Hypernetwork.for_base`, `Lora.for_base`, ... make it, or one that was trained before. A
+            hypernetwork from a .pt of A1111's web UI continues with the optimizer's state in the .pt.optim beside it.
         folder: Pictures, each with its caption in a .txt file beside it.
         plan: All options of the training; None: the preset for this kind of overlay on this family of bases. The
             arguments below change fields of it; None leaves a field as it is.
@@ -144,6 +146,7 @@ def train(
             "processes": processes.count,
         }
         with _attach_overlay(setup.trainer):
+            load_a1111_state(overlay, setup.trainer.optimizer)
             setup.trainer.synchronize()
             _check_captions(overlay, setup.trainer.cache)
             loop = TrainingLoop.begin(

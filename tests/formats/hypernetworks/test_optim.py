@@ -198,3 +198,100 @@ def test_a_state_without_weights_is_refused(trained):
     path.unlink()
     with pytest.raises(BadFile, match=r"inca\.pt: No such file"):
         read_optim(path)
+
+
+def torch_optimizers():
+    """Name every optimizer of torch that takes dense gradients and needs no closure."""
+    skipped = {"Optimizer", "LBFGS", "SparseAdam"}
+    return sorted(name for name in torch.optim.__all__ if name[0].isupper() and name not in skipped)
+
+
+def stepped(name, overlay):
+    """Return an optimizer of torch after a step."""
+    parameters = list(overlay.parameters())
+    optimizer = getattr(torch.optim, name)(parameters, lr=1e-3)
+    sum(parameter.square().sum() for parameter in parameters).backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", [name for name in torch_optimizers() if name != "Muon"])
+def test_every_optimizer_of_torch_is_read_back(hyper, tmp_path, name):
+    overlay = hyper(widths=[64])
+    optimizer = stepped(name, overlay)
+    velatura.save(overlay, tmp_path / "inca.pt")
+    write_optim(tmp_path / "inca.pt", name, optimizer.state_dict())
+    stored = read_optim(tmp_path / "inca.pt")
+    assert stored.name == name
+    assert stored.state["state"].keys() == optimizer.state_dict()["state"].keys()
+
+
+def without(name):
+    def change(state):
+        for moments in state["state"].values():
+            del moments[name]
+
+    return change
+
+
+def with_setting(key, value):
+    def change(state):
+        state["param_groups"][0][key] = value
+
+    return change
+
+
+def with_moment(key, value):
+    def change(state):
+        state["state"][2][key] = value
+
+    return change
+
+
+def without_parameter(state):
+    del state["state"][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("exp_avg_sq"), "no exp_avg_sq of parameter 0, which AdamW needs"),
+        (without("step"), "no step of parameter 0"),
+        (without_parameter, "a state for 15 of 16 parameters"),
+        (with_moment("exp_avg", 0.5), "exp_avg of parameter 2 that is not a tensor"),
+        (with_moment("square_avg", torch.ones(64, 128)), "square_avg of parameter 2"),
+        (with_moment("step", torch.ones(3)), "3 step counts of parameter 2"),
+        (with_setting("betas", (1.5, 0.999)), r"betas \(1\.5, 0\.999\)"),
+        (with_setting("betas", (0.9, 1.0)), r"betas \(0\.9, 1\.0\)"),
+        (with_setting("betas", (0.9,)), r"betas \(0\.9,\)"),
+        (with_setting("betas", None), r"betas \(\)"),
+        (with_setting("eps", -1e-8), "the setting eps of -1e-08"),
+        (with_setting("lr", -1.0), "the setting lr of -1"),
+        (with_setting("weight_decay", -0.1), "the setting weight_decay of -0.1"),
+        (with_setting("amsgrad", True), "no max_exp_avg_sq"),
+        (with_setting("maximize", True), "maximizes the loss"),
+    ],
+)
+def test_a_state_of_no_adamw_is_refused(trained, change, message):
+    path, _, optimizer = trained
+    state = optimizer.state_dict()
+    change(state)
+    write_optim(path, "AdamW", state)
+    with pytest.raises(BadFile, match=message):
+        read_optim(path)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in torch_optimizers() if name not in {"Muon", "Adam", "AdamW", "RAdam"}]
+)
+def test_the_moments_of_another_optimizer_are_refused(hyper, tmp_path, name):
+    """The file says AdamW, and the state is of another: it would take a first step with wrong moments."""
+    overlay = hyper(widths=[64])
+    optimizer = stepped(name, overlay)
+    if name == "SGD":
+        optimizer = torch.optim.SGD(overlay.parameters(), lr=1e-3, momentum=0.9)
+        optimizer.step()
+    velatura.save(overlay, tmp_path / "inca.pt")
+    write_optim(tmp_path / "inca.pt", "AdamW", optimizer.state_dict())
+    with pytest.raises(BadFile, match=r"^inca\.pt\.optim has "):
+        read_optim(tmp_path / "inca.pt")

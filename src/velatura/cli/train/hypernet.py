@@ -1,11 +1,18 @@
 """Run `velatura train hypernet`."""
 
-from typing import Annotated, TypeVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
 
 import velatura
 from velatura.cli.train.options import OVERLAY_PANEL, Folder, TrainOptions, option, train_options
 from velatura.cli.train.session import TrainSession
 from velatura.errors import BadOverlay
+
+if TYPE_CHECKING:
+    from velatura.overlays.hypernetwork import Hypernetwork
 
 Number = TypeVar("Number", int, float)
 
@@ -26,6 +33,25 @@ LastLayerDropout = Annotated[
 Widths = Annotated[
     str | None, option("Widths of the contexts it changes: 768 or 320,640.", OVERLAY_PANEL, default="all of the base")
 ]
+DEFAULT_STRUCTURE: Mapping[str, object] = {
+    "layers": "1,2,1",
+    "activation": "relu",
+    "layer_norm": False,
+    "activate_output": False,
+    "dropout": 0.0,
+    "last_layer_dropout": True,
+    "init": "normal",
+    "widths": None,
+}
+Start = Annotated[
+    Path | None,
+    typer.Option(
+        "--start",
+        help="Train this hypernetwork further. Beside a .pt of A1111, its .pt.optim is used.",
+        rich_help_panel=OVERLAY_PANEL,
+        show_default="a new one",
+    ),
+]
 
 
 @train_options
@@ -41,6 +67,7 @@ def train_hypernet(
     last_layer_dropout: LastLayerDropout = True,
     init: Init = "normal",
     widths: Widths = None,
+    start: Start = None,
 ) -> None:
     """Train a hypernetwork: a small network in front of every K and V of the base, good at styles.
 
@@ -51,22 +78,50 @@ def train_hypernet(
     from velatura.overlays.target import Target
 
     session = TrainSession.prepare("hypernet", folder, options)
-    overlay = velatura.Hypernetwork.for_base(
-        session.base,
-        layers=_parse_numbers("layers", layers, float, "1,2,1"),
-        activation=activation,
-        layer_norm=layer_norm,
-        activate_output=activate_output,
-        dropout=dropout,
-        last_layer_dropout=last_layer_dropout,
-        init=init,
-        widths=None if widths is None else _parse_numbers("widths", widths, int, "768,320"),
-        seed=options.seed,
-        name=session.name,
-    )
+    if start is not None:
+        given_structure = {
+            "layers": layers,
+            "activation": activation,
+            "layer_norm": layer_norm,
+            "activate_output": activate_output,
+            "dropout": dropout,
+            "last_layer_dropout": last_layer_dropout,
+            "init": init,
+            "widths": widths,
+        }
+        overlay = _open_start(start, given_structure, session.name)
+    else:
+        overlay = velatura.Hypernetwork.for_base(
+            session.base,
+            layers=_parse_numbers("layers", layers, float, "1,2,1"),
+            activation=activation,
+            layer_norm=layer_norm,
+            activate_output=activate_output,
+            dropout=dropout,
+            last_layer_dropout=last_layer_dropout,
+            init=init,
+            widths=None if widths is None else _parse_numbers("widths", widths, int, "768,320"),
+            seed=options.seed,
+            name=session.name,
+        )
     if options.dry_run:  # a run says the same where it attaches
         overlay.check_compatible(Target.from_model(session.base))
     session.run(overlay)
+
+
+def _open_start(path: Path, structure: Mapping[str, object], name: str) -> "Hypernetwork":
+    """Open the hypernetwork to be trained further, and refuse options of a structure, which it has already."""
+    from velatura.overlays.hypernetwork import Hypernetwork
+
+    given = [name for name, value in structure.items() if value != DEFAULT_STRUCTURE[name]]
+    if given:
+        flag = given[0].replace("_", "-")
+        raise BadOverlay(f"{path.name} has a structure already, which --start keeps: leave out --{flag}")
+    overlay = velatura.open_overlay(path)
+    if not isinstance(overlay, Hypernetwork):
+        raise BadOverlay(f"{path.name} is a {overlay.kind_name}, and --start needs a hypernetwork")
+    overlay.card = overlay.card.replace(name=name)
+    return overlay
 
 
 def _parse_numbers(option_name: str, text: str, number_type: type[Number], example: str) -> tuple[Number, ...]:

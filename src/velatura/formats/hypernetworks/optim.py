@@ -15,6 +15,7 @@ from torch import Tensor
 from velatura.errors import BadFile, UnknownName, VelaturaWarning, warn
 from velatura.files import EMPTY_OLD_HASH, OLD_HASH_LENGTH, hash_old_window, short_hash
 from velatura.formats.hypernetworks import a1111
+from velatura.formats.hypernetworks.optimizer_fields import check_settings, check_state_fields
 from velatura.tensors import StrPath, as_dict, as_list, open_tensors, write_torch
 
 OPTIM_SUFFIX = ".optim"
@@ -22,7 +23,7 @@ DEFAULT_OPTIMIZER = "AdamW"  # of files without a name of one
 ADVICE = "delete it, and training starts with a new optimizer"
 # Tensors of torch's optimizers with one value for every value of a parameter; the first are never negative
 SQUARED_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "sum", "square_avg", "acc_delta", "exp_inf"}
-MOMENTS = {*SQUARED_MOMENTS, "exp_avg", "momentum_buffer", "grad_avg", "prev", "ax"}
+MOMENTS = {*SQUARED_MOMENTS, "exp_avg", "momentum_buffer", "grad_avg", "prev", "ax", "step_size"}
 OPTIMIZER_NAMES = sorted(name for name in torch.optim.__all__ if name[0].isupper() and name != "Optimizer")
 
 ParameterShapes = Sequence[tuple[int, ...]]
@@ -62,6 +63,7 @@ def read_optim(path: StrPath) -> OptimState | None:
         warn(f"{optim_path.name} belongs to other weights than {path.name}: training starts with a new optimizer")
         return None
     _check_shapes(optim_path, state, _parameter_shapes(path))
+    _check_optimizer(optim_path.name, name, _parse_state(optim_path.name, state))
     return OptimState(name, state)
 
 
@@ -145,6 +147,21 @@ def _check_state(name: str, state: _StateParts) -> None:
         raise BadFile(f"{name} does not count its parameters 0, 1, 2, ...: {ADVICE}")
     for index, parameter_state in state.parameters.items():
         _check_parameter_state(name, index, as_dict(parameter_state))
+
+
+def _check_optimizer(file_name: str, optimizer_name: str, state: _StateParts) -> None:
+    """Refuse settings and moments that are not of the optimizer that the file names."""
+    refusal = f"{file_name} has {{}}: {ADVICE}"
+    settings: dict[object, Mapping[object, object]] = {}
+    for group in state.groups:
+        fields = as_dict(group) or {}
+        check_settings(optimizer_name, fields, refusal)
+        settings |= dict.fromkeys(as_list(fields.get("params")) or (), fields)
+    count = len(state.parameters)
+    if 0 < count < len(settings):  # a new optimizer has no state at all
+        raise BadFile(refusal.format(f"a state for {count} of {len(settings)} parameters"))
+    for index, parameter_state in state.parameters.items():
+        check_state_fields(optimizer_name, index, as_dict(parameter_state) or {}, settings[index], refusal)
 
 
 def _check_settings(name: str, group: object) -> None:
