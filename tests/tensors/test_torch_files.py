@@ -126,3 +126,48 @@ def test_a_container_that_torch_would_not_write_is_refused(tmp_path, change, mes
     path = change_members(save_torch(tmp_path / "x.pt", {"a": torch.ones(2)}), change)
     with pytest.raises(BadFile, match=message):
         open_tensors(path)
+
+
+@pytest.mark.parametrize("member", ["archive/notes.txt", "archive/data/77", "notes.txt", "other/notes.txt"])
+def test_a_member_that_torch_does_not_write_is_named_and_ignored(tmp_path, member):
+    path = save_torch(tmp_path / "archive.pt", tensors_of_all_dtypes())
+    change_members(path, lambda members: members.update({member: b"more"}))
+    with pytest.warns(VelaturaWarning, match="1 files in its zip that torch does not write") as caught:
+        contents = open_tensors(path)
+    assert len(caught) == 1
+    assert member.removeprefix("archive/") in str(caught[0].message)
+    assert are_equal(contents.payload, tensors_of_all_dtypes())
+
+
+@pytest.mark.parametrize("member", ["../notes.txt", "/notes.txt", "archive/../notes.txt", "archive\\..\\notes.txt"])
+def test_a_member_with_a_path_outside_is_refused(tmp_path, member):
+    path = save_torch(tmp_path / "archive.pt", tensors_of_all_dtypes())
+    change_members(path, lambda members: members.update({member: b"more"}))
+    with pytest.raises(BadFile, match="a path outside its folder"):
+        open_tensors(path)
+
+
+def set_checksum(path, member, checksum):
+    """Write a checksum into both headers of a member, as a program that does not compute it writes 0."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        header = archive.getinfo(member).header_offset
+    data[header + 14 : header + 18] = checksum.to_bytes(4, "little")
+    central = data.rindex(b"PK\x01\x02", 0, data.rindex(member.encode()))
+    data[central + 16 : central + 20] = checksum.to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+def test_one_storage_without_a_checksum_gives_a_warning(tmp_path):
+    path = save_torch(tmp_path / "archive.pt", tensors_of_all_dtypes())
+    with pytest.warns(VelaturaWarning, match=r"no checksums for 1 of its files \(data/1\)"):
+        contents = open_tensors(set_checksum(path, "archive/data/1", 0))
+    assert are_equal(contents.payload, tensors_of_all_dtypes())
+
+
+@pytest.mark.parametrize(("member", "checksum"), [("archive/data.pkl", 0), ("archive/data/1", 1)])
+def test_a_wrong_checksum_is_refused(tmp_path, member, checksum):
+    path = save_torch(tmp_path / "archive.pt", tensors_of_all_dtypes())
+    with pytest.raises(BadFile, match="checksum of"):
+        open_tensors(set_checksum(path, member, checksum))

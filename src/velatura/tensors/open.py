@@ -46,6 +46,7 @@ FOREIGN_STARTS = {
     b"\xfd7zxz\x00": "is an xz archive: unpack it, and give the file inside",
 }
 JSON_MESSAGE = re.compile(r""""(?:error|message|detail)"\s*:\s*"((?:[^"\\]|\\.)*)""")
+MAX_SHOWN_MEMBERS, MAX_SHOWN_NAME_LENGTH = 3, 60  # of a zip, and characters of their names
 MAX_SHOWN_MESSAGE = 200  # characters of a server's message
 
 TORCH_MEMBER = b"/data.pkl"  # the first in a torch file
@@ -232,11 +233,25 @@ def _read_zip_outline(path: Path, data: mmap) -> _Outline:
     if packed_files:
         raise BadFile(f"{path.name} is a zip archive of files ({packed_files}): unpack it, and give the model inside")
     archive = ZipArchive(data)
-    if not archive.has_checksums:
-        warn(f"{path.name} has no checksums, so damage would not be noticed: compare its hash with its source's")
+    if archive.unchecked:
+        count = len(archive.unchecked)
+        warn(
+            f"{path.name} has no checksums for {count} of its files ({_printable(archive.unchecked[0])}), so damage "
+            "would not be noticed: compare its hash with its source's"
+        )
     torch_file = read_zip(archive, len(data))
+    if torch_file.unread:
+        shown = ", ".join(map(_printable, torch_file.unread[:MAX_SHOWN_MEMBERS]))
+        warn(
+            f"{path.name} has {len(torch_file.unread)} files in its zip that torch does not write ({shown}): they are "
+            "ignored"
+        )
     contents = Contents(path, container="zip", members=archive.names, pickle_globals=torch_file.pickle_globals)
     return _Outline(contents, torch_file)
+
+
+def _printable(name: str) -> str:
+    return "".join(filter(str.isprintable, name))[-MAX_SHOWN_NAME_LENGTH:]
 
 
 def _find_packed_files(path: Path) -> str:
@@ -248,7 +263,7 @@ def _find_packed_files(path: Path) -> str:
         return ""  # the strict reader says what is wrong
     packed = [name for name in names if name.lower().endswith(PACKED_SUFFIXES)]
     is_torch = any(name.endswith(("data.pkl", "constants.pkl")) for name in names)
-    return "" if is_torch else ", ".join("".join(filter(str.isprintable, name))[-60:] for name in packed[:3])
+    return "" if is_torch else ", ".join(map(_printable, packed[:MAX_SHOWN_MEMBERS]))
 
 
 def _describe_error(error: BaseException) -> str:

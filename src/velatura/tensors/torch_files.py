@@ -31,6 +31,10 @@ AnyTensor = TypeVar("AnyTensor")
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # value of the first of the five pickles
 LEGACY_VERSION = 1001
+# What torch writes beside the storages, in all its versions
+TORCH_MEMBERS = frozenset(
+    {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
+)
 MAX_VERSION_BYTES = 16
 MAX_PICKLE_BYTES = 2**24  # a checkpoint's names and shapes take about 1 MiB
 
@@ -44,12 +48,14 @@ class TorchFile:
         pickle_globals: Names that the pickles refer to.
         read_storage: Returns the bytes of a storage.
         file_size: Bytes of the file.
+        unread: Members of a zip that torch does not write, or that the pickle does not refer to.
     """
 
     description: object
     pickle_globals: frozenset[str]
     read_storage: ReadStorage
     file_size: int
+    unread: tuple[str, ...] = ()
 
     def payload(self) -> object:
         """Return the object with all its tensors."""
@@ -133,7 +139,9 @@ def read_zip(archive: ZipArchive, file_size: int) -> TorchFile:
         values = archive.read(member)
         return swap_byte_order(values, storage.dtype) if byte_order == b"big" else values
 
-    return TorchFile(description, frozenset(unpickler.global_names), read_storage, file_size)
+    known = TORCH_MEMBERS | {f"data/{key}" for key in unpickler.storages}
+    unread = (*sorted(archive.names - known), *archive.strays)
+    return TorchFile(description, frozenset(unpickler.global_names), read_storage, file_size, unread)
 
 
 def read_legacy(data: mmap) -> TorchFile:

@@ -21,6 +21,7 @@ LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 ZIP64_SIZE_MARK = 0xFFFFFFFF  # means that a size or an offset is in the zip64 extra field
 ZIP64_COUNT_MARK = 0xFFFF
 ZIP64_EXTRA_ID = 1
+PICKLE_NAME, STORAGE_PREFIX = "data.pkl", "data/"
 SIZES_FOLLOW_FLAG = 0x8  # sizes and checksum stand after the data, and are 0 in the member's header
 ALLOWED_FLAGS = 0x800 | SIZES_FOLLOW_FLAG  # 0x800: names in UTF-8; not encryption or patches
 
@@ -37,23 +38,28 @@ class ZipMember:
 
 
 class ZipArchive:
-    """A torch file's zip.
+    """A torch file's zip: its members below the folder of the pickle, by their names there.
 
     Attributes:
-        has_checksums: False if no member has a checksum, which torch can leave out.
+        unchecked: Names of the members without a checksum, which torch can leave out.
+        strays: Paths of members outside that folder, which nothing reads.
     """
 
     def __init__(self, data: mmap) -> None:
         self._data = data
         members = list(_read_central_directory(data))
-        roots = {member.path.partition("/")[0] for member in members}
-        if len(roots) != 1 or roots & {"", ".", ".."}:
-            raise ValueError("has members that are not in one folder")
-        self._members = {member.path.partition("/")[2]: member for member in members}
-        if len(self._members) < len(members):
+        root = _find_root(members)
+        self._members = {member.path.removeprefix(root): member for member in members if member.path.startswith(root)}
+        self.strays = tuple(member.path for member in members if not member.path.startswith(root))
+        if len({member.path for member in members}) < len(members):
             raise ValueError("has two members of the same name")
         _check_overlaps(members)
-        self.has_checksums = any(member.checksum for member in members)
+        self._has_checksums = any(member.checksum for member in members)
+        self.unchecked = tuple(
+            name
+            for name, member in self._members.items()
+            if member.size and not member.checksum and self._may_lack_checksum(name)
+        )
 
     @property
     def names(self) -> frozenset[str]:
@@ -68,7 +74,7 @@ class ZipArchive:
         return self._member(name).size
 
     def read(self, name: str) -> bytearray:
-        """Return a member's content, after its checksum is verified if the archive has checksums.
+        """Return a member's content, after its checksum is verified if it has one.
 
         Args:
             name: Name below the root folder.
@@ -78,9 +84,14 @@ class ZipArchive:
         content = copy_bytes(self._data, start, start + member.size)
         if len(content) < member.size:
             raise ValueError("ends in the middle of a member")
-        if self.has_checksums and zlib.crc32(content) != member.checksum:
+        is_unchecked = not member.checksum and self._may_lack_checksum(name)
+        if not is_unchecked and zlib.crc32(content) != member.checksum:
             raise ValueError(f"is damaged: the checksum of {name} is wrong")
         return content
+
+    def _may_lack_checksum(self, name: str) -> bool:
+        """Return True for a storage, or for any member of an archive without checksums; a 0 elsewhere is wrong."""
+        return not self._has_checksums or name.startswith(STORAGE_PREFIX)
 
     def _member(self, name: str) -> ZipMember:
         if name not in self._members:
@@ -101,6 +112,18 @@ class ZipArchive:
         if not (has_same_checksum and has_same_sizes and has_same_kind):
             raise ValueError(f"has two contradicting headers of its member {member.path[-40:]!r}")
         return start + path_length + extra_length
+
+
+def _find_root(members: list[ZipMember]) -> str:
+    """Return the folder of the pickle with "/" at its end, and refuse paths that no program writes beside it."""
+    for member in members:
+        parts = member.path.replace("\\", "/").split("/")
+        if ".." in parts or "." in parts or "" in parts[:-1]:
+            raise ValueError(f"has a member with a path outside its folder, {member.path[-40:]!r}")
+    roots = {member.path.removesuffix(PICKLE_NAME) for member in members if member.path.endswith("/" + PICKLE_NAME)}
+    if len(roots) != 1 or next(iter(roots)).count("/") != 1:
+        raise ValueError("has members that are not in one folder")
+    return roots.pop()
 
 
 def _read_central_directory(data: mmap) -> list[ZipMember]:
