@@ -31,6 +31,32 @@ def tiny() -> velatura.Base:
     return velatura.tiny()
 
 
+@pytest.fixture(scope="session")
+def inpainting(tiny: velatura.Base) -> velatura.Base:
+    """The tiny base as an inpainting model, whose UNet reads nine channels."""
+    return widen(tiny, 9, name="inpainting")
+
+
+@pytest.fixture(scope="session")
+def pix2pix(tiny: velatura.Base) -> velatura.Base:
+    """The tiny base as an instruct-pix2pix model, whose UNet reads eight channels."""
+    return widen(tiny, 8, name="pix2pix")
+
+
+def widen(base: velatura.Base, channels: int, *, name: str) -> velatura.Base:
+    """Return a base that shares all with another one, except a UNet with more input channels of random weights."""
+    config = {key: value for key, value in base.unet.config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config({**config, "in_channels": channels})
+    state = {key: tensor.clone() for key, tensor in base.unet.state_dict().items()}
+    plain = state["conv_in.weight"]
+    more = torch.randn(len(plain), channels - 4, 3, 3, generator=torch.Generator().manual_seed(5)) * plain.std()
+    state["conv_in.weight"] = torch.cat([plain, more], dim=1)
+    unet.load_state_dict(state, assign=True)
+    parts = {"unet": unet, "vae": base.vae, "text": base.text, "schedule": base.schedule}
+    return velatura.Base(name, base.family, **parts).to()
+
+
 @pytest.fixture
 def hyper(tiny: velatura.Base) -> Callable[..., velatura.Hypernetwork]:
     """Make hypernetworks for the tiny base with weights large enough to change what it says."""

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from velatura.base.conditioning import Conditioning, MicroConditioning
 from velatura.base.families import Family
+from velatura.base.image_condition import (
+    CONDITION_BY_CHANNELS,
+    LATENT_CHANNELS,
+    ImageConditionKind,
+    blank_condition,
+)
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import TextEncoder
 from velatura.errors import UnsupportedBase, warn
@@ -59,6 +65,7 @@ class Base:
         self.vae_source = vae_source
         self.opened_from = opened_from
         self._offloader: ModelOffloader | None = None
+        self._blank_conditions: dict[tuple[int, int], Tensor] = {}
         for model in self._models:
             model.requires_grad_(False).eval()
 
@@ -114,6 +121,7 @@ class Base:
         if self._offloader and device is not None:
             self._offloader.remove_hooks()
             self._offloader = None
+        self._blank_conditions.clear()
         for model in self._models:
             nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own only adds a log line
         convolutional_models: tuple[Any, ...] = (self.unet, self.vae)
@@ -193,6 +201,21 @@ class Base:
         nn.Module.to(self.vae, dtype=torch.float32)
 
     @property
+    def input_channels(self) -> int:
+        """Return the channels that the UNet reads: 4 for latents alone, 9 for inpainting, 8 for pix2pix."""
+        return int(self.unet.config["in_channels"])
+
+    @property
+    def latent_channels(self) -> int:
+        """Return the channels of the latents, without those of an image condition."""
+        return LATENT_CHANNELS if self.image_condition else self.input_channels
+
+    @property
+    def image_condition(self) -> ImageConditionKind | None:
+        """Return what the UNet reads beside the latents: "inpainting", "pix2pix", or None for nothing."""
+        return CONDITION_BY_CHANNELS.get(self.input_channels)
+
+    @property
     def needs_pooled(self) -> bool:
         """Return True if the UNet reads pooled prompts and picture sizes beside the context, as SDXL does."""
         return self.unet.config.get("addition_embed_type") == "text_time"
@@ -203,6 +226,8 @@ class Base:
         timesteps: Tensor,
         cond: Tensor | Conditioning,
         micro_cond: MicroConditioning | None = None,
+        *,
+        image_condition: Tensor | None = None,
     ) -> Tensor:
         """Predict noise or velocity, depending on the family, with the UNet.
 
@@ -212,21 +237,46 @@ class Base:
             cond: Conditioning of the prompts; a context (batch, tokens, cross-attention width) is enough if the base
                 reads no pooled prompts.
             micro_cond: Picture sizes for an SDXL; None means the size of the latents, without a crop.
+            image_condition: What an inpainting or pix2pix UNet reads beside the latents, one for each of them or one
+                for all: see `velatura.base.image_condition`. None means no image (`blank_condition`).
 
         Returns:
             Prediction of the latents' shape, precision and device.
 
         Raises:
-            UnsupportedBase: if the base needs pooled prompts and `cond` is a context alone.
+            UnsupportedBase: if the base needs pooled prompts and `cond` is a context alone, or if the image condition
+                is not one for this base.
         """
         conditioning = (cond if isinstance(cond, Conditioning) else Conditioning(cond)).to(self.device, self.dtype)
         added_cond: dict[str, Tensor] | None = None
         if self.needs_pooled:
             added_cond = self._added_cond(conditioning, micro_cond or self._default_micro_conditioning(latents))
         noisy, time = latents.to(self.device, self.dtype), timesteps.to(self.device)
+        if self.image_condition or image_condition is not None:
+            noisy = self._add_image_condition(noisy, image_condition)
         unet: Any = self.unet
         prediction: Tensor = unet(noisy, time, conditioning.context, added_cond_kwargs=added_cond, return_dict=False)[0]
         return prediction.to(latents)
+
+    def _add_image_condition(self, latents: Tensor, image_condition: Tensor | None) -> Tensor:
+        """Append the channels of an image condition, or those of no image, to noisy latents."""
+        if image_condition is None:
+            image_condition = self._blank_condition(*latents.shape[-2:])
+        expected, found = self.input_channels - latents.shape[1], image_condition.shape[1]
+        if expected != found:
+            raise UnsupportedBase(
+                f"{self.name} reads {expected} channels beside the latents, and the image condition has {found}: make "
+                "one for this base (velatura.base.image_condition)"
+            )
+        return torch.cat([latents, image_condition.to(latents).expand(len(latents), -1, -1, -1)], dim=1)
+
+    @torch.inference_mode(mode=False)
+    def _blank_condition(self, height: int, width: int) -> Tensor:
+        """Return the image condition of no image, which is encoded once for each size."""
+        size = (height, width)
+        if size not in self._blank_conditions:
+            self._blank_conditions[size] = blank_condition(self, height, width)
+        return self._blank_conditions[size]
 
     def _added_cond(self, conditioning: Conditioning, micro_cond: MicroConditioning) -> dict[str, Tensor]:
         """Return the pooled prompts and the sizes in the form that diffusers' SDXL UNet reads."""

@@ -83,7 +83,7 @@ def open_base(
     zero_snr: bool | None = None,
     offload: bool = False,
 ) -> Base:
-    """Open a base: Stable Diffusion 1, 2 or XL.
+    """Open a base: Stable Diffusion 1, 2 or XL, also one for inpainting or pix2pix.
 
     Args:
         path: A checkpoint (.safetensors or .ckpt), a diffusers folder, or a model on the Hugging Face hub as
@@ -105,7 +105,7 @@ def open_base(
 
     Raises:
         BadFile: The path does not exist, is not a Stable Diffusion, or is damaged or unsafe.
-        UnsupportedBase: A model that velatura does not open, such as SD3, FLUX, a refiner or an inpainting model.
+        UnsupportedBase: A model that velatura does not open, such as SD3, FLUX, a refiner or a depth model.
         UnknownName: An unknown precision, device, prediction or kind of weights.
         DownloadFailed: The hub does not have the model, or cannot be reached.
     """

@@ -153,7 +153,7 @@ def _batch_noise(base: Base, jobs: Sequence[Job], pass_index: int) -> SeededNois
         seed_size = (seed_height // latent_factor, seed_width // latent_factor)
     return SeededNoise(
         [job.seed for job in jobs],
-        (int(base.unet.config["in_channels"]), size.height, size.width),
+        (base.latent_channels, size.height, size.width),
         base.device,
         source=recipe.noise,
         variation=Variation([job.recipe.variation_seed or 0 for job in jobs], recipe.variation_strength),

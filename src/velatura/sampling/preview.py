@@ -40,7 +40,7 @@ class Preview:
 
     def _fit_rgb_factors(self) -> Tensor:
         """Fit the map to decoded latents by ridge regression, (channels + 1, 3)."""
-        channels = int(self._base.unet.config["in_channels"])
+        channels = self._base.latent_channels
         latents = _smooth_noise(channels)
         pixels = self._base.decode(latents).cpu()
         colours = functional.adaptive_avg_pool2d(pixels, (SAMPLE_SIDE, SAMPLE_SIDE)).permute(0, 2, 3, 1).reshape(-1, 3)

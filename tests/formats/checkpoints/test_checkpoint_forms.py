@@ -106,7 +106,7 @@ def test_broken_weights_are_refused(tensors, metadata):
         read(tensors | {key: tensors[key].long()}, metadata)
 
 
-@pytest.mark.parametrize(("channels", "what"), [(9, "inpainting"), (8, "pix2pix"), (5, "depth")])
+@pytest.mark.parametrize(("channels", "what"), [(5, "depth"), (7, "upscaling"), (16, "another purpose")])
 def test_models_for_another_purpose_are_refused_by_name(tensors, metadata, channels, what):
     with pytest.raises(UnsupportedBase, match=f"is a model for {what}"):
         read(tensors | {f"{UNET}input_blocks.0.0.weight": torch.zeros(64, channels, 3, 3)}, metadata)
@@ -120,6 +120,7 @@ def test_models_for_another_purpose_are_refused_by_name(tensors, metadata, chann
         ("edm_vpred.sigma_max", "an EDM model that predicts velocity"),
         ("edm_vpred.sigma_min", "an EDM model that predicts velocity"),
         ("control_model.input_hint_block.0.weight", "a ControlNet"),
+        ("cc_projection.weight", "a Zero123"),
     ],
 )
 def test_models_that_need_more_than_a_plain_unet_are_refused_by_name(tensors, metadata, key, what):
@@ -141,7 +142,7 @@ def test_the_prediction_of_an_sd2_is_found_by_a_trial_step(shift, expected):
     """Facts of A1111: a velocity's mean lies more than 1 below what was given, at the noisiest step."""
 
     class ShiftUNet(torch.nn.Module):
-        device, dtype, config = torch.device("cpu"), torch.float32, {"cross_attention_dim": 4}
+        device, dtype, config = torch.device("cpu"), torch.float32, {"cross_attention_dim": 4, "in_channels": 4}
 
         def forward(self, latents, timestep, *_, **__):
             assert timestep == 999

@@ -171,7 +171,7 @@ def test_a_missing_tokenizer_of_other_tokens_is_named(copy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_channels": 9}, "is a model for inpainting: its UNet reads 9 channels"),
+        ({"in_channels": 5}, "is a model for depth: its UNet reads 5 channels, and velatura opens UNets of 4"),
         ({"in_channels": 6}, "is a model for another purpose"),
         ({"class_embed_type": "projection"}, "reads more than the prompt's context"),
         ({"addition_embed_type": "image"}, "reads more than the prompt's context"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from velatura.base.image_condition import CONDITION_BY_CHANNELS, LATENT_CHANNELS
 from velatura.errors import UnsupportedBase
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.formats.checkpoints.ldm_text import (
@@ -25,12 +26,7 @@ from velatura.formats.checkpoints.tensor_sources import TensorSource
 REFINER_PREFIX = "conditioner.embedders.0.model."
 WEIGHT_SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors: velocity prediction, zero terminal SNR
-PURPOSE_BY_CHANNELS = {
-    5: "depth",
-    7: "upscaling",
-    8: "pix2pix",
-    9: "inpainting",
-}  # by a UNet's input channels
+PURPOSE_BY_CHANNELS = {5: "depth", 7: "upscaling", **CONDITION_BY_CHANNELS}  # by a UNet's input channels
 # Models that velatura does not open, by the name of a block in their UNet or transformer
 FOREIGN_BLOCKS = {
     "joint_blocks": "a Stable Diffusion 3",
@@ -44,6 +40,7 @@ SPECIAL_MODEL_PREFIXES = {
     "edm_std": "an EDM model such as Playground 2.5, with a noise schedule of its own",
     "edm_vpred.": "an EDM model that predicts velocity such as CosXL, with a noise schedule of its own",
     "control_model.": "a ControlNet, with a Stable Diffusion around it",
+    "cc_projection.": "a Zero123, which turns an object around and reads an image in place of a prompt",
 }
 FOREIGN_PREFIXES = {
     **{f"{UNET_PREFIX}{block}.": model for block, model in FOREIGN_BLOCKS.items()},
@@ -141,16 +138,16 @@ def detect_family(name: str, keys: Collection[str]) -> str:
 
 
 def check_input_channels(name: str, channels: int) -> None:
-    """Refuse a UNet that reads more than the four channels of latents.
+    """Refuse a UNet that reads channels for another purpose than inpainting or pix2pix beside those of latents.
 
     Raises:
         UnsupportedBase: Another number of channels; the message says what such models are for.
     """
-    if channels != 4:
+    if channels not in {LATENT_CHANNELS, *CONDITION_BY_CHANNELS}:
         purpose = PURPOSE_BY_CHANNELS.get(channels, "another purpose")
         raise UnsupportedBase(
-            f"{name} is a model for {purpose}: its UNet reads {channels} channels, not 4, which velatura does not "
-            "support yet; open a plain Stable Diffusion instead"
+            f"{name} is a model for {purpose}: its UNet reads {channels} channels, and velatura opens UNets of 4 "
+            "(Stable Diffusion), 9 (inpainting) and 8 (pix2pix): open one of those"
         )
 
 

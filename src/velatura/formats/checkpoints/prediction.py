@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from velatura.base.families import Prediction, PredictionWord
+from velatura.base.image_condition import CONDITION_BY_CHANNELS, LATENT_CHANNELS
 from velatura.errors import UnknownName, UnsupportedBase, warn
 from velatura.files import open_for_reading
 from velatura.formats.checkpoints.ldm_families import V_MARKER
@@ -62,13 +64,18 @@ def detect_prediction(unet: UNet2DConditionModel) -> Prediction:
     """Find out what a UNet predicts by one step on constant latents at the noisiest timestep.
 
     A UNet that predicts velocity returns far less than it was given. The threshold of -1 for the mean difference is
-    A1111's, which tells the two kinds of SD2 apart in this way.
+    A1111's, which tells the two kinds of SD2 apart in this way. As there, inpainting models predict noise without a
+    trial; the image condition of pix2pix models is zeros here.
     """
+    channels = int(unet.config["in_channels"])
+    if CONDITION_BY_CHANNELS.get(channels) == "inpainting":
+        return "epsilon"
     tensor_options: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
-    latents = torch.full((1, 4, 8, 8), 0.5, **tensor_options)
+    latents = torch.full((1, LATENT_CHANNELS, 8, 8), 0.5, **tensor_options)
     context = torch.full((1, 2, int(unet.config["cross_attention_dim"])), 0.5, **tensor_options)
     untyped: Any = unet
-    output: Tensor = untyped(latents, torch.tensor(999, device=unet.device), context, return_dict=False)[0]
+    model_input = functional.pad(latents, (0, 0, 0, 0, 0, channels - LATENT_CHANNELS))
+    output: Tensor = untyped(model_input, torch.tensor(999, device=unet.device), context, return_dict=False)[0]
     return "v_prediction" if float((output - latents).float().mean()) < -1 else "epsilon"
 
 

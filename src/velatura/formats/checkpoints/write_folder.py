@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from velatura.base.base import Base
+from velatura.base.image_condition import ImageConditionKind
 from velatura.base.text_encoder import ClipTextEncoder
 from velatura.files import atomic_folder
 from velatura.formats.checkpoints.folder_weights import INDEX_FILE
@@ -20,7 +21,11 @@ from velatura.tensors import StrPath, write_safetensors
 
 JsonTable = Mapping[str, object]
 
-SD_PIPELINE, SDXL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+PIPELINE_NAMES: dict[ImageConditionKind | None, str] = {
+    None: "Pipeline",
+    "inpainting": "InpaintPipeline",
+    "pix2pix": "InstructPix2PixPipeline",
+}
 WEIGHTS_METADATA = {"format": "pt"}  # transformers refuses a file without it
 SCHEDULER_CLASS = "DDIMScheduler"
 
@@ -105,7 +110,7 @@ def _scheduler_config(base: Base) -> JsonTable:
 def _index_entries(base: Base) -> Iterator[tuple[str, object]]:
     """Yield the entries of model_index.json."""
     is_sdxl = len(base.text.encoders) > 1
-    yield "_class_name", SDXL_PIPELINE if is_sdxl else SD_PIPELINE
+    yield "_class_name", f"StableDiffusion{'XL' if is_sdxl else ''}{PIPELINE_NAMES[base.image_condition]}"
     yield "_diffusers_version", version("diffusers")
     yield "unet", ["diffusers", "UNet2DConditionModel"]
     yield "vae", ["diffusers", "AutoencoderKL"]

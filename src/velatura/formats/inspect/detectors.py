@@ -11,6 +11,7 @@ from typing import cast
 from torch import Tensor
 
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH
+from velatura.base.image_condition import LATENT_CHANNELS
 from velatura.card import Card
 from velatura.formats import native
 from velatura.formats.checkpoints import vae_file
@@ -32,7 +33,6 @@ from velatura.tensors import Contents, StateDict, as_dict
 
 CardAndDialect = tuple[Card, str]
 
-LATENT_CHANNELS = 4
 VAE_PREFIX = "first_stage_model."
 EMA_UNET_PREFIX = "model_ema.diffusion_model"  # in names without dots
 # The first convolution of a UNet by its key, and the remark that this key gives

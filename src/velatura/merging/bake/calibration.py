@@ -173,7 +173,7 @@ def _sample_ddim(base: Base, prompts: Sequence[str], steps: int, seed: int) -> I
     """Denoise prompts with guidance by DDIM with eta 0 (Song et al. 2020, eq. 12), and yield each step."""
     conditioning = cfg_conditioning(base, prompts)
     latent_size = base.family.default_pixels // base.family.vae_scale_factor
-    shape = len(prompts), int(base.unet.config["in_channels"]), latent_size, latent_size
+    shape = len(prompts), base.latent_channels, latent_size, latent_size
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(base.device)
     alphas = base.schedule.alphas_cumprod
     timesteps = torch.linspace(len(alphas) - 1, 0, steps + 1).long()

@@ -10,6 +10,7 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor
 
+from velatura.base.image_condition import CONDITION_BY_CHANNELS, LATENT_CHANNELS
 from velatura.errors import BadFile, WrongBase, warn
 from velatura.formats.checkpoints.ldm_families import V_MARKER, ZERO_SNR_MARKER
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
@@ -24,8 +25,6 @@ POSITION_IDS = "position_ids"  # indices, although some converters store them as
 CONV_IN_KEY = f"{UNET_PREFIX}input_blocks.0.0.weight"
 CLIP_POSITIONS = 77  # tokens of a prompt, with its begin and its end
 MARKERS = (V_MARKER, ZERO_SNR_MARKER)
-LATENT_CHANNELS = 4
-EXTENDED_CHANNELS = (8, 9)  # input channels of pix2pix and of inpainting: the latents' 4, and more behind them
 
 OnMixed = Callable[[str, Parents, Tensor], None]  # called with the key, its parents and the mixed tensor
 OnTensor = Callable[[int, int], None]  # called with how many tensors are done, and how many there are
@@ -212,7 +211,7 @@ class LazyMerge(LazyTensors):
 
 def _trim_channels(tensor: Tensor, channels: int) -> Tensor:
     """Return the part of the first convolution that reads latents, if another model reads nothing else."""
-    if tensor.ndim == 4 and tensor.shape[1] in EXTENDED_CHANNELS and channels == LATENT_CHANNELS:
+    if tensor.ndim == 4 and tensor.shape[1] in CONDITION_BY_CHANNELS and channels == LATENT_CHANNELS:
         return tensor[:, :channels]
     return tensor
 
@@ -222,4 +221,4 @@ def _has_extra_channels(wide: Tensor, narrow: Tensor) -> bool:
     if wide.ndim != 4 or narrow.ndim != 4:
         return False
     rest_fits = wide.shape[:1] + wide.shape[2:] == narrow.shape[:1] + narrow.shape[2:]
-    return rest_fits and wide.shape[1] in EXTENDED_CHANNELS and narrow.shape[1] == LATENT_CHANNELS
+    return rest_fits and wide.shape[1] in CONDITION_BY_CHANNELS and narrow.shape[1] == LATENT_CHANNELS
