@@ -28,6 +28,8 @@ OTHER_PROGRAMS_WORDS = {
     "epochs": "steps",
     "gradient_accumulation_steps": "accumulation",
     "guidance_scale": "guidance",
+    "image_cfg_scale": "image_guidance",
+    "image_guidance_scale": "image_guidance",
     "learning_rate_schedule": "schedule",
     "lr": "learning_rate",
     "lr_scheduler": "schedule",

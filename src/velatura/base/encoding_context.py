@@ -27,6 +27,7 @@ class BatchRow(NamedTuple):
 
 
 _CURRENT_ROW: ContextVar[BatchRow | None] = ContextVar("velatura_batch_row", default=None)
+_NEGATIVE_ROWS: ContextVar[int | None] = ContextVar("velatura_negative_rows", default=None)
 
 
 @contextmanager
@@ -54,3 +55,18 @@ def is_negative() -> bool | None:
     """Return True if the text that is being encoded is a negative prompt; None if the caller did not say."""
     row = current_row()
     return None if row is None else row.negative
+
+
+@contextmanager
+def guided_rows(negative_rows: int) -> Generator[None]:
+    """Tell hooks on the UNet how many rows of its batch are negative prompts, which come first, for this thread."""
+    token = _NEGATIVE_ROWS.set(negative_rows)
+    try:
+        yield
+    finally:
+        _NEGATIVE_ROWS.reset(token)
+
+
+def negative_row_count() -> int | None:
+    """Return how many rows of the UNet's batch are negative prompts; None if the caller did not say."""
+    return _NEGATIVE_ROWS.get()

@@ -53,7 +53,9 @@ RecipeChanges = Annotated[
 ]
 InitImagePath = Annotated[
     Path | None,
-    typer.Option("--image", help="Paint over this image.", rich_help_panel=IMG2IMG_PANEL, show_default="none"),
+    typer.Option(
+        "--image", "--init-image", help="Paint over this image.", rich_help_panel=IMG2IMG_PANEL, show_default="none"
+    ),
 ]
 MaskPath = Annotated[
     Path | None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from velatura.base.encoding_context import BatchRow, current_row
+from velatura.base.encoding_context import BatchRow, current_row, negative_row_count
 from velatura.errors import BadStrength
 from velatura.prompts.strengths import PromptSide
 
@@ -129,13 +129,19 @@ class LiveStrength:
         return value * (batch_row.negative == (self.side == "negative"))
 
     def _side_mask(self, rows: int) -> Tensor:
-        """Return True for the rows of this side, False for the others."""
-        if rows % 2:
-            raise BadStrength(
-                f"a batch of {rows} is not a guided batch and has no {self.side} half: leave out on={self.side!r}"
-            )
-        is_second_half = torch.arange(rows, device=self.tensor.device) >= rows // 2
-        return is_second_half if self.side == "prompt" else ~is_second_half
+        """Return True for the rows of this side, False for the others.
+
+        The negative prompts are the first half of a batch, unless velatura's own guidance says how many they are.
+        """
+        negative_rows = None if torch.compiler.is_compiling() else negative_row_count()
+        if negative_rows is None:
+            if rows % 2:
+                raise BadStrength(
+                    f"a batch of {rows} is not a guided batch and has no {self.side} half: leave out on={self.side!r}"
+                )
+            negative_rows = rows // 2
+        is_prompt = torch.arange(rows, device=self.tensor.device) >= negative_rows
+        return is_prompt if self.side == "prompt" else ~is_prompt
 
 
 @contextmanager

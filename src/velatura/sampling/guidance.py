@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
-from velatura.base.encoding_context import encoding_row
+from velatura.base.encoding_context import encoding_row, guided_rows
 from velatura.prompts.prompt import WeightedText, scheduled_prompt_at
 from velatura.sampling.conditioning import ConditioningCache, PromptPair, chunks_of
 from velatura.sampling.recipe.recipe import Recipe
@@ -34,6 +35,8 @@ class GuidanceOptions:
 
     Attributes:
         guidance: The CFG scale; 1 means no guidance.
+        image_guidance: How much the image counts that a pix2pix model edits; 1 means no guidance by it. Other bases
+            ignore it.
         skip_uncond_below: The sigma below which every other call of the model leaves out the negative prompts (A1111's
             "Negative guidance minimum sigma", NGMS). 0: never.
         clip_skip: The layer of the text encoder, counted from the end. None: the one that the base was trained with.
@@ -41,6 +44,7 @@ class GuidanceOptions:
     """
 
     guidance: float
+    image_guidance: float = 1.0
     skip_uncond_below: float = 0.0
     clip_skip: int | None = None
     restores_mean: bool = True
@@ -50,6 +54,7 @@ class GuidanceOptions:
         """Return the options that a recipe asks for."""
         return cls(
             recipe.guidance,
+            image_guidance=1.0 if recipe.image_guidance is None else recipe.image_guidance,
             skip_uncond_below=recipe.skip_negative_below,
             clip_skip=recipe.clip_skip if recipe.clip_skip > 1 else None,
             restores_mean=recipe.emphasis == "Original",
@@ -60,10 +65,12 @@ class GuidedDenoiser:
     """Denoises a batch of pictures by their prompts; prompts change with the number of calls that it has had.
 
     The rows of the model's batch are the negative prompts, one for each picture, and then the prompts, several for a
-    picture whose prompt joins texts by AND.
+    picture whose prompt joins texts by AND. A pix2pix model with image guidance has the negative prompts twice: first
+    without the image, and then with it.
 
     Attributes:
         is_guided: True if negative prompts are used.
+        has_image_guidance: True if a pix2pix model guides by its image and by the prompt separately.
         denoised: The result of the last call, (pictures, 4, height, width).
     """
 
@@ -76,6 +83,7 @@ class GuidedDenoiser:
         *,
         conditioning_cache: ConditioningCache,
         set_strengths: RowStrengthSetter,
+        image_condition: Tensor | None = None,
     ) -> None:
         """Prepare to denoise; nothing is encoded yet.
 
@@ -86,10 +94,15 @@ class GuidedDenoiser:
             options: The guidance.
             conditioning_cache: Keeps what texts are encoded to.
             set_strengths: Called before each call of the model with the pictures of the rows.
+            image_condition: What an inpainting or pix2pix UNet reads beside the latents, (pictures, channels, height,
+                width). None for other bases.
         """
         self._base, self._trajectory, self._pairs, self._options = base, trajectory, pairs, options
         self._conditioning_cache, self._set_strengths = conditioning_cache, set_strengths
-        self.is_guided = options.guidance != 1 or not all(pair.is_single_prompt for pair in pairs)
+        self._image_condition = image_condition
+        self.has_image_guidance = base.image_condition == "pix2pix" and options.image_guidance != 1
+        is_text_guided = options.guidance != 1 or not all(pair.is_single_prompt for pair in pairs)
+        self.is_guided = is_text_guided or self.has_image_guidance
         self._chunk_count = max(pair.chunk_count(base) for pair in pairs)
         self._call_counter = count()
         self.denoised = torch.empty(0)
@@ -103,7 +116,11 @@ class GuidedDenoiser:
             sigma: The noise level, 0-d.
         """
         call_index = next(self._call_counter)
-        skips_uncond = call_index % 2 == 1 and float(sigma) < self._options.skip_uncond_below
+        skips_uncond = (
+            call_index % 2 == 1
+            and float(sigma) < self._options.skip_uncond_below
+            and not self.has_image_guidance  # as in A1111
+        )
         texts_by_picture = [scheduled_prompt_at(pair.positive, call_index).texts for pair in self._pairs]
         negatives: list[WeightedText] = []
         if self.is_guided and not skips_uncond:
@@ -111,9 +128,13 @@ class GuidedDenoiser:
         positives = [text for texts in texts_by_picture for text in texts]
         positive_pictures = [picture for picture, texts in enumerate(texts_by_picture) for _ in texts]
         row_pictures = [*range(len(negatives)), *positive_pictures]
+        if self.has_image_guidance:
+            row_pictures = [*range(len(negatives)), *row_pictures]
+            negatives = negatives * 2
         text_strengths = self._set_strengths(row_pictures, len(negatives))
         cond = self._batch_conditioning(negatives, positives, text_strengths)
-        denoised_rows = self._denoise_rows(latents[row_pictures], sigma, cond)
+        with guided_rows(len(negatives)):
+            denoised_rows = self._denoise_rows(latents[row_pictures], sigma, cond, self._row_conditions(row_pictures))
         self.denoised = self._combine_rows(denoised_rows, texts_by_picture, len(negatives))
         return self.denoised
 
@@ -124,14 +145,31 @@ class GuidedDenoiser:
         padded_chunks = [*chunks, *([] for _ in range(self._chunk_count - len(chunks)))]
         return [token for chunk in padded_chunks for token in encoder.pad_to_77([piece.token for piece in chunk])]
 
-    def _denoise_rows(self, latents: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+    @property
+    def row_groups(self) -> int:
+        """Return how often a call of the model holds each picture whose prompt is one text."""
+        return 1 + self.is_guided + self.has_image_guidance
+
+    def _row_conditions(self, row_pictures: Sequence[int]) -> Tensor | None:
+        """Return the image condition of every row: of its picture, or zeros where the image is left out."""
+        if self._image_condition is None:
+            return None
+        conditions = self._image_condition[row_pictures]
+        if self.has_image_guidance:
+            conditions[: len(self._pairs)] = 0
+        return conditions
+
+    def _denoise_rows(
+        self, latents: Tensor, sigma: Tensor, cond: Conditioning, image_conditions: Tensor | None
+    ) -> Tensor:
         """Denoise every row by its own conditioning.
 
         The UNet predicts the noise, or v = alpha * noise - sigma * x (Salimans and Ho 2022), of latents that are scaled
         to variance 1 by c_in (Karras et al. 2022, table 1).
         """
         c_in = 1 / (1 + sigma**2).sqrt()
-        prediction = self._base.predict(latents * c_in, self._trajectory.timestep(sigma).expand(len(latents)), cond)
+        timesteps = self._trajectory.timestep(sigma).expand(len(latents))
+        prediction = self._base.predict(latents * c_in, timesteps, cond, image_condition=image_conditions)
         if self._base.family.prediction == "v_prediction":
             return latents * c_in**2 - prediction * sigma * c_in
         return latents - prediction * sigma
@@ -139,19 +177,30 @@ class GuidedDenoiser:
     def _combine_rows(
         self, denoised_rows: Tensor, texts_by_picture: Sequence[Sequence[WeightedText]], negative_count: int
     ) -> Tensor:
-        """Combine the rows of each picture: uncond + guidance * sum of weight * (cond - uncond)."""
+        """Combine the rows of each picture: uncond + guidance * sum of weight * (cond - uncond).
+
+        With image guidance, the image is guided by as well (Brooks et al. 2023, eq. 3): uncond is the negative prompt
+        with the image, and without_image + image_guidance * (uncond - without_image) takes its place at the front.
+        """
         cond_rows = iter(denoised_rows[negative_count:])
         conds_by_picture = [[next(cond_rows) for _ in texts] for texts in texts_by_picture]
         combined: list[Tensor] = []
         for picture, (texts, conds) in enumerate(zip(texts_by_picture, conds_by_picture, strict=True)):
-            if negative_count:
-                combined.append(self._guide(denoised_rows[picture], texts, conds))
+            if self.has_image_guidance:
+                without_image, uncond = denoised_rows[picture], denoised_rows[len(self._pairs) + picture]
+                start = without_image + self._options.image_guidance * (uncond - without_image)
+                combined.append(start + self._guidance_change(uncond, texts, conds))
+            elif negative_count:
+                uncond = denoised_rows[picture]
+                combined.append(uncond + self._guidance_change(uncond, texts, conds))
             else:
                 combined.append(_weighted_mean(texts, conds))
         return torch.stack(combined)
 
-    def _guide(self, uncond: Tensor, texts: Sequence[WeightedText], conds: Sequence[Tensor]) -> Tensor:
-        return uncond + sum(
+    def _guidance_change(
+        self, uncond: Tensor, texts: Sequence[WeightedText], conds: Sequence[Tensor]
+    ) -> Tensor | Literal[0]:
+        return sum(
             self._options.guidance * text.weight * (cond - uncond) for text, cond in zip(texts, conds, strict=True)
         )
 

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from velatura.base.base import Base
+from velatura.base.image_condition import masked_condition
 from velatura.errors import UnknownName
 from velatura.sampling.images import decode_image, encode_image, round_down
+from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.recipe.sizes import HiresTarget, Resolution
 
 
@@ -73,6 +75,23 @@ def upscale_latents(base: Base, latents: Tensor, target: HiresTarget, upscaler: 
     left, right = target.truncate.width // 2, (target.truncate.width + 1) // 2
     top, bottom = target.truncate.height // 2, (target.truncate.height + 1) // 2
     return upscaled[:, :, top : size.height - bottom, left : size.width - right]
+
+
+def hires_conditions(base: Base, latents: Tensor, recipe: Recipe) -> Tensor | None:
+    """Return what an inpainting UNet reads in the second pass beside the latents, None for what it reads without image.
+
+    As in A1111, all of the first pass is masked, so that an `inpainting_mask_weight` below 1 leaves a part of it.
+
+    Args:
+        base: The base.
+        latents: Upscaled latents of the first pass, (pictures, 4, height, width).
+        recipe: Its `inpainting_mask_weight` is used.
+    """
+    weight = recipe.inpainting_mask_weight
+    if base.image_condition != "inpainting" or weight is None or weight == 1:
+        return None
+    conditions = [masked_condition(base, base.decode(picture[None]) * 2 - 1, strength=weight) for picture in latents]
+    return torch.cat(conditions)
 
 
 def _upscale_in_pixels(base: Base, latents: Tensor, target: HiresTarget, upscaler: str) -> Tensor:

@@ -73,8 +73,13 @@ def encode_image(base: Base, image: Image.Image) -> Tensor:
 
     The sides of the image must be multiples of the VAE's scale factor: see round_down.
     """
+    return base.encode(image_pixels(image))
+
+
+def image_pixels(image: Image.Image) -> Tensor:
+    """Return the pixels of an RGB image as the VAE reads them, (1, 3, height, width) from -1 to 1."""
     values = torch.tensor(np.asarray(image), dtype=torch.float32)  # (height, width, 3), 0 to 255
-    return base.encode(values.permute(2, 0, 1)[None] / 127.5 - 1)
+    return values.permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def decode_image(base: Base, latents: Tensor) -> Image.Image:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from velatura.base.base import Base
+from velatura.base.image_condition import edit_condition, masked_condition
 from velatura.errors import BadRecipe
-from velatura.sampling.images import encode_image, read_image, resize_image, round_down
+from velatura.sampling.images import encode_image, image_pixels, read_image, resize_image, round_down
 from velatura.sampling.masks import (
     InitImage,
     MaskBox,
@@ -23,6 +24,7 @@ from velatura.sampling.masks import (
     latent_mask,
     paste_part,
     read_mask,
+    rounded_mask,
 )
 from velatura.sampling.noise.seeded import SeededNoise
 from velatura.sampling.recipe.recipe import Recipe
@@ -40,6 +42,8 @@ class InitLatents:
         full_image: The image that the picture is pasted into. None: the picture is used as it is.
         box: The part of the full image that was cropped out. None: all of it.
         paste_mask: The mask by which the picture is pasted, of the full image's size.
+        image_condition: What an inpainting or pix2pix UNet reads of the image, (1, channels, height, width). None for
+            other bases.
     """
 
     latents: Tensor
@@ -47,6 +51,7 @@ class InitLatents:
     full_image: Image.Image | None = None
     box: MaskBox | None = None
     paste_mask: Image.Image | None = None
+    image_condition: Tensor | None = None
 
     @classmethod
     def encode(cls, base: Base, init_image: InitImage, recipe: Recipe, size: Resolution, seed: int) -> Self:
@@ -55,7 +60,7 @@ class InitLatents:
         Args:
             base: Its VAE encodes the image.
             init_image: The image, and perhaps a mask.
-            recipe: Its `fit`, `mask_blur`, `mask_padding` and `masked_content` are used.
+            recipe: Its `fit`, `mask_blur`, `mask_padding`, `masked_content` and `inpainting_mask_weight` are used.
             size: The size of the picture in pixels.
             seed: The seed of the noise that fills the mask where `masked_content` is "latent noise".
 
@@ -64,7 +69,9 @@ class InitLatents:
         """
         image = read_image(init_image.image)
         if init_image.mask is None:
-            return cls(_encode_at_size(base, resize_image(image, size, recipe.fit), size))
+            part = resize_image(image, size, recipe.fit)
+            condition = _image_condition(base, part, None, recipe, size)
+            return cls(_encode_at_size(base, part, size), image_condition=condition)
         mask = blur_mask(read_mask(init_image.mask).resize(image.size), recipe.mask_blur)
         if mask.getbbox() is None:
             raise BadRecipe("the mask is completely black, so nothing would change: paint white where it should change")
@@ -82,7 +89,8 @@ class InitLatents:
         latents = _encode_at_size(base, part, size)
         mask_of_latents = latent_mask(part_mask, Resolution(latents.shape[-1], latents.shape[-2])).to(latents.device)
         latents = _apply_masked_content(latents, mask_of_latents, recipe.masked_content, seed)
-        return cls(latents, mask_of_latents, full_image, box, paste_mask)
+        condition = _image_condition(base, part, part_mask, recipe, size)
+        return cls(latents, mask_of_latents, full_image, box, paste_mask, condition)
 
     def paste_back(self, picture: Image.Image) -> Image.Image:
         """Paste a picture into the image it was made from, so that unmasked pixels stay exactly as they were.
@@ -105,20 +113,25 @@ class BatchInitLatents:
     Attributes:
         latents: (pictures, 4, height, width).
         masks: (pictures, 1, height, width), 1 where the latents may change. None: everywhere.
+        image_conditions: What an inpainting or pix2pix UNet reads of the images, (pictures, channels, height, width).
+            None: what it reads without an image.
     """
 
     latents: Tensor
     masks: Tensor | None = None
+    image_conditions: Tensor | None = None
 
     @classmethod
     def stack(cls, init_latents: Sequence[InitLatents]) -> Self:
         """Combine the init latents of single pictures, some of which may have a mask."""
         latents = torch.cat([picture.latents for picture in init_latents])
+        conditions = [picture.image_condition for picture in init_latents if picture.image_condition is not None]
+        image_conditions = torch.cat(conditions) if conditions else None
         if all(picture.mask is None for picture in init_latents):
-            return cls(latents)
+            return cls(latents, image_conditions=image_conditions)
         change_all = latents.new_ones(1, 1, 1)
         masks = [change_all if picture.mask is None else picture.mask for picture in init_latents]
-        return cls(latents, torch.stack(masks))
+        return cls(latents, torch.stack(masks), image_conditions)
 
     def masked_denoiser(self, denoise: Denoiser) -> Denoiser:
         """Return a denoiser whose result keeps the init latents where they may not change."""
@@ -137,13 +150,38 @@ class BatchInitLatents:
 
 def _encode_at_size(base: Base, image: Image.Image, size: Resolution) -> Tensor:
     """Encode an image, and resize its latents to those of a picture's size where the image has another size."""
+    encoder_size = round_down(image.size, base.family.vae_scale_factor)
+    return _fit_latents(base, encode_image(base, resize_image(image, encoder_size, "stretch")), size)
+
+
+def _fit_latents(base: Base, latents: Tensor, size: Resolution) -> Tensor:
+    """Resize latents to those of a picture's size, if they have another size (the resize mode "latent")."""
     latent_factor = base.family.vae_scale_factor
-    encoder_size = round_down(image.size, latent_factor)
-    latents = encode_image(base, resize_image(image, encoder_size, "stretch"))
     latent_size = (size.height // latent_factor, size.width // latent_factor)
     if latents.shape[-2:] == latent_size:
         return latents
     return functional.interpolate(latents, size=latent_size, mode="bilinear")
+
+
+def _image_condition(
+    base: Base, image: Image.Image, mask: Image.Image | None, recipe: Recipe, size: Resolution
+) -> Tensor | None:
+    """Return what an inpainting or pix2pix UNet reads of an image, None for another base.
+
+    An inpainting model reads the mask at the picture's size, black or white without shades, and of the image what the
+    mask leaves; without a mask all of the image is masked, as in A1111.
+    """
+    if base.image_condition is None:
+        return None
+    encoder_size = round_down(image.size, base.family.vae_scale_factor)
+    pixels = image_pixels(resize_image(image, encoder_size, "stretch"))
+    if base.image_condition == "pix2pix":
+        return _fit_latents(base, edit_condition(base, pixels), size)
+    weight = 1.0 if recipe.inpainting_mask_weight is None else recipe.inpainting_mask_weight
+    mask_pixels = None if mask is None else rounded_mask(mask, encoder_size)
+    condition = masked_condition(base, pixels, mask_pixels, weight)
+    resized = _fit_latents(base, condition, size)
+    return torch.cat([resized[:, :1].round(), resized[:, 1:]], dim=1)
 
 
 def _apply_masked_content(latents: Tensor, mask: Tensor, content: str, seed: int) -> Tensor:

@@ -23,7 +23,13 @@ from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.recipe.sizes import HiresTarget, Resolution
 from velatura.sampling.resolve.overlays import OverlayResolver
 from velatura.sampling.samplers import find_sampler, find_scheduler
-from velatura.sampling.validate import check_recipe, warn_of_other_overlays, warn_of_unused_ensd
+from velatura.sampling.validate import (
+    DEFAULT_IMAGE_GUIDANCE,
+    DEFAULT_MASK_WEIGHT,
+    check_recipe,
+    warn_of_other_overlays,
+    warn_of_unused_ensd,
+)
 
 RANDOM_SEED_COUNT = 4294967294  # random seeds are below this number, as in A1111
 MAX_BATCH_LATENT_PIXELS = 8 * 64 * 64  # latents of a batch: eight pictures of 512 x 512; the UNet gets each twice
@@ -156,6 +162,8 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Rec
         width=_side_pixels(base, "width", recipe.width),
         height=_side_pixels(base, "height", recipe.height),
         denoising=_denoising(recipe, init_image),
+        image_guidance=_image_guidance(base, recipe),
+        inpainting_mask_weight=_inpainting_mask_weight(base, recipe, init_image),
         hires_upscaler=find_upscaler(recipe.hires_upscaler),
         hires_sampler=recipe.hires_sampler and find_sampler(recipe.hires_sampler).name,
         base=base.name,
@@ -206,6 +214,20 @@ def _denoising(recipe: Recipe, init_image: InitImage | None) -> float | None:
     if init_image is not None:
         return DEFAULT_IMG2IMG_DENOISING
     return DEFAULT_HIRES_DENOISING if recipe.hires_scale or recipe.hires_size else None
+
+
+def _image_guidance(base: Base, recipe: Recipe) -> float | None:
+    if recipe.image_guidance is None and base.image_condition == "pix2pix":
+        return DEFAULT_IMAGE_GUIDANCE
+    return recipe.image_guidance
+
+
+def _inpainting_mask_weight(base: Base, recipe: Recipe, init_image: InitImage | None) -> float | None:
+    """Return the recipe's weight, or the default where an inpainting model reads an image, as A1111 records it."""
+    reads_image = init_image is not None or recipe.hires_scale or recipe.hires_size
+    if recipe.inpainting_mask_weight is None and base.image_condition == "inpainting" and reads_image:
+        return DEFAULT_MASK_WEIGHT
+    return recipe.inpainting_mask_weight
 
 
 def _side_pixels(base: Base, side: str, pixels: int | None) -> int:

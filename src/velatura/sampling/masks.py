@@ -75,6 +75,12 @@ def latent_mask(mask: Image.Image, size: Resolution) -> Tensor:
     return (_to_tensor(mask.resize(size, Image.Resampling.BICUBIC))[0] / 255).round()
 
 
+def rounded_mask(mask: Image.Image, size: Resolution) -> Tensor:
+    """Scale a mask to the size of an image: (1, 1, height, width), 1 where it is white and 0 where it is black."""
+    resized = mask if mask.size == size else mask.resize(size, RESAMPLING)
+    return (_to_tensor(resized) / 255).round()
+
+
 def fill_masked(image: Image.Image, mask: Image.Image) -> Image.Image:
     """Fill the masked part of an image with its surroundings, blurred more strongly further inside.
 

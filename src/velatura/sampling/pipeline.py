@@ -10,12 +10,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from velatura.base.base import Base
+from velatura.base.image_condition import blank_condition
 from velatura.errors import NanLatents
 from velatura.overlays.effect import Effect
 from velatura.overlays.hooks.seams import has_overlays
 from velatura.sampling.conditioning import ConditioningCache
 from velatura.sampling.guidance import GuidanceOptions, GuidedDenoiser
-from velatura.sampling.hires import upscale_latents
+from velatura.sampling.hires import hires_conditions, upscale_latents
 from velatura.sampling.images import decode_image
 from velatura.sampling.img2img import BatchInitLatents
 from velatura.sampling.job import Job
@@ -67,7 +68,8 @@ def run_batch(
             base, jobs, FIRST_PASS, start, conditioning_cache=conditioning_cache, on_denoised=on_denoised
         )
         if hires_target:
-            start = BatchInitLatents(upscale_latents(base, latents, hires_target, recipe.hires_upscaler))
+            latents = upscale_latents(base, latents, hires_target, recipe.hires_upscaler)
+            start = BatchInitLatents(latents, image_conditions=hires_conditions(base, latents, recipe))
             latents, hires_effects = denoise(
                 base, jobs, HIRES_PASS, start, conditioning_cache=conditioning_cache, on_denoised=on_denoised
             )
@@ -109,6 +111,7 @@ def denoise(
             GuidanceOptions.of(jobs[0].recipe),
             conditioning_cache=_usable_cache(base, conditioning_cache),
             set_strengths=overlays.set_strengths,
+            image_condition=_image_conditions(base, jobs, pass_index, start),
         )
         denoiser = start.masked_denoiser(guided_denoiser) if start else guided_denoiser
         noise = _batch_noise(base, jobs, pass_index)
@@ -135,6 +138,19 @@ def _attached(base: Base, jobs: Sequence[Job], pass_index: int) -> Generator[Att
     embeddings = [embedding for job_pass in passes for embedding in job_pass.embeddings]
     with attached_overlays(base, calls_by_picture, embeddings, combine=jobs[0].recipe.combine) as overlays:
         yield overlays
+
+
+def _image_conditions(
+    base: Base, jobs: Sequence[Job], pass_index: int, start: BatchInitLatents | None
+) -> Tensor | None:
+    """Return what an inpainting or pix2pix UNet reads beside the latents of each picture, None for other bases."""
+    if base.image_condition is None:
+        return None
+    if start is not None and start.image_conditions is not None:
+        return start.image_conditions
+    size = jobs[0].passes[pass_index].size
+    # encoded here and not in Base.predict, because tiling changes what the VAE makes of it
+    return blank_condition(base, size.height, size.width).expand(len(jobs), -1, -1, -1)
 
 
 def _usable_cache(base: Base, conditioning_cache: ConditioningCache) -> ConditioningCache:
@@ -174,7 +190,7 @@ def _kept_layouts(
     token_ids = [guided_denoiser.token_ids(index) for index in range(len(jobs))]
     token_mappers = [map_tokens(token_ids[index], token_ids[picture_count + index]) for index in range(picture_count)]
     replacement = AttentionReplacement(token_mappers, jobs[0].recipe.keep_layout_until)
-    with replace_attention(base.unet, replacement, parts=2 if guided_denoiser.is_guided else 1):
+    with replace_attention(base.unet, replacement, parts=guided_denoiser.row_groups):
         yield replacement
 
 

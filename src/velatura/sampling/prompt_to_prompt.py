@@ -23,8 +23,9 @@ MAX_SELF_ATTENTION_PIXELS = 32 * 32
 class AttentionReplacement:
     """Replaces the attention maps of edited pictures by those of their source pictures, in the first steps.
 
-    A batch holds the rows [negative prompts, prompts], or the prompts alone without guidance. Both parts hold the
-    edited pictures first, and then the source pictures in the same order.
+    A batch holds the rows [negative prompts, prompts], or the prompts alone without guidance; with image guidance it
+    holds the negative prompts twice. Each part holds the edited pictures first, and then the source pictures in the
+    same order.
     """
 
     def __init__(self, token_mappers: Sequence[Tensor], until_fraction: float = 1.0) -> None:
@@ -48,7 +49,7 @@ class AttentionReplacement:
         Args:
             maps: (rows * heads, pixels, tokens); for self-attention the tokens are pixels too.
             heads: Number of attention heads.
-            parts: 2 for a guided batch, 1 without negative prompts.
+            parts: 2 for a guided batch, 1 without negative prompts, 3 with image guidance.
             is_cross: True for cross-attention, where only the rows of the prompts change, token by token.
         """
         picture_count = len(self._token_mappers)
@@ -85,7 +86,7 @@ def replace_attention(unet: UNet2DConditionModel, replacement: AttentionReplacem
     Args:
         unet: Its attention processors are wrapped, and restored at the end, also after an error.
         replacement: Decides which maps are replaced, and when.
-        parts: 2 for a guided batch, 1 without negative prompts.
+        parts: 2 for a guided batch, 1 without negative prompts, 3 with image guidance.
     """
     original_processors: dict[str, Any] = unet.attn_processors
     unet.set_attn_processor(

@@ -11,6 +11,8 @@ from velatura.sampling.recipe.sizes import Resolution
 
 IMG2IMG_FIELDS = ("fit", "noise_multiplier", "extra_noise")
 MASK_FIELDS = ("mask_blur", "masked_content", "mask_padding")
+DEFAULT_IMAGE_GUIDANCE = 1.5  # A1111's default, and that of the paper's authors
+DEFAULT_MASK_WEIGHT = 1.0  # A1111's default
 HIRES_FIELDS = ("hires_steps", "hires_upscaler", "hires_sampler", "hires_prompt", "hires_negative")
 
 
@@ -32,7 +34,9 @@ def check_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> No
     check_clip_skip(base, recipe)
     check_seed_size(base, recipe)
     check_init_image(recipe, init_image)
+    check_edited_image(base, init_image)
     warn_of_unused_fields(recipe, init_image)
+    warn_of_unused_image_conditions(base, recipe, init_image)
 
 
 def warn_of_another_base(base: Base, recipe: Recipe) -> None:
@@ -111,6 +115,19 @@ def check_init_image(recipe: Recipe, init_image: InitImage | None) -> None:
         )
 
 
+def check_edited_image(base: Base, init_image: InitImage | None) -> None:
+    """Refuse to make a picture with a pix2pix model from noise alone.
+
+    Raises:
+        BadRecipe: The base is such a model, and there is no init image.
+    """
+    if base.image_condition == "pix2pix" and init_image is None:
+        raise BadRecipe(
+            f"{base.name} is a pix2pix model, which edits an image as the prompt says, and there is none: pass one as "
+            "init_image (--image), or open a plain base"
+        )
+
+
 def warn_of_unused_fields(recipe: Recipe, init_image: InitImage | None) -> None:
     """Warn of fields that are set but change nothing."""
     has_hires = bool(recipe.hires_scale or recipe.hires_size)
@@ -126,6 +143,23 @@ def warn_of_unused_fields(recipe: Recipe, init_image: InitImage | None) -> None:
         for name in names:
             if getattr(recipe, name) != RECIPE_DEFAULTS[name]:
                 warn(f"{name} changes nothing without {requirement}")
+
+
+def warn_of_unused_image_conditions(base: Base, recipe: Recipe, init_image: InitImage | None) -> None:
+    """Warn of fields for inpainting and pix2pix models that change nothing.
+
+    A1111's defaults are not warned of: older versions record them for every base.
+    """
+    if recipe.image_guidance not in {None, DEFAULT_IMAGE_GUIDANCE} and base.image_condition != "pix2pix":
+        warn(f"image_guidance changes nothing: {base.name} is not a pix2pix model")
+    if recipe.inpainting_mask_weight not in {None, DEFAULT_MASK_WEIGHT}:
+        reads_image = init_image is not None or recipe.hires_scale or recipe.hires_size
+        if base.image_condition != "inpainting":
+            warn(f"inpainting_mask_weight changes nothing: {base.name} is not an inpainting model")
+        elif not reads_image:
+            warn("inpainting_mask_weight changes nothing without an init image or a second pass")
+    if recipe.skip_negative_below and base.image_condition == "pix2pix" and recipe.image_guidance != 1:
+        warn("skip_negative_below changes nothing with an image_guidance other than 1, as in A1111")
 
 
 def warn_of_unused_ensd(sampler_name: str) -> None:

@@ -113,6 +113,15 @@ class Img2ImgFields(BaseModel):
     mask_padding: int | None = Field(
         default=None, ge=0, le=MAX_SIDE_PIXELS, description="make only the masked part, with so many pixels around it"
     )
+    inpainting_mask_weight: Fraction | None = Field(
+        default=None,
+        description="for inpainting models: how much the mask hides of the image that they read; none: 1, all",
+    )
+    image_guidance: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="for pix2pix models: how much the init image counts (Image CFG scale); none: 1.5",
+    )
 
 
 class HiresFields(BaseModel):

@@ -47,6 +47,8 @@ class FurtherRecipeFields(TypedDict, total=False):
     mask_blur: float
     masked_content: MaskedContent
     mask_padding: int | None
+    inpainting_mask_weight: float | None
+    image_guidance: float | None
     noise_multiplier: float
     extra_noise: float
 

@@ -1,0 +1,325 @@
+"""Pictures by inpainting and pix2pix models, with diffusers' pipelines as judges."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    EulerDiscreteScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
+)
+from PIL import Image
+
+import velatura
+from tests.conftest import widen
+from velatura import InitImage, Recipe
+from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.sampling.pipeline import seamless_tiling
+
+# by diffusers' scheduler, with the newest numpy
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+STEPS = 4  # at timesteps 999, 666, 333 and 0: neither program has to interpolate
+WORDS = {"negative": "blurry", "seed": 3, "steps": STEPS, "sampler": "Euler", "width": 64, "height": 64}
+NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+INPAINT = {"tiny": StableDiffusionInpaintPipeline, "xl": StableDiffusionXLInpaintPipeline}
+EDIT = {"tiny": StableDiffusionInstructPix2PixPipeline, "xl": StableDiffusionXLInstructPix2PixPipeline}
+FAMILIES = pytest.mark.parametrize("family", ["tiny", "xl"])
+
+
+@pytest.fixture
+def image():
+    values = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(7))
+    return Image.fromarray((values * 255).byte().numpy()).resize((64, 64), Image.Resampling.BILINEAR)
+
+
+@pytest.fixture
+def mask():
+    white = np.zeros((64, 64), np.uint8)
+    white[16:48, 8:40] = 255
+    return Image.fromarray(white)
+
+
+def pipeline_of(kind, base):
+    parts = {"unet": base.unet, "vae": base.vae, "scheduler": EulerDiscreteScheduler(**BETAS)}
+    for place, tower in enumerate(base.text.encoders, 1):
+        suffix = "" if place == 1 else f"_{place}"
+        parts |= {f"text_encoder{suffix}": tower.model, f"tokenizer{suffix}": tower.tokenizer}
+    more = {"add_watermarker": False} if len(base.text.encoders) > 1 else NO_CHECKER
+    pipeline = kind(**parts, **more)
+    pipeline.vae.register_to_config(scaling_factor=base.family.scaling_factor)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def pixels_of(image):
+    return torch.tensor(np.asarray(image, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def noise_of(base):
+    side = 64 // base.family.vae_scale_factor
+    return torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(3))
+
+
+def by_diffusers(pipeline, start, guidance, **options):
+    """Return the picture by a pipeline of diffusers from these latents, in eighths of a bit."""
+    pipeline.scheduler.set_timesteps(STEPS)
+    made = pipeline(
+        "a red house",
+        negative_prompt="blurry",
+        latents=start / pipeline.scheduler.init_noise_sigma,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        output_type="np",
+        **options,
+    )
+    return made.images[0] * 255
+
+
+def difference(picture, theirs, part=(slice(None), slice(None))):
+    return np.abs(np.asarray(picture.image, dtype=np.float32) + 0.5 - theirs)[part].max()  # we cut, so are 0.5 too low
+
+
+@FAMILIES
+@pytest.mark.parametrize("guidance", [1, 7])
+def test_an_inpainting_model_paints_from_noise_what_diffusers_paints_behind_a_full_mask(request, family, guidance):
+    base = widen(request.getfixturevalue(family), 9, name="inpainting")
+    pipeline = pipeline_of(INPAINT[family], base)
+    sigma = pipeline.scheduler.sigmas[0]
+    theirs = by_diffusers(
+        pipeline,
+        noise_of(base) * sigma,
+        guidance,
+        image=Image.new("RGB", (64, 64)),
+        mask_image=Image.new("L", (64, 64), 255),
+        masked_image_latents=base.encode(torch.zeros(1, 3, 64, 64)),
+        strength=1.0,
+        height=64,
+        width=64,
+    )
+    assert difference(velatura.generate(base, "a red house", guidance=guidance, **WORDS), theirs) < 1
+
+
+@FAMILIES
+@pytest.mark.parametrize("masked_content", ["original", "fill"])
+def test_it_fills_a_mask_as_in_diffusers(request, family, image, mask, masked_content):
+    base = widen(request.getfixturevalue(family), 9, name="inpainting")
+    pipeline = pipeline_of(INPAINT[family], base)
+    init_image = InitImage(image, mask)
+    recipe = Recipe(prompt="a red house", guidance=5, denoising=1, mask_blur=0, masked_content=masked_content, **WORDS)
+    inputs = []
+    hook = base.unet.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0][:1]))
+    ours = velatura.generate(base, recipe, init_image=init_image)
+    hook.remove()
+
+    # What the UNet reads: latents of the picture at first, then the mask, then the image with grey below the mask
+    white = (torch.tensor(np.asarray(mask)) > 127)[None, None]
+    hidden = base.encode(torch.where(white, torch.zeros(()), pixels_of(image)))
+    factor = base.family.vae_scale_factor
+    latent_mask = white[..., ::factor, ::factor].float()
+    assert all(torch.equal(read[:, 4:5], latent_mask) for read in inputs)
+    assert all(torch.equal(read[:, 5:], hidden) for read in inputs)
+
+    # A1111 keeps the unmasked latents at every step, which diffusers leaves to a callback
+    noise, sigmas = noise_of(base), pipeline.scheduler.sigmas
+    start = inputs[0][:, :4] * (sigmas[0] ** 2 + 1).sqrt()
+    kept = start - noise * sigmas[0]
+
+    def keep_unmasked(pipeline, step, _, tensors):
+        noisy = kept + noise * pipeline.scheduler.sigmas[step + 1]
+        return {"latents": torch.where(latent_mask > 0, tensors["latents"], noisy)}
+
+    theirs = by_diffusers(
+        pipeline,
+        start,
+        5,
+        image=image,
+        mask_image=mask,
+        masked_image_latents=hidden,
+        strength=1.0,
+        height=64,
+        width=64,
+        callback_on_step_end=keep_unmasked,
+    )
+    assert difference(ours, theirs, (slice(16, 48), slice(8, 40))) < 1
+    outside = np.asarray(mask) == 0
+    assert np.array_equal(np.asarray(ours.image)[outside], np.asarray(image)[outside])
+
+
+def test_without_a_mask_the_whole_image_is_hidden_unless_the_recipe_says_less(inpainting, image):
+    conditions = {}
+    for weight in (None, 1.0, 0.25, 0.0):
+        read = []
+        hook = inpainting.unet.register_forward_pre_hook(lambda _, arguments, read=read: read.append(arguments[0][0]))
+        fields = {**WORDS, "steps": 2, "inpainting_mask_weight": weight}
+        picture = velatura.generate(inpainting, "a house", init_image=InitImage(image), **fields)
+        hook.remove()
+        conditions[weight] = read[0][4:]
+        assert picture.recipe.inpainting_mask_weight == (1.0 if weight is None else weight)
+        left = pixels_of(image) * (1 - (1.0 if weight is None else weight))
+        torch.testing.assert_close(read[0][5:], inpainting.encode(left)[0], rtol=1e-4, atol=1e-5)
+        assert bool((read[0][4] == 1).all())
+    assert torch.equal(conditions[None], conditions[1.0])
+
+
+@FAMILIES
+@pytest.mark.parametrize(("guidance", "image_guidance"), [(7, 1.5), (3, 2.2), (7, 1)])
+def test_a_pix2pix_model_edits_as_in_diffusers(request, family, image, guidance, image_guidance):
+    base = widen(request.getfixturevalue(family), 8, name="pix2pix")
+    pipeline = pipeline_of(EDIT[family], base)
+    start = base.encode(pixels_of(image)) + noise_of(base) * pipeline.scheduler.sigmas[0]
+    theirs = by_diffusers(pipeline, start, guidance, image=image, image_guidance_scale=image_guidance)
+    fields = {"guidance": guidance, "image_guidance": image_guidance, "denoising": 1, **WORDS}
+    ours = velatura.generate(base, "a red house", init_image=InitImage(image), **fields)
+    assert difference(ours, theirs) < 1
+
+
+@torch.no_grad()
+def test_a_guidance_of_1_still_guides_by_the_image(pix2pix, image):
+    # Brooks et al. 2023, eq. 3, by hand for one step; diffusers leaves all guidance out at 1
+    read, predictions = [], []
+
+    def record(_, args, output):
+        read.append(args[0])
+        predictions.append(output[0])
+
+    hook = pix2pix.unet.register_forward_hook(record)
+    fields = {**WORDS, "steps": 1, "denoising": 1, "guidance": 1, "image_guidance": 1.7}
+    seen = []
+    picture = velatura.generate(pix2pix, "a house", init_image=InitImage(image), on_preview=seen.append, **fields)
+    hook.remove()
+    without, uncond, cond = predictions[0]
+    sigma = pix2pix.schedule.sigmas[-1]
+    start = read[0][0, :4] * (sigma**2 + 1).sqrt()
+    denoised = start - sigma * (without + 1.7 * (uncond - without) + 1 * (cond - uncond))
+    expected = pix2pix.decode(denoised[None])[0].permute(1, 2, 0).numpy() * 255
+    assert difference(picture, expected) < 1
+    assert bool((read[0][0, 4:] == 0).all())
+    assert torch.equal(read[0][1, 4:], read[0][2, 4:])
+
+
+def test_texts_joined_by_and_are_guided_by_one_image(pix2pix, image):
+    fields = {**WORDS, "steps": 2}
+    joined = velatura.generate(pix2pix, "a house :0.5 AND a house :0.5", init_image=InitImage(image), **fields)
+    single = velatura.generate(pix2pix, "a house", init_image=InitImage(image), **fields)
+    assert np.abs(np.asarray(joined.image, int) - np.asarray(single.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "pix2pix"])
+def test_many_pictures_are_what_they_are_alone(request, kind, image, mask):
+    base = request.getfixturevalue(kind)
+    recipes = [Recipe(prompt=words, **(WORDS | {"seed": seed})) for seed, words in enumerate(["a house", "a boat"])]
+    together = velatura.generate_many(base, recipes, init_image=InitImage(image, mask))
+    for recipe, picture in zip(recipes, together, strict=True):
+        alone = velatura.generate(base, recipe, init_image=InitImage(image, mask))
+        assert np.abs(np.asarray(picture.image, int) - np.asarray(alone.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize("fields", [{"fit": "crop"}, {"fit": "fill"}, {"fit": "latent"}, {"mask_padding": 4}])
+@pytest.mark.parametrize("kind", ["inpainting", "pix2pix"])
+def test_images_of_other_sizes_are_fitted(request, kind, fields, image, mask):
+    base = request.getfixturevalue(kind)
+    init_image = InitImage(image.resize((90, 70)), mask.resize((90, 70)))
+    read = []
+    hook = base.unet.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+    velatura.generate(base, "a house", init_image=init_image, **WORDS, **fields)
+    hook.remove()
+    assert {tuple(each.shape[1:]) for each in read} == {(base.input_channels, 16, 16)}
+    if kind == "inpainting":
+        assert set(read[0][:, 4].unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_the_second_pass_reads_a_full_mask(inpainting, upscaler, weight):
+    read = []
+    hook = inpainting.unet.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+    fields = {"hires_scale": 1.5, "hires_upscaler": upscaler, "inpainting_mask_weight": weight}
+    velatura.generate(inpainting, "a house", **(WORDS | {"steps": 2}), **fields)
+    hook.remove()
+    second = [each for each in read if each.shape[-1] == 24]
+    assert second
+    grey = inpainting.encode(torch.zeros(1, 3, 96, 96))[0]
+    for each in second:
+        assert bool((each[:, 4] == 1).all())
+        assert torch.equal(each[0, 5:], grey) == (weight == 1)
+
+
+def test_a_tiled_picture_reads_a_grey_image_that_is_tiled_too(inpainting):
+    read = []
+    hook = inpainting.unet.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+    for tiling in (False, True, False):
+        velatura.generate(inpainting, "a house", tiling=tiling, **(WORDS | {"steps": 1}))
+    hook.remove()
+    grey = torch.zeros(1, 3, 64, 64)
+    with seamless_tiling(inpainting):
+        tiled = inpainting.encode(grey)[0]
+    plain = inpainting.encode(grey)[0]
+    assert [torch.equal(each[0, 5:], tiled) for each in read] == [False, True, False]
+    assert [torch.equal(each[0, 5:], plain) for each in read] == [True, False, True]
+
+
+def test_a_pix2pix_model_without_an_image_is_refused(pix2pix):
+    for fields in ({}, {"hires_scale": 1.5}):
+        with pytest.raises(BadRecipe, match=r"pix2pix is a pix2pix model, which edits an image .* \(--image\)"):
+            velatura.generate(pix2pix, "a house", **fields)
+
+
+def test_fields_for_other_bases_are_named(tiny, inpainting, pix2pix, image):
+    few = WORDS | {"steps": 1}
+    with pytest.warns(VelaturaWarning, match="image_guidance changes nothing: inpainting is not a pix2pix model"):
+        velatura.generate(inpainting, "a house", image_guidance=2, **few)
+    with pytest.warns(VelaturaWarning, match="inpainting_mask_weight changes nothing: tiny is not an inpainting model"):
+        velatura.generate(tiny, "a house", inpainting_mask_weight=0.5, init_image=InitImage(image), **few)
+    with pytest.warns(VelaturaWarning, match="inpainting_mask_weight changes nothing without an init image"):
+        velatura.generate(inpainting, "a house", inpainting_mask_weight=0.5, **few)
+    with pytest.warns(VelaturaWarning, match="skip_negative_below changes nothing with an image_guidance"):
+        velatura.generate(pix2pix, "a house", skip_negative_below=3, init_image=InitImage(image), **few)
+
+
+def test_recipes_record_what_a1111_records(tiny, inpainting, pix2pix, image, mask):
+    few = WORDS | {"steps": 1}
+    edited = velatura.generate(pix2pix, "a house", init_image=InitImage(image), **few).recipe.infotext()
+    assert "CFG scale: 7, Image CFG scale: 1.5, Seed: 3" in edited
+    filled = velatura.generate(inpainting, "a house", init_image=InitImage(image, mask), **few).recipe
+    assert "Denoising strength: 0.75, Conditional mask weight: 1" in filled.infotext()
+    assert velatura.generate(inpainting, "a house", **few).recipe.inpainting_mask_weight is None
+    plain = velatura.generate(tiny, "a house", init_image=InitImage(image, mask), **few).recipe
+    assert plain.image_guidance is None
+    assert plain.inpainting_mask_weight is None
+
+
+def test_recipes_of_a1111_are_read():
+    text = "a house\nSteps: 20, Sampler: Euler a, CFG scale: 7, Image CFG scale: 1.35, Seed: 1, Size: 512x512, "
+    text += "Denoising strength: 0.75, Conditional mask weight: 0.5"
+    recipe = Recipe.from_infotext(text)
+    assert recipe.image_guidance == 1.35
+    assert recipe.inpainting_mask_weight == 0.5
+    assert Recipe.from_infotext(recipe.infotext()) == recipe
+
+
+def test_an_overlay_for_one_side_acts_on_all_its_rows(pix2pix, inpainting, image, hyper):
+    """Of a pix2pix model's rows two are negative prompts, and all texts that AND joins are prompts."""
+    for base, prompt, negatives in ((pix2pix, "a house", 2), (pix2pix, "a AND b", 2), (inpainting, "a AND b AND c", 1)):
+        few = WORDS | {"steps": 1, "denoising": 1}
+        outputs = {}
+        for side in (None, "prompt", "negative"):
+            predicted = []
+            hook = base.unet.register_forward_hook(lambda _, __, output, to=predicted: to.append(output[0]))
+            if side is None:
+                velatura.generate(base, prompt, init_image=InitImage(image), **few)
+            else:
+                with velatura.attach(base, hyper(), on=side):
+                    velatura.generate(base, prompt, init_image=InitImage(image), **few)
+            hook.remove()
+            outputs[side] = predicted[0]
+        changed = {
+            side: [not torch.equal(ours, plain) for ours, plain in zip(outputs[side], outputs[None], strict=True)]
+            for side in ("prompt", "negative")
+        }
+        row_count = len(outputs[None])
+        assert changed["negative"] == [row < negatives for row in range(row_count)]
+        assert changed["prompt"] == [row >= negatives for row in range(row_count)]
