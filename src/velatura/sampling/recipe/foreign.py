@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from velatura.sampling.recipe.comfyui_graph import infotext_from_comfyui
+from velatura.sampling.recipe.comfyui import infotext_from_comfyui
 from velatura.sampling.recipe.infotext import write_infotext
 
 NOVELAI_SAMPLERS = {

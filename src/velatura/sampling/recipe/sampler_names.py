@@ -8,6 +8,42 @@ Diffusion and Draw Things. Our own names are those of A1111. Nothing here import
 import re
 from collections.abc import Mapping
 
+SAMPLER_NAMES = (
+    "DPM++ 2M",
+    "DPM++ SDE",
+    "DPM++ 2M SDE",
+    "DPM++ 2M SDE Heun",
+    "DPM++ 2S a",
+    "DPM++ 3M SDE",
+    "Euler a",
+    "Euler",
+    "LMS",
+    "Heun",
+    "DPM2",
+    "DPM2 a",
+    "DPM fast",
+    "DPM adaptive",
+    "Restart",
+    "LCM",
+    "DDIM",
+    "PLMS",
+    "UniPC",
+)
+SCHEDULER_NAMES = (
+    "Automatic",
+    "Uniform",
+    "Karras",
+    "Exponential",
+    "Polyexponential",
+    "SGM Uniform",
+    "KL Optimal",
+    "Align Your Steps",
+    "Simple",
+    "Normal",
+    "DDIM",
+    "Beta",
+)
+
 # Words that may end the name of a sampler, and the noise schedule that they mean
 SCHEDULER_SUFFIXES = {
     "karras": "Karras",
@@ -143,6 +179,35 @@ def name_key(name: str) -> str:
         name: The name of a sampler or noise schedule.
     """
     return re.sub(r"[\s_-]+", "_", name.strip().lower()).replace("dpm++", "dpmpp").replace("dpm_pp", "dpmpp")
+
+
+def squeeze_name(name: str) -> str:
+    """Return a name without what separates its words, as AlignYourSteps and align_your_steps are the same."""
+    return name_key(name).replace("_", "")
+
+
+def find_sampler_name(name: str) -> str | None:
+    """Return what A1111 calls a sampler, with the scheduler that its name ends in, or None if velatura has none such.
+
+    Args:
+        name: The name in any program.
+    """
+    name_by_key = {name_key(sampler): sampler for sampler in SAMPLER_NAMES}
+    for key, scheduler in split_sampler_name(name):
+        sampler = SAMPLER_ALIASES.get(key) or name_by_key.get(key)
+        if sampler is not None:
+            return f"{sampler} {scheduler}" if scheduler else sampler
+    return None
+
+
+def find_scheduler_name(name: str) -> str | None:
+    """Return what A1111 calls a noise schedule, or None if velatura has none such.
+
+    Args:
+        name: The name in any program.
+    """
+    name_by_key = {squeeze_name(scheduler): scheduler for scheduler in SCHEDULER_NAMES}
+    return SCHEDULER_ALIASES.get(name_key(name)) or name_by_key.get(squeeze_name(name))
 
 
 def draws_gpu_noise(sampler: str) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import UnknownName
-from velatura.sampling.recipe.sampler_names import NEAREST_SCHEDULERS, SCHEDULER_ALIASES, name_key
+from velatura.sampling.recipe.sampler_names import NEAREST_SCHEDULERS, find_scheduler_name, name_key
 
 KARRAS_RHO = 7.0  # Karras et al., equation 5
 BETA_PARAMETER = 0.6  # both parameters of the beta distribution, Lee et al., section 4
@@ -66,9 +66,7 @@ def find_scheduler(name: str) -> str:
         UnknownName: No such scheduler exists; the message suggests similar names, or the nearest to one that only
             other programs have.
     """
-    name_by_key = {_squeeze(scheduler): scheduler for scheduler in (AUTOMATIC_SCHEDULER, *SCHEDULERS)}
-    found = SCHEDULER_ALIASES.get(name_key(name)) or name_by_key.get(_squeeze(name))
-    if found:
+    if found := find_scheduler_name(name):
         return found
     if nearest_name := NEAREST_SCHEDULERS.get(name_key(name)):
         raise UnknownName(f"velatura does not have the scheduler {name!r}: the nearest that it has is {nearest_name}")
@@ -197,11 +195,6 @@ def _beta_quantiles(probabilities: Tensor) -> Tensor:
 
 def _append_zero(sigmas: Tensor) -> Tensor:
     return torch.cat([sigmas, sigmas.new_zeros(1)])
-
-
-def _squeeze(name: str) -> str:
-    """Return a name without what separates its words."""
-    return name_key(name).replace("_", "")
 
 
 SCHEDULERS: dict[str, Scheduler] = {

@@ -1,0 +1,299 @@
+"""Translate a ComfyUI graph into infotext."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from velatura.errors import warn
+from velatura.sampling.recipe.comfyui.conditioning import Side, all_texts, read_side, write_side
+from velatura.sampling.recipe.comfyui.graph import Graph, JsonObject, as_object, graph_error
+from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_vae, write_tags
+from velatura.sampling.recipe.comfyui.passes import Between, Passes, Size, find_outputs, find_passes, latent_size
+from velatura.sampling.recipe.comfyui.samplers import SamplerCall, sampler_fields, starts_at_sigma_max
+from velatura.sampling.recipe.comfyui.values import read_integer
+from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX, write_infotext
+
+FULL_DENOISE = 0.9999  # above it, ComfyUI takes all steps
+OTHER_LATENTS = frozenset({"EmptySD3LatentImage", "StableCascade_EmptyLatentImage", "EmptyHunyuanLatentVideo"})
+
+
+def infotext_from_comfyui(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
+    """Translate the graph that ComfyUI writes into its pictures.
+
+    Warns of everything in the graph that velatura does not repeat.
+
+    Args:
+        chunks: The text chunks of the picture by name; "prompt" holds the graph.
+        size: Width and height of the picture.
+
+    Returns:
+        The infotext, or None if the chunks hold no graph.
+
+    Raises:
+        BadRecipe: The prompt or the sampler cannot be found in the graph.
+    """
+    prompt = parse_object(chunks.get("prompt"))
+    if prompt is None or not any(as_object(node) and "class_type" in node for node in prompt.values()):  # type: ignore
+        return None
+    return translate_graph(prompt, size)
+
+
+def translate_graph(prompt: JsonObject, size: Size | None) -> str:
+    """Translate a graph in ComfyUI's API format into infotext, and warn of what cannot be repeated.
+
+    Args:
+        prompt: The nodes by their keys.
+        size: Width and height of the picture, if there is one.
+
+    Raises:
+        BadRecipe: The prompt or the sampler cannot be found in the graph.
+    """
+    translations: dict[str, Graph] = {}
+    keys: list[str] = []
+    for output in find_outputs(Graph.parse(prompt)):
+        graph = Graph.parse(prompt)
+        text = _translate(graph, find_passes(graph, graph.nodes[output.key]), size)
+        translations[text] = graph
+        keys.append(output.key)
+    if len(translations) > 1:
+        raise graph_error(f"it makes {len(translations)} different pictures, at the nodes {', '.join(keys[:8])}")
+    text, graph = next(iter(translations.items()))
+    for message in graph.report.warnings():
+        warn(message)
+    return text
+
+
+def parse_object(text: object) -> JsonObject | None:
+    """Parse JSON, and return an object, or None for anything else."""
+    try:
+        return as_object(json.loads(text)) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _translate(graph: Graph, passes: Passes, size: Size | None) -> str:
+    first = passes.calls[0]
+    positive = read_side(graph, first.links["positive"], "positive", first.node)
+    negative = _read_negative(graph, first)
+    model = read_chain(graph, first.links["model"], "model", first.node)
+    clip = _read_clip(graph, positive, negative)
+    fields = _sampling_fields(graph, passes, size)
+    prompt = write_side(positive) + write_tags(graph, model, clip)
+    _remark_on_encoders(graph, model, clip)
+    texts = [encoded.text for side in (positive, negative) for encoded in all_texts(side)]
+    fields |= {
+        "Model": model.model,
+        "VAE": _vae(graph, passes),
+        "Clip skip": clip.clip_skip if clip.clip_skip > 1 else None,
+        "RNG": "CPU",
+        "Emphasis": "No norm" if any(text.has_emphasis for text in texts) else None,
+    }
+    if fields["Emphasis"]:
+        graph.report.remark(
+            "ComfyUI weighs words against an empty prompt; the emphasis 'No norm' is the nearest, and not the same"
+        )
+    return write_infotext(_check_lines(prompt), _check_lines(write_side(negative)), fields)
+
+
+def _read_negative(graph: Graph, call: SamplerCall) -> Side:
+    link = call.links.get("negative")
+    return [] if link is None else read_side(graph, link, "negative", call.node)
+
+
+def _read_clip(graph: Graph, positive: Side, negative: Side) -> Chain:
+    """Return what the text encoder has come through, and remark if it is not one for all texts."""
+    chains: list[Chain] = []
+    seen: set[object] = set()
+    for encoded in [*all_texts(positive), *all_texts(negative)]:
+        if encoded.clip is not None and encoded.clip not in seen:
+            seen.add(encoded.clip)
+            chains.append(read_chain(graph, encoded.clip, "clip", encoded.owner))
+    if not chains:
+        return Chain()
+    if any((chain.loras, chain.clip_skip) != (chains[0].loras, chains[0].clip_skip) for chain in chains):
+        graph.report.remark("its texts go through different LoRAs or clip skips: those of the first text are used")
+    return chains[0]
+
+
+def _remark_on_encoders(graph: Graph, model: Chain, clip: Chain) -> None:
+    if clip.encoders:
+        graph.report.remark(f"its text encoders come from other files: {', '.join(clip.encoders)[:120]}")
+    elif clip.model and model.model and clip.model != model.model:
+        graph.report.remark(f"its text encoder comes from {clip.model[:80]!r}, and its UNet from {model.model[:80]!r}")
+
+
+def _vae(graph: Graph, passes: Passes) -> str | None:
+    if passes.decoder is None:
+        return None
+    return read_vae(graph, passes.decoder.link("vae"), passes.decoder)
+
+
+def _check_lines(prompt: str) -> str:
+    """Join lines that infotext would read as the negative prompt with the line before them."""
+    lines = prompt.split("\n")
+    joined = lines[0]
+    for line in lines[1:]:
+        joined += (" " if line.strip().startswith(NEGATIVE_PREFIX) else "\n") + line
+    if joined.strip().startswith(NEGATIVE_PREFIX):
+        raise graph_error(f"its prompt begins with {NEGATIVE_PREFIX!r}")
+    return joined
+
+
+def _sampling_fields(graph: Graph, passes: Passes, size: Size | None) -> dict[str, object]:
+    """Return the fields of the passes: the first, and a second one of hires fix where the graph is plainly that."""
+    calls, before = list(passes.calls), list(passes.before)
+    while len(calls) > 1 and _continues(calls[0], calls[1], before[1]):
+        calls[0].end, calls[0].keeps_noise = calls[1].end, calls[1].keeps_noise
+        del calls[1], before[1]
+    first = calls[0]
+    if first.steps is None or first.steps < 1:
+        raise graph_error(f"{first.node} has no steps")
+    fields: dict[str, object] = {"Steps": first.steps} | sampler_fields(graph, first)
+    fields |= {"CFG scale": first.cfg, "Seed": _seed(graph, first)}
+    resized_after = passes.after.resizes or passes.after.upscaler is not None
+    if resized_after:
+        names = ", ".join(dict.fromkeys(node.kind for node in passes.after.nodes))
+        graph.report.remark(f"the picture was resized after sampling ({names}): velatura makes it as it was before")
+    first_size = latent_size(graph, before[0]) or _guess_size(graph, passes, size, is_resized=resized_after)
+    fields["Size"] = None if first_size is None else f"{first_size[0]}x{first_size[1]}"
+    _read_batch(graph, before[0])
+    fields |= _first_pass_fields(graph, first, before[0])
+    if len(calls) > 1 and _is_hires(calls[1], before[1]):
+        fields |= _hires_fields(graph, calls[1], calls[0], before[1])
+        del calls[1], before[1]
+    for call in calls[1:]:
+        graph.report.remark(f"the picture was sampled again by {call.node}, which is left out: it will be different")
+    _check_size(graph, fields, size, is_resized=resized_after or len(calls) > 1)
+    return fields
+
+
+def _continues(first: SamplerCall, second: SamplerCall, between: Between) -> bool:
+    """Return True if a second sampler only takes the steps that the first has left."""
+    return (
+        first.is_same_sampling(second)
+        and first.keeps_noise
+        and not second.adds_noise
+        and second.start == first.end
+        and not between.nodes
+    )
+
+
+def _seed(graph: Graph, call: SamplerCall) -> int | None:
+    if call.seed is None or call.seed < 0:
+        graph.report.remark(f"{call.node} does not say which seed it used: each picture gets a new one")
+        return None
+    return call.seed
+
+
+def _guess_size(graph: Graph, passes: Passes, size: Size | None, *, is_resized: bool) -> Size | None:
+    """Return the picture's own size, if nothing on the way changes it."""
+    if size is None or is_resized or any(between.resizes for between in passes.before[1:]):
+        graph.report.remark("it does not say the size of its first latents plainly: give width and height yourself")
+        return None
+    return size
+
+
+def _read_batch(graph: Graph, between: Between) -> None:
+    """Remark on empty latents that make several pictures, or pictures of another family."""
+    if between.empty is None:
+        return
+    if between.empty.kind in OTHER_LATENTS:
+        graph.report.remark(f"{between.empty} makes latents of a family that velatura does not run")
+    count = read_integer(graph, between.empty, "batch_size")
+    if count is not None and count > 1:
+        graph.report.remark(f"the picture is one of {count} of the same seed: only the first of them can be repeated")
+
+
+def _first_pass_fields(graph: Graph, call: SamplerCall, between: Between) -> dict[str, object]:
+    """Return the fields that depend on where the first pass starts, and how many of its steps it takes."""
+    assert call.steps is not None
+    end = call.steps if call.end is None else min(call.end, call.steps)
+    if end < call.steps or call.keeps_noise:
+        graph.report.remark(f"{call.node} stops after step {end} of {call.steps}: velatura takes all steps")
+    if not call.adds_noise:
+        graph.report.remark(f"{call.node} adds no noise to what it starts from, and velatura does")
+    fields: dict[str, object] = {}
+    if between.has_mask:
+        graph.report.remark("only a part was made new, by a mask that it does not contain: pass it with --mask")
+        fields["Mask blur"] = 0
+    if between.image is None:
+        if call.denoise <= FULL_DENOISE or call.start > 0:
+            graph.report.remark(
+                f"{call.node} starts in the middle of its steps from no image: velatura takes all steps"
+            )
+        return fields | ({"SGM noise multiplier": True} if starts_at_sigma_max(call) and call.adds_noise else {})
+    name = str(between.image.inputs.get("image", "an image"))
+    graph.report.remark(
+        f"the picture starts from the image {name[:80]!r}, which it does not contain: pass it with --image"
+    )
+    return fields | _img2img_fields(graph, call)
+
+
+def _img2img_fields(graph: Graph, call: SamplerCall) -> dict[str, object]:
+    """Return the steps and the denoising that take the same noise levels as ComfyUI, which spends all steps on them."""
+    assert call.steps is not None
+    if call.start > 0 and call.denoise > FULL_DENOISE:
+        taken, total = max(call.steps - call.start, 1), call.steps
+    elif call.denoise > FULL_DENOISE:
+        return {"Denoising strength": 1}
+    elif call.denoise <= 0:
+        return {"Denoising strength": 0}
+    else:
+        taken, total = call.steps, int(call.steps / call.denoise)
+    denoising = round(call.denoise if call.denoise <= FULL_DENOISE else taken / total, 4)
+    if int(min(denoising, 0.999) * total) != taken - 1:
+        denoising = round((taken - 0.5) / total, 4)
+    if total != call.steps:
+        graph.report.remark(
+            f"ComfyUI takes all {call.steps} steps at a denoising of {call.denoise:g}: here that is steps={total}"
+        )
+    return {"Steps": total, "Denoising strength": denoising}
+
+
+def _is_hires(second: SamplerCall, between: Between) -> bool:
+    """Return True for a second pass over larger latents, as hires fix makes it."""
+    return between.resizes and between.image is None and 0 < second.denoise <= FULL_DENOISE and second.adds_noise
+
+
+def _hires_fields(graph: Graph, second: SamplerCall, first: SamplerCall, between: Between) -> dict[str, object]:
+    """Return the fields of a second pass, and remark on what A1111's hires fix does not let differ."""
+    assert second.steps is not None
+    fields: dict[str, object] = {"Denoising strength": second.denoise, "Hires steps": second.steps}
+    if between.size is not None:
+        fields["Hires resize"] = f"{between.size[0]}x{between.size[1]}"
+    else:
+        fields["Hires upscale"] = between.scale
+    fields["Hires upscaler"] = between.upscaler
+    second_fields, first_fields = sampler_fields(graph, second), sampler_fields(graph, first)
+    if second_fields["Sampler"] != first_fields["Sampler"]:
+        fields["Hires sampler"] = second_fields["Sampler"]
+    names = {"cfg": (first.cfg, second.cfg), "seed": (first.seed, second.seed)}
+    names["scheduler"] = (first.scheduler, second.scheduler)  # type: ignore
+    for name, (first_value, second_value) in names.items():
+        if first_value != second_value:
+            graph.report.remark(f"its second pass has another {name} ({second_value}): both take the first one's")
+    if second.links.get("model") != first.links.get("model"):
+        graph.report.remark("its second pass has other LoRAs, or another model: those of the first pass are used")
+    for side, key in (("positive", "Hires prompt"), ("negative", "Hires negative prompt")):
+        if second.links.get(side) != first.links.get(side) and second.links.get(side) is not None:
+            text = write_side(read_side(graph, second.links[side], side, second.node))
+            if text != write_side(read_side(graph, first.links[side], side, first.node)):
+                fields[key] = _check_lines(text) or None
+    return fields
+
+
+def _check_size(graph: Graph, fields: Mapping[str, object], size: Size | None, *, is_resized: bool) -> None:
+    """Remark if the picture has another size than the graph samples."""
+    if (
+        size is None
+        or is_resized
+        or not fields.get("Size")
+        or fields.get("Hires upscale")
+        or fields.get("Hires resize")
+    ):
+        return
+    actual = f"{size[0]}x{size[1]}"
+    if fields["Size"] != actual:
+        graph.report.remark(f"the picture is {actual}, and its graph makes {fields['Size']}: the latter is used")
