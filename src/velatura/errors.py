@@ -60,7 +60,7 @@ class BadFile(VelaturaError):
 
 
 class WrongBase(VelaturaError):
-    """An overlay whose widths do not fit the base: it was made for another family."""
+    """An overlay, or a part of a base, whose widths do not fit the base: it was made for another family."""
 
 
 class UnsupportedBase(VelaturaError):

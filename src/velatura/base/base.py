@@ -39,6 +39,7 @@ class Base:
         unet, vae, text, schedule: Parts of the model.
         source: File with the UNet's weights, of which the hash is taken; None for a base that was built in memory.
         vae_source: File of another VAE that replaces the base's own; None for the base's own.
+        text_sources: Files of text encoders that replace the base's own; empty for the base's own.
         opened_from: Absolute path, or hub:OWNER/NAME, by which the base can be opened again.
     """
 
@@ -53,6 +54,7 @@ class Base:
         schedule: NoiseSchedule,
         source: Path | None = None,
         vae_source: Path | None = None,
+        text_sources: tuple[Path, ...] = (),
         opened_from: str | None = None,
     ) -> None:
         self.name = name
@@ -63,6 +65,7 @@ class Base:
         self.schedule = schedule
         self._source = source
         self.vae_source = vae_source
+        self.text_sources = text_sources
         self.opened_from = opened_from
         self._offloader: ModelOffloader | None = None
         self._blank_conditions: dict[tuple[int, int], Tensor] = {}
@@ -110,6 +113,11 @@ class Base:
     def vae_hash(self) -> str:
         """Return the same hash of the file of the replacement VAE, or "" for the base's own VAE."""
         return short_hash(self.vae_source) if self.vae_source else ""
+
+    @cached_property
+    def text_hash(self) -> str:
+        """Return the same hashes of the files of the replacement text encoders, or "" for the base's own."""
+        return ", ".join(short_hash(path) for path in self.text_sources)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move all parts in place, and store convolutions channels-last, which is the fastest layout.

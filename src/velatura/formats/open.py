@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,8 @@ from velatura.formats.checkpoints.tensor_sources import Destination
 from velatura.formats.dialects import HYPERNETWORK_SUFFIXES, find_dialect
 from velatura.formats.hypernetworks import hns
 from velatura.formats.loras import read_lora
+from velatura.formats.parts import assemble
+from velatura.formats.parts.assemble import PartPaths, explain_lone_part
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state_dict, open_tensors
 
@@ -77,6 +79,8 @@ def open_base(
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
+    unet: str | PathLike[str] | None = None,
+    text: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     vae: str | PathLike[str] | None = None,
     weights: single_file.WeightsKind = "last",
     prediction: PredictionWord | None = None,
@@ -87,10 +91,15 @@ def open_base(
 
     Args:
         path: A checkpoint (.safetensors or .ckpt), a diffusers folder, or a model on the Hugging Face hub as
-            hub:owner/name, hub:owner/name@revision or hub:owner/name/file.
+            hub:owner/name, hub:owner/name@revision or hub:owner/name/file. A file or folder of a UNet alone is enough
+            if `text` and `vae` are given too.
         dtype: Precision to compute in, such as "float16". "auto" is float16 on CUDA and MPS, bfloat16 on CPUs that
             multiply it in hardware (except for small bases), and float32 elsewhere.
         device: Device to compute on. "auto" is CUDA or MPS if there is one, and otherwise the CPU.
+        unet: File or folder of another UNet: a UNet alone under the names of LDM or diffusers, or a base that holds it.
+            The base then has its name and its hash, and predicts what this file says.
+        text: The same for text encoders: CLIP's, under the names of transformers or OpenCLIP, or a base that holds
+            them. SDXL has two: give one or both, in any order.
         vae: File or diffusers folder of another autoencoder. The default for a checkpoint is a file beside it with the
             same stem (.vae.safetensors, .vae.pt or .vae.ckpt), as in A1111, and otherwise the autoencoder inside it.
         weights: "last" for the weights of the last training step, "ema" for their average. Checkpoints only.
@@ -105,6 +114,7 @@ def open_base(
 
     Raises:
         BadFile: The path does not exist, is not a Stable Diffusion, or is damaged or unsafe.
+        WrongBase: The UNet, the text encoders and the autoencoder are of different families.
         UnsupportedBase: A model that velatura does not open, such as SD3, FLUX, a refiner or a depth model.
         UnknownName: An unknown precision, device, prediction or kind of weights.
         DownloadFailed: The hub does not have the model, or cannot be reached.
@@ -115,32 +125,38 @@ def open_base(
     if not local_path.exists():
         raise BadFile(f"{local_path} does not exist: give a checkpoint, a diffusers folder, or hub:owner/name")
     compute_device = find_device(device)
-    if local_path.is_dir() and not diffusers_folder.sniff(local_path):
-        raise BadFile(
-            f"{local_path} is not a diffusers folder, which holds model_index.json and unet/: give the path of one"
-        )
-    precision = find_dtype(dtype, compute_device, _unet_bytes(local_path))
+    parts = PartPaths(local_path, _part_path(unet), _part_paths(text), _part_path(vae), weights)
+    if not parts.is_replaced:
+        _refuse_part_alone(local_path)
+    precision = find_dtype(dtype, compute_device, _unet_bytes(parts.unet or local_path))
     destination = Destination(precision, "cpu" if offload else compute_device)
     opened_from = str(local_path.absolute() if reference is None else path)
-    vae_path = None if vae is None else Path(vae).expanduser()
-    if local_path.is_dir():
+    # the hub's cache names folders by the hashes of their commits
+    name = "" if reference is None else reference.name
+    if parts.is_replaced:
+        base = assemble.read(
+            parts,
+            destination,
+            name=name if unet is None else "",
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
+    elif local_path.is_dir():
         if weights != "last":
             raise UnsupportedBase(
                 f"{local_path} is a folder, which holds one kind of weights: leave out weights={weights!r}"
             )
-        # the hub's cache names folders by the hashes of their commits
-        name = local_path.name if reference is None else reference.name
         base = diffusers_folder.read(
             local_path,
             destination,
-            vae=None if vae_path is None else vae_file.open_vae(vae_path),
             name=name,
             prediction_type=prediction_type,
             zero_snr=zero_snr,
             opened_from=opened_from,
         )
     else:
-        contents, vae_contents = _open_checkpoint(local_path, vae_path)
+        contents, vae_contents = _open_checkpoint(local_path)
         base = single_file.read(
             contents,
             destination,
@@ -154,16 +170,40 @@ def open_base(
     return base.offload(compute_device) if offload else base.to()
 
 
-def _open_checkpoint(path: Path, vae_path: Path | None) -> tuple[Contents, Contents | None]:
-    """Open a checkpoint, and the VAE that replaces its own: the one that is named, or one beside it."""
+def _part_path(part: str | PathLike[str] | None) -> Path | None:
+    """Return the path of a part, which is fetched if it is on the hub."""
+    if part is None:
+        return None
+    path = hub.fetch(str(part)) if str(part).startswith(hub.HUB_PREFIX) else Path(part).expanduser()
+    if not path.exists():
+        raise BadFile(f"{path} does not exist: give a file or a folder that holds the part")
+    return path
+
+
+def _part_paths(parts: str | PathLike[str] | Sequence[str | PathLike[str]] | None) -> tuple[Path, ...]:
+    listed = [parts] if isinstance(parts, str | PathLike) else parts or ()
+    return tuple(path for part in listed if (path := _part_path(part)) is not None)
+
+
+def _refuse_part_alone(path: Path) -> None:
+    """Refuse a folder or a file that is only a part of a base, and say how to use it."""
+    if path.is_dir() and not diffusers_folder.sniff(path):
+        explain_lone_part(path)
+        raise BadFile(f"{path} is not a diffusers folder, which holds model_index.json and unet/: give the path of one")
+
+
+def _open_checkpoint(path: Path) -> tuple[Contents, Contents | None]:
+    """Open a checkpoint, and the VAE beside it that replaces its own."""
     contents = open_state_dict(path)
     if not single_file.sniff(contents):
+        explain_lone_part(path)
         raise BadFile(f"{path.name} is not a Stable Diffusion checkpoint: give one, or a diffusers folder")
-    vae_path = vae_path or vae_file.find_vae_beside(path)
+    vae_path = vae_file.find_vae_beside(path)
     return contents, None if vae_path is None else vae_file.open_vae(vae_path)
 
 
 def _unet_bytes(path: Path) -> int:
     """Return the size on disk of the UNet's largest file, or of the file that holds the whole base."""
-    files = [path] if path.is_file() else (path / "unet").iterdir()
+    folder = path / "unet" if (path / "unet").is_dir() else path
+    files = [path] if path.is_file() else folder.iterdir()
     return max((file.stat().st_size for file in files), default=0)

@@ -170,6 +170,8 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Rec
         base_hash=base.hash or None,
         vae=base.vae_source and base.vae_source.name,
         vae_hash=base.vae_hash or None,
+        text=", ".join(path.name for path in base.text_sources) or None,
+        text_hash=base.text_hash or None,
         image_hash=init_image and init_image.image_hash,
         mask_hash=init_image and init_image.mask_hash,
         version=f"velatura {version('velatura')}",

@@ -31,6 +31,7 @@ def check_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> No
     """
     warn_of_another_base(base, recipe)
     warn_of_another_vae(base, recipe)
+    warn_of_other_text_encoders(base, recipe)
     check_clip_skip(base, recipe)
     check_seed_size(base, recipe)
     check_init_image(recipe, init_image)
@@ -61,6 +62,18 @@ def warn_of_another_vae(base: Base, recipe: Recipe) -> None:
     recipe_vae = f"{recipe.vae} ({recipe.vae_hash})"
     current_vae = f"{base.vae_source.name} ({base.vae_hash})" if base.vae_source else "the base's own"
     warn(f"the recipe was made with the autoencoder {recipe_vae}, but this one is {current_vae}: open it too")
+
+
+def warn_of_other_text_encoders(base: Base, recipe: Recipe) -> None:
+    """Warn if a recipe was made with other text encoders than the base has now."""
+    if not recipe.text_hash or recipe.text_hash == base.text_hash:
+        return
+    current = ", ".join(path.name for path in base.text_sources)
+    current_text = f"{current} ({base.text_hash})" if current else "the base's own"
+    warn(
+        f"the recipe was made with the text encoder {recipe.text} ({recipe.text_hash}), but this one is "
+        f"{current_text}: open it too"
+    )
 
 
 def check_clip_skip(base: Base, recipe: Recipe) -> None:

@@ -86,17 +86,17 @@ def read(
         BadFile: The folder is damaged or incomplete, or its configurations do not fit its weights.
         UnsupportedBase: It is another kind of model, or asks for code of its own.
     """
-    _refuse_custom_code(path)
+    refuse_custom_code(path)
     if (path / "text_encoder_2").is_dir() and not (path / "text_encoder").is_dir():
         raise UnsupportedBase(f"{path} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
-    scheduler = _read_config(path / "scheduler" / "scheduler_config.json")
+    scheduler = read_config(path / "scheduler" / "scheduler_config.json")
     if prediction_type is not None:
         scheduler = {**scheduler, "prediction_type": prediction_type}
     if zero_snr is not None:
         scheduler = {**scheduler, "rescale_betas_zero_snr": zero_snr}
-    unet_settings = _read_config(path / "unet" / "config.json")
+    unet_settings = read_config(path / "unet" / "config.json")
     try:
-        _refuse_unsupported(path, unet_settings, _read_config(path / "vae" / "config.json"), scheduler)
+        refuse_unsupported(path, unet_settings, read_config(path / "vae" / "config.json"), scheduler)
         check_input_channels(str(path), unet_settings.get("in_channels", 4))
         text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
         pooled_width = projection_width(text_plans[-1].config)
@@ -116,7 +116,7 @@ def read(
             unet=build_unet(unet_plan.config, unet_plan.sources, unet_plan.contents, destination),
             vae=build_vae(vae_plan.config, vae_plan.sources, vae_plan.contents, destination),
             text=TextEncoder(encoders),
-            schedule=_build_schedule(scheduler),
+            schedule=build_schedule(scheduler),
             source=unet_plan.contents.path,
             vae_source=vae and vae.path,
             opened_from=opened_from,
@@ -131,7 +131,7 @@ def _plan_unet(path: Path, stored_config: ModelConfig, pooled_width: int) -> _Mo
     contents = open_weights(path / "unet", "diffusion_pytorch_model")
     sources = {key: TensorSource(key) for key in contents.tensors}
     from_shapes = unet_config(apply_sources(sources, meta_tensors(contents.tensors)), pooled_width)
-    config = _merge_config("unet", stored_config, from_shapes, path)
+    config = merge_config("unet", stored_config, from_shapes, path)
     check_input_channels(str(path), config["in_channels"])
     return _ModelPlan(config, sources, contents)
 
@@ -140,7 +140,7 @@ def _plan_vae(path: Path, other_vae: Contents | None) -> _ModelPlan:
     contents = other_vae or open_weights(path / "vae", "diffusion_pytorch_model")
     sources = vae_file.sources(contents)
     from_shapes = vae_config(apply_sources(sources, meta_tensors(contents.tensors)))
-    config = _merge_config("vae", _read_config(path / "vae" / "config.json"), from_shapes, path)
+    config = merge_config("vae", read_config(path / "vae" / "config.json"), from_shapes, path)
     return _ModelPlan(config, sources, contents)
 
 
@@ -150,7 +150,7 @@ def _plan_text_encoder(path: Path, index: int) -> _ModelPlan:
     contents = open_weights(folder, "model", "pytorch_model")
     sources = _text_sources(contents.tensors, has_projection=index > 0)
     from_shapes = text_config(apply_sources(sources, meta_tensors(contents.tensors)))
-    config = _merge_config("text", _read_config(folder / "config.json"), from_shapes, path)
+    config = merge_config("text", read_config(folder / "config.json"), from_shapes, path)
     return _ModelPlan(config, sources, contents)
 
 
@@ -188,7 +188,7 @@ def _numbered(name: str, index: int) -> str:
     return f"{name}_{index + 1}" if index else name
 
 
-def _merge_config(part: str, stored: ModelConfig, from_shapes: ModelConfig, path: Path) -> ModelConfig:
+def merge_config(part: str, stored: ModelConfig, from_shapes: ModelConfig, path: Path) -> ModelConfig:
     """Return the settings that follow from the shapes, and from config.json only the others."""
     for key in SIZE_FIELDS[part]:
         if isinstance(stored[key], type(from_shapes[key])) and stored[key] != from_shapes[key]:
@@ -201,9 +201,9 @@ def _short_reason(error: Exception) -> str:
     return f"without {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:160]
 
 
-def _refuse_custom_code(path: Path) -> None:
+def refuse_custom_code(path: Path) -> None:
     """Refuse a folder of another pipeline, or one with a part from another library, which would need its code."""
-    index = _read_config(path / INDEX_FILE)
+    index = read_config(path / INDEX_FILE)
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or not pipeline.startswith(PIPELINE_PREFIX):
         raise UnsupportedBase(
@@ -217,7 +217,7 @@ def _refuse_custom_code(path: Path) -> None:
             )
 
 
-def _refuse_unsupported(path: Path, unet: ModelConfig, vae: ModelConfig, scheduler: ModelConfig) -> None:
+def refuse_unsupported(path: Path, unet: ModelConfig, vae: ModelConfig, scheduler: ModelConfig) -> None:
     """Refuse models that would fail at the first step or make wrong pictures."""
     scheduler_class = str(scheduler.get("_class_name", ""))
     if "EDM" in scheduler_class or vae.get("latents_mean") is not None:
@@ -239,14 +239,16 @@ def _refuse_unsupported(path: Path, unet: ModelConfig, vae: ModelConfig, schedul
         raise UnsupportedBase(f"{path} {reason}: open a plain Stable Diffusion instead")
 
 
-def _build_schedule(scheduler: ModelConfig) -> NoiseSchedule:
+def build_schedule(scheduler: ModelConfig) -> NoiseSchedule:
+    """Return the noise schedule of a scheduler's configuration."""
     start, end, steps = scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"]
     if steps != len(NoiseSchedule()) or not 0 < start < end < 1:
         raise ValueError(f"a noise schedule of {steps} steps from {start} to {end}")
     return NoiseSchedule(start, end, steps, zero_snr=bool(scheduler.get("rescale_betas_zero_snr")))
 
 
-def _read_config(path: Path) -> ModelConfig:
+def read_config(path: Path) -> ModelConfig:
+    """Read a configuration, and refuse one that asks for code of its own."""
     config = read_json_object(path)
     if "auto_map" in config:
         raise BadFile(f"{path} asks for code of its own (auto_map), which velatura never runs: do not trust it")

@@ -47,6 +47,10 @@ FOREIGN_PREFIXES = {
     f"{UNET_PREFIX}time_embed.cond_proj.": "a Stable Diffusion distilled with its guidance",
     **SPECIAL_MODEL_PREFIXES,
 }
+LONE_UNET_HINT = (
+    "give text encoders as text= (--text) and an autoencoder as vae= (--vae), or open a whole base (--base) and give "
+    "this one as its unet= (--unet)"
+)
 # Left by training beside the weights: losses, averages, and numbers of the noise schedule
 TRAINING_LEFTOVERS = re.compile(
     r"loss\.|first_stage_model\.loss\.|model_ema\.|denoiser\.|"
@@ -132,7 +136,7 @@ def detect_family(name: str, keys: Collection[str]) -> str:
         )
     if not families:
         raise UnsupportedBase(
-            f"{name} has no text encoder of a known kind, so it is a part of a model: open the whole checkpoint"
+            f"{name} holds a UNet and no text encoder of a known kind, so it is a part of a model: {LONE_UNET_HINT}"
         )
     return families[0]
 

@@ -136,7 +136,7 @@ class _LoadPlan:
         predicted, in_yaml = prediction_type, None
         if prediction_type is None:
             predicted, in_yaml = prediction.read_prediction(contents), prediction.read_yaml_prediction(contents.path)
-        unet = _unet_sources(name, tensors, weights)
+        unet = unet_sources(name, tensors, weights)
         vae = vae_file.sources(other_vae or contents)
         vae_tensors = meta_tensors(other_vae.tensors) if other_vae else tensors
         text_encoders = tuple(layout.sources(tensors) for layout in TEXT_ENCODER_LAYOUTS[family_name])
@@ -210,7 +210,8 @@ class _LoadPlan:
         )
 
 
-def _unet_sources(name: str, tensors: Mapping[str, Tensor], weights: WeightsKind) -> TensorSources:
+def unet_sources(name: str, tensors: Mapping[str, Tensor], weights: WeightsKind) -> TensorSources:
+    """Return the sources of the UNet in a checkpoint: of its last weights, or of their averages ("ema")."""
     if weights == "last" and not has_only_ema(tensors):
         return unet_from_ldm(tensors)
     ema_keys = find_ema_keys(name, tensors.keys())

@@ -42,6 +42,12 @@ def sources(contents: Contents) -> TensorSources:
     )
 
 
+def has_vae(contents: Contents) -> bool:
+    """Return True if a file holds an autoencoder, alone or in a checkpoint."""
+    marks = tuple(prefix + mark for prefix in PREFIXES for mark in (LDM_MARK, DIFFUSERS_MARK))
+    return any(key.startswith(marks) for key in contents.tensors)
+
+
 def open_vae(path: Path) -> Contents:
     """Open a file that holds an autoencoder, the diffusers folder of one, or the folder of a whole base.
 

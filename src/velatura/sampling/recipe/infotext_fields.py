@@ -84,6 +84,8 @@ INFOTEXT_FIELDS = (
     InfotextField("Model", "base"),
     InfotextField("VAE hash", "vae_hash"),
     InfotextField("VAE", "vae"),
+    InfotextField("Text encoder hash", "text_hash"),
+    InfotextField("Text encoder", "text"),
     InfotextField("Variation seed", "variation_seed"),
     InfotextField("Variation seed strength", "variation_strength"),
     InfotextField("Seed resize from", "seed_size"),

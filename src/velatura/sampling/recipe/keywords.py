@@ -78,6 +78,8 @@ class FurtherRecipeFields(TypedDict, total=False):
     base_hash: str | None
     vae: str | None
     vae_hash: str | None
+    text: str | None
+    text_hash: str | None
     image_hash: str | None
     mask_hash: str | None
     overlay_hashes: tuple[OverlayHash, ...]

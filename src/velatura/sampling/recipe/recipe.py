@@ -24,7 +24,18 @@ from velatura.sampling.recipe.metadata import read_image_infotext
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 
 # Fields that record what a picture was made with, and do not change a new one
-RECORDED_FIELDS = ("base", "base_hash", "vae", "vae_hash", "image_hash", "mask_hash", "overlay_hashes", "version")
+RECORDED_FIELDS = (
+    "base",
+    "base_hash",
+    "vae",
+    "vae_hash",
+    "text",
+    "text_hash",
+    "image_hash",
+    "mask_hash",
+    "overlay_hashes",
+    "version",
+)
 
 
 class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
@@ -67,6 +78,8 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     base_hash: str | None = Field(default=None, description="the base's short hash")
     vae: str | None = Field(default=None, description="name of the autoencoder, if it was not the base's own")
     vae_hash: str | None = Field(default=None, description="the autoencoder's short hash")
+    text: str | None = Field(default=None, description="names of the text encoders, if they were not the base's own")
+    text_hash: str | None = Field(default=None, description="the text encoders' short hashes")
     image_hash: str | None = Field(default=None, description="hash of the init image")
     mask_hash: str | None = Field(default=None, description="hash of the mask")
     overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="files of the overlays that it calls")
