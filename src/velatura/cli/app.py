@@ -35,6 +35,9 @@ COMMANDS = {
     "grid": LazyCommand(
         "Pictures", "generate", "grid", "Compare pictures side by side, changing one to three settings."
     ),
+    "choose": LazyCommand(
+        "Overlays", "train.choose", "choose", "Choose which kind of overlay to train, and see what it costs."
+    ),
     "dataset": LazyCommand(
         "Overlays", "dataset", "dataset", "Prepare a folder of pictures: check, crop, caption, review."
     ),
