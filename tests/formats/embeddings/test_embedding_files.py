@@ -39,6 +39,7 @@ def opened(path):
         return velatura.open_overlay(path)
 
 
+@pytest.mark.filterwarnings("ignore:half other key.pt holds more than an embedding")
 @pytest.mark.parametrize("case", cases("loaded"))
 def test_files_are_read_as_a1111_reads_them(case):
     overlay = opened(FOLDER / case["file"])
@@ -221,3 +222,46 @@ def test_vectors_of_one_text_encoder_of_sdxl_beside_others_are_refused(tmp_path,
     write_safetensors(path, {"clip_l": torch.ones(2, widths[0]), "clip_g": torch.ones(2, widths[1])}, {})
     with pytest.raises(BadFile, match="SDXL's text encoders have 768 and 1280"):
         velatura.open_overlay(path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "extra"),
+    [
+        ({"emb_params": torch.ones(2, 768), "more": torch.ones(3)}, "more"),
+        ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280), "t5xxl": torch.ones(2, 4096)}, "t5xxl"),
+    ],
+)
+def test_a_tensor_beside_the_vectors_is_named_and_ignored(tmp_path, tensors, extra):
+    write_safetensors(tmp_path / "inca.safetensors", tensors, {})
+    with pytest.warns(VelaturaWarning, match=rf"holds more than an embedding \({extra}\)") as caught:
+        embedding = velatura.open_overlay(tmp_path / "inca.safetensors")
+    assert len(caught) == 1
+    assert embedding.state_dict().keys() == tensors.keys() - {extra}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("step", -1, "step count"),
+        ("step", 1.5, "step count"),
+        ("step", [1], "step count"),
+        ("step", "ten", "step count"),
+        ("name", 3, "name that is not text"),
+        ("name", "a\u202eb", "which a prompt cannot contain"),
+        ("sd_checkpoint", 5, "not text \\(sd_checkpoint\\)"),
+        ("sd_checkpoint", "none at all", "not a hash \\(sd_checkpoint"),
+        ("sd_checkpoint_name", "../../x", "a path in place of a name"),
+        ("loss", torch.ones(2), "holds more than an embedding \\(loss\\)"),
+        ("history", {"a": [1]}, "holds more than an embedding \\(history\\)"),
+    ],
+)
+def test_an_odd_field_of_a1111_is_named_once_and_changes_nothing(tmp_path, field, value, problem):
+    payload = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 768)}, "name": "x", "step": 9}
+    torch.save(
+        {**payload, "sd_checkpoint": "cc6cb27103", "sd_checkpoint_name": "v1-5", field: value}, tmp_path / "x.pt"
+    )
+    with pytest.warns(VelaturaWarning, match=problem) as caught:
+        embedding = velatura.open_overlay(tmp_path / "x.pt")
+    assert len(caught) == 1
+    assert str(caught[0].message).isprintable()
+    assert (embedding.card.name, embedding.structure.vectors) == ("x", 2)

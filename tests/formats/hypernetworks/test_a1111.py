@@ -205,3 +205,30 @@ def test_only_hypernetworks_are_written(tmp_path):
 
     with pytest.raises(WrongBase, match="not a other"):
         a1111.write(Other(), tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("extra", torch.ones(2), r"unknown fields \(extra\)"),
+        ("history", {"loss": [1.0]}, r"unknown fields \(history\)"),
+        ("sd_checkpoint_name", ["a"], r"not text \(sd_checkpoint_name\)"),
+        ("optional_info", torch.ones(1), r"not text \(optional_info\)"),
+        ("sd_checkpoint", "none at all", r"not a hash \(sd_checkpoint"),
+        ("step", 1.5, "step count"),
+        ("step", torch.tensor(5), "step count"),
+        ("step", {}, "step count"),
+        ("name", b"x", "a name inside"),
+        ("optional_info", "a\x1b[31mb", r"control characters in its metadata \(optional_info\)"),
+    ],
+)
+def test_an_odd_field_without_effect_is_named_once_and_changes_nothing(hyper, tmp_path, field, value, problem):
+    velatura.save(hyper(), tmp_path / "inca.pt")
+    payload = torch.load(tmp_path / "inca.pt", weights_only=True)
+    torch.save({**payload, field: value}, tmp_path / "odd.pt")
+    with pytest.warns(VelaturaWarning, match=problem) as caught:
+        odd = velatura.open_overlay(tmp_path / "odd.pt")
+    assert len(caught) == 1
+    assert str(caught[0].message).isprintable()
+    expected = velatura.open_overlay(tmp_path / "inca.pt").state_dict()
+    assert all(torch.equal(weight, expected[key]) for key, weight in odd.state_dict().items())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from velatura.base.families import FAMILIES, FAMILY_BY_CROSS_WIDTH
-from velatura.card import MAX_STEPS, Card
+from velatura.card import MAX_STEPS, Card, printable_text
 from velatura.errors import BadFile, warn
 from velatura.formats.load_state import check_tensor, warn_of_suspicious_weights
 from velatura.formats.metadata import family_from_metadata
@@ -18,6 +18,8 @@ from velatura.overlays.embedding import SDXL_KEYS, SINGLE_KEYS, Embedding
 from velatura.prompts.chunks import CHUNK_LENGTH
 from velatura.tensors import Contents, as_dict, open_tensors
 
+A1111_FIELDS = {"string_to_token", "string_to_param", "name", "step", "sd_checkpoint", "sd_checkpoint_name"}
+MAX_SHOWN_LENGTH, MAX_SHOWN_FIELDS = 40, 5  # characters of a stranger's text in a message, and fields
 A1111_KEYS = {"string_to_param", "string_to_token"}
 DIFFUSERS_SDXL_KEYS = ("text_encoders_0", "text_encoders_1")
 SDXL_TEXT_WIDTHS = (768, 1280)  # CLIP L and OpenCLIP bigG
@@ -44,7 +46,7 @@ def sniff_picture(contents: Contents) -> bool:
 def sniff_kohya(contents: Contents) -> bool:
     """Return True if the tensors have sd-scripts' names of vectors, for one text encoder or for SDXL's two."""
     names = set(_named_entries(contents))
-    return names == {*SINGLE_KEYS} or (bool(names) and names <= {*SDXL_KEYS})
+    return names >= {*SINGLE_KEYS} or names >= {*SDXL_KEYS} or (bool(names) and names <= {*SDXL_KEYS})
 
 
 def sniff_diffusers(contents: Contents) -> bool:
@@ -75,6 +77,7 @@ def read(contents: Contents) -> Embedding:
             "shows "
             "less of what it learned than in OneTrainer"
         )
+    _warn_of_unknown(contents, payload)
     vectors = [_check_vectors(name, key, tensor) for key, tensor in tensors.items()]
     if len({len(rows) for rows in vectors}) > 1:
         counts = " and ".join(str(len(rows)) for rows in vectors)
@@ -92,12 +95,36 @@ def read(contents: Contents) -> Embedding:
     )
 
 
+def _warn_of_unknown(contents: Contents, payload: Mapping[object, object]) -> None:
+    """Warn of what an embedding's file holds beside its vectors and A1111's fields."""
+    if A1111_KEYS & payload.keys():
+        unknown = {key for key in payload if key not in A1111_FIELDS}
+    else:
+        vector_keys = {key for keys in (SINGLE_KEYS, *SDXL_KEY_PAIRS) for key in keys}
+        entries = _named_entries(contents)
+        unknown = entries.keys() - vector_keys if entries.keys() & vector_keys else set[object]()
+    if unknown:
+        shown = ", ".join(sorted(printable_text(str(key))[:MAX_SHOWN_LENGTH] for key in unknown)[:MAX_SHOWN_FIELDS])
+        warn(f"{contents.path.name} holds more than an embedding ({shown}): that is ignored")
+    stored_steps = payload.get("step")
+    if stored_steps is not None and not is_step_count(stored_steps):
+        warn(f"{contents.path.name} has a step count that is not a whole number of 0 or more: 0 is used instead")
+    odd = [key for key in ("sd_checkpoint", "sd_checkpoint_name") if not isinstance(payload.get(key), str | None)]
+    if odd:
+        warn(f"{contents.path.name} has fields that are not text ({', '.join(odd)}): they are ignored")
+
+
+def is_step_count(value: object) -> bool:
+    """Return True for a whole number that a card can hold."""
+    return type(value) is int and 0 <= value < MAX_STEPS
+
+
 def training_fields(payload: Mapping[object, object]) -> dict[str, object]:
     """Return the step count, the base and its hash that A1111 stores beside the vectors, as fields of a card."""
     steps = payload.get("step")
     texts = {"base": "sd_checkpoint_name", "base_hash": "sd_checkpoint"}
     fields = {field: payload[key] for field, key in texts.items() if isinstance(payload.get(key), str)}
-    return {**fields, "steps": steps if type(steps) is int and 0 <= steps < MAX_STEPS else 0}
+    return {**fields, "steps": steps if is_step_count(steps) else 0}
 
 
 def _named_entries(contents: Contents) -> Mapping[str, object]:
@@ -131,7 +158,8 @@ def _find_vectors(contents: Contents) -> tuple[str, dict[str, object]]:
         raise BadFile(f"{name} lacks {min(missing)}: it is for SDXL, whose two text encoders both need vectors")
     if contents.container == "picture":
         raise BadFile(f"{name} is a picture without an embedding: use one that was saved to share an embedding")
-    [(token, vectors)] = entries.items()
+    token = next((key for key in SINGLE_KEYS if key in entries), next(iter(entries)))
+    vectors = entries[token]
     return "" if token in SINGLE_KEYS else token[:80], {token: vectors, **_find_second_vectors(contents, vectors)}
 
 
@@ -184,9 +212,11 @@ def _check_sdxl_widths(name: str, widths: tuple[int, ...]) -> None:
 def _embedding_name(contents: Contents, payload: Mapping[object, object]) -> str:
     """Return the stem of the file, or the name that a picture holds."""
     stored_name, stem = payload.get("name"), contents.path.stem
+    if not isinstance(stored_name, str | None):
+        warn(f"{contents.path.name} has a name that is not text: it is called {stem!r} after its file")
     if not isinstance(stored_name, str) or not stored_name:
         return stem
-    if PROMPT_SYNTAX.search(stored_name):
+    if PROMPT_SYNTAX.search(stored_name) or not stored_name.isprintable():
         problem = f"holds the name {stored_name[:40]!r}, which a prompt cannot contain"
         warn(f"{contents.path.name} {problem}: it is called {stem!r} after its file")
         return stem

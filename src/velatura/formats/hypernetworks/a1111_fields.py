@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from velatura.base.families import FAMILIES
-from velatura.card import MAX_STEPS, Card
+from velatura.card import MAX_STEPS, Card, printable_text
 from velatura.errors import BadFile, VelaturaError, warn
 from velatura.formats.load_state import check_not_empty
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -30,6 +30,16 @@ A1111_FIELDS = {
     "optional_info",
     "enable_sizes",  # kohya's
 }
+STRUCTURE_FIELDS = {
+    "layer_structure",
+    "activation_func",
+    "is_layer_norm",
+    "activate_output",
+    "use_dropout",
+    "dropout_structure",
+    "last_layer_dropout",
+}
+TEXT_FIELDS = {"sd_checkpoint", "sd_checkpoint_name", "optional_info", "weight_initialization"}
 WEIGHT_INITS = {
     "Normal": "normal",
     "XavierUniform": "xavier_uniform",
@@ -96,20 +106,28 @@ def to_a1111_fields(hypernetwork: Hypernetwork, stem: str) -> dict[str, object]:
 
 
 def check_fields(name: str, fields: Mapping[str, object]) -> None:
-    """Refuse fields that are neither scalars nor flat lists, and warn of fields that A1111 does not know.
+    """Refuse settings that are neither scalars nor flat lists, and warn of all fields that have no effect.
 
     Raises:
-        BadFile: A field holds an object.
+        BadFile: A field that the structure depends on holds an object.
     """
-    for key, value in fields.items():
-        if not _is_plain(value):
+    for key in sorted(fields.keys() & STRUCTURE_FIELDS):
+        if not _is_plain(fields[key]):
             raise BadFile(
-                f"{name} has a {type(value).__name__} in the field {key[:MAX_SHOWN_FIELD_LENGTH]!r}, which no program "
-                "writes: do not trust it"
+                f"{name} has a {type(fields[key]).__name__} in the field {key!r}, which no program writes: do not "
+                "trust it"
             )
-    unknown = sorted(key[:MAX_SHOWN_FIELD_LENGTH] for key in fields.keys() - A1111_FIELDS)
+    unknown = fields.keys() - A1111_FIELDS
     if unknown:
-        warn(f"{name} has unknown fields ({', '.join(unknown[:MAX_SHOWN_FIELDS])}): they are ignored")
+        warn(f"{name} has unknown fields ({_shorten(unknown)}): they are ignored")
+    odd = {key for key in fields.keys() & TEXT_FIELDS if not isinstance(fields[key], str | None)}
+    if odd:
+        warn(f"{name} has fields that are not text ({_shorten(odd)}): they are ignored")
+
+
+def _shorten(keys: Iterable[str]) -> str:
+    shown = sorted(printable_text(key)[:MAX_SHOWN_FIELD_LENGTH] for key in keys)
+    return ", ".join(shown[:MAX_SHOWN_FIELDS]) + (", ..." if len(shown) > MAX_SHOWN_FIELDS else "")
 
 
 def _is_plain(value: object) -> bool:

@@ -104,10 +104,10 @@ def detect_embedding(contents: Contents, state: StateDict) -> CardAndDialect | N
         return _embedding_card(vectors).replace(**_a1111_card_fields(payload)), "a1111"
     tensors_by_name = drop_output_vectors({key.rpartition("/")[2]: tensor for key, tensor in state.items()})
     for keys, dialect in SDXL_EMBEDDING_DIALECTS.items():
-        if tensors_by_name.keys() == set(keys):
+        if tensors_by_name.keys() >= set(keys):
             return _embedding_card([tensors_by_name[key] for key in keys]).replace(family="SDXL"), dialect
-    if tensors_by_name.keys() == set(SINGLE_KEYS):
-        return _embedding_card(list(tensors_by_name.values())), "kohya"
+    if tensors_by_name.keys() >= set(SINGLE_KEYS):
+        return _embedding_card([tensors_by_name[key] for key in SINGLE_KEYS]), "kohya"
     if len(state) == 1 and "" not in state and all(_is_embedding(key, tensor) for key, tensor in state.items()):
         return _embedding_card(list(state.values())), "diffusers"
     return None
