@@ -117,6 +117,8 @@ def _encode(graph: Graph, node: Node, side: str) -> EncodedText:
     name = next((name for name in (*TEXT_INPUTS, side) if name in node.inputs), None)
     if name is None or (node.kind not in ENCODERS and node.link("clip") is None):
         raise graph_error(f"its {side} prompt comes from {node}, which velatura does not support")
+    if node.link("clip") is None:
+        raise graph_error(f"{node} has no clip")
     if node.kind not in ENCODERS:
         graph.report.pass_over(node)
     text = read_text(graph, node, name)

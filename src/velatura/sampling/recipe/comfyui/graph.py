@@ -184,8 +184,10 @@ class Graph:
 
 
 def looks_like_lora_loader(node: Node) -> bool:
-    """Return True for a node with an input whose name begins with lora, or that reads LoRA tags."""
-    return node.kind in TAG_LOADERS or any(name.lower().startswith(("lora", "optional_lora")) for name in node.inputs)
+    """Return True for a node with LoRA in its name or in that of an input, or that reads LoRA tags."""
+    if node.kind in TAG_LOADERS or "lora" in node.kind.lower():
+        return True
+    return any(name.lower().startswith(("lora", "optional_lora")) for name in node.inputs)
 
 
 def _plain_input(node: Node, slot: int, wanted: str) -> str | None:

@@ -181,6 +181,8 @@ def _read_changes(graph: Graph, node: Node, chain: Chain) -> None:
     layer_name = "stop_at_clip_layer" if node.kind == "CLIPSetLastLayer" else "clip_skip"
     if node.kind == "CLIPSetLastLayer" or node.kind in LOADERS_WITH_TEXTS:
         layer = read_number(graph, node, layer_name)
+        if layer is None and node.kind == "CLIPSetLastLayer":
+            raise graph_error(f"{node} has no {layer_name}")
         if layer is not None and layer >= 0:
             raise graph_error(
                 f"the {layer_name} of {node} is {layer:g}, and layers are counted from the end, as -1 or -2"
@@ -265,10 +267,12 @@ def _read_entry(graph: Graph, node: Node, name: str, pattern: LoraInput) -> Lora
     simple_names = [template.format(number) for template in pattern.simple]
     unet = read_number(graph, node, *(simple_names if is_simple else [*unet_names, *simple_names]))
     text = read_number(graph, node, *(simple_names if is_simple else text_names))
-    file_name = read_word(graph, node, name) or ""
+    file_name = read_word(graph, node, name)
+    if file_name is None:
+        raise graph_error(f"{node} has no {name}")
     if file_name.strip().lower() in NO_FILE:
         return None
-    if unet is None:
+    if unet is None or (text is None and node.kind == "LoraLoader"):
         raise graph_error(f"{node} has no strength for {name}")
     return LoraEntry(file_name, unet, unet if text is None else text)
 

@@ -32,6 +32,7 @@ class Between:
         scale: Factor by which a size grows, or None.
         size: A new size in pixels, where a side of 0 follows from the other, or None.
         upscaler: A1111's name of the upscaler, or None.
+        crops: False if another aspect ratio stretches what it is applied to.
         has_mask: True if only a part of the latents changes.
         image: The node with the init image, if there is one.
         empty: The node with the empty latents, if there is one.
@@ -41,6 +42,7 @@ class Between:
     scale: float | None = None
     size: Size | None = None
     upscaler: str | None = None
+    crops: bool = True
     has_mask: bool = False
     image: Node | None = None
     empty: Node | None = None
@@ -165,6 +167,8 @@ def _walk_image(graph: Graph, link: Link | None, owner: Node, between: Between) 
             return node, None
         latent = node.link("samples") or node.link("latent")
         if latent is not None:
+            if "decode" not in node.kind.lower():
+                graph.report.pass_over(node)
             return node, latent
         owner, link = node, next((node.link(name) for name in INPUT_NAMES["image"] if node.link(name)), None)
         if link is None:
@@ -206,6 +210,7 @@ def _read_resizing(graph: Graph, node: Node, between: Between) -> None:
     if width is None or height is None:
         raise graph_error(f"{node} has no width and height")
     between.size = width, height
+    between.crops = node.inputs.get("crop") == "center" or 0 in between.size
 
 
 def _find_previous_sampler(graph: Graph, call: SamplerCall, between: Between) -> Node | None:
@@ -217,12 +222,9 @@ def _find_previous_sampler(graph: Graph, call: SamplerCall, between: Between) ->
         node, slot = _walk_latent(graph, link, owner, between)
         if is_sampler(node):
             return node
-        if node.kind not in ENCODES_IMAGE and not node.link("pixels"):
-            between.empty = node
+        _read_latent_source(graph, node, between)
+        if between.empty is not None:
             return None
-        if node.kind in MASKS_LATENTS:
-            between.has_mask = True
-        between.nodes.append(node)
         image, latent = _walk_image(graph, node.link("pixels") or node.link("image"), node, between)
         if image is None:
             raise graph_error(f"{node} (output {slot}) has no image")
@@ -231,6 +233,20 @@ def _find_previous_sampler(graph: Graph, call: SamplerCall, between: Between) ->
         if latent is None:
             return None
         link, owner = latent, image
+
+
+def _read_latent_source(graph: Graph, node: Node, between: Between) -> None:
+    """Read a node that creates empty latents, or encodes an image."""
+    kind = node.kind.lower()
+    if node.kind not in ENCODES_IMAGE and not node.link("pixels"):
+        between.empty = node
+        is_plain = "latent" in kind or "width" in node.inputs or node.kind in LOADERS_WITH_TEXTS
+    else:
+        between.nodes.append(node)
+        between.has_mask = between.has_mask or node.kind in MASKS_LATENTS
+        is_plain = node.kind in ENCODES_IMAGE or "encode" in kind
+    if not is_plain:
+        graph.report.pass_over(node)
 
 
 def _walk_latent(graph: Graph, link: Link, owner: Node, between: Between) -> tuple[Node, int]:

@@ -52,9 +52,7 @@ def translate_text(text: str, report: Report) -> TranslatedText:
     parts = split_emphasis(without_tags.replace("#", "").replace("\\(", OPEN).replace("\\)", CLOSE))
     translated = [_write_part(part, report) for part in parts if part.words]
     prompt = "".join(translated)
-    if parts and parts[-1].emphasis == 1:
-        prompt = re.sub(r":(\s*[+-]?[\d.]+\s*)$", r":\\\1", prompt)  # a number there would be the weight of the prompt
-    return TranslatedText(prompt, any(part.emphasis != 1 for part in parts))
+    return TranslatedText(prompt, any(part.emphasis != 1 and part.words.strip() for part in parts))
 
 
 def split_emphasis(text: str, emphasis: float = 1.0, depth: int = 0) -> list[WeightedWords]:
@@ -125,6 +123,7 @@ def _write_part(part: WeightedWords, report: Report) -> str:
     words = EMBEDDING_PATTERN.sub(lambda match: match["before"] + _embedding_name(match["name"], report), part.words)
     words = re.sub(r"([\\()\[\]])", r"\\\1", words).replace(OPEN, "\\(").replace(CLOSE, "\\)")
     words = re.sub(r"\b(AND|BREAK)\b", lambda match: match[0].lower(), words)  # CLIP reads lower case in any case
+    words = re.sub(r":(\s*[+-]?[\d.]+\s*)$", r":\\\1", words)  # at the end, a number would be an emphasis or a weight
     if part.emphasis == 1 or not words.strip():
         return words
     if math.isclose(part.emphasis, BRACKET_EMPHASIS):

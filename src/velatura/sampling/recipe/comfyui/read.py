@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from velatura.errors import warn
 from velatura.sampling.recipe.comfyui.conditioning import Side, all_texts, read_side, write_side
 from velatura.sampling.recipe.comfyui.graph import Graph, JsonObject, as_object, graph_error
+from velatura.sampling.recipe.comfyui.nodes import NODE_KINDS
 from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_vae, write_tags
 from velatura.sampling.recipe.comfyui.passes import Between, Passes, Size, find_outputs, find_passes, latent_size
 from velatura.sampling.recipe.comfyui.samplers import SamplerCall, sampler_fields, starts_at_sigma_max
@@ -148,8 +149,6 @@ def _sampling_fields(graph: Graph, passes: Passes, size: Size | None) -> dict[st
         calls[0].end, calls[0].keeps_noise = calls[1].end, calls[1].keeps_noise
         del calls[1], before[1]
     first = calls[0]
-    if first.steps is None or first.steps < 1:
-        raise graph_error(f"{first.node} has no steps")
     fields: dict[str, object] = {"Steps": first.steps} | sampler_fields(graph, first)
     fields |= {"CFG scale": first.cfg, "Seed": _seed(graph, first)}
     resized_after = passes.after.resizes or passes.after.upscaler is not None
@@ -161,7 +160,7 @@ def _sampling_fields(graph: Graph, passes: Passes, size: Size | None) -> dict[st
     _read_batch(graph, before[0])
     fields |= _first_pass_fields(graph, first, before[0])
     if len(calls) > 1 and _is_hires(calls[1], before[1]):
-        fields |= _hires_fields(graph, calls[1], calls[0], before[1])
+        fields |= _hires_fields(graph, calls, before[1], first_size)
         del calls[1], before[1]
     for call in calls[1:]:
         graph.report.remark(f"the picture was sampled again by {call.node}, which is left out: it will be different")
@@ -192,6 +191,9 @@ def _guess_size(graph: Graph, passes: Passes, size: Size | None, *, is_resized: 
     if size is None or is_resized or any(between.resizes for between in passes.before[1:]):
         graph.report.remark("it does not say the size of its first latents plainly: give width and height yourself")
         return None
+    empty = passes.before[0].empty
+    if empty is not None and empty.kind in NODE_KINDS:
+        graph.report.remark(f"{empty} has no width and height: the size of the picture is used")
     return size
 
 
@@ -257,12 +259,16 @@ def _is_hires(second: SamplerCall, between: Between) -> bool:
     return between.resizes and between.image is None and 0 < second.denoise <= FULL_DENOISE and second.adds_noise
 
 
-def _hires_fields(graph: Graph, second: SamplerCall, first: SamplerCall, between: Between) -> dict[str, object]:
+def _hires_fields(
+    graph: Graph, calls: Sequence[SamplerCall], between: Between, first_size: Size | None
+) -> dict[str, object]:
     """Return the fields of a second pass, and remark on what A1111's hires fix does not let differ."""
-    assert second.steps is not None
+    first, second = calls[:2]
     fields: dict[str, object] = {"Denoising strength": second.denoise, "Hires steps": second.steps}
     if between.size is not None:
         fields["Hires resize"] = f"{between.size[0]}x{between.size[1]}"
+        if not between.crops and first_size and first_size[0] * between.size[1] != first_size[1] * between.size[0]:
+            graph.report.remark(f"its second pass stretches {first_size[0]}x{first_size[1]}, and velatura crops it")
     else:
         fields["Hires upscale"] = between.scale
     fields["Hires upscaler"] = between.upscaler

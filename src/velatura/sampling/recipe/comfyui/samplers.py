@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from velatura.sampling.recipe.comfyui.graph import Graph, Link, Node, graph_error
 from velatura.sampling.recipe.comfyui.nodes import SAMPLER_OPTIONS
 from velatura.sampling.recipe.comfyui.values import read_integer, read_number, read_word
-from velatura.sampling.recipe.sampler_names import SCHEDULER_NAMES, find_sampler_name, find_scheduler_name, name_key
+from velatura.sampling.recipe.sampler_names import (
+    NEAREST_SAMPLERS,
+    NEAREST_SCHEDULERS,
+    SCHEDULER_NAMES,
+    find_sampler_name,
+    find_scheduler_name,
+    name_key,
+    nearest,
+)
 
 SEED_NAMES = ("seed", "noise_seed")
 LATENT_NAMES = ("latent_image", "latent", "samples", "optional_latent")
@@ -103,6 +111,14 @@ def read_call(graph: Graph, node: Node) -> SamplerCall:
         call = _read_plain(graph, node)
     latent = next((link for name in LATENT_NAMES if (link := node.link(name))), None)
     call.links.setdefault("latent", latent)
+    if call.steps is None or call.steps < 1:
+        raise graph_error(f"{node} has no steps")
+    if call.cfg is None:
+        raise graph_error(f"{node} has no cfg")
+    if call.links.get("positive") is None:
+        raise graph_error(f"{node} has no positive prompt")
+    if call.links.get("negative") is None and call.cfg != 1:
+        raise graph_error(f"{node} has no negative prompt")
     return call
 
 
@@ -112,6 +128,7 @@ def sampler_fields(graph: Graph, call: SamplerCall) -> dict[str, object]:
     A name that velatura does not know stays as it is, so that it is refused only when a picture is made with it.
     """
     key = name_key(call.sampler)
+    _remark_on_unknown_names(graph, call)
     sampler = find_sampler_name(call.sampler) or call.sampler
     scheduler = find_scheduler_name(call.scheduler) or call.scheduler
     fields: dict[str, object] = {}
@@ -130,6 +147,20 @@ def sampler_fields(graph: Graph, call: SamplerCall) -> dict[str, object]:
     return {"Sampler": sampler, "Schedule type": scheduler, **fields, **call.fields}
 
 
+def _remark_on_unknown_names(graph: Graph, call: SamplerCall) -> None:
+    """Remark on a sampler or a noise schedule that velatura does not have."""
+    words = {"sampler": call.sampler, "scheduler": call.scheduler}
+    known = {"sampler": find_sampler_name(call.sampler), "scheduler": find_scheduler_name(call.scheduler)}
+    tables = {"sampler": NEAREST_SAMPLERS, "scheduler": NEAREST_SCHEDULERS}
+    if name_key(call.sampler) == "uni_pc_bh2":
+        known["sampler"] = "UniPC"
+    for what, word in words.items():
+        if known[what] is None:
+            nearest_name = nearest(word, tables[what])
+            advice = f"the nearest that it has is {nearest_name}" if nearest_name else "choose another"
+            graph.report.remark(f"velatura does not have its {what} {word[:60]!r}: {advice}")
+
+
 def starts_at_sigma_max(call: SamplerCall) -> bool:
     """Return True if the first noise level is the highest of the model, for which ComfyUI scales noise another way."""
     return (find_scheduler_name(call.scheduler) or "") not in {"DDIM", ""} and call.denoise > 0.9999 and call.start == 0
@@ -141,20 +172,31 @@ def _read_plain(graph: Graph, node: Node) -> SamplerCall:
         read_integer(graph, node, "steps", "steps_total"),
         read_number(graph, node, "cfg", "guidance"),
         read_integer(graph, node, *SEED_NAMES),
-        read_word(graph, node, "sampler_name", "sampler") or "euler",
-        read_word(graph, node, "scheduler") or "normal",
+        _need_word(graph, node, "sampler_name", "sampler"),
+        _need_word(graph, node, "scheduler"),
     )
     denoise = read_number(graph, node, "denoise")
+    if denoise is None and node.kind == "KSampler":
+        raise graph_error(f"{node} has no denoise")
     call.denoise = 1.0 if denoise is None else denoise
     call.start = read_integer(graph, node, "start_at_step") or 0
     call.end = read_integer(graph, node, "end_at_step")
     call.adds_noise = node.inputs.get("add_noise", "enable") in {"enable", True}
     call.keeps_noise = node.inputs.get("return_with_leftover_noise", "disable") in {"enable", True}
     call.links = {side: node.link(side) for side in ("model", "positive", "negative")}
-    for name in ("sampler_name", "scheduler"):
-        if name not in node.inputs and "KSampler" not in node.kind:
-            graph.report.pass_over(node)
     return call
+
+
+def _need_word(graph: Graph, node: Node, *names: str) -> str:
+    """Return the name of a sampler or of a noise schedule.
+
+    Raises:
+        BadRecipe: The node has none.
+    """
+    word = read_word(graph, node, *names)
+    if word is None:
+        raise graph_error(f"{node} has no {names[0]}")
+    return word
 
 
 def _read_custom(graph: Graph, node: Node) -> SamplerCall:
@@ -185,10 +227,10 @@ def _read_sampler(graph: Graph, node: Node, call: SamplerCall) -> SamplerCall:
     """Read the node of the sampler's algorithm."""
     sampler, _ = graph.source(node.link("sampler"), "sampler", node)
     if sampler.kind == "KSamplerSelect":
-        return replace(call, sampler=read_word(graph, sampler, "sampler_name") or "euler")
+        return replace(call, sampler=_need_word(graph, sampler, "sampler_name"))
     options = SAMPLER_OPTIONS.get(sampler.kind)
     if options is None:
-        return replace(call, sampler=sampler.kind)
+        return replace(call, sampler=read_word(graph, sampler, "sampler_name", "sampler") or sampler.kind)
     name = options
     if sampler.inputs.get("solver_type") == "heun":
         name += "_heun"
@@ -205,12 +247,14 @@ def _read_sigmas(graph: Graph, node: Node, call: SamplerCall) -> SamplerCall:
     denoise = read_number(graph, sigmas, "denoise")
     call.steps = read_integer(graph, sigmas, "steps")
     call.denoise = 1.0 if denoise is None else denoise
+    if sigmas.kind == "BasicScheduler":
+        call.scheduler = _need_word(graph, sigmas, "scheduler")
+        return call
     name = read_word(graph, sigmas, "scheduler") or re.sub(r"(Sampling)?Scheduler$", "", sigmas.kind)
     call.scheduler = find_scheduler_name(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)) or name
     if call.scheduler not in SCHEDULER_NAMES and call.steps is None:
         raise graph_error(f"its noise levels come from {sigmas}, which velatura does not support")
-    if sigmas.kind != "BasicScheduler":
-        call.fields |= _sigma_fields(graph, sigmas)
+    call.fields |= _sigma_fields(graph, sigmas)
     return call
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from velatura.sampling.recipe.comfyui.graph import MAX_DEPTH, Graph, Link, Node, as_object, graph_error
-from velatura.sampling.recipe.comfyui.nodes import TAG_LOADERS
+from velatura.sampling.recipe.comfyui.nodes import NODE_KINDS, TAG_LOADERS
 from velatura.sampling.recipe.comfyui.prompts import LORA_TAG_PATTERN
 
 Value = TypeVar("Value")
@@ -45,6 +45,8 @@ TEXT_JOINS = {
     "StringFunction|pysssss": (r"text_[a-c]", "", ", "),
     "easy promptConcat": (r"prompt\d+", "separator", ""),
 }
+ONE_OUTPUT = frozenset({"StringConcatenate", "Text Concatenate", "Text Multiline", "Int Literal", "String Literal"})
+SHOWS_TEXT = ("ShowText", "Reroute", "PreviewAny", "Display", "easy showAnything", "CR Text", "Text Multiline")
 SKIPS_EMPTY = frozenset({"Text Concatenate", "StringFunction|pysssss"})
 # Nodes that make a text anew each time, or by a template that the picture does not contain
 UNREPEATABLE_TEXTS = frozenset({"DPRandomGenerator", "SDXLPromptStyler", "SDXLPromptStylerAdvanced", "OneButtonPrompt"})
@@ -109,9 +111,9 @@ def read_text(graph: Graph, node: Node, name: str, depth: int = 0) -> str | None
         return value
     link = node.link(name)
     if link is None:
-        if value is not None and not isinstance(value, int | float):
+        if value is not None:
             raise graph_error(f"the {name} of {node} is {str(value)[:60]!r}, which is not a text")
-        return None if value is None else str(value)
+        return None
     if depth > MAX_DEPTH:
         raise graph_error(f"its texts form a circle at {node}")
     text = _text_of(graph, graph.visit(link, node), link.slot, depth + 1)
@@ -122,6 +124,7 @@ def read_text(graph: Graph, node: Node, name: str, depth: int = 0) -> str | None
 
 def _text_of(graph: Graph, node: Node, slot: int, depth: int) -> str:
     """Return the text that a node gives."""
+    _check_value_node(node, slot)
     if node.kind in UNREPEATABLE_TEXTS:
         graph.report.remark(f"{node.kind} changed the prompt in a way that the picture does not contain")
         name = STYLER_OUTPUTS.get(slot, "text")
@@ -135,17 +138,36 @@ def _text_of(graph: Graph, node: Node, slot: int, depth: int) -> str:
     return _plain_text(graph, node, depth)
 
 
+def _check_value_node(node: Node, slot: int) -> None:
+    """Refuse a node that gives neither a text nor a number, or nothing at this output.
+
+    Raises:
+        BadRecipe: The node is known for other outputs.
+    """
+    kind = NODE_KINDS.get(node.kind)
+    types = kind.outputs.split() if kind else []
+    has_one_output = node.kind.startswith("Primitive") or node.kind in ONE_OUTPUT
+    if (types and (slot >= len(types) or types[slot] != "*")) or (has_one_output and slot > 0):
+        raise graph_error(f"output {slot} of {node} is neither a text nor a number")
+
+
 def _join_texts(graph: Graph, node: Node, depth: int) -> str:
     pattern, separator_name, default = TEXT_JOINS[node.kind]
-    names = sorted((name for name in node.inputs if re.fullmatch(pattern, name)), key=_natural_key)
+    given = (name for name, value in node.inputs.items() if value is not None and re.fullmatch(pattern, name))
+    names = sorted(given, key=_natural_key)
     texts = [read_text(graph, node, name, depth) or "" for name in names]
-    separator = (read_text(graph, node, separator_name, depth) if separator_name else None) or default
-    if separator_name in node.inputs and node.inputs[separator_name] == "":
-        separator = ""
+    if len(names) < 2:
+        graph.report.pass_over(node)
+    separator = read_text(graph, node, separator_name, depth) if separator_name else default
+    if node.inputs.get("linebreak_addition") == "true":  # of an older version of Text Concatenate
+        separator = "\n"
+    if separator is None:
+        separator = default
+        graph.report.pass_over(node)
     if node.inputs.get("action", "append") != "append":
         raise graph_error(f"its prompt comes from {node}, which replaces parts of a text")
     if node.kind in SKIPS_EMPTY:
-        cleans = node.inputs.get("clean_whitespace", "true") in {"true", True}
+        cleans = node.inputs.get("clean_whitespace", "true") in ("true", True)
         texts = [text.strip() if cleans else text for text in texts]
         texts = [text for text in texts if text]
     return separator.replace("\\n", "\n").join(texts)
@@ -156,9 +178,10 @@ def _plain_text(graph: Graph, node: Node, depth: int) -> str:
     names = [name for name, value in node.inputs.items() if isinstance(value, str) or as_text_link(node, name)]
     known = [name for name in VALUE_NAMES if name in names]
     candidates = known or names
-    if len(candidates) != 1 and not known:
+    if not candidates or (len(candidates) != 1 and not known):
         raise graph_error(f"its prompt comes from {node}, which velatura does not support")
-    if len(node.inputs) > 1 and len(names) > 1:
+    is_plain = known and (len(names) == 1 or not node.links)
+    if not is_plain or (node.links and not node.kind.startswith(SHOWS_TEXT)):
         graph.report.pass_over(node)
     return read_text(graph, node, candidates[0], depth) or ""
 
@@ -177,9 +200,16 @@ def _literal(graph: Graph, node: Node, name: str, convert: Callable[[object], Va
         if node.key in seen:
             raise graph_error(f"its values form a circle at {node}")
         seen.add(node.key)
-        named = [name, *VALUE_NAMES] if name in node.inputs else list(VALUE_NAMES)
-        plain = [other for other, held in node.inputs.items() if convert(held) is not None or node.link(other)]
-        found = next((other for other in named if other in plain), plain[0] if len(plain) == 1 else None)
+        _check_value_node(node, link.slot)
+        if node.links and not node.kind.startswith("Reroute"):
+            graph.report.pass_over(node)
+        named: list[str] = [name, *VALUE_NAMES] if name in node.inputs else list(VALUE_NAMES)
+        plain: list[str] = [
+            other for other, held in node.inputs.items() if convert(held) is not None or node.link(other)
+        ]
+        found: str | None = next((other for other in named if other in plain), None)
+        if found is None and len(plain) == 1:
+            found = plain[0]
         if found is None:
             raise graph_error(f"the {name} comes from {node}, whose value is not plain")
         name, value = found, node.inputs[found]
