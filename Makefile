@@ -28,6 +28,7 @@ bench: export MALLOC_MMAP_THRESHOLD_ = 33554432
 bench: export MALLOC_TRIM_THRESHOLD_ = -1
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overlays.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pictures.py
