@@ -20,6 +20,7 @@ INLINE_NEGATIVE = re.compile(rf"\s(?={NEGATIVE_PREFIX})")
 TEMPLATE_LINE = re.compile(r"\s*(Negative )?Template\s*:")
 OPEN_QUOTE = re.compile(r':\s*"(?:\\.|[^"\\])*\Z')
 CLOSING_QUOTE = re.compile(r'(?:\\.|[^"\\])*"')
+LORA_WEIGHTS = "Lora weights"  # a field of Fooocus, whose prompts have no tags
 MAX_SHOWN_LENGTH = 80  # of a text that a warning shows
 
 
@@ -58,7 +59,7 @@ def read_infotext(text: str) -> Infotext:
     lines = split_infotext(text)
     fields = {key: unquote(value) for key, value in find_fields(lines.fields) if value}
     prompt, negative = _split_prompts([line.strip() for line in lines.prompts])
-    return Infotext(prompt + _old_hypernetwork_tag(fields), negative, fields)
+    return Infotext(prompt + _old_hypernetwork_tag(fields) + _fooocus_lora_tags(fields, prompt), negative, fields)
 
 
 def warn_of_infotext(text: str) -> None:
@@ -201,6 +202,13 @@ def _old_hypernetwork_tag(fields: Mapping[str, str]) -> str:
     if "Hypernet" not in fields:
         return ""
     return f"<hypernet:{fields['Hypernet']}:{fields.get('Hypernet strength', '1.0')}>"
+
+
+def _fooocus_lora_tags(fields: Mapping[str, str], prompt: str) -> str:
+    """Return tags for the LoRAs that Fooocus records in a field, with their weights."""
+    entries = [entry.rpartition(":") for entry in fields.get(LORA_WEIGHTS, "").split(",")]
+    tags = [f"<lora:{name.strip()}:{weight.strip()}>" for name, _, weight in entries if name.strip()]
+    return "".join(f" {tag}" for tag in tags if tag.rpartition(":")[0] not in prompt)
 
 
 def _shorten(text: str) -> str:

@@ -43,6 +43,7 @@ UNSET_VALUES = {
 FIELD_ALIASES = {
     "Scheduler": "Schedule type",
     "CFG Scale": "CFG scale",
+    "CLIP Skip": "Clip skip",
     "Guidance Scale": "CFG scale",
     "Hires. upscale": "Hires upscale",
 }

@@ -5,22 +5,36 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, BadRecipe
 from velatura.files import atomic_write
-from velatura.sampling.recipe.foreign import infotext_from_chunks
+from velatura.sampling.recipe.exif import (
+    EXIF_IFD,
+    UNICODE_PREFIX,
+    decode_user_comment,
+    exif_with_comment,
+)
+from velatura.sampling.recipe.exif import USER_COMMENT as USER_COMMENT_TAG
+from velatura.sampling.recipe.programs.find_infotext import (
+    COMMENT,
+    USER_COMMENT,
+    XMP,
+    PictureText,
+    find_infotext,
+)
 
-EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
-UNICODE_PREFIX = b"UNICODE\0"
 EXIF_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 PICTURE_FORMATS = {".png": "PNG", **EXIF_FORMATS}
 MAX_SIDE_BY_FORMAT = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels
 MAX_JPEG_COMMENT_BYTES = 65_008  # a segment has at most 65,533 bytes, of which Exif takes some
+IMAGE_DESCRIPTION, MAKE, MODEL, XP_COMMENT = 0x010E, 0x010F, 0x0110, 0x9C9C
+COMFYUI_TAGS = (MAKE, MODEL)  # ComfyUI's WebP has "prompt:{...}" and "workflow:{...}" there
+MAX_SHOWN_COMMENT = 60
 
 
 def read_image_infotext(path: Path) -> str | None:
     """Read the infotext inside a picture.
 
-    The metadata of NovelAI, and of ComfyUI graphs with one sampler, is translated into infotext.
+    The metadata of other programs is translated into infotext. A comment that is not infotext is returned as it is.
 
     Args:
         path: A PNG, JPEG, WebP or GIF file.
@@ -30,20 +44,79 @@ def read_image_infotext(path: Path) -> str | None:
 
     Raises:
         BadFile: The file does not exist, is not a picture, or is damaged.
+        BadRecipe: The metadata is damaged, or of a program that velatura does not read.
     """
+    found = _find_picture_text(path)
+    return found.infotext if found else None
+
+
+def read_image_recipe(path: Path) -> str:
+    """Read the infotext inside a picture, as `read_image_infotext`, and refuse a picture without one.
+
+    Args:
+        path: A PNG, JPEG, WebP or GIF file.
+
+    Raises:
+        BadFile: The file does not exist, is not a picture, or is damaged.
+        BadRecipe: The picture has no recipe, or one that velatura does not read.
+    """
+    found = _find_picture_text(path)
+    if found is None or not found.infotext.strip():
+        raise BadRecipe(f"{path} contains no recipe; use a picture as it was saved, or give a prompt")
+    if found.carrier != "parameters" and not found.has_settings:
+        comment = " ".join(found.infotext.split())[:MAX_SHOWN_COMMENT]
+        raise BadRecipe(
+            f"{path} contains no recipe, only the comment {comment!r}; use a picture as it was saved, or give a prompt"
+        )
+    return found.infotext
+
+
+def _find_picture_text(path: Path) -> PictureText | None:
     try:
         with Image.open(path) as image:
             image.load()
-            comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT) or image.info.get("comment")
-            parameters = image.info.get("parameters")
-            foreign = None if parameters else infotext_from_chunks(image.info, image.size)
+            texts, size = _read_texts(image), image.size
     except FileNotFoundError:
         raise BadFile(f"{path} does not exist; use a picture that was saved with its recipe") from None
     except UnidentifiedImageError:
         raise BadFile(f"{path} is not a picture; use one that was saved with its recipe") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(f"{path} cannot be read ({error}); it is damaged: use another copy") from None
-    return (_decode_comment(comment) if comment else None) or (parameters if foreign is None else foreign)
+    try:
+        return find_infotext(texts, size)
+    except BadRecipe as error:
+        raise BadRecipe(f"{path}: {error}") from None
+
+
+def _read_texts(image: Image.Image) -> dict[str, str]:
+    """Return all texts inside a picture by the names of chunks and tags."""
+    texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    if comment := image.info.get("comment"):  # of GIF and JPEG
+        texts[COMMENT] = decode_user_comment(comment) if isinstance(comment, bytes) else str(comment)
+    xmp = image.info.get("xmp") or texts.pop("XML:com.adobe.xmp", "")
+    if xmp:
+        texts[XMP] = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
+    exif = image.getexif()
+    byte_order = "<" if getattr(exif, "endian", None) == "<" else ">"
+    tags = {
+        USER_COMMENT: exif.get_ifd(EXIF_IFD).get(USER_COMMENT_TAG),
+        "ImageDescription": exif.get(IMAGE_DESCRIPTION),
+    }
+    for name, value in tags.items():
+        if isinstance(value, str | bytes) and (text := decode_user_comment(_to_bytes(value), byte_order)):
+            texts[name] = text
+    if isinstance(xp_comment := exif.get(XP_COMMENT), bytes):
+        texts["XPComment"] = xp_comment.decode("utf-16-le", "replace").strip("\0")
+    for tag in COMFYUI_TAGS:
+        name, colon, value = decode_user_comment(_to_bytes(str(exif.get(tag, "")))).partition(":")
+        if colon and name in {"prompt", "workflow"}:
+            texts.setdefault(name, value)
+    return texts
+
+
+def _to_bytes(value: str | bytes) -> bytes:
+    """Return the bytes of a tag; Pillow decodes tags of type ASCII as Latin-1."""
+    return value if isinstance(value, bytes) else value.encode("latin-1", "replace")
 
 
 def save_with_infotext(image: Image.Image, path: Path, text: str) -> None:
@@ -66,23 +139,13 @@ def save_with_infotext(image: Image.Image, path: Path, text: str) -> None:
         raise BadFile(
             f"{path} would be {max(image.size):,} pixels long, and {suffix} allows {max_side:,} at most: end it in .png"
         )
-    comment = UNICODE_PREFIX + text.encode("utf-16-be")
-    if PICTURE_FORMATS[suffix] == "JPEG" and len(comment) > MAX_JPEG_COMMENT_BYTES:
+    comment_bytes = len(UNICODE_PREFIX) + len(text.encode("utf-16-be"))
+    if PICTURE_FORMATS[suffix] == "JPEG" and comment_bytes > MAX_JPEG_COMMENT_BYTES:
         raise BadFile(f"{path} has no room for a recipe of {len(text):,} characters: end it in .png")
     with atomic_write(path) as temporary_path:
         if suffix in EXIF_FORMATS:
-            exif = Image.Exif()
-            exif.get_ifd(EXIF_IFD)[USER_COMMENT] = comment
-            image.save(temporary_path, PICTURE_FORMATS[suffix], exif=exif, quality=95)
+            image.save(temporary_path, PICTURE_FORMATS[suffix], exif=exif_with_comment(text), quality=95)
         else:
             chunks = PngInfo()
             chunks.add_text("parameters", text)
             image.save(temporary_path, PICTURE_FORMATS[suffix], pnginfo=chunks)
-
-
-def _decode_comment(comment: str | bytes) -> str:
-    if isinstance(comment, str):
-        return comment
-    if comment.startswith(UNICODE_PREFIX):
-        return comment.removeprefix(UNICODE_PREFIX).decode("utf-16-be", errors="replace")
-    return comment.removeprefix(b"ASCII\0\0\0").decode("utf-8", errors="replace")

@@ -20,7 +20,7 @@ from velatura.sampling.recipe.fields import (
 )
 from velatura.sampling.recipe.infotext import read_infotext, warn_of_infotext, write_infotext
 from velatura.sampling.recipe.infotext_fields import from_infotext_fields, to_infotext_fields
-from velatura.sampling.recipe.metadata import read_image_infotext
+from velatura.sampling.recipe.metadata import read_image_recipe
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 
 # Fields that record what a picture was made with, and do not change a new one
@@ -87,19 +87,16 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
 
     @classmethod
     def from_image(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the recipe inside a picture that was saved by velatura, A1111, NovelAI or ComfyUI.
+        """Read the recipe inside a picture that was saved by velatura, A1111, ComfyUI or one of many other programs.
 
         Args:
             path: A PNG, JPEG, WebP or GIF file.
 
         Raises:
-            BadRecipe: The picture contains no recipe, or one with a bad field.
+            BadRecipe: The picture contains no recipe, one with a bad field, or one that velatura does not read.
             BadFile: The file cannot be read as a picture.
         """
-        text = read_image_infotext(Path(path).expanduser())
-        if not text:
-            raise BadRecipe(f"{path} contains no recipe; use a picture as it was saved, or give a prompt")
-        return cls.from_infotext(text)
+        return cls.from_infotext(read_image_recipe(Path(path).expanduser()))
 
     @classmethod
     def from_infotext(cls, text: str) -> Self:

@@ -10,7 +10,7 @@ from velatura.prompts.tags import TAG_PATTERN
 
 # Fields of A1111, Forge, SD.Next, Fooocus, Civitai and extensions that do not change the picture, or repeat the prompt
 IGNORED_FIELDS = re.compile(
-    r"Model|.* hash|.* hashes|Hashes|VAE|User|Version|Script|(Fixed )?. (Type|Values)|Hypernet( strength)?"
+    r"Model|Lora weights|.* hash|.* hashes|Hashes|VAE|User|Version|Script|(Fixed )?. (Type|Values)|Hypernet( strength)?"
     r"|Batch( size| pos|-\d)?|Index|Created Date|Date|Time( taken)?|Comment|Civitai metadata"
     r"|App|Backend|Pipeline|Operations?|Parser|Extra networks|LoRA networks|Styles?|Template|Negative Template"
     r"|Wildcard (negative )?prompt|Style Selector .*|Raw (negative )?prompt|Metadata scheme|Created by"
@@ -28,8 +28,6 @@ NEUTRAL_VALUES = {
     "Diffusion in Low Bits": "Automatic",
     "CFG end": "1.0",
     "CFG rescale": "0.0",
-    "Image CFG scale": "1.0",
-    "Conditional mask weight": "1.0",
     "Token merging ratio": "0.0",
     "Token merging ratio hr": "0.0",
     "Detailer": "False",
