@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import velatura
-from velatura.errors import BadOverlay, BadStrength, NoEffect, UnknownName
+from velatura.errors import BadOverlay, BadStrength, NoEffect, UnknownName, VelaturaWarning
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,46 @@ def test_a_strength_that_is_no_number(tiny, hyper, strength):
 def test_a_path_in_place_of_an_overlay(tiny):
     with pytest.raises(BadOverlay, match=r"a str is not an overlay: open its file with velatura\.open_overlay"):
         velatura.attach(tiny, "inca.pt")
+
+
+@pytest.mark.parametrize(
+    "strength", [-1.5, 2.5, torch.tensor([0.5, 3.0]), velatura.Strength(text=-2.0, unet=1.0)], ids=str
+)
+def test_a_strength_at_which_pictures_fall_apart_is_warned_of_once(tiny, hyper, strength):
+    with pytest.warns(VelaturaWarning, match="where 1 is as trained: pictures usually fall apart beyond -1 to 2"):
+        attachment = velatura.attach(tiny, hyper(), strength)
+    attachment.strength = 4.0
+    attachment.detach()
+
+
+@pytest.mark.parametrize("strength", [-1.0, 0.0, 1.0, 2.0])
+def test_a_strength_that_people_use_is_not_warned_of(tiny, hyper, strength):
+    velatura.attach(tiny, hyper(), strength).detach()
+
+
+def test_a_strength_set_within_the_attachment_is_warned_of(tiny, hyper):
+    with velatura.attach(tiny, hyper(), 0.5) as attachment:
+        with pytest.warns(VelaturaWarning, match="has a strength of -3,"):
+            attachment.strength = -3
+        attachment.strength = -4
+
+
+def test_a_strength_after_detach_is_warned_of(tiny, hyper):
+    attachment = velatura.attach(tiny, hyper())
+    attachment.detach()
+    with pytest.warns(VelaturaWarning, match="is detached, so its strength changes nothing in tiny: attach it again"):
+        attachment.strength = 0.5
+
+
+@pytest.mark.parametrize(
+    ("pictures", "count", "is_fine"), [(3, 2, False), (3, 3, True), (3, 6, True), (3, 1, True), (6, 4, False)]
+)
+def test_strengths_are_one_or_those_of_pictures_or_rows(tiny, hyper, pictures, count, is_fine):
+    latents = torch.zeros(2 * pictures, 4, 16, 16)
+    context = tiny.text.encode(["a tree"] * 2 * pictures)
+    with velatura.attach(tiny, hyper(), torch.full((count,), 0.5)):
+        if is_fine:
+            tiny.predict(latents, torch.tensor([10]), context)
+        else:
+            with pytest.raises(BadStrength, match=f"{count} strengths do not fit a batch of {2 * pictures}"):
+                tiny.predict(latents, torch.tensor([10]), context)

@@ -18,6 +18,9 @@ from velatura.overlays.strength import LiveStrength, Strength, disable_inference
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import PROMPT_SIDES, UNET_BLOCKS, PromptSide, UNetBlock
 
+# Strengths at which overlays are used: A1111's slider of hypernetworks ends at 1, sliders made as LoRAs go to -1 and 2
+USUAL_STRENGTHS = (-1.0, 2.0)
+
 
 class Attachment:
     """One overlay attached to a base or a pipeline. As a context manager, it detaches the overlay at the end.
@@ -37,6 +40,9 @@ class Attachment:
         self._changes, self._meter = target.changes, target.meter
         self._strength = strength
         self._undos = undos
+        self._is_attached = True
+        self._is_warned_of_range = False
+        self._warn_of_unusual_strength()
 
     def __repr__(self) -> str:
         return f"Attachment({self.overlay.card} on {self._target})"
@@ -52,6 +58,8 @@ class Attachment:
             A float32 tensor, 0-d or (pictures,) or (rows,). If the text encoders have another strength, see
             `text_strength`.
 
+        Warns of a strength far outside of 0 to 1, and of one that is set after the overlay was detached.
+
         Raises:
             BadStrength: On setting, if the value is not a finite number or a vector of finite numbers.
         """
@@ -65,6 +73,9 @@ class Attachment:
     @strength.setter
     def strength(self, value: float | Tensor | Strength) -> None:
         self._strength.set(value)
+        if not self._is_attached:
+            warn(f"{self.overlay.card} is detached, so its strength changes nothing in {self._target}: attach it again")
+        self._warn_of_unusual_strength()
 
     @property
     def effect(self) -> Effect:
@@ -107,6 +118,20 @@ class Attachment:
     def _remove_hooks(self) -> None:
         enable_dynamo_hook_guards()
         self._undos.close()
+        self._is_attached = False
+
+    def _warn_of_unusual_strength(self) -> None:
+        """Warn, once for each attachment, of a strength at which overlays rarely give a usable picture."""
+        if self._is_warned_of_range:
+            return
+        lowest, highest = USUAL_STRENGTHS
+        unusual = next((number for number in self._strength.numbers if not lowest <= number <= highest), None)
+        if unusual is not None:
+            self._is_warned_of_range = True
+            warn(
+                f"{self.overlay.card} has a strength of {unusual:g}, where 1 is as trained: pictures usually fall "
+                f"apart beyond {lowest:g} to {highest:g}"
+            )
 
 
 class _AttachedParts:
@@ -157,9 +182,9 @@ def attach(
     Args:
         target: A velatura Base, a diffusers pipeline, or a UNet; also one wrapped by torch.compile.
         overlay: The overlay. It moves to the target's device, and later follows the activations to theirs.
-        strength: 0 is off, 1 is as trained; values below 0 and above 1 are allowed. One number, or a tensor with one
-            value for each picture or each row of a batch; Strength(text, unet) if the text encoders get another
-            strength than the UNet.
+        strength: 0 is off, 1 is as trained; values below 0 and above 1 are allowed, those below -1 and above 2 are
+            warned of. One number, or a tensor with one value for each picture or each row of a batch;
+            Strength(text, unet) if the text encoders get another strength than the UNet.
         on: "prompt" or "negative" to act on one half of a guided batch only. Such a batch holds the negative prompts
             first and then the prompts, as in diffusers.
         blocks: The parts of the UNet in which the overlay acts: any of "in", "mid" and "out".

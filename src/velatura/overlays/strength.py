@@ -48,7 +48,7 @@ class LiveStrength:
             value = value.unet
         with disable_inference_mode():
             new_tensor = strength_tensor(value)
-            self._common_value = _common_value(new_tensor)
+            self._common_value, self._extremes = _common_value(new_tensor), _extremes(new_tensor)
             self.tensor = new_tensor.to(device or new_tensor.device)
 
     @property
@@ -62,6 +62,11 @@ class LiveStrength:
         if self._text is None:
             self._text = LiveStrength(self.tensor, self.tensor.device, self.side)
         return self._text
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Return the lowest and highest value of any row, in the UNet and in the text encoders."""
+        return self._extremes if self._text is None else (*self._extremes, *self._text.numbers)
 
     def set(self, value: float | Tensor | Strength) -> None:
         """Change the strength in place; hooks use the new value from their next call on."""
@@ -77,7 +82,7 @@ class LiveStrength:
                 self.tensor.copy_(on_device)
             else:
                 self.tensor.data = on_device  # hooks keep a reference to this tensor object
-        self._common_value = _common_value(new_tensor)
+        self._common_value, self._extremes = _common_value(new_tensor), _extremes(new_tensor)
         self.version += 1  # last, so that another thread never remembers the old strength under the new version
 
     def move_to(self, device: torch.device) -> None:
@@ -104,10 +109,10 @@ class LiveStrength:
         rows, strength = context.shape[0], self.tensor
         if strength.ndim == 0 and self.side == "both":
             return strength
-        if strength.ndim and rows % strength.shape[0]:
+        if strength.ndim and not _fits_rows(strength.shape[0], rows):
             raise BadStrength(
                 f"{strength.shape[0]} strengths do not fit a batch of {rows}: give one number, one for each row, "
-                "or one for each picture"
+                "or one for each picture, which a guided batch holds twice"
             )
         row_strengths = strength.repeat(rows // strength.shape[0]) if strength.ndim else strength.repeat(rows)
         if self.side != "both":
@@ -117,7 +122,7 @@ class LiveStrength:
     def _strength_at(self, batch_row: BatchRow) -> Tensor:
         """Return the value for one text of a batch, 0-d."""
         strength = self.tensor
-        if strength.ndim and batch_row.rows % len(strength):
+        if strength.ndim and not _fits_rows(len(strength), batch_row.rows):
             raise BadStrength(
                 f"{len(strength)} strengths do not fit {batch_row.rows} texts: give one number, or one for each text"
             )
@@ -168,6 +173,15 @@ def strength_tensor(value: float | Tensor) -> Tensor:
     return tensor
 
 
+def _fits_rows(count: int, rows: int) -> bool:
+    """Return True for one strength for all rows, for each row, or for each picture of a guided batch."""
+    return count in {1, rows} or 2 * count == rows
+
+
 def _common_value(strength: Tensor) -> float | None:
     first = strength.flatten()[0]
     return first.item() if bool((strength == first).all()) else None
+
+
+def _extremes(strength: Tensor) -> tuple[float, float]:
+    return strength.min().item(), strength.max().item()
