@@ -188,6 +188,24 @@ def test_the_name_may_come_from_content_disposition(server, fetch, desk, lora):
     assert names(desk) == ["墨.safetensors"]
 
 
+def test_the_same_address_twice_finds_the_file_there(server, fetch, desk, lora):
+    address = server.offers("/ink.safetensors", lora)
+    first, second = fetch(address), fetch(address)
+    assert (first.was_there, second.was_there) == (False, True)
+    assert second.path == first.path
+    assert names(desk) == ["ink.safetensors"]
+
+
+@pytest.mark.parametrize("other", [b"short", None])
+def test_another_file_at_the_same_address_is_not_taken_for_the_first(server, fetch, desk, lora, other):
+    fetch(server.offers("/ink.safetensors", lora))
+    changed = lora[:-1] + bytes([lora[-1] ^ 1]) if other is None else lora[:-4] + other
+    with pytest.raises(AlreadyExists, match="is another file"):
+        fetch(server.offers("/ink.safetensors", changed))
+    assert (desk / "ink.safetensors").read_bytes() == lora
+    assert names(desk) == ["ink.safetensors"]
+
+
 def test_a_url_without_a_model_name_is_refused(server, fetch, desk, lora):
     server.offers("/download", lora)
     with pytest.raises(DownloadFailed, match="'download' is not a model file"):

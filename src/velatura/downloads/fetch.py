@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from velatura.card import UNKNOWN_KIND
 from velatura.downloads.destination import is_model, kind_folder, possible_folders
 from velatura.downloads.partial_file import PartialFile, lock_target, refuse_existing
-from velatura.downloads.transfer import RESUME_HINT, OnBytes, RemoteFile, Transfer, file_name
+from velatura.downloads.transfer import RESUME_HINT, OnBytes, RemoteFile, Transfer, file_name, stated_size
 from velatura.downloads.web_client import WebClient
 from velatura.errors import BadFile, DownloadFailed, warn
 from velatura.formats.hypernetworks import hns
@@ -90,6 +91,9 @@ class Fetcher:
             with _hint_on_interrupt():
                 Transfer(self.web, remote_file, part, limit=self.limit, on_bytes=self.on_bytes).run()
             kind = _detect_or_discard(part, name)
+            rival = self._find_rival(name)
+            if rival is not None and _discard_if_same(part, rival):
+                return FetchResult(rival, kind, sha256, was_there=True)
             if kind == UNKNOWN_KIND:
                 warn(f"{name} holds weights of an unknown kind: it is kept, but velatura does not open it")
             target = kind_folder(self.target_folder, kind) / name
@@ -145,17 +149,43 @@ class Fetcher:
         return Transfer(self.web, remote_file, part, limit=self.limit - before, on_bytes=on_bytes)
 
     def _find_existing(self, name: str, remote_file: RemoteFile) -> Path | None:
-        """Return the path of the same file if it was downloaded before; raise AlreadyExists for another of its name."""
+        """Return the path of the same file if it was downloaded before.
+
+        Raises:
+            AlreadyExists: if another file has its name. Without a digest only the size tells that here.
+        """
         for subfolder in possible_folders(self.target_folder):
             path = subfolder / name
             if _is_present(path, remote_file):
                 return path
-            refuse_existing(path)
+            if not self._may_be_same(path, remote_file):
+                refuse_existing(path)
         return None
+
+    def _may_be_same(self, path: Path, remote_file: RemoteFile) -> bool:
+        """Return True for an existing file that has the size of one without a digest: only the content tells more."""
+        if not path.is_file() or remote_file.digest is not None:
+            return False
+        size = remote_file.size or stated_size(self.web, remote_file)
+        return size in {None, path.stat().st_size}
+
+    def _find_rival(self, name: str) -> Path | None:
+        """Return the path of an existing file of this name, which nothing but its content can tell from the new one."""
+        paths = (subfolder / name for subfolder in possible_folders(self.target_folder))
+        return next((path for path in paths if path.is_file()), None)
 
 
 def _is_present(path: Path, remote_file: RemoteFile) -> bool:
     return path.is_file() and remote_file.digest is not None and remote_file.digest.matches(path)
+
+
+def _discard_if_same(part: PartialFile, existing: Path) -> bool:
+    """Delete a downloaded file if an existing one has the same content; raise AlreadyExists if it has not."""
+    is_same = filecmp.cmp(part.path, existing, shallow=False)
+    part.clear()
+    if not is_same:
+        refuse_existing(existing)
+    return is_same
 
 
 def _detect_or_discard(part: PartialFile, name: str) -> str:

@@ -59,6 +59,13 @@ def file_name(web: WebClient, remote_file: RemoteFile) -> str:
         return safe_name(header_name or PurePosixPath(response.url.path).name)
 
 
+def stated_size(web: WebClient, remote_file: RemoteFile) -> int | None:
+    """Return the bytes that the server states for a file, or None if it states none; nothing is downloaded."""
+    with web.stream(remote_file.url) as response:
+        _refuse_page(response)
+        return _content_range(response).total
+
+
 class Transfer:
     """Download of one file into its partial file.
 
