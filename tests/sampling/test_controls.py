@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 import velatura
-from velatura.errors import BadRecipe, NanLatents, UnknownName, VelaturaWarning
+from velatura.errors import BadRecipe, NanLatents, UnknownName, VelaturaWarning, WrongBase
+from velatura.overlays.structure import HypernetworkStructure
 from velatura.sampling.generate import generate_stream
 from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.recipe import Recipe
@@ -355,6 +356,29 @@ def test_an_unknown_tag_is_left_out_when_asked(tiny, house):
     with pytest.warns(VelaturaWarning, match="left out"):
         picture = velatura.generate(tiny, HOUSE.replace(prompt=HOUSE.prompt + " <hypernet:nowhere:1>"), lenient=True)
     assert mean_difference(picture, house) < 0.003
+
+
+def test_an_overlay_of_another_family_is_left_out_when_asked(tiny, house):
+    structure = HypernetworkStructure.from_fields({"widths": (320, 640, 768, 1280)}).model_dump(mode="json")
+    inca = velatura.Hypernetwork(velatura.Card(kind="hypernet", name="inca", structure=structure))
+    called = HOUSE.replace(prompt=HOUSE.prompt + " <hypernet:inca:1>")
+    with pytest.raises(WrongBase, match="made for SD1"):
+        velatura.generate(tiny, called, overlays={"inca": inca})
+    with pytest.warns(VelaturaWarning, match="made for SD1, .*; <hypernet:inca:1> is left out"):
+        picture = velatura.generate(tiny, called, overlays={"inca": inca}, lenient=True)
+    assert mean_difference(picture, house) < 0.003
+
+
+@pytest.mark.parametrize("words", ["hypernet:inca:1", "a house, lora:ink_v2:0.8", "LoRA:ink:.5", "lyco:ink:-1"])
+def test_a_tag_without_its_angle_brackets_is_warned_of(tiny, words):
+    with pytest.warns(VelaturaWarning, match="has no angle brackets, so it is read as words: write <"):
+        velatura.generate(tiny, f"{words}, by day", steps=1)
+
+
+@pytest.mark.parametrize("words", ["a (lora:1.2)", "time 10:30:15", "<hypernet:inca:0>", "a ratio:4:3", "flora:ink:1"])
+def test_what_is_no_tag_is_not_taken_for_one_without_brackets(tiny, words):
+    inca = velatura.Hypernetwork.for_base(tiny, seed=1)
+    velatura.generate(tiny, f"{words}, by day", steps=1, overlays={"inca": inca})
 
 
 def test_cells_that_share_a_prompt_share_its_encoding(tiny, monkeypatch):

@@ -167,7 +167,7 @@ def _prepare_pass(
     prompt = Prompt.parse(prompt_text, lenient=resolver.lenient)
     negative = Prompt.parse_negative(negative_text)
     prompt_pair = PromptPair.schedule(prompt, negative, timing, recipe.emphasis)
-    calls = resolver.resolve(prompt, recipe.overlay_hashes)
+    calls = resolver.resolve(prompt, recipe.overlay_hashes, base=base)
     embeddings = resolver.embeddings.resolve(
         base,
         [fragment.text for text in prompt_pair.texts for fragment in text.fragments],

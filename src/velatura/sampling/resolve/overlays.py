@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from velatura.errors import UnknownName, warn
+from velatura.base.base import Base
+from velatura.errors import UnknownName, VelaturaError, warn
 from velatura.library import Library
 from velatura.overlays import KINDS
 from velatura.overlays.aesthetic import Aesthetic
+from velatura.overlays.attach import attach
 from velatura.overlays.difference import Difference
 from velatura.overlays.lora.block_weights import expand_block_weights
 from velatura.overlays.lora.lora import Lora
@@ -23,6 +26,8 @@ from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.resolve.embeddings import EmbeddingResolver
 from velatura.sampling.resolve.file_hashes import overlay_file_hashes
 
+# What looks like a tag whose angle brackets are forgotten: "lora:ink:0.8"
+UNBRACKETED_TAG_PATTERN = re.compile(r"(?<![\w<])(hypernet|lora|lyco|aesthetic):([^\s:<>,()\[\]]+):(-?\d*\.?\d+)", re.I)
 KIND_ALIASES = {"lyco": Lora.kind}  # other words for kinds that A1111 understands in tags
 TEXT_STRENGTH_KINDS = frozenset({Lora.kind, Difference.kind})  # kinds whose tags have a strength for text encoders
 
@@ -86,7 +91,8 @@ class OverlayResolver:
         Args:
             library: A library to search.
             overlays: Overlays by name, in any case.
-            lenient: Warn of tags whose overlay is unknown and leave them out, instead of raising UnknownName.
+            lenient: Warn of tags whose overlay is unknown or does not fit the base, and leave them out, instead of
+                raising an error.
         """
         self._library = library
         self.lenient = lenient
@@ -94,21 +100,39 @@ class OverlayResolver:
         self._overlays = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
         self._found_overlays: dict[tuple[str, str], Overlay] = {}
         self._variants: dict[object, Overlay] = {}
+        self._misfits: dict[tuple[Overlay, Base], str] = {}  # why an overlay cannot be attached, "" if it can
 
-    def resolve(self, prompt: Prompt, recipe_hashes: Sequence[OverlayHash] = ()) -> tuple[OverlayCall, ...]:
+    def resolve(
+        self, prompt: Prompt, recipe_hashes: Sequence[OverlayHash] = (), *, base: Base | None = None
+    ) -> tuple[OverlayCall, ...]:
         """Return the overlays that the tags of a prompt call, in the tags' order.
 
         Args:
             prompt: The prompt with its tags.
             recipe_hashes: The files that a recipe records. An overlay whose name belongs to another file now is found
                 by its hash.
+            base: The base of the picture. If the resolver is lenient, overlays that cannot be attached to it are left
+                out with a warning.
 
         Raises:
             UnknownName: A tag names an unknown kind or overlay.
             BadPrompt: A tag cannot be read, or does not fit its overlay; the message points at it.
         """
         hashes = {(entry.kind, entry.name.lower()): entry.hash for entry in recipe_hashes}
-        return tuple(look_up(prompt.tags, lambda tag: self._resolve_tag(tag, hashes), lenient=self.lenient))
+        _warn_of_missing_brackets(prompt)
+        calls = look_up(prompt.tags, lambda tag: self._resolve_tag(tag, hashes), lenient=self.lenient)
+        if not self.lenient or base is None:
+            return tuple(calls)
+        return tuple(call for call in calls if self._fits(call, base))
+
+    def _fits(self, call: OverlayCall, base: Base) -> bool:
+        """Return True if the overlay can be attached to a base; warn if it cannot."""
+        key = call.overlay, base
+        if key not in self._misfits:
+            self._misfits[key] = _find_misfit(call, base)
+        if self._misfits[key]:
+            warn(f"{self._misfits[key]}; {call.tag} is left out")
+        return not self._misfits[key]
 
     def _resolve_tag(self, tag: Tag, hashes: Mapping[tuple[str, str], str]) -> OverlayCall:
         kind = KIND_ALIASES.get(tag.kind, tag.kind)
@@ -199,3 +223,18 @@ class OverlayResolver:
             return None
         warn(f"{tag} is {by_hash.source}, found by its hash ({recipe_hash})")
         return by_hash
+
+
+def _find_misfit(call: OverlayCall, base: Base) -> str:
+    """Return why an overlay cannot be attached to a base, "" if it can."""
+    try:
+        attach(base, call.overlay, 0.0, blocks=call.strengths.blocks).detach()
+    except VelaturaError as error:
+        return str(error)
+    return ""
+
+
+def _warn_of_missing_brackets(prompt: Prompt) -> None:
+    """Warn of what would be a tag within angle brackets, and is read as words without them."""
+    for match in UNBRACKETED_TAG_PATTERN.finditer(prompt.text):
+        warn(f"{match[0]!r} in the prompt has no angle brackets, so it is read as words: write <{match[0]}>")
