@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from velatura.base.families import FAMILIES, find_family, guess_family_name
+from velatura.base.families import FAMILIES, find_family, guess_family_name, normalize_family_name
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import VelaturaWarning
 
@@ -78,4 +78,19 @@ def test_the_nearest_family_of_unknown_widths_is_named():
     assert find_family(768, (320,)) is None
     assert guess_family_name([768]) == "SD1"
     assert guess_family_name([320, 640, 1280, 1024]) == "SD2"
-    assert guess_family_name([7]) == "no family known here"
+    assert not guess_family_name([7])
+
+
+@pytest.mark.parametrize(
+    ("names", "family"),
+    [
+        (("SD1", "sd1", "SD1.5", "sd15", "1.5", "SD 1.4", "v1-5", "stable diffusion 1.5", "SD1.x"), "SD1"),
+        (("SD2", "2.1", "sd21", "SD 2.1 768", "Stable-Diffusion-2"), "SD2"),
+        (("SDXL", "xl", "XL", "sdxl 1.0", "SD_XL", "Pony", "Illustrious"), "SDXL"),
+        (("tiny", "Tiny"), "tiny"),
+        (("flux", "sd3", "SD 3.5"), None),
+    ],
+)
+def test_families_are_known_by_the_names_that_people_use(names, family):
+    for name in names:
+        assert normalize_family_name(name) == (family or name)

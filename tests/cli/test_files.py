@@ -113,6 +113,16 @@ def test_list_narrows_down(words, names, capsys):
     assert [each["name"] for each in listed(capsys, *words)] == names
 
 
+def test_list_names_files_that_share_a_name_by_their_paths(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for place in ("", "old"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        shutil.copyfile(DATA / "hypernet" / "m00_linear.pt", tmp_path / place / "ink.pt")
+    shutil.copyfile(DATA / "hypernet" / "m01_relu.pt", tmp_path / "inca.pt")
+    assert main(["list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["inca", "ink.pt", "old/ink"]
+
+
 def test_list_says_what_there_is_not(tmp_path, shelf, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["list", "empty"]) == 0

@@ -1,9 +1,13 @@
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
 import velatura
 from velatura.errors import BadFile, UnknownName, VelaturaWarning
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
@@ -111,3 +115,31 @@ def test_linked_folders_are_searched_and_circles_end(hyper, tmp_path):
     (models / "linked").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(models)
     assert velatura.Library(models).names() == ["ink"]
+
+
+@pytest.mark.parametrize("family", ["SD1", "sd1.5", "SD15", "1.5"])
+def test_files_are_listed_by_the_names_that_people_give_families(tmp_path, family):
+    shutil.copyfile(DATA / "hypernet" / "m00_linear.pt", tmp_path / "inca.pt")
+    (tmp_path / "inca.json").write_text('{"sd version": "SD1"}')
+    library = velatura.Library(tmp_path)
+    assert [entry.name for entry in library.entries(family=family)] == ["inca"]
+    assert library.entries(family="XL") == []
+
+
+def test_a_family_that_does_not_exist_is_refused(folder):
+    with pytest.raises(UnknownName, match="no family of bases is called 'flux'"):
+        velatura.Library(folder).entries(family="flux")
+
+
+def test_the_family_in_the_notes_of_a_file_is_in_the_error_about_its_base(tmp_path, tiny, lora):
+    made = lora()
+    made.card = made.card.replace(family="")
+    velatura.save(made, tmp_path / "ink.safetensors")
+    (tmp_path / "ink.json").write_text('{"sd version": "SD1"}')
+    assert velatura.Library(tmp_path).overlay("ink").card.family == "SD1"
+
+
+def test_broken_files_are_not_suggested_as_bases(tmp_path):
+    (tmp_path / "anime.safetensors").write_text("broken")
+    with pytest.raises(UnknownName, match=r"no base is called 'animes' in .*, and none is known there"):
+        velatura.Library(tmp_path).base("animes")

@@ -16,6 +16,7 @@ from velatura.library.names import is_called, normalize_path
 
 DATA = Path(__file__).parents[1] / "data"
 LORA, HYPERNETWORK = "nature/kohya_lora_d4a1.safetensors", "hypernet/m00_linear.pt"
+OTHER_LORA = "nature/diff_lora_r4a8.safetensors"
 
 
 def put(source: str, target: Path) -> Path:
@@ -94,7 +95,7 @@ def model_file_without_disk(path: Path):
 
 def test_a_whole_path_is_not_ambiguous_though_a_longer_one_ends_alike(tmp_path):
     near = put(LORA, tmp_path / "style" / "ink.safetensors")
-    far = put(LORA, tmp_path / "old" / "style" / "ink.safetensors")
+    far = put(OTHER_LORA, tmp_path / "old" / "style" / "ink.safetensors")
     library = velatura.Library(tmp_path)
     assert library.path("style/ink") == near
     assert library.path("old\\style\\ink") == far
@@ -106,13 +107,19 @@ def test_a_whole_path_is_not_ambiguous_though_a_longer_one_ends_alike(tmp_path):
 
 def test_a_tail_that_two_paths_share_is_warned_of(tmp_path):
     first = put(LORA, tmp_path / "a" / "style" / "ink.safetensors")
-    put(LORA, tmp_path / "b" / "style" / "ink.safetensors")
+    put(OTHER_LORA, tmp_path / "b" / "style" / "ink.safetensors")
     with pytest.warns(VelaturaWarning, match="are both called 'style/ink': .* write more of its path"):
         assert velatura.Library(tmp_path).path("style/ink") == first
 
 
+def test_two_files_with_the_same_content_are_not_ambiguous(tmp_path):
+    first = put(LORA, tmp_path / "a" / "ink.safetensors")
+    put(LORA, tmp_path / "b" / "ink.safetensors")
+    assert velatura.Library(tmp_path).path("ink") == first
+
+
 def test_the_file_in_the_same_case_comes_first(tmp_path):
-    put(LORA, tmp_path / "a" / "Ink.safetensors")
+    put(OTHER_LORA, tmp_path / "a" / "Ink.safetensors")
     lower = put(LORA, tmp_path / "b" / "ink.safetensors")
     with pytest.warns(VelaturaWarning, match="are both called 'ink'"):
         assert velatura.Library(tmp_path).path("ink") == lower

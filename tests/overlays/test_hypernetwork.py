@@ -250,7 +250,7 @@ def made_for(*widths):
 
 @pytest.mark.parametrize(
     ("widths", "family"),
-    [((320, 640, 768, 1280), "SD1"), ((1024, 320, 64), "SD2"), ((2048, 640), "SDXL"), ((8,), "no f")],
+    [((320, 640, 768, 1280), "SD1"), ((1024, 320, 64), "SD2"), ((2048, 640), "SDXL"), ((8,), "another model")],
 )
 def test_a_net_for_another_family_is_refused_with_both_lists(tiny, widths, family):
     with pytest.raises(WrongBase, match=rf"inca changes contexts of .*{max(widths)} .*64, 96, 128 and 192: .*{family}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -50,6 +51,13 @@ FAMILIES = {
     "SD2": Family("SD2", 1024, (320, 640, 1280), 8, 0.18215, 768, "v_prediction"),
     "SDXL": Family("SDXL", 2048, (640, 1280), 8, 0.13025, 1024, "epsilon"),
 }
+# What other programs and Civitai call the families: letters and digits in lower case, without "SD" before them
+FAMILY_ALIASES = {
+    "tiny": "tiny",
+    **dict.fromkeys(("1", "14", "15", "1x", "v1", "v14", "v15"), "SD1"),
+    **dict.fromkeys(("2", "20", "21", "2x", "v2", "v20", "v21", "20768", "21768"), "SD2"),
+    **dict.fromkeys(("xl", "xl09", "xl1", "xl10", "xlbase10", "xlv1", "pony", "illustrious", "noobai"), "SDXL"),
+}
 FAMILY_BY_CROSS_WIDTH = {family.cross_width: family.name for family in FAMILIES.values()}
 
 
@@ -63,9 +71,22 @@ def find_family(cross_width: int, self_widths: Iterable[int]) -> Family | None:
 
 
 def guess_family_name(widths: Iterable[int]) -> str:
-    """Return the name of the family that shares most of these widths, or "no family known here"."""
+    """Return the name of the family that shares most of these widths, or "" if none shares any."""
     known_widths = frozenset(widths)
     nearest = max(
         FAMILIES.values(), key=lambda family: (len(known_widths & family.widths), -len(known_widths ^ family.widths))
     )
-    return nearest.name if known_widths & nearest.widths else "no family known here"
+    return nearest.name if known_widths & nearest.widths else ""
+
+
+def advise_base(family: str) -> str:
+    """Say which base to open for an overlay of this family, "" being an unknown one."""
+    if not family:
+        return "it was made for another model than SD1, SD2 and SDXL, so open the base that it was trained on"
+    return f"it was made for {family}, so open a base of that family"
+
+
+def normalize_family_name(name: str) -> str:
+    """Return the name of the family that people mean by "SD1.5", "1.5", "xl" and the like; other names unchanged."""
+    letters = re.sub(r"[^a-z0-9]", "", name.casefold())
+    return FAMILY_ALIASES.get(letters.removeprefix("stablediffusion").removeprefix("sd"), name)

@@ -1,7 +1,8 @@
 """Run `velatura list`, `show` and `convert`."""
 
 import json
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +32,9 @@ def list_(
     kind: Annotated[
         str | None, typer.Option(help="checkpoint, vae, hypernet, embedding, lora, aesthetic, difference, unknown.")
     ] = None,
-    family: Annotated[str | None, typer.Option(help="Only what is for bases of it: SD1, SD2, SDXL, tiny.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Only what is for bases of it: SD1 (or SD1.5), SD2, SDXL, tiny.")
+    ] = None,
     search: Annotated[
         str | None, typer.Option(help="Only what has this in its name, trigger words or description.")
     ] = None,
@@ -49,9 +52,10 @@ def list_(
     if as_json:
         say_json(json.dumps([entry.facts() for entry in entries], indent=2))
         return
-    width = max((len(entry.name) for entry in entries), default=0)
-    for entry in entries:
-        say(f"{entry.name:{min(width, MAX_NAME_WIDTH)}}  {_describe_entry(entry)}")
+    names = _callable_names(entries)
+    width = max(map(len, names), default=0)
+    for name, entry in zip(names, entries, strict=True):
+        say(f"{name:{min(width, MAX_NAME_WIDTH)}}  {_describe_entry(entry)}")
     if not entries:
         say("nothing here matches" if kind or family or search else "no bases and no overlays here")
 
@@ -199,6 +203,22 @@ def _find_path(text: str, folders: list[Path]) -> Path:
         return velatura.Library(*folders).entry(text).path
     except UnknownName as error:
         raise explain_missing(text, error) from None
+
+
+def _callable_names(entries: "Sequence[LibraryEntry]") -> list[str]:
+    """Return the name to call each file by: of files that share theirs, the path below the folder, or all of it."""
+    name_counts = Counter(entry.name.casefold() for entry in entries)
+    path_counts = Counter(entry.file.relative_name.casefold() for entry in entries)
+    names: list[str] = []
+    for entry in entries:
+        relative_name = entry.file.relative_name
+        if name_counts[entry.name.casefold()] == 1:
+            names.append(entry.name)
+        elif "/" in relative_name and path_counts[relative_name.casefold()] == 1:
+            names.append(relative_name)
+        else:
+            names.append(str(entry.path))
+    return names
 
 
 def _describe_entry(entry: "LibraryEntry") -> str:

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from velatura.base.families import FAMILIES, normalize_family_name
 from velatura.card import UNKNOWN_KIND
 from velatura.errors import BadFile, UnknownName, warn
 from velatura.library.entry import FILE_KINDS, OVERLAY_KINDS, Catalogue, LibraryEntry, OnFile
@@ -50,7 +51,7 @@ class Library:
     backslashes), by the name in its metadata or notes, by its hash, short or long, and by a title of A1111,
     "name [hash]". If a name means two files, the one in the same case is taken, then the one in the folder given first,
     then safetensors, then the first path. The library warns of that, unless they are one model in two formats in one
-    folder, or the name is the whole path of one of them.
+    folder, or have the same content, or the name is the whole path of one of them.
 
     Files are searched for in each call, and read once as long as they stay unchanged. What is known about them is kept
     in an index.
@@ -85,23 +86,29 @@ class Library:
 
         Args:
             kind: List only files of this kind, one of FILE_KINDS.
-            family: List only files for this family of bases, such as SD1.
+            family: List only files for this family of bases: tiny, SD1, SD2 or SDXL; "SD1.5", "XL" and the like count.
             search: List only files with this text in their names, trigger words or descriptions.
             on_file: Called after each file that is read with how many files are done, and how many there are.
 
         Raises:
-            UnknownName: The kind does not exist.
+            UnknownName: The kind or the family does not exist.
         """
         if kind is not None and kind not in FILE_KINDS:
             raise UnknownName.with_suggestions("kind of file", kind, FILE_KINDS)
-        entries = (
+        entries = self._entries(on_file)
+        if family is not None:
+            family = normalize_family_name(family)
+            families = {*FAMILIES, *(entry.family for entry in entries if entry.family)}
+            if family.casefold() not in map(str.casefold, families):
+                raise UnknownName.with_suggestions("family of bases", family, families)
+        chosen = [
             entry
-            for entry in self._entries(on_file)
+            for entry in entries
             if kind in {None, entry.kind}
             and (family is None or entry.family.casefold() == family.casefold())
             and (search is None or entry.mentions(search))
-        )
-        return sorted(entries, key=lambda entry: (entry.name.lower(), entry.path))
+        ]
+        return sorted(chosen, key=lambda entry: (entry.name.lower(), entry.path))
 
     def names(self) -> list[str]:
         """Return the names of all overlays, sorted."""
@@ -131,7 +138,11 @@ class Library:
         path = self.path(name, kind)
         key = (path, FileState.from_path(watched_file(path) or path))
         if key not in self._loaded:
-            self._loaded[key] = open_overlay(path, partial(self._open_member, path))
+            overlay = open_overlay(path, partial(self._open_member, path))
+            if not overlay.card.family:  # the notes beside the file may know it
+                [entry] = self._catalogue.entries([model_file(path)])
+                overlay.card = overlay.card.replace(family=entry.family)
+            self._loaded[key] = overlay
         return self._loaded[key]
 
     def base(
@@ -238,18 +249,26 @@ class Library:
             known = {
                 entry_name
                 for entry in self._entries()
-                if entry.may_be(kinds)
+                if entry.kind in kinds and not entry.error
                 for entry_name in (entry.name, *entry.aliases)
             }
             raise UnknownName.with_suggestions(label, name, known, " or ".join(map(str, self._folders)))
         chosen, *others = found
-        rivals = [entry for entry in others if model_key(entry) != model_key(chosen)]
+        rivals = [entry for entry in others if not self._is_same_model(entry, chosen)]
         if rivals:
             warn(
                 f"{chosen.path} and {rivals[0].path} are both called {name[:80]!r}: the first is used; rename one, or "
                 "write more of its path"
             )
         return chosen
+
+    def _is_same_model(self, entry: LibraryEntry, other: LibraryEntry) -> bool:
+        """Return True for two formats of one model in one folder, and for two files with the same content."""
+        if model_key(entry) == model_key(other):
+            return True
+        if entry.file.is_folder or other.file.is_folder or entry.file.state.size != other.file.state.size:
+            return False
+        return self.with_hashes(entry).hashes == self.with_hashes(other).hashes
 
     def _find(self, name: str, kinds: Sequence[str]) -> list[LibraryEntry]:
         """Find entries by name or path, else by title and hash, else by aliases in files and notes, else by hash."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from velatura.base.base import Base
-from velatura.base.families import FAMILIES
+from velatura.base.families import FAMILIES, advise_base
 from velatura.base.text_encoder import TextEncoder
 from velatura.base.token_registry import check_vector_count
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, explain_validation_error
@@ -234,7 +234,7 @@ class Embedding(Overlay):
             ours, theirs = self.structure.widths, _tower_widths(target.text)
             raise WrongBase(
                 f"{self.display_name} has vectors of {join_with_and(ours)}, {target.name} reads "
-                f"{join_with_and(theirs)}: it was made for {_guess_family(ours)}, so open a base of that family"
+                f"{join_with_and(theirs)}: {advise_base(_guess_family(ours))}"
             )
         return target.text
 
@@ -263,6 +263,6 @@ def _tower_widths(text: TextEncoder) -> tuple[int, ...]:
 
 
 def _guess_family(widths: tuple[int, ...]) -> str:
-    """Return the family with token vectors of these widths; SDXL's two add up to the width of its contexts."""
+    """Return the family with token vectors of these widths, "" if there is none; SDXL's two add up to its contexts'."""
     matches = [family.name for family in FAMILIES.values() if family.cross_width == sum(widths)]
-    return matches[0] if matches else "an unknown family"
+    return matches[0] if matches else ""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.base import Base
-from velatura.base.families import guess_family_name
+from velatura.base.families import advise_base, guess_family_name
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, warn
 from velatura.overlays.attention_layers import attention_layers, context_width
 from velatura.overlays.hooks.seams import Undo, hook_contexts
@@ -181,7 +181,7 @@ class Hypernetwork(Overlay):
             f"{target.name} has {join_with_and(sorted(theirs))}"
         )
         if not ours & theirs or not ours & _context_widths(target.unet, cross_only=True).keys():
-            raise WrongBase(f"{comparison}: it was made for {guess_family_name(ours)}, so open a base of that family")
+            raise WrongBase(f"{comparison}: {advise_base(self.card.family or guess_family_name(ours))}")
         warn(f"{comparison}: its networks for {join_with_and(sorted(unused_widths))} have no effect here")
 
 

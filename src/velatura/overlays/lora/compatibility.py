@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
-from velatura.base.families import guess_family_name
+from velatura.base.families import advise_base, guess_family_name
 from velatura.card import Card
 from velatura.errors import BadStrength, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
@@ -100,4 +100,4 @@ def _advice(lora: HasDeltas) -> str:
     context_widths = {
         delta.weight_shape[1] for name, delta in lora.layers.items() if name.endswith(("attn2_to_k", "attn2_to_v"))
     }
-    return f"it was made for {lora.card.family or guess_family_name(context_widths)}, so open a base of that family"
+    return advise_base(lora.card.family or guess_family_name(context_widths))
