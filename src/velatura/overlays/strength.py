@@ -174,8 +174,12 @@ def strength_tensor(value: float | Tensor) -> Tensor:
 
 
 def _fits_rows(count: int, rows: int) -> bool:
-    """Return True for one strength for all rows, for each row, or for each picture of a guided batch."""
-    return count in {1, rows} or 2 * count == rows
+    """Return True for one strength for all rows, for each row, or for each picture of a guided batch.
+
+    A guided batch holds each picture twice, unless velatura's own guidance says how many rows are prompts.
+    """
+    negative_rows = None if torch.compiler.is_compiling() else negative_row_count()
+    return count in {1, rows} or (2 * count == rows if negative_rows is None else count == rows - negative_rows)
 
 
 def _common_value(strength: Tensor) -> float | None:
