@@ -153,7 +153,7 @@ def test_a_composition_names_its_parts(tmp_path):
 )
 def test_metadata_tell_the_family_if_shapes_do_not(tmp_path, metadata, family):
     down, up = torch.zeros(2, 8), torch.zeros(8, 2)
-    key = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    key = "lora_unet_down_blocks_1_attentions_0_proj_in"
     tensors = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1.0)}
     write_safetensors(tmp_path / "x.safetensors", tensors, metadata)
     assert inspect_file(tmp_path / "x.safetensors").card.family == family

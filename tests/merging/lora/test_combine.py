@@ -131,3 +131,21 @@ def test_a_difference_that_changes_biases_gets_the_rank_that_is_asked_for(tiny, 
     assert not [delta for delta in narrow.layers.values() if delta.algorithm == "full"]
     name = next(name for name in biased if narrow.layers[name].rank)
     assert torch.equal(narrow.layers[name].bias_delta(None), whole.layers[name].bias_delta(None))
+
+
+def test_the_first_text_encoder_has_one_name_in_the_result():
+    """diffusers leaves out the number of the first of two text encoders: both LoRAs change the same layer."""
+    layer = "text_model_encoder_layers_0_self_attn_q_proj"
+
+    def lora(*names):
+        tensors = {}
+        for name in names:
+            tensors |= {f"{name}.lora_down.weight": torch.ones(1, 4), f"{name}.lora_up.weight": torch.ones(4, 1)}
+        return velatura.Lora.from_tensors(tensors)
+
+    first, both = lora(f"lora_te_{layer}"), lora(f"lora_te1_{layer}", f"lora_te2_{layer}")
+    made, _ = combine([(first, 0.5), (both, 1.0)])
+    assert made.layers.keys() == {f"lora_te1_{layer}", f"lora_te2_{layer}"}
+    assert torch.allclose(made.layers[f"lora_te1_{layer}"].weight_delta(torch.zeros(4, 4)), torch.full((4, 4), 1.5))
+    alone, _ = combine([(first, 1.0), (first, 1.0)])
+    assert alone.layers.keys() == {f"lora_te_{layer}"}

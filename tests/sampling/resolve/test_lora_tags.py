@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import velatura
 from velatura.errors import BadPrompt, BadStrength, UnknownName, VelaturaWarning
@@ -214,3 +215,22 @@ def test_a_recorded_name_that_holds_a_tag_is_left_out():
     with pytest.warns(VelaturaWarning, match="Lora hashes has an entry .* whose name no overlay can have"):
         recipe = Recipe.from_infotext(text)
     assert [(each.name, each.hash) for each in recipe.overlay_hashes] == [("ink", "0123")]
+
+
+def test_block_weights_count_for_a_difference_too(tiny):
+    """BASE (the text encoders), IN, MID and OUT: the change of an up block acts at OUT alone."""
+    ink = velatura.Difference.for_base(tiny, name="ink")
+    layer = next(name for name in ink.layers if name.startswith("lora_unet_up_blocks"))
+    with torch.no_grad():
+        ink.layers[layer].get_parameter("diff").fill_(0.05)
+
+    def paint(tag):
+        return velatura.generate(tiny, tagged(tag), overlays={"ink": ink})
+
+    whole = paint("<difference:ink:1>")
+    assert same(paint("<difference:ink:1:lbw=OUTALL>"), whole)
+    with pytest.warns(VelaturaWarning, match="changed nothing at all"):
+        without = paint("<difference:ink:1:lbw=INALL>")
+    assert not same(without, whole)
+    with pytest.raises(BadPrompt, match="ink has no ranks to choose from; remove dyn"):
+        paint("<difference:ink:1:dyn=2>")

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from velatura.card import UNKNOWN_KIND, Card, FileInfo
-from velatura.errors import VelaturaWarning
+from velatura.errors import BadFile, VelaturaWarning
 from velatura.formats.checkpoints.folder_weights import INDEX_FILE
 from velatura.formats.hypernetworks import hns
 from velatura.formats.inspect.detectors import (
@@ -22,6 +22,8 @@ from velatura.formats.inspect.detectors import (
 )
 from velatura.formats.json_files import read_json_object
 from velatura.formats.loras.detect import find_state_dict, lora_details
+from velatura.formats.loras.keys import sort_keys
+from velatura.formats.loras.layer_bounds import choose_family
 from velatura.formats.loras.read_peft import find_adapters, join_adapters
 from velatura.formats.metadata import (
     aliases,
@@ -88,7 +90,7 @@ def _inspect_contents(contents: Contents) -> FileInfo:
     if card.kind == "lora":
         details |= lora_details(find_state_dict(contents).keys())
     return FileInfo(
-        card=card.replace(family=card.family or family_from_metadata(metadata)),
+        card=card.replace(family=_choose_family(card, contents)),
         dialect=dialect,
         container=contents.container,
         tensors=len(state),
@@ -98,6 +100,18 @@ def _inspect_contents(contents: Contents) -> FileInfo:
         claimed_hashes=claimed_hashes(metadata),
         details=details,
     )
+
+
+def _choose_family(card: Card, contents: Contents) -> str:
+    """Return the family that a file is for; metadata count only where the tensors do not contradict them."""
+    stated = family_from_metadata(contents.metadata)
+    if card.kind != "lora":
+        return card.family or stated
+    try:
+        layers = sort_keys(find_state_dict(contents).keys(), contents.path.name).layers
+    except BadFile:  # opening it says why
+        layers = {}
+    return choose_family(card.family, layers, stated)
 
 
 def _detect(contents: Contents, state: StateDict) -> CardAndDialect:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from velatura.base.families import Family
 from velatura.card import Card
 from velatura.files import hash_old_window
+from velatura.formats.check_metadata import families_of, stated_families
 from velatura.formats.metadata import KOHYA_BASE_MODELS, VELATURA_VERSION_PREFIX, family_of_card, model_spec_fields
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora.lora import Lora
@@ -26,17 +27,20 @@ SAFETENSORS_LENGTH_BYTES = 8  # the length of the header, little-endian
 def build_header(lora: Lora, title: str) -> dict[str, str]:
     """Return the metadata of a LoRA's file.
 
-    Fields of the file that it came from are kept, except a rank and an alpha that its layers no longer have.
+    Fields of the file that it came from are kept, except a rank and an alpha that its layers no longer have, and a
+    family of bases that has no such layers.
 
     Args:
         lora: The LoRA.
         title: Its title if its card has no name.
     """
     stored = {key: value for key, value in lora.metadata.items() if key.startswith(KEPT_PREFIXES)}
+    families, stated = families_of(lora), stated_families(stored)
     layers = lora.layers.values()
     computed = _network_fields(layers) | _card_fields(lora.card)
     actual = {"ss_network_dim": _ranks(layers), "ss_network_alpha": _alphas(layers)}
     outdated = {key for key, numbers in actual.items() if numbers and not _is_among(stored.get(key, ""), numbers)}
+    outdated |= {key for key, family in stated.items() if families and family not in families}
     base_values = base_fields(family_of_card(lora.card), lora.card.family, lora.card.name or title)
     header = base_values | computed | {key: value for key, value in stored.items() if key not in outdated}
     return {key: value for key, value in header.items() if value}

@@ -71,6 +71,20 @@ def families_of_layers(layers: Iterable[str]) -> set[str]:
     return {"SD1", "SD2"} if any(SD_LAYER.match(name) for name in names) else set()
 
 
+def choose_family(detected: str, layers: Iterable[str], stated: str) -> str:
+    """Return the family of a LoRA: what shapes tell counts most, then what names of layers tell, then metadata.
+
+    Args:
+        detected: The family by the shapes of the tensors, "" if they do not tell.
+        layers: kohya's names of the layers.
+        stated: The family that the metadata name, or "".
+    """
+    possible = families_of_layers(layers)
+    if detected or not possible or stated in possible:
+        return detected or stated
+    return min(possible) if len(possible) == 1 else ""
+
+
 def _find_impossible(
     keys: LoraFileKeys, shapes: Mapping[str, Tensor], family: str
 ) -> Iterator[tuple[str, str, int, int]]:

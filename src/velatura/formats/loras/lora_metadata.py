@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from velatura.card import Card
 from velatura.errors import warn
 from velatura.formats.loras.keys import ALGORITHM_SUFFIXES
+from velatura.formats.loras.layer_bounds import choose_family
 from velatura.formats.metadata import Metadata, aliases, card_fields_from_metadata, family_from_metadata
 from velatura.overlays.deltas.delta import Delta
 
@@ -24,16 +25,17 @@ MAX_NUMBER_LENGTH = 40  # characters of a number in the metadata that are read
 MAX_LISTED_NUMBERS = 3
 
 
-def build_card(path: Path, metadata: Metadata, detected: Card) -> Card:
+def build_card(path: Path, metadata: Metadata, detected: Card, layers: Iterable[str]) -> Card:
     """Build the card of a LoRA from other programs.
 
     Args:
         path: Its file, which gives the name if the metadata has none that a prompt can say.
         metadata: The file's metadata.
         detected: The card that its tensors tell: its family counts more than the metadata's.
+        layers: kohya's names of its layers, which may tell the family too.
     """
     names = (alias for alias in (*aliases(metadata), path.stem) if not set(alias) & FORBIDDEN_IN_NAMES)
-    family = detected.family or family_from_metadata(metadata)
+    family = choose_family(detected.family, layers, family_from_metadata(metadata))
     return detected.replace(name=next(names, ""), family=family, **card_fields_from_metadata(metadata))
 
 

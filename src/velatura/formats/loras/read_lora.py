@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +134,7 @@ def _build_lora(contents: Contents, state: StateDict, find_config: ConfigLookup)
     state = cloneofsimo.to_diffusers_keys(contents) or state
     file = _LoraFile(contents.path.name, state, meta_tensors(state))
     keys = sort_keys(file.shapes, file.name)
-    card = _build_card(contents, file.shapes)
+    card = _build_card(contents, file.shapes, keys.layers)
     if CARD_KEY not in contents.metadata:  # velatura's own LoRAs may be for bases of any size
         check_layer_numbers(file.name, keys, file.shapes, card.family)
     _refuse_unmatched_keys(file.name, keys, len(file.shapes))
@@ -172,12 +172,13 @@ def _warn_of_unused_header(contents: Contents, header_parts: Collection[str], lo
     )
 
 
-def _build_card(contents: Contents, shapes: StateDict) -> Card:
+def _build_card(contents: Contents, shapes: StateDict, layers: Iterable[str]) -> Card:
     """Return velatura's card from the file, or a card made from the tensors' names and the metadata."""
     if CARD_KEY in contents.metadata:
         return parse_card(contents)
     detected = detect_lora(contents, shapes)
-    return build_card(contents.path, contents.metadata, Card(kind=Lora.kind) if detected is None else detected[0])
+    card = Card(kind=Lora.kind) if detected is None else detected[0]
+    return build_card(contents.path, contents.metadata, card, layers)
 
 
 def _refuse_unmatched_keys(file_name: str, keys: LoraFileKeys, count: int) -> None:

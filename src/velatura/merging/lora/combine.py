@@ -18,13 +18,15 @@ from velatura.merging.lora.combine_layer import CombinedLayer, ScaledDeltas, com
 from velatura.merging.lora.svd import check_rank
 from velatura.merging.measures import format_count, format_ranks, relative_error
 from velatura.overlays.deltas.delta import Delta
-from velatura.overlays.lora.kohya_names import UNET_PREFIX, kohya_names
+from velatura.overlays.lora.kohya_names import TEXT_PREFIX, UNET_PREFIX, kohya_names
 from velatura.overlays.lora.lora import BundledEmbeddings, Lora
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength, disable_inference_mode
 from velatura.overlays.target import Target
 
 MAX_TRIGGER_WORDS = 100
+ONLY_TOWER_PREFIX, FIRST_TOWER_PREFIX = f"{TEXT_PREFIX}_", f"{TEXT_PREFIX}1_"
+NUMBERED_TOWER_PREFIXES = (FIRST_TOWER_PREFIX, f"{TEXT_PREFIX}2_")
 
 
 class CombineReport(BaseModel):
@@ -93,10 +95,11 @@ def combine(
         raise NoEffect("there is nothing to combine: give LoRAs")
     card = _combined_card(loras, name)
     base_layers = None if base is None else _BaseLayers.from_base(base, [lora for lora, _ in loras])
-    scaled_loras = [_ScaledLora(lora, strength, base_layers) for lora, strength in loras]
+    has_two_towers = _has_two_towers([lora for lora, _ in loras], base)
+    scaled_loras = [_ScaledLora(lora, strength, base_layers, has_two_towers=has_two_towers) for lora, strength in loras]
     layers: dict[str, CombinedLayer] = {}
     with disable_inference_mode():
-        for layer_name in dict.fromkeys(layer_name for lora, _ in loras for layer_name in lora.layers):
+        for layer_name in dict.fromkeys(layer_name for scaled in scaled_loras for layer_name in scaled.layers):
             scaled_deltas = _active_deltas(scaled_loras, layer_name)
             if not scaled_deltas:
                 continue
@@ -149,8 +152,16 @@ class _BaseLayers:
 class _ScaledLora:
     """A LoRA and its strength in each layer."""
 
-    def __init__(self, lora: Lora, strength: float | Strength, base_layers: _BaseLayers | None) -> None:
-        self.layers = lora.layers
+    def __init__(
+        self, lora: Lora, strength: float | Strength, base_layers: _BaseLayers | None, *, has_two_towers: bool
+    ) -> None:
+        """Take its layers, with the number 1 for the first of two text encoders, which some files leave out."""
+        self.layers = {
+            f"{FIRST_TOWER_PREFIX}{name.removeprefix(ONLY_TOWER_PREFIX)}"
+            if has_two_towers and name.startswith(ONLY_TOWER_PREFIX)
+            else name: delta
+            for name, delta in lora.layers.items()
+        }
         self._lora = lora
         self._strength = strength
         self._base_layers = base_layers
@@ -169,6 +180,14 @@ class _ScaledLora:
         if diffusers_name is None:
             return 1.0
         return self._lora.strength_factor(self._base_layers.target, diffusers_name)
+
+
+def _has_two_towers(loras: Iterable[Lora], base: Base | None) -> bool:
+    """Return True if the LoRAs are for a base with two text encoders, as far as the base or any of them tells."""
+    if base is not None:
+        return len(Target.from_model(base).text_encoders) > 1
+    names = (name for lora in loras for name in lora.layers)
+    return any(name.startswith(NUMBERED_TOWER_PREFIXES) for name in names)
 
 
 def _check_lora(overlay: Overlay) -> Lora:
