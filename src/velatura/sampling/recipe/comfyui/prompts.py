@@ -18,6 +18,7 @@ OPEN, CLOSE = "\0", "\1"  # stand for escaped brackets
 WEIGHTS_FILES = re.compile(r"\.(safetensors|sft|ckpt|pth?|bin|gguf)$", re.IGNORECASE)
 EMBEDDING_PATTERN = re.compile(r"(?P<before>^|[ \n])embedding:(?P<name>[^\s,]+)")
 TAG_PATTERN = re.compile(r"<\w+:[^<>]+>")
+CHOICE_PATTERN = re.compile(r"\{[^{}]*\|[^{}]*\}")
 LORA_TAG_PATTERN = re.compile(r"<lora:(?P<name>[^:<>]+)(?P<strengths>(?::[^:<>]*)*)>", re.IGNORECASE)
 
 
@@ -47,6 +48,8 @@ def translate_text(text: str, report: Report) -> TranslatedText:
     without_tags = TAG_PATTERN.sub("", text)
     if without_tags != text:
         report.remark(f"{TAG_PATTERN.findall(text)[0]} in its prompt calls nothing in ComfyUI: it is left out")
+    if CHOICE_PATTERN.search(text):
+        report.remark("its prompt has a choice such as {a|b}, which is read as it stands")
     if "#" in without_tags:
         report.remark("its prompt has the character #, which begins a comment here: it is left out")
     parts = split_emphasis(without_tags.replace("#", "").replace("\\(", OPEN).replace("\\)", CLOSE))

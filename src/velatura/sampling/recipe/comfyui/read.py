@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from velatura.errors import warn
@@ -14,8 +15,10 @@ from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_va
 from velatura.sampling.recipe.comfyui.passes import Between, Passes, Size, find_outputs, find_passes, latent_size
 from velatura.sampling.recipe.comfyui.samplers import SamplerCall, sampler_fields, starts_at_sigma_max
 from velatura.sampling.recipe.comfyui.values import read_integer
+from velatura.sampling.recipe.comfyui.workflow import graph_from_workflow, is_workflow
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX, write_infotext
 
+EXIF_PREFIX = re.compile(r"\s*(prompt|workflow)\s*:\s*(?=\{)", re.IGNORECASE)
 FULL_DENOISE = 0.9999  # above it, ComfyUI takes all steps
 OTHER_LATENTS = frozenset({"EmptySD3LatentImage", "StableCascade_EmptyLatentImage", "EmptyHunyuanLatentVideo"})
 
@@ -26,8 +29,9 @@ def infotext_from_comfyui(chunks: Mapping[Any, object], size: tuple[int, int]) -
     Warns of everything in the graph that velatura does not repeat.
 
     Args:
-        chunks: The text chunks of the picture by name; "prompt" holds the graph.
-        size: Width and height of the picture.
+        chunks: The texts of the picture by name. "prompt" holds the graph that made it, and "workflow" what the editor
+            saves, which counts where the former is missing. In EXIF, both stand in other tags behind their names.
+        size: Width and height of the picture; 0 and 0 for a graph in a file of its own.
 
     Returns:
         The infotext, or None if the chunks hold no graph.
@@ -35,10 +39,26 @@ def infotext_from_comfyui(chunks: Mapping[Any, object], size: tuple[int, int]) -
     Raises:
         BadRecipe: The prompt or the sampler cannot be found in the graph.
     """
-    prompt = parse_object(chunks.get("prompt"))
-    if prompt is None or not any(as_object(node) and "class_type" in node for node in prompt.values()):  # type: ignore
-        return None
-    return translate_graph(prompt, size)
+    for values in _find_graphs(chunks):
+        graph = graph_from_workflow(values) if is_workflow(values) else values
+        if any("class_type" in (as_object(node) or {}) for node in graph.values()):
+            return translate_graph(graph, size if all(size) else None)
+    return None
+
+
+def _find_graphs(chunks: Mapping[Any, object]) -> Iterator[JsonObject]:
+    """Yield what may be a graph, that of the server before that of the editor."""
+    texts = {str(name).lower(): text for name, text in chunks.items() if isinstance(text, str)}
+    for text in list(texts.values()):
+        match = EXIF_PREFIX.match(text)
+        if match:
+            texts.setdefault(match[1].lower(), text[match.end() :])
+    for name in ("prompt", "workflow"):
+        values = parse_object(texts.get(name))
+        if values is None:
+            continue
+        inner = as_object(values.get(name))  # a request to the server holds the graph
+        yield values if inner is None else inner
 
 
 def translate_graph(prompt: JsonObject, size: Size | None) -> str:
