@@ -1,6 +1,7 @@
 """Turn command-line arguments into recipes, grid axes, init images and overlays."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PROMPT_FIELDS = ("prompt", "hires_prompt")  # in which tags call overlays
 ORDER_AXIS, REPLACE_AXIS = "order", "replace"  # axes of prompts with words in another order, or replaced
+STANDARD_INPUT = "-"
 MAX_TEXT_BYTES = 2**22  # of a file of prompts or styles
 
 
@@ -36,18 +38,28 @@ def build_recipe(
     """Build the recipe that the arguments ask for.
 
     Args:
-        picture: A picture whose recipe is the start.
+        picture: A picture or a text file whose recipe is the start; - is standard input.
         prompt: Replaces the picture's prompt.
         fields: Recipe fields set by options.
         changes: Arguments of --set, as "seed=8".
         needs_prompt: Refuse an empty prompt that nobody wrote.
     """
-    start = velatura.Recipe() if picture is None else velatura.Recipe.from_image(picture)
+    start = velatura.Recipe() if picture is None else _read_recipe(picture)
     recipe = start.replace(**fields, **({} if prompt is None else {"prompt": prompt}))
     recipe = recipe.replace(**dict(_parse_setting(change) for change in changes))
     if needs_prompt and picture is None and prompt is None and not recipe.prompt:
         raise BadRecipe('the prompt is missing: give one in quotes, "a red house", or a picture by --recipe')
     return recipe
+
+
+def _read_recipe(path: Path) -> "Recipe":
+    """Read a recipe from a picture, a text file, or standard input."""
+    if str(path) != STANDARD_INPUT:
+        return velatura.Recipe.from_file(path)
+    from velatura.sampling.recipe.metadata import decode_text
+
+    data = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
+    return velatura.Recipe.from_text(decode_text(data, "standard input"), "standard input")
 
 
 def expand_recipe(first: "Recipe", prompts: Path | None, count: int, tags: Sequence[str]) -> list["Recipe"]:

@@ -45,7 +45,12 @@ StyleFile = Annotated[
 ]
 RecipeImage = Annotated[
     Path | None,
-    typer.Option("--recipe", help="A picture to make again.", rich_help_panel=SAMPLING_PANEL, show_default="none"),
+    typer.Option(
+        "--recipe",
+        help="A picture to make again, or a text file with its generation data; - reads a text from standard input.",
+        rich_help_panel=SAMPLING_PANEL,
+        show_default="none",
+    ),
 ]
 RecipeChanges = Annotated[
     list[str] | None,

@@ -13,6 +13,8 @@ OPTION_PATTERN = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)(?:=|(?!\S))")
 QUOTED_VALUE_PATTERN = re.compile(r"\s*(?:\"((?:[^\"\\]|\\.)*)\"|'([^']*)')(?!\S)")
 ESCAPED_MARK = re.compile(r"\\([\"\\])")
 OPEN_QUOTE = re.compile(r"\s*\"(?:[^\"\\]|\\.)*$")
+# As in generation data that was pasted, whose lines would each become a prompt
+PICTURE_SETTINGS = re.compile(r"(?<!\S)(Steps:\s*\d+\s*,\s*\w[\w ]*:|Negative prompt:)")
 MAX_PICTURES_PER_LINE = 10_000
 
 # Letters of kohya-ss/sd-scripts, and names of A1111's script "Prompts from file"
@@ -63,6 +65,9 @@ def parse_prompt_lines(text: str, fields: Collection[str]) -> list[PromptLine]:
 def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
     first = OPTION_PATTERN.search(text)
     prompt = text[: first.start()].strip() if first else text
+    if settings_of_picture := PICTURE_SETTINGS.search(prompt):
+        reason = "these are the settings of a picture; give its text by --recipe, or write --steps and the like"
+        raise prompt_error(text, settings_of_picture.start(), f"line {number}: {reason}")
     settings = {"prompt": prompt} if prompt else {}
     count = 1
     option = first

@@ -29,6 +29,9 @@ MAX_JPEG_COMMENT_BYTES = 65_008  # a segment has at most 65,533 bytes, of which 
 IMAGE_DESCRIPTION, MAKE, MODEL, XP_COMMENT = 0x010E, 0x010F, 0x0110, 0x9C9C
 COMFYUI_TAGS = (MAKE, MODEL)  # ComfyUI's WebP has "prompt:{...}" and "workflow:{...}" there
 MAX_SHOWN_COMMENT = 60
+PICTURE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+MAX_TEXT_BYTES = 2**22
 
 
 def read_image_infotext(path: Path) -> str | None:
@@ -69,6 +72,68 @@ def read_image_recipe(path: Path) -> str:
             f"{path} contains no recipe, only the comment {comment!r}; use a picture as it was saved, or give a prompt"
         )
     return found.infotext
+
+
+def read_text_file(path: Path) -> str | None:
+    """Read a text file.
+
+    Args:
+        path: A text in UTF-8, or in UTF-16 with a byte order mark.
+
+    Returns:
+        The text, or None if the file is a picture, or no file.
+
+    Raises:
+        BadFile: The file is not a text, or too large for one.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+    except OSError:
+        return None  # reading it as a picture says what is wrong
+    if data.startswith(PICTURE_SIGNATURES):
+        return None
+    return decode_text(data, str(path))
+
+
+def decode_text(data: bytes, source: str) -> str:
+    """Decode a text.
+
+    Args:
+        data: UTF-8, or UTF-16 with a byte order mark.
+        source: Where it comes from, for messages.
+
+    Raises:
+        BadFile: It is not a text, or too large for one.
+    """
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadFile(f"{source} is longer than {MAX_TEXT_BYTES >> 20} MiB: give a picture, or the text of one recipe")
+    try:
+        text = data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise BadFile(f"{source} is not a picture and not a text in UTF-8: give a picture, or the text of its recipe")
+    return text
+
+
+def infotext_from_text(text: str, source: str) -> str:
+    """Return the infotext in a text, which may be JSON of another program.
+
+    Args:
+        text: The text.
+        source: Where it comes from, for messages.
+
+    Raises:
+        BadRecipe: The text is empty, or JSON that velatura does not read.
+    """
+    if not text.strip():
+        raise BadRecipe(f"{source} is empty: give the text of a recipe, or a picture with a recipe inside")
+    try:
+        found = find_infotext({"parameters": text}, (0, 0))
+    except BadRecipe as error:
+        raise BadRecipe(f"{source}: {error}") from None
+    return text if found is None else found.infotext
 
 
 def _find_picture_text(path: Path) -> PictureText | None:

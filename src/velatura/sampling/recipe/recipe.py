@@ -20,7 +20,7 @@ from velatura.sampling.recipe.fields import (
 )
 from velatura.sampling.recipe.infotext import read_infotext, warn_of_infotext, write_infotext
 from velatura.sampling.recipe.infotext_fields import from_infotext_fields, to_infotext_fields
-from velatura.sampling.recipe.metadata import read_image_recipe
+from velatura.sampling.recipe.metadata import infotext_from_text, read_image_recipe, read_text_file
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 
 # Fields that record what a picture was made with, and do not change a new one
@@ -97,6 +97,36 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
             BadFile: The file cannot be read as a picture.
         """
         return cls.from_infotext(read_image_recipe(Path(path).expanduser()))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the recipe in a picture, or in a text file that holds what `from_text` reads.
+
+        Args:
+            path: A PNG, JPEG, WebP or GIF file, or a text file.
+
+        Raises:
+            BadRecipe: The file contains no recipe, or one with a bad field.
+            BadFile: The file is neither a picture nor a text, or is damaged.
+        """
+        path = Path(path).expanduser()
+        text = read_text_file(path)
+        return cls.from_image(path) if text is None else cls.from_text(text, str(path))
+
+    @classmethod
+    def from_text(cls, text: str, source: str = "the text") -> Self:
+        """Read a recipe from a text: generation data copied from A1111 or Civitai, or JSON of another program.
+
+        Warns of what would change the picture and is not supported. A text without settings is all prompt.
+
+        Args:
+            text: The text.
+            source: Where the text comes from, for messages.
+
+        Raises:
+            BadRecipe: The text is empty, is JSON that velatura does not read, or has a bad field.
+        """
+        return cls.from_infotext(infotext_from_text(text, source))
 
     @classmethod
     def from_infotext(cls, text: str) -> Self:

@@ -89,7 +89,8 @@ def infotext_from_json(values: JsonObject, size: tuple[int, int]) -> str:
         if reader.knows(keys, plain_keys) and (infotext := reader.translate(values, size)) is not None:
             return infotext
     if _is_graph(values):
-        infotext = infotext_from_comfyui({"prompt": json.dumps(values)}, size)
+        chunk = "workflow" if {"nodes", "links"} <= keys else "prompt"
+        infotext = infotext_from_comfyui({chunk: json.dumps(values)}, size)
         if infotext is None:
             raise BadRecipe(f"{GRAPH_REFUSAL}, {NO_RECIPE}")
         return infotext

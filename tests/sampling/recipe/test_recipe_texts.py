@@ -1,0 +1,80 @@
+"""Recipes from texts: generation data that was copied from a web page, and files that lie beside pictures."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from velatura.errors import BadFile, BadRecipe, VelaturaWarning
+from velatura.sampling.recipe.metadata import save_with_infotext
+from velatura.sampling.recipe.recipe import Recipe
+
+# "Copy generation data" of Civitai
+COPIED = """a house (red:1.2) <lora:ink:0.8>
+Negative prompt: blurry,
+too dark
+Steps: 25, CFG scale: 6.5, Sampler: DPM++ 2M Karras, Seed: 7, Size: 512x768, Clip skip: 2, Created Date: 2024-12-22"""
+HOUSE = Recipe(
+    prompt="a house (red:1.2) <lora:ink:0.8>",
+    negative="blurry,\ntoo dark",
+    steps=25,
+    guidance=6.5,
+    sampler="DPM++ 2M Karras",
+    seed=7,
+    width=512,
+    height=768,
+    clip_skip=2,
+    noise="GPU",
+)
+SWARM = {"prompt": "a house", "seed": 7, "steps": 25, "cfgscale": 6.5, "sampler": "euler", "width": 64, "height": 64}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_generation_data_is_read_from_a_text_file(tmp_path, encoding):
+    path = tmp_path / "house.txt"
+    path.write_bytes(f"\n{COPIED}\r\n\n".encode(encoding))
+    assert Recipe.from_file(path) == Recipe.from_text(COPIED) == HOUSE
+
+
+def test_json_of_other_programs_is_read_from_a_text(tmp_path):
+    path = tmp_path / "house.json"
+    path.write_text(json.dumps({"sui_image_params": SWARM}))
+    recipe = Recipe.from_file(path)
+    assert (
+        recipe
+        == Recipe.from_text(path.read_text())
+        == Recipe(prompt="a house", steps=25, guidance=6.5, sampler="Euler", seed=7, width=64, height=64)
+    )
+
+
+def test_a_picture_is_read_as_a_picture_whatever_its_name_ends_in(tmp_path):
+    save_with_infotext(Image.new("RGB", (8, 8)), tmp_path / "house.png", COPIED)
+    (tmp_path / "house.png").rename(tmp_path / "house.txt")
+    assert Recipe.from_file(tmp_path / "house.txt") == HOUSE
+
+
+def test_a_text_without_settings_is_a_prompt_with_a_warning():
+    with pytest.warns(VelaturaWarning, match="no line of settings"):
+        assert Recipe.from_text("a house") == Recipe(prompt="a house")
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b" \n", BadRecipe, "house.txt is empty"),
+        (b"\x00\x01\x02", BadFile, "not a picture and not a text in UTF-8"),
+        (b"\xe4\xf6", BadFile, "not a picture and not a text in UTF-8"),
+        (b"a" * (2**22 + 1), BadFile, "longer than 4 MiB"),
+        (b'{"colour": 1}', BadRecipe, "house.txt: its metadata is JSON of an unknown program"),
+        (b'{"sui_image_params": {"prompt": "a h', BadRecipe, "is JSON that is cut short"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path, data, error, words):
+    (tmp_path / "house.txt").write_bytes(data)
+    with pytest.raises(error, match=words):
+        Recipe.from_file(tmp_path / "house.txt")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(BadFile, match="does not exist"):
+        Recipe.from_file(tmp_path / "house.txt")
