@@ -167,6 +167,7 @@ NEAREST_SCHEDULERS = {
     "gits": "Align Your Steps",
     "linear_quadratic": "SGM Uniform",
     "native": "Automatic",
+    "sd_turbo": "SGM Uniform",
     "trailing": "SGM Uniform",
     "turbo": "SGM Uniform",
 }

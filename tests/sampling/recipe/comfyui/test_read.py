@@ -168,6 +168,21 @@ def test_a_second_pass_over_an_enlarged_picture_is_hires_fix_in_pixels():
     assert (recipe.hires_size, recipe.hires_upscaler, recipe.denoising) == ((1024, 1536), "Lanczos", 0.4)
 
 
+def test_a_second_pass_by_an_upscaler_that_velatura_does_not_have_is_named():
+    graph = text_to_image(
+        n8=node("ImageUpscaleWithModel", image=["6", 0], upscale_model=["12", 0]),
+        n9=node("VAEEncode", pixels=["13", 0], vae=["1", 2]),
+        n10=sampler(denoise=0.4, latent_image=["9", 0]),
+        n11=node("VAEDecode", samples=["10", 0], vae=["1", 2]),
+        n7=node("SaveImage", images=["11", 0]),
+        n12=node("UpscaleModelLoader", model_name="4x-UltraSharp.pth"),
+        n13=node("ImageScaleBy", image=["8", 0], upscale_method="bilinear", scale_by=0.5),
+    )
+    recipe, messages = read(graph, (1024, 1536))
+    assert (recipe.hires_upscaler, recipe.hires_size) == ("4x-UltraSharp", (1024, 1536))
+    assert "does not have the upscaler '4x-UltraSharp' of its second pass: choose another" in messages[0]
+
+
 def test_a_picture_that_was_enlarged_afterwards_is_made_at_its_first_size():
     graph = text_to_image(
         n7=node("SaveImage", images=["8", 0]),
@@ -208,6 +223,50 @@ def test_two_different_pictures_of_one_graph_are_refused_by_their_nodes():
     )
     with pytest.raises(BadRecipe, match="it makes 2 different pictures, at the nodes 7, 10"):
         read(graph)
+
+
+def two_passes():
+    return text_to_image(
+        n8=node("LatentUpscaleBy", samples=["5", 0], upscale_method="bilinear", scale_by=2),
+        n9=sampler(denoise=0.5, latent_image=["8", 0]),
+        n10=node("VAEDecode", samples=["9", 0], vae=["1", 2]),
+        n11=node("SaveImage", images=["10", 0]),
+    )
+
+
+def test_of_the_pictures_of_two_passes_the_size_says_which():
+    assert read_quietly(two_passes(), (512, 768)).hires_scale is None
+    assert read_quietly(two_passes(), (1024, 1536)).hires_scale == 2
+
+
+def test_the_last_of_several_passes_is_read_where_no_size_says_which():
+    recipe, messages = read(two_passes(), (0, 0))
+    assert recipe.hires_scale == 2
+    assert messages == [
+        "the picture's ComfyUI graph: it saves pictures of several passes: that of the last, 11, is read"
+    ]
+
+
+def test_a_turbo_model_of_one_step_is_read():
+    graph = text_to_image(
+        n5=node(
+            "SamplerCustom",
+            model=["1", 0],
+            add_noise=True,
+            noise_seed=3,
+            cfg=1,
+            positive=["2", 0],
+            negative=["3", 0],
+            sampler=["8", 0],
+            sigmas=["9", 0],
+            latent_image=["4", 0],
+        ),
+        n8=node("KSamplerSelect", sampler_name="euler"),
+        n9=node("SDTurboScheduler", model=["1", 0], steps=1, denoise=1),
+    )
+    assert read_quietly(graph).scheduler == "SGM Uniform"
+    graph["9"]["inputs"]["steps"] = 4
+    assert "does not have its scheduler 'sd_turbo': the nearest that it has is SGM Uniform" in read(graph)[1][0]
 
 
 def test_two_ways_to_save_one_picture_are_one_picture():

@@ -113,6 +113,13 @@ def test_a_muted_node_is_not_there():
         read(text_to_image(lora_mode=2))
 
 
+@pytest.mark.parametrize("control", ["fixed", "increment", True, None])
+def test_what_becomes_of_the_seed_afterwards_is_not_a_value(control):
+    workflow = text_to_image()
+    workflow["nodes"][4]["widgets_values"][1] = control
+    assert read(workflow) == (EXPECTED, [])
+
+
 def test_links_may_be_objects():
     workflow = text_to_image()
     names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from velatura.sampling.recipe.comfyui.graph import Graph, Link, Node, graph_error
 from velatura.sampling.recipe.comfyui.nodes import INPUT_NAMES, LOADERS_WITH_TEXTS
+from velatura.sampling.recipe.comfyui.prompts import file_stem
 from velatura.sampling.recipe.comfyui.samplers import LATENT_NAMES, SamplerCall, is_sampler, read_call
 from velatura.sampling.recipe.comfyui.values import read_integer, read_number, read_word
 
@@ -32,6 +33,7 @@ class Between:
         scale: Factor by which a size grows, or None.
         size: A new size in pixels, where a side of 0 follows from the other, or None.
         upscaler: A1111's name of the upscaler, or None.
+        is_by_model: True if a model upscales, by a factor that the graph does not say.
         crops: False if another aspect ratio stretches what it is applied to.
         has_mask: True if only a part of the latents changes.
         image: The node with the init image, if there is one.
@@ -43,6 +45,7 @@ class Between:
     size: Size | None = None
     upscaler: str | None = None
     crops: bool = True
+    is_by_model: bool = False
     has_mask: bool = False
     image: Node | None = None
     empty: Node | None = None
@@ -184,7 +187,8 @@ def _read_image_change(graph: Graph, node: Node, between: Between) -> None:
     if node.kind == "ImageUpscaleWithModel":
         model = node.link("upscale_model")
         name = read_word(graph, graph.visit(model, node), "model_name") if model else None
-        between.upscaler = name or "a model"
+        between.upscaler = file_stem(name) if name else "a model"
+        between.is_by_model = True
         return
     if node.kind == "RepeatImageBatch":
         _read_repeats(graph, node)

@@ -5,22 +5,50 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from velatura.errors import warn
 from velatura.sampling.recipe.comfyui.conditioning import Side, all_texts, read_side, write_side
 from velatura.sampling.recipe.comfyui.graph import Graph, JsonObject, as_object, graph_error
 from velatura.sampling.recipe.comfyui.nodes import NODE_KINDS
 from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_vae, write_tags
-from velatura.sampling.recipe.comfyui.passes import Between, Passes, Size, find_outputs, find_passes, latent_size
+from velatura.sampling.recipe.comfyui.passes import (
+    IMAGE_UPSCALERS,
+    LATENT_UPSCALERS,
+    Between,
+    Passes,
+    Size,
+    find_outputs,
+    find_passes,
+    latent_size,
+)
 from velatura.sampling.recipe.comfyui.samplers import SamplerCall, sampler_fields, starts_at_sigma_max
 from velatura.sampling.recipe.comfyui.values import read_integer
 from velatura.sampling.recipe.comfyui.workflow import graph_from_workflow, is_workflow
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX, write_infotext
 
 EXIF_PREFIX = re.compile(r"\s*(prompt|workflow)\s*:\s*(?=\{)", re.IGNORECASE)
+KNOWN_UPSCALERS = frozenset({*LATENT_UPSCALERS.values(), *IMAGE_UPSCALERS.values()})
 FULL_DENOISE = 0.9999  # above it, ComfyUI takes all steps
-OTHER_LATENTS = frozenset({"EmptySD3LatentImage", "StableCascade_EmptyLatentImage", "EmptyHunyuanLatentVideo"})
+OTHER_LATENTS = re.compile(r"SD3|Cascade|Video|Audio|Flux|Hunyuan|Qwen|Chroma")
+
+
+class Translation(NamedTuple):
+    """What one output of a graph gives.
+
+    Attributes:
+        infotext: The infotext.
+        graph: The graph, with the report of what cannot be repeated.
+        output: The key of the node that saves the picture.
+        samplers: The keys of the samplers that the picture has come through.
+        size: The size of the picture, as far as the graph says it.
+    """
+
+    infotext: str
+    graph: Graph
+    output: str
+    samplers: frozenset[str]
+    size: Size | None
 
 
 def infotext_from_comfyui(chunks: Mapping[Any, object], size: tuple[int, int]) -> str | None:
@@ -71,19 +99,15 @@ def translate_graph(prompt: JsonObject, size: Size | None) -> str:
     Raises:
         BadRecipe: The prompt or the sampler cannot be found in the graph.
     """
-    translations: dict[str, Graph] = {}
-    keys: list[str] = []
+    translations: dict[str, Translation] = {}
     for output in find_outputs(Graph.parse(prompt)):
         graph = Graph.parse(prompt)
-        text = _translate(graph, find_passes(graph, graph.nodes[output.key]), size)
-        translations[text] = graph
-        keys.append(output.key)
-    if len(translations) > 1:
-        raise graph_error(f"it makes {len(translations)} different pictures, at the nodes {', '.join(keys[:8])}")
-    text, graph = next(iter(translations.items()))
-    for message in graph.report.warnings():
+        translation = _translate(graph, output.key, find_passes(graph, graph.nodes[output.key]), size)
+        translations.setdefault(translation.infotext, translation)
+    chosen = _choose(list(translations.values()), size)
+    for message in chosen.graph.report.warnings():
         warn(message)
-    return text
+    return chosen.infotext
 
 
 def parse_object(text: object) -> JsonObject | None:
@@ -94,8 +118,29 @@ def parse_object(text: object) -> JsonObject | None:
         return None
 
 
-def _translate(graph: Graph, passes: Passes, size: Size | None) -> str:
+def _choose(translations: Sequence[Translation], size: Size | None) -> Translation:
+    """Choose the output of a graph that a picture came from: by its size, else the last pass over the others.
+
+    Raises:
+        BadRecipe: Several outputs are possible.
+    """
+    if len(translations) == 1:
+        return translations[0]
+    fitting = [translation for translation in translations if size is not None and translation.size == size]
+    if len(fitting) == 1:
+        return fitting[0]
+    everything = frozenset[str]().union(*(translation.samplers for translation in translations))
+    last = [translation for translation in translations if translation.samplers == everything]
+    if len(last) == 1:
+        last[0].graph.report.remark(f"it saves pictures of several passes: that of the last, {last[0].output}, is read")
+        return last[0]
+    keys = ", ".join(translation.output for translation in translations[:8])
+    raise graph_error(f"it makes {len(translations)} different pictures, at the nodes {keys}")
+
+
+def _translate(graph: Graph, output: str, passes: Passes, size: Size | None) -> Translation:
     first = passes.calls[0]
+    samplers = frozenset(call.node.key for call in passes.calls)
     positive = read_side(graph, first.links["positive"], "positive", first.node)
     negative = _read_negative(graph, first)
     model = read_chain(graph, first.links["model"], "model", first.node)
@@ -115,7 +160,16 @@ def _translate(graph: Graph, passes: Passes, size: Size | None) -> str:
         graph.report.remark(
             "ComfyUI weighs words against an empty prompt; the emphasis 'No norm' is the nearest, and not the same"
         )
-    return write_infotext(_check_lines(prompt), _check_lines(write_side(negative)), fields)
+    infotext = write_infotext(_check_lines(prompt), _check_lines(write_side(negative)), fields)
+    return Translation(infotext, graph, output, samplers, _final_size(fields))
+
+
+def _final_size(fields: Mapping[str, object]) -> Size | None:
+    """Return the size of the picture after all passes, if the fields say it."""
+    size = re.fullmatch(r"(\d+)x(\d+)", str(fields.get("Hires resize") or fields.get("Size")))
+    scale = fields.get("Hires upscale")
+    factor = scale if isinstance(scale, int | float) else 1.0
+    return None if size is None else (int(int(size[1]) * factor), int(int(size[2]) * factor))
 
 
 def _read_negative(graph: Graph, call: SamplerCall) -> Side:
@@ -179,6 +233,8 @@ def _sampling_fields(graph: Graph, passes: Passes, size: Size | None) -> dict[st
     fields["Size"] = None if first_size is None else f"{first_size[0]}x{first_size[1]}"
     _read_batch(graph, before[0])
     fields |= _first_pass_fields(graph, first, before[0])
+    if len(calls) == 2 and before[1].is_by_model and before[1].size is None:
+        before[1].scale, before[1].size = None, None if resized_after else size
     if len(calls) > 1 and _is_hires(calls[1], before[1]):
         fields |= _hires_fields(graph, calls, before[1], first_size)
         del calls[1], before[1]
@@ -208,6 +264,9 @@ def _seed(graph: Graph, call: SamplerCall) -> int | None:
 
 def _guess_size(graph: Graph, passes: Passes, size: Size | None, *, is_resized: bool) -> Size | None:
     """Return the picture's own size, if nothing on the way changes it."""
+    if passes.before[0].image is not None and size is None:
+        graph.report.remark("its size is that of the image that it starts from: give width and height yourself")
+        return None
     if size is None or is_resized or any(between.resizes for between in passes.before[1:]):
         graph.report.remark("it does not say the size of its first latents plainly: give width and height yourself")
         return None
@@ -221,7 +280,7 @@ def _read_batch(graph: Graph, between: Between) -> None:
     """Remark on empty latents that make several pictures, or pictures of another family."""
     if between.empty is None:
         return
-    if between.empty.kind in OTHER_LATENTS:
+    if OTHER_LATENTS.search(between.empty.kind):
         graph.report.remark(f"{between.empty} makes latents of a family that velatura does not run")
     count = read_integer(graph, between.empty, "batch_size")
     if count is not None and count > 1:
@@ -245,7 +304,7 @@ def _first_pass_fields(graph: Graph, call: SamplerCall, between: Between) -> dic
             graph.report.remark(
                 f"{call.node} starts in the middle of its steps from no image: velatura takes all steps"
             )
-        return fields | ({"SGM noise multiplier": True} if starts_at_sigma_max(call) and call.adds_noise else {})
+        return fields | ({"SGM noise multiplier": True} if starts_at_sigma_max(call) else {})
     name = str(between.image.inputs.get("image", "an image"))
     graph.report.remark(
         f"the picture starts from the image {name[:80]!r}, which it does not contain: pass it with --image"
@@ -292,22 +351,29 @@ def _hires_fields(
     else:
         fields["Hires upscale"] = between.scale
     fields["Hires upscaler"] = between.upscaler
+    _remark_on_second_pass(graph, first, second, between)
     second_fields, first_fields = sampler_fields(graph, second), sampler_fields(graph, first)
     if second_fields["Sampler"] != first_fields["Sampler"]:
         fields["Hires sampler"] = second_fields["Sampler"]
-    names = {"cfg": (first.cfg, second.cfg), "seed": (first.seed, second.seed)}
-    names["scheduler"] = (first.scheduler, second.scheduler)  # type: ignore
-    for name, (first_value, second_value) in names.items():
-        if first_value != second_value:
-            graph.report.remark(f"its second pass has another {name} ({second_value}): both take the first one's")
-    if second.links.get("model") != first.links.get("model"):
-        graph.report.remark("its second pass has other LoRAs, or another model: those of the first pass are used")
     for side, key in (("positive", "Hires prompt"), ("negative", "Hires negative prompt")):
         if second.links.get(side) != first.links.get(side) and second.links.get(side) is not None:
             text = write_side(read_side(graph, second.links[side], side, second.node))
             if text != write_side(read_side(graph, first.links[side], side, first.node)):
                 fields[key] = _check_lines(text) or None
     return fields
+
+
+def _remark_on_second_pass(graph: Graph, first: SamplerCall, second: SamplerCall, between: Between) -> None:
+    """Remark on what differs in the second pass, and cannot differ in hires fix."""
+    if between.upscaler not in KNOWN_UPSCALERS:
+        upscaler = str(between.upscaler)[:60]
+        graph.report.remark(f"velatura does not have the upscaler {upscaler!r} of its second pass: choose another")
+    for name in ("cfg", "seed", "scheduler"):
+        value = getattr(second, name)
+        if value != getattr(first, name):
+            graph.report.remark(f"its second pass has another {name} ({value}): both take the first one's")
+    if second.links.get("model") != first.links.get("model"):
+        graph.report.remark("its second pass has other LoRAs, or another model: those of the first pass are used")
 
 
 def _check_size(graph: Graph, fields: Mapping[str, object], size: Size | None, *, is_resized: bool) -> None:

@@ -163,7 +163,10 @@ def _remark_on_unknown_names(graph: Graph, call: SamplerCall) -> None:
 
 def starts_at_sigma_max(call: SamplerCall) -> bool:
     """Return True if the first noise level is the highest of the model, for which ComfyUI scales noise another way."""
-    return (find_scheduler_name(call.scheduler) or "") not in {"DDIM", ""} and call.denoise > 0.9999 and call.start == 0
+    has_highest = (find_scheduler_name(call.scheduler) or "") not in {"DDIM", ""} and not name_key(
+        call.sampler
+    ).startswith("uni_pc")
+    return has_highest and call.denoise > 0.9999 and call.start == 0 and call.adds_noise
 
 
 def _read_plain(graph: Graph, node: Node) -> SamplerCall:
@@ -251,7 +254,10 @@ def _read_sigmas(graph: Graph, node: Node, call: SamplerCall) -> SamplerCall:
         call.scheduler = _need_word(graph, sigmas, "scheduler")
         return call
     name = read_word(graph, sigmas, "scheduler") or re.sub(r"(Sampling)?Scheduler$", "", sigmas.kind)
-    call.scheduler = find_scheduler_name(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)) or name
+    name = name_key(re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=SD)(?=[A-Z])", " ", name))
+    call.scheduler = find_scheduler_name(name) or name
+    if name == "sd_turbo" and call.steps == 1:
+        call.scheduler = "SGM Uniform"  # of which one step is the same
     if call.scheduler not in SCHEDULER_NAMES and call.steps is None:
         raise graph_error(f"its noise levels come from {sigmas}, which velatura does not support")
     call.fields |= _sigma_fields(graph, sigmas)

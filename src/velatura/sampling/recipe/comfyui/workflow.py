@@ -12,7 +12,7 @@ MUTED, BYPASSED = 2, 4  # values of a node's mode
 MAX_SUBGRAPH_DEPTH = 10
 MAX_HOPS = 1_000  # nodes between two ends of a connection that are left out of the graph
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"  # stand for the ends of a subgraph in its links
-SEED_CONTROLS = {"fixed", "increment", "decrement", "randomize"}  # follow the value of a seed
+SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize", True, False, None, "")  # follow the value of a seed
 IGNORED_KINDS = frozenset({"Note", "MarkdownNote", "PrimitiveNode", "SetNode", "GetNode"})
 
 # Names of the values that a node of this kind saves, in their order
@@ -49,6 +49,7 @@ WIDGETS = {
     "PolyexponentialScheduler": "steps sigma_max sigma_min rho",
     "AlignYourStepsScheduler": "model_type steps denoise",
     "BetaSamplingScheduler": "steps alpha beta",
+    "SDTurboScheduler": "steps denoise",
     "SamplerEulerAncestral": "eta s_noise",
     "CFGGuider": "cfg",
     "LatentUpscale": "upscale_method width height crop",
@@ -221,7 +222,7 @@ def _widget_values(node: JsonObject, kind: str) -> dict[str, object]:
         if not remaining:
             break
         result[name] = remaining.pop(0)
-        if name in {"seed", "noise_seed"} and remaining and remaining[0] in (*SEED_CONTROLS, None, ""):
+        if name in {"seed", "noise_seed"} and remaining and remaining[0] in SEED_CONTROLS:
             remaining.pop(0)
     return {name: value for name, value in result.items() if not isinstance(value, list)}
 
