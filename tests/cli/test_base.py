@@ -11,7 +11,8 @@ import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.cli.base import LoadOptions, open_base
 from velatura.errors import VelaturaWarning
-from velatura.formats.checkpoints.ldm_keys import vae_to_ldm
+from velatura.formats.checkpoints.ldm_keys import unet_to_ldm, vae_to_ldm
+from velatura.formats.checkpoints.ldm_text import clip_to_ldm
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.tensors import write_safetensors
 
@@ -93,3 +94,55 @@ def test_load_options_reach_the_base(models):
     for library in (None, velatura.Library(models)):
         base = open_base(path if library is None else "small", library, LoadOptions(prediction="v", zero_snr=True))
         assert (base.family.prediction, base.schedule.zero_snr) == ("v_prediction", True)
+
+
+@pytest.fixture
+def in_parts(tiny, tmp_path, monkeypatch):
+    """The tiny base whole, and its parts in files of their own, in the folders of ComfyUI."""
+    monkeypatch.chdir(tmp_path)
+    velatura.save(tiny, tmp_path / "models" / "checkpoints" / "small.safetensors")
+    unet = {
+        key.removeprefix("model.diffusion_model."): tensor
+        for key, tensor in unet_to_ldm(tiny.unet.state_dict()).items()
+    }
+    write_safetensors(tmp_path / "models" / "unet" / "anime.safetensors", unet)
+    text = clip_to_ldm(tiny.text.encoders[0].model.state_dict(), "")
+    write_safetensors(tmp_path / "models" / "clip" / "clip_l.safetensors", text)
+    write_safetensors(tmp_path / "models" / "vae" / "soft.safetensors", vae_to_ldm(tiny.vae.state_dict()))
+    return tmp_path
+
+
+BY_PATH = ["--unet", "models/unet/anime.safetensors", "--text", "models/clip/clip_l.safetensors"]
+BY_NAME = ["--unet", "unet/anime", "--text", "clip_l.safetensors", "--vae", "soft"]
+
+
+@pytest.mark.parametrize("parts", [BY_PATH, BY_NAME])
+@pytest.mark.parametrize("base", ["small", "models/checkpoints/small.safetensors"])
+@pytest.mark.usefixtures("in_parts")
+def test_parts_of_a_base_are_given_by_paths_or_names(parts, base, capsys):
+    words = ["generate", "a house", "--base", base, "--library", "models", "--steps", "1", "--seed", "1", *parts]
+    assert main([*words, "--out", "a.png"]) == 0, capsys.readouterr().err
+    recipe = Recipe.from_image("a.png")
+    assert (recipe.base, recipe.text) == ("anime", "clip_l.safetensors")
+    assert recipe.base_hash == sha256(Path("models/unet/anime.safetensors").read_bytes()).hexdigest()[:10]
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_unet_alone_needs_the_other_parts_or_a_base(capsys):
+    words = ["generate", "a house", "--library", "models", "--steps", "1", "--out", "a.png", "--overwrite"]
+    assert main([*words, "--unet", "unet/anime"]) == USER_ERROR_STATUS
+    assert "(--text)" in (printed := capsys.readouterr().err)
+    assert "(--base)" in printed
+    assert main([*words, "--unet", "unet/anime", "--text", "small", "--vae", "soft"]) == 0
+    assert main([*words, "--text", "clip_l"]) == USER_ERROR_STATUS
+    assert "the base whose parts they replace with --base" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_bases_in_parts_are_baked_and_trained(lora, capsys):
+    velatura.save(lora(), "ink.safetensors")
+    assert main(["bake", "small", "ink.safetensors", "--library", "models", *BY_NAME, "--out", "b.safetensors"]) == 0
+    words = ["train", "lora", str(velatura.tiny_pictures("neon")), "--base", "small", "--library", "models"]
+    parts = ["--text-encoder" if word == "--text" else word for word in BY_NAME]  # --text trains them
+    assert main([*words, *parts, "--steps", "2", "--out", "run"]) == 0, capsys.readouterr().err
+    assert "anime" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from velatura.datasets.pictures import read_picture, read_upright
+from velatura.datasets.pictures import open_picture, read_picture, read_upright, upright_size
 from velatura.errors import BadDataset, VelaturaWarning
 
 # Display P3's primaries adapted to D50, as in its public profile (SMPTE EG 432-1 with a white of D65)
@@ -88,3 +88,14 @@ def test_values_of_an_unknown_range_are_refused(tmp_path, dtype, values):
     Image.fromarray(np.array([values] * 3, dtype)).save(tmp_path / "a.tif")
     with pytest.raises(BadDataset, match=r"a\.tif cannot be read \(its values go from .* save it with 8 or 16 bits"):
         read_picture(tmp_path / "a.tif", 3)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_of_a_picture_is_known_before_its_pixels(tmp_path, ending, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / f"a.{ending}", exif=exif)
+    with open_picture(tmp_path / f"a.{ending}") as image:
+        size = upright_size(image)
+    assert size == read_upright(tmp_path / f"a.{ending}").size == ((20, 30) if orientation > 4 else (30, 20))

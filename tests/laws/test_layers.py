@@ -27,7 +27,7 @@ FLOORS = (
     {"overlays"},
     {"base"},
     {"tensors", "card", "prompts"},
-    {"files"},
+    {"files", "image_files"},
     {"errors"},
 )
 FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}

@@ -10,6 +10,7 @@ import velatura
 from velatura.cli.base import explain_missing, is_path
 from velatura.cli.options import plain_type
 from velatura.errors import BadFile, BadRecipe, UnknownName
+from velatura.image_files import open_image, shrink_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,13 +134,11 @@ def _apply_line(first: "Recipe", line: "PromptLine") -> "Recipe":
 
 def _read_image(path: Path) -> "Image":
     from PIL import ImageOps, UnidentifiedImageError
-    from PIL.Image import DecompressionBombError
-    from PIL.Image import open as open_image
 
     try:
         with open_image(path.expanduser()) as opened_image:
-            return ImageOps.exif_transpose(opened_image).copy()
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, DecompressionBombError) as error:
+            return ImageOps.exif_transpose(shrink_image(opened_image)).copy()
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or "it is not a picture, or it is damaged"
         raise BadFile(f"{path} cannot be read ({reason}): give a .png, .jpg or .webp") from None
 

@@ -9,7 +9,7 @@ import typer
 import velatura
 from velatura.base.families import PredictionWord
 from velatura.cli.arguments import open_overlay_argument
-from velatura.cli.base import LoadOptions, open_base, prediction_option, zero_snr_option
+from velatura.cli.base import LoadOptions, open_base, part_option, prediction_option, zero_snr_option
 from velatura.cli.saving import picture_bar, prepare_output, print_report
 from velatura.errors import BadFile
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
 
 REPORT_KEY = "velatura.bake"  # where the report is kept in a file's header
+PART_PANEL = "A base in several files"
 BASE_PANEL, FITTING_PANEL = "A base that does not say what it predicts", "Where a hypernetwork is not linear"
 
 Prompts = Annotated[
@@ -38,6 +39,9 @@ def bake(
     ],
     *,
     out: Annotated[Path, typer.Option(help="The checkpoint to write, a .safetensors file, or a new folder.")],
+    unet: Annotated[Path | None, part_option("unet", PART_PANEL)] = None,
+    text: Annotated[list[Path] | None, part_option("text", PART_PANEL)] = None,
+    vae: Annotated[Path | None, part_option("vae", PART_PANEL)] = None,
     prediction: Annotated[PredictionWord | None, prediction_option(BASE_PANEL)] = None,
     zero_snr: Annotated[bool | None, zero_snr_option(BASE_PANEL)] = None,
     library: Annotated[
@@ -65,7 +69,8 @@ def bake(
     prompt_lines = _read_prompts(prompts)
     model_library = velatura.Library(*(library or [Path()]))
     opened_overlays = [open_overlay_argument(argument, model_library) for argument in overlays]
-    opened_base = open_base(base, model_library, LoadOptions(prediction=prediction, zero_snr=zero_snr))
+    load_options = LoadOptions(vae=vae, prediction=prediction, zero_snr=zero_snr, unet=unet, text=tuple(text or ()))
+    opened_base = open_base(base, model_library, load_options)
     with picture_bar() as on_step:
         baked, report = bake_overlays(opened_base, opened_overlays, prompts=prompt_lines, steps=steps, on_step=on_step)
     if is_folder:

@@ -36,6 +36,27 @@ def zero_snr_option(panel: str) -> OptionInfo:
     return typer.Option(flags, help=help_text, rich_help_panel=panel, show_default="as its file says")
 
 
+PART_HELP = {
+    "unet": "Another UNet: a file, folder or base that holds one, or its name.",
+    "text": "Other text encoders, twice for an SDXL's two: a file, folder, base or name.",
+    "vae": "Another autoencoder: a file, folder, base or name.",
+}
+TEXT_ENCODER_FLAG = "--text-encoder"
+PART_FLAGS = {"unet": ("--unet",), "text": ("--text", TEXT_ENCODER_FLAG), "vae": ("--vae",)}
+
+
+def part_option(part: str, panel: str, *flags: str) -> OptionInfo:
+    """Return the option --unet, --text or --vae for a panel of the command's help.
+
+    Args:
+        part: "unet", "text" or "vae".
+        panel: The panel.
+        flags: Other flags than the part's own. In trainings --text means to train the text encoders.
+    """
+    flags = flags or PART_FLAGS[part]
+    return typer.Option(*flags, help=PART_HELP[part], rich_help_panel=panel, show_default="the base's own")
+
+
 class LoadOptions(NamedTuple):
     """Options of opening a base: see `velatura.open_base`."""
 
@@ -46,6 +67,13 @@ class LoadOptions(NamedTuple):
     weights: "WeightsKind" = "last"
     prediction: "PredictionWord | None" = None
     zero_snr: bool | None = None
+    unet: Path | None = None
+    text: tuple[Path, ...] = ()
+
+    @property
+    def has_parts(self) -> bool:
+        """Return True if a part of the base is replaced."""
+        return self.unet is not None or bool(self.text) or self.vae is not None
 
 
 DEFAULT_LOAD_OPTIONS = LoadOptions()
@@ -55,6 +83,8 @@ def open_recipe_base(
     recipe: "Recipe", name: str | None, library: "velatura.Library", load_options: LoadOptions = DEFAULT_LOAD_OPTIONS
 ) -> "Base":
     """Open the named base, or else the base of the recipe, found by its hash or its name."""
+    if name is None and load_options.unet is not None and recipe.base is None:
+        name, load_options = str(load_options.unet), load_options._replace(unet=None)  # with --text and --vae a base
     if name is not None:
         return open_base(name, library, load_options)
     tiny = _open_tiny(load_options)
@@ -80,11 +110,23 @@ def open_base(
     if name == "tiny":
         return _open_tiny(load_options)
     if library is None or is_path(name):
-        return velatura.open_base(name, **load_options._asdict())
+        return velatura.open_base(name, **_find_parts(load_options, library)._asdict())
     try:
         return library.base(name, **load_options._asdict())
     except UnknownName as error:
         raise explain_missing(name, error) from None
+
+
+def _find_parts(load_options: LoadOptions, library: "velatura.Library | None") -> LoadOptions:
+    """Return the options with the paths of parts that are given by their names in a library."""
+    if library is None or not load_options.has_parts:
+        return load_options
+    unet, vae = load_options.unet, load_options.vae
+    return load_options._replace(
+        unet=None if unet is None else library.part_path(unet, "unet"),
+        text=tuple(library.part_path(text, "text") for text in load_options.text),
+        vae=None if vae is None else library.part_path(vae, "vae"),
+    )
 
 
 def is_path(name: str) -> bool:
@@ -102,6 +144,10 @@ def _open_tiny(load_options: LoadOptions) -> "Base":
     """Open the tiny base, on the CPU unless a device is named: a seed makes the same picture everywhere."""
     if load_options.prediction or load_options.zero_snr is not None:
         raise UnsupportedBase("the tiny base predicts noise (epsilon): leave out --prediction and --zero-snr")
+    if load_options.unet or load_options.text:
+        raise UnsupportedBase(
+            "the tiny base is whole: leave out --unet and --text, or name the base whose parts they replace with --base"
+        )
     if load_options.vae or load_options.offload or load_options.weights != "last":
         raise UnsupportedBase(
             "the tiny base has its own autoencoder and fits anywhere: leave out --vae, --offload and --weights"

@@ -16,7 +16,14 @@ from velatura.cli.arguments import (
     parse_axis,
     read_init_image,
 )
-from velatura.cli.base import LoadOptions, base_option, open_recipe_base, prediction_option, zero_snr_option
+from velatura.cli.base import (
+    LoadOptions,
+    base_option,
+    open_recipe_base,
+    part_option,
+    prediction_option,
+    zero_snr_option,
+)
 from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, recipe_options
 from velatura.cli.saving import SavedPicture, output_paths, picture_bar, print_pictures, save_pictures
 from velatura.errors import BadRecipe
@@ -76,12 +83,9 @@ Dtype = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="Where it computes: cuda, mps, cpu.", rich_help_panel=MODEL_PANEL)
 ]
-Vae = Annotated[
-    Path | None,
-    typer.Option(
-        "--vae", help="Another autoencoder: a file, or its name.", rich_help_panel=MODEL_PANEL, show_default="none"
-    ),
-]
+Unet = Annotated[Path | None, part_option("unet", MODEL_PANEL)]
+TextEncoders = Annotated[list[Path] | None, part_option("text", MODEL_PANEL)]
+Vae = Annotated[Path | None, part_option("vae", MODEL_PANEL)]
 Offload = Annotated[
     bool, typer.Option("--offload", help="Keep on the device only what computes.", rich_help_panel=MODEL_PANEL)
 ]
@@ -144,6 +148,8 @@ def generate(
     base: BaseName = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    unet: Unet = None,
+    text: TextEncoders = None,
     vae: Vae = None,
     offload: Offload = False,
     weights: CheckpointWeights = "last",
@@ -173,7 +179,7 @@ def generate(
     paths = output_paths(out, len(recipes), overwrite=overwrite)
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
-    load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr)
+    load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
     opened_base = open_recipe_base(first, base, model_library, load_options)
     with picture_bar() as on_step:
         pictures = generate_stream(
@@ -206,6 +212,8 @@ def grid(
     base: BaseName = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    unet: Unet = None,
+    text: TextEncoders = None,
     vae: Vae = None,
     offload: Offload = False,
     weights: CheckpointWeights = "last",
@@ -239,7 +247,7 @@ def grid(
     [page] = output_paths(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
-    load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr)
+    load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
     opened_base = open_recipe_base(first, base, model_library, load_options)
     with picture_bar() as on_step:
         result = velatura.grid(

@@ -11,7 +11,14 @@ from PIL import ExifTags, Image, ImageOps
 
 from velatura.datasets.folder import all_folders, describe_empty_folder, ignored_folders, resolve_folder
 from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
-from velatura.datasets.pictures import as_rgb, describe_unread, open_picture, picture_paths, unread_pictures
+from velatura.datasets.pictures import (
+    as_rgb,
+    describe_unread,
+    open_picture,
+    picture_paths,
+    turn_upright,
+    unread_pictures,
+)
 from velatura.datasets.read_captions import (
     CAPTION_SUFFIXES,
     Caption,
@@ -161,7 +168,7 @@ def _inspect_picture(path: Path, caption: Caption | None, repeats: int, findings
     with open_picture(path) as image:
         findings += _file_findings(path, image)
         mode = image.mode
-        picture = as_rgb(ImageOps.exif_transpose(image))
+        picture = as_rgb(turn_upright(image))
     luminance = grey(picture)
     return PictureInfo(
         path=path,

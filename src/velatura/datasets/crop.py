@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, crop_coverage, nearest_size, split_boxes
 from velatura.datasets.folder import Dataset, Example, read_dataset
-from velatura.datasets.pictures import as_rgb, open_picture
+from velatura.datasets.pictures import as_rgb, open_picture, turn_upright
 from velatura.datasets.saliency import FOCUSES, best_box
 from velatura.errors import BadDataset, UnknownName
 from velatura.files import atomic_folder
@@ -139,7 +139,7 @@ def _crop_example(
     example: Example, number: str, subfolder: Path, out: Path, options: CropOptions
 ) -> Iterator[CroppedPicture]:
     with open_picture(example.path) as image:
-        upright = ImageOps.exif_transpose(image)
+        upright = turn_upright(image)
         picture = upright.convert("RGBA") if upright.has_transparency_data else as_rgb(upright)
     mask = _read_mask(example, picture.size)
     (out / subfolder).mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def _read_mask(example: Example, size: ImageSize) -> Image.Image | None:
     if example.mask is None:
         return None
     with open_picture(example.mask) as mask:
-        return ImageOps.exif_transpose(mask).convert("L").resize(size)
+        return turn_upright(mask).convert("L").resize(size)
 
 
 def _crop(image: Image.Image, box: CropBox, size: ImageSize, *, is_mirrored: bool) -> Image.Image:

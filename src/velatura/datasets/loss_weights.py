@@ -7,7 +7,7 @@ from torch import Tensor
 
 from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Example
-from velatura.datasets.pictures import open_picture
+from velatura.datasets.pictures import open_picture, turn_upright, upright_size
 from velatura.errors import BadDataset
 
 ASPECT_TOLERANCE = 0.02  # for the rounding of a mask of another size
@@ -56,9 +56,9 @@ def normalize_weights(grey: Image.Image, size: tuple[int, int], *, is_alpha: boo
 def _read_mask(example: Example) -> Image.Image:
     assert example.mask is not None
     with open_picture(example.path) as picture:
-        width, height = ImageOps.exif_transpose(picture).size
+        width, height = upright_size(picture)
     with open_picture(example.mask) as mask:
-        grey = ImageOps.exif_transpose(mask).convert("RGB").convert("L")
+        grey = turn_upright(mask).convert("RGB").convert("L")
     if abs(grey.width / grey.height * height / width - 1) > ASPECT_TOLERANCE:
         found = f"{grey.width}x{grey.height}"
         raise BadDataset(
@@ -73,4 +73,4 @@ def _read_alpha(example: Example) -> Image.Image | None:
     with open_picture(example.path) as picture:
         if not picture.has_transparency_data:
             return None
-        return ImageOps.exif_transpose(picture).convert("RGBA").getchannel("A")
+        return turn_upright(picture).convert("RGBA").getchannel("A")

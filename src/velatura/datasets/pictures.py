@@ -7,9 +7,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from velatura.errors import BadDataset, warn
+from velatura.image_files import open_image, shrink_image
 
 # Pictures that Pillow reads alone; it runs Ghostscript for EPS, which can do more than draw
 PICTURE_SUFFIXES = frozenset(
@@ -48,6 +49,7 @@ UNREAD_SUFFIXES = frozenset(
 # First bytes of PNG, JPEG, GIF, TIFF and JPEG 2000; AVIF and HEIC have theirs after 4 bytes, WebP after 8
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 BOX_SIGNATURES = (b"ftypavif", b"ftyphei", b"ftypmif1")
+SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 MASK_LABEL = "-masklabel"  # cat-masklabel.png is the mask of cat.jpg, as OneTrainer names it
 
 
@@ -86,7 +88,20 @@ def read_picture(path: Path, pixels: int) -> Image.Image:
 def read_upright(path: Path) -> Image.Image:
     """Return the whole picture, turned upright as its EXIF orientation says, in RGB, with white for transparency."""
     with open_picture(path) as image:
-        return as_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(turn_upright(image))
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Return a picture from `open_picture` as its EXIF orientation says, a very large one shrunk with a warning."""
+    return ImageOps.exif_transpose(shrink_image(image))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) of a picture from `open_picture` turned upright, without reading its pixels."""
+    if image.format == "TIFF":  # Pillow states the upright size of a TIFF, and turns it when it is read
+        return image.size
+    is_sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    return (image.height, image.width) if is_sideways else image.size
 
 
 @contextmanager
@@ -97,9 +112,9 @@ def open_picture(path: Path) -> Generator[Image.Image]:
         BadDataset: The file is not a picture, or is damaged; raised in the block too, where pixels are read.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BadDataset(f"{path} cannot be read ({reason}): replace it, or remove it from the folder") from None
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
 
 BASE_KINDS = ("checkpoint",)
+PART_LABELS = {"unet": "UNet", "text": "text encoder", "vae": "vae"}
 IMAGE_CONTAINER = "picture"  # FileInfo.container of an image; an image without tensors is not a file of weights
 NO_VAE = {"", "None", "Automatic"}  # A1111's words for the checkpoint's own VAE
 
@@ -151,6 +152,8 @@ class Library:
         *,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
+        unet: str | PathLike[str] | None = None,
+        text: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
         vae: str | PathLike[str] | None = None,
         offload: bool = False,
         weights: WeightsKind = "last",
@@ -162,6 +165,7 @@ class Library:
         Args:
             name: Its name, alias, hash, or title in A1111.
             dtype, device, offload, weights, prediction, zero_snr: See `open_base`.
+            unet, text: Names or paths of another UNet and of other text encoders, see `open_base`.
             vae: The name or path of a VAE to use instead of the base's own. By default the one that the base's notes
                 name, or a file called NAME.vae, as in A1111.
 
@@ -173,6 +177,10 @@ class Library:
 
         entry = self._choose(name, BASE_KINDS, "base")
         vae_path = self._find_vae(entry, vae)
+        unet_path = None if unet is None else self.part_path(unet, "unet")
+        listed_texts = [text] if isinstance(text, str | PathLike) else text or ()
+        text_paths = tuple(self.part_path(path, "text") for path in listed_texts)
+        part_paths = [path for path in (unet_path, *text_paths, vae_path) if path is not None]
         key = (
             entry.path,
             entry.file.state,
@@ -182,8 +190,8 @@ class Library:
             weights,
             prediction,
             zero_snr,
-            vae_path,
-            vae_path and FileState.from_path(vae_path),
+            (unet_path, text_paths, vae_path),
+            [FileState.from_path(watched_file(path) or path) for path in part_paths],
         )
         if self._base is None or self._base[0] != key:
             self._base = None  # free the memory before the next one is loaded
@@ -191,13 +199,15 @@ class Library:
                 entry.path,
                 dtype=dtype,
                 device=device,
+                unet=unet_path,
+                text=text_paths,
                 vae=vae_path,
                 offload=offload,
                 weights=weights,
                 prediction=prediction,
                 zero_snr=zero_snr,
             )
-            if (hashes := self.with_hashes(entry).hashes) is not None:
+            if unet_path is None and (hashes := self.with_hashes(entry).hashes) is not None:
                 base.hash = hashes.sha256[:10]  # which every recipe asks for: it is not to be reckoned at each start
             self._base = key, base
         return self._base[1]
@@ -206,11 +216,26 @@ class Library:
         """Return an entry with its hashes, which are computed once as long as the file stays unchanged."""
         return next(self._catalogue.with_hashes([entry.file]))
 
+    def part_path(self, part: str | PathLike[str], kind: str) -> Path:
+        """Return the path of a part of a base: one that exists, or that of a name in the library.
+
+        Args:
+            part: A path or a name.
+            kind: "unet", "text" or "vae".
+
+        Raises:
+            UnknownName: Neither is there.
+        """
+        path = Path(part).expanduser()
+        if path.exists():
+            return path
+        kinds = ("vae",) if kind == "vae" else (UNKNOWN_KIND, *BASE_KINDS)
+        return self._choose(str(part), kinds, PART_LABELS[kind]).path
+
     def _find_vae(self, base: LibraryEntry, vae: str | PathLike[str] | None) -> Path | None:
         """Return the file of the VAE to use instead of a base's own, None if there is none."""
         if vae is not None:
-            path = Path(vae).expanduser()
-            return path if path.exists() else self.entry(str(vae), "vae").path
+            return self.part_path(vae, "vae")
         wanted = base.notes.vae if base.notes.vae not in NO_VAE else ""
         if wanted:
             found = self._find(wanted, ("vae",))

@@ -20,6 +20,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 from torch import Tensor
 
 from velatura.files import refuse_duplicate_keys
+from velatura.image_files import open_image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_KEY = "sd-ti-embedding"
@@ -137,7 +138,7 @@ def _read_low_bits(data: bytes) -> bytes | None:
 def _pixels(data: bytes) -> PixelBlock:
     """Return the pixels of a picture without its black frame, (height, width, 3)."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"is a picture of {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}")
             pixels = np.asarray(image.convert("RGB"))

@@ -7,7 +7,7 @@ import typer
 
 import velatura
 from velatura.base.families import PredictionWord
-from velatura.cli.base import LoadOptions, base_option, open_base, prediction_option, zero_snr_option
+from velatura.cli.base import LoadOptions, base_option, open_base, part_option, prediction_option, zero_snr_option
 from velatura.cli.screen import say
 from velatura.cli.train.aesthetic import train_aesthetic
 from velatura.cli.train.dreambooth import train_dreambooth
@@ -34,6 +34,9 @@ def resume(
     run: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")],
     *,
     base: Annotated[str | None, base_option(OVERLAY_PANEL, "the one that it began on")] = None,
+    unet: Annotated[Path | None, part_option("unet", OVERLAY_PANEL)] = None,
+    text: Annotated[list[Path] | None, part_option("text", OVERLAY_PANEL)] = None,
+    vae: Annotated[Path | None, part_option("vae", OVERLAY_PANEL)] = None,
     prediction: Annotated[PredictionWord | None, prediction_option(OVERLAY_PANEL)] = None,
     zero_snr: Annotated[bool | None, zero_snr_option(OVERLAY_PANEL)] = None,
     library: LibraryFolders = None,
@@ -51,7 +54,7 @@ def resume(
     from velatura.training.run.folder import base_of_run
 
     assert processes >= 1  # looked at before, see processes_option
-    load_options = LoadOptions(prediction=prediction, zero_snr=zero_snr)
+    load_options = LoadOptions(vae=vae, prediction=prediction, zero_snr=zero_snr, unet=unet, text=tuple(text or ()))
     opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])), load_options)
     with training_bar() as on_step:
         finished_run = velatura.resume(opened_base, run, on_step=on_step, data_changed=data_changed)

@@ -10,7 +10,14 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from velatura.base.families import PredictionWord
-from velatura.cli.base import base_option, prediction_option, zero_snr_option
+from velatura.cli.base import (
+    TEXT_ENCODER_FLAG,
+    LoadOptions,
+    base_option,
+    part_option,
+    prediction_option,
+    zero_snr_option,
+)
 from velatura.cli.options import set_signature
 from velatura.datasets.templates import TEMPLATES, template_lines
 from velatura.errors import BadPlan
@@ -56,6 +63,9 @@ class TrainOptions:
     """Options of every training; None means the preset's value."""
 
     base: Annotated[str, base_option(OVERLAY_PANEL)] = "tiny"
+    unet: Annotated[Path | None, part_option("unet", OVERLAY_PANEL)] = None
+    text_encoder: Annotated[list[Path] | None, part_option("text", OVERLAY_PANEL, TEXT_ENCODER_FLAG)] = None
+    vae: Annotated[Path | None, part_option("vae", OVERLAY_PANEL)] = None
     prediction: Annotated[PredictionWord | None, prediction_option(OVERLAY_PANEL)] = None
     zero_snr: Annotated[bool | None, zero_snr_option(OVERLAY_PANEL)] = None
     library: LibraryFolders = None
@@ -129,6 +139,17 @@ class TrainOptions:
     ] = True
     dry_run: Annotated[bool, option("Print the plan and stop.", OUTPUT_PANEL, "--dry-run")] = False
     processes: Annotated[int, processes_option(TRAINING_PANEL)] = 1
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """Return the options of opening the base."""
+        return LoadOptions(
+            vae=self.vae,
+            prediction=self.prediction,
+            zero_snr=self.zero_snr,
+            unet=self.unet,
+            text=tuple(self.text_encoder or ()),
+        )
 
     def plan_fields(self) -> dict[str, object]:
         """Return the plan fields that were set, by the plan's names."""

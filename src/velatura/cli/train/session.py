@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Self
 
 import velatura
-from velatura.cli.base import LoadOptions, open_base
+from velatura.cli.base import open_base
 from velatura.cli.screen import say
 from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PANEL, TrainOptions
 from velatura.datasets.folder import read_dataset, read_picture
@@ -55,8 +55,7 @@ class TrainSession:
         dataset = read_dataset(folder)
         for example in [*dataset.examples, *dataset.regularisation]:
             read_picture(example.path, PROBE_PIXELS)
-        load_options = LoadOptions(prediction=options.prediction, zero_snr=options.zero_snr)
-        base = open_base(options.base, velatura.Library(*(options.library or [Path()])), load_options)
+        base = open_base(options.base, velatura.Library(*(options.library or [Path()])), options.load_options)
         preset = velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
         if options.optimizer == "prodigy":
             preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all parameters

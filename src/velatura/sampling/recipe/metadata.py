@@ -7,6 +7,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from velatura.errors import BadFile, BadRecipe
 from velatura.files import atomic_write
+from velatura.image_files import load_pixels, open_image
 from velatura.sampling.recipe.exif import (
     EXIF_IFD,
     UNICODE_PREFIX,
@@ -138,8 +139,8 @@ def infotext_from_text(text: str, source: str) -> str:
 
 def _find_picture_text(path: Path) -> PictureText | None:
     try:
-        with Image.open(path) as image:
-            image.load()
+        with open_image(path) as image:
+            load_pixels(image)
             texts, size = _read_texts(image), image.size
     except FileNotFoundError:
         raise BadFile(f"{path} does not exist; use a picture that was saved with its recipe") from None

@@ -7,12 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
 from velatura.datasets.boxes import ImageSize, bucket_sizes, nearest_size
 from velatura.datasets.folder import Example
-from velatura.datasets.pictures import open_picture
+from velatura.datasets.pictures import open_picture, upright_size
 from velatura.training.noise import derive_seed
 from velatura.training.plan import PictureShape
 
@@ -73,4 +72,4 @@ def _permutation(seed: int, count: int) -> Tensor:
 
 def _picture_size(path: Path) -> ImageSize:
     with open_picture(path) as image:
-        return ImageOps.exif_transpose(image).size
+        return upright_size(image)

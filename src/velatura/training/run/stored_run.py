@@ -76,6 +76,8 @@ def log_header(base: Base, overlay: Overlay, folder: str | os.PathLike[str], pic
         "base": base.name,
         "base_hash": base.hash,
         "base_from": base.opened_from,
+        "base_text_hash": base.text_hash,
+        "base_vae_hash": base.vae_hash,
         "base_prediction": base.family.prediction,
         "base_zero_snr": base.schedule.zero_snr,
         "dtype": dtype_name(base),
@@ -94,6 +96,17 @@ def _check_same_base(base: Base, header: Mapping[str, object]) -> None:
             f"the run began on {original[0]} ({original[1] or 'not from a file'}), this is {base.name} "
             f"({base.hash or 'not from a file'}): open that base to resume it"
         )
+    hashes = {
+        "text encoders": ("base_text_hash", base.text_hash, "--text"),
+        "vae": ("base_vae_hash", base.vae_hash, "--vae"),
+    }
+    for part, (field, found, flag) in hashes.items():
+        recorded = header.get(field, found)  # runs of older versions record none
+        if recorded != found:
+            raise WrongBase(
+                f"the run began on {original[0]} with {part} of {recorded or 'its own'}, and {base.name} is opened "
+                f"with {found or 'its own'}: give the same ones ({flag})"
+            )
 
 
 def _check_same_prediction(base: Base, plan: Plan, header: Mapping[str, object]) -> None:
