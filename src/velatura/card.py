@@ -97,6 +97,8 @@ class FileInfo(BaseModel):
         aliases: Other names of the file, from its metadata.
         claimed_hashes: Hashes that the metadata states. They are not checked.
         details: Further metadata worth showing, as names and values.
+        problem: Why the file cannot be opened, "" if it can or if it was not tried.
+        warnings: The warnings of opening it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,3 +112,5 @@ class FileInfo(BaseModel):
     aliases: tuple[ShortText, ...] = ()
     claimed_hashes: tuple[ShortText, ...] = ()
     details: dict[ShortText, LongText] = Field(default_factory=dict[str, str])
+    problem: LongText = ""
+    warnings: tuple[LongText, ...] = ()

@@ -149,6 +149,7 @@ def test_show_tells_of_a_lora_without_reading_it(capsys):
 
 
 @pytest.mark.usefixtures("shelf")
+@pytest.mark.filterwarnings("ignore:learned_embeds.bin has vectors of 16 features")
 def test_show_tells_of_a_checkpoint_and_an_embedding(capsys):
     found = shown(capsys, "sd15.safetensors")
     assert (found["kind"], found["family"], found["file"][:16]) == ("checkpoint", "SD1", "ldm, safetensors")

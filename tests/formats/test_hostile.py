@@ -11,6 +11,7 @@ import pytest
 import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.errors import BadFile, VelaturaWarning
+from velatura.formats.inspect.inspect import inspect_file
 
 FOLDER = Path(__file__).parents[1] / "data" / "hostile"
 ITEMS = json.loads((FOLDER / "index.json").read_text())
@@ -54,6 +55,36 @@ def test_it_loads_whole(item):
     if "expect" in item:
         assert len(weights) == item["expect"]["tensors"]
         assert sum(float(each.double().sum()) for each in weights) == pytest.approx(item["expect"]["sum"], abs=1e-3)
+
+
+def inspect(item):
+    """Return what a library says of a file: that it is refused and why, or the warnings of opening it."""
+    try:
+        info = inspect_file(FOLDER / item["file"])
+    except BadFile as error:
+        return "refuse", str(error)
+    if info.problem:
+        return "refuse", info.problem
+    return ("warn", " ".join(info.warnings)) if info.warnings else ("load", item["file"])
+
+
+OVERLAYS = ("hypernetwork", "lora", "embedding", "container", "pickle_gadget", "pickle_machine")
+NOTHING_INSIDE = {  # these are no files of overlays, of which a library says what they are
+    "hypernetwork/s_hn_top_is_list.pt": "warn",
+    "hypernetwork/s_hn_top_is_tensor.pt": "warn",
+    "lora/s_lora_only_alpha.safetensors": "warn",
+    "lora/s_lora_key_10k.safetensors": "warn",
+    "embedding/s_ti_png_no_data.png": "load",
+    "embedding/s_ti_png_pixels_noise.png": "load",
+}
+
+
+@pytest.mark.parametrize("item", [case for must in ("refuse", "warn", "load") for case in those(must, *OVERLAYS)])
+def test_inspecting_refuses_and_warns_as_opening_does(item):
+    verdict, message = inspect(item)
+    assert verdict == NOTHING_INSIDE.get(item["file"], item["must"])
+    assert Path(item["file"]).name in message
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize("item", [case for case in those("refuse") if "limits" in case.values[0]])

@@ -315,6 +315,7 @@ def test_a_folder_that_cannot_be_searched_is_warned_of(tmp_path, monkeypatch):
         assert velatura.Library(tmp_path).names() == ["ink"]
 
 
+@pytest.mark.filterwarnings("ignore:ink has no effect")  # it is untrained
 @pytest.mark.parametrize("text", [False, True])
 def test_a_folder_in_pefts_layout_is_one_lora(tmp_path, tiny, text):
     lora = velatura.Lora.for_base(tiny, rank=2, text=text, seed=1, name="ink")

@@ -12,7 +12,7 @@ import typer
 import velatura
 from velatura.card import UNKNOWN_KIND
 from velatura.cli.screen import progress_bar, say, say_json
-from velatura.errors import AlreadyExists, UnknownName
+from velatura.errors import AlreadyExists, BadFile, UnknownName
 
 if TYPE_CHECKING:
     from velatura.library.entry import LibraryEntry
@@ -84,6 +84,8 @@ def show(
     from velatura.library import file_entry
 
     entry = file_entry(path)
+    if entry.info.problem:
+        raise BadFile(entry.info.problem)
     if entry.kind == "hypernet" or entry.error:  # opening a damaged file says what is wrong
         show_hypernetwork(entry, as_json=as_json)
     elif entry.kind == UNKNOWN_KIND and entry.info.container == "picture":
@@ -224,4 +226,7 @@ def _callable_names(entries: "Sequence[LibraryEntry]") -> list[str]:
 def _describe_entry(entry: "LibraryEntry") -> str:
     if entry.error:
         return f"cannot be read: {entry.error}"
-    return str(entry.info.card.replace(family=entry.family, trigger_words=entry.trigger_words))
+    count = len(entry.info.warnings)
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    warnings = f" · warning: {entry.info.warnings[0]}{more}" if count else ""
+    return str(entry.info.card.replace(family=entry.family, trigger_words=entry.trigger_words)) + warnings

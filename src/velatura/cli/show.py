@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import velatura
 from velatura.cli.screen import say, say_json
+from velatura.errors import warn
 
 if TYPE_CHECKING:
     from velatura.formats.inspect.overlay import OverlayInfo
@@ -36,7 +37,14 @@ def show_hypernetwork(entry: "LibraryEntry", *, as_json: bool) -> None:
 
 
 def show_entry(entry: "LibraryEntry", *, as_json: bool) -> None:
-    """Print what is known about any other file; no weights are read."""
+    """Print what is known about any other file, with the warnings of opening it; an overlay is read whole for them."""
+    from velatura.overlays import KINDS
+
+    if entry.kind in KINDS:
+        velatura.open_overlay(entry.path)
+    else:
+        for message in entry.info.warnings:
+            warn(message)
     if as_json:
         say_json(json.dumps(entry.facts(), indent=2))
         return

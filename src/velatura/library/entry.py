@@ -116,7 +116,7 @@ class LibraryEntry:
             "unread": self.notes.unread,
             "hashes": None if self.hashes is None else {"sha256": self.hashes.sha256, **self.hashes.by_civitai_name()},
             "error": self.error or None,
-            "nature": None if self.error else self.info.model_dump(mode="json"),
+            "nature": None if self.error and not self.info.problem else self.info.model_dump(mode="json"),
         }
 
 
@@ -218,7 +218,7 @@ def _make_entry(file: ModelFile, row: IndexRow) -> LibraryEntry:
     except ValidationError:  # a row of another version
         row = _inspect(file)
         info, notes, hashes = _parse_info(row), read_notes(file.sidecars), None
-    return LibraryEntry(file, info, notes, row.error, hashes)
+    return LibraryEntry(file, info, notes, row.error or info.problem, hashes)
 
 
 def _parse_info(row: IndexRow) -> FileInfo:

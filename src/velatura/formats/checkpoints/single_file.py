@@ -92,10 +92,30 @@ def read(
             zero_snr = ZERO_SNR_MARKER in contents.tensors
         return plan.build(destination or Destination(), opened_from, NoiseSchedule(zero_snr=zero_snr))
     except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
-        reason = f"without {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
-        raise BadFile(
-            f"{name} is not a whole checkpoint ({reason or type(error).__name__}): download it again"
-        ) from None
+        raise BadFile(f"{name} is not a whole checkpoint ({_describe(error)}): download it again") from None
+
+
+def check_outline(contents: Contents) -> None:
+    """Check names and shapes of a checkpoint as `read` does, without reading weights or building models.
+
+    Raises:
+        BadFile: The checkpoint is damaged or incomplete.
+        UnsupportedBase: It is another kind of model.
+    """
+    name = contents.path.name
+    refuse_scaled_weights(name, contents.tensors)
+    family_name = detect_family(name, contents.tensors.keys())
+    try:
+        plan = _LoadPlan.from_contents(contents, family_name, None, "last", None)
+    except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
+        raise BadFile(f"{name} is not a whole checkpoint ({_describe(error)}): download it again") from None
+    vae_keys = {source.key for source in plan.vae.values()}
+    _warn_of_leftovers(name, contents.tensors.keys() - vae_keys, family_name)
+
+
+def _describe(error: BaseException) -> str:
+    reason = f"without {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
+    return reason or type(error).__name__
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from velatura.card import UNKNOWN_KIND, Card, FileInfo
+from velatura.card import UNKNOWN_KIND, Card, FileInfo, printable_text
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.formats.checkpoints.folder_weights import INDEX_FILE
 from velatura.formats.hypernetworks import hns
+from velatura.formats.inspect.check import check_opening
 from velatura.formats.inspect.detectors import (
     DETECTORS,
     CardAndDialect,
@@ -35,6 +36,8 @@ from velatura.formats.metadata import (
 from velatura.overlays.composition import leaves
 from velatura.tensors import STATE_DICT_KEYS, Contents, StateDict, as_dict, open_meta, strip_wrapper_prefixes
 
+PICTURE_CONTAINER = "picture"  # which need not hold an embedding
+MAX_MESSAGE_LENGTH = 1000  # characters
 MAX_PIPELINE_LENGTH = 100  # characters of a pipeline's class name
 
 
@@ -52,13 +55,28 @@ def inspect_file(path: str | PathLike[str]) -> FileInfo:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _inspect_folder(path) if (path / INDEX_FILE).is_file() else _inspect_adapter(path)
+        return _inspect_folder(path) if (path / INDEX_FILE).is_file() else _check(path, _inspect_adapter(path))
     if path.suffix.lower() == hns.HNS_SUFFIX:
         names = dict.fromkeys(leaf.name for leaf in leaves(hns.read_hns(path)))
         return FileInfo(card=Card(kind="hypernet", outline=f"of {', '.join(names)}"), dialect="hns", container="text")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VelaturaWarning)  # opening the file gives these warnings
-        return _inspect_contents(open_meta(path))
+        info = _inspect_contents(open_meta(path))
+    if not info.tensors and info.container != PICTURE_CONTAINER:
+        problem = f"{path.name} holds no tensors, so it is not a model: download or export it again"
+        return info.model_copy(update={"problem": problem})
+    return _check(path, info)
+
+
+def _check(path: Path, info: FileInfo) -> FileInfo:
+    """Add what opening the file for use refuses and warns of."""
+    report = check_opening(path, info.card)
+    return info.model_copy(
+        update={
+            "problem": printable_text(report.problem)[:MAX_MESSAGE_LENGTH],
+            "warnings": tuple(printable_text(message)[:MAX_MESSAGE_LENGTH] for message in report.warnings),
+        }
+    )
 
 
 def _inspect_folder(path: Path) -> FileInfo:

@@ -1,0 +1,101 @@
+"""Open a file as it would be opened for use, to learn what opening it refuses and warns of.
+
+A small file is opened whole. Of a large one only names and shapes are judged, so that listing a library stays fast:
+its values are read when it is shown or used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from velatura.card import UNKNOWN_KIND, Card
+from velatura.errors import BadFile, UnsupportedBase, VelaturaError, VelaturaWarning
+from velatura.formats.checkpoints import single_file, vae_file
+from velatura.formats.dialects import DIALECTS
+from velatura.formats.open import open_base, open_overlay
+from velatura.overlays import KINDS
+from velatura.tensors import open_state_dict, open_tensors
+
+MAX_WHOLE_BYTES = 2**24  # takes a few hundredths of a second
+INCOMPLETE = "without "  # in the outline of a checkpoint whose other parts come from elsewhere
+
+
+@dataclass(frozen=True)
+class OpeningReport:
+    """What opening a file says.
+
+    Attributes:
+        problem: Why it cannot be opened, "" if it can.
+        warnings: The warnings of opening it.
+    """
+
+    problem: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def check_opening(path: Path, card: Card) -> OpeningReport:
+    """Open a file as its kind, and report what is refused and warned of.
+
+    Args:
+        path: A file, or the folder of a peft adapter.
+        card: What the file was recognised as.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        problem = _open(path, card)
+    return OpeningReport(problem, _unique(caught))
+
+
+def _open(path: Path, card: Card) -> str:
+    """Open a file, and return the reason why that is refused; "" if it is not."""
+    try:
+        if card.kind in KINDS and _byte_count(path) <= MAX_WHOLE_BYTES:
+            open_overlay(path)
+        elif card.kind == "checkpoint" and path.is_file():
+            _open_checkpoint(path, card)
+        elif card.kind == "vae" and path.is_file():
+            vae_file.sources(open_state_dict(path))
+        elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
+            _open_unknown(path)
+    except UnsupportedBase as error:  # it is whole, and of another kind
+        warnings.warn(str(error), VelaturaWarning, stacklevel=2)
+    except VelaturaError as error:
+        return str(error)
+    return ""
+
+
+def _open_checkpoint(path: Path, card: Card) -> None:
+    """Open a small checkpoint, or look at the names and shapes of a large one."""
+    try:
+        if _byte_count(path) <= MAX_WHOLE_BYTES:
+            open_base(path, dtype="float32", device="cpu")
+        else:
+            single_file.check_outline(open_state_dict(path))
+    except (BadFile, UnsupportedBase):
+        if INCOMPLETE not in card.outline:  # which says already that it is a part of a base
+            raise
+
+
+def _open_unknown(path: Path) -> None:
+    """Warn of tensors that no reader takes, and open those that a reader takes and refuses."""
+    contents = open_tensors(path)
+    if contents.container == "picture":
+        return  # most pictures hold no embedding
+    if any(dialect.sniff(contents) for dialect in DIALECTS):
+        open_overlay(path)
+    else:
+        message = f"{path.name} holds tensors, but no overlay or base that velatura knows: check where it is from"
+        warnings.warn(message, VelaturaWarning, stacklevel=2)
+
+
+def _byte_count(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _unique(caught: Iterable[warnings.WarningMessage]) -> tuple[str, ...]:
+    messages = (str(each.message) for each in caught if issubclass(each.category, VelaturaWarning))
+    return tuple(dict.fromkeys(messages))
