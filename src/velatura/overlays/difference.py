@@ -12,10 +12,11 @@ from velatura.base.base import Base
 from velatura.base.families import Prediction
 from velatura.errors import BadOverlay, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
+from velatura.overlays.deltas.first_channels import FIRST_CONVOLUTION, fit_input_channels
 from velatura.overlays.deltas.full import FullDelta, NormDelta
 from velatura.overlays.hooks.full_weight_hooks import FullWeightChange, TokenTableChange
 from velatura.overlays.hooks.seams import Undo, hook_outputs
-from velatura.overlays.lora.compatibility import check_side
+from velatura.overlays.lora.compatibility import check_side, describe_input_channels
 from velatura.overlays.lora.kohya_names import UNET_PREFIX, canonical_path, kohya_names
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Card
@@ -103,7 +104,11 @@ class Difference(Lora):
     def deltas(self, target: Target) -> Mapping[str, Delta]:
         """Return its deltas by the target's names of their layers, with token and position embeddings."""
         names = layer_names(target)
-        return {names[kohya_name]: delta for kohya_name, delta in self.layers.items() if kohya_name in names}
+        return {
+            names[kohya_name]: fit_input_channels(delta, target.layer(names[kohya_name]), names[kohya_name])
+            for kohya_name, delta in self.layers.items()
+            if kohya_name in names
+        }
 
     def install_hooks(self, target: Target, strength: LiveStrength) -> Iterator[Undo]:
         """Register a hook on all layers that it changes."""
@@ -132,9 +137,10 @@ class Difference(Lora):
             )
         for name, delta in deltas.items():
             if not delta.is_compatible(cast("Tensor", target.layer(name).weight)):
+                purpose = describe_input_channels(delta) if name == FIRST_CONVOLUTION else ""
                 raise WrongBase(
                     f"{self.card} has another shape of {name} than {target.name}: open a base of the family that it "
-                    "was made for"
+                    f"was made for{purpose}"
                 )
 
 

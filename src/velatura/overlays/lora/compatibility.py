@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
 from velatura.base.families import advise_base, guess_family_name
+from velatura.base.image_condition import CONDITION_BY_CHANNELS
 from velatura.card import Card
 from velatura.errors import BadStrength, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
@@ -13,6 +14,7 @@ from velatura.overlays.lora.kohya_names import UNET_PREFIX, names_in_files
 from velatura.overlays.strength import LiveStrength
 from velatura.overlays.target import Target
 
+FIRST_CONVOLUTION_IN_FILES = "lora_unet_conv_in"
 MAX_NAMES_SHOWN, MAX_NAME_LENGTH = 3, 120  # layers that a message names, and characters of their names
 
 
@@ -100,4 +102,16 @@ def _advice(lora: HasDeltas) -> str:
     context_widths = {
         delta.weight_shape[1] for name, delta in lora.layers.items() if name.endswith(("attn2_to_k", "attn2_to_v"))
     }
-    return advise_base(lora.card.family or guess_family_name(context_widths))
+    purpose = "".join(
+        describe_input_channels(delta) for name, delta in lora.layers.items() if name == FIRST_CONVOLUTION_IN_FILES
+    )
+    family = lora.card.family or guess_family_name(context_widths)
+    if not purpose:
+        return advise_base(family)
+    return f"it was made for {family or 'a model'}{purpose}, so open a base of that kind"
+
+
+def describe_input_channels(delta: Delta) -> str:
+    """Return " (inpainting)" or " (pix2pix)" for a change of the first convolution of such a UNet, else ""."""
+    kind = CONDITION_BY_CHANNELS.get(delta.weight_shape[1])
+    return f" ({kind})" if kind else ""

@@ -11,6 +11,7 @@ from velatura.base.base import Base
 from velatura.errors import BadOverlay
 from velatura.overlays.deltas import build_delta
 from velatura.overlays.deltas.delta import Delta
+from velatura.overlays.deltas.first_channels import fit_input_channels
 from velatura.overlays.hooks.output_hooks import DeltaChange
 from velatura.overlays.hooks.seams import Undo, guard_against_fusion, hook_outputs
 from velatura.overlays.lora.block_weights import block_of, check_block_weights
@@ -233,7 +234,11 @@ class Lora(Overlay):
     def deltas(self, target: Target) -> Mapping[str, Delta]:
         """Return its deltas by the target's names of their layers, without those that the target lacks."""
         names = names_in_files(target)
-        return {names[name]: delta for name, delta in self.layers.items() if name in names}
+        return {
+            names[name]: fit_input_channels(delta, target.layer(names[name]), names[name])
+            for name, delta in self.layers.items()
+            if name in names
+        }
 
     def strength_factor(self, target: Target, name: str) -> float:
         """Return the factor by which the strength is multiplied in the target's layer of this name."""
