@@ -34,7 +34,7 @@ from velatura.training.plan import OptimizerName, Plan
 from velatura.training.plan_fields import PlanFields
 from velatura.training.precision import frozen_base, gradient_checkpointing, make_trainable
 from velatura.training.run.folder import RunFolder, check_vacant
-from velatura.training.run.previews import preview_recipes
+from velatura.training.run.previews import preview_image, preview_recipes
 from velatura.training.run.report import Run, Step
 from velatura.training.run.stored_run import StoredRun, dtype_name, log_header, warn_if_machine_differs
 from velatura.training.run.tensorboard import check_tensorboard_installed
@@ -242,11 +242,22 @@ def _set_up(
 ) -> Setup:
     """Freeze the base, make the optimizer, and encode pictures and captions."""
     recipes = _preview_recipes(plan, overlay, dataset.repeat_examples())
+    _warn_of_missing_pairs(base)
     frozen = apply_zero_terminal_snr(_freeze_base(base, overlay, plan, over_others=over_others), plan)
     optimizer = _create_optimizer(overlay, plan)
     cache = encode_dataset(frozen, overlay, dataset, plan)
     validation_set = create_validation_set(frozen, overlay, dataset, plan, cache)
-    return Setup(Trainer(frozen, overlay, optimizer, cache, plan, processes), validation_set, recipes)
+    image = preview_image(frozen, plan, dataset.repeat_examples()[0].path)
+    return Setup(Trainer(frozen, overlay, optimizer, cache, plan, processes, image), validation_set, recipes)
+
+
+def _warn_of_missing_pairs(base: Base) -> None:
+    """Warn that a pix2pix model is trained without images to edit."""
+    if base.image_condition == "pix2pix":
+        warn(
+            f"{base.name} is a pix2pix model, and pairs of pictures before and after an edit are not read: the overlay "
+            "is trained without an image to edit (zeros), on what the pictures show"
+        )
 
 
 def _create_optimizer(overlay: Overlay, plan: Plan) -> Optimizer:

@@ -18,6 +18,7 @@ from velatura.base.base import Base
 from velatura.errors import TrainingDiverged
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.generate import Picture, generate_many
+from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.data.buckets import draw_bucket_batch
 from velatura.training.data.cache import DatasetCache
@@ -53,6 +54,7 @@ class Trainer:
 
     Attributes:
         processes: The processes that train the same overlay on other rows of every batch.
+        preview_image: The image that previews of a pix2pix model edit; None for other bases.
         is_updating_weights: True while the optimizer changes the weights: an interruption then leaves them between
             two steps.
         ema: The exponential moving average of the weights, by name; empty if the plan has none.
@@ -66,6 +68,7 @@ class Trainer:
     cache: DatasetCache
     plan: Plan
     processes: Processes = field(default_factory=Processes)
+    preview_image: InitImage | None = None
     is_updating_weights: bool = field(default=False, init=False)
     ema: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
     training_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor], init=False)
@@ -151,7 +154,7 @@ class Trainer:
     def generate_previews(self, recipes: Iterable[Recipe]) -> list[Picture]:
         """Generate pictures with the overlay as it would be used."""
         with self.evaluation_mode():
-            return generate_many(self.base, recipes)
+            return generate_many(self.base, recipes, init_image=self.preview_image)
 
     def is_noise(self, picture: Picture) -> bool:
         """Return True if a picture is rougher than all training pictures."""

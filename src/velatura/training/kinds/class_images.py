@@ -68,11 +68,13 @@ def make_class_pictures(
         Paths of the new pictures.
 
     Raises:
-        BadPlan: The prompt is empty or has tags, or another machine generated the pictures and this one lacks them.
+        BadPlan: The prompt is empty or has tags, the base is a pix2pix model, or another machine generated the pictures
+            and this one lacks them.
         BadDataset: The folder is missing or has no training pictures.
         BadRecipe: A recipe field is unknown or out of range.
     """
     check_class_prompt(prompt)
+    _refuse_pix2pix(base, folder, prompt, count)
     recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
     processes = Processes.join(base.device)
     with processes.fail_together():
@@ -86,6 +88,18 @@ def make_class_pictures(
                 "machines, or copy the pictures here"
             )
     return paths
+
+
+def _refuse_pix2pix(base: Base, folder: str | os.PathLike[str], prompt: str, count: int) -> None:
+    """Refuse to generate missing class pictures with a pix2pix model."""
+    if base.image_condition != "pix2pix":
+        return
+    missing = count_missing_class_pictures(folder, count)
+    if missing:
+        raise BadPlan(
+            f"{base.name} is a pix2pix model, which makes no pictures from a prompt alone: put {missing} class "
+            f'pictures of "{prompt}" into {folder}/{CLASS_FOLDER} yourself, or leave out the class prompt'
+        )
 
 
 def _make_pictures(

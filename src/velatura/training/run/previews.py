@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
+from velatura.base.base import Base
+from velatura.datasets.pictures import read_upright
 from velatura.errors import BadPlan
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import Picture
 from velatura.sampling.image_grid import draw_grid
+from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.plan import Plan
 from velatura.training.run.log import atomic_write, flush
@@ -36,6 +39,20 @@ def preview_recipes(plan: Plan, first_caption: str) -> list[Recipe]:
         if Prompt.parse(line).tags:
             raise BadPlan(f'the preview prompt "{line}" names other overlays: write a preview prompt without tags')
     return [Recipe(prompt=line, seed=plan.seed + number) for line, number in product(lines, range(plan.preview_seeds))]
+
+
+def preview_image(base: Base, plan: Plan, first_picture: Path) -> InitImage | None:
+    """Return the image that previews of a pix2pix model edit: the first training picture, cropped to a square.
+
+    Args:
+        base: The base; others need no image.
+        plan: Says whether there are previews.
+        first_picture: Path of the first training picture.
+    """
+    if base.image_condition != "pix2pix" or not plan.preview_every:
+        return None
+    pixels = base.family.default_pixels
+    return InitImage(ImageOps.fit(read_upright(first_picture), (pixels, pixels), Image.Resampling.LANCZOS))
 
 
 @dataclass(frozen=True)
