@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 PROMPT_FIELDS = ("prompt", "hires_prompt")  # in which tags call overlays
+TEMPLATE_FIELDS = (*PROMPT_FIELDS, "negative", "hires_negative")  # in which wildcards are drawn
 ORDER_AXIS, REPLACE_AXIS = "order", "replace"  # axes of prompts with words in another order, or replaced
 STANDARD_INPUT = "-"
 MAX_TEXT_BYTES = 2**22  # of a file of prompts or styles
@@ -77,6 +78,45 @@ def expand_recipe(first: "Recipe", prompts: Path | None, count: int, tags: Seque
         raise BadRecipe(f"{prompts} has no prompts: write one on each line")
     recipes = [seeded for recipe, repeats in counted_recipes for seeded in _increment_seeds(recipe, repeats)]
     return [_tag_prompts(recipe, tags) for recipe in recipes]
+
+
+def draw_wildcards(
+    recipes: Sequence["Recipe"], wildcards: Path | None, library: Sequence[Path], *, is_replay: bool
+) -> list["Recipe"]:
+    """Return recipes whose prompts have what their wildcards and variants stand for, drawn by their seeds.
+
+    Args:
+        recipes: The recipes. Where a template is drawn, a missing seed is drawn too, so that the recipe replays.
+        wildcards: The folder of the wildcard files; by default wildcards/ in a folder of the library or beside it.
+        library: The folders of the library.
+        is_replay: The prompts are those of a picture, which were drawn when it was made.
+    """
+    from velatura.prompts.wildcards import warn_of_letters
+
+    candidates = [place / "wildcards" for folder in library for place in (folder, folder.absolute().parent)]
+    folder = wildcards or next((path for path in candidates if path.is_dir()), None)
+    if is_replay and wildcards is None:
+        return list(recipes)
+    if folder is None:
+        for text in dict.fromkeys(getattr(recipe, field) for recipe in recipes for field in TEMPLATE_FIELDS):
+            warn_of_letters(text or "")
+        return list(recipes)
+    return [_draw_recipe(recipe, folder.expanduser()) for recipe in recipes]
+
+
+def _draw_recipe(recipe: "Recipe", folder: Path) -> "Recipe":
+    from secrets import randbelow
+
+    from velatura.prompts.wildcards import expand_template, find_template
+    from velatura.sampling.job import RANDOM_SEED_COUNT
+
+    templates = {field: text for field in TEMPLATE_FIELDS if find_template(text := getattr(recipe, field) or "")}
+    if not templates:
+        return recipe
+    seed: int = randbelow(RANDOM_SEED_COUNT) if recipe.seed is None else recipe.seed
+    # a negative prompt draws for itself; the prompt of the hires pass draws what the first pass drew
+    drawn = {field: expand_template(text, folder, seed + ("negative" in field)) for field, text in templates.items()}
+    return recipe.replace(seed=seed, **drawn)
 
 
 def add_styles(recipe: "Recipe", names: Sequence[str], table: Path) -> "Recipe":

@@ -11,6 +11,7 @@ from velatura.base.families import PredictionWord
 from velatura.cli.arguments import (
     add_styles,
     build_recipe,
+    draw_wildcards,
     expand_recipe,
     open_overlay_files,
     parse_axis,
@@ -41,6 +42,15 @@ PromptFile = Annotated[
         help="A file of prompts, one on each line, with options such as --n --w --h --s --d --l after them.",
         rich_help_panel=PROMPT_PANEL,
         show_default="none",
+    ),
+]
+Wildcards = Annotated[
+    Path | None,
+    typer.Option(
+        "--wildcards",
+        help="Folder of files of which __name__ draws a line; {a|b} draws one.",
+        rich_help_panel=PROMPT_PANEL,
+        show_default="wildcards/ at --library",
     ),
 ]
 Styles = Annotated[
@@ -138,6 +148,7 @@ def generate(
     recipe_fields: RecipeFields,
     count: Count = 1,
     prompts: PromptFile = None,
+    wildcards: Wildcards = None,
     style: Styles = None,
     styles: StyleFile = Path("styles.csv"),
     image: InitImagePath = None,
@@ -176,6 +187,8 @@ def generate(
     overlays, tags = open_overlay_files(overlay or ())
     first = build_recipe(recipe, prompt, recipe_fields, changes or (), needs_prompt=prompts is None)
     recipes = expand_recipe(add_styles(first, style or (), styles), prompts, count, tags)
+    is_replay = recipe is not None and prompt is None and prompts is None
+    recipes = draw_wildcards(recipes, wildcards, library or [Path()], is_replay=is_replay)
     paths = output_paths(out, len(recipes), overwrite=overwrite)
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
