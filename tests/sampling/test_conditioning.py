@@ -94,6 +94,16 @@ def test_emphasis_restores_the_mean_of_each_tower_by_itself(xl):
 
 
 @torch.no_grad()
+def test_emphasis_of_comfyui_multiplies_the_difference_from_an_empty_prompt(tiny):
+    [entry] = Prompt.parse("a (red:1.5) house").schedule(5, "ComfyUI")
+    context = encode_prompts(tiny.text, entry.texts, 1, restores_mean=False).context[0]
+    plain, empty = (encode_prompts(tiny.text, [Prompt.parse(words)], 1).context[0] for words in ("a red house", ""))
+    start = 1 + len(tiny.text.token_ids("a"))
+    weights = torch.ones(77, 1)
+    weights[start : start + len(tiny.text.token_ids("red"))] = 1.5
+    torch.testing.assert_close(context, empty + (plain - empty) * weights)
+
+
 def test_emphasis_may_leave_the_mean_as_it_falls(tiny):
     conditioning = encode_prompts(tiny.text, [Prompt.parse("a (red:1.5) house")], 1, restores_mean=False).context[0]
     plain = tiny.text.encode(["a red house"])[0]

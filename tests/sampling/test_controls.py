@@ -67,7 +67,7 @@ def test_clip_skip_reads_another_layer(tiny, house):
         velatura.generate(tiny, HOUSE.replace(clip_skip=12))
 
 
-@pytest.mark.parametrize("mode", ["No norm", "Ignore", "None"])
+@pytest.mark.parametrize("mode", ["No norm", "Ignore", "None", "ComfyUI"])
 def test_modes_of_emphasis_differ_where_something_is_stressed(tiny, mode):
     stressed = HOUSE.replace(prompt="a (red:1.6) house")
     assert (

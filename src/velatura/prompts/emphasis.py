@@ -11,7 +11,8 @@ SQUARE_BRACKET_EMPHASIS = 1 / 1.1
 MAX_EMPHASIS = 1e30  # a little more overflows float32
 MAX_OPEN_BRACKETS = 100  # 1.1 to the power of 100 is 13,781
 
-EmphasisMode = Literal["Original", "No norm", "Ignore", "None"]  # A1111's names
+# A1111's names, and how ComfyUI applies emphasis: relative to an empty prompt
+EmphasisMode = Literal["Original", "No norm", "Ignore", "None", "ComfyUI"]
 
 EMPHASIS_TOKEN = re.compile(
     r"""

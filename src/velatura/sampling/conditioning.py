@@ -161,10 +161,14 @@ class _PromptEncoder:
         """Encode one prompt: the context is (77 * chunk_count, width), the pooled first chunk (width,)."""
         chunks = chunks_of(self.text, prompt, is_negative=self.is_negative)
         chunks += [[] for _ in range(self.chunk_count - len(chunks))]
+        has_emphasis = any(piece.emphasis != 1 for chunk in chunks for piece in chunk)
+        needs_empty = has_emphasis and isinstance(prompt, WeightedText) and prompt.emphasis == "ComfyUI"
+        tokens = [[piece.token for piece in chunk] for chunk in chunks]
         with encoding_row(negative=self.is_negative):
-            outputs = self.text.encode_chunks([[piece.token for piece in chunk] for chunk in chunks], self.clip_skip)
+            outputs = self.text.encode_chunks([*tokens, []] if needs_empty else tokens, self.clip_skip)
         # The mean is restored for every encoder by itself
-        context = torch.cat([self._emphasize_output(output, chunks) for output in outputs], dim=-1)
+        emphasize = self._emphasize_relative if needs_empty else self._emphasize_output
+        context = torch.cat([emphasize(output, chunks) for output in outputs], dim=-1)
         pooled = outputs[-1].pooled
         return Conditioning(context, None if pooled is None else pooled[0].float())
 
@@ -175,6 +179,16 @@ class _PromptEncoder:
             self._emphasize_chunk(chunk_hidden, chunk) for chunk_hidden, chunk in zip(hidden, chunks, strict=True)
         ]
         return torch.cat(emphasized)
+
+    def _emphasize_relative(self, output: TextOutput, chunks: Sequence[Chunk]) -> Tensor:
+        """Apply the emphasis as ComfyUI does, to the difference from an empty prompt, the last chunk of the output."""
+        *hidden, empty = output.hidden.float()  # each (77, width)
+        return torch.cat(
+            [
+                empty + (chunk_hidden - empty) * _token_emphasis(chunk).to(chunk_hidden).unsqueeze(-1)
+                for chunk_hidden, chunk in zip(hidden, chunks, strict=True)
+            ]
+        )
 
     def _emphasize_chunk(self, hidden: Tensor, chunk: Chunk) -> Tensor:
         if all(piece.emphasis == 1 for piece in chunk):

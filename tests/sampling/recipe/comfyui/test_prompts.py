@@ -60,14 +60,14 @@ def test_emphasis_is_comfyuis(text, expected):
 
 def test_plain_emphasis_stays_as_it_is_written():
     text = "masterpiece, (best quality:1.2), (sharp), a house"
-    assert translate_text(text, Report()) == (text, True)
-    assert translate_text("a house, sharp", Report()) == ("a house, sharp", False)
+    assert translate_text(text, Report()) == (text, True, "ComfyUI")
+    assert translate_text("a house, sharp", Report()) == ("a house, sharp", False, "ComfyUI")
 
 
-def test_emphasis_asks_for_the_nearest_way_to_apply_it():
-    recipe, messages = read(text_to_image(n2=node("CLIPTextEncode", text="a (red:1.3) house", clip=["1", 1])))
-    assert (recipe.prompt, recipe.emphasis) == ("a (red:1.3) house", "No norm")
-    assert "ComfyUI weighs words against an empty prompt" in messages[0]
+def test_emphasis_is_applied_as_comfyui_does():
+    recipe = read_quietly(text_to_image(n2=node("CLIPTextEncode", text="a (red:1.3) house", clip=["1", 1])))
+    assert (recipe.prompt, recipe.emphasis) == ("a (red:1.3) house", "ComfyUI")
+    assert read_quietly(text_to_image()).emphasis == "Original"
 
 
 @pytest.mark.parametrize(
@@ -298,4 +298,9 @@ def test_texts_for_both_encoders_of_sdxl_are_read():
 
 def test_texts_that_an_extension_reads_as_a1111_does_stay_as_they_are():
     encoder = node("smZ CLIPTextEncode", text="a [red:blue:0.5] ((house))", parser="A1111", clip=["1", 1])
-    assert read(text_to_image(n2=encoder))[0].prompt == "a [red:blue:0.5] ((house))"
+    recipe = read_quietly(text_to_image(n2=encoder))
+    assert (recipe.prompt, recipe.emphasis) == ("a [red:blue:0.5] ((house))", "Original")
+    encoder["inputs"]["mean_normalization"] = False
+    assert read_quietly(text_to_image(n2=encoder)).emphasis == "No norm"
+    graph = text_to_image(n2=encoder, n3=node("CLIPTextEncode", text="(blurry)", clip=["1", 1]))
+    assert "its texts apply emphasis in different ways: 'No norm' is used for all" in read(graph)[1][0]

@@ -436,6 +436,11 @@ def test_graphs_of_efficiency_nodes_are_read():
     assert recipe.prompt == "a red house<lora:a:0.4><lora:ink:0.5:0.8>"
     assert (recipe.negative, recipe.clip_skip, recipe.base) == ("blurry", 2, "anything")
     assert (recipe.width, recipe.height) == (512, 768)
+    graph["1"]["inputs"] |= {"positive": "a ((red)) house", "weight_interpretation": "A1111"}
+    recipe = read_quietly(graph)
+    assert (recipe.prompt, recipe.emphasis) == ("a ((red)) house<lora:a:0.4><lora:ink:0.5:0.8>", "Original")
+    graph["1"]["inputs"]["weight_interpretation"] = "comfy++"
+    assert "reads emphasis as 'comfy++', and velatura as ComfyUI does" in read(graph)[1][0]
 
 
 def test_graphs_of_easy_use_are_read():

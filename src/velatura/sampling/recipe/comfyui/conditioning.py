@@ -128,17 +128,27 @@ def _encode(graph: Graph, node: Node, side: str) -> EncodedText:
         _check_sdxl_texts(graph, node, text)
     if node.kind in TAG_LOADERS:
         text = LORA_TAG_PATTERN.sub("", text)
-    parser = (read_word(graph, node, "parser", "weight_interpretation") or "comfy").lower()
+    translated = _translate(graph, node, text, ("parser", "weight_interpretation"))
+    return EncodedText(translated, node.link("clip"), node)
+
+
+def _translate(graph: Graph, node: Node, text: str, parser_names: Sequence[str]) -> TranslatedText:
+    """Translate a text, unless an extension reads it as A1111 does.
+
+    Args:
+        graph: The graph.
+        node: The node that encodes the text.
+        text: The text.
+        parser_names: Inputs that say how emphasis is read.
+    """
+    parser = (read_word(graph, node, *parser_names) or "comfy").lower()
     if parser == "a1111":
-        return EncodedText(_keep_a1111(text), node.link("clip"), node)
+        restores_mean = node.inputs.get("mean_normalization") is not False
+        has_emphasis = bool(re.search(r"[()\[\]]", text))
+        return TranslatedText(text, has_emphasis, "Original" if restores_mean else "No norm")
     if parser != "comfy":
         graph.report.remark(f"{node} reads emphasis as {parser[:40]!r}, and velatura as ComfyUI does")
-    return EncodedText(translate_text(text, graph.report), node.link("clip"), node)
-
-
-def _keep_a1111(text: str) -> TranslatedText:
-    """Return a text that an extension reads as A1111 does, which needs no translation."""
-    return TranslatedText(text, bool(re.search(r"[()\[\]]", text)))
+    return translate_text(text, graph.report)
 
 
 def _check_sdxl_texts(graph: Graph, node: Node, text: str) -> None:
@@ -157,17 +167,8 @@ def _text_of_loader(graph: Graph, node: Node, slot: int, side: str) -> EncodedTe
     text = None if name is None else read_text(graph, node, name)
     if name is None or text is None:
         raise graph_error(f"output {slot} of {node} is not a prompt that velatura finds")
-    interpretation = next(
-        (word for key in ("weight_interpretation", f"{name}_weight_interpretation") if (word := node.inputs.get(key))),
-        "comfy",
-    )
-    if str(interpretation).lower() == "a1111":
-        return EncodedText(
-            TranslatedText(text, bool(re.search(r"[()\[\]]", text))), Link(node.key, INSIDE_LOADER), node
-        )
-    if interpretation != "comfy":
-        graph.report.remark(f"{node} reads emphasis as {str(interpretation)[:40]!r}, and velatura as ComfyUI does")
-    return EncodedText(translate_text(text, graph.report), Link(node.key, INSIDE_LOADER), node)
+    keys = ("weight_interpretation", f"{name}_weight_interpretation")
+    return EncodedText(_translate(graph, node, text, keys), Link(node.key, INSIDE_LOADER), node)
 
 
 COMBINATIONS = {

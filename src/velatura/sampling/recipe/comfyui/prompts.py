@@ -10,6 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
+from velatura.prompts.emphasis import EmphasisMode
 from velatura.sampling.recipe.comfyui.graph import Report, graph_error
 
 BRACKET_EMPHASIS = 1.1
@@ -30,10 +31,17 @@ class WeightedWords(NamedTuple):
 
 
 class TranslatedText(NamedTuple):
-    """A text as a prompt of ours, and whether any of its words have an emphasis."""
+    """A text as a prompt of ours.
+
+    Attributes:
+        prompt: The prompt.
+        has_emphasis: True if any of its words have an emphasis.
+        emphasis: How emphasis is applied.
+    """
 
     prompt: str
     has_emphasis: bool
+    emphasis: EmphasisMode = "ComfyUI"
 
 
 def translate_text(text: str, report: Report) -> TranslatedText:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from velatura.errors import warn
-from velatura.sampling.recipe.comfyui.conditioning import Side, all_texts, read_side, write_side
+from velatura.prompts.emphasis import EmphasisMode
+from velatura.sampling.recipe.comfyui.conditioning import EncodedText, Side, all_texts, read_side, write_side
 from velatura.sampling.recipe.comfyui.graph import Graph, JsonObject, as_object, graph_error
 from velatura.sampling.recipe.comfyui.nodes import NODE_KINDS
 from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_vae, write_tags
@@ -148,18 +149,13 @@ def _translate(graph: Graph, output: str, passes: Passes, size: Size | None) -> 
     fields = _sampling_fields(graph, passes, size)
     prompt = write_side(positive) + write_tags(graph, model, clip)
     _remark_on_encoders(graph, model, clip)
-    texts = [encoded.text for side in (positive, negative) for encoded in all_texts(side)]
     fields |= {
         "Model": model.model,
         "VAE": _vae(graph, passes),
         "Clip skip": clip.clip_skip if clip.clip_skip > 1 else None,
         "RNG": "CPU",
-        "Emphasis": "No norm" if any(text.has_emphasis for text in texts) else None,
+        "Emphasis": _emphasis(graph, [*all_texts(positive), *all_texts(negative)]),
     }
-    if fields["Emphasis"]:
-        graph.report.remark(
-            "ComfyUI weighs words against an empty prompt; the emphasis 'No norm' is the nearest, and not the same"
-        )
     infotext = write_infotext(_check_lines(prompt), _check_lines(write_side(negative)), fields)
     return Translation(infotext, graph, output, samplers, _final_size(fields))
 
@@ -170,6 +166,15 @@ def _final_size(fields: Mapping[str, object]) -> Size | None:
     scale = fields.get("Hires upscale")
     factor = scale if isinstance(scale, int | float) else 1.0
     return None if size is None else (int(int(size[1]) * factor), int(int(size[2]) * factor))
+
+
+def _emphasis(graph: Graph, texts: Sequence[EncodedText]) -> EmphasisMode | None:
+    """Return how emphasis is applied, or None if no word has one or it is applied as A1111 does."""
+    modes: dict[EmphasisMode, None] = {encoded.text.emphasis: None for encoded in texts if encoded.text.has_emphasis}
+    mode = next(iter(modes), None)
+    if len(modes) > 1:
+        graph.report.remark(f"its texts apply emphasis in different ways: {mode!r} is used for all")
+    return None if mode == "Original" else mode
 
 
 def _read_negative(graph: Graph, call: SamplerCall) -> Side:
