@@ -165,3 +165,9 @@ def test_a_sampler_that_civitai_does_not_know_is_named():
 def test_a_scheduler_has_other_names_elsewhere():
     assert Recipe.from_infotext(f"a house\n{LINE}, Scheduler: karras").scheduler == "karras"
     assert Recipe.from_infotext(f"a house\n{LINE}, Schedule type: Beta, Scheduler: karras").scheduler == "Beta"
+
+
+def test_what_follows_a_comma_in_a_value_without_quotes_is_named():
+    with pytest.warns(VelaturaWarning, match="these parts of the settings are not read: 'a blue one, at dusk'"):
+        recipe = Recipe.from_infotext(f"a house\n{LINE}, Hires prompt: a red one, a blue one, at dusk")
+    assert recipe.hires_prompt == "a red one"

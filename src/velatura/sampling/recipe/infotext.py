@@ -78,6 +78,8 @@ def warn_of_infotext(text: str) -> None:
             )
     if lines.unread:
         warn(f"the text behind the settings is not read: {_shorten(' '.join(lines.unread))!r}")
+    if leftovers := _find_leftovers(lines.fields):
+        warn(f"these parts of the settings are not read: {_shorten(', '.join(leftovers))!r}")
     if empty_keys := [key for key, value in find_fields(lines.fields) if not value]:
         warn(f"settings without a value are left out: {', '.join(empty_keys)}")
 
@@ -96,18 +98,25 @@ def split_infotext(text: str) -> InfotextLines:
 
 def find_fields(text: str) -> Iterator[tuple[str, str]]:
     """Yield the keys of fields and their values as they are written; a value may be a JSON list or object."""
+    for key, value, _ in _scan_fields(text):
+        if key:
+            yield key, value
+
+
+def _scan_fields(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the key and value of every field, with the text before it that belongs to none; the last key is empty."""
     position = 0
     while field := FIELD_PATTERN.search(text, position):
-        start, end = field.start("value"), field.end()
+        before, start = text[position : field.start()], field.start("value")
         json_end = _find_json_end(text, start) if text[start : start + 1] in {"{", "["} else None
-        if json_end is None:
-            yield field["key"], field["value"]
-        else:
-            yield field["key"], text[start:json_end]
-            end = max(text.find(",", json_end) + 1, json_end)
-        if end == position:  # the pattern consumes a key at least, so this ends every search
-            return
-        position = end
+        yield field["key"], field["value"] if json_end is None else text[start:json_end], before
+        position = field.end() if json_end is None else json_end
+    yield "", "", text[position:]
+
+
+def _find_leftovers(text: str) -> list[str]:
+    """Return what stands between fields and is none, such as the rest of a value with commas."""
+    return [leftover for _, _, before in _scan_fields(text) if (leftover := before.strip(", \t\r\n"))]
 
 
 def quote(value: object) -> str:

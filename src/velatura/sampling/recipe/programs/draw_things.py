@@ -88,7 +88,7 @@ def infotext_from_draw_things(values: JsonObject, size: tuple[int, int]) -> str:
     }
     if fields["Denoising strength"] is not None:
         settings.note("that it started from an image, which the picture does not contain")
-    return settings.infotext(add_tags(settings.text("c"), _lora_tags(settings)), settings.text("uc"), fields)
+    return settings.infotext(add_tags(settings.prompt("c"), _lora_tags(settings)), settings.text("uc"), fields)
 
 
 def infotext_from_civitai(values: JsonObject, size: tuple[int, int]) -> str | None:
@@ -125,7 +125,7 @@ def infotext_from_civitai(values: JsonObject, size: tuple[int, int]) -> str | No
         "Clip skip": settings.number("clipSkip"),
         "RNG": "CPU",
     }
-    return settings.infotext(settings.text("prompt"), settings.text("negativePrompt"), fields)
+    return settings.infotext(settings.prompt("prompt"), settings.text("negativePrompt"), fields)
 
 
 def _graph_seed(graph: JsonObject) -> object:

@@ -77,7 +77,7 @@ def infotext_from_plain_settings(values: JsonObject, program: str, size: tuple[i
         "Tiling": TILINGS.get(tiling),
         "RNG": "CPU" if program == "Easy Diffusion" else None,
     }
-    prompt = add_tags(settings.text("prompt"), _overlay_tags(settings))
+    prompt = add_tags(settings.prompt("prompt"), _overlay_tags(settings))
     return settings.infotext(prompt, settings.text("negative_prompt"), fields)
 
 

@@ -36,7 +36,7 @@ def infotext_from_fooocus(values: JsonObject, size: tuple[int, int]) -> str:
         BadRecipe: A value has the wrong type.
     """
     settings = ProgramSettings("Fooocus", _normalize_keys(values), ignored=IGNORED, neutral=NEUTRAL)
-    prompt, negative = settings.text("prompt"), settings.text("negative_prompt")
+    prompt, negative = settings.prompt("prompt"), settings.text("negative_prompt")
     _note_own_ways(settings)
     resolution = _read_resolution(settings)
     fields = {

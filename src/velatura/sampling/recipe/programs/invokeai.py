@@ -66,7 +66,7 @@ def infotext_from_invokeai(values: JsonObject, size: tuple[int, int]) -> str:
     if not PROMPT_KEYS & set(values):
         raise BadRecipe("the metadata of InvokeAI has no positive_prompt: use a picture as it was saved")
     settings = ProgramSettings(PROGRAM, values, ignored=IGNORED, neutral=NEUTRAL)
-    prompt, calls = _translate_prompt(settings, settings.text("positive_prompt", "positive_conditioning"))
+    prompt, calls = _translate_prompt(settings, settings.prompt("positive_prompt", "positive_conditioning"))
     negative, _ = _translate_prompt(settings, settings.text("negative_prompt", "negative_conditioning"))
     _read_style_prompts(settings, prompt, negative)
     skipped = settings.number("clip_skip")

@@ -55,14 +55,24 @@ class ProgramSettings:
         """Return a text, or "" if there is none.
 
         Raises:
-            BadRecipe: The value is a list or an object.
+            BadRecipe: The value is not a text.
         """
         value = self.take(*keys)
         if value is None:
             return ""
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value)
+        if isinstance(value, str):
+            return value
         raise self.bad_value(keys[0], value, "a text")
+
+    def prompt(self, *keys: str) -> str:
+        """Return a prompt, which may be empty.
+
+        Raises:
+            BadRecipe: None of the keys is there, or the value is not a text.
+        """
+        if not any(isinstance(self._values.get(key), str) for key in keys):
+            raise BadRecipe(f"the metadata of {self.program} has no {keys[0]} in words: use a picture as it was saved")
+        return self.text(*keys)
 
     def name(self, *keys: str) -> str | None:
         """Return a name, or None if there is none, or a word that says so."""

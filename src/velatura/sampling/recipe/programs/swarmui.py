@@ -2,7 +2,6 @@
 
 import re
 
-from velatura.errors import BadRecipe
 from velatura.sampling.recipe.programs.settings import (
     JsonObject,
     ProgramSettings,
@@ -40,10 +39,8 @@ def infotext_from_swarmui(values: JsonObject, size: tuple[int, int]) -> str:
         BadRecipe: A value has the wrong type, or there is no prompt.
     """
     params = ProgramSettings("SwarmUI", values).section(SETTINGS_KEY)
-    if "prompt" not in params:
-        raise BadRecipe("the metadata of SwarmUI has no prompt: use a picture as it was saved")
     settings = ProgramSettings("SwarmUI", params, ignored=IGNORED, neutral=NEUTRAL)
-    prompt = _translate_prompt(settings, settings.text("prompt"))
+    prompt = _translate_prompt(settings, settings.prompt("prompt"))
     negative = _translate_prompt(settings, settings.text("negativeprompt"))
     clip_stop = settings.number("clipstopatlayer")
     creativity = settings.number("initimagecreativity")
