@@ -269,6 +269,15 @@ def test_a_turbo_model_of_one_step_is_read():
     assert "does not have its scheduler 'sd_turbo': the nearest that it has is SGM Uniform" in read(graph)[1][0]
 
 
+def test_an_output_that_no_sampler_leads_to_does_not_count():
+    graph = text_to_image(
+        n8=node("LoadImage", image="pose.png"),
+        n9=node("OpenposePreprocessor", image=["8", 0]),
+        n10=node("SaveImage", images=["9", 0]),
+    )
+    assert read_quietly(graph).prompt == "a red house"
+
+
 def test_two_ways_to_save_one_picture_are_one_picture():
     assert read_quietly(text_to_image(n8=node("SaveImage", images=["6", 0]))).prompt == "a red house"
 

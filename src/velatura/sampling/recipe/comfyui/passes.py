@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from velatura.errors import BadRecipe
 from velatura.sampling.recipe.comfyui.graph import Graph, Link, Node, graph_error
 from velatura.sampling.recipe.comfyui.nodes import INPUT_NAMES, LOADERS_WITH_TEXTS
 from velatura.sampling.recipe.comfyui.prompts import file_stem
@@ -115,6 +116,17 @@ def find_passes(graph: Graph, output: Node) -> Passes:
             raise graph_error(f"its samplers form a circle at {previous}")
         seen.add(previous.key)
         calls.insert(0, read_call(graph, previous))
+
+
+def comes_from_sampler(graph: Graph, output: Node) -> bool:
+    """Return True if the picture of an output node was sampled: others save masks, depth maps and the like."""
+    if is_sampler(output):
+        return True
+    try:
+        _find_last_sampler(graph, output, Between())
+    except BadRecipe:
+        return False
+    return True
 
 
 def latent_size(graph: Graph, between: Between) -> Size | None:

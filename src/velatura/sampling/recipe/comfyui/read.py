@@ -19,6 +19,7 @@ from velatura.sampling.recipe.comfyui.passes import (
     Between,
     Passes,
     Size,
+    comes_from_sampler,
     find_outputs,
     find_passes,
     latent_size,
@@ -101,7 +102,9 @@ def translate_graph(prompt: JsonObject, size: Size | None) -> str:
         BadRecipe: The prompt or the sampler cannot be found in the graph.
     """
     translations: dict[str, Translation] = {}
-    for output in find_outputs(Graph.parse(prompt)):
+    outputs = find_outputs(Graph.parse(prompt))
+    sampled = [output for output in outputs if comes_from_sampler(Graph.parse(prompt), output)]
+    for output in sampled or outputs:
         graph = Graph.parse(prompt)
         translation = _translate(graph, output.key, find_passes(graph, graph.nodes[output.key]), size)
         translations.setdefault(translation.infotext, translation)
