@@ -1,152 +1,24 @@
-"""Pictures by inpainting and pix2pix models, with diffusers' pipelines as judges."""
+"""Pictures by inpainting and pix2pix models; diffusers' pipelines judge them in a file of their own."""
 
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    EulerDiscreteScheduler,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionInstructPix2PixPipeline,
-    StableDiffusionXLInpaintPipeline,
-    StableDiffusionXLInstructPix2PixPipeline,
-)
-from PIL import Image
 
 import velatura
-from tests.conftest import widen
+from tests.sampling.init_images import WORDS, difference, make_image, make_mask, pixels_of
 from velatura import InitImage, Recipe
 from velatura.errors import BadRecipe, VelaturaWarning
 from velatura.sampling.pipeline import seamless_tiling
 
-# by diffusers' scheduler, with the newest numpy
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-STEPS = 4  # at timesteps 999, 666, 333 and 0: neither program has to interpolate
-WORDS = {"negative": "blurry", "seed": 3, "steps": STEPS, "sampler": "Euler", "width": 64, "height": 64}
-NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-INPAINT = {"tiny": StableDiffusionInpaintPipeline, "xl": StableDiffusionXLInpaintPipeline}
-EDIT = {"tiny": StableDiffusionInstructPix2PixPipeline, "xl": StableDiffusionXLInstructPix2PixPipeline}
-FAMILIES = pytest.mark.parametrize("family", ["tiny", "xl"])
-
 
 @pytest.fixture
 def image():
-    values = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(7))
-    return Image.fromarray((values * 255).byte().numpy()).resize((64, 64), Image.Resampling.BILINEAR)
+    return make_image()
 
 
 @pytest.fixture
 def mask():
-    white = np.zeros((64, 64), np.uint8)
-    white[16:48, 8:40] = 255
-    return Image.fromarray(white)
-
-
-def pipeline_of(kind, base):
-    parts = {"unet": base.unet, "vae": base.vae, "scheduler": EulerDiscreteScheduler(**BETAS)}
-    for place, tower in enumerate(base.text.encoders, 1):
-        suffix = "" if place == 1 else f"_{place}"
-        parts |= {f"text_encoder{suffix}": tower.model, f"tokenizer{suffix}": tower.tokenizer}
-    more = {"add_watermarker": False} if len(base.text.encoders) > 1 else NO_CHECKER
-    pipeline = kind(**parts, **more)
-    pipeline.vae.register_to_config(scaling_factor=base.family.scaling_factor)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def pixels_of(image):
-    return torch.tensor(np.asarray(image, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-
-
-def noise_of(base):
-    side = 64 // base.family.vae_scale_factor
-    return torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(3))
-
-
-def by_diffusers(pipeline, start, guidance, **options):
-    """Return the picture by a pipeline of diffusers from these latents, in eighths of a bit."""
-    pipeline.scheduler.set_timesteps(STEPS)
-    made = pipeline(
-        "a red house",
-        negative_prompt="blurry",
-        latents=start / pipeline.scheduler.init_noise_sigma,
-        num_inference_steps=STEPS,
-        guidance_scale=guidance,
-        output_type="np",
-        **options,
-    )
-    return made.images[0] * 255
-
-
-def difference(picture, theirs, part=(slice(None), slice(None))):
-    return np.abs(np.asarray(picture.image, dtype=np.float32) + 0.5 - theirs)[part].max()  # we cut, so are 0.5 too low
-
-
-@FAMILIES
-@pytest.mark.parametrize("guidance", [1, 7])
-def test_an_inpainting_model_paints_from_noise_what_diffusers_paints_behind_a_full_mask(request, family, guidance):
-    base = widen(request.getfixturevalue(family), 9, name="inpainting")
-    pipeline = pipeline_of(INPAINT[family], base)
-    sigma = pipeline.scheduler.sigmas[0]
-    theirs = by_diffusers(
-        pipeline,
-        noise_of(base) * sigma,
-        guidance,
-        image=Image.new("RGB", (64, 64)),
-        mask_image=Image.new("L", (64, 64), 255),
-        masked_image_latents=base.encode(torch.zeros(1, 3, 64, 64)),
-        strength=1.0,
-        height=64,
-        width=64,
-    )
-    assert difference(velatura.generate(base, "a red house", guidance=guidance, **WORDS), theirs) < 1
-
-
-@FAMILIES
-@pytest.mark.parametrize("masked_content", ["original", "fill"])
-def test_it_fills_a_mask_as_in_diffusers(request, family, image, mask, masked_content):
-    base = widen(request.getfixturevalue(family), 9, name="inpainting")
-    pipeline = pipeline_of(INPAINT[family], base)
-    init_image = InitImage(image, mask)
-    recipe = Recipe(prompt="a red house", guidance=5, denoising=1, mask_blur=0, masked_content=masked_content, **WORDS)
-    inputs = []
-    hook = base.unet.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0][:1]))
-    ours = velatura.generate(base, recipe, init_image=init_image)
-    hook.remove()
-
-    # What the UNet reads: latents of the picture at first, then the mask, then the image with grey below the mask
-    white = (torch.tensor(np.asarray(mask)) > 127)[None, None]
-    hidden = base.encode(torch.where(white, torch.zeros(()), pixels_of(image)))
-    factor = base.family.vae_scale_factor
-    latent_mask = white[..., ::factor, ::factor].float()
-    assert all(torch.equal(read[:, 4:5], latent_mask) for read in inputs)
-    assert all(torch.equal(read[:, 5:], hidden) for read in inputs)
-
-    # A1111 keeps the unmasked latents at every step, which diffusers leaves to a callback
-    noise, sigmas = noise_of(base), pipeline.scheduler.sigmas
-    start = inputs[0][:, :4] * (sigmas[0] ** 2 + 1).sqrt()
-    kept = start - noise * sigmas[0]
-
-    def keep_unmasked(pipeline, step, _, tensors):
-        noisy = kept + noise * pipeline.scheduler.sigmas[step + 1]
-        return {"latents": torch.where(latent_mask > 0, tensors["latents"], noisy)}
-
-    theirs = by_diffusers(
-        pipeline,
-        start,
-        5,
-        image=image,
-        mask_image=mask,
-        masked_image_latents=hidden,
-        strength=1.0,
-        height=64,
-        width=64,
-        callback_on_step_end=keep_unmasked,
-    )
-    assert difference(ours, theirs, (slice(16, 48), slice(8, 40))) < 1
-    outside = np.asarray(mask) == 0
-    assert np.array_equal(np.asarray(ours.image)[outside], np.asarray(image)[outside])
+    return make_mask()
 
 
 def test_without_a_mask_the_whole_image_is_hidden_unless_the_recipe_says_less(inpainting, image):
@@ -163,18 +35,6 @@ def test_without_a_mask_the_whole_image_is_hidden_unless_the_recipe_says_less(in
         torch.testing.assert_close(read[0][5:], inpainting.encode(left)[0], rtol=1e-4, atol=1e-5)
         assert bool((read[0][4] == 1).all())
     assert torch.equal(conditions[None], conditions[1.0])
-
-
-@FAMILIES
-@pytest.mark.parametrize(("guidance", "image_guidance"), [(7, 1.5), (3, 2.2), (7, 1)])
-def test_a_pix2pix_model_edits_as_in_diffusers(request, family, image, guidance, image_guidance):
-    base = widen(request.getfixturevalue(family), 8, name="pix2pix")
-    pipeline = pipeline_of(EDIT[family], base)
-    start = base.encode(pixels_of(image)) + noise_of(base) * pipeline.scheduler.sigmas[0]
-    theirs = by_diffusers(pipeline, start, guidance, image=image, image_guidance_scale=image_guidance)
-    fields = {"guidance": guidance, "image_guidance": image_guidance, "denoising": 1, **WORDS}
-    ours = velatura.generate(base, "a red house", init_image=InitImage(image), **fields)
-    assert difference(ours, theirs) < 1
 
 
 @torch.no_grad()
@@ -206,6 +66,17 @@ def test_texts_joined_by_and_are_guided_by_one_image(pix2pix, image):
     joined = velatura.generate(pix2pix, "a house :0.5 AND a house :0.5", init_image=InitImage(image), **fields)
     single = velatura.generate(pix2pix, "a house", init_image=InitImage(image), **fields)
     assert np.abs(np.asarray(joined.image, int) - np.asarray(single.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "pix2pix"])
+def test_the_layout_of_another_prompt_is_kept(request, kind, image):
+    base = request.getfixturevalue(kind)
+    fields = {**WORDS, "steps": 2, "init_image": InitImage(image)}
+    plain = velatura.generate(base, "a boat", **fields)
+    kept = velatura.generate(base, "a boat", keep_layout="a house", keep_layout_until=1, **fields)
+    same = velatura.generate(base, "a boat", keep_layout="a boat", keep_layout_until=1, **fields)
+    assert kept.image.tobytes() != plain.image.tobytes()
+    assert np.abs(np.asarray(same.image, int) - np.asarray(plain.image, int)).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["inpainting", "pix2pix"])
