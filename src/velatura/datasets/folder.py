@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
+from velatura.card import printable_text
 from velatura.datasets.pictures import (
     MASK_LABEL,
     PICTURE_SUFFIXES,
@@ -189,6 +190,7 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
     _warn_of_missing_pictures(list_captions, paths)
     captions = {path: _caption_or_empty(path, list_captions, rules, needs_captions) for path in paths}
     _warn_of_infotexts(captions)
+    _warn_of_unread_fields(captions)
     for path, caption in captions.items():
         with open_picture(path):  # reads only the header, so broken files are found before anything is loaded
             pass
@@ -209,6 +211,15 @@ def _warn_of_infotexts(captions: dict[Path, Caption]) -> None:
     if files:
         found = f"{files[0]} holds" if len(files) == 1 else f"{len(files)} text files, such as {files[0]}, hold"
         warn(f"{found} the settings of a generated picture: only the prompt is learned as caption, without its tags")
+
+
+def _warn_of_unread_fields(captions: dict[Path, Caption]) -> None:
+    """Name the fields of lists and .json files that have no effect, all in one warning."""
+    files = [caption.file for caption in captions.values() if caption.unread]
+    fields = sorted({printable_text(field)[:40] for caption in captions.values() for field in caption.unread})
+    if fields:
+        shown = ", ".join(fields[:5]) + (", ..." if len(fields) > 5 else "")
+        warn(f"{files[0]} has fields that are not read ({shown}): they have no effect")
 
 
 def _warn_of_missing_pictures(list_captions: dict[str, Caption], paths: list[Path]) -> None:

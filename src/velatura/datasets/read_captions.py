@@ -10,10 +10,12 @@ from io import StringIO
 from pathlib import Path
 from typing import cast
 
+from velatura.card import printable_text
 from velatura.errors import BadDataset, warn
 from velatura.files import parse_json
 
 CAPTION_SUFFIXES = (".txt", ".caption")
+MAX_SHOWN_LENGTH = 80  # characters of a stranger's text in a message
 MAX_CAPTION_BYTES = 2**26  # a list for a million pictures
 
 # Field names of a list in Hugging Face datasets, kohya's tools and SimpleTuner
@@ -65,6 +67,7 @@ class Caption:
     source: CaptionSource
     file: Path | None = None
     is_infotext: bool = False  # the file holds A1111's generation data, and the caption is its prompt
+    unread: tuple[str, ...] = ()  # fields beside the caption, which have no effect
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,23 @@ def read_caption_lists(folder: Path) -> dict[str, Caption]:
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(_read_text(path).splitlines(), 1):
             if line.strip():
-                name, text = _parse_list_line(line, f"{path}, line {number}")
-                captions[name] = Caption(text, CaptionSource.LIST, path)
+                name, caption = _parse_list_line(line, path, number)
+                _add_caption(captions, name, caption)
     for path in sorted(folder.glob("*.csv")):
         for name, text in _parse_csv_list(path):
-            captions[name] = Caption(text, CaptionSource.LIST, path)
+            _add_caption(captions, name, Caption(text, CaptionSource.LIST, path))
     return captions
+
+
+def _add_caption(captions: dict[str, Caption], name: str, caption: Caption) -> None:
+    """Add a caption from a list; of two for one picture the later counts, with a warning if they differ."""
+    earlier = captions.get(name)
+    if earlier is not None and earlier.text != caption.text:
+        warn(
+            f"{caption.file} has two captions for {name[:MAX_SHOWN_LENGTH]!r}: the later one is learned, so remove "
+            "one of them"
+        )
+    captions[name] = caption
 
 
 def _spellings(name: str) -> tuple[str, ...]:
@@ -185,7 +199,8 @@ def _prompt_of_infotext(text: str) -> str | None:
     return EXTRA_NETWORK_TAG.sub("", prompt).strip().strip(",").strip()
 
 
-def _parse_list_line(line: str, location: str) -> tuple[str, str]:
+def _parse_list_line(line: str, path: Path, number: int) -> tuple[str, Caption]:
+    location = f"{path}, line {number}"
     try:
         parsed = parse_json(line)
     except (ValueError, RecursionError) as error:
@@ -197,7 +212,14 @@ def _parse_list_line(line: str, location: str) -> tuple[str, str]:
     caption = _caption_field(fields)
     if not isinstance(name, str) or caption is None:
         raise BadDataset(f'{location} lacks a file_name or a text: write {{"file_name": "cat.png", "text": "a cat"}}')
-    return name.replace("\\", "/").rsplit("/", 1)[-1], caption
+    unread = _unread_fields(fields)
+    return name.replace("\\", "/").rsplit("/", 1)[-1], Caption(caption, CaptionSource.LIST, path, unread=unread)
+
+
+def _unread_fields(fields: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the fields that are neither the picture's name nor the one that gives the caption."""
+    caption_key = next((key for key in LIST_CAPTION_FIELDS if fields.get(key)), None)
+    return tuple(key for key in fields if key not in {caption_key, *LIST_FILE_FIELDS})
 
 
 def _parse_csv_list(path: Path) -> Iterator[tuple[str, str]]:
@@ -207,9 +229,12 @@ def _parse_csv_list(path: Path) -> Iterator[tuple[str, str]]:
         file_column = next((column for column in LIST_FILE_FIELDS if column in columns), None)
         caption_column = next((column for column in LIST_CAPTION_FIELDS if column in columns), None)
         if file_column is None or caption_column is None:
-            if path.stem == "metadata":
+            if path.stem == "metadata" or file_column or caption_column:
                 warn(f"{path} has no columns file_name and text, so no captions are taken from it")
             return
+        unread = [printable_text(column) for column in columns if column not in {file_column, caption_column}]
+        if unread:
+            warn(f"{path} has columns that are not read ({', '.join(unread)[:MAX_SHOWN_LENGTH]}): they have no effect")
         for row in reader:
             if row.get(""):
                 raise BadDataset(f"{path}, line {reader.line_num} has more texts than columns: put captions in quotes")
@@ -231,8 +256,14 @@ def _read_json_caption(path: Path) -> Caption | None:
         parsed = parse_json(_read_text(file))
     except (ValueError, RecursionError) as error:
         raise BadDataset(f'{file} is not JSON ({error}): write {{"text": "a cat"}}, or remove it') from None
-    caption = _caption_field(cast("dict[str, object]", parsed)) if isinstance(parsed, dict) else None
-    return Caption(caption, CaptionSource.LIST, file) if caption else None
+    fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
+    caption = _caption_field(fields)
+    if caption is None:
+        warn(
+            f"{file} holds no caption ({', '.join(LIST_CAPTION_FIELDS)}), so the picture's name is learned: add a text"
+        )
+        return None
+    return Caption(caption, CaptionSource.LIST, file, unread=_unread_fields(fields))
 
 
 def _caption_field(fields: Mapping[str, object]) -> str | None:

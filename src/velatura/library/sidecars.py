@@ -15,6 +15,15 @@ from velatura.files import parse_json
 
 MAX_SIDECAR_BYTES = 2**21
 MAX_STRENGTH = 100  # larger preferred weights are ignored
+A1111_NOTES = {  # the fields of A1111's user metadata
+    "description",
+    "sd version",
+    "activation text",
+    "preferred weight",
+    "negative text",
+    "notes",
+    "vae",
+}
 CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # Civitai gives CRC32 and BLAKE3 too
 FAMILY_BY_VERSION = {
     "SD 1": "SD1",
@@ -65,6 +74,9 @@ def read_notes(paths: Iterable[Path]) -> Notes:
         try:
             parse = next(parse for suffix, parse in READERS.items() if path.name.endswith(suffix))
             notes = parse(_read_text(path))
+            unknown = cast("list[str]", notes.pop("unknown", []))
+            if unknown:
+                unread.append(f"{path.name}: unknown fields {', '.join(unknown)}")
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not what its name says"
             unread.append(f"{path.name}: {reason}")
@@ -92,6 +104,7 @@ def _parse_a1111(text: str) -> dict[str, object]:
     metadata = _parse_json(text)
     texts = {"activation": "activation text", "negative": "negative text", "vae": "vae"}
     return {
+        "unknown": [key for key in metadata if key not in A1111_NOTES],
         **{field: metadata[key] for field, key in texts.items() if isinstance(metadata.get(key), str)},
         "description": _join(metadata.get("description"), metadata.get("notes")),
         "strength": _parse_strength(metadata.get("preferred weight")),

@@ -1,7 +1,7 @@
 """Styles: named texts that are added to prompts, as in A1111's styles.csv."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from io import StringIO
 from typing import NamedTuple
 
@@ -9,6 +9,8 @@ from velatura.errors import BadFile, warn
 
 PROMPT_PLACEHOLDER = "{prompt}"  # is replaced by the prompt; without it the style is appended
 STYLE_SEPARATOR = ", "
+STYLE_COLUMNS = {"name", "prompt", "text", "negative_prompt"}
+MAX_SHOWN_LENGTH = 80  # characters of a stranger's text in a message
 
 
 class Style(NamedTuple):
@@ -47,6 +49,7 @@ def read_styles(text: str) -> dict[str, Style]:
             f"the styles have the columns {', '.join(columns)}, so none of them adds anything; "
             "the first line must be name,prompt,negative_prompt"
         )
+    _warn_of_unread_columns(columns)
     styles: dict[str, Style] = {}
     for line, cells, has_spaces in rows[1:]:
         if any(cell.strip() for cell in cells[len(columns) :]):
@@ -62,8 +65,22 @@ def read_styles(text: str) -> dict[str, Style]:
         row = dict(zip(columns, cells, strict=False))
         name = row.get("name", "")
         if name and not name.startswith("#"):
+            _warn_of_second_style(styles, name, line)
             styles[name] = Style(name, row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or "")
     return styles
+
+
+def _warn_of_unread_columns(columns: list[str]) -> None:
+    unread = [column for column in columns if column not in STYLE_COLUMNS]
+    if unread:
+        shown = ", ".join("".join(filter(str.isprintable, column)) or "without a name" for column in unread)
+        warn(f"the styles have columns that are not read ({shown[:MAX_SHOWN_LENGTH]}): they have no effect")
+
+
+def _warn_of_second_style(styles: Collection[str], name: str, line: int) -> None:
+    if name in styles:
+        shown = name[:MAX_SHOWN_LENGTH]
+        warn(f"line {line} of the styles gives {shown!r} again: the later one counts, so rename one of them")
 
 
 def apply_styles(prompt: str, negative: str, styles: Iterable[Style]) -> tuple[str, str]:

@@ -1,0 +1,126 @@
+"""Law: one mutation of a valid text gives the same result, a refusal, a warning, or a result that it plainly says."""
+
+import json
+import warnings
+
+import pytest
+from PIL import Image
+
+from velatura.datasets.folder import read_dataset
+from velatura.errors import VelaturaError, VelaturaWarning
+from velatura.prompts.styles import Style, read_styles
+from velatura.training.rates import LearningRates
+
+SAME, REFUSED, WARNED = "same", "refused", "warned"
+STYLES = 'name,prompt,negative_prompt\nink,"ink, lines",blurry\noil,oil paint,\n'
+STYLES_RESULT = {"ink": Style("ink", "ink, lines", "blurry"), "oil": Style("oil", "oil paint", "")}
+LINE = {"file_name": "cat.png", "text": "a red cat"}
+CAPTION = [("cat.png", "a red cat")]
+
+
+def outcome(read, expected):
+    """Say how a mutated text is answered; a silent other result is returned itself, and fails the test."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result = read()
+        except VelaturaError as error:
+            return REFUSED if "\n" not in str(error) else error
+    if any(issubclass(each.category, VelaturaWarning) for each in caught):
+        return WARNED
+    return SAME if result == expected else result
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (STYLES.replace("\n", "\r\n"), SAME),
+        ("\ufeff" + STYLES, SAME),
+        (STYLES.replace("name,prompt,negative_prompt", "Name, Prompt, Negative_prompt"), SAME),
+        (STYLES + "#note,x,y\n", SAME),
+        (STYLES + "\n\n", SAME),
+        (STYLES.replace("name,", "title,"), REFUSED),
+        (STYLES.replace("prompt,negative_prompt", "positive,negative"), REFUSED),
+        (STYLES.replace('"ink, lines"', "ink, lines"), REFUSED),
+        (STYLES.replace('"ink, lines"', '"ink, lines'), REFUSED),
+        (STYLES.replace("negative_prompt\n", "negative_prompt,extra\n"), WARNED),
+        (STYLES.replace("negative_prompt", "negative"), WARNED),
+        (STYLES + "ink,other,\n", WARNED),
+    ],
+)
+def test_a_mutated_table_of_styles_is_never_read_otherwise_without_a_word(text, answer):
+    assert outcome(lambda: read_styles(text), STYLES_RESULT) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("1e-4:50,1e-5", SAME),
+        (" 1e-4 : 50 , 1e-5 ", SAME),
+        ("1e-4:50, 1e-5,", SAME),
+        ("1e-4:50, 1e-5:100", SAME),
+        ("1e-4:50%, 1e-5", SAME),
+        ("1e-4:50, 1e-5:-1", SAME),
+        ("1e-4:50, 1e-5, foo", WARNED),
+        ("1e-4:50, 1e-5, 1e-6:500", WARNED),
+        ("1e-4:50, 1e-5:80", WARNED),
+        ("1e-4:50; 1e-5", REFUSED),
+        ("1,0e-4:50, 1e-5", REFUSED),
+        ("1e-4:50, foo", REFUSED),
+        ("1e-4:fifty, 1e-5", REFUSED),
+    ],
+)
+def test_mutated_rates_are_never_read_otherwise_without_a_word(text, answer):
+    def read():
+        rates = LearningRates.parse(text, 100)
+        for message in rates.warnings:
+            warnings.warn(message, VelaturaWarning, stacklevel=2)
+        return list(rates)
+
+    assert outcome(read, [1e-4] * 50 + [1e-5] * 50) == answer
+
+
+def write_captions(folder, files):
+    Image.new("RGB", (64, 64)).save(folder / "cat.png")
+    for name, data in files.items():
+        (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return lambda: [(example.path.name, example.caption) for example in read_dataset(folder).examples]
+
+
+@pytest.mark.parametrize(
+    ("files", "answer"),
+    [
+        ({"cat.txt": "a red cat"}, SAME),
+        ({"cat.txt": "\ufeffa red cat\r\n"}, SAME),
+        ({"cat.TXT": "a red cat"}, SAME),
+        ({"cat.png.txt": "a red cat"}, SAME),
+        ({"cat.txt": ""}, REFUSED),
+        ({"cat.txt": "a red cat".encode("utf-16")}, REFUSED),
+        ({"cat.txt": b"a r\xe9d cat"}, REFUSED),
+        ({"cat.txt": "a red cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64"}, WARNED),
+        ({"metadata.jsonl": json.dumps(LINE)}, SAME),
+        ({"metadata.jsonl": json.dumps(dict(reversed(LINE.items())))}, SAME),
+        ({"metadata.jsonl": json.dumps(LINE) + "\n\n"}, SAME),
+        ({"metadata.jsonl": json.dumps(LINE)[:-1]}, REFUSED),
+        ({"metadata.jsonl": json.dumps(LINE)[:-1] + ', "text": "another"}'}, REFUSED),
+        ({"metadata.jsonl": json.dumps(LINE | {"text": 3})}, REFUSED),
+        ({"metadata.jsonl": json.dumps(LINE | {"text": ""})}, REFUSED),
+        ({"metadata.jsonl": json.dumps({"file_name": "cat.png", "txt": "a red cat"})}, REFUSED),
+        ({"metadata.jsonl": json.dumps(LINE | {"width": 64})}, WARNED),
+        ({"metadata.jsonl": json.dumps(LINE) + "\n" + json.dumps(LINE | {"text": "another"})}, WARNED),
+        ({"metadata.jsonl": json.dumps(LINE) + "\n" + json.dumps(LINE | {"file_name": "dog.png"})}, WARNED),
+        ({"metadata.csv": "file_name,text\ncat.png,a red cat\n"}, SAME),
+        ({"metadata.csv": "text,file_name\na red cat,cat.png\n"}, SAME),
+        ({"metadata.csv": "file_name,text\ncat.png,a red, old cat\n"}, REFUSED),
+        ({"metadata.csv": "file_name,words\ncat.png,a red cat\n"}, WARNED),
+        ({"metadata.csv": "file_name,text,width\ncat.png,a red cat,64\n"}, WARNED),
+        ({"cat.json": json.dumps({"caption": "a red cat"})}, SAME),
+        ({"cat.json": json.dumps({"tags": ["a red cat"]})}, SAME),
+        ({"cat.json": json.dumps({"words": "a red cat"})}, WARNED),
+        ({"cat.json": json.dumps({"caption": "a red cat", "score": 1})}, WARNED),
+        ({"cat.json": '{"caption": "a", "caption": "b"}'}, REFUSED),
+        ({"cat.json": "[1"}, REFUSED),
+    ],
+)
+def test_mutated_captions_are_never_learned_otherwise_without_a_word(tmp_path, files, answer):
+    assert outcome(write_captions(tmp_path, files), CAPTION) == answer
