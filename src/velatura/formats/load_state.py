@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import TypeVar
 
 import torch
@@ -28,7 +29,7 @@ def load_tensors(
         overlay: Changed in place.
         tensors: What the file holds, by the overlay's own names of its tensors.
         name: Name of the file, for messages.
-        dtype: Precision of the loaded tensors; the default is that of the file.
+        dtype: Precision of the loaded tensors; the default is that of the file, of several the most exact.
 
     Returns:
         The same overlay, in eval mode.
@@ -47,10 +48,15 @@ def load_tensors(
         )
     dense_tensors = {key: check_tensor(name, key, tensor, expected[key].shape) for key, tensor in tensors.items()}
     warn_of_suspicious_weights(name, dense_tensors)
-    overlay.load_state_dict(
-        {key: tensor.to(dtype or tensor.dtype) for key, tensor in dense_tensors.items()}, assign=True
-    )
+    dtype = dtype or _widest_dtype(dense_tensors)
+    overlay.load_state_dict({key: tensor.to(dtype) for key, tensor in dense_tensors.items()}, assign=True)
     return overlay.eval()
+
+
+def _widest_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the precision that holds all tensors: a network computes in one."""
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    return reduce(torch.promote_types, dtypes) if dtypes else torch.float32
 
 
 def check_not_empty(name: str, card: Card, tensor_count: int) -> None:
@@ -125,6 +131,17 @@ def warn_of_suspicious_weights(name: str, tensors: Mapping[str, Tensor]) -> None
     for problem, is_present in problems.items():
         if is_present:
             warn(f"{name} {problem}: check the pictures that it makes")
+
+
+def warn_of_zero_weights(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Warn if some layers, but not all, have weights of zeros: what comes before them is lost."""
+    weights = {key: tensor for key, tensor in tensors.items() if key.endswith("weight") and tensor.numel()}
+    zeros = [key for key, tensor in weights.items() if not bool(tensor.any())]
+    if 0 < len(zeros) < len(weights):
+        warn(
+            f"{name} has only zeros in {len(zeros)} of {len(weights)} weights ({min(zeros)[:MAX_SHOWN_KEY_LENGTH]}), "
+            "as before training: check the pictures that it makes"
+        )
 
 
 def largest_value(tensor: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from velatura.errors import BadFile, WrongBase, warn
 from velatura.formats.hypernetworks.a1111_fields import build_hypernetwork, check_fields, to_a1111_fields
-from velatura.formats.load_state import load_tensors
+from velatura.formats.load_state import load_tensors, warn_of_zero_weights
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, StateDict, as_dict, as_list, write_torch
@@ -41,7 +41,9 @@ def read(contents: Contents) -> Hypernetwork:
         tensors |= _flatten_pair(name, width, pair)
     hypernetwork = build_hypernetwork(contents.path, fields, tuple(pairs), len(tensors))
     _warn_of_suspicious_weights(name, tuple(pairs), tensors.values())
-    return load_tensors(hypernetwork, tensors, name, torch.float32)
+    loaded = load_tensors(hypernetwork, tensors, name, torch.float32)
+    warn_of_zero_weights(name, loaded.state_dict())
+    return loaded
 
 
 def write(overlay: Overlay, path: Path) -> None:

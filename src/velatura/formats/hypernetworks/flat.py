@@ -13,7 +13,7 @@ from math import inf, nextafter
 
 from velatura.errors import BadFile, warn
 from velatura.formats.hypernetworks.a1111_fields import A1111_FIELDS, build_hypernetwork, check_fields
-from velatura.formats.load_state import load_tensors
+from velatura.formats.load_state import load_tensors, warn_of_zero_weights
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.tensors import Contents, StateDict
 
@@ -59,7 +59,9 @@ def read(contents: Contents) -> Hypernetwork:
     networks = {width: _weight_shapes(contents.tensors, width) for width in sorted(widths)}
     all_fields = _infer_fields(name, fields, networks)
     hypernetwork = build_hypernetwork(contents.path, all_fields, tuple(networks), len(contents.tensors))
-    return load_tensors(hypernetwork, contents.tensors, name)
+    loaded = load_tensors(hypernetwork, contents.tensors, name)
+    warn_of_zero_weights(name, loaded.state_dict())
+    return loaded
 
 
 def _parse_field(name: str, key: str, text: str) -> object:

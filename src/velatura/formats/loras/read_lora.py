@@ -27,6 +27,7 @@ from velatura.formats.loras.lora_metadata import build_card, warn_of_alphas, war
 from velatura.formats.loras.names import KOHYA_TEXT, KOHYA_TEXT_1, diffusers_part
 from velatura.formats.loras.peft_config import HEADER_KEY, PeftConfig
 from velatura.formats.loras.read_peft import apply_alpha, find_adapters, join_adapters, read_config_beside, to_lycoris
+from velatura.formats.loras.uneven_layers import warn_of_uneven_layers
 from velatura.formats.native import CARD_KEY, parse_card
 from velatura.overlays.deltas import build_delta
 from velatura.overlays.lora.lora import Lora
@@ -210,6 +211,8 @@ def _warn_of_suspicious_values(file_name: str, lora: Lora, *, is_named_by_kohya:
     is_foreign = CARD_KEY not in lora.metadata  # velatura's own may be untrained: attaching them says so
     if is_foreign and any(bool(tensor.any()) for tensor in weights.values()):  # only zeros are warned of above
         warn_of_zero_changes(file_name, deltas)
+    if is_foreign:
+        warn_of_uneven_layers(file_name, lora.layers)
     warn_of_alphas(file_name, deltas, is_named_by_kohya=is_named_by_kohya)
     warn_of_metadata(file_name, lora.metadata, deltas)
 

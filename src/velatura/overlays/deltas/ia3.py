@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from velatura.errors import BadOverlay
 from velatura.overlays.deltas.delta import (
     Delta,
     DenseOperands,
@@ -38,6 +40,16 @@ class IA3(Delta):
         sizes = [1, -1, 1, 1] if layer.weight.ndim == 4 else [-1]
         weight = torch.zeros(layer.weight.shape[int(on_input)]).view(sizes)
         return cls.from_tensors({"weight": weight, "on_input": torch.tensor(float(on_input))})
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Build a delta as Delta.from_tensors does; on_input must be 0 or 1."""
+        on_input = tensors.get("on_input")
+        if on_input is not None and (on_input.numel() != 1 or not (on_input.is_meta or float(on_input) in {0.0, 1.0})):
+            raise BadOverlay(
+                "(IA)^3 has an on_input that is neither 0 nor 1: the file is damaged, so download it again"
+            )
+        return super().from_tensors(tensors)
 
     @property
     def weight_shape(self) -> TensorShape:

@@ -154,6 +154,9 @@ class BOFT(OFT):
 
     def rotation_offsets(self) -> Tensor:
         """Return R - I of all blocks: BOFT rotates by R, not by R^T."""
+        steps, count = self._blocks.shape[:2]
+        if steps != (count - 1).bit_count() + 1:  # LyCORIS's number of butterflies
+            raise ValueError(f"{steps} butterflies of {count} blocks")
         return super().rotation_offsets().mT
 
     def _rotate(self, features: Tensor, offsets: Tensor, strength: Tensor) -> Tensor:
