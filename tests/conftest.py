@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.formats.clip import find_text_projection
 from velatura.formats.vocabulary import clip_tokenizer
+from velatura.training.run import end_sheet
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +26,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what libraries know of files away from the cache of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VELATURA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sheets_where_asked() -> Iterator[None]:
+    """Paint the sheet of strengths at the end of a run only where a plan asks for it: it takes seconds."""
+    paint = end_sheet.paint_end_sheet
+
+    def paint_if_asked(*arguments: Any, path: Path | None, image: Any) -> end_sheet.EndSheet:
+        return paint(*arguments, path=path, image=image) if path else end_sheet.EndSheet()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(end_sheet, "is_sheet_due", lambda _base, is_asked: bool(is_asked))
+        patch.setattr(end_sheet, "paint_end_sheet", paint_if_asked)
         yield
 
 

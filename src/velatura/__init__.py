@@ -69,7 +69,8 @@ if TYPE_CHECKING:
     from velatura.training.kinds.class_images import make_class_pictures
     from velatura.training.kinds.dreambooth import save_dreambooth
     from velatura.training.plan import Plan
-    from velatura.training.run.report import Run, Step
+    from velatura.training.run.report import Run, Stage, Step
+    from velatura.training.run.verdict import Verdict
     from velatura.training.train import resume, train
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Saving",
+    "Stage",
     "Step",
     "Strength",
     "TrainingDiverged",
@@ -118,6 +120,7 @@ __all__ = [
     "UnsupportedBase",
     "VelaturaError",
     "VelaturaWarning",
+    "Verdict",
     "WrongBase",
     "aesthetic_from",
     "attach",
@@ -173,8 +176,10 @@ _MODULES = {
     "Recipe": "sampling.recipe.recipe",
     "Run": "training.run.report",
     "Saving": "merging.checkpoints.options",
+    "Stage": "training.run.report",
     "Step": "training.run.report",
     "Strength": "overlays.strength",
+    "Verdict": "training.run.verdict",
     "aesthetic_from": "training.kinds.aesthetic",
     "attach": "overlays.attach",
     "attach_all": "overlays.attach",

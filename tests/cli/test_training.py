@@ -9,9 +9,9 @@ from PIL import Image
 
 import velatura
 from velatura.cli.app import main
-from velatura.cli.train.session import command_line
 from velatura.tiny import DATA_FOLDER
 from velatura.training.run.folder import base_of_run
+from velatura.training.run.verdict import command_line
 
 BRIEF = ("--steps", "2", "--batch", "1", "--pixels", "32", "--precision", "float32")
 

@@ -16,6 +16,9 @@ COMMANDS = {
     "list": MODEL_LIBRARIES,
     "dataset check photos": ALL,
     "show net.safetensors": MODEL_LIBRARIES,
+    "show run": ALL,
+    "resume run --help": ALL,
+    "list --kind run": ALL,
     "convert net.safetensors net.pt --overwrite": MODEL_LIBRARIES,
 }
 PROGRAM = """
@@ -30,6 +33,9 @@ print("status", status, *sorted(set(sys.argv[1].split(",")) & sys.modules.keys()
 def folder(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("commands")
     velatura.save(velatura.Hypernetwork.for_base(tiny, name="net"), folder / "net.safetensors")
+    (folder / "run").mkdir()
+    (folder / "run" / "plan.json").write_text('{"steps": 4}')
+    (folder / "run" / "log.jsonl").write_text('{"files": "net", "base": "tiny"}\n{"step": 1, "loss": 0.5}\n')
     (folder / "photos").symlink_to(velatura.tiny_pictures("neon"))
     return folder
 

@@ -25,6 +25,7 @@ PLAN = velatura.Plan(
     keep_last=1,
     validation_pictures=2,
     precision="float32",
+    end_sheet=False,
 )
 
 

@@ -20,7 +20,7 @@ def test_a_hypernetwork_learns_on_an_sdxl(xl, photos, tmp_path, precision, pictu
     run = velatura.train(xl, overlay, photos, plan, out=tmp_path / "run")
     assert len(run.losses) == 3
     assert not all(torch.equal(*each) for each in zip(before, run.overlay.parameters(), strict=True))
-    assert len(list(run.folder.glob("previews/*.png"))) == pictures
+    assert len(list(run.folder.glob("previews/*.png"))) == 2 * pictures  # before the training and after it
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ PLAN = velatura.Plan(
     noise_offset=0.05,
     ema=0.9,
     rescues=0,
+    end_sheet=False,
 )
 LORA = {"learning_rate": "1e-3:2, 5e-4", "template": "style_filewords"}
 SCENARIOS = {

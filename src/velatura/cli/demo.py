@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,9 @@ import typer
 import velatura
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say
-from velatura.cli.train.session import command_line, training_bar
+from velatura.cli.train.session import training_bar
 from velatura.files import atomic_write
+from velatura.training.run.verdict import command_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +42,8 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
     out = out or _free_path(Path("runs", "demo"))
     pictures, base = velatura.tiny_pictures(style), velatura.tiny()
     preset = velatura.Plan.preset("hypernet", base.family.name)
-    plan = preset.replace(seed=seed, steps=preset.steps if steps is None else steps)
+    # its own grid shows four scenes at the same strengths
+    plan = preset.replace(seed=seed, steps=preset.steps if steps is None else steps, end_sheet=False)
     hypernetwork = velatura.Hypernetwork.for_base(base, activation="relu", seed=seed, name=style)
 
     say(f"A hypernetwork learns {style} from the pictures in {pictures}")
@@ -48,13 +51,15 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
     with training_bar() as on_step:
         run = velatura.train(base, hypernetwork, pictures, plan, out=out, on_step=on_step)
     seconds = time.perf_counter() - started
-    velatura.save(run.overlay, run.file.with_suffix(".pt"))
+    pt_file = run.file.with_suffix(".pt")
+    velatura.save(run.overlay, pt_file)
 
     say(f"It took {seconds:.0f} seconds; now four prompts at the strengths {', '.join(map(str, STRENGTHS))}")
     grid = _save_grid(base, run)
     if not _is_as_on_disk(base):
         raise RuntimeError("the base is not what its files hold: an overlay was not taken off it, which is our mistake")
     page = _save_report(run, plan, pictures, grid, seconds)
+    say(*str(replace(run.verdict, pictures=(grid,), sheet_command="", a1111_file=pt_file)).splitlines())
 
     say(f"The base is, bit for bit, what it was. Open {page} in a browser; beside it lie")
     say(

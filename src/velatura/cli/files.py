@@ -30,7 +30,8 @@ def list_(
     ] = None,
     *,
     kind: Annotated[
-        str | None, typer.Option(help="checkpoint, vae, hypernet, embedding, lora, aesthetic, difference, unknown.")
+        str | None,
+        typer.Option(help="checkpoint, vae, hypernet, embedding, lora, aesthetic, difference, unknown, run."),
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="Only what is for bases of it: SD1 (or SD1.5), SD2, SDXL, tiny.")
@@ -40,40 +41,55 @@ def list_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the bases and overlays in folders, one line each: the name to call it by, and what it is.
+    """List the bases, overlays and runs in folders, one line each: the name to call it by, and what it is.
 
     velatura list
 
     velatura list ~/stable-diffusion-webui --kind lora --family SDXL --search ink --json
     """
-    library = velatura.Library(*(folders or [Path()]))
-    with _inspection_bar() as on_file:
-        entries = library.entries(kind=kind, family=family, search=search, on_file=on_file)
+    from velatura.cli.train.runs import RUN_KIND, run_as_json, run_line, runs_in
+
+    folders = folders or [Path()]
+    library = velatura.Library(*folders)
+    entries: list[LibraryEntry] = []
+    if kind != RUN_KIND:
+        with _inspection_bar() as on_file:
+            entries = library.entries(kind=kind, family=family, search=search, on_file=on_file)
+    runs = runs_in(folders, search) if kind in {None, RUN_KIND} and family is None else []
     if as_json:
-        say_json(json.dumps([entry.facts() for entry in entries], indent=2))
+        say_json(json.dumps([*(entry.facts() for entry in entries), *map(run_as_json, runs)], indent=2))
         return
-    names = _callable_names(entries)
-    width = max(map(len, names), default=0)
-    for name, entry in zip(names, entries, strict=True):
-        say(f"{name:{min(width, MAX_NAME_WIDTH)}}  {_describe_entry(entry)}")
-    if not entries:
+    names, run_names = _callable_names(entries), [str(run.path) for run in runs]
+    width = min(max(map(len, [*names, *run_names]), default=0), MAX_NAME_WIDTH)
+    say(*(f"{name:{width}}  {_describe_entry(entry)}" for name, entry in zip(names, entries, strict=True)))
+    say(*(f"{name:{width}}  {run_line(run)}" for name, run in zip(run_names, runs, strict=True)))
+    if not entries and not runs:
         say("nothing here matches" if kind or family or search else "no bases and no overlays here")
 
 
 def show(
-    file: Annotated[str, typer.Argument(help="A file of any kind, a diffusers folder, or its name in --library.")],
+    file: Annotated[
+        str, typer.Argument(help="A file of any kind, a diffusers folder, a run folder, or a name in --library.")
+    ],
     library: Annotated[
         list[Path] | None,
         typer.Option("--library", help="Folders in which a name is found.", show_default="this folder"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a file is and where it came from; a hypernetwork's compatible programs; a picture's recipe.
+    """Show what a file is and where it came from; a hypernetwork's compatible programs; a picture's recipe; a run.
 
     velatura show inca.pt
 
+    velatura show runs/inca
+
     velatura show sd15 --library ~/stable-diffusion-webui --json
     """
+    if (Path(file).expanduser() / "log.jsonl").is_file():
+        from velatura.cli.train.runs import show_run
+
+        show_run(Path(file), as_json=as_json)
+        return
     path = _find_path(file, library or [Path()])
     if path.suffix.lower() == ".hns":
         from velatura.cli.show_composition import show_composition

@@ -26,6 +26,7 @@ from velatura.library.names import (
     is_whole_path,
     model_key,
     normalize_path,
+    suggest_run,
 )
 
 if TYPE_CHECKING:
@@ -275,9 +276,10 @@ class Library:
                 entry_name
                 for entry in self._entries()
                 if entry.kind in kinds and not entry.error
-                for entry_name in (entry.name, *entry.aliases)
+                for entry_name in (entry.name, *(() if entry.file.is_snapshot else entry.aliases))
             }
-            raise UnknownName.with_suggestions(label, name, known, " or ".join(map(str, self._folders)))
+            error = UnknownName.with_suggestions(label, name, known, " or ".join(map(str, self._folders)))
+            raise UnknownName(f"{error}{suggest_run(name)}")
         chosen, *others = found
         rivals = [entry for entry in others if not self._is_same_model(entry, chosen)]
         if rivals:
@@ -307,7 +309,11 @@ class Library:
         if title:
             return self._find_by_title(title["name"], title["hash"].lower(), files, kinds)
         entries = self._catalogue.entries(files)
-        found = [entry for entry in entries if entry.may_be(kinds) and folded_name in map(fold_name, entry.aliases)]
+        found = [
+            entry
+            for entry in entries
+            if entry.may_be(kinds) and folded_name in map(fold_name, entry.aliases) and not entry.file.is_snapshot
+        ]
         if found:
             return found
         digits = HASH_PATTERN.fullmatch(folded_name)

@@ -20,7 +20,8 @@ MODEL_INDEX = "model_index.json"  # marks a diffusers folder
 ADAPTER_CONFIG = "adapter_config.json"  # marks a LoRA in peft's layout, or each part of one in a subfolder
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 ADAPTER_PARTS = ("unet", "text_encoder", "text_encoder_2")
-SKIPPED_FOLDERS = {"snapshots", "venv", "node_modules", "__pycache__", "site-packages"}
+SNAPSHOT_FOLDER, RUN_LOG = "snapshots", "log.jsonl"  # in the folder of a training
+SKIPPED_FOLDERS = {SNAPSHOT_FOLDER, "venv", "node_modules", "__pycache__", "site-packages"}
 
 # The folders of A1111, Forge, SD.Next and ComfyUI, and the kind of files in them
 FOLDER_KINDS = {
@@ -83,6 +84,11 @@ class ModelFile:
         """True for a folder in diffusers' or peft's layout."""
         return self.path.suffix.lower() not in (*WEIGHTS_SUFFIXES, *TENSOR_IMAGE_SUFFIXES)
 
+    @property
+    def is_snapshot(self) -> bool:
+        """True for a snapshot of a training, which is found by its own name only: inca-000100, not inca."""
+        return self.path.parent.name == SNAPSHOT_FOLDER and (self.path.parent.parent / RUN_LOG).is_file()
+
     def sidecar_state(self) -> str:
         """Return a text by which a change of its sidecars is detected."""
         return repr([(sidecar.name, *_current_state(sidecar)) for sidecar in self.sidecars])
@@ -93,7 +99,7 @@ def find_model_files(folder: Path) -> list[ModelFile]:
 
     In a folder of A1111 or ComfyUI, which holds much else, only the models, the embeddings (those of the extension for
     aesthetic gradients too) and the top are searched. Any other folder is searched completely. Hidden files, snapshots
-    of trainings and Python's own folders are skipped.
+    of trainings and Python's own folders are skipped. If the folder is that of a training, its snapshots are searched.
 
     Returns:
         The files, the preferred ones first: by suffix, then by path.
@@ -154,7 +160,9 @@ def _walk(root: Path, folder: Path) -> Iterator[ModelFile]:
             subfolders.clear()
             yield _make_model_file(Path(directory), folder, {})
             continue
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in SKIPPED_FOLDERS]
+        is_run = Path(directory) == folder and RUN_LOG in names
+        skipped = SKIPPED_FOLDERS - {SNAPSHOT_FOLDER} if is_run else SKIPPED_FOLDERS
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped]
         if (ADAPTER_CONFIG in names or set(subfolders) & set(ADAPTER_PARTS)) and watched_file(Path(directory)):
             yield _make_model_file(Path(directory), folder, {})
             subfolders[:] = [name for name in subfolders if name not in ADAPTER_PARTS]

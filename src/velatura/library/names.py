@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 from velatura.library.entry import LibraryEntry
-from velatura.library.model_files import ModelFile
+from velatura.library.model_files import RUN_LOG, SNAPSHOT_FOLDER, ModelFile
 
 # AutoV1 has 8 digits, AutoV2 10 and AutoV3 12, SHA-256 64
 HASH_PATTERN = re.compile(r"(?:0x)?([0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})")
 TITLE_PATTERN = re.compile(r"(?P<name>.+) \[(?P<hash>[0-9a-f]{8,64})\]", re.IGNORECASE)  # A1111's titles of checkpoints
+
+OTHER_FOLDER_ADVICE = "; if it is in another folder, name that with --library (in Python, library=Library(...))"
 
 
 def fold_name(name: str) -> str:
@@ -54,6 +57,22 @@ def has_exact_case(file: ModelFile, name: str) -> bool:
 def model_key(entry: LibraryEntry) -> tuple[str, str]:
     """Return a key that is equal for files of one model in several formats."""
     return entry.kind, os.path.realpath(entry.path.with_suffix(""))
+
+
+def suggest_run(name: str) -> str:
+    """Return advice for a name that no file has: the folder of a run below this one that has it, or else --library."""
+    stem = name.rpartition("/")[2].rpartition("\\")[2]
+    if not re.fullmatch(r"[^*?\[\]]{1,200}", stem) or not stem.isprintable():  # no pattern, and possible in a path
+        return OTHER_FOLDER_ADVICE
+    for pattern in (f"runs/*/{stem}.safetensors", f"runs/*/{SNAPSHOT_FOLDER}/{stem}.safetensors"):
+        for path in sorted(Path().glob(pattern)):
+            run = next(parent for parent in path.parents if parent.name != SNAPSHOT_FOLDER)
+            if (run / RUN_LOG).is_file():
+                return f"; the run {run} has it: add --library {run} (in Python, library=Library({str(run)!r}))"
+    if (Path("runs", stem) / RUN_LOG).is_file():
+        run = Path("runs", stem)
+        return f"; the run {run} is not finished: continue it with `velatura resume {run}`, or use one of its snapshots"
+    return OTHER_FOLDER_ADVICE
 
 
 def has_hash(entry: LibraryEntry, digits: str) -> bool:

@@ -12,12 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
-from typing import Any, TypeVar, cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from velatura.errors import ProcessFailed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PROCESS_TIMEOUT = timedelta(days=1)  # how long a process waits for another one, which may be making previews
 GPU_BACKEND = "cuda:nccl,cpu:gloo"  # objects travel by gloo, which notices a lost process at once; NCCL would hang
@@ -106,6 +107,8 @@ class Processes:
         """
         if self.count == 1:
             return
+        import torch
+
         flags_by_process = self.gather([weight.grad is not None for weight in weights])
         for weight, flags in zip(weights, zip(*flags_by_process, strict=True), strict=True):
             if any(flags):

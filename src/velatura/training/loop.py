@@ -16,10 +16,11 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.guard import LossMonitor
 from velatura.training.kinds.a1111_export import write_a1111, write_loss_table
 from velatura.training.run.folder import RunFolder
-from velatura.training.run.report import Run, Step
+from velatura.training.run.report import OnStage, Run, Stage, Step
 from velatura.training.run.snapshots import Progress, Snapshot, find_last_good, is_due
 from velatura.training.run.stored_run import ResumePoint
 from velatura.training.run.tensorboard import TensorBoard
+from velatura.training.run.verdict import Verdict, a1111_command
 from velatura.training.signals import catch_signals
 from velatura.training.trainer import Trainer
 from velatura.training.validation import ValidationSet
@@ -45,6 +46,7 @@ class TrainingLoop:
     validation_set: ValidationSet | None = None
     preview_recipes: Sequence[Recipe] = ()
     on_step: Callable[[Step], None] | None = None
+    on_stage: OnStage | None = None
     losses: list[float] = field(default_factory=list[float])
     validation_losses: dict[int, float] = field(default_factory=dict[int, float])
     monitor: LossMonitor = field(default_factory=LossMonitor)
@@ -67,8 +69,9 @@ class TrainingLoop:
         validation_set: ValidationSet | None = None,
         preview_recipes: Sequence[Recipe] = (),
         on_step: Callable[[Step], None] | None = None,
+        on_stage: OnStage | None = None,
     ) -> Self:
-        """Create the run folder, with a snapshot of the untrained overlay, and return the loop at step 0."""
+        """Create the run folder, with a snapshot and previews of the untrained overlay; return the loop at step 0."""
         path, card = Path(path), trainer.overlay.card
         with ExitStack() as creation:
             new_folder = None
@@ -76,8 +79,12 @@ class TrainingLoop:
                 new_folder = creation.enter_context(
                     RunFolder.create(path, card.name, trainer.plan, header, data_fingerprint)
                 )
-            loop = cls(trainer, path, new_folder, card, validation_set, preview_recipes, on_step)
+            loop = cls(trainer, path, new_folder, card, validation_set, preview_recipes, on_step, on_stage)
             loop._save_snapshot(loop._validate())
+            if trainer.plan.preview_every:
+                problem = trainer.processes.run_on_main(loop._save_previews)
+                if problem:
+                    warn(f"{problem}, before the training: the base itself paints it so")
         return replace(loop, folder=new_folder and new_folder.moved_to(path))
 
     @classmethod
@@ -90,6 +97,7 @@ class TrainingLoop:
         validation_set: ValidationSet | None = None,
         preview_recipes: Sequence[Recipe] = (),
         on_step: Callable[[Step], None] | None = None,
+        on_stage: OnStage | None = None,
     ) -> Self:
         """Return the loop at the last snapshot of a run, and restore the trainer to it.
 
@@ -108,6 +116,7 @@ class TrainingLoop:
             validation_set,
             preview_recipes,
             on_step,
+            on_stage,
             losses=point.losses,
             validation_losses=point.validation_losses,
             monitor=point.monitor,
@@ -167,12 +176,14 @@ class TrainingLoop:
 
     def _save_previews(self) -> str:
         step = len(self.losses)
+        if self.on_stage:
+            self.on_stage(Stage("painting previews", 0, len(self.preview_recipes)))
         try:
             pictures = self.trainer.generate_previews(self.preview_recipes)
         except NanLatents:
             return f"the preview at step {step} is NaN or infinite"
         _opened(self.folder).previews.add(pictures, step)
-        if self._plan.rescues and all(map(self.trainer.is_noise, pictures)):
+        if step and self._plan.rescues and all(map(self.trainer.is_noise, pictures)):
             return f"the preview at step {step} is coloured noise"
         return ""
 
@@ -266,12 +277,36 @@ class TrainingLoop:
         step = len(self.losses)
         if step not in self.validation_losses:
             loss = self._validate()
-            is_best = loss is not None and self.monitor.with_validation(loss, step).best_step == step
-            if is_best and self.folder:
+            if loss is not None:
+                self.monitor = self.monitor.with_validation(loss, step)
+            if loss is not None and self.monitor.best_step == step and self.folder:
                 self._save_overlay(self.folder.best)
         file, best = self.trainer.processes.run_on_main(self._write_results)
         self.trainer.finalize_weights()
-        return Run(self.trainer.overlay, file, self.losses, self.path, self.validation_losses, best)
+        verdict = self._verdict(file, best)
+        return Run(self.trainer.overlay, file, self.losses, self.path, verdict, self.validation_losses, best)
+
+    def _verdict(self, file: Path, best: Path | None) -> Verdict:
+        """Return what the run says of itself, without what is seen of the overlay (see run/end_sheet.py)."""
+        previews, kind = self.path / "previews.png", self.trainer.overlay.kind
+        a1111_file = file.with_suffix(".pt") if self._plan.a1111 else None
+        return Verdict(
+            file=file,
+            kind=kind,
+            steps=len(self.losses),
+            rate=max(self._rates) * self.monitor.factor,
+            finds_rate=self._plan.optimizer == "prodigy",
+            rescues=self.monitor.rescues,
+            validation_before=self.monitor.first,
+            validation_after=self.validation_losses.get(len(self.losses)),
+            best=best,
+            best_step=self.monitor.best_step if best else None,
+            best_loss=self.monitor.best if best else None,
+            pictures=(previews,) if self._plan.preview_every else (),
+            plot=self.path / "loss.png",
+            a1111_file=a1111_file,
+            a1111_command="" if a1111_file else a1111_command(kind, file),
+        )
 
     def _write_results(self) -> tuple[Path, Path | None]:
         """Write what a finished run leaves; return the files of the overlay and of the best one, if there is one."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -144,3 +146,12 @@ def _picture_at(seed: int, position: int, picture_count: int) -> int:
 @lru_cache(maxsize=2)
 def _shuffle_epoch(seed: int, epoch: int, picture_count: int) -> Tensor:
     return torch.randperm(picture_count, generator=_create_generator(seed, "round", epoch))
+
+
+def isolate_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Restore torch's global random state afterwards, so that the caller's own draws are not affected."""
+    devices = [device] if device.type == "cuda" else []
+    return cast(
+        "AbstractContextManager[None]",
+        torch.random.fork_rng(devices),  # pyright: ignore[reportUnknownMemberType]
+    )

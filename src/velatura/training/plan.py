@@ -1,6 +1,7 @@
 """Every choice of a training run as one immutable value, `Plan`, which is printed before the run and saved with it."""
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable
@@ -19,7 +20,8 @@ from pydantic import (
 )
 
 from velatura.datasets.templates import TEMPLATES, CaptionTemplate
-from velatura.errors import BadPlan, UnknownName, explain_validation_error, warn
+from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
+from velatura.files import open_for_reading, parse_json
 from velatura.training.rates import LearningRates, RateSchedule, find_unreached, schedule_factor
 
 OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
@@ -158,6 +160,10 @@ class Plan(BaseModel):
         default=None, description="prompts of the previews, one per line; None: the first caption"
     )
     preview_seeds: int = Field(default=1, ge=1, le=64, description="pictures per preview prompt, with seeds in a row")
+    end_sheet: bool | None = Field(
+        default=None,
+        description="paint a sheet of several strengths at the end; None: where it is cheap, on the tiny base or a GPU",
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -198,6 +204,28 @@ class Plan(BaseModel):
         plan = cls.model_validate(table["any"] | table.get(family, {}))
         plan.model_fields_set.clear()  # nobody chose these values: see range_warnings
         return plan
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a plan that a run wrote, runs/inca/plan.json, or one of the same form.
+
+        Args:
+            path: The file, or the run folder that has it.
+
+        Raises:
+            BadFile: The file is missing, or is not JSON.
+            BadPlan: It holds other fields or values than a plan has.
+        """
+        path = Path(path).expanduser()
+        path = path / "plan.json" if path.is_dir() else path
+        with open_for_reading(path) as file:
+            try:
+                fields = parse_json(file.read())
+            except (ValueError, RecursionError) as error:
+                raise BadFile(f"{path} is not JSON ({error}): name the plan.json of a run") from None
+        if not isinstance(fields, dict):
+            raise BadPlan(f"{path} is not a plan: name the plan.json of a run, which holds fields such as steps")
+        return cls.model_validate(fields)
 
     def replace(self, **changes: object) -> Self:
         """Return a copy with some fields changed; the copy is validated again."""

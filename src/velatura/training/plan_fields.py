@@ -61,3 +61,4 @@ class PlanFields(TypedDict, total=False):
     a1111: bool
     tensorboard: bool
     preview_seeds: int
+    end_sheet: bool | None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, Unpack, cast
+from typing import NamedTuple, Unpack
 
 import torch
 from torch.optim import Optimizer
@@ -29,13 +30,15 @@ from velatura.training.kinds.class_images import make_class_pictures
 from velatura.training.kinds.pivotal import prepare_for_training
 from velatura.training.loop import TrainingLoop
 from velatura.training.loss import apply_zero_terminal_snr
+from velatura.training.noise import isolate_random_state
 from velatura.training.optimizers import create_overlay_optimizer
 from velatura.training.plan import OptimizerName, Plan
 from velatura.training.plan_fields import PlanFields
 from velatura.training.precision import frozen_base, gradient_checkpointing, make_trainable
+from velatura.training.run.end_sheet import look_at_result, sheet_prompts
 from velatura.training.run.folder import RunFolder, check_vacant
 from velatura.training.run.previews import preview_image, preview_recipes
-from velatura.training.run.report import Run, Step
+from velatura.training.run.report import OnStage, Run, Stage, Step
 from velatura.training.run.stored_run import StoredRun, dtype_name, log_header, warn_if_machine_differs
 from velatura.training.run.tensorboard import check_tensorboard_installed
 from velatura.training.trainer import Trainer
@@ -47,7 +50,7 @@ from velatura.training.validation import (
     validation_examples,
 )
 
-__all__ = ["Run", "Step", "check_plan", "resume", "train"]
+__all__ = ["Run", "Stage", "Step", "check_plan", "resume", "train"]
 
 
 @torch.inference_mode(mode=False)
@@ -73,6 +76,7 @@ def train(
     class_pictures: int = 100,
     over_others: bool = False,
     on_step: Callable[[Step], None] | None = None,
+    on_stage: OnStage | None = None,
     **fields: Unpack[PlanFields],
 ) -> Run:
     """Train an overlay, in place, on a folder of captioned pictures, and write a run folder.
@@ -105,10 +109,11 @@ def train(
         class_pictures: The number of class pictures; only with a class prompt. 100 is the command line's default.
         over_others: Allow other overlays attached to the base, which the new one is then trained on top of.
         on_step: Called after every step.
+        on_stage: Called while pictures are prepared, and before previews and the sheet of strengths are painted.
         **fields: All other fields of `Plan`.
 
     Returns:
-        The trained overlay, its file, its losses and its folder.
+        The trained overlay, its file, its losses, its folder, and a verdict to print.
 
     Raises:
         AlreadyExists: `out` holds something.
@@ -139,7 +144,7 @@ def train(
     processes = Processes.join(base.device)
     with processes.fail_together():
         dataset = read_dataset(folder)
-        setup = _set_up(base, overlay, dataset, plan, processes, over_others=over_others)
+        setup = _set_up(base, overlay, dataset, plan, processes, over_others=over_others, on_stage=on_stage)
         header = {
             **log_header(setup.trainer.base, overlay, folder, len(dataset.repeat_examples())),
             "over_others": over_others,
@@ -157,8 +162,10 @@ def train(
                 validation_set=setup.validation_set,
                 preview_recipes=setup.preview_recipes,
                 on_step=on_step,
+                on_stage=on_stage,
             )
-            return loop.run()
+            run = loop.run()
+        return look_at_result(run, setup.trainer, setup.sheet_prompts, on_stage)
 
 
 @torch.inference_mode(mode=False)
@@ -168,6 +175,7 @@ def resume(
     run: str | os.PathLike[str],
     *,
     on_step: Callable[[Step], None] | None = None,
+    on_stage: OnStage | None = None,
     data_changed: bool = False,
 ) -> Run:
     """Resume an interrupted run from its last snapshot; it ends as it would have without the interruption.
@@ -176,6 +184,7 @@ def resume(
         base: The base that the run began on.
         run: The run folder. Of several processes only the main one needs it.
         on_step: Called after every step.
+        on_stage: Called while pictures are prepared, and before previews and the sheet of strengths are painted.
         data_changed: Accept pictures or captions that changed since the run began.
 
     Returns:
@@ -195,7 +204,15 @@ def resume(
         with nullcontext() if folder is None else closing(folder.log):
             stored = processes.run_on_main(lambda: StoredRun.read(folder, base, processes, data_changed=data_changed))
             dataset = read_dataset(stored.data_folder)
-            setup = _set_up(base, stored.overlay, dataset, stored.plan, processes, over_others=stored.over_others)
+            setup = _set_up(
+                base,
+                stored.overlay,
+                dataset,
+                stored.plan,
+                processes,
+                over_others=stored.over_others,
+                on_stage=on_stage,
+            )
             warn_if_machine_differs(setup.trainer.base, stored.header)
             with _attach_overlay(setup.trainer):
                 loop = TrainingLoop.resume(
@@ -205,8 +222,10 @@ def resume(
                     validation_set=setup.validation_set,
                     preview_recipes=setup.preview_recipes,
                     on_step=on_step,
+                    on_stage=on_stage,
                 )
-                return loop.run()
+                run = loop.run()
+            return look_at_result(run, setup.trainer, setup.sheet_prompts, on_stage)
 
 
 def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
@@ -219,11 +238,19 @@ def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> No
 
 
 class Setup(NamedTuple):
-    """Trainer, validation pictures and previews: all that a training needs besides its run folder."""
+    """Trainer, validation pictures and recipes: all that a training needs besides its run folder.
+
+    Attributes:
+        trainer: The overlay with its optimizer.
+        validation_set: The validation pictures.
+        preview_recipes: Recipes of the previews.
+        sheet_prompts: Prompts of the sheet of strengths.
+    """
 
     trainer: Trainer
     validation_set: ValidationSet | None
     preview_recipes: Sequence[Recipe]
+    sheet_prompts: Sequence[str]
 
 
 def _change_plan(plan: Plan, changes: Mapping[str, object], fields: Mapping[str, object]) -> Plan:
@@ -238,17 +265,26 @@ def _warn_of_range(plan: Plan) -> None:
 
 
 def _set_up(
-    base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, processes: Processes, *, over_others: bool
+    base: Base,
+    overlay: Overlay,
+    dataset: Dataset,
+    plan: Plan,
+    processes: Processes,
+    *,
+    over_others: bool,
+    on_stage: OnStage | None,
 ) -> Setup:
     """Freeze the base, make the optimizer, and encode pictures and captions."""
     recipes = _preview_recipes(plan, overlay, dataset.repeat_examples())
     _warn_of_missing_pairs(base)
+    prompts = sheet_prompts(plan, overlay, dataset.examples, recipes)
     frozen = apply_zero_terminal_snr(_freeze_base(base, overlay, plan, over_others=over_others), plan)
     optimizer = _create_optimizer(overlay, plan)
-    cache = encode_dataset(frozen, overlay, dataset, plan)
+    cache = encode_dataset(frozen, overlay, dataset, plan, _picture_counter(dataset, plan, on_stage))
     validation_set = create_validation_set(frozen, overlay, dataset, plan, cache)
-    image = preview_image(frozen, plan, dataset.repeat_examples()[0].path)
-    return Setup(Trainer(frozen, overlay, optimizer, cache, plan, processes, image), validation_set, recipes)
+    image = preview_image(frozen, dataset.repeat_examples()[0].path)
+    trainer = Trainer(frozen, overlay, optimizer, cache, plan, processes, image)
+    return Setup(trainer, validation_set, recipes, prompts)
 
 
 def _warn_of_missing_pairs(base: Base) -> None:
@@ -258,6 +294,18 @@ def _warn_of_missing_pairs(base: Base) -> None:
             f"{base.name} is a pix2pix model, and pairs of pictures before and after an edit are not read: the overlay "
             "is trained without an image to edit (zeros), on what the pictures show"
         )
+
+
+def _picture_counter(dataset: Dataset, plan: Plan, on_stage: OnStage | None) -> Callable[[], None]:
+    """Return what is called after every encoded picture, and reports the stage "preparing pictures"."""
+    examples = [*dataset.examples, *(dataset.regularisation if plan.class_weight else [])]
+    total, done = len({example.path for example in examples}), count(1)
+
+    def report() -> None:
+        if on_stage:
+            on_stage(Stage("preparing pictures", next(done), total))
+
+    return report
 
 
 def _create_optimizer(overlay: Overlay, plan: Plan) -> Optimizer:
@@ -313,7 +361,7 @@ def _check_captions(overlay: Overlay, cache: DatasetCache) -> None:
 def _attach_overlay(trainer: Trainer) -> Generator[None]:
     """Attach the overlay, and give the training random numbers of its own."""
     base = trainer.base
-    with _isolate_random_state(base.device), gradient_checkpointing(base, is_enabled=trainer.plan.checkpointing):
+    with isolate_random_state(base.device), gradient_checkpointing(base, is_enabled=trainer.plan.checkpointing):
         attachment = attach(base, trainer.overlay)
         try:
             yield
@@ -321,12 +369,3 @@ def _attach_overlay(trainer: Trainer) -> Generator[None]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", VelaturaWarning)  # a new overlay changes nothing at first
                 attachment.detach()
-
-
-def _isolate_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """Restore torch's global random state afterwards, so that the caller's own draws are not affected."""
-    devices = [device] if device.type == "cuda" else []
-    return cast(
-        "AbstractContextManager[None]",
-        torch.random.fork_rng(devices),  # pyright: ignore[reportUnknownMemberType]
-    )

@@ -60,10 +60,10 @@ def test_a_line_that_would_call_another_overlay_is_refused():
 def test_a_run_leaves_all_of_them_and_a_sheet(learn):
     folder = learn(preview_every=1, preview_prompt=LINES)
     names = sorted(path.name for path in (folder / "previews").iterdir())
-    assert names == [f"inca-00000{step}-{place}.png" for step in (1, 2) for place in (1, 2)]
+    assert names == [f"inca-00000{step}-{place}.png" for step in (0, 1, 2) for place in (1, 2)]
     with Image.open(folder / "previews.png") as sheet:
         assert sheet.width > 2 * 192  # two pictures of 64 pixels, enlarged threefold
-        assert sheet.height > 2 * 192
+        assert sheet.height > 3 * 192
     assert velatura.Recipe.from_image(folder / "previews" / names[1]).prompt == "a blue ball"
 
 
@@ -92,6 +92,15 @@ def test_a_long_run_shows_every_few_steps_and_the_last(kept, monkeypatch):
         kept.add(painted(color), step)
     assert colors_of(kept.sheet) == {(255, 255, 0), (0, 0, 255)}
     assert len(kept.rows()) == 5
+
+
+def test_the_first_row_is_the_base_as_it_was(tiny, photos, tmp_path):
+    lora = velatura.Lora.for_base(tiny, rank=1, name="inca")  # an untrained LoRA changes nothing
+    plan = PLAN.replace(preview_every=2, preview_prompt="a red ball")
+    folder = velatura.train(tiny, lora, photos, plan, out=tmp_path / "run").folder
+    alone = velatura.generate(tiny, "a red ball", seed=PLAN.seed)
+    with Image.open(folder / "previews" / "inca-000000.png") as shown:
+        assert shown.tobytes() == alone.image.tobytes()
 
 
 def test_a_resumed_run_ends_with_the_rows_of_an_unbroken_one(tiny, learn, photos, tmp_path):

@@ -9,8 +9,8 @@ import velatura
 from velatura.cli.base import base_option, open_base
 from velatura.cli.screen import say
 from velatura.cli.train.options import OUTPUT_PANEL, OVERLAY_PANEL, LibraryFolders, option
-from velatura.cli.train.session import command_line
 from velatura.errors import AlreadyExists
+from velatura.training.run.verdict import command_line
 
 Name = Annotated[str | None, option("What the aesthetic is called.", OVERLAY_PANEL, default="the folder's name")]
 Clip = Annotated[

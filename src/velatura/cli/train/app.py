@@ -8,14 +8,13 @@ import typer
 import velatura
 from velatura.base.families import PredictionWord
 from velatura.cli.base import LoadOptions, base_option, open_base, part_option, prediction_option, zero_snr_option
-from velatura.cli.screen import say
 from velatura.cli.train.aesthetic import train_aesthetic
 from velatura.cli.train.dreambooth import train_dreambooth
 from velatura.cli.train.embedding import train_embedding
 from velatura.cli.train.hypernet import train_hypernet
 from velatura.cli.train.lora import train_lora
 from velatura.cli.train.options import OVERLAY_PANEL, LibraryFolders, option, processes_option
-from velatura.cli.train.session import training_bar
+from velatura.cli.train.session import print_run, training_bar
 
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
 train.command("aesthetic")(train_aesthetic)
@@ -31,7 +30,9 @@ def _train() -> None:
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")],
+    run: Annotated[
+        Path, typer.Argument(help="The folder of an interrupted run; of a folder of runs, they are listed.")
+    ],
     *,
     base: Annotated[str | None, base_option(OVERLAY_PANEL, "the one that it began on")] = None,
     unet: Annotated[Path | None, part_option("unet", OVERLAY_PANEL)] = None,
@@ -49,13 +50,20 @@ def resume(
 
     velatura resume runs/inca
 
+    velatura resume runs/
+
     velatura resume runs/inca --base sd15 --library models/
     """
+    from velatura.cli.train.runs import choose_run
     from velatura.training.run.folder import base_of_run
 
+    chosen = choose_run(run)
+    if chosen is None:
+        return
+    run = chosen
     assert processes >= 1  # looked at before, see processes_option
     load_options = LoadOptions(vae=vae, prediction=prediction, zero_snr=zero_snr, unet=unet, text=tuple(text or ()))
     opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])), load_options)
     with training_bar() as on_step:
         finished_run = velatura.resume(opened_base, run, on_step=on_step, data_changed=data_changed)
-    say(f"{finished_run.file}: {finished_run.overlay.card}")
+    print_run(finished_run)

@@ -17,8 +17,9 @@ from velatura.cli.train.options import (
     refuse_options_without,
     train_options,
 )
-from velatura.cli.train.session import TrainSession, command_line
+from velatura.cli.train.session import TrainSession
 from velatura.errors import BadPlan
+from velatura.training.run.verdict import command_line
 
 if TYPE_CHECKING:
     from velatura.training.train import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from velatura.cli.base import open_base
 from velatura.cli.screen import say
 from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PANEL, TrainOptions
 from velatura.datasets.folder import read_dataset, read_picture
+from velatura.training.run.verdict import command_line
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
@@ -93,16 +93,15 @@ class TrainSession:
             return None
         with training_bar() as on_step:
             run = velatura.train(self.base, overlay, self.folder, self.plan, out=self.out, on_step=on_step)
-        say(f"{run.file}: {overlay.card}")
+        print_run(run)
         tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:1>"
         say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, '--library', self.out)}")
         return run
 
 
-def command_line(*words: str | Path) -> str:
-    """Quote a command for copying into a shell."""
-    one_line = (" ".join(str(word).split()) for word in words)
-    return shlex.join("".join(filter(str.isprintable, word)) for word in one_line)
+def print_run(run: Run) -> None:
+    """Print where the overlay of a finished run is, and the run's verdict."""
+    say(f"{run.file}: {run.overlay.card}", *str(run.verdict).splitlines())
 
 
 @contextmanager
@@ -174,7 +173,8 @@ FIELD_GROUPS = {
     CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags"),
     OUTPUT_PANEL: (
         *("keep_last", "keep_every", "validation_pictures", "validation_folder", "rescues", "rescue_factor"),
-        *("loss_limit", "preview_every", "preview_prompt", "preview_seeds", "cache", "a1111", "tensorboard"),
+        *("loss_limit", "preview_every", "preview_prompt", "preview_seeds", "end_sheet"),
+        *("cache", "a1111", "tensorboard"),
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -84,6 +84,7 @@ def encode_examples(
     seed: int = 0,
     encoding_cache: EncodingCache | None = None,
     shape: PictureShape = "square",
+    on_picture: Callable[[], None] | None = None,
 ) -> DatasetCache:
     """Encode pictures with the VAE and captions with the text encoders, as prompts are encoded.
 
@@ -98,11 +99,12 @@ def encode_examples(
         seed: Seed of the samples.
         encoding_cache: Keeps encodings on disk between runs.
         shape: "square", or "buckets" for several sizes.
+        on_picture: Called after each picture.
     """
     cache = encoding_cache or EncodingCache()
 
     def encode_bucket(size: ImageSize, bucket: Sequence[Example]) -> DatasetCache:
-        latents = encode_pictures(base, bucket, size, cache, sampling=sampling, seed=seed)
+        latents = encode_pictures(base, bucket, size, cache, sampling=sampling, seed=seed, on_picture=on_picture)
         weights = _mask_weights(bucket, size, latents.values) if masks else None
         captions = CaptionConditioning(
             base.text, [example.caption for example in bucket], template, trains_text=trains_text, encoding_cache=cache
@@ -133,7 +135,9 @@ def class_examples(dataset: Dataset) -> list[Example]:
     return [example for example in dataset.regularisation for _ in range(example.repeats)]
 
 
-def encode_dataset(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> DatasetCache:
+def encode_dataset(
+    base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, on_picture: Callable[[], None] | None = None
+) -> DatasetCache:
     """Encode the pictures and class pictures of a dataset as the plan says.
 
     Class pictures keep their captions: a template would call them by the name of what is being learned.
@@ -148,6 +152,7 @@ def encode_dataset(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -
         seed=plan.seed,
         encoding_cache=EncodingCache.open_default() if plan.cache else EncodingCache(),
         shape=plan.shape,
+        on_picture=on_picture,
     )
     cache = encode(dataset.repeat_examples(), template=plan.caption_template(caption_name(overlay)))
     class_pictures = class_examples(dataset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ def encode_pictures(
     *,
     sampling: LatentSamplingMode = "mean",
     seed: int = 0,
+    on_picture: Callable[[], None] | None = None,
 ) -> Latents:
     """Encode pictures with the base's VAE, one at a time, so that none depends on the others.
 
@@ -53,12 +54,15 @@ def encode_pictures(
         encoding_cache: Keeps means and deviations on disk.
         sampling: "mean" for the means, "once" for one sample per picture, "draw" for a new sample at every step.
         seed: Seed of the samples of "once".
+        on_picture: Called after each picture that is encoded or found in the cache.
     """
     vae_fingerprint = fingerprint_models([base.vae])
     distributions: dict[str, tuple[str, Tensor, Tensor]] = {}
     for example in examples:
         if str(example.path) not in distributions:
             distributions[str(example.path)] = _distribution(base, example, size, encoding_cache, vae_fingerprint)
+            if on_picture:
+                on_picture()
     moments = [distributions[str(example.path)] for example in examples]
     means = torch.stack([mean for _, mean, _ in moments])
     deviations = torch.stack([deviation for _, _, deviation in moments])

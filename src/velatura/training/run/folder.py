@@ -10,16 +10,13 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from velatura.card import Card
 from velatura.errors import AlreadyExists, BadFile, NoEffect
 from velatura.files import atomic_folder
-from velatura.formats import hub
-from velatura.formats.save import save
-from velatura.overlays.overlay import Overlay
 from velatura.tiny import DATA_FOLDER
 from velatura.training.distributed import process_count
 from velatura.training.plan import Plan
@@ -28,8 +25,13 @@ from velatura.training.run.plot import loss_plot
 from velatura.training.run.previews import Previews
 from velatura.training.run.snapshots import Snapshot, list_snapshots
 
+if TYPE_CHECKING:
+    from velatura.overlays.overlay import Overlay
+
 # A1111's web UI allows letters, digits and these in file names; path separators are not among them
 FORBIDDEN_IN_FILE_NAMES = re.compile(r"[^\w .-]")
+
+HUB_PREFIX = "hub:"  # of bases on the Hugging Face hub, see formats/hub.py, which imports more than is needed here
 
 # The least that the first line of a log has
 HEADER_KEYS = frozenset({"base", "base_hash", "device", "dtype", "files", "folder", "over_others", "overlay", "torch"})
@@ -48,7 +50,8 @@ class RunFolder:
                         resuming there needs; inca-best.safetensors, the overlay with the lowest validation loss
     loss.png            the losses of all steps and of the validation pictures
     previews/           inca-000100.png, a picture generated after 100 steps, or several: inca-000100-1.png, ...
-    previews.png        all previews, a row for each step
+    previews.png        all previews, a row for each step, from the untrained overlay on
+    strengths.png       the final overlay at several strengths, if the plan asks for it or it is cheap
     inca.safetensors    the final overlay; it exists only when the run is finished
 
     The log is locked while a process uses the run.
@@ -212,6 +215,8 @@ class RunFolder:
 
     def save(self, overlay: Overlay, path: Path) -> None:
         """Write the final overlay, or the best one."""
+        from velatura.formats.save import save
+
         with atomic_write(path) as temp_path:
             save(overlay, temp_path)
 
@@ -233,15 +238,17 @@ def base_of_run(path: str | os.PathLike[str]) -> str:
     """
     if process_count() > 1:  # only the main process may lock the folder, and checks it when it resumes
         with suppress(OSError, ValueError, LookupError):
-            return _base_location(json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0]))
+            header = json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0])
+            return base_location(header.get("base_from"), header["base"])
     folder = RunFolder.reopen(path)
     folder.log.close()
-    return _base_location(folder.header)
+    return base_location(folder.header.get("base_from"), folder.header["base"])
 
 
-def _base_location(header: Mapping[str, object]) -> str:
-    location, name = str(header.get("base_from") or ""), str(header["base"])
-    if location.startswith(hub.HUB_PREFIX):
+def base_location(opened_from: object, name: object) -> str:
+    """Return where a base was opened from, or its name if nothing is there any more."""
+    location, name = str(opened_from or ""), str(name)
+    if location.startswith(HUB_PREFIX):
         return location
     is_bundled = Path(location) == DATA_FOLDER / name  # opened by its name
     return location if location and Path(location).exists() and not is_bundled else name
@@ -251,6 +258,10 @@ def check_vacant(path: str | os.PathLike[str]) -> Path:
     """Return the path of a new run; raises AlreadyExists if it is a file or a folder that is not empty."""
     path = Path(path).expanduser()
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if (path / "log.jsonl").is_file() and not list(path.glob("*.safetensors")):
+            raise AlreadyExists(
+                f"{path} holds an unfinished run: continue it with `velatura resume {path}`, or name another folder"
+            )
         raise AlreadyExists(f"{path} already exists; name another folder for this run, or remove that one")
     return path
 

@@ -67,6 +67,16 @@ def write_error(path: Path, error: OSError) -> BadFile:
     return BadFile(f"{path} cannot be written: {error.strerror or error}: {remedy}, then resume the run")
 
 
+def read_records(path: Path) -> list[dict[str, object]]:
+    """Return the complete lines of a log, which may be in use; a line that a crash cut off is left out."""
+    records: list[dict[str, object]] = []
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError, RecursionError):
+            record: object = json.loads(line)
+            records += [cast("dict[str, object]", record)] if isinstance(record, dict) else []
+    return records
+
+
 class RunLog:
     """A file of JSON lines that only grows, and that is locked as long as it is open."""
 
@@ -108,12 +118,7 @@ class RunLog:
 
     def records(self) -> list[dict[str, object]]:
         """Return all complete lines; a line that a crash cut off is left out."""
-        records: list[dict[str, object]] = []
-        for line in self.path.read_bytes().splitlines():
-            with suppress(ValueError, RecursionError):
-                record: object = json.loads(line)
-                records += [cast("dict[str, object]", record)] if isinstance(record, dict) else []
-        return records
+        return read_records(self.path)
 
     def moved_to(self, path: Path) -> RunLog:
         """Return this log, open and locked, under the path that its folder was moved to."""

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from velatura.base.base import Base
 from velatura.datasets.pictures import read_upright
 from velatura.errors import BadPlan
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.generate import Picture
 from velatura.sampling.image_grid import draw_grid
-from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.plan import Plan
 from velatura.training.run.log import atomic_write, flush
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+    from velatura.sampling.generate import Picture
+    from velatura.sampling.masks import InitImage
 
 MAX_CELL_PIXELS = 256  # longer side of a picture on the sheet
 MAX_SHEET_ROWS = 60  # with more steps, the sheet shows every second, third, ... of them, counted from the last
@@ -41,16 +44,17 @@ def preview_recipes(plan: Plan, first_caption: str) -> list[Recipe]:
     return [Recipe(prompt=line, seed=plan.seed + number) for line, number in product(lines, range(plan.preview_seeds))]
 
 
-def preview_image(base: Base, plan: Plan, first_picture: Path) -> InitImage | None:
-    """Return the image that previews of a pix2pix model edit: the first training picture, cropped to a square.
+def preview_image(base: Base, first_picture: Path) -> InitImage | None:
+    """Return the image that previews of a pix2pix model edit, a square of the first training picture.
 
     Args:
         base: The base; others need no image.
-        plan: Says whether there are previews.
         first_picture: Path of the first training picture.
     """
-    if base.image_condition != "pix2pix" or not plan.preview_every:
+    if base.image_condition != "pix2pix":
         return None
+    from velatura.sampling.masks import InitImage
+
     pixels = base.family.default_pixels
     return InitImage(ImageOps.fit(read_upright(first_picture), (pixels, pixels), Image.Resampling.LANCZOS))
 

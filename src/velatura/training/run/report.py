@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from velatura.overlays.overlay import Overlay
+from velatura.training.run.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Work besides the steps, as `on_stage` receives it while it begins and goes on.
+
+    Attributes:
+        name: What is done: "preparing pictures", "painting previews" or "painting strengths".
+        done, total: Pictures done, and pictures in all.
+    """
+
+    name: str
+    done: int
+    total: int
+
+
+OnStage = Callable[[Stage], None]
+
+
+@dataclass(frozen=True)
 class Run:
     """A finished training.
 
@@ -36,11 +55,13 @@ class Run:
         folder: The run folder.
         validation_losses: Losses on the validation pictures, by step.
         best: The file of the overlay with the lowest validation loss, if there was a validation.
+        verdict: What the run says of itself: print it.
     """
 
     overlay: Overlay
     file: Path
     losses: list[float]
     folder: Path
+    verdict: Verdict
     validation_losses: dict[int, float] = field(default_factory=dict[int, float])
     best: Path | None = None

@@ -1,6 +1,7 @@
 """Snapshots of a run: an overlay and, beside it, the optimizer's state and the progress that resuming needs.
 
-Random number generators are not stored: every draw follows from the seed and the step (see noise.py).
+Random number generators are not stored: every draw follows from the seed and the step (see noise.py). Functions that
+read or write tensors import torch themselves, so that listing the snapshots of a run is quick.
 """
 
 from __future__ import annotations
@@ -8,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-from torch import Tensor
-from torch.optim import Optimizer
 
 from velatura.errors import BadFile
-from velatura.formats.open import open_overlay
-from velatura.formats.save import save
-from velatura.overlays.overlay import Overlay
-from velatura.tensors import open_tensors, write_safetensors
 from velatura.training.guard import LossMonitor
-from velatura.training.kinds.pivotal import prepare_for_training
 from velatura.training.run.log import atomic_write, flush
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from velatura.overlays.overlay import Overlay
 
 PROGRESS_KEY = "velatura.progress"
 STEP_KEY = "step"
@@ -86,6 +85,9 @@ class Snapshot:
             progress: The progress of the run, without the optimizer's part.
             training_weights: The weights that the optimizer moves, by name, where they differ from the overlay's.
         """
+        from velatura.formats.save import save
+        from velatura.tensors import write_safetensors
+
         raw_weights = {TRAINING_WEIGHTS_PREFIX + name: weight for name, weight in (training_weights or {}).items()}
         tensors = optimizer_state(optimizer) | raw_weights
         progress = progress.model_copy(update={"scalars": _scalars(optimizer), "groups": _groups(optimizer)})
@@ -97,6 +99,8 @@ class Snapshot:
 
     def progress(self) -> Progress:
         """Read the progress of the run; raises BadFile if the file does not have it."""
+        from velatura.tensors import open_tensors
+
         try:
             return Progress.model_validate_json(open_tensors(self.state_path).metadata[PROGRESS_KEY])
         except (KeyError, ValidationError):
@@ -104,6 +108,9 @@ class Snapshot:
 
     def overlay(self) -> Overlay:
         """Read the overlay."""
+        from velatura.formats.open import open_overlay
+        from velatura.training.kinds.pivotal import prepare_for_training
+
         return prepare_for_training(open_overlay(self.path))
 
     def restore(self, overlay: Overlay, optimizer: Optimizer) -> None:
@@ -112,6 +119,10 @@ class Snapshot:
         Raises:
             BadFile: A file is damaged, or does not belong to this run.
         """
+        import torch
+
+        from velatura.tensors import open_tensors
+
         tensors, weights = open_tensors(self.state_path).tensors, self.overlay().state_dict()
         for name, weight in overlay.state_dict(keep_vars=True).items():
             raw_name = TRAINING_WEIGHTS_PREFIX + name
@@ -180,6 +191,8 @@ def is_due(interval: int, step: int) -> bool:
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
     """Return an optimizer's state as named tensors: "0.exp_avg" is the `exp_avg` of its first parameter."""
+    from torch import Tensor
+
     return {
         f"{index}.{name}": value.contiguous()
         for index, values in _state(optimizer).items()
@@ -197,6 +210,8 @@ def _optimizer_keys(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, s
 
 
 def _scalars(optimizer: Optimizer) -> dict[str, dict[str, JsonValue]]:
+    from torch import Tensor
+
     return {
         str(index): {name: cast("JsonValue", value) for name, value in values.items() if not isinstance(value, Tensor)}
         for index, values in _state(optimizer).items()
