@@ -278,6 +278,15 @@ def test_an_output_that_no_sampler_leads_to_does_not_count():
     assert read_quietly(graph).prompt == "a red house"
 
 
+def test_a_sampler_of_an_extension_with_plain_names_is_read_and_named():
+    recipe, messages = read(text_to_image(n5=sampler("KSampler //Inspire", noise_mode="GPU(=A1111)")))
+    assert (recipe.prompt, recipe.steps, recipe.sampler) == ("a red house", 20, "DPM++ 2M")
+    assert messages == [
+        "the picture's ComfyUI graph has nodes that velatura does not support: KSampler //Inspire; "
+        "the picture will be different"
+    ]
+
+
 def test_two_ways_to_save_one_picture_are_one_picture():
     assert read_quietly(text_to_image(n8=node("SaveImage", images=["6", 0]))).prompt == "a red house"
 

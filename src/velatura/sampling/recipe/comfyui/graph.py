@@ -174,9 +174,9 @@ class Graph:
 
     def _through_unknown(self, node: Node, slot: int, wanted: str) -> Link | None:
         """Step through a node of an unknown kind, if its input for the wanted value is plain from its name."""
-        name = (
-            None if wanted in {"model", "clip"} and looks_like_lora_loader(node) else _plain_input(node, slot, wanted)
-        )
+        is_lora_loader = wanted in {"model", "clip"} and looks_like_lora_loader(node)
+        is_sampler = wanted == "latent" and "steps" in node.inputs
+        name = None if is_lora_loader or is_sampler else _plain_input(node, slot, wanted)
         if name is None:
             return None
         self.report.pass_over(node)

@@ -184,6 +184,8 @@ def _read_plain(graph: Graph, node: Node) -> SamplerCall:
     call.denoise = 1.0 if denoise is None else denoise
     call.start = read_integer(graph, node, "start_at_step") or 0
     call.end = read_integer(graph, node, "end_at_step")
+    if node.kind not in SAMPLER_KINDS and not node.kind.startswith("easy "):
+        graph.report.pass_over(node)
     call.adds_noise = node.inputs.get("add_noise", "enable") in {"enable", True}
     call.keeps_noise = node.inputs.get("return_with_leftover_noise", "disable") in {"enable", True}
     call.links = {side: node.link(side) for side in ("model", "positive", "negative")}
