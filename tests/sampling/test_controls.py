@@ -416,3 +416,11 @@ def test_later_seeds_are_recorded_where_they_count(tiny):
         assert "ENSD" not in velatura.generate(tiny, HOUSE.replace(steps=1, ensd=31337)).recipe.infotext()
     picture = velatura.generate(tiny, HOUSE.replace(steps=1, ensd=31337, sampler="Euler a"))
     assert "ENSD: 31337" in picture.recipe.infotext()
+
+
+@pytest.mark.parametrize("name", ["vae-ft-mse.safetensors", "folder/sd-vae", "folder\\other.vae.pt"])
+def test_another_vae_that_a_recipe_names_without_a_hash_is_warned_of(tiny, name):
+    """Pictures of other programs, and of the web UI before version 1.6, have no hash of it."""
+    recipe = HOUSE.replace(steps=1, vae=name)
+    with pytest.warns(velatura.VelaturaWarning, match="made with the autoencoder .*but this one is the base's own"):
+        velatura.generate(tiny, recipe)

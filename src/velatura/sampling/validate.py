@@ -1,5 +1,6 @@
 """Check a recipe before the first step: refuse what cannot be made, and warn of what changes nothing."""
 
+import re
 from collections.abc import Sequence
 
 from velatura.base.base import Base
@@ -56,12 +57,21 @@ def warn_of_another_base(base: Base, recipe: Recipe) -> None:
 
 
 def warn_of_another_vae(base: Base, recipe: Recipe) -> None:
-    """Warn if a recipe was made with another VAE (autoencoder) than the base has now."""
-    if not recipe.vae_hash or recipe.vae_hash == base.vae_hash:
+    """Warn if a recipe was made with another VAE (autoencoder) than the base has now; other programs record a name."""
+    if not recipe.vae and not recipe.vae_hash:
         return
-    recipe_vae = f"{recipe.vae} ({recipe.vae_hash})"
+    has_same_name = base.vae_source is not None and _vae_stem(base.vae_source.name) == _vae_stem(recipe.vae or "")
+    if recipe.vae_hash == base.vae_hash if recipe.vae_hash else has_same_name:
+        return
+    recipe_vae = f"{recipe.vae} ({recipe.vae_hash})" if recipe.vae_hash else str(recipe.vae)
     current_vae = f"{base.vae_source.name} ({base.vae_hash})" if base.vae_source else "the base's own"
     warn(f"the recipe was made with the autoencoder {recipe_vae}, but this one is {current_vae}: open it too")
+
+
+def _vae_stem(name: str) -> str:
+    """Return the name of a VAE's file without folders and suffixes."""
+    file_name = re.split(r"[\\/]", name)[-1]
+    return re.sub(r"(\.vae)?\.(safetensors|sft|ckpt|pth?|bin)$", "", file_name, flags=re.IGNORECASE).lower()
 
 
 def warn_of_other_text_encoders(base: Base, recipe: Recipe) -> None:

@@ -38,6 +38,7 @@ UNSET_VALUES = {
     "Schedule type": ("Undefined", "None", "Default"),
     "Hires sampler": ("Use same sampler", "None"),
     "Clip skip": ("0",),
+    "VAE": ("Automatic", "None", "Default"),
 }
 # Names of other programs for fields of A1111
 FIELD_ALIASES = {
