@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from velatura.errors import (
     AlreadyExists,
+    BadArgument,
     BadDataset,
     BadFile,
     BadOverlay,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from velatura.datasets.folder import read_dataset
     from velatura.datasets.loss_weights import loss_weights
     from velatura.datasets.templates import CaptionTemplate, template_lines
+    from velatura.formats.attach import attach, attach_all
     from velatura.formats.open import open_base, open_overlay
     from velatura.formats.save import save
     from velatura.library import Library
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from velatura.merging.lora.combine import CombineReport, combine
     from velatura.merging.lora.extract import ExtractReport, extract
     from velatura.overlays.aesthetic import Aesthetic
-    from velatura.overlays.attach import Attachment, AttachSpec, attach, attach_all
+    from velatura.overlays.attach import Attachment, AttachSpec
     from velatura.overlays.composition import Composition
     from velatura.overlays.difference import Difference
     from velatura.overlays.effect import Effect
@@ -78,6 +80,7 @@ __all__ = [
     "AlreadyExists",
     "AttachSpec",
     "Attachment",
+    "BadArgument",
     "BadDataset",
     "BadFile",
     "BadOverlay",
@@ -181,8 +184,8 @@ _MODULES = {
     "Strength": "overlays.strength",
     "Verdict": "training.run.verdict",
     "aesthetic_from": "training.kinds.aesthetic",
-    "attach": "overlays.attach",
-    "attach_all": "overlays.attach",
+    "attach": "formats.attach",
+    "attach_all": "formats.attach",
     "bake": "merging.bake.bake",
     "combine": "merging.lora.combine",
     "extract": "merging.lora.extract",

@@ -67,6 +67,10 @@ class UnsupportedBase(VelaturaError):
     """A base whose architecture velatura does not open, or whose layers do not fit an overlay."""
 
 
+class BadArgument(VelaturaError):
+    """An argument of a type that a function does not take."""
+
+
 class BadOverlay(VelaturaError):
     """An overlay whose structure cannot be built."""
 
@@ -169,7 +173,7 @@ def explain_validation_error(error: ValidationError, owner: str, fields: Mapping
 
 
 def _explain_fault(fault: ErrorDetails, owner: str, fields: Mapping[str, str | None]) -> str:
-    name, found = ".".join(map(str, fault["loc"])), repr(fault["input"])
+    name, found = ".".join(map(str, fault["loc"])), " ".join(repr(fault["input"]).split())
     found = found if len(found) <= MAX_INPUT_LENGTH else f"{found[:MAX_INPUT_LENGTH]}..."
     article = "an" if owner[0] in "aeiou" else "a"
     if fault["type"] == "missing":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from velatura.arguments import check_arguments
 from velatura.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 DATA_FOLDER = Path(__file__).parent / "data"
 
 
+@check_arguments()
 def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> Base:
     """Open the tiny base: a complete Stable Diffusion for pictures of 64 pixels, ready in seconds on a laptop.
 
@@ -28,6 +30,7 @@ def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") 
     return open_base(DATA_FOLDER / "tiny", dtype=dtype, device=device)
 
 
+@check_arguments()
 def tiny_pictures(name: str) -> Path:
     """Return the folder of a bundled set of pictures: a style or a subject that the tiny base does not know.
 

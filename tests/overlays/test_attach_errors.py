@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import velatura
-from velatura.errors import BadOverlay, BadStrength, NoEffect, UnknownName, VelaturaWarning
+from velatura.errors import BadArgument, BadStrength, NoEffect, UnknownName, VelaturaWarning
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,6 @@ from velatura.errors import BadOverlay, BadStrength, NoEffect, UnknownName, Vela
     [
         ({"on": "positive"}, "no side of a guided batch is called 'positive'"),
         ({"blocks": ["middle"]}, "no block of a UNet is called 'middle': did you mean 'mid'"),
-        ({"blocks": "mid"}, "no block of a UNet is called 'm'"),
     ],
 )
 def test_an_option_that_does_not_exist(tiny, hyper, options, message):
@@ -20,6 +19,11 @@ def test_an_option_that_does_not_exist(tiny, hyper, options, message):
         velatura.attach(tiny, hyper(), **options)
     with pytest.raises(UnknownName, match=message):
         velatura.attach_all(tiny, [velatura.AttachSpec(hyper(), **options)])
+
+
+def test_a_word_in_place_of_a_list_of_blocks(tiny, hyper):
+    with pytest.raises(BadArgument, match="attach: blocks is 'mid', not a list: give a list"):
+        velatura.attach(tiny, hyper(), blocks="mid")
 
 
 def test_a_way_to_combine_that_does_not_exist(tiny, hyper):
@@ -40,11 +44,6 @@ def test_a_strength_that_is_no_number(tiny, hyper, strength):
         with pytest.raises(BadStrength, match="0 is off, 1 is as trained"):
             attachment.strength = strength
         assert attachment.strength == torch.tensor(0.5)
-
-
-def test_a_path_in_place_of_an_overlay(tiny):
-    with pytest.raises(BadOverlay, match=r"a str is not an overlay: open its file with velatura\.open_overlay"):
-        velatura.attach(tiny, "inca.pt")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from typing import TypeVar, cast
 
 from PIL import Image
 
-from velatura.base.base import Base
+from velatura.arguments import check_arguments
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadRecipe
 from velatura.library import Library
 from velatura.overlays.overlay import Overlay
@@ -80,8 +81,9 @@ class Grid:
         return path
 
 
+@check_arguments()
 def grid(
-    base: Base,
+    base: AnyBase,
     recipe: Recipe | str,
     *,
     x: Axis | None = None,
@@ -115,6 +117,7 @@ def grid(
         BadRecipe: No axis is given, an axis has no values, or it changes nothing.
         UnknownName: A value is the name of a sampler, overlay or the like that does not exist.
     """
+    base = to_base(base)
     recipe = Recipe(prompt=recipe) if isinstance(recipe, str) else recipe
     recipe = recipe.replace(seed=_draw_seed(recipe.seed), variation_seed=_draw_variation_seed(recipe))
     x, y, z = (axis and _draw_seeds(axis) for axis in (x, y, z))

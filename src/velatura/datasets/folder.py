@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
+from velatura.arguments import check_arguments
 from velatura.card import printable_text
 from velatura.datasets.pictures import (
     MASK_LABEL,
@@ -81,6 +82,7 @@ def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
     return read_dataset(folder).repeat_examples()
 
 
+@check_arguments()
 def read_dataset(
     folder: str | os.PathLike[str], *, rules: NameRules | None = None, needs_captions: bool = True
 ) -> Dataset:

@@ -5,6 +5,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from velatura.arguments import check_arguments
 from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Example
 from velatura.datasets.pictures import open_picture, turn_upright, upright_size
@@ -13,6 +14,7 @@ from velatura.errors import BadDataset
 ASPECT_TOLERANCE = 0.02  # for the rounding of a mask of another size
 
 
+@check_arguments()
 def loss_weights(example: Example, size: ImageSize, latent_size: ImageSize) -> Tensor | None:
     """Return loss weights of mean 1 for the cropped middle of a picture; None if all positions count alike.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from velatura.arguments import check_arguments
 from velatura.errors import BadDataset, UnknownName
 
 NAME_PLACEHOLDER, FILEWORDS_PLACEHOLDER = "[name]", "[filewords]"
@@ -115,6 +116,7 @@ def split_tags(caption: str) -> list[str]:
     return [caption[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
+@check_arguments()
 def template_lines(template: str | Path) -> list[str]:
     """Return the lines of a template.
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.base.families import PredictionWord
+from velatura.base.pipeline import Pipeline, to_base
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import hub
 from velatura.formats.check_metadata import families_of, warn_of_metadata
@@ -27,6 +29,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state_dict, open_tensors
 
 
+@check_arguments()
 def open_overlay(path: str | PathLike[str], find: Callable[[str], Overlay] | None = None) -> Overlay:
     """Open an overlay of any kind and format.
 
@@ -74,8 +77,9 @@ def _open_member(composition: Path, name: str) -> Overlay:
     return open_overlay(hns.find_member_file(composition, name, HYPERNETWORK_SUFFIXES))
 
 
+@check_arguments()
 def open_base(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | Pipeline,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
@@ -92,7 +96,8 @@ def open_base(
     Args:
         path: A checkpoint (.safetensors or .ckpt), a diffusers folder, or a model on the Hugging Face hub as
             hub:owner/name, hub:owner/name@revision or hub:owner/name/file. A file or folder of a UNet alone is enough
-            if `text` and `vae` are given too.
+            if `text` and `vae` are given too. Or a diffusers pipeline of SD1, SD2 or SDXL, whose modules the base then
+            shares; the other arguments are for files.
         dtype: Precision to compute in, such as "float16". "auto" is float16 on CUDA and MPS, bfloat16 on CPUs that
             multiply it in hardware (except for small bases), and float32 elsewhere.
         device: Device to compute on. "auto" is CUDA or MPS if there is one, and otherwise the CPU.
@@ -119,6 +124,11 @@ def open_base(
         UnknownName: An unknown precision, device, prediction or kind of weights.
         DownloadFailed: The hub does not have the model, or cannot be reached.
     """
+    if not isinstance(path, str | PathLike):
+        options = (dtype, device, unet, text, vae, weights, prediction, zero_snr, offload)
+        if options != ("auto", "auto", None, None, None, "last", None, None, False):
+            raise UnsupportedBase("a pipeline is loaded already: change it with diffusers, and give it alone")
+        return to_base(path, "path")
     prediction_type = None if prediction is None else parse_prediction(prediction)
     reference = hub.parse_reference(str(path)) if str(path).startswith(hub.HUB_PREFIX) else None
     local_path = Path(path).expanduser() if reference is None else hub.fetch(str(path))

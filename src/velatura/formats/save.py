@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.devices import find_dtype
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadOverlay, UnknownName
 from velatura.formats.checkpoints import write_folder, write_single_file
 from velatura.formats.dialects import DIALECTS, Dialect
@@ -20,8 +22,9 @@ from velatura.overlays.overlay import Overlay
 CHECKPOINT_SUFFIX = ".safetensors"
 
 
+@check_arguments()
 def save(
-    overlay_or_base: Overlay | Base,
+    overlay_or_base: Overlay | AnyBase,
     path: str | PathLike[str],
     dialect: str | None = None,
     *,
@@ -32,7 +35,7 @@ def save(
     The file is written beside its place and then renamed, so that a failure leaves nothing half written.
 
     Args:
-        overlay_or_base: Any overlay except a composition, or a base.
+        overlay_or_base: Any overlay except a composition, a base, or a diffusers pipeline.
         path: Where to write. For an overlay the ending chooses the format: ".safetensors" is velatura's own, ".pt" is
             A1111's, ".png" and ".bin" are for embeddings, a LoRA without an ending becomes the folder of a PEFT
             adapter. A base with ".safetensors" becomes one checkpoint under the names that A1111, ComfyUI and
@@ -48,8 +51,8 @@ def save(
         AlreadyExists: The folder for a base exists and is not empty.
         BadFile: The place cannot be written to.
     """
-    if isinstance(overlay_or_base, Base):
-        _save_base(overlay_or_base, path, dialect, dtype)
+    if not isinstance(overlay_or_base, Overlay):
+        _save_base(to_base(overlay_or_base, "overlay_or_base"), path, dialect, dtype)
         return
     _save_overlay(overlay_or_base, Path(path).expanduser(), dialect, dtype)
 

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from velatura.arguments import check_arguments
 from velatura.base.families import FAMILIES, normalize_family_name
 from velatura.card import UNKNOWN_KIND
 from velatura.errors import BadFile, UnknownName, warn
@@ -67,6 +68,7 @@ class Library:
         BadFile: A folder does not exist.
     """
 
+    @check_arguments()
     def __init__(self, *folders: str | PathLike[str], cache: str | PathLike[str] | None = None) -> None:
         self._folders = [Path(folder).expanduser() for folder in folders]
         self._catalogue = Catalogue(Index(cache_folder(cache)))

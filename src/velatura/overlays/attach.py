@@ -5,10 +5,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Self, cast, get_args
+from typing import NamedTuple, Self, get_args
 
 from torch import Tensor
 
+from velatura.arguments import describe_value
 from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase, warn
 from velatura.overlays.effect import Effect
 from velatura.overlays.hooks.context_hooks import CombineGroup, CombineMode
@@ -174,32 +175,17 @@ def attach(
     on: PromptSide = "both",
     blocks: Sequence[UNetBlock] = UNET_BLOCKS,
 ) -> Attachment:
-    """Attach an overlay to a base, a diffusers pipeline or a UNet. The base itself is never written to.
-
-    Several overlays may be attached to one target, also the same one twice. They act in the order in which they were
-    attached, and can be detached in any order.
+    """Attach an overlay to a base, a diffusers pipeline or a UNet; see `velatura.attach`, which opens files too.
 
     Args:
-        target: A velatura Base, a diffusers pipeline, or a UNet; also one wrapped by torch.compile.
-        overlay: The overlay. It moves to the target's device, and later follows the activations to theirs.
-        strength: 0 is off, 1 is as trained; values below 0 and above 1 are allowed, those below -1 and above 2 are
-            warned of. One number, or a tensor with one value for each picture or each row of a batch;
-            Strength(text, unet) if the text encoders get another strength than the UNet.
-        on: "prompt" or "negative" to act on one half of a guided batch only. Such a batch holds the negative prompts
-            first and then the prompts, as in diffusers.
-        blocks: The parts of the UNet in which the overlay acts: any of "in", "mid" and "out".
-
-    Returns:
-        The attachment, with which to change the strength, to measure the effect and to detach.
+        target: A velatura Base, a diffusers pipeline, or a UNet.
+        overlay: The overlay.
+        strength, on, blocks: See `velatura.attach`.
 
     Raises:
-        BadOverlay: If `overlay` is not an overlay, or cannot act on such a target.
-        BadStrength: If the strength is not finite.
-        NoEffect: If the overlay changes nothing in the target, or nothing in these blocks.
-        UnknownName: If `on` or `blocks` holds a word that is not listed above.
-        UnsupportedBase: If the target has no UNet or no weights, or computes K and V out of reach.
-        WrongBase: If the overlay was made for bases of another family.
+        VelaturaError: As `velatura.attach` raises.
     """
+    _check_overlay(target, overlay)
     return _attach_to(target, Target.from_model(target, tuple(blocks)), overlay, strength, on)
 
 
@@ -218,31 +204,27 @@ class AttachSpec(NamedTuple):
 
 def attach_all(
     target: object,
-    overlays: Iterable[AttachSpec | tuple[Overlay, float | Tensor | Strength, Sequence[UNetBlock]]],
+    overlays: Iterable[AttachSpec],
     *,
     combine: CombineMode = "sequence",
 ) -> list[Attachment]:
-    """Attach several overlays to a target, or none of them if one cannot be attached.
+    """Attach several overlays to a target, or none of them if one cannot be attached; see `velatura.attach_all`.
 
     Args:
         target: A velatura Base, a diffusers pipeline, or a UNet.
-        overlays: AttachSpec values, or tuples of overlay, strength and blocks.
-        combine: "sequence": an overlay acts on the result of those before it, as in A1111. "sum" or "average": all act
-            on the same input, and their changes are added or averaged.
-
-    Returns:
-        The attachments, in the order of the overlays.
+        overlays: The overlays with their options.
+        combine: See `velatura.attach_all`.
 
     Raises:
-        UnknownName: If `combine` is not one of these words.
-        VelaturaError: Whatever `attach` raises for one of the overlays.
+        VelaturaError: As `velatura.attach_all` raises.
     """
     _check_choices("way to combine overlays", [combine], get_args(CombineMode))
-    specs = [item if isinstance(item, AttachSpec) else AttachSpec(*item) for item in overlays]
+    specs = list(overlays)
     group = None if combine == "sequence" else CombineGroup(combine, len(specs))
     with ExitStack() as undos:
         attachments: list[Attachment] = []
         for overlay, strength, blocks, side in specs:
+            _check_overlay(target, overlay)
             part = Target.from_model(target, tuple(blocks), group)
             attachments.append(_attach_to(target, part, overlay, strength, side))
             undos.callback(attachments[-1].detach)
@@ -255,10 +237,6 @@ def _attach_to(
 ) -> Attachment:
     _check_choices("side of a guided batch", [side], PROMPT_SIDES)
     _check_choices("block of a UNet", target.blocks, UNET_BLOCKS)
-    if not isinstance(cast("object", overlay), Overlay):
-        raise BadOverlay(
-            f"a {type(overlay).__name__} is not an overlay: open its file with velatura.open_overlay first"
-        )
     if target.device.type == "meta":
         raise UnsupportedBase(
             f"{target.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
@@ -278,6 +256,18 @@ def _attach_to(
                 "attach it to a base that it was made for"
             )
         return Attachment(overlay, target, live_strength, undos.pop_all(), _AttachedParts(model, target))
+
+
+def _check_overlay(target: object, overlay: object) -> None:
+    """Refuse what is not an overlay, and an overlay in place of the target."""
+    if isinstance(target, Overlay):
+        raise UnsupportedBase(
+            f"{target.display_name} is an overlay, where a base is expected: give the base first, and then the overlay"
+        )
+    if not isinstance(overlay, Overlay):
+        raise BadOverlay(
+            f"{describe_value(overlay)} is not an overlay: give one, or the path of its file; the base comes first"
+        )
 
 
 def _describe_blocks(blocks: tuple[UNetBlock, ...]) -> str:

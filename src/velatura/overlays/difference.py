@@ -8,8 +8,10 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.families import Prediction
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadOverlay, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.deltas.first_channels import FIRST_CONVOLUTION, fit_input_channels
@@ -42,7 +44,8 @@ class Difference(Lora):
     kind_name: ClassVar[str] = "difference"
 
     @classmethod
-    def for_base(cls, base: Base, *, text: bool = False, name: str = "") -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @check_arguments()
+    def for_base(cls, base: AnyBase, *, text: bool = False, name: str = "") -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make a difference of zeros for a base, to be trained.
 
         Args:
@@ -54,6 +57,7 @@ class Difference(Lora):
         Returns:
             The difference in eval mode, on the device of the base.
         """
+        base = to_base(base)
         target = Target.from_model(base)
         names = {
             kohya_name: layer_name
@@ -65,7 +69,8 @@ class Difference(Lora):
         return cls(_make_card(base, name), deltas)
 
     @classmethod
-    def from_bases(cls, base: Base, other: Base, *, name: str = "", dtype: torch.dtype = torch.float32) -> Self:
+    @check_arguments()
+    def from_bases(cls, base: AnyBase, other: AnyBase, *, name: str = "", dtype: torch.dtype = torch.float32) -> Self:
         """Subtract the weights of one base from those of another.
 
         Warns if the bases have different VAEs, which no overlay changes, or if only one predicts velocity.
@@ -83,6 +88,7 @@ class Difference(Lora):
             BadOverlay: If all weights are equal.
             WrongBase: If the two have different layers.
         """
+        base, other = to_base(base), to_base(other, "other")
         ours, theirs = Target.from_model(base), Target.from_model(other)
         names = layer_names(ours)
         if names != layer_names(theirs):

@@ -9,8 +9,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from velatura.base.base import Base
+from velatura.arguments import check_arguments
 from velatura.base.families import FAMILIES, advise_base
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.base.text_encoder import TextEncoder
 from velatura.base.token_registry import check_vector_count
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, explain_validation_error
@@ -131,9 +132,10 @@ class Embedding(Overlay):
         return cls.from_vectors(*(tensor.detach().float().view(-1, tensor.shape[-1]) for tensor in vectors), card=card)
 
     @classmethod
+    @check_arguments()
     def for_base(
         cls,
-        base: Base,
+        base: AnyBase,
         *,
         name: str,
         vectors: int = 1,
@@ -160,6 +162,7 @@ class Embedding(Overlay):
         Raises:
             BadOverlay: If the number of vectors is below 1 or above 75.
         """
+        base = to_base(base)
         if vectors < 1:
             raise BadOverlay(f"an embedding of {vectors} vectors has no effect: give it 1 to {CHUNK_LENGTH}")
         check_vector_count(name or "the embedding", vectors)

@@ -9,8 +9,9 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from velatura.base.base import Base
+from velatura.arguments import check_arguments
 from velatura.base.families import advise_base, guess_family_name
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, warn
 from velatura.overlays.attention_layers import attention_layers, context_width
 from velatura.overlays.hooks.seams import Undo, hook_contexts
@@ -54,9 +55,10 @@ class Hypernetwork(Overlay):
             return cls(card)
 
     @classmethod
+    @check_arguments()
     def for_base(
         cls,
-        base: Base,
+        base: AnyBase,
         *,
         layers: Sequence[float] = (1, 2, 1),
         activation: str = "linear",
@@ -92,6 +94,7 @@ class Hypernetwork(Overlay):
             BadOverlay: If this structure cannot be built.
             UnknownName: If the activation or the init is unknown.
         """
+        base = to_base(base)
         fields: dict[str, object] = {
             "widths": tuple(_context_widths(base.unet) if widths is None else widths),
             "layers": tuple(layers),

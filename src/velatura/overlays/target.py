@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from velatura.arguments import describe_value
 from velatura.base.base import Base
 from velatura.base.text_encoder import TextEncoder
 from velatura.errors import UnsupportedBase
@@ -61,8 +62,8 @@ class Target:
         unet: Any = getattr(model, "unet", model)
         if not isinstance(unet, nn.Module):
             raise UnsupportedBase(
-                f"a {type(model).__name__} has no UNet, so no overlay can be attached to it: "
-                "attach to a velatura base, a diffusers pipeline or its UNet"
+                f"{describe_value(model)} has no UNet, so no overlay can be attached to it: "
+                "attach to a velatura base (velatura.open_base(PATH)), a diffusers pipeline or its UNet"
             )
         unet = getattr(unet, "_orig_mod", unet)  # torch.compile's wrapper
         encoders = [getattr(model, name, None) for name in TEXT_ENCODER_NAMES]

@@ -16,7 +16,9 @@ from typing import Unpack
 from PIL import Image
 from torch import Tensor
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.library import Library
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
@@ -66,8 +68,9 @@ class Picture:
         return path
 
 
+@check_arguments(skip=Recipe.model_fields)
 def generate(
-    base: Base,
+    base: AnyBase,
     prompt_or_recipe: str | Recipe,
     *,
     negative: str | None = None,
@@ -96,7 +99,8 @@ def generate(
     a prompt is the default that is named below.
 
     Args:
-        base: The base that makes the picture. Overlays that are attached to it act too, but are not recorded.
+        base: The base that makes the picture, or a diffusers pipeline. Overlays that are attached to it act too, but
+            are not recorded.
         prompt_or_recipe: A prompt, or a complete recipe, such as `Recipe.from_image("picture.png")` returns.
         negative: The negative prompt. Default: empty.
         steps: Sampling steps, 1 to 1000. Default: 20.
@@ -157,8 +161,9 @@ def generate(
     return picture
 
 
+@check_arguments()
 def generate_many(
-    base: Base,
+    base: AnyBase,
     prompts_or_recipes: Iterable[str | Recipe],
     *,
     library: Library | None = None,
@@ -200,8 +205,9 @@ def generate_many(
     return [picture for _, picture in sorted(pictures, key=lambda indexed_picture: indexed_picture[0])]
 
 
+@check_arguments()
 def generate_stream(
-    base: Base,
+    base: AnyBase,
     prompts_or_recipes: Iterable[str | Recipe],
     *,
     library: Library | None = None,
@@ -230,6 +236,7 @@ def generate_stream(
     Raises:
         VelaturaError: As generate raises.
     """
+    base = to_base(base)
     resolver = OverlayResolver(library, overlays, lenient=lenient)
     recipes = [_to_recipe(prompt_or_recipe).replace(**fields) for prompt_or_recipe in prompts_or_recipes]
     jobs = [prepare_job(base, recipe, resolver, init_image) for recipe in recipes]

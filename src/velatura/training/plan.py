@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from velatura.arguments import check_arguments
 from velatura.datasets.templates import TEMPLATES, CaptionTemplate
 from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
 from velatura.files import open_for_reading, parse_json
@@ -181,6 +182,7 @@ class Plan(BaseModel):
         return plan
 
     @classmethod
+    @check_arguments()
     def preset(cls, kind: str, family: str, purpose: str = "style") -> Self:
         """Read the preset for a kind of overlay from presets/KIND-PURPOSE.toml.
 

@@ -14,7 +14,9 @@ from typing import NamedTuple, Unpack
 import torch
 from torch.optim import Optimizer
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning, warn
 from velatura.merging.bake.inputs import check_no_overlays_attached
@@ -55,8 +57,9 @@ __all__ = ["Run", "Stage", "Step", "check_plan", "resume", "train"]
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
+@check_arguments(skip=Plan.model_fields)
 def train(
-    base: Base,
+    base: AnyBase,
     overlay: Overlay,
     folder: str | os.PathLike[str],
     plan: Plan | None = None,
@@ -123,6 +126,7 @@ def train(
         UnsupportedBase: Other overlays are attached.
         TrainingDiverged: The loss became NaN or infinite, and lower learning rates did not help.
     """
+    base = to_base(base)
     overlay, out = prepare_for_training(overlay), check_vacant(out)
     changes: dict[str, object] = {
         "steps": steps,
@@ -170,8 +174,9 @@ def train(
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
+@check_arguments()
 def resume(
-    base: Base,
+    base: AnyBase,
     run: str | os.PathLike[str],
     *,
     on_step: Callable[[Step], None] | None = None,
@@ -198,6 +203,7 @@ def resume(
         BadDataset: Pictures or captions changed.
         BadPlan: The run began with another number of processes.
     """
+    base = to_base(base)
     processes, path = Processes.join(base.device), Path(run).expanduser()
     with processes.fail_together():
         folder = RunFolder.reopen(path) if processes.is_main else None

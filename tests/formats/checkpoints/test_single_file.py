@@ -11,6 +11,7 @@ import velatura
 from tests.formats.checkpoints.states import all_tensors, changed, same, weights
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES
+from velatura.base.model_settings import determine_family
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
@@ -113,7 +114,7 @@ def test_a_familys_settings_need_no_metadata(tiny, family):
     assert hints == config_hints.config_hints(base.unet, base.vae, [base.text.model])
     unet = ldm_config.unet_config(base.unet.state_dict()) | hints["unet"]
     vae = ldm_config.vae_config(base.vae.state_dict()) | hints["vae"]
-    assert ldm_config.determine_family(unet, vae, base.family.prediction) == base.family
+    assert determine_family(unet, vae, base.family.prediction) == base.family
 
 
 def test_a_schedule_of_its_own_is_refused(tiny, tmp_path):

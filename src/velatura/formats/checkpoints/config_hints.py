@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from velatura.base.model_settings import MAX_CONFIG_NUMBER
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.checkpoints.ldm_config import (
-    MAX_CONFIG_NUMBER,
     ModelConfig,
     text_config,
     unet_config,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 
 from velatura.base.base import Base
 from velatura.base.families import Family, Prediction
-from velatura.base.noise_schedule import NoiseSchedule
+from velatura.base.model_settings import build_schedule, determine_family, refuse_unsupported
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
@@ -21,7 +21,6 @@ from velatura.formats.checkpoints.config_hints import read_config_hints
 from velatura.formats.checkpoints.folder_weights import INDEX_FILE, open_weights
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
-    determine_family,
     text_config,
     unet_config,
     vae_config,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 # The libraries whose classes model_index.json may name. velatura never looks up a class by that name.
 LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 PIPELINE_PREFIX = "StableDiffusion"
-EXTRA_CONDITION_FIELDS = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
 # Settings in which a config.json must agree with the shapes of the weights
 SIZE_FIELDS = {
     "unet": ("block_out_channels", "cross_attention_dim", "layers_per_block"),
@@ -96,7 +94,7 @@ def read(
         scheduler = {**scheduler, "rescale_betas_zero_snr": zero_snr}
     unet_settings = read_config(path / "unet" / "config.json")
     try:
-        refuse_unsupported(path, unet_settings, read_config(path / "vae" / "config.json"), scheduler)
+        refuse_unsupported(str(path), unet_settings, read_config(path / "vae" / "config.json"), scheduler)
         check_input_channels(str(path), unet_settings.get("in_channels", 4))
         text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
         pooled_width = projection_width(text_plans[-1].config)
@@ -215,36 +213,6 @@ def refuse_custom_code(path: Path) -> None:
             raise UnsupportedBase(
                 f"{path} asks for code of its own for {name[:40]!r}, which velatura never runs: open another"
             )
-
-
-def refuse_unsupported(path: Path, unet: ModelConfig, vae: ModelConfig, scheduler: ModelConfig) -> None:
-    """Refuse models that would fail at the first step or make wrong pictures."""
-    scheduler_class = str(scheduler.get("_class_name", ""))
-    if "EDM" in scheduler_class or vae.get("latents_mean") is not None:
-        raise UnsupportedBase(
-            f"{path} is an EDM model such as Playground 2.5, with a noise schedule and latents of its own "
-            f"({scheduler_class or 'latents_mean'}): open a plain Stable Diffusion instead"
-        )
-    beta_schedule, prediction = scheduler["beta_schedule"], scheduler.get("prediction_type", "epsilon")
-    reads_more = any(unet.get(field) is not None for field in EXTRA_CONDITION_FIELDS)
-    reads_more |= unet.get("addition_embed_type") not in {None, "text_time"}
-    reasons = {
-        "has a UNet that reads more than the prompt's context": reads_more,
-        f"has the noise schedule {beta_schedule!r}, not 'scaled_linear'": beta_schedule != "scaled_linear",
-        "has a noise schedule of its own (trained_betas)": scheduler.get("trained_betas") is not None,
-        f"predicts {prediction!r}, not noise (epsilon) or velocity (v)": prediction not in get_args(Prediction),
-    }
-    reason = next((reason for reason, applies in reasons.items() if applies), None)
-    if reason is not None:
-        raise UnsupportedBase(f"{path} {reason}: open a plain Stable Diffusion instead")
-
-
-def build_schedule(scheduler: ModelConfig) -> NoiseSchedule:
-    """Return the noise schedule of a scheduler's configuration."""
-    start, end, steps = scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"]
-    if steps != len(NoiseSchedule()) or not 0 < start < end < 1:
-        raise ValueError(f"a noise schedule of {steps} steps from {start} to {end}")
-    return NoiseSchedule(start, end, steps, zero_snr=bool(scheduler.get("rescale_betas_zero_snr")))
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
-from velatura.base.families import Family, Prediction, find_family
+from velatura.base.model_settings import ModelConfig
 from velatura.errors import BadFile
 from velatura.formats.checkpoints.ldm_keys import UNetLayout, count_indices
 from velatura.formats.checkpoints.ldm_text import PROJECTION_KEY, TEXT_MODEL_PREFIX
 from velatura.tensors import StateDict
 
-ModelConfig = dict[str, Any]
-
-MAX_CONFIG_NUMBER = 8192  # the largest that is used is a side of pictures in pixels
 TIME_ID_COUNT = 6  # SDXL: original height and width, top and left of the crop, target height and width
 
 
@@ -100,37 +94,3 @@ def text_config(state: StateDict) -> ModelConfig:
         "intermediate_size": state["encoder.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": count_indices(state, r"encoder\.layers\.(\d+)\."),
     }
-
-
-def determine_family(unet: ModelConfig, vae: ModelConfig, prediction: Prediction) -> Family:
-    """Return the family that a base belongs to by its context widths, with this base's own settings.
-
-    Args:
-        unet: Fields of UNet2DConditionModel.
-        vae: Fields of AutoencoderKL.
-        prediction: What the UNet predicts.
-
-    Returns:
-        The known family of these widths, or one named "unknown", with the scaling factors, picture size and prediction
-        of this base.
-
-    Raises:
-        BadFile: The size of pictures is out of range.
-    """
-    block_widths: list[int] = unet["block_out_channels"]
-    block_types: list[str] = unet["down_block_types"]
-    attention_widths = [
-        width for width, block_type in zip(block_widths, block_types, strict=True) if "Attn" in block_type
-    ]
-    widths = dict.fromkeys([*attention_widths, block_widths[-1]])
-    vae_scale_factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    pixels = int(unet.get("sample_size") or 64) * vae_scale_factor
-    if not 0 < pixels <= MAX_CONFIG_NUMBER:
-        raise BadFile(f"a base for pictures of {pixels} pixels is not a Stable Diffusion: download it again")
-    cross_width: int = unet["cross_attention_dim"]
-    new_family = Family("unknown", cross_width, tuple(widths), vae_scale_factor, 1.0, pixels, prediction)
-    scale = float(vae.get("scaling_factor", 0.18215))
-    family = find_family(cross_width, widths) or new_family
-    return replace(
-        family, vae_scale_factor=vae_scale_factor, scaling_factor=scale, default_pixels=pixels, prediction=prediction
-    )

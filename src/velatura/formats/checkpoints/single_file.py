@@ -12,6 +12,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.families import Family, Prediction
+from velatura.base.model_settings import determine_family
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnknownName, UnsupportedBase, warn
@@ -20,7 +21,7 @@ from velatura.formats.checkpoints import prediction, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
 from velatura.formats.checkpoints.config_hints import CONFIG_HINTS, CONFIG_HINTS_KEY, TEXT_PARTS, check_config_hints
 from velatura.formats.checkpoints.ema import EMA_PREFIX, find_ema_keys, has_only_ema
-from velatura.formats.checkpoints.ldm_config import ModelConfig, determine_family, text_config, unet_config, vae_config
+from velatura.formats.checkpoints.ldm_config import ModelConfig, text_config, unet_config, vae_config
 from velatura.formats.checkpoints.ldm_families import (
     TEXT_ENCODER_LAYOUTS,
     TRAINING_LEFTOVERS,

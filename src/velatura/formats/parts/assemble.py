@@ -13,15 +13,15 @@ from huggingface_hub.errors import StrictDataclassError
 
 from velatura.base.base import Base
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH, Family, Prediction
+from velatura.base.model_settings import build_schedule, determine_family, refuse_unsupported
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase, warn
-from velatura.formats.checkpoints import diffusers_folder, prediction, vae_file
+from velatura.formats.checkpoints import prediction, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
 from velatura.formats.checkpoints.config_hints import CONFIG_HINTS, CONFIG_HINTS_KEY
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
-    determine_family,
     text_config,
     unet_config,
     vae_config,
@@ -230,8 +230,8 @@ class _Assembly:
     ) -> Base:
         """Build the models, load their tensors, and return them as a base."""
         scheduler = self._scheduler(prediction_type, zero_snr)
-        diffusers_folder.refuse_unsupported(
-            self.unet.place, self.unet.stored or {}, self.vae.stored or {}, {**DEFAULT_SCHEDULER, **scheduler}
+        refuse_unsupported(
+            str(self.unet.place), self.unet.stored or {}, self.vae.stored or {}, {**DEFAULT_SCHEDULER, **scheduler}
         )
         predicted = cast("Prediction | None", scheduler.get("prediction_type"))
         family = determine_family(self.unet_config, self.vae_config, predicted or "epsilon")
@@ -286,7 +286,7 @@ class _Assembly:
         return scheduler
 
     def _schedule(self, scheduler: ModelConfig) -> NoiseSchedule:
-        return diffusers_folder.build_schedule({**DEFAULT_SCHEDULER, **scheduler})
+        return build_schedule({**DEFAULT_SCHEDULER, **scheduler})
 
     def _sd2_family(self, family: Family, unet: UNet2DConditionModel, predicted: Prediction | None) -> Family:
         """Return the family of an SD2, whose prediction is tried out where nothing states it."""

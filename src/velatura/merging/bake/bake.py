@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
 from velatura.errors import warn
@@ -35,6 +36,7 @@ from velatura.tensors import StrPath
 
 
 @torch.no_grad()
+@check_arguments()
 def bake(
     base: ModelSource,
     overlays: Iterable[tuple[Overlay | StrPath, float | Strength]],
@@ -69,7 +71,7 @@ def bake(
         UnsupportedBase: Overlays are attached to the base, or it lacks a bias that an overlay changes.
     """
     if not isinstance(base, Base):
-        base = open_base(base)
+        base = open_base(base)  # a path, or a pipeline
     overlay_strengths = [
         (open_overlay(overlay) if isinstance(overlay, str | PathLike) else overlay, strength)
         for overlay, strength in overlays

@@ -9,6 +9,7 @@ from typing import overload
 
 import torch
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.errors import BadRecipe, warn
 from velatura.merging.checkpoints.block_weights import BlockWeights, UNetBlocks
@@ -18,7 +19,7 @@ from velatura.merging.checkpoints.modes import FormulaOptions
 from velatura.merging.checkpoints.options import MergeOptions, Saving
 from velatura.merging.checkpoints.report import MergeReport
 from velatura.merging.checkpoints.retention import RetentionMeter, open_ancestor
-from velatura.merging.checkpoints.weights import ModelSource, ModelWeights, load_vae
+from velatura.merging.checkpoints.weights import ModelSource, ModelWeights, load_vae, share_pipeline
 from velatura.merging.checkpoints.write_merge import MergeJob
 from velatura.tensors import StrPath
 
@@ -62,6 +63,7 @@ def merge(
 
 
 @torch.no_grad()
+@check_arguments()
 def merge(
     base: ModelSource,
     other: ModelSource | None = None,
@@ -104,6 +106,7 @@ def merge(
         WrongBase: The models, the VAE or `against` are of different structure.
         BadFile: A file is not a checkpoint, or the merge has NaN or infinite values.
     """
+    base = share_pipeline(base)
     sources = [source for source in (base, other, minus) if source is not None]
     options = MergeOptions.with_defaults(
         len(sources), mode=mode, strength=strength, blocks=blocks, share=share, seed=seed

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from velatura.arguments import check_arguments
 from velatura.errors import NoEffect, WrongBase
 from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX
 from velatura.merging.checkpoints.block_weights import BASE_BLOCK, EMA_PREFIX, UNetBlocks
@@ -131,6 +132,7 @@ class RetentionMeter:
         return PartRetention(part=part, tensors=len(part_sums), parents=tuple(parents))
 
 
+@check_arguments()
 def measure_retention(
     merged: ModelSource, parents: Sequence[ModelSource], *, against: ModelSource | None = None
 ) -> RetentionReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadFile, WrongBase
 from velatura.formats.checkpoints import folder_weights, single_file, vae_file, write_single_file
 from velatura.formats.checkpoints.ldm_families import refuse_scaled_weights
@@ -24,12 +26,21 @@ from velatura.formats.checkpoints.ldm_keys import (
 from velatura.formats.open import open_base
 from velatura.tensors import Contents, LazyTensors, StrPath, apply_to, meta_tensors, open_state_dict
 
-ModelSource = Base | StrPath  # a base, or the path of a checkpoint file or a diffusers folder
+ModelSource = AnyBase | StrPath  # a base, a diffusers pipeline, or the path of a checkpoint file or a diffusers folder
 
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # how the keys of a VAE begin
 
 # The first checkpoints lack "text_model." in the keys of CLIP.
 OLD_CLIP_KEY = re.compile(r"(cond_stage_model\.transformer\.)((?:embeddings|encoder|final_layer_norm)\.)")
+
+
+def share_pipeline(model: ModelSource) -> Base | StrPath:
+    """Return a base that shares the modules of a diffusers pipeline; a base or a path as it is.
+
+    Raises:
+        UnsupportedBase: It is none of them.
+    """
+    return model if isinstance(model, str | PathLike) else to_base(model, "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +66,7 @@ class ModelWeights(LazyTensors):
         Raises:
             BadFile: The file is not a Stable Diffusion checkpoint.
         """
+        model = share_pipeline(model)
         if isinstance(model, Base):
             return cls._from_contents(model.name, write_single_file.checkpoint_contents(model))
         path = Path(model).expanduser()

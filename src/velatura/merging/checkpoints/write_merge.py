@@ -24,8 +24,7 @@ from velatura.merging.checkpoints.merged_prediction import MergedPrediction
 from velatura.merging.checkpoints.options import MergeOptions, Saving
 from velatura.merging.checkpoints.report import MergeReport
 from velatura.merging.checkpoints.retention import RetentionMeter
-from velatura.merging.checkpoints.weights import ModelSource
-from velatura.tensors import Contents, write_safetensors
+from velatura.tensors import Contents, StrPath, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class MergeJob:
     meter: RetentionMeter
     prediction: MergedPrediction
 
-    def to_base(self, first: ModelSource) -> tuple[Base, MergeReport]:
+    def to_base(self, first: Base | StrPath) -> tuple[Base, MergeReport]:
         """Compute the merge as a base, which has the tokenizers, device and precision of the first model if it has."""
         destination = self._destination(first)
         first_weights = self.lazy_merge.first
@@ -83,7 +82,7 @@ class MergeJob:
     def _dtype(self) -> torch.dtype | None:
         return getattr(torch, self.saving.dtype) if self.saving.dtype else None
 
-    def _destination(self, first: ModelSource) -> Destination:
+    def _destination(self, first: Base | StrPath) -> Destination:
         if isinstance(first, Base):
             return Destination(self._dtype or first.dtype, first.device)
         device = find_device("auto")

@@ -10,7 +10,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.card import Card
 from velatura.errors import BadOverlay, NoEffect, WrongBase, warn
 from velatura.merging.bake.weight_deltas import text_strength, unet_strength
@@ -60,12 +62,13 @@ class CombineReport(BaseModel):
 
 
 @torch.no_grad()
+@check_arguments()
 def combine(
     overlays: Iterable[tuple[Overlay, float | Strength]],
     *,
     rank: int | None = None,
     tolerance: float | None = None,
-    base: Base | None = None,
+    base: AnyBase | None = None,
     name: str = "",
 ) -> tuple[Lora, CombineReport]:
     """Combine LoRAs into one that does at strength 1 what all of them do together.
@@ -94,8 +97,9 @@ def combine(
     if not loras:
         raise NoEffect("there is nothing to combine: give LoRAs")
     card = _combined_card(loras, name)
-    base_layers = None if base is None else _BaseLayers.from_base(base, [lora for lora, _ in loras])
-    has_two_towers = _has_two_towers([lora for lora, _ in loras], base)
+    shared_base = None if base is None else to_base(base)
+    base_layers = None if shared_base is None else _BaseLayers.from_base(shared_base, [lora for lora, _ in loras])
+    has_two_towers = _has_two_towers([lora for lora, _ in loras], shared_base)
     scaled_loras = [_ScaledLora(lora, strength, base_layers, has_two_towers=has_two_towers) for lora, strength in loras]
     layers: dict[str, CombinedLayer] = {}
     with disable_inference_mode():

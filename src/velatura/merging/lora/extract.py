@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES, Prediction
 from velatura.card import Card
@@ -17,7 +18,7 @@ from velatura.errors import BadFile, BadOverlay, NoEffect
 from velatura.formats.inspect.inspect import inspect_file
 from velatura.library.hashes import Hashes
 from velatura.merging.checkpoints.merged_prediction import find_prediction
-from velatura.merging.checkpoints.weights import ModelSource
+from velatura.merging.checkpoints.weights import ModelSource, share_pipeline
 from velatura.merging.lora.model_layers import ModelLayers
 from velatura.merging.lora.svd import check_rank, nearest_low_rank
 from velatura.merging.measures import (
@@ -32,6 +33,7 @@ from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.difference import warn_of_other_prediction
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.strength import disable_inference_mode
+from velatura.tensors import StrPath
 
 OnWeight = Callable[[int, int], None]  # called with how many weights are compared, and how many there are
 
@@ -87,6 +89,7 @@ class ExtractReport(BaseModel):
 
 
 @torch.no_grad()
+@check_arguments()
 def extract(
     base: ModelSource,
     other: ModelSource,
@@ -119,6 +122,7 @@ def extract(
         NoEffect: The models do not differ.
         BadFile: A tensor of one of the models has NaN or infinite values.
     """
+    base, other = share_pipeline(base), share_pipeline(other)
     rank = DEFAULT_RANK if rank is None and tolerance is None else rank
     check_rank(rank, tolerance)
     if conv_rank is not None and conv_rank < 0:
@@ -209,7 +213,7 @@ class _FitMeter:
         )
 
 
-def _card(base: ModelSource, base_layers: ModelLayers, other_layers: ModelLayers, name: str) -> Card:
+def _card(base: Base | StrPath, base_layers: ModelLayers, other_layers: ModelLayers, name: str) -> Card:
     if isinstance(base, Base):
         family, base_hash = base.family.name, base.hash
         prediction = base.family.unusual_prediction

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
-from velatura.base.base import Base
+from velatura.arguments import check_arguments
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadOverlay
 from velatura.overlays.deltas import build_delta
 from velatura.overlays.deltas.delta import Delta
@@ -106,9 +107,10 @@ class Lora(Overlay):
         )
 
     @classmethod
+    @check_arguments()
     def for_base(
         cls,
-        base: Base,
+        base: AnyBase,
         *,
         rank: int = 16,
         alpha: float | None = None,
@@ -151,6 +153,7 @@ class Lora(Overlay):
             BadOverlay: If a value is out of range, or options contradict each other.
             UnknownName: If the algorithm or the targets are unknown.
         """
+        base = to_base(base)
         check_conv_options(algorithm, targets, {"conv_rank": conv_rank, "conv_alpha": conv_alpha})
         alpha = float(rank) if alpha is None else alpha
         config = LoraConfig.from_fields(

@@ -31,7 +31,7 @@ def _normalize_prompt(text: str) -> str:
 
 
 def _read_seed(seed: object) -> object:
-    return None if seed in (-1, "-1", "") else seed
+    return None if isinstance(seed, int | str) and seed in (-1, "-1", "") else seed
 
 
 def _parse_size(text: object) -> object:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field
 
+from velatura.arguments import check_arguments
 from velatura.errors import BadRecipe
 from velatura.prompts.emphasis import EmphasisMode
 from velatura.sampling.recipe.fields import (
@@ -86,6 +87,7 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     version: str | None = Field(default=None, description="program that made it")
 
     @classmethod
+    @check_arguments()
     def from_image(cls, path: str | os.PathLike[str]) -> Self:
         """Read the recipe inside a picture that was saved by velatura, A1111, ComfyUI or one of many other programs.
 

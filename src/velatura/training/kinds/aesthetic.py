@@ -7,7 +7,8 @@ import os
 import torch
 from torch import Tensor
 
-from velatura.base.base import Base
+from velatura.arguments import check_arguments
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.datasets.folder import read_dataset
 from velatura.datasets.pictures import read_upright
 from velatura.formats.clip import find_clip_for, open_clip_model
@@ -18,8 +19,9 @@ PICTURES_PER_BATCH = 64  # in memory at a time
 FAMILY_RATES = {"tiny": 1e-3}
 
 
+@check_arguments()
 def aesthetic_from(
-    base: Base,
+    base: AnyBase,
     folder: str | os.PathLike[str],
     *,
     clip: str | os.PathLike[str] | None = None,
@@ -44,6 +46,7 @@ def aesthetic_from(
         UnsupportedBase: No CLIP of the width of the base's text encoder is at hand.
         BadOverlay: A setting is unknown or out of range.
     """
+    base = to_base(base)
     examples = read_dataset(folder, needs_captions=False).examples
     clip_encoder = open_clip_model(clip or find_clip_for(base.text.encoders[0].width))
     weighted_vectors = list[Tensor]()

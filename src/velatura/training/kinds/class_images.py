@@ -7,8 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.datasets.folder import REGULARISATION_FOLDERS, read_dataset
+from velatura.base.pipeline import AnyBase, to_base
+from velatura.datasets.folder import REGULARISATION_FOLDERS, read_dataset, resolve_folder
 from velatura.errors import BadPlan, VelaturaError, warn
 from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
@@ -40,8 +42,9 @@ def check_class_prompt(prompt: str) -> None:
         raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: write "a robot"')
 
 
+@check_arguments()
 def make_class_pictures(
-    base: Base,
+    base: AnyBase,
     folder: str | os.PathLike[str],
     prompt: str,
     count: int,
@@ -73,14 +76,13 @@ def make_class_pictures(
         BadDataset: The folder is missing or has no training pictures.
         BadRecipe: A recipe field is unknown or out of range.
     """
+    base, folder = to_base(base), resolve_folder(folder)
     check_class_prompt(prompt)
     _refuse_pix2pix(base, folder, prompt, count)
     recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
     processes = Processes.join(base.device)
     with processes.fail_together():
-        paths = processes.run_on_main(
-            lambda: _make_pictures(base, Path(folder).expanduser(), recipe, count, on_picture)
-        )
+        paths = processes.run_on_main(lambda: _make_pictures(base, folder, recipe, count, on_picture))
         missing = count_missing_class_pictures(folder, count)
         if missing:
             raise BadPlan(

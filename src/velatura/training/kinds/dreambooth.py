@@ -8,7 +8,9 @@ from typing import Literal, get_args
 
 import torch
 
+from velatura.arguments import check_arguments
 from velatura.base.base import Base
+from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import UnknownName
 from velatura.formats.save import save
 from velatura.merging.bake.bake import copy_base
@@ -33,9 +35,10 @@ def apply_difference(base: Base, difference: Difference, strength: float = 1.0, 
     return result
 
 
+@check_arguments()
 def save_dreambooth(
     output_format: str,
-    base: Base,
+    base: AnyBase,
     difference: Difference,
     path: str | os.PathLike[str],
     *,
@@ -57,6 +60,7 @@ def save_dreambooth(
     Raises:
         UnknownName: The output format is unknown.
     """
+    base = to_base(base)
     if output_format not in OUTPUT_FORMATS:
         raise UnknownName.with_suggestions("output format of DreamBooth", output_format, OUTPUT_FORMATS)
     path = Path(path).expanduser()
