@@ -99,6 +99,8 @@ class FileInfo(BaseModel):
         details: Further metadata worth showing, as names and values.
         problem: Why the file cannot be opened, "" if it can or if it was not tried.
         warnings: The warnings of opening it.
+        report: What opening an overlay's whole file found, see `velatura.formats.inspect.overlay.OverlayInfo`; empty if
+            its values were not read yet.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -114,3 +116,4 @@ class FileInfo(BaseModel):
     details: dict[ShortText, LongText] = Field(default_factory=dict[str, str])
     problem: LongText = ""
     warnings: tuple[LongText, ...] = ()
+    report: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])

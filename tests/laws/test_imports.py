@@ -13,13 +13,14 @@ ALL = ("torch", *MODEL_LIBRARIES)
 COMMANDS = {
     "--help": ALL,
     "train hypernet --help": ALL,
-    "list": MODEL_LIBRARIES,
+    "list known": ALL,
     "dataset check photos": ALL,
-    "show net.safetensors": MODEL_LIBRARIES,
     "show run": ALL,
     "resume run --help": ALL,
     "list --kind run": ALL,
-    "convert net.safetensors net.pt --overwrite": MODEL_LIBRARIES,
+    "show known/net.safetensors": ALL,
+    "show new/unknown.safetensors": MODEL_LIBRARIES,  # a file that the index does not know is read
+    "convert known/net.safetensors net.pt --overwrite": MODEL_LIBRARIES,
 }
 PROGRAM = """
 import sys
@@ -32,11 +33,15 @@ print("status", status, *sorted(set(sys.argv[1].split(",")) & sys.modules.keys()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("commands")
-    velatura.save(velatura.Hypernetwork.for_base(tiny, name="net"), folder / "net.safetensors")
     (folder / "run").mkdir()
     (folder / "run" / "plan.json").write_text('{"steps": 4}')
     (folder / "run" / "log.jsonl").write_text('{"files": "net", "base": "tiny"}\n{"step": 1, "loss": 0.5}\n')
+    (folder / "known").mkdir()
+    velatura.save(velatura.Hypernetwork.for_base(tiny, name="net"), folder / "known" / "net.safetensors")
     (folder / "photos").symlink_to(velatura.tiny_pictures("neon"))
+    velatura.Library(folder / "known").entries()  # the index knows it from now on
+    (folder / "new").mkdir()
+    velatura.save(velatura.Hypernetwork.for_base(tiny, name="unknown"), folder / "new" / "unknown.safetensors")
     return folder
 
 

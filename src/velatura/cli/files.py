@@ -100,9 +100,9 @@ def show(
     from velatura.library import file_entry
 
     entry = file_entry(path)
-    if entry.info.problem:
-        raise BadFile(entry.info.problem)
-    if entry.kind == "hypernet" or entry.error:  # opening a damaged file says what is wrong
+    if entry.error:
+        raise BadFile(entry.error)
+    if entry.kind == "hypernet":
         show_hypernetwork(entry, as_json=as_json)
     elif entry.kind == UNKNOWN_KIND and entry.info.container == "picture":
         show_picture(path, as_json=as_json)

@@ -1,16 +1,16 @@
 """Print what is known about a file for `velatura show`, as labelled lines or as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import velatura
+from velatura.card import Card
 from velatura.cli.screen import say, say_json
 from velatura.errors import warn
 
 if TYPE_CHECKING:
-    from velatura.formats.inspect.overlay import OverlayInfo
     from velatura.library.entry import LibraryEntry
 
 LABEL_WIDTH = 15  # letters
@@ -24,31 +24,29 @@ CONTAINER_NAMES = {
 
 
 def show_hypernetwork(entry: "LibraryEntry", *, as_json: bool) -> None:
-    """Print what a hypernetwork is, after reading all of it, and which programs open it."""
-    from velatura.formats.inspect.overlay import inspect_overlay
-
-    verdict = inspect_overlay(entry.path)
+    """Print what a hypernetwork is, with the warnings of opening it, and which programs open it."""
+    _give_warnings(entry)
+    report = entry.info.report
     if as_json:
         facts = entry.facts()
         notes = {key: facts[key] for key in ("path", "strength", "trigger_words", "preview", "hashes")}
-        say_json(json.dumps({**verdict.model_dump(mode="json"), **notes}, indent=2))
+        say_json(json.dumps({**report, **notes}, indent=2))
         return
-    _say_rows([*_hypernetwork_rows(verdict), *_note_rows(entry), *_file_rows(entry), *_program_rows(verdict)])
+    _say_rows([*_hypernetwork_rows(report), *_note_rows(entry), *_file_rows(entry), *_program_rows(report)])
 
 
 def show_entry(entry: "LibraryEntry", *, as_json: bool) -> None:
-    """Print what is known about any other file, with the warnings of opening it; an overlay is read whole for them."""
-    from velatura.overlays import KINDS
-
-    if entry.kind in KINDS:
-        velatura.open_overlay(entry.path)
-    else:
-        for message in entry.info.warnings:
-            warn(message)
+    """Print what is known about any other file, with the warnings of opening it."""
+    _give_warnings(entry)
     if as_json:
         say_json(json.dumps(entry.facts(), indent=2))
         return
     _say_rows([*_kind_rows(entry), *_note_rows(entry), *_header_rows(entry), *_file_rows(entry)])
+
+
+def _give_warnings(entry: "LibraryEntry") -> None:
+    for message in entry.info.warnings:
+        warn(message)
 
 
 def show_picture(path: Path, *, as_json: bool) -> None:
@@ -66,8 +64,8 @@ def _say_rows(rows: list[tuple[str, str]]) -> None:
             say(f"{label:{LABEL_WIDTH}}{value}")
 
 
-def _hypernetwork_rows(verdict: "OverlayInfo") -> Iterator[tuple[str, str]]:
-    card = verdict.card
+def _hypernetwork_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    card = Card.model_validate(report["card"])
     yield "kind", card.kind
     yield "name", card.name
     yield "structure", card.outline
@@ -77,11 +75,13 @@ def _hypernetwork_rows(verdict: "OverlayInfo") -> Iterator[tuple[str, str]]:
     )
     yield "trained", f"{card.steps:,} steps"
     yield "note", card.note
-    yield "in a prompt", verdict.trigger
+    yield "in a prompt", report["trigger"]
 
 
-def _program_rows(verdict: "OverlayInfo") -> Iterator[tuple[str, str]]:
-    yield from ((f"in {program}", str(answer)) for program, answer in verdict.opens.items())
+def _program_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for program, support in report["opens"].items():
+        answer = "yes" if support["opens"] else "no"
+        yield f"in {program}", f"{answer}, {support['why']}" if support["why"] else answer
 
 
 def _kind_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:

@@ -116,7 +116,9 @@ class LibraryEntry:
             "unread": self.notes.unread,
             "hashes": None if self.hashes is None else {"sha256": self.hashes.sha256, **self.hashes.by_civitai_name()},
             "error": self.error or None,
-            "nature": None if self.error and not self.info.problem else self.info.model_dump(mode="json"),
+            "nature": None
+            if self.error and not self.info.problem
+            else self.info.model_dump(mode="json", exclude={"report"}),
         }
 
 
@@ -146,6 +148,15 @@ class Catalogue:
                 if FileState.from_path(file.path) == file.state:  # otherwise it has changed meanwhile
                     self._index.store({file.path: row})
             yield _make_entry(file, row)
+
+    def open_whole(self, file: ModelFile) -> LibraryEntry:
+        """Return the entry of an overlay after all its values were read; what that found is stored."""
+        [row] = self._rows([file])
+        info = _parse_info(row)
+        if info.card.kind in OVERLAY_KINDS and not info.report and not info.problem and not row.error:
+            row = row._replace(info=_inspect(file, is_whole=True).info)
+            self._index.store({file.path: row})
+        return _make_entry(file, row)
 
     def forget(self, folder: Path, existing: Iterable[ModelFile]) -> None:
         """Forget the files below a folder that are gone."""
@@ -201,11 +212,11 @@ def _is_inspected(row: IndexRow) -> bool:
     return bool(row.error or row.info)
 
 
-def _inspect(file: ModelFile) -> IndexRow:
+def _inspect(file: ModelFile, *, is_whole: bool = False) -> IndexRow:
     from velatura.formats.inspect.inspect import inspect_file
 
     try:
-        return IndexRow(file.state, inspect_file(file.path).model_dump_json())
+        return IndexRow(file.state, inspect_file(file.path, is_whole=is_whole).model_dump_json())
     except BadFile as error:
         return IndexRow(file.state, error=str(error))
 

@@ -363,7 +363,7 @@ class Library:
 
 
 def file_entry(path: str | PathLike[str], cache: str | PathLike[str] | None = None) -> LibraryEntry:
-    """Return the entry of one file or folder of weights at any path, with its hashes.
+    """Return the entry of one file or folder of weights at any path, with its hashes; an overlay is opened whole.
 
     Args:
         path: The path.
@@ -379,4 +379,6 @@ def file_entry(path: str | PathLike[str], cache: str | PathLike[str] | None = No
         raise BadFile(f"{path} is a folder, but not in diffusers' or peft's layout: give the path of a file in it")
     if not path.is_dir() and not path.is_file():  # a device or a pipe, which could be read without end
         raise BadFile(f"{path} is neither a file nor a folder: give the path of a file that can be read")
-    return next(Catalogue(Index(cache_folder(cache))).with_hashes([model_file(path)]))
+    catalogue, file = Catalogue(Index(cache_folder(cache))), model_file(path)
+    catalogue.open_whole(file)
+    return next(catalogue.with_hashes([file]))

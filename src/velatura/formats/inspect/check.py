@@ -6,15 +6,19 @@ its values are read when it is shown or used.
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from velatura.card import UNKNOWN_KIND, Card
 from velatura.errors import BadFile, UnsupportedBase, VelaturaError, VelaturaWarning
 from velatura.formats.checkpoints import single_file, vae_file
 from velatura.formats.dialects import DIALECTS
+from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.formats.open import open_base, open_overlay
 from velatura.overlays import KINDS
 from velatura.tensors import open_state_dict, open_tensors
@@ -30,41 +34,53 @@ class OpeningReport:
     Attributes:
         problem: Why it cannot be opened, "" if it can.
         warnings: The warnings of opening it.
+        overlay: The report on an overlay that was opened whole; empty otherwise.
     """
 
     problem: str = ""
     warnings: tuple[str, ...] = ()
+    overlay: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
 
-def check_opening(path: Path, card: Card) -> OpeningReport:
+def check_opening(path: Path, card: Card, *, is_whole: bool = False) -> OpeningReport:
     """Open a file as its kind, and report what is refused and warned of.
 
     Args:
         path: A file, or the folder of a peft adapter.
         card: What the file was recognised as.
+        is_whole: Open an overlay whole, however large it is.
     """
+    overlay: Mapping[str, JsonValue] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        problem = _open(path, card)
-    return OpeningReport(problem, _unique(caught))
+        problem = ""
+        try:
+            if card.kind in KINDS and (is_whole or _byte_count(path) <= MAX_WHOLE_BYTES):
+                overlay = _report_overlay(path)
+            else:
+                _open(path, card)
+        except UnsupportedBase as error:  # it is whole, and of another kind
+            warnings.warn(str(error), VelaturaWarning, stacklevel=2)
+        except VelaturaError as error:
+            problem = str(error)
+    return OpeningReport(problem, _unique(caught), overlay)
 
 
-def _open(path: Path, card: Card) -> str:
-    """Open a file, and return the reason why that is refused; "" if it is not."""
-    try:
-        if card.kind in KINDS and _byte_count(path) <= MAX_WHOLE_BYTES:
-            open_overlay(path)
-        elif card.kind == "checkpoint" and path.is_file():
-            _open_checkpoint(path, card)
-        elif card.kind == "vae" and path.is_file():
-            vae_file.sources(open_state_dict(path))
-        elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
-            _open_unknown(path)
-    except UnsupportedBase as error:  # it is whole, and of another kind
-        warnings.warn(str(error), VelaturaWarning, stacklevel=2)
-    except VelaturaError as error:
-        return str(error)
-    return ""
+def _report_overlay(path: Path) -> dict[str, JsonValue]:
+    if path.is_dir():
+        return {"card": open_overlay(path).card.model_dump(mode="json")}
+    text = json.dumps(inspect_overlay(path).model_dump(mode="json"), ensure_ascii=False)
+    return json.loads(text.encode("utf-8", "replace"))  # a file name may contain invalid Unicode
+
+
+def _open(path: Path, card: Card) -> None:
+    """Open a file that is not an overlay, or look at the names and shapes of a large one."""
+    if card.kind == "checkpoint" and path.is_file():
+        _open_checkpoint(path, card)
+    elif card.kind == "vae" and path.is_file():
+        vae_file.sources(open_state_dict(path))
+    elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
+        _open_unknown(path)
 
 
 def _open_checkpoint(path: Path, card: Card) -> None:

@@ -41,11 +41,12 @@ MAX_MESSAGE_LENGTH = 1000  # characters
 MAX_PIPELINE_LENGTH = 100  # characters of a pipeline's class name
 
 
-def inspect_file(path: str | PathLike[str]) -> FileInfo:
+def inspect_file(path: str | PathLike[str], *, is_whole: bool = False) -> FileInfo:
     """Say what a file of weights is, or a folder of a model or an adapter.
 
     Args:
         path: A safetensors or torch file, a composition (.hns), a diffusers folder, or a folder of peft.
+        is_whole: Read all values of an overlay, however large it is, so that `problem` and `warnings` are complete.
 
     Returns:
         What the file is; its card has the kind "unknown" for a file of tensors that velatura does not know.
@@ -55,7 +56,11 @@ def inspect_file(path: str | PathLike[str]) -> FileInfo:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _inspect_folder(path) if (path / INDEX_FILE).is_file() else _check(path, _inspect_adapter(path))
+        return (
+            _inspect_folder(path)
+            if (path / INDEX_FILE).is_file()
+            else _check(path, _inspect_adapter(path), is_whole=is_whole)
+        )
     if path.suffix.lower() == hns.HNS_SUFFIX:
         names = dict.fromkeys(leaf.name for leaf in leaves(hns.read_hns(path)))
         return FileInfo(card=Card(kind="hypernet", outline=f"of {', '.join(names)}"), dialect="hns", container="text")
@@ -65,16 +70,17 @@ def inspect_file(path: str | PathLike[str]) -> FileInfo:
     if not info.tensors and info.container != PICTURE_CONTAINER:
         problem = f"{path.name} holds no tensors, so it is not a model: download or export it again"
         return info.model_copy(update={"problem": problem})
-    return _check(path, info)
+    return _check(path, info, is_whole=is_whole)
 
 
-def _check(path: Path, info: FileInfo) -> FileInfo:
+def _check(path: Path, info: FileInfo, *, is_whole: bool) -> FileInfo:
     """Add what opening the file for use refuses and warns of."""
-    report = check_opening(path, info.card)
+    report = check_opening(path, info.card, is_whole=is_whole)
     return info.model_copy(
         update={
             "problem": printable_text(report.problem)[:MAX_MESSAGE_LENGTH],
             "warnings": tuple(printable_text(message)[:MAX_MESSAGE_LENGTH] for message in report.warnings),
+            "report": dict(report.overlay),
         }
     )
 

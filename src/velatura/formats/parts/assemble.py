@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 
 from velatura.base.base import Base
@@ -40,6 +39,9 @@ from velatura.formats.parts.check_vae import check_vae
 from velatura.formats.parts.choose_text import NeededText, choose_texts, describe_content
 from velatura.formats.parts.found_parts import FoundParts
 from velatura.formats.parts.model_part import DAMAGED_PART_ERRORS, ModelPart, find_part_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 DEFAULT_SCHEDULER: ModelConfig = {
     "beta_schedule": "scaled_linear",

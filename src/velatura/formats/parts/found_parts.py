@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from transformers import CLIPTextConfig
-
 from velatura.errors import BadFile, UnsupportedBase, warn
 from velatura.formats.checkpoints import diffusers_folder, vae_file
 from velatura.formats.checkpoints.folder_weights import open_weights
@@ -191,6 +189,8 @@ def _text_folder_part(kind: str, folder: Path) -> ModelPart:
     if config is not None and isinstance(
         config.get("text_config"), dict
     ):  # of a whole CLIP, which states only what is not the default
+        from transformers import CLIPTextConfig
+
         config = CLIPTextConfig(**config["text_config"]).to_dict()
     return ModelPart(kind, folder, contents, sources, config, _tokenizer_folder(folder))
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from velatura.errors import UnsupportedBase
 from velatura.formats import vocabulary
@@ -19,6 +18,9 @@ from velatura.formats.checkpoints.diffusers_folder import merge_config
 from velatura.formats.checkpoints.ldm_config import ModelConfig
 from velatura.formats.checkpoints.tensor_sources import TensorSources, apply_sources
 from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, meta_tensors
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class ModelPart:
             BadFile: The vocabulary does not fit the text encoder.
         """
         if self.tokenizer_folder is not None:
+            from transformers import CLIPTokenizer
+
             tokenizer_class: Any = CLIPTokenizer
             tokenizer = tokenizer_class.from_pretrained(self.tokenizer_folder, local_files_only=True)
             if len(tokenizer) == vocab_size:
