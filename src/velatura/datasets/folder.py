@@ -161,6 +161,15 @@ def all_folders(folder: Path) -> Iterator[tuple[Path, int]]:
         yield from folders_with_repeats(subfolder)
 
 
+def class_folders(folder: Path) -> list[Path]:
+    """Return the folders of class pictures: the regularisation folders, and the 10_NAME folders in them."""
+    return [
+        subfolder
+        for regularisation in _regularisation_folders(folder)
+        for subfolder, _ in folders_with_repeats(regularisation)
+    ]
+
+
 def ignored_folders(folder: Path) -> list[Path]:
     """Return the folders inside that contain pictures and are ignored, because their names have no number."""
     entered = {subfolder for subfolder, _ in folders_with_repeats(folder)}

@@ -9,6 +9,7 @@ import logging
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 from velatura.errors import BadFile, BadPrompt, UnknownName, warn
 from velatura.prompts.passage import prompt_error
@@ -23,7 +24,7 @@ TEMPLATE_PATTERNS = (WILDCARD_PATTERN, VARIANTS_PATTERN, VARIABLE_PATTERN)
 def find_template(text: str) -> str | None:
     """Return the first wildcard, variant or variable in a prompt, None if it has none."""
     matches = [match for pattern in TEMPLATE_PATTERNS if (match := pattern.search(text))]
-    return min(matches, key=re.Match.start).group() if matches else None
+    return min(matches, key=lambda match: match.start()).group() if matches else None
 
 
 def expand_template(text: str, folder: Path, seed: int) -> str:
@@ -58,7 +59,8 @@ def expand_template(text: str, folder: Path, seed: int) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of pyparsing, for names that dynamicprompts uses
-            [drawn] = RandomPromptGenerator(manager, seed=seed).generate(text, 1)
+            generator: Any = RandomPromptGenerator(manager, seed=seed)
+            drawn = str(generator.generate(text, 1)[0])
     except ParseException as error:
         reason = "the wildcards and variants cannot be parsed; write __name__, {a|b} or {2$$a|b|c}"
         raise prompt_error(text, int(error.loc), reason) from None

@@ -5,10 +5,12 @@ import torch
 from PIL import Image
 
 import velatura
+from velatura.cli.app import main
 from velatura.datasets.folder import read_dataset
-from velatura.errors import BadDataset
+from velatura.errors import BadDataset, VelaturaWarning
 from velatura.overlays.attach import attach
 from velatura.training.data.cache import encode_dataset, encode_examples
+from velatura.training.kinds.class_images import caption_class_pictures
 from velatura.training.loss import denoising_loss
 from velatura.training.noise import derive_seed, draw_batch
 from velatura.training.optimizers import create_optimizer
@@ -94,3 +96,28 @@ def test_a_run_is_told_when_its_class_pictures_changed(tiny, classed, hyper, tmp
     (classed / "reg" / "a black ball.png").unlink()
     with pytest.raises(BadDataset, match="1 missing"):
         velatura.resume(tiny, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["0001", "IMG_4711", "a black ball"])
+def test_class_pictures_without_captions_get_the_class_prompt(tiny, photos, tmp_path, name):
+    inner = photos / "reg" / "2_balls"
+    inner.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "black").save(inner / f"{name}.png")
+    Image.new("RGB", (64, 64), "grey").save(photos / "reg" / "grey.png")
+    (photos / "reg" / "grey.txt").write_text("a grey ball")
+    overlay = velatura.Hypernetwork.for_base(tiny)
+    with pytest.warns(VelaturaWarning, match=f"1 class pictures without captions, such as {name}, get .* 'a ball'"):
+        velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run", class_prompt="a ball", class_pictures=2)
+    captions = {example.path.stem: example.caption for example in read_dataset(photos).regularisation}
+    assert captions == {name: "a ball", "grey": "a grey ball"}
+
+
+def test_the_command_takes_class_pictures_without_captions(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (photos / "reg").mkdir()
+    Image.new("RGB", (64, 64), "black").save(photos / "reg" / "0001.png")
+    words = ["train", "dreambooth", str(photos), "--class-prompt", "a ball", "--class-pictures", "1", "--steps", "1"]
+    with pytest.warns(VelaturaWarning, match="get the caption 'a ball'"):
+        caption_class_pictures(photos, "a ball")
+    assert main([*words, "--out", "run"]) == 0, capsys.readouterr().err
+    assert (photos / "reg" / "0001.txt").read_text() == "a ball\n"

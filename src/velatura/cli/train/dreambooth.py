@@ -69,6 +69,10 @@ def train_dreambooth(
     plan_fields = {"text_rate": text_rate, "class_weight": class_weight, "checkpointing": checkpointing}
     from velatura.training.distributed import is_main_process
 
+    if class_prompt is not None and not options.dry_run:
+        from velatura.training.kinds.class_images import caption_class_pictures
+
+        caption_class_pictures(folder, class_prompt)
     session = TrainSession.prepare("dreambooth", folder, _default_to_subject(options), **plan_fields)
     if class_prompt is not None:
         _make_class_pictures(session, class_prompt, 100 if class_pictures is None else class_pictures)

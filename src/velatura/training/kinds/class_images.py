@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, to_base
-from velatura.datasets.folder import REGULARISATION_FOLDERS, read_dataset, resolve_folder
-from velatura.errors import BadPlan, VelaturaError, warn
+from velatura.datasets.folder import REGULARISATION_FOLDERS, class_folders, read_dataset, resolve_folder
+from velatura.datasets.pictures import picture_paths
+from velatura.datasets.read_captions import (
+    Caption,
+    CaptionSource,
+    NameRules,
+    read_caption,
+    read_caption_lists,
+    read_caption_text,
+)
+from velatura.errors import BadDataset, BadPlan, VelaturaError, warn
 from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import generate_many
@@ -20,6 +29,51 @@ from velatura.training.distributed import Processes
 
 CLASS_FOLDER = "reg"
 PICTURES_PER_BATCH = 4
+
+
+def caption_class_pictures(folder: str | os.PathLike[str], prompt: str) -> list[Path]:
+    """Write the class prompt as the caption of every class picture that has no caption of its own.
+
+    A class picture's file name says nothing of the class, so it is no caption here. Warns of how many are written.
+
+    Args:
+        folder: Folder of training pictures, whose class pictures are in reg/.
+        prompt: Class of what is trained, such as "a robot".
+
+    Returns:
+        The text files.
+
+    Raises:
+        BadDataset: The folder is missing, or a caption cannot be read.
+        BadPlan: The prompt is empty or has tags.
+    """
+    check_class_prompt(prompt)
+    written: list[Path] = []
+    for subfolder in class_folders(resolve_folder(folder)):
+        list_captions = read_caption_lists(subfolder)
+        for path in picture_paths(subfolder):
+            if _has_caption(path, list_captions):
+                continue
+            text_file = path.with_suffix(".txt")
+            with atomic_write(text_file) as temp_path:
+                temp_path.write_text(f"{prompt}\n", "utf-8")
+            written.append(text_file)
+    if written:
+        warn(
+            f"{len(written)} class pictures without captions, such as {written[0].stem}, get the caption {prompt!r}, "
+            "in .txt files beside them"
+        )
+    return written
+
+
+def _has_caption(path: Path, list_captions: Mapping[str, Caption]) -> bool:
+    """Return True if a picture has a caption in a text file or a list."""
+    try:
+        return read_caption(path, list_captions, NameRules()).source is not CaptionSource.NAME
+    except BadDataset:
+        if read_caption_text(path):
+            raise
+        return False
 
 
 def count_missing_class_pictures(folder: str | os.PathLike[str], count: int) -> int:
@@ -78,10 +132,11 @@ def make_class_pictures(
     """
     base, folder = to_base(base), resolve_folder(folder)
     check_class_prompt(prompt)
-    _refuse_pix2pix(base, folder, prompt, count)
-    recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
     processes = Processes.join(base.device)
     with processes.fail_together():
+        processes.run_on_main(lambda: caption_class_pictures(folder, prompt))
+        _refuse_pix2pix(base, folder, prompt, count)
+        recipe = Recipe(prompt=prompt, seed=seed).replace(**fields)
         paths = processes.run_on_main(lambda: _make_pictures(base, folder, recipe, count, on_picture))
         missing = count_missing_class_pictures(folder, count)
         if missing:
