@@ -23,6 +23,7 @@ from velatura.arguments import check_arguments
 from velatura.datasets.templates import TEMPLATES, CaptionTemplate
 from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
 from velatura.files import open_for_reading, parse_json
+from velatura.sampling.recipe.fields import read_percent
 from velatura.training.rates import LearningRates, RateSchedule, find_unreached, schedule_factor
 
 OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
@@ -131,9 +132,11 @@ class Plan(BaseModel):
         description='how a text is built from a caption: captions, style, subject, ..., or "[name], [filewords]"',
     )
     shuffle_tags: bool = Field(default=False, description="shuffle the comma-separated tags of captions at each step")
-    tag_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of tags left out at each step")
+    tag_dropout: Annotated[float, BeforeValidator(read_percent)] = Field(
+        default=0.0, ge=0, lt=1, description="share of tags left out at each step"
+    )
     keep_tags: int = Field(default=0, ge=0, description="first tags that are neither shuffled nor left out")
-    caption_dropout: float = Field(
+    caption_dropout: Annotated[float, BeforeValidator(read_percent)] = Field(
         default=0.0, ge=0, lt=1, description="share of captions left out, so that a style works without words"
     )
     snapshot_every: int = Field(default=500, ge=0, description="steps between two snapshots; 0: only when stopped")

@@ -85,13 +85,13 @@ class TrainOptions:
         option("Bring the parts between commas into another order each time.", CAPTION_PANEL, default="preset"),
     ] = None
     tag_dropout: Annotated[
-        float | None, option("Share of the parts between commas left out.", CAPTION_PANEL, default="preset")
+        str | None, option("Share of the parts between commas left out, 0.1 or 10%.", CAPTION_PANEL, default="preset")
     ] = None
     keep_tags: Annotated[
         int | None, option("First parts that are never moved or left out.", CAPTION_PANEL, default="preset")
     ] = None
     caption_dropout: Annotated[
-        float | None, option("Share of captions left out altogether.", CAPTION_PANEL, default="preset")
+        str | None, option("Share of captions left out altogether, 0.1 or 10%.", CAPTION_PANEL, default="preset")
     ] = None
     steps: Annotated[int | None, option("Steps of the optimizer.", TRAINING_PANEL, default="preset")] = None
     rate: Annotated[

@@ -57,6 +57,18 @@ def _drop_partial_size(size: Resolution | None) -> Resolution | None:
 
 
 PromptText = Annotated[str, AfterValidator(_normalize_prompt)]
+
+
+def read_percent(value: object) -> object:
+    """Return a fraction that is written in per cent, "60%" as 0.6; anything else as it is."""
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return value
+    try:
+        return float(value.strip().removesuffix("%")) / 100
+    except ValueError:
+        return value  # which the field refuses
+
+
 Pixels = Annotated[int, Field(ge=8, le=MAX_SIDE_PIXELS)]
 SidePixels = Annotated[int, Field(ge=0, le=MAX_SIDE_PIXELS)]
 ResolutionField = Annotated[
@@ -66,7 +78,7 @@ ResolutionField = Annotated[
     PlainSerializer(lambda size: str(Resolution(*size))),
 ]
 Seed = Annotated[Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None, BeforeValidator(_read_seed)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, BeforeValidator(read_percent), Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
