@@ -13,7 +13,10 @@ from velatura.training.plan_fields import PlanFields
 
 PARAMETERS = inspect.signature(velatura.train).parameters
 # Arguments of train that are not fields of the plan
-OTHERS = {"base", "overlay", "folder", "plan", "out", "class_prompt", "class_pictures", "over_others", "on_step"}
+OTHERS = {"base", "overlay", "folder", "plan", "out", "class_prompt", "class_pictures", "over_others"} | {
+    "on_step",
+    "on_stage",
+}
 
 
 def choices(annotation):

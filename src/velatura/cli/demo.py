@@ -11,7 +11,7 @@ import typer
 import velatura
 from velatura.cli.saving import picture_bar
 from velatura.cli.screen import say
-from velatura.cli.train.session import training_bar
+from velatura.cli.train.progress import training_progress
 from velatura.files import atomic_write
 from velatura.training.run.verdict import command_line
 
@@ -48,8 +48,10 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
 
     say(f"A hypernetwork learns {style} from the pictures in {pictures}")
     started = time.perf_counter()
-    with training_bar() as on_step:
-        run = velatura.train(base, hypernetwork, pictures, plan, out=out, on_step=on_step)
+    with training_progress() as progress:
+        run = velatura.train(
+            base, hypernetwork, pictures, plan, out=out, on_step=progress.on_step, on_stage=progress.on_stage
+        )
     seconds = time.perf_counter() - started
     pt_file = run.file.with_suffix(".pt")
     velatura.save(run.overlay, pt_file)

@@ -14,7 +14,8 @@ from velatura.cli.train.embedding import train_embedding
 from velatura.cli.train.hypernet import train_hypernet
 from velatura.cli.train.lora import train_lora
 from velatura.cli.train.options import OVERLAY_PANEL, LibraryFolders, option, processes_option
-from velatura.cli.train.session import print_run, training_bar
+from velatura.cli.train.progress import training_progress
+from velatura.cli.train.session import print_run
 
 train = typer.Typer(no_args_is_help=True, help="Train an overlay on a folder of captioned pictures.")
 train.command("aesthetic")(train_aesthetic)
@@ -64,6 +65,8 @@ def resume(
     assert processes >= 1  # looked at before, see processes_option
     load_options = LoadOptions(vae=vae, prediction=prediction, zero_snr=zero_snr, unet=unet, text=tuple(text or ()))
     opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])), load_options)
-    with training_bar() as on_step:
-        finished_run = velatura.resume(opened_base, run, on_step=on_step, data_changed=data_changed)
+    with training_progress() as progress:
+        finished_run = velatura.resume(
+            opened_base, run, on_step=progress.on_step, on_stage=progress.on_stage, data_changed=data_changed
+        )
     print_run(finished_run)

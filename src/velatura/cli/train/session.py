@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,6 +12,7 @@ import velatura
 from velatura.cli.base import open_base
 from velatura.cli.screen import say
 from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PANEL, TrainOptions
+from velatura.cli.train.progress import training_progress
 from velatura.datasets.folder import read_dataset, read_picture
 from velatura.training.run.verdict import command_line
 
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from velatura.base.base import Base
     from velatura.overlays.overlay import Overlay
     from velatura.training.plan import Plan
-    from velatura.training.train import Run, Step
+    from velatura.training.train import Run
 
 
 PROBE_PIXELS = 16  # pixels: enough to read a picture to its end and see whether it is whole
-LOSS_WINDOW_STEPS = 20  # steps; the loss of one alone says little
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,16 @@ class TrainSession:
         say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
         if self.dry_run:
             return None
-        with training_bar() as on_step:
-            run = velatura.train(self.base, overlay, self.folder, self.plan, out=self.out, on_step=on_step)
+        with training_progress() as progress:
+            run = velatura.train(
+                self.base,
+                overlay,
+                self.folder,
+                self.plan,
+                out=self.out,
+                on_step=progress.on_step,
+                on_stage=progress.on_stage,
+            )
         print_run(run)
         tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:1>"
         say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, '--library', self.out)}")
@@ -102,34 +109,6 @@ class TrainSession:
 def print_run(run: Run) -> None:
     """Print where the overlay of a finished run is, and the run's verdict."""
     say(f"{run.file}: {run.overlay.card}", *str(run.verdict).splitlines())
-
-
-@contextmanager
-def training_bar() -> Generator[Callable[[Step], None]]:
-    """Show a bar of training steps on stderr, with the running mean of the loss and the time left."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress("training", *columns, *times, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=None, loss=float("nan"))
-        losses = list[float]()
-
-        def on_step(step: Step) -> None:
-            losses.append(step.loss)
-            recent = losses[-LOSS_WINDOW_STEPS:]
-            progress.update(task, completed=step.done, total=step.total, loss=sum(recent) / len(recent))
-
-        yield on_step
 
 
 def _parameter_count(overlay: Overlay) -> int:
