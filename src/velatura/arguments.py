@@ -112,7 +112,7 @@ def _items_match(value: object, origin: type, options: tuple[Any, ...]) -> bool:
 
 
 def _is_plain_class(annotation: object) -> bool:
-    """Return True for a class that isinstance can check, and that is no protocol."""
+    """Return True for a class that isinstance can check, and that is not a protocol."""
     is_class = isinstance(annotation, type) and annotation not in {object, Any}
     return is_class and not getattr(annotation, "_is_protocol", False)
 

@@ -22,7 +22,7 @@ CONDITION_BY_CHANNELS: dict[int, ImageConditionKind] = {8: "pix2pix", 9: "inpain
 
 
 class ImageEncoder(Protocol):
-    """What is needed of a Base: its VAE and what its UNet reads."""
+    """Part of a Base that is needed here: its VAE and what its UNet reads."""
 
     family: Family
 

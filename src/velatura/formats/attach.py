@@ -53,7 +53,7 @@ def attach(
         The attachment, with which to change the strength, to measure the effect and to detach.
 
     Raises:
-        BadFile: If there is no such file, or it cannot be read.
+        BadFile: The file does not exist, or it cannot be read.
         BadOverlay: If `overlay` is not an overlay, or cannot act on such a target.
         BadStrength: If the strength is not finite.
         NoEffect: If the overlay changes nothing in the target, or nothing in these blocks.
@@ -105,7 +105,7 @@ def _open_if_path(overlay: object) -> Overlay:
     """Open the file that a path names; leave anything else as it is, which attaching refuses if it is not an overlay.
 
     Raises:
-        BadFile: There is no such file, or it cannot be read.
+        BadFile: The file does not exist, or it cannot be read.
     """
     if not isinstance(overlay, str | Path):
         return cast("Overlay", overlay)

@@ -1,6 +1,7 @@
 """Check metadata of files: values that are none of their kind, and claims that the tensors contradict.
 
-Tensors count more than metadata. What contradicts them, or is no value of its kind, is named once and changes nothing.
+Tensors count more than metadata. Metadata that contradict the tensors, or have a value of the wrong kind, are named
+once and change nothing.
 """
 
 from __future__ import annotations

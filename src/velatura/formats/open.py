@@ -65,7 +65,7 @@ def read_overlay(contents: Contents) -> Overlay:
     """Build the overlay in an opened file, with all warnings that the file deserves.
 
     Raises:
-        BadFile: The contents are no overlay, or a damaged one.
+        BadFile: The contents are not an overlay, or a damaged one.
     """
     overlay = find_dialect(contents).read(contents)
     warn_of_metadata(contents, overlay.kind, families_of(overlay))

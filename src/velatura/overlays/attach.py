@@ -136,7 +136,7 @@ class Attachment:
 
 
 class _AttachedParts:
-    """The UNet and the text encoders to which an overlay was attached, and the model that had them.
+    """UNet and text encoders to which an overlay was attached, and the model that had them.
 
     Only weak references are kept, so that the model can be freed while the attachment is kept.
     """

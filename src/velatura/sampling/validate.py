@@ -142,7 +142,7 @@ def check_edited_image(base: Base, init_image: InitImage | None) -> None:
     """Refuse to make a picture with a pix2pix model from noise alone.
 
     Raises:
-        BadRecipe: The base is such a model, and there is no init image.
+        BadRecipe: The base is such a model, and the init image is missing.
     """
     if base.image_condition == "pix2pix" and init_image is None:
         raise BadRecipe(

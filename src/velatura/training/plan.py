@@ -321,7 +321,7 @@ class Plan(BaseModel):
 # Intervals longer than the run, and what they mean for it
 RESULTS_BEYOND_THE_END = {
     "preview_every": "only the untrained overlay is previewed",
-    "snapshot_every": "there is no snapshot before the end",
+    "snapshot_every": "no snapshot is written before the end",
     "keep_every": "no snapshot is kept by it",
 }
 

@@ -41,7 +41,7 @@ class LossTerm(NamedTuple):
 
 
 class TrainerState(NamedTuple):
-    """All that changes while an overlay trains, to be sent to other processes."""
+    """State that changes while an overlay trains, to be sent to other processes."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]

@@ -29,7 +29,7 @@ INCOMPLETE = "without "  # in the outline of a checkpoint whose other parts come
 
 @dataclass(frozen=True)
 class OpeningReport:
-    """What opening a file says.
+    """Problem and warnings of opening a file.
 
     Attributes:
         problem: Why it cannot be opened, "" if it can.

@@ -53,7 +53,7 @@ DEFAULT_SCHEDULER: ModelConfig = {
 
 @dataclass(frozen=True)
 class PartPaths:
-    """Where the parts of a base come from.
+    """Paths of the parts of a base.
 
     Attributes:
         main: The base whose parts are taken where no other is named: a checkpoint, a folder, or a UNet alone.
@@ -140,7 +140,7 @@ def read(
 
 @dataclass(frozen=True)
 class _Assembly:
-    """The chosen parts of a base, which fit together.
+    """Chosen parts of a base, which fit together.
 
     Attributes:
         paths: Where they were looked for.

@@ -17,7 +17,7 @@ TEXT_PLACE_HINT = "give CLIP's text encoder as a file or folder, or a base that 
 
 @dataclass(frozen=True)
 class NeededText:
-    """What a UNet needs of its text encoders.
+    """Requirements of a UNet for its text encoders.
 
     Attributes:
         owner: Name of the UNet's file, for messages.

@@ -39,7 +39,7 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 
 @dataclass(frozen=True)
 class FoundParts:
-    """The models in a file or a folder; each is looked at when it is asked for.
+    """Models in a file or a folder, each read when it is asked for.
 
     Attributes:
         place: A checkpoint, the file of one model, a diffusers folder, or the folder of one model in it.

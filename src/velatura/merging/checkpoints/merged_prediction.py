@@ -20,7 +20,7 @@ from velatura.merging.checkpoints.weights import ModelWeights
 
 @dataclass(frozen=True)
 class MergedPrediction:
-    """What a merge predicts, and the noise schedule that it needs.
+    """Prediction of a merge, and the noise schedule that it needs.
 
     Attributes:
         prediction: What the larger share of its UNet predicts; None if only a trial step can tell (SD2).

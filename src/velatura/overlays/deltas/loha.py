@@ -38,7 +38,7 @@ class LoHa(ProductDelta):
 
     @property
     def weight_shape(self) -> TensorShape:
-        """Return the shape of a weight that it fits; it is flat if b1 is flat and there are no cores."""
+        """Return the shape of a weight that it fits; it is flat if b1 is flat and cores are missing."""
         a1, b1 = self.shape_of("hada_w1_a"), self.shape_of("hada_w1_b")
         core = self.raw_tensor(CORE_KEYS[0])
         return (a1[0], *b1[1:]) if core is None else (a1[1], b1[1], *core.shape[2:])

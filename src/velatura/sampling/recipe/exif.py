@@ -50,7 +50,7 @@ def decode_user_comment(value: bytes, byte_order: str = ">") -> str:
         byte_order: The order of the EXIF data, ">" or "<".
 
     Returns:
-        The text without padding; bytes that are no text in any encoding are replaced.
+        The text without padding; bytes that are not text in any encoding are replaced.
     """
     name, body = _split_prefix(value)
     for mark, encoding in BYTE_ORDER_MARKS.items():

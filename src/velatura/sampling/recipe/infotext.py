@@ -33,7 +33,7 @@ class Infotext(NamedTuple):
 
 
 class InfotextLines(NamedTuple):
-    """The lines of an infotext: those of both prompts, the text of the fields, and the lines that nothing reads."""
+    """Lines of an infotext: those of both prompts, the text of the fields, and the lines that nothing reads."""
 
     prompts: list[str]
     fields: str

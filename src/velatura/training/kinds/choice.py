@@ -109,7 +109,7 @@ MEASURED_SECONDS = 0.1
 
 
 class Machine(NamedTuple):
-    """The machine to train on.
+    """Machine to train on.
 
     Attributes:
         device: "cpu", "cuda" or "mps".

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from velatura.sampling.recipe.comfyui.graph import MAX_DEPTH, Graph, Link, Node, graph_error
+from velatura.sampling.recipe.comfyui.graph import MAX_DEPTH, Graph, GraphNode, Link, graph_error
 from velatura.sampling.recipe.comfyui.nodes import INSIDE_LOADER, LOADERS_WITH_TEXTS, TAG_LOADERS
 from velatura.sampling.recipe.comfyui.prompts import LORA_TAG_PATTERN, TranslatedText, translate_text
 from velatura.sampling.recipe.comfyui.values import read_number, read_text, read_word
@@ -26,14 +26,14 @@ class EncodedText(NamedTuple):
 
     text: TranslatedText
     clip: Link | None
-    owner: Node
+    owner: GraphNode
 
 
 # Texts that are combined as AND does; each is a sequence of texts that are joined as BREAK does
 Side = Sequence[Sequence[EncodedText]]
 
 
-def read_side(graph: Graph, link: Link | None, side: str, owner: Node, depth: int = 0) -> Side:
+def read_side(graph: Graph, link: Link | None, side: str, owner: GraphNode, depth: int = 0) -> Side:
     """Return the texts of a conditioning.
 
     Args:
@@ -81,7 +81,7 @@ def all_texts(side: Side) -> list[EncodedText]:
     return [encoded for sequence in side for encoded in sequence]
 
 
-def _combine(graph: Graph, node: Node, side: str, depth: int) -> Side:
+def _combine(graph: Graph, node: GraphNode, side: str, depth: int) -> Side:
     first_name, second_name = COMBINATIONS[node.kind]
     first = read_side(graph, node.link(first_name), side, node, depth)
     if node.kind == "ConditioningAverage":
@@ -99,7 +99,7 @@ def _combine(graph: Graph, node: Node, side: str, depth: int) -> Side:
     return [*first, *second]
 
 
-def _average(graph: Graph, node: Node, first: Side, side: str, depth: int) -> Side:
+def _average(graph: Graph, node: GraphNode, first: Side, side: str, depth: int) -> Side:
     """Return the side that counts more in an average of two texts, which prompts cannot say."""
     strength = read_number(graph, node, "conditioning_to_strength")
     strength = 1.0 if strength is None else strength
@@ -112,7 +112,7 @@ def _average(graph: Graph, node: Node, first: Side, side: str, depth: int) -> Si
     return first if strength >= 0.5 else second
 
 
-def _encode(graph: Graph, node: Node, side: str) -> EncodedText:
+def _encode(graph: Graph, node: GraphNode, side: str) -> EncodedText:
     """Return the text of a node that encodes one."""
     name = next((name for name in (*TEXT_INPUTS, side) if name in node.inputs), None)
     if name is None or (node.kind not in ENCODERS and node.link("clip") is None):
@@ -132,7 +132,7 @@ def _encode(graph: Graph, node: Node, side: str) -> EncodedText:
     return EncodedText(translated, node.link("clip"), node)
 
 
-def _translate(graph: Graph, node: Node, text: str, parser_names: Sequence[str]) -> TranslatedText:
+def _translate(graph: Graph, node: GraphNode, text: str, parser_names: Sequence[str]) -> TranslatedText:
     """Translate a text, unless an extension reads it as A1111 does.
 
     Args:
@@ -151,7 +151,7 @@ def _translate(graph: Graph, node: Node, text: str, parser_names: Sequence[str])
     return translate_text(text, graph.report)
 
 
-def _check_sdxl_texts(graph: Graph, node: Node, text: str) -> None:
+def _check_sdxl_texts(graph: Graph, node: GraphNode, text: str) -> None:
     """Remark on what only this node can say: other texts and sizes for SDXL's two encoders."""
     if read_text(graph, node, "text_l") != text:
         graph.report.remark(f"{node} has another text for SDXL's first encoder, text_l: text_g is used for both")
@@ -160,7 +160,7 @@ def _check_sdxl_texts(graph: Graph, node: Node, text: str) -> None:
         graph.report.remark(f"{node} tells SDXL of a crop at {crop[0]:g}, {crop[1]:g}: it is left out")
 
 
-def _text_of_loader(graph: Graph, node: Node, slot: int, side: str) -> EncodedText:
+def _text_of_loader(graph: Graph, node: GraphNode, slot: int, side: str) -> EncodedText:
     """Return the text of a loader that has both prompts."""
     name = LOADERS_WITH_TEXTS[node.kind].outputs.get(slot)
     name = side if name == "" else name

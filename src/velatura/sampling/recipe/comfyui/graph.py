@@ -8,16 +8,15 @@ from typing import NamedTuple, cast
 
 from velatura.errors import BadRecipe
 from velatura.sampling.recipe.comfyui.nodes import CONDITIONING_NAMES, INPUT_NAMES, NODE_KINDS, PIPES, TAG_LOADERS
+from velatura.sampling.recipe.programs.settings import JsonObject
 
 MAX_VISITS = 100_000  # nodes visited in one graph; a graph of combined conditionings can have more paths than atoms
 MAX_DEPTH = 200  # texts inside texts, or conditionings inside conditionings
 MAX_NAMES = 12  # nodes or values that one warning names
 
-JsonObject = Mapping[str, object]
-
 
 class Link(NamedTuple):
-    """The output slot of a node that an input is connected to."""
+    """Output slot of a node that an input is connected to."""
 
     key: str
     slot: int
@@ -26,12 +25,12 @@ class Link(NamedTuple):
 class Source(NamedTuple):
     """A node that a link leads to, once the nodes that only pass it on are left out, and the output slot."""
 
-    node: Node
+    node: GraphNode
     slot: int
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """A node: its key in the graph, its kind (ComfyUI's class_type), and its inputs, which are values or links."""
 
     key: str
@@ -53,7 +52,7 @@ class Node:
 
 @dataclass
 class Report:
-    """What a graph has that cannot be repeated, each thing once and in the order in which it was found.
+    """Things in a graph that cannot be repeated, each once and in the order in which they were found.
 
     Attributes:
         unsupported: Kinds of nodes that change the picture and are passed over.
@@ -63,7 +62,7 @@ class Report:
     unsupported: dict[str, None] = field(default_factory=dict[str, None])
     remarks: dict[str, None] = field(default_factory=dict[str, None])
 
-    def pass_over(self, node: Node) -> None:
+    def pass_over(self, node: GraphNode) -> None:
         """Record a node that changes the picture and is passed over."""
         self.unsupported[node.kind] = None
 
@@ -82,9 +81,9 @@ class Report:
 
 
 class Graph:
-    """The nodes of a graph by their keys, with safe steps from a link to the node that makes its value."""
+    """Nodes of a graph by their keys, with safe steps from a link to the node that makes its value."""
 
-    def __init__(self, nodes: Mapping[str, Node]) -> None:
+    def __init__(self, nodes: Mapping[str, GraphNode]) -> None:
         self.nodes = nodes
         self.report = Report()
         self._visits = 0
@@ -96,15 +95,15 @@ class Graph:
         Args:
             prompt: The parsed JSON. Entries that are not nodes are ignored.
         """
-        nodes: dict[str, Node] = {}
+        nodes: dict[str, GraphNode] = {}
         for key, entry in prompt.items():
             node = as_object(entry)
             kind = node.get("class_type") if node is not None else None
             if node is not None and isinstance(kind, str):
-                nodes[key] = Node(key, kind, as_object(node.get("inputs")) or {})
+                nodes[key] = GraphNode(key, kind, as_object(node.get("inputs")) or {})
         return cls(nodes)
 
-    def source(self, link: Link | None, wanted: str, owner: Node) -> Source:
+    def source(self, link: Link | None, wanted: str, owner: GraphNode) -> Source:
         """Follow a link to the node that makes its value, past nodes that pass the value on.
 
         Args:
@@ -129,7 +128,7 @@ class Graph:
             link, owner = following, node
         raise graph_error(f"{owner} has no {wanted}")
 
-    def visit(self, link: Link, owner: Node) -> Node:
+    def visit(self, link: Link, owner: GraphNode) -> GraphNode:
         """Return the node of a link.
 
         Raises:
@@ -143,7 +142,7 @@ class Graph:
             raise graph_error(f"{owner} is connected to node {link.key}, which does not exist")
         return node
 
-    def _passes_on(self, node: Node, slot: int, wanted: str) -> Link | None:
+    def _passes_on(self, node: GraphNode, slot: int, wanted: str) -> Link | None:
         """Return the input whose value a node passes on at a slot, or None if the node makes the value itself."""
         if node.kind in PIPES:
             return self._through_pipe(node, slot, wanted)
@@ -163,7 +162,7 @@ class Graph:
             raise graph_error(f"{node} has no {passes[slot]}")
         return link
 
-    def _through_pipe(self, node: Node, slot: int, wanted: str) -> Link | None:
+    def _through_pipe(self, node: GraphNode, slot: int, wanted: str) -> Link | None:
         """Step through a node that bundles several values, at one of them."""
         pipe, fields = PIPES[node.kind]
         names = fields.split()
@@ -172,7 +171,7 @@ class Graph:
         name = wanted if names[slot] == "pipe" else names[slot]
         return node.link(name) or next((node.link(other) for other in pipe.split() if node.link(other)), None)
 
-    def _through_unknown(self, node: Node, slot: int, wanted: str) -> Link | None:
+    def _through_unknown(self, node: GraphNode, slot: int, wanted: str) -> Link | None:
         """Step through a node of an unknown kind, if its input for the wanted value is plain from its name."""
         is_lora_loader = wanted in {"model", "clip"} and looks_like_lora_loader(node)
         is_sampler = wanted == "latent" and "steps" in node.inputs
@@ -183,14 +182,14 @@ class Graph:
         return node.link(name)
 
 
-def looks_like_lora_loader(node: Node) -> bool:
+def looks_like_lora_loader(node: GraphNode) -> bool:
     """Return True for a node with LoRA in its name or in that of an input, or that reads LoRA tags."""
     if node.kind in TAG_LOADERS or "lora" in node.kind.lower():
         return True
     return any(name.lower().startswith(("lora", "optional_lora")) for name in node.inputs)
 
 
-def _plain_input(node: Node, slot: int, wanted: str) -> str | None:
+def _plain_input(node: GraphNode, slot: int, wanted: str) -> str | None:
     """Return the name of the connected input whose value an unknown node most likely changes and passes on."""
     links = node.links
     if wanted in CONDITIONING_NAMES:
@@ -203,7 +202,7 @@ def _plain_input(node: Node, slot: int, wanted: str) -> str | None:
     return next((name for name in INPUT_NAMES.get(wanted, ()) if name in links), None)
 
 
-def check_slot(node: Node, slot: int, wanted: str, owner: Node) -> None:
+def check_slot(node: GraphNode, slot: int, wanted: str, owner: GraphNode) -> None:
     """Refuse the slot of a known node whose value has another type than the wanted one.
 
     Raises:

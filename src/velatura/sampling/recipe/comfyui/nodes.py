@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class NodeKind(NamedTuple):
-    """What is known of a kind of node.
+    """Facts about a kind of node.
 
     Attributes:
         outputs: Types of its outputs in their order, with spaces between; "*" is any type. Empty: unknown.

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from velatura.sampling.recipe.comfyui.graph import Graph, Link, Node, as_object, graph_error, looks_like_lora_loader
+from velatura.sampling.recipe.comfyui.graph import (
+    Graph,
+    GraphNode,
+    Link,
+    as_object,
+    graph_error,
+    looks_like_lora_loader,
+)
 from velatura.sampling.recipe.comfyui.nodes import INSIDE_LOADER, LOADERS_WITH_TEXTS, TAG_LOADERS
 from velatura.sampling.recipe.comfyui.prompts import LORA_TAG_PATTERN, file_stem
 from velatura.sampling.recipe.comfyui.values import read_number, read_text, read_word
@@ -65,7 +72,7 @@ LORA_INPUTS = (
 
 @dataclass
 class Chain:
-    """What lies between a loader and a sampler.
+    """Nodes between a loader and a sampler.
 
     Attributes:
         loras: LoRAs in the order in which they are applied, by the node and their number in it.
@@ -82,7 +89,7 @@ class Chain:
     encoders: list[str] = field(default_factory=list[str])
 
 
-def read_chain(graph: Graph, link: Link | None, wanted: str, owner: Node) -> Chain:
+def read_chain(graph: Graph, link: Link | None, wanted: str, owner: GraphNode) -> Chain:
     """Return what a model or a text encoder has come through.
 
     Args:
@@ -127,7 +134,7 @@ def write_tags(graph: Graph, model: Chain, clip: Chain) -> str:
     return "".join(tags)
 
 
-def read_vae(graph: Graph, link: Link | None, owner: Node) -> str | None:
+def read_vae(graph: Graph, link: Link | None, owner: GraphNode) -> str | None:
     """Return the name of a VAE that does not come from the checkpoint, or None."""
     if link is None:
         return None
@@ -136,7 +143,7 @@ def read_vae(graph: Graph, link: Link | None, owner: Node) -> str | None:
     return None if name is None or name.lower() in NO_FILE else file_stem(name)
 
 
-def _walk(graph: Graph, link: Link | None, wanted: str, owner: Node) -> Iterator[Node]:
+def _walk(graph: Graph, link: Link | None, wanted: str, owner: GraphNode) -> Iterator[GraphNode]:
     """Yield the nodes that a model or text encoder has come through, from the sampler on."""
     seen: set[str] = set()
     while True:
@@ -153,7 +160,7 @@ def _walk(graph: Graph, link: Link | None, wanted: str, owner: Node) -> Iterator
             return
 
 
-def _read_loader(graph: Graph, node: Node, chain: Chain) -> None:
+def _read_loader(graph: Graph, node: GraphNode, chain: Chain) -> None:
     """Read the names in the node that a model or text encoder comes from."""
     chain.encoders = [
         name
@@ -170,7 +177,7 @@ def _read_loader(graph: Graph, node: Node, chain: Chain) -> None:
         graph.report.remark(f"{node} loads text encoders of another family, {kind[:40]!r}, which velatura does not run")
 
 
-def _read_changes(graph: Graph, node: Node, chain: Chain) -> None:
+def _read_changes(graph: Graph, node: GraphNode, chain: Chain) -> None:
     """Read what a node changes besides LoRAs: a hypernetwork, the layer of the text encoder, the prediction."""
     if node.kind == "HypernetworkLoader":
         name = read_word(graph, node, "hypernetwork_name")
@@ -192,7 +199,7 @@ def _read_changes(graph: Graph, node: Node, chain: Chain) -> None:
         _remark_on_prediction(graph, node)
 
 
-def _remark_on_prediction(graph: Graph, node: Node) -> None:
+def _remark_on_prediction(graph: Graph, node: GraphNode) -> None:
     prediction, zero_snr = node.inputs.get("sampling"), node.inputs.get("zsnr")
     options = ["--prediction v"] * (prediction == "v_prediction") + ["--zero-snr"] * (zero_snr is True)
     if options:
@@ -201,7 +208,7 @@ def _remark_on_prediction(graph: Graph, node: Node) -> None:
         graph.report.pass_over(node)
 
 
-def _loras_of(graph: Graph, node: Node) -> list[LoraEntry]:
+def _loras_of(graph: Graph, node: GraphNode) -> list[LoraEntry]:
     """Return the LoRAs that a node applies, with those of the stacks that are connected to it."""
     found: list[LoraEntry] = []
     if not looks_like_lora_loader(node):
@@ -215,7 +222,7 @@ def _loras_of(graph: Graph, node: Node) -> list[LoraEntry]:
     return [*found, *(own or [])]
 
 
-def _loras_of_stack(graph: Graph, link: Link | None, owner: Node) -> list[LoraEntry]:
+def _loras_of_stack(graph: Graph, link: Link | None, owner: GraphNode) -> list[LoraEntry]:
     """Return the LoRAs of a stack and of the stacks before it."""
     found: list[LoraEntry] = []
     seen: set[str] = set()
@@ -232,7 +239,7 @@ def _loras_of_stack(graph: Graph, link: Link | None, owner: Node) -> list[LoraEn
     return found
 
 
-def _own_loras(graph: Graph, node: Node) -> list[LoraEntry] | None:
+def _own_loras(graph: Graph, node: GraphNode) -> list[LoraEntry] | None:
     """Return the LoRAs that a node names itself, or None if it has no input for them that is known."""
     text = next((name for name in ("populated_text", "text") if name in node.inputs), None)
     if node.kind in TAG_LOADERS and text is not None:
@@ -250,11 +257,11 @@ def _own_loras(graph: Graph, node: Node) -> list[LoraEntry] | None:
     return entries if is_known else None
 
 
-def _read_entry(graph: Graph, node: Node, name: str, pattern: LoraInput) -> LoraEntry | None:
+def _read_entry(graph: Graph, node: GraphNode, name: str, pattern: LoraInput) -> LoraEntry | None:
     """Return the LoRA of one input, or None if it is switched off."""
     row = as_object(node.inputs[name])
     if row is not None and "lora" in row:
-        return _read_row(graph, Node(node.key, node.kind, row))
+        return _read_row(graph, GraphNode(node.key, node.kind, row))
     digits = re.search(r"\d+", name)
     number = digits[0] if digits else ""
     count = read_number(graph, node, "lora_count", "num_loras") if number else None
@@ -277,7 +284,7 @@ def _read_entry(graph: Graph, node: Node, name: str, pattern: LoraInput) -> Lora
     return LoraEntry(file_name, unet, unet if text is None else text)
 
 
-def _read_row(graph: Graph, row: Node) -> LoraEntry | None:
+def _read_row(graph: Graph, row: GraphNode) -> LoraEntry | None:
     """Return the LoRA of a row of rgthree's loader, or None if it is switched off."""
     unet, text = read_number(graph, row, "strength"), read_number(graph, row, "strengthTwo")
     file_name = read_word(graph, row, "lora") or ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from velatura.errors import BadRecipe
-from velatura.sampling.recipe.comfyui.graph import Graph, Link, Node, graph_error
+from velatura.sampling.recipe.comfyui.graph import Graph, GraphNode, Link, graph_error
 from velatura.sampling.recipe.comfyui.nodes import INPUT_NAMES, LOADERS_WITH_TEXTS
 from velatura.sampling.recipe.comfyui.prompts import file_stem
 from velatura.sampling.recipe.comfyui.samplers import LATENT_NAMES, SamplerCall, is_sampler, read_call
@@ -28,7 +28,7 @@ Size = tuple[int, int]
 
 @dataclass
 class Between:
-    """What lies before a sampler, up to the sampler or the source before it.
+    """Nodes before a sampler, up to the sampler or the source before it.
 
     Attributes:
         scale: Factor by which a size grows, or None.
@@ -48,9 +48,9 @@ class Between:
     crops: bool = True
     is_by_model: bool = False
     has_mask: bool = False
-    image: Node | None = None
-    empty: Node | None = None
-    nodes: list[Node] = field(default_factory=list[Node])
+    image: GraphNode | None = None
+    empty: GraphNode | None = None
+    nodes: list[GraphNode] = field(default_factory=list[GraphNode])
 
     @property
     def resizes(self) -> bool:
@@ -60,19 +60,19 @@ class Between:
 
 @dataclass
 class Passes:
-    """The samplers of one picture from the first to the last, and what lies before each and after the last."""
+    """Samplers of one picture from the first to the last, with the nodes before each and after the last."""
 
     calls: list[SamplerCall]
     before: list[Between]
     after: Between
-    decoder: Node | None
+    decoder: GraphNode | None
 
 
-def find_outputs(graph: Graph) -> list[Node]:
+def find_outputs(graph: Graph) -> list[GraphNode]:
     """Return the nodes that end the graph with a picture: those that save one, else that show one, else samplers.
 
     Raises:
-        BadRecipe: There is no such node.
+        BadRecipe: Such a node is missing.
     """
     images = [
         node
@@ -93,7 +93,7 @@ def find_outputs(graph: Graph) -> list[Node]:
     return found
 
 
-def find_passes(graph: Graph, output: Node) -> Passes:
+def find_passes(graph: Graph, output: GraphNode) -> Passes:
     """Return the samplers that the picture of an output node has come through.
 
     Raises:
@@ -118,7 +118,7 @@ def find_passes(graph: Graph, output: Node) -> Passes:
         calls.insert(0, read_call(graph, previous))
 
 
-def comes_from_sampler(graph: Graph, output: Node) -> bool:
+def comes_from_sampler(graph: Graph, output: GraphNode) -> bool:
     """Return True if the picture of an output node was sampled: others save masks, depth maps and the like."""
     if is_sampler(output):
         return True
@@ -143,11 +143,11 @@ def latent_size(graph: Graph, between: Between) -> Size | None:
     return size[0], size[1]
 
 
-def _leads_to_picture(node: Node) -> bool:
+def _leads_to_picture(node: GraphNode) -> bool:
     return any(node.link(name) for name in (*INPUT_NAMES["image"], "samples")) and "Save" not in node.kind
 
 
-def _find_last_sampler(graph: Graph, output: Node, after: Between) -> tuple[Node, Node | None]:
+def _find_last_sampler(graph: Graph, output: GraphNode, after: Between) -> tuple[GraphNode, GraphNode | None]:
     """Walk from an output node to the sampler behind it, and return that with the node that decodes its latents."""
     name = next(name for name in (*INPUT_NAMES["image"], "samples") if output.link(name))
     owner, link = output, output.link(name)
@@ -164,7 +164,9 @@ def _find_last_sampler(graph: Graph, output: Node, after: Between) -> tuple[Node
         raise graph_error(f"the picture of {output} comes from {source}, and not from a sampler")
 
 
-def _walk_image(graph: Graph, link: Link | None, owner: Node, between: Between) -> tuple[Node | None, Link | None]:
+def _walk_image(
+    graph: Graph, link: Link | None, owner: GraphNode, between: Between
+) -> tuple[GraphNode | None, Link | None]:
     """Walk over images to the node that decodes latents, and return it with its latents.
 
     Returns:
@@ -193,7 +195,7 @@ def _walk_image(graph: Graph, link: Link | None, owner: Node, between: Between) 
     return None, None
 
 
-def _read_image_change(graph: Graph, node: Node, between: Between) -> None:
+def _read_image_change(graph: Graph, node: GraphNode, between: Between) -> None:
     """Read how a node resizes an image."""
     between.nodes.append(node)
     if node.kind == "ImageUpscaleWithModel":
@@ -214,7 +216,7 @@ def _read_image_change(graph: Graph, node: Node, between: Between) -> None:
     _read_resizing(graph, node, between)
 
 
-def _read_resizing(graph: Graph, node: Node, between: Between) -> None:
+def _read_resizing(graph: Graph, node: GraphNode, between: Between) -> None:
     """Read a new size or a factor. The node that is nearest to the next sampler decides the size."""
     if between.resizes:
         return
@@ -229,7 +231,7 @@ def _read_resizing(graph: Graph, node: Node, between: Between) -> None:
     between.crops = node.inputs.get("crop") == "center" or 0 in between.size
 
 
-def _find_previous_sampler(graph: Graph, call: SamplerCall, between: Between) -> Node | None:
+def _find_previous_sampler(graph: Graph, call: SamplerCall, between: Between) -> GraphNode | None:
     """Walk from the latents that a sampler starts from to the sampler before it, or to their source."""
     link, owner = call.links.get("latent"), call.node
     if link is None:
@@ -251,7 +253,7 @@ def _find_previous_sampler(graph: Graph, call: SamplerCall, between: Between) ->
         link, owner = latent, image
 
 
-def _read_latent_source(graph: Graph, node: Node, between: Between) -> None:
+def _read_latent_source(graph: Graph, node: GraphNode, between: Between) -> None:
     """Read a node that creates empty latents, or encodes an image."""
     kind = node.kind.lower()
     if node.kind not in ENCODES_IMAGE and not node.link("pixels"):
@@ -265,7 +267,7 @@ def _read_latent_source(graph: Graph, node: Node, between: Between) -> None:
         graph.report.pass_over(node)
 
 
-def _walk_latent(graph: Graph, link: Link, owner: Node, between: Between) -> tuple[Node, int]:
+def _walk_latent(graph: Graph, link: Link, owner: GraphNode, between: Between) -> tuple[GraphNode, int]:
     """Walk over latents to the node that samples, encodes or creates them."""
     seen: set[str] = set()
     while True:
@@ -280,7 +282,7 @@ def _walk_latent(graph: Graph, link: Link, owner: Node, between: Between) -> tup
         owner, link = node, following
 
 
-def _read_latent_change(graph: Graph, node: Node, between: Between) -> None:
+def _read_latent_change(graph: Graph, node: GraphNode, between: Between) -> None:
     """Read how a node resizes or masks latents."""
     between.nodes.append(node)
     if node.kind in MASKS_LATENTS:
@@ -298,7 +300,7 @@ def _read_latent_change(graph: Graph, node: Node, between: Between) -> None:
         graph.report.pass_over(node)
 
 
-def _read_repeats(graph: Graph, node: Node) -> None:
+def _read_repeats(graph: Graph, node: GraphNode) -> None:
     """Remark on a node by which one seed makes several pictures."""
     if (read_integer(graph, node, "amount", "batch_index") or 0) != (1 if "amount" in node.inputs else 0):
         graph.report.remark(f"{node} makes several pictures from one seed: only the first of them can be repeated")

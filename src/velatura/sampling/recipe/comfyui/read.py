@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from velatura.errors import warn
 from velatura.prompts.emphasis import EmphasisMode
 from velatura.sampling.recipe.comfyui.conditioning import EncodedText, Side, all_texts, read_side, write_side
-from velatura.sampling.recipe.comfyui.graph import Graph, JsonObject, as_object, graph_error
+from velatura.sampling.recipe.comfyui.graph import Graph, as_object, graph_error
 from velatura.sampling.recipe.comfyui.nodes import NODE_KINDS
 from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_vae, write_tags
 from velatura.sampling.recipe.comfyui.passes import (
@@ -28,6 +27,7 @@ from velatura.sampling.recipe.comfyui.samplers import SamplerCall, sampler_field
 from velatura.sampling.recipe.comfyui.values import read_integer
 from velatura.sampling.recipe.comfyui.workflow import graph_from_workflow, is_workflow
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX, write_infotext
+from velatura.sampling.recipe.programs.settings import JsonObject, parse_object
 
 EXIF_PREFIX = re.compile(r"\s*(prompt|workflow)\s*:\s*(?=\{)", re.IGNORECASE)
 KNOWN_UPSCALERS = frozenset({*LATENT_UPSCALERS.values(), *IMAGE_UPSCALERS.values()})
@@ -36,7 +36,7 @@ OTHER_LATENTS = re.compile(r"SD3|Cascade|Video|Audio|Flux|Hunyuan|Qwen|Chroma")
 
 
 class Translation(NamedTuple):
-    """What one output of a graph gives.
+    """Result of one output of a graph.
 
     Attributes:
         infotext: The infotext.
@@ -112,14 +112,6 @@ def translate_graph(prompt: JsonObject, size: Size | None) -> str:
     for message in chosen.graph.report.warnings():
         warn(message)
     return chosen.infotext
-
-
-def parse_object(text: object) -> JsonObject | None:
-    """Parse JSON, and return an object, or None for anything else."""
-    try:
-        return as_object(json.loads(text)) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        return None
 
 
 def _choose(translations: Sequence[Translation], size: Size | None) -> Translation:

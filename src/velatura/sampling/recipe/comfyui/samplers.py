@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from velatura.sampling.recipe.comfyui.graph import Graph, Link, Node, graph_error
+from velatura.sampling.recipe.comfyui.graph import Graph, GraphNode, Link, graph_error
 from velatura.sampling.recipe.comfyui.nodes import SAMPLER_OPTIONS
 from velatura.sampling.recipe.comfyui.values import read_integer, read_number, read_word
 from velatura.sampling.recipe.sampler_names import (
@@ -41,7 +41,7 @@ BETA_PARAMETERS = (0.6, 0.6)
 
 @dataclass
 class SamplerCall:
-    """What one sampler node does.
+    """Settings of one sampler node.
 
     Attributes:
         node: The node.
@@ -57,7 +57,7 @@ class SamplerCall:
         links: What is connected: "model", "positive", "negative" and "latent".
     """
 
-    node: Node
+    node: GraphNode
     steps: int | None = None
     cfg: float | None = None
     seed: int | None = None
@@ -85,7 +85,7 @@ class SamplerCall:
         )
 
 
-def is_sampler(node: Node) -> bool:
+def is_sampler(node: GraphNode) -> bool:
     """Return True for a node that samples latents: one of ComfyUI's, or one with the inputs of a sampler."""
     if node.kind in SAMPLER_KINDS:
         return True
@@ -95,7 +95,7 @@ def is_sampler(node: Node) -> bool:
     return has_latents and has_settings and "image" not in inputs
 
 
-def read_call(graph: Graph, node: Node) -> SamplerCall:
+def read_call(graph: Graph, node: GraphNode) -> SamplerCall:
     """Return what a sampler node does.
 
     Raises:
@@ -169,7 +169,7 @@ def starts_at_sigma_max(call: SamplerCall) -> bool:
     return has_highest and call.denoise > 0.9999 and call.start == 0 and call.adds_noise
 
 
-def _read_plain(graph: Graph, node: Node) -> SamplerCall:
+def _read_plain(graph: Graph, node: GraphNode) -> SamplerCall:
     call = SamplerCall(
         node,
         read_integer(graph, node, "steps", "steps_total"),
@@ -192,7 +192,7 @@ def _read_plain(graph: Graph, node: Node) -> SamplerCall:
     return call
 
 
-def _need_word(graph: Graph, node: Node, *names: str) -> str:
+def _need_word(graph: Graph, node: GraphNode, *names: str) -> str:
     """Return the name of a sampler or of a noise schedule.
 
     Raises:
@@ -204,7 +204,7 @@ def _need_word(graph: Graph, node: Node, *names: str) -> str:
     return word
 
 
-def _read_custom(graph: Graph, node: Node) -> SamplerCall:
+def _read_custom(graph: Graph, node: GraphNode) -> SamplerCall:
     seed = read_integer(graph, node, *SEED_NAMES)
     call = SamplerCall(node, cfg=read_number(graph, node, "cfg"), seed=seed)
     call.adds_noise = node.inputs.get("add_noise", True) is True
@@ -212,7 +212,7 @@ def _read_custom(graph: Graph, node: Node) -> SamplerCall:
     return _read_sigmas(graph, node, _read_sampler(graph, node, call))
 
 
-def _read_advanced_custom(graph: Graph, node: Node) -> SamplerCall:
+def _read_advanced_custom(graph: Graph, node: GraphNode) -> SamplerCall:
     guider, _ = graph.source(node.link("guider"), "guider", node)
     noise, _ = graph.source(node.link("noise"), "noise", node)
     call = SamplerCall(node, seed=read_integer(graph, noise, *SEED_NAMES), adds_noise=noise.kind != "DisableNoise")
@@ -228,7 +228,7 @@ def _read_advanced_custom(graph: Graph, node: Node) -> SamplerCall:
     return _read_sigmas(graph, node, _read_sampler(graph, node, call))
 
 
-def _read_sampler(graph: Graph, node: Node, call: SamplerCall) -> SamplerCall:
+def _read_sampler(graph: Graph, node: GraphNode, call: SamplerCall) -> SamplerCall:
     """Read the node of the sampler's algorithm."""
     sampler, _ = graph.source(node.link("sampler"), "sampler", node)
     if sampler.kind == "KSamplerSelect":
@@ -246,7 +246,7 @@ def _read_sampler(graph: Graph, node: Node, call: SamplerCall) -> SamplerCall:
     return replace(call, sampler=name, fields={**call.fields, **fields})
 
 
-def _read_sigmas(graph: Graph, node: Node, call: SamplerCall) -> SamplerCall:
+def _read_sigmas(graph: Graph, node: GraphNode, call: SamplerCall) -> SamplerCall:
     """Read the node of the noise levels."""
     sigmas, _ = graph.source(node.link("sigmas"), "sigmas", node)
     denoise = read_number(graph, sigmas, "denoise")
@@ -266,7 +266,7 @@ def _read_sigmas(graph: Graph, node: Node, call: SamplerCall) -> SamplerCall:
     return call
 
 
-def _sigma_fields(graph: Graph, sigmas: Node) -> dict[str, object]:
+def _sigma_fields(graph: Graph, sigmas: GraphNode) -> dict[str, object]:
     """Return the limits of noise levels where they are not those of the model."""
     fields: dict[str, object] = {}
     for name, key in (("sigma_max", "Schedule max sigma"), ("sigma_min", "Schedule min sigma")):
@@ -282,7 +282,7 @@ def _sigma_fields(graph: Graph, sigmas: Node) -> dict[str, object]:
     return fields
 
 
-def _read_easy(graph: Graph, node: Node) -> SamplerCall:
+def _read_easy(graph: Graph, node: GraphNode) -> SamplerCall:
     """Read a sampler of Easy Use, whose settings may stand in a node before it."""
     settings, seen = node, set[str]()
     pipe = node.link("pipe")

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from velatura.sampling.recipe.comfyui.graph import MAX_DEPTH, Graph, Link, Node, as_object, graph_error
+from velatura.sampling.recipe.comfyui.graph import MAX_DEPTH, Graph, GraphNode, Link, as_object, graph_error
 from velatura.sampling.recipe.comfyui.nodes import NODE_KINDS, TAG_LOADERS
 from velatura.sampling.recipe.comfyui.prompts import LORA_TAG_PATTERN
 
-Value = TypeVar("Value")
+InputValue = TypeVar("InputValue")
 
 MAX_TEXT_LENGTH = 100_000  # characters; joined texts can double at every node
 
@@ -53,7 +53,7 @@ UNREPEATABLE_TEXTS = frozenset({"DPRandomGenerator", "SDXLPromptStyler", "SDXLPr
 STYLER_OUTPUTS = {0: "text_positive", 1: "text_negative"}
 
 
-def read_number(graph: Graph, node: Node, *names: str) -> float | None:
+def read_number(graph: Graph, node: GraphNode, *names: str) -> float | None:
     """Return the number of an input, or None if the node does not have it.
 
     Args:
@@ -73,13 +73,13 @@ def read_number(graph: Graph, node: Node, *names: str) -> float | None:
     return value
 
 
-def read_integer(graph: Graph, node: Node, *names: str) -> int | None:
+def read_integer(graph: Graph, node: GraphNode, *names: str) -> int | None:
     """Return the whole number of an input, or None if the node does not have it (see read_number)."""
     number = read_number(graph, node, *names)
     return None if number is None else int(number)
 
 
-def read_word(graph: Graph, node: Node, *names: str) -> str | None:
+def read_word(graph: Graph, node: GraphNode, *names: str) -> str | None:
     """Return the text of an input that is a name or a choice, or None if the node does not have it.
 
     Raises:
@@ -94,7 +94,7 @@ def read_word(graph: Graph, node: Node, *names: str) -> str | None:
     return word
 
 
-def read_text(graph: Graph, node: Node, name: str, depth: int = 0) -> str | None:
+def read_text(graph: Graph, node: GraphNode, name: str, depth: int = 0) -> str | None:
     """Return the text of an input with all that is joined into it, or None if the node does not have it.
 
     Args:
@@ -122,7 +122,7 @@ def read_text(graph: Graph, node: Node, name: str, depth: int = 0) -> str | None
     return text
 
 
-def _text_of(graph: Graph, node: Node, slot: int, depth: int) -> str:
+def _text_of(graph: Graph, node: GraphNode, slot: int, depth: int) -> str:
     """Return the text that a node gives."""
     _check_value_node(node, slot)
     if node.kind in UNREPEATABLE_TEXTS:
@@ -138,7 +138,7 @@ def _text_of(graph: Graph, node: Node, slot: int, depth: int) -> str:
     return _plain_text(graph, node, depth)
 
 
-def _check_value_node(node: Node, slot: int) -> None:
+def _check_value_node(node: GraphNode, slot: int) -> None:
     """Refuse a node that gives neither a text nor a number, or nothing at this output.
 
     Raises:
@@ -151,7 +151,7 @@ def _check_value_node(node: Node, slot: int) -> None:
         raise graph_error(f"output {slot} of {node} is neither a text nor a number")
 
 
-def _join_texts(graph: Graph, node: Node, depth: int) -> str:
+def _join_texts(graph: Graph, node: GraphNode, depth: int) -> str:
     pattern, separator_name, default = TEXT_JOINS[node.kind]
     given = (name for name, value in node.inputs.items() if value is not None and re.fullmatch(pattern, name))
     names = sorted(given, key=_natural_key)
@@ -173,7 +173,7 @@ def _join_texts(graph: Graph, node: Node, depth: int) -> str:
     return separator.replace("\\n", "\n").join(texts)
 
 
-def _plain_text(graph: Graph, node: Node, depth: int) -> str:
+def _plain_text(graph: Graph, node: GraphNode, depth: int) -> str:
     """Return the one text of a node that holds or shows a text."""
     names = [name for name, value in node.inputs.items() if isinstance(value, str) or as_text_link(node, name)]
     known = [name for name in VALUE_NAMES if name in names]
@@ -186,12 +186,14 @@ def _plain_text(graph: Graph, node: Node, depth: int) -> str:
     return read_text(graph, node, candidates[0], depth) or ""
 
 
-def as_text_link(node: Node, name: str) -> Link | None:
+def as_text_link(node: GraphNode, name: str) -> Link | None:
     """Return the link of an input that may be a text: any that is not a model, an image or the like."""
     return None if name in {"model", "clip", "vae", "image", "images", "seed", "latent"} else node.link(name)
 
 
-def _literal(graph: Graph, node: Node, name: str, convert: Callable[[object], Value | None]) -> Value | None:
+def _literal(
+    graph: Graph, node: GraphNode, name: str, convert: Callable[[object], InputValue | None]
+) -> InputValue | None:
     """Return the value of an input, through the nodes that hold it; the first is asked for a value of that name."""
     seen: set[str] = set()
     value: object = node.inputs.get(name)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from velatura.sampling.recipe.comfyui.graph import JsonObject, Link, as_object, graph_error
+from velatura.sampling.recipe.comfyui.graph import Link, as_object, graph_error
+from velatura.sampling.recipe.programs.settings import JsonObject
 
 MUTED, BYPASSED = 2, 4  # values of a node's mode
 MAX_SUBGRAPH_DEPTH = 10
@@ -80,7 +81,7 @@ WIDGETS = {
 
 @dataclass
 class Editor:
-    """The nodes of a workflow and the connections of their inputs, with those of its subgraphs.
+    """Nodes of a workflow and the connections of their inputs, with those of its subgraphs.
 
     Attributes:
         nodes: Nodes by their keys; a node of a subgraph has the key of the subgraph's node before its own.

@@ -99,7 +99,7 @@ def infotext_from_civitai(values: JsonObject, size: tuple[int, int]) -> str | No
         size: Width and height of the picture.
 
     Returns:
-        The infotext, or None if there are no such settings.
+        The infotext, or None without such settings.
 
     Raises:
         BadRecipe: A value has the wrong type.

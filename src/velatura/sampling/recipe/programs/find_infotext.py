@@ -56,7 +56,7 @@ def find_infotext(texts: Mapping[str, str], size: tuple[int, int]) -> PictureTex
         size: Width and height of the picture.
 
     Returns:
-        The recipe; a comment that is not one, if there is nothing else; or None if there is no text.
+        The recipe; a comment that is not one, if nothing else is found; or None without any text.
 
     Raises:
         BadRecipe: The metadata is of a program that is known and not read, or damaged.
@@ -78,7 +78,7 @@ def infotext_from_json(values: JsonObject, size: tuple[int, int]) -> str:
 
     Args:
         values: The JSON object.
-        size: Width and height of the picture, (0, 0) if there is no picture.
+        size: Width and height of the picture, (0, 0) without a picture.
 
     Raises:
         BadRecipe: No reader knows it, or a value has the wrong type.

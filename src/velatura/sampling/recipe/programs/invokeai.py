@@ -61,7 +61,7 @@ def infotext_from_invokeai(values: JsonObject, size: tuple[int, int]) -> str:
         size: Width and height of the picture.
 
     Raises:
-        BadRecipe: A value has the wrong type, or there is no prompt.
+        BadRecipe: A value has the wrong type, or the prompt is missing.
     """
     if not PROMPT_KEYS & set(values):
         raise BadRecipe("the metadata of InvokeAI has no positive_prompt: use a picture as it was saved")
@@ -97,7 +97,7 @@ def infotext_from_sd_metadata(values: JsonObject, size: tuple[int, int]) -> str:
         size: Width and height of the picture.
 
     Raises:
-        BadRecipe: A value has the wrong type, or there is no prompt.
+        BadRecipe: A value has the wrong type, or the prompt is missing.
     """
     outer = ProgramSettings(PROGRAM, values)
     image = outer.section("image")

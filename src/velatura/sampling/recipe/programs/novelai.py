@@ -37,7 +37,7 @@ def infotext_from_novelai(values: JsonObject, description: str, size: tuple[int,
         size: Width and height of the picture.
 
     Raises:
-        BadRecipe: A value has the wrong type, or there is no prompt.
+        BadRecipe: A value has the wrong type, or the prompt is missing.
     """
     settings = ProgramSettings("NovelAI", values, ignored=IGNORED, neutral=NEUTRAL)
     prompt = _read_prompt(settings, "v4_prompt") or settings.text("prompt") or description

@@ -22,7 +22,7 @@ SAMPLER_NAMES = {name_key(name): name for name in (*SAMPLER_ALIASES.values(), "D
 
 
 class ProgramSettings:
-    """The settings of a picture by another program."""
+    """Settings of a picture by another program."""
 
     def __init__(
         self, program: str, values: JsonObject, *, ignored: str = "", neutral: JsonObject | None = None

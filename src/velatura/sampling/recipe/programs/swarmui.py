@@ -36,7 +36,7 @@ def infotext_from_swarmui(values: JsonObject, size: tuple[int, int]) -> str:
         size: Width and height of the picture.
 
     Raises:
-        BadRecipe: A value has the wrong type, or there is no prompt.
+        BadRecipe: A value has the wrong type, or the prompt is missing.
     """
     params = ProgramSettings("SwarmUI", values).section(SETTINGS_KEY)
     settings = ProgramSettings("SwarmUI", params, ignored=IGNORED, neutral=NEUTRAL)
