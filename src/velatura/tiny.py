@@ -31,13 +31,18 @@ def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") 
 
 
 @check_arguments()
+def bundled_picture_sets() -> list[str]:
+    """Return the names of the bundled sets of pictures, sorted."""
+    return sorted(path.name for path in (DATA_FOLDER / "pictures").glob("*/"))
+
+
 def tiny_pictures(name: str) -> Path:
     """Return the folder of a bundled set of pictures: a style or a subject that the tiny base does not know.
 
     Raises:
         UnknownName: No set has that name.
     """
-    folders = {path.name: path for path in (DATA_FOLDER / "pictures").glob("*/")}
+    folders = {folder: DATA_FOLDER / "pictures" / folder for folder in bundled_picture_sets()}
     if name not in folders:
         raise UnknownName.with_suggestions("set of pictures", name, folders)
     return folders[name]

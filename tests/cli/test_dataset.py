@@ -38,6 +38,16 @@ def test_checking_a_bad_folder_ends_with_status_2_after_telling_all(photos, caps
     assert said.err.startswith("error: 2 files of ")
 
 
+def test_pictures_without_a_caption_are_named_together_with_the_cure(photos, capsys):
+    for name in ("01", "02", "03"):
+        (photos / f"{name}.txt").unlink()
+    assert main(["dataset", "check", str(photos), "--size", "64"]) == 2
+    out = capsys.readouterr().out
+    assert f"error: 3 pictures in {photos} have no caption (01.png, 02.png, 03.png): write what each shows" in out
+    assert f"velatura dataset caption {photos}" in out
+    assert "has no caption" not in out
+
+
 def test_many_findings_of_one_kind_are_cut_short(photos, capsys):
     assert main(["dataset", "check", str(photos)]) == 0
     out = capsys.readouterr().out

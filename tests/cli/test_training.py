@@ -53,7 +53,76 @@ def test_the_plan_says_how_many_captions_are_file_names(desk, capsys):
     Image.new("RGB", (40, 40), "blue").save(desk / "photos" / "IMG_1234.png")
     (desk / "photos" / "IMG_1234.txt").write_text("a blue wall")
     assert main(["train", "hypernet", "photos", "--dry-run"]) == 0
-    assert rows(capsys.readouterr().out)["captions"].strip() == "from file names: 1"
+    assert rows(capsys.readouterr().out)["captions"].strip() == "from file names: 1 (a red wall.png)"
+
+
+def test_all_pictures_without_a_caption_are_named_at_once_before_the_base_is_opened(desk, capsys, monkeypatch):
+    for number in range(12):
+        Image.new("RGB", (40, 40), "blue").save(desk / "photos" / f"IMG_{number:04}.png")
+    monkeypatch.setattr("velatura.cli.train.session.open_base", None)
+    assert main(["train", "hypernet", "photos", "--dry-run"]) == 2
+    complaint = capsys.readouterr().err
+    assert "12 pictures in photos have no caption (IMG_0000.png, IMG_0001.png, " in complaint
+    assert "IMG_0009.png and 2 more)" in complaint
+    assert "velatura dataset caption photos" in complaint
+
+
+def test_a_plan_of_another_run_is_followed_and_options_change_it(desk, capsys):
+    plan = velatura.Plan(steps=7, learning_rate="3e-4", batch_size=1, pixels=32, seed=5, cache=False, preview_every=4)
+    (desk / "old").mkdir()
+    (desk / "old" / "plan.json").write_text(plan.model_dump_json())
+    assert velatura.Plan.from_file(desk / "old") == velatura.Plan.from_file(desk / "old" / "plan.json") == plan
+    for given in ("old", "old/plan.json"):
+        assert main(["train", "hypernet", "photos", "--plan", given, "--steps", "6", "--dry-run"]) == 0
+        said = {label: text.split()[0] for label, text in rows(capsys.readouterr().out).items()}
+        fields = ("steps", "learning_rate", "batch_size", "seed", "cache", "preview_every", "pixels")
+        assert [said[field] for field in fields] == ["6", "3e-4", "1", "5", "False", "4", "32"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "plan.json"),
+        ("{", "is not JSON"),
+        ("[]", "is not a plan"),
+        ('{"steps": 0}', "the plan's steps is 0"),
+        ('{"epochs": 4}', "velatura calls it steps"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_refused_before_the_base_is_opened(desk, capsys, monkeypatch, content, complaint):
+    if content is not None:
+        (desk / "plan.json").write_text(content)
+    monkeypatch.setattr("velatura.cli.train.session.open_base", None)
+    assert main(["train", "hypernet", "photos", "--plan", "plan.json", "--dry-run"]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_plan_and_a_purpose_are_not_both_followed(desk, capsys):
+    (desk / "plan.json").write_text('{"steps": 2}')
+    assert main(["train", "hypernet", "photos", "--plan", "plan.json", "--for", "subject", "--dry-run"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_a_bundled_set_is_trained_on_by_its_name(desk, capsys):
+    assert main(["train", "hypernet", "neon", "--dry-run"]) == 0
+    said = rows(capsys.readouterr().out)
+    assert said["folder"].startswith(f"{velatura.tiny_pictures('neon')}, 16 pictures")
+    assert said["out"].strip() == "runs/neon"
+    shutil.copytree("photos", "neon")
+    assert main(["train", "hypernet", "neon", "--dry-run"]) == 0
+    assert rows(capsys.readouterr().out)["folder"].startswith("neon, 1 pictures")
+
+
+@pytest.mark.parametrize("words", [["train", "lora"], ["train", "aesthetic"], ["dataset", "check"]])
+def test_a_name_that_is_neither_folder_nor_bundled_set_is_answered_with_the_sets(desk, capsys, words):
+    assert main([*words, "neno"]) == 2
+    assert "neno does not exist: name a folder of pictures" in (complaint := capsys.readouterr().err)
+    assert "blueprint, neon, robot" in complaint
+
+
+def test_class_pictures_are_never_written_into_a_bundled_set(desk, capsys):
+    assert main(["train", "dreambooth", "robot", "--class-prompt", "a toy", *BRIEF]) == 2
+    assert "class pictures cannot be kept in the bundled set robot" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_every_field_once_and_what_it_means(desk, capsys):

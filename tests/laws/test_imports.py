@@ -50,3 +50,10 @@ def test_a_command_imports_no_library_that_its_answer_does_not_need(command, fol
     words = [sys.executable, "-c", PROGRAM, ",".join(COMMANDS[command]), *command.split()]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "status 0", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["train hypernet nowhere", "train lora photos/nowhere", "train dreambooth nowhere"])
+def test_a_wrong_folder_is_answered_before_anything_heavy_is_imported(command, folder):
+    words = [sys.executable, "-c", PROGRAM, ",".join(ALL), *command.split()]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "status 2", done.stdout + done.stderr

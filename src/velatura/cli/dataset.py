@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velatura.cli.screen import say, say_json
+from velatura.cli.train.options import bundled_or_given
 from velatura.errors import BadDataset
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _dataset() -> None:
 
 @dataset.command("check")
 def check(
-    folder: Folder,
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures.", callback=bundled_or_given)],
     *,
     size: Annotated[int, typer.Option(help="Pixels that pictures will be trained at.", min=8)] = 512,
     as_json: AsJson = False,
@@ -165,12 +166,18 @@ def _print_report(report: "DatasetReport") -> None:
     say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes))
     tags = report.tags().most_common(MAX_TAGS_SHOWN)
     say("tags: " + (", ".join(f"{tag} ({count})" for tag, count in tags) or "none"))
-    for (grade, kind), count in Counter((finding.grade, finding.kind) for finding in report.findings).items():
+    for grade, kind in dict.fromkeys((finding.grade, finding.kind) for finding in report.findings):
         found = [finding for finding in report.findings if (finding.grade, finding.kind) == (grade, kind)]
+        captionless = [finding.file for finding in found if finding.text.startswith("has no caption")]
+        if len(captionless) > 1:
+            from velatura.datasets.folder import describe_missing_captions
+
+            say(f"{grade}: {describe_missing_captions(report.folder, captionless)}")
+            found = [finding for finding in found if finding.file not in captionless]
         for finding in found[:MAX_FINDINGS_SHOWN]:
             say(f"{finding.grade}: {_relative_name(finding.file, report.folder)}: {finding.text}")
-        if count > MAX_FINDINGS_SHOWN:
-            say(f"{grade}: ... and {count - MAX_FINDINGS_SHOWN} more of this kind ({kind}); --json lists all")
+        if len(found) > MAX_FINDINGS_SHOWN:
+            say(f"{grade}: ... and {len(found) - MAX_FINDINGS_SHOWN} more of this kind ({kind}); --json lists all")
     if not report.findings:
         say("no problems found")
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
@@ -21,6 +21,7 @@ from velatura.datasets.pictures import (
 from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
+    MissingCaption,
     NameRules,
     read_caption,
     read_caption_lists,
@@ -43,6 +44,7 @@ __all__ = [
 REPEATS_FOLDER = re.compile(r"(\d+)_.+")  # 10_inca: every picture in it counts ten times, as in kohya's scripts
 MAX_REPEATS = 1000  # a larger number, 20231105_holiday, is a date
 REGULARISATION_FOLDERS = frozenset({"reg", "regularisation", "regularization"})
+MAX_NAMES_SHOWN = 10  # of pictures without a caption
 MASK_FOLDERS = ("mask", "masks")
 
 
@@ -199,13 +201,41 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
     paths = picture_paths(folder)
     masks = _find_masks(folder, {path.stem for path in paths})
     _warn_of_missing_pictures(list_captions, paths)
-    captions = {path: _caption_or_empty(path, list_captions, rules, needs_captions) for path in paths}
+    captions = _read_captions(folder, paths, list_captions, rules, needs_captions)
     _warn_of_infotexts(captions)
     _warn_of_unread_fields(captions)
     for path, caption in captions.items():
         with open_picture(path):  # reads only the header, so broken files are found before anything is loaded
             pass
         yield Example(path, caption.text, caption.source is CaptionSource.NAME, repeats, masks.get(path.stem))
+
+
+def _read_captions(
+    folder: Path, paths: list[Path], list_captions: dict[str, Caption], rules: NameRules, needs_captions: bool
+) -> dict[Path, Caption]:
+    """Return the captions by picture; raises one error for all pictures that have none."""
+    captions: dict[Path, Caption] = {}
+    missing: dict[Path, MissingCaption] = {}
+    for path in paths:
+        try:
+            captions[path] = _caption_or_empty(path, list_captions, rules, needs_captions)
+        except MissingCaption as error:
+            missing[path] = error
+    if len(missing) == 1:
+        raise next(iter(missing.values()))
+    if missing:
+        raise BadDataset(describe_missing_captions(folder, list(missing)))
+    return captions
+
+
+def describe_missing_captions(folder: Path, paths: Sequence[Path]) -> str:
+    """Say which pictures of a folder have no caption, and what to do."""
+    names = ", ".join(path.name for path in paths[:MAX_NAMES_SHOWN])
+    more = f" and {len(paths) - MAX_NAMES_SHOWN} more" if len(paths) > MAX_NAMES_SHOWN else ""
+    return (
+        f"{len(paths)} pictures in {folder} have no caption ({names}{more}): write what each shows into a .txt file of "
+        f"its name, rename them, or try `velatura dataset caption {folder}`"
+    )
 
 
 def _caption_or_empty(path: Path, list_captions: dict[str, Caption], rules: NameRules, needs_caption: bool) -> Caption:

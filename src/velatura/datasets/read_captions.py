@@ -100,6 +100,10 @@ class NameRules:
         return self.join_string.join(match if isinstance(match, str) else "".join(match) for match in matches)
 
 
+class MissingCaption(BadDataset):
+    """A picture without a caption."""
+
+
 def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRules) -> Caption:
     """Return the caption of a picture from its .txt or .caption file, else from the folder's list, else from its name.
 
@@ -300,7 +304,7 @@ def caption_from_name(path: Path, rules: NameRules) -> str:
     caption = rules.words(path.stem).strip()
     has_words = any(map(_is_meaningful, WORD.findall(caption)))
     if not has_words or CAMERA_NAME.match(path.stem) or HASH_NAME.fullmatch(path.stem):
-        raise BadDataset(
+        raise MissingCaption(
             f"{path} has no caption, because there is no {path.stem}.txt and the name does not describe the picture: "
             "write what the picture shows into that file, or rename the picture"
         )

@@ -230,7 +230,10 @@ class Plan(BaseModel):
                 raise BadFile(f"{path} is not JSON ({error}): name the plan.json of a run") from None
         if not isinstance(fields, dict):
             raise BadPlan(f"{path} is not a plan: name the plan.json of a run, which holds fields such as steps")
-        return cls.model_validate(fields)
+        plan = cls.model_validate(fields)
+        if fields.keys() >= cls.model_fields.keys():  # as a run wrote it, which warned of it then
+            plan.model_fields_set.clear()
+        return plan
 
     def replace(self, **changes: object) -> Self:
         """Return a copy with some fields changed; the copy is validated again."""

@@ -8,7 +8,7 @@ import typer
 import velatura
 from velatura.cli.base import base_option, open_base
 from velatura.cli.screen import say
-from velatura.cli.train.options import OUTPUT_PANEL, OVERLAY_PANEL, LibraryFolders, option
+from velatura.cli.train.options import OUTPUT_PANEL, OVERLAY_PANEL, LibraryFolders, bundled_or_given, option
 from velatura.errors import AlreadyExists
 from velatura.training.run.verdict import command_line
 
@@ -27,7 +27,9 @@ Out = Annotated[
 
 
 def train_aesthetic(
-    folder: Annotated[Path, typer.Argument(help="Pictures; captions are not needed.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Pictures, or a bundled set; captions are not needed.", callback=bundled_or_given)
+    ],
     *,
     base: Annotated[str, base_option(OVERLAY_PANEL)] = "tiny",
     library: LibraryFolders = None,

@@ -19,6 +19,7 @@ from velatura.cli.train.options import (
 )
 from velatura.cli.train.session import TrainSession
 from velatura.errors import BadPlan
+from velatura.tiny import DATA_FOLDER
 from velatura.training.run.verdict import command_line
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def train_dreambooth(
     plan_fields = {"text_rate": text_rate, "class_weight": class_weight, "checkpointing": checkpointing}
     from velatura.training.distributed import is_main_process
 
+    if class_prompt is not None and folder.is_relative_to(DATA_FOLDER):
+        raise BadPlan(f"class pictures cannot be kept in the bundled set {folder.name}: copy {folder}, and name that")
     if class_prompt is not None and not options.dry_run:
         from velatura.training.kinds.class_images import caption_class_pictures
 
@@ -84,7 +87,7 @@ def train_dreambooth(
 
 def _default_to_subject(options: TrainOptions) -> TrainOptions:
     """Choose the subject preset unless another purpose is given."""
-    return replace(options, purpose=options.purpose or "subject")
+    return options if options.plan else replace(options, purpose=options.purpose or "subject")
 
 
 def _make_class_pictures(session: TrainSession, prompt: str, count: int) -> None:

@@ -22,6 +22,6 @@ def train_embedding(folder: Folder, *, options: TrainOptions, vectors: Vectors =
     """
     session = TrainSession.prepare("embedding", folder, options)
     overlay = velatura.Embedding.for_base(
-        session.base, name=session.name, vectors=vectors, initial=initial, seed=options.seed
+        session.base, name=session.name, vectors=vectors, initial=initial, seed=session.plan.seed
     )
     session.run(overlay)

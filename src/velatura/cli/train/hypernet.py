@@ -75,8 +75,6 @@ def train_hypernet(
 
     velatura train hypernet photos/ --base sd15/ --layers 1,2,1 --activation mish --rate "5e-5:100, 5e-6" --dry-run
     """
-    from velatura.overlays.target import Target
-
     session = TrainSession.prepare("hypernet", folder, options)
     if start is not None:
         given_structure = {
@@ -101,10 +99,12 @@ def train_hypernet(
             last_layer_dropout=last_layer_dropout,
             init=init,
             widths=None if widths is None else _parse_numbers("widths", widths, int, "768,320"),
-            seed=options.seed,
+            seed=session.plan.seed,
             name=session.name,
         )
     if options.dry_run:  # a run says the same where it attaches
+        from velatura.overlays.target import Target
+
         overlay.check_compatible(Target.from_model(session.base))
     session.run(overlay)
 

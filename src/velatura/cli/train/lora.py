@@ -95,11 +95,11 @@ def train_lora(
         dropout=dropout,
         rank_dropout=rank_dropout,
         module_dropout=module_dropout,
-        seed=options.seed,
+        seed=session.plan.seed,
         name=session.name,
     )
     if word is not None:
-        overlay = _add_word(session.base, overlay, word, vectors=vectors, initial=initial, seed=options.seed)
+        overlay = _add_word(session.base, overlay, word, vectors=vectors, initial=initial, seed=session.plan.seed)
     session.run(overlay)
 
 

@@ -20,7 +20,8 @@ from velatura.cli.base import (
 )
 from velatura.cli.options import set_signature
 from velatura.datasets.templates import TEMPLATES, template_lines
-from velatura.errors import BadPlan
+from velatura.errors import BadDataset, BadPlan
+from velatura.tiny import bundled_picture_sets, tiny_pictures
 
 OVERLAY_PANEL, CAPTION_PANEL, TRAINING_PANEL, OUTPUT_PANEL = (
     "Overlay and base",
@@ -29,7 +30,27 @@ OVERLAY_PANEL, CAPTION_PANEL, TRAINING_PANEL, OUTPUT_PANEL = (
     "Output files",
 )
 
-Folder = Annotated[Path, typer.Argument(help="Pictures, each with its caption in a .txt file beside it.")]
+
+def bundled_or_given(folder: Path) -> Path:
+    """Return the folder of a bundled set of pictures, such as neon, unless a folder of this name exists."""
+    if folder.exists() or folder.name != str(folder):
+        return folder
+    names = bundled_picture_sets()
+    if folder.name in names:
+        return tiny_pictures(folder.name)
+    raise BadDataset(
+        f"{folder} does not exist: name a folder of pictures, with a .txt file of the caption beside each, or one of "
+        f"the bundled sets {', '.join(names)}"
+    )
+
+
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="Pictures, each with its caption in a .txt file beside it; or a bundled set: neon, blueprint, robot.",
+        callback=bundled_or_given,
+    ),
+]
 LibraryFolders = Annotated[
     list[Path] | None,
     typer.Option(
@@ -111,8 +132,14 @@ class TrainOptions:
         option("Square, or buckets: each in the nearest of several sizes.", TRAINING_PANEL, default="square"),
     ] = None
     min_snr: Annotated[float | None, option("Min-SNR weighting; 5 is usual.", TRAINING_PANEL)] = None
-    precision: Annotated[str, option("Of the frozen base: float32, bfloat16.", TRAINING_PANEL)] = "auto"
-    seed: Annotated[int, option("All chance is drawn from it.", TRAINING_PANEL)] = 0
+    precision: Annotated[
+        str | None, option("Of the frozen base: float32, bfloat16.", TRAINING_PANEL, default="auto")
+    ] = None
+    seed: Annotated[int | None, option("All chance is drawn from it.", TRAINING_PANEL, default="0")] = None
+    plan: Annotated[
+        Path | None,
+        option("A plan to begin with: the plan.json of a run, or its folder.", TRAINING_PANEL, default="the preset"),
+    ] = None
     purpose: Annotated[
         str | None,
         option("Which preset: style or subject.", TRAINING_PANEL, "--for", default="style, of dreambooth subject"),
@@ -124,19 +151,22 @@ class TrainOptions:
     snapshot_every: Annotated[
         int | None, option("Steps between snapshots, 0: only when stopped.", OUTPUT_PANEL, default="preset")
     ] = None
-    preview_every: Annotated[int, option("Steps between preview pictures, 0: none.", OUTPUT_PANEL)] = 0
+    preview_every: Annotated[
+        int | None, option("Steps between preview pictures, 0: none.", OUTPUT_PANEL, default="0")
+    ] = None
     preview: Annotated[
         list[str] | None,
         option("What previews show; give several for a column each.", OUTPUT_PANEL, default="the first caption"),
     ] = None
     cache: Annotated[
-        bool,
+        bool | None,
         option(
             "Keep encoded pictures and captions for the next run, or encode them anew.",
             OUTPUT_PANEL,
             "--cache/--no-cache",
+            default="cache",
         ),
-    ] = True
+    ] = None
     dry_run: Annotated[bool, option("Print the plan and stop.", OUTPUT_PANEL, "--dry-run")] = False
     processes: Annotated[int, processes_option(TRAINING_PANEL)] = 1
 

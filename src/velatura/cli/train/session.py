@@ -14,15 +14,18 @@ from velatura.cli.screen import say
 from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PANEL, TrainOptions
 from velatura.cli.train.progress import training_progress
 from velatura.datasets.folder import read_dataset, read_picture
+from velatura.errors import BadPlan
 from velatura.training.run.verdict import command_line
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
+    from velatura.datasets.folder import Dataset
     from velatura.overlays.overlay import Overlay
     from velatura.training.plan import Plan
     from velatura.training.train import Run
 
 
+MAX_NAMES_SHOWN = 10  # of pictures without a text file
 PROBE_PIXELS = 16  # pixels: enough to read a picture to its end and see whether it is whole
 
 
@@ -51,11 +54,14 @@ class TrainSession:
 
         name = options.name or folder.absolute().name
         out = check_vacant(options.out or Path("runs", file_name(name)))
+        if options.plan and options.purpose:
+            raise BadPlan("--for chooses a preset, and --plan takes the place of one: give one of them")
+        given_plan = None if options.plan is None else velatura.Plan.from_file(options.plan)
         dataset = read_dataset(folder)
         for example in [*dataset.examples, *dataset.regularisation]:
             read_picture(example.path, PROBE_PIXELS)
         base = open_base(options.base, velatura.Library(*(options.library or [Path()])), options.load_options)
-        preset = velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
+        preset = given_plan or velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
         if options.optimizer == "prodigy":
             preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all parameters
         given_fields = {field: value for field, value in kind_fields.items() if value is not None}
@@ -74,12 +80,11 @@ class TrainSession:
         from velatura.training.train import check_plan
 
         dataset = read_dataset(self.folder)
-        unnamed = sum(example.is_caption_from_name for example in dataset.repeat_examples())
         rows = {
             "overlay": f"{overlay.card.name}, {overlay.card}, {_parameter_count(overlay):,} parameters",
             "base": f"{self.base.name} {self.base.hash}",
             **_picture_rows(self.folder, self.plan),
-            "captions": f"from file names: {unnamed}",
+            "captions": _caption_row(dataset),
             "out": self.out,
         }
         for label, value in rows.items():
@@ -113,6 +118,13 @@ def print_run(run: Run) -> None:
 
 def _parameter_count(overlay: Overlay) -> int:
     return sum(weight.numel() for weight in overlay.parameters())
+
+
+def _caption_row(dataset: Dataset) -> str:
+    """Return how many pictures have no text file, so that their name is their caption, and which."""
+    names = [example.path.name for example in dataset.examples if example.is_caption_from_name]
+    more = f", and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+    return f"from file names: {len(names)}" + (f" ({', '.join(names[:MAX_NAMES_SHOWN])}{more})" if names else "")
 
 
 def _picture_rows(folder: Path, plan: Plan) -> dict[str, str]:
