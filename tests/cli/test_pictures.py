@@ -165,8 +165,30 @@ def test_what_is_painted_is_saved_though_the_rest_is_interrupted(said, tmp_path,
     monkeypatch.setattr("velatura.sampling.job.MAX_BATCH_LATENT_PIXELS", 1)  # batches of one picture
     monkeypatch.setattr("velatura.cli.generate.picture_bar", bar_that_interrupts)
     status, out, err = said("generate", "a", "--steps", "1", "--count", "4", "--out", "house.png")
-    assert (status, out) == (130, "")
+    assert (status, out) == (130, "house-1.png\nhouse-2.png\n")  # each as soon as it is saved
     assert err == "interrupted; 2 of 4 pictures are saved, from house-1.png on\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["house-1.png", "house-2.png"]
+
+
+def test_a_seed_that_was_drawn_is_printed(said, tmp_path):
+    status, out, err = said("generate", "a house", "--steps", "1", "--out", "house.png")
+    assert (status, out) == (0, "house.png\n")
+    assert err == f"drawn at random: seed {Recipe.from_image(tmp_path / 'house.png').seed}\n"
+
+
+def test_a_preview_is_there_while_a_picture_is_painted_and_gone_after_it(said, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("velatura.cli.saving.PREVIEW_SCALE", 2)
+    save = Image.Image.save
+
+    def spy(image, path, *words, **more):
+        seen.append((str(path), image.size))
+        return save(image, path, *words, **more)
+
+    monkeypatch.setattr(Image.Image, "save", spy)
+    words = ("--steps", "3", "--seed", "1", "--count", "2", "--out", "house.png", "--preview")
+    assert said("generate", "a house", *words)[0] == 0
+    assert [size for path, size in seen if "preview" in path] == [(64, 32)] * 3  # two pictures of 16 latents
     assert sorted(path.name for path in tmp_path.iterdir()) == ["house-1.png", "house-2.png"]
 
 

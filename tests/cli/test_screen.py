@@ -11,7 +11,7 @@ import pytest
 import velatura
 from velatura.cli import screen
 from velatura.cli.app import USER_ERROR_STATUS, main
-from velatura.cli.screen import escape, print_error, say, say_json, show_warning
+from velatura.cli.screen import ProgressLines, escape, print_error, say, say_json, show_warning
 from velatura.errors import VelaturaWarning
 
 # ECMA-48: what begins with ESC or CSI (of one byte too) is acted on; UAX 9: these change the direction of what follows
@@ -131,3 +131,22 @@ def test_the_warnings_of_libraries_are_tamed_too(capsys):
     said = capsys.readouterr().err
     assert said.startswith("here.py:1: UserWarning: in\\x1b[2J")
     assert is_tame(said)
+
+
+def test_long_work_prints_a_line_for_each_twentieth_and_short_work_none(capsys):
+    times = iter([0.0, *range(1, 1000)])
+    lines = ProgressLines("painting", lambda: next(times))
+    for done in range(1, 101):  # one step a second; the first ten are quiet
+        lines.update(done, 100)
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0] == "painting: 10 of 100"
+    assert printed[-1] == "painting: 100 of 100"
+    assert len(printed) == 19
+
+
+def test_slow_work_prints_a_line_every_half_minute(capsys):
+    times = iter([0.0, 31.0, 40.0, 62.0])
+    lines = ProgressLines("painting", lambda: next(times))
+    for done in (1, 2, 3):
+        lines.update(done, 1000)
+    assert capsys.readouterr().err.splitlines() == ["painting: 1 of 1000", "painting: 3 of 1000"]

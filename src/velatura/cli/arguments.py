@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from velatura.cli.base import explain_missing, is_path
 from velatura.cli.options import plain_type
 from velatura.errors import BadFile, BadRecipe, UnknownName
 from velatura.image_files import open_image, shrink_image
+from velatura.library.entry import OVERLAY_KINDS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 PROMPT_FIELDS = ("prompt", "hires_prompt")  # in which tags call overlays
 TEMPLATE_FIELDS = (*PROMPT_FIELDS, "negative", "hires_negative")  # in which wildcards are drawn
+TAG_KINDS = (*OVERLAY_KINDS, "lyco")  # lyco: A1111's other word for lora
 ORDER_AXIS, REPLACE_AXIS = "order", "replace"  # axes of prompts with words in another order, or replaced
 STANDARD_INPUT = "-"
 MAX_TEXT_BYTES = 2**22  # of a file of prompts or styles
@@ -108,7 +111,7 @@ def _draw_recipe(recipe: "Recipe", folder: Path) -> "Recipe":
     from secrets import randbelow
 
     from velatura.prompts.wildcards import expand_template, find_template
-    from velatura.sampling.job import RANDOM_SEED_COUNT
+    from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
 
     templates = {field: text for field in TEMPLATE_FIELDS if find_template(text := getattr(recipe, field) or "")}
     if not templates:
@@ -151,14 +154,58 @@ def parse_axis(text: str, tags: Sequence[str]) -> tuple[str, Sequence[object]]:
 
 def read_init_image(image: Path | None, mask: Path | None, *, is_inverted: bool) -> "InitImage | None":
     """Read the init image and its mask, turned as their EXIF orientation says."""
-    from velatura.sampling.masks import InitImage, read_mask
-
     if image is None:
         if mask:
             raise BadRecipe(f"{mask} is a mask without an image: give the image with --image")
         return None
+    from velatura.sampling.masks import InitImage, read_mask
+
     picture = _read_image(image)
     return InitImage(picture, read_mask(_read_image(mask), invert=is_inverted) if mask else None)
+
+
+def refuse_unknown_names(
+    recipes: "Iterable[Recipe]", library: "velatura.Library", overlay_names: Iterable[str]
+) -> None:
+    """Refuse samplers, schedulers and overlays that do not exist, before a base is opened or torch is imported.
+
+    Args:
+        recipes: The recipes of the pictures. Overlays of a recipe that records hashes may be found by them later.
+        library: Where tags find overlays.
+        overlay_names: Overlays that are given as files.
+
+    Raises:
+        UnknownName: No such sampler, scheduler, kind of overlay or overlay exists.
+        BadPrompt: A prompt or tag cannot be read.
+    """
+    from velatura.prompts.prompt import Prompt
+
+    given_names = {name.lower() for name in overlay_names}
+    checked_names: set[tuple[str, str]] = set()
+    for recipe in recipes:
+        _refuse_unknown_sampler(recipe)
+        texts = () if recipe.overlay_hashes else (recipe.prompt, recipe.hires_prompt)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the same warnings come when the picture is made
+            tags = [tag for text in texts if "<" in (text or "") for tag in Prompt.parse(text).tags]
+            for kind, name in dict.fromkeys((tag.kind, tag.name) for tag in tags):
+                if kind not in TAG_KINDS:
+                    raise UnknownName.with_suggestions("kind of overlay", kind, OVERLAY_KINDS)
+                if name.lower() not in given_names and (kind, name) not in checked_names:
+                    library.path(name, "lora" if kind == "lyco" else kind)
+                checked_names.add((kind, name))
+
+
+def _refuse_unknown_sampler(recipe: "Recipe") -> None:
+    """Refuse names that mean nothing in any program; the sampler itself explains those of other programs."""
+    from velatura.sampling.recipe import sampler_names as names
+
+    for sampler in filter(None, (recipe.sampler, recipe.hires_sampler)):
+        if not (names.find_sampler_name(sampler) or names.nearest(sampler, names.NEAREST_SAMPLERS)):
+            raise UnknownName.with_suggestions("sampler", sampler, names.SAMPLER_NAMES)
+    scheduler = recipe.scheduler or "Karras"
+    if not (names.find_scheduler_name(scheduler) or names.nearest(scheduler, names.NEAREST_SCHEDULERS)):
+        raise UnknownName.with_suggestions("scheduler", scheduler, names.SCHEDULER_NAMES)
 
 
 def _apply_line(first: "Recipe", line: "PromptLine") -> "Recipe":
@@ -198,7 +245,7 @@ def _increment_seeds(recipe: "Recipe", count: int) -> Iterator["Recipe"]:
     """Yield `count` recipes with increasing seeds; variations share one seed, which is drawn here if it is not set."""
     from secrets import randbelow
 
-    from velatura.sampling.job import RANDOM_SEED_COUNT
+    from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
 
     seed_field = "variation_seed" if recipe.variation_strength else "seed"
     if seed_field == "variation_seed" and count > 1 and recipe.seed is None:
@@ -248,6 +295,8 @@ def open_overlay_files(overlays: Sequence[str]) -> tuple[dict[str, "Overlay"], l
     tags: list[str] = []
     for argument in overlays:
         file, strength = _file_and_strength(argument)
+        if not file.expanduser().exists():
+            raise BadFile(f"{file} does not exist: give the path of an overlay's file, as FILE:STRENGTH")
         _refuse_file_name(file, opened)
         opened[file.stem] = overlay = velatura.open_overlay(file)
         tags.append(f"<{overlay.kind}:{file.stem}:{strength}>")

@@ -1,6 +1,7 @@
 """Run `velatura generate` and `velatura grid`."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from velatura.cli.arguments import (
     open_overlay_files,
     parse_axis,
     read_init_image,
+    refuse_unknown_names,
 )
 from velatura.cli.base import (
     LoadOptions,
@@ -26,7 +28,16 @@ from velatura.cli.base import (
     zero_snr_option,
 )
 from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, recipe_options
-from velatura.cli.saving import SavedPicture, output_paths, picture_bar, print_pictures, save_pictures
+from velatura.cli.saving import (
+    SavedPicture,
+    live_preview,
+    output_paths,
+    picture_bar,
+    picture_printer,
+    print_pictures,
+    save_pictures,
+)
+from velatura.cli.screen import print_error
 from velatura.errors import BadRecipe
 
 MODEL_PANEL, OUTPUT_PANEL = "Base and overlays", "Output"
@@ -125,6 +136,10 @@ GridOut = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that are there.", rich_help_panel=OUTPUT_PANEL)
 ]
+LivePreview = Annotated[
+    bool,
+    typer.Option("--preview", help="While painting, show each step in OUT.preview.png.", rich_help_panel=OUTPUT_PANEL),
+]
 Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Print what each overlay does.", rich_help_panel=OUTPUT_PANEL),
@@ -171,6 +186,7 @@ def generate(
     lenient: Lenient = False,
     out: Out = Path("pictures"),
     overwrite: Overwrite = False,
+    preview: LivePreview = False,
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
@@ -182,19 +198,22 @@ def generate(
 
     velatura generate "a lighthouse in snow" --image lighthouse.png --denoising 0.6
     """
-    from velatura.sampling.generate import generate_stream
-
     overlays, tags = open_overlay_files(overlay or ())
     first = build_recipe(recipe, prompt, recipe_fields, changes or (), needs_prompt=prompts is None)
     recipes = expand_recipe(add_styles(first, style or (), styles), prompts, count, tags)
     is_replay = recipe is not None and prompt is None and prompts is None
     recipes = draw_wildcards(recipes, wildcards, library or [Path()], is_replay=is_replay)
     paths = output_paths(out, len(recipes), overwrite=overwrite)
-    init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
+    if not lenient:
+        refuse_unknown_names(recipes, model_library, overlays)
+    init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
     opened_base = open_recipe_base(first, base, model_library, load_options)
-    with picture_bar() as on_step:
+    from velatura.sampling.generate import generate_stream
+
+    say_picture = None if as_json else picture_printer(with_effects=verbose)
+    with picture_bar() as on_step, live_preview(paths[0]) if preview else nullcontext() as on_preview:
         pictures = generate_stream(
             opened_base,
             recipes,
@@ -203,9 +222,14 @@ def generate(
             init_image=init_image,
             lenient=lenient,
             on_step=on_step,
+            on_preview=on_preview,
         )
-        saved = save_pictures(pictures, paths)
-    print_pictures(saved, as_json=as_json, with_effects=verbose)
+        saved = save_pictures(pictures, paths, say_picture)
+    if as_json:
+        print_pictures(saved, as_json=True)
+    elif any(recipe.seed is None for recipe in recipes):
+        seeds = ", ".join(str(picture.recipe.seed) for picture in saved)
+        print_error(f"drawn at random: seed {seeds}")
 
 
 @recipe_options

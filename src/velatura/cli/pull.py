@@ -35,6 +35,9 @@ def pull(
     velatura pull hub:owner/name/ink.safetensors --to models/ --limit 500MB
     """
     max_bytes = parse_byte_count(limit)
+    from velatura.downloads.sources import read_source
+
+    read_source(source)  # before torch is imported
     from velatura.downloads.pull import pull as fetch
 
     with _download_bar() as on_bytes:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.errors import AlreadyExists, BadFile, UnknownName, VelaturaError
+from velatura.files import atomic_write
+
+PREVIEW_SCALE = 4  # pixels of a preview for each latent
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from velatura.merging.bake.report import BakeReport
     from velatura.merging.checkpoints.report import MergeReport
     from velatura.merging.lora.extract import ExtractReport
@@ -70,13 +76,25 @@ class SavedPicture(NamedTuple):
     effects: "tuple[Effect, ...]" = ()
 
 
-def save_pictures(pictures: Iterable[tuple[int, "Picture"]], paths: Sequence[Path]) -> list[SavedPicture]:
-    """Save each picture as soon as it is finished, and return them in the order of their paths."""
+def save_pictures(
+    pictures: Iterable[tuple[int, "Picture"]],
+    paths: Sequence[Path],
+    on_saved: Callable[[SavedPicture], None] | None = None,
+) -> list[SavedPicture]:
+    """Save each picture as soon as it is finished, and return them in the order of their paths.
+
+    Args:
+        pictures: Pairs of a picture's index and the picture.
+        paths: The path of each index.
+        on_saved: Called with each picture after it is saved.
+    """
     saved: dict[int, SavedPicture] = {}
     try:
         for index, picture in pictures:
             picture.save(paths[index])
             saved[index] = SavedPicture(paths[index], picture.recipe, picture.effects)
+            if on_saved:
+                on_saved(saved[index])
     except (KeyboardInterrupt, VelaturaError) as error:
         if saved:
             error.add_note(f"{len(saved)} of {len(paths)} pictures are saved, from {paths[min(saved)]} on")
@@ -89,12 +107,46 @@ def print_pictures(pictures: Sequence[SavedPicture], *, as_json: bool, with_effe
     if as_json:
         say_json(json.dumps([_picture_as_json(picture) for picture in pictures], indent=2, ensure_ascii=False))
         return
-    printed_effects: tuple[Effect, ...] = ()
+    say_picture = picture_printer(with_effects=with_effects)
     for picture in pictures:
+        say_picture(picture)
+
+
+def picture_printer(*, with_effects: bool) -> Callable[[SavedPicture], None]:
+    """Return a function that prints the path of a picture, and its effects if they differ from the one before."""
+    printed_effects: tuple[Effect, ...] = ()
+
+    def say_picture(picture: SavedPicture) -> None:
+        nonlocal printed_effects
         say(picture.path)
         if with_effects and picture.effects != printed_effects:
             printed_effects = picture.effects
             say(*(f"  {line}" for effect in printed_effects for line in str(effect).splitlines()))
+        sys.stdout.flush()
+
+    return say_picture
+
+
+@contextmanager
+def live_preview(path: Path) -> "Generator[Callable[[list[Image]], None]]":
+    """Write what a batch looks like after each step into NAME.preview.png beside a picture; delete it at the end."""
+    preview_path = path.with_suffix(".preview.png")
+
+    def on_preview(images: "list[Image]") -> None:
+        from PIL import Image
+
+        width, height = images[0].size
+        sheet = Image.new("RGB", (width * len(images), height))
+        for index, image in enumerate(images):
+            sheet.paste(image, (index * width, 0))
+        scaled = sheet.resize((sheet.width * PREVIEW_SCALE, sheet.height * PREVIEW_SCALE), Image.Resampling.NEAREST)
+        with atomic_write(preview_path) as temporary:
+            scaled.save(temporary, format="PNG")
+
+    try:
+        yield on_preview
+    finally:
+        preview_path.unlink(missing_ok=True)
 
 
 def _picture_as_json(picture: SavedPicture) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import unicodedata
 import warnings
 from collections.abc import Callable, Generator
@@ -13,6 +14,9 @@ from velatura.errors import VelaturaWarning
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+LINE_SHARE = 0.05  # of the work: without a terminal a line is printed after so much of it, or
+LINE_SECONDS = 30.0  # after this time, whichever comes first, but
+QUIET_SECONDS = 10.0  # not at the beginning: short work needs no lines
 INVISIBLE_JOINERS = "\u200c\u200d"  # invisible, but letters of some languages and emoji are written with them
 
 
@@ -73,9 +77,32 @@ def _escape_unencodable(text: str, encoding: str | None) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+class ProgressLines:
+    """Lines about long work on stderr, for log files: one for each share of the work, or after some time.
+
+    Args:
+        label: What is being done.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, label: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._label, self._clock = label, clock
+        self._start = self._last_time = clock()
+        self._last_done = 0
+
+    def update(self, done: int, total: int | None) -> None:
+        """Print a line if it is time for one; short work gets none."""
+        now = self._clock()
+        is_next_share = total is not None and done - self._last_done >= LINE_SHARE * total
+        if now - self._start < QUIET_SECONDS or not (is_next_share or now - self._last_time >= LINE_SECONDS):
+            return
+        self._last_time, self._last_done = now, done
+        print_error(f"{self._label}: {done}" if total is None else f"{self._label}: {done} of {total}")
+
+
 @contextmanager
 def progress_bar(label: str, *columns: "str | ProgressColumn") -> Generator[Callable[[int, int | None], None]]:
-    """Show a progress bar on stderr if it is a terminal, and remove it at the end.
+    """Show a progress bar on stderr if it is a terminal, and remove it at the end; else print a line now and then.
 
     Args:
         label: What is being done.
@@ -88,7 +115,11 @@ def progress_bar(label: str, *columns: "str | ProgressColumn") -> Generator[Call
     from rich.progress import Progress
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield ProgressLines(label).update
+        return
     shown = (label, *columns) if columns else ()
-    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
+    # a pipe gets the text of stdout itself, a terminal gets it above the bar
+    with Progress(*shown, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

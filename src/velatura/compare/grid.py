@@ -21,8 +21,8 @@ from velatura.prompts.prompt_matrix import PromptMatrix
 from velatura.prompts.tags import TAG_PATTERN
 from velatura.sampling.generate import OnSamplingStep, Picture, generate_many
 from velatura.sampling.image_grid import draw_grid, stack_grids
-from velatura.sampling.job import RANDOM_SEED_COUNT
 from velatura.sampling.masks import InitImage
+from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
 from velatura.sampling.recipe.infotext import write_infotext
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe, refuse_recorded_field

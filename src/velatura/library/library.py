@@ -137,11 +137,11 @@ class Library:
             UnknownName: No overlay has this name.
             BadFile: Its file cannot be read.
         """
-        from velatura.formats.open import open_overlay
-
         path = self.path(name, kind)
         key = (path, FileState.from_path(watched_file(path) or path))
         if key not in self._loaded:
+            from velatura.formats.open import open_overlay
+
             overlay = open_overlay(path, partial(self._open_member, path))
             if not overlay.card.family:  # the notes beside the file may know it
                 [entry] = self._catalogue.entries([model_file(path)])
@@ -176,8 +176,6 @@ class Library:
             UnknownName: No base or VAE has this name.
             BadFile: A file cannot be read.
         """
-        from velatura.formats.open import open_base
-
         entry = self._choose(name, BASE_KINDS, "base")
         vae_path = self._find_vae(entry, vae)
         unet_path = None if unet is None else self.part_path(unet, "unet")
@@ -198,6 +196,8 @@ class Library:
         )
         if self._base is None or self._base[0] != key:
             self._base = None  # free the memory before the next one is loaded
+            from velatura.formats.open import open_base
+
             base = open_base(
                 entry.path,
                 dtype=dtype,

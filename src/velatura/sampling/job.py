@@ -16,7 +16,7 @@ from velatura.sampling.hires import find_upscaler
 from velatura.sampling.img2img import InitLatents
 from velatura.sampling.masks import InitImage
 from velatura.sampling.passes import SamplingPass, first_pass_size, plan_hires_target, plan_passes
-from velatura.sampling.recipe.fields import OverlayHash
+from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT, OverlayHash
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.recipe.sampler_names import draws_gpu_noise
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
@@ -31,7 +31,7 @@ from velatura.sampling.validate import (
     warn_of_unused_ensd,
 )
 
-RANDOM_SEED_COUNT = 4294967294  # random seeds are below this number, as in A1111
+MAX_BATCH_PICTURES = 8  # so that small pictures too are finished, and saved, a few at a time
 MAX_BATCH_LATENT_PIXELS = 8 * 64 * 64  # latents of a batch: eight pictures of 512 x 512; the UNet gets each twice
 DEFAULT_IMG2IMG_DENOISING = 0.75  # A1111's default
 DEFAULT_HIRES_DENOISING = 0.7  # A1111's default
@@ -196,7 +196,7 @@ def _max_batch_size(job: Job) -> int:
         if sampling_pass.sampler.depends_on_batch or mixes_rows:
             return 1
     width, height = job.passes[-1].size
-    return max(1, MAX_BATCH_LATENT_PIXELS // (height * width))
+    return max(1, min(MAX_BATCH_PICTURES, MAX_BATCH_LATENT_PIXELS // (height * width)))
 
 
 def _warn_of_gpu_noise(recipe: Recipe) -> None:

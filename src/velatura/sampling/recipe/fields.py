@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX
 from velatura.sampling.recipe.sizes import Resolution
 
+RANDOM_SEED_COUNT = 4294967294  # random seeds are below this number, as in A1111
 MAX_SIDE_PIXELS = 8192
 SEED_LIMIT = 2**63
 
