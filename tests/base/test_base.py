@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from velatura.base.families import FAMILIES, find_family, guess_family_name, normalize_family_name
+from velatura.base.families import FAMILIES, check_family_name, find_family, guess_family_name, normalize_family_name
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import VelaturaWarning
 
@@ -79,6 +79,24 @@ def test_the_nearest_family_of_unknown_widths_is_named():
     assert guess_family_name([768]) == "SD1"
     assert guess_family_name([320, 640, 1280, 1024]) == "SD2"
     assert not guess_family_name([7])
+
+
+@pytest.mark.parametrize(
+    ("stated", "widths", "family"),
+    [
+        ("tiny", (768,), "SD1"),  # made on the tiny base with widths of SD1
+        ("SD1", (1024, 320), "SD2"),
+        ("SD2", (2048, 640, 1280), "SDXL"),
+        ("tiny", (7,), ""),
+        ("", (768, 320), "SD1"),
+        ("SD2", (320, 640, 1280), "SD2"),  # self-attention alone, which SD1 has too
+        ("SD1", (768, 96), "SD1"),
+        ("Kandinsky", (768,), "Kandinsky"),
+        ("SD1", (), "SD1"),  # of convolutions alone
+    ],
+)
+def test_a_stated_family_is_believed_unless_the_widths_are_those_of_another(stated, widths, family):
+    assert check_family_name(stated, widths) == family
 
 
 @pytest.mark.parametrize(

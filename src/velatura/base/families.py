@@ -79,6 +79,25 @@ def guess_family_name(widths: Iterable[int]) -> str:
     return nearest.name if known_widths & nearest.widths else ""
 
 
+def check_family_name(stated: str, widths: Iterable[int]) -> str:
+    """Return the family that an overlay states, unless its context widths are those of another one.
+
+    Args:
+        stated: The stated family, "" if none is.
+        widths: Context widths that the overlay changes, in features.
+
+    Returns:
+        The stated family if it has these widths or is not one of FAMILIES; otherwise the family that the widths show,
+        "" if no family has any of them.
+    """
+    known_widths = frozenset(widths)
+    family, guess = FAMILIES.get(stated), guess_family_name(known_widths)
+    if family is None or not known_widths or family.cross_width in known_widths:
+        return stated or guess
+    shows_another = bool(guess) and FAMILIES[guess].cross_width in known_widths
+    return stated if known_widths & family.widths and not shows_another else guess
+
+
 def advise_base(family: str) -> str:
     """Say which base to open for an overlay of this family, "" being an unknown one."""
     if not family:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.arguments import check_arguments
-from velatura.base.families import advise_base, guess_family_name
+from velatura.base.families import advise_base, check_family_name
 from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, warn
 from velatura.overlays.attention_layers import attention_layers, context_width
@@ -113,7 +113,7 @@ class Hypernetwork(Overlay):
             kind=cls.kind,
             name=name,
             structure=structure.model_dump(mode="json"),
-            family=base.family.name,
+            family=check_family_name(base.family.name, structure.widths),
             base=base.name,
             base_hash=base.hash,
             prediction=base.family.unusual_prediction,
@@ -184,7 +184,7 @@ class Hypernetwork(Overlay):
             f"{target.name} has {join_with_and(sorted(theirs))}"
         )
         if not ours & theirs or not ours & _context_widths(target.unet, cross_only=True).keys():
-            raise WrongBase(f"{comparison}: {advise_base(self.card.family or guess_family_name(ours))}")
+            raise WrongBase(f"{comparison}: {advise_base(check_family_name(self.card.family, ours))}")
         warn(f"{comparison}: its networks for {join_with_and(sorted(unused_widths))} have no effect here")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
-from velatura.base.families import advise_base, guess_family_name
+from velatura.base.families import advise_base, check_family_name
 from velatura.base.image_condition import CONDITION_BY_CHANNELS
 from velatura.card import Card
 from velatura.errors import BadStrength, WrongBase, warn
@@ -105,7 +105,7 @@ def _advice(lora: HasDeltas) -> str:
     purpose = "".join(
         describe_input_channels(delta) for name, delta in lora.layers.items() if name == FIRST_CONVOLUTION_IN_FILES
     )
-    family = lora.card.family or guess_family_name(context_widths)
+    family = check_family_name(lora.card.family, context_widths)
     if not purpose:
         return advise_base(family)
     return f"it was made for {family or 'a model'}{purpose}, so open a base of that kind"
