@@ -87,7 +87,10 @@ def test_captioning_writes_what_is_missing(photos, capsys):
     before = (photos / "01.txt").read_text()
     (photos / "00.txt").unlink()
     assert main(["dataset", "caption", str(photos), "--before", "neon style"]) == 0
-    said = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    said = printed.out.splitlines()
+    assert "the tiny captioner names one of 20 subjects" in printed.err.splitlines()[0]
+    assert printed.err.splitlines()[-1] == f"read them before you train: velatura dataset review {photos}"
     assert said[0].startswith("00.txt: neon style, a")
     assert said[-1] == "1 captions written, 15 pictures left as they are"
     assert (photos / "00.txt").read_text().startswith("neon style, a")

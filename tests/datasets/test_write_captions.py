@@ -49,6 +49,17 @@ def test_captions_that_are_there_are_treated_as_asked(tmp_path, existing, expect
     assert {example.caption for example in read_folder(tmp_path)} == {expected, "red"}
 
 
+@pytest.mark.parametrize(("existing", "expected"), [("keep", "chelsea the cat"), ("append", "chelsea the cat, red")])
+def test_a_file_name_that_describes_the_picture_is_a_caption(tmp_path, existing, expected):
+    draw(tmp_path / "chelsea the cat.png")
+    draw(tmp_path / "IMG_1234.png")
+    written = list(caption_folder(tmp_path, Colours(lambda _: "red"), existing=existing))
+    assert (tmp_path / "IMG_1234.txt").read_text() == "red\n"
+    assert len(written) == (1 if existing == "keep" else 2)
+    captions = {example.path.name: example.caption for example in read_folder(tmp_path)}
+    assert captions["chelsea the cat.png"] == expected
+
+
 def test_a_caption_is_written_where_it_is_read(tmp_path):
     draw(tmp_path / "0.png")
     (tmp_path / "0.caption").write_text("a house")

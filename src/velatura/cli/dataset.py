@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velatura.cli.screen import say, say_json
+from velatura.cli.screen import print_error, say, say_json
 from velatura.cli.train.options import bundled_or_given
 from velatura.errors import BadDataset
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 MAX_FINDINGS_SHOWN = 10  # of one kind of finding
 MAX_TAGS_SHOWN = 12
+TINY_CAPTIONER_HINT = (
+    "the tiny captioner names one of 20 subjects (house, cat, key, ...), a colour, a place and a time of day, whatever "
+    "a picture shows: for photographs give --with blip, --with wd14 or a folder"
+)
 
 dataset = typer.Typer(no_args_is_help=True, help="Make a folder of pictures ready to train on.")
 
@@ -118,11 +122,15 @@ def caption(
     from velatura.datasets.check import picture_count
     from velatura.datasets.write_captions import caption_folder
 
+    if captioner == "tiny":
+        print_error(TINY_CAPTIONER_HINT)
     count = 0
     for written in caption_folder(folder, open_captioner(captioner, threshold), existing=existing, prefix=before):
         say(f"{_relative_name(written.file, folder.expanduser())}: {written.text}")
         count += 1
     say(f"{count} captions written, {picture_count(folder) - count} pictures left as they are")
+    if count:
+        print_error(f"read them before you train: velatura dataset review {folder}")
 
 
 @dataset.command("review")

@@ -7,8 +7,15 @@ from pathlib import Path
 from velatura.datasets.captioners.captioner import Captioner
 from velatura.datasets.folder import all_folders, resolve_folder
 from velatura.datasets.pictures import picture_paths, read_upright
-from velatura.datasets.read_captions import Caption, find_caption_file, read_caption_lists, read_caption_text
-from velatura.errors import UnknownName
+from velatura.datasets.read_captions import (
+    Caption,
+    NameRules,
+    caption_from_name,
+    find_caption_file,
+    read_caption_lists,
+    read_caption_text,
+)
+from velatura.errors import BadDataset, UnknownName
 from velatura.files import atomic_write
 
 # How an existing caption and a new one are combined; None leaves the picture out
@@ -36,8 +43,8 @@ def caption_folder(
     Args:
         folder: Folder of pictures.
         captioner: Describes the pictures. If it returns an empty caption, no file is written.
-        existing: What to do with captions in text files and lists: "keep", "replace", "prepend" or "append" the new
-            caption. Captions from file names do not count as existing.
+        existing: What to do with captions in text files, lists and file names: "keep", "replace", "prepend" or
+            "append" the new caption.
         prefix: Text before every new caption.
 
     Raises:
@@ -74,5 +81,11 @@ def _caption_picture(
 
 
 def _existing_caption(path: Path, list_captions: dict[str, Caption]) -> str:
-    """Return the caption in a text file or a list; a file name does not count as one."""
-    return read_caption_text(path) or (list_captions[path.name].text if path.name in list_captions else "")
+    """Return the caption in a text file or a list, or else a file name that describes the picture."""
+    text = read_caption_text(path) or (list_captions[path.name].text if path.name in list_captions else "")
+    if text:
+        return text
+    try:
+        return caption_from_name(path, NameRules())
+    except BadDataset:  # a name such as IMG_1234
+        return ""
