@@ -230,8 +230,8 @@ def resume(
                     on_step=on_step,
                     on_stage=on_stage,
                 )
-                run = loop.run()
-            return look_at_result(run, setup.trainer, setup.sheet_prompts, on_stage)
+                finished_run = loop.run()
+            return look_at_result(finished_run, setup.trainer, setup.sheet_prompts, on_stage)
 
 
 def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Literal, cast
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
@@ -256,7 +256,7 @@ def _rescues(records: Sequence[Mapping[str, object]], planned_rate: float | None
 
 def _kind(header: Mapping[str, object]) -> str:
     card = header.get("overlay")
-    return str(card.get("kind") or "overlay") if isinstance(card, dict) else "overlay"
+    return str(cast("dict[str, object]", card).get("kind") or "overlay") if isinstance(card, dict) else "overlay"
 
 
 def _integer(record: Mapping[str, object], key: str) -> int | None:
@@ -267,5 +267,6 @@ def _integer(record: Mapping[str, object], key: str) -> int | None:
 def _number(record: Mapping[str, object], key: str) -> float | None:
     """Return a finite number of a record, None if it has none."""
     value = record.get(key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
