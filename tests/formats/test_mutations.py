@@ -4,6 +4,7 @@ FILES makes valid files of every kind, MUTATIONS change one thing in them. The r
 changes of weights by a LoRA, the outputs of a hypernetwork, the vectors of an embedding, the weights of a base.
 """
 
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 import velatura
 from velatura.errors import VelaturaError, VelaturaWarning
+from velatura.formats.hypernetworks.optim import read_optim, write_optim
 from velatura.formats.native import CARD_KEY
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.lora.compatibility import check_compatible
@@ -130,6 +132,46 @@ def hypernetwork_result(path, target):
     }
 
 
+def write_peft_folder(path, tensors):
+    path.mkdir(exist_ok=True)
+    save_file(tensors, path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 2, "target_modules": ["to_out.0", "conv1"]}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+
+
+def optim_state(_):
+    """Name the tensors of an optimizer's state by the parameter's index: 0.exp_avg."""
+    optimizer = torch.optim.AdamW(hypernetwork().parameters(), lr=1e-3)
+    sum(parameter.square().sum() for parameter in hypernetwork().parameters()).backward()
+    optimizer.step()
+    return {
+        f"{index}.{name}": tensor
+        for index, tensors in optimizer.state_dict()["state"].items()
+        for name, tensor in tensors.items()
+    }
+
+
+def write_optim_file(path, tensors):
+    """Write tensors as the state of AdamW; one without an index stands beside the settings."""
+    if not path.with_suffix("").exists():
+        velatura.save(hypernetwork(), path.with_suffix(""))
+    groups = torch.optim.AdamW(hypernetwork().parameters(), lr=1e-3).state_dict()["param_groups"]
+    states, rest = {}, {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        if index.isdecimal():
+            states.setdefault(int(index), {})[name] = tensor
+        else:
+            rest[key] = tensor
+    write_optim(path.with_suffix(""), "AdamW", {"state": states, "param_groups": groups, **rest})
+
+
+def optim_result(path, _):
+    stored = read_optim(path.with_suffix(""))
+    states = {} if stored is None else stored.state["state"]
+    return {f"{index}.{name}": tensor for index, state in states.items() for name, tensor in state.items()}
+
+
 def write_safe(path, tensors):
     save_file(tensors, path)
 
@@ -163,8 +205,10 @@ FILES = {
     },
     "lora of diffusers": Kind("safetensors", diffusers_state, write_safe, lora_result),
     "lora of peft": Kind("safetensors", peft_state, write_safe, lora_result),
+    "folder of peft": Kind("adapter", peft_state, write_peft_folder, lora_result),
     "hypernetwork of A1111": Kind("pt", pt_state, write_pt, hypernetwork_result),
     "flat hypernetwork": Kind("safetensors", flat_state, write_flat, hypernetwork_result),
+    "optimizer of A1111": Kind("pt.optim", optim_state, write_optim_file, optim_result),
     "embedding of A1111": Kind(
         "pt", lambda _: {"emb_params": noise((2, 64), 1)}, write_a1111_embedding, embedding_result
     ),
@@ -240,7 +284,13 @@ def mutated_keys(tensors):
 
 
 def is_undetectable(name, mutation, tensor):
-    """Return True if a change gives a valid file: one more vector, a square matrix turned, an untrained bias."""
+    """Return True if a change gives a valid file.
+
+    One more vector, a square matrix turned, an untrained bias, the moments of a parameter without gradients, or one
+    number in a list.
+    """
+    if name.startswith("optimizer"):
+        return mutation == "zero" or (mutation == "transposed" and tensor.ndim == 0)
     is_bias = "hypernetwork" in name and mutation == "zero" and tensor.ndim == 1
     is_square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]
     return (
@@ -269,3 +319,25 @@ def test_no_change_of_a_file_gives_another_result_in_silence(tmp_path, target, n
             silent.append(key)
         assert all("\n" not in message for message in messages)
     assert not silent
+
+
+CUTS = {
+    "to half": lambda content: content[: len(content) // 2],
+    "by one byte": lambda content: content[:-1],
+    "to its first bytes": lambda content: content[:9],
+    "to nothing": lambda content: content[:0],
+}
+
+
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_cut_short_is_refused(tmp_path, target, name, cut):
+    kind = FILES[name]
+    path = tmp_path / f"x.{kind.ending}"
+    kind.write(path, kind.state(target))
+    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    file.write_bytes(CUTS[cut](file.read_bytes()))
+    result, messages = outcome(kind, path, target)
+    assert result is None
+    assert file.name in messages[0] or path.name in messages[0]

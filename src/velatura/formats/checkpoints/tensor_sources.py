@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.errors import BadFile, warn
-from velatura.formats.load_state import describe_large_values, largest_value
+from velatura.formats.load_state import MAX_SHOWN_KEY_LENGTH, describe_large_values, largest_value
 from velatura.tensors import Contents, apply_to, meta_tensors
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -131,15 +131,22 @@ def _load_tensor(source: TensorSource, contents: Contents, destination: Destinat
 
 
 def _warn_of_odd_values(contents: Contents, part: str, largest: Mapping[str, float]) -> None:
-    """Warn of a part of a base whose weights are all zeros, or larger than training gives.
+    """Warn of a part of a base whose weights are zeros, in all layers or in some, or larger than training gives.
 
     Args:
         contents: The file.
         part: Class of the model, for messages.
         largest: The largest absolute value of every tensor, by its name in the file.
     """
+    zeros = [key for key, value in largest.items() if key.endswith("weight") and not value]
     if not any(largest.values()):
         warn(f"{contents.path.name} holds only zeros for its {part}, so it paints nothing: download it again")
+    elif zeros:
+        shown = min(zeros)[:MAX_SHOWN_KEY_LENGTH]
+        warn(
+            f"{contents.path.name} has only zeros in {len(zeros)} of its weights for {part} ({shown}), which no "
+            "training gives: check the pictures that it makes"
+        )
     problem = describe_large_values(meta_tensors(contents.tensors), largest)
     if problem:
         warn(f"{contents.path.name} {problem}: check the pictures that it makes")

@@ -16,6 +16,7 @@ from velatura.errors import BadFile, UnknownName, VelaturaWarning, warn
 from velatura.files import EMPTY_OLD_HASH, OLD_HASH_LENGTH, hash_old_window, short_hash
 from velatura.formats.hypernetworks import a1111
 from velatura.formats.hypernetworks.optimizer_fields import check_settings, check_state_fields
+from velatura.formats.load_state import largest_value
 from velatura.tensors import StrPath, as_dict, as_list, open_tensors, write_torch
 
 OPTIM_SUFFIX = ".optim"
@@ -24,6 +25,7 @@ ADVICE = "delete it, and training starts with a new optimizer"
 # Tensors of torch's optimizers with one value for every value of a parameter; the first are never negative
 SQUARED_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "sum", "square_avg", "acc_delta", "exp_inf"}
 MOMENTS = {*SQUARED_MOMENTS, "exp_avg", "momentum_buffer", "grad_avg", "prev", "ax", "step_size"}
+MAX_PLAUSIBLE_STATE = 1e12  # squares of gradients stay far below, even of a loss that is scaled for float16
 OPTIMIZER_NAMES = sorted(name for name in torch.optim.__all__ if name[0].isupper() and name != "Optimizer")
 
 ParameterShapes = Sequence[tuple[int, ...]]
@@ -64,6 +66,7 @@ def read_optim(path: StrPath) -> OptimState | None:
         return None
     _check_shapes(optim_path, state, _parameter_shapes(path))
     _check_optimizer(optim_path.name, name, _parse_state(optim_path.name, state))
+    _warn_of_large_values(optim_path.name, _parse_state(optim_path.name, state))
     return OptimState(name, state)
 
 
@@ -184,6 +187,16 @@ def _check_parameter_state(name: str, index: object, state: Mapping[object, obje
     shapes = {tuple(tensor.shape) for key, tensor in state.items() if key in MOMENTS and isinstance(tensor, Tensor)}
     if len(shapes) > 1:
         raise BadFile(f"{name} has tensors of several shapes ({shapes}) for parameter {index}: {ADVICE}")
+
+
+def _warn_of_large_values(name: str, state: _StateParts) -> None:
+    """Warn of a state that no training leaves: its first steps may spoil the weights."""
+    for index, parameter_state in state.parameters.items():
+        for key, value in (as_dict(parameter_state) or {}).items():
+            largest = largest_value(value.float()) if isinstance(value, Tensor) else 0.0
+            if largest > MAX_PLAUSIBLE_STATE:
+                warn(f"{name} has {key} of parameter {index} of up to {largest:.4g}, as of a failed training: {ADVICE}")
+                return
 
 
 def _is_finite(value: object) -> bool:
