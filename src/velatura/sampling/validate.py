@@ -10,6 +10,10 @@ from velatura.sampling.recipe.fields import MAX_SIDE_PIXELS, OverlayHash
 from velatura.sampling.recipe.recipe import RECIPE_DEFAULTS, Recipe
 from velatura.sampling.recipe.sizes import Resolution
 
+# Smallest and largest sides of a first pass, as shares of those that a base was trained on. SD1 is used up to
+# 512 x 768; the buckets of SDXL go from 512 x 2048 to 2048 x 512 (appendix I of its paper).
+USUAL_SIDE_RATIOS = (0.6, 1.5)
+SIDE_RATIOS_BY_FAMILY = {"SDXL": (0.5, 2.0), "tiny": (1.0, 1.0)}
 IMG2IMG_FIELDS = ("fit", "noise_multiplier", "extra_noise")
 MASK_FIELDS = ("mask_blur", "masked_content", "mask_padding")
 DEFAULT_IMAGE_GUIDANCE = 1.5  # A1111's default, and that of the paper's authors
@@ -36,6 +40,8 @@ def check_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> No
     check_clip_skip(base, recipe)
     check_seed_size(base, recipe)
     check_init_image(recipe, init_image)
+    if init_image is None:
+        warn_of_unusual_size(base, recipe)
     check_edited_image(base, init_image)
     warn_of_unused_fields(recipe, init_image)
     warn_of_unused_image_conditions(base, recipe, init_image)
@@ -98,6 +104,24 @@ def check_clip_skip(base: Base, recipe: Recipe) -> None:
     base.text.check_clip_skip(recipe.clip_skip)
     if recipe.clip_skip > 2 and not base.text.takes_clip_skip:
         warn(f"clip_skip {recipe.clip_skip} changes nothing: {base.name} always uses the layer it was trained with")
+
+
+def warn_of_unusual_size(base: Base, recipe: Recipe) -> None:
+    """Warn of a first pass that is much larger or smaller than the pictures that the base was trained on."""
+    trained = base.family.default_pixels
+    width, height = recipe.width or trained, recipe.height or trained
+    larger, smaller = max(width, height) / trained, min(width, height) / trained
+    smallest, largest = SIDE_RATIOS_BY_FAMILY.get(base.family.name, USUAL_SIDE_RATIOS)
+    if smallest <= smaller and larger <= largest:
+        return
+    if larger > largest:
+        ratio, result = larger, "subjects usually appear twice; hires_scale makes large pictures from small ones"
+    else:
+        ratio, result = smaller, "pictures are usually cut off or blurred"
+    warn(
+        f"{base.name} was trained on pictures of {trained} x {trained} pixels, and {width} x {height} is {ratio:.2g} "
+        f"times that along one side: {result}"
+    )
 
 
 def check_seed_size(base: Base, recipe: Recipe) -> None:
