@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 import velatura
 from velatura.errors import VelaturaWarning
-from velatura.formats.check_metadata import find_metadata_problems, has_hidden_text
+from velatura.formats.check_metadata import find_metadata_problems
+from velatura.formats.check_texts import has_hidden_text, mixes_scripts
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 KOHYA = {
@@ -144,3 +145,21 @@ def test_settings_that_velatura_quotes_as_json_are_read():
     assert list(find_metadata_problems({"sd_checkpoint": '"cc6cb27103"', "sd_checkpoint_name": "null"})) == []
     [problem] = find_metadata_problems({"sd_checkpoint": '"none at all"'})
     assert "not a hash (sd_checkpoint" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "is_mixed"),
+    [
+        ("anime", False),
+        ("\u0430\u043d\u0438\u043c\u0435", False),  # anime in Russian
+        ("anime \u0430\u043d\u0438\u043c\u0435 v2", False),  # two words, of a script each
+        ("\u685c\u306e\u7d75anime", False),  # Japanese letters look like no Latin ones
+        ("caf\u00e9", False),
+        ("\u0430nime", True),  # a Cyrillic a
+        ("an\u03bfmaly", True),  # a Greek omicron
+        ("v1-5-prun\u0435d", True),
+        ("\uff41nime", True),  # a full-width a
+    ],
+)
+def test_a_word_that_mixes_look_alike_scripts_is_told_from_words_of_one(name, is_mixed):
+    assert mixes_scripts(name) == is_mixed

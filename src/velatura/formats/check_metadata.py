@@ -7,12 +7,12 @@ once and change nothing.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from velatura.base.families import FAMILIES, FAMILY_BY_CROSS_WIDTH
 from velatura.errors import warn
+from velatura.formats.check_texts import MAX_NAME_LENGTH, has_hidden_text, mixes_scripts, shorten_keys, shorten_text
 from velatura.formats.loras.layer_bounds import families_of_layers
 from velatura.formats.metadata import EMPTY_VALUES, FAMILY_BY_ARCHITECTURE, FAMILY_BY_KOHYA_VERSION, Metadata
 from velatura.formats.metadata import VELATURA_VERSION_PREFIX as OWN_VERSION_PREFIX
@@ -53,32 +53,43 @@ COUNT_KEYS = (
 NUMBER_KEYS = (
     "ss_network_dim",
     "ss_network_alpha",
-    "ss_learning_rate",
-    "ss_unet_lr",
-    "ss_text_encoder_lr",
-    "ss_lr_warmup_steps",
     "ss_seed",
     "ss_training_started_at",
     "ss_training_finished_at",
     "ss_noise_offset",
+)
+POSITIVE_NUMBER_KEYS = (
+    "ss_learning_rate",
+    "ss_unet_lr",
+    "ss_text_encoder_lr",
+    "ss_lr_warmup_steps",
     "ss_min_snr_gamma",
     "ss_max_grad_norm",
 )
+FLAG_KEYS = (V2_KEY,)
+FLAGS = {"True", "False", "true", "false", "0", "1"}
+# A count, and the one that it cannot exceed
+ORDERED_KEYS = {
+    "ss_steps": "ss_max_train_steps",
+    "ss_epoch": "ss_num_epochs",
+    "ss_training_started_at": "ss_training_finished_at",
+}
 # None and NOFILE are sd-scripts' words, Dynamic that of its resize script for ranks that differ; null is JSON's
 WORDS_FOR_VALUES = EMPTY_VALUES | {"Dynamic", "NOFILE", "null"}
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+# [0-9], because \d also takes the digits of other scripts, which no program writes
+NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
 NUMBERS = re.compile(rf"[\[(]?\s*{NUMBER}(?:\s*,\s*{NUMBER})*\s*,?\s*[\])]?", re.IGNORECASE)  # one, or a list of them
-COUNT = re.compile(r"\d{1,15}(?:\.0*)?")
+SINGLE_NUMBER = re.compile(NUMBER, re.IGNORECASE)
+NEGATIVE_NUMBER = re.compile(r"(?<!e)-", re.IGNORECASE)  # a minus that is not an exponent's
+COUNT = re.compile(r"[0-9]{1,15}(?:\.0*)?")
 SIZE_KEYS = ("ss_resolution", "modelspec.resolution")
-SIZE = re.compile(r"[\[(]?\s*\d{1,6}(?:\s*[,xX]\s*\d{1,6})?\s*[\])]?")
+SIZE = re.compile(r"[\[(]?\s*[0-9]{1,6}(?:\s*[,xX]\s*[0-9]{1,6})?\s*[\])]?")
 NAME_KEYS = ("ss_output_name", "ss_sd_model_name", "ss_vae_name", "modelspec.title", "sd_checkpoint_name", "name")
 PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)
 CROSS_PROJECTIONS = ("attn2_to_k", "attn2_to_v")  # whose input is as wide as the context
-JOINERS = "\u200c\u200d"  # between letters of some languages, and in emoji
-SOFT_HYPHEN = "\u00ad"  # invisible, and harmless in a description
-LINE_BREAKS = "\n\r\t"
-MAX_SHOWN_VALUE_LENGTH = 40  # characters of a stranger's text in a message
-MAX_SHOWN_KEYS = 5
+MARKUP = frozenset("<>")  # of HTML, and of tags in prompts
+OUTPUT_NAME_KEY = "ss_output_name"  # whose readers say what they do with markup
+MAX_SHOWN_CLAIMS = 5
 
 
 def warn_of_metadata(contents: Contents, kind: str, families: Iterable[str]) -> None:
@@ -91,9 +102,14 @@ def warn_of_metadata(contents: Contents, kind: str, families: Iterable[str]) -> 
     """
     payload = as_dict(contents.payload) or {}
     texts = {key: value for key, value in payload.items() if isinstance(key, str) and isinstance(value, str)}
-    texts.pop("name", None)  # its readers say what they do with it
+    name = texts.pop("name", "")  # its readers say what they do with it
     metadata = {**texts, **contents.metadata}
     problems = [
+        *(
+            ["has a name inside that mixes Latin letters with letters that look like them"]
+            if mixes_scripts(name)
+            else []
+        ),
         *find_metadata_problems(metadata),
         *find_family_conflicts(metadata, families),
         *find_kind_conflict(metadata, kind),
@@ -101,7 +117,7 @@ def warn_of_metadata(contents: Contents, kind: str, families: Iterable[str]) -> 
     hidden = [key for key in (*contents.tensors, *payload) if isinstance(key, str) and has_hidden_text(key)]
     if hidden:
         problems.append(
-            f"has invisible characters in names ({_shorten(hidden)}): they are left out where they are shown"
+            f"has invisible characters in names ({shorten_keys(hidden)}): they are left out where they are shown"
         )
     for problem in problems:
         warn(f"{contents.path.name} {problem}")
@@ -112,20 +128,24 @@ def find_metadata_problems(metadata: Metadata) -> Iterator[str]:
     hidden = [key for key, value in metadata.items() if has_hidden_text(key) or has_hidden_text(value)]
     if hidden:
         yield (
-            f"has invisible or control characters in its metadata ({_shorten(hidden)}): they are left out where it is "
-            "shown"
+            f"has invisible or control characters in its metadata ({shorten_keys(hidden)}): they are left out where it "
+            "is shown"
         )
+    yield from _find_odd_names(metadata)
     outside = [key for key in NAME_KEYS if PATH_OUTSIDE.fullmatch(_unquote(metadata.get(key, "")))]
     if outside:
-        yield f"has a path in place of a name in its metadata ({_shorten(outside)}): it is shown, and never opened"
+        yield f"has a path in place of a name in its metadata ({shorten_keys(outside)}): it is shown, and never opened"
     yield from _find_values(metadata, DATE_KEYS, _is_date, "a date")
     yield from _find_values(metadata, HASH_PATTERNS, _is_hash, "a hash")
     yield from _find_values(metadata, COUNT_KEYS, _is_count, "a count")
     yield from _find_values(metadata, NUMBER_KEYS, _is_number, "a number")
+    yield from _find_values(metadata, POSITIVE_NUMBER_KEYS, _is_positive_number, "a number of 0 or more")
+    yield from _find_values(metadata, FLAG_KEYS, _is_flag, "True or False")
+    yield from _find_excesses(metadata)
     yield from _find_values(metadata, SIZE_KEYS, _is_size, "a size of pictures")
     stored_format = metadata.get(FORMAT_KEY, OWN_FORMAT)
     if stored_format != OWN_FORMAT:
-        shown = _printable(stored_format)
+        shown = shorten_text(stored_format)
         yield (
             f"says that its tensors are of {shown!r} (format), not of torch (pt): they are read as torch's, so check "
             "the pictures that it makes"
@@ -143,13 +163,13 @@ def find_family_conflicts(metadata: Metadata, families: Iterable[str]) -> Iterat
     stated = stated_families(metadata)
     wrong = {key: family for key, family in stated.items() if possible and family not in possible}
     if wrong:
-        claims = ", ".join(f"{key} {_printable(metadata[key])!r}" for key in wrong)
+        claims = ", ".join(f"{key} {shorten_text(metadata[key])!r}" for key in wrong)
         yield (
             f"names another base in its metadata ({claims}) than its tensors are for "
             f"({' or '.join(sorted(possible))}): the tensors count"
         )
     elif len(set(stated.values())) > 1:
-        claims = ", ".join(f"{key} {_printable(metadata[key])!r}" for key in stated)
+        claims = ", ".join(f"{key} {shorten_text(metadata[key])!r}" for key in stated)
         yield f"names several bases in its metadata ({claims}): the tensors count where they tell"
 
 
@@ -158,8 +178,9 @@ def find_kind_conflict(metadata: Metadata, kind: str) -> Iterator[str]:
     architecture = metadata.get(ARCHITECTURE_KEY, "")
     stated = KIND_BY_MODEL_SPEC_WORD.get(architecture.rpartition("/")[2] if "/" in architecture else "", kind)
     if stated != kind:
+        shown = shorten_text(architecture)
         yield (
-            f"says in its metadata that it is of the kind {stated} ({ARCHITECTURE_KEY} {_printable(architecture)!r}), "
+            f"says in its metadata that it is of the kind {stated} ({ARCHITECTURE_KEY} {shown!r}), "
             f"but its tensors are of a {kind}: the tensors count"
         )
 
@@ -192,20 +213,6 @@ def families_of(overlay: Overlay) -> set[str]:
     return set()
 
 
-def has_hidden_text(text: str) -> bool:
-    """Return True for control characters, and for invisible ones such as zero-width spaces or changes of direction."""
-    if text.isprintable():
-        return False
-    for position, letter in enumerate(text):
-        if letter in JOINERS:
-            neighbours = text[max(position - 1, 0) : position + 2]
-            if any(neighbour.isascii() for neighbour in neighbours) or len(neighbours) < 3:
-                return True
-        elif unicodedata.category(letter) in {"Cc", "Cf"} and letter not in LINE_BREAKS + SOFT_HYPHEN:
-            return True
-    return False
-
-
 def _find_values(
     metadata: Metadata, keys: Iterable[str], is_valid: Callable[[str, str], bool], kind: str
 ) -> Iterator[str]:
@@ -213,8 +220,41 @@ def _find_values(
     values = {key: _unquote(metadata.get(key, "")) for key in keys}
     wrong = {key: text for key, text in values.items() if text not in WORDS_FOR_VALUES and not is_valid(key, text)}
     if wrong:
-        claims = ", ".join(f"{key} {_printable(text)!r}" for key, text in list(wrong.items())[:MAX_SHOWN_KEYS])
+        claims = ", ".join(f"{key} {shorten_text(text)!r}" for key, text in list(wrong.items())[:MAX_SHOWN_CLAIMS])
         yield f"has metadata that are not {kind} ({claims}): they are ignored"
+
+
+def _find_odd_names(metadata: Metadata) -> Iterator[str]:
+    """Yield what makes names in metadata look like something else than they are."""
+    names = {key: metadata[key] for key in NAME_KEYS if key in metadata}
+    mixed = [key for key, name in names.items() if mixes_scripts(name)]
+    if mixed:
+        yield (
+            "has a name in its metadata that mixes Latin letters with letters that look like them "
+            f"({shorten_keys(mixed)}): it may imitate another name"
+        )
+    markup = [key for key, name in names.items() if key != OUTPUT_NAME_KEY and MARKUP & set(name)]
+    if markup:
+        yield f"has < or > in a name in its metadata ({shorten_keys(markup)}): it is shown as text, and calls nothing"
+    long = [key for key, name in names.items() if len(name) > MAX_NAME_LENGTH]
+    if long:
+        yield f"has a name of more than {MAX_NAME_LENGTH} characters in its metadata ({shorten_keys(long)}): it is cut"
+
+
+def _find_excesses(metadata: Metadata) -> Iterator[str]:
+    """Yield one clause that names all counts and times that lie beyond the last of their kind."""
+    excesses = [
+        f"{key} {shorten_text(metadata[key])}, {last_key} {shorten_text(metadata[last_key])}"
+        for key, last_key in ORDERED_KEYS.items()
+        if _is_above(metadata.get(key, ""), metadata.get(last_key, ""))
+    ]
+    if excesses:
+        yield f"has metadata that contradict each other ({'; '.join(excesses)}): they have no effect"
+
+
+def _is_above(text: str, last_text: str) -> bool:
+    numbers = [float(value) for value in (_unquote(text), _unquote(last_text)) if SINGLE_NUMBER.fullmatch(value)]
+    return len(numbers) == 2 and numbers[0] > numbers[1] > 0
 
 
 def _unquote(text: str) -> str:
@@ -242,19 +282,18 @@ def _is_number(_: str, text: str) -> bool:
     return NUMBERS.fullmatch(text) is not None
 
 
+def _is_positive_number(key: str, text: str) -> bool:
+    return _is_number(key, text) and NEGATIVE_NUMBER.search(text) is None
+
+
+def _is_flag(_: str, text: str) -> bool:
+    return text in FLAGS
+
+
 def _is_size(_: str, text: str) -> bool:
     return SIZE.fullmatch(text) is not None
 
 
 def _lookup(families: Mapping[str, str], text: str) -> str:
     known = next((family for prefix, family in families.items() if text.startswith(prefix)), "")
-    return known or _printable(text)
-
-
-def _printable(text: str) -> str:
-    return "".join(letter for letter in text[:MAX_SHOWN_VALUE_LENGTH] if letter.isprintable())
-
-
-def _shorten(keys: list[str]) -> str:
-    shown = ", ".join(_printable(key) for key in keys[:MAX_SHOWN_KEYS])
-    return f"{shown}, ..." if len(keys) > MAX_SHOWN_KEYS else shown
+    return known or shorten_text(text)

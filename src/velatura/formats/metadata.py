@@ -83,7 +83,7 @@ def card_fields_from_metadata(metadata: Metadata) -> dict[str, object]:
     trigger = metadata.get("modelspec.trigger_phrase", "")
     note = _first_value(metadata, "ss_training_comment", "modelspec.description")
     fields = {
-        "steps": int(steps) if steps.isdecimal() and len(steps) < 16 else 0,
+        "steps": int(steps) if steps.isascii() and steps.isdecimal() and len(steps) < 16 else 0,
         "base": _first_value(metadata, "ss_sd_model_name"),
         "base_hash": _first_value(metadata, "ss_new_sd_model_hash")[:10] or _first_value(metadata, "ss_sd_model_hash"),
         "trigger_words": (trigger,) if trigger else (),

@@ -12,6 +12,7 @@ from torch import Tensor
 from velatura.base.families import FAMILIES, FAMILY_BY_CROSS_WIDTH
 from velatura.card import MAX_STEPS, Card, printable_text
 from velatura.errors import BadFile, warn
+from velatura.formats.check_texts import MAX_NAME_LENGTH
 from velatura.formats.load_state import check_tensor, warn_of_suspicious_weights
 from velatura.formats.metadata import family_from_metadata
 from velatura.overlays.embedding import SDXL_KEYS, SINGLE_KEYS, Embedding
@@ -78,6 +79,8 @@ def read(contents: Contents) -> Embedding:
             "less of what it learned than in OneTrainer"
         )
     _warn_of_unknown(contents, payload)
+    if len({tensor.dtype for tensor in tensors.values() if isinstance(tensor, Tensor)}) > 1:
+        warn(f"{name} mixes precisions: check the pictures that it makes")
     vectors = [_check_vectors(name, key, tensor) for key, tensor in tensors.items()]
     if len({len(rows) for rows in vectors}) > 1:
         counts = " and ".join(str(len(rows)) for rows in vectors)
@@ -216,7 +219,8 @@ def _embedding_name(contents: Contents, payload: Mapping[object, object]) -> str
         warn(f"{contents.path.name} has a name that is not text: it is called {stem!r} after its file")
     if not isinstance(stored_name, str) or not stored_name:
         return stem
-    if PROMPT_SYNTAX.search(stored_name) or not stored_name.isprintable():
+    is_odd = PROMPT_SYNTAX.search(stored_name) or not stored_name.isprintable()
+    if is_odd or len(stored_name) > MAX_NAME_LENGTH:
         problem = f"holds the name {stored_name[:40]!r}, which a prompt cannot contain"
         warn(f"{contents.path.name} {problem}: it is called {stem!r} after its file")
         return stem

@@ -39,6 +39,7 @@ STRUCTURE_FIELDS = {
     "dropout_structure",
     "last_layer_dropout",
 }
+FLAG_FIELDS = {"is_layer_norm", "activate_output", "use_dropout", "last_layer_dropout"}
 TEXT_FIELDS = {"sd_checkpoint", "sd_checkpoint_name", "optional_info", "weight_initialization"}
 WEIGHT_INITS = {
     "Normal": "normal",
@@ -117,9 +118,18 @@ def check_fields(name: str, fields: Mapping[str, object]) -> None:
                 f"{name} has a {type(fields[key]).__name__} in the field {key!r}, which no program writes: do not "
                 "trust it"
             )
+    for key in sorted(fields.keys() & FLAG_FIELDS):
+        if not isinstance(fields[key], bool | int | float | None):
+            shown = printable_text(repr(fields[key]))[:MAX_SHOWN_FIELD_LENGTH]
+            raise BadFile(f"{name} has {shown} for {key}, not True or False: it is damaged or misdescribed")
     unknown = fields.keys() - A1111_FIELDS
     if unknown:
         warn(f"{name} has unknown fields ({_shorten(unknown)}): they are ignored")
+    init = fields.get("weight_initialization")
+    if isinstance(init, str) and init not in WEIGHT_INITS:
+        warn(
+            f"{name} has an unknown weight_initialization ({_shorten([init])}): it is ignored, as its weights are here"
+        )
     odd = {key for key in fields.keys() & TEXT_FIELDS if not isinstance(fields[key], str | None)}
     if odd:
         warn(f"{name} has fields that are not text ({_shorten(odd)}): they are ignored")
@@ -203,7 +213,7 @@ def _read_dropout(name: str, fields: Mapping[str, object], layer_count: int) -> 
 
 def _safe_name(file_name: str, stored: object, stem: str) -> str:
     """Return the name inside a file, made safe to show and to name files with, or the file's stem if it has none."""
-    if stored is None:
+    if stored is None or stored == "":
         return stem
     text = stored if isinstance(stored, str) else ""
     letters = (letter if letter.isalnum() or letter in SAFE_PUNCTUATION else "_" for letter in text)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from math import inf, nextafter
 
 from velatura.errors import BadFile, warn
+from velatura.formats.check_texts import shorten_keys
 from velatura.formats.hypernetworks.a1111_fields import A1111_FIELDS, build_hypernetwork, check_fields
 from velatura.formats.load_state import load_tensors, warn_of_zero_weights
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -28,6 +29,7 @@ TEXT_FIELDS = {
     "optional_info",
 }
 PYTHON_LITERALS: dict[str, object] = {"True": True, "False": False, "None": None}
+OTHER_METADATA = ("format", "modelspec.", "ss_", "sshs_")  # which are checked with those of other kinds
 NUMBER_LIST = re.compile(r"\(?([\d\s.e+-]+,[\d\s.,e+-]*\d),?\)?")  # two or more, with or without round brackets
 MAX_NUMBER_LIST_LENGTH = 1024
 MIN_NORM_WEIGHTS = 2  # a PReLU has one weight, of shape (1,)
@@ -55,6 +57,9 @@ def read(contents: Contents) -> Hypernetwork:
         )
     fields = {key: _parse_field(name, key, text) for key, text in contents.metadata.items() if key in A1111_FIELDS}
     check_fields(name, fields)
+    unknown = [key for key in contents.metadata if key not in A1111_FIELDS and not key.startswith(OTHER_METADATA)]
+    if unknown:
+        warn(f"{name} has unknown fields in its metadata ({shorten_keys(unknown)}): they are ignored")
     widths = {int(key.partition("_")[0]) for key in contents.tensors}
     networks = {width: _weight_shapes(contents.tensors, width) for width in sorted(widths)}
     all_fields = _infer_fields(name, fields, networks)

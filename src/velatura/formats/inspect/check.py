@@ -98,7 +98,7 @@ def _open_checkpoint(path: Path, card: Card) -> None:
 def _open_unknown(path: Path) -> None:
     """Warn of tensors that no reader takes, and open those that a reader takes and refuses."""
     contents = open_tensors(path)
-    if contents.container == "picture":
+    if contents.container == "picture" and not contents.payload:
         return  # most pictures hold no embedding
     if any(dialect.sniff(contents) for dialect in DIALECTS):
         open_overlay(path)

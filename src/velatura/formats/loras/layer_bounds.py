@@ -11,9 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from velatura.errors import BadFile
+from velatura.card import printable_text
+from velatura.errors import BadFile, warn
 from velatura.formats.loras.keys import FLAT_PREFIXES, MAX_SHOWN_KEY_LENGTH, LoraFileKeys
-from velatura.formats.loras.names import KOHYA_TEXT, KOHYA_TEXT_1, KOHYA_TEXT_2, KOHYA_UNET, flatten_path
+from velatura.formats.loras.names import (
+    KOHYA_TEXT,
+    KOHYA_TEXT_1,
+    KOHYA_TEXT_2,
+    KOHYA_UNET,
+    MODULE_WORDS,
+    flatten_path,
+)
 
 # The largest number behind each word in the layers of SD1, SD2 and SDXL: (word, number) by a pattern for both
 LARGEST_UNET_NUMBERS = {
@@ -32,6 +40,11 @@ SDXL_LAYER = re.compile(
     r"lora_te[12]_|lora_unet_(add_embedding|up_blocks_0_attentions|.*_transformer_blocks_[1-9]_)", re.DOTALL
 )
 SD_LAYER = re.compile(r"lora_unet_(down_blocks_0_attentions|down_blocks_3|up_blocks_3)")
+EMBEDDING_WORDS = ("embeddings", "token_embedding", "position_embedding")  # which few programs train
+# A layer's name without kohya's prefix: words of diffusers and transformers, and numbers
+KNOWN_LAYER = re.compile(
+    rf"(?:(?:{'|'.join(sorted((*MODULE_WORDS, *EMBEDDING_WORDS), key=len, reverse=True))}|[0-9]+)(?:_|$))+"
+)
 TEXT_LAYER = re.compile(r"(layers)_(\d+)")
 TEXT_LAYER_COUNTS = {768: 12, 1024: 24, 1280: 32}  # CLIP L, OpenCLIP H and bigG, by their width
 WIDTH_BY_FAMILY = {"SD1": 768, "SD2": 1024}  # of the only text encoder
@@ -56,6 +69,23 @@ def check_layer_numbers(file_name: str, keys: LoraFileKeys, shapes: Mapping[str,
         raise BadFile(
             f"{file_name} changes {layer[:MAX_SHOWN_KEY_LENGTH]!r}, but {word} goes up to {largest} in a Stable "
             f"Diffusion of its kind, not to {number}: it is damaged, or made for another model"
+        )
+
+
+def warn_of_unknown_layers(file_name: str, layers: Iterable[str]) -> None:
+    """Warn of layers that begin as those of a base, and go on with words that stand in no base.
+
+    Args:
+        file_name: Name of the file, for messages.
+        layers: kohya's names of the layers.
+    """
+    prefixes = (KOHYA_UNET, KOHYA_TEXT_1, KOHYA_TEXT_2, KOHYA_TEXT)
+    paths = {layer: layer.removeprefix(next(filter(layer.startswith, prefixes), "")) for layer in layers}
+    unknown = [layer for layer, path in paths.items() if not KNOWN_LAYER.fullmatch(path)]
+    if unknown:
+        warn(
+            f"{file_name} has {len(unknown)} layers that no base has, such as "
+            f"{printable_text(min(unknown))[:MAX_SHOWN_KEY_LENGTH]!r}: they have no effect there"
         )
 
 

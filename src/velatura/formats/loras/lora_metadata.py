@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from velatura.card import Card
 from velatura.errors import warn
+from velatura.files import parse_json
 from velatura.formats.loras.keys import ALGORITHM_SUFFIXES
 from velatura.formats.loras.layer_bounds import choose_family
 from velatura.formats.metadata import Metadata, aliases, card_fields_from_metadata, family_from_metadata
 from velatura.overlays.deltas.delta import Delta
 
-JSON_FIELDS = ("ss_network_args", "ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info", "ss_datasets")
+TAG_COUNTS = "ss_tag_frequency"  # numbers by tag, by folder or by dataset
+JSON_FIELDS = {  # by the type of their values
+    "ss_network_args": dict,
+    TAG_COUNTS: dict,
+    "ss_dataset_dirs": dict,
+    "ss_bucket_info": dict,
+    "ss_datasets": list,
+}
 EMPTY_VALUES = {"", "None"}
 FORBIDDEN_IN_NAMES = set('<>/\\"')  # characters that belong to tags and to paths
 LOW_RANK_ALGORITHMS = {"lora", "lora-bias", "dora"}
@@ -98,9 +106,30 @@ def _alphas_over_ranks(deltas: Sequence[Delta]) -> list[float]:
 def _find_unreadable(metadata: Metadata) -> Iterator[str]:
     if set(metadata.get("ss_output_name", "")) & FORBIDDEN_IN_NAMES:
         yield "has a name with <, >, /, \\ or quotes in its metadata (ss_output_name): the file's name is used instead"
-    for field in JSON_FIELDS:
-        if metadata.get(field, "") not in EMPTY_VALUES and not _is_json(metadata[field]):
-            yield f"has a {field} that is not JSON: it is ignored"
+    for field, field_type in JSON_FIELDS.items():
+        if metadata.get(field, "") not in EMPTY_VALUES:
+            yield from _find_json_problems(field, metadata[field], field_type)
+
+
+def _find_json_problems(field: str, text: str, field_type: type) -> Iterator[str]:
+    try:
+        value = parse_json(text)
+    except (ValueError, RecursionError):
+        yield f"has a {field} that is not JSON: it is ignored"
+        return
+    if value is not None and not isinstance(value, field_type):
+        expected = "an object" if field_type is dict else "a list"
+        yield f"has a {field} that is not {expected} in JSON: it is ignored"
+    elif field == TAG_COUNTS and not _are_counts(value):
+        yield f"has a {field} with values that are not counts of tags: it is ignored"
+
+
+def _are_counts(value: object, max_depth: int = 3) -> bool:
+    """Return True for numbers of 0 or more in objects, which may be in objects of folders and datasets."""
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).values()
+        return max_depth > 0 and all(_are_counts(item, max_depth - 1) for item in items)
+    return value is None or (isinstance(value, int | float) and value >= 0)
 
 
 def _find_contradictions(metadata: Metadata, deltas: Sequence[Delta]) -> Iterator[str]:
@@ -127,14 +156,6 @@ def _find_contradictions(metadata: Metadata, deltas: Sequence[Delta]) -> Iterato
 def _alpha_of(delta: Delta) -> float | None:
     alpha = delta.tensor("alpha")
     return None if alpha is None else float(alpha)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _read_number(metadata: Metadata, key: str) -> float | None:

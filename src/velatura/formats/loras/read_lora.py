@@ -22,7 +22,7 @@ from velatura.formats.loras.keys import (
     layer_path,
     sort_keys,
 )
-from velatura.formats.loras.layer_bounds import check_layer_numbers
+from velatura.formats.loras.layer_bounds import check_layer_numbers, warn_of_unknown_layers
 from velatura.formats.loras.lora_metadata import build_card, warn_of_alphas, warn_of_metadata, warn_of_zero_changes
 from velatura.formats.loras.names import KOHYA_TEXT, KOHYA_TEXT_1, diffusers_part
 from velatura.formats.loras.peft_config import HEADER_KEY, PeftConfig
@@ -138,6 +138,7 @@ def _build_lora(contents: Contents, state: StateDict, find_config: ConfigLookup)
     card = _build_card(contents, file.shapes, keys.layers)
     if CARD_KEY not in contents.metadata:  # velatura's own LoRAs may be for bases of any size
         check_layer_numbers(file.name, keys, file.shapes, card.family)
+        warn_of_unknown_layers(file.name, keys.layers)
     _refuse_unmatched_keys(file.name, keys, len(file.shapes))
     layers: LayerTensors = {}
     for layer, layer_keys in keys.layers.items():

@@ -1,0 +1,53 @@
+"""Law: each hostile case is refused, warned of or loaded as its kind demands, by opening and by inspecting alike."""
+
+import warnings
+
+import pytest
+
+import velatura
+from tests.hostile import lora_cases, torch_cases
+from velatura.errors import VelaturaError, VelaturaWarning
+from velatura.formats.inspect.inspect import inspect_file
+
+OVERLAYS = [*lora_cases.CASES, *torch_cases.CASES]
+
+
+def try_reading(read, *arguments):
+    """Return "refuse", "warn" or "load", and what was said."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            read(*arguments)
+        except VelaturaError as error:
+            return "refuse", [str(error)]
+    assert all(issubclass(each.category, VelaturaWarning) for each in caught), caught[0].message
+    messages = [str(each.message) for each in caught]
+    return ("warn" if messages else "load"), messages
+
+
+def inspect(path):
+    try:
+        info = inspect_file(path, is_whole=True)
+    except VelaturaError as error:
+        return "refuse", [str(error)]
+    if info.problem:
+        return "refuse", [info.problem]
+    return ("warn" if info.warnings else "load"), list(info.warnings)
+
+
+def is_one_line_about(message, path):
+    return path.name in message and "\n" not in message and message.isprintable() and len(message) < 600
+
+
+@pytest.mark.parametrize("case", OVERLAYS, ids=str)
+def test_overlays_are_opened_and_inspected_alike(tmp_path, case):
+    path = case.write(tmp_path)
+    verdict, messages = try_reading(velatura.open_overlay, path)
+    assert verdict == case.must, messages
+    assert all(is_one_line_about(message, path) for message in messages)
+    assert inspect(path)[0] == (case.inspected or case.must)
+
+
+def test_the_cases_have_names_of_their_own():
+    names = [str(case) for case in OVERLAYS]
+    assert len(set(names)) == len(names)
