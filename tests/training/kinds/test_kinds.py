@@ -113,7 +113,7 @@ def test_rates_of_nothing_and_something_move_one_part_only(tiny, make, learn):
 
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_any_kind_learns_on_a_base_in_half_precision(make, photos, tmp_path, dtype):
-    base, plan = velatura.tiny(dtype), PLAN.replace(steps=2, batch_size=1, precision="bfloat16")
+    base, plan = velatura.tiny(dtype), PLAN.replace(steps=2, learning_rate="3e-3", batch_size=1, precision="bfloat16")
     run = velatura.train(base, make(base), photos, plan, out=tmp_path / "run")
     before, after = make(base).trainable_parameters, run.overlay.trainable_parameters
     assert {each.dtype for each in after.values()} == {torch.float32}
