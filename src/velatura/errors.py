@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-# Between a user's call and ours stand their wrappers: decorators of torch, contextlib and pydantic's validators.
-WRAPPER_PACKAGES = frozenset({"contextlib", "functools", "pydantic", "torch", "velatura"})
+# Between a user's call and ours stand their wrappers: decorators of torch, contextlib, pydantic's validators, deepcopy.
+WRAPPER_PACKAGES = frozenset({"contextlib", "copy", "functools", "pydantic", "torch", "velatura"})
 
 MAX_SUGGESTIONS = 5
 MAX_INPUT_LENGTH = 200  # characters of a wrong value that a message shows: values come from files too

@@ -263,6 +263,7 @@ def test_threads_say_what_they_would_alone(tiny, aesthetic):
                 torch.testing.assert_close(encoding, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*a copy of its .* is made without it")
 def test_a_copy_of_the_tower_is_the_plain_one(tiny, aesthetic):
     ids = torch.tensor([tiny.text.encoders[0].pad_to_77(tiny.text.token_ids("a red house"))])
     before = encode_with(tiny.text.model, ids)

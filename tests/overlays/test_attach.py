@@ -145,6 +145,24 @@ class _Pipeline:
         self.unet, self.text_encoder = base.unet, base.text.model
 
 
+@pytest.mark.parametrize(
+    "use",
+    [lambda attachment: setattr(attachment, "strength", 0.5), lambda attachment: attachment.effect],
+    ids=["strength", "effect"],
+)
+def test_a_part_that_was_replaced_is_said_once_when_the_attachment_is_used(hyper, use):
+    pipeline = _Pipeline(velatura.tiny())
+    attachment = velatura.attach(pipeline, hyper())
+    pipeline.unet = velatura.tiny().unet
+    with pytest.warns(VelaturaWarning, match="another unet than _Pipeline has now"):
+        use(attachment)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attachment.strength = 0.4
+        attachment.detach()
+    assert not [warning for warning in caught if "another unet" in str(warning.message)]
+
+
 def test_a_part_that_was_replaced_meanwhile_is_said_at_detach(hyper):
     pipeline, other = _Pipeline(velatura.tiny()), velatura.tiny()
     attachment = velatura.attach(pipeline, hyper())

@@ -323,6 +323,7 @@ def test_vectors_that_become_too_long_are_shortened_in_training(tiny):
     assert (free.vectors[0] == 10).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*a copy of its .* is made without it")
 def test_a_copy_of_a_text_encoder_is_plain(tiny, named):
     off = hidden(tiny)
     with velatura.attach(tiny, named()):

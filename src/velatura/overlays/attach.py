@@ -13,7 +13,8 @@ from velatura.arguments import describe_value
 from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase, warn
 from velatura.overlays.effect import Effect
 from velatura.overlays.hooks.context_hooks import CombineGroup, CombineMode
-from velatura.overlays.hooks.seams import enable_dynamo_hook_guards
+from velatura.overlays.hooks.module_attributes import warn_of_copies
+from velatura.overlays.hooks.seams import enable_dynamo_hook_guards, has_overlays
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import LiveStrength, Strength, disable_inference_mode
 from velatura.overlays.target import Target
@@ -59,7 +60,8 @@ class Attachment:
             A float32 tensor, 0-d or (pictures,) or (rows,). If the text encoders have another strength, see
             `text_strength`.
 
-        Warns of a strength far outside of 0 to 1, and of one that is set after the overlay was detached.
+        Warns of a strength far outside of 0 to 1, of one that is set after the overlay was detached, and if the model
+        has another UNet or text encoder by now, in which the overlay does not act.
 
         Raises:
             BadStrength: On setting, if the value is not a finite number or a vector of finite numbers.
@@ -74,7 +76,9 @@ class Attachment:
     @strength.setter
     def strength(self, value: float | Tensor | Strength) -> None:
         self._strength.set(value)
-        if not self._is_attached:
+        if self._is_attached:
+            self._parts.warn_if_replaced(self.overlay, self._target)
+        else:
             warn(f"{self.overlay.card} is detached, so its strength changes nothing in {self._target}: attach it again")
         self._warn_of_unusual_strength()
 
@@ -82,9 +86,13 @@ class Attachment:
     def effect(self) -> Effect:
         """Measure which layers, contexts and words the overlay changes and, after a first step, by how much.
 
+        Warns if the model has another UNet or text encoder by now, in which the overlay does not act.
+
         Returns:
             An Effect: print it, or turn it into JSON with model_dump.
         """
+        if self._is_attached:
+            self._parts.warn_if_replaced(self.overlay, self._target)
         evaluations = sum(change.evaluations for change in self._changes)
         return self._meter.effect(str(self.overlay.card), self._target, evaluations)
 
@@ -151,15 +159,15 @@ class _AttachedParts:
     def warn_if_replaced(self, overlay: Overlay, target_name: str) -> None:
         """Warn, once, of parts that were replaced while the overlay was attached, as by `pipe.unet = other`."""
         model = self._model()
-        attached, self._parts = self._parts, {}
-        if model is None:
+        if model is None or not self._parts:
             return
         try:
             current = Target.from_model(model).parts
         except UnsupportedBase:  # the UNet was taken away, for instance to free its memory
             return
-        replaced = [name for name, part in attached.items() if name in current and current[name] is not part()]
+        replaced = [name for name, part in self._parts.items() if name in current and current[name] is not part()]
         if replaced:
+            self._parts = {}
             warn(
                 f"{overlay.card} was attached to another {' and '.join(replaced)} than {target_name} has now: since it "
                 "was replaced, pictures are made without the overlay there; detach before you replace it, then attach "
@@ -255,7 +263,17 @@ def _attach_to(
                 f"{overlay.card} changes nothing in {target.name}{_describe_blocks(target.blocks)}: "
                 "attach it to a base that it was made for"
             )
+        for name, part in target.parts.items():
+            if has_overlays(part):
+                undos.callback(warn_of_copies(part, _describe_copy(overlay, target.name, name)))
         return Attachment(overlay, target, live_strength, undos.pop_all(), _AttachedParts(model, target))
+
+
+def _describe_copy(overlay: Overlay, target_name: str, part: str) -> str:
+    return (
+        f"{overlay.display_name} is attached to {target_name}, and a copy of its {part} is made without it: "
+        "attach it to the copy too, or detach it before you copy or pickle the model"
+    )
 
 
 def _check_overlay(target: object, overlay: object) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import warnings
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import nn
 
 import velatura
+from velatura.errors import VelaturaWarning
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*a copy of its .* is made without it")
 
 
 @pytest.fixture(params=["linear", "relu", "lora", "loha"])
@@ -100,3 +105,40 @@ def test_a_forward_wrapped_around_ours_is_off_in_a_copy(tiny, overlay):
             if type(module) is nn.Linear:
                 add_hook_to_module(module, ModelHook())
         assert torch.equal(predict(deepcopy(unet)), off)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, pickled, saved], ids=["deepcopy", "pickle", "torch.save"])
+def test_a_copy_says_once_which_overlay_it_lacks_and_is_silent_after_detaching(tiny, hyper, copied):
+    kept = hyper(name="inca", activation="relu")
+    with velatura.attach(tiny, kept, 0.7), pytest.warns(VelaturaWarning) as warned:
+        copied(tiny.unet)
+    [warning] = warned
+    assert "hypernetwork inca is attached to tiny, and a copy of its unet is made without it" in str(warning.message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copied(tiny.unet)
+
+
+def test_a_copy_of_a_base_or_a_pipeline_names_all_overlays_of_each_part(tiny, hyper, lora):
+    pipeline = SimpleNamespace(unet=tiny.unet, text_encoder=tiny.text.encoders[0].model)
+    parts = {name: set(vars(part)) for name, part in vars(pipeline).items()}
+    for model, copy in ((tiny, deepcopy), (pipeline, deepcopy), (pipeline, pickled)):
+        with (
+            velatura.attach(model, hyper(name="inca"), 0.7),
+            velatura.attach(model, lora(name="ink"), 0.7),
+            pytest.warns(VelaturaWarning) as warned,
+        ):
+            copy(model)
+        said = [str(warning.message) for warning in warned]
+        assert [("inca" in line, "unet" in line) for line in said if "its unet" in line] == [
+            (True, True),
+            (False, True),
+        ]
+        assert ["ink" in line for line in said if "its text_encoder" in line] == [True]
+    assert {name: set(vars(part)) for name, part in vars(pipeline).items()} == parts
+
+
+def test_a_warning_of_a_copy_points_at_the_line_that_copies(tiny, hyper):
+    with velatura.attach(tiny, hyper(name="inca"), 0.7), pytest.warns(VelaturaWarning) as warned:
+        deepcopy(tiny.unet)
+    assert [warning.filename for warning in warned] == [__file__]
