@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from velatura.datasets.png_colours import CICP_KEY, COLOUR_KEYS, apply_png_colours, read_cicp
 from velatura.errors import BadDataset, warn
 from velatura.image_files import open_image, shrink_image
 
@@ -113,6 +114,8 @@ def open_picture(path: Path) -> Generator[Image.Image]:
     """
     try:
         with open_image(path) as image:
+            if image.format == "PNG" and (cicp := read_cicp(path)):
+                image.info[CICP_KEY] = cicp  # which copies of the picture have too
             yield image
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
@@ -153,10 +156,10 @@ def _as_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _as_srgb(image: Image.Image) -> Image.Image:
-    """Convert from the colour profile in a picture to sRGB. A picture without a profile is in sRGB already."""
+    """Convert to sRGB from the colour profile in a picture, or else from what the chunks of a PNG state."""
     content: object = image.info.get("icc_profile")
     if not isinstance(content, bytes) or not content:
-        return image
+        return apply_png_colours(image)
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(content))
         space = str(cast("Any", profile.profile).xcolor_space).strip()  # pyright: ignore[reportUnknownMemberType]
@@ -166,7 +169,8 @@ def _as_srgb(image: Image.Image) -> Image.Image:
         warn(f"the colour profile of a picture cannot be used ({error}): its colours are taken for sRGB, and may shift")
         converted = image
     converted = converted.copy()
-    converted.info.pop("icc_profile", None)  # a copy that is saved must not be converted once more
+    for key in ("icc_profile", *COLOUR_KEYS):  # a copy that is saved must not be converted once more
+        converted.info.pop(key, None)
     return converted
 
 
