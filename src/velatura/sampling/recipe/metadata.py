@@ -17,11 +17,13 @@ from velatura.sampling.recipe.exif import (
 from velatura.sampling.recipe.exif import USER_COMMENT as USER_COMMENT_TAG
 from velatura.sampling.recipe.programs.find_infotext import (
     COMMENT,
+    PARAMETERS,
     USER_COMMENT,
     XMP,
     PictureText,
     find_infotext,
 )
+from velatura.sampling.recipe.stealth import read_hidden_texts
 
 EXIF_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 PICTURE_FORMATS = {".png": "PNG", **EXIF_FORMATS}
@@ -141,17 +143,24 @@ def _find_picture_text(path: Path) -> PictureText | None:
     try:
         with open_image(path) as image:
             load_pixels(image)
-            texts, size = _read_texts(image), image.size
+            return _find_in_image(image)
+    except BadRecipe as error:
+        raise BadRecipe(f"{path}: {error}") from None
     except FileNotFoundError:
         raise BadFile(f"{path} does not exist; use a picture that was saved with its recipe") from None
     except UnidentifiedImageError:
         raise BadFile(f"{path} is not a picture; use one that was saved with its recipe") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(f"{path} cannot be read ({error}); it is damaged: use another copy") from None
-    try:
-        return find_infotext(texts, size)
-    except BadRecipe as error:
-        raise BadRecipe(f"{path}: {error}") from None
+
+
+def _find_in_image(image: Image.Image) -> PictureText | None:
+    """Find the recipe in the texts inside a picture, or else hidden in its pixels."""
+    found = find_infotext(_read_texts(image), image.size)
+    if found is not None and (found.has_settings or found.carrier == PARAMETERS):
+        return found
+    hidden = read_hidden_texts(image)
+    return find_infotext(hidden, image.size) if hidden else found
 
 
 def _read_texts(image: Image.Image) -> dict[str, str]:
