@@ -109,7 +109,9 @@ def test_sparing_the_negative_prompt_spares_calls(tiny, monkeypatch):
     rows = []
     predict = type(tiny).predict
     monkeypatch.setattr(
-        type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
+        type(tiny),
+        "predict",
+        lambda self, latents, *more, **kw: rows.append(len(latents)) or predict(self, latents, *more, **kw),
     )
     velatura.generate(tiny, HOUSE.replace(skip_negative_below=100.0))
     assert rows == [2, 1, 2, 1, 2, 1]
@@ -119,7 +121,9 @@ def test_without_guidance_words_that_change_cost_no_second_row(tiny, monkeypatch
     rows = []
     predict = type(tiny).predict
     monkeypatch.setattr(
-        type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
+        type(tiny),
+        "predict",
+        lambda self, latents, *more, **kw: rows.append(len(latents)) or predict(self, latents, *more, **kw),
     )
     velatura.generate(tiny, HOUSE.replace(prompt="a [red:green:2] house", guidance=1, steps=3))
     assert rows == [1, 1, 1]
@@ -274,7 +278,9 @@ def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, 
     rows = []
     predict = type(tiny).predict
     monkeypatch.setattr(
-        type(tiny), "predict", lambda self, latents, *more: rows.append(len(latents)) or predict(self, latents, *more)
+        type(tiny),
+        "predict",
+        lambda self, latents, *more, **kw: rows.append(len(latents)) or predict(self, latents, *more, **kw),
     )
     together = velatura.generate_many(tiny, recipes, overlays=overlays)
     assert rows == [6, 6]
