@@ -103,6 +103,10 @@ class BadDataset(VelaturaError):
     """A dataset folder that is missing or empty, or holds a damaged picture or one without a caption."""
 
 
+class MissingCaption(BadDataset):
+    """A picture of a dataset folder without a caption."""
+
+
 class TrainingDiverged(VelaturaError):
     """A training whose loss became NaN or infinite."""
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from velatura.datasets.check import check_folder
 from velatura.datasets.folder import Example, read_folder, read_picture
-from velatura.errors import BadDataset, VelaturaWarning
+from velatura.errors import BadDataset, MissingCaption, VelaturaWarning
 
 
 def draw(path, *, mode="RGB", size=(8, 8), color=0, **options):
@@ -80,7 +80,7 @@ def test_a_name_with_plain_words_is_a_caption_and_known_for_a_name(tmp_path, ste
 )
 def test_a_name_that_says_nothing_is_no_caption(tmp_path, stem):
     draw(tmp_path / f"{stem}.jpg")
-    with pytest.raises(BadDataset, match=r"has no caption.*write what the picture shows") as refusal:
+    with pytest.raises(MissingCaption, match=r"has no caption.*write what the picture shows") as refusal:
         read_folder(tmp_path)
     assert f"{stem}.txt" in str(refusal.value)
 

@@ -21,13 +21,12 @@ from velatura.datasets.pictures import (
 from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
-    MissingCaption,
     NameRules,
     read_caption,
     read_caption_lists,
     read_caption_text,
 )
-from velatura.errors import BadDataset, warn
+from velatura.errors import BadDataset, MissingCaption, warn
 
 __all__ = [
     "Dataset",

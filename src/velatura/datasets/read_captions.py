@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from velatura.card import printable_text
-from velatura.errors import BadDataset, warn
+from velatura.errors import BadDataset, MissingCaption, warn
 from velatura.files import parse_json
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -98,10 +98,6 @@ class NameRules:
                 f"the pattern {self.pattern!r} for words in file names is not a regular expression: {error}"
             ) from None
         return self.join_string.join(match if isinstance(match, str) else "".join(match) for match in matches)
-
-
-class MissingCaption(BadDataset):
-    """A picture without a caption."""
 
 
 def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRules) -> Caption:

@@ -53,7 +53,7 @@ def expand_template(text: str, folder: Path, seed: int) -> str:
 
     for match in WILDCARD_PATTERN.finditer(text):
         if ".." in match["name"].split("/"):
-            raise prompt_error(text, match.start(), f"{match.group()} leads out of the folder of the wildcards")
+            raise prompt_error(text, match.start(), f"{match.group()} leads out of the folder: wildcards must be in it")
     logging.getLogger("dynamicprompts").setLevel(logging.ERROR)  # a missing wildcard is an error here
     manager = WildcardManager(folder)
     try:

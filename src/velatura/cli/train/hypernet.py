@@ -119,7 +119,9 @@ def _open_start(path: Path, structure: Mapping[str, object], name: str) -> "Hype
         raise BadOverlay(f"{path.name} has a structure already, which --start keeps: leave out --{flag}")
     overlay = velatura.open_overlay(path)
     if not isinstance(overlay, Hypernetwork):
-        raise BadOverlay(f"{path.name} is a {overlay.kind_name}, and --start needs a hypernetwork")
+        raise BadOverlay(
+            f"{path.name} is a {overlay.kind_name}, and --start needs a hypernetwork: name one, or leave out --start"
+        )
     overlay.card = overlay.card.replace(name=name)
     return overlay
 

@@ -76,7 +76,7 @@ def choose_run(path: Path) -> Path | None:
     if unfinished:
         raise BadFile(f"{len(unfinished)} runs in {path} can be resumed: name one of them")
     states = ", ".join(f"{run.path.name} is {run.state}" for run in runs[:5])
-    raise BadFile(f"no run in {path} can be resumed ({states}{', ...' if len(runs) > 5 else ''})")
+    raise BadFile(f"no run in {path} can be resumed ({states}{', ...' if len(runs) > 5 else ''}): start a new one")
 
 
 def _state(run: RunSummary) -> str:
