@@ -170,3 +170,64 @@ def test_a_csv_list_without_captions_is_named(tmp_path):
     (tmp_path / "prices.csv").write_text("id,label\n1,cat")
     with pytest.warns(VelaturaWarning, match=r"metadata\.csv has no columns file_name and text"):
         assert read_folder(tmp_path)[0].caption == "a cat"
+
+
+def write_metadata(path, **entries):
+    path.write_text(json.dumps(entries))
+
+
+def captions(folder):
+    return {example.path.name: example.caption for example in read_folder(folder)}
+
+
+@pytest.mark.parametrize("name", ["meta_cap.json", "meta_lat.json", "captions.json"])
+@pytest.mark.parametrize("key", ["0", "0.png", "/train/photos/0.png", "D:\\train\\photos\\0.png"])
+def test_the_metadata_of_kohyas_fine_tuning_is_read(tmp_path, name, key):
+    draw(tmp_path / "0.png")
+    # its trainer puts the tags behind the caption, with a comma between them
+    for fields, caption in (
+        ({"caption": "a cat"}, "a cat"),
+        ({"tags": "cat, red", "train_resolution": [512, 448]}, "cat, red"),
+        ({"caption": "a cat", "tags": "cat, red"}, "a cat, cat, red"),
+    ):
+        write_metadata(tmp_path / name, **{key: fields})
+        assert captions(tmp_path) == {"0.png": caption}
+
+
+def test_a_text_file_goes_before_metadata(tmp_path):
+    draw(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("a dog")
+    write_metadata(tmp_path / "meta_cap.json", **{"0": {"caption": "a cat"}})
+    assert captions(tmp_path) == {"0.png": "a dog"}
+
+
+def test_of_several_files_of_metadata_the_last_step_is_read(tmp_path):
+    draw(tmp_path / "0.png")
+    for name, caption in (("meta_cap", "a cat"), ("meta_cap_dd", "cat"), ("meta_clean", "a clean cat")):
+        write_metadata(tmp_path / f"{name}.json", **{"0": {"caption": caption}})
+    with pytest.warns(VelaturaWarning, match=r"holds 3 files of metadata .* only meta_clean\.json is read"):
+        assert captions(tmp_path) == {"0.png": "a clean cat"}
+
+
+def test_metadata_of_a_picture_with_the_same_name_elsewhere_is_not_taken(tmp_path):
+    draw(tmp_path / "red_house.png")
+    other = draw(tmp_path / "mine" / "red_house.png")
+    write_metadata(tmp_path / "meta_cap.json", **{str(other): {"caption": "a cat"}})
+    assert captions(tmp_path)["red_house.png"] == "red_house"
+
+
+@pytest.mark.parametrize("content", ["{}", "[1, 2]", '{"0": {"tags": []}}', '{"name": "x"}'])
+def test_a_file_of_metadata_without_captions_is_named(tmp_path, content):
+    draw(tmp_path / "red_house.png")
+    (tmp_path / "meta_cap.json").write_text(content)
+    with pytest.warns(VelaturaWarning, match=r"meta_cap\.json holds no captions by pictures"):
+        assert captions(tmp_path) == {"red_house.png": "red_house"}
+    (tmp_path / "meta_cap.json").rename(tmp_path / "notes.json")
+    assert captions(tmp_path) == {"red_house.png": "red_house"}
+
+
+def test_damaged_metadata_is_refused(tmp_path):
+    draw(tmp_path / "red_house.png")
+    (tmp_path / "meta_lat.json").write_text('{"0": {"capt')
+    with pytest.raises(BadDataset, match=r"meta_lat\.json is not JSON"):
+        read_folder(tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from velatura.card import printable_text
+from velatura.datasets.pictures import PICTURE_SUFFIXES
 from velatura.errors import BadDataset, MissingCaption, warn
 from velatura.files import parse_json
 
@@ -21,6 +22,8 @@ MAX_CAPTION_BYTES = 2**26  # a list for a million pictures
 # Field names of a list in Hugging Face datasets, kohya's tools and SimpleTuner
 LIST_FILE_FIELDS = ("file_name", "file", "image", "image_path", "path")
 LIST_CAPTION_FIELDS = ("text", "caption", "prompt", "tags")
+FINETUNING_TEXTS = ("caption", "tags")  # of kohya's meta_cap.json and meta_lat.json
+FINETUNING_FIELDS = (*FINETUNING_TEXTS, "train_resolution")  # the size follows from the picture and the plan
 
 # Names given by cameras and phones: IMG_1234, IMG_E1234, P1010012, PXL_20230101_120000000.PORTRAIT
 CAMERA_NAME = re.compile(
@@ -155,10 +158,11 @@ def read_caption_text(path: Path) -> str:
 def read_caption_lists(folder: Path) -> dict[str, Caption]:
     """Return the captions in the lists of a folder, by the name of the picture.
 
-    Lists are .jsonl files, such as metadata.jsonl, and .csv files with a column of file names and one of captions.
+    Lists are .jsonl files, such as metadata.jsonl, .csv files with a column of file names and one of captions, and the
+    metadata of kohya's fine-tuning, such as meta_cap.json.
 
     Raises:
-        BadDataset: A line is not JSON, or lacks a file name or a caption.
+        BadDataset: A line or a file is not JSON, or a line lacks a file name or a caption.
     """
     captions = dict[str, Caption]()
     for path in sorted(folder.glob("*.jsonl")):
@@ -169,7 +173,70 @@ def read_caption_lists(folder: Path) -> dict[str, Caption]:
     for path in sorted(folder.glob("*.csv")):
         for name, text in _parse_csv_list(path):
             _add_caption(captions, name, Caption(text, CaptionSource.LIST, path))
+    for name, caption in _read_finetuning_metadata(folder):
+        captions.setdefault(name, caption)
     return captions
+
+
+def _read_finetuning_metadata(folder: Path) -> Iterator[tuple[str, Caption]]:
+    """Yield captions from metadata of kohya's fine-tuning, {picture: {"caption": ..., "tags": ...}} in meta_cap.json.
+
+    Its scripts write a new file at each step, so of several only the last one is read.
+    """
+    pictures = {path.stem: path.name for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
+    own_stems = {*pictures, *pictures.values()}
+    candidates = (path for path in sorted(folder.glob("*.json")) if path.stem not in own_stems)
+    found = {path: entries for path in candidates if (entries := _parse_finetuning_metadata(path)) is not None}
+    if not found:
+        return
+    path = max(found, key=_finetuning_step)
+    if len(found) > 1:
+        warn(f"{folder} holds {len(found)} files of metadata of kohya's scripts, and only {path.name} is read")
+    for key, fields in found[path].items():
+        name = key.replace("\\", "/").rsplit("/", 1)[-1]
+        name = next((pictures[stem] for stem in _spellings(name) if stem in pictures), name)
+        caption = _finetuning_caption(fields)
+        if caption and not _is_elsewhere(key, folder):
+            unread = tuple(field for field in fields if field not in FINETUNING_FIELDS)
+            yield name, Caption(caption, CaptionSource.LIST, path, unread=unread)
+
+
+def _parse_finetuning_metadata(path: Path) -> Mapping[str, Mapping[str, object]] | None:
+    """Return the entries of a file of metadata, or None, with a warning if its name says that it is one."""
+    is_named_so = path.stem.startswith("meta")
+    try:
+        parsed = parse_json(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        if is_named_so:
+            raise BadDataset(f"{path} is not JSON ({error}): write it again, or remove it") from None
+        return None
+    entries = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
+    fields_by_key = {
+        key: cast("dict[str, object]", fields) for key, fields in entries.items() if isinstance(fields, dict)
+    }
+    has_captions = any(map(_finetuning_caption, fields_by_key.values()))
+    if len(fields_by_key) == len(entries) and has_captions:
+        return fields_by_key
+    if is_named_so:
+        warn(f"{path} holds no captions by pictures ({', '.join(FINETUNING_TEXTS)}), so it is not read")
+    return None
+
+
+def _finetuning_step(path: Path) -> tuple[bool, bool, str]:
+    """Order files of metadata as kohya's scripts write them: captions, cleaned captions, latents."""
+    return "lat" in path.stem, "clean" in path.stem, path.stem
+
+
+def _finetuning_caption(fields: Mapping[str, object]) -> str:
+    """Return the caption, and behind it the tags, as kohya's trainer joins them."""
+    texts = (fields.get(key) for key in FINETUNING_TEXTS)
+    return ", ".join(text.strip() for text in texts if isinstance(text, str) and text.strip())
+
+
+def _is_elsewhere(key: str, folder: Path) -> bool:
+    """Return True for the path of a picture in another folder: its name may be that of a picture here."""
+    path = Path(key)
+    return path.is_absolute() and path.is_file() and path.parent.resolve() != folder.resolve()
 
 
 def _add_caption(captions: dict[str, Caption], name: str, caption: Caption) -> None:
