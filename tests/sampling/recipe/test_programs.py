@@ -94,6 +94,31 @@ def test_swarmuis_prompt_syntax_becomes_ours(read, theirs, ours):
     assert read(parameters=swarm(prompt=theirs)).prompt == ours
 
 
+# in ComfyUI, SwarmUI's backend, a number replaces the emphasis outside its bracket, and a lone bracket is a letter
+@pytest.mark.parametrize(
+    ("theirs", "ours", "emphasis"),
+    [
+        ("a (red:1.2) house", "a (red:1.2) house", "ComfyUI"),
+        ("a ((red:1.2) house:1.4)", "a (red:1.2)( house:1.4)", "ComfyUI"),
+        ("a ((red)) house", "a (red:1.21) house", "ComfyUI"),
+        ("a <alternate:(cat:1.2), dog>", "a [(cat:1.2)|dog]", "ComfyUI"),
+        ("a [red] house", "a \\[red\\] house", "Original"),
+        ("a house :(", "a house :\\(", "Original"),
+        ("a \\(red\\) house", "a \\(red\\) house", "Original"),
+    ],
+)
+def test_swarmuis_emphasis_is_that_of_comfyui(read, theirs, ours, emphasis):
+    recipe = read(parameters=swarm(prompt=theirs))
+    assert (recipe.prompt, recipe.emphasis) == (ours, emphasis)
+    assert read(parameters=swarm(negativeprompt=theirs)).emphasis == emphasis
+
+
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
+def test_fooocus_applies_emphasis_as_the_webui_does(read):  # as its readme says
+    values = {"prompt": "a (red:1.2) house", "performance": "Speed", "steps": 25, "base_model": "x"}
+    assert read(parameters={**values, "sharpness": 2, "seed": 7}).emphasis == "Original"
+
+
 def test_other_settings_of_swarmui_are_read(read):
     params = swarm(clipstopatlayer=-2, variationseed=9, variationseedstrength=0.2, seamlesstileable="true", vae="None")
     recipe = read(parameters=params)
@@ -236,6 +261,7 @@ def test_embeddings_of_invokeai_are_words(read):
     [
         ({"positive_prompt": "a house++ at dusk"}, "InvokeAI's emphasis in the prompt"),
         ({"positive_prompt": "a (red house)1.3"}, "InvokeAI's emphasis in the prompt"),
+        ({"positive_prompt": "a (red house:1.3)"}, "round brackets in the prompt, which InvokeAI"),
         ({"controlnets": [{"control_model": "canny"}]}, "controlnets: "),
         ({"strength": 0.6}, "started from an image"),
         ({"cfg_rescale_multiplier": 0.7}, "cfg_rescale_multiplier: 0.7"),

@@ -135,11 +135,21 @@ def _write_part(part: WeightedWords, report: Report) -> str:
     words = re.sub(r"([\\()\[\]])", r"\\\1", words).replace(OPEN, "\\(").replace(CLOSE, "\\)")
     words = re.sub(r"\b(AND|BREAK)\b", lambda match: match[0].lower(), words)  # CLIP reads lower case in any case
     words = re.sub(r":(\s*[+-]?[\d.]+\s*)$", r":\\\1", words)  # at the end, a number would be an emphasis or a weight
-    if part.emphasis == 1 or not words.strip():
+    return write_emphasis(words, part.emphasis)
+
+
+def write_emphasis(words: str, emphasis: float) -> str:
+    """Write words of equal emphasis with the brackets of our syntax, if they need some.
+
+    Args:
+        words: The words, whose own brackets are escaped.
+        emphasis: Their emphasis.
+    """
+    if emphasis == 1 or not words.strip():
         return words
-    if math.isclose(part.emphasis, BRACKET_EMPHASIS):
+    if math.isclose(emphasis, BRACKET_EMPHASIS):
         return f"({words})"
-    return f"({words}:{_format_number(part.emphasis)})"
+    return f"({words}:{_format_number(emphasis)})"
 
 
 def _format_number(number: float) -> str:

@@ -30,6 +30,7 @@ NEUTRAL = {
 }
 # The syntax of Compel, which InvokeAI's prompts may use: "word++", "(two words)1.2", ".blend(", ".swap(" and the like
 COMPEL = re.compile(r"[\w)\"](\+\+*|--+)(?=[\s,.)]|$)|\)-(?=[\s,]|$)|\)\d|\.(blend|swap|and|attention)\(")
+ROUND_BRACKET = re.compile(r"(?<!\\)\(")  # not escaped
 TRIGGER = re.compile(r"<(?P<name>[^<>:]+)>")  # an embedding's name
 LORA_CALL = re.compile(r"\bwithLora\(\s*(?P<name>[^,()]+?)\s*(?:,\s*(?P<weight>[\d.+-]+)\s*)?\)")
 NEGATIVE_WORDS = re.compile(r"\[([^\[\]]*)\]")  # within the prompt of versions 1 and 2
@@ -185,6 +186,8 @@ def _translate_prompt(settings: ProgramSettings, text: str) -> tuple[str, list[s
     text = TRIGGER.sub(lambda match: match["name"], LORA_CALL.sub("", text)).strip()
     if COMPEL.search(text):
         settings.note("InvokeAI's emphasis in the prompt, such as word++ or (words)1.2: write (words:1.2)")
+    elif ROUND_BRACKET.search(text):
+        settings.note("round brackets in the prompt, which InvokeAI (Compel) reads without emphasis: remove them")
     return text, calls
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from velatura.sampling.recipe.comfyui.prompts import CLOSE, OPEN, split_emphasis, write_emphasis
 from velatura.sampling.recipe.programs.settings import (
     JsonObject,
     ProgramSettings,
@@ -25,6 +26,7 @@ EMBEDDING = re.compile(
     r"\0swarmembed:(?P<raw>[^\0]*)\0end|<embed(?:ding)?:(?P<name>[^<>]*)>|\bembedding:(?P<comfy>[^\s,()]+)"
 )
 TAG = re.compile(r"<(?P<kind>\w+)(?:\[(?P<option>[^\]]*)\])?(?::(?P<value>[^<>]*))?>")
+PLAIN_SQUARE_BRACKETS = re.compile(r"(?<!\\)\[([^\[\]|:]*)\]")
 CID = re.compile(r"//cid=\d+")  # SwarmUI numbers the sections of a prompt
 
 
@@ -40,8 +42,8 @@ def infotext_from_swarmui(values: JsonObject, size: tuple[int, int]) -> str:
     """
     params = ProgramSettings("SwarmUI", values).section(SETTINGS_KEY)
     settings = ProgramSettings("SwarmUI", params, ignored=IGNORED, neutral=NEUTRAL)
-    prompt = _translate_prompt(settings, settings.prompt("prompt"))
-    negative = _translate_prompt(settings, settings.text("negativeprompt"))
+    prompt, has_emphasis = _translate_emphasis(_translate_prompt(settings, settings.prompt("prompt")))
+    negative, has_negative_emphasis = _translate_emphasis(_translate_prompt(settings, settings.text("negativeprompt")))
     clip_stop = settings.number("clipstopatlayer")
     creativity = settings.number("initimagecreativity")
     if creativity is not None or settings.take("initimage") is not None:
@@ -61,6 +63,7 @@ def infotext_from_swarmui(values: JsonObject, size: tuple[int, int]) -> str:
         "Clip skip": None if clip_stop is None else abs(int(clip_stop)),
         "Tiling": _read_tiling(settings),
         "RNG": "CPU",
+        "Emphasis": "ComfyUI" if has_emphasis or has_negative_emphasis else None,
     }
     return settings.infotext(add_tags(prompt, _lora_tags(settings, prompt)), negative, fields)
 
@@ -98,6 +101,21 @@ def _weight_at(settings: ProgramSettings, weights: list[object], index: int) -> 
     value = weights[index] if index < len(weights) else 1
     number = settings.read_number("loraweights", value)
     return 1 if number is None else number
+
+
+def _translate_emphasis(text: str) -> tuple[str, bool]:
+    """Return a prompt with its emphasis in our syntax, and whether it has any.
+
+    SwarmUI's backend is ComfyUI: a number inside brackets replaces the emphasis outside them, a bracket that is not
+    closed is a letter, and so are square brackets without an alternative.
+    """
+    text = PLAIN_SQUARE_BRACKETS.sub(r"\\[\1\\]", text)
+    parts = split_emphasis(text.replace("\\(", OPEN).replace("\\)", CLOSE))
+    written: list[str] = []
+    for part in parts:
+        words = re.sub(r"[()]", r"\\\g<0>", part.words).replace(OPEN, "\\(").replace(CLOSE, "\\)")
+        written.append(write_emphasis(words, part.emphasis))
+    return "".join(written), any(part.emphasis != 1 and part.words.strip() for part in parts)
 
 
 def _translate_prompt(settings: ProgramSettings, text: str) -> str:
