@@ -236,6 +236,16 @@ def test_a_grid_is_one_picture(said):
         assert image.height > 2 * 192
 
 
+def test_a_grid_goes_through_bases_and_styles(said, tiny, tmp_path):
+    velatura.save(tiny, tmp_path / "small.safetensors")
+    (tmp_path / "styles.csv").write_text("name,prompt,negative_prompt\nink,ink drawing of {prompt},colour\n")
+    words = ["--x", "style=None,ink", "--y", "base=tiny,small", "--steps", "1", "--seed", "7"]
+    assert said("grid", "a house", *words)[:2] == (0, "grid.png\n")
+    page = (tmp_path / "grid.html").read_text("utf-8")
+    assert page.count("Model: tiny") == page.count("Model: small") == 2
+    assert page.count("<pre>ink drawing of a house\nNegative prompt: colour\n") == 2
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -243,7 +253,10 @@ def test_a_grid_is_one_picture(said):
         (["generate", "a", "--set", "seed"], "write it as seed=8"),
         (["generate", "a", "--set", "colour=red"], "a recipe has no colour"),
         (["generate", "a", "--set", "base=sd15"], "the recipe's base records"),
-        (["grid", "a", "--x", "base=tiny,sd15"], "the recipe's base records"),
+        (["grid", "a", "--x", "base=tiny,sd15"], "no checkpoint is called 'sd15'"),
+        (["grid", "a", "--x", "base=tiny", "--base", "tiny"], "--base tiny is given too"),
+        (["grid", "a", "--x", "base_hash=1,2"], "the recipe's base_hash records"),
+        (["grid", "a", "--x", "style=ink,fog"], "styles.csv cannot be read"),
         (["generate", "a", "--out", "house.bmp"], "end it in .png"),
         (["generate", "a", "--overlay", "nowhere.pt:0.5"], "nowhere.pt"),
         (["generate", "a", "--recipe", "nowhere.png"], "nowhere.png does not exist"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
     from velatura.overlays.strength import Strength
     from velatura.prompts.prompt_file import PromptLine
+    from velatura.prompts.styles import Style
     from velatura.sampling.masks import InitImage
     from velatura.sampling.recipe.recipe import Recipe
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 PROMPT_FIELDS = ("prompt", "hires_prompt")  # in which tags call overlays
 TEMPLATE_FIELDS = (*PROMPT_FIELDS, "negative", "hires_negative")  # in which wildcards are drawn
 TAG_KINDS = (*OVERLAY_KINDS, "lyco")  # lyco: A1111's other word for lora
-ORDER_AXIS, REPLACE_AXIS = "order", "replace"  # axes of prompts with words in another order, or replaced
+ORDER_AXIS = "order"  # an axis of prompts with words in another order
+TEXT_AXES = {"replace", "base", "checkpoint", "style"}  # axes whose values are never ranges of numbers
 STANDARD_INPUT = "-"
 MAX_TEXT_BYTES = 2**22  # of a file of prompts or styles
 
@@ -126,14 +128,21 @@ def add_styles(recipe: "Recipe", names: Sequence[str], table: Path) -> "Recipe":
     """Add styles to the recipe's prompts."""
     if not names:
         return recipe
-    from velatura.prompts.styles import apply_styles, read_styles
+    from velatura.prompts.styles import apply_styles
 
-    styles = read_styles(_read_text(table))
+    styles = read_style_table(table)
     for name in names:
         if name not in styles:
             raise UnknownName.with_suggestions("style", name, styles, str(table))
     prompt, negative = apply_styles(recipe.prompt, recipe.negative, [styles[name] for name in names])
     return recipe.replace(prompt=prompt, negative=negative)
+
+
+def read_style_table(table: Path) -> dict[str, "Style"]:
+    """Read the styles of a styles.csv by name."""
+    from velatura.prompts.styles import read_styles
+
+    return read_styles(_read_text(table))
 
 
 def parse_axis(text: str, tags: Sequence[str]) -> tuple[str, Sequence[object]]:
@@ -144,8 +153,10 @@ def parse_axis(text: str, tags: Sequence[str]) -> tuple[str, Sequence[object]]:
     field, values = _split_assignment(text, "s=0,0.5,1")
     if field == ORDER_AXIS:
         return field, orders(values)
-    if field == REPLACE_AXIS or field not in Recipe.model_fields:
-        return field, texts(values) if field == REPLACE_AXIS else prompt_values(values)
+    if field in TEXT_AXES:
+        return field, texts(values)
+    if field not in Recipe.model_fields:
+        return field, prompt_values(values)
     field_type = plain_type(Recipe.model_fields[field].annotation)
     parse = {float: numbers, int: whole_numbers}.get(field_type, texts)
     parsed_values: Sequence[object] = parse(values)

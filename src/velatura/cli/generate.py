@@ -17,11 +17,13 @@ from velatura.cli.arguments import (
     open_overlay_files,
     parse_axis,
     read_init_image,
+    read_style_table,
     refuse_unknown_names,
 )
 from velatura.cli.base import (
     LoadOptions,
     base_option,
+    open_base,
     open_recipe_base,
     part_option,
     prediction_option,
@@ -241,6 +243,8 @@ def grid(
     z: ZAxis = None,
     matrix: AsMatrix = False,
     recipe_fields: RecipeFields,
+    style: Styles = None,
+    styles: StyleFile = Path("styles.csv"),
     image: InitImagePath = None,
     mask: MaskPath = None,
     mask_inverted: MaskInverted = False,
@@ -269,23 +273,31 @@ def grid(
 
     velatura grid "a lighthouse" --x "sampler=Euler a,DDIM" --y steps=5,10,20 --out samplers.png
 
+    velatura grid "a lighthouse" --x base=sd15,anime.safetensors --y style=None,ink
+
     velatura grid "a lighthouse|at night|in snow" --matrix
     """
+    from velatura.compare.base_axis import is_base_axis
     from velatura.compare.grid_page import save_page
 
     if matrix == bool(x or y or z):
         raise BadRecipe("a grid needs something to change: give an axis, as --x seed=7-9, or --matrix alone")
     overlays, tags = open_overlay_files(overlay or ())
     x_axis, y_axis, z_axis = (parse_axis(axis, tags) if axis else None for axis in (x, y, z))
-    has_prompt_axis = any(axis and axis[0] == "prompt" for axis in (x_axis, y_axis, z_axis))
-    start = build_recipe(recipe, prompt, recipe_fields, changes or (), needs_prompt=not has_prompt_axis)
-    [first] = expand_recipe(start, None, 1, tags)
+    axis_names = [axis[0] for axis in (x_axis, y_axis, z_axis) if axis]
+    start = build_recipe(recipe, prompt, recipe_fields, changes or (), needs_prompt="prompt" not in axis_names)
+    [first] = expand_recipe(add_styles(start, style or (), styles), None, 1, tags)
+    has_style_axis = "style" in axis_names and "{style}" not in first.prompt + first.negative
+    style_table = read_style_table(styles) if has_style_axis else None
+    has_base_axis = any(is_base_axis(name, first) for name in axis_names)
+    if has_base_axis and base is not None:
+        raise BadRecipe(f"an axis goes through bases, and --base {base} is given too: leave it out, or add it there")
     [path] = output_paths(out if out.suffix else out / "grid.png", 1, overwrite=overwrite)
     [page] = output_paths(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
     load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
-    opened_base = open_recipe_base(first, base, model_library, load_options)
+    opened_base = None if has_base_axis else open_recipe_base(first, base, model_library, load_options)
     with picture_bar() as on_step:
         result = velatura.grid(
             opened_base,
@@ -298,6 +310,8 @@ def grid(
             overlays=overlays,
             source=init_image,
             lenient=lenient,
+            styles=style_table,
+            open_base=lambda name: open_base(name, model_library, load_options),
             on_step=on_step,
         )
     save_page(result, page)  # first: it takes a grid of any size, which a .jpg or .webp may not
