@@ -80,12 +80,17 @@ class Grid:
         return stack_grids(sheet_images, axis_labels(self.z)) if self.z else sheet_images[0]
 
     def infotext(self) -> str:
-        """Return the recipe and the axes as an infotext, with the fields of A1111's X/Y/Z plot."""
-        fields = self.recipe.fields() | {"Script": "X/Y/Z plot"}
+        """Return the first picture's recipe and the axes as an infotext, with the fields of A1111's X/Y/Z plot.
+
+        As in A1111, the prompt and settings are those of the first picture, so that they make a picture of the grid:
+        the recipe of the whole grid may have words in braces, or a seed that an axis replaced.
+        """
+        first = self.rows[0][0].recipe
+        fields = first.fields() | {"Script": "X/Y/Z plot"}
         for letter, axis in (("X", self.x), ("Y", self.y), ("Z", self.z)):
             if axis:
                 fields |= {f"{letter} Type": axis[0], f"{letter} Values": ", ".join(map(_format_value, axis[1]))}
-        return write_infotext(self.recipe.prompt, self.recipe.negative, fields)
+        return write_infotext(first.prompt, first.negative, fields)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the image as .png, .jpg or .webp with its infotext in it, and return the path."""
