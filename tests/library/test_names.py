@@ -162,6 +162,26 @@ def test_the_command_line_takes_a_base_by_a_part_of_its_path(name, capsys):
     assert main(["show", name, "--library", "models"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("web-ui", "anime/small"),
+        ("web-ui", "Anime\\Small.safetensors"),
+        ("web-ui", "Stable-diffusion/anime/small"),
+        ("web-ui", "models/Stable-diffusion/anime/small"),
+        ("web-ui/models", "anime/small.safetensors"),
+        ("web-ui/models/Stable-diffusion", "anime/small"),
+        ("web-ui/models/Stable-diffusion/anime", "small"),
+    ],
+)
+def test_the_command_line_takes_a_base_below_the_folder_of_the_web_ui(library, name, tiny, tmp_path, monkeypatch):
+    """A1111 keeps checkpoints in models/Stable-diffusion, and names them by their path below it."""
+    monkeypatch.chdir(tmp_path)
+    velatura.save(tiny, tmp_path / "web-ui" / "models" / "Stable-diffusion" / "anime" / "small.safetensors")
+    assert main(["generate", "a", "--base", name, "--library", library, "--steps", "1", "--out", "a.png"]) == 0
+    assert velatura.Recipe.from_image("a.png").base == "small"
+
+
 @pytest.mark.usefixtures("shelf")
 def test_merging_takes_models_by_a_part_of_their_path(capsys):
     words = [
