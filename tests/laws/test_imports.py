@@ -43,6 +43,10 @@ REFUSALS = {
     "train lora photos/nowhere": ALL,
     "train dreambooth nowhere": ALL,
     "pull civitai:1 --limit much": ALL,
+    "pull nowhere": ALL,
+    "pull civitai:much": ALL,
+    "pull hub:nowhere": ALL,
+    "pull ftp://example.org/a.safetensors": ALL,
 }
 PROGRAM = """
 import sys

@@ -17,7 +17,7 @@ from velatura.downloads.sources import CivitaiSource, read_source
 from velatura.downloads.transfer import OnBytes, RemoteFile
 from velatura.downloads.web_client import WebClient
 from velatura.files import atomic_write
-from velatura.formats.checkpoints.folder_weights import INDEX_FILE
+from velatura.formats.checkpoints import INDEX_FILE
 from velatura.formats.hub import HubReference
 
 DEFAULT_LIMIT = 8_000_000_000

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from velatura.errors import BadFile, DownloadFailed
-from velatura.formats.checkpoints.folder_weights import INDEX_FILE, SHARD_NUMBER, VARIANTS, WEIGHTS_SUFFIXES
+from velatura.formats.checkpoints import INDEX_FILE, SHARD_NUMBER, VARIANTS, WEIGHTS_SUFFIXES
 
 HUB_PREFIX = "hub:"
 HUB_URL = "https://huggingface.co"

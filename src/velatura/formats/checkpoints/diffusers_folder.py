@@ -15,10 +15,10 @@ from velatura.base.model_settings import build_schedule, determine_family, refus
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats import vocabulary
-from velatura.formats.checkpoints import vae_file
+from velatura.formats.checkpoints import INDEX_FILE, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae, projection_width
 from velatura.formats.checkpoints.config_hints import read_config_hints
-from velatura.formats.checkpoints.folder_weights import INDEX_FILE, open_weights
+from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
     text_config,

@@ -10,14 +10,10 @@ from typing import cast
 from torch import Tensor
 
 from velatura.errors import BadFile
+from velatura.formats.checkpoints import SHARD_NUMBER, VARIANTS, WEIGHTS_SUFFIXES
 from velatura.formats.json_files import read_json_object
 from velatura.tensors import Contents, LazyTensors, meta_tensors, open_state_dict
 
-INDEX_FILE = "model_index.json"
-# In the order of preference, as in diffusers: safetensors before torch files, full precision before half.
-WEIGHTS_SUFFIXES = ("safetensors", "bin")
-VARIANTS = ("", ".fp16")
-SHARD_NUMBER = r"-\d{5}-of-\d{5}"
 SHARD_NAME = re.compile(rf"[\w.-]+{SHARD_NUMBER}\.({'|'.join(WEIGHTS_SUFFIXES)})")
 MAX_INDEX_BYTES = 2**24  # an SDXL's index has about 2**17
 

@@ -15,7 +15,7 @@ from velatura.base.base import Base
 from velatura.base.image_condition import ImageConditionKind
 from velatura.base.text_encoder import ClipTextEncoder
 from velatura.files import atomic_folder
-from velatura.formats.checkpoints.folder_weights import INDEX_FILE
+from velatura.formats.checkpoints import INDEX_FILE
 from velatura.formats.checkpoints.ldm_text import PROJECTION_KEY, TEXT_MODEL_PREFIX
 from velatura.tensors import StrPath, write_safetensors
 

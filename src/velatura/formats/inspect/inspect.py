@@ -10,7 +10,7 @@ from torch import Tensor
 
 from velatura.card import UNKNOWN_KIND, Card, FileInfo, printable_text
 from velatura.errors import BadFile, VelaturaWarning
-from velatura.formats.checkpoints.folder_weights import INDEX_FILE
+from velatura.formats.checkpoints import INDEX_FILE
 from velatura.formats.hypernetworks import hns
 from velatura.formats.inspect.check import check_opening
 from velatura.formats.inspect.detectors import (
