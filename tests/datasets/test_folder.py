@@ -1,10 +1,13 @@
 """A folder of pictures: which files count, where captions come from, what every picture becomes."""
 
+import re
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from velatura.datasets.check import check_folder
-from velatura.datasets.folder import Example, read_folder, read_picture
+from velatura.datasets.folder import Example, read_dataset, read_folder, read_picture
 from velatura.errors import BadDataset, MissingCaption, VelaturaWarning
 
 
@@ -214,3 +217,24 @@ def test_pictures_that_are_not_read_are_warned_of_with_their_number(tmp_path, na
         assert len(read_folder(tmp_path)) == 1
     findings = check_folder(tmp_path, 8).findings
     assert [finding.file for finding in findings if finding.kind == "unread"] == [tmp_path, tmp_path / "2_more"]
+
+
+@pytest.mark.parametrize(
+    ("inner", "words"),
+    [
+        (["boats/a.png"], "but its folder boats does: name that folder"),
+        (["img/10_inca/a.png"], "but its folder img does: name that folder"),  # kohya's layout
+        (["data/train/a.png", "data/reg/b.png"], f"but its folder {Path('data/train')} does"),
+        (["boats/a.png", "cars/b.png"], "but its folders boats, cars do: name one of them"),
+        (["a/1.png", "b/1.png", "c/1.png", "d/1.png"], "but its folders a, b, c and others do"),
+        (["reg/a.png"], "contains no pictures: add some"),  # for regularisation only
+        ([".thumbnails/a.png"], "contains no pictures: add some"),
+    ],
+)
+def test_a_folder_one_level_too_high_points_at_the_folders_with_pictures(tmp_path, inner, words):
+    for name in inner:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64)).save(path)
+    with pytest.raises(BadDataset, match=re.escape(words)):
+        read_dataset(tmp_path)

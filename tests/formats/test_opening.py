@@ -1,11 +1,13 @@
 """Where a base is opened, and in which precision."""
 
+import shutil
+
 import pytest
 import torch
 
 import velatura
 from velatura.base import devices
-from velatura.errors import UnknownName, VelaturaWarning
+from velatura.errors import BadFile, UnknownName, VelaturaWarning
 from velatura.tiny import DATA_FOLDER
 
 TINY = DATA_FOLDER / "tiny"
@@ -42,3 +44,27 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UnknownName, match="this machine does not have cuda"):
         velatura.open_base(TINY, device="cuda")
+
+
+@pytest.mark.parametrize("inner", ["sd15", "models--owner--name/snapshots/5f3a"])
+def test_the_folder_above_a_base_points_at_it(tmp_path, inner):
+    (tmp_path / "models--owner--name" / "refs").mkdir(parents=True)
+    shutil.copytree(TINY, tmp_path / inner)
+    with pytest.raises(BadFile, match=f"it holds a base, give {tmp_path / inner}$"):
+        velatura.open_base(tmp_path)
+
+
+def test_the_folder_of_several_bases_points_at_two_of_them(tiny, hyper, tmp_path):
+    velatura.save(tiny, tmp_path / "anime.safetensors")
+    velatura.save(hyper(), tmp_path / "ink.safetensors")  # not a base
+    shutil.copytree(TINY, tmp_path / "sd15")
+    bases = f"{tmp_path / 'sd15'} or {tmp_path / 'anime.safetensors'}"
+    with pytest.raises(BadFile, match=f"it holds more bases, give {bases}$"):
+        velatura.open_base(tmp_path)
+
+
+def test_a_folder_without_any_base_points_at_none(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(BadFile, match=r"model_index.json and unet/: give the path of one$"):
+        velatura.open_base(tmp_path)

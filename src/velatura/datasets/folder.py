@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from unicodedata import normalize
 
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 REPEATS_FOLDER = re.compile(r"(\d+)_.+")  # 10_inca: every picture in it counts ten times, as in kohya's scripts
+MAX_DEPTH, MAX_NAMED_FOLDERS = 3, 3  # of folders that a message points at
 MAX_REPEATS = 1000  # a larger number, 20231105_holiday, is a date
 REGULARISATION_FOLDERS = frozenset({"reg", "regularisation", "regularization"})
 MAX_NAMES_SHOWN = 10  # of pictures without a caption
@@ -184,11 +186,28 @@ def describe_empty_folder(folder: Path) -> str:
     unread = [path for subfolder, _ in all_folders(folder) for path in unread_pictures(subfolder)]
     if unread:
         return f"{folder} contains no pictures that velatura reads; {describe_unread(unread)}"
-    ignored = ignored_folders(folder)
-    if ignored:
-        return f"{folder} contains no pictures, but its folder {ignored[0].name} does: name that folder"
+    found = list(islice(_folders_with_pictures(folder, MAX_DEPTH), MAX_NAMED_FOLDERS + 1))
+    if len(found) == 1:
+        return f"{folder} contains no pictures, but its folder {found[0].relative_to(folder)} does: name that folder"
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for path in found[:MAX_NAMED_FOLDERS])
+        more = " and others" if len(found) > MAX_NAMED_FOLDERS else ""
+        return f"{folder} contains no pictures, but its folders {names}{more} do: name one of them"
     suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
     return f"{folder} contains no pictures: add some ({suffixes}), with a .txt file of the caption beside each"
+
+
+def _folders_with_pictures(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the folders inside that can be trained on, down to a depth, but none inside another one."""
+    known = {*MASK_FOLDERS, *REGULARISATION_FOLDERS}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith(".") or path.name.lower() in known:
+            continue
+        numbered = [inner for inner in path.iterdir() if REPEATS_FOLDER.fullmatch(inner.name) and inner.is_dir()]
+        if any(picture_paths(place) for place in (path, *numbered)):
+            yield path
+        elif depth > 1:
+            yield from _folders_with_pictures(path, depth - 1)
 
 
 def _regularisation_folders(folder: Path) -> list[Path]:

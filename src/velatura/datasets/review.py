@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from velatura.datasets.folder import all_folders, resolve_folder
+from velatura.datasets.folder import all_folders, describe_empty_folder, resolve_folder
 from velatura.datasets.pictures import picture_paths
 from velatura.datasets.read_captions import Caption, NameRules, caption_from_name, read_caption_lists, read_caption_text
 from velatura.datasets.write_captions import write_caption
@@ -55,7 +55,7 @@ class CaptionEditor:
                 fallback_captions[len(paths)] = _fallback_caption(path, list_captions)
                 paths.append(path)
         if not paths:
-            raise BadDataset(f"{folder} contains no pictures: add some")
+            raise BadDataset(describe_empty_folder(folder))
         saved_captions = {number: read_caption_text(path) or None for number, path in enumerate(paths)}
         return cls(folder, paths, saved_captions, fallback_captions)
 

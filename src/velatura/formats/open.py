@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
 from velatura.base.families import PredictionWord
 from velatura.base.pipeline import Pipeline, to_base
-from velatura.errors import BadFile, UnsupportedBase
+from velatura.errors import BadFile, UnsupportedBase, VelaturaError
 from velatura.formats import hub
 from velatura.formats.check_metadata import families_of, warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
@@ -27,6 +29,10 @@ from velatura.formats.parts import assemble
 from velatura.formats.parts.assemble import PartPaths, explain_lone_part
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state_dict, open_tensors
+
+CHECKPOINT_SUFFIXES = {".safetensors", ".ckpt"}
+# How far a message looks for bases in a folder that is not one, and how many it names: the hub's cache has depth 2
+MAX_BASE_DEPTH, MAX_TRIED_FILES, MAX_NAMED_BASES = 3, 5, 2
 
 
 @check_arguments()
@@ -199,7 +205,40 @@ def _refuse_part_alone(path: Path) -> None:
     """Refuse a folder or a file that is only a part of a base, and say how to use it."""
     if path.is_dir() and not diffusers_folder.sniff(path):
         explain_lone_part(path)
-        raise BadFile(f"{path} is not a diffusers folder, which holds model_index.json and unet/: give the path of one")
+        raise BadFile(
+            f"{path} is not a diffusers folder, which holds model_index.json and unet/: {_advise_inner(path)}"
+        )
+
+
+def _advise_inner(folder: Path) -> str:
+    """Name the bases in a folder that is not one itself."""
+    found = list(islice(_bases_inside(folder, MAX_BASE_DEPTH), MAX_NAMED_BASES + 1))
+    if not found:
+        return "give the path of one"
+    names = " or ".join(map(str, found[:MAX_NAMED_BASES]))
+    return f"it holds {'more bases' if len(found) > 1 else 'a base'}, give {names}"
+
+
+def _bases_inside(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the diffusers folders inside, down to a depth, and the first checkpoints of the folder itself."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        if diffusers_folder.sniff(path):
+            yield path
+        elif depth > 1:
+            with suppress(OSError):
+                yield from _bases_inside(path, depth - 1)
+    if depth == MAX_BASE_DEPTH:
+        files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in CHECKPOINT_SUFFIXES]
+        yield from filter(_is_checkpoint, files[:MAX_TRIED_FILES])
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        return single_file.sniff(open_state_dict(path))
+    except (VelaturaError, OSError):
+        return False
 
 
 def _open_checkpoint(path: Path) -> tuple[Contents, Contents | None]:
