@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 MAX_STEPS = 2**53  # larger numbers are not exact in JSON
+CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 UNKNOWN_KIND = "unknown"  # of a file whose format velatura does not know
 
 
@@ -27,6 +29,11 @@ def printable_text(text: str) -> str:
         for character in text
         if character.isprintable() or character.isspace()
     )
+
+
+def has_control_characters(text: str) -> bool:
+    """Return True for characters that steer terminals, such as NUL and escape; tabs and line breaks are harmless."""
+    return CONTROL_CHARACTER.search(text) is not None
 
 
 ShortText = Annotated[str, AfterValidator(lambda text: printable_text(text)[:128])]

@@ -3,9 +3,10 @@
 import warnings
 
 import pytest
+from PIL import Image
 
 import velatura
-from tests.hostile import lora_cases, torch_cases
+from tests.hostile import lora_cases, text_cases, torch_cases
 from velatura.errors import VelaturaError, VelaturaWarning
 from velatura.formats.inspect.inspect import inspect_file
 
@@ -48,6 +49,40 @@ def test_overlays_are_opened_and_inspected_alike(tmp_path, case):
     assert inspect(path)[0] == (case.inspected or case.must)
 
 
+def read_prompt(text, tiny, _):
+    velatura.generate(tiny, text, steps=1, width=64, height=64, seed=1)
+
+
+def read_infotext(text, *_):
+    recipe = velatura.Recipe.from_text(text)
+    velatura.Prompt.parse(recipe.prompt).schedule(recipe.steps)
+
+
+def read_rates(text, *_):
+    velatura.Plan(learning_rate=text, steps=100)
+
+
+def read_captions(text, _, folder):
+    Image.new("RGB", (64, 64)).save(folder / "cat.png")
+    (folder / "cat.txt").write_bytes(text)
+    velatura.read_dataset(folder)
+
+
+READERS = {
+    "prompt": read_prompt,
+    "infotext": read_infotext,
+    "lr_schedule": read_rates,
+    "caption": read_captions,
+}
+
+
+@pytest.mark.parametrize("case", text_cases.CASES, ids=str)
+def test_texts_are_refused_warned_of_or_read(tiny, tmp_path, case):
+    verdict, messages = try_reading(READERS[case.kind], case.write, tiny, tmp_path)
+    assert verdict == case.must, messages
+    assert all("\n" not in message and message.isprintable() for message in messages)
+
+
 def test_the_cases_have_names_of_their_own():
-    names = [str(case) for case in OVERLAYS]
+    names = [str(case) for case in [*OVERLAYS, *text_cases.CASES]]
     assert len(set(names)) == len(names)

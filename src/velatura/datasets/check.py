@@ -25,6 +25,7 @@ from velatura.datasets.read_captions import (
     CaptionSource,
     NameRules,
     find_caption_file,
+    odd_texts,
     read_caption,
     read_caption_lists,
 )
@@ -158,6 +159,9 @@ def _check_caption(
     if caption.is_infotext:
         text = "its text holds the settings of a generated picture; only the prompt is learned"
         findings.append(Finding(Grade.WARNING, "infotext", path, text))
+    findings += [
+        Finding(Grade.WARNING, "odd", path, f"its caption has {problem}") for problem in odd_texts(caption.text)
+    ]
     if len(caption.text.split()) > MAX_CAPTION_WORDS:
         text = f"its caption has {len(caption.text.split())} words; beyond about 75 tokens it takes a second chunk"
         findings.append(Finding(Grade.NOTE, "long", path, text))

@@ -23,6 +23,7 @@ from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
     NameRules,
+    odd_texts,
     read_caption,
     read_caption_lists,
     read_caption_text,
@@ -222,6 +223,7 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
     captions = _read_captions(folder, paths, list_captions, rules, needs_captions)
     _warn_of_infotexts(captions)
     _warn_of_unread_fields(captions)
+    _warn_of_odd_texts(captions)
     for path, caption in captions.items():
         with open_picture(path):  # reads only the header, so broken files are found before anything is loaded
             pass
@@ -279,6 +281,16 @@ def _warn_of_unread_fields(captions: dict[Path, Caption]) -> None:
     if fields:
         shown = ", ".join(fields[:5]) + (", ..." if len(fields) > 5 else "")
         warn(f"{files[0]} has fields that are not read ({shown}): they have no effect")
+
+
+def _warn_of_odd_texts(captions: dict[Path, Caption]) -> None:
+    """Warn once of every kind of caption that a person hardly wrote: they are learned as they are."""
+    problems: dict[str, list[Path]] = {}
+    for path, caption in captions.items():
+        for problem in odd_texts(caption.text):
+            problems.setdefault(problem, []).append(path)
+    for problem, paths in problems.items():
+        warn(f"{len(paths)} captions, such as that of {paths[0]}, have {problem}")
 
 
 def _warn_of_missing_pictures(list_captions: dict[str, Caption], paths: list[Path]) -> None:

@@ -10,13 +10,14 @@ from io import StringIO
 from pathlib import Path
 from typing import cast
 
-from velatura.card import printable_text
+from velatura.card import has_control_characters, printable_text
 from velatura.datasets.pictures import PICTURE_SUFFIXES
 from velatura.errors import BadDataset, MissingCaption, warn
 from velatura.files import parse_json
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_SHOWN_LENGTH = 80  # characters of a stranger's text in a message
+MAX_CAPTION_LENGTH = 10_000  # characters of a caption that a person may have written
 MAX_CAPTION_BYTES = 2**26  # a list for a million pictures
 
 # Field names of a list in Hugging Face datasets, kohya's tools and SimpleTuner
@@ -372,6 +373,16 @@ def caption_from_name(path: Path, rules: NameRules) -> str:
             "write what the picture shows into that file, or rename the picture"
         )
     return caption
+
+
+def odd_texts(text: str) -> Iterator[str]:
+    """Yield what a caption has that a person hardly wrote, each as a noun and what it means."""
+    if has_control_characters(text):
+        yield "control characters, such as terminal codes: the text encoder learns them as words, so remove them"
+    if EXTRA_NETWORK_TAG.search(text):
+        yield "tags such as <lora:name:1>: captions attach nothing, so the tags are learned as words"
+    if len(text) > MAX_CAPTION_LENGTH:
+        yield f"more than {MAX_CAPTION_LENGTH:,} characters: check that they are captions, and cut them"
 
 
 def _is_meaningful(word: str) -> bool:

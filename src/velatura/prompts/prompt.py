@@ -16,6 +16,8 @@ from velatura.prompts.tags import Tag, find_tags, split_tags, strip_comments
 AND_PATTERN = re.compile(r"\bAND\b")
 WEIGHT_PATTERN = re.compile(r"[+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)")
 MAX_SUBPROMPT_WEIGHT = 1e6  # larger weights make latents overflow
+MAX_SUBPROMPTS = 100
+CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not tabs and line breaks
 
 
 class Subprompt(NamedTuple):
@@ -30,11 +32,19 @@ def split_at_and(text: str) -> list[Subprompt]:
     """Split a prompt at AND, and parse the weight at the end of every part. Empty parts count too.
 
     Raises:
-        BadPrompt: for a weight above MAX_SUBPROMPT_WEIGHT.
+        BadPrompt: for a weight above MAX_SUBPROMPT_WEIGHT, and for more than MAX_SUBPROMPTS parts.
     """
     subprompts: list[Subprompt] = []
     start = 0
-    for words in AND_PATTERN.split(text):
+    parts = AND_PATTERN.split(text)
+    if len(parts) > MAX_SUBPROMPTS:
+        raise prompt_error(
+            text,
+            0,
+            f"the prompt has {len(parts):,} parts between ANDs, and each takes a call of the UNet in every step: "
+            f"write {MAX_SUBPROMPTS} at most",
+        )
+    for words in parts:
         subprompt = _parse_subprompt(words, start)
         if abs(subprompt.weight) > MAX_SUBPROMPT_WEIGHT:
             position = start + words.rindex(":") + 1
@@ -193,6 +203,12 @@ class Prompt:
                 yield tag
 
     def _warn_suspicious_syntax(self) -> None:
+        control = CONTROL_CHARACTER.search(self.words)
+        if control:
+            warn(
+                f"the prompt has the control character {control[0]!a} as its character {control.start() + 1}, which no "
+                "keyboard writes: the text encoder gets it too, so remove it"
+            )
         for subprompt, edited_text in zip(self.subprompts, self._edited_texts, strict=True):
             for position, reason in edited_text.issues:
                 warn(f"{reason}; {excerpt_at(subprompt.words, position)}")

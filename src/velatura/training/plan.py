@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from velatura.arguments import check_arguments
+from velatura.card import printable_text
 from velatura.datasets.templates import TEMPLATES, CaptionTemplate
 from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
 from velatura.files import open_for_reading, parse_json
@@ -34,6 +35,10 @@ PictureShape = Literal["square", "buckets"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 KIND_ALIASES = {"difference": "dreambooth"}  # a difference is trained with the presets of DreamBooth
+
+# A1111 takes them, as Python's parser does, and no program writes them: digits of other scripts, 1_0; controls
+OTHER_CHARACTERS = re.compile(r"(?![0-9])\d|\d_|[\x00-\x1f\x7f-\x9f]")
+HIGH_RATE = 0.05  # A1111 suggests 0.005 for embeddings and 5e-5 for hypernetworks
 
 
 def _as_text(rate: object) -> object:
@@ -251,6 +256,12 @@ class Plan(BaseModel):
         for text in (self.text_rate, self.word_rate):
             if text is not None:
                 messages += LearningRates.parse(text, self.steps, ends_training=False).warnings
+        highest = max((segment.rate for segment in self.rates().segments), default=0.0)
+        if highest >= HIGH_RATE and self.optimizer != "prodigy":  # which multiplies the rate that it finds by this one
+            messages.append(
+                f'the rate "{self.learning_rate}" goes up to {highest:g}, a hundred times what trainings usually take: '
+                "it will probably diverge, so lower it"
+            )
         return messages
 
     def range_warnings(self) -> list[str]:
@@ -351,12 +362,19 @@ def _check_rates(plan: Plan) -> None:
     """Refuse rates that are not finite, negative or zero throughout, and rates that contradict other fields."""
     for text in (plan.learning_rate, plan.text_rate, plan.word_rate):
         if text is not None:
+            _check_rate_characters(text)
             _check_rate_values(text, LearningRates.parse(text, plan.steps))
     if plan.optimizer == "prodigy" and (plan.text_rate is not None or plan.word_rate is not None):
         raise BadPlan("Prodigy finds one rate for all weights: leave out text_rate and word_rate, or choose adamw")
     end = plan.rates().end
     if plan.warmup and plan.warmup >= end:
         raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {end} steps: shorten it")
+
+
+def _check_rate_characters(text: str) -> None:
+    if OTHER_CHARACTERS.search(text.strip()):
+        shown = printable_text(text)
+        raise BadPlan(f'the rate "{shown}" has characters that numbers do not have: write "5e-5:100, 5e-6"')
 
 
 def _check_rate_values(text: str, rates: LearningRates) -> None:

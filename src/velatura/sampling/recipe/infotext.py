@@ -80,6 +80,10 @@ def warn_of_infotext(text: str) -> None:
         warn(f"the text behind the settings is not read: {_shorten(' '.join(lines.unread))!r}")
     if leftovers := _find_leftovers(lines.fields):
         warn(f"these parts of the settings are not read: {_shorten(', '.join(leftovers))!r}")
+    if repeated := _find_contradictions(lines.fields):
+        warn(
+            f"settings that are given twice with different values: {_shorten('; '.join(repeated))}; the last one counts"
+        )
     if empty_keys := [key for key, value in find_fields(lines.fields) if not value]:
         warn(f"settings without a value are left out: {', '.join(empty_keys)}")
 
@@ -117,6 +121,15 @@ def _scan_fields(text: str) -> Iterator[tuple[str, str, str]]:
 def _find_leftovers(text: str) -> list[str]:
     """Return what stands between fields and is none, such as the rest of a value with commas."""
     return [leftover for _, _, before in _scan_fields(text) if (leftover := before.strip(", \t\r\n"))]
+
+
+def _find_contradictions(text: str) -> list[str]:
+    """Return the settings that are given several times with different values."""
+    values: dict[str, dict[str, None]] = {}
+    for key, value in find_fields(text):
+        if value:
+            values.setdefault(key, {})[value.strip()] = None
+    return [f"{key}: {', '.join(found)}" for key, found in values.items() if len(found) > 1]
 
 
 def quote(value: object) -> str:

@@ -31,6 +31,8 @@ DEFAULT_MASK_PADDING = 32  # A1111's default, which it does not write
 NEW_EDITING_VERSION = (1, 6)  # before this version, A1111 timed prompt editing differently
 DDIM_ETA = "Eta DDIM"  # A1111's name of eta with the sampler DDIM, which has another default
 ETA = "Eta"
+HASHES, MODEL, VAE = "Hashes", "Model", "VAE"
+PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)  # ../x, /x, C:\x
 CIVITAI_RESOURCES = "Civitai resources"
 # Values that stand for "as in the first pass", or for nothing
 UNSET_VALUES = {
@@ -173,6 +175,7 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
     unread = _normalize_fields(fields)
     if fields:
         _warn_of_missing(unread)
+    _warn_of_nonsense(unread)
     resources = unread.pop(CIVITAI_RESOURCES, None)
     values: dict[str, object] = {entry.field: unread.pop(entry.key) for entry in INFOTEXT_FIELDS if entry.key in unread}
     if resources is not None:
@@ -214,6 +217,22 @@ def _warn_of_missing(fields: Mapping[str, str]) -> None:
     missing = [f"{key} ({default})" for key, default in NEEDED_FIELDS.items() if key not in fields]
     if missing:
         warn(f"the recipe does not say all that made the picture; these are used instead: {', '.join(missing)}")
+
+
+def _warn_of_nonsense(fields: Mapping[str, str]) -> None:
+    """Warn of fields that only record something, and hold what no program writes there."""
+    if HASHES in fields and not isinstance(_try_json(fields[HASHES]), dict):
+        warn(f"{HASHES} is not an object in JSON: it is ignored, so files are not compared with it")
+    paths = [key for key in (MODEL, VAE) if PATH_OUTSIDE.fullmatch(fields.get(key, ""))]
+    if paths:
+        warn(f"{' and '.join(paths)} hold a path in place of a name: it is shown, and never opened")
+
+
+def _try_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parse_size(size: object) -> dict[str, object]:
