@@ -251,6 +251,7 @@ def test_convert_makes_a_lora_of_a_hypernetwork(hyper, tmp_path, capsys):
     [
         (["--as", "embedding"], "no kind of overlay to convert to is called"),
         (["--rank", "4"], "are for --as lora"),
+        (["--prediction", "v"], "are for --as lora"),
         (["--as", "lora", "--dialect", "a1111"], "--dialect and --dtype are for"),
     ],
 )

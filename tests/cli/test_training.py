@@ -439,6 +439,12 @@ def test_a_class_prompt_that_cannot_be_is_refused_by_a_dry_run_too(capsys):
     assert "must say what the pictures show, without tags" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("desk")
+def test_an_aesthetic_passes_the_prediction_to_its_base(capsys):
+    assert main(["train", "aesthetic", "photos", "--prediction", "v", "--zero-snr"]) == 2
+    assert "leave out --prediction and --zero-snr" in capsys.readouterr().err
+
+
 def test_an_aesthetic_is_made_of_pictures_without_captions(desk, capsys):
     (desk / "photos" / "a red wall.png").rename(desk / "photos" / "IMG_1234.png")
     assert main(["train", "aesthetic", "photos", "--name", "dusk", "--steps", "2"]) == 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.conditioning import Conditioning, MicroConditioning
-from velatura.base.families import Family
+from velatura.base.families import Family, Prediction
 from velatura.base.image_condition import (
     CONDITION_BY_CHANNELS,
     LATENT_CHANNELS,
@@ -41,6 +41,9 @@ class Base:
         vae_source: File of another VAE that replaces the base's own; None for the base's own.
         text_sources: Files of text encoders that replace the base's own; empty for the base's own.
         opened_from: Absolute path, or hub:OWNER/NAME, by which the base can be opened again.
+
+    Attributes:
+        forced_prediction: What the caller of `open_base` said that the UNet predicts; None if nothing was said.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Base:
         self.vae_source = vae_source
         self.text_sources = text_sources
         self.opened_from = opened_from
+        self.forced_prediction: Prediction | None = None
         self._offloader: ModelOffloader | None = None
         self._blank_conditions: dict[tuple[int, int], Tensor] = {}
         for model in self._models:

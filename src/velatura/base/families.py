@@ -9,6 +9,7 @@ from typing import Literal
 
 Prediction = Literal["epsilon", "v_prediction"]
 PredictionWord = Literal["epsilon", "v"]  # what callers and the command line write
+PREDICTION_WORDS: dict[Prediction, PredictionWord] = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 @dataclass(frozen=True)

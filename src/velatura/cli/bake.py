@@ -9,7 +9,14 @@ import typer
 import velatura
 from velatura.base.families import PredictionWord
 from velatura.cli.arguments import open_overlay_argument
-from velatura.cli.base import LoadOptions, open_base, part_option, prediction_option, zero_snr_option
+from velatura.cli.base import (
+    DEFAULT_LOAD_OPTIONS,
+    LoadOptions,
+    open_base,
+    part_option,
+    prediction_option,
+    zero_snr_option,
+)
 from velatura.cli.saving import picture_bar, prepare_output, print_report
 from velatura.errors import BadFile
 
@@ -88,6 +95,7 @@ def write_lora(
     rank: int = 32,
     prompts: Path | None = None,
     steps: int = 10,
+    load_options: LoadOptions = DEFAULT_LOAD_OPTIONS,
     overwrite: bool = False,
     as_json: bool = False,
 ) -> None:
@@ -97,7 +105,7 @@ def write_lora(
     from velatura.merging.lora.from_hypernetwork import lora_from_hypernetwork
 
     prepare_output(target, overwrite=overwrite)
-    opened_base = open_base(base)
+    opened_base = open_base(base, load_options=load_options)
     with picture_bar() as on_step:
         pairs, report = lora_from_hypernetwork(
             overlay, opened_base, rank=rank, prompts=_read_prompts(prompts), steps=steps, on_step=on_step

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import velatura
+from velatura.base.families import PredictionWord
 from velatura.card import UNKNOWN_KIND
+from velatura.cli.base import LoadOptions, prediction_option, zero_snr_option
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.errors import AlreadyExists, BadFile, UnknownName
 
@@ -139,6 +141,8 @@ def convert(
         str | None,
         typer.Option(help="The base to make it for.", show_default="tiny", rich_help_panel=CONVERSION_PANEL),
     ] = None,
+    prediction: Annotated[PredictionWord | None, prediction_option(CONVERSION_PANEL)] = None,
+    zero_snr: Annotated[bool | None, zero_snr_option(CONVERSION_PANEL)] = None,
     rank: Annotated[
         int | None,
         typer.Option(min=1, help="The rank of each layer.", show_default="32", rich_help_panel=CONVERSION_PANEL),
@@ -168,8 +172,8 @@ def convert(
 
     velatura convert inca.pt inca-lora.safetensors --as lora --rank 32 --base sd15/
     """
-    if kind is None and any(value is not None for value in (base, rank, prompts, steps)):
-        raise typer.BadParameter("--base, --rank, --prompts and --steps are for --as lora")
+    if kind is None and any(value is not None for value in (base, prediction, zero_snr, rank, prompts, steps)):
+        raise typer.BadParameter("--base, --prediction, --zero-snr, --rank, --prompts and --steps are for --as lora")
     if kind is not None and (dialect or dtype):
         raise typer.BadParameter("--dialect and --dtype are for the same overlay, --as for another kind")
     if kind not in {None, "lora"}:
@@ -179,8 +183,16 @@ def convert(
     if kind == "lora":
         from velatura.cli.bake import write_lora
 
-        base_name, rank, steps = base or "tiny", rank or 32, steps or 10
-        write_lora(overlay, target, base=base_name, rank=rank, prompts=prompts, steps=steps, overwrite=overwrite)
+        write_lora(
+            overlay,
+            target,
+            base=base or "tiny",
+            rank=rank or 32,
+            prompts=prompts,
+            steps=steps or 10,
+            load_options=LoadOptions(prediction=prediction, zero_snr=zero_snr),
+            overwrite=overwrite,
+        )
         return
     if target.exists() and not overwrite:
         raise AlreadyExists(f"{target} exists already: choose another name, or add --overwrite")

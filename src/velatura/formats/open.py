@@ -183,6 +183,7 @@ def open_base(
             opened_from=opened_from,
         )
         warn_of_metadata(contents, "checkpoint", {base.family.name})
+    base.forced_prediction = prediction_type
     return base.offload(compute_device) if offload else base.to()
 
 

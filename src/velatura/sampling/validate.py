@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from velatura.base.base import Base
+from velatura.base.families import PREDICTION_WORDS
 from velatura.errors import BadRecipe, warn
 from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.fields import MAX_SIDE_PIXELS, OverlayHash
@@ -37,6 +38,7 @@ def check_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> No
     warn_of_another_base(base, recipe)
     warn_of_another_vae(base, recipe)
     warn_of_other_text_encoders(base, recipe)
+    warn_of_another_prediction(base, recipe)
     check_clip_skip(base, recipe)
     check_seed_size(base, recipe)
     check_init_image(recipe, init_image)
@@ -90,6 +92,17 @@ def warn_of_other_text_encoders(base: Base, recipe: Recipe) -> None:
         f"the recipe was made with the text encoder {recipe.text} ({recipe.text_hash}), but this one is "
         f"{current_text}: open it too"
     )
+
+
+def warn_of_another_prediction(base: Base, recipe: Recipe) -> None:
+    """Warn if a recipe was made with a base that was told to predict something else than this one does."""
+    current = PREDICTION_WORDS[base.family.prediction]
+    if recipe.prediction not in {None, current}:
+        warn(
+            f"the recipe was made with a base that was opened with prediction={recipe.prediction!r}, but this one "
+            f"predicts {current}, so the picture will be different: open it with prediction={recipe.prediction!r} "
+            f"(--prediction {recipe.prediction})"
+        )
 
 
 def check_clip_skip(base: Base, recipe: Recipe) -> None:

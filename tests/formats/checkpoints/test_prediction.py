@@ -83,6 +83,21 @@ def test_a_folder_takes_the_callers_word_too(tiny, tmp_path):
     assert velatura.open_base(tmp_path / "v", prediction="epsilon").family.prediction == "epsilon"
 
 
+def test_a_recipe_records_the_callers_word(write, tmp_path):
+    base = velatura.open_base(write(), prediction="v")
+    path = velatura.generate(base, "a red house", steps=1).save(tmp_path / "house.png")
+    recipe = velatura.Recipe.from_image(path)
+    assert recipe.prediction == "v"
+    assert "Prediction: v," in recipe.infotext()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        velatura.generate(base, recipe)
+        plain = velatura.open_base(base.opened_from)
+        assert velatura.generate(plain, "a red house", steps=1).recipe.prediction is None
+    with pytest.warns(VelaturaWarning, match="prediction='v', but this one predicts epsilon.*--prediction v"):
+        velatura.generate(plain, recipe)
+
+
 def test_a_library_takes_the_callers_word_too(write):
     path = write()
     library = velatura.Library(path.parent)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 import velatura
-from velatura.cli.base import base_option, open_base
+from velatura.base.families import PredictionWord
+from velatura.cli.base import LoadOptions, base_option, open_base, prediction_option, zero_snr_option
 from velatura.cli.screen import say
 from velatura.cli.train.options import OUTPUT_PANEL, OVERLAY_PANEL, LibraryFolders, bundled_or_given, option
 from velatura.errors import AlreadyExists
@@ -32,6 +33,8 @@ def train_aesthetic(
     ],
     *,
     base: Annotated[str, base_option(OVERLAY_PANEL)] = "tiny",
+    prediction: Annotated[PredictionWord | None, prediction_option(OVERLAY_PANEL)] = None,
+    zero_snr: Annotated[bool | None, zero_snr_option(OVERLAY_PANEL)] = None,
     library: LibraryFolders = None,
     name: Name = None,
     clip: Clip = None,
@@ -52,7 +55,8 @@ def train_aesthetic(
     out = out or Path(f"{file_name(name)}.safetensors")
     if out.exists():
         raise AlreadyExists(f"{out} is there already: name another file, or remove that one")
-    opened_base = open_base(base, velatura.Library(*(library or [Path()])))
+    load_options = LoadOptions(prediction=prediction, zero_snr=zero_snr)
+    opened_base = open_base(base, velatura.Library(*(library or [Path()])), load_options)
     options = {"steps": steps} | ({} if rate is None else {"rate": rate})
     aesthetic = aesthetic_from(opened_base, folder, clip=clip, name=name, **options)
     velatura.save(aesthetic, out)

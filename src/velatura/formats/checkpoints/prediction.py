@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from velatura.base.families import Prediction, PredictionWord
+from velatura.base.families import PREDICTION_WORDS, Prediction, PredictionWord
 from velatura.base.image_condition import CONDITION_BY_CHANNELS, LATENT_CHANNELS
 from velatura.errors import UnknownName, UnsupportedBase, warn
 from velatura.files import open_for_reading
@@ -27,7 +27,6 @@ PREDICTIONS_BY_NAME: dict[str, Prediction] = {
     "v_prediction": "v_prediction",
     MODEL_SPEC_PREDICTIONS["v_prediction"]: "v_prediction",
 }
-WORDS: dict[Prediction, PredictionWord] = {"epsilon": "epsilon", "v_prediction": "v"}
 YAML_PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?([^\s"'#]+)["']?\s*(?:#.*)?$""", re.MULTILINE)
 YAML_SCALING = re.compile(r"""^\s*target:\s*["']?sgm[\w.]*\.denoiser_scaling\.(\w+)["']?\s*(?:#.*)?$""", re.MULTILINE)
 YAML_PREDICTIONS: dict[str, Prediction] = {
@@ -122,7 +121,8 @@ def warn_of_yaml_conflict(path: Path, in_yaml: Prediction | None, in_file: Predi
     if in_yaml is not None and in_yaml != in_file:
         warn(
             f"{yaml_name} says that {path.name} predicts {in_yaml}, but the file itself says {in_file}, which is used: "
-            f"delete {yaml_name} if the pictures are right, or open it with prediction={WORDS[in_yaml]!r} if not"
+            f"delete {yaml_name} if the pictures are right, or open it with "
+            f"prediction={PREDICTION_WORDS[in_yaml]!r} if not"
         )
 
 
@@ -131,5 +131,6 @@ def warn_of_trial_conflict(path: Path, in_yaml: Prediction, tried: Prediction) -
     if in_yaml != tried:
         warn(
             f"{path.with_suffix('.yaml').name} says that {path.name} predicts {in_yaml}, which is used, but a trial "
-            f"step looks like {tried}: open it with prediction={WORDS[tried]!r} if the pictures come out wrong"
+            f"step looks like {tried}: open it with prediction={PREDICTION_WORDS[tried]!r} if the pictures come out "
+            "wrong"
         )

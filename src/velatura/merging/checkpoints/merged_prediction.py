@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from velatura.base.families import Prediction
+from velatura.base.families import PREDICTION_WORDS, Prediction
 from velatura.errors import warn
 from velatura.formats.checkpoints.ldm_families import V_MARKER, ZERO_SNR_MARKER
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.formats.checkpoints.ldm_text import OPEN_CLIP_PREFIX
-from velatura.formats.checkpoints.prediction import WORDS, read_prediction, read_yaml_prediction
+from velatura.formats.checkpoints.prediction import read_prediction, read_yaml_prediction
 from velatura.merging.checkpoints.lazy_merge import LazyMerge
 from velatura.merging.checkpoints.modes import FormulaOptions, Parents
 from velatura.merging.checkpoints.weights import ModelWeights
@@ -63,7 +63,9 @@ def merge_predictions(merge: LazyMerge) -> MergedPrediction:
             merge, [(item or stated[0]) == "v_prediction" for item in predictions], strength
         )
         prediction = "v_prediction" if is_velocity else "epsilon"
-        _warn_of_mix(merge.models, [item or "what it does not say" for item in predictions], WORDS[prediction])
+        _warn_of_mix(
+            merge.models, [item or "what it does not say" for item in predictions], PREDICTION_WORDS[prediction]
+        )
     if len(set(schedules)) > 1:
         zero_snr = _is_in_larger_share(merge, schedules, strength)
         if len(set(stated)) == 1:

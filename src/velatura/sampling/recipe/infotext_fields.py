@@ -90,6 +90,7 @@ INFOTEXT_FIELDS = (
     InfotextField("VAE", "vae"),
     InfotextField("Text encoder hash", "text_hash"),
     InfotextField("Text encoder", "text"),
+    InfotextField("Prediction", "prediction"),  # our own; A1111 ignores it
     InfotextField("Variation seed", "variation_seed"),
     InfotextField("Variation seed strength", "variation_strength"),
     InfotextField("Seed resize from", "seed_size"),

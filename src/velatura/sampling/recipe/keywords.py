@@ -80,6 +80,7 @@ class FurtherRecipeFields(TypedDict, total=False):
     vae_hash: str | None
     text: str | None
     text_hash: str | None
+    prediction: str | None
     image_hash: str | None
     mask_hash: str | None
     overlay_hashes: tuple[OverlayHash, ...]

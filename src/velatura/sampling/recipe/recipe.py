@@ -32,6 +32,7 @@ RECORDED_FIELDS = (
     "vae_hash",
     "text",
     "text_hash",
+    "prediction",
     "image_hash",
     "mask_hash",
     "overlay_hashes",
@@ -81,6 +82,9 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     vae_hash: str | None = Field(default=None, description="the autoencoder's short hash")
     text: str | None = Field(default=None, description="names of the text encoders, if they were not the base's own")
     text_hash: str | None = Field(default=None, description="the text encoders' short hashes")
+    prediction: str | None = Field(
+        default=None, description="what the base was told to predict (epsilon or v), if its file did not say it"
+    )
     image_hash: str | None = Field(default=None, description="hash of the init image")
     mask_hash: str | None = Field(default=None, description="hash of the mask")
     overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="files of the overlays that it calls")
