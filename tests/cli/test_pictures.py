@@ -166,7 +166,10 @@ def test_what_is_painted_is_saved_though_the_rest_is_interrupted(said, tmp_path,
     monkeypatch.setattr("velatura.cli.generate.picture_bar", bar_that_interrupts)
     status, out, err = said("generate", "a", "--steps", "1", "--count", "4", "--out", "house.png")
     assert (status, out) == (130, "house-1.png\nhouse-2.png\n")  # each as soon as it is saved
-    assert err == "interrupted; 2 of 4 pictures are saved, from house-1.png on\n"
+    assert err.startswith("interrupted; 2 of 4 pictures are saved, from house-1.png on; drawn at random: seed ")
+    seeds = [int(seed) for seed in err.rpartition("seed ")[2].split(", ")]
+    assert seeds[:2] == [Recipe.from_image(f"house-{number}.png").seed for number in (1, 2)]
+    assert len(seeds) == 4  # also those of the pictures that are missing
     assert sorted(path.name for path in tmp_path.iterdir()) == ["house-1.png", "house-2.png"]
 
 

@@ -85,6 +85,15 @@ def expand_recipe(first: "Recipe", prompts: Path | None, count: int, tags: Seque
     return [_tag_prompts(recipe, tags) for recipe in recipes]
 
 
+def draw_missing_seed(recipe: "Recipe") -> "Recipe":
+    """Return the recipe with a random seed if it has none."""
+    from secrets import randbelow
+
+    from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
+
+    return recipe.replace(seed=randbelow(RANDOM_SEED_COUNT)) if recipe.seed is None else recipe
+
+
 def draw_wildcards(
     recipes: Sequence["Recipe"], wildcards: Path | None, library: Sequence[Path], *, is_replay: bool
 ) -> list["Recipe"]:
@@ -110,18 +119,18 @@ def draw_wildcards(
 
 
 def _draw_recipe(recipe: "Recipe", folder: Path) -> "Recipe":
-    from secrets import randbelow
-
     from velatura.prompts.wildcards import expand_template, find_template
-    from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
 
     templates = {field: text for field in TEMPLATE_FIELDS if find_template(text := getattr(recipe, field) or "")}
     if not templates:
         return recipe
-    seed: int = randbelow(RANDOM_SEED_COUNT) if recipe.seed is None else recipe.seed
+    recipe = draw_missing_seed(recipe)
+    assert recipe.seed is not None
     # a negative prompt draws for itself; the prompt of the hires pass draws what the first pass drew
-    drawn = {field: expand_template(text, folder, seed + ("negative" in field)) for field, text in templates.items()}
-    return recipe.replace(seed=seed, **drawn)
+    drawn = {
+        field: expand_template(text, folder, recipe.seed + ("negative" in field)) for field, text in templates.items()
+    }
+    return recipe.replace(**drawn)
 
 
 def add_styles(recipe: "Recipe", names: Sequence[str], table: Path) -> "Recipe":
@@ -254,13 +263,9 @@ def _tag_prompts(recipe: "Recipe", tags: Sequence[str]) -> "Recipe":
 
 def _increment_seeds(recipe: "Recipe", count: int) -> Iterator["Recipe"]:
     """Yield `count` recipes with increasing seeds; variations share one seed, which is drawn here if it is not set."""
-    from secrets import randbelow
-
-    from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
-
     seed_field = "variation_seed" if recipe.variation_strength else "seed"
-    if seed_field == "variation_seed" and count > 1 and recipe.seed is None:
-        recipe = recipe.replace(seed=randbelow(RANDOM_SEED_COUNT))
+    if seed_field == "variation_seed" and count > 1:
+        recipe = draw_missing_seed(recipe)
     first_seed = getattr(recipe, seed_field)
     for offset in range(count):
         yield recipe if first_seed is None else recipe.replace(**{seed_field: first_seed + offset})

@@ -12,6 +12,7 @@ from velatura.base.families import PredictionWord
 from velatura.cli.arguments import (
     add_styles,
     build_recipe,
+    draw_missing_seed,
     draw_wildcards,
     expand_recipe,
     open_overlay_files,
@@ -215,6 +216,9 @@ def generate(
     from velatura.sampling.generate import generate_stream
 
     say_picture = None if as_json else picture_printer(with_effects=verbose)
+    draws_seeds = any(recipe.seed is None for recipe in recipes)
+    recipes = [draw_missing_seed(recipe) for recipe in recipes]
+    drawn_seeds = f"drawn at random: seed {', '.join(str(recipe.seed) for recipe in recipes)}"
     with picture_bar() as on_step, live_preview(paths[0]) if preview else nullcontext() as on_preview:
         pictures = generate_stream(
             opened_base,
@@ -226,12 +230,16 @@ def generate(
             on_step=on_step,
             on_preview=on_preview,
         )
-        saved = save_pictures(pictures, paths, say_picture)
+        try:
+            saved = save_pictures(pictures, paths, say_picture)
+        except KeyboardInterrupt as interruption:
+            if draws_seeds:
+                interruption.add_note(drawn_seeds)
+            raise
     if as_json:
         print_pictures(saved, as_json=True)
-    elif any(recipe.seed is None for recipe in recipes):
-        seeds = ", ".join(str(picture.recipe.seed) for picture in saved)
-        print_error(f"drawn at random: seed {seeds}")
+    elif draws_seeds:
+        print_error(drawn_seeds)
 
 
 @recipe_options
