@@ -157,6 +157,18 @@ def test_show_tells_of_a_checkpoint_and_an_embedding(capsys):
     assert shown(capsys, "learned_embeds.bin")["in a prompt"] == "learned_embeds"
 
 
+def test_show_tells_which_files_beside_a_checkpoint_count(shelf, capsys):
+    assert not any(label.startswith("beside") for label in shown(capsys, "sd15.safetensors"))
+    (shelf / "sd15.vae.pt").write_bytes(b"")
+    (shelf / "sd15.yaml").write_text("model:\n  params:\n    parameterization: v\n")
+    assert main(["show", "sd15.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "beside: VAE    sd15.vae.pt, which replaces its own autoencoder" in lines
+    assert "beside: yaml   sd15.yaml says that it predicts v, if the file does not say it" in lines
+    assert main(["show", "sd15.safetensors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["beside"].keys() == {"VAE", "yaml"}
+
+
 def test_show_tells_how_a_prompt_calls_what_has_a_tag(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     difference = velatura.Difference.for_base(tiny, name="robot")

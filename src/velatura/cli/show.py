@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,12 @@ def show_hypernetwork(entry: "LibraryEntry", *, as_json: bool) -> None:
 def show_entry(entry: "LibraryEntry", *, as_json: bool) -> None:
     """Print what is known about any other file, with the warnings of opening it."""
     _give_warnings(entry)
+    beside = dict(_beside_rows(entry))
     if as_json:
-        say_json(json.dumps(entry.facts(), indent=2))
+        say_json(json.dumps(entry.facts() | ({"beside": beside} if beside else {}), indent=2))
         return
-    _say_rows([*_kind_rows(entry), *_note_rows(entry), *_header_rows(entry), *_file_rows(entry)])
+    rows = [*_kind_rows(entry), *_note_rows(entry), *_header_rows(entry), *_file_rows(entry)]
+    _say_rows([*rows, *((f"beside: {name}", value) for name, value in beside.items())])
 
 
 def _give_warnings(entry: "LibraryEntry") -> None:
@@ -127,6 +130,30 @@ def _file_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
     if entry.hashes is not None:
         yield "hash", f"{entry.hashes.sha256[:10]} (SHA-256 {entry.hashes.sha256})"
         yield "on Civitai", ", ".join(f"{name} {value}" for name, value in entry.hashes.by_civitai_name().items())
+
+
+def _beside_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
+    """Yield the kinds of files beside a checkpoint that opening it uses, and what they say."""
+    path = entry.path
+    if entry.kind != "checkpoint" or entry.file.is_folder:
+        return
+    if any(path.parent.glob(f"{escape(path.stem)}.vae.*")):
+        from velatura.formats.checkpoints.vae_file import find_vae_beside
+
+        vae = find_vae_beside(path)
+        if vae is not None:
+            yield "VAE", f"{vae.name}, which replaces its own autoencoder"
+    yaml_path = path.with_suffix(".yaml")
+    if yaml_path.is_file():
+        from velatura.base.families import PREDICTION_WORDS
+        from velatura.formats.checkpoints.prediction import read_yaml_prediction
+
+        stated = read_yaml_prediction(path)
+        if stated is not None:
+            yield (
+                "yaml",
+                f"{yaml_path.name} says that it predicts {PREDICTION_WORDS[stated]}, if the file does not say it",
+            )
 
 
 def _format_bytes(byte_count: int) -> str:
