@@ -152,8 +152,16 @@ def _words(annotation: object) -> Iterable[str]:
     kind = NO_WORD if annotation is None else origin or annotation
     if kind in TYPE_WORDS:
         return (TYPE_WORDS[kind],)
+    if kind is tuple and Ellipsis not in options:
+        return (f"a pair ({'; '.join(map(_describe, options))})",)
     if isinstance(kind, type) and issubclass(kind, Iterable) and origin:
-        item_word = _describe(options[0]) if options else "values"
-        return (f"a list of {item_word.removeprefix('a ')}s" if " " not in item_word.removeprefix("a ") else "a list",)
+        return (_describe_list(options),)
     name: str = getattr(cast("object", kind), "__name__", "")
     return (f"an {name}" if name[:1] in set("AEIOU") else f"a {name}",)
+
+
+def _describe_list(item_types: tuple[Any, ...]) -> str:
+    item = _describe(item_types[0]).removeprefix("a ") if item_types else "value"
+    if item.startswith("pair "):
+        return f"a list of pairs {item.removeprefix('pair ')}"
+    return "a list" if " " in item else f"a list of {item}s"

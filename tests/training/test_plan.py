@@ -138,7 +138,10 @@ BEYOND_THE_END = [
     ({"text_rate": "1e-3:60, 1e-4"}, '"1e-4" in the rate "1e-3:60, 1e-4" is never reached'),
     ({"word_rate": "1e-3:60, 1e-4"}, '"1e-4" in the rate "1e-3:60, 1e-4" is never reached'),
     ({"preview_every": 51}, "preview_every = 51 is more than the 50 steps of the run"),
-    ({"snapshot_every": 500}, "snapshot_every = 500 is more than the 50 steps .* no snapshot is written before the end"),
+    (
+        {"snapshot_every": 500},
+        "snapshot_every = 500 is more than the 50 steps .* no snapshot is written",
+    ),
     ({"snapshot_every": 10, "keep_every": 100}, "keep_every = 100 is more than the 50 steps"),
 ]
 

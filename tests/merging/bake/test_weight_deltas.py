@@ -6,7 +6,7 @@ from torch import nn
 
 import velatura
 from tests.merging.predictions import CALIBRATION_PROMPTS, predict_noise, predict_with, random_lora, relative_difference
-from velatura.errors import BadOverlay, NoEffect, VelaturaWarning, WrongBase
+from velatura.errors import BadArgument, BadOverlay, NoEffect, VelaturaWarning, WrongBase
 from velatura.merging.bake.bake import bake, copy_base
 from velatura.merging.bake.report import BakeReport
 from velatura.merging.bake.weight_deltas import WeightDeltas, add_deltas
@@ -139,7 +139,9 @@ def test_an_overlay_for_another_base_is_refused(tiny, xl, lora):
 def test_strengths_of_nothing_and_of_many_are_refused(tiny, lora):
     with pytest.raises(NoEffect):
         bake(tiny, [(lora(), velatura.Strength(0.0, 0.0))])
-    with pytest.raises(BadOverlay, match="several strengths"):
+    with pytest.raises(
+        BadArgument, match=r"not a list of pairs \(an Overlay, a text or a path; a number or a Strength\)"
+    ):
         bake(tiny, [(lora(), torch.tensor([0.1, 0.2]))])
 
 
