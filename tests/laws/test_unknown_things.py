@@ -55,6 +55,37 @@ def peft_folder(folder, is_odd):
     return tensors_of(folder / "x")
 
 
+def peft_settings(folder, is_odd):
+    keys = (f"base_model.model.{LAYER}.lora_A.weight", f"base_model.model.{LAYER}.lora_B.weight")
+    (folder / "x").mkdir()
+    save_file(factors(*keys), folder / "x" / "adapter_model.safetensors")
+    settings = {"r": 2, "lora_alpha": 4, "peft_type": "LORA", "target_modules": ["to_q"], "use_dora": False}
+    text = json.dumps(settings | ({THING: 1} if is_odd else {}))
+    (folder / "x" / "adapter_config.json").write_text(text)
+    return tensors_of(folder / "x")
+
+
+def flat_hypernetwork(folder, is_odd):
+    tensors = {
+        f"320_{number}.linear.{layer}.{kind}": torch.full(shape, 0.1)
+        for number in (0, 1)
+        for layer, kind, shape in (
+            (0, "weight", (4, 320)),
+            (0, "bias", (4,)),
+            (1, "weight", (320, 4)),
+            (1, "bias", (320,)),
+        )
+    }
+    fields = {"layer_structure": "[1, 0.0125, 1]", "activation_func": "linear", "step": "3"}
+    save_file(tensors, folder / "x.safetensors", fields | ({THING: "1"} if is_odd else {}))
+    return tensors_of(folder / "x.safetensors")
+
+
+def infotext(_, is_odd):
+    line = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
+    return velatura.Recipe.from_text(f"a cat\n{line}, {THING}: 1" if is_odd else f"a cat\n{line}")
+
+
 def a1111_embedding(folder, is_odd):
     payload = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 768)}, "name": "x", "step": 3}
     torch.save(payload | ({THING: 1} if is_odd else {}), folder / "x.pt")
@@ -162,16 +193,19 @@ READERS = {
         )
     ),
     "LoRA of peft": peft_folder,
+    "settings of peft": peft_settings,
     "embedding of sd-scripts": write_overlay({"emb_params": torch.ones(2, 768)}),
     "embedding of SDXL": write_overlay({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}),
     "embedding of A1111": a1111_embedding,
     "hypernetwork of A1111": a1111_hypernetwork,
+    "flat hypernetwork": flat_hypernetwork,
     "torch zip": torch_zip_member,
     "checkpoint": checkpoint,
     "captions in .json": dataset(write_json_caption),
     "captions in .jsonl": dataset(write_jsonl_captions),
     "captions in .csv": dataset(write_csv_captions),
     "dataset folder": dataset(write_odd_ending),
+    "infotext": infotext,
     "styles.csv": styles,
     "learning rates": rates,
     "notes of A1111": notes,

@@ -10,13 +10,70 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from velatura.errors import BadFile
+from velatura.card import printable_text
+from velatura.errors import BadFile, warn
 from velatura.files import open_for_reading, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 HEADER_KEY = "lora_adapter_metadata"  # diffusers' field in safetensors metadata, with keys such as unet.lora_alpha
 MAX_CONFIG_BYTES = 2**22
 MAX_SHOWN_LENGTH = 60  # characters of a stranger's text in a message
+
+# Settings of peft's LoRA, LoHa, LoKr, OFT and (IA)^3 that the tensors tell too, or that only
+# training reads
+OTHER_SETTINGS = {
+    "alora_invocation_tokens",
+    "arrow_config",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "block_share",
+    "coft",
+    "corda_config",
+    "decompose_both",
+    "decompose_factor",
+    "ensure_weight_tying",
+    "eps",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "feedforward_modules",
+    "inference_mode",
+    "init_ia3_weights",
+    "init_lora_weights",
+    "init_weights",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_bias",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "module_dropout",
+    "modules_to_save",
+    "monteclora_config",
+    "oft_block_size",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "rank_dropout",
+    "rank_dropout_scale",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "target_parameters",
+    "task_type",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_effective_conv2d",
+    "use_qalora",
+    "velora_config",
+}
 
 MAX_ALPHA = 1e30  # so that it is finite in float32 also when it is multiplied by a root of the rank
 PeftAlpha = Annotated[float, Field(ge=-MAX_ALPHA, le=MAX_ALPHA, allow_inf_nan=False)]
@@ -56,7 +113,12 @@ class PeftConfig(BaseModel):
             BadFile: The file is missing, too long, not a JSON object, or a value is out of range.
         """
         with open_for_reading(path) as file:
-            return cls._from_fields(path.name, _parse_object(path.name, file.read(MAX_CONFIG_BYTES)))
+            fields = _parse_object(path.name, file.read(MAX_CONFIG_BYTES))
+        unknown = fields.keys() - cls.model_fields.keys() - OTHER_SETTINGS
+        if unknown:
+            shown = printable_text(", ".join(sorted(unknown)))[:MAX_SHOWN_LENGTH]
+            warn(f"{path.name} has settings that velatura does not know ({shown}): they have no effect")
+        return cls._from_fields(path.name, fields)
 
     @classmethod
     def from_header(cls, file_name: str, metadata: Mapping[str, str]) -> dict[str, Self]:
