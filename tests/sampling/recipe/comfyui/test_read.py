@@ -539,6 +539,21 @@ def test_a_graph_of_ten_thousand_nodes_is_read():
     assert len(messages) == 1
 
 
+def test_up_to_a_hundred_outputs_of_one_picture_are_read():
+    saving = {f"n{key}": node("SaveImage", images=["6", 0]) for key in range(8, 107)}
+    assert read_quietly(text_to_image(**saving)) == read_quietly(text_to_image())
+    with pytest.raises(BadRecipe, match="it makes 101 pictures, and at most 100 are read"):
+        read(text_to_image(**saving, n107=node("SaveImage", images=["6", 0])))
+
+
+def test_outputs_that_each_come_through_thousands_of_nodes_are_too_large_together():
+    nodes = {"n8": node("FreeU", model=["1", 0])}
+    nodes |= {f"n{key}": node("FreeU", model=[str(key - 1), 0]) for key in range(9, 5_000)}
+    nodes |= {f"n{key}": node("SaveImage", images=["6", 0]) for key in range(5_000, 5_050)}
+    with pytest.raises(BadRecipe, match="it is too large"):
+        read(text_to_image(n5=sampler(model=["4999", 0]), **nodes))
+
+
 def test_conditionings_combined_over_and_over_are_refused_at_once():
     nodes = {f"n{key}": combination(key) for key in range(9, 200)}
     graph = text_to_image(n5=sampler(positive=["199", 0]), n8=combination(3), **nodes)

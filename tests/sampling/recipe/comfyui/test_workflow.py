@@ -196,6 +196,38 @@ def test_subgraphs_are_part_of_the_graph():
         read(workflow)
 
 
+def test_subgraphs_that_multiply_are_refused():
+    workflow = text_to_image()
+    workflow["nodes"].append(entry(20, "level 0"))
+    workflow["definitions"] = {
+        "subgraphs": [
+            {"id": f"level {depth}", "nodes": [entry(key, f"level {depth + 1}") for key in range(7)], "links": []}
+            for depth in range(10)  # 7 ** 10 nodes, in a file of a few kilobytes
+        ]
+    }
+    with pytest.raises(BadRecipe, match="it is too large: with its subgraphs it has more than 20,000 nodes"):
+        read(workflow)
+
+
+@pytest.mark.parametrize(("key", "link_count"), [(1, 2_000), ("a" * 200_000, 1)])
+def test_subgraphs_with_much_in_them_are_refused_if_they_are_used_often(key, link_count):
+    workflow = text_to_image()
+    workflow["nodes"] += [entry(number, "much") for number in range(20, 1_020)]
+    links = [[number, key, 0, 2, number, "MODEL"] for number in range(link_count)]
+    workflow["definitions"] = {"subgraphs": [{"id": "much", "nodes": [entry(key, "FreeU")], "links": links}]}
+    with pytest.raises(BadRecipe, match="it is too large: it has too many connections"):
+        read(workflow)
+
+
+def test_thousands_of_pairs_that_set_and_get_a_value_are_read():
+    workflow = text_to_image()
+    workflow["nodes"] += [entry(key, "SetNode", [("LATENT", "LATENT")], (), (f"n{key}",)) for key in range(100, 5_100)]
+    workflow["nodes"] += [entry(key + 5_000, "GetNode", (), ("LATENT",), (f"n{key}",)) for key in range(100, 5_100)]
+    workflow["links"] += [[key, 4 if key == 100 else key + 4_999, 0, key, 0, "LATENT"] for key in range(100, 600)]
+    workflow["links"] = [link for link in workflow["links"] if link[0] != 8] + [[8, 5_400, 0, 5, 3, "LATENT"]]
+    assert read(workflow) == (EXPECTED, [])
+
+
 def test_a_choice_that_only_the_editor_makes_is_named():
     workflow = text_to_image()
     workflow["nodes"][1]["widgets_values"] = ["a {red|blue} house"]

@@ -80,13 +80,30 @@ class Report:
         yield from (f"the picture's ComfyUI graph: {sentence}" for sentence in self.remarks)
 
 
+@dataclass
+class VisitCounter:
+    """The number of nodes visited in a graph, for all its outputs together."""
+
+    count: int = 0
+
+    def add(self) -> None:
+        """Count a visit.
+
+        Raises:
+            BadRecipe: There are more than MAX_VISITS.
+        """
+        self.count += 1
+        if self.count > MAX_VISITS:
+            raise graph_error("it is too large")
+
+
 class Graph:
     """Nodes of a graph by their keys, with safe steps from a link to the node that makes its value."""
 
-    def __init__(self, nodes: Mapping[str, GraphNode]) -> None:
+    def __init__(self, nodes: Mapping[str, GraphNode], visits: VisitCounter | None = None) -> None:
         self.nodes = nodes
         self.report = Report()
-        self._visits = 0
+        self._visits = VisitCounter() if visits is None else visits
 
     @classmethod
     def parse(cls, prompt: JsonObject) -> Graph:
@@ -102,6 +119,10 @@ class Graph:
             if node is not None and isinstance(kind, str):
                 nodes[key] = GraphNode(key, kind, as_object(node.get("inputs")) or {})
         return cls(nodes)
+
+    def with_own_report(self) -> Graph:
+        """Return the same graph with an empty report; the visits of both count together."""
+        return Graph(self.nodes, self._visits)
 
     def source(self, link: Link | None, wanted: str, owner: GraphNode) -> Source:
         """Follow a link to the node that makes its value, past nodes that pass the value on.
@@ -134,9 +155,7 @@ class Graph:
         Raises:
             BadRecipe: The node is missing, or the graph has too many paths.
         """
-        self._visits += 1
-        if self._visits > MAX_VISITS:
-            raise graph_error("it is too large")
+        self._visits.add()
         node = self.nodes.get(link.key)
         if node is None:
             raise graph_error(f"{owner} is connected to node {link.key}, which does not exist")

@@ -31,6 +31,7 @@ from velatura.sampling.recipe.programs.settings import JsonObject, parse_object
 
 EXIF_PREFIX = re.compile(r"\s*(prompt|workflow)\s*:\s*(?=\{)", re.IGNORECASE)
 KNOWN_UPSCALERS = frozenset({*LATENT_UPSCALERS.values(), *IMAGE_UPSCALERS.values()})
+MAX_OUTPUTS = 100  # nodes of one graph that save a picture
 FULL_DENOISE = 0.9999  # above it, ComfyUI takes all steps
 OTHER_LATENTS = re.compile(r"SD3|Cascade|Video|Audio|Flux|Hunyuan|Qwen|Chroma")
 
@@ -99,14 +100,17 @@ def translate_graph(prompt: JsonObject, size: Size | None) -> str:
         size: Width and height of the picture, if there is one.
 
     Raises:
-        BadRecipe: The prompt or the sampler cannot be found in the graph.
+        BadRecipe: The prompt or the sampler cannot be found in the graph, or it is too large.
     """
     translations: dict[str, Translation] = {}
-    outputs = find_outputs(Graph.parse(prompt))
-    sampled = [output for output in outputs if comes_from_sampler(Graph.parse(prompt), output)]
-    for output in sampled or outputs:
-        graph = Graph.parse(prompt)
-        translation = _translate(graph, output.key, find_passes(graph, graph.nodes[output.key]), size)
+    whole = Graph.parse(prompt)
+    outputs = find_outputs(whole)
+    sampled = [output for output in outputs if comes_from_sampler(whole.with_own_report(), output)] or outputs
+    if len(sampled) > MAX_OUTPUTS:
+        raise graph_error(f"it makes {len(sampled):,} pictures, and at most {MAX_OUTPUTS} are read")
+    for output in sampled:
+        graph = whole.with_own_report()
+        translation = _translate(graph, output.key, find_passes(graph, output), size)
         translations.setdefault(translation.infotext, translation)
     chosen = _choose(list(translations.values()), size)
     for message in chosen.graph.report.warnings():

@@ -11,6 +11,9 @@ from velatura.sampling.recipe.programs.settings import JsonObject
 
 MUTED, BYPASSED = 2, 4  # values of a node's mode
 MAX_SUBGRAPH_DEPTH = 10
+MAX_NODES = 20_000  # with those of all subgraphs: one that is used seven times counts seven times
+MAX_STEPS = 200_000  # nodes, connections and inputs that are looked at; a graph of 10,000 nodes takes about half
+LETTERS_PER_STEP = 100  # of a node's key
 MAX_HOPS = 1_000  # nodes between two ends of a connection that are left out of the graph
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"  # stand for the ends of a subgraph in its links
 SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize", True, False, None, "")  # follow the value of a seed
@@ -87,11 +90,37 @@ class Editor:
         nodes: Nodes by their keys; a node of a subgraph has the key of the subgraph's node before its own.
         origins: Where an input comes from, by the key of the node and the number of the input.
         inner_outputs: Where the outputs of subgraphs come from, by the key of the subgraph's node and the output.
+        set_nodes: Keys of the nodes that set a value, by the value's name.
     """
 
     nodes: dict[str, JsonObject] = field(default_factory=dict[str, JsonObject])
     origins: dict[tuple[str, int], Link] = field(default_factory=dict[tuple[str, int], Link])
     inner_outputs: dict[Link, Link] = field(default_factory=dict[Link, Link])
+    set_nodes: dict[str, str] = field(default_factory=dict[str, str])
+    _steps: int = 0
+
+    def add_node(self, key: str, node: JsonObject) -> None:
+        """Add a node.
+
+        Raises:
+            BadRecipe: The workflow has more than MAX_NODES.
+        """
+        self.count_steps(1 + len(key) // LETTERS_PER_STEP)
+        self.nodes[key] = node
+        if len(self.nodes) > MAX_NODES:
+            raise graph_error(f"it is too large: with its subgraphs it has more than {MAX_NODES:,} nodes")
+        if node.get("type") == "SetNode":
+            self.set_nodes.setdefault(_value_name(node), key)
+
+    def count_steps(self, count: int) -> None:
+        """Count steps of work.
+
+        Raises:
+            BadRecipe: There are more than MAX_STEPS.
+        """
+        self._steps += count
+        if self._steps > MAX_STEPS:
+            raise graph_error("it is too large: it has too many connections")
 
 
 def is_workflow(values: JsonObject) -> bool:
@@ -109,7 +138,7 @@ def graph_from_workflow(workflow: JsonObject) -> dict[str, object]:
         workflow: The JSON of the editor.
 
     Raises:
-        BadRecipe: Subgraphs are inside each other without end.
+        BadRecipe: Subgraphs are inside each other without end, or the workflow is too large.
     """
     editor = Editor()
     definitions = as_object(workflow.get("definitions")) or {}
@@ -137,6 +166,7 @@ def _add_nodes(
         raise graph_error("its subgraphs are inside each other without end")
     for link in _links(graph.get("links")):
         origin_key, origin_slot, target_key, target_slot = link
+        editor.count_steps(1 + (len(prefix) + len(origin_key) + len(target_key)) // LETTERS_PER_STEP)
         owner = prefix.removesuffix(":")
         if origin_key == SUBGRAPH_INPUT and prefix:
             origin = Link(owner, -1 - origin_slot)  # an input of the subgraph's node
@@ -148,7 +178,7 @@ def _add_nodes(
             editor.origins[prefix + target_key, target_slot] = origin
     for node in _objects(graph.get("nodes")):
         key = f"{prefix}{node.get('id')}"
-        editor.nodes[key] = node
+        editor.add_node(key, node)
         subgraph = subgraphs.get(str(node.get("type")))
         if subgraph is not None and node.get("mode") not in (MUTED, BYPASSED):
             _add_nodes(editor, subgraph, subgraphs, f"{key}:", depth + 1)
@@ -159,6 +189,7 @@ def _resolve(editor: Editor, link: Link | None) -> Link | None:
     for _ in range(MAX_HOPS):
         if link is None or link.key not in editor.nodes:
             return None
+        editor.count_steps(1)
         node = editor.nodes[link.key]
         kind = str(node.get("type"))
         if link.slot < 0:
@@ -181,6 +212,7 @@ def _resolve(editor: Editor, link: Link | None) -> Link | None:
 def _around(editor: Editor, node: JsonObject, link: Link) -> Link | None:
     """Return where a bypassed node takes the value that it passes on: its first input of the same type."""
     outputs, inputs = _objects(node.get("outputs")), _objects(node.get("inputs"))
+    editor.count_steps(len(outputs) + len(inputs))
     if link.slot >= len(outputs):
         return None
     kind = outputs[link.slot].get("type")
@@ -190,11 +222,13 @@ def _around(editor: Editor, node: JsonObject, link: Link) -> Link | None:
 
 
 def _set_by_name(editor: Editor, node: JsonObject) -> Link | None:
-    name = _list(node.get("widgets_values"))[:1]
-    for key, other in editor.nodes.items():
-        if other.get("type") == "SetNode" and _list(other.get("widgets_values"))[:1] == name:
-            return editor.origins.get((key, 0))
-    return None
+    key = editor.set_nodes.get(_value_name(node))
+    return None if key is None else editor.origins.get((key, 0))
+
+
+def _value_name(node: JsonObject) -> str:
+    """Return the name under which a node sets or gets a value."""
+    return str(_list(node.get("widgets_values"))[:1])
 
 
 def _value_of(editor: Editor, origin: Link) -> object:
