@@ -90,3 +90,21 @@ def test_a_template_is_a_text_file_with_a_line_each(tmp_path):
         template_lines(path)
     with pytest.raises(UnknownName, match="no template is called 'styl': did you mean 'style'"):
         template_lines("styl")
+
+
+def test_of_several_lines_all_the_first_or_a_drawn_one_are_the_caption():
+    caption = "a red house\n\n a boat, at sea \na tree"
+    assert CaptionTemplate().draw(caption, Random(0)) == caption
+    assert CaptionTemplate(("by [name]: [filewords]",), "inca", caption_lines="first").draw(caption, Random(0)) == (
+        "by inca: a red house"
+    )
+    drawn = CaptionTemplate(caption_lines="random")
+    assert {drawn.draw(caption, Random(seed)) for seed in range(40)} == {"a red house", "a boat, at sea", "a tree"}
+    assert (drawn.is_fixed, CaptionTemplate(caption_lines="first").is_fixed) == (False, True)
+
+
+def test_a_caption_of_one_line_draws_as_before():
+    options = {"lines": ("[filewords]", "a [filewords]"), "shuffles_tags": True, "tag_dropout": 0.3}
+    plain, drawn = CaptionTemplate(**options), CaptionTemplate(**options, caption_lines="random")
+    for seed in range(20):
+        assert drawn.draw("a,b,c,d", Random(seed)) == plain.draw("a,b,c,d", Random(seed))

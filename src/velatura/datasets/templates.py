@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 from velatura.arguments import check_arguments
 from velatura.errors import BadDataset, UnknownName
 
 NAME_PLACEHOLDER, FILEWORDS_PLACEHOLDER = "[name]", "[filewords]"
 MAX_TEMPLATE_BYTES = 2**20
+
+CaptionLines = Literal["all", "first", "random"]  # of a caption with several lines
 
 _PHOTO_TEMPLATES = (
     "a photo of {}",
@@ -49,6 +52,8 @@ class CaptionTemplate:
         shuffles_tags: Shuffle the comma-separated tags of the caption.
         tag_dropout: Share of tags to leave out, 0 to 1.
         keep_tags: Number of first tags that are neither shuffled nor left out.
+        caption_lines: Of a caption with several lines: "all" is one text of all, "first" the first line, as in kohya's
+            scripts, and "random" another line every time.
 
     Raises:
         BadDataset: The template has no lines, or a number is out of range.
@@ -59,6 +64,7 @@ class CaptionTemplate:
     shuffles_tags: bool = False
     tag_dropout: float = 0.0
     keep_tags: int = 0
+    caption_lines: CaptionLines = "all"
 
     def __post_init__(self) -> None:
         if not self.lines:
@@ -72,19 +78,29 @@ class CaptionTemplate:
     def is_fixed(self) -> bool:
         """Return True if a caption gives the same text every time."""
         uses_caption = any(FILEWORDS_PLACEHOLDER in line for line in self.lines)
-        changes_tags = self.shuffles_tags or self.tag_dropout > 0
-        return len(self.lines) == 1 and not (uses_caption and changes_tags)
+        changes_caption = self.shuffles_tags or self.tag_dropout > 0 or self.caption_lines == "random"
+        return len(self.lines) == 1 and not (uses_caption and changes_caption)
 
     def draw(self, caption: str, rng: Random) -> str:
         """Return a text for the caption.
 
         Args:
             caption: Caption of a picture.
-            rng: Draws a line, then a number per tag for the dropout, then the shuffle: the order of the web UI.
+            rng: Draws a line, then a number per tag for the dropout, then the shuffle: the order of the web UI. The
+                line of a caption with several lines is drawn after that of the template.
         """
         line = rng.choice(self.lines)
+        choices = self.caption_choices(caption)
+        caption = choices[0] if len(choices) == 1 else rng.choice(choices)
         filewords = ",".join(self._draw_tags(caption, rng))
         return line.replace(FILEWORDS_PLACEHOLDER, filewords).replace(NAME_PLACEHOLDER, self.name)
+
+    def caption_choices(self, caption: str) -> list[str]:
+        """Return the texts that may stand for a caption: lines of it, without empty ones, or the whole."""
+        lines = [line.strip() for line in caption.splitlines() if line.strip()]
+        if self.caption_lines == "all" or len(lines) < 2:
+            return [caption]
+        return lines[:1] if self.caption_lines == "first" else lines
 
     def _draw_tags(self, caption: str, rng: Random) -> list[str]:
         tags = split_tags(caption)

@@ -21,7 +21,7 @@ from pydantic import (
 
 from velatura.arguments import check_arguments
 from velatura.card import printable_text
-from velatura.datasets.templates import TEMPLATES, CaptionTemplate
+from velatura.datasets.templates import TEMPLATES, CaptionLines, CaptionTemplate
 from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
 from velatura.files import open_for_reading, parse_json
 from velatura.sampling.recipe.fields import read_percent
@@ -141,6 +141,10 @@ class Plan(BaseModel):
         default=0.0, ge=0, lt=1, description="share of tags left out at each step"
     )
     keep_tags: int = Field(default=0, ge=0, description="first tags that are neither shuffled nor left out")
+    caption_lines: CaptionLines = Field(
+        default="all",
+        description="of captions with several lines: all as one text, the first, or a random one per step",
+    )
     caption_dropout: Annotated[float, BeforeValidator(read_percent)] = Field(
         default=0.0, ge=0, lt=1, description="share of captions left out, so that a style works without words"
     )
@@ -322,6 +326,7 @@ class Plan(BaseModel):
             shuffles_tags=self.shuffle_tags,
             tag_dropout=self.tag_dropout,
             keep_tags=self.keep_tags,
+            caption_lines=self.caption_lines,
         )
 
     def _apply_schedule(self, rates: Iterable[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from velatura.datasets.templates import CaptionLines
 from velatura.training.plan import HuberSchedule, LatentSamplingMode, LossType, PictureShape, Precision
 from velatura.training.rates import RateSchedule
 
@@ -44,6 +45,7 @@ class PlanFields(TypedDict, total=False):
     shuffle_tags: bool
     tag_dropout: float
     keep_tags: int
+    caption_lines: CaptionLines
     caption_dropout: float
 
     # Memory and speed

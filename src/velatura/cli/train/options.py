@@ -19,7 +19,7 @@ from velatura.cli.base import (
     zero_snr_option,
 )
 from velatura.cli.options import set_signature
-from velatura.datasets.templates import TEMPLATES, template_lines
+from velatura.datasets.templates import TEMPLATES, CaptionLines, template_lines
 from velatura.errors import BadDataset, BadPlan
 from velatura.tiny import bundled_picture_sets, tiny_pictures
 
@@ -111,6 +111,10 @@ class TrainOptions:
     keep_tags: Annotated[
         int | None, option("First parts that are never moved or left out.", CAPTION_PANEL, default="preset")
     ] = None
+    caption_lines: Annotated[
+        CaptionLines | None,
+        option("Of captions with several lines: all, the first, or one at random.", CAPTION_PANEL, default="preset"),
+    ] = None
     caption_dropout: Annotated[
         str | None, option("Share of captions left out altogether, 0.1 or 10%.", CAPTION_PANEL, default="preset")
     ] = None
@@ -183,7 +187,10 @@ class TrainOptions:
 
     def plan_fields(self) -> dict[str, object]:
         """Return the plan fields that were set, by the plan's names."""
-        same_names = ("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_dropout", "steps", "schedule")
+        same_names = (
+            *("template", "shuffle_tags", "tag_dropout", "keep_tags", "caption_lines", "caption_dropout"),
+            *("steps", "schedule"),
+        )
         more_same_names = (
             "warmup",
             "optimizer",

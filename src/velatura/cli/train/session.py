@@ -161,7 +161,7 @@ FIELD_GROUPS = {
         *("input_perturbation", "velocity_as_noise", "noise_as_velocity", "zero_terminal_snr"),
         *("masks", "class_weight", "latents"),
     ),
-    CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags"),
+    CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags", "caption_lines"),
     OUTPUT_PANEL: (
         *("keep_last", "keep_every", "validation_pictures", "validation_folder", "rescues", "rescue_factor"),
         *("loss_limit", "preview_every", "preview_prompt", "preview_seeds", "end_sheet"),

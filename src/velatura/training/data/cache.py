@@ -14,6 +14,7 @@ from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Dataset, Example
 from velatura.datasets.loss_weights import loss_weights
 from velatura.datasets.templates import CaptionTemplate
+from velatura.errors import warn
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.buckets import group_by_size
 from velatura.training.data.captions import CaptionConditioning, caption_name
@@ -154,8 +155,23 @@ def encode_dataset(
         shape=plan.shape,
         on_picture=on_picture,
     )
+    _warn_of_several_lines(dataset.examples, plan)
     cache = encode(dataset.repeat_examples(), template=plan.caption_template(caption_name(overlay)))
     class_pictures = class_examples(dataset)
     if class_pictures and plan.class_weight:
         return replace(cache, class_images=encode(class_pictures))
     return cache
+
+
+def _warn_of_several_lines(examples: Sequence[Example], plan: Plan) -> None:
+    """Warn of captions with several lines, which programs read differently, unless the plan says how."""
+    paths = [example.path for example in examples if len(example.caption.splitlines()) > 1]
+    if paths and "caption_lines" not in plan.model_fields_set:
+        found = (
+            f"the caption of {paths[0].name}" if len(paths) == 1 else f"{len(paths)} captions, as of {paths[0].name},"
+        )
+        verb = "has" if len(paths) == 1 else "have"
+        warn(
+            f"{found} {verb} several lines, which are learned as one text: to learn the first line, as kohya's scripts "
+            "do, or a random line at each step, set caption_lines to first or random"
+        )

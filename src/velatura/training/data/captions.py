@@ -116,7 +116,8 @@ class CaptionConditioning:
     def _chunk_count(self) -> int:
         """Return the number of chunks of the longest caption, so that contexts have (nearly) the same length always."""
         lines = [line.replace(NAME_PLACEHOLDER, self.template.name) for line in self.template.lines]
-        texts = {line.replace(FILEWORDS_PLACEHOLDER, caption) for line in lines for caption in self.captions}
+        captions = {choice for caption in self.captions for choice in self.template.caption_choices(caption)}
+        texts = {line.replace(FILEWORDS_PLACEHOLDER, caption) for line in lines for caption in captions}
         return max(len(chunks_of(self._text, Prompt(text, text))) for text in texts)
 
     @torch.no_grad()
