@@ -61,6 +61,7 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
     if not _is_as_on_disk(base):
         raise RuntimeError("the base is not what its files hold: an overlay was not taken off it, which is our mistake")
     page = _save_report(run, plan, pictures, grid, seconds)
+    assert run.verdict is not None
     say(*str(replace(run.verdict, pictures=(grid,), sheet_command="", a1111_file=pt_file)).splitlines())
 
     say(f"The base is, bit for bit, what it was. Open {page} in a browser; beside it lie")

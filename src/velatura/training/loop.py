@@ -284,7 +284,7 @@ class TrainingLoop:
         file, best = self.trainer.processes.run_on_main(self._write_results)
         self.trainer.finalize_weights()
         verdict = self._verdict(file, best)
-        return Run(self.trainer.overlay, file, self.losses, self.path, verdict, self.validation_losses, best)
+        return Run(self.trainer.overlay, file, self.losses, self.path, self.validation_losses, best, verdict)
 
     def _verdict(self, file: Path, best: Path | None) -> Verdict:
         """Return what the run says of itself, without what is seen of the overlay (see run/end_sheet.py)."""

@@ -3,6 +3,8 @@
 import csv
 import json
 import sys
+from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ import velatura
 from velatura.errors import BadPlan
 from velatura.formats.hypernetworks.optim import read_optim
 from velatura.training.run.plot import MEAN_COLOR, VALIDATION_COLOR, loss_plot
+from velatura.training.run.report import Run
 
 PLAN = velatura.Plan(steps=4, batch_size=2, pixels=16, learning_rate="1e-3:2, 5e-4", precision="float32")
 
@@ -38,6 +41,12 @@ def test_a_plot_falls_where_the_losses_do():
         left = [y for x, y in places if x < 120]
         right = [y for x, y in places if x > 900]
         assert max(left) < min(right)
+
+
+def test_a_run_keeps_the_order_of_its_first_fields():
+    names = [field.name for field in fields(Run)]
+    assert names == ["overlay", "file", "losses", "folder", "validation_losses", "best", "verdict"]
+    assert Run("overlay", Path("x"), [1.0], Path("y"), {1: 0.5}, Path("z")).verdict is None
 
 
 def test_one_step_can_be_drawn_too():

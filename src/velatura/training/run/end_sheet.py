@@ -57,6 +57,7 @@ def look_at_result(run: Run, trainer: Trainer, prompts: Sequence[str], on_stage:
         on_stage: Called before the sheet is painted.
     """
     base, plan, verdict = trainer.base, trainer.plan, run.verdict
+    assert verdict is not None
     path = run.folder / "strengths.png" if is_sheet_due(base, plan.end_sheet) else None
     if on_stage and path:
         on_stage(Stage("painting strengths", 0, 1))

@@ -55,13 +55,13 @@ class Run:
         folder: The run folder.
         validation_losses: Losses on the validation pictures, by step.
         best: The file of the overlay with the lowest validation loss, if there was a validation.
-        verdict: What the run says of itself: print it.
+        verdict: What the run says of itself: print it. Every run that `velatura.train` returns has one.
     """
 
     overlay: Overlay
     file: Path
     losses: list[float]
     folder: Path
-    verdict: Verdict
     validation_losses: dict[int, float] = field(default_factory=dict[int, float])
     best: Path | None = None
+    verdict: Verdict | None = None
