@@ -7,6 +7,7 @@ import decimal
 import pathlib
 import pickle
 import sys
+import tracemalloc
 import types
 import uuid
 
@@ -17,6 +18,9 @@ import torch
 from tests.tensors.files import change_members, save_torch, zip_pickle
 from velatura.errors import BadFile
 from velatura.tensors import open_meta, open_state_dict, open_tensors
+from velatura.tensors.pickle_numpy import array_from_buffer, numpy_type
+from velatura.tensors.rebuild import storage_tensor
+from velatura.tensors.unpickler import SafeUnpickler
 
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2).half()}
 
@@ -156,6 +160,53 @@ def test_an_array_of_numpy_is_a_tensor(tmp_path, kind, protocol):
         assert tensor.dtype == expected.dtype
         assert torch.equal(tensor, expected)
     assert open_meta(path).payload["state_dict"]["a"].shape == expected.shape
+
+
+def numpy_pickle(byte_order, data, array_count):
+    """Return a pickle of bytes, their type, and a list of arrays that all have these bytes."""
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R"
+    element_type = b"cnumpy\ndtype\nU\2f4\x85R(K\3U\1" + byte_order + b"NNNK\0K\0K\0tb"
+    start = b"\x80\x02" + b"B" + len(data).to_bytes(4, "little") + data + b"q\0" + element_type + b"q\1]("
+    shape = b"J" + (len(data) // 4).to_bytes(4, "little") + b"\x85"
+    return start + (reconstruct + b"(K\1" + shape + b"h\1\x89h\0tb") * array_count + b"e\x87."
+
+
+@pytest.mark.parametrize("byte_order", [b"<", b">"])
+def test_arrays_of_the_same_bytes_are_not_copied_while_they_are_parsed(byte_order):
+    data = bytes(2**20)
+    unpickler = SafeUnpickler(numpy_pickle(byte_order, data, 500))
+    tracemalloc.start()
+    _, _, arrays = unpickler.load()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(arrays) == 500
+    assert peak < 8 * len(data)
+
+
+def test_the_same_bytes_may_be_numbers_of_both_orders():
+    numbers = numpy.arange(4, dtype="<f4")
+    for byte_order in ("<", ">"):
+        description = array_from_buffer(numbers.tobytes(), numpy_type(f"{byte_order}f4"), (4,)).description
+        expected = torch.from_numpy(numbers.view(f"{byte_order}f4").astype("<f4"))
+        assert torch.equal(storage_tensor(description.storage, lambda _: bytearray()), expected)
+
+
+def test_arrays_of_the_same_bytes_and_of_different_types_are_told_apart(tmp_path):
+    start = b"\x80\x04C\x08" + numpy.arange(2, dtype="<f4").tobytes() + b"q\0"
+    frombuffer = b"cnumpy.core.numeric\n_frombuffer\n"
+    arrays = [
+        frombuffer + b"(h\0cnumpy\ndtype\n\x8c\x02" + code + b"\x85RK" + bytes([count]) + b"\x85\x8c\x01CtR"
+        for code, count in ((b"f4", 2), (b"u1", 8), (b"f8", 1))
+    ]
+    path = zip_pickle(tmp_path / "x.pt", start + b"](" + b"".join(arrays) + b"e\x86.")
+    assert [tensor.dtype for tensor in open_tensors(path).payload[1]] == [torch.float32, torch.uint8, torch.float64]
+
+
+def test_texts_that_calls_encode_again_and_again_are_refused(tmp_path):
+    text = b"X" + (2**18).to_bytes(4, "little") + b"a" * 2**18 + b"q\0"
+    stream = b"\x80\x02](" + text + b"c_codecs\nencode\nh\0X\6\0\0\0latin1\x86R" * 20 + b"e."
+    with pytest.raises(BadFile, match="copies the texts in its pickle more than 4 times"):
+        open_tensors(zip_pickle(tmp_path / "x.pt", stream))
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (-1, 4), (2**40, 2**40), ("a",)])

@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 
-from velatura.tensors.tensor_descriptions import Storage, TensorDescription, require_size, swap_byte_order
+from velatura.tensors.tensor_descriptions import Storage, TensorDescription, require_size
 
 NUMPY_LAYOUTS = {  # numpy's type codes and the formats of the struct module
     "f8": "d",
@@ -65,9 +65,15 @@ class PickledNumpyType:
 
 @dataclass(frozen=True)
 class InlineStorage(Storage):
-    """A storage whose bytes are in the pickle itself."""
+    """A storage whose bytes are in the pickle itself. Many arrays may have the same bytes, which are never copied here.
+
+    Attributes:
+        data: The bytes.
+        is_big_endian: Their numbers are in big-endian order.
+    """
 
     data: bytes = field(default=b"", repr=False)
+    is_big_endian: bool = False
 
 
 @dataclass(eq=False)
@@ -128,9 +134,9 @@ def _describe_array(shape: object, array_type: object, data: object, *, is_fortr
     count = prod(lengths)
     if count * dtype.itemsize != len(data):
         raise ValueError(f"has an array of numpy of shape {lengths} in {len(data)} bytes")
-    if array_type.byte_order == BIG_ENDIAN:
-        data = bytes(swap_byte_order(bytearray(data), dtype))
-    storage = InlineStorage(dtype, f"in the pickle, {id(data)}", count, data)
+    is_big_endian = array_type.byte_order == BIG_ENDIAN
+    key = f"in the pickle, {id(data)} as {array_type.byte_order}{array_type.type_code}"  # one key, one tensor
+    storage = InlineStorage(dtype, key, count, data, is_big_endian)
     return TensorDescription(storage, 0, lengths, _strides(lengths, is_fortran=is_fortran))
 
 

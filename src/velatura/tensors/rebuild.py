@@ -15,7 +15,7 @@ from torch import Tensor
 from velatura.tensors.inert_names import InertName
 from velatura.tensors.pickle_globals import PickleGlobal
 from velatura.tensors.pickle_numpy import InlineStorage, PickledNumpyArray, PickledNumpyType
-from velatura.tensors.tensor_descriptions import Storage, TensorDescription
+from velatura.tensors.tensor_descriptions import Storage, TensorDescription, swap_byte_order
 from velatura.tensors.tensor_names import check_tensor_name
 
 MAX_DEPTH = 64
@@ -111,8 +111,13 @@ class Rebuilder:
 
 def storage_tensor(storage: Storage, read_storage: ReadStorage) -> Tensor:
     """Read a storage and return all its values as a tensor (count,)."""
-    data = bytearray(storage.data) if isinstance(storage, InlineStorage) else read_storage(storage)
+    data = _inline_bytes(storage) if isinstance(storage, InlineStorage) else read_storage(storage)
     return torch.frombuffer(data, dtype=storage.dtype) if data else torch.empty(0, dtype=storage.dtype)
+
+
+def _inline_bytes(storage: InlineStorage) -> bytearray:
+    data = bytearray(storage.data)
+    return swap_byte_order(data, storage.dtype) if storage.is_big_endian else data
 
 
 def view_storage(description: TensorDescription, values: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ from velatura.tensors.pickle_globals import (
 )
 from velatura.tensors.tensor_descriptions import Storage
 
-# A checkpoint with its optimizer takes less than half of that; one opcode takes about a hundred bytes of memory at most
+# A checkpoint with its optimizer takes less than half of that. One opcode takes about a hundred bytes of memory beside
+# bytes and texts, of which the file holds as many, and what calls copy of them
 MAX_OPCODES = 2**20
+MAX_TEXT_COPIES = 4  # of all bytes so far that are texts to encode; Python 3 writes bytes of protocol 2 as such texts
 MAX_NAME_LENGTH = 256
 MARK = object()
 
@@ -59,6 +61,7 @@ class SafeUnpickler:
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
         self._copied_count = 0
+        self._copied_letters = 0
 
     def load(self) -> object:
         """Read the pickle at the position, and move the position to its end.
@@ -197,6 +200,9 @@ class SafeUnpickler:
         )
         if self._copied_count > MAX_OPCODES:  # every call may copy the same list
             raise ValueError(f"copies more than {MAX_OPCODES:,} items in its pickle")
+        self._copied_letters += sum(len(value) for value in values if isinstance(value, str))
+        if self._copied_letters > MAX_OPCODES + MAX_TEXT_COPIES * self.position:
+            raise ValueError(f"copies the texts in its pickle more than {MAX_TEXT_COPIES} times")
         self._push(call_global(name, values))
 
     _OPCODES: ClassVar[dict[bytes, Callable[[SafeUnpickler], None]]] = {
