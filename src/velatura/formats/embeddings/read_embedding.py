@@ -202,7 +202,7 @@ def _check_vectors(name: str, key: str, vectors: object) -> Tensor:
 
 
 def _check_sdxl_widths(name: str, widths: tuple[int, ...]) -> None:
-    """Refuse vectors for two text encoders if only one of them, or none in its place, is of an SDXL's width."""
+    """Refuse vectors for two text encoders if one of them has an SDXL's width and the pair is not that of an SDXL."""
     is_half_sdxl = len(widths) == 2 and bool(set(widths) & set(SDXL_TEXT_WIDTHS))
     if is_half_sdxl and widths != SDXL_TEXT_WIDTHS:
         expected, found = (" and ".join(map(str, pair)) for pair in (SDXL_TEXT_WIDTHS, widths))

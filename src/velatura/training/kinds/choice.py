@@ -37,7 +37,7 @@ CHOICES: dict[Purpose, dict[str, Advice]] = {
             "lora",
             "a style changes weights everywhere, and every program opens a LoRA",
             "hypernet",
-            "the style shall act on the whole picture, also where no word names it",
+            "the style should act on the whole picture, also where no word names it",
         ),
         # docs/overlays.md, "Cost and results": of the kinds with small files it shows most of the style
         TINY: Advice(

@@ -125,7 +125,7 @@ def _parse_emphasis(number: str) -> float | None:
     except ValueError:
         return None
     if not math.isfinite(emphasis):
-        raise graph_error(f"the emphasis {number.strip()} in its prompt is not a number that counts")
+        raise graph_error(f"the emphasis {number.strip()} in its prompt is infinite or NaN: write a finite number")
     return emphasis
 
 
