@@ -1,7 +1,8 @@
-"""Warnings of layers that lack what the other layers of a LoRA have: they change their weights by another rule."""
+"""Warnings of layers that lack what the other layers of a LoRA have, or are empty where the others are trained."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 
 from velatura.errors import warn
@@ -22,6 +23,9 @@ BIAS_SUFFIXES = {"diff_b", "b_norm"}
 LAYERS_WITHOUT_BIAS = ("_to_q", "_to_k", "_to_v")  # of a Stable Diffusion's UNet
 SAME_ALGORITHM = {"dora": "lora", "lora-bias": "lora"}  # they differ in such a tensor only
 SETTING_SUFFIXES = {"alpha", "on_input", "on_bias", "oft_terms", "oft_R.scaled_oft"}
+TEXT_LAYER = re.compile(r"(lora_te[12]?_text_model_encoder_layers_)([0-9]+)_")
+# Layers of zeros below that share are usual: of block weights, and of LoRAs whose smallest changes were left out
+MIN_ZERO_SHARE = 0.5
 MAX_SHOWN_LAYER_LENGTH = 120  # characters of a layer's name in a message
 
 
@@ -33,7 +37,7 @@ def warn_of_uneven_layers(file_name: str, layers: Mapping[str, Delta]) -> None:
         layers: The changes by kohya's names of their layers.
     """
     for problem in (*_find_missing(layers), *_find_zeros(layers)):
-        warn(f"{file_name} {problem}: check the pictures that it makes")
+        warn(f"{file_name} {problem}")
 
 
 def _find_missing(layers: Mapping[str, Delta]) -> Iterator[str]:
@@ -47,7 +51,10 @@ def _find_missing(layers: Mapping[str, Delta]) -> Iterator[str]:
             candidates = [name for name in names if _can_have(suffix, name, layers[name])]
             missing = [name for name in candidates if layers[name].raw_tensor(suffix) is None]
             if 0 < len(missing) < len(candidates):
-                yield f"has no {suffix} for {_describe(missing, candidates)}, which then act by another rule"
+                yield (
+                    f"has no {suffix} for {_describe(missing, candidates)}, so these are not changed in the same way "
+                    "as the others: check the pictures that it makes"
+                )
 
 
 def _find_zeros(layers: Mapping[str, Delta]) -> Iterator[str]:
@@ -60,8 +67,27 @@ def _find_zeros(layers: Mapping[str, Delta]) -> Iterator[str]:
                 if not bool(tensor.any()):
                     zeros_by_suffix.setdefault(suffix, []).append(name)
     for suffix, zeros in zeros_by_suffix.items():
-        if len(zeros) < len(names_by_suffix[suffix]):
-            yield f"has only zeros in {suffix} of {_describe(zeros, names_by_suffix[suffix])}, as before training"
+        names = names_by_suffix[suffix]
+        if suffix in SHARED_SUFFIXES and suffix not in BIAS_SUFFIXES:  # a scale of 0 is never learned
+            if len(zeros) < len(names):
+                described = _describe(zeros, names)
+                yield f"has only zeros in {suffix} of {described}: check the pictures that it makes"
+            continue
+        skipped = _skipped_text_layers(names, zeros)
+        empty = [name for name in zeros if name not in skipped]
+        share = len(empty) / (len(names) - len(skipped) or 1)
+        if MIN_ZERO_SHARE <= share < 1:
+            yield f"has only zeros in {suffix} of {_describe(empty, names)}: these layers have no effect"
+
+
+def _skipped_text_layers(names: Collection[str], zeros: Collection[str]) -> set[str]:
+    """Return the zero layers at the end of each text encoder: with clip skip, training does not reach them."""
+    trained = set(names) - set(zeros)
+    last_trained: dict[str, int] = {}
+    for match in filter(None, map(TEXT_LAYER.match, trained)):
+        last_trained[match[1]] = max(int(match[2]), last_trained.get(match[1], -1))
+    matches = {name: match for name in zeros if (match := TEXT_LAYER.match(name))}
+    return {name for name, match in matches.items() if int(match[2]) > last_trained.get(match[1], -1)}
 
 
 def _can_have(suffix: str, layer: str, delta: Delta) -> bool:
