@@ -13,6 +13,7 @@ import velatura
 from velatura.errors import VelaturaWarning
 from velatura.formats.check_metadata import find_metadata_problems
 from velatura.formats.check_texts import has_hidden_text, mixes_scripts
+from velatura.formats.metadata import family_from_metadata
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 KOHYA = {
@@ -91,6 +92,9 @@ def test_metadata_of_a_real_training_are_not_warned_of(tmp_path):
         ("modelspec.architecture", "stable-diffusion-xl-v1-base/lora", "tensors are for (SD1 or SD2)"),
         ("modelspec.architecture", "stable-diffusion-v2-512/lora", "names several bases"),
         ("modelspec.architecture", "stable-diffusion-v1/textual-inversion", "of the kind embedding"),
+        ("modelspec.architecture", "stable-diffusion-3-medium/lora", "tensors are for (SD1 or SD2)"),
+        ("ss_base_model_version", "SD 2.1", "names several bases"),
+        ("ss_base_model_version", "SDXL 1.0", "tensors are for (SD1 or SD2)"),
         ("ss_v2", "True", "names several bases"),
         ("ss_training_comment", "red \x1b[31m text", "invisible or control characters in its metadata (ss_training_"),
         ("ss_training_comment", "a\u202eb", "invisible or control characters"),
@@ -105,6 +109,56 @@ def test_metadata_that_cannot_be_true_are_named_once(tmp_path, key, value, probl
     assert message.startswith("lora.safetensors ")
     assert problem in message
     assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("ss_base_model_version", version)
+            for version in ("sd_1.5", "sd1", "sd15", "SD 1.5", "SD-1", "stable-diffusion-v1-5", "Stable Diffusion 1.5")
+        ),
+        ("ss_base_model_version", "my own mix"),
+        ("modelspec.architecture", "stable-diffusion-1.5/lora"),
+        ("modelspec.architecture", "unknown"),
+    ],
+)
+def test_another_spelling_and_an_unknown_base_contradict_nothing(tmp_path, key, value):
+    assert messages(write_lora(tmp_path / "lora.safetensors", KOHYA | {key: value})) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "family"),
+    [
+        ("sd_v1", "SD1"),
+        ("sd_1.5", "SD1"),
+        ("sd_v2_v", "SD2"),
+        ("sd_2.1", "SD2"),
+        ("stable-diffusion-2-1", "SD2"),
+        ("sdxl_base_v1-0", "SDXL"),
+        ("SDXL 1.0", "SDXL"),
+        ("stable-diffusion-xl-base-1.0", "SDXL"),
+        ("flux1", ""),
+        ("sd3", ""),
+        ("my own mix", ""),
+    ],
+)
+def test_the_family_is_known_by_all_usual_spellings(version, family):
+    assert family_from_metadata({"ss_base_model_version": version}) == family
+
+
+@pytest.mark.parametrize(
+    ("kind", "title", "warns"),
+    [
+        ("embedding", "<cat-toy>", False),
+        ("embedding", "<cat-toy> and <script>", True),
+        ("embedding", "<lora:x:1>", True),
+        ("lora", "<cat-toy>", True),
+    ],
+)
+def test_the_token_of_an_embedding_is_no_markup(kind, title, warns):
+    problems = list(find_metadata_problems({"modelspec.title": title}, kind))
+    assert ["< or >" in problem for problem in problems] == [True] * warns
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ once and change nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from velatura.base.families import FAMILIES, FAMILY_BY_CROSS_WIDTH
 from velatura.errors import warn
 from velatura.formats.check_texts import MAX_NAME_LENGTH, has_hidden_text, mixes_scripts, shorten_keys, shorten_text
 from velatura.formats.loras.layer_bounds import families_of_layers
-from velatura.formats.metadata import EMPTY_VALUES, FAMILY_BY_ARCHITECTURE, FAMILY_BY_KOHYA_VERSION, Metadata
+from velatura.formats.metadata import EMPTY_VALUES, STATED_FAMILIES, Metadata, stated_model
 from velatura.formats.metadata import VELATURA_VERSION_PREFIX as OWN_VERSION_PREFIX
 from velatura.overlays.embedding import Embedding
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -24,7 +24,6 @@ from velatura.tensors import Contents, as_dict
 
 OWN_ARCHITECTURE_PREFIX = "velatura-"
 VERSION_KEY, V2_KEY, ARCHITECTURE_KEY, FORMAT_KEY = "ss_base_model_version", "ss_v2", "modelspec.architecture", "format"
-STATED_FAMILIES = {*FAMILY_BY_ARCHITECTURE.values(), *FAMILY_BY_KOHYA_VERSION.values()}  # that metadata can name
 KIND_BY_MODEL_SPEC_WORD = {"lora": "lora", "textual-inversion": "embedding", "hypernetwork": "hypernet"}
 OWN_FORMAT = "pt"  # of tensors laid out as torch has them
 
@@ -88,6 +87,7 @@ NAME_KEYS = ("ss_output_name", "ss_sd_model_name", "ss_vae_name", "modelspec.tit
 PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)
 CROSS_PROJECTIONS = ("attn2_to_k", "attn2_to_v")  # whose input is as wide as the context
 MARKUP = frozenset("<>")  # of HTML, and of tags in prompts
+PLACEHOLDER_TOKEN = re.compile(r"<[\w .+-]+>")  # <cat-toy>, as diffusers' script calls the token of an embedding
 OUTPUT_NAME_KEY = "ss_output_name"  # whose readers say what they do with markup
 MAX_SHOWN_CLAIMS = 5
 
@@ -110,7 +110,7 @@ def warn_of_metadata(contents: Contents, kind: str, families: Iterable[str]) -> 
             if mixes_scripts(name)
             else []
         ),
-        *find_metadata_problems(metadata),
+        *find_metadata_problems(metadata, kind),
         *find_family_conflicts(metadata, families),
         *find_kind_conflict(metadata, kind),
     ]
@@ -123,15 +123,20 @@ def warn_of_metadata(contents: Contents, kind: str, families: Iterable[str]) -> 
         warn(f"{contents.path.name} {problem}")
 
 
-def find_metadata_problems(metadata: Metadata) -> Iterator[str]:
-    """Yield what is wrong with metadata, each as the end of a sentence that begins with the file's name."""
+def find_metadata_problems(metadata: Metadata, kind: str = "") -> Iterator[str]:
+    """Yield what is wrong with metadata, each as the end of a sentence that begins with the file's name.
+
+    Args:
+        metadata: The metadata of a file.
+        kind: Kind of file that the tensors are of. The name of an embedding may be a token such as <cat-toy>.
+    """
     hidden = [key for key, value in metadata.items() if has_hidden_text(key) or has_hidden_text(value)]
     if hidden:
         yield (
             f"has invisible or control characters in its metadata ({shorten_keys(hidden)}): they are left out where it "
             "is shown"
         )
-    yield from _find_odd_names(metadata)
+    yield from _find_odd_names(metadata, kind)
     outside = [key for key in NAME_KEYS if PATH_OUTSIDE.fullmatch(_unquote(metadata.get(key, "")))]
     if outside:
         yield f"has a path in place of a name in its metadata ({shorten_keys(outside)}): it is shown, and never opened"
@@ -186,17 +191,20 @@ def find_kind_conflict(metadata: Metadata, kind: str) -> Iterator[str]:
 
 
 def stated_families(metadata: Metadata) -> dict[str, str]:
-    """Return the families that metadata name, by the key; of another model than Stable Diffusion its own name."""
+    """Return the families that metadata name, by the key; of another known model its own name.
+
+    Words that name no model known here are left out: they contradict nothing.
+    """
     families: dict[str, str] = {}
     version = metadata.get(VERSION_KEY, "")
     if version not in EMPTY_VALUES and not version.startswith(OWN_VERSION_PREFIX):
-        families[VERSION_KEY] = _lookup(FAMILY_BY_KOHYA_VERSION, version)
+        families[VERSION_KEY] = stated_model(version)
     if metadata.get(V2_KEY) == "True":
         families[V2_KEY] = "SD2"
     architecture = metadata.get(ARCHITECTURE_KEY, "")
     if architecture not in EMPTY_VALUES and not architecture.startswith(OWN_ARCHITECTURE_PREFIX):
-        families[ARCHITECTURE_KEY] = _lookup(FAMILY_BY_ARCHITECTURE, architecture)
-    return families
+        families[ARCHITECTURE_KEY] = stated_model(architecture)
+    return {key: family for key, family in families.items() if family}
 
 
 def families_of(overlay: Overlay) -> set[str]:
@@ -221,10 +229,10 @@ def _find_values(
     wrong = {key: text for key, text in values.items() if text not in WORDS_FOR_VALUES and not is_valid(key, text)}
     if wrong:
         claims = ", ".join(f"{key} {shorten_text(text)!r}" for key, text in list(wrong.items())[:MAX_SHOWN_CLAIMS])
-        yield f"has metadata that are not {kind} ({claims}): they are ignored"
+        yield f"has metadata whose value is not {kind} ({claims}): they are ignored"
 
 
-def _find_odd_names(metadata: Metadata) -> Iterator[str]:
+def _find_odd_names(metadata: Metadata, kind: str) -> Iterator[str]:
     """Yield what makes names in metadata look like something else than they are."""
     names = {key: metadata[key] for key in NAME_KEYS if key in metadata}
     mixed = [key for key, name in names.items() if mixes_scripts(name)]
@@ -233,7 +241,12 @@ def _find_odd_names(metadata: Metadata) -> Iterator[str]:
             "has a name in its metadata that mixes Latin letters with letters that look like them "
             f"({shorten_keys(mixed)}): it may imitate another name"
         )
-    markup = [key for key, name in names.items() if key != OUTPUT_NAME_KEY and MARKUP & set(name)]
+    unmarked = {
+        key: name
+        for key, name in names.items()
+        if key == OUTPUT_NAME_KEY or (kind == "embedding" and PLACEHOLDER_TOKEN.fullmatch(_unquote(name)))
+    }
+    markup = [key for key, name in names.items() if key not in unmarked and MARKUP & set(name)]
     if markup:
         yield f"has < or > in a name in its metadata ({shorten_keys(markup)}): it is shown as text, and calls nothing"
     long = [key for key, name in names.items() if len(name) > MAX_NAME_LENGTH]
@@ -292,8 +305,3 @@ def _is_flag(_: str, text: str) -> bool:
 
 def _is_size(_: str, text: str) -> bool:
     return SIZE.fullmatch(text) is not None
-
-
-def _lookup(families: Mapping[str, str], text: str) -> str:
-    known = next((family for prefix, family in families.items() if text.startswith(prefix)), "")
-    return known or shorten_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
@@ -12,13 +13,20 @@ from velatura.card import Card
 
 Metadata = Mapping[str, str]
 
-# ModelSpec's architectures: of a file by their beginning, the longest first; and of a family by what it predicts.
-FAMILY_BY_ARCHITECTURE = {
-    "stable-diffusion-v1": "SD1",
-    "stable-diffusion-v2": "SD2",
-    "stable-diffusion-xl-v1-refiner": "SDXL refiner",
-    "stable-diffusion-xl-v1": "SDXL",
+# Families by the beginning of ModelSpec's architecture, of sd-scripts' ss_base_model_version, and of what other
+# trainers write there (sd_1.5, SD 2.1, sdxl), in small letters and digits
+STATED_MODELS = {
+    re.compile(r"(stablediffusionxl|sdxl)(base)?(v?10?)?refiner"): "SDXL refiner",
+    re.compile(r"stablediffusionxl|sdxl"): "SDXL",
+    re.compile(r"(stablediffusion|sd)v?1"): "SD1",
+    re.compile(r"(stablediffusion|sd)v?2"): "SD2",
 }
+STATED_FAMILIES = frozenset(STATED_MODELS.values())
+# Other models that trainers of LoRAs name there
+OTHER_MODELS = re.compile(
+    r"(stablediffusion|sd)v?3|(stable)?cascade|flux|auraflow|chroma|hidream|hunyuan|kolors|ltx|lumina|pixart|qwen|sana|wan(video)?[0-9]"
+)
+# ModelSpec's architecture of a family, by what it predicts
 ARCHITECTURE_BY_FAMILY = {
     ("SD1", "epsilon"): "stable-diffusion-v1",
     ("SD1", "v_prediction"): "stable-diffusion-v1",
@@ -30,9 +38,8 @@ ARCHITECTURE_BY_FAMILY = {
 MODEL_SPEC_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
 LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"  # the code whose tensor names are used
 
-# sd-scripts' ss_base_model_version: by the family for writing, and by its beginning for reading
+# sd-scripts' ss_base_model_version, for writing
 KOHYA_BASE_MODELS = {"SD1": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
-FAMILY_BY_KOHYA_VERSION = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_": "SDXL"}
 VELATURA_VERSION_PREFIX = "velatura_"  # of ss_base_model_version for families that sd-scripts does not know
 DETAIL_LABELS = {
     "modelspec.title": "title",
@@ -61,6 +68,7 @@ DETAIL_LABELS = {
     "ss_training_comment": "comment",
     "sd_merge_recipe": "merge recipe",
 }
+MAX_MODEL_NAME_LENGTH = 64  # characters of the name of a base that are read
 MAX_TEXT_LENGTH = 4096  # characters of a value that are read
 EMPTY_VALUES = {"", "None", "{}"}  # sd-scripts writes None as a word
 
@@ -70,11 +78,24 @@ def family_from_metadata(metadata: Metadata) -> str:
     version = metadata.get("ss_base_model_version", "")
     if version.startswith(VELATURA_VERSION_PREFIX):
         return version.removeprefix(VELATURA_VERSION_PREFIX).removesuffix("_v")
-    family = next((family for prefix, family in FAMILY_BY_KOHYA_VERSION.items() if version.startswith(prefix)), "")
-    if family or metadata.get("ss_v2") == "True":
-        return family or "SD2"
-    architecture = metadata.get("modelspec.architecture", "")
-    return next((family for prefix, family in FAMILY_BY_ARCHITECTURE.items() if architecture.startswith(prefix)), "")
+    family = stated_model(version)
+    if family in STATED_FAMILIES:
+        return family
+    if metadata.get("ss_v2") == "True":
+        return "SD2"
+    family = stated_model(metadata.get("modelspec.architecture", ""))
+    return family if family in STATED_FAMILIES else ""
+
+
+def stated_model(text: str) -> str:
+    """Return the family that a base's name in metadata is of, the name itself of another known model, or "".
+
+    Args:
+        text: A value of ss_base_model_version or of ModelSpec's architecture, as "sd_v1", "SD 1.5" or "flux1".
+    """
+    words = re.sub(r"[^a-z0-9]", "", text[:MAX_MODEL_NAME_LENGTH].lower())
+    family = next((family for pattern, family in STATED_MODELS.items() if pattern.match(words)), "")
+    return family or (text[:MAX_MODEL_NAME_LENGTH] if OTHER_MODELS.match(words) else "")
 
 
 def card_fields_from_metadata(metadata: Metadata) -> dict[str, object]:
