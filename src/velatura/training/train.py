@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from itertools import count
@@ -23,6 +24,7 @@ from velatura.merging.bake.inputs import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe.recipe import Recipe
+from velatura.tiny import TINY_HASH, warn_of_words_unknown_to_tiny, words_of, words_unknown_to_tiny
 from velatura.training.data.cache import DatasetCache, encode_dataset
 from velatura.training.data.captions import caption_name
 from velatura.training.distributed import Processes
@@ -148,6 +150,7 @@ def train(
     processes = Processes.join(base.device)
     with processes.fail_together():
         dataset = read_dataset(folder)
+        _warn_of_unknown_words(base, overlay, dataset)
         setup = _set_up(base, overlay, dataset, plan, processes, over_others=over_others, on_stage=on_stage)
         header = {
             **log_header(setup.trainer.base, overlay, folder, len(dataset.repeat_examples())),
@@ -291,6 +294,21 @@ def _set_up(
     image = preview_image(frozen, dataset.repeat_examples()[0].path)
     trainer = Trainer(frozen, overlay, optimizer, cache, plan, processes, image)
     return Setup(trainer, validation_set, recipes, prompts)
+
+
+def _warn_of_unknown_words(base: Base, overlay: Overlay, dataset: Dataset) -> None:
+    """Warn of words in captions that the tiny base does not know, and that are not what the overlay learns.
+
+    The overlay learns its own name and what stands in half of the captions.
+    """
+    if base.hash != TINY_HASH:
+        return
+    captions = [example.caption for example in dataset.examples]
+    counts = Counter(word for caption in captions for word in words_of(caption))
+    learned = words_of(" ".join([overlay.card.name, *overlay.card.trigger_words]))
+    words = [word for word in words_unknown_to_tiny(captions) if 2 * counts[word] < len(captions)]
+    result = "each stands in few captions, so the overlay hardly learns what it means"
+    warn_of_words_unknown_to_tiny([word for word in words if word not in learned], result)
 
 
 def _warn_of_missing_pairs(base: Base) -> None:
