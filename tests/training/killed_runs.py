@@ -53,6 +53,7 @@ def fork(base: velatura.Base, photos: Path, out: Path) -> int:
 def main(photos: Path, folder: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "the tiny base was not trained on the words")
     base, generator = velatura.tiny(), random.Random(seed)
     train(base, photos, folder / "alone")  # in this process, and timed, so that kills fall all over a run
     started = time.monotonic()
