@@ -73,9 +73,19 @@ def test_a_setting_without_a_value_is_named():
         assert Recipe.from_infotext(f"a house\n{LINE}, Clip skip: , RNG: CPU") == HOUSE.replace(noise="CPU")
 
 
-@pytest.mark.parametrize("size", ["64", "64x", "64x96x3", "big", "0x0", "-64x96"])
-def test_a_size_that_is_none_is_refused(size):
-    with pytest.raises(BadRecipe, match=r"Size|width"):
+@pytest.mark.parametrize("size", ["64", "64x", "64x96x3", "big", "0x0", "00x96", "-64x96", "64.5x96"])
+def test_a_size_that_is_none_is_named_and_the_bases_own_is_used(size):
+    with pytest.warns(VelaturaWarning) as warned:
+        recipe = Recipe.from_infotext(f"a house\n{LINE}".replace("64x96", size))
+    assert recipe == HOUSE.replace(width=None, height=None)
+    assert [str(each.message) for each in warned] == [
+        f"the recipe's Size is {size!r} and not width x height, such as 512x768: the base's own is used instead"
+    ]
+
+
+@pytest.mark.parametrize("size", ["6400000x96", "64x65537"])
+def test_a_size_that_no_base_can_make_is_refused(size):
+    with pytest.raises(BadRecipe, match=r"width|height"):
         Recipe.from_infotext(f"a house\n{LINE}".replace("64x96", size))
 
 
@@ -105,6 +115,9 @@ def test_the_eta_of_ddim_changes_no_other_sampler():
         "Mask mode: Inpaint masked, Diffusion in Low Bits: Automatic, Hires checkpoint: Use same checkpoint",
         "Hires sampler: Use same sampler, Token merging ratio: 0",
         'Wildcard prompt: "{a|b}, c"',
+        "Hires CFG Scale: 7",
+        "Hires CFG Scale: 7.0, Downcast alphas_cumprod: False, Pad conds: False",
+        "Model: any-v3, Hires checkpoint: any-v3 [6ce0161689]",
         "Script: X/Y/Z plot, X Type: Steps, Fixed X Values: 1",
     ],
 )
@@ -121,6 +134,11 @@ def test_fields_that_leave_the_picture_as_it_is_are_read_without_a_warning(field
             r"ADetailer confidence: 0.3 and 2 more of the kind; .* \(ADetailer repainted faces",
         ),
         ('ControlNet 0: "Module: canny, Model: x"', r"ControlNet 0: Module: canny.*; .* \(ControlNet guided it"),
+        ("Hires CFG Scale: 5", "not supported: Hires CFG Scale: 5; the picture will be different$"),
+        (
+            "Downcast alphas_cumprod: True, Pad conds: True",
+            "not supported: Downcast alphas_cumprod: True, Pad conds: True; details of the picture may differ$",
+        ),
         ("FP8 weight: Enable", "not supported: FP8 weight: Enable"),
         ("Token merging ratio: 0.5", "not supported: Token merging ratio: 0.5"),
         ("Face restoration: GFPGAN", "faces were repainted afterwards"),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from velatura.errors import BadRecipe, warn
+from velatura.errors import warn
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.recipe.infotext import quote, unquote
 from velatura.sampling.recipe.unread_fields import (
@@ -177,6 +177,7 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
     if fields:
         _warn_of_missing(unread)
     _warn_of_nonsense(unread)
+    others = dict(unread)
     resources = unread.pop(CIVITAI_RESOURCES, None)
     values: dict[str, object] = {entry.field: unread.pop(entry.key) for entry in INFOTEXT_FIELDS if entry.key in unread}
     if resources is not None:
@@ -193,7 +194,7 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
         values.setdefault("old_editing", True)
     if "seed" in values:
         values.setdefault("noise", "GPU")  # A1111's default, which it does not write
-    warn_of_unread_fields(unread)
+    warn_of_unread_fields(unread, others)
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -240,8 +241,12 @@ def _parse_size(size: object) -> dict[str, object]:
     if size is None:
         return {}
     match = re.fullmatch(r"\s*(\d+)\s*[x×]\s*(\d+)\s*", str(size))
-    if match is None:
-        raise BadRecipe(f"the recipe's Size is {str(size)[:40]!r}: it should be width x height, such as 512x768")
+    if match is None or "0" in {match[1].lstrip("0") or "0", match[2].lstrip("0") or "0"}:
+        warn(
+            f"the recipe's Size is {str(size)[:40]!r} and not width x height, such as 512x768: "
+            f"{NEEDED_FIELDS['Size']} is used instead"
+        )
+        return {}
     return {"width": match[1], "height": match[2]}
 
 

@@ -34,6 +34,19 @@ NEUTRAL_VALUES = {
     "HDR": "False",
     "Freeu": "False",
 }
+# Fields that leave the picture as it is where they repeat another field
+REPEATED_FIELDS = {
+    "Hires CFG Scale": "CFG scale",
+    "Hires CFG scale": "CFG scale",
+    "Hires schedule type": "Schedule type",
+    "Hires checkpoint": "Model",
+}
+# Switches that move a picture less than one sees at first, and their value when they are off
+SMALL_SWITCHES = {
+    "Downcast alphas_cumprod": "False",  # the noise levels are rounded to half precision
+    "Pad conds": "False",  # acts only if the prompts have different numbers of 75 tokens
+    "Pad conds v0": "False",
+}
 # What the fields of a kind mean; the first part of a name that is not listed here stands for itself
 FIELD_MEANINGS = {
     "ADetailer": "ADetailer repainted faces or other details afterwards",
@@ -52,13 +65,23 @@ FIELD_MEANINGS = {
     "Ultimate SD upscale": "it was upscaled in tiles afterwards",
 }
 OTHER_RESOURCES = {"checkpoint", "embed", "upscaler", "vae"}  # which no tag calls
+TITLE_HASH = re.compile(r" \[[0-9a-fA-F]+\]$")  # behind the name of a checkpoint
 MAX_ENTRIES = 2  # of fields of one kind that a warning shows
 MAX_VALUE_LENGTH = 80
 
 
-def warn_of_unread_fields(fields: Mapping[str, str]) -> None:
-    """Warn once of all fields that would change the picture and are not supported."""
-    unread = {key: value for key, value in fields.items() if not _is_harmless(key, value)}
+def warn_of_unread_fields(fields: Mapping[str, str], others: Mapping[str, str]) -> None:
+    """Warn once of all fields that would change the picture and are not supported.
+
+    Args:
+        fields: The fields that no recipe holds.
+        others: All fields, some of which these may repeat.
+    """
+    unread = {key: value for key, value in fields.items() if not _is_harmless(key, value, others)}
+    small = {key: unread.pop(key) for key in SMALL_SWITCHES if key in unread}
+    if small:
+        shown = ", ".join(f"{key}: {value[:MAX_VALUE_LENGTH]}" for key, value in small.items())
+        warn(f"not supported: {shown}; details of the picture may differ")
     if not unread:
         return
     kinds: dict[str, list[str]] = {}
@@ -100,8 +123,11 @@ def warn_of_civitai_resources(text: str, prompts: str) -> None:
     )
 
 
-def _is_harmless(key: str, value: str) -> bool:
-    neutral = NEUTRAL_VALUES.get(key)
+def _is_harmless(key: str, value: str, others: Mapping[str, str]) -> bool:
+    repeated = others.get(REPEATED_FIELDS.get(key, ""))
+    if repeated is not None and _is_same(TITLE_HASH.sub("", value), repeated):
+        return True
+    neutral = NEUTRAL_VALUES.get(key, SMALL_SWITCHES.get(key))
     return IGNORED_FIELDS.fullmatch(key) is not None or (neutral is not None and _is_same(value, neutral))
 
 
