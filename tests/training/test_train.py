@@ -176,6 +176,7 @@ def test_a_nan_loss_stops_the_run_before_the_optimizer_step(learn, monkeypatch, 
     assert all(weight.isfinite().all() for weight in saved.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.*will probably diverge:velatura.VelaturaWarning")
 def test_nan_and_infinite_weights_are_never_saved(learn, tmp_path):
     # AdamW multiplies weights by 1 - rate x decay: by 0 at the first step, by -1e40 at the second
     with pytest.raises(TrainingDiverged, match=r"weights became NaN or infinite at step 2 .*: lower the learning rate"):

@@ -263,7 +263,7 @@ class Plan(BaseModel):
         highest = max((segment.rate for segment in self.rates().segments), default=0.0)
         if highest >= HIGH_RATE and self.optimizer != "prodigy":  # which multiplies the rate that it finds by this one
             messages.append(
-                f'the rate "{self.learning_rate}" goes up to {highest:g}, a hundred times what trainings usually take: '
+                f'the rate "{self.learning_rate}" goes up to {highest:g}, far above what trainings usually take: '
                 "it will probably diverge, so lower it"
             )
         return messages
