@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from os import PathLike
 from typing import Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin
@@ -16,6 +16,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 NUMBER_TYPES: dict[object, type] = {int: numbers.Integral, float: numbers.Real}  # NumPy's count too
+ARRAY_KINDS: dict[object, str] = {int: "iu", float: "iuf"}  # letters of NumPy's types
 MAX_VALUE_LENGTH = 40  # characters of a wrong value that a message shows
 NO_WORD = type(None)
 # What a message calls the types that an annotation allows; other types are called by their names
@@ -87,13 +88,35 @@ def matches(value: object, annotation: object) -> bool:
     if origin in {Union, types.UnionType}:
         return any(matches(value, option) for option in options)
     if origin is Literal:
-        return type(value) in {type(cast("object", option)) for option in options}
+        return any(_is_kind_of(value, type(cast("object", option))) for option in options)
     if origin is Callable:
         return callable(value) and not hasattr(value, "parameters")  # a model is callable, and never meant as one
     kind = NUMBER_TYPES.get(annotation, origin or annotation)
     if kind is None or not _is_plain_class(kind):
         return kind is not None or value is None
-    return isinstance(value, cast("type", kind)) and (origin is None or _items_match(value, origin, options))
+    if kind is bool:
+        return _is_truth_value(value)
+    is_instance = isinstance(value, cast("type", kind)) and (origin is None or _items_match(value, origin, options))
+    return is_instance or _is_row_of_numbers(value, origin, options)
+
+
+def _is_kind_of(value: object, kind: type) -> bool:
+    """Return True if a value may stand for a literal of a type; True and False are not numbers here."""
+    if kind is bool or _is_truth_value(value):
+        return kind is bool and _is_truth_value(value)
+    return isinstance(value, NUMBER_TYPES.get(kind, kind))
+
+
+def _is_truth_value(value: object) -> bool:
+    """Return True for True and False, NumPy's too."""
+    return isinstance(value, bool) or (isinstance(value, Hashable) and getattr(value, "dtype", None) == "bool")
+
+
+def _is_row_of_numbers(value: object, origin: Any, options: tuple[Any, ...]) -> bool:
+    """Return True for a NumPy array of one dimension where a sequence of its numbers may be."""
+    kinds = ARRAY_KINDS.get(options[0], "") if options and origin in {Sequence, Collection, Iterable} else ""
+    dtype_kind = getattr(getattr(value, "dtype", None), "kind", None)  # which a tensor has not
+    return getattr(value, "ndim", None) == 1 and dtype_kind is not None and dtype_kind in kinds
 
 
 def _items_match(value: object, origin: type, options: tuple[Any, ...]) -> bool:

@@ -67,8 +67,8 @@ class UnsupportedBase(VelaturaError):
     """A base whose architecture velatura does not open, or whose layers do not fit an overlay."""
 
 
-class BadArgument(VelaturaError):
-    """An argument of a type that a function does not take."""
+class BadArgument(VelaturaError, TypeError):
+    """An argument of a type that a function does not take; a TypeError too."""
 
 
 class BadOverlay(VelaturaError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -107,9 +108,9 @@ def _open_if_path(overlay: object) -> Overlay:
     Raises:
         BadFile: The file does not exist, or it cannot be read.
     """
-    if not isinstance(overlay, str | Path):
+    if not isinstance(overlay, str | PathLike):
         return cast("Overlay", overlay)
-    path = Path(overlay).expanduser()
+    path = Path(cast("StrPath", overlay)).expanduser()
     if not path.exists():
         raise BadFile(
             f"{path} does not exist: give the path of an overlay's file; one in a library is opened by its name with "
