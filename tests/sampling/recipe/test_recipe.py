@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +123,9 @@ def test_what_the_webui_writes_of_a_second_pass_is_read():
 
 def test_a_seed_of_minus_one_is_drawn_later():
     assert Recipe(seed=-1) == Recipe(seed=None) == Recipe()
+    for seed in (np.int64(-1), np.int32(-1), np.float32(-1), -1.0, "-1", " -1 ", ""):
+        assert Recipe(seed=seed, variation_seed=seed) == Recipe()
+    assert Recipe(seed=np.int64(7)) == Recipe(seed=7)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The fields of a recipe, grouped by subject; Recipe inherits all of them."""
 
 import re
+from numbers import Real
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -32,7 +33,8 @@ def _normalize_prompt(text: str) -> str:
 
 
 def _read_seed(seed: object) -> object:
-    return None if isinstance(seed, int | str) and seed in (-1, "-1", "") else seed
+    text = seed.strip() if isinstance(seed, str) else seed
+    return None if isinstance(text, Real | str) and text in (-1, "-1", "") else seed
 
 
 def _parse_size(text: object) -> object:
