@@ -179,6 +179,20 @@ def test_a_seed_that_was_drawn_is_printed(said, tmp_path):
     assert err == f"drawn at random: seed {Recipe.from_image(tmp_path / 'house.png').seed}\n"
 
 
+def test_of_many_seeds_the_first_is_printed(said, tmp_path):
+    status, _, err = said("generate", "a house", "--steps", "1", "--count", "12", "--out", "house.png")
+    first = Recipe.from_image(tmp_path / "house-1.png").seed
+    assert (status, err) == (0, f"drawn at random: seed {first} and 11 more, which the pictures record\n")
+
+
+def test_a_seed_that_wildcards_drew_by_is_printed(said, tmp_path):
+    (tmp_path / "wildcards").mkdir()
+    status, _, err = said(
+        "generate", "a {red|blue} house", "--steps", "1", "--wildcards", "wildcards", "--out", "a.png"
+    )
+    assert (status, err) == (0, f"drawn at random: seed {Recipe.from_image(tmp_path / 'a.png').seed}\n")
+
+
 def test_a_preview_is_there_while_a_picture_is_painted_and_gone_after_it(said, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("velatura.cli.saving.PREVIEW_SCALE", 2)

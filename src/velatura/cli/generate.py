@@ -1,6 +1,6 @@
 """Run `velatura generate` and `velatura grid`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,6 +44,7 @@ from velatura.cli.saving import (
 from velatura.cli.screen import print_error
 from velatura.errors import BadRecipe
 
+MAX_SEEDS_SHOWN = 4
 MODEL_PANEL, OUTPUT_PANEL = "Base and overlays", "Output"
 
 RecipeFields = Mapping[str, object]
@@ -205,6 +206,7 @@ def generate(
     overlays, tags = open_overlay_files(overlay or ())
     first = build_recipe(recipe, prompt, recipe_fields, changes or (), needs_prompt=prompts is None)
     recipes = expand_recipe(add_styles(first, style or (), styles), prompts, count, tags)
+    is_seed_drawn = [single_recipe.seed is None for single_recipe in recipes]
     is_replay = recipe is not None and prompt is None and prompts is None
     recipes = draw_wildcards(recipes, wildcards, library or [Path()], is_replay=is_replay)
     paths = output_paths(out, len(recipes), overwrite=overwrite)
@@ -218,9 +220,11 @@ def generate(
     from velatura.sampling.generate import generate_stream
 
     say_picture = None if as_json else picture_printer(with_effects=verbose)
-    draws_seeds = any(recipe.seed is None for recipe in recipes)
+    draws_seeds = any(is_seed_drawn)
     recipes = [draw_missing_seed(recipe) for recipe in recipes]
-    drawn_seeds = f"drawn at random: seed {', '.join(str(recipe.seed) for recipe in recipes)}"
+    drawn_seeds = _describe_drawn_seeds(
+        [str(recipe.seed) for recipe, is_drawn in zip(recipes, is_seed_drawn, strict=True) if is_drawn]
+    )
     with picture_bar() as on_step, live_preview(paths[0]) if preview else nullcontext() as on_preview:
         pictures = generate_stream(
             opened_base,
@@ -242,6 +246,13 @@ def generate(
         print_pictures(saved, as_json=True)
     elif draws_seeds:
         print_error(drawn_seeds)
+
+
+def _describe_drawn_seeds(seeds: Sequence[str]) -> str:
+    """Name the seeds that were drawn, of many the first."""
+    if len(seeds) <= MAX_SEEDS_SHOWN:
+        return f"drawn at random: seed {', '.join(seeds)}"
+    return f"drawn at random: seed {seeds[0]} and {len(seeds) - 1} more, which the pictures record"
 
 
 @recipe_options
