@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from velatura.base.base import Base
 from velatura.base.families import PREDICTION_WORDS
@@ -11,10 +12,19 @@ from velatura.sampling.recipe.fields import MAX_SIDE_PIXELS, OverlayHash
 from velatura.sampling.recipe.recipe import RECIPE_DEFAULTS, Recipe
 from velatura.sampling.recipe.sizes import Resolution
 
-# Smallest and largest sides of a first pass, as shares of those that a base was trained on. SD1 is used up to
-# 512 x 768; the buckets of SDXL go from 512 x 2048 to 2048 x 512 (appendix I of its paper).
-USUAL_SIDE_RATIOS = (0.6, 1.5)
-SIDE_RATIOS_BY_FAMILY = {"SDXL": (0.5, 2.0), "tiny": (1.0, 1.0)}
+
+class _UsualSizes(NamedTuple):
+    """Sizes of a first pass that are not warned of, as shares of the size that a base was trained on."""
+
+    shortest: float
+    longest: float  # a side that is also so many times as long as the other
+    largest: float  # area
+
+
+# SD1 is used up to 512 x 896 and 768 x 1024; the buckets of SDXL go from 512 x 2048 to 2048 x 512 (appendix I of its
+# paper).
+USUAL_SIZES = _UsualSizes(shortest=0.6, longest=1.75, largest=3.0)
+USUAL_SIZES_BY_FAMILY = {"SDXL": _UsualSizes(0.5, 2.0, 3.0), "tiny": _UsualSizes(1.0, 1.0, 1.0)}
 IMG2IMG_FIELDS = ("fit", "noise_multiplier", "extra_noise")
 MASK_FIELDS = ("mask_blur", "masked_content", "mask_padding")
 DEFAULT_IMAGE_GUIDANCE = 1.5  # A1111's default, and that of the paper's authors
@@ -124,10 +134,12 @@ def warn_of_unusual_size(base: Base, recipe: Recipe) -> None:
     trained = base.family.default_pixels
     width, height = recipe.width or trained, recipe.height or trained
     larger, smaller = max(width, height) / trained, min(width, height) / trained
-    smallest, largest = SIDE_RATIOS_BY_FAMILY.get(base.family.name, USUAL_SIDE_RATIOS)
-    if smallest <= smaller and larger <= largest:
+    usual = USUAL_SIZES_BY_FAMILY.get(base.family.name, USUAL_SIZES)
+    is_too_long = larger > usual.longest and larger / smaller > usual.longest
+    is_too_large = is_too_long or larger * smaller > usual.largest
+    if not is_too_large and smaller >= usual.shortest:
         return
-    if larger > largest:
+    if is_too_large:
         ratio, result = larger, "subjects usually appear twice; hires_scale makes large pictures from small ones"
     else:
         ratio, result = smaller, "pictures are usually cut off or blurred"
