@@ -61,6 +61,17 @@ def test_a_strength_that_people_use_is_not_warned_of(tiny, hyper, strength):
     velatura.attach(tiny, hyper(), strength).detach()
 
 
+@pytest.mark.parametrize("strength", [-5.0, -3.0, 5.0, velatura.Strength(text=0.0, unet=4.0)], ids=str)
+def test_strengths_of_sliders_are_not_warned_of(tiny, lora, strength):
+    velatura.attach(tiny, lora(), strength).detach()
+
+
+@pytest.mark.parametrize("strength", [-6.0, 8.0])
+def test_a_lora_far_beyond_sliders_is_warned_of(tiny, lora, strength):
+    with pytest.warns(VelaturaWarning, match="pictures usually fall apart beyond -5 to 5"):
+        velatura.attach(tiny, lora(), strength).detach()
+
+
 def test_a_strength_set_within_the_attachment_is_warned_of(tiny, hyper):
     with velatura.attach(tiny, hyper(), 0.5) as attachment:
         with pytest.warns(VelaturaWarning, match="has a strength of -3,"):
@@ -87,3 +98,27 @@ def test_strengths_are_one_or_those_of_pictures_or_rows(tiny, hyper, pictures, c
         else:
             with pytest.raises(BadStrength, match=f"{count} strengths do not fit a batch of {2 * pictures}"):
                 tiny.predict(latents, torch.tensor([10]), context)
+
+
+def test_three_rows_for_a_picture_are_those_of_pipelines_that_have_them(tiny, hyper):
+    """Diffusers' StableDiffusionPAGPipeline has the rows: negative prompts, prompts, perturbed prompts."""
+
+    class StableDiffusionPAGPipeline:
+        unet = tiny.unet
+        text_encoder = None
+
+    class StableDiffusionPipeline(StableDiffusionPAGPipeline):
+        pass
+
+    strengths = torch.tensor([0.2, 0.9])
+    latents, context = torch.ones(6, 4, 16, 16), tiny.text.encode(["a tree"] * 6)
+    refused = pytest.raises(BadStrength, match="2 strengths do not fit a batch of 6")
+    with velatura.attach(StableDiffusionPipeline(), hyper(), strengths), refused:
+        tiny.predict(latents, torch.tensor([10]), context)
+    with velatura.attach(StableDiffusionPAGPipeline(), hyper(), strengths):
+        result = tiny.predict(latents, torch.tensor([10]), context)
+    for picture, strength in enumerate(strengths.tolist()):
+        with velatura.attach(tiny, hyper(), strength):
+            alone = tiny.predict(latents, torch.tensor([10]), context)
+        torch.testing.assert_close(result[picture::2], alone[picture::2])
+    assert not torch.equal(result[0], result[1])

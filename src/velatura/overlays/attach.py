@@ -20,8 +20,10 @@ from velatura.overlays.strength import LiveStrength, Strength, disable_inference
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import PROMPT_SIDES, UNET_BLOCKS, PromptSide, UNetBlock
 
-# Strengths at which overlays are used: A1111's slider of hypernetworks ends at 1, sliders made as LoRAs go to -1 and 2
+# Strengths at which overlays are used: A1111's slider of hypernetworks ends at 1; the pages of LoRAs that are sliders
+# ("age", "detail") advise up to -5 and 5
 USUAL_STRENGTHS = (-1.0, 2.0)
+USUAL_STRENGTHS_BY_KIND = {"lora": (-5.0, 5.0)}
 
 
 class Attachment:
@@ -133,7 +135,7 @@ class Attachment:
         """Warn, once for each attachment, of a strength at which overlays rarely give a usable picture."""
         if self._is_warned_of_range:
             return
-        lowest, highest = USUAL_STRENGTHS
+        lowest, highest = USUAL_STRENGTHS_BY_KIND.get(self.overlay.kind, USUAL_STRENGTHS)
         unusual = next((number for number in self._strength.numbers if not lowest <= number <= highest), None)
         if unusual is not None:
             self._is_warned_of_range = True
@@ -249,7 +251,7 @@ def _attach_to(
         raise UnsupportedBase(
             f"{target.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
         )
-    live_strength = LiveStrength(strength, target.device, side)
+    live_strength = LiveStrength(strength, target.device, side, target.copy_counts)
     with disable_inference_mode():
         overlay.to(target.device)
     enable_dynamo_hook_guards()

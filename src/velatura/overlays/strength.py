@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,12 +35,18 @@ class LiveStrength:
             being traced again.
         version: Number of changes so far.
         side: Half of a guided batch on which the overlay acts; the negative prompts come first, as in diffusers.
+        copy_counts: How often a guided batch may hold each picture.
     """
 
     def __init__(
-        self, value: float | Tensor | Strength, device: torch.device | None = None, side: PromptSide = "both"
+        self,
+        value: float | Tensor | Strength,
+        device: torch.device | None = None,
+        side: PromptSide = "both",
+        copy_counts: Collection[int] = (2,),
     ) -> None:
         self.side: PromptSide = side
+        self.copy_counts = copy_counts
         self.version = 0
         self._text: LiveStrength | None = None
         if isinstance(value, Strength):
@@ -109,7 +115,7 @@ class LiveStrength:
         rows, strength = context.shape[0], self.tensor
         if strength.ndim == 0 and self.side == "both":
             return strength
-        if strength.ndim and not _fits_rows(strength.shape[0], rows):
+        if strength.ndim and not self._fits_rows(strength.shape[0], rows):
             raise BadStrength(
                 f"{strength.shape[0]} strengths do not fit a batch of {rows}: give one number, one for each row, "
                 "or one for each picture, which a guided batch holds twice"
@@ -122,7 +128,7 @@ class LiveStrength:
     def _strength_at(self, batch_row: BatchRow) -> Tensor:
         """Return the value for one text of a batch, 0-d."""
         strength = self.tensor
-        if strength.ndim and not _fits_rows(len(strength), batch_row.rows):
+        if strength.ndim and not self._fits_rows(len(strength), batch_row.rows):
             raise BadStrength(
                 f"{len(strength)} strengths do not fit {batch_row.rows} texts: give one number, or one for each text"
             )
@@ -132,6 +138,19 @@ class LiveStrength:
         if batch_row.negative is None:
             return value * self._side_mask(batch_row.rows)[batch_row.row]
         return value * (batch_row.negative == (self.side == "negative"))
+
+    def _fits_rows(self, count: int, rows: int) -> bool:
+        """Return True for one strength for all rows, for each row, or for each picture of a guided batch.
+
+        A guided batch holds each picture as often as `copy_counts` says, unless velatura's own guidance says how many
+        rows are prompts.
+        """
+        if count in {1, rows}:
+            return True
+        negative_rows = None if torch.compiler.is_compiling() else negative_row_count()
+        if negative_rows is not None:
+            return count == rows - negative_rows
+        return any(copies * count == rows for copies in self.copy_counts)
 
     def _side_mask(self, rows: int) -> Tensor:
         """Return True for the rows of this side, False for the others.
@@ -171,15 +190,6 @@ def strength_tensor(value: float | Tensor) -> Tensor:
     if not bool(tensor.isfinite().all()):
         raise BadStrength(f"a strength must be finite, not {value}: 0 is off, 1 is as trained")
     return tensor
-
-
-def _fits_rows(count: int, rows: int) -> bool:
-    """Return True for one strength for all rows, for each row, or for each picture of a guided batch.
-
-    A guided batch holds each picture twice, unless velatura's own guidance says how many rows are prompts.
-    """
-    negative_rows = None if torch.compiler.is_compiling() else negative_row_count()
-    return count in {1, rows} or (2 * count == rows if negative_rows is None else count == rows - negative_rows)
 
 
 def _common_value(strength: Tensor) -> float | None:
