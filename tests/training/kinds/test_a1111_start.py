@@ -1,6 +1,7 @@
 """A training of A1111's web UI goes on with its optimizer's state, step for step as torch's own optimizer does."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,8 @@ def test_without_the_file_of_the_weights_training_starts_with_a_new_optimizer(st
     overlay, optimizer = open_start(path)
     with torch.no_grad():
         next(overlay.parameters()).add_(1)  # trained since it was opened
-    assert not load_a1111_state(overlay, optimizer)
+    with pytest.warns(VelaturaWarning, match=r"old\.pt\.optim belongs to the weights in old\.pt, .* a new optimizer"):
+        assert not load_a1111_state(overlay, optimizer)
     path.with_name("old.pt.optim").unlink()
     assert not load_a1111_state(*open_start(path))
     assert not optimizer.state
@@ -122,6 +124,18 @@ def test_other_weights_and_empty_states_are_said(started):
     shutil.copy(GOLDEN / "resumable.pt.optim", path.with_name("old.pt.optim"))
     with pytest.warns(VelaturaWarning, match="belongs to other weights"):
         assert not load_a1111_state(*open_start(path))
+
+
+def test_what_opening_warns_of_is_not_said_again(started):
+    _, optimizer, path = started
+    payload = open_tensors(path).payload
+    write_torch(path, payload | {"foo_unknown": 1})
+    write_optim(path, "AdamW", optimizer.state_dict())
+    with pytest.warns(VelaturaWarning, match="foo_unknown"):
+        overlay, new_optimizer = open_start(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_a1111_state(overlay, new_optimizer)
 
 
 def test_a_damaged_state_is_refused_before_training(started, tiny, photos, tmp_path):

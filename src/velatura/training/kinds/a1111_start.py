@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from velatura.errors import warn
+from velatura.errors import VelaturaWarning, warn
 from velatura.formats.hypernetworks.optim import OPTIM_SUFFIX, OptimState, read_optim
 from velatura.formats.open import open_overlay
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -27,7 +28,7 @@ def load_a1111_state(overlay: Overlay, optimizer: Optimizer) -> bool:
 
     Args:
         overlay: The overlay, in float32. Its weights must be those of its file: after another training in the same
-            program they are not, and the state is left alone.
+            program they are not, and the state is left alone with a warning.
         optimizer: The plan's optimizer for the overlay. It keeps the plan's learning rate and weight decay.
 
     Returns:
@@ -40,6 +41,10 @@ def load_a1111_state(overlay: Overlay, optimizer: Optimizer) -> bool:
     if not isinstance(overlay, Hypernetwork) or path is None or not _optim_path(path).is_file():
         return False
     if not _has_weights_of(overlay, path):
+        warn(
+            f"{_optim_path(path).name} belongs to the weights in {path.name}, which have changed since it was opened: "
+            "training starts with a new optimizer"
+        )
         return False
     stored = read_optim(path)
     problem = "" if stored is None else _find_obstacle(stored, optimizer)
@@ -56,7 +61,9 @@ def _optim_path(path: Path) -> Path:
 
 
 def _has_weights_of(overlay: Hypernetwork, path: Path) -> bool:
-    stored_weights = open_overlay(path).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VelaturaWarning)  # opening the overlay itself gave these warnings
+        stored_weights = open_overlay(path).state_dict()
     weights = overlay.state_dict()
     return weights.keys() == stored_weights.keys() and all(
         torch.equal(weight.cpu(), stored_weights[name].to(weight.dtype)) for name, weight in weights.items()
