@@ -1,5 +1,7 @@
 """Class pictures: learned from beside the others, so that the base keeps what it knows of their class."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -110,6 +112,19 @@ def test_class_pictures_without_captions_get_the_class_prompt(tiny, photos, tmp_
         velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run", class_prompt="a ball", class_pictures=2)
     captions = {example.path.stem: example.caption for example in read_dataset(photos).regularisation}
     assert captions == {name: "a ball", "grey": "a grey ball"}
+
+
+def test_a_caption_that_cannot_be_written_is_refused_in_one_line(photos, monkeypatch):
+    (photos / "reg").mkdir()
+    Image.new("RGB", (64, 64), "black").save(photos / "reg" / "0001.png")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # as in a read-only folder
+    with pytest.raises(BadDataset, match=r"0001\.png has no caption, and 0001\.txt cannot be written .* copy"):
+        caption_class_pictures(photos, "a ball")
+    assert not (photos / "reg" / "0001.txt").exists()
 
 
 def test_the_command_takes_class_pictures_without_captions(photos, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from velatura.datasets.read_captions import (
     read_caption_lists,
     read_caption_text,
 )
-from velatura.errors import BadDataset, BadPlan, VelaturaError, warn
+from velatura.errors import BadDataset, BadFile, BadPlan, VelaturaError, warn
 from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import generate_many
@@ -44,7 +44,7 @@ def caption_class_pictures(folder: str | os.PathLike[str], prompt: str) -> list[
         The text files.
 
     Raises:
-        BadDataset: The folder is missing, or a caption cannot be read.
+        BadDataset: The folder is missing, or a caption cannot be read or written.
         BadPlan: The prompt is empty or has tags.
     """
     check_class_prompt(prompt)
@@ -54,16 +54,26 @@ def caption_class_pictures(folder: str | os.PathLike[str], prompt: str) -> list[
         for path in picture_paths(subfolder):
             if _has_caption(path, list_captions):
                 continue
-            text_file = path.with_suffix(".txt")
-            with atomic_write(text_file) as temp_path:
-                temp_path.write_text(f"{prompt}\n", "utf-8")
-            written.append(text_file)
+            written.append(_write_class_caption(path, prompt))
     if written:
         warn(
             f"{len(written)} class pictures without captions, such as {written[0].stem}, get the caption {prompt!r}, "
             "in .txt files beside them"
         )
     return written
+
+
+def _write_class_caption(path: Path, prompt: str) -> Path:
+    text_file = path.with_suffix(".txt")
+    try:
+        with atomic_write(text_file) as temp_path:
+            temp_path.write_text(f"{prompt}\n", "utf-8")
+    except (BadFile, OSError):
+        raise BadDataset(
+            f"the class picture {path} has no caption, and {text_file.name} cannot be written beside it: write the "
+            "captions of class pictures yourself, or copy the pictures to a folder that can be written"
+        ) from None
+    return text_file
 
 
 def _has_caption(path: Path, list_captions: Mapping[str, Caption]) -> bool:
