@@ -1,4 +1,6 @@
-from velatura.errors import UnknownName
+import pytest
+
+from velatura.errors import UnknownName, VelaturaWarning, gather_warnings, warn_of_picture
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
@@ -19,3 +21,28 @@ def test_a_name_near_none_lists_the_choices() -> None:
 
 def test_an_empty_list_says_so() -> None:
     assert "none is known" in str(UnknownName.with_suggestions("overlay", "inca", []))
+
+
+@gather_warnings()
+def warn_of_three(error: Exception | None = None) -> None:
+    warn_of_picture("size", "a is large")
+    with gather_warnings():
+        warn_of_picture("size", "b is large")
+    warn_of_picture("colour", "a is grey")
+    if error:
+        raise error
+
+
+def test_warnings_of_a_kind_are_gathered_into_one_and_those_outside_are_not() -> None:
+    with pytest.warns(VelaturaWarning) as caught:
+        warn_of_three()
+    assert [str(warning.message) for warning in caught] == ["a is large (and 1 more of this kind)", "a is grey"]
+    with pytest.warns(VelaturaWarning, match="^c is large$"):
+        warn_of_picture("size", "c is large")
+
+
+@pytest.mark.filterwarnings("always")
+def test_gathered_warnings_are_given_before_an_error() -> None:
+    with pytest.warns(VelaturaWarning) as caught, pytest.raises(ValueError, match="stop"):
+        warn_of_three(ValueError("stop"))
+    assert len(caught) == 2

@@ -10,6 +10,7 @@ from PIL import Image
 import velatura
 from velatura import image_files
 from velatura.cli.app import main
+from velatura.datasets.crop import CropOptions, crop_folder
 from velatura.datasets.pictures import read_picture, read_upright
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.image_files import open_image, shrink_image
@@ -93,6 +94,18 @@ def test_a_picture_beyond_every_limit_is_refused_in_one_line(tmp_path):
         BadFile, match=r"^a\.png has 2000 x 600 pixels, and more than \d+ million are not read: save it"
     ):
         read_upright(tmp_path / "a.png")
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_many_large_pictures_of_a_folder_are_named_in_one_warning(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("left", "middle", "right"):
+        halves(300, 300).save(tmp_path / "photos" / f"{name}.jpg")
+    with pytest.warns(VelaturaWarning) as caught:
+        crop_folder(tmp_path / "photos", tmp_path / "out", CropOptions(pixels=64))
+    [message] = [str(warning.message) for warning in caught]
+    assert message.startswith("left.jpg has 300 x 300 pixels")
+    assert message.endswith("(and 2 more of this kind)")
 
 
 @pytest.mark.filterwarnings("default")

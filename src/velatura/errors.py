@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Self
 
@@ -45,6 +47,9 @@ OTHER_PROGRAMS_WORDS = {
     "sampler_name": "sampler",
     "train_batch_size": "batch_size",
 }
+
+# Messages by their kind, while a block gathers them
+GATHERED_WARNINGS: ContextVar[dict[str, list[str]] | None] = ContextVar("gathered_warnings", default=None)
 
 
 class VelaturaError(Exception):
@@ -146,6 +151,39 @@ class UnknownName(VelaturaError):
             return cls(f"{missing}: did you mean {' or '.join(repr(candidate) for candidate in suggestions)}?")
         choices = ", ".join(repr(candidate) for candidate in names[:10]) + (", ..." if len(names) > 10 else "")
         return cls(f"{missing}: choose one of {choices}")
+
+
+@contextmanager
+def gather_warnings() -> Generator[None]:
+    """Within the block, keep warnings of a kind back, and give one of each kind at its end, with the number of others.
+
+    It is for blocks that read many pictures. A block inside another one leaves the warnings to the outer one.
+    """
+    if GATHERED_WARNINGS.get() is not None:
+        yield
+        return
+    gathered: dict[str, list[str]] = {}
+    token = GATHERED_WARNINGS.set(gathered)
+    try:
+        yield
+    finally:
+        GATHERED_WARNINGS.reset(token)
+        for first, *others in gathered.values():
+            warn(f"{first} (and {len(others)} more of this kind)" if others else first)
+
+
+def warn_of_picture(kind: str, message: str) -> None:
+    """Warn of one of many pictures: within `gather_warnings`, all warnings of a kind become one.
+
+    Args:
+        kind: What the warnings have in common.
+        message: What was found and what it means for the result, in one line.
+    """
+    gathered = GATHERED_WARNINGS.get()
+    if gathered is None:
+        warn(message)
+    else:
+        gathered.setdefault(kind, []).append(message)
 
 
 def warn(message: str, category: type[Warning] = VelaturaWarning) -> None:

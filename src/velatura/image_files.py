@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
-from velatura.errors import BadFile, warn
+from velatura.errors import BadFile, warn_of_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +71,7 @@ def shrink_image(image: Image) -> Image:
         image = reducible.reduce(factor)
     if orientation is not None:
         image.getexif()[ExifTags.Base.Orientation] = orientation
-    warn(f"{name} has {width} x {height} pixels and is read at {image.width} x {image.height}")
+    warn_of_picture("shrunk", f"{name} has {width} x {height} pixels and is read at {image.width} x {image.height}")
     return image
 
 

@@ -153,6 +153,17 @@ def test_csv_lists_and_json_beside_the_picture_are_read(tmp_path):
     assert [example.caption for example in read_folder(tmp_path)] == ["a cat, asleep", "boat, sea", "a key"]
 
 
+def test_json_files_without_captions_are_named_in_one_warning(tmp_path):
+    for name in ("a boat", "a cat", "a key"):
+        draw(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.json").write_text('{"rating": 5}')
+    with pytest.warns(VelaturaWarning) as caught:
+        assert [example.caption for example in read_folder(tmp_path)] == ["a boat", "a cat", "a key"]
+    [message] = [str(warning.message) for warning in caught]
+    assert "a boat.json holds no caption" in message
+    assert message.endswith("(and 2 more of this kind)")
+
+
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [("file_name,text\n0.png,a cat, asleep", "line 2 has more texts"), ('file_name,text\n0.png,"a cat', "is not CSV")],

@@ -30,7 +30,7 @@ from velatura.datasets.read_captions import (
     read_caption_lists,
 )
 from velatura.datasets.templates import split_tags
-from velatura.errors import BadDataset
+from velatura.errors import BadDataset, gather_warnings
 
 # Of 64 bits: bundled pictures differ in 10 or more, copies resized or saved as JPEG of quality 30 in at most 4
 MAX_HASH_DISTANCE = 4
@@ -95,6 +95,7 @@ class DatasetReport:
         return Counter(tag for text in captions for tag in {part.strip() for part in split_tags(text)} if tag)
 
 
+@gather_warnings()
 def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None) -> DatasetReport:
     """Read every picture completely and look for faults of pictures, captions and the folder.
 

@@ -12,7 +12,7 @@ from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, crop_cover
 from velatura.datasets.folder import Dataset, Example, read_dataset
 from velatura.datasets.pictures import as_rgb, open_picture, turn_upright
 from velatura.datasets.saliency import FOCUSES, best_box
-from velatura.errors import BadDataset, UnknownName
+from velatura.errors import BadDataset, UnknownName, gather_warnings
 from velatura.files import atomic_folder
 
 LEFT_OR_RIGHT = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -114,7 +114,7 @@ def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> li
     if out.resolve().is_relative_to(folder.resolve()):
         raise BadDataset(f"{out} is inside {folder}, where crops would mix with pictures: choose a folder elsewhere")
     dataset = read_dataset(folder, needs_captions=False)
-    with atomic_folder(out) as temporary:
+    with atomic_folder(out) as temporary, gather_warnings():
         pictures = list(_crop_all(dataset, folder, temporary, options))
     return [replace(picture, file=out / picture.file) for picture in pictures]
 

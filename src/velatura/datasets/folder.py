@@ -28,7 +28,7 @@ from velatura.datasets.read_captions import (
     read_caption_lists,
     read_caption_text,
 )
-from velatura.errors import BadDataset, MissingCaption, warn
+from velatura.errors import BadDataset, MissingCaption, gather_warnings, warn
 
 __all__ = [
     "Dataset",
@@ -87,6 +87,7 @@ def read_folder(folder: str | os.PathLike[str]) -> list[Example]:
 
 
 @check_arguments()
+@gather_warnings()
 def read_dataset(
     folder: str | os.PathLike[str], *, rules: NameRules | None = None, needs_captions: bool = True
 ) -> Dataset:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from velatura.errors import warn
+from velatura.errors import warn_of_picture
 
 SRGB_GAMMA = 0.45455
 GAMMA_TOLERANCE = 0.05  # relative; libpng ignores such a difference too
@@ -73,7 +73,10 @@ def apply_png_colours(image: Image.Image) -> Image.Image:
 
 
 def _warn_of_colours(reason: str) -> None:
-    warn(f"the colours of a PNG are not sRGB, and are taken for it, so they may shift ({reason}): save it in sRGB")
+    warn_of_picture(
+        reason,
+        f"the colours of a PNG are not sRGB, and are taken for it, so they may shift ({reason}): save it in sRGB",
+    )
 
 
 def _convert_gamma(image: Image.Image, gamma: float) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import cast
 
 from velatura.card import has_control_characters, printable_text
 from velatura.datasets.pictures import PICTURE_SUFFIXES
-from velatura.errors import BadDataset, MissingCaption, warn
+from velatura.errors import BadDataset, MissingCaption, warn, warn_of_picture
 from velatura.files import parse_json
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -327,8 +327,9 @@ def _read_json_caption(path: Path) -> Caption | None:
     fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
     caption = _caption_field(fields)
     if caption is None:
-        warn(
-            f"{file} holds no caption ({', '.join(LIST_CAPTION_FIELDS)}), so the picture's name is learned: add a text"
+        warn_of_picture(
+            "a .json without a caption",
+            f"{file} holds no caption ({', '.join(LIST_CAPTION_FIELDS)}), so the picture's name is learned: add a text",
         )
         return None
     return Caption(caption, CaptionSource.LIST, file, unread=_unread_fields(fields))

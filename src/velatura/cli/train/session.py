@@ -14,7 +14,7 @@ from velatura.cli.screen import say
 from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PANEL, TrainOptions
 from velatura.cli.train.progress import training_progress
 from velatura.datasets.folder import read_dataset, read_picture
-from velatura.errors import BadPlan
+from velatura.errors import BadPlan, gather_warnings
 from velatura.training.run.verdict import command_line
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ class TrainSession:
             raise BadPlan("--for chooses a preset, and --plan takes the place of one: give one of them")
         given_plan = None if options.plan is None else velatura.Plan.from_file(options.plan)
         dataset = read_dataset(folder)
-        for example in [*dataset.examples, *dataset.regularisation]:
-            read_picture(example.path, PROBE_PIXELS)
+        with gather_warnings():
+            for example in [*dataset.examples, *dataset.regularisation]:
+                read_picture(example.path, PROBE_PIXELS)
         base = open_base(options.base, velatura.Library(*(options.library or [Path()])), options.load_options)
         preset = given_plan or velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
         if options.optimizer == "prodigy":

@@ -16,6 +16,7 @@ from velatura.base.base import Base
 from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Example
 from velatura.datasets.pictures import read_upright
+from velatura.errors import gather_warnings
 from velatura.training.data.encoding_cache import EncodingCache, cache_key, fingerprint_models
 from velatura.training.noise import derive_seed
 from velatura.training.plan import LatentSamplingMode
@@ -35,6 +36,7 @@ class Latents:
 
 
 @torch.no_grad()
+@gather_warnings()
 def encode_pictures(
     base: Base,
     examples: Sequence[Example],

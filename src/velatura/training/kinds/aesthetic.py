@@ -11,6 +11,7 @@ from velatura.arguments import check_arguments
 from velatura.base.pipeline import AnyBase, to_base
 from velatura.datasets.folder import read_dataset
 from velatura.datasets.pictures import read_upright
+from velatura.errors import gather_warnings
 from velatura.formats.clip import find_clip_for, open_clip_model
 from velatura.overlays.aesthetic import Aesthetic
 
@@ -51,11 +52,12 @@ def aesthetic_from(
     clip_encoder = open_clip_model(clip or find_clip_for(base.text.encoders[0].width))
     weighted_vectors = list[Tensor]()
     count = sum(example.repeats for example in examples)
-    for start in range(0, len(examples), PICTURES_PER_BATCH):
-        batch = examples[start : start + PICTURES_PER_BATCH]
-        vectors = clip_encoder.encode_images([read_upright(example.path) for example in batch])
-        for example, vector in zip(batch, vectors, strict=True):
-            weighted_vectors.append(vector * (example.repeats / count))
+    with gather_warnings():
+        for start in range(0, len(examples), PICTURES_PER_BATCH):
+            batch = examples[start : start + PICTURES_PER_BATCH]
+            vectors = clip_encoder.encode_images([read_upright(example.path) for example in batch])
+            for example, vector in zip(batch, vectors, strict=True):
+                weighted_vectors.append(vector * (example.repeats / count))
     family_rate = {"rate": FAMILY_RATES[base.family.name]} if base.family.name in FAMILY_RATES else {}
     aesthetic = Aesthetic.from_vector(
         torch.stack(weighted_vectors).sum(dim=0), clip_encoder.text_projection, name=name, **(family_rate | settings)
