@@ -495,6 +495,10 @@ def test_settings_beside_the_graph_of_civitais_generator_are_read(read):
         ({"parameters": {"sui_image_params": 3}}, "SwarmUI has sui_image_params: 3, which is not an object"),
         ({"parameters": {"sui_image_params": {}}}, "SwarmUI has no prompt"),
         ({"Description": "a house --v 6.0 Job ID: 7c1"}, "the picture is by Midjourney"),
+        ({"Description": "a house", "Author": "Midjourney"}, "the picture is by Midjourney"),
+        ({"Software": "Adobe Firefly", "Title": "a house"}, "the picture is by Adobe Firefly"),
+        ({"XML:com.adobe.xmp": '<x xmp:CreatorTool="ideogram.ai"/>'}, "the picture is by Ideogram"),
+        ({"comment": "a house, midjourney style"}, "only the comment 'a house, midjourney style'"),
         ({"Software": "NovelAI", "Comment": "cut"}, "by NovelAI, and its Comment is not JSON"),
         ({"invokeai_metadata": "{"}, "by InvokeAI, and its invokeai_metadata is not JSON"),
         ({"Dream": "a house -s 3"}, "no prompt in quotes"),
@@ -505,6 +509,13 @@ def test_settings_beside_the_graph_of_civitais_generator_are_read(read):
 def test_what_cannot_be_read_is_refused_by_its_name(read, chunks, words):
     with pytest.raises(BadRecipe, match=words):
         read(**chunks)
+
+
+@pytest.mark.filterwarnings("ignore::velatura.errors.VelaturaWarning")
+@pytest.mark.parametrize("prompt", ["portrait, midjourney style", "the logo of OpenAI", "a form with Job ID: 7c1"])
+def test_words_of_a_prompt_name_no_program(read, prompt):
+    assert read(parameters=prompt).prompt == prompt
+    assert Recipe.from_text(prompt).prompt == prompt
 
 
 def test_an_unknown_sampler_keeps_its_name(read):

@@ -75,6 +75,32 @@ def test_what_is_no_recipe_is_refused(tmp_path, data, error, words):
         Recipe.from_file(tmp_path / "house.txt")
 
 
+@pytest.mark.parametrize(
+    "prompt", ["BMW on a road", "BM", "RIFFs of a guitar by the WEBPage", "GIF8 bits", "II*", "MM, ftypist", "jP  a"]
+)
+def test_a_text_that_begins_like_a_picture_is_a_text(tmp_path, prompt):
+    path = tmp_path / "house.txt"
+    path.write_text(f"{prompt}\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x96", encoding="utf-8")
+    assert Recipe.from_file(path).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    "ending", [".png", ".jpg", ".webp", ".gif", ".bmp", ".tiff", ".avif", ".jp2", ".ico", ".tga", ".ppm", ".pcx"]
+)
+def test_a_picture_of_any_format_is_no_text(tmp_path, ending):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / f"a{ending}")
+    with pytest.raises(BadRecipe, match="contains no recipe"):
+        Recipe.from_file(tmp_path / f"a{ending}")
+
+
+@pytest.mark.parametrize("ending", [".avif", ".tiff"])
+def test_a_recipe_in_exif_of_other_formats_is_read(tmp_path, ending):
+    exif = Image.Exif()
+    exif[0x010E] = "a house\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x96"
+    Image.new("RGB", (64, 64), "red").save(tmp_path / f"a{ending}", exif=exif)
+    assert Recipe.from_file(tmp_path / f"a{ending}").steps == 3
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(BadFile, match="does not exist"):
         Recipe.from_file(tmp_path / "house.txt")

@@ -1,5 +1,6 @@
 """Read infotext from picture files, and save pictures with infotext inside."""
 
+import re
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -29,10 +30,15 @@ EXIF_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 PICTURE_FORMATS = {".png": "PNG", **EXIF_FORMATS}
 MAX_SIDE_BY_FORMAT = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels
 MAX_JPEG_COMMENT_BYTES = 65_008  # a segment has at most 65,533 bytes, of which Exif takes some
-IMAGE_DESCRIPTION, MAKE, MODEL, XP_COMMENT = 0x010E, 0x010F, 0x0110, 0x9C9C
+IMAGE_DESCRIPTION, MAKE, MODEL, SOFTWARE, XP_COMMENT = 0x010E, 0x010F, 0x0110, 0x0131, 0x9C9C
 COMFYUI_TAGS = (MAKE, MODEL)  # ComfyUI's WebP has "prompt:{...}" and "workflow:{...}" there
 MAX_SHOWN_COMMENT = 60
-PICTURE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+# Beginnings of pictures that no text has; the ISO formats (AVIF, HEIC) have the size of a box before them
+PICTURE_SIGNATURES = re.compile(
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
+    rb"|II\*\0|MM\0\*|II\+\0|MM\0\+|\0\0..ftyp|\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    re.DOTALL,
+)
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 MAX_TEXT_BYTES = 2**22
 
@@ -94,9 +100,23 @@ def read_text_file(path: Path) -> str | None:
             data = file.read(MAX_TEXT_BYTES + 1)
     except OSError:
         return None  # reading it as a picture says what is wrong
-    if data.startswith(PICTURE_SIGNATURES):
+    if PICTURE_SIGNATURES.match(data):
         return None
-    return decode_text(data, str(path))
+    try:
+        return decode_text(data, str(path))
+    except BadFile:
+        if _is_picture(path):  # of a format without a plain beginning
+            return None
+        raise
+
+
+def _is_picture(path: Path) -> bool:
+    """Return True if Pillow knows the format of a file."""
+    try:
+        with open_image(path):
+            return True
+    except (OSError, SyntaxError, ValueError, BadFile):
+        return False
 
 
 def decode_text(data: bytes, source: str) -> str:
@@ -176,6 +196,8 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
     tags = {
         USER_COMMENT: exif.get_ifd(EXIF_IFD).get(USER_COMMENT_TAG),
         "ImageDescription": exif.get(IMAGE_DESCRIPTION),
+        "Make": exif.get(MAKE),
+        "EXIF Software": exif.get(SOFTWARE),
     }
     for name, value in tags.items():
         if isinstance(value, str | bytes) and (text := decode_user_comment(_to_bytes(value), byte_order)):

@@ -1,6 +1,7 @@
 """Find the recipe among the texts inside a picture, whichever program wrote them."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -15,15 +16,19 @@ from velatura.sampling.recipe.programs.settings import JsonObject, parse_object,
 PARAMETERS, USER_COMMENT, COMMENT, XMP = "parameters", "UserComment", "comment", "XMP"
 # Where A1111 and those that follow it write infotext, or JSON in its place; EXIF comes first, as in A1111
 COMMENT_CARRIERS = (USER_COMMENT, PARAMETERS, COMMENT, "ImageDescription", "XPComment", "metadata", "Description")
-# What tells of programs whose metadata velatura does not read, in texts and names of chunks
+# What tells of programs whose metadata velatura does not read, in the texts that name a program
 UNREAD_PROGRAMS = {
-    "Midjourney": ("Job ID:", "midjourney"),
+    "Midjourney": ("midjourney",),
     "DALL-E": ("DALL-E", "OpenAI"),
     "Adobe Firefly": ("Adobe Firefly",),
     "Ideogram": ("ideogram.ai",),
     "Leonardo": ("leonardo.ai", "LeonardoAI"),
     "PixAI": ("pixai.art",),
 }
+PROGRAM_CHUNKS = frozenset(
+    {"software", "exif software", "make", "creator", "creatortool", "author", "source", XMP.lower()}
+)
+MIDJOURNEY_JOB = re.compile(r"\bJob ID: ?[0-9a-f]", re.IGNORECASE)  # behind the prompt in the Description
 SOFTWARE_KEYS = ("software", "Software", "source", "Source", "generator", "app", "Creator", "creator")
 MAX_SHOWN_KEYS = 6
 NO_RECIPE = "so it contains no recipe that velatura reads: give the prompt and the settings by options"
@@ -196,9 +201,11 @@ def _parse_chunk(texts: Mapping[str, str], chunk: str, program: str) -> JsonObje
 
 def _refuse_unread_program(texts: Mapping[str, str]) -> None:
     """Refuse a picture of a program that is known, and whose metadata does not tell how to make it here."""
-    everything = "\n".join(text[:2_000] for text in texts.values()).lower()
+    named = "\n".join(text[:2_000] for name, text in texts.items() if name.lower() in PROGRAM_CHUNKS).lower()
+    if MIDJOURNEY_JOB.search(texts.get("Description", "")[-2_000:]):
+        named += "midjourney"
     for program, marks in UNREAD_PROGRAMS.items():
-        if any(mark.lower() in everything for mark in marks):
+        if any(mark.lower() in named for mark in marks):
             raise BadRecipe(f"the picture is by {program}, whose settings velatura cannot use, {NO_RECIPE}")
     if any(parse_object(texts.get(chunk)) for chunk in ("prompt", "workflow")):
         raise BadRecipe(f"{GRAPH_REFUSAL}, {NO_RECIPE}")
