@@ -153,6 +153,19 @@ def test_csv_lists_and_json_beside_the_picture_are_read(tmp_path):
     assert [example.caption for example in read_folder(tmp_path)] == ["a cat, asleep", "boat, sea", "a key"]
 
 
+def test_pictures_with_two_captions_in_a_list_are_named_in_one_warning(tmp_path):
+    lines = []
+    for name in ("0.png", "1.png", "2.png"):
+        draw(tmp_path / name)
+        lines += [json.dumps({"file_name": name, "text": text}) for text in ("a house", "a boat")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.warns(VelaturaWarning) as caught:
+        assert [example.caption for example in read_folder(tmp_path)] == ["a boat"] * 3
+    [message] = [str(warning.message) for warning in caught]
+    assert "two captions for '0.png'" in message
+    assert message.endswith("(and 2 more of this kind)")
+
+
 def test_json_files_without_captions_are_named_in_one_warning(tmp_path):
     for name in ("a boat", "a cat", "a key"):
         draw(tmp_path / f"{name}.png")

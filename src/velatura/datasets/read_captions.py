@@ -244,9 +244,10 @@ def _add_caption(captions: dict[str, Caption], name: str, caption: Caption) -> N
     """Add a caption from a list; of two for one picture the later counts, with a warning if they differ."""
     earlier = captions.get(name)
     if earlier is not None and earlier.text != caption.text:
-        warn(
+        warn_of_picture(
+            "two captions",
             f"{caption.file} has two captions for {name[:MAX_SHOWN_LENGTH]!r}: the later one is learned, so remove "
-            "one of them"
+            "one of them",
         )
     captions[name] = caption
 

@@ -14,7 +14,7 @@ from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Dataset, Example
 from velatura.datasets.loss_weights import loss_weights
 from velatura.datasets.templates import CaptionTemplate
-from velatura.errors import warn
+from velatura.errors import gather_warnings, warn
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.buckets import group_by_size
 from velatura.training.data.captions import CaptionConditioning, caption_name
@@ -73,6 +73,7 @@ class DatasetCache:
 
 
 @torch.no_grad()
+@gather_warnings()
 def encode_examples(
     base: Base,
     examples: Sequence[Example],
