@@ -123,3 +123,10 @@ def test_a_folder_of_wildcards_at_the_library_is_used(tmp_path, monkeypatch, cap
     assert Recipe.from_image("b.png").prompt == recipe.prompt
     assert main(["generate", "a __color__ cat", "--library", "models", "--out", "c.png"]) == USER_ERROR_STATUS
     assert "no wildcard is called 'color'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["{", "|", "a", "__a ", "{a", "$", "{$", "${"])
+def test_long_texts_that_only_begin_a_template_are_read_in_one_pass(part):
+    text = "{" + part * (300_000 // len(part))
+    assert find_template(text) in {None, "${a"}
+    warn_of_letters(text)

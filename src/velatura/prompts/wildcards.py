@@ -14,10 +14,10 @@ from typing import Any
 from velatura.errors import BadFile, BadPrompt, UnknownName, warn
 from velatura.prompts.passage import prompt_error
 
-WILDCARD_PATTERN = re.compile(r"__(?![\s_])(?P<name>[\w*?/.\- ]+?)(?<![\s_])__")
-VARIANTS_PATTERN = re.compile(r"\{[^{}]*(?:\||\$\$)[^{}]*\}")
+WILDCARD_PATTERN = re.compile(r"__(?![\s_])(?P<name>[\w*?/.\- ]{1,100}?)(?<![\s_])__")
+VARIANTS_PATTERN = re.compile(r"\{(?:[^{}|$]|\$(?!\$))*+(?:\||\$\$)[^{}]*\}")
 VARIABLE_PATTERN = re.compile(r"\$\{\w+")
-BRACES_PATTERN = re.compile(r"\{[^{}|$]*\w[^{}|$]*\}")
+BRACES_PATTERN = re.compile(r"\{(?=[^{}|$\w]*+\w)[^{}|$]*+\}")
 TEMPLATE_PATTERNS = (WILDCARD_PATTERN, VARIANTS_PATTERN, VARIABLE_PATTERN)
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.sampling.recipe.programs.draw_things import comment_in_xmp
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.samplers import SAMPLERS
 
@@ -516,6 +517,26 @@ def test_what_cannot_be_read_is_refused_by_its_name(read, chunks, words):
 def test_words_of_a_prompt_name_no_program(read, prompt):
     assert read(parameters=prompt).prompt == prompt
     assert Recipe.from_text(prompt).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("xmp", "comment"),
+    [
+        ('<x exif:UserComment="a &amp; b"/>', "a & b"),
+        ("<x exif:UserComment='a \"b\"'/>", 'a "b"'),
+        ("<exif:UserComment>a</exif:UserComment>", "a"),
+        ('<exif:UserComment><rdf:Alt><rdf:li xml:lang="x">a</rdf:li></rdf:Alt></exif:UserComment>', "a"),
+        ("<exif:UserComment/>", None),
+        ("<x exif:UserComment=a/>", None),
+        ("<x/>", None),
+        ("<exif:UserComment>" * 60_000, None),  # a megabyte, in which every element could begin a comment
+        ("exif:UserComment=" * 60_000, None),
+        ("<exif:UserComment " * 60_000, None),
+        ("<exif:UserComment>" + "<rdf:" * 200_000 + "</exif:UserComment>", "<rdf:" * 200_000),
+    ],
+)
+def test_comments_in_xmp_are_read_in_one_pass(xmp, comment):
+    assert comment_in_xmp(xmp) == comment
 
 
 def test_an_unknown_sampler_keeps_its_name(read):

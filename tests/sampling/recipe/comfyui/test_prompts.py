@@ -111,6 +111,13 @@ def test_a_line_that_looks_like_a_negative_prompt_stays_in_the_prompt():
         read(graph)
 
 
+@pytest.mark.parametrize("text", ["{" + "|" * 300_000, "<" + "a" * 300_000, "a" * 300_000 + "<b"])
+def test_long_texts_that_only_begin_a_choice_or_a_tag_are_read_in_one_pass(text):
+    report = Report()
+    translate_text(text, report)
+    assert not report.remarks
+
+
 def test_brackets_without_end_are_refused():
     with pytest.raises(BadRecipe, match="more than 100 brackets inside each other"):
         split_emphasis("(" * 200 + "a" + ")" * 200)

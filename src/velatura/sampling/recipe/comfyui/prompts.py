@@ -18,8 +18,8 @@ MAX_BRACKETS = 100  # open at once
 OPEN, CLOSE = "\0", "\1"  # stand for escaped brackets
 WEIGHTS_FILES = re.compile(r"\.(safetensors|sft|ckpt|pth?|bin|gguf)$", re.IGNORECASE)
 EMBEDDING_PATTERN = re.compile(r"(?P<before>^|[ \n])embedding:(?P<name>[^\s,]+)")
-TAG_PATTERN = re.compile(r"<\w+:[^<>]+>")
-CHOICE_PATTERN = re.compile(r"\{[^{}]*\|[^{}]*\}")
+TAG_PATTERN = re.compile(r"<\w{1,64}:[^<>]+>")
+CHOICE_PATTERN = re.compile(r"\{[^{}|]*\|[^{}]*\}")
 LORA_TAG_PATTERN = re.compile(r"<lora:(?P<name>[^:<>]+)(?P<strengths>(?::[^:<>]*)*)>", re.IGNORECASE)
 
 

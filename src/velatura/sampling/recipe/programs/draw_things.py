@@ -14,11 +14,7 @@ from velatura.sampling.recipe.programs.settings import (
 )
 
 KEYS = frozenset({"c", "uc", "seed_mode"})
-# In XMP as an element or as an attribute
-XMP_COMMENT = re.compile(
-    r"<exif:UserComment\b[^>]*>(?P<element>.*?)</exif:UserComment>|\bexif:UserComment=(['\"])(?P<attribute>.*?)\2",
-    re.DOTALL,
-)
+XMP_COMMENT = "exif:UserComment"
 IGNORED = (
     r"hires_fix|v2|profile|preserve_original_after_inpaint|mask_blur|mask_blur_outset|batch_count|batch_size|name"
     r"|version|tiled_\w+|upscaler_scale"
@@ -49,10 +45,15 @@ CIVITAI_IGNORED = (
 
 def comment_in_xmp(xmp: str) -> str | None:
     """Return the text of exif:UserComment in XMP, or None."""
-    match = XMP_COMMENT.search(xmp)
-    if match is None:
-        return None
-    text = match["attribute"] or re.sub(r"</?rdf:\w+[^>]*>", "", match["element"] or "")
+    element = xmp.find(f"<{XMP_COMMENT}")
+    if element >= 0:
+        start, end = xmp.find(">", element) + 1, xmp.find(f"</{XMP_COMMENT}>", element)
+        text = re.sub(r"</?rdf:[^<>]*>", "", xmp[start:end]) if 0 < start <= end else ""
+    else:
+        start = xmp.find(f"{XMP_COMMENT}=") + len(f"{XMP_COMMENT}=")
+        quote = xmp[start : start + 1]
+        end = xmp.find(quote, start + 1) if XMP_COMMENT in xmp and quote in {"'", '"'} else -1
+        text = xmp[start + 1 : end] if end >= 0 else ""
     return html.unescape(text).strip() or None
 
 
