@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.errors import BadFile, BadPrompt, UnknownName, VelaturaWarning
-from velatura.prompts.wildcards import expand_template, find_template, warn_of_letters
+from velatura.prompts.wildcards import BRACES_PATTERN, expand_template, find_template, warn_of_letters
 from velatura.sampling.recipe.recipe import Recipe
 
 
@@ -31,6 +31,11 @@ DRAWS = {
     "__deep/scene__": r"a (red|blue|green) sky",
     "${x=!{cat|dog}}${x} and ${x}": r"(cat) and cat|(dog) and dog",
     "[day|night] (b:1.2) <lora:{ink|neon}:0.5>": r"\[day\|night\] \(b:1\.2\) <lora:(ink|neon):0\.5>",
+    "{x|y} 100% $5 a_b__c ^__^ __ smile": r"[xy] 100% \$5 a_b__c \^__\^ __ smile",
+    "{5%|$7}": r"5%|\$7",
+    "__colour__ <lora:my__style__v2:0.8>": r"(red|blue|green) <lora:my__style__v2:0\.8>",
+    "__colour____colour__": r"(red|blue|green){2}",
+    "{__colour__|a __~colour__} b": r"(a )?(red|blue|green) b",
     "[{a|b}:{c|d}:0.5] AND x :2": r"\[[ab]:[cd]:0\.5\] AND x :2",
 }
 
@@ -57,6 +62,10 @@ UNTOUCHED = [
     "a {} b",
     "__ a __",
     "a\nb # c",
+    "<lora:my__style__v2:0.8>",
+    "<lora:__style__:0.8>",
+    "x__x o__o",
+    "^__^",
 ]
 
 
@@ -70,7 +79,10 @@ def test_a_prompt_without_templates_is_left_as_it_is(folder, text):
     ("text", "error"),
     [
         ("a __color__ house", UnknownName),
-        ("{a|b} __ x", BadPrompt),
+        ("a ${x} cat", BadPrompt),
+        ("{0::a|0::b}", BadPrompt),
+        ("${x=a}", BadPrompt),
+        ("{a|b$$c}", BadPrompt),
         ("{a|b} {c|d", BadPrompt),
         ("__../colour__", BadPrompt),
         ("__endless__", BadPrompt),
@@ -80,6 +92,26 @@ def test_a_template_that_cannot_be_drawn_is_refused_in_one_line(folder, text, er
     with pytest.raises(error) as caught:
         expand_template(text, folder, 1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("__colour__ cat, {masterpiece}", r"'\{masterpiece\}' in the prompt loses its braces"),
+        ("{[a|b]|c}", r"'\[a\|b\]' stands in a variant"),
+    ],
+)
+def test_marks_that_drawing_takes_apart_are_warned_of(folder, text, message):
+    with pytest.warns(VelaturaWarning, match=message):
+        expand_template(text, folder, 1)
+
+
+@pytest.mark.parametrize("piece", ["{", "{|", "|", "-__a ", "__", "{a", "<", "[|", "{$", "${", "(__a(", "_"])
+def test_a_hostile_prompt_is_searched_in_little_time(piece):
+    """A pattern whose time grows with the square of the length takes minutes here."""
+    for text in ("{" + piece * (200_000 // len(piece)), piece * (200_000 // len(piece))):
+        find_template(text)
+        BRACES_PATTERN.search(text)
 
 
 def test_a_misspelled_wildcard_is_put_right(folder):

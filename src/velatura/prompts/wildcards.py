@@ -14,16 +14,29 @@ from typing import Any
 from velatura.errors import BadFile, BadPrompt, UnknownName, warn
 from velatura.prompts.passage import prompt_error
 
-WILDCARD_PATTERN = re.compile(r"__(?![\s_])(?P<name>[\w*?/.\- ]{1,100}?)(?<![\s_])__")
+# Each pattern takes time in proportion to the prompt, whatever a stranger wrote
+WILDCARD_PATTERN = re.compile(
+    r"(?<![^\W_])__[~@!]?(?![\s_])(?P<name>[\w*?/.\- ]{1,100}?)(?<![\s_])(?:\([^()]{1,200}\))?__(?![^\W_])"
+)
 VARIANTS_PATTERN = re.compile(r"\{(?:[^{}|$]|\$(?!\$))*+(?:\||\$\$)[^{}]*\}")
-VARIABLE_PATTERN = re.compile(r"\$\{\w+")
-BRACES_PATTERN = re.compile(r"\{(?=[^{}|$\w]*+\w)[^{}|$]*+\}")
+VARIABLE_PATTERN = re.compile(r"\$\{\w{1,200}")
+BRACES_PATTERN = re.compile(r"(?<![$%])\{[^\w{}|$]*\w[^{}|$]*\}")
+BRACKETS_PATTERN = re.compile(r"\[[^\[\]{}|]*\|[^\[\]{}]*\]")
+TAG_PATTERN = re.compile(r"<[^<>{}$]{0,500}>")
+# What dynamicprompts takes for syntax where it opens nothing, and the characters that stand for it meanwhile, which
+# Unicode keeps out of texts
+LITERAL_PATTERN = re.compile(
+    rf"(?P<syntax>{WILDCARD_PATTERN.pattern}|__(?=[{{$])|(?<=\}})__|[$%]\{{|\$\$)|__|[$%]", re.UNICODE
+)
+STAND_INS = str.maketrans("%$_", "\ufdd0\ufdd1\ufdd2")
+RESTORED = str.maketrans("\ufdd0\ufdd1\ufdd2", "%$_")
 TEMPLATE_PATTERNS = (WILDCARD_PATTERN, VARIANTS_PATTERN, VARIABLE_PATTERN)
 
 
 def find_template(text: str) -> str | None:
     """Return the first wildcard, variant or variable in a prompt, None if it has none."""
-    matches = [match for pattern in TEMPLATE_PATTERNS if (match := pattern.search(text))]
+    plain = _blank_tags(text)
+    matches = [match for pattern in TEMPLATE_PATTERNS if (match := pattern.search(plain))]
     return min(matches, key=lambda match: match.start()).group() if matches else None
 
 
@@ -38,9 +51,11 @@ def expand_template(text: str, folder: Path, seed: int) -> str:
         folder: Folder of the wildcard files: .txt, .json or .yaml.
         seed: The same seed draws the same.
 
+    Warns of braces and brackets that the drawing takes apart.
+
     Raises:
         BadFile: The folder does not exist.
-        BadPrompt: The template cannot be parsed.
+        BadPrompt: The template cannot be parsed or drawn.
         UnknownName: A wildcard has no file, or an empty one.
     """
     if find_template(text) is None:
@@ -51,27 +66,58 @@ def expand_template(text: str, folder: Path, seed: int) -> str:
     from dynamicprompts.wildcards import WildcardManager
     from pyparsing import ParseException
 
-    for match in WILDCARD_PATTERN.finditer(text):
+    for match in WILDCARD_PATTERN.finditer(_blank_tags(text)):
         if ".." in match["name"].split("/"):
             raise prompt_error(text, match.start(), f"{match.group()} leads out of the folder: wildcards must be in it")
+    _warn_of_lost_marks(text)
     logging.getLogger("dynamicprompts").setLevel(logging.ERROR)  # a missing wildcard is an error here
     manager = WildcardManager(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of pyparsing, for names that dynamicprompts uses
             generator: Any = RandomPromptGenerator(manager, seed=seed)
-            drawn = str(generator.generate(text, 1)[0])
+            drawn = str(generator.generate(_protect_literals(text), 1)[0]).translate(RESTORED)
     except ParseException as error:
         reason = "the wildcards and variants cannot be parsed; write __name__, {a|b} or {2$$a|b|c}"
         raise prompt_error(text, int(error.loc), reason) from None
     except RecursionError:
         raise BadPrompt("the wildcards refer to each other without end: take one out of its own lines") from None
-    missing = WILDCARD_PATTERN.search(drawn)
+    except KeyError as error:
+        raise BadPrompt(f"{str(error.args[0])[:80]}: give it a value before, as ${{name=!{{a|b}}}}") from None
+    except (ValueError, IndexError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise BadPrompt(f"the wildcards and variants of {text[:60]!r} cannot be drawn: {reason}") from None
+    missing = WILDCARD_PATTERN.search(_blank_tags(drawn))
     if missing:
         raise UnknownName.with_suggestions(
             "wildcard", missing["name"], map(str, manager.get_collection_names()), str(folder)
         )
     return drawn
+
+
+def _blank_tags(text: str) -> str:
+    """Replace tags, whose names may have underscores, by as many spaces."""
+    return TAG_PATTERN.sub(lambda match: " " * len(match.group()), text)
+
+
+def _protect_literals(text: str) -> str:
+    """Replace what looks like syntax of dynamicprompts and is none by stand-ins of the same length."""
+    text = TAG_PATTERN.sub(lambda match: match.group().translate(STAND_INS), text)
+    return LITERAL_PATTERN.sub(lambda match: match["syntax"] or match.group().translate(STAND_INS), text)
+
+
+def _warn_of_lost_marks(text: str) -> None:
+    if braces := BRACES_PATTERN.search(text):
+        warn(
+            f"{braces.group()[:60]!r} in the prompt loses its braces, because variants are drawn: NovelAI's emphasis "
+            "{word} is (word:1.05) here"
+        )
+    brackets = (BRACKETS_PATTERN.search(variants.group()) for variants in VARIANTS_PATTERN.finditer(text))
+    if found := next(filter(None, brackets), None):
+        warn(
+            f"{found.group()[:60]!r} stands in a variant, which ends at its |, so the words no longer alternate: put "
+            "the brackets outside, [{a|b}|c]"
+        )
 
 
 def warn_of_letters(text: str) -> None:
