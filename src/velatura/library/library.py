@@ -281,7 +281,9 @@ class Library:
                 for entry_name in (entry.name, *(() if entry.file.is_snapshot else entry.aliases))
             }
             error = UnknownName.with_suggestions(label, name, known, " or ".join(map(str, self._folders)))
-            raise UnknownName(f"{error}{suggest_run(name)}")
+            advice = suggest_run(name)
+            is_question = str(error).endswith("?")
+            raise UnknownName(f"{error} {advice[0].upper()}{advice[1:]}" if is_question else f"{error}; {advice}")
         chosen, *others = found
         rivals = [entry for entry in others if not self._is_same_model(entry, chosen)]
         if rivals:

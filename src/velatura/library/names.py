@@ -14,7 +14,7 @@ from velatura.library.model_files import RUN_LOG, SNAPSHOT_FOLDER, ModelFile
 HASH_PATTERN = re.compile(r"(?:0x)?([0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})")
 TITLE_PATTERN = re.compile(r"(?P<name>.+) \[(?P<hash>[0-9a-f]{8,64})\]", re.IGNORECASE)  # A1111's titles of checkpoints
 
-OTHER_FOLDER_ADVICE = "; if it is in another folder, name that with --library (in Python, library=Library(...))"
+OTHER_FOLDER_ADVICE = "if it is in another folder, name that with --library (in Python, library=Library(...))"
 
 
 def fold_name(name: str) -> str:
@@ -68,10 +68,10 @@ def suggest_run(name: str) -> str:
         for path in sorted(Path().glob(pattern)):
             run = next(parent for parent in path.parents if parent.name != SNAPSHOT_FOLDER)
             if (run / RUN_LOG).is_file():
-                return f"; the run {run} has it: add --library {run} (in Python, library=Library({str(run)!r}))"
+                return f"the run {run} has it: add --library {run} (in Python, library=Library({str(run)!r}))"
     if (Path("runs", stem) / RUN_LOG).is_file():
         run = Path("runs", stem)
-        return f"; the run {run} is not finished: continue it with `velatura resume {run}`, or use one of its snapshots"
+        return f"the run {run} is not finished: continue it with `velatura resume {run}`, or use one of its snapshots"
     return OTHER_FOLDER_ADVICE
 
 

@@ -1,0 +1,41 @@
+"""docs/first-hour.md is the transcript of one whole journey: every line that it shows is printed."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import velatura
+from velatura.cli.app import main
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "first-hour.md"
+BLOCK = re.compile(r"^```(console|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"\d[\d.,:/%x-]*(e-?\d+)?")
+AMOUNT = re.compile(r"(about )?(#|half a|a) (s|seconds|minutes?|hours|[kMG]i?B)\b")
+
+
+def journey() -> Iterator[tuple[str, list[str]]]:
+    """Yield each command with the lines that it prints."""
+    for _, text in BLOCK.findall(DOCUMENT.read_text("utf-8")):
+        commands = re.split(r"^\$ velatura ", text, flags=re.MULTILINE)[1:]
+        yield from ((command.splitlines()[0], command.splitlines()[1:]) for command in commands)
+
+
+def mask(line: str) -> str:
+    """Return a line without its numbers, units and lists of numbers, which differ from machine to machine."""
+    return re.sub(r"#(, #)+", "#", AMOUNT.sub("#", NUMBER.sub("#", line))).strip()
+
+
+def test_every_line_of_the_journey_is_printed(tmp_path, monkeypatch, capsys):
+    shutil.copytree(velatura.tiny_pictures("neon"), tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    for command, lines in journey():
+        status = main(shlex.split(re.sub(r"(steps )\d{3,}", r"\g<1>2", command)))
+        printed = capsys.readouterr()
+        is_mistake = any(line.startswith("error:") for line in lines)
+        assert status == (2 if is_mistake else 0), printed.err
+        text = (printed.err if is_mistake else printed.out).replace(str(tmp_path), "/home/ana")
+        shown = [mask(line) for line in text.splitlines()]
+        missing = [line for line in map(mask, lines) if line not in shown]
+        assert not missing, f"{command}\n{missing}\n{shown}"
