@@ -1,6 +1,7 @@
 """UserComment in all forms that programs write. EXIF defines type and prefix; A1111 writes UTF-16, big end first."""
 
 import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -148,3 +149,15 @@ def test_a_comment_that_is_none_hides_no_recipe(tmp_path):
         Recipe.from_image(tmp_path / "shot.jpg")
     Image.new("RGB", (8, 8)).save(tmp_path / "both.jpg", exif=exif, comment=TEXT.encode())
     assert Recipe.from_image(tmp_path / "both.jpg").prompt == "a house"
+
+
+def test_the_recipe_of_a_very_large_picture_is_read_without_its_pixels(tmp_path):
+    def chunk(kind: bytes, body: bytes) -> bytes:  # the PNG specification, section 5.3
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
+    text = chunk(b"tEXt", b"parameters\0" + TEXT.encode())
+    pixels = chunk(b"IDAT", b"no pixels at all")  # decoding them would fail
+    path = tmp_path / "large.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + text + pixels + chunk(b"IEND", b""))
+    assert read_image_infotext(path) == TEXT

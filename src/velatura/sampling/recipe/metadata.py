@@ -8,7 +8,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from velatura.errors import BadFile, BadRecipe
 from velatura.files import atomic_write
-from velatura.image_files import load_pixels, open_image
+from velatura.image_files import LARGE_IMAGE_PIXELS, load_pixels, open_image
 from velatura.sampling.recipe.exif import (
     EXIF_IFD,
     UNICODE_PREFIX,
@@ -41,6 +41,7 @@ PICTURE_SIGNATURES = re.compile(
 )
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 MAX_TEXT_BYTES = 2**22
+MAX_DECODED_PIXELS = 2 * LARGE_IMAGE_PIXELS  # of a larger picture only the header is read, not its pixels
 
 
 def read_image_infotext(path: Path) -> str | None:
@@ -162,6 +163,8 @@ def infotext_from_text(text: str, source: str) -> str:
 def _find_picture_text(path: Path) -> PictureText | None:
     try:
         with open_image(path) as image:
+            if image.width * image.height > MAX_DECODED_PIXELS:
+                return find_infotext(_read_texts(image), image.size)
             load_pixels(image)
             return _find_in_image(image)
     except BadRecipe as error:
@@ -191,7 +194,7 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
     xmp = image.info.get("xmp") or texts.pop("XML:com.adobe.xmp", "")
     if xmp:
         texts[XMP] = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
-    exif = image.getexif()
+    exif = Image.Exif() if _needs_pixels_for_exif(image) else image.getexif()
     byte_order = "<" if getattr(exif, "endian", None) == "<" else ">"
     tags = {
         USER_COMMENT: exif.get_ifd(EXIF_IFD).get(USER_COMMENT_TAG),
@@ -209,6 +212,11 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
         if colon and name in {"prompt", "workflow"}:
             texts.setdefault(name, value)
     return texts
+
+
+def _needs_pixels_for_exif(image: Image.Image) -> bool:
+    """Return True for a very large PNG without EXIF before its pixels: Pillow would decode it to look behind them."""
+    return image.format == "PNG" and "exif" not in image.info and image.width * image.height > MAX_DECODED_PIXELS
 
 
 def _to_bytes(value: str | bytes) -> bytes:
