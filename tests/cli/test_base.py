@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
@@ -82,7 +83,7 @@ def test_a_prediction_on_the_command_line_is_stronger_than_the_files(models, cap
     for options in ([], ["--prediction", "epsilon"], ["--prediction", "v", "--zero-snr"]):
         words = ["generate", "a house", "--base", path, "--steps", "1", "--seed", "1", "--json", "--overwrite"]
         assert main([*words, *options, "--out", "house.png"]) == 0
-        hashes.append(sha256(Path("house.png").read_bytes()).hexdigest())
+        hashes.append(sha256(Image.open("house.png").tobytes()).hexdigest())
     capsys.readouterr()
     assert hashes[0] == hashes[1] != hashes[2]
     assert main(["generate", "a house", "--prediction", "v"]) == USER_ERROR_STATUS

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from velatura.errors import BadRecipe
@@ -97,6 +96,8 @@ def _read_bits(image: Image.Image, channels: slice, start: int, count: int) -> b
     first, last = start // bits_in_column, min(math.ceil((start + count) / bits_in_column), image.width)
     if first >= last:
         return b""
+    import numpy as np
+
     columns = np.asarray(image.crop((first, 0, last, image.height)))[:, :, channels]  # (height, columns, channels)
     bits = columns.transpose(1, 0, 2).reshape(-1) & 1
     offset = start - first * bits_in_column
