@@ -60,6 +60,7 @@ def bundled_picture_sets() -> list[str]:
     return sorted(path.name for path in (DATA_FOLDER / "pictures").glob("*/"))
 
 
+@check_arguments()
 def tiny_pictures(name: str) -> Path:
     """Return the folder of a bundled set of pictures: a style or a subject that the tiny base does not know.
 

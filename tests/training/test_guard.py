@@ -44,6 +44,7 @@ def watched(losses, **known):
 
 
 # At 1e-3 the validation loss of this run falls from 0.50 to 0.29, at 0.1 without a guard it ends at 0.99
+@pytest.mark.filterwarnings("ignore:.*goes up to")
 def test_a_run_at_a_rate_a_hundred_times_too_high_is_rescued(learn):
     with pytest.warns(
         VelaturaWarning, match=r"validation loss is .*; back to step 0, with the planned learning rate times 0\.2"
@@ -58,6 +59,7 @@ def test_a_run_at_a_rate_a_hundred_times_too_high_is_rescued(learn):
     assert rates[-1] == pytest.approx(0.1 * 0.2 ** len(back))
 
 
+@pytest.mark.filterwarnings("ignore:.*goes up to")
 def test_without_rescues_the_same_run_is_lost(learn):
     run = learn(learning_rate="1e-1", rescues=0)
     assert run.validation_losses[40] > 1.5 * run.validation_losses[0]

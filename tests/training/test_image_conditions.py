@@ -83,7 +83,7 @@ def test_previews_are_painted_and_a_resumed_run_ends_alike(base, kind, photos, t
     whole, stopped = (runs[name].overlay.state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(whole[key], stopped[key]) for key in whole)
     previews = [sorted((tmp_path / name / "previews").glob("*.png")) for name in ("whole", "stopped")]
-    assert [len(paths) for paths in previews] == [2, 2]
+    assert [len(paths) for paths in previews] == [3, 3]  # the first shows the base as it was
     assert previews[0][-1].read_bytes() == previews[1][-1].read_bytes()
     recipe = Recipe.from_image(previews[0][-1])
     assert (recipe.image_guidance == 1.5 and recipe.image_hash is not None) == (kind == "pix2pix")

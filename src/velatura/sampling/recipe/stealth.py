@@ -106,5 +106,5 @@ def _read_bits(image: Image.Image, channels: slice, start: int, count: int) -> b
 
 def _damaged(reason: str) -> BadRecipe:
     return BadRecipe(
-        f"the recipe hidden in its pixels (stealth PNG info) is damaged ({reason}): use the picture as it was saved"
+        f"the recipe hidden in its pixels (stealth PNG info) is damaged ({reason}); use the picture as it was saved"
     )
