@@ -238,7 +238,7 @@ def _combine(
 
 
 def _find_model(name: str, model_library: "velatura.Library") -> "Base | Path":
-    """A model by its path or its name in a library, not yet loaded; the tiny base, and one on the hub, are."""
+    """Return the path of a model, or the open base for tiny and for a model on the hub."""
     from velatura.cli.base import explain_missing, is_path, open_base
 
     if name == "tiny" or name.startswith("hub:"):

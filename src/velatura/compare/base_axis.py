@@ -33,7 +33,7 @@ def check_base_values(values: Sequence[object], library: Library | None) -> None
 
     Raises:
         UnknownName: The library has no base of this name.
-        BadFile: There is no library, and no such path.
+        BadFile: A path does not exist, and no library is given.
         UnsupportedBase: A value is not a base.
     """
     for value in values:

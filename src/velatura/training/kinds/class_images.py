@@ -34,7 +34,8 @@ PICTURES_PER_BATCH = 4
 def caption_class_pictures(folder: str | os.PathLike[str], prompt: str) -> list[Path]:
     """Write the class prompt as the caption of every class picture that has no caption of its own.
 
-    A class picture's file name says nothing of the class, so it is no caption here. Warns of how many are written.
+    A class picture's file name says nothing of the class, so it does not count as a caption.
+    Warns of how many are written.
 
     Args:
         folder: Folder of training pictures, whose class pictures are in reg/.

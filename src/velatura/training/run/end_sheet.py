@@ -36,7 +36,7 @@ MAX_SHEET_PROMPTS = 2
 
 @dataclass(frozen=True)
 class EndSheet:
-    """What is seen of a finished overlay.
+    """Sheet of pictures and effect of a finished overlay.
 
     Attributes:
         path: The sheet, None if none was painted.

@@ -54,7 +54,7 @@ class RunSnapshot(BaseModel):
 
 
 class RunSummary(BaseModel):
-    """What a run folder says of its run.
+    """Summary of a run, from its folder.
 
     Attributes:
         path: The run folder.

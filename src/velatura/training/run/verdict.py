@@ -29,7 +29,7 @@ RATE_FACTOR_IF_LITTLE = 10
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a finished run says of itself. `str` gives it in lines.
+    """Verdict on a finished run; `str` gives it in lines.
 
     Losses alone do not tell a good overlay from a spoilt one: on the tiny base, a run on eight neon drawings and four
     photographs reached a validation loss of 0.196 and painted wrecks, and a run on sixteen neon drawings reached 0.183

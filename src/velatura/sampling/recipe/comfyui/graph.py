@@ -82,7 +82,7 @@ class Report:
 
 @dataclass
 class VisitCounter:
-    """The number of nodes visited in a graph, for all its outputs together."""
+    """Number of nodes visited in a graph, for all its outputs together."""
 
     count: int = 0
 
