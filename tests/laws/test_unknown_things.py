@@ -3,6 +3,7 @@
 A reader's row writes a valid file, or one with an unknown thing called "foo_unknown", and reads it.
 """
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 import velatura
+from tests.sampling.recipe.test_programs import DRAW_THINGS, EASY, FOOOCUS, INVOKE, NOVELAI, SD_METADATA, swarm
 from velatura.datasets.folder import read_dataset
 from velatura.errors import VelaturaWarning
 from velatura.library.sidecars import read_notes
@@ -178,6 +181,64 @@ def notes(folder, is_odd):
     return found.model_copy(update={"unread": ()})
 
 
+def recipe_of_program(values, *place):
+    """Return a row for the JSON of another program, to which an unknown setting is added at a place inside."""
+
+    def read(_, is_odd):
+        changed = copy.deepcopy(values)
+        inner = changed
+        for key in place:
+            inner = inner[key]
+        inner.update({THING: 1} if is_odd else {})
+        return velatura.Recipe.from_text(json.dumps(changed))
+
+    return read
+
+
+def recipe_of_civitai(_, is_odd):
+    settings = {"prompt": "a house", "steps": 25, "cfgScale": 6.5, "sampler": "dpmpp_2m", "width": 64, "height": 64}
+    graph = {"11": {"class_type": "KSampler", "inputs": {"seed": 7}}, "extra": {"airs": []}}
+    metadata = settings | ({THING: 1} if is_odd else {})
+    return velatura.Recipe.from_text(json.dumps({**graph, "extraMetadata": json.dumps(metadata)}))
+
+
+def recipe_of_invokeai_1(folder, is_odd):
+    """Read the command of version 1, whose options stand in a chunk of the picture."""
+    png = PngInfo()
+    png.add_text("Dream", '"a house" -s 25 -S 7 -W 64 -H 64 -C 6.5 -A k_euler' + f" --{THING} 1" * is_odd)
+    Image.new("RGB", (64, 64)).save(folder / "x.png", pnginfo=png)
+    return velatura.Recipe.from_image(folder / "x.png")
+
+
+NOVELAI_4 = {
+    **NOVELAI,
+    "v4_prompt": {"caption": {"base_caption": "a house", "char_captions": []}, "use_coords": False, "use_order": True},
+    "v4_negative_prompt": {"caption": {"base_caption": "blurry", "char_captions": []}, "legacy_uc": False},
+}
+PROGRAMS = {
+    "recipe of SwarmUI": recipe_of_program(swarm(), "sui_image_params"),
+    "recipe of SwarmUI, beside its settings": recipe_of_program(swarm()),
+    "recipe of Fooocus": recipe_of_program({**FOOOCUS, "sharpness": None, "adm_guidance": None}),
+    "recipe of InvokeAI": recipe_of_program(INVOKE),
+    "recipe of InvokeAI, in its model": recipe_of_program(INVOKE, "model"),
+    "recipe of InvokeAI, in a LoRA": recipe_of_program(INVOKE, "loras", 0),
+    "recipe of InvokeAI, in a LoRA's model": recipe_of_program(INVOKE, "loras", 0, "lora"),
+    "recipe of InvokeAI 2": recipe_of_program(SD_METADATA, "image"),
+    "recipe of InvokeAI 2, beside its settings": recipe_of_program(SD_METADATA),
+    "recipe of InvokeAI 2, in its prompt": recipe_of_program(SD_METADATA, "image", "prompt", 0),
+    "recipe of InvokeAI 1": recipe_of_invokeai_1,
+    "recipe of NovelAI": recipe_of_program(NOVELAI),
+    "recipe of NovelAI 4": recipe_of_program(NOVELAI_4, "v4_prompt"),
+    "recipe of NovelAI 4, in its caption": recipe_of_program(NOVELAI_4, "v4_prompt", "caption"),
+    "recipe of Easy Diffusion": recipe_of_program(EASY),
+    "recipe of Draw Things": recipe_of_program(DRAW_THINGS),
+    "recipe of Draw Things, in a LoRA": recipe_of_program(DRAW_THINGS, "lora", 0),
+    "recipe of Civitai's generator": recipe_of_civitai,
+    "recipe in the names of diffusers": recipe_of_program(
+        {"prompt": "a house", "guidance_scale": 6.5, "num_inference_steps": 25, "seed": 7, "sampler": "ddim"}
+        | {"width": 64, "height": 64}
+    ),
+}
 READERS = {
     "LoRA of kohya": write_overlay(
         factors(f"lora_unet_{FLAT}.lora_down.weight", f"lora_unet_{FLAT}.lora_up.weight", f"lora_unet_{FLAT}.alpha")
@@ -209,6 +270,7 @@ READERS = {
     "styles.csv": styles,
     "learning rates": rates,
     "notes of A1111": notes,
+    **PROGRAMS,
 }
 
 

@@ -252,6 +252,11 @@ def test_invokeai_is_read(read):
     assert recipe == KARRAS.replace(prompt="a house <lora:ink:0.75>", base="anime", clip_skip=2, noise="GPU")
 
 
+def test_a_lora_of_invokeai_that_is_switched_off_is_left_out(read):
+    loras = [{"model": {"name": "ink", "type": "lora"}, "weight": 0.75, "is_enabled": False}]
+    assert read(invokeai_metadata={**INVOKE, "loras": loras}).prompt == "a house"
+
+
 def test_embeddings_of_invokeai_are_words(read):
     metadata = {**INVOKE, "positive_prompt": "a <easy-one> house withLora(neon, 0.5)", "loras": [], "vae": None}
     assert read(invokeai_metadata=metadata).prompt == "a easy-one house <lora:neon:0.5>"
@@ -268,6 +273,9 @@ def test_embeddings_of_invokeai_are_words(read):
         ({"cfg_rescale_multiplier": 0.7}, "cfg_rescale_multiplier: 0.7"),
         ({"positive_style_prompt": "in oil"}, "another prompt for the second text encoder"),
         ({"hrf_enabled": True}, "hrf_enabled: true"),
+        ({"seamless_x": True, "seamless_y": False}, r"tiling in one direction \(seamless_x\)"),
+        ({"vae": {"name": "x", "tiles": 4}}, "vae.tiles: 4: its picture"),
+        ({"loras": [{"lora": {"name": "ink", "layers": "mid"}, "weight": 1}]}, "lora 1.model.layers: mid: its"),
     ],
 )
 def test_what_invokeai_does_and_velatura_does_not_is_named_once(read, changes, words):

@@ -38,6 +38,7 @@ SEED_MODES = {"torch cpu compatible": "CPU", "nvidia gpu compatible": "NV"}
 SAMPLER_ENDINGS = {" trailing": "SGM Uniform", " ays": "Align Your Steps", " karras": "Karras"}
 
 CIVITAI_KEYS = frozenset({"extraMetadata", "extra", "resource-stack"})
+CIVITAI_GRAPH_IGNORED = r"\d+|extra|extraMetadata|resource-stack\S*"  # nodes, and lists of the same resources
 CIVITAI_IGNORED = (
     r"workflowId|remixOfId|process|engine|quantity|baseModel|nsfw|draft|transformations|priority|sourceImage"
 )
@@ -68,8 +69,6 @@ def infotext_from_draw_things(values: JsonObject, size: tuple[int, int]) -> str:
         BadRecipe: A value has the wrong type.
     """
     settings = ProgramSettings("Draw Things", values, ignored=IGNORED, neutral=NEUTRAL)
-    sides = re.findall(r"\d+", settings.text("size"))
-    width, height = (int(sides[0]), int(sides[1])) if len(sides) == 2 else (None, None)
     seed_mode = settings.text("seed_mode")
     noise = SEED_MODES.get(seed_mode.lower())
     if noise is None and seed_mode:
@@ -77,18 +76,14 @@ def infotext_from_draw_things(values: JsonObject, size: tuple[int, int]) -> str:
     strength = settings.number("strength")
     skip = settings.number("clip_skip")
     fields = {
-        "Steps": settings.number("steps"),
-        **_sampler_fields(settings),
-        "CFG scale": settings.number("scale"),
-        "Seed": settings.number("seed"),
-        "Size": settings.size(width, height, size),
+        **settings.main_fields(_sampler_fields(settings), settings.sides("size"), size, guidance="scale"),
         "Model": model_name(settings.text("model")) or None,
         "Denoising strength": None if strength == 1 else strength,
         "Clip skip": None if skip is None else max(int(skip), 1),
         "RNG": noise or "CPU",
     }
     if fields["Denoising strength"] is not None:
-        settings.note("that it started from an image, which the picture does not contain")
+        settings.note_init_image()
     return settings.infotext(add_tags(settings.prompt("c"), _lora_tags(settings)), settings.text("uc"), fields)
 
 
@@ -108,7 +103,8 @@ def infotext_from_civitai(values: JsonObject, size: tuple[int, int]) -> str | No
     metadata = parse_object(values.get("extraMetadata"))
     if metadata is None:
         return None
-    settings = ProgramSettings("Civitai's generator", metadata, ignored=CIVITAI_IGNORED)
+    graph = ProgramSettings("Civitai's generator", values, ignored=CIVITAI_GRAPH_IGNORED)
+    settings = graph.inside("", metadata, ignored=CIVITAI_IGNORED)
     for resource in settings.items("resources"):
         version = cast("JsonObject", resource).get("modelVersionId") if isinstance(resource, dict) else None
         strength = cast("JsonObject", resource).get("strength") if isinstance(resource, dict) else None
@@ -116,17 +112,15 @@ def infotext_from_civitai(values: JsonObject, size: tuple[int, int]) -> str | No
             f"the resource with model version {version}" + (f" at {strength}" if strength is not None else "")
         )
     seed = settings.number("seed")
+    sampler = settings.sampler_fields(settings.name("sampler"), settings.name("scheduler"))
     fields = {
-        "Steps": settings.number("steps"),
-        **settings.sampler_fields(settings.name("sampler"), settings.name("scheduler")),
-        "CFG scale": settings.number("cfgScale"),
+        **settings.main_fields(sampler, settings.sides(), size, guidance="cfgScale"),
         "Seed": _graph_seed(values) if seed is None else seed,
-        "Size": settings.size(settings.number("width"), settings.number("height"), size),
         "Denoising strength": settings.number("denoise"),
         "Clip skip": settings.number("clipSkip"),
         "RNG": "CPU",
     }
-    return settings.infotext(settings.prompt("prompt"), settings.text("negativePrompt"), fields)
+    return graph.infotext(settings.prompt("prompt"), settings.text("negativePrompt"), fields)
 
 
 def _graph_seed(graph: JsonObject) -> object:
@@ -150,10 +144,10 @@ def _sampler_fields(settings: ProgramSettings) -> dict[str, object]:
 
 def _lora_tags(settings: ProgramSettings) -> list[str]:
     tags: list[str] = []
-    for entry in settings.items("lora", "loras"):
-        lora = ProgramSettings(settings.program, cast("JsonObject", entry) if isinstance(entry, dict) else {})
+    for number, entry in enumerate(settings.items("lora", "loras"), 1):
+        lora = settings.inside(f"lora {number}", entry, neutral={"mode": "all"})
         name, weight = lora.name("model", "file"), lora.number("weight")
         if name is None:
-            raise settings.bad_value("lora", cast("object", entry), "a LoRA with its model")
+            raise settings.bad_value("lora", entry, "a LoRA with its model")
         tags.append(overlay_tag(settings, "lora", name, 1 if weight is None else weight))
     return tags

@@ -57,19 +57,18 @@ def infotext_from_plain_settings(values: JsonObject, program: str, size: tuple[i
     settings = ProgramSettings(program, _normalize_keys(values), ignored=IGNORED, neutral=NEUTRAL)
     strength = settings.number("prompt_strength", "strength")
     if settings.take("init_image") is not None:
-        settings.note("that it started from an image, which the picture does not contain")
+        settings.note_init_image()
     elif strength is not None and program == "Easy Diffusion":
         strength = None  # written for every picture
     skip = settings.take("clip_skip")
     tiling = settings.text("tiling").lower()
     if tiling in {"x", "y"}:
         settings.note(f"tiling in one direction ({tiling})")
+    sampler = settings.sampler_fields(settings.name("sampler_name", "scheduler"), settings.name("scheduler_name"))
     fields = {
-        "Steps": settings.number("num_inference_steps"),
-        **settings.sampler_fields(settings.name("sampler_name", "scheduler"), settings.name("scheduler_name")),
-        "CFG scale": settings.number("guidance_scale"),
-        "Seed": settings.number("seed"),
-        "Size": settings.size(*_read_size(settings), size),
+        **settings.main_fields(
+            sampler, settings.sides("resolution"), size, steps="num_inference_steps", guidance="guidance_scale"
+        ),
         "Model": _read_model(settings, "use_stable_diffusion_model", "model"),
         "VAE": _read_model(settings, "use_vae_model"),
         "Denoising strength": strength,
@@ -84,16 +83,6 @@ def infotext_from_plain_settings(values: JsonObject, program: str, size: tuple[i
 def _normalize_keys(values: JsonObject) -> JsonObject:
     keys = {key: re.sub(r"\s+", "_", key.strip().lower()) for key in values}
     return {LABELS.get(keys[key], keys[key]): value for key, value in values.items()}
-
-
-def _read_size(settings: ProgramSettings) -> tuple[float | None, float | None]:
-    resolution = settings.take("resolution")
-    if resolution is None:
-        return settings.number("width"), settings.number("height")
-    sides = re.findall(r"\d+", str(resolution))
-    if len(sides) != 2:
-        raise settings.bad_value("resolution", resolution, "width and height")
-    return int(sides[0]), int(sides[1])
 
 
 def _read_model(settings: ProgramSettings, *keys: str) -> str | None:

@@ -38,13 +38,9 @@ def infotext_from_fooocus(values: JsonObject, size: tuple[int, int]) -> str:
     settings = ProgramSettings("Fooocus", _normalize_keys(values), ignored=IGNORED, neutral=NEUTRAL)
     prompt, negative = settings.prompt("prompt"), settings.text("negative_prompt")
     _note_own_ways(settings)
-    resolution = _read_resolution(settings)
+    sampler = settings.sampler_fields(settings.name("sampler"), settings.name("scheduler"))
     fields = {
-        "Steps": settings.number("steps"),
-        **settings.sampler_fields(settings.name("sampler"), settings.name("scheduler")),
-        "CFG scale": settings.number("guidance_scale"),
-        "Seed": settings.number("seed"),
-        "Size": settings.size(*resolution, size),
+        **settings.main_fields(sampler, settings.sides("resolution"), size, guidance="guidance_scale"),
         "Model hash": settings.name("base_model_hash"),
         "Model": model_name(settings.text("base_model")) or None,
         "VAE": _read_vae(settings),
@@ -78,16 +74,6 @@ def _note_own_ways(settings: ProgramSettings) -> None:
 
 def _list_styles(styles: object) -> str:
     return re.sub(r"[\[\]'\"]", "", str(styles))
-
-
-def _read_resolution(settings: ProgramSettings) -> tuple[float | None, float | None]:
-    resolution = settings.take("resolution")
-    if resolution is None:
-        return settings.number("width"), settings.number("height")
-    sides = re.findall(r"\d+", str(resolution))
-    if len(sides) != 2:
-        raise settings.bad_value("resolution", resolution, "width and height")
-    return int(sides[0]), int(sides[1])
 
 
 def _read_vae(settings: ProgramSettings) -> str | None:

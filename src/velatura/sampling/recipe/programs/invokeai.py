@@ -12,6 +12,7 @@ from velatura.sampling.recipe.programs.settings import (
     add_tags,
     model_name,
     overlay_tag,
+    parse_object,
 )
 
 PROGRAM = "InvokeAI"
@@ -19,6 +20,8 @@ PROMPT_KEYS = frozenset({"positive_prompt", "positive_conditioning"})
 OTHER_KEYS = frozenset({"app_version", "scheduler", "generation_mode"})
 
 IGNORED = r"app_version|generation_mode|canvas_v2_metadata|_canvas_objects|metadata_version|model_hash|app_id|type|grid"
+OUTER_IGNORED = r"model|model_hash|app_id|app_version"
+MODEL_IGNORED = r"key|hash|base|type|submodel_type|base_model|model_type"  # of a model, beside its name
 NEUTRAL = {
     "cfg_rescale_multiplier": 0,
     "refiner_model": "None",
@@ -71,20 +74,12 @@ def infotext_from_invokeai(values: JsonObject, size: tuple[int, int]) -> str:
     negative, _ = _translate_prompt(settings, settings.text("negative_prompt", "negative_conditioning"))
     _read_style_prompts(settings, prompt, negative)
     skipped = settings.number("clip_skip")
-    strength = settings.number("strength")
-    if strength is not None or settings.take("init_image", "initial_image") is not None:
-        settings.note("that it started from an image, which the picture does not contain")
     fields = {
-        "Steps": settings.number("steps"),
-        **settings.sampler_fields(settings.name("scheduler"), None),
-        "CFG scale": settings.number("cfg_scale"),
-        "Seed": settings.number("seed"),
-        "Size": settings.size(settings.number("width"), settings.number("height"), size),
+        **_shared_fields(settings, "scheduler", ("init_image", "initial_image"), size),
         "Model": _read_model(settings, "model"),
         "VAE": _read_model(settings, "vae"),
-        "Denoising strength": strength,
         "Clip skip": None if not skipped else int(skipped) + 1,
-        "Tiling": True if settings.flag("seamless_x") and settings.flag("seamless_y") else None,
+        "Tiling": _read_tiling(settings),
         "RNG": "GPU" if settings.text("rand_device") not in {"", "cpu"} else "CPU",
     }
     return settings.infotext(add_tags(prompt, [*calls, *_lora_tags(settings)]), negative, fields)
@@ -100,11 +95,11 @@ def infotext_from_sd_metadata(values: JsonObject, size: tuple[int, int]) -> str:
     Raises:
         BadRecipe: A value has the wrong type, or the prompt is missing.
     """
-    outer = ProgramSettings(PROGRAM, values)
+    outer = ProgramSettings(PROGRAM, values, ignored=OUTER_IGNORED)
     image = outer.section("image")
     if "prompt" not in image:
         raise BadRecipe("the metadata of InvokeAI (sd-metadata) has no prompt: use a picture as it was saved")
-    return _infotext_from_image(image, size, outer.name("model_weights"))
+    return _infotext_from_image(outer, image, size)
 
 
 def infotext_from_dream(text: str, size: tuple[int, int]) -> str:
@@ -132,7 +127,7 @@ def infotext_from_dream(text: str, size: tuple[int, int]) -> str:
         else:
             has_value = bool(words) and not words[0].startswith("-")
             image[word] = words.pop(0) if has_value else True
-    return _infotext_from_image(image, size, None)
+    return _infotext_from_image(ProgramSettings(PROGRAM, {}), image, size)
 
 
 def _split_options(text: str) -> list[str]:
@@ -142,27 +137,46 @@ def _split_options(text: str) -> list[str]:
         return text.split()
 
 
-def _infotext_from_image(image: JsonObject, size: tuple[int, int], model: str | None) -> str:
-    """Translate the settings of versions 1 and 2, whose prompt has the negative words in brackets."""
-    settings = ProgramSettings(PROGRAM, image, ignored=IGNORED, neutral=NEUTRAL)
+def _infotext_from_image(outer: ProgramSettings, image: JsonObject, size: tuple[int, int]) -> str:
+    """Translate the settings of versions 1 and 2, whose prompt has the negative words in brackets.
+
+    Args:
+        outer: Settings around those of the picture, with the model.
+        image: The settings of the picture.
+        size: Width and height of the picture.
+    """
+    settings = outer.inside("", image, ignored=IGNORED, neutral=NEUTRAL)
     text = _read_weighted_prompts(settings)
     negative = ", ".join(words.strip() for words in NEGATIVE_WORDS.findall(text) if words.strip())
     prompt, calls = _translate_prompt(settings, NEGATIVE_WORDS.sub("", text).strip())
-    strength = settings.number("strength")
-    if strength is not None or settings.take("init_image", "init_image_path") is not None:
-        settings.note("that it started from an image, which the picture does not contain")
     fields = {
-        "Steps": settings.number("steps"),
-        **settings.sampler_fields(settings.name("sampler"), None),
-        "CFG scale": settings.number("cfg_scale"),
-        "Seed": settings.number("seed"),
-        "Size": settings.size(settings.number("width"), settings.number("height"), size),
-        "Model": model,
-        "Denoising strength": strength,
+        **_shared_fields(settings, "sampler", ("init_image", "init_image_path"), size),
+        "Model": outer.name("model_weights"),
         "Tiling": True if settings.flag("seamless") else None,
         "RNG": "GPU",
     }
-    return settings.infotext(add_tags(prompt, calls), negative, fields)
+    return outer.infotext(add_tags(prompt, calls), negative, fields)
+
+
+def _shared_fields(
+    settings: ProgramSettings, sampler: str, init_images: tuple[str, ...], size: tuple[int, int]
+) -> dict[str, object]:
+    """Return the fields that all versions have, and note an image that the picture started from.
+
+    Args:
+        settings: The settings.
+        sampler: Name of the setting with the sampler.
+        init_images: Names of the settings with an image to start from.
+        size: Width and height of the picture.
+    """
+    strength = settings.number("strength")
+    if strength is not None or settings.take(*init_images) is not None:
+        settings.note_init_image()
+    sampler_fields = settings.sampler_fields(settings.name(sampler), None)
+    return {
+        **settings.main_fields(sampler_fields, settings.sides(), size, guidance="cfg_scale"),
+        "Denoising strength": strength,
+    }
 
 
 def _read_weighted_prompts(settings: ProgramSettings) -> str:
@@ -172,8 +186,9 @@ def _read_weighted_prompts(settings: ProgramSettings) -> str:
         return settings.text("prompt")
     parts = cast("list[object]", value)
     texts: list[str] = []
-    for part in parts:
-        entry = ProgramSettings(PROGRAM, cast("JsonObject", part) if isinstance(part, dict) else {"prompt": part})
+    for number, part in enumerate(parts, 1):
+        values = cast("JsonObject", part) if isinstance(part, dict) else {"prompt": part}
+        entry = settings.inside(f"prompt {number}", values)
         texts.append(entry.text("prompt"))
         if entry.number("weight") not in {None, 1}:
             settings.note("parts of the prompt with their own weights")
@@ -199,11 +214,18 @@ def _read_style_prompts(settings: ProgramSettings, prompt: str, negative: str) -
             settings.note(f"another prompt for the second text encoder ({key})")
 
 
+def _read_tiling(settings: ProgramSettings) -> bool | None:
+    directions = [name for name in ("seamless_x", "seamless_y") if settings.flag(name)]
+    if len(directions) == 1:
+        settings.note(f"tiling in one direction ({directions[0]})")
+    return True if len(directions) == 2 else None
+
+
 def _read_model(settings: ProgramSettings, key: str) -> str | None:
     """Return the name of a model, which is a text or an object."""
     value = settings.take(key)
     if isinstance(value, dict):
-        name = _name_of(cast("JsonObject", value))
+        name = _name_of(settings.inside(key, cast("JsonObject", value), ignored=MODEL_IGNORED))
         if name is None:
             raise settings.bad_value(key, cast("object", value), "a model with a name")
         return name
@@ -211,15 +233,17 @@ def _read_model(settings: ProgramSettings, key: str) -> str | None:
 
 
 def _lora_tags(settings: ProgramSettings) -> Iterable[str]:
-    for entry in settings.items("loras"):
-        lora = ProgramSettings(PROGRAM, cast("JsonObject", entry) if isinstance(entry, dict) else {})
-        name = _name_of(lora.section("model", "lora"))
+    for number, entry in enumerate(settings.items("loras"), 1):
+        if (parse_object(entry) or {}).get("is_enabled") is False:
+            continue
+        lora = settings.inside(f"lora {number}", entry, ignored="id|is_enabled")
+        name = _name_of(lora.inside("model", lora.section("model", "lora"), ignored=MODEL_IGNORED))
         if name is None:
-            raise settings.bad_value("loras", cast("object", entry), "a LoRA with a name")
+            raise settings.bad_value("loras", entry, "a LoRA with a name")
         weight = lora.number("weight")
         yield overlay_tag(settings, "lora", name, 1 if weight is None else weight)
 
 
-def _name_of(model: JsonObject) -> str | None:
-    name = model.get("name") or model.get("model_name")
+def _name_of(model: ProgramSettings) -> str | None:
+    name = model.take("name", "model_name")
     return model_name(name) if isinstance(name, str) else None

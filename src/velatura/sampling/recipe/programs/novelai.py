@@ -12,6 +12,7 @@ IGNORED = (
     r"|prefer_brownian|explike_fine_detail|add_original_image|cfg_sched_eligibility|minimize_sigma_inf|stream"
     r"|(v4_)?(negative_)?prompt|uncond_per_vibe|wonky_vibe_correlation|params_version|qualityToggle|ucPreset"
 )
+PROMPT_IGNORED = r"use_coords|use_order|legacy_uc"  # of the prompts of characters, and of an older encoding
 NEUTRAL = {
     "uncond_scale": 1,
     "cfg_rescale": 0,
@@ -48,12 +49,9 @@ def infotext_from_novelai(values: JsonObject, description: str, size: tuple[int,
     schedule = settings.name("noise_schedule")
     if settings.flag("sm") or settings.flag("sm_dyn"):
         settings.note("SMEA")
+    sampler = settings.sampler_fields(settings.name("sampler"), SCHEDULES.get(schedule or "native", schedule))
     fields = {
-        "Steps": settings.number("steps"),
-        **settings.sampler_fields(settings.name("sampler"), SCHEDULES.get(schedule or "native", schedule)),
-        "CFG scale": settings.number("scale"),
-        "Seed": settings.number("seed"),
-        "Size": settings.size(settings.number("width"), settings.number("height"), size),
+        **settings.main_fields(sampler, settings.sides(), size, guidance="scale"),
         "Clip skip": CLIP_SKIP,
         "ENSD": ENSD,
     }
@@ -62,11 +60,11 @@ def infotext_from_novelai(values: JsonObject, description: str, size: tuple[int,
 
 def _read_prompt(settings: ProgramSettings, key: str) -> str:
     """Return the main caption of a prompt of version 4; captions of characters are noted."""
-    caption = ProgramSettings(settings.program, settings.section(key)).section("caption")
-    inner = ProgramSettings(settings.program, caption)
-    if inner.items("char_captions"):
+    prompt = settings.inside(key, settings.section(key), ignored=PROMPT_IGNORED)
+    caption = prompt.inside("caption", prompt.section("caption"))
+    if caption.items("char_captions"):
         settings.note(f"the prompts of characters ({key})")
-    return inner.text("base_caption")
+    return caption.text("base_caption")
 
 
 def _translate(settings: ProgramSettings, text: str) -> str:

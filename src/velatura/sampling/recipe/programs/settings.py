@@ -3,8 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self, cast
 
 from velatura.errors import BadRecipe, warn
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX, write_infotext
@@ -37,10 +37,26 @@ class ProgramSettings:
         """
         self.program = program
         self.notes: list[str] = []  # what changes the picture and is not supported
+        self._inner: dict[str, ProgramSettings] = {}
         self._values = values
         self._ignored = re.compile(ignored)
         self._neutral = dict(neutral or {})
         self._read: set[str] = set()
+
+    def inside(self, place: str, values: object, *, ignored: str = "", neutral: JsonObject | None = None) -> Self:
+        """Return the settings in an object inside these; what is not read of them is named with these.
+
+        Args:
+            place: Where the object is, for messages: the name of its setting, with a number if it is in a list; "" for
+                an object that holds all settings of the picture.
+            values: The object; anything else counts as an empty one.
+            ignored, neutral: As of a program's settings.
+        """
+        entries: JsonObject = cast("JsonObject", values) if isinstance(values, dict) else {}
+        inner = type(self)(self.program, entries, ignored=ignored, neutral=neutral)
+        inner.notes = self.notes
+        self._inner[place] = inner
+        return inner
 
     def take(self, *keys: str) -> object:
         """Return the value of the first of the keys that has one, or None."""
@@ -195,11 +211,7 @@ class ProgramSettings:
                     f"a prompt in the metadata of {self.program} has a line that starts with {NEGATIVE_PREFIX!r}: "
                     "give the prompt and the negative prompt by options"
                 )
-        unread = [
-            f"{key}: {shorten(value)}"
-            for key, value in self._values.items()
-            if key not in self._read and not self._ignored.fullmatch(key) and not self._is_neutral(key, value)
-        ]
+        unread = list(self._describe_unread())
         if unread or self.notes:
             warn(
                 f"the picture is by {self.program}, and velatura does not support {'; '.join([*self.notes, *unread])}: "
@@ -225,6 +237,63 @@ class ProgramSettings:
             if known:
                 return {"Sampler": known, "Schedule type": scheduler or suffix}
         return {"Sampler": sampler, "Schedule type": scheduler}
+
+    def main_fields(
+        self,
+        sampler: Mapping[str, object],
+        sides: tuple[float | None, float | None],
+        picture: tuple[int, int],
+        *,
+        steps: str = "steps",
+        guidance: str,
+    ) -> dict[str, object]:
+        """Return the fields that the recipe of every program has.
+
+        Args:
+            sampler: The fields for the sampler, see `sampler_fields`.
+            sides: Width and height in the settings, see `sides`.
+            picture: Width and height of the picture.
+            steps, guidance: Names of the settings with the steps and the guidance.
+
+        Raises:
+            BadRecipe: A value is not a number.
+        """
+        return {
+            "Steps": self.number(steps),
+            **sampler,
+            "CFG scale": self.number(guidance),
+            "Seed": self.number("seed"),
+            "Size": self.size(*sides, picture),
+        }
+
+    def sides(self, both: str = "") -> tuple[float | None, float | None]:
+        """Return width and height, None for one that there is not.
+
+        Args:
+            both: Name of a setting with both, such as "(512, 768)", where a program has one.
+
+        Raises:
+            BadRecipe: A value is not a number, or the one with both is not two numbers.
+        """
+        text = self.take(both)
+        if text is None:
+            return self.number("width"), self.number("height")
+        sides = re.findall(r"\d+", str(text))
+        if len(sides) != 2:
+            raise self.bad_value(both, text, "width and height")
+        return int(sides[0]), int(sides[1])
+
+    def note_init_image(self) -> None:
+        """Note that the picture started from an image."""
+        self.note("that it started from an image, which the picture does not contain")
+
+    def _describe_unread(self, place: str = "") -> Iterator[str]:
+        """Yield the settings that nobody has read and that change the picture, with those in the objects inside."""
+        for key, value in self._values.items():
+            if key not in self._read and not self._ignored.fullmatch(key) and not self._is_neutral(key, value):
+                yield f"{place}{key}: {shorten(value)}"
+        for inner_place, inner in self._inner.items():
+            yield from inner._describe_unread(f"{place}{inner_place}." if inner_place else place)
 
     def _is_neutral(self, key: str, value: object) -> bool:
         """Return True for a value that is empty or false, or leaves the picture as it is."""

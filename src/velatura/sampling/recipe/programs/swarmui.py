@@ -12,6 +12,7 @@ from velatura.sampling.recipe.programs.settings import (
 )
 
 SETTINGS_KEY = "sui_image_params"
+OUTER_IGNORED = r"sui_extra_data|sui_models"  # times and dates, and the hashes of models
 
 IGNORED = (
     r"aspectratio|sidelength|images|batchsize|swarm_version|date|generation_time|prep_time|original_(negative)?prompt"
@@ -40,21 +41,18 @@ def infotext_from_swarmui(values: JsonObject, size: tuple[int, int]) -> str:
     Raises:
         BadRecipe: A value has the wrong type, or the prompt is missing.
     """
-    params = ProgramSettings("SwarmUI", values).section(SETTINGS_KEY)
-    settings = ProgramSettings("SwarmUI", params, ignored=IGNORED, neutral=NEUTRAL)
+    outer = ProgramSettings("SwarmUI", values, ignored=OUTER_IGNORED)
+    settings = outer.inside("", outer.section(SETTINGS_KEY), ignored=IGNORED, neutral=NEUTRAL)
     prompt, has_emphasis = _translate_emphasis(_translate_prompt(settings, settings.prompt("prompt")))
     negative, has_negative_emphasis = _translate_emphasis(_translate_prompt(settings, settings.text("negativeprompt")))
     clip_stop = settings.number("clipstopatlayer")
     creativity = settings.number("initimagecreativity")
     if creativity is not None or settings.take("initimage") is not None:
-        settings.note("that it started from an image, which the picture does not contain")
+        settings.note_init_image()
     vae = settings.name("vae")
+    sampler = settings.sampler_fields(settings.name("sampler"), settings.name("scheduler"))
     fields = {
-        "Steps": settings.number("steps"),
-        **settings.sampler_fields(settings.name("sampler"), settings.name("scheduler")),
-        "CFG scale": settings.number("cfgscale"),
-        "Seed": settings.number("seed"),
-        "Size": settings.size(settings.number("width"), settings.number("height"), size),
+        **settings.main_fields(sampler, settings.sides(), size, guidance="cfgscale"),
         "Model": model_name(settings.text("model")) or None,
         "VAE": vae if vae and vae.lower() != "automatic" else None,
         "Variation seed": settings.number("variationseed"),
@@ -65,7 +63,7 @@ def infotext_from_swarmui(values: JsonObject, size: tuple[int, int]) -> str:
         "RNG": "CPU",
         "Emphasis": "ComfyUI" if has_emphasis or has_negative_emphasis else None,
     }
-    return settings.infotext(add_tags(prompt, _lora_tags(settings, prompt)), negative, fields)
+    return outer.infotext(add_tags(prompt, _lora_tags(settings, prompt)), negative, fields)
 
 
 def _read_tiling(settings: ProgramSettings) -> bool | None:
