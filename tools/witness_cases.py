@@ -113,7 +113,7 @@ TRAININGS = {
     ' --class-prompt "a red house" --class-pictures 2 --class-weight 0.7 --checkpointing',
     "buckets": f"train lora {PHOTOS.replace('photos', 'shapes')} --rank 4 --shape buckets --set noise_offset=0.05",
     "velocity": f"train lora {PHOTOS} --rank 4 --base {STOCK}/velocity.safetensors --set velocity_as_noise=true",
-    "rescue": f"train hypernet {PHOTOS} --rate 3 --steps 6 --snapshot-every 1",
+    "rescue": f"train hypernet {PHOTOS} --rate 1 --steps 6 --snapshot-every 1",
     "aesthetic": f"train aesthetic {STOCK}/photos --name dusk --steps 3 --out dusk.safetensors",
 }
 

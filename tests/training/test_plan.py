@@ -40,6 +40,20 @@ def test_a_changed_plan_is_checked_again():
         ({"learning_rate": "-0.1:3, 0.1"}, "not a positive number"),
         ({"learning_rate": "inf"}, "not a positive number"),
         ({"learning_rate": "0"}, "nothing would be learned"),
+        ({"learning_rate": "5e-5:2000, nan"}, "not a positive number"),
+        ({"learning_rate": "5e-5:100:200"}, "a part with two colons: write one step count"),
+        ({"learning_rate": "5e-5:100; 5e-6:200"}, "a part with two colons"),
+        ({"learning_rate": "5e-5:50, 5e-6:20, 5e-7"}, 'step counts that do not rise, at "5e-6:20"'),
+        ({"learning_rate": "5e-5:2000, 5e-6:500"}, "step counts that do not rise"),
+        ({"learning_rate": "5e-5:20, 5e-6:20"}, "step counts that do not rise"),
+        ({"learning_rate": "5e-5:60%, 5e-6:50%, 5e-7"}, 'step counts that do not rise, at "5e-6:50%"'),
+        ({"learning_rate": "5e-5:20, 5e-6:-2"}, "the step count -2: write 1 to"),
+        ({"learning_rate": "5e-5:1" + "0" * 40}, "the step count 1000"),
+        ({"learning_rate": "5e-5:2000, soon"}, "could not convert string to float: 'soon'"),
+        ({"learning_rate": ", ".join(f"5e-5:{step}" for step in range(1, 1002))}, "has 1,001 parts: write 1,000"),
+        ({"learning_rate": "5"}, "goes up to 5, and above 1 every training diverges"),
+        ({"learning_rate": "5e-5:2000, 1.5"}, "goes up to 1.5"),
+        ({"text_rate": "5"}, "goes up to 5"),
         ({"weight_decay": float("nan")}, "weight_decay is nan"),
         ({"gradient_norm": 0}, "gradient_norm is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -55,10 +69,14 @@ def test_every_wrong_field_is_named_at_once():
         Plan(steps=0, batch_size=0)
 
 
-@pytest.mark.parametrize("rate", ["5e-5:100", "5e-5:100:200", "5e-5:1000, 5e-6:500, 5e-7"])
+@pytest.mark.parametrize("rate", ["5e-5:100", "5e-5, 5e-6:100", "0.9"])
 def test_a_rate_that_is_hardly_meant_is_warned_of(rate):
     with pytest.warns(VelaturaWarning, match=f'the rate "{rate}"'):
         Plan(steps=2000, learning_rate=rate)
+
+
+def test_prodigy_may_multiply_the_rate_that_it_finds_by_more():
+    assert Plan(optimizer="prodigy", learning_rate="2").step_rates()[0] == 2
 
 
 def test_a_kind_without_a_preset_is_an_unknown_name():

@@ -176,11 +176,11 @@ def test_a_nan_loss_stops_the_run_before_the_optimizer_step(learn, monkeypatch, 
     assert all(weight.isfinite().all() for weight in saved.parameters())
 
 
-@pytest.mark.filterwarnings("ignore:.*will probably diverge:velatura.VelaturaWarning")
+@pytest.mark.filterwarnings("ignore:.*(will probably diverge|denormal numbers):velatura.VelaturaWarning")
 def test_nan_and_infinite_weights_are_never_saved(learn, tmp_path):
-    # AdamW multiplies weights by 1 - rate x decay: by 0 at the first step, by -1e40 at the second
+    # AdamW multiplies weights by 1 - rate x decay: by 0 at the first step, by -1e39 at the second
     with pytest.raises(TrainingDiverged, match=r"weights became NaN or infinite at step 2 .*: lower the learning rate"):
-        learn(learning_rate="1e-30:1, 1e10", weight_decay=1e30, steps=2, snapshot_every=1)
+        learn(learning_rate="1e-39:1, 1", weight_decay=1e39, steps=2, snapshot_every=1)
     assert not (tmp_path / "run" / "inca.safetensors").exists()
     saved = sorted((tmp_path / "run" / "snapshots").glob("*.safetensors"))
     assert saved

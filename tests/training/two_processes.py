@@ -43,7 +43,7 @@ SCENARIOS = {
     "other fails": {},
     "killed": {},
     "buckets": {"shape": "buckets", "pixels": 32},
-    "rescued": {"learning_rate": "1e4", "rescues": 3, "rescue_factor": 1e-7, "snapshot_every": 1, "ema": None},
+    "rescued": {"learning_rate": "1", "rescues": 3, "rescue_factor": 1e-3, "snapshot_every": 1, "ema": None},
     "lora": LORA,
     "stopped lora": LORA,
 }

@@ -20,12 +20,18 @@ from pydantic import (
 )
 
 from velatura.arguments import check_arguments
-from velatura.card import printable_text
 from velatura.datasets.templates import TEMPLATES, CaptionLines, CaptionTemplate
 from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
 from velatura.files import open_for_reading, parse_json
 from velatura.sampling.recipe.fields import read_percent
-from velatura.training.rates import LearningRates, RateSchedule, find_unreached, schedule_factor
+from velatura.training.rates import (
+    MAX_RATE,
+    LearningRates,
+    RateSchedule,
+    check_rates,
+    find_unreached,
+    schedule_factor,
+)
 
 OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
 LossType = Literal["squared", "huber", "smooth_l1"]
@@ -36,8 +42,6 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 KIND_ALIASES = {"difference": "dreambooth"}  # a difference is trained with the presets of DreamBooth
 
-# A1111 takes them, as Python's parser does, and no program writes them: digits of other scripts, 1_0; controls
-OTHER_CHARACTERS = re.compile(r"(?![0-9])\d|\d_|[\x00-\x1f\x7f-\x9f]")
 HIGH_RATE = 0.05  # A1111 suggests 0.005 for embeddings and 5e-5 for hypernetworks
 
 
@@ -364,26 +368,13 @@ def _check_requirements(plan: Plan) -> None:
 
 
 def _check_rates(plan: Plan) -> None:
-    """Refuse rates that are not finite, negative or zero throughout, and rates that contradict other fields."""
+    """Refuse rates that nobody can have meant, and rates that contradict other fields."""
+    max_rate = math.inf if plan.optimizer == "prodigy" else MAX_RATE  # Prodigy multiplies the rate that it finds
     for text in (plan.learning_rate, plan.text_rate, plan.word_rate):
         if text is not None:
-            _check_rate_characters(text)
-            _check_rate_values(text, LearningRates.parse(text, plan.steps))
+            check_rates(text, plan.steps, max_rate=max_rate)
     if plan.optimizer == "prodigy" and (plan.text_rate is not None or plan.word_rate is not None):
         raise BadPlan("Prodigy finds one rate for all weights: leave out text_rate and word_rate, or choose adamw")
     end = plan.rates().end
     if plan.warmup and plan.warmup >= end:
         raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {end} steps: shorten it")
-
-
-def _check_rate_characters(text: str) -> None:
-    if OTHER_CHARACTERS.search(text.strip()):
-        shown = printable_text(text)
-        raise BadPlan(f'the rate "{shown}" has characters that numbers do not have: write "5e-5:100, 5e-6"')
-
-
-def _check_rate_values(text: str, rates: LearningRates) -> None:
-    if not all(math.isfinite(segment.rate) and segment.rate >= 0 for segment in rates.segments):
-        raise BadPlan(f'the rate "{text}" is not a positive number throughout: write for example 1e-4')
-    if not any(segment.rate for segment in rates.segments):
-        raise BadPlan(f'the rate "{text}" is 0, so nothing would be learned: write for example 1e-4')

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal, NamedTuple, Self
 
+from velatura.card import printable_text
 from velatura.errors import BadPlan
 
 UNTIL_THE_END = -1  # as the number of steps, "5e-5:-1"
+MAX_PARTS = 1000  # of a text, which a person hardly writes
+MAX_STEP_COUNT = 10**9
+MAX_RATE = 1.0  # by which AdamW and Lion move every weight in a single step
+MAX_SHOWN_LENGTH = 100  # characters of rates in a message
+# A1111 takes them, as Python's parser does, and no program writes them: digits of other scripts, 1_0; controls
+OTHER_CHARACTERS = re.compile(r"(?![0-9])\d|\d_|[\x00-\x1f\x7f-\x9f]")
 # "5,0e-5" as a whole part: a rate without a step count lasts to the end, so a part after it has no meaning of its own
 DECIMAL_COMMA = re.compile(r"((?:^|,)\s*[+-]?\d+|:\s*\d+(?=,\d+\s*%)),(\d+(?:[eE][+-]?\d+)?\s*%?\s*)(?=[:,]|$)")
 GROUPED_STEPS = re.compile(r":\s*\d{1,3}(?:,\d{3})+(?=\s*(?:,|$))")  # "5e-5:1,000"
@@ -55,22 +62,24 @@ class LearningRates:
             BadPlan: The text cannot be read, has a decimal comma, or has no rate for the first step.
         """
         _refuse_commas_in_numbers(text)
+        shown = _show(text)
         texts = [part.strip() for part in text.split(",") if part.strip()]
         try:
             read = list(_parse_parts(texts, steps, start_step))
         except ValueError as error:
-            raise BadPlan(f'the rate "{text}" cannot be read, {error}: write "5e-5", or "5e-5:100, 5e-6"') from None
+            reason = _show(str(error))
+            raise BadPlan(f'the rate "{shown}" cannot be read, {reason}: write "5e-5", or "5e-5:100, 5e-6"') from None
         parts = [part for part in read if not part.is_passed]
         if not parts:
             raise BadPlan(
-                f'the rate "{text}" has no value for step {start_step + 1}: end it with a rate without a step count, '
+                f'the rate "{shown}" has no value for step {start_step + 1}: end it with a rate without a step count, '
                 '"5e-5:100, 5e-6"'
             )
         segments = tuple(_join_parts(parts, steps, start_step))
-        warnings = [*_find_mistakes(text, parts, segments), *(_find_unused(text, texts, read) if segments else ())]
+        warnings = [*_find_mistakes(shown, parts, segments), *(_find_unused(shown, texts, read) if segments else ())]
         if ends_training and segments and segments[-1].end < steps:
             warnings.append(
-                f'the rate "{text}" ends the training after {segments[-1].end} of {steps} steps: '
+                f'the rate "{shown}" ends the training after {segments[-1].end} of {steps} steps: '
                 'end it with a rate without a step count, "5e-5:100, 5e-6"'
             )
         return cls(segments, tuple(warnings))
@@ -86,6 +95,67 @@ class LearningRates:
             yield from repeat(segment.rate, segment.end - segment.start)
 
 
+def check_rates(text: str, steps: int, *, max_rate: float = MAX_RATE) -> None:
+    """Refuse rates that the web UI takes although their writer cannot have meant what it does with them.
+
+    Args:
+        text: The rates.
+        steps: Number of the last step.
+        max_rate: The largest rate; infinite for an optimizer that finds the rate itself.
+
+    Raises:
+        BadPlan: A part is not RATE or RATE:STEPS, a rate is NaN, infinite, negative or larger than `max_rate`, all
+            are 0, a step count is below 1 or not larger than the one before, or there are more than MAX_PARTS.
+    """
+    shown = _show(text)
+    if OTHER_CHARACTERS.search(text.strip()):
+        raise BadPlan(f'the rate "{shown}" has characters that numbers do not have: write "5e-5:100, 5e-6"')
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if len(parts) > MAX_PARTS:
+        raise BadPlan(f'the rate "{shown}" has {len(parts):,} parts: write {MAX_PARTS:,} at most')
+    if any(part.count(":") > 1 for part in parts):
+        raise BadPlan(f'the rate "{shown}" has a part with two colons: write one step count for it, "5e-5:100"')
+    rates = LearningRates.parse(text, steps)
+    _check_step_counts(shown, parts, steps)
+    written = [float(part.partition(":")[0]) for part in parts]  # those beyond the last step too
+    if not all(math.isfinite(rate) and rate >= 0 for rate in written):
+        raise BadPlan(f'the rate "{shown}" is not a positive number throughout: write for example 1e-4')
+    if not any(segment.rate for segment in rates.segments):
+        raise BadPlan(f'the rate "{shown}" is 0, so nothing would be learned: write for example 1e-4')
+    if max(written) > max_rate:
+        raise BadPlan(
+            f'the rate "{shown}" goes up to {max(written):g}, and above {max_rate:g} every training diverges: write '
+            "for example 1e-4"
+        )
+
+
+def _check_step_counts(shown: str, parts: Sequence[str], steps: int) -> None:
+    """Refuse a part that cannot be read, and step counts that are not in order, beyond the last step too."""
+    last_count, last_share = 0, 0.0
+    for part in parts:
+        rate, colon, count = (piece.strip() for piece in part.partition(":"))
+        try:
+            float(rate)
+            end = _parse_end(count, steps) if colon else UNTIL_THE_END
+        except ValueError as error:
+            reason = _show(str(error))
+            raise BadPlan(f'the rate "{shown}" cannot be read, {reason}: write "5e-5", or "5e-5:100, 5e-6"') from None
+        if count.endswith("%"):
+            share = float(count.removesuffix("%"))
+            is_in_order, last_share = share > last_share or share == 0, share
+        elif end == UNTIL_THE_END:
+            continue
+        elif not 1 <= end <= MAX_STEP_COUNT:
+            raise BadPlan(f'the rate "{shown}" has the step count {count[:20]}: write 1 to {MAX_STEP_COUNT:,}')
+        else:
+            is_in_order, last_count = end > last_count, end
+        if not is_in_order:
+            raise BadPlan(
+                f'the rate "{shown}" has step counts that do not rise, at "{part[:MAX_SHOWN_LENGTH]}": count the steps '
+                'from the beginning of the training, "5e-5:100, 5e-6:200"'
+            )
+
+
 class _RatePart(NamedTuple):
     """One comma-separated part of the text, such as "5e-5:100"."""
 
@@ -96,13 +166,23 @@ class _RatePart(NamedTuple):
     is_passed: bool = False  # its steps are finished before the first one
 
 
+def _show(text: str) -> str:
+    text = printable_text(text)
+    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[:MAX_SHOWN_LENGTH]}..."
+
+
 def _refuse_commas_in_numbers(text: str) -> None:
     if GROUPED_STEPS.search(text):
         corrected = GROUPED_STEPS.sub(lambda match: match[0].replace(",", ""), text)
-        raise BadPlan(f'the rate "{text}" has a comma in a step count, but commas separate rates: write "{corrected}"')
+        raise BadPlan(
+            f'the rate "{_show(text)}" has a comma in a step count, but commas separate rates: write '
+            f'"{_show(corrected)}"'
+        )
     if DECIMAL_COMMA.search(text):
         corrected = DECIMAL_COMMA.sub(r"\1.\2", text)
-        raise BadPlan(f'the rate "{text}" has a decimal comma, but commas separate rates: write "{corrected}"')
+        raise BadPlan(
+            f'the rate "{_show(text)}" has a decimal comma, but commas separate rates: write "{_show(corrected)}"'
+        )
 
 
 def _parse_parts(texts: Sequence[str], steps: int, start_step: int) -> Iterator[_RatePart]:
@@ -143,28 +223,28 @@ def _join_parts(parts: Sequence[_RatePart], steps: int, start_step: int) -> Iter
             start = end
 
 
-def _find_mistakes(text: str, parts: Sequence[_RatePart], segments: Sequence[RateSegment]) -> Iterator[str]:
+def _find_mistakes(shown: str, parts: Sequence[_RatePart], segments: Sequence[RateSegment]) -> Iterator[str]:
     for part, segment in zip(parts, segments, strict=False):  # parts past the last step have no segment
         if part.text.count(":") > 1:
             yield (
-                f'"{part.text}" in the rate "{text}" lasts to the end of the training: write one step count, '
+                f'"{part.text}" in the rate "{shown}" lasts to the end of the training: write one step count, '
                 '"5e-5:100", or none'
             )
         elif part.end < segment.end:
             yield (
-                f'"{part.text}" in the rate "{text}" gets a single step, because it ends before step {segment.start}: '
+                f'"{part.text}" in the rate "{shown}" gets a single step, because it ends before step {segment.start}: '
                 "count the steps from the beginning of the training"
             )
 
 
-def _find_unused(text: str, texts: Sequence[str], read: Sequence[_RatePart]) -> Iterator[str]:
+def _find_unused(shown: str, texts: Sequence[str], read: Sequence[_RatePart]) -> Iterator[str]:
     """Yield warnings of parts that no step uses in a training of any length, and of unread ones that cannot be read.
 
     Parts beyond the last step are not warned of: a training of fewer steps leaves out the end of a preset's rates.
     """
     empty = [part.text for part in read if part.end <= 0 and not part.text.endswith("%")]
     if empty:
-        yield f'"{", ".join(empty)}" in the rate "{text}" gets no step: give it a step count of 1 or more'
+        yield f'"{", ".join(empty)}" in the rate "{shown}" gets no step: give it a step count of 1 or more'
     ends = [_try_end(part) for part in texts]
     last = ends.index(UNTIL_THE_END) if UNTIL_THE_END in ends else len(texts)
     unreadable = [
@@ -172,13 +252,14 @@ def _find_unused(text: str, texts: Sequence[str], read: Sequence[_RatePart]) -> 
     ]
     if unreadable:
         yield (
-            f'"{", ".join(unreadable)}" in the rate "{text}" cannot be read, and would stop a longer training: '
+            f'"{", ".join(unreadable)}" in the rate "{shown}" cannot be read, and would stop a longer training: '
             'write "5e-5", or "5e-5:100, 5e-6"'
         )
     if texts[last + 1 :]:
         yield (
-            f'"{", ".join(texts[last + 1 :])}" in the rate "{text}" is never used, because "{texts[last]}" has no step '
-            'count, so it lasts to the end: leave it out, or give all rates but the last a step count, "5e-5:100, 5e-6"'
+            f'"{", ".join(texts[last + 1 :])}" in the rate "{shown}" is never used, because "{texts[last]}" has no '
+            "step count, so it lasts to the end: leave it out, or give all rates but the last a step count, "
+            '"5e-5:100, 5e-6"'
         )
 
 
