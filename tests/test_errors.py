@@ -1,6 +1,16 @@
+from threading import Thread
+
 import pytest
 
-from velatura.errors import UnknownName, VelaturaWarning, gather_warnings, warn_of_picture
+from velatura.errors import (
+    UnknownName,
+    VelaturaWarning,
+    gather_warnings,
+    ignore_warnings,
+    redirect_warnings,
+    warn,
+    warn_of_picture,
+)
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
@@ -46,3 +56,23 @@ def test_gathered_warnings_are_given_before_an_error() -> None:
     with pytest.warns(VelaturaWarning) as caught, pytest.raises(ValueError, match="stop"):
         warn_of_three(ValueError("stop"))
     assert len(caught) == 2
+
+
+def test_redirected_warnings_are_those_of_one_thread() -> None:
+    here: list[str] = []
+    there: list[str] = []
+
+    def warn_elsewhere() -> None:
+        with redirect_warnings(there.append):
+            warn("the sea is high")
+
+    with redirect_warnings(here.append):
+        thread = Thread(target=warn_elsewhere)
+        thread.start()
+        thread.join()
+        warn("the wind is low")
+        with ignore_warnings():
+            warn("nobody hears this")
+    assert (here, there) == (["the wind is low"], ["the sea is high"])
+    with pytest.warns(VelaturaWarning, match="^it is over$"):
+        warn("it is over")

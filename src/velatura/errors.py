@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -50,6 +50,8 @@ OTHER_PROGRAMS_WORDS = {
 
 # Messages by their kind, while a block gathers them
 GATHERED_WARNINGS: ContextVar[dict[str, list[str]] | None] = ContextVar("gathered_warnings", default=None)
+# Takes the messages of this thread's warnings; without it they go through Python's warnings, which threads share
+WARNING_RECEIVER: ContextVar[Callable[[str], object] | None] = ContextVar("warning_receiver", default=None)
 
 
 class VelaturaError(Exception):
@@ -186,6 +188,27 @@ def warn_of_picture(kind: str, message: str) -> None:
         gathered.setdefault(kind, []).append(message)
 
 
+@contextmanager
+def redirect_warnings(receiver: Callable[[str], object]) -> Generator[None]:
+    """Within the block, give the messages of our own warnings to a function; other threads are not affected.
+
+    Args:
+        receiver: Called with each message.
+    """
+    token = WARNING_RECEIVER.set(receiver)
+    try:
+        yield
+    finally:
+        WARNING_RECEIVER.reset(token)
+
+
+@contextmanager
+def ignore_warnings() -> Generator[None]:
+    """Within the block, drop our own warnings; other threads are not affected."""
+    with redirect_warnings(lambda _message: None):
+        yield
+
+
 def warn(message: str, category: type[Warning] = VelaturaWarning) -> None:
     """Warn in the name of the code that called this package, however deep inside it the warning arises.
 
@@ -193,6 +216,10 @@ def warn(message: str, category: type[Warning] = VelaturaWarning) -> None:
         message: What was found and what it means for the result, in one line.
         category: The class of the warning.
     """
+    receiver = WARNING_RECEIVER.get()
+    if receiver is not None and issubclass(category, VelaturaWarning):
+        receiver(message)
+        return
     level, frame = 2, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # level 1 is this function
     while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in WRAPPER_PACKAGES:
         level, frame = level + 1, frame.f_back

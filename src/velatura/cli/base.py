@@ -1,23 +1,31 @@
-"""Open the base that a command line names."""
-
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+"""Define the options that name a base, for all commands."""
 
 import typer
 from typer.models import OptionInfo
 
-import velatura
-from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaError
-from velatura.library.model_files import WEIGHTS_SUFFIXES
+from velatura.sampling.named_bases import (
+    DEFAULT_LOAD_OPTIONS,
+    LoadOptions,
+    explain_missing,
+    is_path,
+    open_base,
+    open_recipe_base,
+    warn_of_unknown_words,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from velatura.base.base import Base
-    from velatura.base.families import PredictionWord
-    from velatura.formats.checkpoints.single_file import WeightsKind
-    from velatura.sampling.recipe.recipe import Recipe
+__all__ = [
+    "DEFAULT_LOAD_OPTIONS",
+    "LoadOptions",
+    "base_option",
+    "explain_missing",
+    "is_path",
+    "open_base",
+    "open_recipe_base",
+    "part_option",
+    "prediction_option",
+    "warn_of_unknown_words",
+    "zero_snr_option",
+]
 
 
 def base_option(panel: str, default: str | bool = True) -> OptionInfo:
@@ -57,125 +65,3 @@ def part_option(part: str, panel: str, *flags: str) -> OptionInfo:
     """
     flags = flags or PART_FLAGS[part]
     return typer.Option(*flags, help=PART_HELP[part], rich_help_panel=panel, show_default="the base's own")
-
-
-class LoadOptions(NamedTuple):
-    """Options of opening a base: see `velatura.open_base`."""
-
-    dtype: str = "auto"
-    device: str = "auto"
-    vae: Path | None = None
-    offload: bool = False
-    weights: "WeightsKind" = "last"
-    prediction: "PredictionWord | None" = None
-    zero_snr: bool | None = None
-    unet: Path | None = None
-    text: tuple[Path, ...] = ()
-
-    @property
-    def has_parts(self) -> bool:
-        """Return True if a part of the base is replaced."""
-        return self.unet is not None or bool(self.text) or self.vae is not None
-
-
-DEFAULT_LOAD_OPTIONS = LoadOptions()
-
-
-def open_recipe_base(
-    recipe: "Recipe", name: str | None, library: "velatura.Library", load_options: LoadOptions = DEFAULT_LOAD_OPTIONS
-) -> "Base":
-    """Open the named base, or else the base of the recipe, found by its hash or its name."""
-    if name is None and load_options.unet is not None and recipe.base is None:
-        name, load_options = str(load_options.unet), load_options._replace(unet=None)  # with --text and --vae a base
-    if name is not None:
-        return open_base(name, library, load_options)
-    tiny = _open_tiny(load_options)
-    if recipe.base in {None, tiny.name} or (recipe.base_hash and tiny.hash == recipe.base_hash):
-        return tiny
-    with suppress(UnknownName):  # by name first: a hash makes the library read every checkpoint that it does not know
-        entry = library.with_hashes(library.entry(recipe.base or "", "checkpoint"))
-        if recipe.base_hash is None or (entry.hashes and entry.hashes.has(recipe.base_hash)):
-            return library.base(entry.name, **load_options._asdict())
-    for key in filter(None, (recipe.base_hash, recipe.base)):
-        with suppress(UnknownName):
-            return library.base(key, **load_options._asdict())
-    raise UnknownName(
-        f"the recipe was made on {recipe.base} ({recipe.base_hash or 'no hash'}), which is not in any --library: "
-        "give its folder with --library, or another base with --base"
-    )
-
-
-def open_base(
-    name: str, library: "velatura.Library | None" = None, load_options: LoadOptions = DEFAULT_LOAD_OPTIONS
-) -> "Base":
-    """Open tiny, a checkpoint or folder by its path, or a base by its name in a library."""
-    if name == "tiny":
-        return _open_tiny(load_options)
-    if library is None or is_path(name):
-        return velatura.open_base(name, **_find_parts(load_options, library)._asdict())
-    try:
-        return library.base(name, **load_options._asdict())
-    except UnknownName as error:
-        raise explain_missing(name, error) from None
-
-
-def _find_parts(load_options: LoadOptions, library: "velatura.Library | None") -> LoadOptions:
-    """Return the options with the paths of parts that are given by their names in a library."""
-    if library is None or not load_options.has_parts:
-        return load_options
-    unet, vae = load_options.unet, load_options.vae
-    return load_options._replace(
-        unet=None if unet is None else library.part_path(unet, "unet"),
-        text=tuple(library.part_path(text, "text") for text in load_options.text),
-        vae=None if vae is None else library.part_path(vae, "vae"),
-    )
-
-
-def warn_of_unknown_words(base: "Base", recipes: "Sequence[Recipe]", library: "velatura.Library") -> None:
-    """Warn once of words in prompts that the tiny base does not know, and that no overlay explains.
-
-    Words in the names and trigger words of embeddings and of overlays that the prompts call do not count.
-    """
-    from velatura.prompts.tags import TAG_PATTERN
-    from velatura.tiny import TINY_HASH, warn_of_words_unknown_to_tiny, words_of, words_unknown_to_tiny
-
-    if base.hash != TINY_HASH:
-        return
-    fields = ("prompt", "negative", "hires_prompt", "hires_negative")
-    prompts = list(dict.fromkeys(getattr(recipe, field) or "" for recipe in recipes for field in fields))
-    words = words_unknown_to_tiny(TAG_PATTERN.sub(" ", prompt) for prompt in prompts)
-    if not words:
-        return
-    tags = " ".join(tag.group() for prompt in prompts for tag in TAG_PATTERN.finditer(prompt))
-    taught = words_of(tags)
-    for entry in library.entries():
-        if entry.kind == "embedding" or entry.name.casefold() in tags.casefold():
-            taught |= words_of(" ".join([entry.name, *entry.trigger_words]))
-    result = "unless an overlay teaches them, they change the picture at random"
-    warn_of_words_unknown_to_tiny([word for word in words if word not in taught], result)
-
-
-def is_path(name: str) -> bool:
-    """Return True if an argument is the path of something that exists, or a model on the hub, not a library's name."""
-    return name.startswith("hub:") or Path(name).expanduser().exists()
-
-
-def explain_missing(name: str, error: UnknownName) -> VelaturaError:
-    """Return the error for an argument that is not in the library: one that looks like a path may be one."""
-    looks_like_path = bool(set(name) & set("/\\")) or Path(name).suffix.lower() in WEIGHTS_SUFFIXES
-    return BadFile(f"{name} does not exist, and {error}") if looks_like_path else error
-
-
-def _open_tiny(load_options: LoadOptions) -> "Base":
-    """Open the tiny base, on the CPU unless a device is named: a seed makes the same picture everywhere."""
-    if load_options.prediction or load_options.zero_snr is not None:
-        raise UnsupportedBase("the tiny base predicts noise (epsilon): leave out --prediction and --zero-snr")
-    if load_options.unet or load_options.text:
-        raise UnsupportedBase(
-            "the tiny base is whole: leave out --unet and --text, or name the base whose parts they replace with --base"
-        )
-    if load_options.vae or load_options.offload or load_options.weights != "last":
-        raise UnsupportedBase(
-            "the tiny base has its own autoencoder and fits anywhere: leave out --vae, --offload and --weights"
-        )
-    return velatura.tiny(load_options.dtype, "cpu" if load_options.device == "auto" else load_options.device)

@@ -25,7 +25,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.conditioning import ConditioningCache
 from velatura.sampling.job import Job, prepare_job, split_into_batches
 from velatura.sampling.masks import InitImage
-from velatura.sampling.pipeline import check_overlays_fit, run_batch
+from velatura.sampling.pipeline import OnDenoised, check_overlays_fit, run_batch
 from velatura.sampling.preview import Preview
 from velatura.sampling.recipe.keywords import FurtherRecipeFields, RecipeFields
 from velatura.sampling.recipe.metadata import save_with_infotext
@@ -66,6 +66,32 @@ class Picture:
         path = Path(path).expanduser()
         save_with_infotext(self.image, path, self.recipe.infotext())
         return path
+
+
+class BatchRunner:
+    """Makes batch after batch on one base, and keeps the encoded texts and the map of the previews between them."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self._preview, self._conditioning_cache = Preview(base), ConditioningCache(base)
+
+    def run(self, batch: Sequence[Job], on_denoised: OnDenoised) -> list[Picture]:
+        """Make the pictures of a batch.
+
+        Args:
+            batch: Jobs with equal batch keys, as `split_into_batches` groups them.
+            on_denoised: Called after each step with the denoised latents, (pictures, 4, height / 8, width / 8). What it
+                raises ends the batch, and leaves the base as it was.
+
+        Raises:
+            NanLatents: The latents became NaN or infinite, or there is not enough memory.
+        """
+        images, effects = run_batch(self.base, batch, self._conditioning_cache, on_denoised)
+        return [Picture(image, job.recipe, tuple(effects)) for job, image in zip(batch, images, strict=True)]
+
+    def previews(self, latents: Tensor) -> list[Image.Image]:
+        """Return small, approximate pictures of denoised latents, one pixel per latent."""
+        return [self._preview(picture_latents) for picture_latents in latents]
 
 
 @check_arguments(skip=Recipe.model_fields)
@@ -260,15 +286,14 @@ def _run_batches(
 ) -> Iterator[tuple[int, Picture]]:
     """Run batch after batch, and report each step."""
     total_steps, step_counter = sum(batch[0].steps for batch in batches), count(1)
-    preview, conditioning_cache = Preview(base), ConditioningCache(base)
+    runner = BatchRunner(base)
 
     def report_step(latents: Tensor) -> None:
         if on_step:
             on_step(next(step_counter), total_steps)
         if on_preview:
-            on_preview([preview(picture_latents) for picture_latents in latents])
+            on_preview(runner.previews(latents))
 
     for batch in batches:
-        images, effects = run_batch(base, batch, conditioning_cache, report_step)
-        for job, image in zip(batch, images, strict=True):
-            yield job_indices[job], Picture(image, job.recipe, tuple(effects))
+        for job, picture in zip(batch, runner.run(batch, report_step), strict=True):
+            yield job_indices[job], picture

@@ -180,13 +180,18 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Rec
     )
 
 
-def split_into_batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Group jobs that can be made in one batch, as many at once as memory allows."""
+def split_into_batches(jobs: Sequence[Job], max_pictures: int = MAX_BATCH_PICTURES) -> Iterator[list[Job]]:
+    """Group jobs that can be made in one batch, as many at once as memory allows.
+
+    Args:
+        jobs: The jobs.
+        max_pictures: The most pictures of a batch.
+    """
     groups_by_key: dict[object, list[Job]] = {}
     for job in jobs:
         groups_by_key.setdefault(job.batch_key, []).append(job)
     for group in groups_by_key.values():
-        batch_size = _max_batch_size(group[0])
+        batch_size = min(max_pictures, _max_batch_size(group[0]))
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 

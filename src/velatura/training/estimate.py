@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from velatura.base.base import Base
-from velatura.errors import VelaturaWarning
+from velatura.errors import ignore_warnings
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.captions import CaptionConditioning, caption_name
@@ -69,8 +68,7 @@ def estimate(base: Base, overlay: Overlay, plan: Plan) -> Estimate:
 @contextmanager
 def _without_warnings() -> Generator[None]:
     """Hide warnings of the trial, because the run itself warns of the same."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VelaturaWarning)
+    with ignore_warnings():
         yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from velatura.base.base import Base
 from velatura.base.devices import has_fast_bfloat16
-from velatura.errors import VelaturaWarning
+from velatura.errors import ignore_warnings
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import disable_inference_mode
 from velatura.training.plan import Precision
@@ -89,8 +88,7 @@ def _convert_unet(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DCondi
     `deepcopy` receives the converted weights through its memo, so that there is never a second copy in the old dtype.
     """
     memo: dict[int, object] = {id(weight): _frozen_weight(weight, dtype) for weight in unet.parameters()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VelaturaWarning)  # of overlays that are not copied: the trainer refuses them
+    with ignore_warnings():  # of overlays that are not copied: the trainer refuses them
         unet_copy = copy.deepcopy(unet, memo)
     nn.Module.to(unet_copy, dtype)
     if unet.device.type == "cpu" and unet.config["sample_size"] <= MAX_PLAIN_ATTENTION_SIDE:

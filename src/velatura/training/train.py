@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -19,7 +18,7 @@ from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, to_base
 from velatura.datasets.folder import Dataset, Example, read_dataset
-from velatura.errors import BadPlan, UnsupportedBase, VelaturaWarning, warn
+from velatura.errors import BadPlan, UnsupportedBase, ignore_warnings, warn
 from velatura.merging.bake.inputs import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
@@ -390,6 +389,5 @@ def _attach_overlay(trainer: Trainer) -> Generator[None]:
         try:
             yield
         finally:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", VelaturaWarning)  # a new overlay changes nothing at first
+            with ignore_warnings():  # a new overlay changes nothing at first
                 attachment.detach()

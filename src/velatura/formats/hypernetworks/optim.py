@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from velatura.errors import BadFile, UnknownName, VelaturaWarning, warn
+from velatura.errors import BadFile, UnknownName, ignore_warnings, warn
 from velatura.files import EMPTY_OLD_HASH, OLD_HASH_LENGTH, hash_old_window, short_hash
 from velatura.formats.hypernetworks import a1111
 from velatura.formats.hypernetworks.optimizer_fields import check_settings, check_state_fields
@@ -93,8 +92,7 @@ def write_optim(path: StrPath, name: str, state: Mapping[str, object], digest: s
 
 def _parameter_shapes(path: Path) -> ParameterShapes:
     """Return the shapes of a hypernetwork's parameters, in the order in which A1111 gives them to an optimizer."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VelaturaWarning)  # opening the hypernetwork itself gives these warnings
+    with ignore_warnings():  # opening the hypernetwork itself gives these warnings
         return [tuple(parameter.shape) for parameter in a1111.read(open_tensors(path)).parameters()]
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from velatura.card import UNKNOWN_KIND, Card
-from velatura.errors import BadFile, UnsupportedBase, VelaturaError, VelaturaWarning
+from velatura.errors import BadFile, UnsupportedBase, VelaturaError, redirect_warnings, warn
 from velatura.formats.checkpoints import single_file, vae_file
 from velatura.formats.dialects import DIALECTS
 from velatura.formats.inspect.overlay import inspect_overlay
@@ -51,8 +51,9 @@ def check_opening(path: Path, card: Card, *, is_whole: bool = False) -> OpeningR
         is_whole: Open an overlay whole, however large it is.
     """
     overlay: Mapping[str, JsonValue] = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    messages: list[str] = []
+    with redirect_warnings(messages.append), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries
         problem = ""
         try:
             if card.kind in KINDS and (is_whole or _byte_count(path) <= MAX_WHOLE_BYTES):
@@ -60,10 +61,10 @@ def check_opening(path: Path, card: Card, *, is_whole: bool = False) -> OpeningR
             else:
                 _open(path, card)
         except UnsupportedBase as error:  # it is whole, and of another kind
-            warnings.warn(str(error), VelaturaWarning, stacklevel=2)
+            warn(str(error))
         except VelaturaError as error:
             problem = str(error)
-    return OpeningReport(problem, _unique(caught), overlay)
+    return OpeningReport(problem, tuple(dict.fromkeys(messages)), overlay)
 
 
 def _report_overlay(path: Path) -> dict[str, JsonValue]:
@@ -103,15 +104,9 @@ def _open_unknown(path: Path) -> None:
     if any(dialect.sniff(contents) for dialect in DIALECTS):
         open_overlay(path)
     else:
-        message = f"{path.name} holds tensors, but no overlay or base that velatura knows: check where it is from"
-        warnings.warn(message, VelaturaWarning, stacklevel=2)
+        warn(f"{path.name} holds tensors, but no overlay or base that velatura knows: check where it is from")
 
 
 def _byte_count(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _unique(caught: Iterable[warnings.WarningMessage]) -> tuple[str, ...]:
-    messages = (str(each.message) for each in caught if issubclass(each.category, VelaturaWarning))
-    return tuple(dict.fromkeys(messages))

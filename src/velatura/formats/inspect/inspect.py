@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from os import PathLike
 from pathlib import Path
 
 from torch import Tensor
 
 from velatura.card import UNKNOWN_KIND, Card, FileInfo, printable_text
-from velatura.errors import BadFile, VelaturaWarning
+from velatura.errors import BadFile, ignore_warnings
 from velatura.formats.checkpoints import INDEX_FILE
 from velatura.formats.hypernetworks import hns
 from velatura.formats.inspect.check import check_opening
@@ -64,8 +63,7 @@ def inspect_file(path: str | PathLike[str], *, is_whole: bool = False) -> FileIn
     if path.suffix.lower() == hns.HNS_SUFFIX:
         names = dict.fromkeys(leaf.name for leaf in leaves(hns.read_hns(path)))
         return FileInfo(card=Card(kind="hypernet", outline=f"of {', '.join(names)}"), dialect="hns", container="text")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VelaturaWarning)  # opening the file gives these warnings
+    with ignore_warnings():  # opening the file gives these warnings
         info = _inspect_contents(open_meta(path))
     if not info.tensors and info.container != PICTURE_CONTAINER:
         problem = f"{path.name} holds no tensors, so it is not a model: download or export it again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from velatura.errors import VelaturaWarning, warn
+from velatura.errors import ignore_warnings, warn
 from velatura.formats.hypernetworks.optim import OPTIM_SUFFIX, OptimState, read_optim
 from velatura.formats.open import open_overlay
 from velatura.overlays.hypernetwork import Hypernetwork
@@ -61,8 +60,7 @@ def _optim_path(path: Path) -> Path:
 
 
 def _has_weights_of(overlay: Hypernetwork, path: Path) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VelaturaWarning)  # opening the overlay itself gave these warnings
+    with ignore_warnings():  # opening the overlay itself gave these warnings
         stored_weights = open_overlay(path).state_dict()
     weights = overlay.state_dict()
     return weights.keys() == stored_weights.keys() and all(

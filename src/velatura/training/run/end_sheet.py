@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from velatura.base.base import Base
-from velatura.errors import VelaturaError, VelaturaWarning, warn
+from velatura.errors import VelaturaError, ignore_warnings, warn
 from velatura.overlays.attach import attach
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
@@ -118,8 +117,7 @@ def paint_end_sheet(
     """
     try:
         recipes = [Recipe(prompt=prompt, seed=seed) for prompt in dict.fromkeys(prompts)][:MAX_SHEET_PROMPTS]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VelaturaWarning)  # an overlay that changes nothing is in the verdict
+        with ignore_warnings():  # an overlay that changes nothing is in the verdict
             if path is None:
                 return EndSheet(None, _measure_effect(base, overlay, recipes[0], image))
             return _paint(base, overlay, recipes, path, image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +12,7 @@ from typing import Literal, cast
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from velatura.errors import BadFile, VelaturaError, VelaturaWarning
+from velatura.errors import BadFile, VelaturaError, ignore_warnings
 from velatura.library.model_files import SKIPPED_FOLDERS
 from velatura.training.plan import Plan
 from velatura.training.run.log import LOCK_NAME, read_records
@@ -187,8 +186,7 @@ def _next_commands(run: RunSummary, plan: Plan | None) -> dict[str, str]:
 
 def _read_plan(path: Path) -> Plan | None:
     """Return the plan of a run, None if it cannot be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VelaturaWarning)  # the run itself warned of them
+    with ignore_warnings():  # the run itself warned of them
         try:
             return Plan.from_file(path)
         except VelaturaError:
