@@ -3,7 +3,7 @@
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 PROMPT_FIELDS = ("prompt", "hires_prompt")  # in which tags call overlays
-TEMPLATE_FIELDS = (*PROMPT_FIELDS, "negative", "hires_negative")  # in which wildcards are drawn
 TAG_KINDS = (*OVERLAY_KINDS, "lyco")  # lyco: A1111's other word for lora
 ORDER_AXIS = "order"  # an axis of prompts with words in another order
 TEXT_AXES = {"replace", "base", "checkpoint", "style"}  # axes whose values are never ranges of numbers
@@ -75,23 +74,15 @@ def expand_recipe(first: "Recipe", prompts: Path | None, count: int, tags: Seque
     Each picture has the next seed. With a variation, the variation seed increases instead, as in A1111.
     """
     from velatura.prompts.prompt_file import parse_prompt_lines
+    from velatura.sampling.recipe.expand import increment_seeds
     from velatura.sampling.recipe.recipe import Recipe
 
     lines = parse_prompt_lines(_read_text(prompts), Recipe.model_fields) if prompts else []
     counted_recipes = [(_apply_line(first, line), line.count * count) for line in lines] or [(first, count)]
     if prompts and not lines:
         raise BadRecipe(f"{prompts} has no prompts: write one on each line")
-    recipes = [seeded for recipe, repeats in counted_recipes for seeded in _increment_seeds(recipe, repeats)]
+    recipes = [seeded for recipe, repeats in counted_recipes for seeded in increment_seeds(recipe, repeats)]
     return [_tag_prompts(recipe, tags) for recipe in recipes]
-
-
-def draw_missing_seed(recipe: "Recipe") -> "Recipe":
-    """Return the recipe with a random seed if it has none."""
-    from secrets import randbelow
-
-    from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
-
-    return recipe.replace(seed=randbelow(RANDOM_SEED_COUNT)) if recipe.seed is None else recipe
 
 
 def draw_wildcards(
@@ -106,6 +97,7 @@ def draw_wildcards(
         is_replay: The prompts are those of a picture, which were drawn when it was made.
     """
     from velatura.prompts.wildcards import warn_of_letters
+    from velatura.sampling.recipe.expand import TEMPLATE_FIELDS, draw_template
 
     candidates = [place / "wildcards" for folder in library for place in (folder, folder.absolute().parent)]
     folder = wildcards or next((path for path in candidates if path.is_dir()), None)
@@ -115,22 +107,7 @@ def draw_wildcards(
         for text in dict.fromkeys(getattr(recipe, field) for recipe in recipes for field in TEMPLATE_FIELDS):
             warn_of_letters(text or "")
         return list(recipes)
-    return [_draw_recipe(recipe, folder.expanduser()) for recipe in recipes]
-
-
-def _draw_recipe(recipe: "Recipe", folder: Path) -> "Recipe":
-    from velatura.prompts.wildcards import expand_template, find_template
-
-    templates = {field: text for field in TEMPLATE_FIELDS if find_template(text := getattr(recipe, field) or "")}
-    if not templates:
-        return recipe
-    recipe = draw_missing_seed(recipe)
-    assert recipe.seed is not None
-    # a negative prompt draws for itself; the prompt of the hires pass draws what the first pass drew
-    drawn = {
-        field: expand_template(text, folder, recipe.seed + ("negative" in field)) for field, text in templates.items()
-    }
-    return recipe.replace(**drawn)
+    return [draw_template(recipe, folder.expanduser()) for recipe in recipes]
 
 
 def add_styles(recipe: "Recipe", names: Sequence[str], table: Path) -> "Recipe":
@@ -259,16 +236,6 @@ def _tag_prompts(recipe: "Recipe", tags: Sequence[str]) -> "Recipe":
             if (text := getattr(recipe, field)) or field == "prompt"
         }
     )
-
-
-def _increment_seeds(recipe: "Recipe", count: int) -> Iterator["Recipe"]:
-    """Yield `count` recipes with increasing seeds; variations share one seed, which is drawn here if it is not set."""
-    seed_field = "variation_seed" if recipe.variation_strength else "seed"
-    if seed_field == "variation_seed" and count > 1:
-        recipe = draw_missing_seed(recipe)
-    first_seed = getattr(recipe, seed_field)
-    for offset in range(count):
-        yield recipe if first_seed is None else recipe.replace(**{seed_field: first_seed + offset})
 
 
 def _read_text(path: Path) -> str:

@@ -12,7 +12,6 @@ from velatura.base.families import PredictionWord
 from velatura.cli.arguments import (
     add_styles,
     build_recipe,
-    draw_missing_seed,
     draw_wildcards,
     expand_recipe,
     open_overlay_files,
@@ -218,6 +217,7 @@ def generate(
     opened_base = open_recipe_base(first, base, model_library, load_options)
     warn_of_unknown_words(opened_base, recipes, model_library)
     from velatura.sampling.generate import generate_stream
+    from velatura.sampling.recipe.expand import draw_missing_seed
 
     say_picture = None if as_json else picture_printer(with_effects=verbose)
     draws_seeds = any(is_seed_drawn)
