@@ -122,6 +122,10 @@ class ProcessFailed(VelaturaError):
     """A distributed training in which one process failed or stopped."""
 
 
+class BadSettings(VelaturaError):
+    """Settings of the server that are out of range, or that contradict one another."""
+
+
 class AlreadyExists(VelaturaError):
     """A destination that already exists."""
 

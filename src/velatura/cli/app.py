@@ -43,6 +43,9 @@ COMMANDS = {
     ),
     "train": LazyCommand("Overlays", "train.app", "train", "Train an overlay on a folder of captioned pictures."),
     "resume": LazyCommand("Overlays", "train.app", "resume", "Continue an interrupted training."),
+    "serve": LazyCommand(
+        "Start here", "serve", "serve", "Serve painting and training over HTTP, for programs and pages."
+    ),
     "list": LazyCommand("Files", "files", "list_", "List the bases and overlays in folders."),
     "show": LazyCommand("Files", "files", "show", "Show what a file is and how to use it in a prompt."),
     "pull": LazyCommand("Files", "pull", "pull", "Download a model file from Civitai, the Hugging Face hub or a URL."),

@@ -1,0 +1,69 @@
+"""Build the application: routes, the checks in front of them, and the workers' start and end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from velatura.server.api.events import router as events_router
+from velatura.server.api.jobs import router as jobs_router
+from velatura.server.api.pictures import router as pictures_router
+from velatura.server.api.system import router as system_router
+from velatura.server.errors import ErrorAnswer, ErrorShape, install_error_handlers
+from velatura.server.guard import Guard
+from velatura.server.limits import BodyLimit
+from velatura.server.settings import ServerSettings
+from velatura.server.state import ServerState
+
+API_ROUTERS = (jobs_router, events_router, pictures_router, system_router)
+ERROR_SHAPES: dict[str, ErrorShape] = {}  # by the start of a path, how errors there look instead
+
+
+def create_app(settings: ServerSettings) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: The server's settings.
+
+    Returns:
+        The application; `app.state.velatura` is its `ServerState`.
+
+    Raises:
+        AlreadyExists: Another server uses the output folder.
+        BadFile: A folder of the library does not exist, or the database cannot be used.
+    """
+    state = ServerState(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+        state.start()
+        try:
+            yield
+        finally:
+            state.stop()
+
+    app = FastAPI(
+        title="velatura",
+        version=version("velatura"),
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses={422: {"model": ErrorAnswer, "description": "A mistake in the request"}},
+    )
+    app.state.velatura = state
+    install_error_handlers(app, state.folders.roots, ERROR_SHAPES)
+    for router in API_ROUTERS:
+        app.include_router(router)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Guard, settings=settings, own_names=_own_names(settings))
+    return app
+
+
+def _own_names(settings: ServerSettings) -> list[str]:
+    """Return the names of this machine in its network, if other machines may come in."""
+    return [socket.gethostname(), f"{socket.gethostname()}.local"] if settings.listen else []

@@ -1,0 +1,141 @@
+"""Errors as answers: one shape, one line, and no path, traceback or secret in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from velatura.errors import AlreadyExists, VelaturaError
+
+INTERNAL = "something went wrong inside the server: its log says what"
+# An absolute path of POSIX or Windows, but not what follows a scheme or a word, as in https://a/b or and/or
+PATH_PATTERN = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\":;,()\[\]]+)+(?=[/\\]?)[/\\]?")
+MAX_MESSAGE_LENGTH = 2000
+STATUS_WORDS = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong: a code for programs, one line for people, and the field of the request that it is about."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """Shape of every error of our own API."""
+
+    error: ErrorDetail
+
+
+ErrorShape = Callable[[int, ErrorDetail], Mapping[str, object]]
+
+
+class ApiError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: HTTP status.
+        code: A word for programs.
+        message: One line: what was found, what was expected, what to do.
+        field: The field of the request that it is about.
+    """
+
+    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.detail = status, ErrorDetail(code=code, message=message, field=field)
+
+
+def not_found(kind: str) -> ApiError:
+    """Return the error for something that does not exist, or that a request may not see."""
+    return ApiError(404, "not_found", f"no such {kind}: list them to see what there is")
+
+
+def error_code(error: Exception) -> str:
+    """Return the code of an error: the name of its class in small letters, as bad_recipe."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+
+
+def describe_error(error: VelaturaError, roots: Iterable[Path] = ()) -> ErrorDetail:
+    """Return an error of the product as an answer or as a job's one line, with its notes and without paths."""
+    message = "; ".join([str(error), *getattr(error, "__notes__", [])])
+    return ErrorDetail(code=error_code(error), message=hide_paths(message, roots))
+
+
+def hide_paths(text: str, roots: Iterable[Path] = ()) -> str:
+    """Return a text on one line in which every absolute path is cut to what follows its folder, or to its last part."""
+    text = " ".join(text.split())[:MAX_MESSAGE_LENGTH]
+    for root in sorted({str(root) for root in (*roots, Path.cwd(), Path.home())}, key=len, reverse=True):
+        if len(root) > 1:
+            text = text.replace(f"{root}/", "").replace(root, Path(root).name)
+    return PATH_PATTERN.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+
+
+def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[str, ErrorShape]) -> None:
+    """Answer all errors of an application in one shape.
+
+    Args:
+        app: The application.
+        roots: Folders whose paths are hidden in messages.
+        shapes: By the start of a URL's path, how errors there look instead.
+    """
+    roots = tuple(roots)
+
+    def answer(request: Request, status: int, detail: ErrorDetail, headers: Mapping[str, str] | None = None):
+        shape = next((shape for start, shape in shapes.items() if request.url.path.startswith(start)), None)
+        content = shape(status, detail) if shape else ErrorAnswer(error=detail).model_dump()
+        return JSONResponse(content, status, headers=dict(headers or {}))
+
+    def on_api_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return answer(request, error.status, error.detail)
+
+    def on_velatura_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, VelaturaError)
+        return answer(request, 409 if isinstance(error, AlreadyExists) else 422, describe_error(error, roots))
+
+    def on_http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = STATUS_WORDS.get(error.status_code, f"http_{error.status_code}")
+        return answer(request, error.status_code, ErrorDetail(code=code, message=str(error.detail)), error.headers)
+
+    def on_bad_request(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer(request, 422, _first_fault(error))
+
+    def on_crash(request: Request, error: Exception) -> JSONResponse:
+        del error  # uvicorn logs it with its traceback
+        return answer(request, 500, ErrorDetail(code="internal", message=INTERNAL))
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(VelaturaError, on_velatura_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_bad_request)
+    app.add_exception_handler(Exception, on_crash)
+
+
+def _first_fault(error: RequestValidationError) -> ErrorDetail:
+    """Return the first fault that pydantic found, without the value: it may be long, secret or not JSON."""
+    fault = error.errors()[0]
+    places = [str(place) for place in fault["loc"] if place not in {"body", "query", "path", "header"}]
+    if places and isinstance(error.body, Mapping) and places[0] == error.body.get("kind"):
+        del places[0]  # which of several kinds of requests it is
+    field = ".".join(places) or None
+    if fault["type"] == "json_invalid":
+        return ErrorDetail(code="bad_json", message="the body is not JSON: check quotes, commas and brackets")
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return ErrorDetail(code="bad_request", message=f"{field or 'the request'}: {message}", field=field)

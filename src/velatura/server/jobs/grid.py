@@ -1,0 +1,48 @@
+"""Run grid jobs: pictures side by side that differ in one to three settings, written as one picture and as a page."""
+
+from __future__ import annotations
+
+from velatura.compare.base_axis import is_base_axis
+from velatura.compare.grid import Axis, grid
+from velatura.compare.grid_page import save_page
+from velatura.sampling.named_bases import warn_of_unknown_words
+from velatura.server.jobs.context import JobContext
+from velatura.server.jobs.paint import open_init_image
+from velatura.server.jobs.requests import GridAxis, GridRequest
+
+
+def run_grid(context: JobContext) -> None:
+    """Paint a grid and store it, as one picture and as a page beside it."""
+    request, models = context.request, context.resources.models
+    assert isinstance(request, GridRequest)
+    axes = [axis for axis in (request.x, request.y, request.z) if axis]
+    goes_through_bases = any(is_base_axis(axis.name, request.recipe) for axis in axes)
+    base = None if goes_through_bases else models.base_of(request.recipe, request.base)
+    result = grid(
+        base,
+        request.recipe,
+        x=_axis(request.x),
+        y=_axis(request.y),
+        z=_axis(request.z),
+        matrix=request.matrix,
+        library=models.library,
+        source=open_init_image(request, context.resources.inputs),
+        lenient=request.lenient,
+        open_base=models.base,
+        on_step=lambda done, total: context.step(done, total, "painting"),
+    )
+    if base is not None:
+        warn_of_unknown_words(base, [cell.recipe for row in result.rows for cell in row], models.library)
+    pictures = context.resources.pictures
+    stored = pictures.save_image(
+        result.image, result.recipe, context.job, 0, ending=f".{request.ending}", infotext=result.infotext()
+    )
+    save_page(result, pictures.path(stored).with_suffix(".html"))
+    context.report_picture(stored)
+    context.finish({"pictures": [stored.id]})
+
+
+def _axis(axis: GridAxis | None) -> Axis | None:
+    if axis is None:
+        return None
+    return axis.name, list(axis.values)

@@ -1,0 +1,149 @@
+"""Pictures made: rows in the database with their recipes, and files named by us."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from velatura.server.folders import Folders
+from velatura.server.jobs.database import Database
+from velatura.server.jobs.job import ServerJob
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from velatura.sampling.generate import Picture
+    from velatura.sampling.recipe.recipe import Recipe
+
+LIKE_ESCAPES = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
+
+
+class StoredPicture(BaseModel):
+    """A picture of the history.
+
+    Attributes:
+        id: Its name in URLs.
+        job: The job that made it.
+        position: Its place among the job's pictures, from 0.
+        file: Its path below the folder of pictures.
+        created: Seconds since 1970.
+        width, height: Pixels.
+        recipe: The recipe that makes it again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    job: str
+    position: int
+    file: str
+    created: float
+    width: int
+    height: int
+    recipe: dict[str, Any]
+
+
+class PictureStore:
+    """The history of pictures."""
+
+    def __init__(self, database: Database, folders: Folders) -> None:
+        self._database, self._folder = database, folders.pictures
+
+    def save(self, picture: Picture, job: ServerJob, position: int, ending: str = ".png") -> StoredPicture:
+        """Write a picture with its recipe inside, and remember it.
+
+        Args:
+            picture: The picture.
+            job: The job that made it.
+            position: The place among the job's pictures. A second picture at the same place replaces the first.
+            ending: The file's ending, as ".png".
+        """
+        return self.save_image(picture.image, picture.recipe, job, position, ending=ending)
+
+    def save_image(
+        self,
+        image: Image,
+        recipe: Recipe,
+        job: ServerJob,
+        position: int,
+        *,
+        ending: str = ".png",
+        infotext: str | None = None,
+    ) -> StoredPicture:
+        """Write an image with a recipe inside, or with another infotext, and remember it; see `save`."""
+        from velatura.sampling.recipe.metadata import save_with_infotext
+
+        day = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
+        file = f"{day}/{job.number:06}-{position:03}{ending}"
+        save_with_infotext(image, self._folder / file, recipe.infotext() if infotext is None else infotext)
+        row = (job.id, position, file, time.time(), *image.size, recipe.seed, recipe.prompt, recipe.base)
+        self._database.change(
+            "INSERT INTO pictures (job, position, file, created, width, height, seed, prompt, base, recipe) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, position) DO UPDATE SET recipe = excluded.recipe",
+            (*row, recipe.model_dump_json(exclude_defaults=True)),
+        )
+        return next(stored for stored in self.of_job(job.id) if stored.position == position)
+
+    def of_job(self, job: str) -> list[StoredPicture]:
+        """Return the pictures of a job, in their order."""
+        rows = self._database.rows("SELECT * FROM pictures WHERE job = ? ORDER BY position", (job,))
+        return [_to_picture(row) for row in rows]
+
+    def get(self, picture_id: int) -> StoredPicture | None:
+        """Return a picture, None if there is none with this id."""
+        rows = self._database.rows("SELECT * FROM pictures WHERE id = ?", (picture_id,))
+        return _to_picture(rows[0]) if rows else None
+
+    def list(
+        self,
+        *,
+        search: str | None = None,
+        base: str | None = None,
+        seed: int | None = None,
+        job: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[StoredPicture]:
+        """List pictures, the newest first.
+
+        Args:
+            search: Only pictures with this text in their prompt, such as a word or "<hypernet:inca".
+            base: Only pictures of the base of this name.
+            seed: Only pictures of this seed.
+            job: Only pictures of this job.
+            before: Only pictures with a lower id.
+            limit: The most pictures.
+        """
+        conditions, parameters = ["1"], list[str | int]()
+        if search:
+            conditions.append(r"prompt LIKE ? ESCAPE '\'")
+            parameters.append(f"%{search.translate(LIKE_ESCAPES)}%")
+        for column, value in (("base", base), ("seed", seed), ("job", job)):
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                parameters.append(value)
+        if before is not None:
+            conditions.append("id < ?")
+            parameters.append(before)
+        query = f"SELECT * FROM pictures WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
+        return [_to_picture(row) for row in self._database.rows(query, (*parameters, limit))]
+
+    def path(self, picture: StoredPicture) -> Path:
+        """Return the path of a picture's file."""
+        return self._folder / picture.file
+
+    def delete(self, picture: StoredPicture) -> None:
+        """Delete a picture and its file."""
+        self.path(picture).unlink(missing_ok=True)
+        self._database.change("DELETE FROM pictures WHERE id = ?", (picture.id,))
+
+
+def _to_picture(row: sqlite3.Row) -> StoredPicture:
+    names = ("id", "job", "position", "file", "created", "width", "height")
+    return StoredPicture(**{name: row[name] for name in names}, recipe=json.loads(row["recipe"]))

@@ -1,0 +1,87 @@
+"""The threads that run jobs: one owns base and device, another one runs what needs neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Thread
+
+from pydantic import ValidationError
+
+from velatura.errors import VelaturaError
+from velatura.server.errors import ErrorDetail
+from velatura.server.jobs.context import JobContext, JobResources
+from velatura.server.jobs.job import ServerJob
+from velatura.server.jobs.kinds import JOB_KINDS, Lane
+
+IDLE_SECONDS = 5.0  # after which a worker looks at the queue without being told
+OTHER_VERSION = ErrorDetail(
+    code="bad_request", message="the job was queued by another version of velatura: send its request again"
+)
+
+
+class JobWorker(Thread):
+    """A thread that takes jobs of one lane from the queue and runs them, until the service stops.
+
+    Args:
+        lane: The lane. The worker of "device" opens the base first.
+        resources: What jobs share.
+        on_failure: Called with the error if the base cannot be opened.
+    """
+
+    def __init__(
+        self, lane: Lane, resources: JobResources, on_failure: Callable[[VelaturaError], None] | None = None
+    ) -> None:
+        super().__init__(name=f"velatura-{lane}", daemon=True)
+        self._lane: Lane = lane
+        self._resources = resources
+        self._on_failure = on_failure
+
+    def run(self) -> None:
+        """Open the base if this is the lane of the device, and run job after job."""
+        if self._lane == "device" and not self._open_base():
+            return
+        service = self._resources.service
+        while not service.is_stopping.is_set():
+            job = service.queue.take(self._lane)
+            if job is not None:
+                run_job(job, self._resources)
+                continue
+            with service.queue.changed:
+                if not service.is_stopping.is_set() and not service.queue.has_waiting(self._lane):
+                    service.queue.changed.wait(IDLE_SECONDS)
+        if self._lane == "device":
+            self._resources.models.close()
+
+    def _open_base(self) -> bool:
+        try:
+            self._resources.models.base()
+        except VelaturaError as error:
+            if self._on_failure is not None:
+                self._on_failure(error)
+            return False
+        return True
+
+
+def run_job(job: ServerJob, resources: JobResources) -> None:
+    """Run a job that was taken from the queue to its end, whatever happens."""
+    context = open_context(job, resources)
+    if context is None:
+        return
+    with context.collect_warnings():
+        try:
+            JOB_KINDS[job.kind].run(context)
+        except BaseException as error:  # noqa: BLE001  # the job settles it, and the worker goes on with the next one
+            context.settle(error)
+
+
+def open_context(job: ServerJob, resources: JobResources) -> JobContext | None:
+    """Return the context of a job that was taken from the queue; a job of another version fails, and has none."""
+    service = resources.service
+    try:
+        request = JOB_KINDS[job.kind].request.model_validate(job.request)
+    except (VelaturaError, ValidationError, KeyError):
+        service.queue.finish(job.id, "failed", OTHER_VERSION)
+        service.events.publish(job.id, "failed", **OTHER_VERSION.model_dump())
+        return None
+    service.events.publish(job.id, "started", starts=job.starts)
+    return JobContext(job, request, resources)

@@ -1,0 +1,97 @@
+"""Bases and overlays of the worker: one base is open at a time, and its encoded texts are kept between jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from velatura.errors import UnknownName
+from velatura.library import Library
+from velatura.sampling.named_bases import LoadOptions, open_base
+from velatura.server.folders import Folders
+from velatura.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
+    from velatura.sampling.generate import BatchRunner
+    from velatura.sampling.recipe.recipe import Recipe
+
+TINY = "tiny"
+DEFAULT_BATCH_PICTURES = 8
+
+
+class Models:
+    """The open base and the library, for the one thread that computes.
+
+    Attributes:
+        library: Finds overlays and bases by name.
+        base_name: The name of the base that requests get which name none.
+    """
+
+    def __init__(self, settings: ServerSettings, folders: Folders) -> None:
+        self._settings = settings
+        self.library = Library(*folders.library)
+        self.base_name = settings.base
+        self._open: tuple[str, Base] | None = None
+        self._runner: BatchRunner | None = None
+
+    @property
+    def open_base_name(self) -> str | None:
+        """Name of the base that is open."""
+        opened = self._open
+        return opened and opened[1].name
+
+    @property
+    def device(self) -> str | None:
+        """Device of the base that is open."""
+        opened = self._open  # once: another thread asks
+        return opened and str(opened[1].device)
+
+    def base(self, name: str | None = None) -> Base:
+        """Return a base; the one that was open is closed first.
+
+        Args:
+            name: tiny, a name in the library, or the name of the server's own base. None: the server's own base.
+
+        Raises:
+            UnknownName: No base has this name.
+            BadFile: Its file cannot be read.
+        """
+        name = name or self.base_name
+        if self._open is not None and name in {self._open[0], self._open[1].name}:
+            return self._open[1]
+        self._open = self._runner = None  # free the memory before the next one is loaded
+        settings = self._settings
+        options = LoadOptions(dtype=settings.dtype, device=settings.device, offload=settings.offload)
+        if name in {settings.base, TINY}:  # only whoever starts the server may name a path
+            base = open_base(name, self.library, options)
+        else:
+            base = self.library.base(name, **options._asdict())
+        self._open = name, base
+        return base
+
+    def base_of(self, recipe: Recipe, name: str | None) -> Base:
+        """Return the base that a recipe is painted on: the named one, else the recipe's if it is here, else our own."""
+        if name is not None or recipe.base is None:
+            return self.base(name)
+        for key in filter(None, (recipe.base, recipe.base_hash)):
+            try:
+                return self.base(key)
+            except UnknownName:
+                continue
+        return self.base()
+
+    def runner(self, base: Base) -> BatchRunner:
+        """Return what makes batches on a base, with the texts that it has encoded already."""
+        from velatura.sampling.generate import BatchRunner
+
+        if self._runner is None or self._runner.base is not base:
+            self._runner = BatchRunner(base)
+        return self._runner
+
+    def batch_pictures(self, base: Base) -> int:
+        """Return how many pictures are made together: on a CPU that gains little, and rounds a little differently."""
+        return self._settings.batch or (1 if base.device.type == "cpu" else DEFAULT_BATCH_PICTURES)
+
+    def close(self) -> None:
+        """Close the base."""
+        self._open = self._runner = None

@@ -1,0 +1,122 @@
+"""All that the routes of the server share, from start to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from filelock import FileLock, Timeout
+
+from velatura.errors import AlreadyExists, VelaturaError
+from velatura.library import Library
+from velatura.server.folders import Folders
+from velatura.server.inputs import InputStore
+from velatura.server.jobs.context import JobResources
+from velatura.server.jobs.database import Database
+from velatura.server.jobs.events import EventLog
+from velatura.server.jobs.job import ServerJob
+from velatura.server.jobs.kinds import submit
+from velatura.server.jobs.pictures import PictureStore
+from velatura.server.jobs.queue import JobQueue
+from velatura.server.jobs.requests import JobRequest
+from velatura.server.jobs.service import JobService
+from velatura.server.jobs.worker import JobWorker
+from velatura.server.models import Models
+from velatura.server.options import OptionStore
+from velatura.server.settings import ServerSettings
+
+DATABASE_FILE, LOCK_FILE = "velatura.sqlite", ".velatura.lock"
+KEPT_DAYS = 30  # of jobs that are over and their events
+DAY_SECONDS = 86400
+STOP_SECONDS = 60  # for which the end of the server waits for the current steps
+
+
+class ServerState:
+    """Folders, queue, history, models and workers of one server.
+
+    Args:
+        settings: The server's settings.
+
+    Attributes:
+        settings: The server's settings.
+        folders: Its folders.
+        library: Finds files for routes; the worker has its own.
+        jobs: Queue and events.
+        pictures: The history of pictures.
+        inputs: The images of requests.
+        options: Values that a client may set, by name.
+        failure: Why the base could not be opened, if it could not.
+        on_failure: Called then.
+
+    Raises:
+        AlreadyExists: Another server uses the output folder.
+        BadFile: A folder of the library does not exist, or the database cannot be used.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.folders = Folders(settings)
+        self.library = Library(*self.folders.library)
+        self._lock = FileLock(self.folders.out / LOCK_FILE)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise AlreadyExists(
+                f"another server uses {self.folders.out}: stop it, or give this one another folder with --out"
+            ) from None
+        self.database = Database(self.folders.out / DATABASE_FILE)
+        queue, events = JobQueue(self.database), EventLog(self.database)
+        self.jobs = JobService(queue, events, settings.max_queued_jobs)
+        self.pictures = PictureStore(self.database, self.folders)
+        self.inputs, self.options = InputStore(self.folders), OptionStore(self.database)
+        self.models = Models(settings, self.folders)
+        self.started = time.time()
+        self.failure: VelaturaError | None = None
+        self.on_failure: Callable[[], None] | None = None
+        self._workers: list[JobWorker] = []
+
+    def start(self) -> None:
+        """Settle what the last run left, and start the workers; the first one opens the base."""
+        self.jobs.queue.forget(time.time() - KEPT_DAYS * DAY_SECONDS)
+        self.jobs.recover()
+        resources = JobResources(self.settings, self.folders, self.jobs, self.pictures, self.inputs, self.models)
+        self._workers = [JobWorker("device", resources, self.fail), JobWorker("files", resources)]
+        for worker in self._workers:
+            worker.start()
+
+    def fail(self, error: VelaturaError) -> None:
+        """Remember why the base could not be opened, and end: nothing can be painted."""
+        self.failure = error
+        self.begin_stop()
+        if self.on_failure is not None:
+            self.on_failure()
+
+    def submit(self, request: JobRequest) -> ServerJob:
+        """Settle a request and put it into the queue; see `velatura.server.jobs.kinds.submit`."""
+        return submit(request, self.jobs, self.settings, self.inputs)
+
+    def begin_stop(self) -> None:
+        """Ask the workers to end after their current step, and let all who follow events go; any thread may call it."""
+        self.jobs.is_stopping.set()
+        self.jobs.queue.notify()
+        self.jobs.events.close()
+
+    def stop(self) -> None:
+        """End the workers, which put their jobs back into the queue, and close the database."""
+        self.begin_stop()
+        for worker in self._workers:
+            worker.join(STOP_SECONDS)
+        if not any(worker.is_alive() for worker in self._workers):
+            self.database.close()
+        self._lock.release()
+
+
+def get_state(request: Request) -> ServerState:
+    """Return what the routes share."""
+    state: ServerState = request.app.state.velatura
+    return state
+
+
+State = Annotated[ServerState, Depends(get_state)]
