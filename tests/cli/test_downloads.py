@@ -10,7 +10,7 @@ import typer
 
 from tests.downloads.server import Server, serving
 from velatura.cli.app import INTERRUPTED_STATUS, USER_ERROR_STATUS, main
-from velatura.cli.pull import parse_byte_count
+from velatura.cli.files.pull import parse_byte_count
 
 INCA = Path(__file__).parents[1] / "data" / "hypernet" / "e05_actout.pt"
 

@@ -8,7 +8,7 @@ import torch
 
 import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
-from velatura.cli.files import convert
+from velatura.cli.files.commands import convert
 from velatura.errors import AlreadyExists
 from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.tensors import open_tensors, write_safetensors

@@ -46,10 +46,12 @@ COMMANDS = {
     "serve": LazyCommand(
         "Start here", "serve", "serve", "Serve painting and training over HTTP, for programs and pages."
     ),
-    "list": LazyCommand("Files", "files", "list_", "List the bases and overlays in folders."),
-    "show": LazyCommand("Files", "files", "show", "Show what a file is and how to use it in a prompt."),
-    "pull": LazyCommand("Files", "pull", "pull", "Download a model file from Civitai, the Hugging Face hub or a URL."),
-    "convert": LazyCommand("Files", "files", "convert", "Write an overlay in another file format."),
+    "list": LazyCommand("Files", "files.commands", "list_", "List the bases and overlays in folders."),
+    "show": LazyCommand("Files", "files.commands", "show", "Show what a file is and how to use it in a prompt."),
+    "pull": LazyCommand(
+        "Files", "files.pull", "pull", "Download a model file from Civitai, the Hugging Face hub or a URL."
+    ),
+    "convert": LazyCommand("Files", "files.commands", "convert", "Write an overlay in another file format."),
     "bake": LazyCommand("Files", "bake", "bake", "Bake overlays into the weights of a base and write a checkpoint."),
     "merge": LazyCommand("Files", "merge", "merge", "Merge models, or LoRAs, into one file."),
     "extract": LazyCommand("Files", "merge", "extract", "Extract the difference between two models as a LoRA."),

@@ -94,11 +94,11 @@ def show(
         return
     path = _find_path(file, library or [Path()])
     if path.suffix.lower() == ".hns":
-        from velatura.cli.show_composition import show_composition
+        from velatura.cli.files.show_composition import show_composition
 
         show_composition(path, as_json=as_json)
         return
-    from velatura.cli.show import show_entry, show_hypernetwork, show_picture
+    from velatura.cli.files.show import show_entry, show_hypernetwork, show_picture
     from velatura.library import file_entry
 
     entry = file_entry(path)
