@@ -22,7 +22,9 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def documents(language: str) -> list[Path]:
-    return [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if blocks(path, language)]
+    # test_first_hour runs the commands of that page, and compares what they print
+    pages = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "first-hour.md"]
+    return [path for path in (ROOT / "README.md", *pages) if blocks(path, language)]
 
 
 def named(path: Path) -> str:
