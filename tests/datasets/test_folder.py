@@ -122,12 +122,44 @@ def test_a_picture_that_ends_too_early_is_refused_when_it_is_read(tmp_path):
         read_picture(path, 8)
 
 
-@pytest.mark.parametrize("content", [b" \n", b"\xff\xfea\0"])
-def test_a_caption_that_is_empty_or_no_text_is_refused(tmp_path, content):
+def test_a_caption_that_is_a_picture_is_refused(tmp_path):
+    draw(tmp_path / "a cat.png")
+    (tmp_path / "a cat.txt").write_bytes((tmp_path / "a cat.png").read_bytes())
+    with pytest.raises(BadDataset, match=r"a cat\.txt is not a text: write what the picture shows"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xef\xbb\xbf"])
+def test_an_empty_caption_is_learned_without_words_with_a_warning(tmp_path, content):
     draw(tmp_path / "a cat.png")
     (tmp_path / "a cat.txt").write_bytes(content)
-    with pytest.raises(BadDataset, match=r"a cat\.txt is (empty: write|not UTF-8 text: save)"):
-        read_folder(tmp_path)
+    with pytest.warns(VelaturaWarning, match=r"a cat\.txt is empty: the picture is learned without words"):
+        [example] = read_folder(tmp_path)
+    assert example.caption == ""
+
+
+def test_empty_captions_are_counted_in_one_warning_where_captions_are_needed(tmp_path):
+    for name in ("cat", "dog"):
+        draw(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").touch()
+    with pytest.warns(VelaturaWarning, match=r"^2 text files, such as .*cat\.txt, are empty") as caught:
+        read_dataset(tmp_path)
+    assert len(caught) == 1
+    assert [example.caption for example in read_dataset(tmp_path, needs_captions=False).examples] == ["", ""]
+
+
+def test_captions_in_other_encodings_are_read_with_one_warning_for_each_encoding(tmp_path):
+    texts = {"a": "a caf\u00e9".encode("cp1252"), "b": "m\u00fcde".encode("cp1252"), "c": "a cat".encode("utf-16")}
+    for name, text in texts.items():
+        draw(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_bytes(text)
+    with pytest.warns(VelaturaWarning) as caught:
+        captions = [example.caption for example in read_folder(tmp_path)]
+    assert captions == ["a caf\u00e9", "m\u00fcde", "a cat"]
+    assert [str(each.message).partition("is not UTF-8")[2] for each in caught] == [
+        " text, and is read as Windows-1252: check its letters, and save it as UTF-8 (and 1 more of this kind)",
+        " text, and is read as UTF-16: check its letters, and save it as UTF-8",
+    ]
 
 
 def test_a_picture_is_cut_to_its_middle_square_and_resized(tmp_path):

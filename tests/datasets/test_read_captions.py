@@ -9,7 +9,7 @@ from PIL import Image
 
 from velatura.datasets.check import check_folder
 from velatura.datasets.folder import Example, read_dataset, read_folder
-from velatura.datasets.read_captions import NameRules
+from velatura.datasets.name_captions import NameRules
 from velatura.errors import BadDataset, VelaturaWarning
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111" / "train"  # made by the webui v1.8.0

@@ -53,8 +53,10 @@ def read_prompt(text, tiny, _):
     velatura.generate(tiny, text, steps=1, width=64, height=64, seed=1)
 
 
-def read_infotext(text, *_):
-    recipe = velatura.Recipe.from_text(text)
+def read_infotext(text, _, folder):
+    data = text if isinstance(text, bytes) else text.encode()
+    (folder / "house.txt").write_bytes(data)
+    recipe = velatura.Recipe.from_file(folder / "house.txt")
     velatura.Prompt.parse(recipe.prompt).schedule(recipe.steps)
 
 

@@ -27,7 +27,7 @@ FLOORS = (
     {"overlays"},
     {"base"},
     {"tensors", "card", "prompts"},
-    {"files", "image_files", "arguments"},
+    {"files", "image_files", "arguments", "text_encodings"},
     {"errors"},
 )
 FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}

@@ -65,6 +65,8 @@ def _read_recipe(path: Path) -> "Recipe":
     from velatura.sampling.recipe.metadata import decode_text
 
     data = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
+    if not data.strip():
+        raise BadRecipe("standard input is empty: give the text of a recipe")
     return velatura.Recipe.from_text(decode_text(data, "standard input"), "standard input")
 
 

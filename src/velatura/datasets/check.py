@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from velatura.datasets.folder import all_folders, describe_empty_folder, ignored_folders, resolve_folder
 from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
+from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
     as_rgb,
     describe_unread,
@@ -23,7 +24,6 @@ from velatura.datasets.read_captions import (
     CAPTION_SUFFIXES,
     Caption,
     CaptionSource,
-    NameRules,
     find_caption_file,
     odd_texts,
     read_caption,
@@ -158,6 +158,9 @@ def _check_caption(
         return None
     if caption.source is CaptionSource.NAME:
         findings.append(Finding(Grade.NOTE, "named", path, f"its file name is its caption: {caption.text!r}"))
+    if not caption.text:
+        text = "its text file is empty, so it is learned without words; write what it shows, or remove the file"
+        findings.append(Finding(Grade.WARNING, "empty", path, text))
     if caption.is_infotext:
         text = "its text holds the settings of a generated picture; only the prompt is learned"
         findings.append(Finding(Grade.WARNING, "infotext", path, text))

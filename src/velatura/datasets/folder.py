@@ -10,6 +10,7 @@ from unicodedata import normalize
 
 from velatura.arguments import check_arguments
 from velatura.card import printable_text
+from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
     MASK_LABEL,
     PICTURE_SUFFIXES,
@@ -22,7 +23,6 @@ from velatura.datasets.pictures import (
 from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
-    NameRules,
     odd_texts,
     read_caption,
     read_caption_lists,
@@ -222,6 +222,8 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
     masks = _find_masks(folder, {path.stem for path in paths})
     _warn_of_missing_pictures(list_captions, paths)
     captions = _read_captions(folder, paths, list_captions, rules, needs_captions)
+    if needs_captions:
+        _warn_of_empty_texts(captions)
     _warn_of_infotexts(captions)
     _warn_of_unread_fields(captions)
     _warn_of_odd_texts(captions)
@@ -266,6 +268,13 @@ def _caption_or_empty(path: Path, list_captions: dict[str, Caption], rules: Name
         if needs_caption or read_caption_text(path):
             raise
         return Caption("", CaptionSource.NAME)
+
+
+def _warn_of_empty_texts(captions: dict[Path, Caption]) -> None:
+    files = [caption.file for caption in captions.values() if caption.file and not caption.text]
+    if files:
+        found = f"{files[0]} is" if len(files) == 1 else f"{len(files)} text files, such as {files[0]}, are"
+        warn(f"{found} empty: the picture is learned without words; write what it shows, or remove the file")
 
 
 def _warn_of_infotexts(captions: dict[Path, Caption]) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import cast
 
 from velatura.card import has_control_characters, printable_text
+from velatura.datasets.name_captions import NameRules, caption_from_name
 from velatura.datasets.pictures import PICTURE_SUFFIXES
-from velatura.errors import BadDataset, MissingCaption, warn, warn_of_picture
+from velatura.errors import BadDataset, warn, warn_of_picture
 from velatura.files import parse_json
+from velatura.text_encodings import decode_text
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_SHOWN_LENGTH = 80  # characters of a stranger's text in a message
@@ -26,33 +28,9 @@ LIST_CAPTION_FIELDS = ("text", "caption", "prompt", "tags")
 FINETUNING_TEXTS = ("caption", "tags")  # of kohya's meta_cap.json and meta_lat.json
 FINETUNING_FIELDS = (*FINETUNING_TEXTS, "train_resolution")  # the size follows from the picture and the plan
 
-# Names given by cameras and phones: IMG_1234, IMG_E1234, P1010012, PXL_20230101_120000000.PORTRAIT
-CAMERA_NAME = re.compile(
-    r"_?(fb_)?(img|dsc[fn]?|pxl|mvimg|gopr|g[hpx]|dji|cimg|hpim|imgp|pict|pano|sam_|vid|p(?=\d{7}))[-_ ]?e?\d{3,}",
-    re.IGNORECASE,
-)
-HASH_NAME = re.compile(r"(?=.*\d)[0-9a-f-]{16,}", re.IGNORECASE)
-
 # The line of settings of A1111's generation data, which it saves as cat.txt beside pictures; and its <lora:name:1>
 INFOTEXT_FIELDS = re.compile(r"Steps: \d+, (.*, )?(Sampler|Seed|CFG scale|Size|Model): ")
 EXTRA_NETWORK_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
-
-# Letters with digits only at the end: "robot12" is a word, part of a hash is not
-WORD = re.compile(r"(?<![^\W_])([^\W\d_]+)\d*(?![^\W_])")
-IDEOGRAM = re.compile("[\u3040-\u9fff\uac00-\ud7af]")  # a single one may be a word
-
-# Words that cameras, phones and programs put into names, and that do not describe the picture
-MEANINGLESS_WORD = re.compile(
-    r"""img | images? | dsc[fn]? | pxl | mvimg | gopr | dji | pano | burst | photos? | pic | pictures? | video | vid
-    | scan | scanned | screenshot | screen | shot | snapshot | capture | bildschirmfoto | écran | captura | pantalla
-    | schermata | 截屏 | 屏幕截图 | スクリーンショット | copy | copie | kopie | copia | file | untitled | unnamed
-    | download | downloaded | new | final | edit | edited | crop | cropped | resized | whatsapp | signal | telegram
-    | unknown | snapchat | comfyui | tmp | temp | jpe?g | png | webp | gif | bmp | heic""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-# The web UI drops a number before the words, "0001-a cat" (dataset.py, run on eight names)
-LEADING_NUMBER = re.compile(r"^[-\d]+\s*")
 
 
 class CaptionSource(StrEnum):
@@ -74,36 +52,6 @@ class Caption:
     unread: tuple[str, ...] = ()  # fields beside the caption, which have no effect
 
 
-@dataclass(frozen=True)
-class NameRules:
-    """Options for captions from file names, as in the web UI.
-
-    Attributes:
-        pattern: Regular expression for words (dataset_filename_word_regex); empty for the whole name.
-        join_string: Put between the words (dataset_filename_join_string).
-    """
-
-    pattern: str = ""
-    join_string: str = " "
-
-    def words(self, stem: str) -> str:
-        """Return the words of a file name: what the pattern, or a group in it, matches after the leading number.
-
-        Raises:
-            BadDataset: The pattern is not a valid regular expression.
-        """
-        caption = LEADING_NUMBER.sub("", stem)
-        if not self.pattern:
-            return caption
-        try:
-            matches = cast("list[str | tuple[str, ...]]", re.findall(self.pattern, caption))
-        except re.error as error:
-            raise BadDataset(
-                f"the pattern {self.pattern!r} for words in file names is not a regular expression: {error}"
-            ) from None
-        return self.join_string.join(match if isinstance(match, str) else "".join(match) for match in matches)
-
-
 def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRules) -> Caption:
     """Return the caption of a picture from its .txt or .caption file, else from the folder's list, else from its name.
 
@@ -114,12 +62,14 @@ def read_caption(path: Path, list_captions: Mapping[str, Caption], rules: NameRu
         list_captions: Result of `read_caption_lists` for the picture's folder.
         rules: Make a caption from the name.
 
+    An empty text file is a caption without words. Texts that are not UTF-8 are warned of.
+
     Raises:
-        BadDataset: The picture has no caption, or its file is empty or not UTF-8 text.
+        BadDataset: The picture has no caption, or its file is not a text.
     """
     caption_file = find_caption_file(path)
     if caption_file:
-        text = _read_nonempty_text(caption_file)
+        text = _decode_text(caption_file).strip()
         prompt = _prompt_of_infotext(text)
         if prompt == "":
             raise BadDataset(f"{caption_file} holds settings of a picture, but no prompt: write what the picture shows")
@@ -292,7 +242,7 @@ def _unread_fields(fields: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _parse_csv_list(path: Path) -> Iterator[tuple[str, str]]:
-    reader = csv.DictReader(StringIO(_read_text(path), newline=""), strict=True, restkey="", restval="")
+    reader = csv.DictReader(StringIO(_decode_text(path), newline=""), strict=True, restkey="", restval="")
     try:
         columns = reader.fieldnames or ()
         file_column = next((column for column in LIST_FILE_FIELDS if column in columns), None)
@@ -344,37 +294,38 @@ def _caption_field(fields: Mapping[str, object]) -> str | None:
 
 
 def _read_text(path: Path) -> str:
-    if path.stat().st_size > MAX_CAPTION_BYTES:
-        raise BadDataset(f"{path} is longer than {MAX_CAPTION_BYTES >> 20} MiB: split it")
+    """Return the text of a file that must be UTF-8."""
     try:
-        return path.read_text("utf-8-sig")
+        return _join_line_ends(_read_bytes(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise BadDataset(f"{path} is not UTF-8 text: save the caption as UTF-8") from None
+
+
+def _decode_text(path: Path) -> str:
+    """Return the text of a file in any encoding, with a warning if it is not UTF-8."""
+    try:
+        text, encoding = decode_text(_read_bytes(path))
+    except ValueError:
+        raise BadDataset(f"{path} is not a text: write what the picture shows into it, or remove it") from None
+    if encoding:
+        warn_of_picture(
+            f"the encoding {encoding}",
+            f"{path} is not UTF-8 text, and is read as {encoding}: check its letters, and save it as UTF-8",
+        )
+    return _join_line_ends(text)
+
+
+def _join_line_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_CAPTION_BYTES:
+            raise BadDataset(f"{path} is longer than {MAX_CAPTION_BYTES >> 20} MiB: split it")
+        return path.read_bytes()
     except OSError as error:
         raise BadDataset(f"{path} cannot be read ({error.strerror}): change its permissions, or remove it") from None
-
-
-def _read_nonempty_text(path: Path) -> str:
-    caption = _read_text(path).strip()
-    if not caption:
-        raise BadDataset(f"{path} is empty: write what the picture shows into it, or remove it")
-    return caption
-
-
-def caption_from_name(path: Path, rules: NameRules) -> str:
-    """Return the caption in a picture's name.
-
-    Raises:
-        BadDataset: The name has no words, or was given by a camera or program.
-    """
-    caption = rules.words(path.stem).strip()
-    has_words = any(map(_is_meaningful, WORD.findall(caption)))
-    if not has_words or CAMERA_NAME.match(path.stem) or HASH_NAME.fullmatch(path.stem):
-        raise MissingCaption(
-            f"{path} has no caption, because there is no {path.stem}.txt and the name does not describe the picture: "
-            "write what the picture shows into that file, or rename the picture"
-        )
-    return caption
 
 
 def odd_texts(text: str) -> Iterator[str]:
@@ -385,7 +336,3 @@ def odd_texts(text: str) -> Iterator[str]:
         yield "tags such as <lora:name:1>: captions attach nothing, so the tags are learned as words"
     if len(text) > MAX_CAPTION_LENGTH:
         yield f"more than {MAX_CAPTION_LENGTH:,} characters: check that they are captions, and cut them"
-
-
-def _is_meaningful(word: str) -> bool:
-    return not MEANINGLESS_WORD.fullmatch(word) and (len(word) >= 3 or IDEOGRAM.search(word) is not None)

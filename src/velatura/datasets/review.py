@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from velatura.datasets.folder import all_folders, describe_empty_folder, resolve_folder
+from velatura.datasets.name_captions import NameRules, caption_from_name
 from velatura.datasets.pictures import picture_paths
-from velatura.datasets.read_captions import Caption, NameRules, caption_from_name, read_caption_lists, read_caption_text
+from velatura.datasets.read_captions import Caption, read_caption_lists, read_caption_text
 from velatura.datasets.write_captions import write_caption
 from velatura.errors import BadDataset
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from velatura.datasets.captioners.captioner import Captioner
 from velatura.datasets.folder import all_folders, resolve_folder
+from velatura.datasets.name_captions import NameRules, caption_from_name
 from velatura.datasets.pictures import picture_paths, read_upright
 from velatura.datasets.read_captions import (
     Caption,
-    NameRules,
-    caption_from_name,
     find_caption_file,
     read_caption_lists,
     read_caption_text,

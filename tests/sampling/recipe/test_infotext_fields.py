@@ -46,9 +46,16 @@ def test_a_line_of_settings_within_a_prompt_is_named():
     assert recipe == HOUSE.replace(prompt="a house\nSteps: 3, Sampler: a, Seed: 2")
 
 
-def test_a_text_without_settings_is_a_prompt_with_a_warning():
+@pytest.mark.parametrize("text", ["a house", "a house: old, Turm: hoch", ""])
+def test_a_text_that_is_only_a_prompt_is_read_as_one(text):
+    assert Recipe.from_infotext(text) == Recipe(prompt=text)
+
+
+def test_a_text_that_lacks_its_settings_is_a_prompt_with_a_warning():
     with pytest.warns(VelaturaWarning, match="no line of settings"):
         assert Recipe.from_infotext("a house\nNegative prompt: blurry") == Recipe(prompt="a house", negative="blurry")
+    with pytest.warns(VelaturaWarning, match="no line of settings"):
+        assert Recipe.from_infotext("a house\nSteps: 3").prompt == "a house\nSteps: 3"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,7 @@ def test_a_setting_without_a_value_is_named():
         assert Recipe.from_infotext(f"a house\n{LINE}, Clip skip: , RNG: CPU") == HOUSE.replace(noise="CPU")
 
 
-@pytest.mark.parametrize("size", ["64", "64x", "64x96x3", "big", "0x0", "00x96", "-64x96", "64.5x96"])
+@pytest.mark.parametrize("size", ["64", "64x", "64x96x3", "big", "0x0", "00x96", "64.5x96"])
 def test_a_size_that_is_none_is_named_and_the_bases_own_is_used(size):
     with pytest.warns(VelaturaWarning) as warned:
         recipe = Recipe.from_infotext(f"a house\n{LINE}".replace("64x96", size))
@@ -83,10 +90,24 @@ def test_a_size_that_is_none_is_named_and_the_bases_own_is_used(size):
     ]
 
 
-@pytest.mark.parametrize("size", ["6400000x96", "64x65537"])
+@pytest.mark.parametrize("size", ["6400000x96", "64x65537", "-64x96", "64x-1"])
 def test_a_size_that_no_base_can_make_is_refused(size):
     with pytest.raises(BadRecipe, match=r"width|height"):
         Recipe.from_infotext(f"a house\n{LINE}".replace("64x96", size))
+
+
+@pytest.mark.parametrize(
+    ("field", "word", "expected"),
+    [
+        ("Seed: 1", "lucky", HOUSE.replace(seed=None, noise="CPU")),
+        ("CFG scale: 7", "high", HOUSE),
+    ],
+)
+def test_a_word_in_place_of_a_number_is_named_and_left_out(field, word, expected):
+    key = field.partition(":")[0]
+    with pytest.warns(VelaturaWarning, match=f"{key} is '{word}' and not a number: .* is used instead"):
+        recipe = Recipe.from_infotext(f"a house\n{LINE}".replace(field, f"{key}: {word}"))
+    assert recipe == expected
 
 
 @pytest.mark.parametrize("label", ["Eta DDIM", "Eta"])  # the second was the web UI's until version 1.6

@@ -53,17 +53,24 @@ def test_a_picture_is_read_as_a_picture_whatever_its_name_ends_in(tmp_path):
     assert Recipe.from_file(tmp_path / "house.txt") == HOUSE
 
 
-def test_a_text_without_settings_is_a_prompt_with_a_warning():
-    with pytest.warns(VelaturaWarning, match="no line of settings"):
-        assert Recipe.from_text("a house") == Recipe(prompt="a house")
+@pytest.mark.parametrize("text", ["a house", ""])
+def test_a_text_without_settings_is_a_prompt(text):
+    assert Recipe.from_text(text) == Recipe(prompt=text)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
+def test_a_text_that_is_not_utf8_is_read_with_a_warning(tmp_path, encoding):
+    path = tmp_path / "house.txt"
+    path.write_bytes("a caf\u00e9\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x96".encode(encoding))
+    with pytest.warns(VelaturaWarning, match=r"house\.txt is not UTF-8 text, and is read as (Windows-1252|UTF-16):"):
+        assert Recipe.from_file(path).prompt == "a caf\u00e9"
 
 
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b" \n", BadRecipe, "house.txt is empty"),
-        (b"\x00\x01\x02", BadFile, "not a picture and not a text in UTF-8"),
-        (b"\xe4\xf6", BadFile, "not a picture and not a text in UTF-8"),
+        (b"\x00\x01\x02", BadFile, "not a picture and not a text"),
+        (b"\xe4\x01\xf6", BadFile, "not a picture and not a text"),
         (b"a" * (2**22 + 1), BadFile, "longer than 4 MiB"),
         (b'{"colour": 1}', BadRecipe, "house.txt: its metadata is JSON of an unknown program"),
         (b'{"sui_image_params": {"prompt": "a h', BadRecipe, "is JSON that is cut short"),

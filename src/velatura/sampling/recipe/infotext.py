@@ -11,6 +11,8 @@ NEGATIVE_PREFIX = "Negative prompt:"
 FIELD_PATTERN = re.compile(r'(?P<key>\w[\w \-/]{1,99}):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 MIN_FIELDS = 3  # a last line with fewer fields is part of the prompt
 
+# What tells that a text without a line of settings should have one
+SETTING = re.compile(rf"^\s*{NEGATIVE_PREFIX}|\b(Steps|Sampler|CFG scale|Seed|Size):")
 FIELD_LINE_START = re.compile(r"\s*Steps\s*:")
 KEY_AT_START = re.compile(r"\s*\w[\w \-/]+:")
 # Settings on the line of the prompt, as in generation data that was pasted into one line
@@ -65,7 +67,7 @@ def read_infotext(text: str) -> Infotext:
 def warn_of_infotext(text: str) -> None:
     """Warn of what an infotext does not say, or says in a place where it may be missed."""
     lines = split_infotext(text)
-    if not lines.fields:
+    if not lines.fields and any(map(SETTING.search, lines.prompts)):
         warn(
             'the text has no line of settings such as "Steps: 20, Sampler: Euler a, ...": all of it is the prompt, and '
             "the defaults of velatura are used for the rest"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
+from velatura.card import printable_text
 from velatura.errors import warn
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.recipe.infotext import quote, unquote
@@ -58,6 +59,8 @@ NEEDED_FIELDS = {
     "Seed": "a new one",
     "Size": "the base's own",
 }
+
+NUMBER_FIELDS = ("Steps", "CFG scale", "Seed")
 
 
 class InfotextField(NamedTuple):
@@ -177,6 +180,7 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
     if fields:
         _warn_of_missing(unread)
     _warn_of_nonsense(unread)
+    unread = _drop_words(unread)
     others = dict(unread)
     resources = unread.pop(CIVITAI_RESOURCES, None)
     values: dict[str, object] = {entry.field: unread.pop(entry.key) for entry in INFOTEXT_FIELDS if entry.key in unread}
@@ -230,6 +234,25 @@ def _warn_of_nonsense(fields: Mapping[str, str]) -> None:
         warn(f"{' and '.join(paths)} hold a path in place of a name: it is shown, and never opened")
 
 
+def _drop_words(fields: Mapping[str, str]) -> dict[str, str]:
+    """Leave out words in place of the numbers that a picture needs, with a warning."""
+    words = {key for key in NUMBER_FIELDS if key in fields and not _is_number(fields[key])}
+    for key in sorted(words):
+        warn(
+            f"the recipe's {key} is {printable_text(fields[key])[:40]!r} and not a number: {NEEDED_FIELDS[key]} is "
+            "used instead"
+        )
+    return {key: value for key, value in fields.items() if key not in words}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _try_json(text: str) -> object:
     try:
         return json.loads(text)
@@ -240,7 +263,7 @@ def _try_json(text: str) -> object:
 def _parse_size(size: object) -> dict[str, object]:
     if size is None:
         return {}
-    match = re.fullmatch(r"\s*(\d+)\s*[x×]\s*(\d+)\s*", str(size))
+    match = re.fullmatch(r"\s*(-?\d+)\s*[x×]\s*(-?\d+)\s*", str(size))
     if match is None or "0" in {match[1].lstrip("0") or "0", match[2].lstrip("0") or "0"}:
         warn(
             f"the recipe's Size is {str(size)[:40]!r} and not width x height, such as 512x768: "

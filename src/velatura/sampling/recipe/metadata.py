@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from velatura.errors import BadFile, BadRecipe
+from velatura import text_encodings
+from velatura.errors import BadFile, BadRecipe, warn
 from velatura.files import atomic_write
 from velatura.image_files import LARGE_IMAGE_PIXELS, load_pixels, open_image
 from velatura.sampling.recipe.exif import (
@@ -88,7 +89,7 @@ def read_text_file(path: Path) -> str | None:
     """Read a text file.
 
     Args:
-        path: A text in UTF-8, or in UTF-16 with a byte order mark.
+        path: A text in UTF-8, in UTF-16 with a byte order mark, or in another encoding, which is warned of.
 
     Returns:
         The text, or None if the file is a picture, or no file.
@@ -103,12 +104,8 @@ def read_text_file(path: Path) -> str | None:
         return None  # reading it as a picture says what is wrong
     if PICTURE_SIGNATURES.match(data):
         return None
-    try:
-        return decode_text(data, str(path))
-    except BadFile:
-        if _is_picture(path):  # of a format without a plain beginning
-            return None
-        raise
+    is_plain_text = text_encodings.is_utf8(data) and b"\0" not in data
+    return None if not is_plain_text and _is_picture(path) else decode_text(data, str(path))
 
 
 def _is_picture(path: Path) -> bool:
@@ -121,10 +118,10 @@ def _is_picture(path: Path) -> bool:
 
 
 def decode_text(data: bytes, source: str) -> str:
-    """Decode a text.
+    """Decode the text of a recipe, with a warning if its encoding is guessed.
 
     Args:
-        data: UTF-8, or UTF-16 with a byte order mark.
+        data: A text in UTF-8, in UTF-16 with a byte order mark, or in another encoding.
         source: Where it comes from, for messages.
 
     Raises:
@@ -133,11 +130,13 @@ def decode_text(data: bytes, source: str) -> str:
     if len(data) > MAX_TEXT_BYTES:
         raise BadFile(f"{source} is longer than {MAX_TEXT_BYTES >> 20} MiB: give a picture, or the text of one recipe")
     try:
-        text = data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
+        text, encoding = text_encodings.decode_text(data)
+    except ValueError:
+        text, encoding = "\0", ""
     if "\0" in text:
-        raise BadFile(f"{source} is not a picture and not a text in UTF-8: give a picture, or the text of its recipe")
+        raise BadFile(f"{source} is not a picture and not a text: give a picture, or the text of its recipe")
+    if encoding and not data.startswith(UTF16_MARKS):
+        warn(f"{source} is not UTF-8 text, and is read as {encoding}: check its letters, and save it as UTF-8")
     return text
 
 
@@ -149,10 +148,8 @@ def infotext_from_text(text: str, source: str) -> str:
         source: Where it comes from, for messages.
 
     Raises:
-        BadRecipe: The text is empty, or JSON that velatura does not read.
+        BadRecipe: The text is JSON that velatura does not read.
     """
-    if not text.strip():
-        raise BadRecipe(f"{source} is empty: give the text of a recipe, or a picture with a recipe inside")
     try:
         found = find_infotext({"parameters": text}, (0, 0))
     except BadRecipe as error:

@@ -130,7 +130,7 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
             source: Where the text comes from, for messages.
 
         Raises:
-            BadRecipe: The text is empty, is JSON that velatura does not read, or has a bad field.
+            BadRecipe: The text is JSON that velatura does not read, or has a bad field.
         """
         return cls.from_infotext(infotext_from_text(text, source))
 

@@ -11,11 +11,11 @@ from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, to_base
 from velatura.datasets.folder import REGULARISATION_FOLDERS, class_folders, read_dataset, resolve_folder
+from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import picture_paths
 from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
-    NameRules,
     read_caption,
     read_caption_lists,
     read_caption_text,
@@ -80,11 +80,12 @@ def _write_class_caption(path: Path, prompt: str) -> Path:
 def _has_caption(path: Path, list_captions: Mapping[str, Caption]) -> bool:
     """Return True if a picture has a caption in a text file or a list."""
     try:
-        return read_caption(path, list_captions, NameRules()).source is not CaptionSource.NAME
+        caption = read_caption(path, list_captions, NameRules())
     except BadDataset:
         if read_caption_text(path):
             raise
         return False
+    return caption.source is not CaptionSource.NAME and bool(caption.text)
 
 
 def count_missing_class_pictures(folder: str | os.PathLike[str], count: int) -> int:
