@@ -1,7 +1,8 @@
-"""Read the notes beside a file of weights: A1111's .json, Civitai's .civitai.info, or a description as .txt."""
+"""Read the notes beside a file of weights (A1111's .json, Civitai's .civitai.info, a .txt), and write A1111's."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from html import unescape
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict
 
 from velatura.card import LongText, ShortText
-from velatura.files import parse_json
+from velatura.errors import BadFile
+from velatura.files import atomic_write, parse_json
 
 MAX_SIDECAR_BYTES = 2**21
 MAX_STRENGTH = 100  # larger preferred weights are ignored
@@ -23,6 +25,15 @@ A1111_NOTES = {  # the fields of A1111's user metadata
     "negative text",
     "notes",
     "vae",
+}
+NOTE_FIELDS = {  # by our names
+    "description": "description",
+    "family": "sd version",
+    "activation": "activation text",
+    "strength": "preferred weight",
+    "negative": "negative text",
+    "notes": "notes",
+    "vae": "vae",
 }
 CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # Civitai gives CRC32 and BLAKE3 too
 FAMILY_BY_VERSION = {
@@ -83,6 +94,30 @@ def read_notes(paths: Iterable[Path]) -> Notes:
             continue
         fields = {**{key: value for key, value in notes.items() if value}, **fields}
     return Notes.model_validate({**fields, "unread": unread})
+
+
+def write_a1111_notes(path: Path, changes: Mapping[str, str | float]) -> Path:
+    """Change fields of A1111's notes beside a file, NAME.json, and keep its other fields.
+
+    Args:
+        path: The file of weights.
+        changes: New values by the names in NOTE_FIELDS; an empty text or 0 takes a value away.
+
+    Returns:
+        The path of the notes.
+
+    Raises:
+        BadFile: There is a file of this name that is something else, or it cannot be written.
+    """
+    notes_path = path.with_name(f"{path.name if path.is_dir() else path.stem}.json")
+    try:
+        fields = dict(_parse_json(_read_text(notes_path))) if notes_path.exists() else {}
+    except (OSError, ValueError, RecursionError):
+        raise BadFile(f"{notes_path} is not what its name says, and is left as it is: move it away") from None
+    fields |= {NOTE_FIELDS[name]: value for name, value in changes.items()}
+    with atomic_write(notes_path) as temporary:
+        temporary.write_text(json.dumps(fields, indent=4, ensure_ascii=False), "utf-8")
+    return notes_path
 
 
 def _read_text(path: Path) -> str:

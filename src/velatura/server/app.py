@@ -9,9 +9,12 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from velatura.server.api.datasets import router as datasets_router
 from velatura.server.api.events import router as events_router
 from velatura.server.api.jobs import router as jobs_router
+from velatura.server.api.library import router as library_router
 from velatura.server.api.pictures import router as pictures_router
+from velatura.server.api.runs import router as runs_router
 from velatura.server.api.system import router as system_router
 from velatura.server.errors import ErrorAnswer, ErrorShape, install_error_handlers
 from velatura.server.guard import Guard
@@ -19,7 +22,15 @@ from velatura.server.limits import BodyLimit
 from velatura.server.settings import ServerSettings
 from velatura.server.state import ServerState
 
-API_ROUTERS = (jobs_router, events_router, pictures_router, system_router)
+API_ROUTERS = (
+    jobs_router,
+    events_router,
+    pictures_router,
+    library_router,
+    datasets_router,
+    runs_router,
+    system_router,
+)
 ERROR_SHAPES: dict[str, ErrorShape] = {}  # by the start of a path, how errors there look instead
 
 

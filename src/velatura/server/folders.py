@@ -7,6 +7,7 @@ from pathlib import Path
 
 from velatura.server.errors import ApiError, not_found
 from velatura.server.settings import ServerSettings
+from velatura.tiny import bundled_picture_sets, tiny_pictures
 
 NAME_PATTERN = re.compile(r"[^\W_][\w .()+=,@-]{0,99}", re.ASCII)
 RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows
@@ -35,6 +36,19 @@ class Folders:
         given = [folder.expanduser().resolve() for folder in settings.library]
         made = [folder for folder in (self.models, self.runs) if not any(map(folder.is_relative_to, given))]
         self.library = tuple(dict.fromkeys([*given, *made]))
+
+    def dataset(self, name: str) -> Path:
+        """Return the folder of a dataset, or of a bundled set of pictures if no dataset has its name.
+
+        Raises:
+            ApiError: There is none with this name.
+        """
+        if name in bundled_picture_sets() and not (self.datasets / name).exists():
+            return tiny_pictures(name)
+        folder = resolve_inside(self.datasets, name, "dataset")
+        if not folder.is_dir() or folder.parent != self.datasets:
+            raise not_found("dataset")
+        return folder
 
     @property
     def roots(self) -> tuple[Path, ...]:

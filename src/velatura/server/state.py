@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Request
 from filelock import FileLock, Timeout
 
 from velatura.errors import AlreadyExists, VelaturaError
-from velatura.library import Library
 from velatura.server.folders import Folders
 from velatura.server.inputs import InputStore
 from velatura.server.jobs.context import JobResources
@@ -19,10 +18,12 @@ from velatura.server.jobs.events import EventLog
 from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.kinds import submit
 from velatura.server.jobs.pictures import PictureStore
+from velatura.server.jobs.prepare import Desk
 from velatura.server.jobs.queue import JobQueue
 from velatura.server.jobs.requests import JobRequest
 from velatura.server.jobs.service import JobService
 from velatura.server.jobs.worker import JobWorker
+from velatura.server.library_view import LibraryView
 from velatura.server.models import Models
 from velatura.server.options import OptionStore
 from velatura.server.settings import ServerSettings
@@ -58,7 +59,7 @@ class ServerState:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.folders = Folders(settings)
-        self.library = Library(*self.folders.library)
+        self.library = LibraryView(self.folders)
         self._lock = FileLock(self.folders.out / LOCK_FILE)
         try:
             self._lock.acquire(timeout=0)
@@ -93,13 +94,14 @@ class ServerState:
         if self.on_failure is not None:
             self.on_failure()
 
-    def submit(self, request: JobRequest) -> ServerJob:
+    def submit(self, request: JobRequest, warnings: Sequence[str] = ()) -> ServerJob:
         """Settle a request and put it into the queue; see `velatura.server.jobs.kinds.submit`."""
-        return submit(request, self.jobs, self.settings, self.inputs)
+        return submit(request, self.jobs, Desk(self.settings, self.folders, self.inputs), warnings)
 
     def begin_stop(self) -> None:
         """Ask the workers to end after their current step, and let all who follow events go; any thread may call it."""
         self.jobs.is_stopping.set()
+        self.jobs.is_ready.set()  # nobody waits any more
         self.jobs.queue.notify()
         self.jobs.events.close()
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel
 
 from velatura.server.jobs.job import JobState, ServerJob
-from velatura.server.jobs.requests import AnyJobRequest
+from velatura.server.jobs.kinds import AnyJobRequest
 from velatura.server.state import State
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from velatura.server.errors import not_found
 from velatura.server.jobs.pictures import StoredPicture
 from velatura.server.state import ServerState, State
+from velatura.server.thumbnails import thumbnail_of
 
 router = APIRouter(prefix="/api/pictures", tags=["pictures"])
 
@@ -55,6 +56,13 @@ def get_picture_file(state: State, picture_id: int) -> FileResponse:
         raise not_found("picture")
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}
     return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
+
+
+@router.get("/{picture_id}/thumbnail", response_class=FileResponse)
+def get_picture_thumbnail(state: State, picture_id: int) -> FileResponse:
+    """Return a small WebP of a picture."""
+    path = thumbnail_of(state.pictures.path(find_picture(state, picture_id)), state.folders.out)
+    return FileResponse(path, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
 
 @router.delete("/{picture_id}", status_code=204)

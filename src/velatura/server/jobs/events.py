@@ -88,6 +88,12 @@ class EventLog:
         rows = self._database.rows(f"SELECT * FROM events WHERE id > ? {which} ORDER BY id LIMIT ?", parameters)
         return [_to_event(row) for row in rows]
 
+    def latest(self, job: str, kind: EventType) -> JobEvent | None:
+        """Return the last event of a type that a job has."""
+        query = "SELECT * FROM events WHERE job = ? AND type = ? ORDER BY id DESC LIMIT 1"
+        rows = self._database.rows(query, (job, kind))
+        return _to_event(rows[0]) if rows else None
+
     async def follow(self, last_id: int, job: str | None = None) -> AsyncIterator[JobEvent]:
         """Yield events after one as they come, until the server ends, or the job if only one is followed.
 

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from velatura.server.inputs import InputStore
+from pydantic import Field
+
+from velatura.server.jobs import prepare
 from velatura.server.jobs.context import JobContext
+from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
 from velatura.server.jobs.job import ServerJob
-from velatura.server.jobs.prepare import prepare_grid, prepare_paint
+from velatura.server.jobs.prepare import Desk
 from velatura.server.jobs.requests import GridRequest, JobRequest, PaintRequest
 from velatura.server.jobs.service import JobService
-from velatura.server.settings import ServerSettings
+from velatura.server.jobs.training_requests import ResumeRequest, TrainRequest
+from velatura.server.jobs.weights_requests import (
+    BakeRequest,
+    ConvertRequest,
+    ExtractRequest,
+    MergeRequest,
+    PullRequest,
+)
 
 Lane = Literal["device", "files"]
 RunJob = Callable[[JobContext], None]
-Prepare = Callable[[Any, ServerSettings, InputStore], JobRequest]
+Prepare = Callable[[Any, Desk], JobRequest]
+AnyJobRequest = Annotated[
+    PaintRequest
+    | GridRequest
+    | TrainRequest
+    | ResumeRequest
+    | MergeRequest
+    | BakeRequest
+    | ExtractRequest
+    | ConvertRequest
+    | PullRequest
+    | CaptionRequest
+    | CheckRequest
+    | CropRequest,
+    Field(discriminator="kind"),
+]
 
 
 class JobKind(NamedTuple):
@@ -25,35 +50,51 @@ class JobKind(NamedTuple):
     Attributes:
         request: What it asks for.
         lane: "device" for the worker that owns base and device, "files" for the other one.
-        runner: Module in this package and function that run it; imported on first use, as it imports torch.
-        prepare: Settles a request before it is queued: draws seeds, stores images, checks limits.
+        runner: Module in `server.runners` and function that run it; imported on first use, as it imports torch.
+        prepare: Settles a request before it is queued.
     """
 
     request: type[JobRequest]
     lane: Lane
     runner: str
-    prepare: Prepare | None = None
+    prepare: Prepare
 
     def run(self, context: JobContext) -> None:
         """Run a job of this kind."""
         module, function = self.runner.split(":")
-        run: RunJob = getattr(import_module(f"velatura.server.jobs.{module}"), function)
+        run: RunJob = getattr(import_module(f"velatura.server.runners.{module}"), function)
         run(context)
 
 
 JOB_KINDS: Mapping[str, JobKind] = {
-    "paint": JobKind(PaintRequest, "device", "paint:run_paint", prepare_paint),
-    "grid": JobKind(GridRequest, "device", "grid:run_grid", prepare_grid),
+    "paint": JobKind(PaintRequest, "device", "paint:run_paint", prepare.prepare_paint),
+    "grid": JobKind(GridRequest, "device", "grid:run_grid", prepare.prepare_grid),
+    "train": JobKind(TrainRequest, "device", "train:run_train", prepare.prepare_train),
+    "resume": JobKind(ResumeRequest, "device", "train:run_resume", prepare.prepare_resume),
+    "merge": JobKind(MergeRequest, "device", "weights:run_merge", prepare.prepare_file),
+    "bake": JobKind(BakeRequest, "device", "weights:run_bake", prepare.prepare_file),
+    "extract": JobKind(ExtractRequest, "device", "weights:run_extract", prepare.prepare_file),
+    "convert": JobKind(ConvertRequest, "device", "weights:run_convert", prepare.prepare_file),
+    "pull": JobKind(PullRequest, "files", "weights:run_pull", prepare.prepare_pull),
+    "caption": JobKind(CaptionRequest, "device", "datasets:run_caption", prepare.prepare_dataset),
+    "check": JobKind(CheckRequest, "files", "datasets:run_check", prepare.prepare_dataset),
+    "crop": JobKind(CropRequest, "files", "datasets:run_crop", prepare.prepare_crop),
 }
 
 
-def submit(request: JobRequest, service: JobService, settings: ServerSettings, inputs: InputStore) -> ServerJob:
+def submit(request: JobRequest, service: JobService, desk: Desk, warnings: Sequence[str] = ()) -> ServerJob:
     """Settle a request and put it into the queue.
 
+    Args:
+        request: The request.
+        service: The queue.
+        desk: What settling a request needs.
+        warnings: Warnings that the job begins with.
+
     Raises:
-        ApiError: The request is beyond a limit, or an image in it cannot be read.
+        ApiError: The request is beyond a limit, names what does not exist, or an image in it cannot be read.
+        VelaturaError: The request contradicts itself.
     """
     name, kind = next((name, kind) for name, kind in JOB_KINDS.items() if kind.request is type(request))
-    if kind.prepare is not None:
-        request = kind.prepare(request, settings, inputs)
-    return service.submit(name, kind.lane, request)
+    service.check_room()
+    return service.submit(name, kind.lane, kind.prepare(request, desk), warnings)

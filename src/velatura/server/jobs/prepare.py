@@ -1,34 +1,59 @@
-"""Settle requests before they are queued: draw seeds, store images, check limits."""
+"""Settle requests before they are queued: draw seeds, store images, reserve names, check limits."""
 
 from __future__ import annotations
 
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from velatura.errors import AlreadyExists, ignore_warnings
 from velatura.sampling.recipe.expand import draw_missing_seed, increment_seeds
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.server.errors import ApiError
+from velatura.server.folders import Folders, check_name, resolve_inside
 from velatura.server.inputs import InputStore
+from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
 from velatura.server.jobs.requests import GridRequest, PaintRequest
+from velatura.server.jobs.training_requests import AestheticOptions, LoraOptions, ResumeRequest, TrainRequest
+from velatura.server.jobs.weights_requests import (
+    BakeRequest,
+    ConvertRequest,
+    ExtractRequest,
+    MergeRequest,
+    PullRequest,
+)
 from velatura.server.settings import ServerSettings
+from velatura.training.plan import Plan
+
+ANY_FAMILY = "SD1"  # for a first look at a plan, before its base is open
+PULL_SOURCES = ("civitai:", "hub:")
+DEFAULT_SIDE = 512  # pixels, where a recipe leaves the size to the base
 
 
-def prepare_paint(request: PaintRequest, settings: ServerSettings, inputs: InputStore) -> PaintRequest:
+class Desk(NamedTuple):
+    """What settling a request needs: limits, folders and the place for images."""
+
+    settings: ServerSettings
+    folders: Folders
+    inputs: InputStore
+
+
+def prepare_paint(request: PaintRequest, desk: Desk) -> PaintRequest:
     """Return a request with one recipe for each picture, each with its seed, and with its images stored."""
-    picture_count = request.count * len(request.recipes)
-    if picture_count > settings.max_pictures:
-        raise ApiError(
-            413,
-            "too_many_pictures",
-            f"{picture_count} pictures are asked for, {settings.max_pictures} at most",
-            "count",
-        )
+    picture_count, most = request.count * len(request.recipes), desk.settings.max_pictures
+    if picture_count > most:
+        message = f"{picture_count} pictures are asked for: ask for {most} or fewer in a job"
+        raise ApiError(413, "too_many_pictures", message, "count")
     recipes = [
         draw_missing_seed(seeded) for recipe in request.recipes for seeded in increment_seeds(recipe, request.count)
     ]
     for recipe in recipes:
-        check_size(recipe, settings)
-    return request.model_copy(update={"recipes": tuple(recipes), "count": 1, **_stored_images(request, inputs)})
+        check_size(recipe, desk.settings)
+    images = _stored_images(request, desk.inputs)
+    return request.model_copy(update={"recipes": tuple(recipes), "count": 1, **images})
 
 
-def prepare_grid(request: GridRequest, settings: ServerSettings, inputs: InputStore) -> GridRequest:
+def prepare_grid(request: GridRequest, desk: Desk) -> GridRequest:
     """Return a request for a grid with its seed drawn, and with its images stored."""
     axes = [axis for axis in (request.x, request.y, request.z) if axis]
     cells = 1
@@ -36,14 +61,15 @@ def prepare_grid(request: GridRequest, settings: ServerSettings, inputs: InputSt
         cells *= len(axis.values)
     if request.matrix:
         cells = 2 ** request.recipe.prompt.count("|")
-    if cells > settings.max_pictures:
-        raise ApiError(413, "too_many_pictures", f"the grid has {cells} pictures, {settings.max_pictures} at most", "x")
-    check_size(request.recipe, settings)
+    if cells > desk.settings.max_pictures:
+        message = f"the grid has {cells} pictures: ask for {desk.settings.max_pictures} or fewer"
+        raise ApiError(413, "too_many_pictures", message, "x")
+    check_size(request.recipe, desk.settings)
     for axis in axes:
         for value in axis.values if axis.name in {"width", "height", "hires_scale", "hires_size"} else ():
-            check_size(request.recipe.replace(**{axis.name: value}), settings)
+            check_size(request.recipe.replace(**{axis.name: value}), desk.settings)
     recipe = draw_missing_seed(request.recipe)
-    return request.model_copy(update={"recipe": recipe, **_stored_images(request, inputs)})
+    return request.model_copy(update={"recipe": recipe, **_stored_images(request, desk.inputs)})
 
 
 def check_size(recipe: Recipe, settings: ServerSettings) -> None:
@@ -52,18 +78,85 @@ def check_size(recipe: Recipe, settings: ServerSettings) -> None:
     Raises:
         ApiError: Width times height is too large, in the first pass or in the second.
     """
-    width, height = recipe.width or 0, recipe.height or 0
-    sides = max(width, 512) * max(height, 512) if width or height else 0
-    scale = recipe.hires_scale or 1
-    second = recipe.hires_size or (0, 0)
-    pixels = max(width * height, sides * scale * scale if scale > 1 else 0, max(second) * (min(second) or max(second)))
+    width, height = recipe.width or DEFAULT_SIDE, recipe.height or DEFAULT_SIDE
+    pixels = width * height if recipe.width or recipe.height else 0
+    if recipe.hires_size is not None:
+        larger, smaller = max(recipe.hires_size), min(recipe.hires_size)
+        pixels = max(pixels, larger * (smaller or larger))
+    elif recipe.hires_scale is not None:
+        pixels = max(pixels, round(width * height * recipe.hires_scale**2))
     if pixels > settings.max_picture_pixels:
-        raise ApiError(
-            413,
-            "too_large",
-            f"the picture would have {round(pixels):,} pixels: {settings.max_picture_pixels:,} is the most",
-            "width",
-        )
+        message = f"the picture would have {pixels:,} pixels: make it {settings.max_picture_pixels:,} or fewer"
+        raise ApiError(413, "too_large", message, "width")
+
+
+def prepare_train(request: TrainRequest, desk: Desk) -> TrainRequest:
+    """Return a request for a training whose run folder is reserved, or refuse its plan."""
+    desk.folders.dataset(request.dataset)
+    name = check_name(request.name or request.dataset)
+    if not isinstance(request.overlay, AestheticOptions):
+        with ignore_warnings():  # the job warns
+            make_plan(request, ANY_FAMILY, desk.folders)
+    return request.model_copy(update={"name": name, "run": _reserve_folder(desk.folders.runs, request.run or name)})
+
+
+def make_plan(request: TrainRequest, family: str, folders: Folders) -> Plan:
+    """Return the plan of a request: the preset for the kind of overlay and the family of bases, with its changes.
+
+    Raises:
+        BadPlan: A field is unknown or out of range.
+        ApiError: The validation folder is not a dataset.
+    """
+    kind = request.overlay.kind
+    purpose = request.purpose or ("subject" if kind == "dreambooth" else "style")
+    preset = Plan.preset(kind, family, purpose)
+    if request.plan.get("optimizer") == "prodigy":
+        preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all parameters
+    fields: dict[str, object] = dict(request.plan)
+    if isinstance(request.overlay, LoraOptions) and request.overlay.word is not None:
+        fields.setdefault("template", f"{purpose}_filewords")  # so that captions say the word
+    if fields.get("validation_folder") is not None:  # a path in a plan, a dataset's name in a request
+        fields["validation_folder"] = str(folders.dataset(str(fields["validation_folder"])))
+    return preset.replace(**fields) if fields else preset
+
+
+def prepare_resume(request: ResumeRequest, desk: Desk) -> ResumeRequest:
+    """Refuse a run that does not exist."""
+    resolve_inside(desk.folders.runs, request.run, "run")
+    return request
+
+
+def prepare_pull(request: PullRequest, desk: Desk) -> PullRequest:  # noqa: ARG001  # as all of them
+    """Refuse addresses: a request must not make the server ask machines that only it can reach."""
+    if not request.source.startswith(PULL_SOURCES):
+        message = "the source is not civitai:ID or hub:OWNER/NAME: other addresses are for `velatura pull`"
+        raise ApiError(422, "bad_source", message, "source")
+    return request
+
+
+FileRequest = MergeRequest | BakeRequest | ExtractRequest | ConvertRequest
+
+
+def prepare_file(request: FileRequest, desk: Desk) -> FileRequest:
+    """Refuse the name of a new file that is taken, or is not plain."""
+    ending = request.ending if isinstance(request, ConvertRequest) else "safetensors"
+    if (desk.folders.models / f"{check_name(request.name)}.{ending}").exists():
+        raise AlreadyExists(f"a model is called {request.name} already: choose another name")
+    return request
+
+
+def prepare_crop(request: CropRequest, desk: Desk) -> CropRequest:
+    """Refuse a dataset that does not exist, and the name of a new one that is taken."""
+    desk.folders.dataset(request.dataset)
+    if (desk.folders.datasets / check_name(request.name)).exists():
+        raise AlreadyExists(f"a dataset is called {request.name} already: choose another name")
+    return request
+
+
+def prepare_dataset(request: CheckRequest | CaptionRequest, desk: Desk) -> CheckRequest | CaptionRequest:
+    """Refuse a dataset that does not exist."""
+    desk.folders.dataset(request.dataset)
+    return request
 
 
 def _stored_images(request: PaintRequest | GridRequest, inputs: InputStore) -> dict[str, str]:
@@ -72,3 +165,16 @@ def _stored_images(request: PaintRequest | GridRequest, inputs: InputStore) -> d
         raise ApiError(422, "bad_recipe", "a mask is given without an image: give the image too", "mask")
     images = {"image": request.image, "mask": request.mask}
     return {field: inputs.add_text(text, field) for field, text in images.items() if text is not None}
+
+
+def _reserve_folder(parent: Path, name: str) -> str:
+    """Make a new, empty folder, with a number behind its name if that is taken, and return its name."""
+    check_name(name, "run")
+    for number in count(1):
+        free_name = name if number == 1 else f"{name}-{number}"
+        try:
+            (parent / free_name).mkdir()
+        except FileExistsError:
+            continue
+        return free_name
+    raise AssertionError

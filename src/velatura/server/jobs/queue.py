@@ -27,7 +27,9 @@ class JobQueue:
         self._database = database
         self.changed = Condition()
 
-    def add(self, kind: str, lane: str, request: Mapping[str, object], priority: int = 0) -> ServerJob:
+    def add(
+        self, kind: str, lane: str, request: Mapping[str, object], priority: int = 0, warnings: Sequence[str] = ()
+    ) -> ServerJob:
         """Add a job.
 
         Args:
@@ -35,11 +37,13 @@ class JobQueue:
             lane: The worker that runs it.
             request: What is asked for, as JSON.
             priority: Higher runs first.
+            warnings: Warnings that it begins with.
         """
         job_id = token_hex(8)
         self._database.change(
-            "INSERT INTO jobs (id, kind, lane, state, priority, request, created) VALUES (?, ?, ?, 'queued', ?, ?, ?)",
-            (job_id, kind, lane, priority, json.dumps(request), time.time()),
+            "INSERT INTO jobs (id, kind, lane, state, priority, request, created, warnings) "
+            "VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)",
+            (job_id, kind, lane, priority, json.dumps(request), time.time(), json.dumps(list(warnings))),
         )
         job = self.get(job_id)
         assert job is not None

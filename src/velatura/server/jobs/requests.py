@@ -77,6 +77,3 @@ def _plural(values: Any, one: str, many: str) -> Any:
     fields: dict[str, Any] = dict(values)  # pyright: ignore[reportUnknownArgumentType]
     item = fields.pop(one)
     return fields | {many: [item]}
-
-
-AnyJobRequest = Annotated[PaintRequest | GridRequest, Field(discriminator="kind")]

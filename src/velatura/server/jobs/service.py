@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Event, Lock
 
 from velatura.server.errors import ApiError, not_found
@@ -23,18 +24,33 @@ class JobService:
     def __init__(self, queue: JobQueue, events: EventLog, max_queued: int) -> None:
         self.queue, self.events = queue, events
         self.is_stopping = Event()
+        self.is_ready = Event()  # the base is open, and torch imported
         self._max_queued = max_queued
         self._lock = Lock()
         self._cancelled: set[str] = set()
         self._skipped: set[str] = set()
 
-    def submit(self, kind: str, lane: str, request: JobRequest) -> ServerJob:
+    def submit(self, kind: str, lane: str, request: JobRequest, warnings: Sequence[str] = ()) -> ServerJob:
         """Put a request into the queue.
 
         Args:
             kind: The kind of job.
             lane: The worker that runs it.
             request: The request, with nothing left to chance.
+            warnings: Warnings that the job begins with.
+
+        Raises:
+            ApiError: Too many jobs wait.
+        """
+        self.check_room()
+        fields = {"kind": kind, **request.model_dump(mode="json", exclude_defaults=True)}
+        job = self.queue.add(kind, lane, fields, request.priority, warnings)
+        self.events.publish(job.id, "queued", kind=kind, number=job.number)
+        self.queue.notify()
+        return job
+
+    def check_room(self) -> None:
+        """Refuse a further job if too many wait.
 
         Raises:
             ApiError: Too many jobs wait.
@@ -42,12 +58,6 @@ class JobService:
         waiting = self.queue.count().get("queued", 0)
         if waiting >= self._max_queued:
             raise ApiError(429, "too_many_jobs", f"{waiting} jobs wait already: try again when some are done")
-        job = self.queue.add(
-            kind, lane, {"kind": kind, **request.model_dump(mode="json", exclude_defaults=True)}, request.priority
-        )
-        self.events.publish(job.id, "queued", kind=kind, number=job.number)
-        self.queue.notify()
-        return job
 
     def get(self, job_id: str) -> ServerJob:
         """Return a job.

@@ -38,9 +38,12 @@ class JobWorker(Thread):
 
     def run(self) -> None:
         """Open the base if this is the lane of the device, and run job after job."""
-        if self._lane == "device" and not self._open_base():
-            return
         service = self._resources.service
+        if self._lane == "device":
+            if not self._open_base():
+                return
+            service.is_ready.set()
+        service.is_ready.wait()  # two threads that import torch at once get in each other's way
         while not service.is_stopping.is_set():
             job = service.queue.take(self._lane)
             if job is not None:

@@ -7,8 +7,8 @@ from velatura.compare.grid import Axis, grid
 from velatura.compare.grid_page import save_page
 from velatura.sampling.named_bases import warn_of_unknown_words
 from velatura.server.jobs.context import JobContext
-from velatura.server.jobs.paint import open_init_image
 from velatura.server.jobs.requests import GridAxis, GridRequest
+from velatura.server.runners.paint import open_init_image
 
 
 def run_grid(context: JobContext) -> None:

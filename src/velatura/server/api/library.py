@@ -1,0 +1,230 @@
+"""Routes of the library: list, search, a file's page, its thumbnail, notes in its sidecar; and the bases."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from velatura.files import atomic_write
+from velatura.library.entry import FILE_KINDS, LibraryEntry
+from velatura.library.sidecars import write_a1111_notes
+from velatura.server.api.pictures import find_picture
+from velatura.server.errors import hide_paths, not_found
+from velatura.server.library_view import entry_id
+from velatura.server.state import ServerState, State
+from velatura.server.thumbnails import thumbnail_of
+
+router = APIRouter(prefix="/api", tags=["library"])
+
+MAX_PAGE = 1000
+PREVIEW_PIXELS = 768
+WEBP_HEADERS = {"Cache-Control": "private, max-age=60"}
+
+
+class LibraryFile(BaseModel):
+    """A file of the library, as a card shows it."""
+
+    id: str
+    name: str
+    kind: str
+    family: str
+    place: str
+    summary: str
+    bytes: int | None
+    trigger_words: tuple[str, ...]
+    strength: float | None
+    has_preview: bool
+    error: str | None = None
+
+
+class LibraryPage(BaseModel):
+    """Files of the library, sorted by name, and how many there are in all."""
+
+    files: list[LibraryFile]
+    total: int
+
+
+class LibraryFilePage(LibraryFile):
+    """All that is known about a file."""
+
+    aliases: tuple[str, ...]
+    negative: str
+    vae: str
+    description: str
+    hashes: dict[str, str]
+    tag: str | None
+    details: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+class NotesChange(BaseModel):
+    """Changes of the notes beside a file; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: Annotated[str, Field(max_length=10000)] | None = None
+    activation: Annotated[str, Field(max_length=10000)] | None = Field(default=None, description="trigger words")
+    negative: Annotated[str, Field(max_length=10000)] | None = None
+    notes: Annotated[str, Field(max_length=10000)] | None = None
+    vae: Annotated[str, Field(max_length=300)] | None = None
+    family: Annotated[str, Field(max_length=50)] | None = None
+    strength: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)] | None = None
+
+
+class ThumbnailChoice(BaseModel):
+    """A picture of the history that becomes a file's preview."""
+
+    picture: int
+
+
+class BaseInfo(BaseModel):
+    """A base that requests may name."""
+
+    name: str
+    family: str
+    is_open: bool
+    is_default: bool
+
+
+@router.get("/library")
+def list_library(
+    state: State,
+    *,
+    kind: Annotated[str | None, Query(max_length=50)] = None,
+    family: Annotated[str | None, Query(max_length=50)] = None,
+    search: Annotated[str | None, Query(max_length=300)] = None,
+    start: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 200,
+) -> LibraryPage:
+    """List the files of the library, those of a kind, of a family of bases, or with a text in their names and words."""
+    found = [
+        entry
+        for entry in _entries(state).values()
+        if kind in {None, entry.kind}
+        and (family is None or entry.family.casefold() == family.casefold())
+        and (search is None or entry.mentions(search))
+    ]
+    files = [_describe(state, entry) for entry in found[start : start + limit]]
+    return LibraryPage(files=files, total=len(found))
+
+
+@router.post("/library/refresh", status_code=204)
+def refresh_library(state: State) -> None:
+    """Search the folders again at the next request."""
+    state.library.refresh()
+
+
+@router.get("/library/{file_id}")
+def get_library_file(state: State, file_id: str) -> LibraryFilePage:
+    """Return all that is known about a file, with its hashes."""
+    return _describe_whole(state, _find(state, file_id))
+
+
+@router.patch("/library/{file_id}")
+def change_notes(state: State, file_id: str, change: NotesChange) -> LibraryFilePage:
+    """Change the notes beside a file, in the sidecar that A1111 and others read."""
+    entry = _find(state, file_id)
+    write_a1111_notes(entry.path, change.model_dump(exclude_none=True))
+    state.library.refresh()
+    return _describe_whole(state, _find(state, file_id))
+
+
+@router.get("/library/{file_id}/thumbnail", response_class=FileResponse)
+def get_thumbnail(state: State, file_id: str) -> FileResponse:
+    """Return the preview of a file as a small WebP."""
+    path = state.library.preview_path(_find(state, file_id))
+    if path is None:
+        raise not_found("preview")
+    return FileResponse(thumbnail_of(path, state.folders.out), media_type="image/webp", headers=WEBP_HEADERS)
+
+
+@router.put("/library/{file_id}/thumbnail", status_code=204)
+def choose_thumbnail(state: State, file_id: str, choice: ThumbnailChoice) -> None:
+    """Write a picture of the history as the preview of a file, beside it."""
+    from PIL import Image
+
+    entry = _find(state, file_id)
+    picture = find_picture(state, choice.picture)
+    name = entry.path.name if entry.file.is_folder else entry.path.stem
+    with (
+        Image.open(state.pictures.path(picture)) as image,
+        atomic_write(entry.path.with_name(f"{name}.preview.png")) as temporary,
+    ):
+        image.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
+        image.convert("RGB").save(temporary, "PNG")
+    state.library.refresh()
+
+
+@router.get("/bases", tags=["bases"])
+def list_bases(state: State) -> list[BaseInfo]:
+    """List the bases: tiny, the server's own, and the checkpoints of the library."""
+    own, opened = state.models.base_name, state.models.open_base_name
+    names = {"tiny": "tiny"} | {
+        entry.name: entry.family for entry in _entries(state).values() if entry.kind == "checkpoint" and not entry.error
+    }
+    shown_own = own if own in names else hide_paths(opened or own, state.folders.roots)
+    families = names | ({} if shown_own in names else {shown_own: ""})
+    return [
+        BaseInfo(name=name, family=family, is_open=name == opened, is_default=name == shown_own)
+        for name, family in families.items()
+    ]
+
+
+@router.get("/library-kinds")
+def list_kinds() -> tuple[str, ...]:
+    """List the kinds of files."""
+    return FILE_KINDS
+
+
+def _entries(state: ServerState) -> dict[str, LibraryEntry]:
+    state.jobs.is_ready.wait()  # reading files imports torch, which the worker does already
+    return state.library.entries()
+
+
+def _find(state: ServerState, file_id: str) -> LibraryEntry:
+    _entries(state)
+    return state.library.find(file_id)
+
+
+def _describe(state: ServerState, entry: LibraryEntry) -> LibraryFile:
+    return LibraryFile.model_validate(_facts(state, entry))
+
+
+def _facts(state: ServerState, entry: LibraryEntry) -> dict[str, object]:
+    return {
+        "id": entry_id(entry),
+        "name": entry.name,
+        "kind": entry.kind,
+        "family": entry.family,
+        "place": state.library.place(entry),
+        "summary": str(entry.info.card),
+        "bytes": None if entry.file.is_folder else entry.file.state.size,
+        "trigger_words": entry.trigger_words,
+        "strength": entry.strength,
+        "has_preview": state.library.preview_path(entry) is not None,
+        "error": hide_paths(entry.error, state.folders.roots) or None,
+    }
+
+
+def _describe_whole(state: ServerState, entry: LibraryEntry) -> LibraryFilePage:
+    entry = state.library.whole(entry)
+    hashes = {} if entry.hashes is None else {"sha256": entry.hashes.sha256, **entry.hashes.by_civitai_name()}
+    tagged = {"lora", "hypernet", "aesthetic", "difference"}
+    tag = f"<{entry.kind}:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"
+    details = {name: hide_paths(text, state.folders.roots) for name, text in entry.info.details.items()}
+    return LibraryFilePage.model_validate(
+        _facts(state, entry)
+        | {
+            "aliases": entry.aliases,
+            "negative": entry.notes.negative,
+            "vae": entry.notes.vae,
+            "description": entry.notes.description or entry.info.card.note,
+            "hashes": hashes,
+            "tag": tag if entry.kind in tagged else entry.name if entry.kind == "embedding" else None,
+            "details": {"dialect": entry.info.dialect, "container": entry.info.container, **details},
+            "warnings": tuple(hide_paths(warning, state.folders.roots) for warning in entry.info.warnings),
+        }
+    )

@@ -1,0 +1,115 @@
+"""Routes of trainings' run folders: list, losses, pictures to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+
+from velatura.errors import BadFile, ignore_warnings
+from velatura.server.errors import not_found
+from velatura.server.folders import resolve_inside
+from velatura.server.state import ServerState, State
+from velatura.training.run.summary import RunState, find_runs, is_run_folder, read_run
+
+router = APIRouter(prefix="/api/runs", tags=["runs"])
+
+SHEETS = ("loss.png", "previews.png", "strengths.png")
+
+
+class RunInfo(BaseModel):
+    """A run: what is trained, how far it is, and which pictures of it there are."""
+
+    run: str
+    name: str
+    state: RunState
+    kind: str
+    base: str
+    steps: int
+    planned_steps: int | None
+    learning_rate: str | None
+    seconds: float
+    first_loss: float | None
+    last_loss: float | None
+    validation: dict[int, float]
+    best_step: int | None
+    best_loss: float | None
+    snapshots: list[int]
+    sheets: list[str]
+
+
+class RunLosses(BaseModel):
+    """Losses of a run by step, thinned to a number of points."""
+
+    steps: list[int]
+    losses: list[float]
+
+
+@router.get("")
+def list_runs(state: State) -> list[RunInfo]:
+    """List the runs in the server's folder of runs, the newest first."""
+    found: list[RunInfo] = []
+    paths = sorted(find_runs(state.folders.runs), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in paths:
+        try:
+            found.append(_describe(state, path))
+        except (BadFile, OSError):  # damaged, or of another program
+            continue
+    return found
+
+
+@router.get("/{run}")
+def get_run(state: State, run: str) -> RunInfo:
+    """Return a run."""
+    return _describe(state, _run_folder(state, run))
+
+
+@router.get("/{run}/losses")
+def get_losses(state: State, run: str, points: Annotated[int, Query(ge=2, le=10000)] = 1000) -> RunLosses:
+    """Return the losses of a run, thinned to at most so many points."""
+    losses: dict[int, float] = {}
+    for line in (_run_folder(state, run) / "log.jsonl").read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line, while it is written
+            continue
+        if isinstance(record, dict) and "loss" in record:
+            losses[int(record["step"])] = float(record["loss"])  # pyright: ignore[reportUnknownArgumentType]
+    steps = sorted(losses)
+    stride = -(-len(steps) // points) or 1
+    kept = steps[::stride]
+    return RunLosses(steps=kept, losses=[losses[step] for step in kept])
+
+
+@router.get("/{run}/sheets/{sheet}", response_class=FileResponse)
+def get_sheet(state: State, run: str, sheet: str) -> FileResponse:
+    """Return a picture of a run: loss.png, previews.png or strengths.png."""
+    path = _run_folder(state, run) / sheet
+    if sheet not in SHEETS or not path.is_file():
+        raise not_found("sheet")
+    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "no-cache"})
+
+
+def _run_folder(state: ServerState, run: str) -> Path:
+    path = resolve_inside(state.folders.runs, run, "run")
+    if not is_run_folder(path):
+        raise not_found("run")
+    return path
+
+
+def _describe(state: ServerState, path: Path) -> RunInfo:
+    with ignore_warnings():
+        summary = read_run(path)
+    same = {"name", "state", "base", "steps", "planned_steps", "learning_rate", "seconds", "first_loss", "last_loss"}
+    more = {"validation", "best_step", "best_loss"}
+    return RunInfo(
+        run=path.relative_to(state.folders.runs).as_posix(),
+        kind=summary.overlay_kind,
+        snapshots=[snapshot.step for snapshot in summary.snapshots],
+        sheets=[sheet for sheet in SHEETS if (path / sheet).is_file()],
+        **summary.model_dump(include=same | more),
+    )

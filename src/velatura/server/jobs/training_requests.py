@@ -1,0 +1,110 @@
+"""What trainings ask for: the overlay, its dataset and its plan."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from velatura.server.jobs.requests import JobRequest, Name
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rank = Annotated[int, Field(ge=1, le=4096)]
+
+
+class OverlayOptions(BaseModel):
+    """What is trained; the fields are the arguments of its class's `for_base`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HypernetOptions(OverlayOptions):
+    """A new hypernetwork, or one of the library that is trained further."""
+
+    kind: Literal["hypernet"] = "hypernet"
+    layers: tuple[Annotated[float, Field(gt=0, le=64)], ...] = Field(default=(1, 2, 1), min_length=2, max_length=32)
+    activation: Annotated[str, Field(max_length=50)] = "relu"
+    layer_norm: bool = False
+    activate_output: bool = False
+    dropout: Share = 0.0
+    last_layer_dropout: bool = True
+    init: Annotated[str, Field(max_length=50)] = "normal"
+    widths: tuple[Annotated[int, Field(ge=1, le=65536)], ...] | None = Field(default=None, max_length=16)
+    start: Name | None = Field(default=None, description="a hypernetwork of the library that is trained further")
+
+
+class EmbeddingOptions(OverlayOptions):
+    """A new embedding."""
+
+    kind: Literal["embedding"] = "embedding"
+    vectors: int = Field(default=4, ge=1, le=75)
+    initial: Annotated[str, Field(max_length=1000)] = "*"
+
+
+class LoraOptions(OverlayOptions):
+    """A new LoRA or one of its kin, perhaps with a word that it learns too."""
+
+    kind: Literal["lora"] = "lora"
+    rank: Rank = 16
+    alpha: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    algorithm: Annotated[str, Field(max_length=50)] = "lora"
+    targets: Annotated[str, Field(max_length=50)] = "attention"
+    conv_rank: Rank | None = None
+    conv_alpha: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    factor: int = Field(default=-1, ge=-1, le=65536)
+    text: bool = False
+    rank_stabilised: bool = False
+    dropout: Share = 0.0
+    rank_dropout: Share = 0.0
+    module_dropout: Share = 0.0
+    word: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    vectors: int = Field(default=4, ge=1, le=75, description="vectors that the word stands for")
+    initial: Annotated[str, Field(max_length=1000)] = Field(default="*", description="what the word begins with")
+
+
+class DreamboothOptions(OverlayOptions):
+    """The difference of a whole base; with a class prompt the base paints pictures of what it keeps."""
+
+    kind: Literal["dreambooth"] = "dreambooth"
+    text: bool = False
+    class_prompt: Annotated[str, Field(max_length=1000)] | None = None
+    class_pictures: int = Field(default=100, ge=1, le=10000)
+    form: Literal["difference", "checkpoint", "folder"] = "difference"
+
+
+class AestheticOptions(OverlayOptions):
+    """An aesthetic gradient: the mean of what CLIP sees in the pictures, without a training."""
+
+    kind: Literal["aesthetic"] = "aesthetic"
+    steps: int = Field(default=5, ge=1, le=1000)
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+AnyOverlayOptions = Annotated[
+    HypernetOptions | EmbeddingOptions | LoraOptions | DreamboothOptions | AestheticOptions,
+    Field(discriminator="kind"),
+]
+
+
+class TrainRequest(JobRequest):
+    """Train an overlay on a dataset."""
+
+    kind: Literal["train"] = "train"
+    overlay: AnyOverlayOptions
+    dataset: Name = Field(description="a dataset of the server, or a bundled one: neon, blueprint, robot")
+    name: Annotated[str, Field(max_length=100)] | None = Field(default=None, description="none: the dataset's")
+    purpose: Literal["style", "subject"] | None = Field(default=None, description="which preset; none: the kind's own")
+    plan: dict[str, JsonValue] = Field(
+        default_factory=dict[str, JsonValue], description="fields of the plan that differ from the preset"
+    )
+    base: Name | None = Field(default=None, description="name of a base; none: the server's")
+    run: Name | None = Field(default=None, description="name of the run; none: the overlay's")
+
+
+class ResumeRequest(JobRequest):
+    """Continue an interrupted or cancelled training."""
+
+    kind: Literal["resume"] = "resume"
+    run: Name
+    base: Name | None = Field(default=None, description="name of a base; none: the one that it began on")
+    data_changed: bool = Field(default=False, description="continue although pictures or captions changed")

@@ -1,0 +1,80 @@
+"""The library as routes show it: a list that is read again after a while, and files by ids without their paths."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+from velatura.errors import ignore_warnings
+from velatura.library import Library
+from velatura.library.entry import LibraryEntry
+from velatura.server.errors import not_found
+from velatura.server.folders import Folders
+
+FRESH_SECONDS = 10.0
+
+
+class LibraryView:
+    """Entries of the library's files, which are searched for at most once in FRESH_SECONDS.
+
+    Args:
+        folders: The server's folders.
+    """
+
+    def __init__(self, folders: Folders) -> None:
+        self._library = Library(*folders.library)
+        self._folders = folders
+        self._lock = Lock()
+        self._entries: dict[str, LibraryEntry] = {}
+        self._read_at: float | None = None
+
+    def entries(self) -> dict[str, LibraryEntry]:
+        """Return the entries by their ids, sorted by name."""
+        with self._lock:
+            if self._read_at is None or time.monotonic() - self._read_at > FRESH_SECONDS:
+                with ignore_warnings():
+                    self._entries = {entry_id(entry): entry for entry in self._library.entries()}
+                self._read_at = time.monotonic()
+            return self._entries
+
+    def refresh(self) -> None:
+        """Search the folders at the next call."""
+        self._read_at = None
+
+    def find(self, file_id: str) -> LibraryEntry:
+        """Return the entry of an id.
+
+        Raises:
+            ApiError: No file has this id.
+        """
+        entry = self.entries().get(file_id)
+        if entry is None:
+            raise not_found("file in the library")
+        return entry
+
+    def whole(self, entry: LibraryEntry) -> LibraryEntry:
+        """Return an entry with its hashes, which are computed once."""
+        with self._lock:
+            return self._library.with_hashes(entry)
+
+    def place(self, entry: LibraryEntry) -> str:
+        """Return where a file is: its path below the folder of the library that it is in."""
+        for folder in self._folders.library:
+            if entry.path.is_relative_to(folder):
+                return entry.path.relative_to(folder).as_posix()
+        return entry.path.name
+
+    def preview_path(self, entry: LibraryEntry) -> Path | None:
+        """Return the path of a file's preview image; one that a link leads out of the library is left out."""
+        if entry.preview is None:
+            return None
+        path = entry.preview.resolve()
+        roots = (*self._folders.library, entry.path.resolve().parent)
+        return path if any(map(path.is_relative_to, roots)) else None
+
+
+def entry_id(entry: LibraryEntry) -> str:
+    """Return the id of a file in URLs."""
+    return sha256(str(entry.path).encode("utf-8", "replace")).hexdigest()[:16]
