@@ -69,7 +69,9 @@ class ServerSettings(BaseModel):
                 f"the host {self.host} lets other machines in: add --listen if they may, or use 127.0.0.1"
             )
         if self.listen and self.auth is None and self.token is None:
-            raise BadSettings("a server for other machines needs --auth user:password, or a token")
+            raise BadSettings(
+                "without a password other machines could do anything here: add --auth user:password, or a token"
+            )
         for origin in self.origins:
             parts = urlsplit(origin)
             if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query:

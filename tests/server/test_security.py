@@ -1,0 +1,313 @@
+"""Who may come in, and what hostile requests get: never a 5xx, a path, a traceback or a file from outside."""
+
+import base64
+import io
+import json
+import zlib
+
+import pytest
+from PIL import Image
+
+from tests.server.conftest import HOST, open_client, paint
+from velatura.errors import BadSettings
+from velatura.server.errors import hide_paths
+from velatura.server.folders import check_name, resolve_inside
+from velatura.server.settings import ServerSettings
+
+EVIL = "http://evil.example"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, models):
+    """Return a function that opens a server which is asked only what needs no base."""
+    number = iter(range(100))
+
+    def open_guarded(**fields):
+        out = tmp_path_factory.mktemp(f"guarded{next(number)}")
+        client = open_client(ServerSettings.of(library=(models,), out=out, **fields))
+        client.app.router.lifespan_context = None  # no workers: the queue only fills
+        return client
+
+    return open_guarded
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:7860", 200),
+        ("localhost:9999", 200),
+        ("[::1]:7860", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example:7860", 403),
+        ("192.168.0.7:7860", 403),
+        ("127.0.0.1@evil.example", 403),
+        ("localhost/evil.example", 403),
+        ("localhost:port", 403),
+        ("", 403),
+    ],
+)
+def test_only_names_of_this_machine_are_hosts(client, host, status):
+    assert client.get("/internal/ping", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": f"http://{HOST}"}, 200),
+        ({"Origin": EVIL}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:3000"}, 403),
+        ({"Origin": f"http://{HOST}.evil.example"}, 403),
+        ({"Origin": f"{HOST}"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+    ],
+)
+def test_pages_of_other_origins_may_not_ask(client, headers, status):
+    answer = client.get("/api/jobs", headers=headers)
+    assert answer.status_code == status
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_named_origin_may_ask(guarded):
+    client = guarded(origins=("http://page.example:8000",))
+    origin = {"Origin": "http://page.example:8000"}
+    preflight = client.options("/api/jobs", headers=origin | {"Access-Control-Request-Method": "POST"})
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == origin["Origin"]
+    assert client.get("/api/jobs", headers=origin).headers["access-control-allow-origin"] == origin["Origin"]
+    refused = client.options("/api/jobs", headers={"Origin": EVIL, "Access-Control-Request-Method": "POST"})
+    assert refused.status_code == 403
+
+
+def basic(text):
+    return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (basic("me:secret"), 200),
+        (basic("me:secret2"), 401),
+        (basic("you:secret"), 401),
+        (basic("me:"), 401),
+        ({}, 401),
+        ({"Authorization": "Basic"}, 401),
+        ({"Authorization": "Basic ä".encode("latin-1")}, 401),
+        ({"Authorization": "Basic !!!!"}, 401),
+        ({"Authorization": "Bearer me:secret"}, 401),
+    ],
+)
+def test_a_password_is_asked_for(guarded, headers, status):
+    client = guarded(auth="me:secret", listen=True)
+    answer = client.get("/api/jobs", headers=headers)
+    assert answer.status_code == status
+    assert client.get("/internal/ping").status_code == 200
+    assert "secret" not in answer.text
+
+
+def test_a_token_opens_as_query_header_and_cookie(guarded):
+    client = guarded(token="abc", listen=True)
+    assert client.get("/api/jobs").status_code == 401
+    assert client.get("/api/jobs?token=abd").status_code == 401
+    assert client.get("/api/jobs?token=abc").status_code == 200
+    assert client.get("/api/jobs", headers={"Authorization": "Bearer abc"}).status_code == 200
+    cookie = client.get("/?token=abc").headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert client.get("/api/jobs", headers={"Cookie": cookie.split(";")[0]}).status_code == 200
+
+
+def test_an_address_is_a_host_only_where_others_may_come_in(guarded):
+    client = guarded(token="abc", listen=True)
+    headers = {"Host": "192.168.0.7:7860", "Authorization": "Bearer abc"}
+    assert client.get("/api/jobs", headers=headers).status_code == 200
+    assert client.get("/api/jobs", headers=headers | {"Host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": "0.0.0.0"},
+        {"host": "example.org"},
+        {"listen": True},
+        {"auth": "nobody"},
+        {"auth": ":secret"},
+        {"origins": ("example.org",)},
+        {"origins": ("http://example.org/page",)},
+        {"port": 70000},
+        {"batch": 0},
+        {"colour": "red"},
+    ],
+)
+def test_settings_that_contradict_themselves_are_refused(fields):
+    with pytest.raises(BadSettings, match=r"[:;] "):
+        ServerSettings.of(**fields)
+
+
+def test_bodies_are_bounded_whether_they_say_their_size_or_not(guarded):
+    client = guarded(max_body_bytes=2048)
+    assert client.post("/api/jobs", content=b"x" * 3000).status_code == 413
+    assert client.post("/api/jobs", content=(b"x" * 1000 for _ in range(3))).status_code == 413
+    assert client.post("/api/jobs", content=b"{}", headers={"Content-Length": "9" * 30}).status_code == 413
+    assert client.post("/api/jobs", content=b"{}").status_code == 422
+
+
+def bomb(side=40000):
+    """A PNG of a few kilobytes with side x side pixels."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    pixels = zlib.compress(bytes((side // 8 + 1) * 1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def image(size=(16, 16)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def hostile_requests():
+    """Yield method, path and arguments of requests that nobody sends in good faith."""
+    outside = [
+        "../../etc/passwd",
+        "..%2f..%2fetc%2fpasswd",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "....//etc/passwd",
+        "a%00b",
+    ]
+    for name in (*outside, "..", "%2e%2e", "~", "C:%5CWindows", "x" * 5000, "\u202e", "neon/../../../etc"):
+        yield "GET", f"/api/datasets/{name}", {}
+        yield "GET", f"/api/datasets/neon/files/{name}", {}
+        yield "GET", f"/api/runs/{name}", {}
+        yield "GET", f"/api/library/{name}", {}
+        yield "GET", f"/api/jobs/{name}/events", {}
+        yield "DELETE", f"/api/datasets/{name}", {}
+        yield "POST", "/api/datasets", {"json": {"name": name}}
+    for picture in ("0", "-1", "1e9", str(2**64), "9" * 400, "null", "1;DROP TABLE jobs"):
+        yield "GET", f"/api/pictures/{picture}/file", {}
+    bodies = [b"", b"null", b"[]", b"{", b'{"kind":', b"\xff\xfe", b'{"kind": NaN}', b"[" * 20000, b'{"kind":"paint"}']
+    bodies += [b'{"kind":"paint","recipe":{"guidance":NaN}}', b'{"kind":"paint","recipe":{"guidance":1e999}}']
+    bodies += [b'{"kind":"paint","recipe":null}', b'{"kind":"paint","recipes":[]}', b'{"kind":["paint"]}']
+    for body in bodies:
+        yield "POST", "/api/jobs", {"content": body, "headers": {"Content-Type": "application/json"}}
+    recipes: list[object] = [
+        {"steps": 10**9},
+        {"width": 10**9},
+        {"width": 8192, "height": 8192},
+        {"hires_scale": 16},
+        {"hires_size": "8000x0"},
+        {"seed": 10**30},
+        {"prompt": 7},
+        {"prompt": "\ud800"},
+        {"prompt": "<lora:" * 20000},
+        {"sampler": {"a": 1}},
+        [1],
+        "x",
+    ]
+    for recipe in recipes:
+        yield "POST", "/api/jobs", {"content": json.dumps({"kind": "paint", "recipe": recipe})}
+    pictures = [image()[:60], b"", b"GIF89a", bomb(), b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n"]
+    for data in (*map(base64.b64encode, pictures), b"!!!", b"http://127.0.0.1/x.png", b"file:///etc/passwd"):
+        request = {"kind": "paint", "recipe": {"prompt": "a"}, "image": data.decode()}
+        yield "POST", "/api/jobs", {"json": request}
+    yield "POST", "/api/jobs", {"json": {"kind": "paint", "recipe": {}, "image": "input:" + "0" * 64 + ".png"}}
+    yield "POST", "/api/jobs", {"json": {"kind": "paint", "recipe": {}, "image": "input:../../../etc/passwd"}}
+    yield "POST", "/api/jobs", {"json": {"kind": "paint", "recipe": {}, "count": 10**9}}
+    axis = {"name": "seed", "values": list(range(200))}
+    yield "POST", "/api/jobs", {"json": {"kind": "grid", "recipe": {"prompt": "a"}, "x": axis, "y": axis}}
+    yield "POST", "/api/jobs", {"json": {"kind": "grid", "recipe": {"prompt": "a" + "|b" * 60}, "matrix": True}}
+    yield (
+        "POST",
+        "/api/jobs",
+        {"json": {"kind": "train", "overlay": {"kind": "lora", "rank": 10**9}, "dataset": "neon"}},
+    )
+    plan = {"validation_folder": "/etc"}
+    yield "POST", "/api/jobs", {"json": {"kind": "train", "overlay": {"kind": "lora"}, "dataset": "neon", "plan": plan}}
+    yield "POST", "/api/jobs", {"json": {"kind": "caption", "dataset": "neon", "captioner": "/etc"}}
+    for source in ("file:///etc/passwd", "http://169.254.169.254/", "https://localhost/", "/etc/passwd"):
+        yield "POST", "/api/jobs", {"json": {"kind": "pull", "source": source}}
+    for ids in ("-5", "abc", "9" * 50, "1\r\nX: 1"):
+        yield "GET", "/api/jobs", {"params": {"before": ids}}
+    yield "GET", "/api/jobs", {"params": {"limit": 10**9}}
+    yield "POST", "/api/datasets/neon/files", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}
+    broken = {"Content-Type": "multipart/form-data; boundary=a"}
+    yield (
+        "POST",
+        "/api/datasets/neon/files",
+        {"content": b"--a\r\nContent-Disposition: form-data\r\n", "headers": broken},
+    )
+    for method in ("PUT", "DELETE", "TRACE", "PROPFIND"):
+        yield method, "/api/jobs", {}
+
+
+def test_hostile_requests_are_refused_in_one_line(client, state):
+    requests = list(hostile_requests())
+    assert len(requests) > 100
+    queued = []
+    for method, path, arguments in requests:
+        answer = client.request(method, path, **arguments)
+        told = (method, path[:80], str(arguments)[:120], answer.status_code, answer.text[:300])
+        assert 200 <= answer.status_code < 500, told
+        if answer.status_code == 202:
+            queued.append(told)
+        if answer.status_code >= 400:
+            error = answer.json()["error"]
+            assert error["message"], told
+            assert "\n" not in error["message"], told
+        for secret in ("Traceback", "site-packages", "root:x:", str(state.folders.out), "/velatura/", "sqlite"):
+            assert secret not in answer.text, told
+    assert queued == []
+    assert paint(client)["state"] == "done"
+
+
+def test_a_link_does_not_lead_out_of_a_dataset(client, state, tmp_path):
+    folder = state.folders.datasets / "linked"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (folder / "secret.png").symlink_to(tmp_path / "secret.png")
+    assert client.get("/api/datasets/linked/files/secret.png").status_code == 404
+    (state.folders.datasets / "elsewhere").symlink_to(tmp_path)
+    assert client.get("/api/datasets/elsewhere").status_code == 404
+    (state.folders.datasets / "elsewhere").unlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", "a\0", ".hidden", "con", "COM1.png", "a ", "x" * 101, "é"]
+)
+def test_names_of_new_files_are_plain(name):
+    with pytest.raises(Exception, match="choose another"):
+        check_name(name)
+
+
+def test_paths_resolve_inside_their_folder(tmp_path):
+    root = (tmp_path / "root").resolve()
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    assert resolve_inside(root, "a") == root / "a"
+    for name in ("", ".", "..", "../b", str(tmp_path / "b"), "a/../../b", "c", "a\0"):
+        with pytest.raises(Exception, match="list them"):
+            resolve_inside(root, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/me/models/ink.pt is damaged: get it again", "ink.pt is damaged: get it again"),
+        ("'/a b/c.png' is gone", "'/a c.png' is gone"),
+        ("write it as a/b, or and/or", "write it as a/b, or and/or"),
+        ("see https://example.org/a/b: it says why", "see https://example.org/a/b: it says why"),
+        (r"C:\Users\me\ink.pt is damaged", "ink.pt is damaged"),
+        ("first\nsecond", "first second"),
+        ("1/2 of 3 / 4", "1/2 of 3 / 4"),
+    ],
+)
+def test_paths_are_hidden_in_messages(text, expected):
+    assert hide_paths(text) == expected
