@@ -58,6 +58,17 @@ class InputStore:
             return text
         return self.add(decode_base64(text, field), field)
 
+    def forget(self, before: float, in_use: str) -> None:
+        """Delete images that were stored before a time.
+
+        Args:
+            before: Seconds since 1970.
+            in_use: The requests of jobs that have not ended, as text: what they refer to is kept.
+        """
+        for path in self._folder.iterdir():
+            if path.stat().st_mtime < before and path.name not in in_use:
+                path.unlink(missing_ok=True)
+
     def path(self, reference: str) -> Path:
         """Return the path of a stored image."""
         match = REFERENCE.fullmatch(reference)

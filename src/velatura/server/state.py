@@ -80,7 +80,9 @@ class ServerState:
 
     def start(self) -> None:
         """Settle what the last run left, and start the workers; the first one opens the base."""
-        self.jobs.queue.forget(time.time() - KEPT_DAYS * DAY_SECONDS)
+        oldest = time.time() - KEPT_DAYS * DAY_SECONDS
+        self.jobs.queue.forget(oldest)
+        self.inputs.forget(oldest, self.jobs.queue.open_requests())
         self.jobs.recover()
         resources = JobResources(self.settings, self.folders, self.jobs, self.pictures, self.inputs, self.models)
         self._workers = [JobWorker("device", resources, self.fail), JobWorker("files", resources)]

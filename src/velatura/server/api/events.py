@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from velatura.server.jobs.events import JobEvent
-from velatura.server.state import ServerState, State
+from velatura.server.state import State
 
 router = APIRouter(prefix="/api", tags=["events"])
 
@@ -53,12 +53,10 @@ def check_followed_job(state: State, job_id: str, last_id: LastId) -> None:
 async def follow_job(state: State, job_id: str, last_id: LastId) -> AsyncIterator[ServerSentEvent]:
     """Stream the events of one job: those after Last-Event-ID, or all of them; it ends with the job."""
     yield ServerSentEvent(comment="velatura", retry=RETRY_MILLISECONDS)
-    async for event in _job_events(state, job_id, last_id or 0):
+    has_ended = state.jobs.get(job_id).has_ended  # before its events are read: then the last one is among them
+    events = state.jobs.events
+    async for event in events.stored(last_id or 0, job_id) if has_ended else events.follow(last_id or 0, job_id):
         yield _to_server_sent_event(event)
-
-
-def _job_events(state: ServerState, job_id: str, last_id: int) -> AsyncIterator[JobEvent]:
-    return state.jobs.events.follow(last_id, job_id)
 
 
 def _to_server_sent_event(event: JobEvent) -> ServerSentEvent:

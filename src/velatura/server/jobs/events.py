@@ -124,6 +124,13 @@ class EventLog:
             with self._lock:
                 self._followers.pop(wake, None)
 
+    async def stored(self, last_id: int, job: str) -> AsyncIterator[JobEvent]:
+        """Yield the events of a job after one, and do not wait for more: a crash may have kept its last one back."""
+        while events := self.after(last_id, job):
+            for event in events:
+                yield event
+            last_id = events[-1].id
+
     def forget_steps(self, job: str) -> None:
         """Delete the steps of a job that is over from the database: they were for those who watched it."""
         self._database.change("DELETE FROM events WHERE job = ? AND type = 'step'", (job,))

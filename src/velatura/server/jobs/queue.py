@@ -177,6 +177,11 @@ class JobQueue:
                 requeued.append(row["id"])
         return _present(map(self.get, requeued)), _present(map(self.get, ended))
 
+    def open_requests(self) -> str:
+        """Return the requests of all jobs that have not ended, as one text."""
+        rows = self._database.rows("SELECT request FROM jobs WHERE state IN ('queued', 'running')")
+        return "\n".join(row["request"] for row in rows)
+
     def forget(self, before: float) -> None:
         """Delete jobs that ended before a time, and their events; their pictures stay."""
         states = ", ".join(f"'{state}'" for state in ENDED_STATES)

@@ -21,7 +21,7 @@ class OverlayOptions(BaseModel):
 class HypernetOptions(OverlayOptions):
     """A new hypernetwork, or one of the library that is trained further."""
 
-    kind: Literal["hypernet"] = "hypernet"
+    kind: Literal["hypernet"]
     layers: tuple[Annotated[float, Field(gt=0, le=64)], ...] = Field(default=(1, 2, 1), min_length=2, max_length=32)
     activation: Annotated[str, Field(max_length=50)] = "relu"
     layer_norm: bool = False
@@ -36,7 +36,7 @@ class HypernetOptions(OverlayOptions):
 class EmbeddingOptions(OverlayOptions):
     """A new embedding."""
 
-    kind: Literal["embedding"] = "embedding"
+    kind: Literal["embedding"]
     vectors: int = Field(default=4, ge=1, le=75)
     initial: Annotated[str, Field(max_length=1000)] = "*"
 
@@ -44,7 +44,7 @@ class EmbeddingOptions(OverlayOptions):
 class LoraOptions(OverlayOptions):
     """A new LoRA or one of its kin, perhaps with a word that it learns too."""
 
-    kind: Literal["lora"] = "lora"
+    kind: Literal["lora"]
     rank: Rank = 16
     alpha: Annotated[float, Field(allow_inf_nan=False)] | None = None
     algorithm: Annotated[str, Field(max_length=50)] = "lora"
@@ -65,7 +65,7 @@ class LoraOptions(OverlayOptions):
 class DreamboothOptions(OverlayOptions):
     """The difference of a whole base; with a class prompt the base paints pictures of what it keeps."""
 
-    kind: Literal["dreambooth"] = "dreambooth"
+    kind: Literal["dreambooth"]
     text: bool = False
     class_prompt: Annotated[str, Field(max_length=1000)] | None = None
     class_pictures: int = Field(default=100, ge=1, le=10000)
@@ -75,7 +75,7 @@ class DreamboothOptions(OverlayOptions):
 class AestheticOptions(OverlayOptions):
     """An aesthetic gradient: the mean of what CLIP sees in the pictures, without a training."""
 
-    kind: Literal["aesthetic"] = "aesthetic"
+    kind: Literal["aesthetic"]
     steps: int = Field(default=5, ge=1, le=1000)
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
 

@@ -18,6 +18,11 @@ def run_grid(context: JobContext) -> None:
     axes = [axis for axis in (request.x, request.y, request.z) if axis]
     goes_through_bases = any(is_base_axis(axis.name, request.recipe) for axis in axes)
     base = None if goes_through_bases else models.base_of(request.recipe, request.base)
+
+    def on_step(done: int, total: int) -> None:
+        context.check()
+        context.step(done, total, "painting")
+
     result = grid(
         base,
         request.recipe,
@@ -29,7 +34,7 @@ def run_grid(context: JobContext) -> None:
         source=open_init_image(request, context.resources.inputs),
         lenient=request.lenient,
         open_base=models.base,
-        on_step=lambda done, total: context.step(done, total, "painting"),
+        on_step=on_step,
     )
     if base is not None:
         warn_of_unknown_words(base, [cell.recipe for row in result.rows for cell in row], models.library)
