@@ -188,7 +188,7 @@ def hostile_requests():
         yield "GET", f"/api/datasets/neon/files/{name}", {}
         yield "GET", f"/api/runs/{name}", {}
         yield "GET", f"/api/library/{name}", {}
-        yield "GET", f"/api/jobs/{name}/events", {}
+        yield "GET", f"/api/jobs/{name}", {}
         yield "DELETE", f"/api/datasets/{name}", {}
         yield "POST", "/api/datasets", {"json": {"name": name}}
     for picture in ("0", "-1", "1e9", str(2**64), "9" * 400, "null", "1;DROP TABLE jobs"):
@@ -214,7 +214,7 @@ def hostile_requests():
     ]
     for recipe in recipes:
         yield "POST", "/api/jobs", {"content": json.dumps({"kind": "paint", "recipe": recipe})}
-    pictures = [image()[:60], b"", b"GIF89a", bomb(), b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n"]
+    pictures = [image((64, 64))[:60], b"", b"GIF89a", bomb(), b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n"]
     for data in (*map(base64.b64encode, pictures), b"!!!", b"http://127.0.0.1/x.png", b"file:///etc/passwd"):
         request = {"kind": "paint", "recipe": {"prompt": "a"}, "image": data.decode()}
         yield "POST", "/api/jobs", {"json": request}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -132,7 +133,8 @@ def _first_fault(error: RequestValidationError) -> ErrorDetail:
     """Return the first fault that pydantic found, without the value: it may be long, secret or not JSON."""
     fault = error.errors()[0]
     places = [str(place) for place in fault["loc"] if place not in {"body", "query", "path", "header"}]
-    if places and isinstance(error.body, Mapping) and places[0] == error.body.get("kind"):
+    body: object = error.body
+    if places and isinstance(body, dict) and places[0] == cast("dict[object, object]", body).get("kind"):
         del places[0]  # which of several kinds of requests it is
     field = ".".join(places) or None
     if fault["type"] == "json_invalid":

@@ -15,7 +15,7 @@ from velatura.server.errors import INTERNAL, ErrorDetail, describe_error, hide_p
 from velatura.server.folders import Folders
 from velatura.server.inputs import InputStore
 from velatura.server.jobs.events import EventType
-from velatura.server.jobs.job import JobProgress, JobStopped, ServerJob
+from velatura.server.jobs.job import EndState, JobProgress, JobStopped, ServerJob
 from velatura.server.jobs.pictures import PictureStore, StoredPicture
 from velatura.server.jobs.requests import JobRequest
 from velatura.server.jobs.service import JobService
@@ -166,8 +166,7 @@ class JobContext:
             detail = ErrorDetail(code="internal", message=INTERNAL)
         self._end("failed", detail)
 
-    def _end(self, state: EventType, error: ErrorDetail | None = None, /, **data: object) -> None:
-        assert state in {"done", "failed", "cancelled"}
+    def _end(self, state: EndState, error: ErrorDetail | None = None, /, **data: object) -> None:
         service = self.resources.service
         service.queue.finish(self.job.id, state, error)
         self.publish(state, **(error.model_dump() if error else data))

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from velatura.server.errors import ErrorDetail
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-ENDED_STATES: tuple[JobState, ...] = ("done", "failed", "cancelled")
+EndState = Literal["done", "failed", "cancelled"]
+ENDED_STATES: tuple[EndState, ...] = ("done", "failed", "cancelled")
 
 
 class JobProgress(BaseModel):

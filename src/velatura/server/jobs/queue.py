@@ -164,18 +164,18 @@ class JobQueue:
         A job that was to be cancelled is; one that was started MAX_STARTS times and got nowhere has failed.
         """
         query = "SELECT id, starts, is_cancelled FROM jobs WHERE state = 'running'"
-        requeued, ended = list[str](), list[str]()
+        requeued, ended = list[ServerJob](), list[ServerJob]()
         for row in self._database.rows(query):
             if row["is_cancelled"]:
                 self.finish(row["id"], "cancelled")
-                ended.append(row["id"])
             elif row["starts"] >= MAX_STARTS:
                 self.finish(row["id"], "failed", POISON)
-                ended.append(row["id"])
             else:
                 self.requeue(row["id"])
-                requeued.append(row["id"])
-        return _present(map(self.get, requeued)), _present(map(self.get, ended))
+            job = self.get(row["id"])
+            assert job is not None
+            (ended if job.has_ended else requeued).append(job)
+        return requeued, ended
 
     def open_requests(self) -> str:
         """Return the requests of all jobs that have not ended, as one text."""
@@ -191,11 +191,6 @@ class JobQueue:
                 (before,),
             )
             connection.execute(f"DELETE FROM jobs WHERE state IN ({states}) AND ended < ?", (before,))
-
-
-def _present(jobs: object) -> list[ServerJob]:
-    assert isinstance(jobs, map)
-    return [job for job in jobs if isinstance(job, ServerJob)]
 
 
 def _to_job(row: sqlite3.Row) -> ServerJob:

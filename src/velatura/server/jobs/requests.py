@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -73,7 +73,7 @@ class GridRequest(JobRequest):
 def _plural(values: Any, one: str, many: str) -> Any:
     """Return values in which one item by its singular name is a list of one."""
     if not isinstance(values, Mapping) or one not in values or many in values:
-        return values
-    fields: dict[str, Any] = dict(values)  # pyright: ignore[reportUnknownArgumentType]
+        return cast("Any", values)
+    fields = dict(cast("Mapping[str, Any]", values))
     item = fields.pop(one)
     return fields | {many: [item]}

@@ -169,10 +169,9 @@ def _take_companions(context: JobContext, prepared: PreparedPictures, max_pictur
 def _shared_fields(request: PaintRequest) -> object:
     """Return what requests must share at least, to be painted in one batch."""
 
-    def without_text(recipe: Recipe) -> Recipe:
-        return recipe.replace(
-            prompt="", negative="", seed=None, variation_seed=None, hires_prompt="", hires_negative=""
-        )
+    def without_text(recipe: Recipe) -> str:
+        texts = dict.fromkeys(("prompt", "negative", "hires_prompt", "hires_negative"), "")
+        return recipe.replace(**texts, seed=None, variation_seed=None).model_dump_json()
 
     recipes = {without_text(recipe) for recipe in request.recipes}
     return request.base, request.image, request.mask, request.mask_inverted, request.lenient, frozenset(recipes)

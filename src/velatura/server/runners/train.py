@@ -151,7 +151,7 @@ def _make_aesthetic(context: JobContext, request: TrainRequest, options: Aesthet
     if path.exists():
         raise AlreadyExists(f"{path.name} is there already: choose another name")
     base = models.base(request.base)
-    settings = {"steps": options.steps} | ({} if options.rate is None else {"rate": options.rate})
+    settings: dict[str, Any] = {"steps": options.steps} | ({} if options.rate is None else {"rate": options.rate})
     context.step(0, None, "reading pictures")
     aesthetic = aesthetic_from(base, folders.dataset(request.dataset), name=name, **settings)
     save(aesthetic, path)

@@ -159,8 +159,9 @@ def _open_overlay(context: JobContext, wanted: OverlayWithStrength) -> tuple[Ove
     path = context.resources.models.library.path(wanted.name)
     overlay = open_overlay(path)
     overlay.card = overlay.card.replace(name=overlay.card.name or path.stem)
-    is_split = wanted.text is not None
-    return overlay, Strength(text=wanted.text, unet=wanted.strength) if is_split else wanted.strength
+    if wanted.text is None:
+        return overlay, wanted.strength
+    return overlay, Strength(text=wanted.text, unet=wanted.strength)
 
 
 def _progress(context: JobContext, stage: str) -> OnProgress:
