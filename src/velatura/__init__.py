@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from velatura.base.base import Base
     from velatura.card import Card
     from velatura.compare.grid import grid
+    from velatura.compare.measure import Measurement, measure
+    from velatura.compare.tune import Tuning, tune
     from velatura.datasets.folder import read_dataset
     from velatura.datasets.loss_weights import loss_weights
     from velatura.datasets.templates import CaptionTemplate, template_lines
@@ -106,6 +108,7 @@ __all__ = [
     "InitImage",
     "Library",
     "Lora",
+    "Measurement",
     "MergeReport",
     "MissingCaption",
     "NanLatents",
@@ -123,6 +126,7 @@ __all__ = [
     "Step",
     "Strength",
     "TrainingDiverged",
+    "Tuning",
     "UnknownName",
     "UnsupportedBase",
     "VelaturaError",
@@ -141,6 +145,7 @@ __all__ = [
     "grid",
     "loss_weights",
     "make_class_pictures",
+    "measure",
     "measure_retention",
     "merge",
     "open_base",
@@ -153,6 +158,7 @@ __all__ = [
     "tiny",
     "tiny_pictures",
     "train",
+    "tune",
 ]
 
 # where each name that is imported on first use is defined; a test compares it with the imports above
@@ -174,6 +180,7 @@ _MODULES = {
     "InitImage": "sampling.masks",
     "Library": "library",
     "Lora": "overlays.lora.lora",
+    "Measurement": "compare.measure",
     "MergeReport": "merging.checkpoints.report",
     "Overlay": "overlays.overlay",
     "Picture": "sampling.generate",
@@ -186,6 +193,7 @@ _MODULES = {
     "Stage": "training.run.report",
     "Step": "training.run.report",
     "Strength": "overlays.strength",
+    "Tuning": "compare.tune",
     "Verdict": "training.run.verdict",
     "aesthetic_from": "training.kinds.aesthetic",
     "attach": "formats.attach",
@@ -199,6 +207,7 @@ _MODULES = {
     "grid": "compare.grid",
     "loss_weights": "datasets.loss_weights",
     "make_class_pictures": "training.kinds.class_images",
+    "measure": "compare.measure",
     "measure_retention": "merging.checkpoints.retention",
     "merge": "merging.checkpoints.merge",
     "open_base": "formats.open",
@@ -209,6 +218,7 @@ _MODULES = {
     "save_dreambooth": "training.kinds.dreambooth",
     "template_lines": "datasets.templates",
     "train": "training.train",
+    "tune": "compare.tune",
 }
 
 

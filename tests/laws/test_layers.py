@@ -20,7 +20,8 @@ FILES = sorted((SRC / "velatura").rglob("*.py"))
 FLOORS = (
     {"cli"},
     {"velatura", "server"},
-    {"training", "compare"},
+    {"training"},
+    {"compare"},
     {"sampling", "datasets", "downloads", "merging"},
     {"library", "tiny"},
     {"formats"},

@@ -35,6 +35,10 @@ COMMANDS = {
     "grid": LazyCommand(
         "Pictures", "generate", "grid", "Compare pictures side by side, changing one to three settings."
     ),
+    "measure": LazyCommand(
+        "Pictures", "compare.measure", "measure", "Measure how like two folders of pictures are, in content and style."
+    ),
+    "tune": LazyCommand("Overlays", "compare.tune", "tune", "Find the strength of an overlay that serves best."),
     "choose": LazyCommand(
         "Overlays", "train.choose", "choose", "Choose which kind of overlay to train, and see what it costs."
     ),

@@ -39,9 +39,15 @@ def check(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.", callback=bundled_or_given)],
     *,
     size: Annotated[int, typer.Option(help="Pixels that pictures will be trained at.", min=8)] = 512,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="What the overlay will be called: captions may all have it.", show_default="the folder's name"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find what would stop or spoil a training: broken files, missing captions, copies, blur, large crops.
+    """Find what would stop or spoil a training: broken files, copies, blur, large crops, and flaws of captions.
 
     velatura dataset check photos/ --size 64
 
@@ -49,7 +55,7 @@ def check(
     """
     from velatura.datasets.check import check_folder
 
-    report = check_folder(folder, size)
+    report = check_folder(folder, size, name=name)
     if as_json:
         say_json(json.dumps(_report_as_json(report), ensure_ascii=False, indent=2))
     else:

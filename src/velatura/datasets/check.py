@@ -2,14 +2,22 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageOps
 
-from velatura.datasets.folder import all_folders, describe_empty_folder, ignored_folders, resolve_folder
+from velatura.datasets.folder import (
+    all_folders,
+    describe_empty_folder,
+    folders_with_repeats,
+    ignored_folders,
+    resolve_folder,
+)
+from velatura.datasets.lint_captions import CaptionFlaw, find_contradictions, lint_captions
 from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
 from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
@@ -97,13 +105,16 @@ class DatasetReport:
 
 
 @gather_warnings()
-def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None) -> DatasetReport:
+def check_folder(
+    folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None, name: str | None = None
+) -> DatasetReport:
     """Read every picture completely and look for faults of pictures, captions and the folder.
 
     Args:
         folder: Folder of pictures, as for `read_dataset`.
         pixels: Side of the pictures in training.
         rules: Make captions from file names.
+        name: What the overlay will be called, whose words may stand in all captions. None: the folder's name.
 
     Raises:
         BadDataset: The folder is missing or has no pictures. All other faults are in the report.
@@ -120,7 +131,9 @@ def check_folder(folder: str | os.PathLike[str], pixels: int = 512, *, rules: Na
     for subfolder in ignored_folders(folder):
         text = f"its pictures are ignored; rename it to 1_{subfolder.name} to train on them"
         report.findings.append(Finding(Grade.WARNING, "folder", subfolder, text))
-    report.findings += _duplicate_findings(report.pictures)
+    alike = list(_find_alike(report.pictures))
+    report.findings += _duplicate_findings(alike)
+    report.findings += _caption_findings(report, alike, folder.absolute().name if name is None else name)
     return report
 
 
@@ -219,8 +232,16 @@ def _quality_findings(info: PictureInfo, pixels: int) -> Iterator[Finding]:
         yield Finding(Grade.WARNING, "noisy", path, f"it may be noisy ({info.noise:.0f} of 255)")
 
 
-def _duplicate_findings(pictures: Sequence[PictureInfo]) -> Iterator[Finding]:
-    """Yield a warning for every picture that looks like an earlier one, or like its mirror image."""
+class AlikePictures(NamedTuple):
+    """Two pictures that look the same, or one like the other mirrored."""
+
+    earlier: Path
+    later: Path
+    is_mirrored: bool
+
+
+def _find_alike(pictures: Sequence[PictureInfo]) -> Iterator[AlikePictures]:
+    """Yield every picture that looks like an earlier one, or like its mirror image, with that one."""
     reported = set[int]()
     count = len(pictures)
     hashes = [picture.perceptual_hash for picture in pictures] + [picture.mirrored_hash for picture in pictures]
@@ -229,8 +250,25 @@ def _duplicate_findings(pictures: Sequence[PictureInfo]) -> Iterator[Finding]:
         if earlier == later or later in reported or (first >= count and second >= count):
             continue  # a symmetric picture looks like its own mirror image
         reported.add(later)
-        how = "looks like" if second < count else "looks like the mirror image of"
-        yield Finding(Grade.WARNING, "duplicate", pictures[later].path, f"it {how} {pictures[earlier].path.name}")
+        yield AlikePictures(pictures[earlier].path, pictures[later].path, is_mirrored=second >= count)
+
+
+def _duplicate_findings(alike: Iterable[AlikePictures]) -> Iterator[Finding]:
+    for earlier, later, is_mirrored in alike:
+        how = "looks like the mirror image of" if is_mirrored else "looks like"
+        yield Finding(Grade.WARNING, "duplicate", later, f"it {how} {earlier.name}")
+
+
+def _caption_findings(report: DatasetReport, alike: Iterable[AlikePictures], name: str) -> Iterator[Finding]:
+    """Yield the flaws of training captions; those of class pictures may all be the same."""
+    folders = [subfolder for subfolder, _ in folders_with_repeats(report.folder)]
+    training_pictures = [picture for picture in report.pictures if picture.path.parent in folders]
+    captions = {picture.path: picture.caption.text for picture in training_pictures if picture.caption}
+    names = [name, *(subfolder.name for subfolder in folders if subfolder != report.folder)]
+    same = [(pair.earlier, pair.later) for pair in alike if not pair.is_mirrored]
+    flaws: list[CaptionFlaw] = [*lint_captions(captions, names), *find_contradictions(captions, same)]
+    for flaw in flaws:
+        yield Finding(Grade.WARNING, flaw.kind, flaw.file or report.folder, flaw.text)
 
 
 def _name_findings(folder: Path, paths: Sequence[Path]) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, load_model
 from velatura.formats.json_files import read_json_object
+from velatura.formats.vision.open_clip import is_open_clip_folder, read_open_clip_folder
 from velatura.tensors import DAMAGED_FILE_ERRORS, StrPath, open_state_dict
 
 TINY_CLIP = Path(__file__).parents[1] / "data" / "tiny" / "clip_vision"
@@ -74,30 +75,34 @@ class Clip:
 
     def _encode_batch(self, pictures: Sequence[Image.Image]) -> Tensor:
         device = next(self.vision.parameters()).device
-        output = self.vision(pixel_values=torch.stack([self._preprocess(picture) for picture in pictures]).to(device))
+        pixels = [square_pixels(picture, self.pixels, self.normalization) for picture in pictures]
+        output = self.vision(pixel_values=torch.stack(pixels).to(device))
         return cast("Tensor", output.image_embeds).cpu()
 
-    def _preprocess(self, picture: Image.Image) -> Tensor:
-        """Return the middle square of a picture, resized and normalized: (3, pixels, pixels)."""
-        square = ImageOps.fit(picture.convert("RGB"), (self.pixels, self.pixels), Image.Resampling.BICUBIC)
-        colours = torch.tensor(np.asarray(square, dtype=np.float32) / 255)  # (height, width, 3)
-        mean, std = torch.tensor(self.normalization.mean), torch.tensor(self.normalization.std)
-        return ((colours - mean) / std).permute(2, 0, 1)
+
+def square_pixels(picture: Image.Image, pixels: int, normalization: ImageNormalization) -> Tensor:
+    """Return the middle square of a picture, resized and normalized: (3, pixels, pixels)."""
+    square = ImageOps.fit(picture.convert("RGB"), (pixels, pixels), Image.Resampling.BICUBIC)
+    colours = torch.tensor(np.asarray(square, dtype=np.float32) / 255)  # (height, width, 3)
+    mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
+    return ((colours - mean) / std).permute(2, 0, 1)
 
 
 def open_clip_model(folder: StrPath) -> Clip:
-    """Open a CLIP from a folder of transformers.
+    """Open a CLIP from a folder of transformers or of open_clip.
 
     Args:
-        folder: Holds a whole CLIPModel, or a CLIPVisionModelWithProjection with text_projection.safetensors beside it.
+        folder: Holds a whole CLIPModel, or a CLIPVisionModelWithProjection with text_projection.safetensors beside it,
+            or open_clip_config.json with open_clip's weights.
 
     Raises:
         BadFile: The folder holds no such model, or a part of it is missing or damaged.
     """
     path = Path(folder).expanduser()
-    config = read_json_object(path / "config.json")
+    is_open_clip = is_open_clip_folder(path)
+    config = {} if is_open_clip else read_json_object(path / "config.json")
     try:
-        return _build_clip(path, config)
+        return _build_open_clip(path) if is_open_clip else _build_clip(path, config)
     except (OSError, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         reasons = str(error).strip().splitlines() or [type(error).__name__]
         raise BadFile(
@@ -114,7 +119,7 @@ def _build_clip(path: Path, config: dict[str, Any]) -> Clip:
         vision_config["projection_dim"] = config["projection_dim"]
     if not 0 < vision_config.get("num_hidden_layers", 12) <= MAX_LAYERS:
         raise ValueError(f"{vision_config['num_hidden_layers']} layers")
-    normalization = _read_normalization(path, CLIP_NORMALIZATION if is_whole_model else IMAGENET_NORMALIZATION)
+    normalization = read_normalization(path, CLIP_NORMALIZATION if is_whole_model else IMAGENET_NORMALIZATION)
     with torch.device("meta"):
         empty = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision_config))
     sources = {key: TensorSource(key) for key in empty.state_dict()}
@@ -126,6 +131,23 @@ def _build_clip(path: Path, config: dict[str, Any]) -> Clip:
     vision = load_model(empty, sources, contents, Destination())
     vision.eval().requires_grad_(False)
     return Clip(vision, read_text_projection(path), int(vision_config.get("image_size", 224)), normalization)
+
+
+def _build_open_clip(path: Path) -> Clip:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    found = read_open_clip_folder(path)
+    if found.vision_config["num_hidden_layers"] > MAX_LAYERS:
+        raise ValueError(f"{found.vision_config['num_hidden_layers']} layers")
+    with torch.device("meta"):
+        empty = CLIPVisionModelWithProjection(CLIPVisionConfig(**found.vision_config))
+    vision = load_model(empty, found.vision_sources, found.contents, Destination())
+    vision.eval().requires_grad_(False)
+    mean, std = _parse_colours(found.mean), _parse_colours(found.std)
+    normalization = ImageNormalization(mean, std) if mean and std and min(std) > 0 else CLIP_NORMALIZATION
+    source = found.text_sources[TEXT_PROJECTION_KEY]
+    projection = _check_projection(path, source.transform(found.contents.tensors[source.key]))
+    return Clip(vision, projection, int(found.vision_config["image_size"]), normalization)
 
 
 def read_text_projection(folder: Path) -> Tensor:
@@ -145,7 +167,11 @@ def read_text_projection(folder: Path) -> Tensor:
             f"{folder} holds no {TEXT_PROJECTION_KEY}, which compares texts with pictures: give the folder of a whole "
             "CLIP"
         )
-    projection = contents.tensors[TEXT_PROJECTION_KEY]
+    return _check_projection(folder, contents.tensors[TEXT_PROJECTION_KEY])
+
+
+def _check_projection(folder: Path, projection: Tensor) -> Tensor:
+    """Return a copy of the projection in float32, and refuse one that is not a matrix of finite numbers."""
     if projection.ndim != 2 or not projection.is_floating_point() or not bool(projection.float().isfinite().all()):
         raise BadFile(f"{folder} has a {TEXT_PROJECTION_KEY} that is not a matrix of finite numbers: download it again")
     return projection.float().clone()
@@ -188,7 +214,7 @@ def find_clip_for(text_width: int) -> Path:
     return folder
 
 
-def _read_normalization(folder: Path, default: ImageNormalization) -> ImageNormalization:
+def read_normalization(folder: Path, default: ImageNormalization) -> ImageNormalization:
     """Read preprocessor_config.json, or return the default if the folder has none."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():

@@ -1,0 +1,204 @@
+"""Metrics rank planted pictures as a person does: copies, the style, another style, and noise."""
+
+import json
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+from PIL import Image
+
+import velatura
+from tools.drawing.paint import paint
+from tools.drawing.scene import caption, random_scene
+from velatura.cli.app import main
+from velatura.compare import metrics
+from velatura.compare.measure import MEANINGS, noise_pictures
+from velatura.compare.metrics import Mean
+from velatura.compare.picture_features import PictureEncoder
+from velatura.errors import BadDataset, BadFile
+
+COUNT = 5
+
+
+def scenes(first_seed, style, subjects=None):
+    drawn = [random_scene(Random(first_seed + n), styles=[style], subjects=subjects) for n in range(COUNT)]
+    return [replace(scene, count=1, x=0.5, size=0.34) for scene in drawn]
+
+
+@pytest.fixture(scope="module")
+def painted():
+    """The data, neon cats, and pictures that are like it in some ways."""
+    cats = scenes(100, "neon", ["cat"])
+    return {
+        "data": [paint(scene) for scene in cats],
+        "new": [paint(scene) for scene in scenes(200, "neon", ["cat"])],
+        "style without the subject": [paint(scene) for scene in scenes(300, "neon", ["house", "boat", "key"])],
+        "another style": [paint(scene) for scene in scenes(400, "blueprint", ["cat"])],
+        "base": [paint(scene) for scene in scenes(500, "poster")],
+        "same scenes": [paint(replace(scene, seed=scene.seed + 1)) for scene in cats],
+        "noise": noise_pictures(COUNT, 64),
+    }
+
+
+@pytest.fixture(scope="module")
+def seen(tiny, painted):
+    encoder = PictureEncoder.open(tiny)
+    return {name: encoder.features(pictures) for name, pictures in painted.items()}
+
+
+def mean(values):
+    return float(values.mean())
+
+
+def test_the_style_distance_ranks_the_data_then_its_style_then_other_styles_then_noise(seen):
+    distance = {name: mean(metrics.style_distance(features, seen["data"])) for name, features in seen.items()}
+    assert distance["data"] < min(distance["new"], distance["style without the subject"])
+    in_style = max(distance["new"], distance["style without the subject"])
+    assert in_style < min(distance["another style"], distance["base"])
+    assert max(distance["another style"], distance["base"]) < distance["noise"]
+
+
+def test_the_style_distance_of_a_picture_from_itself_is_zero_and_at_most_one(seen):
+    for features in seen.values():
+        one = features.select([0])
+        assert mean(metrics.style_distance(one, one)) == pytest.approx(0, abs=1e-6)
+    assert mean(metrics.style_distance(seen["noise"], seen["data"])) < 1
+
+
+def test_the_image_similarity_ranks_the_data_then_its_style_then_the_base(seen):
+    similarity = {
+        name: mean(metrics.image_similarity(features.clip, seen["data"].clip)) for name, features in seen.items()
+    }
+    others = ("another style", "base", "noise")
+    in_style = similarity["new"], similarity["style without the subject"]
+    assert similarity["data"] > max(in_style) > min(in_style) > max(similarity[name] for name in others)
+
+
+def test_the_nearest_picture_of_a_copy_is_itself(seen):
+    nearest = {name: metrics.nearest_similarity(features.clip, seen["data"].clip) for name, features in seen.items()}
+    assert nearest["data"].tolist() == pytest.approx([1.0] * COUNT, abs=1e-5)
+    assert max(mean(values) for name, values in nearest.items() if name not in {"data", "same scenes"}) < 0.98
+
+
+def test_the_change_ranks_the_same_picture_then_the_same_scene_then_others_then_noise(seen):
+    change = {name: mean(metrics.change(features, seen["data"])) for name, features in seen.items()}
+    assert change["data"] == pytest.approx(0, abs=1e-6)
+    assert 0 < change["same scenes"] < min(change["new"], change["base"]) < change["noise"]
+
+
+def test_diversity_ranks_one_picture_then_one_scene_then_scenes(tiny, painted):
+    encoder = PictureEncoder.open(tiny)
+    one = encoder.features([painted["data"][0]] * 3)
+    scene = random_scene(Random(1))
+    alike = encoder.features([paint(replace(scene, seed=seed)) for seed in range(3)])
+    different = encoder.features([paint(random_scene(Random(seed))) for seed in range(3)])
+    values = [mean(metrics.diversity(features)) for features in (one, alike, different)]
+    assert values == sorted(values)
+    assert values[0] == pytest.approx(0, abs=1e-6)
+    assert values[0] < values[1] < values[2]
+
+
+def test_diversity_counts_pairs_of_a_group_alone(seen):
+    assert len(metrics.diversity(seen["data"])) == 10  # 5 x 4 / 2
+    assert len(metrics.diversity(seen["data"], ["a", "a", "b", "b", "c"])) == 2
+    assert len(metrics.diversity(seen["data"], ["a", "b", "c", "d", "e"])) == 0
+
+
+def test_the_text_similarity_is_higher_for_a_pictures_own_text(tiny):
+    encoder = PictureEncoder.open(tiny)
+    drawn = scenes(600, "poster")
+    texts = [caption(scene, Random(0), style_word="") for scene in drawn]
+    images, vectors = encoder.features([paint(scene) for scene in drawn]).clip, encoder.clip.encode_texts(texts)
+    own, others = metrics.text_similarity(images, vectors), metrics.other_text_similarity(images, vectors)
+    assert bool((own > others).all())
+    noise = encoder.features(noise_pictures(COUNT, 64)).clip
+    assert mean(own) > mean((noise @ vectors.T).flatten())
+
+
+def test_the_margin_of_the_own_prompt_is_positive_and_counts_equal_prompts_as_own():
+    vectors = torch.eye(3)
+    assert metrics.own_prompt_margin(vectors, vectors, ["a", "b", "c"]).tolist() == [1, 1, 1]
+    # of picture 0: own are rows 0 and 1, mean 0.5; other is row 2, 0
+    assert metrics.own_prompt_margin(vectors, vectors, ["a", "a", "c"]).tolist() == [0.5, 0.5, 1]
+
+
+def test_a_mean_has_the_standard_error_of_the_textbook():
+    # of 1, 2, 3, 4: variance 5/3, over 4
+    assert Mean.of([1, 2, 3, 4]) == Mean(2.5, pytest.approx((5 / 3 / 4) ** 0.5), 4)
+    assert Mean.of([7]).error == 0
+
+
+@pytest.fixture(scope="module")
+def folders(painted, tmp_path_factory):
+    root = tmp_path_factory.mktemp("measured")
+    for name in ("data", "new"):
+        (root / name).mkdir()
+        for number, picture in enumerate(painted[name]):
+            picture.save(root / name / f"{number}.png")
+            (root / name / f"{number}.txt").write_text("a red cat" if number % 2 else "a blue cat at night")
+    return root
+
+
+def test_measure_compares_two_folders_and_gives_floors(folders, tiny):
+    measured = velatura.measure(folders / "new", folders / "data", base=tiny)
+    assert list(measured.metrics) == [name for name in MEANINGS if name != "dino"]
+    style = measured["style distance"]
+    assert style.itself < style.others < style.noise
+    assert style.value < style.noise
+    assert "neon" not in str(measured)
+    for name in measured.metrics:
+        assert MEANINGS[name] in str(measured)
+    assert measured.notes  # of the tiny base's small models
+
+
+def test_a_folder_beside_itself_reaches_what_itself_says(folders, tiny):
+    measured = velatura.measure(folders / "data", folders / "data", base=tiny)
+    assert measured["change"].value == pytest.approx(0, abs=1e-6)
+    assert measured["nearest picture"].value == pytest.approx(1, abs=1e-5)
+    assert measured["style distance"].value == pytest.approx(measured["style distance"].itself, abs=1e-6)
+
+
+def test_images_without_texts_and_names_are_measured_too(painted, tiny):
+    measured = velatura.measure(painted["new"][:1], painted["data"][:1], base=tiny)
+    assert set(measured.metrics) == {"image similarity", "nearest picture", "style distance"}
+    with_text = velatura.measure(painted["new"][:1], painted["data"][:1], base=tiny, texts=["a cat"])
+    assert with_text["text similarity"].others is None  # there is no other text
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(folders, painted, tiny, tmp_path):
+    with pytest.raises(BadDataset, match="no picture is given"):
+        velatura.measure([], painted["data"], base=tiny)
+    with pytest.raises(BadDataset, match="1 texts are given for 5 pictures"):
+        velatura.measure(folders / "new", folders / "data", base=tiny, texts=["a cat"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadDataset):
+        velatura.measure(tmp_path / "empty", folders / "data", base=tiny)
+    with pytest.raises(BadFile, match=r"has no config\.json"):
+        velatura.measure(folders / "new", folders / "data", base=tiny, dino=tmp_path)
+
+
+def test_a_base_without_its_clip_is_measured_by_its_own_parts(xl, painted):
+    measured = velatura.measure(painted["new"][:2], painted["data"][:2], base=xl)
+    assert set(measured.metrics) == {"style distance", "diversity"}
+    assert any("CLIP is not on this machine" in note for note in measured.notes)
+
+
+def test_the_command_prints_a_table_or_json(folders, capsys):
+    words = ["measure", str(folders / "new"), str(folders / "data")]
+    assert main(words) == 0
+    assert "style distance" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["pictures"] == COUNT
+    assert found["metrics"]["style distance"]["lower_is_nearer"] is True
+    assert main(["measure", str(folders / "nowhere"), str(folders / "data")]) == 2
+
+
+def test_pictures_that_are_large_and_not_square_are_measured_in_their_middle(painted, tiny):
+    encoder = PictureEncoder.open(tiny)
+    square = painted["data"][0].resize((128, 128), Image.Resampling.NEAREST)
+    wide = Image.new("RGB", (256, 128), "white")
+    wide.paste(square, (64, 0))
+    both = encoder.features([square, wide])
+    assert mean(metrics.change(both.select([0]), both.select([1]))) == pytest.approx(0, abs=1e-3)
