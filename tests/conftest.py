@@ -18,7 +18,7 @@ from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.formats.clip import find_text_projection
 from velatura.formats.vocabulary import clip_tokenizer
-from velatura.training.run import end_sheet
+from velatura.training.run import end_sheet, end_tune
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +31,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def sheets_where_asked() -> Iterator[None]:
-    """Paint the sheet of strengths at the end of a run only where a plan asks for it: it takes seconds."""
+    """Paint the sheet of strengths, and find the best one, only where a plan asks for it: it takes seconds."""
     paint = end_sheet.paint_end_sheet
 
     def paint_if_asked(*arguments: Any, path: Path | None, image: Any) -> end_sheet.EndSheet:
@@ -39,6 +39,7 @@ def sheets_where_asked() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(end_sheet, "is_sheet_due", lambda _base, is_asked: bool(is_asked))
+        patch.setattr(end_tune, "is_tune_due", lambda _base, is_asked: bool(is_asked))
         patch.setattr(end_sheet, "paint_end_sheet", paint_if_asked)
         yield
 

@@ -82,6 +82,18 @@ class LossMonitor(BaseModel):
             return f"the validation loss rose from {self.best:.3g} to {validation_loss:.3g}"
         return ""
 
+    def is_out_of_patience(self, patience: int, snapshot_every: int, step: int) -> bool:
+        """Return True at a snapshot if the validation loss has not fallen for so many snapshots.
+
+        Args:
+            patience: The plan's number of snapshots; 0: never.
+            snapshot_every: Steps between two snapshots.
+            step: Steps taken.
+        """
+        if not patience or not snapshot_every or step % snapshot_every:
+            return False
+        return (step - self.best_step) // snapshot_every >= patience
+
     def is_good(self, validation_loss: float | None) -> bool:
         """Return True if a run may go back to a snapshot with this validation loss."""
         return validation_loss is None or self.best is None or validation_loss <= GOOD_SNAPSHOT_FACTOR * self.best

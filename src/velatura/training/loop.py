@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from torch import Tensor
+
 from velatura.card import Card
 from velatura.errors import NanLatents, TrainingDiverged, VelaturaError, warn
 from velatura.sampling.recipe.recipe import Recipe
@@ -133,7 +135,7 @@ class TrainingLoop:
         overlay.train()
         try:
             with catch_signals() as stop:
-                while len(self.losses) < total:
+                while len(self.losses) < total and not self._is_out_of_patience():
                     problem = self._take_step(start_time) or self._preview() or self._validate_and_save()
                     if problem:
                         self._roll_back(problem)
@@ -283,8 +285,25 @@ class TrainingLoop:
                 self._save_overlay(self.folder.best)
         file, best = self.trainer.processes.run_on_main(self._write_results)
         self.trainer.finalize_weights()
+        if self._result_step != step:
+            self.trainer.replace_weights(self.trainer.processes.run_on_main(self._best_weights))
+            self._update_card_steps(self._result_step)
         verdict = self._verdict(file, best)
         return Run(self.trainer.overlay, file, self.losses, self.path, self.validation_losses, best, verdict)
+
+    def _is_out_of_patience(self) -> bool:
+        return self.monitor.is_out_of_patience(self._plan.patience, self._plan.snapshot_every, len(self.losses))
+
+    @property
+    def _result_step(self) -> int:
+        """Step of the overlay that the run returns: the best one if the plan has patience, else the last one.
+
+        The last one also if nothing was better than the untrained overlay.
+        """
+        return (self._plan.patience and self.monitor.best_step) or len(self.losses)
+
+    def _best_weights(self) -> dict[str, Tensor]:
+        return dict(Snapshot(_opened(self.folder).best).overlay().state_dict())
 
     def _verdict(self, file: Path, best: Path | None) -> Verdict:
         """Return what the run says of itself, without what is seen of the overlay (see run/end_sheet.py)."""
@@ -298,7 +317,9 @@ class TrainingLoop:
             finds_rate=self._plan.optimizer == "prodigy",
             rescues=self.monitor.rescues,
             validation_before=self.monitor.first,
-            validation_after=self.validation_losses.get(len(self.losses)),
+            result_step=self._result_step,
+            patience=self._plan.patience if len(self.losses) < len(self._rates) else 0,
+            validation_after=self.validation_losses.get(self._result_step),
             best=best,
             best_step=self.monitor.best_step if best else None,
             best_loss=self.monitor.best if best else None,
@@ -314,7 +335,10 @@ class TrainingLoop:
         folder.plot(self.losses, self.validation_losses)
         if self._plan.a1111:
             self._save_for_a1111(folder)
-        self._save_overlay(folder.overlay)  # last: once it exists, the run is finished
+        if self._result_step == len(self.losses):
+            self._save_overlay(folder.overlay)  # last: once it exists, the run is finished
+        else:
+            folder.save(Snapshot(folder.best).overlay(), folder.overlay)
         return folder.overlay, folder.best if folder.best.exists() else None
 
     def _save_for_a1111(self, folder: RunFolder) -> None:
@@ -353,8 +377,9 @@ class TrainingLoop:
         if self.folder:
             self.folder.log.add(record)
 
-    def _update_card_steps(self) -> None:
-        self.trainer.overlay.card = self.initial_card.replace(steps=self.initial_card.steps + len(self.losses))
+    def _update_card_steps(self, step: int | None = None) -> None:
+        steps = len(self.losses) if step is None else step
+        self.trainer.overlay.card = self.initial_card.replace(steps=self.initial_card.steps + steps)
 
 
 def _opened(folder: RunFolder | None) -> RunFolder:

@@ -161,6 +161,12 @@ class Plan(BaseModel):
     validation_folder: str | None = Field(
         default=None, description="validation pictures that are not trained on; None: the training pictures"
     )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="snapshots without a lower validation loss after which the training ends, with the best one as the "
+        "result; 0: never",
+    )
     rescues: int = Field(
         default=4, ge=0, le=100, description="times that a diverging run goes back and continues at a lower rate"
     )
@@ -180,6 +186,10 @@ class Plan(BaseModel):
     end_sheet: bool | None = Field(
         default=None,
         description="paint a sheet of several strengths at the end; None: where it is cheap, on the tiny base or a GPU",
+    )
+    tune: bool | None = Field(
+        default=None,
+        description="find the strength that serves best at the end; None: where it is cheap, on the tiny base or a GPU",
     )
 
     @model_validator(mode="wrap")
@@ -355,6 +365,10 @@ FIELD_REQUIREMENTS: dict[str, tuple[str, Callable[[Plan], bool]]] = {
     "huber_schedule": ("the loss huber or smooth_l1", lambda plan: plan.loss != "squared"),
     "keep_tags": ("shuffle_tags or tag_dropout", lambda plan: plan.shuffle_tags or plan.tag_dropout > 0),
     "validation_folder": ("validation_pictures", lambda plan: plan.validation_pictures > 0),
+    "patience": (
+        "validation_pictures and snapshot_every",
+        lambda plan: plan.validation_pictures > 0 and plan.snapshot_every > 0,
+    ),
     "preview_prompt": ("preview_every", lambda plan: plan.preview_every > 0),
     "preview_seeds": ("preview_every", lambda plan: plan.preview_every > 0),
 }

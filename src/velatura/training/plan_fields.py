@@ -57,6 +57,7 @@ class PlanFields(TypedDict, total=False):
     keep_every: int
     validation_pictures: int
     validation_folder: str | None
+    patience: int
     rescues: int
     rescue_factor: float
     loss_limit: float | None
@@ -64,3 +65,4 @@ class PlanFields(TypedDict, total=False):
     tensorboard: bool
     preview_seeds: int
     end_sheet: bool | None
+    tune: bool | None

@@ -184,6 +184,7 @@ def resume(
     on_step: Callable[[Step], None] | None = None,
     on_stage: OnStage | None = None,
     data_changed: bool = False,
+    steps: int | None = None,
 ) -> Run:
     """Resume an interrupted run from its last snapshot; it ends as it would have without the interruption.
 
@@ -193,24 +194,27 @@ def resume(
         on_step: Called after every step.
         on_stage: Called while pictures are prepared, and before previews and the sheet of strengths are painted.
         data_changed: Accept pictures or captions that changed since the run began.
+        steps: Make the run longer, a finished one too: the steps of the whole run.
 
     Returns:
         The same as `train` would have returned.
 
     Raises:
         BadFile: The folder is not a run, or is damaged.
-        NoEffect: The run is finished.
+        NoEffect: The run is finished, and no steps are given.
         AlreadyExists: Another process is using the run.
         WrongBase: The run began on another base.
         BadDataset: Pictures or captions changed.
-        BadPlan: The run began with another number of processes.
+        BadPlan: The run began with another number of processes, or has taken that many steps already.
     """
     base = to_base(base)
     processes, path = Processes.join(base.device), Path(run).expanduser()
     with processes.fail_together():
-        folder = RunFolder.reopen(path) if processes.is_main else None
+        folder = RunFolder.reopen(path, may_be_finished=steps is not None) if processes.is_main else None
         with nullcontext() if folder is None else closing(folder.log):
-            stored = processes.run_on_main(lambda: StoredRun.read(folder, base, processes, data_changed=data_changed))
+            stored = processes.run_on_main(
+                lambda: StoredRun.read(folder, base, processes, data_changed=data_changed, steps=steps)
+            )
             dataset = read_dataset(stored.data_folder)
             setup = _set_up(
                 base,
@@ -334,7 +338,7 @@ def _picture_counter(dataset: Dataset, plan: Plan, on_stage: OnStage | None) -> 
 def _create_optimizer(overlay: Overlay, plan: Plan) -> Optimizer:
     optimizer = create_overlay_optimizer(plan, make_trainable(overlay))
     if plan.a1111:
-        check_a1111_optimizer(optimizer)
+        check_a1111_optimizer(optimizer, plan.patience)
     if plan.tensorboard:
         check_tensorboard_installed()
     return optimizer

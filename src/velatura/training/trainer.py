@@ -197,6 +197,12 @@ class Trainer:
             self.training_weights = {}
             self.overlay.train()
 
+    @torch.no_grad()
+    def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the final weights by those of another snapshot, by their names."""
+        for name, weight in self.overlay.state_dict(keep_vars=True).items():
+            weight.detach().copy_(weights[name])
+
     def finalize_weights(self) -> None:
         """Leave the overlay as it is used, with the averaged weights, at the end of the training."""
         set_training_mode(self.optimizer, is_training=False)

@@ -45,6 +45,10 @@ def resume(
     data_changed: Annotated[
         bool, option("Continue although the pictures changed.", OVERLAY_PANEL, "--data-changed")
     ] = False,
+    steps: Annotated[
+        int | None,
+        option("Make the run longer, a finished one too: steps in all.", OVERLAY_PANEL, default="as planned"),
+    ] = None,
     processes: Annotated[int, processes_option(OVERLAY_PANEL)] = 1,
 ) -> None:
     """Continue an interrupted run to the same end, bit for bit, that it would have had.
@@ -52,6 +56,8 @@ def resume(
     velatura resume runs/inca
 
     velatura resume runs/
+
+    velatura resume runs/inca --steps 400
 
     velatura resume runs/inca --base sd15 --library models/
     """
@@ -64,9 +70,18 @@ def resume(
     run = chosen
     assert processes >= 1  # looked at before, see processes_option
     load_options = LoadOptions(vae=vae, prediction=prediction, zero_snr=zero_snr, unet=unet, text=tuple(text or ()))
-    opened_base = open_base(base or base_of_run(run), velatura.Library(*(library or [Path()])), load_options)
+    opened_base = open_base(
+        base or base_of_run(run, may_be_finished=steps is not None),
+        velatura.Library(*(library or [Path()])),
+        load_options,
+    )
     with training_progress() as progress:
         finished_run = velatura.resume(
-            opened_base, run, on_step=progress.on_step, on_stage=progress.on_stage, data_changed=data_changed
+            opened_base,
+            run,
+            on_step=progress.on_step,
+            on_stage=progress.on_stage,
+            data_changed=data_changed,
+            steps=steps,
         )
     print_run(finished_run)

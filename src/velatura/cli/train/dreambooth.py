@@ -18,6 +18,7 @@ from velatura.cli.train.options import (
     train_options,
 )
 from velatura.cli.train.session import TrainSession
+from velatura.cli.train.start import Start, open_start
 from velatura.errors import BadPlan
 from velatura.tiny import DATA_FOLDER
 from velatura.training.run.verdict import command_line
@@ -58,6 +59,7 @@ def train_dreambooth(
     class_weight: ClassWeight = None,
     checkpointing: Checkpointing = None,
     form: OutputForm = "difference",
+    start: Start = None,
 ) -> None:
     """Train the whole UNet (DreamBooth): the closest likeness, in a file as large as the base.
 
@@ -65,7 +67,7 @@ def train_dreambooth(
 
     velatura train dreambooth robot/ --base sd15/ --text --checkpointing --optimizer adamw8bit --as checkpoint --dry-run
     """
-    refuse_options_without("--text", text, {"--text-rate": text_rate})
+    refuse_options_without("--text", text or start, {"--text-rate": text_rate})
     refuse_options_without("--class-prompt", class_prompt, {"--class-pictures": class_pictures})
     plan_fields = {"text_rate": text_rate, "class_weight": class_weight, "checkpointing": checkpointing}
     from velatura.training.distributed import is_main_process
@@ -79,7 +81,10 @@ def train_dreambooth(
     session = TrainSession.prepare("dreambooth", folder, _default_to_subject(options), **plan_fields)
     if class_prompt is not None:
         _make_class_pictures(session, class_prompt, 100 if class_pictures is None else class_pictures)
-    overlay = velatura.Difference.for_base(session.base, text=text, name=session.name)
+    if start is None:
+        overlay = velatura.Difference.for_base(session.base, text=text, name=session.name)
+    else:
+        overlay = open_start(start, velatura.Difference, session.name, {"text": text}, {"text": False})
     run = session.run(overlay)
     if run and form != "difference" and is_main_process():
         _save_checkpoint(session, run, form)

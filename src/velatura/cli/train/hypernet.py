@@ -1,18 +1,13 @@
 """Run `velatura train hypernet`."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
-
-import typer
+from typing import Annotated, TypeVar
 
 import velatura
 from velatura.cli.train.options import OVERLAY_PANEL, Folder, TrainOptions, option, train_options
 from velatura.cli.train.session import TrainSession
+from velatura.cli.train.start import Start, open_start
 from velatura.errors import BadOverlay
-
-if TYPE_CHECKING:
-    from velatura.overlays.hypernetwork import Hypernetwork
 
 Number = TypeVar("Number", int, float)
 
@@ -43,15 +38,6 @@ DEFAULT_STRUCTURE: Mapping[str, object] = {
     "init": "normal",
     "widths": None,
 }
-Start = Annotated[
-    Path | None,
-    typer.Option(
-        "--start",
-        help="Train this hypernetwork further. Beside a .pt of A1111, its .pt.optim is used.",
-        rich_help_panel=OVERLAY_PANEL,
-        show_default="a new one",
-    ),
-]
 
 
 @train_options
@@ -74,6 +60,8 @@ def train_hypernet(
     velatura train hypernet photos/ --name inca --steps 300 --out runs/inca
 
     velatura train hypernet photos/ --base sd15/ --layers 1,2,1 --activation mish --rate "5e-5:100, 5e-6" --dry-run
+
+    velatura train hypernet more-photos/ --start inca.pt --patience 5 --out runs/inca-2
     """
     session = TrainSession.prepare("hypernet", folder, options)
     if start is not None:
@@ -87,7 +75,7 @@ def train_hypernet(
             "init": init,
             "widths": widths,
         }
-        overlay = _open_start(start, given_structure, session.name)
+        overlay = open_start(start, velatura.Hypernetwork, session.name, given_structure, DEFAULT_STRUCTURE)
     else:
         overlay = velatura.Hypernetwork.for_base(
             session.base,
@@ -107,23 +95,6 @@ def train_hypernet(
 
         overlay.check_compatible(Target.from_model(session.base))
     session.run(overlay)
-
-
-def _open_start(path: Path, structure: Mapping[str, object], name: str) -> "Hypernetwork":
-    """Open the hypernetwork to be trained further, and refuse options of a structure, which it has already."""
-    from velatura.overlays.hypernetwork import Hypernetwork
-
-    given = [name for name, value in structure.items() if value != DEFAULT_STRUCTURE[name]]
-    if given:
-        flag = given[0].replace("_", "-")
-        raise BadOverlay(f"{path.name} has a structure already, which --start keeps: leave out --{flag}")
-    overlay = velatura.open_overlay(path)
-    if not isinstance(overlay, Hypernetwork):
-        raise BadOverlay(
-            f"{path.name} is a {overlay.kind_name}, and --start needs a hypernetwork: name one, or leave out --start"
-        )
-    overlay.card = overlay.card.replace(name=name)
-    return overlay
 
 
 def _parse_numbers(option_name: str, text: str, number_type: type[Number], example: str) -> tuple[Number, ...]:

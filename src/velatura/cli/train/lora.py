@@ -1,6 +1,7 @@
 """Run `velatura train lora`."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import velatura
 from velatura.cli.train.options import (
@@ -13,6 +14,7 @@ from velatura.cli.train.options import (
     train_options,
 )
 from velatura.cli.train.session import TrainSession
+from velatura.cli.train.start import Start, open_start
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
@@ -46,6 +48,20 @@ Word = Annotated[
 Vectors = Annotated[int | None, option("Vectors that the word stands for.", WORD_PANEL, default="4")]
 Initial = Annotated[str | None, option("Words whose meaning it begins with.", WORD_PANEL, default="*")]
 WordRate = Annotated[str | None, option("Its learning rate.", WORD_PANEL, default="preset")]
+DEFAULT_STRUCTURE: Mapping[str, object] = {
+    "rank": 16,
+    "alpha": None,
+    "algorithm": "lora",
+    "targets": "attention",
+    "conv_rank": None,
+    "conv_alpha": None,
+    "factor": -1,
+    "text": False,
+    "rank_stabilised": False,
+    "dropout": 0.0,
+    "rank_dropout": 0.0,
+    "module_dropout": 0.0,
+}
 
 
 @train_options
@@ -70,34 +86,38 @@ def train_lora(
     vectors: Vectors = None,
     initial: Initial = None,
     word_rate: WordRate = None,
+    start: Start = None,
 ) -> None:
     """Train a LoRA, or one of its kin: small changes of the base's weights, good at subjects and at styles.
 
     velatura train lora photos/ --name ink --steps 200 --out runs/ink
 
     velatura train lora robot/ --for subject --base sd15/ --rank 32 --targets conv --text --text-rate 5e-5 --dry-run
+
+    velatura train lora more-photos/ --start ink.safetensors --patience 5 --out runs/ink-2
     """
-    refuse_options_without("--text", text, {"--text-rate": text_rate})
+    refuse_options_without("--text", text or start, {"--text-rate": text_rate})
     refuse_options_without("--word", word, {"--vectors": vectors, "--initial": initial, "--word-rate": word_rate})
     template = None if word is None else f"{options.purpose or 'style'}_filewords"  # so that captions say the word
     session = TrainSession.prepare("lora", folder, options, text_rate=text_rate, word_rate=word_rate, template=template)
-    overlay = velatura.Lora.for_base(
-        session.base,
-        rank=rank,
-        alpha=alpha,
-        algorithm=algorithm,
-        targets=targets,
-        conv_rank=conv_rank,
-        conv_alpha=conv_alpha,
-        factor=factor,
-        text=text,
-        rank_stabilised=rank_stabilised,
-        dropout=dropout,
-        rank_dropout=rank_dropout,
-        module_dropout=module_dropout,
-        seed=session.plan.seed,
-        name=session.name,
-    )
+    structure: dict[str, Any] = {
+        "rank": rank,
+        "alpha": alpha,
+        "algorithm": algorithm,
+        "targets": targets,
+        "conv_rank": conv_rank,
+        "conv_alpha": conv_alpha,
+        "factor": factor,
+        "text": text,
+        "rank_stabilised": rank_stabilised,
+        "dropout": dropout,
+        "rank_dropout": rank_dropout,
+        "module_dropout": module_dropout,
+    }
+    if start is None:
+        overlay = velatura.Lora.for_base(session.base, **structure, seed=session.plan.seed, name=session.name)
+    else:
+        overlay = open_start(start, velatura.Lora, session.name, structure, DEFAULT_STRUCTURE)
     if word is not None:
         overlay = _add_word(session.base, overlay, word, vectors=vectors, initial=initial, seed=session.plan.seed)
     session.run(overlay)

@@ -155,6 +155,10 @@ class TrainOptions:
     snapshot_every: Annotated[
         int | None, option("Steps between snapshots, 0: only when stopped.", OUTPUT_PANEL, default="preset")
     ] = None
+    patience: Annotated[
+        int | None,
+        option("End after so many snapshots without a lower validation loss.", TRAINING_PANEL, default="never"),
+    ] = None
     preview_every: Annotated[
         int | None, option("Steps between preview pictures, 0: none.", OUTPUT_PANEL, default="0")
     ] = None
@@ -169,6 +173,15 @@ class TrainOptions:
             OUTPUT_PANEL,
             "--cache/--no-cache",
             default="cache",
+        ),
+    ] = None
+    tune: Annotated[
+        bool | None,
+        option(
+            "At the end find the strength that serves best, and write it beside the overlay.",
+            OUTPUT_PANEL,
+            "--tune/--no-tune",
+            default="where it is cheap",
         ),
     ] = None
     dry_run: Annotated[bool, option("Print the plan and stop.", OUTPUT_PANEL, "--dry-run")] = False
@@ -200,8 +213,10 @@ class TrainOptions:
             "precision",
             "seed",
             "snapshot_every",
+            "patience",
             "preview_every",
             "cache",
+            "tune",
         )
         preview_prompt = "\n".join(self.preview or []) or None
         renamed: dict[str, object] = {

@@ -75,7 +75,7 @@ class TrainingLines:
 
     def on_stage(self, stage: Stage) -> None:
         """Print a line now and then if preparing pictures takes long, and one where the sheet is begun."""
-        if stage.name == "painting strengths":
+        if stage.name in {"painting strengths", "finding the best strength"} and stage.done == 0:
             self._say(stage.name)
         elif stage.done and self._is_due(False):
             self._last_time = self._clock()

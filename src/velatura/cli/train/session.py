@@ -107,7 +107,8 @@ class TrainSession:
                 on_stage=progress.on_stage,
             )
         print_run(run)
-        tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:1>"
+        strength = 1 if run.verdict is None or run.verdict.strength is None else run.verdict.strength
+        tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:{strength:g}>"
         say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, '--library', self.out)}")
         return run
 
@@ -164,8 +165,16 @@ FIELD_GROUPS = {
     ),
     CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags", "caption_lines"),
     OUTPUT_PANEL: (
-        *("keep_last", "keep_every", "validation_pictures", "validation_folder", "rescues", "rescue_factor"),
-        *("loss_limit", "preview_every", "preview_prompt", "preview_seeds", "end_sheet"),
+        *(
+            "keep_last",
+            "keep_every",
+            "validation_pictures",
+            "validation_folder",
+            "patience",
+            "rescues",
+            "rescue_factor",
+        ),
+        *("loss_limit", "preview_every", "preview_prompt", "preview_seeds", "end_sheet", "tune"),
         *("cache", "a1111", "tensorboard"),
     ),
 }

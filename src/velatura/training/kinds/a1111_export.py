@@ -19,12 +19,21 @@ from velatura.training.run.log import atomic_write
 LOSS_TABLE_NAME = "hypernetwork_loss.csv"
 
 
-def check_a1111_optimizer(optimizer: Optimizer) -> None:
-    """Refuse an optimizer with which the web UI cannot continue.
+def check_a1111_optimizer(optimizer: Optimizer, patience: int = 0) -> None:
+    """Refuse an optimizer with which the web UI cannot continue, and a result without the optimizer's state.
+
+    Args:
+        optimizer: The plan's optimizer.
+        patience: The plan's patience, with which the result is the best snapshot.
 
     Raises:
-        BadPlan: The optimizer is not one of torch's that the web UI knows.
+        BadPlan: The optimizer is not one of torch's that the web UI knows, or the plan has patience.
     """
+    if patience:
+        raise BadPlan(
+            "with patience the result is the best snapshot, and the files of a1111 continue from the last step: leave "
+            "out a1111 or patience"
+        )
     name = type(optimizer).__name__
     if name not in OPTIMIZER_NAMES or not type(optimizer).__module__.startswith("torch."):
         raise BadPlan(

@@ -19,6 +19,7 @@ from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.data.captions import caption_name
 from velatura.training.noise import isolate_random_state
+from velatura.training.run.end_tune import tune_result
 from velatura.training.run.folder import base_location
 from velatura.training.run.log import atomic_write
 from velatura.training.run.report import OnStage, Run, Stage
@@ -75,7 +76,7 @@ def look_at_result(run: Run, trainer: Trainer, prompts: Sequence[str], on_stage:
         pictures=(*filter(None, [sheet.path]), *verdict.pictures),
         sheet_command="" if sheet.path else command,
     )
-    return replace(run, verdict=verdict)
+    return tune_result(replace(run, verdict=verdict), trainer, on_stage)
 
 
 def sheet_prompts(

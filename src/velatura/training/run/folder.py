@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from velatura.card import Card
-from velatura.errors import AlreadyExists, BadFile, NoEffect
+from velatura.errors import AlreadyExists, BadFile, BadPlan, NoEffect, warn
 from velatura.files import atomic_folder
 from velatura.tiny import DATA_FOLDER
 from velatura.training.distributed import process_count
@@ -100,12 +100,16 @@ class RunFolder:
                 raise
 
     @classmethod
-    def reopen(cls, path: str | os.PathLike[str]) -> Self:
+    def reopen(cls, path: str | os.PathLike[str], *, may_be_finished: bool = False) -> Self:
         """Open and lock the folder of an interrupted run, and remove temporary files that a crash left.
+
+        Args:
+            path: The folder.
+            may_be_finished: Open a finished run too, to make it longer.
 
         Raises:
             BadFile: The path is not a run folder, or its log is damaged.
-            NoEffect: The run is finished.
+            NoEffect: The run is finished, and may not be.
             AlreadyExists: Another process is using it.
         """
         path = Path(path).expanduser()
@@ -118,12 +122,45 @@ class RunFolder:
             log.close()
             raise BadFile(f"{log.path} has no valid header, so the run cannot be resumed: train anew")
         folder = cls(path, name, log)
-        if folder.overlay.exists():
+        if folder.overlay.exists() and not may_be_finished:
             log.close()
-            raise NoEffect(f"this run is finished, its overlay is {folder.overlay}: there is nothing to resume")
+            raise NoEffect(
+                f"this run is finished, its overlay is {folder.overlay}: there is nothing to resume; "
+                "--steps N makes it longer"
+            )
         for leftover in [*path.glob(f"{TEMP_PREFIX}*"), *path.glob(f"*/{TEMP_PREFIX}*")]:
             shutil.rmtree(leftover, ignore_errors=True)
         return folder
+
+    def lengthen(self, steps: int) -> None:
+        """Give the run more steps; the overlay of a finished run becomes a file of snapshots/.
+
+        Args:
+            steps: The steps of the whole run.
+
+        Raises:
+            BadPlan: The run has taken that many steps already, or its learning rate ends before.
+        """
+        taken, plan = len(self.losses()), self.plan
+        if steps <= taken:
+            raise BadPlan(f"this run has taken {taken} steps: to make it longer, give more, as --steps {2 * taken}")
+        longer = plan.replace(steps=steps)
+        if longer.rates().end <= taken:
+            raise BadPlan(
+                f'the learning rate "{plan.learning_rate}" ends at step {longer.rates().end}: train the overlay '
+                "further with --start and a rate of its own"
+            )
+        if plan.patience and self.overlay.exists():
+            warn("the longer run has no patience any more: it takes all of its steps")
+            longer = longer.replace(patience=0)
+        last = self.snapshots[-1].step if self.snapshots else 0
+        if last < taken:
+            warn(f"the last snapshot is that of step {last}: the {taken - last} steps after it are taken again")
+        with atomic_write(self.path / "plan.json") as file:
+            file.write_text(longer.model_dump_json(indent=2) + "\n", "utf-8")
+        if self.overlay.exists():
+            end = self.snapshot(taken).path
+            self.overlay.replace(end if not end.exists() else end.with_stem(f"{end.stem}-end"))
 
     def moved_to(self, path: str | os.PathLike[str]) -> Self:
         """Return this run, with its log still locked, at the path that its folder was moved to."""
@@ -230,8 +267,12 @@ def _read(path: Path, content_type: type[JsonType]) -> JsonType:
         raise BadFile(f"{path} cannot be read ({reason}): put it back as it was, or train anew") from None
 
 
-def base_of_run(path: str | os.PathLike[str]) -> str:
+def base_of_run(path: str | os.PathLike[str], *, may_be_finished: bool = False) -> str:
     """Return where the base of a run was opened from, or its name if nothing is there any more.
+
+    Args:
+        path: The run folder.
+        may_be_finished: Take a finished run too.
 
     Raises:
         BadFile, NoEffect, AlreadyExists: As `RunFolder.reopen`.
@@ -240,7 +281,7 @@ def base_of_run(path: str | os.PathLike[str]) -> str:
         with suppress(OSError, ValueError, LookupError):
             header = json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0])
             return base_location(header.get("base_from"), header["base"])
-    folder = RunFolder.reopen(path)
+    folder = RunFolder.reopen(path, may_be_finished=may_be_finished)
     folder.log.close()
     return base_location(folder.header.get("base_from"), folder.header["base"])
 

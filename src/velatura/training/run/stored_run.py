@@ -33,8 +33,18 @@ class StoredRun(NamedTuple):
     overlay: Overlay
 
     @classmethod
-    def read(cls, folder: RunFolder | None, base: Base, processes: Processes, *, data_changed: bool) -> StoredRun:
-        """Read a run, and refuse another base, another number of processes, and changed pictures."""
+    def read(
+        cls, folder: RunFolder | None, base: Base, processes: Processes, *, data_changed: bool, steps: int | None = None
+    ) -> StoredRun:
+        """Read a run, and refuse another base, another number of processes, and changed pictures.
+
+        Args:
+            folder: The run, opened by the main process, which alone calls this.
+            base: The base that is to be trained on.
+            processes: The processes that train.
+            data_changed: Accept changed pictures.
+            steps: Make the run longer, so many steps in all.
+        """
         assert folder is not None
         plan, header = folder.plan, folder.header
         _check_same_base(base, header)
@@ -46,6 +56,9 @@ class StoredRun(NamedTuple):
             check_data_unchanged(data_folder, folder.data_fingerprint, fingerprint)
         if not folder.snapshots:
             raise BadFile(f"{folder.path} has no complete snapshot, so the run cannot be resumed: train anew")
+        if steps is not None:
+            folder.lengthen(steps)
+            plan = folder.plan
         return cls(plan, header, data_folder, bool(header["over_others"]), folder.snapshots[-1].overlay())
 
 

@@ -40,6 +40,9 @@ class Verdict:
         kind: The kind of overlay.
         steps: Steps taken.
         rate: The highest learning rate that served in the end, after the rescues.
+        result_step: Step of the overlay in the file, if it is not the last one: the best one.
+        patience: The number of snapshots without a lower validation loss that ended the run before its last step; 0 if
+            nothing did.
         finds_rate: The optimizer (Prodigy) finds the rate by itself.
         rescues: How often the run went back to a snapshot and continued at a lower rate.
         validation_before: Validation loss of the untrained overlay, None without a validation.
@@ -50,6 +53,8 @@ class Verdict:
         effect: Relative change at strength 1 of what layers read or return, as a mean; None if it was not measured.
         little_learned: The validation loss hardly fell, and the effect is small.
         overpowers: The effect at strength 1 is so large that the overlay may drown the prompt.
+        strength: The strength that serves best, measured at the end of the run; None if it was not measured.
+        strength_note: What was measured.
         pictures: Sheets of pictures to look at.
         plot: The plot of the losses.
         sheet_command: A command that paints the overlay at several strengths, if no sheet was painted.
@@ -61,6 +66,8 @@ class Verdict:
     kind: str
     steps: int
     rate: float
+    result_step: int | None = None
+    patience: int = 0
     finds_rate: bool = False
     rescues: int = 0
     validation_before: float | None = None
@@ -71,6 +78,8 @@ class Verdict:
     effect: float | None = None
     little_learned: bool = False
     overpowers: bool = False
+    strength: float | None = None
+    strength_note: str = ""
     pictures: tuple[Path, ...] = ()
     plot: Path | None = None
     sheet_command: str = ""
@@ -95,6 +104,11 @@ class Verdict:
             yield "for A1111", self.a1111_command
 
     def _loss_rows(self) -> Iterator[tuple[str, str]]:
+        if self.patience:
+            reason = f"the validation loss had not fallen for {self.patience} snapshot{'s' * (self.patience != 1)}"
+            yield "ended", f"after {self.steps} steps: {reason}"
+        if self.result_step is not None and self.result_step != self.steps:
+            yield "result", f"the overlay at step {self.result_step}, where the validation loss was lowest"
         if self.validation_before is not None and self.validation_after is not None:
             yield "validation loss", f"{self.validation_before:.3g} before, {self.validation_after:.3g} after"
         if self.best is not None:
@@ -109,7 +123,9 @@ class Verdict:
         if self.little_learned:
             higher_rate = f"try ten times the rate: {self.rate * RATE_FACTOR_IF_LITTLE:.2g}"
             yield "little was learned", "train for more steps" if self.finds_rate else higher_rate
-        if self.overpowers:
+        if self.strength is not None:
+            yield "strength", self.strength_note
+        elif self.overpowers:
             yield "strong at strength 1", "it may drown the prompt: try strengths of 0.5 to 0.7, or an earlier snapshot"
 
 
