@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from velatura.cli.app import main
+from velatura.datasets.captioners.lint_captions import find_contradictions, lint_captions
 from velatura.datasets.check import check_folder
-from velatura.datasets.lint_captions import find_contradictions, lint_captions
 
 
 def flaws(*captions, names=()):

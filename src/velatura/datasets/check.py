@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageOps
 
+from velatura.datasets.captioners.lint_captions import CaptionFlaw, find_contradictions, lint_captions
 from velatura.datasets.folder import (
     all_folders,
     describe_empty_folder,
@@ -17,7 +18,6 @@ from velatura.datasets.folder import (
     ignored_folders,
     resolve_folder,
 )
-from velatura.datasets.lint_captions import CaptionFlaw, find_contradictions, lint_captions
 from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
 from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (

@@ -2,4 +2,5 @@
 
 Open `captioner.py` first: `open_captioner` opens each of them, and the protocol `Captioner` says what they have in
 common.
+lint_captions.py finds flaws in captions, whoever wrote them.
 """
