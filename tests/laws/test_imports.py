@@ -18,6 +18,7 @@ COMMANDS = {
     "show run": ALL,
     "resume run --help": ALL,
     "list --kind run": ALL,
+    "serve --help": ALL,
     "show known/net.safetensors": ALL,
     "show new/unknown.safetensors": MODEL_LIBRARIES,  # a file that the index does not know is read
     "convert known/net.safetensors net.pt --overwrite": MODEL_LIBRARIES,
@@ -38,6 +39,8 @@ REFUSALS = {
     "generate <hypernet:nowhere:1> --library empty": ALL,
     "generate <hyponet:net:1>": ALL,
     "generate a --out a.bmp": ALL,
+    "serve --host 0.0.0.0": ALL,
+    "serve --library nowhere --port 0": ALL,
     "dataset check nowhere": ALL,
     "train hypernet nowhere": ALL,
     "train lora photos/nowhere": ALL,

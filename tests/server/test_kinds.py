@@ -1,5 +1,7 @@
 """Jobs of all kinds but painting, each through the API on the tiny base."""
 
+import time
+
 import pytest
 
 import velatura
@@ -55,8 +57,8 @@ def test_a_cancelled_training_keeps_what_it_learned_and_resumes(client, state):
     plan = PLAN | {"steps": 2000}
     request = {"kind": "train", "overlay": {"kind": "lora", "rank": 1}, "dataset": "neon", "name": "long", "plan": plan}
     job_id = client.post("/api/jobs", json=request).json()["id"]
-    while not state.jobs.events.latest(job_id, "step") or "loss" not in state.jobs.events.latest(job_id, "step").data:
-        pass
+    while not (event := state.jobs.events.latest(job_id, "step")) or "loss" not in event.data:
+        time.sleep(0.02)
     client.post(f"/api/jobs/{job_id}/cancel")
     assert wait_for(client, job_id)["state"] == "cancelled"
     run = read_run(state.folders.runs / "long")
@@ -65,6 +67,7 @@ def test_a_cancelled_training_keeps_what_it_learned_and_resumes(client, state):
     resumed = client.post("/api/jobs", json={"kind": "resume", "run": "long"}).json()["id"]
     while (job := client.get(f"/api/jobs/{resumed}").json())["progress"]["stage"] != "training":
         assert job["state"] in {"queued", "running"}, job
+        time.sleep(0.02)
     assert job["progress"]["done"] > run.snapshots[-1].step
     client.post(f"/api/jobs/{resumed}/cancel")
     wait_for(client, resumed)
@@ -73,7 +76,7 @@ def test_a_cancelled_training_keeps_what_it_learned_and_resumes(client, state):
 def test_models_are_merged_baked_and_extracted(client, state):
     merged = run_job(client, kind="merge", name="mixed", models=["tiny", "tiny"], strength=0.5)
     assert (state.folders.models / merged["result"]["file"]).is_file()
-    baked = run_job(client, kind="bake", name="inked", overlays=[{"name": "ink", "strength": 0.5}])
+    baked = run_job(client, kind="bake", name="inked", overlays=[{"name": "ink", "strength": 0.5}], steps=1)
     assert baked["result"]["report"]
     run_job(client, kind="extract", name="change", base="tiny", other="inked", rank=1)
     assert paint(client, "a house <lora:change:1>", base="inked")["state"] == "done"

@@ -17,8 +17,8 @@ def png(size=(32, 32), colour="red"):
 
 @pytest.fixture
 def ink(client):
-    [file] = client.get("/api/library", params={"search": "ink", "kind": "lora"}).json()["files"][:1]
-    return file
+    files = client.get("/api/library", params={"search": "ink", "kind": "lora"}).json()["files"]
+    return next(file for file in files if file["name"] == "ink")
 
 
 def test_the_library_lists_and_describes_files_without_their_paths(client, models, ink):

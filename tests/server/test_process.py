@@ -99,26 +99,3 @@ def test_jobs_survive_sigterm_and_kill(folder):
         assert "another server uses" in second.stderr
     process.send_signal(signal.SIGINT)
     assert finish(process)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--base", "nowhere"], "nowhere"),
-        (["--host", "0.0.0.0"], "add --listen"),
-        (["--auth", "me"], "user:password"),
-        (["--library", "nowhere"], "nowhere is not a folder"),
-    ],
-)
-def test_a_mistake_ends_it_with_one_line_and_status_2(tmp_path, words, message):
-    done = subprocess.run(
-        [sys.executable, "-m", "velatura", "serve", "--port", "0", *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(velatura.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=READY_SECONDS,
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert message in done.stderr

@@ -18,6 +18,7 @@ from velatura.errors import AlreadyExists, VelaturaError
 INTERNAL = "something went wrong inside the server: its log says what"
 # An absolute path of POSIX or Windows, but not what follows a scheme or a word, as in https://a/b or and/or
 PATH_PATTERN = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\":;,()\[\]]+)+(?=[/\\]?)[/\\]?")
+QUOTED_PATH = re.compile(r"""(['"])(?:~|[A-Za-z]:)?[/\\][^'"]*\1""")
 MAX_MESSAGE_LENGTH = 2000
 STATUS_WORDS = {
     401: "unauthorized",
@@ -83,7 +84,12 @@ def hide_paths(text: str, roots: Iterable[Path] = ()) -> str:
     for root in sorted({str(root) for root in (*roots, Path.cwd(), Path.home())}, key=len, reverse=True):
         if len(root) > 1:
             text = text.replace(f"{root}/", "").replace(root, Path(root).name)
-    return PATH_PATTERN.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+    text = QUOTED_PATH.sub(lambda found: f"{found[1]}{_last_part(found[0][1:-1])}{found[1]}", text)
+    return PATH_PATTERN.sub(lambda found: _last_part(found[0]), text)
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[str, ErrorShape]) -> None:
