@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from threading import Thread
 
@@ -13,6 +14,7 @@ from velatura.server.jobs.context import JobContext, JobResources
 from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.kinds import JOB_KINDS, Lane
 
+LOG = logging.getLogger("velatura.server")
 IDLE_SECONDS = 5.0  # after which a worker looks at the queue without being told
 OTHER_VERSION = ErrorDetail(
     code="bad_request", message="the job was queued by another version of velatura: send its request again"
@@ -47,13 +49,21 @@ class JobWorker(Thread):
         while not service.is_stopping.is_set():
             job = service.queue.take(self._lane)
             if job is not None:
-                run_job(job, self._resources)
+                self._run(job)
                 continue
             with service.queue.changed:
                 if not service.is_stopping.is_set() and not service.queue.has_waiting(self._lane):
                     service.queue.changed.wait(IDLE_SECONDS)
         if self._lane == "device":
             self._resources.models.close()
+
+    def _run(self, job: ServerJob) -> None:
+        """Run a job; where even its end cannot be stored, as on a full disk, wait a little and go on."""
+        try:
+            run_job(job, self._resources)
+        except Exception:
+            LOG.exception("the end of job %s could not be stored", job.id)
+            self._resources.service.is_stopping.wait(IDLE_SECONDS)
 
     def _open_base(self) -> bool:
         try:
