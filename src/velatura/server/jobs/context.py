@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from velatura.errors import VelaturaError, redirect_warnings
-from velatura.server.errors import INTERNAL, ErrorDetail, describe_error, hide_paths
+from velatura.server.errors import INTERNAL, ApiError, ErrorDetail, describe_error, hide_paths
 from velatura.server.folders import Folders
 from velatura.server.inputs import InputStore
 from velatura.server.jobs.events import EventType
@@ -159,7 +159,9 @@ class JobContext:
                 self.publish("interrupted")
                 self.has_ended = True
             return
-        if isinstance(error, VelaturaError):
+        if isinstance(error, ApiError):  # a dataset or run that is gone since the job was queued
+            detail = error.detail
+        elif isinstance(error, VelaturaError):
             detail = describe_error(error, self.resources.folders.roots)
         else:
             LOG.error("job %s (%s) failed", self.job.id, self.job.kind, exc_info=error)

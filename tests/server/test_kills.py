@@ -1,0 +1,53 @@
+"""Twenty kills at random moments lose nothing: the queue goes on, and every picture is there once."""
+
+import io
+import random
+import sqlite3
+import time
+
+import httpx2
+import pytest
+from PIL import Image, ImageChops
+
+import velatura
+from tests.server.test_process import READY_SECONDS, finish, start, until
+
+KILLS, PAINTINGS = 20, 30
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(tmp_path, tiny):
+    chance = random.Random(0)
+    ids: list[str] = []
+    for kill in range(KILLS + 1):
+        process, url = start(tmp_path)
+        with httpx2.Client(base_url=url, timeout=READY_SECONDS) as client:
+            if not ids:
+                plan = {"steps": 300, "snapshot_every": 5, "keep_last": 2, "validation_pictures": 0}
+                train = {"kind": "train", "overlay": {"kind": "lora", "rank": 1}, "dataset": "neon", "plan": plan}
+                requests = [train, *({"kind": "paint", "recipe": recipe(seed)} for seed in range(PAINTINGS))]
+                ids = [client.post("/api/jobs", json=request).json()["id"] for request in requests]
+            if kill < KILLS:
+                until(lambda: client.get("/api/system").json()["base"], process)
+                time.sleep(chance.uniform(0, 1.5))
+                process.kill()
+                process.communicate()
+                with sqlite3.connect(tmp_path / "output" / "velatura.sqlite") as database:
+                    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                continue
+            until(lambda: not {"queued", "running"} & client.get("/api/system").json()["jobs"].keys(), process)
+            jobs = [client.get(f"/api/jobs/{job_id}").json() for job_id in ids]
+            assert [job["error"] for job in jobs if job["state"] != "done"] == []
+            assert jobs[0]["result"]["steps"] == 300
+            pictures = client.get("/api/pictures", params={"limit": 500}).json()["pictures"]
+            assert len(pictures) == PAINTINGS
+            for picture in pictures[:3]:
+                image = Image.open(io.BytesIO(client.get(f"/api/pictures/{picture['id']}/file").content))
+                alone = velatura.generate(tiny, velatura.Recipe(**picture["recipe"])).image
+                assert ImageChops.difference(image, alone).getbbox() is None
+        process.terminate()
+        assert finish(process)[0] == 0
+
+
+def recipe(seed):
+    return {"prompt": "a red house", "steps": 4, "seed": seed}
