@@ -10,9 +10,10 @@ import pytest
 from PIL import Image, ImageChops
 
 import velatura
-from tests.server.test_process import READY_SECONDS, finish, start, until
+from tests.server.test_process import READY_SECONDS, finish, no_process_is_left, start, until
 
 KILLS, PAINTINGS = 20, 30
+__all__ = ["no_process_is_left"]  # which pytest runs
 
 
 @pytest.mark.slow

@@ -14,7 +14,17 @@ import pytest
 
 import velatura
 
-READY_SECONDS = 120  # most of it is the import of torch on a busy machine
+READY_SECONDS = 400  # most of it is the import of torch on a busy machine
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """Kill the servers that a failed test leaves running."""
+    yield
+    for process in STARTED:
+        process.kill()
+    STARTED.clear()
 
 
 def start(folder: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
@@ -23,6 +33,7 @@ def start(folder: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
     environment = os.environ | {"PYTHONPATH": str(Path(velatura.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    STARTED.append(process)
     line = process.stdout.readline()
     match = re.search(r"http://\S+", line)
     assert match, line + process.stderr.read()
@@ -35,7 +46,7 @@ def until(condition, process):
     while not (result := condition()):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
-        time.sleep(0.05)
+        time.sleep(0.2)
     return result
 
 
