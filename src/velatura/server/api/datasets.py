@@ -42,7 +42,7 @@ class DatasetInfo(BaseModel):
 
 
 class NewDataset(BaseModel):
-    """The name of a new dataset."""
+    """Request for a new dataset."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +63,7 @@ class DatasetPage(DatasetInfo):
 
 
 class UploadResult(BaseModel):
-    """What became of an upload: the names that files got, and why others were refused."""
+    """Result of an upload: the names that files got, and why others were refused."""
 
     files: list[str]
     refused: dict[str, str]
