@@ -116,11 +116,22 @@ def test_the_text_similarity_is_higher_for_a_pictures_own_text(tiny):
     assert mean(own) > mean((noise @ vectors.T).flatten())
 
 
-def test_the_margin_of_the_own_prompt_is_positive_and_counts_equal_prompts_as_own():
-    vectors = torch.eye(3)
-    assert metrics.own_prompt_margin(vectors, vectors, ["a", "b", "c"]).tolist() == [1, 1, 1]
-    # of picture 0: own are rows 0 and 1, mean 0.5; other is row 2, 0
-    assert metrics.own_prompt_margin(vectors, vectors, ["a", "a", "c"]).tolist() == [0.5, 0.5, 1]
+def test_the_share_of_the_own_prompt_is_1_for_the_originals_and_chance_for_others():
+    vectors = torch.eye(4)
+    own = metrics.own_prompt_share(vectors, vectors, ["a", "b", "c", "d"])
+    # cosines after centring: 1 with the own one, -1/3 with the others; over 0.07 that is e**19 to 1
+    assert own.tolist() == pytest.approx([1] * 4, abs=1e-6)
+    swapped = metrics.own_prompt_share(vectors.flip(0), vectors, ["a", "b", "c", "d"])
+    assert swapped.tolist() == pytest.approx([0] * 4, abs=1e-6)
+    pairs = metrics.own_prompt_share(vectors.flip(0), vectors, ["a", "b", "b", "a"])  # the same prompts change places
+    assert pairs.tolist() == pytest.approx([1] * 4, abs=1e-6)
+    assert metrics.own_prompt_chance(["a", "a", "b", "c"]).tolist() == [0.5, 0.5, 0.25, 0.25]
+
+
+def test_what_all_pictures_have_in_common_does_not_count_for_the_prompt():
+    vectors, style = torch.eye(4), torch.full((1, 4), 3.0)
+    shares = metrics.own_prompt_share(vectors + style, vectors, ["a", "b", "c", "d"])
+    assert shares.tolist() == pytest.approx([1] * 4, abs=1e-6)
 
 
 def test_a_mean_has_the_standard_error_of_the_textbook():

@@ -8,7 +8,7 @@ import velatura
 from velatura.cli.app import main
 from velatura.compare.tune import STRENGTHS
 from velatura.compare.tune_prompts import TINY_PROMPTS, tune_prompts
-from velatura.errors import BadFile, BadStrength, NoEffect
+from velatura.errors import BadFile, BadPrompt, BadStrength, NoEffect
 from velatura.overlays.overlay import Card
 from velatura.tiny import words_unknown_to_tiny
 
@@ -68,6 +68,11 @@ def test_an_overlay_that_leads_elsewhere_is_not_called_idle(tiny, overlay):
 def test_strengths_that_are_no_curve_are_refused(tiny, hyper, strengths):
     with pytest.raises(BadStrength, match="two or more above 0 that rise"):
         velatura.tune(tiny, hyper(), strengths=strengths)
+
+
+def test_one_prompt_is_refused(tiny, overlay):
+    with pytest.raises(BadPrompt, match="two or more that differ"):
+        velatura.tune(tiny, overlay, prompts=["a house", "a house"])
 
 
 def test_the_fixed_prompts_use_words_that_the_tiny_base_knows():

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from velatura.compare.picture_features import PictureFeatures
+
+# Of cosines. Told from drawings with overlays on the tiny base, with which a classifier of subjects agrees
+SOFTMAX_TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True)
@@ -137,25 +141,40 @@ def diversity(pictures: PictureFeatures, groups: Sequence[Hashable] | None = Non
     return change(pictures.select([i for i, _ in pairs]), pictures.select([j for _, j in pairs]))
 
 
-def own_prompt_margin(pictures: Tensor, originals: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Return how much more each picture is like the original of its own prompt than like those of other prompts.
+def own_prompt_share(pictures: Tensor, originals: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Return how sure each picture can be told to be of its own prompt, by what the base paints of all prompts.
+
+    What pictures have in common, such as a style, is taken off both sets. Then the softmax of the cosines with all
+    originals is summed over those of the picture's own prompt: 1 where no other one is near.
 
     Args:
-        pictures: Vectors of pictures, (pictures, features), of length 1.
-        originals: Vectors of what they are compared with: the base's own pictures, or the texts.
+        pictures: Features of pictures, (pictures, features).
+        originals: The same of the base's pictures of the same prompts.
         prompts: The prompt of each picture and of its original.
     """
-    cosines = pictures @ originals.T
+    cosines = _centred(pictures) @ _centred(originals).T
     own = torch.tensor([[prompt == other for other in prompts] for prompt in prompts])
-    own_mean = (cosines * own).sum(dim=1) / own.sum(dim=1)
-    other_mean = (cosines * ~own).sum(dim=1) / (~own).sum(dim=1).clamp(min=1)
-    return own_mean - other_mean
+    return ((cosines / SOFTMAX_TEMPERATURE).softmax(dim=1) * own).sum(dim=1)
+
+
+def own_prompt_chance(prompts: Sequence[str]) -> Tensor:
+    """Return the share that pictures of nothing would get of `own_prompt_share`, one for each picture."""
+    return torch.tensor([list(prompts).count(prompt) / len(prompts) for prompt in prompts])
+
+
+def _centred(features: Tensor) -> Tensor:
+    """Return features without their mean, of length 1."""
+    return F.normalize(features - features.mean(dim=0, keepdim=True), dim=1)
 
 
 def _relative_distance(grams: Tensor, others: Tensor) -> Tensor:
-    difference = (grams - others).flatten(1).norm(dim=1)
-    total = grams.flatten(1).norm(dim=1) + others.flatten(1).norm(dim=1)
+    difference, total = _norm(grams - others), _norm(grams) + _norm(others)
     return torch.where(total > 0, difference / total.clamp(min=1e-12), 0.0)
+
+
+def _norm(matrices: Tensor) -> Tensor:
+    """Return the Frobenius norm of each matrix."""
+    return matrices.square().sum(dim=(1, 2)).sqrt()
 
 
 def _map_distance(maps: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:

@@ -50,11 +50,6 @@ class PictureFeatures:
     def __len__(self) -> int:
         return len(self.content)
 
-    def content_vectors(self) -> Tensor:
-        """Return the content as vectors of length 1, without what all pictures share at a place."""
-        flat = self.content.flatten(1)
-        return F.normalize(flat, dim=1)
-
     def select(self, rows: Sequence[int]) -> PictureFeatures:
         """Return the features of some of the pictures, by their numbers."""
         index = torch.tensor(list(rows), dtype=torch.long)
@@ -188,8 +183,9 @@ class _RecordingBlock(nn.Module):
 
     def output(self) -> Tensor:
         """Return the features that the block returned, without those that it passes to the up blocks."""
-        features = self._returned[0] if isinstance(self._returned, tuple) else self._returned
-        return cast("Tensor", features).float().cpu()
+        returned = self._returned
+        features: Tensor = returned if isinstance(returned, Tensor) else returned[0]
+        return features.float().cpu()
 
 
 def _record(blocks: Any) -> list[_RecordingBlock]:
@@ -221,6 +217,6 @@ def _gram(block: Tensor) -> Tensor:
 
 def _unit_map(level: Tensor) -> Tensor:
     """Return a level with features of length 1 at every place, shrunk to at most `MAX_FEATURE_SIDE`."""
-    unit = level / (level.norm(dim=1, keepdim=True) + EPSILON)
+    unit = level / (level.square().sum(dim=1, keepdim=True).sqrt() + EPSILON)
     side = min(MAX_FEATURE_SIDE, *unit.shape[-2:])
     return F.adaptive_avg_pool2d(unit, side) if side < unit.shape[-1] else unit

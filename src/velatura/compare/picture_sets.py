@@ -52,7 +52,7 @@ def read_picture_set(pictures: Pictures, texts: Sequence[str] | None = None) -> 
         texts: The texts; by default, of files, the prompts in them, else their captions. Names are not taken as texts.
 
     Raises:
-        BadDataset: There is no picture, one cannot be read, or there are more or fewer texts than pictures.
+        BadDataset: No picture is given, one cannot be read, or the texts are not as many as the pictures.
     """
     is_path = isinstance(pictures, str | os.PathLike)
     found = _read_files(Path(pictures).expanduser()) if is_path else _from_images(pictures)

@@ -21,7 +21,7 @@ from velatura.compare.picture_features import PictureEncoder, PictureFeatures
 from velatura.compare.picture_sets import Pictures, PictureSet, read_picture_set
 from velatura.compare.strength_trade import TradePoint, best_strength
 from velatura.compare.tune_prompts import TunePrompt, call_overlay, tune_prompts
-from velatura.errors import BadStrength, NoEffect, gather_warnings, ignore_warnings
+from velatura.errors import BadPrompt, BadStrength, NoEffect, gather_warnings, ignore_warnings
 from velatura.formats.open import open_overlay
 from velatura.library.preferred_strength import write_into_file, write_sidecar
 from velatura.overlays.attach import attach
@@ -121,8 +121,8 @@ def tune(
     """Find the strength at which an overlay has its likeness and the prompt is kept.
 
     The same prompts and seeds are painted at every strength. Likeness is how near the pictures come to those that the
-    overlay was trained on, in style and by CLIP; the prompt is kept if a picture is more like what the base paints of
-    its own prompt than of the others.
+    overlay was trained on, in style and by CLIP; the prompt is kept if a picture can be told to be of its own
+    prompt by what the base paints of all of them.
 
     Args:
         base: The base that paints, without the overlay.
@@ -142,6 +142,7 @@ def tune(
 
     Raises:
         NoEffect: The overlay changes nothing that can be measured, or brings no picture nearer to its pictures.
+        BadPrompt: Fewer than two different prompts are given.
         BadStrength: The strengths are fewer than two, not above 0 or not rising.
         BadFile, BadDataset: A file cannot be read.
     """
@@ -153,8 +154,8 @@ def tune(
     chosen = tune_prompts(overlay, captions, is_tiny=is_tiny, called_by=called_by)
     if prompts is not None:
         chosen = [TunePrompt(text, call_overlay(overlay, text, called_by)) for text in prompts]
-    if not chosen:
-        raise NoEffect("no prompt is given to tune with: give at least one")
+    if len({prompt.text for prompt in chosen}) < 2:
+        raise BadPrompt("one prompt does not tell what is kept of it: give two or more that differ")
     painter = StrengthPainter(base, overlay, chosen, seeds, steps or (TINY_STEPS if is_tiny else STEPS))
     encoder = PictureEncoder.open(base, clip=clip)
     features: list[PictureFeatures] = []
@@ -240,13 +241,10 @@ def _clip_way(clips: Sequence[Tensor], reference: Tensor) -> Tensor:
 
 def _kept(features: Sequence[PictureFeatures], texts: Sequence[str]) -> Tensor:
     """Return the share of the prompt that is kept, 1 at strength 0, (strengths, pictures)."""
-    return torch.stack([_kept_content(each, features[0], texts) for each in features])
-
-
-def _kept_content(pictures: PictureFeatures, originals: PictureFeatures, texts: Sequence[str]) -> Tensor:
-    margins = metrics.own_prompt_margin(pictures.content_vectors(), originals.content_vectors(), texts)
-    own = metrics.own_prompt_margin(originals.content_vectors(), originals.content_vectors(), texts)
-    return margins / own.mean().clamp(min=1e-6)
+    contents = [each.content.flatten(1) for each in features]
+    shares = torch.stack([metrics.own_prompt_share(content, contents[0], texts) for content in contents])
+    gains = shares - metrics.own_prompt_chance(texts)
+    return gains / gains[0].mean().clamp(min=1e-6)
 
 
 def _references(found: PictureSet) -> PictureSet:

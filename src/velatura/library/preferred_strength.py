@@ -55,7 +55,8 @@ def write_into_file(weights: Path, strength: float, note: str) -> bool:
     if CARD_KEY not in contents.metadata:
         return False
     hint = f"strength {strength:g}"
-    metadata = contents.metadata | {METADATA_STRENGTH: f"{strength:g}", METADATA_NOTE: note, USAGE_HINT: hint}
+    added = {METADATA_STRENGTH: f"{strength:g}", METADATA_NOTE: note, USAGE_HINT: hint}
+    metadata = {**contents.metadata, **added}
     tensors = {key: tensor.clone() for key, tensor in contents.tensors.items()}  # the file is replaced below them
     write_safetensors(weights, tensors, metadata)
     return True

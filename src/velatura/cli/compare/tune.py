@@ -14,6 +14,11 @@ from velatura.errors import BadFile, BadStrength
 
 TUNE_PANEL = "What is painted"
 
+
+def _bundled_or_given_or_none(folder: Path | None) -> Path | None:
+    return None if folder is None else bundled_or_given(folder)
+
+
 File = Annotated[Path, typer.Argument(help="The overlay's file, of any kind.", show_default=False)]
 TrainedOn = Annotated[
     Path | None,
@@ -22,7 +27,7 @@ TrainedOn = Annotated[
         help="The pictures that it was trained on, or a bundled set.",
         rich_help_panel=TUNE_PANEL,
         show_default="those of its run",
-        callback=lambda folder: folder and bundled_or_given(folder),
+        callback=_bundled_or_given_or_none,
     ),
 ]
 Prompts = Annotated[
@@ -60,11 +65,13 @@ def tune(
 
     velatura tune ink.safetensors --pictures photos/ --base sd15 --library models/ --seeds 2
     """
+    from velatura.compare.tune import STRENGTHS
+
     file = file.expanduser()
     if not file.is_file():
         raise BadFile(f"{file} does not exist: name the file of an overlay")
     folder = pictures or _pictures_of_run(file)
-    options: dict[str, list[float]] = {} if strengths is None else {"strengths": _parse_strengths(strengths)}
+    painted = STRENGTHS if strengths is None else _parse_strengths(strengths)
     opened_base = open_base(base, velatura.Library(*(library or [Path()])))
     with progress_bar("painting strengths") as on_strength:
         tuning = velatura.tune(
@@ -76,7 +83,7 @@ def tune(
             steps=steps,
             clip=clip,
             on_strength=on_strength,
-            **options,
+            strengths=painted,
         )
     sidecar = tuning.write(file) if write else None
     if as_json:
