@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from velatura.sampling.generate import Picture, generate, generate_many, generate_stream
     from velatura.sampling.masks import InitImage
     from velatura.sampling.recipe.recipe import Recipe
+    from velatura.studies.results import StudyResults
+    from velatura.studies.study import study
     from velatura.training.kinds.aesthetic import aesthetic_from
     from velatura.training.kinds.class_images import make_class_pictures
     from velatura.training.kinds.dreambooth import save_dreambooth
@@ -125,6 +127,7 @@ __all__ = [
     "Stage",
     "Step",
     "Strength",
+    "StudyResults",
     "TrainingDiverged",
     "Tuning",
     "UnknownName",
@@ -154,6 +157,7 @@ __all__ = [
     "resume",
     "save",
     "save_dreambooth",
+    "study",
     "template_lines",
     "tiny",
     "tiny_pictures",
@@ -193,6 +197,7 @@ _MODULES = {
     "Stage": "training.run.report",
     "Step": "training.run.report",
     "Strength": "overlays.strength",
+    "StudyResults": "studies.results",
     "Tuning": "compare.tune",
     "Verdict": "training.run.verdict",
     "aesthetic_from": "training.kinds.aesthetic",
@@ -216,6 +221,7 @@ _MODULES = {
     "resume": "training.train",
     "save": "formats.save",
     "save_dreambooth": "training.kinds.dreambooth",
+    "study": "studies.study",
     "template_lines": "datasets.templates",
     "train": "training.train",
     "tune": "compare.tune",

@@ -20,6 +20,7 @@ FILES = sorted((SRC / "velatura").rglob("*.py"))
 FLOORS = (
     {"cli"},
     {"velatura", "server"},
+    {"studies"},
     {"training"},
     {"compare"},
     {"sampling", "datasets", "downloads", "merging"},

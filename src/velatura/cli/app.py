@@ -39,6 +39,9 @@ COMMANDS = {
         "Pictures", "compare.measure", "measure", "Measure how like two folders of pictures are, in content and style."
     ),
     "tune": LazyCommand("Overlays", "compare.tune", "tune", "Find the strength of an overlay that serves best."),
+    "compare": LazyCommand(
+        "Overlays", "compare.study", "compare", "Train every kind on your pictures, and measure which one serves best."
+    ),
     "choose": LazyCommand(
         "Overlays", "train.choose", "choose", "Choose which kind of overlay to train, and see what it costs."
     ),

@@ -48,7 +48,7 @@ class LibraryPage(BaseModel):
 
 
 class LibraryFilePage(LibraryFile):
-    """Page of a file, with all that is known about it."""
+    """All that is known about a file."""
 
     aliases: tuple[str, ...]
     negative: str

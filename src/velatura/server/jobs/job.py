@@ -14,7 +14,7 @@ ENDED_STATES: tuple[EndState, ...] = ("done", "failed", "cancelled")
 
 
 class JobProgress(BaseModel):
-    """Progress of a job.
+    """How far a job is.
 
     Attributes:
         done: Steps taken.

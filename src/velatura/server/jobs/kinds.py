@@ -12,7 +12,7 @@ from velatura.server.jobs import prepare
 from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
 from velatura.server.jobs.job import ServerJob
-from velatura.server.jobs.prepare import PreparationContext
+from velatura.server.jobs.prepare import Desk
 from velatura.server.jobs.requests import GridRequest, JobRequest, PaintRequest
 from velatura.server.jobs.service import JobService
 from velatura.server.jobs.training_requests import ResumeRequest, TrainRequest
@@ -26,7 +26,7 @@ from velatura.server.jobs.weights_requests import (
 
 Lane = Literal["device", "files"]
 RunJob = Callable[[JobContext], None]
-Prepare = Callable[[Any, PreparationContext], JobRequest]
+Prepare = Callable[[Any, Desk], JobRequest]
 AnyJobRequest = Annotated[
     PaintRequest
     | GridRequest
@@ -82,15 +82,13 @@ JOB_KINDS: Mapping[str, JobKind] = {
 }
 
 
-def submit(
-    request: JobRequest, service: JobService, preparation: PreparationContext, warnings: Sequence[str] = ()
-) -> ServerJob:
+def submit(request: JobRequest, service: JobService, desk: Desk, warnings: Sequence[str] = ()) -> ServerJob:
     """Settle a request and put it into the queue.
 
     Args:
         request: The request.
         service: The queue.
-        preparation: Limits, folders and the place for images.
+        desk: What settling a request needs.
         warnings: Warnings that the job begins with.
 
     Raises:
@@ -99,4 +97,4 @@ def submit(
     """
     name, kind = next((name, kind) for name, kind in JOB_KINDS.items() if kind.request is type(request))
     service.check_room()
-    return service.submit(name, kind.lane, kind.prepare(request, preparation), warnings)
+    return service.submit(name, kind.lane, kind.prepare(request, desk), warnings)

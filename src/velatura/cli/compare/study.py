@@ -1,0 +1,76 @@
+"""Run `velatura compare`: train every kind on the same pictures, and say which one serves best."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import velatura
+from velatura.cli.base import base_option, open_base
+from velatura.cli.compare.measure import MODEL_PANEL, AsJson, Clip, Dino
+from velatura.cli.screen import print_error, say, say_json
+from velatura.cli.train.options import Folder, LibraryFolders
+
+BUDGET_PANEL = "Budget"
+
+Kinds = Annotated[
+    str, typer.Option(help="Kinds to compare: embedding, hypernet, lora, dreambooth, aesthetic.", show_default=True)
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Minutes of the whole study, shared evenly.", rich_help_panel=BUDGET_PANEL, show_default="12"),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps of each training instead, at most its preset's.", rich_help_panel=BUDGET_PANEL, show_default="none"
+    ),
+]
+Seeds = Annotated[int, typer.Option(help="Trainings of each kind.", min=1, max=100, rich_help_panel=BUDGET_PANEL)]
+Purpose = Annotated[str, typer.Option("--for", help="Which presets: style or subject.")]
+Out = Annotated[Path, typer.Option(help="The folder of the study; an unfinished one goes on.")]
+
+
+def compare(
+    folder: Folder,
+    *,
+    kinds: Kinds = "embedding,hypernet,lora,dreambooth,aesthetic",
+    purpose: Purpose = "style",
+    base: Annotated[str, base_option(MODEL_PANEL)] = "tiny",
+    library: LibraryFolders = None,
+    clip: Clip = None,
+    dino: Dino = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seeds: Seeds = 3,
+    out: Out = Path("study"),
+    as_json: AsJson = False,
+) -> None:
+    """Train every kind of overlay on your pictures under one budget, and measure which one serves best.
+
+    velatura compare photos/ --out study/
+
+    velatura compare photos/ --kinds lora,hypernet --base sd15 --library models/ --minutes 120 --seeds 2 --out study/
+    """
+    if minutes is not None and steps is not None:
+        raise typer.BadParameter("--minutes and --steps both give the budget: give one of them")
+    opened_base = open_base(base, velatura.Library(*(library or [Path()])))
+    options: dict[str, float] = {} if minutes is None else {"minutes": minutes}
+    results = velatura.study(
+        opened_base,
+        folder,
+        out=out,
+        kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
+        seeds=seeds,
+        steps=steps,
+        purpose=purpose,
+        clip=clip,
+        dino=dino,
+        on_trial=lambda name, done, total: print_error(f"trial {done + 1} of {total}: {name}"),
+        **options,
+    )
+    if as_json:
+        say_json(results.model_dump_json(indent=2))
+        return
+    say(*str(results).splitlines())
+    say(f"report: {out / 'index.html'}")

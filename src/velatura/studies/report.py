@@ -1,0 +1,117 @@
+"""The page of a study: the recommendation, the table, the curves, the same prompts for every kind, and the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from PIL import Image
+
+from velatura.compare.training_report import picture_tag
+from velatura.compare.tune_prompts import tune_prompts
+from velatura.formats.open import open_overlay
+from velatura.studies.results import FIGURES, StudyResults, Trial
+from velatura.studies.trials import TrialSetup, called_by, painter
+
+MAX_PROMPTS, MAX_HELD_OUT = 6, 6
+THUMBNAIL_PIXELS = 160
+CHART_WIDTH, CHART_HEIGHT, MARGIN = 460, 260, 40
+COLOURS = ("#b4452f", "#2f6db4", "#3c8c4a", "#8a4bb0", "#b08a2f")
+
+
+def study_page(results: StudyResults, setup: TrialSetup) -> str:
+    """Return the page as one HTML text that needs no other file."""
+    page = Template((files("velatura.studies") / "study.html").read_text("utf-8"))
+    return page.substitute(
+        title=escape(f"Which kind serves {setup.name}?"),
+        recommendation=escape(results.recommendation()),
+        facts=escape(
+            f"{results.training_pictures} pictures to train on and {results.held_out_pictures} held out, on "
+            f"{results.base}; {results.budget}. ± is the standard deviation over seeds."
+        ),
+        head="".join(f"<th>{escape(kind)}</th>" for kind in results.kinds),
+        rows="\n".join(_rows(results)),
+        trade=_trade_chart(results),
+        legend=" ".join(
+            f'<span style="color:{_colour(number)}">&#9632;</span> {escape(kind)}'
+            for number, kind in enumerate(results.kinds)
+        ),
+        pictures="\n".join(_picture_rows(results, setup)),
+        recipes="\n".join(map(_recipe, results.trials)),
+    )
+
+
+def _rows(results: StudyResults) -> Iterator[str]:
+    for figure in results.measured_figures():
+        cells = "".join(f"<td>{escape(results.describe(kind, figure))}</td>" for kind in results.kinds)
+        yield f"<tr><th>{escape(figure.replace('_', ' '))}<small>{escape(FIGURES[figure])}</small></th>{cells}</tr>"
+
+
+def _trade_chart(results: StudyResults) -> str:
+    """Draw prompt kept over likeness, a line for each trial and a dot at its best strength."""
+    lines: list[str] = []
+    for number, kind in enumerate(results.kinds):
+        for trial in results.of_kind(kind):
+            curve = trial.curve
+            points = " ".join(
+                f"{_x(near):.1f},{_y(own):.1f}" for near, own in zip(curve.likeness, curve.kept, strict=True)
+            )
+            dot = trial.figures.get("likeness", 0.0), trial.figures.get("kept", 1.0)
+            lines.append(f'<polyline points="{points}" stroke="{_colour(number)}"/>')
+            lines.append(f'<circle cx="{_x(dot[0]):.1f}" cy="{_y(dot[1]):.1f}" r="5" fill="{_colour(number)}"/>')
+    for share in (0.0, 0.5, 1.0):
+        lines.append(f'<text x="{_x(share):.0f}" y="{CHART_HEIGHT - 12}" text-anchor="middle">{share:g}</text>')
+        lines.append(f'<text x="{MARGIN - 8}" y="{_y(share) + 4:.0f}" text-anchor="end">{share:g}</text>')
+    lines.append(f'<text x="{CHART_WIDTH - 8}" y="{CHART_HEIGHT - 28}" text-anchor="end">likeness</text>')
+    lines.append(f'<text x="{MARGIN}" y="14">prompt kept</text>')
+    return f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img">{"".join(lines)}</svg>'
+
+
+def _x(likeness: float) -> float:
+    return MARGIN + min(1.1, max(-0.1, likeness)) / 1.1 * (CHART_WIDTH - MARGIN - 16)
+
+
+def _y(kept: float) -> float:
+    return CHART_HEIGHT - MARGIN - min(1.1, max(-0.1, kept)) / 1.1 * (CHART_HEIGHT - MARGIN - 24)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _picture_rows(results: StudyResults, setup: TrialSetup) -> Iterator[str]:
+    """Paint the same prompts and seeds with the first overlay of each kind, at its best strength."""
+    yield _picture_row("held out", setup.held_out[:MAX_HELD_OUT])
+    is_tiny = setup.base.family.name == "tiny"
+    is_first = True
+    for kind in results.kinds:
+        trial = results.of_kind(kind)[0]
+        overlay = open_overlay(setup.folder / trial.file)
+        words = called_by(setup, kind)
+        prompts = tune_prompts(overlay, setup.captions, is_tiny=is_tiny, called_by=words)[:MAX_PROMPTS]
+        paints = painter(setup, overlay, prompts)
+        if is_first:
+            yield _picture_row(f"{setup.base.name} alone", paints.paint(0.0), [prompt.text for prompt in prompts])
+            is_first = False
+        strength = trial.figures["strength"]
+        label = f"{kind} at {strength:g}"
+        yield _picture_row(label, paints.paint(strength), [prompt.called for prompt in prompts])
+
+
+def _picture_row(label: str, images: Sequence[Image.Image], texts: Sequence[str] = ()) -> str:
+    descriptions = [*texts, *[label] * (len(images) - len(texts))]
+    tags = "".join(picture_tag(_thumbnail(image), text) for image, text in zip(images, descriptions, strict=True))
+    return f'<h3>{escape(label)}</h3><div class="many">{tags}</div>'
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    return small
+
+
+def _recipe(trial: Trial) -> str:
+    link = f'<a href="{escape(trial.file)}">{escape(trial.file)}</a>'
+    return f"<p>{link}</p><pre>{escape(trial.command)}</pre>"

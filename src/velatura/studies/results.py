@@ -1,0 +1,186 @@
+"""Results of a study: figures of every trial, their means over seeds, and the kind that they recommend."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+
+from pydantic import BaseModel, ConfigDict
+
+# What each figure says, in the order of the table
+FIGURES = {
+    "score": "likeness times prompt kept, at the best strength",
+    "likeness": "share of the way from the base's pictures to the held-out ones",
+    "kept": "share of the prompt that is kept",
+    "style_distance": "difference of Gram matrices from the held-out pictures; lower is nearer",
+    "image_similarity": "CLIP's mean cosine with the held-out pictures",
+    "dino": "DINO's mean cosine with the held-out pictures",
+    "text_similarity": "CLIP's cosine of pictures with prompts that the data does not hold",
+    "base_change": "change of prompts that do not call it, place by place; lower keeps the base",
+    "diversity": "mean difference between pictures of one prompt",
+    "strength": "the best strength",
+    "training_seconds": "seconds of training",
+    "picture_seconds": "seconds that a picture takes longer",
+    "bytes": "size of the file",
+}
+
+
+class Curve(BaseModel):
+    """Likeness and prompt kept by strength, of one trial."""
+
+    model_config = ConfigDict(frozen=True)
+
+    strengths: tuple[float, ...]
+    likeness: tuple[float, ...]
+    kept: tuple[float, ...]
+
+
+class Trial(BaseModel):
+    """One trained overlay with its figures.
+
+    Attributes:
+        kind: The kind of overlay.
+        seed: The seed of its training.
+        file: The overlay's file, as a path from the folder of the study.
+        steps: The steps that it took.
+        command: The command that trains it so.
+        figures: The figures by their names, those that could be measured.
+        curve: Its curve over the strengths.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    seed: int
+    file: str
+    steps: int
+    command: str
+    figures: dict[str, float]
+    curve: Curve
+
+
+class Spread(BaseModel):
+    """Mean and standard deviation over seeds; the deviation is None for a single seed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float
+    deviation: float | None
+
+
+class StudyResults(BaseModel):
+    """All trials of a study.
+
+    Attributes:
+        pictures: The folder of the pictures.
+        base: The name of the base.
+        budget: The budget in words.
+        training_pictures, held_out_pictures: Their numbers.
+        trials: The trials, kind after kind.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pictures: str
+    base: str
+    budget: str
+    training_pictures: int
+    held_out_pictures: int
+    trials: tuple[Trial, ...]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds, the best score first."""
+        kinds = dict.fromkeys(trial.kind for trial in self.trials)
+        return sorted(kinds, key=lambda kind: -self.spread(kind, "score").mean)
+
+    def of_kind(self, kind: str) -> list[Trial]:
+        """Return the trials of a kind."""
+        return [trial for trial in self.trials if trial.kind == kind]
+
+    def spread(self, kind: str, figure: str) -> Spread:
+        """Return the mean of a figure over the seeds of a kind, with its deviation; NaN if it was not measured."""
+        values = [trial.figures[figure] for trial in self.of_kind(kind) if figure in trial.figures]
+        if not values:
+            return Spread(mean=math.nan, deviation=None)
+        return Spread(mean=fmean(values), deviation=stdev(values) if len(values) > 1 else None)
+
+    def measured_figures(self) -> list[str]:
+        """Return the names of the figures that at least one trial has, in the order of the table."""
+        return [name for name in FIGURES if any(name in trial.figures for trial in self.trials)]
+
+    def ties(self) -> list[str]:
+        """Return the kinds whose score is within the spread of the best one, which comes first.
+
+        Two scores differ if their difference is more than the root of the sum of their squared standard errors times
+        two. With a single seed nothing is known of the spread, so all are.
+        """
+        best, *others = self.kinds
+        return [best, *(kind for kind in others if not self._differs(best, kind))]
+
+    def recommendation(self) -> str:
+        """Say in a sentence which kind to take, with the figures that are the reason."""
+        tied = self.ties()
+        best = tied[0]
+        reason = f"{self.describe(best, 'score')} of 1 for likeness times prompt kept"
+        strength = self.spread(best, "strength").mean
+        if len(tied) == 1 and len(self.kinds) > 1:
+            second = self.kinds[1]
+            return (
+                f"Take {_article(best)} at strength {strength:.2g}: it reaches {reason}, the next one, {second}, "
+                f"{self.describe(second, 'score')}."
+            )
+        if len(tied) == 1:
+            return f"{_article(best).capitalize()} reaches {reason}, at strength {strength:.2g}."
+        if max(len(self.of_kind(kind)) for kind in tied) < 2:
+            return (
+                f"{best.capitalize()} reaches the most, {reason}, but one seed does not tell whether that is chance: "
+                "give --seeds 3."
+            )
+        cheapest = min(tied, key=lambda kind: self.spread(kind, "training_seconds").mean)
+        return (
+            f"{', '.join(tied)} do not differ by more than their spread over seeds ({self.describe(best, 'score')} and "
+            f"{self.describe(tied[-1], 'score')}): take {_article(cheapest)}, which trains fastest."
+        )
+
+    def describe(self, kind: str, figure: str) -> str:
+        """Return a figure of a kind in words, as "0.61 ± 0.03"."""
+        spread = self.spread(kind, figure)
+        if math.isnan(spread.mean):
+            return ""
+        if figure == "bytes":
+            return f"{spread.mean / 1e3:,.0f} kB"
+        digits = 1 if figure == "training_seconds" else 2
+        deviation = "" if spread.deviation is None else f" ± {spread.deviation:.{digits}f}"
+        return f"{spread.mean:.{digits}f}{deviation}"
+
+    def __str__(self) -> str:
+        figures = ("score", "likeness", "kept", "base_change", "strength", "training_seconds", "bytes")
+        widths = [max(len(name), 14) + 2 for name in figures]
+        head = f"{'':12}" + "".join(f"{name:{width}}" for name, width in zip(figures, widths, strict=True))
+        rows = [
+            f"{kind:12}" + "".join(f"{self.describe(kind, name):{w}}" for name, w in zip(figures, widths, strict=True))
+            for kind in self.kinds
+        ]
+        return "\n".join([head.rstrip(), *(row.rstrip() for row in rows), self.recommendation()])
+
+    def _differs(self, kind: str, other: str) -> bool:
+        first, second = self.spread(kind, "score"), self.spread(other, "score")
+        if first.deviation is None or second.deviation is None:
+            return False
+        counts = len(self.of_kind(kind)), len(self.of_kind(other))
+        error = math.sqrt(first.deviation**2 / counts[0] + second.deviation**2 / counts[1])
+        return first.mean - second.mean > 2 * error
+
+
+def read_results(path: Path) -> StudyResults | None:
+    """Read study.json, or return None if it is not there or of another version."""
+    try:
+        return StudyResults.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -1,0 +1,250 @@
+"""One trial of a study: an overlay of one kind, trained from one seed, and judged at its best strength."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from velatura.base.base import Base
+from velatura.compare import metrics
+from velatura.compare.picture_features import PictureEncoder, PictureFeatures
+from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, tune
+from velatura.compare.tune_prompts import TunePrompt, tune_prompts
+from velatura.datasets.templates import NAME_PLACEHOLDER
+from velatura.errors import NoEffect
+from velatura.formats.open import open_overlay
+from velatura.formats.save import save
+from velatura.overlays.difference import Difference
+from velatura.overlays.embedding import Embedding
+from velatura.overlays.hypernetwork import Hypernetwork
+from velatura.overlays.lora.lora import Lora
+from velatura.overlays.overlay import Overlay
+from velatura.studies.results import Curve, Trial
+from velatura.training.estimate import estimate
+from velatura.training.kinds.aesthetic import aesthetic_from
+from velatura.training.plan import Plan
+from velatura.training.run.report import Step
+from velatura.training.run.summary import is_run_folder, read_run
+from velatura.training.run.verdict import command_line
+from velatura.training.train import resume, train
+
+MAKERS: dict[str, Callable[..., Overlay]] = {
+    "embedding": Embedding.for_base,
+    "hypernet": Hypernetwork.for_base,
+    "lora": Lora.for_base,
+    "dreambooth": Difference.for_base,
+}
+KINDS = (*MAKERS, "aesthetic")
+UNTRAINED_KINDS = frozenset({"aesthetic"})  # made at once, the same from every seed
+SEEDLESS_KINDS = frozenset({"dreambooth"})  # begin at zero, so that a seed only draws the steps
+MIN_STEPS = 2
+DIVERSITY_SEEDS = 4
+NO_CURVE = Curve(strengths=(0.0, 1.0), likeness=(0.0, 0.0), kept=(1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class TrialSetup:
+    """What all trials of a study share.
+
+    Attributes:
+        base: The base.
+        folder: The folder of the study.
+        data: The folder of the training pictures.
+        held_out: The pictures that no trial is trained on.
+        held_out_folder: Their folder.
+        name: What every overlay is called.
+        purpose: "style" or "subject", which presets are taken.
+        encoder: Looks at pictures.
+        base_argument: The base, as --base takes it.
+    """
+
+    base: Base
+    folder: Path
+    data: Path
+    held_out: Sequence[Image.Image]
+    held_out_folder: Path
+    captions: Sequence[str]
+    name: str
+    purpose: str
+    encoder: PictureEncoder
+    base_argument: str
+
+    def plan(self, kind: str, steps: int | None = None, seed: int = 0) -> Plan:
+        """Return the preset of a kind, its rate fitted to the steps; None: the preset's own steps."""
+        preset = Plan.preset(kind, self.base.family.name, self.purpose)
+        planned = preset.rates().end
+        steps = planned if steps is None else max(MIN_STEPS, min(steps, planned))
+        return preset.replace(
+            steps=steps,
+            learning_rate=fit_rate(preset.learning_rate, planned, steps),
+            seed=seed,
+            snapshot_every=0,
+            validation_folder=str(self.held_out_folder),
+            end_sheet=False,
+            tune=False,
+            warmup=min(preset.warmup, steps - 1),
+        )
+
+    def overlay(self, kind: str, seed: int) -> Overlay:
+        """Return a new overlay of a kind, or for an aesthetic the finished one."""
+        if kind in UNTRAINED_KINDS:
+            return aesthetic_from(self.base, self.data, name=self.name)
+        options: dict[str, Any] = {} if kind in SEEDLESS_KINDS else {"seed": seed}
+        return MAKERS[kind](self.base, name=self.name, **options)
+
+    def step_seconds(self, kind: str) -> float:
+        """Measure how long a training step of a kind takes."""
+        plan = self.plan(kind)
+        return estimate(self.base, self.overlay(kind, 0), plan).seconds / plan.rates().end
+
+
+def fit_rate(rate: str, planned: int, steps: int) -> str:
+    """Return a learning rate whose segments end at the same shares of fewer steps: "1e-3:100, 1e-4" of 200 at 100."""
+    if planned == steps:
+        return rate
+    parts: list[str] = []
+    for part in rate.split(","):
+        value, colon, end = part.strip().partition(":")
+        if not end.strip().isdecimal():
+            parts.append(value + colon + end)
+            continue
+        fitted = max(1, round(int(end) * steps / planned))
+        if fitted >= steps:  # the parts after it are never reached
+            return ", ".join([*parts, value])
+        parts.append(f"{value}:{fitted}")
+    return ", ".join(parts)
+
+
+def run_trial(
+    setup: TrialSetup, kind: str, seed: int, steps: int, on_step: Callable[[Step], None] | None = None
+) -> Trial:
+    """Train an overlay, or go on where it was interrupted, and judge it."""
+    folder = setup.folder / "trials" / f"{kind}-{seed}"
+    if kind in UNTRAINED_KINDS:
+        file, start = folder / f"{setup.name}.safetensors", time.perf_counter()
+        overlay = setup.overlay(kind, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        save(overlay, file)
+        seconds, taken = time.perf_counter() - start, 0
+    else:
+        overlay, file = _train(setup, folder, setup.plan(kind, steps, seed), kind, on_step)
+        summary = read_run(folder)
+        seconds, taken = summary.seconds, summary.steps
+    figures, curve = judge(setup, overlay, kind)
+    figures |= {"training_seconds": seconds, "bytes": float(file.stat().st_size)}
+    return Trial(
+        kind=kind,
+        seed=seed,
+        file=str(file.relative_to(setup.folder)),
+        steps=taken,
+        command=_command(setup, kind, seed, taken),
+        figures=figures,
+        curve=curve,
+    )
+
+
+def _train(
+    setup: TrialSetup, folder: Path, plan: Plan, kind: str, on_step: Callable[[Step], None] | None
+) -> tuple[Overlay, Path]:
+    summary = read_run(folder) if is_run_folder(folder) else None
+    if summary is not None and summary.overlay is not None:
+        return open_overlay(summary.overlay), summary.overlay
+    if summary is not None:
+        run = resume(setup.base, folder, on_step=on_step)
+    else:
+        run = train(setup.base, setup.overlay(kind, plan.seed), setup.data, plan, out=folder, on_step=on_step)
+    return run.overlay, run.file
+
+
+def judge(setup: TrialSetup, overlay: Overlay, kind: str) -> tuple[dict[str, float], Curve]:
+    """Find the best strength of an overlay, and measure it there; nothing of it is measured if it has no effect."""
+    words = called_by(setup, kind)
+    try:
+        tuning = tune(
+            setup.base,
+            overlay,
+            pictures=setup.held_out,
+            strengths=STRENGTHS,
+            steps=sampling_steps(setup.base),
+            called_by=words,
+        )
+    except NoEffect:
+        return {"score": 0.0, "likeness": 0.0, "kept": 1.0, "strength": 0.0}, NO_CURVE
+    top = max(tuning.points, key=lambda point: point.score)
+    figures = {"score": top.score, "likeness": top.likeness, "kept": top.kept, "strength": tuning.strength}
+    prompts = tune_prompts(overlay, setup.captions, is_tiny=setup.base.family.name == "tiny", called_by=words)
+    figures |= _measure(setup, overlay, prompts, tuning.strength)
+    curve = Curve(
+        strengths=tuple(point.strength for point in tuning.points),
+        likeness=tuple(point.likeness for point in tuning.points),
+        kept=tuple(point.kept for point in tuning.points),
+    )
+    return figures, curve
+
+
+def painter(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt], *, seeds: int = 1) -> StrengthPainter:
+    """Return what paints prompts with an overlay, as `tune` does."""
+    return StrengthPainter(setup.base, overlay, prompts, seeds, sampling_steps(setup.base))
+
+
+def sampling_steps(base: Base) -> int:
+    """Return the sampling steps of all pictures of a study."""
+    return TINY_STEPS if base.family.name == "tiny" else STEPS
+
+
+def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt], strength: float) -> dict[str, float]:
+    encoder, references = setup.encoder, setup.encoder.features(setup.held_out)
+    called = painter(setup, overlay, prompts)
+    base_images, base_seconds = _timed(called, 0.0)
+    images, seconds = _timed(called, strength)
+    pictures, originals = encoder.features(images), encoder.features(base_images)
+    figures = {
+        "style_distance": _mean(metrics.style_distance(pictures, references)),
+        "picture_seconds": max(0.0, seconds - base_seconds) / len(images),
+    }
+    if pictures.clip is not None and references.clip is not None and encoder.clip is not None:
+        texts = encoder.clip.encode_texts([prompt.text for prompt in prompts])
+        figures["image_similarity"] = _mean(metrics.image_similarity(pictures.clip, references.clip))
+        figures["text_similarity"] = _mean(metrics.text_similarity(pictures.clip, texts))
+    if pictures.dino is not None and references.dino is not None:
+        figures["dino"] = _mean(metrics.image_similarity(pictures.dino, references.dino))
+    uncalled = [TunePrompt(prompt.text, prompt.text) for prompt in prompts]
+    unasked: PictureFeatures = encoder.features(painter(setup, overlay, uncalled).paint(strength))
+    figures["base_change"] = _mean(metrics.change(unasked, originals))
+    several = painter(setup, overlay, prompts[:1], seeds=DIVERSITY_SEEDS).paint(strength)
+    figures["diversity"] = _mean(metrics.diversity(encoder.features(several)))
+    return figures
+
+
+def _timed(paints: StrengthPainter, strength: float) -> tuple[list[Image.Image], float]:
+    start = time.perf_counter()
+    images = paints.paint(strength)
+    return images, time.perf_counter() - start
+
+
+def called_by(setup: TrialSetup, kind: str) -> str:
+    """Return the name of the overlays if the captions of this kind's training had it, else ""."""
+    if kind in UNTRAINED_KINDS:
+        return ""
+    lines = setup.plan(kind).caption_template(setup.name).lines
+    return setup.name if any(NAME_PLACEHOLDER in line for line in lines) else ""
+
+
+def _command(setup: TrialSetup, kind: str, seed: int, steps: int) -> str:
+    words: list[str | Path] = ["velatura", "train", kind, setup.data, "--name", setup.name]
+    if setup.base_argument != "tiny":
+        words += ["--base", setup.base_argument]
+    if kind not in UNTRAINED_KINDS:
+        rate = setup.plan(kind, steps).learning_rate
+        words += ["--for", setup.purpose, "--steps", f"{steps}", "--rate", rate, "--seed", f"{seed}"]
+    return command_line(*words)
+
+
+def _mean(values: torch.Tensor) -> float:
+    return float(values.mean())

@@ -1,0 +1,80 @@
+"""A recommendation is only made where the difference is beyond the spread over seeds."""
+
+import math
+
+import pytest
+
+from velatura.studies.results import Curve, StudyResults, Trial
+from velatura.studies.trials import fit_rate
+
+CURVE = Curve(strengths=(0, 1), likeness=(0, 1), kept=(1, 0.5))
+
+
+def results(**scores):
+    trials = [
+        Trial(
+            kind=kind,
+            seed=seed,
+            file="a",
+            steps=1,
+            command="velatura train",
+            figures={"score": score, "strength": 0.7, "training_seconds": seconds, "bytes": 1000},
+            curve=CURVE,
+        )
+        for kind, (seconds, *values) in scores.items()
+        for seed, score in enumerate(values)
+    ]
+    common = {"pictures": "photos", "base": "tiny", "budget": "5 steps", "training_pictures": 9, "held_out_pictures": 3}
+    return StudyResults(**common, trials=tuple(trials))
+
+
+def test_a_clear_difference_names_the_best_kind_and_the_next():
+    study = results(lora=(9, 0.60, 0.62, 0.61), hypernet=(5, 0.30, 0.32, 0.31))
+    assert study.kinds == ["lora", "hypernet"]
+    assert study.ties() == ["lora"]
+    said = study.recommendation()
+    assert said.startswith("Take a lora at strength 0.7: it reaches 0.61 ± 0.01")
+    assert "hypernet, 0.31 ± 0.01" in said
+
+
+def test_a_difference_within_the_spread_is_said_to_be_none():
+    # means 0.55 and 0.5, deviations 0.1 and 0.1: the standard error of the difference is 0.082, twice it 0.163
+    study = results(lora=(9, 0.45, 0.55, 0.65), hypernet=(5, 0.40, 0.50, 0.60))
+    assert study.ties() == ["lora", "hypernet"]
+    said = study.recommendation()
+    assert "do not differ by more than their spread" in said
+    assert "take a hypernet, which trains fastest" in said
+
+
+def test_one_seed_is_no_proof():
+    said = results(lora=(9, 0.9), hypernet=(5, 0.1)).recommendation()
+    assert "one seed does not tell" in said
+    assert "--seeds 3" in said
+
+
+def test_a_single_kind_is_described():
+    assert results(embedding=(3, 0.2, 0.3)).recommendation().startswith("An embedding reaches 0.25 ± 0.07")
+
+
+def test_spreads_are_those_of_the_textbook_and_missing_figures_are_left_out():
+    study = results(lora=(9, 0.2, 0.4))
+    assert study.spread("lora", "score").mean == pytest.approx(0.3)
+    assert study.spread("lora", "score").deviation == pytest.approx(0.02**0.5)
+    assert math.isnan(study.spread("lora", "dino").mean)
+    assert study.describe("lora", "dino") == ""
+    assert "dino" not in study.measured_figures()
+    assert "lora" in str(study)
+
+
+def test_parts_of_a_rate_that_fewer_steps_never_reach_are_left_out():
+    assert fit_rate("3e-3:170, 1e-3:250, 3e-4", 300, 2) == "3e-3:1, 1e-3"
+    assert fit_rate("3e-3:170, 1e-3:250, 3e-4", 300, 1) == "3e-3"
+
+
+@pytest.mark.parametrize(
+    ("rate", "fitted"),
+    [("1e-3:100, 1e-4", "1e-3:25, 1e-4"), ("1e-4", "1e-4"), ("5e-3:10%, 1e-3", "5e-3:10%, 1e-3"), ("1:1, 2", "1:1, 2")],
+)
+def test_rates_end_at_the_same_share_of_fewer_steps(rate, fitted):
+    assert fit_rate(rate, 200, 50) == fitted
+    assert fit_rate(rate, 200, 200) == rate
