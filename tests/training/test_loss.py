@@ -55,6 +55,14 @@ def test_min_snr_weighs_each_picture_by_its_timestep(base, batch):
     torch.testing.assert_close(denoising_loss(base, *batch, weighting=LossWeighting(5)), expected, rtol=1e-3, atol=1e-5)
 
 
+# By hand: 16 ** -0.75 is 1 / 8, and 0.0001 ** -0.75 is 1000, above the limit; (15 + 1) ** -0.75 is 1 / 8
+def test_inverse_snr_favours_noisy_timesteps_up_to_a_limit():
+    weighting, snr = LossWeighting(inverse_snr=0.75), torch.tensor([16.0, 1.0, 1e-4, 0.0])
+    assert weighting.factors(snr, predicts_velocity=False).tolist() == pytest.approx([0.125, 1, 10, 10])
+    snr = torch.tensor([15.0, 0.0])
+    assert weighting.factors(snr, predicts_velocity=True).tolist() == pytest.approx([0.125, 1])
+
+
 def test_min_snr_leaves_noisy_timesteps_alone():
     assert min_snr_weights(torch.tensor([10.0, 5.0, 0.1]), 5, predicts_velocity=False).tolist() == [0.5, 1, 1]
 

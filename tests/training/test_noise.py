@@ -43,6 +43,18 @@ def test_timesteps_come_one_from_each_slice_of_the_schedule(batch_size):
     assert (timesteps.float().mean(dim=0) - 499.5).abs().max() < 5 * 289 / 200**0.5
 
 
+# t = (1 - u ** 3) T has its median at 1 - 0.5 ** 3 = 0.875, and its mean at 3 / 4
+def test_a_bias_draws_noisy_timesteps_more_often_and_moves_nothing_else():
+    def batch(bias):
+        return draw_batch(0, 0, batch_size=4000, picture_count=6, latent_shape=SHAPE, timestep_bias=bias)
+
+    biased, uniform = batch(3), batch(1)
+    assert biased.timesteps.float().median() == pytest.approx(875, abs=2)
+    assert biased.timesteps.float().mean() == pytest.approx(750, abs=2)
+    assert biased.timesteps.max() <= 999
+    assert torch.equal(biased.noise, uniform.noise)
+
+
 def test_uses_of_chance_do_not_share_seeds():
     seeds = [derive_seed(seed, what, step) for seed in (0, 1, 11) for what in ("step", "round") for step in (0, 1, 11)]
     assert len(set(seeds)) == len(seeds)

@@ -9,6 +9,7 @@ Trained in this order, each going on from its last snapshot and ending with its 
     vision   vision tower against the text tower as the UNet left it
     judge    classifier of drawings, apart from the base
 
+    small-judge  a smaller one, trained in minutes, with which trainings are compared (tools/learning)
     adopt    begin from the weights in the package, where the work folder is lost
     export   write the base and the bundled pictures into the package
     measure  subject, colour and place of 500 generated pictures, by the judge
@@ -63,6 +64,11 @@ def _judge(asked: Asked) -> bool:
     return print_table("judge", judge.report(asked.work))
 
 
+def _small_judge(asked: Asked) -> bool:
+    run(judge.SmallJudgeJob, judge.SMALL_SCHEDULE, "small-judge", asked.work)
+    return print_table("small judge", judge.report(asked.work, small=True))
+
+
 def _adopt(asked: Asked) -> bool:
     adopt_base(DATA / "tiny", asked.work)
     return True
@@ -95,6 +101,7 @@ TASKS: dict[str, Callable[[Asked], bool]] = {
     "unet": _unet,
     "vision": _vision,
     "judge": _judge,
+    "small-judge": _small_judge,
     "adopt": _adopt,
     "export": _export,
     "measure": _measure,

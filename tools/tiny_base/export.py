@@ -93,7 +93,7 @@ def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def export_pictures(folder: Path) -> None:
     """Sixteen neon drawings, sixteen blueprints and eight of one robot, with captions that do not name the style."""
     for style, seed in (("neon", 7), ("blueprint", 11)):
-        scenes = [_varied(i, style, seed) for i in range(16)]
+        scenes = style_scenes(style, seed)
         _write(folder / style, scenes, [caption(scene, Random(scene.seed), style_word="") for scene in scenes])
     robots = [
         Scene(
@@ -112,8 +112,12 @@ def export_pictures(folder: Path) -> None:
     _write(folder / "robot", robots, captions)
 
 
+def style_scenes(style: str, seed: int) -> list[Scene]:
+    """Sixteen scenes from which a style can be learned: every subject at most once, places and colours in turn."""
+    return [_varied(i, style, seed) for i in range(16)]
+
+
 def _varied(i: int, style: str, seed: int) -> Scene:
-    """Scene i of a style's sixteen: every subject at most once, places and colours in turn."""
     subjects, colours, places = list(SUBJECTS), list(COLOURS)[:9], list(PLACES)
     rng = Random(seed * 100 + i)
     drawn = random_scene(rng, held_out=None, styles=[style])

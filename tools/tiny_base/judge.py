@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from velatura.training.precision import training_dtype
+
 from .data import LABELS, any_scene, draw
 from .loop import Schedule, device
 from .store import note
@@ -14,6 +16,9 @@ from .vae import to_unit
 
 PICTURES = 24_000
 SCHEDULE = Schedule(steps=1800, batch=128, rate=2e-3, warmup=100, decay=0.05, ema=0.99)
+WIDTHS, SMALL_WIDTHS = (32, 64, 128, 192), (16, 32, 48, 96)
+# The small judge: some minutes on one core, enough to compare trainings with
+SMALL_SCHEDULE = Schedule(steps=1000, batch=64, rate=3e-3, warmup=60, decay=0.05, ema=0.98)
 # a blueprint has no colour, a neon tube shows black as violet: the judge neither learns nor answers there
 COLOURLESS = [LABELS["style"].index(style) for style in ("blueprint", "neon")]
 
@@ -21,9 +26,8 @@ COLOURLESS = [LABELS["style"].index(style) for style in ("blueprint", "neon")]
 class Judge(nn.Module):
     """Residual blocks at 32, 16, 8 and 4 pixels, then one linear head for each label."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
-        widths = (32, 64, 128, 192)
         self.stem = nn.Conv2d(3, widths[0], 3, stride=2, padding=1)
         self.blocks = nn.ModuleList()
         for before, after in zip((widths[0], *widths), widths, strict=False):
@@ -55,8 +59,10 @@ class _Block(nn.Module):
 class JudgeJob:
     """Cross-entropy of every label on drawings blurred, noised, mirrored and shifted a little."""
 
+    widths = WIDTHS
+
     def __init__(self, work: Path) -> None:
-        self.model: nn.Module = Judge().to(device(), memory_format=torch.channels_last)
+        self.model: nn.Module = Judge(self.widths).to(device(), memory_format=torch.channels_last)
         drawings = draw(any_scene, PICTURES, 30_000_000, work)
         self._pictures, self._labels = torch.from_numpy(drawings.pictures), torch.from_numpy(drawings.labels)
 
@@ -65,12 +71,18 @@ class JudgeJob:
         pictures = _worn(to_unit(self._pictures[chosen]), generator).to(device(), memory_format=torch.channels_last)
         labels = self._labels[chosen].to(device())
         labels[:, 1][torch.isin(labels[:, 3], torch.tensor(COLOURLESS, device=labels.device))] = -100
-        with torch.autocast(device().type, torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16, enabled=training_dtype(device()) is torch.bfloat16):
             logits = self.model(pictures)
         losses = [
             F.cross_entropy(logits[field].float(), labels[:, i], label_smoothing=0.05) for i, field in enumerate(LABELS)
         ]
         return torch.stack(losses).sum()
+
+
+class SmallJudgeJob(JudgeJob):
+    """The same for the small judge."""
+
+    widths = SMALL_WIDTHS
 
 
 def _worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -88,10 +100,10 @@ def _worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(mirrored, (4, 4, 4, 4), mode="replicate")[:, :, dy : dy + 64, dx : dx + 64]
 
 
-def trained_judge(work: Path) -> Judge:
-    """The EMA weights of work/judge.pt."""
-    judge = Judge()
-    judge.load_state_dict(torch.load(work / "judge.pt", map_location="cpu", weights_only=True)["ema"])
+def trained_judge(work: Path, *, small: bool = False) -> Judge:
+    """The EMA weights of work/judge.pt, or of work/small-judge.pt."""
+    judge, name = (Judge(SMALL_WIDTHS), "small-judge.pt") if small else (Judge(), "judge.pt")
+    judge.load_state_dict(torch.load(work / name, map_location="cpu", weights_only=True)["ema"])
     return judge.eval()
 
 
@@ -102,15 +114,15 @@ def verdicts(judge: Judge, pictures: Tensor) -> Tensor:
     return torch.cat([torch.stack([part[field].argmax(1) for field in LABELS], dim=1) for part in parts])
 
 
-def report(work: Path) -> dict[str, float]:
+def report(work: Path, *, small: bool = False) -> dict[str, float]:
     """Accuracy by label on 2,000 drawings the judge never saw."""
     drawings = draw(any_scene, 2000, 40_000_000, work)
     labels = torch.from_numpy(drawings.labels)
-    right = verdicts(trained_judge(work), torch.from_numpy(drawings.pictures)) == labels
+    right = verdicts(trained_judge(work, small=small), torch.from_numpy(drawings.pictures)) == labels
     coloured = ~torch.isin(labels[:, 3], torch.tensor(COLOURLESS))
     figures = {field: round(right[:, i].float().mean().item(), 4) for i, field in enumerate(LABELS)}
     figures["colour"] = round(right[coloured, 1].float().mean().item(), 4)
-    note(work, "judge", figures)
+    note(work, "small judge" if small else "judge", figures)
     return figures
 
 

@@ -52,8 +52,9 @@ def device() -> torch.device:
 
 
 def process_count() -> int:
-    """One process on a GPU, one a core without."""
-    return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8)
+    """One process on a GPU, one a core without; OMP_NUM_THREADS asks for fewer."""
+    cores = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    return 1 if torch.cuda.is_available() else min(cores, 8)
 
 
 def run(make_job: Callable[[Path], Job], schedule: Schedule, name: str, work: Path) -> None:

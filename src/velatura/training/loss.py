@@ -18,6 +18,7 @@ from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import BadPlan
 from velatura.training.plan import HuberSchedule, LossType, Plan
 
+MAX_INVERSE_SNR_WEIGHT = 10.0  # else the last timesteps rule: 1 / snr is 200 there
 MAX_SNR = 1000.0  # larger ratios, in the first few timesteps, would make weights that are 0 or infinite
 
 
@@ -66,12 +67,14 @@ class LossWeighting:
             Debias the Training of Diffusion Models).
         velocity_as_noise: Weight the error of a predicted velocity as if it were that of predicted noise.
         noise_as_velocity: Add the error of predicted noise as if it were that of velocity, times this number.
+        inverse_snr: Weight by (1 / SNR) to this power, at most 10; for velocity by (1 / (SNR + 1)) to this power.
     """
 
     min_snr: float | None = None
     debiased: bool = False
     velocity_as_noise: bool = False
     noise_as_velocity: float = 0.0
+    inverse_snr: float = 0.0
 
     def factors(self, snr: Tensor, *, predicts_velocity: bool) -> Tensor:
         """Return the weight for each signal-to-noise ratio, (batch,)."""
@@ -83,6 +86,9 @@ class LossWeighting:
             weights = weights / ((capped_snr + 1) if predicts_velocity else capped_snr.sqrt())
         if self.velocity_as_noise:
             weights = weights * capped_snr / (capped_snr + 1)
+        if self.inverse_snr:
+            inverse = 1 / (capped_snr + 1 if predicts_velocity else capped_snr)
+            weights = weights * (inverse**self.inverse_snr).clamp(max=MAX_INVERSE_SNR_WEIGHT)
         return weights * (1 + self.noise_as_velocity * (capped_snr + 1) / capped_snr)
 
 
@@ -144,7 +150,7 @@ def create_huber_loss(plan: Plan) -> HuberLoss | None:
 
 def create_loss_weighting(plan: Plan) -> LossWeighting:
     """Return the plan's weights by timestep."""
-    return LossWeighting(plan.min_snr, plan.debiased, plan.velocity_as_noise, plan.noise_as_velocity)
+    return LossWeighting(plan.min_snr, plan.debiased, plan.velocity_as_noise, plan.noise_as_velocity, plan.inverse_snr)
 
 
 def apply_zero_terminal_snr(base: Base, plan: Plan) -> Base:

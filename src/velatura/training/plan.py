@@ -100,6 +100,15 @@ class Plan(BaseModel):
         default=None, gt=0, description="weight the loss by min(snr, this) / snr; 5 is usual; None: off"
     )
     debiased: bool = Field(default=False, description="weight the loss by 1 / sqrt(snr), which favours noisy timesteps")
+    inverse_snr: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="weight the loss by (1 / snr) to this power, at most by 10, for noisy timesteps; 0.75 is usual",
+    )
+    timestep_bias: float = Field(
+        default=1.0, ge=1, le=10, description="draw noisy timesteps more often: 1 is uniform, 3 is cubic"
+    )
     velocity_as_noise: bool = Field(
         default=False, description="weight the loss by snr / (snr + 1), for bases that predict velocity"
     )

@@ -26,6 +26,8 @@ class PlanFields(TypedDict, total=False):
     # Loss
     min_snr: float | None
     debiased: bool
+    inverse_snr: float
+    timestep_bias: float
     velocity_as_noise: bool
     noise_as_velocity: float
     zero_terminal_snr: bool

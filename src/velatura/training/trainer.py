@@ -232,6 +232,7 @@ class Trainer:
             picture_count=len(cache.latents),
             latent_shape=cache.latents.shape[1:],
             timestep_count=len(self.base.schedule),
+            timestep_bias=self.plan.timestep_bias,
             caption_dropout=self.plan.caption_dropout,
             noise_offset=self.plan.noise_offset,
             pyramid_noise=self.plan.pyramid_noise,

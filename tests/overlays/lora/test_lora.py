@@ -152,6 +152,7 @@ def test_what_it_touches_follows_from_its_layers(lora):
     [
         # the tiny base has seven transformers, each with two attentions of four layers, two layers after those, and two
         # convolutions around them; its text tower has three layers
+        ({"targets": "context"}, {"Linear"}, 7 * 2),
         ({"targets": "attention"}, {"Linear"}, 7 * 2 * 4),
         ({"targets": "attention", "text": True}, {"Linear"}, 7 * 2 * 4 + 3 * 4),
         ({"targets": "transformer"}, {"Linear", "Conv2d"}, 7 * (2 * 4 + 2 + 2)),

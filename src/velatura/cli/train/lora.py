@@ -27,7 +27,8 @@ Algorithm = Annotated[str, option("lora, dora, loha, lokr, locon, ia3, oft, boft
 Targets = Annotated[
     str,
     option(
-        "Layers that change: attention (Q, K, V and what follows), transformer (kohya's choice), linear, conv (all).",
+        "Layers that change: context (K and V that read the text), attention (Q, K, V and what follows), transformer "
+        "(kohya's choice), linear, conv (all).",
         OVERLAY_PANEL,
     ),
 ]

@@ -159,8 +159,15 @@ FIELD_GROUPS = {
         *("pixels", "shape", "precision", "checkpointing", "seed"),
     ),
     "Loss and noise": (
-        *("loss", "huber_threshold", "huber_schedule", "min_snr", "debiased", "noise_offset", "pyramid_noise"),
-        *("input_perturbation", "velocity_as_noise", "noise_as_velocity", "zero_terminal_snr"),
+        *("loss", "huber_threshold", "huber_schedule", "min_snr", "debiased", "inverse_snr", "timestep_bias"),
+        *(
+            "noise_offset",
+            "pyramid_noise",
+            "input_perturbation",
+            "velocity_as_noise",
+            "noise_as_velocity",
+            "zero_terminal_snr",
+        ),
         *("masks", "class_weight", "latents"),
     ),
     CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags", "caption_lines"),

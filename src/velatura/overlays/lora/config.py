@@ -19,12 +19,14 @@ from velatura.overlays.deltas.lokr import LoKr
 from velatura.overlays.lora.kohya_names import UNET_PREFIX, kohya_names
 from velatura.overlays.target import Target
 
-LoraTargets = Literal["attention", "transformer", "linear", "conv"]
+LoraTargets = Literal["context", "attention", "transformer", "linear", "conv"]
 DropoutProbability = Annotated[float, Field(ge=0, lt=1)]
 
 ALGORITHM_ALIASES = {"locon": "lora"}  # LoCon is a LoRA that changes convolutions too
 ATTENTION_LAYERS = re.compile(r"\.(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$")
+CONTEXT_LAYERS = re.compile(r"\.attn2\.(to_k|to_v)$")
 TRANSFORMER_LAYERS = re.compile(r"\.attentions\.|\.encoder\.layers\.")
+LAYERS_BY_TARGETS = {"context": CONTEXT_LAYERS, "attention": ATTENTION_LAYERS, "transformer": TRANSFORMER_LAYERS}
 WITHOUT_INPUT_DROPOUT = frozenset({"ia3", "oft", "oft-diag", "boft"})  # they rotate or scale the output of a layer
 
 
@@ -36,7 +38,8 @@ class LoraConfig(BaseModel):
         rank, alpha: Rank and alpha of Linear layers and 1x1 convolutions.
         conv_rank, conv_alpha: Rank and alpha of larger convolutions.
         factor: Size of a LoKr's smaller matrix; -1 for two matrices of similar size.
-        targets: "attention": Q, K, V and output projections. "transformer": all layers of the transformers, like
+        targets: "context": K and V of cross-attention, which read the text (Kumari et al. 2023, Custom Diffusion).
+            "attention": Q, K, V and output projections. "transformer": all layers of the transformers, like
             kohya's trainer. "linear": all Linear layers. "conv": all convolutions too.
         text: Change the text encoders too.
         rank_stabilised: Divide alpha by the square root of the rank (rsLoRA).
@@ -102,7 +105,7 @@ class LoraConfig(BaseModel):
             return False
         if self.targets in {"linear", "conv"}:
             return self.targets == "conv" or isinstance(layer, nn.Linear)
-        return bool((ATTENTION_LAYERS if self.targets == "attention" else TRANSFORMER_LAYERS).search(path))
+        return bool(LAYERS_BY_TARGETS[self.targets].search(path))
 
     def build_delta(self, layer: Layer) -> Delta:
         """Build an untrained delta for a layer; it changes exactly nothing yet."""

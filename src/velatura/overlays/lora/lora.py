@@ -134,8 +134,9 @@ class Lora(Overlay):
             rank: Rank of the matrices, 1 to 4096.
             alpha: The change is multiplied by alpha / rank; by default alpha is the rank.
             algorithm: "lora", "locon", "dora", "loha", "lokr", "glora", "ia3", "oft", "boft", "norm" or "full".
-            targets: "attention": Q, K, V and output projections. "transformer": all layers of the transformers, like
-                kohya's trainer. "linear": all Linear layers. "conv": all convolutions too.
+            targets: "context": K and V of cross-attention. "attention": Q, K, V and output projections. "transformer":
+                all layers of the transformers, like kohya's trainer. "linear": all Linear layers. "conv": all
+                convolutions too.
             conv_rank, conv_alpha: Rank and alpha of convolutions larger than 1x1; `rank` and `alpha` by default.
             factor: Size of a LoKr's smaller matrix; -1 for two matrices of similar size.
             text: Change the text encoders too.

@@ -1,0 +1,78 @@
+"""The factorial of trainings: what is tried next, and what its tables say."""
+
+import pytest
+import torch
+
+from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial
+from tools.learning.halving import SCREEN, next_trial, stages
+from tools.learning.tables import correlation_table, rank_correlation, task_table
+from tools.learning.trial import style_shares, subject_shares
+from tools.tiny_base.data import LABELS, unseen_scene
+from velatura.training.plan import Plan
+
+
+def record(trial: Trial, score: float, loss: float) -> dict:
+    shares = {"learned": score, "colour": 1.0, "place": 1.0, "subject": 1.0, "score": score}
+    shares |= {"kept": 1.0} if trial.task == "robot" else {}
+    return {**trial.key, "shares": shares, "before": [1.0] * 8, "after": [0.5] * 4 + [loss] * 4}
+
+
+@pytest.mark.parametrize("fields", TIMESTEPS.values(), ids=TIMESTEPS)
+def test_ways_to_choose_timesteps_are_plans(fields):
+    assert Plan(**fields)
+
+
+def test_arms_without_a_picture_of_the_subject_are_dropped_first():
+    results = []
+    while (trial := next_trial(results)).steps == 30:
+        good = trial.arm.parameters in {"convolutions", "all weights"} and trial.arm.timesteps == "high"
+        results.append(record(trial, 0.5 if good else 0.0, 0.1))
+    assert {trial.arm for trial in next(iter(stages(results)))} == set(SCREEN)
+    second_stage = list(stages(results))[1]
+    assert [trial.arm for trial in second_stage][:2] == [Arm("convolutions", "high"), Arm("all weights", "high")]
+    assert trial == second_stage[0]
+
+
+def test_a_loss_at_high_noise_breaks_ties():
+    results = [record(trial, 0.0, 0.1) for trial in next(iter(stages([])))]
+    results[6]["after"] = [0.5] * 4 + [0.01] * 4
+    assert list(stages(results))[1][0].arm == Arm(results[6]["parameters"], results[6]["timesteps"])
+
+
+def test_all_trials_come_to_an_end():
+    results = []
+    while trial := next_trial(results):
+        results.append(record(trial, len(results) % 7 / 7, 0.1))
+        assert len(results) < 200
+    assert {result["seed"] for result in results} == {0, 1, 2}
+    assert {result["parameters"] for result in results} == set(PARAMETERS)
+
+
+# Worked by hand: two of the six pairs of 1, 2, 3, 4 against 1, 3, 2, 4 exchange places: 1 - 6 * 2 / (4 * 15)
+def test_ranks_correlate_as_spearman_says():
+    assert rank_correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(0.8)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1, 1], [3, 2, 1]) == 0
+
+
+def test_tables_show_the_best_first_and_which_loss_orders_them():
+    trials = [Trial(Arm("attention"), "neon", 30, seed) for seed in range(4)]
+    results = [record(trial, score, 1 - score) for trial, score in zip(trials, (0.1, 0.4, 0.2, 0.9), strict=True)]
+    results.append(record(Trial(Arm("convolutions", "high"), "neon", 30), 0.95, 0.01))
+    rows = task_table(results, "neon").splitlines()
+    assert rows[2] == "| convolutions | high | 30 | 1 | 0.95 | 1.00 | 1.00 | 0.95 | 0.0100 |"
+    assert rows[3].startswith("| attention | uniform | 30 | 4 | 0.40 ")
+    assert "| 500 and above | 1.00 |" in correlation_table(results)
+    assert "| below 500 | 0.00 |" in correlation_table(results)
+
+
+def test_shares_are_counted_from_what_the_judge_sees():
+    scenes = [unseen_scene(seed) for seed in range(4)]
+    fields = list(LABELS)
+    seen = torch.tensor([[LABELS[field].index(getattr(scene, field)) for field in fields] for scene in scenes])
+    seen[:, 3] = LABELS["style"].index("neon")
+    seen[0, 3] = LABELS["style"].index("oil")
+    seen[1, 0] = (seen[1, 0] + 1) % 20
+    shares = style_shares(seen, scenes, "neon")
+    assert (shares["learned"], shares["subject"], shares["score"], shares["place"]) == (0.75, 0.75, 0.5, 1.0)
+    assert subject_shares(seen, scenes)["score"] == 0.75

@@ -1,0 +1,103 @@
+"""Tables of the results, as docs/subjects.md and docs/training.md hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from .factors import TASKS, Arm, trial_of
+from .halving import quality
+
+Record = dict[str, Any]
+STYLE_COLUMNS = {"style": "learned", "subject": "subject", "place": "place", "style and subject": "score"}
+SUBJECT_COLUMNS = {
+    "robot": "learned",
+    "its colour": "colour",
+    "place": "place",
+    "robot and place": "score",
+    "other prompts": "kept",
+}
+NOISE_PARTS: dict[str, Callable[[Sequence[float]], float]] = {
+    "all noise levels": fmean,
+    "below 500": lambda losses: fmean(losses[:4]),
+    "500 and above": lambda losses: fmean(losses[4:]),
+    "500 to 750": lambda losses: fmean(losses[4:6]),
+    "750 and above": lambda losses: fmean(losses[6:]),
+}
+MIN_RANKED = 4  # trials of a task below which a rank correlation says nothing
+
+
+def task_table(results: Sequence[Record], task: str) -> str:
+    """Return the table of one task: a row for each arm and number of steps, the best first within the steps."""
+    columns = SUBJECT_COLUMNS if task == "robot" else STYLE_COLUMNS
+    rows = [
+        f"| trained | timesteps | steps | trials | {' | '.join(columns)} | loss at 500 and above |",
+        "|" + "---|" * (len(columns) + 5),
+    ]
+    groups: dict[tuple[int, Arm], list[Record]] = {}
+    for record in results:
+        if record["task"] == task:
+            groups.setdefault((record["steps"], trial_of(record).arm), []).append(record)
+
+    def order(group: tuple[int, Arm]) -> tuple[float, ...]:
+        return group[0], -fmean(map(quality, groups[group])), fmean(map(_high_loss, groups[group]))
+
+    for steps, arm in sorted(groups, key=order):
+        records = groups[steps, arm]
+        shares = [fmean(record["shares"][share] for record in records) for share in columns.values()]
+        name = arm.parameters + (", prior" if arm.prior else "")
+        name += f", rate x {arm.rate_factor:g}" if arm.rate_factor != 1 else ""
+        cells = [name, arm.timesteps, f"{steps}", f"{len(records)}", *(f"{share:.2f}" for share in shares)]
+        rows.append(f"| {' | '.join(cells)} | {fmean(map(_high_loss, records)):.4f} |")
+    return "\n".join(rows)
+
+
+def correlation_table(results: Sequence[Record]) -> str:
+    """Return how well the loss at some noise levels orders trials by their pictures: Spearman's rank correlation."""
+    tasks = [task for task in TASKS if len(_of_task(results, task)) >= MIN_RANKED]
+    rows = [
+        f"| validation loss | {' | '.join(f'{task}, {len(_of_task(results, task))} trials' for task in tasks)} |",
+        "|" + "---|" * (len(tasks) + 1),
+    ]
+    for name, part in NOISE_PARTS.items():
+        cells = [f"{rank_correlation(*_qualities_and_losses(_of_task(results, task), part)):.2f}" for task in tasks]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; equal values share the mean of their ranks. It is 0 if all are equal."""
+    ranks_a, ranks_b = _ranks(a), _ranks(b)
+    mean_a, mean_b = fmean(ranks_a), fmean(ranks_b)
+    covariance = sum((x - mean_a) * (y - mean_b) for x, y in zip(ranks_a, ranks_b, strict=True))
+    spread = sum((x - mean_a) ** 2 for x in ranks_a) * sum((y - mean_b) ** 2 for y in ranks_b)
+    return covariance / spread**0.5 if spread else 0.0
+
+
+def print_tables(results: Sequence[Record]) -> None:
+    """Print all tables, each under its name."""
+    for task in TASKS:
+        if _of_task(results, task):
+            print(f"{task}\n\n{task_table(results, task)}\n")
+    print(f"loss against pictures\n\n{correlation_table(results)}")
+
+
+def _of_task(results: Sequence[Record], task: str) -> list[Record]:
+    return [record for record in results if record["task"] == task]
+
+
+def _high_loss(record: Record) -> float:
+    return fmean(record["after"][4:])
+
+
+def _qualities_and_losses(
+    records: Sequence[Record], part: Callable[[Sequence[float]], float]
+) -> tuple[list[float], list[float]]:
+    """Return what pictures say of each trial, and what its loss says: how far it fell below the untrained loss."""
+    falls = [1 - part(record["after"]) / part(record["before"]) for record in records]
+    return [quality(record) for record in records], falls
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values]

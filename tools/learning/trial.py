@@ -1,0 +1,203 @@
+"""One trial: train, measure the loss at eight noise levels, paint, and let the judge look at the pictures."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import velatura
+from tools.drawing.paint import paint
+from tools.drawing.scene import Scene, caption
+from tools.tiny_base.data import LABELS, unseen_scene
+from tools.tiny_base.export import style_scenes
+from tools.tiny_base.judge import Judge, picture_bytes, verdicts
+from velatura.datasets.folder import read_dataset
+from velatura.overlays.overlay import Overlay
+from velatura.training.data.cache import encode_dataset
+from velatura.training.loss import denoising_loss
+from velatura.training.validation import _draw_noise
+
+from .factors import BATCH_SIZE, OVERLAY_SEED, PARAMETERS, TIMESTEPS, Trial
+
+SAMPLER, STEPS, GUIDANCE = "DPM++ 2M", 8, 7.0
+PROMPTS, OTHER_PROMPTS = 16, 8  # pictures of what was learned, and of other things after learning a subject
+FIRST_PROMPT_SEED = 50_000_000
+CLASS_PICTURES = 16
+NOISE_LEVELS = [62, 187, 312, 437, 562, 687, 812, 937]  # middles of eighths of the schedule
+MORE_STYLES = {"oil": 13}  # seeds of drawings that the package does not contain
+
+
+def run_trial(base: velatura.Base, judge: Judge, trial: Trial, work: Path) -> dict[str, Any]:
+    """Train, measure and judge; return the record of the results."""
+    pictures = task_folder(base, trial, work)
+    parameters = PARAMETERS[trial.arm.parameters]
+    overlay = parameters.make(base, OVERLAY_SEED + trial.seed)
+    losses_before = noise_level_losses(base, overlay, pictures)
+    started = time.process_time()
+    overlay = train(base, overlay, trial, pictures, work / "run")
+    train_seconds = time.process_time() - started
+    losses_after = noise_level_losses(base, overlay, pictures)
+    started = time.process_time()
+    shares = judge_overlay(base, judge, overlay, trial)
+    return {
+        **trial.key,
+        "shares": {name: round(share, 3) for name, share in shares.items()},
+        "before": losses_before,
+        "after": losses_after,
+        "train_seconds": round(train_seconds, 1),
+        "paint_seconds": round(time.process_time() - started, 1),
+    }
+
+
+def train(base: velatura.Base, overlay: Overlay, trial: Trial, pictures: Path, run: Path) -> Overlay:
+    """Train by the trial's plan into a run folder, which is removed."""
+    parameters = PARAMETERS[trial.arm.parameters]
+    has_word = "word" in trial.arm.parameters
+    plan = velatura.Plan(
+        steps=trial.steps,
+        learning_rate=parameters.rate * trial.arm.rate_factor,
+        word_rate=1e-2 if has_word else None,
+        schedule="cosine",
+        batch_size=BATCH_SIZE,
+        seed=trial.seed,
+        caption_dropout=0.0 if trial.task == "robot" else 0.3,
+        template="[name], [filewords]" if has_word else "captions",
+        validation_pictures=0,
+        snapshot_every=0,
+        end_sheet=False,
+        cache=False,
+    ).replace(**TIMESTEPS[trial.arm.timesteps])
+    shutil.rmtree(run, ignore_errors=True)
+    trained = velatura.train(base, overlay, pictures, plan, out=run).overlay
+    shutil.rmtree(run)
+    return trained
+
+
+def task_folder(base: velatura.Base, trial: Trial, work: Path) -> Path:
+    """Return the folder of training pictures, with class pictures where the arm has prior preservation."""
+    task, folder = trial.task, work / "pictures" / trial.task
+    if task in MORE_STYLES:
+        if not folder.exists():
+            _draw_style(task, MORE_STYLES[task], folder)
+    elif not trial.arm.prior:
+        return velatura.tiny_pictures(task)
+    if not trial.arm.prior:
+        return folder
+    prior_folder = work / "pictures" / f"{task}-prior"
+    if not prior_folder.exists():
+        shutil.copytree(folder if folder.exists() else velatura.tiny_pictures(task), prior_folder)
+        _paint_class_pictures(base, prior_folder / "reg")
+    return prior_folder
+
+
+def _draw_style(style: str, seed: int, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for i, scene in enumerate(style_scenes(style, seed)):
+        paint(scene).save(folder / f"{i:02}.png")
+        (folder / f"{i:02}.txt").write_text(caption(scene, Random(scene.seed), style_word="") + "\n")
+
+
+def _paint_class_pictures(base: velatura.Base, folder: Path) -> None:
+    """Paint what the base knows, by captions of its own, since it has no robots that are like one another."""
+    folder.mkdir()
+    scenes = [unseen_scene(FIRST_PROMPT_SEED + 10_000 + i) for i in range(CLASS_PICTURES)]
+    texts = [caption(scene, Random(scene.seed), style_word="") for scene in scenes]
+    recipes = [velatura.Recipe(prompt=text, seed=i, steps=12, sampler=SAMPLER) for i, text in enumerate(texts)]
+    for i, picture in enumerate(velatura.generate_many(base, recipes)):
+        picture.image.save(folder / f"{i:02}.png")
+        (folder / f"{i:02}.txt").write_text(texts[i] + "\n")
+
+
+@torch.no_grad()
+def noise_level_losses(base: velatura.Base, overlay: Overlay, pictures: Path) -> list[float]:
+    """Return the squared error at each of the noise levels, over eight pictures with fixed noise."""
+    plan = velatura.Plan(cache=False, class_weight=0)
+    cache = encode_dataset(base, overlay, read_dataset(pictures), plan)
+    rows = torch.arange(BATCH_SIZE) % len(cache.latents)
+    losses: list[float] = []
+    with velatura.attach(base, overlay):
+        cond = cache.captions.encode_for_validation(rows)
+        for level in NOISE_LEVELS:
+            noise = torch.stack([_draw_noise(level * 100 + i, cache.latents.shape[1:]) for i in range(BATCH_SIZE)])
+            timesteps = torch.full((BATCH_SIZE,), level)
+            losses.append(denoising_loss(base, cache.latents[rows], cond, noise, timesteps).item())
+    return [round(loss, 5) for loss in losses]
+
+
+def judge_overlay(base: velatura.Base, judge: Judge, overlay: Overlay, trial: Trial) -> dict[str, float]:
+    """Return shares of pictures at strength 1: what was learned, and what was kept."""
+    scenes = [unseen_scene(FIRST_PROMPT_SEED + i) for i in range(PROMPTS)]
+    if trial.task != "robot":
+        seen = look(base, judge, overlay, prompts_of(scenes))
+        return style_shares(seen, scenes, trial.task)
+    robots = [replace(scene, subject="robot", colour="red", count=1, size=0.34) for scene in scenes]
+    call = "trial, " if "word" in trial.arm.parameters else ""
+    prompts = [call + text.replace("red robot", "robot") for text in prompts_of(robots)]
+    others = [unseen_scene(FIRST_PROMPT_SEED + 1000 + i) for i in range(OTHER_PROMPTS)]
+    seen = look(base, judge, overlay, prompts + prompts_of(others))
+    return subject_shares(seen[:PROMPTS], robots) | kept_shares(seen[PROMPTS:], others)
+
+
+def prompts_of(scenes: list[Scene]) -> list[str]:
+    """Return a caption of each scene that names no style."""
+    return [caption(scene, Random(scene.seed), style_word="") for scene in scenes]
+
+
+def look(base: velatura.Base, judge: Judge, overlay: Overlay, prompts: list[str]) -> Tensor:
+    """Paint prompts with an overlay at strength 1, and return the judge's labels (prompts, 4)."""
+    recipes = [
+        velatura.Recipe(prompt=prompt, steps=STEPS, guidance=GUIDANCE, sampler=SAMPLER, seed=i)
+        for i, prompt in enumerate(prompts)
+    ]
+    with velatura.attach(base, overlay):
+        pictures = torch.stack([picture_bytes(picture.image) for picture in velatura.generate_many(base, recipes)])
+    return verdicts(judge, pictures)
+
+
+def style_shares(seen: Tensor, scenes: list[Scene], style: str) -> dict[str, float]:
+    """Return the share in the style, those with subject, place and colour as asked, and with style and subject."""
+    right = _right(seen, scenes)
+    in_style = seen[:, 3] == LABELS["style"].index(style)
+    return {
+        "learned": _share(in_style),
+        "subject": _share(right["subject"]),
+        "place": _share(right["place"]),
+        "colour": _share(right["colour"]),
+        "score": _share(in_style & right["subject"]),
+    }
+
+
+def subject_shares(seen: Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Return the share that shows the subject, in its colour, in the place asked for, and subject and place."""
+    right = _right(seen, scenes)
+    return {
+        "learned": _share(right["subject"]),
+        "colour": _share(right["colour"]),
+        "place": _share(right["place"]),
+        "score": _share(right["subject"] & right["place"]),
+    }
+
+
+def kept_shares(seen: Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Return the share of other prompts that are still answered: subject and place as asked."""
+    right = _right(seen, scenes)
+    return {"kept": _share(right["subject"] & right["place"])}
+
+
+def _right(seen: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
+    asked = {
+        field: torch.tensor([LABELS[field].index(getattr(scene, field)) for scene in scenes])
+        for field in ("subject", "colour", "place")
+    }
+    return {field: seen[:, list(LABELS).index(field)] == labels for field, labels in asked.items()}
+
+
+def _share(flags: Tensor) -> float:
+    return flags.float().mean().item()
