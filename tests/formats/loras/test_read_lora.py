@@ -316,13 +316,6 @@ def test_an_alpha_that_is_an_integer_counts(tmp_path):
     )
 
 
-def test_changes_that_depend_on_their_base_are_refused_by_name(tmp_path):
-    suffixes = {"q_layer.weight": (2, 6), "p_layer.weight": (5, 2), "lambda_layer": (1, 2)}
-    tensors = {f"{LAYER}.{suffix}": torch.ones(shape) for suffix, shape in suffixes.items()}
-    with pytest.raises(BadFile, match="T-LoRA's changes depend on the base"):
-        velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
-
-
 def test_layers_that_the_base_lacks_are_named_when_it_is_attached(pipeline, tmp_path):
     down, up = torch.randn(2, 16), torch.randn(16, 2)
     known = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"

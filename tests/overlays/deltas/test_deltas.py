@@ -198,7 +198,11 @@ def test_first_ranks_keep_the_scale(golden):
         ({"lokr_w1": (2, 2), "lokr_w2_a": (4, 2)}, "factors lokr_w2_a and lokr_w2_b are missing"),
         ({"oft_blocks": (4, 4)}, "belong to no known algorithm"),
         ({"oft_blocks": (2, 4, 3)}, "do not fit each other"),
-        ({"q_layer.weight": (2, 8), "p_layer.weight": (8, 2), "lambda_layer": (1, 2)}, "T-LoRA"),
+        (
+            {"q_layer.weight": (2, 8), "p_layer.weight": (8, 2), "lambda_layer": (1, 3)},
+            "tlora has tensors",
+        ),
+        ({"q_layer.weight": (2, 8, 3, 3), "p_layer.weight": (8, 2, 1, 1), "lambda_layer": (1, 2)}, "do not fit each"),
     ],
 )
 def test_broken_deltas_are_refused(tensors, message):

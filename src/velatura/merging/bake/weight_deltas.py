@@ -13,6 +13,7 @@ from velatura.base.base import Base
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase
 from velatura.merging.bake.report import BakedLayers
 from velatura.overlays.deltas.delta import Delta
+from velatura.overlays.lora.compatibility import warn_of_timesteps
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import Strength, strength_tensor
 from velatura.overlays.target import Target
@@ -63,6 +64,7 @@ class WeightDeltas:
                     f"{label} has a change of {name} that does not fit its weight of shape {tuple(weight.shape)}: "
                     "open a base it was made for"
                 )
+        warn_of_timesteps(overlay.card, deltas.values(), "baked weights")
         return cls(overlay, strength, deltas, {name: overlay.strength_factor(target, name) for name in deltas})
 
     @property

@@ -20,6 +20,7 @@ from velatura.merging.lora.combine_layer import CombinedLayer, ScaledDeltas, com
 from velatura.merging.lora.svd import check_rank
 from velatura.merging.measures import format_count, format_ranks, relative_error
 from velatura.overlays.deltas.delta import Delta
+from velatura.overlays.lora.compatibility import warn_of_timesteps
 from velatura.overlays.lora.kohya_names import TEXT_PREFIX, UNET_PREFIX, kohya_names
 from velatura.overlays.lora.lora import BundledEmbeddings, Lora
 from velatura.overlays.overlay import Overlay
@@ -96,6 +97,8 @@ def combine(
     loras = [(_check_lora(overlay), strength) for overlay, strength in overlays]
     if not loras:
         raise NoEffect("there is nothing to combine: give LoRAs")
+    for lora, _ in loras:
+        warn_of_timesteps(lora.card, lora.layers.values(), "combined LoRAs")
     card = _combined_card(loras, name)
     shared_base = None if base is None else to_base(base)
     base_layers = None if shared_base is None else _BaseLayers.from_base(shared_base, [lora for lora, _ in loras])

@@ -1,7 +1,7 @@
-"""Algorithms that change one layer's weight: LoRA, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, BOFT, norm and full ones.
+"""Algorithms that change one layer's weight: LoRA, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, BOFT, T-LoRA, norm and full ones.
 
-DELTAS lists them in the order in which a file's tensors are matched. Open delta.py first (the base class), then
-low_rank.py.
+DELTAS lists those that can be trained, in the order in which a file's tensors are matched. Open delta.py first (the
+base class), then low_rank.py.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from velatura.overlays.deltas.lokr import LoKr
 from velatura.overlays.deltas.low_rank import BiasedLowRankDelta, Dora, LowRankDelta
 from velatura.overlays.deltas.oft import BOFT, OFT, OFTDiag
 from velatura.overlays.deltas.onetrainer_oft import OneTrainerOFT
+from velatura.overlays.deltas.tlora import TLora
 
 DELTAS: dict[str, type[Delta]] = {
     delta_class.algorithm: delta_class
@@ -40,6 +41,8 @@ DELTAS: dict[str, type[Delta]] = {
         OneTrainerOFT,
     )
 }
+# Algorithms that are read and not trained, and whose changes depend on more than the weight
+READ_ONLY_DELTAS: tuple[type[Delta], ...] = (TLora,)
 
 
 def build_delta(tensors: Mapping[str, Tensor]) -> Delta:
@@ -48,11 +51,7 @@ def build_delta(tensors: Mapping[str, Tensor]) -> Delta:
     Raises:
         BadOverlay: If no algorithm has such tensors, or their shapes do not fit each other.
     """
-    if "lambda_layer" in tensors:
-        raise BadOverlay(
-            "T-LoRA's changes depend on the base of its training: extract a LoRA with T-LoRA's own program"
-        )
-    for delta_class in DELTAS.values():
+    for delta_class in (*DELTAS.values(), *READ_ONLY_DELTAS):
         if delta_class.matches(tensors):
             return delta_class.from_tensors(tensors)
     suffixes = ", ".join(sorted(tensors))[:100]

@@ -37,12 +37,14 @@ class Delta(nn.Module):
         dropout: Probability of dropping an input feature of the layer in training.
         rank_dropout: Probability of dropping a rank in training, or a row for algorithms without ranks.
         module_dropout: Probability of leaving out the whole delta in a training step.
+        uses_timesteps: The change depends on the timestep, and `select_ranks` is called.
     """
 
     algorithm: ClassVar[str]
     required_suffixes: ClassVar[frozenset[str]]
     optional_suffixes: ClassVar[frozenset[str]] = frozenset({"alpha"})
     constant_suffixes: ClassVar[frozenset[str]] = frozenset({"alpha"})
+    uses_timesteps: ClassVar[bool] = False
 
     dropout: float = 0.0
     rank_dropout: float = 0.0
@@ -130,6 +132,10 @@ class Delta(nn.Module):
         """
         assert isinstance(operands, DenseOperands)
         return layer_forward(layer, inputs, self.drop_rows(operands.weight), operands.bias) * strength
+
+    def select_ranks(self, operands: Operands, timesteps: Tensor) -> Operands:
+        """Return the operands at timesteps (rows,), or () for all rows; only if the delta uses timesteps."""
+        raise NotImplementedError
 
     def is_compatible(self, weight: Tensor) -> bool:
         """Return True if it can be added to a weight of this shape."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from velatura.errors import UnsupportedBase
@@ -30,14 +30,36 @@ class OutputChange(Protocol):
         ...
 
 
+class TimestepRecorder:
+    """Hook on a UNet that keeps the timesteps of its current call.
+
+    Attributes:
+        timesteps: (rows,), or () for all rows; None before the first call.
+    """
+
+    def __init__(self) -> None:
+        self.timesteps: Tensor | None = None
+
+    def pre_hook(self, _unet: nn.Module, arguments: tuple[object, ...], options: dict[str, object]) -> None:
+        """Read the timesteps from the arguments of the UNet."""
+        timesteps = options["timestep"] if "timestep" in options else arguments[1]
+        self.timesteps = timesteps if isinstance(timesteps, Tensor) else torch.tensor(timesteps)
+
+
 class DeltaChange:
     """Delta of one layer, at the strength of the overlay times a factor of the layer."""
 
     evaluations: int = 0  # it has no networks
 
     def __init__(
-        self, delta: Delta, strength: LiveStrength, factor: float, on_measure: Callable[[Tensor, Tensor], None]
+        self,
+        delta: Delta,
+        strength: LiveStrength,
+        factor: float,
+        on_measure: Callable[[Tensor, Tensor], None],
+        recorder: TimestepRecorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self._delta, self._strength, self._factor, self._on_measure = delta, strength, factor, on_measure
         self._is_unmeasured = True
         self._cached: tuple[object, Operands] | None = None
@@ -64,7 +86,10 @@ class DeltaChange:
         delta, strength = self._delta, self._strength.per_row(base_output) * self._factor
         if delta.dropout:
             inputs = functional.dropout(inputs, delta.dropout, delta.training)
-        change = delta.output_delta(layer, inputs, base_output, strength, self._operands(layer, inputs))
+        operands = self._operands(layer, inputs)
+        if self._recorder is not None and self._recorder.timesteps is not None:
+            operands = delta.select_ranks(operands, self._recorder.timesteps.to(inputs.device))
+        change = delta.output_delta(layer, inputs, base_output, strength, operands)
         new_output = (output + change).to(output.dtype)
         if self._factor and not torch.compiler.is_compiling() and self._strength.number:
             return new_output

@@ -24,7 +24,7 @@ from velatura.overlays.hooks.module_attributes import (
     replace_forward,
     restore_forward,
 )
-from velatura.overlays.hooks.output_hooks import OutputChange
+from velatura.overlays.hooks.output_hooks import OutputChange, TimestepRecorder
 from velatura.overlays.hooks.text_hooks import AestheticHook
 from velatura.overlays.hooks.token_hooks import EmbeddingHook, TokenVectors, VectorSource, is_active, measure_vectors
 from velatura.overlays.strength import LiveStrength
@@ -55,6 +55,12 @@ def hook_contexts(target: Target, width: int, change: ContextChange) -> Iterator
 def hook_outputs(layer: nn.Module, change: OutputChange) -> Iterator[Undo]:
     """Change a layer's output; several changes add up, and all are computed from the output of the bare layer."""
     yield vars(layer).setdefault(OUTPUT_SLOT, _OutputSlot(layer)).add(change)
+
+
+def record_timesteps(unet: nn.Module, recorder: TimestepRecorder) -> Iterator[Undo]:
+    """Tell a recorder the timesteps of each call of a UNet."""
+    yield unet.register_forward_pre_hook(recorder.pre_hook, with_kwargs=True).remove
+    yield exclude_from_copies(unet, recorder.pre_hook)
 
 
 def guard_against_fusion(name: str, layer: nn.Module) -> Iterator[Undo]:

@@ -50,6 +50,21 @@ def outline(deltas: Iterable[Delta]) -> str:
     return f"{algorithms_text}{rank_text}, {len(all_deltas)} layer{'s' * (len(all_deltas) != 1)}".strip()
 
 
+def warn_of_timesteps(card: Card, deltas: Iterable[Delta], result: str) -> None:
+    """Warn once that changes which depend on the timestep become weights, which do not.
+
+    Args:
+        card: The overlay's.
+        deltas: Its deltas.
+        result: What becomes of it, in the plural: "baked weights".
+    """
+    if any(delta.uses_timesteps for delta in deltas):
+        warn(
+            f"{card} is a T-LoRA, which uses more ranks where there is less noise; {result} have all ranks at all "
+            "timesteps, so pictures will differ: attach it instead, to keep the difference"
+        )
+
+
 def check_compatible(lora: HasDeltas, target: Target, deltas: Mapping[str, Delta]) -> None:
     """Refuse a LoRA that was made for another base; warn if the target lacks a few of its layers.
 

@@ -13,8 +13,8 @@ from velatura.errors import BadOverlay
 from velatura.overlays.deltas import build_delta
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.deltas.first_channels import fit_input_channels
-from velatura.overlays.hooks.output_hooks import DeltaChange
-from velatura.overlays.hooks.seams import Undo, guard_against_fusion, hook_outputs
+from velatura.overlays.hooks.output_hooks import DeltaChange, TimestepRecorder
+from velatura.overlays.hooks.seams import Undo, guard_against_fusion, hook_outputs, record_timesteps
 from velatura.overlays.lora.block_weights import block_of, check_block_weights
 from velatura.overlays.lora.compatibility import check_compatible, check_side, outline
 from velatura.overlays.lora.config import LoraConfig, check_conv_options, seed_rng
@@ -257,11 +257,18 @@ class Lora(Overlay):
         for name, layer in target.attention_layers():
             if any(f"unet.{name}.{projection}" in deltas for projection in ("to_q", "to_k", "to_v")):
                 yield from guard_against_fusion(name, layer)
+        recorder = TimestepRecorder()
+        if any(delta.uses_timesteps for delta in deltas.values()):
+            yield from record_timesteps(target.unet, recorder)
         for name, delta in deltas.items():
             if target.is_reachable(name):
-                part_strength = strength if name.startswith("unet.") else strength.text
+                is_in_unet = name.startswith("unet.")
                 change = DeltaChange(
-                    delta, part_strength, self.strength_factor(target, name), target.meter.add_output_layer(name)
+                    delta,
+                    strength if is_in_unet else strength.text,
+                    self.strength_factor(target, name),
+                    target.meter.add_output_layer(name),
+                    recorder if delta.uses_timesteps and is_in_unet else None,
                 )
                 target.changes.append(change)
                 yield from hook_outputs(target.layer(name), change)
