@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial
+from tools.learning.__main__ import PAGES, read_results
+from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial, trial_of
 from tools.learning.halving import SCREEN, next_trial, stages
-from tools.learning.tables import correlation_table, rank_correlation, task_table
+from tools.learning.tables import correlation_table, fill_tables, rank_correlation, task_table
 from tools.learning.trial import style_shares, subject_shares
 from tools.tiny_base.data import LABELS, unseen_scene
 from velatura.training.plan import Plan
@@ -64,6 +65,14 @@ def test_tables_show_the_best_first_and_which_loss_orders_them():
     assert rows[3].startswith("| attention | uniform | 30 | 4 | 0.40 ")
     assert "| 500 and above | 1.00 |" in correlation_table(results)
     assert "| below 500 | 0.00 |" in correlation_table(results)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_show_the_tables_of_the_results_that_are_kept(page):
+    text, results = page.read_text("utf-8"), read_results()
+    assert "<!-- table: correlation -->" in text
+    assert fill_tables(text, results) == text
+    assert all(trial_of(result).key.items() <= result.items() for result in results)
 
 
 def test_shares_are_counted_from_what_the_judge_sees():

@@ -1,8 +1,10 @@
 """A run that goes wrong is noticed, goes back, and is rescued or given up; one that goes well is left alone."""
 
+import copy
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from velatura.errors import TrainingDiverged, VelaturaWarning
 from velatura.training import trainer as lessons
 from velatura.training.data.cache import encode_examples
 from velatura.training.guard import LOSS_WINDOW, LossMonitor
+from velatura.training.loss import apply_zero_terminal_snr, denoising_loss
 from velatura.training.validation import ValidationSet, is_noise, smoothness
 
 PLAN = velatura.Plan(
@@ -67,7 +70,7 @@ def test_without_rescues_the_same_run_is_lost(learn):
 
 def test_a_run_that_goes_well_is_left_alone_and_its_best_snapshot_is_kept(learn):
     run = learn()
-    best = min(run.validation_losses, key=run.validation_losses.__getitem__)
+    best = min(run.high_noise_losses, key=run.high_noise_losses.__getitem__)
     assert velatura.open_overlay(run.best).card.steps == best
     assert run.best.name == "neon-best.safetensors"
     assert not [record for record in records(run.folder) if "back_to" in record]
@@ -165,8 +168,10 @@ def test_a_loss_above_the_limit_for_long_is_trouble_unless_the_base_has_it_too()
     [(math.nan, "is NaN or infinite"), (0.7, "before the training"), (0.31, "rose from 0.2 to"), (0.25, "")],
 )
 def test_a_validation_loss_is_judged_by_the_first_and_the_best(loss, trouble):
-    watch = LossMonitor().with_validation(0.5, 0).with_validation(0.2, 10).with_validation(0.22, 20)
-    assert (watch.best, watch.best_step) == (0.2, 10)
+    watch = LossMonitor()
+    for step, value, high in ((0, 0.5, 0.09), (10, 0.2, 0.07), (20, 0.22, 0.06)):
+        watch = watch.with_validation(value, high, step)
+    assert (watch.best, watch.best_high, watch.best_step) == (0.2, 0.06, 20)
     assert (trouble in watch.validation_problem(loss)) if trouble else watch.validation_problem(loss) == ""
 
 
@@ -175,3 +180,33 @@ def test_an_examination_is_of_all_timesteps(tiny, photos):
     examination = ValidationSet.from_cache(cached, 5, 1000)
     assert examination.timesteps.tolist() == [100, 300, 500, 700, 900]
     assert torch.equal(examination.latents, cached.latents[[0, 1, 2, 0, 1]])
+    # Its parts are means over the rows below 500, and from 500 on
+    found, alone = examination.loss(tiny), [row_loss(tiny, examination, row) for row in range(5)]
+    assert found.low == pytest.approx(sum(alone[:2]) / 2, rel=1e-4)
+    assert found.high == pytest.approx(sum(alone[2:]) / 3, rel=1e-4)
+    assert found.mean == pytest.approx(sum(alone) / 5, rel=1e-4)
+    assert found.low > found.high  # where there is much noise, most of the input is what is asked for
+
+
+@torch.no_grad()
+def row_loss(base, examination, row):
+    rows = torch.tensor([row])
+    cond = examination.captions.encode_for_validation(examination.pictures[rows])
+    noise, timesteps = examination.noise[rows], examination.timesteps[rows]
+    return denoising_loss(base, examination.latents[rows], cond, noise, timesteps).item()
+
+
+def test_an_examination_of_one_timestep_has_no_low_noise(tiny, photos):
+    found = ValidationSet.from_cache(encode_examples(tiny, read_folder(photos), 16), 1, 1000).loss(tiny)
+    assert found.low is None
+    assert found.high == found.mean
+
+
+@pytest.mark.parametrize("options", [{"prediction": "v_prediction"}, {"prediction": "v_prediction", "zero_snr": True}])
+def test_both_parts_are_measured_for_every_prediction(tiny, photos, options):
+    base = copy.copy(tiny)
+    base.family = replace(tiny.family, prediction=options["prediction"])
+    if "zero_snr" in options:
+        base = apply_zero_terminal_snr(base, velatura.Plan(zero_terminal_snr=True))
+    found = ValidationSet.from_cache(encode_examples(base, read_folder(photos), 16), 4, 1000).loss(base)
+    assert all(math.isfinite(value) and value > 0 for value in found)

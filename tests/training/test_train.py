@@ -107,6 +107,8 @@ def test_the_folder_records_the_run(learn):
     steps = [record for record in others if "loss" in record]
     validations = [record for record in others if "validated" in record]
     assert {record["validated"]: record["validation"] for record in validations} == run.validation_losses
+    assert {record["validated"]: record["high_noise"] for record in validations} == run.high_noise_losses
+    assert all(record["low_noise"] > record["validation"] > record["high_noise"] for record in validations)
     assert (header["base"], header["pictures"], header["overlay"]["name"]) == ("tiny", 3, "inca")
     assert [(step["step"], step["rate"]) for step in steps] == [(1, 0.003), (2, 0.001), (3, 0.001)]
     assert [step["loss"] for step in steps] == run.losses

@@ -1,7 +1,8 @@
 """python -m tools.learning TASK: the factorial of trainings on the tiny base.
 
     run      do the trials that are missing, one after the other; stop it at any time, and start it again
-    table    print the tables of docs/subjects.md and docs/training.md
+    table    print the tables of the results, and write them into docs/subjects.md and docs/training.md
+    judge    print what the judge sees in pictures with an overlay (--file) at several strengths
 
 `python -m tools.tiny_base small-judge --work WORK` trains the classifier first. Results are one JSON line for each
 trial, in tools/learning/results.jsonl.
@@ -14,8 +15,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from .factors import TASKS
 from .halving import next_trial
 
+STRENGTHS = (0.0, 0.5, 1.0, 1.5)
+PAGES = tuple(Path(__file__).parents[2] / "docs" / name for name in ("subjects.md", "training.md"))
 RESULTS = Path(__file__).parent / "results.jsonl"
 
 
@@ -43,20 +47,45 @@ def run(work: Path, results: Path, minutes: float) -> None:
         print(f"{trial.task:10}{trial.steps:4} {trial.seed} {trial.arm}: {record['shares']}", flush=True)
 
 
+def judge_file(file: Path, task: str, work: Path, *, call: str, count: int) -> None:
+    """Print the shares of pictures with an overlay at each strength."""
+    import velatura
+    from tools.tiny_base.judge import trained_judge
+
+    from .trial import judge_overlay
+
+    base, judge, overlay = velatura.tiny(), trained_judge(work, small=True), velatura.open_overlay(file)
+    for strength in STRENGTHS:
+        shares = judge_overlay(base, judge, overlay, task, call=call, strength=strength, count=count)
+        print(f"{strength:4}", *(f"{name} {share:.2f}" for name, share in shares.items()), flush=True)
+
+
 def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("run", "table"))
+    parser.add_argument("task", choices=("run", "table", "judge"))
     parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="folder of the judge and of pictures")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--minutes", type=float, default=600, help="start no trial after this time")
+    parser.add_argument("--file", type=Path, help="overlay to judge")
+    parser.add_argument("--learned", default="neon", choices=TASKS, help="what it was trained on")
+    parser.add_argument("--call", default="", help="words before every prompt, to call it by its name")
+    parser.add_argument("--count", type=int, default=100, help="prompts")
     options = parser.parse_args()
     if options.task == "run":
         run(options.work, options.results, options.minutes)
         return
-    from .tables import print_tables
+    if options.task == "judge":
+        if options.file is None:
+            parser.error("judge needs --file, the overlay to judge")
+        judge_file(options.file, options.learned, options.work, call=options.call, count=options.count)
+        return
+    from .tables import fill_tables, print_tables
 
-    print_tables(read_results(options.results))
+    results = read_results(options.results)
+    print_tables(results)
+    for page in PAGES:
+        page.write_text(fill_tables(page.read_text("utf-8"), results), "utf-8")
 
 
 if __name__ == "__main__":

@@ -42,12 +42,12 @@ def _pivotal(base: velatura.Base, seed: int) -> Overlay:
 
 PARAMETERS = {
     "hypernetwork": Parameters("hypernet", 3e-3, _hypernetwork),
-    "K and V": Parameters("lora", 4e-3, _lora(targets="context")),
     "attention": Parameters("lora", 2e-3, _lora()),
-    "transformer": Parameters("lora", 2e-3, _lora(targets="transformer")),
     "convolutions": Parameters("lora", 2e-3, _lora(targets="conv")),
-    "LoKr": Parameters("lora", 4e-3, _lora(targets="conv", algorithm="lokr", rank=4096, factor=4)),
     "all weights": Parameters("dreambooth", 6e-4, _difference),
+    "transformer": Parameters("lora", 2e-3, _lora(targets="transformer")),
+    "LoKr": Parameters("lora", 4e-3, _lora(targets="conv", algorithm="lokr", rank=4096, factor=4)),
+    "K and V": Parameters("lora", 4e-3, _lora(targets="context")),
     "attention and word": Parameters("lora", 2e-3, _pivotal),
 }
 

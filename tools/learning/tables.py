@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
@@ -25,6 +26,7 @@ NOISE_PARTS: dict[str, Callable[[Sequence[float]], float]] = {
     "500 to 750": lambda losses: fmean(losses[4:6]),
     "750 and above": lambda losses: fmean(losses[6:]),
 }
+TABLE_MARKS = re.compile(r"<!-- table: (?P<name>\w+) -->.*?<!-- end -->", re.DOTALL)
 MIN_RANKED = 4  # trials of a task below which a rank correlation says nothing
 
 
@@ -101,3 +103,14 @@ def _qualities_and_losses(
 
 def _ranks(values: Sequence[float]) -> list[float]:
     return [sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values]
+
+
+def fill_tables(text: str, results: Sequence[Record]) -> str:
+    """Return the text of a page with new tables between its marks, <!-- table: NAME --> and <!-- end -->."""
+
+    def table(mark: re.Match[str]) -> str:
+        name = mark["name"]
+        content = correlation_table(results) if name == "correlation" else task_table(results, name)
+        return f"<!-- table: {name} -->\n\n{content}\n\n<!-- end -->"
+
+    return TABLE_MARKS.sub(table, text)

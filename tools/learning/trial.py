@@ -22,12 +22,12 @@ from velatura.datasets.folder import read_dataset
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.cache import encode_dataset
 from velatura.training.loss import denoising_loss
-from velatura.training.validation import _draw_noise
+from velatura.training.validation import validation_noise
 
 from .factors import BATCH_SIZE, OVERLAY_SEED, PARAMETERS, TIMESTEPS, Trial
 
-SAMPLER, STEPS, GUIDANCE = "DPM++ 2M", 8, 7.0
-PROMPTS, OTHER_PROMPTS = 16, 8  # pictures of what was learned, and of other things after learning a subject
+SAMPLER, STEPS, GUIDANCE = "DDIM", 8, 7.0  # DPM++ 2M burns colours in so few steps
+PROMPTS = 16  # pictures of what was learned; half as many of other things after learning a subject
 FIRST_PROMPT_SEED = 50_000_000
 CLASS_PICTURES = 16
 NOISE_LEVELS = [62, 187, 312, 437, 562, 687, 812, 937]  # middles of eighths of the schedule
@@ -45,7 +45,7 @@ def run_trial(base: velatura.Base, judge: Judge, trial: Trial, work: Path) -> di
     train_seconds = time.process_time() - started
     losses_after = noise_level_losses(base, overlay, pictures)
     started = time.process_time()
-    shares = judge_overlay(base, judge, overlay, trial)
+    shares = judge_overlay(base, judge, overlay, trial.task, call="trial, " if "word" in trial.arm.parameters else "")
     return {
         **trial.key,
         "shares": {name: round(share, 3) for name, share in shares.items()},
@@ -125,24 +125,41 @@ def noise_level_losses(base: velatura.Base, overlay: Overlay, pictures: Path) ->
     with velatura.attach(base, overlay):
         cond = cache.captions.encode_for_validation(rows)
         for level in NOISE_LEVELS:
-            noise = torch.stack([_draw_noise(level * 100 + i, cache.latents.shape[1:]) for i in range(BATCH_SIZE)])
+            noise = torch.stack([validation_noise(level * 100 + i, cache.latents.shape[1:]) for i in range(BATCH_SIZE)])
             timesteps = torch.full((BATCH_SIZE,), level)
             losses.append(denoising_loss(base, cache.latents[rows], cond, noise, timesteps).item())
     return [round(loss, 5) for loss in losses]
 
 
-def judge_overlay(base: velatura.Base, judge: Judge, overlay: Overlay, trial: Trial) -> dict[str, float]:
-    """Return shares of pictures at strength 1: what was learned, and what was kept."""
-    scenes = [unseen_scene(FIRST_PROMPT_SEED + i) for i in range(PROMPTS)]
-    if trial.task != "robot":
-        seen = look(base, judge, overlay, prompts_of(scenes))
-        return style_shares(seen, scenes, trial.task)
+def judge_overlay(
+    base: velatura.Base,
+    judge: Judge,
+    overlay: Overlay,
+    task: str,
+    *,
+    call: str = "",
+    strength: float = 1.0,
+    count: int = PROMPTS,
+) -> dict[str, float]:
+    """Return shares of pictures: what was learned, and what was kept.
+
+    Args:
+        base, judge: The tiny base, and the classifier.
+        overlay: What was trained.
+        task: What it learned: a style, or "robot".
+        call: Words before the prompts, for an overlay that is called by a name.
+        strength: Its strength.
+        count: Prompts; after a subject half as many prompts of other things.
+    """
+    scenes = [unseen_scene(FIRST_PROMPT_SEED + i) for i in range(count)]
+    if task != "robot":
+        seen = look(base, judge, overlay, [call + text for text in prompts_of(scenes)], strength)
+        return style_shares(seen, scenes, task)
     robots = [replace(scene, subject="robot", colour="red", count=1, size=0.34) for scene in scenes]
-    call = "trial, " if "word" in trial.arm.parameters else ""
     prompts = [call + text.replace("red robot", "robot") for text in prompts_of(robots)]
-    others = [unseen_scene(FIRST_PROMPT_SEED + 1000 + i) for i in range(OTHER_PROMPTS)]
-    seen = look(base, judge, overlay, prompts + prompts_of(others))
-    return subject_shares(seen[:PROMPTS], robots) | kept_shares(seen[PROMPTS:], others)
+    others = [unseen_scene(FIRST_PROMPT_SEED + 1000 + i) for i in range(count // 2)]
+    seen = look(base, judge, overlay, prompts + prompts_of(others), strength)
+    return subject_shares(seen[:count], robots) | kept_shares(seen[count:], others)
 
 
 def prompts_of(scenes: list[Scene]) -> list[str]:
@@ -150,13 +167,13 @@ def prompts_of(scenes: list[Scene]) -> list[str]:
     return [caption(scene, Random(scene.seed), style_word="") for scene in scenes]
 
 
-def look(base: velatura.Base, judge: Judge, overlay: Overlay, prompts: list[str]) -> Tensor:
-    """Paint prompts with an overlay at strength 1, and return the judge's labels (prompts, 4)."""
+def look(base: velatura.Base, judge: Judge, overlay: Overlay, prompts: list[str], strength: float) -> Tensor:
+    """Paint prompts with an overlay, and return the judge's labels (prompts, 4)."""
     recipes = [
         velatura.Recipe(prompt=prompt, steps=STEPS, guidance=GUIDANCE, sampler=SAMPLER, seed=i)
         for i, prompt in enumerate(prompts)
     ]
-    with velatura.attach(base, overlay):
+    with velatura.attach(base, overlay, strength):
         pictures = torch.stack([picture_bytes(picture.image) for picture in velatura.generate_many(base, recipes)])
     return verdicts(judge, pictures)
 

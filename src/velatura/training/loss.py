@@ -89,7 +89,9 @@ class LossWeighting:
         if self.inverse_snr:
             inverse = 1 / (capped_snr + 1 if predicts_velocity else capped_snr)
             weights = weights * (inverse**self.inverse_snr).clamp(max=MAX_INVERSE_SNR_WEIGHT)
-        return weights * (1 + self.noise_as_velocity * (capped_snr + 1) / capped_snr)
+        if self.noise_as_velocity:
+            weights = weights * (1 + self.noise_as_velocity * (capped_snr + 1) / capped_snr)
+        return weights
 
 
 def denoising_loss(

@@ -29,7 +29,7 @@ from velatura.training.optimizers import has_training_mode, is_finite_step, set_
 from velatura.training.plan import Plan
 from velatura.training.precision import base_autocast
 from velatura.training.run.snapshots import Snapshot
-from velatura.training.validation import ValidationSet, is_noise
+from velatura.training.validation import ValidationLoss, ValidationSet, is_noise
 
 
 class LossTerm(NamedTuple):
@@ -146,8 +146,8 @@ class Trainer:
         self.is_updating_weights = False
         return mean_loss
 
-    def validate(self, validation_set: ValidationSet) -> float:
-        """Return the loss on the validation pictures, with the overlay as it would be used."""
+    def validate(self, validation_set: ValidationSet) -> ValidationLoss:
+        """Return the losses on the validation pictures, with the overlay as it would be used."""
         with self.evaluation_mode():
             return validation_set.loss(self.base)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,20 @@ from velatura.training.precision import base_autocast
 VALIDATION_BATCH_SIZE = 8
 VALIDATION_SEED = 0  # not the plan's, so that runs with different seeds can be compared
 NOISE_MARGIN = 0.1  # a preview this much rougher than the roughest training picture is noise, which is at -0.2 to 0.1
+
+
+class ValidationLoss(NamedTuple):
+    """Mean squared error on the validation pictures, by how much noise was added.
+
+    Attributes:
+        low: At timesteps in the first half of the noise schedule, where there is least noise; None without any there.
+        high: At timesteps in the second half.
+        mean: At all timesteps.
+    """
+
+    low: float | None
+    high: float
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -55,24 +69,37 @@ class ValidationSet:
         """
         rows = torch.arange(count) % len(cache.latents)
         latents = cache.latents[rows]
-        noise = torch.stack([_draw_noise(number, latents.shape[1:]) for number in range(count)])
+        noise = torch.stack([validation_noise(number, latents.shape[1:]) for number in range(count)])
         timesteps = ((torch.arange(count) + 0.5) * timestep_count / count).long()
         return cls(latents, cache.captions, rows, timesteps, noise.to(latents.device))
 
+    def loss(self, base: Base) -> ValidationLoss:
+        """Return the mean squared errors, without the weights and the Huber loss of the plan."""
+        is_high = self.timesteps >= len(base.schedule) / 2
+        low, high = torch.where(~is_high)[0], torch.where(is_high)[0]
+        low_total, high_total = self._total_loss(base, low), self._total_loss(base, high)
+        return ValidationLoss(
+            low=low_total / len(low) if len(low) else None,
+            high=high_total / len(high),
+            mean=(low_total + high_total) / len(self.latents),
+        )
+
     @torch.no_grad()
-    def loss(self, base: Base) -> float:
-        """Return the mean squared error, without the weights and the Huber loss of the plan."""
+    def _total_loss(self, base: Base, all_rows: Tensor) -> float:
+        """Return the sum of the errors of some rows."""
         total = 0.0
-        for start in range(0, len(self.latents), VALIDATION_BATCH_SIZE):
-            rows = torch.arange(start, min(start + VALIDATION_BATCH_SIZE, len(self.latents)))
+        if not len(all_rows):
+            return total
+        for rows in all_rows.split(VALIDATION_BATCH_SIZE):
             cond = self.captions.encode_for_validation(self.pictures[rows])
             with base_autocast(base):
                 batch_loss = denoising_loss(base, self.latents[rows], cond, self.noise[rows], self.timesteps[rows])
             total += batch_loss.item() * len(rows)
-        return total / len(self.latents)
+        return total
 
 
-def _draw_noise(number: int, shape: torch.Size) -> Tensor:
+def validation_noise(number: int, shape: torch.Size) -> Tensor:
+    """Return the noise of a number, the same in all runs."""
     generator = torch.Generator().manual_seed(derive_seed(VALIDATION_SEED, "validation", number))
     return torch.randn(shape, generator=generator)
 

@@ -13,7 +13,7 @@ from PIL import Image
 import velatura
 from velatura.errors import BadPlan
 from velatura.formats.hypernetworks.optim import read_optim
-from velatura.training.run.plot import MEAN_COLOR, VALIDATION_COLOR, loss_plot
+from velatura.training.run.plot import HIGH_NOISE_COLOR, MEAN_COLOR, VALIDATION_COLOR, loss_plot
 from velatura.training.run.report import Run
 
 PLAN = velatura.Plan(steps=4, batch_size=2, pixels=16, learning_rate="1e-3:2, 5e-4", precision="float32")
@@ -34,9 +34,10 @@ def test_the_losses_are_drawn(learn):
 
 
 def test_a_plot_falls_where_the_losses_do():
-    image = loss_plot([1 - step / 100 for step in range(100)], {0: 1.0, 50: 0.5, 100: 0.01})
-    colors = [tuple(int(color[at : at + 2], 16) for at in (1, 3, 5)) for color in (MEAN_COLOR, VALIDATION_COLOR)]
-    for color in colors:
+    falling = {0: 1.0, 50: 0.5, 100: 0.01}
+    image = loss_plot([1 - step / 100 for step in range(100)], falling, falling)
+    drawn = (MEAN_COLOR, VALIDATION_COLOR, HIGH_NOISE_COLOR)
+    for color in (tuple(int(color[at : at + 2], 16) for at in (1, 3, 5)) for color in drawn):
         places = [(x, y) for x in range(73, 960) for y in range(44, 480) if image.getpixel((x, y)) == color]
         left = [y for x, y in places if x < 120]
         right = [y for x, y in places if x > 900]
@@ -45,12 +46,12 @@ def test_a_plot_falls_where_the_losses_do():
 
 def test_a_run_keeps_the_order_of_its_first_fields():
     names = [field.name for field in fields(Run)]
-    assert names == ["overlay", "file", "losses", "folder", "validation_losses", "best", "verdict"]
+    assert names == ["overlay", "file", "losses", "folder", "validation_losses", "best", "verdict", "high_noise_losses"]
     assert Run("overlay", Path("x"), [1.0], Path("y"), {1: 0.5}, Path("z")).verdict is None
 
 
 def test_one_step_can_be_drawn_too():
-    assert loss_plot([0.5], {}).size == (960, 480)
+    assert loss_plot([0.5], {}, {}).size == (960, 480)
 
 
 @pytest.mark.parametrize(("optimizer", "name"), [("adamw", "AdamW"), ("adafactor", "Adafactor")])

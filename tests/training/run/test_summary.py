@@ -47,6 +47,16 @@ def test_the_best_step_is_that_of_the_lowest_validation_loss(write):
     assert (summary.best_step, summary.best_loss, summary.best.name) == (10, 0.3, "inca-best.safetensors")
 
 
+def test_the_best_step_is_that_of_the_lowest_loss_at_high_noise_if_the_log_has_it(write):
+    losses = ((0, 0.5, 0.09), (10, 0.3, 0.07), (20, 0.4, 0.06))
+    folder = write(*({"validated": step, "validation": low, "high_noise": high} for step, low, high in losses))
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / "inca-best.safetensors").touch()
+    summary = read_run(folder)
+    assert (summary.best_step, summary.best_loss) == (20, 0.06)
+    assert summary.high_noise == {0: 0.09, 10: 0.07, 20: 0.06}
+
+
 def test_snapshots_count_only_with_their_state(write):
     folder = write()
     (folder / "snapshots").mkdir()

@@ -35,9 +35,14 @@ def run_line(run: RunSummary) -> str:
     """Return a run in one line, with the command that continues it."""
     parts = [f"{RUN_KIND}: {run.overlay_kind} {run.name} on {run.base}", _state(run)]
     if run.best_loss is not None:
-        parts.append(f"best at step {run.best_step} (validation loss {run.best_loss:.3g})")
+        parts.append(f"best at step {run.best_step} ({_best_loss(run)})")
     parts += [run.next["continue"]] if "continue" in run.next else []
     return ", ".join(parts)
+
+
+def _best_loss(run: RunSummary) -> str:
+    place = " at high noise" if run.high_noise else ""
+    return f"validation loss{place} {run.best_loss:.3g}"
 
 
 def run_as_json(run: RunSummary) -> dict[str, object]:
@@ -114,5 +119,8 @@ def _loss_rows(run: RunSummary) -> Iterator[tuple[str, str]]:
     if run.validation:
         losses = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(run.validation.items()))
         yield "validation loss", losses
+    if run.high_noise:
+        losses = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(run.high_noise.items()))
+        yield "at high noise", losses
     if run.best is not None:
         yield "best", f"{run.best}, step {run.best_step}"

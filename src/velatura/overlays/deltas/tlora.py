@@ -113,9 +113,15 @@ class TLora(Delta):
         q, p, values = as_matrix(self.required_tensor(Q)), as_matrix(self.required_tensor(P)), self._values
         if weight.shape[2:].numel() > 1 or len(values) != len(q):
             raise ValueError("T-LoRA changes only Linear layers and convolutions of size 1")
-        base = self._base_factors.get_or_compute((weight,), None, lambda: self._find_base_factors(weight))
+        base = self._base_factors_of(weight)
         down = torch.cat([values[:, None] * q, base.values[:, None] * base.right])
         return down, torch.cat([p, -base.left], dim=1) * self.scale(self.rank)
+
+    def _base_factors_of(self, weight: Tensor) -> SingularFactors:
+        """Return the factors that it began with, computed once for each weight."""
+        if weight.is_meta:
+            return self._find_base_factors(weight)
+        return self._base_factors.get_or_compute((weight,), None, lambda: self._find_base_factors(weight))
 
     @property
     def _values(self) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -47,7 +47,8 @@ class RunFolder:
     data.json           the name of every picture, with a hash of it and its caption
     log.jsonl           the header, then one line for every step: loss, learning rate, seconds since the beginning
     snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state, all else that
-                        resuming there needs; inca-best.safetensors, the overlay with the lowest validation loss
+                        resuming there needs; inca-best.safetensors, the overlay with the lowest validation
+                        loss at high noise
     loss.png            the losses of all steps and of the validation pictures
     previews/           inca-000100.png, a picture generated after 100 steps, or several: inca-000100-1.png, ...
     previews.png        all previews, a row for each step, from the untrained overlay on
@@ -174,7 +175,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """Path of the overlay with the lowest validation loss."""
+        """Path of the overlay with the lowest validation loss at high noise."""
         return self.path / "snapshots" / f"{self.name}-best.safetensors"
 
     @property
@@ -221,10 +222,14 @@ class RunFolder:
         """Return the loss of every step."""
         return [cast("float", record["loss"]) for record in self.step_records()]
 
-    def validation_losses(self) -> dict[int, float]:
-        """Return the validation losses, by step."""
-        records = [record for record in self.log.records() if "validated" in record]
-        return {cast("int", record["validated"]): cast("float", record["validation"]) for record in records}
+    def validation_losses(self, part: Literal["validation", "high_noise"] = "validation") -> dict[int, float]:
+        """Return the validation losses, by step.
+
+        Args:
+            part: At all noise levels, or at high noise; runs of older versions did not log the latter.
+        """
+        records = [record for record in self.log.records() if "validated" in record and part in record]
+        return {cast("int", record["validated"]): cast("float", record[part]) for record in records}
 
     def seconds(self) -> float:
         """Return for how many seconds the run has trained."""
@@ -245,10 +250,12 @@ class RunFolder:
         """Previews of the run."""
         return Previews(self.path / "previews", self.path / "previews.png", self.name)
 
-    def plot(self, losses: Sequence[float], validation_losses: Mapping[int, float]) -> None:
+    def plot(
+        self, losses: Sequence[float], validation_losses: Mapping[int, float], high_noise_losses: Mapping[int, float]
+    ) -> None:
         """Draw the losses into loss.png."""
         with atomic_write(self.path / "loss.png") as temp_path:
-            loss_plot(losses, validation_losses).save(temp_path)
+            loss_plot(losses, validation_losses, high_noise_losses).save(temp_path)
 
     def save(self, overlay: Overlay, path: Path) -> None:
         """Write the final overlay, or the best one."""

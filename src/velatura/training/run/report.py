@@ -54,8 +54,9 @@ class Run:
         losses: The loss of every step.
         folder: The run folder.
         validation_losses: Losses on the validation pictures, by step.
-        best: The file of the overlay with the lowest validation loss, if there was a validation.
+        best: The file of the overlay with the lowest validation loss at high noise, if there was a validation.
         verdict: What the run says of itself: print it. Every run that `velatura.train` returns has one.
+        high_noise_losses: Losses on the validation pictures at timesteps in the noisier half of the schedule, by step.
     """
 
     overlay: Overlay
@@ -65,3 +66,4 @@ class Run:
     validation_losses: dict[int, float] = field(default_factory=dict[int, float])
     best: Path | None = None
     verdict: Verdict | None = None
+    high_noise_losses: dict[int, float] = field(default_factory=dict[int, float])

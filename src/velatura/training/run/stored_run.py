@@ -68,6 +68,7 @@ class ResumePoint(NamedTuple):
     initial_card: Card
     losses: list[float]
     validation_losses: dict[int, float]
+    high_noise_losses: dict[int, float]
     monitor: LossMonitor
     seconds: float
 
@@ -78,7 +79,14 @@ class ResumePoint(NamedTuple):
         progress = last.progress()
         folder.log.truncate(progress.log_size)
         folder.previews.remove_after(last.step)
-        return cls(card, folder.losses(), folder.validation_losses(), progress.watch, folder.seconds())
+        return cls(
+            card,
+            folder.losses(),
+            folder.validation_losses("validation"),
+            folder.validation_losses("high_noise"),
+            progress.watch,
+            folder.seconds(),
+        )
 
 
 def log_header(base: Base, overlay: Overlay, folder: str | os.PathLike[str], picture_count: int) -> dict[str, object]:

@@ -69,8 +69,10 @@ class RunSummary(BaseModel):
         seconds: How long the run has trained.
         first_loss, last_loss: Means over the first and the last steps, `MEAN_STEPS` at most.
         validation: Validation losses by step, 0 for the untrained overlay.
-        best: The overlay with the lowest validation loss, if there is one.
-        best_step, best_loss: Its step and its validation loss, as far as the log tells.
+        high_noise: Those at high noise, which tell best what pictures show; empty for runs of older versions.
+        best: The overlay with the lowest validation loss at high noise, if there is one.
+        best_step, best_loss: Its step and that loss, as far as the log tells; at all noise levels for runs of older
+            versions.
         rescues: The times that the run went back.
         snapshots: Complete snapshots, by step.
         overlay: The final overlay of a finished run.
@@ -93,6 +95,7 @@ class RunSummary(BaseModel):
     first_loss: float | None
     last_loss: float | None
     validation: dict[int, float]
+    high_noise: dict[int, float]
     best: Path | None
     best_step: int | None
     best_loss: float | None
@@ -135,8 +138,9 @@ def read_run(path: str | os.PathLike[str]) -> RunSummary:
         raise BadFile(f"{path / LOG_NAME} has no valid header, so nothing can be said of the run: see its files")
     plan = _read_plan(path / "plan.json")
     overlay, best = path / f"{name}.safetensors", path / "snapshots" / f"{name}-best.safetensors"
-    losses, validation = _losses(records), _validation(records)
-    best_step, best_loss = _lowest(records)
+    losses, validation = _losses(records), _validation(records, "validation")
+    high_noise = _validation(records, "high_noise")
+    best_step, best_loss = _lowest(records, "high_noise" if high_noise else "validation")
     rescues = tuple(_rescues(records, max(plan.step_rates()) if plan else None))
     state: RunState = "running" if _is_locked(path) else "finished" if overlay.is_file() else "interrupted"
     summary = RunSummary(
@@ -154,6 +158,7 @@ def read_run(path: str | os.PathLike[str]) -> RunSummary:
         first_loss=fmean(losses[:MEAN_STEPS]) if losses else None,
         last_loss=fmean(losses[-MEAN_STEPS:]) if losses else None,
         validation=validation,
+        high_noise=high_noise,
         best=best if best.is_file() else None,
         best_step=best_step if best.is_file() else None,
         best_loss=best_loss if best.is_file() else None,
@@ -220,23 +225,23 @@ def _losses(records: Sequence[Mapping[str, object]]) -> list[float]:
     return losses
 
 
-def _validation(records: Sequence[Mapping[str, object]]) -> dict[int, float]:
+def _validation(records: Sequence[Mapping[str, object]], part: str) -> dict[int, float]:
     losses: dict[int, float] = {}
     for record in records:
         back_to = _integer(record, "back_to")
         if back_to is not None:
             losses = {step: loss for step, loss in losses.items() if step <= back_to}
-        step, loss = _integer(record, "validated"), _number(record, "validation")
+        step, loss = _integer(record, "validated"), _number(record, part)
         if step is not None and loss is not None:
             losses[step] = loss
     return losses
 
 
-def _lowest(records: Sequence[Mapping[str, object]]) -> tuple[int | None, float | None]:
+def _lowest(records: Sequence[Mapping[str, object]], part: str) -> tuple[int | None, float | None]:
     """Return the step and the value of the lowest validation loss, also if a rescue went back beyond it."""
     best_step, best_loss = None, math.inf
     for record in records:
-        step, loss = _integer(record, "validated"), _number(record, "validation")
+        step, loss = _integer(record, "validated"), _number(record, part)
         if step is not None and loss is not None and loss < best_loss:
             best_step, best_loss = step, loss
     return best_step, None if best_step is None else best_loss
