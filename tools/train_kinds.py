@@ -4,7 +4,8 @@ Each run is a command as people type it, on the tiny base with the kind's preset
 already is not trained again. Then every prompt is painted at strengths from 0 to 1.5, from one seed, into
 docs/images/kinds-NAME.webp, and a line of a table is printed. `--only NAME` makes one of them, `--table` prints the
 table of all that are in WORK. Seconds are the processor's, not the clock's; memory is what training takes beyond the
-open base, in a process of its own (`--only`) alone a true figure.
+open base, in a process of its own (`--only`) alone a true figure. `--judge WORK` also prints what the small judge of
+tools/tiny_base, trained in that folder, sees in 100 pictures at strength 1.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from typing import TypedDict, cast
 from PIL import Image
 
 import velatura
+from tools.learning.trial import judge_overlay
+from tools.tiny_base.judge import trained_judge
 from velatura.cli.app import main as velatura_main
 from velatura.sampling.image_grid import draw_grid
 
@@ -162,6 +165,18 @@ def draw(kind_run: KindRun, work: Path, images: Path) -> None:
     sheet.save(images / f"kinds-{kind_run.name}.webp", quality=70)
 
 
+def judge(kind_run: KindRun, work: Path, judge_folder: Path, count: int = 100) -> str:
+    """Return what the judge sees in pictures at strength 1, once and for all: shares by their names."""
+    file = work / f"{kind_run.name}-judged.json"
+    if not file.exists():
+        base, overlay = velatura.tiny(), velatura.open_overlay(kind_run.file(work))
+        call = f"{kind_run.overlay_name}, " if kind_run.is_of_subject or kind_run.kind == "embedding" else ""
+        small_judge = trained_judge(judge_folder, small=True)
+        shares = judge_overlay(base, small_judge, overlay, kind_run.pictures, call=call, count=count)
+        file.write_text(json.dumps(shares))
+    return ", ".join(f"{name} {share:.2f}" for name, share in json.loads(file.read_text()).items())
+
+
 def table_row(kind_run: KindRun, figures: Figures) -> str:
     """Its line of the table."""
     losses = figures["losses"]
@@ -182,6 +197,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", help="the name of one run")
     parser.add_argument("--table", action="store_true", help="train and paint nothing")
+    parser.add_argument("--judge", type=Path, help="work folder of the small judge")
     parser.add_argument("--images", type=Path, default=IMAGES)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -195,6 +211,8 @@ def main() -> None:
         if not options.table:
             draw(kind_run, options.work, options.images)
         print(table_row(kind_run, figures), flush=True)
+        if options.judge:
+            print(f"{kind_run.name} at strength 1: {judge(kind_run, options.work, options.judge)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tools import train_kinds
+from tools.tiny_base.judge import SMALL_WIDTHS, Judge
 from velatura.training.plan import Plan
 
 
@@ -41,6 +43,18 @@ def test_a_lesson_is_trained_once_painted_and_told(tmp_path, monkeypatch, capsys
     told = capsys.readouterr().out
     assert "velatura generate" not in told
     assert "| brief | 1 of 1 | " in told
+
+
+@pytest.mark.usefixtures("brief")
+def test_what_the_judge_sees_is_kept(tmp_path):
+    (lesson,) = train_kinds.KIND_RUNS
+    torch.manual_seed(0)
+    torch.save({"ema": Judge(SMALL_WIDTHS).state_dict()}, tmp_path / "small-judge.pt")
+    train_kinds.train(lesson, tmp_path)
+    told = train_kinds.judge(lesson, tmp_path, tmp_path, count=1)
+    assert [part.split()[0] for part in told.split(", ")] == ["learned", "subject", "place", "colour", "score"]
+    (tmp_path / "small-judge.pt").unlink()
+    assert train_kinds.judge(lesson, tmp_path, tmp_path) == told
 
 
 def test_an_aesthetic_is_looked_at_and_has_no_losses(tmp_path):

@@ -32,6 +32,8 @@ MIN_RANKED = 4  # trials of a task below which a rank correlation says nothing
 
 def task_table(results: Sequence[Record], task: str) -> str:
     """Return the table of one task: a row for each arm and number of steps, the best first within the steps."""
+    if not _of_task(results, task):
+        return "No trials yet."
     columns = SUBJECT_COLUMNS if task == "robot" else STYLE_COLUMNS
     rows = [
         f"| trained | timesteps | steps | trials | {' | '.join(columns)} | loss at 500 and above |",
@@ -58,6 +60,8 @@ def task_table(results: Sequence[Record], task: str) -> str:
 def correlation_table(results: Sequence[Record]) -> str:
     """Return how well the loss at some noise levels orders trials by their pictures: Spearman's rank correlation."""
     tasks = [task for task in TASKS if len(_of_task(results, task)) >= MIN_RANKED]
+    if not tasks:
+        return f"No task has {MIN_RANKED} trials yet."
     rows = [
         f"| validation loss | {' | '.join(f'{task}, {len(_of_task(results, task))} trials' for task in tasks)} |",
         "|" + "---|" * (len(tasks) + 1),

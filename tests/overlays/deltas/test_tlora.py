@@ -1,5 +1,7 @@
 """T-LoRA against LyCORIS, which defines the format."""
 
+from copy import deepcopy
+
 import lycoris.modules.tlora as theirs
 import pytest
 import torch
@@ -71,7 +73,9 @@ def test_weights_get_all_ranks():
     layer = LAYERS["linear"]()
     module = trained_module(layer)
     expected, _ = module.get_diff_weight(0.5)
-    torch.testing.assert_close(delta_of(module).weight_delta(layer.weight, 0.5), expected, rtol=1e-4, atol=1e-5)
+    delta = delta_of(module)
+    torch.testing.assert_close(delta.weight_delta(layer.weight, 0.5), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(deepcopy(delta).weight_delta(layer.weight, 0.5), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_file_that_began_with_random_vectors_is_refused():

@@ -63,6 +63,10 @@ class TLora(Delta):
         super().__init__()
         self._base_factors = TensorMemo[SingularFactors]()
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the memo out of copies: its weak references cannot be copied."""
+        return {**self.__dict__, "_base_factors": TensorMemo[SingularFactors]()}
+
     @property
     def weight_shape(self) -> TensorShape:
         """Return the shape of a weight that it fits."""
