@@ -70,7 +70,7 @@ def test_without_rescues_the_same_run_is_lost(learn):
 
 def test_a_run_that_goes_well_is_left_alone_and_its_best_snapshot_is_kept(learn):
     run = learn()
-    best = min(run.high_noise_losses, key=run.high_noise_losses.__getitem__)
+    best = min(run.validation_losses, key=run.validation_losses.__getitem__)
     assert velatura.open_overlay(run.best).card.steps == best
     assert run.best.name == "neon-best.safetensors"
     assert not [record for record in records(run.folder) if "back_to" in record]
@@ -168,10 +168,8 @@ def test_a_loss_above_the_limit_for_long_is_trouble_unless_the_base_has_it_too()
     [(math.nan, "is NaN or infinite"), (0.7, "before the training"), (0.31, "rose from 0.2 to"), (0.25, "")],
 )
 def test_a_validation_loss_is_judged_by_the_first_and_the_best(loss, trouble):
-    watch = LossMonitor()
-    for step, value, high in ((0, 0.5, 0.09), (10, 0.2, 0.07), (20, 0.22, 0.06)):
-        watch = watch.with_validation(value, high, step)
-    assert (watch.best, watch.best_high, watch.best_step) == (0.2, 0.06, 20)
+    watch = LossMonitor().with_validation(0.5, 0).with_validation(0.2, 10).with_validation(0.22, 20)
+    assert (watch.best, watch.best_step) == (0.2, 10)
     assert (trouble in watch.validation_problem(loss)) if trouble else watch.validation_problem(loss) == ""
 
 

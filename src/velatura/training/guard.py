@@ -25,8 +25,7 @@ class LossMonitor(BaseModel):
         spread: Variance in that window.
         first: Validation loss of the untrained overlay.
         best: Lowest validation loss so far.
-        best_high: Lowest validation loss at high noise so far, which tells best what pictures will show.
-        best_step: Step of `best_high`.
+        best_step: Step of `best`.
         rescues: Number of times that the run went back.
         factor: Factor on the plan's learning rates after these rescues.
     """
@@ -38,7 +37,6 @@ class LossMonitor(BaseModel):
     spread: float = 0.0
     first: float | None = None
     best: float | None = None
-    best_high: float | None = None
     best_step: int = 0
     rescues: int = 0
     factor: float = 1.0
@@ -50,22 +48,12 @@ class LossMonitor(BaseModel):
             return self.model_copy(update={"recent": recent})
         return self.model_copy(update={"recent": recent, "lowest": fmean(recent), "spread": pvariance(recent)})
 
-    def with_validation(self, loss: float, high_loss: float, step: int) -> Self:
-        """Return the monitor after one more validation.
-
-        Args:
-            loss: Validation loss at all noise levels.
-            high_loss: That at high noise.
-            step: Steps taken.
-        """
-        changes: dict[str, float] = {}
-        if self.first is None:
-            changes["first"] = loss
-        if self.best is None or loss < self.best:
-            changes["best"] = loss
-        if self.best_high is None or high_loss < self.best_high:
-            changes |= {"best_high": high_loss, "best_step": step}
-        return self.model_copy(update=changes)
+    def with_validation(self, loss: float, step: int) -> Self:
+        """Return the monitor after one more validation."""
+        first = loss if self.first is None else self.first
+        if self.best is not None and loss >= self.best:
+            return self.model_copy(update={"first": first})
+        return self.model_copy(update={"first": first, "best": loss, "best_step": step})
 
     def loss_problem(self, limit: float | None) -> str:
         """Describe what is wrong with the recent losses, or return an empty string.

@@ -25,7 +25,7 @@ from velatura.training.run.tensorboard import TensorBoard
 from velatura.training.run.verdict import Verdict, a1111_command
 from velatura.training.signals import catch_signals
 from velatura.training.trainer import Trainer
-from velatura.training.validation import ValidationLoss, ValidationSet
+from velatura.training.validation import ValidationSet
 
 
 @dataclass
@@ -37,8 +37,7 @@ class TrainingLoop:
         folder: The open run folder in the main process, which alone writes; None in the others.
         initial_card: The overlay's card when the run began.
         losses: The loss of every step, without those that a rescue undid.
-        validation_losses: The validation losses at all noise levels, by step.
-        high_noise_losses: Those at high noise, by step.
+        validation_losses, high_noise_losses: Validation losses at all noise levels and at high noise, by step.
         monitor: Watches the losses, and holds the factor by which rescues lower the learning rate.
         previous_seconds: Seconds of training before a resume.
     """
@@ -200,37 +199,33 @@ class TrainingLoop:
             return ""
         validation_loss = self._validate()
         if validation_loss is not None:
-            self._tensorboard.add_scalars(
-                step, validation=validation_loss.mean, validation_high_noise=validation_loss.high
-            )
-            problem = self.monitor.validation_problem(validation_loss.mean) if self._plan.rescues else ""
+            self._tensorboard.add_scalars(step, validation=validation_loss, high_noise=self.high_noise_losses[step])
+            problem = self.monitor.validation_problem(validation_loss) if self._plan.rescues else ""
             if problem:
                 return problem
         self._save_snapshot(validation_loss)
         return ""
 
-    def _validate(self) -> ValidationLoss | None:
-        """Compute and log the losses on the validation pictures, if there are any."""
+    def _validate(self) -> float | None:
+        """Compute and log the losses on the validation pictures, if there are any; return that at all noise levels."""
         validation_set = self.validation_set
         if validation_set is None:
             return None
         loss = self.trainer.processes.run_on_main(lambda: self.trainer.validate(validation_set))
-        step = len(self.losses)
-        self.validation_losses[step], self.high_noise_losses[step] = loss.mean, loss.high
-        self._log({"validated": step, "validation": loss.mean, "low_noise": loss.low, "high_noise": loss.high})
-        return loss
+        self.validation_losses[len(self.losses)], self.high_noise_losses[len(self.losses)] = loss.mean, loss.high
+        self._log({"validated": len(self.losses)} | loss.record())
+        return loss.mean
 
-    def _save_snapshot(self, validation_loss: ValidationLoss | None) -> None:
+    def _save_snapshot(self, validation_loss: float | None) -> None:
         """Write a snapshot, and the best overlay if this is it; then delete snapshots that the plan does not keep."""
         step, best_step = len(self.losses), self.monitor.best_step
         if validation_loss is not None:
-            self.monitor = self.monitor.with_validation(validation_loss.mean, validation_loss.high, step)
+            self.monitor = self.monitor.with_validation(validation_loss, step)
         if self.folder is None:
             return
         if self.monitor.best_step != best_step:
             self._save_overlay(self.folder.best)
-        mean_loss = None if validation_loss is None else validation_loss.mean
-        progress = Progress(step=step, log_size=self.folder.log.size, validation=mean_loss, watch=self.monitor)
+        progress = Progress(step=step, log_size=self.folder.log.size, validation=validation_loss, watch=self.monitor)
         with self.trainer.evaluation_mode():
             self.folder.snapshot(step).write(
                 self.trainer.overlay, self.trainer.optimizer, progress, self.trainer.training_weights
@@ -265,7 +260,7 @@ class TrainingLoop:
         last_good = self.folder and find_last_good(self.folder.snapshots, self.monitor, plan.snapshot_every)
         good_step, good_monitor = processes.run_on_main(lambda: _step_and_monitor(last_good))
         factor = self.monitor.factor * plan.rescue_factor
-        lowest = self.monitor.model_dump(include={"best", "best_high", "best_step"})
+        lowest = {"best": self.monitor.best, "best_step": self.monitor.best_step}
         self.monitor = good_monitor.model_copy(update={"rescues": rescues + 1, "factor": factor} | lowest)
         self.trainer.restore(last_good)
         del self.losses[good_step:]
@@ -288,7 +283,7 @@ class TrainingLoop:
         if step not in self.validation_losses:
             loss = self._validate()
             if loss is not None:
-                self.monitor = self.monitor.with_validation(loss.mean, loss.high, step)
+                self.monitor = self.monitor.with_validation(loss, step)
             if loss is not None and self.monitor.best_step == step and self.folder:
                 self._save_overlay(self.folder.best)
         file, best = self.trainer.processes.run_on_main(self._write_results)
@@ -297,16 +292,8 @@ class TrainingLoop:
             self.trainer.replace_weights(self.trainer.processes.run_on_main(self._best_weights))
             self._update_card_steps(self._result_step)
         verdict = self._verdict(file, best)
-        return Run(
-            self.trainer.overlay,
-            file,
-            self.losses,
-            self.path,
-            self.validation_losses,
-            best,
-            verdict,
-            self.high_noise_losses,
-        )
+        losses, high_noise_losses = self.validation_losses, self.high_noise_losses
+        return Run(self.trainer.overlay, file, self.losses, self.path, losses, best, verdict, high_noise_losses)
 
     def _is_out_of_patience(self) -> bool:
         return self.monitor.is_out_of_patience(self._plan.patience, self._plan.snapshot_every, len(self.losses))
@@ -339,9 +326,9 @@ class TrainingLoop:
             validation_after=self.validation_losses.get(self._result_step),
             best=best,
             best_step=self.monitor.best_step if best else None,
-            best_loss=self.monitor.best_high if best else None,
+            best_loss=self.monitor.best if best else None,
             high_noise_before=self.high_noise_losses.get(0),
-            high_noise_after=self.high_noise_losses.get(len(self.losses)),
+            high_noise_after=self.high_noise_losses.get(self._result_step),
             pictures=(previews,) if self._plan.preview_every else (),
             plot=self.path / "loss.png",
             a1111_file=a1111_file,

@@ -101,10 +101,7 @@ class Plan(BaseModel):
     )
     debiased: bool = Field(default=False, description="weight the loss by 1 / sqrt(snr), which favours noisy timesteps")
     inverse_snr: float = Field(
-        default=0.0,
-        ge=0,
-        le=2,
-        description="weight the loss by (1 / snr) to this power, at most by 10, for noisy timesteps; 0.75 is usual",
+        default=0.0, ge=0, le=2, description="weight the loss by (1 / snr) to this power, at most by 10; 0.75 is usual"
     )
     timestep_bias: float = Field(
         default=1.0, ge=1, le=10, description="draw noisy timesteps more often: 1 is uniform, 3 is cubic"

@@ -39,6 +39,10 @@ class ValidationLoss(NamedTuple):
     high: float
     mean: float
 
+    def record(self) -> dict[str, float | None]:
+        """Return the losses by their names in the log of a run."""
+        return {"validation": self.mean, "low_noise": self.low, "high_noise": self.high}
+
 
 @dataclass(frozen=True)
 class ValidationSet:

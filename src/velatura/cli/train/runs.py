@@ -35,14 +35,9 @@ def run_line(run: RunSummary) -> str:
     """Return a run in one line, with the command that continues it."""
     parts = [f"{RUN_KIND}: {run.overlay_kind} {run.name} on {run.base}", _state(run)]
     if run.best_loss is not None:
-        parts.append(f"best at step {run.best_step} ({_best_loss(run)})")
+        parts.append(f"best at step {run.best_step} (validation loss {run.best_loss:.3g})")
     parts += [run.next["continue"]] if "continue" in run.next else []
     return ", ".join(parts)
-
-
-def _best_loss(run: RunSummary) -> str:
-    place = " at high noise" if run.high_noise else ""
-    return f"validation loss{place} {run.best_loss:.3g}"
 
 
 def run_as_json(run: RunSummary) -> dict[str, object]:

@@ -47,8 +47,7 @@ class RunFolder:
     data.json           the name of every picture, with a hash of it and its caption
     log.jsonl           the header, then one line for every step: loss, learning rate, seconds since the beginning
     snapshots/          inca-000100.safetensors, the overlay after 100 steps, and inca-000100.state, all else that
-                        resuming there needs; inca-best.safetensors, the overlay with the lowest validation
-                        loss at high noise
+                        resuming there needs; inca-best.safetensors, the overlay with the lowest validation loss
     loss.png            the losses of all steps and of the validation pictures
     previews/           inca-000100.png, a picture generated after 100 steps, or several: inca-000100-1.png, ...
     previews.png        all previews, a row for each step, from the untrained overlay on
@@ -175,7 +174,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """Path of the overlay with the lowest validation loss at high noise."""
+        """Path of the overlay with the lowest validation loss."""
         return self.path / "snapshots" / f"{self.name}-best.safetensors"
 
     @property

@@ -54,7 +54,7 @@ class Run:
         losses: The loss of every step.
         folder: The run folder.
         validation_losses: Losses on the validation pictures, by step.
-        best: The file of the overlay with the lowest validation loss at high noise, if there was a validation.
+        best: The file of the overlay with the lowest validation loss, if there was a validation.
         verdict: What the run says of itself: print it. Every run that `velatura.train` returns has one.
         high_noise_losses: Losses on the validation pictures at timesteps in the noisier half of the schedule, by step.
     """

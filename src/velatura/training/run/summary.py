@@ -69,10 +69,9 @@ class RunSummary(BaseModel):
         seconds: How long the run has trained.
         first_loss, last_loss: Means over the first and the last steps, `MEAN_STEPS` at most.
         validation: Validation losses by step, 0 for the untrained overlay.
-        high_noise: Those at high noise, which tell best what pictures show; empty for runs of older versions.
-        best: The overlay with the lowest validation loss at high noise, if there is one.
-        best_step, best_loss: Its step and that loss, as far as the log tells; at all noise levels for runs of older
-            versions.
+        high_noise: Those at timesteps in the noisier half of the schedule; empty for runs of older versions.
+        best: The overlay with the lowest validation loss, if there is one.
+        best_step, best_loss: Its step and its validation loss, as far as the log tells.
         rescues: The times that the run went back.
         snapshots: Complete snapshots, by step.
         overlay: The final overlay of a finished run.
@@ -140,7 +139,7 @@ def read_run(path: str | os.PathLike[str]) -> RunSummary:
     overlay, best = path / f"{name}.safetensors", path / "snapshots" / f"{name}-best.safetensors"
     losses, validation = _losses(records), _validation(records, "validation")
     high_noise = _validation(records, "high_noise")
-    best_step, best_loss = _lowest(records, "high_noise" if high_noise else "validation")
+    best_step, best_loss = _lowest(records)
     rescues = tuple(_rescues(records, max(plan.step_rates()) if plan else None))
     state: RunState = "running" if _is_locked(path) else "finished" if overlay.is_file() else "interrupted"
     summary = RunSummary(
@@ -237,11 +236,11 @@ def _validation(records: Sequence[Mapping[str, object]], part: str) -> dict[int,
     return losses
 
 
-def _lowest(records: Sequence[Mapping[str, object]], part: str) -> tuple[int | None, float | None]:
+def _lowest(records: Sequence[Mapping[str, object]]) -> tuple[int | None, float | None]:
     """Return the step and the value of the lowest validation loss, also if a rescue went back beyond it."""
     best_step, best_loss = None, math.inf
     for record in records:
-        step, loss = _integer(record, "validated"), _number(record, part)
+        step, loss = _integer(record, "validated"), _number(record, "validation")
         if step is not None and loss is not None and loss < best_loss:
             best_step, best_loss = step, loss
     return best_step, None if best_step is None else best_loss

@@ -47,9 +47,9 @@ class Verdict:
         rescues: How often the run went back to a snapshot and continued at a lower rate.
         validation_before: Validation loss of the untrained overlay, None without a validation.
         validation_after: Validation loss of the final overlay.
-        best: The file of the overlay with the lowest validation loss at high noise, if there is one.
+        best: The file of the overlay with the lowest validation loss, if there is one.
         best_step: Its step.
-        best_loss: That loss.
+        best_loss: Its validation loss.
         high_noise_before: Validation loss at high noise of the untrained overlay, None without a validation.
         high_noise_after: That of the final overlay.
         effect: Relative change at strength 1 of what layers read or return, as a mean; None if it was not measured.
@@ -116,11 +116,9 @@ class Verdict:
         if self.validation_before is not None and self.validation_after is not None:
             yield "validation loss", f"{self.validation_before:.3g} before, {self.validation_after:.3g} after"
         if self.high_noise_before is not None and self.high_noise_after is not None:
-            losses = f"{self.high_noise_before:.3g} before, {self.high_noise_after:.3g} after"
-            yield "at high noise", f"{losses}; this one tells best what pictures will show"
+            yield "at high noise", f"{self.high_noise_before:.3g} before, {self.high_noise_after:.3g} after"
         if self.best is not None:
-            loss = f"validation loss at high noise {self.best_loss:.3g}"
-            yield "best snapshot", f"{self.best}, step {self.best_step}, {loss}"
+            yield "best snapshot", f"{self.best}, step {self.best_step}, validation loss {self.best_loss:.3g}"
         if self.rescues:
             times = f"{self.rescues} time{'s' * (self.rescues != 1)}"
             yield "rescues", f"went back {times}; a learning rate of {self.rate:.2g} served: begin with that next time"
