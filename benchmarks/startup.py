@@ -26,7 +26,7 @@ COMMANDS = (
     "convert nowhere.pt x.safetensors",
     "pull nonsense",
     "train hypernet photos --dry-run --out dry",
-    "generate x --steps 1 --seed 7 --out picture.png --overwrite",
+    "generate house --seed 7 --out picture.png --overwrite",  # the first picture of a new user
 )
 
 

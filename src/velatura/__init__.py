@@ -7,7 +7,6 @@ Start with `tiny` or `open_base`, then `generate`, `train`, `attach` and `save`.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from velatura.errors import (
@@ -230,10 +229,15 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("velatura")
     if name not in _MODULES:
         raise AttributeError(f"module 'velatura' has no attribute {name!r}")
-    value = getattr(import_module(f"velatura.{_MODULES[name]}"), name)
+    from velatura.imports import pause_garbage_collection
+
+    with pause_garbage_collection():
+        value = getattr(import_module(f"velatura.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

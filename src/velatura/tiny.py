@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from velatura.arguments import check_arguments
 from velatura.errors import UnknownName, warn
+from velatura.imports import pause_garbage_collection
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,8 @@ def tiny(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") 
             bit for bit.
         device: Device to compute on.
     """
-    from velatura.formats.open import open_base
+    with pause_garbage_collection():
+        from velatura.formats.open import open_base
 
     return open_base(DATA_FOLDER / "tiny", dtype=dtype, device=device)
 

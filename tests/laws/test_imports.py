@@ -1,11 +1,13 @@
 """Commands answer at once: none imports a heavy library that its answer does not need."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
 import velatura
+from velatura.imports import pause_garbage_collection
 
 MODEL_LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "torch._dynamo")
 ALL = ("torch", *MODEL_LIBRARIES)
@@ -51,6 +53,34 @@ REFUSALS = {
     "pull hub:nowhere": ALL,
     "pull ftp://example.org/a.safetensors": ALL,
 }
+# What neither opening the tiny base nor painting on it needs, though diffusers imports some of it where it can
+UNUSED_WHILE_PAINTING = (
+    "bitsandbytes",
+    "cv2",
+    "diffusers.pipelines",
+    "lycoris",
+    "matplotlib",
+    "onnxruntime",
+    "peft",
+    "scipy",
+    "tensorboard",
+    "torchvision",
+    "transformers.pipelines",
+    "velatura.compare",
+    "velatura.downloads",
+    "velatura.merging",
+    "velatura.training",
+)
+# The command line as a process of its own, as a person starts it: `main` without words
+OWN_PROCESS = """
+import gc, runpy, sys
+names = sys.argv.pop(1).split(",")
+try:
+    runpy.run_module("velatura", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(end.code, *[name for name in names if sys.modules.get(name)])
+    print(gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
 PROGRAM = """
 import sys
 from velatura.cli.app import main
@@ -88,3 +118,35 @@ def test_a_refusal_imports_no_library_that_it_does_not_need(command, folder):
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "status 2", done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_painting_on_the_tiny_base_imports_nothing_that_it_does_not_use(tmp_path):
+    command = ["generate", "house", "--steps", "1", "--seed", "7", "--out", "house.png"]
+    words = [sys.executable, "-c", OWN_PROCESS, ",".join(UNUSED_WHILE_PAINTING), *command]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (tmp_path / "house.png").exists(), done.stderr
+    status, garbage = done.stdout.splitlines()[-2:]
+    assert status == "0"
+    assert garbage == "True True"  # collected again, but the modules are passed over
+
+
+def test_a_command_line_run_by_other_code_leaves_its_process_alone():
+    program = "import gc, sys; from velatura.cli.app import main; main(['--help']); print('peft' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_garbage_is_collected_after_a_pause_as_before_it(is_enabled):
+    was_enabled = gc.isenabled()
+    frozen = gc.get_freeze_count()
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        with pause_garbage_collection():
+            with pause_garbage_collection():
+                assert not gc.isenabled()
+            assert not gc.isenabled()
+        assert gc.isenabled() is is_enabled
+        assert gc.get_freeze_count() == frozen  # this process is not velatura's own
+    finally:
+        (gc.enable if was_enabled else gc.disable)()

@@ -29,7 +29,7 @@ FLOORS = (
     {"overlays"},
     {"base"},
     {"tensors", "card", "prompts"},
-    {"files", "image_files", "arguments", "text_encodings"},
+    {"files", "image_files", "arguments", "text_encodings", "imports"},
     {"errors"},
 )
 FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}

@@ -12,6 +12,7 @@ import typer
 from velatura.cli.screen import print_error, say, show_warning
 from velatura.cli.train.processes import INTERRUPTED_STATUS, run_as_one_of_several
 from velatura.errors import VelaturaError
+from velatura.imports import pause_garbage_collection, run_as_own_process
 
 USER_ERROR_STATUS = 2
 
@@ -26,7 +27,8 @@ class LazyCommand(NamedTuple):
 
     def load(self) -> Callable[..., object] | typer.Typer:
         """Import the command's module and return its function."""
-        return getattr(importlib.import_module(f"velatura.cli.{self.module}"), self.name)
+        with pause_garbage_collection():
+            return getattr(importlib.import_module(f"velatura.cli.{self.module}"), self.name)
 
 
 COMMANDS = {
@@ -74,7 +76,15 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 after a user's mistake, or 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if words is None else words) or ["--help"]
+    if words is None:
+        with run_as_own_process():
+            return _run_in_processes(sys.argv[1:])
+    return _run_in_processes(words)
+
+
+def _run_in_processes(words: Sequence[str]) -> int:
+    """Run a command line in this process, which may be one of several that train together."""
+    words = list(words) or ["--help"]
     if os.environ.get("WORLD_SIZE", "1") != "1":  # started by --processes, accelerate or torchrun
         return run_as_one_of_several(lambda: _run_and_report(words))
     return _run_and_report(words)
