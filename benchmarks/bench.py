@@ -31,7 +31,7 @@ def median_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
 def training_step_seconds(base: velatura.Base) -> float:
     """The median time of a training step of 16 pictures, encoding and saving left out."""
     overlay = velatura.Hypernetwork.for_base(base, layers=(1, 2, 1), activation="relu", seed=0)
-    plan = velatura.Plan(steps=TRAINED_STEPS, batch_size=16, learning_rate="3e-3", snapshot_every=0)
+    plan = velatura.Plan(steps=TRAINED_STEPS, batch_size=16, learning_rate="3e-3", snapshot_every=0, tune=False)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         pictures = velatura.tiny_pictures("neon")

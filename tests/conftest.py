@@ -39,7 +39,7 @@ def sheets_where_asked() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(end_sheet, "is_sheet_due", lambda _base, is_asked: bool(is_asked))
-        patch.setattr(end_tune, "is_tune_due", lambda _base, is_asked: bool(is_asked))
+        patch.setattr(end_tune, "is_tune_due", lambda _base, is_asked, _steps: bool(is_asked))
         patch.setattr(end_sheet, "paint_end_sheet", paint_if_asked)
         yield
 

@@ -95,7 +95,7 @@ def train_network(base: velatura.Base, choice: StructureChoice, work: Path) -> v
     if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)
         plan = velatura.Plan.preset("hypernet", base.family.name)
-        plan = plan.replace(**PLAN_FIELDS, snapshot_every=0, validation_pictures=0)
+        plan = plan.replace(**PLAN_FIELDS, snapshot_every=0, validation_pictures=0, tune=False)
         started = time.process_time()
         velatura.train(base, make_network(base, choice), velatura.tiny_pictures(STYLE), plan, out=folder)
         (folder / "seconds.txt").write_text(f"{time.process_time() - started}")

@@ -61,7 +61,7 @@ def train_network(base: velatura.Base, option: str, work: Path) -> velatura.Hype
     file = folder / f"{option}.safetensors"
     if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        plan = velatura.Plan.preset("hypernet", base.family.name).replace(snapshot_every=0)
+        plan = velatura.Plan.preset("hypernet", base.family.name).replace(snapshot_every=0, tune=False)
         velatura.train(base, make_network(base, option), velatura.tiny_pictures(STYLE), plan, out=folder)
     return velatura.open_overlay(file)
 

@@ -26,6 +26,7 @@ PLAN = velatura.Plan(
     validation_pictures=2,
     precision="float32",
     end_sheet=False,
+    tune=False,
 )
 
 

@@ -34,6 +34,7 @@ PLAN = velatura.Plan(
     ema=0.9,
     rescues=0,
     end_sheet=False,
+    tune=False,
 )
 LORA = {"learning_rate": "1e-3:2, 5e-4", "template": "style_filewords"}
 SCENARIOS = {

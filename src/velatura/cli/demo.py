@@ -43,7 +43,7 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
     pictures, base = velatura.tiny_pictures(style), velatura.tiny()
     preset = velatura.Plan.preset("hypernet", base.family.name)
     # its own grid shows four scenes at the same strengths
-    plan = preset.replace(seed=seed, steps=preset.steps if steps is None else steps, end_sheet=False)
+    plan = preset.replace(seed=seed, steps=preset.steps if steps is None else steps, end_sheet=False, tune=False)
     hypernetwork = velatura.Hypernetwork.for_base(base, activation="relu", seed=seed, name=style)
 
     say(f"A hypernetwork learns {style} from the pictures in {pictures}")

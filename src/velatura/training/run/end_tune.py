@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from velatura.compare.tune import Tuning
     from velatura.training.trainer import Trainer
 
+MIN_STEPS = 50  # a shorter run takes less time than the pictures
 STAGE_NAME = "finding the best strength"
 
 
@@ -33,7 +34,7 @@ def tune_result(run: Run, trainer: Trainer, on_stage: OnStage | None) -> Run:
         on_stage: Called after each strength.
     """
     verdict = run.verdict
-    if verdict is None or not is_tune_due(trainer.base, trainer.plan.tune):
+    if verdict is None or not is_tune_due(trainer.base, trainer.plan.tune, verdict.steps):
         return run
     name = caption_name(run.overlay)
     names_overlay = any(NAME_PLACEHOLDER in line for line in trainer.plan.caption_template(name).lines)
@@ -44,14 +45,17 @@ def tune_result(run: Run, trainer: Trainer, on_stage: OnStage | None) -> Run:
     return replace(run, verdict=replace(verdict, strength=tuning.strength, strength_note=tuning.note))
 
 
-def is_tune_due(base: Base, is_asked: bool | None) -> bool:
-    """Return True if a plan asks for the best strength, or says nothing and painting is cheap.
+def is_tune_due(base: Base, is_asked: bool | None, steps: int) -> bool:
+    """Return True if a plan asks for the best strength, or says nothing and it takes little beside the training.
 
-    That is on the tiny base and on a GPU. It is never due on a pix2pix model, which needs an image to edit.
+    That is after a run of `MIN_STEPS` on the tiny base and on a GPU. It is never due on a pix2pix model, which needs an
+    image to edit.
     """
     if base.image_condition == "pix2pix":
         return False
-    return is_asked if is_asked is not None else base.family.name == "tiny" or base.device.type != "cpu"
+    if is_asked is not None:
+        return is_asked
+    return steps >= MIN_STEPS and (base.family.name == "tiny" or base.device.type != "cpu")
 
 
 def _tune(run: Run, base: Base, called_by: str, on_stage: OnStage | None) -> Tuning | None:
