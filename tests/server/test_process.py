@@ -80,7 +80,7 @@ def test_jobs_survive_sigterm_and_kill(folder):
     process, url = start(folder)
     with httpx2.Client(base_url=url, timeout=READY_SECONDS) as client:
         # the second picture goes on, until the process is killed in the middle of it
-        until(lambda: client.get(f"/api/jobs/{painting}").json()["progress"]["done"] > 1, process)
+        until(lambda: client.get(f"/api/jobs/{painting}").json()["progress"]["total"] == 1000, process)
         assert len(client.get("/api/pictures").json()["pictures"]) == 1
     process.kill()
     process.communicate()

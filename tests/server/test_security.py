@@ -1,5 +1,6 @@
 """Who may come in, and what hostile requests get: never a 5xx, a path, a traceback or a file from outside."""
 
+import asyncio
 import base64
 import io
 import json
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tests.server.conftest import HOST, open_client, paint
 from velatura.errors import BadSettings
+from velatura.server import limits
 from velatura.server.errors import hide_paths
 from velatura.server.folders import check_name, resolve_inside
 from velatura.server.settings import ServerSettings
@@ -154,6 +156,38 @@ def test_bodies_are_bounded_whether_they_say_their_size_or_not(guarded):
     assert client.post("/api/jobs", content=(b"x" * 1000 for _ in range(3))).status_code == 413
     assert client.post("/api/jobs", content=b"{}", headers={"Content-Length": "9" * 30}).status_code == 413
     assert client.post("/api/jobs", content=b"{}").status_code == 422
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch):
+    monkeypatch.setattr(limits, "PART_SECONDS", 0.01)
+    sent = []
+
+    async def application(_scope, receive, _send):
+        await receive()
+
+    async def never():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/api/jobs", "headers": [(b"content-length", b"9")]}
+    asyncio.run(limits.BodyLimit(application, ServerSettings())(scope, never, send))
+    assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"count": 101},
+        {"recipe": {"width": 4096, "height": 4096}},
+        {"recipe": {"width": 512, "height": 512, "hires_scale": 8}},
+        {"recipe": {"hires_size": "4096x0"}},
+    ],
+)
+def test_jobs_beyond_a_limit_are_answered_with_413(client, fields):
+    request = {"kind": "paint", "recipe": {"prompt": "a house"}} | fields
+    assert client.post("/api/jobs", json=request).status_code == 413
 
 
 def bomb(side=40000):

@@ -31,7 +31,7 @@ STATUS_WORDS = {
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong: a code for programs, one line for people, and the field of the request that it is about."""
+    """Error of an answer or a job: a code for programs, one line for people, and the field that it is about."""
 
     code: str
     message: str

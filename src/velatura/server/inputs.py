@@ -8,7 +8,7 @@ import io
 import re
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from velatura.errors import BadFile
 from velatura.files import atomic_write
@@ -105,8 +105,8 @@ def decode_base64(text: str, field: str) -> bytes:
         ) from None
 
 
-def check_picture(data: bytes, field: str | None = None, max_pixels: int = MAX_INPUT_PIXELS) -> str:
-    """Return the ending that fits the bytes of a picture, or refuse them.
+def check_picture(data: bytes | BinaryIO, field: str | None = None, max_pixels: int = MAX_INPUT_PIXELS) -> str:
+    """Return the ending that fits a picture, given as bytes or as a file, or refuse it.
 
     Raises:
         ApiError: It is not a PNG, JPEG or WebP file, is damaged, or has too many pixels.
@@ -114,7 +114,8 @@ def check_picture(data: bytes, field: str | None = None, max_pixels: int = MAX_I
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data), formats=list(ENDINGS)) as image:
+        source = io.BytesIO(data) if isinstance(data, bytes) else data
+        with Image.open(source, formats=list(ENDINGS)) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width} x {image.height}"
                 raise ApiError(

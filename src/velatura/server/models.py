@@ -20,7 +20,7 @@ DEFAULT_BATCH_PICTURES = 8
 
 
 class Models:
-    """The open base and the library, for the one thread that computes.
+    """Open base and library, for the one thread that computes.
 
     Attributes:
         library: Finds overlays and bases by name.

@@ -18,7 +18,7 @@ from velatura.server.jobs.events import EventLog
 from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.kinds import submit
 from velatura.server.jobs.pictures import PictureStore
-from velatura.server.jobs.prepare import Desk
+from velatura.server.jobs.prepare import PreparationContext
 from velatura.server.jobs.queue import JobQueue
 from velatura.server.jobs.requests import JobRequest
 from velatura.server.jobs.service import JobService
@@ -98,7 +98,7 @@ class ServerState:
 
     def submit(self, request: JobRequest, warnings: Sequence[str] = ()) -> ServerJob:
         """Settle a request and put it into the queue; see `velatura.server.jobs.kinds.submit`."""
-        return submit(request, self.jobs, Desk(self.settings, self.folders, self.inputs), warnings)
+        return submit(request, self.jobs, PreparationContext(self.settings, self.folders, self.inputs), warnings)
 
     def begin_stop(self) -> None:
         """Ask the workers to end after their current step, and let all who follow events go; any thread may call it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Query, UploadFile
 from fastapi.responses import FileResponse
@@ -17,7 +17,7 @@ from velatura.datasets.review import CaptionEditor
 from velatura.errors import AlreadyExists, BadDataset, ignore_warnings
 from velatura.files import atomic_write
 from velatura.server.dataset_report import describe_report
-from velatura.server.errors import ApiError, hide_paths, not_found
+from velatura.server.errors import ApiError, not_found
 from velatura.server.folders import check_name, resolve_inside
 from velatura.server.inputs import check_picture
 from velatura.server.state import ServerState, State
@@ -42,7 +42,7 @@ class DatasetInfo(BaseModel):
 
 
 class NewDataset(BaseModel):
-    """The name of a new dataset."""
+    """Request for a new dataset."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +63,7 @@ class DatasetPage(DatasetInfo):
 
 
 class UploadResult(BaseModel):
-    """What became of an upload: the names that files got, and why others were refused."""
+    """Result of an upload: the names that files got, and why others were refused."""
 
     files: list[str]
     refused: dict[str, str]
@@ -208,15 +208,19 @@ def _store(folder: Path, given_name: str, file: UploadFile) -> str:
     limit = MAX_CAPTION_BYTES if is_caption else MAX_PICTURE_BYTES
     if (file.size or 0) > limit:
         raise ApiError(413, "too_large", f"the file has more than {limit >> 10} KiB: make it smaller", "files")
-    data = file.file.read(limit + 1)
-    if is_caption:
-        try:
-            data = data.decode("utf-8-sig").encode()
-        except UnicodeDecodeError:
-            raise ApiError(422, "bad_caption", "the caption is not UTF-8 text: save it as UTF-8", "files") from None
-    ending = ".txt" if is_caption else check_picture(data, "files")
+    ending = _check_caption(file.file) if is_caption else check_picture(file.file, "files")
     stem = UNSAFE_LETTERS.sub("_", Path(given_name).stem).strip(" .")[:MAX_STEM_LENGTH] or "picture"
     path = folder / f"{stem}{ending}"
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
-    return hide_paths(path.name)
+    file.file.seek(0)
+    with atomic_write(path) as temporary, temporary.open("wb") as target:
+        shutil.copyfileobj(file.file, target)
+    return path.name
+
+
+def _check_caption(file: BinaryIO) -> str:
+    """Return the ending of a caption's file, or refuse one that is not text."""
+    try:
+        file.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ApiError(422, "bad_caption", "the caption is not UTF-8 text: save it as UTF-8", "files") from None
+    return ".txt"

@@ -41,7 +41,7 @@ def check_followed_job(state: State, job_id: str, last_id: LastId) -> None:
     """Refuse a job that does not exist, and end a client's reconnects with 204 if it has all events of a job.
 
     Raises:
-        ApiError: There is no such job.
+        ApiError: The job does not exist.
         HTTPException: Nothing more will come.
     """
     job = state.jobs.get(job_id)

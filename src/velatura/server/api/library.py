@@ -48,7 +48,7 @@ class LibraryPage(BaseModel):
 
 
 class LibraryFilePage(LibraryFile):
-    """All that is known about a file."""
+    """Page of a file, with all that is known about it."""
 
     aliases: tuple[str, ...]
     negative: str

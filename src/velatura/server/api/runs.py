@@ -80,8 +80,8 @@ def get_losses(state: State, run: str, points: Annotated[int, Query(ge=2, le=100
         if isinstance(record, dict) and "loss" in record:
             losses[int(record["step"])] = float(record["loss"])  # pyright: ignore[reportUnknownArgumentType]
     steps = sorted(losses)
-    stride = -(-len(steps) // points) or 1
-    kept = steps[::stride]
+    interval = -(-len(steps) // points) or 1
+    kept = steps[::interval]
     return RunLosses(steps=kept, losses=[losses[step] for step in kept])
 
 

@@ -17,7 +17,7 @@ PACKAGES = ("velatura", "torch", "diffusers", "transformers", "fastapi", "pydant
 
 
 class DeviceInfo(BaseModel):
-    """Where the base computes, and its memory in bytes, where that is known."""
+    """Device on which the base computes, and its memory in bytes, where that is known."""
 
     name: str
     memory_total: int | None = None
@@ -25,7 +25,7 @@ class DeviceInfo(BaseModel):
 
 
 class SystemInfo(BaseModel):
-    """What the server is, and how it is.
+    """Versions and state of the server.
 
     Attributes:
         versions: Of velatura and what it stands on.

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("velatura.server")
 STEP_SECONDS = 0.1  # between two step events of a job
 MAX_WARNINGS = 100  # of a job
-Previews = Callable[[], Mapping[int, "Image"]]  # the previews of pictures by their positions
+MakePreviews = Callable[[], Mapping[int, "Image"]]  # the previews of pictures by their positions
 
 
 class JobResources(NamedTuple):
-    """What all jobs share.
+    """Resources that all jobs share.
 
     Attributes:
         settings: The server's settings.
@@ -87,7 +87,7 @@ class JobContext:
         self.resources.service.events.publish(self.job.id, kind, **data)
 
     def step(
-        self, done: int, total: int | None, stage: str, *, previews: Previews | None = None, **data: float | None
+        self, done: int, total: int | None, stage: str, *, previews: MakePreviews | None = None, **data: float | None
     ) -> None:
         """Report a step: at most one in STEP_SECONDS is stored and published, and the last one.
 

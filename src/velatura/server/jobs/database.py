@@ -30,7 +30,7 @@ CREATE TABLE pictures (
 CREATE TABLE options (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-Parameters = Sequence[str | int | float | None]
+QueryParameters = Sequence[str | int | float | None]
 
 
 class Database:
@@ -75,12 +75,12 @@ class Database:
                 raise
             self._connection.execute("COMMIT")
 
-    def rows(self, query: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
+    def rows(self, query: str, parameters: QueryParameters = ()) -> list[sqlite3.Row]:
         """Return the rows of a query."""
         with self._lock:
             return self._connection.execute(query, parameters).fetchall()
 
-    def change(self, statement: str, parameters: Parameters = ()) -> int:
+    def change(self, statement: str, parameters: QueryParameters = ()) -> int:
         """Run one change and return how many rows it met."""
         with self._lock:
             return self._connection.execute(statement, parameters).rowcount

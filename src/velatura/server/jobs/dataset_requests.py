@@ -8,7 +8,7 @@ from pydantic import Field
 
 from velatura.server.jobs.requests import JobRequest, Name
 
-Captioner = Annotated[str, Field(pattern=r"^[a-z0-9]+$", max_length=50)]
+CaptionerName = Annotated[str, Field(pattern=r"^[a-z0-9]+$", max_length=50)]
 
 
 class CheckRequest(JobRequest):
@@ -38,7 +38,7 @@ class CaptionRequest(JobRequest):
 
     kind: Literal["caption"] = "caption"
     dataset: Name
-    captioner: Captioner = Field(default="tiny", description="tiny, blip or wd14")
+    captioner: CaptionerName = Field(default="tiny", description="tiny, blip or wd14")
     existing: Literal["keep", "replace", "prepend", "append"] = "keep"
     before: Annotated[str, Field(max_length=1000)] = ""
     threshold: float | None = Field(default=None, ge=0, le=1)

@@ -14,7 +14,7 @@ ENDED_STATES: tuple[EndState, ...] = ("done", "failed", "cancelled")
 
 
 class JobProgress(BaseModel):
-    """How far a job is.
+    """Progress of a job.
 
     Attributes:
         done: Steps taken.

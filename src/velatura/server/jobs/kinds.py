@@ -12,7 +12,7 @@ from velatura.server.jobs import prepare
 from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
 from velatura.server.jobs.job import ServerJob
-from velatura.server.jobs.prepare import Desk
+from velatura.server.jobs.prepare import PreparationContext
 from velatura.server.jobs.requests import GridRequest, JobRequest, PaintRequest
 from velatura.server.jobs.service import JobService
 from velatura.server.jobs.training_requests import ResumeRequest, TrainRequest
@@ -26,7 +26,7 @@ from velatura.server.jobs.weights_requests import (
 
 Lane = Literal["device", "files"]
 RunJob = Callable[[JobContext], None]
-Prepare = Callable[[Any, Desk], JobRequest]
+Prepare = Callable[[Any, PreparationContext], JobRequest]
 AnyJobRequest = Annotated[
     PaintRequest
     | GridRequest
@@ -82,13 +82,15 @@ JOB_KINDS: Mapping[str, JobKind] = {
 }
 
 
-def submit(request: JobRequest, service: JobService, desk: Desk, warnings: Sequence[str] = ()) -> ServerJob:
+def submit(
+    request: JobRequest, service: JobService, preparation: PreparationContext, warnings: Sequence[str] = ()
+) -> ServerJob:
     """Settle a request and put it into the queue.
 
     Args:
         request: The request.
         service: The queue.
-        desk: What settling a request needs.
+        preparation: Limits, folders and the place for images.
         warnings: Warnings that the job begins with.
 
     Raises:
@@ -97,4 +99,4 @@ def submit(request: JobRequest, service: JobService, desk: Desk, warnings: Seque
     """
     name, kind = next((name, kind) for name, kind in JOB_KINDS.items() if kind.request is type(request))
     service.check_room()
-    return service.submit(name, kind.lane, kind.prepare(request, desk), warnings)
+    return service.submit(name, kind.lane, kind.prepare(request, preparation), warnings)

@@ -50,7 +50,7 @@ class StoredPicture(BaseModel):
 
 
 class PictureStore:
-    """The history of pictures."""
+    """History of pictures: rows of the database and their files."""
 
     def __init__(self, database: Database, folders: Folders) -> None:
         self._database, self._folder = database, folders.pictures

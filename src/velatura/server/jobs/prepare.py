@@ -30,17 +30,17 @@ PULL_SOURCES = ("civitai:", "hub:")
 DEFAULT_SIDE = 512  # pixels, where a recipe leaves the size to the base
 
 
-class Desk(NamedTuple):
-    """What settling a request needs: limits, folders and the place for images."""
+class PreparationContext(NamedTuple):
+    """Limits, folders and the place for images, by which requests are settled."""
 
     settings: ServerSettings
     folders: Folders
     inputs: InputStore
 
 
-def prepare_paint(request: PaintRequest, desk: Desk) -> PaintRequest:
+def prepare_paint(request: PaintRequest, preparation: PreparationContext) -> PaintRequest:
     """Return a request with one recipe for each picture, each with its seed, and with its images stored."""
-    picture_count, most = request.count * len(request.recipes), desk.settings.max_pictures
+    picture_count, most = request.count * len(request.recipes), preparation.settings.max_pictures
     if picture_count > most:
         message = f"{picture_count} pictures are asked for: ask for {most} or fewer in a job"
         raise ApiError(413, "too_many_pictures", message, "count")
@@ -48,12 +48,12 @@ def prepare_paint(request: PaintRequest, desk: Desk) -> PaintRequest:
         draw_missing_seed(seeded) for recipe in request.recipes for seeded in increment_seeds(recipe, request.count)
     ]
     for recipe in recipes:
-        check_size(recipe, desk.settings)
-    images = _stored_images(request, desk.inputs)
+        check_size(recipe, preparation.settings)
+    images = _stored_images(request, preparation.inputs)
     return request.model_copy(update={"recipes": tuple(recipes), "count": 1, **images})
 
 
-def prepare_grid(request: GridRequest, desk: Desk) -> GridRequest:
+def prepare_grid(request: GridRequest, preparation: PreparationContext) -> GridRequest:
     """Return a request for a grid with its seed drawn, and with its images stored."""
     axes = [axis for axis in (request.x, request.y, request.z) if axis]
     cells = 1
@@ -61,15 +61,15 @@ def prepare_grid(request: GridRequest, desk: Desk) -> GridRequest:
         cells *= len(axis.values)
     if request.matrix:
         cells = 2 ** request.recipe.prompt.count("|")
-    if cells > desk.settings.max_pictures:
-        message = f"the grid has {cells} pictures: ask for {desk.settings.max_pictures} or fewer"
+    if cells > preparation.settings.max_pictures:
+        message = f"the grid has {cells} pictures: ask for {preparation.settings.max_pictures} or fewer"
         raise ApiError(413, "too_many_pictures", message, "x")
-    check_size(request.recipe, desk.settings)
+    check_size(request.recipe, preparation.settings)
     for axis in axes:
         for value in axis.values if axis.name in {"width", "height", "hires_scale", "hires_size"} else ():
-            check_size(request.recipe.replace(**{axis.name: value}), desk.settings)
+            check_size(request.recipe.replace(**{axis.name: value}), preparation.settings)
     recipe = draw_missing_seed(request.recipe)
-    return request.model_copy(update={"recipe": recipe, **_stored_images(request, desk.inputs)})
+    return request.model_copy(update={"recipe": recipe, **_stored_images(request, preparation.inputs)})
 
 
 def check_size(recipe: Recipe, settings: ServerSettings) -> None:
@@ -90,14 +90,16 @@ def check_size(recipe: Recipe, settings: ServerSettings) -> None:
         raise ApiError(413, "too_large", message, "width")
 
 
-def prepare_train(request: TrainRequest, desk: Desk) -> TrainRequest:
+def prepare_train(request: TrainRequest, preparation: PreparationContext) -> TrainRequest:
     """Return a request for a training whose run folder is reserved, or refuse its plan."""
-    desk.folders.dataset(request.dataset)
+    preparation.folders.dataset(request.dataset)
     name = check_name(request.name or request.dataset)
     if not isinstance(request.overlay, AestheticOptions):
         with ignore_warnings():  # the job warns
-            make_plan(request, ANY_FAMILY, desk.folders)
-    return request.model_copy(update={"name": name, "run": _reserve_folder(desk.folders.runs, request.run or name)})
+            make_plan(request, ANY_FAMILY, preparation.folders)
+    return request.model_copy(
+        update={"name": name, "run": _reserve_folder(preparation.folders.runs, request.run or name)}
+    )
 
 
 def make_plan(request: TrainRequest, family: str, folders: Folders) -> Plan:
@@ -120,13 +122,13 @@ def make_plan(request: TrainRequest, family: str, folders: Folders) -> Plan:
     return preset.replace(**fields) if fields else preset
 
 
-def prepare_resume(request: ResumeRequest, desk: Desk) -> ResumeRequest:
+def prepare_resume(request: ResumeRequest, preparation: PreparationContext) -> ResumeRequest:
     """Refuse a run that does not exist."""
-    resolve_inside(desk.folders.runs, request.run, "run")
+    resolve_inside(preparation.folders.runs, request.run, "run")
     return request
 
 
-def prepare_pull(request: PullRequest, desk: Desk) -> PullRequest:  # noqa: ARG001  # as all of them
+def prepare_pull(request: PullRequest, preparation: PreparationContext) -> PullRequest:  # noqa: ARG001  # as all of them
     """Refuse addresses: a request must not make the server ask machines that only it can reach."""
     if not request.source.startswith(PULL_SOURCES):
         message = "the source is not civitai:ID or hub:OWNER/NAME: other addresses are for `velatura pull`"
@@ -137,25 +139,27 @@ def prepare_pull(request: PullRequest, desk: Desk) -> PullRequest:  # noqa: ARG0
 FileRequest = MergeRequest | BakeRequest | ExtractRequest | ConvertRequest
 
 
-def prepare_file(request: FileRequest, desk: Desk) -> FileRequest:
+def prepare_file(request: FileRequest, preparation: PreparationContext) -> FileRequest:
     """Refuse the name of a new file that is taken, or is not plain."""
     ending = request.ending if isinstance(request, ConvertRequest) else "safetensors"
-    if (desk.folders.models / f"{check_name(request.name)}.{ending}").exists():
+    if (preparation.folders.models / f"{check_name(request.name)}.{ending}").exists():
         raise AlreadyExists(f"a model is called {request.name} already: choose another name")
     return request
 
 
-def prepare_crop(request: CropRequest, desk: Desk) -> CropRequest:
+def prepare_crop(request: CropRequest, preparation: PreparationContext) -> CropRequest:
     """Refuse a dataset that does not exist, and the name of a new one that is taken."""
-    desk.folders.dataset(request.dataset)
-    if (desk.folders.datasets / check_name(request.name)).exists():
+    preparation.folders.dataset(request.dataset)
+    if (preparation.folders.datasets / check_name(request.name)).exists():
         raise AlreadyExists(f"a dataset is called {request.name} already: choose another name")
     return request
 
 
-def prepare_dataset(request: CheckRequest | CaptionRequest, desk: Desk) -> CheckRequest | CaptionRequest:
+def prepare_dataset(
+    request: CheckRequest | CaptionRequest, preparation: PreparationContext
+) -> CheckRequest | CaptionRequest:
     """Refuse a dataset that does not exist."""
-    desk.folders.dataset(request.dataset)
+    preparation.folders.dataset(request.dataset)
     return request
 
 

@@ -121,7 +121,7 @@ class JobQueue:
         return self.get(job_id) if taken else None
 
     def cancel(self, job_id: str) -> JobState | None:
-        """Cancel a queued job, or mark a running one; return its state, None if there is no such job."""
+        """Cancel a queued job, or mark a running one; return its state, None if it does not exist."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state = 'queued'",

@@ -17,7 +17,7 @@ ImageText = Annotated[
 
 
 class JobRequest(BaseModel):
-    """What all kinds of jobs have."""
+    """Request for a job, with the fields of all kinds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class PaintRequest(JobRequest):
 
 
 class GridAxis(BaseModel):
-    """What changes along a side of a grid: a field of the recipe or a word in braces, and its values."""
+    """Axis of a grid: a field of the recipe or a word in braces, and its values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

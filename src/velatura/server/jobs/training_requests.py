@@ -13,7 +13,7 @@ Rank = Annotated[int, Field(ge=1, le=4096)]
 
 
 class OverlayOptions(BaseModel):
-    """What is trained; the fields are the arguments of its class's `for_base`."""
+    """Options of the overlay that is trained; the fields are the arguments of its class's `for_base`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +63,7 @@ class LoraOptions(OverlayOptions):
 
 
 class DreamboothOptions(OverlayOptions):
-    """The difference of a whole base; with a class prompt the base paints pictures of what it keeps."""
+    """Difference of a whole base; with a class prompt the base paints pictures of what it keeps."""
 
     kind: Literal["dreambooth"]
     text: bool = False

@@ -225,7 +225,7 @@ def _store(items: Sequence[BatchItem], pictures: Sequence[Picture], skipped: set
 
 
 class BatchWatch:
-    """What happens after each step of a batch: reports, and wishes to skip, to cancel or to stop.
+    """Watch over a batch, called after each step: it reports, and heeds wishes to skip, to cancel or to stop.
 
     Attributes:
         skipped: The jobs whose pictures of this batch are left out.
