@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from velatura.server.a1111.errors import A1111_PATHS, a1111_error
+from velatura.server.a1111.routers import ROUTERS as A1111_ROUTERS
 from velatura.server.api.datasets import router as datasets_router
 from velatura.server.api.events import router as events_router
 from velatura.server.api.jobs import router as jobs_router
@@ -30,8 +32,10 @@ API_ROUTERS = (
     datasets_router,
     runs_router,
     system_router,
+    *A1111_ROUTERS,
 )
-ERROR_SHAPES: dict[str, ErrorShape] = {}  # by the start of a path, how errors there look instead
+# By the start of a path, how errors there look instead
+ERROR_SHAPES: dict[str, ErrorShape] = dict.fromkeys(A1111_PATHS, a1111_error)
 
 
 def create_app(settings: ServerSettings) -> FastAPI:

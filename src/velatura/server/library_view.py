@@ -39,6 +39,19 @@ class LibraryView:
                 self._read_at = time.monotonic()
             return self._entries
 
+    def of_kind(self, kind: str) -> list[LibraryEntry]:
+        """Return the entries of a kind, without snapshots of trainings."""
+        return [entry for entry in self.entries().values() if entry.kind == kind and not entry.file.is_snapshot]
+
+    def named(self, name: str, kind: str) -> LibraryEntry:
+        """Return the entry of a kind by its name, title or hash, never by a path outside the library.
+
+        Raises:
+            UnknownName: There is none.
+        """
+        with self._lock, ignore_warnings():
+            return self._library.entry(name, kind)
+
     def refresh(self) -> None:
         """Search the folders at the next call."""
         self._read_at = None

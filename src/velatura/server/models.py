@@ -32,6 +32,7 @@ class Models:
         self.library = Library(*folders.library)
         self.base_name = settings.base
         self._open: tuple[str, Base] | None = None
+        self._vae: str | None = None  # of the open base, if it is not the base's own
         self._runner: BatchRunner | None = None
 
     @property
@@ -46,39 +47,41 @@ class Models:
         opened = self._open  # once: another thread asks
         return opened and str(opened[1].device)
 
-    def base(self, name: str | None = None) -> Base:
+    def base(self, name: str | None = None, vae: str | None = None) -> Base:
         """Return a base; the one that was open is closed first.
 
         Args:
             name: tiny, a name in the library, or the name of the server's own base. None: the server's own base.
+            vae: The name of a VAE in the library. None: the base's own.
 
         Raises:
-            UnknownName: No base has this name.
+            UnknownName: No base or VAE has this name.
             BadFile: Its file cannot be read.
         """
         name = name or self.base_name
-        if self._open is not None and name in {self._open[0], self._open[1].name}:
+        if self._open is not None and name in {self._open[0], self._open[1].name} and vae == self._vae:
             return self._open[1]
         self._open = self._runner = None  # free the memory before the next one is loaded
         settings = self._settings
-        options = LoadOptions(dtype=settings.dtype, device=settings.device, offload=settings.offload)
+        vae_path = None if vae is None else self.library.entry(vae, "vae").path
+        options = LoadOptions(settings.dtype, settings.device, vae_path, settings.offload)
         if name in {settings.base, TINY}:  # only whoever starts the server may name a path
             base = open_base(name, self.library, options)
         else:
             base = self.library.base(name, **options._asdict())
-        self._open = name, base
+        self._open, self._vae = (name, base), vae
         return base
 
-    def base_of(self, recipe: Recipe, name: str | None) -> Base:
+    def base_of(self, recipe: Recipe, name: str | None, vae: str | None = None) -> Base:
         """Return the base that a recipe is painted on: the named one, else the recipe's if it is here, else our own."""
         if name is not None or recipe.base is None:
-            return self.base(name)
+            return self.base(name, vae)
         for key in filter(None, (recipe.base, recipe.base_hash)):
             try:
-                return self.base(key)
+                return self.base(key, vae)
             except UnknownName:
                 continue
-        return self.base()
+        return self.base(vae=vae)
 
     def runner(self, base: Base) -> BatchRunner:
         """Return what makes batches on a base, with the texts that it has encoded already."""

@@ -48,6 +48,7 @@ class ServerState:
         pictures: The history of pictures.
         inputs: The images of requests.
         options: Values that a client may set, by name.
+        tasks: The ids of jobs by the names that clients gave them.
         failure: Why the base could not be opened, if it could not.
         on_failure: Called then.
 
@@ -74,6 +75,7 @@ class ServerState:
         self.inputs, self.options = InputStore(self.folders), OptionStore(self.database)
         self.models = Models(settings, self.folders)
         self.started = time.time()
+        self.tasks: dict[str, tuple[str, ...]] = {}
         self.failure: VelaturaError | None = None
         self.on_failure: Callable[[], None] | None = None
         self._workers: list[JobWorker] = []

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from velatura.server.jobs import prepare
+from velatura.server.jobs.base_requests import BaseRequest, CreateRequest, DescribeRequest
 from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
 from velatura.server.jobs.job import ServerJob
@@ -39,7 +40,10 @@ AnyJobRequest = Annotated[
     | PullRequest
     | CaptionRequest
     | CheckRequest
-    | CropRequest,
+    | CropRequest
+    | CreateRequest
+    | DescribeRequest
+    | BaseRequest,
     Field(discriminator="kind"),
 ]
 
@@ -76,6 +80,9 @@ JOB_KINDS: Mapping[str, JobKind] = {
     "extract": JobKind(ExtractRequest, "device", "weights:run_extract", prepare.prepare_file),
     "convert": JobKind(ConvertRequest, "device", "weights:run_convert", prepare.prepare_file),
     "pull": JobKind(PullRequest, "files", "weights:run_pull", prepare.prepare_pull),
+    "create": JobKind(CreateRequest, "device", "base:run_create", prepare.prepare_create),
+    "describe": JobKind(DescribeRequest, "device", "base:run_describe", prepare.prepare_describe),
+    "base": JobKind(BaseRequest, "device", "base:run_base", prepare.prepare_base),
     "caption": JobKind(CaptionRequest, "device", "datasets:run_caption", prepare.prepare_dataset),
     "check": JobKind(CheckRequest, "files", "datasets:run_check", prepare.prepare_dataset),
     "crop": JobKind(CropRequest, "files", "datasets:run_crop", prepare.prepare_crop),

@@ -12,6 +12,7 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.server.errors import ApiError
 from velatura.server.folders import Folders, check_name, resolve_inside
 from velatura.server.inputs import InputStore
+from velatura.server.jobs.base_requests import BaseRequest, CreateRequest, DescribeRequest
 from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
 from velatura.server.jobs.requests import GridRequest, PaintRequest
 from velatura.server.jobs.training_requests import AestheticOptions, LoraOptions, ResumeRequest, TrainRequest
@@ -94,6 +95,8 @@ def prepare_train(request: TrainRequest, preparation: PreparationContext) -> Tra
     """Return a request for a training whose run folder is reserved, or refuse its plan."""
     preparation.folders.dataset(request.dataset)
     name = check_name(request.name or request.dataset)
+    if request.keep_as is not None:
+        check_name(request.keep_as, "keep_as")
     if not isinstance(request.overlay, AestheticOptions):
         with ignore_warnings():  # the job warns
             make_plan(request, ANY_FAMILY, preparation.folders)
@@ -144,6 +147,23 @@ def prepare_file(request: FileRequest, preparation: PreparationContext) -> FileR
     ending = request.ending if isinstance(request, ConvertRequest) else "safetensors"
     if (preparation.folders.models / f"{check_name(request.name)}.{ending}").exists():
         raise AlreadyExists(f"a model is called {request.name} already: choose another name")
+    return request
+
+
+def prepare_create(request: CreateRequest, preparation: PreparationContext) -> CreateRequest:
+    """Refuse the name of a new overlay that is taken, or is not plain."""
+    if (preparation.folders.models / f"{check_name(request.name)}.pt").exists() and not request.overwrite:
+        raise AlreadyExists(f"a model is called {request.name} already: choose another name")
+    return request
+
+
+def prepare_describe(request: DescribeRequest, preparation: PreparationContext) -> DescribeRequest:
+    """Return a request with its image stored."""
+    return request.model_copy(update={"image": preparation.inputs.add_text(request.image, "image")})
+
+
+def prepare_base(request: BaseRequest, preparation: PreparationContext) -> BaseRequest:  # noqa: ARG001  # as all of them
+    """Return a request as it is."""
     return request
 
 

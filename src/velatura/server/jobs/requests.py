@@ -31,6 +31,7 @@ class PaintRequest(JobRequest):
     recipes: tuple[Recipe, ...] = Field(min_length=1, description="what to paint; `recipe` is one of them")
     count: int = Field(default=1, ge=1, description="pictures of each recipe, each with the next seed")
     base: Name | None = Field(default=None, description="name of a base; none: the recipe's, or the server's")
+    vae: Name | None = Field(default=None, description="name of a VAE in the library; none: the base's")
     image: ImageText | None = Field(default=None, description="paint over this image")
     mask: ImageText | None = Field(default=None, description="paint only where this is white")
     mask_inverted: bool = Field(default=False, description="paint where the mask is black")
@@ -50,7 +51,7 @@ class GridAxis(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    values: tuple[str | int | float | None, ...] = Field(min_length=1)
+    values: tuple[str | int | float | tuple[str, ...] | None, ...] = Field(min_length=1)
 
 
 class GridRequest(JobRequest):
@@ -63,11 +64,13 @@ class GridRequest(JobRequest):
     z: GridAxis | None = None
     matrix: bool = Field(default=False, description="instead of axes: all combinations of what stands behind bars")
     base: Name | None = Field(default=None, description="name of a base; none: the recipe's, or the server's")
+    vae: Name | None = Field(default=None, description="name of a VAE in the library; none: the base's")
     image: ImageText | None = Field(default=None, description="paint over this image")
     mask: ImageText | None = Field(default=None, description="paint only where this is white")
     mask_inverted: bool = False
     lenient: bool = False
     ending: PictureEnding = "png"
+    keeps_pictures: bool = Field(default=False, description="keep the single pictures too, behind the grid")
 
 
 def _plural(values: Any, one: str, many: str) -> Any:

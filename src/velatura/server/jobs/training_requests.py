@@ -26,7 +26,7 @@ class HypernetOptions(OverlayOptions):
     activation: Annotated[str, Field(max_length=50)] = "relu"
     layer_norm: bool = False
     activate_output: bool = False
-    dropout: Share = 0.0
+    dropout: Share | Annotated[tuple[Share, ...], Field(max_length=32)] = 0.0
     last_layer_dropout: bool = True
     init: Annotated[str, Field(max_length=50)] = "normal"
     widths: tuple[Annotated[int, Field(ge=1, le=65536)], ...] | None = Field(default=None, max_length=16)
@@ -39,6 +39,7 @@ class EmbeddingOptions(OverlayOptions):
     kind: Literal["embedding"]
     vectors: int = Field(default=4, ge=1, le=75)
     initial: Annotated[str, Field(max_length=1000)] = "*"
+    start: Name | None = Field(default=None, description="an embedding of the library that is trained further")
 
 
 class LoraOptions(OverlayOptions):
@@ -99,6 +100,10 @@ class TrainRequest(JobRequest):
     )
     base: Name | None = Field(default=None, description="name of a base; none: the server's")
     run: Name | None = Field(default=None, description="name of the run; none: the overlay's")
+    keep_as: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        default=None,
+        description="name under which the result is in the folder of models too, over a file that is there",
+    )
 
 
 class ResumeRequest(JobRequest):

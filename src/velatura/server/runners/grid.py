@@ -17,7 +17,7 @@ def run_grid(context: JobContext) -> None:
     assert isinstance(request, GridRequest)
     axes = [axis for axis in (request.x, request.y, request.z) if axis]
     goes_through_bases = any(is_base_axis(axis.name, request.recipe) for axis in axes)
-    base = None if goes_through_bases else models.base_of(request.recipe, request.base)
+    base = None if goes_through_bases else models.base_of(request.recipe, request.base, request.vae)
 
     def on_step(done: int, total: int) -> None:
         context.check()
@@ -44,7 +44,11 @@ def run_grid(context: JobContext) -> None:
     )
     save_page(result, pictures.path(stored).with_suffix(".html"))
     context.report_picture(stored)
-    context.finish({"pictures": [stored.id]})
+    kept = [stored]
+    if request.keeps_pictures:
+        cells = [cell for row in result.rows for cell in row]
+        kept += [context.save_picture(cell, number, request.ending) for number, cell in enumerate(cells, 1)]
+    context.finish({"pictures": [picture.id for picture in kept]})
 
 
 def _axis(axis: GridAxis | None) -> Axis | None:

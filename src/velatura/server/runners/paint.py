@@ -117,7 +117,7 @@ def prepare_pictures(request: PaintRequest, resources: JobResources, made: set[i
     """
     warnings: list[str] = []
     with redirect_warnings(warnings.append):
-        base = resources.models.base_of(request.recipes[0], request.base)
+        base = resources.models.base_of(request.recipes[0], request.base, request.vae)
         resolver = OverlayResolver(resources.models.library, None, lenient=request.lenient)
         init_image = open_init_image(request, resources.inputs)
         warn_of_unknown_words(base, request.recipes, resources.models.library)
@@ -174,7 +174,15 @@ def _shared_fields(request: PaintRequest) -> object:
         return recipe.replace(**texts, seed=None, variation_seed=None).model_dump_json()
 
     recipes = {without_text(recipe) for recipe in request.recipes}
-    return request.base, request.image, request.mask, request.mask_inverted, request.lenient, frozenset(recipes)
+    return (
+        request.base,
+        request.vae,
+        request.image,
+        request.mask,
+        request.mask_inverted,
+        request.lenient,
+        frozenset(recipes),
+    )
 
 
 def _run_batches(runner: BatchRunner, tasks: Sequence[PaintTask], max_pictures: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from velatura.base.base import Base
 from velatura.errors import AlreadyExists, BadOverlay, BadPlan, UnknownName
+from velatura.files import atomic_write
 from velatura.formats.open import open_overlay
 from velatura.formats.save import save
 from velatura.overlays.difference import Difference
@@ -99,10 +100,9 @@ def _make_overlay(context: JobContext, base: Base, request: TrainRequest, seed: 
     """Return the untrained overlay of a request, or the one that is trained further."""
     name, options = request.name or request.dataset, request.overlay
     fields: dict[str, Any] = options.model_dump(exclude={"kind"})
+    if isinstance(options, HypernetOptions | EmbeddingOptions) and fields.pop("start") is not None:
+        return _open_start(context, options, name)
     if isinstance(options, HypernetOptions):
-        start = fields.pop("start")
-        if start is not None:
-            return _open_start(context, options, name)
         return Hypernetwork.for_base(base, **fields, seed=seed, name=name)
     if isinstance(options, EmbeddingOptions):
         return Embedding.for_base(base, **fields, seed=seed, name=name)
@@ -116,15 +116,16 @@ def _make_overlay(context: JobContext, base: Base, request: TrainRequest, seed: 
     return PivotalLora.from_lora(lora, Embedding.for_base(base, name=word, vectors=vectors, initial=initial, seed=seed))
 
 
-def _open_start(context: JobContext, options: HypernetOptions, name: str) -> Hypernetwork:
-    """Open a hypernetwork of the library to train it further, and refuse options of a structure, which it has."""
+def _open_start(context: JobContext, options: HypernetOptions | EmbeddingOptions, name: str) -> Overlay:
+    """Open an overlay of the library to train it further, and refuse options of a structure, which it has."""
     assert options.start is not None
     given = options.model_fields_set - {"kind", "start"}
     if given:
         raise BadOverlay(f"{options.start} has a structure already, which start keeps: leave out {sorted(given)[0]}")
-    overlay = open_overlay(context.resources.models.library.path(options.start, "hypernet"))
-    if not isinstance(overlay, Hypernetwork):
-        raise BadOverlay(f"{options.start} is a {overlay.kind_name}, and start needs a hypernetwork: name one")
+    overlay = open_overlay(context.resources.models.library.path(options.start, options.kind))
+    if overlay.kind != options.kind:
+        wanted = Hypernetwork.kind_name if options.kind == Hypernetwork.kind else Embedding.kind_name
+        raise BadOverlay(f"{options.start} is a {overlay.kind_name}, and start needs a {wanted}: name one")
     overlay.card = overlay.card.replace(name=name)
     return overlay
 
@@ -182,8 +183,23 @@ def _finish(context: JobContext, base: Base, run: Run) -> None:
         assert isinstance(run.overlay, Difference)
         written = save_dreambooth(options.form, base, run.overlay, run.folder / f"{run.file.stem}-{options.form}")
         extra["model"] = written.name
+    if isinstance(context.request, TrainRequest) and context.request.keep_as is not None:
+        _keep(run, context.resources.folders.models / f"{context.request.keep_as}.pt")
     verdict = [hide_paths(line, context.resources.folders.roots) for line in str(run.verdict).splitlines()]
     context.finish(describe_run(run.folder) | extra | {"verdict": verdict})
+
+
+def _keep(run: Run, target: Path) -> None:
+    """Put the result into the folder of models as a .pt, with the optimizer's state if the run wrote it for A1111."""
+    for suffix in (".pt.optim", ".pt"):
+        source, copy = run.file.with_suffix(suffix), target.with_suffix(suffix)
+        if source.is_file():
+            with atomic_write(copy) as temporary:
+                temporary.write_bytes(source.read_bytes())
+        elif suffix == ".pt":
+            save(run.overlay, copy)
+        else:
+            copy.unlink(missing_ok=True)  # it belongs to the file that is replaced
 
 
 def describe_run(run_folder: Path) -> dict[str, object]:

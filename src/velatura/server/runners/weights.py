@@ -49,7 +49,7 @@ def run_merge(context: JobContext) -> None:
     saving = Saving.model_validate(
         {
             "dtype": request.dtype,
-            "vae": None if request.vae is None else context.resources.models.library.part_path(request.vae, "vae"),
+            "vae": None if request.vae is None else context.resources.models.library.entry(request.vae, "vae").path,
             "discard": request.discard,
             "config": request.config,
             "metadata": parse_fields(json.dumps(request.metadata)),

@@ -1,0 +1,239 @@
+"""Routes of images that are there: upscale, read the recipe inside, describe."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from velatura.errors import VelaturaError
+from velatura.sampling.recipe.infotext import read_infotext
+from velatura.server.a1111.answers import encode_image
+from velatura.server.a1111.errors import PlainJson, a1111_not_found
+from velatura.server.a1111.infotext_parameters import infotext_parameters
+from velatura.server.a1111.schemas import A1111Request
+from velatura.server.errors import ApiError
+from velatura.server.inputs import DATA_URL, ENDINGS, check_picture, decode_base64
+from velatura.server.jobs.base_requests import DescribeRequest
+from velatura.server.jobs.job import ServerJob
+from velatura.server.settings import ServerSettings
+from velatura.server.state import ServerState, State
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
+
+NO_UPSCALER = "None"
+CAPTIONERS = {"clip": ("tiny", "blip"), "deepdanbooru": ("wd14", "wd14"), "deepbooru": ("wd14", "wd14")}
+INFOTEXT_CHUNKS = {"parameters", "exif", "icc_profile", "xmp", "photoshop"}
+
+
+class ExtrasRequest(A1111Request):
+    """How images are upscaled."""
+
+    resize_mode: int = Field(default=0, ge=0, le=1)
+    show_extras_results: bool = True
+    gfpgan_visibility: float = Field(default=0, ge=0, le=1)
+    codeformer_visibility: float = Field(default=0, ge=0, le=1)
+    codeformer_weight: float = Field(default=0, ge=0, le=1)
+    upscaling_resize: float = Field(default=2, ge=1, le=8)
+    upscaling_resize_w: int = Field(default=512, ge=1)
+    upscaling_resize_h: int = Field(default=512, ge=1)
+    upscaling_crop: bool = True
+    upscaler_1: str = NO_UPSCALER
+    upscaler_2: str = NO_UPSCALER
+    extras_upscaler_2_visibility: float = Field(default=0, ge=0, le=1)
+    upscale_first: bool = False
+
+
+class ExtrasImageRequest(ExtrasRequest):
+    """An image to upscale."""
+
+    image: str = ""
+
+
+class ExtrasFile(BaseModel):
+    """One of several images."""
+
+    data: str
+    name: str = ""
+
+
+class ExtrasBatchRequest(ExtrasRequest):
+    """Images to upscale."""
+
+    imageList: list[ExtrasFile] = Field(max_length=100)  # noqa: N815  # A1111's name
+
+
+class PngInfoRequest(A1111Request):
+    """An image with a recipe inside."""
+
+    image: str
+
+
+class InterrogationRequest(A1111Request):
+    """An image to describe, and by what."""
+
+    image: str = ""
+    model: str = "clip"
+
+
+@router.post("/extra-single-image")
+def upscale_image(state: State, request: ExtrasImageRequest) -> PlainJson:
+    """Upscale an image."""
+    image = upscale(read_image(request.image, "image"), request, state.settings)
+    return PlainJson({"html_info": _html_info(request), "image": encode_image(image)})
+
+
+@router.post("/extra-batch-images")
+def upscale_images(state: State, request: ExtrasBatchRequest) -> PlainJson:
+    """Upscale images."""
+    images = [upscale(read_image(file.data, "imageList"), request, state.settings) for file in request.imageList]
+    return PlainJson({"html_info": _html_info(request), "images": [encode_image(image) for image in images]})
+
+
+@router.post("/png-info")
+def read_picture_info(request: PngInfoRequest) -> PlainJson:
+    """Return the recipe inside an image: as a text, and as the fields that A1111 reads from it."""
+    from velatura.sampling.recipe.metadata import read_image_infotext
+
+    if not request.image.strip():
+        return PlainJson({"info": "", "items": {}, "parameters": {}})
+    data = decode_base64(_without_spaces(request.image), "image")
+    ending = check_picture(data, "image")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"image{ending}"
+        path.write_bytes(data)
+        try:
+            infotext = read_image_infotext(path) or ""
+        except VelaturaError:  # metadata of a program that is not read
+            infotext = ""
+    parameters = infotext_parameters(*read_infotext(infotext)) if infotext else {}
+    return PlainJson({"info": infotext, "items": _chunks(data), "parameters": parameters})
+
+
+@router.post("/interrogate")
+async def interrogate(state: State, request: InterrogationRequest) -> PlainJson:
+    """Describe an image in words."""
+    if not request.image.strip():
+        raise a1111_not_found("Image not found")
+    if request.model not in CAPTIONERS:
+        raise a1111_not_found("Model not found")
+    job = await run_in_threadpool(_submit_interrogation, state, request)
+    job = await state.jobs.wait(job.id)
+    if job.error is not None:
+        raise ApiError(500 if job.error.code == "internal" else 422, job.error.code, job.error.message)
+    return PlainJson({"caption": job.result.get("caption", "")})
+
+
+def _submit_interrogation(state: ServerState, request: InterrogationRequest) -> ServerJob:
+    of_tiny, of_others = CAPTIONERS[request.model]
+    captioner = of_tiny if state.settings.base == "tiny" else of_others
+    job = DescribeRequest(image=_without_spaces(request.image), captioner=captioner)
+    return state.submit(job, request.unknown_fields())
+
+
+def read_image(text: str, field: str) -> Image:
+    """Return the image that a request has as base64.
+
+    Raises:
+        ApiError: It is not an image.
+    """
+    from PIL import Image, ImageOps
+
+    if text.startswith(("http://", "https://")):
+        message = "images by their addresses are not fetched: send the file's bytes as base64"
+        raise ApiError(422, "address_refused", message, field)
+    data = decode_base64(_without_spaces(text), field)
+    check_picture(data, field)
+    with Image.open(io.BytesIO(data), formats=list(ENDINGS)) as image:
+        return ImageOps.exif_transpose(image).copy()
+
+
+def upscale(image: Image, request: ExtrasRequest, settings: ServerSettings) -> Image:
+    """Return an image upscaled as a request says; with a second upscaler both are mixed.
+
+    Raises:
+        ApiError: The result would be too large.
+        UnknownName: There is no such upscaler.
+    """
+    from PIL import Image as PilImage
+
+    size = _target_size(image, request)
+    if size[0] * size[1] > settings.max_picture_pixels * 4:
+        raise ApiError(413, "too_large", f"the image would have {size[0] * size[1]:,} pixels: upscale it less")
+    mode = "RGBA" if "A" in image.getbands() else "RGB"
+    image = image.convert(mode)
+    if request.upscaler_1 == NO_UPSCALER:
+        return image
+    upscaled = _resize(image, request.upscaler_1, size)
+    if request.upscaler_2 != NO_UPSCALER and request.extras_upscaler_2_visibility > 0:
+        second = _resize(image, request.upscaler_2, size)
+        upscaled = PilImage.blend(upscaled, second, request.extras_upscaler_2_visibility)
+    if request.resize_mode == 1 and request.upscaling_crop:
+        left = (upscaled.width - request.upscaling_resize_w) // 2
+        top = (upscaled.height - request.upscaling_resize_h) // 2
+        box = (left, top, left + request.upscaling_resize_w, top + request.upscaling_resize_h)
+        upscaled = upscaled.crop(box)
+    return upscaled
+
+
+def _target_size(image: Image, request: ExtrasRequest) -> tuple[int, int]:
+    """Return the size to upscale to: so many times the image's, or the least that covers the wanted one."""
+    factor = request.upscaling_resize
+    if request.resize_mode == 1:
+        factor = max(request.upscaling_resize_w / image.width, request.upscaling_resize_h / image.height)
+        return (
+            (
+                max(round(image.width * factor), request.upscaling_resize_w),
+                max(round(image.height * factor), request.upscaling_resize_h),
+            )
+            if request.upscaling_crop
+            else (round(image.width * factor) or 1, round(image.height * factor) or 1)
+        )
+    return int(image.width * factor), int(image.height * factor)
+
+
+def _resize(image: Image, upscaler: str, size: tuple[int, int]) -> Image:
+    from velatura.errors import UnknownName
+    from velatura.sampling.hires import PIXEL_UPSCALERS
+
+    names = {name.lower(): name for name in PIXEL_UPSCALERS}
+    if upscaler.lower() not in names:
+        raise UnknownName.with_suggestions("upscaler", upscaler[:100], PIXEL_UPSCALERS)
+    return image.resize(size, PIXEL_UPSCALERS[names[upscaler.lower()]])
+
+
+def _html_info(request: ExtrasRequest) -> str:
+    """Return what a page would show: what the request asks for and does not get."""
+    from html import escape
+
+    warnings = request.unknown_fields()
+    if request.gfpgan_visibility or request.codeformer_visibility:
+        warnings.append("there is no face restorer: faces are as they were")
+    return "".join(f"<p>{escape(warning)}</p>" for warning in warnings)
+
+
+def _chunks(data: bytes) -> dict[str, str]:
+    """Return the texts inside an image by their names, except the recipe."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=list(ENDINGS)) as image:
+        image.load()
+        return {
+            str(name): value
+            for name, value in image.info.items()
+            if isinstance(value, str) and str(name) not in INFOTEXT_CHUNKS
+        }
+
+
+def _without_spaces(text: str) -> str:
+    """Return base64 without line breaks, which some encoders put in."""
+    head = DATA_URL.match(text)
+    return text if head else "".join(text.split())

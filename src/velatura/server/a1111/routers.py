@@ -1,0 +1,29 @@
+"""The routers of A1111's API, one for a group of routes."""
+
+from __future__ import annotations
+
+from velatura.server.a1111 import (
+    generation,
+    images,
+    lists,
+    merging,
+    models,
+    options,
+    progress,
+    scripts,
+    styles,
+    training,
+)
+
+ROUTERS = (
+    generation.router,
+    progress.router,
+    options.router,
+    lists.router,
+    models.router,
+    styles.router,
+    images.router,
+    scripts.router,
+    training.router,
+    merging.router,
+)
