@@ -5,10 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -66,11 +71,34 @@ def a1111(client: TestClient, state: ServerState) -> Iterator[A1111Client]:
 
 
 @pytest.fixture(scope="session")
+def port(client: TestClient) -> Iterator[int]:
+    """Port at which the running server answers programs that need a socket."""
+    config = uvicorn.Config(client.app, host="127.0.0.1", port=0, lifespan="off", log_level="warning", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    [socket] = server.servers[0].sockets
+    yield socket.getsockname()[1]
+    server.should_exit = True
+    thread.join(10)
+
+
+def page_text() -> str:
+    """Return the page about A1111's API."""
+    return (Path(__file__).parents[3] / "docs" / "a1111-api.md").read_text("utf-8")
+
+
+def page_blocks(language: str, port: int) -> list[str]:
+    """Return the code of a language in docs/a1111-api.md, for a server at a port."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", page_text(), re.MULTILINE | re.DOTALL)
+    return [block.replace("7860", str(port)) for block in blocks]
+
+
+@pytest.fixture(scope="session")
 def gradient() -> Image.Image:
     """An image in which every place has another colour."""
     image = Image.new("RGB", (64, 64))
     image.putdata([(4 * x, 4 * y, 128) for y in range(64) for x in range(64)])
     return image
-
-
-Paint = Callable[..., tuple[list[Image.Image], dict[str, Any]]]

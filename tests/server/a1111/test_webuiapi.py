@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
-import uvicorn
-from fastapi.testclient import TestClient
 from PIL import Image, ImageChops
+
+from tests.server.a1111.conftest import page_blocks
 
 pytestmark = pytest.mark.slow  # they may install a package
 
@@ -41,18 +39,9 @@ def webuiapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
-def api(webuiapi: ModuleType, client: TestClient) -> Iterator[Any]:
+def api(webuiapi: ModuleType, port: int) -> Any:
     """webuiapi's client of the running server, over a socket."""
-    config = uvicorn.Config(client.app, host="127.0.0.1", port=0, lifespan="off", log_level="warning", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    [socket] = server.servers[0].sockets
-    yield webuiapi.WebUIApi(host="127.0.0.1", port=socket.getsockname()[1], sampler="Euler", steps=1)
-    server.should_exit = True
-    thread.join(10)
+    return webuiapi.WebUIApi(host="127.0.0.1", port=port, sampler="Euler", steps=1)
 
 
 def test_pictures(api, webuiapi):
@@ -137,3 +126,10 @@ def test_settings_and_progress(api):
 def test_a_mistake_is_raised(api):
     with pytest.raises(RuntimeError):
         api.txt2img(prompt="a house", sampler_name="no such sampler", **SMALL)
+
+
+def test_the_pages_python_runs(webuiapi, port, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in page_blocks("py", port):
+        exec(compile(block, "docs/a1111-api.md", "exec"), {})
+    assert Image.open(tmp_path / "snow.png").size == (64, 64)

@@ -14,6 +14,7 @@ from velatura.sampling.recipe.expand import draw_missing_seed, increment_seeds
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.server.a1111.answers import grid_image, picture_info, read_base64
 from velatura.server.a1111.errors import PlainJson, a1111_not_found
+from velatura.server.a1111.lists import read_library_styles
 from velatura.server.a1111.progress import remember_task
 from velatura.server.a1111.recipes import fill_from_infotext, make_recipe
 from velatura.server.a1111.schemas import Img2ImgRequest, PictureRequest, PicturesAnswer, Txt2ImgRequest
@@ -26,7 +27,6 @@ from velatura.server.a1111.settings import (
     known_options,
     store_options,
 )
-from velatura.server.a1111.styles import read_library_styles
 from velatura.server.errors import ApiError
 from velatura.server.inputs import DATA_URL
 from velatura.server.jobs.job import ServerJob

@@ -1,9 +1,11 @@
-"""Routes that list what there is: samplers, schedulers, upscalers, scripts, flags, memory."""
+"""Routes that list what there is: samplers, schedulers, upscalers, styles, flags, memory."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
+from velatura.errors import BadFile
+from velatura.prompts.styles import Style, read_styles
 from velatura.sampling.recipe.sampler_names import (
     SAMPLER_ALIASES,
     SAMPLER_NAMES,
@@ -12,12 +14,14 @@ from velatura.sampling.recipe.sampler_names import (
     name_key,
 )
 from velatura.server.a1111.errors import PlainJson
-from velatura.server.state import State
+from velatura.server.state import ServerState, State
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
 DEFAULT_RHO = {"Karras": 7.0, "Polyexponential": 1.0}
 NEEDS_MODEL_LEVELS = {"Uniform", "SGM Uniform", "Simple", "Normal", "DDIM", "Beta"}
+STYLE_FILE = "styles.csv"
+MAX_STYLE_BYTES = 2**22
 UPSCALER_SCALE = 4  # which A1111 gives for those that take any
 
 
@@ -139,3 +143,32 @@ def get_memory(state: State) -> PlainJson:
         cuda[name] = {"current": stats[f"{key}.all.current"], "peak": stats[f"{key}.all.peak"]}
     cuda["events"] = {"retries": stats["num_alloc_retries"], "oom": stats["num_ooms"]}
     return PlainJson({"ram": ram, "cuda": cuda})
+
+
+@router.get("/prompt-styles")
+def list_styles(state: State) -> list[dict[str, str]]:
+    """List the styles."""
+    return [
+        {"name": style.name, "prompt": style.prompt, "negative_prompt": style.negative}
+        for style in read_library_styles(state).values()
+    ]
+
+
+def read_library_styles(state: ServerState) -> dict[str, Style]:
+    """Return the styles of all folders by name, those of the folder given first before others.
+
+    Raises:
+        BadFile: A table is damaged.
+    """
+    styles: dict[str, Style] = {}
+    for folder in (*state.folders.library, state.folders.out):
+        path = folder / STYLE_FILE
+        if not path.is_file():
+            continue
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_STYLE_BYTES).decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError):
+            raise BadFile(f"{path} cannot be read as a text in UTF-8: save it again") from None
+        styles = read_styles(text) | styles
+    return styles

@@ -8,20 +8,18 @@ from velatura.server.a1111 import (
     lists,
     merging,
     models,
-    options,
     progress,
     scripts,
-    styles,
+    settings,
     training,
 )
 
 ROUTERS = (
     generation.router,
     progress.router,
-    options.router,
+    settings.router,
     lists.router,
     models.router,
-    styles.router,
     images.router,
     scripts.router,
     training.router,
