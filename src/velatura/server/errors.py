@@ -103,6 +103,7 @@ def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[
     roots = tuple(roots)
 
     def answer(request: Request, status: int, detail: ErrorDetail, headers: Mapping[str, str] | None = None):
+        detail = detail.model_copy(update={"message": _encodable(detail.message), "field": _encodable(detail.field)})
         shape = next((shape for start, shape in shapes.items() if request.url.path.startswith(start)), None)
         content = shape(status, detail) if shape else ErrorAnswer(error=detail).model_dump()
         return JSONResponse(content, status, headers=dict(headers or {}))
@@ -133,6 +134,11 @@ def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(Exception, on_crash)
+
+
+def _encodable(text: str | None) -> str | None:
+    """Return a text with question marks in place of lone surrogates, which a client may send and UTF-8 does not have."""
+    return text and text.encode("utf-8", "replace").decode()
 
 
 def _first_fault(error: RequestValidationError) -> ErrorDetail:

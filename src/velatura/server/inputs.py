@@ -113,6 +113,8 @@ def check_picture(data: bytes | BinaryIO, field: str | None = None, max_pixels: 
     """
     from PIL import Image, UnidentifiedImageError
 
+    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
     try:
         source = io.BytesIO(data) if isinstance(data, bytes) else data
         with Image.open(source, formats=list(ENDINGS)) as image:
@@ -123,8 +125,8 @@ def check_picture(data: bytes | BinaryIO, field: str | None = None, max_pixels: 
                 )
             image.load()
             return ENDINGS[str(image.format)]
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, Image.DecompressionBombError):
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, *bombs) as error:
+        if isinstance(error, bombs):
             raise ApiError(413, "too_large", "the image has too many pixels: shrink it", field) from None
         raise ApiError(
             422, "bad_image", "the image cannot be read: send a whole .png, .jpg or .webp file", field

@@ -42,7 +42,7 @@ BAD_IMAGES = {
     "empty": "",
     "not base64": "%%%",
     "no image": base64.b64encode(b"hello").decode(),
-    "cut": to_base64(Image.new("RGB", (64, 64)))[:100],
+    "cut": to_base64(Image.new("RGB", (64, 64)))[:60],
     "60000 x 60000": png_bomb(60_000, 60_000),
     "10000 x 10000": png_bomb(10_000, 10_000),
     "0 x 5": png_bomb(0, 5),
@@ -144,7 +144,7 @@ def test_images_with_much_text_or_few_pixels(client):
         for mode in (0, 1):
             post(client, "extra-single-image", {"image": image, "upscaler_1": "Lanczos", "resize_mode": mode})
         post(client, "img2img", {**SMALL, "init_images": [image], "mask": image})
-    body = {"image": to_base64(Image.new("RGB", (4000, 4000))), "upscaler_1": "Lanczos", "upscaling_resize": 8}
+    body = {"image": to_base64(Image.new("RGB", (1000, 1000))), "upscaler_1": "Lanczos", "upscaling_resize": 8}
     assert post(client, "extra-single-image", body).status_code == 413
     body |= {"resize_mode": 1, "upscaling_resize_w": 10**9, "upscaling_resize_h": 10**9}
     assert post(client, "extra-single-image", body).status_code == 413
@@ -152,7 +152,7 @@ def test_images_with_much_text_or_few_pixels(client):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
 def test_images_of_every_mode(client, mode):
-    image = to_base64(Image.new(mode, (64, 64)))
+    image = to_base64(Image.new("L", (64, 64), 255).convert(mode))
     for fields in ({"init_images": [image]}, {"init_images": [image], "mask": image}):
         assert post(client, "img2img", {**SMALL, **fields}).status_code == 200
     assert post(client, "extra-single-image", {"image": image, "upscaler_1": "Lanczos"}).status_code == 200

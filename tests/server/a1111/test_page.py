@@ -12,7 +12,8 @@ from tests.server.a1111.conftest import page_blocks, page_text
 def test_the_pages_commands_run(port, tmp_path):
     for block in page_blocks("sh", port):
         subprocess.run(["bash", "-ec", block], check=True, capture_output=True, cwd=tmp_path, timeout=120)
-    assert Image.open(tmp_path / "house.png").text["parameters"].startswith("a red house on a beach")
+    with Image.open(tmp_path / "house.png") as image:
+        assert image.text["parameters"].startswith("a red house on a beach")
     assert '"images":["' in (tmp_path / "styled.json").read_text("utf-8")
 
 

@@ -42,7 +42,7 @@ def test_a_hypernetwork_is_created_and_trained(a1111, state):
     answer = a1111.post("create/hypernetwork", name="dusk", enable_sizes=["96", "64"], **fields, **dropout)
     assert answer == {"info": "create hypernetwork filename: dusk.pt"}
     structure = velatura.open_overlay(state.folders.models / "dusk.pt").structure
-    assert (structure.widths, structure.layers, structure.activation) == ((64, 96), (1, 2, 1), "relu")
+    assert (structure.widths, structure.layers, structure.activation) == ((96, 64), (1, 2, 1), "relu")
     assert structure.dropout == (0, 0.05, 0)
     fields = {"hypernetwork_name": "dusk", "learn_rate": "1e-3", "save_hypernetwork_every": 0, **TRAINING}
     answer = a1111.post("train/hypernetwork", **fields)

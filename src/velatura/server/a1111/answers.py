@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from velatura.errors import VelaturaError, ignore_warnings
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.server.a1111.errors import finite
 from velatura.server.a1111.schemas import Img2ImgRequest, PictureRequest
@@ -58,8 +59,11 @@ def picture_info(
         has_grid_first: The first image of the answer is a grid.
     """
     recipes = [Recipe.model_validate(picture.recipe) for picture in pictures] or [recipe]
-    first = recipes[0]
     infotexts = [infotext_of(state, picture, made) for picture, made in zip(pictures, recipes, strict=False)]
+    if request.script_name and infotexts:  # a grid has the recipe of all its pictures, and the infotext of the first
+        with ignore_warnings():
+            recipes[0] = Recipe.from_infotext(infotexts[0])
+    first = recipes[0]
     if has_grid_first and infotexts and len(infotexts) == len(pictures) > 1:
         infotexts = [infotexts[0], *infotexts]
     seed_size = first.seed_size or (-1, -1)
@@ -103,7 +107,6 @@ def picture_info(
 
 def infotext_of(state: ServerState, picture: StoredPicture, recipe: Recipe) -> str:
     """Return the infotext inside a picture's file, which for a grid says more than its recipe."""
-    from velatura.errors import VelaturaError
     from velatura.sampling.recipe.metadata import read_image_infotext
 
     try:

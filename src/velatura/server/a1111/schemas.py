@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 MAX_NAMED_FIELDS = 20
 MAX_NAME_LENGTH = 80
@@ -14,6 +15,16 @@ class A1111Request(BaseModel):
     """A request of A1111's API: unknown fields are accepted, and named in warnings."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_surrogates(cls, values: Any) -> Any:
+        """Refuse characters that are half of a pair: neither the database nor a picture can hold them."""
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text is not valid Unicode: write it in UTF-8") from None
+        return values
 
     def unknown_fields(self) -> list[str]:
         """Return warnings of the fields that nobody reads."""

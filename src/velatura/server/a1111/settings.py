@@ -141,7 +141,7 @@ def checked_options(state: ServerState, changes: Mapping[str, JsonValue]) -> tup
     checked: dict[str, JsonValue] = {}
     for name, value in changes.items():
         if name == CHECKPOINT:
-            if value not in {None, ""}:
+            if value is not None and value != "":
                 checked[name] = checkpoint_title(state, _text(name, value))
         elif name in OPTION_DEFAULTS:
             checked[name] = _check_option(state, name, value)
