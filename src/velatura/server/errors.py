@@ -137,7 +137,7 @@ def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[
 
 
 def _encodable(text: str | None) -> str | None:
-    """Return a text with question marks in place of lone surrogates, which a client may send and UTF-8 does not have."""
+    """Return a text with question marks in place of lone surrogates, which UTF-8 does not have."""
     return text and text.encode("utf-8", "replace").decode()
 
 

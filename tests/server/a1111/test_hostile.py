@@ -172,6 +172,7 @@ ROUTES = [
     "train/hypernetwork",
     "checkpoint-merger",
 ]
+DEEP = b'{"script_args":' + b"[" * 9000 + b"]" * 9000 + b"}"
 BODIES = [
     b"",
     b"null",
@@ -182,7 +183,7 @@ BODIES = [
     b'{"a":',
     b"\xff\xfe",
     b"[" * 20_000,
-    b'{"script_args":' + b"[" * 9000 + b"]" * 9000 + b"}",
+    DEEP,
     b"NaN",
 ]
 

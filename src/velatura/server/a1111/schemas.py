@@ -23,11 +23,12 @@ class A1111Request(BaseModel):
         """Refuse characters that are half of a pair: neither the database nor a picture can hold them."""
         if not isinstance(values, Mapping):
             return values
+        fields: Mapping[str, Any] = values  # pyright: ignore[reportUnknownVariableType]
         try:
-            json.dumps(values, ensure_ascii=False).encode()
+            json.dumps(fields, ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError):
             raise ValueError("a text is not valid Unicode, or lists are too deep: write it in UTF-8") from None
-        return values
+        return fields
 
     def unknown_fields(self) -> list[str]:
         """Return warnings of the fields that nobody reads."""

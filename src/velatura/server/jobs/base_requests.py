@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from velatura.server.jobs.dataset_requests import Captioner
+from velatura.server.jobs.dataset_requests import CaptionerName
 from velatura.server.jobs.requests import ImageText, JobRequest, Name
 from velatura.server.jobs.training_requests import EmbeddingOptions, HypernetOptions
 
@@ -26,7 +26,7 @@ class DescribeRequest(JobRequest):
 
     kind: Literal["describe"] = "describe"
     image: ImageText
-    captioner: Captioner = Field(default="tiny", description="tiny, blip or wd14")
+    captioner: CaptionerName = Field(default="tiny", description="tiny, blip or wd14")
     threshold: float | None = Field(default=None, ge=0, le=1)
 
 
