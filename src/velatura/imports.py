@@ -9,25 +9,44 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
 from typing import Any, cast
 
 # diffusers imports peft wherever it is installed, for adapters, which velatura reads without it
 UNUSED_LIBRARIES = ("peft",)
+MODEL_MODULES = (
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "transformers.models.clip.modeling_clip",
+)
 IS_OWN_PROCESS = ContextVar("IS_OWN_PROCESS", default=False)
 
 
 @contextmanager
 def pause_garbage_collection() -> Generator[None]:
-    """Collect no garbage while modules are imported and models are built; afterwards it is collected as before."""
+    """Collect no garbage while modules are imported; afterwards it is collected as before.
+
+    In a process of velatura's own, later searches pass over what is in memory then, as long as no model can be open.
+    """
     was_enabled = gc.isenabled()
+    has_models = MODEL_MODULES[0] in sys.modules
     gc.disable()
     try:
         yield
     finally:
-        if IS_OWN_PROCESS.get():
-            gc.freeze()  # modules and models stay until the end: later searches pass over them
+        if IS_OWN_PROCESS.get() and not has_models:
+            gc.freeze()
         if was_enabled:
             gc.enable()
+
+
+@cache
+def import_model_libraries() -> None:
+    """Import diffusers and transformers with the classes of a base's models, once and with no collection of garbage."""
+    with pause_garbage_collection():
+        for name in MODEL_MODULES:
+            import_module(name)
 
 
 @contextmanager

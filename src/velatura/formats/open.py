@@ -27,7 +27,6 @@ from velatura.formats.hypernetworks import hns
 from velatura.formats.loras import read_lora
 from velatura.formats.parts import assemble
 from velatura.formats.parts.assemble import PartPaths, explain_lone_part
-from velatura.imports import pause_garbage_collection
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state_dict, open_tensors
 
@@ -150,41 +149,40 @@ def open_base(
     opened_from = str(local_path.absolute() if reference is None else path)
     # the hub's cache names folders by the hashes of their commits
     name = "" if reference is None else reference.name
-    with pause_garbage_collection():
-        if parts.is_replaced:
-            base = assemble.read(
-                parts,
-                destination,
-                name=name if unet is None else "",
-                prediction_type=prediction_type,
-                zero_snr=zero_snr,
-                opened_from=opened_from,
+    if parts.is_replaced:
+        base = assemble.read(
+            parts,
+            destination,
+            name=name if unet is None else "",
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
+    elif local_path.is_dir():
+        if weights != "last":
+            raise UnsupportedBase(
+                f"{local_path} is a folder, which holds one kind of weights: leave out weights={weights!r}"
             )
-        elif local_path.is_dir():
-            if weights != "last":
-                raise UnsupportedBase(
-                    f"{local_path} is a folder, which holds one kind of weights: leave out weights={weights!r}"
-                )
-            base = diffusers_folder.read(
-                local_path,
-                destination,
-                name=name,
-                prediction_type=prediction_type,
-                zero_snr=zero_snr,
-                opened_from=opened_from,
-            )
-        else:
-            contents, vae_contents = _open_checkpoint(local_path)
-            base = single_file.read(
-                contents,
-                destination,
-                vae=vae_contents,
-                weights=weights,
-                prediction_type=prediction_type,
-                zero_snr=zero_snr,
-                opened_from=opened_from,
-            )
-            warn_of_metadata(contents, "checkpoint", {base.family.name})
+        base = diffusers_folder.read(
+            local_path,
+            destination,
+            name=name,
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
+    else:
+        contents, vae_contents = _open_checkpoint(local_path)
+        base = single_file.read(
+            contents,
+            destination,
+            vae=vae_contents,
+            weights=weights,
+            prediction_type=prediction_type,
+            zero_snr=zero_snr,
+            opened_from=opened_from,
+        )
+        warn_of_metadata(contents, "checkpoint", {base.family.name})
     base.forced_prediction = prediction_type
     return base.offload(compute_device) if offload else base.to()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from velatura.base.text_encoder import CONTEXT_LENGTH
 from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.clip_vocabulary import BOS_TOKEN, CLIP_VOCAB_SIZE, EOS_TOKEN, load_clip_vocabulary
+from velatura.imports import import_model_libraries
 from velatura.tensors import DAMAGED_FILE_ERRORS
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _build_from_header(name: str, text: str, vocab_size: int) -> CLIPTokenizer:
 
 
 def _tokenizer_class() -> Any:  # Any: its factories have no return types
+    import_model_libraries()
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer

@@ -11,6 +11,7 @@ import torch
 
 from velatura.formats.checkpoints.ldm_config import ModelConfig
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSources, load_model
+from velatura.imports import import_model_libraries
 from velatura.tensors import Contents
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def build_unet(
     config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
 ) -> UNet2DConditionModel:
     """Build a UNet and load its tensors (see `load_model`)."""
+    import_model_libraries()
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     model_class: Any = UNet2DConditionModel
@@ -35,6 +37,7 @@ def build_vae(
     config: ModelConfig, sources: TensorSources, contents: Contents, destination: Destination
 ) -> AutoencoderKL:
     """Build an autoencoder and load its tensors (see `load_model`)."""
+    import_model_libraries()
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     model_class: Any = AutoencoderKL
@@ -55,6 +58,7 @@ def build_text_encoder(
         destination: Precision and device of the tensors.
         has_projection: Build the text encoder with the projection that gives pooled embeddings, as SDXL's second has.
     """
+    import_model_libraries()
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     clip_config = CLIPTextConfig(**config)

@@ -19,6 +19,7 @@ from velatura.formats.checkpoints.ldm_config import (
     unet_config,
     vae_config,
 )
+from velatura.imports import import_model_libraries
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -170,6 +171,7 @@ def _non_default_config(part: str, config: Mapping[str, Any], from_shapes: Model
 
 def _defaults(part: str) -> ModelConfig:
     """Return the library's default settings of a model: "unet", "vae" or "text"."""
+    import_model_libraries()
     if part == "text":
         from transformers import CLIPTextConfig
 

@@ -29,6 +29,7 @@ from velatura.formats.checkpoints.ldm_families import TEXT_ENCODER_LAYOUTS, Text
 from velatura.formats.checkpoints.ldm_text import TEXT_MODEL_PREFIX
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
 from velatura.formats.json_files import read_json_object
+from velatura.imports import import_model_libraries
 from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, meta_tensors
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def _read_tokenizer(path: Path, index: int, vocab_size: int) -> CLIPTokenizer:
     folder = path / _numbered("tokenizer", index)
     if not folder.is_dir():
         return vocabulary.find_tokenizer(path / INDEX_FILE, {}, vocab_size, pads_with_zero=index > 0)
+    import_model_libraries()
     from transformers import CLIPTokenizer
 
     tokenizer_class: Any = CLIPTokenizer
