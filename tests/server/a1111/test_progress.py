@@ -84,3 +84,13 @@ def test_a_waiting_task_is_queued(a1111, client, state):
 def test_an_unknown_task_waits(client, task):
     answer = client.post("/internal/progress", json={"id_task": task}).json()
     assert (answer["active"], answer["queued"], answer["completed"]) == (False, False, False)
+
+
+def test_a_request_that_the_servers_end_puts_off_is_told_so(state):
+    from velatura.server.a1111.answers import check_finished
+    from velatura.server.errors import ApiError
+
+    job = state.jobs.queue.list(limit=1)[0]
+    check_finished(job)
+    with pytest.raises(ApiError, match="goes on when it is started again"):
+        check_finished(job.model_copy(update={"state": "queued"}))

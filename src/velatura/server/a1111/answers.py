@@ -14,7 +14,8 @@ from velatura.errors import VelaturaError, ignore_warnings
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.server.a1111.errors import finite
 from velatura.server.a1111.schemas import Img2ImgRequest, PictureRequest
-from velatura.server.errors import not_found
+from velatura.server.errors import ApiError, not_found
+from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.pictures import StoredPicture
 from velatura.server.state import ServerState
 
@@ -103,6 +104,20 @@ def picture_info(
         "warnings": list(warnings),
     }
     return json.dumps(finite(info))
+
+
+def check_finished(job: ServerJob) -> None:
+    """Raise the error of a job that failed, or of one that the server's end puts off.
+
+    Raises:
+        ApiError: The job has no result.
+    """
+    if job.error is not None:
+        status = 500 if job.error.code == "internal" else 422
+        raise ApiError(status, job.error.code, job.error.message, job.error.field)
+    if not job.has_ended:
+        message = "the server ends: the job goes on when it is started again"
+        raise ApiError(503, "server_ends", message)
 
 
 def infotext_of(state: ServerState, picture: StoredPicture, recipe: Recipe) -> str:

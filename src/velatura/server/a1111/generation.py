@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from velatura.errors import ignore_warnings
 from velatura.sampling.recipe.expand import draw_missing_seed, increment_seeds
 from velatura.sampling.recipe.recipe import Recipe
-from velatura.server.a1111.answers import grid_image, picture_info, read_base64
+from velatura.server.a1111.answers import check_finished, grid_image, picture_info, read_base64
 from velatura.server.a1111.errors import PlainJson, a1111_not_found
 from velatura.server.a1111.lists import read_library_styles
 from velatura.server.a1111.progress import remember_task
@@ -201,9 +201,7 @@ def _answer(state: ServerState, assignment: Assignment, jobs: Sequence[ServerJob
         ApiError: A job failed.
     """
     for job in jobs:
-        if job.error is not None:
-            status = 500 if job.error.code == "internal" else 422
-            raise ApiError(status, job.error.code, job.error.message, job.error.field)
+        check_finished(job)
     request = assignment.request
     pictures = _in_batch_order([state.pictures.of_job(job.id) for job in jobs])
     files = [state.pictures.path(picture) for picture in pictures]

@@ -13,10 +13,11 @@ from starlette.concurrency import run_in_threadpool
 
 from velatura.errors import VelaturaError
 from velatura.sampling.recipe.infotext import read_infotext
-from velatura.server.a1111.answers import encode_image
+from velatura.server.a1111.answers import check_finished, encode_image
 from velatura.server.a1111.errors import PlainJson, a1111_not_found
 from velatura.server.a1111.infotext_parameters import infotext_parameters
 from velatura.server.a1111.schemas import A1111Request
+from velatura.server.a1111.settings import known_options
 from velatura.server.errors import ApiError
 from velatura.server.inputs import DATA_URL, ENDINGS, check_picture, decode_base64
 from velatura.server.jobs.base_requests import DescribeRequest
@@ -127,16 +128,21 @@ async def interrogate(state: State, request: InterrogationRequest) -> PlainJson:
         raise a1111_not_found("Model not found")
     job = await run_in_threadpool(_submit_interrogation, state, request)
     job = await state.jobs.wait(job.id)
-    if job.error is not None:
-        raise ApiError(500 if job.error.code == "internal" else 422, job.error.code, job.error.message)
+    check_finished(job)
     return PlainJson({"caption": job.result.get("caption", "")})
 
 
 def _submit_interrogation(state: ServerState, request: InterrogationRequest) -> ServerJob:
     of_tiny, of_others = CAPTIONERS[request.model]
     captioner = of_tiny if state.settings.base == "tiny" else of_others
-    job = DescribeRequest(image=_without_spaces(request.image), captioner=captioner)
+    threshold = None if captioner in {"tiny", "blip"} else _threshold(state)
+    job = DescribeRequest(image=_without_spaces(request.image), captioner=captioner, threshold=threshold)
     return state.submit(job, request.unknown_fields())
+
+
+def _threshold(state: ServerState) -> float:
+    """Return the least probability of a tag, by the settings."""
+    return min(1.0, max(0.0, float(str(known_options(state)["interrogate_deepbooru_score_threshold"]))))
 
 
 def read_image(text: str, field: str) -> Image:
@@ -161,7 +167,7 @@ def upscale(image: Image, request: ExtrasRequest, settings: ServerSettings) -> I
 
     Raises:
         ApiError: The result would be too large.
-        UnknownName: There is no such upscaler.
+        UnknownName: The upscaler does not exist.
     """
     from PIL import Image as PilImage
 
@@ -216,7 +222,7 @@ def _html_info(request: ExtrasRequest) -> str:
 
     warnings = request.unknown_fields()
     if request.gfpgan_visibility or request.codeformer_visibility:
-        warnings.append("there is no face restorer: faces are as they were")
+        warnings.append("faces are not restored: velatura has no face restorer")
     return "".join(f"<p>{escape(warning)}</p>" for warning in warnings)
 
 

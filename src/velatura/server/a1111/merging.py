@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
+from velatura.server.a1111.answers import check_finished
 from velatura.server.a1111.progress import remember_task
 from velatura.server.a1111.schemas import A1111Request
 from velatura.server.a1111.settings import OWN_VAE, checkpoint_title
@@ -55,8 +56,7 @@ async def merge_checkpoints(state: State, request: MergerRequest) -> dict[str, s
         remember_task(state, request.id_task, [job])
     job = await state.jobs.wait(job.id)
     state.library.refresh()
-    if job.error is not None:
-        raise ApiError(500 if job.error.code == "internal" else 422, job.error.code, job.error.message)
+    check_finished(job)
     return {"info": f"Checkpoint saved to {job.result.get('file', '')}"}
 
 

@@ -132,7 +132,7 @@ def get_card(
     tabname: Annotated[str, Query(max_length=100)] = "",
     name: Annotated[str, Query(max_length=300)] = "",
 ) -> dict[str, str]:
-    """Return a card of a file: its name and description, as there is no page to put it in."""
+    """Return a card of a file: its name and description, without the page that A1111 puts it in."""
     from html import escape
 
     del tabname

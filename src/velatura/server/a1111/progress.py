@@ -16,13 +16,13 @@ from velatura.server.a1111.answers import encode_image
 from velatura.server.a1111.schemas import A1111Request
 from velatura.server.errors import ApiError
 from velatura.server.jobs.job import ServerJob
+from velatura.server.jobs.kinds import JOB_KINDS
 from velatura.server.state import ServerState, State
 
 router = APIRouter(tags=["a1111"])
 
 MAX_TASKS = 1000  # whose ids are remembered
 PAINT_KINDS = {"paint", "grid"}
-FILE_KINDS = {"check", "crop", "pull"}  # jobs that A1111's interrupt does not mean: they use no base
 
 
 class ProgressAnswer(BaseModel):
@@ -128,7 +128,7 @@ def remember_task(state: ServerState, task: str, jobs: Sequence[ServerJob]) -> N
 
 def _running_jobs(state: ServerState) -> list[ServerJob]:
     """Return the jobs that run on the base: several if they paint in one batch."""
-    return [job for job in state.jobs.queue.list(states=("running",)) if job.kind not in FILE_KINDS]
+    return [job for job in state.jobs.queue.list(states=("running",)) if JOB_KINDS[job.kind].lane == "device"]
 
 
 def _running_job(state: ServerState) -> ServerJob | None:

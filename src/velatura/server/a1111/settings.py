@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from velatura.errors import UnknownName
 from velatura.sampling.recipe.recipe import Recipe
+from velatura.server.a1111.answers import check_finished
 from velatura.server.a1111.errors import PlainJson
 from velatura.server.errors import ApiError
 from velatura.server.jobs.base_requests import BaseRequest
@@ -118,8 +119,7 @@ async def reload_base(state: State) -> dict[str, str]:
 async def _open_or_close(state: ServerState, request: BaseRequest) -> dict[str, str]:
     job = await run_in_threadpool(state.submit, request)
     job = await state.jobs.wait(job.id)
-    if job.error is not None:
-        raise ApiError(500 if job.error.code == "internal" else 422, job.error.code, job.error.message)
+    check_finished(job)
     return {}
 
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from velatura.datasets.templates import TEMPLATES
 from velatura.errors import BadArgument, UnknownName, VelaturaError
+from velatura.server.a1111.answers import check_finished
 from velatura.server.a1111.progress import remember_task
 from velatura.server.a1111.schemas import A1111Request
 from velatura.server.a1111.settings import base_of_options, known_options
@@ -156,8 +157,7 @@ async def _create(state: ServerState, request: CreateRequest, kind: str, warning
     job = await run_in_threadpool(state.submit, request, warnings)
     job = await state.jobs.wait(job.id)
     state.library.refresh()
-    if job.error is not None:
-        raise ApiError(500 if job.error.code == "internal" else 422, job.error.code, job.error.message)
+    check_finished(job)
     return {"info": f"create {kind} filename: {job.result.get('file', '')}"}
 
 
@@ -185,6 +185,7 @@ async def _train(
     state.library.refresh()
     if job.error is not None:
         return {"info": f"train {label} error: {job.error.message}"}
+    check_finished(job)
     ending = "interrupted" if job.state == "cancelled" else "complete"
     warnings = f" warnings: {'; '.join(job.warnings)}" if job.warnings else ""
     file = "" if job.state == "cancelled" else f" filename: {name}.pt"
