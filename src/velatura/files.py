@@ -54,6 +54,11 @@ def parse_json(text: str | bytes) -> object:
     return json.loads(text, object_pairs_hook=refuse_duplicate_keys)
 
 
+def is_unset(value: object) -> bool:
+    """Return True for a value of JSON that sets nothing: null, false, or an empty text, list or object."""
+    return value is None or value is False or value in ("", [], {})
+
+
 def refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return the pairs of a JSON object as a dict, for json's object_pairs_hook.
 

@@ -92,6 +92,54 @@ def test_what_cannot_be_read_is_named_and_no_trouble(ink, text):
 
 
 @pytest.mark.parametrize(
+    ("ending", "fields", "problem"),
+    [
+        (".json", {"my flag": 1}, "unknown fields my flag: they are not read"),
+        (".json", {"preferred weight": "0.8"}, "its preferred weight '0.8' is not a number up to 100: it is ignored"),
+        (".json", {"preferred weight": 500}, "its preferred weight '500' is not a number up to 100: it is ignored"),
+        (".json", {"activation text": ["ink"]}, "its activation text is not a text: it is ignored"),
+        (".json", {"sd version": "Flux"}, "its sd version 'Flux' is not SD1, SD2 or SDXL"),
+        (".civitai.info", {"my flag": 1, "other": 2}, "unknown fields my flag, other: they are not read"),
+        (".civitai.info", {"trainedWords": "ink"}, "its trainedWords is not a list: it is ignored"),
+        (".civitai.info", {"model": ["Ink"]}, "its model is not an object: it is ignored"),
+        (".civitai.info", {"baseModel": "Flux.1 D"}, "its baseModel 'Flux.1 D' is not SD1, SD2 or SDXL"),
+        (".civitai.info", {"modelVersions": [CIVITAI]}, "unknown fields modelVersions: they are not read"),
+    ],
+)
+def test_what_is_not_understood_is_named_in_one_line(ink, ending, fields, problem):
+    path = ink.with_name("ink" + ending)
+    path.write_text(json.dumps(fields))
+    [line] = entry(ink).notes.unread
+    assert line.startswith(f"{path.name}: {problem}")
+
+
+# Fields of GET /api/v1/model-versions by Civitai's documentation of 2023 to 2025, and of the extensions that save it
+CIVITAIS_OTHER_FIELDS = {
+    **dict.fromkeys(("id", "modelId", "index", "nsfwLevel", "vaeId", "clipSkip", "steps", "epochs"), 3),
+    **dict.fromkeys(("createdAt", "updatedAt", "publishedAt", "earlyAccessEndsAt"), "2025-12-18T08:55:00.000Z"),
+    **dict.fromkeys(("name", "status", "availability", "baseModelType", "uploadType", "usageControl", "air"), "x"),
+    **{key: [1] for key in ("images", "recommendedResources", "tags")},
+    **{key: {"x": 1} for key in ("stats", "trainingDetails", "earlyAccessConfig", "settings", "extensions", "creator")},
+    "downloadUrl": "https://example.org/1",
+}
+
+
+def test_statistics_and_dates_of_civitai_are_no_trouble(ink):
+    ink.with_suffix(".civitai.info").write_text(json.dumps(CIVITAI | CIVITAIS_OTHER_FIELDS))
+    assert entry(ink).notes.unread == ()
+    ink.with_suffix(".json").write_text(json.dumps(A1111 | {"extensions": {"sd_civitai_helper": {"version": "1.8"}}}))
+    assert entry(ink).notes.unread == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "family"), [("NoobAI", "SDXL"), ("Pony", "SDXL"), ("SD 1.5 LCM", "SD1"), ("Other", "")]
+)
+def test_civitais_names_of_bases_are_known(ink, base, family):
+    ink.with_suffix(".civitai.info").write_text(json.dumps({"baseModel": base}))
+    assert (entry(ink).notes.family, entry(ink).notes.unread) == (family, ())
+
+
+@pytest.mark.parametrize(
     "said",
     [
         {"preferred weight": "much", "activation text": 3, "description": ["x"], "sd version": None, "vae": {}},

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from html import unescape
 from pathlib import Path
-from re import sub
 from typing import cast
 
 from pydantic import BaseModel, ConfigDict
 
 from velatura.card import LongText, ShortText
 from velatura.errors import BadFile
-from velatura.files import atomic_write, parse_json
+from velatura.files import atomic_write, is_unset, parse_json
+from velatura.formats.check_texts import shorten_keys, shorten_text
 
 MAX_SIDECAR_BYTES = 2**21
 MAX_STRENGTH = 100  # larger preferred weights are ignored
-A1111_NOTES = {  # the fields of A1111's user metadata
-    "description",
-    "sd version",
-    "activation text",
-    "preferred weight",
-    "negative text",
-    "notes",
-    "vae",
+A1111_TEXTS = ("description", "sd version", "activation text", "negative text", "notes", "vae")
+A1111_STRENGTH = "preferred weight"
+# What Civitai's helpers add to A1111's notes, without an effect on a picture
+HELPERS_FIELDS = "extensions sha256 modelId modelVersionId tags creator url preview_url"
+# Fields of a version of a model in Civitai's API, and what its helpers add to them
+CIVITAI_FIELDS = (
+    "id modelId name index description status availability nsfwLevel air baseModel baseModelType trainedWords files "
+    "images model stats createdAt updatedAt publishedAt downloadUrl uploadType usageControl requireAuth canDownload "
+    "earlyAccessTimeFrame earlyAccessEndsAt earlyAccessConfig earlyAccessDeadline trainingStatus trainingDetails "
+    "donationGoal monetization covered supportsGeneration generationCoverage inaccurate vaeId clipSkip steps epochs "
+    "settings recommendedResources creator tags extensions"
+)
+# Of those, the ones that are read, with what they should be
+CIVITAI_TYPES: Mapping[str, tuple[type, str]] = {
+    "trainedWords": (list, "a list"),
+    "files": (list, "a list"),
+    "model": (dict, "an object"),
+    "baseModel": (str, "a text"),
+    "description": (str, "a text"),
 }
 NOTE_FIELDS = {  # by our names
     "description": "description",
@@ -35,6 +47,7 @@ NOTE_FIELDS = {  # by our names
     "notes": "notes",
     "vae": "vae",
 }
+NO_FAMILY = {"", "Unknown", "Other"}  # A1111's and Civitai's words for a base that nobody named
 CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # Civitai gives CRC32 and BLAKE3 too
 FAMILY_BY_VERSION = {
     "SD 1": "SD1",
@@ -44,6 +57,7 @@ FAMILY_BY_VERSION = {
     "SDXL": "SDXL",
     "Pony": "SDXL",
     "Illustrious": "SDXL",
+    "NoobAI": "SDXL",
 }
 
 
@@ -60,7 +74,8 @@ class Notes(BaseModel):
         title: The model's name on Civitai.
         trigger_words: The trigger words that Civitai lists.
         hashes: The hashes that Civitai lists, in lower case.
-        unread: The sidecars that could not be read, with the reasons.
+        unread: What could not be read: sidecars with the reasons, and their fields that are unknown or not what they
+            should be.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +89,7 @@ class Notes(BaseModel):
     title: ShortText = ""
     trigger_words: tuple[ShortText, ...] = ()
     hashes: tuple[ShortText, ...] = ()
-    unread: tuple[ShortText, ...] = ()
+    unread: tuple[LongText, ...] = ()
 
 
 def read_notes(paths: Iterable[Path]) -> Notes:
@@ -85,9 +100,9 @@ def read_notes(paths: Iterable[Path]) -> Notes:
         try:
             parse = next(parse for suffix, parse in READERS.items() if path.name.endswith(suffix))
             notes = parse(_read_text(path))
-            unknown = cast("list[str]", notes.pop("unknown", []))
-            if unknown:
-                unread.append(f"{path.name}: unknown fields {', '.join(unknown)}")
+            problems = cast("list[str]", notes.pop("problems", []))
+            if problems:
+                unread.append(f"{path.name}: {'; '.join(problems)}")
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not what its name says"
             unread.append(f"{path.name}: {reason}")
@@ -139,10 +154,15 @@ def _parse_a1111(text: str) -> dict[str, object]:
     metadata = _parse_json(text)
     texts = {"activation": "activation text", "negative": "negative text", "vae": "vae"}
     return {
-        "unknown": [key for key in metadata if key not in A1111_NOTES],
+        "problems": [
+            *_describe_unknown(metadata, {*A1111_TEXTS, A1111_STRENGTH, *HELPERS_FIELDS.split()}),
+            *(f"its {key} is not a text: it is ignored" for key in A1111_TEXTS if not _is_text(metadata.get(key))),
+            *_describe_strength(metadata.get(A1111_STRENGTH)),
+            *_describe_family("sd version", metadata.get("sd version")),
+        ],
         **{field: metadata[key] for field, key in texts.items() if isinstance(metadata.get(key), str)},
         "description": _join(metadata.get("description"), metadata.get("notes")),
-        "strength": _parse_strength(metadata.get("preferred weight")),
+        "strength": _parse_strength(metadata.get(A1111_STRENGTH)),
         "family": _parse_family(metadata.get("sd version")),
     }
 
@@ -152,6 +172,29 @@ def _parse_strength(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < abs(value) <= MAX_STRENGTH:
         return None
     return float(value)
+
+
+def _describe_strength(value: object) -> Iterator[str]:
+    if not is_unset(value) and value != 0 and _parse_strength(value) is None:
+        shown = shorten_text(str(value))
+        yield f"its {A1111_STRENGTH} {shown!r} is not a number up to {MAX_STRENGTH}: it is ignored"
+
+
+def _describe_unknown(fields: Mapping[str, object], known: Collection[str]) -> Iterator[str]:
+    """Yield one clause that names the fields that velatura does not know."""
+    unknown = [key for key, value in fields.items() if key not in known and not is_unset(value)]
+    if unknown:
+        yield f"unknown fields {shorten_keys(unknown)}: they are not read"
+
+
+def _describe_family(key: str, value: object) -> Iterator[str]:
+    """Yield that a file is for a base of another kind than velatura opens."""
+    if isinstance(value, str) and value not in NO_FAMILY and not _parse_family(value):
+        yield f"its {key} {shorten_text(value)!r} is not SD1, SD2 or SDXL: velatura may not have a base for it"
+
+
+def _is_text(value: object) -> bool:
+    return is_unset(value) or isinstance(value, str)
 
 
 def _parse_civitai(text: str) -> dict[str, object]:
@@ -165,6 +208,15 @@ def _parse_civitai(text: str) -> dict[str, object]:
     )
     word_list = cast("list[object]", words) if isinstance(words, list) else []
     return {
+        "problems": [
+            *_describe_unknown(version, CIVITAI_FIELDS.split()),
+            *(
+                f"its {key} is not {expected}: it is ignored"
+                for key, (kind, expected) in CIVITAI_TYPES.items()
+                if not is_unset(version.get(key)) and not isinstance(version[key], kind)
+            ),
+            *_describe_family("baseModel", version.get("baseModel")),
+        ],
         "trigger_words": [word for word in word_list if isinstance(word, str)][:100],
         "family": _parse_family(version.get("baseModel")),
         "title": _join(model.get("name")),
@@ -195,7 +247,7 @@ def _join(*texts: object) -> str:
 
 def _strip_html(markup: str) -> str:
     """Return the text of HTML."""
-    return unescape(sub(r"<[^<>]*>", " ", markup)).strip()
+    return unescape(re.sub(r"<[^<>]*>", " ", markup)).strip()
 
 
 def _parse_family(version: object) -> str:
