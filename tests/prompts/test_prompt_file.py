@@ -3,7 +3,7 @@ import shlex
 import pytest
 
 from velatura.cli.arguments import expand_recipe
-from velatura.errors import BadPrompt, BadRecipe
+from velatura.errors import BadPrompt, BadRecipe, VelaturaWarning
 from velatura.prompts.prompt_file import PromptLine, parse_prompt_lines
 from velatura.sampling.recipe.recipe import Recipe
 
@@ -100,6 +100,27 @@ def test_a_quotation_mark_that_is_not_closed_is_refused(value):
 
 def test_an_apostrophe_may_begin_a_value():
     assert parse("--prompt 'tis the season --s 3")[0].settings["prompt"] == "'tis the season"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("—n blurry", "–n blurry", "−−n blurry", "‐n blurry"),  # as editors write two hyphens
+        *("-n blurry", "---n blurry", "-- n blurry", "--\u200bn blurry", "red--n blurry", "—negative blurry"),
+    ],
+)
+def test_words_that_look_like_an_option_are_named(words):
+    with pytest.warns(
+        VelaturaWarning, match=r"^line 1: '.*' is read as words of the prompt: for the option, write --n"
+    ):
+        assert parse(f"a house {words} --s 3")[0].settings == {"prompt": f"a house {words}", "steps": "3"}
+    with pytest.warns(VelaturaWarning, match="read as words"):
+        assert parse(f"a house --negative trees {words} --s 3")[0].settings["negative"] == f"trees {words}"
+
+
+@pytest.mark.parametrize("words", ["well-known", "a - n b", "a — house", "-5", "t-shirt -x", '--prompt "say --n x"'])
+def test_other_hyphens_are_words(words):
+    assert len(parse(f"{words} --s 3")) == 1
 
 
 def test_a_line_of_options_needs_a_prompt_from_somewhere(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from velatura.errors import BadPrompt
+from velatura.errors import BadPrompt, warn
 from velatura.prompts.passage import prompt_error
 
 OPTION_PATTERN = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)(?:=|(?!\S))")
@@ -16,6 +16,11 @@ OPEN_QUOTE = re.compile(r"\s*\"(?:[^\"\\]|\\.)*$")
 # As in generation data that was pasted, whose lines would each become a prompt
 PICTURE_SETTINGS = re.compile(r"(?<!\S)(Steps:\s*\d+\s*,\s*\w[\w ]*:|Negative prompt:)")
 MAX_PICTURES_PER_LINE = 10_000
+# Dashes that editors put in place of two hyphens, one hyphen, or an option without a space before or a value after it
+LIKE_AN_OPTION = re.compile(
+    r"(?:(?<!\S)[-\u2010-\u2015\u2212]+|(?<=\S)--|(?<!\S)--\s+)[\u200b-\u200d]*"
+    r"(?P<name>[A-Za-z][\w-]*)[:;,.]?(?=[\s=]|$)"
+)
 
 # Letters of kohya-ss/sd-scripts, and names of A1111's script "Prompts from file"
 OPTION_ALIASES = {
@@ -68,6 +73,7 @@ def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
     if settings_of_picture := PICTURE_SETTINGS.search(prompt):
         reason = "these are the settings of a picture; give its text by --recipe, or write --steps and the like"
         raise prompt_error(text, settings_of_picture.start(), f"line {number}: {reason}")
+    _warn_of_words_like_options(number, prompt, fields)
     settings = {"prompt": prompt} if prompt else {}
     count = 1
     option = first
@@ -78,6 +84,8 @@ def _parse_line(number: int, text: str, fields: Collection[str]) -> PromptLine:
             raise _option_error(number, text, option, f"--{option[1]} has no value; write one after it")
         if name in settings:
             raise _option_error(number, text, option, f"{name} is given twice; leave one out")
+        if not QUOTED_VALUE_PATTERN.match(text, option.end()):
+            _warn_of_words_like_options(number, value, fields)
         if name in COUNT_OPTIONS:
             count *= _parse_count(number, text, option, value)
         else:
@@ -113,6 +121,17 @@ def _option_name(number: int, text: str, option: re.Match[str], fields: Collecti
         f"did you mean --{suggestions[0]}" if suggestions else "use --n --w --h --s --d --l or a field of the recipe"
     )
     raise _option_error(number, text, option, f"--{option[1]} is not an option; {advice}")
+
+
+def _warn_of_words_like_options(number: int, text: str, fields: Collection[str]) -> None:
+    """Warn of what looks like an option and is read as words, such as a dash that an editor made of two hyphens."""
+    for match in LIKE_AN_OPTION.finditer(text):
+        name = match["name"].replace("-", "_")
+        if name in OPTION_ALIASES or name in fields or name in COUNT_OPTIONS:
+            warn(
+                f"line {number}: {match[0]!r} is read as words of the prompt: for the option, write --{match['name']} "
+                "with a space before it"
+            )
 
 
 def _parse_count(number: int, text: str, option: re.Match[str], value: str) -> int:
