@@ -1,5 +1,6 @@
 """What is found in a folder before anybody trains on it."""
 
+import json
 import shutil
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_every_mistake_is_found_by_name(tmp_path, pictures):
         ("gone.txt", "stray", Grade.NOTE),
     }
     assert {each.file.name for each in report.errors} == {"broken.png", "cut.png", "IMG_0001.png"}
+
+
+def test_a_caption_of_several_lines_and_what_a_list_has_beside_captions_are_found(tmp_path, pictures):
+    for number, name in enumerate(("one", "two", "three")):
+        a_scene(pictures, number).save(tmp_path / f"{name}.png")
+    (tmp_path / "one.txt").write_text("a cat\n\na red cat\n")
+    (tmp_path / "two.txt").write_text("a dog\n")
+    listed = [{"file_name": "three.png", "text": "a fox", "mood": "calm"}, {"file_name": "gone.png", "text": "a hen"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    assert found(tmp_path) == {("one.png", "lines"), ("metadata.jsonl", "fields"), ("metadata.jsonl", "missing")}
+    texts = {finding.kind: finding.text for finding in check_folder(tmp_path, 8).findings}
+    assert "several lines, learned as one text" in texts["lines"]
+    assert texts["fields"] == "has fields that are not read (mood): they have no effect"
+    assert texts["missing"] == "lists 1 pictures that are not in the folder, such as 'gone.png'"
 
 
 def test_odd_files_are_told(tmp_path, pictures):

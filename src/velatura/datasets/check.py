@@ -14,6 +14,8 @@ from velatura.datasets.captioners.lint_captions import CaptionFlaw, find_contrad
 from velatura.datasets.folder import (
     all_folders,
     describe_empty_folder,
+    find_list_problems,
+    find_unread_fields,
     folders_with_repeats,
     ignored_folders,
     resolve_folder,
@@ -149,8 +151,10 @@ def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: N
     except BadDataset as error:
         report.findings.append(Finding(Grade.ERROR, "list", folder, str(error)))
         list_captions = {}
+    captions: list[Caption] = []
     for path in paths:
         caption = _check_caption(path, list_captions, rules, report.findings)
+        captions += [] if caption is None else [caption]
         try:
             info = _inspect_picture(path, caption, repeats, report.findings)
         except BadDataset as error:
@@ -158,6 +162,11 @@ def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: N
             continue
         report.pictures.append(info)
         report.findings += _quality_findings(info, report.pixels)
+    for kind, problems in (
+        ("fields", find_unread_fields(captions)),
+        ("missing", find_list_problems(list_captions, paths)),
+    ):
+        report.findings += [Finding(Grade.WARNING, kind, file, problem) for file, problem in problems]
     report.findings += _name_findings(folder, paths)
 
 
@@ -180,6 +189,11 @@ def _check_caption(
     findings += [
         Finding(Grade.WARNING, "odd", path, f"its caption has {problem}") for problem in odd_texts(caption.text)
     ]
+    if len(caption.text.splitlines()) > 1:
+        text = (
+            "its caption has several lines, learned as one text; caption_lines first takes one, as kohya's scripts do"
+        )
+        findings.append(Finding(Grade.NOTE, "lines", path, text))
     if len(caption.text.split()) > MAX_CAPTION_WORDS:
         text = f"its caption has {len(caption.text.split())} words; beyond about 75 tokens it takes a second chunk"
         findings.append(Finding(Grade.NOTE, "long", path, text))

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -220,12 +220,14 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
     list_captions = read_caption_lists(folder)
     paths = picture_paths(folder)
     masks = _find_masks(folder, {path.stem for path in paths})
-    _warn_of_missing_pictures(list_captions, paths)
+    for file, problem in find_list_problems(list_captions, paths):
+        warn(f"{file} {problem}")
     captions = _read_captions(folder, paths, list_captions, rules, needs_captions)
     if needs_captions:
         _warn_of_empty_texts(captions)
     _warn_of_infotexts(captions)
-    _warn_of_unread_fields(captions)
+    for file, problem in find_unread_fields(captions.values()):
+        warn(f"{file} {problem}")
     _warn_of_odd_texts(captions)
     for path, caption in captions.items():
         with open_picture(path):  # reads only the header, so broken files are found before anything is loaded
@@ -284,13 +286,17 @@ def _warn_of_infotexts(captions: dict[Path, Caption]) -> None:
         warn(f"{found} the settings of a generated picture: only the prompt is learned as caption, without its tags")
 
 
-def _warn_of_unread_fields(captions: dict[Path, Caption]) -> None:
-    """Name the fields of lists and .json files that have no effect, all in one warning."""
-    files = [caption.file for caption in captions.values() if caption.unread]
-    fields = sorted({printable_text(field)[:40] for caption in captions.values() for field in caption.unread})
-    if fields:
+def find_unread_fields(captions: Iterable[Caption]) -> Iterator[tuple[Path, str]]:
+    """Yield the first file with fields that have no effect, and the names of all such fields of the folder.
+
+    Args:
+        captions: The captions of a folder.
+    """
+    captions = [caption for caption in captions if caption.unread]
+    fields = sorted({printable_text(field)[:40] for caption in captions for field in caption.unread})
+    if captions and captions[0].file is not None:
         shown = ", ".join(fields[:5]) + (", ..." if len(fields) > 5 else "")
-        warn(f"{files[0]} has fields that are not read ({shown}): they have no effect")
+        yield captions[0].file, f"has fields that are not read ({shown}): they have no effect"
 
 
 def _warn_of_odd_texts(captions: dict[Path, Caption]) -> None:
@@ -303,12 +309,18 @@ def _warn_of_odd_texts(captions: dict[Path, Caption]) -> None:
         warn(f"{len(paths)} captions, such as that of {paths[0]}, have {problem}")
 
 
-def _warn_of_missing_pictures(list_captions: dict[str, Caption], paths: list[Path]) -> None:
+def find_list_problems(list_captions: Mapping[str, Caption], paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the file that lists pictures which are not in its folder, and what is wrong.
+
+    Args:
+        list_captions: The captions in the lists of a folder, by the name of the picture.
+        paths: The pictures of the folder.
+    """
     names = {normalize("NFC", path.name) for path in paths}
     missing = sorted(name for name in list_captions if normalize("NFC", name) not in names)
-    if missing:
-        file = list_captions[missing[0]].file
-        warn(f"{file} lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}")
+    file = list_captions[missing[0]].file if missing else None
+    if file is not None:
+        yield file, f"lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}"
 
 
 def _find_masks(folder: Path, stems: set[str]) -> dict[str, Path]:
