@@ -138,6 +138,31 @@ def test_an_unknown_kind_of_node_is_read_as_before_or_refused_or_named(graph):
         assert after is None or after[0] == before[0] or after[1] - before[1], key
 
 
+SAVES = {"SaveImage", "LoadImage"}  # a file's name is all that is read of them
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+@pytest.mark.parametrize("value", [3, "new", True, ["1", 0]], ids=repr)
+def test_an_unknown_input_of_a_node_on_the_way_is_named_once(graph, value):
+    before = outcome(graph)
+    for key in graph:
+        after = outcome(changed(graph, key, "foo_unknown", value))
+        assert after is not None
+        assert after[0] == before[0], key
+        kind = graph[key]["class_type"]
+        names = (f"foo_unknown of {kind} (node {key})", f"does not support: {kind};")  # the whole node, if it changes
+        named = [message for message in after[1] if any(name in message for name in names)]
+        assert len(named) == 1 or kind in SAVES, key
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+@pytest.mark.parametrize("value", [None, False, "", [], {}], ids=repr)
+def test_an_unknown_input_that_is_switched_off_is_not_named(graph, value):
+    before = outcome(graph)
+    for key in graph:
+        assert outcome(changed(graph, key, "foo_unknown", value)) == before, key
+
+
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_a_link_to_any_other_node_never_crashes(graph):
     """Some of them are other valid graphs; a circle and a value of another type are refused."""

@@ -295,12 +295,20 @@ def test_zeros_for_the_negative_prompt_are_named():
 
 
 def test_texts_for_both_encoders_of_sdxl_are_read():
-    encoder = node(
-        "CLIPTextEncodeSDXL", text_g="a red house", text_l="a red house", clip=["1", 1], width=1024, height=1024
-    )
+    encoder = node("CLIPTextEncodeSDXL", text_g="a red house", text_l="a red house", clip=["1", 1])
+    encoder["inputs"] |= {"width": 512, "height": 768, "target_width": 512, "target_height": 768}
     assert read_quietly(text_to_image(n2=encoder)).prompt == "a red house"
     encoder["inputs"]["text_l"] = "a dog"
     assert "another text for SDXL's first encoder" in read(text_to_image(n2=encoder))[1][0]
+
+
+@pytest.mark.parametrize("names", [("width", "height"), ("target_width", "target_height")])
+def test_another_size_that_is_told_to_sdxl_is_named(names):
+    encoder = node("CLIPTextEncodeSDXL", text_g="a red house", text_l="a red house", clip=["1", 1])
+    encoder["inputs"] |= dict.fromkeys(names, 2048)
+    _, messages = read(text_to_image(n2=encoder))
+    assert len(messages) == 1
+    assert f"tells SDXL of a picture of 2048x2048 ({names[0]}), and velatura of 512x768" in messages[0]
 
 
 def test_texts_that_an_extension_reads_as_a1111_does_stay_as_they_are():

@@ -365,6 +365,28 @@ def test_a_sampler_in_parts_is_read():
     assert (read_quietly(graph).guidance, read_quietly(graph).negative) == (1, "")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "neutral", "other"), [("SamplerDPMPP_SDE", "r", 0.5, 0.3), ("SamplerLMS", "order", 4, 2)]
+)
+def test_options_of_a_sampler_that_velatura_does_not_have_are_named(kind, name, neutral, other):
+    """The neutral values are the defaults of ComfyUI's nodes, and of k-diffusion's functions."""
+    graph = text_to_image(
+        n5=node("SamplerCustom", model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0], cfg=7),
+        n8=node(kind, **{name: neutral}),
+        n9=node("KarrasScheduler", steps=20, sigma_max=14.614642, sigma_min=0.0291675, rho=7.0),
+    )
+    graph["5"]["inputs"] |= {"noise_seed": 7, "add_noise": True, "sampler": ["8", 0], "sigmas": ["9", 0]}
+    assert not any(f"{name} of {kind}" in message for message in read(graph)[1])
+    graph["8"]["inputs"][name] = other
+    assert [f"{name} of {kind} (node 8)" in message for message in read(graph)[1]].count(True) == 1
+
+
+def test_what_the_editor_adds_to_nodes_is_not_named():
+    encoder = node("CLIPTextEncode", text="a red house", speak_and_recognation={"__value__": [False, True]})
+    encoder["inputs"]["clip"] = ["1", 1]
+    read_quietly(text_to_image(n2=encoder))
+
+
 def test_limits_of_noise_levels_are_read():
     graph = text_to_image(
         n5=node(
@@ -459,6 +481,12 @@ def test_graphs_of_efficiency_nodes_are_read():
     assert (recipe.prompt, recipe.emphasis) == ("a ((red)) house<lora:a:0.4><lora:ink:0.5:0.8>", "Original")
     graph["1"]["inputs"]["weight_interpretation"] = "comfy++"
     assert "reads emphasis as 'comfy++', and velatura as ComfyUI does" in read(graph)[1][0]
+    graph["1"]["inputs"] |= {"weight_interpretation": "comfy", "token_normalization": "mean", "cnet_stack": ["9", 0]}
+    graph["2"]["inputs"]["script"] = ["8", 0]
+    assert (
+        "script of KSampler (Efficient) (node 2), token_normalization of Efficient Loader (node 1), cnet_stack of "
+        "Efficient Loader (node 1)"
+    ) in read(graph)[1][0]
 
 
 def test_graphs_of_easy_use_are_read():

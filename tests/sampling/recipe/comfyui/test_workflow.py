@@ -113,6 +113,23 @@ def test_a_muted_node_is_not_there():
         read(text_to_image(lora_mode=2))
 
 
+def test_values_that_a_newer_node_saves_behind_the_others_are_named():
+    workflow = text_to_image()
+    workflow["nodes"][4]["widgets_values"].append(0.7)
+    recipe, messages = read(workflow)
+    assert recipe == EXPECTED
+    assert messages == [
+        "the picture's ComfyUI graph has inputs that velatura does not support: value 8 of KSampler (node 5); the "
+        "picture may be different"
+    ]
+
+
+def test_a_single_step_behind_a_seed_is_not_what_becomes_of_the_seed():
+    workflow = text_to_image()
+    workflow["nodes"][4]["widgets_values"] = [77, 1, 8.0, "dpmpp_2m", "karras", 1.0]
+    assert read(workflow)[0].steps == 1
+
+
 @pytest.mark.parametrize("control", ["fixed", "increment", True, None])
 def test_what_becomes_of_the_seed_afterwards_is_not_a_value(control):
     workflow = text_to_image()

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from velatura.prompts.emphasis import EmphasisMode
 from velatura.sampling.recipe.comfyui.graph import MAX_DEPTH, Graph, GraphNode, Link, graph_error
 from velatura.sampling.recipe.comfyui.nodes import INSIDE_LOADER, LOADERS_WITH_TEXTS, TAG_LOADERS
 from velatura.sampling.recipe.comfyui.prompts import LORA_TAG_PATTERN, TranslatedText, translate_text
-from velatura.sampling.recipe.comfyui.values import read_number, read_text, read_word
+from velatura.sampling.recipe.comfyui.values import read_integer, read_number, read_text, read_word
 
 MAX_PARTS = 64  # texts that one side combines
 TEXT_INPUTS = ("text", "prompt", "populated_text", "positive", "t5xxl", "text_g", "string")
@@ -79,6 +80,33 @@ def write_side(side: Side) -> str:
 def all_texts(side: Side) -> list[EncodedText]:
     """Return all texts of a side in their order."""
     return [encoded for sequence in side for encoded in sequence]
+
+
+def choose_emphasis(graph: Graph, texts: Sequence[EncodedText]) -> EmphasisMode | None:
+    """Return how emphasis is applied, or None if no word has one or it is applied as A1111 does."""
+    modes: dict[EmphasisMode, None] = {encoded.text.emphasis: None for encoded in texts if encoded.text.has_emphasis}
+    mode = next(iter(modes), None)
+    if len(modes) > 1:
+        graph.report.remark(f"its texts apply emphasis in different ways: {mode!r} is used for all")
+    return None if mode == "Original" else mode
+
+
+def remark_on_sizes(graph: Graph, texts: Sequence[EncodedText], size: object) -> None:
+    """Remark on texts that tell SDXL another size than that of the picture.
+
+    Args:
+        graph: The graph.
+        texts: The texts of both sides.
+        size: The size that is sampled, as 512x768, or None.
+    """
+    for node in {text.owner.key: text.owner for text in texts if text.owner.kind == "CLIPTextEncodeSDXL"}.values():
+        for names in (("width", "height"), ("target_width", "target_height")):
+            width, height = (read_integer(graph, node, name) for name in names)
+            stated = f"{width}x{height}"
+            if size is not None and None not in (width, height) and stated != size:
+                graph.report.remark(
+                    f"{node} tells SDXL of a picture of {stated} ({names[0]}), and velatura of {size}, which is sampled"
+                )
 
 
 def _combine(graph: Graph, node: GraphNode, side: str, depth: int) -> Side:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from velatura.errors import BadRecipe
+from velatura.sampling.recipe.comfyui.node_inputs import find_unread_inputs
 from velatura.sampling.recipe.comfyui.nodes import CONDITIONING_NAMES, INPUT_NAMES, NODE_KINDS, PIPES, TAG_LOADERS
 from velatura.sampling.recipe.programs.settings import JsonObject
 
@@ -56,26 +57,39 @@ class Report:
 
     Attributes:
         unsupported: Kinds of nodes that change the picture and are passed over.
+        inputs: Inputs of other nodes that are passed over.
         remarks: Whole sentences about other differences.
     """
 
     unsupported: dict[str, None] = field(default_factory=dict[str, None])
+    inputs: dict[str, None] = field(default_factory=dict[str, None])
     remarks: dict[str, None] = field(default_factory=dict[str, None])
 
     def pass_over(self, node: GraphNode) -> None:
         """Record a node that changes the picture and is passed over."""
         self.unsupported[node.kind] = None
 
+    def pass_over_inputs(self, nodes: Iterable[GraphNode]) -> None:
+        """Record the inputs that are not read of nodes that are."""
+        for node in nodes:
+            if node.kind not in self.unsupported:
+                self.inputs |= {f"{name} of {node}": None for name in find_unread_inputs(node.kind, node.inputs)}
+
     def remark(self, sentence: str) -> None:
         """Record another difference."""
         self.remarks[sentence] = None
 
     def warnings(self) -> Iterator[str]:
-        """Return the warnings: one for all nodes that are passed over, and one for every other difference."""
+        """Return the warnings: one for all nodes, one for all inputs, and one for every other difference."""
         if self.unsupported:
             yield (
                 f"the picture's ComfyUI graph has nodes that velatura does not support: {name_some(self.unsupported)}; "
                 "the picture will be different"
+            )
+        if self.inputs:
+            yield (
+                f"the picture's ComfyUI graph has inputs that velatura does not support: {name_some(self.inputs)}; "
+                "the picture may be different"
             )
         yield from (f"the picture's ComfyUI graph: {sentence}" for sentence in self.remarks)
 
@@ -98,11 +112,18 @@ class VisitCounter:
 
 
 class Graph:
-    """Nodes of a graph by their keys, with safe steps from a link to the node that makes its value."""
+    """Nodes of a graph by their keys, with safe steps from a link to the node that makes its value.
+
+    Attributes:
+        nodes: The nodes by their keys.
+        report: What was found on the way and cannot be repeated.
+        visited: The nodes on the way, by their keys.
+    """
 
     def __init__(self, nodes: Mapping[str, GraphNode], visits: VisitCounter | None = None) -> None:
         self.nodes = nodes
         self.report = Report()
+        self.visited: dict[str, GraphNode] = {}
         self._visits = VisitCounter() if visits is None else visits
 
     @classmethod
@@ -159,6 +180,7 @@ class Graph:
         node = self.nodes.get(link.key)
         if node is None:
             raise graph_error(f"{owner} is connected to node {link.key}, which does not exist")
+        self.visited[node.key] = node
         return node
 
     def _passes_on(self, node: GraphNode, slot: int, wanted: str) -> Link | None:

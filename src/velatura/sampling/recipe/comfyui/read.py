@@ -7,8 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from velatura.errors import warn
-from velatura.prompts.emphasis import EmphasisMode
-from velatura.sampling.recipe.comfyui.conditioning import EncodedText, Side, all_texts, read_side, write_side
+from velatura.sampling.recipe.comfyui.conditioning import (
+    Side,
+    all_texts,
+    choose_emphasis,
+    read_side,
+    remark_on_sizes,
+    write_side,
+)
 from velatura.sampling.recipe.comfyui.graph import Graph, as_object, graph_error
 from velatura.sampling.recipe.comfyui.nodes import NODE_KINDS
 from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_vae, write_tags
@@ -145,6 +151,7 @@ def _translate(graph: Graph, output: str, passes: Passes, size: Size | None) -> 
     negative = _read_negative(graph, first)
     model = read_chain(graph, first.links["model"], "model", first.node)
     clip = _read_clip(graph, positive, negative)
+    texts = [*all_texts(positive), *all_texts(negative)]
     fields = _sampling_fields(graph, passes, size)
     prompt = write_side(positive) + write_tags(graph, model, clip)
     _remark_on_encoders(graph, model, clip)
@@ -153,8 +160,10 @@ def _translate(graph: Graph, output: str, passes: Passes, size: Size | None) -> 
         "VAE": _vae(graph, passes),
         "Clip skip": clip.clip_skip if clip.clip_skip > 1 else None,
         "RNG": "CPU",
-        "Emphasis": _emphasis(graph, [*all_texts(positive), *all_texts(negative)]),
+        "Emphasis": choose_emphasis(graph, texts),
     }
+    remark_on_sizes(graph, texts, fields["Size"])
+    graph.report.pass_over_inputs([graph.nodes[output], *graph.visited.values()])
     infotext = write_infotext(_check_lines(prompt), _check_lines(write_side(negative)), fields)
     return Translation(infotext, graph, output, samplers, _final_size(fields))
 
@@ -165,15 +174,6 @@ def _final_size(fields: Mapping[str, object]) -> Size | None:
     scale = fields.get("Hires upscale")
     factor = scale if isinstance(scale, int | float) else 1.0
     return None if size is None else (int(int(size[1]) * factor), int(int(size[2]) * factor))
-
-
-def _emphasis(graph: Graph, texts: Sequence[EncodedText]) -> EmphasisMode | None:
-    """Return how emphasis is applied, or None if no word has one or it is applied as A1111 does."""
-    modes: dict[EmphasisMode, None] = {encoded.text.emphasis: None for encoded in texts if encoded.text.has_emphasis}
-    mode = next(iter(modes), None)
-    if len(modes) > 1:
-        graph.report.remark(f"its texts apply emphasis in different ways: {mode!r} is used for all")
-    return None if mode == "Original" else mode
 
 
 def _read_negative(graph: Graph, call: SamplerCall) -> Side:

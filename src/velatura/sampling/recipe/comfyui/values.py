@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from velatura.sampling.recipe.comfyui.graph import MAX_DEPTH, Graph, GraphNode, Link, as_object, graph_error
@@ -64,13 +64,7 @@ def read_number(graph: Graph, node: GraphNode, *names: str) -> float | None:
     Raises:
         BadRecipe: The value is not a number, or comes from a node whose number is not plain.
     """
-    name = next((name for name in names if node.inputs.get(name) is not None), None)
-    if name is None:
-        return None
-    value = _literal(graph, node, name, _to_number)
-    if value is None:
-        raise graph_error(f"the {name} of {node} is {str(node.inputs[name])[:60]!r}, which is not a number")
-    return value
+    return _read_value(graph, node, names, _to_number, "a number")
 
 
 def read_integer(graph: Graph, node: GraphNode, *names: str) -> int | None:
@@ -85,13 +79,7 @@ def read_word(graph: Graph, node: GraphNode, *names: str) -> str | None:
     Raises:
         BadRecipe: The value is not a text, or comes from a node whose text is not plain.
     """
-    name = next((name for name in names if node.inputs.get(name) is not None), None)
-    if name is None:
-        return None
-    word = _literal(graph, node, name, _to_word)
-    if word is None:
-        raise graph_error(f"the {name} of {node} is {str(node.inputs[name])[:60]!r}, which is not a name")
-    return word
+    return _read_value(graph, node, names, _to_word, "a name")
 
 
 def read_text(graph: Graph, node: GraphNode, name: str, depth: int = 0) -> str | None:
@@ -189,6 +177,27 @@ def _plain_text(graph: Graph, node: GraphNode, depth: int) -> str:
 def as_text_link(node: GraphNode, name: str) -> Link | None:
     """Return the link of an input that may be a text: any that is not a model, an image or the like."""
     return None if name in {"model", "clip", "vae", "image", "images", "seed", "latent"} else node.link(name)
+
+
+def _read_value(
+    graph: Graph,
+    node: GraphNode,
+    names: Sequence[str],
+    convert: Callable[[object], InputValue | None],
+    expected: str,
+) -> InputValue | None:
+    """Return the value of the first input of these names that is there, or None if there is none.
+
+    Raises:
+        BadRecipe: It is not what was expected, or not plain.
+    """
+    name = next((name for name in names if node.inputs.get(name) is not None), None)
+    if name is None:
+        return None
+    value = _literal(graph, node, name, convert)
+    if value is None:
+        raise graph_error(f"the {name} of {node} is {str(node.inputs[name])[:60]!r}, which is not {expected}")
+    return value
 
 
 def _literal(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from velatura.sampling.recipe.comfyui.graph import Link, as_object, graph_error
+from velatura.sampling.recipe.comfyui.node_inputs import NODE_INPUTS
 from velatura.sampling.recipe.programs.settings import JsonObject
 
 MUTED, BYPASSED = 2, 4  # values of a node's mode
@@ -16,70 +17,8 @@ MAX_STEPS = 200_000  # nodes, connections and inputs that are looked at; a graph
 LETTERS_PER_STEP = 100  # of a node's key
 MAX_HOPS = 1_000  # nodes between two ends of a connection that are left out of the graph
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"  # stand for the ends of a subgraph in its links
-SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize", True, False, None, "")  # follow the value of a seed
+SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize", "")  # follow the value of a seed
 IGNORED_KINDS = frozenset({"Note", "MarkdownNote", "PrimitiveNode", "SetNode", "GetNode"})
-
-# Names of the values that a node of this kind saves, in their order
-WIDGETS = {
-    "CheckpointLoaderSimple": "ckpt_name",
-    "CheckpointLoader": "config_name ckpt_name",
-    "UNETLoader": "unet_name weight_dtype",
-    "CLIPLoader": "clip_name type device",
-    "DualCLIPLoader": "clip_name1 clip_name2 type device",
-    "VAELoader": "vae_name",
-    "LoraLoader": "lora_name strength_model strength_clip",
-    "LoraLoaderModelOnly": "lora_name strength_model",
-    "HypernetworkLoader": "hypernetwork_name strength",
-    "CLIPTextEncode": "text",
-    "CLIPTextEncodeSDXL": "width height crop_w crop_h target_width target_height text_g text_l",
-    "CLIPTextEncodeSDXLRefiner": "ascore width height text",
-    "CLIPSetLastLayer": "stop_at_clip_layer",
-    "ConditioningAverage": "conditioning_to_strength",
-    "ConditioningSetTimestepRange": "start end",
-    "ControlNetApply": "strength",
-    "ControlNetApplyAdvanced": "strength start_percent end_percent",
-    "EmptyLatentImage": "width height batch_size",
-    "EmptySD3LatentImage": "width height batch_size",
-    "KSampler": "seed steps cfg sampler_name scheduler denoise",
-    "KSamplerAdvanced": (
-        "add_noise noise_seed steps cfg sampler_name scheduler start_at_step end_at_step return_with_leftover_noise"
-    ),
-    "SamplerCustom": "add_noise noise_seed cfg",
-    "RandomNoise": "noise_seed",
-    "KSamplerSelect": "sampler_name",
-    "BasicScheduler": "scheduler steps denoise",
-    "KarrasScheduler": "steps sigma_max sigma_min rho",
-    "ExponentialScheduler": "steps sigma_max sigma_min",
-    "PolyexponentialScheduler": "steps sigma_max sigma_min rho",
-    "AlignYourStepsScheduler": "model_type steps denoise",
-    "BetaSamplingScheduler": "steps alpha beta",
-    "SDTurboScheduler": "steps denoise",
-    "SamplerEulerAncestral": "eta s_noise",
-    "CFGGuider": "cfg",
-    "LatentUpscale": "upscale_method width height crop",
-    "LatentUpscaleBy": "upscale_method scale_by",
-    "RepeatLatentBatch": "amount",
-    "LatentFromBatch": "batch_index length",
-    "VAEEncodeForInpaint": "grow_mask_by",
-    "ImageScale": "upscale_method width height crop",
-    "ImageScaleBy": "upscale_method scale_by",
-    "UpscaleModelLoader": "model_name",
-    "LoadImage": "image upload",
-    "SaveImage": "filename_prefix",
-    "ModelSamplingDiscrete": "sampling zsnr",
-    "StringConcatenate": "string_a string_b delimiter",
-    "PrimitiveInt": "value",
-    "PrimitiveFloat": "value",
-    "PrimitiveString": "value",
-    "PrimitiveStringMultiline": "value",
-    "Text Multiline": "text",
-    "Efficient Loader": (
-        "ckpt_name vae_name clip_skip lora_name lora_model_strength lora_clip_strength positive negative "
-        "token_normalization weight_interpretation empty_latent_width empty_latent_height batch_size"
-    ),
-    "KSampler (Efficient)": "seed steps cfg sampler_name scheduler denoise preview_method vae_decode",
-    "LoraTagLoader": "text",
-}
 
 
 @dataclass
@@ -257,15 +196,26 @@ def _widget_values(node: JsonObject, kind: str) -> dict[str, object]:
         if not remaining:
             break
         result[name] = remaining.pop(0)
-        if name in {"seed", "noise_seed"} and remaining and remaining[0] in SEED_CONTROLS:
+        if name in {"seed", "noise_seed"} and remaining and _is_seed_control(remaining[0]):
             remaining.pop(0)
+    if kind in NODE_INPUTS:  # of a newer version, or of an extension
+        result |= {
+            f"value {number}": value
+            for number, value in enumerate(remaining, 1 + len(values) - len(remaining))
+            if not _is_seed_control(value)
+        }
     return {name: value for name, value in result.items() if not isinstance(value, list)}
+
+
+def _is_seed_control(value: object) -> bool:
+    """Return True for what the editor saves behind a seed: what becomes of it afterwards."""
+    return value is None or isinstance(value, bool) or value in SEED_CONTROLS
 
 
 def _widget_names(node: JsonObject, kind: str) -> list[str]:
     """Return the names of a node's values: those of its kind, else those that newer editors save with its inputs."""
-    if kind in WIDGETS:
-        return WIDGETS[kind].split()
+    if kind in NODE_INPUTS:
+        return NODE_INPUTS[kind].widgets.split()
     widgets = [as_object(entry.get("widget")) for entry in _objects(node.get("inputs"))]
     return [str(widget.get("name")) for widget in widgets if widget is not None]
 

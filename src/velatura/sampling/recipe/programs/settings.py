@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Self, cast
 
 from velatura.errors import BadRecipe, warn
+from velatura.files import is_unset
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX, write_infotext
 from velatura.sampling.recipe.sampler_names import SAMPLER_ALIASES, draws_gpu_noise, name_key, split_sampler_name
 
@@ -297,7 +298,7 @@ class ProgramSettings:
 
     def _is_neutral(self, key: str, value: object) -> bool:
         """Return True for a value that is empty or false, or leaves the picture as it is."""
-        if value is None or value is False or value in ("", [], {}):
+        if is_unset(value):
             return True
         if key not in self._neutral:
             return False
