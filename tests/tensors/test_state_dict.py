@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.tensors.files import are_equal, save_torch, zip_pickle
+from velatura.errors import VelaturaWarning
 from velatura.tensors import meta_tensors, open_state_dict, open_tensors, write_safetensors
 
 
@@ -34,7 +35,10 @@ def checkpoint(monkeypatch):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_the_state_dict_of_a_checkpoint_is_read_tensor_by_tensor(tmp_path, checkpoint, zipped):
     path = save_torch(tmp_path / "model.ckpt", checkpoint, _use_new_zipfile_serialization=zipped)
-    contents = open_state_dict(path)
+    with pytest.warns(
+        VelaturaWarning, match=r"model.ckpt has 1 entries beside its weights.* \(count\): they are ignored"
+    ):
+        contents = open_state_dict(path)
     assert contents.tensors.keys() == {"a", "b"}
     assert are_equal(contents.tensors, {key: checkpoint["state_dict"][key] for key in "ab"})
     assert contents.tensors["a"] is not contents.tensors["a"]
@@ -62,7 +66,48 @@ def test_a_state_dict_may_be_wrapped(tmp_path, key, prefix):
 
 def test_a_tensor_beside_a_dict_called_model_is_not_lost(tmp_path):
     contents = {"a": torch.randn(3), "model": {"b": torch.randn(2)}}
-    assert open_state_dict(save_torch(tmp_path / "two.ckpt", contents)).tensors.keys() == {"a"}
+    path = save_torch(tmp_path / "two.ckpt", contents)
+    with pytest.warns(VelaturaWarning, match=r"\(model with tensors: 1\)"):
+        assert open_state_dict(path).tensors.keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        ({"foo_unknown": 1}, "foo_unknown"),
+        ({"foo_unknown": torch.ones(2)}, "foo_unknown with tensors: 1"),
+        ({"ema": {"a": torch.ones(2), "b": torch.ones(2)}}, "ema with tensors: 2"),
+        ({5: "x"}, "5"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, "a, b, c"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_an_entry_that_trainings_do_not_leave_is_named(tmp_path, entries, named, zipped):
+    weights = {"w": torch.randn(3)}
+    path = save_torch(
+        tmp_path / "x.ckpt", {"state_dict": weights, "epoch": 1, **entries}, _use_new_zipfile_serialization=zipped
+    )
+    with pytest.warns(VelaturaWarning) as warned:
+        contents = open_state_dict(path)
+    assert are_equal(contents.tensors, weights)
+    assert [str(each.message) for each in warned] == [
+        f"x.ckpt has {len(entries)} entries beside its weights that trainings do not leave ({named}): they are ignored"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("epoch", "global_step", "pytorch-lightning_version", "callbacks", "optimizer_states", "lr_schedulers"),
+        *("loops", "hparams_name", "hyper_parameters", "datamodule_hyper_parameters", "native_amp_scaling_state"),
+        *("NativeMixedPrecisionPlugin", "MixedPrecision", "checkpoint_callback_best_model_path", "db_global_step"),
+        *("optimizer", "optimizer_state_dict", "scheduler", "lr_scheduler", "scaler", "step", "best_loss", "args"),
+    ],
+)
+def test_what_lightning_and_other_trainers_leave_is_not_named(tmp_path, name):
+    """Names of Lightning's versions 0.9 to 2, of torch's tutorial on checkpoints, and of a DreamBooth extension."""
+    path = save_torch(tmp_path / "x.ckpt", {"state_dict": {"w": torch.randn(3)}, name: {"x": 1}})
+    assert open_state_dict(path).tensors.keys() == {"w"}
 
 
 def test_tensors_that_share_a_storage_are_read(tmp_path):

@@ -16,7 +16,7 @@ from velatura.tensors.open import (
     open_state_dict,
     open_tensors,
 )
-from velatura.tensors.torch_files import STATE_DICT_KEYS, strip_wrapper_prefixes
+from velatura.tensors.torch_files import STATE_DICT_KEYS, is_training_entry, strip_wrapper_prefixes
 from velatura.tensors.write import write_picture, write_safetensors, write_torch
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "apply_to",
     "as_dict",
     "as_list",
+    "is_training_entry",
     "meta_tensors",
     "open_meta",
     "open_state_dict",

@@ -173,7 +173,14 @@ def _read_state_dict(path: Path, data: mmap) -> Contents:
     outline = _read_outline(path, data)
     if outline.torch_file is None:
         return outline.contents
-    return replace(outline.contents, tensors=LazyStateDict(outline.torch_file))
+    tensors = LazyStateDict(outline.torch_file)
+    if tensors.unread:
+        shown = ", ".join(map(_printable, tensors.unread[:MAX_SHOWN_MEMBERS]))
+        warn(
+            f"{path.name} has {len(tensors.unread)} entries beside its weights that trainings do not leave ({shown}): "
+            "they are ignored"
+        )
+    return replace(outline.contents, tensors=tensors)
 
 
 def _read_meta(path: Path, data: mmap) -> Contents:

@@ -5,6 +5,7 @@ Every fault is a ValueError whose message continues "FILE ...".
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,15 @@ from velatura.tensors.zip_archive import ZipArchive
 # Keys of the weights in a checkpoint that holds more than weights, the usual one first
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of a model inside DataParallel, or inside torch.compile
+
+# What trainings leave in a checkpoint beside the weights: Lightning's, those of torch's tutorials, DreamBooth's
+TRAINING_ENTRIES = re.compile(
+    r"(db_)?(epoch|global_step)s?|steps?|iter(ation)?s?|(best_)?(loss|score|metric)|args|config|cfg|opts?|rng_states?"
+    r"|pytorch-lightning_version|loops|callbacks|checkpoint_callback_\w+|early_stop_callback_\w+"
+    r"|(datamodule_)?(hparams_(name|type)|hyper_parameters)|((native_)?amp_scaling_state|\w*MixedPrecision\w*)"
+    r"|(optimizer|(lr_)?scheduler|scaler|grad_scaler)(s|_states?|_state_dict)?"
+)
+MAX_ENTRY_LENGTH = 60  # characters of an entry's name in a message
 
 AnyTensor = TypeVar("AnyTensor")
 
@@ -66,11 +76,16 @@ class LazyStateDict(LazyTensors):
     """Tensors by name of a model's torch file, read on access: of its "state_dict", or else of its top-level dict.
 
     Other contents that a training left there (counters, callbacks, optimizers) are ignored.
+
+    Attributes:
+        unread: Names of other entries, which no training is known to leave.
     """
 
     def __init__(self, file: TorchFile) -> None:
         self._read_storage = file.read_storage
-        self._descriptions = dict(_named_descriptions(file.description))
+        key, entries = _find_weights(file.description)
+        self.unread = tuple(_name_unread(file.description, key, entries))
+        self._descriptions = dict(strip_wrapper_prefixes(_tensors_of_dict(entries)))
         checker = TensorChecker(file.file_size)
         for name, description in self._descriptions.items():
             check_tensor_name(name)
@@ -172,19 +187,38 @@ def read_legacy(data: mmap) -> TorchFile:
     return TorchFile(description, frozenset(unpickler.global_names), read_storage, len(data))
 
 
-def _named_descriptions(description: object) -> Iterator[tuple[str, TensorDescription]]:
-    """Yield the tensors of the description's "state_dict", or of its top-level dict, with their names.
-
-    A prefix that a wrapper of the model put before all names is left out.
-    """
-    tensors = _tensors_of_dict(description)
+def _find_weights(description: object) -> tuple[str, Mapping[object, object]]:
+    """Return the key of the weights in a description's top-level dict, "" if that is them, and their dict."""
     top = cast("dict[object, object]", description) if isinstance(description, dict) else {}
+    has_tensors = bool(_tensors_of_dict(top))
     for key in STATE_DICT_KEYS:
-        inner_tensors = _tensors_of_dict(top.get(key))
-        if isinstance(top.get(key), dict) and (key == STATE_DICT_KEYS[0] or (inner_tensors and not tensors)):
-            tensors = inner_tensors
-            break
-    yield from strip_wrapper_prefixes(tensors).items()
+        inner = cast("dict[object, object]", top[key]) if isinstance(top.get(key), dict) else None
+        if inner is not None and (key == STATE_DICT_KEYS[0] or (_tensors_of_dict(inner) and not has_tensors)):
+            return key, inner
+    return "", top
+
+
+def _name_unread(description: object, key: str, entries: Mapping[object, object]) -> Iterator[str]:
+    """Yield the names of entries that are neither weights nor what a training leaves, with the number of their tensors.
+
+    Args:
+        description: The description of the file's object.
+        key: The key of the weights in it, or "".
+        entries: The weights, and what stands between them.
+    """
+    tensors = _tensors_of_dict(entries)
+    top = cast("dict[object, object]", description) if key else {}
+    others = {name: value for name, value in entries.items() if name not in tensors}
+    others |= {name: value for name, value in top.items() if name != key}
+    for name, value in others.items():
+        if not is_training_entry(name):
+            count = 1 if isinstance(value, TensorDescription) else len(_tensors_of_dict(value))
+            yield str(name)[:MAX_ENTRY_LENGTH] + (f" with tensors: {count}" if count else "")
+
+
+def is_training_entry(name: object) -> bool:
+    """Return True for the name of an entry that trainings leave in a torch file beside the weights."""
+    return isinstance(name, str) and TRAINING_ENTRIES.fullmatch(name) is not None
 
 
 def strip_wrapper_prefixes(tensors: Mapping[str, AnyTensor]) -> Mapping[str, AnyTensor]:

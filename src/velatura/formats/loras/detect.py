@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.card import Card, printable_text
-from velatura.errors import BadFile
+from velatura.errors import BadFile, warn
+from velatura.formats.check_texts import shorten_keys
 from velatura.formats.loras import cloneofsimo
 from velatura.formats.loras.keys import (
     ALGORITHM_BY_SUFFIX,
@@ -21,7 +22,7 @@ from velatura.formats.loras.keys import (
     split_key,
 )
 from velatura.formats.loras.names import KOHYA_TEXT_2, KOHYA_UNET
-from velatura.tensors import Contents, StateDict, as_dict
+from velatura.tensors import Contents, StateDict, as_dict, is_training_entry
 
 MAX_SHOWN_KEYS = 3  # keys that are named of those that fit no layer
 PLAIN_SUFFIXES = (".weight", ".bias")  # of LoRAs of some layers; but also of all tensors of a whole model
@@ -50,6 +51,16 @@ def find_state_dict(contents: Contents) -> StateDict:
     if contents.container == "safetensors":
         return contents.tensors
     return _collect_tensors(contents.payload, MAX_WRAPPER_DEPTH)
+
+
+def warn_of_other_entries(contents: Contents) -> None:
+    """Warn of entries in a torch file that are neither tensors nor what trainings leave: they are not read."""
+    entries = list(_collect_others(contents.payload, MAX_WRAPPER_DEPTH))
+    if entries:
+        warn(
+            f"{contents.path.name} has {len(entries)} entries beside its weights that trainings do not leave "
+            f"({shorten_keys(entries)}): they are ignored"
+        )
 
 
 def detect_lora(contents: Contents, state: StateDict) -> tuple[Card, str] | None:
@@ -103,6 +114,15 @@ def _collect_tensors(payload: object, depth: int) -> dict[str, Tensor]:
         elif key in WRAPPER_KEYS and depth:
             tensors |= _collect_tensors(value, depth - 1)
     return tensors
+
+
+def _collect_others(payload: object, depth: int) -> Iterator[str]:
+    """Yield the names of what `_collect_tensors` leaves out."""
+    for key, value in (as_dict(payload) or {}).items():
+        if key in WRAPPER_KEYS and depth and not isinstance(value, Tensor):
+            yield from _collect_others(value, depth - 1)
+        elif not (isinstance(value, Tensor) and isinstance(key, str)) and not is_training_entry(key):
+            yield str(key)
 
 
 def _name_tensors(state: StateDict) -> list[_NamedTensor]:

@@ -13,7 +13,7 @@ from velatura.errors import BadFile, BadOverlay, warn
 from velatura.formats.checkpoints.ldm_families import FOREIGN_BLOCKS
 from velatura.formats.load_state import check_tensor, warn_of_suspicious_weights
 from velatura.formats.loras import cloneofsimo
-from velatura.formats.loras.detect import MAX_SHOWN_KEYS, detect_lora, find_state_dict
+from velatura.formats.loras.detect import MAX_SHOWN_KEYS, detect_lora, find_state_dict, warn_of_other_entries
 from velatura.formats.loras.keys import (
     HCP_SEPARATOR,
     MAX_SHOWN_KEY_LENGTH,
@@ -65,6 +65,7 @@ def read(contents: Contents) -> Lora:
         BadFile: Tensors are damaged or have wrong shapes, or most of them fit no layer of a base here.
     """
     state = find_state_dict(contents)
+    warn_of_other_entries(contents)
     header_configs = PeftConfig.from_header(contents.path.name, contents.metadata)
     is_peft = any(key.startswith(PEFT_PREFIX) for key in state)
     folder_config = read_config_beside(contents.path) if is_peft else None
