@@ -6,9 +6,13 @@ import warnings
 import pytest
 from PIL import Image
 
+from velatura.cli.arguments import expand_recipe
 from velatura.datasets.folder import read_dataset
 from velatura.errors import VelaturaError, VelaturaWarning
+from velatura.formats.checkpoints.ldm_config import warn_of_yaml
+from velatura.formats.checkpoints.prediction import read_yaml_prediction
 from velatura.prompts.styles import Style, read_styles
+from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.rates import LearningRates
 
 SAME, REFUSED, WARNED = "same", "refused", "warned"
@@ -78,6 +82,130 @@ def test_mutated_rates_are_never_read_otherwise_without_a_word(text, answer):
         return list(rates)
 
     assert outcome(read, [1e-4] * 50 + [1e-5] * 50) == answer
+
+
+PROMPTS = "a red house --n blurry --w 512 --s 30 --d 7\n# a note\na boat --steps 20\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        (("\n", "\r\n"), SAME),
+        (("a red", "\ufeffa red"), SAME),
+        (("--n", " \t--n"), SAME),
+        (("--n blurry", '--negative "blurry"'), SAME),
+        (("--n blurry --w 512", "--w 512 --n blurry"), SAME),
+        (("--s 30", "--steps=30"), SAME),
+        (("# a note\n", "\n  # another note --s\n"), SAME),
+        (("--s 30", "--S 30"), REFUSED),
+        (("--s 30", "--foo-unknown 30"), REFUSED),
+        (("--s 30", "--s30"), REFUSED),
+        (("--s 30", "--s"), REFUSED),
+        (("--s 30", "--s 3O"), REFUSED),
+        (("--s 30", "--s 30.5"), REFUSED),
+        (("--s 30", "--s -30"), REFUSED),
+        (("--s 30", "--s 1e400"), REFUSED),
+        (("--s 30", "--s 30 30"), REFUSED),
+        (("--s 30", "--s 30 --s 20"), REFUSED),
+        (("--d 7", "--d 7 # seven"), REFUSED),
+        (("--w 512", "--w 512px"), REFUSED),
+        (("--w 512", "--w 5120000"), REFUSED),
+        (("--w 512 ", "--w 512"), REFUSED),
+        (("--n blurry", '--n "blurry'), REFUSED),
+        (("--n", "—n"), WARNED),
+        (("--n", "-n"), WARNED),
+        (("--n", "-- n"), WARNED),
+        (("--n blurry --w", "--n blurry -w"), WARNED),
+        (("a boat --steps 20", "a boat\nSteps: 20, Sampler: Euler a, CFG scale: 7"), REFUSED),
+    ],
+)
+def test_mutated_prompt_files_are_never_read_otherwise_without_a_word(tmp_path, change, answer):
+    def read(text=PROMPTS):
+        (tmp_path / "prompts.txt").write_bytes(text.encode())
+        return expand_recipe(Recipe(), tmp_path / "prompts.txt", 1, [])
+
+    expected = read()
+    assert [(recipe.prompt, recipe.steps) for recipe in expected] == [("a red house", 30), ("a boat", 20)]
+    assert PROMPTS.count(change[0]) >= 1
+    assert outcome(lambda: read(PROMPTS.replace(*change, 1)), expected) == answer
+
+
+V_YAML = """model:
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    parameterization: "v"
+    linear_start: 0.00085
+    linear_end: 0.0120
+    timesteps: 1000
+    scale_factor: 0.18215
+    unet_config:
+      params:
+        num_heads: 8
+        channel_mult: [ 1, 2, 4, 4 ]
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        (("\n", "\r\n"), SAME),
+        (("model", "\ufeffmodel"), SAME),
+        (('"v"', "v"), SAME),
+        (('"v"', "'v'  # as it was trained"), SAME),
+        (("0.0120", "1.2e-2"), SAME),
+        (
+            (
+                "    linear_start: 0.00085\n    linear_end: 0.0120\n",
+                "    linear_end: 0.012\n    linear_start: 8.5e-4\n",
+            ),
+            SAME,
+        ),
+        (("model:", "lightning:\n  trainer: {foo_unknown: 3}\nmodel:"), SAME),
+        (("    timesteps", "    # parameterization: eps\n    timesteps"), SAME),
+        (("parameterization", "parametrization"), WARNED),
+        (("parameterization", "Parameterization"), WARNED),
+        (('"v"', '"x0"'), WARNED),
+        (('"v"', ""), WARNED),
+        (("    timesteps", '    parameterization: "eps"\n    timesteps'), WARNED),
+        (("0.0120", "0.02"), WARNED),
+        (("0.00085", "nan"), WARNED),
+        (("1000", "500"), WARNED),
+        (("1000", "[1000]"), WARNED),
+        (("0.18215", "0.13025"), WARNED),
+        (("0.18215", "a lot"), WARNED),
+        (("num_heads: 8", "num_heads: 4"), WARNED),
+        (("    timesteps", "    beta_schedule: cosine\n    timesteps"), WARNED),
+        (("    timesteps", "    foo_unknown: 1\n    timesteps"), WARNED),
+        (
+            ("    unet_config:\n      params:\n        num_heads: 8", "    unet_config: {params: {num_heads: 4}}"),
+            WARNED,
+        ),
+        (("model:", "foo_unknown:\n- 1\nmodel:"), WARNED),
+        (
+            (
+                "    timesteps",
+                "    discretization_config:\n      target: sgm.modules.discretizer.EDMDiscretization\n    x",
+            ),
+            WARNED,
+        ),
+    ],
+)
+def test_a_mutated_yaml_beside_a_checkpoint_is_never_read_otherwise_without_a_word(tmp_path, change, answer):
+    def read(text=V_YAML):
+        (tmp_path / "x.yaml").write_bytes(text.encode())
+        warn_of_yaml(tmp_path / "x.ckpt", 0.18215)
+        return read_yaml_prediction(tmp_path / "x.ckpt")
+
+    assert read() == "v_prediction"
+    assert V_YAML.count(change[0]) >= 1
+    assert outcome(lambda: read(V_YAML.replace(*change)), "v_prediction") == answer
+
+
+@pytest.mark.parametrize("length", range(0, len(V_YAML), 7))
+def test_a_yaml_that_is_cut_short_says_nothing_else(tmp_path, length):
+    (tmp_path / "x.yaml").write_text(V_YAML[:length])
+    expected = "v_prediction" if '"v' in V_YAML[:length] else None
+    assert outcome(lambda: read_yaml_prediction(tmp_path / "x.ckpt"), expected) in {SAME, WARNED}
 
 
 def write_captions(folder, files):

@@ -3,7 +3,6 @@
 A reader's row writes a valid file, or one with an unknown thing called "foo_unknown", and reads it.
 """
 
-import copy
 import json
 import warnings
 from pathlib import Path
@@ -11,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import velatura
-from tests.sampling.recipe.test_programs import DRAW_THINGS, EASY, FOOOCUS, INVOKE, NOVELAI, SD_METADATA, swarm
+from tests.laws import unknown_models, unknown_recipes
+from tests.laws.unknown_models import THING
 from velatura.datasets.folder import read_dataset
 from velatura.errors import VelaturaWarning
 from velatura.library.sidecars import read_notes
@@ -23,7 +22,6 @@ from velatura.prompts.prompt_file import parse_prompt_lines
 from velatura.prompts.styles import read_styles
 from velatura.training.rates import LearningRates
 
-THING = "foo_unknown"
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 FLAT = LAYER.replace(".", "_")
 
@@ -84,11 +82,6 @@ def flat_hypernetwork(folder, is_odd):
     return tensors_of(folder / "x.safetensors")
 
 
-def infotext(_, is_odd):
-    line = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
-    return velatura.Recipe.from_text(f"a cat\n{line}, {THING}: 1" if is_odd else f"a cat\n{line}")
-
-
 def a1111_embedding(folder, is_odd):
     payload = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 768)}, "name": "x", "step": 3}
     torch.save(payload | ({THING: 1} if is_odd else {}), folder / "x.pt")
@@ -116,17 +109,6 @@ def torch_zip_member(folder, is_odd):
         with zipfile.ZipFile(folder / "x.pt", "a") as archive:
             archive.writestr(f"x/{THING}", b"more")
     return tensors_of(folder / "x.pt")
-
-
-def checkpoint(folder, is_odd):
-    path = folder / "base.safetensors"
-    velatura.save(velatura.tiny(), path)
-    if is_odd:
-        with path.open("rb") as file:
-            metadata = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
-        save_file(load_file(path) | {THING: torch.ones(2)}, path, metadata)
-    base = velatura.open_base(path, dtype="float32", device="cpu")
-    return {name: float(tensor.double().sum()) for name, tensor in base.unet.state_dict().items()}
 
 
 def dataset(write):
@@ -172,73 +154,31 @@ def rates(_, is_odd):
     return parsed.segments
 
 
-def notes(folder, is_odd):
-    fields = {"description": "a cat", "activation text": "cat"} | ({THING: 1} if is_odd else {})
-    (folder / "x.json").write_text(json.dumps(fields))
-    found = read_notes([folder / "x.json"])
-    for line in found.unread:  # `velatura show` prints these
-        warnings.warn(line, VelaturaWarning, stacklevel=2)
-    return found.model_copy(update={"unread": ()})
+def notes(ending, fields):
+    """Return a row for the notes beside a model."""
 
-
-def recipe_of_program(values, *place):
-    """Return a row for the JSON of another program, to which an unknown setting is added at a place inside."""
-
-    def read(_, is_odd):
-        changed = copy.deepcopy(values)
-        inner = changed
-        for key in place:
-            inner = inner[key]
-        inner.update({THING: 1} if is_odd else {})
-        return velatura.Recipe.from_text(json.dumps(changed))
+    def read(folder, is_odd):
+        path = folder / f"x{ending}"
+        path.write_text(json.dumps(fields | ({THING: 1} if is_odd else {})))
+        found = read_notes([path])
+        for line in found.unread:  # `velatura show` prints these
+            warnings.warn(line, VelaturaWarning, stacklevel=2)
+        return found.model_copy(update={"unread": ()})
 
     return read
 
 
-def recipe_of_civitai(_, is_odd):
-    settings = {"prompt": "a house", "steps": 25, "cfgScale": 6.5, "sampler": "dpmpp_2m", "width": 64, "height": 64}
-    graph = {"11": {"class_type": "KSampler", "inputs": {"seed": 7}}, "extra": {"airs": []}}
-    metadata = settings | ({THING: 1} if is_odd else {})
-    return velatura.Recipe.from_text(json.dumps({**graph, "extraMetadata": json.dumps(metadata)}))
+def torch_lora(arrange):
+    """Return a row for a LoRA in a torch file, whose weights and unknown entry a function arranges."""
+
+    def read(folder, is_odd):
+        names = (f"lora_unet_{FLAT}.lora_down.weight", f"lora_unet_{FLAT}.lora_up.weight", f"lora_unet_{FLAT}.alpha")
+        torch.save(arrange(factors(*names), {THING: 1} if is_odd else {}), folder / "x.pt")
+        return tensors_of(folder / "x.pt")
+
+    return read
 
 
-def recipe_of_invokeai_1(folder, is_odd):
-    """Read the command of version 1, whose options stand in a chunk of the picture."""
-    png = PngInfo()
-    png.add_text("Dream", '"a house" -s 25 -S 7 -W 64 -H 64 -C 6.5 -A k_euler' + f" --{THING} 1" * is_odd)
-    Image.new("RGB", (64, 64)).save(folder / "x.png", pnginfo=png)
-    return velatura.Recipe.from_image(folder / "x.png")
-
-
-NOVELAI_4 = {
-    **NOVELAI,
-    "v4_prompt": {"caption": {"base_caption": "a house", "char_captions": []}, "use_coords": False, "use_order": True},
-    "v4_negative_prompt": {"caption": {"base_caption": "blurry", "char_captions": []}, "legacy_uc": False},
-}
-PROGRAMS = {
-    "recipe of SwarmUI": recipe_of_program(swarm(), "sui_image_params"),
-    "recipe of SwarmUI, beside its settings": recipe_of_program(swarm()),
-    "recipe of Fooocus": recipe_of_program({**FOOOCUS, "sharpness": None, "adm_guidance": None}),
-    "recipe of InvokeAI": recipe_of_program(INVOKE),
-    "recipe of InvokeAI, in its model": recipe_of_program(INVOKE, "model"),
-    "recipe of InvokeAI, in a LoRA": recipe_of_program(INVOKE, "loras", 0),
-    "recipe of InvokeAI, in a LoRA's model": recipe_of_program(INVOKE, "loras", 0, "lora"),
-    "recipe of InvokeAI 2": recipe_of_program(SD_METADATA, "image"),
-    "recipe of InvokeAI 2, beside its settings": recipe_of_program(SD_METADATA),
-    "recipe of InvokeAI 2, in its prompt": recipe_of_program(SD_METADATA, "image", "prompt", 0),
-    "recipe of InvokeAI 1": recipe_of_invokeai_1,
-    "recipe of NovelAI": recipe_of_program(NOVELAI),
-    "recipe of NovelAI 4": recipe_of_program(NOVELAI_4, "v4_prompt"),
-    "recipe of NovelAI 4, in its caption": recipe_of_program(NOVELAI_4, "v4_prompt", "caption"),
-    "recipe of Easy Diffusion": recipe_of_program(EASY),
-    "recipe of Draw Things": recipe_of_program(DRAW_THINGS),
-    "recipe of Draw Things, in a LoRA": recipe_of_program(DRAW_THINGS, "lora", 0),
-    "recipe of Civitai's generator": recipe_of_civitai,
-    "recipe in the names of diffusers": recipe_of_program(
-        {"prompt": "a house", "guidance_scale": 6.5, "num_inference_steps": 25, "seed": 7, "sampler": "ddim"}
-        | {"width": 64, "height": 64}
-    ),
-}
 READERS = {
     "LoRA of kohya": write_overlay(
         factors(f"lora_unet_{FLAT}.lora_down.weight", f"lora_unet_{FLAT}.lora_up.weight", f"lora_unet_{FLAT}.alpha")
@@ -261,16 +201,21 @@ READERS = {
     "hypernetwork of A1111": a1111_hypernetwork,
     "flat hypernetwork": flat_hypernetwork,
     "torch zip": torch_zip_member,
-    "checkpoint": checkpoint,
     "captions in .json": dataset(write_json_caption),
     "captions in .jsonl": dataset(write_jsonl_captions),
     "captions in .csv": dataset(write_csv_captions),
     "dataset folder": dataset(write_odd_ending),
-    "infotext": infotext,
     "styles.csv": styles,
     "learning rates": rates,
-    "notes of A1111": notes,
-    **PROGRAMS,
+    "LoRA of torch": torch_lora(lambda weights, extra: {**weights, **extra}),
+    "LoRA of torch in a state dict": torch_lora(lambda weights, extra: {"state_dict": weights, "epoch": 3, **extra}),
+    "notes of A1111": notes(".json", {"description": "a cat", "activation text": "cat", "preferred weight": 0.8}),
+    "notes of Civitai": notes(
+        ".civitai.info",
+        {"id": 3, "baseModel": "SD 1.5", "trainedWords": ["cat"], "stats": {"downloadCount": 5}, "nsfwLevel": 1},
+    ),
+    **unknown_models.ROWS,
+    **unknown_recipes.ROWS,
 }
 
 
@@ -291,6 +236,14 @@ def test_an_unknown_thing_is_named_once_and_changes_nothing(tmp_path, name):
     assert result == expected
 
 
+@pytest.mark.parametrize("name", unknown_models.REFUSED)
+def test_an_unknown_thing_that_would_change_the_result_is_refused_by_name_or_place(tmp_path, name):
+    reader = unknown_models.REFUSED[name]
+    assert read(reader, tmp_path / "plain", is_odd=False)[1] == []
+    with pytest.raises(velatura.VelaturaError, match=rf"{THING}|at line 1, column \d+"):
+        read(reader, tmp_path / "odd", is_odd=True)
+
+
 def test_an_unknown_option_in_a_prompts_file_is_refused_by_name():
     with pytest.raises(velatura.BadPrompt, match=THING.replace("_", ".")):
         parse_prompt_lines(f"--prompt a --{THING} 3", ["prompt", "steps"])
@@ -298,5 +251,5 @@ def test_an_unknown_option_in_a_prompts_file_is_refused_by_name():
 
 def test_every_reader_of_the_page_has_a_row():
     page = (Path(__file__).parents[2] / "docs" / "reading-files.md").read_text()
-    kinds = ("LoRA", "embedding", "hypernetwork", "checkpoint", "captions", "notes")
+    kinds = ("LoRA", "embedding", "hypernetwork", "checkpoint", "diffusers folder", "captions", "notes", "recipe")
     assert all(f"| {kind}" in page and any(kind in name for name in READERS) for kind in kinds)

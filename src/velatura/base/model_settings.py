@@ -90,6 +90,9 @@ def build_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule:
         ValueError: The schedule has another number of steps, or impossible betas.
     """
     start, end, steps = scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"]
+    zero_snr = scheduler.get("rescale_betas_zero_snr")
+    if not isinstance(zero_snr, bool | None):
+        raise ValueError(f"rescale_betas_zero_snr is {zero_snr!r}, not true or false")
     if steps != len(NoiseSchedule()) or not 0 < start < end < 1:
         raise ValueError(f"a noise schedule of {steps} steps from {start} to {end}")
-    return NoiseSchedule(start, end, steps, zero_snr=bool(scheduler.get("rescale_betas_zero_snr")))
+    return NoiseSchedule(start, end, steps, zero_snr=bool(zero_snr))

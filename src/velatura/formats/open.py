@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from os import PathLike
@@ -20,7 +21,7 @@ from velatura.errors import BadFile, UnsupportedBase, VelaturaError
 from velatura.formats import hub
 from velatura.formats.check_metadata import families_of, warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
-from velatura.formats.checkpoints.prediction import parse_prediction
+from velatura.formats.checkpoints.prediction import CallerSettings, parse_prediction
 from velatura.formats.checkpoints.tensor_sources import Destination
 from velatura.formats.dialects import HYPERNETWORK_SUFFIXES, find_dialect
 from velatura.formats.hypernetworks import hns
@@ -148,29 +149,15 @@ def open_base(
     destination = Destination(precision, "cpu" if offload else compute_device)
     opened_from = str(local_path.absolute() if reference is None else path)
     # the hub's cache names folders by the hashes of their commits
-    name = "" if reference is None else reference.name
+    settings = CallerSettings("" if reference is None else reference.name, prediction_type, zero_snr, opened_from)
     if parts.is_replaced:
-        base = assemble.read(
-            parts,
-            destination,
-            name=name if unet is None else "",
-            prediction_type=prediction_type,
-            zero_snr=zero_snr,
-            opened_from=opened_from,
-        )
+        base = assemble.read(parts, destination, settings if unet is None else replace(settings, name=""))
     elif local_path.is_dir():
         if weights != "last":
             raise UnsupportedBase(
                 f"{local_path} is a folder, which holds one kind of weights: leave out weights={weights!r}"
             )
-        base = diffusers_folder.read(
-            local_path,
-            destination,
-            name=name,
-            prediction_type=prediction_type,
-            zero_snr=zero_snr,
-            opened_from=opened_from,
-        )
+        base = diffusers_folder.read(local_path, destination, settings)
     else:
         contents, vae_contents = _open_checkpoint(local_path)
         base = single_file.read(

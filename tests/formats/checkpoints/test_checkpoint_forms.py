@@ -10,6 +10,7 @@ import torch
 
 import velatura
 from tests.formats.checkpoints.states import same
+from velatura.base.noise_schedule import NoiseSchedule
 from velatura.errors import BadFile, UnsupportedBase, VelaturaWarning
 from velatura.formats.checkpoints import prediction, single_file
 from velatura.formats.checkpoints.ema import find_ema_keys, has_only_ema
@@ -76,7 +77,8 @@ def test_very_old_names_of_clip_are_read(tensors, metadata, tiny):
 
 def test_leftovers_of_training_are_ignored_without_a_warning(tensors, metadata, tiny):
     left = {
-        **{key: torch.ones(1000) for key in ("betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "logvar")},
+        **{key: torch.ones(1000) for key in ("betas", "sqrt_one_minus_alphas_cumprod", "logvar")},
+        "alphas_cumprod": NoiseSchedule().alphas_cumprod.half(),
         "posterior_mean_coef1": torch.ones(1000),
         "loss.perceptual_loss.net.slice1.0.weight": torch.ones(2),
         "scale_factor": torch.tensor(0.18215),

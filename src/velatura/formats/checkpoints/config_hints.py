@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from velatura.base.model_settings import MAX_CONFIG_NUMBER
-from velatura.errors import BadFile, UnsupportedBase
+from velatura.errors import BadFile, UnsupportedBase, warn
+from velatura.files import is_unset
+from velatura.formats.check_texts import shorten_keys
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
     text_config,
@@ -75,6 +78,45 @@ ALLOWED_HINTS = {
     "text": TEXT_HINTS,
     "text_2": TEXT_HINTS,
 }
+POSITIVE_HINTS = {
+    "attention_head_dim",
+    "num_attention_heads",
+    "norm_num_groups",
+    "norm_eps",
+    "layer_norm_eps",
+    "sample_size",
+    "scaling_factor",
+}
+# Settings that change no picture: of averages of weights, in which training scripts save a UNet, ...
+AVERAGING_SETTINGS = "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup"
+# ... of transformers, whose versions give every model settings for the generation of texts, ...
+TRANSFORMERS_SETTINGS = (
+    "add_cross_attention architectures attn_implementation bad_words_ids begin_suppress_tokens chunk_size_feed_forward "
+    "cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping "
+    "encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task forced_bos_token_id "
+    "forced_eos_token_id gradient_checkpointing id2label is_decoder is_encoder_decoder label2id length_penalty "
+    "max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences "
+    "output_attentions output_hidden_states output_scores prefix problem_type pruned_heads remove_invalid_values "
+    "repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params "
+    "temperature tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype "
+    "torchscript transformers_version typical_p use_bfloat16 use_cache use_return_dict"
+)
+# ... and of diffusers' schedulers: they choose a sampler and its steps, which a recipe says here
+SCHEDULER_SETTINGS = (
+    "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type rescale_betas_zero_snr "
+    "algorithm_type clip_sample clip_sample_range corrector_order disable_corrector dynamic_thresholding_ratio eta "
+    "euler_at_final final_sigmas_type flow_shift interpolation_type lambda_min_clipped lower_order_final "
+    "original_inference_steps predict_epsilon predict_x0 predictor_order s_churn s_noise s_tmax s_tmin "
+    "sample_max_value set_alpha_to_one sigma_max sigma_min skip_prk_steps solver_order solver_p solver_type "
+    "steps_offset tau_func time_shift_type timestep_scaling timestep_spacing timestep_type use_beta_sigmas "
+    "use_exponential_sigmas use_karras_sigmas use_lu_lambdas variance_type"
+)
+OTHER_SETTINGS = {
+    "unet": AVERAGING_SETTINGS,
+    "vae": AVERAGING_SETTINGS,
+    "text": TRANSFORMERS_SETTINGS,
+    "scheduler": SCHEDULER_SETTINGS,
+}
 OLD_TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 2}  # before transformers 4.30, where CLIP's own ids were meant
 
 
@@ -127,6 +169,45 @@ def read_config_hints(part: str, stored: ModelConfig, from_shapes: ModelConfig, 
     return check_config_hints(name, {part: non_default}, [part])[part]
 
 
+def warn_of_unknown_settings(folder: Path, part: str, stored: ModelConfig) -> None:
+    """Warn of settings in a configuration that neither the library nor velatura knows.
+
+    Args:
+        folder: The folder of the part, for the message.
+        part: "unet", "vae", "text" or "scheduler".
+        stored: The configuration.
+    """
+    known = set(OTHER_SETTINGS[part].split()) | (set[str]() if part == "scheduler" else _defaults(part).keys())
+    unknown = [
+        name for name, value in stored.items() if name not in known and not name.startswith("_") and not is_unset(value)
+    ]
+    if unknown:
+        warn(
+            f"{folder.parent.name}/{folder.name} has settings that velatura does not know ({shorten_keys(unknown)}): "
+            "they are ignored, and pictures may come out wrong"
+        )
+
+
+def warn_of_unknown_hints(name: str, stored: object) -> None:
+    """Warn of settings in a checkpoint's metadata that this version does not know.
+
+    Args:
+        name: Name of the file, for the message.
+        stored: Parsed JSON: settings by part.
+    """
+    parts = cast("dict[str, object]", stored) if isinstance(stored, dict) else {}
+    unknown = [part for part in parts if part not in ALLOWED_HINTS]
+    for part, allowed in ALLOWED_HINTS.items():
+        settings = parts.get(part)
+        keys = cast("dict[str, object]", settings) if isinstance(settings, dict) else {}
+        unknown += [f"{part}.{key}" for key in keys if key not in allowed]
+    if unknown:
+        warn(
+            f"{name} has settings in its metadata that velatura does not know ({shorten_keys(unknown)}): they are "
+            "ignored, and pictures may come out wrong; a newer velatura may know them"
+        )
+
+
 def check_config_hints(name: str, stored: object, parts: Iterable[str]) -> dict[str, ModelConfig]:
     """Return the hints that a file states, without those outside ALLOWED_HINTS.
 
@@ -145,10 +226,17 @@ def check_config_hints(name: str, stored: object, parts: Iterable[str]) -> dict[
         part: {key: value for key, value in stored_hints[part].items() if key in ALLOWED_HINTS[part]} for part in parts
     }
     for part, config in hints.items():
-        for key, value in config.items():
-            if isinstance(value, float) and not 0 < value < MAX_CONFIG_NUMBER:
-                raise BadFile(f"{name} says that {key} of its {part} is {value}, which is out of range: save it again")
+        for key in POSITIVE_HINTS & config.keys():
+            value: object = config[key]
+            numbers = cast("list[object]", value) if isinstance(value, list) else [value]
+            if value is not None and not all(map(_is_in_range, numbers)):
+                shown = ", ".join(map(str, numbers))[:40]
+                raise BadFile(f"{name} says that {key} of its {part} is {shown}, which is out of range: save it again")
     return hints
+
+
+def _is_in_range(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_CONFIG_NUMBER
 
 
 def _encoder_config(encoder: nn.Module) -> Any:

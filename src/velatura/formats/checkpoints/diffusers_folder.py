@@ -13,11 +13,13 @@ from velatura.base.base import Base
 from velatura.base.families import Family, Prediction
 from velatura.base.model_settings import build_schedule, determine_family, refuse_unsupported
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
-from velatura.errors import BadFile, UnsupportedBase
+from velatura.errors import BadFile, UnsupportedBase, warn
+from velatura.files import is_unset
 from velatura.formats import vocabulary
+from velatura.formats.check_texts import shorten_keys
 from velatura.formats.checkpoints import INDEX_FILE, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae, projection_width
-from velatura.formats.checkpoints.config_hints import read_config_hints
+from velatura.formats.checkpoints.config_hints import read_config_hints, warn_of_unknown_settings
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
@@ -27,6 +29,7 @@ from velatura.formats.checkpoints.ldm_config import (
 )
 from velatura.formats.checkpoints.ldm_families import TEXT_ENCODER_LAYOUTS, TextEncoderLayout, check_input_channels
 from velatura.formats.checkpoints.ldm_text import TEXT_MODEL_PREFIX
+from velatura.formats.checkpoints.prediction import CallerSettings
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
 from velatura.formats.json_files import read_json_object
 from velatura.imports import import_model_libraries
@@ -38,6 +41,12 @@ if TYPE_CHECKING:
 # The libraries whose classes model_index.json may name. velatura never looks up a class by that name.
 LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 PIPELINE_PREFIX = "StableDiffusion"
+# What model_index.json lists: the parts that are read, those without an effect on pictures, and settings
+KNOWN_ENTRIES = frozenset(
+    {"unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    | {"safety_checker", "feature_extractor", "image_encoder", "watermark"}
+    | {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"}
+)
 # Settings in which a config.json must agree with the shapes of the weights
 SIZE_FIELDS = {
     "unet": ("block_out_channels", "cross_attention_dim", "layers_per_block"),
@@ -62,37 +71,27 @@ def sniff(path: Path) -> bool:
 
 def read(
     path: Path,
-    destination: Destination | None = None,
-    *,
-    vae: Contents | None = None,
-    name: str = "",
-    prediction_type: Prediction | None = None,
-    zero_snr: bool | None = None,
-    opened_from: str | None = None,
+    destination: Destination,
+    settings: CallerSettings,
 ) -> Base:
     """Read a base from a diffusers folder.
 
     Args:
         path: The folder.
-        destination: Precision and device; the default is float32 on the CPU.
-        vae: A file whose autoencoder replaces the folder's.
-        name: Name of the base; the default is that of the folder.
-        prediction_type: What the UNet predicts; None for what the scheduler's configuration says.
-        zero_snr: Use a schedule to zero terminal SNR, or not; None for what that configuration says.
-        opened_from: What the user opened, for the base to remember: a path, or hub:owner/name.
+        destination: Precision and device.
+        settings: What the caller says; the default name is that of the folder.
 
     Raises:
         BadFile: The folder is damaged or incomplete, or its configurations do not fit its weights.
         UnsupportedBase: It is another kind of model, or asks for code of its own.
     """
     refuse_custom_code(path)
+    warn_of_components(path)
     if (path / "text_encoder_2").is_dir() and not (path / "text_encoder").is_dir():
         raise UnsupportedBase(f"{path} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
-    scheduler = read_config(path / "scheduler" / "scheduler_config.json")
-    if prediction_type is not None:
-        scheduler = {**scheduler, "prediction_type": prediction_type}
-    if zero_snr is not None:
-        scheduler = {**scheduler, "rescale_betas_zero_snr": zero_snr}
+    stored_scheduler = read_config(path / "scheduler" / "scheduler_config.json")
+    warn_of_unknown_settings(path / "scheduler", "scheduler", stored_scheduler)
+    scheduler = settings.overrule(stored_scheduler)
     unet_settings = read_config(path / "unet" / "config.json")
     try:
         refuse_unsupported(str(path), unet_settings, read_config(path / "vae" / "config.json"), scheduler)
@@ -100,25 +99,23 @@ def read(
         text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
         pooled_width = projection_width(text_plans[-1].config)
         unet_plan = _plan_unet(path, unet_settings, pooled_width)
-        vae_plan = _plan_vae(path, vae)
+        vae_plan = _plan_vae(path)
         family = determine_family(
             unet_plan.config, vae_plan.config, cast("Prediction", scheduler.get("prediction_type", "epsilon"))
         )
-        destination = destination or Destination()
         encoders = [
             _build_text_encoder(path, index, plan, layout, destination)
             for index, (plan, layout) in enumerate(zip(text_plans, _text_layouts(family, len(text_plans)), strict=True))
         ]
         return Base(
-            name or path.name,
+            settings.name or path.name,
             family,
             unet=build_unet(unet_plan.config, unet_plan.sources, unet_plan.contents, destination),
             vae=build_vae(vae_plan.config, vae_plan.sources, vae_plan.contents, destination),
             text=TextEncoder(encoders),
             schedule=build_schedule(scheduler),
             source=unet_plan.contents.path,
-            vae_source=vae and vae.path,
-            opened_from=opened_from,
+            opened_from=settings.opened_from,
         )
     except (OSError, StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         raise BadFile(
@@ -130,16 +127,19 @@ def _plan_unet(path: Path, stored_config: ModelConfig, pooled_width: int) -> _Mo
     contents = open_weights(path / "unet", "diffusion_pytorch_model")
     sources = {key: TensorSource(key) for key in contents.tensors}
     from_shapes = unet_config(apply_sources(sources, meta_tensors(contents.tensors)), pooled_width)
+    warn_of_unknown_settings(path / "unet", "unet", stored_config)
     config = merge_config("unet", stored_config, from_shapes, path)
     check_input_channels(str(path), config["in_channels"])
     return _ModelPlan(config, sources, contents)
 
 
-def _plan_vae(path: Path, other_vae: Contents | None) -> _ModelPlan:
-    contents = other_vae or open_weights(path / "vae", "diffusion_pytorch_model")
+def _plan_vae(path: Path) -> _ModelPlan:
+    contents = open_weights(path / "vae", "diffusion_pytorch_model")
     sources = vae_file.sources(contents)
     from_shapes = vae_config(apply_sources(sources, meta_tensors(contents.tensors)))
-    config = merge_config("vae", read_config(path / "vae" / "config.json"), from_shapes, path)
+    stored_config = read_config(path / "vae" / "config.json")
+    warn_of_unknown_settings(path / "vae", "vae", stored_config)
+    config = merge_config("vae", stored_config, from_shapes, path)
     return _ModelPlan(config, sources, contents)
 
 
@@ -149,7 +149,9 @@ def _plan_text_encoder(path: Path, index: int) -> _ModelPlan:
     contents = open_weights(folder, "model", "pytorch_model")
     sources = _text_sources(contents.tensors, has_projection=index > 0)
     from_shapes = text_config(apply_sources(sources, meta_tensors(contents.tensors)))
-    config = merge_config("text", read_config(folder / "config.json"), from_shapes, path)
+    stored_config = read_config(folder / "config.json")
+    warn_of_unknown_settings(folder, "text", stored_config)
+    config = merge_config("text", stored_config, from_shapes, path)
     return _ModelPlan(config, sources, contents)
 
 
@@ -215,6 +217,26 @@ def refuse_custom_code(path: Path) -> None:
             raise UnsupportedBase(
                 f"{path} asks for code of its own for {name[:40]!r}, which velatura never runs: open another"
             )
+
+
+def warn_of_components(path: Path) -> None:
+    """Warn of what model_index.json lists and velatura does not know or does otherwise: it is left out."""
+    index = read_config(path / INDEX_FILE)
+    unknown: list[str] = []
+    for name, value in index.items():
+        is_left_out = is_unset(value) or value == [None, None]
+        if name not in KNOWN_ENTRIES and not name.startswith("_") and not is_left_out:
+            unknown.append(name)
+    if unknown:
+        warn(
+            f"{path.name}/{INDEX_FILE} lists what velatura does not know ({shorten_keys(unknown)}): it is left out, "
+            "and pictures may be different"
+        )
+    if index.get("force_zeros_for_empty_prompt") is False and (path / "text_encoder_2").is_dir():
+        warn(
+            f"{path.name}/{INDEX_FILE} says that an empty negative prompt is encoded (force_zeros_for_empty_prompt): "
+            "velatura replaces it by zeros, as for other SDXL, so pictures without a negative prompt may be different"
+        )
 
 
 def read_config(path: Path) -> ModelConfig:

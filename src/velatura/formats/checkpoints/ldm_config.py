@@ -1,14 +1,132 @@
-"""Derive the configurations of models from the shapes of their tensors; `config_hints` has the other settings."""
+"""Derive the configurations of models from the shapes of their tensors; `config_hints` has the other settings.
+
+LDM's own configuration, a .yaml beside a checkpoint, is searched for what contradicts them.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
 from velatura.base.model_settings import ModelConfig
-from velatura.errors import BadFile
+from velatura.errors import BadFile, warn
+from velatura.files import open_for_reading
+from velatura.formats.check_texts import shorten_keys, shorten_text
 from velatura.formats.checkpoints.ldm_keys import UNetLayout, count_indices
 from velatura.formats.checkpoints.ldm_text import PROJECTION_KEY, TEXT_MODEL_PREFIX
 from velatura.tensors import StateDict
 
+MAX_YAML_BYTES = 2**16  # A1111's have about two thousand
+YAML_COMMENT = re.compile(r"(^|[ \t])#.*$", re.MULTILINE)
+YAML_ENTRY = re.compile(
+    r"""(?P<start>^|[{,])(?P<indent>[ \t]*)(?:-[ \t]+)*["']?(?P<key>[A-Za-z_][\w.-]*)["']?[ \t]*:(?=[ \t\r\n]|$)"""
+    r"""[ \t]*["']?(?P<value>[^\r\n,{}"']*)""",
+    re.MULTILINE,
+)
+TRAINING_SECTIONS = {"data", "lightning"}
+# Entries of the published configurations (CompVis, Stability, A1111) that follow from the weights or matter in training
+YAML_ENTRIES = (
+    "model base_learning_rate target params num_timesteps_cond log_every_t first_stage_key cond_stage_key image_size "
+    "channels cond_stage_trainable conditioning_key monitor use_ema scheduler_config warm_up_steps cycle_lengths "
+    "f_start f_max f_min unet_config network_config in_channels out_channels model_channels attention_resolutions "
+    "num_res_blocks channel_mult use_spatial_transformer transformer_depth context_dim use_checkpoint legacy use_fp16 "
+    "use_linear_in_transformer adm_in_channels num_classes spatial_transformer_attn_type first_stage_config embed_dim "
+    "ddconfig double_z z_channels resolution out_ch ch ch_mult attn_resolutions dropout attn_type lossconfig "
+    "cond_stage_config freeze layer layer_idx arch version max_length disable_first_stage_autocast denoiser_config "
+    "weighting_config scaling_config discretization_config conditioner_config emb_models is_trainable input_key "
+    "outdim always_return_pooled ucg_rate legacy_ucg_value finetune_keys unet_trainable ckpt_path ignore_keys "
+    "parameterization"
+)
+# Numbers that A1111 takes from the configuration, and that velatura has as constants of Stable Diffusion
+YAML_NUMBERS: Mapping[str, tuple[float, ...]] = {
+    "linear_start": (0.00085,),
+    "linear_end": (0.012,),
+    "timesteps": (1000,),
+    "num_idx": (1000,),
+    "scale_factor": (0.18215, 0.13025),  # the second is SDXL's
+    "num_heads": (8, -1),
+    "num_head_channels": (64, -1),
+}
+YAML_WORDS = {"beta_schedule": ("linear",)}
+DISCRETIZER = re.compile(r"[\w.]*\bdiscretizer\.(?!LegacyDDPMDiscretization\b)\w+")  # sgm's class of noise levels
+
 TIME_ID_COUNT = 6  # SDXL: original height and width, top and left of the crop, target height and width
+
+
+class YamlEntry(NamedTuple):
+    """An entry of a .yaml file: its key, its value as a text, and the section at the file's top that it is in."""
+
+    key: str
+    value: str
+    section: str
+
+
+def read_yaml(path: Path) -> list[YamlEntry]:
+    """Read the entries of the .yaml beside a checkpoint, in their order; none without that file, or of a very long one.
+
+    The file is searched as text: nothing in it is loaded or run. Where the entries are inside each other is not read.
+
+    Args:
+        path: The checkpoint.
+    """
+    yaml_path = path.with_suffix(".yaml")
+    if not yaml_path.is_file():
+        return []
+    with open_for_reading(yaml_path) as file:
+        data = file.read(MAX_YAML_BYTES + 1)
+    text = "" if len(data) > MAX_YAML_BYTES else data.decode("utf-8-sig", errors="replace")
+    entries: list[YamlEntry] = []
+    section = ""
+    for match in YAML_ENTRY.finditer(YAML_COMMENT.sub("", text)):
+        if not match["start"] and not match["indent"]:
+            section = match["key"]
+        entries.append(YamlEntry(match["key"], match["value"].strip(), section))
+    return entries
+
+
+def warn_of_yaml(path: Path, scaling_factor: float) -> None:
+    """Warn of what the .yaml beside a checkpoint says and velatura does not know, or does otherwise.
+
+    Args:
+        path: The checkpoint.
+        scaling_factor: The factor of its latents.
+    """
+    entries = [entry for entry in read_yaml(path) if entry.section not in TRAINING_SECTIONS]
+    yaml_path = path.with_suffix(".yaml")
+    name = yaml_path.name
+    if yaml_path.is_file() and yaml_path.stat().st_size > MAX_YAML_BYTES:
+        warn(f"{name} has more than {MAX_YAML_BYTES >> 10} KiB, so it is not read: pictures may come out wrong")
+    known = {*YAML_ENTRIES.split(), *YAML_NUMBERS, *YAML_WORDS}
+    unknown = dict.fromkeys(entry.key for entry in entries if entry.key not in known)
+    if unknown:
+        warn(
+            f"{name} has entries that velatura does not know ({shorten_keys(unknown)}): they are not used, so pictures "
+            "may differ from those of programs that follow it"
+        )
+    others = dict.fromkeys(_find_other_settings(entries, {**YAML_NUMBERS, "scale_factor": (scaling_factor,)}))
+    if others:
+        warn(
+            f"{name} says {shorten_keys(others)}, which velatura does not follow: check the pictures, they may come "
+            "out wrong"
+        )
+
+
+def _find_other_settings(entries: list[YamlEntry], numbers: Mapping[str, tuple[float, ...]]) -> Iterator[str]:
+    """Yield the entries whose values are others than those that velatura has."""
+    for key, text, _ in entries:
+        if key in numbers:
+            try:
+                is_other = float(text) not in numbers[key]
+            except ValueError:
+                is_other = True
+        elif key in YAML_WORDS:
+            is_other = text not in YAML_WORDS[key]
+        else:
+            is_other = key == "target" and DISCRETIZER.fullmatch(text) is not None
+        if is_other:
+            yield f"{key}: {shorten_text(text.rpartition('.')[2] if key == 'target' else text)}"
 
 
 def unet_config(state: StateDict, pooled_width: int = 0) -> ModelConfig:

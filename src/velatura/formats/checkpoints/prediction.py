@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -12,8 +13,10 @@ from torch.nn import functional
 
 from velatura.base.families import PREDICTION_WORDS, Prediction, PredictionWord
 from velatura.base.image_condition import CONDITION_BY_CHANNELS, LATENT_CHANNELS
+from velatura.base.model_settings import ModelConfig
 from velatura.errors import UnknownName, UnsupportedBase, warn
-from velatura.files import open_for_reading
+from velatura.formats.check_texts import shorten_keys
+from velatura.formats.checkpoints.ldm_config import read_yaml
 from velatura.formats.checkpoints.ldm_families import V_MARKER
 from velatura.formats.metadata import MODEL_SPEC_PREDICTIONS
 from velatura.tensors import Contents
@@ -27,15 +30,35 @@ PREDICTIONS_BY_NAME: dict[str, Prediction] = {
     "v_prediction": "v_prediction",
     MODEL_SPEC_PREDICTIONS["v_prediction"]: "v_prediction",
 }
-YAML_PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?([^\s"'#]+)["']?\s*(?:#.*)?$""", re.MULTILINE)
-YAML_SCALING = re.compile(r"""^\s*target:\s*["']?sgm[\w.]*\.denoiser_scaling\.(\w+)["']?\s*(?:#.*)?$""", re.MULTILINE)
+YAML_SCALING = re.compile(r"[\w.]*\bdenoiser_scaling\.(\w+)")
 YAML_PREDICTIONS: dict[str, Prediction] = {
     "eps": "epsilon",
     "v": "v_prediction",
     "EpsScaling": "epsilon",
     "VScaling": "v_prediction",
 }
-MAX_YAML_BYTES = 2**16  # A1111's have about two thousand
+
+
+@dataclass(frozen=True)
+class CallerSettings:
+    """What the caller says of a base that is read, whatever its files say.
+
+    Attributes:
+        name: Name of the base; "" for that of its file or folder.
+        prediction_type: What the UNet predicts; None for what its files say.
+        zero_snr: Use a schedule to zero terminal SNR, or not; None for what its files say.
+        opened_from: What the user opened, for the base to remember: a path, or hub:owner/name.
+    """
+
+    name: str = ""
+    prediction_type: Prediction | None = None
+    zero_snr: bool | None = None
+    opened_from: str | None = None
+
+    def overrule(self, scheduler: ModelConfig) -> ModelConfig:
+        """Return the configuration of a scheduler with what the caller says in place of what it says."""
+        stated = {"prediction_type": self.prediction_type, "rescale_betas_zero_snr": self.zero_snr}
+        return scheduler | {key: value for key, value in stated.items() if value is not None}
 
 
 def read_prediction(contents: Contents) -> Prediction | None:
@@ -92,27 +115,32 @@ def parse_prediction(word: str) -> Prediction:
 def read_yaml_prediction(path: Path) -> Prediction | None:
     """Return what the .yaml beside a checkpoint says that its UNet predicts, or None if there is none or it is silent.
 
-    LDM's files name a `parameterization`; those of SDXL (sgm) name a class that scales what the UNet returns. The file
-    is searched as text: nothing in it is loaded or run. Warns of a prediction that velatura does not know.
+    LDM's files name a `parameterization`; those of SDXL (sgm) name a class that scales what the UNet returns. Warns of
+    a prediction that velatura does not know, and of several.
 
     Args:
         path: The checkpoint.
     """
-    yaml_path = path.with_suffix(".yaml")
-    if not yaml_path.is_file():
+    entries = read_yaml(path)
+    targets = [
+        match[1] for entry in entries if entry.key == "target" and (match := YAML_SCALING.fullmatch(entry.value))
+    ]
+    stated = list(dict.fromkeys([entry.value for entry in entries if entry.key == "parameterization"] or targets))
+    if not stated:
         return None
-    with open_for_reading(yaml_path) as file:
-        text = file.read(MAX_YAML_BYTES).decode(errors="replace")
-    match = YAML_PARAMETERIZATION.search(text) or YAML_SCALING.search(text)
-    if match is None:
-        return None
-    if match[1] not in YAML_PREDICTIONS:
+    yaml_name = path.with_suffix(".yaml").name
+    if len(stated) > 1:
         warn(
-            f"{yaml_path.name} says that {path.name} predicts {match[1][:40]!r}, which is neither epsilon nor v: it is "
+            f"{yaml_name} says several times what {path.name} predicts ({shorten_keys(stated)}): the first counts, so "
+            "check the pictures, or give the prediction yourself (--prediction)"
+        )
+    if stated[0] not in YAML_PREDICTIONS:
+        warn(
+            f"{yaml_name} says that {path.name} predicts {stated[0][:40]!r}, which is neither epsilon nor v: it is "
             "ignored, and pictures may come out wrong"
         )
         return None
-    return YAML_PREDICTIONS[match[1]]
+    return YAML_PREDICTIONS[stated[0]]
 
 
 def warn_of_yaml_conflict(path: Path, in_yaml: Prediction | None, in_file: Prediction) -> None:

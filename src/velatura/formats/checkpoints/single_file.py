@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,9 +19,21 @@ from velatura.errors import BadFile, UnknownName, UnsupportedBase, warn
 from velatura.formats import vocabulary
 from velatura.formats.checkpoints import prediction, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
-from velatura.formats.checkpoints.config_hints import CONFIG_HINTS, CONFIG_HINTS_KEY, TEXT_PARTS, check_config_hints
+from velatura.formats.checkpoints.config_hints import (
+    CONFIG_HINTS,
+    CONFIG_HINTS_KEY,
+    TEXT_PARTS,
+    check_config_hints,
+    warn_of_unknown_hints,
+)
 from velatura.formats.checkpoints.ema import EMA_PREFIX, find_ema_keys, has_only_ema
-from velatura.formats.checkpoints.ldm_config import ModelConfig, text_config, unet_config, vae_config
+from velatura.formats.checkpoints.ldm_config import (
+    ModelConfig,
+    text_config,
+    unet_config,
+    vae_config,
+    warn_of_yaml,
+)
 from velatura.formats.checkpoints.ldm_families import (
     TEXT_ENCODER_LAYOUTS,
     TRAINING_LEFTOVERS,
@@ -44,6 +56,8 @@ WEIGHTS_KINDS = get_args(WeightsKind)
 
 SD2_BASE_PIXELS = 512  # an SD2 that predicts noise; the family's 768 is for velocity
 MAX_SHOWN_KEYS = 3
+ALPHAS_KEY = "alphas_cumprod"
+ALPHAS_TOLERANCE = 0.01  # above the steps of half precision, below the difference to a schedule with zero SNR
 
 
 def sniff(contents: Contents) -> bool:
@@ -87,8 +101,9 @@ def read(
     family_name = detect_family(name, contents.tensors.keys())
     try:
         plan = _LoadPlan.from_contents(contents, family_name, vae, weights, prediction_type)
-        vae_keys = set[str]() if plan.other_vae else {source.key for source in plan.vae.values()}
-        _warn_of_leftovers(name, contents.tensors.keys() - vae_keys, family_name)
+        if vae is not None and not sniff(vae):
+            vae_file.warn_of_leftovers(vae, plan.vae)
+        warn_of_leftovers(contents)
         if zero_snr is None:
             zero_snr = ZERO_SNR_MARKER in contents.tensors
         return plan.build(destination or Destination(), opened_from, NoiseSchedule(zero_snr=zero_snr))
@@ -107,11 +122,10 @@ def check_outline(contents: Contents) -> None:
     refuse_scaled_weights(name, contents.tensors)
     family_name = detect_family(name, contents.tensors.keys())
     try:
-        plan = _LoadPlan.from_contents(contents, family_name, None, "last", None)
+        _LoadPlan.from_contents(contents, family_name, None, "last", None)
     except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         raise BadFile(f"{name} is not a whole checkpoint ({_describe(error)}): download it again") from None
-    vae_keys = {source.key for source in plan.vae.values()}
-    _warn_of_leftovers(name, contents.tensors.keys() - vae_keys, family_name)
+    warn_of_leftovers(contents)
 
 
 def _describe(error: BaseException) -> str:
@@ -190,6 +204,8 @@ class _LoadPlan:
             family = self._determine_sd2_family(family, unet)
         if self.prediction is not None:
             prediction.warn_of_yaml_conflict(path, self.yaml_prediction, self.prediction)
+        warn_of_yaml(path, family.scaling_factor)
+        _warn_of_other_schedule(self.contents, schedule)
         return Base(
             path.stem,
             family,
@@ -242,12 +258,14 @@ def unet_sources(name: str, tensors: Mapping[str, Tensor], weights: WeightsKind)
     }
 
 
-def _warn_of_leftovers(name: str, keys: Iterable[str], family_name: str) -> None:
-    """Warn of tensors that belong to no part of a base and are not known to be left by training."""
-    known_prefixes = (UNET_PREFIX, VAE_PREFIX, *(layout.prefix for layout in TEXT_ENCODER_LAYOUTS[family_name]))
+def warn_of_leftovers(contents: Contents) -> None:
+    """Warn of tensors in a checkpoint that belong to no part of a base and are not known to be left by training."""
+    name = contents.path.name
+    layouts = TEXT_ENCODER_LAYOUTS[detect_family(name, contents.tensors.keys())]
+    known_prefixes = (UNET_PREFIX, VAE_PREFIX, *(layout.prefix for layout in layouts))
     leftover_keys = sorted(
         key
-        for key in keys
+        for key in contents.tensors.keys() - vae_file.vae_keys(contents)
         if not key.startswith(known_prefixes)
         and key not in {V_MARKER, ZERO_SNR_MARKER}
         and not TRAINING_LEFTOVERS.match(key)
@@ -257,9 +275,23 @@ def _warn_of_leftovers(name: str, keys: Iterable[str], family_name: str) -> None
         warn(f"{name} holds {len(leftover_keys)} tensors that belong to no part of a base ({shown}): they are ignored")
 
 
+def _warn_of_other_schedule(contents: Contents, schedule: NoiseSchedule) -> None:
+    """Warn of a noise schedule inside a checkpoint, as LDM leaves it and A1111 uses it, that is not the one used."""
+    if ALPHAS_KEY not in contents.tensors:
+        return
+    stored = contents.tensors[ALPHAS_KEY]
+    expected = schedule.alphas_cumprod
+    if stored.shape != expected.shape or not bool(((stored.float() - expected).abs() < ALPHAS_TOLERANCE).all()):
+        warn(
+            f"{contents.path.name} holds another noise schedule ({ALPHAS_KEY}) than velatura uses: check the pictures; "
+            "if it ends at pure noise, open it with zero_snr=True (--zero-snr)"
+        )
+
+
 def _read_config_hints(contents: Contents, family_name: str) -> Mapping[str, ModelConfig]:
     """Return the hints in a file's metadata, or else those of its family."""
     if CONFIG_HINTS_KEY not in contents.metadata:
         return CONFIG_HINTS[family_name]
     stored: object = json.loads(contents.metadata[CONFIG_HINTS_KEY])
+    warn_of_unknown_hints(contents.path.name, stored)
     return check_config_hints(contents.path.name, stored, CONFIG_HINTS[family_name])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, warn
+from velatura.formats.check_texts import shorten_keys
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX, keys_below, rename_vae_attention, vae_from_ldm
 from velatura.formats.checkpoints.tensor_sources import TensorSource, TensorSources, as_matrix, identity
@@ -15,6 +16,7 @@ DIFFUSERS_MARK = "encoder.down_blocks."
 LDM_MARK = "encoder.down."
 ATTENTION_MARK = ".attentions."
 PREFIXES = (VAE_PREFIX, "vae.", "module.", "")  # LDM's, ComfyUI's and other savers', DataParallel's
+PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 IGNORED_PREFIXES = ("loss.", "model_ema.")  # left there by training
 
 
@@ -29,7 +31,10 @@ def sources(contents: Contents) -> TensorSources:
     for prefix in PREFIXES:
         keys = [key for key in contents.tensors if not key.removeprefix(prefix).startswith(IGNORED_PREFIXES)]
         if any(key.startswith(prefix + LDM_MARK) for key in keys):
-            return vae_from_ldm(keys, prefix)
+            try:
+                return vae_from_ldm(keys, prefix)
+            except BadFile as error:  # of which file, if a checkpoint has a VAE beside it
+                raise BadFile(f"{contents.path.name}: {error}") from None
         if any(key.startswith(prefix + DIFFUSERS_MARK) for key in keys):
             names = rename_vae_attention(keys_below(prefix, keys))
             return {
@@ -42,10 +47,37 @@ def sources(contents: Contents) -> TensorSources:
     )
 
 
+def warn_of_leftovers(contents: Contents, used: TensorSources) -> None:
+    """Warn of tensors in the file of an autoencoder that belong to no part of a base, and that training does not leave.
+
+    Args:
+        contents: The file, which holds an autoencoder alone.
+        used: The sources of the autoencoder's tensors.
+    """
+    used_keys = {source.key for source in used.values()}
+    leftover = sorted(
+        key
+        for key in contents.tensors.keys() - used_keys
+        if not key.removeprefix(VAE_PREFIX).startswith(IGNORED_PREFIXES)
+    )
+    if leftover:
+        warn(
+            f"{contents.path.name} holds {len(leftover)} tensors that no autoencoder has ({shorten_keys(leftover)}): "
+            "they are ignored"
+        )
+
+
 def has_vae(contents: Contents) -> bool:
     """Return True if a file holds an autoencoder, alone or in a checkpoint."""
-    marks = tuple(prefix + mark for prefix in PREFIXES for mark in (LDM_MARK, DIFFUSERS_MARK))
-    return any(key.startswith(marks) for key in contents.tensors)
+    return bool(vae_keys(contents))
+
+
+def vae_keys(contents: Contents) -> set[str]:
+    """Return the keys of the autoencoder in a file, whether it is whole or not; none if there is none."""
+    for prefix in PREFIXES:
+        if any(key.startswith((prefix + LDM_MARK, prefix + DIFFUSERS_MARK)) for key in contents.tensors):
+            return {key for key in contents.tensors if key.startswith(tuple(prefix + part for part in PARTS))}
+    return set()
 
 
 def open_vae(path: Path) -> Contents:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from velatura.errors import BadFile, BadOverlay, UnknownName
 from velatura.files import open_for_reading
+from velatura.formats.check_texts import shorten_text
 from velatura.overlays.composition import Blend, Composition, Leaf, Node, Series, leaves
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Overlay
@@ -120,8 +121,7 @@ def _to_node(expression: ast.expr, depth: int) -> Node:
                 raise ValueError("it unpacks a dict (**); write every part with its weight instead")
             return Blend(tuple(_to_node(part, depth + 1) for part in parts), tuple(map(_read_number, weights)))
         case _:
-            position = f"line {expression.lineno}, column {expression.col_offset + 1}"
-            raise ValueError(f'the expression at {position} is neither a list, a dict nor ("name", strength)')
+            raise ValueError(f'{_describe(expression)} is neither a list, a dict nor ("name", strength)')
 
 
 def _read_name(constant: ast.Constant) -> str:
@@ -139,6 +139,17 @@ def _read_number(expression: ast.expr) -> float:
     except ValueError:
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_NUMBER < value < MAX_NUMBER:
-        position = f"line {expression.lineno}, column {expression.col_offset + 1}"
-        raise ValueError(f"the expression at {position} is not a plain number below {MAX_NUMBER:.0e}")
+        raise ValueError(f"{_describe(expression)} is not a plain number below {MAX_NUMBER:.0e}")
     return float(value)
+
+
+def _describe(expression: ast.expr) -> str:
+    """Return the place of an expression, with what it is where that is a name or a value."""
+    match expression:
+        case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):
+            shown = f" {shorten_text(name)!r}"
+        case ast.Constant(value=value):
+            shown = f" {shorten_text(str(value))!r}"
+        case _:
+            shown = ""
+    return f"the expression{shown} at line {expression.lineno}, column {expression.col_offset + 1}"

@@ -79,7 +79,8 @@ def _open(path: Path, card: Card) -> None:
     if card.kind == "checkpoint" and path.is_file():
         _open_checkpoint(path, card)
     elif card.kind == "vae" and path.is_file():
-        vae_file.sources(open_state_dict(path))
+        contents = open_state_dict(path)
+        vae_file.warn_of_leftovers(contents, vae_file.sources(contents))
     elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
         _open_unknown(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,14 +16,15 @@ from velatura.base.model_settings import build_schedule, determine_family, refus
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import BadFile, UnsupportedBase, warn
-from velatura.formats.checkpoints import prediction, vae_file
+from velatura.formats.checkpoints import diffusers_folder, prediction, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
-from velatura.formats.checkpoints.config_hints import CONFIG_HINTS, CONFIG_HINTS_KEY
+from velatura.formats.checkpoints.config_hints import CONFIG_HINTS, CONFIG_HINTS_KEY, warn_of_unknown_settings
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
     text_config,
     unet_config,
     vae_config,
+    warn_of_yaml,
 )
 from velatura.formats.checkpoints.ldm_families import (
     LONE_UNET_HINT,
@@ -33,6 +34,7 @@ from velatura.formats.checkpoints.ldm_families import (
     check_input_channels,
 )
 from velatura.formats.checkpoints.ldm_text import PROJECTION_KEY, TEXT_MODEL_PREFIX
+from velatura.formats.checkpoints.prediction import CallerSettings
 from velatura.formats.checkpoints.single_file import SD2_BASE_PIXELS, WeightsKind
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSources
 from velatura.formats.parts.check_vae import check_vae
@@ -96,23 +98,16 @@ def explain_lone_part(path: Path) -> None:
 
 def read(
     paths: PartPaths,
-    destination: Destination | None = None,
-    *,
-    name: str = "",
-    prediction_type: Prediction | None = None,
-    zero_snr: bool | None = None,
-    opened_from: str | None = None,
+    destination: Destination,
+    settings: CallerSettings,
 ) -> Base:
     """Read a base whose parts are in several places.
 
     Args:
         paths: The places.
-        destination: Precision and device; the default is float32 on the CPU.
-        name: Name of the base; the default is that of the UNet's file or folder.
-        prediction_type: What the UNet predicts; None for what its own file says, or else epsilon. An SD2's UNet that
-            says nothing is tried out.
-        zero_snr: Use a schedule to zero terminal SNR, or not; None for what the UNet's own file says.
-        opened_from: What the user opened, for the base to remember: a path, or hub:owner/name.
+        destination: Precision and device.
+        settings: What the caller says. The default name is that of the UNet's file or folder. Where neither the caller
+            nor the UNet's own file says what it predicts, it is epsilon; an SD2's UNet is tried out.
 
     Raises:
         BadFile: A part is missing or damaged.
@@ -121,13 +116,7 @@ def read(
     """
     try:
         assembly = _Assembly.choose(paths)
-        return assembly.build(
-            destination or Destination(),
-            name=name or _name_of(assembly.unet),
-            prediction_type=prediction_type,
-            zero_snr=zero_snr,
-            opened_from=opened_from,
-        )
+        return assembly.build(destination, settings)
     except (OSError, StrictDataclassError, *DAMAGED_PART_ERRORS) as error:
         reason = f"without {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         places = [paths.main, paths.unet, *paths.texts, paths.vae]
@@ -157,10 +146,12 @@ class _Assembly:
     @classmethod
     def choose(cls, paths: PartPaths) -> _Assembly:
         """Choose the parts, and refuse those that are missing or do not fit together."""
-        main = FoundParts.open(paths.main, paths.weights if paths.unet is None else "last")
-        from_unet = main if paths.unet is None else FoundParts.open(paths.unet, paths.weights)
-        text_places = [FoundParts.open(path) for path in paths.texts]
-        vae_place = FoundParts.open(paths.vae or _vae_beside(paths.main) or paths.main)
+        open_place = cache(FoundParts.open)  # a place that is named twice is opened, and warned of, once
+        main = open_place(paths.main, paths.weights if paths.unet is None else "last")
+        from_unet = main if paths.unet is None else open_place(paths.unet, paths.weights)
+        text_places = [open_place(path, "last") for path in paths.texts]
+        vae_path = paths.vae or _vae_beside(paths.main)
+        vae_place = main if vae_path is None else open_place(vae_path, "last")
         if from_unet.unet is None:
             raise BadFile(f"{from_unet.place} holds no UNet{describe_content(from_unet)}: {UNET_HINT}")
         unet = from_unet.unet
@@ -172,6 +163,7 @@ class _Assembly:
         check_vae(unet, vae_place.vae, vae_place)
         for place in dict.fromkeys((from_unet, *text_places, vae_place)):
             place.warn_of_leftovers()
+        _warn_of_settings(from_unet, (unet, *texts, vae_place.vae))
         return cls(paths, found, unet, texts, vae_place.vae)
 
     @cached_property
@@ -221,17 +213,9 @@ class _Assembly:
         """Return the family of the UNet by its width, "" for an unknown one."""
         return FAMILY_BY_CROSS_WIDTH.get(NeededText.by(self.unet).width, "")
 
-    def build(
-        self,
-        destination: Destination,
-        *,
-        name: str,
-        prediction_type: Prediction | None,
-        zero_snr: bool | None,
-        opened_from: str | None,
-    ) -> Base:
+    def build(self, destination: Destination, settings: CallerSettings) -> Base:
         """Build the models, load their tensors, and return them as a base."""
-        scheduler = self._scheduler(prediction_type, zero_snr)
+        scheduler = self._scheduler(settings)
         refuse_unsupported(
             str(self.unet.place), self.unet.stored or {}, self.vae.stored or {}, {**DEFAULT_SCHEDULER, **scheduler}
         )
@@ -240,12 +224,14 @@ class _Assembly:
         unet = build_unet(self.unet_config, self.unet.sources, self.unet.contents, destination)
         vae = build_vae(self.vae_config, self.vae.sources, self.vae.contents, destination)
         encoders = [self._build_text_encoder(index, destination) for index in range(len(self.texts))]
+        if self.unet.stored is None:
+            warn_of_yaml(self.unet.contents.path, family.scaling_factor)
         if family.name == "SD2" and self.unet.stored is None:
             family = self._sd2_family(family, unet, predicted)
         elif predicted is None:
             self._warn_of_silent_unet(self.found[1])
         return Base(
-            name,
+            settings.name or _name_of(self.unet),
             family,
             unet=unet,
             vae=vae,
@@ -254,7 +240,7 @@ class _Assembly:
             source=self.unet.contents.path,
             vae_source=self.vae.contents.path if self.vae.contents.path != self._main_vae_path else None,
             text_sources=self._replaced_texts(),
-            opened_from=opened_from,
+            opened_from=settings.opened_from,
         )
 
     @property
@@ -268,7 +254,7 @@ class _Assembly:
         own = {part.contents.path for part in self.found[0].texts} if self.found[0].is_base else set[Path]()
         return tuple(dict.fromkeys(part.contents.path for part in self.texts if part.contents.path not in own))
 
-    def _scheduler(self, prediction_type: Prediction | None, zero_snr: bool | None) -> ModelConfig:
+    def _scheduler(self, settings: CallerSettings) -> ModelConfig:
         """Return the settings of the scheduler that the caller, the UNet's file or its folder states."""
         contents = self.unet.contents
         scheduler = dict(self.found[0].scheduler or {}) if self.unet.stored is not None else dict[str, Any]()
@@ -278,14 +264,12 @@ class _Assembly:
             scheduler["rescale_betas_zero_snr"] = True
         stated = prediction.read_prediction(contents)
         in_yaml = prediction.read_yaml_prediction(contents.path) if self.unet.stored is None else None
-        if stated is not None and prediction_type is None:
+        if stated is not None and settings.prediction_type is None:
             prediction.warn_of_yaml_conflict(contents.path, in_yaml, stated)
-        predicted = prediction_type or stated or in_yaml or scheduler.get("prediction_type")
+        predicted = stated or in_yaml or scheduler.get("prediction_type")
         if predicted is not None:
             scheduler["prediction_type"] = predicted
-        if zero_snr is not None:
-            scheduler["rescale_betas_zero_snr"] = zero_snr
-        return scheduler
+        return settings.overrule(scheduler)
 
     def _schedule(self, scheduler: ModelConfig) -> NoiseSchedule:
         return build_schedule({**DEFAULT_SCHEDULER, **scheduler})
@@ -351,6 +335,17 @@ def _has_shape(part: ModelPart, other: ModelPart) -> bool:
     ours.pop(PROJECTION_KEY, None)
     theirs.pop(PROJECTION_KEY, None)
     return ours == theirs
+
+
+def _warn_of_settings(from_unet: FoundParts, parts: Iterable[ModelPart]) -> None:
+    """Warn of what velatura does not know in the folder of the UNet's base, and in the settings of the chosen parts."""
+    if from_unet.is_base_folder:
+        diffusers_folder.warn_of_components(from_unet.place)
+    for part in parts:
+        if part.stored is not None:
+            warn_of_unknown_settings(part.place, part.config_kind, part.stored)
+    if from_unet.scheduler is not None:
+        warn_of_unknown_settings(from_unet.place / "scheduler", "scheduler", from_unet.scheduler)
 
 
 def _model_sources(part: ModelPart, layout: TextEncoderLayout) -> TensorSources:

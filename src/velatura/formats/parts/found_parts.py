@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from velatura.errors import BadFile, UnsupportedBase, warn
-from velatura.formats.checkpoints import diffusers_folder, vae_file
+from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.ldm_config import ModelConfig
 from velatura.formats.checkpoints.ldm_families import TRAINING_LEFTOVERS, V_MARKER, ZERO_SNR_MARKER
@@ -130,7 +130,11 @@ class FoundParts:
 
     def warn_of_leftovers(self) -> None:
         """Warn of tensors in the file of a part that no model of a base has, and that training does not leave."""
-        if self.place.is_dir() or self.is_base:
+        if self.place.is_dir():
+            return
+        if self.is_base:  # from which other parts may be taken
+            if single_file.sniff(self.contents):
+                single_file.warn_of_leftovers(self.contents)
             return
         parts = [part for part in (self.unet, self.vae, *self.texts) if part is not None]
         used = {source.key for part in parts for source in part.sources.values()}

@@ -48,6 +48,11 @@ class ModelPart:
         """Return the tensors by the model's names, on the meta device."""
         return apply_sources(self.sources, meta_tensors(self.contents.tensors))
 
+    @property
+    def config_kind(self) -> str:
+        """Return the kind of its config.json, which is the same for both text encoders."""
+        return "text" if self.kind.startswith("text") else self.kind
+
     def stated_settings(self, from_shapes: ModelConfig) -> ModelConfig | None:
         """Return the whole configuration, or None if only the shapes are known.
 
@@ -58,8 +63,7 @@ class ModelPart:
             BadFile: A config.json that belongs to another model, or damaged metadata.
         """
         if self.stored is not None:
-            part = "text" if self.kind.startswith("text") else self.kind
-            return merge_config(part, self.stored, from_shapes, self.place)
+            return merge_config(self.config_kind, self.stored, from_shapes, self.place)
         if CONFIG_HINTS_KEY not in self.contents.metadata:
             return None
         hints: object = json.loads(self.contents.metadata[CONFIG_HINTS_KEY])

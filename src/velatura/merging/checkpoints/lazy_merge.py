@@ -128,6 +128,9 @@ class LazyMerge(LazyTensors):
             return self._repaired_positions(key) if key.endswith(POSITION_IDS) else self.first[key]
         return self._apply_to_parents(key, lambda tensors: self._mix_tensor(key, tensors))
 
+    def __contains__(self, key: object) -> bool:  # a key that no model has reads as an empty marker
+        return key in self.output_keys
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.output_keys)
 
