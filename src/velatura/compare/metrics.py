@@ -16,7 +16,7 @@ from torch import Tensor
 
 from velatura.compare.picture_features import PictureFeatures
 
-# Of cosines. Told from drawings with overlays on the tiny base, with which a classifier of subjects agrees
+# Of cosines. Chosen on pictures of one overlay of the tiny base, by a judge of subjects trained for it: a first value
 SOFTMAX_TEMPERATURE = 0.07
 
 

@@ -134,8 +134,8 @@ class BlockFeatures(NamedTuple):
 class UNetFeatureReader(nn.Module):
     """What the blocks of a base's UNet make of pictures with a little noise, without a prompt.
 
-    On the tiny base, 96 % of drawings in nine styles are nearest to drawings of their own style by the Gram matrices of
-    these blocks, and 32 % by those of the autoencoder.
+    On the tiny base, 96 % of 72 drawings in nine styles are nearest to drawings of their own style by the Gram matrices
+    of these blocks, and 32 % by those of the autoencoder; the blocks were chosen on the same drawings.
     """
 
     def __init__(self, base: Base) -> None:
