@@ -43,10 +43,31 @@ REFUSALS = {
     "generate a --out a.bmp": ALL,
     "serve --host 0.0.0.0": ALL,
     "serve --library nowhere --port 0": ALL,
+    "generate a --recipe recipe.txt --library empty": ALL,  # made on a base that is not there
+    "grid a": ALL,
+    "grid a --x seed=1 --base nowhere --library empty": ALL,
+    "grid a --x base=tiny,nowhere --library empty": ALL,
+    "grid <hypernet:nowhere:1> --x seed=1 --library empty": ALL,
+    "grid <hypernet:{s}:1> --x s=nowhere,other --library empty": ALL,
+    "grid a|<lora:nowhere:1> --matrix --library empty": ALL,
+    "grid a --x sampler=Euler,Eulre": ALL,
+    "grid a --x color=red": ALL,
+    "bake nowhere known/net.safetensors --out baked.safetensors --library empty": ALL,
+    "bake tiny nowhere --out baked.safetensors --library empty": ALL,
+    "bake tiny net:0.5 nowhere.pt:0.5 --out baked.safetensors --library known": ALL,
+    "merge tiny nowhere --out mixed.safetensors --library empty": ALL,
+    "merge net:0.5 nowhere:0.5 --out mixed.safetensors --library known": ALL,
+    "merge tiny tiny --against nowhere --out mixed.safetensors --library empty": ALL,
+    "extract tiny nowhere --out lora.safetensors --library empty": ALL,
+    "convert nowhere.pt net.safetensors": ALL,
+    "convert known/net.safetensors lora.safetensors --as lora --base nowhere": ALL,
     "dataset check nowhere": ALL,
+    "dataset caption nowhere": ALL,
     "train hypernet nowhere": ALL,
     "train lora photos/nowhere": ALL,
     "train dreambooth nowhere": ALL,
+    "train hypernet photos --base nowhere --library empty": ALL,
+    "train hypernet photos --start nowhere.pt": ALL,
     "pull civitai:1 --limit much": ALL,
     "pull nowhere": ALL,
     "pull civitai:much": ALL,
@@ -98,6 +119,9 @@ def folder(tmp_path_factory, tiny):
     (folder / "known").mkdir()
     velatura.save(velatura.Hypernetwork.for_base(tiny, name="net"), folder / "known" / "net.safetensors")
     (folder / "empty").mkdir()
+    (folder / "recipe.txt").write_text(
+        "a house\nSteps: 4, Sampler: Euler, CFG scale: 7, Size: 64x64, Seed: 1, Model: nowhere"
+    )
     (folder / "photos").symlink_to(velatura.tiny_pictures("neon"))
     velatura.Library(folder / "known").entries()  # the index knows it from now on
     (folder / "new").mkdir()

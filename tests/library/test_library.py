@@ -97,7 +97,7 @@ def test_a_name_in_no_folder_is_put_right(folder):
 
 def test_where_nothing_lies_the_folders_are_named(tmp_path):
     (tmp_path / "runs").mkdir()
-    with pytest.raises(UnknownName, match=r"'ink' in .*runs, and none is known there: add one first"):
+    with pytest.raises(UnknownName, match=r"'ink' in .*runs: if it is in another folder, name that with --library"):
         velatura.Library(tmp_path / "runs").overlay("ink")
 
 
@@ -141,5 +141,5 @@ def test_the_family_in_the_notes_of_a_file_is_in_the_error_about_its_base(tmp_pa
 
 def test_broken_files_are_not_suggested_as_bases(tmp_path):
     (tmp_path / "anime.safetensors").write_text("broken")
-    with pytest.raises(UnknownName, match=r"no base is called 'animes' in .*, and none is known there"):
+    with pytest.raises(UnknownName, match=r"no base is called 'animes' in .*: if it is in another folder"):
         velatura.Library(tmp_path).base("animes")

@@ -309,6 +309,24 @@ def _file_and_strength(text: str) -> tuple[Path, str]:
     return (Path(match[1]), match[2]) if match else (Path(text), "1")
 
 
+def refuse_unknown_overlay(text: str, library: "velatura.Library") -> None:
+    """Refuse an argument such as "inca:0.5" that names no overlay, before torch is imported.
+
+    Raises:
+        UnknownName: It is not a path that exists, and no overlay in the library has this name.
+        BadFile: The same of a name that looks like a path.
+    """
+    name, _ = split_strengths(text)
+    if is_path(name):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same warnings come when the overlay is opened
+        try:
+            library.path(name)
+        except UnknownName as error:
+            raise explain_missing(name, error) from None
+
+
 def open_overlay_argument(text: str, library: "velatura.Library") -> tuple["Overlay", "float | Strength"]:
     """Open "inca.pt:0.5", or "inca.pt" at strength 1, or an overlay by its name in the library.
 

@@ -8,13 +8,14 @@ import typer
 
 import velatura
 from velatura.base.families import PredictionWord
-from velatura.cli.arguments import open_overlay_argument
+from velatura.cli.arguments import open_overlay_argument, refuse_unknown_overlay
 from velatura.cli.base import (
     DEFAULT_LOAD_OPTIONS,
     LoadOptions,
     open_base,
     part_option,
     prediction_option,
+    refuse_unknown_base,
     zero_snr_option,
 )
 from velatura.cli.saving import picture_bar, prepare_output, print_report
@@ -68,13 +69,16 @@ def bake(
 
     velatura bake sd15 ink:0.5:0.8 inca:0.6 --library ~/models --prompts mine.txt --out baked.safetensors
     """
-    from velatura.formats.checkpoints import write_single_file
-    from velatura.merging.bake.bake import bake as bake_overlays
-
     is_folder = not out.suffix
     prepare_output(out, overwrite=overwrite, takes_folders=True)
     prompt_lines = _read_prompts(prompts)
     model_library = velatura.Library(*(library or [Path()]))
+    refuse_unknown_base(base, model_library)
+    for argument in overlays:
+        refuse_unknown_overlay(argument, model_library)
+    from velatura.formats.checkpoints import write_single_file
+    from velatura.merging.bake.bake import bake as bake_overlays
+
     opened_overlays = [open_overlay_argument(argument, model_library) for argument in overlays]
     load_options = LoadOptions(vae=vae, prediction=prediction, zero_snr=zero_snr, unet=unet, text=tuple(text or ()))
     opened_base = open_base(base, model_library, load_options)

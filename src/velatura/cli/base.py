@@ -10,6 +10,7 @@ from velatura.sampling.named_bases import (
     is_path,
     open_base,
     open_recipe_base,
+    refuse_unknown_base,
     warn_of_unknown_words,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "open_recipe_base",
     "part_option",
     "prediction_option",
+    "refuse_unknown_base",
     "warn_of_unknown_words",
     "zero_snr_option",
 ]

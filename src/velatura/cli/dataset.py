@@ -124,8 +124,11 @@ def caption(
 
     velatura dataset caption photos/ --with wd14-tagger/ --existing append --before "inca style"
     """
-    from velatura.datasets.captioners.captioner import open_captioner
     from velatura.datasets.check import picture_count
+    from velatura.datasets.folder import resolve_folder
+
+    resolve_folder(folder)
+    from velatura.datasets.captioners.captioner import open_captioner
     from velatura.datasets.write_captions import caption_folder
 
     if captioner == "tiny":

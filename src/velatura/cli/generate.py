@@ -298,8 +298,8 @@ def grid(
 
     velatura grid "a lighthouse|at night|in snow" --matrix
     """
-    from velatura.compare.base_axis import is_base_axis
-    from velatura.compare.grid_page import save_page
+    from velatura.compare.base_axis import check_base_values
+    from velatura.compare.cells import cell_recipes, is_base_axis
 
     if matrix == bool(x or y or z):
         raise BadRecipe("a grid needs something to change: give an axis, as --x seed=7-9, or --matrix alone")
@@ -317,8 +317,16 @@ def grid(
     [page] = output_paths(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     model_library = velatura.Library(*(library or [Path()]))
+    cells = cell_recipes(first, (x_axis, y_axis, z_axis), matrix=matrix, styles=style_table)
+    if not lenient:
+        refuse_unknown_names(cells, model_library, overlays)
+    for name, values in filter(None, (x_axis, y_axis, z_axis)):
+        if is_base_axis(name, first):
+            check_base_values(values, model_library)
     load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
     opened_base = None if has_base_axis else open_recipe_base(first, base, model_library, load_options)
+    from velatura.compare.grid_page import save_page
+
     with picture_bar() as on_step:
         result = velatura.grid(
             opened_base,

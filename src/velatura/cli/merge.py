@@ -10,6 +10,7 @@ import typer
 import velatura
 from velatura.cli.arguments import open_overlay_argument, split_strengths
 from velatura.cli.bake import AsJson, Overwrite
+from velatura.cli.base import explain_missing, is_path, open_base, refuse_unknown_base
 from velatura.cli.saving import picture_bar, prepare_output, print_report
 from velatura.cli.screen import say, say_json
 from velatura.errors import BadRecipe, UnknownName
@@ -114,12 +115,16 @@ def merge(
 
     velatura merge ink.safetensors:0.8 inca.safetensors:0.5 --rank 32 --out both.safetensors
     """
+    prepare_output(out, overwrite=overwrite)
+    model_library = velatura.Library(*(library or [Path()]))
+    for model in models:
+        _refuse_unknown_model(model, model_library)
+    for name in filter(None, (against, base)):
+        refuse_unknown_base(name, model_library)
     from velatura.merging.checkpoints.merge import merge as merge_models
     from velatura.merging.checkpoints.metadata import parse_fields
     from velatura.merging.checkpoints.options import Saving
 
-    prepare_output(out, overwrite=overwrite)
-    model_library = velatura.Library(*(library or [Path()]))
     if _are_loras(models, model_library):
         message = (
             "LoRAs take only --rank, --tolerance, --base and --dtype, and their strengths behind their names, ink:0.8"
@@ -193,10 +198,12 @@ def extract(
 
     velatura extract sd15 anime --tolerance 0.5 --conv-rank 0 --no-text --out anime-lora.safetensors
     """
-    from velatura.merging.lora.extract import extract as extract_lora
-
     prepare_output(out, overwrite=overwrite)
     model_library = velatura.Library(*(library or [Path()]))
+    for name in (base, other):
+        refuse_unknown_base(name, model_library)
+    from velatura.merging.lora.extract import extract as extract_lora
+
     base_model, other_model = _find_model(base, model_library), _find_model(other, model_library)
     with picture_bar("extracting") as on_weight:
         lora, report = extract_lora(
@@ -227,7 +234,6 @@ def _combine(
     dtype: str,
 ) -> "tuple[Card, CombineReport]":
     """Write LoRAs as one, and return its card and the report."""
-    from velatura.cli.base import open_base
     from velatura.merging.lora.combine import combine
 
     opened_loras = [open_overlay_argument(argument, model_library) for argument in names]
@@ -237,10 +243,24 @@ def _combine(
     return combined.card, report
 
 
+def _refuse_unknown_model(name: str, model_library: "velatura.Library") -> None:
+    """Refuse an argument that names neither a model nor a LoRA, before torch is imported."""
+    candidates = dict.fromkeys((name, split_strengths(name)[0]))
+    if any(candidate == "tiny" or is_path(candidate) for candidate in candidates):
+        return
+    errors: list[UnknownName] = []
+    for candidate in candidates:
+        try:
+            model_library.entry(candidate, label="model or LoRA")
+        except UnknownName as error:
+            errors.append(error)
+        else:
+            return
+    raise explain_missing(name, errors[-1])
+
+
 def _find_model(name: str, model_library: "velatura.Library") -> "Base | Path":
     """Return the path of a model, or the open base for tiny and for a model on the hub."""
-    from velatura.cli.base import explain_missing, is_path, open_base
-
     if name == "tiny" or name.startswith("hub:"):
         return open_base(name)
     if is_path(name):

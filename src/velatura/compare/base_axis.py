@@ -1,27 +1,24 @@
 """Axis of a grid that goes through bases: one of them is open at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from velatura.arguments import describe_value
-from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadFile, BadRecipe
-from velatura.formats.open import open_base
 from velatura.library import Library
-from velatura.sampling.generate import OnSamplingStep, Picture
-from velatura.sampling.recipe.recipe import Recipe
 
-BASE_AXIS, CHECKPOINT_AXIS = "base", "checkpoint"  # the second is A1111's word for the first
+if TYPE_CHECKING:
+    from velatura.base.pipeline import AnyBase
+    from velatura.sampling.generate import OnSamplingStep, Picture
+    from velatura.sampling.recipe.recipe import Recipe
+
 TINY_NAME, HUB_PREFIX = "tiny", "hub:"
 
-OpenBase = Callable[[str], AnyBase]
-GenerateOnBase = Callable[[AnyBase, Sequence[Recipe], OnSamplingStep | None], Sequence[Picture]]
-
-
-def is_base_axis(name: str, recipe: Recipe) -> bool:
-    """Return True if an axis of this name goes through bases, False if its name is a word in braces of the prompts."""
-    return name == BASE_AXIS or (name == CHECKPOINT_AXIS and "{checkpoint}" not in recipe.prompt + recipe.negative)
+OpenBase = Callable[[str], "AnyBase"]
+GenerateOnBase = Callable[["AnyBase", "Sequence[Recipe]", "OnSamplingStep | None"], "Sequence[Picture]"]
 
 
 def check_base_values(values: Sequence[object], library: Library | None) -> None:
@@ -38,6 +35,8 @@ def check_base_values(values: Sequence[object], library: Library | None) -> None
     """
     for value in values:
         if not isinstance(value, str | PurePath):
+            from velatura.base.pipeline import to_base
+
             to_base(value, "a value of the axis 'base'")
         elif not _is_openable(name := str(value)):
             if library is None:
@@ -52,6 +51,8 @@ def open_base_value(name: str, library: Library | None) -> AnyBase:
 
         return tiny()
     if library is None or _is_openable(name):
+        from velatura.formats.open import open_base
+
         return open_base(name)
     return library.base(name)
 
@@ -60,6 +61,8 @@ def base_label(value: object) -> str:
     """Return the name of a base for the labels of a grid."""
     if isinstance(value, str | PurePath):
         return str(value)
+    from velatura.base.pipeline import to_base
+
     return to_base(value).name
 
 

@@ -6,7 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from velatura.compare.grid import Grid, axis_labels
+from velatura.compare.cells import axis_labels
+from velatura.compare.grid import Grid
 from velatura.compare.training_report import picture_tag
 from velatura.files import atomic_write
 from velatura.sampling.generate import Picture

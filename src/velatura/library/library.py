@@ -121,9 +121,18 @@ class Library:
         }
         return sorted(names.values(), key=str.lower)
 
-    def entry(self, name: str, kind: str | None = None) -> LibraryEntry:
-        """Return the entry of a file by name, of any kind or of one; raises UnknownName."""
-        return self._choose(name, FILE_KINDS if kind is None else (kind,), kind or "file")
+    def entry(self, name: str, kind: str | None = None, *, label: str | None = None) -> LibraryEntry:
+        """Return the entry of a file by name.
+
+        Args:
+            name: Its name, alias or hash.
+            kind: One of FILE_KINDS; None allows all.
+            label: What messages call it; by default the kind, or "file".
+
+        Raises:
+            UnknownName: No file has this name.
+        """
+        return self._choose(name, FILE_KINDS if kind is None else (kind,), label or kind or "file")
 
     def path(self, name: str, kind: str | None = None) -> Path:
         """Return the path of an overlay by name, preferably one of a kind; raises UnknownName."""
@@ -280,8 +289,10 @@ class Library:
                 if entry.kind in kinds and not entry.error
                 for entry_name in (entry.name, *(() if entry.file.is_snapshot else entry.aliases))
             }
-            error = UnknownName.with_suggestions(label, name, known, " or ".join(map(str, self._folders)))
-            advice = suggest_run(name)
+            folders, advice = " or ".join(map(str, self._folders)), suggest_run(name)
+            if not known:
+                raise UnknownName(f"no {label} is called {name!r} in {folders}: {advice}")
+            error = UnknownName.with_suggestions(label, name, known, folders)
             is_question = str(error).endswith("?")
             raise UnknownName(f"{error} {advice[0].upper()}{advice[1:]}" if is_question else f"{error}; {advice}")
         chosen, *others = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaError
 from velatura.library.model_files import WEIGHTS_SUFFIXES
-from velatura.tiny import tiny
+from velatura.tiny import TINY_HASH, tiny
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from velatura.formats.checkpoints.single_file import WeightsKind
     from velatura.library import Library
     from velatura.sampling.recipe.recipe import Recipe
+
+TINY_NAME = "tiny"
 
 
 class LoadOptions(NamedTuple):
@@ -49,9 +52,8 @@ def open_recipe_base(
         name, load_options = str(load_options.unet), load_options._replace(unet=None)  # with --text and --vae a base
     if name is not None:
         return open_base(name, library, load_options)
-    tiny_base = _open_tiny(load_options)
-    if recipe.base in {None, tiny_base.name} or (recipe.base_hash and tiny_base.hash == recipe.base_hash):
-        return tiny_base
+    if recipe.base in {None, TINY_NAME} or recipe.base_hash == TINY_HASH:
+        return _open_tiny(load_options)
     with suppress(UnknownName):  # by name first: a hash makes the library read every checkpoint that it does not know
         entry = library.with_hashes(library.entry(recipe.base or "", "checkpoint"))
         if recipe.base_hash is None or (entry.hashes and entry.hashes.has(recipe.base_hash)):
@@ -67,7 +69,7 @@ def open_recipe_base(
 
 def open_base(name: str, library: Library | None = None, load_options: LoadOptions = DEFAULT_LOAD_OPTIONS) -> Base:
     """Open tiny, a checkpoint or folder by its path, or a base by its name in a library."""
-    if name == "tiny":
+    if name == TINY_NAME:
         return _open_tiny(load_options)
     if library is None or is_path(name):
         from velatura.formats.open import open_base as open_path
@@ -77,6 +79,23 @@ def open_base(name: str, library: Library | None = None, load_options: LoadOptio
         return library.base(name, **load_options._asdict())
     except UnknownName as error:
         raise explain_missing(name, error) from None
+
+
+def refuse_unknown_base(name: str, library: Library) -> None:
+    """Refuse the name of a base that does not exist, before torch is imported.
+
+    Raises:
+        UnknownName: It is not tiny, not on the hub, not a path that exists, and no base in the library has it.
+        BadFile: The same of a name that looks like a path.
+    """
+    if name == TINY_NAME or is_path(name):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same warnings come when the base is opened
+        try:
+            library.entry(name, "checkpoint", label="base")
+        except UnknownName as error:
+            raise explain_missing(name, error) from None
 
 
 def _find_parts(load_options: LoadOptions, library: Library | None) -> LoadOptions:
@@ -97,7 +116,7 @@ def warn_of_unknown_words(base: Base, recipes: Sequence[Recipe], library: Librar
     Words in the names and trigger words of embeddings and of overlays that the prompts call do not count.
     """
     from velatura.prompts.tags import TAG_PATTERN
-    from velatura.tiny import TINY_HASH, warn_of_words_unknown_to_tiny, words_of, words_unknown_to_tiny
+    from velatura.tiny import warn_of_words_unknown_to_tiny, words_of, words_unknown_to_tiny
 
     if base.hash != TINY_HASH:
         return

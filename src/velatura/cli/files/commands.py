@@ -12,7 +12,7 @@ import typer
 import velatura
 from velatura.base.families import PredictionWord
 from velatura.card import UNKNOWN_KIND
-from velatura.cli.base import LoadOptions, prediction_option, zero_snr_option
+from velatura.cli.base import LoadOptions, is_path, prediction_option, zero_snr_option
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.errors import AlreadyExists, BadFile, UnknownName
 
@@ -178,6 +178,12 @@ def convert(
         raise typer.BadParameter("--dialect and --dtype are for the same overlay, --as for another kind")
     if kind not in {None, "lora"}:
         raise UnknownName.with_suggestions("kind of overlay to convert to", str(kind), ["lora"])
+    if not source.expanduser().exists():
+        raise BadFile(f"{source} does not exist: give the path of an overlay's file")
+    if base not in {None, "tiny"} and not is_path(str(base)):
+        raise BadFile(f"{base} does not exist: give a checkpoint, a diffusers folder, or hub:owner/name")
+    if target.exists() and not overwrite:
+        raise AlreadyExists(f"{target} exists already: choose another name, or add --overwrite")
     overlay = velatura.open_overlay(source)
     overlay = overlay if clip is None else _with_clip(overlay, clip)
     if kind == "lora":
@@ -194,8 +200,6 @@ def convert(
             overwrite=overwrite,
         )
         return
-    if target.exists() and not overwrite:
-        raise AlreadyExists(f"{target} exists already: choose another name, or add --overwrite")
     velatura.save(overlay, target, dialect=dialect, dtype=dtype)
     say(f"{target}: {overlay.card}")
 

@@ -59,9 +59,23 @@ LibraryFolders = Annotated[
 ]
 
 
-def option(help_text: str, panel: str, *flags: str, default: str | bool = True) -> Any:
-    """An option in a panel of the help; shown: its default in words, where the plan's preset has it."""
-    return typer.Option(*flags, help=help_text, rich_help_panel=panel, show_default=default)
+def option(
+    help_text: str,
+    panel: str,
+    *flags: str,
+    default: str | bool = True,
+    callback: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Return an option in a panel of the help.
+
+    Args:
+        help_text: What it does.
+        panel: The panel.
+        flags: Its flags, if they are not made of the parameter's name.
+        default: The default in words, where the plan's preset has it.
+        callback: Checks its value while the command line is parsed, and returns it.
+    """
+    return typer.Option(*flags, help=help_text, rich_help_panel=panel, show_default=default, callback=callback)
 
 
 def processes_option(panel: str) -> Any:

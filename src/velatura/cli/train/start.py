@@ -8,16 +8,30 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import velatura
 from velatura.cli.train.options import OVERLAY_PANEL, option
-from velatura.errors import BadOverlay
+from velatura.errors import BadFile, BadOverlay
 
 if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
 
 AnyOverlay = TypeVar("AnyOverlay", bound="Overlay")
 
+
+def refuse_missing(path: Path | None) -> Path | None:
+    """Return the path of --start, or refuse one that does not exist, before torch is imported."""
+    if path is not None and not path.expanduser().exists():
+        raise BadFile(f"{path} does not exist: give the path of an overlay's file to --start")
+    return path
+
+
 Start = Annotated[
     Path | None,
-    option("Train this overlay further; its steps count on.", OVERLAY_PANEL, "--start", default="a new one"),
+    option(
+        "Train this overlay further; its steps count on.",
+        OVERLAY_PANEL,
+        "--start",
+        default="a new one",
+        callback=refuse_missing,
+    ),
 ]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from velatura.compare.base_axis import is_base_axis
-from velatura.compare.grid import Axis, grid
+from velatura.compare.cells import Axis, is_base_axis
+from velatura.compare.grid import grid
 from velatura.compare.grid_page import save_page
 from velatura.sampling.named_bases import warn_of_unknown_words
 from velatura.server.jobs.context import JobContext
