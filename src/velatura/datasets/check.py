@@ -191,7 +191,8 @@ def _check_caption(
     ]
     if len(caption.text.splitlines()) > 1:
         text = (
-            "its caption has several lines, learned as one text; caption_lines first takes one, as kohya's scripts do"
+            "its caption has several lines, learned as one text; to learn the first line, as kohya's scripts do, train "
+            "with --caption-lines first"
         )
         findings.append(Finding(Grade.NOTE, "lines", path, text))
     if len(caption.text.split()) > MAX_CAPTION_WORDS:
