@@ -30,7 +30,7 @@ def text_bomb():
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
-    chunks.add_text("parameters", "a" * 900_000, zip=True)
+    chunks.add_text("parameters", "a" * 100_000, zip=True)
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=chunks)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -139,7 +139,7 @@ def test_bad_images_everywhere(client, name):
 
 def test_images_with_much_text_or_few_pixels(client):
     assert post(client, "png-info", {"image": text_bomb()}).status_code in {200, 413, 422}
-    for size in ((1, 1), (1, 5000), (5000, 1)):
+    for size in ((1, 1), (1, 300)):
         image = to_base64(Image.new("RGB", size))
         for mode in (0, 1):
             post(client, "extra-single-image", {"image": image, "upscaler_1": "Lanczos", "resize_mode": mode})
@@ -215,7 +215,7 @@ def test_wrong_values_of_file_routes(client, route):
 def test_wrong_settings(client, state):
     names = list(client.get("/sdapi/v1/options").json())
     for name in names:
-        for value in [*WRONG, float("nan")]:
+        for value in (10**30, float("nan"), "../../etc/passwd", [[]]):
             post(client, "options", {name: value})
         post(client, "txt2img", {**SMALL, "steps": 0, "override_settings": {name: [1]}})
     for name in state.options.all():
@@ -264,8 +264,8 @@ def test_methods_that_a_route_does_not_have(client):
             assert check(client.request(method, f"/sdapi/v1/{route}")).status_code == 405
 
 
-@pytest.mark.parametrize("body", [{"id_task": 5}, {"id_live_preview": "x"}, {"id_task": "x" * 100_000}, []], ids=str)
+@pytest.mark.parametrize(
+    "body", [{"id_task": 5}, {"id_live_preview": "x"}, {"id_task": "x" * 100_000}, []], ids=range(4)
+)
 def test_wrong_questions_of_tasks(client, body):
-    if isinstance(body, dict) and len(str(body)) > 1000:
-        body = {"id_task": "x" * 100_000}
     check(client.post("/internal/progress", json=body))
