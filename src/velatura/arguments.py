@@ -147,7 +147,7 @@ def _evaluate(function: Callable[..., object], name: str) -> object:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, function.__globals__)  # an annotation of our own code
+        return eval(annotation, inspect.unwrap(function).__globals__)  # an annotation of our own code
     except (NameError, TypeError):
         return object
 

@@ -83,13 +83,13 @@ LEFTOVERS = {
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("leftover", LEFTOVERS)
 def test_weights_are_read_beside_what_a_trainer_leaves(tmp_path, monkeypatch, leftover, protocol):
-    payload = {"state_dict": WEIGHTS, "left": LEFTOVERS[leftover](monkeypatch)}
+    payload = {"state_dict": WEIGHTS, "hyper_parameters": LEFTOVERS[leftover](monkeypatch)}
     path = save_torch(tmp_path / "x.ckpt", payload, pickle_protocol=protocol)
     state = open_state_dict(path).tensors
     assert torch.equal(state["a"], WEIGHTS["a"])
     contents = open_tensors(path)
     assert torch.equal(contents.payload["state_dict"]["b"], WEIGHTS["b"])
-    assert "left" in contents.payload
+    assert "hyper_parameters" in contents.payload
 
 
 def test_plain_values_in_containers_are_kept(tmp_path):

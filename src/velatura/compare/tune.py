@@ -167,7 +167,7 @@ def tune(
     texts = [prompt.text for prompt in chosen for _ in range(seeds)]
     found = best_strength((0.0, *strengths), _likeness(features, reference), _kept(features, texts))
     if max(point.score for point in found.points) < MIN_SCORE:
-        raise NoEffect(f"{overlay.card.name or 'the overlay'} {_explain_no_top(features, strengths[-1])}")
+        raise NoEffect(_explain_no_top(overlay.card.name or "the overlay", features, strengths[-1]))
     return Tuning(
         round(found.strength, 2),
         round(found.low, 2),
@@ -255,16 +255,16 @@ def _references(found: PictureSet) -> PictureSet:
     return PictureSet([found.images[row] for row in rows], [found.names[row] for row in rows], texts)
 
 
-def _explain_no_top(features: Sequence[PictureFeatures], highest: float) -> str:
+def _explain_no_top(name: str, features: Sequence[PictureFeatures], highest: float) -> str:
     """Say why no strength is better than 0: nothing changes, or it changes to something else."""
     if float(metrics.change(features[-1], features[0]).mean()) < MIN_CHANGE:
         return (
-            f"changes nothing that can be measured at strengths up to {highest:g}: train it for more steps or at a "
-            "higher rate"
+            f"{name} changes nothing that can be measured at strengths up to {highest:g}: train it for more steps or "
+            "at a higher rate"
         )
     return (
-        f"brings no picture nearer to its pictures, at no strength up to {highest:g}: give the pictures that it was "
-        "trained on, or train it for more steps"
+        f"{name} brings no picture nearer to its pictures, at no strength up to {highest:g}: give the pictures that it "
+        "was trained on, or train it for more steps"
     )
 
 

@@ -47,6 +47,10 @@ class ErrorAnswer(BaseModel):
 ErrorShape = Callable[[int, ErrorDetail], Mapping[str, object]]
 
 
+class BatchLeftOut(Exception):
+    """Nobody wants the pictures of the batch that is being made."""
+
+
 class ApiError(Exception):
     """A request that is answered with an error.
 

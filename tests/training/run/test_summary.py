@@ -51,7 +51,7 @@ def test_losses_at_high_noise_are_read_where_the_log_has_them(write):
     losses = ((0, 0.5, 0.09), (10, 0.3, 0.07))
     folder = write(*({"validated": step, "validation": loss, "high_noise": high} for step, loss, high in losses))
     assert read_run(folder).high_noise == {0: 0.09, 10: 0.07}
-    assert read_run(write({"validated": 0, "validation": 0.5})).high_noise == {}
+    assert read_run(write({"validated": 0, "validation": 0.5}, out="plain")).high_noise == {}
 
 
 def test_snapshots_count_only_with_their_state(write):

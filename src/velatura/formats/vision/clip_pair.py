@@ -83,7 +83,9 @@ def open_clip_pair(folder: StrPath) -> ClipPair:
         text_model = _open_clip_text(path) if is_open_clip_folder(path) else _transformers_text(path)
     except (OSError, ValueError, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         reasons = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadFile(f"{path} has a text encoder that cannot be opened ({reasons[0][:100]})") from None
+        raise BadFile(
+            f"{path} has a text encoder that cannot be opened ({reasons[0][:100]}): download the folder again"
+        ) from None
     return ClipPair(clip, clip_tokenizer(pads_with_zero=False), text_model, path.name)
 
 

@@ -18,6 +18,7 @@ from velatura.sampling.named_bases import warn_of_unknown_words
 from velatura.sampling.pipeline import check_overlays_fit
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.resolve.overlays import OverlayResolver
+from velatura.server.errors import BatchLeftOut
 from velatura.server.inputs import InputStore
 from velatura.server.jobs.context import JobContext, JobResources
 from velatura.server.jobs.job import JobStopped
@@ -25,10 +26,6 @@ from velatura.server.jobs.requests import GridRequest, PaintRequest
 from velatura.server.jobs.worker import open_context
 
 MAX_WAITING_READ = 32  # paint jobs that are looked at for a batch in common
-
-
-class BatchLeftOut(Exception):
-    """Nobody wants the pictures of the batch that is being made."""
 
 
 class PreparedPictures(NamedTuple):
