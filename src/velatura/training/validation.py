@@ -92,9 +92,8 @@ class ValidationSet:
     def _total_loss(self, base: Base, all_rows: Tensor) -> float:
         """Return the sum of the errors of some rows."""
         total = 0.0
-        if not len(all_rows):
-            return total
-        for rows in all_rows.split(VALIDATION_BATCH_SIZE):
+        for start in range(0, len(all_rows), VALIDATION_BATCH_SIZE):
+            rows = all_rows[start : start + VALIDATION_BATCH_SIZE]
             cond = self.captions.encode_for_validation(self.pictures[rows])
             with base_autocast(base):
                 batch_loss = denoising_loss(base, self.latents[rows], cond, self.noise[rows], self.timesteps[rows])

@@ -131,16 +131,3 @@ def test_a_file_opens_and_acts_by_the_timestep(tiny, file):
 def bake(base, lora):
     with pytest.warns(VelaturaWarning, match="baked weights have all ranks at all timesteps"):
         return velatura.bake(base, [(lora, 1.0)])
-
-
-@pytest.mark.slow
-def test_compiled_models_act_by_the_timestep_too(file):
-    base = velatura.tiny()
-    lora = velatura.open_overlay(file)
-    with velatura.attach(base, lora):
-        expected = [predict(base, timestep) for timestep in (0, 999)]
-    base.unet = torch.compile(base.unet, backend="eager")
-    with velatura.attach(base, lora):
-        found = [predict(base, timestep) for timestep in (0, 999, 0)]
-    for one, other in zip(found, (*expected, expected[0]), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +167,8 @@ def rank_mask(timesteps: Tensor, rank: int) -> Tensor:
 
 def _candidates(weight: Tensor, rank: int) -> Iterator[SingularFactors]:
     """Yield the first, the last and the middle singular vectors; missing ones, of a rank above the weight's, are 0."""
-    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    svd = torch.linalg.svd(weight, full_matrices=False)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    left, values, right = cast("tuple[Tensor, Tensor, Tensor]", svd)
     missing = max(0, rank - len(values))
     if missing:
         left = nn.functional.pad(left, (0, missing))
