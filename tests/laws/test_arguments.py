@@ -58,7 +58,7 @@ def calls(tiny, hyper, lora, difference, tmp_path):
         "tiny": {},
         "tiny_pictures": {"name": "neon"},
         "train": {**base, **overlay, "folder": tmp_path / "empty", "out": taken},
-        "tune": {**base, "overlay": missing},
+        "tune": {**base, "overlay": missing, "strengths": [1.0], "prompts": ["a", "b"], "steps": 1},
         "Hypernetwork.for_base": {**base},
         "Lora.for_base": {**base},
         "Embedding.for_base": {**base, "name": "inca"},
