@@ -4,7 +4,7 @@ from PIL import Image
 
 import velatura
 from velatura.compare.grid_page import grid_page
-from velatura.errors import BadRecipe, UnknownName
+from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
 from velatura.sampling.image_grid import draw_grid, stack_grids
 from velatura.sampling.recipe.infotext import read_infotext
 from velatura.sampling.recipe.metadata import read_image_infotext
@@ -136,7 +136,9 @@ def test_a_saved_grid_says_how_it_was_made(tiny, hyper, tmp_path):
 def test_the_recipe_in_a_saved_grid_makes_its_first_picture(tiny, axes, tmp_path):
     """As in the web UI, where a grid has the settings of its first cell."""
     made = velatura.grid(tiny, velatura.Recipe(prompt="a {s} house|at night", steps=1), **axes)
-    read = velatura.Recipe.from_image(made.save(tmp_path / "grid.png"))
+    path = made.save(tmp_path / "grid.png")
+    with pytest.warns(VelaturaWarning, match="this is a grid"):
+        read = velatura.Recipe.from_image(path)
     again = velatura.generate(tiny, read)
     assert again.recipe == made.rows[0][0].recipe
     difference = np.asarray(again.image, dtype=int) - np.asarray(made.rows[0][0].image, dtype=int)

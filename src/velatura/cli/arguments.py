@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from velatura.prompts.prompt_file import PromptLine
     from velatura.prompts.styles import Style
     from velatura.sampling.masks import InitImage
+    from velatura.sampling.recipe.grid_fields import GridFields
     from velatura.sampling.recipe.recipe import Recipe
 
 
@@ -56,6 +57,26 @@ def build_recipe(
     if needs_prompt and picture is None and prompt is None and not recipe.prompt:
         raise BadRecipe('the prompt is missing: give one in quotes, "a red house", or a picture by --recipe')
     return recipe
+
+
+def read_grid_axes(picture: Path | None, axes: tuple[str | None, ...], *, matrix: bool) -> "GridFields | None":
+    """Return the grid that the picture of a grid describes, None if the command line describes one itself.
+
+    Args:
+        picture: The picture of --recipe.
+        axes: The arguments of --x, --y and --z.
+        matrix: Whether --matrix is given.
+    """
+    if picture is None or any(axes) or matrix or str(picture) == STANDARD_INPUT:
+        return None
+    from velatura.sampling.recipe.grid_fields import GRID_WARNING, read_grid_fields
+    from velatura.sampling.recipe.infotext import read_infotext
+    from velatura.sampling.recipe.metadata import read_recipe_infotext
+
+    grid = read_grid_fields(read_infotext(read_recipe_infotext(picture.expanduser())).fields)
+    if grid is not None:
+        warnings.filterwarnings("ignore", GRID_WARNING)  # the whole grid is made, not its first cell
+    return grid
 
 
 def _read_recipe(path: Path) -> "Recipe":

@@ -16,6 +16,7 @@ from velatura.cli.arguments import (
     expand_recipe,
     open_overlay_files,
     parse_axis,
+    read_grid_axes,
     read_init_image,
     read_style_table,
     refuse_unknown_names,
@@ -297,12 +298,22 @@ def grid(
     velatura grid "a lighthouse" --x base=sd15,anime.safetensors --y style=None,ink
 
     velatura grid "a lighthouse|at night|in snow" --matrix
+
+    velatura grid --recipe grid.png --set steps=40
     """
     from velatura.compare.base_axis import check_base_values
     from velatura.compare.cells import cell_recipes, is_base_axis
 
+    recipe_grid = read_grid_axes(recipe, (x, y, z), matrix=matrix)
+    if recipe_grid is not None:
+        x, y, z = recipe_grid.axis_arguments()
+        matrix, prompt = recipe_grid.is_matrix, recipe_grid.prompt if prompt is None else prompt
+        recipe_fields = {**recipe_grid.negative_field(), **recipe_fields}
     if matrix == bool(x or y or z):
-        raise BadRecipe("a grid needs something to change: give an axis, as --x seed=7-9, or --matrix alone")
+        raise BadRecipe(
+            "a grid needs something to change: give an axis, as --x seed=7-9, or --matrix alone, or the picture of a "
+            "grid with --recipe"
+        )
     overlays, tags = open_overlay_files(overlay or ())
     x_axis, y_axis, z_axis = (parse_axis(axis, tags) if axis else None for axis in (x, y, z))
     axis_names = [axis[0] for axis in (x_axis, y_axis, z_axis) if axis]

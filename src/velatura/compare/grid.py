@@ -23,10 +23,10 @@ from velatura.compare.base_axis import (
 )
 from velatura.compare.cells import (
     BASE_AXIS,
+    MATRIX_AXIS,
     Axis,
     axis_labels,
     axis_recipes,
-    format_value,
     matrix_recipes,
     name_base_axis,
 )
@@ -38,6 +38,7 @@ from velatura.sampling.generate import OnSamplingStep, Picture, generate_many
 from velatura.sampling.image_grid import draw_grid, stack_grids
 from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
+from velatura.sampling.recipe.grid_fields import write_grid_fields
 from velatura.sampling.recipe.infotext import write_infotext
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
@@ -80,14 +81,14 @@ class Grid:
         """Return the first picture's recipe and the axes as an infotext, with the fields of A1111's X/Y/Z plot.
 
         As in A1111, the prompt and settings are those of the first picture, so that they make a picture of the grid:
-        the recipe of the whole grid may have words in braces, or a seed that an axis replaced.
+        the recipe of the whole grid may have words in braces, or a seed that an axis replaced. The prompts of the grid
+        have fields of their own, so that `velatura grid --recipe` makes the whole grid again.
         """
         first = self.rows[0][0].recipe
-        fields = first.fields() | {"Script": "X/Y/Z plot"}
-        for letter, axis in (("X", self.x), ("Y", self.y), ("Z", self.z)):
-            if axis:
-                fields |= {f"{letter} Type": axis[0], f"{letter} Values": ", ".join(map(format_value, axis[1]))}
-        return write_infotext(first.prompt, first.negative, fields)
+        axes = () if self.x[0] == MATRIX_AXIS else (self.x, self.y, self.z)
+        prompts = (self.recipe.prompt, self.recipe.negative)
+        grid_fields = write_grid_fields(axes, prompts, (first.prompt, first.negative))
+        return write_infotext(first.prompt, first.negative, first.fields() | grid_fields)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the image as .png, .jpg or .webp with its infotext in it, and return the path."""

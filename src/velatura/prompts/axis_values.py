@@ -50,6 +50,15 @@ def texts(text: str) -> list[str]:
     return entries
 
 
+def join_texts(values: Iterable[str]) -> str:
+    """Return texts as one text that `texts` splits again: with commas, and double quotes where a text needs them."""
+    return ", ".join(_quote_text(value) for value in values)
+
+
+def _quote_text(value: str) -> str:
+    return value if re.fullmatch(r'[^",\r\n]+', value) else '"{}"'.format(value.replace('"', '""'))
+
+
 def prompt_values(text: str) -> list[str | float]:
     """Parse values that replace a word of a prompt: texts, but 0-1 (+0.25) and 0-1 [5] are ranges of numbers."""
     values: list[str | float] = []

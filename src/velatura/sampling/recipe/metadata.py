@@ -85,6 +85,17 @@ def read_image_recipe(path: Path) -> str:
     return found.infotext
 
 
+def read_recipe_infotext(path: Path) -> str:
+    """Read the infotext in a picture or a text file: see `Recipe.from_file`.
+
+    Raises:
+        BadRecipe: The file contains no recipe.
+        BadFile: The file is neither a picture nor a text, or is damaged.
+    """
+    text = read_text_file(path)
+    return read_image_recipe(path) if text is None else infotext_from_text(text, str(path))
+
+
 def read_text_file(path: Path) -> str | None:
     """Read a text file.
 

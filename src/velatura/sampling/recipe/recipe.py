@@ -19,9 +19,10 @@ from velatura.sampling.recipe.fields import (
     Pixels,
     PromptText,
 )
+from velatura.sampling.recipe.grid_fields import warn_of_grid
 from velatura.sampling.recipe.infotext import read_infotext, warn_of_infotext, write_infotext
 from velatura.sampling.recipe.infotext_fields import from_infotext_fields, to_infotext_fields
-from velatura.sampling.recipe.metadata import infotext_from_text, read_image_recipe, read_text_file
+from velatura.sampling.recipe.metadata import infotext_from_text, read_image_recipe, read_recipe_infotext
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 
 # Fields that record what a picture was made with, and do not change a new one
@@ -115,9 +116,7 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
             BadRecipe: The file contains no recipe, or one with a bad field.
             BadFile: The file is neither a picture nor a text, or is damaged.
         """
-        path = Path(path).expanduser()
-        text = read_text_file(path)
-        return cls.from_image(path) if text is None else cls.from_text(text, str(path))
+        return cls.from_infotext(read_recipe_infotext(Path(path).expanduser()))
 
     @classmethod
     def from_text(cls, text: str, source: str = "the text") -> Self:
@@ -138,13 +137,15 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     def from_infotext(cls, text: str) -> Self:
         """Read a recipe from infotext, the text that A1111 writes into pictures.
 
-        Warns of fields that would change the picture and are not supported.
+        Warns of fields that would change the picture and are not supported, and of a grid, whose recipe is that of its
+        first cell.
 
         Raises:
             BadRecipe: A field is out of range.
         """
         warn_of_infotext(text)
         prompt, negative, fields = read_infotext(text)
+        warn_of_grid(fields)
         return cls.model_validate(
             {"prompt": prompt, "negative": negative, **from_infotext_fields(fields, f"{prompt}\n{negative}")}
         )

@@ -11,7 +11,8 @@ from velatura.prompts.tags import TAG_PATTERN
 # Fields of A1111, Forge, SD.Next, Fooocus, Civitai and extensions that do not change the picture, or repeat the prompt
 IGNORED_FIELDS = re.compile(
     r"Model|Lora weights|.* hash|.* hashes|Hashes|VAE|User|Version|Script|(Fixed )?. (Type|Values)|Hypernet( strength)?"
-    r"|Batch( size| pos|-\d)?|Index|Created Date|Date|Time( taken)?|Comment|Notes?|Civitai metadata"
+    r"|Grid (negative )?prompt|Batch( size| pos|-\d)?|Index|Created Date|Date|Time( taken)?|Comment|Notes?"
+    r"|Civitai metadata"
     r"|App|Backend|Pipeline|Operations?|Parser|Extra networks|LoRA networks|Styles?|Template|Negative Template"
     r"|Wildcard (negative )?prompt|Style Selector .*|Raw (negative )?prompt|Metadata scheme|Created by"
     r"|Cache FP16 weight for LoRA"
