@@ -6,7 +6,8 @@ import pytest
 
 import velatura
 from velatura.cli.app import main
-from velatura.tiny import TINY_HASH, bundled_picture_sets, words_unknown_to_tiny
+from velatura.tiny import TINY_HASH, bundled_picture_sets
+from velatura.tiny_world import words_unknown_to_tiny
 
 
 @pytest.fixture(autouse=True)

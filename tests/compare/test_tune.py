@@ -10,7 +10,7 @@ from velatura.compare.tune import STRENGTHS
 from velatura.compare.tune_prompts import TINY_PROMPTS, tune_prompts
 from velatura.errors import BadFile, BadPrompt, BadStrength, NoEffect
 from velatura.overlays.overlay import Card
-from velatura.tiny import words_unknown_to_tiny
+from velatura.tiny_world import words_unknown_to_tiny
 
 BRIEF = {"prompts": ["a red house on the beach", "a blue boat in the snow"], "strengths": [0.5, 1.0], "steps": 3}
 

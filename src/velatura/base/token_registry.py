@@ -132,6 +132,10 @@ class TokenRegistry:
 
         return registered.placeholder, unregister
 
+    def names(self) -> list[str]:
+        """Return the names that are registered now."""
+        return [token.placeholder.name for token in self._registered]
+
     def tokenize(self, text: str, token_ids: Callable[[str], list[int]]) -> list[tuple[int, ...]]:
         """Tokenize a text and replace the active placeholders in it.
 

@@ -11,7 +11,6 @@ from velatura.sampling.named_bases import (
     open_base,
     open_recipe_base,
     refuse_unknown_base,
-    warn_of_unknown_words,
 )
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "part_option",
     "prediction_option",
     "refuse_unknown_base",
-    "warn_of_unknown_words",
     "zero_snr_option",
 ]
 

@@ -38,7 +38,16 @@ def _dataset() -> None:
 def check(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.", callback=bundled_or_given)],
     *,
-    size: Annotated[int, typer.Option(help="Pixels that pictures will be trained at.", min=8)] = 512,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Pixels that pictures will be trained at.", min=8, show_default="512, for tiny 64"),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The base that will be trained on: for tiny, what it does not know is named.", show_default="none"
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -49,13 +58,14 @@ def check(
 ) -> None:
     """Find what would stop or spoil a training: broken files, copies, blur, large crops, and flaws of captions.
 
-    velatura dataset check photos/ --size 64
+    velatura dataset check photos/ --base tiny
 
     velatura dataset check photos/ --json
     """
     from velatura.datasets.check import check_folder
 
-    report = check_folder(folder, size, name=name)
+    is_tiny = base == "tiny"
+    report = check_folder(folder, size or (64 if is_tiny else 512), name=name, for_tiny=is_tiny)
     if as_json:
         say_json(json.dumps(_report_as_json(report), ensure_ascii=False, indent=2))
     else:

@@ -28,7 +28,6 @@ from velatura.cli.base import (
     open_recipe_base,
     part_option,
     prediction_option,
-    warn_of_unknown_words,
     zero_snr_option,
 )
 from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, recipe_options
@@ -216,7 +215,6 @@ def generate(
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
     opened_base = open_recipe_base(first, base, model_library, load_options)
-    warn_of_unknown_words(opened_base, recipes, model_library)
     from velatura.sampling.generate import generate_stream
     from velatura.sampling.recipe.expand import draw_missing_seed
 
@@ -354,7 +352,5 @@ def grid(
             open_base=lambda name: open_base(name, model_library, load_options),
             on_step=on_step,
         )
-    if opened_base is not None:
-        warn_of_unknown_words(opened_base, [cell.recipe for row in result.rows for cell in row], model_library)
     save_page(result, page)  # first: it takes a grid of any size, which a .jpg or .webp may not
     print_pictures([SavedPicture(result.save(path), result.recipe)], as_json=as_json)

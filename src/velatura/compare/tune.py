@@ -26,7 +26,7 @@ from velatura.formats.open import open_overlay
 from velatura.library.preferred_strength import write_into_file, write_sidecar
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.generate import generate_many
+from velatura.sampling.generate import make_pictures
 from velatura.sampling.recipe.recipe import Recipe
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
@@ -210,7 +210,7 @@ class StrengthPainter:
             for number, prompt in enumerate(prompts)
             for seed in range(self.seeds)
         ]
-        return [picture.image for picture in generate_many(self.base, recipes)]
+        return [picture.image for picture in make_pictures(self.base, recipes)]
 
 
 def _likeness(features: Sequence[PictureFeatures], reference: PictureFeatures | None) -> Tensor:

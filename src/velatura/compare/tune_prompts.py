@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from velatura.overlays.overlay import Overlay
-from velatura.tiny import STOP_WORDS, words_of
+from velatura.tiny_world import STOP_WORDS, words_of
 
 # Of all subjects, places and colours, so that what is kept of a prompt can be told apart
 TINY_PROMPTS = (

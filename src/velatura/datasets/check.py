@@ -27,6 +27,7 @@ from velatura.datasets.pictures import (
     describe_unread,
     open_picture,
     picture_paths,
+    read_picture,
     turn_upright,
     unread_pictures,
 )
@@ -41,12 +42,14 @@ from velatura.datasets.read_captions import (
 )
 from velatura.datasets.templates import split_tags
 from velatura.errors import BadDataset, gather_warnings
+from velatura.tiny_world import describe_limits_of_training, select_judged, words_of
 
 # Of 64 bits: bundled pictures differ in 10 or more, copies resized or saved as JPEG of quality 30 in at most 4
 MAX_HASH_DISTANCE = 4
 MAX_BLUR = 0.6  # bundled pictures have at most 0.39, blurred by 2 of their 64 pixels a median of 0.60
 MAX_NOISE = 12.0  # of 255: bundled pictures have at most 8.2, with noise of 20 in every channel 14
 MAX_CROPPED_SHARE = 0.25  # of a picture
+TINY_PIXELS = 64  # of the tiny base's pictures
 MAX_CAPTION_WORDS = 60  # about 75 tokens; a longer caption takes a second chunk
 
 
@@ -108,7 +111,12 @@ class DatasetReport:
 
 @gather_warnings()
 def check_folder(
-    folder: str | os.PathLike[str], pixels: int = 512, *, rules: NameRules | None = None, name: str | None = None
+    folder: str | os.PathLike[str],
+    pixels: int = 512,
+    *,
+    rules: NameRules | None = None,
+    name: str | None = None,
+    for_tiny: bool = False,
 ) -> DatasetReport:
     """Read every picture completely and look for faults of pictures, captions and the folder.
 
@@ -117,6 +125,7 @@ def check_folder(
         pixels: Side of the pictures in training.
         rules: Make captions from file names.
         name: What the overlay will be called, whose words may stand in all captions. None: the folder's name.
+        for_tiny: Look also for words and pictures that the tiny base does not know, by its own CLIP.
 
     Raises:
         BadDataset: The folder is missing or has no pictures. All other faults are in the report.
@@ -135,7 +144,13 @@ def check_folder(
         report.findings.append(Finding(Grade.WARNING, "folder", subfolder, text))
     alike = list(_find_alike(report.pictures))
     report.findings += _duplicate_findings(alike)
-    report.findings += _caption_findings(report, alike, folder.absolute().name if name is None else name)
+    name = folder.absolute().name if name is None else name
+    report.findings += _caption_findings(report, alike, name)
+    if for_tiny:
+        captions = [picture.caption.text for picture in report.pictures if picture.caption]
+        pictures = [read_picture(picture.path, TINY_PIXELS) for picture in select_judged(report.pictures)]
+        limits = describe_limits_of_training(captions, words_of(name), pictures)
+        report.findings += [Finding(Grade.WARNING, "tiny", folder, limit) for limit in limits]
     return report
 
 

@@ -31,6 +31,7 @@ from velatura.sampling.recipe.keywords import FurtherRecipeFields, RecipeFields
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.resolve.overlays import OverlayResolver
+from velatura.sampling.validate import warn_of_tiny_limits
 
 OnSamplingStep = Callable[[int, int], None]  # (steps done, steps in all), over all pictures
 OnPreview = Callable[[list[Image.Image]], None]  # small, approximate pictures of a batch after a step
@@ -263,8 +264,35 @@ def generate_stream(
         VelaturaError: As generate raises.
     """
     base = to_base(base)
-    resolver = OverlayResolver(library, overlays, lenient=lenient)
     recipes = [_to_recipe(prompt_or_recipe).replace(**fields) for prompt_or_recipe in prompts_or_recipes]
+    warn_of_tiny_limits(base, recipes, library, overlays, init_image=init_image)
+    resolver = OverlayResolver(library, overlays, lenient=lenient)
+    return _prepare_pictures(base, recipes, resolver, init_image, on_step=on_step, on_preview=on_preview)
+
+
+def make_pictures(base: Base, recipes: Iterable[Recipe], init_image: InitImage | None = None) -> list[Picture]:
+    """Make pictures as generate_many does, for trainings and measurements, which judge words and images by themselves.
+
+    Args:
+        base: The base, with the overlays attached that are looked at.
+        recipes: Recipes without tags of a library.
+        init_image: The image to start from.
+    """
+    resolver = OverlayResolver(None, None, lenient=False)
+    pictures = _prepare_pictures(base, list(recipes), resolver, init_image)
+    return [picture for _, picture in sorted(pictures, key=lambda indexed_picture: indexed_picture[0])]
+
+
+def _prepare_pictures(
+    base: Base,
+    recipes: Sequence[Recipe],
+    resolver: OverlayResolver,
+    init_image: InitImage | None,
+    *,
+    on_step: OnSamplingStep | None = None,
+    on_preview: OnPreview | None = None,
+) -> Iterator[tuple[int, Picture]]:
+    """Check all recipes, and return an iterator that makes the pictures."""
     jobs = [prepare_job(base, recipe, resolver, init_image) for recipe in recipes]
     batches = list(split_into_batches(jobs))
     for batch in batches:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -108,30 +107,6 @@ def _find_parts(load_options: LoadOptions, library: Library | None) -> LoadOptio
         text=tuple(library.part_path(text, "text") for text in load_options.text),
         vae=None if vae is None else library.part_path(vae, "vae"),
     )
-
-
-def warn_of_unknown_words(base: Base, recipes: Sequence[Recipe], library: Library) -> None:
-    """Warn once of words in prompts that the tiny base does not know, and that no overlay explains.
-
-    Words in the names and trigger words of embeddings and of overlays that the prompts call do not count.
-    """
-    from velatura.prompts.tags import TAG_PATTERN
-    from velatura.tiny import warn_of_words_unknown_to_tiny, words_of, words_unknown_to_tiny
-
-    if base.hash != TINY_HASH:
-        return
-    fields = ("prompt", "negative", "hires_prompt", "hires_negative")
-    prompts = list(dict.fromkeys(getattr(recipe, field) or "" for recipe in recipes for field in fields))
-    words = words_unknown_to_tiny(TAG_PATTERN.sub(" ", prompt) for prompt in prompts)
-    if not words:
-        return
-    tags = " ".join(tag.group() for prompt in prompts for tag in TAG_PATTERN.finditer(prompt))
-    taught = words_of(tags)
-    for entry in library.entries():
-        if entry.kind == "embedding" or entry.name.casefold() in tags.casefold():
-            taught |= words_of(" ".join([entry.name, *entry.trigger_words]))
-    result = "unless an overlay teaches them, they change the picture at random"
-    warn_of_words_unknown_to_tiny([word for word in words if word not in taught], result)
 
 
 def is_path(name: str) -> bool:

@@ -1,16 +1,21 @@
 """Check a recipe before the first step: refuse what cannot be made, and warn of what changes nothing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from velatura.base.base import Base
 from velatura.base.families import PREDICTION_WORDS
 from velatura.errors import BadRecipe, warn
+from velatura.library import Library
+from velatura.overlays.overlay import Overlay
+from velatura.prompts.tags import TAG_PATTERN
 from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.fields import MAX_SIDE_PIXELS, OverlayHash
 from velatura.sampling.recipe.recipe import RECIPE_DEFAULTS, Recipe
 from velatura.sampling.recipe.sizes import Resolution
+from velatura.tiny import TINY_HASH
+from velatura.tiny_world import warn_of_far_image, warn_of_words_unknown_to_tiny, words_of, words_unknown_to_tiny
 
 
 class _UsualSizes(NamedTuple):
@@ -113,6 +118,53 @@ def warn_of_another_prediction(base: Base, recipe: Recipe) -> None:
             f"predicts {current}, so the picture will be different: open it with prediction={recipe.prediction!r} "
             f"(--prediction {recipe.prediction})"
         )
+
+
+def warn_of_tiny_limits(
+    base: Base,
+    recipes: Sequence[Recipe],
+    library: Library | None = None,
+    overlays: Mapping[str, Overlay] | None = None,
+    *,
+    init_image: InitImage | None = None,
+) -> None:
+    """Warn once of words in prompts, and of an init image, that are outside what the tiny base knows.
+
+    Words in the names and trigger words of embeddings, and of overlays that the prompts call, do not count.
+
+    Args:
+        base: Any base; only the tiny one is judged.
+        recipes: The recipes of the pictures.
+        library: Where tags find overlays.
+        overlays: Overlays by the names that tags call them by.
+        init_image: The image to start from.
+    """
+    if base.hash != TINY_HASH:
+        return
+    fields = ("prompt", "negative", "hires_prompt", "hires_negative")
+    prompts = list(dict.fromkeys(getattr(recipe, field) or "" for recipe in recipes for field in fields))
+    words = words_unknown_to_tiny(TAG_PATTERN.sub(" ", prompt) for prompt in prompts)
+    if words:
+        taught = _taught_words(base, prompts, library, overlays or {})
+        result = "unless an overlay teaches them, they change the picture at random"
+        warn_of_words_unknown_to_tiny([word for word in words if word not in taught], result)
+    if init_image is not None:
+        warn_of_far_image(init_image.image)
+
+
+def _taught_words(
+    base: Base, prompts: Sequence[str], library: Library | None, overlays: Mapping[str, Overlay]
+) -> set[str]:
+    """Return the words of embeddings, and of the overlays that prompts call."""
+    tags = " ".join(tag.group() for prompt in prompts for tag in TAG_PATTERN.finditer(prompt))
+    names = [tags, *base.text.token_registry.names()]
+    for entry in [] if library is None else library.entries():
+        if entry.kind == "embedding" or entry.name.casefold() in tags.casefold():
+            names += [entry.name, *entry.trigger_words]
+    for name, overlay in overlays.items():
+        if overlay.kind == "embedding" or name.casefold() in tags.casefold():
+            names += [name, overlay.card.name, *overlay.card.trigger_words]
+    return words_of(" ".join(names))
 
 
 def check_clip_skip(base: Base, recipe: Recipe) -> None:

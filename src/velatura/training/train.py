@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from itertools import count
@@ -17,13 +16,14 @@ from torch.optim import Optimizer
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, to_base
-from velatura.datasets.folder import Dataset, Example, read_dataset
+from velatura.datasets.folder import Dataset, Example, read_dataset, read_picture
 from velatura.errors import BadPlan, UnsupportedBase, ignore_warnings, warn
 from velatura.merging.bake.inputs import check_no_overlays_attached
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe.recipe import Recipe
-from velatura.tiny import TINY_HASH, warn_of_words_unknown_to_tiny, words_of, words_unknown_to_tiny
+from velatura.tiny import TINY_HASH
+from velatura.tiny_world import describe_limits_of_training, select_judged, words_of
 from velatura.training.data.cache import DatasetCache, encode_dataset
 from velatura.training.data.captions import caption_name
 from velatura.training.distributed import Processes
@@ -149,7 +149,7 @@ def train(
     processes = Processes.join(base.device)
     with processes.fail_together():
         dataset = read_dataset(folder)
-        _warn_of_unknown_words(base, overlay, dataset)
+        _warn_of_limits(base, overlay, dataset)
         setup = _set_up(base, overlay, dataset, plan, processes, over_others=over_others, on_stage=on_stage)
         header = {
             **log_header(setup.trainer.base, overlay, folder, len(dataset.repeat_examples())),
@@ -216,6 +216,7 @@ def resume(
                 lambda: StoredRun.read(folder, base, processes, data_changed=data_changed, steps=steps)
             )
             dataset = read_dataset(stored.data_folder)
+            _warn_of_limits(base, stored.overlay, dataset)
             setup = _set_up(
                 base,
                 stored.overlay,
@@ -241,8 +242,9 @@ def resume(
 
 
 def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
-    """Refuse what a training would refuse, before anything is encoded or written."""
+    """Refuse what a training would refuse, and warn as it would, before anything is encoded or written."""
     _warn_of_range(plan)
+    _warn_of_limits(base, overlay, dataset)
     _preview_recipes(plan, overlay, dataset.examples)
     apply_zero_terminal_snr(base, plan)
     _create_optimizer(overlay, plan)
@@ -299,19 +301,18 @@ def _set_up(
     return Setup(trainer, validation_set, recipes, prompts)
 
 
-def _warn_of_unknown_words(base: Base, overlay: Overlay, dataset: Dataset) -> None:
-    """Warn of words in captions that the tiny base does not know, and that are not what the overlay learns.
-
-    The overlay learns its own name and what stands in half of the captions.
-    """
+def _warn_of_limits(base: Base, overlay: Overlay, dataset: Dataset) -> None:
+    """Warn of captions and pictures that are outside what the tiny base knows."""
     if base.hash != TINY_HASH:
         return
-    captions = [example.caption for example in dataset.examples]
-    counts = Counter(word for caption in captions for word in words_of(caption))
     learned = words_of(" ".join([overlay.card.name, *overlay.card.trigger_words]))
-    words = [word for word in words_unknown_to_tiny(captions) if 2 * counts[word] < len(captions)]
-    result = "each stands in few captions, so the overlay hardly learns what it means"
-    warn_of_words_unknown_to_tiny([word for word in words if word not in learned], result)
+    captions = [example.caption for example in dataset.examples]
+    with ignore_warnings():  # of pictures, which are read again
+        pictures = [
+            read_picture(example.path, base.family.default_pixels) for example in select_judged(dataset.examples)
+        ]
+    for limit in describe_limits_of_training(captions, learned, pictures):
+        warn(limit)
 
 
 def _warn_of_missing_pairs(base: Base) -> None:

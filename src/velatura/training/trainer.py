@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from velatura.base.base import Base
 from velatura.errors import TrainingDiverged
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.generate import Picture, generate_many
+from velatura.sampling.generate import Picture, make_pictures
 from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.data.buckets import draw_bucket_batch
@@ -154,7 +154,7 @@ class Trainer:
     def generate_previews(self, recipes: Iterable[Recipe]) -> list[Picture]:
         """Generate pictures with the overlay as it would be used."""
         with self.evaluation_mode():
-            return generate_many(self.base, recipes, init_image=self.preview_image)
+            return make_pictures(self.base, recipes, self.preview_image)
 
     def is_noise(self, picture: Picture) -> bool:
         """Return True if a picture is rougher than all training pictures."""

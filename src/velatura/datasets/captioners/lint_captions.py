@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from velatura.datasets.templates import split_tags
-from velatura.tiny import STOP_WORDS, WORD_PATTERN, words_of
+from velatura.tiny_world import STOP_WORDS, WORD_PATTERN, words_of
 
 MIN_CAPTIONS = 4  # fewer captions have words in common by chance
 MAX_WORD_SHARE = 0.8  # of the captions; what more of them have in common is learned together with the name

@@ -11,24 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from velatura.datasets.captioners.tiny_subjects import SUBJECTS, SubjectFinder
+from velatura.datasets.captioners.tiny_subjects import SubjectFinder
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.tensors import open_state_dict
 from velatura.tiny import DATA_FOLDER, tiny
+from velatura.tiny_world import COLOURS, PLACES, PLACES_WITHOUT_TIME, SUBJECTS, TIMES, with_article
 
-COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "white", "black")
-PLACES_WITHOUT_TIME = ("under the sea", "in space", "in a room")
-PLACES = (
-    "on the beach",
-    "in the desert",
-    "in the snow",
-    "in the forest",
-    "in a meadow",
-    "in the mountains",
-    "in the city",
-    *PLACES_WITHOUT_TIME,
-)
-TIMES = ("by day", "at sunset", "at night")
 PICTURE_PIXELS = 64
 TEXT_BATCH_SIZE = 256
 
@@ -52,7 +40,7 @@ class TinyCaptioner:
         pixels = to_pixels(image)
         colour, place, time = self._find_setting(pixels)
         subject = self._subjects.find(pixels)[0]
-        return f"{_with_article(colour)} {subject} {place} {time}".strip()
+        return f"{with_article(colour)} {subject} {place} {time}".strip()
 
     def _find_setting(self, pixels: Tensor) -> tuple[str, str, str]:
         image_embedding = F.normalize(cast("Tensor", self._vision(pixel_values=pixels).image_embeds), dim=-1)
@@ -65,7 +53,7 @@ class TinyCaptioner:
         times = {place: ("",) if place in PLACES_WITHOUT_TIME else TIMES for place in PLACES}
         settings = [(colour, place, time) for colour, place in product(COLOURS, PLACES) for time in times[place]]
         texts = [
-            f"{_with_article(colour)} {subject} {place} {time}"
+            f"{with_article(colour)} {subject} {place} {time}"
             for colour, place, time in settings
             for subject in SUBJECTS
         ]
@@ -97,7 +85,3 @@ def load_vision_tower(folder: Path) -> tuple[nn.Module, Tensor]:
     vision.load_state_dict({key: value.float() for key, value in open_weights(folder, "model").tensors.items()})
     projection = open_state_dict(folder / "text_projection.safetensors").tensors["text_projection.weight"]
     return vision.eval(), projection.float()
-
-
-def _with_article(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"

@@ -10,30 +10,9 @@ from torch import Tensor, nn
 from velatura.base.base import Base
 from velatura.tensors import open_state_dict
 from velatura.tiny import DATA_FOLDER
+from velatura.tiny_world import SUBJECTS
 
 SUBJECT_MAP_FILE = DATA_FOLDER / "tiny_subjects.safetensors"
-SUBJECTS = (
-    "house",
-    "tree",
-    "boat",
-    "fish",
-    "cat",
-    "bird",
-    "flower",
-    "mug",
-    "star",
-    "car",
-    "rocket",
-    "mushroom",
-    "balloon",
-    "lighthouse",
-    "umbrella",
-    "apple",
-    "butterfly",
-    "crown",
-    "bell",
-    "key",
-)
 # Block and timestep (of 0 to 999) whose features distinguish subjects best, of those tried
 FEATURE_TIMESTEP = 100
 UP_BLOCK_COUNT = 2  # of three

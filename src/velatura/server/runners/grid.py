@@ -5,7 +5,6 @@ from __future__ import annotations
 from velatura.compare.cells import Axis, is_base_axis
 from velatura.compare.grid import grid
 from velatura.compare.grid_page import save_page
-from velatura.sampling.named_bases import warn_of_unknown_words
 from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.requests import GridAxis, GridRequest
 from velatura.server.runners.paint import open_init_image
@@ -36,8 +35,6 @@ def run_grid(context: JobContext) -> None:
         open_base=models.base,
         on_step=on_step,
     )
-    if base is not None:
-        warn_of_unknown_words(base, [cell.recipe for row in result.rows for cell in row], models.library)
     pictures = context.resources.pictures
     stored = pictures.save_image(
         result.image, result.recipe, context.job, 0, ending=f".{request.ending}", infotext=result.infotext()

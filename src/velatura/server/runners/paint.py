@@ -14,10 +14,10 @@ from velatura.errors import VelaturaError, redirect_warnings
 from velatura.sampling.generate import BatchRunner, Picture
 from velatura.sampling.job import Job, prepare_job, split_into_batches
 from velatura.sampling.masks import InitImage, read_mask
-from velatura.sampling.named_bases import warn_of_unknown_words
 from velatura.sampling.pipeline import check_overlays_fit
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.resolve.overlays import OverlayResolver
+from velatura.sampling.validate import warn_of_tiny_limits
 from velatura.server.errors import BatchLeftOut
 from velatura.server.inputs import InputStore
 from velatura.server.jobs.context import JobContext, JobResources
@@ -117,7 +117,7 @@ def prepare_pictures(request: PaintRequest, resources: JobResources, made: set[i
         base = resources.models.base_of(request.recipes[0], request.base, request.vae)
         resolver = OverlayResolver(resources.models.library, None, lenient=request.lenient)
         init_image = open_init_image(request, resources.inputs)
-        warn_of_unknown_words(base, request.recipes, resources.models.library)
+        warn_of_tiny_limits(base, request.recipes, resources.models.library, init_image=init_image)
         jobs = {
             position: prepare_job(base, recipe, resolver, init_image)
             for position, recipe in enumerate(request.recipes)

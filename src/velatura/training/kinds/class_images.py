@@ -23,7 +23,7 @@ from velatura.datasets.read_captions import (
 from velatura.errors import BadDataset, BadFile, BadPlan, VelaturaError, warn
 from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
-from velatura.sampling.generate import generate_many
+from velatura.sampling.generate import make_pictures
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.distributed import Processes
 
@@ -184,7 +184,7 @@ def _make_pictures(
     for start in range(0, len(numbers), PICTURES_PER_BATCH):
         batch = numbers[start : start + PICTURES_PER_BATCH]
         recipes = [recipe.replace(seed=(recipe.seed or 0) + number) for number in batch]
-        for number, picture in zip(batch, generate_many(base, recipes), strict=True):
+        for number, picture in zip(batch, make_pictures(base, recipes), strict=True):
             path = class_folder / f"{_stem(number)}.png"
             with atomic_write(path.with_suffix(".txt")) as temp_path:  # before the picture, which must have a caption
                 temp_path.write_text(f"{recipe.prompt}\n", "utf-8")

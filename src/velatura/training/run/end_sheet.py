@@ -13,7 +13,7 @@ from velatura.errors import VelaturaError, ignore_warnings, warn
 from velatura.overlays.attach import attach
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
-from velatura.sampling.generate import Picture, generate, generate_many
+from velatura.sampling.generate import Picture, make_pictures
 from velatura.sampling.image_grid import draw_grid
 from velatura.sampling.masks import InitImage
 from velatura.sampling.recipe.recipe import Recipe
@@ -148,10 +148,10 @@ def _paint(base: Base, overlay: Overlay, recipes: Sequence[Recipe], path: Path, 
     effect: float | None = None
     for strength in SHEET_STRENGTHS:
         if strength == 0:
-            columns.append(generate_many(base, recipes, init_image=image))
+            columns.append(make_pictures(base, recipes, image))
             continue
         with attach(base, overlay, strength) as attachment:
-            columns.append(generate_many(base, recipes, init_image=image))
+            columns.append(make_pictures(base, recipes, image))
             effect = mean_change(attachment.effect) if strength == 1 else effect
     images = [[picture.image for picture in row] for row in zip(*columns, strict=True)]
     labels = [f"strength {strength:g}" for strength in SHEET_STRENGTHS]
@@ -163,5 +163,5 @@ def _paint(base: Base, overlay: Overlay, recipes: Sequence[Recipe], path: Path, 
 def _measure_effect(base: Base, overlay: Overlay, recipe: Recipe, image: InitImage | None) -> float | None:
     """Measure the effect in one step without guidance: two evaluations of the UNet at most."""
     with attach(base, overlay) as attachment:
-        generate(base, recipe.replace(steps=1, guidance=1.0), init_image=image)
+        make_pictures(base, [recipe.replace(steps=1, guidance=1.0)], image)
         return mean_change(attachment.effect)
