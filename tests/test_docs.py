@@ -64,6 +64,7 @@ def test_python_blocks_run(document, shorten):
 
 @pytest.mark.parametrize("document", documents("console"), ids=named)
 @pytest.mark.usefixtures("desk")
+@pytest.mark.filterwarnings("ignore:this is a grid")  # the page shows what `generate` makes of one
 def test_console_blocks_run(document, shorten, capsys):
     for block in blocks(document, "console"):
         for program, *words in commands(shorten(block)):

@@ -17,6 +17,7 @@ def try_reading(read, *arguments):
     """Return "refuse", "warn" or "load", and what was said."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "the tiny base was not trained on")  # of the base, not of the text
         try:
             read(*arguments)
         except VelaturaError as error:

@@ -31,10 +31,10 @@ def learn(tiny, photos, tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Paint sheets with a single step for each picture."""
-    many = end_sheet.generate_many
+    many = end_sheet.make_pictures
     monkeypatch.setattr(
         end_sheet,
-        "generate_many",
+        "make_pictures",
         lambda base, recipes, **options: many(base, [recipe.replace(steps=1) for recipe in recipes], **options),
     )
 
@@ -181,7 +181,7 @@ def test_a_sheet_that_fails_never_loses_the_overlay(learn, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(end_sheet, "generate_many", fail)
+    monkeypatch.setattr(end_sheet, "make_pictures", fail)
     with pytest.warns(VelaturaWarning, match=f"the overlay is written, but .* not painted: .*{error}"):
         run = learn(end_sheet=True)
     assert run.file.exists()
@@ -192,7 +192,7 @@ def test_an_interruption_while_the_sheet_is_painted_says_that_the_overlay_is_wri
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(end_sheet, "generate_many", interrupt)
+    monkeypatch.setattr(end_sheet, "make_pictures", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         learn(end_sheet=True)
     assert "its overlay is written" in caught.value.__notes__[0]
