@@ -36,7 +36,8 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"velatura"}
-    sources = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "src" / "velatura" / "server" / "page").rglob("*.*")]
+    sources = {path.relative_to(ROOT / "src").as_posix() for path in files}
     assert sources <= set(names)
 
 

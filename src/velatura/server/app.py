@@ -13,14 +13,17 @@ from velatura.server.a1111.errors import A1111_PATHS, a1111_error
 from velatura.server.a1111.routers import ROUTERS as A1111_ROUTERS
 from velatura.server.api.datasets import router as datasets_router
 from velatura.server.api.events import router as events_router
+from velatura.server.api.inputs import router as inputs_router
 from velatura.server.api.jobs import router as jobs_router
 from velatura.server.api.library import router as library_router
 from velatura.server.api.pictures import router as pictures_router
+from velatura.server.api.recipes import router as recipes_router
 from velatura.server.api.runs import router as runs_router
 from velatura.server.api.system import router as system_router
 from velatura.server.errors import ErrorAnswer, ErrorShape, install_error_handlers
 from velatura.server.guard import Guard
 from velatura.server.limits import BodyLimit
+from velatura.server.page_files import page_router
 from velatura.server.settings import ServerSettings
 from velatura.server.state import ServerState
 
@@ -28,6 +31,8 @@ API_ROUTERS = (
     jobs_router,
     events_router,
     pictures_router,
+    inputs_router,
+    recipes_router,
     library_router,
     datasets_router,
     runs_router,
@@ -74,6 +79,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     install_error_handlers(app, state.folders.roots, ERROR_SHAPES)
     for router in API_ROUTERS:
         app.include_router(router)
+    if not settings.api_only:
+        app.include_router(page_router())
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Guard, settings=settings, own_names=_own_names(settings))
     return app

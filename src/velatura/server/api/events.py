@@ -31,7 +31,8 @@ LastId = Annotated[int | None, Depends(last_event_id)]
 @router.get("/events", response_class=EventSourceResponse)
 async def follow_events(state: State, last_id: LastId) -> AsyncIterator[ServerSentEvent]:
     """Stream the events of all jobs: those after Last-Event-ID, or from now on without it."""
-    start = state.jobs.events.last_id if last_id is None else last_id
+    newest = state.jobs.events.last_id  # a client of another output folder may know of more events than there are
+    start = newest if last_id is None else min(last_id, newest)
     yield ServerSentEvent(comment="velatura", retry=RETRY_MILLISECONDS)
     async for event in state.jobs.events.follow(start):
         yield _to_server_sent_event(event)

@@ -1,0 +1,74 @@
+"""A browser and the running server behind a real port, for the tests of this folder; skipped where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from threading import Thread
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="package")
+def address(client: TestClient) -> Iterator[str]:
+    """The address at which the running application answers."""
+    config = uvicorn.Config(client.app, port=0, lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.02)
+        assert thread.is_alive()
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="package")
+def browser(address: str) -> Iterator[Any]:
+    """A browser without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra `dev`, drives the page")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no browser is here: install chromium to test the page")
+    arguments = ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Open the page as a new visitor; nothing may fail in its scripts, and nothing is asked from elsewhere."""
+    contexts: list[Any] = []
+    faults: list[str] = []
+
+    def watch(page: Any) -> None:
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and faults.append(message.text))
+        page.on(
+            "request", lambda request: request.url.startswith((address, "data:", "blob:")) or faults.append(request.url)
+        )
+
+    def open_page(part: str = "", *, context: Any = None, **options: Any) -> Any:
+        if context is None:
+            context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+            context.set_default_timeout(60_000)  # on a machine that is busy with other tests
+            contexts.append(context)
+        page = context.new_page()
+        watch(page)
+        page.goto(f"{address}{part}")
+        return page
+
+    open_page.faults = faults
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
