@@ -9,6 +9,9 @@ import pytest
 
 import velatura
 from velatura.cli.app import main
+from velatura.merging.bake import calibration
+from velatura.sampling import generate
+from velatura.sampling.job import prepare_job
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -45,11 +48,21 @@ def desk(tmp_path, monkeypatch):
 
 
 @pytest.fixture(params=["two steps", pytest.param("as written", marks=pytest.mark.slow)])
-def shorten(request):
-    """Cut training to two steps, so that all else is run every time; the slow tests leave it as it is written."""
+def shorten(request, monkeypatch):
+    """Train and paint with two steps, so that all else is run every time; the slow tests do it as it is written.
+
+    A bake looks at fewer prompts.
+    """
     if request.param == "as written":
         return lambda text: text
+    monkeypatch.setattr(calibration, "DEFAULT_PROMPT_COUNT", 4)
+    monkeypatch.setattr(generate, "prepare_job", lambda base, recipe, *rest: prepare_job(base, cut(recipe), *rest))
     return lambda text: SNAPSHOT.sub("000002", INTERVAL.sub(r"\g<1>1", LONG_RUN.sub(r"\g<1>2", text)))
+
+
+def cut(recipe: velatura.Recipe) -> velatura.Recipe:
+    """A recipe of at most two steps."""
+    return recipe if recipe.steps <= 2 else recipe.replace(steps=2)
 
 
 @pytest.mark.parametrize("document", documents("python"), ids=named)

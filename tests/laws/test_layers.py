@@ -51,6 +51,11 @@ def part_of(module: str) -> str:
 
 MODULES = {dotted(path): path for path in FILES}
 NAMES = sorted(MODULES)
+ROOMS = sorted({part_of(name) for name in NAMES} - {"__main__"})
+
+
+def modules_of(room: str) -> list[str]:
+    return [name for name in NAMES if part_of(name) == room]
 
 
 @cache
@@ -80,6 +85,7 @@ def packages(module: str) -> set[str]:
     return found
 
 
+@cache
 def words(module: str) -> set[str]:
     """Every name and dotted name in a module's code: `print`, `sys.stderr`, `layer.register_forward_hook`."""
     return {ast.unparse(node) for node in ast.walk(tree(module)) if isinstance(node, ast.Name | ast.Attribute)}
@@ -96,11 +102,15 @@ def test_every_module_stands_on_a_floor():
     assert {part_of(name) for name in NAMES if name != "velatura.__main__"} <= set(FLOOR)
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if name != "velatura.__main__"])
-def test_imports_run_down_only(module):
-    here = part_of(module)
-    upward = [other for other in imported(module) if part_of(other) != here and FLOOR[part_of(other)] >= FLOOR[here]]
-    assert not upward, f"{module} imports {upward}, which stand as high or higher: move what is shared down"
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_down_only(room):
+    upward = [
+        f"{module} imports {other}"
+        for module in modules_of(room)
+        for other in imported(module)
+        if part_of(other) != room and FLOOR[part_of(other)] >= FLOOR[room]
+    ]
+    assert not upward, f"{upward}, which stand as high or higher: move what is shared down"
 
 
 def test_imports_form_no_circle():
@@ -180,29 +190,35 @@ def test_prompts_recipes_and_plans_do_not_import_torch(part):
     assert run(f"import sys, {', '.join(inside)}; print('torch' in sys.modules)") == "False\n"
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if name != "velatura.overlays.hooks.seams"])
-def test_only_seams_registers_hooks(module):
-    assert not [word for word in words(module) if re.search(r"\.register_\w*hook$", word)]
+@pytest.mark.parametrize("room", ROOMS)
+def test_only_seams_registers_hooks(room):
+    modules = [name for name in modules_of(room) if name != "velatura.overlays.hooks.seams"]
+    assert not [
+        f"{name}: {word}" for name in modules for word in words(name) if re.search(r"\.register_\w*hook$", word)
+    ]
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if part_of(name) != "tensors"])
-def test_only_tensors_opens_tensor_files(module):
-    assert not {"safetensors", "pickle", "zipfile"} & packages(module)
-    assert not {"torch.load", "torch.save", "np.load", "numpy.load"} & words(module)
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "tensors"])
+def test_only_tensors_opens_tensor_files(room):
+    for module in modules_of(room):
+        assert not {"safetensors", "pickle", "zipfile"} & packages(module), module
+        assert not {"torch.load", "torch.save", "np.load", "numpy.load"} & words(module), module
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if part_of(name) not in {"cli", "server"}])
-def test_only_the_faces_know_of_screens(module):
-    assert not SCREENS & packages(module)
-    assert not {"print", "input", "sys.stdout", "sys.stderr"} & words(module)
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in {"cli", "server"}])
+def test_only_the_faces_know_of_screens(room):
+    for module in modules_of(room):
+        assert not SCREENS & packages(module), module
+        assert not {"print", "input", "sys.stdout", "sys.stderr"} & words(module), module
 
 
-@pytest.mark.parametrize("module", NAMES)
-def test_files_and_functions_are_short(module):
-    assert len(MODULES[module].read_text().splitlines()) <= 400
-    for node in ast.walk(tree(module)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert body_lines(node) <= (100 if node.name in LONG_LOOPS else 60), node.name
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_and_functions_are_short(room):
+    for module in modules_of(room):
+        assert len(MODULES[module].read_text().splitlines()) <= 400, module
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert body_lines(node) <= (100 if node.name in LONG_LOOPS else 60), f"{module}.{node.name}"
 
 
 def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -40,7 +40,10 @@ def strong(overlay):
     return overlay
 
 
-@pytest.fixture(params=["linear", "relu", "composed", "lora", "loha", "difference"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("linear", "loha")]
+
+
+@pytest.fixture(params=["relu", "composed", "lora", "difference", *SLOW])
 def overlay(request, hyper, lora, difference):
     if request.param == "difference":
         return difference(text=False)

@@ -7,6 +7,7 @@ import pytest
 
 import velatura
 from velatura.cli.app import main
+from velatura.compare import tune_prompts
 from velatura.errors import BadDataset, BadPlan, UnknownName
 from velatura.studies import study, trials
 
@@ -24,9 +25,12 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def brief():
-    """Paint with two steps at two strengths."""
+    """Paint few pictures, of one step, at two strengths."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials, "TINY_STEPS", 2)
+        patch.setattr(trials, "TINY_STEPS", 1)
+        patch.setattr(trials, "DIVERSITY_SEEDS", 2)
+        for name in ("TINY_PLACES", "TINY_PROMPTS"):
+            patch.setattr(tune_prompts, name, getattr(tune_prompts, name)[:3])
         patch.setattr(trials, "STRENGTHS", (0.5, 1.0))
         yield
 

@@ -72,7 +72,7 @@ def records(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "seed"), [(2, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_ends_bit_equal(photos, tmp_path, kills, seed):
     words = [sys.executable, Path(__file__).with_name("killed_runs.py"), photos, tmp_path, str(kills), str(seed)]
     done = subprocess.run(

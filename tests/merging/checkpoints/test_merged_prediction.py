@@ -46,7 +46,7 @@ def test_a_merge_predicts_what_its_larger_share_predicts(write, tmp_path, streng
     ("predictions", "expected"),
     [("evv", "epsilon"), ("eve", "v_prediction"), ("vee", "v_prediction"), ("vev", "epsilon"), ("eev", "epsilon")],
 )
-@pytest.mark.parametrize("mode", ["add-difference", "dare"])
+@pytest.mark.parametrize("mode", ["add-difference", pytest.param("dare", marks=pytest.mark.slow)])
 def test_an_added_difference_counts_as_it_is_added(write, tmp_path, predictions, expected, mode):
     """A + (B - C), with 0 for noise and 1 for velocity: e + (v - e) = v; v + (e - v) = e; e + (e - v) is below 0."""
     models = [
