@@ -58,6 +58,16 @@ def test_gathered_warnings_are_given_before_an_error() -> None:
     assert len(caught) == 2
 
 
+def test_redirected_warnings_are_not_gathered_around_the_block() -> None:
+    messages: list[str] = []
+    with gather_warnings():
+        with redirect_warnings(messages.append):
+            warn_of_three()
+        with ignore_warnings():
+            warn_of_picture("size", "nobody hears this")
+    assert messages == ["a is large (and 1 more of this kind)", "a is grey"]
+
+
 def test_redirected_warnings_are_those_of_one_thread() -> None:
     here: list[str] = []
     there: list[str] = []

@@ -196,13 +196,16 @@ def warn_of_picture(kind: str, message: str) -> None:
 def redirect_warnings(receiver: Callable[[str], object]) -> Generator[None]:
     """Within the block, give the messages of our own warnings to a function; other threads are not affected.
 
+    A `gather_warnings` around the block does not get them.
+
     Args:
         receiver: Called with each message.
     """
-    token = WARNING_RECEIVER.set(receiver)
+    token, outer_gathered = WARNING_RECEIVER.set(receiver), GATHERED_WARNINGS.set(None)
     try:
         yield
     finally:
+        GATHERED_WARNINGS.reset(outer_gathered)
         WARNING_RECEIVER.reset(token)
 
 
