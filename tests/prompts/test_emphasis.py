@@ -45,8 +45,24 @@ def test_emphasis_can_be_ignored_or_not_read_at_all():
 def test_too_large_emphasis_is_refused():
     with pytest.raises(BadPrompt, match="write a number such as"):
         parse_emphasis(f"a (red:{'9' * 400}) house")
-    with pytest.raises(BadPrompt, match=r"100 brackets are open here.*\("):
-        parse_emphasis("(" * 101)
+    with pytest.raises(BadPrompt, match="write a number such as"):
+        parse_emphasis("(" * 800 + "a house" + ")" * 800)  # 1.1 to the power of 800 is 1e33
+
+
+def test_brackets_of_any_depth_are_read_if_the_emphasis_stays_a_number():
+    assert parse_emphasis("[" * 5000 + "a house" + "]" * 5000)[0].emphasis == pytest.approx(1.1**-5000)
+    [fragment] = parse_emphasis("([" * 2000 + "a house" + "])" * 2000)
+    assert fragment.emphasis == pytest.approx(1)
+
+
+def test_hundred_open_brackets_reach_to_the_end_and_more_have_no_effect():
+    assert parse_emphasis("(" * 100 + "a house")[0].emphasis == pytest.approx(1.1**100)
+    assert parse_emphasis("(" * 101 + "a house") == [Fragment("a house", 1)]
+
+
+def test_brackets_that_would_take_long_are_refused():
+    with pytest.raises(BadPrompt, match="nested too deeply around too many words"):
+        parse_emphasis("[a" * 20_000 + "]" * 20_000)
 
 
 @given(st.text("ab([])\\:.1 \nBREAK", max_size=40))

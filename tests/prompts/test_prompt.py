@@ -80,6 +80,33 @@ def test_a_tag_in_words_that_change_is_warned_of(text):
     assert len(warned) == 1
 
 
+def test_what_no_prompt_can_be_is_refused():
+    with pytest.raises(BadPrompt, match="has 65,537 characters: write 65,536 at most"):
+        Prompt.parse("a" * 65_537)
+    for parse in (Prompt.parse, Prompt.parse_negative):
+        with pytest.raises(BadPrompt, match=r"holds '\\udc80', which is not a character"):
+            parse("a \udc80")
+        with pytest.raises(BadPrompt, match="more than 100 edits"):
+            parse("[" * 200 + "a" + ":b:3]" * 200)
+    with pytest.raises(BadPrompt, match="is not a strength"):
+        Prompt.parse("a <hypernet:x:nan>")
+
+
+def test_emphasis_that_is_too_large_is_refused_unless_brackets_are_text():
+    prompt = Prompt.parse(f"a (cat:{'9' * 40})")
+    with pytest.raises(BadPrompt, match="emphasis"):
+        prompt.schedule(5)
+    assert prompt.schedule(5, "None")
+
+
+def test_tags_that_call_nothing_do_not_move_the_others():
+    with pytest.warns(VelaturaWarning, match="calls nothing"):
+        prompt = Prompt.parse("<quux:a:1> <lora::1> [cat<hypernet:x:1>:dog:3]")
+    assert [str(tag) for tag in prompt.tags] == ["<hypernet:x:1>"]
+    with pytest.warns(VelaturaWarning, match="<hypernet:x:1> is inside words that change"):
+        prompt.schedule(5)
+
+
 def test_a_weight_without_and_is_warned_of():
     with pytest.warns(VelaturaWarning, match="counts 9 times"):
         assert scheduled_texts(Prompt.parse("a photo, 16:9"), 5) == [(5, ("a photo, 16", 9.0))]

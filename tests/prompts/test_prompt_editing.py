@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from velatura.errors import BadPrompt
 from velatura.prompts.prompt_editing import EditedText, Timing
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
@@ -107,6 +108,10 @@ def test_no_text_takes_time_by_its_length_squared(piece):
     assert process_time() - start < 5  # about half a second on a busy machine; squared it would be a minute and more
 
 
-def test_brackets_may_be_nested_to_any_depth():
-    depth = 20_000
-    assert EditedText("[a:" * depth + "b" + ":3]" * depth).schedule(Timing(4)) == [(3, "a"), (4, "b")]
+def test_a_hundred_edits_may_be_inside_each_other_and_more_are_refused():
+    assert EditedText("[a:" * 100 + "b" + ":3]" * 100).schedule(Timing(4)) == [(3, "a"), (4, "b")]
+    assert EditedText("[[a:b:3]|c]" + "[" * 500 + "]" * 500).schedule(Timing(1))[-1][0] == 1
+    for depth in (101, 2000):
+        for text in ("[a:" * depth + "b" + ":3]" * depth, "[" * depth + "b" + "|a]" * depth):
+            with pytest.raises(BadPrompt, match=r"more than 100 edits are inside each other here; .* at the \^ in"):
+                EditedText(text)

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velatura.errors import BadPrompt, VelaturaWarning
-from velatura.prompts.strengths import UNET_BLOCKS, StrengthPoint, StrengthSchedule, TextUnetStrengths
+from velatura.prompts.strengths import (
+    UNET_BLOCKS,
+    StrengthPoint,
+    StrengthSchedule,
+    TextUnetStrengths,
+    warn_of_ignored_arguments,
+)
 from velatura.prompts.tags import split_tags
 
 
@@ -137,12 +143,17 @@ def test_a_mistake_is_one_line_that_points_at_it(marked, reason):
 
 
 def test_a_second_strength_is_ignored_as_in_the_webui_and_warned_of():
+    assert parse("0.5:x") == parse("0.5")
     with pytest.warns(VelaturaWarning, match=r"a tag has one strength: in '0.5:x' it is 0.5, and 'x' is ignored"):
-        assert parse("0.5:x") == parse("0.5")
+        warn_of_ignored_arguments(["0.5", "x"])
+    with pytest.warns(
+        VelaturaWarning, match=r"a tag has 3 arguments without a name: in '1:1:4:x' it is 1:1:4, and 'x'"
+    ):
+        warn_of_ignored_arguments(["1", "1", "4", "x"], 3)
+    warn_of_ignored_arguments(["0.5", "start=0.2"])
 
 
 @given(st.text("0.59@, :=+startendonblocks", max_size=30))
-@pytest.mark.filterwarnings("ignore:a tag has one strength")
 def test_any_text_is_read_or_refused(text):
     try:
         strengths = parse(text)

@@ -9,7 +9,8 @@ from velatura.prompts.passage import prompt_error
 ROUND_BRACKET_EMPHASIS = 1.1
 SQUARE_BRACKET_EMPHASIS = 1 / 1.1
 MAX_EMPHASIS = 1e30  # a little more overflows float32
-MAX_OPEN_BRACKETS = 100  # 1.1 to the power of 100 is 13,781
+MAX_UNCLOSED_BRACKETS = 100  # 1.1 to the power of 100 is 13,781
+MAX_MULTIPLICATIONS = 10**6  # of the emphasis of fragments, some tenths of a second
 
 # A1111's names, and how ComfyUI applies emphasis: relative to an empty prompt
 EmphasisMode = Literal["Original", "No norm", "Ignore", "None", "ComfyUI"]
@@ -42,15 +43,15 @@ def parse_emphasis(text: str, mode: EmphasisMode = "Original") -> list[Fragment]
     """Split words into fragments of equal emphasis.
 
     (x) multiplies the emphasis by 1.1, [x] divides it by 1.1, (x:1.4) multiplies it by 1.4; nested brackets multiply.
-    A closing bracket without an opening one is text; an open bracket reaches to the end. A BREAK between words becomes
-    the fragment BREAK.
+    A closing bracket without an opening one is text; an open bracket reaches to the end, but more than
+    MAX_UNCLOSED_BRACKETS of them have no effect. A BREAK between words becomes the fragment BREAK.
 
     Args:
         text: Words of a prompt, without tags.
         mode: "None" reads brackets as text; "Ignore" drops them and gives all words the emphasis 1.
 
     Raises:
-        BadPrompt: for an emphasis above MAX_EMPHASIS, or more than MAX_OPEN_BRACKETS open brackets.
+        BadPrompt: for an emphasis above MAX_EMPHASIS, or brackets that are nested too deeply around too many words.
     """
     if mode == "None":
         return [Fragment(text, 1.0)]
@@ -66,8 +67,8 @@ def parse_emphasis(text: str, mode: EmphasisMode = "Original") -> list[Fragment]
 class _EmphasisParser:
     """Parser of emphasis: the fragments so far, and the open brackets as indices of their first fragment.
 
-    The words between two brackets are one fragment, and the open brackets are limited, so that the time is linear in
-    the length of the prompt.
+    The words between two brackets are one fragment. Each bracket multiplies the fragments inside, so the time is that
+    of the multiplications, which are limited.
     """
 
     def __init__(self, text: str) -> None:
@@ -76,15 +77,16 @@ class _EmphasisParser:
         self._emphasis: list[float] = []
         self._rounds: list[int] = []
         self._squares: list[int] = []
+        self._multiplications = 0
         self._extends_last = False  # True if the next words belong to the last fragment
 
     def feed(self, token: re.Match[str]) -> None:
         """Parse one token."""
         match token.lastgroup:
             case "open_round":
-                self._open(self._rounds, token)
+                self._open(self._rounds)
             case "open_square":
-                self._open(self._squares, token)
+                self._open(self._squares)
             case "emphasis" if self._rounds:
                 self._multiply_emphasis(self._rounds.pop(), float(token["emphasis"]))
             case "close_round" if self._rounds:
@@ -98,24 +100,29 @@ class _EmphasisParser:
 
     def finish(self) -> list[Fragment]:
         """Close all open brackets at the end, and return the fragments."""
-        for start in self._rounds:
-            self._multiply_emphasis(start, ROUND_BRACKET_EMPHASIS)
-        for start in self._squares:
-            self._multiply_emphasis(start, SQUARE_BRACKET_EMPHASIS)
+        if len(self._rounds) + len(self._squares) <= MAX_UNCLOSED_BRACKETS:
+            for start in self._rounds:
+                self._multiply_emphasis(start, ROUND_BRACKET_EMPHASIS)
+            for start in self._squares:
+                self._multiply_emphasis(start, SQUARE_BRACKET_EMPHASIS)
         if any(abs(emphasis) > MAX_EMPHASIS for emphasis in self._emphasis):
             reason = f"the emphasis of some words is above {MAX_EMPHASIS:g}; write a number such as 1.4"
             raise prompt_error(self._text, 0, reason)
         return [Fragment("".join(words), emphasis) for words, emphasis in zip(self._words, self._emphasis, strict=True)]
 
-    def _open(self, brackets: list[int], token: re.Match[str]) -> None:
-        if len(self._rounds) + len(self._squares) == MAX_OPEN_BRACKETS:
-            advice = "write (words:1.4), or \\( and \\[ for brackets that are text"
-            reason = f"{MAX_OPEN_BRACKETS} brackets are open here; {advice}"
-            raise prompt_error(self._text, token.start(), reason)
+    def _open(self, brackets: list[int]) -> None:
         brackets.append(len(self._words))
         self._extends_last = False
 
     def _multiply_emphasis(self, start: int, emphasis: float) -> None:
+        self._multiplications += len(self._emphasis) - start
+        if self._multiplications > MAX_MULTIPLICATIONS:
+            raise prompt_error(
+                self._text,
+                0,
+                "brackets are nested too deeply around too many words; write (words:1.4), or \\( and \\[ for brackets "
+                "that are text",
+            )
         self._emphasis[start:] = [previous * emphasis for previous in self._emphasis[start:]]
         self._extends_last = False
 

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
 
-from velatura.errors import warn
+from velatura.errors import BadPrompt, warn
 from velatura.prompts.emphasis import EmphasisMode, Fragment, parse_emphasis
 from velatura.prompts.passage import excerpt_at, prompt_error
 from velatura.prompts.prompt_editing import EditedText, Timing
-from velatura.prompts.tags import Tag, find_tags, split_tags, strip_comments
+from velatura.prompts.tags import Tag, check_tags, find_tags, split_tags, strip_comments
 
 AND_PATTERN = re.compile(r"\bAND\b")
 WEIGHT_PATTERN = re.compile(r"[+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)")
 MAX_SUBPROMPT_WEIGHT = 1e6  # larger weights make latents overflow
 MAX_SUBPROMPTS = 100
+MAX_PROMPT_CHARACTERS = 2**16
+SURROGATE = re.compile("[\ud800-\udfff]")  # which no encoding has
 CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not tabs and line breaks
 
 
@@ -26,6 +28,13 @@ class Subprompt(NamedTuple):
     words: str
     weight: float = 1.0
     start: int = 0
+
+
+def _check_characters(text: str) -> None:
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise BadPrompt(f"the prompt has {len(text):,} characters: write {MAX_PROMPT_CHARACTERS:,} at most")
+    if surrogate := SURROGATE.search(text):
+        raise BadPrompt(f"the prompt holds {surrogate[0]!a}, which is not a character: write it in UTF-8")
 
 
 def split_at_and(text: str) -> list[Subprompt]:
@@ -118,21 +127,32 @@ class Prompt:
             lenient: Warn of malformed tags and read them as words.
 
         Raises:
-            BadPrompt: for a malformed tag, unless lenient, and for a wrong weight.
+            BadPrompt: for a malformed tag, unless lenient, for a wrong weight or argument of a tag, and for a text that
+                is too long, has too many tags or too many edits inside each other.
         """
+        _check_characters(text)
         words, tags = split_tags(strip_comments(text), lenient=lenient)
-        return cls(text, words, tuple(tags), tuple(split_at_and(words)))
+        prompt = cls(text, words, tuple(check_tags(tags)), tuple(split_at_and(words)))
+        _ = prompt._edited_texts  # which may be refused
+        return prompt
 
     @classmethod
     def parse_negative(cls, text: str) -> Self:
-        """Parse a negative prompt, in which tags and AND are plain words, with a warning."""
+        """Parse a negative prompt, in which tags and AND are plain words, with a warning.
+
+        Raises:
+            BadPrompt: for a text that is too long, or has too many edits inside each other.
+        """
+        _check_characters(text)
         words = strip_comments(text)
         tags = find_tags(words)
         if tags:
             warn(f"{tags[0].group()} in the negative prompt calls no overlay; put it into the prompt, with on=negative")
         if AND_PATTERN.search(words):
             warn("AND in the negative prompt is read as a word; use commas to separate")
-        return cls(text, words)
+        prompt = cls(text, words)
+        _ = prompt._edited_texts
+        return prompt
 
     @cached_property
     def fragments(self) -> list[Fragment]:
@@ -156,6 +176,9 @@ class Prompt:
         Returns:
             Entries in order; the last one holds until the last step. An entry has a text for every part between ANDs:
             denoised = uncond + guidance * sum of weight * (cond - uncond). Most prompts have one entry with one text.
+
+        Raises:
+            BadPrompt: for emphasis that is too large.
         """
         timing = Timing(steps) if isinstance(steps, int) else steps
         self._warn_suspicious_syntax()
@@ -186,7 +209,9 @@ class Prompt:
     ) -> Iterator[WeightedText]:
         for subprompt, schedule in zip(self.subprompts, schedules, strict=True):
             _, words = schedule[bisect_left(schedule, (step,))]
-            yield WeightedText(words, subprompt.weight, emphasis)
+            text = WeightedText(words, subprompt.weight, emphasis)
+            _ = text.fragments  # which may be refused
+            yield text
 
     def _changing_syntax(self) -> list[str]:
         """Return the names of the syntax that gives the prompt more than one text."""
@@ -195,9 +220,13 @@ class Prompt:
 
     def _tags_in_changing_words(self) -> Iterator[Tag]:
         removed = 0
-        for tag in self.tags:
-            position = tag.start - removed  # in the words, without the tags before it
-            removed += len(str(tag))
+        tags = {tag.start: tag for tag in self.tags}
+        for match in find_tags(strip_comments(self.text)):
+            position = match.start() - removed  # in the words, without the tags before it
+            removed += len(match.group())
+            tag = tags.get(match.start())  # none for a tag that calls nothing
+            if tag is None:
+                continue
             i = bisect_right(self.subprompts, position, key=lambda subprompt: subprompt.start) - 1
             if self._edited_texts[i].changes_at(position - self.subprompts[i].start):
                 yield tag

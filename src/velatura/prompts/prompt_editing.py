@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Self, TypeAlias
 
+from velatura.prompts.passage import prompt_error
+
 EDITING_TOKEN = re.compile(r"\\.|[\[\]():|\\]|[^\[\]():|\\]+", re.DOTALL)
 SWITCH_NUMBER_PATTERN = re.compile(r"\s*+([+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+)\s*+")
 MAX_QUOTED_CHARACTERS = 20  # of a wrong number in a message
+MAX_NESTED_EDITS = 100
 
 Node: TypeAlias = "str | BracketGroup | ScheduledEdit | Alternation"
 
@@ -83,6 +86,9 @@ class EditedText:
     """A text with prompt editing. Brackets that are not editing, and unbalanced ones, stay in the text.
 
     As in A1111, a | outside of [ ] turns all editing in the text into plain words.
+
+    Raises:
+        BadPrompt: More than MAX_NESTED_EDITS edits are inside each other.
     """
 
     def __init__(self, text: str) -> None:
@@ -143,6 +149,7 @@ class _OpenBracket:
     opening: str
     position: int
     nodes: list[Node] = field(default_factory=list[Node])
+    nested_edits: int = 0  # how many edits are inside each other in it
     separator_indices: list[int] = field(default_factory=list[int])
 
     def add_separator(self, separator: str) -> None:
@@ -166,7 +173,8 @@ class _EditingParser:
     After a closing bracket that does not fit, all open brackets are read as text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self._text = text
         self.root: list[Node] = []
         self.switch_numbers: set[str] = set()
         self.spans: list[tuple[int, int]] = []  # positions of the outermost edits and alternations
@@ -179,7 +187,7 @@ class _EditingParser:
     @classmethod
     def from_plain_text(cls, text: str, stray_bar: int | None = None) -> Self:
         """Return a parser with the text as plain words, and with an issue if a | at `stray_bar` is the reason."""
-        parser = cls()
+        parser = cls(text)
         parser.root.append(text)
         if stray_bar is not None:
             reason = r"a | outside of [a|b] turns all prompt editing into plain words, as in A1111; write \| for a bar"
@@ -224,6 +232,12 @@ class _EditingParser:
             return
         bracket = self._open_brackets.pop()
         self._current_nodes().append(node)
+        nested_edits = bracket.nested_edits + (not isinstance(node, BracketGroup))
+        if nested_edits > MAX_NESTED_EDITS:
+            reason = f"more than {MAX_NESTED_EDITS} edits are inside each other here; write them one after another"
+            raise prompt_error(self._text, bracket.position, reason)
+        if self._open_brackets:
+            self._open_brackets[-1].nested_edits = max(self._open_brackets[-1].nested_edits, nested_edits)
         if isinstance(node, BracketGroup):
             return
         while self.spans and self.spans[-1][0] > bracket.position:
@@ -271,7 +285,7 @@ class _EditingParser:
 def _parse(text: str) -> _EditingParser:
     if "]" not in text or not {":", "|"} & set(text):
         return _EditingParser.from_plain_text(text)
-    parser = _EditingParser()
+    parser = _EditingParser(text)
     for token in EDITING_TOKEN.finditer(text):
         parser.feed(token.group(), token.start())
     parser.close_as_text()

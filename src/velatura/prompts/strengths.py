@@ -19,6 +19,7 @@ SCHEDULE_ARGUMENTS = ("start", "end", "on", "blocks")
 POSITIONAL_ARGUMENTS = ("te", "unet", "dyn")
 AESTHETIC_ARGUMENTS = ("steps", "rate")
 MAX_AESTHETIC_STEPS = 1000
+MAX_SHOWN_CHARACTERS = 60
 BLOCK_WEIGHTS_ARGUMENT = "lbw"
 
 
@@ -51,8 +52,8 @@ class StrengthSchedule:
     def parse(cls, arguments: Sequence[str], prompt: str = "", position: int = 0) -> Self:
         """Parse the arguments of a tag after its name.
 
-        As in A1111, an argument with a single = is named, and only the first argument without a name counts; others
-        give a warning.
+        As in A1111, an argument with a single = is named, and only the first argument without a name counts;
+        `warn_of_ignored_arguments` names the others.
 
         Args:
             arguments: Texts between the colons of the tag.
@@ -61,8 +62,7 @@ class StrengthSchedule:
         Raises:
             BadPrompt: for a wrong argument; the error points at its position.
         """
-        whole, unnamed, named = _split_arguments(arguments, prompt, position, SCHEDULE_ARGUMENTS)
-        _warn_of_ignored(whole, unnamed, 1)
+        unnamed, named = _split_arguments(arguments, prompt, position, SCHEDULE_ARGUMENTS)
         return cls.from_arguments(unnamed[0] if unnamed else None, named)
 
     @classmethod
@@ -132,10 +132,9 @@ class TextUnetStrengths:
         Raises:
             BadPrompt: for a wrong argument; the error points at its position.
         """
-        whole, unnamed, named = _split_arguments(
+        unnamed, named = _split_arguments(
             arguments, prompt, position, (*POSITIONAL_ARGUMENTS, BLOCK_WEIGHTS_ARGUMENT, *SCHEDULE_ARGUMENTS)
         )
-        _warn_of_ignored(whole, unnamed, len(POSITIONAL_ARGUMENTS))
         by_name = dict(zip(POSITIONAL_ARGUMENTS, unnamed, strict=False)) | named
         text = by_name.get("te")
         if text is not None and "@" in text.text and reads_text:
@@ -164,10 +163,7 @@ class AestheticStrengths:
         Raises:
             BadPrompt: for a wrong argument; the error points at its position.
         """
-        whole, unnamed, named = _split_arguments(
-            arguments, prompt, position, (*AESTHETIC_ARGUMENTS, *SCHEDULE_ARGUMENTS)
-        )
-        _warn_of_ignored(whole, unnamed, 1)
+        unnamed, named = _split_arguments(arguments, prompt, position, (*AESTHETIC_ARGUMENTS, *SCHEDULE_ARGUMENTS))
         return cls(
             StrengthSchedule.from_arguments(unnamed[0] if unnamed else None, named),
             _parse_steps(named["steps"]) if "steps" in named else None,
@@ -175,26 +171,33 @@ class AestheticStrengths:
         )
 
 
+def warn_of_ignored_arguments(arguments: Sequence[str], strength_count: int = 1) -> None:
+    """Warn of the arguments of a tag that have no name, and that nothing reads.
+
+    Args:
+        arguments: Texts between the colons of the tag, after its name.
+        strength_count: How many arguments without a name count; a LoRA's tag has three.
+    """
+    unnamed = [argument.strip() for argument in arguments if not _is_named(argument)]
+    if len(unnamed) > strength_count:
+        used, ignored = ":".join(unnamed[:strength_count]), ":".join(unnamed[strength_count:])
+        shown = ":".join(arguments)[:MAX_SHOWN_CHARACTERS]
+        count = "one strength" if strength_count == 1 else f"{strength_count} arguments without a name"
+        warn(f"a tag has {count}: in {shown!r} it is {used}, and {ignored[:MAX_SHOWN_CHARACTERS]!r} is ignored")
+
+
 def _split_arguments(
     arguments: Sequence[str], prompt: str, position: int, names: Sequence[str]
-) -> tuple[Passage, list[Passage], dict[str, Passage]]:
-    """Return the whole text after the name, the arguments without names, and the named arguments."""
+) -> tuple[list[Passage], dict[str, Passage]]:
+    """Return the arguments without names, and the named arguments."""
     text = ":".join(arguments)
-    whole = Passage(text, prompt or text, position)
-    passages = whole.split(":") if arguments else []
-    unnamed = [passage.strip() for passage in passages if not _is_named(passage)]
-    return whole, unnamed, _named_arguments((passage for passage in passages if _is_named(passage)), names)
+    passages = Passage(text, prompt or text, position).split(":") if arguments else []
+    unnamed = [passage.strip() for passage in passages if not _is_named(passage.text)]
+    return unnamed, _named_arguments((passage for passage in passages if _is_named(passage.text)), names)
 
 
-def _warn_of_ignored(whole: Passage, unnamed: Sequence[Passage], max_count: int) -> None:
-    if len(unnamed) > max_count:
-        used = ":".join(passage.text for passage in unnamed[:max_count])
-        ignored = ":".join(passage.text for passage in unnamed[max_count:])
-        warn(f"a tag has one strength: in {whole.text!r} it is {used}, and {ignored!r} is ignored")
-
-
-def _is_named(argument: Passage) -> bool:
-    return argument.text.count("=") == 1
+def _is_named(argument: str) -> bool:
+    return argument.count("=") == 1
 
 
 def _named_arguments(passages: Iterable[Passage], names: Sequence[str]) -> dict[str, Passage]:

@@ -2,16 +2,31 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
 
 from velatura.errors import BadPrompt, UnknownName, warn
 from velatura.prompts.passage import excerpt_at, prompt_error
-from velatura.prompts.strengths import AestheticStrengths, StrengthSchedule, TextUnetStrengths
+from velatura.prompts.strengths import (
+    POSITIONAL_ARGUMENTS,
+    AestheticStrengths,
+    StrengthSchedule,
+    TextUnetStrengths,
+    warn_of_ignored_arguments,
+)
 
 TAG_PATTERN = re.compile(r"<(?P<kind>\w+):(?P<arguments>[^>]+)>")
+# Not "<lora:" alone, without a name and an end, which is words
 MALFORMED_TAG_PATTERN = re.compile(
-    r"<\s*(hypernet|lora|lyco)\b[^<>]*>?  |  \b(hypernet|lora|lyco):[^<>\s]{0,99}>", re.IGNORECASE | re.VERBOSE
+    r"<\s*(hypernet|lora|lyco)\b(?!:\s*(?:<|$))[^<>]*>?  |  \b(hypernet|lora|lyco):[^<>\s]{0,99}>",
+    re.IGNORECASE | re.VERBOSE,
 )
+TEXT_UNET_KINDS = ("lora", "lyco", "difference")  # whose tags have a strength in the text encoders too
+TAG_KINDS = ("hypernet", *TEXT_UNET_KINDS, "embedding", "aesthetic")
+MAX_TAGS = 100  # of one prompt; A1111 and ComfyUI take minutes for as many overlays
+PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)  # ../x, /x, C:\x
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+MAX_SHOWN_CHARACTERS = 60  # of a tag in a warning
 
 
 class Tag(NamedTuple):
@@ -50,6 +65,31 @@ class Tag(NamedTuple):
         return AestheticStrengths.parse(*self._arguments_after_name)
 
     @property
+    def is_foreign(self) -> bool:
+        """Return True for a kind of another program; a kind that is nearly one of ours is a mistake in it."""
+        return self.kind not in TAG_KINDS and not get_close_matches(self.kind.lower(), TAG_KINDS, n=1)
+
+    def check(self) -> None:
+        """Refuse arguments that cannot be read; warn of those that nothing reads, and of a name that no overlay has.
+
+        Raises:
+            BadPrompt: An argument is not valid.
+        """
+        arguments, prompt, position = self._arguments_after_name
+        if self.kind in TEXT_UNET_KINDS:
+            TextUnetStrengths.parse(arguments, prompt, position, reads_text=False)
+        elif self.kind == "aesthetic":
+            AestheticStrengths.parse(arguments, prompt, position)
+        elif self.kind in TAG_KINDS:
+            StrengthSchedule.parse(arguments, prompt, position)
+        warn_of_ignored_arguments(arguments, len(POSITIONAL_ARGUMENTS) if self.kind in TEXT_UNET_KINDS else 1)
+        shown = repr(str(self)[:MAX_SHOWN_CHARACTERS])
+        if PATH_OUTSIDE.fullmatch(self.name):
+            warn(f"{shown} has a path for a name: only files of a library are looked for by it, and no other is opened")
+        if CONTROL_CHARACTER.search(self.name):
+            warn(f"{shown} has a control character in its name, which no overlay has: write the tag again")
+
+    @property
     def _arguments_after_name(self) -> tuple[Sequence[str], str, int]:
         """Return the arguments after the name, the prompt, and the position of the first argument."""
         name, *others = self.arguments
@@ -77,7 +117,7 @@ def split_tags(text: str, *, lenient: bool = False) -> tuple[str, list[Tag]]:
         lenient: Leave malformed tags in the words with a warning. A1111 does so without one.
 
     Returns:
-        The prompt without tags, and the tags in order.
+        The prompt without tags, and the tags in order. A tag without a name is left out with a warning.
 
     Raises:
         BadPrompt: for a malformed tag, unless lenient.
@@ -89,12 +129,30 @@ def split_tags(text: str, *, lenient: bool = False) -> tuple[str, list[Tag]]:
     ]
     borders = [0, *(border for tag_match in matches for border in tag_match.span()), len(text)]
     between = [text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True)]
-    errors = [*_malformed_tags(text, matches), *(_nameless_tag_error(tag) for tag in tags if not tag.name)]
+    errors = list(_malformed_tags(text, matches))
     if errors and not lenient:
         raise errors[0]
-    for error in errors:
+    for error in [*errors, *(_nameless_tag_error(tag) for tag in tags if not tag.name)]:
         warn(f"{error}; it calls nothing")
     return "".join(between), [tag for tag in tags if tag.name]
+
+
+def check_tags(tags: Sequence[Tag]) -> list[Tag]:
+    """Check the tags of a prompt, and return those that call overlays; those of other programs are warned of.
+
+    Raises:
+        BadPrompt: There are more than MAX_TAGS, or an argument cannot be read.
+    """
+    if len(tags) > MAX_TAGS:
+        reason = f"the prompt has {len(tags):,} tags: write {MAX_TAGS} at most"
+        raise prompt_error(tags[MAX_TAGS].prompt, tags[MAX_TAGS].start, reason)
+    for tag in tags:
+        if tag.is_foreign:
+            kinds = ", ".join(TAG_KINDS)
+            warn(f"{str(tag)[:MAX_SHOWN_CHARACTERS]!r} calls nothing, because velatura only has tags of {kinds}")
+        else:
+            tag.check()
+    return [tag for tag in tags if not tag.is_foreign]
 
 
 def _malformed_tags(text: str, matches: Iterable[re.Match[str]]) -> Iterator[BadPrompt]:

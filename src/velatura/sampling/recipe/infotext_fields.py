@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 from velatura.card import printable_text
 from velatura.errors import warn
+from velatura.prompts.tags import PATH_OUTSIDE
 from velatura.sampling.recipe.fields import OverlayHash
 from velatura.sampling.recipe.infotext import quote, unquote
 from velatura.sampling.recipe.unread_fields import (
@@ -33,7 +34,6 @@ NEW_EDITING_VERSION = (1, 6)  # before this version, A1111 timed prompt editing 
 DDIM_ETA = "Eta DDIM"  # A1111's name of eta with the sampler DDIM, which has another default
 ETA = "Eta"
 HASHES, MODEL, VAE = "Hashes", "Model", "VAE"
-PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)  # ../x, /x, C:\x
 CIVITAI_RESOURCES = "Civitai resources"
 # Values that stand for "as in the first pass", or for nothing
 UNSET_VALUES = {
