@@ -31,6 +31,7 @@ class Case:
         why: What is odd about it.
         write: Writes it into a folder, and returns the file; a text is the input itself.
         inspected: What inspecting says where it differs: a file that is no overlay is no fault in a library.
+        is_slow: A neighbour of another case that takes longer; it runs with the slow tests.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Case:
     why: str
     write: Callable[[Path], Path] | str | bytes
     inspected: str = ""
+    is_slow: bool = False
 
     def __str__(self):
         return f"{self.kind}-{self.name}"

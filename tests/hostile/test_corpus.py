@@ -6,12 +6,15 @@ import pytest
 from PIL import Image
 
 import velatura
-from tests.hostile import lora_cases, text_cases, torch_cases
+from tests.hostile import container_cases, lora_cases, safetensors_cases, text_cases, torch_cases
+from tests.hostile.cases import LOAD, REFUSE, WARN
+from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.errors import VelaturaError, VelaturaWarning
 from velatura.formats.inspect.inspect import inspect_file
 
-OVERLAYS = [*lora_cases.CASES, *torch_cases.CASES]
-CASES = [*OVERLAYS, *text_cases.CASES]
+OVERLAYS = [*lora_cases.CASES, *torch_cases.CASES, *safetensors_cases.CASES, *container_cases.CASES]
+SOME_FILES = [*OVERLAYS]
+CASES = [*SOME_FILES, *text_cases.CASES]
 
 
 def try_reading(read, *arguments):
@@ -49,6 +52,40 @@ def test_overlays_are_opened_and_inspected_alike(tmp_path, case):
     assert verdict == case.must, messages
     assert all(is_one_line_about(message, path) for message in messages)
     assert inspect(path)[0] == (case.inspected or case.must)
+
+
+def show(path, capsys):
+    """Return what the command line makes of a file, and what it prints on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        status = main(["show", str(path)])
+    printed = capsys.readouterr().err
+    if status == USER_ERROR_STATUS:
+        assert printed.splitlines()[-1].startswith("error: ")
+        return REFUSE, printed
+    assert status == 0
+    return (WARN if "warning: " in printed else LOAD), printed
+
+
+@pytest.mark.parametrize("case", SOME_FILES[::9], ids=str)
+def test_the_command_line_answers_in_one_line(tmp_path, case, capsys):
+    path = case.write(tmp_path)
+    verdict, printed = show(path, capsys)
+    assert "Traceback" not in printed
+    assert verdict == (case.inspected or case.must), printed
+
+
+def test_a_library_lists_files_as_they_are_opened(tmp_path):
+    expected = {}
+    for case in OVERLAYS[::7]:
+        path = case.write(tmp_path)
+        expected[path] = case.inspected or case.must
+    entries = velatura.Library(tmp_path).entries()
+    found = {entry.path: REFUSE if entry.error else WARN if entry.info.warnings else LOAD for entry in entries}
+    assert {path: found.get(path) for path in expected if path in found} == {
+        path: must for path, must in expected.items() if path in found
+    }
+    assert len(found) > len(expected) / 2
 
 
 def read_prompt(text, tiny, _):

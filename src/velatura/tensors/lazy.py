@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MAX_DIMENSION = 2**40  # values along a dimension, a stride or an offset: more than any disk holds
+MAX_DIMENSIONS = 16  # of a tensor
 
 
 class LazyTensors(Mapping[str, Tensor]):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from velatura.tensors.inert_names import InertName
+from velatura.tensors.lazy import MAX_DIMENSIONS
 from velatura.tensors.pickle_globals import PickleGlobal
 from velatura.tensors.pickle_numpy import InlineStorage, PickledNumpyArray, PickledNumpyType
 from velatura.tensors.tensor_descriptions import Storage, TensorDescription, swap_byte_order
@@ -37,6 +38,8 @@ class TensorChecker:
 
     def check(self, description: TensorDescription) -> None:
         """Raise ValueError for a tensor that exceeds its storage or repeats values of it, or exceeds the budget."""
+        if len(description.shape) > MAX_DIMENSIONS:
+            raise ValueError(f"has a tensor of {len(description.shape):,} dimensions")
         if len(description.shape) != len(description.stride):
             raise ValueError("has a tensor with different numbers of sizes and strides")
         count, stored = prod(description.shape), description.storage.count

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile
-from velatura.tensors.lazy import MAX_DIMENSION, LazyTensors, byte_tensor, meta_tensors, release_pages
+from velatura.tensors.lazy import MAX_DIMENSION, MAX_DIMENSIONS, LazyTensors, byte_tensor, meta_tensors, release_pages
 from velatura.tensors.tensor_names import check_tensor_name
 
 SAFETENSORS_DTYPES = {
@@ -41,6 +41,8 @@ SAFETENSORS_DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 METADATA_KEY = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # limit of the format
+MAX_TENSORS = 30_000  # SDXL has 2,500, and its largest LoRAs 10,000
+MAX_HEADER_COMMAS = 2**22  # those in metadata, such as the tags of all training pictures, among them
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,10 @@ def _tensor_bytes(name: str, tensor: Tensor, dtype: torch.dtype) -> memoryview:
 def _parse_header(header: bytes) -> dict[str, object]:
     if not header.startswith(b"{") or not header.rstrip(b" ").endswith(b"}"):
         raise ValueError("has a header that is not a JSON object, or has other bytes around it")
+    if header.count(b",") > MAX_HEADER_COMMAS:  # before they become objects, which take ten times the memory
+        raise ValueError("has a header of far more items than that of a model")
+    if header.count(b'"data_offsets"') > MAX_TENSORS:
+        raise ValueError(f"has more than {MAX_TENSORS:,} tensors, far more than a model")
     try:
         fields: object = json.loads(
             header.decode(), object_pairs_hook=_refuse_duplicates, parse_int=_parse_int, parse_constant=_refuse_constant
@@ -196,10 +202,12 @@ def _parse_tensor_info(name: str, value: object) -> TensorInfo:
     if sizes is None or bounds is None or len(bounds) != 2:
         raise ValueError(f"describes its tensor {name[:60]!r} with impossible numbers")
     begin, end = bounds
+    if len(sizes) > MAX_DIMENSIONS:
+        raise ValueError(f"describes its tensor {name[:60]!r} with {len(sizes):,} dimensions")
     if prod(size or 1 for size in sizes) > MAX_DIMENSION:  # a size of 0 would hide the others
         raise ValueError(f"describes its tensor {name[:60]!r} as larger than any disk")
     if prod(sizes) * dtype.itemsize != end - begin:
-        raise ValueError(f"has {end - begin} bytes for its tensor {name[:60]!r} of shape {sizes}")
+        raise ValueError(f"has {end - begin} bytes for its tensor {name[:60]!r} of shape {str(sizes)[:60]}")
     return TensorInfo(dtype, sizes, begin, end)
 
 

@@ -6,6 +6,7 @@ verified. Every fault is a ValueError whose message continues "FILE ...".
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ ZIP64_SIZE_MARK = 0xFFFFFFFF  # means that a size or an offset is in the zip64 e
 ZIP64_COUNT_MARK = 0xFFFF
 ZIP64_EXTRA_ID = 1
 PICKLE_NAME, STORAGE_PREFIX = "data.pkl", "data/"
+DRIVE = re.compile("[A-Za-z]:")
+MAX_SIZES_BYTES = 24  # that stand after the data
+USUAL_GAP = 128  # bytes, of which 64 align the next member; reading every header for it would be slow on hard disks
 SIZES_FOLLOW_FLAG = 0x8  # sizes and checksum stand after the data, and are 0 in the member's header
 ALLOWED_FLAGS = 0x800 | SIZES_FOLLOW_FLAG  # 0x800: names in UTF-8; not encryption or patches
 
@@ -53,7 +57,7 @@ class ZipArchive:
         self.strays = tuple(member.path for member in members if not member.path.startswith(root))
         if len({member.path for member in members}) < len(members):
             raise ValueError("has two members of the same name")
-        _check_overlaps(members)
+        _check_places(data, members)
         self._has_checksums = any(member.checksum for member in members)
         self.unchecked = tuple(
             name
@@ -117,8 +121,9 @@ class ZipArchive:
 def _find_root(members: list[ZipMember]) -> str:
     """Return the folder of the pickle with "/" at its end, and refuse paths that no program writes beside it."""
     for member in members:
-        parts = member.path.replace("\\", "/").split("/")
-        if ".." in parts or "." in parts or "" in parts[:-1]:
+        parts = member.path.split("/")
+        is_windows_path = "\\" in member.path or DRIVE.match(member.path)
+        if is_windows_path or ".." in parts or "." in parts or "" in parts[:-1]:
             raise ValueError(f"has a member with a path outside its folder, {member.path[-40:]!r}")
     roots = {member.path.removesuffix(PICKLE_NAME) for member in members if member.path.endswith("/" + PICKLE_NAME)}
     if len(roots) != 1 or next(iter(roots)).count("/") != 1:
@@ -150,6 +155,8 @@ def _locate_central_directory(data: mmap) -> tuple[int, int, int]:
     locator = position - ZIP64_LOCATOR.size
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
         *_, position, _ = _unpack_record(ZIP64_LOCATOR, data, locator, b"PK\x06\x07")
+        if position + ZIP64_END_RECORD.size != locator:
+            raise ValueError("has bytes between the records of its central directory")
         large = _unpack_record(ZIP64_END_RECORD, data, position, b"PK\x06\x06")[6:]
         small = (count_on_disk, count, size, offset)
         agreements = (
@@ -209,12 +216,23 @@ def _zip64_values(extra: bytes) -> list[int]:
     return []
 
 
-def _check_overlaps(members: list[ZipMember]) -> None:
-    end = 0
-    for member in sorted(members, key=lambda member: member.header_offset):
-        if member.header_offset < end:
+def _check_places(data: mmap, members: list[ZipMember]) -> None:
+    """Refuse members that overlap, and bytes between them that may be another archive."""
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    starts = [member.header_offset for member in ordered[1:]]
+    if ordered and ordered[0].header_offset != 0:
+        raise ValueError("has bytes before its first member")
+    for member, next_start in zip(ordered, [*starts, _locate_central_directory(data)[2]], strict=True):
+        gap = next_start - (member.header_offset + LOCAL_HEADER.size + len(member.path.encode()) + member.size)
+        if gap < 0:
             raise ValueError("has members that overlap")
-        end = member.header_offset + LOCAL_HEADER.size + len(member.path.encode()) + member.size
+        if gap > USUAL_GAP and gap > _extra_length(data, member) + MAX_SIZES_BYTES:
+            raise ValueError(f"has bytes behind its member {member.path[-40:]!r}, which torch does not write")
+
+
+def _extra_length(data: mmap, member: ZipMember) -> int:
+    """Return the bytes between the name of a member and its content, by which torch aligns it."""
+    return _unpack_record(LOCAL_HEADER, data, member.header_offset, b"PK\x03\x04")[-1]
 
 
 def _unpack_record(layout: struct.Struct, data: mmap, position: int, signature: bytes) -> tuple[int, ...]:
