@@ -6,14 +6,15 @@ import pytest
 from PIL import Image
 
 import velatura
-from tests.hostile import container_cases, lora_cases, safetensors_cases, text_cases, torch_cases
+from tests.hostile import container_cases, lora_cases, optimizer_cases, safetensors_cases, text_cases, torch_cases
 from tests.hostile.cases import LOAD, REFUSE, WARN
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.errors import VelaturaError, VelaturaWarning
+from velatura.formats.hypernetworks.optim import read_optim
 from velatura.formats.inspect.inspect import inspect_file
 
 OVERLAYS = [*lora_cases.CASES, *torch_cases.CASES, *safetensors_cases.CASES, *container_cases.CASES]
-SOME_FILES = [*OVERLAYS]
+SOME_FILES = [*OVERLAYS, *optimizer_cases.CASES]
 CASES = [*SOME_FILES, *text_cases.CASES]
 
 
@@ -52,6 +53,15 @@ def test_overlays_are_opened_and_inspected_alike(tmp_path, case):
     assert verdict == case.must, messages
     assert all(is_one_line_about(message, path) for message in messages)
     assert inspect(path)[0] == (case.inspected or case.must)
+
+
+@pytest.mark.parametrize("case", optimizer_cases.CASES, ids=str)
+def test_states_of_optimizers_are_read_and_inspected_alike(tmp_path, case):
+    path = case.write(tmp_path)
+    verdict, messages = try_reading(read_optim, path.with_suffix(""))
+    assert verdict == case.must, messages
+    assert all(is_one_line_about(message, path) for message in messages)
+    assert inspect(path)[0] == case.must
 
 
 def show(path, capsys):

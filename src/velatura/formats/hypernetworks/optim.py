@@ -69,6 +69,26 @@ def read_optim(path: StrPath) -> OptimState | None:
     return OptimState(name, state)
 
 
+def check_optim(path: StrPath) -> None:
+    """Check an optimizer's file as `read_optim` does; without the hypernetwork beside it, as far as that is possible.
+
+    Args:
+        path: The .optim.
+
+    Raises:
+        BadFile: It is damaged, or does not fit the hypernetwork beside it.
+    """
+    path = Path(path)
+    weights_path = path.with_suffix("")
+    if path.suffix.lower() == OPTIM_SUFFIX and weights_path.is_file():
+        read_optim(weights_path)
+        return
+    name, _, state = _read_payload(path)
+    parts = _parse_state(path.name, state)
+    _check_optimizer(path.name, name, parts)
+    _warn_of_large_values(path.name, parts)
+
+
 def write_optim(path: StrPath, name: str, state: Mapping[str, object], digest: str | None = None) -> None:
     """Write an optimizer's state beside the .pt that it belongs to.
 

@@ -18,6 +18,7 @@ from velatura.card import UNKNOWN_KIND, Card
 from velatura.errors import BadFile, UnsupportedBase, VelaturaError, redirect_warnings, warn
 from velatura.formats.checkpoints import single_file, vae_file
 from velatura.formats.dialects import DIALECTS
+from velatura.formats.hypernetworks import optim
 from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.formats.open import open_base, open_overlay
 from velatura.overlays import KINDS
@@ -81,6 +82,8 @@ def _open(path: Path, card: Card) -> None:
     elif card.kind == "vae" and path.is_file():
         contents = open_state_dict(path)
         vae_file.warn_of_leftovers(contents, vae_file.sources(contents))
+    elif path.suffix.lower() == optim.OPTIM_SUFFIX:
+        optim.check_optim(path)
     elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
         _open_unknown(path)
 

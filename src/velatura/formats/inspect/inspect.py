@@ -11,6 +11,7 @@ from velatura.card import UNKNOWN_KIND, Card, FileInfo, printable_text
 from velatura.errors import BadFile, ignore_warnings
 from velatura.formats.checkpoints import INDEX_FILE
 from velatura.formats.hypernetworks import hns
+from velatura.formats.hypernetworks.optim import OPTIM_SUFFIX
 from velatura.formats.inspect.check import check_opening
 from velatura.formats.inspect.detectors import (
     DETECTORS,
@@ -65,7 +66,8 @@ def inspect_file(path: str | PathLike[str], *, is_whole: bool = False) -> FileIn
         return FileInfo(card=Card(kind="hypernet", outline=f"of {', '.join(names)}"), dialect="hns", container="text")
     with ignore_warnings():  # opening the file gives these warnings
         info = _inspect_contents(open_meta(path))
-    if not info.tensors and info.container != PICTURE_CONTAINER:
+    may_be_empty = info.container == PICTURE_CONTAINER or path.suffix.lower() == OPTIM_SUFFIX
+    if not info.tensors and not may_be_empty:
         problem = f"{path.name} holds no tensors, so it is not a model: download or export it again"
         return info.model_copy(update={"problem": problem})
     return _check(path, info, is_whole=is_whole)
