@@ -1,15 +1,18 @@
 import json
 import shutil
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 import velatura
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.cli.files.commands import convert
 from velatura.errors import AlreadyExists
+from velatura.formats.checkpoints.ldm_keys import unet_to_ldm
 from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.tensors import open_tensors, write_safetensors
 
@@ -56,6 +59,23 @@ def test_show_as_json_has_the_card_and_all_else(inca, capsys):
     assert shown["opens"]["A1111"]["opens"] is True
 
 
+@cache
+def unet_tensors():
+    """Return the smallest UNet that reads SD1's text and inpaints, under the names of checkpoints."""
+    return unet_to_ldm(
+        UNet2DConditionModel(
+            in_channels=9,
+            block_out_channels=(8,),
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=2,
+            cross_attention_dim=768,
+        ).state_dict()
+    )
+
+
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     """A folder with an overlay of each kind, a checkpoint and a file that is cut short, as the working folder."""
@@ -64,9 +84,7 @@ def shelf(tmp_path, monkeypatch):
     for name, folder in files.items():
         shutil.copyfile(DATA / folder / name, tmp_path / name)
     (tmp_path / "kohya_lora_d4a1.json").write_text('{"activation text": "in ink", "preferred weight": 0.6}')
-    unet = "model.diffusion_model.input_blocks."
-    tensors = {f"{unet}0.0.weight": torch.zeros(2, 9, 3, 3), f"{unet}1.1.t.attn2.to_k.weight": torch.zeros(2, 768)}
-    write_safetensors(tmp_path / "sd15.safetensors", tensors)
+    write_safetensors(tmp_path / "sd15.safetensors", unet_tensors())
     (tmp_path / "hurt.safetensors").write_bytes(b"cut short")
     return tmp_path
 
@@ -153,7 +171,8 @@ def test_show_tells_of_a_lora_without_reading_it(capsys):
 def test_show_tells_of_a_checkpoint_and_an_embedding(capsys):
     found = shown(capsys, "sd15.safetensors")
     assert (found["kind"], found["family"], found["file"][:16]) == ("checkpoint", "SD1", "ldm, safetensors")
-    assert found["parameters"] == "1,698 in 2 tensors, float32"  # 2 x 9 x 9 and 2 x 768
+    values = sum(tensor.numel() for tensor in unet_tensors().values())
+    assert found["parameters"] == f"{values:,} in {len(unet_tensors())} tensors, float32"
     assert shown(capsys, "learned_embeds.bin")["in a prompt"] == "learned_embeds"
 
 

@@ -6,7 +6,15 @@ import pytest
 from PIL import Image
 
 import velatura
-from tests.hostile import container_cases, lora_cases, optimizer_cases, safetensors_cases, text_cases, torch_cases
+from tests.hostile import (
+    checkpoint_cases,
+    container_cases,
+    lora_cases,
+    optimizer_cases,
+    safetensors_cases,
+    text_cases,
+    torch_cases,
+)
 from tests.hostile.cases import LOAD, REFUSE, WARN
 from velatura.cli.app import USER_ERROR_STATUS, main
 from velatura.errors import VelaturaError, VelaturaWarning
@@ -14,7 +22,11 @@ from velatura.formats.hypernetworks.optim import read_optim
 from velatura.formats.inspect.inspect import inspect_file
 
 OVERLAYS = [*lora_cases.CASES, *torch_cases.CASES, *safetensors_cases.CASES, *container_cases.CASES]
-SOME_FILES = [*OVERLAYS, *optimizer_cases.CASES]
+BASES = [
+    pytest.param(case, marks=[pytest.mark.slow] if case.is_slow else [], id=str(case))
+    for case in checkpoint_cases.CASES
+]
+SOME_FILES = [*OVERLAYS, *optimizer_cases.CASES, *checkpoint_cases.CASES]
 CASES = [*SOME_FILES, *text_cases.CASES]
 
 
@@ -55,6 +67,15 @@ def test_overlays_are_opened_and_inspected_alike(tmp_path, case):
     assert inspect(path)[0] == (case.inspected or case.must)
 
 
+@pytest.mark.parametrize("case", BASES)
+def test_checkpoints_are_opened_and_inspected_alike(tmp_path, case):
+    path = case.write(tmp_path)
+    verdict, messages = try_reading(lambda: velatura.open_base(path, dtype="float32", device="cpu"))
+    assert verdict == case.must, messages
+    assert all(is_one_line_about(message, path) for message in messages)
+    assert inspect(path)[0] == (case.inspected or case.must)
+
+
 @pytest.mark.parametrize("case", optimizer_cases.CASES, ids=str)
 def test_states_of_optimizers_are_read_and_inspected_alike(tmp_path, case):
     path = case.write(tmp_path)
@@ -87,7 +108,7 @@ def test_the_command_line_answers_in_one_line(tmp_path, case, capsys):
 
 def test_a_library_lists_files_as_they_are_opened(tmp_path):
     expected = {}
-    for case in OVERLAYS[::7]:
+    for case in [case for case in [*OVERLAYS, *checkpoint_cases.CASES] if not case.is_slow][::7]:
         path = case.write(tmp_path)
         expected[path] = case.inspected or case.must
     entries = velatura.Library(tmp_path).entries()

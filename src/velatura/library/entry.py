@@ -81,11 +81,10 @@ class LibraryEntry:
         return next(iter(self.file.previews), None)
 
     def may_be(self, kinds: Iterable[str]) -> bool:
-        """Return True if it is of one of these kinds, or cannot be read and its folder is for one of them."""
+        """Return True if it is of one of these kinds, or of none that can be told and its folder is for one of them."""
         kinds = set(kinds)
-        return self.kind in kinds or (
-            bool(self.error) and (not self.file.expected_kind or self.file.expected_kind in kinds)
-        )
+        is_unknown = bool(self.error) and self.kind == UNKNOWN_KIND
+        return self.kind in kinds or (is_unknown and (not self.file.expected_kind or self.file.expected_kind in kinds))
 
     def mentions(self, text: str) -> bool:
         """Return True if a text is in its name, aliases, trigger words or descriptions, in upper or lower case."""

@@ -165,7 +165,7 @@ def test_a_refiner_is_refused_by_name(file):
 
 
 def test_two_families_at_once_are_refused(file):
-    with pytest.raises(UnsupportedBase, match="of an SD1 and an SDXL at once"):
+    with pytest.raises(BadFile, match="of an SD1 and an SDXL at once"):
         single_file.read(
             changed(file, **{"cond_stage_model.transformer.text_model.final_layer_norm.bias": torch.ones(1)})
         )

@@ -111,7 +111,9 @@ def family_shaped(tiny, family: str) -> Base:
 def test_a_familys_settings_need_no_metadata(tiny, family):
     base = family_shaped(tiny, family)
     hints = config_hints.CONFIG_HINTS[family]
-    assert hints == config_hints.config_hints(base.unet, base.vae, [base.text.model])
+    found = config_hints.config_hints(base.unet, base.vae, [base.text.model])
+    assert found["text"].pop("num_hidden_layers") == base.text.model.config.num_hidden_layers
+    assert hints == found
     unet = ldm_config.unet_config(base.unet.state_dict()) | hints["unet"]
     vae = ldm_config.vae_config(base.vae.state_dict()) | hints["vae"]
     assert determine_family(unet, vae, base.family.prediction) == base.family
@@ -135,7 +137,7 @@ def test_a_misshapen_tensor_is_refused(file):
 
 
 def test_an_sdxl_is_refused_by_name(file):
-    with pytest.raises(UnsupportedBase, match="SDXL"):
+    with pytest.raises(BadFile, match="of an SD1 and an SDXL at once"):
         single_file.read(changed(file, **{"conditioner.embedders.1.model.ln_final.bias": torch.zeros(1)}))
 
 
@@ -164,9 +166,10 @@ def test_no_setting_makes_a_model_larger_than_its_file(file, tiny, more):
     assert base.unet.state_dict().keys() == tiny.unet.state_dict().keys()
 
 
-def test_a_picture_size_out_of_range_is_refused(file):
-    settings = {"unet": {"sample_size": 8000}, "vae": {}, "text": {}}
-    with pytest.raises(BadFile, match="pixels"):
+@pytest.mark.parametrize(("size", "message"), [(10**9, "sample_size of its unet is 1000000000"), (8000, "pixels")])
+def test_a_picture_size_out_of_range_is_refused(file, size, message):
+    settings = {"unet": {"sample_size": size}, "vae": {}, "text": {}}
+    with pytest.raises(BadFile, match=message):
         single_file.read(changed(file, metadata={"velatura.base": json.dumps(settings)}))
 
 

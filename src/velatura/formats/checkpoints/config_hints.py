@@ -50,7 +50,9 @@ CONFIG_HINTS: dict[str, dict[str, ModelConfig]] = {
     },
 }
 TEXT_PARTS = ("text", "text_2")  # in the order in which SDXL concatenates their hidden states
+LAYER_COUNT = "num_hidden_layers"  # which follows from the shapes, and tells whether they are complete
 TEXT_HINTS = (
+    LAYER_COUNT,
     "num_attention_heads",
     "hidden_act",
     "layer_norm_eps",
@@ -248,7 +250,8 @@ def _non_default_text_config(encoder: nn.Module) -> ModelConfig:
     stored = {key: getattr(config, key) for key in ALLOWED_HINTS["text"] if key not in from_shapes}
     if stored["eos_token_id"] == OLD_TOKEN_IDS["eos_token_id"]:
         stored = {key: value for key, value in stored.items() if key not in {*OLD_TOKEN_IDS, "pad_token_id"}}
-    return {key: value for key, value in stored.items() if value != defaults[key]}
+    non_default = {key: value for key, value in stored.items() if value != defaults[key]}
+    return {LAYER_COUNT: from_shapes[LAYER_COUNT], **non_default}
 
 
 def _non_default_config(part: str, config: Mapping[str, Any], from_shapes: ModelConfig) -> ModelConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +25,8 @@ from velatura.formats.checkpoints.config_hints import read_config_hints, warn_of
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
+    check_position_ids,
+    check_text_encoders,
     text_config,
     unet_config,
     vae_config,
@@ -47,6 +51,7 @@ KNOWN_ENTRIES = frozenset(
     | {"safety_checker", "feature_extractor", "image_encoder", "watermark"}
     | {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"}
 )
+PIPELINE_NAME = re.compile(r"\w*Pipeline\w*", re.ASCII)
 # Settings in which a config.json must agree with the shapes of the weights
 SIZE_FIELDS = {
     "unet": ("block_out_channels", "cross_attention_dim", "layers_per_block"),
@@ -62,6 +67,32 @@ class _ModelPlan:
     config: ModelConfig
     sources: TensorSources
     contents: Contents
+
+
+@dataclass(frozen=True)
+class _FolderPlan:
+    """Family and models of a folder, before they are built."""
+
+    family: Family
+    unet: _ModelPlan
+    vae: _ModelPlan
+    texts: tuple[_ModelPlan, ...]
+
+    @classmethod
+    def from_folder(cls, path: Path, scheduler: ModelConfig) -> _FolderPlan:
+        """Look at configurations, names and shapes alone, and refuse folders that are not a base."""
+        unet_settings = read_config(path / "unet" / "config.json")
+        refuse_unsupported(str(path), unet_settings, read_config(path / "vae" / "config.json"), scheduler)
+        channels = unet_settings.get("in_channels", 4)
+        if not isinstance(channels, int):
+            raise BadFile(f"{path} says that its UNet reads {str(channels)[:40]!r} channels: download it again")
+        check_input_channels(str(path), channels)
+        texts = tuple(_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir()))
+        unet_plan = _plan_unet(path, unet_settings, projection_width(texts[-1].config))
+        check_text_encoders(str(path), [plan.config for plan in texts], unet_plan.config["cross_attention_dim"])
+        vae_plan = _plan_vae(path)
+        predicted = cast("Prediction", scheduler.get("prediction_type", "epsilon"))
+        return cls(determine_family(unet_plan.config, vae_plan.config, predicted), unet_plan, vae_plan, texts)
 
 
 def sniff(path: Path) -> bool:
@@ -85,38 +116,58 @@ def read(
         BadFile: The folder is damaged or incomplete, or its configurations do not fit its weights.
         UnsupportedBase: It is another kind of model, or asks for code of its own.
     """
+    scheduler = settings.overrule(_read_scheduler(path))
+    with _explained_damage(path):
+        plan = _FolderPlan.from_folder(path, scheduler)
+        layouts = _text_layouts(plan.family, len(plan.texts))
+        encoders = [
+            _build_text_encoder(path, index, text, layout, destination)
+            for index, (text, layout) in enumerate(zip(plan.texts, layouts, strict=True))
+        ]
+        return Base(
+            settings.name or path.name,
+            plan.family,
+            unet=build_unet(plan.unet.config, plan.unet.sources, plan.unet.contents, destination),
+            vae=build_vae(plan.vae.config, plan.vae.sources, plan.vae.contents, destination),
+            text=TextEncoder(encoders),
+            schedule=build_schedule(scheduler),
+            source=plan.unet.contents.path,
+            opened_from=settings.opened_from,
+        )
+
+
+def check_outline(path: Path) -> None:
+    """Check configurations, names and shapes of a diffusers folder as `read` does, without reading weights.
+
+    Raises:
+        BadFile: The folder is damaged or incomplete, or its configurations do not fit its weights.
+        UnsupportedBase: It is another kind of model, or asks for code of its own.
+    """
+    scheduler = _read_scheduler(path)
+    with _explained_damage(path):
+        _FolderPlan.from_folder(path, scheduler)
+        build_schedule(scheduler)
+
+
+def _read_scheduler(path: Path) -> ModelConfig:
+    """Return the scheduler's configuration of a folder that is a whole base and asks for no code."""
     refuse_custom_code(path)
     warn_of_components(path)
     if (path / "text_encoder_2").is_dir() and not (path / "text_encoder").is_dir():
         raise UnsupportedBase(f"{path} is the refiner of an SDXL, which only finishes pictures: open the SDXL itself")
-    stored_scheduler = read_config(path / "scheduler" / "scheduler_config.json")
-    warn_of_unknown_settings(path / "scheduler", "scheduler", stored_scheduler)
-    scheduler = settings.overrule(stored_scheduler)
-    unet_settings = read_config(path / "unet" / "config.json")
+    scheduler = read_config(path / "scheduler" / "scheduler_config.json")
+    warn_of_unknown_settings(path / "scheduler", "scheduler", scheduler)
+    return scheduler
+
+
+@contextmanager
+def _explained_damage(path: Path) -> Generator[None]:
     try:
-        refuse_unsupported(str(path), unet_settings, read_config(path / "vae" / "config.json"), scheduler)
-        check_input_channels(str(path), unet_settings.get("in_channels", 4))
-        text_plans = [_plan_text_encoder(path, index) for index in range(1 + (path / "text_encoder_2").is_dir())]
-        pooled_width = projection_width(text_plans[-1].config)
-        unet_plan = _plan_unet(path, unet_settings, pooled_width)
-        vae_plan = _plan_vae(path)
-        family = determine_family(
-            unet_plan.config, vae_plan.config, cast("Prediction", scheduler.get("prediction_type", "epsilon"))
-        )
-        encoders = [
-            _build_text_encoder(path, index, plan, layout, destination)
-            for index, (plan, layout) in enumerate(zip(text_plans, _text_layouts(family, len(text_plans)), strict=True))
-        ]
-        return Base(
-            settings.name or path.name,
-            family,
-            unet=build_unet(unet_plan.config, unet_plan.sources, unet_plan.contents, destination),
-            vae=build_vae(vae_plan.config, vae_plan.sources, vae_plan.contents, destination),
-            text=TextEncoder(encoders),
-            schedule=build_schedule(scheduler),
-            source=unet_plan.contents.path,
-            opened_from=settings.opened_from,
-        )
+        yield
+    except BadFile as error:
+        if path.name in str(error):
+            raise
+        raise BadFile(f"{path}: {error}") from None
     except (OSError, StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
         raise BadFile(
             f"{path} is not a whole Stable Diffusion folder ({_short_reason(error)}): download it again"
@@ -147,6 +198,7 @@ def _plan_text_encoder(path: Path, index: int) -> _ModelPlan:
     """Plan one of the text encoders; the second one, SDXL's, has a projection for pooled embeddings."""
     folder = path / _numbered("text_encoder", index)
     contents = open_weights(folder, "model", "pytorch_model")
+    check_position_ids(str(path), contents.tensors)
     sources = _text_sources(contents.tensors, has_projection=index > 0)
     from_shapes = text_config(apply_sources(sources, meta_tensors(contents.tensors)))
     stored_config = read_config(folder / "config.json")
@@ -204,19 +256,24 @@ def _short_reason(error: Exception) -> str:
 
 
 def refuse_custom_code(path: Path) -> None:
-    """Refuse a folder of another pipeline, or one with a part from another library, which would need its code."""
+    """Refuse a folder of another pipeline, or one with a part from another library, which would need its code.
+
+    Raises:
+        BadFile: It names something else than a pipeline, or asks for code of its own.
+        UnsupportedBase: It is another pipeline.
+    """
     index = read_config(path / INDEX_FILE)
     pipeline = index.get("_class_name")
-    if not isinstance(pipeline, str) or not pipeline.startswith(PIPELINE_PREFIX):
+    if not isinstance(pipeline, str) or not PIPELINE_NAME.fullmatch(pipeline):
+        raise BadFile(f"{path} names {str(pipeline)[:60]!r} in place of a pipeline: do not trust it")
+    if not pipeline.startswith(PIPELINE_PREFIX):
         raise UnsupportedBase(
             f"{path} is a {str(pipeline)[:60]!r}, not a {PIPELINE_PREFIX}Pipeline: open another folder"
         )
     for name, value in index.items():
         entry = cast("list[object]", value) if isinstance(value, list) else []
         if len(entry) == 2 and entry[0] is not None and entry[0] not in LIBRARIES:
-            raise UnsupportedBase(
-                f"{path} asks for code of its own for {name[:40]!r}, which velatura never runs: open another"
-            )
+            raise BadFile(f"{path} asks for code of its own for {name[:40]!r}, which velatura never runs: open another")
 
 
 def warn_of_components(path: Path) -> None:

@@ -6,9 +6,12 @@ LDM's own configuration, a .yaml beside a checkpoint, is searched for what contr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from velatura.base.model_settings import ModelConfig
 from velatura.errors import BadFile, warn
@@ -52,6 +55,11 @@ YAML_NUMBERS: Mapping[str, tuple[float, ...]] = {
 YAML_WORDS = {"beta_schedule": ("linear",)}
 DISCRETIZER = re.compile(r"[\w.]*\bdiscretizer\.(?!LegacyDDPMDiscretization\b)\w+")  # sgm's class of noise levels
 
+CLIP_POSITIONS = 77  # tokens that a CLIP text encoder reads at once
+# Layers of the text encoders of SD1 and SDXL, of SD2 (of whose 24 layers 23 are used), and of SDXL's second, by width
+LAYER_COUNTS = {768: (12,), 1024: (23, 24), 1280: (32,)}
+POSITION_IDS = "position_ids"
+MAX_SHOWN_KEY_LENGTH = 80
 TIME_ID_COUNT = 6  # SDXL: original height and width, top and left of the crop, target height and width
 
 
@@ -212,3 +220,59 @@ def text_config(state: StateDict) -> ModelConfig:
         "intermediate_size": state["encoder.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": count_indices(state, r"encoder\.layers\.(\d+)\."),
     }
+
+
+def check_text_encoders(name: str, text_configs: Sequence[ModelConfig], context_width: int) -> None:
+    """Refuse text encoders that do not fit their UNet, or lack a layer or a position.
+
+    Args:
+        name: Name of the base, for messages.
+        text_configs: What `text_config` returns for each text encoder.
+        context_width: Features of the context that the UNet reads.
+
+    Raises:
+        BadFile: They do not fit.
+    """
+    widths = [int(config["hidden_size"]) for config in text_configs]
+    if sum(widths) != context_width:
+        encoders = f"a text encoder of {widths[0]}" if len(widths) == 1 else f"text encoders of {_join_widths(widths)}"
+        raise BadFile(
+            f"{name} has {encoders} features, and a UNet that reads {context_width:,}: it is damaged, or put together "
+            "from two models"
+        )
+    for config, width in zip(text_configs, widths, strict=True):
+        layer_count, position_count = config["num_hidden_layers"], config["max_position_embeddings"]
+        if layer_count not in LAYER_COUNTS.get(width, (layer_count,)):
+            raise BadFile(
+                f"{name} has {layer_count} layers in its text encoder of {width} features, and should have "
+                f"{LAYER_COUNTS[width][-1]}: it is cut short or damaged, so download it again"
+            )
+        if position_count != CLIP_POSITIONS:
+            raise BadFile(
+                f"{name} has {position_count} positions in its text encoder of {width} features, and CLIP has "
+                f"{CLIP_POSITIONS}: it is damaged, or another model's"
+            )
+
+
+def check_position_ids(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse position ids of another number than CLIP's, and warn of wrong ones: they only count from 0.
+
+    Raises:
+        BadFile: There are more or fewer.
+    """
+    for key in [key for key in tensors if key.endswith(POSITION_IDS)]:
+        ids = tensors[key]
+        if ids.numel() != CLIP_POSITIONS:
+            raise BadFile(
+                f"{name} has {ids.numel()} numbers in {key[:MAX_SHOWN_KEY_LENGTH]}, and CLIP has {CLIP_POSITIONS} "
+                "positions: it is damaged, or another model's"
+            )
+        if not torch.equal(ids.flatten().cpu().double(), torch.arange(CLIP_POSITIONS).double()):
+            warn(
+                f"{name} has wrong numbers in {key[:MAX_SHOWN_KEY_LENGTH]}, as merges in half precision leave them: "
+                "positions are numbered from 0, but other programs may shift prompts"
+            )
+
+
+def _join_widths(widths: Sequence[int]) -> str:
+    return " and ".join(f"{width:,}" for width in widths)

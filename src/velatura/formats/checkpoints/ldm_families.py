@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from velatura.base.image_condition import CONDITION_BY_CHANNELS, LATENT_CHANNELS
-from velatura.errors import UnsupportedBase
+from velatura.errors import BadFile, UnsupportedBase
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.formats.checkpoints.ldm_text import (
     CLIP_PREFIX,
@@ -118,7 +118,8 @@ def detect_family(name: str, keys: Collection[str]) -> str:
         keys: All keys of the checkpoint.
 
     Raises:
-        UnsupportedBase: Another kind of model, a refiner, a part of a model, or several models at once.
+        UnsupportedBase: Another kind of model, a refiner, or a part of a model.
+        BadFile: Several models at once, or an SDXL without its second text encoder.
     """
     for prefix, model in FOREIGN_PREFIXES.items():
         if any(key.startswith(prefix) for key in keys):
@@ -131,8 +132,10 @@ def detect_family(name: str, keys: Collection[str]) -> str:
         if any(key.startswith(layouts[-1].prefix) for key in keys)
     ]
     if len(families) > 1:
-        raise UnsupportedBase(
-            f"{name} holds the text encoders of an {' and an '.join(families)} at once: do not trust it"
+        raise BadFile(f"{name} holds the text encoders of an {' and an '.join(families)} at once: do not trust it")
+    if not families and any(key.startswith(SDXL_CLIP_PREFIX) for key in keys):
+        raise BadFile(
+            f"{name} lacks the second text encoder of an SDXL ({SDXL_OPEN_CLIP_PREFIX}*): it is cut short or damaged"
         )
     if not families:
         raise UnsupportedBase(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -22,6 +23,7 @@ from velatura.formats.checkpoints.build_models import build_text_encoder, build_
 from velatura.formats.checkpoints.config_hints import (
     CONFIG_HINTS,
     CONFIG_HINTS_KEY,
+    LAYER_COUNT,
     TEXT_PARTS,
     check_config_hints,
     warn_of_unknown_hints,
@@ -29,6 +31,8 @@ from velatura.formats.checkpoints.config_hints import (
 from velatura.formats.checkpoints.ema import EMA_PREFIX, find_ema_keys, has_only_ema
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
+    check_position_ids,
+    check_text_encoders,
     text_config,
     unet_config,
     vae_config,
@@ -99,7 +103,7 @@ def read(
         raise UnknownName.with_suggestions("kind of weights", weights, WEIGHTS_KINDS)
     refuse_scaled_weights(name, contents.tensors)
     family_name = detect_family(name, contents.tensors.keys())
-    try:
+    with _explained_damage(name, "checkpoint"):
         plan = _LoadPlan.from_contents(contents, family_name, vae, weights, prediction_type)
         if vae is not None and not sniff(vae):
             vae_file.warn_of_leftovers(vae, plan.vae)
@@ -107,8 +111,6 @@ def read(
         if zero_snr is None:
             zero_snr = ZERO_SNR_MARKER in contents.tensors
         return plan.build(destination or Destination(), opened_from, NoiseSchedule(zero_snr=zero_snr))
-    except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
-        raise BadFile(f"{name} is not a whole checkpoint ({_describe(error)}): download it again") from None
 
 
 def check_outline(contents: Contents) -> None:
@@ -121,11 +123,33 @@ def check_outline(contents: Contents) -> None:
     name = contents.path.name
     refuse_scaled_weights(name, contents.tensors)
     family_name = detect_family(name, contents.tensors.keys())
-    try:
+    with _explained_damage(name, "checkpoint"):
         _LoadPlan.from_contents(contents, family_name, None, "last", None)
-    except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
-        raise BadFile(f"{name} is not a whole checkpoint ({_describe(error)}): download it again") from None
     warn_of_leftovers(contents)
+
+
+def check_lone_unet(contents: Contents) -> None:
+    """Check names and shapes of a UNet without the other parts of a base.
+
+    Raises:
+        BadFile: It is not whole.
+    """
+    name, tensors = contents.path.name, meta_tensors(contents.tensors)
+    with _explained_damage(name, "UNet"):
+        unet_config(apply_sources(unet_sources(name, tensors, "last"), tensors))
+
+
+@contextmanager
+def _explained_damage(name: str, what: str) -> Generator[None]:
+    """Turn errors of a damaged file into a BadFile that names it."""
+    try:
+        yield
+    except BadFile as error:
+        if name in str(error):
+            raise
+        raise BadFile(f"{name}: {error}") from None
+    except (StopIteration, StrictDataclassError, *DAMAGED_FILE_ERRORS) as error:
+        raise BadFile(f"{name} is not a whole {what} ({_describe(error)}): download it again") from None
 
 
 def _describe(error: BaseException) -> str:
@@ -181,12 +205,18 @@ class _LoadPlan:
         from_shapes["unet"] = unet_config(apply_sources(unet, tensors), pooled_width)
         from_shapes["vae"] = vae_config(apply_sources(vae, vae_tensors))
         check_input_channels(name, from_shapes["unet"]["in_channels"])
+        check_text_encoders(name, text_configs, from_shapes["unet"]["cross_attention_dim"])
+        check_position_ids(name, contents.tensors)
         if family_name != "SDXL" and "addition_embed_type" in from_shapes["unet"]:
             raise UnsupportedBase(
                 f"{name} has a UNet that reads more than the prompt's context: open a plain Stable Diffusion"
             )
         hints = _read_config_hints(contents, family_name)
         # shapes overrule hints, so that a model is never larger than its file
+        for part in TEXT_PARTS[: len(text_configs)]:
+            stated, found = hints[part].get(LAYER_COUNT), from_shapes[part][LAYER_COUNT]
+            if stated is not None and stated != found:
+                raise BadFile(f"{name} has {found} layers in a text encoder of {stated}: it is cut short or damaged")
         configs = {part: hints[part] | config for part, config in from_shapes.items()}
         return cls(contents, family_name, other_vae, unet, vae, text_encoders, configs, predicted, in_yaml)
 

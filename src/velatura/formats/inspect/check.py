@@ -16,16 +16,19 @@ from pydantic import JsonValue
 
 from velatura.card import UNKNOWN_KIND, Card
 from velatura.errors import BadFile, UnsupportedBase, VelaturaError, redirect_warnings, warn
-from velatura.formats.checkpoints import single_file, vae_file
+from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
 from velatura.formats.dialects import DIALECTS
 from velatura.formats.hypernetworks import optim
 from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.formats.open import open_base, open_overlay
+from velatura.formats.parts.found_parts import FoundParts
 from velatura.overlays import KINDS
 from velatura.tensors import open_state_dict, open_tensors
 
 MAX_WHOLE_BYTES = 2**24  # takes a few hundredths of a second
+MAX_SHOWN_BYTES = 2**28  # of a checkpoint that is shown, of which more would take seconds
 INCOMPLETE = "without "  # in the outline of a checkpoint whose other parts come from elsewhere
+BASE_PREFIXES = ("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders.", "first_stage_model.")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def check_opening(path: Path, card: Card, *, is_whole: bool = False) -> OpeningR
     Args:
         path: A file, or the folder of a peft adapter.
         card: What the file was recognised as.
-        is_whole: Open an overlay whole, however large it is.
+        is_whole: Open an overlay whole, however large it is, and a checkpoint of up to MAX_SHOWN_BYTES.
     """
     overlay: Mapping[str, JsonValue] = {}
     messages: list[str] = []
@@ -60,7 +63,7 @@ def check_opening(path: Path, card: Card, *, is_whole: bool = False) -> OpeningR
             if card.kind in KINDS and (is_whole or _byte_count(path) <= MAX_WHOLE_BYTES):
                 overlay = _report_overlay(path)
             else:
-                _open(path, card)
+                _open(path, card, MAX_SHOWN_BYTES if is_whole else MAX_WHOLE_BYTES)
         except UnsupportedBase as error:  # it is whole, and of another kind
             warn(str(error))
         except VelaturaError as error:
@@ -75,10 +78,12 @@ def _report_overlay(path: Path) -> dict[str, JsonValue]:
     return json.loads(text.encode("utf-8", "replace"))  # a file name may contain invalid Unicode
 
 
-def _open(path: Path, card: Card) -> None:
+def _open(path: Path, card: Card, max_bytes: int) -> None:
     """Open a file that is not an overlay, or look at the names and shapes of a large one."""
-    if card.kind == "checkpoint" and path.is_file():
-        _open_checkpoint(path, card)
+    if card.kind == "checkpoint" and path.is_dir():
+        _open_folder(path, max_bytes)
+    elif card.kind == "checkpoint":
+        _open_checkpoint(path, card, max_bytes)
     elif card.kind == "vae" and path.is_file():
         contents = open_state_dict(path)
         vae_file.warn_of_leftovers(contents, vae_file.sources(contents))
@@ -88,16 +93,24 @@ def _open(path: Path, card: Card) -> None:
         _open_unknown(path)
 
 
-def _open_checkpoint(path: Path, card: Card) -> None:
+def _open_folder(path: Path, max_bytes: int) -> None:
+    """Open a small diffusers folder, or look at the configurations, names and shapes of a large one."""
+    if not diffusers_folder.sniff(path):  # its card says that it has no UNet
+        diffusers_folder.refuse_custom_code(path)
+    elif _byte_count(path) <= max_bytes:
+        open_base(path, dtype="float32", device="cpu")
+    else:
+        diffusers_folder.check_outline(path)
+
+
+def _open_checkpoint(path: Path, card: Card, max_bytes: int) -> None:
     """Open a small checkpoint, or look at the names and shapes of a large one."""
-    try:
-        if _byte_count(path) <= MAX_WHOLE_BYTES:
-            open_base(path, dtype="float32", device="cpu")
-        else:
-            single_file.check_outline(open_state_dict(path))
-    except (BadFile, UnsupportedBase):
-        if INCOMPLETE not in card.outline:  # which says already that it is a part of a base
-            raise
+    if INCOMPLETE in card.outline:  # which says already that it is a part of a base
+        single_file.check_lone_unet(open_state_dict(path))
+    elif _byte_count(path) <= max_bytes:
+        open_base(path, dtype="float32", device="cpu")
+    else:
+        single_file.check_outline(open_state_dict(path))
 
 
 def _open_unknown(path: Path) -> None:
@@ -107,8 +120,24 @@ def _open_unknown(path: Path) -> None:
         return  # most pictures hold no embedding
     if any(dialect.sniff(contents) for dialect in DIALECTS):
         open_overlay(path)
+    elif any(key.startswith(BASE_PREFIXES) for key in contents.tensors):
+        _open_rest_of_base(path)
     else:
         warn(f"{path.name} holds tensors, but no overlay or base that velatura knows: check where it is from")
+
+
+def _open_rest_of_base(path: Path) -> None:
+    """Refuse a file with tensors of a checkpoint that is neither one nor a text encoder of one.
+
+    Raises:
+        BadFile: It holds no whole part.
+    """
+    if FoundParts.open(path).texts:
+        return
+    try:
+        open_base(path, dtype="float32", device="cpu")
+    except UnsupportedBase as error:
+        raise BadFile(str(error)) from None
 
 
 def _byte_count(path: Path) -> int:

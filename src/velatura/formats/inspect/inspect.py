@@ -56,11 +56,8 @@ def inspect_file(path: str | PathLike[str], *, is_whole: bool = False) -> FileIn
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return (
-            _inspect_folder(path)
-            if (path / INDEX_FILE).is_file()
-            else _check(path, _inspect_adapter(path), is_whole=is_whole)
-        )
+        info = _inspect_folder(path) if (path / INDEX_FILE).is_file() else _inspect_adapter(path)
+        return _check(path, info, is_whole=is_whole)
     if path.suffix.lower() == hns.HNS_SUFFIX:
         names = dict.fromkeys(leaf.name for leaf in leaves(hns.read_hns(path)))
         return FileInfo(card=Card(kind="hypernet", outline=f"of {', '.join(names)}"), dialect="hns", container="text")

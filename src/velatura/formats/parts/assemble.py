@@ -21,6 +21,7 @@ from velatura.formats.checkpoints.build_models import build_text_encoder, build_
 from velatura.formats.checkpoints.config_hints import CONFIG_HINTS, CONFIG_HINTS_KEY, warn_of_unknown_settings
 from velatura.formats.checkpoints.ldm_config import (
     ModelConfig,
+    check_text_encoders,
     text_config,
     unet_config,
     vae_config,
@@ -223,6 +224,9 @@ class _Assembly:
         family = determine_family(self.unet_config, self.vae_config, predicted or "epsilon")
         unet = build_unet(self.unet_config, self.unet.sources, self.unet.contents, destination)
         vae = build_vae(self.vae_config, self.vae.sources, self.vae.contents, destination)
+        text_configs = [text_config(part.shapes) for part in self.texts]
+        names = ", ".join(dict.fromkeys(part.place.name for part in self.texts))
+        check_text_encoders(names, text_configs, self.unet_config["cross_attention_dim"])
         encoders = [self._build_text_encoder(index, destination) for index in range(len(self.texts))]
         if self.unet.stored is None:
             warn_of_yaml(self.unet.contents.path, family.scaling_factor)
