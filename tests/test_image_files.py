@@ -5,7 +5,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 import velatura
 from velatura import image_files
@@ -24,6 +25,7 @@ def small_limits(monkeypatch):
     """The limits of real photographs, a thousandth of them, so that pictures are made at once."""
     monkeypatch.setattr(image_files, "LARGE_IMAGE_PIXELS", 10_000)
     monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 1_000_000)
+    monkeypatch.setattr(image_files, "MAX_PIXELS_PER_BYTE", 10_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
 
 
@@ -125,11 +127,31 @@ def test_large_pictures_are_trained_on_and_painted_over(tmp_path, monkeypatch, c
 @pytest.mark.usefixtures("small_limits")
 def test_the_recipe_of_a_large_picture_is_read_without_a_warning(tmp_path):
     recipe = velatura.Recipe(prompt="a lighthouse", seed=7, width=64, height=64)
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text("parameters", recipe.infotext())
     halves(300, 300).save(tmp_path / "a.png", pnginfo=info)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert velatura.Recipe.from_image(tmp_path / "a.png").prompt == "a lighthouse"
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".eps"])
+def test_no_other_program_is_started_for_a_picture(tmp_path, monkeypatch, ending):
+    """Pillow starts Ghostscript to draw an EPS, whatever its name."""
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **_: started.append(command))
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UnidentifiedImageError), open_image(path) as image:
+        image.load()
+    assert not started
+
+
+def test_a_large_picture_of_next_to_no_bytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "LARGE_IMAGE_PIXELS", 10_000)
+    Image.new("1", (600, 600)).save(tmp_path / "a.png")  # of about 110 bytes
+    with pytest.raises(BadFile, match=r"^a\.png has 600 x 600 pixels in \d+ bytes, so it is empty, or made to fill"):
+        read_upright(tmp_path / "a.png")
+    Image.effect_mandelbrot((200, 200), (-2, -1, 1, 1), 20).save(tmp_path / "b.png")
+    with pytest.warns(VelaturaWarning, match="is read at"):
+        read_upright(tmp_path / "b.png")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from velatura.errors import BadFile, warn_of_picture
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 MAX_IMAGE_PIXELS = 500_000_000  # which take 2 GB while a picture is decoded that is not a JPEG
 LARGE_IMAGE_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
+MAX_PIXELS_PER_BYTE = 200  # of a large file; photographs have at most 30, in JPEGs of low quality
+# Formats that Pillow decodes itself: for others, such as EPS, it may start another program
+FORMATS = (
+    *("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "AVIF", "TIFF", "MPO", "DIB", "ICO", "PSD"),
+    *("JPEG2000", "TGA", "QOI", "PCX", "SGI", "DDS"),
+)
 # Modes that Pillow cannot reduce, and the modes to which they are converted before
 REDUCIBLE_MODES = {"1": "L", "P": "RGB", "PA": "RGBA", "I": "I"}
 PILLOW_LIMIT_LOCK = Lock()  # Pillow's limit is one for all threads
@@ -26,7 +33,7 @@ def open_image(source: Path | BinaryIO) -> Generator[Image]:
     """Open a picture of at most MAX_IMAGE_PIXELS, for which Pillow's own limit neither warns nor refuses.
 
     Args:
-        source: A file.
+        source: A file in one of FORMATS.
 
     Yields:
         The picture, whose pixels are not read yet. For pixels, give it to `shrink_image` first.
@@ -36,8 +43,9 @@ def open_image(source: Path | BinaryIO) -> Generator[Image]:
     """
     from PIL import Image
 
+    Image.init()
     with _lifted_pillow_limit():
-        image = Image.open(source)
+        image = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     with image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
             raise BadFile(
@@ -54,9 +62,13 @@ def shrink_image(image: Image) -> Image:
 
     Args:
         image: A picture from `open_image`, whose pixels are not read yet.
+
+    Raises:
+        BadFile: It is a decompression bomb.
     """
     if image.width * image.height <= LARGE_IMAGE_PIXELS:
         return image
+    refuse_bomb(image)
     from PIL import ExifTags
 
     name, (width, height) = _image_name(image), image.size
@@ -73,6 +85,35 @@ def shrink_image(image: Image) -> Image:
         image.getexif()[ExifTags.Base.Orientation] = orientation
     warn_of_picture("shrunk", f"{name} has {width} x {height} pixels and is read at {image.width} x {image.height}")
     return image
+
+
+def refuse_bomb(image: Image) -> None:
+    """Refuse a picture from `open_image` that is a decompression bomb.
+
+    Raises:
+        BadFile: It is large, and has so few bytes that it can hold next to nothing.
+    """
+    if is_bomb(image):
+        raise BadFile(
+            f"{_image_name(image)} has {image.width} x {image.height} pixels in {_byte_count(image):,} bytes, so it is "
+            "empty, or made to fill the memory: save it smaller"
+        )
+
+
+def is_bomb(image: Image) -> bool:
+    """Return True for a large picture from `open_image` with more than MAX_PIXELS_PER_BYTE."""
+    pixels = image.width * image.height
+    return pixels > LARGE_IMAGE_PIXELS and pixels > MAX_PIXELS_PER_BYTE * _byte_count(image)
+
+
+def _byte_count(image: Image) -> int:
+    """Return the size of the file of a picture whose pixels are not read yet."""
+    opened: Any = image
+    file: BinaryIO = opened.fp
+    position = file.tell()
+    count = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return count
 
 
 def load_pixels(image: Image) -> None:

@@ -193,6 +193,7 @@ def test_a_picture_is_turned_as_its_camera_was_held(tmp_path):
         ("CMYK", (0, 0, 0, 0), "tif", (255, 255, 255)),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.* is fully transparent")
 def test_every_mode_becomes_rgb_with_white_behind(tmp_path, mode, color, ending, expected):
     picture = read_picture(draw(tmp_path / f"one.{ending}", mode=mode, color=color), 8)
     assert (picture.mode, picture.size, picture.getpixel((4, 4))) == ("RGB", (8, 8), expected)

@@ -9,6 +9,7 @@ import velatura
 from tests.hostile import (
     checkpoint_cases,
     container_cases,
+    image_cases,
     lora_cases,
     optimizer_cases,
     safetensors_cases,
@@ -17,6 +18,7 @@ from tests.hostile import (
 )
 from tests.hostile.cases import LOAD, REFUSE, WARN
 from velatura.cli.app import USER_ERROR_STATUS, main
+from velatura.datasets.pictures import read_picture
 from velatura.errors import VelaturaError, VelaturaWarning
 from velatura.formats.hypernetworks.optim import read_optim
 from velatura.formats.inspect.inspect import inspect_file
@@ -26,8 +28,9 @@ BASES = [
     pytest.param(case, marks=[pytest.mark.slow] if case.is_slow else [], id=str(case))
     for case in checkpoint_cases.CASES
 ]
+PICTURES = [case for case in [*image_cases.CASES, *container_cases.PICTURES] if case.kind != "png_info"]
 SOME_FILES = [*OVERLAYS, *optimizer_cases.CASES, *checkpoint_cases.CASES]
-CASES = [*SOME_FILES, *text_cases.CASES]
+CASES = [*SOME_FILES, *PICTURES, *text_cases.CASES]
 
 
 def try_reading(read, *arguments):
@@ -85,6 +88,20 @@ def test_states_of_optimizers_are_read_and_inspected_alike(tmp_path, case):
     assert inspect(path)[0] == case.must
 
 
+def learn_pictures(folder):
+    for example in velatura.read_dataset(folder).examples:
+        read_picture(example.path, 32)
+
+
+@pytest.mark.parametrize("case", PICTURES, ids=str)
+def test_pictures_to_learn_from_are_refused_warned_of_or_read(tmp_path, case):
+    path = case.write(tmp_path)
+    path = path.rename(path.with_name(f"a red house{path.suffix}"))
+    verdict, messages = try_reading(learn_pictures, tmp_path)
+    assert verdict == case.must, messages
+    assert all(is_one_line_about(message, path) for message in messages)
+
+
 def show(path, capsys):
     """Return what the command line makes of a file, and what it prints on stderr."""
     with warnings.catch_warnings():
@@ -98,12 +115,13 @@ def show(path, capsys):
     return (WARN if "warning: " in printed else LOAD), printed
 
 
-@pytest.mark.parametrize("case", SOME_FILES[::9], ids=str)
+@pytest.mark.parametrize("case", [*SOME_FILES[::9], *PICTURES[::9]], ids=str)
 def test_the_command_line_answers_in_one_line(tmp_path, case, capsys):
     path = case.write(tmp_path)
     verdict, printed = show(path, capsys)
     assert "Traceback" not in printed
-    assert verdict == (case.inspected or case.must), printed
+    if case not in PICTURES:  # which hold no recipe
+        assert verdict == (case.inspected or case.must), printed
 
 
 def test_a_library_lists_files_as_they_are_opened(tmp_path):

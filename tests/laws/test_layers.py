@@ -30,7 +30,7 @@ FLOORS = (
     {"overlays"},
     {"base"},
     {"tensors", "card", "prompts"},
-    {"files", "image_files", "arguments", "text_encodings", "imports"},
+    {"files", "image_files", "png_files", "png_colours", "arguments", "text_encodings", "imports"},
     {"errors"},
 )
 FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}

@@ -25,6 +25,7 @@ from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
     as_rgb,
     describe_unread,
+    is_transparent,
     open_picture,
     picture_paths,
     read_picture,
@@ -42,6 +43,7 @@ from velatura.datasets.read_captions import (
 )
 from velatura.datasets.templates import split_tags
 from velatura.errors import BadDataset, gather_warnings
+from velatura.png_files import has_wrong_checksum
 from velatura.tiny_world import describe_limits_of_training, select_judged, words_of
 
 # Of 64 bits: bundled pictures differ in 10 or more, copies resized or saved as JPEG of quality 30 in at most 4
@@ -220,7 +222,9 @@ def _inspect_picture(path: Path, caption: Caption | None, repeats: int, findings
     with open_picture(path) as image:
         findings += _file_findings(path, image)
         mode = image.mode
-        picture = as_rgb(turn_upright(image))
+        upright = turn_upright(image)
+        findings += _pixel_findings(path, upright, is_png=image.format == "PNG")
+        picture = as_rgb(upright, path.name)
     luminance = grey(picture)
     return PictureInfo(
         path=path,
@@ -239,7 +243,7 @@ def _inspect_picture(path: Path, caption: Caption | None, repeats: int, findings
 
 def _file_findings(path: Path, image: Image.Image) -> Iterator[Finding]:
     """Yield notes on properties of the file that its user may not expect."""
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         yield Finding(Grade.NOTE, "turned", path, "it is stored sideways or upside down, and is turned upright")
     if getattr(image, "n_frames", 1) > 1:
         yield Finding(Grade.WARNING, "animated", path, "it has several frames; only the first is used")
@@ -247,6 +251,14 @@ def _file_findings(path: Path, image: Image.Image) -> Iterator[Finding]:
         yield Finding(Grade.NOTE, "transparent", path, "transparent areas become white, or count less if masks are on")
     elif image.mode not in {"RGB", "L"}:
         yield Finding(Grade.NOTE, "mode", path, f"its colour mode {image.mode} is converted to RGB")
+
+
+def _pixel_findings(path: Path, upright: Image.Image, *, is_png: bool) -> Iterator[Finding]:
+    """Yield what would spoil the pixels of a picture that can be read."""
+    if is_png and has_wrong_checksum(path):
+        yield Finding(Grade.WARNING, "checksum", path, "it has a wrong checksum, so its pixels may be damaged")
+    if is_transparent(upright):
+        yield Finding(Grade.WARNING, "invisible", path, "it is fully transparent, so it is learned as white")
 
 
 def _quality_findings(info: PictureInfo, pixels: int) -> Iterator[Finding]:

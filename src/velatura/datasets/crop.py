@@ -140,10 +140,10 @@ def _crop_example(
 ) -> Iterator[CroppedPicture]:
     with open_picture(example.path) as image:
         upright = turn_upright(image)
-        picture = upright.convert("RGBA") if upright.has_transparency_data else as_rgb(upright)
+        picture = upright.convert("RGBA") if upright.has_transparency_data else as_rgb(upright, example.path.name)
     mask = _read_mask(example, picture.size)
     (out / subfolder).mkdir(parents=True, exist_ok=True)
-    boxes = options.boxes(as_rgb(picture))
+    boxes = options.boxes(as_rgb(picture, example.path.name))
     for index, (box, size, is_mirrored) in enumerate(_add_mirrored(boxes, mirrors=options.mirrors)):
         name = f"{number}-{index}-{example.path.stem}.png"
         _crop(picture, box, size, is_mirrored=is_mirrored).save(out / subfolder / name)

@@ -19,6 +19,7 @@ from velatura.datasets.pictures import (
     picture_paths,
     read_picture,
     unread_pictures,
+    warn_of_header,
 )
 from velatura.datasets.read_captions import (
     Caption,
@@ -230,8 +231,8 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
         warn(f"{file} {problem}")
     _warn_of_odd_texts(captions)
     for path, caption in captions.items():
-        with open_picture(path):  # reads only the header, so broken files are found before anything is loaded
-            pass
+        with open_picture(path) as image:  # only the header, so broken files are found before anything is loaded
+            warn_of_header(path, image)
         yield Example(path, caption.text, caption.source is CaptionSource.NAME, repeats, masks.get(path.stem))
 
 

@@ -9,9 +9,15 @@ from typing import Any, cast
 
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from velatura.datasets.png_colours import CICP_KEY, COLOUR_KEYS, apply_png_colours, read_cicp
-from velatura.errors import BadDataset, warn
-from velatura.image_files import open_image, shrink_image
+from velatura.errors import BadDataset, warn_of_picture
+from velatura.image_files import open_image, refuse_bomb, shrink_image
+from velatura.png_colours import (
+    CICP_KEY,
+    COLOUR_KEYS,
+    apply_png_colours,
+    read_cicp,
+)
+from velatura.png_files import has_all_pixels, has_wrong_checksum
 
 # Pictures that Pillow reads alone; it runs Ghostscript for EPS, which can do more than draw
 PICTURE_SUFFIXES = frozenset(
@@ -50,6 +56,12 @@ UNREAD_SUFFIXES = frozenset(
 # First bytes of PNG, JPEG, GIF, TIFF and JPEG 2000; AVIF and HEIC have theirs after 4 bytes, WebP after 8
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 BOX_SIGNATURES = (b"ftypavif", b"ftyphei", b"ftypmif1")
+# Formats that are often found under the ending of another; any other is refused there, as the file is not what it says
+COMMON_FORMATS = frozenset({"PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "AVIF"})
+ANIMATED_FORMATS = frozenset({"PNG", "GIF", "WEBP", "AVIF"})  # not MPO, a photograph with a second view or a preview
+MIN_SIDE_PIXELS = 8  # of which the VAE makes one latent pixel
+MAX_SHOWN_CHARACTERS = 20
+MAX_ASPECT = 20
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 MASK_LABEL = "-masklabel"  # cat-masklabel.png is the mask of cat.jpg, as OneTrainer names it
 
@@ -89,7 +101,46 @@ def read_picture(path: Path, pixels: int) -> Image.Image:
 def read_upright(path: Path) -> Image.Image:
     """Return the whole picture, turned upright as its EXIF orientation says, in RGB, with white for transparency."""
     with open_picture(path) as image:
-        return as_rgb(turn_upright(image))
+        is_png = image.format == "PNG"
+        upright = turn_upright(image)
+        if is_png and has_black_end(upright) and not has_all_pixels(path):
+            raise ValueError("its pixels end early")
+        if is_png and has_wrong_checksum(path):
+            warn_of_picture("checksum", f"{path} has a wrong checksum, so its pixels may be damaged: look at it")
+        if is_transparent(upright):
+            warn_of_picture("transparent", f"{path} is fully transparent, so it is learned as white: replace it")
+        return as_rgb(upright, path.name)
+
+
+def warn_of_header(path: Path, image: Image.Image) -> None:
+    """Warn of what the header of a picture from `open_picture` tells: that it is animated, tiny, or turned nowhere."""
+    if image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False):
+        warn_of_picture("animated", f"{path} is animated: only its first frame is learned")
+    if min(image.size) < MIN_SIDE_PIXELS:
+        warn_of_picture("tiny", f"{path} is {image.width} x {image.height} pixels, too few to learn from: replace it")
+    elif max(image.size) > MAX_ASPECT * min(image.size):
+        warn_of_picture("long", f"{path} is {image.width} x {image.height} pixels: only a small part of it is learned")
+    orientation = None if _hides_exif(image) else image.getexif().get(ExifTags.Base.Orientation)
+    if orientation not in {None, 0, *range(1, 9)}:  # some cameras write 0
+        shown = str(orientation)[:MAX_SHOWN_CHARACTERS]
+        warn_of_picture("orientation", f"{path} has the EXIF orientation {shown}, which is none: it is not turned")
+
+
+def _hides_exif(image: Image.Image) -> bool:
+    """Return True for a PNG without EXIF before its pixels: Pillow would decode it to look behind them."""
+    return image.format == "PNG" and "exif" not in image.info
+
+
+def has_black_end(image: Image.Image) -> bool:
+    """Return True if a side of a picture is black, as where Pillow finds no more pixels and says nothing."""
+    width, height = image.size
+    sides = ((0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height))
+    return any(image.crop(side).getbbox() is None for side in sides)
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Return True for a picture of which nothing is to be seen."""
+    return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() == (0, 0)
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
@@ -116,21 +167,32 @@ def open_picture(path: Path) -> Generator[Image.Image]:
         with open_image(path) as image:
             if image.format == "PNG" and (cicp := read_cicp(path)):
                 image.info[CICP_KEY] = cicp  # which copies of the picture have too
+            refuse_bomb(image)
+            if image.format not in COMMON_FORMATS and _format_of_name(path) != image.format:
+                raise ValueError(f"it is {image.format}, which {path.suffix} does not say; rename it")
             yield image
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BadDataset(f"{path} cannot be read ({reason}): replace it, or remove it from the folder") from None
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def _format_of_name(path: Path) -> str | None:
+    return Image.registered_extensions().get(path.suffix.lower())
+
+
+def as_rgb(image: Image.Image, name: str = "a picture") -> Image.Image:
     """Convert a picture of any mode to RGB in sRGB, with white for transparency.
+
+    Args:
+        image: The picture.
+        name: What warnings call it.
 
     Raises:
         ValueError: The picture holds numbers whose range is unknown.
     """
     if image.mode[0] in "IF":
         image = _as_8_bits(image)
-    image = _as_srgb(image)
+    image = _as_srgb(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -155,18 +217,21 @@ def _as_8_bits(image: Image.Image) -> Image.Image:
     return scaled
 
 
-def _as_srgb(image: Image.Image) -> Image.Image:
+def _as_srgb(image: Image.Image, name: str) -> Image.Image:
     """Convert to sRGB from the colour profile in a picture, or else from what the chunks of a PNG state."""
     content: object = image.info.get("icc_profile")
     if not isinstance(content, bytes) or not content:
-        return apply_png_colours(image)
+        return apply_png_colours(image, name)
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(content))
         space = str(cast("Any", profile.profile).xcolor_space).strip()  # pyright: ignore[reportUnknownMemberType]
         is_srgb = ImageCms.getProfileDescription(profile).strip() in SRGB_DESCRIPTIONS
         converted = image if is_srgb else _convert_profile(image, profile, PROFILE_MODES.get(space))
     except (ImageCms.PyCMSError, OSError) as error:
-        warn(f"the colour profile of a picture cannot be used ({error}): its colours are taken for sRGB, and may shift")
+        warn_of_picture(
+            "colour profile",
+            f"the colour profile of {name} cannot be used ({error}): its colours are taken for sRGB, and may shift",
+        )
         converted = image
     converted = converted.copy()
     for key in ("icc_profile", *COLOUR_KEYS):  # a copy that is saved must not be converted once more

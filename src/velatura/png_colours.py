@@ -38,11 +38,12 @@ def read_cicp(path: Path) -> tuple[int, ...]:
     return ()
 
 
-def apply_png_colours(image: Image.Image) -> Image.Image:
+def apply_png_colours(image: Image.Image, name: str = "a PNG") -> Image.Image:
     """Convert a PNG whose gamma is not that of sRGB, and warn of other colours that its chunks state.
 
     Args:
         image: A picture without a colour profile, of 8 bits.
+        name: What warnings call it.
 
     Returns:
         The picture without these chunks: a copy that is saved must not be converted once more.
@@ -56,26 +57,26 @@ def apply_png_colours(image: Image.Image) -> Image.Image:
     cicp = found.get(CICP_KEY)
     if cicp is not None:
         if cicp[:2] != SRGB_CICP:
-            _warn_of_colours(f"its chunk cICP states colours {cicp[0]} with the transfer function {cicp[1]}")
+            _warn_of_colours(name, f"its chunk cICP states colours {cicp[0]} with the transfer function {cicp[1]}")
         return changed
     if "srgb" in found:
         return changed
     chromaticities = found.get("chromaticity", SRGB_CHROMATICITIES)
     pairs = zip(chromaticities, SRGB_CHROMATICITIES, strict=True)
     if any(abs(stated - expected) > CHROMATICITY_TOLERANCE for stated, expected in pairs):
-        _warn_of_colours("its chunk cHRM states other primary colours or another white")
+        _warn_of_colours(name, "its chunk cHRM states other primary colours or another white")
     gamma = found.get("gamma", SRGB_GAMMA)
     if not gamma > 0:
-        _warn_of_colours(f"its chunk gAMA states a gamma of {gamma:g}")
+        _warn_of_colours(name, f"its chunk gAMA states a gamma of {gamma:g}")
     elif abs(gamma / SRGB_GAMMA - 1) > GAMMA_TOLERANCE:
         return _convert_gamma(changed, gamma)
     return changed
 
 
-def _warn_of_colours(reason: str) -> None:
+def _warn_of_colours(name: str, reason: str) -> None:
     warn_of_picture(
         reason,
-        f"the colours of a PNG are not sRGB, and are taken for it, so they may shift ({reason}): save it in sRGB",
+        f"the colours of {name} are not sRGB, and are taken for it, so they may shift ({reason}): save it in sRGB",
     )
 
 
