@@ -15,6 +15,7 @@ from velatura.datasets.crop import CropOptions, crop_folder
 from velatura.datasets.pictures import read_picture, read_upright
 from velatura.errors import BadFile, VelaturaWarning
 from velatura.image_files import open_image, shrink_image
+from velatura.sampling.recipe import metadata
 
 ORIENTATION = 0x0112
 FORMATS = ["jpg", "png", "webp", "tif", "bmp"]
@@ -155,3 +156,12 @@ def test_a_large_picture_of_next_to_no_bytes_is_refused(tmp_path, monkeypatch):
     Image.effect_mandelbrot((200, 200), (-2, -1, 1, 1), 20).save(tmp_path / "b.png")
     with pytest.warns(VelaturaWarning, match="is read at"):
         read_upright(tmp_path / "b.png")
+
+
+def test_the_recipe_of_a_bomb_is_read_without_its_pixels(tmp_path, monkeypatch):
+    info = PngInfo()
+    info.add_text("parameters", "a house\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x96")
+    Image.new("L", (600, 600)).save(tmp_path / "a.png", pnginfo=info)
+    monkeypatch.setattr(image_files, "LARGE_IMAGE_PIXELS", 10_000)
+    monkeypatch.setattr(metadata, "load_pixels", lambda _: pytest.fail("its pixels are read"))
+    assert velatura.Recipe.from_image(tmp_path / "a.png").prompt == "a house"

@@ -29,8 +29,9 @@ BASES = [
     for case in checkpoint_cases.CASES
 ]
 PICTURES = [case for case in [*image_cases.CASES, *container_cases.PICTURES] if case.kind != "png_info"]
+RECIPES = [case for case in image_cases.CASES if case.kind == "png_info"]
 SOME_FILES = [*OVERLAYS, *optimizer_cases.CASES, *checkpoint_cases.CASES]
-CASES = [*SOME_FILES, *PICTURES, *text_cases.CASES]
+CASES = [*SOME_FILES, *PICTURES, *RECIPES, *text_cases.CASES]
 
 
 def try_reading(read, *arguments):
@@ -100,6 +101,15 @@ def test_pictures_to_learn_from_are_refused_warned_of_or_read(tmp_path, case):
     verdict, messages = try_reading(learn_pictures, tmp_path)
     assert verdict == case.must, messages
     assert all(is_one_line_about(message, path) for message in messages)
+
+
+@pytest.mark.parametrize("case", RECIPES, ids=str)
+def test_recipes_in_pictures_are_read_and_shown_alike(tmp_path, case, capsys):
+    path = case.write(tmp_path)
+    verdict, messages = try_reading(velatura.Recipe.from_image, path)
+    assert verdict == case.must, messages
+    assert all(is_one_line_about(message, path) for message in messages)
+    assert show(path, capsys)[0] == case.must
 
 
 def show(path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from velatura.errors import BadRecipe
-from velatura.sampling.recipe.exif import decode_user_comment, exif_with_comment
+from velatura.sampling.recipe.exif import decode_user_comment, exif_with_comment, odd_comment_name
 from velatura.sampling.recipe.metadata import read_image_infotext, save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
 
@@ -24,6 +24,7 @@ TEXTS = [
     "ねこ",
     "고양이",
     "кот на окне",
+    "ОКНО",  # of control bytes alone in UTF-16
     "חתול",
     "😀",
 ]
@@ -49,6 +50,21 @@ def test_a_byte_order_mark_decides_whatever_the_prefix_says(text, prefix, encodi
 @pytest.mark.parametrize("prefix", [b"ASCII\0\0\0", bytes(8), b"", b"JIS\0\0\0\0\0"])
 def test_utf8_is_read_behind_every_prefix(text, prefix):
     assert decode_user_comment(prefix + text.encode() + b"\0\0\0") == text
+
+
+@pytest.mark.parametrize("name", [b"UTF-8\0\0\0", b"LATIN1  ", b"Foo\0\0\0\0\0", b"\1\2\3\4\5\6\7\x08"])
+def test_a_name_that_the_standard_does_not_have_is_left_out_and_named(name):
+    assert decode_user_comment(name + TEXT.encode()) == TEXT
+    assert odd_comment_name(name + TEXT.encode()) == repr(name.rstrip(b"\0 "))[2:-1]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(
+    "name", [b"UNICODE\0", b"unicode\0", b"ASCII\0\0\0", b"ASCII   ", bytes(8), b"JIS\0\0\0\0\0", b""]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-be", "utf-16-le"])
+def test_names_of_the_standard_and_texts_without_one_are_not_odd(text, name, encoding):
+    assert odd_comment_name(name + text.encode(encoding)) == ""
 
 
 def test_utf8_that_is_called_unicode_is_read_where_it_cannot_be_utf16():

@@ -98,7 +98,11 @@ def show(
 
         show_composition(path, as_json=as_json)
         return
-    from velatura.cli.files.show import show_entry, show_hypernetwork, show_picture
+    from velatura.cli.files.show import is_plain_picture, show_entry, show_hypernetwork, show_picture
+
+    if is_plain_picture(path):
+        show_picture(path, as_json=as_json)
+        return
     from velatura.library import file_entry
 
     entry = file_entry(path)

@@ -52,6 +52,14 @@ def _give_warnings(entry: "LibraryEntry") -> None:
         warn(message)
 
 
+def is_plain_picture(path: Path) -> bool:
+    """Return True for a picture that holds no weights: a JPEG or a GIF; PNG, WebP and AVIF may hold an embedding."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"\xff\xd8\xff", b"GIF8"))
+
+
 def show_picture(path: Path, *, as_json: bool) -> None:
     """Print the recipe of a picture; raises BadRecipe if it has none."""
     recipe = velatura.Recipe.from_image(path)

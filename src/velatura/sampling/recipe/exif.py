@@ -4,6 +4,7 @@ The tag holds the name of a character set in 8 bytes, and the text behind it. Pr
 `UNICODE`, leave the name out, name another set than they use, and pad with zeros.
 """
 
+import re
 import struct
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,9 @@ PREFIX_ENCODINGS = {
     b"JIS": ("iso2022_jp", "utf-8", "shift_jis", "euc_jp"),
     b"": ("utf-8", "shift_jis", "cp1252", "latin-1"),  # undefined, or no prefix at all
 }
+# Names that the standard does not have: a word with padding
+ODD_NAME = re.compile(rb"[A-Za-z][\w.-]{2,6}(?:\0+|[\0 ]{2,})")
+CONTROL_BYTES = frozenset({*range(1, 9), *range(14, 32)})
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xfe\xff": "utf-16-be", b"\xff\xfe": "utf-16-le"}
 WIDE_ENCODINGS = {">": ("utf-16-be", "utf-16-le"), "<": ("utf-16-le", "utf-16-be")}
 SAMPLE_LENGTH = 2_000  # characters that decide on the encoding
@@ -45,6 +49,8 @@ def decode_user_comment(value: bytes, byte_order: str = ">") -> str:
     A byte order mark decides on the byte order. Without one, it is the order that gives the more plausible text: ASCII
     first, then characters of scripts that people write; if both are equally plausible, the order of the file.
 
+    A name that the standard does not have is left out, see `odd_comment_name`.
+
     Args:
         value: The bytes of the tag.
         byte_order: The order of the EXIF data, ">" or "<".
@@ -63,6 +69,16 @@ def decode_user_comment(value: bytes, byte_order: str = ">") -> str:
     body = body.strip(b"\0")
     texts = _decode(body, PREFIX_ENCODINGS[name])
     return next((_clean(text) for text in texts), body.decode("utf-8", "replace"))
+
+
+def odd_comment_name(value: bytes) -> str:
+    """Return the name of the character set in a UserComment if the standard does not have it, else an empty text.
+
+    Args:
+        value: The bytes of the tag.
+    """
+    prefix = value[:PREFIX_LENGTH]
+    return repr(prefix.rstrip(b"\0 "))[2:-1] if _is_odd_name(prefix) else ""
 
 
 def exif_with_comment(text: str) -> bytes:
@@ -85,10 +101,32 @@ def exif_with_comment(text: str) -> bytes:
 
 def _split_prefix(value: bytes) -> tuple[bytes, bytes]:
     """Split off the name of the character set, which is empty if it is undefined or missing."""
-    name = value[:PREFIX_LENGTH].strip(b"\0 ").upper()
-    if name in PREFIX_ENCODINGS and (name or value[:PREFIX_LENGTH] == bytes(PREFIX_LENGTH)):
-        return name, value[PREFIX_LENGTH:]
-    return b"", value
+    prefix, body = value[:PREFIX_LENGTH], value[PREFIX_LENGTH:]
+    if _is_name(prefix):
+        return prefix.strip(b"\0 ").upper(), body
+    return b"", body if _is_odd_name(prefix) else value
+
+
+def _is_name(prefix: bytes) -> bool:
+    """Return True for the name of a character set that the standard has, all zeros among them."""
+    name = prefix.strip(b"\0 ").upper()
+    return name in PREFIX_ENCODINGS and (name != b"" or prefix == bytes(PREFIX_LENGTH))
+
+
+def _is_odd_name(prefix: bytes) -> bool:
+    """Return True for a name that the standard does not have: a word with padding, or control bytes.
+
+    Text in UTF-16 without a name is neither. Its control bytes are the high bytes of a script, as 04 of Cyrillic: they
+    are all the same, or all are the first or all the second bytes of characters.
+    """
+    if _is_name(prefix) or len(prefix) < PREFIX_LENGTH:
+        return False
+    if ODD_NAME.fullmatch(prefix):
+        return True
+    sides = (prefix[::2], prefix[1::2])
+    return all(0 < byte < 128 for byte in prefix) and all(
+        CONTROL_BYTES.intersection(side) and len(set(side)) > 1 for side in sides
+    )
 
 
 def _decode(body: bytes, encodings: Iterable[str]) -> Iterator[str]:

@@ -9,14 +9,16 @@ from PIL.PngImagePlugin import PngInfo
 from velatura import text_encodings
 from velatura.errors import BadFile, BadRecipe, warn
 from velatura.files import atomic_write
-from velatura.image_files import LARGE_IMAGE_PIXELS, load_pixels, open_image
+from velatura.image_files import LARGE_IMAGE_PIXELS, is_bomb, load_pixels, open_image
 from velatura.sampling.recipe.exif import (
     EXIF_IFD,
     UNICODE_PREFIX,
     decode_user_comment,
     exif_with_comment,
+    odd_comment_name,
 )
 from velatura.sampling.recipe.exif import USER_COMMENT as USER_COMMENT_TAG
+from velatura.sampling.recipe.png_texts import check_png_texts
 from velatura.sampling.recipe.programs.find_infotext import (
     COMMENT,
     PARAMETERS,
@@ -171,10 +173,10 @@ def infotext_from_text(text: str, source: str) -> str:
 def _find_picture_text(path: Path) -> PictureText | None:
     try:
         with open_image(path) as image:
-            if image.width * image.height > MAX_DECODED_PIXELS:
-                return find_infotext(_read_texts(image), image.size)
+            if image.width * image.height > MAX_DECODED_PIXELS or is_bomb(image):
+                return find_infotext(_read_texts(image, path), image.size)
             load_pixels(image)
-            return _find_in_image(image)
+            return _find_in_image(image, path)
     except BadRecipe as error:
         raise BadRecipe(f"{path}: {error}") from None
     except FileNotFoundError:
@@ -185,18 +187,19 @@ def _find_picture_text(path: Path) -> PictureText | None:
         raise BadFile(f"{path} cannot be read ({error}); it is damaged: use another copy") from None
 
 
-def _find_in_image(image: Image.Image) -> PictureText | None:
+def _find_in_image(image: Image.Image, path: Path) -> PictureText | None:
     """Find the recipe in the texts inside a picture, or else hidden in its pixels."""
-    found = find_infotext(_read_texts(image), image.size)
+    found = find_infotext(_read_texts(image, path), image.size)
     if found is not None and (found.has_settings or found.carrier == PARAMETERS):
         return found
     hidden = read_hidden_texts(image)
     return find_infotext(hidden, image.size) if hidden else found
 
 
-def _read_texts(image: Image.Image) -> dict[str, str]:
-    """Return all texts inside a picture by the names of chunks and tags."""
-    texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+def _read_texts(image: Image.Image, path: Path) -> dict[str, str]:
+    """Return all texts inside a picture by the names of chunks and tags; odd ones are warned of."""
+    texts = check_png_texts(path) if image.format == "PNG" else {}
+    texts |= {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     if comment := image.info.get("comment"):  # of GIF and JPEG
         texts[COMMENT] = decode_user_comment(comment) if isinstance(comment, bytes) else str(comment)
     xmp = image.info.get("xmp") or texts.pop("XML:com.adobe.xmp", "")
@@ -213,6 +216,11 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
     for name, value in tags.items():
         if isinstance(value, str | bytes) and (text := decode_user_comment(_to_bytes(value), byte_order)):
             texts[name] = text
+            if name == USER_COMMENT and (odd_name := odd_comment_name(_to_bytes(value))):
+                warn(
+                    f"{path} has a UserComment in the character set {odd_name!r}, which EXIF does not have: its "
+                    "encoding is guessed, so its letters may be wrong"
+                )
     if isinstance(xp_comment := exif.get(XP_COMMENT), bytes):
         texts["XPComment"] = xp_comment.decode("utf-16-le", "replace").strip("\0")
     for tag in COMFYUI_TAGS:

@@ -1,6 +1,8 @@
 """A recipe: everything that decides how a picture is made, as a request and as the record inside the picture."""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -103,7 +105,10 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
             BadRecipe: The picture contains no recipe, one with a bad field, or one that velatura does not read.
             BadFile: The file cannot be read as a picture.
         """
-        return cls.from_infotext(read_image_recipe(Path(path).expanduser()))
+        path = Path(path).expanduser()
+        infotext = read_image_recipe(path)
+        with _named_in_errors(str(path)):
+            return cls.from_infotext(infotext)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -131,7 +136,9 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
         Raises:
             BadRecipe: The text is JSON that velatura does not read, or has a bad field.
         """
-        return cls.from_infotext(infotext_from_text(text, source))
+        infotext = infotext_from_text(text, source)
+        with _named_in_errors(source):
+            return cls.from_infotext(infotext)
 
     @classmethod
     def from_infotext(cls, text: str) -> Self:
@@ -165,6 +172,15 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
             BadRecipe: A field is unknown or out of range.
         """
         return self.model_validate(dict(self) | changes)
+
+
+@contextmanager
+def _named_in_errors(source: str) -> Generator[None]:
+    """Name the picture or the text in the message of a BadRecipe."""
+    try:
+        yield
+    except BadRecipe as error:
+        raise BadRecipe(f"{source}: {error}") from None
 
 
 RECIPE_DEFAULTS = {name: field.default for name, field in Recipe.model_fields.items()}
