@@ -9,6 +9,7 @@ import velatura
 from tests.hostile import (
     checkpoint_cases,
     container_cases,
+    dataset_cases,
     image_cases,
     lora_cases,
     optimizer_cases,
@@ -31,7 +32,7 @@ BASES = [
 PICTURES = [case for case in [*image_cases.CASES, *container_cases.PICTURES] if case.kind != "png_info"]
 RECIPES = [case for case in image_cases.CASES if case.kind == "png_info"]
 SOME_FILES = [*OVERLAYS, *optimizer_cases.CASES, *checkpoint_cases.CASES]
-CASES = [*SOME_FILES, *PICTURES, *RECIPES, *text_cases.CASES]
+CASES = [*SOME_FILES, *PICTURES, *RECIPES, *dataset_cases.CASES, *text_cases.CASES]
 
 
 def try_reading(read, *arguments):
@@ -101,6 +102,20 @@ def test_pictures_to_learn_from_are_refused_warned_of_or_read(tmp_path, case):
     verdict, messages = try_reading(learn_pictures, tmp_path)
     assert verdict == case.must, messages
     assert all(is_one_line_about(message, path) for message in messages)
+
+
+@pytest.mark.parametrize("case", dataset_cases.CASES, ids=str)
+def test_zips_to_learn_from_are_unpacked_once_and_answered_alike(tmp_path, case, monkeypatch):
+    monkeypatch.setenv("VELATURA_CACHE", str(tmp_path / "cache"))
+    path = case.write(tmp_path)
+    outside = {file for file in tmp_path.rglob("*") if file.is_file()}
+    verdict, messages = try_reading(learn_pictures, path)
+    assert verdict == case.must, messages
+    assert all("\n" not in message and message.isprintable() and len(message) < 600 for message in messages)
+    assert try_reading(learn_pictures, path) == (verdict, messages)
+    assert all(
+        (tmp_path / "cache").resolve() in file.resolve().parents for file in set(tmp_path.rglob("*.*")) - outside
+    )
 
 
 @pytest.mark.parametrize("case", RECIPES, ids=str)

@@ -36,7 +36,7 @@ def _dataset() -> None:
 
 @dataset.command("check")
 def check(
-    folder: Annotated[Path, typer.Argument(help="A folder of pictures.", callback=bundled_or_given)],
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures, or a zip of one.", callback=bundled_or_given)],
     *,
     size: Annotated[
         int | None,

@@ -9,7 +9,7 @@ from typing import Literal
 from PIL import Image, ImageOps
 
 from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, crop_coverage, nearest_size, split_boxes
-from velatura.datasets.folder import Dataset, Example, read_dataset
+from velatura.datasets.folder import Dataset, Example, read_dataset, resolve_folder
 from velatura.datasets.pictures import as_rgb, open_picture, turn_upright
 from velatura.datasets.saliency import FOCUSES, best_box
 from velatura.errors import BadDataset, UnknownName, gather_warnings
@@ -110,7 +110,7 @@ def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> li
         BadDataset: The folder is missing, or has no pictures or a broken one, or `out` is inside it.
         AlreadyExists: `out` contains something.
     """
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = resolve_folder(folder), Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
         raise BadDataset(f"{out} is inside {folder}, where crops would mix with pictures: choose a folder elsewhere")
     dataset = read_dataset(folder, needs_captions=False)

@@ -29,6 +29,7 @@ from velatura.datasets.read_captions import (
     read_caption_lists,
     read_caption_text,
 )
+from velatura.datasets.zip_files import is_zip_file, unpack_dataset
 from velatura.errors import BadDataset, MissingCaption, gather_warnings, warn
 
 __all__ = [
@@ -99,8 +100,11 @@ def read_dataset(
     reg/ are for regularisation, in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png.
     Pictures in formats that are not read are warned of. Other files and folders are ignored.
 
+    A zip of such a folder is unpacked into the cache. Its broken pictures are left out with a warning, and pictures
+    without a caption are learned without words.
+
     Args:
-        folder: Folder of pictures.
+        folder: Folder of pictures, or a zip of one.
         rules: Make captions from file names; by default as the web UI does.
         needs_captions: Refuse pictures without a caption; otherwise their caption is empty.
 
@@ -108,8 +112,11 @@ def read_dataset(
         BadDataset: The folder is missing or has no pictures, a picture is broken or lacks a caption, a mask has no
             picture, or a folder's number is out of range.
     """
+    is_unpacked = is_zip_file(Path(folder).expanduser())
     folder = resolve_folder(folder)
     rules = rules or NameRules()
+    if is_unpacked:
+        needs_captions = False
 
     def read_examples(folder: Path) -> list[Example]:
         return [
@@ -124,17 +131,27 @@ def read_dataset(
     unread = [path for subfolder, _ in all_folders(folder) for path in unread_pictures(subfolder)]
     if unread:
         warn(f"{folder}: {describe_unread(unread)}")
+    if is_unpacked:
+        _warn_of_pictures_without_words(training_examples)
     class_examples = [example for subfolder in _regularisation_folders(folder) for example in read_examples(subfolder)]
     return Dataset(training_examples, class_examples)
 
 
-def resolve_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder of pictures, with ~ expanded.
+def resolve_folder(folder: str | os.PathLike[str], *, is_written: bool = False) -> Path:
+    """Return the path of a folder of pictures, with ~ expanded; a zip is unpacked into the cache.
+
+    Args:
+        folder: The folder, or a zip of one.
+        is_written: Files will be written into the folder, so that a zip is refused.
 
     Raises:
-        BadDataset: It is missing, or a file.
+        BadDataset: It is missing, or another file.
     """
     path = Path(folder).expanduser()
+    if is_zip_file(path):
+        if is_written:
+            raise BadDataset(f"{path} is a zip, and files are written into the folder: unpack it, and name the folder")
+        return unpack_dataset(path)
     if not path.is_dir():
         reason = "is a file" if path.exists() else "does not exist"
         raise BadDataset(f"{path} {reason}: name a folder of pictures, with a .txt file of the caption beside each")
@@ -271,6 +288,13 @@ def _caption_or_empty(path: Path, list_captions: dict[str, Caption], rules: Name
         if needs_caption or read_caption_text(path):
             raise
         return Caption("", CaptionSource.NAME)
+
+
+def _warn_of_pictures_without_words(examples: list[Example]) -> None:
+    names = [example.path.name for example in examples if not example.caption]
+    if names:
+        shown = ", ".join(names[:MAX_NAMES_SHOWN])
+        warn(f"pictures without a caption are learned without words: {shown}; write what they show into .txt files")
 
 
 def _warn_of_empty_texts(captions: dict[Path, Caption]) -> None:

@@ -47,7 +47,7 @@ class CaptionEditor:
         Raises:
             BadDataset: The folder is missing or has no pictures, or a text is not UTF-8.
         """
-        folder = resolve_folder(folder)
+        folder = resolve_folder(folder, is_written=True)
         paths: list[Path] = []
         fallback_captions: dict[int, str] = {}
         for subfolder, _ in all_folders(folder):

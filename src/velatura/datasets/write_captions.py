@@ -52,7 +52,7 @@ def caption_folder(
     """
     if existing not in EXISTING_CAPTION_MODES:
         raise UnknownName.with_suggestions("mode for existing captions", existing, EXISTING_CAPTION_MODES)
-    for subfolder, _ in all_folders(resolve_folder(folder)):
+    for subfolder, _ in all_folders(resolve_folder(folder, is_written=True)):
         list_captions = read_caption_lists(subfolder)
         for path in picture_paths(subfolder):
             yield from _caption_picture(path, list_captions, captioner, existing, prefix)

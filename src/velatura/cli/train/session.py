@@ -52,7 +52,7 @@ class TrainSession:
         """
         from velatura.training.run.folder import check_vacant, file_name
 
-        name = options.name or folder.absolute().name
+        name = options.name or (folder.stem if folder.is_file() else folder.absolute().name)
         out = check_vacant(options.out or Path("runs", file_name(name)))
         if options.plan and options.purpose:
             raise BadPlan("--for chooses a preset, and --plan takes the place of one: give one of them")

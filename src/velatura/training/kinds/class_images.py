@@ -142,7 +142,7 @@ def make_class_pictures(
         BadDataset: The folder is missing or has no training pictures.
         BadRecipe: A recipe field is unknown or out of range.
     """
-    base, folder = to_base(base), resolve_folder(folder)
+    base, folder = to_base(base), resolve_folder(folder, is_written=True)
     check_class_prompt(prompt)
     processes = Processes.join(base.device)
     with processes.fail_together():
