@@ -40,6 +40,15 @@ def test_a_mask_is_filled_by_an_inpainting_model(inpainting, option, capsys):
     assert not np.array_equal(made[16:48, 16:48], image[16:48, 16:48])
 
 
+def test_the_shades_of_a_mask_are_kept_on_request(capsys):
+    Image.new("L", (64, 64), 102).save("grey.png")
+    words = ["generate", "a house", "--image", "x.png", "--mask", "grey.png", "--mask-blur", "0", *FEW]
+    assert main([*words, "--unrounded-mask", "--out", "soft.png"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["recipe"]["unrounded_mask"] is True
+    assert main([*words, "--out", "hard.png"]) == 0
+    assert not np.array_equal(pixels("soft.png"), pixels("hard.png"))
+
+
 def test_a_picture_is_edited_by_a_pix2pix_model_and_made_again_from_its_recipe(pix2pix, capsys):
     velatura.save(pix2pix, "edit/")
     words = ["generate", "make it night", "--base", "edit", "--image", "x.png", "--image-guidance", "1.2", *FEW]

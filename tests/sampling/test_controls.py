@@ -192,6 +192,17 @@ def test_only_what_is_masked_changes(tiny, house, content):
     assert mean_difference(pixels(picture)[:, :32], pixels(house)[:, :32]) > 0.02
 
 
+def test_latents_under_grey_change_in_part_where_the_mask_keeps_its_shades(tiny, house):
+    recipe = HOUSE.replace(prompt="a green boat", seed=3, denoising=0.9, mask_blur=0)
+    changes = []
+    for shade, is_rounded in ((102, True), (102, False), (204, False), (255, False)):
+        init_image = InitImage(house.image, Image.new("L", (64, 64), shade))
+        picture = velatura.generate(tiny, recipe.replace(unrounded_mask=not is_rounded), init_image=init_image)
+        changes.append(mean_difference(pixels(picture), pixels(house)))
+    assert changes == sorted(changes)
+    assert len(set(changes)) == len(changes)
+
+
 def test_only_the_masked_part_may_be_painted_at_full_size(tiny):
     image = Image.new("RGB", (200, 120), (90, 120, 200))
     mask = Image.new("L", image.size, 0)
@@ -294,6 +305,7 @@ def test_pictures_that_differ_in_strength_only_are_painted_at_once(tiny, hyper, 
     [
         ("denoising", 0.5, "denoising changes nothing without an init image or a second pass"),
         ("mask_blur", 9, "mask_blur changes nothing without a mask"),
+        ("unrounded_mask", True, "unrounded_mask changes nothing without a mask"),
         ("hires_steps", 9, "hires_steps changes nothing without hires_scale or hires_size"),
         ("variation_seed", 9, "variation_seed changes nothing without variation_strength"),
     ],

@@ -1,13 +1,17 @@
 """Pictures by inpainting and pix2pix models; diffusers' pipelines judge them in a file of their own."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import velatura
 from tests.sampling.init_images import WORDS, difference, make_image, make_mask, pixels_of
 from velatura import InitImage, Recipe
 from velatura.errors import BadRecipe, VelaturaWarning
+from velatura.sampling.images import image_pixels
 from velatura.sampling.pipeline import seamless_tiling
 
 
@@ -101,6 +105,26 @@ def test_images_of_other_sizes_are_fitted(request, kind, fields, image, mask):
     assert {tuple(each.shape[1:]) for each in read} == {(base.input_channels, 16, 16)}
     if kind == "inpainting":
         assert set(read[0][:, 4].unique().tolist()) == {0.0, 1.0}
+
+
+def test_the_shades_of_a_mask_are_read_where_the_recipe_keeps_them(inpainting, image):
+    """The UNet reads the mask and the latents of image * (1 - mask), see A1111's `mask_round`; 51 / 255 is 0.2."""
+    read = []
+    hook = inpainting.unet.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+    init_image = InitImage(image, Image.new("L", image.size, 51))
+    fields = {**WORDS, "steps": 1, "mask_blur": 0, "denoising": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        soft = velatura.generate(inpainting, "a house", init_image=init_image, unrounded_mask=True, **fields)
+    hook.remove()
+    assert torch.allclose(read[0][:, 4], torch.tensor(0.2))
+    expected = inpainting.encode(image_pixels(image) * 0.8)[0]
+    assert torch.allclose(read[0][0, 5:], expected, atol=1e-3)
+    assert "Unrounded mask: True" in soft.recipe.infotext()
+    assert Recipe.from_infotext(soft.recipe.infotext()) == soft.recipe
+    hard = velatura.generate(inpainting, "a house", init_image=init_image, **fields)
+    assert not hard.recipe.unrounded_mask
+    assert not np.array_equal(np.asarray(soft.image), np.asarray(hard.image))
 
 
 @pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])

@@ -10,6 +10,7 @@ from velatura.sampling.masks import (
     fill_masked,
     latent_mask,
     paste_part,
+    pixel_mask,
     read_mask,
 )
 from velatura.sampling.recipe.sizes import Resolution
@@ -62,6 +63,16 @@ def test_a_latent_is_painted_anew_or_stays():
     mask = latent_mask(square_mask((64, 32), (0, 0, 32, 32)), Resolution(8, 4))
     assert mask.shape == (1, 4, 8)
     assert mask[0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_shades_of_a_mask_are_rounded_or_kept():
+    mask = Image.new("L", (64, 32), 51)
+    mask.paste(204, (0, 0, 32, 32))
+    for scaled, size in ((latent_mask, Resolution(8, 4)), (pixel_mask, Resolution(64, 32))):
+        assert set(scaled(mask, size).unique().tolist()) == {0, 1}
+        kept = scaled(mask, size, is_rounded=False).reshape(size.height, size.width)
+        assert kept[0, 0].item() == pytest.approx(0.8)
+        assert kept[0, -1].item() == pytest.approx(0.2)
 
 
 def test_what_is_masked_takes_the_colour_around_it():

@@ -69,7 +69,8 @@ def masked_condition(base: ImageEncoder, pixels: Tensor, mask: Tensor | None = N
     Args:
         base: Its VAE encodes the image.
         pixels: (1, 3, height, width) in [-1, 1].
-        mask: (1, 1, height, width), 1 where the image changes and 0 where it stays. None: it changes everywhere.
+        mask: (1, 1, height, width), 1 where the image changes, 0 where it stays, and shades between them if the model
+            shall read some. None: it changes everywhere.
         strength: How much of the masked part is hidden: 1 makes it grey, 0 leaves the image as it is. A1111's
             "inpainting conditioning mask strength".
 

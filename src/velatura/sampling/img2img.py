@@ -23,8 +23,8 @@ from velatura.sampling.masks import (
     fill_masked,
     latent_mask,
     paste_part,
+    pixel_mask,
     read_mask,
-    rounded_mask,
 )
 from velatura.sampling.noise.seeded import SeededNoise
 from velatura.sampling.recipe.recipe import Recipe
@@ -60,7 +60,8 @@ class InitLatents:
         Args:
             base: Its VAE encodes the image.
             init_image: The image, and perhaps a mask.
-            recipe: Its `fit`, `mask_blur`, `mask_padding`, `masked_content` and `inpainting_mask_weight` are used.
+            recipe: Its `fit`, `mask_blur`, `unrounded_mask`, `mask_padding`, `masked_content` and
+                `inpainting_mask_weight` are used.
             size: The size of the picture in pixels.
             seed: The seed of the noise that fills the mask where `masked_content` is "latent noise".
 
@@ -87,7 +88,8 @@ class InitLatents:
         if recipe.masked_content == "fill":
             part = fill_masked(part, part_mask)
         latents = _encode_at_size(base, part, size)
-        mask_of_latents = latent_mask(part_mask, Resolution(latents.shape[-1], latents.shape[-2])).to(latents.device)
+        latent_size = Resolution(latents.shape[-1], latents.shape[-2])
+        mask_of_latents = latent_mask(part_mask, latent_size, is_rounded=not recipe.unrounded_mask).to(latents.device)
         latents = _apply_masked_content(latents, mask_of_latents, recipe.masked_content, seed)
         condition = _image_condition(base, part, part_mask, recipe, size)
         return cls(latents, mask_of_latents, full_image, box, paste_mask, condition)
@@ -168,8 +170,8 @@ def _image_condition(
 ) -> Tensor | None:
     """Return what an inpainting or pix2pix UNet reads of an image, None for another base.
 
-    An inpainting model reads the mask at the picture's size, black or white without shades, and of the image what the
-    mask leaves; without a mask all of the image is masked, as in A1111.
+    An inpainting model reads the mask at the picture's size, black or white unless the recipe keeps its shades, and of
+    the image what the mask leaves; without a mask all of the image is masked, as in A1111.
     """
     if base.image_condition is None:
         return None
@@ -178,9 +180,11 @@ def _image_condition(
     if base.image_condition == "pix2pix":
         return _fit_latents(base, edit_condition(base, pixels), size)
     weight = 1.0 if recipe.inpainting_mask_weight is None else recipe.inpainting_mask_weight
-    mask_pixels = None if mask is None else rounded_mask(mask, encoder_size)
+    mask_pixels = None if mask is None else pixel_mask(mask, encoder_size, is_rounded=not recipe.unrounded_mask)
     condition = masked_condition(base, pixels, mask_pixels, weight)
     resized = _fit_latents(base, condition, size)
+    if recipe.unrounded_mask:
+        return resized
     return torch.cat([resized[:, :1].round(), resized[:, 1:]], dim=1)
 
 

@@ -70,15 +70,29 @@ def blur_mask(mask: Image.Image, blur: float) -> Image.Image:
     return Image.fromarray(pixels[0, 0].round().clamp(0, 255).byte().numpy())
 
 
-def latent_mask(mask: Image.Image, size: Resolution) -> Tensor:
-    """Scale a mask to the size of latents: (1, height, width), 1 where they change and 0 where they stay."""
-    return (_to_tensor(mask.resize(size, Image.Resampling.BICUBIC))[0] / 255).round()
+def latent_mask(mask: Image.Image, size: Resolution, *, is_rounded: bool = True) -> Tensor:
+    """Scale a mask to the size of latents: (1, height, width), 1 where they change and 0 where they stay.
+
+    Args:
+        mask: A mask in shades of grey.
+        size: Size of the latents.
+        is_rounded: Round to 0 and 1. False: where the mask is grey, latents change in part.
+    """
+    values = _to_tensor(mask.resize(size, Image.Resampling.BICUBIC))[0] / 255
+    return values.round() if is_rounded else values
 
 
-def rounded_mask(mask: Image.Image, size: Resolution) -> Tensor:
-    """Scale a mask to the size of an image: (1, 1, height, width), 1 where it is white and 0 where it is black."""
+def pixel_mask(mask: Image.Image, size: Resolution, *, is_rounded: bool = True) -> Tensor:
+    """Scale a mask to the size of an image: (1, 1, height, width), 1 where it is white and 0 where it is black.
+
+    Args:
+        mask: A mask in shades of grey.
+        size: Size of the image.
+        is_rounded: Round to 0 and 1. False: keep the shades.
+    """
     resized = mask if mask.size == size else mask.resize(size, RESAMPLING)
-    return (_to_tensor(resized) / 255).round()
+    values = _to_tensor(resized) / 255
+    return values.round() if is_rounded else values
 
 
 def fill_masked(image: Image.Image, mask: Image.Image) -> Image.Image:

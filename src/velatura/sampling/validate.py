@@ -31,7 +31,7 @@ class _UsualSizes(NamedTuple):
 USUAL_SIZES = _UsualSizes(shortest=0.6, longest=1.75, largest=3.0)
 USUAL_SIZES_BY_FAMILY = {"SDXL": _UsualSizes(0.5, 2.0, 3.0), "tiny": _UsualSizes(1.0, 1.0, 1.0)}
 IMG2IMG_FIELDS = ("fit", "noise_multiplier", "extra_noise")
-MASK_FIELDS = ("mask_blur", "masked_content", "mask_padding")
+MASK_FIELDS = ("mask_blur", "unrounded_mask", "masked_content", "mask_padding")
 DEFAULT_IMAGE_GUIDANCE = 1.5  # A1111's default, and that of the paper's authors
 DEFAULT_MASK_WEIGHT = 1.0  # A1111's default
 HIRES_FIELDS = ("hires_steps", "hires_upscaler", "hires_sampler", "hires_prompt", "hires_negative")

@@ -61,9 +61,11 @@ def test_inpainting_fields_reach_the_recipe(a1111, gradient):
         mask=mask_of((16, 16, 48, 48)),
         inpainting_fill=2,
         inpaint_full_res_padding=8,
+        mask_round=False,
         resize_mode=1,
     )
     infotext = info["infotexts"][0]
+    assert "Unrounded mask: True" in infotext
     for field in ("Masked content: latent noise", "Inpaint area: Only masked, Masked area padding: 8", "Mask blur: 4"):
         assert field in infotext
     assert "Denoising strength: 0.75" in infotext

@@ -124,6 +124,9 @@ class Img2ImgFields(BaseModel):
     )
     fit: ResizeMode = Field(default="stretch", description="how the init image is resized")
     mask_blur: NonNegative = Field(default=4.0, description="blur of the mask's edge, in pixels")
+    unrounded_mask: bool = Field(
+        default=False, description="keep the shades of the mask, so that what is under grey changes in part"
+    )
     masked_content: MaskedContent = Field(default="original", description="what the masked part starts from")
     mask_padding: int | None = Field(
         default=None, ge=0, le=MAX_SIDE_PIXELS, description="make only the masked part, with so many pixels around it"

@@ -114,6 +114,7 @@ INFOTEXT_FIELDS = (
     InfotextField("Hires sampler", "hires_sampler"),
     InfotextField("Resize mode", "fit"),
     InfotextField("Mask blur", "mask_blur", written_with=("mask_hash",)),
+    InfotextField("Unrounded mask", "unrounded_mask"),  # our own: A1111 has it in its API alone
     InfotextField("Masked content", "masked_content"),
     InfotextField("Inpaint area", "area"),
     InfotextField("Masked area padding", "mask_padding"),

@@ -45,6 +45,7 @@ class FurtherRecipeFields(TypedDict, total=False):
 
     fit: ResizeMode
     mask_blur: float
+    unrounded_mask: bool
     masked_content: MaskedContent
     mask_padding: int | None
     inpainting_mask_weight: float | None

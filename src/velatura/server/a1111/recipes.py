@@ -273,6 +273,7 @@ def _img2img_fields(
     padding = request.inpaint_full_res_padding if request.inpaint_full_res else None
     return fields | {
         "mask_blur": blur,
+        "unrounded_mask": not request.mask_round,
         "masked_content": MASKED_CONTENTS[request.inpainting_fill],
         "mask_padding": padding,
     }
@@ -286,8 +287,5 @@ def _unsupported_fields(request: PictureRequest) -> Iterable[str]:
         yield "refiner_checkpoint has no effect: the whole picture is made on one base"
     if request.firstpass_image:
         yield "firstpass_image has no effect: the first pass is made from the prompt"
-    if isinstance(request, Img2ImgRequest):
-        if request.latent_mask is not None:
-            yield "latent_mask has no effect: the mask is used"
-        if not request.mask_round:
-            yield "mask_round has no effect: the mask of the latents is rounded"
+    if isinstance(request, Img2ImgRequest) and request.latent_mask is not None:
+        yield "latent_mask has no effect: the mask is used"
