@@ -6,7 +6,7 @@ from PIL import Image
 
 import velatura
 from velatura import InitImage
-from velatura.errors import WrongBase
+from velatura.errors import VelaturaWarning, WrongBase
 from velatura.merging.bake.bake import copy_base
 from velatura.merging.bake.weight_deltas import WeightDeltas, add_deltas
 from velatura.overlays.deltas.full import FullDelta
@@ -132,3 +132,67 @@ def test_a_prompt_calls_overlays(base, kind, hyper, lora):
     for tags in ("<hypernet:neon:0.8>", "<lora:inca:0.7>", "<hypernet:neon:0.8><lora:inca:0.7>"):
         assert velatura.generate(base, f"a house {tags}", **fields).image.tobytes() != plain
     assert velatura.generate(base, "a house <hypernet:neon:0>", **fields).image.tobytes() == plain
+
+
+@pytest.fixture
+def other(tiny):
+    """Another plain base: the tiny one with other weights of every layer."""
+    made = copy_base(tiny, "other")
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for model in (made.unet, made.text.model):
+            for weight in model.parameters():
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1 * weight.std().nan_to_num())
+    return made
+
+
+def a1111s_merge(base, other):
+    """The weighted sum of A1111 at 1: all of the other base, and the base's own channels behind the latents'."""
+    merged = copy_base(base, "merged")
+    with torch.no_grad():
+        for ours, theirs in ((merged.unet, other.unet), (merged.text.model, other.text.model)):
+            for name, weight in ours.named_parameters():
+                changed = weight[:, :4] if name == "conv_in.weight" else weight
+                changed.copy_(theirs.get_parameter(name))
+    return merged
+
+
+@KINDS
+def test_a_plain_base_is_subtracted_in_the_channels_that_it_has(base, kind, other):
+    with pytest.warns(VelaturaWarning, match=rf"{kind} is a model for {kind}.* the others stay those of {kind}"):
+        made = velatura.Difference.from_bases(base, other)
+    expected = predict(a1111s_merge(base, other))
+    with velatura.attach(base, made):
+        torch.testing.assert_close(predict(base), expected, rtol=1e-3, atol=1e-4)
+
+
+@KINDS
+def test_a_plain_base_is_extracted_in_the_channels_that_it_has(tiny, base, kind):
+    other = copy_base(tiny, "other")
+    generator = torch.Generator().manual_seed(7)
+    column, row = torch.randn(64, 1, generator=generator), torch.randn(1, 36, generator=generator)
+    change = 0.05 * (column[: len(other.unet.conv_in.weight)] @ row).view(-1, 4, 3, 3)
+    with torch.no_grad():
+        other.unet.conv_in.weight += change - (other.unet.conv_in.weight - base.unet.conv_in.weight[:, :4])
+    with pytest.warns(VelaturaWarning, match="the difference is in the first 4, and the others stay"):
+        made, report = velatura.extract(base, other, rank=2)
+    assert list(made.layers) == [CONV_IN]
+    assert report.whole.missed < 1e-3
+    torch.testing.assert_close(made.layers[CONV_IN].weight_delta(base.unet.conv_in.weight[:, :4]), change)
+    baked = with_deltas(base, made)
+    torch.testing.assert_close(baked.unet.conv_in.weight[:, :4], other.unet.conv_in.weight, rtol=1e-3, atol=1e-4)
+    assert torch.equal(baked.unet.conv_in.weight[:, 4:], base.unet.conv_in.weight[:, 4:])
+
+
+@KINDS
+def test_channels_that_a_base_lacks_are_refused(tiny, base, kind):
+    """A1111's checkpoint merger refuses that order of models too."""
+    for subtract in (velatura.Difference.from_bases, velatura.extract):
+        with pytest.raises(WrongBase, match=rf"{kind} is a model for {kind}, whose .* give the {kind} model first"):
+            subtract(tiny, base)
+
+
+def test_models_for_inpainting_and_for_pix2pix_are_not_subtracted(inpainting, pix2pix):
+    for subtract in (velatura.Difference.from_bases, velatura.extract):
+        with pytest.raises(WrongBase, match=r"for inpainting \(9 input channels\) and pix2pix one for pix2pix \(8\)"):
+            subtract(inpainting, pix2pix)

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.families import Prediction
+from velatura.base.image_condition import LATENT_CHANNELS
 from velatura.base.pipeline import AnyBase, to_base
 from velatura.errors import BadOverlay, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
-from velatura.overlays.deltas.first_channels import FIRST_CONVOLUTION, fit_input_channels
+from velatura.overlays.deltas.first_channels import (
+    FIRST_CONVOLUTION,
+    check_input_channels,
+    fit_input_channels,
+    has_extra_channels,
+)
 from velatura.overlays.deltas.full import FullDelta, NormDelta
 from velatura.overlays.hooks.full_weight_hooks import FullWeightChange, TokenTableChange
 from velatura.overlays.hooks.seams import Undo, hook_outputs
@@ -73,7 +79,9 @@ class Difference(Lora):
     def from_bases(cls, base: AnyBase, other: AnyBase, *, name: str = "", dtype: torch.dtype = torch.float32) -> Self:
         """Subtract the weights of one base from those of another.
 
-        Warns if the bases have different VAEs, which no overlay changes, or if only one predicts velocity.
+        Warns if the bases have different VAEs, which no overlay changes, or if only one predicts velocity. If `base` is
+        an inpainting or pix2pix model and `other` is not, the further input channels of `base` stay as they are, as in
+        A1111's checkpoint merger, and a warning says so.
 
         Args:
             base: The base to which the difference will be attached.
@@ -86,7 +94,7 @@ class Difference(Lora):
 
         Raises:
             BadOverlay: If all weights are equal.
-            WrongBase: If the two have different layers.
+            WrongBase: If the two have different layers, or only `other` is an inpainting or pix2pix model.
         """
         base, other = to_base(base), to_base(other, "other")
         ours, theirs = Target.from_model(base), Target.from_model(other)
@@ -95,6 +103,7 @@ class Difference(Lora):
             raise WrongBase(
                 f"{other.name} and {base.name} have different layers: a difference is between bases of a family"
             )
+        check_input_channels(base.name, base.unet.conv_in.weight.shape, other.name, other.unet.conv_in.weight.shape)
         with disable_inference_mode():
             differences = {
                 kohya_name: _layer_difference(ours.layer(name), theirs.layer(name), name, dtype)
@@ -181,6 +190,8 @@ def _layer_difference(ours: nn.Module, theirs: nn.Module, name: str, dtype: torc
     tensors: dict[str, Tensor] = {}
     for part, suffix in suffixes.items():
         before, after = (cast("Tensor | None", getattr(layer, part, None)) for layer in (ours, theirs))
+        if before is not None and after is not None and has_extra_channels(before.shape, after.shape):
+            before = before[:, :LATENT_CHANNELS]
         if before is None and after is None:
             continue
         if before is None or after is None or before.shape != after.shape:

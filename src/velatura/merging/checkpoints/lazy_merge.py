@@ -17,6 +17,7 @@ from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.merging.checkpoints.block_weights import LdmBlock, UNetBlocks
 from velatura.merging.checkpoints.modes import FormulaOptions, MergeMode, Parents
 from velatura.merging.checkpoints.weights import ModelWeights
+from velatura.overlays.deltas.first_channels import has_extra_channels
 from velatura.tensors import LazyTensors, apply_to, meta_tensors
 
 # A1111 mixes only tensors with this in their key. It takes all others from model A.
@@ -158,10 +159,10 @@ class LazyMerge(LazyTensors):
         first_tensor, other_tensor = self.first.meta_tensor(key), other.meta_tensor(key)
         if not other_tensor.is_floating_point():
             return False
-        if first_tensor.shape == other_tensor.shape or _has_extra_channels(first_tensor, other_tensor):
+        if first_tensor.shape == other_tensor.shape or has_extra_channels(first_tensor.shape, other_tensor.shape):
             return True
         shapes = f"{tuple(other_tensor.shape)}, and {self.first.name} of {tuple(first_tensor.shape)}"
-        if _has_extra_channels(other_tensor, first_tensor):
+        if has_extra_channels(other_tensor.shape, first_tensor.shape):
             raise WrongBase(f"{other.name} has {key} of shape {shapes}: give the one for inpainting first")
         raise WrongBase(f"{other.name} has {key} of shape {shapes}: merge models of one kind")
 
@@ -217,11 +218,3 @@ def _trim_channels(tensor: Tensor, channels: int) -> Tensor:
     if tensor.ndim == 4 and tensor.shape[1] in CONDITION_BY_CHANNELS and channels == LATENT_CHANNELS:
         return tensor[:, :channels]
     return tensor
-
-
-def _has_extra_channels(wide: Tensor, narrow: Tensor) -> bool:
-    """Return True if two tensors are first convolutions and only the first one reads more than latents."""
-    if wide.ndim != 4 or narrow.ndim != 4:
-        return False
-    rest_fits = wide.shape[:1] + wide.shape[2:] == narrow.shape[:1] + narrow.shape[2:]
-    return rest_fits and wide.shape[1] in CONDITION_BY_CHANNELS and narrow.shape[1] == LATENT_CHANNELS

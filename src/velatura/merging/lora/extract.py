@@ -103,6 +103,9 @@ def extract(
 ) -> tuple[Lora, ExtractReport]:
     """Extract the difference of two models as a LoRA for the first one.
 
+    If `base` is an inpainting or pix2pix model and `other` is not, the further input channels of `base` stay as they
+    are, and a warning says so.
+
     Args:
         base: The model that the LoRA is for: a base, or a file or folder, which is read layer by layer.
         other: The model that base and LoRA together should come close to.
@@ -118,7 +121,7 @@ def extract(
 
     Raises:
         BadOverlay: The rank or the tolerance is out of range.
-        WrongBase: The models are of different structure.
+        WrongBase: The models are of different structure, or only `other` is an inpainting or pix2pix model.
         NoEffect: The models do not differ.
         BadFile: A tensor of one of the models has NaN or infinite values.
     """
@@ -142,8 +145,7 @@ def extract(
     deltas: dict[str, Delta] = {}
     with disable_inference_mode():
         for done, module in enumerate(base_layers.sources, start=1):
-            base_weight = base_layers.read(module)
-            change = other_layers.read(module).to(base_weight.device) - base_weight
+            base_weight, change = base_layers.change_to(other_layers, module)
             delta = _nearest_delta(change, rank, conv_rank, tolerance) if module in wanted else None
             if delta is not None:
                 deltas[wanted[module]] = delta

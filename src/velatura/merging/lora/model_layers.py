@@ -8,11 +8,13 @@ from typing import Self
 
 from torch import Tensor
 
+from velatura.base.image_condition import LATENT_CHANNELS
 from velatura.errors import WrongBase
 from velatura.formats.checkpoints.ldm_families import TEXT_ENCODER_LAYOUTS, detect_family
 from velatura.formats.checkpoints.ldm_keys import unet_from_ldm
 from velatura.formats.checkpoints.tensor_sources import TensorSource
 from velatura.merging.checkpoints.weights import ModelSource, ModelWeights
+from velatura.overlays.deltas.first_channels import FIRST_CONVOLUTION, check_input_channels, has_extra_channels
 from velatura.overlays.lora.kohya_names import TEXT_PREFIX, UNET_PREFIX, canonical_path
 from velatura.overlays.target import TEXT_ENCODER_NAMES
 from velatura.tensors import apply_to
@@ -71,11 +73,29 @@ class ModelLayers:
         return names
 
     def check_same_structure(self, other: ModelLayers) -> None:
-        """Refuse another model of a different structure; raises WrongBase that names the first tensor that differs."""
-        for name in self.sources.keys() | other.sources.keys():
-            is_in_both = name in self.sources and name in other.sources
-            if not is_in_both or self.meta_tensor(name).shape != other.meta_tensor(name).shape:
+        """Refuse another model of a different structure; raises WrongBase that names the first tensor that differs.
+
+        Warns if this model is for inpainting or pix2pix and the other one is not; see `change_to`.
+        """
+        for name in sorted(self.sources.keys() | other.sources.keys()):
+            if name not in self.sources or name not in other.sources:
                 raise WrongBase(f"{other.name} and {self.name} differ in {name}: give two models of one family")
+            ours, theirs = self.meta_tensor(name).shape, other.meta_tensor(name).shape
+            if name == f"{FIRST_CONVOLUTION}.weight":
+                check_input_channels(self.name, ours, other.name, theirs)
+            if ours != theirs and not has_extra_channels(ours, theirs):
+                raise WrongBase(f"{other.name} and {self.name} differ in {name}: give two models of one family")
+
+    def change_to(self, other: ModelLayers, name: str) -> tuple[Tensor, Tensor]:
+        """Return a tensor, and what another model of the same structure has there minus this one.
+
+        Of a first convolution that reads more than latents, only the channels of the latents, if the other model reads
+        nothing else.
+        """
+        ours, theirs = self.read(name), other.read(name)
+        if has_extra_channels(ours.shape, theirs.shape):
+            ours = ours[:, :LATENT_CHANNELS]
+        return ours, theirs.to(ours.device) - ours
 
     def _kohya_prefix(self, part: str) -> str:
         if part == "unet":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from velatura.base.image_condition import CONDITION_BY_CHANNELS, LATENT_CHANNELS
+from velatura.errors import WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, TensorShape
 
 FIRST_CONVOLUTION = "unet.conv_in"
@@ -56,6 +57,50 @@ class FirstChannelsDelta(Delta):
     def is_compatible(self, weight: Tensor) -> bool:
         """Return True if the change fits the latents' channels of a weight."""
         return self.delta.is_compatible(weight[:, :LATENT_CHANNELS])
+
+
+def has_extra_channels(wide: TensorShape, narrow: TensorShape) -> bool:
+    """Return True for the weights of two first convolutions of which only the first one reads more than latents.
+
+    Args:
+        wide, narrow: Shapes of the weights, (out channels, in channels, height, width).
+    """
+    if len(wide) != 4 or len(narrow) != 4:
+        return False
+    rest_fits = (wide[0], *wide[2:]) == (narrow[0], *narrow[2:])
+    return rest_fits and wide[1] in CONDITION_BY_CHANNELS and narrow[1] == LATENT_CHANNELS
+
+
+def check_input_channels(base: str, ours: TensorShape, other: str, theirs: TensorShape) -> None:
+    """Warn of input channels that a difference leaves as they are, and refuse those that one of two models lacks.
+
+    Args:
+        base: Name of the model that the difference is for.
+        ours: Shape of its first convolution's weight, (out channels, in channels, height, width).
+        other: Name of the model that it is taken from.
+        theirs: The same shape of that model.
+
+    Raises:
+        WrongBase: Only `other` is a model for inpainting or pix2pix, or the two are for different ones.
+    """
+    if len(ours) != 4 or len(theirs) != 4 or ours[1] == theirs[1]:
+        return
+    our_kind, their_kind = CONDITION_BY_CHANNELS.get(ours[1]), CONDITION_BY_CHANNELS.get(theirs[1])
+    if our_kind and their_kind:
+        raise WrongBase(
+            f"{base} is a model for {our_kind} ({ours[1]} input channels) and {other} one for {their_kind} "
+            f"({theirs[1]}): give two of one kind, or a plain one in place of {other}"
+        )
+    if has_extra_channels(ours, theirs):
+        warn(
+            f"{base} is a model for {our_kind}, whose UNet reads {ours[1]} channels, and {other} reads "
+            f"{LATENT_CHANNELS}: the difference is in the first {LATENT_CHANNELS}, and the others stay those of {base}"
+        )
+    if has_extra_channels(theirs, ours):
+        raise WrongBase(
+            f"{other} is a model for {their_kind}, whose UNet reads {theirs[1]} channels, and {base} reads "
+            f"{LATENT_CHANNELS}, which no overlay widens: give the {their_kind} model first, or merge the two"
+        )
 
 
 def fit_input_channels(delta: Delta, layer: nn.Module, name: str) -> Delta:
