@@ -90,6 +90,19 @@ def test_a_prediction_on_the_command_line_is_stronger_than_the_files(models, cap
     assert "leave out --prediction" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("default::velatura.VelaturaWarning")
+def test_a_replay_opens_the_base_as_the_recipe_records_it(models, capsys):
+    words = ["generate", "a house", "--base", "small", "--library", str(models), "--steps", "1", "--seed", "1"]
+    assert main([*words, "--prediction", "v", "--zero-snr", "--out", "forced.png"]) == 0
+    assert main(["generate", "--recipe", "forced.png", "--library", str(models), "--out", "again.png"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert Image.open("again.png").tobytes() == Image.open("forced.png").tobytes()
+    words = ["generate", "--recipe", "forced.png", "--library", str(models), "--no-zero-snr", "--out", "other.png"]
+    assert main(words) == 0
+    assert "open it with zero_snr=True (--zero-snr)" in capsys.readouterr().err
+    assert Image.open("other.png").tobytes() != Image.open("forced.png").tobytes()
+
+
 def test_load_options_reach_the_base(models):
     path = str(models / "checkpoints" / "small.safetensors")
     for library in (None, velatura.Library(models)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.base.conditioning import Conditioning, MicroConditioning
-from velatura.base.families import Family, Prediction
+from velatura.base.families import Family
 from velatura.base.image_condition import (
     CONDITION_BY_CHANNELS,
     LATENT_CHANNELS,
@@ -18,6 +18,7 @@ from velatura.base.image_condition import (
     blank_condition,
 )
 from velatura.base.noise_schedule import NoiseSchedule
+from velatura.base.open_options import OpenOptions
 from velatura.base.text_encoder import TextEncoder
 from velatura.errors import UnsupportedBase, warn
 from velatura.files import short_hash
@@ -43,7 +44,7 @@ class Base:
         opened_from: Absolute path, or hub:OWNER/NAME, by which the base can be opened again.
 
     Attributes:
-        forced_prediction: What the caller of `open_base` said that the UNet predicts; None if nothing was said.
+        open_options: Options that `open_base` was called with.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Base:
         self.vae_source = vae_source
         self.text_sources = text_sources
         self.opened_from = opened_from
-        self.forced_prediction: Prediction | None = None
+        self.open_options = OpenOptions()
         self._offloader: ModelOffloader | None = None
         self._blank_conditions: dict[tuple[int, int], Tensor] = {}
         for model in self._models:

@@ -15,7 +15,8 @@ import torch
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.devices import find_device, find_dtype
-from velatura.base.families import PredictionWord
+from velatura.base.families import PREDICTION_WORDS, Prediction, PredictionWord
+from velatura.base.open_options import OpenOptions
 from velatura.base.pipeline import Pipeline, to_base
 from velatura.errors import BadFile, UnsupportedBase, VelaturaError
 from velatura.formats import hub
@@ -170,7 +171,9 @@ def open_base(
             opened_from=opened_from,
         )
         warn_of_metadata(contents, "checkpoint", {base.family.name})
-    base.forced_prediction = prediction_type
+    base.open_options = _record_options(
+        unet=unet, text=text, vae=vae, weights=weights, prediction=prediction_type, zero_snr=zero_snr
+    )
     return base.offload(compute_device) if offload else base.to()
 
 
@@ -185,8 +188,38 @@ def _part_path(part: str | PathLike[str] | None) -> Path | None:
 
 
 def _part_paths(parts: str | PathLike[str] | Sequence[str | PathLike[str]] | None) -> tuple[Path, ...]:
-    listed = [parts] if isinstance(parts, str | PathLike) else parts or ()
-    return tuple(path for part in listed if (path := _part_path(part)) is not None)
+    return tuple(path for part in _list_texts(parts) if (path := _part_path(part)) is not None)
+
+
+def _list_texts(texts: str | PathLike[str] | Sequence[str | PathLike[str]] | None) -> Sequence[str | PathLike[str]]:
+    return [texts] if isinstance(texts, str | PathLike) else texts or ()
+
+
+def _record_options(
+    *,
+    unet: str | PathLike[str] | None,
+    text: str | PathLike[str] | Sequence[str | PathLike[str]] | None,
+    vae: str | PathLike[str] | None,
+    weights: single_file.WeightsKind,
+    prediction: Prediction | None,
+    zero_snr: bool | None,
+) -> OpenOptions:
+    """Return the options with which a base can be opened again in the same way."""
+    return OpenOptions(
+        unet=_recorded_path(unet),
+        text=tuple(str(_recorded_path(path)) for path in _list_texts(text)),
+        vae=_recorded_path(vae),
+        weights=weights,
+        prediction=None if prediction is None else PREDICTION_WORDS[prediction],
+        zero_snr=zero_snr,
+    )
+
+
+def _recorded_path(part: str | PathLike[str] | None) -> str | None:
+    """Return how a part can be found again: its absolute path, or its name on the hub."""
+    if part is None or str(part).startswith(hub.HUB_PREFIX):
+        return None if part is None else str(part)
+    return str(Path(part).expanduser().absolute())
 
 
 def _refuse_part_alone(path: Path) -> None:

@@ -9,7 +9,6 @@ from functools import cached_property
 from importlib.metadata import version
 
 from velatura.base.base import Base
-from velatura.base.families import PREDICTION_WORDS
 from velatura.errors import BadRecipe, warn
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.prompt_editing import Timing
@@ -173,7 +172,9 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Rec
         vae_hash=base.vae_hash or None,
         text=", ".join(path.name for path in base.text_sources) or None,
         text_hash=base.text_hash or None,
-        prediction=base.forced_prediction and PREDICTION_WORDS[base.forced_prediction],
+        prediction=base.open_options.prediction,
+        zero_snr=base.open_options.zero_snr,
+        weights=None if base.open_options.weights == "last" else base.open_options.weights,
         image_hash=init_image and init_image.image_hash,
         mask_hash=init_image and init_image.mask_hash,
         version=f"velatura {version('velatura')}",

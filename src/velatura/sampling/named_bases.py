@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
+from velatura.base.families import PREDICTION_WORDS
 from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaError
 from velatura.library.model_files import WEIGHTS_SUFFIXES
 from velatura.tiny import TINY_HASH, tiny
@@ -39,6 +40,15 @@ class LoadOptions(NamedTuple):
         """Return True if a part of the base is replaced."""
         return self.unet is not None or bool(self.text) or self.vae is not None
 
+    def complete(self, recipe: Recipe) -> Self:
+        """Return the options with what a recipe records and was not given: prediction, schedule, kind of weights."""
+        is_word = recipe.prediction in PREDICTION_WORDS.values()
+        return self._replace(
+            prediction=self.prediction or (cast("PredictionWord", recipe.prediction) if is_word else None),
+            zero_snr=recipe.zero_snr if self.zero_snr is None else self.zero_snr,
+            weights=(recipe.weights or "last") if self.weights == "last" else self.weights,
+        )
+
 
 DEFAULT_LOAD_OPTIONS = LoadOptions()
 
@@ -53,6 +63,7 @@ def open_recipe_base(
         return open_base(name, library, load_options)
     if recipe.base in {None, TINY_NAME} or recipe.base_hash == TINY_HASH:
         return _open_tiny(load_options)
+    load_options = load_options.complete(recipe)
     with suppress(UnknownName):  # by name first: a hash makes the library read every checkpoint that it does not know
         entry = library.with_hashes(library.entry(recipe.base or "", "checkpoint"))
         if recipe.base_hash is None or (entry.hashes and entry.hashes.has(recipe.base_hash)):

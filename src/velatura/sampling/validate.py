@@ -53,7 +53,7 @@ def check_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> No
     warn_of_another_base(base, recipe)
     warn_of_another_vae(base, recipe)
     warn_of_other_text_encoders(base, recipe)
-    warn_of_another_prediction(base, recipe)
+    warn_of_another_opening(base, recipe)
     check_clip_skip(base, recipe)
     check_seed_size(base, recipe)
     check_init_image(recipe, init_image)
@@ -109,15 +109,34 @@ def warn_of_other_text_encoders(base: Base, recipe: Recipe) -> None:
     )
 
 
-def warn_of_another_prediction(base: Base, recipe: Recipe) -> None:
-    """Warn if a recipe was made with a base that was told to predict something else than this one does."""
-    current = PREDICTION_WORDS[base.family.prediction]
-    if recipe.prediction not in {None, current}:
-        warn(
-            f"the recipe was made with a base that was opened with prediction={recipe.prediction!r}, but this one "
-            f"predicts {current}, so the picture will be different: open it with prediction={recipe.prediction!r} "
-            f"(--prediction {recipe.prediction})"
+def warn_of_another_opening(base: Base, recipe: Recipe) -> None:
+    """Warn if a recipe was made with a base that was opened with another prediction, schedule or kind of weights."""
+    prediction = PREDICTION_WORDS[base.family.prediction]
+    if recipe.prediction not in {None, prediction}:
+        advice = f"prediction={recipe.prediction!r} (--prediction {recipe.prediction})"
+        _warn_of_opening(f"that predicts {recipe.prediction}", f"predicts {prediction}", advice)
+    if recipe.zero_snr not in {None, base.schedule.zero_snr}:
+        flag = "--zero-snr" if recipe.zero_snr else "--no-zero-snr"
+        words = ("with", "without") if recipe.zero_snr else ("without", "with")
+        _warn_of_opening(
+            f"{words[0]} a noise schedule to zero terminal SNR",
+            f"is opened {words[1]} it",
+            f"zero_snr={recipe.zero_snr} ({flag})",
         )
+    if base.hash and recipe.base_hash and base.hash.startswith(recipe.base_hash):
+        made_with = recipe.weights or "last"
+        if made_with != base.open_options.weights:
+            current = f"has the {base.open_options.weights} ones"
+            _warn_of_opening(
+                f"with the {made_with} weights of its file", current, f"weights={made_with!r} (--weights {made_with})"
+            )
+
+
+def _warn_of_opening(made_with: str, current: str, advice: str) -> None:
+    warn(
+        f"the recipe was made on a base {made_with}, but this one {current}, so the picture will be different: open it "
+        f"with {advice}"
+    )
 
 
 def warn_of_tiny_limits(

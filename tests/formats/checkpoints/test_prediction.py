@@ -12,7 +12,7 @@ import torch
 import velatura
 from velatura.errors import UnknownName, VelaturaWarning
 from velatura.formats.checkpoints import prediction
-from velatura.tensors import open_tensors, write_safetensors
+from velatura.tensors import open_state_dict, open_tensors, write_safetensors
 
 LDM_YAML = 'model:\n  params:\n    parameterization: "v"\n'
 SGM_YAML = "      scaling_config:\n        target: sgm.modules.diffusionmodules.denoiser_scaling.{}\n"
@@ -94,8 +94,52 @@ def test_a_recipe_records_the_callers_word(write, tmp_path):
         velatura.generate(base, recipe)
         plain = velatura.open_base(base.opened_from)
         assert velatura.generate(plain, "a red house", steps=1).recipe.prediction is None
-    with pytest.warns(VelaturaWarning, match="prediction='v', but this one predicts epsilon.*--prediction v"):
+    with pytest.warns(VelaturaWarning, match="predicts v, but this one predicts epsilon.*--prediction v"):
         velatura.generate(plain, recipe)
+
+
+@pytest.mark.parametrize(("forced", "written"), [(True, "Zero Terminal SNR"), (False, "Without zero terminal SNR")])
+def test_a_recipe_records_a_forced_noise_schedule_as_a1111_does(write, tmp_path, forced, written):
+    """A1111 writes "Noise Schedule: Zero Terminal SNR" where its setting asks for it; other values ask for nothing."""
+    base = velatura.open_base(write(**{} if forced else {"ztsnr": torch.empty(0)}), zero_snr=forced)
+    path = velatura.generate(base, "a red house", steps=1).save(tmp_path / "house.png")
+    recipe = velatura.Recipe.from_image(path)
+    assert recipe.zero_snr is forced
+    assert f"Noise Schedule: {written}," in recipe.infotext()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        velatura.generate(base, recipe)
+        plain = velatura.open_base(base.opened_from)
+        assert velatura.generate(plain, "a red house", steps=1).recipe.zero_snr is None
+    with pytest.warns(VelaturaWarning, match=f"zero_snr={forced} .--{'no-' * (not forced)}zero-snr"):
+        velatura.generate(plain, recipe)
+
+
+def test_other_noise_schedules_in_infotext_are_named():
+    line = "a house\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x96, Noise Schedule: "
+    assert velatura.Recipe.from_infotext(f"{line}Default").zero_snr is None
+    assert velatura.Recipe.from_infotext(f"{line}Zero Terminal SNR").zero_snr is True
+    with pytest.warns(VelaturaWarning, match="Noise Schedule 'Cosine' is not known"):
+        assert velatura.Recipe.from_infotext(f"{line}Cosine").zero_snr is None
+
+
+def test_a_recipe_records_averaged_weights(write, tmp_path):
+    contents = open_state_dict(write())
+    averages = {
+        f"model_ema.{key.removeprefix('model.').replace('.', '')}": tensor * 0.5
+        for key, tensor in contents.tensors.items()
+        if key.startswith("model.diffusion_model.")
+    }
+    path = tmp_path / "averaged.safetensors"
+    write_safetensors(path, {**contents.tensors, **averages}, contents.metadata)
+    bases = {kind: velatura.open_base(path, weights=kind) for kind in ("ema", "last")}
+    recipe = velatura.generate(bases["ema"], "a red house", steps=1).recipe
+    assert recipe.weights == "ema"
+    assert velatura.Recipe.from_infotext(recipe.infotext()) == recipe
+    with pytest.warns(VelaturaWarning, match=r"with the ema weights of its file.*--weights ema"):
+        velatura.generate(bases["last"], recipe)
+    with pytest.warns(VelaturaWarning, match=r"with the last weights of its file.*--weights last"):
+        velatura.generate(bases["ema"], velatura.generate(bases["last"], "a red house", steps=1).recipe)
 
 
 def test_a_library_takes_the_callers_word_too(write):

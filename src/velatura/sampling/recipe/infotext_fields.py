@@ -33,6 +33,8 @@ DEFAULT_MASK_PADDING = 32  # A1111's default, which it does not write
 NEW_EDITING_VERSION = (1, 6)  # before this version, A1111 timed prompt editing differently
 DDIM_ETA = "Eta DDIM"  # A1111's name of eta with the sampler DDIM, which has another default
 ETA = "Eta"
+NOISE_SCHEDULE = "Noise Schedule"  # A1111's, which knows the first of these values; with others it forces nothing
+NOISE_SCHEDULES = {"Zero Terminal SNR": True, "Without zero terminal SNR": False}
 HASHES, MODEL, VAE = "Hashes", "Model", "VAE"
 CIVITAI_RESOURCES = "Civitai resources"
 # Values that stand for "as in the first pass", or for nothing
@@ -42,6 +44,7 @@ UNSET_VALUES = {
     "Hires sampler": ("Use same sampler", "None"),
     "Clip skip": ("0",),
     "VAE": ("Automatic", "None", "Default"),
+    NOISE_SCHEDULE: ("Default",),  # as the file says
 }
 # Names of other programs for fields of A1111
 FIELD_ALIASES = {
@@ -94,6 +97,8 @@ INFOTEXT_FIELDS = (
     InfotextField("Text encoder hash", "text_hash"),
     InfotextField("Text encoder", "text"),
     InfotextField("Prediction", "prediction"),  # our own; A1111 ignores it
+    InfotextField("Model weights", "weights"),  # our own too
+    InfotextField(NOISE_SCHEDULE, "zero_snr"),
     InfotextField("Variation seed", "variation_seed"),
     InfotextField("Variation seed strength", "variation_strength"),
     InfotextField("Seed resize from", "seed_size"),
@@ -156,6 +161,7 @@ def to_infotext_fields(values: Mapping[str, object], defaults: Mapping[str, obje
         **values,
         "size": f"{width}x{height}" if width and height else None,
         "area": None if values["mask_padding"] is None else "Only masked",
+        "zero_snr": next((word for word, value in NOISE_SCHEDULES.items() if value is values["zero_snr"]), None),
     }
     written = {
         DDIM_ETA if entry.key == ETA and _is_ddim(values["sampler"]) else entry.key: _format_value(values[entry.field])
@@ -189,6 +195,7 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
         warn_of_civitai_resources(resources, prompts)
         values.setdefault("base", civitai_model(resources))
     values |= _parse_size(values.pop("size", None))
+    values |= _parse_noise_schedule(values.pop("zero_snr", None))
     area = values.pop("area", None)
     if area == "Only masked":
         values.setdefault("mask_padding", DEFAULT_MASK_PADDING)
@@ -272,6 +279,17 @@ def _parse_size(size: object) -> dict[str, object]:
         )
         return {}
     return {"width": match[1], "height": match[2]}
+
+
+def _parse_noise_schedule(name: object) -> dict[str, object]:
+    """Return whether a noise schedule to zero terminal SNR is asked for; warn of a schedule with another name."""
+    if name is None:
+        return {}
+    if name not in NOISE_SCHEDULES:
+        known = " and ".join(NOISE_SCHEDULES)
+        warn(f"{NOISE_SCHEDULE} {str(name)[:40]!r} is not known (known are {known}): the picture may be different")
+        return {}
+    return {"zero_snr": NOISE_SCHEDULES[str(name)]}
 
 
 def _is_old(version: object) -> bool:

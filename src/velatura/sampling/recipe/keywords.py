@@ -82,6 +82,8 @@ class FurtherRecipeFields(TypedDict, total=False):
     text: str | None
     text_hash: str | None
     prediction: str | None
+    zero_snr: bool | None
+    weights: Literal["ema"] | None
     image_hash: str | None
     mask_hash: str | None
     overlay_hashes: tuple[OverlayHash, ...]

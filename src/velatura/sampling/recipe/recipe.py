@@ -36,6 +36,8 @@ RECORDED_FIELDS = (
     "text",
     "text_hash",
     "prediction",
+    "zero_snr",
+    "weights",
     "image_hash",
     "mask_hash",
     "overlay_hashes",
@@ -87,6 +89,12 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     text_hash: str | None = Field(default=None, description="the text encoders' short hashes")
     prediction: str | None = Field(
         default=None, description="what the base was told to predict (epsilon or v), if its file did not say it"
+    )
+    zero_snr: bool | None = Field(
+        default=None, description="whether a noise schedule to zero terminal SNR was asked for; none: as the file says"
+    )
+    weights: Literal["ema"] | None = Field(
+        default=None, description="ema: the averaged weights of the base's file; none: those of the last training step"
     )
     image_hash: str | None = Field(default=None, description="hash of the init image")
     mask_hash: str | None = Field(default=None, description="hash of the mask")
