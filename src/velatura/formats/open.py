@@ -29,6 +29,7 @@ from velatura.formats.hypernetworks import hns
 from velatura.formats.loras import read_lora
 from velatura.formats.parts import assemble
 from velatura.formats.parts.assemble import PartPaths, explain_lone_part
+from velatura.formats.parts.vae_family import check_vae_family
 from velatura.overlays.overlay import Overlay
 from velatura.tensors import Contents, open_state_dict, open_tensors
 
@@ -171,6 +172,8 @@ def open_base(
             opened_from=opened_from,
         )
         warn_of_metadata(contents, "checkpoint", {base.family.name})
+        if vae_contents is not None:
+            check_vae_family(vae_contents, base.family, warns_of_unknown=False)
     base.open_options = _record_options(
         unet=unet, text=text, vae=vae, weights=weights, prediction=prediction_type, zero_snr=zero_snr
     )

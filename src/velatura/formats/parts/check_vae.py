@@ -9,6 +9,7 @@ from velatura.formats.checkpoints.ldm_config import vae_config
 from velatura.formats.parts.choose_text import NeededText, with_article
 from velatura.formats.parts.found_parts import FoundParts
 from velatura.formats.parts.model_part import ModelPart
+from velatura.formats.parts.vae_family import check_vae_family
 
 SCALING_TOLERANCE = 1e-4  # 0.18215 and 0.13025 are the scales of the published families
 
@@ -16,8 +17,8 @@ SCALING_TOLERANCE = 1e-4  # 0.18215 and 0.13025 are the scales of the published 
 def check_vae(unet: ModelPart, vae: ModelPart, place: FoundParts) -> None:
     """Refuse an autoencoder that is known to be of another family than the UNet.
 
-    The autoencoders of SD1, SD2 and SDXL have the same tensors. Only the folder or the base around one tells for which
-    scale of latents it was trained.
+    The autoencoders of SD1, SD2 and SDXL have the same tensors. The folder or the base around one tells for which scale
+    of latents it was trained; for one in a file of its own see `check_vae_family`.
 
     Args:
         unet: The UNet.
@@ -45,6 +46,8 @@ def check_vae(unet: ModelPart, vae: ModelPart, place: FoundParts) -> None:
             f"{family.vae_scale_factor}: {advice}"
         )
     stated = _stated_scaling(vae, place)
+    if stated is None:
+        check_vae_family(vae.contents, family)
     is_published = family.name in CONFIG_HINTS
     if is_published and stated is not None and abs(stated - family.scaling_factor) > SCALING_TOLERANCE:
         raise WrongBase(
