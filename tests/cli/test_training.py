@@ -10,7 +10,7 @@ from PIL import Image
 import velatura
 from velatura.cli.app import main
 from velatura.tiny import DATA_FOLDER
-from velatura.training.run.folder import base_of_run
+from velatura.training.run.recorded_base import RecordedBase
 from velatura.training.run.verdict import command_line
 
 BRIEF = ("--steps", "2", "--batch", "1", "--pixels", "32", "--precision", "float32")
@@ -322,7 +322,7 @@ def test_a_run_on_a_base_that_was_named_by_its_path_finds_it_again(desk, capsys)
     for out in ("stopped", "moved"):
         with pytest.raises(KeyboardInterrupt):
             velatura.train(base, overlay, "photos", velatura.Plan(steps=2, pixels=32), out=out, on_step=stop)
-    assert base_of_run("stopped") == str(desk / "my base")
+    assert RecordedBase.of_run("stopped").location == str(desk / "my base")
     assert main(["resume", "stopped"]) == 0
     shutil.rmtree(desk / "my base")
     assert main(["resume", "moved"]) == 2

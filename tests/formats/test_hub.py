@@ -177,3 +177,11 @@ def test_a_repository_without_a_base_is_refused():
         BadFile, match="hub:owner/name holds neither a diffusers folder nor a file of weights at its top level"
     ):
         select_files(["README.md", "sub/ink.safetensors"], "hub:owner/name")
+
+
+def test_a_part_on_the_hub_is_found_beside_a_library(hub, tmp_path, monkeypatch):
+    offer(hub, {"soft.safetensors": b"weights"})
+    monkeypatch.setenv("HF_ENDPOINT", hub.root)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    path = velatura.Library(tmp_path).part_path("hub:owner/name", "vae")
+    assert path.read_bytes() == b"weights"

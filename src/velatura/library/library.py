@@ -229,15 +229,20 @@ class Library:
         return next(self._catalogue.with_hashes([entry.file]))
 
     def part_path(self, part: str | PathLike[str], kind: str) -> Path:
-        """Return the path of a part of a base: one that exists, or that of a name in the library.
+        """Return the path of a part of a base.
 
         Args:
-            part: A path or a name.
+            part: A path that exists, a name or hash in the library, or hub:OWNER/NAME, which is fetched.
             kind: "unet", "text" or "vae".
 
         Raises:
-            UnknownName: Neither is there.
+            UnknownName: None of them is there.
+            DownloadFailed: The hub does not have the model, or cannot be reached.
         """
+        if str(part).startswith("hub:"):
+            from velatura.formats import hub
+
+            return hub.fetch(str(part))
         path = Path(part).expanduser()
         if path.exists():
             return path

@@ -21,7 +21,8 @@ from velatura.files import atomic_write, parse_json
 from velatura.studies.report import study_page
 from velatura.studies.results import StudyResults, Trial, read_results
 from velatura.studies.trials import KINDS, UNTRAINED_KINDS, TrialSetup, run_trial
-from velatura.training.run.folder import base_location, file_name
+from velatura.training.run.folder import file_name
+from velatura.training.run.recorded_base import base_location
 
 DEFAULT_KINDS = ("embedding", "hypernet", "lora", "dreambooth", "aesthetic")
 DEFAULT_MINUTES, DEFAULT_SEEDS = 12.0, 3
@@ -156,7 +157,7 @@ def _prepare(base: Base, pictures: Path, out: Path, options: StudyOptions, encod
         name,
         options.purpose,
         encoder,
-        base_location(base.opened_from, base.name),
+        base_location(base.opened_from, base.name, base.open_options),
     )
 
 

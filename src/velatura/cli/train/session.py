@@ -15,6 +15,7 @@ from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PAN
 from velatura.cli.train.progress import training_progress
 from velatura.datasets.folder import read_dataset, read_picture
 from velatura.errors import BadPlan, gather_warnings
+from velatura.training.run.recorded_base import base_location
 from velatura.training.run.verdict import command_line
 
 if TYPE_CHECKING:
@@ -109,7 +110,9 @@ class TrainSession:
         print_run(run)
         strength = 1 if run.verdict is None or run.verdict.strength is None else run.verdict.strength
         tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:{strength:g}>"
-        say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, '--library', self.out)}")
+        location = base_location(self.base.opened_from, self.base.name, self.base.open_options)
+        words = ["--library", self.out, *self.base.open_options.command_words(location)]
+        say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, *words)}")
         return run
 
 

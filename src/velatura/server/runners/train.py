@@ -34,7 +34,8 @@ from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.kinds.class_images import caption_class_pictures, make_class_pictures
 from velatura.training.kinds.dreambooth import save_dreambooth
 from velatura.training.kinds.pivotal import PivotalLora
-from velatura.training.run.folder import base_of_run, file_name
+from velatura.training.run.folder import file_name
+from velatura.training.run.recorded_base import RecordedBase
 from velatura.training.run.report import Run, Stage, Step
 from velatura.training.run.summary import is_run_folder, read_run
 from velatura.training.train import resume, train
@@ -86,7 +87,7 @@ def _continue(context: JobContext, run_folder: Path, base_name: str | None, *, d
 
 def _base_of_run(context: JobContext, run_folder: Path) -> Base:
     """Open the base that a run began on: our own, or one of the library with the same file or name."""
-    models, place = context.resources.models, base_of_run(run_folder)
+    models, place = context.resources.models, RecordedBase.of_run(run_folder).location
     own = models.base()
     if own.name in {place, Path(place).stem}:
         return own

@@ -20,8 +20,8 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.data.captions import caption_name
 from velatura.training.noise import isolate_random_state
 from velatura.training.run.end_tune import tune_result
-from velatura.training.run.folder import base_location
 from velatura.training.run.log import atomic_write
+from velatura.training.run.recorded_base import base_location
 from velatura.training.run.report import OnStage, Run, Stage
 from velatura.training.run.verdict import little_was_learned, overpowers, sheet_command
 
@@ -67,7 +67,8 @@ def look_at_result(run: Run, trainer: Trainer, prompts: Sequence[str], on_stage:
             return paint_end_sheet(base, run.overlay, prompts, plan.seed, path=path, image=trainer.preview_image)
 
     sheet = trainer.processes.run_on_main(look)
-    command = sheet_command(verdict.kind, run.file, prompts[0], base_location(base.opened_from, base.name))
+    location = base_location(base.opened_from, base.name, base.open_options)
+    command = sheet_command(verdict.kind, run.file, prompts[0], location, base.open_options)
     verdict = replace(
         verdict,
         effect=sheet.effect,

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeVar, cast
@@ -17,8 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 from velatura.card import Card
 from velatura.errors import AlreadyExists, BadFile, BadPlan, NoEffect, warn
 from velatura.files import atomic_folder
-from velatura.tiny import DATA_FOLDER
-from velatura.training.distributed import process_count
 from velatura.training.plan import Plan
 from velatura.training.run.log import TEMP_PREFIX, RunLog, atomic_write
 from velatura.training.run.plot import loss_plot
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
 # A1111's web UI allows letters, digits and these in file names; path separators are not among them
 FORBIDDEN_IN_FILE_NAMES = re.compile(r"[^\w .-]")
-
-HUB_PREFIX = "hub:"  # of bases on the Hugging Face hub, see formats/hub.py, which imports more than is needed here
 
 # The least that the first line of a log has
 HEADER_KEYS = frozenset({"base", "base_hash", "device", "dtype", "files", "folder", "over_others", "overlay", "torch"})
@@ -271,34 +267,6 @@ def _read(path: Path, content_type: type[JsonType]) -> JsonType:
     except (OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise BadFile(f"{path} cannot be read ({reason}): put it back as it was, or train anew") from None
-
-
-def base_of_run(path: str | os.PathLike[str], *, may_be_finished: bool = False) -> str:
-    """Return where the base of a run was opened from, or its name if nothing is there any more.
-
-    Args:
-        path: The run folder.
-        may_be_finished: Take a finished run too.
-
-    Raises:
-        BadFile, NoEffect, AlreadyExists: As `RunFolder.reopen`.
-    """
-    if process_count() > 1:  # only the main process may lock the folder, and checks it when it resumes
-        with suppress(OSError, ValueError, LookupError):
-            header = json.loads(Path(path, "log.jsonl").expanduser().read_bytes().splitlines()[0])
-            return base_location(header.get("base_from"), header["base"])
-    folder = RunFolder.reopen(path, may_be_finished=may_be_finished)
-    folder.log.close()
-    return base_location(folder.header.get("base_from"), folder.header["base"])
-
-
-def base_location(opened_from: object, name: object) -> str:
-    """Return where a base was opened from, or its name if nothing is there any more."""
-    location, name = str(opened_from or ""), str(name)
-    if location.startswith(HUB_PREFIX):
-        return location
-    is_bundled = Path(location) == DATA_FOLDER / name  # opened by its name
-    return location if location and Path(location).exists() and not is_bundled else name
 
 
 def check_vacant(path: str | os.PathLike[str]) -> Path:

@@ -20,6 +20,7 @@ from velatura.training.distributed import Processes
 from velatura.training.guard import LossMonitor
 from velatura.training.plan import Plan
 from velatura.training.run.folder import RunFolder
+from velatura.training.run.recorded_base import RecordedBase
 from velatura.training.validation import fingerprint_data
 
 
@@ -97,6 +98,7 @@ def log_header(base: Base, overlay: Overlay, folder: str | os.PathLike[str], pic
         "base": base.name,
         "base_hash": base.hash,
         "base_from": base.opened_from,
+        "base_options": base.open_options.model_dump(mode="json", exclude_defaults=True),
         "base_text_hash": base.text_hash,
         "base_vae_hash": base.vae_hash,
         "base_prediction": base.family.prediction,
@@ -128,6 +130,14 @@ def _check_same_base(base: Base, header: Mapping[str, object]) -> None:
                 f"the run began on {original[0]} with {part} of {recorded or 'its own'}, and {base.name} is opened "
                 f"with {found or 'its own'}: give the same ones ({flag})"
             )
+    if "base_options" not in header:  # of older versions
+        return
+    weights = RecordedBase.from_header(header).options.weights
+    if weights != base.open_options.weights:
+        raise WrongBase(
+            f"the run began on the {weights} weights of {base.name}, and it is opened with the "
+            f"{base.open_options.weights} ones: open it with weights={weights!r}"
+        )
 
 
 def _check_same_prediction(base: Base, plan: Plan, header: Mapping[str, object]) -> None:

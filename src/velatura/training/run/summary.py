@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, cast
@@ -12,10 +13,12 @@ from typing import Literal, cast
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from velatura.base.open_options import OpenOptions
 from velatura.errors import BadFile, VelaturaError, ignore_warnings
 from velatura.library.model_files import SKIPPED_FOLDERS
 from velatura.training.plan import Plan
 from velatura.training.run.log import LOCK_NAME, read_records
+from velatura.training.run.recorded_base import RecordedBase
 from velatura.training.run.snapshots import list_snapshots
 from velatura.training.run.verdict import a1111_command, command_line, sheet_command
 
@@ -167,10 +170,10 @@ def read_run(path: str | os.PathLike[str]) -> RunSummary:
         ),
         overlay=overlay if overlay.is_file() else None,
     )
-    return summary.model_copy(update={"next": _next_commands(summary, plan)})
+    return summary.model_copy(update={"next": _next_commands(summary, plan, header)})
 
 
-def _next_commands(run: RunSummary, plan: Plan | None) -> dict[str, str]:
+def _next_commands(run: RunSummary, plan: Plan | None, header: Mapping[str, object]) -> dict[str, str]:
     """Return commands for what to do next, by what they do."""
     commands: dict[str, str] = {}
     if run.state == "interrupted" and run.snapshots:
@@ -182,10 +185,19 @@ def _next_commands(run: RunSummary, plan: Plan | None) -> dict[str, str]:
     if run.overlay_kind == "embedding" and run.name not in prompt:
         prompt = f"{prompt}, {run.name}"
     if not (run.path / "strengths.png").is_file():
-        commands["compare strengths"] = sheet_command(run.overlay_kind, run.overlay, prompt, run.base)
+        location, options = _recorded_base(run, header)
+        commands["compare strengths"] = sheet_command(run.overlay_kind, run.overlay, prompt, location, options)
     if not run.overlay.with_suffix(".pt").is_file():
         commands["for A1111"] = a1111_command(run.overlay_kind, run.overlay)
     return {purpose: command for purpose, command in commands.items() if command}
+
+
+def _recorded_base(run: RunSummary, header: Mapping[str, object]) -> tuple[str, OpenOptions]:
+    """Return where the base of a run is, and how it was opened; its name alone if the header is damaged."""
+    with suppress(BadFile):
+        recorded = RecordedBase.from_header(header)
+        return recorded.location, recorded.options
+    return run.base, OpenOptions()
 
 
 def _read_plan(path: Path) -> Plan | None:

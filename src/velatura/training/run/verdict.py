@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from velatura.base.open_options import OpenOptions
+
 # Measured on the tiny base: 60 steps of 8 of the bundled neon pictures, at four learning rates for each kind. The
 # validation loss before the training was 0.52 in all of them.
 #
@@ -25,6 +27,7 @@ MIN_LOSS_FALL = 0.1  # share of the validation loss; less, together with
 MIN_EFFECT = 0.05  # less than this share of what layers read or return, is little learned
 MAX_EFFECT = 1.0
 RATE_FACTOR_IF_LITTLE = 10
+DEFAULT_OPEN_OPTIONS = OpenOptions()
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def a1111_command(kind: str, file: Path) -> str:
     return command_line("velatura", "convert", file, file.with_suffix(".pt")) if kind in A1111_PT_KINDS else ""
 
 
-def sheet_command(kind: str, file: Path, prompt: str, base: str) -> str:
+def sheet_command(kind: str, file: Path, prompt: str, base: str, options: OpenOptions = DEFAULT_OPEN_OPTIONS) -> str:
     """Return the command that paints an overlay at several strengths.
 
     Args:
@@ -165,12 +168,13 @@ def sheet_command(kind: str, file: Path, prompt: str, base: str) -> str:
         file: Its file in the run folder.
         prompt: A prompt without a tag of the overlay.
         base: The base, as --base takes it.
+        options: The options that it was opened with.
     """
-    base_words = [] if base == "tiny" else ["--base", base]
+    words: list[str | Path] = ["--library", file.parent, *options.command_words(base)]
     if kind == "embedding":
-        return command_line("velatura", "generate", prompt, "--library", file.parent, *base_words)
+        return command_line("velatura", "generate", prompt, *words)
     prompt = f"{prompt} <{kind}:{file.stem}:{{strength}}>"
-    words = ["--x", "strength=0,0.5,1,1.5", "--library", file.parent, *base_words]
+    words = ["--x", "strength=0,0.5,1,1.5", *words]
     return command_line("velatura", "grid", prompt, *words, "--out", file.parent / "strengths.png")
 
 
