@@ -13,7 +13,9 @@ from PIL import ExifTags, Image, ImageOps
 from velatura.datasets.captioners.lint_captions import CaptionFlaw, find_contradictions, lint_captions
 from velatura.datasets.folder import (
     all_folders,
+    check_same_shape,
     describe_empty_folder,
+    find_befores,
     find_list_problems,
     find_unread_fields,
     folders_with_repeats,
@@ -29,6 +31,7 @@ from velatura.datasets.pictures import (
     open_picture,
     picture_paths,
     read_picture,
+    read_upright,
     turn_upright,
     unread_pictures,
 )
@@ -185,6 +188,7 @@ def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: N
     ):
         report.findings += [Finding(Grade.WARNING, kind, file, problem) for file, problem in problems]
     report.findings += _name_findings(folder, paths)
+    report.findings += _pair_findings(folder, [info for info in report.pictures if info.path.parent == folder])
 
 
 def _check_caption(
@@ -311,6 +315,24 @@ def _caption_findings(report: DatasetReport, alike: Iterable[AlikePictures], nam
     flaws: list[CaptionFlaw] = [*lint_captions(captions, names), *find_contradictions(captions, same)]
     for flaw in flaws:
         yield Finding(Grade.WARNING, flaw.kind, flaw.file or report.folder, flaw.text)
+
+
+def _pair_findings(folder: Path, pictures: Sequence[PictureInfo]) -> Iterator[Finding]:
+    """Yield errors of pictures before an edit, for pix2pix models."""
+    try:
+        befores = find_befores(folder, {path.stem for path in picture_paths(folder)})
+    except BadDataset as error:
+        yield Finding(Grade.ERROR, "pair", folder, str(error))
+        return
+    for info in pictures:
+        before = befores.get(info.path.stem)
+        if before is None:
+            continue
+        try:
+            read_upright(before)
+            check_same_shape(info.path, (info.width, info.height), before)
+        except BadDataset as error:
+            yield Finding(Grade.ERROR, "pair", before, _reason(error, before))
 
 
 def _name_findings(folder: Path, paths: Sequence[Path]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, crop_coverage, nearest_size, split_boxes
 from velatura.datasets.folder import Dataset, Example, read_dataset, resolve_folder
-from velatura.datasets.pictures import as_rgb, open_picture, turn_upright
+from velatura.datasets.pictures import as_rgb, open_picture, read_upright, turn_upright
 from velatura.datasets.saliency import FOCUSES, best_box
 from velatura.errors import BadDataset, UnknownName, gather_warnings
 from velatura.files import atomic_folder
@@ -97,9 +97,9 @@ class CroppedPicture:
 def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> list[CroppedPicture]:
     """Crop all pictures of a folder into a new folder, which appears when all are done.
 
-    Crops are named NNNNN-S-NAME.png as in the web UI, S counting the crops of a picture. Masks are cropped too. The
-    caption goes to a .txt file, unless the file name is the caption; in that of a mirrored crop, left and right are
-    swapped. Folders such as 10_NAME and reg keep their names, and transparency is kept.
+    Crops are named NNNNN-S-NAME.png as in the web UI, S counting the crops of a picture. Masks and pictures before an
+    edit are cropped too. The caption goes to a .txt file, unless the file name is the caption; in that of a mirrored
+    crop, left and right are swapped. Folders such as 10_NAME and reg keep their names, and transparency is kept.
 
     Args:
         folder: Folder of pictures; captions may be missing.
@@ -142,6 +142,7 @@ def _crop_example(
         upright = turn_upright(image)
         picture = upright.convert("RGBA") if upright.has_transparency_data else as_rgb(upright, example.path.name)
     mask = _read_mask(example, picture.size)
+    before = None if example.before is None else read_upright(example.before).resize(picture.size)
     (out / subfolder).mkdir(parents=True, exist_ok=True)
     boxes = options.boxes(as_rgb(picture, example.path.name))
     for index, (box, size, is_mirrored) in enumerate(_add_mirrored(boxes, mirrors=options.mirrors)):
@@ -150,6 +151,9 @@ def _crop_example(
         if mask:
             (out / subfolder / "mask").mkdir(exist_ok=True)
             _crop(mask, box, size, is_mirrored=is_mirrored).save(out / subfolder / "mask" / name)
+        if before:
+            (out / subfolder / "before").mkdir(exist_ok=True)
+            _crop(before, box, size, is_mirrored=is_mirrored).save(out / subfolder / "before" / name)
         caption = mirror_caption(example.caption) if is_mirrored else example.caption
         # A caption from the file name needs no text: it is still read from the new name, after the number
         if caption and (is_mirrored or not example.is_caption_from_name):

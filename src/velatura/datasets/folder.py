@@ -12,6 +12,7 @@ from velatura.arguments import check_arguments
 from velatura.card import printable_text
 from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
+    BEFORE_LABEL,
     MASK_LABEL,
     PICTURE_SUFFIXES,
     describe_unread,
@@ -19,6 +20,7 @@ from velatura.datasets.pictures import (
     picture_paths,
     read_picture,
     unread_pictures,
+    upright_size,
     warn_of_header,
 )
 from velatura.datasets.read_captions import (
@@ -50,6 +52,8 @@ MAX_REPEATS = 1000  # a larger number, 20231105_holiday, is a date
 REGULARISATION_FOLDERS = frozenset({"reg", "regularisation", "regularization"})
 MAX_NAMES_SHOWN = 10  # of pictures without a caption
 MASK_FOLDERS = ("mask", "masks")
+BEFORE_FOLDERS = ("before",)
+MAX_SHAPE_DIFFERENCE = 0.01  # of the aspect ratios of the two pictures of a pair
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Example:
         is_caption_from_name: The caption is the file's name, because it has no text file.
         repeats: How often the picture counts.
         mask: Picture that is white where the picture is to be learned.
+        before: Picture that an edit turned into this one, for pix2pix models; the caption says what to do.
     """
 
     path: Path
@@ -69,6 +74,7 @@ class Example:
     is_caption_from_name: bool = False
     repeats: int = 1
     mask: Path | None = None
+    before: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ def read_dataset(
 
     The caption of cat.png is the text of cat.txt, cat.caption or cat.png.txt, else that of a .jsonl or .csv list or of
     cat.json, else the words of its own name. Pictures in folders named 10_NAME count ten times. Pictures in
-    reg/ are for regularisation, in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png.
+    reg/ are for regularisation, in 10_NAME folders or not. The mask of cat.png is mask/cat.png or cat-masklabel.png,
+    and what it was before an edit is before/cat.png or cat.before.png.
     Pictures in formats that are not read are warned of. Other files and folders are ignored.
 
     A zip of such a folder is unpacked into the cache. Its broken pictures are left out with a warning, and pictures
@@ -109,8 +116,8 @@ def read_dataset(
         needs_captions: Refuse pictures without a caption; otherwise their caption is empty.
 
     Raises:
-        BadDataset: The folder is missing or has no pictures, a picture is broken or lacks a caption, a mask has no
-            picture, or a folder's number is out of range.
+        BadDataset: The folder is missing or has no pictures, a picture is broken or lacks a caption, a mask or a
+            picture before an edit has no picture, or another shape, or a folder's number is out of range.
     """
     is_unpacked = is_zip_file(Path(folder).expanduser())
     folder = resolve_folder(folder)
@@ -197,7 +204,7 @@ def ignored_folders(folder: Path) -> list[Path]:
     """Return the folders inside that contain pictures and are ignored, because their names have no number."""
     entered = {subfolder for subfolder, _ in folders_with_repeats(folder)}
     others = [path for path in sorted(folder.iterdir()) if path.is_dir() and path not in entered]
-    known = {*MASK_FOLDERS, *REGULARISATION_FOLDERS}
+    known = {*MASK_FOLDERS, *BEFORE_FOLDERS, *REGULARISATION_FOLDERS}
     return [path for path in others if path.name.lower() not in known and path.name[0] != "." and picture_paths(path)]
 
 
@@ -219,7 +226,7 @@ def describe_empty_folder(folder: Path) -> str:
 
 def _folders_with_pictures(folder: Path, depth: int) -> Iterator[Path]:
     """Yield the folders inside that can be trained on, down to a depth, but none inside another one."""
-    known = {*MASK_FOLDERS, *REGULARISATION_FOLDERS}
+    known = {*MASK_FOLDERS, *BEFORE_FOLDERS, *REGULARISATION_FOLDERS}
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith(".") or path.name.lower() in known:
             continue
@@ -237,7 +244,9 @@ def _regularisation_folders(folder: Path) -> list[Path]:
 def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions: bool) -> Iterator[Example]:
     list_captions = read_caption_lists(folder)
     paths = picture_paths(folder)
-    masks = _find_masks(folder, {path.stem for path in paths})
+    stems = {path.stem for path in paths}
+    masks = _find_companions(folder, stems, MASK_LABEL, MASK_FOLDERS, "mask")
+    befores = find_befores(folder, stems)
     for file, problem in find_list_problems(list_captions, paths):
         warn(f"{file} {problem}")
     captions = _read_captions(folder, paths, list_captions, rules, needs_captions)
@@ -248,9 +257,14 @@ def _read_examples(folder: Path, repeats: int, rules: NameRules, needs_captions:
         warn(f"{file} {problem}")
     _warn_of_odd_texts(captions)
     for path, caption in captions.items():
-        with open_picture(path) as image:  # only the header, so broken files are found before anything is loaded
-            warn_of_header(path, image)
-        yield Example(path, caption.text, caption.source is CaptionSource.NAME, repeats, masks.get(path.stem))
+        with open_picture(path) as picture:  # reads only the header, so broken files are found early
+            warn_of_header(path, picture)
+            size = upright_size(picture)
+        before = befores.get(path.stem)
+        if before is not None:
+            check_same_shape(path, size, before)
+        is_from_name = caption.source is CaptionSource.NAME
+        yield Example(path, caption.text, is_from_name, repeats, masks.get(path.stem), before)
 
 
 def _read_captions(
@@ -348,16 +362,54 @@ def find_list_problems(list_captions: Mapping[str, Caption], paths: Iterable[Pat
         yield file, f"lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}"
 
 
-def _find_masks(folder: Path, stems: set[str]) -> dict[str, Path]:
-    """Return the masks by the stem of their pictures.
+def _find_companions(
+    folder: Path, stems: set[str], label: str, subfolders: Sequence[str], noun: str
+) -> dict[str, Path]:
+    """Return the masks, or the pictures before an edit, by the stem of their pictures.
+
+    Args:
+        folder: The folder of the pictures.
+        stems: The stems of the pictures.
+        label: What their own stems have behind that of the picture, if they are in the same folder.
+        subfolders: Folders in which they have the picture's stem.
+        noun: What they are called in messages.
 
     Raises:
-        BadDataset: A mask has no picture.
+        BadDataset: One of them has no picture.
     """
-    label_masks = (path for path in folder.glob(f"*{MASK_LABEL}.*") if path.suffix.lower() in PICTURE_SUFFIXES)
-    folder_masks = [path for name in MASK_FOLDERS if (folder / name).is_dir() for path in picture_paths(folder / name)]
-    masks = {path.stem.removesuffix(MASK_LABEL): path for path in [*folder_masks, *sorted(label_masks)]}
-    for stem, path in masks.items():
+    beside = [path for path in sorted(folder.glob(f"*{label}.*")) if path.suffix.lower() in PICTURE_SUFFIXES]
+    inside = [path for name in subfolders if (folder / name).is_dir() for path in picture_paths(folder / name)]
+    companions = {path.stem.removesuffix(label): path for path in [*inside, *beside]}
+    for stem, path in companions.items():
         if stem not in stems:
-            raise BadDataset(f"the mask {path} has no picture: give both the same name, or remove the mask")
-    return masks
+            raise BadDataset(f"the {noun} {path} has no picture: give both the same name, or remove the {noun}")
+    return companions
+
+
+def find_befores(folder: Path, stems: set[str]) -> dict[str, Path]:
+    """Return the pictures before an edit in a folder, by the stem of those after it.
+
+    Raises:
+        BadDataset: One of them has no picture after it.
+    """
+    return _find_companions(folder, stems, BEFORE_LABEL, BEFORE_FOLDERS, "picture before an edit")
+
+
+def check_same_shape(path: Path, size: tuple[int, int], before: Path) -> None:
+    """Refuse two pictures of a pair that would be cropped differently, because they have another shape.
+
+    Args:
+        path: The picture after the edit.
+        size: Its (width, height), upright.
+        before: The picture before the edit.
+
+    Raises:
+        BadDataset: The shapes differ, or the picture before is damaged.
+    """
+    with open_picture(before) as picture:
+        width, height = upright_size(picture)
+    if abs(width * size[1] - height * size[0]) > MAX_SHAPE_DIFFERENCE * width * size[1]:
+        raise BadDataset(
+            f"{before} is {width}x{height} pixels and {path} {size[0]}x{size[1]}: crop both to the same shape, so that "
+            "the one before an edit lies on the one after it"
+        )

@@ -64,6 +64,7 @@ MAX_SHOWN_CHARACTERS = 20
 MAX_ASPECT = 20
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 MASK_LABEL = "-masklabel"  # cat-masklabel.png is the mask of cat.jpg, as OneTrainer names it
+BEFORE_LABEL = ".before"  # cat.before.png is what cat.jpg was before an edit
 
 
 # Largest values of pictures in 32-bit integers and floats, and the factors to 8 bits. Floats beyond 1 and far below 255
@@ -77,7 +78,7 @@ SRGB_DESCRIPTIONS = frozenset({"sRGB", "sRGB IEC61966-2.1", "sRGB built-in", "sR
 
 
 def picture_paths(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, sorted by name, without hidden files, masks and subfolders."""
+    """Return the pictures of a folder, by name, without hidden files, masks, pictures before an edit and subfolders."""
     return sorted(_find_pictures(folder))
 
 
@@ -257,7 +258,7 @@ def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile, mode
 def _find_pictures(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         is_picture = path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
-        if is_picture and not path.stem.endswith(MASK_LABEL) and path.is_file():
+        if is_picture and not path.stem.endswith((MASK_LABEL, BEFORE_LABEL)) and path.is_file():
             yield path
 
 

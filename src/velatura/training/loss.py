@@ -105,6 +105,7 @@ def denoising_loss(
     weighting: LossWeighting | None = None,
     huber: HuberLoss | None = None,
     weights: Tensor | None = None,
+    image_condition: Tensor | None = None,
 ) -> Tensor:
     """Add noise to latents and return the mean error of the base's prediction, squared unless `huber` is given.
 
@@ -117,6 +118,7 @@ def denoising_loss(
         weighting: Weights by timestep.
         huber: Loss in place of the squared error.
         weights: Weights by position, (batch, 1, height / 8, width / 8), of mean 1.
+        image_condition: What an inpainting or pix2pix UNet reads beside the latents; None for no image.
 
     Returns:
         A 0-d tensor in float32.
@@ -127,7 +129,7 @@ def denoising_loss(
     if predicts_velocity:  # Salimans & Ho 2022, Progressive Distillation, appendix D
         target = alpha_bar.sqrt().view(-1, 1, 1, 1) * noise - (1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * latents
 
-    difference = base.predict(noisy_latents, timesteps, cond) - target
+    difference = base.predict(noisy_latents, timesteps, cond, image_condition=image_condition) - target
     errors = huber.errors(difference, timesteps, alpha_bar, len(base.schedule)) if huber else difference.square()
     if weights is not None:
         errors = errors * weights

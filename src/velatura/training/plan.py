@@ -24,14 +24,7 @@ from velatura.datasets.templates import TEMPLATES, CaptionLines, CaptionTemplate
 from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
 from velatura.files import open_for_reading, parse_json
 from velatura.sampling.recipe.fields import read_percent
-from velatura.training.rates import (
-    MAX_RATE,
-    LearningRates,
-    RateSchedule,
-    check_rates,
-    find_unreached,
-    schedule_factor,
-)
+from velatura.training.rates import MAX_RATE, LearningRates, RateSchedule, check_rates, find_unreached, schedule_factor
 
 OptimizerName = Literal["adamw", "lion", "adafactor", "prodigy", "adamw8bit", "schedule_free"]
 LossType = Literal["squared", "huber", "smooth_l1"]
@@ -39,6 +32,7 @@ HuberSchedule = Literal["snr", "exponential", "constant"]
 LatentSamplingMode = Literal["mean", "once", "draw"]
 PictureShape = Literal["square", "buckets"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Share = Annotated[float, BeforeValidator(read_percent), Field(ge=0, lt=1)]
 
 KIND_ALIASES = {"difference": "dreambooth"}  # a difference is trained with the presets of DreamBooth
 
@@ -147,16 +141,17 @@ class Plan(BaseModel):
         description='how a text is built from a caption: captions, style, subject, ..., or "[name], [filewords]"',
     )
     shuffle_tags: bool = Field(default=False, description="shuffle the comma-separated tags of captions at each step")
-    tag_dropout: Annotated[float, BeforeValidator(read_percent)] = Field(
-        default=0.0, ge=0, lt=1, description="share of tags left out at each step"
-    )
+    tag_dropout: Share = Field(default=0.0, description="share of tags left out at each step")
     keep_tags: int = Field(default=0, ge=0, description="first tags that are neither shuffled nor left out")
     caption_lines: CaptionLines = Field(
         default="all",
         description="of captions with several lines: all as one text, the first, or a random one per step",
     )
-    caption_dropout: Annotated[float, BeforeValidator(read_percent)] = Field(
-        default=0.0, ge=0, lt=1, description="share of captions left out, so that a style works without words"
+    caption_dropout: Share = Field(
+        default=0.0, description="share of captions left out, so that a style works without words"
+    )
+    image_dropout: Share = Field(
+        default=0.05, description="share of pictures before an edit left out, for pix2pix models"
     )
     snapshot_every: int = Field(default=500, ge=0, description="steps between two snapshots; 0: only when stopped")
     keep_last: int = Field(default=0, ge=0, description="number of newest snapshots to keep; 0: all")

@@ -49,6 +49,7 @@ class PlanFields(TypedDict, total=False):
     keep_tags: int
     caption_lines: CaptionLines
     caption_dropout: float
+    image_dropout: float
 
     # Memory and speed
     precision: Precision

@@ -24,7 +24,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.tiny import TINY_HASH
 from velatura.tiny_world import describe_limits_of_training, select_judged, words_of
-from velatura.training.data.cache import DatasetCache, encode_dataset
+from velatura.training.data.cache import DatasetCache, encode_dataset, warn_of_pairs
 from velatura.training.data.captions import caption_name
 from velatura.training.distributed import Processes
 from velatura.training.kinds.a1111_export import check_a1111_optimizer
@@ -290,13 +290,13 @@ def _set_up(
 ) -> Setup:
     """Freeze the base, make the optimizer, and encode pictures and captions."""
     recipes = _preview_recipes(plan, overlay, dataset.repeat_examples())
-    _warn_of_missing_pairs(base)
+    warn_of_pairs(base, dataset)
     prompts = sheet_prompts(plan, overlay, dataset.examples, recipes)
     frozen = apply_zero_terminal_snr(_freeze_base(base, overlay, plan, over_others=over_others), plan)
     optimizer = _create_optimizer(overlay, plan)
     cache = encode_dataset(frozen, overlay, dataset, plan, _picture_counter(dataset, plan, on_stage))
     validation_set = create_validation_set(frozen, overlay, dataset, plan, cache)
-    image = preview_image(frozen, dataset.repeat_examples()[0].path)
+    image = preview_image(frozen, dataset.repeat_examples()[0])
     trainer = Trainer(frozen, overlay, optimizer, cache, plan, processes, image)
     return Setup(trainer, validation_set, recipes, prompts)
 
@@ -313,15 +313,6 @@ def _warn_of_limits(base: Base, overlay: Overlay, dataset: Dataset) -> None:
         ]
     for limit in describe_limits_of_training(captions, learned, pictures):
         warn(limit)
-
-
-def _warn_of_missing_pairs(base: Base) -> None:
-    """Warn that a pix2pix model is trained without images to edit."""
-    if base.image_condition == "pix2pix":
-        warn(
-            f"{base.name} is a pix2pix model, and pairs of pictures before and after an edit are not read: the overlay "
-            "is trained without an image to edit (zeros), on what the pictures show"
-        )
 
 
 def _picture_counter(dataset: Dataset, plan: Plan, on_stage: OnStage | None) -> Callable[[], None]:

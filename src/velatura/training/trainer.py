@@ -106,6 +106,9 @@ class Trainer:
                 cache, batch = self._draw_batch(term, batch_index)
                 latents = cache.draw_latents(batch.pictures, term.seed, batch.offset)
                 cond = cache.captions.encode_batch(batch.pictures, batch.captionless, term.seed, batch.offset)
+                image_condition = cache.draw_image_conditions(
+                    batch.pictures, term.seed, batch.offset, plan.image_dropout
+                )
 
                 # Add the noise, predict it, and measure the error.
                 with base_autocast(self.base):
@@ -119,6 +122,7 @@ class Trainer:
                         weighting=create_loss_weighting(plan),
                         huber=create_huber_loss(plan),
                         weights=None if cache.weights is None else cache.weights[batch.pictures.to(latents.device)],
+                        image_condition=image_condition,
                     )
                 scaled_loss = term.weight * term_loss / plan.accumulation
 

@@ -54,6 +54,7 @@ class ValidationSet:
         pictures: Index of each row's picture in `captions`, (pictures,).
         timesteps: Evenly spread over the noise schedule, (pictures,).
         noise: Same shape as `latents`.
+        image_conditions: What a pix2pix UNet reads, of the same shape; None for no image.
     """
 
     latents: Tensor
@@ -61,6 +62,7 @@ class ValidationSet:
     pictures: Tensor
     timesteps: Tensor
     noise: Tensor
+    image_conditions: Tensor | None = None
 
     @classmethod
     def from_cache(cls, cache: DatasetCache, count: int, timestep_count: int) -> Self:
@@ -75,7 +77,8 @@ class ValidationSet:
         latents = cache.latents[rows]
         noise = torch.stack([validation_noise(number, latents.shape[1:]) for number in range(count)])
         timesteps = ((torch.arange(count) + 0.5) * timestep_count / count).long()
-        return cls(latents, cache.captions, rows, timesteps, noise.to(latents.device))
+        conditions = None if cache.image_conditions is None else cache.image_conditions[rows]
+        return cls(latents, cache.captions, rows, timesteps, noise.to(latents.device), conditions)
 
     def loss(self, base: Base) -> ValidationLoss:
         """Return the mean squared errors, without the weights and the Huber loss of the plan."""
@@ -96,7 +99,14 @@ class ValidationSet:
             rows = all_rows[start : start + VALIDATION_BATCH_SIZE]
             cond = self.captions.encode_for_validation(self.pictures[rows])
             with base_autocast(base):
-                batch_loss = denoising_loss(base, self.latents[rows], cond, self.noise[rows], self.timesteps[rows])
+                batch_loss = denoising_loss(
+                    base,
+                    self.latents[rows],
+                    cond,
+                    self.noise[rows],
+                    self.timesteps[rows],
+                    image_condition=None if self.image_conditions is None else self.image_conditions[rows],
+                )
             total += batch_loss.item() * len(rows)
         return total
 

@@ -61,7 +61,8 @@ class TrainSession:
         dataset = read_dataset(folder)
         with gather_warnings():
             for example in [*dataset.examples, *dataset.regularisation]:
-                read_picture(example.path, PROBE_PIXELS)
+                for path in filter(None, (example.path, example.before)):
+                    read_picture(path, PROBE_PIXELS)
         base = open_base(options.base, velatura.Library(*(options.library or [Path()])), options.load_options)
         preset = given_plan or velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
         if options.optimizer == "prodigy":
@@ -173,7 +174,7 @@ FIELD_GROUPS = {
         ),
         *("masks", "class_weight", "latents"),
     ),
-    CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags", "caption_lines"),
+    CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags", "caption_lines", "image_dropout"),
     OUTPUT_PANEL: (
         *(
             "keep_last",

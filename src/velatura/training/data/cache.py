@@ -19,7 +19,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.training.data.buckets import group_by_size
 from velatura.training.data.captions import CaptionConditioning, caption_name
 from velatura.training.data.encoding_cache import EncodingCache
-from velatura.training.data.latents import encode_pictures
+from velatura.training.data.latents import encode_edited_images, encode_pictures
 from velatura.training.noise import derive_seed
 from velatura.training.plan import LatentSamplingMode, PictureShape, Plan
 
@@ -34,6 +34,8 @@ class DatasetCache:
         weights: Loss weights by position, (pictures, 1, height / 8, width / 8) of mean 1; None if all count alike.
         class_images: Class pictures for prior preservation, trained on beside the others; see kinds/class_images.py.
         deviations: Standard deviations of the latents if every step samples anew; None if latents are fixed.
+        image_conditions: What a pix2pix UNet reads of the pictures before an edit, of the latents' shape; None if it
+            reads no image.
         other_buckets: Pictures of the other sizes.
     """
 
@@ -42,6 +44,7 @@ class DatasetCache:
     weights: Tensor | None = None
     class_images: DatasetCache | None = None
     deviations: Tensor | None = None
+    image_conditions: Tensor | None = None
     other_buckets: tuple[DatasetCache, ...] = ()
 
     @property
@@ -70,6 +73,23 @@ class DatasetCache:
         ]
         noise = torch.stack([torch.randn(self.latents.shape[1:], generator=generator) for generator in generators])
         return self.latents[indices] + self.deviations[indices] * noise.to(self.latents.device)
+
+    def draw_image_conditions(self, pictures: Tensor, seed: int, offset: int, dropout: float) -> Tensor | None:
+        """Return what a pix2pix UNet reads for a batch, zeros in place of a share of the images; None for no image.
+
+        Args:
+            pictures: Indices of pictures, (batch,).
+            seed: Seed of the draws.
+            offset: Number of pictures trained on before this batch.
+            dropout: Share of images that are left out.
+        """
+        if self.image_conditions is None:
+            return None
+        seeds = [derive_seed(seed, "image", offset + row) for row in range(len(pictures))]
+        draws = torch.stack([torch.rand((), generator=torch.Generator().manual_seed(row_seed)) for row_seed in seeds])
+        conditions = self.image_conditions[pictures.to(self.image_conditions.device)]
+        is_kept = (draws >= dropout).view(-1, 1, 1, 1).to(conditions.device)
+        return torch.where(is_kept, conditions, torch.zeros_like(conditions))
 
 
 @torch.no_grad()
@@ -111,7 +131,10 @@ def encode_examples(
         captions = CaptionConditioning(
             base.text, [example.caption for example in bucket], template, trains_text=trains_text, encoding_cache=cache
         )
-        return DatasetCache(latents.values, captions, weights, deviations=latents.deviations)
+        conditions = encode_edited_images(base, bucket, size, cache)
+        return DatasetCache(
+            latents.values, captions, weights, deviations=latents.deviations, image_conditions=conditions
+        )
 
     largest, *other_buckets = (
         encode_bucket(size, bucket) for size, bucket in group_by_size(examples, pixels, shape).items()
@@ -162,6 +185,32 @@ def encode_dataset(
     if class_pictures and plan.class_weight:
         return replace(cache, class_images=encode(class_pictures))
     return cache
+
+
+def warn_of_pairs(base: Base, dataset: Dataset) -> None:
+    """Warn of pictures before an edit that the base does not read, and of those that a pix2pix model lacks.
+
+    Args:
+        base: The base that an overlay is trained on.
+        dataset: The pictures.
+    """
+    examples = dataset.examples
+    alone = [example.path.name for example in examples if example.before is None]
+    if base.image_condition != "pix2pix":
+        if len(alone) < len(examples):
+            warn(
+                f"{len(examples) - len(alone)} pictures before an edit (before/) are not read: {base.name} is not a "
+                "pix2pix model, and learns the pictures after it alone"
+            )
+        return
+    if alone:
+        found = (
+            "no picture has" if len(alone) == len(examples) else f"{len(alone)} pictures, as {alone[0]}, do not have"
+        )
+        warn(
+            f"{base.name} is a pix2pix model, and {found} what it was before an edit beside it (before/NAME.png or "
+            "NAME.before.png): the overlay is trained there without an image to edit (zeros)"
+        )
 
 
 def _warn_of_several_lines(examples: Sequence[Example], plan: Plan) -> None:

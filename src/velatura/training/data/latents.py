@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL
@@ -74,6 +74,29 @@ def encode_pictures(
         noise = torch.stack([_noise(seed, content, means.shape[1:]) for content, _, _ in moments])
         return Latents(means + deviations * noise.to(means.device))
     return Latents(means)
+
+
+def encode_edited_images(
+    base: Base, examples: Sequence[Example], size: ImageSize, encoding_cache: EncodingCache
+) -> Tensor | None:
+    """Encode what pictures were before an edit, as a pix2pix UNet reads it.
+
+    Args:
+        base: Its VAE encodes; see `velatura.base.image_condition.edit_condition`.
+        examples: Pictures; one that has no picture before it gets zeros, as if there was no image.
+        size: (width, height) in pixels that pictures are cropped to.
+        encoding_cache: Keeps means and deviations on disk.
+
+    Returns:
+        (pictures, 4, height / 8, width / 8), or None if the base reads no image to edit, or no picture has one.
+    """
+    befores = [replace(example, path=example.before) for example in examples if example.before is not None]
+    if base.image_condition != "pix2pix" or not befores:
+        return None
+    latents = iter(encode_pictures(base, befores, size, encoding_cache).values / base.family.scaling_factor)
+    encoded = [None if example.before is None else next(latents) for example in examples]
+    blank = torch.zeros_like(next(latent for latent in encoded if latent is not None))
+    return torch.stack([blank if latent is None else latent for latent in encoded])
 
 
 def _distribution(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
+from velatura.datasets.folder import Example
 from velatura.datasets.pictures import read_upright
 from velatura.errors import BadPlan
 from velatura.prompts.prompt import Prompt
@@ -44,19 +45,19 @@ def preview_recipes(plan: Plan, first_caption: str) -> list[Recipe]:
     return [Recipe(prompt=line, seed=plan.seed + number) for line, number in product(lines, range(plan.preview_seeds))]
 
 
-def preview_image(base: Base, first_picture: Path) -> InitImage | None:
-    """Return the image that previews of a pix2pix model edit, a square of the first training picture.
+def preview_image(base: Base, first: Example) -> InitImage | None:
+    """Return the image that previews of a pix2pix model edit: a square of what the first picture was before.
 
     Args:
         base: The base; others need no image.
-        first_picture: Path of the first training picture.
+        first: The first training picture; without a picture before an edit, it is edited itself.
     """
     if base.image_condition != "pix2pix":
         return None
     from velatura.sampling.masks import InitImage
 
     pixels = base.family.default_pixels
-    return InitImage(ImageOps.fit(read_upright(first_picture), (pixels, pixels), Image.Resampling.LANCZOS))
+    return InitImage(ImageOps.fit(read_upright(first.before or first.path), (pixels, pixels), Image.Resampling.LANCZOS))
 
 
 @dataclass(frozen=True)
