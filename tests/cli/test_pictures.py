@@ -193,6 +193,18 @@ def test_a_seed_that_wildcards_drew_by_is_printed(said, tmp_path):
     assert (status, err) == (0, f"drawn at random: seed {Recipe.from_image(tmp_path / 'a.png').seed}\n")
 
 
+def test_a_grid_draws_from_the_wildcards_of_the_library(said, tmp_path, recwarn):
+    (tmp_path / "wildcards").mkdir()
+    words = ("grid", "a {red|blue} {thing}", "--x", "thing=house,boat", "--steps", "1", "--seed", "1")
+    assert said(*words, "--out", "a.png")[0] == 0
+    recipe = Recipe.from_image(tmp_path / "a.png")
+    assert recipe.prompt in {"a red house", "a blue house"}
+    assert recipe.template == "a {red|blue} house"
+    (tmp_path / "wildcards").rmdir()
+    assert said("grid", "a {thing}", "--x", "thing=house", "--steps", "1", "--out", "b.png")[0] == 0
+    assert not recwarn.list
+
+
 def test_a_preview_is_there_while_a_picture_is_painted_and_gone_after_it(said, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("velatura.cli.saving.PREVIEW_SCALE", 2)

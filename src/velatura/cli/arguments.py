@@ -3,7 +3,7 @@
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,29 +108,38 @@ def expand_recipe(first: "Recipe", prompts: Path | None, count: int, tags: Seque
     return [_tag_prompts(recipe, tags) for recipe in recipes]
 
 
-def draw_wildcards(
-    recipes: Sequence["Recipe"], wildcards: Path | None, library: Sequence[Path], *, is_replay: bool
-) -> list["Recipe"]:
-    """Return recipes whose prompts have what their wildcards and variants stand for, drawn by their seeds.
+def find_wildcards(
+    texts: Iterable[str], wildcards: Path | None, library: Sequence[Path], *, is_replay: bool
+) -> Path | None:
+    """Return the folder of wildcard files to draw from, None to draw nothing; warn of templates that nothing draws.
 
     Args:
-        recipes: The recipes. Where a template is drawn, a missing seed is drawn too, so that the recipe replays.
-        wildcards: The folder of the wildcard files; by default wildcards/ in a folder of the library or beside it.
+        texts: All prompts.
+        wildcards: The folder that was given; by default wildcards/ in a folder of the library or beside it.
         library: The folders of the library.
         is_replay: The prompts are those of a picture, which were drawn when it was made.
     """
     from velatura.prompts.wildcards import warn_of_letters
-    from velatura.sampling.recipe.expand import TEMPLATE_FIELDS, draw_template
 
+    if is_replay or wildcards is not None:
+        return wildcards
     candidates = [place / "wildcards" for folder in library for place in (folder, folder.absolute().parent)]
-    folder = wildcards or next((path for path in candidates if path.is_dir()), None)
-    if is_replay and wildcards is None:
-        return list(recipes)
+    folder = next((path for path in candidates if path.is_dir()), None)
     if folder is None:
-        for text in dict.fromkeys(getattr(recipe, field) for recipe in recipes for field in TEMPLATE_FIELDS):
-            warn_of_letters(text or "")
-        return list(recipes)
-    return [draw_template(recipe, folder.expanduser()) for recipe in recipes]
+        for text in dict.fromkeys(texts):
+            warn_of_letters(text)
+    return folder
+
+
+def template_texts(recipes: Iterable["Recipe"], axes: Iterable[tuple[str, Sequence[object]]] = ()) -> Iterator[str]:
+    """Yield the texts in which wildcards are drawn, those of axes too, without words in braces that name an axis."""
+    from velatura.sampling.recipe.expand import TEMPLATE_FIELDS
+
+    axes = list(axes)
+    texts = [str(getattr(recipe, field)) for recipe in recipes for field in TEMPLATE_FIELDS]
+    texts += [str(value) for name, values in axes if name in TEMPLATE_FIELDS for value in values]
+    words = "|".join(re.escape(f"{{{name}}}") for name, _ in axes)
+    yield from (re.sub(words, "", text) if words else text for text in texts)
 
 
 def add_styles(recipe: "Recipe", names: Sequence[str], table: Path) -> "Recipe":

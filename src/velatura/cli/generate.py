@@ -12,14 +12,15 @@ from velatura.base.families import PredictionWord
 from velatura.cli.arguments import (
     add_styles,
     build_recipe,
-    draw_wildcards,
     expand_recipe,
+    find_wildcards,
     open_overlay_files,
     parse_axis,
     read_grid_axes,
     read_init_image,
     read_style_table,
     refuse_unknown_names,
+    template_texts,
 )
 from velatura.cli.base import (
     LoadOptions,
@@ -207,7 +208,10 @@ def generate(
     recipes = expand_recipe(add_styles(first, style or (), styles), prompts, count, tags)
     is_seed_drawn = [single_recipe.seed is None for single_recipe in recipes]
     is_replay = recipe is not None and prompt is None and prompts is None
-    recipes = draw_wildcards(recipes, wildcards, library or [Path()], is_replay=is_replay)
+    from velatura.sampling.recipe.expand import draw_missing_seed, draw_templates
+
+    wildcard_folder = find_wildcards(template_texts(recipes), wildcards, library or [Path()], is_replay=is_replay)
+    recipes = [draw_templates(recipe, wildcard_folder) for recipe in recipes]
     paths = output_paths(out, len(recipes), overwrite=overwrite)
     model_library = velatura.Library(*(library or [Path()]))
     if not lenient:
@@ -216,7 +220,6 @@ def generate(
     load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
     opened_base = open_recipe_base(first, base, model_library, load_options)
     from velatura.sampling.generate import generate_stream
-    from velatura.sampling.recipe.expand import draw_missing_seed
 
     say_picture = None if as_json else picture_printer(with_effects=verbose)
     draws_seeds = any(is_seed_drawn)
@@ -263,6 +266,7 @@ def grid(
     z: ZAxis = None,
     matrix: AsMatrix = False,
     recipe_fields: RecipeFields,
+    wildcards: Wildcards = None,
     style: Styles = None,
     styles: StyleFile = Path("styles.csv"),
     image: InitImagePath = None,
@@ -322,6 +326,9 @@ def grid(
     has_base_axis = any(is_base_axis(name, first) for name in axis_names)
     if has_base_axis and base is not None:
         raise BadRecipe(f"an axis goes through bases, and --base {base} is given too: leave it out, or add it there")
+    texts = template_texts([first], filter(None, (x_axis, y_axis, z_axis)))
+    is_replay = recipe is not None and prompt is None
+    wildcard_folder = find_wildcards(texts, wildcards, library or [Path()], is_replay=is_replay)
     [path] = output_paths(out if out.suffix else out / "grid.png", 1, overwrite=overwrite)
     [page] = output_paths(path.with_suffix(".html"), 1, overwrite=overwrite, endings=(".html",))
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
@@ -349,6 +356,7 @@ def grid(
             source=init_image,
             lenient=lenient,
             styles=style_table,
+            wildcards=wildcard_folder,
             open_base=lambda name: open_base(name, model_library, load_options),
             on_step=on_step,
         )

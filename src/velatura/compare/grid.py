@@ -37,9 +37,9 @@ from velatura.prompts.styles import Style
 from velatura.sampling.generate import OnSamplingStep, Picture, generate_many
 from velatura.sampling.image_grid import draw_grid, stack_grids
 from velatura.sampling.masks import InitImage
+from velatura.sampling.recipe.expand import draw_templates
 from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
 from velatura.sampling.recipe.grid_fields import write_grid_fields
-from velatura.sampling.recipe.infotext import write_infotext
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
 
@@ -88,7 +88,7 @@ class Grid:
         axes = () if self.x[0] == MATRIX_AXIS else (self.x, self.y, self.z)
         prompts = (self.recipe.prompt, self.recipe.negative)
         grid_fields = write_grid_fields(axes, prompts, (first.prompt, first.negative))
-        return write_infotext(first.prompt, first.negative, first.fields() | grid_fields)
+        return first.infotext(grid_fields)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the image as .png, .jpg or .webp with its infotext in it, and return the path."""
@@ -111,6 +111,7 @@ def grid(
     source: InitImage | None = None,
     lenient: bool = False,
     styles: Mapping[str, Style] | None = None,
+    wildcards: str | os.PathLike[str] | None = None,
     open_base: OpenBase | None = None,
     on_step: OnSamplingStep | None = None,
 ) -> Grid:
@@ -132,6 +133,8 @@ def grid(
         source: An initial image for img2img or inpainting.
         lenient: Warn of what is wrong in a prompt instead of raising an error.
         styles: Styles by name, for an axis of styles.
+        wildcards: The folder of wildcard files, from which each picture draws by its seed, after its axes have changed
+            its prompt; a prompt matrix draws before it is split. None draws nothing.
         open_base: Opens the bases that an axis names, by default with the options of `velatura.open_base`.
         on_step: Called after each step.
 
@@ -155,11 +158,13 @@ def grid(
     else:
         base = to_base(base)
     if matrix:
+        recipe = draw_templates(recipe, wildcards)
         x, y, recipes = matrix_recipes(recipe)
     elif x is not None:
         recipes = axis_recipes(recipe, axes, styles or {})
     else:
         raise BadRecipe("a grid needs an axis: give x, as in x=('seed', [7, 8, 9])")
+    recipes = [draw_templates(cell, wildcards) for cell in recipes]
 
     def generate(base: AnyBase, recipes: Sequence[Recipe], on_step: OnSamplingStep | None) -> Sequence[Picture]:
         return generate_many(

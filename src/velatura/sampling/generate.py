@@ -27,6 +27,7 @@ from velatura.sampling.job import Job, prepare_job, split_into_batches
 from velatura.sampling.masks import InitImage
 from velatura.sampling.pipeline import OnDenoised, check_overlays_fit, run_batch
 from velatura.sampling.preview import Preview
+from velatura.sampling.recipe.expand import draw_templates
 from velatura.sampling.recipe.keywords import FurtherRecipeFields, RecipeFields
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
@@ -115,6 +116,7 @@ def generate(
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
     init_image: InitImage | None = None,
+    wildcards: str | os.PathLike[str] | None = None,
     lenient: bool = False,
     on_step: OnSamplingStep | None = None,
     on_preview: OnPreview | None = None,
@@ -144,6 +146,8 @@ def generate(
         library: Where overlays that the prompt names are searched.
         overlays: Overlays by the names that tags call them by; they are found before those of the library.
         init_image: The image, and perhaps a mask, to start from (img2img, inpainting).
+        wildcards: The folder of wildcard files. Then `__colour__` in a prompt draws a line of colour.txt, and
+            `{cat|dog}` one of the variants, by the seed; the recipe records the template. None draws nothing.
         lenient: Warn of tags whose overlay is unknown and leave them out, instead of raising UnknownName.
         on_step: Called after each step with the steps done and the steps in all.
         on_preview: Called after each step with a small, approximate picture.
@@ -180,6 +184,7 @@ def generate(
         library=library,
         overlays=overlays,
         init_image=init_image,
+        wildcards=wildcards,
         lenient=lenient,
         on_step=on_step,
         on_preview=on_preview,
@@ -196,6 +201,7 @@ def generate_many(
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
     init_image: InitImage | None = None,
+    wildcards: str | os.PathLike[str] | None = None,
     lenient: bool = False,
     on_step: OnSamplingStep | None = None,
     **fields: Unpack[RecipeFields],
@@ -209,7 +215,7 @@ def generate_many(
     Args:
         base: The base that makes the pictures.
         prompts_or_recipes: Prompts or recipes, in any mixture. All are checked before the first step.
-        library, overlays, init_image, lenient: As in generate, for all pictures.
+        library, overlays, init_image, wildcards, lenient: As in generate, for all pictures.
         on_step: Called after each step with the steps done and the steps in all, over all pictures.
         **fields: Fields of Recipe that replace those of every recipe.
 
@@ -225,6 +231,7 @@ def generate_many(
         library=library,
         overlays=overlays,
         init_image=init_image,
+        wildcards=wildcards,
         lenient=lenient,
         on_step=on_step,
         **fields,
@@ -240,6 +247,7 @@ def generate_stream(
     library: Library | None = None,
     overlays: Mapping[str, Overlay] | None = None,
     init_image: InitImage | None = None,
+    wildcards: str | os.PathLike[str] | None = None,
     lenient: bool = False,
     on_step: OnSamplingStep | None = None,
     on_preview: OnPreview | None = None,
@@ -252,7 +260,7 @@ def generate_stream(
     Args:
         base: The base that makes the pictures.
         prompts_or_recipes: Prompts or recipes, in any mixture.
-        library, overlays, init_image, lenient: As in generate, for all pictures.
+        library, overlays, init_image, wildcards, lenient: As in generate, for all pictures.
         on_step: Called after each step with the steps done and the steps in all, over all pictures.
         on_preview: Called after each step with small, approximate pictures of the current batch.
         **fields: Fields of Recipe that replace those of every recipe.
@@ -264,7 +272,8 @@ def generate_stream(
         VelaturaError: As generate raises.
     """
     base = to_base(base)
-    recipes = [_to_recipe(prompt_or_recipe).replace(**fields) for prompt_or_recipe in prompts_or_recipes]
+    requests = [_to_recipe(prompt_or_recipe).replace(**fields) for prompt_or_recipe in prompts_or_recipes]
+    recipes = [draw_templates(recipe, wildcards) for recipe in requests]
     warn_of_tiny_limits(base, recipes, library, overlays, init_image=init_image)
     resolver = OverlayResolver(library, overlays, lenient=lenient)
     return _prepare_pictures(base, recipes, resolver, init_image, on_step=on_step, on_preview=on_preview)

@@ -87,6 +87,7 @@ class Job:
     def batch_key(self) -> object:
         """Return the key that jobs must share to be made in one batch."""
         prompt_fields = {"prompt": "", "negative": "", "hires_prompt": "", "hires_negative": "", "overlay_hashes": ()}
+        prompt_fields |= {"template": None, "negative_template": None, "resources": ()}
         seed_fields = {"seed": None, "variation_seed": None, "keep_layout": "yes" if self.recipe.keep_layout else ""}
         overlay_keys = [tuple(call.batch_key for call in sampling_pass.calls) for sampling_pass in self.passes]
         all_passes = [*self.passes, *(self.layout_job.passes if self.layout_job else ())]

@@ -12,7 +12,35 @@ HOUSE = Recipe(prompt="a house", sampler="Euler", seed=1, width=64, height=96, n
 def test_templates_behind_the_fields_are_not_part_of_a_prompt():
     """The extension for dynamic prompts writes the prompt that its wildcards came from behind the fields."""
     text = f"a house\nNegative prompt: no\n{LINE}, Version: v1.6.0\nTemplate: a {{house|boat}}\nNegative Template: no"
-    assert Recipe.from_infotext(text) == HOUSE.replace(negative="no", version="v1.6.0")
+    expected = HOUSE.replace(negative="no", version="v1.6.0", template="a {house|boat}", negative_template="no")
+    assert Recipe.from_infotext(text) == expected
+    assert Recipe.from_infotext(expected.infotext()) == expected
+    assert expected.infotext().endswith("\nTemplate: a {house|boat}\nNegative Template: no")
+
+
+@pytest.mark.parametrize(
+    "template", ["a\n{house|boat},\nin snow", '"a" {b|c}', '"a {b|c}"', "a\nSteps: 1, Seed: 2, Size: 8x8"]
+)
+def test_any_template_comes_back(template):
+    recipe = HOUSE.replace(template=template, negative_template=template)
+    assert Recipe.from_infotext(recipe.infotext()) == recipe
+
+
+def test_a_template_of_several_lines_is_read():
+    text = f"a house\n{LINE}\nTemplate: a\n{{house|boat}}\n\nNegative Template: no\n{{rain|snow}}"
+    assert Recipe.from_infotext(text) == HOUSE.replace(template="a\n{house|boat}", negative_template="no\n{rain|snow}")
+
+
+def test_a_template_among_the_fields_is_read():
+    text = f'a house\n{LINE}, Template: "a {{house|boat}}, b", Negative Template: no'
+    assert Recipe.from_infotext(text) == HOUSE.replace(template="a {house|boat}, b", negative_template="no")
+
+
+def test_another_prompt_has_another_template():
+    recipe = HOUSE.replace(template="a {house|boat}", negative_template="no {rain|snow}")
+    assert recipe.replace(steps=3).template == recipe.replace(prompt="a house").template == "a {house|boat}"
+    changed = recipe.replace(prompt="a boat")
+    assert (changed.template, changed.negative_template) == (None, "no {rain|snow}")
 
 
 def test_fields_go_on_behind_a_line_break():
@@ -27,7 +55,7 @@ def test_a_value_in_quotes_may_have_line_breaks():
 
 def test_line_breaks_of_windows_are_line_breaks():
     text = f"a house\r\nNegative prompt: blurry\r\n{LINE}, Emphasis: No norm\r\nTemplate: x"
-    assert Recipe.from_infotext(text) == HOUSE.replace(negative="blurry", emphasis="No norm")
+    assert Recipe.from_infotext(text) == HOUSE.replace(negative="blurry", emphasis="No norm", template="x")
 
 
 def test_settings_are_read_where_a_form_of_one_line_removed_the_line_breaks():
@@ -37,7 +65,8 @@ def test_settings_are_read_where_a_form_of_one_line_removed_the_line_breaks():
 
 def test_other_text_behind_the_fields_is_named():
     with pytest.warns(VelaturaWarning, match="text behind the settings is not read: 'made with love'"):
-        assert Recipe.from_infotext(f"a house\n{LINE}\nmade with love\nTemplate: a") == HOUSE
+        recipe = Recipe.from_infotext(f"a house\n{LINE}\nmade with love\nTemplate: a")
+    assert recipe == HOUSE.replace(template="a")
 
 
 def test_a_line_of_settings_within_a_prompt_is_named():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from secrets import randbelow
 
 from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT
-from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.recipe.recipe import TEMPLATE_BY_PROMPT, Recipe
 
 TEMPLATE_FIELDS = ("prompt", "hires_prompt", "negative", "hires_negative")  # in which wildcards are drawn
 
@@ -30,23 +31,30 @@ def increment_seeds(recipe: Recipe, count: int) -> Iterator[Recipe]:
         yield recipe if first_seed is None else recipe.replace(**{seed_field: first_seed + offset})
 
 
-def draw_template(recipe: Recipe, folder: Path) -> Recipe:
+def draw_templates(recipe: Recipe, folder: str | PathLike[str] | None) -> Recipe:
     """Return a recipe whose prompts have what their wildcards and variants stand for, drawn by its seed.
 
     Args:
-        recipe: The recipe. If a template is drawn, a missing seed is drawn too, so that the recipe replays.
-        folder: The folder of the wildcard files.
+        recipe: The recipe. Where a template is drawn, a missing seed is drawn too, so that the recipe replays. The
+            templates of the prompt and of the negative prompt are recorded in it.
+        folder: The folder of the wildcard files. None draws nothing.
+
+    Raises:
+        BadFile, BadPrompt, UnknownName: As `expand_template`.
     """
     from velatura.prompts.wildcards import expand_template, find_template
 
-    texts = {field: getattr(recipe, field) or "" for field in TEMPLATE_FIELDS}
-    templates = {field: text for field, text in texts.items() if find_template(text)}
+    if folder is None:
+        return recipe
+    templates = {field: text for field in TEMPLATE_FIELDS if find_template(text := getattr(recipe, field))}
     if not templates:
         return recipe
     recipe = draw_missing_seed(recipe)
     assert recipe.seed is not None
+    folder = Path(folder).expanduser()
     # a negative prompt draws for itself; the prompt of the hires pass draws what the first pass drew
     drawn = {
         field: expand_template(text, folder, recipe.seed + ("negative" in field)) for field, text in templates.items()
     }
-    return recipe.replace(**drawn)
+    recorded = {TEMPLATE_BY_PROMPT[field]: text for field, text in templates.items() if field in TEMPLATE_BY_PROMPT}
+    return recipe.replace(**drawn, **recorded)

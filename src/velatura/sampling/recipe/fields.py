@@ -24,11 +24,21 @@ def _normalize_prompt(text: str) -> str:
     Raises:
         ValueError: The text is not valid Unicode, or would be read as a negative prompt.
     """
+    normalized = _normalize_lines(text)
+    if any(line.startswith(NEGATIVE_PREFIX) for line in normalized.split("\n")):
+        raise ValueError(f"has a line that starts with {NEGATIVE_PREFIX!r}; pass what follows as the negative prompt")
+    return normalized
+
+
+def _normalize_lines(text: str) -> str:
+    """Remove spaces around lines and empty lines around a text.
+
+    Raises:
+        ValueError: The text is not valid Unicode.
+    """
     normalized = "\n".join(line.strip() for line in text.split("\n")).strip()
     if surrogate := re.search("[\ud800-\udfff]", normalized):
         raise ValueError(f"holds {surrogate[0]!a}, which is not a character: write it in UTF-8")
-    if any(line.startswith(NEGATIVE_PREFIX) for line in normalized.split("\n")):
-        raise ValueError(f"has a line that starts with {NEGATIVE_PREFIX!r}; pass what follows as the negative prompt")
     return normalized
 
 
@@ -60,6 +70,7 @@ def _drop_partial_size(size: Resolution | None) -> Resolution | None:
 
 
 PromptText = Annotated[str, AfterValidator(_normalize_prompt)]
+TemplateText = Annotated[str, AfterValidator(_normalize_lines)]
 
 
 def read_percent(value: object) -> object:

@@ -19,7 +19,8 @@ KEY_AT_START = re.compile(r"\s*\w[\w \-/]+:")
 INLINE_FIELDS = re.compile(r"\s(?=Steps:\s*\d+\s*,\s*\w[\w \-/]+:)")
 INLINE_NEGATIVE = re.compile(rf"\s(?={NEGATIVE_PREFIX})")
 # Lines that extensions for wildcards write behind the fields; the prompt above is what they became
-TEMPLATE_LINE = re.compile(r"\s*(Negative )?Template\s*:")
+TEMPLATE, NEGATIVE_TEMPLATE = "Template", "Negative Template"
+TEMPLATE_LINE = re.compile(rf"\s*(?P<key>{NEGATIVE_TEMPLATE}|{TEMPLATE})\s*:(?P<text>.*)", re.DOTALL)
 OPEN_QUOTE = re.compile(r':\s*"(?:\\.|[^"\\])*\Z')
 CLOSING_QUOTE = re.compile(r'(?:\\.|[^"\\])*"')
 LORA_WEIGHTS = "Lora weights"  # a field of Fooocus, whose prompts have no tags
@@ -35,22 +36,36 @@ class Infotext(NamedTuple):
 
 
 class InfotextLines(NamedTuple):
-    """Lines of an infotext: those of both prompts, the text of the fields, and the lines that nothing reads."""
+    """Lines of an infotext.
+
+    Attributes:
+        prompts: Lines of both prompts.
+        fields: The text of the fields.
+        unread: Lines that nothing reads.
+        templates: What the prompts were drawn from, by TEMPLATE and NEGATIVE_TEMPLATE.
+    """
 
     prompts: list[str]
     fields: str
     unread: list[str]
+    templates: Mapping[str, str] = {}
 
 
-def write_infotext(prompt: str, negative: str, fields: Mapping[str, object]) -> str:
-    """Write infotext: the prompt, the negative prompt, and a line of fields.
+def write_infotext(
+    prompt: str, negative: str, fields: Mapping[str, object], templates: Mapping[str, str | None] | None = None
+) -> str:
+    """Write infotext: the prompt, the negative prompt, a line of fields, and lines of templates.
 
     Args:
         prompt, negative: The prompts; an empty negative prompt is left out.
         fields: The fields in their order; those that are None are left out.
+        templates: What the prompts were drawn from, by TEMPLATE and NEGATIVE_TEMPLATE, as the web UI's extension for
+            dynamic prompts writes it; those that are None are left out.
     """
     line = ", ".join(f"{key}: {quote(value)}" for key, value in fields.items() if value is not None)
-    return "\n".join([prompt, *([f"{NEGATIVE_PREFIX} {negative}"] if negative else []), line]).strip()
+    template_lines = [f"{key}: {_quote_template(text)}" for key, text in (templates or {}).items() if text]
+    negative_lines = [f"{NEGATIVE_PREFIX} {negative}"] if negative else []
+    return "\n".join([prompt, *negative_lines, line, *template_lines]).strip()
 
 
 def read_infotext(text: str) -> Infotext:
@@ -60,6 +75,7 @@ def read_infotext(text: str) -> Infotext:
     """
     lines = split_infotext(text)
     fields = {key: unquote(value) for key, value in find_fields(lines.fields) if value}
+    fields |= lines.templates
     prompt, negative = _split_prompts([line.strip() for line in lines.prompts])
     return Infotext(prompt + _old_hypernetwork_tag(fields) + _fooocus_lora_tags(fields, prompt), negative, fields)
 
@@ -99,7 +115,7 @@ def split_infotext(text: str) -> InfotextLines:
     if not FIELD_LINE_START.match(lines[index]) and (inline := _split_single_line(lines)):
         return inline
     fields, unread = _join_fields(lines[index], lines[index + 1 :])
-    return InfotextLines(lines[:index], fields, unread)
+    return InfotextLines(lines[:index], fields, unread, _find_templates(lines[index + 1 :]))
 
 
 def find_fields(text: str) -> Iterator[tuple[str, str]]:
@@ -180,6 +196,23 @@ def _join_fields(line: str, following: list[str]) -> tuple[str, list[str]]:
             break
         is_open = _leaves_quote_open(text, is_open=is_open)
     return "".join(fields), unread
+
+
+def _find_templates(lines: list[str]) -> dict[str, str]:
+    """Return the templates in lines behind the fields; the lines of one go on until the next."""
+    templates: dict[str, str] = {}
+    key = ""
+    for line in lines:
+        if match := TEMPLATE_LINE.match(line):
+            key, templates[match["key"]] = match["key"], match["text"].strip()
+        elif key:
+            templates[key] += f"\n{line}"
+    return {key: unquote(text.strip()) for key, text in templates.items() if text.strip()}
+
+
+def _quote_template(text: str) -> str:
+    """Format a template for a line of its own: as a JSON string if it has line breaks, or quotes around it."""
+    return json.dumps(text, ensure_ascii=False) if "\n" in text or text.startswith('"') else text
 
 
 def _leaves_quote_open(line: str, *, is_open: bool) -> bool:

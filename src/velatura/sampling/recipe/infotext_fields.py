@@ -12,7 +12,7 @@ from velatura.card import printable_text
 from velatura.errors import warn
 from velatura.prompts.tags import PATH_OUTSIDE
 from velatura.sampling.recipe.fields import OverlayHash
-from velatura.sampling.recipe.infotext import quote, unquote
+from velatura.sampling.recipe.infotext import NEGATIVE_TEMPLATE, TEMPLATE, quote, unquote
 from velatura.sampling.recipe.unread_fields import (
     civitai_model,
     warn_of_civitai_resources,
@@ -202,6 +202,8 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
     elif area is not None:
         values.pop("mask_padding", None)
     values |= {"overlay_hashes": _parse_hashes(unread), "version": unread.pop("Version", None)}
+    templates = {"template": unread.pop(TEMPLATE, None), "negative_template": unread.pop(NEGATIVE_TEMPLATE, None)}
+    values |= {field: text for field, text in templates.items() if text}
     if "[" in prompts and _is_old(values["version"]):
         values.setdefault("old_editing", True)
     if "seed" in values:

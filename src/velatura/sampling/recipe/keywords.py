@@ -87,6 +87,8 @@ class FurtherRecipeFields(TypedDict, total=False):
     image_hash: str | None
     mask_hash: str | None
     overlay_hashes: tuple[OverlayHash, ...]
+    template: str | None
+    negative_template: str | None
     version: str | None
 
 

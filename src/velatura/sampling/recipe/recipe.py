@@ -1,7 +1,7 @@
 """A recipe: everything that decides how a picture is made, as a request and as the record inside the picture."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -20,9 +20,16 @@ from velatura.sampling.recipe.fields import (
     OverlayHash,
     Pixels,
     PromptText,
+    TemplateText,
 )
 from velatura.sampling.recipe.grid_fields import warn_of_grid
-from velatura.sampling.recipe.infotext import read_infotext, warn_of_infotext, write_infotext
+from velatura.sampling.recipe.infotext import (
+    NEGATIVE_TEMPLATE,
+    TEMPLATE,
+    read_infotext,
+    warn_of_infotext,
+    write_infotext,
+)
 from velatura.sampling.recipe.infotext_fields import from_infotext_fields, to_infotext_fields
 from velatura.sampling.recipe.metadata import infotext_from_text, read_image_recipe, read_recipe_infotext
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
@@ -41,8 +48,11 @@ RECORDED_FIELDS = (
     "image_hash",
     "mask_hash",
     "overlay_hashes",
+    "template",
+    "negative_template",
     "version",
 )
+TEMPLATE_BY_PROMPT = {"prompt": "template", "negative": "negative_template"}
 
 
 class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
@@ -99,6 +109,10 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     image_hash: str | None = Field(default=None, description="hash of the init image")
     mask_hash: str | None = Field(default=None, description="hash of the mask")
     overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="files of the overlays that it calls")
+    template: TemplateText | None = Field(
+        default=None, description="what the prompt was drawn from, with its wildcards"
+    )
+    negative_template: TemplateText | None = Field(default=None, description="the same of the negative prompt")
     version: str | None = Field(default=None, description="program that made it")
 
     @classmethod
@@ -165,9 +179,14 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
             {"prompt": prompt, "negative": negative, **from_infotext_fields(fields, f"{prompt}\n{negative}")}
         )
 
-    def infotext(self) -> str:
-        """Return the recipe as infotext, the text that A1111 writes into pictures."""
-        return write_infotext(self.prompt, self.negative, self.fields())
+    def infotext(self, further_fields: Mapping[str, object] | None = None) -> str:
+        """Return the recipe as infotext, the text that A1111 writes into pictures.
+
+        Args:
+            further_fields: Fields to write behind those of the recipe.
+        """
+        templates = {TEMPLATE: self.template, NEGATIVE_TEMPLATE: self.negative_template}
+        return write_infotext(self.prompt, self.negative, self.fields() | dict(further_fields or {}), templates)
 
     def fields(self) -> dict[str, object]:
         """Return the fields of the last line of that text, in A1111's order."""
@@ -176,9 +195,14 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     def replace(self, **changes: object) -> Self:
         """Return a copy with some fields changed and everything checked again.
 
+        Another prompt was not drawn from the template that is recorded, which is left out then.
+
         Raises:
             BadRecipe: A field is unknown or out of range.
         """
+        for field, template in TEMPLATE_BY_PROMPT.items():
+            if changes.get(field, getattr(self, field)) != getattr(self, field):
+                changes.setdefault(template, None)
         return self.model_validate(dict(self) | changes)
 
 
