@@ -65,6 +65,11 @@ class LibraryEntry:
         return tuple(filter(None, (*self.info.aliases, self.notes.title)))
 
     @property
+    def civitai_key(self) -> str:
+        """Civitai's number of the model's version, as civitai:123; "" if the notes do not know it."""
+        return f"civitai:{self.notes.version}" if self.notes.version else ""
+
+    @property
     def trigger_words(self) -> tuple[str, ...]:
         """Words that call what it learned: the owner's, else the published ones, else those in the file."""
         activation = (self.notes.activation,) if self.notes.activation else ()

@@ -21,6 +21,7 @@ from velatura.library.names import (
     HASH_PATTERN,
     TITLE_PATTERN,
     fold_name,
+    has_alias,
     has_exact_case,
     has_hash,
     is_called,
@@ -125,7 +126,7 @@ class Library:
         """Return the entry of a file by name.
 
         Args:
-            name: Its name, alias or hash.
+            name: Its name, alias or hash, or civitai:123 with Civitai's number of the version.
             kind: One of FILE_KINDS; None allows all.
             label: What messages call it; by default the kind, or "file".
 
@@ -329,11 +330,8 @@ class Library:
         if title:
             return self._find_by_title(title["name"], title["hash"].lower(), files, kinds)
         entries = self._catalogue.entries(files)
-        found = [
-            entry
-            for entry in entries
-            if entry.may_be(kinds) and folded_name in map(fold_name, entry.aliases) and not entry.file.is_snapshot
-        ]
+        named = [entry for entry in entries if entry.may_be(kinds) and has_alias(entry, folded_name)]
+        found = [entry for entry in named if not entry.file.is_snapshot]
         if found:
             return found
         digits = HASH_PATTERN.fullmatch(folded_name)

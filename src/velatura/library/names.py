@@ -22,6 +22,11 @@ def fold_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def has_alias(entry: LibraryEntry, folded_name: str) -> bool:
+    """Return True if the file or its notes give an entry this name, as `fold_name` returns it."""
+    return folded_name in {*map(fold_name, entry.aliases), entry.civitai_key or None}
+
+
 def normalize_path(name: str) -> str:
     """Return a name or path in a form for comparison: folded, with "/" between its parts as on any system."""
     return "/".join(part for part in fold_name(name).replace("\\", "/").split("/") if part not in {"", "."})

@@ -72,6 +72,7 @@ class Notes(BaseModel):
         family: The family of bases that it is for, such as SD1.
         vae: The name of the VAE that a checkpoint wants.
         title: The model's name on Civitai.
+        version: Civitai's number of the model's version.
         trigger_words: The trigger words that Civitai lists.
         hashes: The hashes that Civitai lists, in lower case.
         unread: What could not be read: sidecars with the reasons, and their fields that are unknown or not what they
@@ -87,6 +88,7 @@ class Notes(BaseModel):
     family: ShortText = ""
     vae: ShortText = ""
     title: ShortText = ""
+    version: ShortText = ""
     trigger_words: tuple[ShortText, ...] = ()
     hashes: tuple[ShortText, ...] = ()
     unread: tuple[LongText, ...] = ()
@@ -220,6 +222,7 @@ def _parse_civitai(text: str) -> dict[str, object]:
         "trigger_words": [word for word in word_list if isinstance(word, str)][:100],
         "family": _parse_family(version.get("baseModel")),
         "title": _join(model.get("name")),
+        "version": str(version["id"]) if isinstance(version.get("id"), int) else "",
         "description": _strip_html(_join(version.get("description"))),
         "hashes": [
             digits.lower()

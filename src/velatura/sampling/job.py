@@ -22,6 +22,7 @@ from velatura.sampling.recipe.sampler_names import draws_gpu_noise
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.recipe.sizes import HiresTarget, Resolution
 from velatura.sampling.resolve.overlays import OverlayResolver
+from velatura.sampling.resolve.resources import call_resources
 from velatura.sampling.samplers import find_sampler, find_scheduler
 from velatura.sampling.validate import (
     DEFAULT_IMAGE_GUIDANCE,
@@ -123,11 +124,12 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
         UnknownName: No such sampler, scheduler, upscaler, overlay or embedding exists.
     """
     check_recipe(base, recipe, init_image)
+    recipe = call_resources(recipe, resolver.library)
     filled = fill_recipe(base, recipe, init_image)
     passes = plan_passes(base, filled, resolver, starts_from_image=init_image is not None)
     layout_job = None
     if filled.keep_layout:
-        layout_recipe = _make_layout_recipe(filled, passes)
+        layout_recipe = _make_layout_recipe(filled.replace(resources=()), passes)
         layout_job = prepare_job(base, layout_recipe, resolver, init_image)
     hashes = _overlay_hashes(passes)
     warn_of_other_overlays(recipe.overlay_hashes, hashes)

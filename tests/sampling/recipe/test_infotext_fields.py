@@ -214,13 +214,21 @@ def test_civitais_resources_name_the_base():
     assert Recipe.from_infotext(f"a <lora:x:1>\n{LINE}, Model: mine, {RESOURCES}").base == "mine"
 
 
-def test_overlays_of_civitais_generator_that_no_tag_calls_are_named():
-    words = r"are not used: Double Exposure \(model version 210432, weight 0.85\)"
-    with pytest.warns(VelaturaWarning, match=words):
-        Recipe.from_infotext(f"a house\n{LINE}, {RESOURCES}")
+def test_overlays_of_civitais_generator_that_no_tag_calls_are_listed():
+    recipe = Recipe.from_infotext(f"a house\n{LINE}, {RESOURCES}")
+    [resource] = recipe.resources
+    assert (resource.kind, resource.name, resource.version) == ("lora", "Double Exposure", "210432")
+    assert resource.weight == 0.85
+    assert Recipe.from_infotext(recipe.infotext()) == recipe
     by_urn = 'Civitai resources: [{"air":"urn:air:sd1:lora:civitai:1@2","weight":1}]'
-    with pytest.warns(VelaturaWarning, match="urn:air:sd1:lora:civitai:1@2"):
-        Recipe.from_infotext(f"a house\n{LINE}, {by_urn}")
+    [resource] = Recipe.from_infotext(f"a house\n{LINE}, {by_urn}").resources
+    assert (resource.version, resource.name) == ("2", "urn:air:sd1:lora:civitai:1@2")
+    by_hash = (
+        'Civitai resources: [{"type":"hypernetwork","name":"a, b","hash":"ABCDEF0123"},{"type":"embed"},{"type":7}]'
+    )
+    first, second = Recipe.from_infotext(f"a house\n{LINE}, {by_hash}").resources
+    assert (first.kind, first.name, first.hash, first.weight) == ("hypernet", "a, b", "abcdef0123", 1)
+    assert (second.kind, second.name, second.version) == ("lora", "", "")
     with pytest.warns(VelaturaWarning, match="Civitai resources cannot be read"):
         Recipe.from_infotext(f"a house\n{LINE}, Civitai resources: [cut")
 

@@ -6,7 +6,10 @@ import velatura
 from velatura.errors import UnknownName, ignore_warnings
 from velatura.sampling.resolve.missing import MissingPart, find_missing
 
-HERE = {("checkpoint", "deliberate"), ("lora", "ink"), ("lora", "0123abcd"), ("embedding", "bad-hands"), ("vae", "kl")}
+HERE = {
+    *(("checkpoint", "deliberate"), ("lora", "ink"), ("lora", "0123abcd"), ("lora", "civitai:77")),
+    *(("embedding", "bad-hands"), ("vae", "kl")),
+}
 INFOTEXT = "a cat{words}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64{fields}"
 
 
@@ -30,6 +33,12 @@ def find(name: str, kind: str) -> None:
         (", good-hands", ', TI hashes: "good-hands: 77777777"', [("embedding", "good-hands", "77777777")]),
         ("", ", Model hash: 88888888, Model: anything", [("base", "anything", "88888888")]),
         ("", ", VAE: other.vae.pt", [("vae", "other.vae.pt", "")]),
+        # Civitai's list: by the number of the version, by the hash, by the name, and none of them
+        ("", ', Civitai resources: [{"type":"lora","modelVersionId":77}]', []),
+        ("", ', Civitai resources: [{"type":"lora","modelName":"Ink, again","hash":"0123ABCD"}]', []),
+        ("", ', Civitai resources: [{"type":"lora","modelName":"ink","modelVersionId":9}]', []),
+        ("", ', Civitai resources: [{"type":"lora","modelVersionId":9}]', [("lora", "civitai:9", "")]),
+        ("", ', Civitai resources: [{"type":"lora","modelName":"Gone"}]', [("lora", "Gone", "")]),
     ],
 )
 def test_what_is_not_here_is_named_once(words, fields, expected):

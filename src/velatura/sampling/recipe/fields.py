@@ -111,6 +111,30 @@ class OverlayHash(BaseModel):
         return cls(kind=kind, name=re.sub(r"[:,]", "", name).strip(), hash=digest)
 
 
+class OverlayResource(BaseModel):
+    """An overlay that a picture was made with, and that no tag in its prompt calls.
+
+    Attributes:
+        kind: The kind of overlay that a tag for it has.
+        name: The name of the model.
+        version: Civitai's number of the version, "" if it is not known.
+        weight: The strength.
+        hash: A hash of the file, "" if it is not known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: str = ""
+    version: str = Field(default="", pattern=r"\d{0,12}")
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    hash: str = ""
+
+    def library_keys(self) -> list[str]:
+        """Return what a library may find the file by, the surest first."""
+        return list(filter(None, (f"civitai:{self.version}" if self.version else "", self.hash, self.name)))
+
+
 class NoiseFields(BaseModel):
     """Fields for the noise that a picture starts from."""
 

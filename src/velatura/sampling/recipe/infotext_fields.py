@@ -11,13 +11,10 @@ from typing import NamedTuple, cast
 from velatura.card import printable_text
 from velatura.errors import warn
 from velatura.prompts.tags import PATH_OUTSIDE
-from velatura.sampling.recipe.fields import OverlayHash
+from velatura.sampling.recipe.civitai import CIVITAI_RESOURCES, civitai_model, read_resources, write_resources
+from velatura.sampling.recipe.fields import OverlayHash, OverlayResource
 from velatura.sampling.recipe.infotext import NEGATIVE_TEMPLATE, TEMPLATE, quote, unquote
-from velatura.sampling.recipe.unread_fields import (
-    civitai_model,
-    warn_of_civitai_resources,
-    warn_of_unread_fields,
-)
+from velatura.sampling.recipe.unread_fields import warn_of_unread_fields
 
 # Names of the fields that hold the hashes of overlays, by kind
 HASH_FIELDS = {
@@ -36,7 +33,6 @@ ETA = "Eta"
 NOISE_SCHEDULE = "Noise Schedule"  # A1111's, which knows the first of these values; with others it forces nothing
 NOISE_SCHEDULES = {"Zero Terminal SNR": True, "Without zero terminal SNR": False}
 HASHES, MODEL, VAE = "Hashes", "Model", "VAE"
-CIVITAI_RESOURCES = "Civitai resources"
 # Values that stand for "as in the first pass", or for nothing
 UNSET_VALUES = {
     "Sampler": ("Undefined", "None", "Default"),
@@ -171,7 +167,8 @@ def to_infotext_fields(values: Mapping[str, object], defaults: Mapping[str, obje
         or values.get(entry.field) != defaults.get(entry.field)
     }
     hashes = cast("tuple[OverlayHash, ...]", values["overlay_hashes"])
-    return {**written, **_format_hashes(hashes), "Version": values["version"]}
+    resources = write_resources(cast("tuple[OverlayResource, ...]", values["resources"]))
+    return {**written, **_format_hashes(hashes), CIVITAI_RESOURCES: resources, "Version": values["version"]}
 
 
 def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[str, object]:
@@ -192,7 +189,7 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
     resources = unread.pop(CIVITAI_RESOURCES, None)
     values: dict[str, object] = {entry.field: unread.pop(entry.key) for entry in INFOTEXT_FIELDS if entry.key in unread}
     if resources is not None:
-        warn_of_civitai_resources(resources, prompts)
+        values["resources"] = read_resources(resources, prompts)
         values.setdefault("base", civitai_model(resources))
     values |= _parse_size(values.pop("size", None))
     values |= _parse_noise_schedule(values.pop("zero_snr", None))

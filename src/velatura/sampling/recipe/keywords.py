@@ -6,7 +6,7 @@
 from typing import Literal, TypedDict
 
 from velatura.prompts.emphasis import EmphasisMode
-from velatura.sampling.recipe.fields import MaskedContent, OverlayHash, RandnSource, ResizeMode
+from velatura.sampling.recipe.fields import MaskedContent, OverlayHash, OverlayResource, RandnSource, ResizeMode
 
 
 class CommonRecipeFields(TypedDict, total=False):
@@ -87,6 +87,7 @@ class FurtherRecipeFields(TypedDict, total=False):
     image_hash: str | None
     mask_hash: str | None
     overlay_hashes: tuple[OverlayHash, ...]
+    resources: tuple[OverlayResource, ...]
     template: str | None
     negative_template: str | None
     version: str | None

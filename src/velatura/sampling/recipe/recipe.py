@@ -18,6 +18,7 @@ from velatura.sampling.recipe.fields import (
     NoiseFields,
     NonNegative,
     OverlayHash,
+    OverlayResource,
     Pixels,
     PromptText,
     TemplateText,
@@ -48,6 +49,7 @@ RECORDED_FIELDS = (
     "image_hash",
     "mask_hash",
     "overlay_hashes",
+    "resources",
     "template",
     "negative_template",
     "version",
@@ -109,6 +111,9 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     image_hash: str | None = Field(default=None, description="hash of the init image")
     mask_hash: str | None = Field(default=None, description="hash of the mask")
     overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="files of the overlays that it calls")
+    resources: tuple[OverlayResource, ...] = Field(
+        default=(), description="overlays without a tag in the prompt, which are called if the library has them"
+    )
     template: TemplateText | None = Field(
         default=None, description="what the prompt was drawn from, with its wildcards"
     )

@@ -1,12 +1,9 @@
 """Fields of infotext that a recipe does not hold: which of them leave the picture as it is, and what others mean."""
 
-import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Mapping
 
 from velatura.errors import warn
-from velatura.prompts.tags import TAG_PATTERN
 
 # Fields of A1111, Forge, SD.Next, Fooocus, Civitai and extensions that do not change the picture, or repeat the prompt
 IGNORED_FIELDS = re.compile(
@@ -65,7 +62,6 @@ FIELD_MEANINGS = {
     "Token merging": "token merging simplified attention",
     "Ultimate SD upscale": "it was upscaled in tiles afterwards",
 }
-OTHER_RESOURCES = {"checkpoint", "embed", "upscaler", "vae"}  # which no tag calls
 TITLE_HASH = re.compile(r" \[[0-9a-fA-F]+\]$")  # behind the name of a checkpoint
 MAX_ENTRIES = 2  # of fields of one kind that a warning shows
 MAX_VALUE_LENGTH = 80
@@ -93,37 +89,6 @@ def warn_of_unread_fields(fields: Mapping[str, str], others: Mapping[str, str]) 
     warn(f"not supported: {shown}; the picture will be different" + (f" ({meanings})" if meanings else ""))
 
 
-def civitai_model(text: str) -> str | None:
-    """Return the checkpoint's name in Civitai's list of resources, if it has one."""
-    names = (resource.get("modelName") for resource in _parse_resources(text) if _type_of(resource) == "checkpoint")
-    return next((name for name in names if isinstance(name, str) and name), None)
-
-
-def warn_of_civitai_resources(text: str, prompts: str) -> None:
-    """Warn of overlays in Civitai's list of resources that the prompts do not call.
-
-    Pictures of its own generator have no tags. The list holds numbers of model versions, and no names of files.
-
-    Args:
-        text: The list, in JSON.
-        prompts: Both prompts as one text.
-    """
-    resources = _parse_resources(text)
-    if not resources and text.strip() not in {"", "[]"}:
-        warn("Civitai resources cannot be read: if overlays were used without tags, the picture will be different")
-    tags = sum(1 for _ in TAG_PATTERN.finditer(prompts))
-    overlays = [
-        resource for resource in resources if _type_of(resource) not in {"checkpoint", "embed", "vae", "upscaler"}
-    ]
-    if len(overlays) <= tags:
-        return
-    names = ", ".join(map(_describe_resource, overlays))
-    warn(
-        f"Civitai resources without a tag in the prompt are not used: {names}; the picture will be different until you "
-        "download them and call them, as <lora:file:0.8>"
-    )
-
-
 def _is_harmless(key: str, value: str, others: Mapping[str, str]) -> bool:
     repeated = others.get(REPEATED_FIELDS.get(key, ""))
     if repeated is not None and _is_same(TITLE_HASH.sub("", value), repeated):
@@ -146,28 +111,3 @@ def _kind_of(key: str) -> str:
 def _shorten_entries(entries: list[str]) -> str:
     others = len(entries) - MAX_ENTRIES
     return ", ".join(entries[:MAX_ENTRIES]) + (f" and {others} more of the kind" if others > 0 else "")
-
-
-def _parse_resources(text: str) -> Iterable[Mapping[str, object]]:
-    try:
-        parsed: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    resources = cast("list[object]", parsed) if isinstance(parsed, list) else []
-    return [cast("Mapping[str, object]", resource) for resource in resources if isinstance(resource, dict)]
-
-
-def _type_of(resource: Mapping[str, object]) -> str:
-    """Return the type of a resource; its URN has it too, as urn:air:sd1:lora:civitai:1@2."""
-    urn = str(resource.get("air", "")).split(":")
-    return str(resource.get("type") or (urn[3] if len(urn) > 3 else "lora")).lower()
-
-
-def _describe_resource(resource: Mapping[str, object]) -> str:
-    name = resource.get("modelName") or resource.get("air") or "an unnamed one"
-    version, weight = resource.get("modelVersionId"), resource.get("weight")
-    details = [
-        *([f"model version {version}"] if version else []),
-        *([f"weight {weight}"] if weight is not None else []),
-    ]
-    return f"{name} ({', '.join(details)})" if details else str(name)

@@ -1,6 +1,6 @@
 """Find the overlays and embeddings that prompts name, and attach them to the base while pictures are made.
 
 Open `overlays.py` first (tags such as `<lora:ink:0.8>`), then `embeddings.py` (names among the words) and
-`attached.py` (what a batch attaches). `file_hashes.py` computes the hashes that recipes record of their files, and
-`missing.py` finds what a recipe needs and a library lacks.
+`attached.py` (what a batch attaches). `resources.py` adds tags for overlays that a recipe only lists. `file_hashes.py`
+computes the hashes that recipes record of their files, and `missing.py` finds what a recipe needs and a library lacks.
 """

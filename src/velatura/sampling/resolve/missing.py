@@ -48,6 +48,7 @@ def _missing_parts(recipe: Recipe, find_file: FindFile, own_bases: frozenset[str
     base = MissingPart("base", recipe.base or "", recipe.base_hash or "")
     if base.name not in own_bases and not _is_here(base, find_file, "checkpoint"):
         yield base
+    yield from _missing_resources(recipe, find_file)
     for part in (MissingPart("vae", recipe.vae or "", recipe.vae_hash or ""), *_overlays(recipe)):
         if not _is_here(part, find_file, part.kind):
             yield part
@@ -55,6 +56,14 @@ def _missing_parts(recipe: Recipe, find_file: FindFile, own_bases: frozenset[str
     yield from (MissingPart("sampler", name) for name in samplers if find_sampler_name(name) is None)
     if recipe.scheduler and find_scheduler_name(recipe.scheduler) is None:
         yield MissingPart("scheduler", recipe.scheduler)
+
+
+def _missing_resources(recipe: Recipe, find_file: FindFile) -> Iterator[MissingPart]:
+    """Yield the overlays that the recipe lists without a tag and that are not here."""
+    for resource in recipe.resources:
+        keys = resource.library_keys()
+        if not any(_is_here(MissingPart(resource.kind, key), find_file, resource.kind) for key in keys):
+            yield MissingPart(resource.kind, resource.name or next(iter(keys), "an unnamed one"), resource.hash)
 
 
 def _is_here(part: MissingPart, find_file: FindFile, kind: str) -> bool:

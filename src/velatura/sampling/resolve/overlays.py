@@ -81,7 +81,12 @@ class OverlayCall:
 
 
 class OverlayResolver:
-    """Finds the overlays that tags call, first among those passed by hand, then in a library; each only once."""
+    """Finds the overlays that tags call, first among those passed by hand, then in a library; each only once.
+
+    Attributes:
+        library: The library, None for none.
+        lenient: Warn of what is unknown or does not fit, instead of raising an error.
+    """
 
     def __init__(
         self, library: Library | None, overlays: Mapping[str, Overlay] | None, *, lenient: bool = False
@@ -94,7 +99,7 @@ class OverlayResolver:
             lenient: Warn of tags whose overlay is unknown or does not fit the base, and leave them out, instead of
                 raising an error.
         """
-        self._library = library
+        self.library = library
         self.lenient = lenient
         self.embeddings = EmbeddingResolver(library, overlays, lenient=lenient)
         self._overlays = {name.lower(): overlay for name, overlay in (overlays or {}).items()}
@@ -200,25 +205,25 @@ class OverlayResolver:
     def _look_for(self, tag: Tag, kind: str, recipe_hash: str | None) -> Overlay:
         if given_overlay := self._overlays.get(tag.name.lower()):
             return given_overlay
-        if self._library is None:
+        if self.library is None:
             if self._overlays:
                 raise UnknownName.with_suggestions("overlay", tag.name, self._overlays)
             raise UnknownName(f"the overlay {tag.name!r} is unknown: pass library= or overlays= to find it in")
-        return self._find_by_hash(tag, kind, recipe_hash) or self._library.overlay(tag.name, kind)
+        return self._find_by_hash(tag, kind, recipe_hash) or self.library.overlay(tag.name, kind)
 
     def _find_by_hash(self, tag: Tag, kind: str, recipe_hash: str | None) -> Overlay | None:
         """Find the file that a recipe records, where its name now belongs to another file or to none."""
-        assert self._library
+        assert self.library
         if recipe_hash is None:
             return None
         try:
-            by_name = self._library.overlay(tag.name, kind)
+            by_name = self.library.overlay(tag.name, kind)
         except UnknownName:
             by_name = None
         if by_name is not None and (by_name.source is None or recipe_hash in overlay_file_hashes(kind, by_name.source)):
             return by_name
         try:
-            by_hash = self._library.overlay(recipe_hash, kind)
+            by_hash = self.library.overlay(recipe_hash, kind)
         except UnknownName:
             return None
         warn(f"{tag} is {by_hash.source}, found by its hash ({recipe_hash})")
