@@ -134,3 +134,89 @@ def test_a_name_in_place_of_a_path_points_to_libraries(tiny):
         velatura.attach(tiny, "inca")
     with pytest.raises(BadOverlay, match="None is not an overlay: give one, or the path of its file"):
         velatura.attach(tiny, None)
+
+
+def states(pipeline):
+    """Which modules are in training mode, and which weights require gradients."""
+    models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    training = [module.training for model in models for module in model.modules()]
+    return training, [weight.requires_grad for model in models for weight in model.parameters()]
+
+
+@pytest.fixture
+def trainable(pipeline):
+    """A pipeline that somebody is training: the UNet but for its first layer, in training mode."""
+    pipeline.unet.train().requires_grad_(True)
+    pipeline.unet.conv_in.eval().requires_grad_(False)
+    yield pipeline
+    pipeline.unet.eval().requires_grad_(False)
+
+
+USES = {
+    "generate": lambda pipeline: velatura.generate(pipeline, "a house", steps=1),
+    "stream": lambda pipeline: next(velatura.generate_stream(pipeline, ["a house"], steps=1)),
+    "grid": lambda pipeline: velatura.grid(pipeline, velatura.Recipe(prompt="a house", steps=1), x=("seed", [1])),
+    "grid of bases": lambda pipeline: velatura.grid(
+        None, velatura.Recipe(prompt="a house", steps=1), x=("base", [pipeline])
+    ),
+    "for_base": velatura.Lora.for_base,
+    "save": lambda pipeline: velatura.save(pipeline, "base.safetensors"),
+    "merge": lambda pipeline: velatura.merge(pipeline, velatura.tiny(), 0.5),
+    "train": lambda pipeline: velatura.train(
+        pipeline,
+        velatura.Hypernetwork.for_base(pipeline, name="inca"),
+        velatura.tiny_pictures("neon"),
+        out="run",
+        steps=1,
+        pixels=16,
+        batch_size=1,
+        end_sheet=False,
+        validation_pictures=0,
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")  # of a short training
+def test_a_pipeline_that_somebody_trains_stays_trainable(trainable, use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = states(trainable)
+    assert any(before[0])
+    assert any(before[1])
+    USES[use](trainable)
+    assert states(trainable) == before
+    assert all(weight.grad is None for weight in trainable.unet.parameters())
+
+
+REFUSALS = {
+    "generate": lambda pipeline: velatura.generate(pipeline, "a house", width=65),
+    "measure": lambda pipeline: velatura.measure("missing", "missing", base=pipeline),
+    "study": lambda pipeline: velatura.study(pipeline, "missing", out="study", minutes=0),
+    "tune": lambda pipeline: velatura.tune(pipeline, velatura.Hypernetwork.for_base(pipeline), prompts=["a house"]),
+}
+
+
+@pytest.mark.parametrize("use", REFUSALS)
+def test_a_pipeline_stays_trainable_after_an_error(trainable, use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = states(trainable)
+    with pytest.raises(velatura.VelaturaError):
+        REFUSALS[use](trainable)
+    assert states(trainable) == before
+
+
+def test_a_pipeline_stays_trainable_in_inference_mode(trainable):
+    before = states(trainable)
+    with torch.inference_mode():
+        velatura.generate(trainable, "a house", steps=1)
+    assert states(trainable) == before
+
+
+def test_a_pipeline_in_training_mode_makes_the_picture_of_its_base(trainable, tiny):
+    picture = velatura.generate(trainable, "a red house", steps=2, seed=7).image
+    assert np.array_equal(picture, velatura.generate(tiny, "a red house", steps=2, seed=7).image)
+
+
+def test_an_opened_pipeline_is_frozen(trainable):
+    velatura.open_base(trainable)
+    assert states(trainable) == ([False] * len(states(trainable)[0]), [False] * len(states(trainable)[1]))

@@ -74,14 +74,15 @@ class Base:
         self.open_options = OpenOptions()
         self._offloader: ModelOffloader | None = None
         self._blank_conditions: dict[tuple[int, int], Tensor] = {}
-        for model in self._models:
+        for model in self.models:
             model.requires_grad_(False).eval()
 
     def __repr__(self) -> str:
         return f"Base({self.name!r}, {self.family.name}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
 
     @property
-    def _models(self) -> tuple[nn.Module, ...]:
+    def models(self) -> tuple[nn.Module, ...]:
+        """Return the UNet, the autoencoder and the text encoders."""
         return self.unet, self.vae, *(encoder.model for encoder in self.text.encoders)
 
     @property
@@ -105,7 +106,7 @@ class Base:
     @property
     def byte_count(self) -> int:
         """Return the bytes that all weights take in memory; shared storages count once."""
-        weights = (tensor for model in self._models for tensor in model.state_dict().values())
+        weights = (tensor for model in self.models for tensor in model.state_dict().values())
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights}
         return sum(storages.values())
 
@@ -135,7 +136,7 @@ class Base:
             self._offloader.remove_hooks()
             self._offloader = None
         self._blank_conditions.clear()
-        for model in self._models:
+        for model in self.models:
             nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own only adds a log line
         convolutional_models: tuple[Any, ...] = (self.unet, self.vae)
         for model in convolutional_models:

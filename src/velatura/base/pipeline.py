@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import PurePath
-from typing import Any, Protocol, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from torch import nn
 
@@ -16,6 +18,8 @@ from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import UnsupportedBase
 
 PIPELINE_PARTS = ("unet", "vae", "scheduler")  # that every pipeline of a Stable Diffusion has
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 TEXT_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 
 
@@ -34,7 +38,8 @@ def to_base(model: object, parameter: str = "base") -> Base:
     """Return a base as it is, or a base that shares the modules of a diffusers pipeline.
 
     The pipeline keeps working, with the same weights. Its modules are set to eval mode, and their weights no longer
-    require gradients, as those of any base. Its scheduler is not used, except for the noise schedule in it.
+    require gradients, as those of any base; `freeze_models` gives both back when a function is done. Its scheduler
+    is not used, except for the noise schedule in it.
 
     Args:
         model: A Base, or a pipeline of SD1, SD2 or SDXL.
@@ -65,6 +70,52 @@ def to_base(model: object, parameter: str = "base") -> Base:
 def is_pipeline(model: object) -> bool:
     """Return True for an object with the parts of a diffusers pipeline of any Stable Diffusion."""
     return not isinstance(model, Base) and all(hasattr(model, part) for part in PIPELINE_PARTS)
+
+
+@contextmanager
+def frozen_modules(*models: nn.Module) -> Generator[None]:
+    """Set models to eval mode and freeze their weights, and give both back at the end of the block.
+
+    Only modules that were in training mode, and weights that required gradients, are touched.
+    """
+    training = [module for model in models for module in model.modules() if module.training]
+    trainable = [weight for model in models for weight in model.parameters() if weight.requires_grad]
+    try:
+        for module in training:
+            module.training = False
+        for weight in trainable:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for weight in trainable:
+            weight.requires_grad_(True)
+
+
+def freeze_models(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate a function that takes bases and pipelines, so that it leaves their modules as they were.
+
+    A base shares the modules of a pipeline and freezes them, but the user may be training them.
+    """
+
+    @wraps(function)
+    def call_frozen(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with frozen_modules(*(module for value in (*args, *kwargs.values()) for module in _modules(value))):
+            return function(*args, **kwargs)
+
+    return call_frozen
+
+
+def _modules(value: object) -> Iterator[nn.Module]:
+    """Yield the models of a base, or those of a pipeline that a base shares; nothing of anything else."""
+    if isinstance(value, Base):
+        yield from value.models
+    elif is_pipeline(value):
+        for part in ("unet", "vae", *(encoder for _, encoder in TEXT_PARTS)):
+            module = _module(value, part)
+            if module is not None:
+                yield module
 
 
 def _share_modules(pipeline: object, name: str, unet: nn.Module, vae: nn.Module) -> Base:

@@ -35,9 +35,7 @@ def check_base_values(values: Sequence[object], library: Library | None) -> None
     """
     for value in values:
         if not isinstance(value, str | PurePath):
-            from velatura.base.pipeline import to_base
-
-            to_base(value, "a value of the axis 'base'")
+            base_label(value)
         elif not _is_openable(name := str(value)):
             if library is None:
                 raise BadFile(f"{name!r} does not exist: give the path of a base, or a library that has its name")
@@ -58,12 +56,12 @@ def open_base_value(name: str, library: Library | None) -> AnyBase:
 
 
 def base_label(value: object) -> str:
-    """Return the name of a base for the labels of a grid."""
+    """Return the name of a base for the labels of a grid; raises UnsupportedBase if it is not one."""
     if isinstance(value, str | PurePath):
         return str(value)
-    from velatura.base.pipeline import to_base
+    from velatura.base.pipeline import freeze_models, to_base
 
-    return to_base(value).name
+    return freeze_models(to_base)(value, "a value of the axis 'base'").name
 
 
 def generate_by_base(

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 from PIL import Image
 
 from velatura.arguments import check_arguments
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare.base_axis import (
     OpenBase,
     base_label,
@@ -97,6 +97,7 @@ class Grid:
         return path
 
 
+@freeze_models
 @check_arguments()
 def grid(
     base: AnyBase | None,

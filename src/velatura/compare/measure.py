@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from velatura.arguments import check_arguments
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare import metrics
 from velatura.compare.metrics import Mean
 from velatura.compare.picture_features import PictureEncoder, PictureFeatures
@@ -122,6 +122,7 @@ class Measurement:
         return json.dumps(facts, indent=2, ensure_ascii=False)
 
 
+@freeze_models
 @check_arguments()
 @gather_warnings()
 def measure(

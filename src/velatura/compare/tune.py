@@ -15,7 +15,7 @@ from torch import Tensor
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare import metrics
 from velatura.compare.picture_features import PictureEncoder, PictureFeatures
 from velatura.compare.picture_sets import Pictures, PictureSet, read_picture_set
@@ -103,6 +103,7 @@ class Tuning:
         return sidecar
 
 
+@freeze_models
 @check_arguments()
 @gather_warnings()
 def tune(

@@ -106,7 +106,7 @@ def open_base(
         path: A checkpoint (.safetensors or .ckpt), a diffusers folder, or a model on the Hugging Face hub as
             hub:owner/name, hub:owner/name@revision or hub:owner/name/file. A file or folder of a UNet alone is enough
             if `text` and `vae` are given too. Or a diffusers pipeline of SD1, SD2 or SDXL, whose modules the base then
-            shares; the other arguments are for files.
+            shares and freezes; the other arguments are for files.
         dtype: Precision to compute in, such as "float16". "auto" is float16 on CUDA and MPS, bfloat16 on CPUs that
             multiply it in hardware (except for small bases), and float32 elsewhere.
         device: Device to compute on. "auto" is CUDA or MPS if there is one, and otherwise the CPU.

@@ -11,7 +11,7 @@ import torch
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.devices import find_dtype
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.errors import BadOverlay, UnknownName
 from velatura.formats.checkpoints import write_folder, write_single_file
 from velatura.formats.dialects import DIALECTS, Dialect
@@ -22,6 +22,7 @@ from velatura.overlays.overlay import Overlay
 CHECKPOINT_SUFFIX = ".safetensors"
 
 
+@freeze_models
 @check_arguments()
 def save(
     overlay_or_base: Overlay | AnyBase,

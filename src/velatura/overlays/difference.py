@@ -12,7 +12,7 @@ from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.families import Prediction
 from velatura.base.image_condition import LATENT_CHANNELS
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.errors import BadOverlay, WrongBase, warn
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.deltas.first_channels import (
@@ -50,6 +50,7 @@ class Difference(Lora):
     kind_name: ClassVar[str] = "difference"
 
     @classmethod
+    @freeze_models
     @check_arguments()
     def for_base(cls, base: AnyBase, *, text: bool = False, name: str = "") -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make a difference of zeros for a base, to be trained.
@@ -75,6 +76,7 @@ class Difference(Lora):
         return cls(_make_card(base, name), deltas)
 
     @classmethod
+    @freeze_models
     @check_arguments()
     def from_bases(cls, base: AnyBase, other: AnyBase, *, name: str = "", dtype: torch.dtype = torch.float32) -> Self:
         """Subtract the weights of one base from those of another.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from velatura.arguments import check_arguments
 from velatura.base.families import FAMILIES, advise_base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.base.text_encoder import TextEncoder
 from velatura.base.token_registry import check_vector_count
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, explain_validation_error
@@ -132,6 +132,7 @@ class Embedding(Overlay):
         return cls.from_vectors(*(tensor.detach().float().view(-1, tensor.shape[-1]) for tensor in vectors), card=card)
 
     @classmethod
+    @freeze_models
     @check_arguments()
     def for_base(
         cls,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from velatura.arguments import check_arguments
 from velatura.base.families import advise_base, check_family_name
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, warn
 from velatura.overlays.attention_layers import attention_layers, context_width
 from velatura.overlays.hooks.seams import Undo, hook_contexts
@@ -55,6 +55,7 @@ class Hypernetwork(Overlay):
             return cls(card)
 
     @classmethod
+    @freeze_models
     @check_arguments()
     def for_base(
         cls,

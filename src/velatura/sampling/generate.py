@@ -18,7 +18,7 @@ from torch import Tensor
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, frozen_modules, to_base
 from velatura.library import Library
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
@@ -88,7 +88,8 @@ class BatchRunner:
         Raises:
             NanLatents: The latents became NaN or infinite, or there is not enough memory.
         """
-        images, effects = run_batch(self.base, batch, self._conditioning_cache, on_denoised)
+        with frozen_modules(*self.base.models):
+            images, effects = run_batch(self.base, batch, self._conditioning_cache, on_denoised)
         return [Picture(image, job.recipe, tuple(effects)) for job, image in zip(batch, images, strict=True)]
 
     def previews(self, latents: Tensor) -> list[Image.Image]:
@@ -239,6 +240,7 @@ def generate_many(
     return [picture for _, picture in sorted(pictures, key=lambda indexed_picture: indexed_picture[0])]
 
 
+@freeze_models
 @check_arguments()
 def generate_stream(
     base: AnyBase,

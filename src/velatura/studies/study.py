@@ -12,7 +12,7 @@ from typing import cast
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
 from velatura.datasets.folder import Example, read_dataset
@@ -67,6 +67,7 @@ class StudyOptions:
         return f"{budget}, {self.seeds} seed{'s' * (self.seeds != 1)} of each kind"
 
 
+@freeze_models
 @check_arguments()
 @gather_warnings()
 def study(

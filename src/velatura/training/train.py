@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.datasets.folder import Dataset, Example, read_dataset, read_picture
 from velatura.errors import BadPlan, UnsupportedBase, ignore_warnings, warn
 from velatura.merging.bake.inputs import check_no_overlays_attached
@@ -58,6 +58,7 @@ __all__ = ["Run", "Stage", "Step", "check_plan", "resume", "train"]
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
+@freeze_models
 @check_arguments(skip=Plan.model_fields)
 def train(
     base: AnyBase,
@@ -176,6 +177,7 @@ def train(
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
+@freeze_models
 @check_arguments()
 def resume(
     base: AnyBase,

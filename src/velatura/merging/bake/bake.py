@@ -12,6 +12,7 @@ import torch
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.conditioning import Conditioning
+from velatura.base.pipeline import freeze_models
 from velatura.errors import warn
 from velatura.formats.open import open_base, open_overlay
 from velatura.merging.bake.calibration import (
@@ -36,6 +37,7 @@ from velatura.tensors import StrPath
 
 
 @torch.no_grad()
+@freeze_models
 @check_arguments()
 def bake(
     base: ModelSource,

@@ -11,6 +11,7 @@ import torch
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
+from velatura.base.pipeline import freeze_models
 from velatura.errors import BadRecipe, warn
 from velatura.merging.checkpoints.block_weights import BlockWeights, UNetBlocks
 from velatura.merging.checkpoints.lazy_merge import LazyMerge, OnTensor
@@ -63,6 +64,7 @@ def merge(
 
 
 @torch.no_grad()
+@freeze_models
 @check_arguments()
 def merge(
     base: ModelSource,

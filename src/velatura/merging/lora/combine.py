@@ -12,7 +12,7 @@ from torch import Tensor
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.card import Card
 from velatura.errors import BadOverlay, NoEffect, WrongBase, warn
 from velatura.merging.bake.weight_deltas import text_strength, unet_strength
@@ -63,6 +63,7 @@ class CombineReport(BaseModel):
 
 
 @torch.no_grad()
+@freeze_models
 @check_arguments()
 def combine(
     overlays: Iterable[tuple[Overlay, float | Strength]],

@@ -13,6 +13,7 @@ from torch import Tensor
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.families import FAMILIES, Prediction
+from velatura.base.pipeline import freeze_models
 from velatura.card import Card
 from velatura.errors import BadFile, BadOverlay, NoEffect
 from velatura.formats.inspect.inspect import inspect_file
@@ -89,6 +90,7 @@ class ExtractReport(BaseModel):
 
 
 @torch.no_grad()
+@freeze_models
 @check_arguments()
 def extract(
     base: ModelSource,

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from torch import Tensor
 
 from velatura.arguments import check_arguments
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.errors import BadOverlay
 from velatura.overlays.deltas import build_delta
 from velatura.overlays.deltas.delta import Delta
@@ -107,6 +107,7 @@ class Lora(Overlay):
         )
 
     @classmethod
+    @freeze_models
     @check_arguments()
     def for_base(
         cls,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from velatura.arguments import check_arguments
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.datasets.folder import read_dataset
 from velatura.datasets.pictures import read_upright
 from velatura.errors import gather_warnings
@@ -20,6 +20,7 @@ PICTURES_PER_BATCH = 64  # in memory at a time
 FAMILY_RATES = {"tiny": 1e-3}
 
 
+@freeze_models
 @check_arguments()
 def aesthetic_from(
     base: AnyBase,

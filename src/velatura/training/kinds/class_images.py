@@ -9,7 +9,7 @@ from pathlib import Path
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.datasets.folder import REGULARISATION_FOLDERS, class_folders, read_dataset, resolve_folder
 from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import picture_paths
@@ -108,6 +108,7 @@ def check_class_prompt(prompt: str) -> None:
         raise BadPlan(f'the class prompt "{prompt}" must say what the pictures show, without tags: write "a robot"')
 
 
+@freeze_models
 @check_arguments()
 def make_class_pictures(
     base: AnyBase,

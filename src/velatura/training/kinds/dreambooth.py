@@ -10,7 +10,7 @@ import torch
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
-from velatura.base.pipeline import AnyBase, to_base
+from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.errors import UnknownName
 from velatura.formats.save import save
 from velatura.merging.bake.bake import copy_base
@@ -35,6 +35,7 @@ def apply_difference(base: Base, difference: Difference, strength: float = 1.0, 
     return result
 
 
+@freeze_models
 @check_arguments()
 def save_dreambooth(
     output_format: str,
