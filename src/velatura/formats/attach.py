@@ -46,8 +46,10 @@ def attach(
         strength: 0 is off, 1 is as trained; values below 0 and above 1 are allowed, those below -1 and above 2 are
             warned of. One number, or a tensor with one value for each picture or each row of a batch;
             Strength(text, unet) if the text encoders get another strength than the UNet.
-        on: "prompt" or "negative" to act on one half of a guided batch only. Such a batch holds the negative prompts
-            first and then the prompts, as in diffusers.
+        on: "prompt" or "negative" to act on these rows of a guided batch only. A UNet alone is expected to be called
+            with the negative prompts first and then the prompts, as diffusers does. Diffusers' pipelines for
+            perturbed attention and instruct-pix2pix have three rows for a picture, which are told apart. Where
+            guidance is off, and where the order of the rows is not known, an error says so at the first step.
         blocks: The parts of the UNet in which the overlay acts: any of "in", "mid" and "out".
 
     Returns:

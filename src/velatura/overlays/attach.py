@@ -13,8 +13,9 @@ from velatura.arguments import describe_value
 from velatura.errors import BadOverlay, NoEffect, UnknownName, UnsupportedBase, warn
 from velatura.overlays.effect import Effect
 from velatura.overlays.hooks.context_hooks import CombineGroup, CombineMode
+from velatura.overlays.hooks.guided_rows import GuidedRows
 from velatura.overlays.hooks.module_attributes import warn_of_copies
-from velatura.overlays.hooks.seams import enable_dynamo_hook_guards, has_overlays
+from velatura.overlays.hooks.seams import enable_dynamo_hook_guards, has_overlays, hook_batch_size
 from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import LiveStrength, Strength, disable_inference_mode
 from velatura.overlays.target import Target
@@ -251,11 +252,15 @@ def _attach_to(
         raise UnsupportedBase(
             f"{target.name} has no weights, only their shapes (it is on the meta device): load them before attaching"
         )
-    live_strength = LiveStrength(strength, target.device, side, target.copy_counts)
+    rows = GuidedRows(target.name, target.unet, model, is_base=target.text is not None)
+    live_strength = LiveStrength(strength, target.device, side, rows)
     with disable_inference_mode():
         overlay.to(target.device)
     enable_dynamo_hook_guards()
     with ExitStack() as undos:
+        if rows.needs_batch_size:
+            for undo in hook_batch_size(target.unet, rows.record_batch_size):
+                undos.callback(undo)
         hook_count = 0
         for undo in overlay.install_hooks(target, live_strength):
             undos.callback(undo)

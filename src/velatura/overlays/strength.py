@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from velatura.base.encoding_context import BatchRow, current_row, negative_row_count
 from velatura.errors import BadStrength
+from velatura.overlays.hooks.guided_rows import GuidedRows
 from velatura.prompts.strengths import PromptSide
 
 
@@ -34,8 +35,8 @@ class LiveStrength:
         tensor: 0-d, or one value for each row. It stays the same object, so compiled code reads the new value without
             being traced again.
         version: Number of changes so far.
-        side: Half of a guided batch on which the overlay acts; the negative prompts come first, as in diffusers.
-        copy_counts: How often a guided batch may hold each picture.
+        side: Rows of a guided batch on which the overlay acts.
+        guided_rows: Knows which rows of a guided batch are prompts; None for halves.
     """
 
     def __init__(
@@ -43,10 +44,10 @@ class LiveStrength:
         value: float | Tensor | Strength,
         device: torch.device | None = None,
         side: PromptSide = "both",
-        copy_counts: Collection[int] = (2,),
+        guided_rows: GuidedRows | None = None,
     ) -> None:
         self.side: PromptSide = side
-        self.copy_counts = copy_counts
+        self.guided_rows = guided_rows
         self.version = 0
         self._text: LiveStrength | None = None
         if isinstance(value, Strength):
@@ -112,9 +113,11 @@ class LiveStrength:
         """
         if not torch.compiler.is_compiling() and (batch_row := current_row()) is not None:
             return self._strength_at(batch_row)
-        rows, strength = context.shape[0], self.tensor
+        strength = self.tensor
         if strength.ndim == 0 and self.side == "both":
             return strength
+        layer_rows = context.shape[0]
+        rows, part = (layer_rows, slice(None)) if self.guided_rows is None else self.guided_rows.locate(layer_rows)
         if strength.ndim and not self._fits_rows(strength.shape[0], rows):
             raise BadStrength(
                 f"{strength.shape[0]} strengths do not fit a batch of {rows}: give one number, one for each row, "
@@ -123,7 +126,7 @@ class LiveStrength:
         row_strengths = strength.repeat(rows // strength.shape[0]) if strength.ndim else strength.repeat(rows)
         if self.side != "both":
             row_strengths = row_strengths * self._side_mask(rows)
-        return row_strengths.view(rows, *(1,) * (context.ndim - 1))
+        return row_strengths[part].view(layer_rows, *(1,) * (context.ndim - 1))
 
     def _strength_at(self, batch_row: BatchRow) -> Tensor:
         """Return the value for one text of a batch, 0-d."""
@@ -142,30 +145,37 @@ class LiveStrength:
     def _fits_rows(self, count: int, rows: int) -> bool:
         """Return True for one strength for all rows, for each row, or for each picture of a guided batch.
 
-        A guided batch holds each picture as often as `copy_counts` says, unless velatura's own guidance says how many
-        rows are prompts.
+        A guided batch holds each picture as often as the model that makes it says, unless velatura's own guidance says
+        how many rows are prompts.
         """
         if count in {1, rows}:
             return True
         negative_rows = None if torch.compiler.is_compiling() else negative_row_count()
         if negative_rows is not None:
             return count == rows - negative_rows
-        return any(copies * count == rows for copies in self.copy_counts)
+        copy_counts = (2,) if self.guided_rows is None else self.guided_rows.copy_counts()
+        return any(copies * count == rows for copies in copy_counts)
 
     def _side_mask(self, rows: int) -> Tensor:
         """Return True for the rows of this side, False for the others.
 
-        The negative prompts are the first half of a batch, unless velatura's own guidance says how many they are.
+        The negative prompts come first, unless the model that makes the batch has another order.
         """
         negative_rows = None if torch.compiler.is_compiling() else negative_row_count()
         if negative_rows is None:
-            if rows % 2:
-                raise BadStrength(
-                    f"a batch of {rows} is not a guided batch and has no {self.side} half: leave out on={self.side!r}"
-                )
-            negative_rows = rows // 2
-        is_prompt = torch.arange(rows, device=self.tensor.device) >= negative_rows
+            is_prompt = self._prompt_mask(rows)
+        else:
+            is_prompt = torch.arange(rows, device=self.tensor.device) >= negative_rows
         return is_prompt if self.side == "prompt" else ~is_prompt
+
+    def _prompt_mask(self, rows: int) -> Tensor:
+        """Return True for the rows that are prompts in a batch of another program."""
+        groups = (False, True) if self.guided_rows is None else self.guided_rows.prompt_groups(self.side)
+        if rows % len(groups):
+            raise BadStrength(
+                f"a batch of {rows} is not a guided batch and has no {self.side} half: leave out on={self.side!r}"
+            )
+        return torch.tensor(groups, device=self.tensor.device).repeat_interleave(rows // len(groups))
 
 
 @contextmanager

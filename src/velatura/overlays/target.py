@@ -20,8 +20,6 @@ from velatura.prompts.strengths import UNET_BLOCKS, UNetBlock
 
 TEXT_ENCODER_NAMES = ("text_encoder", "text_encoder_2")  # as diffusers' pipelines call them
 
-PIX2PIX_CHANNELS = 8  # latents, and those of the image that is edited
-
 
 @dataclass(frozen=True)
 class Target:
@@ -82,16 +80,6 @@ class Target:
         )
         device = next((candidate for candidate in devices if candidate is not None), None)
         return next(self.unet.parameters()).device if device is None else torch.device(device)
-
-    @property
-    def copy_counts(self) -> tuple[int, ...]:
-        """Return how often a guided batch of this model may hold each picture.
-
-        Diffusers' pipelines with perturbed attention (PAG) and instruct-pix2pix models have three rows for a picture.
-        """
-        in_channels = getattr(getattr(self.unet, "config", None), "in_channels", None)
-        is_third_guidance = self.text is None and any(word in self.name for word in ("PAG", "Pix2Pix"))
-        return (2, 3) if is_third_guidance or in_channels == PIX2PIX_CHANNELS else (2,)
 
     def attention_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the attention layers that the overlay may change, with their names."""

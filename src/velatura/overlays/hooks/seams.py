@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -107,6 +107,16 @@ def record_contexts(model: nn.Module, callback: Callable[[str, nn.Module, Tensor
     for name, layer in attention_layers(model):
         layer_hook = partial(hook, name, layer)
         yield layer.get_submodule("to_k").register_forward_pre_hook(layer_hook, prepend=True).remove
+
+
+def hook_batch_size(unet: nn.Module, on_rows: Callable[[int], None]) -> Iterator[Undo]:
+    """Tell before each call of a UNet how many rows its batch has."""
+
+    def hook(_unet: nn.Module, arguments: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        on_rows(len(arguments[0] if arguments else named["sample"]))
+
+    yield unet.register_forward_pre_hook(hook, with_kwargs=True).remove
+    yield exclude_from_copies(unet, hook)
 
 
 def hook_token_embeddings(
