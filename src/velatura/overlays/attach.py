@@ -272,13 +272,15 @@ def _attach_to(
             )
         for name, part in target.parts.items():
             if has_overlays(part):
-                undos.callback(warn_of_copies(part, _describe_copy(overlay, target.name, name)))
+                descriptions = (f"its {name}", f"a part of its {name}")
+                messages = (_describe_copy(overlay, target.name, described) for described in descriptions)
+                undos.callback(warn_of_copies(part, *messages))
         return Attachment(overlay, target, live_strength, undos.pop_all(), _AttachedParts(model, target))
 
 
-def _describe_copy(overlay: Overlay, target_name: str, part: str) -> str:
+def _describe_copy(overlay: Overlay, target_name: str, copied: str) -> str:
     return (
-        f"{overlay.display_name} is attached to {target_name}, and a copy of its {part} is made without it: "
+        f"{overlay.display_name} is attached to {target_name}, and a copy of {copied} is made without it: "
         "attach it to the copy too, or detach it before you copy or pickle the model"
     )
 

@@ -3,7 +3,7 @@
 import io
 import pickle
 import warnings
-from copy import deepcopy
+from copy import copy, deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +14,7 @@ from torch import nn
 import velatura
 from velatura.errors import VelaturaWarning
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*a copy of its .* is made without it")
+pytestmark = pytest.mark.filterwarnings("ignore:.*a copy of .* is made without it")
 
 
 @pytest.fixture(params=["linear", "relu", "lora", "loha"])
@@ -122,13 +122,13 @@ def test_a_copy_says_once_which_overlay_it_lacks_and_is_silent_after_detaching(t
 def test_a_copy_of_a_base_or_a_pipeline_names_all_overlays_of_each_part(tiny, hyper, lora):
     pipeline = SimpleNamespace(unet=tiny.unet, text_encoder=tiny.text.encoders[0].model)
     parts = {name: set(vars(part)) for name, part in vars(pipeline).items()}
-    for model, copy in ((tiny, deepcopy), (pipeline, deepcopy), (pipeline, pickled)):
+    for model, make_copy in ((tiny, deepcopy), (pipeline, deepcopy), (pipeline, pickled)):
         with (
             velatura.attach(model, hyper(name="inca"), 0.7),
             velatura.attach(model, lora(name="ink"), 0.7),
             pytest.warns(VelaturaWarning) as warned,
         ):
-            copy(model)
+            make_copy(model)
         said = [str(warning.message) for warning in warned]
         assert [("inca" in line, "unet" in line) for line in said if "its unet" in line] == [
             (True, True),
@@ -142,3 +142,37 @@ def test_a_warning_of_a_copy_points_at_the_line_that_copies(tiny, hyper):
     with velatura.attach(tiny, hyper(name="inca"), 0.7), pytest.warns(VelaturaWarning) as warned:
         deepcopy(tiny.unet)
     assert [warning.filename for warning in warned] == [__file__]
+
+
+@pytest.mark.parametrize("copied", [deepcopy, pickled, saved], ids=["deepcopy", "pickle", "torch.save"])
+@pytest.mark.parametrize("part", ["mid_block", "mid_block.attentions.0.transformer_blocks.0.attn1", "down_blocks"])
+def test_a_copy_of_a_part_alone_says_once_which_overlays_it_lacks(tiny, hyper, lora, copied, part):
+    module = tiny.unet.get_submodule(part)
+    before = {name: set(vars(inner)) for name, inner in tiny.unet.named_modules()}
+    with velatura.attach(tiny, hyper(name="inca"), 0.7), velatura.attach(tiny, lora(name="ink"), 0.7):
+        for _ in range(2):
+            with pytest.warns(VelaturaWarning) as warned:
+                copied(module)
+            said = [str(warning.message) for warning in warned]
+            assert ["inca" in line for line in said] == [True, False]
+            assert all("a copy of a part of its unet is made without it" in line for line in said)
+        with pytest.warns(VelaturaWarning) as warned:
+            copied(tiny.unet)
+        assert ["a copy of its unet" in str(warning.message) for warning in warned] == [True, True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copied(module)
+    assert {name: set(vars(inner)) for name, inner in tiny.unet.named_modules()} == before
+
+
+def test_a_shallow_copy_of_a_layer_says_so_too(tiny, hyper):
+    layer = next(layer for name, layer in tiny.unet.named_modules() if name.endswith("attn2.to_k"))
+    with velatura.attach(tiny, hyper(name="inca"), 0.7), pytest.warns(VelaturaWarning, match="a part of its unet"):
+        copy(layer)
+
+
+def test_a_part_that_no_overlay_touches_is_copied_silently(tiny, hyper):
+    with velatura.attach(tiny, hyper(name="inca"), 0.7), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        deepcopy(tiny.unet.conv_in)
+        deepcopy(tiny.unet.time_embedding)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
+from inspect import currentframe
+from types import FrameType
 from typing import Any, SupportsIndex, cast
 
 from torch import Tensor, nn
@@ -20,7 +23,10 @@ HOOK_SLOT = "_velatura_seam"
 OUTPUT_SLOT = "_velatura_outputs"
 OUR_HOOKS = "_velatura_hooks"
 COPY_WARNINGS = "_velatura_copy_warnings"
+PART_COPY_WARNINGS = "_velatura_part_copy_warnings"
 _REDUCE = "__reduce_ex__"  # the method that deepcopy and pickle call
+# The frame and the instruction that pickled modules with our hooks last, and the ids of these modules
+_PICKLED: dict[tuple[int, int], set[int]] = {}
 
 
 def exclude_from_copies(module: nn.Module, hook: object) -> Undo:
@@ -48,17 +54,31 @@ def exclude_from_copies(module: nn.Module, hook: object) -> Undo:
     return undo
 
 
-def warn_of_copies(module: nn.Module, message: str) -> Undo:
-    """Warn with this message whenever a module is copied by deepcopy or pickle, since the copy has no overlays.
+def warn_of_copies(module: nn.Module, message: str, part_message: str) -> Undo:
+    """Warn whenever a module, or a part of it with our hooks, is copied by deepcopy or pickle: copies have no overlays.
 
     Args:
         module: The UNet or the text encoder to which an overlay is attached.
-        message: What the copy lacks, and what to do.
+        message: What a copy of it lacks, and what to do.
+        part_message: The same for a copy of a part of it alone.
 
     Returns:
         A function that ends it.
     """
-    messages: list[str] = vars(module).setdefault(COPY_WARNINGS, [])
+    undos = [_add_copy_warning(module, COPY_WARNINGS, message)]
+    for part in module.modules():
+        if part is not module and OUR_HOOKS in vars(part):
+            undos.append(_add_copy_warning(part, PART_COPY_WARNINGS, part_message))
+
+    def undo() -> None:
+        for undo_one in undos:
+            undo_one()
+
+    return undo
+
+
+def _add_copy_warning(module: nn.Module, attribute: str, message: str) -> Undo:
+    messages: list[str] = vars(module).setdefault(attribute, [])
     messages.append(message)
     vars(module)[_REDUCE] = partial(_reduce_without_hooks, module)
     reference = weakref.ref(module)  # the model can be freed while the attachment, which holds the undo, is kept
@@ -67,7 +87,7 @@ def warn_of_copies(module: nn.Module, message: str) -> Undo:
         messages.remove(message)
         module = reference()
         if module is not None and not messages:
-            del vars(module)[COPY_WARNINGS]
+            del vars(module)[attribute]
             _restore_copying(module)
 
     return undo
@@ -75,16 +95,22 @@ def warn_of_copies(module: nn.Module, message: str) -> Undo:
 
 def _restore_copying(module: nn.Module) -> None:
     """Let deepcopy and pickle copy a module as usual if it has none of our attributes any more."""
-    if OUR_HOOKS not in vars(module) and COPY_WARNINGS not in vars(module):
+    if not vars(module).keys() & {OUR_HOOKS, COPY_WARNINGS, PART_COPY_WARNINGS}:
         del vars(module)[_REDUCE]
 
 
 def _reduce_without_hooks(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
     """Describe a module to deepcopy and pickle without our hooks and attributes, and say what the copy lacks."""
-    for message in dict.fromkeys(vars(module).get(COPY_WARNINGS, ())):
+    frame = currentframe()
+    assert frame is not None
+    is_first = _is_first_of_copy(module, frame.f_back)
+    messages: list[str] = vars(module).get(COPY_WARNINGS, [])
+    if is_first:  # else its parts are copied with a whole that was warned of, or after another part
+        messages = [*messages, *vars(module).get(PART_COPY_WARNINGS, ())]
+    for message in dict.fromkeys(messages):
         warn(message)
     make, arguments, state, *rest = cast("tuple[Any, ...]", type(module).__reduce_ex__(module, protocol))
-    our_names = {HOOK_SLOT, OUTPUT_SLOT, OUR_HOOKS, COPY_WARNINGS, _REDUCE}
+    our_names = {HOOK_SLOT, OUTPUT_SLOT, OUR_HOOKS, COPY_WARNINGS, PART_COPY_WARNINGS, _REDUCE}
     if _is_ours(state.get("forward")):
         our_names.add("forward")
     new_state = {name: value for name, value in state.items() if name not in our_names}
@@ -93,6 +119,30 @@ def _reduce_without_hooks(module: nn.Module, protocol: SupportsIndex) -> tuple[o
         others = [(number, hook) for number, hook in state[hooks].items() if hook not in our_hooks]
         new_state[hooks] = OrderedDict(others)
     return make, arguments, new_state, *rest
+
+
+def _is_first_of_copy(module: nn.Module, caller: FrameType | None) -> bool:
+    """Return True for the first module with our hooks in one call of deepcopy or pickle.
+
+    Args:
+        module: The module that is copied.
+        caller: The frame that asks how it is copied: that of deepcopy, or of the line that pickles.
+    """
+    if caller is None:
+        return True
+    memo = caller.f_locals.get("memo") if caller.f_code is deepcopy.__code__ else None
+    if isinstance(memo, dict):  # of all objects that this call of deepcopy has copied, by their ids
+        copied = cast("dict[int, object]", memo)
+        is_first = id(_PICKLED) not in copied
+        copied[id(_PICKLED)] = True
+        return is_first
+    place = (id(caller), caller.f_lasti)
+    is_first = place not in _PICKLED or id(module) in _PICKLED[place]  # a pickle asks each module once
+    if is_first or COPY_WARNINGS in vars(module):
+        _PICKLED.clear()
+        _PICKLED[place] = set()
+    _PICKLED[place].add(id(module))
+    return is_first
 
 
 def _is_ours(forward: object) -> bool:
