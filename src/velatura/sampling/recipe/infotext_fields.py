@@ -11,9 +11,14 @@ from typing import NamedTuple, cast
 from velatura.card import printable_text
 from velatura.errors import warn
 from velatura.prompts.tags import PATH_OUTSIDE
-from velatura.sampling.recipe.civitai import CIVITAI_RESOURCES, civitai_model, read_resources, write_resources
 from velatura.sampling.recipe.fields import OverlayHash, OverlayResource
 from velatura.sampling.recipe.infotext import NEGATIVE_TEMPLATE, TEMPLATE, quote, unquote
+from velatura.sampling.recipe.programs.civitai_resources import (
+    CIVITAI_RESOURCES,
+    civitai_model,
+    read_resources,
+    write_resources,
+)
 from velatura.sampling.recipe.unread_fields import warn_of_unread_fields
 
 # Names of the fields that hold the hashes of overlays, by kind
