@@ -2,14 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from unicodedata import normalize
 
 from velatura.arguments import check_arguments
-from velatura.card import printable_text
 from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
     BEFORE_LABEL,
@@ -26,6 +24,8 @@ from velatura.datasets.pictures import (
 from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
+    find_list_problems,
+    find_unread_fields,
     odd_texts,
     read_caption,
     read_caption_lists,
@@ -325,19 +325,6 @@ def _warn_of_infotexts(captions: dict[Path, Caption]) -> None:
         warn(f"{found} the settings of a generated picture: only the prompt is learned as caption, without its tags")
 
 
-def find_unread_fields(captions: Iterable[Caption]) -> Iterator[tuple[Path, str]]:
-    """Yield the first file with fields that have no effect, and the names of all such fields of the folder.
-
-    Args:
-        captions: The captions of a folder.
-    """
-    captions = [caption for caption in captions if caption.unread]
-    fields = sorted({printable_text(field)[:40] for caption in captions for field in caption.unread})
-    if captions and captions[0].file is not None:
-        shown = ", ".join(fields[:5]) + (", ..." if len(fields) > 5 else "")
-        yield captions[0].file, f"has fields that are not read ({shown}): they have no effect"
-
-
 def _warn_of_odd_texts(captions: dict[Path, Caption]) -> None:
     """Warn once of every kind of caption that a person hardly wrote: they are learned as they are."""
     problems: dict[str, list[Path]] = {}
@@ -346,20 +333,6 @@ def _warn_of_odd_texts(captions: dict[Path, Caption]) -> None:
             problems.setdefault(problem, []).append(path)
     for problem, paths in problems.items():
         warn(f"{len(paths)} captions, such as that of {paths[0]}, have {problem}")
-
-
-def find_list_problems(list_captions: Mapping[str, Caption], paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield the file that lists pictures which are not in its folder, and what is wrong.
-
-    Args:
-        list_captions: The captions in the lists of a folder, by the name of the picture.
-        paths: The pictures of the folder.
-    """
-    names = {normalize("NFC", path.name) for path in paths}
-    missing = sorted(name for name in list_captions if normalize("NFC", name) not in names)
-    file = list_captions[missing[0]].file if missing else None
-    if file is not None:
-        yield file, f"lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}"
 
 
 def _find_companions(

@@ -3,7 +3,7 @@
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from io import StringIO
@@ -336,3 +336,30 @@ def odd_texts(text: str) -> Iterator[str]:
         yield "tags such as <lora:name:1>: captions attach nothing, so the tags are learned as words"
     if len(text) > MAX_CAPTION_LENGTH:
         yield f"more than {MAX_CAPTION_LENGTH:,} characters: check that they are captions, and cut them"
+
+
+def find_unread_fields(captions: Iterable[Caption]) -> Iterator[tuple[Path, str]]:
+    """Yield the first file with fields that have no effect, and the names of all such fields of the folder.
+
+    Args:
+        captions: The captions of a folder.
+    """
+    captions = [caption for caption in captions if caption.unread]
+    fields = sorted({printable_text(field)[:40] for caption in captions for field in caption.unread})
+    if captions and captions[0].file is not None:
+        shown = ", ".join(fields[:5]) + (", ..." if len(fields) > 5 else "")
+        yield captions[0].file, f"has fields that are not read ({shown}): they have no effect"
+
+
+def find_list_problems(list_captions: Mapping[str, Caption], paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the file that lists pictures which are not in its folder, and what is wrong.
+
+    Args:
+        list_captions: The captions in the lists of a folder, by the name of the picture.
+        paths: The pictures of the folder.
+    """
+    names = {unicodedata.normalize("NFC", path.name) for path in paths}
+    missing = sorted(name for name in list_captions if unicodedata.normalize("NFC", name) not in names)
+    file = list_captions[missing[0]].file if missing else None
+    if file is not None:
+        yield file, f"lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}"
