@@ -11,6 +11,7 @@ from velatura.compare import tune_prompts
 from velatura.errors import BadDataset, BadPlan, UnknownName
 from velatura.studies import study, trials
 
+STAGES = []  # of the finished study
 BRIEF = {"kinds": ["hypernet", "aesthetic"], "seeds": 2, "steps": 2, "purpose": "subject"}
 
 
@@ -39,7 +40,14 @@ def brief():
 def finished(tiny, photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "study"
     results = velatura.study(
-        tiny, photos, out=out, kinds=["hypernet", "aesthetic"], seeds=2, steps=2, purpose="subject"
+        tiny,
+        photos,
+        out=out,
+        kinds=["hypernet", "aesthetic"],
+        seeds=2,
+        steps=2,
+        purpose="subject",
+        on_stage=STAGES.append,
     )
     return out, results
 
@@ -53,6 +61,14 @@ def test_every_kind_is_trained_from_every_seed_and_an_aesthetic_once(finished):
     ]
     assert {trial.steps for trial in results.of_kind("hypernet")} == {2}
     assert (results.training_pictures, results.held_out_pictures) == (3, 1)
+
+
+def test_steps_and_strengths_are_told_as_they_come(finished):
+    assert finished
+    told = [(stage.name, stage.done, stage.total) for stage in STAGES]
+    training = [("training", 1, 2), ("training", 2, 2)]
+    painting = [("painting strengths", done, 3) for done in (1, 2, 3)]  # 0 and both strengths
+    assert told == [*training, *painting, *painting, *training, *painting]  # the aesthetic is not trained
 
 
 def test_the_page_needs_no_other_file_and_the_overlays_lie_beside_it(finished):

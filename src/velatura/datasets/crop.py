@@ -94,6 +94,21 @@ class CroppedPicture:
         return 1 - (right - left) * (bottom - top) / (width * height)
 
 
+def find_crop_boxes(path: str | Path, options: CropOptions) -> tuple[ImageSize, list[CropBox]]:
+    """Return the size of a picture, turned upright, and the boxes that a crop would keep of it.
+
+    Args:
+        path: The picture.
+        options: What to crop, and to which size.
+
+    Raises:
+        BadDataset: The picture cannot be read.
+    """
+    with open_picture(Path(path)) as image:
+        picture = as_rgb(turn_upright(image))
+    return picture.size, [box for box, _ in options.boxes(picture)]
+
+
 def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> list[CroppedPicture]:
     """Crop all pictures of a folder into a new folder, which appears when all are done.
 

@@ -17,8 +17,10 @@ from velatura.server.api.inputs import router as inputs_router
 from velatura.server.api.jobs import router as jobs_router
 from velatura.server.api.library import router as library_router
 from velatura.server.api.pictures import router as pictures_router
+from velatura.server.api.plans import router as plans_router
 from velatura.server.api.recipes import router as recipes_router
 from velatura.server.api.runs import router as runs_router
+from velatura.server.api.studies import router as studies_router
 from velatura.server.api.system import router as system_router
 from velatura.server.errors import ErrorAnswer, ErrorShape, install_error_handlers
 from velatura.server.guard import Guard
@@ -35,7 +37,9 @@ API_ROUTERS = (
     recipes_router,
     library_router,
     datasets_router,
+    plans_router,
     runs_router,
+    studies_router,
     system_router,
     *A1111_ROUTERS,
 )

@@ -21,6 +21,7 @@ class Folders:
         pictures, grids: Pictures made.
         inputs: Images that requests begin from.
         runs: Folders of trainings.
+        studies: Folders of studies that compare kinds of overlays.
         models: Files of weights made or pulled.
         datasets: Folders of training pictures.
         library: Folders that are searched for models, those of the settings first.
@@ -30,8 +31,9 @@ class Folders:
         self.out = settings.out.expanduser().resolve()
         self.pictures, self.inputs = self.out / "pictures", self.out / "inputs"
         self.runs, self.models = self.out / "runs", self.out / "models"
+        self.studies = self.out / "studies"
         self.datasets = settings.dataset_root.expanduser().resolve()
-        for folder in (self.pictures, self.inputs, self.runs, self.models, self.datasets):
+        for folder in (self.pictures, self.inputs, self.runs, self.models, self.studies, self.datasets):
             folder.mkdir(parents=True, exist_ok=True)
         given = [folder.expanduser().resolve() for folder in settings.library]
         made = [folder for folder in (self.models, self.runs) if not any(map(folder.is_relative_to, given))]
@@ -53,7 +55,8 @@ class Folders:
     @property
     def roots(self) -> tuple[Path, ...]:
         """All folders whose files answers may speak of."""
-        return (self.pictures, self.inputs, self.runs, self.models, self.datasets, self.out, *self.library)
+        own = (self.pictures, self.inputs, self.runs, self.models, self.studies, self.datasets, self.out)
+        return (*own, *self.library)
 
 
 def check_name(name: str, field: str = "name") -> str:

@@ -23,6 +23,7 @@ from velatura.studies.results import StudyResults, Trial, read_results
 from velatura.studies.trials import KINDS, UNTRAINED_KINDS, TrialSetup, run_trial
 from velatura.training.run.folder import file_name
 from velatura.training.run.recorded_base import base_location
+from velatura.training.run.report import OnStage
 
 DEFAULT_KINDS = ("embedding", "hypernet", "lora", "dreambooth", "aesthetic")
 DEFAULT_MINUTES, DEFAULT_SEEDS = 12.0, 3
@@ -83,6 +84,7 @@ def study(
     clip: str | os.PathLike[str] | None = None,
     dino: str | os.PathLike[str] | None = None,
     on_trial: OnTrial | None = None,
+    on_stage: OnStage | None = None,
 ) -> StudyResults:
     """Train every kind of overlay on the same pictures under one budget, judge them alike, and write a report.
 
@@ -101,6 +103,7 @@ def study(
         clip: The folder of a whole CLIP, used instead of the base's.
         dino: The folder of a DINO.
         on_trial: Called before each trial with what is done, trials done, and trials in all.
+        on_stage: Called while a trial goes on, after each training step and each strength that is painted.
 
     Returns:
         The results; print them, or their `recommendation()`.
@@ -119,7 +122,7 @@ def study(
     for done, (kind, seed) in enumerate(options.trials()):
         if on_trial:
             on_trial(f"{kind}, seed {seed}", done, options.trial_count)
-        trials.append(_stored_trial(setup, kind, seed, step_counts))
+        trials.append(_stored_trial(setup, kind, seed, step_counts, on_stage))
         results = _results(setup, options, Path(pictures), trials)
         _write(out, setup, results)
     return _results(setup, options, Path(pictures), trials)
@@ -195,12 +198,14 @@ def _step_counts(setup: TrialSetup, options: StudyOptions) -> dict[str, int]:
     return counts
 
 
-def _stored_trial(setup: TrialSetup, kind: str, seed: int, step_counts: dict[str, int]) -> Trial:
+def _stored_trial(
+    setup: TrialSetup, kind: str, seed: int, step_counts: dict[str, int], on_stage: OnStage | None
+) -> Trial:
     """Return a trial, run if its result is not stored yet."""
     path = setup.folder / "trials" / f"{kind}-{seed}.json"
     if path.is_file():
         return Trial.model_validate_json(path.read_bytes())
-    trial = run_trial(setup, kind, seed, step_counts.get(kind, 0))
+    trial = run_trial(setup, kind, seed, step_counts.get(kind, 0), on_stage=on_stage)
     with atomic_write(path) as temp_path:
         temp_path.write_text(trial.model_dump_json(indent=2) + "\n", "utf-8")
     return trial

@@ -29,7 +29,7 @@ from velatura.studies.results import Curve, Trial
 from velatura.training.estimate import estimate
 from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.plan import Plan
-from velatura.training.run.report import Step
+from velatura.training.run.report import OnStage, Stage, Step
 from velatura.training.run.summary import is_run_folder, read_run
 from velatura.training.run.verdict import command_line
 from velatura.training.train import resume, train
@@ -121,10 +121,19 @@ def fit_rate(rate: str, planned: int, steps: int) -> str:
     return ", ".join(parts)
 
 
-def run_trial(
-    setup: TrialSetup, kind: str, seed: int, steps: int, on_step: Callable[[Step], None] | None = None
-) -> Trial:
-    """Train an overlay, or go on where it was interrupted, and judge it."""
+def run_trial(setup: TrialSetup, kind: str, seed: int, steps: int, on_stage: OnStage | None = None) -> Trial:
+    """Train an overlay, or go on where it was interrupted, and judge it.
+
+    Args:
+        setup: What all trials share.
+        kind: The kind of overlay.
+        seed: The seed of its training.
+        steps: The steps of its training.
+        on_stage: Called after each training step, and after each strength that is painted.
+
+    Returns:
+        The overlay's file with its figures.
+    """
     folder = setup.folder / "trials" / f"{kind}-{seed}"
     if kind in UNTRAINED_KINDS:
         file, start = folder / f"{setup.name}.safetensors", time.perf_counter()
@@ -133,10 +142,10 @@ def run_trial(
         save(overlay, file)
         seconds, taken = time.perf_counter() - start, 0
     else:
-        overlay, file = _train(setup, folder, setup.plan(kind, steps, seed), kind, on_step)
+        overlay, file = _train(setup, folder, setup.plan(kind, steps, seed), kind, on_stage)
         summary = read_run(folder)
         seconds, taken = summary.seconds, summary.steps
-    figures, curve = judge(setup, overlay, kind)
+    figures, curve = judge(setup, overlay, kind, on_stage)
     figures |= {"training_seconds": seconds, "bytes": float(file.stat().st_size)}
     return Trial(
         kind=kind,
@@ -149,9 +158,11 @@ def run_trial(
     )
 
 
-def _train(
-    setup: TrialSetup, folder: Path, plan: Plan, kind: str, on_step: Callable[[Step], None] | None
-) -> tuple[Overlay, Path]:
+def _train(setup: TrialSetup, folder: Path, plan: Plan, kind: str, on_stage: OnStage | None) -> tuple[Overlay, Path]:
+    def on_step(step: Step) -> None:
+        if on_stage:
+            on_stage(Stage("training", step.done, step.total))
+
     summary = read_run(folder) if is_run_folder(folder) else None
     if summary is not None and summary.overlay is not None:
         return open_overlay(summary.overlay), summary.overlay
@@ -162,8 +173,25 @@ def _train(
     return run.overlay, run.file
 
 
-def judge(setup: TrialSetup, overlay: Overlay, kind: str) -> tuple[dict[str, float], Curve]:
-    """Find the best strength of an overlay, and measure it there; nothing of it is measured if it has no effect."""
+def judge(
+    setup: TrialSetup, overlay: Overlay, kind: str, on_stage: OnStage | None = None
+) -> tuple[dict[str, float], Curve]:
+    """Find the best strength of an overlay, and measure it there; nothing of it is measured if it has no effect.
+
+    Args:
+        setup: What all trials share.
+        overlay: The overlay.
+        kind: Its kind.
+        on_stage: Called after each strength that is painted.
+
+    Returns:
+        The figures by their names, and the curve over the strengths.
+    """
+
+    def report(done: int, total: int) -> None:
+        if on_stage:
+            on_stage(Stage("painting strengths", done, total))
+
     words = called_by(setup, kind)
     try:
         tuning = tune(
@@ -173,6 +201,7 @@ def judge(setup: TrialSetup, overlay: Overlay, kind: str) -> tuple[dict[str, flo
             strengths=STRENGTHS,
             steps=sampling_steps(setup.base),
             called_by=words,
+            on_strength=report,
         )
     except NoEffect:
         return {"score": 0.0, "likeness": 0.0, "kept": 1.0, "strength": 0.0}, NO_CURVE

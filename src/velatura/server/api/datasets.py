@@ -1,4 +1,4 @@
-"""Routes of datasets: create, upload, list, problems, captions, delete."""
+"""Routes of datasets: create, upload, list, problems, crop boxes, captions, delete."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from velatura.datasets.check import check_folder
+from velatura.datasets.crop import CropOptions, find_crop_boxes
 from velatura.datasets.pictures import PICTURE_SUFFIXES
 from velatura.datasets.review import CaptionEditor
 from velatura.errors import AlreadyExists, BadDataset, ignore_warnings
 from velatura.files import atomic_write
-from velatura.server.dataset_report import describe_report
 from velatura.server.errors import ApiError, not_found
 from velatura.server.folders import check_name, resolve_inside
 from velatura.server.inputs import check_picture
 from velatura.server.state import ServerState, State
 from velatura.server.thumbnails import thumbnail_of
+from velatura.server.views.datasets import describe_report
 from velatura.tiny import DATA_FOLDER, bundled_picture_sets
 
 router = APIRouter(prefix="/api/datasets", tags=["datasets"])
@@ -67,6 +68,14 @@ class UploadResult(BaseModel):
 
     files: list[str]
     refused: dict[str, str]
+
+
+class CropBoxes(BaseModel):
+    """What a crop keeps of a picture: boxes as left, top, right and bottom, in pixels of the upright picture."""
+
+    width: int
+    height: int
+    boxes: list[tuple[float, float, float, float]]
 
 
 class CaptionChanges(BaseModel):
@@ -155,6 +164,22 @@ def get_problems(state: State, name: str, pixels: Annotated[int, Query(ge=8, le=
     """Return what would stop or spoil a training; a job of the kind "check" does the same for large datasets."""
     with ignore_warnings():
         return describe_report(check_folder(state.folders.dataset(name), pixels), state.folders.roots)
+
+
+@router.get("/{name}/boxes/{file:path}")
+def get_crop_boxes(
+    state: State,
+    name: str,
+    file: str,
+    *,
+    pixels: Annotated[int, Query(ge=8, le=4096)] = 512,
+    focus: Annotated[str, Query(max_length=50)] = "salient",
+) -> CropBoxes:
+    """Return what a job of the kind "crop" would keep of a picture."""
+    path = _picture_path(state, name, file)
+    with ignore_warnings():
+        (width, height), boxes = find_crop_boxes(path, CropOptions(pixels, focus=focus))
+    return CropBoxes(width=width, height=height, boxes=boxes)
 
 
 @router.put("/{name}/captions")

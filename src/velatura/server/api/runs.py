@@ -1,4 +1,4 @@
-"""Routes of trainings' run folders: list, losses, pictures to look at."""
+"""Routes of trainings' run folders: list, losses, previews, sheets."""
 
 from __future__ import annotations
 
@@ -10,36 +10,14 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from velatura.errors import BadFile, ignore_warnings
+from velatura.errors import BadFile
 from velatura.server.errors import not_found
 from velatura.server.folders import resolve_inside
 from velatura.server.state import ServerState, State
-from velatura.training.run.summary import RunState, find_runs, is_run_folder, read_run
+from velatura.server.views.runs import SHEETS, RunInfo, describe_run_folder, preview_rows
+from velatura.training.run.summary import find_runs, is_run_folder, read_run
 
 router = APIRouter(prefix="/api/runs", tags=["runs"])
-
-SHEETS = ("loss.png", "previews.png", "strengths.png")
-
-
-class RunInfo(BaseModel):
-    """A run: what is trained, how far it is, and which pictures of it there are."""
-
-    run: str
-    name: str
-    state: RunState
-    kind: str
-    base: str
-    steps: int
-    planned_steps: int | None
-    learning_rate: str | None
-    seconds: float
-    first_loss: float | None
-    last_loss: float | None
-    validation: dict[int, float]
-    best_step: int | None
-    best_loss: float | None
-    snapshots: list[int]
-    sheets: list[str]
 
 
 class RunLosses(BaseModel):
@@ -56,7 +34,7 @@ def list_runs(state: State) -> list[RunInfo]:
     paths = sorted(find_runs(state.folders.runs), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in paths:
         try:
-            found.append(_describe(state, path))
+            found.append(describe_run_folder(path, state.folders.runs))
         except (BadFile, OSError):  # damaged, or of another program
             continue
     return found
@@ -65,7 +43,7 @@ def list_runs(state: State) -> list[RunInfo]:
 @router.get("/{run}")
 def get_run(state: State, run: str) -> RunInfo:
     """Return a run."""
-    return _describe(state, _run_folder(state, run))
+    return describe_run_folder(_run_folder(state, run), state.folders.runs)
 
 
 @router.get("/{run}/losses")
@@ -85,6 +63,16 @@ def get_losses(state: State, run: str, points: Annotated[int, Query(ge=2, le=100
     return RunLosses(steps=kept, losses=[losses[step] for step in kept])
 
 
+@router.get("/{run}/previews/{step}/{number}", response_class=FileResponse)
+def get_preview(state: State, run: str, step: int, number: int) -> FileResponse:
+    """Return a picture that was painted after a step; numbers begin at 1."""
+    path = _run_folder(state, run)
+    row = preview_rows(path, read_run(path).name).get(step, [])
+    if not 1 <= number <= len(row):
+        raise not_found("preview")
+    return FileResponse(row[number - 1], media_type="image/png", headers={"Cache-Control": "no-cache"})
+
+
 @router.get("/{run}/sheets/{sheet}", response_class=FileResponse)
 def get_sheet(state: State, run: str, sheet: str) -> FileResponse:
     """Return a picture of a run: loss.png, previews.png or strengths.png."""
@@ -99,17 +87,3 @@ def _run_folder(state: ServerState, run: str) -> Path:
     if not is_run_folder(path):
         raise not_found("run")
     return path
-
-
-def _describe(state: ServerState, path: Path) -> RunInfo:
-    with ignore_warnings():
-        summary = read_run(path)
-    same = {"name", "state", "base", "steps", "planned_steps", "learning_rate", "seconds", "first_loss", "last_loss"}
-    more = {"validation", "best_step", "best_loss"}
-    return RunInfo(
-        run=path.relative_to(state.folders.runs).as_posix(),
-        kind=summary.overlay_kind,
-        snapshots=[snapshot.step for snapshot in summary.snapshots],
-        sheets=[sheet for sheet in SHEETS if (path / sheet).is_file()],
-        **summary.model_dump(include=same | more),
-    )

@@ -16,7 +16,13 @@ from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.prepare import PreparationContext
 from velatura.server.jobs.requests import GridRequest, JobRequest, PaintRequest
 from velatura.server.jobs.service import JobService
-from velatura.server.jobs.training_requests import ResumeRequest, TrainRequest
+from velatura.server.jobs.training_requests import (
+    CompareRequest,
+    EstimateRequest,
+    ResumeRequest,
+    TrainRequest,
+    TuneRequest,
+)
 from velatura.server.jobs.weights_requests import (
     BakeRequest,
     ConvertRequest,
@@ -33,6 +39,9 @@ AnyJobRequest = Annotated[
     | GridRequest
     | TrainRequest
     | ResumeRequest
+    | EstimateRequest
+    | CompareRequest
+    | TuneRequest
     | MergeRequest
     | BakeRequest
     | ExtractRequest
@@ -75,6 +84,9 @@ JOB_KINDS: Mapping[str, JobKind] = {
     "grid": JobKind(GridRequest, "device", "grid:run_grid", prepare.prepare_grid),
     "train": JobKind(TrainRequest, "device", "train:run_train", prepare.prepare_train),
     "resume": JobKind(ResumeRequest, "device", "train:run_resume", prepare.prepare_resume),
+    "estimate": JobKind(EstimateRequest, "device", "estimate:run_estimate", prepare.prepare_estimate),
+    "compare": JobKind(CompareRequest, "device", "studies:run_compare", prepare.prepare_compare),
+    "tune": JobKind(TuneRequest, "device", "studies:run_tune", prepare.prepare_tune),
     "merge": JobKind(MergeRequest, "device", "weights:run_merge", prepare.prepare_file),
     "bake": JobKind(BakeRequest, "device", "weights:run_bake", prepare.prepare_file),
     "extract": JobKind(ExtractRequest, "device", "weights:run_extract", prepare.prepare_file),

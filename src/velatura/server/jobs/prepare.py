@@ -15,7 +15,16 @@ from velatura.server.inputs import InputStore
 from velatura.server.jobs.base_requests import BaseRequest, CreateRequest, DescribeRequest
 from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
 from velatura.server.jobs.requests import GridRequest, PaintRequest
-from velatura.server.jobs.training_requests import AestheticOptions, LoraOptions, ResumeRequest, TrainRequest
+from velatura.server.jobs.training_requests import (
+    AestheticOptions,
+    CompareRequest,
+    EstimateRequest,
+    LoraOptions,
+    ResumeRequest,
+    TrainingFields,
+    TrainRequest,
+    TuneRequest,
+)
 from velatura.server.jobs.weights_requests import (
     BakeRequest,
     ConvertRequest,
@@ -93,19 +102,30 @@ def check_size(recipe: Recipe, settings: ServerSettings) -> None:
 
 def prepare_train(request: TrainRequest, preparation: PreparationContext) -> TrainRequest:
     """Return a request for a training whose run folder is reserved, or refuse its plan."""
-    preparation.folders.dataset(request.dataset)
-    name = check_name(request.name or request.dataset)
+    name = _check_training(request, preparation)
     if request.keep_as is not None:
         check_name(request.keep_as, "keep_as")
-    if not isinstance(request.overlay, AestheticOptions):
-        with ignore_warnings():  # the job warns
-            make_plan(request, ANY_FAMILY, preparation.folders)
     return request.model_copy(
         update={"name": name, "run": _reserve_folder(preparation.folders.runs, request.run or name)}
     )
 
 
-def make_plan(request: TrainRequest, family: str, folders: Folders) -> Plan:
+def prepare_estimate(request: EstimateRequest, preparation: PreparationContext) -> EstimateRequest:
+    """Return a request for an estimate, or refuse its plan."""
+    return request.model_copy(update={"name": _check_training(request, preparation)})
+
+
+def _check_training(request: TrainingFields, preparation: PreparationContext) -> str:
+    """Refuse a dataset, a name or a plan, and return the overlay's name."""
+    preparation.folders.dataset(request.dataset)
+    name = check_name(request.name or request.dataset)
+    if not isinstance(request.overlay, AestheticOptions):
+        with ignore_warnings():  # the job warns
+            make_plan(request, ANY_FAMILY, preparation.folders)
+    return name
+
+
+def make_plan(request: TrainingFields, family: str, folders: Folders) -> Plan:
     """Return the plan of a request: the preset for the kind of overlay and the family of bases, with its changes.
 
     Raises:
@@ -123,6 +143,21 @@ def make_plan(request: TrainRequest, family: str, folders: Folders) -> Plan:
     if fields.get("validation_folder") is not None:  # a path in a plan, a dataset's name in a request
         fields["validation_folder"] = str(folders.dataset(str(fields["validation_folder"])))
     return preset.replace(**fields) if fields else preset
+
+
+def prepare_compare(request: CompareRequest, preparation: PreparationContext) -> CompareRequest:
+    """Refuse a dataset that does not exist; name the study, so that an interrupted job finds it again."""
+    preparation.folders.dataset(request.dataset)
+    if request.steps is not None and request.minutes is not None:
+        raise ApiError(422, "bad_plan", "steps and minutes both give the budget: give one of them", "steps")
+    return request.model_copy(update={"study": check_name(request.study or request.dataset, "study")})
+
+
+def prepare_tune(request: TuneRequest, preparation: PreparationContext) -> TuneRequest:
+    """Refuse a dataset that does not exist."""
+    if request.dataset is not None:
+        preparation.folders.dataset(request.dataset)
+    return request
 
 
 def prepare_resume(request: ResumeRequest, preparation: PreparationContext) -> ResumeRequest:

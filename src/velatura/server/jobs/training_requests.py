@@ -1,4 +1,4 @@
-"""What trainings ask for: the overlay, its dataset and its plan."""
+"""What trainings and studies ask for: the overlay, its dataset and its plan; what is compared, and what is tuned."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from velatura.server.jobs.requests import JobRequest, Name
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rank = Annotated[int, Field(ge=1, le=4096)]
+StudyKind = Literal["embedding", "hypernet", "lora", "dreambooth", "aesthetic"]
+MAX_MINUTES = 10080  # a week
+DEFAULT_MINUTES = 12.0  # of a study
 
 
 class OverlayOptions(BaseModel):
@@ -87,10 +90,9 @@ AnyOverlayOptions = Annotated[
 ]
 
 
-class TrainRequest(JobRequest):
-    """Train an overlay on a dataset."""
+class TrainingFields(JobRequest):
+    """What a training and its estimate ask for alike."""
 
-    kind: Literal["train"] = "train"
     overlay: AnyOverlayOptions
     dataset: Name = Field(description="a dataset of the server, or a bundled one: neon, blueprint, robot")
     name: Annotated[str, Field(max_length=100)] | None = Field(default=None, description="none: the dataset's")
@@ -99,11 +101,23 @@ class TrainRequest(JobRequest):
         default_factory=dict[str, JsonValue], description="fields of the plan that differ from the preset"
     )
     base: Name | None = Field(default=None, description="name of a base; none: the server's")
+
+
+class TrainRequest(TrainingFields):
+    """Train an overlay on a dataset."""
+
+    kind: Literal["train"] = "train"
     run: Name | None = Field(default=None, description="name of the run; none: the overlay's")
     keep_as: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
         default=None,
         description="name under which the result is in the folder of models too, over a file that is there",
     )
+
+
+class EstimateRequest(TrainingFields):
+    """Look at a training before it is begun: whether it would be refused, and the time and memory that it takes."""
+
+    kind: Literal["estimate"] = "estimate"
 
 
 class ResumeRequest(JobRequest):
@@ -113,3 +127,40 @@ class ResumeRequest(JobRequest):
     run: Name
     base: Name | None = Field(default=None, description="name of a base; none: the one that it began on")
     data_changed: bool = Field(default=False, description="continue although pictures or captions changed")
+
+
+class CompareRequest(JobRequest):
+    """Train every kind of overlay on a dataset under one budget, judge them alike, and write a report."""
+
+    kind: Literal["compare"] = "compare"
+    dataset: Name = Field(description="a dataset of the server, or a bundled one: four pictures or more")
+    study: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="name of the study, one that is not finished goes on; none: the dataset's"
+    )
+    kinds: tuple[StudyKind, ...] = Field(
+        default=("embedding", "hypernet", "lora", "dreambooth", "aesthetic"), min_length=1, max_length=5
+    )
+    seeds: int = Field(default=3, ge=1, le=100, description="trainings of each kind")
+    steps: int | None = Field(default=None, ge=1, le=10**6, description="steps of each training, instead of minutes")
+    minutes: float | None = Field(
+        default=None, gt=0, le=MAX_MINUTES, description=f"minutes of the whole study; none: {DEFAULT_MINUTES:g}"
+    )
+    purpose: Literal["style", "subject"] = Field(default="style", description="which presets")
+    base: Name | None = Field(default=None, description="name of a base; none: the server's")
+
+
+class TuneRequest(JobRequest):
+    """Find the strength of an overlay that serves best, and write it beside the file."""
+
+    kind: Literal["tune"] = "tune"
+    overlay: Name = Field(description="an overlay of the library")
+    dataset: Name | None = Field(
+        default=None, description="the pictures that it was trained on; none: those of its run, if it has one"
+    )
+    prompts: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] | None = Field(
+        default=None, max_length=100, description="what is painted, two or more; none: fixed prompts"
+    )
+    seeds: int = Field(default=1, ge=1, le=64, description="pictures of each prompt")
+    steps: int | None = Field(default=None, ge=1, le=1000, description="sampling steps; none: 12 on tiny, else 20")
+    write: bool = Field(default=True, description="write it beside the file, as the weight that A1111 reads")
+    base: Name | None = Field(default=None, description="name of a base; none: the server's")

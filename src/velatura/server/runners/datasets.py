@@ -7,9 +7,9 @@ from velatura.datasets.check import check_folder, picture_count
 from velatura.datasets.crop import CropOptions, crop_folder
 from velatura.datasets.write_captions import caption_folder
 from velatura.errors import BadDataset, UnknownName
-from velatura.server.dataset_report import describe_report
 from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.dataset_requests import CaptionRequest, CheckRequest, CropRequest
+from velatura.server.views.datasets import describe_report
 from velatura.tiny import DATA_FOLDER
 
 

@@ -27,8 +27,10 @@ from velatura.server.jobs.training_requests import (
     HypernetOptions,
     LoraOptions,
     ResumeRequest,
+    TrainingFields,
     TrainRequest,
 )
+from velatura.server.views.runs import SHEETS, found_strength, run_tag
 from velatura.tiny import DATA_FOLDER
 from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.kinds.class_images import caption_class_pictures, make_class_pictures
@@ -39,8 +41,6 @@ from velatura.training.run.recorded_base import RecordedBase
 from velatura.training.run.report import Run, Stage, Step
 from velatura.training.run.summary import is_run_folder, read_run
 from velatura.training.train import resume, train
-
-RUN_PICTURES = ("loss.png", "previews.png", "strengths.png")  # that a run folder may have
 
 
 def run_train(context: JobContext) -> None:
@@ -61,7 +61,7 @@ def run_train(context: JobContext) -> None:
     plan = make_plan(request, base.family.name, folders)
     if isinstance(request.overlay, DreamboothOptions) and request.overlay.class_prompt is not None:
         _make_class_pictures(context, base, dataset, request.overlay, plan.seed)
-    overlay = _make_overlay(context, base, request, plan.seed)
+    overlay = make_overlay(context, base, request, plan.seed)
     run = train(base, overlay, dataset, plan, out=run_folder, on_step=_on_step(context), on_stage=_on_stage(context))
     _finish(context, base, run)
 
@@ -97,8 +97,18 @@ def _base_of_run(context: JobContext, run_folder: Path) -> Base:
         return models.base(Path(place).stem)
 
 
-def _make_overlay(context: JobContext, base: Base, request: TrainRequest, seed: int) -> Overlay:
-    """Return the untrained overlay of a request, or the one that is trained further."""
+def make_overlay(context: JobContext, base: Base, request: TrainingFields, seed: int) -> Overlay:
+    """Return the untrained overlay of a request, or the one that is trained further.
+
+    Args:
+        context: The job.
+        base: The base.
+        request: What was asked for.
+        seed: Draws the first weights.
+
+    Raises:
+        BadOverlay: Its options contradict each other, or what is trained further is of another kind.
+    """
     name, options = request.name or request.dataset, request.overlay
     fields: dict[str, Any] = options.model_dump(exclude={"kind"})
     if isinstance(options, HypernetOptions | EmbeddingOptions) and fields.pop("start") is not None:
@@ -211,11 +221,12 @@ def describe_run(run_folder: Path) -> dict[str, object]:
         "run": run_folder.name,
         "file": f"{name}.safetensors",
         "kind": kind,
-        "tag": name if kind == "embedding" else f"<{kind}:{name}:1>",
+        "tag": run_tag(summary),
+        "strength": found_strength(summary),
         "steps": summary.steps,
         "first_loss": summary.first_loss,
         "last_loss": summary.last_loss,
         "best_step": summary.best_step,
         "pictures": [],
-        "sheets": [picture for picture in RUN_PICTURES if (run_folder / picture).is_file()],
+        "sheets": [picture for picture in SHEETS if (run_folder / picture).is_file()],
     }

@@ -1,0 +1,52 @@
+"""Run estimates: what a training would take, and whether it would be refused, before anything is written."""
+
+from __future__ import annotations
+
+from velatura.base.base import Base
+from velatura.datasets.folder import read_dataset
+from velatura.server.jobs.context import JobContext
+from velatura.server.jobs.prepare import make_plan
+from velatura.server.jobs.training_requests import AestheticOptions, EstimateRequest
+from velatura.server.runners.train import make_overlay
+from velatura.training.estimate import estimate
+from velatura.training.train import check_plan
+
+MAX_NAMES = 10  # of pictures whose file name is their caption
+
+
+def run_estimate(context: JobContext) -> None:
+    """Look at a training as `velatura train --dry-run` does: pictures, plan, time and memory."""
+    request, folders = context.request, context.resources.folders
+    assert isinstance(request, EstimateRequest)
+    context.step(0, None, "measuring a step")
+    base = context.resources.models.base(request.base)
+    dataset = read_dataset(folders.dataset(request.dataset))
+    unwritten = [example.path.name for example in dataset.examples if example.is_caption_from_name]
+    pictures = {
+        "pictures": len(dataset.examples),
+        "class_pictures": len(dataset.regularisation),
+        "captions_from_names": len(unwritten),
+        "names": unwritten[:MAX_NAMES],
+    }
+    if isinstance(request.overlay, AestheticOptions):  # made at once, without steps
+        context.finish({"base": base.name, **pictures})
+        return
+    context.finish({"base": base.name, **pictures, **_measure(context, request, base, len(dataset.repeat_examples()))})
+
+
+def _measure(context: JobContext, request: EstimateRequest, base: Base, picture_count: int) -> dict[str, object]:
+    """Measure a step, and return what the whole training takes and what it does."""
+    folders = context.resources.folders
+    plan = make_plan(request, base.family.name, folders)
+    overlay = make_overlay(context, base, request, plan.seed)
+    check_plan(base, overlay, read_dataset(folders.dataset(request.dataset)), plan)
+    taken = estimate(base, overlay, plan)
+    steps = plan.rates().end
+    return {
+        "overlay": str(overlay.card),
+        "parameters": sum(weight.numel() for weight in overlay.parameters()),
+        "steps": steps,
+        "times_seen": round(steps * plan.batch_size * plan.accumulation / picture_count, 1),
+        "seconds": round(taken.seconds, 1),
+        "memory": taken.memory,
+    }

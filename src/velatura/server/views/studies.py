@@ -1,0 +1,63 @@
+"""Studies as routes and jobs show them, and their report made fit for a frame of the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from html import escape, unescape
+from pathlib import Path
+
+from velatura.server.errors import hide_paths
+from velatura.studies.results import read_results
+
+RESULTS_FILE, REPORT_FILE = "study.json", "index.html"
+COMMAND = re.compile(r"(<pre>)(.*?)(</pre>)", re.DOTALL)
+LINK = re.compile(r'<a href="[^"]*">(.*?)</a>', re.DOTALL)
+# The report has its own styles and pictures inside it, and nothing else: no script, no request
+REPORT_POLICY = "; ".join(
+    ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "frame-ancestors 'self'", "sandbox"]
+)
+
+
+def describe_study(path: Path) -> dict[str, object]:
+    """Return what a study has found so far: the trials done, the kinds with their scores, the recommendation.
+
+    Args:
+        path: The folder of the study.
+    """
+    results = read_results(path / RESULTS_FILE)
+    has_report = (path / REPORT_FILE).is_file()
+    if results is None:
+        return {"trials": 0, "base": None, "budget": None, "recommendation": None, "kinds": [], "has_report": False}
+    kinds = [
+        {
+            "kind": kind,
+            **{name: results.describe(kind, name) for name in ("score", "likeness", "kept", "strength")},
+            "trials": len(results.of_kind(kind)),
+        }
+        for kind in results.kinds
+    ]
+    return {
+        "trials": len(results.trials),
+        "base": results.base,
+        "budget": results.budget,
+        "recommendation": results.recommendation(),
+        "kinds": kinds,
+        "has_report": has_report,
+    }
+
+
+def read_report(path: Path, roots: Iterable[Path]) -> str:
+    """Return the report of a study without paths of this machine in its commands, and without links to files.
+
+    Args:
+        path: The folder of the study.
+        roots: Folders whose paths are hidden.
+    """
+    page = (path / REPORT_FILE).read_text("utf-8")
+    roots = tuple(roots)
+
+    def hide(found: re.Match[str]) -> str:
+        return f"{found[1]}{escape(hide_paths(unescape(found[2]), roots))}{found[3]}"
+
+    return LINK.sub(r"\1", COMMAND.sub(hide, page))
