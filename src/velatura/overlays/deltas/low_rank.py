@@ -73,7 +73,7 @@ class LowRankDelta(ProductDelta):
         up, down = as_matrix(self.required_tensor(LORA_UP)), as_matrix(self.required_tensor(LORA_DOWN))
         core = self._core()
         whole = up @ down if core is None else torch.einsum("oa,abyx,bi->oiyx", up, core, down)
-        return whole * self.scale(up.shape[1])
+        return whole if whole.is_meta else whole * self.scale(up.shape[1])  # as in weight_delta
 
     def prepare_operands(self, layer: Layer, dtype: torch.dtype) -> Operands:
         """Return the factors; for DoRA with magnitudes of columns the full change."""

@@ -31,7 +31,8 @@ class ProductDelta(Delta):
         """
         product = reshape_to_weight(self.product(), weight)
         if self.tensor(DORA_SCALE) is None:
-            return product * strength
+            # on meta tensors only shapes count, and torch would import its compiler to scale them, which takes seconds
+            return product if product.is_meta else product * strength
         base = weight.float()
         changed = base + product
         return (changed * self.mag_norm_scale(changed) - base) * strength
