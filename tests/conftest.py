@@ -34,8 +34,8 @@ def sheets_where_asked() -> Iterator[None]:
     """Paint the sheet of strengths, and find the best one, only where a plan asks for it: it takes seconds."""
     paint = end_sheet.paint_end_sheet
 
-    def paint_if_asked(*arguments: Any, path: Path | None, image: Any) -> end_sheet.EndSheet:
-        return paint(*arguments, path=path, image=image) if path else end_sheet.EndSheet()
+    def paint_if_asked(*arguments: Any, path: Path | None, **options: Any) -> end_sheet.EndSheet:
+        return paint(*arguments, path=path, **options) if path else end_sheet.EndSheet()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(end_sheet, "is_sheet_due", lambda _base, is_asked: bool(is_asked))

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import velatura
 from velatura.cli.app import main
-from velatura.training.run import end_sheet
+from velatura.compare.strength_trade import TradePoint
+from velatura.compare.tune import Tuning
+from velatura.training.run import end_sheet, end_tune
+from velatura.training.run.report import Run
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "first-hour.md"
 BLOCK = re.compile(r"^```(console|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -30,10 +33,20 @@ def mask(line: str) -> str:
     return re.sub(r"#(, #)+", "#", masked).strip()
 
 
+def tune_at_once(run: Run, *_: object) -> Tuning:
+    """Write the strength that serves best as a training does, without painting for it: that takes long."""
+    point = TradePoint(0.8, likeness=0.5, kept=0.9, score=0.45)
+    tuning = Tuning(0.8, 0.7, 0.9, (point,), prompts=("a house",) * 12, seeds=1, reference="pictures")
+    tuning.write(run.file)
+    return tuning
+
+
 def test_every_line_of_the_journey_is_printed(tmp_path, monkeypatch, capsys):
     shutil.copytree(velatura.tiny_pictures("neon"), tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(end_sheet, "is_sheet_due", lambda _base, is_asked: is_asked is not False)  # as for a user
+    monkeypatch.setattr(end_tune, "is_tune_due", lambda _base, is_asked, _steps: is_asked is not False)
+    monkeypatch.setattr(end_tune, "_tune", tune_at_once)
     for command, lines in journey():
         status = main(shlex.split(re.sub(r"(steps )\d{3,}", r"\g<1>2", command)))
         printed = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -152,11 +153,31 @@ class UnknownName(VelaturaError):
         if not names:
             return cls(f"{missing}, and none is known {'there' if where else 'at all'}: add one first")
         by_lower = {candidate.lower(): candidate for candidate in names}
-        suggestions = [by_lower[candidate] for candidate in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+        stem = re.sub(r"^.*[/\\]|\.(safetensors|ckpt|pt|pth|bin)$", "", name.lower())  # of a file
+        close = dict.fromkeys(
+            found for key in (name.lower(), stem) for found in get_close_matches(key, by_lower, 3, 0.5)
+        )
+        suggestions = [by_lower[candidate] for candidate in close][:3]
         if suggestions:
             return cls(f"{missing}: did you mean {' or '.join(repr(candidate) for candidate in suggestions)}?")
         choices = ", ".join(repr(candidate) for candidate in names[:10]) + (", ..." if len(names) > 10 else "")
         return cls(f"{missing}: choose one of {choices}")
+
+
+def quantity(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun, "1 layer" or "1,200 layers".
+
+    Args:
+        count: The number.
+        noun: What is counted, in the singular.
+        plural: Its plural, if that is not the noun with an s.
+    """
+    return f"{count:,} {choose_number(count, noun, plural or f'{noun}s')}"
+
+
+def choose_number(count: int, singular: str, plural: str) -> str:
+    """Return the word for one or for several: "it is" or "they are"."""
+    return singular if count == 1 else plural
 
 
 @contextmanager

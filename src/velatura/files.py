@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from hashlib import file_digest, sha256
 from io import BufferedReader
 from pathlib import Path
@@ -18,7 +19,39 @@ SHORT_HASH_LENGTH = 10
 OLD_HASH_LENGTH = 8
 OLD_HASH_WINDOW = (0x100000, 0x110000)  # first byte, and the byte after the last
 EMPTY_OLD_HASH = "e3b0c442"  # of no bytes at all
+MAX_SUGGESTIONS = 3
+MIN_SIMILARITY = 0.6  # of two names, as difflib measures it
 MAX_SHOWN_KEY_LENGTH = 40  # characters of a stranger's text in a message
+
+
+def suggest_similar(path: str | os.PathLike[str], others: Iterable[str] = ()) -> str:
+    """Return " (did you mean inca.pt?)" for a path that does not exist, "" if nothing beside it has a similar name.
+
+    Args:
+        path: The path. If its folder does not exist either, folders of a similar name are looked into.
+        others: Names that could be meant besides the files and folders.
+    """
+    similar = [*map(str, _similar_paths(Path(path))), *_similar_names(Path(path).stem, others)][:MAX_SUGGESTIONS]
+    return f" (did you mean {' or '.join(similar)}?)" if similar else ""
+
+
+def _similar_paths(path: Path) -> list[Path]:
+    folder = path.parent
+    if folder != path and not folder.is_dir():
+        return [found for similar in _similar_paths(folder) if (found := similar / path.name).exists()]
+    names: list[str] = []
+    with suppress(OSError):
+        names = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return [folder / name for name in _similar_names(path.stem, names)]
+
+
+def _similar_names(stem: str, names: Iterable[str]) -> list[str]:
+    """Return the names whose stems are like a stem, whatever their case and their suffix, the most similar first."""
+    by_stem: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_stem.setdefault(Path(name).stem.casefold(), []).append(name)
+    stems = get_close_matches(stem.casefold(), by_stem, n=MAX_SUGGESTIONS, cutoff=MIN_SIMILARITY)
+    return [name for found in stems for name in by_stem[found]]
 
 
 @contextmanager

@@ -110,13 +110,15 @@ def test_a_bundled_set_is_trained_on_by_its_name(desk, capsys):
     assert said["out"].strip() == "runs/neon"
     shutil.copytree("photos", "neon")
     assert main(["train", "hypernet", "neon", "--dry-run"]) == 0
-    assert rows(capsys.readouterr().out)["folder"].startswith("neon, 1 pictures")
+    assert rows(capsys.readouterr().out)["folder"].strip() == "neon, 1 picture"
 
 
 @pytest.mark.parametrize("words", [["train", "lora"], ["train", "aesthetic"], ["dataset", "check"]])
 def test_a_name_that_is_neither_folder_nor_bundled_set_is_answered_with_the_sets(desk, capsys, words):
     assert main([*words, "neno"]) == 2
-    assert "neno does not exist: name a folder of pictures" in (complaint := capsys.readouterr().err)
+    assert "neno does not exist (did you mean neon?): name a folder of pictures" in (
+        complaint := capsys.readouterr().err
+    )
     assert "blueprint, neon, robot" in complaint
 
 
@@ -173,7 +175,7 @@ def test_pictures_are_seen_by_all_processes(desk, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert main(["train", "hypernet", "photos", "--dry-run", *BRIEF]) == 0
     said = capsys.readouterr().out
-    assert "each seen 8 times" in said
+    assert "each picture 8 times" in said
     assert rows(said)["processes"].startswith("4, ")
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "serve --help": ALL,
     "show known/net.safetensors": ALL,
     "show new/unknown.safetensors": MODEL_LIBRARIES,  # a file that the index does not know is read
+    "show new/lora.safetensors": MODEL_LIBRARIES,
     "convert known/net.safetensors net.pt --overwrite": MODEL_LIBRARIES,
 }
 # Commands that end with a refusal, and what must not be imported before it
@@ -126,6 +127,7 @@ def folder(tmp_path_factory, tiny):
     velatura.Library(folder / "known").entries()  # the index knows it from now on
     (folder / "new").mkdir()
     velatura.save(velatura.Hypernetwork.for_base(tiny, name="unknown"), folder / "new" / "unknown.safetensors")
+    velatura.save(velatura.Lora.for_base(tiny, rank=2, name="lora"), folder / "new" / "lora.safetensors")
     return folder
 
 
@@ -142,6 +144,15 @@ def test_a_refusal_imports_no_library_that_it_does_not_need(command, folder):
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "status 2", done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_training_says_what_it_read_before_torch_is_imported(folder):
+    program = "import sys; sys.modules['torch'] = None; from velatura.cli.app import main; main(sys.argv[1:])"
+    words = [sys.executable, "-c", program, "train", "lora", "photos", "--name", "ink", "--dry-run"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert "torch" in done.stderr  # which cannot be imported
+    rows = {line[:21].strip(): line[21:] for line in done.stdout.splitlines()}
+    assert rows == {"folder": "photos, 16 pictures", "captions": "from file names: 0", "out": "runs/ink"}
 
 
 def test_painting_on_the_tiny_base_imports_nothing_that_it_does_not_use(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.server.conftest import paint
+from velatura.training.run.stored_verdict import write_verdict
+from velatura.training.run.verdict import Verdict
 
 
 def png(size=(32, 32), colour="red"):
@@ -113,3 +115,27 @@ def test_the_api_describes_itself(client):
     document = client.get("/api/openapi.json").json()
     assert "PaintRequest" in document["components"]["schemas"]
     assert "/api/jobs/{job_id}/events" in document["paths"]
+
+
+def test_a_finished_run_gives_its_verdict_back(client, state):
+    folder = state.folders.runs / "judged"
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text('{"files": "inca", "base": "tiny", "overlay": {"kind": "lora"}}\n')
+    (folder / "plan.json").write_text("{}")
+    unfinished = client.get("/api/runs/judged").json()
+    assert (unfinished["state"], unfinished["strength"], unfinished["verdict"]) == ("interrupted", None, [])
+    (folder / "inca.safetensors").touch()
+    verdict = Verdict(
+        folder / "inca.safetensors",
+        kind="lora",
+        steps=60,
+        rate=2e-3,
+        strength=0.7,
+        strength_note="best strength 0.7",
+        pictures=(folder / "strengths.png",),
+    )
+    write_verdict(verdict, folder)
+    answer = client.get("/api/runs/judged")
+    assert (answer.json()["strength"], answer.json()["overpowers"]) == (0.7, False)
+    assert "strength best strength 0.7" in answer.json()["verdict"]
+    assert str(state.folders.runs) not in answer.text

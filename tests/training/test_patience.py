@@ -92,6 +92,7 @@ def test_a_finished_run_is_made_longer_as_if_it_had_been_planned_so(tiny, finish
     assert longer.file.read_bytes() == (finished / "6" / "inca.safetensors").read_bytes()
     assert len(longer.losses) == longer.overlay.card.steps == 6
     assert json.loads((run / "plan.json").read_text())["steps"] == 6
+    assert longer.verdict.steps == json.loads((run / "verdict.json").read_text())["steps"] == 6
     assert (run / "snapshots" / "inca-000004-end.safetensors").read_bytes() == before
 
 

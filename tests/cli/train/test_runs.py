@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
@@ -9,6 +10,7 @@ from PIL import Image
 
 import velatura
 from velatura.cli.app import main
+from velatura.training.run.stored_verdict import read_verdict, write_verdict
 
 PLAN = velatura.Plan(
     steps=4, batch_size=1, pixels=16, learning_rate="1e-3", precision="float32", validation_pictures=2, snapshot_every=2
@@ -79,6 +81,22 @@ def test_a_run_is_shown_with_what_to_do_next(desk, capsys):
     as_json = json.loads(printed(capsys, "show", "runs/maya", "--json").out)
     assert (as_json["state"], as_json["steps"], as_json["planned_steps"]) == ("interrupted", 3, 4)
     assert as_json["next"] == {"continue": "velatura resume runs/maya"}
+
+
+def test_a_finished_run_gives_its_verdict_back(desk, capsys):
+    verdict = read_verdict(desk / "runs" / "inca")
+    assert (verdict.steps, verdict.kind, verdict.file) == (4, "hypernet", desk / "runs" / "inca" / "inca.safetensors")
+    judged = replace(verdict, effect=0.02, little_learned=True, strength=0.7, strength_note="best strength 0.7")
+    write_verdict(judged, desk / "runs" / "inca")
+    shown = printed(capsys, "show", "runs/inca").out.splitlines()
+    for label, text in judged.judgement():
+        assert f"{label:21}{text}" in shown
+    assert "serves best at strength 0.7" in printed(capsys, "list", "--kind", "run").out
+    as_json = json.loads(printed(capsys, "show", "runs/inca", "--json").out)["verdict"]
+    assert (as_json["effect"], as_json["strength"], as_json["little_learned"]) == (0.02, 0.7, True)
+    assert "`velatura show runs/inca` gives its verdict" in printed(capsys, "resume", "runs/inca", status=2).err
+    (desk / "runs" / "inca" / "verdict.json").write_text("{")
+    assert "verdict.json cannot be read" in printed(capsys, "show", "runs/inca").out
 
 
 def test_a_run_that_a_process_uses_is_running(desk, capsys):

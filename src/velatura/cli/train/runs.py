@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from velatura.cli.screen import say, say_json
-from velatura.errors import BadFile
+from velatura.errors import BadFile, quantity
 from velatura.training.run.summary import RunSummary, find_runs, is_run_folder, read_run
 from velatura.training.run.verdict import command_line
 
 RUN_KIND = "run"  # as --kind of `velatura list` takes it
-LABEL_WIDTH = 18  # letters
+LABEL_WIDTH = 21  # letters
 
 
 def runs_in(folders: Sequence[Path], search: str | None = None) -> list[RunSummary]:
@@ -36,6 +36,8 @@ def run_line(run: RunSummary) -> str:
     parts = [f"{RUN_KIND}: {run.overlay_kind} {run.name} on {run.base}", _state(run)]
     if run.best_loss is not None:
         parts.append(f"best at step {run.best_step} (validation loss {run.best_loss:.3g})")
+    if run.verdict is not None and run.verdict.strength is not None:
+        parts.append(f"serves best at strength {run.verdict.strength:g}")
     parts += [run.next["continue"]] if "continue" in run.next else []
     return ", ".join(parts)
 
@@ -82,7 +84,7 @@ def choose_run(path: Path) -> Path | None:
 def _state(run: RunSummary) -> str:
     planned = "" if run.planned_steps is None else f" of {run.planned_steps}"
     if run.state == "finished":
-        return f"finished after {run.steps} steps"
+        return f"finished after {quantity(run.steps, 'step')}"
     return f"{run.state} at step {run.steps}{planned}"
 
 
@@ -91,13 +93,20 @@ def _rows(run: RunSummary) -> Iterator[tuple[str, str]]:
     yield "state", _state(run)
     yield "overlay", f"{run.overlay_kind} {run.name}" + (f", {run.overlay}" if run.overlay else "")
     yield "base", run.base
-    yield "pictures", run.pictures if run.picture_count is None else f"{run.pictures}, {run.picture_count} pictures"
+    yield (
+        "pictures",
+        run.pictures if run.picture_count is None else f"{run.pictures}, {quantity(run.picture_count, 'picture')}",
+    )
     yield "learning rate", run.learning_rate or "unknown, as plan.json cannot be read"
     yield "trained for", f"{run.seconds:.0f} seconds"
     yield from _loss_rows(run)
     for rescue in run.rescues:
         rate = "" if rescue.rate is None else f", at a learning rate of {rescue.rate:.2g}"
         yield "rescue", f"{rescue.because}: went back from step {rescue.step} to {rescue.back_to}{rate}"
+    if run.verdict is not None:
+        yield from run.verdict.judgement()
+    elif run.verdict_problem:
+        yield "verdict", run.verdict_problem
     if run.snapshots:
         steps = ", ".join(str(snapshot.step) for snapshot in run.snapshots)
         yield "snapshots", f"at steps {steps}; <{run.overlay_kind}:{run.snapshots[-1].path.stem}:1> calls the last one"

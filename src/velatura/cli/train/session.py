@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,12 @@ from random import Random
 from typing import TYPE_CHECKING, Self
 
 import velatura
-from velatura.cli.base import open_base
+from velatura.cli.base import open_base, refuse_unknown_base
 from velatura.cli.screen import say
 from velatura.cli.train.options import CAPTION_PANEL, OUTPUT_PANEL, TRAINING_PANEL, TrainOptions
 from velatura.cli.train.progress import training_progress
 from velatura.datasets.folder import read_dataset, read_picture
-from velatura.errors import BadPlan, gather_warnings
+from velatura.errors import BadPlan, gather_warnings, quantity
 from velatura.training.run.recorded_base import base_location
 from velatura.training.run.verdict import command_line
 
@@ -43,7 +44,9 @@ class TrainSession:
 
     @classmethod
     def prepare(cls, kind: str, folder: Path, options: TrainOptions, **kind_fields: object) -> Self:
-        """Check the folders, open the base and build the plan.
+        """Check the folders, print what they hold, open the base and build the plan.
+
+        What is known without the base is printed before torch is imported, which takes seconds.
 
         Args:
             kind: The kind of overlay, as "lora".
@@ -63,7 +66,10 @@ class TrainSession:
             for example in [*dataset.examples, *dataset.regularisation]:
                 for path in filter(None, (example.path, example.before)):
                     read_picture(path, PROBE_PIXELS)
-        base = open_base(options.base, velatura.Library(*(options.library or [Path()])), options.load_options)
+        library = velatura.Library(*(options.library or [Path()]))
+        refuse_unknown_base(options.base, library)
+        _print_folders(folder, dataset, out)
+        base = open_base(options.base, library, options.load_options)
         preset = given_plan or velatura.Plan.preset(kind, base.family.name, options.purpose or "style")
         if options.optimizer == "prodigy":
             preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all parameters
@@ -84,11 +90,9 @@ class TrainSession:
 
         dataset = read_dataset(self.folder)
         rows = {
-            "overlay": f"{overlay.card.name}, {overlay.card}, {_parameter_count(overlay):,} parameters",
+            "overlay": f"{overlay.card.name}, {overlay.card}, {quantity(_parameter_count(overlay), 'parameter')}",
             "base": f"{self.base.name} {self.base.hash}",
-            **_picture_rows(self.folder, self.plan),
-            "captions": _caption_row(dataset),
-            "out": self.out,
+            **_picture_rows(dataset, self.plan),
         }
         for label, value in rows.items():
             say(f"{label:21}{value}")
@@ -110,7 +114,8 @@ class TrainSession:
             )
         print_run(run)
         strength = 1 if run.verdict is None or run.verdict.strength is None else run.verdict.strength
-        tag = "" if overlay.kind == "embedding" else f" <{overlay.kind}:{run.file.stem}:{strength:g}>"
+        is_called_by_name = overlay.kind == "embedding" and strength == 1
+        tag = "" if is_called_by_name else f" <{overlay.kind}:{run.file.stem}:{strength:g}>"
         location = base_location(self.base.opened_from, self.base.name, self.base.open_options)
         words = ["--library", self.out, *self.base.open_options.command_words(location)]
         say(f"try:  {command_line('velatura', 'generate', self.prompt(overlay) + tag, *words)}")
@@ -133,14 +138,24 @@ def _caption_row(dataset: Dataset) -> str:
     return f"from file names: {len(names)}" + (f" ({', '.join(names[:MAX_NAMES_SHOWN])}{more})" if names else "")
 
 
-def _picture_rows(folder: Path, plan: Plan) -> dict[str, str]:
-    """Return rows about the pictures: their number, and how often each is seen."""
+def _print_folders(folder: Path, dataset: Dataset, out: Path) -> None:
+    """Print the folders of the pictures and of the run at once, whatever reads what is printed."""
+    rows = {
+        "folder": f"{folder}, {quantity(len(dataset.repeat_examples()), 'picture')}",
+        "captions": _caption_row(dataset),
+        "out": out,
+    }
+    say(*(f"{label:21}{value}" for label, value in rows.items()))
+    sys.stdout.flush()
+
+
+def _picture_rows(dataset: Dataset, plan: Plan) -> dict[str, str]:
+    """Return rows about the training: how often each picture is seen, and by how many processes."""
     from velatura.training.distributed import process_count
 
-    dataset = read_dataset(folder)
     count, processes = len(dataset.repeat_examples()), process_count()
     times_seen = plan.rates().end * plan.batch_size * plan.accumulation * processes / count
-    rows = {"folder": f"{folder}, {count} pictures, each seen {round(times_seen, 1):g} times"}
+    rows = {"seen": f"each picture {round(times_seen, 1):g} times"}
     if processes > 1:
         rows["processes"] = f"{processes}, each with pictures of its own at every step"
     if dataset.regularisation:

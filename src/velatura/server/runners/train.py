@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def _continue(context: JobContext, run_folder: Path, base_name: str | None, *, d
     """Continue a run to its end, or tell what came of one that is finished."""
     models = context.resources.models
     if read_run(run_folder).state == "finished":
-        context.finish(describe_run(run_folder))
+        context.finish(describe_run(run_folder, context.resources.folders.roots))
         return
     base = models.base(base_name) if base_name else _base_of_run(context, run_folder)
     run = resume(base, run_folder, on_step=_on_step(context), on_stage=_on_stage(context), data_changed=data_changed)
@@ -196,8 +196,9 @@ def _finish(context: JobContext, base: Base, run: Run) -> None:
         extra["model"] = written.name
     if isinstance(context.request, TrainRequest) and context.request.keep_as is not None:
         _keep(run, context.resources.folders.models / f"{context.request.keep_as}.pt")
-    verdict = [hide_paths(line, context.resources.folders.roots) for line in str(run.verdict).splitlines()]
-    context.finish(describe_run(run.folder) | extra | {"verdict": verdict})
+    roots = context.resources.folders.roots
+    verdict = [hide_paths(line, roots) for line in str(run.verdict).splitlines()]
+    context.finish(describe_run(run.folder, roots) | extra | {"verdict": verdict})
 
 
 def _keep(run: Run, target: Path) -> None:
@@ -213,8 +214,13 @@ def _keep(run: Run, target: Path) -> None:
             copy.unlink(missing_ok=True)  # it belongs to the file that is replaced
 
 
-def describe_run(run_folder: Path) -> dict[str, object]:
-    """Return what came of a run: its name, its file, the tag that calls it, losses, and pictures to look at."""
+def describe_run(run_folder: Path, roots: Iterable[Path]) -> dict[str, object]:
+    """Return what came of a run: its file, the tag that calls it, losses, its verdict, and pictures to look at.
+
+    Args:
+        run_folder: The run folder.
+        roots: Folders whose paths are hidden in the verdict.
+    """
     summary = read_run(run_folder)
     name, kind = summary.name, summary.overlay_kind
     return {
@@ -227,6 +233,7 @@ def describe_run(run_folder: Path) -> dict[str, object]:
         "first_loss": summary.first_loss,
         "last_loss": summary.last_loss,
         "best_step": summary.best_step,
+        "verdict": [hide_paths(line, roots) for line in str(summary.verdict or "").splitlines()],
         "pictures": [],
         "sheets": [picture for picture in SHEETS if (run_folder / picture).is_file()],
     }

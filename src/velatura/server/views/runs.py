@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from velatura.errors import ignore_warnings
 from velatura.library.sidecars import read_notes
+from velatura.server.errors import hide_paths
 from velatura.training.run.previews import Previews
 from velatura.training.run.summary import Rescue, RunState, RunSummary, read_run
+from velatura.training.run.verdict import Verdict
 
 SHEETS = ("loss.png", "previews.png", "strengths.png")  # pictures that a run folder may have
 
@@ -19,6 +22,7 @@ class RunInfo(BaseModel):
 
     `strength` is the one that was found to serve best. `tag` calls the overlay in a prompt: the finished one, else the
     newest snapshot. `rescues` are the times that the run went back. `previews` has the number of pictures by step.
+    `verdict` has the lines of the verdict of a finished run; the fields before it are what it measured and judged.
     """
 
     run: str
@@ -41,6 +45,13 @@ class RunInfo(BaseModel):
     previews: dict[int, int]
     strength: float | None
     tag: str | None
+    result_step: int | None
+    effect: float | None
+    prompt_left: float | None
+    little_learned: bool
+    overpowers: bool
+    milder_strength: float | None
+    verdict: list[str]
 
 
 def describe_run_folder(path: Path, root: Path) -> RunInfo:
@@ -66,8 +77,18 @@ def describe_run_folder(path: Path, root: Path) -> RunInfo:
         rescues=summary.rescues,
         strength=found_strength(summary),
         tag=run_tag(summary),
+        **_describe_verdict(summary.verdict, root),
         **summary.model_dump(include=same | more),
     )
+
+
+def _describe_verdict(verdict: Verdict | None, root: Path) -> dict[str, Any]:
+    """Return what a finished run says of itself, as fields of `RunInfo`."""
+    fields = ("result_step", "effect", "prompt_left", "little_learned", "overpowers", "milder_strength")
+    if verdict is None:
+        return {**dict.fromkeys(fields), "little_learned": False, "overpowers": False, "verdict": []}
+    lines = [hide_paths(line, [root]) for line in str(verdict).splitlines()]
+    return {**{field: getattr(verdict, field) for field in fields}, "verdict": lines}
 
 
 def preview_rows(path: Path, name: str) -> dict[int, list[Path]]:
@@ -81,11 +102,12 @@ def preview_rows(path: Path, name: str) -> dict[int, list[Path]]:
 
 
 def found_strength(summary: RunSummary) -> float | None:
-    """Return the strength that was written beside a run's overlay, None if none was."""
+    """Return the strength that serves best: that beside a run's overlay, else its verdict's; None if neither."""
     if summary.overlay is None:
         return None
     sidecar = summary.overlay.with_suffix(".json")
-    return read_notes([sidecar]).strength if sidecar.is_file() else None
+    noted = read_notes([sidecar]).strength if sidecar.is_file() else None
+    return noted if noted is not None or summary.verdict is None else summary.verdict.strength
 
 
 def run_tag(summary: RunSummary) -> str | None:

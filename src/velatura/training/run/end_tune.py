@@ -17,6 +17,8 @@ from velatura.training.run.summary import read_run
 
 if TYPE_CHECKING:
     from velatura.compare.tune import Tuning
+    from velatura.overlays.overlay import Overlay
+    from velatura.training.plan import Plan
     from velatura.training.trainer import Trainer
 
 MIN_STEPS = 50  # a shorter run takes less time than the pictures
@@ -36,13 +38,17 @@ def tune_result(run: Run, trainer: Trainer, on_stage: OnStage | None) -> Run:
     verdict = run.verdict
     if verdict is None or not is_tune_due(trainer.base, trainer.plan.tune, verdict.steps):
         return run
-    name = caption_name(run.overlay)
-    names_overlay = any(NAME_PLACEHOLDER in line for line in trainer.plan.caption_template(name).lines)
-    called_by = name if names_overlay else ""
+    called_by = caption_word(trainer.plan, run.overlay)
     tuning = trainer.processes.run_on_main(lambda: _tune(run, trainer.base, called_by, on_stage))
     if tuning is None:
         return run
     return replace(run, verdict=replace(verdict, strength=tuning.strength, strength_note=tuning.note))
+
+
+def caption_word(plan: Plan, overlay: Overlay) -> str:
+    """Return the word that called an overlay in the captions of its training, "" if they never named it."""
+    name = caption_name(overlay)
+    return name if any(NAME_PLACEHOLDER in line for line in plan.caption_template(name).lines) else ""
 
 
 def is_tune_due(base: Base, is_asked: bool | None, steps: int) -> bool:

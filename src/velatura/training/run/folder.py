@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from velatura.card import Card
-from velatura.errors import AlreadyExists, BadFile, BadPlan, NoEffect, warn
-from velatura.files import atomic_folder
+from velatura.errors import AlreadyExists, BadFile, BadPlan, NoEffect, choose_number, quantity, warn
+from velatura.files import atomic_folder, suggest_similar
 from velatura.training.plan import Plan
 from velatura.training.run.log import TEMP_PREFIX, RunLog, atomic_write
 from velatura.training.run.plot import loss_plot
 from velatura.training.run.previews import Previews
 from velatura.training.run.snapshots import Snapshot, list_snapshots
+from velatura.training.run.stored_verdict import VERDICT_NAME
 
 if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
@@ -47,6 +48,7 @@ class RunFolder:
     loss.png            the losses of all steps and of the validation pictures
     previews/           inca-000100.png, a picture generated after 100 steps, or several: inca-000100-1.png, ...
     previews.png        all previews, a row for each step, from the untrained overlay on
+    verdict.json        what the finished run says of itself, see stored_verdict.py
     strengths.png       the final overlay at several strengths, if the plan asks for it or it is cheap
     inca.safetensors    the final overlay; it exists only when the run is finished
 
@@ -109,6 +111,8 @@ class RunFolder:
             AlreadyExists: Another process is using it.
         """
         path = Path(path).expanduser()
+        if not path.exists():
+            raise BadFile(f"{path} does not exist{suggest_similar(path)}: name the folder that train made, runs/NAME")
         if not (path / "log.jsonl").is_file():
             raise BadFile(f"{path} is not a run folder: it has no log.jsonl; name the folder that train made")
         log = RunLog(path / "log.jsonl")
@@ -122,7 +126,7 @@ class RunFolder:
             log.close()
             raise NoEffect(
                 f"this run is finished, its overlay is {folder.overlay}: there is nothing to resume; "
-                "--steps N makes it longer"
+                f"`velatura show {path}` gives its verdict, --steps N makes it longer"
             )
         for leftover in [*path.glob(f"{TEMP_PREFIX}*"), *path.glob(f"*/{TEMP_PREFIX}*")]:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -139,7 +143,9 @@ class RunFolder:
         """
         taken, plan = len(self.losses()), self.plan
         if steps <= taken:
-            raise BadPlan(f"this run has taken {taken} steps: to make it longer, give more, as --steps {2 * taken}")
+            raise BadPlan(
+                f"this run has taken {quantity(taken, 'step')}: to make it longer, give more, as --steps {2 * taken}"
+            )
         longer = plan.replace(steps=steps)
         if longer.rates().end <= taken:
             raise BadPlan(
@@ -151,9 +157,13 @@ class RunFolder:
             longer = longer.replace(patience=0)
         last = self.snapshots[-1].step if self.snapshots else 0
         if last < taken:
-            warn(f"the last snapshot is that of step {last}: the {taken - last} steps after it are taken again")
+            warn(
+                f"the last snapshot is that of step {last}: the {quantity(taken - last, 'step')} after it "
+                f"{choose_number(taken - last, 'is', 'are')} taken again"
+            )
         with atomic_write(self.path / "plan.json") as file:
             file.write_text(longer.model_dump_json(indent=2) + "\n", "utf-8")
+        (self.path / VERDICT_NAME).unlink(missing_ok=True)  # of the shorter run
         if self.overlay.exists():
             end = self.snapshot(taken).path
             self.overlay.replace(end if not end.exists() else end.with_stem(f"{end.stem}-end"))

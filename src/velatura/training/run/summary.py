@@ -20,7 +20,8 @@ from velatura.training.plan import Plan
 from velatura.training.run.log import LOCK_NAME, read_records
 from velatura.training.run.recorded_base import RecordedBase
 from velatura.training.run.snapshots import list_snapshots
-from velatura.training.run.verdict import a1111_command, command_line, sheet_command
+from velatura.training.run.stored_verdict import read_verdict
+from velatura.training.run.verdict import Verdict, a1111_command, command_line, sheet_command
 
 RunState = Literal["running", "interrupted", "finished"]
 
@@ -78,6 +79,8 @@ class RunSummary(BaseModel):
         rescues: The times that the run went back.
         snapshots: Complete snapshots, by step.
         overlay: The final overlay of a finished run.
+        verdict: What a finished run said of itself; None for runs of older versions, and if it cannot be read.
+        verdict_problem: Why it cannot be read, if it is there.
         next: Commands for what to do next, by what they do.
     """
 
@@ -104,6 +107,8 @@ class RunSummary(BaseModel):
     rescues: tuple[Rescue, ...]
     snapshots: tuple[RunSnapshot, ...]
     overlay: Path | None
+    verdict: Verdict | None = None
+    verdict_problem: str = ""
     next: dict[str, str] = {}
 
 
@@ -144,6 +149,7 @@ def read_run(path: str | os.PathLike[str]) -> RunSummary:
     high_noise = _validation(records, "high_noise")
     best_step, best_loss = _lowest(records)
     rescues = tuple(_rescues(records, max(plan.step_rates()) if plan else None))
+    verdict, verdict_problem = _read_verdict(path) if overlay.is_file() else (None, "")
     state: RunState = "running" if _is_locked(path) else "finished" if overlay.is_file() else "interrupted"
     summary = RunSummary(
         path=path,
@@ -169,6 +175,8 @@ def read_run(path: str | os.PathLike[str]) -> RunSummary:
             RunSnapshot(step=snapshot.step, path=snapshot.path) for snapshot in list_snapshots(path / "snapshots", name)
         ),
         overlay=overlay if overlay.is_file() else None,
+        verdict=verdict,
+        verdict_problem=verdict_problem,
     )
     return summary.model_copy(update={"next": _next_commands(summary, plan, header)})
 
@@ -198,6 +206,14 @@ def _recorded_base(run: RunSummary, header: Mapping[str, object]) -> tuple[str, 
         recorded = RecordedBase.from_header(header)
         return recorded.location, recorded.options
     return run.base, OpenOptions()
+
+
+def _read_verdict(path: Path) -> tuple[Verdict | None, str]:
+    """Return the verdict of a finished run, or why it cannot be read."""
+    try:
+        return read_verdict(path), ""
+    except BadFile as error:
+        return None, str(error)
 
 
 def _read_plan(path: Path) -> Plan | None:

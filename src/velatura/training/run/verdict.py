@@ -8,24 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from velatura.base.open_options import OpenOptions
+from velatura.errors import quantity
 
-# Measured on the tiny base: 60 steps of 8 of the bundled neon pictures, at four learning rates for each kind. The
-# validation loss before the training was 0.52 in all of them.
-#
-#   hypernet  rate 3e-5   the loss fell by  5 %, inputs of K and V changed by  2 %: nothing to be seen
-#             rate 3e-4                    51 %,                              34 %: the style is there
-#             rate 3e-3                    62 %,                              94 %: the style drowns the shapes
-#             rate 2e-2                    10 %,                            3200 %: coloured noise
-#   lora      rate 2e-5                     1 %, outputs of layers changed by 0.1 %: nothing to be seen
-#             rate 2e-4                    15 %,                                2 %: hardly anything to be seen
-#             rate 2e-3                    58 %,                               16 %: the style is there
-#             rate 2e-2                    63 %,                              150 %: the style drowns the shapes
-#
-# 300 steps by the preset: 71 % and 175 %; at strength 1 shapes begin to dissolve, at 0.5 they are whole
+# Measured on the tiny base, by run/prompt_effect.py and by what pictures show: see docs/training.md
 A1111_PT_KINDS = frozenset({"hypernet", "embedding"})  # a LoRA's .safetensors is read as it is
 MIN_LOSS_FALL = 0.1  # share of the validation loss; less, together with
-MIN_EFFECT = 0.05  # less than this share of what layers read or return, is little learned
-MAX_EFFECT = 1.0
+MIN_EFFECT = 0.33  # less than this share of what a prompt changes, is little learned: pictures hardly differ
+MIN_PROMPT_LEFT = 0.2  # of the effect of a prompt; with less, pictures lose it
 RATE_FACTOR_IF_LITTLE = 10
 DEFAULT_OPEN_OPTIONS = OpenOptions()
 
@@ -55,9 +44,12 @@ class Verdict:
         best_loss: Its validation loss.
         high_noise_before: Validation loss at high noise of the untrained overlay, None without a validation.
         high_noise_after: That of the final overlay.
-        effect: Relative change at strength 1 of what layers read or return, as a mean; None if it was not measured.
+        effect: How much the overlay changes predictions at strength 1, as a share of what a prompt changes, see
+            run/prompt_effect.py; None if it was not measured.
+        prompt_left: How much of the effect of a prompt is left at strength 1.
         little_learned: The validation loss hardly fell, and the effect is small.
-        overpowers: The effect at strength 1 is so large that the overlay may drown the prompt.
+        overpowers: So little of the prompt is left at strength 1 that pictures may not show it.
+        milder_strength: The highest lower strength, among a few, at which the overlay does not overpower.
         strength: The strength that serves best, measured at the end of the run; None if it was not measured.
         strength_note: What was measured.
         pictures: Sheets of pictures to look at.
@@ -83,8 +75,10 @@ class Verdict:
     high_noise_before: float | None = None
     high_noise_after: float | None = None
     effect: float | None = None
+    prompt_left: float | None = None
     little_learned: bool = False
     overpowers: bool = False
+    milder_strength: float | None = None
     strength: float | None = None
     strength_note: str = ""
     pictures: tuple[Path, ...] = ()
@@ -96,7 +90,13 @@ class Verdict:
     def __str__(self) -> str:
         return "\n".join(f"{label:21}{text}" for label, text in self._rows())
 
+    def judgement(self) -> Iterator[tuple[str, str]]:
+        """Yield what the run judges, as labels and texts: how it ended, how strong the overlay is, and what to try."""
+        yield from self._end_rows()
+        yield from self._effect_rows()
+
     def _rows(self) -> Iterator[tuple[str, str]]:
+        yield from self._end_rows()
         yield from self._loss_rows()
         yield from self._effect_rows()
         for picture in self.pictures:
@@ -110,12 +110,14 @@ class Verdict:
         elif self.a1111_command:
             yield "for A1111", self.a1111_command
 
-    def _loss_rows(self) -> Iterator[tuple[str, str]]:
+    def _end_rows(self) -> Iterator[tuple[str, str]]:
         if self.patience:
             reason = f"the validation loss had not fallen for {self.patience} snapshot{'s' * (self.patience != 1)}"
-            yield "ended", f"after {self.steps} steps: {reason}"
+            yield "ended", f"after {quantity(self.steps, 'step')}: {reason}"
         if self.result_step is not None and self.result_step != self.steps:
             yield "result", f"the overlay at step {self.result_step}, where the validation loss was lowest"
+
+    def _loss_rows(self) -> Iterator[tuple[str, str]]:
         if self.validation_before is not None and self.validation_after is not None:
             yield "validation loss", f"{self.validation_before:.3g} before, {self.validation_after:.3g} after"
         if self.high_noise_before is not None and self.high_noise_after is not None:
@@ -128,14 +130,24 @@ class Verdict:
 
     def _effect_rows(self) -> Iterator[tuple[str, str]]:
         if self.effect is not None:
-            yield "effect at strength 1", f"changes what layers read or return by {self.effect:.1%}"
+            left = ""
+            if self.strength is None and self.prompt_left is not None:  # else pictures say better what is kept
+                left = f"; {max(0.0, self.prompt_left):.0%} of what a prompt does is left"
+            yield "effect at strength 1", f"changes predictions {self.effect:.2g} times as much as a prompt does{left}"
         if self.little_learned:
             higher_rate = f"try ten times the rate: {self.rate * RATE_FACTOR_IF_LITTLE:.2g}"
             yield "little was learned", "train for more steps" if self.finds_rate else higher_rate
         if self.strength is not None:
             yield "strength", self.strength_note
         elif self.overpowers:
-            yield "strong at strength 1", "it may drown the prompt: try strengths of 0.5 to 0.7, or an earlier snapshot"
+            yield "strong at strength 1", f"pictures may not show the prompt: {self._advice_if_strong()}"
+
+    def _advice_if_strong(self) -> str:
+        """Return what to do with an overlay that overpowers the prompt, by what was measured."""
+        if self.milder_strength is None:
+            return "no lower strength helps; use an earlier snapshot, or train for fewer steps or at a lower rate"
+        tag = f"<{self.kind}:{self.file.stem}:{self.milder_strength:g}>"
+        return f"at {self.milder_strength:g} they do; write {tag}, or use an earlier snapshot"
 
 
 def little_was_learned(before: float | None, after: float | None, effect: float | None) -> bool:
@@ -150,9 +162,9 @@ def little_was_learned(before: float | None, after: float | None, effect: float 
     return effect is not None and effect < MIN_EFFECT and hardly_fell
 
 
-def overpowers(effect: float | None) -> bool:
-    """Return True if an overlay changes so much at strength 1 that it may drown the prompt."""
-    return effect is not None and effect > MAX_EFFECT
+def overpowers(prompt_left: float | None) -> bool:
+    """Return True if so little of the effect of a prompt is left that pictures may not show it."""
+    return prompt_left is not None and prompt_left < MIN_PROMPT_LEFT
 
 
 def a1111_command(kind: str, file: Path) -> str:
@@ -164,15 +176,13 @@ def sheet_command(kind: str, file: Path, prompt: str, base: str, options: OpenOp
     """Return the command that paints an overlay at several strengths.
 
     Args:
-        kind: The kind of overlay; an embedding acts by its name in the prompt, at one strength.
+        kind: The kind of overlay.
         file: Its file in the run folder.
-        prompt: A prompt without a tag of the overlay.
+        prompt: A prompt without a tag of the overlay; that of an embedding holds its name.
         base: The base, as --base takes it.
         options: The options that it was opened with.
     """
     words: list[str | Path] = ["--library", file.parent, *options.command_words(base)]
-    if kind == "embedding":
-        return command_line("velatura", "generate", prompt, *words)
     prompt = f"{prompt} <{kind}:{file.stem}:{{strength}}>"
     words = ["--x", "strength=0,0.5,1,1.5", *words]
     return command_line("velatura", "grid", prompt, *words, "--out", file.parent / "strengths.png")
