@@ -7,6 +7,7 @@ from velatura.errors import (
     VelaturaWarning,
     gather_warnings,
     ignore_warnings,
+    quantity,
     redirect_warnings,
     warn,
     warn_of_picture,
@@ -31,6 +32,26 @@ def test_a_name_near_none_lists_the_choices() -> None:
 
 def test_an_empty_list_says_so() -> None:
     assert "none is known" in str(UnknownName.with_suggestions("overlay", "inca", []))
+
+
+def test_a_files_folder_and_ending_do_not_hide_the_nearest_name() -> None:
+    assert "did you mean 'inca'?" in str(
+        UnknownName.with_suggestions("file", "models/inka.safetensors", ["inca", "blueprint"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "expected"),
+    [
+        (0, ["layer"], "0 layers"),
+        (1, ["layer"], "1 layer"),
+        (1, ["entry", "entries"], "1 entry"),
+        (2, ["entry", "entries"], "2 entries"),
+        (1200, ["step"], "1,200 steps"),
+    ],
+)
+def test_a_count_stands_with_its_noun_in_the_right_number(count, words, expected) -> None:
+    assert quantity(count, *words) == expected
 
 
 @gather_warnings()

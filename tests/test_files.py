@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from velatura.errors import BadFile
-from velatura.files import atomic_write, open_for_reading, parse_json
+from velatura.files import atomic_write, open_for_reading, parse_json, suggest_similar
 
 
 def test_a_file_is_read(tmp_path):
@@ -90,3 +90,27 @@ def test_json_in_another_encoding_than_utf8_is_refused(encoding):
 
 def test_a_byte_order_mark_before_json_is_skipped():
     assert parse_json(b'\xef\xbb\xbf{"a": [1, null]}') == {"a": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("missing", "suggestion"),
+    [
+        ("inka.pt", " (did you mean {}/inca.pt?)"),
+        ("INCA.safetensors", " (did you mean {}/inca.pt?)"),
+        ("model/inca.pt", " (did you mean {}/models/inca.pt?)"),
+        ("model/maya.pt", ""),
+        ("photo", " (did you mean {}/photos or {}/photos 2?)"),
+        ("nowhere.pt", ""),
+        ("nowhere/nothing/inca.pt", ""),
+    ],
+)
+def test_a_path_that_does_not_exist_suggests_what_is_beside_it(tmp_path, missing, suggestion):
+    for folder in ("models", "photos", "photos 2", ".photo"):
+        (tmp_path / folder).mkdir()
+    for file in ("inca.pt", "models/inca.pt"):
+        (tmp_path / file).touch()
+    assert suggest_similar(tmp_path / missing) == suggestion.replace("{}", str(tmp_path))
+
+
+def test_other_names_are_suggested_too(tmp_path):
+    assert suggest_similar(tmp_path / "neno", ["blueprint", "neon", "robot"]) == " (did you mean neon?)"

@@ -15,6 +15,8 @@ from pydantic import (
     model_serializer,
 )
 
+from velatura.errors import quantity
+
 MAX_STEPS = 2**53  # larger numbers are not exact in JSON
 CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 UNKNOWN_KIND = "unknown"  # of a file whose format velatura does not know
@@ -86,7 +88,7 @@ class Card(BaseModel):
         return self.model_validate({**self.model_dump(), **changes})
 
     def __str__(self) -> str:
-        steps = f"{self.steps:,} steps" if self.steps else ""
+        steps = quantity(self.steps, "step") if self.steps else ""
         head = f"{self.kind} {self.outline}".rstrip()
         return " · ".join(filter(None, (head, self.family, steps, " ".join(self.trigger_words))))
 

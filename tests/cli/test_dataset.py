@@ -48,11 +48,12 @@ def test_pictures_without_a_caption_are_named_together_with_the_cure(photos, cap
     assert "has no caption" not in out
 
 
-def test_many_findings_of_one_kind_are_cut_short(photos, capsys):
+def test_many_findings_of_one_kind_are_one_line_with_the_cure(photos, capsys):
     assert main(["dataset", "check", str(photos)]) == 0
     out = capsys.readouterr().out
-    assert out.count("so it is enlarged to 512") == 10
-    assert "and 6 more of this kind (small)" in out
+    assert "warning: 16 pictures are smaller than 512 pixels, so they are enlarged and become soft: use larger" in out
+    assert "(00.png, 01.png, " in out
+    assert "09.png and 6 more)" in out
 
 
 def test_a_check_is_read_by_machines(photos, capsys):
@@ -92,7 +93,7 @@ def test_captioning_writes_what_is_missing(photos, capsys):
     assert "the tiny captioner names one of 20 subjects" in printed.err.splitlines()[0]
     assert printed.err.splitlines()[-1] == f"read them before you train: velatura dataset review {photos}"
     assert said[0].startswith("00.txt: neon style, a")
-    assert said[-1] == "1 captions written, 15 pictures left as they are"
+    assert said[-1] == "1 caption written, 15 pictures left as they are"
     assert (photos / "00.txt").read_text().startswith("neon style, a")
     assert (photos / "01.txt").read_text() == before
 

@@ -36,7 +36,7 @@ def test_show_tells_what_a_lora_changes_and_what_in_its_file_does_nothing(capsys
     assert (
         "changes        12 in text encoder 1, 8 elsewhere in the UNet, 32 in attentions, 8 in feed-forwards\n" in shown
     )
-    assert "of no layer    1 tensors (lora_te3_x.alpha)\n" in shown
+    assert "of no layer    1 tensor (lora_te3_x.alpha)\n" in shown
     assert "embeddings     neon\n" in shown
     assert main(["show", "odd.safetensors", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["nature"]["details"]["embeddings"] == "neon"

@@ -180,7 +180,7 @@ def test_images_without_texts_and_names_are_measured_too(painted, tiny):
 def test_what_cannot_be_measured_is_refused_in_one_line(folders, painted, tiny, tmp_path):
     with pytest.raises(BadDataset, match="no picture is given"):
         velatura.measure([], painted["data"], base=tiny)
-    with pytest.raises(BadDataset, match="1 texts are given for 5 pictures"):
+    with pytest.raises(BadDataset, match="1 text is given for 5 pictures"):
         velatura.measure(folders / "new", folders / "data", base=tiny, texts=["a cat"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadDataset):

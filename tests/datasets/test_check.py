@@ -72,7 +72,7 @@ def test_a_caption_of_several_lines_and_what_a_list_has_beside_captions_are_foun
     texts = {finding.kind: finding.text for finding in check_folder(tmp_path, 8).findings}
     assert "several lines, learned as one text" in texts["lines"]
     assert texts["fields"] == "has fields that are not read (mood): they have no effect"
-    assert texts["missing"] == "lists 1 pictures that are not in the folder, such as 'gone.png'"
+    assert texts["missing"] == "lists 1 picture that is not in the folder, such as 'gone.png'"
 
 
 def test_odd_files_are_told(tmp_path, pictures):

@@ -69,7 +69,7 @@ def test_a_list_that_cannot_be_understood_is_refused_with_its_line(tmp_path, lin
 def test_a_list_that_speaks_of_missing_pictures_says_so(tmp_path):
     draw(tmp_path / "a cat.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a house"}')
-    with pytest.warns(VelaturaWarning, match=r"lists 1 pictures that are not in the folder, such as 'gone\.png'"):
+    with pytest.warns(VelaturaWarning, match=r"lists 1 picture that is not in the folder, such as 'gone\.png'"):
         read_folder(tmp_path)
 
 

@@ -36,8 +36,8 @@ def messages(path, open_file=velatura.open_overlay):
         (3.4e38, torch.float32, "up to 3.4e+38, the largest number of float32"),
         (3.38e38, torch.bfloat16, "the largest number of bfloat16"),
         (2e4, torch.float32, "up to 2e+04 ("),
-        (2.0**-130, torch.float32, "1 tensors of denormal numbers"),
-        (2.0**-20, torch.float16, "1 tensors of denormal numbers"),
+        (2.0**-130, torch.float32, "1 tensor of denormal numbers"),
+        (2.0**-20, torch.float16, "1 tensor of denormal numbers"),
         (0.0, torch.float32, "a factor of every layer's change holds only zeros"),
     ],
 )

@@ -35,9 +35,7 @@ def checkpoint(monkeypatch):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_the_state_dict_of_a_checkpoint_is_read_tensor_by_tensor(tmp_path, checkpoint, zipped):
     path = save_torch(tmp_path / "model.ckpt", checkpoint, _use_new_zipfile_serialization=zipped)
-    with pytest.warns(
-        VelaturaWarning, match=r"model.ckpt has 1 entries beside its weights.* \(count\): they are ignored"
-    ):
+    with pytest.warns(VelaturaWarning, match=r"model.ckpt has 1 entry beside its weights.* \(count\): it is ignored"):
         contents = open_state_dict(path)
     assert contents.tensors.keys() == {"a", "b"}
     assert are_equal(contents.tensors, {key: checkpoint["state_dict"][key] for key in "ab"})
@@ -90,8 +88,9 @@ def test_an_entry_that_trainings_do_not_leave_is_named(tmp_path, entries, named,
     with pytest.warns(VelaturaWarning) as warned:
         contents = open_state_dict(path)
     assert are_equal(contents.tensors, weights)
+    count, verdict = ("1 entry", "it is") if len(entries) == 1 else (f"{len(entries)} entries", "they are")
     assert [str(each.message) for each in warned] == [
-        f"x.ckpt has {len(entries)} entries beside its weights that trainings do not leave ({named}): they are ignored"
+        f"x.ckpt has {count} beside its weights that trainings do not leave ({named}): {verdict} ignored"
     ]
 
 

@@ -132,7 +132,7 @@ def test_a_container_that_torch_would_not_write_is_refused(tmp_path, change, mes
 def test_a_member_that_torch_does_not_write_is_named_and_ignored(tmp_path, member):
     path = save_torch(tmp_path / "archive.pt", tensors_of_all_dtypes())
     change_members(path, lambda members: members.update({member: b"more"}))
-    with pytest.warns(VelaturaWarning, match="1 files in its zip that torch does not write") as caught:
+    with pytest.warns(VelaturaWarning, match="1 file in its zip that torch does not write") as caught:
         contents = open_tensors(path)
     assert len(caught) == 1
     assert member.removeprefix("archive/") in str(caught[0].message)

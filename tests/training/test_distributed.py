@@ -132,7 +132,7 @@ def test_a_lora_with_a_word_learns_in_two_processes_and_is_resumed_to_the_same_e
 @pytest.mark.slow
 def test_a_run_of_two_processes_is_not_resumed_by_one(tiny, disturbed):
     _, folder = disturbed
-    with pytest.raises(BadPlan, match="began with 2 processes, and now there are 1: resume it with --processes 2"):
+    with pytest.raises(BadPlan, match="began with 2 processes, and now there is 1: resume it with --processes 2"):
         velatura.resume(tiny, folder / "other fails")
 
 

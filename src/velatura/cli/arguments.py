@@ -11,6 +11,7 @@ import velatura
 from velatura.cli.base import explain_missing, is_path
 from velatura.cli.options import plain_type
 from velatura.errors import BadFile, BadRecipe, UnknownName
+from velatura.files import suggest_similar
 from velatura.image_files import open_image, shrink_image
 from velatura.library.entry import OVERLAY_KINDS
 
@@ -311,7 +312,9 @@ def open_overlay_files(overlays: Sequence[str]) -> tuple[dict[str, "Overlay"], l
     for argument in overlays:
         file, strength = _file_and_strength(argument)
         if not file.expanduser().exists():
-            raise BadFile(f"{file} does not exist: give the path of an overlay's file, as FILE:STRENGTH")
+            raise BadFile(
+                f"{file} does not exist{suggest_similar(file)}: give the path of an overlay's file, as FILE:STRENGTH"
+            )
         _refuse_file_name(file, opened)
         opened[file.stem] = overlay = velatura.open_overlay(file)
         tags.append(f"<{overlay.kind}:{file.stem}:{strength}>")

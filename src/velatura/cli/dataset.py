@@ -4,18 +4,34 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from velatura.cli.screen import print_error, say, say_json
 from velatura.cli.train.options import bundled_or_given
-from velatura.errors import BadDataset
+from velatura.errors import BadDataset, choose_number, quantity
 
 if TYPE_CHECKING:
     from velatura.datasets.check import DatasetReport
     from velatura.datasets.crop import CroppedPicture
 
+MIN_GROUP = 3  # findings of one kind that are said in one line, with what to do
+GROUPED_FINDINGS = {
+    "small": "pictures are smaller than {pixels} pixels, so they are enlarged and become soft: use larger ones, or a "
+    "lower --size",
+    "cropped": "pictures lose more than a quarter to the middle square: try `velatura dataset crop`, or train with "
+    "--set shape=buckets",
+    "blurred": "pictures may be blurred or enlarged: look at them, and take out those that are",
+    "noisy": "pictures may be noisy: look at them, and take out those that are",
+    "named": "captions are file names: read them, and write a .txt file where a name says nothing",
+    "mode": "pictures have another colour mode and are converted to RGB",
+    "turned": "pictures are stored sideways or upside down, and are turned upright",
+    "transparent": "pictures have transparent areas, which become white, or count less if masks are on",
+    "animated": "pictures have several frames: only the first one is used",
+    "stray": "text files have the name of no picture: rename them, or take them away",
+}
 MAX_FINDINGS_SHOWN = 10  # of one kind of finding
 MAX_TAGS_SHOWN = 12
 TINY_CAPTIONER_HINT = (
@@ -72,7 +88,10 @@ def check(
         _print_report(report)
     if report.errors:
         file_count = len({finding.file for finding in report.errors})
-        raise BadDataset(f"{file_count} files of {folder} would stop a training; put them right, or take them away")
+        raise BadDataset(
+            f"{quantity(file_count, 'file')} of {folder} would stop a training; put "
+            f"{choose_number(file_count, 'it', 'them')} right, or take {choose_number(file_count, 'it', 'them')} away"
+        )
 
 
 @dataset.command("crop")
@@ -104,7 +123,7 @@ def _print_crops(pictures: "list[CroppedPicture]", out: Path, *, is_split: bool)
     from velatura.datasets.check import MAX_CROPPED_SHARE
 
     sizes = Counter(f"{picture.size[0]}x{picture.size[1]}" for picture in pictures)
-    say(f"{out}: {len(pictures)} pictures of {len({picture.source for picture in pictures})}")
+    say(f"{out}: {quantity(len(pictures), 'picture')} of {len({picture.source for picture in pictures})}")
     say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes.most_common()))
     enlarged_count = sum(picture.is_enlarged for picture in pictures)
     if enlarged_count:
@@ -147,9 +166,11 @@ def caption(
     for written in caption_folder(folder, open_captioner(captioner, threshold), existing=existing, prefix=before):
         say(f"{_relative_name(written.file, folder.expanduser())}: {written.text}")
         count += 1
-    say(f"{count} captions written, {picture_count(folder) - count} pictures left as they are")
+    left = picture_count(folder) - count
+    kept = f"{quantity(left, 'picture')} left as {choose_number(left, 'it is', 'they are')}"
+    say(f"{quantity(count, 'caption')} written, {kept}")
     if count:
-        print_error(f"read them before you train: velatura dataset review {folder}")
+        print_error(f"read them before you train: velatura dataset review {quote(str(folder))}")
 
 
 @dataset.command("review")
@@ -172,14 +193,17 @@ def review(
 
     album = CaptionEditor.from_folder(folder)
     with serve(album, port) as server:
-        say(f"{folder}: {len(album.paths)} pictures at {server.url}", "Ctrl-C ends it; every change is saved at once")
+        say(
+            f"{folder}: {quantity(len(album.paths), 'picture')} at {server.url}",
+            "Ctrl-C ends it; every change is saved at once",
+        )
         sys.stdout.flush()
         if browser:
             webbrowser.open(server.url)
         try:
             server.wait()
         except KeyboardInterrupt:
-            say(f"ended; {album.undo_count} changes are saved")
+            say(f"ended; {quantity(album.undo_count, 'change')} {choose_number(album.undo_count, 'is', 'are')} saved")
 
 
 def _print_report(report: "DatasetReport") -> None:
@@ -187,7 +211,7 @@ def _print_report(report: "DatasetReport") -> None:
     sizes = Counter(f"{picture.width}x{picture.height}" for picture in pictures).most_common(5)
     counted_total = sum(picture.repeats for picture in pictures)
     say(
-        f"{report.folder}: {len(pictures)} pictures"
+        f"{report.folder}: {quantity(len(pictures), 'picture')}"
         + (f", counted {counted_total}" if counted_total != len(pictures) else "")
     )
     say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes))
@@ -201,8 +225,14 @@ def _print_report(report: "DatasetReport") -> None:
 
             say(f"{grade}: {describe_missing_captions(report.folder, captionless)}")
             found = [finding for finding in found if finding.file not in captionless]
+        if len(found) >= MIN_GROUP and kind in GROUPED_FINDINGS:
+            names = ", ".join(_relative_name(finding.file, report.folder) for finding in found[:MAX_FINDINGS_SHOWN])
+            more = f" and {len(found) - MAX_FINDINGS_SHOWN} more" if len(found) > MAX_FINDINGS_SHOWN else ""
+            say(f"{grade}: {len(found)} {GROUPED_FINDINGS[kind].format(pixels=report.pixels)} ({names}{more})")
+            continue
         for finding in found[:MAX_FINDINGS_SHOWN]:
-            say(f"{finding.grade}: {_relative_name(finding.file, report.folder)}: {finding.text}")
+            name = _relative_name(finding.file, report.folder)
+            say(f"{finding.grade}: {finding.text}" if name == "." else f"{finding.grade}: {name}: {finding.text}")
         if len(found) > MAX_FINDINGS_SHOWN:
             say(f"{grade}: ... and {len(found) - MAX_FINDINGS_SHOWN} more of this kind ({kind}); --json lists all")
     if not report.findings:

@@ -13,7 +13,7 @@ from velatura.cli.bake import AsJson, Overwrite
 from velatura.cli.base import explain_missing, is_path, open_base, refuse_unknown_base
 from velatura.cli.saving import picture_bar, prepare_output, print_report
 from velatura.cli.screen import say, say_json
-from velatura.errors import BadRecipe, UnknownName
+from velatura.errors import BadRecipe, UnknownName, choose_number, quantity
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
@@ -142,7 +142,10 @@ def merge(
         "--rank, --tolerance and --base are for LoRAs: use velatura extract on models", rank, tolerance, base
     )
     if not 1 <= len(models) <= 3:
-        raise BadRecipe(f"{len(models)} models are given: merge two, or add the difference of two to one")
+        raise BadRecipe(
+            f"{quantity(len(models), 'model')} {choose_number(len(models), 'is', 'are')} given: merge two, or add "
+            "the difference of two to one"
+        )
     metadata_options = {
         "metadata": parse_fields(metadata),
         "copies_metadata": not no_metadata,

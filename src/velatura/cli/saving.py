@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NamedTuple
 
 from velatura.cli.screen import progress_bar, say, say_json
-from velatura.errors import AlreadyExists, BadFile, UnknownName, VelaturaError
+from velatura.errors import AlreadyExists, BadFile, UnknownName, VelaturaError, choose_number, quantity
 from velatura.files import atomic_write
 
 PREVIEW_SCALE = 4  # pixels of a preview for each latent
@@ -97,7 +97,10 @@ def save_pictures(
                 on_saved(saved[index])
     except (KeyboardInterrupt, VelaturaError) as error:
         if saved:
-            error.add_note(f"{len(saved)} of {len(paths)} pictures are saved, from {paths[min(saved)]} on")
+            error.add_note(
+                f"{len(saved)} of {quantity(len(paths), 'picture')} {choose_number(len(saved), 'is', 'are')} saved, "
+                f"from {paths[min(saved)]} on"
+            )
         raise
     return [saved[index] for index in sorted(saved)]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from velatura.arguments import describe_value
 from velatura.errors import BadFile, BadRecipe
+from velatura.files import suggest_similar
 from velatura.library import Library
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def check_base_values(values: Sequence[object], library: Library | None) -> None
             base_label(value)
         elif not _is_openable(name := str(value)):
             if library is None:
-                raise BadFile(f"{name!r} does not exist: give the path of a base, or a library that has its name")
+                similar = suggest_similar(name)
+                raise BadFile(
+                    f"{name!r} does not exist{similar}: give the path of a base, or a library that has its name"
+                )
             library.entry(name, "checkpoint")
 
 

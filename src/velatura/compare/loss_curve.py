@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from velatura.errors import quantity
+
 CHART_WIDTH, CHART_HEIGHT = 760, 300
 LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 64, 12, 28, 44
 
@@ -12,9 +14,10 @@ def loss_curve(losses: Sequence[float]) -> str:
     """Return the SVG of a curve: the losses as a faint line, their running mean as a strong one, and both axes."""
     assert losses
     chart = _Chart(steps=len(losses), low=min(losses), high=max(losses))
+    steps = quantity(len(losses), "step")
     return "\n".join(
         [
-            f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="The loss of {len(losses)} steps">',
+            f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="The loss of {steps}">',
             *chart.grid_lines(),
             f'<polyline class="each" points="{chart.points(losses)}"/>',
             f'<polyline class="mean" points="{chart.points(running_mean(losses))}"/>',

@@ -12,7 +12,7 @@ from PIL import Image
 from velatura.datasets.folder import describe_empty_folder, folders_with_repeats, resolve_folder
 from velatura.datasets.pictures import picture_paths, read_upright
 from velatura.datasets.read_captions import Caption, CaptionSource, NameRules, read_caption, read_caption_lists
-from velatura.errors import BadDataset, BadFile, BadRecipe
+from velatura.errors import BadDataset, BadFile, BadRecipe, choose_number, quantity
 from velatura.prompts.tags import TAG_PATTERN
 from velatura.sampling.recipe.recipe import Recipe
 
@@ -59,7 +59,10 @@ def read_picture_set(pictures: Pictures, texts: Sequence[str] | None = None) -> 
     if texts is None:
         return found
     if len(texts) != len(found):
-        raise BadDataset(f"{len(texts)} texts are given for {len(found)} pictures: give one for each picture")
+        raise BadDataset(
+            f"{quantity(len(texts), 'text')} {choose_number(len(texts), 'is', 'are')} given for "
+            f"{quantity(len(found), 'picture')}: give one for each picture"
+        )
     return PictureSet(found.images, found.names, list(texts))
 
 

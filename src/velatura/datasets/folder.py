@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 
 from velatura.arguments import check_arguments
 from velatura.datasets.name_captions import NameRules
@@ -33,6 +34,7 @@ from velatura.datasets.read_captions import (
 )
 from velatura.datasets.zip_files import is_zip_file, unpack_dataset
 from velatura.errors import BadDataset, MissingCaption, gather_warnings, warn
+from velatura.files import suggest_similar
 
 __all__ = [
     "Dataset",
@@ -160,7 +162,7 @@ def resolve_folder(folder: str | os.PathLike[str], *, is_written: bool = False) 
             raise BadDataset(f"{path} is a zip, and files are written into the folder: unpack it, and name the folder")
         return unpack_dataset(path)
     if not path.is_dir():
-        reason = "is a file" if path.exists() else "does not exist"
+        reason = "is a file" if path.exists() else f"does not exist{suggest_similar(path)}"
         raise BadDataset(f"{path} {reason}: name a folder of pictures, with a .txt file of the caption beside each")
     return path
 
@@ -291,7 +293,7 @@ def describe_missing_captions(folder: Path, paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - MAX_NAMES_SHOWN} more" if len(paths) > MAX_NAMES_SHOWN else ""
     return (
         f"{len(paths)} pictures in {folder} have no caption ({names}{more}): write what each shows into a .txt file of "
-        f"its name, rename them, or try `velatura dataset caption {folder}`"
+        f"its name, rename them, or try `velatura dataset caption {quote(str(folder))}`"
     )
 
 
@@ -332,7 +334,10 @@ def _warn_of_odd_texts(captions: dict[Path, Caption]) -> None:
         for problem in odd_texts(caption.text):
             problems.setdefault(problem, []).append(path)
     for problem, paths in problems.items():
-        warn(f"{len(paths)} captions, such as that of {paths[0]}, have {problem}")
+        found = (
+            f"the caption of {paths[0]} has" if len(paths) == 1 else f"{len(paths)} captions, as of {paths[0]}, have"
+        )
+        warn(f"{found} {problem}")
 
 
 def _find_companions(

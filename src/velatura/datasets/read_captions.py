@@ -13,7 +13,7 @@ from typing import cast
 from velatura.card import has_control_characters, printable_text
 from velatura.datasets.name_captions import NameRules, caption_from_name
 from velatura.datasets.pictures import PICTURE_SUFFIXES
-from velatura.errors import BadDataset, warn, warn_of_picture
+from velatura.errors import BadDataset, choose_number, quantity, warn, warn_of_picture
 from velatura.files import parse_json
 from velatura.text_encodings import decode_text
 
@@ -362,4 +362,5 @@ def find_list_problems(list_captions: Mapping[str, Caption], paths: Iterable[Pat
     missing = sorted(name for name in list_captions if unicodedata.normalize("NFC", name) not in names)
     file = list_captions[missing[0]].file if missing else None
     if file is not None:
-        yield file, f"lists {len(missing)} pictures that are not in the folder, such as {missing[0]!r}"
+        verb = choose_number(len(missing), "is", "are")
+        yield file, f"lists {quantity(len(missing), 'picture')} that {verb} not in the folder, such as {missing[0]!r}"

@@ -13,7 +13,7 @@ from velatura.downloads.destination import is_model, kind_folder, possible_folde
 from velatura.downloads.partial_file import PartialFile, lock_target, refuse_existing
 from velatura.downloads.transfer import RESUME_HINT, OnBytes, RemoteFile, Transfer, file_name, stated_size
 from velatura.downloads.web_client import WebClient
-from velatura.errors import BadFile, DownloadFailed, warn
+from velatura.errors import BadFile, DownloadFailed, quantity, warn
 from velatura.formats.hypernetworks import hns
 from velatura.formats.inspect.inspect import inspect_file
 
@@ -114,7 +114,9 @@ class Fetcher:
         """
         total = sum(remote_file.size or 0 for remote_file in files.values())
         if total > self.limit:
-            message = f"{total / 1e9:.2f} GB in {len(files)} files, over the limit of {self.limit / 1e9:.2f} GB"
+            message = (
+                f"{total / 1e9:.2f} GB in {quantity(len(files), 'file')}, over the limit of {self.limit / 1e9:.2f} GB"
+            )
             raise DownloadFailed(f"{name} has {message}: allow more with --limit")
         target = kind_folder(self.target_folder, "checkpoint") / name
         with lock_target(target):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from velatura.arguments import check_arguments
 from velatura.errors import BadFile, BadOverlay
+from velatura.files import suggest_similar
 from velatura.formats.open import open_overlay
 from velatura.overlays import attach as overlay_attach
 from velatura.overlays.attach import Attachment, AttachSpec
@@ -115,7 +116,7 @@ def _open_if_path(overlay: object) -> Overlay:
     path = Path(cast("StrPath", overlay)).expanduser()
     if not path.exists():
         raise BadFile(
-            f"{path} does not exist: give the path of an overlay's file; one in a library is opened by its name with "
-            "velatura.Library(FOLDER).overlay(NAME)"
+            f"{path} does not exist{suggest_similar(path)}: give the path of an overlay's file; one in a library is "
+            "opened by its name with velatura.Library(FOLDER).overlay(NAME)"
         )
     return open_overlay(path)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from velatura.errors import BadFile, warn
+from velatura.errors import BadFile, quantity, warn
 from velatura.overlays.overlay import Card, Overlay
 
 AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
@@ -71,8 +71,10 @@ def check_not_empty(name: str, card: Card, tensor_count: int) -> None:
     if not isinstance(widths, list) or not isinstance(layers, list):
         return
     if len(widths) * len(layers) > max(tensor_count, CHEAP_LAYER_COUNT):
-        claim = f"{len(layers)} layers for each of {len(widths)} widths"
-        raise BadFile(f"{name} describes {claim} and holds {tensor_count} tensors: it is cut short or misdescribed")
+        claim = f"{quantity(len(layers), 'layer')} for each of {quantity(len(widths), 'width')}"
+        raise BadFile(
+            f"{name} describes {claim} and holds {quantity(tensor_count, 'tensor')}: it is cut short or misdescribed"
+        )
 
 
 def check_tensor(name: str, key: str, tensor: object, shape: torch.Size) -> Tensor:
@@ -125,7 +127,8 @@ def warn_of_suspicious_weights(name: str, tensors: Mapping[str, Tensor]) -> None
     problems = {
         "mixes precisions": len({tensor.dtype for tensor in tensors.values()}) > 1,
         "holds only zeros, so it has no effect": not any(largest.values()),
-        f"holds {denormal_count} tensors of denormal numbers, too small to have an effect": denormal_count > 0,
+        f"holds {quantity(denormal_count, 'tensor')} of denormal numbers, too small to have an effect": denormal_count
+        > 0,
         **{problem: True for problem in [describe_large_values(tensors, largest)] if problem},
     }
     for problem, is_present in problems.items():

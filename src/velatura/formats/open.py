@@ -19,6 +19,7 @@ from velatura.base.families import PREDICTION_WORDS, Prediction, PredictionWord
 from velatura.base.open_options import OpenOptions
 from velatura.base.pipeline import Pipeline, to_base
 from velatura.errors import BadFile, UnsupportedBase, VelaturaError
+from velatura.files import suggest_similar
 from velatura.formats import hub
 from velatura.formats.check_metadata import families_of, warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
@@ -142,7 +143,8 @@ def open_base(
     reference = hub.parse_reference(str(path)) if str(path).startswith(hub.HUB_PREFIX) else None
     local_path = Path(path).expanduser() if reference is None else hub.fetch(str(path))
     if not local_path.exists():
-        raise BadFile(f"{local_path} does not exist: give a checkpoint, a diffusers folder, or hub:owner/name")
+        similar = suggest_similar(local_path)
+        raise BadFile(f"{local_path} does not exist{similar}: give a checkpoint, a diffusers folder, or hub:owner/name")
     compute_device = find_device(device)
     parts = PartPaths(local_path, _part_path(unet), _part_paths(text), _part_path(vae), weights)
     if not parts.is_replaced:
@@ -186,7 +188,7 @@ def _part_path(part: str | PathLike[str] | None) -> Path | None:
         return None
     path = hub.fetch(str(part)) if str(part).startswith(hub.HUB_PREFIX) else Path(part).expanduser()
     if not path.exists():
-        raise BadFile(f"{path} does not exist: give a file or a folder that holds the part")
+        raise BadFile(f"{path} does not exist{suggest_similar(path)}: give a file or a folder that holds the part")
     return path
 
 

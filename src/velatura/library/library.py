@@ -13,6 +13,7 @@ from velatura.arguments import check_arguments
 from velatura.base.families import FAMILIES, normalize_family_name
 from velatura.card import UNKNOWN_KIND
 from velatura.errors import BadFile, UnknownName, warn
+from velatura.files import suggest_similar
 from velatura.library.entry import FILE_KINDS, OVERLAY_KINDS, Catalogue, LibraryEntry, OnFile
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
@@ -388,11 +389,10 @@ def file_entry(path: str | PathLike[str], cache: str | PathLike[str] | None = No
     Raises:
         BadFile: The path does not exist, or is not a file or a model folder.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise BadFile(f"{path} does not exist: give the path of a file, or of a folder in diffusers' layout")
+    if not (path := Path(path).expanduser()).exists():
+        raise BadFile(f"{path} does not exist{suggest_similar(path)}: give a file, or a folder in diffusers' layout")
     if watched_file(path) is None:
-        raise BadFile(f"{path} is a folder, but not in diffusers' or peft's layout: give the path of a file in it")
+        raise BadFile(f"{path} is not a model folder: give a file in it, or try `velatura list` or `dataset check`")
     if not path.is_dir() and not path.is_file():  # a device or a pipe, which could be read without end
         raise BadFile(f"{path} is neither a file nor a folder: give the path of a file that can be read")
     catalogue, file = Catalogue(Index(cache_folder(cache))), model_file(path)

@@ -32,11 +32,6 @@ def relative_error(squared_error: float, squared_total: float) -> float:
     return (squared_error / squared_total) ** 0.5 if squared_total else 0.0
 
 
-def format_count(count: int, noun: str) -> str:
-    """Return "1 layer" or "3 layers"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
 def format_ranks(ranks: tuple[int, int]) -> str:
     """Return "rank 4" or "ranks 2 to 8" for the least and the largest rank."""
     low, high = ranks

@@ -13,7 +13,7 @@ from velatura.base.base import Base
 from velatura.base.families import Prediction
 from velatura.base.image_condition import LATENT_CHANNELS
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
-from velatura.errors import BadOverlay, WrongBase, warn
+from velatura.errors import BadOverlay, WrongBase, quantity, warn
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.deltas.first_channels import (
     FIRST_CONVOLUTION,
@@ -149,7 +149,7 @@ class Difference(Lora):
         expected = [name for name in self.layers if name.startswith(UNET_PREFIX) or target.text_encoders]
         if missing_count := len(expected) - len(deltas):
             raise WrongBase(
-                f"{self.card} has {missing_count} layers that {target.name} lacks, of {len(expected)}: "
+                f"{self.card} has {quantity(missing_count, 'layer')} that {target.name} lacks, of {len(expected)}: "
                 "attach a difference to bases of the family that it was made for"
             )
         for name, delta in deltas.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from velatura.arguments import check_arguments
 from velatura.base.families import advise_base, check_family_name
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
-from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, warn
+from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, quantity, warn
 from velatura.overlays.attention_layers import attention_layers, context_width
 from velatura.overlays.hooks.seams import Undo, hook_contexts
 from velatura.overlays.overlay import Card, Overlay, TargetPart, join_with_and
@@ -199,7 +199,7 @@ def _layer_dropout(count: int, dropout: float | Sequence[float], *, last: bool) 
         is_impossible = not last and any(entries[-2:-1])
     if is_impossible:
         raise BadOverlay(
-            f"dropout {dropout} with last_layer_dropout={last} fits no hidden layer of {count} layers: "
+            f"dropout {dropout} with last_layer_dropout={last} fits no hidden layer of {quantity(count, 'layer')}: "
             "give more layers, or one probability for each layer"
         )
     return entries

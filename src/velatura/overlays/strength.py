@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from velatura.base.encoding_context import BatchRow, current_row, negative_row_count
-from velatura.errors import BadStrength
+from velatura.errors import BadStrength, quantity
 from velatura.overlays.hooks.guided_rows import GuidedRows
 from velatura.prompts.strengths import PromptSide
 
@@ -133,7 +133,8 @@ class LiveStrength:
         strength = self.tensor
         if strength.ndim and not self._fits_rows(len(strength), batch_row.rows):
             raise BadStrength(
-                f"{len(strength)} strengths do not fit {batch_row.rows} texts: give one number, or one for each text"
+                f"{len(strength)} strengths do not fit {quantity(batch_row.rows, 'text')}: give one number, or one "
+                "for each text"
             )
         value = strength[batch_row.row % len(strength)] if strength.ndim else strength
         if self.side == "both":

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from torch import Tensor, nn
 from torch.nn.modules import activation as torch_activations
 
-from velatura.errors import BadOverlay, UnknownName, explain_validation_error
+from velatura.errors import BadOverlay, UnknownName, explain_validation_error, quantity
 
 
 def _activation_factory(name: str) -> Callable[[], nn.Module]:
@@ -137,7 +137,8 @@ class HypernetworkStructure(BaseModel):
             )
         if self.dropout and len(self.dropout) != len(self.layers):
             raise BadOverlay(
-                f"dropout has {len(self.dropout)} entries, layers {len(self.layers)}: give one for each layer"
+                f"dropout has {quantity(len(self.dropout), 'entry', 'entries')}, layers {len(self.layers)}: give one "
+                "for each layer"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 import math
 
+from velatura.errors import quantity
 from velatura.prompts.passage import Passage
 
 BLOCK_COUNTS = (12, 17, 20, 26)  # LoRA of SDXL, of SD1 and SD2; with convolutions of SDXL, of SD1 and SD2
@@ -34,7 +35,8 @@ def parse_block_weights(argument: Passage) -> tuple[float, ...]:
     if len(weights) not in BLOCK_COUNTS:
         counts = " or ".join(map(str, BLOCK_COUNTS))
         raise argument.error(
-            f"lbw= has {len(weights)} numbers; write {counts} numbers, or one of {', '.join(BLOCK_WEIGHT_PRESETS)}"
+            f"lbw= has {quantity(len(weights), 'number')}; write {counts} numbers, or one of "
+            f"{', '.join(BLOCK_WEIGHT_PRESETS)}"
         )
     return weights
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
 
-from velatura.errors import BadPrompt, warn
+from velatura.errors import BadPrompt, quantity, warn
 from velatura.prompts.emphasis import EmphasisMode, Fragment, parse_emphasis
 from velatura.prompts.passage import excerpt_at, prompt_error
 from velatura.prompts.prompt_editing import EditedText, Timing
@@ -196,7 +196,7 @@ class Prompt:
         steps = sum(timing.total_steps for timing in passes)
         for when in (number for text in self._edited_texts for number in text.unreached_edits(passes)):
             warn(
-                f"words that change at {when} never change in {steps} steps; "
+                f"words that change at {when} never change in {quantity(steps, 'step')}; "
                 "write an earlier step, or a fraction such as 0.5"
             )
 

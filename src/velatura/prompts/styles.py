@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from io import StringIO
 from typing import NamedTuple
 
-from velatura.errors import BadFile, warn
+from velatura.errors import BadFile, quantity, warn
 
 PROMPT_PLACEHOLDER = "{prompt}"  # is replaced by the prompt; without it the style is appended
 STYLE_SEPARATOR = ", "
@@ -54,7 +54,8 @@ def read_styles(text: str) -> dict[str, Style]:
     for line, cells, has_spaces in rows[1:]:
         if any(cell.strip() for cell in cells[len(columns) :]):
             raise BadFile(
-                f"line {line} of the styles, {cells[0]!r}, has {len(cells)} texts for {len(columns)} columns: "
+                f"line {line} of the styles, {cells[0]!r}, has {quantity(len(cells), 'text')} for "
+                f"{quantity(len(columns), 'column')}: "
                 'put each text with commas in quotes, master,"masterpiece, best quality",blurry'
             )
         if has_spaces and not rows[0].has_spaces and any(cells[2:]):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from velatura.base.families import PREDICTION_WORDS
 from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaError
+from velatura.files import suggest_similar
 from velatura.library.model_files import WEIGHTS_SUFFIXES
 from velatura.tiny import TINY_HASH, tiny
 
@@ -128,7 +129,10 @@ def is_path(name: str) -> bool:
 def explain_missing(name: str, error: UnknownName) -> VelaturaError:
     """Return the error for an argument that is not in the library: one that looks like a path may be one."""
     looks_like_path = bool(set(name) & set("/\\")) or Path(name).suffix.lower() in WEIGHTS_SUFFIXES
-    return BadFile(f"{name} does not exist, and {error}") if looks_like_path else error
+    if not looks_like_path:
+        return error
+    similar = suggest_similar(name)
+    return BadFile(f"{name} does not exist{similar}" if similar else f"{name} does not exist, and {error}")
 
 
 def _open_tiny(load_options: LoadOptions) -> Base:

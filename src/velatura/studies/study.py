@@ -16,7 +16,7 @@ from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
 from velatura.datasets.folder import Example, read_dataset
-from velatura.errors import BadDataset, BadPlan, UnknownName, gather_warnings
+from velatura.errors import BadDataset, BadPlan, UnknownName, gather_warnings, quantity
 from velatura.files import atomic_write, parse_json
 from velatura.studies.report import study_page
 from velatura.studies.results import StudyResults, Trial, read_results
@@ -64,7 +64,7 @@ class StudyOptions:
             yield from ((kind, seed) for kind in self.kinds if not (seed and kind in UNTRAINED_KINDS))
 
     def __str__(self) -> str:
-        budget = f"{self.steps} steps" if self.steps else f"{self.minutes:g} minutes in all"
+        budget = quantity(self.steps, "step") if self.steps else f"{self.minutes:g} minutes in all"
         return f"{budget}, {self.seeds} seed{'s' * (self.seeds != 1)} of each kind"
 
 
@@ -143,7 +143,8 @@ def _prepare(base: Base, pictures: Path, out: Path, options: StudyOptions, encod
     examples = read_dataset(pictures).examples
     if len(examples) < MIN_PICTURES:
         raise BadDataset(
-            f"{pictures} has {len(examples)} pictures: a study needs {MIN_PICTURES} or more, of which it holds some out"
+            f"{pictures} has {quantity(len(examples), 'picture')}: a study needs {MIN_PICTURES} or more, of which it "
+            "holds some out"
         )
     held_out = examples[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
     training = [example for example in examples if example not in held_out]

@@ -16,7 +16,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from velatura.errors import BadFile, warn
+from velatura.errors import BadFile, choose_number, quantity, warn
 from velatura.files import open_for_reading
 from velatura.tensors import pictures
 from velatura.tensors.lazy import map_file, meta_tensors
@@ -177,8 +177,8 @@ def _read_state_dict(path: Path, data: mmap) -> Contents:
     if tensors.unread:
         shown = ", ".join(map(_printable, tensors.unread[:MAX_SHOWN_MEMBERS]))
         warn(
-            f"{path.name} has {len(tensors.unread)} entries beside its weights that trainings do not leave ({shown}): "
-            "they are ignored"
+            f"{path.name} has {quantity(len(tensors.unread), 'entry', 'entries')} beside its weights that trainings "
+            f"do not leave ({shown}): {choose_number(len(tensors.unread), 'it is', 'they are')} ignored"
         )
     return replace(outline.contents, tensors=tensors)
 
@@ -250,8 +250,8 @@ def _read_zip_outline(path: Path, data: mmap) -> _Outline:
     if torch_file.unread:
         shown = ", ".join(map(_printable, torch_file.unread[:MAX_SHOWN_MEMBERS]))
         warn(
-            f"{path.name} has {len(torch_file.unread)} files in its zip that torch does not write ({shown}): they are "
-            "ignored"
+            f"{path.name} has {quantity(len(torch_file.unread), 'file')} in its zip that torch does not write "
+            f"({shown}): {choose_number(len(torch_file.unread), 'it is', 'they are')} ignored"
         )
     contents = Contents(path, container="zip", members=archive.names, pickle_globals=torch_file.pickle_globals)
     return _Outline(contents, torch_file)

@@ -21,7 +21,7 @@ from pydantic import (
 
 from velatura.arguments import check_arguments
 from velatura.datasets.templates import TEMPLATES, CaptionLines, CaptionTemplate
-from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, warn
+from velatura.errors import BadFile, BadPlan, UnknownName, explain_validation_error, quantity, warn
 from velatura.files import open_for_reading, parse_json
 from velatura.sampling.recipe.fields import read_percent
 from velatura.training.rates import MAX_RATE, LearningRates, RateSchedule, check_rates, find_unreached, schedule_factor
@@ -290,7 +290,7 @@ class Plan(BaseModel):
         """
         end, chosen = self.rates().end, self.model_fields_set
         messages = [
-            f"{field} = {getattr(self, field)} is more than the {end} steps of the run, so {result}: "
+            f"{field} = {getattr(self, field)} is more than the {quantity(end, 'step')} of the run, so {result}: "
             f"choose {end} or less, or train longer"
             for field, result in RESULTS_BEYOND_THE_END.items()
             if field in chosen and getattr(self, field) > end
@@ -300,8 +300,8 @@ class Plan(BaseModel):
             unreached = find_unreached(text, end) if field in chosen and text is not None else []
             if unreached:
                 messages.append(
-                    f'"{", ".join(unreached)}" in the rate "{text}" is never reached in {end} steps: train longer, or '
-                    'give shares of the steps, "5e-5:10%, 5e-6"'
+                    f'"{", ".join(unreached)}" in the rate "{text}" is never reached in {quantity(end, "step")}: '
+                    'train longer, or give shares of the steps, "5e-5:10%, 5e-6"'
                 )
         return messages
 
@@ -392,4 +392,4 @@ def _check_rates(plan: Plan) -> None:
         raise BadPlan("Prodigy finds one rate for all weights: leave out text_rate and word_rate, or choose adamw")
     end = plan.rates().end
     if plan.warmup and plan.warmup >= end:
-        raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {end} steps: shorten it")
+        raise BadPlan(f"the warm-up ({plan.warmup} steps) is as long as the training ({end} steps): shorten it")

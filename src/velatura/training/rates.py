@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Literal, NamedTuple, Self
 
 from velatura.card import printable_text
-from velatura.errors import BadPlan
+from velatura.errors import BadPlan, quantity
 
 UNTIL_THE_END = -1  # as the number of steps, "5e-5:-1"
 MAX_PARTS = 1000  # of a text, which a person hardly writes
@@ -79,7 +79,7 @@ class LearningRates:
         warnings = [*_find_mistakes(shown, parts, segments), *(_find_unused(shown, texts, read) if segments else ())]
         if ends_training and segments and segments[-1].end < steps:
             warnings.append(
-                f'the rate "{shown}" ends the training after {segments[-1].end} of {steps} steps: '
+                f'the rate "{shown}" ends the training after {segments[-1].end} of {quantity(steps, "step")}: '
                 'end it with a rate without a step count, "5e-5:100, 5e-6"'
             )
         return cls(segments, tuple(warnings))

@@ -325,5 +325,5 @@ def test_layers_that_the_base_lacks_are_named_when_it_is_attached(pipeline, tmp_
     }
     tensors |= {f"{layer}.alpha": torch.tensor(1.0) for layer in layers}
     lora = velatura.open_overlay(write_file(tmp_path / "x.safetensors", tensors))
-    with pytest.warns(VelaturaWarning, match=r"has 1 layers that .* lacks \(lora_unet_down_blocks_3"):
+    with pytest.warns(VelaturaWarning, match=r"has 1 layer that .* lacks \(lora_unet_down_blocks_3"):
         velatura.attach(pipeline, lora).detach()

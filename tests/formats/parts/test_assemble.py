@@ -289,5 +289,5 @@ def test_parts_that_are_no_parts_are_refused(tiny, places, tmp_path):
 def test_what_belongs_to_no_part_is_named_once(tiny, places, tmp_path):
     path = tmp_path / "odd.safetensors"
     write_safetensors(path, {**unet_to_ldm(tiny.unet.state_dict()), "extra.weight": torch.ones(1)})
-    with pytest.warns(VelaturaWarning, match=r"odd\.safetensors holds 1 tensors that belong to no part.*extra\.weight"):
+    with pytest.warns(VelaturaWarning, match=r"odd\.safetensors holds 1 tensor that belongs to no part.*extra\.weight"):
         velatura.open_base(places / "folder", unet=path)

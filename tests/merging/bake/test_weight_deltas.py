@@ -117,7 +117,7 @@ def test_layers_that_the_base_lacks_are_warned_of(tiny):
     overlay = random_lora(tiny, "lora")
     tensors = {f"lora_unet_no_such_layer.{suffix}": torch.zeros(4, 4) for suffix in LORA_SUFFIXES}
     more = velatura.Lora.from_tensors({**overlay.state_dict(), **tensors})
-    with pytest.warns(VelaturaWarning, match="1 layers"):
+    with pytest.warns(VelaturaWarning, match="1 layer"):
         _, report = bake(tiny, [(more, 1.0)], **ONE_STEP)
     assert report.added[0].layers == len(overlay.layers)
 

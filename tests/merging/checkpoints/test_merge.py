@@ -145,7 +145,7 @@ def test_an_autoencoder_that_lacks_a_tensor_is_refused(files, two, tmp_path):
     vae = {key: tensor for key, tensor in weights(two).items() if key.startswith("first_stage_model.")}
     del vae["first_stage_model.encoder.conv_in.bias"]
     write_safetensors(tmp_path / "vae.safetensors", vae)
-    with pytest.raises(WrongBase, match=r"\(1 tensors differ in name or shape: first_stage.*conv_in\.bias"):
+    with pytest.raises(WrongBase, match=r"\(1 tensor differs in name or shape: first_stage.*conv_in\.bias"):
         merge(
             files / "tiny.safetensors", saving=Saving(vae=tmp_path / "vae.safetensors"), out=tmp_path / "x.safetensors"
         )

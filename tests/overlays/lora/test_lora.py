@@ -385,7 +385,7 @@ def test_layers_that_a_base_lacks_are_named(tiny, lora):
     state = lora(text=False).state_dict()
     extra = {key.replace("mid_block", "mid_blok"): tensor for key, tensor in state.items() if KEY in key}
     made = velatura.Lora.from_tensors({**state, **extra})
-    with pytest.warns(VelaturaWarning, match="has 1 layers that tiny lacks .*mid_blok"):
+    with pytest.warns(VelaturaWarning, match="has 1 layer that tiny lacks .*mid_blok"):
         velatura.attach(tiny, made).detach()
 
 

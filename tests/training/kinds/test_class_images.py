@@ -108,7 +108,7 @@ def test_class_pictures_without_captions_get_the_class_prompt(tiny, photos, tmp_
     Image.new("RGB", (64, 64), "grey").save(photos / "reg" / "grey.png")
     (photos / "reg" / "grey.txt").write_text("a grey ball")
     overlay = velatura.Hypernetwork.for_base(tiny)
-    with pytest.warns(VelaturaWarning, match=f"1 class pictures without captions, such as {name}, get .* 'a ball'"):
+    with pytest.warns(VelaturaWarning, match=f"1 class picture without a caption, such as {name}, gets .* 'a ball'"):
         velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run", class_prompt="a ball", class_pictures=2)
     captions = {example.path.stem: example.caption for example in read_dataset(photos).regularisation}
     assert captions == {name: "a ball", "grey": "a grey ball"}

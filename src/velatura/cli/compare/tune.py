@@ -11,6 +11,7 @@ from velatura.cli.compare.measure import MODEL_PANEL, AsJson, Clip
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.cli.train.options import LibraryFolders, bundled_or_given
 from velatura.errors import BadFile, BadStrength
+from velatura.files import suggest_similar
 
 TUNE_PANEL = "What is painted"
 
@@ -69,7 +70,7 @@ def tune(
 
     file = file.expanduser()
     if not file.is_file():
-        raise BadFile(f"{file} does not exist: name the file of an overlay")
+        raise BadFile(f"{file} does not exist{suggest_similar(file)}: name the file of an overlay")
     folder = pictures or _pictures_of_run(file)
     painted = STRENGTHS if strengths is None else _parse_strengths(strengths)
     opened_base = open_base(base, velatura.Library(*(library or [Path()])))

@@ -15,6 +15,7 @@ from velatura.card import UNKNOWN_KIND
 from velatura.cli.base import LoadOptions, is_path, prediction_option, zero_snr_option
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.errors import AlreadyExists, BadFile, UnknownName
+from velatura.files import suggest_similar
 
 if TYPE_CHECKING:
     from velatura.library.entry import LibraryEntry
@@ -183,9 +184,10 @@ def convert(
     if kind not in {None, "lora"}:
         raise UnknownName.with_suggestions("kind of overlay to convert to", str(kind), ["lora"])
     if not source.expanduser().exists():
-        raise BadFile(f"{source} does not exist: give the path of an overlay's file")
+        raise BadFile(f"{source} does not exist{suggest_similar(source)}: give the path of an overlay's file")
     if base not in {None, "tiny"} and not is_path(str(base)):
-        raise BadFile(f"{base} does not exist: give a checkpoint, a diffusers folder, or hub:owner/name")
+        similar = suggest_similar(str(base))
+        raise BadFile(f"{base} does not exist{similar}: give a checkpoint, a diffusers folder, or hub:owner/name")
     if target.exists() and not overwrite:
         raise AlreadyExists(f"{target} exists already: choose another name, or add --overwrite")
     overlay = velatura.open_overlay(source)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import velatura
 from velatura.card import Card
 from velatura.cli.screen import say, say_json
-from velatura.errors import warn
+from velatura.errors import quantity, warn
 
 if TYPE_CHECKING:
     from velatura.library.entry import LibraryEntry
@@ -84,7 +84,7 @@ def _hypernetwork_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "made for",
         " ".join(filter(None, (card.family, card.base, card.base_hash and f"({card.base_hash})"))) or "unknown",
     )
-    yield "trained", f"{card.steps:,} steps"
+    yield "trained", quantity(card.steps, "step")
     yield "note", card.note
     yield "in a prompt", report["trigger"]
 
@@ -102,7 +102,7 @@ def _kind_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
     yield "also called", ", ".join(dict.fromkeys(alias for alias in entry.aliases if alias != entry.name))
     yield "structure", card.outline
     yield "family", entry.family or "unknown"
-    yield "trained", f"{card.steps:,} steps" if card.steps else ""
+    yield "trained", quantity(card.steps, "step") if card.steps else ""
     yield "note", card.note
     if entry.kind in TAGGED_KINDS:
         yield "in a prompt", f"<{entry.kind}:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"

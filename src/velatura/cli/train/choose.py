@@ -13,7 +13,7 @@ import typer
 import velatura
 from velatura.cli.base import base_option, explain_missing, is_path
 from velatura.cli.screen import say, say_json
-from velatura.cli.train.options import LibraryFolders
+from velatura.cli.train.options import LibraryFolders, bundled_or_given
 from velatura.cli.train.session import command_line
 from velatura.errors import BadPlan, UnknownName, UnsupportedBase
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 10  # letters
 FEW_PICTURES = 5  # fewer are known by heart before they teach what they have in common
 
-PictureFolder = Annotated[Path | None, typer.Argument(help="The pictures to learn from.", show_default="none yet")]
+PictureFolder = Annotated[
+    Path | None, typer.Argument(help="The pictures to learn from, or a bundled set.", show_default="none yet")
+]
 ForWhat = Annotated[
     str | None,
     typer.Option("--for", help="What is to be learned: style, subject, mood or word.", show_default="is asked"),
@@ -71,7 +73,8 @@ def choose(
     """
     chosen_purpose = _ask_purpose() if purpose is None else _parse_purpose(purpose)
     family = _find_family(base, library or [Path()])
-    choice = _make_choice(chosen_purpose, family, folder, minutes)
+    pictures = None if folder is None else bundled_or_given(folder)
+    choice = _make_choice(chosen_purpose, family, pictures, minutes)
     command = _command(choice, choice.advice.first, choice.first, folder or Path("photos"), base)
     if as_json:
         say_json(json.dumps(_as_json(choice, command), indent=2))
@@ -85,7 +88,8 @@ def _ask_purpose() -> Purpose:
     from velatura.training.kinds.choice import PURPOSES
 
     if not sys.stdin.isatty():
-        raise BadPlan(f"what is to be learned is not given: add --for {', --for '.join(PURPOSES)}")
+        choices = "; ".join(f"--for {name} ({text})" for name, text in PURPOSES.items())
+        raise BadPlan(f"what is to be learned is not given: add one of {choices}")
     say("What are the pictures to teach?", *(f"  {name:9}{text}" for name, text in PURPOSES.items()))
     return _parse_purpose(typer.prompt("Which"))
 
@@ -109,7 +113,9 @@ def _find_family(base: str, folders: list[Path]) -> str:
     if base.startswith("hub:"):
         raise UnsupportedBase(f"{base} is not on this machine, so its family is unknown: velatura pull {base} first")
     try:
-        entry = file_entry(base) if is_path(base) else velatura.Library(*folders).entry(base, "checkpoint")
+        entry = (
+            file_entry(base) if is_path(base) else velatura.Library(*folders).entry(base, "checkpoint", label="base")
+        )
     except UnknownName as error:
         raise explain_missing(base, error) from None
     if entry.family not in FAMILIES:

@@ -19,7 +19,7 @@ from velatura.cli.train.options import (
 )
 from velatura.cli.train.session import TrainSession
 from velatura.cli.train.start import Start, open_start
-from velatura.errors import BadPlan
+from velatura.errors import BadPlan, quantity
 from velatura.tiny import DATA_FOLDER
 from velatura.training.run.verdict import command_line
 
@@ -106,14 +106,15 @@ def _make_class_pictures(session: TrainSession, prompt: str, count: int) -> None
         raise BadPlan(f"{count} class pictures keep nothing of the base: ask for 1 or more, or leave out the prompt")
     check_class_prompt(prompt)
     if session.dry_run:
-        say(f"{'to be made first':21}{count_missing_class_pictures(session.folder, count)} class pictures of {prompt}")
+        missing = quantity(count_missing_class_pictures(session.folder, count), "class picture")
+        say(f"{'to be made first':21}{missing} of {prompt}")
         return
     with picture_bar() as on_step:
         paths = make_class_pictures(
             session.base, session.folder, prompt, count, seed=session.plan.seed, on_picture=on_step
         )
     if paths:
-        say(f"{paths[0].parent}: {len(paths)} class pictures of {prompt}")
+        say(f"{paths[0].parent}: {quantity(len(paths), 'class picture')} of {prompt}")
 
 
 def _save_checkpoint(session: TrainSession, run: "Run", form: str) -> None:

@@ -21,6 +21,7 @@ from velatura.cli.base import (
 from velatura.cli.options import set_signature
 from velatura.datasets.templates import TEMPLATES, CaptionLines, template_lines
 from velatura.errors import BadDataset, BadPlan
+from velatura.files import suggest_similar
 from velatura.tiny import bundled_picture_sets, tiny_pictures
 
 OVERLAY_PANEL, CAPTION_PANEL, TRAINING_PANEL, OUTPUT_PANEL = (
@@ -39,7 +40,8 @@ def bundled_or_given(folder: Path) -> Path:
     if folder.name in names:
         return tiny_pictures(folder.name)
     raise BadDataset(
-        f"{folder} does not exist: name a folder of pictures, with a .txt file of the caption beside each, or one of "
+        f"{folder} does not exist{suggest_similar(folder, names)}: name a folder of pictures, with a .txt file of the "
+        f"caption beside each, or one of "
         f"the bundled sets {', '.join(names)}"
     )
 

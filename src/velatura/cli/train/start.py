@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import velatura
 from velatura.cli.train.options import OVERLAY_PANEL, option
 from velatura.errors import BadFile, BadOverlay
+from velatura.files import suggest_similar
 
 if TYPE_CHECKING:
     from velatura.overlays.overlay import Overlay
@@ -19,7 +20,7 @@ AnyOverlay = TypeVar("AnyOverlay", bound="Overlay")
 def refuse_missing(path: Path | None) -> Path | None:
     """Return the path of --start, or refuse one that does not exist, before torch is imported."""
     if path is not None and not path.expanduser().exists():
-        raise BadFile(f"{path} does not exist: give the path of an overlay's file to --start")
+        raise BadFile(f"{path} does not exist{suggest_similar(path)}: give the path of an overlay's file to --start")
     return path
 
 

@@ -16,7 +16,7 @@ from velatura.base.families import Family, Prediction
 from velatura.base.model_settings import determine_family
 from velatura.base.noise_schedule import NoiseSchedule
 from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
-from velatura.errors import BadFile, UnknownName, UnsupportedBase, warn
+from velatura.errors import BadFile, UnknownName, UnsupportedBase, choose_number, quantity, warn
 from velatura.formats import vocabulary
 from velatura.formats.checkpoints import prediction, vae_file
 from velatura.formats.checkpoints.build_models import build_text_encoder, build_unet, build_vae
@@ -302,7 +302,11 @@ def warn_of_leftovers(contents: Contents) -> None:
     )
     if leftover_keys:
         shown = ", ".join(repr(key[:60]) for key in leftover_keys[:MAX_SHOWN_KEYS])
-        warn(f"{name} holds {len(leftover_keys)} tensors that belong to no part of a base ({shown}): they are ignored")
+        warn(
+            f"{name} holds {quantity(len(leftover_keys), 'tensor')} that "
+            f"{choose_number(len(leftover_keys), 'belongs', 'belong')} to no part of a base ({shown}): "
+            f"{choose_number(len(leftover_keys), 'it is', 'they are')} ignored"
+        )
 
 
 def _warn_of_other_schedule(contents: Contents, schedule: NoiseSchedule) -> None:

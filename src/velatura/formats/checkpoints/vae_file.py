@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from velatura.errors import BadFile, warn
+from velatura.errors import BadFile, choose_number, quantity, warn
 from velatura.formats.check_texts import shorten_keys
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.ldm_keys import VAE_PREFIX, keys_below, rename_vae_attention, vae_from_ldm
@@ -62,8 +62,8 @@ def warn_of_leftovers(contents: Contents, used: TensorSources) -> None:
     )
     if leftover:
         warn(
-            f"{contents.path.name} holds {len(leftover)} tensors that no autoencoder has ({shorten_keys(leftover)}): "
-            "they are ignored"
+            f"{contents.path.name} holds {quantity(len(leftover), 'tensor')} that no autoencoder has "
+            f"({shorten_keys(leftover)}): {choose_number(len(leftover), 'it is', 'they are')} ignored"
         )
 
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from velatura.base.families import FAMILIES
 from velatura.card import MAX_STEPS, Card, printable_text
-from velatura.errors import BadFile, VelaturaError, warn
+from velatura.errors import BadFile, VelaturaError, quantity, warn
 from velatura.formats.load_state import check_not_empty
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.tensors import as_list
@@ -201,8 +201,8 @@ def _read_dropout(name: str, fields: Mapping[str, object], layer_count: int) -> 
         probabilities = _read_numbers(name, fields, "dropout_structure")
         if len(probabilities) > max(layer_count, MIN_DROPOUTS):
             warn(
-                f"{name} has {len(probabilities)} dropout probabilities for {layer_count} layers: the last ones are "
-                "ignored, as in A1111"
+                f"{name} has {len(probabilities)} dropout probabilities for {quantity(layer_count, 'layer')}: the "
+                "last ones are ignored, as in A1111"
             )
         return probabilities[:layer_count]
     if not fields.get("use_dropout", False):

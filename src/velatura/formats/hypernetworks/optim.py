@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from velatura.errors import BadFile, UnknownName, ignore_warnings, warn
+from velatura.errors import BadFile, UnknownName, ignore_warnings, quantity, warn
 from velatura.files import EMPTY_OLD_HASH, OLD_HASH_LENGTH, hash_old_window, short_hash
 from velatura.formats.hypernetworks import a1111
 from velatura.formats.hypernetworks.optimizer_fields import check_settings, check_state_fields
@@ -232,7 +232,9 @@ def _check_shapes(path: Path, state: Mapping[str, object], shapes: ParameterShap
     parts = _parse_state(path.name, state)
     count = len(parts.indices)
     if count != len(shapes):
-        raise BadFile(f"{path.name} is for {count} parameters, but the weights have {len(shapes)}: {ADVICE}")
+        raise BadFile(
+            f"{path.name} is for {quantity(count, 'parameter')}, but the weights have {len(shapes)}: {ADVICE}"
+        )
     for index, parameter_state in parts.parameters.items():
         expected = shapes[cast("int", index)]
         for key, moment in (as_dict(parameter_state) or {}).items():

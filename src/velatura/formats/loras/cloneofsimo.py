@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from velatura.errors import BadFile
+from velatura.errors import BadFile, quantity
 from velatura.formats.loras.keys import BUNDLE_PREFIX
 from velatura.tensors import Contents, as_list
 
@@ -86,7 +86,9 @@ def _name_numbered_tensors(contents: Contents) -> Iterator[tuple[str, Tensor]]:
 
 def _name_listed_tensors(file_name: str, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
     if len(tensors) % 2:
-        raise BadFile(f"{file_name} is a list of {len(tensors)} tensors, but pairs are expected: download it again")
+        raise BadFile(
+            f"{file_name} is a list of {quantity(len(tensors), 'tensor')}, but pairs are expected: download it again"
+        )
     pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
     return _name_layers(file_name, "text_encoder" if _text_layer_count(pairs) else "unet", pairs)
 
@@ -95,8 +97,8 @@ def _name_layers(file_name: str, part: str, pairs: NumberedPairs) -> Iterator[tu
     names = _unet_layer_names(pairs) if part == "unet" else _text_layer_names(pairs)
     if len(names) != len(pairs):
         raise BadFile(
-            f"{file_name} numbers {len(pairs)} layers of its {part}, and no known model has as many: save it with "
-            "names of layers in the program that made it"
+            f"{file_name} numbers {quantity(len(pairs), 'layer')} of its {part}, and no known model has as many: "
+            "save it with names of layers in the program that made it"
         )
     for name, (up, down) in zip(names, pairs, strict=True):
         yield f"{part}.{name}.lora_A.weight", down

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.card import Card, printable_text
-from velatura.errors import BadFile, warn
+from velatura.errors import BadFile, choose_number, quantity, warn
 from velatura.formats.check_texts import shorten_keys
 from velatura.formats.loras import cloneofsimo
 from velatura.formats.loras.keys import (
@@ -58,8 +58,9 @@ def warn_of_other_entries(contents: Contents) -> None:
     entries = list(_collect_others(contents.payload, MAX_WRAPPER_DEPTH))
     if entries:
         warn(
-            f"{contents.path.name} has {len(entries)} entries beside its weights that trainings do not leave "
-            f"({shorten_keys(entries)}): they are ignored"
+            f"{contents.path.name} has {quantity(len(entries), 'entry', 'entries')} beside its weights that "
+            "trainings do not leave "
+            f"({shorten_keys(entries)}): {choose_number(len(entries), 'it is', 'they are')} ignored"
         )
 
 
@@ -75,7 +76,7 @@ def detect_lora(contents: Contents, state: StateDict) -> tuple[Card, str] | None
     """
     layer_count = cloneofsimo.count_layers(contents, state)
     if layer_count:
-        return Card(kind="lora", outline=f"LoRA, {layer_count} layers"), "cloneofsimo"
+        return Card(kind="lora", outline=f"LoRA, {quantity(layer_count, 'layer')}"), "cloneofsimo"
     tensors = _name_tensors(state)
     changes = [tensor for tensor in tensors if tensor.suffix in ALGORITHM_BY_SUFFIX]
     known_count = sum(bool(tensor.suffix) or tensor.key.endswith(PLAIN_SUFFIXES) for tensor in tensors)
@@ -100,7 +101,7 @@ def lora_details(keys: Collection[str]) -> dict[str, str]:
     unmatched = ", ".join(printable_text(key)[:MAX_SHOWN_KEY_LENGTH] for key in sorted_keys.unmatched[:MAX_SHOWN_KEYS])
     details = {
         "changes": ", ".join(f"{count} {label}" for label, count in counts.items()),
-        "of no layer": f"{len(sorted_keys.unmatched)} tensors ({unmatched})" if unmatched else "",
+        "of no layer": f"{quantity(len(sorted_keys.unmatched), 'tensor')} ({unmatched})" if unmatched else "",
         "embeddings": ", ".join(sorted_keys.bundled),
     }
     return {label: text for label, text in details.items() if text}
@@ -143,7 +144,7 @@ def _describe(tensors: Iterable[_NamedTensor], changes: Iterable[_NamedTensor]) 
     facts = (
         " and ".join(algorithms) + (" with DoRA" if has_dora else ""),
         _describe_ranks(tensors),
-        "1 layer" if layer_count == 1 else f"{layer_count} layers",
+        quantity(layer_count, "layer"),
     )
     return ", ".join(filter(None, facts))
 

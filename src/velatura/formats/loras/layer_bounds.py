@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch import Tensor
 
 from velatura.card import printable_text
-from velatura.errors import BadFile, warn
+from velatura.errors import BadFile, choose_number, quantity, warn
 from velatura.formats.loras.keys import FLAT_PREFIXES, MAX_SHOWN_KEY_LENGTH, LoraFileKeys
 from velatura.formats.loras.names import (
     KOHYA_TEXT,
@@ -84,8 +84,9 @@ def warn_of_unknown_layers(file_name: str, layers: Iterable[str]) -> None:
     unknown = [layer for layer, path in paths.items() if not KNOWN_LAYER.fullmatch(path)]
     if unknown:
         warn(
-            f"{file_name} has {len(unknown)} layers that no base has, such as "
-            f"{printable_text(min(unknown))[:MAX_SHOWN_KEY_LENGTH]!r}: they have no effect there"
+            f"{file_name} has {quantity(len(unknown), 'layer')} that no base has, such as "
+            f"{printable_text(min(unknown))[:MAX_SHOWN_KEY_LENGTH]!r}: "
+            f"{choose_number(len(unknown), 'it has', 'they have')} no effect there"
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from velatura.errors import BadFile, UnsupportedBase, warn
+from velatura.errors import BadFile, UnsupportedBase, choose_number, quantity, warn
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
 from velatura.formats.checkpoints.folder_weights import open_weights
 from velatura.formats.checkpoints.ldm_config import ModelConfig
@@ -146,8 +146,9 @@ class FoundParts:
         if leftover:
             shown = ", ".join(repr(key[:60]) for key in leftover[:MAX_SHOWN_KEYS])
             warn(
-                f"{self.place.name} holds {len(leftover)} tensors that belong to no part of a base ({shown}): they are "
-                "ignored"
+                f"{self.place.name} holds {quantity(len(leftover), 'tensor')} that "
+                f"{choose_number(len(leftover), 'belongs', 'belong')} to no part of a base ({shown}): "
+                f"{choose_number(len(leftover), 'it is', 'they are')} ignored"
             )
 
     @property

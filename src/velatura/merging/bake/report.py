@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from velatura.merging.measures import format_count
+from velatura.errors import quantity
 
 
 class WidthFit(BaseModel):
@@ -32,7 +32,7 @@ class WidthFit(BaseModel):
     v_missed: float | None = None
 
     def __str__(self) -> str:
-        line = f"{self.width}: {format_count(self.layers, 'layer')}, {'exact' if self.exact else 'fitted'}"
+        line = f"{self.width}: {quantity(self.layers, 'layer')}, {'exact' if self.exact else 'fitted'}"
         if None in (self.k, self.v, self.k_missed, self.v_missed):
             return line
         k, v = _format_error(self.k, self.k_missed), _format_error(self.v, self.v_missed)
@@ -62,7 +62,7 @@ class BakedLayers(BaseModel):
         if self.unet != self.text:
             strengths = f"{self.unet:g} in the UNet, {self.text:g} in the text encoders"
         algorithms = " and ".join(self.algorithms)
-        return f"{self.overlay}: {format_count(self.layers, 'layer')}, {algorithms}, added at {strengths}"
+        return f"{self.overlay}: {quantity(self.layers, 'layer')}, {algorithms}, added at {strengths}"
 
 
 class BakeReport(BaseModel):
@@ -108,7 +108,7 @@ class BakeReport(BaseModel):
         yield f"{overlays} on {self.base}" + (f" as a LoRA of rank {self.rank}" if self.rank else "")
         yield from (f"  {row}" for row in (*self.added, *self.widths))
         yield f"  error of the UNet's prediction {_format_error(self.output, self.output_missed)}"
-        prompts, steps = format_count(self.held_out_prompts, "held-out prompt"), format_count(self.steps, "step")
+        prompts, steps = quantity(self.held_out_prompts, "held-out prompt"), quantity(self.steps, "step")
         yield f"  measured on {prompts}, {steps} each"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from velatura.errors import BadRecipe, UnknownName
+from velatura.errors import BadRecipe, UnknownName, choose_number, quantity
 from velatura.formats.checkpoints.ldm_keys import UNET_PREFIX
 from velatura.prompts.strengths import UNetBlock
 
@@ -113,7 +113,8 @@ class UNetBlocks:
             blocks = self.blocks
         if len(numbers) != len(blocks):
             raise BadRecipe(
-                f"{len(numbers)} block weights do not match the blocks of this UNet: give {len(self.blocks)} for "
+                f"{quantity(len(numbers), 'block weight')} {choose_number(len(numbers), 'does', 'do')} not match the "
+                f"blocks of this UNet: give {len(self.blocks)} for "
                 f"{self.names[0]} to {self.names[-1]}, or {len(self.blocks) + 1} with BASE first"
             )
         return dict(zip(blocks, numbers, strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, to_base
-from velatura.errors import BadFile, WrongBase
+from velatura.errors import BadFile, WrongBase, choose_number, quantity
 from velatura.formats.checkpoints import folder_weights, single_file, vae_file, write_single_file
 from velatura.formats.checkpoints.ldm_families import refuse_scaled_weights
 from velatura.formats.checkpoints.ldm_keys import (
@@ -132,7 +132,12 @@ def load_vae(path: Path, model: ModelWeights) -> dict[str, Tensor]:
     expected_shapes = {key: model.meta_tensor(key).shape for key in vae_keys}
     differing = [key for key in shapes | expected_shapes if shapes.get(key) != expected_shapes.get(key)]
     if differing or not tensors:
-        difference = f" ({len(differing)} tensors differ in name or shape: {min(differing)[:80]})" if differing else ""
+        difference = (
+            f" ({quantity(len(differing), 'tensor')} {choose_number(len(differing), 'differs', 'differ')} in name or "
+            f"shape: {min(differing)[:80]})"
+            if differing
+            else ""
+        )
         raise WrongBase(
             f"{path.name} does not hold a VAE that fits {model.name}{difference}: give one of the same family"
         )

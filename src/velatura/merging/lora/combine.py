@@ -14,11 +14,11 @@ from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.card import Card
-from velatura.errors import BadOverlay, NoEffect, WrongBase, warn
+from velatura.errors import BadOverlay, NoEffect, WrongBase, quantity, warn
 from velatura.merging.bake.weight_deltas import text_strength, unet_strength
 from velatura.merging.lora.combine_layer import CombinedLayer, ScaledDeltas, combine_layer
 from velatura.merging.lora.svd import check_rank
-from velatura.merging.measures import format_count, format_ranks, relative_error
+from velatura.merging.measures import format_ranks, relative_error
 from velatura.overlays.deltas.delta import Delta
 from velatura.overlays.lora.compatibility import warn_of_timesteps
 from velatura.overlays.lora.kohya_names import TEXT_PREFIX, UNET_PREFIX, kohya_names
@@ -58,7 +58,7 @@ class CombineReport(BaseModel):
         error = "exact" if self.exact else f"{self.missed:.1%} of the change missed"
         return (
             f"{', '.join(self.loras)} as one LoRA\n"
-            f"  {format_count(self.layers, 'layer')} of {format_ranks(self.ranks)}{whole}, {error}"
+            f"  {quantity(self.layers, 'layer')} of {format_ranks(self.ranks)}{whole}, {error}"
         )
 
 

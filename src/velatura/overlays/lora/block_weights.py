@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from velatura.errors import BadStrength, UnknownName
+from velatura.errors import BadStrength, UnknownName, choose_number, quantity
 from velatura.overlays.target import Target
 
 BASE_BLOCK, MID_BLOCK = "BASE", "MID"
@@ -32,7 +32,10 @@ def expand_block_weights(weights: Sequence[float]) -> dict[str, float]:
     """Map a list of 12, 17, 20 or 26 block weights to the names of the blocks; raises BadStrength for other counts."""
     if len(weights) not in BLOCK_LAYOUTS:
         known = ", ".join(map(str, BLOCK_LAYOUTS))
-        raise BadStrength(f"{len(weights)} block weights fit no model: give {known} of them")
+        raise BadStrength(
+            f"{quantity(len(weights), 'block weight')} {choose_number(len(weights), 'fits', 'fit')} no model: give "
+            f"{known} of them"
+        )
     return dict(zip(BLOCK_LAYOUTS[len(weights)], weights, strict=True))
 
 

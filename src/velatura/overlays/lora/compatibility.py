@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from velatura.base.families import advise_base, check_family_name
 from velatura.base.image_condition import CONDITION_BY_CHANNELS
 from velatura.card import Card
-from velatura.errors import BadStrength, WrongBase, warn
+from velatura.errors import BadStrength, WrongBase, choose_number, quantity, warn
 from velatura.overlays.deltas.delta import Delta, Layer
 from velatura.overlays.lora.kohya_names import UNET_PREFIX, names_in_files
 from velatura.overlays.strength import LiveStrength
@@ -87,18 +87,21 @@ def check_compatible(lora: HasDeltas, target: Target, deltas: Mapping[str, Delta
     expected = [name for name in layers if name.startswith(UNET_PREFIX) or target.text_encoders]
     missing = [name for name in expected if name not in known_names]
     if not deltas or 2 * len(missing) > len(expected):
-        raise WrongBase(f"{lora.display_name} has {len(missing)} layers that {target.name} lacks: {_advice(lora)}")
+        raise WrongBase(
+            f"{lora.display_name} has {quantity(len(missing), 'layer')} that {target.name} lacks: {_advice(lora)}"
+        )
     if missing:
         examples = [name[:MAX_NAME_LENGTH] for name in missing[:MAX_NAMES_SHOWN]]
         ellipsis = ["..."] if len(missing) > MAX_NAMES_SHOWN else []
         warn(
-            f"{lora.display_name} has {len(missing)} layers that {target.name} lacks "
-            f"({', '.join(examples + ellipsis)}): they have no effect here"
+            f"{lora.display_name} has {quantity(len(missing), 'layer')} that {target.name} lacks "
+            f"({', '.join(examples + ellipsis)}): "
+            f"{choose_number(len(missing), 'it has', 'they have')} no effect here"
         )
     if unused_count := len(layers) - len(expected):
         warn(
-            f"{lora.display_name} has {unused_count} layers for text encoders, of which {target.name} has none: "
-            "they have no effect here"
+            f"{lora.display_name} has {quantity(unused_count, 'layer')} for text encoders, of which {target.name} "
+            f"has none: {choose_number(unused_count, 'it has', 'they have')} no effect here"
         )
 
 

@@ -8,7 +8,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from velatura import text_encodings
 from velatura.errors import BadFile, BadRecipe, warn
-from velatura.files import atomic_write
+from velatura.files import atomic_write, suggest_similar
 from velatura.image_files import LARGE_IMAGE_PIXELS, is_bomb, load_pixels, open_image
 from velatura.sampling.recipe.exif import (
     EXIF_IFD,
@@ -180,7 +180,9 @@ def _find_picture_text(path: Path) -> PictureText | None:
     except BadRecipe as error:
         raise BadRecipe(f"{path}: {error}") from None
     except FileNotFoundError:
-        raise BadFile(f"{path} does not exist; use a picture that was saved with its recipe") from None
+        raise BadFile(
+            f"{path} does not exist{suggest_similar(path)}; use a picture that was saved with its recipe"
+        ) from None
     except UnidentifiedImageError:
         raise BadFile(f"{path} is not a picture; use one that was saved with its recipe") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from velatura.base.base import Base
-from velatura.errors import UnknownName, VelaturaError, warn
+from velatura.errors import UnknownName, VelaturaError, quantity, warn
 from velatura.library import Library
 from velatura.overlays import KINDS
 from velatura.overlays.aesthetic import Aesthetic
@@ -75,7 +75,7 @@ class OverlayCall:
             is_guided: False if negative prompts are not used.
         """
         if self.strengths.constant is None and not any(self.strengths.per_step(steps)) and not self.text_strength:
-            warn(f"{self.tag} acts at none of {steps} steps: use more steps, or widen the range in the tag")
+            warn(f"{self.tag} acts at none of {quantity(steps, 'step')}: use more steps, or widen the range in the tag")
         if self.strengths.on == "negative" and not is_guided:
             warn(f"{self.tag} acts for the negative prompt only, which is not used at a guidance of 1")
 

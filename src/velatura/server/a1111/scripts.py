@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 from fastapi import APIRouter
 from pydantic import JsonValue
 
+from velatura.errors import quantity
 from velatura.prompts.axis_values import numbers, orders, texts, whole_numbers
 from velatura.server.errors import ApiError
 from velatura.server.jobs.requests import GridAxis, GridRequest, PaintRequest
@@ -117,7 +118,7 @@ class GridScript(NamedTuple):
             ApiError: An argument is of the wrong type, or asks for what we do not have.
         """
         if len(values) > len(self.arguments):
-            message = f"{self.title} has {len(self.arguments)} arguments, {len(values)} are given"
+            message = f"{self.title} has {quantity(len(self.arguments), 'argument')}, {len(values)} are given"
             raise ApiError(422, "bad_script_args", message, "script_args")
         if job.count > 1:
             warnings.append("n_iter and batch_size have no effect with a script: each cell is one picture")

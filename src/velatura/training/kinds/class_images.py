@@ -20,7 +20,7 @@ from velatura.datasets.read_captions import (
     read_caption_lists,
     read_caption_text,
 )
-from velatura.errors import BadDataset, BadFile, BadPlan, VelaturaError, warn
+from velatura.errors import BadDataset, BadFile, BadPlan, VelaturaError, choose_number, quantity, warn
 from velatura.files import atomic_write
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.generate import make_pictures
@@ -58,8 +58,8 @@ def caption_class_pictures(folder: str | os.PathLike[str], prompt: str) -> list[
             written.append(_write_class_caption(path, prompt))
     if written:
         warn(
-            f"{len(written)} class pictures without captions, such as {written[0].stem}, get the caption {prompt!r}, "
-            "in .txt files beside them"
+            f"{quantity(len(written), 'class picture')} without a caption, such as {written[0].stem}, "
+            f"{choose_number(len(written), 'gets', 'get')} the caption {prompt!r} in a .txt file beside it"
         )
     return written
 
@@ -154,8 +154,8 @@ def make_class_pictures(
         missing = count_missing_class_pictures(folder, count)
         if missing:
             raise BadPlan(
-                f"{folder} lacks {missing} class pictures that another machine generated: share the folder between the "
-                "machines, or copy the pictures here"
+                f"{folder} lacks {quantity(missing, 'class picture')} that another machine generated: share the "
+                "folder between the machines, or copy the pictures here"
             )
     return paths
 

@@ -13,7 +13,7 @@ import torch
 from velatura.base.base import Base
 from velatura.card import Card
 from velatura.datasets.folder import read_dataset
-from velatura.errors import BadFile, BadPlan, WrongBase, warn
+from velatura.errors import BadFile, BadPlan, WrongBase, choose_number, warn
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.fingerprint import check_data_unchanged
 from velatura.training.distributed import Processes
@@ -161,7 +161,8 @@ def _check_process_count(processes: Processes, header: Mapping[str, object]) -> 
     original_count = header.get("processes", 1)
     if original_count != processes.count:
         raise BadPlan(
-            f"the run began with {original_count} processes, and now there are {processes.count}: "
+            f"the run began with {original_count} process{'es' * (original_count != 1)}, and now there "
+            f"{choose_number(processes.count, 'is', 'are')} {processes.count}: "
             f"resume it with --processes {original_count}"
         )
 
