@@ -273,6 +273,7 @@ METADATA = [
     ("output_name_quote", WARN, "quotes in the name", {"ss_output_name": 'a"b'}),
     ("output_name_backslash", WARN, "a backslash in the name", {"ss_output_name": "a\\b"}),
     ("output_name_absolute", WARN, "an absolute path for the name", {"ss_output_name": "/etc/passwd"}),
+    ("title_home", WARN, "a path from the home folder for the title", {"modelspec.title": "~/x"}),
     ("output_name_escape", WARN, "terminal codes in the name", {"ss_output_name": "a\x1b[2Jb"}),
     ("output_name_nul", WARN, "NUL in the name", {"ss_output_name": "a\x00b"}),
     ("output_name_bidi", WARN, "a change of direction in the name", {"ss_output_name": "gpj\u202egnp.exe"}),

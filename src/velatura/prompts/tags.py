@@ -24,7 +24,8 @@ MALFORMED_TAG_PATTERN = re.compile(
 TEXT_UNET_KINDS = ("lora", "lyco", "difference")  # whose tags have a strength in the text encoders too
 TAG_KINDS = ("hypernet", *TEXT_UNET_KINDS, "embedding", "aesthetic")
 MAX_TAGS = 100  # of one prompt; A1111 and ComfyUI take minutes for as many overlays
-PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)  # ../x, /x, C:\x
+# ../x, /x, ~/x and C:\x
+PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|~[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_SHOWN_CHARACTERS = 60  # of a tag in a warning
 
