@@ -3,6 +3,7 @@
 import json
 
 import torch
+from safetensors.torch import save_file
 
 from tests.hostile.cases import (
     DIFFUSERS,
@@ -130,6 +131,7 @@ TENSORS = [
     ("alpha_minus_inf", REFUSE, "alpha -inf", changed(lora(), ALPHA, torch.tensor(-INF))),
     ("alpha_two_values", REFUSE, "alpha with two values", changed(lora(), ALPHA, torch.tensor([1.0, 1.0]))),
     ("alpha_empty", REFUSE, "alpha without a value", changed(lora(), ALPHA, torch.empty(0))),
+    ("alpha_true", REFUSE, "True for alpha", changed(lora(), ALPHA, torch.tensor(True))),
     ("alpha_complex", REFUSE, "complex alpha", changed(lora(), ALPHA, torch.tensor(1 + 0j))),
     (
         "alpha_of_one_dimension",
@@ -169,6 +171,7 @@ TENSORS = [
     ("lora_and_lokr", REFUSE, "one layer is a LoRA and a LoKr", lora() | lokr()),
     ("lora_and_diff", REFUSE, "one layer is a LoRA and a full change", lora() | {f"{KOHYA}.diff": ramp(32, 32)}),
     ("dora_empty", REFUSE, "dora_scale without a value", lora() | {f"{KOHYA}.dora_scale": torch.empty(0)}),
+    ("dora_zero", WARN, "dora_scale of zeros", lora() | {f"{KOHYA}.dora_scale": torch.zeros(1, 32)}),
     ("dora_nan", REFUSE, "NaN in dora_scale", lora() | {f"{KOHYA}.dora_scale": torch.full((1, 32), NAN)}),
     (
         "unknown_suffix",
@@ -185,6 +188,8 @@ TENSORS = [
     ),
     ("only_unknown", REFUSE, "no layer is known", lora("lora_unet_foo_bar")),
     ("block_9", REFUSE, "down block 9", lora(KOHYA.replace("down_blocks_0", "down_blocks_9"))),
+    ("block_minus", REFUSE, "down block -1", lora(KOHYA.replace("down_blocks_0", "down_blocks_-1"))),
+    ("block_arabic", REFUSE, "a block in Arabic digits", lora(KOHYA.replace("down_blocks_0", "down_blocks_\u0661"))),
     ("up_block_7", REFUSE, "up block 7", lora(KOHYA.replace("down_blocks_0", "up_blocks_7"))),
     (
         "text_layer_99",
@@ -349,6 +354,29 @@ METADATA = [
     ("vae_name_windows", WARN, "a path of Windows for the VAE", {"ss_vae_name": "C:\\secret\\vae.pt"}),
 ]
 
+
+def adapter(name, settings, up=None):
+    """Write a folder of peft."""
+
+    def write(folder):
+        path, layer = folder / name, f"base_model.model.{DIFFUSERS}"
+        path.mkdir()
+        up_factor = ramp(32, 2) if up is None else up
+        tensors = {f"{layer}.lora_A.weight": ramp(2, 32), f"{layer}.lora_B.weight": up_factor}
+        save_file(tensors, path / "adapter_model.safetensors")
+        (path / "adapter_config.json").write_text(json.dumps(settings))
+        return path
+
+    return write
+
+
+ADAPTERS = [
+    ("ok", LOAD, "the right rank", {"r": 2, "lora_alpha": 2}, None),
+    ("rank", WARN, "rank 64 in the settings", {"r": 64, "lora_alpha": 2}, None),
+    ("zero", WARN, "lora_B is zero, as before training", {"r": 2, "lora_alpha": 2}, torch.zeros(32, 2)),
+    ("nan", REFUSE, "NaN in lora_B", {"r": 2, "lora_alpha": 2}, with_value(ramp(32, 2), NAN, 0)),
+]
+
 NO_OVERLAYS = ("unknown_suffix", "key_5k")
 WIDE = f"{PATH}_attn2_to_k"  # as wide as the context, which tells the family
 CASES = [
@@ -359,6 +387,10 @@ CASES = [
     *(
         Case(f"meta_{name}", "lora", must, why, safetensors_file(f"meta_{name}", lora(WIDE, width=768), metadata))
         for name, must, why, metadata in METADATA
+    ),
+    *(
+        Case(f"peft_{name}", "lora", must, why, adapter(f"peft_{name}", settings, up))
+        for name, must, why, settings, up in ADAPTERS
     ),
     Case("pt", "lora", LOAD, "kohya's names in a torch file", torch_file("pt", lora())),
     Case(

@@ -25,16 +25,16 @@ from velatura.formats.loras.names import (
 
 # The largest number behind each word in the layers of SD1, SD2 and SDXL: (word, number) by a pattern for both
 LARGEST_UNET_NUMBERS = {
-    r"(down_blocks)_(\d+)": 3,
-    r"(up_blocks)_(\d+)": 3,
-    r"down_blocks_\d+_(attentions|resnets)_(\d+)": 1,
-    r"up_blocks_\d+_(attentions|resnets)_(\d+)": 2,
-    r"mid_block_(attentions)_(\d+)": 0,
-    r"mid_block_(resnets)_(\d+)": 1,
-    r"(transformer_blocks)_(\d+)": 9,
-    r"(downsamplers|upsamplers)_(\d+)": 0,
+    r"(down_blocks)_(-?\d+)": 3,
+    r"(up_blocks)_(-?\d+)": 3,
+    r"down_blocks_\d+_(attentions|resnets)_(-?\d+)": 1,
+    r"up_blocks_\d+_(attentions|resnets)_(-?\d+)": 2,
+    r"mid_block_(attentions)_(-?\d+)": 0,
+    r"mid_block_(resnets)_(-?\d+)": 1,
+    r"(transformer_blocks)_(-?\d+)": 9,
+    r"(downsamplers|upsamplers)_(-?\d+)": 0,
 }
-LARGEST_LDM_NUMBERS = {r"(input_blocks|output_blocks)_(\d+)": 11, r"(middle_block)_(\d+)": 2}
+LARGEST_LDM_NUMBERS = {r"(input_blocks|output_blocks)_(-?\d+)": 11, r"(middle_block)_(-?\d+)": 2}
 # Layers that only an SDXL has, and that only an SD1 or SD2 has: which levels of the UNet have attentions differs
 SDXL_LAYER = re.compile(
     r"lora_te[12]_|lora_unet_(add_embedding|up_blocks_0_attentions|.*_transformer_blocks_[1-9]_)", re.DOTALL
@@ -45,7 +45,7 @@ EMBEDDING_WORDS = ("embeddings", "token_embedding", "position_embedding")  # whi
 KNOWN_LAYER = re.compile(
     rf"(?:(?:{'|'.join(sorted((*MODULE_WORDS, *EMBEDDING_WORDS), key=len, reverse=True))}|[0-9]+)(?:_|$))+"
 )
-TEXT_LAYER = re.compile(r"(layers)_(\d+)")
+TEXT_LAYER = re.compile(r"(layers)_(-?\d+)")
 TEXT_LAYER_COUNTS = {768: 12, 1024: 24, 1280: 32}  # CLIP L, OpenCLIP H and bigG, by their width
 WIDTH_BY_FAMILY = {"SD1": 768, "SD2": 1024}  # of the only text encoder
 WIDTH_BY_PREFIX = {KOHYA_TEXT_1: 768, KOHYA_TEXT_2: 1280}  # of SDXL's two
@@ -143,8 +143,13 @@ def _find_impossible(
 def _exceeding(layer: str, largest_numbers: Mapping[str, int]) -> Iterator[tuple[str, str, int, int]]:
     for pattern, largest in largest_numbers.items():
         match = re.search(pattern, layer)
-        if match and (len(match[2]) > len(str(largest)) or int(match[2]) > largest):
+        if match and not _is_possible(match[2], largest):
             yield layer, match[1], int(match[2][:9]), largest
+
+
+def _is_possible(number: str, largest: int) -> bool:
+    """Return True for a number that a layer can have; digits of other scripts than Latin stand in no name."""
+    return number.isascii() and len(number) <= len(str(largest)) and 0 <= int(number) <= largest
 
 
 def _text_layer_count(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from velatura.card import Card, printable_text
@@ -33,6 +34,7 @@ from velatura.overlays.deltas import build_delta
 from velatura.overlays.lora.lora import Lora
 from velatura.tensors import Contents, StateDict, meta_tensors, open_tensors
 
+DOWN_KEY = "lora_down.weight"
 MAX_SHOWN_LAYER_LENGTH = 120  # characters of a layer's name in a message
 MAX_DIMENSIONS = 4  # of a convolution's weight
 BLOCK_SUFFIXES = {"oft_blocks", "oft_diag", "oft_R.weight", "rescale"}  # may have three dimensions, others never
@@ -109,7 +111,9 @@ class _LoraFile:
     def read_tensor(self, key: str) -> Tensor:
         """Read a tensor; integers and floats of eight bits are converted to a precision for computing."""
         tensor = self.state[key]
-        if key.rpartition(".")[2] in NUMBER_SUFFIXES and not tensor.is_floating_point() and not tensor.is_complex():
+        suffix = key.rpartition(".")[2]
+        is_word = suffix == "alpha" and tensor.dtype == torch.bool  # True is no alpha
+        if suffix in NUMBER_SUFFIXES and not (tensor.is_floating_point() or tensor.is_complex() or is_word):
             tensor = tensor.float()
         if tensor.is_floating_point() and tensor.element_size() == 1:
             tensor = tensor.half()
@@ -144,6 +148,7 @@ def _build_lora(contents: Contents, state: StateDict, find_config: ConfigLookup)
     layers: LayerTensors = {}
     for layer, layer_keys in keys.layers.items():
         layers[layer] = file.read_layer(layer, layer_keys, find_config(diffusers_part(layer)))
+    _warn_of_other_ranks(file.name, layers, find_config)
     bundled_embeddings = {
         embedding: {name: file.read_tensor(key) for name, key in embedding_keys.items()}
         for embedding, embedding_keys in keys.bundled.items()
@@ -173,6 +178,22 @@ def _warn_of_unused_header(contents: Contents, header_parts: Collection[str], lo
         f"{', '.join(sorted(layer_parts))}: "
         "the settings are ignored, so layers without an alpha of their own act without a scale"
     )
+
+
+def _warn_of_other_ranks(file_name: str, layers: LayerTensors, find_config: ConfigLookup) -> None:
+    """Warn of a rank in an adapter's configuration that no layer of its part has."""
+    ranks: dict[str, set[int]] = {}
+    for layer, tensors in layers.items():
+        if DOWN_KEY in tensors:
+            ranks.setdefault(diffusers_part(layer), set()).add(len(tensors[DOWN_KEY]))
+    for part, found in ranks.items():
+        config = find_config(part)
+        if config is not None and "r" in config.model_fields_set and config.r not in found:
+            shown = ", ".join(map(str, sorted(found)[:MAX_SHOWN_KEYS]))
+            warn(
+                f"{file_name} has the rank {config.r} in its configuration of the adapter (r) and {shown} in its "
+                "tensors: the tensors count"
+            )
 
 
 def _build_card(contents: Contents, shapes: StateDict, layers: Iterable[str]) -> Card:

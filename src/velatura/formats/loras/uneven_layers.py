@@ -9,9 +9,10 @@ from velatura.errors import warn
 from velatura.overlays.deltas.delta import Delta
 
 # Tensors that all layers of an algorithm have or none; alpha of a plain LoRA has a warning of its own
+MAGNITUDE_SUFFIX = "dora_scale"  # one of zeros makes the whole layer zero
 SHARED_SUFFIXES = (
     "alpha",
-    "dora_scale",
+    MAGNITUDE_SUFFIX,
     "rescale",
     "diff_b",
     "b_norm",
@@ -69,7 +70,7 @@ def _find_zeros(layers: Mapping[str, Delta]) -> Iterator[str]:
     for suffix, zeros in zeros_by_suffix.items():
         names = names_by_suffix[suffix]
         if suffix in SHARED_SUFFIXES and suffix not in BIAS_SUFFIXES:  # a scale of 0 is never learned
-            if len(zeros) < len(names):
+            if len(zeros) < len(names) or suffix == MAGNITUDE_SUFFIX:
                 described = _describe(zeros, names)
                 yield f"has only zeros in {suffix} of {described}: check the pictures that it makes"
             continue
