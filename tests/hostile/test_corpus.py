@@ -16,6 +16,7 @@ from tests.hostile import (
     safetensors_cases,
     text_cases,
     torch_cases,
+    vae_cases,
 )
 from tests.hostile.cases import LOAD, REFUSE, WARN
 from velatura.cli.app import USER_ERROR_STATUS, main
@@ -32,7 +33,7 @@ BASES = [
 PICTURES = [case for case in [*image_cases.CASES, *container_cases.PICTURES] if case.kind != "png_info"]
 RECIPES = [case for case in image_cases.CASES if case.kind == "png_info"]
 SOME_FILES = [*OVERLAYS, *optimizer_cases.CASES, *checkpoint_cases.CASES]
-CASES = [*SOME_FILES, *PICTURES, *RECIPES, *dataset_cases.CASES, *text_cases.CASES]
+CASES = [*SOME_FILES, *vae_cases.CASES, *PICTURES, *RECIPES, *dataset_cases.CASES, *text_cases.CASES]
 
 
 def try_reading(read, *arguments):
@@ -79,6 +80,14 @@ def test_checkpoints_are_opened_and_inspected_alike(tmp_path, case):
     assert verdict == case.must, messages
     assert all(is_one_line_about(message, path) for message in messages)
     assert inspect(path)[0] == (case.inspected or case.must)
+
+
+@pytest.mark.parametrize("case", vae_cases.CASES, ids=str)
+def test_autoencoders_are_inspected_as_a_base_would_open_them(tmp_path, case):
+    path = case.write(tmp_path)
+    verdict, messages = inspect(path)
+    assert verdict == case.must, messages
+    assert all(is_one_line_about(message, path) for message in messages)
 
 
 @pytest.mark.parametrize("case", optimizer_cases.CASES, ids=str)

@@ -5,19 +5,23 @@ They are built on the meta device, so that memory is taken only for the tensors 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from velatura.formats.checkpoints.ldm_config import ModelConfig
-from velatura.formats.checkpoints.tensor_sources import Destination, TensorSources, load_model
+from velatura.base.image_condition import LATENT_CHANNELS
+from velatura.formats.checkpoints.ldm_config import ModelConfig, vae_config
+from velatura.formats.checkpoints.tensor_sources import Destination, TensorSources, apply_sources, load_model
 from velatura.imports import import_model_libraries
-from velatura.tensors import Contents
+from velatura.tensors import Contents, meta_tensors
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+VAE_GROUPS = 32  # of the norms of all published autoencoders
 
 
 def build_unet(
@@ -44,6 +48,23 @@ def build_vae(
     with torch.device("meta"):
         model: AutoencoderKL = model_class.from_config(config)
     return load_model(model, sources, contents, destination)
+
+
+def load_lone_vae(contents: Contents, sources: TensorSources) -> None:
+    """Load an autoencoder that is in a file without a configuration, to find what is wrong with its tensors.
+
+    Args:
+        contents: The file.
+        sources: Tensors of the file by the model's names.
+
+    Raises:
+        BadFile: A tensor is missing, left over, of another shape, or not finite floating-point numbers.
+    """
+    config = vae_config(apply_sources(sources, meta_tensors(contents.tensors)))
+    if config["latent_channels"] != LATENT_CHANNELS:  # another model's, as its card says; a UNet beside it refuses it
+        return
+    groups = math.gcd(VAE_GROUPS, *config["block_out_channels"])  # no tensor tells them
+    build_vae({**config, "norm_num_groups": groups}, sources, contents, Destination())
 
 
 def build_text_encoder(

@@ -103,7 +103,7 @@ def read(
         raise UnknownName.with_suggestions("kind of weights", weights, WEIGHTS_KINDS)
     refuse_scaled_weights(name, contents.tensors)
     family_name = detect_family(name, contents.tensors.keys())
-    with _explained_damage(name, "checkpoint"):
+    with explain_damage(name, "checkpoint"):
         plan = _LoadPlan.from_contents(contents, family_name, vae, weights, prediction_type)
         if vae is not None and not sniff(vae):
             vae_file.warn_of_leftovers(vae, plan.vae)
@@ -123,7 +123,7 @@ def check_outline(contents: Contents) -> None:
     name = contents.path.name
     refuse_scaled_weights(name, contents.tensors)
     family_name = detect_family(name, contents.tensors.keys())
-    with _explained_damage(name, "checkpoint"):
+    with explain_damage(name, "checkpoint"):
         _LoadPlan.from_contents(contents, family_name, None, "last", None)
     warn_of_leftovers(contents)
 
@@ -135,13 +135,21 @@ def check_lone_unet(contents: Contents) -> None:
         BadFile: It is not whole.
     """
     name, tensors = contents.path.name, meta_tensors(contents.tensors)
-    with _explained_damage(name, "UNet"):
+    with explain_damage(name, "UNet"):
         unet_config(apply_sources(unet_sources(name, tensors, "last"), tensors))
 
 
 @contextmanager
-def _explained_damage(name: str, what: str) -> Generator[None]:
-    """Turn errors of a damaged file into a BadFile that names it."""
+def explain_damage(name: str, what: str) -> Generator[None]:
+    """Turn errors of a damaged file into a BadFile that names it.
+
+    Args:
+        name: Name of the file.
+        what: What it should be, such as "checkpoint".
+
+    Raises:
+        BadFile: Something in the block found damage.
+    """
     try:
         yield
     except BadFile as error:

@@ -17,6 +17,8 @@ from velatura.tensors import Contents, apply_to, meta_tensors
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
+SMALLEST_WEIGHT = torch.finfo(torch.float32).tiny  # below are denormal numbers; those of float16 are trained at times
+
 
 def identity(tensor: Tensor) -> Tensor:
     """Return the tensor unchanged."""
@@ -131,7 +133,7 @@ def _load_tensor(source: TensorSource, contents: Contents, destination: Destinat
 
 
 def _warn_of_odd_values(contents: Contents, part: str, largest: Mapping[str, float]) -> None:
-    """Warn of a part of a base whose weights are zeros, in all layers or in some, or larger than training gives.
+    """Warn of a part of a base with weights that are zeros, denormal, or larger than training gives.
 
     Args:
         contents: The file.
@@ -146,6 +148,12 @@ def _warn_of_odd_values(contents: Contents, part: str, largest: Mapping[str, flo
         warn(
             f"{contents.path.name} has only zeros in {len(zeros)} of its weights for {part} ({shown}), which no "
             "training gives: check the pictures that it makes"
+        )
+    denormal = [key for key, value in largest.items() if key.endswith("weight") and 0 < value < SMALLEST_WEIGHT]
+    if denormal:
+        warn(
+            f"{contents.path.name} has {len(denormal)} weights of denormal numbers for {part} "
+            f"({min(denormal)[:MAX_SHOWN_KEY_LENGTH]}), too small to have an effect: check the pictures that it makes"
         )
     problem = describe_large_values(meta_tensors(contents.tensors), largest)
     if problem:

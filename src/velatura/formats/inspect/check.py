@@ -16,7 +16,9 @@ from pydantic import JsonValue
 
 from velatura.card import UNKNOWN_KIND, Card
 from velatura.errors import BadFile, UnsupportedBase, VelaturaError, redirect_warnings, warn
+from velatura.formats.check_metadata import warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
+from velatura.formats.checkpoints.build_models import load_lone_vae
 from velatura.formats.dialects import DIALECTS
 from velatura.formats.hypernetworks import optim
 from velatura.formats.inspect.overlay import inspect_overlay
@@ -85,8 +87,7 @@ def _open(path: Path, card: Card, max_bytes: int) -> None:
     elif card.kind == "checkpoint":
         _open_checkpoint(path, card, max_bytes)
     elif card.kind == "vae" and path.is_file():
-        contents = open_state_dict(path)
-        vae_file.warn_of_leftovers(contents, vae_file.sources(contents))
+        _open_vae(path, max_bytes)
     elif path.suffix.lower() == optim.OPTIM_SUFFIX:
         optim.check_optim(path)
     elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
@@ -101,6 +102,17 @@ def _open_folder(path: Path, max_bytes: int) -> None:
         open_base(path, dtype="float32", device="cpu")
     else:
         diffusers_folder.check_outline(path)
+
+
+def _open_vae(path: Path, max_bytes: int) -> None:
+    """Open a small file of an autoencoder, or look at the names of a large one."""
+    contents = open_state_dict(path)
+    sources = vae_file.sources(contents)
+    vae_file.warn_of_leftovers(contents, sources)
+    warn_of_metadata(contents, "vae", ())
+    if _byte_count(path) <= max_bytes:
+        with single_file.explain_damage(path.name, "autoencoder"):
+            load_lone_vae(contents, sources)
 
 
 def _open_checkpoint(path: Path, card: Card, max_bytes: int) -> None:
@@ -122,6 +134,8 @@ def _open_unknown(path: Path) -> None:
         open_overlay(path)
     elif any(key.startswith(BASE_PREFIXES) for key in contents.tensors):
         _open_rest_of_base(path)
+    elif vae_file.has_vae(contents):  # without the first convolutions that tell one
+        _open_vae(path, MAX_WHOLE_BYTES)
     else:
         warn(f"{path.name} holds tensors, but no overlay or base that velatura knows: check where it is from")
 
