@@ -193,6 +193,10 @@ def test_fields_that_leave_the_picture_as_it_is_are_read_without_a_warning(field
         ("Token merging ratio: 0.5", "not supported: Token merging ratio: 0.5"),
         ("Face restoration: GFPGAN", "faces were repainted afterwards"),
         ("Diffusion in Low Bits: bnb-nf4", "not supported: Diffusion in Low Bits: bnb-nf4"),
+        (
+            ", ".join(f"K{number}: 1" for number in range(5000)),
+            "not supported: K0: 1, K1: 1, .*, K19: 1 and 4980 others; the picture",
+        ),
         ("Some new thing: 3", "not supported: Some new thing: 3; the picture will be different$"),
     ],
 )

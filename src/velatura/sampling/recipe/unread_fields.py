@@ -64,6 +64,7 @@ FIELD_MEANINGS = {
 }
 TITLE_HASH = re.compile(r" \[[0-9a-fA-F]+\]$")  # behind the name of a checkpoint
 MAX_ENTRIES = 2  # of fields of one kind that a warning shows
+MAX_KINDS = 20  # that a warning shows; A1111 with many extensions writes about fifteen
 MAX_VALUE_LENGTH = 80
 
 
@@ -84,7 +85,10 @@ def warn_of_unread_fields(fields: Mapping[str, str], others: Mapping[str, str]) 
     kinds: dict[str, list[str]] = {}
     for key, value in unread.items():
         kinds.setdefault(_kind_of(key), []).append(f"{key}: {value[:MAX_VALUE_LENGTH]}")
-    shown = ", ".join(_shorten_entries(entries) for entries in kinds.values())
+    described = [_shorten_entries(entries) for entries in kinds.values()]
+    shown = ", ".join(described[:MAX_KINDS])
+    if len(described) > MAX_KINDS:
+        shown += f" and {len(described) - MAX_KINDS} others"
     meanings = "; ".join(dict.fromkeys(FIELD_MEANINGS[kind] for kind in kinds if kind in FIELD_MEANINGS))
     warn(f"not supported: {shown}; the picture will be different" + (f" ({meanings})" if meanings else ""))
 
