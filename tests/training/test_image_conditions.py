@@ -174,7 +174,7 @@ def test_a_share_of_the_pictures_before_is_left_out_by_seed_and_step(pix2pix, pa
 def test_pairs_are_trained_on_and_named_where_one_is_missing(pix2pix, tiny, pairs, tmp_path):
     plan = PLAN.replace(steps=3, batch_size=4, image_dropout=0, preview_every=3, validation_pictures=0, rescues=0)
     losses = {}
-    with pytest.warns(VelaturaWarning, match=r"1 pictures, as 3\.png, do not have what it was before an edit"):
+    with pytest.warns(VelaturaWarning, match=r"1 picture, as 3\.png, does not have what it was before an edit"):
         losses["pairs"] = velatura.train(pix2pix, OVERLAYS["hypernet"](pix2pix), pairs, plan, out=tmp_path / "a").losses
     with Image.open(tmp_path / "a" / "previews" / "overlay-000000.png") as preview:
         recipe = Recipe.from_image(preview.filename)

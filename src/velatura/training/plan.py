@@ -392,4 +392,4 @@ def _check_rates(plan: Plan) -> None:
         raise BadPlan("Prodigy finds one rate for all weights: leave out text_rate and word_rate, or choose adamw")
     end = plan.rates().end
     if plan.warmup and plan.warmup >= end:
-        raise BadPlan(f"the warm-up ({plan.warmup} steps) is as long as the training ({end} steps): shorten it")
+        raise BadPlan(f"the warm-up of {plan.warmup} steps is as long as the training of {end} steps: shorten it")

@@ -92,7 +92,7 @@ def test_named_factors_are_for_the_seventeen_blocks_of_their_names(name):
         (["lbw=1,0,1"], "has 3 numbers; write 12 or 17 or 20 or 26 numbers, or one of NONE"),
         (["lbw=" + "1," * 11 + "x"], "'x' is not a block weight"),
         (["lbw=" + "1," * 11 + "inf"], "'inf' is not a block weight"),
-        (["lbw=OUTAL"], "lbw= has 1 numbers|is not a block weight"),
+        (["lbw=OUTAL"], "lbw= has 1 number;|is not a block weight"),
     ],
 )
 def test_factors_that_cannot_be_point_at_the_mistake(arguments, reason):

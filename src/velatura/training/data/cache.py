@@ -14,7 +14,7 @@ from velatura.datasets.boxes import ImageSize
 from velatura.datasets.folder import Dataset, Example
 from velatura.datasets.loss_weights import loss_weights
 from velatura.datasets.templates import CaptionTemplate
-from velatura.errors import gather_warnings, warn
+from velatura.errors import choose_number, gather_warnings, quantity, warn
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.buckets import group_by_size
 from velatura.training.data.captions import CaptionConditioning, caption_name
@@ -198,15 +198,16 @@ def warn_of_pairs(base: Base, dataset: Dataset) -> None:
     alone = [example.path.name for example in examples if example.before is None]
     if base.image_condition != "pix2pix":
         if len(alone) < len(examples):
+            count = len(examples) - len(alone)
             warn(
-                f"{len(examples) - len(alone)} pictures before an edit (before/) are not read: {base.name} is not a "
+                f"{quantity(count, 'picture')} before an edit (before/) {choose_number(count, 'is', 'are')} not read: "
+                f"{base.name} is not a "
                 "pix2pix model, and learns the pictures after it alone"
             )
         return
     if alone:
-        found = (
-            "no picture has" if len(alone) == len(examples) else f"{len(alone)} pictures, as {alone[0]}, do not have"
-        )
+        some = f"{quantity(len(alone), 'picture')}, as {alone[0]}, {choose_number(len(alone), 'does', 'do')} not have"
+        found = "no picture has" if len(alone) == len(examples) else some
         warn(
             f"{base.name} is a pix2pix model, and {found} what it was before an edit beside it (before/NAME.png or "
             "NAME.before.png): the overlay is trained there without an image to edit (zeros)"
