@@ -50,9 +50,14 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     contexts: list[Any] = []
     faults: list[str] = []
 
+    def log(message: Any) -> None:
+        is_refusal = "/api/" in message.location["url"]  # the browser writes down every answer of 4xx
+        if message.type == "error" and not is_refusal:
+            faults.append(message.text)
+
     def watch(page: Any) -> None:
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and faults.append(message.text))
+        page.on("console", log)
         page.on(
             "request", lambda request: request.url.startswith((address, "data:", "blob:")) or faults.append(request.url)
         )
@@ -67,7 +72,6 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
         page.goto(f"{address}{part}")
         return page
 
-    open_page.faults = faults
     yield open_page
     for context in contexts:
         context.close()

@@ -5,7 +5,7 @@
  *
  * @param {HTMLElement} area Where files can be dropped.
  * @param {HTMLElement} mark Shown as the target meanwhile, by the class "over".
- * @param {(files: File[]) => void} take
+ * @param {(files: File[], transfer: DataTransfer | null) => void} take
  */
 export function dropTarget(area, mark, take) {
   let depth = 0; // enter and leave come for every element inside
@@ -21,7 +21,7 @@ export function dropTarget(area, mark, take) {
     if (!hasFiles(event)) return;
     event.preventDefault();
     enter(-depth);
-    take([...(event.dataTransfer?.files ?? [])]);
+    take([...(event.dataTransfer?.files ?? [])], event.dataTransfer);
   });
 }
 

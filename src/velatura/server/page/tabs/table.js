@@ -32,5 +32,6 @@
 /** @typedef {{show?: (parameters: URLSearchParams) => void, hide?: () => void}} View */
 
 export const TABS = [
+  { name: "train", title: "Train", load: () => import("./train.js") },
   { name: "info", title: "Picture info", load: () => import("./info.js") },
 ];
