@@ -25,6 +25,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "style-src 'self'",
         "img-src 'self' data: blob:",
         "connect-src 'self'",
+        "frame-src 'self'",  # reports of studies, which run nothing
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

@@ -33,5 +33,6 @@
 
 export const TABS = [
   { name: "train", title: "Train", load: () => import("./train.js") },
+  { name: "compare", title: "Compare", load: () => import("./compare.js") },
   { name: "info", title: "Picture info", load: () => import("./info.js") },
 ];
