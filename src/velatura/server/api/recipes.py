@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from velatura.errors import redirect_warnings
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.recipe.sampler_names import SAMPLER_NAMES, SCHEDULER_NAMES
-from velatura.sampling.resolve.missing import find_missing
 from velatura.server.errors import ApiError, hide_paths
 from velatura.server.inputs import check_picture
 from velatura.server.state import ServerState, State
@@ -86,6 +85,8 @@ def _read(state: ServerState, data: bytes, *, is_text: bool) -> RecipeReading:
     with redirect_warnings(warnings.append):
         recipe = _recipe_of_text(data) if is_text else _recipe_of_picture(data)
     state.jobs.is_ready.wait()  # reading the library's files imports torch
+    from velatura.sampling.resolve.missing import find_missing
+
     own = frozenset({"tiny", state.models.base_name, state.models.open_base_name or "tiny"})
     return RecipeReading(
         recipe=recipe.model_dump(mode="json", exclude_defaults=True),
