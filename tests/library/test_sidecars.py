@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import velatura
+from velatura.errors import BadFile
+from velatura.library.sidecars import read_a1111_notes
 
 DATA = Path(__file__).parents[1] / "data"
 A1111 = {
@@ -44,6 +46,22 @@ def test_a1111s_metadata_are_read(ink):
     assert found.notes.negative == "colour"
     assert found.notes.description == "Old ink drawings. Best at night."
     assert found.notes.family == "SD1"
+
+
+def test_a1111s_notes_are_read_field_by_field(ink):
+    assert read_a1111_notes(ink) == {}
+    ink.with_suffix(".json").write_text(json.dumps(A1111 | {"vae": "", "unknown": 1}))
+    assert read_a1111_notes(ink) == {
+        "description": "Old ink drawings.",
+        "notes": "Best at night.",
+        "activation": "ink drawing, sketch",
+        "strength": 0.7,
+        "negative": "colour",
+        "family": "SD1",
+    }
+    ink.with_suffix(".json").write_text("[]")
+    with pytest.raises(BadFile, match=r"ink\.json"):
+        read_a1111_notes(ink)
 
 
 def test_a_preferred_weight_of_0_is_none(ink):

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+import velatura
 from tests.server.conftest import paint
 from velatura.training.run.stored_verdict import write_verdict
 from velatura.training.run.verdict import Verdict
@@ -51,6 +52,44 @@ def test_a_picture_becomes_a_files_preview(client, models, ink):
     answer = client.get(f"/api/library/{ink['id']}/thumbnail")
     assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
     (models / "ink.preview.png").unlink()
+    client.post("/api/library/refresh")
+
+
+def test_any_image_becomes_a_files_preview(client, models, ink):
+    reference = client.post("/api/inputs", content=png((96, 48))).json()["reference"]
+    assert client.put(f"/api/library/{ink['id']}/thumbnail", json={"image": reference}).status_code == 204
+    answer = client.get(f"/api/library/{ink['id']}/thumbnail")
+    assert Image.open(io.BytesIO(answer.content)).size == (96, 48)
+    for choice in ({}, {"image": reference, "picture": 1}, {"image": "no base64!"}):
+        assert client.put(f"/api/library/{ink['id']}/thumbnail", json=choice).status_code == 422
+    (models / "ink.preview.png").unlink()
+    client.post("/api/library/refresh")
+
+
+def test_a_files_page_has_its_notes_field_by_field(client, models, ink):
+    (models / "ink.json").write_text('{"activation text": "inked", "notes": "mine", "preferred weight": 0, "vae": ""}')
+    client.post("/api/library/refresh")
+    assert client.get(f"/api/library/{ink['id']}").json()["notes"] == {"activation": "inked", "notes": "mine"}
+    (models / "ink.json").write_text("[]")
+    client.post("/api/library/refresh")
+    page = client.get(f"/api/library/{ink['id']}").json()
+    assert page["notes"] == {}
+    assert any("ink.json" in line for line in page["unread"])
+    assert client.patch(f"/api/library/{ink['id']}", json={"notes": "new"}).status_code == 422
+    (models / "ink.json").unlink()
+    client.post("/api/library/refresh")
+
+
+def test_a_hypernetworks_page_says_which_programs_open_it(client, models, tiny):
+    path = models / "net.pt"
+    velatura.save(velatura.Hypernetwork.for_base(tiny, name="net"), path)
+    client.post("/api/library/refresh")
+    [file] = client.get("/api/library", params={"search": "net", "kind": "hypernet"}).json()["files"]
+    page = client.get(f"/api/library/{file['id']}").json()
+    assert page["opens"]
+    assert all(isinstance(answer["opens"], bool) for answer in page["opens"].values())
+    assert len(page["hashes"]["sha256"]) == 64
+    path.unlink()
     client.post("/api/library/refresh")
 
 

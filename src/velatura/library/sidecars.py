@@ -113,6 +113,22 @@ def read_notes(paths: Iterable[Path]) -> Notes:
     return Notes.model_validate({**fields, "unread": unread})
 
 
+def read_a1111_notes(path: Path) -> dict[str, str | float]:
+    """Return what A1111's notes beside a file say, NAME.json, by the names in NOTE_FIELDS; what is unset is left out.
+
+    Args:
+        path: The file of weights.
+
+    Raises:
+        BadFile: There is a file of this name that is something else.
+    """
+    fields = _read_a1111_fields(_a1111_notes_path(path))
+    texts = {name: fields.get(key) for name, key in NOTE_FIELDS.items() if name != "strength"}
+    notes: dict[str, str | float] = {name: text for name, text in texts.items() if isinstance(text, str) and text}
+    strength = _parse_strength(fields.get(A1111_STRENGTH))
+    return notes if strength is None else notes | {"strength": strength}
+
+
 def write_a1111_notes(path: Path, changes: Mapping[str, str | float]) -> Path:
     """Change fields of A1111's notes beside a file, NAME.json, and keep its other fields.
 
@@ -126,15 +142,23 @@ def write_a1111_notes(path: Path, changes: Mapping[str, str | float]) -> Path:
     Raises:
         BadFile: There is a file of this name that is something else, or it cannot be written.
     """
-    notes_path = path.with_name(f"{path.name if path.is_dir() else path.stem}.json")
-    try:
-        fields = dict(_parse_json(_read_text(notes_path))) if notes_path.exists() else {}
-    except (OSError, ValueError, RecursionError):
-        raise BadFile(f"{notes_path} is not what its name says, and is left as it is: move it away") from None
+    notes_path = _a1111_notes_path(path)
+    fields = _read_a1111_fields(notes_path)
     fields |= {NOTE_FIELDS[name]: value for name, value in changes.items()}
     with atomic_write(notes_path) as temporary:
         temporary.write_text(json.dumps(fields, indent=4, ensure_ascii=False), "utf-8")
     return notes_path
+
+
+def _a1111_notes_path(path: Path) -> Path:
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}.json")
+
+
+def _read_a1111_fields(notes_path: Path) -> dict[str, object]:
+    try:
+        return dict(_parse_json(_read_text(notes_path))) if notes_path.exists() else {}
+    except (OSError, ValueError, RecursionError):
+        raise BadFile(f"{notes_path} is not what its name says, and is left as it is: move it away") from None
 
 
 def _read_text(path: Path) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
 from velatura.errors import ignore_warnings
-from velatura.library import Library
+from velatura.library import Library, file_entry
 from velatura.library.entry import LibraryEntry
 from velatura.server.errors import not_found
 from velatura.server.folders import Folders
@@ -68,8 +69,11 @@ class LibraryView:
         return entry
 
     def whole(self, entry: LibraryEntry) -> LibraryEntry:
-        """Return an entry with its hashes, which are computed once."""
-        with self._lock:
+        """Return an entry with its hashes, which are computed once; a hypernetwork's file is opened whole."""
+        with self._lock, ignore_warnings():
+            if entry.kind == "hypernet" and not entry.error:
+                opened = file_entry(entry.path)
+                return replace(entry, info=opened.info, hashes=opened.hashes)
             return self._library.with_hashes(entry)
 
     def place(self, entry: LibraryEntry) -> str:

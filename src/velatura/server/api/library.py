@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from velatura.errors import BadFile
 from velatura.files import atomic_write
 from velatura.library.entry import FILE_KINDS, LibraryEntry
-from velatura.library.sidecars import write_a1111_notes
+from velatura.library.sidecars import read_a1111_notes, write_a1111_notes
 from velatura.server.api.pictures import find_picture
-from velatura.server.errors import hide_paths, not_found
+from velatura.server.errors import ApiError, hide_paths, not_found
+from velatura.server.jobs.requests import ImageText
 from velatura.server.library_view import entry_id
 from velatura.server.state import ServerState, State
 from velatura.server.thumbnails import thumbnail_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 router = APIRouter(prefix="/api", tags=["library"])
 
@@ -47,8 +52,29 @@ class LibraryPage(BaseModel):
     total: int
 
 
+class ProgramAnswer(BaseModel):
+    """Whether a program opens a file, with the reason or the restrictions."""
+
+    opens: bool
+    why: str
+
+
 class LibraryFilePage(LibraryFile):
-    """Page of a file, with all that is known about it."""
+    """Page of a file, with all that is known about it.
+
+    `opens` says which programs open a hypernetwork, `notes` what A1111's notes beside the file say, and `unread` which
+    notes could not be read.
+    """
+
+    outline: str
+    base: str
+    base_hash: str
+    steps: int
+    parameters: int
+    precisions: tuple[str, ...]
+    opens: dict[str, ProgramAnswer]
+    notes: dict[str, str | float]
+    unread: tuple[str, ...]
 
     aliases: tuple[str, ...]
     negative: str
@@ -75,9 +101,12 @@ class NotesChange(BaseModel):
 
 
 class ThumbnailChoice(BaseModel):
-    """A picture of the history that becomes a file's preview."""
+    """The picture that becomes a file's preview: one of the history, or an image."""
 
-    picture: int
+    model_config = ConfigDict(extra="forbid")
+
+    picture: int | None = None
+    image: ImageText | None = None
 
 
 class BaseInfo(BaseModel):
@@ -143,16 +172,11 @@ def get_thumbnail(state: State, file_id: str) -> FileResponse:
 
 @router.put("/library/{file_id}/thumbnail", status_code=204)
 def choose_thumbnail(state: State, file_id: str, choice: ThumbnailChoice) -> None:
-    """Write a picture of the history as the preview of a file, beside it."""
-    from PIL import Image
-
+    """Write a picture of the history, or an image, as the preview of a file, beside it."""
     entry = _find(state, file_id)
-    picture = find_picture(state, choice.picture)
+    image = _open_choice(state, choice)
     name = entry.path.name if entry.file.is_folder else entry.path.stem
-    with (
-        Image.open(state.pictures.path(picture)) as image,
-        atomic_write(entry.path.with_name(f"{name}.preview.png")) as temporary,
-    ):
+    with atomic_write(entry.path.with_name(f"{name}.preview.png")) as temporary:
         image.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
         image.convert("RGB").save(temporary, "PNG")
     state.library.refresh()
@@ -189,6 +213,26 @@ def _find(state: ServerState, file_id: str) -> LibraryEntry:
     return state.library.find(file_id)
 
 
+def _open_choice(state: ServerState, choice: ThumbnailChoice) -> Image:
+    """Return the picture that becomes a preview.
+
+    Raises:
+        ApiError: Neither or both are given, it is gone, or it cannot be read.
+    """
+    from PIL import Image
+
+    if (choice.picture is None) == (choice.image is None):
+        raise ApiError(422, "bad_request", "give a picture of the history, or an image", "picture")
+    if choice.image is not None:
+        return state.inputs.open(state.inputs.add_text(choice.image, "image"))
+    assert choice.picture is not None
+    try:
+        with Image.open(state.pictures.path(find_picture(state, choice.picture))) as image:
+            return image.copy()
+    except OSError:
+        raise not_found("picture") from None
+
+
 def _describe(state: ServerState, entry: LibraryEntry) -> LibraryFile:
     return LibraryFile.model_validate(_facts(state, entry))
 
@@ -215,9 +259,19 @@ def _describe_whole(state: ServerState, entry: LibraryEntry) -> LibraryFilePage:
     tagged = {"lora", "hypernet", "aesthetic", "difference"}
     tag = f"<{entry.kind}:{entry.name}:{1 if entry.strength is None else entry.strength:g}>"
     details = {name: hide_paths(text, state.folders.roots) for name, text in entry.info.details.items()}
+    card, opens = entry.info.card, entry.info.report.get("opens")
     return LibraryFilePage.model_validate(
         _facts(state, entry)
         | {
+            "outline": card.outline,
+            "base": card.base,
+            "base_hash": card.base_hash,
+            "steps": card.steps,
+            "parameters": entry.info.parameters,
+            "precisions": entry.info.precisions,
+            "opens": opens or {},
+            "notes": _notes(entry),
+            "unread": tuple(hide_paths(line, state.folders.roots) for line in entry.notes.unread),
             "aliases": entry.aliases,
             "negative": entry.notes.negative,
             "vae": entry.notes.vae,
@@ -228,3 +282,11 @@ def _describe_whole(state: ServerState, entry: LibraryEntry) -> LibraryFilePage:
             "warnings": tuple(hide_paths(warning, state.folders.roots) for warning in entry.info.warnings),
         }
     )
+
+
+def _notes(entry: LibraryEntry) -> dict[str, str | float]:
+    """Return A1111's notes beside a file, none if they are something else, which `unread` says."""
+    try:
+        return read_a1111_notes(entry.path)
+    except BadFile:
+        return {}

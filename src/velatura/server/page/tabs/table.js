@@ -33,6 +33,7 @@
 
 export const TABS = [
   { name: "train", title: "Train", load: () => import("./train.js") },
+  { name: "library", title: "Library", load: () => import("./library.js") },
   { name: "compare", title: "Compare", load: () => import("./compare.js") },
   { name: "info", title: "Picture info", load: () => import("./info.js") },
 ];
