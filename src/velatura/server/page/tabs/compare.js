@@ -158,7 +158,9 @@ function studyView() {
   async function look() {
     const wanted = name;
     const study = (await get("api/studies").catch(() => [])).find((/** @type {any} */ other) => other.study === wanted);
-    if (wanted !== name || !study) return;
+    if (wanted !== name) return;
+    if (!study && !job) line.textContent = "No study has this name.";
+    if (!study) return;
     result.hidden = !study.recommendation;
     result.textContent = study.recommendation ?? "";
     fill(table, study.kinds.length > 0 && scores(study.kinds));

@@ -5,7 +5,7 @@ import { go, say } from "../app.js";
 import { debounce, fill, h } from "../dom.js";
 import { checkNumbers, choiceField, clearErrors, hintLine, numberField, showError, textField } from "../fields.js";
 import { follow, live, submit, whenOver } from "../jobs.js";
-import { KINDS, OVERLAY_FIELDS, PLAN_FIELDS, chosenBase, duration, known, settings, toRequest } from "./settings.js";
+import { KINDS, OVERLAY_FIELDS, PLAN_FIELDS, chosenBase, duration, known, loadBases, settings, toRequest } from "./settings.js";
 
 const ESTIMATE_PAUSE = 700; // milliseconds after the last key
 const GIB = 2 ** 30;
@@ -140,15 +140,15 @@ export function trainingForm() {
     fill(estimate);
     estimateSoon();
   });
-  const loadBases = async () => {
-    known.bases = await get("api/bases").catch(() => known.bases);
+  const showBases = async (isAgain = false) => {
+    await loadBases(isAgain);
     const choices = known.bases.map((base) => [base.is_default ? "" : base.name, base.name]);
     /** @type {any} */ (fields.base).setChoices(choices.length ? choices : [["", "the server's"]]);
     showKind();
     estimateSoon();
   };
-  follow((job) => ["base", "pull", "bake", "merge"].includes(job.kind) && job.state === "done" && loadBases());
-  loadBases();
+  follow((job) => ["base", "pull", "bake", "merge"].includes(job.kind) && job.state === "done" && showBases(true));
+  showBases();
   return form;
 }
 

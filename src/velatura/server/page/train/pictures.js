@@ -7,7 +7,7 @@ import { debounce, fill, h } from "../dom.js";
 import { choiceField, setError } from "../fields.js";
 import { submit, whenOver } from "../jobs.js";
 import { droppedFiles, upload } from "./upload.js";
-import { settings, trainingPixels } from "./settings.js";
+import { loadBases, settings, trainingPixels } from "./settings.js";
 
 const CHECK_PAUSE = 1200; // milliseconds after the last change
 const TYPES = ".png,.jpg,.jpeg,.webp,.txt";
@@ -213,6 +213,8 @@ export function picturesPart() {
     const now = turn;
     const { name } = dataset;
     try {
+      await loadBases(); // whose size the pictures are checked for
+      if (now !== turn) return;
       const job = await whenOver((await submit({ kind: "check", dataset: name, pixels: trainingPixels() })).id);
       if (now !== turn) return;
       if (job.error) throw new ApiError(422, job.error);
@@ -230,8 +232,8 @@ export function picturesPart() {
       item.box.hidden = true;
     }
     const general = serious.filter((finding) => !items.has(finding.file));
-    fill(findings, ...general.map((finding) => h(`li.${finding.grade}`, {}, finding.file === "." ? "" : `${finding.file}: `, finding.text, mend(finding))));
-    for (const finding of serious) items.get(finding.file)?.flaws.append(h(`li.${finding.grade}`, {}, finding.text.replace("; try velatura dataset crop", "")));
+    fill(findings, ...general.map((finding) => h(`li.${finding.grade}`, {}, finding.file === "." ? "" : `${finding.file}: `, forPage(finding.text), mend(finding))));
+    for (const finding of serious) items.get(finding.file)?.flaws.append(h(`li.${finding.grade}`, {}, forPage(finding.text)));
     const wide = serious.filter((finding) => finding.kind === "cropped").map((finding) => finding.file);
     const [count, stops] = [items.size, serious.filter((finding) => finding.grade === "error").length];
     const concerned = new Set(serious.map((finding) => finding.file)).size;
@@ -289,6 +291,11 @@ export function picturesPart() {
     .then(() => open(settings.get("dataset")))
     .catch(refuse);
   return element;
+}
+
+/** @param {string} text @returns {string} A finding without what to type in a terminal. */
+function forPage(text) {
+  return text.replace(/; try velatura .*$|, or give the name [^;]*--name|; to learn the first line, .*$/, "");
 }
 
 /** @param {string} path */

@@ -10,7 +10,7 @@ import { KINDS, duration, known } from "./settings.js";
 
 const LOOK_PAUSE = 3000; // milliseconds between two looks at the run's folder while it trains
 const FOR_TERMINALS = /\bvelatura [a-z]|^(look at|losses|best snapshot) /; // lines with commands and paths
-const STATES = { running: "in training", interrupted: "stopped", finished: "finished" };
+const STATES = { running: "In training", interrupted: "Stopped", finished: "Finished" };
 /** @typedef {import("../jobs.js").LiveJob} Job */
 
 /** @param {() => void} onChange Called when a run begins or ends. */

@@ -1,5 +1,6 @@
 /** What is typed in the tab Train, and its way to a request. */
 
+import { get } from "../api.js";
 import { Store } from "../store.js";
 
 /** @type {Record<string, {title: string, text: string}>} */
@@ -47,6 +48,24 @@ export const settings = new Store("train", {
  * @type {{bases: any[], preset: Record<string, {value: any, description: string}>}}
  */
 export const known = { bases: [], preset: {} };
+
+/** @type {Promise<void> | null} */
+let loading = null;
+
+/** @param {boolean} [isAgain] Ask again @returns {Promise<void>} Done when the bases are known, or the server is away. */
+export function loadBases(isAgain = false) {
+  if (isAgain || !loading) {
+    loading = get("api/bases").then(
+      (bases) => {
+        known.bases = bases;
+      },
+      () => {
+        loading = null; // the banner tells of it
+      },
+    );
+  }
+  return loading;
+}
 
 /** @returns {any} The base that is trained on, as the server lists it. */
 export function chosenBase() {
