@@ -143,3 +143,15 @@ def test_broken_files_are_not_suggested_as_bases(tmp_path):
     (tmp_path / "anime.safetensors").write_text("broken")
     with pytest.raises(UnknownName, match=r"no base is called 'animes' in .*: if it is in another folder"):
         velatura.Library(tmp_path).base("animes")
+
+
+def test_overlays_beyond_a_limit_are_forgotten_the_oldest_first(folder, monkeypatch):
+    library = velatura.Library(folder)
+    ink, neon = library.overlay("ink"), library.overlay("neon")
+    assert library.overlay("ink") is ink
+    monkeypatch.setattr("velatura.library.loaded.MAX_LOADED_BYTES", 1)
+    os.utime(folder / "Ink.pt", (1, 1))
+    late = library.overlay("ink")
+    assert late is not ink
+    assert library.overlay("ink") is late  # the last one is kept whatever its size
+    assert library.overlay("neon") is not neon

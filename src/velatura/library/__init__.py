@@ -4,6 +4,7 @@ library.py holds Library and is the file to open first; model_files.py walks the
 known about a file. index.py caches that in SQLite, hashes.py computes AutoV1 to AutoV3, sidecars.py reads notes.
 """
 
-from velatura.library.library import Library, file_entry
+from velatura.library.entry import file_entry
+from velatura.library.library import Library
 
 __all__ = ["Library", "file_entry"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from velatura.card import UNKNOWN_KIND, Card, FileInfo
 from velatura.errors import BadFile
+from velatura.files import suggest_similar
 from velatura.library.hashes import Hashes, old_hash
-from velatura.library.index import Index, IndexRow
-from velatura.library.model_files import FileState, ModelFile
+from velatura.library.index import Index, IndexRow, cache_folder
+from velatura.library.model_files import FileState, ModelFile, model_file, watched_file
 from velatura.library.sidecars import Notes, read_notes
 
 OnFile = Callable[[int, int], None]  # called with how many files are done, and how many there are
@@ -180,6 +182,27 @@ class Catalogue:
         finally:  # keep what was read if the user interrupts
             self._index.store(new_rows)
         return [rows[file.path] for file in files]
+
+
+def file_entry(path: str | PathLike[str], cache: str | PathLike[str] | None = None) -> LibraryEntry:
+    """Return the entry of one file or folder of weights at any path, with its hashes; an overlay is opened whole.
+
+    Args:
+        path: The path.
+        cache: The folder of the index, see `Library`.
+
+    Raises:
+        BadFile: The path does not exist, or is not a file or a model folder.
+    """
+    if not (path := Path(path).expanduser()).exists():
+        raise BadFile(f"{path} does not exist{suggest_similar(path)}: give a file, or a folder in diffusers' layout")
+    if watched_file(path) is None:
+        raise BadFile(f"{path} is not a model folder: give a file in it, or try `velatura list` or `dataset check`")
+    if not path.is_dir() and not path.is_file():  # a device or a pipe, which could be read without end
+        raise BadFile(f"{path} is neither a file nor a folder: give the path of a file that can be read")
+    catalogue, file = Catalogue(Index(cache_folder(cache))), model_file(path)
+    catalogue.open_whole(file)
+    return next(catalogue.with_hashes([file]))
 
 
 def _refresh_row(file: ModelFile, known: IndexRow | None) -> IndexRow:

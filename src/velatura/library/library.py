@@ -13,10 +13,10 @@ from velatura.arguments import check_arguments
 from velatura.base.families import FAMILIES, normalize_family_name
 from velatura.card import UNKNOWN_KIND
 from velatura.errors import BadFile, UnknownName, warn
-from velatura.files import suggest_similar
 from velatura.library.entry import FILE_KINDS, OVERLAY_KINDS, Catalogue, LibraryEntry, OnFile
 from velatura.library.hashes import old_hash
 from velatura.library.index import Index, cache_folder
+from velatura.library.loaded import LoadedOverlays
 from velatura.library.model_files import FileState, ModelFile, find_model_files, model_file, watched_file
 from velatura.library.names import (
     HASH_PATTERN,
@@ -74,7 +74,7 @@ class Library:
     def __init__(self, *folders: str | PathLike[str], cache: str | PathLike[str] | None = None) -> None:
         self._folders = [Path(folder).expanduser() for folder in folders]
         self._catalogue = Catalogue(Index(cache_folder(cache)))
-        self._loaded: dict[tuple[Path, FileState], Overlay] = {}
+        self._loaded = LoadedOverlays()
         self._base: tuple[object, Base] | None = None
         for folder in self._folders:
             if not folder.is_dir():
@@ -142,23 +142,26 @@ class Library:
         return self._choose_first(found or self._find(name, OVERLAY_KINDS), name, OVERLAY_KINDS, "overlay").path
 
     def overlay(self, name: str, kind: str | None = None) -> Overlay:
-        """Return an overlay by name, preferably one of a kind; the same object in each call until its file changes.
+        """Return an overlay by name, preferably one of a kind.
+
+        The overlays asked for last are kept: each is the same object in every call until its file changes.
 
         Raises:
             UnknownName: No overlay has this name.
             BadFile: Its file cannot be read.
         """
         path = self.path(name, kind)
-        key = (path, FileState.from_path(watched_file(path) or path))
-        if key not in self._loaded:
+        state = FileState.from_path(watched_file(path) or path)
+        overlay = self._loaded.find(path, state)
+        if overlay is None:
             from velatura.formats.open import open_overlay
 
             overlay = open_overlay(path, partial(self._open_member, path))
             if not overlay.card.family:  # the notes beside the file may know it
                 [entry] = self._catalogue.entries([model_file(path)])
                 overlay.card = overlay.card.replace(family=entry.family)
-            self._loaded[key] = overlay
-        return self._loaded[key]
+            self._loaded.keep(path, state, overlay)
+        return overlay
 
     def base(
         self,
@@ -377,24 +380,3 @@ class Library:
             hashed = self._catalogue.with_hashes(smallest_first)
             matching = (entry for entry in hashed if entry.hashes and entry.hashes.has(digits))
         return list(islice(matching, 1))
-
-
-def file_entry(path: str | PathLike[str], cache: str | PathLike[str] | None = None) -> LibraryEntry:
-    """Return the entry of one file or folder of weights at any path, with its hashes; an overlay is opened whole.
-
-    Args:
-        path: The path.
-        cache: The folder of the index, see `Library`.
-
-    Raises:
-        BadFile: The path does not exist, or is not a file or a model folder.
-    """
-    if not (path := Path(path).expanduser()).exists():
-        raise BadFile(f"{path} does not exist{suggest_similar(path)}: give a file, or a folder in diffusers' layout")
-    if watched_file(path) is None:
-        raise BadFile(f"{path} is not a model folder: give a file in it, or try `velatura list` or `dataset check`")
-    if not path.is_dir() and not path.is_file():  # a device or a pipe, which could be read without end
-        raise BadFile(f"{path} is neither a file nor a folder: give the path of a file that can be read")
-    catalogue, file = Catalogue(Index(cache_folder(cache))), model_file(path)
-    catalogue.open_whole(file)
-    return next(catalogue.with_hashes([file]))
