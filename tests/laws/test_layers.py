@@ -28,7 +28,7 @@ FLOORS = (
     {"tiny"},
     {"formats"},
     {"overlays"},
-    {"base"},
+    {"base", "upscaling"},
     {"tensors", "card", "prompts"},
     {"files", "image_files", "png_files", "png_colours", "arguments", "text_encodings", "imports"},
     {"errors"},

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from velatura.errors import DownloadFailed
 
-MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".bin", ".hns")
+MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".hns")
 MAX_NAME_BYTES = 180  # file systems allow 255, and files beside it have longer names
 # Windows reserves these names for devices, with any ending
 WINDOWS_DEVICE_NAMES = {
@@ -52,6 +52,7 @@ def _shorten(stem: str, ending: str) -> str:
 A1111_FOLDERS = {
     "checkpoint": "models/Stable-diffusion",
     "vae": "models/VAE",
+    "upscaler": "models/ESRGAN",
     "hypernet": "models/hypernetworks",
     "lora": "models/Lora",
     "embedding": "embeddings",
@@ -59,6 +60,7 @@ A1111_FOLDERS = {
 COMFYUI_FOLDERS = {
     "checkpoint": "models/checkpoints",
     "vae": "models/vae",
+    "upscaler": "models/upscale_models",
     "hypernet": "models/hypernetworks",
     "lora": "models/loras",
     "embedding": "models/embeddings",

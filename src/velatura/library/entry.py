@@ -20,7 +20,7 @@ from velatura.library.sidecars import Notes, read_notes
 OnFile = Callable[[int, int], None]  # called with how many files are done, and how many there are
 
 OVERLAY_KINDS = ("hypernet", "embedding", "lora", "aesthetic", "difference")
-FILE_KINDS = ("checkpoint", "vae", *OVERLAY_KINDS, UNKNOWN_KIND)
+FILE_KINDS = ("checkpoint", "vae", "upscaler", *OVERLAY_KINDS, UNKNOWN_KIND)
 
 
 @dataclass(frozen=True)

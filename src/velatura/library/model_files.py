@@ -11,7 +11,7 @@ from typing import NamedTuple
 from velatura.errors import warn
 
 # the preferred ones first, if several files have the same stem
-WEIGHTS_SUFFIXES = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".sft", ".pt", ".hns", ".ckpt", ".pth", ".bin")
 # A1111 stores embeddings in images too, in its folder for embeddings
 TENSOR_IMAGE_SUFFIXES = (".png", ".webp", ".avif", ".jxl")
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -36,6 +36,10 @@ FOLDER_KINDS = {
     "lycoris": "lora",
     "embeddings": "embedding",
     "aesthetic_embeddings": "aesthetic",
+    "esrgan": "upscaler",
+    "realesrgan": "upscaler",
+    "bsrgan": "upscaler",
+    "upscale_models": "upscaler",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,9 +14,12 @@ from torch.nn import functional
 from velatura.base.base import Base
 from velatura.base.image_condition import masked_condition
 from velatura.errors import UnknownName
+from velatura.library import Library
+from velatura.library.model_files import FileState
 from velatura.sampling.images import decode_image, encode_image, round_down
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.recipe.sizes import HiresTarget, Resolution
+from velatura.upscaling import Upscaler, open_upscaler, upscale_image
 
 
 class InterpolationMode(NamedTuple):
@@ -40,6 +45,17 @@ PIXEL_UPSCALERS = {
 }
 
 
+# A1111's names of the networks that it downloads, and the stems of their files; infotexts have these names
+REAL_ESRGAN_FILES = {
+    "R-ESRGAN General 4xV3": "realesr-general-x4v3",
+    "R-ESRGAN General WDN 4xV3": "realesr-general-wdn-x4v3",
+    "R-ESRGAN AnimeVideo": "realesr-animevideov3",
+    "R-ESRGAN 4x+": "RealESRGAN_x4plus",
+    "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
+    "R-ESRGAN 2x+": "RealESRGAN_x2plus",
+}
+
+
 def find_upscaler(name: str) -> str:
     """Return the name of an upscaler as the tables spell it.
 
@@ -55,7 +71,39 @@ def find_upscaler(name: str) -> str:
     return name_by_lower[name.lower()]
 
 
-def upscale_latents(base: Base, latents: Tensor, target: HiresTarget, upscaler: str) -> Tensor:
+def is_built_in(name: str) -> bool:
+    """Return True for an upscaler that needs no file, in upper or lower case."""
+    return name.lower() in {upscaler.lower() for upscaler in (*LATENT_UPSCALERS, *PIXEL_UPSCALERS)}
+
+
+def find_upscaler_file(name: str, library: Library) -> Upscaler:
+    """Return an upscaling network of a library by the name of its file, or by A1111's name of it.
+
+    Raises:
+        UnknownName: The library has no such file; the message suggests similar names, also of upscalers without files.
+        BadFile: The file cannot be read.
+    """
+    file_by_lower = {known.lower(): file for known, file in REAL_ESRGAN_FILES.items()}
+    try:
+        file = library.entry(file_by_lower.get(name.lower(), name), "upscaler").file
+        return _open_upscaler(file.path, file.state)
+    except UnknownName:
+        files = [entry.name for entry in library.entries(kind="upscaler")]
+        known = (*LATENT_UPSCALERS, *PIXEL_UPSCALERS, *files)
+        error = UnknownName.with_suggestions("upscaler", name, known)
+        if name.lower() in file_by_lower:
+            file = f"{file_by_lower[name.lower()]}.pth"
+            error = UnknownName(f"{name} needs the file {file}: put it into models/RealESRGAN of the library")
+        raise error from None
+
+
+@lru_cache(maxsize=1)
+def _open_upscaler(path: Path, _state: FileState) -> Upscaler:
+    """Open an upscaler; the last one is kept as long as its file does not change."""
+    return open_upscaler(path)
+
+
+def upscale_latents(base: Base, latents: Tensor, target: HiresTarget, upscaler: str | Upscaler) -> Tensor:
     """Upscale the latents of the first pass, and crop them centrally to the size of the second pass.
 
     Args:
@@ -63,11 +111,11 @@ def upscale_latents(base: Base, latents: Tensor, target: HiresTarget, upscaler: 
         latents: (pictures, 4, height, width).
         target: The size to upscale to in pixels, and what is then cut off in latents.
         upscaler: A name from LATENT_UPSCALERS, which resize the latents themselves, or from PIXEL_UPSCALERS, which
-            decode, resize and encode again.
+            decode, resize and encode again. A network does that too, tile by tile on the base's device.
     """
     latent_factor = base.family.vae_scale_factor
     size = Resolution(target.upscale_to.width // latent_factor, target.upscale_to.height // latent_factor)
-    if upscaler in LATENT_UPSCALERS:
+    if isinstance(upscaler, str) and upscaler in LATENT_UPSCALERS:
         mode, antialias = LATENT_UPSCALERS[upscaler]
         upscaled = functional.interpolate(latents, size=(size.height, size.width), mode=mode, antialias=antialias)
     else:
@@ -94,10 +142,14 @@ def hires_conditions(base: Base, latents: Tensor, recipe: Recipe) -> Tensor | No
     return torch.cat(conditions)
 
 
-def _upscale_in_pixels(base: Base, latents: Tensor, target: HiresTarget, upscaler: str) -> Tensor:
+def _upscale_in_pixels(base: Base, latents: Tensor, target: HiresTarget, upscaler: str | Upscaler) -> Tensor:
     pixel_size = round_down(target.upscale_to, base.family.vae_scale_factor)
     encoded: list[Tensor] = []
     for picture_latents in latents:
-        image = decode_image(base, picture_latents).resize(pixel_size, PIXEL_UPSCALERS[upscaler])
+        image = decode_image(base, picture_latents)
+        if isinstance(upscaler, Upscaler):
+            image = upscale_image(upscaler, image, pixel_size, device=base.device)
+        else:
+            image = image.resize(pixel_size, PIXEL_UPSCALERS[upscaler])
         encoded.append(encode_image(base, image))
     return torch.cat(encoded).to(latents.device)

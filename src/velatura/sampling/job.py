@@ -31,6 +31,7 @@ from velatura.sampling.validate import (
     warn_of_other_overlays,
     warn_of_unused_ensd,
 )
+from velatura.upscaling import Upscaler
 
 MAX_BATCH_PICTURES = 8  # so that small pictures too are finished, and saved, a few at a time
 MAX_BATCH_LATENT_PIXELS = 8 * 64 * 64  # latents of a batch: eight pictures of 512 x 512; the UNet gets each twice
@@ -47,6 +48,7 @@ class Job:
         recipe: The recipe with nothing left open, as it will be recorded in the picture.
         passes: The first pass, and the second one of hires fix.
         init_image: The image that the first pass starts from, if there is one.
+        upscaler: The network that upscales the first pass, None where Lanczos or the like does.
         layout_job: The picture whose layout is kept, if there is one (prompt-to-prompt).
     """
 
@@ -55,6 +57,7 @@ class Job:
     passes: tuple[SamplingPass, ...]
     init_image: InitImage | None = None
     layout_job: Job | None = None
+    upscaler: Upscaler | None = None
 
     @property
     def steps(self) -> int:
@@ -125,7 +128,8 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
     """
     check_recipe(base, recipe, init_image)
     recipe = call_resources(recipe, resolver.library)
-    filled = fill_recipe(base, recipe, init_image)
+    upscaler = resolver.find_upscaler(recipe)
+    filled = fill_recipe(base, recipe, init_image, upscaler)
     passes = plan_passes(base, filled, resolver, starts_from_image=init_image is not None)
     layout_job = None
     if filled.keep_layout:
@@ -139,16 +143,17 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
         for call in sampling_pass.calls:
             call.warn_if_inactive(sampling_pass.trajectory.step_count, is_guided=is_guided)
     recorded = filled.replace(ensd=_used_ensd(filled, passes), overlay_hashes=hashes)
-    return Job(base, recorded, passes, init_image, layout_job)
+    return Job(base, recorded, passes, init_image, layout_job, upscaler)
 
 
-def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Recipe:
+def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None, upscaler: Upscaler | None = None) -> Recipe:
     """Fill in what a recipe leaves open, and record the base, the VAE, the init image and the version.
 
     Args:
         base: Gives the size where the recipe has none.
         recipe: The recipe; a missing seed is drawn at random.
         init_image: The image to start from; it decides the default of `denoising`.
+        upscaler: The network that upscales the first pass, if it is one.
 
     Raises:
         BadRecipe: A side is not a multiple of the VAE's scale factor.
@@ -167,7 +172,7 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None) -> Rec
         denoising=_denoising(recipe, init_image),
         image_guidance=_image_guidance(base, recipe),
         inpainting_mask_weight=_inpainting_mask_weight(base, recipe, init_image),
-        hires_upscaler=find_upscaler(recipe.hires_upscaler),
+        hires_upscaler=upscaler.name if upscaler else find_upscaler(recipe.hires_upscaler),
         hires_sampler=recipe.hires_sampler and find_sampler(recipe.hires_sampler).name,
         base=base.name,
         base_hash=base.hash or None,

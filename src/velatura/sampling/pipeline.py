@@ -68,7 +68,7 @@ def run_batch(
             base, jobs, FIRST_PASS, start, conditioning_cache=conditioning_cache, on_denoised=on_denoised
         )
         if hires_target:
-            latents = upscale_latents(base, latents, hires_target, recipe.hires_upscaler)
+            latents = upscale_latents(base, latents, hires_target, batch[0].upscaler or recipe.hires_upscaler)
             start = BatchInitLatents(latents, image_conditions=hires_conditions(base, latents, recipe))
             latents, hires_effects = denoise(
                 base, jobs, HIRES_PASS, start, conditioning_cache=conditioning_cache, on_denoised=on_denoised

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from velatura.errors import ignore_warnings
 from velatura.library import Library, file_entry
 from velatura.library.entry import LibraryEntry
 from velatura.server.errors import not_found
 from velatura.server.folders import Folders
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FRESH_SECONDS = 10.0
 
@@ -27,7 +32,7 @@ class LibraryView:
     def __init__(self, folders: Folders) -> None:
         self._library = Library(*folders.library)
         self._folders = folders
-        self._lock = Lock()
+        self._lock, self._upscaling = Lock(), Lock()
         self._entries: dict[str, LibraryEntry] = {}
         self._read_at: float | None = None
 
@@ -52,6 +57,30 @@ class LibraryView:
         """
         with self._lock, ignore_warnings():
             return self._library.entry(name, kind)
+
+    def upscale(
+        self, image: Image, name: str, size: tuple[int, int], device: str, on_tile: Callable[[int, int], None]
+    ) -> Image:
+        """Return an image upscaled by a network of the library; one image at a time, so that memory stays bounded.
+
+        Args:
+            image: The image.
+            name: The name of the network.
+            size: Width and height of the result.
+            device: Where the network computes.
+            on_tile: Called after each tile; what it raises ends the work.
+
+        Raises:
+            UnknownName: There is no such upscaler.
+            BadFile: Its file cannot be read.
+        """
+        from velatura.sampling.hires import find_upscaler_file
+        from velatura.upscaling import upscale_image
+
+        with self._upscaling:
+            with self._lock, ignore_warnings():
+                upscaler = find_upscaler_file(name, self._library)
+            return upscale_image(upscaler, image, size, device=device, on_tile=on_tile)
 
     def refresh(self) -> None:
         """Search the folders at the next call."""

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.server.a1111.conftest import to_base64, to_image
+from tests.upscaling.test_upscaling import save_nearest
 from velatura.sampling.recipe.infotext import read_infotext
 from velatura.server.a1111.infotext_parameters import infotext_parameters
 from velatura.tiny import tiny_pictures
@@ -92,3 +93,34 @@ def test_an_image_is_described(a1111):
     assert answer["caption"]
     assert a1111.post("interrogate", 404, image=answer["caption"], model="gpt")["detail"] == "Model not found"
     assert a1111.post("interrogate", 404)["detail"] == "Image not found"
+
+
+@pytest.fixture
+def nearest(models, state):
+    """A network in the library that doubles images exactly as nearest neighbours do."""
+    path = save_nearest(models / "RealESRGAN", "RealESRGAN_x2plus.pth")
+    state.library.refresh()
+    yield path
+    path.unlink()
+    state.library.refresh()
+
+
+@pytest.mark.parametrize("name", ["RealESRGAN_x2plus", "R-ESRGAN 2x+"])
+def test_an_image_is_upscaled_by_a_network_of_the_library(a1111, gradient, nearest, name):
+    listed = {upscaler["name"]: upscaler["model_path"] for upscaler in a1111.get("upscalers")}
+    assert listed["RealESRGAN_x2plus"] == "RealESRGAN/RealESRGAN_x2plus.pth"
+    assert [model["name"] for model in a1111.get("realesrgan-models")] == ["R-ESRGAN 2x+"]
+    answer = a1111.post("extra-single-image", image=to_base64(gradient), upscaler_1=name, upscaling_resize=2)
+    expected = gradient.resize((128, 128), Image.Resampling.NEAREST)
+    assert to_image(answer["image"]).tobytes() == expected.tobytes()
+
+
+def test_a_network_upscales_the_first_pass(a1111, nearest):
+    images, info = a1111.paint(enable_hr=True, hr_upscaler="R-ESRGAN 2x+", denoising_strength=0.4)
+    assert images[0].size == (128, 128)
+    assert "Hires upscaler: RealESRGAN_x2plus" in info["infotexts"][0]
+
+
+def test_an_upscaler_that_is_missing_is_named(a1111, gradient):
+    answer = a1111.post("extra-single-image", status=422, image=to_base64(gradient), upscaler_1="R-ESRGAN 4x+")
+    assert "RealESRGAN_x4plus.pth" in answer["detail"]

@@ -26,6 +26,7 @@ from velatura.formats.open import open_base, open_overlay
 from velatura.formats.parts.found_parts import FoundParts
 from velatura.overlays import KINDS
 from velatura.tensors import open_state_dict, open_tensors
+from velatura.upscaling import open_upscaler
 
 MAX_WHOLE_BYTES = 2**24  # takes a few hundredths of a second
 MAX_SHOWN_BYTES = 2**28  # of a checkpoint that is shown, of which more would take seconds
@@ -90,6 +91,8 @@ def _open(path: Path, card: Card, max_bytes: int) -> None:
         _open_vae(path, max_bytes)
     elif path.suffix.lower() == optim.OPTIM_SUFFIX:
         optim.check_optim(path)
+    elif card.kind == "upscaler" and _byte_count(path) <= MAX_WHOLE_BYTES:
+        open_upscaler(path)
     elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
         _open_unknown(path)
 

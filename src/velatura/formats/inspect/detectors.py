@@ -30,6 +30,7 @@ from velatura.formats.hypernetworks.a1111_fields import build_hypernetwork
 from velatura.formats.loras.detect import detect_lora, find_state_dict
 from velatura.overlays.embedding import SDXL_KEYS, SINGLE_KEYS
 from velatura.tensors import Contents, StateDict, as_dict
+from velatura.upscaling.read_upscaler import detect_upscaler, find_weights
 
 CardAndDialect = tuple[Card, str]
 
@@ -169,6 +170,12 @@ def detect_vae(_: Contents, state: StateDict) -> CardAndDialect | None:
     return Card(kind="vae", outline=f"{conv_in.shape[1]} latent channels"), dialect
 
 
+def detect_upscaler_file(contents: Contents, _: StateDict) -> CardAndDialect | None:
+    """Detect a network that upscales images, in the wrapper that training programs put it in or at the top."""
+    layout = detect_upscaler(find_weights(contents))
+    return layout and (Card(kind="upscaler", outline=layout.outline), layout.architecture.lower())
+
+
 # In the order in which files are tried
 DETECTORS = (
     detect_native,
@@ -178,6 +185,7 @@ DETECTORS = (
     detect_lora_file,
     detect_checkpoint,
     detect_vae,
+    detect_upscaler_file,
 )
 
 

@@ -22,7 +22,6 @@ from velatura.server.errors import ApiError
 from velatura.server.inputs import DATA_URL, ENDINGS, check_picture, decode_base64
 from velatura.server.jobs.base_requests import DescribeRequest
 from velatura.server.jobs.job import ServerJob
-from velatura.server.settings import ServerSettings
 from velatura.server.state import ServerState, State
 
 if TYPE_CHECKING:
@@ -88,14 +87,14 @@ class InterrogationRequest(A1111Request):
 @router.post("/extra-single-image")
 def upscale_image(state: State, request: ExtrasImageRequest) -> PlainJson:
     """Upscale an image."""
-    image = upscale(read_image(request.image, "image"), request, state.settings)
+    image = upscale(read_image(request.image, "image"), request, state)
     return PlainJson({"html_info": _html_info(request), "image": encode_image(image)})
 
 
 @router.post("/extra-batch-images")
 def upscale_images(state: State, request: ExtrasBatchRequest) -> PlainJson:
     """Upscale images."""
-    images = [upscale(read_image(file.data, "imageList"), request, state.settings) for file in request.imageList]
+    images = [upscale(read_image(file.data, "imageList"), request, state) for file in request.imageList]
     return PlainJson({"html_info": _html_info(request), "images": [encode_image(image) for image in images]})
 
 
@@ -162,7 +161,7 @@ def read_image(text: str, field: str) -> Image:
         return ImageOps.exif_transpose(image).copy()
 
 
-def upscale(image: Image, request: ExtrasRequest, settings: ServerSettings) -> Image:
+def upscale(image: Image, request: ExtrasRequest, state: ServerState) -> Image:
     """Return an image upscaled as a request says; with a second upscaler both are mixed.
 
     Raises:
@@ -172,15 +171,15 @@ def upscale(image: Image, request: ExtrasRequest, settings: ServerSettings) -> I
     from PIL import Image as PilImage
 
     size = _target_size(image, request)
-    if size[0] * size[1] > settings.max_picture_pixels * 4:
+    if size[0] * size[1] > state.settings.max_picture_pixels * 4:
         raise ApiError(413, "too_large", f"the image would have {size[0] * size[1]:,} pixels: upscale it less")
     mode = "RGBA" if "A" in image.getbands() else "RGB"
     image = image.convert(mode)
     if request.upscaler_1 == NO_UPSCALER:
         return image
-    upscaled = _resize(image, request.upscaler_1, size)
+    upscaled = _resize(image, request.upscaler_1, size, state)
     if request.upscaler_2 != NO_UPSCALER and request.extras_upscaler_2_visibility > 0:
-        second = _resize(image, request.upscaler_2, size)
+        second = _resize(image, request.upscaler_2, size, state)
         upscaled = PilImage.blend(upscaled, second, request.extras_upscaler_2_visibility)
     if request.resize_mode == 1 and request.upscaling_crop:
         left = (upscaled.width - request.upscaling_resize_w) // 2
@@ -206,14 +205,21 @@ def _target_size(image: Image, request: ExtrasRequest) -> tuple[int, int]:
     return int(image.width * factor), int(image.height * factor)
 
 
-def _resize(image: Image, upscaler: str, size: tuple[int, int]) -> Image:
+def _resize(image: Image, upscaler: str, size: tuple[int, int], state: ServerState) -> Image:
     from velatura.errors import UnknownName
-    from velatura.sampling.hires import PIXEL_UPSCALERS
+    from velatura.sampling.hires import LATENT_UPSCALERS, PIXEL_UPSCALERS
 
     names = {name.lower(): name for name in PIXEL_UPSCALERS}
-    if upscaler.lower() not in names:
-        raise UnknownName.with_suggestions("upscaler", upscaler[:100], PIXEL_UPSCALERS)
-    return image.resize(size, PIXEL_UPSCALERS[names[upscaler.lower()]])
+    if upscaler.lower() in names:
+        return image.resize(size, PIXEL_UPSCALERS[names[upscaler.lower()]])
+    if upscaler.lower() in map(str.lower, LATENT_UPSCALERS):
+        raise UnknownName.with_suggestions("upscaler of pixels", upscaler[:100], PIXEL_UPSCALERS)
+
+    def stop_with_server(_done: int, _total: int) -> None:
+        if state.jobs.is_stopping.is_set():
+            raise ApiError(503, "stopping", "the server is stopping: send the request again later")
+
+    return state.library.upscale(image, upscaler[:100], size, state.models.device or "cpu", stop_with_server)
 
 
 def _html_info(request: ExtrasRequest) -> str:
@@ -222,7 +228,7 @@ def _html_info(request: ExtrasRequest) -> str:
 
     warnings = request.unknown_fields()
     if request.gfpgan_visibility or request.codeformer_visibility:
-        warnings.append("faces are not restored: velatura has no face restorer")
+        warnings.append("faces are not restored: velatura has no face restorer (GFPGAN, CodeFormer)")
     return "".join(f"<p>{escape(warning)}</p>" for warning in warnings)
 
 

@@ -14,6 +14,7 @@ from velatura.sampling.recipe.sampler_names import (
     name_key,
 )
 from velatura.server.a1111.errors import PlainJson
+from velatura.server.a1111.models import shown_path
 from velatura.server.state import ServerState, State
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
@@ -67,12 +68,24 @@ def list_schedulers() -> list[dict[str, object]]:
 
 
 @router.get("/upscalers")
-def list_upscalers() -> list[dict[str, object]]:
-    """List the upscalers of pixels."""
+def list_upscalers(state: State) -> list[dict[str, object]]:
+    """List the upscalers of pixels: those without a file, and the networks of the library."""
     from velatura.sampling.hires import PIXEL_UPSCALERS
 
     nothing = {"model_name": None, "model_path": None, "model_url": None}
-    return [{"name": name, **nothing, "scale": UPSCALER_SCALE} for name in PIXEL_UPSCALERS]
+    built_in: list[dict[str, object]] = [{"name": name, **nothing, "scale": UPSCALER_SCALE} for name in PIXEL_UPSCALERS]
+    networks: list[dict[str, object]] = [
+        {
+            "name": entry.name,
+            "model_name": entry.name,
+            "model_path": shown_path(state, entry.path),
+            "model_url": None,
+            "scale": UPSCALER_SCALE,
+        }
+        for entry in state.library.of_kind("upscaler")
+        if not entry.error
+    ]
+    return built_in + networks
 
 
 @router.get("/latent-upscale-modes")
@@ -90,9 +103,16 @@ def list_face_restorers() -> list[dict[str, str]]:
 
 
 @router.get("/realesrgan-models")
-def list_realesrgan_models() -> list[dict[str, str]]:
-    """List the models of Real-ESRGAN: there are none."""
-    return []
+def list_realesrgan_models(state: State) -> list[dict[str, object]]:
+    """List those of Real-ESRGAN's own networks whose files are in the library, by A1111's names."""
+    from velatura.sampling.hires import REAL_ESRGAN_FILES
+
+    entries = {entry.name.lower(): entry for entry in state.library.of_kind("upscaler") if not entry.error}
+    return [
+        {"name": name, "path": shown_path(state, entries[file.lower()].path), "scale": UPSCALER_SCALE}
+        for name, file in REAL_ESRGAN_FILES.items()
+        if file.lower() in entries
+    ]
 
 
 @router.get("/extensions")

@@ -282,7 +282,7 @@ def _img2img_fields(
 def _unsupported_fields(request: PictureRequest) -> Iterable[str]:
     """Yield warnings of fields that we do not have, where they would change the picture."""
     if request.restore_faces:
-        yield "restore_faces has no effect: velatura has no face restorer"
+        yield "restore_faces has no effect: velatura has no face restorer (GFPGAN, CodeFormer)"
     if request.refiner_checkpoint not in {None, *NO_OVERLAY}:
         yield "refiner_checkpoint has no effect: the whole picture is made on one base"
     if request.firstpass_image:

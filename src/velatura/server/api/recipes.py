@@ -58,8 +58,11 @@ def list_choices(state: State) -> RecipeChoices:
     state.jobs.is_ready.wait()  # upscalers are listed beside code that imports torch, which the worker does already
     from velatura.sampling.hires import LATENT_UPSCALERS, PIXEL_UPSCALERS
 
+    files = [entry.name for entry in state.library.of_kind("upscaler") if not entry.error]
     return RecipeChoices(
-        samplers=SAMPLER_NAMES, schedulers=SCHEDULER_NAMES, upscalers=(*LATENT_UPSCALERS, *PIXEL_UPSCALERS)
+        samplers=SAMPLER_NAMES,
+        schedulers=SCHEDULER_NAMES,
+        upscalers=(*LATENT_UPSCALERS, *PIXEL_UPSCALERS, *files),
     )
 
 

@@ -168,7 +168,7 @@ def test_a_second_pass_over_an_enlarged_picture_is_hires_fix_in_pixels():
     assert (recipe.hires_size, recipe.hires_upscaler, recipe.denoising) == ((1024, 1536), "Lanczos", 0.4)
 
 
-def test_a_second_pass_by_an_upscaler_that_velatura_does_not_have_is_named():
+def test_a_second_pass_by_a_network_asks_for_its_file():
     graph = text_to_image(
         n8=node("ImageUpscaleWithModel", image=["6", 0], upscale_model=["12", 0]),
         n9=node("VAEEncode", pixels=["13", 0], vae=["1", 2]),
@@ -180,7 +180,7 @@ def test_a_second_pass_by_an_upscaler_that_velatura_does_not_have_is_named():
     )
     recipe, messages = read(graph, (1024, 1536))
     assert (recipe.hires_upscaler, recipe.hires_size) == ("4x-UltraSharp", (1024, 1536))
-    assert "does not have the upscaler '4x-UltraSharp' of its second pass: choose another" in messages[0]
+    assert "enlarges by the network '4x-UltraSharp': have its file in the library" in messages[0]
 
 
 def test_a_picture_that_was_enlarged_afterwards_is_made_at_its_first_size():

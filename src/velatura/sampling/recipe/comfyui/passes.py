@@ -18,6 +18,7 @@ LATENT_UPSCALERS = {
     "bilinear": "Latent",
     "bicubic": "Latent (bicubic)",
 }
+UNNAMED_MODEL = "a model"  # an upscaler that the graph does not name
 IMAGE_UPSCALERS = {"lanczos": "Lanczos", "nearest-exact": "Nearest"}
 HARMLESS_IMAGE_NODES = frozenset({"PreviewImage", "SaveImage", "ImageFromBatch"})
 ENCODES_IMAGE = frozenset({"VAEEncode", "VAEEncodeTiled", "VAEEncodeForInpaint", "InpaintModelConditioning"})
@@ -201,7 +202,7 @@ def _read_image_change(graph: Graph, node: GraphNode, between: Between) -> None:
     if node.kind == "ImageUpscaleWithModel":
         model = node.link("upscale_model")
         name = read_word(graph, graph.visit(model, node), "model_name") if model else None
-        between.upscaler = file_stem(name) if name else "a model"
+        between.upscaler = file_stem(name) if name else UNNAMED_MODEL
         between.is_by_model = True
         return
     if node.kind == "RepeatImageBatch":

@@ -21,6 +21,7 @@ from velatura.sampling.recipe.comfyui.overlays import Chain, read_chain, read_va
 from velatura.sampling.recipe.comfyui.passes import (
     IMAGE_UPSCALERS,
     LATENT_UPSCALERS,
+    UNNAMED_MODEL,
     Between,
     Passes,
     Size,
@@ -369,8 +370,10 @@ def _hires_fields(
 
 def _remark_on_second_pass(graph: Graph, first: SamplerCall, second: SamplerCall, between: Between) -> None:
     """Remark on what differs in the second pass, and cannot differ in hires fix."""
-    if between.upscaler not in KNOWN_UPSCALERS:
-        upscaler = str(between.upscaler)[:60]
+    upscaler = str(between.upscaler)[:60]
+    if between.is_by_model and between.upscaler != UNNAMED_MODEL:
+        graph.report.remark(f"its second pass enlarges by the network {upscaler!r}: have its file in the library")
+    elif between.upscaler not in KNOWN_UPSCALERS:
         graph.report.remark(f"velatura does not have the upscaler {upscaler!r} of its second pass: choose another")
     for name in ("cfg", "seed", "scheduler"):
         value = getattr(second, name)

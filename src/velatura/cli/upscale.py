@@ -1,0 +1,94 @@
+"""Run `velatura upscale`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from velatura.cli.base import is_path
+from velatura.cli.saving import output_paths
+from velatura.cli.screen import progress_bar, say
+from velatura.errors import BadArgument, BadFile
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_SIDE_PIXELS = 32_768  # of a result: 3 GiB of pixels in a square of that size
+
+
+def upscale(
+    image: Annotated[Path, typer.Argument(help="The picture to enlarge: .png, .jpg or .webp.", show_default=False)],
+    *,
+    upscaler: Annotated[
+        str,
+        typer.Option(help="A file of ESRGAN or Real-ESRGAN, or its name in --library; or Lanczos.", show_default=False),
+    ],
+    scale: Annotated[
+        float | None,
+        typer.Option(min=1, max=16, help="How many times as wide and high.", show_default="the network's own, 4"),
+    ] = None,
+    library: Annotated[
+        list[Path] | None, typer.Option(help="Where upscalers are found.", show_default="this folder")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where it computes: cuda, mps, cpu.")] = "auto",
+    out: Annotated[Path, typer.Option(help="A folder, or a file: .png, .jpg, .webp.")] = Path("pictures"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Enlarge a picture by a network; a recipe inside it is kept.
+
+    velatura upscale lighthouse.png --upscaler 4x-UltraSharp --library models/ --out large.png
+
+    velatura upscale lighthouse.png --upscaler models/ESRGAN/4x-UltraSharp.pth --scale 2
+    """
+    [path] = output_paths(out, 1, overwrite=overwrite)
+    import velatura
+    from velatura.base.devices import find_device
+    from velatura.sampling.hires import PIXEL_UPSCALERS, find_upscaler, find_upscaler_file, is_built_in
+    from velatura.sampling.recipe.metadata import read_image_infotext, save_with_infotext
+    from velatura.upscaling import open_upscaler, upscale_image
+
+    source = _open_picture(image)
+    infotext = read_image_infotext(image) or ""
+    if is_built_in(upscaler):
+        name = find_upscaler(upscaler)
+        if name not in PIXEL_UPSCALERS:
+            raise BadArgument(f"{name} enlarges latents, not pictures: give Lanczos, or a file of ESRGAN")
+        enlarged = source.resize(_target_size(source.size, scale or 2), PIXEL_UPSCALERS[name])
+    else:
+        if is_path(upscaler):
+            network = open_upscaler(upscaler)
+        else:
+            network = find_upscaler_file(upscaler, velatura.Library(*(library or [Path()])))
+        size = _target_size(source.size, scale or network.scale)
+        with progress_bar("upscaling") as on_tile:
+            enlarged = upscale_image(network, source, size, device=find_device(device), on_tile=on_tile)
+    if path.suffix.lower() in {".jpg", ".jpeg"}:
+        enlarged = enlarged.convert("RGB")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_with_infotext(enlarged, path, infotext)
+    say(path)
+
+
+def _open_picture(path: Path) -> "Image":
+    from PIL import ImageOps, UnidentifiedImageError
+
+    from velatura.image_files import load_pixels, open_image
+
+    try:
+        with open_image(path) as image:
+            load_pixels(image)
+            upright = ImageOps.exif_transpose(image)
+            return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise BadFile(f"{path} cannot be read as a picture ({error}): give a .png, .jpg or .webp") from None
+
+
+def _target_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return the size of the result; raises BadArgument if a side would be too long."""
+    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    if max(width, height) > MAX_SIDE_PIXELS:
+        raise BadArgument(
+            f"the result would have {width} x {height} pixels, and {MAX_SIDE_PIXELS:,} on a side is the most: "
+            "give a smaller --scale"
+        )
+    return width, height
