@@ -7,6 +7,7 @@ import pytest
 
 import velatura
 from tests.server.conftest import open_client, paint, wait_for
+from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.database import Database
 from velatura.server.jobs.events import EventLog
 from velatura.server.jobs.queue import MAX_STARTS, JobQueue
@@ -156,3 +157,32 @@ def test_too_many_jobs_are_refused(tmp_path, models):
             client.post(f"/api/jobs/{job_id}/cancel")
     assert statuses[:2] == [202, 202]
     assert statuses[-1] == 429
+
+
+def test_a_training_cancelled_before_it_began_leaves_no_folder(client, state):
+    running = client.post("/api/jobs", json=SLOW).json()["id"]
+    train = {"kind": "train", "overlay": {"kind": "lora", "rank": 1}, "dataset": "neon", "name": "unwanted"}
+    waiting = client.post("/api/jobs", json=train).json()
+    assert (state.folders.runs / "unwanted").is_dir()
+    client.post(f"/api/jobs/{waiting['id']}/cancel")
+    client.post(f"/api/jobs/{running}/cancel")
+    assert not (state.folders.runs / "unwanted").exists()
+    wait_for(client, running)
+
+
+@pytest.mark.parametrize(
+    "request_", [{"kind": "crop", "name": "half", "pixels": 32}, {"kind": "check"}], ids=["crop", "check"]
+)
+def test_work_on_a_dataset_ends_after_the_picture_where_it_is_cancelled(client, state, request_, monkeypatch):
+    seen = []
+
+    def step(context, done, total, stage, **_):
+        seen.append((done, total, stage))
+        state.jobs.cancel(context.job.id)
+
+    monkeypatch.setattr(JobContext, "step", step)
+    job_id = client.post("/api/jobs", json={"dataset": "neon", **request_}).json()["id"]
+    assert wait_for(client, job_id)["state"] == "cancelled"
+    assert [(done, stage) for done, _, stage in seen] == [(1, "cropping" if request_["kind"] == "crop" else "checking")]
+    assert seen[0][1] > 1
+    assert not (state.folders.datasets / "half").exists()

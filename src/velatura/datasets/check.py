@@ -23,6 +23,7 @@ from velatura.datasets.folder import (
 from velatura.datasets.measures import blur, find_similar, grey, noise, perceptual_hash
 from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
+    OnPicture,
     as_rgb,
     describe_unread,
     is_transparent,
@@ -122,6 +123,7 @@ def check_folder(
     rules: NameRules | None = None,
     name: str | None = None,
     for_tiny: bool = False,
+    on_picture: OnPicture | None = None,
 ) -> DatasetReport:
     """Read every picture completely and look for faults of pictures, captions and the folder.
 
@@ -131,14 +133,20 @@ def check_folder(
         rules: Make captions from file names.
         name: What the overlay will be called, whose words may stand in all captions. None: the folder's name.
         for_tiny: Look also for words and pictures that the tiny base does not know, by its own CLIP.
+        on_picture: Called after each picture with how many are read, and how many there are. What it raises ends the
+            check.
 
     Raises:
         BadDataset: The folder is missing or has no pictures. All other faults are in the report.
     """
     folder = resolve_folder(folder)
     report = DatasetReport(folder, pixels)
+    total, done = picture_count(folder), 0
     for subfolder, repeats in all_folders(folder):
-        _check_subfolder(subfolder, repeats, report, rules or NameRules())
+        for _ in _check_subfolder(subfolder, repeats, report, rules or NameRules()):
+            done += 1
+            if on_picture is not None:
+                on_picture(done, total)
     if not report.pictures and not report.findings:
         raise BadDataset(describe_empty_folder(folder))
     for subfolder, _ in all_folders(folder):
@@ -164,7 +172,8 @@ def picture_count(folder: Path) -> int:
     return sum(len(picture_paths(subfolder)) for subfolder, _ in all_folders(folder.expanduser()))
 
 
-def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: NameRules) -> None:
+def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: NameRules) -> Iterator[Path]:
+    """Add the pictures of a folder and what is found to a report, and yield each picture after it was read."""
     paths = picture_paths(folder)
     try:
         list_captions = read_caption_lists(folder)
@@ -179,9 +188,10 @@ def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: N
             info = _inspect_picture(path, caption, repeats, report.findings)
         except BadDataset as error:
             report.findings.append(Finding(Grade.ERROR, "unreadable", path, _reason(error, path)))
-            continue
-        report.pictures.append(info)
-        report.findings += _quality_findings(info, report.pixels)
+        else:
+            report.pictures.append(info)
+            report.findings += _quality_findings(info, report.pixels)
+        yield path
     for kind, problems in (
         ("fields", find_unread_fields(captions)),
         ("missing", find_list_problems(list_captions, paths)),

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, crop_coverage, nearest_size, split_boxes
 from velatura.datasets.folder import Dataset, Example, read_dataset, resolve_folder
-from velatura.datasets.pictures import as_rgb, open_picture, read_upright, turn_upright
+from velatura.datasets.pictures import OnPicture, as_rgb, open_picture, read_upright, turn_upright
 from velatura.datasets.saliency import FOCUSES, best_box
 from velatura.errors import BadDataset, UnknownName, gather_warnings
 from velatura.files import atomic_folder
@@ -109,7 +109,9 @@ def find_crop_boxes(path: str | Path, options: CropOptions) -> tuple[ImageSize, 
     return picture.size, [box for box, _ in options.boxes(picture)]
 
 
-def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> list[CroppedPicture]:
+def crop_folder(
+    folder: str | Path, out: str | Path, options: CropOptions, *, on_picture: OnPicture | None = None
+) -> list[CroppedPicture]:
     """Crop all pictures of a folder into a new folder, which appears when all are done.
 
     Crops are named NNNNN-S-NAME.png as in the web UI, S counting the crops of a picture. Masks and pictures before an
@@ -120,6 +122,8 @@ def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> li
         folder: Folder of pictures; captions may be missing.
         out: New folder, not inside `folder`.
         options: What to crop, and to which size.
+        on_picture: Called after each picture with how many are cropped, and how many there are. What it raises ends the
+            work, and `out` does not appear.
 
     Raises:
         BadDataset: The folder is missing, or has no pictures or a broken one, or `out` is inside it.
@@ -130,7 +134,7 @@ def crop_folder(folder: str | Path, out: str | Path, options: CropOptions) -> li
         raise BadDataset(f"{out} is inside {folder}, where crops would mix with pictures: choose a folder elsewhere")
     dataset = read_dataset(folder, needs_captions=False)
     with atomic_folder(out) as temporary, gather_warnings():
-        pictures = list(_crop_all(dataset, folder, temporary, options))
+        pictures = list(_crop_all(dataset, folder, temporary, options, on_picture))
     return [replace(picture, file=out / picture.file) for picture in pictures]
 
 
@@ -144,10 +148,15 @@ def mirror_caption(caption: str) -> str:
     return LEFT_OR_RIGHT.sub(swap_side, caption)
 
 
-def _crop_all(dataset: Dataset, folder: Path, out: Path, options: CropOptions) -> Iterator[CroppedPicture]:
-    for number, example in enumerate([*dataset.examples, *dataset.regularisation]):
+def _crop_all(
+    dataset: Dataset, folder: Path, out: Path, options: CropOptions, on_picture: OnPicture | None
+) -> Iterator[CroppedPicture]:
+    examples = [*dataset.examples, *dataset.regularisation]
+    for number, example in enumerate(examples):
         subfolder = example.path.parent.relative_to(folder)
         yield from _crop_example(example, f"{number:05}", subfolder, out, options)
+        if on_picture is not None:
+            on_picture(number + 1, len(examples))
 
 
 def _crop_example(

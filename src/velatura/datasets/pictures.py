@@ -1,7 +1,7 @@
 """Picture files: find them in a folder, open them with clear errors, turn them upright, convert them to RGB."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,8 @@ from velatura.png_colours import (
     read_cicp,
 )
 from velatura.png_files import has_all_pixels, has_wrong_checksum
+
+OnPicture = Callable[[int, int], None]  # called with how many pictures are done, and how many there are
 
 # Pictures that Pillow reads alone; it runs Ghostscript for EPS, which can do more than draw
 PICTURE_SUFFIXES = frozenset(

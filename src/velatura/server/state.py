@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -70,7 +71,7 @@ class ServerState:
             ) from None
         self.database = Database(self.folders.out / DATABASE_FILE)
         queue, events = JobQueue(self.database), EventLog(self.database)
-        self.jobs = JobService(queue, events, settings.max_queued_jobs)
+        self.jobs = JobService(queue, events, settings.max_queued_jobs, self._release)
         self.pictures = PictureStore(self.database, self.folders)
         self.inputs, self.options = InputStore(self.folders), OptionStore(self.database)
         self.models = Models(settings, self.folders)
@@ -101,6 +102,12 @@ class ServerState:
     def submit(self, request: JobRequest, warnings: Sequence[str] = ()) -> ServerJob:
         """Settle a request and put it into the queue; see `velatura.server.jobs.kinds.submit`."""
         return submit(request, self.jobs, PreparationContext(self.settings, self.folders, self.inputs), warnings)
+
+    def _release(self, job: ServerJob) -> None:
+        """Delete the empty folder that was reserved for a training that never began."""
+        if job.kind == "train":
+            with suppress(OSError):  # it has files: a training that the last run of the server began
+                (self.folders.runs / str(job.request["run"])).rmdir()
 
     def begin_stop(self) -> None:
         """Ask the workers to end after their current step, and let all who follow events go; any thread may call it."""

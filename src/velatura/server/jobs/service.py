@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event, Lock
 
 from velatura.server.errors import ApiError, not_found
@@ -19,13 +19,16 @@ class JobService:
         queue: The queue.
         events: The events.
         max_queued: The most jobs that may wait.
+        on_withdrawn: Called with a job that was cancelled before it began.
     """
 
-    def __init__(self, queue: JobQueue, events: EventLog, max_queued: int) -> None:
+    def __init__(
+        self, queue: JobQueue, events: EventLog, max_queued: int, on_withdrawn: Callable[[ServerJob], None]
+    ) -> None:
         self.queue, self.events = queue, events
         self.is_stopping = Event()
         self.is_ready = Event()  # the base is open, and torch imported
-        self._max_queued = max_queued
+        self._max_queued, self._on_withdrawn = max_queued, on_withdrawn
         self._lock = Lock()
         self._cancelled: set[str] = set()
         self._skipped: set[str] = set()
@@ -83,6 +86,7 @@ class JobService:
         if state != "running":
             self.forget(job_id)
         if before.state == "queued" and state == "cancelled":
+            self._on_withdrawn(before)
             self.events.publish(job_id, "cancelled")
         return self.get(job_id)
 

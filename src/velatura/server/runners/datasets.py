@@ -5,6 +5,7 @@ from __future__ import annotations
 from velatura.datasets.captioners.captioner import CAPTIONER_NAMES, open_captioner
 from velatura.datasets.check import check_folder, picture_count
 from velatura.datasets.crop import CropOptions, crop_folder
+from velatura.datasets.pictures import OnPicture
 from velatura.datasets.write_captions import caption_folder
 from velatura.errors import BadDataset, UnknownName
 from velatura.server.jobs.context import JobContext
@@ -17,8 +18,7 @@ def run_check(context: JobContext) -> None:
     """Look for what would stop or spoil a training."""
     request, folders = context.request, context.resources.folders
     assert isinstance(request, CheckRequest)
-    context.step(0, None, "checking")
-    report = check_folder(folders.dataset(request.dataset), request.pixels)
+    report = check_folder(folders.dataset(request.dataset), request.pixels, on_picture=_report(context, "checking"))
     context.finish(describe_report(report, folders.roots))
 
 
@@ -34,9 +34,8 @@ def run_crop(context: JobContext) -> None:
         overlap=request.overlap,
         mirrors=request.mirrors,
     )
-    context.step(0, None, "cropping")
     out = folders.datasets / request.name
-    pictures = crop_folder(folders.dataset(request.dataset), out, options)
+    pictures = crop_folder(folders.dataset(request.dataset), out, options, on_picture=_report(context, "cropping"))
     context.finish(
         {
             "dataset": request.name,
@@ -53,6 +52,16 @@ def run_crop(context: JobContext) -> None:
             ],
         }
     )
+
+
+def _report(context: JobContext, stage: str) -> OnPicture:
+    """Return a function that reports each picture as a step, and ends a job that is cancelled."""
+
+    def on_picture(done: int, total: int) -> None:
+        context.check()
+        context.step(done, total, stage)
+
+    return on_picture
 
 
 def run_caption(context: JobContext) -> None:
