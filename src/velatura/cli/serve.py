@@ -64,7 +64,10 @@ Auth = Annotated[
 Origins = Annotated[
     list[str] | None,
     typer.Option(
-        "--origin", help="Web pages of this origin may use it.", rich_help_panel=ACCESS_PANEL, show_default="none"
+        "--origin",
+        help="Web pages of this origin may use it, and its host may be the server's name.",
+        rich_help_panel=ACCESS_PANEL,
+        show_default="none",
     ),
 ]
 ApiOnly = Annotated[bool, typer.Option("--api-only", help="Serve no page.", rich_help_panel=ACCESS_PANEL)]
