@@ -97,6 +97,7 @@ def test_bases_are_listed(client):
     assert client.get("/api/bases").json()[0] == {
         "name": "tiny",
         "family": "tiny",
+        "pixels": 64,
         "is_open": True,
         "is_default": True,
     }

@@ -18,6 +18,7 @@ from velatura.server.api.jobs import router as jobs_router
 from velatura.server.api.library import router as library_router
 from velatura.server.api.pictures import router as pictures_router
 from velatura.server.api.plans import router as plans_router
+from velatura.server.api.prompts import router as prompts_router
 from velatura.server.api.recipes import router as recipes_router
 from velatura.server.api.runs import router as runs_router
 from velatura.server.api.studies import router as studies_router
@@ -35,6 +36,7 @@ API_ROUTERS = (
     pictures_router,
     inputs_router,
     recipes_router,
+    prompts_router,
     library_router,
     datasets_router,
     plans_router,

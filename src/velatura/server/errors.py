@@ -10,7 +10,7 @@ from typing import cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from velatura.errors import AlreadyExists, VelaturaError
@@ -79,7 +79,15 @@ def error_code(error: Exception) -> str:
 def describe_error(error: VelaturaError, roots: Iterable[Path] = ()) -> ErrorDetail:
     """Return an error of the product as an answer or as a job's one line, with its notes and without paths."""
     message = "; ".join([str(error), *getattr(error, "__notes__", [])])
-    return ErrorDetail(code=error_code(error), message=hide_paths(message, roots))
+    return ErrorDetail(code=error_code(error), message=hide_paths(message, roots), field=_field_at_fault(error))
+
+
+def _field_at_fault(error: VelaturaError) -> str | None:
+    """Return the field that pydantic found at fault, where an error of ours stands for pydantic's."""
+    fault = error.__context__
+    if not isinstance(fault, ValidationError):
+        return None
+    return ".".join(map(str, fault.errors()[0]["loc"])) or None
 
 
 def hide_paths(text: str, roots: Iterable[Path] = ()) -> str:

@@ -12,8 +12,10 @@ from velatura.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from velatura.base.base import Base
+    from velatura.base.families import Family
     from velatura.sampling.generate import BatchRunner
     from velatura.sampling.recipe.recipe import Recipe
+    from velatura.sampling.token_count import TokenCounter
 
 TINY = "tiny"
 DEFAULT_BATCH_PICTURES = 8
@@ -34,6 +36,7 @@ class Models:
         self._open: tuple[str, Base] | None = None
         self._vae: str | None = None  # of the open base, if it is not the base's own
         self._runner: BatchRunner | None = None
+        self._counter: tuple[Base, TokenCounter] | None = None
 
     @property
     def open_base_name(self) -> str | None:
@@ -46,6 +49,21 @@ class Models:
         """Device of the base that is open."""
         opened = self._open  # once: another thread asks
         return opened and str(opened[1].device)
+
+    @property
+    def family(self) -> Family | None:
+        """Family of the base that is open."""
+        opened = self._open
+        return opened and opened[1].family
+
+    def token_counter(self) -> TokenCounter | None:
+        """Return what counts tokens for the base that is open, or was last open; any thread may call it."""
+        from velatura.sampling.token_count import TokenCounter
+
+        opened, counter = self._open, self._counter
+        if opened is not None and (counter is None or counter[0] is not opened[1]):
+            self._counter = counter = (opened[1], TokenCounter(opened[1].text.tokenizer))
+        return counter and counter[1]
 
     def base(self, name: str | None = None, vae: str | None = None) -> Base:
         """Return a base; the one that was open is closed first.

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from velatura.base.families import FAMILIES
 from velatura.errors import BadFile
 from velatura.files import atomic_write
 from velatura.library.entry import FILE_KINDS, LibraryEntry
@@ -110,10 +111,11 @@ class ThumbnailChoice(BaseModel):
 
 
 class BaseInfo(BaseModel):
-    """A base that requests may name."""
+    """A base that requests may name; `pixels` is the side of the pictures that it was trained on, if that is known."""
 
     name: str
     family: str
+    pixels: int | None
     is_open: bool
     is_default: bool
 
@@ -185,15 +187,21 @@ def choose_thumbnail(state: State, file_id: str, choice: ThumbnailChoice) -> Non
 @router.get("/bases", tags=["bases"])
 def list_bases(state: State) -> list[BaseInfo]:
     """List the bases: tiny, the server's own, and the checkpoints of the library."""
-    own, opened = state.models.base_name, state.models.open_base_name
+    own, opened, family = state.models.base_name, state.models.open_base_name, state.models.family
     names = {"tiny": "tiny"} | {
         entry.name: entry.family for entry in _entries(state).values() if entry.kind == "checkpoint" and not entry.error
     }
     shown_own = own if own in names else hide_paths(opened or own, state.folders.roots)
-    families = names | ({} if shown_own in names else {shown_own: ""})
+    own_family = family.name if family and shown_own == opened else ""
     return [
-        BaseInfo(name=name, family=family, is_open=name == opened, is_default=name == shown_own)
-        for name, family in families.items()
+        BaseInfo(
+            name=name,
+            family=family_name,
+            pixels=FAMILIES[family_name].default_pixels if family_name in FAMILIES else None,
+            is_open=name == opened,
+            is_default=name == shown_own,
+        )
+        for name, family_name in ({shown_own: own_family} | names).items()
     ]
 
 

@@ -10,7 +10,7 @@ from threading import RLock
 
 from velatura.errors import BadFile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_TIMEOUT_SECONDS = 30
 SCHEMA = """
 CREATE TABLE jobs (
@@ -26,9 +26,11 @@ CREATE INDEX events_by_job ON events (job, id);
 CREATE TABLE pictures (
     id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, position INTEGER NOT NULL, file TEXT NOT NULL,
     created REAL NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, seed INTEGER, prompt TEXT NOT NULL,
-    base TEXT, recipe TEXT NOT NULL, UNIQUE (job, position));
+    base TEXT, recipe TEXT NOT NULL, effects TEXT NOT NULL DEFAULT '[]', UNIQUE (job, position));
 CREATE TABLE options (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+# What brings the tables of an earlier version to the next one
+UPGRADES = {1: "ALTER TABLE pictures ADD COLUMN effects TEXT NOT NULL DEFAULT '[]';"}
 
 QueryParameters = Sequence[str | int | float | None]
 
@@ -62,6 +64,9 @@ class Database:
             raise BadFile(f"{path} was written by a newer velatura: update velatura, or choose another --out")
         if version == 0:
             self._connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+            return
+        for earlier in range(version, SCHEMA_VERSION):
+            self._connection.executescript(f"BEGIN;{UPGRADES[earlier]}PRAGMA user_version = {earlier + 1};COMMIT;")
 
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:

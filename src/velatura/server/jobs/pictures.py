@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class StoredPicture(BaseModel):
         created: Seconds since 1970.
         width, height: Pixels.
         recipe: The recipe that makes it again.
+        effects: What each overlay of it changed, in words.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +49,7 @@ class StoredPicture(BaseModel):
     width: int
     height: int
     recipe: dict[str, Any]
+    effects: tuple[str, ...] = ()
 
 
 class PictureStore:
@@ -64,7 +67,8 @@ class PictureStore:
             position: The place among the job's pictures. A second picture at the same place replaces the first.
             ending: The file's ending, as ".png".
         """
-        return self.save_image(picture.image, picture.recipe, job, position, ending=ending)
+        effects = [str(effect) for effect in picture.effects]
+        return self.save_image(picture.image, picture.recipe, job, position, ending=ending, effects=effects)
 
     def save_image(
         self,
@@ -75,6 +79,7 @@ class PictureStore:
         *,
         ending: str = ".png",
         infotext: str | None = None,
+        effects: Sequence[str] = (),
     ) -> StoredPicture:
         """Write an image with a recipe inside, or with another infotext, and remember it; see `save`."""
         from velatura.sampling.recipe.metadata import save_with_infotext
@@ -84,9 +89,10 @@ class PictureStore:
         save_with_infotext(image, self._folder / file, recipe.infotext() if infotext is None else infotext)
         row = (job.id, position, file, time.time(), *image.size, recipe.seed, recipe.prompt, recipe.base)
         self._database.change(
-            "INSERT INTO pictures (job, position, file, created, width, height, seed, prompt, base, recipe) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, position) DO UPDATE SET recipe = excluded.recipe",
-            (*row, recipe.model_dump_json(exclude_defaults=True)),
+            "INSERT INTO pictures (job, position, file, created, width, height, seed, prompt, base, recipe, effects) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, position) "
+            "DO UPDATE SET recipe = excluded.recipe, effects = excluded.effects",
+            (*row, recipe.model_dump_json(exclude_defaults=True), json.dumps(effects)),
         )
         return next(stored for stored in self.of_job(job.id) if stored.position == position)
 
@@ -146,4 +152,5 @@ class PictureStore:
 
 def _to_picture(row: sqlite3.Row) -> StoredPicture:
     names = ("id", "job", "position", "file", "created", "width", "height")
-    return StoredPicture(**{name: row[name] for name in names}, recipe=json.loads(row["recipe"]))
+    values = {name: row[name] for name in names}
+    return StoredPicture(**values, recipe=json.loads(row["recipe"]), effects=json.loads(row["effects"]))
