@@ -51,3 +51,4 @@ def test_the_demo_trains_paints_and_reports(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "runs/demo/index.html" in said
     assert "Try next" in said
+    assert said.rstrip().endswith("or try it in the browser: velatura serve")

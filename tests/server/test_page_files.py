@@ -29,7 +29,7 @@ def test_every_file_has_its_type_and_is_kept_until_it_changes(client):
     assert client.get("/page/style.css", headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_what_a_first_visit_loads_is_small():
+def test_what_a_first_visit_loads_is_small(client):
     """A tab loads its modules when it is shown; the first one is there at once."""
     first_tab = re.findall(r'import\("\./(\w+\.js)"\)', (PAGE_FOLDER / "tabs/table.js").read_text("utf-8"))[0]
     loaded: set[Path] = set()
@@ -40,6 +40,12 @@ def test_what_a_first_visit_loads_is_small():
             loaded.add(path)
             waiting += [path.parent / name for name in re.findall(r'from "(\.[^"]+)"', path.read_text("utf-8"))]
     assert sum(path.stat().st_size for path in loaded) < MAX_FIRST_BYTES
+    packed = client.get("/page/app.js", headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.content == (PAGE_FOLDER / "app.js").read_bytes()
+    plain = client.get("/page/app.js", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.headers["etag"] != packed.headers["etag"]
 
 
 def test_folders_of_the_page_hold_sixteen_files_at_most():

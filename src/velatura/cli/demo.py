@@ -71,6 +71,7 @@ def demo(*, out: Out = None, style: Style = "neon", steps: Steps = None, seed: S
     say("Try next:")
     for purpose, command in _commands(run).items():
         say(f"  {command:80}  # {purpose}")
+    say("or try it in the browser: velatura serve")
 
 
 def _free_path(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from hashlib import sha256
 from pathlib import Path
 
@@ -63,9 +64,13 @@ def _is_served(path: Path) -> bool:
 def _answer(path: Path, request: Request) -> Response:
     """Return a file, or 304 without it to a browser that has it as it is."""
     content = path.read_bytes()
-    etag = f'"{sha256(content).hexdigest()[:32]}"'
-    headers = {**HEADERS, "ETag": etag}
+    is_packed = "gzip" in request.headers.get("accept-encoding", "")
+    etag = f'"{sha256(content).hexdigest()[:32]}{"-gzip" if is_packed else ""}"'
+    headers = {**HEADERS, "ETag": etag, "Vary": "Accept-Encoding"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
+    if is_packed:
+        content = gzip.compress(content, mtime=0)
+        headers["Content-Encoding"] = "gzip"
     return Response(content, media_type=MEDIA_TYPES[path.suffix], headers=headers)

@@ -33,14 +33,16 @@ export function fill(element, ...children) {
   element.replaceChildren(...present(children));
 }
 
+let idCount = 0;
+
 /**
  * Return an id that no other element of the page has.
  *
  * @param {string} name
  */
 export function newId(name) {
-  newId.count = (newId.count ?? 0) + 1;
-  return `${name}-${newId.count}`;
+  idCount += 1;
+  return `${name}-${idCount}`;
 }
 
 /**

@@ -29,7 +29,7 @@ import { h, newId } from "./dom.js";
  */
 export function numberField(store, name, options) {
   const { min, max, step = 1 } = options;
-  const input = h("input", { type: "number", inputMode: step === 1 ? "numeric" : "decimal", min, max, step: "any" });
+  const input = /** @type {any} */ (h("input", { type: "number", inputMode: step === 1 ? "numeric" : "decimal", min, max, step: "any" }));
   input.placeholder = options.placeholder ?? "";
   input.addEventListener("input", () => {
     const problem = numberProblem(input, options);
@@ -164,13 +164,14 @@ export function clearErrors(form) {
  * @returns {boolean} True if all can be sent.
  */
 export function checkNumbers(form) {
-  const wrong = [...form.querySelectorAll(".field")].filter((field) => {
-    const input = field.querySelector('input[type="number"]');
-    const problem = input ? numberProblem(/** @type {any} */ (input), /** @type {any} */ (field).options) : "";
-    if (problem) setError(/** @type {HTMLElement} */ (field), problem);
+  const inputs = /** @type {HTMLInputElement[]} */ ([...form.querySelectorAll('input[type="number"]')]);
+  const wrong = inputs.filter((input) => {
+    const field = /** @type {any} */ (input.closest(".field"));
+    const problem = numberProblem(input, field.options);
+    if (problem) setError(field, problem);
     return problem;
   });
-  /** @type {HTMLElement | undefined} */ (wrong[0]?.querySelector("input") ?? undefined)?.focus();
+  wrong[0]?.focus();
   return wrong.length === 0;
 }
 
@@ -195,12 +196,13 @@ export function wrap(control, name, options) {
   const { label, unit, why = "", buttons = [] } = options;
   const [id, reason, error] = [newId(name), newId("why"), newId("error")];
   control.id = id;
-  control.setAttribute("aria-describedby", why ? `${reason} ${error}` : error);
+  const described = [unit && `${id}-unit`, why && reason, error];
+  control.setAttribute("aria-describedby", described.filter(Boolean).join(" "));
   const field = h(
     "div.field",
     { data: { field: options.error ?? name } },
-    h("label", { htmlFor: id, title: why }, label, unit && h("span.unseen", {}, ` in ${unit}`)),
-    h("div.control", {}, control, unit && h("span.unit", { "aria-hidden": "true" }, unit), buttons),
+    h("label", { htmlFor: id, title: why }, label),
+    h("div.control", {}, control, unit && h("span.unit", { id: `${id}-unit` }, unit), buttons),
     why && h("span.why.unseen", { id: reason }, why),
     h("p.error", { id: error, hidden: true, role: "alert" }),
   );

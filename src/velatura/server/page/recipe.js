@@ -40,7 +40,10 @@ export const FIELDS = {
 const REQUEST_FIELDS = { base: null, count: 1, image: null, image_size: null, mask: null, extra: {} };
 const IMAGE_FIELDS = ["fit", "mask_blur", "masked_content", "mask_padding"];
 /** What a recipe records of how its picture was made, which changes nothing in a new one. */
-const RECORDED = ["base", "base_hash", "vae", "vae_hash", "text", "text_hash", "prediction", "image_hash", "mask_hash", "overlay_hashes", "version"];
+export const RECORDED = [
+  ...["base", "base_hash", "vae", "vae_hash", "text", "text_hash", "prediction", "zero_snr", "weights", "image_hash", "mask_hash"],
+  ...["overlay_hashes", "resources", "template", "negative_template", "version"],
+];
 
 /** The defaults by name. */
 export const DEFAULTS = Object.fromEntries(Object.entries(FIELDS).map(([name, field]) => [name, field.value]));
@@ -106,11 +109,16 @@ export function useRecipe(recipe, bases = []) {
  *
  * @param {Record<string, any>} recipe
  * @param {Record<string, any>} values
+ * @param {number | null} side Of pictures where the settings leave the size to the base.
  * @returns {{name: string, label: string, theirs: string, mine: string}[]}
  */
-export function differences(recipe, values) {
+export function differences(recipe, values, side) {
   const theirs = { ...DEFAULTS, ...toSettings(recipe).extra, ...pick(recipe, Object.keys(FIELDS)) };
   const mine = { ...DEFAULTS, ...values.extra, ...pick(values, Object.keys(FIELDS)) };
+  for (const fields of [theirs, mine]) {
+    fields.width ??= side;
+    fields.height ??= side;
+  }
   const names = [...new Set([...Object.keys(theirs), ...Object.keys(mine)])];
   return names
     .filter((name) => JSON.stringify(theirs[name] ?? null) !== JSON.stringify(mine[name] ?? null))
@@ -125,11 +133,17 @@ export function differences(recipe, values) {
  */
 export function describe(recipe) {
   const always = { steps: DEFAULTS.steps, sampler: DEFAULTS.sampler, guidance: DEFAULTS.guidance };
+  /** @type {Record<string, any>} */
   const fields = { ...always, ...recipe };
   const order = [...Object.keys(FIELDS), ...Object.keys(fields)];
   return [...new Set(order)]
-    .filter((name) => name in fields && !["prompt", "negative", "overlay_hashes"].includes(name))
+    .filter((name) => name in fields && !["prompt", "negative", "overlay_hashes", "resources"].includes(name))
     .map((name) => [label(name), text(name, fields[name])]);
+}
+
+/** @param {Record<string, any>} recipe @returns {Record<string, any>} Without what only records how its picture was made. */
+export function withoutRecords(recipe) {
+  return Object.fromEntries(Object.entries(recipe).filter(([name]) => !RECORDED.includes(name)));
 }
 
 /** @param {string} name */

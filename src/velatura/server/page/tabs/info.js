@@ -1,9 +1,10 @@
 /** Picture info: the recipe inside a dropped picture, what is missing here, and how it differs from the settings. */
 
-import { ApiError, get, post } from "../api.js";
+import { ApiError, post } from "../api.js";
 import { go, say } from "../app.js";
 import { dropTarget } from "../drop.js";
 import { fill, h } from "../dom.js";
+import { bases, load, sideOf } from "../library.js";
 import { describe, differences, settings, useRecipe } from "../recipe.js";
 
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
@@ -47,8 +48,8 @@ export function mount(root) {
   async function read(body) {
     drop.setAttribute("aria-busy", "true");
     try {
-      const [reading, bases] = await Promise.all([post("api/recipes/read", body), get("api/bases").catch(() => [])]);
-      fill(result, ...view(reading, bases));
+      const [reading] = await Promise.all([post("api/recipes/read", body), bases.length ? null : load()]);
+      fill(result, ...view(reading));
       say("The recipe was read.");
     } catch (problem) {
       if (!(problem instanceof ApiError)) throw problem;
@@ -77,11 +78,10 @@ export function mount(root) {
 
 /**
  * @param {{recipe: Record<string, any>, text: string, warnings: string[], missing: {kind: string, name: string}[]}} reading
- * @param {{name: string}[]} bases
  */
-function view(reading, bases) {
+function view(reading) {
   const { recipe } = reading;
-  const others = differences(recipe, settings.values).filter(({ name }) => !["prompt", "negative"].includes(name));
+  const others = differences(recipe, settings.values, sideOf(settings.get("base"))).filter(({ name }) => !["prompt", "negative"].includes(name));
   const use = () => {
     useRecipe(recipe, bases.map((base) => base.name));
     go("paint");

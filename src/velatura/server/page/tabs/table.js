@@ -32,6 +32,7 @@
 /** @typedef {{show?: (parameters: URLSearchParams) => void, hide?: () => void}} View */
 
 export const TABS = [
+  { name: "paint", title: "Paint", load: () => import("./paint.js") },
   { name: "train", title: "Train", load: () => import("./train.js") },
   { name: "library", title: "Library", load: () => import("./library.js") },
   { name: "compare", title: "Compare", load: () => import("./compare.js") },
