@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from velatura.base.families import Family
     from velatura.sampling.generate import BatchRunner
     from velatura.sampling.recipe.recipe import Recipe
-    from velatura.sampling.token_count import TokenCounter
+    from velatura.sampling.resolve.token_count import TokenCounter
 
 TINY = "tiny"
 DEFAULT_BATCH_PICTURES = 8
@@ -58,7 +58,7 @@ class Models:
 
     def token_counter(self) -> TokenCounter | None:
         """Return what counts tokens for the base that is open, or was last open; any thread may call it."""
-        from velatura.sampling.token_count import TokenCounter
+        from velatura.sampling.resolve.token_count import TokenCounter
 
         opened, counter = self._open, self._counter
         if opened is not None and (counter is None or counter[0] is not opened[1]):

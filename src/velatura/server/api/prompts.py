@@ -62,6 +62,6 @@ def list_words(state: State) -> list[str]:
 
 
 def _vector_count(entry: LibraryEntry) -> int:
-    from velatura.sampling.token_count import vector_count
+    from velatura.sampling.resolve.token_count import vector_count
 
     return vector_count(entry.info.card)

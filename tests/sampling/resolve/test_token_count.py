@@ -7,7 +7,7 @@ import pytest
 
 from velatura.formats.vocabulary import clip_tokenizer
 from velatura.overlays.embedding import Embedding
-from velatura.sampling.token_count import TokenCounter, vector_count
+from velatura.sampling.resolve.token_count import TokenCounter, vector_count
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "chunks.json").read_text("utf-8"))
 EMBEDDINGS = RECORDED["embeddings"]
