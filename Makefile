@@ -32,6 +32,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/overlays.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/bases.py
 	$(BIN)/python benchmarks/merging.py  # wants about 10 GB of disk, which it gives back
 

@@ -1,0 +1,126 @@
+"""What `make bench` prints of the server: its overhead, requests per second by many clients, memory over many pictures.
+
+Server and `velatura.generate` run in one process and in turns, so that a slow moment of the machine strikes both. The
+server answers over a socket of the loopback device. `--short` measures less of everything.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import psutil
+import uvicorn
+
+import velatura
+from velatura.server.app import create_app
+from velatura.server.settings import ServerSettings
+
+CLIENTS = (1, 8, 64)
+RECIPE = {"prompt": "a red house on the beach", "steps": 20, "width": 64, "height": 64}
+READY_SECONDS = 300
+MIB = 2**20
+SEED_COUNT = 2**16
+
+
+@contextmanager
+def running_server(folder: Path) -> Generator[str]:
+    """Serve the tiny base in a thread of this process, and yield its address."""
+    settings = ServerSettings.of(library=(folder,), out=folder / "output", max_queued_jobs=1000)
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    [socket] = server.servers[0].sockets
+    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(READY_SECONDS)
+
+
+def paint(client: httpx2.Client, seed: int) -> None:
+    """Ask for one picture as a program that speaks A1111's API does, and wait for it."""
+    client.post("/sdapi/v1/txt2img", json={**RECIPE, "seed": seed, "sampler_name": "Euler"}).raise_for_status()
+
+
+def measure_overhead(client: httpx2.Client, rounds: int) -> dict[str, float]:
+    """Return the median seconds of a picture by the server and by `velatura.generate`, painted in turns."""
+    base = velatura.tiny()
+    recipe = velatura.Recipe(sampler="Euler", guidance=7.0, **RECIPE)
+    server_seconds: list[float] = []
+    library_seconds: list[float] = []
+    for seed in range(rounds + 1):
+        start = time.perf_counter()
+        paint(client, seed)
+        between = time.perf_counter()
+        velatura.generate(base, recipe, seed=seed)
+        if seed:  # the first round warms both up
+            server_seconds.append(between - start)
+            library_seconds.append(time.perf_counter() - between)
+    server, library = statistics.median(server_seconds), statistics.median(library_seconds)
+    return {"server seconds": server, "generate seconds": library, "overhead percent": 100 * (server / library - 1)}
+
+
+def requests_per_second(address: str, clients: int, seconds: float, ask: Callable[[httpx2.Client], object]) -> float:
+    """Return how many requests a second so many clients get answered, each with a connection of its own."""
+    end = time.perf_counter() + seconds
+
+    def work(_number: int) -> int:
+        done = 0
+        with httpx2.Client(base_url=address, timeout=READY_SECONDS) as client:
+            while time.perf_counter() < end:
+                ask(client)
+                done += 1
+        return done
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answered = sum(pool.map(work, range(clients)))
+    return answered / (time.perf_counter() - start)
+
+
+def measure_memory(client: httpx2.Client, pictures: int) -> dict[str, float]:
+    """Return the memory of the process in MiB before and after so many pictures of one step."""
+    process, before = psutil.Process(), psutil.Process().memory_info().rss
+    for seed in range(pictures):
+        client.post("/sdapi/v1/txt2img", json={**RECIPE, "steps": 1, "seed": seed}).raise_for_status()
+    return {"pictures": pictures, "MiB before": before / MIB, "MiB after": process.memory_info().rss / MIB}
+
+
+def main() -> None:
+    """Print all measurements as JSON, one line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="fewer rounds, seconds and pictures")
+    is_short = parser.parse_args().short
+    rounds, seconds, pictures = (5, 2.0, 50) if is_short else (30, 10.0, 1000)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder)) as address,
+        httpx2.Client(base_url=address, timeout=READY_SECONDS) as client,
+    ):
+        paint(client, SEED_COUNT)  # waits until the base is open
+        report("one picture of 20 steps", measure_overhead(client, rounds))
+        for clients in CLIENTS:
+            rate = requests_per_second(address, clients, seconds, lambda client: client.get("/sdapi/v1/samplers"))
+            report(f"GET samplers, {clients} clients", {"requests per second": rate})
+        for clients in CLIENTS:
+            rate = requests_per_second(address, clients, seconds, lambda client: paint(client, -1))
+            report(f"POST txt2img, {clients} clients", {"requests per second": rate})
+        report("memory", measure_memory(client, pictures))
+
+
+def report(name: str, values: dict[str, float]) -> None:
+    """Print one measurement."""
+    print(json.dumps({"what": name, **{key: round(value, 3) for key, value in values.items()}}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
