@@ -1,6 +1,7 @@
 """The training loop: repeatable, harmless to the base, and never without a snapshot."""
 
 import json
+from statistics import fmean
 
 import pytest
 import torch
@@ -109,6 +110,9 @@ def test_the_folder_records_the_run(learn):
     assert {record["validated"]: record["validation"] for record in validations} == run.validation_losses
     assert {record["validated"]: record["high_noise"] for record in validations} == run.high_noise_losses
     assert all(record["low_noise"] > record["validation"] > record["high_noise"] for record in validations)
+    for record in validations:  # one error for each row in the noisier half
+        assert fmean(record["high_noise_errors"]) == pytest.approx(record["high_noise"], rel=1e-5)
+        assert len(record["high_noise_errors"]) == 1  # of two
     assert (header["base"], header["pictures"], header["overlay"]["name"]) == ("tiny", 3, "inca")
     assert [(step["step"], step["rate"]) for step in steps] == [(1, 0.003), (2, 0.001), (3, 0.001)]
     assert [step["loss"] for step in steps] == run.losses

@@ -1,6 +1,6 @@
 """The loss of diffusion training: noise is added to latents, and the base has to predict it (or the velocity).
 
-Open `denoising_loss` first. The rest are options of it: Huber losses, weights by timestep, zero terminal SNR.
+Open `denoising_errors` first. The rest are options of it: Huber losses, weights by timestep, zero terminal SNR.
 """
 
 from __future__ import annotations
@@ -107,7 +107,36 @@ def denoising_loss(
     weights: Tensor | None = None,
     image_condition: Tensor | None = None,
 ) -> Tensor:
-    """Add noise to latents and return the mean error of the base's prediction, squared unless `huber` is given.
+    """Return the mean of `denoising_errors` over a batch, a 0-d tensor in float32."""
+    errors = denoising_errors(
+        base,
+        latents,
+        cond,
+        noise,
+        timesteps,
+        input_noise=input_noise,
+        weighting=weighting,
+        huber=huber,
+        weights=weights,
+        image_condition=image_condition,
+    )
+    return errors.mean()
+
+
+def denoising_errors(
+    base: Base,
+    latents: Tensor,
+    cond: Tensor | Conditioning,
+    noise: Tensor,
+    timesteps: Tensor,
+    *,
+    input_noise: Tensor | None = None,
+    weighting: LossWeighting | None = None,
+    huber: HuberLoss | None = None,
+    weights: Tensor | None = None,
+    image_condition: Tensor | None = None,
+) -> Tensor:
+    """Add noise to latents and return the error of the base's prediction of each, squared unless `huber` is given.
 
     Args:
         base: Predicts noise or velocity, as its family says.
@@ -121,7 +150,7 @@ def denoising_loss(
         image_condition: What an inpainting or pix2pix UNet reads beside the latents; None for no image.
 
     Returns:
-        A 0-d tensor in float32.
+        The mean error of each picture, (batch,), in float32.
     """
     alpha_bar = base.schedule.alphas_cumprod.to(latents.device)[timesteps.to(latents.device)]  # (batch,)
     noisy_latents = base.schedule.add_noise(latents, noise if input_noise is None else input_noise, timesteps)
@@ -136,7 +165,7 @@ def denoising_loss(
     errors = errors.mean(dim=(1, 2, 3))  # (batch,)
     if weighting:
         errors = errors * weighting.factors(alpha_bar / (1 - alpha_bar), predicts_velocity=predicts_velocity)
-    return errors.mean()
+    return errors
 
 
 def min_snr_weights(snr: Tensor, gamma: float, *, predicts_velocity: bool) -> Tensor:

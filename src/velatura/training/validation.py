@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple, Self
 
 import torch
@@ -16,7 +17,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.training.data.cache import DatasetCache, encode_dataset
 from velatura.training.data.captions import CaptionConditioning
 from velatura.training.data.fingerprint import fingerprint_examples
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 from velatura.training.noise import derive_seed
 from velatura.training.plan import Plan
 from velatura.training.precision import base_autocast
@@ -33,15 +34,22 @@ class ValidationLoss(NamedTuple):
         low: At timesteps in the first half of the noise schedule, where there is least noise; None without any there.
         high: At timesteps in the second half.
         mean: At all timesteps.
+        high_errors: The errors whose mean is `high`, one for each row, so that two overlays can be compared row by row.
     """
 
     low: float | None
     high: float
     mean: float
+    high_errors: tuple[float, ...] = ()
 
-    def record(self) -> dict[str, float | None]:
+    def record(self) -> dict[str, object]:
         """Return the losses by their names in the log of a run."""
-        return {"validation": self.mean, "low_noise": self.low, "high_noise": self.high}
+        return {
+            "validation": self.mean,
+            "low_noise": self.low,
+            "high_noise": self.high,
+            "high_noise_errors": [float(f"{error:.6g}") for error in self.high_errors],
+        }
 
 
 @dataclass(frozen=True)
@@ -84,22 +92,23 @@ class ValidationSet:
         """Return the mean squared errors, without the weights and the Huber loss of the plan."""
         is_high = self.timesteps >= len(base.schedule) / 2
         low, high = torch.where(~is_high)[0], torch.where(is_high)[0]
-        low_total, high_total = self._total_loss(base, low), self._total_loss(base, high)
+        low_errors, high_errors = self._errors(base, low), self._errors(base, high)
         return ValidationLoss(
-            low=low_total / len(low) if len(low) else None,
-            high=high_total / len(high),
-            mean=(low_total + high_total) / len(self.latents),
+            low=fmean(low_errors) if low_errors else None,
+            high=fmean(high_errors),
+            mean=fmean([*low_errors, *high_errors]),
+            high_errors=tuple(high_errors),
         )
 
     @torch.no_grad()
-    def _total_loss(self, base: Base, all_rows: Tensor) -> float:
-        """Return the sum of the errors of some rows."""
-        total = 0.0
+    def _errors(self, base: Base, all_rows: Tensor) -> list[float]:
+        """Return the error of each of some rows."""
+        errors: list[float] = []
         for start in range(0, len(all_rows), VALIDATION_BATCH_SIZE):
             rows = all_rows[start : start + VALIDATION_BATCH_SIZE]
             cond = self.captions.encode_for_validation(self.pictures[rows])
             with base_autocast(base):
-                batch_loss = denoising_loss(
+                batch = denoising_errors(
                     base,
                     self.latents[rows],
                     cond,
@@ -107,8 +116,8 @@ class ValidationSet:
                     self.timesteps[rows],
                     image_condition=None if self.image_conditions is None else self.image_conditions[rows],
                 )
-            total += batch_loss.item() * len(rows)
-        return total
+            errors += [error.item() for error in batch]
+        return errors
 
 
 def validation_noise(number: int, shape: torch.Size) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 
 from velatura.errors import BadFile
 from velatura.training.plan import Plan
-from velatura.training.run.summary import Rescue, find_runs, is_run_folder, read_run
+from velatura.training.run.summary import Rescue, find_runs, is_run_folder, read_high_noise_errors, read_run
 
 HEADER = {"files": "inca", "base": "sd15", "overlay": {"kind": "hypernet"}, "folder": "/photos", "pictures": 12}
 
@@ -52,6 +52,16 @@ def test_losses_at_high_noise_are_read_where_the_log_has_them(write):
     folder = write(*({"validated": step, "validation": loss, "high_noise": high} for step, loss, high in losses))
     assert read_run(folder).high_noise == {0: 0.09, 10: 0.07}
     assert read_run(write({"validated": 0, "validation": 0.5}, out="plain")).high_noise == {}
+
+
+def test_errors_at_high_noise_are_read_without_those_that_a_rescue_undid(write):
+    def validated(step, *errors):
+        return {"validated": step, "validation": 0.5, "high_noise_errors": errors}
+
+    undone = {"back_to": 10, "from": 20, "because": "the validation loss rose", "factor": 0.2}
+    folder = write(validated(0, 0.4, 0.2), validated(10, 0.3, 0.1), validated(20, 0.9, 0.9), undone)
+    assert read_high_noise_errors(folder) == {0: (0.4, 0.2), 10: (0.3, 0.1)}
+    assert read_high_noise_errors(write({"validated": 0, "validation": 0.5}, out="plain")) == {}
 
 
 def test_snapshots_count_only_with_their_state(write):

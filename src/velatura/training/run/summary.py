@@ -181,6 +181,24 @@ def read_run(path: str | os.PathLike[str]) -> RunSummary:
     return summary.model_copy(update={"next": _next_commands(summary, plan, header)})
 
 
+def read_high_noise_errors(path: str | os.PathLike[str]) -> dict[int, tuple[float, ...]]:
+    """Return the validation errors at high noise by step, one for each row; empty for runs of older versions.
+
+    Args:
+        path: A run folder. The rows of two runs are the same pictures, noise and timesteps if they have the same
+            validation pictures.
+    """
+    errors: dict[int, tuple[float, ...]] = {}
+    for record in read_records(Path(path).expanduser() / LOG_NAME):
+        back_to, step = _integer(record, "back_to"), _integer(record, "validated")
+        values = record.get("high_noise_errors")
+        if back_to is not None:
+            errors = {step: rows for step, rows in errors.items() if step <= back_to}
+        if step is not None and isinstance(values, list):
+            errors[step] = tuple(float(value) for value in cast("list[float]", values))
+    return errors
+
+
 def _next_commands(run: RunSummary, plan: Plan | None, header: Mapping[str, object]) -> dict[str, str]:
     """Return commands for what to do next, by what they do."""
     commands: dict[str, str] = {}
