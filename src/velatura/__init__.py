@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from velatura.sampling.recipe.recipe import Recipe
     from velatura.studies.results import StudyResults
     from velatura.studies.study import study
+    from velatura.studies.sweep import sweep
+    from velatura.studies.sweep_results import SweepResults
     from velatura.training.kinds.aesthetic import aesthetic_from
     from velatura.training.kinds.class_images import make_class_pictures
     from velatura.training.kinds.dreambooth import save_dreambooth
@@ -127,6 +129,7 @@ __all__ = [
     "Step",
     "Strength",
     "StudyResults",
+    "SweepResults",
     "TrainingDiverged",
     "Tuning",
     "UnknownName",
@@ -157,6 +160,7 @@ __all__ = [
     "save",
     "save_dreambooth",
     "study",
+    "sweep",
     "template_lines",
     "tiny",
     "tiny_pictures",
@@ -197,6 +201,7 @@ _MODULES = {
     "Step": "training.run.report",
     "Strength": "overlays.strength",
     "StudyResults": "studies.results",
+    "SweepResults": "studies.sweep_results",
     "Tuning": "compare.tune",
     "Verdict": "training.run.verdict",
     "aesthetic_from": "training.kinds.aesthetic",
@@ -221,6 +226,7 @@ _MODULES = {
     "save": "formats.save",
     "save_dreambooth": "training.kinds.dreambooth",
     "study": "studies.study",
+    "sweep": "studies.sweep",
     "template_lines": "datasets.templates",
     "train": "training.train",
     "tune": "compare.tune",

@@ -54,6 +54,13 @@ def calls(tiny, hyper, lora, difference, tmp_path):
         "save": {"overlay_or_base": hyper(), "path": tmp_path / "out.jpg"},
         "save_dreambooth": {"output_format": "sketch", **base, "difference": difference(), "path": tmp_path / "x"},
         "study": {**base, "pictures": tmp_path / "empty", "out": tmp_path / "study"},
+        "sweep": {
+            **base,
+            "kind": "lora",
+            "pictures": tmp_path / "empty",
+            "tries": {"rank": [4, 8]},
+            "out": tmp_path / "sweep",
+        },
         "template_lines": {"template": "style"},
         "tiny": {},
         "tiny_pictures": {"name": "neon"},

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from velatura.studies.results import Curve, StudyResults, Trial
-from velatura.studies.trials import fit_rate
+from velatura.training.rates import fit_rate
 
 CURVE = Curve(strengths=(0, 1), likeness=(0, 1), kept=(1, 0.5))
 

@@ -1,5 +1,6 @@
-"""The study "which kind do I need": every kind trained on the same pictures under one budget, and judged alike.
+"""Studies that train many overlays on the same pictures: which kind do I need, and which settings learn best?
 
-study.py is the file to open first; trials.py trains and judges one overlay, results.py holds what was found and which
-kind is recommended, and report.py writes the page.
+study.py compares kinds: every kind under one budget (trials.py), judged alike (results.py), with a page (report.py).
+sweep.py compares settings of one kind by successive halving: candidates.py lists what is tried, sweep_trials.py trains
+a trial to the end of a round, and sweep_results.py says which one wins.
 """

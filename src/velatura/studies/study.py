@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,17 @@ from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
-from velatura.datasets.folder import Example, read_dataset
-from velatura.errors import BadDataset, BadPlan, UnknownName, gather_warnings, quantity
+from velatura.errors import BadPlan, UnknownName, gather_warnings, quantity
 from velatura.files import atomic_write, parse_json
+from velatura.studies.pictures import split_pictures
 from velatura.studies.report import study_page
 from velatura.studies.results import StudyResults, Trial, read_results
 from velatura.studies.trials import KINDS, UNTRAINED_KINDS, TrialSetup, run_trial
-from velatura.training.run.folder import file_name
 from velatura.training.run.recorded_base import base_location
 from velatura.training.run.report import OnStage
 
 DEFAULT_KINDS = ("embedding", "hypernet", "lora", "dreambooth", "aesthetic")
 DEFAULT_MINUTES, DEFAULT_SEEDS = 12.0, 3
-HELD_OUT_EVERY = 4  # one picture in four is never trained on
-MIN_PICTURES = 4
 TRAINING_SHARE = 0.6  # of the minutes; the rest is for judging
 RESULTS_NAME, PAGE_NAME, BUDGET_NAME = "study.json", "index.html", "budget.json"
 
@@ -140,47 +136,19 @@ def _check_options(options: StudyOptions) -> None:
 
 def _prepare(base: Base, pictures: Path, out: Path, options: StudyOptions, encoder: PictureEncoder) -> TrialSetup:
     """Split the pictures into a folder to train on and one that is held out, or find both as they were."""
-    examples = read_dataset(pictures).examples
-    if len(examples) < MIN_PICTURES:
-        raise BadDataset(
-            f"{pictures} has {quantity(len(examples), 'picture')}: a study needs {MIN_PICTURES} or more, of which it "
-            "holds some out"
-        )
-    held_out = examples[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
-    training = [example for example in examples if example not in held_out]
-    name = file_name(pictures.absolute().name)
-    data, held_out_folder = out / "pictures" / name, out / "pictures" / "held-out"
-    _copy(training, data)
-    _copy(held_out, held_out_folder)
+    split = split_pictures(pictures, out)
     return TrialSetup(
         base,
         out,
-        data,
-        read_picture_set(held_out_folder).images,
-        held_out_folder,
-        [example.caption for example in examples],
-        name,
+        split.data,
+        read_picture_set(split.held_out).images,
+        split.held_out,
+        split.captions,
+        split.name,
         options.purpose,
         encoder,
         base_location(base.opened_from, base.name, base.open_options),
     )
-
-
-def _copy(examples: Sequence[Example], folder: Path) -> None:
-    """Copy pictures with their captions, unless the folder holds them already."""
-    names = {f"{number:03}{example.path.suffix.lower()}": example for number, example in enumerate(examples)}
-    if folder.is_dir():
-        present = {path.name: path.stat().st_size for path in folder.iterdir() if path.suffix != ".txt"}
-        if present != {name: example.path.stat().st_size for name, example in names.items()}:
-            raise BadDataset(f"{folder} holds other pictures than this study's: name another folder with --out")
-        return
-    temp = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temp, ignore_errors=True)
-    temp.mkdir(parents=True)
-    for name, example in names.items():
-        shutil.copyfile(example.path, temp / name)
-        (temp / name).with_suffix(".txt").write_text(example.caption, "utf-8")
-    temp.rename(folder)
 
 
 def _step_counts(setup: TrialSetup, options: StudyOptions) -> dict[str, int]:

@@ -29,6 +29,7 @@ from velatura.studies.results import Curve, Trial
 from velatura.training.estimate import estimate
 from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.plan import Plan
+from velatura.training.rates import fit_rate
 from velatura.training.run.report import OnStage, Stage, Step
 from velatura.training.run.summary import is_run_folder, read_run
 from velatura.training.run.verdict import command_line
@@ -102,23 +103,6 @@ class TrialSetup:
         """Measure how long a training step of a kind takes."""
         plan = self.plan(kind)
         return estimate(self.base, self.overlay(kind, 0), plan).seconds / plan.rates().end
-
-
-def fit_rate(rate: str, planned: int, steps: int) -> str:
-    """Return a learning rate whose segments end at the same shares of fewer steps: "1e-3:100, 1e-4" of 200 at 100."""
-    if planned == steps:
-        return rate
-    parts: list[str] = []
-    for part in rate.split(","):
-        value, colon, end = part.strip().partition(":")
-        if not end.strip().isdecimal():
-            parts.append(value + colon + end)
-            continue
-        fitted = max(1, round(int(end) * steps / planned))
-        if fitted >= steps:  # the parts after it are never reached
-            return ", ".join([*parts, value])
-        parts.append(f"{value}:{fitted}")
-    return ", ".join(parts)
 
 
 def run_trial(setup: TrialSetup, kind: str, seed: int, steps: int, on_stage: OnStage | None = None) -> Trial:

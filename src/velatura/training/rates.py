@@ -310,3 +310,20 @@ def schedule_factor(schedule: RateSchedule, step: int, total_steps: int, *, warm
     if step < warmup:
         return step / warmup
     return SCHEDULE_FACTORS[schedule]((step - warmup) / max(1, total_steps - warmup), cycles)
+
+
+def fit_rate(rate: str, planned: int, steps: int) -> str:
+    """Return a learning rate whose segments end at the same shares of fewer steps: "1e-3:100, 1e-4" of 200 at 100."""
+    if planned == steps:
+        return rate
+    parts: list[str] = []
+    for part in rate.split(","):
+        value, colon, end = part.strip().partition(":")
+        if not end.strip().isdecimal():
+            parts.append(value + colon + end)
+            continue
+        fitted = max(1, round(int(end) * steps / planned))
+        if fitted >= steps:  # the parts after it are never reached
+            return ", ".join([*parts, value])
+        parts.append(f"{value}:{fitted}")
+    return ", ".join(parts)

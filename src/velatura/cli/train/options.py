@@ -243,7 +243,7 @@ class TrainOptions:
         values = renamed | {name: getattr(self, name) for name in (*same_names, *more_same_names)}
         if self.template:
             values["template"] = _resolve_template(self.template)
-        return {field: value for field, value in values.items() if value is not None} | _parse_assignments(
+        return {field: value for field, value in values.items() if value is not None} | parse_assignments(
             self.set_ or []
         )
 
@@ -275,7 +275,7 @@ def _resolve_template(template: str) -> str:
     return template if template in TEMPLATES or "[" in template else "\n".join(template_lines(template))
 
 
-def _parse_assignments(assignments: Sequence[str]) -> dict[str, str | None]:
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str | None]:
     """Return the assignments of --set by field."""
     pairs = [assignment.partition("=") for assignment in assignments]
     for field, sign, _ in pairs:

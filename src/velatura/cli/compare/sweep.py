@@ -1,0 +1,158 @@
+"""Run `velatura sweep`: try settings of a training by successive halving, and train the best ones to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import velatura
+from velatura.cli.base import base_option, open_base, refuse_unknown_base
+from velatura.cli.compare.measure import AsJson
+from velatura.cli.screen import progress_bar, say, say_json
+from velatura.cli.train.options import LibraryFolders, bundled_or_given, parse_assignments
+from velatura.errors import ignore_warnings
+
+if TYPE_CHECKING:
+    from velatura.studies.sweep import SweepSetup
+
+BASE_PANEL, BUDGET_PANEL = "Base and pictures", "Budget"
+
+Kind = Annotated[str, typer.Argument(help="Kind of overlay: hypernet, lora, embedding or dreambooth.")]
+SweepPictures = Annotated[
+    Path,
+    typer.Argument(
+        help="Pictures, each with its caption in a .txt file beside it; or a bundled set: neon, blueprint, robot.",
+        callback=bundled_or_given,
+    ),
+]
+Tries = Annotated[
+    list[str],
+    typer.Option(
+        "--try",
+        help="Values to try, as rate=1e-3|3e-3: an option of the kind or a field of the plan. Give it several times "
+        "for all combinations.",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Steps of a whole training.", rich_help_panel=BUDGET_PANEL, show_default="preset"),
+]
+Factor = Annotated[
+    int, typer.Option(help="Of so many trials one goes on to the next round.", rich_help_panel=BUDGET_PANEL)
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        help="The most combinations to try, drawn at random.", rich_help_panel=BUDGET_PANEL, show_default="all"
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of every training.", min=0)]
+Purpose = Annotated[str, typer.Option("--for", help="Which preset: style or subject.")]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of the plan for all trials, as ema=0.999.", show_default="none"),
+]
+Validation = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pictures for the validation, none of them trained on.",
+        rich_help_panel=BASE_PANEL,
+        show_default="one in four of the pictures",
+    ),
+]
+Out = Annotated[Path, typer.Option(help="The folder of the sweep; an unfinished one goes on.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print trials, steps and minutes, and stop.")]
+
+
+def sweep(
+    kind: Kind,
+    folder: SweepPictures,
+    *,
+    tries: Tries,
+    purpose: Purpose = "style",
+    fields: Fields = None,
+    seed: Seed = 0,
+    base: Annotated[str, base_option(BASE_PANEL)] = "tiny",
+    library: LibraryFolders = None,
+    validation: Validation = None,
+    steps: Steps = None,
+    factor: Factor = 2,
+    trials: Trials = None,
+    out: Out = Path("sweep"),
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try settings of a training: all begin, the better half goes on, until one is left, which is trained to the end.
+
+    velatura sweep hypernet photos/ --try "layers=1,2,1|1,2,2,1" --try "rate=1e-3|3e-3" --steps 200 --out sweep/
+
+    velatura sweep lora photos/ --try "rank=4|16" --try "rate=5e-4|2e-3" --base sd15 --library models/ --dry-run
+    """
+    from velatura.studies.candidates import CandidateOptions, make_candidates, parse_tries, round_steps
+
+    # All is checked before torch is loaded and the base is opened, by the preset of a family that may not be the base's
+    family = "tiny" if base == "tiny" else "SD1"
+    options = CandidateOptions(kind, purpose, family, steps, seed, parse_assignments(fields or []), trials)
+    values = parse_tries(tries)
+    with ignore_warnings():
+        candidates = make_candidates(values, options)
+        round_steps(len(candidates), candidates[0].plan.steps, factor)
+    folders = velatura.Library(*(library or [Path()]))
+    refuse_unknown_base(base, folders)
+    opened_base = open_base(base, folders)
+    if dry_run:
+        from velatura.studies.sweep import check_trials, prepare_sweep
+
+        setup = prepare_sweep(
+            opened_base,
+            folder,
+            out,
+            values,
+            options._replace(family=opened_base.family.name),
+            factor=factor,
+            validation=validation and validation.expanduser(),
+        )
+        check_trials(setup)
+        say(*_plan_lines(setup))
+        return
+    with progress_bar("sweep") as update:
+        results = velatura.sweep(
+            opened_base,
+            kind,
+            folder,
+            tries=values,
+            out=out,
+            steps=steps,
+            factor=factor,
+            trials=trials,
+            purpose=purpose,
+            seed=seed,
+            validation=validation,
+            fields=options.fields,
+            on_trial=lambda _, done, total: update(done, total),
+        )
+    if as_json:
+        say_json(results.model_dump_json(indent=2))
+        return
+    say(*str(results).splitlines())
+    say(f"overlay: {out / (results.file or '')}", f"report: {out / 'index.html'}")
+
+
+def _plan_lines(setup: SweepSetup) -> Iterator[str]:
+    """Yield what a sweep would do, and how long its trainings take."""
+    from velatura.studies.candidates import survivor_counts
+    from velatura.studies.sweep import estimate_seconds
+
+    for candidate in setup.candidates:
+        values = ", ".join(f"{name}={value}" for name, value in candidate.values.items())
+        yield f"trial {candidate.number:<5}{values}"
+    counts = survivor_counts(len(setup.candidates), setup.factor)
+    for count, until in zip(counts, setup.rounds, strict=True):
+        yield f"{count} trial{'s' * (count != 1)} to step {until}"
+    full = len(setup.candidates) * setup.rounds[-1]
+    yield f"{setup.step_count:,} steps in all, of {full:,} for all trials to the end"
+    minutes = max(1, round(estimate_seconds(setup) / 60))
+    yield f"about {minutes} min of training on {setup.base.name}, and the validations"

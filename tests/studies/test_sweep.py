@@ -1,0 +1,120 @@
+"""A whole sweep on the tiny base: interrupted, gone on with, and its winner the same as a training without a sweep."""
+
+import json
+import shutil
+
+import pytest
+
+import velatura
+from velatura.cli.app import main
+from velatura.errors import AlreadyExists, BadDataset
+from velatura.studies import sweep as sweeping
+
+pytestmark = pytest.mark.slow  # ten trainings are begun or gone on with, of a second each
+TRIES = {"layers": [(1, 1), (1, 2, 1)], "rate": ["1e-7", "3e-3"], "init": "xavier_normal"}
+STEPS = 8
+SMALL = {"pixels": 32, "validation_pictures": 4}  # so that a trial takes little time
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "neon"
+    folder.mkdir()
+    for path in sorted(velatura.tiny_pictures("neon").iterdir())[:8]:  # four pictures with their captions
+        shutil.copy(path, folder)
+    return folder
+
+
+def run(tiny, photos, out, **changes):
+    with pytest.warns(velatura.VelaturaWarning, match="first round is only 2 steps"):
+        return velatura.sweep(
+            tiny, "hypernet", photos, **({"tries": TRIES, "out": out, "steps": STEPS, "fields": SMALL} | changes)
+        )
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, photos, tmp_path_factory):
+    """Interrupt a sweep in the middle of its second round, and start it again."""
+    out = tmp_path_factory.mktemp("finished") / "sweep"
+
+    def interrupt(label, done, total):
+        assert total == 4 * 2 + 2 * 2 + 1 * 4
+        if done == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        run(tiny, photos, out, on_trial=interrupt)
+    assert interruption.value.__notes__ == [f"start the sweep again with --out {out} to go on where it was"]
+    reports = []
+    results = run(tiny, photos, out, on_trial=lambda *report: reports.append(report))
+    return out, results, reports
+
+
+def test_the_better_half_goes_on_and_an_interrupted_sweep_does_not_begin_anew(finished):
+    _, results, reports = finished
+    assert results.rounds == (2, 4, 8)
+    assert sorted(trial.steps for trial in results.trials) == [2, 2, 4, 8]
+    assert results.winner.values["rate"] == "3e-3"  # 1e-7 learns nothing
+    assert reports[0][1] >= 10
+    assert reports[-1][1:] == (16, 16)
+    for trial in results.trials:
+        assert {len(errors) for errors in trial.errors.values()} == {2}  # of four rows, those at high noise
+
+
+def test_the_winner_is_bit_for_bit_a_training_without_a_sweep(tiny, finished, tmp_path):
+    out, results, _ = finished
+    plan = velatura.Plan.from_file(out / results.winner.folder)
+    layers = tuple(float(width) for width in results.winner.values["layers"].split(","))
+    overlay = velatura.Hypernetwork.for_base(
+        tiny, layers=layers, activation="relu", init="xavier_normal", seed=0, name="neon"
+    )
+    alone = velatura.train(tiny, overlay, out / "pictures" / "neon", plan, out=tmp_path / "alone")
+    first, second = (velatura.open_overlay(path).state_dict() for path in (alone.file, out / results.file))
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_results_lie_in_the_folder_and_a_finished_sweep_trains_nothing(tiny, photos, finished, monkeypatch):
+    out, results, _ = finished
+    assert json.loads((out / "sweep.json").read_text())["file"] == "neon.safetensors"
+    assert "Trial" in (out / "index.html").read_text("utf-8")
+    monkeypatch.setattr("velatura.studies.sweep_trials.train", None)
+    monkeypatch.setattr("velatura.studies.sweep_trials.resume", None)
+    assert run(tiny, photos, out) == results
+
+
+def test_another_sweep_in_the_same_folder_is_refused(tiny, photos, finished, tmp_path):
+    out, *_ = finished
+    with pytest.raises(AlreadyExists, match="other settings"):
+        run(tiny, photos, out, seed=1)
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(AlreadyExists, match="holds no sweep"):
+        run(tiny, photos, tmp_path)
+    with pytest.raises(BadDataset, match="training picture too"):
+        run(tiny, photos, tmp_path / "new", validation=photos)
+
+
+@pytest.mark.filterwarnings("ignore:the first round is only")
+def test_the_command_says_what_it_would_do_and_what_it_found(photos, finished, capsys):
+    out, results, _ = finished
+    words = ["sweep", "hypernet", str(photos), "--steps", str(STEPS), "--out", str(out), "--try", "layers=1,1|1,2,1"]
+    words += ["--try", "rate=1e-7|3e-3", "--try", "init=xavier_normal", "--set", "pixels=32"]
+    words += ["--set", "validation_pictures=4"]
+    assert main([*words, "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    assert "4 trials to step 2" in planned
+    assert "16 steps in all, of 32 for all trials to the end" in planned
+    assert main(words) == 0
+    assert results.recommendation() in capsys.readouterr().out
+
+
+def test_a_trial_that_diverges_is_left_out(tiny, photos, tmp_path, monkeypatch):
+    real = sweeping.train_trial
+
+    def diverge(base, job, on_step=None):
+        state = real(base, job, on_step)
+        return state._replace(problem="the loss became NaN") if job.number == 2 else state
+
+    monkeypatch.setattr(sweeping, "train_trial", diverge)
+    results = run(tiny, photos, tmp_path / "sweep", tries={"rate": "1e-7|3e-3"}, steps=4)
+    assert results.winner.number == 1
+    assert results.trials[1].problem == "the loss became NaN"
