@@ -16,10 +16,11 @@ from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
 from velatura.errors import BadPlan, UnknownName, gather_warnings, quantity
 from velatura.files import atomic_write, parse_json
+from velatura.studies.cluster import BaseReference, check_ray_installed, connect
 from velatura.studies.pictures import split_pictures
 from velatura.studies.report import study_page
 from velatura.studies.results import StudyResults, Trial, read_results
-from velatura.studies.trials import KINDS, UNTRAINED_KINDS, TrialSetup, run_trial
+from velatura.studies.trials import KINDS, UNTRAINED_KINDS, StudyJob, TrialSetup, run_study_job, run_trial
 from velatura.training.run.recorded_base import base_location
 from velatura.training.run.report import OnStage
 
@@ -79,6 +80,7 @@ def study(
     purpose: str = "style",
     clip: str | os.PathLike[str] | None = None,
     dino: str | os.PathLike[str] | None = None,
+    ray: str | None = None,
     on_trial: OnTrial | None = None,
     on_stage: OnStage | None = None,
 ) -> StudyResults:
@@ -98,8 +100,12 @@ def study(
         purpose: What is learned, "style" or "subject": the presets.
         clip: The folder of a whole CLIP, used instead of the base's.
         dino: The folder of a DINO.
-        on_trial: Called before each trial with what is done, trials done, and trials in all.
-        on_stage: Called while a trial goes on, after each training step and each strength that is painted.
+        ray: Address of a Ray cluster on which trials run side by side, "local" for one on this machine; see
+            `velatura.studies.cluster.connect`. None: one after another in this process. Seconds of training are those
+            of the worker, so compare them only between machines that are alike.
+        on_trial: Called before each trial with what is done, trials done, and trials in all; on a cluster after it.
+        on_stage: Called while a trial goes on, after each training step and each strength that is painted; not on a
+            cluster.
 
     Returns:
         The results; print them, or their `recommendation()`.
@@ -108,20 +114,63 @@ def study(
         UnknownName: A kind does not exist.
         BadDataset: There are fewer than four pictures, or other pictures than when the study was begun.
         BadPlan: The budget is not above 0.
+        BadSettings: No Ray cluster answers at the address, or Ray is not installed.
+        ProcessFailed: The workers of a trial died again and again.
     """
+    if ray is not None:
+        check_ray_installed()
     base, out = to_base(base), Path(out).expanduser()
     options = StudyOptions(tuple(dict.fromkeys(kinds)), seeds, steps, minutes, purpose)
     _check_options(options)
     setup = _prepare(base, Path(pictures).expanduser(), out, options, PictureEncoder.open(base, clip=clip, dino=dino))
     step_counts = _step_counts(setup, options)
     trials: list[Trial] = []
+    if ray is not None:
+        jobs = _study_jobs(setup, options, step_counts, clip, dino)
+        with connect(ray) as cluster:
+            reference, folders = BaseReference.from_base(base), [setup.folder, setup.data, setup.held_out_folder]
+            for done, (job, trial) in enumerate(cluster.run(run_study_job, reference, jobs, folders), 1):
+                _store_trial(setup, job.kind, job.seed, trial)
+                if on_trial:
+                    on_trial(f"{job.kind}, seed {job.seed}", done, len(jobs))
     for done, (kind, seed) in enumerate(options.trials()):
-        if on_trial:
+        if on_trial and ray is None:
             on_trial(f"{kind}, seed {seed}", done, options.trial_count)
         trials.append(_stored_trial(setup, kind, seed, step_counts, on_stage))
         results = _results(setup, options, Path(pictures), trials)
-        _write(out, setup, results)
-    return _results(setup, options, Path(pictures), trials)
+        if ray is None:
+            _write(out, setup, results)
+    results = _results(setup, options, Path(pictures), trials)
+    _write(out, setup, results)
+    return results
+
+
+def _study_jobs(
+    setup: TrialSetup,
+    options: StudyOptions,
+    step_counts: dict[str, int],
+    clip: str | os.PathLike[str] | None,
+    dino: str | os.PathLike[str] | None,
+) -> list[StudyJob]:
+    """Return the trials that are not stored yet."""
+    return [
+        StudyJob(
+            setup.folder.absolute(),
+            setup.data.absolute(),
+            setup.held_out_folder.absolute(),
+            setup.captions,
+            setup.name,
+            setup.purpose,
+            setup.base_argument,
+            None if clip is None else Path(clip).expanduser().absolute(),
+            None if dino is None else Path(dino).expanduser().absolute(),
+            kind,
+            seed,
+            step_counts.get(kind, 0),
+        )
+        for kind, seed in options.trials()
+        if not _trial_file(setup, kind, seed).is_file()
+    ]
 
 
 def _check_options(options: StudyOptions) -> None:
@@ -171,13 +220,21 @@ def _stored_trial(
     setup: TrialSetup, kind: str, seed: int, step_counts: dict[str, int], on_stage: OnStage | None
 ) -> Trial:
     """Return a trial, run if its result is not stored yet."""
-    path = setup.folder / "trials" / f"{kind}-{seed}.json"
+    path = _trial_file(setup, kind, seed)
     if path.is_file():
         return Trial.model_validate_json(path.read_bytes())
     trial = run_trial(setup, kind, seed, step_counts.get(kind, 0), on_stage=on_stage)
-    with atomic_write(path) as temp_path:
-        temp_path.write_text(trial.model_dump_json(indent=2) + "\n", "utf-8")
+    _store_trial(setup, kind, seed, trial)
     return trial
+
+
+def _trial_file(setup: TrialSetup, kind: str, seed: int) -> Path:
+    return setup.folder / "trials" / f"{kind}-{seed}.json"
+
+
+def _store_trial(setup: TrialSetup, kind: str, seed: int, trial: Trial) -> None:
+    with atomic_write(_trial_file(setup, kind, seed)) as temp_path:
+        temp_path.write_text(trial.model_dump_json(indent=2) + "\n", "utf-8")
 
 
 def _results(setup: TrialSetup, options: StudyOptions, pictures: Path, trials: Sequence[Trial]) -> StudyResults:

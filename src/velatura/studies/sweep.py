@@ -24,6 +24,7 @@ from velatura.studies.candidates import (
     training_command,
     tried_texts,
 )
+from velatura.studies.cluster import BaseReference, Cluster, check_ray_installed, connect
 from velatura.studies.pictures import check_picture_count, split_pictures
 from velatura.studies.sweep_page import sweep_page
 from velatura.studies.sweep_results import SweepResults, SweepTrial, read_sweep
@@ -119,6 +120,7 @@ def sweep(
     seed: int = 0,
     validation: str | os.PathLike[str] | None = None,
     fields: Mapping[str, object] | None = None,
+    ray: str | None = None,
     on_trial: OnSweepTrial | None = None,
 ) -> SweepResults:
     """Try settings of a training by successive halving, and train the best ones to the end.
@@ -143,8 +145,10 @@ def sweep(
         seed: Seed of every training and of the choice of combinations.
         validation: A folder of pictures for the validation; None: one in four of the pictures is held out.
         fields: Fields of the plan that differ from the preset in all trials.
+        ray: Address of a Ray cluster on which the trials of a round train side by side, "local" for one on this
+            machine; see `velatura.studies.cluster.connect`. None: one after another in this process.
         on_trial: Called before a trial trains and after each of its steps, with what is trained, steps done, and steps
-            of the whole sweep.
+            of the whole sweep; on a cluster after each trial.
 
     Returns:
         The results; print them, or their `recommendation()`.
@@ -156,7 +160,11 @@ def sweep(
         BadDataset: There are too few pictures, or other ones than when the sweep was begun.
         AlreadyExists: `out` holds another sweep, or something else.
         TrainingDiverged: All trials diverged.
+        BadSettings: No Ray cluster answers at the address, or Ray is not installed.
+        ProcessFailed: The workers of a trial died again and again.
     """
+    if ray is not None:
+        check_ray_installed()
     base = to_base(base)
     setup = prepare_sweep(
         base,
@@ -168,7 +176,10 @@ def sweep(
         validation=None if validation is None else Path(validation).expanduser(),
     )
     check_trials(setup)
-    return run_sweep(setup, _run_here(setup, on_trial))
+    if ray is None:
+        return run_sweep(setup, _run_here(setup, on_trial))
+    with connect(ray) as cluster:
+        return run_sweep(setup, _run_on(cluster, setup, on_trial))
 
 
 def prepare_sweep(
@@ -292,6 +303,19 @@ def _run_here(setup: SweepSetup, on_trial: OnSweepTrial | None) -> RunJobs:
             except KeyboardInterrupt as error:
                 error.__notes__ = [f"start the sweep again with --out {setup.folder} to go on where it was"]
                 raise
+            yield job, state
+
+    return run_jobs
+
+
+def _run_on(cluster: Cluster, setup: SweepSetup, on_trial: OnSweepTrial | None) -> RunJobs:
+    """Return what trains the trials of a round side by side on a cluster."""
+
+    def run_jobs(jobs: Sequence[TrialJob]) -> Iterator[tuple[TrialJob, TrialState]]:
+        base, folders = BaseReference.from_base(setup.base), [setup.folder, setup.data, setup.held_out]
+        for job, state in cluster.run(train_trial, base, jobs, folders):
+            label = f"trial {job.number} of {len(setup.candidates)}, to step {job.until}"
+            _reporter(setup, on_trial, label, state.steps)(state.steps)
             yield job, state
 
     return run_jobs

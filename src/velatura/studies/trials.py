@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -14,6 +14,7 @@ from PIL import Image
 from velatura.base.base import Base
 from velatura.compare import metrics
 from velatura.compare.picture_features import PictureEncoder, PictureFeatures
+from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, tune
 from velatura.compare.tune_prompts import TunePrompt, tune_prompts
 from velatura.datasets.templates import NAME_PLACEHOLDER
@@ -103,6 +104,46 @@ class TrialSetup:
         """Measure how long a training step of a kind takes."""
         plan = self.plan(kind)
         return estimate(self.base, self.overlay(kind, 0), plan).seconds / plan.rates().end
+
+
+class StudyJob(NamedTuple):
+    """A trial of a study with all that another process needs to run it.
+
+    Attributes:
+        folder, data, held_out_folder, captions, name, purpose, base_argument: As `TrialSetup` has them.
+        clip, dino: Folders of the models that look at pictures, None for the base's.
+        kind, seed, steps: The trial.
+    """
+
+    folder: Path
+    data: Path
+    held_out_folder: Path
+    captions: Sequence[str]
+    name: str
+    purpose: str
+    base_argument: str
+    clip: Path | None
+    dino: Path | None
+    kind: str
+    seed: int
+    steps: int
+
+
+def run_study_job(base: Base, job: StudyJob) -> Trial:
+    """Run a trial in a process that has nothing but the base."""
+    setup = TrialSetup(
+        base,
+        job.folder,
+        job.data,
+        read_picture_set(job.held_out_folder).images,
+        job.held_out_folder,
+        job.captions,
+        job.name,
+        job.purpose,
+        PictureEncoder.open(base, clip=job.clip, dino=job.dino),
+        job.base_argument,
+    )
+    return run_trial(setup, job.kind, job.seed, job.steps)
 
 
 def run_trial(setup: TrialSetup, kind: str, seed: int, steps: int, on_stage: OnStage | None = None) -> Trial:

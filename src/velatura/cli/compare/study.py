@@ -1,5 +1,6 @@
 """Run `velatura compare`: train every kind on the same pictures, and say which one serves best."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,17 @@ from velatura.cli.base import base_option, open_base
 from velatura.cli.compare.measure import MODEL_PANEL, AsJson, Clip, Dino
 from velatura.cli.screen import print_error, say, say_json
 from velatura.cli.train.options import Folder, LibraryFolders
+from velatura.errors import BadSettings
 
 BUDGET_PANEL = "Budget"
+
+
+def refuse_without_ray(address: str | None) -> str | None:
+    """Return the address of --ray, or refuse it where Ray is not installed, before torch is imported."""
+    if address is not None and find_spec("ray") is None:
+        raise BadSettings('--ray needs Ray, which is not installed: pip install "velatura[cluster]"')
+    return address
+
 
 Kinds = Annotated[
     str, typer.Option(help="Kinds to compare: embedding, hypernet, lora, dreambooth, aesthetic.", show_default=True)
@@ -29,6 +39,15 @@ Steps = Annotated[
 Seeds = Annotated[int, typer.Option(help="Trainings of each kind.", min=1, max=100, rich_help_panel=BUDGET_PANEL)]
 Purpose = Annotated[str, typer.Option("--for", help="Which presets: style or subject.")]
 Out = Annotated[Path, typer.Option(help="The folder of the study; an unfinished one goes on.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Run trials on a Ray cluster: its address, auto for this machine's, or local for a new one.",
+        rich_help_panel=BUDGET_PANEL,
+        show_default="none",
+        callback=refuse_without_ray,
+    ),
+]
 
 
 def compare(
@@ -43,6 +62,7 @@ def compare(
     minutes: Minutes = None,
     steps: Steps = None,
     seeds: Seeds = 3,
+    ray: Ray = None,
     out: Out = Path("study"),
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +86,8 @@ def compare(
         purpose=purpose,
         clip=clip,
         dino=dino,
-        on_trial=lambda name, done, total: print_error(f"trial {done + 1} of {total}: {name}"),
+        ray=ray,
+        on_trial=lambda name, done, total: print_error(_progress_line(name, done, total, is_done=ray is not None)),
         **options,
     )
     if as_json:
@@ -74,3 +95,8 @@ def compare(
         return
     say(*str(results).splitlines())
     say(f"report: {out / 'index.html'}")
+
+
+def _progress_line(name: str, done: int, total: int, *, is_done: bool) -> str:
+    """Say which trial begins, or on a cluster, where several run at once, which one is done."""
+    return f"{done} of {total} trials done: {name}" if is_done else f"trial {done + 1} of {total}: {name}"

@@ -11,6 +11,7 @@ import typer
 import velatura
 from velatura.cli.base import base_option, open_base, refuse_unknown_base
 from velatura.cli.compare.measure import AsJson
+from velatura.cli.compare.study import Ray
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.cli.train.options import LibraryFolders, bundled_or_given, parse_assignments
 from velatura.errors import ignore_warnings
@@ -81,6 +82,7 @@ def sweep(
     steps: Steps = None,
     factor: Factor = 2,
     trials: Trials = None,
+    ray: Ray = None,
     out: Out = Path("sweep"),
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -132,6 +134,7 @@ def sweep(
             seed=seed,
             validation=validation,
             fields=options.fields,
+            ray=ray,
             on_trial=lambda _, done, total: update(done, total),
         )
     if as_json:
