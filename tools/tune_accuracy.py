@@ -17,14 +17,13 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import velatura
 from tools.drawing.scene import caption
 from tools.tiny_base.data import LABELS, unseen_scene
-from tools.tiny_base.judge import Judge, trained_judge
+from tools.tiny_base.judge import Judge, picture_bytes, trained_judge
 from tools.tiny_base.vae import to_unit
 from velatura.compare.strength_trade import BestStrength, best_strength
 from velatura.errors import VelaturaWarning
@@ -116,7 +115,7 @@ def judged_strength(base: velatura.Base, run: StyleRun, file: Path, judge: Judge
         with velatura.attach(base, overlay, strength):
             images = [picture.image for picture in velatura.generate_many(base, recipes)]
         with torch.no_grad():
-            logits = judge(to_unit(torch.from_numpy(np.stack([np.asarray(image) for image in images]))))
+            logits = judge(to_unit(torch.stack([picture_bytes(image) for image in images])))
         right_subject = logits["subject"].softmax(1)[torch.arange(len(subjects)), subjects]
         found.append((logits["style"].softmax(1)[:, style], right_subject))
     in_style, right_subject = (torch.stack(part) for part in zip(*found, strict=True))

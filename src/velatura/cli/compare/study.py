@@ -74,8 +74,9 @@ def compare(
     """
     if minutes is not None and steps is not None:
         raise typer.BadParameter("--minutes and --steps both give the budget: give one of them")
+    from velatura.studies.study import DEFAULT_MINUTES
+
     opened_base = open_base(base, velatura.Library(*(library or [Path()])))
-    options: dict[str, float] = {} if minutes is None else {"minutes": minutes}
     results = velatura.study(
         opened_base,
         folder,
@@ -83,12 +84,12 @@ def compare(
         kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
         seeds=seeds,
         steps=steps,
+        minutes=DEFAULT_MINUTES if minutes is None else minutes,
         purpose=purpose,
         clip=clip,
         dino=dino,
         ray=ray,
         on_trial=lambda name, done, total: print_error(_progress_line(name, done, total, is_done=ray is not None)),
-        **options,
     )
     if as_json:
         say_json(results.model_dump_json(indent=2))
