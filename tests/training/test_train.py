@@ -103,6 +103,7 @@ def test_the_folder_records_the_run(learn):
         "log.jsonl",
         "loss.png",
         "plan.json",
+        "verdict.json",
     ]
     header, *others = log(run.folder)
     steps = [record for record in others if "loss" in record]
