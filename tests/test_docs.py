@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LONG_RUN = re.compile(r"(steps[= ])\d{3,}")
 INTERVAL = re.compile(r"((?:snapshot|preview)[_-]every[= ])\d+")  # at most as long as such a run
+SWEEP = re.compile(r'(steps=)2(?=,\s*out="sweep")')  # which has two rounds
 SNAPSHOT = re.compile(r"\b000(?:050|100|150|200)\b")
 
 
@@ -57,7 +58,9 @@ def shorten(request, monkeypatch):
         return lambda text: text
     monkeypatch.setattr(calibration, "DEFAULT_PROMPT_COUNT", 4)
     monkeypatch.setattr(generate, "prepare_job", lambda base, recipe, *rest: prepare_job(base, cut(recipe), *rest))
-    return lambda text: SNAPSHOT.sub("000002", INTERVAL.sub(r"\g<1>1", LONG_RUN.sub(r"\g<1>2", text)))
+    return lambda text: SWEEP.sub(
+        r"\g<1>4", SNAPSHOT.sub("000002", INTERVAL.sub(r"\g<1>1", LONG_RUN.sub(r"\g<1>2", text)))
+    )
 
 
 def cut(recipe: velatura.Recipe) -> velatura.Recipe:

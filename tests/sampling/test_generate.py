@@ -29,7 +29,9 @@ def close(a, b):
     return np.abs(pixels(a) - pixels(b)).max() <= 1
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(name, marks=pytest.mark.slow) if name == "DPM adaptive" else name for name in SAMPLERS]
+)
 def test_the_recipe_in_a_saved_picture_makes_it_again_bit_for_bit(tiny, sampler, tmp_path):
     recipe = Recipe(prompt="a (red:1.3) house, BREAK night", negative="day", sampler=sampler, steps=3, guidance=4.5)
     picture = velatura.generate(tiny, recipe)

@@ -103,7 +103,7 @@ def test_datasets_are_checked_cropped_and_captioned(client, state):
         ({"kind": "pull", "source": "http://127.0.0.1:1/x.safetensors"}, 422, "source"),
         ({"kind": "train", "overlay": {"kind": "lora"}, "dataset": "nowhere"}, 404, None),
         ({"kind": "train", "overlay": {"kind": "lora"}, "dataset": "../.."}, 404, None),
-        ({"kind": "train", "overlay": {"kind": "lora"}, "dataset": "neon", "plan": {"stepz": 1}}, 422, None),
+        ({"kind": "train", "overlay": {"kind": "lora"}, "dataset": "neon", "plan": {"stepz": 1}}, 422, "stepz"),
         ({"kind": "train", "overlay": {"kind": "lora"}, "dataset": "neon", "name": "../x"}, 422, "name"),
         ({"kind": "crop", "dataset": "neon", "name": "/tmp/x"}, 422, "name"),
         ({"kind": "resume", "run": "../../etc"}, 404, None),

@@ -81,10 +81,10 @@ def test_a_files_page_has_its_notes_field_by_field(client, models, ink):
 
 
 def test_a_hypernetworks_page_says_which_programs_open_it(client, models, tiny):
-    path = models / "net.pt"
-    velatura.save(velatura.Hypernetwork.for_base(tiny, name="net"), path)
+    path = models / "unlisted.pt"
+    velatura.save(velatura.Hypernetwork.for_base(tiny, name="unlisted"), path)
     client.post("/api/library/refresh")
-    [file] = client.get("/api/library", params={"search": "net", "kind": "hypernet"}).json()["files"]
+    [file] = client.get("/api/library", params={"search": "unlisted", "kind": "hypernet"}).json()["files"]
     page = client.get(f"/api/library/{file['id']}").json()
     assert page["opens"]
     assert all(isinstance(answer["opens"], bool) for answer in page["opens"].values())

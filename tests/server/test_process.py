@@ -57,9 +57,8 @@ def finish(process):
     return process.returncode, said
 
 
-@pytest.mark.parametrize(
-    "ends", [["kill"], pytest.param(["SIGTERM", "kill"], marks=pytest.mark.slow)], ids=" and ".join
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [["kill"], ["SIGTERM", "kill"]], ids=" and ".join)
 def test_jobs_survive_the_ends_of_the_server(tmp_path, monkeypatch, capsys, ends):
     recipes = [{"prompt": "a house", "steps": 2, "seed": 1}, {"prompt": "a house", "steps": 1000, "seed": 2}]
     plan = {"steps": 6, "snapshot_every": 1, "validation_pictures": 0}

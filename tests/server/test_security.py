@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -172,7 +173,9 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch):
         sent.append(message)
 
     scope = {"type": "http", "path": "/api/jobs", "headers": [(b"content-length", b"9")]}
-    asyncio.run(limits.BodyLimit(application, ServerSettings())(scope, never, send))
+    # in a thread of its own: a browser's tests in the same process leave their event loop running
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(limits.BodyLimit(application, ServerSettings())(scope, never, send))).result()
     assert sent[0]["status"] == 408
 
 

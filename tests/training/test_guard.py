@@ -207,4 +207,4 @@ def test_both_parts_are_measured_for_every_prediction(tiny, photos, options):
     if "zero_snr" in options:
         base = apply_zero_terminal_snr(base, velatura.Plan(zero_terminal_snr=True))
     found = ValidationSet.from_cache(encode_examples(base, read_folder(photos), 16), 4, 1000).loss(base)
-    assert all(math.isfinite(value) and value > 0 for value in found)
+    assert all(math.isfinite(value) and value > 0 for value in (found.mean, found.low, found.high))

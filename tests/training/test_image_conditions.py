@@ -65,7 +65,7 @@ def test_every_kind_of_overlay_learns(base, overlay, photos, tmp_path, expect_wa
     assert any(not torch.equal(before[name], weight) for name, weight in run.overlay.named_parameters())
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["inpainting", pytest.param("pix2pix", marks=pytest.mark.slow)])
 def test_previews_are_painted_and_a_resumed_run_ends_alike(base, kind, photos, tmp_path, expect_warning):
     plan = PLAN.replace(preview_every=1, snapshot_every=1, validation_pictures=2, rescues=0)
 

@@ -70,12 +70,12 @@ def test_nothing_runs_past_the_last_step():
         ("1e-4, 1e-5:500", ['"1e-5:500" in the rate .* is never used']),
         ("1e-4, foo, 1e-5", ['"foo, 1e-5" in the rate .* is never used']),
         ("1e-4:0, 1e-5:-2, 1e-6", ['"1e-4:0, 1e-5:-2" in the rate .* gets no step']),
-        ("5e-5:100", ["ends the training after 100 of 2000 steps: end it with a rate without a step count"]),
+        ("5e-5:100", ["ends the training after 100 of 2,000 steps: end it with a rate without a step count"]),
         (
             "5e-5:1000, 5e-6:500",
             [
                 '"5e-6:500" in the rate .* gets a single step, because it ends before step 1000:',
-                "after 1001 of 2000 steps",
+                "after 1001 of 2,000 steps",
             ],
         ),
         ("5e-5:1000, 5e-6:500, 5e-7", ['"5e-6:500" in the rate .* gets a single step']),

@@ -16,7 +16,7 @@ from velatura.training.run.summary import is_run_folder, read_high_noise_errors,
 from velatura.training.train import resume, train
 
 
-class RoundEnd(Exception):  # not a mistake: it ends a training at the end of a round
+class RoundEnd(KeyboardInterrupt):  # which ends a training and keeps it to go on from
     """Raised in a training at the last step of a round; the run keeps a snapshot of it."""
 
 

@@ -9,7 +9,7 @@ from velatura.formats.vocabulary import clip_tokenizer
 from velatura.overlays.embedding import Embedding
 from velatura.sampling.resolve.token_count import TokenCounter, vector_count
 
-RECORDED = json.loads((Path(__file__).parents[1] / "data" / "a1111" / "chunks.json").read_text("utf-8"))
+RECORDED = json.loads((Path(__file__).parents[2] / "data" / "a1111" / "chunks.json").read_text("utf-8"))
 EMBEDDINGS = RECORDED["embeddings"]
 
 

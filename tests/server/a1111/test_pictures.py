@@ -154,6 +154,13 @@ def test_unknown_fields_are_accepted_and_named(a1111, state):
     assert job.warnings[:2] == tuple(info["warnings"][:2])
 
 
+def test_null_stands_for_the_default(a1111):
+    [plain], _ = a1111.paint()
+    [image], info = a1111.paint(hr_prompt=None, styles=None, cfg_scale=None, script_args=None, alwayson_scripts=None)
+    assert image.tobytes() == plain.tobytes()
+    assert (info["cfg_scale"], info.get("warnings", [])) == (7.0, [])
+
+
 def test_an_infotext_fills_in_what_is_left_open(a1111):
     infotext = "a blue cat\nNegative prompt: snow\nSteps: 2, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 64x72"
     _, info = a1111.paint(infotext=infotext)

@@ -132,7 +132,7 @@ def test_the_command_takes_class_pictures_without_captions(photos, tmp_path, mon
     (photos / "reg").mkdir()
     Image.new("RGB", (64, 64), "black").save(photos / "reg" / "0001.png")
     words = ["train", "dreambooth", str(photos), "--class-prompt", "a ball", "--class-pictures", "1", "--steps", "1"]
-    with pytest.warns(VelaturaWarning, match="get the caption 'a ball'"):
+    with pytest.warns(VelaturaWarning, match="gets the caption 'a ball'"):
         caption_class_pictures(photos, "a ball")
     assert main([*words, "--out", "run"]) == 0, capsys.readouterr().err
     assert (photos / "reg" / "0001.txt").read_text() == "a ball\n"

@@ -13,14 +13,17 @@ MAX_NAME_LENGTH = 80
 
 
 class A1111Request(BaseModel):
-    """A request of A1111's API: unknown fields are accepted, and named in warnings."""
+    """A request of A1111's API: null stands for a field's default, and unknown fields are named in warnings."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_surrogates(cls, values: Any) -> Any:
-        """Refuse characters that are half of a pair: neither the database nor a picture can hold them."""
+    def _read_fields(cls, values: Any) -> Any:
+        """Leave out nulls, which clients send for what they do not set.
+
+        Characters that are half of a pair are refused: neither the database nor a picture can hold them.
+        """
         if not isinstance(values, Mapping):
             return values
         fields: Mapping[str, Any] = values  # pyright: ignore[reportUnknownVariableType]
@@ -28,7 +31,7 @@ class A1111Request(BaseModel):
             json.dumps(fields, ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError):
             raise ValueError("a text is not valid Unicode, or lists are too deep: write it in UTF-8") from None
-        return fields
+        return {name: value for name, value in fields.items() if value is not None or name not in cls.model_fields}
 
     def unknown_fields(self) -> list[str]:
         """Return warnings of the fields that nobody reads."""
