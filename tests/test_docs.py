@@ -71,7 +71,7 @@ def cut(recipe: velatura.Recipe) -> velatura.Recipe:
 @pytest.mark.parametrize("document", documents("python"), ids=named)
 @pytest.mark.usefixtures("desk")
 # of a run cut to two steps, and of a LoRA that is saved before it is trained
-@pytest.mark.filterwarnings("ignore:.*never reached", "ignore:.*has no effect")
+@pytest.mark.filterwarnings("ignore:.*never reached", "ignore:.*has no effect", "ignore:the first round is only")
 def test_python_blocks_run(document, shorten):
     names: dict[str, object] = {}
     for block in blocks(document, "python"):

@@ -70,7 +70,7 @@ def test_a_study_is_made_listed_and_reported(client, state, quick):
     assert (found["trials"], {row["kind"] for row in found["kinds"]}) == (4, {"lora", "hypernet"})
     assert found["kinds"][0]["score"] == "0.45 ± 0.07"  # mean and sample deviation of 0.4 and 0.5, by hand
     assert found["recommendation"]
-    assert [study["study"] for study in client.get("/api/studies").json()] == ["which"]
+    assert "which" in {study["study"] for study in client.get("/api/studies").json()}
 
 
 def test_the_report_runs_nothing_and_tells_no_path(client, state, quick):

@@ -125,6 +125,8 @@ def test_pages_of_extra_networks(a1111, models):
     assert client.get("/sd_extra_networks/metadata", params={"page": "lora", "item": "none"}).json() == {}
     card = client.get("/sd_extra_networks/get-single-card", params={"page": "lora", "name": "ink"}).json()
     assert "ink" in card["html"]
+    (models / "ink.png").unlink()
+    client.post("/api/library/refresh")
 
 
 def test_files_are_pictures_of_ours_only(a1111, state):
