@@ -91,5 +91,4 @@ const clients = {
 };
 
 await clients[client]();
-console.log(JSON.stringify(answers));
-process.exit(0);
+process.stdout.write(JSON.stringify(answers) + "\n", () => process.exit(0)); // not before all of it is written
