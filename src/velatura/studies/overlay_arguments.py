@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from velatura.errors import UnknownName
+from velatura.training.plan import Share
 
 # A test compares these with the tables that they are from, whose modules import torch
 ACTIVATION_NAMES = (
@@ -31,7 +32,6 @@ def _split_or_none(value: object) -> object:
     return None if value == "none" else _split(value)
 
 
-Share = Annotated[float, Field(ge=0, lt=1)]
 RankNumber = Annotated[int, Field(ge=1, le=4096)]
 OptionalRank = Annotated[RankNumber | None, BeforeValidator(_read_none)]
 OptionalAlpha = Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_read_none)]

@@ -112,7 +112,7 @@ class _LoraFile:
         """Read a tensor; integers and floats of eight bits are converted to a precision for computing."""
         tensor = self.state[key]
         suffix = key.rpartition(".")[2]
-        is_word = suffix == "alpha" and tensor.dtype == torch.bool  # True is no alpha
+        is_word = suffix == "alpha" and tensor.dtype == torch.bool  # True is not an alpha
         if suffix in NUMBER_SUFFIXES and not (tensor.is_floating_point() or tensor.is_complex() or is_word):
             tensor = tensor.float()
         if tensor.is_floating_point() and tensor.element_size() == 1:

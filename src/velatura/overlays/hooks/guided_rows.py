@@ -88,7 +88,7 @@ class GuidedRows:
             side: The side on which an overlay acts, for messages.
 
         Raises:
-            BadStrength: The order of the rows is not known, or there are no negative prompts.
+            BadStrength: The order of the rows is not known, or the negative prompts are missing.
         """
         groups = PLAIN if torch.compiler.is_compiling() else self._known_groups() or self._usual_groups(side)
         if "n" not in groups:

@@ -199,7 +199,7 @@ def split_sampler(name: str) -> tuple[str, str | None]:
     """Return a sampler as we call it, and the scheduler that its name ends in.
 
     Raises:
-        ApiError: There is no such sampler; 404, as in A1111.
+        ApiError: The sampler does not exist; 404, as in A1111.
     """
     whole = find_sampler_name(name) if len(name) <= 200 else None
     if whole is None:

@@ -253,7 +253,7 @@ def _read_axis(values: Mapping[str, JsonValue], letter: str, *, is_img2img: bool
     """Return an axis of a plot, None for "Nothing".
 
     Raises:
-        ApiError: There is no such axis, or we do not have it.
+        ApiError: The axis does not exist, or we do not have it.
         BadRecipe: Its values cannot be read.
     """
     axis = _find_axis(values[f"{letter} type"], is_img2img=is_img2img)

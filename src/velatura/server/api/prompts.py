@@ -17,7 +17,7 @@ router = APIRouter(prefix="/api/prompts", tags=["prompts"])
 PromptText = Annotated[str, Field(max_length=100_000)]
 
 
-class PromptPair(BaseModel):
+class PromptTexts(BaseModel):
     """A prompt and a negative prompt, as they are typed."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +41,7 @@ class PromptLengths(BaseModel):
 
 
 @router.post("/count")
-def count_tokens(state: State, texts: PromptPair) -> PromptLengths:
+def count_tokens(state: State, texts: PromptTexts) -> PromptLengths:
     """Count the tokens of a prompt and a negative prompt, as A1111 shows them."""
     state.jobs.is_ready.wait()  # the tokenizer is the base's
     counter = state.models.token_counter()

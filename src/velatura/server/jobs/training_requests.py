@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from velatura.server.jobs.requests import JobRequest, Name
+from velatura.training.plan import Share
 
-Share = Annotated[float, Field(ge=0, lt=1)]
 Rank = Annotated[int, Field(ge=1, le=4096)]
 StudyKind = Literal["embedding", "hypernet", "lora", "dreambooth", "aesthetic"]
 MAX_MINUTES = 10080  # a week
