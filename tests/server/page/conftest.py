@@ -13,6 +13,18 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PROMPT = "#panel-paint [data-field=prompt] textarea"
+PAINTED = "#panel-paint .stage-view > img"
+MAX_LOOKS = 1200  # a minute, on a machine that is busy with other tests
+
+
+def until(page: Any, expression: str, argument: object = None) -> None:
+    """Wait until a script says yes; `wait_for_function` evaluates strings inside the page, which its policy forbids."""
+    for _ in range(MAX_LOOKS):
+        if page.evaluate(expression, argument):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(expression)
 
 
 @pytest.fixture(scope="package")
@@ -76,3 +88,13 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert faults == []
+
+
+@pytest.fixture(scope="module")
+def blank(browser: Any, address: str) -> Iterator[Any]:
+    """A page for scripts that call its modules."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{address}#info")
+    yield page
+    context.close()

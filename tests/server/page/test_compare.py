@@ -19,7 +19,7 @@ def quick_budget(monkeypatch, quick):
 
 def test_a_study_is_started_watched_and_read(open_page, quick_budget):
     page = open_page("#compare")
-    page.get_by_label("Pictures", exact=True).select_option("neon")
+    page.get_by_label("Set of pictures", exact=True).select_option("neon")
     for kind in ("Embedding", "DreamBooth", "Aesthetic gradient"):
         page.get_by_label(kind).uncheck()
     page.get_by_label("Trainings of each kind").fill("2")
@@ -37,4 +37,4 @@ def test_a_study_without_pictures_is_refused_beside_the_field(open_page):
     page = open_page("#compare")
     page.get_by_role("button", name="Start the study").click()
     page.locator('[data-field="dataset"] .error:not([hidden])').wait_for()
-    assert page.get_by_label("Pictures", exact=True).get_attribute("aria-invalid") == "true"
+    assert page.get_by_label("Set of pictures", exact=True).get_attribute("aria-invalid") == "true"

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.server.page.test_train import until
+from tests.server.page.conftest import until
 
 FILES = 5000
 MAX_SHOWN = 60  # elements of a list of which some twenty are in view

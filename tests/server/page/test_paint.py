@@ -9,17 +9,10 @@ import pytest
 from PIL import Image
 
 import velatura
+from tests.server.page.conftest import PAINTED, PROMPT, until
 from velatura.sampling.recipe.recipe import RECORDED_FIELDS
 
-PROMPT = "#panel-paint [data-field=prompt] textarea"
-PAINTED = "#panel-paint .stage-view > img"
 STRENGTHS = ["0", "0.25", "0.5", "0.75", "1", "1.25", "1.5"]
-
-
-def until(page, expression):
-    """Wait until a script says yes; `wait_for_function` evaluates strings inside the page, which its policy forbids."""
-    while not page.evaluate(expression):
-        page.wait_for_timeout(20)
 
 
 def job_of_last_picture(client):

@@ -47,15 +47,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def blank(browser, address):
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(f"{address}#info")
-    yield page
-    context.close()
-
-
 @pytest.mark.parametrize(("function", "values", "expected"), CASES)
 def test_a_prompt_is_changed(blank, function, values, expected):
     assert blank.evaluate(RUN, [function, values]) == expected

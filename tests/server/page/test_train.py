@@ -9,26 +9,17 @@ import pytest
 from PIL import Image
 
 from tests.server.conftest import wait_for
+from tests.server.page.conftest import until
 from velatura.tiny import tiny_pictures
 
 MAX_STEPS = 2000  # of a training that is stopped
 COLOURS = ("red", "blue", "green", "yellow")
-MAX_LOOKS = 1200  # a minute, on a machine that is busy with other tests
 
 
 def upload(count: int) -> list[dict[str, object]]:
     """Pictures of the bundled set, without their captions, as a browser sends them."""
     paths = sorted(tiny_pictures("neon").glob("*.png"))[:count]
     return [{"name": f"IMG_{path.name}", "mimeType": "image/png", "buffer": path.read_bytes()} for path in paths]
-
-
-def until(page, expression, argument=None):
-    """Wait until a script says yes; `wait_for_function` evaluates strings inside the page, which its policy forbids."""
-    for _ in range(MAX_LOOKS):
-        if page.evaluate(expression, argument):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(expression)
 
 
 def set_number(page, label, value):
@@ -80,7 +71,7 @@ def test_pictures_are_dropped_trained_on_and_used(open_page, client):
 
 def test_what_is_refused_stands_beside_its_field(open_page):
     page = open_page("#train")
-    page.get_by_label("Pictures", exact=True).select_option("neon")
+    page.get_by_label("Set of pictures", exact=True).select_option("neon")
     page.get_by_text("Steps, learning rate, previews").click()
     page.get_by_label("Learning rate").fill("fast")
     page.get_by_role("button", name="Start training").click()
@@ -117,7 +108,7 @@ def test_a_training_is_stopped_and_resumed(open_page, client):
 
 def test_flaws_of_pictures_are_mended_by_a_click(open_page, client, dataset):
     page = open_page("#train")
-    page.get_by_label("Pictures", exact=True).select_option(dataset)
+    page.get_by_label("Set of pictures", exact=True).select_option(dataset)
     page.get_by_role("button", name="Take “bulb” out of all captions").click()
     until(page, "[...document.querySelectorAll('.picture textarea')].every(box => !box.value.includes('bulb'))")
     frame = page.locator(".crop-box:visible")

@@ -32,6 +32,22 @@ export function get(path, query = {}) {
   return request("GET", text ? `${path}?${text}` : path);
 }
 
+/**
+ * Return a file of the server.
+ *
+ * @param {string} path
+ * @returns {Promise<Blob>}
+ * @throws {ApiError}
+ */
+export async function getBlob(path) {
+  const response = await send("GET", path);
+  try {
+    return await response.blob();
+  } catch {
+    throw offline();
+  }
+}
+
 /** @param {string} path @param {any} [body] Sent as JSON; a Blob, File or FormData is sent as it is. */
 export function post(path, body) {
   return request("POST", path, body);
@@ -62,6 +78,26 @@ export function remove(path) {
  * @throws {ApiError}
  */
 async function request(method, path, body) {
+  const response = await send(method, path, body);
+  let text;
+  try {
+    text = await response.text();
+  } catch {
+    throw offline(); // the connection was lost in the middle of the answer
+  }
+  return text ? JSON.parse(text, keepLongNumber) : null;
+}
+
+/**
+ * Send a request and return its answer.
+ *
+ * @param {string} method
+ * @param {string} path
+ * @param {any} [body]
+ * @returns {Promise<Response>}
+ * @throws {ApiError}
+ */
+async function send(method, path, body) {
   const isRaw = body instanceof Blob || body instanceof FormData;
   /** @type {RequestInit} */
   const options = { method, headers: {} };
@@ -71,12 +107,16 @@ async function request(method, path, body) {
   try {
     response = await fetch(url(path), options);
   } catch {
-    throw new ApiError(0, { code: "offline", message: OFFLINE });
+    throw offline();
   }
-  const text = await response.text();
-  if (response.ok) return text ? JSON.parse(text, keepLongNumber) : null;
+  if (response.ok) return response;
   if (response.status === 401) window.dispatchEvent(new Event("velatura:unauthorized"));
+  const text = await response.text().catch(() => "");
   throw new ApiError(response.status, readError(response.status, text));
+}
+
+function offline() {
+  return new ApiError(0, { code: "offline", message: OFFLINE });
 }
 
 /**

@@ -163,8 +163,7 @@ function start() {
     showQueue();
     if (event?.type === "started" || !live.has(job.id)) showSystem();
   });
-  window.addEventListener("hashchange", showAddress);
-  window.addEventListener("popstate", showAddress);
+  window.addEventListener("popstate", showAddress); // a link to a part of the page and a new hash tell of themselves by it too
   showAddress();
   connect();
   showSystem();

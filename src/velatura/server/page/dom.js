@@ -9,8 +9,8 @@
  * Build an element.
  *
  * @param {string} tag Its name, and perhaps classes: "button" or "p.error.small".
- * @param {Properties} [properties] Listeners (onclick), properties and attributes; false, null and undefined are left
- *   out. `style` is an object, `data` too.
+ * @param {Properties} [properties] Listeners (onclick), properties and attributes; null and undefined are left out,
+ *   and false where there is no such property. `style` is an object, `data` too.
  * @param {...(Child | Child[])} children Nodes and texts; empty ones are left out.
  * @returns {HTMLElement & Record<string, any>}
  */
@@ -71,7 +71,8 @@ function present(children) {
 
 /** @param {HTMLElement & Record<string, any>} element @param {string} key @param {any} value */
 function setProperty(element, key, value) {
-  if (value === null || value === undefined || value === false) return;
+  if (value === null || value === undefined) return;
+  if (value === false && typeof element[key] !== "boolean") return;
   if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
   else if (key === "style" || key === "data") Object.assign(key === "style" ? element.style : element.dataset, value);
   else if (key in element && !key.includes("-") && key !== "list" && key !== "role") element[key] = value;

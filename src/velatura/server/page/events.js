@@ -2,12 +2,13 @@
  * Follow the events of all jobs. A lost connection is noticed, mended by itself, and what was missed is replayed.
  *
  * Types: queued, started, step, picture, log, warning, interrupted, done, failed, cancelled (docs/server.md), and
- * "connection" with {isOpen, isBack}: when it opens, when it is lost, and isBack when it opens after a loss.
+ * "connection" with {isOpen, isBack, hasGap}: when it opens, when it is lost; isBack when it opens after a loss, hasGap when
+ * it opens again for any reason. Events that came meanwhile are replayed only if one was seen before: after a gap ask anew.
  */
 
 import { url } from "./api.js";
 
-const TYPES = "queued started step picture log warning interrupted done failed cancelled".split(" ");
+export const TYPES = "queued started step picture log warning interrupted done failed cancelled".split(" ");
 const FIRST_PAUSE = 500; // milliseconds before the next try; doubled up to the longest one
 const LONGEST_PAUSE = 8000;
 const HIDDEN_PAUSE = 30_000; // a browser has six connections to a server: a tab that nobody sees gives its one back
@@ -17,6 +18,7 @@ const listeners = new Map();
 /** @type {EventSource | null} */
 let source = null;
 let lastId = "";
+let hasOpened = false;
 let pause = FIRST_PAUSE;
 let isOpen = true; // until it turns out otherwise: a page that has just been loaded has met its server
 let timer = 0;
@@ -77,8 +79,10 @@ function close() {
 function report(isNowOpen) {
   const isBack = isNowOpen && !isOpen;
   if (!isNowOpen && !isOpen) return; // told already
+  const hasGap = isNowOpen && hasOpened;
   isOpen = isNowOpen;
-  emit("connection", { isOpen, isBack });
+  hasOpened ||= isNowOpen;
+  emit("connection", { isOpen, isBack, hasGap });
 }
 
 /** @param {string} type @param {any} data */

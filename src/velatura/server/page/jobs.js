@@ -1,7 +1,7 @@
 /** Jobs that wait or run, as the server tells of them: one picture of the queue for all tabs. */
 
-import { get, post } from "./api.js";
-import { on } from "./events.js";
+import { ApiError, get, post } from "./api.js";
+import { TYPES, on } from "./events.js";
 
 /**
  * @typedef {object} LiveJob
@@ -25,6 +25,8 @@ const followers = new Set();
 const early = [];
 /** Jobs that have ended, so that one which is asked for late is not taken for open. @type {Set<string>} */
 const over = new Set();
+const END_STATES = ["done", "failed", "cancelled"]; // and the types of the events that end a job
+const FORGOTTEN = "The server does not know this job any more: start it again.";
 let submitting = 0;
 
 /**
@@ -68,7 +70,7 @@ export function cancel(id) {
  * @returns {Promise<LiveJob>} The job as it ended: look at its `state` and its `error`.
  */
 export async function whenOver(id) {
-  const job = live.get(id) ?? (await get(`api/jobs/${id}`));
+  const job = await watch(id);
   if (hasEnded(job)) return job;
   return new Promise((resolve) => {
     const stop = follow((changed) => {
@@ -79,9 +81,26 @@ export async function whenOver(id) {
   });
 }
 
+/**
+ * Follow a job that this page perhaps does not know yet, so that its progress and its end are told.
+ *
+ * @param {string} id
+ * @returns {Promise<LiveJob>} The job as it is.
+ */
+export async function watch(id) {
+  const known = live.get(id);
+  if (known) return known;
+  const asked = await get(`api/jobs/${id}`);
+  if (hasEnded(asked)) return asked;
+  if (over.has(id)) return get(`api/jobs/${id}`); // it ended while the answer was on its way
+  const job = live.get(id) ?? asked;
+  live.set(id, job);
+  return job;
+}
+
 /** @param {LiveJob} job */
 export function hasEnded(job) {
-  return ["done", "failed", "cancelled"].includes(job.state);
+  return END_STATES.includes(job.state);
 }
 
 /** Ask for the jobs that are open, and for the end of those that were: after a reload, and after a lost connection. */
@@ -92,8 +111,11 @@ async function refresh() {
     tell(job);
   }
   const open = new Set(jobs.map((/** @type {LiveJob} */ job) => job.id));
-  for (const id of [...live.keys()].filter((known) => !open.has(known))) {
-    const job = await get(`api/jobs/${id}`).catch(() => null);
+  for (const [id, known] of [...live].filter(([candidate]) => !open.has(candidate))) {
+    const job = await get(`api/jobs/${id}`).catch((problem) => {
+      const isForgotten = problem instanceof ApiError && problem.status === 404; // another server answers now
+      return isForgotten ? { ...known, state: "failed", error: { code: "not_found", message: FORGOTTEN } } : null;
+    });
     if (job && hasEnded(job)) end(job);
   }
 }
@@ -101,15 +123,14 @@ async function refresh() {
 /** @param {any} event */
 async function update(event) {
   const { job: id, type, time: _time, ...data } = event;
-  const isEnd = ["done", "failed", "cancelled"].includes(type);
+  const isEnd = END_STATES.includes(type);
   if (isEnd) over.add(id);
   let job = live.get(id);
   if (!job && submitting) early.push(event);
   else if (!job && type === "queued") {
-    const asked = await get(`api/jobs/${id}`).catch(() => null); // of another tab or program
+    const asked = await watch(id).catch(() => null); // of another tab or program
     if (!asked || over.has(id) || hasEnded(asked)) return;
-    if (!live.has(id)) live.set(id, asked);
-    job = live.get(id);
+    job = asked;
   }
   if (!job) return;
   if (type === "started") job.state = "running";
@@ -135,7 +156,5 @@ function tell(job, event) {
   for (const listener of followers) listener(job, event);
 }
 
-for (const type of "queued started step picture log warning interrupted done failed cancelled".split(" ")) {
-  on(type, update);
-}
+for (const type of TYPES) on(type, update);
 on("connection", ({ isOpen }) => isOpen && refresh().catch(() => {}));

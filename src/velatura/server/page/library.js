@@ -100,4 +100,4 @@ function tell() {
 // Files are made by these jobs
 const MAKERS = ["train", "resume", "merge", "bake", "extract", "convert", "pull", "create"];
 follow((job) => job.state === "done" && MAKERS.includes(job.kind) && load());
-on("connection", ({ isBack }) => isBack && load());
+on("connection", ({ hasGap }) => hasGap && load());

@@ -38,7 +38,7 @@ export const FIELDS = {
 
 /** Settings that belong to a request rather than to its recipe. */
 const REQUEST_FIELDS = { base: null, count: 1, image: null, image_size: null, mask: null, extra: {} };
-const IMAGE_FIELDS = ["fit", "mask_blur", "masked_content", "mask_padding"];
+const MASK_FIELDS = ["mask_blur", "masked_content", "mask_padding"];
 /** What a recipe records of how its picture was made, which changes nothing in a new one. */
 export const RECORDED = [
   ...["base", "base_hash", "vae", "vae_hash", "text", "text_hash", "prediction", "zero_snr", "weights", "image_hash", "mask_hash"],
@@ -52,17 +52,28 @@ export const DEFAULTS = Object.fromEntries(Object.entries(FIELDS).map(([name, fi
 export const settings = new Store("paint", { ...DEFAULTS, ...REQUEST_FIELDS });
 
 /**
+ * Return whether a second pass is made: at so many times the size, or at the size that came with a recipe.
+ *
+ * @param {Record<string, any>} values Settings.
+ */
+export function hasSecondPass(values) {
+  return values.hires_scale !== null || Boolean(values.extra.hires_size);
+}
+
+/**
  * Return the recipe that the settings describe: its fields that differ from their defaults.
  *
  * @param {Record<string, any>} values
  * @returns {Record<string, any>}
  */
 export function toRecipe(values) {
-  const names = Object.keys(FIELDS).filter((name) => values.image || !IMAGE_FIELDS.includes(name));
+  const unused = [...(values.image ? [] : ["fit"]), ...(values.image && values.mask ? [] : MASK_FIELDS)];
+  const names = Object.keys(FIELDS).filter((name) => !unused.includes(name));
   const chosen = names.filter((name) => values[name] !== null && values[name] !== DEFAULTS[name]);
   const recipe = { ...values.extra, ...Object.fromEntries(chosen.map((name) => [name, values[name]])) };
-  if (!values.image && values.hires_scale === null) delete recipe.denoising;
-  if (values.hires_scale === null) for (const name of ["hires_steps", "hires_upscaler"]) delete recipe[name];
+  const isTwice = hasSecondPass(values);
+  if (!values.image && !isTwice) delete recipe.denoising;
+  if (!isTwice) for (const name of Object.keys(recipe).filter((field) => field.startsWith("hires_"))) delete recipe[name];
   if (!values.variation_strength) delete recipe.variation_seed;
   if (recipe.seed === -1) delete recipe.seed;
   return recipe;

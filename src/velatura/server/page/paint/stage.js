@@ -23,8 +23,9 @@ const SMALL_PIXELS = 160; // pictures up to here are shown with sharp pixels, as
 
 /** The large picture, the progress above it, and the facts below it. */
 export class Stage {
-  /** @param {PictureAction[]} actions */
-  constructor(actions) {
+  /** @param {PictureAction[]} actions @param {string[]} examples Prompts to begin with. */
+  constructor(actions, examples) {
+    this.examples = examples;
     this.actions = actions;
     /** @type {StoredPicture | null} */
     this.picture = null;
@@ -32,9 +33,9 @@ export class Stage {
     this.facts = h("div.stage-facts", {});
   }
 
-  /** Show what a first visitor can do. @param {string[]} examples Prompts to begin with. */
-  showEmpty(examples) {
-    const buttons = examples.map((text) => h("button", { type: "button", onclick: () => settings.set({ prompt: text }) }, text));
+  /** Show what a first visitor can do. */
+  showEmpty() {
+    const buttons = this.examples.map((text) => h("button", { type: "button", onclick: () => settings.set({ prompt: text }) }, text));
     fill(
       this.view,
       h("div.stage-empty", {}, h("p", {}, "Your picture appears here. Write what it shows, and press Paint."), buttons.length && h("div.row", {}, buttons)),
@@ -77,9 +78,11 @@ export class Stage {
     sources.forEach((source, index) => (/** @type {HTMLImageElement} */ (/** @type {Element} */ (box).children[index]).src = source));
   }
 
-  /** Show the picture again that was there before a preview. */
+  /** Show again what was there before a preview. */
   restore() {
-    if (this.view.querySelector(".stage-previews") && this.picture) this.show(this.picture);
+    if (!this.view.querySelector(".stage-previews")) return;
+    if (this.picture) this.show(this.picture);
+    else this.showEmpty();
   }
 
   /** Say anew in what the recipe differs from the settings. */
@@ -150,7 +153,7 @@ export class Results {
     }
   }
 
-  /** Ask for pictures that were made while the connection was lost. */
+  /** Ask for pictures that were made while no events came. */
   async catchUp() {
     const page = await get("api/pictures", { limit: 60 }).catch(() => ({ pictures: [] }));
     for (const picture of [...page.pictures].reverse()) if (!this.find(picture.id)) this.add(picture, true);

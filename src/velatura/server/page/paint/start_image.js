@@ -25,21 +25,29 @@ const CONTENTS = /** @type {[string, string][]} */ ([
 ]);
 
 const brush = new Store("brush", { size: 48, erases: false });
+/** The upload of an image that is under way, or the last one. @type {Promise<unknown>} */
+let arriving = Promise.resolve();
+let imageCount = 0; // of images that were taken: an older upload must not replace a newer one
 
 /**
  * Take an image as the one to begin from.
  *
  * @param {Blob} file
+ * @throws {ApiError} The server does not take it.
  */
 export async function beginFrom(file) {
-  const { reference, width, height } = await post("api/inputs", file);
-  settings.set({ image: reference, image_size: [width, height], mask: null });
+  const turn = ++imageCount;
+  const upload = post("api/inputs", file);
+  arriving = upload;
+  const { reference, width, height } = await upload;
+  if (turn === imageCount) settings.set({ image: reference, image_size: [width, height], mask: null });
 }
 
 /**
  * Build the part for the image and its mask.
  *
- * @returns {{element: HTMLElement, ready: () => Promise<void>}} `ready` resolves when the mask is at the server.
+ * @returns {{element: HTMLElement, ready: () => Promise<boolean>}} `ready` waits until the image and the mask are at the
+ *   server, and returns false, with the reason shown, if one of them cannot be sent.
  */
 export function startImage() {
   const input = h("input.unseen", { type: "file", id: "start-file", accept: "image/png,image/jpeg,image/webp", onchange: () => take([...(input.files ?? [])]) });
@@ -58,7 +66,7 @@ export function startImage() {
     checkField(brush, "erases", { label: "Erase" }),
     h("button", { type: "button", onclick: () => mask.undo() }, "Undo"),
     h("button", { type: "button", onclick: () => mask.clear() }, "Clear mask"),
-    h("button", { type: "button", onclick: () => settings.set({ image: null, image_size: null, mask: null }) }, "Remove image"),
+    h("button", { type: "button", onclick: removeImage }, "Remove image"),
   );
   const fields = h(
     "div.fields",
@@ -90,6 +98,17 @@ export function startImage() {
     input.value = "";
   }
 
+  function removeImage() {
+    imageCount += 1; // one that is on its way comes too late
+    settings.set({ image: null, image_size: null, mask: null });
+  }
+
+  async function ready() {
+    const hasImage = await arriving.then(() => true, () => false);
+    arriving = Promise.resolve(); // a failure is shown by whoever sent the image, and stops one picture
+    return (await mask.ready()) && hasImage;
+  }
+
   const show = () => {
     const { image, image_size: size } = settings.values;
     chosen.hidden = !image;
@@ -104,13 +123,16 @@ export function startImage() {
   picture.addEventListener("error", () => settings.get("image") && showProblem("This image is not stored any more: choose it again."));
   picture.addEventListener("load", () => showProblem(""));
   settings.subscribe((names) => {
-    if (names.includes("image")) show();
+    if (names.includes("image")) {
+      mask.forget(); // what is drawn, and perhaps on its way to the server, belongs to the image before
+      show();
+    }
     if (names.includes("mask") || names.includes("image")) mask.load(settings.get("mask"));
   });
   dropTarget(element, drop, take);
   show();
   mask.load(settings.get("mask"));
-  return { element, ready: () => mask.ready() };
+  return { element, ready };
 }
 
 function sizeSlider() {
@@ -139,9 +161,10 @@ class Mask {
     this.place = { x: 0, y: 0 }; // of the brush, in pixels of the canvas
     /** @type {string | null} */
     this.reference = null; // of what is on the canvas
-    this.isChanged = false;
-    /** @type {Promise<void>} */
-    this.sending = Promise.resolve();
+    this.isChanged = false; // since it was sent
+    this.turn = 0; // of uploads: only the last one counts
+    /** @type {Promise<boolean>} */
+    this.sending = Promise.resolve(true);
     this.sendSoon = debounce(() => this.send(), SEND_PAUSE);
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
     canvas.addEventListener("pointermove", (event) => this.draw(event));
@@ -163,14 +186,27 @@ class Mask {
     this.reference = null;
   }
 
+  /** Take away what is drawn, sent or not: it was for another image. */
+  forget() {
+    this.turn += 1;
+    this.isChanged = false;
+    this.sending = Promise.resolve(true);
+    this.reference = null;
+    this.past = [];
+    this.pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
   /** @param {string | null} reference Show a mask that was drawn before a reload, or in another tab. */
   load(reference) {
     if (reference === this.reference) return;
+    this.turn += 1;
+    this.sending = Promise.resolve(true);
     this.reference = reference;
     this.isChanged = false;
     this.pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!reference) return;
     const image = new Image();
+    image.onerror = () => this.reference === reference && this.report("This mask is not stored any more: draw it again.");
     image.onload = () => {
       if (this.reference !== reference) return;
       this.pen.drawImage(image, 0, 0, this.canvas.width, this.canvas.height);
@@ -248,10 +284,10 @@ class Mask {
     this.changed();
   }
 
-  /** Wait until the server has what is drawn. */
+  /** @returns {Promise<boolean>} Waits until the server has what is drawn; false if it does not take it. */
   async ready() {
-    if (this.isChanged) this.send();
-    await this.sending;
+    this.send();
+    return this.sending;
   }
 
   changed() {
@@ -262,22 +298,27 @@ class Mask {
   send() {
     if (!this.isChanged) return;
     this.isChanged = false;
-    this.sending = this.store();
+    this.turn += 1;
+    this.sending = this.store(this.turn);
   }
 
-  async store() {
+  /** @param {number} turn @returns {Promise<boolean>} False if the server does not take what is drawn. */
+  async store(turn) {
     const blob = await this.toBlackAndWhite();
     try {
       const reference = blob && (await post("api/inputs", blob)).reference;
-      if (this.isChanged) return; // a newer one comes
+      if (turn !== this.turn) return this.sending; // a newer one is on its way, or it was for another image
       this.reference = reference;
       settings.set({ mask: reference });
       this.report("");
     } catch (problem) {
       if (!(problem instanceof ApiError)) throw problem;
-      this.isChanged = true;
+      if (turn !== this.turn) return this.sending;
+      this.isChanged = true; // sent again with the next picture
       this.report(problem.message);
+      return false;
     }
+    return true;
   }
 
   /** @returns {Promise<Blob | null>} A PNG, white where it is drawn; null if nothing is. */

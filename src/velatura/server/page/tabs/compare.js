@@ -4,7 +4,7 @@ import { ApiError, get, url } from "../api.js";
 import { go, say } from "../app.js";
 import { fill, h } from "../dom.js";
 import { checkField, checkNumbers, choiceField, clearErrors, hintLine, numberField, showError, textField } from "../fields.js";
-import { cancel, follow, hasEnded, live, submit } from "../jobs.js";
+import { cancel, follow, hasEnded, live, submit, watch } from "../jobs.js";
 import { Store } from "../store.js";
 
 const KINDS = { embedding: "Embedding", hypernet: "Hypernetwork", lora: "LoRA", dreambooth: "DreamBooth", aesthetic: "Aesthetic gradient" };
@@ -23,7 +23,7 @@ const settings = new Store("compare", {
 
 /** @param {HTMLElement} root */
 export function mount(root) {
-  const dataset = choiceField(settings, "dataset", { label: "Pictures", choices: [["", "choose a set"]], why: "A set of four pictures or more. One in four is never trained on: likeness is measured against those." });
+  const dataset = choiceField(settings, "dataset", { label: "Set of pictures", choices: [["", "choose a set"]], why: "A set of four pictures or more. One in four is never trained on: likeness is measured against those." });
   const base = choiceField(settings, "base", { label: "Base", choices: [["", "the server's"]], why: "The model that all of them are trained on." });
   const problem = h("p.error.form-error", { role: "alert", hidden: true });
   const start = h("button.primary", { type: "submit" }, "Start the study");
@@ -143,8 +143,9 @@ function studyView() {
     if (!job) {
       const { jobs } = await get("api/jobs", { kind: "compare", limit: 100 }).catch(() => ({ jobs: [] }));
       if (wanted !== name) return;
-      job ??= jobs.find(isOfStudy) ?? null;
-      if (job && !hasEnded(job) && !live.has(job.id)) live.set(job.id, job); // so that its end is not missed
+      const last = jobs.find(isOfStudy);
+      job ??= last ? await watch(last.id).catch(() => last) : null;
+      if (wanted !== name) return;
       show();
     }
     look();
@@ -157,7 +158,7 @@ function studyView() {
 
   async function look() {
     const wanted = name;
-    const study = (await get("api/studies").catch(() => [])).find((/** @type {any} */ other) => other.study === wanted);
+    const study = await get(`api/studies/${encodeURIComponent(wanted)}`).catch(() => null); // there is none before its first trial
     if (wanted !== name) return;
     if (!study && !job) line.textContent = "No study has this name.";
     if (!study) return;

@@ -1,13 +1,13 @@
 /** Paint: prompts, overlays, settings, an image to begin from; the picture as it is painted, and all that were. */
 
-import { ApiError, get } from "../api.js";
+import { ApiError, get, getBlob } from "../api.js";
 import { go, say } from "../app.js";
 import { debounce, fill, h } from "../dom.js";
 import { on } from "../events.js";
 import { checkField, checkNumbers, choiceField, clearErrors, hintLine, numberField, showError } from "../fields.js";
 import { cancel, follow, live, submit } from "../jobs.js";
 import { bases, load as loadLibrary, sideOf, subscribe as onLibrary } from "../library.js";
-import { FIELDS, settings, toRequest, useRecipe, withoutRecords } from "../recipe.js";
+import { FIELDS, hasSecondPass, settings, toRequest, useRecipe, withoutRecords } from "../recipe.js";
 import { overlayCards } from "../paint/cards.js";
 import { promptBoxes } from "../paint/prompt_box.js";
 import { Results, Stage } from "../paint/stage.js";
@@ -31,7 +31,7 @@ export function mount(root) {
     { title: "Vary", why: `Mix a fifth of other noise into this picture's: a sibling of it`, run: vary },
     { title: "Use as start", why: "Begin the next pictures from this one", run: useAsStart },
     { title: "Use recipe", why: "Take prompt, seed and all settings of this picture", run: ({ recipe }) => useRecipe(recipe, bases.map((base) => base.name)) },
-  ]);
+  ], EXAMPLES);
   let isFollowing = true; // show new pictures as they come, until an older one is looked at
   const results = new Results((picture, isChosen) => {
     if (isChosen) isFollowing = picture === results.pictures[0];
@@ -55,7 +55,7 @@ export function mount(root) {
     ...boxes.fields,
     h("div.row.paint-actions", {}, paintButton, stopButton, progressBox),
     formError,
-    ...settingsParts(start.element),
+    ...settingsParts(start.element, () => stage.picture && settings.set({ seed: stage.picture.recipe.seed })),
   );
   paintButton.addEventListener("click", () => paint());
   form.append(hintLine(form, "Each setting explains itself here while it is under the pointer or has the focus."));
@@ -85,14 +85,13 @@ export function mount(root) {
 
   async function paint() {
     if (!checkNumbers(form)) return;
-    await start.ready();
-    await send(toRequest(settings.values));
+    if (await start.ready()) await send(toRequest(settings.values));
   }
 
   /** @param {import("../library.js").LibraryFile} file */
   async function paintStrip(file) {
     if (!checkNumbers(form)) return;
-    await start.ready();
+    if (!(await start.ready())) return;
     const recipes = stripRecipes(file);
     const job = await send(toRequest(settings.values, { recipes, count: 1 }));
     if (job) startStrip(job.id, file, recipes[0].seed);
@@ -116,9 +115,8 @@ export function mount(root) {
 
   /** @param {StoredPicture} picture */
   async function useAsStart(picture) {
-    const answer = await fetch(new URL(`api/pictures/${picture.id}/file`, document.baseURI));
     try {
-      await beginFrom(await answer.blob());
+      await beginFrom(await getBlob(`api/pictures/${picture.id}/file`));
       const part = /** @type {HTMLDetailsElement} */ (start.element.closest("details"));
       part.open = true;
       say("The picture is the image to begin from.");
@@ -171,12 +169,13 @@ export function mount(root) {
     const picture = await get(`api/pictures/${event.id}`).catch(() => null);
     if (!picture || results.find(picture.id)) return;
     results.add(picture, true);
-    if (isFollowing && !root.hidden) look(picture);
+    lookAtNewest();
   });
-  on("connection", ({ isBack }) => {
-    if (!isBack) return;
-    results.catchUp();
-    boxes.count();
+  on("connection", async ({ isOpen, hasGap }) => {
+    if (!isOpen) return;
+    await results.catchUp();
+    if (hasGap) lookAtNewest();
+    if (hasGap) boxes.count();
   });
   document.addEventListener("keydown", (event) => {
     if (root.hidden || event.defaultPrevented) return;
@@ -188,6 +187,13 @@ export function mount(root) {
   settings.subscribe(debounce(() => stage.picture && !stage.view.querySelector(".stage-previews") && stage.refreshReport(), 200));
   showProgress();
   begin();
+  return { show: lookAtNewest };
+
+  /** Show the newest picture, unless an older one is looked at; one that comes while the tab is hidden is shown later. */
+  function lookAtNewest() {
+    const newest = results.pictures[0];
+    if (isFollowing && !root.hidden && newest && newest.id > (stage.picture?.id ?? 0)) look(newest);
+  }
 
   async function begin() {
     loadLibrary().then(boxes.count);
@@ -195,10 +201,11 @@ export function mount(root) {
     const wanted = Number(new URLSearchParams(location.hash.split("?")[1]).get("picture"));
     const picture = results.find(wanted) ?? (wanted ? await get(`api/pictures/${wanted}`).catch(() => null) : null) ?? results.pictures[0];
     if (stage.picture || stage.view.children.length) return; // one was finished meanwhile
+    isFollowing = picture === results.pictures[0];
     if (picture) {
       stage.show(picture);
       results.mark(picture.id);
-    } else stage.showEmpty(EXAMPLES);
+    } else stage.showEmpty();
   }
 }
 
@@ -206,8 +213,9 @@ export function mount(root) {
  * Build the settings: what is changed often, and three parts that open.
  *
  * @param {HTMLElement} start The part of the image to begin from.
+ * @param {() => void} takeShownSeed
  */
-function settingsParts(start) {
+function settingsParts(start, takeShownSeed) {
   const isWide = window.matchMedia("(min-width: 900px)").matches;
   const number = (/** @type {string} */ name, more = {}) => numberField(settings, name, { ...FIELDS[name], ...more });
   const base = choiceField(settings, "base", { label: "Base", why: "The model that paints. The first is the one that the server was started with.", choices: [["", "the server's own"]] });
@@ -220,7 +228,7 @@ function settingsParts(start) {
     return button;
   };
   const dice = tools("⚄", "A new seed each time", () => settings.set({ seed: null }));
-  const recycle = tools("↺", "Take the seed of the picture that is shown", () => takeShownSeed());
+  const recycle = tools("↺", "Take the seed of the picture that is shown", takeShownSeed);
   const swap = tools("⇄", "Swap width and height", () => settings.set({ width: settings.get("height"), height: settings.get("width") }));
   const size = [number("width", { step: 1 }), number("height", { step: 1, buttons: [swap] })];
   for (const field of size) field.querySelector("input")?.setAttribute("step", String(SIZE_STEP));
@@ -256,7 +264,7 @@ function settingsParts(start) {
     h("div.fields", {}, scheduler, number("clip_skip"), number("variation_strength"), number("variation_seed"), checkField(settings, "tiling", FIELDS.tiling)),
     extraFields(),
   );
-  const showDenoising = () => (denoising.hidden = !settings.get("image") && settings.get("hires_scale") === null);
+  const showDenoising = () => (denoising.hidden = !settings.get("image") && !hasSecondPass(settings.values));
   settings.subscribe(showDenoising);
   showDenoising();
   const all = h("details.settings", { open: isWide }, h("summary", {}, "Settings"), main);
@@ -304,11 +312,6 @@ function baseSide() {
   return String(sideOf(settings.get("base")) ?? "the base's own");
 }
 
-async function takeShownSeed() {
-  const id = new URLSearchParams(location.hash.split("?")[1]).get("picture");
-  const { pictures } = id ? { pictures: [await get(`api/pictures/${id}`)] } : await get("api/pictures?limit=1");
-  if (pictures.length) settings.set({ seed: pictures[0].recipe.seed });
-}
 
 /** @param {string} code Of an error that names no field. @returns {string | null} */
 function fieldOf(code) {

@@ -31,7 +31,7 @@ export function picturesPart() {
   const tools = h("div.train-tools", { hidden: true });
   const input = h("input.unseen", { type: "file", id: "train-files", accept: TYPES, multiple: true, onchange: () => add([...input.files]) });
   const drop = h("label.drop", { htmlFor: "train-files" }, h("strong", {}, "Drop pictures or a folder here, or choose pictures"), h("span", {}, "PNG, JPEG or WebP, and their captions as text files. Ten or more that share a style or a subject."));
-  const choice = choiceField(settings, "dataset", { label: "Pictures", choices: [["", "none yet: drop some"]], why: "Folders of pictures on the server, and the sets that come with velatura." });
+  const choice = choiceField(settings, "dataset", { label: "Set of pictures", choices: [["", "none yet: drop some"]], why: "Folders of pictures on the server, and the sets that come with velatura." });
   const captioner = h("select", {}, Object.entries(CAPTIONERS).map(([value, text]) => h("option", { value }, text)));
   captioner.setAttribute("aria-label", "How captions are proposed");
   const propose = h("button", { type: "button", onclick: () => caption(captioner.value) }, "Propose missing captions");

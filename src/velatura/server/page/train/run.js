@@ -3,7 +3,7 @@
 import { ApiError, get, url } from "../api.js";
 import { go, say } from "../app.js";
 import { fill, h } from "../dom.js";
-import { cancel, follow, hasEnded, live, submit } from "../jobs.js";
+import { cancel, follow, hasEnded, live, submit, watch } from "../jobs.js";
 import { settings as paintSettings } from "../recipe.js";
 import { Curves } from "./curves.js";
 import { KINDS, duration, known } from "./settings.js";
@@ -69,8 +69,10 @@ export function runView(onChange) {
     const lists = await Promise.all(["train", "resume"].map((kind) => get("api/jobs", { kind, limit: 100 }).catch(() => ({ jobs: [] }))));
     const mine = lists.flatMap(({ jobs }) => jobs).filter(isOfRun);
     if (wanted !== name || job) return;
-    job = mine.sort((a, b) => b.number - a.number)[0] ?? null;
-    if (job && !hasEnded(job) && !live.has(job.id)) live.set(job.id, job); // so that its end is not missed
+    const last = mine.sort((a, b) => b.number - a.number)[0];
+    const found = last ? await watch(last.id).catch(() => last) : null;
+    if (wanted !== name || job) return;
+    job = found;
     show();
   }
 
@@ -120,7 +122,8 @@ export function runView(onChange) {
     chart.hidden = !curves.losses.size && !isOpen;
     curves.draw();
     showPreviews();
-    const lines = (job?.result?.verdict ?? []).filter((/** @type {string} */ text) => !FOR_TERMINALS.test(text));
+    const said = run?.verdict.length ? run.verdict : job?.result?.verdict ?? [];
+    const lines = said.filter((/** @type {string} */ text) => !FOR_TERMINALS.test(text));
     verdict.hidden = !lines.length;
     /** @type {HTMLElement} */ (verdict.querySelector("pre")).textContent = lines.join("\n");
     if (job?.error) {
