@@ -22,6 +22,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/basedpyright
+	$(BIN)/python -m tools.check_page  # the page's JavaScript, where npm is
 
 # Freed memory is kept: handing it back and asking for it again would be measured with the rest.
 bench: export MALLOC_MMAP_THRESHOLD_ = 33554432
@@ -33,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/server.py
+	$(BIN)/python benchmarks/page.py  # wants chromium
 	$(BIN)/python benchmarks/bases.py
 	$(BIN)/python benchmarks/merging.py  # wants about 10 GB of disk, which it gives back
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -45,11 +46,11 @@ def page_router() -> APIRouter:
     paths = {path.relative_to(PAGE_FOLDER).as_posix(): path for path in PAGE_FOLDER.rglob("*") if _is_served(path)}
 
     @router.api_route("/", methods=["GET", "HEAD"])
-    def get_index(request: Request) -> Response:
+    async def get_index(request: Request) -> Response:
         return _answer(paths[INDEX], request)
 
     @router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
-    def get_page_file(name: str, request: Request) -> Response:
+    async def get_page_file(name: str, request: Request) -> Response:
         if name not in paths:
             raise not_found("file of the page")
         return _answer(paths[name], request)
@@ -63,14 +64,20 @@ def _is_served(path: Path) -> bool:
 
 def _answer(path: Path, request: Request) -> Response:
     """Return a file, or 304 without it to a browser that has it as it is."""
-    content = path.read_bytes()
     is_packed = "gzip" in request.headers.get("accept-encoding", "")
-    etag = f'"{sha256(content).hexdigest()[:32]}{"-gzip" if is_packed else ""}"'
+    content, etag = _read(path, path.stat().st_mtime_ns, is_packed=is_packed)
     headers = {**HEADERS, "ETag": etag, "Vary": "Accept-Encoding"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     if is_packed:
-        content = gzip.compress(content, mtime=0)
         headers["Content-Encoding"] = "gzip"
     return Response(content, media_type=MEDIA_TYPES[path.suffix], headers=headers)
+
+
+@lru_cache(maxsize=256)  # the page has some forty files, each packed and not
+def _read(path: Path, _changed: int, *, is_packed: bool) -> tuple[bytes, str]:
+    """Return what is sent of a file that was changed at a time, and its tag: a first visit asks for twenty at once."""
+    content = path.read_bytes()
+    etag = f'"{sha256(content).hexdigest()[:32]}{"-gzip" if is_packed else ""}"'
+    return gzip.compress(content, mtime=0) if is_packed else content, etag

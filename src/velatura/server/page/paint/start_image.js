@@ -113,6 +113,7 @@ export function startImage() {
     const { image, image_size: size } = settings.values;
     chosen.hidden = !image;
     drop.hidden = Boolean(image);
+    input.hidden = drop.hidden; // without its label it has no name
     if (!image || !size) return;
     picture.src = url(`api/inputs/${image}`);
     picture.classList.toggle("small", Math.max(...size) <= 160);

@@ -106,7 +106,7 @@ function view(reading) {
         ? h(
             "table",
             {},
-            h("thead", {}, h("tr", {}, ...["", "This picture", "Yours"].map((text) => h("th", { scope: "col" }, text)))),
+            h("thead", {}, h("tr", {}, ...["Setting", "This picture", "Yours"].map((text) => h("th", { scope: "col" }, text)))),
             h("tbody", {}, others.map(({ label, theirs, mine }) => h("tr", {}, h("th", { scope: "row" }, label), h("td", {}, theirs), h("td", {}, mine)))),
           )
         : h("p", {}, "Only the prompts, if anything: all other settings are the same."),

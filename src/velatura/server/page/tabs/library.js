@@ -2,7 +2,7 @@
 
 import { ApiError, post, url } from "../api.js";
 import { go, say } from "../app.js";
-import { debounce, fill, h } from "../dom.js";
+import { debounce, h } from "../dom.js";
 import { choiceField, textField } from "../fields.js";
 import { filePage } from "../library/file.js";
 import { pullForm } from "../library/pull.js";
