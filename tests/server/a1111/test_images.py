@@ -78,6 +78,9 @@ def test_several_images_are_upscaled(a1111, gradient):
     files = [{"data": to_base64(gradient), "name": "a.png"}, {"data": to_base64(gradient), "name": "b.png"}]
     answer = a1111.post("extra-batch-images", imageList=files, upscaler_1="Lanczos")
     assert [to_image(text).size for text in answer["images"]] == [(128, 128)] * 2
+    files = [{"image": to_base64(gradient), "name": "a"}]  # as the clients a1111-webui-api and its kin send them
+    answer = a1111.post("extra-batch-images", image_list=files, upscaler_1="Lanczos")
+    assert (len(answer["images"]), answer["html_info"]) == (1, "")
 
 
 def test_what_extras_do_not_have_is_said(a1111, gradient):

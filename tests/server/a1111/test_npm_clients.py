@@ -22,6 +22,8 @@ PACKAGES = {
 }
 MANIFEST = {"private": True, "dependencies": {**PACKAGES, "sharp": "^0.33.0"}, "overrides": {"sharp": "$sharp"}}
 SAME_CALLS = ("a1111-webui-api", "stable-diffusion-api", "stable-diffusion-client")
+# stable-diffusion-api reads a field `name` of models, which A1111 does not have either
+BROKEN_CALLS = {"stable-diffusion-api": {"setModel"}}
 SMALL, LARGE = [64, 64], [128, 128]
 
 
@@ -49,8 +51,8 @@ def run_client(name: str, port: int, packages: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-2000:]
     answers = json.loads(done.stdout.strip().splitlines()[-1])
     failures = {call: answer for call, answer in answers.items() if "error" in answer}
-    assert not failures
-    return {call: answer["value"] for call, answer in answers.items()}
+    assert failures.keys() == BROKEN_CALLS.get(name, set()), failures
+    return {call: answer.get("value") for call, answer in answers.items()}
 
 
 @pytest.mark.parametrize("name", SAME_CALLS)
@@ -71,8 +73,9 @@ def test_every_call_of_the_stable_diffusion_api_clients_is_answered(name, port, 
 def test_every_call_of_node_sd_webui_is_answered(port, packages):
     answers = run_client("node-sd-webui", port, packages)
     assert len(answers["txt2img"]["images"]) == 1
-    assert answers["pngInfo"]["samplingMethod"] == "Euler a"
-    assert (answers["pngInfo"]["seed"], answers["pngInfo"]["width"]) == (7, 64)
+    # It reads infotexts by position, as they were before A1111 1.9: since then the third value is the scheduler
+    assert (answers["pngInfo"]["steps"], answers["pngInfo"]["samplingMethod"]) == (1, "Euler a")
+    assert answers["pngInfo"]["prompt"] == "a red house"
     assert len(answers["script"]["images"]) == 3  # two pictures and the grid
 
 

@@ -194,7 +194,8 @@ def test_pictures_that_must_not_be_saved_leave_the_history(a1111, state):
     [
         (404, {"sampler_name": "no such sampler"}),
         (422, {"script_name": "no such script"}),
-        (422, {"alwayson_scripts": {"ControlNet": {"args": []}}}),
+        (422, {"alwayson_scripts": {"Seed": {"args": []}, "ControlNet": {"args": [{"image": "..."}]}}}),
+        (422, {"alwayson_scripts": {"ControlNet": [1]}}),
         (422, {"steps": 10**9}),
         (422, {"cfg_scale": "many"}),
         (413, {"n_iter": 10**9}),
@@ -207,6 +208,13 @@ def test_pictures_that_must_not_be_saved_leave_the_history(a1111, state):
 def test_mistakes_are_answered_in_a1111s_shape(a1111, status, fields):
     answer = a1111.post("txt2img", status, **{**SMALL, **fields})
     assert answer.keys() == {"error", "detail", "body", "errors"}
+
+
+def test_an_always_on_script_without_arguments_changes_no_picture_and_is_named(a1111):
+    scripts = {"ControlNet": {"args": []}, "Seed": {}, "ADetailer": None}
+    [image], info = a1111.paint(alwayson_scripts=scripts)
+    assert image.tobytes() == a1111.paint()[0][0].tobytes()
+    assert any("ADetailer, ControlNet, Seed" in warning for warning in info["warnings"])
 
 
 def test_a_field_of_the_wrong_type_is_named_as_fastapi_names_it(a1111):

@@ -17,7 +17,13 @@ from velatura.server.a1111.errors import PlainJson, a1111_not_found
 from velatura.server.a1111.lists import read_library_styles
 from velatura.server.a1111.progress import remember_task
 from velatura.server.a1111.recipes import fill_from_infotext, make_recipe
-from velatura.server.a1111.schemas import Img2ImgRequest, PictureRequest, PicturesAnswer, Txt2ImgRequest
+from velatura.server.a1111.schemas import (
+    MAX_NAMED_FIELDS,
+    Img2ImgRequest,
+    PictureRequest,
+    PicturesAnswer,
+    Txt2ImgRequest,
+)
 from velatura.server.a1111.scripts import find_script
 from velatura.server.a1111.settings import (
     OWN_VAE,
@@ -98,7 +104,7 @@ def _assign(state: ServerState, request: PictureRequest) -> Assignment:
         ApiError: The request is beyond a limit, or names something that does not exist.
         VelaturaError: A field is out of range.
     """
-    _refuse_scripts(request.alwayson_scripts)
+    idle_scripts = _check_scripts(request.alwayson_scripts)
     if request.picture_count > state.settings.max_pictures:
         message = f"{request.picture_count} pictures are asked for: ask for {state.settings.max_pictures} or fewer"
         raise ApiError(413, "too_many_pictures", message, "n_iter")
@@ -108,6 +114,8 @@ def _assign(state: ServerState, request: PictureRequest) -> Assignment:
     options = known_options(state) | overrides
     has_mask = isinstance(filled, Img2ImgRequest) and filled.mask is not None
     recipe, warnings = make_recipe(filled, options, read_library_styles(state), has_mask=has_mask)
+    if idle_scripts:
+        warnings.append(f"always-on scripts that are not here do nothing without arguments: {', '.join(idle_scripts)}")
     if unknown:
         warnings.append(f"override_settings has settings that do not exist here: {', '.join(unknown)[:500]}")
     job, has_grid_first = _paint_request(state, filled, options, recipe), False
@@ -122,10 +130,15 @@ def _assign(state: ServerState, request: PictureRequest) -> Assignment:
     return Assignment(filled, jobs, options, recipe, warnings, has_grid_first)
 
 
-def _refuse_scripts(scripts: Mapping[str, JsonValue]) -> None:
-    """Refuse scripts that run beside every picture, as an A1111 without them does."""
-    if scripts:
-        raise ApiError(422, "unknown_script", f"always on script {min(scripts)[:80]} not found", "alwayson_scripts")
+def _check_scripts(scripts: Mapping[str, JsonValue]) -> list[str]:
+    """Refuse scripts that run beside every picture, as an A1111 without them does, and return those without arguments.
+
+    Clients send a script without arguments for an extension that the picture does not use: it changes no picture.
+    """
+    for name, script in sorted(scripts.items()):
+        if script.get("args") if isinstance(script, Mapping) else script:
+            raise ApiError(422, "unknown_script", f"always on script {name[:80]} not found", "alwayson_scripts")
+    return [name[:80] for name in sorted(scripts)[:MAX_NAMED_FIELDS]]
 
 
 def _paint_request(

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from velatura.errors import VelaturaError
@@ -59,16 +59,18 @@ class ExtrasImageRequest(ExtrasRequest):
 
 
 class ExtrasFile(BaseModel):
-    """One of several images."""
+    """One of several images; `image` is the name that some clients give to its data."""
 
-    data: str
+    data: str = Field(validation_alias=AliasChoices("data", "image"))
     name: str = ""
 
 
 class ExtrasBatchRequest(ExtrasRequest):
-    """Images to upscale."""
+    """Images to upscale; `image_list` is the name that some clients give to them."""
 
-    imageList: list[ExtrasFile] = Field(max_length=100)  # noqa: N815  # A1111's name
+    imageList: list[ExtrasFile] = Field(  # noqa: N815  # A1111's name
+        max_length=100, validation_alias=AliasChoices("imageList", "image_list")
+    )
 
 
 class PngInfoRequest(A1111Request):
