@@ -168,3 +168,12 @@ def test_hires_fix_upscales_by_a_network(tmp_path, tiny):
 def test_a_first_file_of_esrgan_is_recognised(tmp_path):
     info = inspect_file(write(tmp_path / "ESRGAN.pth", rrdb_state(FIRST)))
     assert (info.card.outline, info.dialect) == ("ESRGAN, 4x, 1 blocks of 4", "esrgan")
+
+
+@pytest.mark.parametrize(("size", "max_pixels"), [(None, 63), ((32, 32), 255)])
+def test_an_image_that_would_become_too_large_on_the_way_is_refused(tmp_path, size, max_pixels):
+    upscaler = open_upscaler(save_nearest(tmp_path))
+    image = Image.new("RGB", (4, 4), "red")  # 64 pixels after a pass, 256 after two
+    with pytest.raises(velatura.BadArgument, match="choose an upscaler of a smaller scale"):
+        upscale_image(upscaler, image, size, max_pixels=max_pixels)
+    assert upscale_image(upscaler, image, (16, 16), max_pixels=256).size == (16, 16)

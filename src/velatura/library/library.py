@@ -229,6 +229,10 @@ class Library:
             self._base = key, base
         return self._base[1]
 
+    def forget_base(self) -> None:
+        """Let go of the last base, so that its memory is free once nobody else uses it."""
+        self._base = None
+
     def with_hashes(self, entry: LibraryEntry) -> LibraryEntry:
         """Return an entry with its hashes, which are computed once as long as the file stays unchanged."""
         return next(self._catalogue.with_hashes([entry.file]))

@@ -32,7 +32,7 @@ class LibraryView:
     def __init__(self, folders: Folders) -> None:
         self._library = Library(*folders.library)
         self._folders = folders
-        self._lock, self._upscaling = Lock(), Lock()
+        self._lock, self._details_lock = Lock(), Lock()
         self._entries: dict[str, LibraryEntry] = {}
         self._read_at: float | None = None
 
@@ -59,9 +59,16 @@ class LibraryView:
             return self._library.entry(name, kind)
 
     def upscale(
-        self, image: Image, name: str, size: tuple[int, int], device: str, on_tile: Callable[[int, int], None]
+        self,
+        image: Image,
+        name: str,
+        size: tuple[int, int],
+        *,
+        device: str,
+        on_tile: Callable[[int, int], None],
+        max_pixels: int,
     ) -> Image:
-        """Return an image upscaled by a network of the library; one image at a time, so that memory stays bounded.
+        """Return an image upscaled by a network of the library.
 
         Args:
             image: The image.
@@ -69,18 +76,19 @@ class LibraryView:
             size: Width and height of the result.
             device: Where the network computes.
             on_tile: Called after each tile; what it raises ends the work.
+            max_pixels: The most pixels that the network may make before they are resized.
 
         Raises:
+            BadArgument: The network would make more.
             UnknownName: There is no such upscaler.
             BadFile: Its file cannot be read.
         """
         from velatura.sampling.hires import find_upscaler_file
         from velatura.upscaling import upscale_image
 
-        with self._upscaling:
-            with self._lock, ignore_warnings():
-                upscaler = find_upscaler_file(name, self._library)
-            return upscale_image(upscaler, image, size, device=device, on_tile=on_tile)
+        with self._lock, ignore_warnings():
+            upscaler = find_upscaler_file(name, self._library)
+        return upscale_image(upscaler, image, size, device=device, on_tile=on_tile, max_pixels=max_pixels)
 
     def refresh(self) -> None:
         """Search the folders at the next call."""
@@ -98,12 +106,15 @@ class LibraryView:
         return entry
 
     def whole(self, entry: LibraryEntry) -> LibraryEntry:
-        """Return an entry with its hashes, which are computed once; a hypernetwork's file is opened whole."""
-        with self._lock, ignore_warnings():
-            if entry.kind == "hypernet" and not entry.error:
-                opened = file_entry(entry.path)
-                return replace(entry, info=opened.info, hashes=opened.hashes)
-            return self._library.with_hashes(entry)
+        """Return an entry with its hashes; a hypernetwork's file is opened whole.
+
+        Both are done once for each state of a file, and may take a while: lists and searches do not wait for them.
+        """
+        with self._details_lock, ignore_warnings():
+            if entry.kind != "hypernet" or entry.error:
+                return self._library.with_hashes(entry)
+            opened = file_entry(entry.path)
+            return replace(entry, info=opened.info, hashes=opened.hashes)
 
     def place(self, entry: LibraryEntry) -> str:
         """Return where a file is: its path below the folder of the library that it is in."""

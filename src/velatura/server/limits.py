@@ -1,15 +1,17 @@
-"""How much may come in: the size of bodies, and the time that a client takes to send one."""
+"""How much may come in: the size of bodies, the time that a client takes to send one, and costly requests at once."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from velatura.server.errors import STATUS_WORDS, ErrorAnswer, ErrorDetail
+from velatura.server.errors import STATUS_WORDS, ApiError, ErrorAnswer, ErrorDetail
 from velatura.server.settings import ServerSettings
 
 UPLOAD_PATHS = ("/api/datasets/",)  # where files are streamed to disk
@@ -75,3 +77,33 @@ class BodyLimit:
         except BodyRefused as refusal:
             if not has_answered:
                 await refusal.answer(scope, receive, send)
+
+
+class RequestTurns:
+    """Lets requests do costly work one at a time, in their order; while they wait, they keep no thread.
+
+    Args:
+        max_waiting: The most requests that may be here at once.
+    """
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._present = 0
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def take(self) -> AsyncGenerator[None]:
+        """Wait for a turn, and keep it for a block.
+
+        Raises:
+            ApiError: Too many requests wait.
+        """
+        if self._present >= self._max_waiting:
+            message = f"{self._present} requests of this kind wait already: try again when some are done"
+            raise ApiError(429, "too_many_requests", message)
+        self._present += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self._present -= 1

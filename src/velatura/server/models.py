@@ -11,6 +11,8 @@ from velatura.server.folders import Folders
 from velatura.server.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
     from velatura.base.base import Base
     from velatura.base.families import Family
     from velatura.sampling.generate import BatchRunner
@@ -36,7 +38,7 @@ class Models:
         self._open: tuple[str, Base] | None = None
         self._vae: str | None = None  # of the open base, if it is not the base's own
         self._runner: BatchRunner | None = None
-        self._counter: tuple[Base, TokenCounter] | None = None
+        self._counter: tuple[CLIPTokenizer, TokenCounter] | None = None  # without the base, which may be closed
 
     @property
     def open_base_name(self) -> str | None:
@@ -61,8 +63,10 @@ class Models:
         from velatura.sampling.resolve.token_count import TokenCounter
 
         opened, counter = self._open, self._counter
-        if opened is not None and (counter is None or counter[0] is not opened[1]):
-            self._counter = counter = (opened[1], TokenCounter(opened[1].text.tokenizer))
+        if opened is not None:
+            tokenizer = opened[1].text.tokenizer
+            if counter is None or counter[0] is not tokenizer:
+                self._counter = counter = (tokenizer, TokenCounter(tokenizer))
         return counter and counter[1]
 
     def base(self, name: str | None = None, vae: str | None = None) -> Base:
@@ -79,7 +83,7 @@ class Models:
         name = name or self.base_name
         if self._open is not None and name in {self._open[0], self._open[1].name} and vae == self._vae:
             return self._open[1]
-        self._open = self._runner = None  # free the memory before the next one is loaded
+        self.close()  # free the memory before the next one is loaded
         settings = self._settings
         vae_path = None if vae is None else self.library.entry(vae, "vae").path
         options = LoadOptions(settings.dtype, settings.device, vae_path, settings.offload)
@@ -114,5 +118,6 @@ class Models:
         return self._settings.batch or (1 if base.device.type == "cpu" else DEFAULT_BATCH_PICTURES)
 
     def close(self) -> None:
-        """Close the base."""
+        """Close the base, and free its memory."""
         self._open = self._runner = None
+        self.library.forget_base()

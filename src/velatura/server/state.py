@@ -25,6 +25,7 @@ from velatura.server.jobs.requests import JobRequest
 from velatura.server.jobs.service import JobService
 from velatura.server.jobs.worker import JobWorker
 from velatura.server.library_view import LibraryView
+from velatura.server.limits import RequestTurns
 from velatura.server.models import Models
 from velatura.server.options import OptionStore
 from velatura.server.settings import ServerSettings
@@ -32,6 +33,8 @@ from velatura.server.settings import ServerSettings
 DATABASE_FILE, LOCK_FILE = "velatura.sqlite", ".velatura.lock"
 KEPT_DAYS = 30  # of jobs that are over and their events
 DAY_SECONDS = 86400
+MAX_WAITING_UPSCALES = 32  # each keeps its images in memory
+READY_SECONDS = 300.0  # for which a request waits until the base is open
 STOP_SECONDS = 60  # for which the end of the server waits for the current steps
 
 
@@ -49,6 +52,7 @@ class ServerState:
         pictures: The history of pictures.
         inputs: The images of requests.
         options: Values that a client may set, by name.
+        upscaling: Turns of the requests that upscale images, so that their memory stays bounded.
         tasks: The ids of jobs by the names that clients gave them.
         failure: Why the base could not be opened, if it could not.
         on_failure: Called then.
@@ -75,6 +79,7 @@ class ServerState:
         self.pictures = PictureStore(self.database, self.folders)
         self.inputs, self.options = InputStore(self.folders), OptionStore(self.database)
         self.models = Models(settings, self.folders)
+        self.upscaling = RequestTurns(MAX_WAITING_UPSCALES)
         self.started = time.time()
         self.tasks: dict[str, tuple[str, ...]] = {}
         self.failure: VelaturaError | None = None
@@ -132,4 +137,18 @@ def get_state(request: Request) -> ServerState:
     return state
 
 
+async def get_ready_state(request: Request) -> ServerState:
+    """Return what the routes share once the base is open, for routes that import torch or ask the base.
+
+    They wait here, in the event loop: a wait in the route itself would keep one of the few threads from other requests.
+
+    Raises:
+        ApiError: The base is not open after READY_SECONDS.
+    """
+    state = get_state(request)
+    await state.jobs.wait_until_ready(READY_SECONDS)
+    return state
+
+
 State = Annotated[ServerState, Depends(get_state)]
+ReadyState = Annotated[ServerState, Depends(get_ready_state)]

@@ -11,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from velatura.errors import BadArgument
 from velatura.upscaling.read_upscaler import Upscaler
 
 TILE_PIXELS = 192  # sides of what a tile contributes; A1111's default size of a tile
 MARGIN_PIXELS = 16  # around it, so that no seam shows
 ALIGNMENT = 4  # of what is read: networks that fold pixels into channels start at such places
+MAX_PIXELS = 2**30  # that a network may make of an image; each takes about 10 bytes of memory
 MAX_PASSES = 3  # of a network whose scale is too small, as in A1111
 
 OnTile = Callable[[int, int], None]  # called with tiles done and tiles of this pass; what it raises ends the work
@@ -37,6 +39,7 @@ def upscale_image(
     *,
     device: torch.device | str = "cpu",
     on_tile: OnTile | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Upscale an image by a network, and resize the result to a size.
 
@@ -47,13 +50,18 @@ def upscale_image(
             Lanczos resizes to them. None: the size that the network makes in one pass.
         device: Where the network computes.
         on_tile: Called after each tile.
+        max_pixels: The most pixels that a pass may make, which bounds the memory.
 
     Returns:
         The upscaled image, in the image's mode.
+
+    Raises:
+        BadArgument: A pass would make more pixels.
     """
     upscaler.network.to(device)
     pixels = _to_pixels(image.convert("RGB"))
     for _ in range(MAX_PASSES):
+        _check_size(upscaler, pixels.shape[-1], pixels.shape[-2], max_pixels)
         pixels = _upscale_tiles(upscaler, pixels, torch.device(device), on_tile)
         height, width = pixels.shape[-2:]
         if upscaler.scale == 1 or size is None or (width >= size[0] and height >= size[1]):
@@ -64,6 +72,16 @@ def upscale_image(
     if "A" in image.getbands():
         upscaled.putalpha(image.getchannel("A").resize(upscaled.size, Image.Resampling.LANCZOS))
     return upscaled
+
+
+def _check_size(upscaler: Upscaler, width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image that a pass would make too large."""
+    size = width * upscaler.scale, height * upscaler.scale
+    if size[0] * size[1] > max_pixels:
+        raise BadArgument(
+            f"{upscaler.name} makes {size[0]} x {size[1]} pixels of {width} x {height}, more than {max_pixels:,}: "
+            "shrink the image first, or choose an upscaler of a smaller scale"
+        )
 
 
 @torch.no_grad()

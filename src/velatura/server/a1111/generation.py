@@ -38,7 +38,7 @@ from velatura.server.inputs import DATA_URL
 from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.pictures import StoredPicture
 from velatura.server.jobs.requests import JobRequest, PaintRequest, PictureEnding
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
@@ -64,13 +64,13 @@ class Assignment(NamedTuple):
 
 
 @router.post("/txt2img", response_model=PicturesAnswer)
-async def txt2img(state: State, request: Txt2ImgRequest) -> PlainJson:
+async def txt2img(state: ReadyState, request: Txt2ImgRequest) -> PlainJson:
     """Make pictures from a prompt."""
     return await _make_pictures(state, request)
 
 
 @router.post("/img2img", response_model=PicturesAnswer)
-async def img2img(state: State, request: Img2ImgRequest) -> PlainJson:
+async def img2img(state: ReadyState, request: Img2ImgRequest) -> PlainJson:
     """Make pictures that begin from an image."""
     if not request.init_images:
         raise a1111_not_found("Init image not found")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from velatura.server.errors import ApiError
 from velatura.server.inputs import DATA_URL, ENDINGS, check_picture, decode_base64
 from velatura.server.jobs.base_requests import DescribeRequest
 from velatura.server.jobs.job import ServerJob
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
 NO_UPSCALER = "None"
+# In pictures of the largest size that the server makes
+MAX_RESULT_SIZE = 4  # of an image that was upscaled
+MAX_NETWORK_SIZE = 16  # of what a network makes before it is resized
+MAX_BATCH_SIZE = 32  # of all images of a request
 CAPTIONERS = {"clip": ("tiny", "blip"), "deepdanbooru": ("wd14", "wd14"), "deepbooru": ("wd14", "wd14")}
 INFOTEXT_CHUNKS = {"parameters", "exif", "icc_profile", "xmp", "photoshop"}
 
@@ -87,17 +92,37 @@ class InterrogationRequest(A1111Request):
 
 
 @router.post("/extra-single-image")
-def upscale_image(state: State, request: ExtrasImageRequest) -> PlainJson:
+async def upscale_image(state: ReadyState, request: ExtrasImageRequest) -> PlainJson:
     """Upscale an image."""
-    image = upscale(read_image(request.image, "image"), request, state)
-    return PlainJson({"html_info": _html_info(request), "image": encode_image(image)})
+    async with state.upscaling.take():
+        [image] = await run_in_threadpool(_upscale_all, state, request, [request.image], "image")
+    return PlainJson({"html_info": _html_info(request), "image": image})
 
 
 @router.post("/extra-batch-images")
-def upscale_images(state: State, request: ExtrasBatchRequest) -> PlainJson:
+async def upscale_images(state: ReadyState, request: ExtrasBatchRequest) -> PlainJson:
     """Upscale images."""
-    images = [upscale(read_image(file.data, "imageList"), request, state) for file in request.imageList]
-    return PlainJson({"html_info": _html_info(request), "images": [encode_image(image) for image in images]})
+    texts = [file.data for file in request.imageList]
+    async with state.upscaling.take():
+        images = await run_in_threadpool(_upscale_all, state, request, texts, "imageList")
+    return PlainJson({"html_info": _html_info(request), "images": images})
+
+
+def _upscale_all(state: ServerState, request: ExtrasRequest, texts: Sequence[str], field: str) -> list[str]:
+    """Upscale the images of a request, one after the other, and return them as base64.
+
+    Raises:
+        ApiError: Together they would be too large.
+    """
+    limit, pixels = state.settings.max_picture_pixels * MAX_BATCH_SIZE, 0
+    encoded: list[str] = []
+    for text in texts:
+        image = upscale(read_image(text, field), request, state)
+        pixels += image.width * image.height
+        if pixels > limit:
+            raise ApiError(413, "too_large", f"the images together have more than {limit:,} pixels: send fewer", field)
+        encoded.append(encode_image(image))
+    return encoded
 
 
 @router.post("/png-info")
@@ -121,7 +146,7 @@ def read_picture_info(request: PngInfoRequest) -> PlainJson:
 
 
 @router.post("/interrogate")
-async def interrogate(state: State, request: InterrogationRequest) -> PlainJson:
+async def interrogate(state: ReadyState, request: InterrogationRequest) -> PlainJson:
     """Describe an image in words."""
     if not request.image.strip():
         raise a1111_not_found("Image not found")
@@ -173,7 +198,7 @@ def upscale(image: Image, request: ExtrasRequest, state: ServerState) -> Image:
     from PIL import Image as PilImage
 
     size = _target_size(image, request)
-    if size[0] * size[1] > state.settings.max_picture_pixels * 4:
+    if size[0] * size[1] > state.settings.max_picture_pixels * MAX_RESULT_SIZE:
         raise ApiError(413, "too_large", f"the image would have {size[0] * size[1]:,} pixels: upscale it less")
     mode = "RGBA" if "A" in image.getbands() else "RGB"
     image = image.convert(mode)
@@ -221,7 +246,14 @@ def _resize(image: Image, upscaler: str, size: tuple[int, int], state: ServerSta
         if state.jobs.is_stopping.is_set():
             raise ApiError(503, "stopping", "the server is stopping: send the request again later")
 
-    return state.library.upscale(image, upscaler[:100], size, state.models.device or "cpu", stop_with_server)
+    return state.library.upscale(
+        image,
+        upscaler[:100],
+        size,
+        device=state.models.device or "cpu",
+        on_tile=stop_with_server,
+        max_pixels=state.settings.max_picture_pixels * MAX_NETWORK_SIZE,
+    )
 
 
 def _html_info(request: ExtrasRequest) -> str:

@@ -15,7 +15,7 @@ from velatura.sampling.recipe.sampler_names import (
 )
 from velatura.server.a1111.errors import PlainJson
 from velatura.server.a1111.models import shown_path
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState, State
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
@@ -68,7 +68,7 @@ def list_schedulers() -> list[dict[str, object]]:
 
 
 @router.get("/upscalers")
-def list_upscalers(state: State) -> list[dict[str, object]]:
+def list_upscalers(state: ReadyState) -> list[dict[str, object]]:
     """List the upscalers of pixels: those without a file, and the networks of the library."""
     from velatura.sampling.hires import PIXEL_UPSCALERS
 
@@ -103,7 +103,7 @@ def list_face_restorers() -> list[dict[str, str]]:
 
 
 @router.get("/realesrgan-models")
-def list_realesrgan_models(state: State) -> list[dict[str, object]]:
+def list_realesrgan_models(state: ReadyState) -> list[dict[str, object]]:
     """List those of Real-ESRGAN's own networks whose files are in the library, by A1111's names."""
     from velatura.sampling.hires import REAL_ESRGAN_FILES
 

@@ -16,7 +16,7 @@ from velatura.server.errors import ApiError
 from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.weights_requests import MergeRequest
 from velatura.server.models import TINY
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
@@ -49,7 +49,7 @@ class MergerRequest(A1111Request):
 
 
 @router.post("/checkpoint-merger")
-async def merge_checkpoints(state: State, request: MergerRequest) -> dict[str, str]:
+async def merge_checkpoints(state: ReadyState, request: MergerRequest) -> dict[str, str]:
     """Merge checkpoints into a new file of the folder of models, and answer when it is done."""
     job = await run_in_threadpool(_submit, state, request)
     if request.id_task:

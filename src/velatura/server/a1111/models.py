@@ -17,7 +17,7 @@ from velatura.server.a1111.errors import PlainJson, a1111_not_found
 from velatura.server.a1111.settings import CHECKPOINT, checkpoint_title, known_options, own_stem
 from velatura.server.errors import not_found
 from velatura.server.models import TINY
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState
 from velatura.tiny import TINY_HASH
 
 router = APIRouter(tags=["a1111"])
@@ -35,7 +35,7 @@ MAX_METADATA_BYTES = 2**20
 
 
 @router.get("/sdapi/v1/sd-models")
-def list_checkpoints(state: State) -> list[dict[str, str | None]]:
+def list_checkpoints(state: ReadyState) -> list[dict[str, str | None]]:
     """List the bases: the server's own, the tiny one, and those of the library."""
     models = [_model(TINY, TINY_HASH, None, TINY)]
     entries = state.library.of_kind("checkpoint")
@@ -51,7 +51,7 @@ def list_checkpoints(state: State) -> list[dict[str, str | None]]:
 
 
 @router.get("/sdapi/v1/sd-vae")
-def list_vaes(state: State) -> list[dict[str, str]]:
+def list_vaes(state: ReadyState) -> list[dict[str, str]]:
     """List the VAEs."""
     return [
         {"model_name": entry.path.name, "filename": shown_path(state, entry.path)}
@@ -60,13 +60,13 @@ def list_vaes(state: State) -> list[dict[str, str]]:
 
 
 @router.get("/sdapi/v1/hypernetworks")
-def list_hypernetworks(state: State) -> list[dict[str, str]]:
+def list_hypernetworks(state: ReadyState) -> list[dict[str, str]]:
     """List the hypernetworks."""
     return [{"name": entry.name, "path": shown_path(state, entry.path)} for entry in state.library.of_kind("hypernet")]
 
 
 @router.get("/sdapi/v1/loras")
-def list_loras(state: State) -> PlainJson:
+def list_loras(state: ReadyState) -> PlainJson:
     """List the LoRAs with their metadata."""
     return PlainJson(
         [
@@ -82,7 +82,7 @@ def list_loras(state: State) -> PlainJson:
 
 
 @router.get("/sdapi/v1/embeddings")
-def list_embeddings(state: State) -> dict[str, dict[str, Any]]:
+def list_embeddings(state: ReadyState) -> dict[str, dict[str, Any]]:
     """List the embeddings, those for another family of bases than the chosen one as skipped."""
     family = base_family(state)
     answer: dict[str, dict[str, Any]] = {"loaded": {}, "skipped": {}}
@@ -96,7 +96,7 @@ def list_embeddings(state: State) -> dict[str, dict[str, Any]]:
 @router.post("/sdapi/v1/refresh-vae")
 @router.post("/sdapi/v1/refresh-loras")
 @router.post("/sdapi/v1/refresh-embeddings")
-def refresh(state: State) -> None:
+def refresh(state: ReadyState) -> None:
     """Read new and changed files now; every list looks for them anyway."""
     state.library.refresh()
     state.library.entries()
@@ -104,7 +104,9 @@ def refresh(state: State) -> None:
 
 @router.get("/sd_extra_networks/metadata")
 def get_metadata(
-    state: State, page: Annotated[str, Query(max_length=100)] = "", item: Annotated[str, Query(max_length=300)] = ""
+    state: ReadyState,
+    page: Annotated[str, Query(max_length=100)] = "",
+    item: Annotated[str, Query(max_length=300)] = "",
 ) -> dict[str, str]:
     """Return the metadata of a file as JSON in a text."""
     entry = _find(state, page, item)
@@ -114,7 +116,7 @@ def get_metadata(
 
 
 @router.get("/sd_extra_networks/thumb", response_class=FileResponse)
-def get_thumb(state: State, filename: Annotated[str, Query(max_length=1000)] = "") -> FileResponse:
+def get_thumb(state: ReadyState, filename: Annotated[str, Query(max_length=1000)] = "") -> FileResponse:
     """Return the preview image of a file in the library, by the path that the lists have."""
     for entry in state.library.entries().values():
         for preview in entry.file.previews:
@@ -127,7 +129,7 @@ def get_thumb(state: State, filename: Annotated[str, Query(max_length=1000)] = "
 
 @router.get("/sd_extra_networks/get-single-card")
 def get_card(
-    state: State,
+    state: ReadyState,
     page: Annotated[str, Query(max_length=100)] = "",
     tabname: Annotated[str, Query(max_length=100)] = "",
     name: Annotated[str, Query(max_length=300)] = "",
@@ -144,7 +146,7 @@ def get_card(
 
 
 @router.get("/file={path:path}", response_class=FileResponse)
-def get_file(state: State, path: str) -> FileResponse:
+def get_file(state: ReadyState, path: str) -> FileResponse:
     """Return a picture that the server made, by its path below the folder of pictures."""
     from velatura.server.folders import resolve_inside
 

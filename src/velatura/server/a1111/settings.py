@@ -17,7 +17,7 @@ from velatura.server.errors import ApiError
 from velatura.server.jobs.base_requests import BaseRequest
 from velatura.server.library_view import LibraryView
 from velatura.server.models import TINY
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState, State
 from velatura.tiny import TINY_HASH
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
@@ -93,7 +93,7 @@ def get_options(state: State) -> PlainJson:
 
 
 @router.post("/options")
-def set_options(state: State, response: Response, changes: Annotated[dict[str, JsonValue], Body()]) -> None:
+def set_options(state: ReadyState, response: Response, changes: Annotated[dict[str, JsonValue], Body()]) -> None:
     """Change settings; those that do not exist here are named in the header Warning."""
     checked, unknown = checked_options(state, changes)
     store_options(state, checked)
@@ -110,7 +110,7 @@ async def unload_base(state: State) -> dict[str, str]:
 
 
 @router.post("/reload-checkpoint")
-async def reload_base(state: State) -> dict[str, str]:
+async def reload_base(state: ReadyState) -> dict[str, str]:
     """Open the base that the settings choose."""
     name = await run_in_threadpool(lambda: base_of_options(state, known_options(state)))
     return await _open_or_close(state, BaseRequest(base=name))

@@ -20,7 +20,7 @@ from velatura.server.errors import ApiError, describe_error
 from velatura.server.jobs.base_requests import CreateRequest
 from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.training_requests import EmbeddingOptions, HypernetOptions, TrainRequest
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
@@ -104,7 +104,7 @@ InfoAnswer = Annotated[dict[str, str], "what was done, as a text"]
 
 
 @router.post("/create/embedding")
-async def create_embedding(state: State, request: CreateEmbeddingRequest) -> InfoAnswer:
+async def create_embedding(state: ReadyState, request: CreateEmbeddingRequest) -> InfoAnswer:
     """Write a new embedding into the folder of models."""
     vectors, initial = request.num_vectors_per_token, request.init_text[:1000]
     overlay = EmbeddingOptions(kind="embedding", vectors=vectors, initial=initial)
@@ -115,7 +115,7 @@ async def create_embedding(state: State, request: CreateEmbeddingRequest) -> Inf
 
 
 @router.post("/create/hypernetwork")
-async def create_hypernetwork(state: State, request: CreateHypernetworkRequest) -> InfoAnswer:
+async def create_hypernetwork(state: ReadyState, request: CreateHypernetworkRequest) -> InfoAnswer:
     """Write a new hypernetwork into the folder of models."""
     fields: dict[str, Any] = {
         "kind": "hypernet",
@@ -138,7 +138,7 @@ async def create_hypernetwork(state: State, request: CreateHypernetworkRequest) 
 
 
 @router.post("/train/embedding")
-async def train_embedding(state: State, request: TrainEmbeddingRequest) -> InfoAnswer:
+async def train_embedding(state: ReadyState, request: TrainEmbeddingRequest) -> InfoAnswer:
     """Train an embedding further, and answer when it is done."""
     return await _train(
         state, request, "embedding", request.embedding_name, snapshot_every=request.save_embedding_every
@@ -146,7 +146,7 @@ async def train_embedding(state: State, request: TrainEmbeddingRequest) -> InfoA
 
 
 @router.post("/train/hypernetwork")
-async def train_hypernetwork(state: State, request: TrainHypernetworkRequest) -> InfoAnswer:
+async def train_hypernetwork(state: ReadyState, request: TrainHypernetworkRequest) -> InfoAnswer:
     """Train a hypernetwork further, and answer when it is done."""
     return await _train(
         state, request, "hypernet", request.hypernetwork_name, snapshot_every=request.save_hypernetwork_every

@@ -17,7 +17,7 @@ from velatura.server.api.pictures import find_picture
 from velatura.server.errors import ApiError, hide_paths, not_found
 from velatura.server.jobs.requests import ImageText
 from velatura.server.library_view import entry_id
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState, State
 from velatura.server.thumbnails import thumbnail_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class BaseInfo(BaseModel):
 
 @router.get("/library")
 def list_library(
-    state: State,
+    state: ReadyState,
     *,
     kind: Annotated[str | None, Query(max_length=50)] = None,
     family: Annotated[str | None, Query(max_length=50)] = None,
@@ -149,13 +149,13 @@ def refresh_library(state: State) -> None:
 
 
 @router.get("/library/{file_id}")
-def get_library_file(state: State, file_id: str) -> LibraryFilePage:
+def get_library_file(state: ReadyState, file_id: str) -> LibraryFilePage:
     """Return all that is known about a file, with its hashes."""
     return _describe_whole(state, _find(state, file_id))
 
 
 @router.patch("/library/{file_id}")
-def change_notes(state: State, file_id: str, change: NotesChange) -> LibraryFilePage:
+def change_notes(state: ReadyState, file_id: str, change: NotesChange) -> LibraryFilePage:
     """Change the notes beside a file, in the sidecar that A1111 and others read."""
     entry = _find(state, file_id)
     write_a1111_notes(entry.path, change.model_dump(exclude_none=True))
@@ -164,7 +164,7 @@ def change_notes(state: State, file_id: str, change: NotesChange) -> LibraryFile
 
 
 @router.get("/library/{file_id}/thumbnail", response_class=FileResponse)
-def get_thumbnail(state: State, file_id: str) -> FileResponse:
+def get_thumbnail(state: ReadyState, file_id: str) -> FileResponse:
     """Return the preview of a file as a small WebP."""
     path = state.library.preview_path(_find(state, file_id))
     if path is None:
@@ -173,7 +173,7 @@ def get_thumbnail(state: State, file_id: str) -> FileResponse:
 
 
 @router.put("/library/{file_id}/thumbnail", status_code=204)
-def choose_thumbnail(state: State, file_id: str, choice: ThumbnailChoice) -> None:
+def choose_thumbnail(state: ReadyState, file_id: str, choice: ThumbnailChoice) -> None:
     """Write a picture of the history, or an image, as the preview of a file, beside it."""
     entry = _find(state, file_id)
     image = _open_choice(state, choice)
@@ -185,7 +185,7 @@ def choose_thumbnail(state: State, file_id: str, choice: ThumbnailChoice) -> Non
 
 
 @router.get("/bases", tags=["bases"])
-def list_bases(state: State) -> list[BaseInfo]:
+def list_bases(state: ReadyState) -> list[BaseInfo]:
     """List the bases: tiny, the server's own, and the checkpoints of the library."""
     own, opened, family = state.models.base_name, state.models.open_base_name, state.models.family
     names = {"tiny": "tiny"} | {
@@ -212,7 +212,6 @@ def list_kinds() -> tuple[str, ...]:
 
 
 def _entries(state: ServerState) -> dict[str, LibraryEntry]:
-    state.jobs.is_ready.wait()  # reading files imports torch, which the worker does already
     return state.library.entries()
 
 

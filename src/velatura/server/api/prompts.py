@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from velatura.library.entry import LibraryEntry
 from velatura.server.models import TINY
-from velatura.server.state import State
+from velatura.server.state import ReadyState
 from velatura.tiny_world import TINY_VOCABULARY
 
 router = APIRouter(prefix="/api/prompts", tags=["prompts"])
@@ -41,9 +41,8 @@ class PromptLengths(BaseModel):
 
 
 @router.post("/count")
-def count_tokens(state: State, texts: PromptTexts) -> PromptLengths:
+def count_tokens(state: ReadyState, texts: PromptTexts) -> PromptLengths:
     """Count the tokens of a prompt and a negative prompt, as A1111 shows them."""
-    state.jobs.is_ready.wait()  # the tokenizer is the base's
     counter = state.models.token_counter()
     if counter is None:
         return PromptLengths(prompt=None, negative=None)
@@ -54,9 +53,8 @@ def count_tokens(state: State, texts: PromptTexts) -> PromptLengths:
 
 
 @router.get("/words")
-def list_words(state: State) -> list[str]:
+def list_words(state: ReadyState) -> list[str]:
     """List the words that the open base was trained on, if they are few: those of the tiny base."""
-    state.jobs.is_ready.wait()
     is_tiny = state.models.open_base_name == TINY
     return sorted(set(TINY_VOCABULARY.split())) if is_tiny else []
 

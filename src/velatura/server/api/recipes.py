@@ -15,7 +15,7 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.recipe.sampler_names import SAMPLER_NAMES, SCHEDULER_NAMES
 from velatura.server.errors import ApiError, hide_paths
 from velatura.server.inputs import check_picture
-from velatura.server.state import ServerState, State
+from velatura.server.state import ReadyState, ServerState
 
 router = APIRouter(prefix="/api/recipes", tags=["recipes"])
 
@@ -53,9 +53,8 @@ class RecipeChoices(BaseModel):
 
 
 @router.get("/choices")
-def list_choices(state: State) -> RecipeChoices:
+def list_choices(state: ReadyState) -> RecipeChoices:
     """List the names of samplers, noise schedules and upscalers."""
-    state.jobs.is_ready.wait()  # upscalers are listed beside code that imports torch, which the worker does already
     from velatura.sampling.hires import LATENT_UPSCALERS, PIXEL_UPSCALERS
 
     files = [entry.name for entry in state.library.of_kind("upscaler") if not entry.error]
@@ -77,7 +76,7 @@ def list_choices(state: State) -> RecipeChoices:
         }
     },
 )
-async def read_recipe(state: State, request: Request) -> RecipeReading:
+async def read_recipe(state: ReadyState, request: Request) -> RecipeReading:
     """Read the recipe inside a picture (PNG, JPEG, WebP), or in a text (Content-Type: text/plain)."""
     is_text = request.headers.get("content-type", "").startswith("text/")
     return await run_in_threadpool(_read, state, await request.body(), is_text=is_text)
@@ -87,7 +86,6 @@ def _read(state: ServerState, data: bytes, *, is_text: bool) -> RecipeReading:
     warnings: list[str] = []
     with redirect_warnings(warnings.append):
         recipe = _recipe_of_text(data) if is_text else _recipe_of_picture(data)
-    state.jobs.is_ready.wait()  # reading the library's files imports torch
     from velatura.sampling.resolve.missing import find_missing
 
     own = frozenset({"tiny", state.models.base_name, state.models.open_base_name or "tiny"})

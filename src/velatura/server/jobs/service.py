@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from threading import Event, Lock
 
@@ -10,6 +12,8 @@ from velatura.server.jobs.events import LAST_EVENTS, EventLog
 from velatura.server.jobs.job import JobState, ServerJob
 from velatura.server.jobs.queue import JobQueue
 from velatura.server.jobs.requests import JobRequest
+
+POLL_SECONDS = 0.05  # between two looks whether the base is open
 
 
 class JobService:
@@ -120,6 +124,21 @@ class JobService:
         with self._lock:
             self._cancelled.discard(job_id)
             self._skipped.discard(job_id)
+
+    async def wait_until_ready(self, seconds: float) -> None:
+        """Wait until the base is open, or the server ends, without a thread of its own.
+
+        Args:
+            seconds: How long.
+
+        Raises:
+            ApiError: It takes longer.
+        """
+        end = time.monotonic() + seconds
+        while not self.is_ready.is_set():
+            if time.monotonic() > end:
+                raise ApiError(503, "opening", "the base is still being opened: send the request again later")
+            await asyncio.sleep(POLL_SECONDS)
 
     async def wait(self, job_id: str) -> ServerJob:
         """Return a job once it is over, or as it is when the server ends.

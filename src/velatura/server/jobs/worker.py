@@ -8,7 +8,7 @@ from threading import Thread
 
 from pydantic import ValidationError
 
-from velatura.errors import VelaturaError
+from velatura.errors import BadFile, VelaturaError
 from velatura.server.errors import ErrorDetail
 from velatura.server.jobs.context import JobContext, JobResources
 from velatura.server.jobs.job import ServerJob
@@ -69,10 +69,17 @@ class JobWorker(Thread):
         try:
             self._resources.models.base()
         except VelaturaError as error:
-            if self._on_failure is not None:
-                self._on_failure(error)
-            return False
-        return True
+            failure = error
+        except Exception as error:  # as of a device without enough memory: a server that waits for ever helps nobody
+            LOG.exception("the base cannot be opened")
+            failure = BadFile(
+                f"the base cannot be opened ({type(error).__name__}): see the log, or give another --base"
+            )
+        else:
+            return True
+        if self._on_failure is not None:
+            self._on_failure(failure)
+        return False
 
 
 def run_job(job: ServerJob, resources: JobResources) -> None:
