@@ -1,6 +1,7 @@
 """How a command line names the base: by its path, or by its name in a library."""
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -68,6 +69,42 @@ def test_another_autoencoder_is_recorded_and_missed(tiny, tmp_path):
     assert recipe.vae_hash == sha256((tmp_path / "other.vae.safetensors").read_bytes()).hexdigest()[:10]
     with pytest.warns(VelaturaWarning, match="was made with the autoencoder other.vae.safetensors"):
         velatura.generate(velatura.Library("models").base("small"), recipe)
+
+
+@pytest.mark.filterwarnings("always::velatura.errors.VelaturaWarning")
+@pytest.mark.usefixtures("models")
+def test_a_recipe_opens_the_autoencoder_that_it_records(tiny, tmp_path, capsys):
+    """The library finds it by its name, or by its hash once it is renamed; the picture is the same again."""
+    vae = {key: tensor * 1.05 for key, tensor in vae_to_ldm(tiny.vae.state_dict()).items()}
+    stored = tmp_path / "models" / "vae" / "warm.safetensors"
+    stored.parent.mkdir()
+    write_safetensors(stored, vae)
+    words = ["generate", "a house", "--base", "small", "--library", "models", "--steps", "1", "--seed", "1"]
+    assert main([*words, "--vae", "warm", "--out", "house.png"]) == 0
+    again = ["generate", "--recipe", "house.png", "--library", "models", "--out"]
+    assert main([*again, "again.png"]) == 0
+    stored.rename(stored.with_name("renamed.safetensors"))
+    assert main([*again, "renamed.png"]) == 0
+    assert "autoencoder" not in capsys.readouterr().err
+    pixels = [Image.open(name).tobytes() for name in ("house.png", "again.png", "renamed.png")]
+    assert pixels[0] == pixels[1] == pixels[2]
+    stored.with_name("renamed.safetensors").unlink()
+    assert main([*again, "plain.png"]) == 0
+    assert re.search(r"the autoencoder warm\.safetensors .*give it with --vae", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("models")
+def test_a_recipe_opens_a_unet_and_text_encoders_that_it_records(tiny, tmp_path, capsys):
+    """A UNet alone counts as the base; its text encoders and its autoencoder come from where they came from."""
+    write_safetensors(tmp_path / "models" / "anime.safetensors", unet_to_ldm(tiny.unet.state_dict()))
+    write_safetensors(tmp_path / "models" / "clip.safetensors", clip_to_ldm(tiny.text.encoders[0].model.state_dict()))
+    words = ["generate", "a house", "--base", "small", "--library", "models", "--steps", "1", "--seed", "1"]
+    assert main([*words, "--unet", "anime", "--text", "clip", "--out", "house.png"]) == 0
+    assert Recipe.from_image("house.png").base == "anime"
+    capsys.readouterr()
+    assert main(["generate", "--recipe", "house.png", "--library", "models", "--out", "again.png"]) == 0
+    assert "made with" not in capsys.readouterr().err
+    assert Image.open("house.png").tobytes() == Image.open("again.png").tobytes()
 
 
 def test_the_tiny_base_takes_a_precision_and_no_autoencoder(tmp_path, capsys, monkeypatch):

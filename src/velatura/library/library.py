@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 BASE_KINDS = ("checkpoint",)
 PART_LABELS = {"unet": "UNet", "text": "text encoder", "vae": "vae"}
+LONE_PART_KINDS = {"unet": UNKNOWN_KIND, "text": UNKNOWN_KIND, "vae": "vae"}  # kinds of files of a part alone
 IMAGE_CONTAINER = "picture"  # FileInfo.container of an image; an image without tensors is not a file of weights
 NO_VAE = {"", "None", "Automatic"}  # A1111's words for the checkpoint's own VAE
 
@@ -257,6 +258,23 @@ class Library:
             return path
         kinds = ("vae",) if kind == "vae" else (UNKNOWN_KIND, *BASE_KINDS)
         return self._choose(str(part), kinds, PART_LABELS[kind]).path
+
+    def recorded_part(self, name: str | None, digits: str | None, kind: str) -> Path | None:
+        """Return the file of a part that a recipe records, None if the library does not have it.
+
+        Args:
+            name: The name of its file, or of a base that holds the part.
+            digits: Its hash. None if the recipe has none: the name decides then.
+            kind: "text" or "vae".
+        """
+        kinds = (LONE_PART_KINDS[kind], *BASE_KINDS)
+        found = self._find(name, kinds) if name and name not in NO_VAE else []
+        if not digits:
+            return self._choose_first(found, str(name), kinds, PART_LABELS[kind]).path if found else None
+        hashed = [self.with_hashes(entry) for entry in found]
+        same = [entry for entry in hashed if entry.hashes and entry.hashes.has(digits)]
+        same = same or self._find_by_hash(digits, self._model_files(), (LONE_PART_KINDS[kind],))  # it was renamed
+        return same[0].path if same else None
 
     def _find_vae(self, base: LibraryEntry, vae: str | PathLike[str] | None) -> Path | None:
         """Return the file of the VAE to use instead of a base's own, None if there is none."""

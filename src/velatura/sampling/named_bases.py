@@ -57,14 +57,18 @@ DEFAULT_LOAD_OPTIONS = LoadOptions()
 def open_recipe_base(
     recipe: Recipe, name: str | None, library: Library, load_options: LoadOptions = DEFAULT_LOAD_OPTIONS
 ) -> Base:
-    """Open the named base, or else the base of the recipe, found by its hash or its name."""
+    """Open the named base, or else the base of the recipe with the parts that it records.
+
+    The base and the parts are found by hash or name. A part that the library does not have is the base's own, of which
+    making the picture warns.
+    """
     if name is None and load_options.unet is not None and recipe.base is None:
         name, load_options = str(load_options.unet), load_options._replace(unet=None)  # with --text and --vae a base
     if name is not None:
         return open_base(name, library, load_options)
     if recipe.base in {None, TINY_NAME} or recipe.base_hash == TINY_HASH:
         return _open_tiny(load_options)
-    load_options = load_options.complete(recipe)
+    load_options = _add_recorded_parts(load_options.complete(recipe), recipe, library)
     with suppress(UnknownName):  # by name first: a hash makes the library read every checkpoint that it does not know
         entry = library.with_hashes(library.entry(recipe.base or "", "checkpoint"))
         if recipe.base_hash is None or (entry.hashes and entry.hashes.has(recipe.base_hash)):
@@ -76,6 +80,19 @@ def open_recipe_base(
         f"the recipe was made on {recipe.base} ({recipe.base_hash or 'no hash'}), which is not in any --library: "
         "give its folder with --library, or another base with --base"
     )
+
+
+def _add_recorded_parts(load_options: LoadOptions, recipe: Recipe, library: Library) -> LoadOptions:
+    """Return the options with the text encoders and the autoencoder that a recipe records and that were not given."""
+    text, vae = load_options.text, load_options.vae
+    if not text and recipe.text_hash:
+        hashes, names = recipe.text_hash.split(", "), (recipe.text or "").split(", ")
+        named = zip(names, hashes, strict=True) if len(names) == len(hashes) else ((None, digits) for digits in hashes)
+        found = [library.recorded_part(name, digits, "text") for name, digits in named]
+        text = tuple(path for path in found if path is not None) if all(found) else ()
+    if vae is None and (recipe.vae or recipe.vae_hash):
+        vae = library.recorded_part(recipe.vae, recipe.vae_hash, "vae")
+    return load_options._replace(text=text, vae=vae)
 
 
 def open_base(name: str, library: Library | None = None, load_options: LoadOptions = DEFAULT_LOAD_OPTIONS) -> Base:

@@ -88,7 +88,7 @@ def warn_of_another_vae(base: Base, recipe: Recipe) -> None:
         return
     recipe_vae = f"{recipe.vae} ({recipe.vae_hash})" if recipe.vae_hash else str(recipe.vae)
     current_vae = f"{base.vae_source.name} ({base.vae_hash})" if base.vae_source else "the base's own"
-    warn(f"the recipe was made with the autoencoder {recipe_vae}, but this one is {current_vae}: open it too")
+    warn(f"the recipe was made with the autoencoder {recipe_vae}, but this one is {current_vae}: give it with --vae (vae=)")
 
 
 def _vae_stem(name: str) -> str:
@@ -105,7 +105,7 @@ def warn_of_other_text_encoders(base: Base, recipe: Recipe) -> None:
     current_text = f"{current} ({base.text_hash})" if current else "the base's own"
     warn(
         f"the recipe was made with the text encoder {recipe.text} ({recipe.text_hash}), but this one is "
-        f"{current_text}: open it too"
+        f"{current_text}: give it with --text (text=)"
     )
 
 
