@@ -97,8 +97,8 @@ def test_a_template_that_cannot_be_drawn_is_refused_in_one_line(folder, text, er
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("__colour__ cat, {masterpiece}", r"'\{masterpiece\}' in the prompt loses its braces"),
-        ("{[a|b]|c}", r"'\[a\|b\]' stands in a variant"),
+        ("__colour__ cat, {masterpiece}", r"braces that are lost.*'\{masterpiece\}'"),
+        ("{[a|b]|c}", r"brackets in a variant.*'\[a\|b\]'"),
     ],
 )
 def test_marks_that_drawing_takes_apart_are_warned_of(folder, text, message):
@@ -123,12 +123,19 @@ def test_a_misspelled_wildcard_is_put_right(folder):
 
 @pytest.mark.parametrize("text", ["a __colour__ cat", "{a|b}", "{2$$a|b}", "${x}"])
 def test_templates_that_nothing_draws_are_painted_as_letters(text):
-    with pytest.warns(VelaturaWarning, match=r"in the prompt is painted as letters: .*--wildcards"):
+    with pytest.warns(VelaturaWarning, match=r"painted as letters \(.*\): .*--wildcards"):
         warn_of_letters(text)
-    with pytest.warns(
-        VelaturaWarning, match=r"'\{best\}' in the prompt is painted with its braces: NovelAI's emphasis"
-    ):
-        warn_of_letters("{best} art")
+    with pytest.warns(VelaturaWarning, match=r"braces that are painted \('\{best\}', '\{fine\}'\): NovelAI's emphasis"):
+        warn_of_letters("{best} {fine} art")
+
+
+def test_all_templates_that_are_painted_or_missing_are_named_once(folder):
+    with pytest.warns(VelaturaWarning, match=r"\('__sky__', '\{a\|b\}', '__tree__'\)"):
+        warn_of_letters("__sky__ {a|b} __tree__ __sky__")
+    with pytest.warns(VelaturaWarning, match=r"'__e__', \.\.\.\)"):
+        warn_of_letters("__a__ __b__ __c__ __d__ __e__ __f__")
+    with pytest.raises(UnknownName, match=r"no wildcard is called 'color'.* Missing too: 'tree', 'sky'$"):
+        expand_template("__color__ __colour__ __tree__ __sky__ __tree__", folder, 1)
 
 
 def test_pictures_draw_by_their_seeds_and_replay(tmp_path, monkeypatch, folder):

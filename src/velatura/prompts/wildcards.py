@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,20 @@ LITERAL_PATTERN = re.compile(
 STAND_INS = str.maketrans("%$_", "\ufdd0\ufdd1\ufdd2")
 RESTORED = str.maketrans("\ufdd0\ufdd1\ufdd2", "%$_")
 TEMPLATE_PATTERNS = (WILDCARD_PATTERN, VARIANTS_PATTERN, VARIABLE_PATTERN)
+MAX_SHOWN_TEMPLATES, MAX_SHOWN_CHARACTERS = 5, 60  # in a message
 
 
 def find_template(text: str) -> str | None:
     """Return the first wildcard, variant or variable in a prompt, None if it has none."""
+    return next(iter(_find_templates(text)), None)
+
+
+def _find_templates(text: str) -> list[str]:
+    """Return the first wildcards, variants and variables in a prompt, no more than a message can show and one."""
     plain = _blank_tags(text)
-    matches = [match for pattern in TEMPLATE_PATTERNS if (match := pattern.search(plain))]
-    return min(matches, key=lambda match: match.start()).group() if matches else None
+    found = [islice(pattern.finditer(plain), MAX_SHOWN_TEMPLATES + 1) for pattern in TEMPLATE_PATTERNS]
+    matches = sorted((match for matches in found for match in matches), key=lambda match: match.start())
+    return list(dict.fromkeys(match.group() for match in matches))[: MAX_SHOWN_TEMPLATES + 1]
 
 
 def expand_template(text: str, folder: Path, seed: int) -> str:
@@ -87,11 +96,13 @@ def expand_template(text: str, folder: Path, seed: int) -> str:
     except (ValueError, IndexError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise BadPrompt(f"the wildcards and variants of {text[:60]!r} cannot be drawn: {reason}") from None
-    missing = WILDCARD_PATTERN.search(_blank_tags(drawn))
+    missing = list(dict.fromkeys(match["name"] for match in WILDCARD_PATTERN.finditer(_blank_tags(drawn))))
     if missing:
-        raise UnknownName.with_suggestions(
-            "wildcard", missing["name"], map(str, manager.get_collection_names()), str(folder)
-        )
+        names = map(str, manager.get_collection_names())
+        error = UnknownName.with_suggestions("wildcard", missing[0], names, str(folder))
+        if len(missing) == 1:
+            raise error
+        raise UnknownName(f"{error} Missing too: {_quote_first(missing[1:])}")
     return drawn
 
 
@@ -106,30 +117,41 @@ def _protect_literals(text: str) -> str:
     return LITERAL_PATTERN.sub(lambda match: match["syntax"] or match.group().translate(STAND_INS), text)
 
 
+def _quote_first(texts: Iterable[str]) -> str:
+    """Return the first of some texts in quotes, for a message."""
+    shown = [repr(text[:MAX_SHOWN_CHARACTERS]) for text in islice(dict.fromkeys(texts), MAX_SHOWN_TEMPLATES + 1)]
+    return ", ".join([*shown[:MAX_SHOWN_TEMPLATES], *(["..."] if len(shown) > MAX_SHOWN_TEMPLATES else [])])
+
+
 def _warn_of_lost_marks(text: str) -> None:
-    if braces := BRACES_PATTERN.search(text):
+    braces = [match.group() for match in BRACES_PATTERN.finditer(text)]
+    if braces:
         warn(
-            f"{braces.group()[:60]!r} in the prompt loses its braces, because variants are drawn: NovelAI's emphasis "
-            "{word} is (word:1.05) here"
+            f"the prompt has braces that are lost, because variants are drawn ({_quote_first(braces)}): NovelAI's "
+            "emphasis {word} is (word:1.05) here"
         )
-    brackets = (BRACKETS_PATTERN.search(variants.group()) for variants in VARIANTS_PATTERN.finditer(text))
-    if found := next(filter(None, brackets), None):
+    brackets = [
+        match.group()
+        for variants in VARIANTS_PATTERN.finditer(text)
+        for match in BRACKETS_PATTERN.finditer(variants.group())
+    ]
+    if brackets:
         warn(
-            f"{found.group()[:60]!r} stands in a variant, which ends at its |, so the words no longer alternate: put "
-            "the brackets outside, [{a|b}|c]"
+            f"the prompt has brackets in a variant, which ends at their |, so the words no longer alternate "
+            f"({_quote_first(brackets)}): put the brackets outside, [{{a|b}}|c]"
         )
 
 
 def warn_of_letters(text: str) -> None:
     """Warn of wildcards, variants and NovelAI's braces in a prompt that is painted as it is."""
-    template = find_template(text)
-    if template is not None:
+    templates = _find_templates(text)
+    if templates:
         warn(
-            f"{template[:60]!r} in the prompt is painted as letters: give the folder of your wildcards "
-            "(--wildcards) to draw wildcards and variants"
+            f"the prompt has wildcards or variants that are painted as letters ({_quote_first(templates)}): give the "
+            "folder of your wildcards (--wildcards) to draw them"
         )
-    elif braces := BRACES_PATTERN.search(text):
+    elif braces := [match.group() for match in BRACES_PATTERN.finditer(text)]:
         warn(
-            f"{braces.group()[:60]!r} in the prompt is painted with its braces: NovelAI's emphasis {{word}} is "
+            f"the prompt has braces that are painted ({_quote_first(braces)}): NovelAI's emphasis {{word}} is "
             "(word:1.05) here"
         )
