@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import velatura
 from velatura.errors import BadFile
 from velatura.library.sidecars import read_a1111_notes
+from velatura.tensors import write_safetensors
 
 DATA = Path(__file__).parents[1] / "data"
 A1111 = {
@@ -122,6 +124,15 @@ def test_what_cannot_be_read_is_named_and_no_trouble(ink, text):
         (".civitai.info", {"model": ["Ink"]}, "its model is not an object: it is ignored"),
         (".civitai.info", {"baseModel": "Flux.1 D"}, "its baseModel 'Flux.1 D' is not SD1, SD2 or SDXL"),
         (".civitai.info", {"modelVersions": [CIVITAI]}, "unknown fields modelVersions: they are not read"),
+        (".civitai.info", {"model": {"name": "Ink", "flag": 1}}, "unknown fields model.flag: they are not read"),
+        (".civitai.info", {"model": {"name": ["Ink"]}}, "its model.name is not a text: it is ignored"),
+        (".civitai.info", {"model": {"type": "Poses"}}, "its model.type 'Poses' is not a kind that velatura opens"),
+        (".civitai.info", {"files": [{"flag": 1}] * 2}, "unknown fields files.flag: they are not read"),
+        (".civitai.info", {"files": ["ink"]}, "its files is not a list of objects: it is ignored"),
+        (".civitai.info", {"files": [{"hashes": ["ab"]}]}, "its files.hashes is not an object: it is ignored"),
+        (".civitai.info", {"files": [{"hashes": {"MD5": "ab"}}]}, "unknown fields files.hashes.MD5: they are not read"),
+        (".civitai.info", {"files": [{"hashes": {"SHA256": "x"}}]}, "its files.hashes.SHA256 is not a hash"),
+        (".civitai.info", {"trainedWords": ["ink", 3]}, "its trainedWords is not a list of texts: it is ignored"),
     ],
 )
 def test_what_is_not_understood_is_named_in_one_line(ink, ending, fields, problem):
@@ -139,6 +150,17 @@ CIVITAIS_OTHER_FIELDS = {
     **{key: [1] for key in ("images", "recommendedResources", "tags")},
     **{key: {"x": 1} for key in ("stats", "trainingDetails", "earlyAccessConfig", "settings", "extensions", "creator")},
     "downloadUrl": "https://example.org/1",
+    "model": {"name": "Ink", "type": "LORA", "nsfw": True, "poi": False, "mode": "Archived", "tags": ["ink"]},
+    "files": [
+        {
+            **dict.fromkeys(("id", "sizeKB"), 3),
+            **dict.fromkeys(("name", "scannedAt", "downloadUrl", "virusScanMessage", "pickleScanMessage"), "x"),
+            **dict.fromkeys(("type", "pickleScanResult", "virusScanResult"), "Success"),
+            "primary": True,
+            "metadata": {"format": "SafeTensor", "size": "full", "fp": "fp16"},
+            "hashes": {"AutoV1": "AB" * 4, "BLAKE3": "AB" * 32, "CRC32": "AB" * 4, "AutoV3": "AB" * 6},
+        }
+    ],
 }
 
 
@@ -147,6 +169,28 @@ def test_statistics_and_dates_of_civitai_are_no_trouble(ink):
     assert entry(ink).notes.unread == ()
     ink.with_suffix(".json").write_text(json.dumps(A1111 | {"extensions": {"sd_civitai_helper": {"version": "1.8"}}}))
     assert entry(ink).notes.unread == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"baseModel": "SDXL 1.0"}, "its notes say that it is for SDXL, but the file is for SD1"),
+        (
+            {"model": {"type": "Hypernetwork"}},
+            "its notes say that it is of the kind hypernet, but it is of the kind lora",
+        ),
+    ],
+)
+def test_notes_that_the_file_contradicts_are_named(tmp_path, fields, problem):
+    path = tmp_path / "ink.safetensors"
+    down, up = torch.zeros(1, 320), torch.ones(320, 1)
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    write_safetensors(
+        path, {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, {"ss_base_model_version": "sd_v1"}
+    )
+    path.with_suffix(".civitai.info").write_text(json.dumps(fields))
+    [line] = entry(path).facts()["unread"]
+    assert line.startswith(problem)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from velatura.library.sidecars import Notes, read_notes
 OnFile = Callable[[int, int], None]  # called with how many files are done, and how many there are
 
 OVERLAY_KINDS = ("hypernet", "embedding", "lora", "aesthetic", "difference")
+FAMILIES = ("SD1", "SD2", "SDXL")  # that notes name
+# Kinds that Civitai's notes do not mix up; a version of a checkpoint may list an autoencoder among its files
+STATED_KINDS = ("checkpoint", "upscaler", "hypernet", "embedding", "lora", "aesthetic")
 FILE_KINDS = ("checkpoint", "vae", "upscaler", *OVERLAY_KINDS, UNKNOWN_KIND)
 
 
@@ -83,6 +86,24 @@ class LibraryEntry:
         return self.notes.strength
 
     @property
+    def note_problems(self) -> tuple[str, ...]:
+        """What is not understood in the notes beside it, and what the file itself contradicts."""
+        return (*self.notes.unread, *self._contradictions())
+
+    def _contradictions(self) -> Iterator[str]:
+        card, notes = self.info.card, self.notes
+        if card.family in FAMILIES and notes.family and card.family != notes.family:
+            yield (
+                f"its notes say that it is for {notes.family}, but the file is for {card.family}: the file is "
+                "believed, and the notes may be of another one"
+            )
+        if notes.kind in STATED_KINDS and card.kind in STATED_KINDS and card.kind != notes.kind:
+            yield (
+                f"its notes say that it is of the kind {notes.kind}, but it is of the kind {card.kind}: the file is "
+                "believed, and the notes may be of another one"
+            )
+
+    @property
     def preview(self) -> Path | None:
         """First preview image, if there is one."""
         return next(iter(self.file.previews), None)
@@ -119,7 +140,7 @@ class LibraryEntry:
             "vae": self.notes.vae,
             "description": self.notes.description or self.info.card.note,
             "preview": None if self.preview is None else str(self.preview),
-            "unread": self.notes.unread,
+            "unread": self.note_problems,
             "hashes": None if self.hashes is None else {"sha256": self.hashes.sha256, **self.hashes.by_civitai_name()},
             "error": self.error or None,
             "nature": None

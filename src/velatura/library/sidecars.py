@@ -30,7 +30,16 @@ CIVITAI_FIELDS = (
     "donationGoal monetization covered supportsGeneration generationCoverage inaccurate vaeId clipSkip steps epochs "
     "settings recommendedResources creator tags extensions"
 )
-# Of those, the ones that are read, with what they should be
+CIVITAI_MODEL_FIELDS = (
+    "id name type nsfw nsfwLevel poi minor sfwOnly mode status availability description tags creator stats userId "
+    "checkpointType uploadType cosmetic supportsGeneration allowNoCredit allowCommercialUse allowDerivatives "
+    "allowDifferentLicense"
+)
+CIVITAI_FILE_FIELDS = (
+    "id name type format sizeKB sizeKb metadata hashes primary isPrimary url downloadUrl visibility modelVersionId "
+    "scannedAt pickleScanResult pickleScanMessage virusScanResult virusScanMessage exists requiresAuth"
+)
+# Of the version's fields, the ones that are read, with what they should be
 CIVITAI_TYPES: Mapping[str, tuple[type, str]] = {
     "trainedWords": (list, "a list"),
     "files": (list, "a list"),
@@ -47,8 +56,19 @@ NOTE_FIELDS = {  # by our names
     "notes": "notes",
     "vae": "vae",
 }
+KIND_BY_TYPE = {  # Civitai's types of models that velatura opens
+    **dict.fromkeys(("LORA", "LoCon", "LyCORIS", "DoRA"), "lora"),
+    "TextualInversion": "embedding",
+    "Hypernetwork": "hypernet",
+    "AestheticGradient": "aesthetic",
+    "Checkpoint": "checkpoint",
+    "VAE": "vae",
+    "Upscaler": "upscaler",
+}
 NO_FAMILY = {"", "Unknown", "Other"}  # A1111's and Civitai's words for a base that nobody named
-CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # Civitai gives CRC32 and BLAKE3 too
+CIVITAI_HASHES = {"SHA256", "AutoV1", "AutoV2", "AutoV3"}  # by which files are found here
+CIVITAI_OTHER_HASHES = {"CRC32", "BLAKE3"}
+HEX_DIGITS = re.compile(r"[0-9a-fA-F]{8,64}")
 FAMILY_BY_VERSION = {
     "SD 1": "SD1",
     "SD1": "SD1",
@@ -70,6 +90,7 @@ class Notes(BaseModel):
         negative: Text to add to a negative prompt.
         strength: The strength to start with.
         family: The family of bases that it is for, such as SD1.
+        kind: The kind of the file by Civitai's data.
         vae: The name of the VAE that a checkpoint wants.
         title: The model's name on Civitai.
         version: Civitai's number of the model's version.
@@ -86,6 +107,7 @@ class Notes(BaseModel):
     negative: LongText = ""
     strength: float | None = None
     family: ShortText = ""
+    kind: ShortText = ""
     vae: ShortText = ""
     title: ShortText = ""
     version: ShortText = ""
@@ -175,6 +197,10 @@ def _as_object(value: object) -> Mapping[str, object]:
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
+def _as_list(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
 def _parse_a1111(text: str) -> dict[str, object]:
     """Read A1111's user metadata."""
     metadata = _parse_json(text)
@@ -182,7 +208,7 @@ def _parse_a1111(text: str) -> dict[str, object]:
     return {
         "problems": [
             *_describe_unknown(metadata, {*A1111_TEXTS, A1111_STRENGTH, *HELPERS_FIELDS.split()}),
-            *(f"its {key} is not a text: it is ignored" for key in A1111_TEXTS if not _is_text(metadata.get(key))),
+            *(_ignored(key, "a text") for key in A1111_TEXTS if not _is_text(metadata.get(key))),
             *_describe_strength(metadata.get(A1111_STRENGTH)),
             *_describe_family("sd version", metadata.get("sd version")),
         ],
@@ -206,9 +232,15 @@ def _describe_strength(value: object) -> Iterator[str]:
         yield f"its {A1111_STRENGTH} {shown!r} is not a number up to {MAX_STRENGTH}: it is ignored"
 
 
-def _describe_unknown(fields: Mapping[str, object], known: Collection[str]) -> Iterator[str]:
-    """Yield one clause that names the fields that velatura does not know."""
-    unknown = [key for key, value in fields.items() if key not in known and not is_unset(value)]
+def _describe_unknown(fields: Mapping[str, object], known: Collection[str], prefix: str = "") -> Iterator[str]:
+    """Yield one clause that names the fields that velatura does not know.
+
+    Args:
+        fields: An object.
+        known: The fields that velatura knows.
+        prefix: The path of the object, for the message.
+    """
+    unknown = [prefix + key for key, value in fields.items() if key not in known and not is_unset(value)]
     if unknown:
         yield f"unknown fields {shorten_keys(unknown)}: they are not read"
 
@@ -226,35 +258,74 @@ def _is_text(value: object) -> bool:
 def _parse_civitai(text: str) -> dict[str, object]:
     """Read Civitai's API response about a version of a model, as download helpers save it."""
     version = _parse_json(text)
-    words, model, files = version.get("trainedWords"), _as_object(version.get("model")), version.get("files")
-    hash_tables = (
-        [_as_object(_as_object(file).get("hashes")) for file in cast("list[object]", files)]
-        if isinstance(files, list)
-        else []
-    )
-    word_list = cast("list[object]", words) if isinstance(words, list) else []
+    model, files = _as_object(version.get("model")), _as_list(version.get("files"))
+    words = _as_list(version.get("trainedWords"))
     return {
         "problems": [
             *_describe_unknown(version, CIVITAI_FIELDS.split()),
             *(
-                f"its {key} is not {expected}: it is ignored"
+                _ignored(key, expected)
                 for key, (kind, expected) in CIVITAI_TYPES.items()
                 if not is_unset(version.get(key)) and not isinstance(version[key], kind)
             ),
             *_describe_family("baseModel", version.get("baseModel")),
+            *_describe_model(model),
+            *_describe_files(files),
+            *([] if all(isinstance(word, str) for word in words) else [_ignored("trainedWords", "a list of texts")]),
         ],
-        "trigger_words": [word for word in word_list if isinstance(word, str)][:100],
+        "trigger_words": [word for word in words if isinstance(word, str)][:100],
         "family": _parse_family(version.get("baseModel")),
         "title": _join(model.get("name")),
         "version": str(version["id"]) if isinstance(version.get("id"), int) else "",
         "description": _strip_html(_join(version.get("description"))),
+        "kind": KIND_BY_TYPE.get(str(model.get("type")), ""),
         "hashes": [
             digits.lower()
-            for hashes in hash_tables[:1]
-            for name, digits in hashes.items()
-            if name in CIVITAI_HASHES and isinstance(digits, str)
+            for file in files[:1]
+            for name, digits in _as_object(_as_object(file).get("hashes")).items()
+            if name in CIVITAI_HASHES and isinstance(digits, str) and HEX_DIGITS.fullmatch(digits)
         ],
     }
+
+
+def _describe_model(model: Mapping[str, object]) -> Iterator[str]:
+    """Yield what is not understood in Civitai's data about the model."""
+    yield from _describe_unknown(model, CIVITAI_MODEL_FIELDS.split(), "model.")
+    for key in ("name", "type"):
+        if not _is_text(model.get(key)):
+            yield _ignored(f"model.{key}", "a text")
+    stated = model.get("type")
+    if isinstance(stated, str) and stated and stated not in KIND_BY_TYPE:
+        yield f"its model.type {shorten_text(stated)!r} is not a kind that velatura opens"
+
+
+def _describe_files(files: Iterable[object]) -> Iterator[str]:
+    """Yield what is not understood in Civitai's data about the files of a version, once for all of them."""
+    problems: dict[str, None] = {}
+    for file in files:
+        fields = _as_object(file)
+        hashes = _as_object(fields.get("hashes"))
+        if not isinstance(file, dict):
+            problems[_ignored("files", "a list of objects")] = None
+        if not is_unset(fields.get("hashes")) and not hashes:
+            problems[_ignored("files.hashes", "an object")] = None
+        wrong = [name for name in sorted(CIVITAI_HASHES) if not _is_hash(hashes.get(name, ""))]
+        problems |= dict.fromkeys(
+            [
+                *_describe_unknown(fields, CIVITAI_FILE_FIELDS.split(), "files."),
+                *_describe_unknown(hashes, CIVITAI_HASHES | CIVITAI_OTHER_HASHES, "files.hashes."),
+                *(_ignored(f"files.hashes.{name}", "a hash") for name in wrong),
+            ]
+        )
+    yield from problems
+
+
+def _ignored(key: str, expected: str) -> str:
+    return f"its {key} is not {expected}: it is ignored"
+
+
+def _is_hash(value: object) -> bool:
+    return is_unset(value) or (isinstance(value, str) and HEX_DIGITS.fullmatch(value) is not None)
 
 
 def _parse_txt(text: str) -> dict[str, object]:

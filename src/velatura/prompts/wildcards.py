@@ -96,14 +96,17 @@ def expand_template(text: str, folder: Path, seed: int) -> str:
     except (ValueError, IndexError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise BadPrompt(f"the wildcards and variants of {text[:60]!r} cannot be drawn: {reason}") from None
-    missing = list(dict.fromkeys(match["name"] for match in WILDCARD_PATTERN.finditer(_blank_tags(drawn))))
-    if missing:
-        names = map(str, manager.get_collection_names())
-        error = UnknownName.with_suggestions("wildcard", missing[0], names, str(folder))
-        if len(missing) == 1:
-            raise error
-        raise UnknownName(f"{error} Missing too: {_quote_first(missing[1:])}")
+    _refuse_missing(drawn, map(str, manager.get_collection_names()), folder)
     return drawn
+
+
+def _refuse_missing(drawn: str, known: Iterable[str], folder: Path) -> None:
+    """Refuse wildcards without a file, which are left when all others are drawn."""
+    missing = list(dict.fromkeys(match["name"] for match in WILDCARD_PATTERN.finditer(_blank_tags(drawn))))
+    if not missing:
+        return
+    error = UnknownName.with_suggestions("wildcard", missing[0], known, str(folder))
+    raise UnknownName(f"{error} Missing too: {_quote_first(missing[1:])}") if missing[1:] else error
 
 
 def _blank_tags(text: str) -> str:

@@ -89,7 +89,8 @@ def warn_of_another_vae(base: Base, recipe: Recipe) -> None:
     recipe_vae = f"{recipe.vae} ({recipe.vae_hash})" if recipe.vae_hash else str(recipe.vae)
     current_vae = f"{base.vae_source.name} ({base.vae_hash})" if base.vae_source else "the base's own"
     warn(
-        f"the recipe was made with the autoencoder {recipe_vae}, but this one is {current_vae}: give it with --vae (vae=)"
+        f"the recipe was made with the autoencoder {recipe_vae}, but this one is {current_vae}: give it with --vae "
+        "(vae=)"
     )
 
 

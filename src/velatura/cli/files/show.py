@@ -119,7 +119,7 @@ def _note_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:
     yield "with the VAE", notes.vae
     yield "described as", notes.description
     yield "preview", str(entry.preview or "")
-    yield from (("unread", line) for line in notes.unread)
+    yield from (("unread", line) for line in entry.note_problems)
 
 
 def _header_rows(entry: "LibraryEntry") -> Iterator[tuple[str, str]]:

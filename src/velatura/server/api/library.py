@@ -278,7 +278,7 @@ def _describe_whole(state: ServerState, entry: LibraryEntry) -> LibraryFilePage:
             "precisions": entry.info.precisions,
             "opens": opens or {},
             "notes": _notes(entry),
-            "unread": tuple(hide_paths(line, state.folders.roots) for line in entry.notes.unread),
+            "unread": tuple(hide_paths(line, state.folders.roots) for line in entry.note_problems),
             "aliases": entry.aliases,
             "negative": entry.notes.negative,
             "vae": entry.notes.vae,
