@@ -5,6 +5,7 @@ import torch
 
 import velatura
 from velatura.errors import BadFile, BadOverlay, UnknownName
+from velatura.formats.inspect.inspect import inspect_file
 from velatura.tensors import open_tensors, write_safetensors, write_torch
 
 
@@ -90,7 +91,7 @@ def test_missing_and_extra_tensors_are_named(hyper, tmp_path):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     write_torch(tmp_path / "state.pt", {"optimizer_state_dict": {"step": torch.ones(2, 3, 4)}})
-    with pytest.raises(BadFile, match=r"state\.pt is not an overlay in a known format"):
+    with pytest.raises(BadFile, match=r"state\.pt is not an overlay but an optimizer's state: "):
         velatura.open_overlay(tmp_path / "state.pt")
     with pytest.raises(BadFile, match="No such file"):
         velatura.open_overlay(tmp_path / "nowhere.pt")
@@ -149,3 +150,29 @@ def test_a_base_goes_into_one_checkpoint_and_back(tiny, tmp_path):
     velatura.save(velatura.Hypernetwork.for_base(tiny), tmp_path / "net.safetensors")
     with pytest.raises(BadFile, match="not a Stable Diffusion checkpoint"):
         velatura.open_base(tmp_path / "net.safetensors")
+
+
+# What files of other programs hold by their keys, as those programs write them, and what is to be done with them
+OTHER_FILES = {
+    "text_model.encoder.layers.0.mlp.fc1.weight": r"a text encoder alone: give it with --text",
+    "input_blocks.0.0.weight": r"a UNet alone: give it with --unet",
+    "control_model.input_blocks.0.0.weight": r"a ControlNet: velatura does not open it",
+    "double_blocks.0.img_attn.qkv.weight": r"a Flux: velatura does not open it",
+}
+
+
+@pytest.mark.parametrize("key", OTHER_FILES)
+def test_a_file_that_is_something_else_is_refused_by_its_name(tmp_path, key):
+    write_safetensors(tmp_path / "x.safetensors", {key: torch.ones(3, 3), f"{key}_2": torch.ones(3)})
+    with pytest.raises(BadFile, match=rf"x\.safetensors is not an overlay but {OTHER_FILES[key]}"):
+        velatura.open_overlay(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "payload", [[torch.ones(2, 2, 2)], {"a.weight": torch.ones(2, 2), "b": 1}, {"lora_unet_x.alpha": torch.tensor(1.0)}]
+)
+def test_a_file_without_an_overlay_is_shown_and_opened_alike(tmp_path, payload):
+    torch.save(payload, tmp_path / "x.pt")
+    with pytest.raises(BadFile) as caught:
+        velatura.open_overlay(tmp_path / "x.pt")
+    assert inspect_file(tmp_path / "x.pt").problem == str(caught.value)

@@ -11,6 +11,7 @@ from velatura.formats import difference, native
 from velatura.formats.checkpoints import single_file
 from velatura.formats.embeddings import aesthetic, read_embedding, write_embedding
 from velatura.formats.hypernetworks import a1111
+from velatura.formats.inspect.detectors import describe_other_model
 from velatura.formats.loras import read_lora, write_diffusers, write_kohya, write_peft
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.overlay import Overlay
@@ -78,12 +79,14 @@ def find_dialect(contents: Contents) -> Dialect:
     """Return the first dialect that recognises a file.
 
     Raises:
-        BadFile: No dialect recognises the file; the message says so if it is a whole checkpoint.
+        BadFile: No dialect recognises the file; the message says what it is where that is known.
     """
     dialect = next((candidate for candidate in DIALECTS if candidate.sniff(contents)), None)
     if dialect is not None:
         return dialect
     if single_file.sniff(contents):
         raise BadFile(f"{contents.path.name} is a whole checkpoint, not an overlay: open it as a base (--base)")
+    if description := describe_other_model(contents):
+        raise BadFile(f"{contents.path.name} {description}")
     names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))
     raise BadFile(f"{contents.path.name} is not an overlay in a known format ({names}): check where it is from")

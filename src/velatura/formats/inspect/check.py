@@ -19,7 +19,6 @@ from velatura.errors import BadFile, UnsupportedBase, VelaturaError, redirect_wa
 from velatura.formats.check_metadata import warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
 from velatura.formats.checkpoints.build_models import load_lone_vae
-from velatura.formats.dialects import DIALECTS
 from velatura.formats.hypernetworks import optim
 from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.formats.open import open_base, open_overlay
@@ -129,18 +128,20 @@ def _open_checkpoint(path: Path, card: Card, max_bytes: int) -> None:
 
 
 def _open_unknown(path: Path) -> None:
-    """Warn of tensors that no reader takes, and open those that a reader takes and refuses."""
+    """Open a file that was not recognised with the reader that takes its tensors.
+
+    Raises:
+        BadFile: That reader refuses them, or there is none.
+    """
     contents = open_tensors(path)
     if contents.container == "picture" and not contents.payload:
         return  # most pictures hold no embedding
-    if any(dialect.sniff(contents) for dialect in DIALECTS):
-        open_overlay(path)
-    elif any(key.startswith(BASE_PREFIXES) for key in contents.tensors):
+    if any(key.startswith(BASE_PREFIXES) for key in contents.tensors):
         _open_rest_of_base(path)
     elif vae_file.has_vae(contents):  # without the first convolutions that tell one
         _open_vae(path, MAX_WHOLE_BYTES)
     else:
-        warn(f"{path.name} holds tensors, but no overlay or base that velatura knows: check where it is from")
+        open_overlay(path)
 
 
 def _open_rest_of_base(path: Path) -> None:

@@ -57,6 +57,14 @@ UNSUPPORTED_MODELS = {
     "optimizer_state_dict": "an optimizer's state",
 }
 
+PART_ADVICE = {  # by the beginning of what a file holds
+    "a UNet": "give it with --unet (unet=) beside a base",
+    "a text encoder": "give it with --text (text=) beside a base",
+    "an autoencoder": "give it with --vae (vae=) beside a base",
+    "an optimizer": "give the file that it lies beside",
+    "": "velatura does not open it",
+}
+
 
 def flatten_payload(payload: object, prefix: str = "") -> dict[str, Tensor]:
     """Return all tensors in a tree of dicts and lists, by their paths with "/"; a tensor alone has the path ""."""
@@ -192,6 +200,19 @@ DETECTORS = (
 def guess_unsupported(state: StateDict) -> str:
     """Say what a file holds that is not opened here, or return "" if nothing fits."""
     return next((model for prefix, model in UNSUPPORTED_MODELS.items() if _has_prefix(state, (prefix,))), "")
+
+
+def describe_other_model(contents: Contents) -> str:
+    """Say what a file that is not an overlay holds, and what to do with it; "" if that is not known."""
+    tensors = contents.tensors or flatten_payload(contents.payload)
+    if vae_file.has_vae(Contents(contents.path, tensors)):
+        part = "an autoencoder alone"
+    elif detect_upscaler(find_weights(contents)):
+        return "is not an overlay but an upscaler: use it with --hires-upscaler or `velatura upscale`"
+    else:
+        part = guess_unsupported(tensors)
+    advice = next(advice for name, advice in PART_ADVICE.items() if part.startswith(name))
+    return part and f"is not an overlay but {part}: {advice}"
 
 
 def guess_checkpoint_family(cross_width: int) -> str:
