@@ -75,6 +75,35 @@ def test_an_unknown_option_is_one_line(command):
     assert "--colour" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [  # as A1111, diffusers' and kohya's scripts and stable-diffusion.cpp call them
+        (("generate", "a house", "--num-inference-steps", "20"), "--steps"),
+        (("generate", "a house", "--guidance_scale", "7"), "--cfg"),
+        (("generate", "a house", "--negative-prompt", "fog"), "--negative"),
+        (("generate", "a house", "--size", "64x64"), "--width and --height"),
+        (("generate", "a house", "--n_iter", "4"), "--count"),
+        (("generate", "a house", "--ckpt", "x.safetensors"), "--base"),
+        (("train", "hypernet", "neon", "--batch-size", "4"), "--batch"),
+        (("train", "hypernet", "neon", "--learning_rate", "1e-3"), "--rate"),
+        (("train", "hypernet", "neon", "--size", "64"), "--pixels"),
+        (("train", "lora", "neon", "--network_dim", "8"), "--rank"),
+        (("train", "lora", "neon", "--gradient_accumulation_steps", "2"), "--set accumulation=VALUE"),
+        (("train", "lora", "neon", "--gradient-norm", "2"), "--set gradient_norm=VALUE"),
+    ],
+)
+def test_options_of_other_programs_are_answered_with_ours(words, meant, command):
+    status, said = command(*words)
+    assert (status, said.count("\n")) == (USER_ERROR_STATUS, 1)
+    assert said.strip().endswith(f"velatura calls it {meant} (see --help)")
+
+
+def test_an_option_written_nearly_right_is_answered_with_the_nearest(command):
+    status, said = command("generate", "a house", "--sampeler", "DDIM")
+    assert status == USER_ERROR_STATUS
+    assert "did you mean --sampler" in said
+
+
 def no_folder(desk: Path) -> list[str]:
     return ["train", "hypernet", "photos", "--out", "run"]
 

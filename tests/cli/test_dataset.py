@@ -91,6 +91,7 @@ def test_captioning_writes_what_is_missing(photos, capsys):
     printed = capsys.readouterr()
     said = printed.out.splitlines()
     assert "the tiny captioner names one of 20 subjects" in printed.err.splitlines()[0]
+    assert "--existing replace" in printed.err.splitlines()[-2]  # why 15 are left
     assert printed.err.splitlines()[-1] == f"read them before you train: velatura dataset review {photos}"
     assert said[0].startswith("00.txt: neon style, a")
     assert said[-1] == "1 caption written, 15 pictures left as they are"

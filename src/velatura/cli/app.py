@@ -56,9 +56,7 @@ COMMANDS = {
     ),
     "train": LazyCommand("Overlays", "train.app", "train", "Train an overlay on a folder of captioned pictures."),
     "resume": LazyCommand("Overlays", "train.app", "resume", "Continue an interrupted training."),
-    "serve": LazyCommand(
-        "Start here", "serve", "serve", "Serve painting and training over HTTP, for programs and pages."
-    ),
+    "serve": LazyCommand("Start here", "serve", "serve", "Paint and train in the browser, and serve A1111's HTTP API."),
     "list": LazyCommand("Files", "files.commands", "list_", "List the bases and overlays in folders."),
     "show": LazyCommand("Files", "files.commands", "show", "Show what a file is and how to use it in a prompt."),
     "pull": LazyCommand(
@@ -107,7 +105,7 @@ def _run_and_report(words: list[str]) -> int:
         except VelaturaError as error:
             return _report_failure(USER_ERROR_STATUS, f"error: {error}", error)
         except typer.TyperException as error:
-            return _report_failure(USER_ERROR_STATUS, f"error: {error.format_message()} (see --help)", error)
+            return _report_failure(USER_ERROR_STATUS, f"error: {_describe_misuse(error)} (see --help)", error)
         except BrokenPipeError:  # the reader closed the pipe: `velatura list | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:  # a full disk, a folder in the way, a missing permission
@@ -143,6 +141,17 @@ def _run_command(words: list[str]) -> None:
     command = typer.main.get_command(build_app(words))
     with command.make_context("velatura", [*words], obj=words) as context:
         command.invoke(context)
+
+
+def _describe_misuse(error: typer.TyperException) -> str:
+    """Return Typer's message; for an unknown option the name that it has here."""
+    if not hasattr(error, "possibilities"):
+        return error.format_message()
+    from velatura.cli.unknown_option import describe_unknown_option
+
+    parameters = getattr(getattr(getattr(error, "ctx", None), "command", None), "params", [])
+    options = {str(parameter.name): str(parameter.opts[0]) for parameter in parameters}
+    return describe_unknown_option(str(getattr(error, "option_name", "")), options)
 
 
 def _print_version(is_requested: bool) -> None:

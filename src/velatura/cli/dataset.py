@@ -169,6 +169,8 @@ def caption(
     left = picture_count(folder) - count
     kept = f"{quantity(left, 'picture')} left as {choose_number(left, 'it is', 'they are')}"
     say(f"{quantity(count, 'caption')} written, {kept}")
+    if left and existing == "keep":
+        print_error("captions in text files, lists and file names are kept: --existing replace writes new ones instead")
     if count:
         print_error(f"read them before you train: velatura dataset review {quote(str(folder))}")
 

@@ -247,14 +247,14 @@ def generate(
     if as_json:
         print_pictures(saved, as_json=True)
     elif draws_seeds:
-        print_error(drawn_seeds)
+        print_error(drawn_seeds + (", which the pictures record" if sum(is_seed_drawn) > MAX_SEEDS_SHOWN else ""))
 
 
 def _describe_drawn_seeds(seeds: Sequence[str]) -> str:
     """Name the seeds that were drawn, of many the first."""
     if len(seeds) <= MAX_SEEDS_SHOWN:
         return f"drawn at random: seed {', '.join(seeds)}"
-    return f"drawn at random: seed {seeds[0]} and {len(seeds) - 1} more, which the pictures record"
+    return f"drawn at random: seed {seeds[0]} and {len(seeds) - 1} more"
 
 
 @recipe_options

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from velatura.cli.screen import say, say_json
 from velatura.errors import BadFile, quantity
-from velatura.training.run.summary import RunSummary, find_runs, is_run_folder, read_run
+from velatura.training.run.summary import MEAN_STEPS, RunSummary, find_runs, is_run_folder, read_run
 from velatura.training.run.verdict import command_line
 
 RUN_KIND = "run"  # as --kind of `velatura list` takes it
@@ -119,7 +119,8 @@ def _rows(run: RunSummary) -> Iterator[tuple[str, str]]:
 
 def _loss_rows(run: RunSummary) -> Iterator[tuple[str, str]]:
     if run.first_loss is not None and run.last_loss is not None:
-        yield "losses", f"{run.first_loss:.4f} at first, {run.last_loss:.4f} at last (means of 20 steps)"
+        at_first = f"{run.first_loss:.4f} at first, " if run.steps > MEAN_STEPS else ""
+        yield "losses", f"{at_first}{run.last_loss:.4f} at last (means of {MEAN_STEPS} steps)"
     if run.validation:
         losses = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(run.validation.items()))
         yield "validation loss", losses
