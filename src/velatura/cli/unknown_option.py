@@ -25,6 +25,7 @@ OTHER_PROGRAMS_OPTIONS = {
     "hypernetwork_dir": ("--library",),
     "lora_dir": ("--library",),
     "lora_model_dir": ("--library",),
+    "library": ("the folder without an option",),  # where a command takes the folder itself
     "hypernetwork": ("--overlay",),
     "lora": ("--overlay",),
     "init_img": ("--image",),

@@ -29,7 +29,7 @@ from velatura.library.names import (
     is_whole_path,
     model_key,
     normalize_path,
-    suggest_run,
+    unknown_name_error,
 )
 
 if TYPE_CHECKING:
@@ -321,12 +321,7 @@ class Library:
                 if entry.kind in kinds and not entry.error
                 for entry_name in (entry.name, *(() if entry.file.is_snapshot else entry.aliases))
             }
-            folders, advice = " or ".join(map(str, self._folders)), suggest_run(name)
-            if not known:
-                raise UnknownName(f"no {label} is called {name!r} in {folders}: {advice}")
-            error = UnknownName.with_suggestions(label, name, known, folders)
-            is_question = str(error).endswith("?")
-            raise UnknownName(f"{error} {advice[0].upper()}{advice[1:]}" if is_question else f"{error}; {advice}")
+            raise unknown_name_error(label, name, known, " or ".join(map(str, self._folders)))
         chosen, *others = found
         rivals = [entry for entry in others if not self._is_same_model(entry, chosen)]
         if rivals:

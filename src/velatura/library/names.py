@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
+from velatura.errors import UnknownName
 from velatura.library.entry import LibraryEntry
 from velatura.library.model_files import RUN_LOG, SNAPSHOT_FOLDER, ModelFile
 
@@ -89,3 +91,20 @@ def has_hash(entry: LibraryEntry, digits: str) -> bool:
     if any(claimed_hash.startswith(digits) for claimed_hash in claimed_hashes):
         return True
     return entry.hashes is not None and entry.hashes.has(digits)
+
+
+def unknown_name_error(label: str, name: str, known: Collection[str], folders: str) -> UnknownName:
+    """Return the error for a name that no folder has: similar names, and where else it may be.
+
+    Args:
+        label: What was looked for, such as "base".
+        name: The name.
+        known: Names of that kind in the folders.
+        folders: The folders, in words.
+    """
+    advice = suggest_run(name)
+    if not known:
+        return UnknownName(f"no {label} is called {name!r} in {folders}: {advice}")
+    error = UnknownName.with_suggestions(label, name, known, folders)
+    is_question = str(error).endswith("?")
+    return UnknownName(f"{error} {advice[0].upper()}{advice[1:]}" if is_question else f"{error}; {advice}")
