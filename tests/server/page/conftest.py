@@ -67,20 +67,20 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
         if message.type == "error" and not is_refusal:
             faults.append(message.text)
 
-    def watch(page: Any) -> None:
+    def watch(page: Any, address: str) -> None:
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", log)
         page.on(
             "request", lambda request: request.url.startswith((address, "data:", "blob:")) or faults.append(request.url)
         )
 
-    def open_page(part: str = "", *, context: Any = None, **options: Any) -> Any:
+    def open_page(part: str = "", *, context: Any = None, address: str = address, **options: Any) -> Any:
         if context is None:
             context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
             context.set_default_timeout(60_000)  # on a machine that is busy with other tests
             contexts.append(context)
         page = context.new_page()
-        watch(page)
+        watch(page, address)
         page.goto(f"{address}{part}")
         return page
 

@@ -20,15 +20,17 @@ export function filePage(close) {
   const element = h("section.library-file", { hidden: true });
   let shown = "";
 
-  /** @param {string} id */
-  async function open(id) {
+  /** @param {string} id @param {boolean} [takesFocus] After a click; not when the page was loaded with this address. */
+  async function open(id, takesFocus = false) {
     shown = id;
     element.hidden = !id;
     if (!id) return;
     fill(element, h("p.quiet", {}, "Reading the file ..."));
     try {
       const file = await get(`api/library/${id}`);
-      if (shown === id) show(file);
+      if (shown !== id) return;
+      show(file);
+      if (takesFocus) /** @type {HTMLElement} */ (element.querySelector("h2")).focus();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (shown === id) fill(element, back(), h("p.error", { role: "alert" }, error.message));

@@ -29,6 +29,7 @@ export function mount(root) {
   const page = filePage(() => go("library"));
   const left = h("div.library-left", {}, h("div.library-filters", {}, search, kind, family), h("div.row", {}, count, refresh), error, scroller, pullForm());
   let shown = "";
+  let isFirst = true;
   let families = "";
   let shownFilters = "";
   let shownContent = "";
@@ -94,11 +95,14 @@ export function mount(root) {
   return {
     /** @param {URLSearchParams} parameters */
     show(parameters) {
-      const isNew = shown !== (parameters.get("file") ?? "");
+      const before = shown;
       shown = parameters.get("file") ?? "";
+      const isNew = shown !== before;
       root.classList.toggle("has-file", Boolean(shown));
       list.refresh();
-      if (isNew) page.open(shown);
+      if (isNew) page.open(shown, !isFirst);
+      if (isNew && !shown) list.focus(Math.max(0, list.items.findIndex((file) => file.id === before)));
+      isFirst = false;
     },
   };
 }
