@@ -25,6 +25,7 @@ def no_process_is_left():
     yield
     for process in STARTED:
         process.kill()
+        process.communicate()
     STARTED.clear()
 
 

@@ -1,4 +1,4 @@
-"""schemathesis sends what the OpenAPI document allows, and what it forbids, and meets no server error."""
+"""schemathesis sends what the OpenAPI document allows, and what it forbids, and is answered as the document says."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from velatura.server.settings import ServerSettings
 
 pytestmark = pytest.mark.slow  # it installs a package
 
+# The document cannot say which texts are images, nor which names there are; and 0 is taken for false, as in A1111
+UNFIT_CHECKS = "positive_data_acceptance,negative_data_rejection"
 MAX_EXAMPLES, MAX_SECONDS = 4, 60
 # Answers that never end (events), and those that come when a job is done, which may take any number of steps
 ENDLESS = r"/events$|/(txt2img|img2img|interrogate|checkpoint-merger|reload-checkpoint)$|/v1/(train|create)/"
@@ -53,9 +55,9 @@ def address(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[
     thread.join(120)
 
 
-def test_no_request_ends_in_a_server_error(schemathesis, address, tmp_path):
+def test_every_answer_is_as_the_openapi_document_says_and_none_is_a_server_error(schemathesis, address, tmp_path):
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/api/openapi.json"]
-    command += ["--checks", "not_a_server_error", "--phases", "coverage,fuzzing", "--exclude-path-regex", ENDLESS]
+    command += ["--exclude-checks", UNFIT_CHECKS, "--phases", "coverage,fuzzing", "--exclude-path-regex", ENDLESS]
     command += ["--max-examples", str(MAX_EXAMPLES), "--max-time", str(MAX_SECONDS), "--request-timeout", "30"]
     command += ["--generation-deterministic", "--suppress-health-check", "all"]
     done = subprocess.run(

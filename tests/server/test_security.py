@@ -348,3 +348,21 @@ def test_paths_resolve_inside_their_folder(tmp_path):
 )
 def test_paths_are_hidden_in_messages(text, expected):
     assert hide_paths(text) == expected
+
+
+def test_a_method_that_an_address_does_not_have_is_answered_with_all_that_it_has(client):
+    answer = client.options("/api/datasets/neon")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+
+
+def test_the_openapi_document_says_what_errors_look_like(client):
+    paths = client.get("/api/openapi.json").json()["paths"]
+    for path, shape in {"/api/jobs": "ErrorAnswer", "/sdapi/v1/txt2img": "A1111ErrorAnswer"}.items():
+        for status in ("404", "413", "422", "429"):
+            [content] = paths[path]["post"]["responses"][status]["content"].values()
+            assert content["schema"]["$ref"].endswith(f"/{shape}")
+
+
+def test_the_openapi_document_says_that_null_stands_for_a1111s_defaults(client):
+    fields = client.get("/api/openapi.json").json()["components"]["schemas"]["Txt2ImgRequest"]["properties"]
+    assert all({"type": "null"} in field["anyOf"] for field in fields.values())

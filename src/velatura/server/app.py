@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from velatura.server.a1111.errors import A1111_PATHS, a1111_error
+from velatura.server.a1111.errors import A1111_PATHS, A1111ErrorAnswer, a1111_error
 from velatura.server.a1111.routers import ROUTERS as A1111_ROUTERS
 from velatura.server.api.datasets import router as datasets_router
 from velatura.server.api.events import router as events_router
@@ -23,7 +23,7 @@ from velatura.server.api.recipes import router as recipes_router
 from velatura.server.api.runs import router as runs_router
 from velatura.server.api.studies import router as studies_router
 from velatura.server.api.system import router as system_router
-from velatura.server.errors import ErrorAnswer, ErrorShape, install_error_handlers
+from velatura.server.errors import ErrorAnswer, ErrorShape, describe_errors, install_error_handlers
 from velatura.server.guard import Guard
 from velatura.server.limits import BodyLimit
 from velatura.server.page_files import page_router
@@ -43,7 +43,6 @@ API_ROUTERS = (
     runs_router,
     studies_router,
     system_router,
-    *A1111_ROUTERS,
 )
 # By the start of a path, how errors there look instead
 ERROR_SHAPES: dict[str, ErrorShape] = dict.fromkeys(A1111_PATHS, a1111_error)
@@ -79,14 +78,17 @@ def create_app(settings: ServerSettings) -> FastAPI:
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
-        responses={422: {"model": ErrorAnswer, "description": "A mistake in the request"}},
     )
     app.state.velatura = state
-    install_error_handlers(app, state.folders.roots, ERROR_SHAPES)
+    page_routers = () if settings.api_only else (page_router(),)
     for router in API_ROUTERS:
+        app.include_router(router, responses=describe_errors(ErrorAnswer))
+    for router in A1111_ROUTERS:
+        app.include_router(router, responses=describe_errors(A1111ErrorAnswer))
+    for router in page_routers:
         app.include_router(router)
-    if not settings.api_only:
-        app.include_router(page_router())
+    routes = [route for router in (*API_ROUTERS, *A1111_ROUTERS, *page_routers) for route in router.routes]
+    install_error_handlers(app, state.folders.roots, ERROR_SHAPES, routes)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Guard, settings=settings, own_names=_own_names(settings))
     return app

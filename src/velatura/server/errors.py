@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from velatura.errors import AlreadyExists, VelaturaError
 
@@ -21,6 +22,7 @@ PATH_PATTERN = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\":;,()
 QUOTED_PATH = re.compile(r"""(['"])(?:~|[A-Za-z]:)?[/\\][^'"]*\1""")
 MAX_MESSAGE_LENGTH = 2000
 STATUS_WORDS = {
+    400: "bad_body",
     401: "unauthorized",
     403: "forbidden",
     404: "not_found",
@@ -44,7 +46,25 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
+ERROR_DESCRIPTIONS = {
+    400: "The body cannot be read",
+    404: "What the request names does not exist",
+    409: "The request contradicts what there is: a name that is taken, a job that is over",
+    413: "The request, an image or a picture is too large",
+    422: "A mistake in the request",
+    429: "Too much waits already: try again later",
+    503: "The server opens its base, or ends: try again later",
+}
 ErrorShape = Callable[[int, ErrorDetail], Mapping[str, object]]
+
+
+def describe_errors(shape: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of the errors of a route.
+
+    Args:
+        shape: The model of their answers.
+    """
+    return {status: {"model": shape, "description": text} for status, text in ERROR_DESCRIPTIONS.items()}
 
 
 class BatchLeftOut(Exception):
@@ -104,13 +124,16 @@ def _last_part(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
-def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[str, ErrorShape]) -> None:
+def install_error_handlers(
+    app: FastAPI, roots: Iterable[Path], shapes: Mapping[str, ErrorShape], routes: Sequence[BaseRoute]
+) -> None:
     """Answer all errors of an application in one shape.
 
     Args:
         app: The application.
         roots: Folders whose paths are hidden in messages.
         shapes: By the start of a URL's path, how errors there look instead.
+        routes: All routes, to name the methods that an address has.
     """
     roots = tuple(roots)
 
@@ -130,8 +153,10 @@ def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[
 
     def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        code = STATUS_WORDS.get(error.status_code, f"http_{error.status_code}")
-        return answer(request, error.status_code, ErrorDetail(code=code, message=str(error.detail)), error.headers)
+        code, headers = STATUS_WORDS.get(error.status_code, f"http_{error.status_code}"), error.headers
+        if error.status_code == 405:
+            headers = {"Allow": ", ".join(_allowed_methods(routes, request))}
+        return answer(request, error.status_code, ErrorDetail(code=code, message=str(error.detail)), headers)
 
     def on_bad_request(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -146,6 +171,17 @@ def install_error_handlers(app: FastAPI, roots: Iterable[Path], shapes: Mapping[
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(Exception, on_crash)
+
+
+def _allowed_methods(routes: Sequence[BaseRoute], request: Request) -> list[str]:
+    """Return the methods of all routes with the address of the one that fits a request; each knows its own only."""
+    path = next((_path(route) for route in routes if route.matches(request.scope)[0] != Match.NONE), None)
+    same = (route for route in routes if path is not None and _path(route) == path)
+    return sorted({method for route in same for method in getattr(route, "methods", None) or ()})
+
+
+def _path(route: BaseRoute) -> str | None:
+    return getattr(route, "path", None)
 
 
 def _encodable(text: str | None) -> str | None:

@@ -8,11 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from fastapi.responses import Response
+from pydantic import BaseModel, JsonValue
 
 from velatura.server.errors import ApiError, ErrorDetail
 
 INVALID_REQUEST = {"bad_request", "bad_json"}
 A1111_PATHS = ("/sdapi/", "/internal/", "/sd_extra_networks/", "/file=")
+
+
+class A1111ErrorAnswer(BaseModel):
+    """Shape of every error of A1111's API: `detail` is a text, or FastAPI's list for a request with a wrong field."""
+
+    error: str
+    detail: str | list[dict[str, JsonValue]]
+    body: str
+    errors: str
 
 
 def a1111_error(status: int, detail: ErrorDetail) -> dict[str, object]:

@@ -12,10 +12,20 @@ MAX_NAMED_FIELDS = 20
 MAX_NAME_LENGTH = 80
 
 
+def _allow_nulls(schema: dict[str, Any]) -> None:
+    """Say in the OpenAPI document that null stands for a field's default."""
+    required = schema.get("required", ())
+    for name, field in schema.get("properties", {}).items():
+        if name not in required and {"type": "null"} not in field.get("anyOf", ()):
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
+
+
 class A1111Request(BaseModel):
     """A request of A1111's API: null stands for a field's default, and unknown fields are named in warnings."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="allow", allow_inf_nan=False, protected_namespaces=(), json_schema_extra=_allow_nulls
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
 
 from velatura.server.errors import not_found
@@ -51,7 +51,11 @@ def get_study(state: State, study: str) -> StudyInfo:
     return _describe(_study_folder(state, study))
 
 
-@router.get("/{study}/report", response_class=HTMLResponse)
+@router.get(
+    "/{study}/report",
+    response_class=Response,  # HTMLResponse would have the document say that errors are HTML too
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
 def get_report(state: State, study: str) -> HTMLResponse:
     """Return the report of a study, a page that runs nothing and asks for nothing."""
     path = _study_folder(state, study)
