@@ -75,7 +75,7 @@ class CropBoxes(BaseModel):
 
     width: int
     height: int
-    boxes: list[tuple[float, float, float, float]]
+    boxes: list[Annotated[list[float], Field(min_length=4, max_length=4)]]
 
 
 class CaptionChanges(BaseModel):
@@ -179,7 +179,7 @@ def get_crop_boxes(
     path = _picture_path(state, name, file)
     with ignore_warnings():
         (width, height), boxes = find_crop_boxes(path, CropOptions(pixels, focus=focus))
-    return CropBoxes(width=width, height=height, boxes=boxes)
+    return CropBoxes(width=width, height=height, boxes=[list(box) for box in boxes])
 
 
 @router.put("/{name}/captions")
