@@ -23,7 +23,7 @@ import velatura
 from overlays import straightforward
 from velatura.datasets.folder import read_dataset
 from velatura.training.data.cache import encode_dataset
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 from velatura.training.optimizers import create_overlay_optimizer
 from velatura.training.precision import frozen_base
 from velatura.training.trainer import Trainer
@@ -90,7 +90,7 @@ def straightforward_step(base: velatura.Base, trainer: Trainer) -> Iterator[Step
         cond = base.text.encode([CAPTION] * count)
         noise = torch.randn((count, *latents.shape[1:]), generator=generator)
         timesteps = torch.randint(0, 1000, (count,), generator=generator)
-        loss = denoising_loss(base, latents[chosen], cond, noise, timesteps)
+        loss = denoising_errors(base, latents[chosen], cond, noise, timesteps).mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(overlay.parameters(), 1.0)

@@ -15,7 +15,7 @@ from velatura.errors import TrainingDiverged, VelaturaWarning
 from velatura.training import trainer as lessons
 from velatura.training.data.cache import encode_examples
 from velatura.training.guard import LOSS_WINDOW, LossMonitor
-from velatura.training.loss import apply_zero_terminal_snr, denoising_loss
+from velatura.training.loss import apply_zero_terminal_snr, denoising_errors
 from velatura.training.validation import ValidationSet, is_noise, smoothness
 
 PLAN = velatura.Plan(
@@ -84,13 +84,13 @@ def test_validation_is_the_same_for_every_seed(learn):
 
 @pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
 def test_a_run_that_cannot_be_rescued_is_given_up_with_its_last_good_snapshot(learn, monkeypatch, tmp_path):
-    real, calls = lessons.denoising_loss, []
+    real, calls = lessons.denoising_errors, []
 
     def burst(*given, **options):
         calls.append(given)
         return real(*given, **options) if len(calls) <= 12 else torch.tensor(torch.nan, requires_grad=True)
 
-    monkeypatch.setattr(lessons, "denoising_loss", burst)
+    monkeypatch.setattr(lessons, "denoising_errors", burst)
     with pytest.raises(
         TrainingDiverged, match=r"NaN or infinite at step 11.*; 2 lower learning rates did not help: train anew"
     ) as lost:
@@ -191,7 +191,7 @@ def row_loss(base, examination, row):
     rows = torch.tensor([row])
     cond = examination.captions.encode_for_validation(examination.pictures[rows])
     noise, timesteps = examination.noise[rows], examination.timesteps[rows]
-    return denoising_loss(base, examination.latents[rows], cond, noise, timesteps).item()
+    return denoising_errors(base, examination.latents[rows], cond, noise, timesteps).mean().item()
 
 
 def test_an_examination_of_one_timestep_has_no_low_noise(tiny, photos):

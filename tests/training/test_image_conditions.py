@@ -16,7 +16,7 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.data.cache import encode_examples, warn_of_pairs
 from velatura.training.estimate import estimate
 from velatura.training.kinds.class_images import make_class_pictures
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 from velatura.training.validation import ValidationSet
 
 KINDS = pytest.mark.parametrize("kind", ["inpainting", "pix2pix"])
@@ -52,7 +52,9 @@ def test_the_loss_is_that_of_a_model_that_reads_no_image(base, kind, photos):
     noisy = base.schedule.add_noise(cached.latents, noise, times)
     condition = blank_condition(base, 16, 16)
     by_hand = base.predict(noisy, times, cond, image_condition=condition) - noise
-    torch.testing.assert_close(denoising_loss(base, cached.latents, cond, noise, times), by_hand.square().mean())
+    torch.testing.assert_close(
+        denoising_errors(base, cached.latents, cond, noise, times).mean(), by_hand.square().mean()
+    )
 
 
 @KINDS
@@ -147,7 +149,7 @@ def test_the_loss_of_pairs_is_that_of_a_model_that_reads_the_picture_before(pix2
     torch.testing.assert_close(condition, expected)
     noisy = pix2pix.schedule.add_noise(cached.latents, noise, times)
     by_hand = pix2pix.predict(noisy, times, cond, image_condition=expected) - noise
-    loss = denoising_loss(pix2pix, cached.latents, cond, noise, times, image_condition=condition)
+    loss = denoising_errors(pix2pix, cached.latents, cond, noise, times, image_condition=condition).mean()
     torch.testing.assert_close(loss, by_hand.square().mean())
     validation = ValidationSet.from_cache(cached, 4, 1000)
     by_hand = pix2pix.predict(

@@ -11,7 +11,7 @@ from diffusers.schedulers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from velatura.errors import BadPlan
-from velatura.training.loss import HuberLoss, LossWeighting, apply_zero_terminal_snr, denoising_loss, min_snr_weights
+from velatura.training.loss import HuberLoss, LossWeighting, apply_zero_terminal_snr, denoising_errors, min_snr_weights
 from velatura.training.noise import draw_batch
 from velatura.training.plan import Plan
 
@@ -43,7 +43,7 @@ def errors(base, latents, contexts, noise, timesteps):
 
 
 def test_the_loss_is_the_mean_squared_error_of_the_prediction(base, batch):
-    torch.testing.assert_close(denoising_loss(base, *batch), errors(base, *batch).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(denoising_errors(base, *batch).mean(), errors(base, *batch).mean(), rtol=1e-4, atol=1e-5)
 
 
 # The paper's weights for both predictions, as diffusers' training scripts compute them
@@ -52,7 +52,9 @@ def test_min_snr_weighs_each_picture_by_its_timestep(base, batch):
     capped = torch.minimum(snr, torch.tensor(5.0))
     weights = capped / snr if base.family.prediction == "epsilon" else capped / (snr + 1)
     expected = (weights * errors(base, *batch)).mean()
-    torch.testing.assert_close(denoising_loss(base, *batch, weighting=LossWeighting(5)), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        denoising_errors(base, *batch, weighting=LossWeighting(5)).mean(), expected, rtol=1e-3, atol=1e-5
+    )
 
 
 # By hand: 16 ** -0.75 is 1 / 8, and 0.0001 ** -0.75 is 1000, above the limit; (15 + 1) ** -0.75 is 1 / 8
@@ -92,8 +94,10 @@ def test_min_snr_weights_are_those_of_other_trainers(gamma, prediction):
 def test_places_count_by_their_weights(tiny, batch):
     everywhere, nowhere = torch.ones(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
     left = torch.cat([torch.full((3, 1, 8, 4), 2.0), torch.zeros(3, 1, 8, 4)], dim=-1)
-    losses = [denoising_loss(tiny, *batch, weights=each).item() for each in (everywhere, nowhere, left, 2 - left)]
-    assert losses[0] == pytest.approx(denoising_loss(tiny, *batch).item())
+    losses = [
+        denoising_errors(tiny, *batch, weights=each).mean().item() for each in (everywhere, nowhere, left, 2 - left)
+    ]
+    assert losses[0] == pytest.approx(denoising_errors(tiny, *batch).mean().item())
     assert losses[1] == 0
     assert (losses[2] + losses[3]) / 2 == pytest.approx(losses[0], rel=1e-5)
 
@@ -151,7 +155,7 @@ def test_a_schedule_that_ends_in_noise_is_that_of_other_trainers(base, tiny):
 def test_the_loss_is_a_number_where_nothing_of_the_picture_is_left(base, batch):
     if base.family.prediction == "v_prediction":
         stretched = apply_zero_terminal_snr(base, Plan(zero_terminal_snr=True))
-        assert denoising_loss(stretched, *batch, weighting=LossWeighting(5, debiased=True)).isfinite()
+        assert denoising_errors(stretched, *batch, weighting=LossWeighting(5, debiased=True)).mean().isfinite()
 
 
 def test_weights_of_the_other_prediction_are_refused(base):
@@ -179,7 +183,9 @@ def test_the_noise_that_is_mixed_in_need_not_be_the_one_to_be_told(base, batch):
     target = noise if base.family.prediction == "epsilon" else velocity
     with torch.no_grad():
         expected = (base.predict(noisy, timesteps, said) - target).square().mean()
-        torch.testing.assert_close(denoising_loss(base, *batch, input_noise=other), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            denoising_errors(base, *batch, input_noise=other).mean(), expected, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_pyramid_noise_is_noise_with_larger_shapes():

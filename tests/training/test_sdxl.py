@@ -7,7 +7,7 @@ import velatura
 from velatura.base.conditioning import Conditioning
 from velatura.datasets.folder import read_folder
 from velatura.training.data.cache import encode_examples
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 
 
 @pytest.mark.parametrize(("precision", "pictures"), [("float32", 1), ("bfloat16", 0)])
@@ -29,5 +29,5 @@ def test_the_loss_hears_the_pooled_caption(xl, photos):
     noise, times = torch.randn(cached.latents.shape), torch.tensor([10, 400, 900])
     right, wrong = (cached.captions.encode_fixed().select_rows(torch.tensor(rows)) for rows in ([0, 1, 2], [2, 0, 1]))
     mixed = Conditioning(right.context, wrong.pooled)
-    losses = [denoising_loss(xl, cached.latents, said, noise, times).item() for said in (right, mixed)]
+    losses = [denoising_errors(xl, cached.latents, said, noise, times).mean().item() for said in (right, mixed)]
     assert losses[0] != losses[1]

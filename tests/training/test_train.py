@@ -12,7 +12,7 @@ from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, Trainin
 from velatura.formats import save as formats_save
 from velatura.training import trainer
 from velatura.training.data.cache import encode_examples
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 
 PLAN = velatura.Plan(
     steps=3,
@@ -82,7 +82,7 @@ def loss_of(base, overlay, cached):
     chosen = torch.arange(12) % len(cached.latents)
     with velatura.attach(base, overlay):
         latents, contexts = cached.latents[chosen], cached.captions.encode_fixed().context[chosen]
-        return denoising_loss(base, latents, contexts, noise, torch.arange(50, 950, 75)).item()
+        return denoising_errors(base, latents, contexts, noise, torch.arange(50, 950, 75)).mean().item()
 
 
 @pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")  # a single step does not reach all of the plan
@@ -171,12 +171,12 @@ def test_the_snapshot_of_an_interrupted_run_equals_that_of_a_whole_one(learn, tm
 
 
 def test_a_nan_loss_stops_the_run_before_the_optimizer_step(learn, monkeypatch, tmp_path):
-    losses = iter([trainer.denoising_loss])
+    losses = iter([trainer.denoising_errors])
 
     def diverge(*arguments, **options):
         return next(losses, lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))(*arguments, **options)
 
-    monkeypatch.setattr(trainer, "denoising_loss", diverge)
+    monkeypatch.setattr(trainer, "denoising_errors", diverge)
     with pytest.raises(TrainingDiverged, match=r"step 2 \(learning rate 0\.001\): lower the learning rate"):
         learn()
     saved = velatura.open_overlay(tmp_path / "run" / "snapshots" / "inca-000001.safetensors")
@@ -196,7 +196,7 @@ def test_nan_and_infinite_weights_are_never_saved(learn, tmp_path):
 
 def test_a_run_without_a_step_leaves_no_folder_behind(learn, monkeypatch, tmp_path):
     with monkeypatch.context() as bad:
-        bad.setattr(trainer, "denoising_loss", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
+        bad.setattr(trainer, "denoising_errors", lambda *_, **__: torch.tensor(torch.nan, requires_grad=True))
         with pytest.raises(TrainingDiverged):
             learn()
     assert not (tmp_path / "run").exists()

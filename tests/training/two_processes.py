@@ -55,7 +55,7 @@ SIGNALS = {"stopped": signal.SIGTERM, "stopped lora": signal.SIGTERM, "killed": 
 
 def disturb(scenario: str, rank: int) -> None:
     """Make something happen in the third batch of one of the processes."""
-    batches, loss = [], trainer.denoising_loss
+    batches, loss = [], trainer.denoising_errors
 
     def disturbed_loss(*arguments: object, **options: object) -> torch.Tensor:
         batches.append(1)
@@ -65,7 +65,7 @@ def disturb(scenario: str, rank: int) -> None:
             os.kill(os.getpid(), SIGNALS[scenario])
         return loss(*arguments, **options)
 
-    trainer.denoising_loss = disturbed_loss
+    trainer.denoising_errors = disturbed_loss
 
 
 def copy_in_two_shapes(photos: Path, folder: Path) -> Path:

@@ -21,7 +21,7 @@ from tools.tiny_base.judge import Judge, picture_bytes, verdicts
 from velatura.datasets.folder import read_dataset
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.cache import encode_dataset
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 from velatura.training.validation import validation_noise
 
 from .factors import BATCH_SIZE, OVERLAY_SEED, PARAMETERS, TIMESTEPS, Trial
@@ -127,7 +127,7 @@ def noise_level_losses(base: velatura.Base, overlay: Overlay, pictures: Path) ->
         for level in NOISE_LEVELS:
             noise = torch.stack([validation_noise(level * 100 + i, cache.latents.shape[1:]) for i in range(BATCH_SIZE)])
             timesteps = torch.full((BATCH_SIZE,), level)
-            losses.append(denoising_loss(base, cache.latents[rows], cond, noise, timesteps).item())
+            losses.append(denoising_errors(base, cache.latents[rows], cond, noise, timesteps).mean().item())
     return [round(loss, 5) for loss in losses]
 
 

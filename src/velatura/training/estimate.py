@@ -15,7 +15,7 @@ from velatura.errors import ignore_warnings
 from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.training.data.captions import CaptionConditioning, caption_name
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 from velatura.training.plan import Plan
 from velatura.training.precision import base_autocast, frozen_base, gradient_checkpointing, make_trainable
 
@@ -90,7 +90,7 @@ def _trial_step(base: Base, overlay: Overlay, plan: Plan) -> int:
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         cond = conditioning.encode_for_validation(torch.arange(plan.batch_size))
         with base_autocast(base):
-            loss = denoising_loss(base, latents, cond, torch.randn_like(latents), timesteps)
+            loss = denoising_errors(base, latents, cond, torch.randn_like(latents), timesteps).mean()
     torch.autograd.grad(loss, [weight for weight in overlay.parameters() if weight.requires_grad], allow_unused=True)
     if base.device.type == "cuda":
         torch.cuda.synchronize(base.device)

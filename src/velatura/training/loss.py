@@ -94,35 +94,6 @@ class LossWeighting:
         return weights
 
 
-def denoising_loss(
-    base: Base,
-    latents: Tensor,
-    cond: Tensor | Conditioning,
-    noise: Tensor,
-    timesteps: Tensor,
-    *,
-    input_noise: Tensor | None = None,
-    weighting: LossWeighting | None = None,
-    huber: HuberLoss | None = None,
-    weights: Tensor | None = None,
-    image_condition: Tensor | None = None,
-) -> Tensor:
-    """Return the mean of `denoising_errors` over a batch, a 0-d tensor in float32."""
-    errors = denoising_errors(
-        base,
-        latents,
-        cond,
-        noise,
-        timesteps,
-        input_noise=input_noise,
-        weighting=weighting,
-        huber=huber,
-        weights=weights,
-        image_condition=image_condition,
-    )
-    return errors.mean()
-
-
 def denoising_errors(
     base: Base,
     latents: Tensor,

@@ -23,7 +23,7 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.training.data.buckets import draw_bucket_batch
 from velatura.training.data.cache import DatasetCache
 from velatura.training.distributed import Processes, to_cpu
-from velatura.training.loss import create_huber_loss, create_loss_weighting, denoising_loss
+from velatura.training.loss import create_huber_loss, create_loss_weighting, denoising_errors
 from velatura.training.noise import TrainingBatch, derive_seed, draw_batch
 from velatura.training.optimizers import has_training_mode, is_finite_step, set_training_mode
 from velatura.training.plan import Plan
@@ -112,7 +112,7 @@ class Trainer:
 
                 # Add the noise, predict it, and measure the error.
                 with base_autocast(self.base):
-                    term_loss = denoising_loss(
+                    term_loss = denoising_errors(
                         self.base,
                         latents,
                         cond,
@@ -123,7 +123,7 @@ class Trainer:
                         huber=create_huber_loss(plan),
                         weights=None if cache.weights is None else cache.weights[batch.pictures.to(latents.device)],
                         image_condition=image_condition,
-                    )
+                    ).mean()
                 scaled_loss = term.weight * term_loss / plan.accumulation
 
                 # An embedding gets no gradient from captions without its name. Going backward after every term keeps

@@ -13,7 +13,7 @@ from velatura.errors import BadDataset, VelaturaWarning
 from velatura.overlays.attach import attach
 from velatura.training.data.cache import encode_dataset, encode_examples
 from velatura.training.kinds.class_images import caption_class_pictures
-from velatura.training.loss import denoising_loss
+from velatura.training.loss import denoising_errors
 from velatura.training.noise import derive_seed, draw_batch
 from velatura.training.optimizers import create_optimizer
 from velatura.training.trainer import Trainer
@@ -67,7 +67,9 @@ def test_the_loss_is_the_mean_over_pictures_and_class_pictures_weighed(tiny, cla
             chance = draw_batch(seed, 0, batch_size=2, picture_count=count, latent_shape=shape)
             said = cache.captions.encode_fixed().select_rows(chance.pictures)
             with torch.no_grad():
-                loss = denoising_loss(tiny, cache.latents[chance.pictures], said, chance.noise, chance.timesteps)
+                loss = denoising_errors(
+                    tiny, cache.latents[chance.pictures], said, chance.noise, chance.timesteps
+                ).mean()
             expected.append(loss.item())
         found = pupil.training_step(0, 1e-3)
     assert found == pytest.approx((expected[0] + weight * expected[1]) / 2, rel=1e-5)
