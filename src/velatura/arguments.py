@@ -12,8 +12,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_
 
 from velatura.errors import BadArgument
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+CheckedParameters = ParamSpec("CheckedParameters")
+CheckedResult = TypeVar("CheckedResult")
 
 NUMBER_TYPES: dict[object, type] = {int: numbers.Integral, float: numbers.Real}  # NumPy's count too
 ARRAY_KINDS: dict[object, str] = {int: "iu", float: "iuf"}  # letters of NumPy's types
@@ -45,7 +45,7 @@ ADVICE = {
 
 def check_arguments(
     *, skip: Collection[str] = ()
-) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+) -> Callable[[Callable[CheckedParameters, CheckedResult]], Callable[CheckedParameters, CheckedResult]]:
     """Return a decorator that refuses arguments whose type is not the one in the function's annotations.
 
     Only what can be seen from outside is checked: the type of a value, and the types of the items in a list, tuple or
@@ -55,11 +55,11 @@ def check_arguments(
         skip: Parameters that the function checks itself.
     """
 
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    def decorate(function: Callable[CheckedParameters, CheckedResult]) -> Callable[CheckedParameters, CheckedResult]:
         signature = inspect.signature(function)
 
         @wraps(function)
-        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        def checked(*args: CheckedParameters.args, **kwargs: CheckedParameters.kwargs) -> CheckedResult:
             for name, value in signature.bind(*args, **kwargs).arguments.items():
                 parameter = signature.parameters[name]
                 if name not in skip and parameter.kind is not parameter.VAR_KEYWORD:

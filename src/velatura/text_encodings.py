@@ -40,7 +40,7 @@ def decode_text(data: bytes) -> DecodedText:
     """Decode a text in any usual encoding.
 
     A byte order mark counts, then what is proper UTF-8. The encoding of any other text is guessed: Japanese is found
-    by its kana, all else is read as Windows-1252. Bytes that are no letters become U+FFFD.
+    by its kana, all else is read as Windows-1252. Bytes that are not letters become U+FFFD.
 
     Args:
         data: The bytes of a text.

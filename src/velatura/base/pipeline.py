@@ -18,8 +18,8 @@ from velatura.base.text_encoder import ClipTextEncoder, TextEncoder
 from velatura.errors import UnsupportedBase
 
 PIPELINE_PARTS = ("unet", "vae", "scheduler")  # that every pipeline of a Stable Diffusion has
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+FrozenParameters = ParamSpec("FrozenParameters")
+FrozenResult = TypeVar("FrozenResult")
 TEXT_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 
 
@@ -93,14 +93,14 @@ def frozen_modules(*models: nn.Module) -> Generator[None]:
             weight.requires_grad_(True)
 
 
-def freeze_models(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+def freeze_models(function: Callable[FrozenParameters, FrozenResult]) -> Callable[FrozenParameters, FrozenResult]:
     """Decorate a function that takes bases and pipelines, so that it leaves their modules as they were.
 
     A base shares the modules of a pipeline and freezes them, but the user may be training them.
     """
 
     @wraps(function)
-    def call_frozen(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    def call_frozen(*args: FrozenParameters.args, **kwargs: FrozenParameters.kwargs) -> FrozenResult:
         with frozen_modules(*(module for value in (*args, *kwargs.values()) for module in _modules(value))):
             return function(*args, **kwargs)
 

@@ -217,32 +217,32 @@ class StrengthPainter:
 def _likeness(features: Sequence[PictureFeatures], reference: PictureFeatures | None) -> Tensor:
     """Return the share of the way from the base's pictures to the references, (strengths, pictures)."""
     if reference is None:
-        distances = torch.stack([metrics.style_distance(each, features[0]) for each in features])
+        distances = torch.stack([metrics.style_distance(pictures, features[0]) for pictures in features])
         gains = distances - distances[0]
         farthest = gains.mean(dim=1).max().clamp(min=1e-6)
         return gains / farthest
     ways = [_style_way(features, reference)]
-    clips = [each.clip for each in features if each.clip is not None]
+    clips = [pictures.clip for pictures in features if pictures.clip is not None]
     if reference.clip is not None and len(clips) == len(features):
         ways.append(_clip_way(clips, reference.clip))
     return torch.stack(ways).mean(dim=0)
 
 
 def _style_way(features: Sequence[PictureFeatures], reference: PictureFeatures) -> Tensor:
-    distances = torch.stack([metrics.style_distance(each, reference) for each in features])
+    distances = torch.stack([metrics.style_distance(pictures, reference) for pictures in features])
     start, end = distances[0].mean(), metrics.left_out_style_distance(reference).mean()
     return (start - distances) / (start - end).clamp(min=1e-6)
 
 
 def _clip_way(clips: Sequence[Tensor], reference: Tensor) -> Tensor:
-    similarities = torch.stack([metrics.image_similarity(each, reference) for each in clips])
+    similarities = torch.stack([metrics.image_similarity(vectors, reference) for vectors in clips])
     start, end = similarities[0].mean(), metrics.left_out_similarity(reference).mean()
     return (similarities - start) / (end - start).clamp(min=1e-6)
 
 
 def _kept(features: Sequence[PictureFeatures], texts: Sequence[str]) -> Tensor:
     """Return the share of the prompt that is kept, 1 at strength 0, (strengths, pictures)."""
-    contents = [each.content.flatten(1) for each in features]
+    contents = [pictures.content.flatten(1) for pictures in features]
     shares = torch.stack([metrics.own_prompt_share(content, contents[0], texts) for content in contents])
     gains = shares - metrics.own_prompt_chance(texts)
     return gains / gains[0].mean().clamp(min=1e-6)

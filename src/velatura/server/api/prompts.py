@@ -14,7 +14,7 @@ from velatura.tiny_world import TINY_VOCABULARY
 
 router = APIRouter(prefix="/api/prompts", tags=["prompts"])
 
-PromptText = Annotated[str, Field(max_length=100_000)]
+CountedText = Annotated[str, Field(max_length=100_000)]
 
 
 class PromptTexts(BaseModel):
@@ -22,8 +22,8 @@ class PromptTexts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: PromptText = ""
-    negative: PromptText = ""
+    prompt: CountedText = ""
+    negative: CountedText = ""
 
 
 class PromptLength(BaseModel):
