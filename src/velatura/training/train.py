@@ -53,7 +53,7 @@ from velatura.training.validation import (
     validation_examples,
 )
 
-__all__ = ["Run", "Stage", "Step", "check_plan", "resume", "train"]
+__all__ = ["Run", "Stage", "Step", "check_plan", "resume", "train", "warn_of_limits"]
 
 
 @torch.inference_mode(mode=False)
@@ -150,7 +150,7 @@ def train(
     processes = Processes.join(base.device)
     with processes.fail_together():
         dataset = read_dataset(folder)
-        _warn_of_limits(base, overlay, dataset)
+        warn_of_limits(base, overlay, dataset)
         setup = _set_up(base, overlay, dataset, plan, processes, over_others=over_others, on_stage=on_stage)
         header = {
             **log_header(setup.trainer.base, overlay, folder, len(dataset.repeat_examples())),
@@ -218,7 +218,7 @@ def resume(
                 lambda: StoredRun.read(folder, base, processes, data_changed=data_changed, steps=steps)
             )
             dataset = read_dataset(stored.data_folder)
-            _warn_of_limits(base, stored.overlay, dataset)
+            warn_of_limits(base, stored.overlay, dataset)
             setup = _set_up(
                 base,
                 stored.overlay,
@@ -244,9 +244,11 @@ def resume(
 
 
 def check_plan(base: Base, overlay: Overlay, dataset: Dataset, plan: Plan) -> None:
-    """Refuse what a training would refuse, and warn as it would, before anything is encoded or written."""
+    """Refuse what a training would refuse, and warn of the plan as it would, before anything is encoded or written.
+
+    Pictures and captions, which are the same in every plan, are judged by `warn_of_limits`.
+    """
     _warn_of_range(plan)
-    _warn_of_limits(base, overlay, dataset)
     _preview_recipes(plan, overlay, dataset.examples)
     apply_zero_terminal_snr(base, plan)
     _create_optimizer(overlay, plan)
@@ -303,7 +305,7 @@ def _set_up(
     return Setup(trainer, validation_set, recipes, prompts)
 
 
-def _warn_of_limits(base: Base, overlay: Overlay, dataset: Dataset) -> None:
+def warn_of_limits(base: Base, overlay: Overlay, dataset: Dataset) -> None:
     """Warn of captions and pictures that are outside what the tiny base knows."""
     if base.hash != TINY_HASH:
         return

@@ -86,7 +86,7 @@ class TrainSession:
     def run(self, overlay: Overlay) -> Run | None:
         """Print the plan with an estimate of time and memory, train, and print where the result is."""
         from velatura.training.estimate import estimate
-        from velatura.training.train import check_plan
+        from velatura.training.train import check_plan, warn_of_limits
 
         dataset = read_dataset(self.folder)
         rows = {
@@ -99,6 +99,7 @@ class TrainSession:
         say(*plan_lines(self.plan, is_full=self.dry_run))
         if self.dry_run:
             check_plan(self.base, overlay, dataset, self.plan)
+            warn_of_limits(self.base, overlay, dataset)
         say(f"{'takes':21}{estimate(self.base, overlay, self.plan)}")
         if self.dry_run:
             return None

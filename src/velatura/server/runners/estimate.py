@@ -9,7 +9,7 @@ from velatura.server.jobs.prepare import make_plan
 from velatura.server.jobs.training_requests import AestheticOptions, EstimateRequest
 from velatura.server.runners.train import make_overlay
 from velatura.training.estimate import estimate
-from velatura.training.train import check_plan
+from velatura.training.train import check_plan, warn_of_limits
 
 MAX_NAMES = 10  # of pictures whose file name is their caption
 
@@ -39,7 +39,9 @@ def _measure(context: JobContext, request: EstimateRequest, base: Base, picture_
     folders = context.resources.folders
     plan = make_plan(request, base.family.name, folders)
     overlay = make_overlay(context, base, request, plan.seed)
-    check_plan(base, overlay, read_dataset(folders.dataset(request.dataset)), plan)
+    dataset = read_dataset(folders.dataset(request.dataset))
+    check_plan(base, overlay, dataset, plan)
+    warn_of_limits(base, overlay, dataset)
     taken = estimate(base, overlay, plan)
     steps = plan.rates().end
     return {
