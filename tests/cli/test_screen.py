@@ -144,6 +144,16 @@ def test_long_work_prints_a_line_for_each_twentieth_and_short_work_none(capsys):
     assert len(printed) == 19
 
 
+def test_work_that_had_lines_has_one_at_its_end_and_only_one(capsys):
+    times = iter([0, *range(11, 200)])
+    lines = ProgressLines("painting", lambda: next(times))
+    for done in range(41, 60):
+        lines.update(done, 60)
+    lines.update(60, 60)
+    lines.update(60, 60)
+    assert capsys.readouterr().err.splitlines()[-2:] == ["painting: 59 of 60", "painting: 60 of 60"]
+
+
 def test_slow_work_prints_a_line_every_half_minute(capsys):
     times = iter([0.0, 31.0, 40.0, 62.0])
     lines = ProgressLines("painting", lambda: next(times))

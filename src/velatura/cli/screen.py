@@ -91,10 +91,12 @@ class ProgressLines:
         self._last_done = 0
 
     def update(self, done: int, total: int | None) -> None:
-        """Print a line if it is time for one; short work gets none."""
+        """Print a line if it is time for one, and one at the end of work that had lines; short work gets none."""
         now = self._clock()
         is_next_share = total is not None and done - self._last_done >= LINE_SHARE * total
-        if now - self._start < QUIET_SECONDS or not (is_next_share or now - self._last_time >= LINE_SECONDS):
+        is_end = done == total and 0 < self._last_done < done  # else the last line says that something is left
+        is_due = is_next_share or is_end or now - self._last_time >= LINE_SECONDS
+        if now - self._start < QUIET_SECONDS or not is_due:
             return
         self._last_time, self._last_done = now, done
         print_error(f"{self._label}: {done}" if total is None else f"{self._label}: {done} of {total}")

@@ -63,6 +63,15 @@ def test_pictures_print_lines_only_if_they_take_long(lines):
     assert printed == ["preparing pictures: 3 of 500", "painting strengths"]
 
 
+def test_a_stage_that_had_a_line_has_one_at_its_end(lines):
+    log, clock, printed = lines
+    clock.now += 31
+    log.on_stage(Stage("preparing pictures", 39, 40))
+    log.on_stage(Stage("preparing pictures", 40, 40))
+    log.on_stage(Stage("painting previews", 2, 2))
+    assert printed == ["preparing pictures: 39 of 40", "preparing pictures: 40 of 40"]
+
+
 def test_the_bar_says_what_is_done_and_never_nan():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)

@@ -135,7 +135,7 @@ def test_a_strong_overlay_is_answered_with_the_strength_that_was_measured(kind):
     milder = dict(rows(replace(strong, milder_strength=0.4)))["strong at strength 1"]
     assert f"write <{kind}:inca:0.4>" in milder
     nowhere = dict(rows(strong))["strong at strength 1"]
-    assert "no lower strength helps" in nowhere
+    assert "not even at 0.2 is enough of it left" in nowhere
     assert "<" not in nowhere
     assert dict(rows(strong))["effect at strength 1"] == (
         "changes predictions 1.5 times as much as a prompt does; 10% of what a prompt does is left"
@@ -203,6 +203,24 @@ def test_a_sheet_that_fails_never_loses_the_overlay(learn, monkeypatch, error):
     assert run.verdict.sheet_command
 
 
+def test_what_fails_without_a_sheet_does_not_speak_of_one(tiny, hyper, monkeypatch):
+    def fail(*_, **__):
+        raise NanLatents("not a number")
+
+    monkeypatch.setattr(end_sheet, "measure_effect", fail)
+    message = "^the overlay is written, but its effect was not measured: not a number$"
+    with pytest.warns(VelaturaWarning, match=message):
+        assert paint_end_sheet(tiny, hyper(), ["a red house"], 7, path=None) == end_sheet.EndSheet()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(end_sheet, "measure_effect", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        paint_end_sheet(tiny, hyper(), ["a red house"], 7, path=None)
+    assert caught.value.__notes__ == ["the run is finished and its overlay is written, but its effect was not measured"]
+
+
 def test_an_interruption_while_the_sheet_is_painted_says_that_the_overlay_is_written(learn, monkeypatch, tmp_path):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -210,5 +228,5 @@ def test_an_interruption_while_the_sheet_is_painted_says_that_the_overlay_is_wri
     monkeypatch.setattr(end_sheet, "make_pictures", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         learn(end_sheet=True)
-    assert "its overlay is written" in caught.value.__notes__[0]
+    assert caught.value.__notes__[0].endswith("its overlay is written, but its sheet of strengths was not painted")
     assert (tmp_path / "run" / "inca.safetensors").exists()

@@ -61,6 +61,7 @@ class TrainingLines:
         self._losses: list[float] = []
         self._last_time = clock()
         self._last_done: int | None = None
+        self._open_stage: str | None = None  # the last line said that some of it is left
 
     def on_step(self, step: Step) -> None:
         """Print a line if it is time for one, or if this is the last step."""
@@ -77,8 +78,9 @@ class TrainingLines:
         """Print a line now and then if preparing pictures takes long, and one where the sheet is begun."""
         if stage.name in {"painting strengths", "finding the best strength"} and stage.done == 0:
             self._say(stage.name)
-        elif stage.done and self._is_due(False):
+        elif stage.done and self._is_due(stage.done == stage.total and self._open_stage == stage.name):
             self._last_time = self._clock()
+            self._open_stage = stage.name if stage.done < stage.total else None
             self._say(f"{stage.name}: {stage.done} of {stage.total}")
 
     def _is_due(self, is_due_anyway: bool) -> bool:

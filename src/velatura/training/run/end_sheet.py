@@ -161,11 +161,19 @@ def paint_end_sheet(
         return EndSheet(path, effect, milder)
     except (VelaturaError, RuntimeError, OSError) as error:  # RuntimeError: no memory left on a GPU, among others
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        warn(f"the overlay is written, but its sheet of strengths was not painted: {reason}")
+        warn(f"the overlay is written, but its {_describe_missing(effect, path)}: {reason}")
         return EndSheet(None, effect, milder)
     except KeyboardInterrupt as interruption:
-        interruption.add_note("the run is finished and its overlay is written; only the sheet of strengths is missing")
+        missing = _describe_missing(effect, path)
+        interruption.add_note(f"the run is finished and its overlay is written, but its {missing}")
         raise
+
+
+def _describe_missing(effect: PromptEffect | None, path: Path | None) -> str:
+    """Say what is not done of measuring the effect and painting the sheet, which a plan may leave out."""
+    if effect is not None:
+        return "sheet of strengths was not painted"
+    return "effect was not measured" + (" and its sheet of strengths was not painted" if path is not None else "")
 
 
 def _paint(base: Base, overlay: Overlay, recipes: Sequence[Recipe], path: Path, image: InitImage | None) -> None:

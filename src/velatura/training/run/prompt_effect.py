@@ -17,13 +17,11 @@ from velatura.overlays.attach import attach
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.prompt import Prompt
 from velatura.sampling.conditioning import chunks_of, encode_prompts
-from velatura.training.run.verdict import overpowers
+from velatura.training.run.verdict import LOWER_STRENGTHS, overpowers
 
 # Pure noise at the last timestep, where nothing but the prompt decides what a picture will show: no picture is needed
 NOISE_SEED = 0
 LARGE_BASE_PROMPTS = 4  # on bases other than tiny, where every prompt takes as long as a step of a picture
-# Tried in this order if an overlay overpowers at 1
-LOWER_STRENGTHS = (0.8, 0.6, 0.4, 0.2)
 
 
 @dataclass(frozen=True)

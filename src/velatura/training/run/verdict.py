@@ -15,6 +15,7 @@ A1111_PT_KINDS = frozenset({"hypernet", "embedding"})  # a LoRA's .safetensors i
 MIN_LOSS_FALL = 0.1  # share of the validation loss; less, together with
 MIN_EFFECT = 0.33  # less than this share of what a prompt changes, is little learned: pictures hardly differ
 MIN_PROMPT_LEFT = 0.2  # of the effect of a prompt; with less, pictures lose it
+LOWER_STRENGTHS = (0.8, 0.6, 0.4, 0.2)  # tried in this order if an overlay overpowers at 1
 RATE_FACTOR_IF_LITTLE = 10
 DEFAULT_OPEN_OPTIONS = OpenOptions()
 
@@ -145,7 +146,8 @@ class Verdict:
     def _advice_if_strong(self) -> str:
         """Return what to do with an overlay that overpowers the prompt, by what was measured."""
         if self.milder_strength is None:
-            return "no lower strength helps; use an earlier snapshot, or train for fewer steps or at a lower rate"
+            lowest = f"not even at {LOWER_STRENGTHS[-1]:g} is enough of it left"
+            return f"{lowest}; use an earlier snapshot, or train for fewer steps or at a lower rate"
         tag = f"<{self.kind}:{self.file.stem}:{self.milder_strength:g}>"
         return f"at {self.milder_strength:g} they do; write {tag}, or use an earlier snapshot"
 
