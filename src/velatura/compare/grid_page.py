@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from velatura.compare.cells import axis_labels
 from velatura.compare.grid import Grid
+from velatura.compare.page import fill_page
 from velatura.compare.training_report import picture_tag
 from velatura.files import atomic_write
 from velatura.sampling.generate import Picture
@@ -15,11 +14,10 @@ from velatura.sampling.generate import Picture
 
 def grid_page(grid: Grid) -> str:
     """Return the page, with the pictures in it, so that it needs no other file and no network."""
-    page = Template((files("velatura.compare") / "grid.html").read_text("utf-8"))
     titles = axis_labels(grid.z) if grid.z else [""]
     tables = [_table(grid, sheet, title) for sheet, title in zip(grid.sheets, titles, strict=True)]
-    prompt = escape(grid.recipe.prompt or "(no prompt)")
-    return page.substitute(title=prompt, tables="\n".join(tables), recipe=escape(grid.infotext()))
+    title = grid.recipe.prompt or "(no prompt)"
+    return fill_page("velatura.compare", "grid.html", title, tables="\n".join(tables), recipe=escape(grid.infotext()))
 
 
 def save_page(grid: Grid, path: Path) -> None:

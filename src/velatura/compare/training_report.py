@@ -5,12 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from importlib.resources import files
-from string import Template
 
 from PIL.Image import Image
 
 from velatura.compare.loss_curve import loss_curve
+from velatura.compare.page import fill_page
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,10 @@ class TrainingReport:
 
     def html(self) -> str:
         """Return the page, with pictures as data URIs and the curve as SVG, so that it needs no network."""
-        page = Template((files("velatura.compare") / "report.html").read_text("utf-8"))
-        return page.substitute(
-            title=escape(self.title),
+        return fill_page(
+            "velatura.compare",
+            "report.html",
+            self.title,
             opening=escape(self.opening),
             figures="\n".join(map(_figure, self.figures)),
             curve=loss_curve(self.losses),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from importlib.resources import files
-from string import Template
 
+from velatura.compare.page import fill_page
 from velatura.studies.sweep_results import SweepResults, SweepTrial
 
 CHART_WIDTH, CHART_HEIGHT = 460, 240
@@ -15,11 +14,12 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 28  # margins of the chart
 
 def sweep_page(results: SweepResults) -> str:
     """Return the page as one HTML text that needs no other file."""
-    page = Template((files("velatura.studies") / "sweep.html").read_text("utf-8"))
     head, *rows = results.table()
     rounds = ", ".join(map(str, results.rounds))
-    return page.substitute(
-        title=escape(f"Which {results.kind} learns best?"),
+    return fill_page(
+        "velatura.studies",
+        "sweep.html",
+        f"Which {results.kind} learns best?",
         recommendation=escape(results.recommendation()),
         facts=escape(
             f"{len(results.trials)} trials on {results.base}, judged at steps {rounds}; one in {results.factor} went "
