@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, cast
+
+from velatura.errors import BadSettings
 
 # diffusers imports peft wherever it is installed, for adapters, which velatura reads without it
 UNUSED_LIBRARIES = ("peft",)
@@ -47,6 +50,16 @@ def import_model_libraries() -> None:
     with pause_garbage_collection():
         for name in MODEL_MODULES:
             import_module(name)
+
+
+def check_ray_installed() -> None:
+    """Refuse a cluster where Ray is not installed, before anything is loaded.
+
+    Raises:
+        BadSettings: It is not.
+    """
+    if find_spec("ray") is None:
+        raise BadSettings('Ray, which runs work on a cluster, is not installed: pip install "velatura[cluster]"')
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from importlib.resources import files
 
 import pytest
 
@@ -9,8 +11,20 @@ from velatura.cli.app import main
 from velatura.errors import BadPlan, UnknownName, VelaturaError, ignore_warnings
 from velatura.overlays.deltas import DELTAS
 from velatura.overlays.structure import ACTIVATIONS, WEIGHT_INITS
-from velatura.studies.candidates import CandidateOptions, make_candidates, parse_tries, round_steps, survivor_counts
+from velatura.studies.candidates import (
+    PRESET_FAMILIES,
+    CandidateOptions,
+    check_before_opening,
+    make_candidates,
+    parse_tries,
+    preset_for_steps,
+    round_steps,
+    survivor_counts,
+    tried_texts,
+)
 from velatura.studies.overlay_arguments import ACTIVATION_NAMES, ALGORITHM_NAMES, INIT_NAMES
+from velatura.training.plan import Plan
+from velatura.training.rates import fit_rate
 
 OPTIONS = CandidateOptions("hypernet", "style", "tiny", 160, 0, {}, None)
 
@@ -78,6 +92,44 @@ def test_other_kinds_have_their_own_settings():
         tried("rank=4|8", kind="hypernetz")
     with pytest.raises(VelaturaError, match="algorithm"):
         tried("algorithm=lora|lorra", kind="lora")
+
+
+def test_numbers_from_python_are_tried_as_they_are():
+    layers = [(1, 1 / 3, 1), (1.0, 1e-7, 1)]
+    texts = tried_texts("layers", layers)
+    assert texts == ["1,0.3333333333333333,1", "1,1e-07,1"]
+    assert [candidate.overlay["layers"] for candidate in tried("layers=" + "|".join(texts))] == layers
+    assert tried_texts("rate", [0.1 + 0.2, 1e-3, True, None]) == ["0.30000000000000004", "0.001", "true", "none"]
+
+
+def test_what_one_family_of_bases_allows_is_not_refused_before_the_base_is_open():
+    # Two trials have two rounds, and the first is of steps / factor: of 2 steps for SD1, of 1 for SDXL
+    tries, options = parse_tries(["rank=4|16"]), OPTIONS._replace(kind="lora", steps=None)
+    assert [preset_for_steps("lora", family, "style").steps for family in PRESET_FAMILIES] == [2000, 1500]
+    check_before_opening(tries, options, 800, PRESET_FAMILIES)
+    with pytest.raises(BadPlan, match="too few"):
+        check_before_opening(tries, options, 800, ["SDXL"])
+
+
+def test_families_with_presets_of_their_own_are_looked_at():
+    presets = files("velatura.training") / "presets"
+    sections = {name for file in presets.iterdir() for name in tomllib.loads(file.read_text("utf-8"))}
+    assert sections - {"any", "tiny"} == set(PRESET_FAMILIES[1:])
+
+
+@pytest.mark.parametrize("kind", ["hypernet", "lora", "embedding", "dreambooth"])
+def test_all_rates_of_a_preset_end_at_the_same_share_of_fewer_steps(kind):
+    preset, fitted = Plan.preset(kind, "tiny"), preset_for_steps(kind, "tiny", "style", 30)
+    for field in ("learning_rate", "text_rate", "word_rate"):
+        rate = getattr(preset, field)
+        assert getattr(fitted, field) == (rate and fit_rate(rate, preset.rates().end, 30))
+    assert fitted.warmup < fitted.steps == 30
+
+
+@pytest.mark.parametrize("field", ["snapshot_every", "patience", "validation_folder", "steps"])
+def test_what_the_sweep_sets_cannot_be_set(field):
+    with pytest.raises(BadPlan, match=f"^{field} cannot be"):
+        tried("rate=1e-3|3e-3", fields={field: 4})
 
 
 def test_names_of_choices_are_those_that_overlays_have():

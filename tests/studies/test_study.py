@@ -8,8 +8,9 @@ import pytest
 import velatura
 from velatura.cli.app import main
 from velatura.compare import tune_prompts
-from velatura.errors import BadDataset, BadPlan, UnknownName
+from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, UnknownName
 from velatura.studies import study, trials
+from velatura.studies.pictures import split_pictures
 
 STAGES = []  # of the finished study
 BRIEF = {"kinds": ["hypernet", "aesthetic"], "seeds": 2, "steps": 2, "purpose": "subject"}
@@ -90,8 +91,66 @@ def test_what_is_done_is_not_done_again(tiny, photos, finished, monkeypatch):
 
 def test_other_pictures_in_the_same_folder_are_refused(tiny, finished):
     out, _ = finished
-    with pytest.raises(BadDataset, match="other pictures than this study's"):
-        velatura.study(tiny, velatura.tiny_pictures("robot"), out=out, steps=2)
+    with pytest.raises(BadDataset, match=r"has changed since .* was begun: \d+ new"):
+        velatura.study(tiny, velatura.tiny_pictures("robot"), out=out, **BRIEF)
+
+
+def test_a_changed_caption_is_refused(tiny, photos, finished):
+    caption = sorted(photos.glob("*.txt"))[0]
+    before = caption.read_text()
+    caption.write_text(before + " at night")
+    with pytest.raises(BadDataset, match="1 changed"):
+        velatura.study(tiny, photos, out=finished[0], **BRIEF)
+    caption.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 3}, r"another budget \(2 steps, not 3 steps\)"),
+        ({"purpose": "style"}, r"another purpose \(subject, not style\)"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused(tiny, photos, finished, changes, words):
+    with pytest.raises(AlreadyExists, match=words):
+        velatura.study(tiny, photos, out=finished[0], **(BRIEF | changes))
+
+
+def test_another_base_in_the_same_folder_is_refused(tiny, photos, finished):
+    parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text, "schedule": tiny.schedule}
+    with pytest.raises(AlreadyExists, match="another base"):
+        velatura.study(velatura.Base("other", tiny.family, **parts), photos, out=finished[0], **BRIEF)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "pictures.json", "trials/hypernet-0.json"])
+def test_a_damaged_file_of_a_study_is_refused_in_a_line(tiny, photos, finished, tmp_path, name):
+    out = tmp_path / "study"
+    shutil.copytree(finished[0], out)
+    (out / name).write_text("{")
+    with pytest.raises(BadFile, match=r"^[^\n]+ is damaged: [^\n]+$"):
+        velatura.study(tiny, photos, out=out, **BRIEF)
+
+
+def test_copies_of_pictures_keep_repeats_masks_and_class_pictures(photos, tmp_path):
+    folder = tmp_path / "held-out"  # as the folder of the held-out pictures is called
+    for number, path in enumerate(sorted(photos.glob("*.png"))):
+        place = folder / "3_robot" if number in (1, 2) else folder
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place / f"{number}.png")
+        (place / f"{number}.txt").write_text(f"robot {number}")
+    for place in ("mask", "reg"):
+        (folder / place).mkdir()
+        shutil.copy(folder / "0.png", folder / place)
+    (folder / "reg" / "0.txt").write_text("any robot")
+    split = split_pictures(folder, tmp_path / "study")
+    copied = velatura.read_dataset(split.data)
+    found = {(example.caption, example.repeats, example.mask is not None) for example in copied.examples}
+    # subfolders come last, so that the fourth picture, which is held out, is the second of 3_robot
+    assert found == {("robot 0", 1, True), ("robot 3", 1, False), ("robot 1", 3, False)}
+    assert [(example.caption, example.repeats) for example in velatura.read_dataset(split.held_out).examples] == [
+        ("robot 2", 1)
+    ]
+    assert [example.caption for example in copied.regularisation] == ["any robot"]
 
 
 def test_what_cannot_be_compared_is_refused(tiny, photos, tmp_path):

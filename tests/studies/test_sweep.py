@@ -8,9 +8,8 @@ import pytest
 import velatura
 from velatura.cli.app import main
 from velatura.errors import AlreadyExists, BadDataset
-from velatura.studies import sweep as sweeping
 
-pytestmark = pytest.mark.slow  # ten trainings are begun or gone on with, of a second each
+pytestmark = pytest.mark.slow  # ten trainings of a second each
 TRIES = {"layers": [(1, 1), (1, 2, 1)], "rate": ["1e-7", "3e-3"], "init": "xavier_normal"}
 STEPS = 8
 SMALL = {"pixels": 32, "validation_pictures": 4}  # so that a trial takes little time
@@ -76,6 +75,7 @@ def test_the_winner_is_bit_for_bit_a_training_without_a_sweep(tiny, finished, tm
 def test_results_lie_in_the_folder_and_a_finished_sweep_trains_nothing(tiny, photos, finished, monkeypatch):
     out, results, _ = finished
     assert json.loads((out / "sweep.json").read_text())["file"] == "neon.safetensors"
+    assert len(list((out / "held-out").glob("*.png"))) == 1
     assert "Trial" in (out / "index.html").read_text("utf-8")
     monkeypatch.setattr("velatura.studies.sweep_trials.train", None)
     monkeypatch.setattr("velatura.studies.sweep_trials.resume", None)
@@ -93,6 +93,40 @@ def test_another_sweep_in_the_same_folder_is_refused(tiny, photos, finished, tmp
         run(tiny, photos, tmp_path / "new", validation=photos)
 
 
+def test_changed_pictures_and_captions_are_refused_when_a_sweep_goes_on(tiny, photos, tmp_path):
+    data, judged = tmp_path / "data", tmp_path / "judged"
+    shutil.copytree(photos, data)
+    shutil.copytree(photos, judged)
+    options = {"tries": {"rate": "1e-3|3e-3"}, "steps": 4}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def change_and_run(changed, out, **given):
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny, data, out, on_trial=stop, **options, **given)
+        caption = sorted(changed.glob("*.txt"))[0]
+        before = caption.read_text()
+        caption.write_text("another caption")
+        with pytest.raises(BadDataset, match=r"has changed since .* was begun: 1 changed \("):
+            run(tiny, data, out, **options, **given)
+        caption.write_text(before)
+
+    change_and_run(data, tmp_path / "split")
+    change_and_run(data, tmp_path / "given", validation=judged)
+    change_and_run(judged, tmp_path / "given", validation=judged)
+
+
+def test_a_folder_that_leads_out_of_the_sweep_is_refused(tiny, photos, finished, tmp_path):
+    copied = tmp_path / "sweep"
+    shutil.copytree(finished[0], copied)
+    stored = json.loads((copied / "sweep.json").read_text())
+    stored["trials"][0]["folder"] = "../../x"
+    (copied / "sweep.json").write_text(json.dumps(stored))
+    with pytest.raises(AlreadyExists, match="cannot be read"):
+        run(tiny, photos, copied)
+
+
 @pytest.mark.filterwarnings("ignore:the first round is only")
 def test_the_command_says_what_it_would_do_and_what_it_found(photos, finished, capsys):
     out, results, _ = finished
@@ -103,18 +137,21 @@ def test_the_command_says_what_it_would_do_and_what_it_found(photos, finished, c
     planned = capsys.readouterr().out
     assert "4 trials to step 2" in planned
     assert "16 steps in all, of 32 for all trials to the end" in planned
+    assert main([*words, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["rounds"], plan["trials_by_round"], plan["steps"]) == ([2, 4, 8], [4, 2, 1], 16)
+    assert plan["trials"][1] == {"layers": "1,1", "rate": "3e-3", "init": "xavier_normal"}
+    assert plan["seconds"] > 0
     assert main(words) == 0
     assert results.recommendation() in capsys.readouterr().out
 
 
-def test_a_trial_that_diverges_is_left_out(tiny, photos, tmp_path, monkeypatch):
-    real = sweeping.train_trial
-
-    def diverge(base, job, on_step=None):
-        state = real(base, job, on_step)
-        return state._replace(problem="the loss became NaN") if job.number == 2 else state
-
-    monkeypatch.setattr(sweeping, "train_trial", diverge)
-    results = run(tiny, photos, tmp_path / "sweep", tries={"rate": "1e-7|3e-3"}, steps=4)
+@pytest.mark.filterwarnings("ignore::velatura.VelaturaWarning")
+def test_a_trial_that_diverges_is_left_out(tiny, photos, tmp_path):
+    # AdamW multiplies weights by 1 - rate x decay: by 0 at the first step, by -1e39 at the second
+    fields = SMALL | {"weight_decay": 1e39, "rescues": 0}
+    results = velatura.sweep(
+        tiny, "hypernet", photos, tries={"rate": "1e-45|1e-39:1, 1"}, steps=4, out=tmp_path / "sweep", fields=fields
+    )
     assert results.winner.number == 1
-    assert results.trials[1].problem == "the loss became NaN"
+    assert "NaN or infinite" in results.trials[1].problem

@@ -1,11 +1,15 @@
 """A winner is only called certain where its lead is beyond the noise of the validation."""
 
+import json
 import math
 
 import pytest
+from pydantic import ValidationError
 
+from velatura.studies.results import Trial
 from velatura.studies.sweep_page import sweep_page
-from velatura.studies.sweep_results import SweepResults, SweepTrial
+from velatura.studies.sweep_results import SweepResults, SweepTrial, read_sweep
+from velatura.studies.trials import NO_CURVE
 
 
 def results(*trials, rounds=(10, 20)):
@@ -59,6 +63,34 @@ def test_one_row_tells_nothing():
     single = results(({10: (9,)}, {}), ({10: (1,), 20: (1,)}, {}))
     assert single.difference(*single.ranking()).error == math.inf
     assert single.ties()
+
+
+def test_a_table_compares_every_trial_with_the_winner_only():
+    compared = []
+
+    class CountedResults(SweepResults):
+        def difference(self, first, second):
+            compared.append(second.number)
+            return super().difference(first, second)
+
+    many = results(*[({10: (float(number), number + 1.0)}, {}) for number in range(40)])
+    CountedResults(**dict(many)).table()
+    assert len(compared) <= 2 * len(many.trials)
+
+
+@pytest.mark.parametrize("path", ["../../x", "/etc", "trials/../../x", "C:/x", "..\\x", "javascript:alert(1)"])
+def test_paths_that_lead_out_of_the_folder_are_not_read(path, tmp_path):
+    stored = json.loads(CLEAR.model_dump_json())
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps(stored))
+    assert read_sweep(file) == CLEAR
+    stored["trials"][0]["folder"] = path
+    file.write_text(json.dumps(stored))
+    assert read_sweep(file) is None
+    file.write_text(json.dumps(json.loads(CLEAR.model_dump_json()) | {"file": path}))
+    assert read_sweep(file) is None
+    with pytest.raises(ValidationError, match="inside the folder"):
+        Trial(kind="lora", seed=0, file=path, steps=1, command="", figures={}, curve=NO_CURVE)
 
 
 def test_trials_that_diverged_come_last_and_rescues_are_told():

@@ -93,6 +93,11 @@ class Base:
         return self._first_weight.device
 
     @property
+    def is_offloaded(self) -> bool:
+        """True if the models are kept in the CPU's memory, and only the one that computes is moved to the device."""
+        return self._offloader is not None
+
+    @property
     def dtype(self) -> torch.dtype:
         """Return the precision in which the UNet computes."""
         return self._first_weight.dtype

@@ -46,7 +46,7 @@ COMMANDS = {
         "Overlays", "compare.study", "compare", "Train every kind on your pictures, and measure which one serves best."
     ),
     "sweep": LazyCommand(
-        "Overlays", "compare.sweep", "sweep", "Try settings of a training, and train the best ones to the end."
+        "Overlays", "compare.sweep", "sweep", "Try settings of a training, and train the winner to the end."
     ),
     "choose": LazyCommand(
         "Overlays", "train.choose", "choose", "Choose which kind of overlay to train, and see what it costs."

@@ -31,7 +31,7 @@ from velatura.cli.base import (
     prediction_option,
     zero_snr_option,
 )
-from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, recipe_options
+from velatura.cli.options import IMG2IMG_PANEL, PROMPT_PANEL, SAMPLING_PANEL, ray_option, recipe_options
 from velatura.cli.saving import (
     SavedPicture,
     live_preview,
@@ -287,6 +287,7 @@ def grid(
     library: LibraryFolders = None,
     overlay: OverlayArguments = None,
     lenient: Lenient = False,
+    ray: Annotated[str | None, ray_option("the pictures", OUTPUT_PANEL)] = None,
     out: GridOut = Path("grid.png"),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -358,6 +359,7 @@ def grid(
             styles=style_table,
             wildcards=wildcard_folder,
             open_base=lambda name: open_base(name, model_library, load_options),
+            ray=ray,
             on_step=on_step,
         )
     save_page(result, page)  # first: it takes a grid of any size, which a .jpg or .webp may not

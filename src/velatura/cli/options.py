@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from velatura.imports import check_ray_installed
 from velatura.sampling.recipe.fields import HiresFields, Img2ImgFields, NoiseFields
 from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
@@ -31,6 +32,28 @@ PANEL_OF_MODEL = {
 OPTION_NAMES = {"guidance": "cfg"}  # as the field calls it
 EXCLUDED_FIELDS = ("prompt", *RECORDED_FIELDS)  # an argument; and what cannot be chosen
 PLAIN_TYPES = (bool, int, float)
+
+
+def ray_option(work: str, panel: str) -> Any:
+    """Return the option --ray, which is refused where Ray is not installed, before torch is imported.
+
+    Args:
+        work: What runs on the cluster.
+        panel: The panel of the help in which it is.
+    """
+
+    def check(address: str | None) -> str | None:
+        if address is not None:
+            check_ray_installed()
+        return address
+
+    return typer.Option(
+        "--ray",
+        help=f"Run {work} on a Ray cluster: its address, auto for this machine's, or local for a new one.",
+        rich_help_panel=panel,
+        show_default="none",
+        callback=check,
+    )
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:

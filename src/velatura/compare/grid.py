@@ -1,5 +1,6 @@
 """X/Y/Z grids: pictures in which one thing changes by column, another by row, and a third by sheet."""
 
+import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -7,11 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from PIL import Image
 
 from velatura.arguments import check_arguments
+from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare.base_axis import (
     OpenBase,
@@ -30,8 +32,11 @@ from velatura.compare.cells import (
     matrix_recipes,
     name_base_axis,
 )
-from velatura.errors import BadRecipe
+from velatura.compare.cluster import BaseReference, connect
+from velatura.errors import BadRecipe, gather_warnings
+from velatura.imports import check_ray_installed
 from velatura.library import Library
+from velatura.merging.bake.inputs import check_no_overlays_attached
 from velatura.overlays.overlay import Overlay
 from velatura.prompts.styles import Style
 from velatura.sampling.generate import OnSamplingStep, Picture, generate_many
@@ -43,6 +48,7 @@ from velatura.sampling.recipe.grid_fields import write_grid_fields
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
 
+JOBS_PER_SLOT = 4  # of a cluster, so that a slow worker does not hold up the end
 GridItem = TypeVar("GridItem")
 
 
@@ -114,6 +120,7 @@ def grid(
     styles: Mapping[str, Style] | None = None,
     wildcards: str | os.PathLike[str] | None = None,
     open_base: OpenBase | None = None,
+    ray: str | None = None,
     on_step: OnSamplingStep | None = None,
 ) -> Grid:
     """Generate a grid of pictures. If the recipe has no seed, one is drawn for all pictures.
@@ -137,14 +144,21 @@ def grid(
         wildcards: The folder of wildcard files, from which each picture draws by its seed, after its axes have changed
             its prompt; a prompt matrix draws before it is split. None draws nothing.
         open_base: Opens the bases that an axis names, by default with the options of `velatura.open_base`.
-        on_step: Called after each step.
+        ray: Address of a Ray cluster that makes the pictures side by side, "local" for one on this machine; see
+            `velatura.compare.cluster.connect`. Files of the library must lie under the same path on every machine.
+            None makes them in this process.
+        on_step: Called after each step with the steps done and the steps in all; on a cluster after each job.
 
     Raises:
         BadRecipe: No axis is given, an axis has no values, or it changes nothing; or a base is given beside an axis
             of bases.
         UnknownName: A value is the name of a sampler, overlay, base, style or the like that does not exist.
         BadFile: A base of an axis does not exist.
+        BadSettings: No Ray cluster answers at the address, or Ray is not installed.
+        UnsupportedBase: A cluster is asked for, and the base was not opened from a file, or overlays are attached.
     """
+    if ray is not None:
+        check_ray_installed()
     recipe = Recipe(prompt=recipe) if isinstance(recipe, str) else recipe
     recipe = recipe.replace(seed=_draw_seed(recipe.seed), variation_seed=_draw_variation_seed(recipe))
     x, y, z = (axis and name_base_axis(_draw_seeds(axis), recipe) for axis in (x, y, z))
@@ -168,6 +182,10 @@ def grid(
     recipes = [draw_templates(cell, wildcards) for cell in recipes]
 
     def generate(base: AnyBase, recipes: Sequence[Recipe], on_step: OnSamplingStep | None) -> Sequence[Picture]:
+        if ray is not None:
+            folders = () if library is None else tuple(folder.absolute() for folder in library.folders)
+            cells = GridCells(0, tuple(recipes), folders, dict(overlays or {}), source, lenient)
+            return _generate_on_cluster(ray, to_base(base), cells, on_step)
         return generate_many(
             base, recipes, library=library, overlays=overlays, init_image=source, lenient=lenient, on_step=on_step
         )
@@ -181,6 +199,55 @@ def grid(
         pictures = generate(cast("AnyBase", base), recipes, on_step)
     rows = _split(pictures, len(x[1]))
     return Grid(_split(rows, len(y[1]) if y else 1), _record(recipe, pictures, has_bases=bool(base_axes)), x, y, z)
+
+
+class GridCells(NamedTuple):
+    """Cells of a grid that a worker makes, with what they share.
+
+    Attributes:
+        number: The number of the job.
+        recipes: The recipes of the cells.
+        folders: The folders of the library.
+        overlays, init_image, lenient: As `generate_many` takes them.
+    """
+
+    number: int
+    recipes: tuple[Recipe, ...]
+    folders: tuple[Path, ...]
+    overlays: dict[str, Overlay]
+    init_image: InitImage | None
+    lenient: bool
+
+
+def run_grid_job(base: Base, cells: GridCells) -> list[Picture]:
+    """Make cells in a process that has nothing but the base."""
+    return generate_many(
+        base,
+        cells.recipes,
+        library=Library(*cells.folders) if cells.folders else None,
+        overlays=cells.overlays,
+        init_image=cells.init_image,
+        lenient=cells.lenient,
+    )
+
+
+def _generate_on_cluster(
+    address: str, base: Base, cells: GridCells, on_step: OnSamplingStep | None
+) -> Sequence[Picture]:
+    """Make pictures on a cluster, a few in each job."""
+    check_no_overlays_attached(base)
+    reference, pictures = BaseReference.from_base(base), dict[int, list[Picture]]()
+    with gather_warnings(), connect(address) as cluster:
+        size = max(1, math.ceil(len(cells.recipes) / (JOBS_PER_SLOT * cluster.slots)))
+        parts = enumerate(_split(cells.recipes, size))
+        jobs = [cells._replace(number=number, recipes=tuple(recipes)) for number, recipes in parts]
+        total, done = sum(recipe.steps for recipe in cells.recipes), 0
+        for job, made in cluster.run(run_grid_job, reference, jobs, cells.folders):
+            pictures[job.number] = made
+            done += sum(recipe.steps for recipe in job.recipes)
+            if on_step:
+                on_step(done, total)
+    return [picture for number in sorted(pictures) for picture in pictures[number]]
 
 
 def _record(recipe: Recipe, pictures: Sequence[Picture], *, has_bases: bool) -> Recipe:

@@ -73,11 +73,11 @@ class Library:
 
     @check_arguments()
     def __init__(self, *folders: str | PathLike[str], cache: str | PathLike[str] | None = None) -> None:
-        self._folders = [Path(folder).expanduser() for folder in folders]
+        self.folders = [Path(folder).expanduser() for folder in folders]
         self._catalogue = Catalogue(Index(cache_folder(cache)))
         self._loaded = LoadedOverlays()
         self._base: tuple[object, Base] | None = None
-        for folder in self._folders:
+        for folder in self.folders:
             if not folder.is_dir():
                 raise BadFile(f"{folder} is not a folder: give the folder of the overlays")
 
@@ -300,11 +300,11 @@ class Library:
 
     def _model_files(self) -> list[ModelFile]:
         """Find all files, those of the folder given first before others."""
-        return list({file.path: file for folder in self._folders for file in find_model_files(folder)}.values())
+        return list({file.path: file for folder in self.folders for file in find_model_files(folder)}.values())
 
     def _entries(self, on_file: OnFile | None = None) -> list[LibraryEntry]:
         files = self._model_files()
-        for folder in self._folders:
+        for folder in self.folders:
             self._catalogue.forget(folder, files)
         entries = self._catalogue.entries(files, on_file)
         return [entry for entry in entries if entry.kind != UNKNOWN_KIND or entry.info.container != IMAGE_CONTAINER]
@@ -321,7 +321,7 @@ class Library:
                 if entry.kind in kinds and not entry.error
                 for entry_name in (entry.name, *(() if entry.file.is_snapshot else entry.aliases))
             }
-            raise unknown_name_error(label, name, known, " or ".join(map(str, self._folders)))
+            raise unknown_name_error(label, name, known, " or ".join(map(str, self.folders)))
         chosen, *others = found
         rivals = [entry for entry in others if not self._is_same_model(entry, chosen)]
         if rivals:

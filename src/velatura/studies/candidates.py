@@ -8,12 +8,20 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
 from velatura.card import printable_text
-from velatura.errors import OTHER_PROGRAMS_WORDS, BadPlan, UnknownName, explain_validation_error, ignore_warnings, warn
+from velatura.errors import (
+    OTHER_PROGRAMS_WORDS,
+    BadPlan,
+    UnknownName,
+    VelaturaError,
+    explain_validation_error,
+    ignore_warnings,
+    warn,
+)
 from velatura.studies.overlay_arguments import ARGUMENTS
 from velatura.training.plan import Plan
 from velatura.training.rates import fit_rate
@@ -23,6 +31,10 @@ MAX_CANDIDATES = 256
 MIN_ROUND_STEPS = 2  # of the first round
 FEW_ROUND_STEPS = 10  # below it the first round tells little
 VALIDATION_ROWS = 32  # half of them at high noise
+PRESET_FAMILIES = ("SD1", "SDXL")  # of bases other than tiny: all others have the presets of the first
+
+# Fields of a plan that the sweep alone sets, and that cannot be set for all trials either
+SWEEP_FIELDS = ("snapshot_every", "patience", "validation_folder")
 
 # Fields of a plan that cannot be tried, and why
 UNTRIED_FIELDS = {
@@ -31,10 +43,8 @@ UNTRIED_FIELDS = {
         ("pixels", "shape", "latents", "template", "zero_terminal_snr", "class_weight"),
         "it changes what the validation loss measures, so losses could not be compared",
     ),
-    **dict.fromkeys(
-        ("snapshot_every", "keep_last", "keep_every", "patience", "validation_pictures", "validation_folder"),
-        "the sweep sets it",
-    ),
+    **dict.fromkeys(SWEEP_FIELDS, "the sweep sets it"),
+    **dict.fromkeys(("keep_last", "keep_every", "validation_pictures"), "the sweep sets it"),
     **dict.fromkeys(
         ("preview_every", "preview_prompt", "preview_seeds", "end_sheet", "tune", "cache", "a1111", "tensorboard"),
         "it does not change what is learned",
@@ -124,8 +134,8 @@ def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return ",".join(f"{number:g}" if isinstance(number, float) else f"{number}" for number in value)  # pyright: ignore[reportUnknownVariableType]
-    return repr(value) if isinstance(value, float) else str(value)
+        return ",".join(map(_as_text, cast("Sequence[object]", value)))
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def make_candidates(tries: Mapping[str, Sequence[str]], options: CandidateOptions) -> list[Candidate]:
@@ -161,6 +171,32 @@ def make_candidates(tries: Mapping[str, Sequence[str]], options: CandidateOption
     return candidates
 
 
+def check_before_opening(
+    tries: Mapping[str, Sequence[str]], options: CandidateOptions, factor: int, families: Sequence[str]
+) -> None:
+    """Refuse, before a base is open, what cannot be tried on any family that it may be of.
+
+    Args:
+        tries: Values to try, as texts.
+        options: What all candidates share; its family does not count.
+        factor: One of so many trials goes on.
+        families: The families whose presets the base may get.
+
+    Raises:
+        UnknownName, BadPlan: See `make_candidates` and `round_steps`.
+    """
+    errors: list[VelaturaError] = []
+    for family in families:
+        try:
+            with ignore_warnings():  # the sweep warns
+                candidates = make_candidates(tries, options._replace(family=family))
+                round_steps(len(candidates), candidates[0].plan.steps, factor)
+        except VelaturaError as error:
+            errors.append(error)
+    if len(errors) == len(families):
+        raise errors[0]
+
+
 def _check_names(kind: str, names: Sequence[str], fields: Mapping[str, object]) -> None:
     known = {*ARGUMENTS[kind].model_fields, *Plan.model_fields} - UNTRIED_FIELDS.keys()
     fields_seen: dict[str, str] = {}
@@ -174,9 +210,9 @@ def _check_names(kind: str, names: Sequence[str], fields: Mapping[str, object]) 
             other = fields_seen.get(field, field)
             raise BadPlan(f"{name} and {other} set the same field: give one of them")
         fields_seen[field] = name
-    fixed = [field for field in fields if field in {"snapshot_every", "validation_folder", "patience", "steps"}]
-    if fixed:
-        raise BadPlan(f"{fixed[0]} cannot be set in a sweep, which sets it: leave it out")
+    for field in fields:
+        if field in {*SWEEP_FIELDS, "steps"}:
+            raise BadPlan(f"{field} cannot be set for all trials: {UNTRIED_FIELDS[field]}")
 
 
 def field_name(kind: str, name: str) -> str:
@@ -187,16 +223,30 @@ def field_name(kind: str, name: str) -> str:
     return OTHER_PROGRAMS_WORDS.get(name, name) if name not in Plan.model_fields else name
 
 
-def _preset(options: CandidateOptions) -> Plan:
-    """Return the plan of all trials, its rate fitted to the steps."""
+def preset_for_steps(kind: str, family: str, purpose: str, steps: int | None = None, **fields: object) -> Plan:
+    """Return the preset of a kind for another number of steps, its rates and its warm-up fitted to them.
+
+    Args:
+        kind: The kind of overlay.
+        family: The base's family.
+        purpose: "style" or "subject".
+        steps: The steps; None: the preset's own.
+        **fields: Further fields of the plan that differ from the preset.
+    """
     with ignore_warnings():
-        preset = Plan.preset(options.kind, options.family, options.purpose)
+        preset = Plan.preset(kind, family, purpose)
+    if fields.get("optimizer") == "prodigy":
+        preset = preset.replace(text_rate=None, word_rate=None)  # it finds one rate for all parameters
     planned = preset.rates().end
-    steps = planned if options.steps is None else options.steps
-    fitted = {
-        "steps": steps,
-        "learning_rate": fit_rate(preset.learning_rate, planned, steps),
-        "warmup": min(preset.warmup, max(0, steps - 1)),
+    steps = planned if steps is None else steps
+    given = {name: getattr(preset, name) for name in ("learning_rate", "text_rate", "word_rate")}
+    rates = {name: fit_rate(rate, planned, steps) for name, rate in given.items() if rate is not None}
+    return preset.replace(**({"steps": steps, "warmup": min(preset.warmup, steps - 1), **rates} | fields))
+
+
+def _preset(options: CandidateOptions) -> Plan:
+    """Return the plan of all trials, without what is tried."""
+    settings: dict[str, object] = {
         "seed": options.seed,
         "validation_pictures": VALIDATION_ROWS,
         "patience": 0,
@@ -206,7 +256,8 @@ def _preset(options: CandidateOptions) -> Plan:
         "end_sheet": False,
         "tune": False,
     }
-    return preset.replace(**(fitted | dict(options.fields)))
+    settings |= dict(options.fields)
+    return preset_for_steps(options.kind, options.family, options.purpose, options.steps, **settings)
 
 
 def _make_candidate(number: int, values: dict[str, str], preset: Plan, kind: str) -> Candidate:

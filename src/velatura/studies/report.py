@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from importlib.resources import files
-from string import Template
 
 from PIL import Image
 
+from velatura.compare.page import fill_page
 from velatura.compare.training_report import picture_tag
 from velatura.compare.tune_prompts import tune_prompts
 from velatura.formats.open import open_overlay
@@ -21,26 +20,62 @@ CHART_WIDTH, CHART_HEIGHT, MARGIN = 460, 260, 40
 COLOURS = ("#b4452f", "#2f6db4", "#3c8c4a", "#8a4bb0", "#b08a2f")
 
 
-def study_page(results: StudyResults, setup: TrialSetup) -> str:
-    """Return the page as one HTML text that needs no other file."""
-    page = Template((files("velatura.studies") / "study.html").read_text("utf-8"))
-    return page.substitute(
-        title=escape(f"Which kind serves {setup.name}?"),
-        recommendation=escape(results.recommendation()),
-        facts=escape(
-            f"{results.training_pictures} pictures to train on and {results.held_out_pictures} held out, on "
-            f"{results.base}; {results.budget}. ± is the standard deviation over seeds."
-        ),
-        head="".join(f"<th>{escape(kind)}</th>" for kind in results.kinds),
-        rows="\n".join(_rows(results)),
-        trade=_trade_chart(results),
-        legend=" ".join(
-            f'<span style="color:{_colour(number)}">&#9632;</span> {escape(kind)}'
-            for number, kind in enumerate(results.kinds)
-        ),
-        pictures="\n".join(_picture_rows(results, setup)),
-        recipes="\n".join(map(_recipe, results.trials)),
-    )
+class StudyReport:
+    """Makes the page of a study again and again while its trials go on; the pictures of a kind are painted once.
+
+    Args:
+        setup: What all trials share.
+    """
+
+    def __init__(self, setup: TrialSetup) -> None:
+        self._setup = setup
+        self._held_out_row = _picture_row("held out", setup.held_out[:MAX_HELD_OUT])
+        self._base_row = ""
+        self._painted_rows: dict[str, str] = {}  # by the file of the overlay
+
+    def page(self, results: StudyResults) -> str:
+        """Return the page as one HTML text that needs no other file."""
+        return fill_page(
+            "velatura.studies",
+            "study.html",
+            f"Which kind serves {self._setup.name}?",
+            recommendation=escape(results.recommendation()),
+            facts=escape(
+                f"{results.training_pictures} pictures to train on and {results.held_out_pictures} held out, on "
+                f"{results.base}; {results.budget}. ± is the standard deviation over seeds."
+            ),
+            head="".join(f"<th>{escape(kind)}</th>" for kind in results.kinds),
+            rows="\n".join(_rows(results)),
+            trade=_trade_chart(results),
+            legend=" ".join(
+                f'<span style="color:{_colour(number)}">&#9632;</span> {escape(kind)}'
+                for number, kind in enumerate(results.kinds)
+            ),
+            pictures="\n".join(self._rows_of_pictures(results)),
+            recipes="\n".join(map(_recipe, results.trials)),
+        )
+
+    def _rows_of_pictures(self, results: StudyResults) -> list[str]:
+        """Return rows of the same prompts and seeds, for the first overlay of each kind at its best strength."""
+        painted = [self._painted_row(results.of_kind(kind)[0]) for kind in results.kinds]
+        return [self._held_out_row, self._base_row, *painted]
+
+    def _painted_row(self, trial: Trial) -> str:
+        if trial.file in self._painted_rows:
+            return self._painted_rows[trial.file]
+        setup = self._setup
+        overlay = open_overlay(setup.folder / trial.file)
+        is_tiny, words = setup.base.family.name == "tiny", called_by(setup, trial.kind)
+        prompts = tune_prompts(overlay, setup.captions, is_tiny=is_tiny, called_by=words)[:MAX_PROMPTS]
+        paints = painter(setup, overlay, prompts)
+        if not self._base_row:
+            texts = [prompt.text for prompt in prompts]
+            self._base_row = _picture_row(f"{setup.base.name} alone", paints.paint(0.0), texts)
+        strength = trial.figures["strength"]
+        called = [prompt.called for prompt in prompts]
+        row = _picture_row(f"{trial.kind} at {strength:g}", paints.paint(strength), called)
+        self._painted_rows[trial.file] = row
+        return row
 
 
 def _rows(results: StudyResults) -> Iterator[str]:
@@ -79,25 +114,6 @@ def _y(kept: float) -> float:
 
 def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
-
-
-def _picture_rows(results: StudyResults, setup: TrialSetup) -> Iterator[str]:
-    """Paint the same prompts and seeds with the first overlay of each kind, at its best strength."""
-    yield _picture_row("held out", setup.held_out[:MAX_HELD_OUT])
-    is_tiny = setup.base.family.name == "tiny"
-    is_first = True
-    for kind in results.kinds:
-        trial = results.of_kind(kind)[0]
-        overlay = open_overlay(setup.folder / trial.file)
-        words = called_by(setup, kind)
-        prompts = tune_prompts(overlay, setup.captions, is_tiny=is_tiny, called_by=words)[:MAX_PROMPTS]
-        paints = painter(setup, overlay, prompts)
-        if is_first:
-            yield _picture_row(f"{setup.base.name} alone", paints.paint(0.0), [prompt.text for prompt in prompts])
-            is_first = False
-        strength = trial.figures["strength"]
-        label = f"{kind} at {strength:g}"
-        yield _picture_row(label, paints.paint(strength), [prompt.called for prompt in prompts])
 
 
 def _picture_row(label: str, images: Sequence[Image.Image], texts: Sequence[str] = ()) -> str:

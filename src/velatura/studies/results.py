@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import fmean, stdev
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 # What each figure says, in the order of the table
 FIGURES = {
@@ -24,6 +25,16 @@ FIGURES = {
     "picture_seconds": "seconds that a picture takes longer",
     "bytes": "size of the file",
 }
+
+
+def _check_inner_path(path: str) -> str:
+    """Refuse a path that leads out of the folder of a study, as a file of somebody else may hold."""
+    if ".." in PurePosixPath(path).parts or path.startswith("/") or "\\" in path or ":" in path:
+        raise ValueError("should be a path inside the folder of the study")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_check_inner_path)]
 
 
 class Curve(BaseModel):
@@ -53,7 +64,7 @@ class Trial(BaseModel):
 
     kind: str
     seed: int
-    file: str
+    file: InnerPath
     steps: int
     command: str
     figures: dict[str, float]

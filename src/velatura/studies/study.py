@@ -7,18 +7,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
+from velatura.compare.cluster import BaseReference, Cluster, RunJobs, connect
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
-from velatura.errors import BadPlan, UnknownName, gather_warnings, quantity
-from velatura.files import atomic_write, parse_json
-from velatura.studies.cluster import BaseReference, check_ray_installed, connect
+from velatura.errors import AlreadyExists, BadFile, BadPlan, UnknownName, gather_warnings, quantity
+from velatura.files import atomic_write
+from velatura.imports import check_ray_installed
 from velatura.studies.pictures import split_pictures
-from velatura.studies.report import study_page
+from velatura.studies.report import StudyReport
 from velatura.studies.results import StudyResults, Trial, read_results
 from velatura.studies.trials import KINDS, UNTRAINED_KINDS, StudyJob, TrialSetup, run_study_job, run_trial
 from velatura.training.run.recorded_base import base_location
@@ -27,9 +29,11 @@ from velatura.training.run.report import OnStage
 DEFAULT_KINDS = ("embedding", "hypernet", "lora", "dreambooth", "aesthetic")
 DEFAULT_MINUTES, DEFAULT_SEEDS = 12.0, 3
 TRAINING_SHARE = 0.6  # of the minutes; the rest is for judging
-RESULTS_NAME, PAGE_NAME, BUDGET_NAME = "study.json", "index.html", "budget.json"
+RESULTS_NAME, PAGE_NAME, BUDGET_NAME, SETTINGS_NAME = "study.json", "index.html", "budget.json", "settings.json"
+STEP_COUNTS, SETTINGS = TypeAdapter(dict[str, int]), TypeAdapter(dict[str, str])
 
 OnTrial = Callable[[str, int, int], None]  # what is done, trials done, and trials in all
+RunTrials = RunJobs[StudyJob, Trial]
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,12 @@ def study(
 
     Raises:
         UnknownName: A kind does not exist.
-        BadDataset: There are fewer than four pictures, or other pictures than when the study was begun.
+        BadDataset: There are fewer than four pictures, or pictures or captions changed since the study was begun.
         BadPlan: The budget is not above 0.
+        AlreadyExists: `out` holds a study on another base, or with another budget or purpose.
+        BadFile: A file of the study in `out` is damaged.
         BadSettings: No Ray cluster answers at the address, or Ray is not installed.
+        UnsupportedBase: A cluster is asked for, and the base was not opened from a file.
         ProcessFailed: The workers of a trial died again and again.
     """
     if ray is not None:
@@ -123,36 +130,111 @@ def study(
     options = StudyOptions(tuple(dict.fromkeys(kinds)), seeds, steps, minutes, purpose)
     _check_options(options)
     setup = _prepare(base, Path(pictures).expanduser(), out, options, PictureEncoder.open(base, clip=clip, dino=dino))
-    step_counts = _step_counts(setup, options)
-    trials: list[Trial] = []
-    if ray is not None:
-        jobs = _study_jobs(setup, options, step_counts, clip, dino)
-        with connect(ray) as cluster:
-            reference, folders = BaseReference.from_base(base), [setup.folder, setup.data, setup.held_out_folder]
-            for done, (job, trial) in enumerate(cluster.run(run_study_job, reference, jobs, folders), 1):
-                _store_trial(setup, job.kind, job.seed, trial)
-                if on_trial:
-                    on_trial(f"{job.kind}, seed {job.seed}", done, len(jobs))
-    for done, (kind, seed) in enumerate(options.trials()):
-        if on_trial and ray is None:
-            on_trial(f"{kind}, seed {seed}", done, options.trial_count)
-        trials.append(_stored_trial(setup, kind, seed, step_counts, on_stage))
-        results = _results(setup, options, Path(pictures), trials)
-        if ray is None:
-            _write(out, setup, results)
-    results = _results(setup, options, Path(pictures), trials)
-    _write(out, setup, results)
+    _check_same_study(setup, options, clip, dino)
+    jobs = _study_jobs(setup, options, clip, dino)
+    if ray is None:
+        return _run_study(setup, options, Path(pictures), jobs, _run_here(setup, options, on_trial, on_stage))
+    reference = BaseReference.from_base(base)
+    with connect(ray) as cluster:
+        return _run_study(setup, options, Path(pictures), jobs, _run_on(cluster, reference, setup, options, on_trial))
+
+
+def _run_study(
+    setup: TrialSetup, options: StudyOptions, pictures: Path, jobs: Sequence[StudyJob], run_jobs: RunTrials
+) -> StudyResults:
+    """Run the trials that are not stored yet, and write results and page after each."""
+    trials = list(filter(None, (_read_trial(setup, job) for job in jobs)))
+    stored = {(trial.kind, trial.seed) for trial in trials}
+    report = StudyReport(setup)
+    for job, trial in run_jobs([job for job in jobs if (job.kind, job.seed) not in stored]):
+        with atomic_write(_trial_file(setup, job)) as temp_path:
+            temp_path.write_text(trial.model_dump_json(indent=2) + "\n", "utf-8")
+        trials.append(trial)
+        _write(setup.folder, report, _results(setup, options, pictures, trials))
+    results = _results(setup, options, pictures, trials)
+    _write(setup.folder, report, results)
     return results
+
+
+def _run_here(
+    setup: TrialSetup, options: StudyOptions, on_trial: OnTrial | None, on_stage: OnStage | None
+) -> RunTrials:
+    """Return what runs trials one after another in this process."""
+
+    def run_jobs(jobs: Sequence[StudyJob]) -> Iterator[tuple[StudyJob, Trial]]:
+        for done, job in enumerate(jobs, options.trial_count - len(jobs)):
+            if on_trial:
+                on_trial(f"{job.kind}, seed {job.seed}", done, options.trial_count)
+            try:
+                trial = run_trial(setup, job.kind, job.seed, job.steps, on_stage=on_stage)
+            except KeyboardInterrupt as error:
+                error.__notes__ = [f"start the study again with --out {setup.folder} to go on where it was"]
+                raise
+            yield job, trial
+
+    return run_jobs
+
+
+def _run_on(
+    cluster: Cluster, base: BaseReference, setup: TrialSetup, options: StudyOptions, on_trial: OnTrial | None
+) -> RunTrials:
+    """Return what runs trials side by side on a cluster."""
+
+    def run_jobs(jobs: Sequence[StudyJob]) -> Iterator[tuple[StudyJob, Trial]]:
+        folders = [setup.folder, setup.data, setup.held_out_folder]
+        finished = cluster.run(run_study_job, base, jobs, folders)
+        for done, (job, trial) in enumerate(finished, options.trial_count - len(jobs) + 1):
+            if on_trial:
+                on_trial(f"{job.kind}, seed {job.seed}", done, options.trial_count)
+            yield job, trial
+
+    return run_jobs
+
+
+def _check_same_study(
+    setup: TrialSetup,
+    options: StudyOptions,
+    clip: str | os.PathLike[str] | None,
+    dino: str | os.PathLike[str] | None,
+) -> None:
+    """Record what the figures depend on, or refuse other settings when a study goes on; kinds and seeds may be added.
+
+    Raises:
+        AlreadyExists: The study was begun with other settings.
+        BadFile: They cannot be read.
+    """
+    settings = {
+        "base": f"{setup.base.name} {setup.base.hash or ''}".strip(),
+        "budget": "" if options.steps is None else quantity(options.steps, "step"),
+        "purpose": options.purpose,
+        "CLIP": str(clip or ""),
+        "DINO": str(dino or ""),
+    }
+    path = setup.folder / SETTINGS_NAME
+    if not path.is_file():
+        with atomic_write(path) as temp_path:
+            temp_path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        return
+    try:
+        stored = SETTINGS.validate_json(path.read_bytes())
+    except ValidationError:
+        raise BadFile(f"{path} is damaged: begin the study again in another folder") from None
+    for name, value in settings.items():
+        if stored.get(name, "") != value:
+            raise AlreadyExists(
+                f"{setup.folder} holds a study with another {name} ({stored.get(name) or 'none'}, not "
+                f"{value or 'none'}): start it with the same settings to go on, or name another folder with --out"
+            )
 
 
 def _study_jobs(
     setup: TrialSetup,
     options: StudyOptions,
-    step_counts: dict[str, int],
     clip: str | os.PathLike[str] | None,
     dino: str | os.PathLike[str] | None,
 ) -> list[StudyJob]:
-    """Return the trials that are not stored yet."""
+    """Return all trials."""
+    step_counts = _step_counts(setup, options)
     return [
         StudyJob(
             setup.folder.absolute(),
@@ -169,7 +251,6 @@ def _study_jobs(
             step_counts.get(kind, 0),
         )
         for kind, seed in options.trials()
-        if not _trial_file(setup, kind, seed).is_file()
     ]
 
 
@@ -206,9 +287,10 @@ def _step_counts(setup: TrialSetup, options: StudyOptions) -> dict[str, int]:
     if options.steps is not None:
         return dict.fromkeys(trained, options.steps)
     path = setup.folder / BUDGET_NAME
-    stored = parse_json(path.read_text("utf-8")) if path.is_file() else None
-    fields = cast("dict[str, object]", stored) if isinstance(stored, dict) else {}
-    counts = {kind: count for kind, count in fields.items() if isinstance(count, int)}
+    try:
+        counts = STEP_COUNTS.validate_json(path.read_bytes()) if path.is_file() else {}
+    except ValidationError:
+        raise BadFile(f"{path} is damaged: remove it to measure the steps again") from None
     seconds = 60 * options.minutes * TRAINING_SHARE / options.trial_count
     counts |= {kind: max(1, int(seconds / setup.step_seconds(kind))) for kind in trained if kind not in counts}
     with atomic_write(path) as temp_path:
@@ -216,25 +298,19 @@ def _step_counts(setup: TrialSetup, options: StudyOptions) -> dict[str, int]:
     return counts
 
 
-def _stored_trial(
-    setup: TrialSetup, kind: str, seed: int, step_counts: dict[str, int], on_stage: OnStage | None
-) -> Trial:
-    """Return a trial, run if its result is not stored yet."""
-    path = _trial_file(setup, kind, seed)
-    if path.is_file():
+def _read_trial(setup: TrialSetup, job: StudyJob) -> Trial | None:
+    """Read the result of a trial, None if it is not stored yet."""
+    path = _trial_file(setup, job)
+    if not path.is_file():
+        return None
+    try:
         return Trial.model_validate_json(path.read_bytes())
-    trial = run_trial(setup, kind, seed, step_counts.get(kind, 0), on_stage=on_stage)
-    _store_trial(setup, kind, seed, trial)
-    return trial
+    except ValidationError:
+        raise BadFile(f"{path} is damaged: remove it to judge the trial again") from None
 
 
-def _trial_file(setup: TrialSetup, kind: str, seed: int) -> Path:
-    return setup.folder / "trials" / f"{kind}-{seed}.json"
-
-
-def _store_trial(setup: TrialSetup, kind: str, seed: int, trial: Trial) -> None:
-    with atomic_write(_trial_file(setup, kind, seed)) as temp_path:
-        temp_path.write_text(trial.model_dump_json(indent=2) + "\n", "utf-8")
+def _trial_file(setup: TrialSetup, job: StudyJob) -> Path:
+    return setup.folder / "trials" / f"{job.kind}-{job.seed}.json"
 
 
 def _results(setup: TrialSetup, options: StudyOptions, pictures: Path, trials: Sequence[Trial]) -> StudyResults:
@@ -249,11 +325,11 @@ def _results(setup: TrialSetup, options: StudyOptions, pictures: Path, trials: S
     )
 
 
-def _write(out: Path, setup: TrialSetup, results: StudyResults) -> None:
+def _write(out: Path, report: StudyReport, results: StudyResults) -> None:
     if read_results(out / RESULTS_NAME) == results and (out / PAGE_NAME).is_file():
         return
     with atomic_write(out / RESULTS_NAME) as temp_path:
         temp_path.write_text(results.model_dump_json(indent=2) + "\n", "utf-8")
-    page = study_page(results, setup)
+    page = report.page(results)
     with atomic_write(out / PAGE_NAME) as temp_path:
         temp_path.write_text(page, "utf-8")

@@ -1,106 +1,31 @@
-"""Sweep: many settings tried by successive halving, each as a resumable run, and the best one trained to its end."""
+"""Sweep: many settings tried by successive halving, each as a resumable run; the winner alone is trained to its end."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from velatura.arguments import check_arguments
-from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
+from velatura.compare.cluster import BaseReference, Cluster, RunJobs, connect
 from velatura.datasets.folder import read_dataset
-from velatura.errors import AlreadyExists, BadDataset, TrainingDiverged, gather_warnings, ignore_warnings
+from velatura.errors import AlreadyExists, TrainingDiverged, gather_warnings
 from velatura.files import atomic_write
-from velatura.studies.candidates import (
-    Candidate,
-    CandidateOptions,
-    make_candidates,
-    round_steps,
-    survivor_counts,
-    training_command,
-    tried_texts,
-)
-from velatura.studies.cluster import BaseReference, Cluster, check_ray_installed, connect
-from velatura.studies.pictures import check_picture_count, split_pictures
+from velatura.imports import check_ray_installed
+from velatura.studies.candidates import CandidateOptions, survivor_counts, tried_texts
+from velatura.studies.pictures import check_same_pictures, split_pictures
 from velatura.studies.sweep_page import sweep_page
+from velatura.studies.sweep_plan import SweepSetup, plan_sweep
 from velatura.studies.sweep_results import SweepResults, SweepTrial, read_sweep
-from velatura.studies.sweep_trials import TrialJob, TrialState, make_overlay, read_state, train_trial
-from velatura.training.estimate import estimate
-from velatura.training.run.folder import file_name
-from velatura.training.run.recorded_base import base_location
-from velatura.training.train import check_plan
+from velatura.studies.sweep_trials import TrialJob, TrialState, read_state, train_trial
 
 DEFAULT_FACTOR = 2
 RESULTS_NAME, PAGE_NAME = "sweep.json", "index.html"
 
 OnSweepTrial = Callable[[str, int, int], None]  # what is trained, steps done, and steps of the whole sweep
-RunJobs = Callable[[Sequence[TrialJob]], Iterator[tuple[TrialJob, TrialState]]]
-
-
-@dataclass(frozen=True)
-class SweepSetup:
-    """All that the trials of a sweep share.
-
-    Attributes:
-        base: The base.
-        folder: The folder of the sweep.
-        kind, purpose: The kind of overlay, and "style" or "subject".
-        name: What every overlay is called.
-        pictures: The user's folder.
-        data: The folder of the training pictures.
-        held_out: The folder of the validation pictures.
-        fields: Fields of the plan that differ from the preset in all trials.
-        candidates: What is tried.
-        rounds: The step to which every round trains.
-        factor: Of so many trials one goes on.
-    """
-
-    base: Base
-    folder: Path
-    kind: str
-    purpose: str
-    name: str
-    pictures: Path
-    data: Path
-    held_out: Path
-    fields: Mapping[str, object]
-    candidates: Sequence[Candidate]
-    rounds: Sequence[int]
-    factor: int
-
-    @property
-    def step_count(self) -> int:
-        """Steps of all trials together."""
-        starts = [0, *self.rounds]
-        counts = survivor_counts(len(self.candidates), self.factor)
-        return sum(count * (end - start) for count, start, end in zip(counts, starts[:-1], self.rounds, strict=True))
-
-    def job(self, candidate: Candidate, until: int) -> TrialJob:
-        """Return the job that trains a candidate to a step."""
-        held_out = str(self.held_out.absolute())
-        with ignore_warnings():  # of rates, which the candidate's own plan gave
-            plan = candidate.plan.replace(snapshot_every=self.rounds[0], validation_folder=held_out)
-        folder = self.folder.absolute() / "trials" / f"{candidate.number:03}"
-        return TrialJob(
-            candidate.number, self.kind, self.name, candidate.overlay, plan, self.data.absolute(), folder, until
-        )
-
-    def untrained_trial(self, candidate: Candidate) -> SweepTrial:
-        """Return the entry of a candidate in the results before its training."""
-        base = base_location(self.base.opened_from, self.base.name, self.base.open_options)
-        common = ["--name", self.name, "--for", self.purpose, *([] if base == "tiny" else ["--base", base])]
-        for field, value in self.fields.items():
-            common += ["--set", f"{field}={'none' if value is None else value}"]
-        return SweepTrial(
-            number=candidate.number,
-            values=candidate.values,
-            folder=f"trials/{candidate.number:03}",
-            command=training_command(candidate, self.kind, self.pictures, common),
-        )
+RunTrials = RunJobs[TrialJob, TrialState]
 
 
 @freeze_models
@@ -123,10 +48,10 @@ def sweep(
     ray: str | None = None,
     on_trial: OnSweepTrial | None = None,
 ) -> SweepResults:
-    """Try settings of a training by successive halving, and train the best ones to the end.
+    """Try settings of a training by successive halving, and train the winner to the end.
 
     All combinations of the values train for a few steps. The half with the lower validation loss goes on for twice as
-    many, and so on until one is left, which is trained to its last step. The loss is that at high noise on pictures
+    many, and so on until one is left. It alone is trained to its last step. The loss is that at high noise on pictures
     that no trial is trained on. Every trial is a run folder, and its steps are those of one uninterrupted training: the
     winner's file is, bit for bit, the one that `velatura.train` makes by the same plan. A sweep that is interrupted
     goes on where it was if it is started again with the same arguments.
@@ -139,7 +64,7 @@ def sweep(
             the plan, as {"rate": [1e-3, 3e-3]}. Values may be texts, as on the command line: "1,2,1|1,2,2,1".
         out: The folder of the sweep; index.html in it is the report, sweep.json the same for programs.
         steps: Steps of a whole training, to which only the winner comes; None: those of the preset.
-        factor: Of so many trials one goes on to the next round, which is so many times as long.
+        factor: One of so many trials goes on to the next round, which ends after so many times as many steps.
         trials: The most combinations to try, drawn at random from all; None: all of them, 256 at most.
         purpose: What is learned, "style" or "subject": the preset.
         seed: Seed of every training and of the choice of combinations.
@@ -157,16 +82,17 @@ def sweep(
         UnknownName: The kind, a setting or one of its choices does not exist.
         BadPlan: A value is out of range, or the steps are too few for so many trials.
         BadOverlay: An overlay cannot be built by a combination of values.
-        BadDataset: There are too few pictures, or other ones than when the sweep was begun.
+        BadDataset: There are too few pictures, or pictures or captions changed since the sweep was begun.
         AlreadyExists: `out` holds another sweep, or something else.
         TrainingDiverged: All trials diverged.
         BadSettings: No Ray cluster answers at the address, or Ray is not installed.
+        UnsupportedBase: A cluster is asked for, and the base was not opened from a file.
         ProcessFailed: The workers of a trial died again and again.
     """
     if ray is not None:
         check_ray_installed()
     base = to_base(base)
-    setup = prepare_sweep(
+    setup = plan_sweep(
         base,
         Path(pictures).expanduser(),
         Path(out).expanduser(),
@@ -175,90 +101,39 @@ def sweep(
         factor=factor,
         validation=None if validation is None else Path(validation).expanduser(),
     )
-    check_trials(setup)
+    progress = SweepProgress(setup, on_trial)
     if ray is None:
-        return run_sweep(setup, _run_here(setup, on_trial))
+        return run_sweep(setup, _run_here(setup, progress))
+    reference = BaseReference.from_base(base)
     with connect(ray) as cluster:
-        return run_sweep(setup, _run_on(cluster, setup, on_trial))
+        return run_sweep(setup, _run_on(cluster, reference, setup, progress))
 
 
-def prepare_sweep(
-    base: Base,
-    pictures: Path,
-    out: Path,
-    tries: Mapping[str, Sequence[str]],
-    options: CandidateOptions,
-    *,
-    factor: int,
-    validation: Path | None,
-) -> SweepSetup:
-    """Check what is to be tried, and the pictures; nothing is written.
+class SweepProgress:
+    """Reports steps of single trials as steps of the whole sweep.
 
     Args:
-        base: The base.
-        pictures: The folder of the pictures.
-        out: The folder of the sweep.
-        tries: Values to try, as texts.
-        options: What all candidates share.
-        factor: Of so many trials one goes on.
-        validation: Pictures for the validation; None: one in four of the pictures.
-
-    Raises:
-        VelaturaError: See `sweep`.
+        setup: The sweep.
+        on_trial: Called with what is trained, steps done, and steps of the whole sweep.
     """
-    candidates = make_candidates(tries, options)
-    rounds = round_steps(len(candidates), candidates[0].plan.steps, factor)
-    name = file_name(pictures.absolute().name)
-    examples = read_dataset(pictures).examples
-    data, held_out = out / "pictures" / name, out / "pictures" / "held-out"
-    if validation is None:
-        check_picture_count(pictures, examples)
-    else:
-        data, held_out = pictures, validation
-        training_paths = {example.path.resolve() for example in examples}
-        for example in read_dataset(validation).examples:
-            if example.path.resolve() in training_paths:
-                raise BadDataset(f"{example.path} is a training picture too: choose other pictures for --validation")
-    return SweepSetup(
-        base,
-        out,
-        options.kind,
-        options.purpose,
-        name,
-        pictures,
-        data,
-        held_out,
-        options.fields,
-        candidates,
-        rounds,
-        factor,
-    )
+
+    def __init__(self, setup: SweepSetup, on_trial: OnSweepTrial | None) -> None:
+        self._setup, self._on_trial = setup, on_trial
+        self._steps: dict[int, int] = {}  # of each trial; read once, when the first is reported
+
+    def report(self, job: TrialJob, steps: int) -> None:
+        """Report that a trial has taken so many steps in all."""
+        if self._on_trial is None:
+            return
+        if not self._steps:
+            jobs = [self._setup.job(candidate, 1) for candidate in self._setup.candidates]
+            self._steps = {candidate_job.number: read_state(candidate_job).steps for candidate_job in jobs}
+        self._steps[job.number] = steps
+        label = f"trial {job.number} of {len(self._setup.candidates)}, to step {job.until}"
+        self._on_trial(label, sum(self._steps.values()), self._setup.step_count)
 
 
-def check_trials(setup: SweepSetup) -> None:
-    """Refuse, before anything is trained, an overlay that cannot be built, or a plan that does not fit."""
-    dataset = read_dataset(setup.pictures)
-    for candidate in setup.candidates:
-        job = setup.job(candidate, setup.rounds[0])
-        with ignore_warnings():
-            overlay = make_overlay(setup.base, job)
-            check_plan(setup.base, overlay, dataset, candidate.plan)
-
-
-def estimate_seconds(setup: SweepSetup) -> float:
-    """Measure a step of every candidate, and return the seconds of the whole sweep, without validations.
-
-    Which trials go on is not known, so each round is taken to be of average trials.
-    """
-    seconds = [
-        estimate(setup.base, make_overlay(setup.base, setup.job(candidate, 1)), candidate.plan).seconds
-        / candidate.plan.steps
-        for candidate in setup.candidates
-    ]
-    return fmean(seconds) * setup.step_count
-
-
-def run_sweep(setup: SweepSetup, run_jobs: RunJobs) -> SweepResults:
+def run_sweep(setup: SweepSetup, run_jobs: RunTrials) -> SweepResults:
     """Run all rounds that are left.
 
     Args:
@@ -266,16 +141,24 @@ def run_sweep(setup: SweepSetup, run_jobs: RunJobs) -> SweepResults:
         run_jobs: Trains trials, and yields each with its state as soon as it is at the end of its round.
     """
     trials = _open_folder(setup)
-    if setup.held_out.parent == setup.folder / "pictures":
+    if setup.is_split:
         split_pictures(setup.pictures, setup.folder)
+    else:
+        groups = {str(folder): read_dataset(folder) for folder in (setup.data, setup.held_out)}
+        check_same_pictures(
+            setup.folder, {name: [*found.examples, *found.regularisation] for name, found in groups.items()}
+        )
     candidates = {candidate.number: candidate for candidate in setup.candidates}
     remaining = list(candidates)
     counts = survivor_counts(len(remaining), setup.factor)
     for until, next_count in zip(setup.rounds, [*counts[1:], 1], strict=True):
         jobs = [setup.job(candidates[number], until) for number in remaining if not trials[number].problem]
-        for job, state in run_jobs(jobs):
-            trials[job.number] = trials[job.number].model_copy(update=state._asdict())
-            _write(setup, trials)
+        try:
+            for job, state in run_jobs(jobs):
+                trials[job.number] = trials[job.number].model_copy(update=state._asdict())
+                _write_results(setup, _results(setup, trials))
+        finally:
+            _write_page(setup, _results(setup, trials))  # once a round: it is long, and is drawn from all trials
         remaining = sorted(
             (number for number in remaining if not trials[number].problem),
             key=lambda number: trials[number].loss(until),
@@ -286,20 +169,20 @@ def run_sweep(setup: SweepSetup, run_jobs: RunJobs) -> SweepResults:
     file = Path(f"{setup.name}.safetensors")
     with atomic_write(setup.folder / file) as temp_path:
         shutil.copyfile(setup.folder / winner.folder / file, temp_path)
-    return _write(setup, trials, str(file))
+    results = _results(setup, trials, str(file))
+    _write_results(setup, results)
+    _write_page(setup, results)
+    return results
 
 
-def _run_here(setup: SweepSetup, on_trial: OnSweepTrial | None) -> RunJobs:
+def _run_here(setup: SweepSetup, progress: SweepProgress) -> RunTrials:
     """Return what trains trials one after another in this process."""
 
     def run_jobs(jobs: Sequence[TrialJob]) -> Iterator[tuple[TrialJob, TrialState]]:
         for job in jobs:
-            start = read_state(job).steps
-            label = f"trial {job.number} of {len(setup.candidates)}, to step {job.until}"
-            report = _reporter(setup, on_trial, label, start)
-            report(start)
+            progress.report(job, read_state(job).steps)
             try:
-                state = train_trial(setup.base, job, lambda step, report=report: report(step.done))
+                state = train_trial(setup.base, job, lambda step, job=job: progress.report(job, step.done))
             except KeyboardInterrupt as error:
                 error.__notes__ = [f"start the sweep again with --out {setup.folder} to go on where it was"]
                 raise
@@ -308,28 +191,15 @@ def _run_here(setup: SweepSetup, on_trial: OnSweepTrial | None) -> RunJobs:
     return run_jobs
 
 
-def _run_on(cluster: Cluster, setup: SweepSetup, on_trial: OnSweepTrial | None) -> RunJobs:
+def _run_on(cluster: Cluster, base: BaseReference, setup: SweepSetup, progress: SweepProgress) -> RunTrials:
     """Return what trains the trials of a round side by side on a cluster."""
 
     def run_jobs(jobs: Sequence[TrialJob]) -> Iterator[tuple[TrialJob, TrialState]]:
-        base, folders = BaseReference.from_base(setup.base), [setup.folder, setup.data, setup.held_out]
-        for job, state in cluster.run(train_trial, base, jobs, folders):
-            label = f"trial {job.number} of {len(setup.candidates)}, to step {job.until}"
-            _reporter(setup, on_trial, label, state.steps)(state.steps)
+        for job, state in cluster.run(train_trial, base, jobs, [setup.folder, setup.data, setup.held_out]):
+            progress.report(job, state.steps)
             yield job, state
 
     return run_jobs
-
-
-def _reporter(setup: SweepSetup, on_trial: OnSweepTrial | None, label: str, start: int) -> Callable[[int], None]:
-    """Return what reports a step of a trial as steps of the whole sweep."""
-    before = sum(read_state(setup.job(candidate, 1)).steps for candidate in setup.candidates) - start if on_trial else 0
-
-    def report(step: int) -> None:
-        if on_trial:
-            on_trial(label, before + step, setup.step_count)
-
-    return report
 
 
 def _open_folder(setup: SweepSetup) -> dict[int, SweepTrial]:
@@ -338,11 +208,12 @@ def _open_folder(setup: SweepSetup) -> dict[int, SweepTrial]:
     path = setup.folder / RESULTS_NAME
     if not setup.folder.is_dir() or not any(setup.folder.iterdir()):
         setup.folder.mkdir(parents=True, exist_ok=True)
-        _write(setup, new)
+        _write_results(setup, _results(setup, new))
         return new
     stored = read_sweep(path)
     if stored is None:
-        raise AlreadyExists(f"{setup.folder} already exists and holds no sweep: name another folder with --out")
+        problem = f"holds a {path.name} that cannot be read" if path.is_file() else "already exists and holds no sweep"
+        raise AlreadyExists(f"{setup.folder} {problem}: name another folder with --out")
     expected = _results(setup, new)
     if [_identity(trial) for trial in stored.trials] != [_identity(trial) for trial in expected.trials] or (
         stored.model_copy(update={"trials": (), "file": None}) != expected.model_copy(update={"trials": ()})
@@ -355,7 +226,7 @@ def _open_folder(setup: SweepSetup) -> dict[int, SweepTrial]:
 
 
 def _identity(trial: SweepTrial) -> tuple[object, ...]:
-    return trial.number, trial.values, trial.command
+    return trial.number, trial.values, trial.folder, trial.command
 
 
 def _results(setup: SweepSetup, trials: Mapping[int, SweepTrial], file: str | None = None) -> SweepResults:
@@ -371,10 +242,11 @@ def _results(setup: SweepSetup, trials: Mapping[int, SweepTrial], file: str | No
     )
 
 
-def _write(setup: SweepSetup, trials: Mapping[int, SweepTrial], file: str | None = None) -> SweepResults:
-    results = _results(setup, trials, file)
+def _write_results(setup: SweepSetup, results: SweepResults) -> None:
     with atomic_write(setup.folder / RESULTS_NAME) as temp_path:
         temp_path.write_text(results.model_dump_json(indent=2) + "\n", "utf-8")
+
+
+def _write_page(setup: SweepSetup, results: SweepResults) -> None:
     with atomic_write(setup.folder / PAGE_NAME) as temp_path:
         temp_path.write_text(sweep_page(results), "utf-8")
-    return results

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from velatura.files import open_for_reading
+from velatura.studies.results import InnerPath
 
 MIN_STANDARD_ERRORS = 2.0  # of a mean difference; within them it may be chance
 
@@ -53,7 +54,7 @@ class SweepTrial(BaseModel):
 
     number: int
     values: dict[str, str]
-    folder: str
+    folder: InnerPath
     command: str
     steps: int = 0
     errors: dict[int, tuple[float, ...]] = {}
@@ -92,7 +93,7 @@ class SweepResults(BaseModel):
     factor: int
     rounds: tuple[int, ...]
     trials: tuple[SweepTrial, ...]
-    file: str | None = None
+    file: InnerPath | None = None
 
     def reached(self, trial: SweepTrial) -> int:
         """Return the step of the last round that a trial finished, 0 if it is none or the trial diverged."""
@@ -125,8 +126,8 @@ class SweepResults(BaseModel):
 
     def ties(self) -> list[SweepTrial]:
         """Return the trials whose loss differs from the winner's by no more than the noise of the validation."""
-        winner = self.winner
-        differences = [(trial, self.difference(winner, trial)) for trial in self.ranking()[1:]]
+        winner, *others = self.ranking()
+        differences = [(trial, self.difference(winner, trial)) for trial in others]
         return [trial for trial, difference in differences if difference is not None and difference.is_within_noise]
 
     def recommendation(self) -> str:
@@ -167,14 +168,14 @@ class SweepResults(BaseModel):
         """Return the rows of the table, the head first: the best trial first."""
         names = list(self.trials[0].values)
         rows = [["trial", *names, "steps", "loss", "below it", "note"]]
-        winner = self.winner
-        for trial in self.ranking():
+        ranking = self.ranking()
+        winner, tied_numbers = ranking[0], {trial.number for trial in self.ties()}
+        for trial in ranking:
             reached = self.reached(trial)
             values = [trial.values[name] for name in names]
             loss = f"{trial.loss(reached):.4f}" if reached else ""
-            rows.append(
-                [str(trial.number), *values, str(trial.steps), loss, self._gap(winner, trial), self._note(trial)]
-            )
+            note = _describe_trial(trial, is_tied=trial.number in tied_numbers)
+            rows.append([str(trial.number), *values, str(trial.steps), loss, self._gap(winner, trial), note])
         return rows
 
     def _gap(self, winner: SweepTrial, trial: SweepTrial) -> str:
@@ -183,18 +184,18 @@ class SweepResults(BaseModel):
             return ""
         return f"{difference.mean:.4f} ± {difference.error:.4f} at {difference.step}"
 
-    def _note(self, trial: SweepTrial) -> str:
-        if trial.problem:
-            return "diverged"
-        rescues = f"rescued {trial.rescues} times" if trial.rescues > 1 else "rescued once"
-        is_tied = any(tied.number == trial.number for tied in self.ties())
-        return "; ".join(filter(None, [rescues if trial.rescues else "", "may be chance" if is_tied else ""]))
-
     def __str__(self) -> str:
         rows = self.table()
         widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
         lines = ["".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, self.recommendation()])
+
+
+def _describe_trial(trial: SweepTrial, *, is_tied: bool) -> str:
+    if trial.problem:
+        return "diverged"
+    rescues = f"rescued {trial.rescues} times" if trial.rescues > 1 else "rescued once"
+    return "; ".join(filter(None, [rescues if trial.rescues else "", "may be chance" if is_tied else ""]))
 
 
 def read_sweep(path: Path) -> SweepResults | None:

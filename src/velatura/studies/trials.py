@@ -26,11 +26,11 @@ from velatura.overlays.embedding import Embedding
 from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
+from velatura.studies.candidates import preset_for_steps
 from velatura.studies.results import Curve, Trial
 from velatura.training.estimate import estimate
 from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.plan import Plan
-from velatura.training.rates import fit_rate
 from velatura.training.run.report import OnStage, Stage, Step
 from velatura.training.run.summary import is_run_folder, read_run
 from velatura.training.run.verdict import command_line
@@ -79,19 +79,11 @@ class TrialSetup:
 
     def plan(self, kind: str, steps: int | None = None, seed: int = 0) -> Plan:
         """Return the preset of a kind, its rate fitted to the steps; None: the preset's own steps."""
-        preset = Plan.preset(kind, self.base.family.name, self.purpose)
-        planned = preset.rates().end
+        family = self.base.family.name
+        planned = Plan.preset(kind, family, self.purpose).rates().end
         steps = planned if steps is None else max(MIN_STEPS, min(steps, planned))
-        return preset.replace(
-            steps=steps,
-            learning_rate=fit_rate(preset.learning_rate, planned, steps),
-            seed=seed,
-            snapshot_every=0,
-            validation_folder=str(self.held_out_folder),
-            end_sheet=False,
-            tune=False,
-            warmup=min(preset.warmup, steps - 1),
-        )
+        fields = {"validation_folder": str(self.held_out_folder), "end_sheet": False, "tune": False}
+        return preset_for_steps(kind, family, self.purpose, steps, seed=seed, snapshot_every=0, **fields)
 
     def overlay(self, kind: str, seed: int) -> Overlay:
         """Return a new overlay of a kind, or for an aesthetic the finished one."""
@@ -175,7 +167,7 @@ def run_trial(setup: TrialSetup, kind: str, seed: int, steps: int, on_stage: OnS
     return Trial(
         kind=kind,
         seed=seed,
-        file=str(file.relative_to(setup.folder)),
+        file=file.relative_to(setup.folder).as_posix(),
         steps=taken,
         command=_command(setup, kind, seed, taken),
         figures=figures,

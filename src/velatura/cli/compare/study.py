@@ -1,6 +1,5 @@
 """Run `velatura compare`: train every kind on the same pictures, and say which one serves best."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,18 +8,11 @@ import typer
 import velatura
 from velatura.cli.base import base_option, open_base
 from velatura.cli.compare.measure import MODEL_PANEL, AsJson, Clip, Dino
+from velatura.cli.options import ray_option
 from velatura.cli.screen import print_error, say, say_json
 from velatura.cli.train.options import Folder, LibraryFolders
-from velatura.errors import BadSettings
 
 BUDGET_PANEL = "Budget"
-
-
-def refuse_without_ray(address: str | None) -> str | None:
-    """Return the address of --ray, or refuse it where Ray is not installed, before torch is imported."""
-    if address is not None and find_spec("ray") is None:
-        raise BadSettings('--ray needs Ray, which is not installed: pip install "velatura[cluster]"')
-    return address
 
 
 Kinds = Annotated[
@@ -39,15 +31,7 @@ Steps = Annotated[
 Seeds = Annotated[int, typer.Option(help="Trainings of each kind.", min=1, max=100, rich_help_panel=BUDGET_PANEL)]
 Purpose = Annotated[str, typer.Option("--for", help="Which presets: style or subject.")]
 Out = Annotated[Path, typer.Option(help="The folder of the study; an unfinished one goes on.")]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        help="Run trials on a Ray cluster: its address, auto for this machine's, or local for a new one.",
-        rich_help_panel=BUDGET_PANEL,
-        show_default="none",
-        callback=refuse_without_ray,
-    ),
-]
+Ray = Annotated[str | None, ray_option("trials", BUDGET_PANEL)]
 
 
 def compare(

@@ -1,10 +1,9 @@
-"""Run `velatura sweep`: try settings of a training by successive halving, and train the best ones to the end."""
+"""Run `velatura sweep`: try settings of a training by successive halving, and train the winner to the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,10 +13,6 @@ from velatura.cli.compare.measure import AsJson
 from velatura.cli.compare.study import Ray
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.cli.train.options import LibraryFolders, bundled_or_given, parse_assignments
-from velatura.errors import ignore_warnings
-
-if TYPE_CHECKING:
-    from velatura.studies.sweep import SweepSetup
 
 BASE_PANEL, BUDGET_PANEL = "Base and pictures", "Budget"
 
@@ -42,7 +37,12 @@ Steps = Annotated[
     typer.Option(help="Steps of a whole training.", rich_help_panel=BUDGET_PANEL, show_default="preset"),
 ]
 Factor = Annotated[
-    int, typer.Option(help="Of so many trials one goes on to the next round.", rich_help_panel=BUDGET_PANEL)
+    int,
+    typer.Option(
+        help="One of so many trials goes on to the next round, which ends after so many times as many steps.",
+        min=2,
+        rich_help_panel=BUDGET_PANEL,
+    ),
 ]
 Trials = Annotated[
     int | None,
@@ -93,22 +93,20 @@ def sweep(
 
     velatura sweep lora photos/ --try "rank=4|16" --try "rate=5e-4|2e-3" --base sd15 --library models/ --dry-run
     """
-    from velatura.studies.candidates import CandidateOptions, make_candidates, parse_tries, round_steps
+    from velatura.studies.candidates import PRESET_FAMILIES, CandidateOptions, check_before_opening, parse_tries
 
-    # All is checked before torch is loaded and the base is opened, by the preset of a family that may not be the base's
-    family = "tiny" if base == "tiny" else "SD1"
-    options = CandidateOptions(kind, purpose, family, steps, seed, parse_assignments(fields or []), trials)
+    # Before torch is loaded and the base is opened, whose family decides about the preset
+    families = ("tiny",) if base == "tiny" else PRESET_FAMILIES
+    options = CandidateOptions(kind, purpose, families[0], steps, seed, parse_assignments(fields or []), trials)
     values = parse_tries(tries)
-    with ignore_warnings():
-        candidates = make_candidates(values, options)
-        round_steps(len(candidates), candidates[0].plan.steps, factor)
+    check_before_opening(values, options, factor, families)
     folders = velatura.Library(*(library or [Path()]))
     refuse_unknown_base(base, folders)
     opened_base = open_base(base, folders)
     if dry_run:
-        from velatura.studies.sweep import check_trials, prepare_sweep
+        from velatura.studies.sweep_plan import SweepPlan, plan_sweep
 
-        setup = prepare_sweep(
+        setup = plan_sweep(
             opened_base,
             folder,
             out,
@@ -117,8 +115,11 @@ def sweep(
             factor=factor,
             validation=validation and validation.expanduser(),
         )
-        check_trials(setup)
-        say(*_plan_lines(setup))
+        plan = SweepPlan.measure(setup)
+        if as_json:
+            say_json(plan.model_dump_json(indent=2))
+        else:
+            say(*str(plan).splitlines())
         return
     with progress_bar("sweep") as update:
         results = velatura.sweep(
@@ -142,20 +143,3 @@ def sweep(
         return
     say(*str(results).splitlines())
     say(f"overlay: {out / (results.file or '')}", f"report: {out / 'index.html'}")
-
-
-def _plan_lines(setup: SweepSetup) -> Iterator[str]:
-    """Yield what a sweep would do, and how long its trainings take."""
-    from velatura.studies.candidates import survivor_counts
-    from velatura.studies.sweep import estimate_seconds
-
-    for candidate in setup.candidates:
-        values = ", ".join(f"{name}={value}" for name, value in candidate.values.items())
-        yield f"trial {candidate.number:<5}{values}"
-    counts = survivor_counts(len(setup.candidates), setup.factor)
-    for count, until in zip(counts, setup.rounds, strict=True):
-        yield f"{count} trial{'s' * (count != 1)} to step {until}"
-    full = len(setup.candidates) * setup.rounds[-1]
-    yield f"{setup.step_count:,} steps in all, of {full:,} for all trials to the end"
-    minutes = max(1, round(estimate_seconds(setup) / 60))
-    yield f"about {minutes} min of training on {setup.base.name}, and the validations"

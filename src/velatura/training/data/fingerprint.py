@@ -32,17 +32,25 @@ def check_data_unchanged(folder: str, before: Mapping[str, str], now: Mapping[st
     Raises:
         BadDataset: Pictures are new, missing or changed; the message names them.
     """
+    if differences := describe_changes(before, now):
+        raise BadDataset(
+            f"{folder} has changed since the run began: {differences}; "
+            "restore it, or allow the change (data_changed=True, --data-changed)"
+        )
+
+
+def describe_changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Say which pictures of a dataset are new, missing or changed; "" if none is.
+
+    Args:
+        before, now: Hashes by name, see `fingerprint_examples`.
+    """
     changes = {
         "new": sorted(now.keys() - before.keys()),
         "missing": sorted(before.keys() - now.keys()),
         "changed": sorted(name for name in now.keys() & before.keys() if now[name] != before[name]),
     }
-    differences = [f"{len(names)} {change} ({_list_names(names)})" for change, names in changes.items() if names]
-    if differences:
-        raise BadDataset(
-            f"{folder} has changed since the run began: {', '.join(differences)}; "
-            "restore it, or allow the change (data_changed=True, --data-changed)"
-        )
+    return ", ".join(f"{len(names)} {change} ({_list_names(names)})" for change, names in changes.items() if names)
 
 
 def _hash(example: Example) -> str:

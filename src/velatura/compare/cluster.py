@@ -1,6 +1,6 @@
-"""Trials on a Ray cluster: each is a task on one device, and the trial of a worker that dies is resumed on another one.
+"""Jobs on a Ray cluster: each is a task on one device, and the job of a worker that dies is run again on another one.
 
-Pictures, bases and the folder of the study must lie under the same path on every machine, as on a network drive. The
+Pictures, bases and the folder of a study must lie under the same path on every machine, as on a network drive. The
 workers write run folders there; all results are written by the process that started the study.
 """
 
@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+import torch
 
 from velatura.base.base import Base
 from velatura.base.open_options import OpenOptions
@@ -21,65 +22,119 @@ from velatura.errors import (
     BadDataset,
     BadSettings,
     ProcessFailed,
+    UnsupportedBase,
     VelaturaError,
     WrongBase,
     redirect_warnings,
     warn,
 )
 from velatura.formats.open import open_base
-from velatura.tiny import tiny
-from velatura.training.run.recorded_base import base_location
+from velatura.imports import check_ray_installed
+from velatura.tiny import DATA_FOLDER, tiny
 
-MAX_RETRIES = 3  # of a trial whose worker died
-INSTALL_HINT = 'Ray is not installed: pip install "velatura[cluster]"'
+MAX_RETRIES = 3  # of a job whose worker died
+TINY_LOCATION = "tiny"  # wherever velatura is installed on a worker
+OWN_ADDRESSES = frozenset({"auto", "local"})  # of a connection that the program has already
 
 ClusterJob = TypeVar("ClusterJob")
 ClusterResult = TypeVar("ClusterResult")
+RunJobs = Callable[[Sequence[ClusterJob]], Iterator[tuple[ClusterJob, ClusterResult]]]  # here or on a cluster
 
 
 class BaseReference(NamedTuple):
-    """How a worker opens the base that the study runs on.
+    """Reference by which a worker opens a base.
 
     Attributes:
         location: Path, hub:OWNER/NAME or "tiny".
         options: The options that it was opened with, paths of its parts among them.
         hashes: Hashes of the base, its text encoders and its autoencoder, which the worker's must have too.
+        dtype: The precision that it computes in.
+        device: "cpu" if it computes there although this machine has a GPU; else "auto", the worker's GPU if it has one.
+        is_offloaded: Only the model that computes is on the GPU.
     """
 
     location: str
     options: OpenOptions
     hashes: tuple[str | None, ...]
+    dtype: str
+    device: str
+    is_offloaded: bool
 
     @classmethod
     def from_base(cls, base: Base) -> BaseReference:
-        """Return the reference to an open base."""
-        hashes = base.hash, base.text_hash, base.vae_hash
-        return cls(base_location(base.opened_from, base.name, base.open_options), base.open_options, hashes)
+        """Return the reference to an open base.
 
+        Raises:
+            UnsupportedBase: It was not opened from a file, so that a worker cannot open it.
+        """
+        if base.opened_from is None:
+            raise UnsupportedBase(
+                f"{base.name} was not opened from a file, and every worker of a cluster opens the base by its path: "
+                "save it, and open that file"
+            )
+        is_tiny = Path(base.opened_from) == DATA_FOLDER / TINY_LOCATION
+        return cls(
+            TINY_LOCATION if is_tiny else base.opened_from,
+            base.open_options,
+            (base.hash, base.text_hash, base.vae_hash),
+            str(base.dtype).removeprefix("torch."),
+            "cpu" if base.device.type == "cpu" and torch.cuda.is_available() else "auto",
+            base.is_offloaded,
+        )
 
-def check_ray_installed() -> None:
-    """Refuse a cluster where Ray is not installed, before anything is loaded.
+    def open(self) -> Base:
+        """Open the base in a worker.
 
-    Raises:
-        BadSettings: It is not.
-    """
-    if find_spec("ray") is None:
-        raise BadSettings(INSTALL_HINT)
+        Raises:
+            WrongBase: It is another one on this machine.
+        """
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, **self.options.model_dump()}
+        if self.location != TINY_LOCATION:
+            base = open_base(self.location, offload=self.is_offloaded, **options)
+        elif self.options == OpenOptions():
+            base = tiny(self.dtype, self.device)
+        else:
+            base = open_base(DATA_FOLDER / TINY_LOCATION, offload=self.is_offloaded, **options)
+        found = base.hash, base.text_hash, base.vae_hash
+        if found != self.hashes:
+            raise WrongBase(
+                f"{self.location} is another base on {socket.gethostname()} ({found[0]}, not {self.hashes[0]}): every "
+                "machine of the cluster needs the same files under the same path"
+            )
+        return base
 
 
 @contextmanager
 def connect(address: str) -> Generator[Cluster]:
-    """Connect to a Ray cluster, and disconnect at the end.
+    """Connect to a Ray cluster, and disconnect at the end; a connection that the program has already stays open.
 
     Args:
         address: "auto" for the cluster that this machine belongs to, HOST:PORT, ray://HOST:10001, or "local" for a
             cluster of this machine alone, which ends with the block.
 
     Raises:
-        BadSettings: Ray is not installed, or nothing answers at the address.
+        BadSettings: Ray is not installed, nothing answers at the address, or the program is connected to another one.
     """
     check_ray_installed()
     client: Any = import_module("ray")
+    was_connected = client.is_initialized()
+    if was_connected:
+        connected_to = client.get_runtime_context().gcs_address
+        if address not in OWN_ADDRESSES and address.removeprefix("ray://").partition(":")[0] not in connected_to:
+            raise BadSettings(
+                f"this program is connected to the Ray cluster at {connected_to}, not {address}: give auto to use it, "
+                "or call ray.shutdown() first"
+            )
+    else:
+        _initialize(client, address)
+    try:
+        yield Cluster(client, needs_gpu=client.cluster_resources().get("GPU", 0) > 0)
+    finally:
+        if not was_connected:
+            client.shutdown()
+
+
+def _initialize(client: Any, address: str) -> None:
     try:
         client.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -87,10 +142,6 @@ def connect(address: str) -> Generator[Cluster]:
         raise BadSettings(
             f"no Ray cluster answers at {address} ({reason}): start one with `ray start --head`, or give local"
         ) from None
-    try:
-        yield Cluster(client, needs_gpu=client.cluster_resources().get("GPU", 0) > 0)
-    finally:
-        client.shutdown()
 
 
 class Cluster:
@@ -98,12 +149,18 @@ class Cluster:
 
     Args:
         client: The module ray.
-        needs_gpu: Every trial takes a GPU; otherwise it takes a CPU.
+        needs_gpu: Every job takes a GPU; otherwise it takes a CPU.
     """
 
     def __init__(self, client: Any, *, needs_gpu: bool) -> None:
         self._client = client
         self._options = {"num_gpus": 1} if needs_gpu else {"num_cpus": 1}
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run side by side."""
+        resource = "GPU" if "num_gpus" in self._options else "CPU"
+        return max(1, int(self._client.cluster_resources().get(resource, 1)))
 
     def run(
         self,
@@ -118,7 +175,7 @@ class Cluster:
             function: Runs a job on a base; a function of a module, which goes on where an earlier try was.
             base: The base.
             jobs: The jobs.
-            folders: Folders that every worker must see.
+            folders: Folders and files that every worker must see.
 
         Raises:
             ProcessFailed: The workers of a job died again and again.
@@ -142,7 +199,7 @@ class Cluster:
                         raise
                     except exceptions.RayError as error:
                         reason = (str(error).splitlines() or [""])[0]
-                        raise ProcessFailed(f"a trial failed on {MAX_RETRIES + 1} workers: {reason}") from None
+                        raise ProcessFailed(f"a job failed on {MAX_RETRIES + 1} workers: {reason}") from None
                     for message in messages:
                         warn(message)
                     yield job, result
@@ -162,10 +219,10 @@ def run_on_worker(
         VelaturaError: What the job raised.
     """
     for folder in folders:
-        if not Path(folder).is_dir():
+        if not Path(folder).exists():
             raise BadDataset(
-                f"{folder} is not on {socket.gethostname()}: on every machine of the cluster pictures and the study's "
-                "folder must lie under the same path, as on a network drive"
+                f"{folder} is not on {socket.gethostname()}: on every machine of the cluster folders and files must be "
+                "under the same path, as on a network drive"
             )
     messages: list[str] = []
     with redirect_warnings(messages.append):
@@ -176,12 +233,4 @@ def run_on_worker(
 @lru_cache(maxsize=1)
 def _open_reference(reference: BaseReference) -> Base:
     """Open a base once in each worker."""
-    is_tiny = reference.location == "tiny"
-    base = tiny() if is_tiny else open_base(reference.location, **reference.options.model_dump())
-    found = base.hash, base.text_hash, base.vae_hash
-    if found != reference.hashes:
-        raise WrongBase(
-            f"{reference.location} is another base on {socket.gethostname()} ({found[0]}, not {reference.hashes[0]}): "
-            "every machine of the cluster needs the same files under the same path"
-        )
-    return base
+    return reference.open()
