@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+
+from velatura.server.app import create_app
+from velatura.server.settings import ServerSettings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROMPT = "#panel-paint [data-field=prompt] textarea"
@@ -25,6 +30,32 @@ def until(page: Any, expression: str, argument: object = None) -> None:
             return
         page.wait_for_timeout(50)
     raise AssertionError(expression)
+
+
+@contextmanager
+def serve(settings: ServerSettings, port: int) -> Iterator[None]:
+    """Serve at a port, and at the end close all connections at once."""
+    app = create_app(settings)
+    config = uvicorn.Config(app, port=port, log_config=None, ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.02)
+        assert thread.is_alive()
+    yield
+    app.state.velatura.begin_stop()
+    server.should_exit = True
+    thread.join()
+    app.state.velatura.stop()  # in the thread that began: the lock of the output folder is its own
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="package")

@@ -94,6 +94,50 @@ def test_library_has_no_violation(open_page, check):
     assert check(page) == []
 
 
+def test_a_training_and_a_study_that_are_done_have_no_violation(open_page, check):
+    run = {
+        "run": "glow",
+        "name": "glow",
+        "state": "interrupted",
+        "kind": "lora",
+        "base": "tiny",
+        "steps": 8,
+        "planned_steps": 10,
+        "seconds": 60,
+        "validation": {0: 0.5, 8: 0.4},
+        "best_step": 8,
+        "best_loss": 0.4,
+        "rescues": [{"step": 5, "back_to": 4, "because": "the loss is NaN", "rate": 1e-3}],
+        "snapshots": [4, 8],
+        "previews": {0: 1, 8: 1},
+        "strength": 0.8,
+        "tag": "<lora:glow:0.8>",
+        "verdict": ["validation loss      0.5 before, 0.4 after"],
+    }
+    scores = {"score": "0.8 ± 0.1", "likeness": "0.7", "kept": "0.9", "strength": "1", "trials": 3}
+    study = {
+        "study": "seen",
+        "trials": 3,
+        "base": "tiny",
+        "recommendation": "Train a LoRA.",
+        "kinds": [{"kind": "lora", **scores}],
+        "has_report": False,
+    }
+    page = open_page("#info")
+    page.locator("#panel-info .drop").wait_for()
+    page.route("**/api/runs", lambda route: route.fulfill(json=[run]))
+    page.route("**/api/runs/glow/losses*", lambda route: route.fulfill(json={"steps": [1, 8], "losses": [0.6, 0.4]}))
+    page.route("**/api/studies", lambda route: route.fulfill(json=[study]))
+    page.route("**/api/studies/seen", lambda route: route.fulfill(json=study))
+    page.evaluate("location.hash = '#train?run=glow'")
+    page.get_by_text("At step 5 the guard went back to step 4").wait_for()
+    assert page.locator(".train-run dl").inner_text().split("\n") == ["Validation loss", "0.5 before, 0.4 after"]
+    assert check(page) == []
+    page.evaluate("location.hash = '#compare?study=seen'")
+    page.get_by_text("Train a LoRA.").wait_for()
+    assert check(page) == []
+
+
 def test_compare_has_no_violation(open_page, check):
     page = open_page("#compare")
     page.get_by_role("button", name="Start the study").click()  # without pictures: an error

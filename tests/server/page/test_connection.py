@@ -2,44 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Thread
-
-import pytest
-import uvicorn
-
-from tests.server.page.conftest import PAINTED, PROMPT, until
-from velatura.server.app import create_app
+from tests.server.page.conftest import PAINTED, PROMPT, serve, until
 from velatura.server.settings import ServerSettings
 
 LOST = "The server does not answer. The page tries again by itself; what you typed is kept."
-
-
-@contextmanager
-def serve(settings: ServerSettings, port: int) -> Iterator[None]:
-    """Serve at a port, and at the end close all connections at once."""
-    app = create_app(settings)
-    config = uvicorn.Config(app, port=port, log_config=None, ws="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.02)
-        assert thread.is_alive()
-    yield
-    app.state.velatura.begin_stop()
-    server.should_exit = True
-    thread.join()
-    app.state.velatura.stop()  # in the thread that began: the lock of the output folder is its own
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_server_that_is_started_again_is_found_and_nothing_typed_is_lost(open_page, models, tmp_path, port):

@@ -112,3 +112,31 @@ def test_a_study_is_described_by_keys(open_page):
     assert "embedding" not in request["kinds"]
     # a refusal moves the focus to the field that caused it
     assert page.evaluate("document.activeElement.closest('.field').dataset.field") == "minutes"
+
+
+def test_a_training_is_described_by_keys(open_page):
+    page = open_page("#train")
+    page.locator("#panel-train option[value=neon]").wait_for(state="attached")
+    sent = []
+
+    def refuse(route):
+        request = route.request.post_data_json
+        sent.append(request)
+        error = {"code": "busy", "message": "Not now.", "field": "plan.steps"}
+        route.fulfill(status=429, json={"error": error}) if request["kind"] == "train" else route.continue_()
+
+    page.route("**/api/jobs", refuse)
+    page.get_by_label("Set of pictures", exact=True).focus()
+    page.keyboard.type("neon")
+    page.get_by_label("Kind", exact=True).focus()
+    page.keyboard.type("lora")
+    page.get_by_text("Steps, learning rate, previews").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("Rank").focus()
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.get_by_text("Not now.").wait_for()
+    [request] = [request for request in sent if request["kind"] == "train"]
+    assert request["overlay"] == {"kind": "lora", "rank": 3}
+    assert request["dataset"] == "neon"
+    assert page.evaluate("document.activeElement.closest('.field').dataset.field") == "steps"

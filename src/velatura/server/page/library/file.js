@@ -154,7 +154,7 @@ function facts(file) {
     ["Trained", file.steps ? `${file.steps.toLocaleString("en")} steps` : ""],
     ["Values", values],
     ["Also called", file.aliases.filter((/** @type {string} */ alias) => alias !== file.name).join(", ")],
-    ...Object.entries(file.details).map(([name, value]) => /** @type {[string, string]} */ ([name, String(value)])),
+    ...Object.entries(file.details).map(([name, value]) => /** @type {[string, string]} */ ([name[0].toUpperCase() + name.slice(1), String(value)])),
     ...Object.entries(file.hashes).map(([name, value]) => /** @type {[string, string]} */ ([name, String(value)])),
   ];
   const shown = rows.filter(([, value]) => value);

@@ -37,7 +37,7 @@ export function mount(root) {
       dataset,
       choiceField(settings, "purpose", { label: "Preset for", choices: [["style", "a style"], ["subject", "a subject"]], why: "Whose presets are taken: those for a style, or for one thing or person." }),
       base,
-      textField(settings, "study", { label: "Name", placeholder: "that of the pictures", why: "A study that was stopped goes on under its name. Empty: the name of the pictures." }),
+      textField(settings, "study", { label: "Name", placeholder: "automatic", why: "A study that was stopped goes on under its name. Empty: the name of the pictures." }),
       numberField(settings, "minutes", { label: "Time", unit: "minutes", min: 1, max: 10080, step: 1, placeholder: String(DEFAULT_MINUTES), why: `Of the whole study, shared evenly. Empty: ${DEFAULT_MINUTES}, enough on the tiny base; give hours on others.` }),
       numberField(settings, "seeds", { label: "Trainings of each kind", min: 1, max: 100, step: 1, why: "3: so that the spread between equal trainings is known. With 1 nothing tells chance from a difference." }),
     ),
@@ -50,7 +50,8 @@ export function mount(root) {
   const list = h("ul.run-list");
   const earlier = h("section", { hidden: true }, h("h2", {}, "Studies"), list);
   root.classList.add("compare");
-  root.append(h("h1.unseen", {}, "Compare"), h("div.compare-left", {}, form, earlier), view.element);
+  const empty = h("p.quiet", { hidden: true }, "What a study finds appears here: a table that grows with each training, and a report with pictures.");
+  root.append(h("h1.unseen", {}, "Compare"), h("div.compare-left", {}, form, earlier), view.element, empty);
   let shown = "";
 
   /** @param {Event} event */
@@ -95,6 +96,7 @@ export function mount(root) {
     /** @param {URLSearchParams} parameters */
     show(parameters) {
       shown = parameters.get("study") ?? "";
+      empty.hidden = Boolean(shown);
       load();
       view.open(shown);
     },

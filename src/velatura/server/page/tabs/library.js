@@ -34,7 +34,8 @@ export function mount(root) {
   let shownFilters = "";
   let shownContent = "";
   root.classList.add("library");
-  root.append(h("h1.unseen", {}, "Library"), left, page.element);
+  const empty = h("p.quiet", {}, "Choose a file to see what it is, what it fits and what can be made of it.");
+  root.append(h("h1.unseen", {}, "Library"), left, page.element, empty);
 
   /** @param {import("../library.js").LibraryFile} file */
   function build(file) {
@@ -99,6 +100,7 @@ export function mount(root) {
       shown = parameters.get("file") ?? "";
       const isNew = shown !== before;
       root.classList.toggle("has-file", Boolean(shown));
+      empty.hidden = Boolean(shown);
       list.refresh();
       if (isNew) page.open(shown, !isFirst);
       if (isNew && !shown) list.focus(Math.max(0, list.items.findIndex((file) => file.id === before)));

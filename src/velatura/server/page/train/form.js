@@ -95,7 +95,7 @@ export function trainingForm() {
       for (const name of names) fields[name].hidden = owner !== kind;
     }
     for (const name of [...PLAN_FIELDS, "purpose"]) fields[name].hidden = kind === "aesthetic";
-    inputOf("name").placeholder = settings.get("dataset") ?? "that of the pictures";
+    inputOf("name").placeholder = settings.get("dataset") ?? "automatic";
     const family = chosenBase()?.family || "SD1";
     const wanted = `${kind}/${purpose}/${family}`;
     if (kind === "aesthetic" || wanted === shownPreset) return;

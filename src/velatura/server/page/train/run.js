@@ -10,6 +10,7 @@ import { KINDS, duration, known } from "./settings.js";
 
 const LOOK_PAUSE = 3000; // milliseconds between two looks at the run's folder while it trains
 const FOR_TERMINALS = /\bvelatura [a-z]|^(look at|losses|best snapshot) /; // lines with commands and paths
+const LABEL_COLUMNS = 21;
 const STATES = { running: "In training", interrupted: "Stopped", finished: "Finished" };
 /** @typedef {import("../jobs.js").LiveJob} Job */
 
@@ -28,7 +29,7 @@ export function runView(onChange) {
   const guard = h("ul.findings");
   const legend = h("p.quiet.curve-legend", {}, h("span.key-mean", {}, "loss"), h("span.key-validation", {}, "validation loss"), h("span.key-rescue", {}, "went back"), "lower is nearer to the pictures");
   const previews = h("div.previews");
-  const verdict = h("details", { hidden: true, open: true }, h("summary", {}, "What the training says of itself"), h("pre.verdict"));
+  const verdict = h("details", { hidden: true, open: true }, h("summary", {}, "What the training says of itself"), h("dl.facts"));
   const chart = h("div.chart", { hidden: true }, curves.element, legend);
   const element = h("section.train-run", { hidden: true }, title, h("div.row", {}, stop, resume, use), bar, line, found, error, guard, chart, previews, verdict);
   /** @type {any} */
@@ -116,16 +117,16 @@ export function runView(onChange) {
     found.textContent = run?.strength == null ? "" : `It serves best at strength ${run.strength}; a tag with it is written beside the file.`;
     const warnings = job?.warnings ?? [];
     fill(guard, ...(run?.rescues ?? []).map(describeRescue), ...warnings.map((text) => h("li", {}, text)));
-    curves.total = run?.planned_steps ?? job?.progress?.total ?? 1;
+    curves.total = run?.planned_steps ?? (job?.progress.stage === "training" ? job.progress.total : null) ?? 1;
     curves.validation = Object.entries(run?.validation ?? {}).map(([step, loss]) => [Number(step), Number(loss)]);
     curves.rescues = run?.rescues ?? [];
-    chart.hidden = !curves.losses.size && !isOpen;
+    chart.hidden = !curves.losses.size;
     curves.draw();
     showPreviews();
     const said = run?.verdict.length ? run.verdict : job?.result?.verdict ?? [];
     const lines = said.filter((/** @type {string} */ text) => !FOR_TERMINALS.test(text));
     verdict.hidden = !lines.length;
-    /** @type {HTMLElement} */ (verdict.querySelector("pre")).textContent = lines.join("\n");
+    fill(/** @type {HTMLElement} */ (verdict.querySelector("dl")), ...lines.flatMap(verdictRow));
     if (job?.error) {
       error.textContent = job.error.message;
       error.hidden = false;
@@ -150,6 +151,12 @@ export function runView(onChange) {
     const steps = run.planned_steps && run.steps < run.planned_steps ? `${run.steps} of ${run.planned_steps} steps` : `${run.steps} steps`;
     const validated = run.best_step == null ? "" : `lowest validation loss ${run.best_loss.toPrecision(2)} after ${run.best_step} steps`;
     return [STATES[/** @type {"running"} */ (run.state)], steps, `${duration(run.seconds)} on ${run.base}`, validated].filter(Boolean).join(" · ");
+  }
+
+  /** @param {string} text A line of a verdict: a label in the first columns, and what it says. */
+  function verdictRow(text) {
+    const label = text.slice(0, LABEL_COLUMNS).trim();
+    return [h("dt", {}, label[0]?.toUpperCase() + label.slice(1)), h("dd", {}, text.slice(LABEL_COLUMNS))];
   }
 
   /** @param {any} rescue */
