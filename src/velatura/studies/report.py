@@ -117,9 +117,12 @@ def _colour(number: int) -> str:
 
 
 def _picture_row(label: str, images: Sequence[Image.Image], texts: Sequence[str] = ()) -> str:
-    descriptions = [*texts, *[label] * (len(images) - len(texts))]
-    tags = "".join(picture_tag(_thumbnail(image), text) for image, text in zip(images, descriptions, strict=True))
-    return f'<h3>{escape(label)}</h3><div class="many">{tags}</div>'
+    """Return pictures under a label, each with its prompt under it if there are prompts."""
+    descriptions = texts or [label] * len(images)
+    tags = [picture_tag(_thumbnail(image), text) for image, text in zip(images, descriptions, strict=True)]
+    captions = [f"<figcaption>{escape(text)}</figcaption>" if texts else "" for text in descriptions]
+    figures = "".join(f"<figure>{tag}{caption}</figure>" for tag, caption in zip(tags, captions, strict=True))
+    return f'<h3>{escape(label)}</h3><div class="many">{figures}</div>'
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:

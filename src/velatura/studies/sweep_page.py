@@ -19,7 +19,7 @@ def sweep_page(results: SweepResults) -> str:
     return fill_page(
         "velatura.studies",
         "sweep.html",
-        f"Which {results.kind} learns best?",
+        f"Which settings of a {results.kind} learn best?",
         recommendation=escape(results.recommendation()),
         facts=escape(
             f"{len(results.trials)} trials on {results.base}, judged at steps {rounds}; one in {results.factor} went "
