@@ -203,7 +203,7 @@ class TestWithRay:
         assert not ray.is_initialized()
 
 
-def kill_a_training(folder: Path, killed: list[int], seconds: float = 300) -> None:
+def kill_a_training(folder: Path, killed: list[int], seconds: float = 900) -> None:
     """Kill the worker that has taken a few steps of a trial."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -16,6 +16,7 @@ from velatura.compare import metrics
 from velatura.compare.measure import MEANINGS, noise_pictures
 from velatura.compare.metrics import Mean
 from velatura.compare.picture_features import PictureEncoder
+from velatura.compare.tune import kept_share, likeness
 from velatura.errors import BadDataset, BadFile
 
 COUNT = 5
@@ -126,6 +127,34 @@ def test_the_share_of_the_own_prompt_is_1_for_the_originals_and_chance_for_other
     pairs = metrics.own_prompt_share(vectors.flip(0), vectors, ["a", "b", "b", "a"])  # the same prompts change places
     assert pairs.tolist() == pytest.approx([1] * 4, abs=1e-6)
     assert metrics.own_prompt_chance(["a", "a", "b", "c"]).tolist() == [0.5, 0.5, 0.25, 0.25]
+
+
+def test_likeness_ranks_copies_then_the_style_then_another_style_then_noise(seen):
+    names = ("base", "data", "new", "style without the subject", "another style", "noise")
+    values = dict(zip(names, likeness([seen[name] for name in names], seen["data"]).mean(dim=1).tolist(), strict=True))
+    assert values["base"] == pytest.approx(0, abs=1e-5)
+    assert values["data"] > max(values["new"], values["style without the subject"])
+    in_style = min(values["new"], values["style without the subject"])
+    assert in_style > max(values["another style"], 0)
+    assert values["noise"] < values["another style"]
+
+
+def test_the_share_of_the_prompt_ranks_the_scenes_in_another_style_then_other_scenes_then_noise(tiny):
+    encoder, drawn = PictureEncoder.open(tiny), scenes(700, "poster")
+    texts = [caption(scene, Random(0), style_word="") for scene in drawn]
+    planted = [
+        [paint(scene) for scene in drawn],
+        [paint(replace(scene, seed=scene.seed + 1)) for scene in drawn],
+        [paint(replace(scene, style="neon")) for scene in drawn],
+        [paint(scene) for scene in (*drawn[1:], drawn[0])],
+        noise_pictures(COUNT, 64),
+    ]
+    shares = kept_share([encoder.features(pictures) for pictures in planted], texts).mean(dim=1).tolist()
+    assert shares[0] == pytest.approx(1)
+    assert shares[1] > 0.8
+    assert shares[1] > shares[2] > max(shares[3], shares[4])
+    assert shares[3] < 0.1  # each picture shows another prompt
+    assert shares[4] < 0.3  # noise shows none
 
 
 def test_what_all_pictures_have_in_common_does_not_count_for_the_prompt():

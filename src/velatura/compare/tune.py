@@ -166,7 +166,7 @@ def tune(
             on_strength(done, len(strengths) + 1)
     reference = encoder.features(references.images) if references else None
     texts = [prompt.text for prompt in chosen for _ in range(seeds)]
-    found = best_strength((0.0, *strengths), _likeness(features, reference), _kept(features, texts))
+    found = best_strength((0.0, *strengths), likeness(features, reference), kept_share(features, texts))
     if max(point.score for point in found.points) < MIN_SCORE:
         raise NoEffect(_explain_no_top(overlay.card.name or "the overlay", features, strengths[-1]))
     return Tuning(
@@ -214,8 +214,14 @@ class StrengthPainter:
         return [picture.image for picture in make_pictures(self.base, recipes)]
 
 
-def _likeness(features: Sequence[PictureFeatures], reference: PictureFeatures | None) -> Tensor:
-    """Return the share of the way from the base's pictures to the references, (strengths, pictures)."""
+def likeness(features: Sequence[PictureFeatures], reference: PictureFeatures | None) -> Tensor:
+    """Return the share of the way from the base's pictures to the references, (strengths, pictures).
+
+    Args:
+        features: The pictures of each strength, those of the base first; the same prompts in each.
+        reference: The pictures that the overlay was trained on, or held-out ones. None: the way is that to the farthest
+            strength.
+    """
     if reference is None:
         distances = torch.stack([metrics.style_distance(pictures, features[0]) for pictures in features])
         gains = distances - distances[0]
@@ -240,8 +246,13 @@ def _clip_way(clips: Sequence[Tensor], reference: Tensor) -> Tensor:
     return (similarities - start) / (end - start).clamp(min=1e-6)
 
 
-def _kept(features: Sequence[PictureFeatures], texts: Sequence[str]) -> Tensor:
-    """Return the share of the prompt that is kept, 1 at strength 0, (strengths, pictures)."""
+def kept_share(features: Sequence[PictureFeatures], texts: Sequence[str]) -> Tensor:
+    """Return the share of the prompt that is kept, 1 at strength 0 and 0 for chance, (strengths, pictures).
+
+    Args:
+        features: The pictures of each strength, those of the base first.
+        texts: The prompt of each picture.
+    """
     contents = [pictures.content.flatten(1) for pictures in features]
     shares = torch.stack([metrics.own_prompt_share(content, contents[0], texts) for content in contents])
     gains = shares - metrics.own_prompt_chance(texts)
