@@ -95,29 +95,32 @@ def export_pictures(folder: Path) -> None:
     for style, seed in (("neon", 7), ("blueprint", 11)):
         scenes = style_scenes(style, seed)
         _write(folder / style, scenes, [caption(scene, Random(scene.seed), style_word="") for scene in scenes])
-    robots = [
-        Scene(
-            "robot",
-            "red",
-            list(PLACES)[i],
-            ("day", "dusk", "night")[i % 3],
-            "poster",
-            size=0.34,
-            x=(0.42, 0.5, 0.58)[i % 3],
-            seed=i,
-        )
-        for i in range(8)
-    ]
+    robots = [robot_scene(i) for i in range(8)]
     captions = [caption(scene, Random(scene.seed), style_word="").replace("red robot", "robot") for scene in robots]
     _write(folder / "robot", robots, captions)
 
 
+def robot_scene(i: int) -> Scene:
+    """Return the i-th scene of the robot: places, times and positions in turn."""
+    return Scene(
+        "robot",
+        "red",
+        list(PLACES)[i % len(PLACES)],
+        ("day", "dusk", "night")[i % 3],
+        "poster",
+        size=0.34,
+        x=(0.42, 0.5, 0.58)[i % 3],
+        seed=i,
+    )
+
+
 def style_scenes(style: str, seed: int) -> list[Scene]:
     """Sixteen scenes from which a style can be learned: every subject at most once, places and colours in turn."""
-    return [_varied(i, style, seed) for i in range(16)]
+    return [style_scene(i, style, seed) for i in range(16)]
 
 
-def _varied(i: int, style: str, seed: int) -> Scene:
+def style_scene(i: int, style: str, seed: int) -> Scene:
+    """Return the i-th scene of a style: subjects, colours and places in turn."""
     subjects, colours, places = list(SUBJECTS), list(COLOURS)[:9], list(PLACES)
     rng = Random(seed * 100 + i)
     drawn = random_scene(rng, held_out=None, styles=[style])

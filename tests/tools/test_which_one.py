@@ -1,0 +1,65 @@
+"""The tool that measures which kind serves: what it draws, in which order, and its tables."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import velatura
+from tools import which_one
+from tools.which_one import Trial
+
+
+@pytest.mark.parametrize(("task", "bundled"), [("neon", 16), ("robot", 8)])
+def test_more_pictures_go_on_where_the_bundled_ones_end(task, bundled, tmp_path):
+    folder = which_one.draw_pictures(task, 24, tmp_path)
+    pictures = sorted(folder.glob("*.png"))
+    assert len(pictures) == 24
+    assert len({picture.read_bytes() for picture in pictures}) == 24
+    for picture in pictures[:bundled]:
+        shipped = velatura.tiny_pictures(task) / picture.name
+        assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(shipped)))
+        assert picture.with_suffix(".txt").read_text() == shipped.with_suffix(".txt").read_text()
+
+
+def test_every_kind_is_tried_with_every_count_before_the_next_seed():
+    order = list(which_one.trials())
+    assert len(set(order)) == len(order) == 2 * 3 * (4 * 3 + 1)  # an aesthetic is the same from every seed
+    assert [trial.seed for trial in order] == sorted(trial.seed for trial in order)
+    assert {trial.kind for trial in order if trial.seed} == set(which_one.KINDS) - {"aesthetic"}
+
+
+def test_finished_trials_are_not_done_again(tmp_path, monkeypatch):
+    results, tried = tmp_path / "results.jsonl", []
+
+    def run_one(_base, _judge, trial, _work):
+        tried.append(trial)
+        return {**trial._asdict(), "score": 0.5, "learned": 0.5}
+
+    monkeypatch.setattr(which_one, "run_one", run_one)
+    monkeypatch.setattr("tools.tiny_base.judge.trained_judge", lambda *_, **__: None)
+    which_one.run(tmp_path, results, minutes=60)
+    assert tried == list(which_one.trials())
+    lines = results.read_text().splitlines()
+    results.write_text("\n".join(lines[:3] + lines[4:]) + "\n")
+    tried.clear()
+    which_one.run(tmp_path, results, minutes=60)
+    assert tried == [Trial(*[*which_one.trials()][3])]
+
+
+def test_tables_have_means_over_seeds_and_the_best_first(tmp_path):
+    names = [name for name in which_one.COLUMNS.values() if name != "score"]
+    figures = dict.fromkeys(names, 1.0)
+    records = [
+        {"kind": "lora", "task": "neon", "count": 4, "seed": seed, "score": score, **figures}
+        for seed, score in enumerate((0.2, 0.4))
+    ]
+    records.append({"kind": "hypernet", "task": "neon", "count": 4, "seed": 0, "score": 0.5, **figures})
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: neon --><!-- end -->\nand\n<!-- table: robot -->old<!-- end -->\nafter\n")
+    which_one.write_tables(records, page)
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| 4")]
+    assert [row[1] for row in rows] == ["hypernet", "lora"]
+    assert rows[0][2:4] == ["1", "0.50"]
+    assert rows[1][2:4] == ["2", "0.30 ± 0.14"]  # by hand: the root of 0.02
+    assert "No trials yet." in page.read_text()
+    assert "old" not in page.read_text()

@@ -1,0 +1,226 @@
+"""python -m tools.which_one run|table: which kind of overlay serves 4, 12 and 24 pictures of a style and of a subject?
+
+    run      train and judge what is missing, seed after seed; stop it at any time, and start it again
+    table    print the tables, and write them into docs/which-one.md
+
+Every kind is trained with its preset for STEPS steps and judged as `velatura compare` does; a classifier besides looks
+at pictures at the best strength (`python -m tools.tiny_base small-judge --work WORK` trains it first). Results are one
+JSON line for each trial, in tools/which_one.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from tools.drawing.paint import paint
+from tools.drawing.scene import Scene, caption
+
+RESULTS = Path(__file__).with_suffix(".jsonl")
+PAGE = Path(__file__).parents[1] / "docs" / "which-one.md"
+TABLE_MARKS = re.compile(r"<!-- table: (?P<name>[\w-]+) -->.*?<!-- end -->", re.DOTALL)
+
+STEPS = 120
+SEEDS = 3
+KINDS = ("hypernet", "lora", "dreambooth", "embedding", "aesthetic")
+TASKS = {"neon": "style", "robot": "subject"}  # and the purpose of their presets
+COUNTS = (12, 4, 24)  # pictures, one in four of which is held out
+STYLE_SEED = 7  # of the drawings, as in the package
+
+Record = dict[str, Any]
+COLUMNS = {  # of the tables: a figure of the study, or a share of the classifier
+    "score": "score",
+    "likeness": "likeness",
+    "prompt kept": "kept",
+    "shows it": "learned",
+    "subject and place kept": "kept_by_judge",
+    "change of other prompts": "base_change",
+    "best strength": "strength",
+    "seconds": "training_seconds",
+    "kB": "kilobytes",
+}
+
+
+class Trial(NamedTuple):
+    """One training: a kind, what it learns, from how many pictures, and its seed."""
+
+    kind: str
+    task: str
+    count: int
+    seed: int
+
+
+def trials() -> Iterator[Trial]:
+    """Yield all trials, seed after seed, so that an interrupted run has every kind and number of pictures."""
+    from velatura.studies.trials import UNTRAINED_KINDS
+
+    for seed in range(SEEDS):
+        for count in COUNTS:
+            for task in TASKS:
+                yield from (Trial(kind, task, count, seed) for kind in KINDS if not (seed and kind in UNTRAINED_KINDS))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of all finished trials."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def trial_of(record: Record) -> Trial:
+    """Return the trial of a record."""
+    return Trial(record["kind"], record["task"], record["count"], record["seed"])
+
+
+def run(work: Path, results: Path, minutes: float) -> None:
+    """Do the missing trials until the time is up."""
+    import torch
+
+    import velatura
+    from tools.tiny_base.judge import trained_judge
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    base, judge, started = velatura.tiny(), trained_judge(work, small=True), time.monotonic()
+    done = {trial_of(record) for record in read_records(results)}
+    for trial in trials():
+        if trial in done:
+            continue
+        if time.monotonic() - started > 60 * minutes:
+            return
+        record = run_one(base, judge, trial, work)
+        with results.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(f"{trial}: score {record['score']:.2f}, shows it {record['learned']:.2f}", flush=True)
+
+
+def run_one(base: Any, judge: Any, trial: Trial, work: Path) -> Record:
+    """Train and judge one overlay; return its record."""
+    import velatura
+    from tools.learning.trial import judge_overlay
+    from velatura.compare.picture_features import PictureEncoder
+    from velatura.compare.picture_sets import read_picture_set
+    from velatura.studies.pictures import split_pictures
+    from velatura.studies.trials import TrialSetup, called_by, run_trial
+
+    pictures = draw_pictures(trial.task, trial.count, work)
+    folder = work / "which-one" / f"{trial.task}-{trial.count}"
+    split = split_pictures(pictures, folder)
+    setup = TrialSetup(
+        base,
+        folder,
+        split.data,
+        read_picture_set(split.held_out).images,
+        split.held_out,
+        split.captions,
+        trial.task,
+        TASKS[trial.task],
+        PictureEncoder.open(base),
+        "tiny",
+    )
+    result = run_trial(setup, trial.kind, trial.seed, STEPS)
+    figures = dict(result.figures)
+    shares = {"learned": 0.0, "kept": 1.0, "subject": 1.0, "place": 1.0}  # of an overlay without effect
+    if figures["strength"]:
+        overlay, call = velatura.open_overlay(folder / result.file), called_by(setup, trial.kind)
+        shares = judge_overlay(
+            base, judge, overlay, trial.task, call=f"{call}, " if call else "", strength=figures["strength"]
+        )
+    figures |= {
+        "learned": shares["learned"],
+        # Of a style: the subject that the prompt asks for; of a subject: the place, and what other prompts ask for
+        "kept_by_judge": shares["subject"] if trial.task != "robot" else min(shares["place"], shares["kept"]),
+        "kilobytes": figures.pop("bytes") / 1e3,
+    }
+    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
+    return {**trial._asdict(), "steps": result.steps, **rounded}
+
+
+def draw_pictures(task: str, count: int, work: Path) -> Path:
+    """Draw pictures of a style or of the robot into a folder with captions, and return it."""
+    folder = work / "which-one-pictures" / f"{task}-{count}" / task
+    if folder.exists():
+        return folder
+    partial = folder.with_name("partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for i, scene in enumerate(scenes_of(task, count)):
+        text = caption(scene, Random(scene.seed), style_word="").replace("red robot", "robot")
+        paint(scene).save(partial / f"{i:02}.png")
+        (partial / f"{i:02}.txt").write_text(text + "\n")
+    partial.rename(folder)
+    return folder
+
+
+def scenes_of(task: str, count: int) -> list[Scene]:
+    """Return scenes such as those of the bundled pictures, as many as asked for."""
+    from tools.tiny_base.export import robot_scene, style_scene
+
+    if task == "robot":
+        return [robot_scene(i) for i in range(count)]
+    return [style_scene(i, task, STYLE_SEED) for i in range(count)]
+
+
+def table(records: Sequence[Record], task: str) -> str:
+    """Return the table of a style or subject: a row for each number of pictures and kind, the best score first."""
+    groups: dict[tuple[int, str], list[Record]] = {}
+    for record in records:
+        if record["task"] == task:
+            groups.setdefault((record["count"], record["kind"]), []).append(record)
+    if not groups:
+        return "No trials yet."
+    rows = [f"| pictures | kind | seeds | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 3)]
+    for count, kind in sorted(groups, key=lambda group: (group[0], -_mean(groups[group], "score"))):
+        group = groups[count, kind]
+        cells = [f"{count}", kind, f"{len(group)}", *(_cell(group, name) for name in COLUMNS.values())]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _mean(group: Sequence[Record], name: str) -> float:
+    return fmean(record[name] for record in group)
+
+
+def _cell(group: Sequence[Record], name: str) -> str:
+    """Return the mean over seeds, with the standard deviation of the score."""
+    if name in {"training_seconds", "kilobytes"}:
+        return f"{_mean(group, name):,.0f}"
+    deviation = f" ± {stdev(record[name] for record in group):.2f}" if name == "score" and len(group) > 1 else ""
+    return f"{_mean(group, name):.2f}{deviation}"
+
+
+def write_tables(records: Sequence[Record], page: Path) -> None:
+    """Print the tables, and put them where the page marks their places."""
+    tables = {task: table(records, task) for task in TASKS}
+    for task, text in tables.items():
+        print(f"{task}\n{text}\n")
+
+    def replace(mark: re.Match[str]) -> str:
+        return f"<!-- table: {mark['name']} -->\n\n{tables[mark['name']]}\n\n<!-- end -->"
+
+    page.write_text(TABLE_MARKS.sub(replace, page.read_text()))
+
+
+def main() -> None:
+    """Do what the command line asks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("run", "table"))
+    parser.add_argument("--work", type=Path, default=Path("runs/which-one"), help="folder of the judge and of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--minutes", type=float, default=600, help="start no trial after this time")
+    options = parser.parse_args()
+    if options.task == "run":
+        run(options.work, options.results, options.minutes)
+    else:
+        write_tables(read_records(options.results), PAGE)
+
+
+if __name__ == "__main__":
+    main()
