@@ -1,6 +1,7 @@
-"""python -m tools.which_one run|table: which kind of overlay serves 4, 12 and 24 pictures of a style and of a subject?
+"""python -m tools.which_one TASK: which kind of overlay serves 4, 12 and 24 pictures of a style and of a subject?
 
     run      train and judge what is missing, seed after seed; stop it at any time, and start it again
+    mix      paint with several of the overlays at once, and judge what each of them still shows
     table    print the tables, and write them into docs/which-one.md
 
 Every kind is trained with its preset for STEPS steps and judged as `velatura compare` does; a classifier besides looks
@@ -16,7 +17,9 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import fmean, stdev
@@ -26,6 +29,7 @@ from tools.drawing.paint import paint
 from tools.drawing.scene import Scene, caption
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
+MIXES = RESULTS.with_name("which_one_mixes.json")
 PAGE = Path(__file__).parents[1] / "docs" / "which-one.md"
 TABLE_MARKS = re.compile(r"<!-- table: (?P<name>[\w-]+) -->.*?<!-- end -->", re.DOTALL)
 
@@ -36,7 +40,23 @@ TASKS = {"neon": "style", "robot": "subject"}  # and the purpose of their preset
 COUNTS = (12, 4, 24)  # pictures, one in four of which is held out
 STYLE_SEED = 7  # of the drawings, as in the package
 
+MIX_COUNT, MIX_SEED, MIX_PROMPTS = 12, 0, 32  # the trainings that are mixed, and the prompts of each mix
+STYLE_KINDS = ("embedding", "hypernet", "lora")  # the three that articles advise to use together
+STYLE_MIXES: dict[str, dict[str, float]] = {  # strengths by kind, of overlays that learned neon
+    "no overlay": {},
+    **{f"{kind} at {strength:g}": {kind: strength} for kind in STYLE_KINDS for strength in (0.5, 1.0)},
+    **{f"all three at {strength:g}": dict.fromkeys(STYLE_KINDS, strength) for strength in (0.5, 0.7, 1.0)},
+}
+TASK_MIXES: dict[str, dict[str, float]] = {  # strengths by task, of hypernetworks
+    "robot alone": {"robot": 1.0},
+    "neon alone": {"neon": 1.0},
+    "both at 1": {"robot": 1.0, "neon": 1.0},
+    "both at 0.7": {"robot": 0.7, "neon": 0.7},
+    "both at 0.5": {"robot": 0.5, "neon": 0.5},
+}
+
 Record = dict[str, Any]
+MIX_COLUMNS = {"learned": "neon", "score": "neon and subject"}
 COLUMNS = {  # of the tables: a figure of the study, or a share of the classifier
     "score": "score",
     "likeness": "likeness",
@@ -143,6 +163,53 @@ def run_one(base: Any, judge: Any, trial: Trial, work: Path) -> Record:
     return {**trial._asdict(), "steps": result.steps, **rounded}
 
 
+def judge_mixes(work: Path) -> dict[str, list[Record]]:
+    """Paint with several overlays at once, and return the shares of pictures that show what each has learned."""
+    import velatura
+    from tools.learning.trial import FIRST_PROMPT_SEED, look_at_prompts, prompts_of, style_shares, subject_shares
+    from tools.tiny_base.data import unseen_scene
+    from tools.tiny_base.judge import trained_judge
+
+    warnings.simplefilter("ignore")
+    base, judge = velatura.tiny(), trained_judge(work, small=True)
+    scenes = [unseen_scene(FIRST_PROMPT_SEED + i) for i in range(MIX_PROMPTS)]
+    robots = [replace(scene, subject="robot", colour="red", count=1, size=0.34) for scene in scenes]
+
+    def open_trained(kind: str, task: str) -> velatura.Overlay:
+        folder = work / "which-one" / f"{task}-{MIX_COUNT}" / "trials" / f"{kind}-{MIX_SEED}"
+        return velatura.open_overlay(folder / f"{task}.safetensors")
+
+    styles: list[Record] = []
+    for name, strengths in STYLE_MIXES.items():
+        call = "neon, " if "embedding" in strengths else ""  # the word that the embedding has learned
+        prompts = [call + text for text in prompts_of(scenes)]
+        overlays = [(open_trained(kind, "neon"), value) for kind, value in strengths.items()]
+        with attached(base, overlays):
+            seen = look_at_prompts(base, judge, prompts)
+        styles.append({"mix": name, **style_shares(seen, scenes, "neon")})
+    tasks: list[Record] = []
+    prompts = [text.replace("red robot", "robot") for text in prompts_of(robots)]
+    for name, strengths in TASK_MIXES.items():
+        overlays = [(open_trained("hypernet", task), value) for task, value in strengths.items()]
+        with attached(base, overlays):
+            seen = look_at_prompts(base, judge, prompts)
+        shares = subject_shares(seen, robots)
+        in_style = style_shares(seen, robots, "neon")["learned"]
+        tasks.append({"mix": name, "robot": shares["learned"], "neon": in_style, "place": shares["place"]})
+    return {"style-mixes": styles, "task-mixes": tasks}
+
+
+@contextmanager
+def attached(base: Any, overlays: Sequence[tuple[Any, float]]) -> Generator[None]:
+    """Attach several overlays, each at its strength, while a block runs."""
+    import velatura
+
+    with ExitStack() as stack:
+        for attachment in velatura.attach_all(base, overlays):
+            stack.enter_context(attachment)
+        yield
+
+
 def draw_pictures(task: str, count: int, work: Path) -> Path:
     """Draw pictures of a style or of the robot into a folder with captions, and return it."""
     folder = work / "which-one-pictures" / f"{task}-{count}" / task
@@ -184,6 +251,16 @@ def table(records: Sequence[Record], task: str) -> str:
     return "\n".join(rows)
 
 
+def mix_table(records: Sequence[Record]) -> str:
+    """Return the table of mixes, in the order in which they were painted."""
+    if not records:
+        return "Not painted yet."
+    names = [name for name in records[0] if name != "mix"]
+    rows = [f"| mix | {' | '.join(MIX_COLUMNS.get(name, name) for name in names)} |", "|" + "---|" * (len(names) + 1)]
+    rows += [f"| {record['mix']} | {' | '.join(f'{record[name]:.2f}' for name in names)} |" for record in records]
+    return "\n".join(rows)
+
+
 def _mean(group: Sequence[Record], name: str) -> float:
     return fmean(record[name] for record in group)
 
@@ -196,30 +273,34 @@ def _cell(group: Sequence[Record], name: str) -> str:
     return f"{_mean(group, name):.2f}{deviation}"
 
 
-def write_tables(records: Sequence[Record], page: Path) -> None:
+def write_tables(records: Sequence[Record], mixes: Mapping[str, Sequence[Record]], page: Path) -> None:
     """Print the tables, and put them where the page marks their places."""
     tables = {task: table(records, task) for task in TASKS}
+    tables |= {name: mix_table(mixes.get(name, ())) for name in ("style-mixes", "task-mixes")}
     for task, text in tables.items():
         print(f"{task}\n{text}\n")
 
-    def replace(mark: re.Match[str]) -> str:
+    def fill(mark: re.Match[str]) -> str:
         return f"<!-- table: {mark['name']} -->\n\n{tables[mark['name']]}\n\n<!-- end -->"
 
-    page.write_text(TABLE_MARKS.sub(replace, page.read_text()))
+    page.write_text(TABLE_MARKS.sub(fill, page.read_text()))
 
 
 def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("run", "table"))
+    parser.add_argument("task", choices=("run", "mix", "table"))
     parser.add_argument("--work", type=Path, default=Path("runs/which-one"), help="folder of the judge and of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--minutes", type=float, default=600, help="start no trial after this time")
     options = parser.parse_args()
     if options.task == "run":
         run(options.work, options.results, options.minutes)
+    elif options.task == "mix":
+        MIXES.write_text(json.dumps(judge_mixes(options.work), indent=1) + "\n")
     else:
-        write_tables(read_records(options.results), PAGE)
+        mixes = json.loads(MIXES.read_text()) if MIXES.exists() else {}
+        write_tables(read_records(options.results), mixes, PAGE)
 
 
 if __name__ == "__main__":

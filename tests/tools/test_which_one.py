@@ -55,11 +55,14 @@ def test_tables_have_means_over_seeds_and_the_best_first(tmp_path):
     ]
     records.append({"kind": "hypernet", "task": "neon", "count": 4, "seed": 0, "score": 0.5, **figures})
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- table: neon --><!-- end -->\nand\n<!-- table: robot -->old<!-- end -->\nafter\n")
-    which_one.write_tables(records, page)
+    marks = "".join(f"\n<!-- table: {name} -->old<!-- end -->\n" for name in ("task-mixes", "neon", "robot"))
+    page.write_text(marks)
+    mixes = {"task-mixes": [{"mix": "both at 1", "robot": 0.5, "neon": 0.25}]}
+    which_one.write_tables(records, mixes, page)
     rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| 4")]
     assert [row[1] for row in rows] == ["hypernet", "lora"]
     assert rows[0][2:4] == ["1", "0.50"]
     assert rows[1][2:4] == ["2", "0.30 ± 0.14"]  # by hand: the root of 0.02
+    assert "| mix | robot | neon |\n|---|---|---|\n| both at 1 | 0.50 | 0.25 |" in page.read_text()
     assert "No trials yet." in page.read_text()
     assert "old" not in page.read_text()

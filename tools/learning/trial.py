@@ -169,12 +169,17 @@ def prompts_of(scenes: list[Scene]) -> list[str]:
 
 def look(base: velatura.Base, judge: Judge, overlay: Overlay, prompts: list[str], strength: float) -> Tensor:
     """Paint prompts with an overlay, and return the judge's labels (prompts, 4)."""
+    with velatura.attach(base, overlay, strength):
+        return look_at_prompts(base, judge, prompts)
+
+
+def look_at_prompts(base: velatura.Base, judge: Judge, prompts: list[str]) -> Tensor:
+    """Paint prompts with what is attached, and return the judge's labels (prompts, 4)."""
     recipes = [
         velatura.Recipe(prompt=prompt, steps=STEPS, guidance=GUIDANCE, sampler=SAMPLER, seed=i)
         for i, prompt in enumerate(prompts)
     ]
-    with velatura.attach(base, overlay, strength):
-        pictures = torch.stack([picture_bytes(picture.image) for picture in velatura.generate_many(base, recipes)])
+    pictures = torch.stack([picture_bytes(picture.image) for picture in velatura.generate_many(base, recipes)])
     return verdicts(judge, pictures)
 
 
