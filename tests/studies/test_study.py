@@ -8,6 +8,9 @@ import pytest
 import velatura
 from velatura.cli.app import main
 from velatura.compare import tune_prompts
+from velatura.compare.picture_features import PictureEncoder
+from velatura.compare.picture_sets import read_picture_set
+from velatura.compare.tune import StrengthPainter
 from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, UnknownName
 from velatura.studies import study, trials
 from velatura.studies.pictures import split_pictures
@@ -62,6 +65,40 @@ def test_every_kind_is_trained_from_every_seed_and_an_aesthetic_once(finished):
     ]
     assert {trial.steps for trial in results.of_kind("hypernet")} == {2}
     assert (results.training_pictures, results.held_out_pictures) == (3, 1)
+
+
+def prepare(base, pictures, folder):
+    split = split_pictures(pictures, folder)
+    held_out = read_picture_set(split.held_out).images
+    encoder = PictureEncoder.open(base)
+    return trials.TrialSetup(
+        base, folder, split.data, held_out, split.held_out, split.captions, split.name, "subject", encoder, "tiny"
+    )
+
+
+@pytest.mark.parametrize("kind", ["hypernet", "embedding", "lora", "dreambooth"])
+def test_overlays_are_made_as_the_command_makes_them(tiny, photos, tmp_path, capsys, kind):
+    overlay = prepare(tiny, photos, tmp_path).overlay(kind, 0)
+    assert main(["train", kind, str(photos), "--name", "robots", "--dry-run", "--out", str(tmp_path / "run")]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("overlay ")]
+    assert line.partition("robots, ")[2].startswith(f"{overlay.card}, ")
+
+
+def test_the_subject_of_the_captions_is_what_is_painted_to_be_judged(tiny, tmp_path, monkeypatch):
+    """An overlay that paints the subject, and only where it is asked for, reaches the held-out pictures."""
+    setup = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path)
+    robots, others = (read_picture_set(velatura.tiny_pictures(name)).images for name in ("robot", "neon"))
+
+    def paint(self, strength):
+        return [
+            (robots if strength and "robot" in prompt.text else others)[number]
+            for number, prompt in enumerate(self.prompts)
+            for _ in range(self.seeds)
+        ]
+
+    monkeypatch.setattr(StrengthPainter, "paint", paint)
+    figures, _ = trials.judge(setup, setup.overlay("hypernet", 0), "hypernet")
+    assert figures["likeness"] > 0.5
 
 
 def test_steps_and_strengths_are_told_as_they_come(finished):

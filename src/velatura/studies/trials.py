@@ -27,6 +27,7 @@ from velatura.overlays.hypernetwork import Hypernetwork
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.studies.candidates import preset_for_steps
+from velatura.studies.overlay_arguments import ARGUMENTS
 from velatura.studies.results import Curve, Trial
 from velatura.training.estimate import estimate
 from velatura.training.kinds.aesthetic import aesthetic_from
@@ -86,10 +87,11 @@ class TrialSetup:
         return preset_for_steps(kind, family, self.purpose, steps, seed=seed, snapshot_every=0, **fields)
 
     def overlay(self, kind: str, seed: int) -> Overlay:
-        """Return a new overlay of a kind, or for an aesthetic the finished one."""
+        """Return a new overlay of a kind, as `velatura train` makes it, or for an aesthetic the finished one."""
         if kind in UNTRAINED_KINDS:
             return aesthetic_from(self.base, self.data, name=self.name)
-        options: dict[str, Any] = {} if kind in SEEDLESS_KINDS else {"seed": seed}
+        options: dict[str, Any] = ARGUMENTS[kind]().model_dump()
+        options |= {} if kind in SEEDLESS_KINDS else {"seed": seed}
         return MAKERS[kind](self.base, name=self.name, **options)
 
     def step_seconds(self, kind: str) -> float:
@@ -210,11 +212,13 @@ def judge(
             on_stage(Stage("painting strengths", done, total))
 
     words = called_by(setup, kind)
+    prompts = tune_prompts(overlay, setup.captions, is_tiny=setup.base.family.name == "tiny", called_by=words)
     try:
         tuning = tune(
             setup.base,
             overlay,
             pictures=setup.held_out,
+            prompts=[prompt.text for prompt in prompts],
             strengths=STRENGTHS,
             steps=sampling_steps(setup.base),
             called_by=words,
@@ -224,7 +228,6 @@ def judge(
         return {"score": 0.0, "likeness": 0.0, "kept": 1.0, "strength": 0.0}, NO_CURVE
     top = max(tuning.points, key=lambda point: point.score)
     figures = {"score": top.score, "likeness": top.likeness, "kept": top.kept, "strength": tuning.strength}
-    prompts = tune_prompts(overlay, setup.captions, is_tiny=setup.base.family.name == "tiny", called_by=words)
     figures |= _measure(setup, overlay, prompts, tuning.strength)
     curve = Curve(
         strengths=tuple(point.strength for point in tuning.points),
