@@ -80,7 +80,7 @@ class LibraryView:
 
         Raises:
             BadArgument: The network would make more.
-            UnknownName: There is no such upscaler.
+            UnknownName: No upscaler has that name.
             BadFile: Its file cannot be read.
         """
         from velatura.sampling.hires import find_upscaler_file

@@ -25,7 +25,7 @@ DEFAULT_FACTOR = 2
 RESULTS_NAME, PAGE_NAME = "sweep.json", "index.html"
 
 OnSweepTrial = Callable[[str, int, int], None]  # what is trained, steps done, and steps of the whole sweep
-RunTrials = RunJobs[TrialJob, TrialState]
+RunSweepTrials = RunJobs[TrialJob, TrialState]
 
 
 @freeze_models
@@ -133,7 +133,7 @@ class SweepProgress:
         self._on_trial(label, sum(self._steps.values()), self._setup.step_count)
 
 
-def run_sweep(setup: SweepSetup, run_jobs: RunTrials) -> SweepResults:
+def run_sweep(setup: SweepSetup, run_jobs: RunSweepTrials) -> SweepResults:
     """Run all rounds that are left.
 
     Args:
@@ -175,7 +175,7 @@ def run_sweep(setup: SweepSetup, run_jobs: RunTrials) -> SweepResults:
     return results
 
 
-def _run_here(setup: SweepSetup, progress: SweepProgress) -> RunTrials:
+def _run_here(setup: SweepSetup, progress: SweepProgress) -> RunSweepTrials:
     """Return what trains trials one after another in this process."""
 
     def run_jobs(jobs: Sequence[TrialJob]) -> Iterator[tuple[TrialJob, TrialState]]:
@@ -191,7 +191,7 @@ def _run_here(setup: SweepSetup, progress: SweepProgress) -> RunTrials:
     return run_jobs
 
 
-def _run_on(cluster: Cluster, base: BaseReference, setup: SweepSetup, progress: SweepProgress) -> RunTrials:
+def _run_on(cluster: Cluster, base: BaseReference, setup: SweepSetup, progress: SweepProgress) -> RunSweepTrials:
     """Return what trains the trials of a round side by side on a cluster."""
 
     def run_jobs(jobs: Sequence[TrialJob]) -> Iterator[tuple[TrialJob, TrialState]]:
