@@ -17,6 +17,7 @@ from velatura.studies.trials import TrialSetup, called_by, painter
 MAX_PROMPTS, MAX_HELD_OUT = 6, 6
 THUMBNAIL_PIXELS = 160
 CHART_WIDTH, CHART_HEIGHT, MARGIN = 460, 260, 40
+NOT_MEASURED = "–"
 COLOURS = ("#b4452f", "#2f6db4", "#3c8c4a", "#8a4bb0", "#b08a2f")
 
 
@@ -80,7 +81,7 @@ class StudyReport:
 
 def _rows(results: StudyResults) -> Iterator[str]:
     for figure in results.measured_figures():
-        cells = "".join(f"<td>{escape(results.describe(kind, figure))}</td>" for kind in results.kinds)
+        cells = "".join(f"<td>{escape(results.describe(kind, figure) or NOT_MEASURED)}</td>" for kind in results.kinds)
         yield f"<tr><th>{escape(figure.replace('_', ' '))}<small>{escape(FIGURES[figure])}</small></th>{cells}</tr>"
 
 

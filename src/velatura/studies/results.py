@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+UNTRAINED_KINDS = frozenset({"aesthetic"})  # made at once, the same from every seed
+
 # What each figure says, in the order of the table
 FIGURES = {
     "score": "likeness times prompt kept, at the best strength",
@@ -125,7 +127,8 @@ class StudyResults(BaseModel):
         """Return the kinds whose score is within the spread of the best one, which comes first.
 
         Two scores differ if their difference is more than the root of the sum of their squared standard errors times
-        two. With a single seed nothing is known of the spread, so all are.
+        two. With a single seed nothing is known of the spread, so all are. A kind that is the same from every seed has
+        no spread.
         """
         best, *others = self.kinds
         return [best, *(kind for kind in others if not self._differs(best, kind))]
@@ -151,8 +154,9 @@ class StudyResults(BaseModel):
             )
         cheapest = min(tied, key=lambda kind: self.spread(kind, "training_seconds").mean)
         return (
-            f"{', '.join(tied)} do not differ by more than their spread over seeds ({self.describe(best, 'score')} and "
-            f"{self.describe(tied[-1], 'score')}): take {_article(cheapest)}, which trains fastest."
+            f"{', '.join(tied).capitalize()} do not differ by more than their spread over seeds "
+            f"({self.describe(best, 'score')} and {self.describe(tied[-1], 'score')}): take {_article(cheapest)}, "
+            "which trains fastest."
         )
 
     def describe(self, kind: str, figure: str) -> str:
@@ -177,12 +181,14 @@ class StudyResults(BaseModel):
         return "\n".join([head.rstrip(), *(row.rstrip() for row in rows), self.recommendation()])
 
     def _differs(self, kind: str, other: str) -> bool:
-        first, second = self.spread(kind, "score"), self.spread(other, "score")
-        if first.deviation is None or second.deviation is None:
-            return False
-        counts = len(self.of_kind(kind)), len(self.of_kind(other))
-        error = math.sqrt(first.deviation**2 / counts[0] + second.deviation**2 / counts[1])
-        return first.mean - second.mean > 2 * error
+        variances: list[float] = []  # of the means
+        for name in (kind, other):
+            deviation = 0.0 if name in UNTRAINED_KINDS else self.spread(name, "score").deviation
+            if deviation is None:
+                return False
+            variances.append(deviation**2 / len(self.of_kind(name)))
+        difference = self.spread(kind, "score").mean - self.spread(other, "score").mean
+        return difference > 2 * math.sqrt(sum(variances))
 
 
 def read_results(path: Path) -> StudyResults | None:

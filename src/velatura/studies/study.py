@@ -21,8 +21,8 @@ from velatura.files import atomic_write
 from velatura.imports import check_ray_installed
 from velatura.studies.pictures import split_pictures
 from velatura.studies.report import StudyReport
-from velatura.studies.results import StudyResults, Trial, read_results
-from velatura.studies.trials import KINDS, UNTRAINED_KINDS, StudyJob, TrialSetup, run_study_job, run_trial
+from velatura.studies.results import UNTRAINED_KINDS, StudyResults, Trial, read_results
+from velatura.studies.trials import KINDS, StudyJob, TrialSetup, run_study_job, run_trial
 from velatura.training.run.recorded_base import base_location
 from velatura.training.run.report import OnStage
 
@@ -33,7 +33,7 @@ RESULTS_NAME, PAGE_NAME, BUDGET_NAME, SETTINGS_NAME = "study.json", "index.html"
 STEP_COUNTS, SETTINGS = TypeAdapter(dict[str, int]), TypeAdapter(dict[str, str])
 
 OnTrial = Callable[[str, int, int], None]  # what is done, trials done, and trials in all
-RunTrials = RunJobs[StudyJob, Trial]
+RunStudyTrials = RunJobs[StudyJob, Trial]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def study(
 
 
 def _run_study(
-    setup: TrialSetup, options: StudyOptions, pictures: Path, jobs: Sequence[StudyJob], run_jobs: RunTrials
+    setup: TrialSetup, options: StudyOptions, pictures: Path, jobs: Sequence[StudyJob], run_jobs: RunStudyTrials
 ) -> StudyResults:
     """Run the trials that are not stored yet, and write results and page after each."""
     trials = list(filter(None, (_read_trial(setup, job) for job in jobs)))
@@ -158,7 +158,7 @@ def _run_study(
 
 def _run_here(
     setup: TrialSetup, options: StudyOptions, on_trial: OnTrial | None, on_stage: OnStage | None
-) -> RunTrials:
+) -> RunStudyTrials:
     """Return what runs trials one after another in this process."""
 
     def run_jobs(jobs: Sequence[StudyJob]) -> Iterator[tuple[StudyJob, Trial]]:
@@ -177,7 +177,7 @@ def _run_here(
 
 def _run_on(
     cluster: Cluster, base: BaseReference, setup: TrialSetup, options: StudyOptions, on_trial: OnTrial | None
-) -> RunTrials:
+) -> RunStudyTrials:
     """Return what runs trials side by side on a cluster."""
 
     def run_jobs(jobs: Sequence[StudyJob]) -> Iterator[tuple[StudyJob, Trial]]:

@@ -28,7 +28,7 @@ from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
 from velatura.studies.candidates import preset_for_steps
 from velatura.studies.overlay_arguments import ARGUMENTS
-from velatura.studies.results import Curve, Trial
+from velatura.studies.results import UNTRAINED_KINDS, Curve, Trial
 from velatura.training.estimate import estimate
 from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.plan import Plan
@@ -44,7 +44,6 @@ MAKERS: dict[str, Callable[..., Overlay]] = {
     "dreambooth": Difference.for_base,
 }
 KINDS = (*MAKERS, "aesthetic")
-UNTRAINED_KINDS = frozenset({"aesthetic"})  # made at once, the same from every seed
 SEEDLESS_KINDS = frozenset({"dreambooth"})  # begin at zero, so that a seed only draws the steps
 MIN_STEPS = 2
 DIVERSITY_SEEDS = 4

@@ -317,6 +317,7 @@ def fit_rate(rate: str, planned: int, steps: int) -> str:
     if planned == steps:
         return rate
     parts: list[str] = []
+    last_end = 0
     for part in rate.split(","):
         value, colon, end = part.strip().partition(":")
         if not end.strip().isdecimal():
@@ -325,5 +326,7 @@ def fit_rate(rate: str, planned: int, steps: int) -> str:
         fitted = max(1, round(int(end) * steps / planned))
         if fitted >= steps:  # the parts after it are never reached
             return ", ".join([*parts, value])
-        parts.append(f"{value}:{fitted}")
+        if fitted > last_end:  # else it is shorter than a step
+            parts.append(f"{value}:{fitted}")
+            last_end = fitted
     return ", ".join(parts)
