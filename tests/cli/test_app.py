@@ -84,6 +84,8 @@ def test_an_unknown_option_is_one_line(command):
         (("generate", "a house", "--size", "64x64"), "--width and --height"),
         (("generate", "a house", "--n_iter", "4"), "--count"),
         (("generate", "a house", "--ckpt", "x.safetensors"), "--base"),
+        (("generate", "a house", "--restore-faces"), "no face restorer"),
+        (("upscale", "a.png", "--restore-faces"), "no face restorer"),
         (("train", "hypernet", "neon", "--batch-size", "4"), "--batch"),
         (("train", "hypernet", "neon", "--learning_rate", "1e-3"), "--rate"),
         (("train", "hypernet", "neon", "--size", "64"), "--pixels"),

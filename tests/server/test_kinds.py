@@ -97,6 +97,10 @@ def test_datasets_are_checked_cropped_and_captioned(client, state):
     assert all(text.startswith("neon, ") for text in captioned["result"]["captions"].values())
 
 
+def train(kind, **options):
+    return {"kind": "train", "overlay": {"kind": kind, **options}, "dataset": "neon"}
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "field"),
     [
@@ -109,6 +113,12 @@ def test_datasets_are_checked_cropped_and_captioned(client, state):
         ({"kind": "resume", "run": "../../etc"}, 404, None),
         ({"kind": "bake", "name": "a/b", "overlays": [{"name": "ink"}]}, 422, "name"),
         ({"kind": "knit"}, 422, None),
+        (train("hypernet", activation="reluu"), 422, "overlay.hypernet.activation"),
+        (train("hypernet", init="normall"), 422, "overlay.hypernet.init"),
+        (train("hypernet", layers=[1, 2]), 422, "overlay.hypernet.layers"),
+        (train("hypernet", layers=[1, 1e6, 1]), 422, "overlay.hypernet.layers.1"),
+        (train("lora", algorithm="lorra"), 422, "overlay.lora.algorithm"),
+        (train("lora", targets="everything"), 422, "overlay.lora.targets"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_is_queued(client, request_, status, field):

@@ -156,6 +156,7 @@ def test_the_strength_of_an_overlay_is_found_and_written_beside_it(client, model
         ({"kind": "compare", "dataset": "neon", "kinds": ["knitting"]}, 422, "kinds.0"),
         ({"kind": "compare", "dataset": "neon", "minutes": 0}, 422, "minutes"),
         ({"kind": "tune", "overlay": "ink", "dataset": "../.."}, 404, None),
+        ({"kind": "tune", "overlay": "ink", "prompts": ["a house"]}, 422, "prompts"),
     ],
 )
 def test_studies_that_cannot_be_made_are_refused(client, request_, status, field):

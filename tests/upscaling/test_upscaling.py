@@ -177,3 +177,12 @@ def test_an_image_that_would_become_too_large_on_the_way_is_refused(tmp_path, si
     with pytest.raises(velatura.BadArgument, match="choose an upscaler of a smaller scale"):
         upscale_image(upscaler, image, size, max_pixels=max_pixels)
     assert upscale_image(upscaler, image, (16, 16), max_pixels=256).size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("GFPGAN", "stylegan_decoder.style_mlp.1.weight"), ("CodeFormer", "idx_pred_layer.1.weight")]
+)
+def test_a_network_that_restores_faces_is_refused_by_its_name(tmp_path, name, key):
+    path = write(tmp_path / "faces.pth", {"params_ema": {key: torch.zeros(4, 4)}})
+    with pytest.raises(velatura.BadFile, match=f"faces.pth is {name}, which restores faces"):
+        open_upscaler(path)

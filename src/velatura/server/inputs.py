@@ -111,23 +111,34 @@ def check_picture(data: bytes | BinaryIO, field: str | None = None, max_pixels: 
     Raises:
         ApiError: It is not a PNG, JPEG or WebP file, is damaged, or has too many pixels.
     """
-    from PIL import Image, UnidentifiedImageError
+    with load_picture(data, field, max_pixels) as image:
+        return ENDINGS[str(image.format)]
 
-    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+def load_picture(data: bytes | BinaryIO, field: str | None = None, max_pixels: int = MAX_INPUT_PIXELS) -> Image:
+    """Return the decoded image of a file, given as bytes or as a file; its pixels are counted before that.
+
+    Raises:
+        ApiError: It is not a PNG, JPEG or WebP file, is damaged, or has too many pixels.
+    """
+    from PIL import Image as PilImage
+    from PIL import UnidentifiedImageError
+
+    bombs = (PilImage.DecompressionBombError, PilImage.DecompressionBombWarning)
 
     try:
         source = io.BytesIO(data) if isinstance(data, bytes) else data
-        with Image.open(source, formats=list(ENDINGS)) as image:
-            if image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height}"
-                raise ApiError(
-                    413, "too_large", f"the image has {size} pixels, more than {max_pixels >> 20} Mi: shrink it", field
-                )
-            image.load()
-            return ENDINGS[str(image.format)]
+        image = PilImage.open(source, formats=list(ENDINGS))
+        if image.width * image.height > max_pixels:
+            size = f"{image.width} x {image.height}"
+            raise ApiError(
+                413, "too_large", f"the image has {size} pixels, more than {max_pixels >> 20} Mi: shrink it", field
+            )
+        image.load()
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, *bombs) as error:
         if isinstance(error, bombs):
             raise ApiError(413, "too_large", "the image has too many pixels: shrink it", field) from None
         raise ApiError(
             422, "bad_image", "the image cannot be read: send a whole .png, .jpg or .webp file", field
         ) from None
+    return image

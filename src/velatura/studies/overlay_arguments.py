@@ -36,11 +36,15 @@ RankNumber = Annotated[int, Field(ge=1, le=4096)]
 OptionalRank = Annotated[RankNumber | None, BeforeValidator(_read_none)]
 OptionalAlpha = Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_read_none)]
 LayerSizes = Annotated[
-    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+    tuple[Annotated[float, Field(gt=0, le=64, allow_inf_nan=False)], ...],
     BeforeValidator(_split),
     Field(min_length=2, max_length=64, description="sizes of its layers, as 1,2,1"),
 ]
-ContextWidths = Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, BeforeValidator(_split_or_none)]
+ContextWidths = Annotated[
+    Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=16)] | None,
+    BeforeValidator(_split_or_none),
+]
+InitialText = Annotated[str, Field(max_length=1000, description="words whose vectors an embedding begins with")]
 
 
 class OverlayArguments(BaseModel):
@@ -105,7 +109,7 @@ class EmbeddingArguments(OverlayArguments):
     """Arguments of `Embedding.for_base`."""
 
     vectors: Annotated[int, Field(ge=1, le=75)] = 4
-    initial: str = "*"
+    initial: InitialText = "*"
 
 
 class DifferenceArguments(OverlayArguments):

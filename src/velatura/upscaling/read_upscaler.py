@@ -25,15 +25,17 @@ FIRST_NAMES = re.compile(r"model\.(?P<layer>\d+)\.(?P<end>weight|bias)")
 FIRST_DENSE = re.compile(r"model\.1\.sub\.(\d+)\.RDB([123])\.conv([1-5])\.0\.(weight|bias)")
 FIRST_TRUNK = re.compile(r"model\.1\.sub\.(\d+)\.(weight|bias)")
 RENAMED = (
-    (re.compile(r"RRDB_trunk\.(\d+)\.RDB([123])\.conv"), r"body.\1.rdb\2.conv"),
-    (re.compile(r"trunk_conv\."), "conv_body."),
-    (re.compile(r"upconv(\d)\."), r"conv_up\1."),
-    (re.compile(r"HRconv\."), "conv_hr."),
+    (re.compile(r"^RRDB_trunk\.(\d+)\.RDB([123])\.conv"), r"body.\1.rdb\2.conv"),
+    (re.compile(r"^trunk_conv\."), "conv_body."),
+    (re.compile(r"^upconv(\d)\."), r"conv_up\1."),
+    (re.compile(r"^HRconv\."), "conv_hr."),
 )
 DENSE_KEY = re.compile(r"body\.(\d+)\.rdb[123]\.conv[1-5]\.(?:weight|bias)")
 COMPACT_KEY = re.compile(r"body\.(\d+)\.(weight|bias)")
 FIRST_DENSE_WEIGHT = "body.0.rdb1.conv1.weight"
 UNSHUFFLE_BY_CHANNELS = {3: 1, 12: 2, 48: 4}
+# Parts that only these networks have, by the start of their tensors' names
+FACE_RESTORER_PARTS = {"GFPGAN": "stylegan_decoder.", "CodeFormer": "idx_pred_layer."}
 MAX_DOUBLINGS = 4
 MAX_COMPACT_SCALE = 16
 MAX_KEY_LENGTH = 80  # in a message
@@ -98,8 +100,10 @@ def open_upscaler(path: str | PathLike[str]) -> Upscaler:
         BadFile: It is damaged, holds another kind of network, or its tensors do not fit together.
     """
     path = Path(path).expanduser()
-    layout = detect_upscaler(find_weights(open_meta(path)))  # before gigabytes of another model are read
+    outline = find_weights(open_meta(path))  # before gigabytes of another model are read
+    layout = detect_upscaler(outline)
     if layout is None:
+        _refuse_face_restorer(path.name, outline)
         raise BadFile(
             f"{path.name} is not an upscaler that velatura opens: give a file of ESRGAN, BSRGAN or Real-ESRGAN, or of "
             "Real-ESRGAN's compact networks, for images in colour"
@@ -139,6 +143,13 @@ def detect_upscaler(state: StateDict) -> UpscalerLayout | None:
     if FIRST_DENSE_WEIGHT in names:
         return _detect_rrdb(state, names)
     return _detect_compact(state)
+
+
+def _refuse_face_restorer(file: str, state: StateDict) -> None:
+    """Refuse a network that people have beside their upscalers, by its name."""
+    for name, part in FACE_RESTORER_PARTS.items():
+        if any(key.startswith(part) for key in state):
+            raise BadFile(f"{file} is {name}, which restores faces, and velatura does not: give an upscaler's file")
 
 
 def _detect_rrdb(state: StateDict, names: Mapping[str, str]) -> UpscalerLayout | None:
@@ -184,7 +195,7 @@ def _real_esrgan_names(state: Iterable[str]) -> dict[str, str]:
     for key in keys:
         name = key
         for pattern, replacement in RENAMED:
-            name = re.sub(rf"^{pattern.pattern}", replacement, name)
+            name = pattern.sub(replacement, name)
         names[name] = key
     return names
 

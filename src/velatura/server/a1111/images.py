@@ -20,7 +20,7 @@ from velatura.server.a1111.infotext_parameters import infotext_parameters
 from velatura.server.a1111.schemas import A1111Request
 from velatura.server.a1111.settings import known_options
 from velatura.server.errors import ApiError
-from velatura.server.inputs import DATA_URL, ENDINGS, check_picture, decode_base64
+from velatura.server.inputs import DATA_URL, ENDINGS, check_picture, decode_base64, load_picture
 from velatura.server.jobs.base_requests import DescribeRequest
 from velatura.server.jobs.job import ServerJob
 from velatura.server.state import ReadyState, ServerState
@@ -177,14 +177,13 @@ def read_image(text: str, field: str) -> Image:
     Raises:
         ApiError: It is not an image.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     if text.startswith(("http://", "https://")):
         message = "images by their addresses are not fetched: send the file's bytes as base64"
         raise ApiError(422, "address_refused", message, field)
     data = decode_base64(_without_spaces(text), field)
-    check_picture(data, field)
-    with Image.open(io.BytesIO(data), formats=list(ENDINGS)) as image:
+    with load_picture(data, field) as image:
         return ImageOps.exif_transpose(image).copy()
 
 

@@ -4,73 +4,70 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidatorFunctionWrapHandler, field_validator
 
+from velatura.errors import VelaturaError
 from velatura.server.jobs.requests import JobRequest, Name
+from velatura.studies.overlay_arguments import (
+    DifferenceArguments,
+    EmbeddingArguments,
+    HypernetArguments,
+    InitialText,
+    LoraArguments,
+)
 from velatura.training.plan import Share
 
-Rank = Annotated[int, Field(ge=1, le=4096)]
 StudyKind = Literal["embedding", "hypernet", "lora", "dreambooth", "aesthetic"]
 MAX_MINUTES = 10080  # a week
 DEFAULT_MINUTES = 12.0  # of a study
 
 
 class OverlayOptions(BaseModel):
-    """Options of the overlay that is trained; the fields are the arguments of its class's `for_base`."""
+    """Options of the overlay that is trained: the arguments of `velatura train`, and what else a request may say."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class HypernetOptions(OverlayOptions):
+def _name_field(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """Let an error of ours, as of an unknown name, be one of its field, which the answer then names."""
+    try:
+        return validate(value)
+    except VelaturaError as error:
+        raise ValueError(str(error)) from None
+
+
+class HypernetOptions(OverlayOptions, HypernetArguments):
     """A new hypernetwork, or one of the library that is trained further."""
 
     kind: Literal["hypernet"]
-    layers: tuple[Annotated[float, Field(gt=0, le=64)], ...] = Field(default=(1, 2, 1), min_length=2, max_length=32)
-    activation: Annotated[str, Field(max_length=50)] = "relu"
-    layer_norm: bool = False
-    activate_output: bool = False
-    dropout: Share | Annotated[tuple[Share, ...], Field(max_length=32)] = 0.0
-    last_layer_dropout: bool = True
-    init: Annotated[str, Field(max_length=50)] = "normal"
-    widths: tuple[Annotated[int, Field(ge=1, le=65536)], ...] | None = Field(default=None, max_length=16)
+    dropout: Share | Annotated[tuple[Share, ...], Field(max_length=32)] = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     start: Name | None = Field(default=None, description="a hypernetwork of the library that is trained further")
 
+    _names = field_validator("activation", "init", mode="wrap")(_name_field)
 
-class EmbeddingOptions(OverlayOptions):
+
+class EmbeddingOptions(OverlayOptions, EmbeddingArguments):
     """A new embedding."""
 
     kind: Literal["embedding"]
-    vectors: int = Field(default=4, ge=1, le=75)
-    initial: Annotated[str, Field(max_length=1000)] = "*"
     start: Name | None = Field(default=None, description="an embedding of the library that is trained further")
 
 
-class LoraOptions(OverlayOptions):
+class LoraOptions(OverlayOptions, LoraArguments):
     """A new LoRA or one of its kin, perhaps with a word that it learns too."""
 
     kind: Literal["lora"]
-    rank: Rank = 16
-    alpha: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    algorithm: Annotated[str, Field(max_length=50)] = "lora"
-    targets: Annotated[str, Field(max_length=50)] = "attention"
-    conv_rank: Rank | None = None
-    conv_alpha: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    factor: int = Field(default=-1, ge=-1, le=65536)
-    text: bool = False
-    rank_stabilised: bool = False
-    dropout: Share = 0.0
-    rank_dropout: Share = 0.0
-    module_dropout: Share = 0.0
     word: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     vectors: int = Field(default=4, ge=1, le=75, description="vectors that the word stands for")
-    initial: Annotated[str, Field(max_length=1000)] = Field(default="*", description="what the word begins with")
+    initial: InitialText = Field(default="*", description="what the word begins with")
+
+    _names = field_validator("algorithm", mode="wrap")(_name_field)
 
 
-class DreamboothOptions(OverlayOptions):
+class DreamboothOptions(OverlayOptions, DifferenceArguments):
     """Difference of a whole base; with a class prompt the base paints pictures of what it keeps."""
 
     kind: Literal["dreambooth"]
-    text: bool = False
     class_prompt: Annotated[str, Field(max_length=1000)] | None = None
     class_pictures: int = Field(default=100, ge=1, le=10000)
     form: Literal["difference", "checkpoint", "folder"] = "difference"
@@ -158,7 +155,7 @@ class TuneRequest(JobRequest):
         default=None, description="the pictures that it was trained on; none: those of its run, if it has one"
     )
     prompts: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] | None = Field(
-        default=None, max_length=100, description="what is painted, two or more; none: fixed prompts"
+        default=None, min_length=2, max_length=100, description="what is painted; none: fixed prompts"
     )
     seeds: int = Field(default=1, ge=1, le=64, description="pictures of each prompt")
     steps: int | None = Field(default=None, ge=1, le=1000, description="sampling steps; none: 12 on tiny, else 20")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from velatura.base.base import Base
-from velatura.datasets.folder import read_dataset
+from velatura.datasets.folder import Dataset, read_dataset
 from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.prepare import make_plan
 from velatura.server.jobs.training_requests import AestheticOptions, EstimateRequest
@@ -31,15 +31,13 @@ def run_estimate(context: JobContext) -> None:
     if isinstance(request.overlay, AestheticOptions):  # made at once, without steps
         context.finish({"base": base.name, **pictures})
         return
-    context.finish({"base": base.name, **pictures, **_measure(context, request, base, len(dataset.repeat_examples()))})
+    context.finish({"base": base.name, **pictures, **_measure(context, request, base, dataset)})
 
 
-def _measure(context: JobContext, request: EstimateRequest, base: Base, picture_count: int) -> dict[str, object]:
+def _measure(context: JobContext, request: EstimateRequest, base: Base, dataset: Dataset) -> dict[str, object]:
     """Measure a step, and return what the whole training takes and what it does."""
-    folders = context.resources.folders
-    plan = make_plan(request, base.family.name, folders)
+    plan = make_plan(request, base.family.name, context.resources.folders)
     overlay = make_overlay(context, base, request, plan.seed)
-    dataset = read_dataset(folders.dataset(request.dataset))
     check_plan(base, overlay, dataset, plan)
     warn_of_limits(base, overlay, dataset)
     taken = estimate(base, overlay, plan)
@@ -48,7 +46,7 @@ def _measure(context: JobContext, request: EstimateRequest, base: Base, picture_
         "overlay": str(overlay.card),
         "parameters": sum(weight.numel() for weight in overlay.parameters()),
         "steps": steps,
-        "times_seen": round(steps * plan.batch_size * plan.accumulation / picture_count, 1),
+        "times_seen": round(steps * plan.batch_size * plan.accumulation / len(dataset.repeat_examples()), 1),
         "seconds": round(taken.seconds, 1),
         "memory": taken.memory,
     }

@@ -196,9 +196,7 @@ def _finish(context: JobContext, base: Base, run: Run) -> None:
         extra["model"] = written.name
     if isinstance(context.request, TrainRequest) and context.request.keep_as is not None:
         _keep(run, context.resources.folders.models / f"{context.request.keep_as}.pt")
-    roots = context.resources.folders.roots
-    verdict = [hide_paths(line, roots) for line in str(run.verdict).splitlines()]
-    context.finish(describe_run(run.folder, roots) | extra | {"verdict": verdict})
+    context.finish(describe_run(run.folder, context.resources.folders.roots) | extra)
 
 
 def _keep(run: Run, target: Path) -> None:

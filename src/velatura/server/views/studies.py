@@ -28,7 +28,14 @@ def describe_study(path: Path) -> dict[str, object]:
     results = read_results(path / RESULTS_FILE)
     has_report = (path / REPORT_FILE).is_file()
     if results is None:
-        return {"trials": 0, "base": None, "budget": None, "recommendation": None, "kinds": [], "has_report": False}
+        return {
+            "trials": 0,
+            "base": None,
+            "budget": None,
+            "recommendation": None,
+            "kinds": [],
+            "has_report": has_report,
+        }
     kinds = [
         {
             "kind": kind,
