@@ -145,6 +145,7 @@ def test_a_changed_caption_is_refused(tiny, photos, finished):
     ("changes", "words"),
     [
         ({"steps": 3}, r"another budget \(2 steps, not 3 steps\)"),
+        ({"steps": None, "minutes": 5}, r"another budget \(2 steps, not 5 minutes in all\)"),
         ({"purpose": "style"}, r"another purpose \(subject, not style\)"),
     ],
 )

@@ -64,9 +64,13 @@ class StudyOptions:
         for seed in range(self.seeds):
             yield from ((kind, seed) for kind in self.kinds if not (seed and kind in UNTRAINED_KINDS))
 
+    @property
+    def budget(self) -> str:
+        """Steps of each training, or minutes of the whole study."""
+        return quantity(self.steps, "step") if self.steps else f"{self.minutes:g} minutes in all"
+
     def __str__(self) -> str:
-        budget = quantity(self.steps, "step") if self.steps else f"{self.minutes:g} minutes in all"
-        return f"{budget}, {self.seeds} seed{'s' * (self.seeds != 1)} of each kind"
+        return f"{self.budget}, {quantity(self.seeds, 'seed')} of each kind"
 
 
 @freeze_models
@@ -205,7 +209,7 @@ def _check_same_study(
     """
     settings = {
         "base": f"{setup.base.name} {setup.base.hash or ''}".strip(),
-        "budget": "" if options.steps is None else quantity(options.steps, "step"),
+        "budget": options.budget,
         "purpose": options.purpose,
         "CLIP": str(clip or ""),
         "DINO": str(dino or ""),
