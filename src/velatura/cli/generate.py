@@ -287,7 +287,7 @@ def grid(
     library: LibraryFolders = None,
     overlay: OverlayArguments = None,
     lenient: Lenient = False,
-    ray: Annotated[str | None, ray_option("the pictures", OUTPUT_PANEL)] = None,
+    ray: Annotated[str | None, ray_option("Make the pictures", OUTPUT_PANEL)] = None,
     out: GridOut = Path("grid.png"),
     overwrite: Overwrite = False,
     as_json: AsJson = False,

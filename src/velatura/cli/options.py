@@ -38,7 +38,7 @@ def ray_option(work: str, panel: str) -> Any:
     """Return the option --ray, which is refused where Ray is not installed, before torch is imported.
 
     Args:
-        work: What runs on the cluster.
+        work: What the cluster does, as a command: "Run trials".
         panel: The panel of the help in which it is.
     """
 
@@ -49,7 +49,7 @@ def ray_option(work: str, panel: str) -> Any:
 
     return typer.Option(
         "--ray",
-        help=f"Run {work} on a Ray cluster: its address, auto for this machine's, or local for a new one.",
+        help=f"{work} on a Ray cluster: its address, auto for this machine's, or local for a new one.",
         rich_help_panel=panel,
         show_default="none",
         callback=check,

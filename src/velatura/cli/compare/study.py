@@ -31,7 +31,7 @@ Steps = Annotated[
 Seeds = Annotated[int, typer.Option(help="Trainings of each kind.", min=1, max=100, rich_help_panel=BUDGET_PANEL)]
 Purpose = Annotated[str, typer.Option("--for", help="Which presets: style or subject.")]
 Out = Annotated[Path, typer.Option(help="The folder of the study; an unfinished one goes on.")]
-Ray = Annotated[str | None, ray_option("trials", BUDGET_PANEL)]
+Ray = Annotated[str | None, ray_option("Run trials", BUDGET_PANEL)]
 
 
 def compare(
