@@ -10,7 +10,7 @@ from transformers import CLIPTextModel
 
 import velatura
 from tests.formats.checkpoints.states import same
-from velatura.errors import BadFile, UnknownName, UnsupportedBase
+from velatura.errors import BadFile, UnknownName, UnsupportedBase, VelaturaWarning
 from velatura.formats.checkpoints import vae_file
 from velatura.tensors import Contents, open_tensors, write_safetensors
 from velatura.tiny import DATA_FOLDER
@@ -281,3 +281,42 @@ def test_the_autoencoder_of_another_folder_replaces_the_folders(copy, tiny, tmp_
     other = {key: tensor + 1 for key, tensor in tiny.vae.state_dict().items()}
     write_safetensors(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", other)
     assert same(velatura.open_base(copy, vae=tmp_path / "vae").vae.state_dict(), other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hat": 1}, r"copy/tokenizer has settings that velatura does not know \(hat\)"),
+        ({"auto_map": {"AutoTokenizer": ["x.y", None]}}, r"does not know \(auto_map\)"),
+        ({"tokenizer_class": "BertTokenizer"}, "says that tokenizer_class is 'BertTokenizer': it is ignored"),
+        ({"do_lower_case": False}, "says that do_lower_case is 'False': it is ignored"),
+        ({"model_max_length": 10}, "says that model_max_length is '10': it is ignored"),
+    ],
+)
+def test_settings_of_a_tokenizer_that_are_not_followed_are_named(copy, tiny, changes, message):
+    change(copy / "tokenizer" / "tokenizer_config.json", **changes)
+    with pytest.warns(VelaturaWarning, match=message):
+        base = velatura.open_base(copy, device="cpu")
+    assert base.text.token_ids("a Red house") == tiny.text.token_ids("a Red house")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # tokens that are not in vocab.json get a number behind its last one, for which there is no vector
+        ({"bos_token": "<bos>"}, r"tokenizer has 858 tokens, and its text encoder has vectors for 857"),
+        ({"additional_special_tokens": ["<a>"]}, r"tokenizer has 858 tokens"),
+        ({"model_max_length": "x"}, r"model_max_length is 'x', not a number"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_the_text_encoder_is_refused(copy, changes, message):
+    change(copy / "tokenizer" / "tokenizer_config.json", **changes)
+    with pytest.raises(BadFile, match=message):
+        velatura.open_base(copy, device="cpu")
+
+
+# as transformers writes it where no length is known, and as SD1's published folder has it
+@pytest.mark.parametrize("changes", [{"model_max_length": 10**30}, {"do_lower_case": True, "errors": "replace"}])
+def test_usual_settings_of_a_tokenizer_are_no_trouble(copy, changes):
+    change(copy / "tokenizer" / "tokenizer_config.json", **changes)
+    velatura.open_base(copy, device="cpu")

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -36,7 +36,6 @@ from velatura.formats.checkpoints.ldm_text import TEXT_MODEL_PREFIX
 from velatura.formats.checkpoints.prediction import CallerSettings
 from velatura.formats.checkpoints.tensor_sources import Destination, TensorSource, TensorSources, apply_sources
 from velatura.formats.json_files import read_json_object
-from velatura.imports import import_model_libraries
 from velatura.tensors import DAMAGED_FILE_ERRORS, Contents, meta_tensors
 
 if TYPE_CHECKING:
@@ -145,8 +144,10 @@ def check_outline(path: Path) -> None:
     """
     scheduler = _read_scheduler(path)
     with _explained_damage(path):
-        _FolderPlan.from_folder(path, scheduler)
+        plan = _FolderPlan.from_folder(path, scheduler)
         build_schedule(scheduler)
+        for index in range(len(plan.texts)):
+            vocabulary.check_tokenizer_settings(path / _numbered("tokenizer", index))
 
 
 def _read_scheduler(path: Path) -> ModelConfig:
@@ -231,11 +232,7 @@ def _read_tokenizer(path: Path, index: int, vocab_size: int) -> CLIPTokenizer:
     folder = path / _numbered("tokenizer", index)
     if not folder.is_dir():
         return vocabulary.find_tokenizer(path / INDEX_FILE, {}, vocab_size, pads_with_zero=index > 0)
-    import_model_libraries()
-    from transformers import CLIPTokenizer
-
-    tokenizer_class: Any = CLIPTokenizer
-    return tokenizer_class.from_pretrained(folder, local_files_only=True)
+    return vocabulary.open_tokenizer_folder(folder, vocab_size)
 
 
 def _numbered(name: str, index: int) -> str:

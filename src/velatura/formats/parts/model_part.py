@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -79,10 +79,7 @@ class ModelPart:
             BadFile: The vocabulary does not fit the text encoder.
         """
         if self.tokenizer_folder is not None:
-            from transformers import CLIPTokenizer
-
-            tokenizer_class: Any = CLIPTokenizer
-            tokenizer = tokenizer_class.from_pretrained(self.tokenizer_folder, local_files_only=True)
+            tokenizer = vocabulary.read_tokenizer_folder(self.tokenizer_folder)
             if len(tokenizer) == vocab_size:
                 return tokenizer
         return vocabulary.find_tokenizer(
