@@ -40,3 +40,10 @@ def test_a_changed_byte_of_any_chunk_is_found(tmp_path):
         changed[position] ^= 1
         path.write_bytes(changed)
         assert has_wrong_checksum(path)
+
+
+def test_pixels_that_grow_beyond_the_picture_are_not_decompressed(tmp_path):
+    grown = zlib.compress(bytes(97 * 24)) + b"no data of zlib"  # rows of 32 pixels in RGB, and their filter
+    bomb = chunk(b"IDAT", grown) + chunk(b"IDAT", b"no data either")
+    (tmp_path / "a.png").write_bytes(SIGNATURE + header(32, 24) + bomb + END)
+    assert has_all_pixels(tmp_path / "a.png")

@@ -1,11 +1,12 @@
 """Colours of PNG pictures without a colour profile: chunks sRGB, gAMA, cHRM and cICP (PNG, third edition, 11.3.2)."""
 
-from os import SEEK_CUR
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
 from velatura.errors import warn_of_picture
+from velatura.png_files import png_chunks
 
 SRGB_GAMMA = 0.45455
 GAMMA_TOLERANCE = 0.05  # relative; libpng ignores such a difference too
@@ -14,7 +15,7 @@ SRGB_CHROMATICITIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 CHROMATICITY_TOLERANCE = 0.005
 CICP_KEY = "cicp"
 SRGB_CICP = (1, 13)  # primaries and transfer function by ITU-T H.273
-PNG_SIGNATURE_BYTES, CICP_BYTES, CRC_BYTES = 8, 4, 4
+CICP_BYTES = 4
 MAX_CHUNKS = 1000  # before the pixels
 COLOUR_KEYS = ("gamma", "chromaticity", "srgb", CICP_KEY)
 
@@ -26,15 +27,11 @@ def read_cicp(path: Path) -> tuple[int, ...]:
         path: A PNG. The chunk stands before the pixels.
     """
     with path.open("rb") as file:
-        file.seek(PNG_SIGNATURE_BYTES)
-        for _ in range(MAX_CHUNKS):
-            header = file.read(8)
-            if len(header) < 8 or header[4:] == b"IDAT":
+        for kind, length in islice(png_chunks(file), MAX_CHUNKS):
+            if kind == b"IDAT":
                 return ()
-            length = int.from_bytes(header[:4], "big")
-            if header[4:] == b"cICP" and length == CICP_BYTES:
+            if kind == b"cICP" and length == CICP_BYTES:
                 return tuple(file.read(CICP_BYTES))
-            file.seek(length + CRC_BYTES, SEEK_CUR)
     return ()
 
 

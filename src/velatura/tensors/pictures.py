@@ -21,11 +21,11 @@ from torch import Tensor
 
 from velatura.files import refuse_duplicate_keys
 from velatura.image_files import open_image
+from velatura.png_files import CRC_BYTES, PNG_SIGNATURE, PNG_TEXT_CHUNKS, png_chunks, split_png_text
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_KEY = "sd-ti-embedding"
 TENSOR_KEY = "TORCHTENSOR"
-TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
+CUT_SHORT = "is cut short: its end is missing"
 MAX_TEXT_BYTES = 2**23  # bytes: 75 vectors of an SD2 take 2 MB
 MAX_PIXELS = 2**24
 PILLOW_FEATURES = {"WebP": "webp", "AVIF": "avif"}  # formats that Pillow may have been built without
@@ -87,7 +87,7 @@ def _as_numbers(tensor: object) -> dict[str, object]:
 
 def _embedded_text(data: bytes) -> bytes | None:
     """Return the PNG's text under the embedding's key, or None."""
-    candidates = {_chunk_text(kind, body) for kind, body in _chunks(data) if kind in TEXT_CHUNKS}
+    candidates = {_chunk_text(kind, body) for kind, body in _chunks(data) if kind in PNG_TEXT_CHUNKS}
     texts = {text for text in candidates if text is not None}
     if len(texts) > 1:
         raise ValueError(f"has several {TEXT_KEY} texts that differ")
@@ -96,31 +96,23 @@ def _embedded_text(data: bytes) -> bytes | None:
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the chunks of a PNG up to IEND, and verify their checksums."""
-    position, kind = len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        length = int.from_bytes(data[position : position + 4])
-        kind = data[position + 4 : position + 8]
-        end = position + 8 + length
-        body, checksum = data[position + 8 : end], data[end : end + 4]
-        if len(checksum) != 4:
-            raise ValueError("is cut short: its end is missing")
+    file, kind = io.BytesIO(data), b""
+    for kind, length in png_chunks(file):
+        body, checksum = file.read(length), file.read(CRC_BYTES)
+        if len(checksum) != CRC_BYTES:
+            raise ValueError(CUT_SHORT)
         if zlib.crc32(kind + body) != int.from_bytes(checksum):
             raise ValueError(f"is damaged: the checksum of its chunk {kind.decode('latin1')!r} is wrong")
         yield kind, body
-        position = end + 4
+    if kind != b"IEND":
+        raise ValueError(CUT_SHORT)
 
 
 def _chunk_text(kind: bytes, body: bytes) -> bytes | None:
     """Return the text of a text chunk if it has the embedding's key, else None."""
-    key, separator, rest = body.partition(b"\0")
-    if not separator or key != TEXT_KEY.encode():
+    key, text, is_compressed = split_png_text(kind, body)
+    if key != TEXT_KEY.encode() or b"\0" not in body:
         return None
-    if kind == b"tEXt":
-        return rest
-    if kind == b"zTXt":
-        return _inflate(rest[1:])
-    is_compressed = rest[:1] == b"\1"
-    text = rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # after the language and the translated key
     return _inflate(text) if is_compressed else text
 
 

@@ -1,20 +1,19 @@
-"""Texts in the chunks of a PNG that Pillow reads otherwise than they are meant, without a word."""
+"""Texts in the chunks of a PNG that Pillow reads wrongly, or leaves out, without a warning."""
 
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from velatura import text_encodings
 from velatura.card import printable_text
 from velatura.errors import warn
+from velatura.png_files import PNG_TEXT_CHUNKS, png_chunks, split_png_text
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 MAX_KEY_BYTES = 79  # by the standard
 MAX_TEXTS = 1000  # of which A1111 writes one, and ComfyUI two
-MAX_TEXT_BYTES = 2**22
-CRC_BYTES = 4
+MAX_TEXT_BYTES = 2**23  # of all texts, in the file and grown
 MAX_SHOWN_KEYS, MAX_SHOWN_CHARACTERS = 3, 40
 
 
@@ -32,7 +31,7 @@ def check_png_texts(path: Path) -> dict[str, str]:
     Args:
         path: A PNG that Pillow opens.
     """
-    texts = list(_read_texts(path))
+    texts = list(islice(_read_texts(path), MAX_TEXTS + 1))
     values: dict[str, set[bytes | None]] = {}
     for text in texts:
         values.setdefault(text.key, set()).add(text.data)
@@ -54,38 +53,41 @@ def check_png_texts(path: Path) -> dict[str, str]:
         if keys:
             warn(f"{path} has texts ({_list_keys(keys)}) {problem}")
     if len(texts) > MAX_TEXTS:
-        warn(f"{path} has {len(texts):,} texts, far more than programs write: most of them are not read")
+        warn(f"{path} has more than {MAX_TEXTS:,} texts, and programs write a few: the others are not checked")
     return {key: _decode(data) for key, data in not_utf8.items()}
 
 
 def _read_texts(path: Path) -> Iterator[PngText]:
+    """Yield the texts of a PNG until they take more than MAX_TEXT_BYTES together, of which it warns."""
+    budget = MAX_TEXT_BYTES
     with path.open("rb") as file:
-        if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-            return
-        while len(header := file.read(8)) == 8:
-            length, kind = int.from_bytes(header[:4]), header[4:]
-            if kind in TEXT_CHUNKS and length <= MAX_TEXT_BYTES:
-                yield _parse_text(kind, file.read(length))
-                file.seek(CRC_BYTES, 1)
-            else:
-                file.seek(length + CRC_BYTES, 1)
+        for kind, length in png_chunks(file):
+            if kind not in PNG_TEXT_CHUNKS:
+                continue
+            budget -= length
+            text = _parse_text(kind, file.read(length), budget) if budget >= 0 else None
+            if text is None:
+                warn(
+                    f"{path} has more than {MAX_TEXT_BYTES >> 20} MiB of texts: those behind them are not checked, and "
+                    "may not be read"
+                )
+                return
+            budget -= len(text.data or b"")
+            yield text
 
 
-def _parse_text(kind: bytes, body: bytes) -> PngText:
-    key, _, rest = body.partition(b"\0")
-    is_compressed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1")
-    if kind == b"zTXt":
-        rest = rest[1:]
-    elif kind == b"iTXt":
-        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # after the language and the translated key
-    return PngText(key.decode("latin-1"), _inflate(rest) if is_compressed else rest, kind == b"iTXt")
-
-
-def _inflate(data: bytes) -> bytes | None:
+def _parse_text(kind: bytes, body: bytes, max_bytes: int) -> PngText | None:
+    """Return the text in a chunk, None if it grows to more bytes than are left."""
+    key, data, is_compressed = split_png_text(kind, body)
+    name, is_utf8 = key.decode("latin-1"), kind == b"iTXt"
+    if not is_compressed:
+        return PngText(name, data, is_utf8)
+    inflater = zlib.decompressobj()
     try:
-        return zlib.decompressobj().decompress(data, MAX_TEXT_BYTES)
+        inflated = inflater.decompress(data, max_bytes + 1)
     except zlib.error:
-        return None
+        return PngText(name, None, is_utf8)
+    return PngText(name, inflated, is_utf8) if len(inflated) <= max_bytes else None
 
 
 def _decode(data: bytes) -> str:
