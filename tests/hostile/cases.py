@@ -30,7 +30,7 @@ class Case:
         must: "refuse", "warn" or "load".
         why: What is odd about it.
         write: Writes it into a folder, and returns the file; a text is the input itself.
-        inspected: What inspecting says where it differs: a file that is no overlay is no fault in a library.
+        inspected: What inspecting says of a checkpoint where it differs: what it lacks may be beside it.
         is_slow: A neighbour of another case that takes longer; it runs with the slow tests.
     """
 

@@ -86,6 +86,13 @@ ROWS = [
         "in a folder with a number",
         zipped(*((f"photos/10_house/{name}", data) for name, data in PAIR), ("photos/2_cat/a cat.png", png())),
     ),
+    (
+        "ok_repeats_alone",
+        LOAD,
+        "in one folder with a number",
+        zipped(*((f"10_house/{name}", data) for name, data in PAIR)),
+    ),
+    ("only_class", REFUSE, "class pictures only", zipped(*((f"reg/10_house/{name}", data) for name, data in PAIR))),
     ("ok_backslashes", LOAD, "backslashes between folders", zipped(*((f"set\\{name}", data) for name, data in PAIR))),
     (
         "ok_list",
@@ -158,6 +165,12 @@ ROWS = [
     ("directory_far", REFUSE, "a directory past the end", patched_at(END, 16, b"\xff\xff\xff\x7f")),
     ("names_500", REFUSE, "a picture under 500 names", many_names(500)),
     ("bomb", REFUSE, "a text that inflates to 64 MB", bomb()),
+    (
+        "bomb_sum",
+        REFUSE,
+        "three texts that inflate to 12 MB each",
+        zipped(*PAIR, *((member(f"{number}.txt", DEFLATED), bytes(12 * 2**20)) for number in range(3))),
+    ),
     ("liar", REFUSE, "a text that is longer than it states", liar()),
     ("no_pictures", REFUSE, "texts only", zipped(PAIR[1])),
     ("nothing", REFUSE, "an empty zip", zipped()),

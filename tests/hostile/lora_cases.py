@@ -377,13 +377,9 @@ ADAPTERS = [
     ("nan", REFUSE, "NaN in lora_B", {"r": 2, "lora_alpha": 2}, with_value(ramp(32, 2), NAN, 0)),
 ]
 
-NO_OVERLAYS = ("unknown_suffix", "key_5k")
 WIDE = f"{PATH}_attn2_to_k"  # as wide as the context, which tells the family
 CASES = [
-    *(
-        Case(name, "lora", must, why, safetensors_file(name, tensors), WARN if name in NO_OVERLAYS else "")
-        for name, must, why, tensors in TENSORS
-    ),
+    *(Case(name, "lora", must, why, safetensors_file(name, tensors)) for name, must, why, tensors in TENSORS),
     *(
         Case(f"meta_{name}", "lora", must, why, safetensors_file(f"meta_{name}", lora(WIDE, width=768), metadata))
         for name, must, why, metadata in METADATA

@@ -213,7 +213,7 @@ def _print_report(report: "DatasetReport") -> None:
     sizes = Counter(f"{picture.width}x{picture.height}" for picture in pictures).most_common(5)
     counted_total = sum(picture.repeats for picture in pictures)
     say(
-        f"{report.folder}: {quantity(len(pictures), 'picture')}"
+        f"{report.source}: {quantity(len(pictures), 'picture')}"
         + (f", counted {counted_total}" if counted_total != len(pictures) else "")
     )
     say("sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes))
@@ -267,7 +267,7 @@ def _report_as_json(report: "DatasetReport") -> dict[str, object]:
         }
         for finding in report.findings
     ]
-    head: dict[str, object] = {"folder": str(report.folder), "size": report.pixels}
+    head: dict[str, object] = {"folder": str(report.source), "size": report.pixels}
     return {**head, "pictures": pictures, "tags": dict(report.tags().most_common()), "findings": findings}
 
 

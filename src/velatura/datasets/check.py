@@ -26,7 +26,7 @@ from velatura.datasets.pictures import (
     OnPicture,
     as_rgb,
     describe_unread,
-    is_transparent,
+    find_pixel_problems,
     open_picture,
     picture_paths,
     read_picture,
@@ -46,8 +46,7 @@ from velatura.datasets.read_captions import (
     read_caption_lists,
 )
 from velatura.datasets.templates import split_tags
-from velatura.errors import BadDataset, gather_warnings
-from velatura.png_files import has_wrong_checksum
+from velatura.errors import BadDataset, MissingCaption, gather_warnings
 from velatura.tiny_world import describe_limits_of_training, select_judged, words_of
 
 # Of 64 bits: bundled pictures differ in 10 or more, copies resized or saved as JPEG of quality 30 in at most 4
@@ -96,12 +95,26 @@ class PictureInfo:
 
 @dataclass
 class DatasetReport:
-    """Pictures and findings of a folder that is to be trained on at `pixels`."""
+    """Pictures and findings of a folder that is to be trained on at `pixels`.
+
+    Attributes:
+        folder: The folder of the pictures; of a zip, where it was unpacked.
+        pixels: Side of the pictures in training.
+        source: What was checked: the folder, or the zip.
+        pictures: What was measured of each picture that can be read.
+        findings: What was found, in the order of the files.
+    """
 
     folder: Path
     pixels: int
+    source: Path
     pictures: list[PictureInfo] = field(default_factory=list[PictureInfo])
     findings: list[Finding] = field(default_factory=list[Finding])
+
+    @property
+    def is_unpacked(self) -> bool:
+        """Return True if the pictures are in a zip, of which those without a caption are learned without words."""
+        return self.folder != self.source
 
     @property
     def errors(self) -> list[Finding]:
@@ -139,8 +152,9 @@ def check_folder(
     Raises:
         BadDataset: The folder is missing or has no pictures. All other faults are in the report.
     """
-    folder = resolve_folder(folder)
-    report = DatasetReport(folder, pixels)
+    source = Path(folder).expanduser()
+    folder = resolve_folder(source)
+    report = DatasetReport(folder, pixels, source)
     total, done = picture_count(folder), 0
     for subfolder, repeats in all_folders(folder):
         for _ in _check_subfolder(subfolder, repeats, report, rules or NameRules()):
@@ -157,7 +171,8 @@ def check_folder(
         report.findings.append(Finding(Grade.WARNING, "folder", subfolder, text))
     alike = list(_find_alike(report.pictures))
     report.findings += _duplicate_findings(alike)
-    name = folder.absolute().name if name is None else name
+    if name is None:
+        name = source.stem if report.is_unpacked else source.absolute().name
     report.findings += _caption_findings(report, alike, name)
     if for_tiny:
         captions = [picture.caption.text for picture in report.pictures if picture.caption]
@@ -182,7 +197,7 @@ def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: N
         list_captions = {}
     captions: list[Caption] = []
     for path in paths:
-        caption = _check_caption(path, list_captions, rules, report.findings)
+        caption = _check_caption(path, list_captions, rules, report)
         captions += [] if caption is None else [caption]
         try:
             info = _inspect_picture(path, caption, repeats, report.findings)
@@ -202,10 +217,18 @@ def _check_subfolder(folder: Path, repeats: int, report: DatasetReport, rules: N
 
 
 def _check_caption(
-    path: Path, list_captions: dict[str, Caption], rules: NameRules, findings: list[Finding]
+    path: Path, list_captions: dict[str, Caption], rules: NameRules, report: DatasetReport
 ) -> Caption | None:
+    findings = report.findings
     try:
         caption = read_caption(path, list_captions, rules)
+    except MissingCaption as error:
+        if report.is_unpacked:
+            text = "it has no caption, so it is learned without words; write what it shows into a .txt file"
+            findings.append(Finding(Grade.WARNING, "caption", path, text))
+            return None
+        findings.append(Finding(Grade.ERROR, "caption", path, _reason(error, path)))
+        return None
     except BadDataset as error:
         findings.append(Finding(Grade.ERROR, "caption", path, _reason(error, path)))
         return None
@@ -235,9 +258,10 @@ def _check_caption(
 def _inspect_picture(path: Path, caption: Caption | None, repeats: int, findings: list[Finding]) -> PictureInfo:
     with open_picture(path) as image:
         findings += _file_findings(path, image)
-        mode = image.mode
+        mode, is_png = image.mode, image.format == "PNG"
         upright = turn_upright(image)
-        findings += _pixel_findings(path, upright, is_png=image.format == "PNG")
+        for kind, problem in find_pixel_problems(path, upright, is_png=is_png):
+            findings.append(Finding(Grade.WARNING, kind, path, f"it {problem}"))
         picture = as_rgb(upright, path.name)
     luminance = grey(picture)
     return PictureInfo(
@@ -265,14 +289,6 @@ def _file_findings(path: Path, image: Image.Image) -> Iterator[Finding]:
         yield Finding(Grade.NOTE, "transparent", path, "transparent areas become white, or count less if masks are on")
     elif image.mode not in {"RGB", "L"}:
         yield Finding(Grade.NOTE, "mode", path, f"its colour mode {image.mode} is converted to RGB")
-
-
-def _pixel_findings(path: Path, upright: Image.Image, *, is_png: bool) -> Iterator[Finding]:
-    """Yield what would spoil the pixels of a picture that can be read."""
-    if is_png and has_wrong_checksum(path):
-        yield Finding(Grade.WARNING, "checksum", path, "it has a wrong checksum, so its pixels may be damaged")
-    if is_transparent(upright):
-        yield Finding(Grade.WARNING, "invisible", path, "it is fully transparent, so it is learned as white")
 
 
 def _quality_findings(info: PictureInfo, pixels: int) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from velatura.datasets.boxes import CropBox, ImageSize, bucket_sizes, crop_coverage, nearest_size, split_boxes
 from velatura.datasets.folder import Dataset, Example, read_dataset, resolve_folder
-from velatura.datasets.pictures import OnPicture, as_rgb, open_picture, read_upright, turn_upright
+from velatura.datasets.pictures import OnPicture, as_rgb, load_upright, open_picture, read_upright, turn_upright
 from velatura.datasets.saliency import FOCUSES, best_box
 from velatura.errors import BadDataset, UnknownName, gather_warnings
 from velatura.files import atomic_folder
@@ -104,8 +104,7 @@ def find_crop_boxes(path: str | Path, options: CropOptions) -> tuple[ImageSize, 
     Raises:
         BadDataset: The picture cannot be read.
     """
-    with open_picture(Path(path)) as image:
-        picture = as_rgb(turn_upright(image))
+    picture = read_upright(Path(path))
     return picture.size, [box for box, _ in options.boxes(picture)]
 
 
@@ -163,7 +162,7 @@ def _crop_example(
     example: Example, number: str, subfolder: Path, out: Path, options: CropOptions
 ) -> Iterator[CroppedPicture]:
     with open_picture(example.path) as image:
-        upright = turn_upright(image)
+        upright = load_upright(example.path, image)
         picture = upright.convert("RGBA") if upright.has_transparency_data else as_rgb(upright, example.path.name)
     mask = _read_mask(example, picture.size)
     before = None if example.before is None else read_upright(example.before).resize(picture.size)

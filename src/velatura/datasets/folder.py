@@ -1,7 +1,6 @@
 """Folders of pictures with captions, in the layout of kohya's scripts and others: cat.png beside cat.txt."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,9 +10,14 @@ from shlex import quote
 from velatura.arguments import check_arguments
 from velatura.datasets.name_captions import NameRules
 from velatura.datasets.pictures import (
+    BEFORE_FOLDERS,
     BEFORE_LABEL,
+    MASK_FOLDERS,
     MASK_LABEL,
+    MAX_REPEATS,
     PICTURE_SUFFIXES,
+    REGULARISATION_FOLDERS,
+    REPEATS_FOLDER,
     describe_unread,
     open_picture,
     picture_paths,
@@ -48,13 +52,8 @@ __all__ = [
     "resolve_folder",
 ]
 
-REPEATS_FOLDER = re.compile(r"(\d+)_.+")  # 10_inca: every picture in it counts ten times, as in kohya's scripts
 MAX_DEPTH, MAX_NAMED_FOLDERS = 3, 3  # of folders that a message points at
-MAX_REPEATS = 1000  # a larger number, 20231105_holiday, is a date
-REGULARISATION_FOLDERS = frozenset({"reg", "regularisation", "regularization"})
 MAX_NAMES_SHOWN = 10  # of pictures without a caption
-MASK_FOLDERS = ("mask", "masks")
-BEFORE_FOLDERS = ("before",)
 MAX_SHAPE_DIFFERENCE = 0.01  # of the aspect ratios of the two pictures of a pair
 
 

@@ -1,6 +1,7 @@
 """Picture files: find them in a folder, open them with clear errors, turn them upright, convert them to RGB."""
 
 import math
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from velatura.errors import BadDataset, warn_of_picture
+from velatura.errors import BadDataset, BadFile, warn_of_picture
 from velatura.image_files import open_image, refuse_bomb, shrink_image
 from velatura.png_colours import (
     CICP_KEY,
@@ -67,7 +68,11 @@ MAX_ASPECT = 20
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 MASK_LABEL = "-masklabel"  # cat-masklabel.png is the mask of cat.jpg, as OneTrainer names it
 BEFORE_LABEL = ".before"  # cat.before.png is what cat.jpg was before an edit
-
+REPEATS_FOLDER = re.compile(r"(\d+)_.+")  # 10_inca: every picture in it counts ten times, as in kohya's scripts
+MAX_REPEATS = 1000  # a larger number, 20231105_holiday, is a date
+REGULARISATION_FOLDERS = frozenset({"reg", "regularisation", "regularization"})
+MASK_FOLDERS = ("mask", "masks")
+BEFORE_FOLDERS = ("before",)
 
 # Largest values of pictures in 32-bit integers and floats, and the factors to 8 bits. Floats beyond 1 and far below 255
 # are light beyond white, whose exposure is unknown
@@ -104,15 +109,51 @@ def read_picture(path: Path, pixels: int) -> Image.Image:
 def read_upright(path: Path) -> Image.Image:
     """Return the whole picture, turned upright as its EXIF orientation says, in RGB, with white for transparency."""
     with open_picture(path) as image:
-        is_png = image.format == "PNG"
-        upright = turn_upright(image)
-        if is_png and has_black_end(upright) and not has_all_pixels(path):
-            raise ValueError("its pixels end early")
-        if is_png and has_wrong_checksum(path):
-            warn_of_picture("checksum", f"{path} has a wrong checksum, so its pixels may be damaged: look at it")
-        if is_transparent(upright):
-            warn_of_picture("transparent", f"{path} is fully transparent, so it is learned as white: replace it")
-        return as_rgb(upright, path.name)
+        return as_rgb(load_upright(path, image), path.name)
+
+
+def load_upright(path: Path, image: Image.Image) -> Image.Image:
+    """Return a picture from `open_picture` turned upright, with warnings of what would spoil its pixels.
+
+    Args:
+        path: The file.
+        image: The picture, whose pixels are not read yet.
+
+    Raises:
+        ValueError: Its pixels end early. `open_picture` names the file.
+    """
+    is_png = image.format == "PNG"
+    upright = turn_upright(image)
+    for kind, problem in find_pixel_problems(path, upright, is_png=is_png):
+        warn_of_picture(kind, f"{path} {problem}")
+    return upright
+
+
+def find_pixel_problems(path: Path, upright: Image.Image, *, is_png: bool) -> Iterator[tuple[str, str]]:
+    """Yield what would spoil the pixels of a picture: a word for programs, and the rest of a sentence.
+
+    Args:
+        path: The file.
+        upright: Its picture, as `turn_upright` returns it.
+        is_png: The file is a PNG, whose checksums are verified.
+
+    Raises:
+        ValueError: Its pixels end early.
+    """
+    if is_png and has_black_end(upright) and not has_all_pixels(path):
+        raise ValueError("its pixels end early")
+    if is_png and has_wrong_checksum(path):
+        yield "checksum", "has a wrong checksum, so its pixels may be damaged: look at it"
+    if is_transparent(upright):
+        yield "transparent", "is fully transparent, so it is learned as white: replace it"
+
+
+def names_folder_role(name: str) -> bool:
+    """Return True for the name of a folder that says what its pictures are for: 10_inca, reg, mask or before."""
+    repeats = REPEATS_FOLDER.fullmatch(name)
+    if repeats is not None:
+        return int(repeats[1]) <= MAX_REPEATS
+    return name.lower() in {*REGULARISATION_FOLDERS, *MASK_FOLDERS, *BEFORE_FOLDERS}
 
 
 def warn_of_header(path: Path, image: Image.Image) -> None:
@@ -174,6 +215,8 @@ def open_picture(path: Path) -> Generator[Image.Image]:
             if image.format not in COMMON_FORMATS and _format_of_name(path) != image.format:
                 raise ValueError(f"it is {image.format}, which {path.suffix} does not say; rename it")
             yield image
+    except BadFile as error:  # it is too large, or a bomb
+        raise BadDataset(str(error)) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = "it is not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BadDataset(f"{path} cannot be read ({reason}): replace it, or remove it from the folder") from None

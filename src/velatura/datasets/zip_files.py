@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from velatura.card import printable_text
-from velatura.datasets.pictures import PICTURE_SUFFIXES, read_upright
+from velatura.datasets.pictures import PICTURE_SUFFIXES, names_folder_role, read_upright
 from velatura.datasets.read_captions import CAPTION_SUFFIXES
-from velatura.errors import BadDataset, BadFile, ignore_warnings, warn
-from velatura.files import atomic_folder, hash_file
+from velatura.errors import AlreadyExists, BadDataset, BadFile, ignore_warnings, warn
+from velatura.files import atomic_folder, hash_file, parse_json
 
 if TYPE_CHECKING:
     from velatura.tensors.unpack_zip import UnpackedZip
@@ -20,7 +22,7 @@ ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # the second one begins an empt
 LIST_SUFFIXES = (".json", ".jsonl", ".csv")
 WANTED_SUFFIXES = PICTURE_SUFFIXES | {*CAPTION_SUFFIXES, *LIST_SUFFIXES}
 CACHE_NAME, RECORD_NAME = "datasets", ".unpacked.json"  # of the folder in the cache, and of the warnings in each
-HASH_LENGTH = 16
+HASH_LENGTH, MAX_KNOWN_HASHES = 16, 64
 MAX_SHOWN_NAMES, MAX_SHOWN_CHARACTERS = 3, 40
 
 
@@ -49,35 +51,76 @@ def unpack_dataset(path: Path) -> Path:
     from velatura.library.index import cache_folder  # torch comes with it, which a folder does not need
 
     try:
-        folder = cache_folder(None) / CACHE_NAME / hash_file(path)[:HASH_LENGTH]
-        if not (folder / RECORD_NAME).is_file():
+        folder = cache_folder(None) / CACHE_NAME / _hash_once(path)[:HASH_LENGTH]
+        record = _read_record(folder)
+        if record is None:
             _unpack(path, folder)
-        warnings: list[str] = json.loads((folder / RECORD_NAME).read_text("utf-8"))
-    except (OSError, BadFile) as error:
+            record = _read_record(folder)
+    except (OSError, BadFile, AlreadyExists) as error:
         raise BadDataset(f"{path} cannot be unpacked ({error}): unpack it yourself, and name the folder") from None
-    for message in warnings:
+    assert record is not None
+    for message in record.warnings:
         warn(f"{path} {message}")
     return folder
 
 
+class UnpackRecord(NamedTuple):
+    """What is stored about a zip that was unpacked: how many files it gave, and what is to be warned of."""
+
+    file_count: int
+    warnings: list[str]
+
+
+def _hash_once(path: Path) -> str:
+    """Return the hash of a file, which is computed once as long as the file stays unchanged."""
+    state = path.stat()
+    return _hash_of_state(path.absolute(), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=MAX_KNOWN_HASHES)
+def _hash_of_state(path: Path, *_: int) -> str:
+    return hash_file(path)
+
+
+def _read_record(folder: Path) -> UnpackRecord | None:
+    """Return what is stored about an unpacked zip, None if it is not there, or files of it were removed."""
+    try:
+        stored: object = parse_json((folder / RECORD_NAME).read_bytes())
+        record = UnpackRecord(**cast("dict[str, Any]", stored))
+    except (OSError, ValueError, TypeError):
+        return None
+    return record if sum(path.is_file() for path in folder.rglob("*")) > record.file_count else None
+
+
 def _unpack(path: Path, folder: Path) -> None:
+    """Unpack a zip. Of two processes that do so at once, the second takes what the first has unpacked."""
     from velatura.tensors.unpack_zip import unpack_zip
 
-    with atomic_folder(folder) as temporary:
-        try:
-            unpacked = unpack_zip(path, temporary, lambda name: Path(name).suffix.lower() in WANTED_SUFFIXES)
-        except ValueError as error:
-            raise BadDataset(f"{path} {error}: do not trust it, or pack it again") from None
-        pictures = [file for file in unpacked.files if file.suffix.lower() in PICTURE_SUFFIXES]
-        if not pictures:
-            raise BadDataset(f"{path} holds no pictures: pack some, each with a .txt file of its caption")
-        broken = [file for file in pictures if not _is_readable(file)]
-        if len(broken) == len(pictures):
-            raise BadDataset(f"{path} holds {len(broken)} pictures, none of which can be read: pack it again")
-        for file in broken:
-            file.unlink()
-        record = list(_describe(unpacked, temporary, broken))
-        (temporary / RECORD_NAME).write_text(json.dumps(record), "utf-8")
+    if folder.exists():  # a part of it was removed
+        rmtree(folder)
+    try:
+        with atomic_folder(folder) as temporary:
+            try:
+                unpacked = unpack_zip(path, temporary, _is_wanted, names_folder_role)
+            except ValueError as error:
+                raise BadDataset(f"{path} {error}: do not trust it, or pack it again") from None
+            pictures = [file for file in unpacked.files if file.suffix.lower() in PICTURE_SUFFIXES]
+            if not pictures:
+                raise BadDataset(f"{path} holds no pictures: pack some, each with a .txt file of its caption")
+            broken = [file for file in pictures if not _is_readable(file)]
+            if len(broken) == len(pictures):
+                raise BadDataset(f"{path} holds {len(broken)} pictures, none of which can be read: pack it again")
+            for file in broken:
+                file.unlink()
+            record = UnpackRecord(len(unpacked.files) - len(broken), list(_describe(unpacked, temporary, broken)))
+            (temporary / RECORD_NAME).write_text(json.dumps(record._asdict()), "utf-8")
+    except (BadFile, AlreadyExists):
+        if _read_record(folder) is None:
+            raise
+
+
+def _is_wanted(name: str) -> bool:
+    return Path(name).suffix.lower() in WANTED_SUFFIXES
 
 
 def _is_readable(path: Path) -> bool:

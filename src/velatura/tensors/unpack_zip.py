@@ -10,7 +10,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,7 @@ LOCAL_HEADER_BYTES = 30
 LOCAL_HEADER_START = struct.Struct("<4s3H")  # signature, version, flags, method
 MAX_FILES = 50_000
 MAX_BYTES = 2**36  # of all files, unpacked
-MAX_GROWTH, FREE_BYTES = 100, 2**24  # how much a member may grow, unless it stays small; texts grow tenfold at most
+MAX_GROWTH, FREE_BYTES = 100, 2**24  # how much a member or all of them may grow, unless it stays small
 COPIED_BYTES = 2**20
 HIDDEN_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*]')  # in names of Windows; a colon in other places is a drive
@@ -50,13 +50,16 @@ class UnpackedZip:
     ignored: list[str] = field(default_factory=list[str])
 
 
-def unpack_zip(path: Path, folder: Path, is_wanted: Callable[[str], bool]) -> UnpackedZip:
-    """Unpack the wanted members of a zip. Folders that contain all of them are left out.
+def unpack_zip(
+    path: Path, folder: Path, is_wanted: Callable[[str], bool], has_meaning: Callable[[str], bool]
+) -> UnpackedZip:
+    """Unpack the wanted members of a zip. Folders that contain all of them are left out, unless their name counts.
 
     Args:
         path: The zip.
         folder: An empty folder.
-        is_wanted: Says of a name whether its file is unpacked.
+        is_wanted: Says of a file's name whether it is unpacked.
+        has_meaning: Says of a folder's name whether the folder is kept, with all that it contains.
 
     Raises:
         ValueError: The zip is damaged, could do harm, or would grow too much.
@@ -69,7 +72,7 @@ def unpack_zip(path: Path, folder: Path, is_wanted: Callable[[str], bool]) -> Un
             _check_members(members, names)
             for member in members:
                 _check_local_header(path, member)
-            return _unpack_all(archive, names, folder, is_wanted)
+            return _unpack_all(archive, names, folder, is_wanted, has_meaning)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"is a damaged zip ({' '.join(str(error).split())[:100]})") from None
 
@@ -98,7 +101,7 @@ def _safe_path(member: zipfile.ZipInfo) -> PurePosixPath:
     return path
 
 
-def _check_members(members: Iterable[zipfile.ZipInfo], names: dict[zipfile.ZipInfo, PurePosixPath]) -> None:
+def _check_members(members: Sequence[zipfile.ZipInfo], names: dict[zipfile.ZipInfo, PurePosixPath]) -> None:
     """Refuse members that are encrypted, compressed unusually, twice there, overlapping, or too large."""
     if len(set(names.values())) < len(names):
         raise ValueError("has two members of the same name")
@@ -112,7 +115,10 @@ def _check_members(members: Iterable[zipfile.ZipInfo], names: dict[zipfile.ZipIn
             raise ValueError(
                 f"has a member {name!r} of {member.compress_size:,} bytes that grows to {member.file_size:,}"
             )
-    if sum(member.file_size for member in members) > MAX_BYTES:
+    packed, grown = sum(member.compress_size for member in members), sum(member.file_size for member in members)
+    if grown > max(FREE_BYTES, MAX_GROWTH * packed):
+        raise ValueError(f"has members of {packed:,} bytes together that grow to {grown:,}")
+    if grown > MAX_BYTES:
         raise ValueError(f"grows to more than {MAX_BYTES >> 30} GiB")
     for member, following in pairwise(sorted(members, key=lambda member: member.header_offset)):
         if member.header_offset + LOCAL_HEADER_BYTES + member.compress_size > following.header_offset:
@@ -133,6 +139,7 @@ def _unpack_all(
     names: dict[zipfile.ZipInfo, PurePosixPath],
     folder: Path,
     is_wanted: Callable[[str], bool],
+    has_meaning: Callable[[str], bool],
 ) -> UnpackedZip:
     result, taken = UnpackedZip(), set[str]()
     wanted: dict[zipfile.ZipInfo, PurePosixPath] = {}
@@ -143,7 +150,7 @@ def _unpack_all(
             wanted[member] = path
         else:
             result.ignored.append(str(path))
-    depth = _common_depth(wanted.values())
+    depth = _common_depth(wanted.values(), has_meaning)
     for member, path in wanted.items():
         safe = PurePosixPath(*map(_safe_name, path.parts[depth:]))
         if safe.parts != path.parts[depth:]:
@@ -157,11 +164,13 @@ def _unpack_all(
     return result
 
 
-def _common_depth(paths: Iterable[PurePosixPath]) -> int:
-    """Return the number of folders that all files are in."""
+def _common_depth(paths: Iterable[PurePosixPath], has_meaning: Callable[[str], bool]) -> int:
+    """Return the number of folders that all files are in, above the first whose name counts."""
     folders = [path.parts[:-1] for path in paths]
     depth = 0
     while folders and all(len(parts) > depth and parts[depth] == folders[0][depth] for parts in folders):
+        if has_meaning(folders[0][depth]):
+            break
         depth += 1
     return depth
 

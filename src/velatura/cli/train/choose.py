@@ -173,7 +173,7 @@ def _describe_pictures(report: DatasetReport | None) -> str:
         f"{len(report.errors)} that cannot be used" if report.errors else "",
     ]
     shown = "; ".join(filter(None, remarks))
-    advice = f" (velatura dataset check {command_line(report.folder)})" if shown else ""
+    advice = f" (velatura dataset check {command_line(report.source)})" if shown else ""
     return f"{count}{f': {shown}' if shown else ', and nothing wrong with them'}{advice}"
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
-from velatura.datasets.folder import REGULARISATION_FOLDERS, class_folders, read_dataset, resolve_folder
+from velatura.datasets.folder import class_folders, read_dataset, resolve_folder
 from velatura.datasets.name_captions import NameRules
-from velatura.datasets.pictures import picture_paths
+from velatura.datasets.pictures import REGULARISATION_FOLDERS, picture_paths
 from velatura.datasets.read_captions import (
     Caption,
     CaptionSource,
