@@ -23,8 +23,8 @@ PROMPTS = [
     ("emphasis_deep", REFUSE, "3,000 brackets", "(" * 3000 + "cat" + ")" * 3000),
     ("squares_deep", LOAD, "3,000 square brackets", "[" * 3000 + "cat" + "]" * 3000),
     ("mixed_deep", LOAD, "1,500 brackets of both kinds", "([" * 1500 + "cat" + "])" * 1500),
-    ("open_rounds", LOAD, "3,000 open brackets", "(" * 3000 + "cat"),
-    ("open_squares", LOAD, "3,000 open square brackets", "[" * 3000 + "cat"),
+    ("open_rounds", WARN, "3,000 open brackets", "(" * 3000 + "cat"),
+    ("open_squares", WARN, "3,000 open square brackets", "[" * 3000 + "cat"),
     ("closed_rounds", LOAD, "300 closing brackets", "cat" + ")" * 300),
     (
         "words_in_brackets",

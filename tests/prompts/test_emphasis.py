@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.errors import BadPrompt
+from velatura.errors import BadPrompt, VelaturaWarning
 from velatura.prompts.emphasis import BREAK, Fragment, parse_emphasis
 
 GOLDEN = Path(__file__).parents[1] / "data" / "a1111"
@@ -57,7 +57,9 @@ def test_brackets_of_any_depth_are_read_if_the_emphasis_stays_a_number():
 
 def test_hundred_open_brackets_reach_to_the_end_and_more_have_no_effect():
     assert parse_emphasis("(" * 100 + "a house")[0].emphasis == pytest.approx(1.1**100)
-    assert parse_emphasis("(" * 101 + "a house") == [Fragment("a house", 1)]
+    for brackets in ("(" * 101, "[" * 60 + "(" * 41):
+        with pytest.warns(VelaturaWarning, match="has 101 brackets that are not closed: they have no effect"):
+            assert parse_emphasis(f"{brackets}a house") == [Fragment("a house", 1)]
 
 
 def test_brackets_that_would_take_long_are_refused():

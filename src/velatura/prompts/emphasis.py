@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from velatura.errors import warn
 from velatura.prompts.passage import prompt_error
 
 ROUND_BRACKET_EMPHASIS = 1.1
@@ -44,7 +45,7 @@ def parse_emphasis(text: str, mode: EmphasisMode = "Original") -> list[Fragment]
 
     (x) multiplies the emphasis by 1.1, [x] divides it by 1.1, (x:1.4) multiplies it by 1.4; nested brackets multiply.
     A closing bracket without an opening one is text; an open bracket reaches to the end, but more than
-    MAX_UNCLOSED_BRACKETS of them have no effect. A BREAK between words becomes the fragment BREAK.
+    MAX_UNCLOSED_BRACKETS of them have no effect, of which it warns. A BREAK between words becomes the fragment BREAK.
 
     Args:
         text: Words of a prompt, without tags.
@@ -100,7 +101,13 @@ class _EmphasisParser:
 
     def finish(self) -> list[Fragment]:
         """Close all open brackets at the end, and return the fragments."""
-        if len(self._rounds) + len(self._squares) <= MAX_UNCLOSED_BRACKETS:
+        unclosed = len(self._rounds) + len(self._squares)
+        if unclosed > MAX_UNCLOSED_BRACKETS:
+            warn(
+                f"the prompt has {unclosed:,} brackets that are not closed: they have no effect; close them, or write "
+                "\\( and \\[ for brackets that are text"
+            )
+        else:
             for start in self._rounds:
                 self._multiply_emphasis(start, ROUND_BRACKET_EMPHASIS)
             for start in self._squares:
