@@ -4,6 +4,7 @@ import json
 import warnings
 
 import pytest
+from pydantic import ValidationError
 
 import velatura
 from velatura import Recipe
@@ -78,3 +79,14 @@ def test_a_file_that_a_tag_calls_is_not_called_twice(folder):
         called = call_resources(recipe, velatura.Library(folder))
     assert (called.prompt, called.hires_prompt) == ("a <lora:neon_v2:0.3> <lora:ink:1>", "a boat <lora:ink:1>")
     assert called.resources == ()
+
+
+@pytest.mark.parametrize("version", ["x210432", "210432\n", "civitai:1", "-1", "1234567890123"])
+def test_a_version_is_a_number_from_its_first_to_its_last_letter(version):
+    with pytest.raises(ValidationError, match="version"):
+        OverlayResource(kind="lora", version=version)
+
+
+def test_a_resource_is_of_a_kind_that_a_tag_has():
+    with pytest.raises(ValidationError, match="kind"):
+        OverlayResource(kind="checkpoint", name="ink")

@@ -15,6 +15,7 @@ SEED_LIMIT = 2**63
 
 ResizeMode = Literal["stretch", "crop", "fill", "latent"]
 MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]
+ResourceKind = Literal["lora", "hypernet"]  # of overlays that programs list without a tag
 RandnSource = Literal["CPU", "GPU", "NV"]
 
 
@@ -124,9 +125,9 @@ class OverlayResource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str
+    kind: ResourceKind
     name: str = ""
-    version: str = Field(default="", pattern=r"\d{0,12}")
+    version: str = Field(default="", pattern=r"^[0-9]{0,12}$")
     weight: float = Field(default=1.0, allow_inf_nan=False)
     hash: str = ""
 

@@ -10,12 +10,15 @@ from typing import cast
 
 from velatura.errors import warn
 from velatura.prompts.tags import TAG_PATTERN
-from velatura.sampling.recipe.fields import OverlayResource
+from velatura.sampling.recipe.fields import OverlayResource, ResourceKind
 
 CIVITAI_RESOURCES = "Civitai resources"  # the field
 MAX_NAME_LENGTH = 200
 OTHER_RESOURCES = {"checkpoint", "embed", "textualinversion", "upscaler", "vae"}  # which no tag calls
-KIND_BY_TYPE = {"hypernet": "hypernet", "hypernetwork": "hypernet"}  # of Civitai's types; others are LoRAs
+KIND_BY_TYPE: dict[str, ResourceKind] = {
+    "hypernet": "hypernet",
+    "hypernetwork": "hypernet",
+}  # of Civitai's types; others are LoRAs
 URN_PATTERN = re.compile(r"urn:air:[^:]*:(?P<type>[^:]*):civitai:\d+@(?P<version>\d+)")
 
 
@@ -79,7 +82,7 @@ def _read_resource(resource: Mapping[str, object]) -> OverlayResource:
     return OverlayResource(
         kind=KIND_BY_TYPE.get(_type_of(resource), "lora"),
         name=str(name or resource.get("air") or "")[:MAX_NAME_LENGTH],
-        version=version if re.fullmatch(r"\d{1,12}", version) else "",
+        version=version if re.fullmatch(r"[0-9]{1,12}", version) else "",
         weight=_read_weight(resource.get("weight")),
         hash=digest.lower() if isinstance(digest, str) and re.fullmatch(r"[0-9A-Fa-f]{8,64}", digest) else "",
     )
