@@ -84,9 +84,16 @@ def test_metadata_tell_the_family_whatever_the_name(write, family, architecture,
 def test_the_hash_of_a_published_file_tells_it(write, monkeypatch):
     contents = write("soft.safetensors")
     digest = vae_family.short_hash(contents.path)
+    monkeypatch.setattr(vae_family, "PUBLISHED_SIZES", range(contents.path.stat().st_size, 2**20))
     monkeypatch.setitem(vae_family.FAMILY_BY_HASH, digest, "SDXL")
     check_vae_family(contents, FAMILIES["SDXL"])
     with pytest.raises(WrongBase, match=r"soft\.safetensors is the autoencoder of an SDXL"):
         check_vae_family(contents, FAMILIES["SD1"])
     with pytest.raises(WrongBase):
         check_vae_family(contents, replace(FAMILIES["SD2"], prediction="epsilon"), warns_of_unknown=False)
+
+
+def test_a_file_of_no_published_size_is_not_hashed(write, monkeypatch):
+    contents = write("sdxl_vae.safetensors")
+    monkeypatch.setattr(vae_family, "short_hash", None)
+    check_vae_family(contents, FAMILIES["SDXL"])
