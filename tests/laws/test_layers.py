@@ -30,7 +30,8 @@ FLOORS = (
     {"overlays"},
     {"base", "upscaling"},
     {"tensors", "card", "prompts"},
-    {"files", "image_files", "png_files", "png_colours", "arguments", "text_encodings", "imports"},
+    {"png_colours"},
+    {"files", "image_files", "png_files", "arguments", "text_encodings", "imports"},
     {"errors"},
 )
 FLOOR = {part: height for height, parts in enumerate(reversed(FLOORS)) for part in parts}
