@@ -13,7 +13,7 @@ from velatura import image_files
 from velatura.cli.app import main
 from velatura.datasets.crop import CropOptions, crop_folder
 from velatura.datasets.pictures import read_picture, read_upright
-from velatura.errors import BadFile, VelaturaWarning
+from velatura.errors import BadDataset, VelaturaWarning
 from velatura.image_files import open_image, shrink_image
 from velatura.sampling.recipe import metadata
 
@@ -94,7 +94,7 @@ def test_a_picture_between_the_limits_of_pillow_and_ours_says_nothing(tmp_path):
 def test_a_picture_beyond_every_limit_is_refused_in_one_line(tmp_path):
     Image.new("L", (2000, 600)).save(tmp_path / "a.png")
     with pytest.raises(
-        BadFile, match=r"^a\.png has 2000 x 600 pixels, and more than \d+ million are not read: save it"
+        BadDataset, match=r"^a\.png has 2000 x 600 pixels, and more than \d+ million are not read: save it"
     ):
         read_upright(tmp_path / "a.png")
 
@@ -151,7 +151,7 @@ def test_no_other_program_is_started_for_a_picture(tmp_path, monkeypatch, ending
 def test_a_large_picture_of_next_to_no_bytes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "LARGE_IMAGE_PIXELS", 10_000)
     Image.new("1", (600, 600)).save(tmp_path / "a.png")  # of about 110 bytes
-    with pytest.raises(BadFile, match=r"^a\.png has 600 x 600 pixels in \d+ bytes, so it is empty, or made to fill"):
+    with pytest.raises(BadDataset, match=r"^a\.png has 600 x 600 pixels in \d+ bytes, so it is empty, or made to fill"):
         read_upright(tmp_path / "a.png")
     Image.effect_mandelbrot((200, 200), (-2, -1, 1, 1), 20).save(tmp_path / "b.png")
     with pytest.warns(VelaturaWarning, match="is read at"):
