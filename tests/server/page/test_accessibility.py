@@ -112,7 +112,7 @@ def test_a_training_and_a_study_that_are_done_have_no_violation(open_page, check
         "previews": {0: 1, 8: 1},
         "strength": 0.8,
         "tag": "<lora:glow:0.8>",
-        "verdict": ["validation loss      0.5 before, 0.4 after"],
+        "verdict": ["validation loss 0.5 before, 0.4 after"],
     }
     scores = {"score": "0.8 ± 0.1", "likeness": "0.7", "kept": "0.9", "strength": "1", "trials": 3}
     study = {

@@ -50,3 +50,18 @@ def test_two_pages_show_the_same_queue_and_the_same_pictures(open_page, client):
     second.keyboard.press("Control+Enter")
     for page in (first, second):
         page.locator(f"{PAINTED}[alt='a pear']").wait_for()
+
+
+def test_escape_stops_only_what_the_page_began(open_page, client):
+    page = open_page("#paint")
+    page.locator(".card").first.wait_for()
+    request = {"kind": "paint", "recipe": {"prompt": "a drum", "steps": 1000}}
+    job = client.post("/api/jobs", json=request).json()["id"]
+    page.locator(".progress-text", has_text="step ").wait_for()
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/cancel") else None)
+    page.keyboard.press("Escape")
+    assert sent == []
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Stop", exact=True).wait_for(state="hidden")
+    assert [url.split("/")[-2] for url in sent] == [job]

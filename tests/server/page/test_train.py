@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.server.conftest import wait_for
 from tests.server.page.conftest import until
 from velatura.tiny import tiny_pictures
+from velatura.training.run import verdict
 
 MAX_STEPS = 2000  # of a training that is stopped
 COLOURS = ("red", "blue", "green", "yellow")
@@ -66,6 +68,9 @@ def test_pictures_are_dropped_trained_on_and_used(open_page, client):
     assert page.locator(".curves").get_attribute("aria-label").startswith("Loss: ")
     page.get_by_role("button", name="Use now").click()
     until(page, "(localStorage.getItem('velatura:paint') ?? '').includes('<lora:pictures:')")
+    page.get_by_label("Steps", exact=True).locator("visible=true").fill("1")
+    page.get_by_role("button", name="Paint", exact=True).click()
+    page.locator(".effect", has_text="<lora:pictures:").wait_for()  # what it changed stands with the picture
     client.delete("/api/datasets/pictures")
 
 
@@ -128,3 +133,42 @@ def test_flaws_of_pictures_are_mended_by_a_click(open_page, client, dataset):
         box.fill("a green house")
         box.blur()
     assert "a green house" in {file["caption"] for file in client.get("/api/datasets/street-64").json()["files"]}
+
+
+def test_the_page_knows_the_labels_of_a_verdict(blank):
+    labels = set(re.findall(r'yield "([^"]+)"', inspect.getsource(verdict)))
+    known = blank.evaluate("import('/page/train/run.js').then((module) => module.VERDICT_LABELS)")
+    pattern = blank.evaluate("import('/page/train/run.js').then((module) => module.FOR_TERMINALS.source)")
+    in_terminals = {"look at", "losses", "best snapshot", "paint and look", "for A1111"}  # with paths and commands
+    assert labels == set(known) | in_terminals
+    commands = ["look at a.png", "paint and look velatura grid x", "for A1111 velatura convert x"]
+    assert all(re.search(pattern, line) for line in commands)
+
+
+def test_an_overlay_that_overpowers_the_prompt_is_used_at_the_milder_strength(open_page):
+    run = {
+        "run": "loud",
+        "name": "loud",
+        "state": "finished",
+        "kind": "hypernet",
+        "base": "tiny",
+        "steps": 8,
+        "planned_steps": 8,
+        "seconds": 60,
+        "validation": {},
+        "best_step": None,
+        "rescues": [],
+        "snapshots": [8],
+        "previews": {},
+        "strength": None,
+        "milder_strength": 0.6,
+        "tag": "<hypernet:loud:1>",
+        "verdict": [],
+    }
+    page = open_page("#info")
+    page.locator("#panel-info .drop").wait_for()
+    page.route("**/api/runs", lambda route: route.fulfill(json=[run]))
+    page.route("**/api/runs/loud/losses*", lambda route: route.fulfill(json={"steps": [], "losses": []}))
+    page.evaluate("location.hash = '#train?run=loud'")
+    page.get_by_role("button", name="Use now").click()
+    until(page, "(localStorage.getItem('velatura:paint') ?? '').includes('<hypernet:loud:0.6>')")

@@ -23,7 +23,7 @@ const [MINE, MAX_MINE] = ["velatura:jobs", 50];
 
 /** @param {HTMLElement} root */
 export function mount(root) {
-  const mine = new Set(JSON.parse(sessionStorage.getItem(MINE) ?? "[]")); // jobs of this page, also before a reload
+  const mine = new Set(readMine()); // jobs of this page, also before a reload
   const boxes = promptBoxes();
   const start = startImage();
   const stage = new Stage([
@@ -43,7 +43,7 @@ export function mount(root) {
     if (picture) look(picture);
   });
   const paintButton = h("button.primary", { type: "submit", title: "Ctrl+Enter" }, "Paint");
-  const stopButton = h("button", { type: "button", hidden: true, title: "Escape", onclick: stop }, "Stop");
+  const stopButton = h("button", { type: "button", hidden: true, title: "Escape", onclick: () => stop() }, "Stop");
   const bar = h("progress", { max: 1, value: 0 });
   const progress = h("p.progress-text", {});
   const progressBox = h("div.progress", { hidden: true }, bar, progress);
@@ -74,7 +74,7 @@ export function mount(root) {
     try {
       const job = await submit(request);
       mine.add(job.id);
-      sessionStorage.setItem(MINE, JSON.stringify([...mine].slice(-MAX_MINE)));
+      storeMine([...mine]);
       return job;
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -126,11 +126,13 @@ export function mount(root) {
     }
   }
 
-  function stop() {
+  /** Stop what this page began; without such a job, the button stops what runs for another page or program. */
+  function stop({ onlyMine = false } = {}) {
+    clearErrors(form);
     const jobs = [...live.values()].filter((job) => KINDS.includes(job.kind));
     const own = jobs.filter((job) => mine.has(job.id));
-    const stopped = own.length ? own : jobs.filter((job) => job.state === "running");
-    for (const job of stopped) cancel(job.id).catch(() => {});
+    const stopped = own.length || onlyMine ? own : jobs.filter((job) => job.state === "running");
+    for (const job of stopped) cancel(job.id).catch((problem) => showError(form, problem));
   }
 
   /** @param {StoredPicture} picture */
@@ -181,7 +183,7 @@ export function mount(root) {
     if (root.hidden || event.defaultPrevented) return;
     const isPaint = event.key === "Enter" && (event.ctrlKey || event.metaKey);
     if (isPaint) paint();
-    if (event.key === "Escape" && live.size) stop();
+    if (event.key === "Escape" && live.size) stop({ onlyMine: true });
     if (isPaint) event.preventDefault();
   });
   settings.subscribe(debounce(() => stage.picture && !stage.view.querySelector(".stage-previews") && stage.refreshReport(), 200));
@@ -312,6 +314,24 @@ function baseSide() {
   return String(sideOf(settings.get("base")) ?? "the base's own");
 }
 
+
+/** @returns {string[]} Ids of jobs; none where the browser keeps nothing. */
+function readMine() {
+  try {
+    return JSON.parse(sessionStorage.getItem(MINE) ?? "[]");
+  } catch {
+    return [];
+  }
+}
+
+/** @param {string[]} ids */
+function storeMine(ids) {
+  try {
+    sessionStorage.setItem(MINE, JSON.stringify(ids.slice(-MAX_MINE)));
+  } catch {
+    // storage is off or full: after a reload these jobs are like those of others
+  }
+}
 
 /** @param {string} code Of an error that names no field. @returns {string | null} */
 function fieldOf(code) {

@@ -39,7 +39,7 @@ export function picturesPart() {
   const crop = h("button", { type: "button", onclick: cropAll }, "Crop");
   fill(tools, h("div.row", {}, propose, captioner), h("div.row.train-crop", {}, focus, crop));
   const element = h("section.train-pictures", {}, h("h2", {}, "Pictures"), choice, input, drop, error, refused, status, tools, findings, grid);
-  dropTarget(element, drop, (files, transfer) => droppedFiles(files, transfer).then(({ files: all, name }) => add(all, name)));
+  dropTarget(element, drop, (files, transfer) => droppedFiles(files, transfer).then(({ files: all, name }) => add(all, name)).catch(refuse));
   const checkSoon = debounce(() => check(), CHECK_PAUSE);
 
   /** @param {unknown} problem */

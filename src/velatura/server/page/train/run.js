@@ -9,8 +9,9 @@ import { Curves } from "./curves.js";
 import { KINDS, duration, known } from "./settings.js";
 
 const LOOK_PAUSE = 3000; // milliseconds between two looks at the run's folder while it trains
-const FOR_TERMINALS = /\bvelatura [a-z]|^(look at|losses|best snapshot) /; // lines with commands and paths
-const LABEL_COLUMNS = 21;
+export const FOR_TERMINALS = /\bvelatura [a-z]|^(look at|losses|best snapshot) /; // lines with commands and paths
+/** With which the lines of a verdict begin. */
+export const VERDICT_LABELS = ["ended", "result", "validation loss", "at high noise", "rescues", "effect at strength 1", "little was learned", "strong at strength 1", "strength"];
 const STATES = { running: "In training", interrupted: "Stopped", finished: "Finished" };
 /** @typedef {import("../jobs.js").LiveJob} Job */
 
@@ -153,10 +154,10 @@ export function runView(onChange) {
     return [STATES[/** @type {"running"} */ (run.state)], steps, `${duration(run.seconds)} on ${run.base}`, validated].filter(Boolean).join(" · ");
   }
 
-  /** @param {string} text A line of a verdict: a label in the first columns, and what it says. */
+  /** @param {string} text A line of a verdict: a label, and what it says. */
   function verdictRow(text) {
-    const label = text.slice(0, LABEL_COLUMNS).trim();
-    return [h("dt", {}, label[0]?.toUpperCase() + label.slice(1)), h("dd", {}, text.slice(LABEL_COLUMNS))];
+    const label = VERDICT_LABELS.find((candidate) => text.startsWith(`${candidate} `)) ?? "";
+    return [h("dt", {}, label && label[0].toUpperCase() + label.slice(1)), h("dd", {}, text.slice(label.length).trim())];
   }
 
   /** @param {any} rescue */
@@ -203,7 +204,9 @@ export function runView(onChange) {
 
   /** Put the overlay into the prompt of the tab Paint. */
   function take() {
-    const tag = run?.tag ?? job?.result?.tag;
+    const given = run?.tag ?? job?.result?.tag;
+    const milder = run && run.strength == null ? run.milder_strength : null; // at 1 pictures would lose the prompt
+    const tag = milder == null ? given : given.replace(/:[^:>]*>$/, `:${milder}>`);
     const label = tag.replace(/:[^:>]*>$/, ":");
     const prompt = (paintSettings.get("prompt") ?? "").trim();
     const isThere = prompt.includes(label);

@@ -13,12 +13,15 @@ const DEFAULT_NAME = "pictures";
  * @param {File[]} files As the browser lists them: a folder is one of them that cannot be read.
  * @param {DataTransfer | null} transfer
  * @returns {Promise<{files: File[], name?: string}>} With the name of the first folder, if there is one.
+ * @throws {ApiError} A folder cannot be read.
  */
 export async function droppedFiles(files, transfer) {
   const entries = [...(transfer?.items ?? [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   const folder = entries.find((entry) => entry?.isDirectory);
   if (!folder) return { files };
-  const found = await Promise.all(entries.map((entry) => filesOf(/** @type {any} */ (entry))));
+  const found = await Promise.all(entries.map((entry) => filesOf(/** @type {any} */ (entry)))).catch(() => {
+    throw new ApiError(0, { code: "unreadable", message: `The folder ${folder.name} could not be read: choose its pictures instead.` });
+  });
   return { files: found.flat().filter((file) => /\.(png|jpe?g|webp|txt)$/i.test(file.name)), name: folder.name };
 }
 
