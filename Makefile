@@ -34,7 +34,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/server.py
-	$(BIN)/python benchmarks/page.py  # wants chromium
+	-$(BIN)/python benchmarks/page.py  # wants chromium; a bound that is missed does not end the rest
 	$(BIN)/python benchmarks/bases.py
 	$(BIN)/python benchmarks/merging.py  # wants about 10 GB of disk, which it gives back
 
