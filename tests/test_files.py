@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from velatura.errors import BadFile
-from velatura.files import atomic_write, open_for_reading, parse_json, suggest_similar
+from velatura.files import atomic_write, has_drive, is_path_outside, open_for_reading, parse_json, suggest_similar
 
 
 def test_a_file_is_read(tmp_path):
@@ -114,3 +114,14 @@ def test_a_path_that_does_not_exist_suggests_what_is_beside_it(tmp_path, missing
 
 def test_other_names_are_suggested_too(tmp_path):
     assert suggest_similar(tmp_path / "neno", ["blueprint", "neon", "robot"]) == " (did you mean neon?)"
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/../x", "a\\..\\x", "/x", "\\x", "~/x", "C:\\x", "c:/x"])
+def test_paths_out_of_a_folder_are_told_on_every_system(name):
+    assert is_path_outside(name)
+
+
+@pytest.mark.parametrize("name", ["x", "a/b", "a..b", "...", "x-men: c", "C:x", "~x", ""])
+def test_other_names_are_not_paths_out_of_a_folder(name):
+    assert not is_path_outside(name)
+    assert has_drive(name) == (name == "C:x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -22,6 +23,18 @@ EMPTY_OLD_HASH = "e3b0c442"  # of no bytes at all
 MAX_SUGGESTIONS = 3
 MIN_SIMILARITY = 0.6  # of two names, as difflib measures it
 MAX_SHOWN_KEY_LENGTH = 40  # characters of a stranger's text in a message
+DRIVE = re.compile("[A-Za-z]:")
+PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|~[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)
+
+
+def is_path_outside(name: str) -> bool:
+    r"""Return True for a name that is a path out of its folder on some system: ../x, /x, ~/x or C:\x."""
+    return PATH_OUTSIDE.fullmatch(name) is not None
+
+
+def has_drive(path: str) -> bool:
+    r"""Return True for a path that begins with a drive of Windows, C:\x or C:x."""
+    return DRIVE.match(path) is not None
 
 
 def suggest_similar(path: str | os.PathLike[str], others: Iterable[str] = ()) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from velatura.base.families import FAMILIES, FAMILY_BY_CROSS_WIDTH
 from velatura.errors import warn
+from velatura.files import is_path_outside
 from velatura.formats.check_texts import MAX_NAME_LENGTH, has_hidden_text, mixes_scripts, shorten_keys, shorten_text
 from velatura.formats.loras.layer_bounds import families_of_layers
 from velatura.formats.metadata import EMPTY_VALUES, STATED_FAMILIES, Metadata, stated_model
@@ -84,7 +85,6 @@ COUNT = re.compile(r"[0-9]{1,15}(?:\.0*)?")
 SIZE_KEYS = ("ss_resolution", "modelspec.resolution")
 SIZE = re.compile(r"[\[(]?\s*[0-9]{1,6}(?:\s*[,xX]\s*[0-9]{1,6})?\s*[\])]?")
 NAME_KEYS = ("ss_output_name", "ss_sd_model_name", "ss_vae_name", "modelspec.title", "sd_checkpoint_name", "name")
-PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|~[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)
 CROSS_PROJECTIONS = ("attn2_to_k", "attn2_to_v")  # whose input is as wide as the context
 MARKUP = frozenset("<>")  # of HTML, and of tags in prompts
 PLACEHOLDER_TOKEN = re.compile(r"<[\w .+-]+>")  # <cat-toy>, as diffusers' script calls the token of an embedding
@@ -137,7 +137,7 @@ def find_metadata_problems(metadata: Metadata, kind: str = "") -> Iterator[str]:
             "is shown"
         )
     yield from _find_odd_names(metadata, kind)
-    outside = [key for key in NAME_KEYS if PATH_OUTSIDE.fullmatch(_unquote(metadata.get(key, "")))]
+    outside = [key for key in NAME_KEYS if is_path_outside(_unquote(metadata.get(key, "")))]
     if outside:
         yield f"has a path in place of a name in its metadata ({shorten_keys(outside)}): it is shown, and never opened"
     yield from _find_values(metadata, DATE_KEYS, _is_date, "a date")

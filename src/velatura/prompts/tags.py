@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
 
 from velatura.errors import BadPrompt, UnknownName, warn
+from velatura.files import is_path_outside
 from velatura.prompts.passage import excerpt_at, prompt_error
 from velatura.prompts.strengths import (
     POSITIONAL_ARGUMENTS,
@@ -25,7 +26,6 @@ TEXT_UNET_KINDS = ("lora", "lyco", "difference")  # whose tags have a strength i
 TAG_KINDS = ("hypernet", *TEXT_UNET_KINDS, "embedding", "aesthetic")
 MAX_TAGS = 100  # of one prompt; A1111 and ComfyUI take minutes for as many overlays
 # ../x, /x, ~/x and C:\x
-PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|~[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_SHOWN_CHARACTERS = 60  # of a tag in a warning
 
@@ -85,7 +85,7 @@ class Tag(NamedTuple):
             StrengthSchedule.parse(arguments, prompt, position)
         warn_of_ignored_arguments(arguments, len(POSITIONAL_ARGUMENTS) if self.kind in TEXT_UNET_KINDS else 1)
         shown = repr(str(self)[:MAX_SHOWN_CHARACTERS])
-        if PATH_OUTSIDE.fullmatch(self.name):
+        if is_path_outside(self.name):
             warn(f"{shown} has a path for a name: only files of a library are looked for by it, and no other is opened")
         if CONTROL_CHARACTER.search(self.name):
             warn(f"{shown} has a control character in its name, which no overlay has: write the tag again")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from velatura.files import is_path_outside
+
 MAX_SHOWN_NAME_LENGTH = 60  # characters of a stranger's text in a message
-PATH_OUTSIDE = re.compile(r"(?:.*[/\\])?\.\.(?:[/\\].*)?|[/\\].*|[A-Za-z]:[/\\].*", re.DOTALL)  # ../x, /x, C:\x
 PYTHON_ATTRIBUTE = re.compile(r"__\w+__")
 
 
@@ -23,7 +24,7 @@ def check_tensor_name(name: str) -> None:
         problem = "an empty name"
     elif any(unicodedata.category(letter) == "Cc" for letter in name):
         problem = "a name with control characters"
-    elif PATH_OUTSIDE.fullmatch(name):
+    elif is_path_outside(name):
         problem = "a path outside its folder for a name"
     elif any(PYTHON_ATTRIBUTE.fullmatch(word) for word in name.split(".")):
         problem = "a name that belongs to Python's own objects"

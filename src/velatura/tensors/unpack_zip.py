@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from velatura.files import has_drive
+
 END_SIGNATURE, END_COUNT = b"PK\x05\x06", struct.Struct("<10xH")  # the number of members, behind the signature
 END_WINDOW = 2**16 + 22  # bytes at the end of a zip that may hold its comment and its last record
 ZIP64_COUNT_MARK = 0xFFFF
@@ -28,7 +30,6 @@ COPIED_BYTES = 2**20
 HIDDEN_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*]')  # in names of Windows; a colon in other places is a drive
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-DRIVE = re.compile("[A-Za-z]:")
 
 
 @dataclass
@@ -94,7 +95,7 @@ def _safe_path(member: zipfile.ZipInfo) -> PurePosixPath:
     """Return the path of a member, and refuse one that leaves the folder, and links."""
     name = member.orig_filename.replace("\\", "/")
     path = PurePosixPath(name)
-    if name.startswith("/") or DRIVE.match(name) or ".." in path.parts or not path.parts:
+    if name.startswith("/") or has_drive(name) or ".." in path.parts or not path.parts:
         raise ValueError(f"has a member with a path outside its folder, {name[-40:]!r}")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise ValueError(f"has a symbolic link, {name[-40:]!r}")

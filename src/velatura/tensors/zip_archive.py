@@ -6,12 +6,12 @@ verified. Every fault is a ValueError whose message continues "FILE ...".
 
 from __future__ import annotations
 
-import re
 import struct
 import zlib
 from dataclasses import dataclass
 from mmap import mmap
 
+from velatura.files import has_drive
 from velatura.tensors.lazy import copy_bytes
 
 END_RECORD = struct.Struct("<4s4H2LH")
@@ -23,7 +23,6 @@ ZIP64_SIZE_MARK = 0xFFFFFFFF  # means that a size or an offset is in the zip64 e
 ZIP64_COUNT_MARK = 0xFFFF
 ZIP64_EXTRA_ID = 1
 PICKLE_NAME, STORAGE_PREFIX = "data.pkl", "data/"
-DRIVE = re.compile("[A-Za-z]:")
 MAX_SIZES_BYTES = 24  # that stand after the data
 USUAL_GAP = 128  # bytes, of which 64 align the next member; reading every header for it would be slow on hard disks
 SIZES_FOLLOW_FLAG = 0x8  # sizes and checksum stand after the data, and are 0 in the member's header
@@ -122,7 +121,7 @@ def _find_root(members: list[ZipMember]) -> str:
     """Return the folder of the pickle with "/" at its end, and refuse paths that no program writes beside it."""
     for member in members:
         parts = member.path.split("/")
-        is_windows_path = "\\" in member.path or DRIVE.match(member.path)
+        is_windows_path = "\\" in member.path or has_drive(member.path)
         if is_windows_path or ".." in parts or "." in parts or "" in parts[:-1]:
             raise ValueError(f"has a member with a path outside its folder, {member.path[-40:]!r}")
     roots = {member.path.removesuffix(PICKLE_NAME) for member in members if member.path.endswith("/" + PICKLE_NAME)}

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 from velatura.card import printable_text
 from velatura.errors import warn
-from velatura.prompts.tags import PATH_OUTSIDE
+from velatura.files import is_path_outside
 from velatura.sampling.recipe.fields import OverlayHash, OverlayResource
 from velatura.sampling.recipe.infotext import NEGATIVE_TEMPLATE, TEMPLATE, quote, unquote
 from velatura.sampling.recipe.programs.civitai_resources import (
@@ -241,7 +241,7 @@ def _warn_of_nonsense(fields: Mapping[str, str]) -> None:
     """Warn of fields that only record something, and hold what no program writes there."""
     if HASHES in fields and not isinstance(_try_json(fields[HASHES]), dict):
         warn(f"{HASHES} is not an object in JSON: it is ignored, so files are not compared with it")
-    paths = [key for key in (MODEL, VAE) if PATH_OUTSIDE.fullmatch(fields.get(key, ""))]
+    paths = [key for key in (MODEL, VAE) if is_path_outside(fields.get(key, ""))]
     if paths:
         warn(f"{' and '.join(paths)} hold a path in place of a name: it is shown, and never opened")
 
