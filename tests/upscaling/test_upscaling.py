@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,25 @@ def test_hires_fix_upscales_by_a_network(tmp_path, tiny):
         velatura.generate(tiny, "a house", hires_upscaler="R-ESRGAN 4x+", **hires)
     with pytest.raises(velatura.UnknownName, match="did you mean 'RealESRGAN_x2plus'"):
         velatura.generate(tiny, "a house", hires_upscaler="RealESRGAN_x2", **hires)
+
+
+def test_an_upscaler_is_not_opened_without_a_second_pass(tmp_path, tiny):
+    (tmp_path / "models" / "ESRGAN").mkdir(parents=True)
+    (tmp_path / "models" / "ESRGAN" / "4x.pth").write_bytes(b"damaged")
+    library = velatura.Library(tmp_path / "models", cache=tmp_path / "cache")
+    for name in ("4x", "missing"):
+        with pytest.warns(velatura.VelaturaWarning, match="hires_upscaler changes nothing without hires_scale"):
+            picture = velatura.generate(tiny, "a house", steps=1, hires_upscaler=name, library=library)
+        assert picture.recipe.hires_upscaler == name
+
+
+def test_an_upscaler_that_nobody_uses_is_let_go(tmp_path):
+    save_nearest(tmp_path / "models" / "ESRGAN")
+    upscaler = find_upscaler_file("nearest2x", velatura.Library(tmp_path / "models", cache=tmp_path / "cache"))
+    reference = weakref.ref(upscaler)
+    del upscaler
+    gc.collect()
+    assert reference() is None
 
 
 def test_a_first_file_of_esrgan_is_recognised(tmp_path):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from PIL import Image
@@ -54,6 +54,8 @@ REAL_ESRGAN_FILES = {
     "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
     "R-ESRGAN 2x+": "RealESRGAN_x2plus",
 }
+# The networks that jobs hold now, so that the pictures of one request share theirs
+_OPEN_UPSCALERS: WeakValueDictionary[tuple[Path, FileState], Upscaler] = WeakValueDictionary()
 
 
 def find_upscaler(name: str) -> str:
@@ -74,6 +76,23 @@ def find_upscaler(name: str) -> str:
 def is_built_in(name: str) -> bool:
     """Return True for an upscaler that needs no file, in upper or lower case."""
     return name.lower() in {upscaler.lower() for upscaler in (*LATENT_UPSCALERS, *PIXEL_UPSCALERS)}
+
+
+def find_recipe_upscaler(recipe: Recipe, library: Library | None) -> Upscaler | None:
+    """Return the network by which a recipe upscales its first pass, None for a way that needs no file.
+
+    Args:
+        recipe: The recipe; without a second pass it needs no network, whatever its `hires_upscaler` is.
+        library: Where files are found, None for nowhere.
+
+    Raises:
+        UnknownName: Neither such a way nor such a file in the library exists; the message suggests similar ones.
+        BadFile: The file cannot be read.
+    """
+    name = recipe.hires_upscaler
+    if library is None or not recipe.has_second_pass or is_built_in(name):
+        return None
+    return find_upscaler_file(name, library)
 
 
 def find_upscaler_file(name: str, library: Library) -> Upscaler:
@@ -97,10 +116,12 @@ def find_upscaler_file(name: str, library: Library) -> Upscaler:
         raise error from None
 
 
-@lru_cache(maxsize=1)
-def _open_upscaler(path: Path, _state: FileState) -> Upscaler:
-    """Open an upscaler; the last one is kept as long as its file does not change."""
-    return open_upscaler(path)
+def _open_upscaler(path: Path, state: FileState) -> Upscaler:
+    """Return an upscaler that is open already, or open it if there is none or its file has changed."""
+    upscaler = _OPEN_UPSCALERS.get((path, state))
+    if upscaler is None:
+        upscaler = _OPEN_UPSCALERS[path, state] = open_upscaler(path)
+    return upscaler
 
 
 def upscale_latents(base: Base, latents: Tensor, target: HiresTarget, upscaler: str | Upscaler) -> Tensor:

@@ -12,7 +12,7 @@ from velatura.base.base import Base
 from velatura.errors import BadRecipe, warn
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.prompt_editing import Timing
-from velatura.sampling.hires import find_upscaler
+from velatura.sampling.hires import find_recipe_upscaler, find_upscaler
 from velatura.sampling.img2img import InitLatents
 from velatura.sampling.masks import InitImage
 from velatura.sampling.passes import SamplingPass, first_pass_size, plan_hires_target, plan_passes
@@ -128,7 +128,7 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
     """
     check_recipe(base, recipe, init_image)
     recipe = call_resources(recipe, resolver.library)
-    upscaler = resolver.find_upscaler(recipe)
+    upscaler = find_recipe_upscaler(recipe, resolver.library)
     filled = fill_recipe(base, recipe, init_image, upscaler)
     passes = plan_passes(base, filled, resolver, starts_from_image=init_image is not None)
     layout_job = None
@@ -172,7 +172,7 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None, upscal
         denoising=_denoising(recipe, init_image),
         image_guidance=_image_guidance(base, recipe),
         inpainting_mask_weight=_inpainting_mask_weight(base, recipe, init_image),
-        hires_upscaler=upscaler.name if upscaler else find_upscaler(recipe.hires_upscaler),
+        hires_upscaler=_hires_upscaler(recipe, upscaler),
         hires_sampler=recipe.hires_sampler and find_sampler(recipe.hires_sampler).name,
         base=base.name,
         base_hash=base.hash or None,
@@ -187,6 +187,13 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None, upscal
         mask_hash=init_image and init_image.mask_hash,
         version=f"velatura {version('velatura')}",
     )
+
+
+def _hires_upscaler(recipe: Recipe, upscaler: Upscaler | None) -> str:
+    """Return the name of the upscaler as it is recorded: of none that is used, as it was given."""
+    if upscaler is not None:
+        return upscaler.name
+    return find_upscaler(recipe.hires_upscaler) if recipe.has_second_pass else recipe.hires_upscaler
 
 
 def split_into_batches(jobs: Sequence[Job], max_pictures: int = MAX_BATCH_PICTURES) -> Iterator[list[Job]]:

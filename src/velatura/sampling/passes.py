@@ -89,7 +89,7 @@ def plan_hires_target(base: Base, recipe: Recipe) -> HiresTarget | None:
     Raises:
         BadRecipe: The size is too small or too large.
     """
-    if not recipe.hires_scale and not recipe.hires_size:
+    if not recipe.has_second_pass:
         return None
     latent_factor = base.family.vae_scale_factor
     hires_size = Resolution(*(recipe.hires_size or (0, 0)))

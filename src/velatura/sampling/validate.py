@@ -276,12 +276,11 @@ def check_edited_image(base: Base, init_image: InitImage | None) -> None:
 
 def warn_of_unused_fields(recipe: Recipe, init_image: InitImage | None) -> None:
     """Warn of fields that are set but change nothing."""
-    has_hires = bool(recipe.hires_scale or recipe.hires_size)
     unused_fields = {
         "an init image": () if init_image else IMG2IMG_FIELDS,
         "a mask": () if init_image and init_image.mask else MASK_FIELDS,
-        "hires_scale or hires_size": () if has_hires else HIRES_FIELDS,
-        "an init image or a second pass": () if init_image or has_hires else ("denoising",),
+        "hires_scale or hires_size": () if recipe.has_second_pass else HIRES_FIELDS,
+        "an init image or a second pass": () if init_image or recipe.has_second_pass else ("denoising",),
         "variation_strength": () if recipe.variation_strength else ("variation_seed",),
         "keep_layout": () if recipe.keep_layout else ("keep_layout_until",),
     }
@@ -299,7 +298,7 @@ def warn_of_unused_image_conditions(base: Base, recipe: Recipe, init_image: Init
     if recipe.image_guidance not in {None, DEFAULT_IMAGE_GUIDANCE} and base.image_condition != "pix2pix":
         warn(f"image_guidance changes nothing: {base.name} is not a pix2pix model")
     if recipe.inpainting_mask_weight not in {None, DEFAULT_MASK_WEIGHT}:
-        reads_image = init_image is not None or recipe.hires_scale or recipe.hires_size
+        reads_image = init_image is not None or recipe.has_second_pass
         if base.image_condition != "inpainting":
             warn(f"inpainting_mask_weight changes nothing: {base.name} is not an inpainting model")
         elif not reads_image:

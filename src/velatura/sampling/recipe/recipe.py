@@ -120,6 +120,11 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     negative_template: TemplateText | None = Field(default=None, description="the same of the negative prompt")
     version: str | None = Field(default=None, description="program that made it")
 
+    @property
+    def has_second_pass(self) -> bool:
+        """Return True if the picture is made again at a larger size (hires fix)."""
+        return bool(self.hires_scale or self.hires_size)
+
     @classmethod
     @check_arguments()
     def from_image(cls, path: str | os.PathLike[str]) -> Self:

@@ -22,12 +22,9 @@ from velatura.prompts.passage import prompt_error
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.strengths import StrengthSchedule, TextUnetStrengths
 from velatura.prompts.tags import Tag, look_up
-from velatura.sampling.hires import find_upscaler_file, is_built_in
 from velatura.sampling.recipe.fields import OverlayHash
-from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.resolve.embeddings import EmbeddingResolver
 from velatura.sampling.resolve.file_hashes import overlay_file_hashes
-from velatura.upscaling import Upscaler
 
 # What looks like a tag whose angle brackets are forgotten: "lora:ink:0.8"
 UNBRACKETED_TAG_PATTERN = re.compile(r"(?<![\w<])(hypernet|lora|lyco|aesthetic):([^\s:<>,()\[\]]+):(-?\d*\.?\d+)", re.I)
@@ -132,18 +129,6 @@ class OverlayResolver:
         if not self.lenient or base is None:
             return tuple(calls)
         return tuple(call for call in calls if self._fits(call, base))
-
-    def find_upscaler(self, recipe: Recipe) -> Upscaler | None:
-        """Return the network that a recipe upscales by, None for a way that needs no file.
-
-        Raises:
-            UnknownName: Neither such a way nor such a file in the library exists; the message suggests similar ones.
-            BadFile: The file cannot be read.
-        """
-        name = recipe.hires_upscaler
-        if self.library is None or is_built_in(name):
-            return None
-        return find_upscaler_file(name, self.library)
 
     def _fits(self, call: OverlayCall, base: Base) -> bool:
         """Return True if the overlay can be attached to a base; warn if it cannot."""
