@@ -106,7 +106,7 @@ def test_list_says_of_each_file_what_it_is(capsys):
         ["sd15", "checkpoint"],
     ]
     assert lines[1].endswith("LoRA, rank 4, 60 layers · SD1 · in ink")
-    assert lines[4].endswith("checkpoint inpainting, without VAE and text encoder · SD1")
+    assert lines[4].endswith("checkpoint inpainting, UNet alone · SD1")
 
 
 @pytest.mark.usefixtures("shelf")

@@ -97,10 +97,29 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         velatura.open_overlay(tmp_path / "nowhere.pt")
 
 
-def test_a_checkpoint_is_not_opened_as_an_overlay(tmp_path):
-    write_safetensors(tmp_path / "sd15.safetensors", {"model.diffusion_model.out.2.bias": torch.ones(4)})
-    with pytest.raises(BadFile, match=r"sd15\.safetensors is a whole checkpoint, not an overlay"):
-        velatura.open_overlay(tmp_path / "sd15.safetensors")
+UNET_KEY, VAE_KEY = "model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"
+TEXT_KEY = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
+# Keys of a checkpoint's parts, what a file with these is, and the remark about it in lists
+CHECKPOINT_PARTS = [
+    ((UNET_KEY, VAE_KEY, TEXT_KEY), r"a whole checkpoint: open it as a base \(--base\)", ""),
+    ((UNET_KEY, VAE_KEY), r"a checkpoint without text encoder: open it as a base", "without text encoder"),
+    ((UNET_KEY, TEXT_KEY), r"a checkpoint without VAE: open it as a base", "without VAE"),
+    ((UNET_KEY,), r"a UNet alone: give it with --unet", "UNet alone"),
+]
+
+
+@pytest.mark.parametrize(("keys", "description", "outline"), CHECKPOINT_PARTS)
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_checkpoint_is_called_by_its_parts_when_opened_and_listed(tmp_path, keys, description, outline, suffix):
+    path = tmp_path / f"sd15{suffix}"
+    tensors = {key: torch.ones(4, 4, 3, 3) for key in keys}
+    if suffix == ".ckpt":
+        torch.save({"state_dict": tensors}, path)
+    else:
+        write_safetensors(path, tensors)
+    with pytest.raises(BadFile, match=rf"sd15\{suffix} is not an overlay but {description}"):
+        velatura.open_overlay(path)
+    assert inspect_file(path).card.outline == outline
 
 
 def test_an_ending_of_another_kind_is_refused(tiny, tmp_path):
@@ -158,6 +177,7 @@ OTHER_FILES = {
     "input_blocks.0.0.weight": r"a UNet alone: give it with --unet",
     "control_model.input_blocks.0.0.weight": r"a ControlNet: velatura does not open it",
     "double_blocks.0.img_attn.qkv.weight": r"a Flux: velatura does not open it",
+    "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": r"a Flux: velatura does not open it",
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from velatura.errors import BadFile
 from velatura.formats import difference, native
-from velatura.formats.checkpoints import single_file
 from velatura.formats.embeddings import aesthetic, read_embedding, write_embedding
 from velatura.formats.hypernetworks import a1111
 from velatura.formats.inspect.detectors import describe_other_model
@@ -84,8 +83,6 @@ def find_dialect(contents: Contents) -> Dialect:
     dialect = next((candidate for candidate in DIALECTS if candidate.sniff(contents)), None)
     if dialect is not None:
         return dialect
-    if single_file.sniff(contents):
-        raise BadFile(f"{contents.path.name} is a whole checkpoint, not an overlay: open it as a base (--base)")
     if description := describe_other_model(contents):
         raise BadFile(f"{contents.path.name} {description}")
     names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))

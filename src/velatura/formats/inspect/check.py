@@ -20,6 +20,7 @@ from velatura.formats.check_metadata import warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
 from velatura.formats.checkpoints.build_models import load_lone_vae
 from velatura.formats.hypernetworks import optim
+from velatura.formats.inspect.detectors import LONE_UNET
 from velatura.formats.inspect.overlay import inspect_overlay
 from velatura.formats.open import open_base, open_overlay
 from velatura.formats.parts.found_parts import FoundParts
@@ -29,7 +30,7 @@ from velatura.upscaling import open_upscaler
 
 MAX_WHOLE_BYTES = 2**24  # takes a few hundredths of a second
 MAX_SHOWN_BYTES = 2**28  # of a checkpoint that is shown, of which more would take seconds
-INCOMPLETE = "without "  # in the outline of a checkpoint whose other parts come from elsewhere
+INCOMPLETE = ("without ", LONE_UNET)  # in the outline of a checkpoint whose other parts come from elsewhere
 BASE_PREFIXES = ("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders.", "first_stage_model.")
 
 
@@ -119,7 +120,7 @@ def _open_vae(path: Path, max_bytes: int) -> None:
 
 def _open_checkpoint(path: Path, card: Card, max_bytes: int) -> None:
     """Open a small checkpoint, or look at the names and shapes of a large one."""
-    if INCOMPLETE in card.outline:  # which says already that it is a part of a base
+    if any(words in card.outline for words in INCOMPLETE):  # which says already that it is a part of a base
         single_file.check_lone_unet(open_state_dict(path))
     elif _byte_count(path) <= max_bytes:
         open_base(path, dtype="float32", device="cpu")

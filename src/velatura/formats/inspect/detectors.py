@@ -14,7 +14,7 @@ from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.base.image_condition import LATENT_CHANNELS
 from velatura.card import Card
 from velatura.formats import native
-from velatura.formats.checkpoints import vae_file
+from velatura.formats.checkpoints import single_file, vae_file
 from velatura.formats.checkpoints.ldm_families import (
     FOREIGN_BLOCKS,
     PURPOSE_BY_CHANNELS,
@@ -29,7 +29,7 @@ from velatura.formats.hypernetworks import a1111, flat
 from velatura.formats.hypernetworks.a1111_fields import build_hypernetwork
 from velatura.formats.loras.detect import detect_lora, find_state_dict
 from velatura.overlays.embedding import SDXL_KEYS, SINGLE_KEYS
-from velatura.tensors import Contents, StateDict, as_dict
+from velatura.tensors import STATE_DICT_KEYS, Contents, StateDict, as_dict, strip_wrapper_prefixes
 from velatura.upscaling.read_upscaler import detect_upscaler, find_weights
 
 CardAndDialect = tuple[Card, str]
@@ -42,6 +42,7 @@ CONV_IN_REMARKS = {
     f"{EMA_UNET_PREFIX}input_blocks00weight": "EMA only",
 }
 CROSS_KEY_ENDS = ("attn2.to_k.weight", "attn2to_kweight")
+LONE_UNET = "UNet alone"
 PART_PREFIXES = {"VAE": (VAE_PREFIX,), "text encoder": ("cond_stage_model.", "conditioner.embedders.")}
 REFINER_WIDTH = 1280
 SDXL_EMBEDDING_DIALECTS = {SDXL_KEYS: "kohya", DIFFUSERS_SDXL_KEYS: "diffusers"}
@@ -58,12 +59,28 @@ UNSUPPORTED_MODELS = {
 }
 
 PART_ADVICE = {  # by the beginning of what a file holds
+    "a whole checkpoint": "open it as a base (--base)",
+    "a checkpoint without": "open it as a base (--base), with what it lacks as --text or --vae",
     "a UNet": "give it with --unet (unet=) beside a base",
     "a text encoder": "give it with --text (text=) beside a base",
     "an autoencoder": "give it with --vae (vae=) beside a base",
     "an optimizer": "give the file that it lies beside",
     "": "velatura does not open it",
 }
+
+
+def named_tensors(contents: Contents) -> StateDict:
+    """Return the tensors of a file by name: of a torch file those in its state dict, or else in all its dicts."""
+    if contents.container == "safetensors":
+        return contents.tensors
+    payload = as_dict(contents.payload) or {}
+    has_tensors = any(isinstance(value, Tensor) for value in payload.values())
+    usual_key, *other_keys = STATE_DICT_KEYS
+    for key in (usual_key,) if has_tensors else (usual_key, *other_keys):
+        state_dict = as_dict(payload.get(key))
+        if state_dict is not None:
+            return strip_wrapper_prefixes(flatten_payload(state_dict))
+    return strip_wrapper_prefixes(flatten_payload(contents.payload))
 
 
 def flatten_payload(payload: object, prefix: str = "") -> dict[str, Tensor]:
@@ -144,7 +161,6 @@ def detect_checkpoint(contents: Contents, state: StateDict) -> CardAndDialect | 
         return None
     cross_widths = (tensor.shape[-1] for key, tensor in state.items() if _is_cross_key(key))
     conv_in = state[conv_in_key]
-    missing = [part for part, prefixes in PART_PREFIXES.items() if not _has_prefix(state, prefixes)]
     is_v_prediction = V_MARKER in state or contents.metadata.get("modelspec.prediction_type") == "v"
     remarks = (
         CONV_IN_REMARKS[conv_in_key],
@@ -159,7 +175,7 @@ def detect_checkpoint(contents: Contents, state: StateDict) -> CardAndDialect | 
             ),
             "",
         ),
-        f"without {' and '.join(missing)}" if missing else "",
+        _describe_missing_parts(state),
     )
     family = guess_checkpoint_family(next(cross_widths, 0))
     return Card(kind="checkpoint", outline=", ".join(filter(None, remarks)), family=family), "ldm"
@@ -204,15 +220,36 @@ def guess_unsupported(state: StateDict) -> str:
 
 def describe_other_model(contents: Contents) -> str:
     """Say what a file that is not an overlay holds, and what to do with it; "" if that is not known."""
-    tensors = contents.tensors or flatten_payload(contents.payload)
-    if vae_file.has_vae(Contents(contents.path, tensors)):
+    tensors = named_tensors(contents)
+    unsupported = guess_unsupported(tensors)
+    named = Contents(contents.path, tensors)
+    if single_file.sniff(named):
+        part = unsupported or _describe_checkpoint(tensors)
+    elif vae_file.has_vae(named):
         part = "an autoencoder alone"
     elif detect_upscaler(find_weights(contents)):
         return "is not an overlay but an upscaler: use it with --hires-upscaler or `velatura upscale`"
     else:
-        part = guess_unsupported(tensors)
+        part = unsupported
     advice = next(advice for name, advice in PART_ADVICE.items() if part.startswith(name))
     return part and f"is not an overlay but {part}: {advice}"
+
+
+def _describe_missing_parts(keys: Iterable[str]) -> str:
+    """Say which parts of a base are missing in a file with a UNet, "" if all are there."""
+    keys = list(keys)
+    missing = [part for part, prefixes in PART_PREFIXES.items() if not _has_prefix(keys, prefixes)]
+    if len(missing) == len(PART_PREFIXES):
+        return LONE_UNET
+    return f"without {missing[0]}" if missing else ""
+
+
+def _describe_checkpoint(keys: Iterable[str]) -> str:
+    """Say which parts of a base a file with a UNet holds."""
+    missing = _describe_missing_parts(keys)
+    if missing == LONE_UNET:
+        return f"a {LONE_UNET}"
+    return f"a checkpoint {missing}" if missing else "a whole checkpoint"
 
 
 def guess_checkpoint_family(cross_width: int) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from torch import Tensor
-
 from velatura.card import UNKNOWN_KIND, Card, FileInfo, printable_text
 from velatura.errors import BadFile, ignore_warnings
 from velatura.formats.checkpoints import INDEX_FILE
@@ -17,9 +15,9 @@ from velatura.formats.inspect.detectors import (
     DETECTORS,
     CardAndDialect,
     describe_channels,
-    flatten_payload,
     guess_checkpoint_family,
     guess_unsupported,
+    named_tensors,
 )
 from velatura.formats.json_files import read_json_object
 from velatura.formats.loras.detect import find_state_dict, lora_details
@@ -34,7 +32,7 @@ from velatura.formats.metadata import (
     metadata_details,
 )
 from velatura.overlays.composition import leaves
-from velatura.tensors import STATE_DICT_KEYS, Contents, StateDict, as_dict, open_meta, strip_wrapper_prefixes
+from velatura.tensors import Contents, StateDict, open_meta
 
 PICTURE_CONTAINER = "picture"  # which need not hold an embedding
 MAX_MESSAGE_LENGTH = 1000  # characters
@@ -103,7 +101,7 @@ def _inspect_adapter(folder: Path) -> FileInfo:
 
 
 def _inspect_contents(contents: Contents) -> FileInfo:
-    state, metadata = _named_tensors(contents), contents.metadata
+    state, metadata = named_tensors(contents), contents.metadata
     card, dialect = _detect(contents, state)
     if dialect != "velatura":
         card = card.replace(**card_fields_from_metadata(metadata))
@@ -141,17 +139,3 @@ def _detect(contents: Contents, state: StateDict) -> CardAndDialect:
         if result is not None:
             return result
     return Card(kind=UNKNOWN_KIND, outline=guess_unsupported(state)), ""
-
-
-def _named_tensors(contents: Contents) -> StateDict:
-    """Return the tensors of a file by name: of a torch file those in its state dict, or else in all its dicts."""
-    if contents.container == "safetensors":
-        return contents.tensors
-    payload = as_dict(contents.payload) or {}
-    has_tensors = any(isinstance(value, Tensor) for value in payload.values())
-    usual_key, *other_keys = STATE_DICT_KEYS
-    for key in (usual_key,) if has_tensors else (usual_key, *other_keys):
-        state_dict = as_dict(payload.get(key))
-        if state_dict is not None:
-            return strip_wrapper_prefixes(flatten_payload(state_dict))
-    return strip_wrapper_prefixes(flatten_payload(contents.payload))
