@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velatura.errors import BadRecipe, VelaturaWarning
-from velatura.sampling.recipe.fields import OverlayHash
+from velatura.overlays import KINDS
+from velatura.sampling.recipe.fields import OVERLAY_KINDS, OverlayHash
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX
-from velatura.sampling.recipe.infotext_fields import INFOTEXT_FIELDS
+from velatura.sampling.recipe.infotext_fields import HASH_FIELDS, INFOTEXT_FIELDS
 from velatura.sampling.recipe.recipe import Recipe
 
 CARRIERS = Path(__file__).parents[2] / "data" / "a1111" / "carriers"
@@ -76,6 +77,19 @@ def test_the_text_tells_of_overlays_as_the_webui_does_of_its_own():
 def test_hashes_that_are_none_are_left_out():
     text = 'a\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64, Hypernet hashes: "neon 111, ink: 222"'
     assert Recipe.from_infotext(text).overlay_hashes == (OverlayHash.of("hypernet", "ink", "222"),)
+
+
+def test_the_kinds_of_recorded_files_are_those_of_overlays():
+    assert set(OVERLAY_KINDS) == set(HASH_FIELDS) == set(KINDS)
+
+
+def test_a_recorded_file_of_an_unknown_kind_is_left_out_with_a_word():
+    entries = [{"kind": kind, "name": "ink", "hash": "222"} for kind in ("controlnet", "lora")]
+    with pytest.warns(VelaturaWarning, match=r"does not have \('controlnet'; it has hypernet, lora, .*\): left out"):
+        recipe = Recipe.model_validate({"overlay_hashes": entries})
+    assert recipe.overlay_hashes == (OverlayHash.of("lora", "ink", "222"),)
+    with pytest.raises(BadRecipe, match="overlay_hashes"):
+        Recipe.model_validate({"overlay_hashes": [{"kind": 7, "name": "ink", "hash": "222"}]})
 
 
 def test_a_picture_of_the_webui_gives_its_recipe():

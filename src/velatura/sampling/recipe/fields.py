@@ -1,11 +1,14 @@
 """The fields of a recipe, grouped by subject; Recipe inherits all of them."""
 
 import re
+from collections.abc import Sequence
 from numbers import Real
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from velatura.card import printable_text
+from velatura.errors import warn
 from velatura.sampling.recipe.infotext import NEGATIVE_PREFIX
 from velatura.sampling.recipe.sizes import Resolution
 
@@ -15,7 +18,10 @@ SEED_LIMIT = 2**63
 
 ResizeMode = Literal["stretch", "crop", "fill", "latent"]
 MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]
+OverlayKind = Literal["hypernet", "lora", "embedding", "aesthetic", "difference"]  # as in velatura.overlays.KINDS
 ResourceKind = Literal["lora", "hypernet"]  # of overlays that programs list without a tag
+OVERLAY_KINDS: tuple[str, ...] = get_args(OverlayKind)
+MAX_KIND_LENGTH, MAX_KINDS_SHOWN = 40, 5  # of unknown kinds in a warning
 RandnSource = Literal["CPU", "GPU", "NV"]
 
 
@@ -102,14 +108,39 @@ class OverlayHash(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str
+    kind: OverlayKind
     name: str
     hash: str
 
     @classmethod
     def of(cls, kind: str, name: str, digest: str) -> Self:
         """Return the entry for a file, with the characters that separate entries removed from its name."""
-        return cls(kind=kind, name=re.sub(r"[:,]", "", name).strip(), hash=digest)
+        return cls.model_validate({"kind": kind, "name": re.sub(r"[:,]", "", name).strip(), "hash": digest})
+
+
+def _drop_unknown_kinds(entries: object) -> object:
+    """Leave out entries for overlays of kinds that only other programs have, with a warning; keep all else as it is."""
+    if not isinstance(entries, list | tuple):
+        return entries
+    kept: list[object] = []
+    unknown: dict[str, None] = {}
+    for entry in cast("Sequence[object]", entries):
+        kind = _kind_of_entry(entry)
+        if isinstance(kind, str) and kind not in OVERLAY_KINDS:
+            unknown[printable_text(kind)[:MAX_KIND_LENGTH]] = None
+        else:
+            kept.append(entry)
+    if unknown:
+        kinds, known = ", ".join(map(repr, list(unknown)[:MAX_KINDS_SHOWN])), ", ".join(OVERLAY_KINDS)
+        warn(f"overlay_hashes has files of kinds that velatura does not have ({kinds}; it has {known}): left out")
+    return kept
+
+
+def _kind_of_entry(entry: object) -> object:
+    return cast("dict[object, object]", entry).get("kind") if isinstance(entry, dict) else None
+
+
+OverlayHashes = Annotated[tuple[OverlayHash, ...], BeforeValidator(_drop_unknown_kinds)]
 
 
 class OverlayResource(BaseModel):

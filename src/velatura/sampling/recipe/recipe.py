@@ -17,7 +17,7 @@ from velatura.sampling.recipe.fields import (
     Img2ImgFields,
     NoiseFields,
     NonNegative,
-    OverlayHash,
+    OverlayHashes,
     OverlayResource,
     Pixels,
     PromptText,
@@ -110,7 +110,7 @@ class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     )
     image_hash: str | None = Field(default=None, description="hash of the init image")
     mask_hash: str | None = Field(default=None, description="hash of the mask")
-    overlay_hashes: tuple[OverlayHash, ...] = Field(default=(), description="files of the overlays that it calls")
+    overlay_hashes: OverlayHashes = Field(default=(), description="files of the overlays that it calls")
     resources: tuple[OverlayResource, ...] = Field(
         default=(), description="overlays without a tag in the prompt, which are called if the library has them"
     )
