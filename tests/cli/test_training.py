@@ -234,7 +234,7 @@ def test_what_is_seldom_chosen_can_be_chosen_too(desk):
 @pytest.mark.parametrize(
     ("widths", "said"),
     [
-        ("768", "made for SD1"),
+        ("768", "not of 768, which are those of SD1"),
         ("96,768", "its networks for 768 have no effect here"),
         ("96,96", "hold a width twice"),
         ("96;64", 'write "768,320"'),
@@ -264,7 +264,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(desk, capsys, words):
 
 def test_widths_of_another_family_leave_no_run_behind(desk, capsys):
     assert main(["train", "hypernet", "photos", "--widths", "768", *BRIEF]) == 2
-    assert "made for SD1" in capsys.readouterr().err
+    assert "which are those of SD1" in capsys.readouterr().err
     assert [path.name for path in desk.iterdir()] == ["photos"]
 
 

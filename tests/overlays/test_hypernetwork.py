@@ -285,6 +285,8 @@ def test_a_net_for_self_attention_alone_fits(tiny):
         ({"widths": [96, 96]}, "twice"),
         ({"widths": [0]}, "greater than"),
         ({"widths": []}, "at least 1"),
+        ({"widths": [9999]}, "tiny has contexts of 64, 96, 128 and 192 features, not of 9999: give"),
+        ({"widths": [64, 768]}, "not of 64 and 768"),
     ],
 )
 def test_a_structure_that_cannot_be_is_refused(tiny, options, message):

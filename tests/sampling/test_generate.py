@@ -7,6 +7,7 @@ from PIL import Image
 
 import velatura
 from velatura.errors import BadPrompt, BadRecipe, NanLatents, UnknownName, VelaturaWarning, WrongBase
+from velatura.overlays.structure import HypernetworkStructure
 from velatura.sampling.generate import generate_stream
 from velatura.sampling.job import prepare_job, split_into_batches
 from velatura.sampling.recipe.recipe import Recipe
@@ -229,7 +230,8 @@ def test_mistakes_are_found_before_the_first_step(tiny):
 
 def test_an_overlay_that_does_not_fit_is_found_before_the_first_step(tiny):
     steps = []
-    for_sd1 = velatura.Hypernetwork.for_base(tiny, widths=(768,))
+    structure = HypernetworkStructure.from_fields({"widths": (768,)}).model_dump(mode="json")
+    for_sd1 = velatura.Hypernetwork(velatura.Card(kind="hypernet", structure=structure))
     with pytest.raises(WrongBase, match="768"):
         velatura.generate_many(
             tiny,

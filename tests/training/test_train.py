@@ -10,6 +10,7 @@ import velatura
 from velatura.datasets.folder import read_folder
 from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, TrainingDiverged, VelaturaWarning, WrongBase
 from velatura.formats import save as formats_save
+from velatura.overlays.structure import HypernetworkStructure
 from velatura.training import trainer
 from velatura.training.data.cache import encode_examples
 from velatura.training.loss import denoising_errors
@@ -258,7 +259,8 @@ def test_a_bad_folder_or_a_wrong_base_leaves_nothing_behind(tiny, photos, tmp_pa
     with pytest.raises(BadDataset):
         learn()
     (photos / "3 a broken picture.png").unlink()
-    overlay = velatura.Hypernetwork.for_base(tiny, widths=[768])
+    structure = HypernetworkStructure.from_fields({"widths": (768,)}).model_dump(mode="json")
+    overlay = velatura.Hypernetwork(velatura.Card(kind="hypernet", structure=structure))
     with pytest.raises(WrongBase):
         velatura.train(tiny, overlay, photos, PLAN, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.arguments import check_arguments
-from velatura.base.families import advise_base, check_family_name
+from velatura.base.families import advise_base, check_family_name, guess_family_name
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.errors import BadOverlay, UnsupportedBase, WrongBase, quantity, warn
 from velatura.overlays.attention_layers import attention_layers, context_width
@@ -92,7 +92,7 @@ class Hypernetwork(Overlay):
             The hypernetwork in eval mode, on the device of the base.
 
         Raises:
-            BadOverlay: If this structure cannot be built.
+            BadOverlay: If this structure cannot be built, or the widths are those of another family.
             UnknownName: If the activation or the init is unknown.
         """
         base = to_base(base)
@@ -106,6 +106,13 @@ class Hypernetwork(Overlay):
             "init": init,
         }
         structure = HypernetworkStructure.from_fields(fields)
+        if _belongs_to_another_family(base.unet, structure.widths):
+            family = guess_family_name(structure.widths)
+            whose = family and f", which are those of {family}"
+            raise BadOverlay(
+                f"{base.name} has contexts of {join_with_and(sorted(_context_widths(base.unet)))} features, not of "
+                f"{join_with_and(sorted(structure.widths))}{whose}: give widths of its own, or none for all of them"
+            )
         if min(structure.widths) * min(structure.layers) < 1:
             raise BadOverlay(
                 f"layers {layers} leave no features of a context of {min(structure.widths)}: use larger multiples"
@@ -184,7 +191,7 @@ class Hypernetwork(Overlay):
             f"{self.display_name} changes contexts of {join_with_and(sorted(ours))} features, "
             f"{target.name} has {join_with_and(sorted(theirs))}"
         )
-        if not ours & theirs or not ours & _context_widths(target.unet, cross_only=True).keys():
+        if _belongs_to_another_family(target.unet, ours):
             raise WrongBase(f"{comparison}: {advise_base(check_family_name(self.card.family, ours))}")
         warn(f"{comparison}: its networks for {join_with_and(sorted(unused_widths))} have no effect here")
 
@@ -217,3 +224,9 @@ def _context_widths(unet: nn.Module, *, cross_only: bool = False) -> dict[int, N
     if cross_only:
         layers = [layer for layer in layers if getattr(layer, "is_cross_attention", True)]
     return dict.fromkeys(map(context_width, layers))
+
+
+def _belongs_to_another_family(unet: nn.Module, widths: Iterable[int]) -> bool:
+    """Return True if a UNet lacks some of the widths, and has the others in its self-attention only, if at all."""
+    ours, theirs = frozenset(widths), _context_widths(unet)
+    return bool(theirs) and not ours <= theirs.keys() and not ours & _context_widths(unet, cross_only=True).keys()
