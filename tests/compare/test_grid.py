@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 import velatura
+from velatura.compare.cells import axis_labels, cell_recipes
 from velatura.compare.grid_page import grid_page
 from velatura.errors import BadRecipe, UnknownName, VelaturaWarning
 from velatura.sampling.image_grid import draw_grid, stack_grids
@@ -73,6 +74,19 @@ def test_the_first_value_is_searched_for_and_replaced_by_the_others(tiny):
     )
     found = [(picture.recipe.prompt, picture.recipe.negative) for picture in made.rows[0]]
     assert found == [("a house, house", "house"), ("a boat, boat", "boat"), ("a ,", "")]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1 + 0.2, "0.3"), (1.0, "1"), (1234567.5, "1234567.5"), (0.0000125, "0.0000125"), (7, "7")]
+)
+def test_a_number_of_an_axis_is_written_into_a_prompt_exactly(value, text):
+    [recipe] = cell_recipes(velatura.Recipe(prompt="a house of {n}"), [("n", [value])])
+    assert recipe.prompt == f"a house of {text}"
+
+
+def test_labels_of_an_axis_are_short_unless_they_would_be_the_same():
+    assert axis_labels(("s", [1 / 3, 0.5])) == ["s 0.333333", "s 0.5"]
+    assert axis_labels(("s", [100000.25, 100000.5])) == ["s 100000.25", "s 100000.5"]
 
 
 def test_words_to_replace_that_are_nowhere_are_refused(tiny):

@@ -9,6 +9,7 @@ from velatura.prompts.axis_values import reorder_words, replace_words
 from velatura.prompts.prompt_matrix import PromptMatrix
 from velatura.prompts.styles import Style, apply_styles
 from velatura.prompts.tags import TAG_PATTERN
+from velatura.sampling.recipe.grid_fields import format_axis_value
 from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe, refuse_recorded_field
 
 Axis = tuple[str, Sequence[object]]  # the name of what changes, and its values
@@ -78,8 +79,15 @@ def axis_labels(axis: Axis) -> list[str]:
     if name == ORDER_AXIS:
         return [", ".join(cast("Sequence[str]", value)) for value in values]
     if name in {REPLACE_AXIS, MATRIX_AXIS}:
-        return [format_value(value) or "(nothing)" for value in values]
-    return [f"{name} {format_value(value)}" for value in values]
+        return [label or "(nothing)" for label in _shorten_numbers(values)]
+    return [f"{name} {label}" for label in _shorten_numbers(values)]
+
+
+def _shorten_numbers(values: Sequence[object]) -> list[str]:
+    """Return values as texts, numbers with six digits unless those do not tell them apart."""
+    texts = [format_axis_value(value) for value in values]
+    short = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return short if len(set(short)) == len(set(texts)) else texts
 
 
 def _apply_changes(recipe: Recipe, changes: Sequence[tuple[Axis, object]], styles: Mapping[str, Style]) -> Recipe:
@@ -119,11 +127,6 @@ def _rewrite_prompt(recipe: Recipe, name: str, values: Sequence[object], value: 
         raise BadRecipe(
             f"the axis {name!r} changes nothing: write {placeholder} into the prompt, or choose one of {fields}"
         )
-    search = format_value(values[0]) if name == REPLACE_AXIS else placeholder
-    prompt, negative = replace_words(recipe.prompt, recipe.negative, search, format_value(value))
+    search = format_axis_value(values[0]) if name == REPLACE_AXIS else placeholder
+    prompt, negative = replace_words(recipe.prompt, recipe.negative, search, format_axis_value(value))
     return recipe.replace(prompt=prompt, negative=negative)
-
-
-def format_value(value: object) -> str:
-    """Return a value of an axis as text, a number as short as it is exact enough."""
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -5,6 +5,7 @@ A picture of a grid holds the recipe of its first cell, as in A1111. These field
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple, cast
 
 from velatura.errors import OTHER_PROGRAMS_WORDS, BadRecipe, warn
@@ -116,7 +117,12 @@ def _write_values(name: str, values: Sequence[object]) -> str:
     """Return the values of an axis as the text that makes them again."""
     if name == ORDER_AXIS:
         return join_texts(cast("Sequence[str]", values[0]))  # all orders are made of the first one
-    return join_texts([f"{value:g}" if isinstance(value, float) else str(value) for value in values])
+    return join_texts([format_axis_value(value) for value in values])
+
+
+def format_axis_value(value: object) -> str:
+    """Return a value of an axis as text: a number with 15 digits, so that 0.1 + 0.2 is 0.3, and without an exponent."""
+    return f"{Decimal(f'{value:.15g}'):f}" if isinstance(value, float) else str(value)
 
 
 def _first_value(values: str) -> str:
