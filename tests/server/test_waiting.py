@@ -114,3 +114,11 @@ def test_a_base_that_cannot_be_opened_ends_the_server_with_a_line(client, state,
     failures = []
     JobWorker("device", resources, failures.append).run()
     assert "MemoryError" in str(failures[0])
+
+
+def test_a_server_that_another_thread_stops_leaves_its_folder_free(tmp_path):
+    """The application is made in one thread, and its event loop may be run in another one."""
+    settings = ServerSettings.of(out=tmp_path, library=())
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(state_module.ServerState(settings).stop).result()
+    state_module.ServerState(settings).stop()

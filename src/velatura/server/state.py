@@ -66,7 +66,8 @@ class ServerState:
         self.settings = settings
         self.folders = Folders(settings)
         self.library = LibraryView(self.folders)
-        self._lock = FileLock(self.folders.out / LOCK_FILE)
+        # The thread that stops the server may be another one than the one that made it
+        self._lock = FileLock(self.folders.out / LOCK_FILE, thread_local=False)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
