@@ -9,6 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.server.conftest import wait_for
+from velatura.base.families import FAMILIES
+from velatura.server.jobs.prepare import PreparationContext, prepare_estimate
+from velatura.server.jobs.training_requests import EstimateRequest
+from velatura.training.plan import Plan
 
 PLAN = {"steps": 1, "batch_size": 1, "validation_pictures": 0, "snapshot_every": 1, "end_sheet": False}
 LORA = {"kind": "lora", "rank": 1}
@@ -59,6 +63,22 @@ def test_an_estimate_refuses_what_a_training_would(client, changes, status):
     for kind in ("estimate", "train"):
         request = {"kind": kind, "overlay": LORA, "dataset": "neon", "plan": PLAN} | changes
         assert client.post("/api/jobs", json=request).status_code == status
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["hypernet", "embedding", "lora", "dreambooth"])
+def test_what_the_preset_of_any_family_allows_is_queued(state, kind, family):
+    end = Plan.preset(kind, family).rates().end
+    fields = {"overlay": {"kind": kind}, "dataset": "neon", "purpose": "style", "plan": {"warmup": end - 1}}
+    request = EstimateRequest.model_validate({"kind": "estimate"} | fields)
+    preparation = PreparationContext(state.settings, state.folders, state.inputs)
+    assert prepare_estimate(request, preparation).plan == {"warmup": end - 1}
+
+
+def test_what_no_preset_allows_is_refused_before_its_job(client):
+    request = {"kind": "estimate", "overlay": {"kind": "embedding"}, "dataset": "neon", "plan": {"warmup": 5000}}
+    answer = client.post("/api/jobs", json=request)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_plan")
 
 
 def test_presets_are_those_of_the_command_line(client):

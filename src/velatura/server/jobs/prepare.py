@@ -6,7 +6,8 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from velatura.errors import AlreadyExists, ignore_warnings
+from velatura.base.families import FAMILIES
+from velatura.errors import AlreadyExists, BadPlan, ignore_warnings
 from velatura.sampling.recipe.expand import draw_missing_seed, increment_seeds
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.server.errors import ApiError
@@ -35,7 +36,6 @@ from velatura.server.jobs.weights_requests import (
 from velatura.server.settings import ServerSettings
 from velatura.training.plan import Plan
 
-ANY_FAMILY = "SD1"  # for a first look at a plan, before its base is open
 PULL_SOURCES = ("civitai:", "hub:")
 DEFAULT_SIDE = 512  # pixels, where a recipe leaves the size to the base
 
@@ -121,8 +121,26 @@ def _check_training(request: TrainingFields, preparation: PreparationContext) ->
     name = check_name(request.name or request.dataset)
     if not isinstance(request.overlay, AestheticOptions):
         with ignore_warnings():  # the job warns
-            make_plan(request, ANY_FAMILY, preparation.folders)
+            _check_plan(request, preparation.folders)
     return name
+
+
+def _check_plan(request: TrainingFields, folders: Folders) -> None:
+    """Refuse a plan that no family of bases allows: which one the base is of is known once it is open.
+
+    Raises:
+        BadPlan: The changes contradict the preset of every family.
+    """
+    refusal: BadPlan | None = None
+    for family in reversed(FAMILIES):
+        try:
+            make_plan(request, family, folders)
+        except BadPlan as error:
+            refusal = error
+        else:
+            return
+    assert refusal is not None
+    raise refusal
 
 
 def make_plan(request: TrainingFields, family: str, folders: Folders) -> Plan:
