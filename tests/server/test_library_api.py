@@ -177,5 +177,5 @@ def test_a_finished_run_gives_its_verdict_back(client, state):
     write_verdict(verdict, folder)
     answer = client.get("/api/runs/judged")
     assert (answer.json()["strength"], answer.json()["overpowers"]) == (0.7, False)
-    assert "strength best strength 0.7" in answer.json()["verdict"]
+    assert f"{'strength':21}best strength 0.7" in answer.json()["verdict"]
     assert str(state.folders.runs) not in answer.text

@@ -342,7 +342,8 @@ def test_paths_resolve_inside_their_folder(tmp_path):
         ("write it as a/b, or and/or", "write it as a/b, or and/or"),
         ("see https://example.org/a/b: it says why", "see https://example.org/a/b: it says why"),
         (r"C:\Users\me\ink.pt is damaged", "ink.pt is damaged"),
-        ("first\nsecond", "first second"),
+        ("first\n  second\n", "first second"),
+        ("result   the overlay of /home/me/runs/ink.pt", "result   the overlay of ink.pt"),
         ("1/2 of 3 / 4", "1/2 of 3 / 4"),
     ],
 )

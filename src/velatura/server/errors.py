@@ -111,8 +111,14 @@ def _field_at_fault(error: VelaturaError) -> str | None:
 
 
 def hide_paths(text: str, roots: Iterable[Path] = ()) -> str:
-    """Return a text on one line in which every absolute path is cut to what follows its folder, or to its last part."""
-    text = " ".join(text.split())[:MAX_MESSAGE_LENGTH]
+    """Return a text on one line in which every absolute path is cut to what follows its folder, or to its last part.
+
+    Args:
+        text: The text; spaces within a line are kept, as those between the columns of a report.
+        roots: Folders whose paths are hidden.
+    """
+    lines = text.splitlines()
+    text = (text if len(lines) == 1 else " ".join(filter(None, map(str.strip, lines))))[:MAX_MESSAGE_LENGTH].rstrip()
     for root in sorted({str(root) for root in (*roots, Path.cwd(), Path.home())}, key=len, reverse=True):
         if len(root) > 1:
             text = text.replace(f"{root}/", "").replace(root, Path(root).name)
