@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -105,6 +106,28 @@ def test_a_recipe_opens_a_unet_and_text_encoders_that_it_records(tiny, tmp_path,
     assert main(["generate", "--recipe", "house.png", "--library", "models", "--out", "again.png"]) == 0
     assert "made with" not in capsys.readouterr().err
     assert Image.open("house.png").tobytes() == Image.open("again.png").tobytes()
+
+
+@pytest.mark.filterwarnings("always::velatura.errors.VelaturaWarning")
+@pytest.mark.usefixtures("models")
+def test_a_base_that_is_named_is_opened_as_recorded_only_if_it_is_the_recipes(tiny, tmp_path, capsys):
+    vae = {key: tensor * 1.05 for key, tensor in vae_to_ldm(tiny.vae.state_dict()).items()}
+    (tmp_path / "models" / "vae").mkdir()
+    write_safetensors(tmp_path / "models" / "vae" / "warm.safetensors", vae)
+    small = tmp_path / "models" / "checkpoints" / "small.safetensors"
+    shutil.copyfile(small, tmp_path / "models" / "other.safetensors")
+    words = ["generate", "a house", "--base", "small", "--library", "models", "--steps", "1", "--seed", "1"]
+    assert main([*words, "--vae", "warm", "--prediction", "v", "--out", "house.png"]) == 0
+    again = ["generate", "--recipe", "house.png", "--library", "models", "--out", "again.png", "--overwrite", "--base"]
+    for name in ("small", str(small)):
+        capsys.readouterr()
+        assert main([*again, name]) == 0
+        assert "made with" not in capsys.readouterr().err
+        assert Image.open("house.png").tobytes() == Image.open("again.png").tobytes()
+    assert main([*again, "other"]) == 0
+    message = capsys.readouterr().err
+    assert re.search(r"the autoencoder warm\.safetensors .*give it with --vae", " ".join(message.split()))
+    assert re.search(r"that predicts v.*--prediction v", " ".join(message.split()))
 
 
 def test_the_tiny_base_takes_a_precision_and_no_autoencoder(tmp_path, capsys, monkeypatch):

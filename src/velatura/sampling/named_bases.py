@@ -57,14 +57,18 @@ DEFAULT_LOAD_OPTIONS = LoadOptions()
 def open_recipe_base(
     recipe: Recipe, name: str | None, library: Library, load_options: LoadOptions = DEFAULT_LOAD_OPTIONS
 ) -> Base:
-    """Open the named base, or else the base of the recipe with the parts that it records.
+    """Open the named base, or else the base of the recipe.
 
-    The base and the parts are found by hash or name. A part that the library does not have is the base's own, of which
-    making the picture warns.
+    The recipe's base is found by hash or name, and opened as the recipe records it: with its prediction, schedule, kind
+    of weights, text encoders and autoencoder, where others are not given. So is a named base that has the name or the
+    hash of the recipe's; another base is opened as it is. A part that the library does not have is the base's own.
+    Making the picture warns of all that differs from the recipe.
     """
     if name is None and load_options.unet is not None and recipe.base is None:
         name, load_options = str(load_options.unet), load_options._replace(unet=None)  # with --text and --vae a base
     if name is not None:
+        if name != TINY_NAME and _is_recorded_base(str(load_options.unet or name), recipe):
+            load_options = _add_recorded_parts(load_options.complete(recipe), recipe, library)
         return open_base(name, library, load_options)
     if recipe.base in {None, TINY_NAME} or recipe.base_hash == TINY_HASH:
         return _open_tiny(load_options)
@@ -80,6 +84,13 @@ def open_recipe_base(
         f"the recipe was made on {recipe.base} ({recipe.base_hash or 'no hash'}), which is not in any --library: "
         "give its folder with --library, or another base with --base"
     )
+
+
+def _is_recorded_base(name: str, recipe: Recipe) -> bool:
+    """Return True if a name, path or hash is that of the base, or else of the UNet, that a recipe records."""
+    path = Path(name)
+    words = {path.name.lower(), path.stem.lower()}
+    return any(recorded is not None and recorded.lower() in words for recorded in (recipe.base, recipe.base_hash))
 
 
 def _add_recorded_parts(load_options: LoadOptions, recipe: Recipe, library: Library) -> LoadOptions:
