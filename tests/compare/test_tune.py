@@ -6,6 +6,7 @@ import pytest
 
 import velatura
 from velatura.cli.app import main
+from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.tune import STRENGTHS
 from velatura.compare.tune_prompts import TINY_PROMPTS, tune_prompts
 from velatura.errors import BadFile, BadPrompt, BadStrength, NoEffect
@@ -59,9 +60,13 @@ def test_an_overlay_without_effect_is_refused(tiny):
         velatura.tune(tiny, untrained, **BRIEF)
 
 
-def test_an_overlay_that_leads_elsewhere_is_not_called_idle(tiny, overlay):
+def test_an_overlay_that_leads_elsewhere_is_not_called_idle(tiny, overlay, monkeypatch):
     with pytest.raises(NoEffect, match="brings no picture nearer"):
         velatura.tune(tiny, overlay, pictures=velatura.tiny_pictures("robot"), **BRIEF)
+    images = read_picture_set(velatura.tiny_pictures("robot")).images  # without captions, which would name the robot
+    monkeypatch.setattr("velatura.compare.tune_prompts.TINY_PROMPTS", TINY_PROMPTS[:3])
+    with pytest.raises(NoEffect, match="if it learned a subject, prompts that name it"):
+        velatura.tune(tiny, overlay, pictures=images, **{**BRIEF, "prompts": None})
 
 
 @pytest.mark.parametrize("strengths", [[1.0], [0.0, 1.0], [1.0, 0.5], [0.5, 0.5]])

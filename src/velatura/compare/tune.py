@@ -168,7 +168,8 @@ def tune(
     texts = [prompt.text for prompt in chosen for _ in range(seeds)]
     found = best_strength((0.0, *strengths), likeness(features, reference), kept_share(features, texts))
     if max(point.score for point in found.points) < MIN_SCORE:
-        raise NoEffect(_explain_no_top(overlay.card.name or "the overlay", features, strengths[-1]))
+        name, may_be_subject = overlay.card.name or "the overlay", prompts is None and not captions
+        raise NoEffect(_explain_no_top(name, features, strengths[-1], may_be_subject=may_be_subject))
     return Tuning(
         round(found.strength, 2),
         round(found.low, 2),
@@ -267,16 +268,17 @@ def _references(found: PictureSet) -> PictureSet:
     return PictureSet([found.images[row] for row in rows], [found.names[row] for row in rows], texts)
 
 
-def _explain_no_top(name: str, features: Sequence[PictureFeatures], highest: float) -> str:
+def _explain_no_top(name: str, features: Sequence[PictureFeatures], highest: float, *, may_be_subject: bool) -> str:
     """Say why no strength is better than 0: nothing changes, or it changes to something else."""
     if float(metrics.change(features[-1], features[0]).mean()) < MIN_CHANGE:
         return (
             f"{name} changes nothing that can be measured at strengths up to {highest:g}: train it for more steps or "
             "at a higher rate"
         )
+    subject = ", or, if it learned a subject, prompts that name it" if may_be_subject else ""
     return (
         f"{name} brings no picture nearer to its pictures, at no strength up to {highest:g}: give the pictures that it "
-        "was trained on, or train it for more steps"
+        f"was trained on{subject}, or train it for more steps"
     )
 
 
