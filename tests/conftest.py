@@ -96,7 +96,9 @@ def lora(tiny: velatura.Base) -> Callable[..., velatura.Lora]:
     """Make LoRAs of the tiny base's attention layers, its text tower's too, with weights large enough to show."""
 
     def make(seed: int = 1, **options: object) -> velatura.Lora:
-        made = velatura.Lora.for_base(tiny, **{"rank": 2, "text": True, "seed": seed, **options})
+        made = velatura.Lora.for_base(
+            tiny, **{"rank": 2, "targets": "attention", "text": True, "seed": seed, **options}
+        )
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for weight in made.parameters():

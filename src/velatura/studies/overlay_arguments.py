@@ -47,6 +47,11 @@ ContextWidths = Annotated[
 InitialText = Annotated[str, Field(max_length=1000, description="words whose vectors an embedding begins with")]
 
 
+Targets = Annotated[
+    Literal["context", "attention", "transformer", "linear", "conv"] | None, BeforeValidator(_read_none)
+]
+
+
 class OverlayArguments(BaseModel):
     """Arguments by which a new overlay is made; the defaults are those of `velatura train KIND`."""
 
@@ -89,7 +94,7 @@ class LoraArguments(OverlayArguments):
     rank: RankNumber = 16
     alpha: OptionalAlpha = None
     algorithm: str = "lora"
-    targets: Literal["context", "attention", "transformer", "linear", "conv"] = "attention"
+    targets: Targets = None
     conv_rank: OptionalRank = None
     conv_alpha: OptionalAlpha = None
     factor: Annotated[int, Field(ge=-1, le=4096)] = -1

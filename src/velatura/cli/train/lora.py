@@ -25,11 +25,12 @@ Rank = Annotated[int, option("How many directions each layer's change has.", OVE
 Alpha = Annotated[float | None, option("Changes are multiplied by alpha / rank.", OVERLAY_PANEL, default="the rank")]
 Algorithm = Annotated[str, option("lora, dora, loha, lokr, locon, ia3, oft, boft, glora, full, norm.", OVERLAY_PANEL)]
 Targets = Annotated[
-    str,
+    str | None,
     option(
         "Layers that change: context (K and V that read the text), attention (Q, K, V and what follows), transformer "
         "(kohya's choice), linear, conv (all).",
         OVERLAY_PANEL,
+        default="attention; conv on the tiny base",
     ),
 ]
 ConvRank = Annotated[int | None, option("The rank in convolutions larger than 1x1.", OVERLAY_PANEL, default="the rank")]
@@ -53,7 +54,7 @@ DEFAULT_STRUCTURE: Mapping[str, object] = {
     "rank": 16,
     "alpha": None,
     "algorithm": "lora",
-    "targets": "attention",
+    "targets": None,
     "conv_rank": None,
     "conv_alpha": None,
     "factor": -1,
@@ -73,7 +74,7 @@ def train_lora(
     rank: Rank = 16,
     alpha: Alpha = None,
     algorithm: Algorithm = "lora",
-    targets: Targets = "attention",
+    targets: Targets = None,
     conv_rank: ConvRank = None,
     conv_alpha: ConvAlpha = None,
     factor: Factor = -1,

@@ -27,6 +27,10 @@ ATTENTION_LAYERS = re.compile(r"\.(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)$")
 CONTEXT_LAYERS = re.compile(r"\.attn2\.(to_k|to_v)$")
 TRANSFORMER_LAYERS = re.compile(r"\.attentions\.|\.encoder\.layers\.")
 LAYERS_BY_TARGETS = {"context": CONTEXT_LAYERS, "attention": ATTENTION_LAYERS, "transformer": TRANSFORMER_LAYERS}
+# What a LoRA changes unless it is said: on the tiny base all layers, which show a robot and neon twice as often
+# (docs/subjects.md); on other families, unmeasured, what diffusers' training scripts change
+DEFAULT_TARGETS: LoraTargets = "attention"
+DEFAULT_TARGETS_BY_FAMILY: dict[str, LoraTargets] = {"tiny": "conv"}
 WITHOUT_INPUT_DROPOUT = frozenset({"ia3", "oft", "oft-diag", "boft"})  # they rotate or scale the output of a layer
 
 

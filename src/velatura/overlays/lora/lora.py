@@ -17,7 +17,13 @@ from velatura.overlays.hooks.output_hooks import DeltaChange, TimestepRecorder
 from velatura.overlays.hooks.seams import Undo, guard_against_fusion, hook_outputs, record_timesteps
 from velatura.overlays.lora.block_weights import block_of, check_block_weights
 from velatura.overlays.lora.compatibility import check_compatible, check_side, outline
-from velatura.overlays.lora.config import LoraConfig, check_conv_options, seed_rng
+from velatura.overlays.lora.config import (
+    DEFAULT_TARGETS,
+    DEFAULT_TARGETS_BY_FAMILY,
+    LoraConfig,
+    check_conv_options,
+    seed_rng,
+)
 from velatura.overlays.lora.kohya_names import UNET_PREFIX, names_in_files
 from velatura.overlays.overlay import Card, Overlay, TargetPart
 from velatura.overlays.strength import LiveStrength, disable_inference_mode
@@ -116,7 +122,7 @@ class Lora(Overlay):
         rank: int = 16,
         alpha: float | None = None,
         algorithm: str = "lora",
-        targets: str = "attention",
+        targets: str | None = None,
         conv_rank: int | None = None,
         conv_alpha: float | None = None,
         factor: int = -1,
@@ -137,7 +143,7 @@ class Lora(Overlay):
             algorithm: "lora", "locon", "dora", "loha", "lokr", "glora", "ia3", "oft", "boft", "norm" or "full".
             targets: "context": K and V of cross-attention. "attention": Q, K, V and output projections. "transformer":
                 all layers of the transformers, like kohya's trainer. "linear": all Linear layers. "conv": all
-                convolutions too.
+                convolutions too. None: "conv" on the tiny base, where it was measured, and "attention" on others.
             conv_rank, conv_alpha: Rank and alpha of convolutions larger than 1x1; `rank` and `alpha` by default.
             factor: Size of a LoKr's smaller matrix; -1 for two matrices of similar size.
             text: Change the text encoders too.
@@ -156,6 +162,7 @@ class Lora(Overlay):
             UnknownName: If the algorithm or the targets are unknown.
         """
         base = to_base(base)
+        targets = targets or DEFAULT_TARGETS_BY_FAMILY.get(base.family.name, DEFAULT_TARGETS)
         check_conv_options(algorithm, targets, {"conv_rank": conv_rank, "conv_alpha": conv_alpha})
         alpha = float(rank) if alpha is None else alpha
         config = LoraConfig.from_fields(
