@@ -158,9 +158,17 @@ def test_a_loss_that_rises_against_its_own_history_is_trouble():
 
 
 def test_a_loss_above_the_limit_for_long_is_trouble_unless_the_base_has_it_too():
-    assert watched([0.4] * LOSS_WINDOW) == f"the mean loss of {LOSS_WINDOW} steps is 0.4, above the limit of 0.3"
-    assert not watched([0.4] * (LOSS_WINDOW - 1))
-    assert not watched([0.4] * LOSS_WINDOW, first=0.5)
+    high = [0.4] * LOSS_WINDOW
+    assert watched(high, first=0.1) == f"the mean loss of {LOSS_WINDOW} steps is 0.4, above the limit of 0.3"
+    assert not watched(high[1:], first=0.1)
+    assert not watched(high, first=0.5)
+
+
+def test_without_validation_the_first_steps_tell_the_loss_of_the_base():
+    high = [0.4] * LOSS_WINDOW
+    assert "above the limit of 0.3" in watched([0.1] * 4 + high)
+    assert not watched(high)  # as high from the beginning: the pictures are far from the base
+    assert not watched([0.5, 0.3, 0.6, 0.4] + high)
 
 
 @pytest.mark.parametrize(

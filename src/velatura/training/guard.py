@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 LOSS_WINDOW = 50  # steps in a mean; the loss of a single step says little
+FIRST_STEPS = 4  # whose mean stands for the untrained loss where nothing is validated; later ones may have diverged
 MAX_LOSS_RISE = 2.0  # times the lowest mean so far, and also
 MIN_STANDARD_ERRORS = 4.0  # standard errors above it; by chance that happens once in 30,000 windows
 MAX_VALIDATION_RISE = 1.5  # times the lowest validation loss, or
@@ -21,6 +22,7 @@ class LossMonitor(BaseModel):
 
     Attributes:
         recent: Losses of the last `LOSS_WINDOW` steps.
+        start: Losses of the first `FIRST_STEPS` steps.
         lowest: Lowest mean over a window so far.
         spread: Variance in that window.
         first: Validation loss of the untrained overlay.
@@ -33,6 +35,7 @@ class LossMonitor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recent: tuple[float, ...] = ()
+    start: tuple[float, ...] = ()
     lowest: float | None = None
     spread: float = 0.0
     first: float | None = None
@@ -44,9 +47,12 @@ class LossMonitor(BaseModel):
     def with_loss(self, loss: float) -> Self:
         """Return the monitor after one more step."""
         recent = (*self.recent, loss)[-LOSS_WINDOW:]
-        if len(recent) < LOSS_WINDOW or (self.lowest is not None and fmean(recent) >= self.lowest):
-            return self.model_copy(update={"recent": recent})
-        return self.model_copy(update={"recent": recent, "lowest": fmean(recent), "spread": pvariance(recent)})
+        changes: dict[str, object] = {"recent": recent}
+        if len(self.recent) == len(self.start) < FIRST_STEPS:
+            changes["start"] = recent
+        if len(recent) == LOSS_WINDOW and (self.lowest is None or fmean(recent) < self.lowest):
+            changes |= {"lowest": fmean(recent), "spread": pvariance(recent)}
+        return self.model_copy(update=changes)
 
     def with_validation(self, loss: float, step: int) -> Self:
         """Return the monitor after one more validation."""
@@ -68,7 +74,8 @@ class LossMonitor(BaseModel):
         if mean > MAX_LOSS_RISE * self.lowest and mean - self.lowest > MIN_STANDARD_ERRORS * standard_error:
             return f"the mean loss of {LOSS_WINDOW} steps rose from {self.lowest:.3g} to {mean:.3g}"
         # The untrained loss counts too: on some pictures a base's loss is higher than a diverged run's on others
-        if limit is not None and mean > max(limit, MAX_VALIDATION_RISE * (self.first or 0)):
+        untrained = fmean(self.start or [0.0]) if self.first is None else self.first
+        if limit is not None and mean > max(limit, MAX_VALIDATION_RISE * untrained):
             return f"the mean loss of {LOSS_WINDOW} steps is {mean:.3g}, above the limit of {limit:g}"
         return ""
 
