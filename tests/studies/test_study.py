@@ -101,6 +101,13 @@ def test_the_subject_of_the_captions_is_what_is_painted_to_be_judged(tiny, tmp_p
     assert figures["likeness"] > 0.5
 
 
+def test_a_single_held_out_picture_is_not_all_that_likeness_is_measured_against(tiny, photos, tmp_path):
+    few = prepare(tiny, photos, tmp_path / "few")
+    assert (len(few.held_out), len(few.references())) == (1, 4)
+    more = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path / "more")
+    assert len(more.references()) == len(more.held_out) == 2
+
+
 def test_steps_and_strengths_are_told_as_they_come(finished):
     assert finished
     told = [(stage.name, stage.done, stage.total) for stage in STAGES]

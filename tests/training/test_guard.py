@@ -168,7 +168,7 @@ def test_without_validation_the_first_steps_tell_the_loss_of_the_base():
     high = [0.4] * LOSS_WINDOW
     assert "above the limit of 0.3" in watched([0.1] * 4 + high)
     assert not watched(high)  # as high from the beginning: the pictures are far from the base
-    assert not watched([0.5, 0.3, 0.6, 0.4] + high)
+    assert not watched([0.5, 0.3, 0.6, 0.4, *high])
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ KINDS = (*MAKERS, "aesthetic")
 SEEDLESS_KINDS = frozenset({"dreambooth"})  # begin at zero, so that a seed only draws the steps
 MIN_STEPS = 2
 DIVERSITY_SEEDS = 4
+MIN_REFERENCES = 2
 NO_CURVE = Curve(strengths=(0.0, 1.0), likeness=(0.0, 0.0), kept=(1.0, 1.0))
 
 
@@ -92,6 +93,16 @@ class TrialSetup:
         options: dict[str, Any] = ARGUMENTS[kind]().model_dump()
         options |= {} if kind in SEEDLESS_KINDS else {"seed": seed}
         return MAKERS[kind](self.base, name=self.name, **options)
+
+    def references(self) -> Sequence[Image.Image]:
+        """Return the pictures that likeness is measured against.
+
+        They are those that no trial is trained on; if that is a single one, which does not tell how much such pictures
+        differ, then all pictures.
+        """
+        if len(self.held_out) >= MIN_REFERENCES:
+            return self.held_out
+        return [*read_picture_set(self.data).images, *self.held_out]
 
     def step_seconds(self, kind: str) -> float:
         """Measure how long a training step of a kind takes."""
@@ -216,7 +227,7 @@ def judge(
         tuning = tune(
             setup.base,
             overlay,
-            pictures=setup.held_out,
+            pictures=setup.references(),
             prompts=[prompt.text for prompt in prompts],
             strengths=STRENGTHS,
             steps=sampling_steps(setup.base),
