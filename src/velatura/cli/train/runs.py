@@ -119,8 +119,7 @@ def _rows(run: RunSummary) -> Iterator[tuple[str, str]]:
 
 def _loss_rows(run: RunSummary) -> Iterator[tuple[str, str]]:
     if run.first_loss is not None and run.last_loss is not None:
-        at_first = f"{run.first_loss:.4f} at first, " if run.steps > MEAN_STEPS else ""
-        yield "losses", f"{at_first}{run.last_loss:.4f} at last (means of {MEAN_STEPS} steps)"
+        yield "losses", f"{run.first_loss:.4f} at first, {run.last_loss:.4f} at last (means of {MEAN_STEPS} steps)"
     if run.validation:
         losses = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(run.validation.items()))
         yield "validation loss", losses

@@ -83,8 +83,8 @@ CHOICES: dict[Purpose, dict[str, Advice]] = {
 # Floating-point operations of a forward pass of the UNet for one picture of the family's own size, by torch's counter
 FORWARD_FLOPS = {"tiny": 0.885e9, "SD1": 0.803e12, "SD2": 2.149e12, "SDXL": 6.761e12}
 UNET_PARAMETERS = {"tiny": 8_739_076, "SD1": 859_520_964, "SD2": 865_910_724, "SDXL": 2_567_463_684}
-# Rank 16 in Q, K, V and the layer after them, the default of `velatura train lora`
-LORA_PARAMETERS = {"tiny": 193_536, "SD1": 3_188_736, "SD2": 3_319_808, "SDXL": 23_224_320}
+# Rank 16 in the layers that `velatura train lora` changes by default
+LORA_PARAMETERS = {"tiny": 1_219_200, "SD1": 3_188_736, "SD2": 3_319_808, "SDXL": 23_224_320}
 CONTEXT_WIDTHS = {
     "tiny": (64, 96, 128, 192),
     "SD1": (320, 640, 768, 1280),
