@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+import velatura
 from tests.server.conftest import HOST, open_client, paint
+from velatura.base.families import FAMILIES
 from velatura.errors import BadSettings
 from velatura.server import limits
-from velatura.server.errors import hide_paths
+from velatura.server.errors import ApiError, hide_paths
 from velatura.server.folders import check_name, resolve_inside
+from velatura.server.jobs.prepare import check_size
 from velatura.server.settings import ServerSettings
 
 EVIL = "http://evil.example"
@@ -210,6 +213,19 @@ def image(size=(16, 16)):
     return buffer.getvalue()
 
 
+def large_grids():
+    """Yield fields of grids with too many pictures, or with one that is too large by its axes together."""
+    axis = {"name": "seed", "values": list(range(200))}
+    yield {"x": axis, "y": axis}
+    for bars in (60, 20_000):
+        yield {"recipe": {"prompt": "a" + "|b" * bars}, "matrix": True}
+    width, height, scale = (
+        {"name": name, "values": [value]} for name, value in (("width", 4096), ("height", 4096), ("hires_scale", 4.0))
+    )
+    yield {"x": width, "y": height}
+    yield {"x": width, "z": scale}
+
+
 def hostile_requests():
     """Yield method, path and arguments of requests that nobody sends in good faith."""
     outside = [
@@ -241,6 +257,8 @@ def hostile_requests():
         {"width": 8192, "height": 8192},
         {"hires_scale": 16},
         {"hires_size": "8000x0"},
+        {"width": 64, "height": 2048, "hires_size": "2048x0"},
+        {"width": 64, "height": 2048, "hires_size": "2048x64"},
         {"seed": 10**30},
         {"prompt": 7},
         {"prompt": "\ud800"},
@@ -258,9 +276,8 @@ def hostile_requests():
     yield "POST", "/api/jobs", {"json": {"kind": "paint", "recipe": {}, "image": "input:" + "0" * 64 + ".png"}}
     yield "POST", "/api/jobs", {"json": {"kind": "paint", "recipe": {}, "image": "input:../../../etc/passwd"}}
     yield "POST", "/api/jobs", {"json": {"kind": "paint", "recipe": {}, "count": 10**9}}
-    axis = {"name": "seed", "values": list(range(200))}
-    yield "POST", "/api/jobs", {"json": {"kind": "grid", "recipe": {"prompt": "a"}, "x": axis, "y": axis}}
-    yield "POST", "/api/jobs", {"json": {"kind": "grid", "recipe": {"prompt": "a" + "|b" * 60}, "matrix": True}}
+    for grid in large_grids():
+        yield "POST", "/api/jobs", {"json": {"kind": "grid", "recipe": {"prompt": "a", "steps": 1}} | grid}
     yield (
         "POST",
         "/api/jobs",
@@ -367,3 +384,11 @@ def test_the_openapi_document_says_what_errors_look_like(client):
 def test_the_openapi_document_says_that_null_stands_for_a1111s_defaults(client):
     fields = client.get("/api/openapi.json").json()["components"]["schemas"]["Txt2ImgRequest"]["properties"]
     assert all({"type": "null"} in field["anyOf"] for field in fields.values())
+
+
+def test_a_picture_of_the_size_of_its_base_is_within_the_limit_too(state):
+    """Which size that is turns out when the base is open: of SDXL four times the pixels of SD1."""
+    recipe = velatura.Recipe(prompt="a", hires_scale=4.0)
+    check_size(recipe, state.settings)
+    with pytest.raises(ApiError, match="16,777,216 pixels"):
+        check_size(recipe, state.settings, FAMILIES["SDXL"].default_pixels)

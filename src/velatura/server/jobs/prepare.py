@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import count
+from itertools import count, product
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from velatura.base.families import FAMILIES
 from velatura.errors import AlreadyExists, BadPlan, ignore_warnings
 from velatura.sampling.recipe.expand import draw_missing_seed, increment_seeds
 from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.recipe.sizes import Resolution, compute_hires_target
 from velatura.server.errors import ApiError
 from velatura.server.folders import Folders, check_name, resolve_inside
 from velatura.server.inputs import InputStore
@@ -37,7 +39,9 @@ from velatura.server.settings import ServerSettings
 from velatura.training.plan import Plan
 
 PULL_SOURCES = ("civitai:", "hub:")
-DEFAULT_SIDE = 512  # pixels, where a recipe leaves the size to the base
+DEFAULT_SIDE = 512  # pixels, where a recipe leaves the size to a base that is not open yet
+SIZE_FIELDS = frozenset({"width", "height", "hires_scale", "hires_size"})
+MAX_COUNTED_BARS = 30  # of a prompt matrix, whose pictures are as many as two to the power of its bars
 
 
 class PreparationContext(NamedTuple):
@@ -66,35 +70,53 @@ def prepare_paint(request: PaintRequest, preparation: PreparationContext) -> Pai
 def prepare_grid(request: GridRequest, preparation: PreparationContext) -> GridRequest:
     """Return a request for a grid with its seed drawn, and with its images stored."""
     axes = [axis for axis in (request.x, request.y, request.z) if axis]
-    cells = 1
-    for axis in axes:
-        cells *= len(axis.values)
+    cells = str(prod(len(axis.values) for axis in axes))
     if request.matrix:
-        cells = 2 ** request.recipe.prompt.count("|")
-    if cells > preparation.settings.max_pictures:
+        bars = request.recipe.prompt.count("|")
+        cells = f"2^{bars}" if bars > MAX_COUNTED_BARS else str(2**bars)
+    if "^" in cells or int(cells) > preparation.settings.max_pictures:
         message = f"the grid has {cells} pictures: ask for {preparation.settings.max_pictures} or fewer"
         raise ApiError(413, "too_many_pictures", message, "x")
-    check_size(request.recipe, preparation.settings)
-    for axis in axes:
-        for value in axis.values if axis.name in {"width", "height", "hires_scale", "hires_size"} else ():
-            check_size(request.recipe.replace(**{axis.name: value}), preparation.settings)
+    check_grid_sizes(request, preparation.settings)
     recipe = draw_missing_seed(request.recipe)
     return request.model_copy(update={"recipe": recipe, **_stored_images(request, preparation.inputs)})
 
 
-def check_size(recipe: Recipe, settings: ServerSettings) -> None:
+def check_grid_sizes(request: GridRequest, settings: ServerSettings, default_side: int = DEFAULT_SIDE) -> None:
+    """Refuse a grid with a picture of more pixels than the server makes.
+
+    Args:
+        request: The request for the grid.
+        settings: The limits.
+        default_side: Width and height in pixels of a recipe without them.
+
+    Raises:
+        ApiError: A picture would be too large, by its axes together.
+        BadRecipe: A value of an axis is not a size.
+    """
+    axes = [axis for axis in (request.x, request.y, request.z) if axis and axis.name in SIZE_FIELDS]
+    for values in product(*(axis.values for axis in axes)):
+        sizes = {axis.name: value for axis, value in zip(axes, values, strict=True)}
+        check_size(request.recipe.replace(**sizes), settings, default_side)
+
+
+def check_size(recipe: Recipe, settings: ServerSettings, default_side: int = DEFAULT_SIDE) -> None:
     """Refuse a picture of more pixels than the server makes.
+
+    Args:
+        recipe: The recipe of the picture.
+        settings: The limits.
+        default_side: Width and height in pixels of a recipe without them.
 
     Raises:
         ApiError: Width times height is too large, in the first pass or in the second.
     """
-    width, height = recipe.width or DEFAULT_SIDE, recipe.height or DEFAULT_SIDE
+    width, height = recipe.width or default_side, recipe.height or default_side
     pixels = width * height if recipe.width or recipe.height else 0
-    if recipe.hires_size is not None:
-        larger, smaller = max(recipe.hires_size), min(recipe.hires_size)
-        pixels = max(pixels, larger * (smaller or larger))
-    elif recipe.hires_scale is not None:
-        pixels = max(pixels, round(width * height * recipe.hires_scale**2))
+    if recipe.has_second_pass:
+        hires_size = Resolution(*(recipe.hires_size or (0, 0)))
+        upscaled = compute_hires_target(Resolution(width, height), recipe.hires_scale or 1.0, hires_size).upscale_to
+        pixels = max(pixels, upscaled.width * upscaled.height)
     if pixels > settings.max_picture_pixels:
         message = f"the picture would have {pixels:,} pixels: make it {settings.max_picture_pixels:,} or fewer"
         raise ApiError(413, "too_large", message, "width")

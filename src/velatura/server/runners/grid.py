@@ -6,6 +6,7 @@ from velatura.compare.cells import Axis, is_base_axis
 from velatura.compare.grid import grid
 from velatura.compare.grid_page import save_page
 from velatura.server.jobs.context import JobContext
+from velatura.server.jobs.prepare import check_grid_sizes
 from velatura.server.jobs.requests import GridAxis, GridRequest
 from velatura.server.runners.paint import open_init_image
 
@@ -17,6 +18,8 @@ def run_grid(context: JobContext) -> None:
     axes = [axis for axis in (request.x, request.y, request.z) if axis]
     goes_through_bases = any(is_base_axis(axis.name, request.recipe) for axis in axes)
     base = None if goes_through_bases else models.base_of(request.recipe, request.base, request.vae)
+    if base is not None:
+        check_grid_sizes(request, context.resources.settings, base.family.default_pixels)
 
     def on_step(done: int, total: int) -> None:
         context.check()

@@ -18,10 +18,11 @@ from velatura.sampling.pipeline import check_overlays_fit
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.resolve.overlays import OverlayResolver
 from velatura.sampling.validate import warn_of_tiny_limits
-from velatura.server.errors import BatchLeftOut
+from velatura.server.errors import ApiError, BatchLeftOut
 from velatura.server.inputs import InputStore
 from velatura.server.jobs.context import JobContext, JobResources
 from velatura.server.jobs.job import JobStopped
+from velatura.server.jobs.prepare import check_size
 from velatura.server.jobs.requests import GridRequest, PaintRequest
 from velatura.server.jobs.worker import open_context
 
@@ -111,10 +112,13 @@ def prepare_pictures(request: PaintRequest, resources: JobResources, made: set[i
 
     Raises:
         VelaturaError: A recipe cannot be made.
+        ApiError: A picture of the base's own size would be too large.
     """
     warnings: list[str] = []
     with redirect_warnings(warnings.append):
         base = resources.models.base_of(request.recipes[0], request.base, request.vae)
+        for recipe in request.recipes:
+            check_size(recipe, resources.settings, base.family.default_pixels)
         resolver = OverlayResolver(resources.models.library, None, lenient=request.lenient)
         init_image = open_init_image(request, resources.inputs)
         warn_of_tiny_limits(base, request.recipes, resources.models.library, init_image=init_image)
@@ -152,7 +156,7 @@ def _take_companions(context: JobContext, prepared: PreparedPictures, max_pictur
             continue
         try:
             pictures = prepare_pictures(other, resources, set())
-        except VelaturaError:
+        except (VelaturaError, ApiError):
             continue
         if {job.batch_key for job in pictures.jobs.values()} != keys:
             continue
