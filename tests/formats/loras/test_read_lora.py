@@ -237,6 +237,22 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path):
         velatura.open_overlay(tmp_path)
 
 
+def test_a_folder_without_an_adapter_is_refused_with_what_to_give(tmp_path):
+    inner = tmp_path / "run" / "checkpoint-500" / "unet"
+    inner.mkdir(parents=True)
+    (inner / "adapter_config.json").write_text("{}")
+    with pytest.raises(BadFile, match=r"give what is inside, such as .*checkpoint-500$"):
+        velatura.open_overlay(tmp_path / "run")
+    (tmp_path / "Lora").mkdir()
+    (tmp_path / "Lora" / "ink.safetensors").touch()
+    with pytest.raises(BadFile, match=r"give what is inside, such as .*ink\.safetensors$"):
+        velatura.open_overlay(tmp_path / "Lora")
+    (tmp_path / "sd15").mkdir()
+    (tmp_path / "sd15" / "model_index.json").write_text("{}")
+    with pytest.raises(BadFile, match=r"sd15 is a base in a folder, not an overlay: open it as a base \(--base\)"):
+        velatura.open_overlay(tmp_path / "sd15")
+
+
 def numbered_pairs(part, count, width=4):
     """Make a LoRA of numbered layers, every one of which adds its number."""
     for number in range(count):

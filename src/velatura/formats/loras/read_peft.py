@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import BadFile
+from velatura.formats.checkpoints import INDEX_FILE
 from velatura.formats.loras.keys import PEFT_PREFIX
 from velatura.formats.loras.low_rank import MAGNITUDE_KEY
 from velatura.formats.loras.peft_config import CONFIG_FILE, PeftConfig
@@ -16,6 +17,8 @@ from velatura.tensors import StateDict
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 PIPELINE_FOLDERS = ("unet", "text_encoder", "text_encoder_2")  # of adapters for the parts of one pipeline
+OVERLAY_SUFFIXES = frozenset({".safetensors", ".pt", ".bin"})
+MAX_NAMED_PATHS = 2  # in the message of a folder without an adapter
 LOKR_W1 = "lokr_w1"
 
 
@@ -31,7 +34,7 @@ def find_adapters(folder: Path) -> dict[str, Path]:
     paths = {part: _find_weights(folder / part) for part in ("", *PIPELINE_FOLDERS)}
     adapters = {part: path for part, path in paths.items() if path is not None}
     if not adapters:
-        raise BadFile(f"{folder} does not hold an adapter ({CONFIG_FILE} and {WEIGHTS_FILES[0]}): give the path of one")
+        raise BadFile(_describe_other_folder(folder))
     return adapters
 
 
@@ -105,6 +108,19 @@ def _ia3_tensors(factors: Tensor) -> dict[str, Tensor]:
     on_input = factors.shape[0] == 1 and factors.numel() > 1
     tensors = {"weight": factors.flatten() - 1, "on_input": torch.tensor(float(on_input))}
     return tensors if on_input else {**tensors, "on_bias": torch.tensor(1.0)}
+
+
+def _describe_other_folder(folder: Path) -> str:
+    """Say what a folder without an adapter holds instead, and what to give."""
+    if (folder / INDEX_FILE).is_file():
+        return f"{folder} is a base in a folder, not an overlay: open it as a base (--base)"
+    found = [*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"*/*/{CONFIG_FILE}")]
+    adapters = sorted({path.parent.parent if path.parent.name in PIPELINE_FOLDERS else path.parent for path in found})
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in OVERLAY_SUFFIXES and path.is_file())
+    advice = "give the path of one"
+    if inside := [*adapters, *files]:
+        advice = f"give what is inside, such as {' or '.join(map(str, inside[:MAX_NAMED_PATHS]))}"
+    return f"{folder} does not hold an adapter ({CONFIG_FILE} and {WEIGHTS_FILES[0]}): {advice}"
 
 
 def _find_weights(folder: Path) -> Path | None:
