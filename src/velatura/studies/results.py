@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+STUDY_RESULTS_NAME, REPORT_NAME = "study.json", "index.html"  # in the folder of a study; a sweep has a report too
 UNTRAINED_KINDS = frozenset({"aesthetic"})  # made at once, the same from every seed
 
 # What each figure says, in the order of the table

@@ -21,7 +21,7 @@ from velatura.files import atomic_write
 from velatura.imports import check_ray_installed
 from velatura.studies.pictures import split_pictures
 from velatura.studies.report import StudyReport
-from velatura.studies.results import UNTRAINED_KINDS, StudyResults, Trial, read_results
+from velatura.studies.results import REPORT_NAME, STUDY_RESULTS_NAME, UNTRAINED_KINDS, StudyResults, Trial, read_results
 from velatura.studies.trials import KINDS, StudyJob, TrialSetup, run_study_job, run_trial
 from velatura.training.run.recorded_base import base_location
 from velatura.training.run.report import OnStage
@@ -29,7 +29,7 @@ from velatura.training.run.report import OnStage
 DEFAULT_KINDS = ("embedding", "hypernet", "lora", "dreambooth", "aesthetic")
 DEFAULT_MINUTES, DEFAULT_SEEDS = 12.0, 3
 TRAINING_SHARE = 0.6  # of the minutes; the rest is for judging
-RESULTS_NAME, PAGE_NAME, BUDGET_NAME, SETTINGS_NAME = "study.json", "index.html", "budget.json", "settings.json"
+BUDGET_NAME, SETTINGS_NAME = "budget.json", "settings.json"
 STEP_COUNTS, SETTINGS = TypeAdapter(dict[str, int]), TypeAdapter(dict[str, str])
 
 OnTrial = Callable[[str, int, int], None]  # what is done, trials done, and trials in all
@@ -330,10 +330,10 @@ def _results(setup: TrialSetup, options: StudyOptions, pictures: Path, trials: S
 
 
 def _write(out: Path, report: StudyReport, results: StudyResults) -> None:
-    if read_results(out / RESULTS_NAME) == results and (out / PAGE_NAME).is_file():
+    if read_results(out / STUDY_RESULTS_NAME) == results and (out / REPORT_NAME).is_file():
         return
-    with atomic_write(out / RESULTS_NAME) as temp_path:
+    with atomic_write(out / STUDY_RESULTS_NAME) as temp_path:
         temp_path.write_text(results.model_dump_json(indent=2) + "\n", "utf-8")
     page = report.page(results)
-    with atomic_write(out / PAGE_NAME) as temp_path:
+    with atomic_write(out / REPORT_NAME) as temp_path:
         temp_path.write_text(page, "utf-8")

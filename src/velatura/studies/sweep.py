@@ -16,13 +16,13 @@ from velatura.files import atomic_write
 from velatura.imports import check_ray_installed
 from velatura.studies.candidates import CandidateOptions, survivor_counts, tried_texts
 from velatura.studies.pictures import check_same_pictures, split_pictures
+from velatura.studies.results import REPORT_NAME
 from velatura.studies.sweep_page import sweep_page
 from velatura.studies.sweep_plan import SweepSetup, plan_sweep
-from velatura.studies.sweep_results import SweepResults, SweepTrial, read_sweep
+from velatura.studies.sweep_results import SWEEP_RESULTS_NAME, SweepResults, SweepTrial, read_sweep
 from velatura.studies.sweep_trials import TrialJob, TrialState, read_state, train_trial
 
 DEFAULT_FACTOR = 2
-RESULTS_NAME, PAGE_NAME = "sweep.json", "index.html"
 
 OnSweepTrial = Callable[[str, int, int], None]  # what is trained, steps done, and steps of the whole sweep
 RunSweepTrials = RunJobs[TrialJob, TrialState]
@@ -205,7 +205,7 @@ def _run_on(cluster: Cluster, base: BaseReference, setup: SweepSetup, progress: 
 def _open_folder(setup: SweepSetup) -> dict[int, SweepTrial]:
     """Return the trials by number: new ones, or those of the sweep in the folder, which must be the same one."""
     new = {candidate.number: setup.untrained_trial(candidate) for candidate in setup.candidates}
-    path = setup.folder / RESULTS_NAME
+    path = setup.folder / SWEEP_RESULTS_NAME
     if not setup.folder.is_dir() or not any(setup.folder.iterdir()):
         setup.folder.mkdir(parents=True, exist_ok=True)
         _write_results(setup, _results(setup, new))
@@ -243,10 +243,10 @@ def _results(setup: SweepSetup, trials: Mapping[int, SweepTrial], file: str | No
 
 
 def _write_results(setup: SweepSetup, results: SweepResults) -> None:
-    with atomic_write(setup.folder / RESULTS_NAME) as temp_path:
+    with atomic_write(setup.folder / SWEEP_RESULTS_NAME) as temp_path:
         temp_path.write_text(results.model_dump_json(indent=2) + "\n", "utf-8")
 
 
 def _write_page(setup: SweepSetup, results: SweepResults) -> None:
-    with atomic_write(setup.folder / PAGE_NAME) as temp_path:
+    with atomic_write(setup.folder / REPORT_NAME) as temp_path:
         temp_path.write_text(sweep_page(results), "utf-8")

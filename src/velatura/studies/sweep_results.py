@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from velatura.files import open_for_reading
 from velatura.studies.results import InnerPath
 
+SWEEP_RESULTS_NAME = "sweep.json"  # in the folder of a sweep
 MIN_STANDARD_ERRORS = 2.0  # of a mean difference; within them it may be chance
 
 

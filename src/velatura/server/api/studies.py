@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from velatura.server.errors import not_found
 from velatura.server.folders import resolve_inside
 from velatura.server.state import ServerState, State
-from velatura.server.views.studies import REPORT_FILE, REPORT_POLICY, describe_study, read_report
+from velatura.server.views.studies import REPORT_POLICY, describe_study, read_report
+from velatura.studies.results import REPORT_NAME
 
 router = APIRouter(prefix="/api/studies", tags=["studies"])
 
@@ -59,7 +60,7 @@ def get_study(state: State, study: str) -> StudyInfo:
 def get_report(state: State, study: str) -> HTMLResponse:
     """Return the report of a study, a page that runs nothing and asks for nothing."""
     path = _study_folder(state, study)
-    if not (path / REPORT_FILE).is_file():
+    if not (path / REPORT_NAME).is_file():
         raise not_found("report")
     return HTMLResponse(read_report(path, state.folders.roots), headers=REPORT_HEADERS)
 

@@ -8,9 +8,8 @@ from html import escape, unescape
 from pathlib import Path
 
 from velatura.server.errors import hide_paths
-from velatura.studies.results import read_results
+from velatura.studies.results import REPORT_NAME, STUDY_RESULTS_NAME, read_results
 
-RESULTS_FILE, REPORT_FILE = "study.json", "index.html"
 COMMAND = re.compile(r"(<pre>)(.*?)(</pre>)", re.DOTALL)
 LINK = re.compile(r'<a href="[^"]*">(.*?)</a>', re.DOTALL)
 # The report has its own styles and pictures inside it, and nothing else: no script, no request
@@ -25,8 +24,8 @@ def describe_study(path: Path) -> dict[str, object]:
     Args:
         path: The folder of the study.
     """
-    results = read_results(path / RESULTS_FILE)
-    has_report = (path / REPORT_FILE).is_file()
+    results = read_results(path / STUDY_RESULTS_NAME)
+    has_report = (path / REPORT_NAME).is_file()
     if results is None:
         return {
             "trials": 0,
@@ -61,7 +60,7 @@ def read_report(path: Path, roots: Iterable[Path]) -> str:
         path: The folder of the study.
         roots: Folders whose paths are hidden.
     """
-    page = (path / REPORT_FILE).read_text("utf-8")
+    page = (path / REPORT_NAME).read_text("utf-8")
     roots = tuple(roots)
 
     def hide(found: re.Match[str]) -> str:
