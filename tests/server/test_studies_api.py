@@ -44,11 +44,11 @@ def quick(monkeypatch):
         return fake_trial(setup, kind, seed, steps, on_stage)
 
     monkeypatch.setattr(study_module, "run_trial", run_trial)
-    monkeypatch.setattr(study_module, "study_page", fake_page)
+    monkeypatch.setattr(study_module.StudyReport, "page", fake_page)
     return done
 
 
-def fake_page(results, setup):
+def fake_page(self, results):
     """A report with what the real one has: a style, a link to a file, and a command with a path."""
     command = results.trials[0].command
     return f'<style>p {{ color: red }}</style><a href="trials/x.safetensors">x</a><pre>{command}</pre>'
