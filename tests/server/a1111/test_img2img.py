@@ -6,6 +6,11 @@ import pytest
 from PIL import Image, ImageChops
 
 from tests.server.a1111.conftest import SMALL, to_base64
+from velatura.server.a1111 import generation
+from velatura.server.a1111.schemas import Img2ImgRequest
+from velatura.server.errors import ApiError
+from velatura.server.settings import ServerSettings
+from velatura.server.state import ServerState
 
 
 def mask_of(box):
@@ -92,3 +97,12 @@ def test_data_urls_and_line_breaks_are_read(a1111, gradient):
 def test_what_is_no_image_is_refused(a1111, image):
     answer = a1111.post("img2img", 422, init_images=[image], **SMALL)
     assert answer["detail"]
+
+
+def test_a_request_for_which_the_queue_has_no_room_leaves_none_of_its_jobs(tmp_path, gradient):
+    state = ServerState(ServerSettings.of(out=tmp_path, library=(), max_queued_jobs=1))  # not started: the queue fills
+    request = Img2ImgRequest(prompt="a", init_images=[to_base64(gradient)] * 2, batch_size=2)
+    with pytest.raises(ApiError, match="jobs wait already"):
+        generation._submit(state, request)
+    assert state.jobs.queue.count() == {"cancelled": 1}
+    state.stop()

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import JsonValue
 from starlette.concurrency import run_in_threadpool
 
-from velatura.errors import ignore_warnings
+from velatura.errors import VelaturaError, ignore_warnings
 from velatura.sampling.recipe.expand import draw_missing_seed, increment_seeds
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.server.a1111.answers import check_finished, grid_image, picture_info, read_base64
@@ -89,9 +89,15 @@ async def _make_pictures(state: ServerState, request: PictureRequest) -> PlainJs
 
 
 def _submit(state: ServerState, request: PictureRequest) -> tuple[Assignment, list[ServerJob]]:
-    """Put the jobs of a request into the queue."""
-    assignment = _assign(state, request)
-    jobs = [state.submit(job, list(assignment.warnings)) for job in assignment.jobs]
+    """Put the jobs of a request into the queue, all of them or none."""
+    assignment, jobs = _assign(state, request), list[ServerJob]()
+    try:
+        for job in assignment.jobs:
+            jobs.append(state.submit(job, list(assignment.warnings)))
+    except (ApiError, VelaturaError):
+        for submitted in jobs:
+            state.jobs.cancel(submitted.id)
+        raise
     if request.force_task_id:
         remember_task(state, request.force_task_id, jobs)
     return assignment, jobs
