@@ -195,7 +195,7 @@ def main() -> None:
     """Train, paint and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--only", help="the name of one run")
+    parser.add_argument("--only", choices=[run.name for run in KIND_RUNS], help="the name of one run")
     parser.add_argument("--table", action="store_true", help="train and paint nothing")
     parser.add_argument("--judge", type=Path, help="work folder of the small judge")
     parser.add_argument("--images", type=Path, default=IMAGES)
