@@ -39,7 +39,7 @@ CHOICES: dict[Purpose, dict[str, Advice]] = {
             "hypernet",
             "the style should act on the whole picture, also where no word names it",
         ),
-        # Measured: docs/which-one.md
+        # As docs/which-one.md found
         TINY: Advice(
             "lora",
             "measured, it comes as near to a style as the other kinds and keeps more of the prompt than a hypernetwork",
@@ -54,7 +54,7 @@ CHOICES: dict[Purpose, dict[str, Advice]] = {
             "dreambooth",
             "the likeness is not close enough, and the memory and the disk have room",
         ),
-        # Measured: docs/which-one.md
+        # As docs/which-one.md found
         TINY: Advice(
             "lora",
             "measured, it shows a subject as often as DreamBooth and keeps more of what else the base paints",
