@@ -1,3 +1,4 @@
+import shutil
 import warnings
 
 import pytest
@@ -180,3 +181,21 @@ def test_a_part_that_was_replaced_meanwhile_is_said_at_detach(hyper):
         attachment.detach()
     assert not [warning for warning in caught if "replaced" in str(warning.message)]
     assert original is not pipeline.unet
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda base, folder: velatura.save(base, folder / "x.safetensors"), "x.safetensors is written"),
+        (lambda base, folder: velatura.save(base, folder / "x"), "x is written"),
+        (lambda base, _: velatura.merge(base, velatura.tiny(), 0.5), "its weights are read"),
+    ],
+    ids=["file", "folder", "merge"],
+)
+def test_weights_that_are_used_without_an_overlay_are_named(hyper, tmp_path, use, words):
+    base = velatura.tiny()
+    for overlay in (hyper(), velatura.Embedding.for_base(base, name="ink")):  # in the UNet, and in the text encoder
+        message = f"attached to tiny, and {words} without"
+        with velatura.attach(base, overlay), pytest.warns(VelaturaWarning, match=message):
+            use(base, tmp_path)
+        shutil.rmtree(tmp_path / "x", ignore_errors=True)

@@ -15,6 +15,7 @@ from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.errors import BadOverlay, UnknownName
 from velatura.formats.checkpoints import write_folder, write_single_file
 from velatura.formats.dialects import DIALECTS, Dialect
+from velatura.overlays.attach import warn_of_overlays_left_out
 from velatura.overlays.composition import Composition
 from velatura.overlays.lora.lora import Lora
 from velatura.overlays.overlay import Overlay
@@ -92,6 +93,7 @@ def _save_base(base: Base, path: str | PathLike[str], dialect: str | None, dtype
     precision = None if dtype is None else find_dtype(dtype, base.device, base.byte_count)
     is_folder = str(path).endswith(("/", "\\"))
     path = Path(path).expanduser()
+    warn_of_overlays_left_out(base, f"{path.name} is written")
     if is_folder or not path.suffix or path.is_dir():
         write_folder.write(base, path, dtype=precision)
         return

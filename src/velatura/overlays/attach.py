@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, NamedTuple, Self, get_args
 
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from velatura.overlays.overlay import Overlay
 from velatura.overlays.strength import LiveStrength, Strength, disable_inference_mode
 from velatura.overlays.target import Target
 from velatura.prompts.strengths import PROMPT_SIDES, UNET_BLOCKS, PromptSide, UNetBlock
+
+if TYPE_CHECKING:
+    from velatura.base.base import Base
 
 # Strengths at which overlays are used: A1111's slider of hypernetworks ends at 1; the pages of LoRAs that are sliders
 # ("age", "detail") advise up to -5 and 5
@@ -283,6 +286,20 @@ def _describe_copy(overlay: Overlay, target_name: str, copied: str) -> str:
         f"{overlay.display_name} is attached to {target_name}, and a copy of {copied} is made without it: "
         "attach it to the copy too, or detach it before you copy or pickle the model"
     )
+
+
+def warn_of_overlays_left_out(base: Base, use: str) -> None:
+    """Warn that the weights of a base do not have what is attached to it.
+
+    Args:
+        base: The base whose weights are used.
+        use: What is done without the overlays, such as "base.safetensors is written".
+    """
+    if any(map(has_overlays, (base.unet, *(encoder.model for encoder in base.text.encoders)))):
+        warn(
+            f"an overlay is attached to {base.name}, and {use} without it: bake the overlay into the weights first "
+            "(velatura.bake), or detach it"
+        )
 
 
 def _check_overlay(target: object, overlay: object) -> None:

@@ -24,6 +24,7 @@ from velatura.formats.checkpoints.ldm_keys import (
     vae_to_ldm,
 )
 from velatura.formats.open import open_base
+from velatura.overlays.attach import warn_of_overlays_left_out
 from velatura.tensors import Contents, LazyTensors, StrPath, apply_to, meta_tensors, open_state_dict
 
 ModelSource = AnyBase | StrPath  # a base, a diffusers pipeline, or the path of a checkpoint file or a diffusers folder
@@ -68,6 +69,7 @@ class ModelWeights(LazyTensors):
         """
         model = share_pipeline(model)
         if isinstance(model, Base):
+            warn_of_overlays_left_out(model, "its weights are read")
             return cls._from_contents(model.name, write_single_file.checkpoint_contents(model))
         path = Path(model).expanduser()
         if path.is_dir():
