@@ -160,7 +160,7 @@ function isDeviceBusy() {
 function buildFields() {
   const count = { min: 1, step: 1 };
   return {
-    kind: choiceField(settings, "kind", { label: "Kind", choices: Object.entries(KINDS).map(([kind, { title }]) => [kind, title]), why: "What is trained. A hypernetwork is a good first try for a style: a small file, and quick to train." }),
+    kind: choiceField(settings, "kind", { label: "Kind", choices: Object.entries(KINDS).map(([kind, { title }]) => [kind, title]), why: "What is trained. A LoRA is a good first try: it learns styles and subjects, and is quick to train." }),
     purpose: choiceField(settings, "purpose", { label: "Preset for", choices: [["style", "a style"], ["subject", "a subject"]], why: "Which values the empty fields have: those that serve a style, or one thing or person." }),
     name: textField(settings, "name", { label: "Name", why: "What prompts call it by, and the name of its file. Empty: that of the pictures." }),
     base: choiceField(settings, "base", { label: "Base", choices: [["", "the server's"]], why: "The model that it is trained on, and for. It stays as it is." }),

@@ -5,8 +5,8 @@ import { Store } from "../store.js";
 
 /** @type {Record<string, {title: string, text: string}>} */
 export const KINDS = {
-  hypernet: { title: "Hypernetwork", text: "Changes how words are read. Serves styles well; a small file." },
   lora: { title: "LoRA", text: "Changes layers of the base a little. Serves styles and subjects; what most people share." },
+  hypernet: { title: "Hypernetwork", text: "Changes how words are read. Serves styles well; a small file." },
   embedding: { title: "Embedding", text: "A new word that prompts use. The smallest file; the base stays as it is." },
   dreambooth: { title: "DreamBooth", text: "Changes the whole base. The strongest for a subject; a large file." },
   aesthetic: { title: "Aesthetic gradient", text: "The mean of what CLIP sees in the pictures. Made in seconds, without steps." },
@@ -21,7 +21,7 @@ const FAMILY_PIXELS = { tiny: 64, SDXL: 1024 };
 export const settings = new Store("train", {
   dataset: null,
   base: null,
-  kind: "hypernet",
+  kind: "lora",
   purpose: "style",
   name: "",
   focus: "salient",
