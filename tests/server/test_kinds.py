@@ -113,12 +113,12 @@ def train(kind, **options):
         ({"kind": "resume", "run": "../../etc"}, 404, None),
         ({"kind": "bake", "name": "a/b", "overlays": [{"name": "ink"}]}, 422, "name"),
         ({"kind": "knit"}, 422, None),
-        (train("hypernet", activation="reluu"), 422, "overlay.hypernet.activation"),
-        (train("hypernet", init="normall"), 422, "overlay.hypernet.init"),
-        (train("hypernet", layers=[1, 2]), 422, "overlay.hypernet.layers"),
-        (train("hypernet", layers=[1, 1e6, 1]), 422, "overlay.hypernet.layers.1"),
-        (train("lora", algorithm="lorra"), 422, "overlay.lora.algorithm"),
-        (train("lora", targets="everything"), 422, "overlay.lora.targets"),
+        (train("hypernet", activation="reluu"), 422, "overlay.activation"),
+        (train("hypernet", init="normall"), 422, "overlay.init"),
+        (train("hypernet", layers=[1, 2]), 422, "overlay.layers"),
+        (train("hypernet", layers=[1, 1e6, 1]), 422, "overlay.layers.1"),
+        (train("lora", algorithm="lorra"), 422, "overlay.algorithm"),
+        (train("lora", targets="everything"), 422, "overlay.targets"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_is_queued(client, request_, status, field):

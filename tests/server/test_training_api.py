@@ -81,6 +81,15 @@ def test_what_no_preset_allows_is_refused_before_its_job(client):
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_plan")
 
 
+@pytest.mark.parametrize("dropout", [2, [0, 2, 0], "x"])
+def test_a_field_of_several_types_is_named_without_their_names(client, dropout):
+    overlay = {"kind": "hypernet", "dropout": dropout}
+    answer = client.post("/api/jobs", json={"kind": "estimate", "overlay": overlay, "dataset": "neon"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["field"]) == (422, "overlay.dropout")  # as the request has it
+    assert error["message"].startswith("overlay.dropout: Input should")
+
+
 def test_presets_are_those_of_the_command_line(client):
     preset = client.get("/api/plans/lora", params={"purpose": "subject", "family": "tiny"}).json()
     table = tomllib.loads((files("velatura.training") / "presets" / "lora-subject.toml").read_text("utf-8"))

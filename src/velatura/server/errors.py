@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ INTERNAL = "something went wrong inside the server: its log says what"
 # An absolute path of POSIX or Windows, but not what follows a scheme or a word, as in https://a/b or and/or
 PATH_PATTERN = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\":;,()\[\]]+)+(?=[/\\]?)[/\\]?")
 QUOTED_PATH = re.compile(r"""(['"])(?:~|[A-Za-z]:)?[/\\][^'"]*\1""")
+# What pydantic calls a member of a union that has no name of its own
+UNION_MEMBER = re.compile(r"(?:function-\w+|constrained-\w+|lax-or-strict|nullable|chain|union|tuple|list|dict)\[")
 MAX_MESSAGE_LENGTH = 2000
 STATUS_WORDS = {
     400: "bad_body",
@@ -107,7 +109,12 @@ def _field_at_fault(error: VelaturaError) -> str | None:
     fault = error.__context__
     if not isinstance(fault, ValidationError):
         return None
-    return ".".join(map(str, fault.errors()[0]["loc"])) or None
+    return join_place(fault.errors()[0]["loc"]) or None
+
+
+def join_place(place: Iterable[int | str]) -> str:
+    """Return where pydantic found a fault, as overlay.layers.1, without its own names for the members of a union."""
+    return ".".join(str(part) for part in place if not UNION_MEMBER.match(str(part)))
 
 
 def hide_paths(text: str, roots: Iterable[Path] = ()) -> str:
@@ -198,12 +205,20 @@ def _encodable(text: str | None) -> str | None:
 def _first_fault(error: RequestValidationError) -> ErrorDetail:
     """Return the first fault that pydantic found, without the value: it may be long, secret or not JSON."""
     fault = error.errors()[0]
-    places = [str(place) for place in fault["loc"] if place not in {"body", "query", "path", "header"}]
-    body: object = error.body
-    if places and isinstance(body, dict) and places[0] == cast("dict[object, object]", body).get("kind"):
-        del places[0]  # which of several kinds of requests it is
-    field = ".".join(places) or None
+    places = [place for place in fault["loc"] if place not in {"body", "query", "path", "header"}]
+    field = join_place(_without_kinds(places, error.body)) or None
     if fault["type"] == "json_invalid":
         return ErrorDetail(code="bad_json", message="the body is not JSON: check quotes, commas and brackets")
     message = str(fault["msg"]).removeprefix("Value error, ")
     return ErrorDetail(code="bad_request", message=f"{field or 'the request'}: {message}", field=field)
+
+
+def _without_kinds(places: Iterable[int | str], body: object) -> Iterator[int | str]:
+    """Yield the place of a fault as the body has it: without the kinds by which pydantic chooses a model."""
+    value = body
+    for place in places:
+        fields = cast("dict[object, object]", value) if isinstance(value, dict) else {}
+        if place == fields.get("kind") and place not in fields:
+            continue
+        yield place
+        value = fields.get(place)

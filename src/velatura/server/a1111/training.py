@@ -16,7 +16,7 @@ from velatura.server.a1111.answers import check_finished
 from velatura.server.a1111.progress import remember_task
 from velatura.server.a1111.schemas import A1111Request
 from velatura.server.a1111.settings import base_of_options, known_options
-from velatura.server.errors import ApiError, describe_error
+from velatura.server.errors import ApiError, describe_error, join_place
 from velatura.server.jobs.base_requests import CreateRequest
 from velatura.server.jobs.job import ServerJob
 from velatura.server.jobs.training_requests import EmbeddingOptions, HypernetOptions, TrainRequest
@@ -333,5 +333,4 @@ def _validate(model: type[HypernetOptions], fields: dict[str, Any]) -> HypernetO
         return model.model_validate(fields)
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise BadArgument(f"{place}: {fault['msg']}") from None
+        raise BadArgument(f"{join_place(fault['loc'])}: {fault['msg']}") from None
