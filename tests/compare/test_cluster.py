@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,6 +97,27 @@ def test_a_connection_that_the_program_has_stays_open(client):
     with (
         pytest.raises(BadSettings, match=r"connected to the Ray cluster at 10\.0\.0\.7:6379, not 10\.0\.0\.8:6379"),
         connect("10.0.0.8:6379"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "connected_to", "is_same"),
+    [
+        ("10.0.0.1:6379", "10.0.0.12:6379", False),
+        ("10.0.0.12", "10.0.0.12:6379", True),
+        ("10.0.0.12:6380", "10.0.0.12:6379", False),
+        ("localhost:6379", "127.0.0.1:6379", True),
+        ("ray://10.0.0.12:10001", "10.0.0.12:6379", True),
+        ("ray://10.0.0.1:10001", "10.0.0.12:6379", False),
+    ],
+)
+def test_a_connection_serves_its_own_address_only(client, address, connected_to, is_same):
+    client.is_initialized = lambda: True
+    client.get_runtime_context = lambda: SimpleNamespace(gcs_address=connected_to)
+    with (
+        nullcontext() if is_same else pytest.raises(BadSettings, match="connected to the Ray cluster"),
+        connect(address),
     ):
         pass
 

@@ -34,6 +34,8 @@ from velatura.tiny import DATA_FOLDER, tiny
 
 MAX_RETRIES = 3  # of a job whose worker died
 TINY_LOCATION = "tiny"  # wherever velatura is installed on a worker
+CLIENT_SCHEME = "ray://"
+LOOPBACK = {"localhost": "127.0.0.1"}
 OWN_ADDRESSES = frozenset({"auto", "local"})  # of a connection that the program has already
 
 ClusterJob = TypeVar("ClusterJob")
@@ -120,7 +122,7 @@ def connect(address: str) -> Generator[Cluster]:
     was_connected = client.is_initialized()
     if was_connected:
         connected_to = client.get_runtime_context().gcs_address
-        if address not in OWN_ADDRESSES and address.removeprefix("ray://").partition(":")[0] not in connected_to:
+        if address not in OWN_ADDRESSES and not _is_same_cluster(address, connected_to):
             raise BadSettings(
                 f"this program is connected to the Ray cluster at {connected_to}, not {address}: give auto to use it, "
                 "or call ray.shutdown() first"
@@ -132,6 +134,17 @@ def connect(address: str) -> Generator[Cluster]:
     finally:
         if not was_connected:
             client.shutdown()
+
+
+def _is_same_cluster(address: str, connected_to: str) -> bool:
+    """Return True if an address means the cluster at HOST:PORT.
+
+    A ray:// address names the port of Ray's own server for clients, so its host alone is compared.
+    """
+    host, _, port = address.removeprefix(CLIENT_SCHEME).partition(":")
+    own_host, _, own_port = connected_to.partition(":")
+    same_host = LOOPBACK.get(host, host) == LOOPBACK.get(own_host, own_host)
+    return same_host and (address.startswith(CLIENT_SCHEME) or port in {"", own_port})
 
 
 def _initialize(client: Any, address: str) -> None:
