@@ -101,7 +101,7 @@ def test_a_grid_goes_through_the_strengths_of_a_lora(lora, capsys):
     [
         (["--text-rate", "5e-5"], "--text-rate has no meaning without --text"),
         (["--vectors", "3"], "--vectors has no meaning without --word"),
-        (["--conv-rank", "4"], "give targets conv"),
+        (["--conv-rank", "4", "--targets", "attention"], "give targets conv"),
         (["--factor", "4"], "factor belongs to lokr"),
     ],
 )

@@ -70,10 +70,6 @@ def inspect(item):
 
 OVERLAYS = ("hypernetwork", "lora", "embedding", "container", "pickle_gadget", "pickle_machine")
 NOTHING_INSIDE = {  # these are no files of overlays, of which a library says what they are
-    "hypernetwork/s_hn_top_is_list.pt": "warn",
-    "hypernetwork/s_hn_top_is_tensor.pt": "warn",
-    "lora/s_lora_only_alpha.safetensors": "warn",
-    "lora/s_lora_key_10k.safetensors": "warn",
     "embedding/s_ti_png_no_data.png": "load",
     "embedding/s_ti_png_pixels_noise.png": "load",
 }

@@ -15,7 +15,12 @@ PLAN = velatura.Plan(
     steps=4, batch_size=2, pixels=16, learning_rate=1e-3, snapshot_every=2, precision="float32", validation_pictures=2
 )
 INSTALLED = [name for name, choice in OPTIMIZERS.items() if find_spec(choice.module.partition(".")[0])]
-WAYS = [*({"optimizer": name} for name in INSTALLED), {"ema": 0.9}, {"accumulation": 2, "noise_offset": 0.1}]
+RATES = {"prodigy": {"learning_rate": 1.0}}  # which finds its own rate, from far below
+WAYS = [
+    *({"optimizer": name, **RATES.get(name, {})} for name in INSTALLED),
+    {"ema": 0.9},
+    {"accumulation": 2, "noise_offset": 0.1},
+]
 
 
 def test_a_plan_names_all_that_there_are_and_no_other():

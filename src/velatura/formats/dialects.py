@@ -84,6 +84,7 @@ def find_dialect(contents: Contents) -> Dialect:
     if dialect is not None:
         return dialect
     if description := describe_other_model(contents):
-        raise BadFile(f"{contents.path.name} {description}")
+        message = f"{contents.path.name} {description}"
+        raise BadFile(message)
     names = ", ".join(dict.fromkeys(candidate.name for candidate in DIALECTS))
     raise BadFile(f"{contents.path.name} is not an overlay in a known format ({names}): check where it is from")

@@ -86,7 +86,7 @@ def test_library_has_no_violation(open_page, check):
     page = open_page("#library")
     page.locator(".library-item").first.wait_for()
     assert check(page) == []
-    page.locator(".library-row").first.click()
+    page.locator(".library-row", has_text="ink").first.click()
     page.get_by_role("heading", name="ink").wait_for()
     for summary in page.locator(".library-file summary").all():
         if not summary.locator("..").get_attribute("open"):

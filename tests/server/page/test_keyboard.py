@@ -62,7 +62,7 @@ def test_every_control_is_reached(open_page, name):
         page.locator(".picture").first.wait_for()
         page.get_by_text("Steps, learning rate, previews").click()
     if name == "library":
-        page.locator(".library-row").first.click()
+        page.locator(".library-row", has_text="ink").first.click()
         page.get_by_role("heading", name="ink").wait_for()
     assert walk(page, name) == []
 
@@ -70,7 +70,7 @@ def test_every_control_is_reached(open_page, name):
 def test_strength_is_set_and_a_file_is_opened_and_closed_by_keys(open_page):
     page = open_page("#paint")
     page.locator(PROMPT).fill("a house")
-    page.locator(".card-main").first.focus()
+    page.locator(".card-main", has_text="ink").first.focus()
     page.keyboard.press("Enter")
     assert page.locator(PROMPT).input_value() == "a house <lora:ink:1>"
     page.get_by_label("Strength of ink", exact=True).wait_for()
@@ -79,7 +79,7 @@ def test_strength_is_set_and_a_file_is_opened_and_closed_by_keys(open_page):
         page.keyboard.press("ArrowLeft")
     assert page.locator(PROMPT).input_value() == "a house <lora:ink:0.8>"
     page.evaluate("location.hash = '#library'")
-    page.locator(".library-row").first.focus()
+    page.locator(".library-row", has_text="ink").first.focus()
     page.keyboard.press("Enter")
     until(page, "document.activeElement.tagName === 'H2' && document.activeElement.textContent === 'ink'")
     page.set_viewport_size({"width": 360, "height": 700})  # where the file's page stands in place of the list
