@@ -24,6 +24,7 @@ def test_a_server_that_is_started_again_is_found_and_nothing_typed_is_lost(open_
     page.locator(".form-error", has_text="The server does not answer").first.wait_for()
     with serve(settings, port):
         page.get_by_text(LOST).wait_for(state="hidden")
+        page.locator(".form-error").first.wait_for(state="hidden")
         page.locator(f"{PAINTED}[alt='a lamp']").wait_for()  # the painting that was begun before went on
         assert page.locator(PROMPT).input_value() == "a lamp and a boat"
         page.keyboard.press("Control+Enter")

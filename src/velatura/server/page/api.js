@@ -14,7 +14,7 @@ export class ApiError extends Error {
   }
 }
 
-const OFFLINE = "The server does not answer. What you typed is kept; try again once it is back.";
+export const OFFLINE = "The server does not answer. What you typed is kept; try again once it is back.";
 
 /**
  * Return the address of a path of the server, also where the page is not at the root of its host.

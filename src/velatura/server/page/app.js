@@ -1,6 +1,6 @@
 /** The page's frame: tabs with their address, the line that says how the server is, and a lost connection. */
 
-import { get } from "./api.js";
+import { OFFLINE, get } from "./api.js";
 import { h, newId } from "./dom.js";
 import { connect, on } from "./events.js";
 import { follow, live } from "./jobs.js";
@@ -123,7 +123,10 @@ function watchConnection() {
   on("connection", ({ isOpen, isBack }) => {
     banner.hidden = isOpen;
     if (!isOpen) banner.textContent = "The server does not answer. The page tries again by itself; what you typed is kept.";
-    if (isBack) say("The server is back.");
+    if (isBack) {
+      say("The server is back.");
+      for (const error of document.querySelectorAll(".form-error")) if (error.textContent === OFFLINE) /** @type {HTMLElement} */ (error).hidden = true;
+    }
     if (isOpen) showSystem();
   });
   window.addEventListener("velatura:unauthorized", () => {
