@@ -59,7 +59,7 @@ CHOICES: dict[Purpose, dict[str, Advice]] = {
             "lora",
             "measured, it shows a subject as often as DreamBooth and keeps more of what else the base paints",
             "dreambooth",
-            "all weights should learn the subject, and a file of 35 MB is no matter",
+            "all weights should learn the subject, and there is room for a file of 35 MB",
         ),
     },
     "mood": {
