@@ -10,26 +10,19 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
-
-import uvicorn
 
 try:
     from playwright.sync_api import Browser, Page, Route, sync_playwright
 except ImportError:
     sys.exit("benchmarks/page.py needs playwright: make setup installs it")
 
-from velatura.server.app import create_app
-from velatura.server.settings import ServerSettings
+from serving import running_server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 KIB = 1024
-READY_SECONDS = 300
 PROMPT = "#panel-paint [data-field=prompt] textarea"
 # The first paint that has text: an empty page counts for nothing
 FIRST_PAINT = """() => new Promise((resolve) => {
@@ -105,22 +98,6 @@ SEARCH = """async () => {
 }"""
 
 
-@contextmanager
-def running_server(folder: Path) -> Generator[str]:
-    """Serve the tiny base in a thread of this process, and yield its address."""
-    settings = ServerSettings.of(library=(folder,), out=folder / "output")
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    [socket] = server.servers[0].sockets
-    yield f"http://127.0.0.1:{socket.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(READY_SECONDS)
-
-
 def answer_with_files(count: int) -> Callable[[Route], None]:
     """Return a handler that answers for the library with so many LoRAs."""
 
@@ -158,7 +135,7 @@ def measure_first_visit(browser: Browser, address: str, rounds: int) -> dict[str
     for _ in range(rounds + 1):
         context = browser.new_context(viewport={"width": 1280, "height": 900})  # with an empty cache
         page = context.new_page()
-        page.goto(address)
+        page.goto(f"{address}/")
         usable.append(page.evaluate(USABLE))
         paints.append(page.evaluate(FIRST_PAINT))
         sent, files = page.evaluate(BYTES)
@@ -195,7 +172,7 @@ def open_paint(browser: Browser, address: str, files: int) -> Page:
     """Open the tab Paint beside a library of so many overlays, and wait until it has them all."""
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     page.route("**/api/library?*", answer_with_files(files))
-    page.goto(address)
+    page.goto(f"{address}/")
     page.locator(f"[aria-setsize='{files}']").first.wait_for()
     return page
 

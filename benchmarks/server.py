@@ -8,43 +8,22 @@ import argparse
 import json
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import psutil
-import uvicorn
+from serving import READY_SECONDS, running_server
 
 import velatura
-from velatura.server.app import create_app
-from velatura.server.settings import ServerSettings
 
 CLIENTS = (1, 8, 64)
 RECIPE = {"prompt": "a red house on the beach", "steps": 20, "width": 64, "height": 64}
 QUICK_STEPS = 2  # where requests are counted: 64 clients wait for one another's pictures
-READY_SECONDS = 300
 MIB = 2**20
 SEED_COUNT = 2**16
-
-
-@contextmanager
-def running_server(folder: Path) -> Generator[str]:
-    """Serve the tiny base in a thread of this process, and yield its address."""
-    settings = ServerSettings.of(library=(folder,), out=folder / "output", max_queued_jobs=1000)
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    [socket] = server.servers[0].sockets
-    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(READY_SECONDS)
 
 
 def paint(client: httpx2.Client, seed: int, **fields: int) -> None:
@@ -105,7 +84,7 @@ def main() -> None:
     rounds, seconds, pictures = (5, 2.0, 50) if is_short else (30, 10.0, 1000)
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_server(Path(folder)) as address,
+        running_server(Path(folder), max_queued_jobs=1000) as address,
         httpx2.Client(base_url=address, timeout=READY_SECONDS) as client,
     ):
         paint(client, SEED_COUNT)  # waits until the base is open
