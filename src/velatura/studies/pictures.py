@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +20,7 @@ from velatura.training.run.folder import file_name
 HELD_OUT_EVERY = 4  # one picture in four is never trained on
 MIN_PICTURES = 4
 PICTURES_NAME = "pictures.json"  # hashes of the pictures with which a study was begun
+RecordedT = TypeVar("RecordedT")
 FINGERPRINTS = TypeAdapter(dict[str, dict[str, str]])
 
 
@@ -87,20 +88,34 @@ def check_same_pictures(out: Path, groups: Mapping[str, Sequence[Example]]) -> N
         "training" if number == 0 else "validation": fingerprint_examples(examples)
         for number, examples in enumerate(groups.values())
     }
-    if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temp_path:
-            temp_path.write_text(json.dumps(now, indent=2) + "\n", "utf-8")
-        return
-    try:
-        before = FINGERPRINTS.validate_json(path.read_bytes())
-    except ValidationError:
-        raise BadFile(f"{path} is damaged: begin the study again in another folder") from None
+    before = record_once(path, now, FINGERPRINTS)
     for (name, digests), folder in zip(now.items(), groups, strict=True):
         if changes := describe_changes(before.get(name, {}), digests):
             raise BadDataset(
                 f"{folder} has changed since {out} was begun: {changes}; restore it, or name another folder with --out"
             )
+
+
+def record_once(path: Path, value: RecordedT, adapter: TypeAdapter[RecordedT]) -> RecordedT:
+    """Write what a study is begun with, or return what was written when it was begun.
+
+    Args:
+        path: The JSON file in the folder of the study.
+        value: What it is begun with now.
+        adapter: Checks what was written.
+
+    Raises:
+        BadFile: What was written cannot be read.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temp_path:
+            temp_path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+        return value
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except ValidationError:
+        raise BadFile(f"{path} is damaged: begin the study again in another folder") from None
 
 
 def check_picture_count(pictures: Path, examples: Sequence[Example]) -> None:

@@ -19,7 +19,7 @@ from velatura.compare.picture_sets import read_picture_set
 from velatura.errors import AlreadyExists, BadFile, BadPlan, UnknownName, gather_warnings, quantity
 from velatura.files import atomic_write
 from velatura.imports import check_ray_installed
-from velatura.studies.pictures import split_pictures
+from velatura.studies.pictures import record_once, split_pictures
 from velatura.studies.report import StudyReport
 from velatura.studies.results import REPORT_NAME, STUDY_RESULTS_NAME, UNTRAINED_KINDS, StudyResults, Trial, read_results
 from velatura.studies.trials import KINDS, StudyJob, TrialSetup, run_study_job, run_trial
@@ -214,15 +214,7 @@ def _check_same_study(
         "CLIP": str(clip or ""),
         "DINO": str(dino or ""),
     }
-    path = setup.folder / SETTINGS_NAME
-    if not path.is_file():
-        with atomic_write(path) as temp_path:
-            temp_path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-        return
-    try:
-        stored = SETTINGS.validate_json(path.read_bytes())
-    except ValidationError:
-        raise BadFile(f"{path} is damaged: begin the study again in another folder") from None
+    stored = record_once(setup.folder / SETTINGS_NAME, settings, SETTINGS)
     for name, value in settings.items():
         if stored.get(name, "") != value:
             raise AlreadyExists(
