@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tools.learning.__main__ import PAGES, read_results
+from tools.learning.deltas import RanksByNoise, SingularValueShifts
 from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial, trial_of
 from tools.learning.halving import SCREEN, next_trial, stages, with_prior
 from tools.learning.tables import correlation_table, fill_tables, rank_correlation, task_table
@@ -87,3 +88,32 @@ def test_shares_are_counted_from_what_the_judge_sees():
     shares = style_shares(seen, scenes, "neon")
     assert (shares["learned"], shares["subject"], shares["score"], shares["place"]) == (0.75, 0.75, 0.5, 1.0)
     assert subject_shares(seen, scenes)["score"] == 0.75
+
+
+@pytest.fixture(scope="module")
+def layer():
+    torch.manual_seed(0)
+    return torch.nn.Linear(6, 8)
+
+
+# Soboleva et al. 2025, section 4: r(t) = floor((r - r_min) (T - t) / T) + r_min with r_min half of r
+@pytest.mark.parametrize(("timestep", "count"), [(999, 4), (500, 6), (0, 8)])
+def test_fewer_ranks_act_where_there_is_more_noise(layer, timestep, count):
+    delta = RanksByNoise.for_layer(layer, rank=8, alpha=8.0)
+    torch.nn.init.normal_(delta.required_tensor("lora_up.weight"))
+    inputs, strength = torch.randn(2, 3, 6), torch.tensor(0.5)
+    operands = delta.select_ranks(delta.prepare_operands(layer, torch.float32), torch.tensor([timestep]))
+    up, down = delta.required_tensor("lora_up.weight")[:, :count], delta.required_tensor("lora_down.weight")[:count]
+    expected = inputs @ (up @ down).T * 0.5
+    torch.testing.assert_close(delta.output_delta(layer, inputs, inputs, strength, operands), expected)
+
+
+def test_shifted_singular_values_change_a_weight_and_never_become_negative(layer):
+    delta = SingularValueShifts.for_layer(layer)
+    assert delta.weight_delta(layer.weight).abs().max() == 0
+    with torch.no_grad():
+        delta.required_tensor("shifts")[0] += 1
+        delta.required_tensor("shifts")[-1] -= 100
+    values = torch.linalg.svdvals((layer.weight + delta.weight_delta(layer.weight)).detach())
+    before = torch.linalg.svdvals(layer.weight.detach())
+    torch.testing.assert_close(values, torch.cat([before[:1] + 1, before[1:-1], torch.zeros(1)]), atol=1e-5, rtol=0)

@@ -10,6 +10,8 @@ import velatura
 from velatura.overlays.overlay import Overlay
 from velatura.training.kinds.pivotal import PivotalLora
 
+from .deltas import RanksByNoise, SingularValueShifts, lora_of
+
 BATCH_SIZE = 8
 OVERLAY_SEED = 0  # plus the trial's
 
@@ -49,6 +51,8 @@ PARAMETERS = {
     "LoKr": Parameters("lora", 4e-3, _lora(targets="conv", algorithm="lokr", rank=4096, factor=4)),
     "K and V": Parameters("lora", 4e-3, _lora(targets="context")),
     "attention and word": Parameters("lora", 2e-3, _pivotal),
+    "ranks by noise": Parameters("lora", 2e-3, lora_of(RanksByNoise, targets="conv")),
+    "singular values": Parameters("lora", 2e-2, lora_of(SingularValueShifts, targets="conv")),
 }
 
 TIMESTEPS: dict[str, dict[str, object]] = {

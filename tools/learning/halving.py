@@ -11,10 +11,13 @@ from .factors import PARAMETERS, TASKS, TIMESTEPS, Arm, Trial, trial_of
 SCREENED_TASKS = ("robot", "neon")
 HIGH_LEVELS = slice(4, 8)  # noise levels above the middle of the schedule
 
-# Every kind of parameters with and without noisy timesteps, then the other ways to choose timesteps with one of them
+# Every kind of parameters with and without noisy timesteps, then the other ways to choose timesteps with some of them
 SCREEN = [
     *(Arm(parameters, timesteps) for parameters in PARAMETERS for timesteps in ("uniform", "high")),
     *(Arm("attention", timesteps) for timesteps in TIMESTEPS if timesteps not in {"uniform", "high"}),
+    *(Arm(parameters, "inverse SNR") for parameters in ("convolutions", "hypernetwork")),
+    Arm("hypernetwork", "inverse SNR", rate_factor=2),
+    Arm("singular values", "uniform", rate_factor=0.25),
 ]
 
 
