@@ -3,18 +3,21 @@
 Each run is a command as people type it, on the tiny base with the kind's preset; it is kept in WORK, and what is there
 already is not trained again. Then every prompt is painted at strengths from 0 to 1.5, from one seed, into
 docs/images/kinds-NAME.webp, and a line of a table is printed. `--only NAME` makes one of them, `--table` prints the
-table of all that are in WORK. Seconds are the processor's, not the clock's; memory is what training takes beyond the
-open base, in a process of its own (`--only`) alone a true figure. `--judge WORK` also prints what the small judge of
-tools/tiny_base, trained in that folder, sees in 100 pictures at strength 1.
+table of all that are in WORK. `--seeds 3` repeats each with as many seeds; those of the first are painted. Seconds are
+the processor's, not the clock's; memory is what training takes beyond the open base, in a process of its own (`--only`)
+alone a true figure. `--judge WORK` also prints what the small judge of tools/tiny_base, trained in that folder, sees in
+100 pictures at strength 1; what it saw is kept in tools/kinds.json, and docs/overlays.md gets the table of it.
 """
 
 import argparse
 import json
+import re
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TypedDict, cast
 
 from PIL import Image
@@ -26,6 +29,10 @@ from velatura.cli.app import main as velatura_main
 from velatura.sampling.image_grid import draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+PAGE = Path(__file__).parents[1] / "docs" / "overlays.md"
+RESULTS = Path(__file__).parent / "kinds.json"
+TABLE = re.compile(r"<!-- table: kinds -->.*?<!-- end -->", re.DOTALL)
+COLUMNS = {"shown": "learned", "subject": "subject", "place": "place", "both": "score", "other prompts": "kept"}
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 SEED = 7
 PICTURE_PIXELS = 96  # pixels of a picture on a sheet
@@ -49,6 +56,12 @@ class KindRun:
     kind: str
     pictures: str
     words: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def run_name(self) -> str:
+        """Its name among the runs of all seeds."""
+        return self.name if self.seed == 0 else f"{self.name}-{self.seed}"
 
     @property
     def is_of_subject(self) -> bool:
@@ -75,7 +88,9 @@ class KindRun:
     def file(self, work: Path) -> Path:
         """Where its overlay is kept."""
         return work / (
-            f"{self.name}/{self.overlay_name}.safetensors" if self.is_trained else f"{self.overlay_name}.safetensors"
+            f"{self.run_name}/{self.overlay_name}.safetensors"
+            if self.is_trained
+            else f"{self.overlay_name}.safetensors"
         )
 
     def command(self, work: Path) -> list[str]:
@@ -84,7 +99,8 @@ class KindRun:
         words = ["train", self.kind, pictures, "--name", self.overlay_name, *self.words]
         if not self.is_trained:
             return [*words, "--out", str(self.file(work))]
-        return [*words, "--for", "subject" if self.is_of_subject else "style", "--out", str(self.file(work).parent)]
+        words += ["--for", "subject" if self.is_of_subject else "style", "--seed", str(self.seed)]
+        return [*words, "--out", str(self.file(work).parent)]
 
 
 KIND_RUNS = (
@@ -113,12 +129,12 @@ class Figures(TypedDict):
 
 def train(kind_run: KindRun, work: Path) -> Figures:
     """Train it, unless that is done, and give back its figures."""
-    figures_file = work / f"{kind_run.name}.json"
+    figures_file = work / f"{kind_run.run_name}.json"
     if not figures_file.exists():
         velatura.tiny()  # is imported and read before anything is counted
         before, started = peak(), time.process_time()
         if velatura_main(kind_run.command(work)):
-            raise SystemExit(f"{kind_run.name} was not trained")
+            raise SystemExit(f"{kind_run.run_name} was not trained")
         seconds, memory = time.process_time() - started, peak() - before
         size = kind_run.file(work).stat().st_size
         figures = {
@@ -165,23 +181,57 @@ def draw(kind_run: KindRun, work: Path, images: Path) -> None:
     sheet.save(images / f"kinds-{kind_run.name}.webp", quality=70)
 
 
-def judge(kind_run: KindRun, work: Path, judge_folder: Path, count: int = 100) -> str:
+def judge(kind_run: KindRun, work: Path, judge_folder: Path, count: int = 100) -> dict[str, float]:
     """Return what the judge sees in pictures at strength 1, once and for all: shares by their names."""
-    file = work / f"{kind_run.name}-judged.json"
+    file = work / f"{kind_run.run_name}-judged.json"
     if not file.exists():
         base, overlay = velatura.tiny(), velatura.open_overlay(kind_run.file(work))
         call = f"{kind_run.overlay_name}, " if kind_run.is_of_subject or kind_run.kind == "embedding" else ""
         small_judge = trained_judge(judge_folder, small=True)
         shares = judge_overlay(base, small_judge, overlay, kind_run.pictures, call=call, count=count)
         file.write_text(json.dumps(shares))
-    return ", ".join(f"{name} {share:.2f}" for name, share in json.loads(file.read_text()).items())
+    return cast("dict[str, float]", json.loads(file.read_text()))
+
+
+def keep_shares(kind_run: KindRun, shares: Mapping[str, float], results: Path = RESULTS) -> None:
+    """Write what the judge saw into the results, by the run's name and seed."""
+    kept = read_shares(results)
+    kept.setdefault(kind_run.name, {})[str(kind_run.seed)] = {name: round(share, 3) for name, share in shares.items()}
+    results.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+
+def read_shares(results: Path = RESULTS) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what the judge saw: shares by run, seed and name."""
+    return json.loads(results.read_text()) if results.exists() else {}
+
+
+def shares_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Return the table of what the judge saw: means over the seeds, with the lowest and the highest."""
+    rows = [f"| run | seeds | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 2)]
+    for kind_run in KIND_RUNS:
+        if seeds := list(results.get(kind_run.name, {}).values()):
+            cells = [_mean_and_range([seed[share] for seed in seeds if share in seed]) for share in COLUMNS.values()]
+            rows.append(f"| {kind_run.name.replace('-', ', ')} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _mean_and_range(shares: Sequence[float]) -> str:
+    if not shares:
+        return ""
+    text = f"{fmean(shares):.2f}"
+    return text if len(shares) == 1 else f"{text} ({min(shares):.2f} to {max(shares):.2f})"
+
+
+def fill_table(text: str, results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Return the text of the page with a new table between its marks."""
+    return TABLE.sub(lambda _mark: f"<!-- table: kinds -->\n\n{shares_table(results)}\n\n<!-- end -->", text)
 
 
 def table_row(kind_run: KindRun, figures: Figures) -> str:
     """Its line of the table."""
     losses = figures["losses"]
     cells = (
-        kind_run.name,
+        kind_run.run_name,
         f"{figures['steps']} of {figures['pictures']}" if losses else "none",
         f"{figures['seconds']:.0f} s",
         f"{figures['memory'] / 2**20:.0f} MiB",
@@ -196,23 +246,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", choices=[run.name for run in KIND_RUNS], help="the name of one run")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds each is trained with")
     parser.add_argument("--table", action="store_true", help="train and paint nothing")
     parser.add_argument("--judge", type=Path, help="work folder of the small judge")
     parser.add_argument("--images", type=Path, default=IMAGES)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     print("| run | steps | processor | memory | file | validation loss |\n|---|---|---|---|---|---|")
-    for kind_run in KIND_RUNS:
-        if options.only not in {None, kind_run.name} or (
-            options.table and not (options.work / f"{kind_run.name}.json").exists()
-        ):
-            continue
-        figures = train(kind_run, options.work)
-        if not options.table:
-            draw(kind_run, options.work, options.images)
-        print(table_row(kind_run, figures), flush=True)
-        if options.judge:
-            print(f"{kind_run.name} at strength 1: {judge(kind_run, options.work, options.judge)}", flush=True)
+    for seed in range(options.seeds):
+        for kind_run in KIND_RUNS:
+            if options.only in {None, kind_run.name}:
+                report(replace(kind_run, seed=seed), options)
+
+
+def report(kind_run: KindRun, options: argparse.Namespace) -> None:
+    """Train, paint and judge one run, and print its line of the table."""
+    if (kind_run.seed and not kind_run.is_trained) or (  # nothing in it is drawn by chance
+        options.table and not (options.work / f"{kind_run.run_name}.json").exists()
+    ):
+        return
+    figures = train(kind_run, options.work)
+    if not options.table and kind_run.seed == 0:
+        draw(kind_run, options.work, options.images)
+    print(table_row(kind_run, figures), flush=True)
+    if options.judge:
+        shares = judge(kind_run, options.work, options.judge)
+        print(f"{kind_run.run_name} at strength 1: {shares}", flush=True)
+        keep_shares(kind_run, shares)
+        PAGE.write_text(fill_table(PAGE.read_text("utf-8"), read_shares()), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The tool that trains every kind: its commands are commands, and a run leaves a sheet and a row."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_what_the_judge_sees_is_kept(tmp_path):
     torch.save({"ema": Judge(SMALL_WIDTHS).state_dict()}, tmp_path / "small-judge.pt")
     train_kinds.train(lesson, tmp_path)
     told = train_kinds.judge(lesson, tmp_path, tmp_path, count=1)
-    assert [part.split()[0] for part in told.split(", ")] == ["learned", "subject", "place", "colour", "score"]
+    assert list(told) == ["learned", "subject", "place", "colour", "score"]
     (tmp_path / "small-judge.pt").unlink()
     assert train_kinds.judge(lesson, tmp_path, tmp_path) == told
 
@@ -62,3 +63,30 @@ def test_an_aesthetic_is_looked_at_and_has_no_losses(tmp_path):
     figures = train_kinds.train(lesson, tmp_path)
     assert figures["bytes"] == lesson.file(tmp_path).stat().st_size
     assert train_kinds.table_row(lesson, figures).startswith("| aesthetic-style | none | ")
+
+
+def test_what_the_judge_saw_with_several_seeds_is_a_table(tmp_path):
+    style, *_ = [kind_run for kind_run in train_kinds.KIND_RUNS if kind_run.name == "lora-style"]
+    file = tmp_path / "kinds.json"
+    for seed, share in enumerate((0.25, 0.5, 0.75)):
+        kind_run = replace(style, seed=seed)
+        train_kinds.keep_shares(kind_run, {"learned": share, "subject": 1.0, "place": 1.0, "score": share}, file)
+    row = (
+        "| lora, style | 3 | 0.50 (0.25 to 0.75) | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) | 0.50 (0.25 to 0.75) |  |"
+    )
+    assert train_kinds.shares_table(train_kinds.read_shares(file)).splitlines()[2:] == [row]
+
+
+def test_seeds_are_runs_of_their_own():
+    style = train_kinds.KIND_RUNS[0]
+    runs = [replace(style, seed=seed) for seed in (0, 1)]
+    assert len({kind_run.file(Path("work")) for kind_run in runs}) == 2
+    for kind_run in runs:
+        words = kind_run.command(Path("work"))
+        assert words[words.index("--seed") + 1] == str(kind_run.seed)
+
+
+def test_the_page_shows_what_is_kept():
+    text = train_kinds.PAGE.read_text("utf-8")
+    assert "<!-- table: kinds -->" in text
+    assert train_kinds.fill_table(text, train_kinds.read_shares()) == text
