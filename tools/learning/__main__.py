@@ -2,6 +2,7 @@
 
     run      do the trials that are missing, one after the other; stop it at any time, and start it again
     table    print the tables of the results, and write them into docs/subjects.md and docs/training.md
+    sheets   paint prompts with some ways to train into docs/images/subjects-TASK.webp
     judge    print what the judge sees in pictures with an overlay (--file) at several strengths
 
 `python -m tools.tiny_base small-judge --work WORK` trains the classifier first. Results are one JSON line for each
@@ -20,6 +21,7 @@ from .halving import next_trial
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 PAGES = tuple(Path(__file__).parents[2] / "docs" / name for name in ("subjects.md", "training.md"))
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 RESULTS = Path(__file__).parent / "results.jsonl"
 
 
@@ -47,6 +49,18 @@ def run(work: Path, results: Path, minutes: float) -> None:
         print(f"{trial.task:10}{trial.steps:4} {trial.seed} {trial.arm}: {record['shares']}", flush=True)
 
 
+def paint_sheets(work: Path) -> None:
+    """Paint the sheets of docs/subjects.md."""
+    import velatura
+
+    from .factors import SHEETS
+    from .trial import paint_sheet
+
+    base = velatura.tiny()
+    for task, sheet in SHEETS.items():
+        paint_sheet(base, work, sheet).save(IMAGES / f"subjects-{task}.webp", quality=70)
+
+
 def judge_file(file: Path, task: str, work: Path, *, call: str, count: int) -> None:
     """Print the shares of pictures with an overlay at each strength."""
     import velatura
@@ -63,7 +77,7 @@ def judge_file(file: Path, task: str, work: Path, *, call: str, count: int) -> N
 def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("run", "table", "judge"))
+    parser.add_argument("task", choices=("run", "table", "sheets", "judge"))
     parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="folder of the judge and of pictures")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--minutes", type=float, default=600, help="start no trial after this time")
@@ -74,6 +88,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.task == "run":
         run(options.work, options.results, options.minutes)
+        return
+    if options.task == "sheets":
+        paint_sheets(options.work)
         return
     if options.task == "judge":
         if options.file is None:

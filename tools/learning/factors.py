@@ -95,6 +95,36 @@ class Trial:
         return {**asdict(self.arm), "task": self.task, "steps": self.steps, "seed": self.seed}
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures for docs/subjects.md: a row for each prompt, a column for each trial."""
+
+    prompts: tuple[str, ...]
+    trials: tuple[Trial, ...]
+
+
+SHEETS = {
+    "robot": Sheet(
+        ("a robot on a green meadow", "a robot in the snow at night", "a robot on a city street", "a robot underwater"),
+        tuple(
+            Trial(Arm(parameters), "robot", 100)
+            for parameters in ("K and V", "attention", "convolutions", "all weights")
+        ),
+    ),
+    "neon": Sheet(
+        (
+            "a red house on the beach",
+            "a blue boat in the snow",
+            "a green fish underwater",
+            "a yellow rocket in outer space",
+        ),
+        tuple(
+            Trial(Arm(parameters), "neon", 100) for parameters in ("hypernetwork", "attention", "convolutions", "LoKr")
+        ),
+    ),
+}
+
+
 def trial_of(record: dict[str, Any]) -> Trial:
     """Return the trial of a record of the results."""
     arm = Arm(record["parameters"], record["timesteps"], record["prior"], record["rate_factor"])

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 import velatura
@@ -20,18 +21,40 @@ from tools.tiny_base.export import style_scenes
 from tools.tiny_base.judge import Judge, picture_bytes, verdicts
 from velatura.datasets.folder import read_dataset
 from velatura.overlays.overlay import Overlay
+from velatura.sampling.image_grid import draw_grid
 from velatura.training.data.cache import encode_dataset
 from velatura.training.loss import denoising_errors
 from velatura.training.validation import validation_noise
 
-from .factors import BATCH_SIZE, OVERLAY_SEED, PARAMETERS, TIMESTEPS, Trial
+from .factors import BATCH_SIZE, OVERLAY_SEED, PARAMETERS, TIMESTEPS, Sheet, Trial
 
 SAMPLER, STEPS, GUIDANCE = "DDIM", 8, 7.0  # DPM++ 2M burns colours in so few steps
 PROMPTS = 16  # pictures of what was learned; half as many of other things after learning a subject
 FIRST_PROMPT_SEED = 50_000_000
 CLASS_PICTURES = 16
 NOISE_LEVELS = [62, 187, 312, 437, 562, 687, 812, 937]  # middles of eighths of the schedule
+SHEET_SEED, SHEET_PIXELS = 7, 96
 MORE_STYLES = {"oil": 13}  # seeds of drawings that the package does not contain
+
+
+def paint_sheet(base: velatura.Base, work: Path, sheet: Sheet) -> Image:
+    """Paint the prompts of a sheet without an overlay and with each of its trials, which are trained if need be."""
+    labels = ["no overlay", *(f"{trial.arm.parameters}, {trial.steps} steps" for trial in sheet.trials)]
+    rows = [[_paint(base, prompt)] for prompt in sheet.prompts]
+    for trial in sheet.trials:
+        file = work / "sheets" / f"{trial.task}-{trial.arm.parameters}-{trial.steps}.safetensors".replace(" ", "-")
+        if not file.exists():
+            overlay = PARAMETERS[trial.arm.parameters].make(base, OVERLAY_SEED + trial.seed)
+            velatura.save(train(base, overlay, trial, task_folder(base, trial, work), work / "run"), file)
+        with velatura.attach(base, velatura.open_overlay(file)):
+            for row, prompt in zip(rows, sheet.prompts, strict=True):
+                row.append(_paint(base, prompt))
+    return draw_grid(rows, labels, list(sheet.prompts))
+
+
+def _paint(base: velatura.Base, prompt: str) -> Image:
+    recipe = velatura.Recipe(prompt=prompt, seed=SHEET_SEED, steps=20, guidance=GUIDANCE, sampler=SAMPLER)
+    return velatura.generate(base, recipe).image.resize((SHEET_PIXELS, SHEET_PIXELS))
 
 
 def run_trial(base: velatura.Base, judge: Judge, trial: Trial, work: Path) -> dict[str, Any]:

@@ -23,5 +23,5 @@ def test_convolutions_that_would_not_change_are_not_spoken_of(tiny, asked):
 def test_layers_that_change_follow_the_family_where_nothing_is_said(tiny, xl):
     """On the tiny base all layers, as docs/subjects.md measured; elsewhere attention, as diffusers' scripts do."""
     assert velatura.Lora.for_base(tiny, rank=1).card.structure["targets"] == "conv"
-    assert velatura.Lora.for_base(xl, rank=1).card.structure["targets"] == "attention"
+    assert velatura.Lora.for_base(xl, rank=1).card.structure["targets"] == "transformer"
     assert velatura.Lora.for_base(tiny, rank=1, targets="context").card.structure["targets"] == "context"

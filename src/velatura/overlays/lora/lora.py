@@ -143,7 +143,7 @@ class Lora(Overlay):
             algorithm: "lora", "locon", "dora", "loha", "lokr", "glora", "ia3", "oft", "boft", "norm" or "full".
             targets: "context": K and V of cross-attention. "attention": Q, K, V and output projections. "transformer":
                 all layers of the transformers, like kohya's trainer. "linear": all Linear layers. "conv": all
-                convolutions too. None: "conv" on the tiny base, where it was measured, and "attention" on others.
+                convolutions too. None: "conv" on the tiny base, where it was measured, and "transformer" on others.
             conv_rank, conv_alpha: Rank and alpha of convolutions larger than 1x1; `rank` and `alpha` by default.
             factor: Size of a LoKr's smaller matrix; -1 for two matrices of similar size.
             text: Change the text encoders too.
