@@ -28,7 +28,7 @@ CONTEXT_LAYERS = re.compile(r"\.attn2\.(to_k|to_v)$")
 TRANSFORMER_LAYERS = re.compile(r"\.attentions\.|\.encoder\.layers\.")
 LAYERS_BY_TARGETS = {"context": CONTEXT_LAYERS, "attention": ATTENTION_LAYERS, "transformer": TRANSFORMER_LAYERS}
 # What a LoRA changes unless it is said: on the tiny base all layers, which show a robot and neon twice as often
-# (docs/subjects.md). On other families what kohya's trainer changes: on the tiny base it shows a style more than twice as
+# (docs/subjects.md). On other families what kohya's trainer changes: on the tiny base it shows neon more than twice as
 # often as attention alone, which is not measured on them, and a LoRA on all layers would be 2.5 times as large
 DEFAULT_TARGETS: LoraTargets = "transformer"
 DEFAULT_TARGETS_BY_FAMILY: dict[str, LoraTargets] = {"tiny": "conv"}
