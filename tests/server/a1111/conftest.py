@@ -6,10 +6,15 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -45,6 +50,26 @@ class A1111Client:
         """Return the pictures of a small request, and what `info` says of them."""
         answer = self.post(route, **{"prompt": "a red house", **SMALL, **fields})
         return [to_image(text) for text in answer["images"]], json.loads(answer["info"])
+
+
+@contextmanager
+def import_client(module: str, *packages: str, folders: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """Import a client library, installed into a folder of its own if it is not there; skip the tests without it."""
+    pytest.importorskip("requests", reason=f"{module} needs requests")
+    folder = folders.mktemp(module)
+    try:
+        library = import_module(module)
+    except ImportError:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        except (subprocess.SubprocessError, OSError):
+            pytest.skip(f"{packages[0]} cannot be installed here")
+        sys.path.insert(0, str(folder))
+        library = import_module(module)
+    yield library
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
 
 
 def to_image(text: str) -> Image.Image:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from tests.server.a1111.conftest import page_blocks
+from tests.server.a1111.conftest import import_client, page_blocks
 
 pytestmark = pytest.mark.slow  # they may install a package
 
@@ -20,22 +18,9 @@ SMALL = {"steps": 1, "width": 64, "height": 64, "seed": 7}
 
 @pytest.fixture(scope="module")
 def webuiapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The library, installed into a folder of its own if it is not there."""
-    pytest.importorskip("requests", reason="webuiapi needs requests")
-    folder = tmp_path_factory.mktemp("webuiapi")
-    try:
-        import webuiapi
-    except ImportError:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "webuiapi"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-        except (subprocess.SubprocessError, OSError):
-            pytest.skip("webuiapi cannot be installed here")
-        sys.path.insert(0, str(folder))
-        import webuiapi
-    yield webuiapi
-    if str(folder) in sys.path:
-        sys.path.remove(str(folder))
+    """The library."""
+    with import_client("webuiapi", "webuiapi", folders=tmp_path_factory) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
