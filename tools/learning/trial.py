@@ -34,7 +34,7 @@ FIRST_PROMPT_SEED = 50_000_000
 CLASS_PICTURES = 16
 NOISE_LEVELS = [62, 187, 312, 437, 562, 687, 812, 937]  # middles of eighths of the schedule
 SHEET_SEED, SHEET_PIXELS = 7, 96
-MORE_STYLES = {"oil": 13}  # seeds of drawings that the package does not contain
+MORE_STYLES = {"oil": 13, "halftone": 17, "mosaic": 19}  # seeds of drawings that the package does not contain
 
 
 def paint_sheet(base: velatura.Base, work: Path, sheet: Sheet) -> Image:
@@ -97,6 +97,11 @@ def train(base: velatura.Base, overlay: Overlay, trial: Trial, pictures: Path, r
         end_sheet=False,
         cache=False,
     ).replace(**TIMESTEPS[trial.arm.timesteps])
+    return train_with_plan(base, overlay, plan, pictures, run)
+
+
+def train_with_plan(base: velatura.Base, overlay: Overlay, plan: velatura.Plan, pictures: Path, run: Path) -> Overlay:
+    """Train into a run folder, which is removed."""
     shutil.rmtree(run, ignore_errors=True)
     trained = velatura.train(base, overlay, pictures, plan, out=run).overlay
     shutil.rmtree(run)
@@ -105,19 +110,24 @@ def train(base: velatura.Base, overlay: Overlay, trial: Trial, pictures: Path, r
 
 def task_folder(base: velatura.Base, trial: Trial, work: Path) -> Path:
     """Return the folder of training pictures, with class pictures where the arm has prior preservation."""
-    task, folder = trial.task, work / "pictures" / trial.task
-    if task in MORE_STYLES:
-        if not folder.exists():
-            _draw_style(task, MORE_STYLES[task], folder)
-    elif not trial.arm.prior:
-        return velatura.tiny_pictures(task)
+    folder = style_folder(trial.task, work)
     if not trial.arm.prior:
         return folder
-    prior_folder = work / "pictures" / f"{task}-prior"
+    prior_folder = work / "pictures" / f"{trial.task}-prior"
     if not prior_folder.exists():
-        shutil.copytree(folder if folder.exists() else velatura.tiny_pictures(task), prior_folder)
+        shutil.copytree(folder, prior_folder)
         _paint_class_pictures(base, prior_folder / "reg")
     return prior_folder
+
+
+def style_folder(task: str, work: Path) -> Path:
+    """Return the folder of a task's pictures: the package's, or drawings that are kept in the work folder."""
+    if task not in MORE_STYLES:
+        return velatura.tiny_pictures(task)
+    folder = work / "pictures" / task
+    if not folder.exists():
+        _draw_style(task, MORE_STYLES[task], folder)
+    return folder
 
 
 def _draw_style(style: str, seed: int, folder: Path) -> None:
