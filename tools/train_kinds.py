@@ -37,14 +37,6 @@ STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 SEED = 7
 PICTURE_PIXELS = 96  # pixels of a picture on a sheet
 SCENES = ("a red house on the beach", "a blue boat in the snow", "a green fish underwater")
-SHORT_PLAN = (
-    "--steps",
-    "150",
-    "--batch",
-    "8",
-    "--rate",
-    "3e-3:100, 1e-3:130, 3e-4",
-)  # a preset's, as long as the others
 PLACES = ("on a green meadow", "in the snow at night", "on a city street")
 
 
@@ -104,12 +96,12 @@ class KindRun:
 
 
 KIND_RUNS = (
-    KindRun("hypernet-style", "hypernet", "neon", SHORT_PLAN),
+    KindRun("hypernet-style", "hypernet", "neon"),
     KindRun("embedding-style", "embedding", "neon"),
     KindRun("lora-style", "lora", "neon"),
     KindRun("dreambooth-style", "dreambooth", "neon"),
     KindRun("aesthetic-style", "aesthetic", "neon"),
-    KindRun("hypernet-subject", "hypernet", "robot", SHORT_PLAN),
+    KindRun("hypernet-subject", "hypernet", "robot"),
     KindRun("embedding-subject", "embedding", "robot", ("--initial", "robot")),
     KindRun("lora-subject", "lora", "robot"),
     KindRun("dreambooth-subject", "dreambooth", "robot"),
