@@ -1,7 +1,7 @@
 """python -m tools.compare_structures WORK: which structure of a hypernetwork learns the bundled style best.
 
 A hypernetwork is trained for every structure and activation, all else alike: the bundled neon pictures, half the steps
-of the tiny base's preset and half the pictures a step, the same pictures, noise and timesteps. Each takes a minute on
+of the tiny base's preset and no weights by SNR, the same pictures, noise and timesteps. Each takes a minute on
 one core, and is kept in WORK with its pictures and its figures; what is there already is not made again. `--only NAME`
 makes one of them. Then comes the table of docs/structures.md.
 """
@@ -37,7 +37,12 @@ UNSEEN_COUNT = 32  # drawings in the style that no run sees, for the validation 
 VALIDATION_DRAWS = 64
 FIRST_SEED = 70_000_000  # of drawings that nothing else uses
 SEED = 7
-PLAN_FIELDS: dict[str, object] = {"steps": 150, "batch_size": 8, "learning_rate": "3e-3:85, 1e-3:125, 3e-4"}
+PLAN_FIELDS: dict[str, object] = {
+    "steps": 150,
+    "batch_size": 8,
+    "inverse_snr": 0,
+    "learning_rate": "3e-3:85, 1e-3:125, 3e-4",
+}
 SAMPLING_STEPS = 12
 
 STRUCTURES = ((1, 2, 1), (1, 2, 2, 1))

@@ -1,8 +1,9 @@
 """python -m tools.pictures_of_options WORK: draw what each option of a hypernetwork does, for docs/hypernetworks.md.
 
-One hypernetwork is trained for every option, all else alike: the bundled neon pictures, the preset plan of the tiny
-base, the same pictures, noise and timesteps at every step. Each takes a minute or two on one core, and is kept in WORK;
-what is there already is not trained again. Then come the strips, and for each network a line of figures.
+One hypernetwork is trained for every option, all else alike: the bundled neon pictures, the tiny base's preset with
+twice the pictures a step and no weights by SNR, the same pictures, noise and timesteps at every step. Each takes a
+minute or two on one core, and is kept in WORK; what is there already is not trained again. Then come the strips, and
+for each network a line of figures.
 """
 
 import argparse
@@ -61,7 +62,8 @@ def train_network(base: velatura.Base, option: str, work: Path) -> velatura.Hype
     file = folder / f"{option}.safetensors"
     if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        plan = velatura.Plan.preset("hypernet", base.family.name).replace(snapshot_every=0, tune=False)
+        plan = velatura.Plan.preset("hypernet", base.family.name)
+        plan = plan.replace(batch_size=16, inverse_snr=0, snapshot_every=0, tune=False)
         velatura.train(base, make_network(base, option), velatura.tiny_pictures(STYLE), plan, out=folder)
     return velatura.open_overlay(file)
 
