@@ -8,18 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from velatura.errors import BadFile
-from velatura.tensors import Contents, StateDict, as_dict, open_meta, open_tensors
+from velatura.tensors import StateDict, open_meta, open_tensors
 from velatura.upscaling.networks import CompactNetwork, RrdbNetwork, UpscalerNetwork
+from velatura.upscaling.weights_file import find_weights, load_network
 
-# Where training programs put the weights, the averaged ones first, which BasicSR itself prefers
-WRAPPERS = ("params_ema", "params", "state_dict")
-PREFIXES = ("module.", "generator.", "netG.")
 # Names of ESRGAN's first files, in which numbers count the layers, and of BSRGAN's; on the right Real-ESRGAN's
 FIRST_NAMES = re.compile(r"model\.(?P<layer>\d+)\.(?P<end>weight|bias)")
 FIRST_DENSE = re.compile(r"model\.1\.sub\.(\d+)\.RDB([123])\.conv([1-5])\.0\.(weight|bias)")
@@ -38,7 +35,6 @@ UNSHUFFLE_BY_CHANNELS = {3: 1, 12: 2, 48: 4}
 FACE_RESTORER_PARTS = {"GFPGAN": "stylegan_decoder.", "CodeFormer": "idx_pred_layer."}
 MAX_DOUBLINGS = 4
 MAX_COMPACT_SCALE = 16
-MAX_KEY_LENGTH = 80  # in a message
 
 
 class UpscalerLayout(NamedTuple):
@@ -110,27 +106,9 @@ def open_upscaler(path: str | PathLike[str]) -> Upscaler:
         )
     state = find_weights(open_tensors(path))
     network = layout.build()
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     values = {name: state[key] for name, key in layout.names.items()}
-    if missing := shapes.keys() - values.keys():
-        raise BadFile(f"{path.name} lacks {min(missing)}, which {layout.outline} needs: download it again")
-    for name, tensor in values.items():
-        _check_tensor(path.name, layout.names[name], tensor, shapes.get(name))
-    network.load_state_dict({name: tensor.float() for name, tensor in values.items()}, assign=True)
-    return Upscaler(path.stem, network.eval().requires_grad_(requires_grad=False), layout.scale)
-
-
-def find_weights(contents: Contents) -> StateDict:
-    """Return the tensors of a file by name: those in a wrapper that training programs use, else those at the top."""
-    top = cast("dict[object, object]", dict(contents.tensors))  # of safetensors; a torch file has a payload instead
-    tensors = top or as_dict(contents.payload) or {}
-    wrapped = next((found for key in WRAPPERS if (found := as_dict(tensors.get(key)))), None)
-    named = {
-        _without_prefix(name): value
-        for name, value in (wrapped or tensors).items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
-    return cast("StateDict", named)
+    load_network(network, values, file=path.name, model=layout.outline, keys=layout.names)
+    return Upscaler(path.stem, network, layout.scale)
 
 
 def detect_upscaler(state: StateDict) -> UpscalerLayout | None:
@@ -218,20 +196,3 @@ def _rename_first_files(keys: list[str]) -> dict[str, str]:
         else:
             names[key] = key
     return names
-
-
-def _without_prefix(name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
-
-
-def _check_tensor(file: str, key: str, tensor: Tensor, shape: torch.Size | None) -> None:
-    """Refuse a tensor that has no place in the network, or that does not hold finite numbers of its shape."""
-    shown = key[:MAX_KEY_LENGTH]
-    if shape is None:
-        raise BadFile(f"{file} holds {shown!r}, which has no place in an upscaler of its kind: get another file")
-    if tensor.shape != shape:
-        raise BadFile(
-            f"{shown} of {file} has the shape {tuple(tensor.shape)} instead of {tuple(shape)}: download it again"
-        )
-    if not tensor.is_floating_point() or not tensor.isfinite().all():
-        raise BadFile(f"{shown} of {file} does not hold finite floating-point numbers: download it again")

@@ -30,7 +30,8 @@ from velatura.formats.hypernetworks.a1111_fields import build_hypernetwork
 from velatura.formats.loras.detect import detect_lora, find_state_dict
 from velatura.overlays.embedding import SDXL_KEYS, SINGLE_KEYS
 from velatura.tensors import STATE_DICT_KEYS, Contents, StateDict, as_dict, strip_wrapper_prefixes
-from velatura.upscaling.read_upscaler import detect_upscaler, find_weights
+from velatura.upscaling.read_upscaler import detect_upscaler
+from velatura.upscaling.weights_file import find_weights
 
 CardAndDialect = tuple[Card, str]
 

@@ -1,0 +1,71 @@
+"""Restore the faces of an image: find them, align each, let the network restore it, and paste it back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from velatura.face_restoration.align import align_face, paste_face
+from velatura.face_restoration.detect import detect_faces
+from velatura.face_restoration.read_files import FaceDetector, FaceRestorer
+
+DEFAULT_FIDELITY = 0.5  # A1111's default of code_former_weight
+
+
+class RestoredImage(NamedTuple):
+    """An image whose faces were restored, and how many were found."""
+
+    image: Image.Image
+    face_count: int
+
+
+def restore_faces(
+    restorer: FaceRestorer,
+    detector: FaceDetector,
+    image: Image.Image,
+    *,
+    fidelity: float = DEFAULT_FIDELITY,
+    device: torch.device | str = "cpu",
+) -> RestoredImage:
+    """Restore all faces of an image, one after the other.
+
+    Args:
+        restorer: GFPGAN or CodeFormer; it is moved to the device, and stays there.
+        detector: Finds the faces; it is moved too.
+        image: An image in RGB, or in RGBA, whose transparency stays.
+        fidelity: CodeFormer's w, 0 for the best looks to 1 for the closest likeness. GFPGAN does not have it.
+        device: Where the networks compute.
+
+    Returns:
+        The image; without a face the one that was given.
+    """
+    colours = image.convert("RGB")
+    restored, face_count = colours, 0
+    for face in detect_faces(detector, colours, device=device):
+        aligned = align_face(colours, face.landmarks, restorer.side)
+        if aligned is None:
+            continue
+        crop, to_face = aligned
+        restored = paste_face(restored, restore_face(restorer, crop, fidelity=fidelity, device=device), to_face)
+        face_count += 1
+    if not face_count:
+        return RestoredImage(image, 0)
+    if image.has_transparency_data:
+        restored.putalpha(image.convert("RGBA").getchannel("A"))
+    return RestoredImage(restored, face_count)
+
+
+@torch.no_grad()
+def restore_face(
+    restorer: FaceRestorer, face: Image.Image, *, fidelity: float, device: torch.device | str = "cpu"
+) -> Image.Image:
+    """Restore one aligned face, of the sides that the network reads."""
+    restorer.network.to(device)
+    pixels = torch.tensor(np.asarray(face), dtype=torch.float32, device=device).permute(2, 0, 1)[None] / 127.5 - 1
+    restored = restorer.restore(pixels, fidelity)[0].permute(1, 2, 0)
+    # a half-trained network may return NaN, which has no colour
+    values = ((restored.nan_to_num(-1) + 1) * 127.5).round().clamp(0, 255)
+    return Image.fromarray(values.to(torch.uint8).cpu().numpy())
